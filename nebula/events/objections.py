@@ -1,0 +1,169 @@
+"""Why a well-formed intent can't be granted: one pure answer for every way in.
+
+The fold turns an objection into a rejection; HTTP and the command line ask first, to answer their
+caller without troubling the log.
+"""
+
+import re
+
+from nebula.events import memory
+from nebula.events.state import Model, State
+from nebula.events.vocabulary import (
+    Adapter,
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    Event,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+)
+
+RESERVED_OPTIONS = frozenset(
+    "model host port uds served-model-name middleware runner task api-key root-path config "
+    "enable-lora lora-modules ssl-keyfile ssl-certfile ssl-ca-certs headless "
+    "data-parallel-size api-server-count".split()
+)
+_OPTION = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}", re.IGNORECASE)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
+
+
+def option_name(key: str) -> str:
+    """Write an option's key as vLLM's command line spells it: `max_model_len` -> `max-model-len`."""
+    return key.replace("_", "-").lower() if "." not in key else key
+
+
+def objection(state: State, identity: str, event: Event) -> str | None:
+    """Say why `event` can't be granted in `state`; None where nothing speaks against it.
+
+    Facts and decisions are never objected to: they report what has happened.
+    """
+    match event:
+        case ModelLoadRequested():
+            return _load(state, identity, event)
+        case ModelScaleRequested() | ModelUnloadRequested():
+            return None if identity in state.models else f"there is no model {identity!r}"
+        case AdapterLoadRequested():
+            return _adapter_load(state, identity, event)
+        case AdapterUnloadRequested():
+            model = state.models.get(identity)
+            if model is None:
+                return f"there is no model {identity!r}"
+            if event.name not in model.adapters:
+                return f"model {identity!r} has no adapter {event.name!r}"
+            return None
+        case NodeDrainRequested():
+            return None if identity in state.nodes else f"there is no node {identity!r}"
+        case _:
+            return None
+
+
+def _load(state: State, identity: str, event: ModelLoadRequested) -> str | None:
+    name = event.name or identity
+    return (
+        _bad_name("name", name)
+        or _taken(state, identity, name, adapter=False)
+        or _bad_source(event.source)
+        or _bad_adapters(state, identity, event, name)
+        or _bad_memory(event.memory)
+        or _bad_options(event)
+    )
+
+
+def _bad_adapters(
+    state: State, identity: str, event: ModelLoadRequested, model_name: str
+) -> str | None:
+    if event.adapters and event.lora is False:
+        return "adapters: given together with lora: false"
+    seen = {model_name}
+    for adapter in event.adapters:
+        if adapter.name in seen:
+            return f"adapters: the name {adapter.name!r} stands twice in this request"
+        seen.add(adapter.name)
+        problem = _bad_adapter(state, identity, adapter)
+        if problem:
+            return problem
+    return None
+
+
+def _adapter_load(state: State, identity: str, event: AdapterLoadRequested) -> str | None:
+    model = state.models.get(identity)
+    if model is None or model.unloading:
+        return f"there is no model {identity!r}"
+    if not model.lora:
+        return f"model {identity!r} was loaded without LoRA: load it with lora: true"
+    if event.name == model.name:
+        return f"name: {event.name!r} is the model's own name"
+    return _bad_adapter(state, identity, Adapter(event.name, event.source))
+
+
+def _bad_adapter(state: State, identity: str, adapter: Adapter) -> str | None:
+    return (
+        _bad_name("adapter name", adapter.name)
+        or _bad_source(adapter.source)
+        or _taken(state, identity, adapter.name, adapter=True)
+    )
+
+
+def _bad_name(field: str, name: str) -> str | None:
+    if name != name.strip() or not name.isprintable():
+        return f"{field}: {name!r} has spaces at its ends or characters that can't be printed"
+    return None
+
+
+def _bad_source(source: str) -> str | None:
+    if source.startswith("-") or not source.isprintable():
+        return f"source: {source!r} is neither a folder nor a hub id"
+    return None
+
+
+def _taken(state: State, identity: str, name: str, *, adapter: bool) -> str | None:
+    """A model may take over its own name, and the name of an adapter that it had before."""
+    known = state.names.get(name)
+    if known is None:
+        return None
+    if known.model != identity:
+        what = f"an adapter of model {known.model!r}" if known.adapter else f"{known.model!r}"
+        return f"name: {name!r} is already {what}"
+    if adapter and not known.adapter:
+        return f"name: {name!r} is already the model {identity!r}"
+    return None
+
+
+def _bad_memory(amount: int | str | None) -> str | None:
+    if amount is None:
+        return None
+    try:
+        memory.parse(amount)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _bad_options(event: ModelLoadRequested) -> str | None:
+    for key in event.options:
+        if not _OPTION.fullmatch(key):
+            return f"options: {key!r} is no option of an engine; write it without dashes in front"
+        if option_name(key) in RESERVED_OPTIONS:
+            return f"options: {key!r} is set by Nebula itself"
+    for key, value in event.env.items():
+        if not _VARIABLE.fullmatch(key) or key.startswith("NEBULA_"):
+            return f"env: {key!r} can't be set"
+        if "\0" in value:
+            return f"env: the value of {key!r} holds a NUL"
+    return None
+
+
+def known_names(state: State) -> list[str]:
+    """List every public name that a request may use, sorted."""
+    return sorted(state.names)
+
+
+def model_by_reference(state: State, reference: str) -> Model | None:
+    """Find a model by its id, or else by its public name."""
+    model = state.models.get(reference)
+    if model is None:
+        named = state.names.get(reference)
+        if named is not None and not named.adapter:
+            model = state.models.get(named.model)
+    return model

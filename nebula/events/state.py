@@ -1,0 +1,205 @@
+"""What the cluster is at one moment: the aggregates that fold from the log, and nothing else.
+
+Everything here is immutable. The maps are persistent ones, so that a state shares with the state
+before it all that did not change, and keeping an old one costs next to nothing.
+"""
+
+from __future__ import annotations  # rpds maps take no [] at run time
+
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+from rpds import HashTrieMap
+
+from nebula.events.vocabulary import (
+    Assignment,
+    Device,
+    ModelLoadRequested,
+    OptionValue,
+    Task,
+)
+
+Phase: TypeAlias = Literal["assigned", "starting", "ready", "failed", "stopped"]
+
+
+class Engine(Struct, frozen=True):
+    """A spawned engine process, as its node reported it. `version` is the plan's it runs for."""
+
+    pid: int
+    created: float
+    port: int
+    log_file: str
+    version: int
+    started: int
+    engine_version: str = ""
+
+
+class AdapterStatus(Struct, frozen=True):
+    """Where one adapter stands on one replica; `reason` says why it is not loaded."""
+
+    source: str
+    loaded: bool
+    reason: str = ""
+
+
+class Replica(Struct, frozen=True):
+    """One engine's worth of a model, from its assignment until its engine is gone.
+
+    `retired` replicas are no longer wanted: they stay while their engine still ends.
+    `changed` is the sequence and `since` the time (ns) of the last event about it.
+    """
+
+    id: str
+    model: str
+    node: str
+    devices: tuple[int, ...]
+    memory: int
+    version: int
+    phase: Phase = "assigned"
+    retired: bool = False
+    engine: Engine | None = None
+    attempt: int = 0
+    reason: str = ""
+    exit_code: int | None = None
+    log_tail: tuple[str, ...] = ()
+    retry_in: float | None = None
+    adapters: dict[str, AdapterStatus] = {}
+    changed: int = 0
+    since: int = 0
+
+    @property
+    def serving(self) -> bool:
+        """Whether requests may be sent to it: ready, still wanted, and as the plan wants it."""
+        return (
+            self.phase == "ready"
+            and not self.retired
+            and self.engine is not None
+            and self.engine.version == self.version
+        )
+
+    @property
+    def given_up(self) -> bool:
+        """Whether its node has stopped trying to start it."""
+        return self.phase == "failed" and self.retry_in is None
+
+
+class Launch(Struct, frozen=True):
+    """What an engine is started with: a change of any of it replaces the running engine."""
+
+    source: str
+    name: str
+    task: Task
+    lora: bool
+    memory: int | str | None
+    options: dict[str, OptionValue]
+    env: dict[str, str]
+
+
+class Model(Struct, frozen=True):
+    """One model that somebody asked for.
+
+    `spec` is what is wanted, `launch` and `assignments` what the last plan made of it.
+    `intent` is the sequence of the last event that wants a (new) plan, `answered` the last of
+    those that got one: a model with `intent > answered` waits for a router's decision.
+    """
+
+    id: str
+    name: str
+    spec: ModelLoadRequested
+    adapters: dict[str, str]
+    intent: int
+    answered: int = 0
+    version: int = 0
+    launch: Launch | None = None
+    assignments: tuple[Assignment, ...] = ()
+    replicas: tuple[str, ...] = ()
+    unschedulable: str = ""
+    missing: int = 0
+    unloading: bool = False
+    changed: int = 0
+
+    @property
+    def task(self) -> Task:
+        """What it does: chat or embedding."""
+        return self.spec.task
+
+    @property
+    def lora(self) -> bool:
+        """Whether its engines take adapters."""
+        return self.spec.lora if self.spec.lora is not None else bool(self.spec.adapters)
+
+
+class Node(Struct, frozen=True):
+    """A machine that offers devices. A `lost` or `draining` one gets no new replicas."""
+
+    id: str
+    devices: tuple[Device, ...]
+    host: str = ""
+    labels: dict[str, str] = {}
+    nebula_version: str = ""
+    draining: bool = False
+    lost: bool = False
+    changed: int = 0
+    since: int = 0
+
+    @property
+    def schedulable(self) -> bool:
+        """Whether new replicas may be placed here."""
+        return not (self.draining or self.lost)
+
+
+class Rejection(Struct, frozen=True):
+    """An entry that was not acted upon and has not been answered by `EventRejected` yet."""
+
+    seq: int
+    subject: str
+    reason: str
+
+
+class Named(Struct, frozen=True):
+    """What a public name stands for: a model, or one of its adapters."""
+
+    model: str
+    adapter: str = ""
+
+
+class State(Struct, frozen=True):
+    """The cluster after the event at `seq`.
+
+    `models_seq` is the last sequence on any model's subjects: the guard under which decisions are
+    appended. `capacity_seq` is the last event that may have made room for more replicas.
+    """
+
+    seq: int = 0
+    time: int = 0
+    models_seq: int = 0
+    capacity_seq: int = 0
+    models: HashTrieMap[str, Model] = HashTrieMap()
+    replicas: HashTrieMap[str, Replica] = HashTrieMap()
+    nodes: HashTrieMap[str, Node] = HashTrieMap()
+    names: HashTrieMap[str, Named] = HashTrieMap()
+    rejections: HashTrieMap[int, Rejection] = HashTrieMap()
+
+    def replicas_of(self, model: Model) -> Iterator[Replica]:
+        """Give a model's replicas, retired ones too, in the order of their numbers."""
+        for identity in model.replicas:
+            replica = self.replicas.get(identity)
+            if replica is not None:
+                yield replica
+
+
+EMPTY = State()
+
+
+def replica_id(model: str, number: int) -> str:
+    """Name a model's replica: `chat-0`."""
+    return f"{model}-{number}"
+
+
+def launch_of(model: Model) -> Launch:
+    """Give what the model's engines should be started with now."""
+    spec = model.spec
+    return Launch(
+        spec.source, model.name, spec.task, model.lora, spec.memory, spec.options, spec.env
+    )

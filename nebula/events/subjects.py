@@ -1,0 +1,88 @@
+"""Where on NATS everything is said: subjects, and the ids that may stand in them.
+
+Ids are single subject tokens, so that no name a person chooses can reach a subject it should not.
+"""
+
+import hashlib
+import re
+
+EVENTS = "nebula.events.>"
+MODEL_EVENTS = "nebula.events.model.>"
+STATUS = "nebula.status.>"
+INFERENCE = "nebula.inference.>"
+REQUESTS = "nebula.inference.requests.*"
+FINISHED = "nebula.inference.finished.*"
+REPLICA_STATUS = "nebula.status.replica.*.*"
+NODE_STATUS = "nebula.status.node.*"
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def is_token(text: str) -> bool:
+    """Tell whether `text` may be an id: one subject token of `[A-Za-z0-9_-]`, at most 128."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def model_id(name: str) -> str:
+    """Give the id for a model's public name: the name itself where it is a token.
+
+    Any other name becomes a token that still reads like it, with six digits of the name's hash so
+    that two names never share an id.
+    """
+    if is_token(name):
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:6]
+    readable = re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")[:100]
+    return f"{readable}-{digest}" if readable else f"model-{digest}"
+
+
+def event(aggregate: str, identity: str, event_type: str) -> str:
+    """Give the subject that an event is stored under. Raises ValueError for an unsafe id."""
+    if not is_token(identity):
+        raise ValueError(f"{identity!r} is no id: use letters, digits, '_' and '-' only")
+    return f"nebula.events.{aggregate}.{identity}.{event_type}"
+
+
+def aggregate(aggregate_name: str, identity: str) -> str:
+    """Give the filter for all events of one aggregate."""
+    return f"nebula.events.{aggregate_name}.{identity}.>"
+
+
+def requests(model: str) -> str:
+    """Give the subject on which gateways ask for a model and routers listen."""
+    return f"nebula.inference.requests.{model}"
+
+
+def replica_requests(model: str, replica: str) -> str:
+    """Give the subject on which a router hands a request to one replica's engine."""
+    return f"nebula.inference.replicas.{model}.{replica}"
+
+
+def responses(gateway: str, request: str) -> str:
+    """Give the subject of one request's answer."""
+    return f"nebula.inference.responses.{gateway}.{request}"
+
+
+def cancel(model: str, request: str) -> str:
+    """Give the subject that ends one request, whichever replica of the model has it."""
+    return f"nebula.inference.cancel.{model}.{request}"
+
+
+def finished(model: str) -> str:
+    """Give the subject on which engines tell all routers that a request has ended."""
+    return f"nebula.inference.finished.{model}"
+
+
+def node_status(node: str) -> str:
+    """Give the subject of a node's heartbeat."""
+    return f"nebula.status.node.{node}"
+
+
+def replica_status(model: str, replica: str) -> str:
+    """Give the subject of a replica's heartbeat and load."""
+    return f"nebula.status.replica.{model}.{replica}"
+
+
+def logs(node: str) -> str:
+    """Give the request-reply subject on which a node answers with lines of an engine's log."""
+    return f"nebula.logs.{node}"

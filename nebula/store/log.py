@@ -1,0 +1,278 @@
+"""The event log on JetStream: append under a guard, follow without gaps, read from anywhere.
+
+It must not know what events mean: it moves records, and decides nothing.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator
+
+from msgspec import Struct
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import APIError, NotFoundError
+
+from nebula.events import record as records
+from nebula.events.record import ACTOR_HEADER, BASIS_HEADER, CAUSE_HEADER, Record
+from nebula.events.vocabulary import Event
+from nebula.store import streams
+from nebula.store.connection import Connection, Unavailable
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = 2.0
+"""Seconds after which a silent server-side consumer says that it still lives."""
+
+_CONFLICTS = (10071, 10164)
+_APPEND_TRY = 2.0
+
+
+class Conflict(Exception):
+    """Somebody appended first: fold what was missed, then decide again."""
+
+
+class LogReplaced(Exception):
+    """The log now ends before a sequence that was read from it: it is not the same log."""
+
+
+class Guard(Struct, frozen=True):
+    """Append only if `seq` is still the last sequence among the subjects that `subject` covers."""
+
+    subject: str
+    seq: int
+
+
+class Log:
+    """Nebula's log, over one connection."""
+
+    def __init__(self, connection: Connection, *, replicas: int = 1, actor: str = "") -> None:
+        self.connection = connection
+        self.actor = actor or connection.name
+        self._replicas = replicas
+
+    @property
+    def _jetstream(self) -> JetStreamContext:
+        return self.connection.client.jetstream(timeout=_APPEND_TRY)
+
+    async def open(self, *, patience: float | None = None) -> "Log":
+        """Create or check the streams, waiting up to `patience` seconds for JetStream.
+
+        Raises StreamMismatch for a stream that is not as it must be, Unavailable when time is up.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if patience is None else loop.time() + patience
+        while True:
+            try:
+                await streams.ensure(self._jetstream, self._replicas)
+                return self
+            except (NatsError, TimeoutError) as error:
+                if deadline is not None and loop.time() >= deadline:
+                    raise Unavailable(f"JetStream does not answer: {error}") from error
+                await asyncio.sleep(0.25)
+
+    async def append(
+        self,
+        identity: str,
+        event: Event,
+        *,
+        guard: Guard | None = None,
+        cause: int | None = None,
+        basis: int | None = None,
+        message_id: str | None = None,
+        patience: float = 10.0,
+    ) -> int:
+        """Append one event and give its sequence once it is on disk.
+
+        A lost acknowledgement is asked for again under the same message id, so the event is stored
+        once. Raises Conflict when `guard` no longer holds, Unavailable after `patience` seconds.
+        """
+        headers = {"Nats-Msg-Id": message_id or uuid.uuid4().hex, ACTOR_HEADER: self.actor}
+        if guard is not None:
+            headers["Nats-Expected-Last-Subject-Sequence"] = str(guard.seq)
+            headers["Nats-Expected-Last-Subject-Sequence-Subject"] = guard.subject
+        if cause is not None:
+            headers[CAUSE_HEADER] = str(cause)
+        if basis is not None:
+            headers[BASIS_HEADER] = str(basis)
+        subject, payload = records.subject_of(identity, event), records.encode(event)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience
+        while True:
+            try:
+                ack = await self._jetstream.publish(
+                    subject, payload, timeout=_APPEND_TRY, headers=headers
+                )
+                return int(ack.seq)
+            except APIError as error:
+                if error.err_code in _CONFLICTS:
+                    raise Conflict(str(error.description)) from error
+                problem: Exception = error
+            except (NatsError, TimeoutError) as error:
+                problem = error
+            if loop.time() >= deadline:
+                raise Unavailable(f"the log does not answer: {problem}") from problem
+            await asyncio.sleep(0.1)
+
+    async def last_seq(self) -> int:
+        """Give the sequence of the newest entry; 0 for an empty log. Raises Unavailable."""
+        try:
+            return int((await self._jetstream.stream_info(streams.EVENTS)).state.last_seq)
+        except (NatsError, TimeoutError) as error:
+            raise Unavailable(f"the log does not answer: {error}") from error
+
+    async def read(self, after: int = 0, until: int | None = None) -> list[Record]:
+        """Give the entries after one sequence, up to and with another (default: the newest)."""
+        last = await self.last_seq() if until is None else until
+        entries: list[Record] = []
+        if last <= after:
+            return entries
+        async for batch in self.follow(after):
+            entries += [entry for entry in batch if entry.seq <= last]
+            if batch[-1].seq >= last:
+                break
+        return entries
+
+    async def follow(self, after: int = 0) -> AsyncIterator[list[Record]]:
+        """Give every entry after a sequence, in order and without gaps, for ever, in batches.
+
+        Lost connections, restarted servers and dropped messages are noticed (a hole in the
+        consumer's own count, or silence) and mended by asking again from the last entry given.
+        Raises LogReplaced.
+        """
+        tail = _Tail(self.connection, after)
+        try:
+            while True:
+                batch = await tail.next()
+                if batch:
+                    yield batch
+        finally:
+            await tail.close()
+
+
+class _Tail:
+    """One reader's place in the log, and the ephemeral consumer that feeds it."""
+
+    def __init__(self, connection: Connection, after: int) -> None:
+        self._connection = connection
+        self._seq = after
+        self._delivered = 0
+        self._inbox: deque[Msg] = deque()
+        self._arrived = asyncio.Event()
+        self._stale = True
+        self._subscription: Subscription | None = None
+        connection.on_reconnect(self._mark_stale)
+
+    async def close(self) -> None:
+        self._connection.forget(self._mark_stale)
+        await self._unsubscribe()
+
+    async def next(self) -> list[Record]:
+        """Give what has arrived, waiting at most for a heartbeat's time; perhaps nothing."""
+        if self._stale:
+            await self._restart()
+        if not self._inbox:
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), 2.5 * HEARTBEAT)
+            except TimeoutError:
+                self._stale = True
+                return []
+        batch: list[Record] = []
+        while self._inbox and not self._stale:
+            message = self._inbox.popleft()
+            if message.reply.startswith("$JS.ACK."):
+                entry = self._take(message)
+                if entry is not None:
+                    batch.append(entry)
+            else:
+                await self._control(message)
+        return batch
+
+    def _take(self, message: Msg) -> Record | None:
+        # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>,
+        # with <domain>.<account hash> before the stream on newer servers: read from the right.
+        tokens = message.reply.split(".")
+        if len(tokens) > 10:
+            tokens = tokens[:-1]  # a random token closes the long form
+        seq, delivered, time = int(tokens[-4]), int(tokens[-3]), int(tokens[-2])
+        if delivered != self._delivered + 1:
+            self._stale = True
+            return None
+        self._delivered = delivered
+        if seq <= self._seq:
+            return None
+        self._seq = seq
+        return records.read(seq, time, message.subject, message.data, message.headers)
+
+    async def _control(self, message: Msg) -> None:
+        headers = message.headers or {}
+        if message.reply:
+            # Flow control: answering only here, after all before it was taken, is what bounds
+            # how much the server sends ahead.
+            await self._connection.client.publish(message.reply)
+            return
+        stalled = headers.get("Nats-Consumer-Stalled")
+        if stalled:
+            await self._connection.client.publish(stalled)
+        if int(headers.get("Nats-Last-Consumer", "0")) > self._delivered:
+            self._stale = True
+
+    async def _arrive(self, message: Msg) -> None:
+        self._inbox.append(message)
+        self._arrived.set()
+
+    async def _mark_stale(self) -> None:
+        self._stale = True
+        self._arrived.set()
+
+    async def _unsubscribe(self) -> None:
+        if self._subscription is not None:
+            subscription, self._subscription = self._subscription, None
+            try:
+                await subscription.unsubscribe()
+            except NatsError:
+                log.debug("the old consumer's subscription was gone already")
+
+    async def _restart(self) -> None:
+        """Ask the server for everything after the last entry taken, until it agrees."""
+        while True:
+            await self._unsubscribe()
+            self._inbox.clear()
+            self._delivered = 0
+            self._stale = False
+            client = self._connection.client
+            try:
+                inbox = client.new_inbox()
+                self._subscription = await client.subscribe(inbox, cb=self._arrive)
+                jetstream = client.jetstream(timeout=_APPEND_TRY)
+                newest = int((await jetstream.stream_info(streams.EVENTS)).state.last_seq)
+                if newest < self._seq:
+                    raise LogReplaced(f"the log ends at {newest}, but {self._seq} was read from it")
+                await jetstream.add_consumer(
+                    streams.EVENTS,
+                    ConsumerConfig(
+                        deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                        opt_start_seq=self._seq + 1,
+                        ack_policy=AckPolicy.NONE,
+                        max_deliver=1,
+                        deliver_subject=inbox,
+                        flow_control=True,
+                        idle_heartbeat=HEARTBEAT,
+                        inactive_threshold=60,
+                        mem_storage=True,
+                        num_replicas=1,
+                    ),
+                )
+                return
+            except NotFoundError as error:
+                if self._seq:
+                    raise LogReplaced("the log's stream is gone") from error
+                await asyncio.sleep(0.25)
+            except (NatsError, TimeoutError, OSError) as error:
+                log.debug("can't follow the log yet: %r", error)
+                await asyncio.sleep(0.25)

@@ -1,0 +1,139 @@
+"""The JetStream streams that Nebula lives on: their definitions, and the check against them.
+
+Whoever comes first creates a stream. A stream that is configured otherwise is reported and never
+silently used: a log that may lose events is worse than none.
+"""
+
+from nats.js import JetStreamContext
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import APIError, BadRequestError, NotFoundError
+
+from nebula.events import subjects
+
+EVENTS = "NEBULA_EVENTS"
+STATUS = "NEBULA_STATUS"
+INFERENCE = "NEBULA_INFERENCE"
+
+MIB = 1024 * 1024
+_CHECKED = (
+    "subjects",
+    "retention",
+    "storage",
+    "discard",
+    "max_age",
+    "max_bytes",
+    "max_msgs",
+    "max_msgs_per_subject",
+    "no_ack",
+    "deny_delete",
+    "deny_purge",
+    "allow_rollup_hdrs",
+)
+
+
+class StreamMismatch(Exception):
+    """A stream exists but is not what Nebula needs; the text names every difference."""
+
+
+def definitions(replicas: int = 1) -> tuple[StreamConfig, ...]:
+    """Give the streams for a server (`replicas` 1) or a cluster (3) of NATS servers."""
+    return (
+        StreamConfig(
+            name=EVENTS,
+            description="Nebula's log: the source of truth, kept for ever",
+            subjects=[subjects.EVENTS],
+            retention=RetentionPolicy.LIMITS,
+            storage=StorageType.FILE,
+            discard=DiscardPolicy.NEW,
+            max_age=0,
+            max_bytes=-1,
+            max_msgs=-1,
+            num_replicas=replicas,
+            duplicate_window=120,
+            deny_delete=True,
+            deny_purge=True,
+            allow_direct=True,
+        ),
+        StreamConfig(
+            name=STATUS,
+            description="Nebula's heartbeats: the last of each",
+            subjects=[subjects.STATUS],
+            retention=RetentionPolicy.LIMITS,
+            storage=StorageType.MEMORY,
+            discard=DiscardPolicy.OLD,
+            max_age=60,
+            max_bytes=16 * MIB,
+            max_msgs=-1,
+            max_msgs_per_subject=1,
+            num_replicas=1,
+            duplicate_window=1,
+            no_ack=True,
+            allow_direct=True,
+        ),
+        StreamConfig(
+            name=INFERENCE,
+            description="Nebula's data plane: the last minutes of requests and answers",
+            subjects=[subjects.INFERENCE],
+            retention=RetentionPolicy.LIMITS,
+            storage=StorageType.MEMORY,
+            discard=DiscardPolicy.OLD,
+            max_age=300,
+            max_bytes=256 * MIB,
+            max_msgs=-1,
+            num_replicas=1,
+            duplicate_window=1,
+            no_ack=True,
+            allow_direct=True,
+        ),
+    )
+
+
+async def ensure(jetstream: JetStreamContext, replicas: int = 1) -> None:
+    """Create the streams that are missing and check those that exist.
+
+    Raises StreamMismatch, and lets nats-py's errors through when JetStream does not answer.
+    """
+    for wanted in definitions(replicas):
+        try:
+            found = (await jetstream.stream_info(wanted.name or "")).config
+        except NotFoundError:
+            try:
+                found = (await jetstream.add_stream(wanted)).config
+            except BadRequestError as error:
+                if error.err_code != 10058:  # "stream name already in use": somebody was first
+                    raise _unusable(wanted, error) from error
+                found = (await jetstream.stream_info(wanted.name or "")).config
+            except APIError as error:
+                raise _unusable(wanted, error) from error
+        differences = _differences(wanted, found)
+        if differences:
+            raise StreamMismatch(
+                f"stream {wanted.name} is not configured as Nebula needs it: "
+                + "; ".join(differences)
+            )
+
+
+def _unusable(wanted: StreamConfig, error: APIError) -> StreamMismatch:
+    return StreamMismatch(f"stream {wanted.name} can't be created: {error.description}")
+
+
+def _differences(wanted: StreamConfig, found: StreamConfig) -> list[str]:
+    differences = [
+        f"{field} is {_plain(getattr(found, field))}, needed {_plain(getattr(wanted, field))}"
+        for field in _CHECKED
+        if _plain(getattr(found, field)) != _plain(getattr(wanted, field))
+    ]
+    if (found.num_replicas or 1) < (wanted.num_replicas or 1):
+        differences.append(
+            f"num_replicas is {found.num_replicas}, needed {wanted.num_replicas} or more"
+        )
+    return differences
+
+
+def _plain(value: object) -> object:
+    """Level out what the server and the client write differently for "no limit"."""
+    if value is None or value in (0, -1):
+        return 0
+    if isinstance(value, list):
+        return tuple(value)
+    return getattr(value, "value", value)
