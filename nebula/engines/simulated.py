@@ -1,0 +1,147 @@
+"""Stands where vLLM stands, for rehearsals, speed and fault tests: same flags, paths and answers.
+
+``python -m nebula.engines.simulated --model X --port N`` is started and spoken to as
+``python -m vllm.entrypoints.openai.api_server`` is, but needs no model and starts at once.
+
+======================================  ==========================================================
+flag of its own                         meaning
+======================================  ==========================================================
+``--simulate-start SECONDS``            how long it takes until it listens
+``--simulate-first-token SECONDS``      from a request's turn to its first token, or its embeddings
+``--simulate-token SECONDS``            from one token to the next
+``--simulate-tokens N``                 tokens of an answer that ``max_tokens`` does not cut (16)
+``--simulate-dimensions N``             length of an embedding (384)
+``--simulate-exit-at-start CODE``       fails before it listens, with a traceback and that code
+``--simulate-exit-after N``             exits with code 1 when request N+1 begins
+======================================  ==========================================================
+
+``GET /simulate`` counts what is running, finished and aborted; ``POST /simulate`` takes
+``{"exit": CODE}``, ``{"stall": true}``, ``{"first_token": SECONDS}`` and ``{"token": SECONDS}``.
+This module is the process: flags, start, signals. ``simulated_app`` is the engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import logging
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+import uvicorn
+
+from nebula.engines.simulated_app import Settings, SimulatedEngine, log
+
+
+def parse(arguments: Sequence[str]) -> Settings:
+    """The settings that a command line asks for.
+
+    Flags of vLLM's that mean nothing here are dropped together with their values, whatever they
+    are. SystemExit(2) if a word is no flag's value, or a value is wrong.
+    """
+    parser = argparse.ArgumentParser("nebula.engines.simulated", allow_abbrev=False)
+    flag = parser.add_argument
+    flag("--model", required=True)
+    flag("--host", default="0.0.0.0")
+    flag("--port", type=int, default=8000)
+    flag("--served-model-name", nargs="+", default=())
+    flag("--runner", default="auto")
+    flag("--enable-lora", action="store_true")
+    flag("--max-lora-rank", type=int, default=16)
+    flag("--max-model-len", type=int, default=32768)
+    flag("--max-num-seqs", type=int, default=256)
+    flag("--middleware", action="append", default=[])
+    for name in ("start", "first-token", "token"):
+        flag(f"--simulate-{name}", type=float, default=0.0)
+    flag("--simulate-tokens", type=int, default=16)
+    flag("--simulate-dimensions", type=int, default=384)
+    flag("--simulate-exit-at-start", type=int)
+    flag("--simulate-exit-after", type=int)
+    # vLLM takes --max_num_seqs for --max-num-seqs.
+    known, unknown = parser.parse_known_args([_dashed(word) for word in arguments])
+    if unknown and not unknown[0].startswith("-"):
+        parser.error(f"unrecognized arguments: {unknown[0]}")
+    typos = [word for word in unknown if word.startswith("--simulate")]
+    if typos:
+        parser.error(f"unrecognized arguments: {' '.join(typos)}")
+    given = {name.removeprefix("simulate_"): value for name, value in vars(known).items()}
+    try:
+        return msgspec.convert(given, Settings)
+    except msgspec.ValidationError as error:
+        parser.error(str(error))
+
+
+def _dashed(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn that says when it listens and ends with code 0 on a signal, as vLLM does."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            log.info("Listening on http://%s:%d", self.config.host, self.config.port)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own raises the signal again once it has shut down.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.handle_exit)
+        yield
+
+
+def _fail(reason: str, code: int) -> NoReturn:
+    """Exit as vLLM does when it cannot start: a traceback on stderr that ends in the reason."""
+    log.error("Engine core initialization failed.")
+    try:
+        raise ValueError(reason)
+    except ValueError:
+        traceback.print_exc()
+    raise SystemExit(code)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one simulated engine until a signal or a fault ends it."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(levelname)s %(asctime)s [%(name)s] %(message)s",
+        datefmt="%m-%d %H:%M:%S",
+    )
+    settings = parse(sys.argv[1:] if arguments is None else arguments)
+    if Path(settings.model).is_absolute() and not Path(settings.model).exists():
+        _fail(f"Invalid repository ID or local directory specified: '{settings.model}'.", 1)
+    engine = SimulatedEngine(settings)
+    time.sleep(settings.start)
+    if settings.exit_at_start is not None:
+        _fail("The simulated engine was told to fail at its start.", settings.exit_at_start)
+    config = uvicorn.Config(
+        engine,
+        host=settings.host,
+        port=settings.port,
+        lifespan="on",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        timeout_graceful_shutdown=1,  # second; vLLM aborts what is running
+    )
+    log.info("Started simulated engine %s", settings.names[0])
+    gc.freeze()  # what lives since the start need not be looked at again
+    _Server(config).run()  # exits with uvicorn's code 3 if the port is taken or a middleware fails
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""What a simulated engine says: words, vectors and bytes that follow from the request alone.
+
+Pure: no clock, no I/O. Ids and times come in. The shapes are those of vLLM 0.32
+(``vllm/entrypoints/openai/*/protocol.py``, ``vllm/entrypoints/pooling/embed/protocol.py``).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from nebula.engines.simulated_http import Refusal, encode, invalid
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One part of a message's content; parts that are no text count as empty."""
+
+    text: str = ""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message of a chat."""
+
+    role: str
+    content: str | list[Part] | None = None
+
+    def text(self) -> str:
+        """The content as one text."""
+        if isinstance(self.content, str):
+            return self.content
+        return " ".join(part.text for part in self.content or ())
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """OpenAI's ``stream_options``."""
+
+    include_usage: bool | None = False
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a chat and a completion may both ask for; every other field is ignored."""
+
+    model: str | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    ignore_eos: bool = False
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+
+    def length(self, natural: int) -> tuple[int, str]:
+        """How many tokens the answer has and why it ends there, if it would end at ``natural``."""
+        limit = self.max_completion_tokens
+        if limit is None:
+            limit = self.max_tokens
+        if limit is None:
+            return natural, "stop"
+        if limit < 1:
+            text = f"max_tokens must be at least 1, got {limit}."
+            raise Refusal(400, text, "BadRequestError", "max_tokens")
+        return (limit, "length") if limit < natural or self.ignore_eos else (natural, "stop")
+
+
+class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message]
+
+    def prompt_text(self) -> str:
+        """The last message of the user, or the last one where the user said nothing."""
+        if not self.messages:
+            raise invalid("body.messages", "List should have at least 1 item")
+        said = (message for message in reversed(self.messages) if message.role == "user")
+        return next(said, self.messages[-1]).text()
+
+    def prompt_tokens(self) -> int:
+        """One for each word of every message."""
+        return sum(len(message.text().split()) for message in self.messages)
+
+
+class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
+    """POST /v1/completions; the prompt is one text or one list of token ids."""
+
+    prompt: str | list[str | int | list[int]]
+
+    def prompt_text(self) -> str:
+        """The prompt; token ids become words of digits."""
+        texts = texts_of(self.prompt)
+        if len(texts) != 1:
+            text = "The simulated engine takes exactly one prompt in a request."
+            raise Refusal(400, text, "BadRequestError", "prompt")
+        return texts[0]
+
+    def prompt_tokens(self) -> int:
+        """One for each word of the prompt."""
+        return len(self.prompt_text().split())
+
+
+class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /v1/embeddings."""
+
+    input: str | list[str | int | list[int]]
+    model: str | None = None
+    encoding_format: str = "float"
+
+
+def texts_of(value: str | list[Any]) -> list[str]:
+    """The texts in a ``prompt`` or ``input``: a text, texts, token ids, or lists of token ids."""
+    if isinstance(value, str):
+        return [value]
+    if value and all(isinstance(item, int) for item in value):
+        return [" ".join(map(str, value))]
+    if any(isinstance(item, int) for item in value):
+        raise invalid("body", "Texts and token ids cannot be mixed")
+    return [item if isinstance(item, str) else " ".join(map(str, item)) for item in value]
+
+
+def tokens_of(text: str, count: int, adapter: str | None = None) -> list[str]:
+    """The answer to ``text``: its words, again and again, until there are ``count`` tokens.
+
+    An adapter announces itself in the first of them, so that a test sees which one answered.
+    """
+    words = text.split() or ["nothing"]
+    head = [f"[{adapter}]"] if adapter else []
+    missing = count - len(head)
+    return head + (words * (missing // len(words) + 1))[:missing]
+
+
+def vector_of(text: str, dimensions: int) -> tuple[float, ...]:
+    """The unit vector of ``text``: float32 values, the same for the same text everywhere."""
+    digest = hashlib.shake_128(text.encode()).digest(2 * dimensions)
+    raw = struct.unpack(f"<{dimensions}h", digest)
+    norm = math.hypot(*raw) or 1.0
+    packed = struct.pack(f"<{dimensions}f", *(value / norm for value in raw))
+    return struct.unpack(f"<{dimensions}f", packed)
+
+
+def embeddings_body(
+    request: EmbeddingRequest, answer_id: str, created: int, model: str, dimensions: int
+) -> bytes:
+    """The whole answer to an embedding request; base64 is of little-endian float32."""
+    texts = texts_of(request.input)
+    if request.encoding_format not in ("float", "base64"):
+        raise invalid("body.encoding_format", "Input should be 'float' or 'base64'")
+    data = []
+    for index, text in enumerate(texts):
+        vector: tuple[float, ...] | str = vector_of(text, dimensions)
+        if request.encoding_format == "base64":
+            vector = base64.b64encode(struct.pack(f"<{dimensions}f", *vector)).decode()
+        data.append({"index": index, "object": "embedding", "embedding": vector})
+    count = sum(len(text.split()) for text in texts)
+    usage = {"prompt_tokens": count, "total_tokens": count, "completion_tokens": 0}
+    return encode(
+        {
+            "id": answer_id,
+            "object": "list",
+            "created": created,
+            "model": model,
+            "data": data,
+            "usage": usage,
+        }
+    )
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A generated answer, before it is written as one body or as a stream of events."""
+
+    chat: bool
+    id: str
+    created: int
+    model: str
+    tokens: list[str]
+    finish_reason: str
+    prompt_tokens: int
+
+    def usage(self) -> dict[str, Any]:
+        """OpenAI's ``usage``."""
+        made = len(self.tokens)
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "total_tokens": self.prompt_tokens + made,
+            "completion_tokens": made,
+            "prompt_tokens_details": None,
+        }
+
+    def body(self) -> bytes:
+        """The answer in one piece."""
+        text = " ".join(self.tokens)
+        said: dict[str, Any] = {"text": text}
+        if self.chat:
+            message: dict[str, Any] = {
+                "role": "assistant",
+                "content": text,
+                "refusal": None,
+                "tool_calls": [],
+            }
+            said = {"message": message}
+        end = {"logprobs": None, "finish_reason": self.finish_reason, "stop_reason": None}
+        return encode(
+            {
+                "id": self.id,
+                "object": "chat.completion" if self.chat else "text_completion",
+                "created": self.created,
+                "model": self.model,
+                "choices": [{"index": 0, **said, **end}],
+                "usage": self.usage(),
+            }
+        )
+
+    def _head(self) -> bytes:
+        """What all events of the stream begin with, up to the choices."""
+        kind = b"chat.completion.chunk" if self.chat else b"text_completion"
+        ours = (encode(self.id), kind, self.created, encode(self.model))
+        return b'data: {"id":%b,"object":"%b","created":%d,"model":%b,"choices":[' % ours
+
+    def opening(self) -> bytes:
+        """The event before the first token: a chat's carries the role; a completion has none."""
+        if not self.chat:
+            return b""
+        delta = b'{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null'
+        return self._head() + delta + b',"finish_reason":null}]}\n\n'
+
+    def events(self) -> Iterator[bytes]:
+        """One server-sent event for each token; the last one says why the answer ends."""
+        head = self._head() + (b'{"index":0,"delta":{"content":' if self.chat else b'{"text":')
+        tail = b'},"logprobs":null' if self.chat else b',"index":0,"logprobs":null'
+        more = tail + b',"finish_reason":null}]}\n\n'
+        last = tail + b',"finish_reason":"%b","stop_reason":null}]}\n\n'
+        *others, final = self.tokens
+        space = ""
+        for token in others:
+            yield head + encode(space + token) + more
+            space = " "
+        yield head + encode(space + final) + last % self.finish_reason.encode()
+
+    def closing(self, include_usage: bool) -> bytes:
+        """The event after the last token: the usage where it was asked for, else nothing."""
+        if not include_usage:
+            return b""
+        return self._head() + b'],"usage":' + encode(self.usage()) + b"}\n\n"

@@ -1,0 +1,440 @@
+"""The ASGI application of a simulated engine: vLLM's paths, its queue, and faults on demand.
+
+No framework and no task of its own per request: with all delays at 0 an answer costs its JSON and
+little more. It knows nothing of processes' start and flags; that is ``simulated``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from nebula.engines.simulated_answers import (
+    Answer,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    embeddings_body,
+    tokens_of,
+)
+from nebula.engines.simulated_http import (
+    AsgiApp,
+    Exchange,
+    Receive,
+    Refusal,
+    Scope,
+    Send,
+    encode,
+    lifespan,
+    middleware,
+)
+
+Handler = Callable[[Exchange], Awaitable[None]]
+T = TypeVar("T")
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+VERSION = "0.32.0+simulated"  # the vLLM whose shapes are copied
+
+# How many tokens are sent without a look at the others: without any, a long answer that waits for
+# nothing would hold the event loop, and never learn that its client is gone.
+_BREATH = 32
+
+log = logging.getLogger("simulated")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What one simulated engine is told at its start. All times are seconds."""
+
+    model: str
+    host: str = "0.0.0.0"
+    port: int = 8000
+    served_model_name: tuple[str, ...] = ()
+    runner: str = "auto"
+    enable_lora: bool = False
+    max_lora_rank: int = 16
+    max_model_len: int = 32768
+    max_num_seqs: int = 256
+    middleware: tuple[str, ...] = ()
+    start: Seconds = 0.0
+    first_token: Seconds = 0.0
+    token: Seconds = 0.0
+    tokens: Annotated[int, msgspec.Meta(ge=1)] = 16
+    dimensions: Annotated[int, msgspec.Meta(ge=1)] = 384
+    exit_at_start: int | None = None
+    exit_after: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that requests may use; answers carry the first."""
+        return self.served_model_name or (self.model,)
+
+
+class LoadAdapter(msgspec.Struct, frozen=True):
+    """POST /v1/load_lora_adapter."""
+
+    lora_name: str
+    lora_path: str
+    load_inplace: bool = False
+
+
+class UnloadAdapter(msgspec.Struct, frozen=True):
+    """POST /v1/unload_lora_adapter."""
+
+    lora_name: str
+
+
+class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /simulate: what is given is changed; ``exit`` ends the process with that code."""
+
+    exit: int | None = None
+    stall: bool | None = None
+    first_token: Seconds | None = None
+    token: Seconds | None = None
+
+
+_chat = msgspec.json.Decoder(ChatRequest)
+_completion = msgspec.json.Decoder(CompletionRequest)
+_embedding = msgspec.json.Decoder(EmbeddingRequest)
+_load = msgspec.json.Decoder(LoadAdapter)
+_unload = msgspec.json.Decoder(UnloadAdapter)
+_control = msgspec.json.Decoder(Control)
+
+
+class SimulatedEngine:
+    """The engine and its ASGI application, with the middleware of its settings around it.
+
+    As Starlette does it, the scope of every request and of the lifespan has ``app`` and ``state``
+    before the first middleware sees it, and the middleware named last is the outermost.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.running = self.finished = self.aborted = self.begun = 0
+        self.first_token, self.token = settings.first_token, settings.token
+        self.adapters: dict[str, str] = {}
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._resumed: asyncio.Future[None] | None = None  # to come, while the engine is stalled
+        self._created = int(time.time())
+        self._routes = self._make_routes()
+        self._stack: AsgiApp = self._respond
+        for path in settings.middleware:
+            self._stack = middleware(path)(self._stack)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection."""
+        scope["app"] = self
+        scope.setdefault("state", {})
+        await self._stack(scope, receive, send)
+
+    def _make_routes(self) -> dict[str, dict[str, Handler]]:
+        routes: dict[str, dict[str, Handler]] = {
+            "/health": {"GET": self._health},
+            "/version": {"GET": self._version},
+            "/v1/models": {"GET": self._models},
+            "/metrics": {"GET": self._metrics},
+            "/simulate": {"GET": self._counts, "POST": self._control},
+        }
+        # vLLM registers only what the model can do (launchers/api_server/routers.py), so an
+        # embedding engine answers a chat with "Not Found".
+        if self.settings.runner == "pooling":
+            routes["/v1/embeddings"] = {"POST": self._embed}
+        else:
+            routes["/v1/chat/completions"] = {"POST": self._chat}
+            routes["/v1/completions"] = {"POST": self._complete}
+        if self.settings.enable_lora:
+            routes["/v1/load_lora_adapter"] = {"POST": self._load_adapter}
+            routes["/v1/unload_lora_adapter"] = {"POST": self._unload_adapter}
+        return routes
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await lifespan(receive, send)
+            return
+        exchange = Exchange(scope, receive, send)
+        try:
+            methods = self._routes.get(scope["path"])
+            if methods is None:
+                raise Refusal(404, "Not Found")
+            handler = methods.get(scope["method"])
+            if handler is None:
+                raise Refusal(405, "Method Not Allowed")
+            await handler(exchange)
+        except Refusal as refusal:
+            await exchange.reply(refusal.body, refusal.status)
+        except ConnectionAbortedError:
+            pass  # gone before its request was read: nothing had begun
+
+    # Generation
+
+    async def _chat(self, exchange: Exchange) -> None:
+        request = await exchange.read(_chat)
+        await self._generate(exchange, request, chat=True)
+
+    async def _complete(self, exchange: Exchange) -> None:
+        request = await exchange.read(_completion)
+        await self._generate(exchange, request, chat=False)
+
+    async def _generate(
+        self, exchange: Exchange, request: ChatRequest | CompletionRequest, *, chat: bool
+    ) -> None:
+        model, adapter = self._resolve(request.model)
+        text = request.prompt_text()
+        count, finish_reason = request.length(self.settings.tokens)
+        answer = Answer(
+            chat=chat,
+            id=self._answer_id(exchange, "chatcmpl-" if chat else "cmpl-"),
+            created=int(time.time()),
+            model=model,
+            tokens=tokens_of(text, count, adapter),
+            finish_reason=finish_reason,
+            prompt_tokens=self._fitting(request.prompt_tokens()),
+        )
+        if not request.stream:
+            await self._run(exchange, self._whole, answer)
+            return
+        options = request.stream_options
+        usage = options is not None and bool(options.include_usage)
+        await self._run(exchange, self._streamed, (answer, usage), stream=True)
+
+    async def _whole(self, exchange: Exchange, answer: Answer) -> None:
+        seconds = self.first_token + self.token * (len(answer.tokens) - 1)
+        if seconds or self._resumed:
+            await self._pace(exchange, seconds)
+        await exchange.reply(answer.body())
+
+    async def _streamed(self, exchange: Exchange, job: tuple[Answer, bool]) -> None:
+        answer, usage = job
+        seconds = self.first_token
+        for number, event in enumerate(answer.events()):
+            if seconds or self._resumed or number % _BREATH == _BREATH - 1:
+                await self._pace(exchange, seconds)
+            if number == 0 and (opening := answer.opening()):
+                await exchange.part(opening)
+            await exchange.part(event)
+            seconds = self.token
+        if closing := answer.closing(usage):
+            await exchange.part(closing)
+        await exchange.part(b"data: [DONE]\n\n")
+        await exchange.part(b"", more=False)
+
+    async def _embed(self, exchange: Exchange) -> None:
+        request = await exchange.read(_embedding)
+        model, _ = self._resolve(request.model)
+        await self._run(exchange, self._embedded, (request, model))
+
+    async def _embedded(self, exchange: Exchange, job: tuple[EmbeddingRequest, str]) -> None:
+        request, model = job
+        if self.first_token or self._resumed:
+            await self._pace(exchange, self.first_token)
+        answer_id = self._answer_id(exchange, "embd-")
+        dimensions = self.settings.dimensions
+        await exchange.reply(
+            embeddings_body(request, answer_id, int(time.time()), model, dimensions)
+        )
+
+    async def _run(
+        self,
+        exchange: Exchange,
+        work: Callable[[Exchange, T], Awaitable[None]],
+        job: T,
+        *,
+        stream: bool = False,
+    ) -> None:
+        """Do the work once there is room for it, and count how it ended."""
+        self.begun += 1
+        if self.settings.exit_after is not None and self.begun > self.settings.exit_after:
+            log.error("Exits, as told, at the beginning of request %d", self.begun)
+            os._exit(1)
+        try:
+            if stream:  # vLLM sends the headers before the request has its turn
+                await exchange.start(200, b"text/event-stream; charset=utf-8")
+            if self.running < self.settings.max_num_seqs:
+                self.running += 1
+            else:
+                await self._turn(exchange)
+            try:
+                await work(exchange, job)
+            finally:
+                self._leave()
+        except OSError:  # from our own waiting, or from a send to one who is gone (ASGI 2.4)
+            self.aborted += 1
+        except asyncio.CancelledError:
+            self.aborted += 1
+            raise
+        else:
+            self.finished += 1
+        finally:
+            exchange.close()
+
+    async def _turn(self, exchange: Exchange) -> None:
+        """Wait until one who leaves hands its place over."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            await exchange.wait(turn)
+        except BaseException:
+            if turn.done():
+                self._leave()
+            else:
+                self._queue.remove(turn)
+            raise
+
+    def _leave(self) -> None:
+        if self._queue:
+            self._queue.popleft().set_result(None)
+        else:
+            self.running -= 1
+
+    async def _pace(self, exchange: Exchange, seconds: float) -> None:
+        """Let the time pass that the next token takes, and all the time of a stall."""
+        await exchange.wait(seconds=seconds)
+        while self._resumed:
+            await exchange.wait(self._resumed)
+
+    # Names
+
+    def _resolve(self, name: str | None) -> tuple[str, str | None]:
+        """The model's name as the answer carries it, and the adapter, if it names one."""
+        names = self.settings.names
+        if not name or name in names:
+            return names[0], None
+        if name in self.adapters:
+            return name, name
+        known = f"Valid aliases: {', '.join(names)}."
+        text = f"The model `{name}` does not exist. {known}"
+        raise Refusal(404, text, "NotFoundError", "model")
+
+    def _fitting(self, prompt_tokens: int) -> int:
+        limit = self.settings.max_model_len
+        if prompt_tokens >= limit:
+            text = (
+                f"This model's maximum context length is {limit} tokens. However, your prompt "
+                f"contains {prompt_tokens} input tokens, which exceeds this limit even without "
+                "any output tokens. Please reduce the length of the input prompt."
+            )
+            raise Refusal(400, text, "BadRequestError", "input_tokens")
+        return prompt_tokens
+
+    def _answer_id(self, exchange: Exchange, prefix: str) -> str:
+        given = exchange.headers.get(b"x-request-id")
+        return prefix + (given.decode("latin-1") if given else uuid.uuid4().hex)
+
+    # Adapters: vllm/entrypoints/openai/models/serving.py
+
+    async def _load_adapter(self, exchange: Exchange) -> None:
+        request = await exchange.read(_load)
+        name, path = request.lora_name, request.lora_path
+        if not name or not path:
+            text = "Both 'lora_name' and 'lora_path' must be provided."
+            raise Refusal(400, text, "InvalidUserInput")
+        if name in self.settings.names:
+            text = f"The lora adapter '{name}' conflicts with a served base model."
+            raise Refusal(400, text, "InvalidUserInput")
+        if name in self.adapters and not request.load_inplace:
+            text = (
+                f"The lora adapter '{name}' has already been loaded. If you want to load the "
+                "adapter in place, set 'load_inplace' to True."
+            )
+            raise Refusal(400, text, "InvalidUserInput")
+        _check_adapter(name, Path(path), self.settings.max_lora_rank)
+        self.adapters[name] = path
+        log.info("Loaded new LoRA adapter: name '%s', path '%s'", name, path)
+        await exchange.text(f"Success: LoRA adapter '{name}' added successfully.")
+
+    async def _unload_adapter(self, exchange: Exchange) -> None:
+        name = (await exchange.read(_unload)).lora_name
+        if name not in self.adapters:
+            raise Refusal(404, f"The lora adapter '{name}' cannot be found.", "NotFoundError")
+        del self.adapters[name]
+        log.info("Removed LoRA adapter: name '%s'", name)
+        await exchange.text(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    # What it tells of itself
+
+    async def _health(self, exchange: Exchange) -> None:
+        await exchange.reply(b"")
+
+    async def _version(self, exchange: Exchange) -> None:
+        await exchange.reply(encode({"version": VERSION}))
+
+    async def _models(self, exchange: Exchange) -> None:
+        settings = self.settings
+        cards = [self._card(name, settings.model, None) for name in settings.names]
+        cards += [self._card(name, path, settings.names[0]) for name, path in self.adapters.items()]
+        await exchange.reply(encode({"object": "list", "data": cards}))
+
+    def _card(self, name: str, root: str, parent: str | None) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "vllm",
+            "root": root,
+            "parent": parent,
+            "max_model_len": self.settings.max_model_len if parent is None else None,
+            "permission": [],
+        }
+
+    async def _metrics(self, exchange: Exchange) -> None:
+        gauges = {
+            "num_requests_running": self.running,
+            "num_requests_waiting": len(self._queue),
+            "kv_cache_usage_perc": self.running / self.settings.max_num_seqs,
+        }
+        labels = f'{{engine="0",model_name={json.dumps(self.settings.names[0])}}}'
+        lines = [
+            f"# TYPE vllm:{name} gauge\nvllm:{name}{labels} {float(value)}\n"
+            for name, value in gauges.items()
+        ]
+        await exchange.text("".join(lines), b"text/plain; version=0.0.4; charset=utf-8")
+
+    # Faults on demand
+
+    async def _counts(self, exchange: Exchange) -> None:
+        counts = {"running": self.running, "finished": self.finished, "aborted": self.aborted}
+        await exchange.reply(encode(counts))
+
+    async def _control(self, exchange: Exchange) -> None:
+        wish = await exchange.read(_control, typed=False)
+        if wish.exit is not None:
+            log.error("Exits, as told, with code %d", wish.exit)
+            os._exit(wish.exit)
+        if wish.first_token is not None:
+            self.first_token = wish.first_token
+        if wish.token is not None:
+            self.token = wish.token
+        if wish.stall and self._resumed is None:
+            self._resumed = asyncio.get_running_loop().create_future()
+        elif wish.stall is False and self._resumed is not None:
+            self._resumed.set_result(None)
+            self._resumed = None
+        state = {
+            "stall": self._resumed is not None,
+            "first_token": self.first_token,
+            "token": self.token,
+        }
+        await exchange.reply(encode(state))
+
+
+def _check_adapter(name: str, path: Path, limit: int) -> None:
+    """Refuse a folder that is missing, or an adapter of a higher rank than the engine takes."""
+    if not path.is_dir():
+        text = f"Loading lora {name} failed: No adapter found for {path}"
+        raise Refusal(404, text, "NotFoundError")
+    try:
+        rank = int(json.loads((path / "adapter_config.json").read_bytes())["r"])
+    except (OSError, ValueError, KeyError):
+        return  # not PEFT's; a rehearsal may do with an empty folder, where vLLM would not
+    if rank > limit:
+        text = f"Call to add_lora method failed: LoRA rank {rank} is greater than max_lora_rank"
+        raise Refusal(500, f"{text} {limit}.", "InternalServerError")

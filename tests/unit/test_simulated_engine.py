@@ -1,0 +1,482 @@
+"""The simulated engine, as those who rehearse with it meet it: over its ASGI app and as a process.
+
+Requests that only ask and are answered go through httpx; those that stream, wait or leave are
+ASGI calls made by hand (`Call`), so that every step is awaited and none is slept for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import math
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from nebula.engines.simulated import parse
+from nebula.engines.simulated_app import Settings, SimulatedEngine
+
+pytestmark = pytest.mark.anyio
+
+HOUR = 3600.0  # a delay that no test outlasts
+
+
+def engine(**settings: Any) -> SimulatedEngine:
+    return SimulatedEngine(Settings(model="Org/Model", **settings))
+
+
+def chat(said: str, **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": said}], **fields}
+
+
+@asynccontextmanager
+async def client(app: Any) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine") as opened:
+        yield opened
+
+
+async def post(app: Any, path: str, body: Any) -> httpx.Response:
+    async with client(app) as opened:
+        return await opened.post(path, json=body)
+
+
+async def get(app: Any, path: str) -> httpx.Response:
+    async with client(app) as opened:
+        return await opened.get(path)
+
+
+async def said(app: Any, body: dict[str, Any]) -> str:
+    response = await post(app, "/v1/chat/completions", body)
+    return response.json()["choices"][0]["message"]["content"]
+
+
+class Call:
+    """One POST by hand: `sent` yields what the engine sends, `leave` is the client's departure."""
+
+    def __init__(self, app: Any, path: str, body: Any) -> None:
+        self.sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._received.put_nowait({"type": "http.request", "body": json.dumps(body).encode()})
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        self.task = asyncio.ensure_future(app(scope, self._received.get, self.sent.put))
+
+    def leave(self) -> None:
+        self._received.put_nowait({"type": "http.disconnect"})
+
+    async def events(self) -> list[str]:
+        """What is left of a stream, one text for each ASGI send."""
+        await self.task
+        messages = [self.sent.get_nowait() for _ in range(self.sent.qsize())]
+        return [m["body"].decode() for m in messages if m["type"] == "http.response.body"]
+
+
+def chunks(events: list[str]) -> list[dict[str, Any]]:
+    assert events[-2:] == ["data: [DONE]\n\n", ""]
+    assert all(e.startswith("data: ") and e.endswith("\n\n") for e in events[:-1])
+    return [json.loads(event[len("data: ") :]) for event in events[:-2]]
+
+
+# What it answers
+
+
+async def test_a_chat_is_answered_with_the_words_of_the_last_user_message_in_a_cycle() -> None:
+    messages = [
+        {"role": "user", "content": "not this"},
+        {"role": "user", "content": [{"type": "text", "text": "red green blue"}]},
+        {"role": "assistant", "content": "nor this"},
+    ]
+    response = await post(engine(), "/v1/chat/completions", {"messages": messages, "max_tokens": 5})
+    answer = response.json()
+    assert answer["object"] == "chat.completion"
+    assert answer["model"] == "Org/Model"
+    assert answer["choices"][0]["message"]["content"] == "red green blue red green"
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["prompt_tokens"] == 7
+    assert answer["usage"]["completion_tokens"] == 5
+    assert answer["usage"]["total_tokens"] == 12
+
+
+async def test_an_answer_ends_by_itself_unless_max_tokens_cuts_it() -> None:
+    app = engine(tokens=4)
+    natural = await post(app, "/v1/chat/completions", chat("a", max_tokens=9))
+    assert natural.json()["choices"][0]["finish_reason"] == "stop"
+    assert await said(app, chat("a")) == "a a a a"
+    assert await said(app, chat("a", max_tokens=9, max_completion_tokens=2)) == "a a"
+    assert await said(app, chat("a", max_tokens=6, ignore_eos=True)) == "a a a a a a"
+
+
+async def test_a_chat_stream_has_the_role_then_one_send_for_each_token_then_the_usage() -> None:
+    body = chat("x y", max_tokens=3, stream=True, stream_options={"include_usage": True})
+    call = Call(engine(), "/v1/chat/completions", body)
+    start = await call.sent.get()
+    assert dict(start["headers"])[b"content-type"] == b"text/event-stream; charset=utf-8"
+    role, *tokens, usage = chunks(await call.events())
+    assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert [t["choices"][0]["delta"]["content"] for t in tokens] == ["x", " y", " x"]
+    assert [t["choices"][0]["finish_reason"] for t in tokens] == [None, None, "length"]
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens"] == 3
+    assert len({chunk["id"] for chunk in (role, *tokens, usage)}) == 1
+
+
+async def test_a_completion_repeats_its_prompt_streamed_or_not() -> None:
+    app, body = engine(tokens=3), {"prompt": "one two"}
+    whole = (await post(app, "/v1/completions", body)).json()
+    assert whole["object"] == "text_completion"
+    assert whole["choices"][0]["text"] == "one two one"
+    streamed = chunks(await Call(app, "/v1/completions", {**body, "stream": True}).events())
+    assert "".join(chunk["choices"][0]["text"] for chunk in streamed) == "one two one"
+    assert streamed[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_token_ids_are_a_prompt_too() -> None:
+    response = await post(engine(tokens=3), "/v1/completions", {"prompt": [7, 8]})
+    assert response.json()["choices"][0]["text"] == "7 8 7"
+
+
+async def test_an_answer_carries_the_id_of_the_request_that_a_proxy_gave() -> None:
+    async with client(engine()) as opened:
+        headers = {"X-Request-Id": "abc"}
+        response = await opened.post("/v1/chat/completions", json=chat("a"), headers=headers)
+    assert response.json()["id"] == "chatcmpl-abc"
+
+
+async def test_an_embedding_is_a_unit_vector_that_depends_on_the_text_alone() -> None:
+    body = {"input": ["cat", "dog", "cat"]}
+    response = await post(engine(runner="pooling"), "/v1/embeddings", body)
+    cat, dog, again = (item["embedding"] for item in response.json()["data"])
+    assert len(cat) == 384
+    assert cat == again != dog
+    assert math.hypot(*cat) == pytest.approx(1)
+    other = await post(engine(runner="pooling"), "/v1/embeddings", {"input": "cat"})
+    assert other.json()["data"][0]["embedding"] == cat
+
+
+async def test_embeddings_come_as_base64_of_float32_where_that_is_asked_for() -> None:
+    app = engine(runner="pooling", dimensions=8)
+    plain = await post(app, "/v1/embeddings", {"input": [1, 2]})
+    coded = await post(app, "/v1/embeddings", {"input": [[1, 2]], "encoding_format": "base64"})
+    packed = base64.b64decode(coded.json()["data"][0]["embedding"])
+    assert list(struct.unpack("<8f", packed)) == plain.json()["data"][0]["embedding"]
+
+
+# What it refuses
+
+
+async def test_an_unknown_model_is_not_found_and_the_answer_names_those_that_are() -> None:
+    app = engine(served_model_name=("small", "alias"))
+    assert await said(app, chat("a", model="alias", max_tokens=1)) == "a"
+    response = await post(app, "/v1/chat/completions", chat("a", model="big"))
+    assert response.status_code == 404
+    assert response.json()["error"] == {
+        "message": "The model `big` does not exist. Valid aliases: small, alias.",
+        "type": "NotFoundError",
+        "param": "model",
+        "code": 404,
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"{nonsense", "body"),
+        (b'{"model":"Org/Model"}', "body.messages"),
+        (b'{"messages":[]}', "body.messages"),
+        (b'{"messages":[{"content":"x"}]}', "body.messages.0.role"),
+        (b'{"messages":[{"role":"user","content":"x"}],"max_tokens":"x"}', "body.max_tokens"),
+        (b'{"messages":[{"role":"user","content":"x"}],"max_tokens":0}', "max_tokens"),
+    ],
+)
+async def test_a_body_of_the_wrong_form_is_a_bad_request(body: bytes, param: str) -> None:
+    async with client(engine()) as opened:
+        headers = {"content-type": "application/json"}
+        response = await opened.post("/v1/chat/completions", content=body, headers=headers)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == 400
+    assert response.json()["error"]["param"] == param
+
+
+async def test_a_body_that_is_not_called_json_is_refused_as_vllm_does() -> None:
+    async with client(engine()) as opened:
+        response = await opened.post("/v1/chat/completions", content=json.dumps(chat("a")))
+    assert response.status_code == 400
+    assert "Unsupported Media Type" in response.json()["error"]["message"]
+
+
+async def test_a_prompt_longer_than_the_context_is_refused() -> None:
+    response = await post(engine(max_model_len=3), "/v1/chat/completions", chat("a b c"))
+    assert response.status_code == 400
+    assert "maximum context length is 3 tokens" in response.json()["error"]["message"]
+
+
+async def test_an_engine_knows_only_the_paths_of_its_kind_and_of_its_flags() -> None:
+    async def status(app: Any, path: str) -> int:
+        response = await post(app, path, {})
+        assert response.json()["error"]["code"] == response.status_code
+        return response.status_code
+
+    assert await status(engine(), "/v1/embeddings") == 404
+    assert await status(engine(runner="pooling"), "/v1/chat/completions") == 404
+    assert await status(engine(), "/v1/load_lora_adapter") == 404
+    assert await status(engine(), "/no/such/path") == 404
+    assert await status(engine(), "/health") == 405
+
+
+# Adapters
+
+
+async def test_an_adapter_is_listed_under_its_base_and_speaks_first_until_it_is_unloaded(
+    tmp_path: Path,
+) -> None:
+    app = engine(enable_lora=True, served_model_name=("base",))
+    body = {"lora_name": "pirate", "lora_path": str(tmp_path)}
+    loaded = await post(app, "/v1/load_lora_adapter", body)
+    assert loaded.text == "Success: LoRA adapter 'pirate' added successfully."
+    base, card = (await get(app, "/v1/models")).json()["data"]
+    assert (base["id"], base["root"], base["parent"]) == ("base", "Org/Model", None)
+    assert (card["id"], card["root"], card["parent"]) == ("pirate", str(tmp_path), "base")
+    assert await said(app, chat("a b", model="pirate", max_tokens=3)) == "[pirate] a b"
+    unloaded = await post(app, "/v1/unload_lora_adapter", {"lora_name": "pirate"})
+    assert unloaded.text == "Success: LoRA adapter 'pirate' removed successfully."
+    gone = await post(app, "/v1/chat/completions", chat("a", model="pirate"))
+    assert gone.status_code == 404
+
+
+async def test_adapters_are_refused_with_vllms_own_words(tmp_path: Path) -> None:
+    app = engine(enable_lora=True, max_lora_rank=8)
+
+    async def refusal(name: str, path: Path) -> tuple[int, str]:
+        body = {"lora_name": name, "lora_path": str(path)}
+        error = (await post(app, "/v1/load_lora_adapter", body)).json()["error"]
+        return error["code"], error["message"]
+
+    missing = Path("/tmp/no/such/adapter")  # vLLM hides paths in what it says
+    assert await refusal("a", missing) == (
+        404,
+        "Loading lora a failed: No adapter found for <path>",
+    )
+    code, text = await refusal("Org/Model", tmp_path)
+    assert (code, text) == (
+        400,
+        "The lora adapter 'Org/Model' conflicts with a served base model.",
+    )
+    (tmp_path / "adapter_config.json").write_text('{"r": 64}')
+    code, text = await refusal("a", tmp_path)
+    assert code == 500
+    assert text.endswith("LoRA rank 64 is greater than max_lora_rank 8.")
+    (tmp_path / "adapter_config.json").write_text('{"r": 8}')
+    await post(app, "/v1/load_lora_adapter", {"lora_name": "a", "lora_path": str(tmp_path)})
+    code, text = await refusal("a", tmp_path)
+    assert code == 400
+    assert "has already been loaded" in text
+
+
+# Waiting, leaving, stalling
+
+
+async def test_a_client_that_leaves_ends_its_generation_at_once_and_is_counted() -> None:
+    app = engine(token=HOUR)
+    call = Call(app, "/v1/chat/completions", chat("a", stream=True))
+    for _ in ("headers", "role", "first token"):
+        await call.sent.get()
+    assert app.running == 1
+    call.leave()
+    await call.task
+    assert call.sent.empty()
+    counts = (await get(app, "/simulate")).json()
+    assert counts == {"running": 0, "finished": 0, "aborted": 1}
+
+
+async def test_a_client_that_leaves_before_its_whole_answer_is_there_gets_none() -> None:
+    app = engine(first_token=HOUR)
+    call = Call(app, "/v1/chat/completions", chat("a"))
+    call.leave()
+    assert await call.events() == []
+    assert app.aborted == 1
+
+
+async def test_a_long_answer_without_delays_notices_too_that_its_client_left() -> None:
+    app = engine(tokens=1_000_000)
+    call = Call(app, "/v1/chat/completions", chat("a", stream=True))
+    await call.sent.get()
+    call.leave()
+    await call.task
+    assert app.aborted == 1
+
+
+async def test_a_task_that_is_cancelled_counts_as_aborted_and_gives_its_place_back() -> None:
+    app = engine(token=HOUR)
+    call = Call(app, "/v1/chat/completions", chat("a", stream=True))
+    await call.sent.get()
+    call.task.cancel()
+    await asyncio.wait([call.task])
+    assert (app.running, app.aborted) == (0, 1)
+
+
+async def test_requests_beyond_max_num_seqs_wait_for_those_before_them() -> None:
+    app = engine(max_num_seqs=1)
+    await post(app, "/simulate", {"stall": True})
+    bodies = [chat(word, stream=True, max_tokens=1) for word in "abc"]
+    first, leaver, last = calls = [Call(app, "/v1/chat/completions", body) for body in bodies]
+    for call in calls:
+        await call.sent.get()  # the headers; what comes next waits for its turn
+    metrics = (await get(app, "/metrics")).text
+    assert 'vllm:num_requests_waiting{engine="0",model_name="Org/Model"} 2.0' in metrics
+    assert 'vllm:num_requests_running{engine="0",model_name="Org/Model"} 1.0' in metrics
+    assert 'vllm:kv_cache_usage_perc{engine="0",model_name="Org/Model"} 1.0' in metrics
+    leaver.leave()
+    await leaver.task
+    await post(app, "/simulate", {"stall": False})
+    for call, word in ((first, "a"), (last, "c")):
+        assert chunks(await call.events())[1]["choices"][0]["delta"]["content"] == word
+    counts = (await get(app, "/simulate")).json()
+    assert counts == {"running": 0, "finished": 2, "aborted": 1}
+
+
+async def test_a_stalled_engine_is_healthy_but_answers_only_once_it_goes_on() -> None:
+    app = engine()
+    await post(app, "/simulate", {"stall": True})
+    call = Call(app, "/v1/chat/completions", chat("a", stream=True, max_tokens=1))
+    await call.sent.get()
+    assert (await get(app, "/health")).status_code == 200
+    assert call.sent.empty()
+    await post(app, "/simulate", {"stall": False})
+    assert len(chunks(await call.events())) == 2
+
+
+async def test_delays_change_while_it_runs() -> None:
+    app = engine(first_token=HOUR, token=HOUR)
+    response = await post(app, "/simulate", {"first_token": 0, "token": 0})
+    assert response.json() == {"stall": False, "first_token": 0, "token": 0}
+    assert await said(app, chat("a", max_tokens=2)) == "a a"
+    assert (await post(app, "/simulate", {"tokne": 1})).status_code == 400
+
+
+# Its place in a server
+
+
+class Recorder:
+    """A middleware that keeps what it saw."""
+
+    seen: list[tuple[str, bool, bool]]
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        Recorder.seen = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        known = isinstance(scope["app"], SimulatedEngine)
+        self.seen.append((scope["type"], known, scope["state"] is not None))
+        await self.app(scope, receive, send)
+
+
+async def test_a_middleware_sees_requests_and_the_lifespan_with_app_and_state() -> None:
+    app = engine(middleware=(f"{__name__}.Recorder",))
+    steps = iter(["lifespan.startup", "lifespan.shutdown"])
+    sent: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": next(steps)}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    await app({"type": "lifespan"}, receive, send)
+    await get(app, "/health")
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert Recorder.seen == [("lifespan", True, True), ("http", True, True)]
+
+
+# Its command line and its process
+
+
+def test_flags_of_vllm_that_mean_nothing_here_are_accepted_with_their_values() -> None:
+    line = "--tensor-parallel-size 2 --model m --enforce-eager --max_num_seqs=3 --seed -1 -tp 2"
+    assert parse(line.split()) == Settings(model="m", max_num_seqs=3)
+
+
+@pytest.mark.parametrize(
+    "line", ["--port 1", "--model m stray", "--model m --port x", "--model m --simulate-tokn 3"]
+)
+def test_a_command_line_that_makes_no_sense_ends_with_code_2(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse(line.split())
+    assert exit_.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, "-m", "nebula.engines.simulated", *flags]
+
+
+@contextmanager
+def process(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running engine on a free port, and its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    flags = ("--model", "m", "--host", "127.0.0.1", "--port", str(port), *flags)
+    with subprocess.Popen(command(*flags), stderr=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stderr is not None
+            for line in running.stderr:
+                if "Listening on" in line:
+                    break
+            yield running, f"http://127.0.0.1:{port}"
+        finally:
+            running.kill()
+
+
+def test_the_process_starts_fast_answers_and_ends_with_code_0_when_told() -> None:
+    begun = time.monotonic()
+    with process() as (running, address):
+        assert httpx.get(f"{address}/health").status_code == 200
+        assert time.monotonic() - begun < 5  # 0.3 s on an idle machine
+        running.terminate()
+        assert running.wait(timeout=10) == 0
+
+
+def test_the_process_exits_hard_with_the_code_that_it_is_told() -> None:
+    with process() as (running, address):
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.post(f"{address}/simulate", json={"exit": 7})
+        assert running.wait(timeout=10) == 7
+
+
+def test_the_process_exits_hard_when_one_request_too_many_begins() -> None:
+    with process("--simulate-exit-after", "1") as (running, address):
+        assert httpx.post(f"{address}/v1/chat/completions", json=chat("a")).status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.post(f"{address}/v1/chat/completions", json=chat("a"))
+        assert running.wait(timeout=10) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "reason"),
+    [
+        (("--model", "m", "--simulate-exit-at-start", "3"), 3, "was told to fail at its start."),
+        (("--model", "/no/such/model"), 1, "directory specified: '/no/such/model'."),
+    ],
+)
+def test_a_process_that_cannot_start_says_why_in_its_last_line(
+    flags: tuple[str, ...], code: int, reason: str
+) -> None:
+    ended = subprocess.run(command(*flags), capture_output=True, text=True, timeout=30)
+    last = ended.stderr.splitlines()[-1]
+    assert ended.returncode == code
+    assert "Traceback (most recent call last):" in ended.stderr
+    assert last.startswith("ValueError: ")
+    assert last.endswith(reason)
