@@ -131,7 +131,15 @@ def _load(state: State, record: Record, event: ModelLoadRequested) -> State:
     adapters = {adapter.name: adapter.source for adapter in event.adapters}
     name = event.name or record.id
     if old is None:
-        new = Model(record.id, name, event, adapters, intent=record.seq, changed=record.seq)
+        new = Model(
+            record.id,
+            name,
+            event,
+            adapters,
+            intent=record.seq,
+            changed=record.seq,
+            created=record.time,
+        )
     else:
         new = replace(
             old,
@@ -327,7 +335,9 @@ def _replica(state: State, record: Record, event: ReplicaEvent) -> State:
                 retry_in=event.retry_in,
             )
         case EngineStopped(reason=reason):
-            replica = replace(replica, phase="stopped", engine=None, adapters={}, reason=reason)
+            replica = replace(
+                replica, phase="stopped", engine=None, adapters={}, reason=reason, attempt=0
+            )
         case AdapterLoaded(name=name, source=source):
             status = AdapterStatus(source, loaded=True)
             replica = replace(replica, adapters={**replica.adapters, name: status})
@@ -371,6 +381,4 @@ def _node(
     if node is None:
         return state
     node = replace(node, changed=record.seq, since=record.time)
-    return replace(
-        state, nodes=state.nodes.insert(node.id, node), capacity_seq=record.seq
-    )
+    return replace(state, nodes=state.nodes.insert(node.id, node), capacity_seq=record.seq)

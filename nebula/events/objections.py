@@ -13,6 +13,7 @@ from nebula.events.vocabulary import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
     Event,
+    ModelAssigned,
     ModelLoadRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
@@ -20,23 +21,43 @@ from nebula.events.vocabulary import (
 )
 
 RESERVED_OPTIONS = frozenset(
-    "model host port uds served-model-name middleware runner task api-key root-path config "
-    "enable-lora lora-modules ssl-keyfile ssl-certfile ssl-ca-certs headless "
-    "data-parallel-size api-server-count".split()
+    {
+        "api-key",
+        "api-server-count",
+        "config",
+        "data-parallel-size",
+        "enable-lora",
+        "headless",
+        "host",
+        "lora-modules",
+        "middleware",
+        "model",
+        "port",
+        "root-path",
+        "runner",
+        "served-model-name",
+        "ssl-ca-certs",
+        "ssl-certfile",
+        "ssl-keyfile",
+        "task",
+        "uds",
+    }
 )
+"""Options that Nebula sets itself, or that would take the engine away from it."""
+
 _OPTION = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}", re.IGNORECASE)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 
 
 def option_name(key: str) -> str:
-    """Write an option's key as vLLM's command line spells it: `max_model_len` -> `max-model-len`."""
+    """Spell an option's key as vLLM's command line does: `max_model_len` -> `max-model-len`."""
     return key.replace("_", "-").lower() if "." not in key else key
 
 
 def objection(state: State, identity: str, event: Event) -> str | None:
     """Say why `event` can't be granted in `state`; None where nothing speaks against it.
 
-    Facts and decisions are never objected to: they report what has happened.
+    Facts are never objected to: they report what has happened.
     """
     match event:
         case ModelLoadRequested():
@@ -54,8 +75,23 @@ def objection(state: State, identity: str, event: Event) -> str | None:
             return None
         case NodeDrainRequested():
             return None if identity in state.nodes else f"there is no node {identity!r}"
+        case ModelAssigned():
+            return _assigned(identity, event)
         case _:
             return None
+
+
+def _assigned(identity: str, event: ModelAssigned) -> str | None:
+    """A plan is a decision, but hands can write one too: refuse what would mislead every node."""
+    seen = set()
+    for place in event.replicas:
+        model, _, number = place.replica.rpartition("-")
+        if model != identity or not number.isdigit() or str(int(number)) != number:
+            return f"replicas: {place.replica!r} is no replica of {identity!r}"
+        if place.replica in seen:
+            return f"replicas: {place.replica!r} stands twice in this plan"
+        seen.add(place.replica)
+    return None
 
 
 def _load(state: State, identity: str, event: ModelLoadRequested) -> str | None:

@@ -102,6 +102,7 @@ class Model(Struct, frozen=True):
     `spec` is what is wanted, `launch` and `assignments` what the last plan made of it.
     `intent` is the sequence of the last event that wants a (new) plan, `answered` the last of
     those that got one: a model with `intent > answered` waits for a router's decision.
+    `created` is the time (ns) of its first load request.
     """
 
     id: str
@@ -118,6 +119,7 @@ class Model(Struct, frozen=True):
     missing: int = 0
     unloading: bool = False
     changed: int = 0
+    created: int = 0
 
     @property
     def task(self) -> Task:

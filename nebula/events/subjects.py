@@ -36,6 +36,11 @@ def model_id(name: str) -> str:
     return f"{readable}-{digest}" if readable else f"model-{digest}"
 
 
+def default_id(source: str, name: str = "") -> str:
+    """Give the id of a model that was asked for without one: by its name, else by its source."""
+    return model_id(name or source.rstrip("/").rpartition("/")[2] or source)
+
+
 def event(aggregate: str, identity: str, event_type: str) -> str:
     """Give the subject that an event is stored under. Raises ValueError for an unsafe id."""
     if not is_token(identity):

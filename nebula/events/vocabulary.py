@@ -18,6 +18,8 @@ AGGREGATES: tuple[str, ...] = get_args(Aggregate)
 
 PublicName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 Source: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1024)]
+Token: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**62)]
 Replicas: TypeAlias = Annotated[int, Meta(ge=0, le=1024)]
 Scalar: TypeAlias = str | int | float | bool | None
 OptionValue: TypeAlias = Scalar | list[Scalar] | dict[str, object]
@@ -87,17 +89,17 @@ class Assignment(Struct, frozen=True):
     started for an older version is to be replaced.
     """
 
-    replica: str
-    node: str
-    devices: tuple[int, ...]
-    memory: int
-    version: int
+    replica: Token
+    node: Token
+    devices: Annotated[tuple[Count, ...], Meta(min_length=1)]
+    memory: Count
+    version: Count
 
 
 class ModelAssigned(Struct, frozen=True):
     """The placement plan: every replica of the model, replacing the plan before it."""
 
-    version: int
+    version: Count
     replicas: tuple[Assignment, ...]
 
 
@@ -178,10 +180,10 @@ class AdapterUnloaded(Struct, frozen=True):
 class Device(Struct, frozen=True):
     """Something that engines run on: a GPU, or the whole of a machine's CPUs. `memory` in bytes."""
 
-    index: int
+    index: Count
     kind: DeviceKind
     name: str
-    memory: int
+    memory: Count
 
 
 class NodeRegistered(Struct, frozen=True):

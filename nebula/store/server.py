@@ -42,7 +42,7 @@ def configuration(port: int, store: Path, host: str = "127.0.0.1") -> str:
         f"listen: {json.dumps(f'{host}:{port}')}\n"
         f"server_name: nebula\n"
         f"max_payload: {MAX_PAYLOAD}\n"
-        "write_deadline: \"10s\"\n"
+        'write_deadline: "10s"\n'
         "jetstream {\n"
         f"  store_dir: {json.dumps(str(store))}\n"
         "  sync_interval: always\n"

@@ -1,0 +1,92 @@
+"""The life that all actors share: connect, catch up with the log, work until told to stop.
+
+An actor ends only when it is stopped or when going on would be wrong (another log, streams that
+are not as they must be); bad messages and lost connections never end it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+
+from nebula.actors.projection import Projection
+from nebula.store.connection import Connection, Unavailable
+from nebula.store.log import Log
+
+log = logging.getLogger(__name__)
+
+
+class Actor:
+    """A process's part in the cluster: override `begin`, `work` and `end`."""
+
+    def __init__(self, connection: Connection, *, stream_replicas: int = 1) -> None:
+        self.connection = connection
+        self.log = Log(connection, replicas=stream_replicas)
+        self.projection = Projection(self.log)
+        self._stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """Ask the actor to end; `run` returns when it has."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Live until `stop` is called. Raises what makes going on impossible."""
+        await self.log.open()
+        following = asyncio.create_task(self.projection.run(), name="follow the log")
+        working: asyncio.Task[None] | None = None
+        stopping = asyncio.create_task(self._stopping.wait(), name="wait for stop")
+        try:
+            if await self._caught_up(following, stopping):
+                await self.begin()
+                working = asyncio.create_task(self.work(), name="work")
+                await asyncio.wait(
+                    (following, working, stopping), return_when=asyncio.FIRST_COMPLETED
+                )
+            for task in (following, working):
+                if task is not None and task.done():
+                    task.result()
+        finally:
+            await self.end()
+            await _cancel([following, stopping, *([working] if working else []), *self._tasks])
+
+    async def begin(self) -> None:
+        """Get ready; the log has been folded up to now."""
+
+    async def work(self) -> None:
+        """Do what the actor is for; not to return before it is cancelled."""
+        await asyncio.Event().wait()
+
+    async def end(self) -> None:
+        """Let go of what `begin` took; also called when `begin` was never reached."""
+
+    def spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        """Run long work beside the actor's loop; its failure is logged and ends nobody else."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("%s failed", task.get_name(), exc_info=task.exception())
+
+    async def _caught_up(self, following: asyncio.Task[None], stopping: asyncio.Task[bool]) -> bool:
+        while not following.done() and not stopping.done():
+            catching = asyncio.create_task(self.projection.caught_up())
+            await asyncio.wait((catching, following, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not catching.done():
+                await _cancel([catching])
+                return False
+            try:
+                catching.result()
+                return True
+            except Unavailable:
+                await asyncio.sleep(0.25)
+        return False
+
+
+async def _cancel(tasks: list[asyncio.Task[None] | asyncio.Task[bool]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

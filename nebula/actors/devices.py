@@ -1,0 +1,48 @@
+"""What this machine offers to run engines on: its NVIDIA GPUs, or else its CPUs and memory."""
+
+import os
+import platform
+
+import psutil
+import pynvml
+
+from nebula.events.vocabulary import Device
+
+
+def probe() -> tuple[Device, ...]:
+    """List the GPUs that NVML shows; on a machine without any, its CPUs as one device."""
+    return _gpus() or (_cpu(),)
+
+
+def memory_free() -> int:
+    """Give the bytes of main memory that could be had right now."""
+    return int(psutil.virtual_memory().available)
+
+
+def _gpus() -> tuple[Device, ...]:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        return tuple(_gpu(index) for index in range(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError:
+        return ()
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu(index: int) -> Device:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    name = pynvml.nvmlDeviceGetName(handle)
+    return Device(
+        index,
+        "gpu",
+        name if isinstance(name, str) else name.decode(),
+        int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+    )
+
+
+def _cpu() -> Device:
+    name = f"{platform.machine()}, {os.cpu_count()} cores"
+    return Device(0, "cpu", name, int(psutil.virtual_memory().total))

@@ -1,0 +1,108 @@
+"""How an engine is started: vLLM's command line and environment for one replica. Pure."""
+
+import json
+import math
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from nebula.events.memory import GIB
+from nebula.events.objections import option_name
+from nebula.events.state import Launch, Replica
+from nebula.events.vocabulary import Device, OptionValue
+
+BRIDGE = "nebula.actors.engine.EngineBridge"
+"""What `--middleware` names: the ASGI middleware through which an engine speaks NATS."""
+
+
+class Site(Struct, frozen=True):
+    """What a node adds to every engine it starts.
+
+    `command` is the program and its first arguments; `folder` is the node's own, and marks its
+    engines among all processes of the machine.
+    """
+
+    node: str
+    folder: str
+    command: tuple[str, ...]
+    nats_url: str
+
+
+def arguments(
+    site: Site, launch: Launch, replica: Replica, device: Device, port: int
+) -> tuple[str, ...]:
+    """Give the command line. Everything of it is vLLM's own vocabulary."""
+    line = [
+        *site.command,
+        "--model",
+        launch.source,
+        "--served-model-name",
+        launch.name,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--middleware",
+        BRIDGE,
+    ]
+    if launch.task == "embedding":
+        line += ["--runner", "pooling"]
+    if launch.lora:
+        line.append("--enable-lora")
+    options = {option_name(key): value for key, value in launch.options.items()}
+    if device.kind == "gpu" and not options.keys() & {
+        "gpu-memory-utilization",
+        "kv-cache-memory-bytes",
+    }:
+        share = replica.memory / device.memory if device.memory else 0.0
+        line.append(f"--gpu-memory-utilization={math.floor(share * 1000) / 1000}")
+    for key, value in options.items():
+        line += _option(key, value)
+    return tuple(line)
+
+
+def _option(key: str, value: OptionValue) -> list[str]:
+    match value:
+        case True:
+            return [f"--{key}"]
+        case False:
+            return [f"--no-{key}"]
+        case None:
+            return []
+        case list():
+            return [f"--{key}", *(str(item) for item in value)]
+        case dict():
+            return [f"--{key}={json.dumps(value)}"]
+        case _:
+            return [f"--{key}={value}"]
+
+
+def environment(
+    site: Site, launch: Launch, replica: Replica, device: Device, inherited: Mapping[str, str]
+) -> dict[str, str]:
+    """Give the engine's environment: the node's, vLLM's settings, and the bridge's."""
+    environ = {"VLLM_NO_USAGE_STATS": "1", **inherited}
+    if launch.lora:
+        environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+    if device.kind == "gpu":
+        environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in replica.devices)
+    else:
+        environ["VLLM_CPU_KVCACHE_SPACE"] = str(cpu_cache_gib(replica.memory))
+    return {
+        **environ,
+        **launch.env,
+        "NEBULA_NATS_URL": site.nats_url,
+        "NEBULA_NODE": site.node,
+        "NEBULA_NODE_FOLDER": site.folder,
+        "NEBULA_MODEL": replica.model,
+        "NEBULA_REPLICA": replica.id,
+        "NEBULA_VERSION": str(replica.version),
+    }
+
+
+def cpu_cache_gib(share: int) -> int:
+    """Give the KV cache's size in whole GiB (vLLM takes no fractions) for a share of a CPU node.
+
+    A quarter of the share: the rest is for the weights and the processes. At least one.
+    """
+    return max(1, share // 4 // GIB)

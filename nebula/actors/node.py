@@ -1,0 +1,407 @@
+"""The node: it keeps the engines that the log assigns to it running on this machine.
+
+It reads every assignment made to it, keeps one map of running engines, and works off the
+difference. Engines outlive the node process: the next one adopts those that are still assigned
+and ends those that are not.
+"""
+
+import asyncio
+import logging
+import math
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from nats.aio.msg import Msg
+
+from nebula.actors import devices, launch, processes
+from nebula.actors.actor import Actor
+from nebula.actors.engine_http import EngineClient, EngineRefused, EngineSilent
+from nebula.actors.launch import Site
+from nebula.actors.placement import replicas_on
+from nebula.actors.processes import EngineProcess
+from nebula.actors.reconciliation import (
+    Action,
+    LoadAdapter,
+    Restarts,
+    Running,
+    Start,
+    Stop,
+    UnloadAdapter,
+    reconcile,
+)
+from nebula.events import subjects
+from nebula.events.inference import NodeStatus
+from nebula.events.state import Replica
+from nebula.events.vocabulary import (
+    AdapterLoaded,
+    AdapterLoadFailed,
+    AdapterUnloaded,
+    Device,
+    EngineFailed,
+    EngineReady,
+    EngineStarted,
+    EngineStopped,
+    Event,
+    NodeRegistered,
+)
+from nebula.store.connection import Connection, Unavailable
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = 2.0
+MAX_LOG_REPLY = 512 * 1024
+MAX_LOG_FILE = 64 * 1024 * 1024
+
+
+class LogRequest(Struct, frozen=True):
+    """Ask a node for an engine's log: its last `lines`, or all from byte `offset` on."""
+
+    replica: str
+    lines: int = 100
+    offset: int | None = None
+
+
+class LogReply(Struct, frozen=True):
+    """Text of a log and the offset at which the next request goes on; or why there is none."""
+
+    text: str = ""
+    offset: int = 0
+    error: str = ""
+
+
+class NodeSettings(Struct, frozen=True):
+    """What a node is told when it starts.
+
+    `grace`: seconds an engine gets to end by itself. `leave_engines`: a node that is stopped
+    leaves its engines running for the next one to adopt.
+    """
+
+    node: str
+    folder: Path
+    engine_command: tuple[str, ...]
+    labels: dict[str, str] = {}
+    grace: float = 20.0
+    restarts: Restarts = Restarts()
+    leave_engines: bool = False
+    version: str = ""
+
+
+class _Engine:
+    """An entry of the map: one replica's engine from the decision to start it until it is gone."""
+
+    def __init__(self, replica: Replica, version: int, attempt: int, port: int) -> None:
+        self.replica = replica.id
+        self.devices = replica.devices
+        self.version = version
+        self.attempt = attempt
+        self.port = port
+        self.client = EngineClient(port)
+        self.process: EngineProcess | None = None
+        self.ready = False
+        self.ready_since: float | None = None
+        self.stop_reason: str | None = None
+        self.last_seq: int | None = None
+        self.life: asyncio.Task[None] | None = None
+
+    @property
+    def running(self) -> Running:
+        return Running(
+            self.replica, self.version, self.devices, self.ready, self.stop_reason is not None
+        )
+
+
+class Node(Actor):
+    """See the module."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        settings: NodeSettings,
+        inventory: tuple[Device, ...],
+        *,
+        stream_replicas: int = 1,
+    ) -> None:
+        super().__init__(connection, stream_replicas=stream_replicas)
+        self.settings = settings
+        self.inventory = inventory
+        self._engines: dict[str, _Engine] = {}
+        self._retry_at: dict[str, float] = {}
+        self._adapting: set[str] = set()
+        self._wake = asyncio.Event()
+        self._ending = False
+
+    @property
+    def _site(self) -> Site:
+        settings = self.settings
+        return Site(
+            settings.node, str(settings.folder), settings.engine_command, self.connection.url
+        )
+
+    async def begin(self) -> None:
+        """Register, adopt the engines that still run, end those nobody wants."""
+        registered = NodeRegistered(
+            self.inventory, socket.gethostname(), self.settings.labels, self.settings.version
+        )
+        seq = await self._tell(self.settings.node, registered, None)
+        await self.projection.reached(seq)
+        await self._adopt()
+        await self.connection.client.subscribe(
+            subjects.logs(self.settings.node), cb=self._on_log_request
+        )
+        self.spawn(self._beat(), "heartbeat")
+
+    async def work(self) -> None:
+        """Reconcile whenever the log, an engine or a pause before a restart calls for it."""
+        while True:
+            self._wake.clear()
+            for action in self._due():
+                self._perform(action)
+            changed = asyncio.ensure_future(self.projection.changed())
+            woken = asyncio.ensure_future(self._wake.wait())
+            try:
+                await asyncio.wait(
+                    (changed, woken),
+                    timeout=self._until_retry(),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            finally:
+                changed.cancel()
+                woken.cancel()
+
+    async def end(self) -> None:
+        """End every engine, or leave them to the next node process if told so."""
+        self._ending = True
+        if self.settings.leave_engines:
+            for engine in self._engines.values():
+                if engine.life is not None:
+                    engine.life.cancel()
+            return
+        for engine in self._engines.values():
+            self._stop(engine, "the node was stopped")
+        lives = [engine.life for engine in self._engines.values() if engine.life is not None]
+        await asyncio.gather(*lives, return_exceptions=True)
+
+    def _due(self) -> tuple[Action, ...]:
+        running: Mapping[str, Running] = {
+            replica: engine.running for replica, engine in self._engines.items()
+        }
+        state = self.projection.state
+        mine = replicas_on(state, self.settings.node)
+        return reconcile(state, mine, running, self._retry_at, self._now())
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Start(replica=identity, attempt=attempt):
+                replica = self.projection.state.replicas[identity]
+                ports = {engine.port for engine in self._engines.values()}
+                engine = _Engine(replica, replica.version, attempt, processes.free_port(ports))
+                engine.last_seq = replica.changed
+                self._retry_at.pop(identity, None)
+                self._engines[identity] = engine
+                engine.life = self.spawn(self._live(engine, replica), f"engine {identity}")
+            case Stop(replica=identity, reason=reason):
+                self._stop(self._engines[identity], reason)
+            case LoadAdapter() | UnloadAdapter():
+                if action.replica not in self._adapting:
+                    self._adapting.add(action.replica)
+                    self.spawn(self._adapt(action), f"adapter of {action.replica}")
+
+    def _stop(self, engine: _Engine, reason: str) -> None:
+        if engine.stop_reason is None:
+            engine.stop_reason = reason
+            if engine.process is not None:
+                self.spawn(engine.process.end(self.settings.grace), f"end {engine.replica}")
+
+    async def _live(self, engine: _Engine, replica: Replica) -> None:
+        """Follow one engine from its start, or its adoption, to its end; tell the log of each."""
+        started = self._now()
+        code: int | None = None
+        try:
+            if engine.process is None:
+                engine.process = await self._launch(engine, replica)
+                if engine.stop_reason is not None:
+                    self.spawn(engine.process.end(self.settings.grace), f"end {engine.replica}")
+                event = EngineStarted(
+                    engine.process.pid,
+                    engine.process.created,
+                    engine.port,
+                    str(engine.process.log_file),
+                    engine.version,
+                    engine.attempt,
+                )
+                engine.last_seq = await self._tell(engine.replica, event, engine.last_seq)
+            watching = asyncio.create_task(engine.process.wait())
+            try:
+                if not engine.ready and await self._becomes_ready(engine, watching):
+                    event_ready = EngineReady(
+                        await engine.client.version(), round(self._now() - started, 1)
+                    )
+                    engine.last_seq = await self._tell(engine.replica, event_ready, engine.last_seq)
+                    engine.ready, engine.ready_since = True, self._now()
+                    self._wake.set()
+                code = await watching
+            finally:
+                watching.cancel()
+            reason = processes.failure_reason(engine.process.tail())
+        except OSError as error:
+            reason = f"can't run {' '.join(self.settings.engine_command)}: {error}"
+        await self._ended(engine, code, reason)
+
+    async def _launch(self, engine: _Engine, replica: Replica) -> EngineProcess:
+        model = self.projection.state.models.get(replica.model)
+        if model is None or model.launch is None:
+            raise OSError("its model is gone")
+        device = next((item for item in self.inventory if item.index == replica.devices[0]), None)
+        if device is None:
+            raise OSError(f"this node has no device {replica.devices[0]}")
+        line = launch.arguments(self._site, model.launch, replica, device, engine.port)
+        environ = launch.environment(self._site, model.launch, replica, device, os.environ)
+        log_file = self._log_file(replica.id)
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        if log_file.exists() and log_file.stat().st_size > MAX_LOG_FILE:
+            log_file.replace(log_file.with_suffix(".log.1"))
+        log.info("starting %s on port %d: %s", replica.id, engine.port, " ".join(line))
+        return await EngineProcess.start(line, environ, log_file)
+
+    async def _becomes_ready(self, engine: _Engine, watching: asyncio.Task[int | None]) -> bool:
+        while not watching.done():
+            if await engine.client.healthy():
+                return True
+            await asyncio.wait((watching,), timeout=processes.POLL)
+        return False
+
+    async def _ended(self, engine: _Engine, code: int | None, reason: str) -> None:
+        await engine.client.close()
+        if engine.stop_reason is not None:
+            await self._tell(engine.replica, EngineStopped(engine.stop_reason), engine.last_seq)
+        else:
+            served = 0.0 if engine.ready_since is None else self._now() - engine.ready_since
+            attempt, pause = self.settings.restarts.after(engine.attempt, served)
+            if code is not None and code < 0:
+                reason = f"killed by signal {-code}; its last words: {reason}"
+            lines = engine.process.tail() if engine.process is not None else ()
+            failed = EngineFailed(reason, code, lines, attempt, pause)
+            log.warning("%s failed (attempt %d): %s", engine.replica, attempt, reason)
+            if pause is not None:
+                self._retry_at[engine.replica] = self._now() + pause
+            await self._tell(engine.replica, failed, engine.last_seq)
+        del self._engines[engine.replica]
+        self._wake.set()
+
+    async def _adapt(self, action: LoadAdapter | UnloadAdapter) -> None:
+        """Change one adapter of a ready engine and tell the log how it went."""
+        engine = self._engines.get(action.replica)
+        replica = self.projection.state.replicas.get(action.replica)
+        try:
+            if engine is None or replica is None:
+                return
+            model = self.projection.state.models.get(replica.model)
+            cause = model.changed if model is not None else engine.last_seq
+            event: Event
+            try:
+                if isinstance(action, LoadAdapter):
+                    await engine.client.load_adapter(action.name, action.source)
+                    event = AdapterLoaded(action.name, action.source)
+                else:
+                    await engine.client.unload_adapter(action.name)
+                    event = AdapterUnloaded(action.name)
+            except EngineRefused as error:
+                if isinstance(action, LoadAdapter):
+                    event = AdapterLoadFailed(action.name, action.source, str(error))
+                else:
+                    event = AdapterUnloaded(action.name)  # it had none: that is what we wanted
+            except EngineSilent as error:
+                log.warning("%s does not answer about its adapters: %s", action.replica, error)
+                await asyncio.sleep(1)
+                return
+            if self._engines.get(action.replica) is engine:
+                await self._tell(action.replica, event, cause)
+        finally:
+            self._adapting.discard(action.replica)
+            self._wake.set()
+
+    async def _adopt(self) -> None:
+        kept: set[int] = set()
+        for replica in replicas_on(self.projection.state, self.settings.node):
+            if replica.engine is None:
+                continue
+            known = replica.engine
+            process = EngineProcess.adopt(known.pid, known.created, Path(known.log_file))
+            if process is None:
+                gone = EngineStopped("it ended while no node watched it")
+                await self._tell(replica.id, gone, replica.changed)
+                continue
+            engine = _Engine(replica, known.version, replica.attempt, known.port)
+            engine.process = process
+            engine.last_seq = replica.changed
+            engine.ready = replica.phase == "ready"
+            engine.ready_since = self._now() if engine.ready else None
+            self._engines[replica.id] = engine
+            kept.add(process.pid)
+            log.info("adopted %s: pid %d, port %d", replica.id, known.pid, known.port)
+            engine.life = self.spawn(self._live(engine, replica), f"engine {replica.id}")
+        for group in processes.marked_groups(self.settings.node, str(self.settings.folder)) - kept:
+            log.warning("ending process group %d: an engine that nobody wants", group)
+            await processes.end_group(group, grace=5)
+
+    async def _tell(self, identity: str, event: Event, cause: int | None) -> int:
+        """Append a fact however long it takes, and fold it: what happened must not get lost."""
+        while True:
+            try:
+                seq = await self.log.append(
+                    identity, event, cause=cause, patience=3 if self._ending else math.inf
+                )
+            except Unavailable:
+                log.warning("could not tell that %s: %s", identity, type(event).__name__)
+                return 0
+            await self.projection.reached(seq, timeout=3 if self._ending else None)
+            return seq
+
+    async def _beat(self) -> None:
+        while True:
+            status = NodeStatus(
+                self.settings.node, os.getpid(), len(self._engines), devices.memory_free()
+            )
+            if self.connection.connected:
+                subject = subjects.node_status(self.settings.node)
+                await self.connection.client.publish(subject, msgspec.json.encode(status))
+            await asyncio.sleep(HEARTBEAT)
+
+    async def _on_log_request(self, message: Msg) -> None:
+        if message.reply:
+            try:
+                request = msgspec.json.decode(message.data, type=LogRequest)
+                reply = self._read_log(request)
+            except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+                reply = LogReply(error=str(error))
+            await self.connection.client.publish(message.reply, msgspec.json.encode(reply))
+
+    def _read_log(self, request: LogRequest) -> LogReply:
+        if not subjects.is_token(request.replica):
+            return LogReply(error=f"{request.replica!r} is no replica")
+        path = self._log_file(request.replica)
+        if not path.exists():
+            return LogReply(error=f"node {self.settings.node} has no log of {request.replica!r}")
+        size = path.stat().st_size
+        if request.offset is None:
+            lines = processes.tail(path, max(1, min(request.lines, 10_000)))
+            return LogReply("".join(f"{line}\n" for line in lines)[-MAX_LOG_REPLY:], size)
+        offset = request.offset if 0 <= request.offset <= size else 0
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(MAX_LOG_REPLY)
+        return LogReply(data.decode(errors="replace"), offset + len(data))
+
+    def _log_file(self, replica: str) -> Path:
+        return self.settings.folder / "logs" / f"{replica}.log"
+
+    def _until_retry(self) -> float | None:
+        due = [at for replica, at in self._retry_at.items() if replica not in self._engines]
+        return max(0.0, min(due) - self._now()) + 0.01 if due else None
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,211 @@
+"""Engine processes: start one in a group of its own, find it again, watch it, end all of it.
+
+It must not know what the processes serve.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+POLL = 0.25
+"""Seconds between two looks at a process that is not our child, or at a group that ends."""
+
+TAIL_BYTES = 64 * 1024
+
+
+class EngineProcess:
+    """One engine: the leader of its process group, ours or adopted from an earlier node process."""
+
+    def __init__(
+        self,
+        pid: int,
+        created: float,
+        log_file: Path,
+        child: asyncio.subprocess.Process | None = None,
+        log_start: int = 0,
+    ) -> None:
+        self.pid = pid
+        self.created = created
+        self.log_file = log_file
+        self._child = child
+        self._log_start = log_start
+
+    @classmethod
+    async def start(
+        cls, arguments: Sequence[str], environment: Mapping[str, str], log_file: Path
+    ) -> "EngineProcess":
+        """Start a program with its output in `log_file`. Raises OSError where it can't be run."""
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        with log_file.open("ab") as output:
+            log_start = output.tell()
+            child = await asyncio.create_subprocess_exec(
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(environment),
+                start_new_session=True,
+            )
+        return cls(child.pid, _created(child.pid) or time.time(), log_file, child, log_start)
+
+    @classmethod
+    def adopt(cls, pid: int, created: float, log_file: Path) -> "EngineProcess | None":
+        """Take over a process that runs; None when that very process is gone."""
+        found = _created(pid)
+        if found is None or abs(found - created) > 0.05:
+            return None
+        return cls(pid, created, log_file)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the group's leader still runs."""
+        if self._child is not None:
+            return self._child.returncode is None
+        found = _created(self.pid)
+        return found is not None and abs(found - self.created) <= 0.05
+
+    async def wait(self) -> int | None:
+        """Wait for the leader's end, then end what is left of its group.
+
+        Gives the exit code (negative for a signal), None for an adopted process.
+        """
+        code: int | None = None
+        if self._child is not None:
+            code = await self._child.wait()
+        else:
+            while self.alive:  # noqa: ASYNC110 - the kernel tells only parents
+                await asyncio.sleep(POLL)
+        await end_group(self.pid, grace=0)
+        return code
+
+    async def end(self, grace: float) -> None:
+        """End the whole group: politely, then after `grace` seconds by force."""
+        await end_group(self.pid, grace=grace)
+
+    def tail(self, lines: int = 40) -> tuple[str, ...]:
+        """Give the last lines that this very engine wrote."""
+        return tail(self.log_file, lines, start=self._log_start)
+
+
+def tail(path: Path, lines: int, start: int = 0) -> tuple[str, ...]:
+    """Give the last lines of a file, at most 64 KiB; none where there is no file."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(start, size - TAIL_BYTES))
+            text = file.read(TAIL_BYTES).decode(errors="replace")
+    except OSError:
+        return ()
+    return tuple(line[:2000] for line in text.splitlines()[-lines:])
+
+
+async def end_group(group: int, grace: float) -> None:
+    """End every process of a group; return when none is left (a zombie counts as gone)."""
+    if grace > 0:
+        _signal(group, signal.SIGTERM)
+        if await _gone(group, grace):
+            return
+    _signal(group, signal.SIGKILL)
+    await _gone(group, 10)
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+async def _gone(group: int, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while _members(group):
+        if time.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(0.05)
+    return True
+
+
+def _members(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+        except (psutil.Error, ProcessLookupError):
+            continue
+    return False
+
+
+def _created(pid: int) -> float | None:
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return float(process.create_time())
+    except psutil.Error:
+        return None
+
+
+def marked_groups(node: str, folder: str) -> set[int]:
+    """Find the groups of all engines that a node with this name and folder ever started."""
+    groups = set()
+    for process in psutil.process_iter():
+        try:
+            environ = process.environ()
+            if environ.get("NEBULA_NODE") == node and environ.get("NEBULA_NODE_FOLDER") == folder:
+                groups.add(os.getpgid(process.pid))
+        except (psutil.Error, ProcessLookupError, OSError):
+            continue
+    groups.discard(os.getpgid(0))
+    return groups
+
+
+def free_port(taken: set[int]) -> int:
+    """Give a TCP port of this machine that nobody listens on now and that is not in `taken`."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in taken:
+            return port
+
+
+_REASON = re.compile(
+    r"(?:^|[\s)])((?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt): .+)"
+)
+_USAGE = re.compile(r"(error: .+)$")
+_PREFIX = re.compile(r"^\([A-Za-z_0-9]+ pid=\d+\)\s*(?:ERROR\s+[\d-]+ [\d:]+ \[[^\]]*\]\s*)?")
+_WRAPPER = ("Engine core initialization failed", "EngineCore failed to start")
+
+
+def failure_reason(lines: Sequence[str]) -> str:
+    """Find an engine's own reason among its last words.
+
+    The last exception in the text, unless it only says that another process of the engine failed:
+    then the one before it that says why.
+    """
+    fallback = ""
+    for line in reversed(lines):
+        plain = _PREFIX.sub("", line)
+        match = _REASON.search(plain) or _USAGE.search(plain)
+        if match is None:
+            continue
+        if not any(text in match[1] for text in _WRAPPER):
+            return match[1][:1000]
+        fallback = fallback or match[1][:1000]
+    if fallback:
+        return fallback
+    said = [line.strip() for line in lines if line.strip()]
+    return said[-1][:1000] if said else "it said nothing"

@@ -1,0 +1,51 @@
+"""An actor's view of the cluster: the log folded as it grows, and a way to await a change of it."""
+
+import asyncio
+from collections.abc import Callable
+
+from nebula.events.evolve import evolve
+from nebula.events.state import EMPTY, State
+from nebula.store.log import Log
+
+
+class Projection:
+    """The newest state that this process has folded."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.state: State = EMPTY
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow the log for ever. Raises LogReplaced when it is not the same log any more."""
+        async for batch in self.log.follow(self.state.seq):
+            state = self.state
+            for record in batch:
+                state = evolve(state, record)
+            self.state = state
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+
+    async def changed(self) -> None:
+        """Wait for the next entries to be folded."""
+        await self._changed.wait()
+
+    async def until(self, predicate: Callable[[State], bool], timeout: float | None = None) -> bool:
+        """Wait until the state satisfies `predicate`; False when `timeout` seconds were too few."""
+        if predicate(self.state):
+            return True
+        try:
+            async with asyncio.timeout(timeout):
+                while not predicate(self.state):
+                    await self.changed()
+        except TimeoutError:
+            return False
+        return True
+
+    async def reached(self, seq: int, timeout: float | None = None) -> bool:
+        """Wait until the entry at `seq` has been folded."""
+        return await self.until(lambda state: state.seq >= seq, timeout)
+
+    async def caught_up(self) -> None:
+        """Wait until everything that is in the log now has been folded."""
+        await self.reached(await self.log.last_seq())

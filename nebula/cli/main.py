@@ -1,0 +1,33 @@
+"""The `nebula` command: where everything is wired together, and only here."""
+
+import click
+
+from nebula.cli import operate, serve
+from nebula.cli.up import up
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="nebula-serving", prog_name="nebula")
+def main() -> None:
+    """Many vLLM engines on many machines behind one OpenAI-compatible address."""
+
+
+for command in (
+    up,
+    serve.gateway,
+    serve.router,
+    serve.node,
+    operate.load,
+    operate.unload,
+    operate.scale,
+    operate.models,
+    operate.replicas,
+    operate.nodes,
+    operate.adapters,
+    operate.status,
+    operate.logs,
+):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    main()

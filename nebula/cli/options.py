@@ -1,0 +1,39 @@
+"""Options that several commands share, with the environment variables that stand for them."""
+
+from pathlib import Path
+
+import click
+
+nats_option = click.option(
+    "--nats",
+    envvar="NEBULA_NATS_URL",
+    default="nats://127.0.0.1:4222",
+    show_default=True,
+    metavar="URL",
+    help="NATS server, or several of a cluster joined by commas. [env: NEBULA_NATS_URL]",
+)
+stream_replicas_option = click.option(
+    "--stream-replicas",
+    envvar="NEBULA_STREAM_REPLICAS",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 5),
+    help="On how many NATS servers the log is kept; 3 for a cluster. [env: NEBULA_STREAM_REPLICAS]",
+)
+folder_option = click.option(
+    "--folder",
+    envvar="NEBULA_HOME",
+    default=Path(".nebula"),
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the embedded log and the engines' log files are kept. [env: NEBULA_HOME]",
+)
+engine_command_option = click.option(
+    "--engine-command",
+    envvar="NEBULA_ENGINE_COMMAND",
+    default=None,
+    metavar="COMMAND",
+    help="What starts an engine [vLLM in Nebula's own environment]. [env: NEBULA_ENGINE_COMMAND]",
+)
+verbose_option = click.option("--verbose", is_flag=True, help="Log more.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")

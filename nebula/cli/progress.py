@@ -1,0 +1,86 @@
+"""Follows a model while it loads and says what happens, until it is served or given up."""
+
+import asyncio
+import time
+
+from rich.console import Console
+from rich.markup import escape
+
+from nebula.actors.projection import Projection
+from nebula.events.standing import Standing, standing
+from nebula.events.state import Model
+
+
+async def follow(projection: Projection, identity: str, console: Console) -> bool:
+    """Show a model's progress; True once it is served with all its adapters, False if not."""
+    began = time.monotonic()
+    told = ""
+    with console.status(f"{identity}: asked for") as line:
+        while True:
+            model = projection.state.models.get(identity)
+            if model is None or model.unloading:
+                console.print(f"{identity} was unloaded")
+                return False
+            stands = standing(projection.state, model)
+            problem = _problem(projection, model, stands)
+            if problem and problem != told:
+                console.print(f"[yellow]{identity}: {escape(problem)}[/yellow]")
+                told = problem
+            if stands.word == "idle" or stands.ready == stands.wanted:
+                waiting = _adapters_left(projection, model)
+                if not waiting:
+                    console.print(
+                        f"[green]{identity} is {stands.word}[/green]: {stands.ready} of "
+                        f"{stands.wanted} replicas after {time.monotonic() - began:.0f} s"
+                    )
+                    return not problem
+                line.update(f"{identity}: loading adapters {', '.join(waiting)}")
+            elif stands.word == "failed" or (
+                model.unschedulable and all(r.serving for r in projection.state.replicas_of(model))
+            ):
+                _last_words(projection, model, console)
+                console.print(f"[red]{identity} is {stands.word}[/red]: {escape(stands.detail)}")
+                return False
+            else:
+                line.update(
+                    f"{identity}: {stands.word} for {time.monotonic() - began:.0f} s; "
+                    f"{escape(stands.detail[:200])}"
+                )
+            await _change_or_second(projection)
+
+
+def _problem(projection: Projection, model: Model, stands: Standing) -> str:
+    for replica in projection.state.replicas_of(model):
+        if replica.phase == "failed":
+            return stands.detail
+        for name, status in replica.adapters.items():
+            if not status.loaded and name in model.adapters:
+                return f"adapter {name} could not be loaded: {status.reason}"
+    return ""
+
+
+def _adapters_left(projection: Projection, model: Model) -> list[str]:
+    return sorted(
+        {
+            name
+            for name in model.adapters
+            for replica in projection.state.replicas_of(model)
+            if replica.serving and name not in replica.adapters
+        }
+    )
+
+
+def _last_words(projection: Projection, model: Model, console: Console) -> None:
+    for replica in projection.state.replicas_of(model):
+        if replica.log_tail:
+            console.print(f"The last lines of {replica.id} ({replica.node}):", style="bold")
+            for text in replica.log_tail[-15:]:
+                console.print("  " + escape(text), style="dim", highlight=False)
+
+
+async def _change_or_second(projection: Projection) -> None:
+    try:
+        async with asyncio.timeout(1):
+            await projection.changed()
+    except TimeoutError:
+        return

@@ -1,0 +1,229 @@
+"""The commands that run an actor in the foreground: gateway, router, node."""
+
+import asyncio
+import fcntl
+import importlib.metadata
+import shlex
+import socket
+import sys
+import uuid
+from pathlib import Path
+from typing import IO
+
+import click
+import uvicorn
+
+from nebula.actors import devices
+from nebula.actors.actor import Actor
+from nebula.actors.gateway import Gateway
+from nebula.actors.node import Node, NodeSettings
+from nebula.actors.reconciliation import Restarts
+from nebula.actors.router import Router
+from nebula.cli.options import (
+    engine_command_option,
+    folder_option,
+    nats_option,
+    stream_replicas_option,
+    verbose_option,
+)
+from nebula.cli.process import FATAL, fail, on_stop, run, set_up_logging
+from nebula.events import inference, subjects
+from nebula.http.app import create_app
+from nebula.http.openai import Limits
+from nebula.http.relay import Patience
+from nebula.store.connection import Connection
+
+
+@click.command()
+@nats_option
+@stream_replicas_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port to listen on.")
+@click.option(
+    "--max-body", type=int, default=None, help="Largest request body in bytes [NATS's limit]."
+)
+@click.option(
+    "--load-patience",
+    default=30.0,
+    show_default=True,
+    help="Seconds a request waits for a model that is loading.",
+)
+@click.option(
+    "--idle-patience",
+    default=600.0,
+    show_default=True,
+    help="Seconds an engine may stay silent within one answer.",
+)
+@verbose_option
+def gateway(
+    nats: str,
+    stream_replicas: int,
+    host: str,
+    port: int,
+    max_body: int | None,
+    load_patience: float,
+    idle_patience: float,
+    verbose: bool,
+) -> None:
+    """Serve OpenAI's API and the admin API over HTTP."""
+    set_up_logging(verbose)
+    patience = Patience(load_patience, idle_patience)
+    run(_gateway(nats, stream_replicas, host, port, max_body, patience))
+
+
+async def _gateway(
+    nats: str,
+    stream_replicas: int,
+    host: str,
+    port: int,
+    max_body: int | None,
+    patience: Patience,
+) -> None:
+    try:
+        listening = socket.create_server((host, port), backlog=2048)
+    except OSError as error:
+        fail(f"can't listen on {host}:{port}: {error}; give another --port", FATAL)
+    connection = await Connection(nats, "gateway").open()
+    actor = Gateway(connection, f"gw-{uuid.uuid4().hex[:8]}", stream_replicas=stream_replicas)
+    room = connection.max_body - inference.HEADER_ROOM
+    limits = Limits(min(max_body or room, room), patience)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(actor, limits),
+            loop="none",
+            http="httptools",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+    )
+    acting = _start(actor)
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        actor.stop()
+        await acting
+        await connection.close()
+
+
+def _start(actor: Actor) -> asyncio.Task[None]:
+    return asyncio.create_task(actor.run())
+
+
+@click.command()
+@nats_option
+@stream_replicas_option
+@verbose_option
+def router(nats: str, stream_replicas: int, verbose: bool) -> None:
+    """Place models on nodes and send every request to a ready replica."""
+    set_up_logging(verbose)
+    run(_router(nats, stream_replicas))
+
+
+async def _router(nats: str, stream_replicas: int) -> None:
+    connection = await Connection(nats, "router").open()
+    await _until_stopped(Router(connection, stream_replicas=stream_replicas))
+
+
+@click.command()
+@nats_option
+@stream_replicas_option
+@folder_option
+@engine_command_option
+@click.option("--name", default=None, help="The node's id [this machine's host name].")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; repeatable.")
+@click.option(
+    "--grace", default=20.0, show_default=True, help="Seconds an engine gets to end by itself."
+)
+@click.option(
+    "--restart-limit",
+    default=3,
+    show_default=True,
+    help="Starts in a row after which an engine that fails is given up.",
+)
+@click.option(
+    "--restart-pause",
+    default=1.0,
+    show_default=True,
+    help="Seconds before the first restart; doubled for each further one.",
+)
+@click.option(
+    "--leave-engines",
+    is_flag=True,
+    help="When stopped, leave the engines running for the next node process to adopt.",
+)
+@verbose_option
+def node(
+    nats: str,
+    stream_replicas: int,
+    folder: Path,
+    engine_command: str | None,
+    name: str | None,
+    labels: tuple[str, ...],
+    grace: float,
+    restart_limit: int,
+    restart_pause: float,
+    leave_engines: bool,
+    verbose: bool,
+) -> None:
+    """Run the engines that the cluster assigns to this machine."""
+    set_up_logging(verbose)
+    identity = name or subjects.model_id(socket.gethostname())
+    if not subjects.is_token(identity):
+        fail(f"--name {identity!r}: use letters, digits, '_' and '-' only", FATAL)
+    settings = NodeSettings(
+        node=identity,
+        folder=folder.resolve() / "nodes" / identity,
+        engine_command=engine_arguments(engine_command),
+        labels=read_labels(labels),
+        grace=grace,
+        restarts=Restarts(limit=restart_limit, pause=restart_pause),
+        leave_engines=leave_engines,
+        version=importlib.metadata.version("nebula-serving"),
+    )
+    with _lock(settings.folder):
+        run(_node(nats, stream_replicas, settings))
+
+
+async def _node(nats: str, stream_replicas: int, settings: NodeSettings) -> None:
+    connection = await Connection(nats, f"node {settings.node}").open()
+    actor = Node(connection, settings, devices.probe(), stream_replicas=stream_replicas)
+    await _until_stopped(actor)
+
+
+async def _until_stopped(actor: Actor) -> None:
+    on_stop(actor.stop)
+    try:
+        await actor.run()
+    finally:
+        await actor.connection.close()
+
+
+def engine_arguments(command: str | None) -> tuple[str, ...]:
+    """Split an engine command; the default is vLLM's server in this very environment."""
+    if command:
+        return tuple(shlex.split(command))
+    return (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
+
+
+def read_labels(labels: tuple[str, ...]) -> dict[str, str]:
+    """Read KEY=VALUE pairs; ends the program for anything else."""
+    pairs = {}
+    for label in labels:
+        key, equals, value = label.partition("=")
+        if not key or not equals:
+            fail(f"--label {label!r}: write KEY=VALUE", FATAL)
+        pairs[key] = value
+    return pairs
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Hold the node's folder: two node processes of one name would fight over its engines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        fail(f"another node process holds {folder}", FATAL)
+    return lock

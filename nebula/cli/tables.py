@@ -1,0 +1,140 @@
+"""How the command line shows the cluster to people: tables. It knows no I/O but printing."""
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nebula.events import memory
+from nebula.events.standing import standing
+from nebula.events.state import Node, State
+
+_COLOURS = {
+    "ready": "green",
+    "loading": "yellow",
+    "starting": "yellow",
+    "assigned": "yellow",
+    "failed": "red",
+    "unschedulable": "red",
+    "unloading": "magenta",
+}
+
+
+def coloured(word: str) -> str:
+    """Mark a word with the colour it has everywhere."""
+    colour = _COLOURS.get(word)
+    return f"[{colour}]{word}[/{colour}]" if colour else word
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def models(state: State) -> Table:
+    """Show the models, one a line, with their adapters below them."""
+    table = _table("MODEL", "NAME", "TASK", "STATE", "REPLICAS", "SOURCE")
+    for identity in sorted(state.models):
+        model = state.models[identity]
+        stands = standing(state, model)
+        table.add_row(
+            identity,
+            escape(model.name),
+            model.task,
+            coloured(stands.word),
+            f"{stands.ready}/{stands.wanted}",
+            escape(model.spec.source),
+        )
+    return table
+
+
+def adapters(state: State) -> Table:
+    """Show the adapters and on how many replicas each is in place."""
+    table = _table("ADAPTER", "MODEL", "LOADED", "SOURCE", "REASON")
+    for identity in sorted(state.models):
+        model = state.models[identity]
+        replicas = [replica for replica in state.replicas_of(model) if replica.serving]
+        for name in sorted(model.adapters):
+            known = [
+                status for replica in replicas if (status := replica.adapters.get(name)) is not None
+            ]
+            loaded = sum(status.loaded for status in known)
+            reason = next((status.reason for status in known if not status.loaded), "")
+            table.add_row(
+                escape(name),
+                identity,
+                f"{loaded}/{len(replicas)}",
+                escape(model.adapters[name]),
+                escape(reason),
+            )
+    return table
+
+
+def replicas(state: State) -> Table:
+    """Show the replicas with their engines."""
+    table = _table("REPLICA", "NODE", "DEVICE", "MEMORY", "STATE", "PID", "PORT", "REASON")
+    for identity in sorted(state.replicas):
+        replica = state.replicas[identity]
+        engine = replica.engine
+        table.add_row(
+            identity,
+            replica.node,
+            ",".join(map(str, replica.devices)),
+            memory.text(replica.memory),
+            coloured("retired" if replica.retired else replica.phase),
+            str(engine.pid) if engine else "",
+            str(engine.port) if engine else "",
+            escape(replica.reason),
+        )
+    return table
+
+
+def nodes(state: State) -> Table:
+    """Show the nodes with their devices and what is promised of them."""
+    table = _table("NODE", "HOST", "DEVICE", "NAME", "MEMORY", "PROMISED", "ENGINES", "LABELS")
+    for identity in sorted(state.nodes):
+        node = state.nodes[identity]
+        for device in node.devices:
+            here = [
+                replica
+                for replica in state.replicas.values()
+                if replica.node == identity and device.index in replica.devices
+            ]
+            table.add_row(
+                identity + _flags(node),
+                escape(node.host),
+                f"{device.kind}{device.index}",
+                escape(device.name),
+                memory.text(device.memory),
+                memory.text(sum(replica.memory for replica in here)),
+                str(sum(replica.engine is not None for replica in here)),
+                escape(" ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))),
+            )
+    return table
+
+
+def _flags(node: Node) -> str:
+    flags = [word for word, on in (("draining", node.draining), ("lost", node.lost)) if on]
+    return f" ({', '.join(flags)})" if flags else ""
+
+
+def status(console: Console, state: State) -> None:
+    """Print the whole cluster, and a line for each model that is not well."""
+    if not state.models and not state.nodes:
+        console.print(f"The log holds {state.seq} events: no nodes and no models yet.")
+        return
+    console.print(nodes(state))
+    if state.models:
+        console.print()
+        console.print(models(state))
+        console.print()
+        console.print(replicas(state))
+    if any(model.adapters for model in state.models.values()):
+        console.print()
+        console.print(adapters(state))
+    for identity in sorted(state.models):
+        detail = standing(state, state.models[identity]).detail
+        if detail:
+            console.print(f"\n[bold]{identity}[/bold]: {escape(detail)}")
+    console.print(f"\n{state.seq} events")

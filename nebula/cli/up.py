@@ -1,0 +1,181 @@
+"""`nebula up`: a whole cluster on this machine, NATS included, ended by one Ctrl-C."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+import httpx
+from msgspec import Struct
+from rich.console import Console
+
+from nebula.cli import demo
+from nebula.cli.cluster import joined
+from nebula.cli.options import (
+    engine_command_option,
+    folder_option,
+    stream_replicas_option,
+    verbose_option,
+)
+from nebula.cli.process import fail, on_stop, run, set_up_logging
+from nebula.cli.supervisor import ChildFailed, Supervisor
+from nebula.store.server import EmbeddedServer
+
+
+class UpSettings(Struct, frozen=True):
+    """What `nebula up` was told."""
+
+    nats: str | None
+    nats_port: int
+    stream_replicas: int
+    folder: Path
+    host: str
+    port: int
+    routers: int
+    node: bool
+    gateway_arguments: tuple[str, ...]
+    node_arguments: tuple[str, ...]
+    demo: Path | None
+
+
+@click.command()
+@click.option(
+    "--nats",
+    envvar="NEBULA_NATS_URL",
+    default=None,
+    metavar="URL",
+    help="Use this NATS server or cluster instead of starting one. [env: NEBULA_NATS_URL]",
+)
+@click.option("--nats-port", default=4222, show_default=True, help="Port of the NATS it starts.")
+@stream_replicas_option
+@folder_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="The gateway's address.")
+@click.option("--port", default=8000, show_default=True, help="The gateway's port.")
+@click.option("--load-patience", default=30.0, show_default=True, help="As for `nebula gateway`.")
+@click.option("--routers", default=1, show_default=True, type=click.IntRange(1, 16))
+@click.option("--node/--no-node", default=True, show_default=True, help="Run engines here.")
+@click.option("--name", default=None, help="As for `nebula node`.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="As for `nebula node`.")
+@click.option("--grace", default=20.0, show_default=True, help="As for `nebula node`.")
+@click.option("--restart-limit", default=3, show_default=True, help="As for `nebula node`.")
+@click.option("--restart-pause", default=1.0, show_default=True, help="As for `nebula node`.")
+@engine_command_option
+@click.option(
+    "--demo",
+    "demo_folder",
+    default=None,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Load the demo models from this folder and print how to try them.",
+)
+@verbose_option
+def up(
+    nats: str | None,
+    nats_port: int,
+    stream_replicas: int,
+    folder: Path,
+    host: str,
+    port: int,
+    load_patience: float,
+    routers: int,
+    node: bool,
+    name: str | None,
+    labels: tuple[str, ...],
+    grace: float,
+    restart_limit: int,
+    restart_pause: float,
+    engine_command: str | None,
+    demo_folder: Path | None,
+    verbose: bool,
+) -> None:
+    """Run NATS, a gateway, a router and a node on this machine, and end them together."""
+    set_up_logging(verbose)
+    node_arguments = ["--grace", str(grace), "--restart-limit", str(restart_limit)]
+    node_arguments += ["--restart-pause", str(restart_pause)]
+    node_arguments += ["--name", name] if name else []
+    node_arguments += [argument for label in labels for argument in ("--label", label)]
+    node_arguments += ["--engine-command", engine_command] if engine_command else []
+    settings = UpSettings(
+        nats=nats,
+        nats_port=nats_port,
+        stream_replicas=stream_replicas,
+        folder=folder.resolve(),
+        host=host,
+        port=port,
+        routers=routers,
+        node=node,
+        gateway_arguments=("--load-patience", str(load_patience)),
+        node_arguments=tuple(node_arguments),
+        demo=demo_folder.resolve() if demo_folder else None,
+    )
+    run(_up(settings, grace))
+
+
+async def _up(settings: UpSettings, grace: float) -> None:
+    console = Console(stderr=True, highlight=False)
+    server = None if settings.nats else EmbeddedServer(settings.folder / "nats", settings.nats_port)
+    url = settings.nats or (server.url if server else "")
+    supervisor = Supervisor(settings.folder / "logs", server)
+    stopping = asyncio.Event()
+    on_stop(stopping.set)
+    routers = [f"router-{number}" for number in range(settings.routers)]
+    try:
+        await supervisor.start_server()
+        for name in routers:
+            supervisor.start(name, _command("router", settings), {"NEBULA_NATS_URL": url})
+        if settings.node:
+            line = [*_command("node", settings), "--folder", str(settings.folder)]
+            line += settings.node_arguments
+            supervisor.start("node", line, {"NEBULA_NATS_URL": url})
+        line = [*_command("gateway", settings), *settings.gateway_arguments]
+        line += ["--host", settings.host, "--port", str(settings.port)]
+        supervisor.start("gateway", line, {"NEBULA_NATS_URL": url})
+        serving = asyncio.create_task(_serve(settings, url, console))
+        failing = asyncio.create_task(supervisor.failure())
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait((failing, stopped), return_when=asyncio.FIRST_COMPLETED)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        if failing.done():
+            failing.result()
+    except ChildFailed as error:
+        fail(str(error))
+    finally:
+        console.print("stopping: engines first, NATS last")
+        await supervisor.stop(["gateway"], 10)
+        await supervisor.stop(["node"], grace + 15)
+        await supervisor.stop(routers, 10)
+        await supervisor.stop_server()
+
+
+def _command(actor: str, settings: UpSettings) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "nebula.cli.main",
+        actor,
+        "--stream-replicas",
+        str(settings.stream_replicas),
+    ]
+
+
+async def _serve(settings: UpSettings, url: str, console: Console) -> None:
+    """Say when the cluster is up, then bring up the demo if it was asked for."""
+    address = f"http://{settings.host}:{settings.port}"
+    await _ready(address)
+    console.print(f"[green]Nebula is up[/green]: {address}  (NATS: {url}, logs: {settings.folder})")
+    if settings.demo is not None:
+        async with joined(url, patience=30) as projection:
+            await demo.bring_up(projection, settings.demo, address, console)
+    else:
+        console.print("Load a model with `nebula load SOURCE`; Ctrl-C ends everything.")
+
+
+async def _ready(address: str) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        while True:
+            try:
+                if (await client.get(f"{address}/ready")).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            await asyncio.sleep(0.1)

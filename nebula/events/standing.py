@@ -1,0 +1,67 @@
+"""How a model stands, in one word and one sentence for people. Pure."""
+
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from nebula.events.state import Model, Replica, State
+
+Word: TypeAlias = Literal["ready", "loading", "failed", "unschedulable", "unloading", "idle"]
+
+
+class Standing(Struct, frozen=True):
+    """`ready` of `wanted` replicas serve; `detail` says what is with the others."""
+
+    word: Word
+    ready: int
+    wanted: int
+    detail: str = ""
+
+
+def standing(state: State, model: Model) -> Standing:
+    """Judge a model: ready when any replica serves, failed when none ever will by itself."""
+    replicas = [replica for replica in state.replicas_of(model) if not replica.retired]
+    ready = sum(replica.serving for replica in replicas)
+    wanted = model.spec.replicas
+    details = [_replica(replica) for replica in replicas if not replica.serving]
+    if model.unschedulable:
+        details.append(f"{model.missing} of {wanted} replicas not placed: {model.unschedulable}")
+    if model.unloading:
+        left = sum(1 for _ in state.replicas_of(model))
+        return Standing("unloading", 0, 0, f"{left} engines are still ending")
+    detail = "; ".join(details)
+    if ready:
+        return Standing("ready", ready, wanted, detail)
+    if wanted == 0:
+        return Standing("idle", 0, 0, "it is scaled to 0 replicas")
+    if replicas and all(replica.given_up for replica in replicas):
+        return Standing("failed", 0, wanted, detail)
+    if model.unschedulable and not replicas:
+        return Standing("unschedulable", 0, wanted, detail)
+    return Standing("loading", 0, wanted, detail or "it waits for a router to place it")
+
+
+def _replica(replica: Replica) -> str:
+    where = f"{replica.id} on {replica.node}"
+    match replica.phase:
+        case "assigned" | "stopped":
+            return f"{where} waits to be started"
+        case "starting":
+            return f"{where} is starting (attempt {replica.attempt})"
+        case "failed" if replica.given_up:
+            return f"{where} gave up after {replica.attempt} attempts: {replica.reason}"
+        case "failed":
+            again = f"again in {replica.retry_in:.0f} s" if replica.retry_in else "again now"
+            return f"{where} failed (attempt {replica.attempt}, {again}): {replica.reason}"
+        case "ready":
+            return f"{where} is being replaced"
+
+
+def loading_seconds(state: State, model: Model, now: int) -> float:
+    """Give for how long (s) the model's oldest start has been under way; `now` in ns."""
+    starts = [
+        replica.engine.started
+        for replica in state.replicas_of(model)
+        if replica.phase == "starting" and replica.engine is not None
+    ]
+    return max(0.0, (now - min(starts)) / 1e9) if starts else 0.0

@@ -1,0 +1,214 @@
+"""The admin API: the same intents that anyone may publish, and the state they led to."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from litestar import Request, delete, get, patch, post
+from msgspec import Struct
+
+from nebula.actors.gateway import Gateway
+from nebula.actors.intents import Refused, submit
+from nebula.events import subjects
+from nebula.events.standing import Standing, standing
+from nebula.events.state import Model, Node, Replica, State
+from nebula.events.vocabulary import (
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    Event,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+)
+from nebula.http.errors import ApiError, unavailable
+from nebula.http.openai import Limits, read_body
+from nebula.store.connection import Unavailable
+
+E = TypeVar("E", bound=Event)
+
+
+class AdapterView(Struct, frozen=True):
+    """An adapter of a model, and on how many replicas it is in place."""
+
+    name: str
+    source: str
+    loaded: int
+    reason: str = ""
+
+
+class ModelView(Struct, frozen=True):
+    """A model as people ask for it: what was wanted and how it stands."""
+
+    id: str
+    name: str
+    source: str
+    task: str
+    standing: Standing
+    replicas: tuple[str, ...]
+    adapters: tuple[AdapterView, ...]
+    version: int
+    spec: ModelLoadRequested
+
+
+class Accepted(Struct, frozen=True):
+    """An intent is in the log, at `seq`; what comes of it is seen in the model."""
+
+    id: str
+    seq: int
+    model: ModelView | None = None
+
+
+def view(state: State, model: Model) -> ModelView:
+    """Show a model."""
+    return ModelView(
+        model.id,
+        model.name,
+        model.spec.source,
+        model.task,
+        standing(state, model),
+        model.replicas,
+        tuple(_adapter(state, model, name) for name in sorted(model.adapters)),
+        model.version,
+        model.spec,
+    )
+
+
+def _adapter(state: State, model: Model, name: str) -> AdapterView:
+    statuses = [
+        status
+        for replica in state.replicas_of(model)
+        if (status := replica.adapters.get(name)) is not None
+    ]
+    reasons = [status.reason for status in statuses if not status.loaded]
+    return AdapterView(
+        name,
+        model.adapters[name],
+        sum(status.loaded for status in statuses),
+        reasons[0] if reasons else "",
+    )
+
+
+async def _body(
+    request: Request[Any, Any, Any], limits: Limits, kind: type[E], *drop: str
+) -> tuple[E, Mapping[str, object]]:
+    """Read an intent from a body, with some fields of it that are not the event's."""
+    raw = await read_body(request, limits.body)
+    try:
+        fields = msgspec.json.decode(raw or b"{}", type=dict[str, object])
+        extra = {key: fields.pop(key) for key in drop if key in fields}
+        return msgspec.convert(fields, kind), extra
+    except msgspec.ValidationError as error:
+        path = str(error).rpartition("`$.")[2].rstrip("`") if "`$." in str(error) else None
+        raise ApiError(400, str(error), param=path) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ApiError(400, f"the body is no JSON: {error}", code="invalid_json") from error
+
+
+async def _submit(
+    request: Request[Any, Any, Any], gateway: Gateway, identity: str, event: Event
+) -> Accepted:
+    if not gateway.able:
+        raise unavailable("NATS can't be reached")
+    try:
+        seq = await submit(
+            gateway.projection,
+            identity,
+            event,
+            message_id=request.headers.get("idempotency-key"),
+        )
+    except Refused as error:
+        field = str(error).partition(":")[0]
+        param = field if field.isidentifier() else None
+        status = 409 if "is already" in str(error) else 400
+        raise ApiError(status, str(error), param=param, code="refused") from error
+    except Unavailable as error:
+        raise unavailable(str(error)) from error
+    state = gateway.projection.state
+    model = state.models.get(identity)
+    return Accepted(identity, seq, view(state, model) if model is not None else None)
+
+
+def _known(gateway: Gateway, identity: str) -> Model:
+    model = gateway.projection.state.models.get(identity)
+    if model is None:
+        there = ", ".join(sorted(gateway.projection.state.models)) or "none"
+        raise ApiError(
+            404,
+            f"there is no model with the id {identity!r}; there are: {there}",
+            param="model",
+            code="model_not_found",
+        )
+    return model
+
+
+@post("/admin/models", status_code=202, request_max_body_size=None)
+async def load(request: Request[Any, Any, Any], gateway: Gateway, limits: Limits) -> Accepted:
+    """Load a model: the load request as JSON, with an `id` if the name should not make one."""
+    event, extra = await _body(request, limits, ModelLoadRequested, "id")
+    identity = extra.get("id") or subjects.default_id(event.source, event.name)
+    if not isinstance(identity, str) or not subjects.is_token(identity):
+        raise ApiError(400, f"id: {identity!r} is no id: letters, digits, '_', '-'", param="id")
+    return await _submit(request, gateway, identity, event)
+
+
+@get("/admin/models")
+async def list_models(gateway: Gateway) -> list[ModelView]:
+    """List all models."""
+    state = gateway.projection.state
+    return [view(state, state.models[identity]) for identity in sorted(state.models)]
+
+
+@get("/admin/models/{model:str}")
+async def show_model(model: str, gateway: Gateway) -> ModelView:
+    """Show one model, by its id."""
+    return view(gateway.projection.state, _known(gateway, model))
+
+
+@patch("/admin/models/{model:str}", status_code=202, request_max_body_size=None)
+async def scale(
+    model: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
+) -> Accepted:
+    """Give a model another number of replicas."""
+    event, _ = await _body(request, limits, ModelScaleRequested)
+    return await _submit(request, gateway, _known(gateway, model).id, event)
+
+
+@delete("/admin/models/{model:str}", status_code=202)
+async def unload(model: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
+    """Unload a model."""
+    return await _submit(request, gateway, _known(gateway, model).id, ModelUnloadRequested())
+
+
+@post("/admin/models/{model:str}/adapters", status_code=202, request_max_body_size=None)
+async def load_adapter(
+    model: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
+) -> Accepted:
+    """Load an adapter onto every replica of a model."""
+    event, _ = await _body(request, limits, AdapterLoadRequested)
+    return await _submit(request, gateway, _known(gateway, model).id, event)
+
+
+@delete("/admin/models/{model:str}/adapters/{adapter:path}", status_code=202)
+async def unload_adapter(
+    model: str, adapter: str, request: Request[Any, Any, Any], gateway: Gateway
+) -> Accepted:
+    """Unload an adapter."""
+    event = AdapterUnloadRequested(adapter.removeprefix("/"))
+    known = _known(gateway, model)
+    if event.name not in known.adapters:
+        raise ApiError(404, f"model {model!r} has no adapter {event.name!r}", param="adapter")
+    return await _submit(request, gateway, known.id, event)
+
+
+@get("/admin/replicas")
+async def list_replicas(gateway: Gateway) -> list[Replica]:
+    """List all replicas with their engines."""
+    state = gateway.projection.state
+    return [state.replicas[identity] for identity in sorted(state.replicas)]
+
+
+@get("/admin/nodes")
+async def list_nodes(gateway: Gateway) -> list[Node]:
+    """List all nodes with their devices."""
+    state = gateway.projection.state
+    return [state.nodes[identity] for identity in sorted(state.nodes)]

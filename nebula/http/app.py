@@ -1,0 +1,37 @@
+"""The Litestar application: which handlers there are, and what they are given."""
+
+from litestar import Litestar
+from litestar.di import Provide
+
+from nebula.actors.gateway import Gateway
+from nebula.http import admin, errors, openai
+from nebula.http.openai import Limits
+
+
+def create_app(gateway: Gateway, limits: Limits) -> Litestar:
+    """Build the app around a gateway actor; whoever calls this runs the actor."""
+    return Litestar(
+        route_handlers=[
+            openai.infer,
+            openai.list_models,
+            openai.show_model,
+            openai.health,
+            openai.ready,
+            admin.load,
+            admin.list_models,
+            admin.show_model,
+            admin.scale,
+            admin.unload,
+            admin.load_adapter,
+            admin.unload_adapter,
+            admin.list_replicas,
+            admin.list_nodes,
+        ],
+        dependencies={
+            "gateway": Provide(lambda: gateway, sync_to_thread=False),
+            "limits": Provide(lambda: limits, sync_to_thread=False),
+        },
+        exception_handlers={Exception: errors.respond},
+        openapi_config=None,
+        logging_config=None,
+    )

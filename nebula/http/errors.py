@@ -1,0 +1,70 @@
+"""Errors as OpenAI's API words them: `{"error": {"message", "type", "param", "code"}}`."""
+
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from msgspec import Struct
+
+
+class ErrorBody(Struct, frozen=True):
+    """The inside of OpenAI's error object. `param` names the field that is at fault."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | int | None = None
+
+
+class ApiError(Exception):
+    """An answer that is an error. `retry_after` in seconds becomes a header."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+        self.body = ErrorBody(message, kind, param, code)
+
+    @property
+    def payload(self) -> bytes:
+        """The error as JSON."""
+        return msgspec.json.encode({"error": self.body})
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """`Retry-After`, where waiting helps."""
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+
+
+def unavailable(message: str, retry_after: int | None = 1) -> ApiError:
+    """Give a 503 for something that is not there now."""
+    return ApiError(
+        503, message, kind="service_unavailable", code="unavailable", retry_after=retry_after
+    )
+
+
+def respond(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Turn any exception of a handler into an OpenAI error."""
+    if isinstance(error, ApiError):
+        api = error
+    elif isinstance(error, HTTPException):
+        kind = "invalid_request_error" if error.status_code < 500 else "internal_error"
+        api = ApiError(error.status_code, error.detail or "error", kind=kind)
+    else:
+        api = ApiError(500, f"internal error: {type(error).__name__}", kind="internal_error")
+    return Response(
+        api.payload,
+        status_code=api.status,
+        headers=api.headers,
+        media_type="application/json",
+    )
