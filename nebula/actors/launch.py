@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from nebula.events.memory import GIB
+from nebula.events.memory import MIB
 from nebula.events.objections import option_name
 from nebula.events.state import Launch, Replica
 from nebula.events.vocabulary import Device, OptionValue
@@ -56,6 +56,8 @@ def arguments(
     }:
         share = replica.memory / device.memory if device.memory else 0.0
         line.append(f"--gpu-memory-utilization={math.floor(share * 1000) / 1000}")
+    if device.kind == "cpu" and "kv-cache-memory-bytes" not in options:
+        line.append(f"--kv-cache-memory-bytes={cpu_cache(replica.memory)}")
     for key, value in options.items():
         line += _option(key, value)
     return tuple(line)
@@ -86,8 +88,6 @@ def environment(
         environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     if device.kind == "gpu":
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in replica.devices)
-    else:
-        environ["VLLM_CPU_KVCACHE_SPACE"] = str(cpu_cache_gib(replica.memory))
     return {
         **environ,
         **launch.env,
@@ -100,9 +100,11 @@ def environment(
     }
 
 
-def cpu_cache_gib(share: int) -> int:
-    """Give the KV cache's size in whole GiB (vLLM takes no fractions) for a share of a CPU node.
+def cpu_cache(share: int) -> int:
+    """Give the KV cache's bytes for a share of a CPU node: a quarter of it, at least 128 MiB.
 
-    A quarter of the share: the rest is for the weights and the processes. At least one.
+    The rest is for the weights and the processes. Without a size vLLM asks for nearly the whole
+    machine, and does not start when it is not free. (`VLLM_CPU_KVCACHE_SPACE`, where it is set,
+    overrides this in vLLM.)
     """
-    return max(1, share // 4 // GIB)
+    return max(share // 4, 128 * MIB)

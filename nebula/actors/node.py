@@ -53,6 +53,9 @@ from nebula.store.connection import Connection, Unavailable
 log = logging.getLogger(__name__)
 
 HEARTBEAT = 2.0
+REASON_LINES = 400
+"""Where vLLM says why it failed may be this far above its last line."""
+
 MAX_LOG_REPLY = 512 * 1024
 MAX_LOG_FILE = 64 * 1024 * 1024
 
@@ -101,6 +104,7 @@ class _Engine:
         self.port = port
         self.client = EngineClient(port)
         self.process: EngineProcess | None = None
+        self.hint = ""
         self.ready = False
         self.ready_since: float | None = None
         self.stop_reason: str | None = None
@@ -246,7 +250,7 @@ class Node(Actor):
                 code = await watching
             finally:
                 watching.cancel()
-            reason = processes.failure_reason(engine.process.tail())
+            reason = processes.failure_reason(engine.process.tail(REASON_LINES))
         except OSError as error:
             reason = f"can't run {' '.join(self.settings.engine_command)}: {error}"
         await self._ended(engine, code, reason)
@@ -258,6 +262,9 @@ class Node(Actor):
         device = next((item for item in self.inventory if item.index == replica.devices[0]), None)
         if device is None:
             raise OSError(f"this node has no device {replica.devices[0]}")
+        source = model.launch.source
+        if source.startswith("/") and not Path(source).exists():
+            engine.hint = f"there is no {source} on this node; the engine says: "
         line = launch.arguments(self._site, model.launch, replica, device, engine.port)
         environ = launch.environment(self._site, model.launch, replica, device, os.environ)
         log_file = self._log_file(replica.id)
@@ -284,7 +291,7 @@ class Node(Actor):
             if code is not None and code < 0:
                 reason = f"killed by signal {-code}; its last words: {reason}"
             lines = engine.process.tail() if engine.process is not None else ()
-            failed = EngineFailed(reason, code, lines, attempt, pause)
+            failed = EngineFailed(engine.hint + reason, code, lines, attempt, pause)
             log.warning("%s failed (attempt %d): %s", engine.replica, attempt, reason)
             if pause is not None:
                 self._retry_at[engine.replica] = self._now() + pause

@@ -187,7 +187,12 @@ _REASON = re.compile(
 )
 _USAGE = re.compile(r"(error: .+)$")
 _PREFIX = re.compile(r"^\([A-Za-z_0-9]+ pid=\d+\)\s*(?:ERROR\s+[\d-]+ [\d:]+ \[[^\]]*\]\s*)?")
-_WRAPPER = ("Engine core initialization failed", "EngineCore failed to start")
+_WRAPPER = (
+    "Engine core initialization failed",
+    "EngineCore failed to start",
+    "Executor failed",
+    "EngineDeadError",
+)
 
 
 def failure_reason(lines: Sequence[str]) -> str:
@@ -197,14 +202,19 @@ def failure_reason(lines: Sequence[str]) -> str:
     then the one before it that says why.
     """
     fallback = ""
-    for line in reversed(lines):
-        plain = _PREFIX.sub("", line)
-        match = _REASON.search(plain) or _USAGE.search(plain)
+    plain = [_PREFIX.sub("", line) for line in lines]
+    for index in reversed(range(len(plain))):
+        match = _REASON.search(plain[index]) or _USAGE.search(plain[index])
         if match is None:
             continue
-        if not any(text in match[1] for text in _WRAPPER):
-            return match[1][:1000]
-        fallback = fallback or match[1][:1000]
+        reason = match[1]
+        if "validation error" in reason and index + 1 < len(plain):
+            reason += (
+                ": " + plain[index + 1].strip()
+            )  # pydantic says what is wrong on the next line
+        if not any(text in reason for text in _WRAPPER):
+            return reason[:1000]
+        fallback = fallback or reason[:1000]
     if fallback:
         return fallback
     said = [line.strip() for line in lines if line.strip()]

@@ -2,8 +2,9 @@
 
 import re
 
+MIB = 1024**2
 GIB = 1024**3
-_UNITS = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": GIB, "tib": 1024**4}
+_UNITS = {"": 1, "b": 1, "kib": 1024, "mib": MIB, "gib": GIB, "tib": 1024**4}
 _UNITS |= {"kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4}
 _AMOUNT = re.compile(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([a-zA-Z]*)\s*", re.ASCII)
 

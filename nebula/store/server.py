@@ -46,7 +46,7 @@ def configuration(port: int, store: Path, host: str = "127.0.0.1") -> str:
         "jetstream {\n"
         f"  store_dir: {json.dumps(str(store))}\n"
         "  sync_interval: always\n"
-        f"  max_memory_store: {512 * 1024 * 1024}\n"
+        f"  max_memory_store: {1024 * 1024 * 1024}\n"
         "}\n"
     )
 

@@ -4,9 +4,11 @@ Whoever comes first creates a stream. A stream that is configured otherwise is r
 silently used: a log that may lose events is worse than none.
 """
 
+import asyncio
+
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import APIError, BadRequestError, NotFoundError
+from nats.js.errors import APIError, NotFoundError
 
 from nebula.events import subjects
 
@@ -15,6 +17,7 @@ STATUS = "NEBULA_STATUS"
 INFERENCE = "NEBULA_INFERENCE"
 
 MIB = 1024 * 1024
+_TRIES = 20
 _CHECKED = (
     "subjects",
     "retention",
@@ -94,17 +97,7 @@ async def ensure(jetstream: JetStreamContext, replicas: int = 1) -> None:
     Raises StreamMismatch, and lets nats-py's errors through when JetStream does not answer.
     """
     for wanted in definitions(replicas):
-        try:
-            found = (await jetstream.stream_info(wanted.name or "")).config
-        except NotFoundError:
-            try:
-                found = (await jetstream.add_stream(wanted)).config
-            except BadRequestError as error:
-                if error.err_code != 10058:  # "stream name already in use": somebody was first
-                    raise _unusable(wanted, error) from error
-                found = (await jetstream.stream_info(wanted.name or "")).config
-            except APIError as error:
-                raise _unusable(wanted, error) from error
+        found = await _find_or_create(jetstream, wanted)
         differences = _differences(wanted, found)
         if differences:
             raise StreamMismatch(
@@ -113,8 +106,27 @@ async def ensure(jetstream: JetStreamContext, replicas: int = 1) -> None:
             )
 
 
-def _unusable(wanted: StreamConfig, error: APIError) -> StreamMismatch:
-    return StreamMismatch(f"stream {wanted.name} can't be created: {error.description}")
+async def _find_or_create(jetstream: JetStreamContext, wanted: StreamConfig) -> StreamConfig:
+    """Give the stream's configuration as the server has it.
+
+    A refusal is final only when it is repeated and the stream still is not there: while several
+    actors create it at once, the server counts its memory several times or says that the name is
+    taken, and a cluster without a leader refuses everything for a moment.
+    """
+    name = wanted.name or ""
+    refusal: APIError | None = None
+    for _ in range(_TRIES):
+        try:
+            return (await jetstream.stream_info(name)).config
+        except NotFoundError:
+            pass
+        try:
+            return (await jetstream.add_stream(wanted)).config
+        except APIError as error:
+            refusal = error
+        await asyncio.sleep(0.25)
+    reason = refusal.description if refusal is not None else "no reason given"
+    raise StreamMismatch(f"stream {name} can't be created: {reason}")
 
 
 def _differences(wanted: StreamConfig, found: StreamConfig) -> list[str]:
