@@ -262,9 +262,7 @@ class Node(Actor):
         device = next((item for item in self.inventory if item.index == replica.devices[0]), None)
         if device is None:
             raise OSError(f"this node has no device {replica.devices[0]}")
-        source = model.launch.source
-        if source.startswith("/") and not Path(source).exists():
-            engine.hint = f"there is no {source} on this node; the engine says: "
+        engine.hint = _hint(model.launch.source)
         line = launch.arguments(self._site, model.launch, replica, device, engine.port)
         environ = launch.environment(self._site, model.launch, replica, device, os.environ)
         log_file = self._log_file(replica.id)
@@ -412,3 +410,10 @@ class Node(Actor):
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _hint(source: str) -> str:
+    """Say what vLLM does not: it takes a folder that is not there for a bad hub id."""
+    if not source.startswith("/") or Path(source).exists():
+        return ""
+    return f"there is no {source} on this node; the engine says: "
