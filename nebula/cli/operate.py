@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 import msgspec
 from nats.errors import Error as NatsError
-from rich.console import Console
 from rich.table import Table
 
 from nebula.actors.intents import Refused, submit
@@ -35,10 +34,6 @@ from nebula.http.admin import view
 wait_option = click.option(
     "--wait/--no-wait", default=True, show_default=True, help="Wait and show the progress."
 )
-
-
-def _console() -> Console:
-    return Console(highlight=False)
 
 
 def _print_json(value: object) -> None:
@@ -272,7 +267,7 @@ async def _ask(
         identity, seq = await _submit(projection, intent)
         served = True
         if wait:
-            served = await progress.follow(projection, identity, Console(stderr=True))
+            served = await progress.follow(projection, identity, tables.console(errors=True))
         if as_json:
             model = projection.state.models.get(identity)
             shown = view(projection.state, model) if model is not None else None
@@ -289,7 +284,7 @@ async def _unload(nats: str, reference: str, wait: bool, as_json: bool) -> None:
             projection, lambda state: (_find(state, reference).id, ModelUnloadRequested())
         )
         if wait:
-            with Console(stderr=True).status(f"{identity}: its engines are ending"):
+            with tables.console(errors=True).status(f"{identity}: its engines are ending"):
                 await projection.until(
                     lambda state: (
                         identity not in state.models or not state.models[identity].unloading
@@ -311,14 +306,14 @@ async def _show(
         if as_json:
             _print_json(items(projection.state))
         else:
-            _console().print(table(projection.state))
+            tables.console().print(table(projection.state))
 
 
 async def _status(nats: str, as_json: bool) -> None:
     async with joined(nats) as projection:
         state = projection.state
         if not as_json:
-            tables.status(_console(), state)
+            tables.status(tables.console(), state)
             return
         _print_json(
             {

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nebula.actors.projection import Projection
-from nebula.events.standing import Standing, standing
+from nebula.events.standing import standing
 from nebula.events.state import Model
 
 
@@ -22,9 +22,9 @@ async def follow(projection: Projection, identity: str, console: Console) -> boo
                 console.print(f"{identity} was unloaded")
                 return False
             stands = standing(projection.state, model)
-            problem = _problem(projection, model, stands)
+            problem = _problem(projection, model)
             if problem and problem != told:
-                console.print(f"[yellow]{identity}: {escape(problem)}[/yellow]")
+                console.print(f"[yellow]{escape(problem)}[/yellow]", soft_wrap=True)
                 told = problem
             if stands.word == "idle" or stands.ready == stands.wanted:
                 waiting = _adapters_left(projection, model)
@@ -39,7 +39,8 @@ async def follow(projection: Projection, identity: str, console: Console) -> boo
                 model.unschedulable and all(r.serving for r in projection.state.replicas_of(model))
             ):
                 _last_words(projection, model, console)
-                console.print(f"[red]{identity} is {stands.word}[/red]: {escape(stands.detail)}")
+                text = f"[red]{identity} is {stands.word}[/red]: {escape(stands.detail)}"
+                console.print(text, soft_wrap=True)
                 return False
             else:
                 line.update(
@@ -49,10 +50,11 @@ async def follow(projection: Projection, identity: str, console: Console) -> boo
             await _change_or_second(projection)
 
 
-def _problem(projection: Projection, model: Model, stands: Standing) -> str:
+def _problem(projection: Projection, model: Model) -> str:
+    """Give the first trouble of any replica, in words that stay the same from try to try."""
     for replica in projection.state.replicas_of(model):
-        if replica.phase == "failed":
-            return stands.detail
+        if replica.phase == "failed" and not replica.given_up:
+            return f"{replica.id} on {replica.node} failed and is tried again: {replica.reason}"
         for name, status in replica.adapters.items():
             if not status.loaded and name in model.adapters:
                 return f"adapter {name} could not be loaded: {status.reason}"
@@ -75,7 +77,7 @@ def _last_words(projection: Projection, model: Model, console: Console) -> None:
         if replica.log_tail:
             console.print(f"The last lines of {replica.id} ({replica.node}):", style="bold")
             for text in replica.log_tail[-15:]:
-                console.print("  " + escape(text), style="dim", highlight=False)
+                console.print("  " + escape(text), style="dim", highlight=False, soft_wrap=True)
 
 
 async def _change_or_second(projection: Projection) -> None:

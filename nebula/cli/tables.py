@@ -19,6 +19,12 @@ _COLOURS = {
 }
 
 
+def console(*, errors: bool = False) -> Console:
+    """Give a console for people; text that goes into a file or a pipe is not cut at 80 columns."""
+    made = Console(stderr=errors, highlight=False)
+    return made if made.is_terminal else Console(stderr=errors, highlight=False, width=200)
+
+
 def coloured(word: str) -> str:
     """Mark a word with the colour it has everywhere."""
     colour = _COLOURS.get(word)
@@ -119,22 +125,22 @@ def _flags(node: Node) -> str:
     return f" ({', '.join(flags)})" if flags else ""
 
 
-def status(console: Console, state: State) -> None:
+def status(output: Console, state: State) -> None:
     """Print the whole cluster, and a line for each model that is not well."""
     if not state.models and not state.nodes:
-        console.print(f"The log holds {state.seq} events: no nodes and no models yet.")
+        output.print(f"The log holds {state.seq} events: no nodes and no models yet.")
         return
-    console.print(nodes(state))
+    output.print(nodes(state))
     if state.models:
-        console.print()
-        console.print(models(state))
-        console.print()
-        console.print(replicas(state))
+        output.print()
+        output.print(models(state))
+        output.print()
+        output.print(replicas(state))
     if any(model.adapters for model in state.models.values()):
-        console.print()
-        console.print(adapters(state))
+        output.print()
+        output.print(adapters(state))
     for identity in sorted(state.models):
         detail = standing(state, state.models[identity]).detail
         if detail:
-            console.print(f"\n[bold]{identity}[/bold]: {escape(detail)}")
-    console.print(f"\n{state.seq} events")
+            output.print(f"\n[bold]{identity}[/bold]: {escape(detail)}", soft_wrap=True)
+    output.print(f"\n{state.seq} events")

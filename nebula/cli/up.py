@@ -9,7 +9,7 @@ import httpx
 from msgspec import Struct
 from rich.console import Console
 
-from nebula.cli import demo
+from nebula.cli import demo, tables
 from nebula.cli.cluster import joined
 from nebula.cli.options import (
     engine_command_option,
@@ -111,7 +111,7 @@ def up(
 
 
 async def _up(settings: UpSettings, grace: float) -> None:
-    console = Console(stderr=True, highlight=False)
+    console = tables.console(errors=True)
     server = None if settings.nats else EmbeddedServer(settings.folder / "nats", settings.nats_port)
     url = settings.nats or (server.url if server else "")
     supervisor = Supervisor(settings.folder / "logs", server)

@@ -1,0 +1,23 @@
+"""One cluster for all end-to-end tests, as `make run` starts it: real vLLM, real weights."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.demo_cluster import DemoCluster
+
+DEMO = Path(__file__).parents[2] / ".demo"
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoCluster]:
+    """The demo, served; every process of it has ended when the tests are over."""
+    assert DEMO.exists(), "the demo models are missing: run `make demo-models`"
+    cluster = DemoCluster(DEMO, tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.up()
+        cluster.await_served()
+        yield cluster
+    finally:
+        cluster.kill_everything()

@@ -1,0 +1,161 @@
+"""The demo cluster as a stranger runs it, and the ways to hurt it that the tests need."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+
+CHAT = "smollm2-135m-instruct"
+EMBEDDING = "all-minilm-l6-v2"
+ADAPTER = "nebula-adapter"
+PATIENCE = 240.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class DemoCluster:
+    """`nebula up --demo` on free ports, its engines found by what the node marks them with."""
+
+    def __init__(self, demo: Path, folder: Path) -> None:
+        self.demo = demo
+        self.folder = folder
+        self.port = free_port()
+        self.nats_port = free_port()
+        self.http = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}", timeout=120, trust_env=False
+        )
+        self.client = openai.OpenAI(
+            base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0, timeout=120
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def up(self, *, demo: bool = True) -> None:
+        line = [sys.executable, "-m", "nebula.cli.main", "up", "--folder", str(self.folder)]
+        line += ["--port", str(self.port), "--nats-port", str(self.nats_port)]
+        line += ["--name", "here", "--restart-limit", "2"]
+        line += ["--demo", str(self.demo)] if demo else []
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+        with (self.folder / "up.log").open("ab") as output:
+            self.process = subprocess.Popen(
+                line, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+            )
+        self.until(self._answers, "the gateway is ready")
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "up.log").read_text()
+        try:
+            return self.http.get("/ready").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def await_served(self) -> None:
+        """Wait until both demo models and the adapter are in place."""
+        self.until(
+            lambda: (
+                {CHAT, EMBEDDING} <= {model["id"] for model in self.models() if _well(model)}
+                and self.model(CHAT)["adapters"][0]["loaded"] == 1
+            ),
+            "the demo is served",
+        )
+
+    def models(self) -> list[dict[str, Any]]:
+        answer: list[dict[str, Any]] = self.http.get("/admin/models").json()
+        return answer
+
+    def model(self, identity: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self.http.get(f"/admin/models/{identity}").json()
+        return answer
+
+    def replica(self, identity: str) -> dict[str, Any]:
+        return next(
+            replica
+            for replica in self.http.get("/admin/replicas").json()
+            if replica["id"] == identity
+        )
+
+    def engine_pids(self) -> dict[str, int]:
+        """The pids of all engines that serve, by replica."""
+        return {
+            replica["id"]: replica["engine"]["pid"]
+            for replica in self.http.get("/admin/replicas").json()
+            if replica["engine"] is not None and replica["phase"] == "ready"
+        }
+
+    def places(self) -> dict[str, tuple[str, tuple[int, ...], int]]:
+        """Where each replica is: node, devices, memory."""
+        return {
+            replica["id"]: (replica["node"], tuple(replica["devices"]), replica["memory"])
+            for replica in self.http.get("/admin/replicas").json()
+        }
+
+    def child(self, actor: str) -> psutil.Process:
+        """The process of one actor under `nebula up`."""
+        assert self.process is not None
+        return next(
+            process
+            for process in psutil.Process(self.process.pid).children()
+            if actor in process.cmdline() or actor in process.name()
+        )
+
+    def until(self, holds: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
+        """Wait for something to become true; fail with `what` and the cluster's own words."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.HTTPError, KeyError, StopIteration, IndexError):
+                if holds():
+                    return
+            time.sleep(0.2)
+        raise AssertionError(f"not within {patience:.0f} s: {what}\n{self.last_words()}")
+
+    def last_words(self) -> str:
+        logs = sorted(self.folder.rglob("*.log"))
+        return "\n".join(
+            f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-8:])
+            for log in logs
+        )
+
+    def kill_everything(self) -> None:
+        """kill -9 of every process: `nebula up`, its children and all engines."""
+        if self.process is not None:
+            own = psutil.Process(self.process.pid).children(recursive=True)
+            self.process.kill()
+            for process in own:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self.process.wait()
+        for process in self.engine_processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process = None
+
+    def engine_processes(self, replica: str = "") -> list[psutil.Process]:
+        """Every living process of this cluster's engines, or of one replica's."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                environ = process.environ()
+                if (
+                    environ.get("NEBULA_NODE_FOLDER", "").startswith(str(self.folder))
+                    and replica in ("", environ.get("NEBULA_REPLICA"))
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
+                    found.append(process)
+        return found
+
+
+def _well(model: dict[str, Any]) -> bool:
+    return bool(model["standing"]["word"] == "ready")
