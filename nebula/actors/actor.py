@@ -31,10 +31,15 @@ class Actor:
 
     async def run(self) -> None:
         """Live until `stop` is called. Raises what makes going on impossible."""
-        await self.log.open()
+        stopping = asyncio.create_task(self._stopping.wait(), name="wait for stop")
+        opening = asyncio.create_task(self._open(), name="connect")
+        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            await _cancel([opening, stopping])
+            return
+        opening.result()
         following = asyncio.create_task(self.projection.run(), name="follow the log")
         working: asyncio.Task[None] | None = None
-        stopping = asyncio.create_task(self._stopping.wait(), name="wait for stop")
         try:
             if await self._caught_up(following, stopping):
                 await self.begin()
@@ -48,6 +53,10 @@ class Actor:
         finally:
             await self.end()
             await _cancel([following, stopping, *([working] if working else []), *self._tasks])
+
+    async def _open(self) -> None:
+        await self.connection.open()
+        await self.log.open()
 
     async def begin(self) -> None:
         """Get ready; the log has been folded up to now."""

@@ -87,6 +87,8 @@ def environment(
     if launch.lora:
         environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     if device.kind == "gpu":
+        # NVML, which found the devices, numbers them so; CUDA by itself puts the fastest first.
+        environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in replica.devices)
     return {
         **environ,

@@ -6,6 +6,7 @@ and ends those that are not.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 
 from nebula.actors import devices, launch, processes
 from nebula.actors.actor import Actor
@@ -373,7 +375,8 @@ class Node(Actor):
             )
             if self.connection.connected:
                 subject = subjects.node_status(self.settings.node)
-                await self.connection.client.publish(subject, msgspec.json.encode(status))
+                with contextlib.suppress(NatsError):
+                    await self.connection.client.publish(subject, msgspec.json.encode(status))
             await asyncio.sleep(HEARTBEAT)
 
     async def _on_log_request(self, message: Msg) -> None:

@@ -62,10 +62,11 @@ def _decide_model(state: State, model: Model) -> Decision | None:
             return None
         return Decision(model.id, ModelUnloaded(), model.changed)
     due = model.intent > model.answered
-    if not due and len(model.assignments) == model.spec.replicas:
+    housed = all(place.node in state.nodes for place in model.assignments)
+    if not due and housed and len(model.assignments) == model.spec.replicas:
         return None
     version = model.version + 1
-    assignments, reason = _plan(state, model, version)
+    assignments, reason = _plan(state, model, version, revive=due)
     missing = model.spec.replicas - len(assignments)
     cause = model.intent if due else max(state.capacity_seq, model.answered)
     if assignments != model.assignments or (due and not missing):
@@ -75,11 +76,16 @@ def _decide_model(state: State, model: Model) -> Decision | None:
     return None
 
 
-def _plan(state: State, model: Model, version: int) -> tuple[tuple[Assignment, ...], str]:
-    """Keep the replicas that are well where they are; place the rest. Gives why any is missing."""
+def _plan(
+    state: State, model: Model, version: int, *, revive: bool
+) -> tuple[tuple[Assignment, ...], str]:
+    """Keep the replicas that are well where they are; place the rest. Gives why any is missing.
+
+    `revive`: try again those that their nodes gave up, because somebody has asked for the model.
+    """
     wanted = model.spec.replicas
     kept = [
-        _renewed(state, model, place, version)
+        _renewed(state, model, place, version, revive=revive)
         for place in sorted(model.assignments, key=_number)
         if place.node in state.nodes
     ][:wanted]
@@ -107,11 +113,13 @@ def _plan(state: State, model: Model, version: int) -> tuple[tuple[Assignment, .
     return tuple(sorted(fitting, key=_number)), reason
 
 
-def _renewed(state: State, model: Model, place: Assignment, version: int) -> Assignment:
-    """Keep a place; a changed launch or a replica that was given up makes it a new version."""
+def _renewed(
+    state: State, model: Model, place: Assignment, version: int, *, revive: bool
+) -> Assignment:
+    """Keep a place; a changed launch or a replica that is to be revived makes it a new version."""
     replica = state.replicas.get(place.replica)
-    changed = launch_of(model) != model.launch
-    if not changed and not (replica is not None and replica.given_up):
+    revived = revive and replica is not None and replica.given_up
+    if launch_of(model) == model.launch and not revived:
         return place
     device = _device(state.nodes[place.node], place.devices[0])
     need = place.memory if device is None else _need(model, device)
@@ -163,7 +171,7 @@ def _best(
     for node, device in _devices(state):
         need = _need(model, device)
         room = usable(device) - used.get((node.id, device.index), 0)
-        if room < need:
+        if room < max(need, 1):
             tight.append(
                 f"{node.id}/{device.kind}{device.index} has {memory.text(max(room, 0))} left, "
                 f"needs {memory.text(need)}"
@@ -184,7 +192,8 @@ def _devices(state: State) -> Iterator[tuple[Node, Device]]:
         node = state.nodes[identity]
         if node.schedulable:
             for device in node.devices:
-                yield node, device
+                if device is _device(node, device.index):
+                    yield node, device
 
 
 def _device(node: Node, index: int) -> Device | None:
@@ -196,9 +205,11 @@ def _number(place: Assignment) -> int:
 
 
 def _free_numbers(model: Model, placed: list[Assignment]) -> Iterator[int]:
-    """Count up, passing over replicas that are placed or whose engine still ends."""
-    taken = {place.replica for place in placed}
-    taken |= set(model.replicas) - {place.replica for place in model.assignments}
+    """Count up, passing over every replica there is.
+
+    One that moves gets a new number too: its engine may still run, or just be starting, elsewhere.
+    """
+    taken = {place.replica for place in placed} | set(model.replicas)
     number = 0
     while True:
         if replica_id(model.id, number) not in taken:

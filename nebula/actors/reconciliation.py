@@ -75,10 +75,11 @@ def reconcile(
             actions.append(Stop(engine.replica, f"plan {replica.version} replaces it"))
         elif engine.ready:
             actions += _adapters(state, replica)
+    stopped = {action.replica for action in actions if isinstance(action, Stop)}
     busy = {
         device
         for engine in running.values()
-        if engine.ending or not engine.ready
+        if engine.ending or not engine.ready or engine.replica in stopped
         for device in engine.devices
     }
     for replica in wanted.values():
@@ -125,4 +126,5 @@ class Restarts(Struct, frozen=True):
         number = 1 if served >= self.settled else attempt
         if number >= self.limit:
             return number, None
-        return number, min(self.pause * 2 ** (number - 1), self.longest)
+        # A power that no pause needs would be too large for a float.
+        return number, min(self.pause * 2 ** min(number - 1, 64), self.longest)

@@ -27,7 +27,7 @@ from nebula.cli.options import (
     verbose_option,
 )
 from nebula.cli.process import FATAL, fail, on_stop, run, set_up_logging
-from nebula.events import inference, subjects
+from nebula.events import subjects
 from nebula.http.app import create_app
 from nebula.http.openai import Limits
 from nebula.http.relay import Patience
@@ -83,13 +83,12 @@ async def _gateway(
         listening = socket.create_server((host, port), backlog=2048)
     except OSError as error:
         fail(f"can't listen on {host}:{port}: {error}; give another --port", FATAL)
-    connection = await Connection(nats, "gateway").open()
-    actor = Gateway(connection, f"gw-{uuid.uuid4().hex[:8]}", stream_replicas=stream_replicas)
-    room = connection.max_body - inference.HEADER_ROOM
-    limits = Limits(min(max_body or room, room), patience)
+    actor = Gateway(
+        Connection(nats, "gateway"), f"gw-{uuid.uuid4().hex[:8]}", stream_replicas=stream_replicas
+    )
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(actor, limits),
+            create_app(actor, Limits(max_body, patience)),
             loop="none",
             http="httptools",
             access_log=False,
@@ -98,17 +97,16 @@ async def _gateway(
             timeout_graceful_shutdown=5,
         )
     )
-    acting = _start(actor)
+    acting = asyncio.create_task(actor.run())
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:
-        await server.serve(sockets=[listening])
+        await asyncio.wait((acting, serving), return_when=asyncio.FIRST_COMPLETED)
     finally:
+        server.should_exit = True
         actor.stop()
-        await acting
-        await connection.close()
-
-
-def _start(actor: Actor) -> asyncio.Task[None]:
-    return asyncio.create_task(actor.run())
+        await asyncio.gather(serving, return_exceptions=True)
+        await actor.connection.close()
+    await acting
 
 
 @click.command()
@@ -122,8 +120,7 @@ def router(nats: str, stream_replicas: int, verbose: bool) -> None:
 
 
 async def _router(nats: str, stream_replicas: int) -> None:
-    connection = await Connection(nats, "router").open()
-    await _until_stopped(Router(connection, stream_replicas=stream_replicas))
+    await _until_stopped(Router(Connection(nats, "router"), stream_replicas=stream_replicas))
 
 
 @click.command()
@@ -187,7 +184,7 @@ def node(
 
 
 async def _node(nats: str, stream_replicas: int, settings: NodeSettings) -> None:
-    connection = await Connection(nats, f"node {settings.node}").open()
+    connection = Connection(nats, f"node {settings.node}")
     actor = Node(connection, settings, devices.probe(), stream_replicas=stream_replicas)
     await _until_stopped(actor)
 

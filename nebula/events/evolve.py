@@ -375,10 +375,33 @@ def _node(
         case NodeLost():
             node = replace(node, lost=True) if node is not None else None
         case NodeDeregistered():
-            return replace(state, nodes=state.nodes.discard(record.id), capacity_seq=record.seq)
+            return _leave(state, record)
         case _:
             assert_never(event)
     if node is None:
         return state
     node = replace(node, changed=record.seq, since=record.time)
     return replace(state, nodes=state.nodes.insert(node.id, node), capacity_seq=record.seq)
+
+
+def _leave(state: State, record: Record) -> State:
+    """Forget a node, and with it the engines that nobody is there to report on any more."""
+    state = replace(state, nodes=state.nodes.discard(record.id), capacity_seq=record.seq)
+    for replica in list(state.replicas.values()):
+        if replica.node != record.id:
+            continue
+        if replica.retired:
+            state = _remove(state, replica, record.seq)
+            continue
+        gone = replace(
+            replica,
+            phase="stopped",
+            engine=None,
+            adapters={},
+            reason="its node has left",
+            attempt=0,
+            changed=record.seq,
+            since=record.time,
+        )
+        state = replace(state, replicas=state.replicas.insert(replica.id, gone))
+    return state

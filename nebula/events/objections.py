@@ -76,13 +76,18 @@ def objection(state: State, identity: str, event: Event) -> str | None:
         case NodeDrainRequested():
             return None if identity in state.nodes else f"there is no node {identity!r}"
         case ModelAssigned():
-            return _assigned(identity, event)
+            return _assigned(state, identity, event)
         case _:
             return None
 
 
-def _assigned(identity: str, event: ModelAssigned) -> str | None:
+def _assigned(state: State, identity: str, event: ModelAssigned) -> str | None:
     """A plan is a decision, but hands can write one too: refuse what would mislead every node."""
+    known = state.models.get(identity)
+    if known is not None and known.unloading:
+        return f"model {identity!r} is being unloaded"
+    if known is not None and event.version > known.version + 1:
+        return f"version: the next plan of {identity!r} is {known.version + 1}"
     seen = set()
     for place in event.replicas:
         model, _, number = place.replica.rpartition("-")

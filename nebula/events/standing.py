@@ -28,7 +28,8 @@ def standing(state: State, model: Model) -> Standing:
         details.append(f"{model.missing} of {wanted} replicas not placed: {model.unschedulable}")
     if model.unloading:
         left = sum(1 for _ in state.replicas_of(model))
-        return Standing("unloading", 0, 0, f"{left} engines are still ending")
+        engines = "1 engine is" if left == 1 else f"{left} engines are"
+        return Standing("unloading", 0, 0, f"{engines} still ending")
     detail = "; ".join(details)
     if ready:
         return Standing("ready", ready, wanted, detail)

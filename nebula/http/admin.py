@@ -89,10 +89,10 @@ def _adapter(state: State, model: Model, name: str) -> AdapterView:
 
 
 async def _body(
-    request: Request[Any, Any, Any], limits: Limits, kind: type[E], *drop: str
+    request: Request[Any, Any, Any], limit: int, kind: type[E], *drop: str
 ) -> tuple[E, Mapping[str, object]]:
     """Read an intent from a body, with some fields of it that are not the event's."""
-    raw = await read_body(request, limits.body)
+    raw = await read_body(request, limit)
     try:
         fields = msgspec.json.decode(raw or b"{}", type=dict[str, object])
         extra = {key: fields.pop(key) for key in drop if key in fields}
@@ -144,7 +144,7 @@ def _known(gateway: Gateway, identity: str) -> Model:
 @post("/admin/models", status_code=202, request_max_body_size=None)
 async def load(request: Request[Any, Any, Any], gateway: Gateway, limits: Limits) -> Accepted:
     """Load a model: the load request as JSON, with an `id` if the name should not make one."""
-    event, extra = await _body(request, limits, ModelLoadRequested, "id")
+    event, extra = await _body(request, limits.body_for(gateway), ModelLoadRequested, "id")
     identity = extra.get("id") or subjects.default_id(event.source, event.name)
     if not isinstance(identity, str) or not subjects.is_token(identity):
         raise ApiError(400, f"id: {identity!r} is no id: letters, digits, '_', '-'", param="id")
@@ -169,7 +169,7 @@ async def scale(
     model: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> Accepted:
     """Give a model another number of replicas."""
-    event, _ = await _body(request, limits, ModelScaleRequested)
+    event, _ = await _body(request, limits.body_for(gateway), ModelScaleRequested)
     return await _submit(request, gateway, _known(gateway, model).id, event)
 
 
@@ -184,7 +184,7 @@ async def load_adapter(
     model: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> Accepted:
     """Load an adapter onto every replica of a model."""
-    event, _ = await _body(request, limits, AdapterLoadRequested)
+    event, _ = await _body(request, limits.body_for(gateway), AdapterLoadRequested)
     return await _submit(request, gateway, _known(gateway, model).id, event)
 
 

@@ -29,10 +29,15 @@ _REQUIRED = {
 
 
 class Limits(Struct, frozen=True):
-    """What the gateway takes: a body's bytes; and how long it waits."""
+    """What the gateway takes: a body's bytes, at most what NATS takes; and how long it waits."""
 
-    body: int
+    body: int | None = None
     patience: Patience = Patience()
+
+    def body_for(self, gateway: Gateway) -> int:
+        """Give the largest body that can be sent on."""
+        room = gateway.connection.max_body - inference.HEADER_ROOM
+        return room if self.body is None else min(self.body, room)
 
 
 class _Envelope(Struct):
@@ -118,7 +123,7 @@ async def infer(request: Request[Any, Any, Any], gateway: Gateway, limits: Limit
     path = request.scope["path"].rstrip("/")
     if not gateway.started:
         raise unavailable("the gateway is starting")
-    body = await read_body(request, limits.body)
+    body = await read_body(request, limits.body_for(gateway))
     envelope = _read(path, body)
     named, model = _resolve(gateway, path, envelope.model)
     if not gateway.connection.connected:

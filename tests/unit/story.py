@@ -1,0 +1,266 @@
+"""A log in memory for given/when/then: every entry goes through its bytes, as on the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+
+from nebula.actors.placement import Decision, decide
+from nebula.events import record
+from nebula.events.evolve import evolve
+from nebula.events.memory import GIB
+from nebula.events.record import Record
+from nebula.events.state import EMPTY, Engine, Model, Replica, State
+from nebula.events.vocabulary import (
+    Adapter,
+    AdapterLoaded,
+    AdapterLoadFailed,
+    AdapterLoadRequested,
+    AdapterUnloaded,
+    AdapterUnloadRequested,
+    Assignment,
+    Device,
+    EngineFailed,
+    EngineReady,
+    EngineStarted,
+    EngineStopped,
+    Event,
+    EventRejected,
+    ModelAssigned,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloaded,
+    ModelUnloadRequested,
+    ModelUnschedulable,
+    NodeDeregistered,
+    NodeDrainRequested,
+    NodeLost,
+    NodeRegistered,
+)
+
+SECOND = 10**9
+ROUNDS = 100
+"""More decisions in a row than any state here may call for."""
+
+
+class Unsettled(AssertionError):
+    """Decisions that lead to ever new decisions."""
+
+
+class Story:
+    """What has happened so far, and the state that it folds to."""
+
+    def __init__(self) -> None:
+        self.state: State = EMPTY
+        self.log: list[Record] = []
+
+    def publish(self, subject: str, payload: bytes, cause: int | None = None) -> Story:
+        """Append any message, as `nats pub` does."""
+        seq = self.state.seq + 1
+        headers = {} if cause is None else {record.CAUSE_HEADER: str(cause)}
+        entry = record.read(seq, seq * SECOND, subject, payload, headers)
+        self.log.append(entry)
+        self.state = evolve(self.state, entry)
+        return self
+
+    def given(self, identity: str, *events: Event) -> Story:
+        """Append events of one aggregate."""
+        for event in events:
+            self.publish(record.subject_of(identity, event), record.encode(event))
+        return self
+
+    def decides(self) -> tuple[Decision, ...]:
+        """Append what a router decides once, and give it."""
+        decisions = decide(self.state)
+        for each in decisions:
+            payload = record.encode(each.event)
+            self.publish(record.subject_of(each.id, each.event), payload, each.cause)
+        return decisions
+
+    def settles(self) -> list[Event]:
+        """Append what a router decides until nothing is left to decide, and give all of it."""
+        events: list[Event] = []
+        for _ in range(ROUNDS):
+            decisions = self.decides()
+            if not decisions:
+                return events
+            events += [each.event for each in decisions]
+        raise Unsettled(events[-3:])
+
+    def runs(self, replica: str, *, ready: bool = True) -> Story:
+        """Let a node start a replica's engine as it is planned now."""
+        planned = self.state.replicas[replica]
+        self.given(replica, EngineStarted(7, 1.0, 8001, "/log", planned.version))
+        return self.given(replica, EngineReady()) if ready else self
+
+    def stops(self, replica: str) -> Story:
+        """Let a node end a replica's engine."""
+        return self.given(replica, EngineStopped("told to"))
+
+    def gives_up(self, replica: str) -> Story:
+        """Let a node give a replica up."""
+        return self.given(replica, EngineFailed("ValueError: no", 1, attempt=3))
+
+    def model(self, identity: str = "chat") -> Model:
+        """Give a model as it is now."""
+        return self.state.models[identity]
+
+    def replica(self, identity: str = "chat-0") -> Replica:
+        """Give a replica as it is now."""
+        return self.state.replicas[identity]
+
+    def engine(self, identity: str = "chat-0") -> Engine:
+        """Give a replica's engine, which is there."""
+        engine = self.state.replicas[identity].engine
+        assert engine is not None
+        return engine
+
+    def places(self, identity: str = "chat") -> dict[str, str]:
+        """Give where a model's replicas are planned: replica -> "node/device"."""
+        return {
+            place.replica: "+".join(f"{place.node}/{device}" for device in place.devices)
+            for place in self.model(identity).assignments
+        }
+
+
+def gpus(*gib: float) -> NodeRegistered:
+    """Register GPUs of so many GiB."""
+    return NodeRegistered(
+        tuple(Device(index, "gpu", "H100", int(each * GIB)) for index, each in enumerate(gib))
+    )
+
+
+def cluster(**nodes: Sequence[float]) -> Story:
+    """Begin with nodes that have GPUs of so many GiB: `cluster(alpha=[80])`."""
+    story = Story()
+    for node, devices in nodes.items():
+        story.given(node, gpus(*devices))
+    return story
+
+
+def load(replicas: int = 1, memory: str | None = None, **fields: object) -> ModelLoadRequested:
+    """Ask for a model."""
+    return ModelLoadRequested("/m", replicas=replicas, memory=memory, **fields)  # type: ignore[arg-type]
+
+
+_model_ids = st.sampled_from(["a", "b", "b-0"])
+_node_ids = st.sampled_from(["n1", "n2"])
+_replica_ids = st.builds("{}-{}".format, _model_ids, st.integers(0, 3))
+_names = st.sampled_from(["sql", "poet", "a"])
+_sources = st.sampled_from(["/x", "/y"])
+_counts = st.integers(0, 3)
+_versions = st.integers(0, 4)
+_sizes = st.integers(0, 16).map(lambda gib: gib * GIB)
+_memory = st.one_of(st.none(), st.integers(1, 12).map("{}GiB".format))
+_devices = st.lists(
+    st.builds(Device, st.integers(0, 2), st.just("gpu"), st.just("x"), _sizes), max_size=3
+).map(tuple)
+_places = st.lists(
+    st.builds(
+        Assignment,
+        _replica_ids,
+        _node_ids,
+        st.lists(st.integers(0, 2), min_size=1, max_size=2).map(tuple),
+        _sizes,
+        _versions,
+    ),
+    max_size=3,
+).map(tuple)
+
+intents: st.SearchStrategy[tuple[str, Event]] = st.one_of(
+    st.tuples(
+        _model_ids,
+        st.one_of(
+            st.builds(
+                ModelLoadRequested,
+                _sources,
+                st.sampled_from(["", "a", "name"]),
+                st.sampled_from(["chat", "embedding"]),
+                _counts,
+                st.lists(st.builds(Adapter, _names, _sources), max_size=1).map(tuple),
+                st.sampled_from([None, None, True, False]),
+                _memory,
+                st.sampled_from([{}, {"seed": 1}, {"port": 1}]),
+            ),
+            st.builds(ModelScaleRequested, _counts),
+            st.just(ModelUnloadRequested()),
+            st.builds(AdapterLoadRequested, _names, _sources),
+            st.builds(AdapterUnloadRequested, _names),
+        ),
+    ),
+    st.tuples(_node_ids, st.just(NodeDrainRequested())),
+)
+"""Events that anyone may publish, about few enough aggregates that they meet."""
+
+facts: st.SearchStrategy[tuple[str, Event]] = st.one_of(
+    st.tuples(
+        _replica_ids,
+        st.one_of(
+            st.builds(
+                EngineStarted,
+                st.just(7),
+                st.just(1.0),
+                st.just(8001),
+                st.just("/log"),
+                _versions,
+            ),
+            st.just(EngineReady()),
+            st.builds(
+                EngineFailed,
+                st.just("ValueError: no"),
+                attempt=st.integers(1, 3),
+                retry_in=st.sampled_from([None, 0.0, 4.0]),
+            ),
+            st.just(EngineStopped()),
+            st.builds(AdapterLoaded, _names, _sources),
+            st.builds(AdapterLoadFailed, _names, _sources, st.just("too large")),
+            st.builds(AdapterUnloaded, _names),
+        ),
+    ),
+    st.tuples(
+        _node_ids,
+        st.one_of(
+            st.builds(NodeRegistered, _devices),
+            st.just(NodeLost()),
+            st.just(NodeDeregistered()),
+        ),
+    ),
+)
+"""What actors report, also in orders in which no actor would."""
+
+decisions_by_hand: st.SearchStrategy[tuple[str, Event]] = st.one_of(
+    st.tuples(
+        _model_ids,
+        st.one_of(
+            st.builds(ModelAssigned, _versions, _places),
+            st.builds(ModelUnschedulable, st.just("because"), _counts),
+            st.just(ModelUnloaded()),
+        ),
+    ),
+    st.tuples(st.integers(0, 20).map(str), st.just(EventRejected("s", "r"))),
+)
+
+_raw = st.tuples(
+    st.sampled_from(
+        [
+            "nebula.events.model.a.ModelLoadRequested",
+            "nebula.events.model.a.ModelScaleRequested",
+            "nebula.events.model.a.Nonsense",
+            "nebula.events.node.a.ModelLoadRequested",
+            "nebula.events.replica.a-0.EngineStarted",
+            "nebula.events.what",
+        ]
+    ),
+    st.sampled_from([b"", b"{}", b"[", b"\xff", b'{"source":1}', b'{"replicas":2,"x":1}']),
+)
+_messages = st.one_of(intents, facts).map(
+    lambda pair: (record.subject_of(*pair), record.encode(pair[1]))
+)
+_by_hand = decisions_by_hand.map(lambda pair: (record.subject_of(*pair), record.encode(pair[1])))
+
+messages = st.lists(st.one_of(_messages, _messages, _messages, _by_hand, _raw), max_size=30)
+"""Anything that may be said: (subject, payload), decisions by hand and nonsense too."""
+
+fair_messages = st.lists(_messages, max_size=30)
+"""What may be said where all decisions are the router's own."""

@@ -1,0 +1,155 @@
+"""The command line and the environment that a replica's engine is started with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from nebula.actors.launch import BRIDGE, Site, arguments, cpu_cache, environment
+from nebula.events.memory import GIB, MIB
+from nebula.events.state import Launch, Replica
+from nebula.events.vocabulary import Device
+
+SITE = Site("alpha", "/var/nebula", ("python", "-m", "vllm"), "nats://127.0.0.1:4222")
+CPU = Device(0, "cpu", "x86_64, 2 cores", 16 * GIB)
+GPU = Device(1, "gpu", "H100", 80 * GIB)
+LAUNCH = Launch("/models/qwen", "Qwen/Qwen2.5", "chat", False, None, {}, {})
+REPLICA = Replica("chat-0", "chat", "alpha", (1,), 20 * GIB, version=3)
+
+
+def line(device: Device = GPU, replica: Replica = REPLICA, **launch: Any) -> list[str]:
+    return list(arguments(SITE, replace(LAUNCH, **launch), replica, device, 8001))
+
+
+def added_by(options: dict[str, Any]) -> list[str]:
+    return line(options=options)[len(line()) :]
+
+
+def environ(
+    inherited: dict[str, str] | None = None, device: Device = GPU, **launch: Any
+) -> dict[str, str]:
+    return environment(SITE, replace(LAUNCH, **launch), REPLICA, device, inherited or {})
+
+
+def test_a_chat_model_on_a_gpu_is_started_with_exactly_this_line() -> None:
+    assert line() == [
+        *("python", "-m", "vllm"),
+        *("--model", "/models/qwen"),
+        *("--served-model-name", "Qwen/Qwen2.5"),
+        *("--host", "127.0.0.1"),
+        *("--port", "8001"),
+        *("--middleware", BRIDGE),
+        "--gpu-memory-utilization=0.25",
+    ]
+
+
+def test_the_middleware_is_the_bridge_that_can_be_imported_under_that_name() -> None:
+    module, _, name = BRIDGE.rpartition(".")
+    assert hasattr(__import__(module, fromlist=[name]), name)
+
+
+def test_a_cpu_gets_a_kv_cache_in_bytes_and_no_share_of_a_gpu() -> None:
+    added = line(CPU)[len(line()) - 1 :]
+    assert added == [f"--kv-cache-memory-bytes={5 * GIB}"]
+
+
+def test_an_embedding_model_is_started_as_a_pooling_runner() -> None:
+    started = line(task="embedding")
+    assert started[started.index("--runner") + 1] == "pooling"
+    assert "--runner" not in line()
+
+
+def test_lora_is_switched_on_only_where_it_is_wanted() -> None:
+    assert "--enable-lora" in line(lora=True)
+    assert "--enable-lora" not in line()
+
+
+@pytest.mark.parametrize(
+    ("memory", "share"), [(80 * GIB, "1.0"), (GIB, "0.012"), (27 * GIB, "0.337")]
+)
+def test_the_share_of_a_gpu_is_rounded_down_so_that_shares_never_add_up_to_more(
+    memory: int, share: str
+) -> None:
+    assert line(replica=replace(REPLICA, memory=memory))[-1] == f"--gpu-memory-utilization={share}"
+
+
+@pytest.mark.parametrize("key", ["gpu-memory-utilization", "gpu_memory_utilization"])
+def test_a_share_that_the_user_has_set_is_given_once_and_as_they_set_it(key: str) -> None:
+    shares = [part for part in line(options={key: 0.5}) if "utilization" in part]
+    assert shares == ["--gpu-memory-utilization=0.5"]
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_a_cache_that_the_user_has_set_takes_the_place_of_nebulas_memory_options(
+    device: Device,
+) -> None:
+    started = line(device, options={"kv_cache_memory_bytes": "2G"})
+    assert [part for part in started if "memory" in part] == ["--kv-cache-memory-bytes=2G"]
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"max-model-len": 4096}, ["--max-model-len=4096"]),
+        ({"max_model_len": 4096}, ["--max-model-len=4096"]),
+        ({"swap-space": 0.5}, ["--swap-space=0.5"]),
+        ({"dtype": "float16"}, ["--dtype=float16"]),
+        ({"enforce-eager": True}, ["--enforce-eager"]),
+        ({"enable_prefix_caching": False}, ["--no-enable-prefix-caching"]),
+        ({"quantization": None}, []),
+        ({"seed": 1}, ["--seed=1"]),
+        ({"seed": 0}, ["--seed=0"]),
+        ({"allowed-origins": ["a", "b"]}, ["--allowed-origins", "a", "b"]),
+        ({"override": {"a": [1, "b c"]}}, ['--override={"a": [1, "b c"]}']),
+        ({"chat-template": "-x --port 1"}, ["--chat-template=-x --port 1"]),
+        ({"compilation_config.level": 3}, ["--compilation_config.level=3"]),
+        ({"dtype": ""}, ["--dtype="]),
+    ],
+)
+def test_options_are_written_as_vllm_reads_them(options: dict[str, Any], parts: list[str]) -> None:
+    assert added_by(options) == parts
+
+
+def test_the_cpus_cache_is_a_quarter_of_the_share_and_never_too_little_to_start() -> None:
+    assert cpu_cache(8 * GIB) == 2 * GIB
+    assert cpu_cache(1) == 128 * MIB
+
+
+def test_an_engine_learns_who_it_is_from_its_environment() -> None:
+    assert environ({"HOME": "/root"}) == {
+        "HOME": "/root",
+        "VLLM_NO_USAGE_STATS": "1",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": "1",
+        "NEBULA_NATS_URL": "nats://127.0.0.1:4222",
+        "NEBULA_NODE": "alpha",
+        "NEBULA_NODE_FOLDER": "/var/nebula",
+        "NEBULA_MODEL": "chat",
+        "NEBULA_REPLICA": "chat-0",
+        "NEBULA_VERSION": "3",
+    }
+
+
+def test_an_engine_on_a_cpu_is_told_nothing_of_gpus() -> None:
+    assert "CUDA_VISIBLE_DEVICES" not in environ(device=CPU)
+
+
+def test_the_gpus_of_a_replica_replace_those_that_the_node_itself_sees() -> None:
+    inherited = {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+    assert environ(inherited)["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_adapters_can_be_loaded_at_run_time_only_where_lora_is_wanted() -> None:
+    assert environ(lora=True)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in environ()
+
+
+def test_the_users_variables_win_over_the_nodes_and_never_over_nebulas() -> None:
+    told = environ(
+        {"HF_HOME": "/node", "VLLM_NO_USAGE_STATS": "0", "NEBULA_REPLICA": "another"},
+        env={"HF_HOME": "/mine", "NEBULA_REPLICA": "evil-0", "NEBULA_NODE": "evil"},
+    )
+    assert (told["HF_HOME"], told["VLLM_NO_USAGE_STATS"]) == ("/mine", "0")
+    assert (told["NEBULA_REPLICA"], told["NEBULA_NODE"]) == ("chat-0", "alpha")

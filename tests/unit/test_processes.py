@@ -1,0 +1,368 @@
+"""Real small processes as a node keeps its engines, and why those that failed did so."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nebula.actors.processes import (
+    TAIL_BYTES,
+    EngineProcess,
+    end_group,
+    failure_reason,
+    free_port,
+    marked_groups,
+    tail,
+)
+
+pytestmark = pytest.mark.anyio
+
+HOUR = "3600"  # nothing here outlasts it
+
+
+class Machine:
+    """Starts processes, and ends whatever a test has left of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[EngineProcess] = []
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "logs" / "engine.log"
+
+    async def start(self, *command: str, **variables: str) -> EngineProcess:
+        environment = {"PATH": os.environ["PATH"], **variables}
+        process = await EngineProcess.start(command, environment, self.log_file)
+        self.started.append(process)
+        return process
+
+    async def shell(self, script: str, **variables: str) -> EngineProcess:
+        return await self.start("/bin/sh", "-c", script, **variables)
+
+    async def said(self, text: str) -> None:
+        async with asyncio.timeout(20):
+            while text not in " ".join(tail(self.log_file, 50)):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
+    machine = Machine(tmp_path)
+    yield machine
+    for process in machine.started:
+        await end_group(process.pid, grace=0)
+        await process.wait()
+
+
+def living(group: int) -> list[str]:
+    """Name the processes of a group that are not dead."""
+    names = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                names.append(process.name())
+        except (psutil.Error, ProcessLookupError):
+            continue
+    return sorted(names)
+
+
+async def sleeping(process: EngineProcess, count: int) -> None:
+    """Wait for so many sleepers in a group: a shell's child is itself a shell at first."""
+    async with asyncio.timeout(20):
+        while living(process.pid).count("sleep") != count:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_process_leads_its_own_group_and_writes_into_its_log(machine: Machine) -> None:
+    process = await machine.shell(f"echo hello; echo oops >&2; sleep {HOUR}")
+    await machine.said("oops")
+    assert os.getpgid(process.pid) == process.pid
+    assert process.alive
+    assert process.tail() == ("hello", "oops")
+
+
+async def test_it_gets_the_environment_it_is_given_and_no_other(machine: Machine) -> None:
+    process = await machine.shell("env", ONLY="this")
+    assert await process.wait() == 0
+    assert "ONLY=this" in process.tail()
+    assert not any(line.startswith("HOME=") for line in process.tail())
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -KILL $$", -9), ("kill $$", -15)]
+)
+async def test_waiting_gives_the_exit_code_or_the_signal(
+    machine: Machine, script: str, code: int
+) -> None:
+    process = await machine.shell(script)
+    assert await process.wait() == code
+    assert not process.alive
+
+
+async def test_a_program_that_does_not_exist_cannot_be_started(machine: Machine) -> None:
+    with pytest.raises(OSError, match="no-such-program"):
+        await machine.start("/no-such-program")
+
+
+async def test_ending_a_process_ends_its_grandchildren_too(machine: Machine) -> None:
+    process = await machine.shell(f"sh -c 'sleep {HOUR} & sleep {HOUR} & wait'; true")
+    await sleeping(process, 2)
+    await process.end(grace=10)
+    assert living(process.pid) == []
+    assert await process.wait() == -signal.SIGTERM
+
+
+async def test_what_a_dead_leader_leaves_behind_is_ended_with_it(machine: Machine) -> None:
+    process = await machine.shell(f"sleep {HOUR} & echo up; exit 7")
+    assert await process.wait() == 7
+    assert living(process.pid) == []
+
+
+async def test_a_process_that_ignores_the_polite_signal_is_killed_after_its_grace(
+    machine: Machine,
+) -> None:
+    process = await machine.shell(f"trap '' TERM; sleep {HOUR} & wait")
+    await sleeping(process, 1)
+    began = time.monotonic()
+    await process.end(grace=0.3)
+    assert 0.3 <= time.monotonic() - began < 10
+    assert await process.wait() == -signal.SIGKILL
+
+
+async def test_a_process_that_needs_a_moment_to_end_is_given_it(machine: Machine) -> None:
+    process = await machine.shell(f"trap 'sleep 0.2; echo bye; exit 4' TERM; sleep {HOUR} & wait")
+    await sleeping(process, 1)
+    await process.end(grace=20)
+    assert await process.wait() == 4
+    assert process.tail() == ("bye",)
+
+
+async def test_ending_what_is_gone_already_is_quick_and_harmless(machine: Machine) -> None:
+    process = await machine.shell("exit 0")
+    await process.wait()
+    began = time.monotonic()
+    await process.end(grace=30)
+    assert time.monotonic() - began < 5
+
+
+async def test_a_running_process_is_adopted_and_watched_to_its_end(machine: Machine) -> None:
+    process = await machine.shell(f"sleep {HOUR} & echo up; wait")
+    await machine.said("up")
+    await sleeping(process, 1)
+    adopted = EngineProcess.adopt(process.pid, process.created, process.log_file)
+    assert adopted is not None
+    assert adopted.alive
+    assert adopted.tail() == ("up",)
+    watching = asyncio.create_task(adopted.wait())
+    os.kill(process.pid, signal.SIGKILL)
+    assert await asyncio.wait_for(watching, 20) is None
+    assert not adopted.alive
+    assert living(process.pid) == []
+
+
+async def test_a_process_that_only_has_the_same_pid_is_not_adopted(machine: Machine) -> None:
+    process = await machine.shell(f"sleep {HOUR}")
+    assert EngineProcess.adopt(process.pid, process.created - 1, process.log_file) is None
+    assert EngineProcess.adopt(process.pid, process.created + 1, process.log_file) is None
+
+
+async def test_a_process_that_has_ended_is_not_adopted(machine: Machine) -> None:
+    process = await machine.shell("exit 0")
+    await process.wait()
+    assert EngineProcess.adopt(process.pid, process.created, process.log_file) is None
+
+
+async def test_a_second_engine_appends_to_the_log_and_tells_only_its_own_lines(
+    machine: Machine,
+) -> None:
+    first = await machine.shell("echo first")
+    await first.wait()
+    second = await machine.shell("echo second")
+    await second.wait()
+    assert second.tail() == ("second",)
+    assert tail(machine.log_file, 10) == ("first", "second")
+
+
+def test_the_tail_gives_the_last_lines_and_nothing_of_a_file_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    log_file = tmp_path / "log"
+    assert tail(log_file, 3) == ()
+    log_file.write_text("")
+    assert tail(log_file, 3) == ()
+    log_file.write_text("a\nb\nc\nd")
+    assert tail(log_file, 3) == ("b", "c", "d")
+
+
+def test_the_tail_of_a_huge_log_is_bounded_and_survives_any_bytes(tmp_path: Path) -> None:
+    log_file = tmp_path / "log"
+    log_file.write_bytes(b"x" * TAIL_BYTES * 3 + b"\n" + b"\xff\xfe\x00" * 1000 + b"\nlast\n")
+    lines = tail(log_file, 1000)
+    assert lines[-1] == "last"
+    assert all(len(line) <= 2000 for line in lines)
+
+
+async def test_engines_are_found_by_the_node_and_the_folder_they_were_started_with(
+    machine: Machine,
+) -> None:
+    folder = str(machine.folder)
+    mine = {"NEBULA_NODE": "alpha", "NEBULA_NODE_FOLDER": folder}
+    first = await machine.shell(f"sleep {HOUR} & sleep {HOUR} & wait", **mine)
+    second = await machine.shell(f"sleep {HOUR}", **mine)
+    await machine.shell(f"sleep {HOUR}", **{**mine, "NEBULA_NODE": "beta"})
+    await machine.shell(f"sleep {HOUR}", **{**mine, "NEBULA_NODE_FOLDER": folder + "/other"})
+    await sleeping(first, 2)
+    assert marked_groups("alpha", folder) == {first.pid, second.pid}
+
+
+async def test_an_engine_whose_leader_is_dead_is_found_by_what_is_left_of_it(
+    machine: Machine,
+) -> None:
+    mine = {"NEBULA_NODE": "alpha", "NEBULA_NODE_FOLDER": str(machine.folder)}
+    process = await machine.shell(f"sleep {HOUR} & wait", **mine)
+    await sleeping(process, 1)
+    os.kill(process.pid, signal.SIGKILL)
+    assert marked_groups("alpha", str(machine.folder)) == {process.pid}
+
+
+async def test_the_node_itself_is_never_among_its_engines(machine: Machine) -> None:
+    child = await machine.start(
+        sys.executable,
+        "-c",
+        "from nebula.actors.processes import marked_groups; print(marked_groups('a', 'f'))",
+        NEBULA_NODE="a",
+        NEBULA_NODE_FOLDER="f",
+    )
+    assert await child.wait() == 0
+    assert child.tail() == ("set()",)
+
+
+def test_a_free_port_can_be_bound_and_is_none_of_those_taken() -> None:
+    taken: set[int] = set()
+    for _ in range(50):
+        port = free_port(taken)
+        assert port not in taken
+        taken.add(port)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", port))
+
+
+def lines(text: str) -> list[str]:
+    return [line.removeprefix("    ") for line in text.strip("\n").splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        pytest.param([], "it said nothing", id="nothing at all"),
+        pytest.param(["", "  "], "it said nothing", id="blank lines"),
+        pytest.param(
+            ["INFO loading", "Killed", ""], "Killed", id="no exception: the last line it wrote"
+        ),
+        pytest.param(
+            lines("""
+    Traceback (most recent call last):
+      File "x.py", line 1, in <module>
+        import vllm
+    ModuleNotFoundError: No module named 'vllm'
+    """),
+            "ModuleNotFoundError: No module named 'vllm'",
+            id="a plain traceback",
+        ),
+        pytest.param(
+            lines("""
+    usage: api_server.py [-h] [--model MODEL]
+                         [--seed SEED]
+    api_server.py: error: argument --max-model-len: invalid int value: 'many'
+    """),
+            "error: argument --max-model-len: invalid int value: 'many'",
+            id="a wrong option",
+        ),
+        pytest.param(
+            lines("""
+    (APIServer pid=123) Traceback (most recent call last):
+    (APIServer pid=123)   File "api_server.py", line 700, in run_server
+    (APIServer pid=123) ValueError: No supported config format found in /models/none.
+    """),
+            "ValueError: No supported config format found in /models/none.",
+            id="the server's own failure",
+        ),
+        pytest.param(
+            lines("""
+    (EngineCore pid=5) ERROR 11-23 14:00:00 [core.py:708] EngineCore failed to start.
+    (EngineCore pid=5) ERROR 11-23 14:00:00 [core.py:708] Traceback (most recent call last):
+    (EngineCore pid=5) ERROR 11-23 14:00:00 [core.py:708]   File "core.py", line 699, in run
+    (EngineCore pid=5) ERROR 11-23 14:00:00 [core.py:708] ValueError: No available memory for
+    (EngineCore pid=5) Process EngineCore:
+    (EngineCore pid=5) Traceback (most recent call last):
+    (EngineCore pid=5) ValueError: No available memory for the cache blocks.
+    (APIServer pid=1) Traceback (most recent call last):
+    (APIServer pid=1)   File "utils.py", line 964, in wait_for_engine_startup
+    (APIServer pid=1)     raise RuntimeError(
+    (APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. \
+Failed core proc(s): {'EngineCore': 1}
+    """),
+            "ValueError: No available memory for the cache blocks.",
+            id="the core's failure behind the server's",
+        ),
+        pytest.param(
+            lines("""
+    (EngineCore_DP0 pid=5) ERROR 11-23 14:00:00 [core.py:708] torch.OutOfMemoryError: CUDA out \
+of memory. Tried to allocate 2.00 GiB.
+    (APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.
+    """),
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+            id="only a log line of the core tells it",
+        ),
+        pytest.param(
+            ["(APIServer pid=1) RuntimeError: Engine core initialization failed. See above."],
+            "RuntimeError: Engine core initialization failed. See above.",
+            id="nothing but the wrapper",
+        ),
+        pytest.param(
+            lines("""
+    (APIServer pid=9) pydantic_core._pydantic_core.ValidationError: 1 validation error for \
+ModelConfig
+    (APIServer pid=9)   Value error, max_model_len (999) is greater than 512
+    (APIServer pid=9)     For further information visit https://errors.pydantic.dev/2.12/
+    """),
+            "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig: "
+            "Value error, max_model_len (999) is greater than 512",
+            id="pydantic tells the reason on its second line",
+        ),
+        pytest.param(
+            lines("""
+    ValueError: No available memory for the cache blocks.
+    RuntimeError: Engine core initialization failed. See root cause above.
+    /usr/lib/python3.11/multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: \
+There appear to be 1 leaked shared_memory objects to clean up at shutdown
+      warnings.warn('resource_tracker: There appear to be %d '
+    """),
+            "ValueError: No available memory for the cache blocks.",
+            id="Python's complaints after the end",
+        ),
+        pytest.param(
+            ["OSError: [Errno 98] error while attempting to bind on address: in use"],
+            "OSError: [Errno 98] error while attempting to bind on address: in use",
+            id="an error that speaks of an error",
+        ),
+    ],
+)
+def test_the_reason_of_a_failure_is_found_among_the_last_words(
+    said: list[str], reason: str
+) -> None:
+    assert failure_reason(said) == reason
+
+
+def test_the_longest_reason_is_cut() -> None:
+    assert len(failure_reason(["ValueError: " + "x" * 10_000])) == 1000

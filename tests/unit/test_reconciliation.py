@@ -1,0 +1,305 @@
+"""What a node does next about its engines, and when it starts one again that has failed."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from rpds import HashTrieMap
+
+from nebula.actors.reconciliation import (
+    Action,
+    LoadAdapter,
+    Restarts,
+    Running,
+    Start,
+    Stop,
+    UnloadAdapter,
+    reconcile,
+)
+from nebula.events.state import EMPTY, AdapterStatus, Model, Replica, State
+from nebula.events.vocabulary import ModelLoadRequested
+
+NOW = 100.0
+
+
+def replica(number: int = 0, device: int = 0, **fields: object) -> Replica:
+    placed = Replica(f"chat-{number}", "chat", "alpha", (device,), 1, version=1)
+    return replace(placed, **fields)
+
+
+def running(number: int = 0, device: int = 0, version: int = 1, **fields: bool) -> Running:
+    return Running(f"chat-{number}", version, (device,), **fields)
+
+
+def cluster(**adapters: str) -> State:
+    model = Model("chat", "chat", ModelLoadRequested("/m"), adapters, intent=1)
+    return replace(EMPTY, models=HashTrieMap({"chat": model}))
+
+
+def due(
+    replicas: list[Replica],
+    engines: list[Running] | None = None,
+    retry_at: dict[str, float] | None = None,
+    state: State = EMPTY,
+) -> list[Action]:
+    known = {engine.replica: engine for engine in engines or []}
+    return list(reconcile(state, replicas, known, retry_at or {}, NOW))
+
+
+def test_an_assigned_replica_without_an_engine_is_started() -> None:
+    assert due([replica()]) == [Start("chat-0", attempt=1)]
+
+
+def test_a_replica_whose_engine_runs_as_planned_is_left_alone() -> None:
+    assert due([replica()], [running(ready=True)]) == []
+    assert due([replica()], [running()]) == []
+
+
+def test_an_engine_that_is_not_assigned_any_more_is_stopped() -> None:
+    (stop,) = due([], [running(ready=True)])
+    assert stop == Stop("chat-0", "it is no longer assigned to this node")
+    (stop,) = due([replica(retired=True)], [running()])
+    assert isinstance(stop, Stop)
+
+
+def test_a_retired_replica_is_never_started() -> None:
+    assert due([replica(retired=True)]) == []
+
+
+def test_an_engine_that_is_told_to_end_is_told_once() -> None:
+    assert due([], [running(ending=True)]) == []
+
+
+def test_a_new_version_stops_the_engine_and_starts_it_when_it_is_gone() -> None:
+    renewed = replica(version=2)
+    assert due([renewed], [running(ready=True)]) == [Stop("chat-0", "plan 2 replaces it")]
+    assert due([renewed], [running(ready=True, ending=True)]) == []
+    assert due([renewed]) == [Start("chat-0", attempt=1)]
+
+
+def test_engines_that_share_a_device_start_one_after_the_other() -> None:
+    pair = [replica(0), replica(1)]
+    assert due(pair) == [Start("chat-0", 1)]
+    assert due(pair, [running(0)]) == []
+    assert due(pair, [running(0, ready=True)]) == [Start("chat-1", 1)]
+
+
+def test_engines_on_different_devices_start_together() -> None:
+    assert due([replica(0, 0), replica(1, 1)]) == [Start("chat-0", 1), Start("chat-1", 1)]
+
+
+def test_nothing_starts_on_a_device_whose_engine_still_ends() -> None:
+    assert due([replica(1)], [running(0, ready=True, ending=True)]) == []
+    assert due([replica(1, 1)], [running(0, ending=True)]) == [Start("chat-1", 1)]
+
+
+def test_nothing_starts_on_a_device_whose_engine_is_stopped_in_the_same_breath() -> None:
+    actions = due([replica(1)], [running(0, ready=True)])
+    assert [type(action) for action in actions] == [Stop]
+
+
+def test_a_failed_replica_is_started_again_only_after_its_pause() -> None:
+    failed = replica(phase="failed", attempt=1, retry_in=5.0)
+    assert due([failed], retry_at={"chat-0": NOW + 0.1}) == []
+    assert due([failed], retry_at={"chat-0": NOW}) == [Start("chat-0", attempt=2)]
+
+
+def test_a_replica_that_waits_for_its_pause_holds_nobody_up() -> None:
+    failed = replica(phase="failed", attempt=1, retry_in=5.0)
+    assert due([failed, replica(1)], retry_at={"chat-0": NOW + 5}) == [Start("chat-1", 1)]
+
+
+def test_a_replica_that_was_given_up_is_not_started() -> None:
+    assert due([replica(phase="failed", attempt=3, retry_in=None)]) == []
+
+
+def test_adapters_are_loaded_once_the_engine_answers() -> None:
+    state = cluster(sql="/a/sql")
+    assert due([replica()], [running()], state=state) == []
+    assert due([replica()], [running(ready=True)], state=state) == [
+        LoadAdapter("chat-0", "sql", "/a/sql")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "present", "actions"),
+    [
+        ({"sql": "/a"}, AdapterStatus("/a", loaded=True), []),
+        ({"sql": "/a"}, AdapterStatus("/a", loaded=False, reason="too large"), []),
+        ({"sql": "/b"}, AdapterStatus("/a", loaded=False), [LoadAdapter("chat-0", "sql", "/b")]),
+        ({"sql": "/b"}, AdapterStatus("/a", loaded=True), [UnloadAdapter("chat-0", "sql")]),
+        ({}, AdapterStatus("/a", loaded=True), [UnloadAdapter("chat-0", "sql")]),
+        ({}, AdapterStatus("/a", loaded=False), []),
+    ],
+)
+def test_an_adapter_is_changed_only_where_it_differs(
+    wanted: dict[str, str], present: AdapterStatus, actions: list[Action]
+) -> None:
+    with_adapter = replica(adapters={"sql": present})
+    assert due([with_adapter], [running(ready=True)], state=cluster(**wanted)) == actions
+
+
+def test_an_engine_that_is_to_end_gets_no_adapters() -> None:
+    state = cluster(sql="/a")
+    assert due([replica()], [running(ready=True, ending=True)], state=state) == []
+    (stop,) = due([replica(version=2)], [running(ready=True)], state=state)
+    assert isinstance(stop, Stop)
+
+
+numbers = st.integers(0, 5)
+device_sets = st.lists(st.integers(0, 2), min_size=1, max_size=2, unique=True).map(tuple)
+sources = st.sampled_from(["/a", "/b"])
+names = st.sampled_from(["sql", "poet"])
+replicas = st.lists(
+    st.builds(
+        lambda number, devices, version, retired, phase, retry_in, adapters: replace(
+            replica(number),
+            devices=devices,
+            version=version,
+            retired=retired,
+            phase=phase,
+            retry_in=retry_in,
+            adapters=adapters,
+        ),
+        numbers,
+        device_sets,
+        st.integers(1, 2),
+        st.booleans(),
+        st.sampled_from(["assigned", "starting", "ready", "failed", "stopped"]),
+        st.sampled_from([None, 1.0]),
+        st.dictionaries(names, st.builds(AdapterStatus, sources, st.booleans())),
+    ),
+    unique_by=lambda each: each.id,
+)
+engines = st.lists(
+    st.builds(
+        lambda number, version, devices, ready, ending: Running(
+            f"chat-{number}", version, devices, ready, ending
+        ),
+        numbers,
+        st.integers(1, 2),
+        device_sets,
+        st.booleans(),
+        st.booleans(),
+    ),
+    unique_by=lambda each: each.replica,
+)
+retries = st.dictionaries(numbers.map(lambda number: f"chat-{number}"), st.floats(0, 200))
+states = st.dictionaries(names, sources).map(lambda adapters: cluster(**adapters))
+
+
+@given(states, replicas, engines, retries)
+def test_at_no_time_do_two_engines_start_or_end_on_one_device(
+    state: State, wanted: list[Replica], known: list[Running], retry_at: dict[str, float]
+) -> None:
+    actions = due(wanted, known, retry_at, state)
+    stopped = {action.replica for action in actions if isinstance(action, Stop)}
+    unsettled = [
+        device
+        for engine in known
+        if not engine.ready or engine.ending or engine.replica in stopped
+        for device in engine.devices
+    ]
+    devices = {each.id: each.devices for each in wanted}
+    started = [
+        device
+        for action in actions
+        if isinstance(action, Start)
+        for device in devices[action.replica]
+    ]
+    assert not set(started) & set(unsettled)
+    assert len(started) == len(set(started))
+
+
+@given(states, replicas, engines, retries)
+def test_each_engine_gets_at_most_one_order_at_a_time(
+    state: State, wanted: list[Replica], known: list[Running], retry_at: dict[str, float]
+) -> None:
+    orders = Counter(
+        action.replica
+        for action in due(wanted, known, retry_at, state)
+        if isinstance(action, Start | Stop)
+    )
+    assert all(count == 1 for count in orders.values())
+
+
+@given(states, replicas, engines)
+def test_actions_that_all_succeed_lead_to_a_node_with_nothing_left_to_do(
+    state: State, wanted: list[Replica], known: list[Running]
+) -> None:
+    placed = {each.id: each for each in wanted}
+    alive = {engine.replica: engine for engine in known}
+    rounds = 0
+    while True:
+        actions = reconcile(state, list(placed.values()), alive, {}, NOW)
+        settled = all(engine.ready and not engine.ending for engine in alive.values())
+        if settled and not actions:
+            break
+        rounds += 1
+        assert rounds < 50
+        alive = {
+            identity: replace(engine, ready=True)
+            for identity, engine in alive.items()
+            if not engine.ending
+        }
+        for action in actions:
+            perform(action, placed, alive)
+    for each in placed.values():
+        runs = each.id in alive and alive[each.id].version == each.version
+        assert runs == (not each.retired and not (each.given_up and each.id not in alive))
+
+
+def perform(action: Action, placed: dict[str, Replica], alive: dict[str, Running]) -> None:
+    """Do what an ideal machine does: an engine that is told to end has ended at the next look."""
+    identity = action.replica
+    match action:
+        case Start():
+            each = placed[identity]
+            placed[identity] = replace(each, phase="starting", adapters={})
+            alive[identity] = Running(identity, each.version, each.devices)
+        case Stop():
+            if identity in alive:
+                alive[identity] = replace(alive[identity], ending=True)
+        case LoadAdapter(name=name, source=source):
+            status = AdapterStatus(source, loaded=True)
+            adapters = {**placed[identity].adapters, name: status}
+            placed[identity] = replace(placed[identity], adapters=adapters)
+        case UnloadAdapter(name=name):
+            adapters = {**placed[identity].adapters}
+            del adapters[name]
+            placed[identity] = replace(placed[identity], adapters=adapters)
+
+
+def test_pauses_grow_twofold_until_the_limit_of_starts_is_reached() -> None:
+    restarts = Restarts(limit=5, pause=1.5, longest=60)
+    after = [restarts.after(attempt, served=0) for attempt in range(1, 6)]
+    assert after == [(1, 1.5), (2, 3.0), (3, 6.0), (4, 12.0), (5, None)]
+
+
+def test_no_pause_is_longer_than_the_longest() -> None:
+    assert Restarts(limit=100, pause=1, longest=60).after(50, 0) == (50, 60)
+
+
+def test_an_engine_that_has_served_long_enough_fails_for_the_first_time_again() -> None:
+    restarts = Restarts(limit=3, pause=1, settled=300)
+    assert restarts.after(3, served=299.9) == (3, None)
+    assert restarts.after(3, served=300) == (1, 1)
+
+
+def test_a_limit_of_one_never_starts_again() -> None:
+    assert Restarts(limit=1).after(1, served=1000) == (1, None)
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6), st.floats(0, 1e6), st.floats(0.01, 100))
+def test_a_pause_is_always_a_number_between_the_first_and_the_longest(
+    limit: int, attempt: int, served: float, pause: float
+) -> None:
+    number, wait = Restarts(limit=limit, pause=pause, longest=200).after(attempt, served)
+    assert number in (1, attempt)
+    assert (wait is None) == (number >= limit)
+    assert wait is None or (math.isfinite(wait) and pause <= wait <= 200)
