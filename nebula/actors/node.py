@@ -339,6 +339,7 @@ class Node(Actor):
             known = replica.engine
             process = EngineProcess.adopt(known.pid, known.created, Path(known.log_file))
             if process is None:
+                await processes.end_orphans(known.pid, known.created)
                 gone = EngineStopped("it ended while no node watched it")
                 await self._tell(replica.id, gone, replica.changed)
                 continue

@@ -158,6 +158,16 @@ def _created(pid: int) -> float | None:
         return None
 
 
+async def end_orphans(leader: int, created: float) -> None:
+    """End what a dead leader left of its group; nothing where the pid now is somebody else's.
+
+    vLLM's children write their titles over the environment that marks them, so only the group
+    tells them. The kernel gives no process a pid that is still a group's.
+    """
+    if psutil.boot_time() <= created and _created(leader) is None and _members(leader):
+        await end_group(leader, grace=0)
+
+
 def marked_groups(node: str, folder: str) -> set[int]:
     """Find the groups of all engines that a node with this name and folder ever started."""
     groups = set()

@@ -64,22 +64,28 @@ class Router(Actor):
 
     async def _append(self, state: State, decision: Decision) -> None:
         if isinstance(decision.event, EventRejected):
-            guard = Guard(subjects.aggregate("log", decision.id), 0)
+            # Guarded by its message id: whatever hands may write about the same sequence, the
+            # answer of several routers is stored once.
+            guard, message_id = None, f"rejected-{decision.id}"
         else:
-            guard = Guard(subjects.MODEL_EVENTS, state.models_seq)
+            guard, message_id = Guard(subjects.MODEL_EVENTS, state.models_seq), None
         try:
             seq = await self.log.append(
-                decision.id, decision.event, guard=guard, cause=decision.cause, basis=state.seq
+                decision.id,
+                decision.event,
+                guard=guard,
+                cause=decision.cause,
+                basis=state.seq,
+                message_id=message_id,
             )
         except Conflict:
             # Somebody was first. What they wrote is on its way to us, and then we decide again.
-            if self.projection.state.seq == state.seq:
-                await self.projection.changed()
+            await self.projection.until(lambda now: now.seq > state.seq, timeout=1)
         except Unavailable as error:
             log.warning("can't append %s: %s", type(decision.event).__name__, error)
         else:
             log.info("%s %s", type(decision.event).__name__, decision.id)
-            await self.projection.reached(seq)
+            await self.projection.reached(max(seq, state.seq + 1), timeout=1)
 
     async def _on_request(self, message: Msg) -> None:
         model_id = message.subject.rpartition(".")[2]

@@ -143,7 +143,10 @@ class DemoCluster:
         self.process = None
 
     def engine_processes(self, replica: str = "") -> list[psutil.Process]:
-        """Every living process of this cluster's engines, or of one replica's."""
+        """Every living process of this cluster's engines, or of one replica's.
+
+        Leaders are found by their environment; their children have written over theirs.
+        """
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -153,7 +156,7 @@ class DemoCluster:
                     and replica in ("", environ.get("NEBULA_REPLICA"))
                     and process.status() != psutil.STATUS_ZOMBIE
                 ):
-                    found.append(process)
+                    found += [process, *process.children(recursive=True)]
         return found
 
 

@@ -1,0 +1,337 @@
+"""A whole cluster as real processes: how tests start it, watch it, drive it, and hurt it.
+
+Every process that belongs to a cluster, engines too, carries its folder in the environment, so
+that none can hide from `close`.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import nats
+import psutil
+
+from nebula.actors.projection import Projection
+from nebula.cli.cluster import joined
+from nebula.events.record import Record
+from nebula.events.standing import Standing, standing
+from nebula.events.state import Engine, Replica, State
+from nebula.events.vocabulary import Event, EventRejected
+from nebula.store.server import binary, configuration, die_with_parent
+
+PATIENCE = 20.0
+SIMULATED = f"{sys.executable} -m nebula.engines.simulated"
+MARK = "NEBULA_TEST_CLUSTER"
+
+E = TypeVar("E", bound=Event)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Cluster:
+    """A cluster in a folder of its own, on ports of its own; nothing runs until it is started.
+
+    Either `up` runs it all, or `start` runs one process at a time: "nats", "router", "node",
+    "gateway", or "router-2" for a second one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.nats_port = free_port()
+        self.nats_url = f"nats://127.0.0.1:{self.nats_port}"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._lines: dict[str, list[str]] = {}
+
+    # Processes
+
+    def up(self, *arguments: str, own_nats: bool = True) -> None:
+        """Run `nebula up`, with quick restarts and the simulated engine."""
+        line = ["--port", str(self.port), "--folder", str(self.folder / "home"), "--name", "here"]
+        line += ["--nats-port", str(self.nats_port)] if own_nats else ["--nats", self.nats_url]
+        line += ["--engine-command", SIMULATED, "--grace", "3"]
+        line += ["--restart-limit", "2", "--restart-pause", "0.2", *arguments]
+        self._run("up", [sys.executable, "-m", "nebula.cli.main", "up", *line])
+
+    def start(self, name: str, *arguments: str) -> None:
+        """Run one process by itself."""
+        actor = name.partition("-")[0]
+        if actor == "nats":
+            config = self.folder / "nats.conf"
+            config.write_text(configuration(self.nats_port, self.folder / "jetstream"))
+            self._run(name, [binary(), "-c", str(config)])
+            return
+        line = [sys.executable, "-m", "nebula.cli.main", actor, "--nats", self.nats_url]
+        if actor == "gateway" and "--port" not in arguments:
+            line += ["--port", str(self.port)]
+        if actor == "node":
+            line += ["--folder", str(self.folder / "home"), "--engine-command", SIMULATED]
+            line += ["--grace", "3", "--restart-limit", "2", "--restart-pause", "0.2"]
+            line += ["--name", "here"] if "--name" not in arguments else []
+        self._run(name, [*line, *arguments])
+
+    def start_all(self) -> None:
+        """Run NATS and one of each actor, each by itself."""
+        for name in ("nats", "router", "node", "gateway"):
+            self.start(name)
+
+    def again(self, name: str) -> None:
+        """Run a process that has ended once more, as it ran before."""
+        self._run(name, self._lines[name])
+
+    def _run(self, name: str, line: list[str]) -> None:
+        self._lines[name] = line
+        with self._log(name).open("ab") as output:
+            self._processes[name] = subprocess.Popen(
+                line,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, MARK: str(self.folder)},
+                preexec_fn=die_with_parent,
+            )
+
+    def pid(self, name: str) -> int:
+        """Give the pid of a process that was started, or of a child of `up`."""
+        if name in self._processes:
+            return self._processes[name].pid
+        up = psutil.Process(self._processes["up"].pid)
+        return next(
+            child.pid
+            for child in up.children()
+            if name == child.name() or name in child.cmdline()[:4]
+        )
+
+    def pids(self) -> set[int]:
+        """Give the pids of all living processes, engines too."""
+        return {process.pid for process in self._living()}
+
+    def kill(self, name: str) -> None:
+        """kill -9."""
+        pid = self.pid(name)
+        os.kill(pid, signal.SIGKILL)
+        if name in self._processes:
+            self._processes[name].wait()
+
+    def stop(self, name: str, patience: float = PATIENCE) -> int:
+        """End a process as Ctrl-C or a supervisor would, and give its exit code."""
+        self._processes[name].terminate()
+        return self.ended(name, patience)
+
+    def ended(self, name: str, patience: float = PATIENCE) -> int:
+        """Wait for a process to end by itself, and give its exit code."""
+        return self._processes[name].wait(patience)
+
+    def output(self, name: str) -> str:
+        """Give what a process has written."""
+        return self._log(name).read_text(errors="replace")
+
+    def kill_everything(self) -> None:
+        """kill -9 of every process at the same moment: none sees another one go."""
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for process in self._living():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+        for process in self._processes.values():
+            process.wait()
+        self._processes.clear()
+
+    def close(self) -> None:
+        """End all there is, whatever state a test has left it in."""
+        deadline = time.monotonic() + PATIENCE
+        while self._living():
+            assert time.monotonic() < deadline, f"these do not end: {self._living()}"
+            self.kill_everything()
+        shutil.rmtree(self.folder / "jetstream", ignore_errors=True)
+
+    def engine_processes(self) -> list[psutil.Process]:
+        """Give the living processes of all engines."""
+        return [process for process in self._living() if "NEBULA_REPLICA" in _environ(process)]
+
+    def _living(self) -> list[psutil.Process]:
+        return [
+            process
+            for process in psutil.process_iter()
+            if _environ(process).get(MARK) == str(self.folder)
+        ]
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def last_words(self) -> str:
+        """Give the end of every log file there is, for a test that fails."""
+        return "\n".join(
+            f"--- {log.relative_to(self.folder)}\n"
+            + "\n".join(log.read_text(errors="replace").splitlines()[-8:])
+            for log in sorted(self.folder.rglob("*.log"))
+        )
+
+    # HTTP
+
+    def http(self, port: int | None = None) -> httpx.AsyncClient:
+        """Give a client of the gateway."""
+        return httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port or self.port}", timeout=PATIENCE, trust_env=False
+        )
+
+    async def ready(self, port: int | None = None) -> None:
+        """Wait until the gateway is ready; its process must not end meanwhile."""
+
+        async def answers() -> bool:
+            ended = {n: p.returncode for n, p in self._processes.items() if p.poll() is not None}
+            assert not ended, f"{ended}\n{self.last_words()}"
+            try:
+                return (await http.get("/ready")).status_code == 200
+            except httpx.HTTPError:
+                return False
+
+        async with self.http(port) as http:
+            await self.poll(answers, "the gateway is ready")
+
+    async def load(self, identity: str, *, stands: str = "ready", **fields: Any) -> None:
+        """Load a model over HTTP and wait until it stands so; "" waits for nothing."""
+        request = {"id": identity, "source": "simulated", "memory": "512MiB", **fields}
+        async with self.http() as http:
+            answer = await http.post("/admin/models", json=request)
+        assert answer.status_code == 202, answer.text
+        if stands:
+            await self.stands(identity, stands)
+
+    async def engine_says(self, replica: str) -> dict[str, int]:
+        """Ask an engine, on its own port, what it is at."""
+        port = (await self.engine(replica)).port
+        async with self.http(port) as http:
+            counts: dict[str, int] = (await http.get("/simulate")).json()
+        return counts
+
+    async def tell_engine(self, replica: str, **wish: Any) -> None:
+        """Have an engine behave otherwise from now on."""
+        port = (await self.engine(replica)).port
+        async with self.http(port) as http:
+            assert (await http.post("/simulate", json=wish)).status_code == 200
+
+    async def poll(self, holds: Callable[[], Any], what: str, patience: float = PATIENCE) -> None:
+        """Wait for what no event announces."""
+        deadline = time.monotonic() + patience
+        while not await holds():
+            assert time.monotonic() < deadline, f"not in {patience} s: {what}\n{self.last_words()}"
+            await asyncio.sleep(0.05)
+
+    # The log
+
+    @contextlib.asynccontextmanager
+    async def joined(self) -> AsyncIterator[Projection]:
+        """Fold the log as every actor does."""
+        async with joined(self.nats_url, patience=PATIENCE) as projection:
+            yield projection
+
+    async def state(self) -> State:
+        """Give the cluster's state by folding the log."""
+        async with self.joined() as projection:
+            return projection.state
+
+    async def until(
+        self, holds: Callable[[State], bool], what: str, patience: float = PATIENCE
+    ) -> State:
+        """Wait until the folded log satisfies something."""
+        async with self.joined() as projection:
+            held = await projection.until(holds, patience)
+            assert held, f"not in {patience} s: {what}\n{self.last_words()}"
+            return projection.state
+
+    async def stands(self, identity: str, word: str = "ready", **how: float) -> Standing:
+        """Wait until a model, with every replica that is wanted, stands so."""
+
+        def so(state: State) -> bool:
+            model = state.models.get(identity)
+            if model is None:
+                return False
+            now = standing(state, model)
+            return now.word == word and (word != "ready" or now.ready == now.wanted)
+
+        state = await self.until(so, f"{identity} is {word}", **how)
+        return standing(state, state.models[identity])
+
+    async def replica(self, identity: str) -> Replica:
+        """Give a replica as the log has it now."""
+        return (await self.state()).replicas[identity]
+
+    async def engine(self, replica: str) -> Engine:
+        """Give a replica's engine as the log has it now."""
+        engine = (await self.replica(replica)).engine
+        assert engine is not None
+        return engine
+
+    async def records(self, *kinds: type[Event], identity: str = "") -> list[Record]:
+        """Read the log: all of it, or the events of some kinds, about one thing."""
+        async with self.joined() as projection:
+            return [
+                record
+                for record in await projection.log.read()
+                if (not kinds or isinstance(record.content, kinds))
+                and identity in ("", record.id)
+            ]
+
+    async def last_seq(self) -> int:
+        """Give the sequence of the newest event."""
+        return (await self.state()).seq
+
+    async def logged(self, kind: type[E], identity: str, after: int = 0) -> E:
+        """Wait for an event about something and give it."""
+        async for record in self._follow(after):
+            if isinstance(record.content, kind) and record.id == identity:
+                return record.content
+        raise AssertionError(f"there is no {kind.__name__} of {identity}\n{self.last_words()}")
+
+    async def _follow(self, after: int) -> AsyncIterator[Record]:
+        """Give the log's entries as they come, until patience ends."""
+        with contextlib.suppress(TimeoutError):
+            async with self.joined() as projection, asyncio.timeout(PATIENCE):
+                async with contextlib.aclosing(projection.log.follow(after)) as batches:
+                    async for batch in batches:
+                        for record in batch:
+                            yield record
+
+    async def publish(self, subject: str, payload: bytes) -> None:
+        """Send exactly what `nats pub SUBJECT PAYLOAD` sends: no header, no acknowledgement."""
+        client = await nats.connect(self.nats_url)
+        await client.publish(subject, payload)
+        await client.close()
+
+    async def publish_rejected(self, subject: str, payload: bytes) -> str:
+        """Publish by hand what must be rejected; give the reason that names its sequence."""
+        before = await self.last_seq()
+        await self.publish(subject, payload)
+        ours = ""
+        async for record in self._follow(before):
+            if record.subject == subject:
+                ours = str(record.seq)
+            if isinstance(record.content, EventRejected) and record.id == ours:
+                assert record.content.subject == subject
+                assert record.cause == record.seq - 1 or record.cause == int(ours)
+                return record.content.reason
+        raise AssertionError(f"{subject} was not rejected\n{self.last_words()}")
+
+
+def _environ(process: psutil.Process) -> dict[str, str]:
+    """Give a living process's environment; nothing for one that is gone or not ours."""
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return {}
+        return dict(process.environ())
+    except (psutil.Error, OSError):
+        return {}

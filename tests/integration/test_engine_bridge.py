@@ -1,0 +1,485 @@
+"""The bridge inside an engine, with a real NATS server and an ASGI app that does as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+
+from nebula.actors import engine
+from nebula.actors.engine import EngineBridge, Message, Receive, Scope, Send
+from nebula.actors.processes import free_port
+from nebula.events import inference, subjects
+from nebula.events.inference import Finished, Piece, ReplicaStatus, Request
+from nebula.store.server import MAX_PAYLOAD, EmbeddedServer
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 10.0
+Behaviour = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class App:
+    """An ASGI app: it goes through its lifespan, and answers requests as a test wants it."""
+
+    def __init__(self) -> None:
+        self.behave: Behaviour = answers(b"{}")
+        self.scopes: list[Scope] = []
+        self.lifespan: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self.scopes.append(scope)
+            await self.behave(scope, receive, send)
+            return
+        for step in ("startup", "shutdown"):
+            self.lifespan.append((await receive())["type"])
+            scope["state"]["step"] = step
+            await send({"type": f"lifespan.{step}.complete"})
+
+
+def answers(
+    *bodies: bytes, status: int = 200, content_type: bytes = b"application/json"
+) -> Behaviour:
+    """Answer with these bodies, each sent by itself."""
+
+    async def behave(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", content_type)]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        for body in bodies[:-1]:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": bodies[-1]})
+
+    return behave
+
+
+async def echoes(scope: Scope, receive: Receive, send: Send) -> None:
+    await answers((await receive())["body"])(scope, receive, send)
+
+
+class Holding:
+    """Begins an answer, then waits until it is let go or its client is gone."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.released = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.received: list[Message] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        self.begun.set()
+        gone = asyncio.create_task(receive())
+        released = asyncio.create_task(self.released.wait())
+        try:
+            await asyncio.wait((gone, released), return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                self.received.append(gone.result())
+            else:
+                await send({"type": "http.response.body", "body": b"done"})
+        finally:
+            gone.cancel()
+            released.cancel()
+            self.ended.set()
+
+
+class Engine:
+    """An app behind its bridge, as a server with this lifespan runs it."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.bridge = EngineBridge(app)
+        self.scope: Scope = {"type": "lifespan", "state": {"weights": "loaded"}, "app": app}
+        self.sent: asyncio.Queue[Message] = asyncio.Queue()
+        self._told: asyncio.Queue[Message] = asyncio.Queue()
+        self._life = asyncio.create_task(
+            self.bridge(self.scope, self._told.get, self.sent.put), name="lifespan"
+        )
+
+    async def lives(self, step: str) -> Message:
+        self._told.put_nowait({"type": f"lifespan.{step}"})
+        return await asyncio.wait_for(self.sent.get(), PATIENCE)
+
+    async def stop(self) -> None:
+        if not self._life.done():
+            await self.lives("shutdown")
+            await self._life
+
+
+class Gateway:
+    """A gateway by hand: it sends requests straight to the replica and reads what comes back."""
+
+    def __init__(self, client: Client, pieces: Subscription) -> None:
+        self.client = client
+        self._pieces = pieces
+
+    async def asks(self, identity: str = "r1", body: bytes = b"{}", **fields: Any) -> None:
+        request = Request(identity, "g1", "chat", "/v1/chat/completions", body, **fields)
+        await self.client.publish(
+            subjects.replica_requests("chat", "chat-0"),
+            body,
+            headers=inference.request_headers(request),
+        )
+
+    async def cancels(self, identity: str = "r1") -> None:
+        await self.client.publish(subjects.cancel("chat", identity))
+
+    async def piece(self) -> Piece:
+        message = await self._pieces.next_msg(PATIENCE)
+        piece = inference.read_piece(message.headers, message.data)
+        assert piece is not None
+        return piece
+
+    async def answer(self) -> list[Piece]:
+        """Give all pieces up to the end."""
+        pieces = [await self.piece()]
+        while not pieces[-1].end:
+            pieces.append(await self.piece())
+        return pieces
+
+    async def hears_nothing_more(self) -> None:
+        """Check that no piece comes: what the bridge has sent before a later answer is all."""
+        await self.asks("last")
+        (last,) = await self.answer()
+        assert last.body == b"{}"
+        assert self._pieces.pending_msgs == 0
+
+
+@pytest.fixture
+async def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+    server = EmbeddedServer(tmp_path, free_port(set()))
+    await server.start()
+    monkeypatch.setenv("NEBULA_NATS_URL", server.url)
+    monkeypatch.setenv("NEBULA_MODEL", "chat")
+    monkeypatch.setenv("NEBULA_REPLICA", "chat-0")
+    monkeypatch.setenv("NEBULA_VERSION", "3")
+    yield server.url
+    await server.stop()
+
+
+@pytest.fixture
+async def running(url: str) -> AsyncIterator[Engine]:
+    started = Engine(App())
+    await started.lives("startup")
+    yield started
+    await started.stop()
+
+
+@pytest.fixture
+async def gateway(url: str) -> AsyncIterator[Gateway]:
+    client = await nats.connect(url)
+    pieces = await client.subscribe(subjects.responses("g1", "*"))
+    await client.flush()
+    yield Gateway(client, pieces)
+    await client.close()
+
+
+async def test_the_lifespan_passes_through_and_is_answered_once_the_bridge_listens(
+    url: str, gateway: Gateway
+) -> None:
+    started = Engine(App())
+    assert await started.lives("startup") == {"type": "lifespan.startup.complete"}
+    await gateway.asks()
+    assert (await gateway.answer())[0].status == 200
+    assert await started.lives("shutdown") == {"type": "lifespan.shutdown.complete"}
+    await started.stop()
+    assert started.app.lifespan == ["lifespan.startup", "lifespan.shutdown"]
+
+
+async def test_a_request_over_the_engines_own_port_passes_through_untouched(
+    running: Engine,
+) -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"over http"}
+
+    running.app.behave = echoes
+    scope: Scope = {"type": "http", "path": "/health"}
+    await running.bridge(scope, receive, send)
+    assert running.app.scopes == [scope]
+    assert sent[-1]["body"] == b"over http"
+
+
+async def test_a_short_answer_is_one_message(running: Engine, gateway: Gateway) -> None:
+    running.app.behave = answers(b'{"id":1}', status=404, content_type=b"text/plain")
+    await gateway.asks()
+    assert await gateway.answer() == [
+        Piece(0, b'{"id":1}', 404, "text/plain", "chat-0", end=True),
+    ]
+
+
+async def test_the_app_sees_the_request_as_if_it_had_come_over_http(
+    running: Engine, gateway: Gateway
+) -> None:
+    running.app.behave = echoes
+    await gateway.asks("r7", b"caf\xc3\xa9")
+    assert (await gateway.answer())[0].body == b"caf\xc3\xa9"
+    (scope,) = running.app.scopes
+    assert (scope["method"], scope["path"]) == ("POST", "/v1/chat/completions")
+    headers = dict(scope["headers"])
+    assert headers[b"content-type"] == b"application/json"
+    assert headers[b"content-length"] == b"5"
+    assert headers[b"x-request-id"] == b"r7"
+
+
+async def test_the_app_finds_what_its_lifespan_has_prepared_and_each_request_a_copy_of_it(
+    running: Engine, gateway: Gateway
+) -> None:
+    for identity in ("r1", "r2"):
+        await gateway.asks(identity)
+        await gateway.answer()
+    first, second = running.app.scopes
+    assert first["app"] is running.app
+    assert first["state"]["weights"] == "loaded"
+    first["state"]["mine"] = True
+    assert "mine" not in second["state"]
+
+
+async def test_a_stream_comes_in_pieces_that_are_numbered_without_gaps(
+    running: Engine, gateway: Gateway
+) -> None:
+    bodies = [b"data: %d\n\n" % number for number in range(500)]
+    running.app.behave = answers(*bodies, b"", content_type=b"text/event-stream")
+    await gateway.asks()
+    pieces = await gateway.answer()
+    assert [piece.chunk for piece in pieces] == list(range(501))
+    assert [piece.body for piece in pieces] == [*bodies, b""]
+    assert [piece.end for piece in pieces] == [False] * 500 + [True]
+    head, *others = pieces
+    assert (head.status, head.content_type, head.replica) == (200, "text/event-stream", "chat-0")
+    assert {(piece.status, piece.content_type, piece.replica) for piece in others} == {(0, "", "")}
+
+
+async def test_a_body_beyond_what_nats_carries_is_split_and_can_be_joined(
+    running: Engine, gateway: Gateway
+) -> None:
+    body = os.urandom(MAX_PAYLOAD * 2 + 12_345)
+    running.app.behave = answers(body, status=201)
+    await gateway.asks()
+    pieces = await gateway.answer()
+    assert [piece.chunk for piece in pieces] == list(range(len(pieces)))
+    assert b"".join(piece.body for piece in pieces) == body
+    assert [piece.status for piece in pieces] == [201] + [0] * (len(pieces) - 1)
+
+
+async def test_requests_are_served_at_the_same_time(running: Engine, gateway: Gateway) -> None:
+    running.app.behave = holding = Holding()
+    await gateway.asks("r1")
+    await holding.begun.wait()
+    running.app.behave = answers(b"quick")
+    await gateway.asks("r2")
+    assert [(await gateway.piece()).body for _ in range(2)] == [b"begun", b"quick"]
+    holding.released.set()
+    assert (await gateway.piece()).body == b"done"
+
+
+async def test_a_cancelled_request_sees_its_client_leave_and_its_answer_ends(
+    running: Engine, gateway: Gateway
+) -> None:
+    ordinary, running.app.behave = running.app.behave, (holding := Holding())
+    await gateway.asks()
+    assert (await gateway.piece()).body == b"begun"
+    await gateway.cancels()
+    await asyncio.wait_for(holding.ended.wait(), PATIENCE)
+    assert holding.received == [{"type": "http.disconnect"}]
+    running.app.behave = ordinary
+    failure = await gateway.piece()
+    assert failure.end
+    await gateway.hears_nothing_more()
+
+
+async def test_an_app_that_does_not_care_about_its_client_is_stopped(
+    running: Engine, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "ABORT_GRACE", 0.05)
+    stopped = asyncio.Event()
+
+    async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    running.app.behave = deaf
+    await gateway.asks()
+    assert (await gateway.piece()).chunk == -1
+    await gateway.cancels()
+    await asyncio.wait_for(stopped.wait(), PATIENCE)
+
+
+async def test_a_cancellation_that_overtakes_its_request_keeps_it_from_starting(
+    running: Engine, gateway: Gateway
+) -> None:
+    await gateway.cancels("r1")
+    await gateway.client.flush()
+    await asyncio.sleep(0.05)  # the two subjects are two subscriptions of the bridge
+    await gateway.asks("r1")
+    await gateway.hears_nothing_more()
+    assert len(running.app.scopes) == 1
+
+
+async def test_a_request_that_comes_twice_is_answered_once(
+    running: Engine, gateway: Gateway
+) -> None:
+    await gateway.asks("r1")
+    await gateway.asks("r1")
+    await gateway.answer()
+    await gateway.asks("r1")
+    await gateway.hears_nothing_more()
+    assert len(running.app.scopes) == 2
+
+
+async def test_an_app_that_raises_fails_the_answer(running: Engine, gateway: Gateway) -> None:
+    async def breaks(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("CUDA error")
+
+    running.app.behave = breaks
+    await gateway.asks()
+    (failure,) = await gateway.answer()
+    assert (failure.chunk, failure.failure) == (0, inference.ENGINE_FAILED)
+
+
+async def test_an_app_that_raises_amid_its_answer_fails_the_rest_of_it(
+    running: Engine, gateway: Gateway
+) -> None:
+    async def breaks(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise RuntimeError("CUDA error")
+
+    running.app.behave = breaks
+    await gateway.asks()
+    half, failure = await gateway.answer()
+    assert half.body == b"half"
+    assert (failure.chunk, failure.failure) == (1, inference.ENGINE_FAILED)
+
+
+async def test_an_app_that_returns_without_an_answer_has_failed(
+    running: Engine, gateway: Gateway
+) -> None:
+    async def forgets(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+
+    running.app.behave = forgets
+    await gateway.asks()
+    assert [piece.failure for piece in await gateway.answer()] == [inference.ENGINE_FAILED]
+
+
+async def test_a_slow_answer_is_announced_and_a_quick_one_is_not(
+    running: Engine, gateway: Gateway
+) -> None:
+    await gateway.asks("quick")
+    assert (await gateway.piece()).chunk == 0
+    release = asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await release.wait()
+        await answers(b"at last")(scope, receive, send)
+
+    running.app.behave = slow
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await gateway.asks("slow")
+    assert await gateway.piece() == Piece(-1, replica="chat-0")
+    assert loop.time() - began >= engine.ANNOUNCE_AFTER * 0.9
+    release.set()
+    (answer,) = await gateway.answer()
+    assert (answer.chunk, answer.body) == (0, b"at last")
+
+
+async def test_an_answer_that_has_begun_is_not_announced_any_more(
+    running: Engine, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "ANNOUNCE_AFTER", 0.02)
+    running.app.behave = holding = Holding()
+    await gateway.asks()
+    await holding.begun.wait()
+    await asyncio.sleep(0.1)
+    holding.released.set()
+    assert [piece.chunk for piece in await gateway.answer()] == [0, 1]
+
+
+async def test_every_end_of_a_request_is_told_to_the_routers(
+    running: Engine, gateway: Gateway
+) -> None:
+    ends = await gateway.client.subscribe(subjects.FINISHED)
+    await gateway.client.flush()
+
+    async def breaks(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("CUDA error")
+
+    holding = Holding()
+    for identity, behaviour in (("r1", answers(b"")), ("r2", breaks), ("r3", holding)):
+        running.app.behave = behaviour
+        await gateway.asks(identity)
+        await gateway.piece()
+    await gateway.cancels("r3")
+    told = [
+        msgspec.json.decode((await ends.next_msg(PATIENCE)).data, type=Finished) for _ in range(3)
+    ]
+    assert told == [Finished(identity, "chat-0") for identity in ("r1", "r2", "r3")]
+
+
+async def test_the_heartbeat_tells_who_it_is_and_how_much_it_has_to_do(
+    running: Engine, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "HEARTBEAT", 0.02)
+    beats = await gateway.client.subscribe(subjects.replica_status("chat", "chat-0"))
+
+    async def next_beat() -> ReplicaStatus:
+        return msgspec.json.decode((await beats.next_msg(PATIENCE)).data, type=ReplicaStatus)
+
+    assert await next_beat() == ReplicaStatus("chat-0", os.getpid(), running=0, version=3)
+    running.app.behave = holding = Holding()
+    await gateway.asks()
+    await holding.begun.wait()
+    async with asyncio.timeout(PATIENCE):
+        while (await next_beat()).running != 1:
+            continue
+        holding.released.set()
+        while (await next_beat()).running != 0:
+            continue
+
+
+async def test_what_no_gateway_has_sent_is_not_served(running: Engine, gateway: Gateway) -> None:
+    subject = subjects.replica_requests("chat", "chat-0")
+    await gateway.client.publish(subject, b"{}")
+    await gateway.client.publish(subject, b"{}", headers={"Nebula-Request": "r1"})
+    await gateway.hears_nothing_more()
+    assert len(running.app.scopes) == 1
+
+
+async def test_an_engine_that_shuts_down_tells_those_who_still_wait(
+    running: Engine, gateway: Gateway
+) -> None:
+    running.app.behave = holding = Holding()
+    await gateway.asks()
+    await holding.begun.wait()
+    await running.stop()
+    begun, failure = await gateway.answer()
+    assert begun.body == b"begun"
+    assert (failure.chunk, failure.failure) == (1, inference.ENGINE_STOPPED)
+    holding.released.set()
+    await holding.ended.wait()
+
+
+def test_an_engine_that_no_node_has_started_does_not_come_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NEBULA_NATS_URL", raising=False)
+    with pytest.raises(KeyError, match="NEBULA_NATS_URL"):
+        EngineBridge(App())
