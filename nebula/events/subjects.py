@@ -48,11 +48,6 @@ def event(aggregate: str, identity: str, event_type: str) -> str:
     return f"nebula.events.{aggregate}.{identity}.{event_type}"
 
 
-def aggregate(aggregate_name: str, identity: str) -> str:
-    """Give the filter for all events of one aggregate."""
-    return f"nebula.events.{aggregate_name}.{identity}.>"
-
-
 def requests(model: str) -> str:
     """Give the subject on which gateways ask for a model and routers listen."""
     return f"nebula.inference.requests.{model}"

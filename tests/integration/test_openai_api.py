@@ -125,13 +125,13 @@ async def test_streaming_is_real_the_first_word_is_there_long_before_the_last(
 ) -> None:
     await cluster.tell_engine("chat-0", token=0.05)
     try:
-        body = chat("chat", "slow", max_tokens=20, stream=True)
+        body = chat("chat", "slow", stream=True)
         async with cluster.http() as http, http.stream("POST", CHAT, json=body) as answer:
             times = [time.monotonic() async for _ in events(answer)]
     finally:
         await cluster.tell_engine("chat-0", token=0)
     gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-    assert times[-1] - times[1] > 19 * 0.05 * 0.9
+    assert times[-1] - times[0] > 15 * 0.05 * 0.9
     assert max(gaps) < 0.5, "they came in bunches"
 
 
