@@ -68,6 +68,7 @@ class EngineBridge:
         self._state: dict[str, Any] = {}
         self._active: dict[str, _Exchange] = {}
         self._ended: dict[str, None] = {}
+        self._unwanted = ""
         self._beating: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,6 +99,8 @@ class EngineBridge:
             subjects.replica_requests(settings.model, settings.replica), cb=self._on_request
         )
         await client.subscribe(subjects.cancel(settings.model, "*"), cb=self._on_cancel)
+        self._unwanted = client.new_inbox()
+        await client.subscribe(f"{self._unwanted}.*", cb=self._on_unwanted)
         await client.flush()
         self._beating = asyncio.create_task(self._beat())
 
@@ -122,6 +125,12 @@ class EngineBridge:
         if exchange is None:
             self._remember(identity)  # the cancellation has overtaken its request
         else:
+            exchange.abort()
+
+    async def _on_unwanted(self, message: Msg) -> None:
+        """Abort what nobody waits for: said by the gateway, or by NATS where that one is gone."""
+        exchange = self._active.get(message.subject.rpartition(".")[2])
+        if exchange is not None:
             exchange.abort()
 
     async def _serve(self, exchange: "_Exchange") -> None:
@@ -163,6 +172,8 @@ class EngineBridge:
             )
             if self._connection.connected:
                 await _publish(self._connection, subject, msgspec.json.encode(status))
+                for exchange in tuple(self._active.values()):
+                    await exchange.announce(f"{self._unwanted}.{exchange.request.id}")
             await asyncio.sleep(HEARTBEAT)
 
 
@@ -183,7 +194,7 @@ class _Exchange:
         self._content_type = ""
         loop = asyncio.get_running_loop()
         self._loop = loop
-        self._announcing = loop.call_later(ANNOUNCE_AFTER, self._announce)
+        self._announcing = loop.call_later(ANNOUNCE_AFTER, self._announce_soon)
         self._forcing: asyncio.TimerHandle | None = None
         self._announcement: asyncio.Task[None] | None = None
 
@@ -249,11 +260,13 @@ class _Exchange:
         self._chunk += 1
         await _publish(self._connection, self._subject, body, inference.piece_headers(piece))
 
-    def _announce(self) -> None:
+    async def announce(self, unwanted: str = "") -> None:
+        """Say that this replica has the request; `unwanted` is where to object."""
         headers = inference.piece_headers(Piece(-1, replica=self._replica))
-        self._announcement = self._loop.create_task(
-            _publish(self._connection, self._subject, b"", headers)
-        )
+        await _publish(self._connection, self._subject, b"", headers, reply=unwanted)
+
+    def _announce_soon(self) -> None:
+        self._announcement = self._loop.create_task(self.announce())
 
 
 def _http_scope(request: Request) -> Scope:
@@ -282,9 +295,14 @@ def _http_scope(request: Request) -> Scope:
 
 
 async def _publish(
-    connection: Connection, subject: str, body: bytes, headers: dict[str, str] | None = None
+    connection: Connection,
+    subject: str,
+    body: bytes,
+    headers: dict[str, str] | None = None,
+    *,
+    reply: str = "",
 ) -> None:
     try:
-        await connection.client.publish(subject, body, headers=headers)
+        await connection.client.publish(subject, body, reply, headers=headers)
     except NatsError as error:
         log.warning("could not publish to %s: %r", subject, error)

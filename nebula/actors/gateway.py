@@ -4,6 +4,7 @@ It must not know HTTP: what a client is told of a failure is decided above it.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -215,6 +216,10 @@ class Gateway(Actor):
     async def _on_piece(self, message: Msg) -> None:
         exchange = self._exchanges.get(message.subject.rpartition(".")[2])
         if exchange is None:
+            if message.reply:
+                # An engine asks whether anybody still waits: nobody does, NATS was lost meanwhile.
+                with contextlib.suppress(NatsError):
+                    await self.connection.client.publish(message.reply)
             return
         piece = inference.read_piece(message.headers, message.data)
         if piece is not None:

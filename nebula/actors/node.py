@@ -22,7 +22,9 @@ from nats.errors import Error as NatsError
 from nebula.actors import devices, launch, processes
 from nebula.actors.actor import Actor
 from nebula.actors.engine_http import EngineClient, EngineRefused, EngineSilent
+from nebula.actors.failure import failure_reason
 from nebula.actors.launch import Site
+from nebula.actors.log_reading import LogReply, LogRequest, read_log
 from nebula.actors.placement import replicas_on
 from nebula.actors.processes import EngineProcess
 from nebula.actors.reconciliation import (
@@ -58,24 +60,7 @@ HEARTBEAT = 2.0
 REASON_LINES = 400
 """Where vLLM says why it failed may be this far above its last line."""
 
-MAX_LOG_REPLY = 512 * 1024
 MAX_LOG_FILE = 64 * 1024 * 1024
-
-
-class LogRequest(Struct, frozen=True):
-    """Ask a node for an engine's log: its last `lines`, or all from byte `offset` on."""
-
-    replica: str
-    lines: int = 100
-    offset: int | None = None
-
-
-class LogReply(Struct, frozen=True):
-    """Text of a log and the offset at which the next request goes on; or why there is none."""
-
-    text: str = ""
-    offset: int = 0
-    error: str = ""
 
 
 class NodeSettings(Struct, frozen=True):
@@ -252,7 +237,7 @@ class Node(Actor):
                 code = await watching
             finally:
                 watching.cancel()
-            reason = processes.failure_reason(engine.process.tail(REASON_LINES))
+            reason = failure_reason(engine.process.tail(REASON_LINES))
         except OSError as error:
             reason = f"can't run {' '.join(self.settings.engine_command)}: {error}"
         await self._ended(engine, code, reason)
@@ -384,26 +369,10 @@ class Node(Actor):
         if message.reply:
             try:
                 request = msgspec.json.decode(message.data, type=LogRequest)
-                reply = self._read_log(request)
+                reply = read_log(self._log_file(request.replica), request)
             except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
                 reply = LogReply(error=str(error))
             await self.connection.client.publish(message.reply, msgspec.json.encode(reply))
-
-    def _read_log(self, request: LogRequest) -> LogReply:
-        if not subjects.is_token(request.replica):
-            return LogReply(error=f"{request.replica!r} is no replica")
-        path = self._log_file(request.replica)
-        if not path.exists():
-            return LogReply(error=f"node {self.settings.node} has no log of {request.replica!r}")
-        size = path.stat().st_size
-        if request.offset is None:
-            lines = processes.tail(path, max(1, min(request.lines, 10_000)))
-            return LogReply("".join(f"{line}\n" for line in lines)[-MAX_LOG_REPLY:], size)
-        offset = request.offset if 0 <= request.offset <= size else 0
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(MAX_LOG_REPLY)
-        return LogReply(data.decode(errors="replace"), offset + len(data))
 
     def _log_file(self, replica: str) -> Path:
         return self.settings.folder / "logs" / f"{replica}.log"

@@ -149,6 +149,8 @@ def _bad_adapter(state: State, identity: str, adapter: Adapter) -> str | None:
 def _bad_name(field: str, name: str) -> str | None:
     if name != name.strip() or not name.isprintable():
         return f"{field}: {name!r} has spaces at its ends or characters that can't be printed"
+    if name.startswith("-"):
+        return f"{field}: {name!r} begins with '-', so that an engine takes it for an option"
     return None
 
 
@@ -182,11 +184,13 @@ def _bad_memory(amount: int | str | None) -> str | None:
 
 
 def _bad_options(event: ModelLoadRequested) -> str | None:
-    for key in event.options:
+    for key, value in event.options.items():
         if not _OPTION.fullmatch(key):
             return f"options: {key!r} is no option of an engine; write it without dashes in front"
         if option_name(key) in RESERVED_OPTIONS:
             return f"options: {key!r} is set by Nebula itself"
+        if any("\0" in str(item) for item in (value if isinstance(value, list) else (value,))):
+            return f"options: the value of {key!r} holds a NUL"
     for key, value in event.env.items():
         if not _VARIABLE.fullmatch(key) or key.startswith("NEBULA_"):
             return f"env: {key!r} can't be set"

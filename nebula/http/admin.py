@@ -20,7 +20,7 @@ from nebula.events.vocabulary import (
     ModelScaleRequested,
     ModelUnloadRequested,
 )
-from nebula.http.errors import ApiError, unavailable
+from nebula.http.errors import ApiError, field_at_fault, unavailable
 from nebula.http.openai import Limits, read_body
 from nebula.store.connection import Unavailable
 
@@ -98,9 +98,8 @@ async def _body(
         extra = {key: fields.pop(key) for key in drop if key in fields}
         return msgspec.convert(fields, kind), extra
     except msgspec.ValidationError as error:
-        path = str(error).rpartition("`$.")[2].rstrip("`") if "`$." in str(error) else None
-        raise ApiError(400, str(error), param=path) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ApiError(400, str(error), param=field_at_fault(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"the body is no JSON: {error}", code="invalid_json") from error
 
 

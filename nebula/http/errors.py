@@ -1,5 +1,7 @@
 """Errors as OpenAI's API words them: `{"error": {"message", "type", "param", "code"}}`."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -46,6 +48,16 @@ class ApiError(Exception):
         return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
 
+_NAMED = re.compile(r"(?:missing required|unknown) field `([^`]+)`")
+_PLACE = re.compile(r"at `\$\.([^`]+)`$")
+
+
+def field_at_fault(error: msgspec.ValidationError) -> str | None:
+    """Give the path of the field that a body is refused for, where there is one."""
+    found = (_PLACE.search(str(error)), _NAMED.search(str(error)))
+    return ".".join(match[1] for match in found if match is not None) or None
+
+
 def unavailable(message: str, retry_after: int | None = 1) -> ApiError:
     """Give a 503 for something that is not there now."""
     return ApiError(
@@ -55,16 +67,18 @@ def unavailable(message: str, retry_after: int | None = 1) -> ApiError:
 
 def respond(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Turn any exception of a handler into an OpenAI error."""
+    headers: Mapping[str, str] | None = None
     if isinstance(error, ApiError):
-        api = error
+        api, headers = error, error.headers
     elif isinstance(error, HTTPException):
         kind = "invalid_request_error" if error.status_code < 500 else "internal_error"
         api = ApiError(error.status_code, error.detail or "error", kind=kind)
+        headers = error.headers
     else:
         api = ApiError(500, f"internal error: {type(error).__name__}", kind="internal_error")
     return Response(
         api.payload,
         status_code=api.status,
-        headers=api.headers,
+        headers=headers,
         media_type="application/json",
     )

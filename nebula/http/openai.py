@@ -13,7 +13,7 @@ from nebula.events import inference
 from nebula.events.objections import known_names
 from nebula.events.state import Model, Named
 from nebula.events.vocabulary import Task
-from nebula.http.errors import ApiError, unavailable
+from nebula.http.errors import ApiError, field_at_fault, unavailable
 from nebula.http.relay import Patience, Relay
 
 _TASK_OF: dict[str, Task] = {
@@ -58,11 +58,10 @@ def _read(path: str, body: bytes) -> _Envelope:
     try:
         envelope = _envelopes.decode(body)
     except msgspec.ValidationError as error:
-        field = str(error).rpartition("`$.")[2].rstrip("`") if "`$." in str(error) else None
         if "missing required field `model`" in str(error):
             raise ApiError(400, "you must name a model", param="model") from error
-        raise ApiError(400, f"wrong type: {error}", param=field) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ApiError(400, f"wrong type: {error}", param=field_at_fault(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"the body is no JSON: {error}", code="invalid_json") from error
     field, _ = _REQUIRED[path]
     raw = bytes(getattr(envelope, field))

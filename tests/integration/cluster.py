@@ -282,8 +282,7 @@ class Cluster:
             return [
                 record
                 for record in await projection.log.read()
-                if (not kinds or isinstance(record.content, kinds))
-                and identity in ("", record.id)
+                if (not kinds or isinstance(record.content, kinds)) and identity in ("", record.id)
             ]
 
     async def last_seq(self) -> int:
@@ -300,11 +299,14 @@ class Cluster:
     async def _follow(self, after: int) -> AsyncIterator[Record]:
         """Give the log's entries as they come, until patience ends."""
         with contextlib.suppress(TimeoutError):
-            async with self.joined() as projection, asyncio.timeout(PATIENCE):
-                async with contextlib.aclosing(projection.log.follow(after)) as batches:
-                    async for batch in batches:
-                        for record in batch:
-                            yield record
+            async with (
+                asyncio.timeout(PATIENCE),
+                self.joined() as projection,
+                contextlib.aclosing(projection.log.follow(after)) as batches,
+            ):
+                async for batch in batches:
+                    for record in batch:
+                        yield record
 
     async def publish(self, subject: str, payload: bytes) -> None:
         """Send exactly what `nats pub SUBJECT PAYLOAD` sends: no header, no acknowledgement."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,7 +15,6 @@ from nats.aio.subscription import Subscription
 
 from nebula.actors import engine
 from nebula.actors.engine import EngineBridge, Message, Receive, Scope, Send
-from nebula.actors.processes import free_port
 from nebula.events import inference, subjects
 from nebula.events.inference import Finished, Piece, ReplicaStatus, Request
 from nebula.store.server import MAX_PAYLOAD, EmbeddedServer
@@ -156,15 +154,12 @@ class Gateway:
 
 
 @pytest.fixture
-async def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
-    server = EmbeddedServer(tmp_path, free_port(set()))
-    await server.start()
-    monkeypatch.setenv("NEBULA_NATS_URL", server.url)
+def url(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("NEBULA_NATS_URL", nats_server.url)
     monkeypatch.setenv("NEBULA_MODEL", "chat")
     monkeypatch.setenv("NEBULA_REPLICA", "chat-0")
     monkeypatch.setenv("NEBULA_VERSION", "3")
-    yield server.url
-    await server.stop()
+    return nats_server.url
 
 
 @pytest.fixture

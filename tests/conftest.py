@@ -1,0 +1,53 @@
+"""What all tests may ask for: an event loop, a real nats-server, and a connection and log on it."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from nebula.actors.processes import free_port
+from nebula.store.connection import Connection
+from nebula.store.log import Log
+from nebula.store.server import EmbeddedServer
+
+PATIENCE = 10.0
+Connect = Callable[[str], Awaitable[Connection]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def nats_server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    """A nats-server of the test's own, in an empty folder; the test may kill and restart it."""
+    server = EmbeddedServer(tmp_path / "nats", free_port(set()))
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def connect(nats_server: EmbeddedServer) -> AsyncIterator[Connect]:
+    """Open further connections, which are closed after the test: `await connect("second")`."""
+    async with contextlib.AsyncExitStack() as opened:
+
+        async def connect(name: str) -> Connection:
+            connection = await Connection(nats_server.url, name).open(patience=PATIENCE)
+            opened.push_async_callback(connection.close)
+            return connection
+
+        yield connect
+
+
+@pytest.fixture
+async def connection(connect: Connect) -> Connection:
+    return await connect("test")
+
+
+@pytest.fixture
+async def log(connection: Connection) -> Log:
+    """The log on `nats_server`, its streams created."""
+    return await Log(connection).open(patience=PATIENCE)

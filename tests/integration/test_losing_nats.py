@@ -1,0 +1,129 @@
+"""NATS goes and comes back: what callers are told meanwhile, and that nothing is loaded again."""
+
+import asyncio
+import time
+
+import httpx
+import pytest
+
+from nebula.events.vocabulary import EngineStarted, NodeRegistered
+from tests.integration.asking import CHAT, chat, error, events, said
+from tests.integration.cluster import Cluster
+
+pytestmark = pytest.mark.anyio
+
+
+async def answers_of_a_gateway_without_nats(cluster: Cluster, http: httpx.AsyncClient) -> None:
+    """Everything that needs NATS is a 503 at once; the process itself is well."""
+
+    async def not_ready() -> bool:
+        return (await http.get("/ready")).status_code == 503
+
+    await cluster.poll(not_ready, "the gateway has noticed", 3)
+    began = time.monotonic()
+    for answer in (
+        await http.get("/ready"),
+        await http.post(CHAT, json=chat("chat")),
+        await http.post(CHAT, json=chat("chat", stream=True)),
+        await http.post("/admin/models", json={"source": "simulated", "id": "more"}),
+        await http.patch("/admin/models/chat", json={"replicas": 2}),
+        await http.delete("/admin/models/chat"),
+    ):
+        assert "NATS" in error(answer, 503)["message"]
+        assert answer.headers["retry-after"].isdigit()
+    assert (await http.get("/health")).status_code == 200
+    assert (await http.get("/v1/models")).json()["data"][0]["id"] == "chat", "what it knew last"
+    assert time.monotonic() - began < 2
+
+
+async def recovered(cluster: Cluster) -> None:
+    """Wait until requests are answered again, by the engine that was there before."""
+    await cluster.ready()
+
+    async def served() -> bool:
+        async with cluster.http() as http:
+            return (await http.post(CHAT, json=chat("chat", max_tokens=1))).status_code == 200
+
+    await cluster.poll(served, "requests are answered", 10)
+
+
+async def test_while_an_external_nats_is_gone_requests_get_a_503_and_all_recovers_by_itself(
+    own_cluster: Cluster,
+) -> None:
+    cluster = own_cluster
+    cluster.start("nats")
+    cluster.up(own_nats=False)
+    await cluster.ready()
+    slow = {"simulate-token": 0.1, "simulate-tokens": 1000}
+    await cluster.load("chat", options=slow)
+    engine = await cluster.engine("chat-0")
+    before = cluster.pids() - {cluster.pid("nats")}
+
+    async with cluster.http() as http:
+        async with http.stream("POST", CHAT, json=chat("chat", stream=True)) as answer:
+            heard = events(answer)
+            await anext(heard)
+            cluster.kill("nats")
+            async with asyncio.timeout(5):
+                *_, last = [event async for event in heard]
+        assert "NATS" in last["error"]["message"]
+        await answers_of_a_gateway_without_nats(cluster, http)
+        await asyncio.sleep(3)
+        assert cluster.pids() == before, "nobody gives up"
+        cluster.again("nats")
+        await recovered(cluster)
+
+        assert await cluster.engine("chat-0") == engine
+        assert len(await cluster.records(EngineStarted)) == 1
+        assert len(await cluster.records(NodeRegistered)) == 1
+        assert cluster.pids() == before | {cluster.pid("nats")}
+
+        # What is asked for afterwards is done: router and node follow the log again.
+        await cluster.load("more")
+        assert said(await http.post(CHAT, json=chat("more", max_tokens=1))) == "hello"
+
+        async def aborted() -> bool:
+            return (await cluster.engine_says("chat-0"))["running"] == 0
+
+        await cluster.poll(aborted, "the stream that was lost with NATS is ended")
+
+
+async def test_an_embedded_nats_that_dies_is_started_again_and_nothing_is_reloaded(
+    own_cluster: Cluster,
+) -> None:
+    cluster = own_cluster
+    cluster.up()
+    await cluster.ready()
+    await cluster.load("chat")
+    engine = await cluster.engine("chat-0")
+    server = cluster.pid("nats-server")
+    others = cluster.pids() - {server}
+
+    cluster.kill("nats-server")
+    await recovered(cluster)
+    assert cluster.pid("nats-server") != server
+    assert await cluster.engine("chat-0") == engine
+    assert cluster.pids() == others | {cluster.pid("nats-server")}
+    assert len(await cluster.records(EngineStarted)) == 1
+
+
+async def test_actors_that_start_before_nats_wait_for_it(own_cluster: Cluster) -> None:
+    cluster = own_cluster
+    for name in ("gateway", "router", "node"):
+        cluster.start(name)
+    async with cluster.http() as http:
+
+        async def alive() -> bool:
+            try:
+                return (await http.get("/health")).status_code == 200
+            except httpx.ConnectError:
+                return False
+
+        await cluster.poll(alive, "the gateway listens")
+        error(await http.get("/ready"), 503)
+        error(await http.post(CHAT, json=chat("chat")), 503)
+        error(await http.post("/admin/models", json={"source": "simulated"}), 503)
+        cluster.start("nats")
+        await cluster.ready()
+        await cluster.load("chat")
+        assert said(await http.post(CHAT, json=chat("chat", max_tokens=1))) == "hello"
