@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from nebula.actors.processes import free_port
 from nebula.store.connection import Connection
@@ -13,6 +14,10 @@ from nebula.store.server import EmbeddedServer
 
 PATIENCE = 10.0
 Connect = Callable[[str], Awaitable[Connection]]
+
+
+settings.register_profile("nebula", deadline=None)  # machines are busy; the suite has a timeout
+settings.load_profile("nebula")
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ class EngineBridge:
             exchange.abort()
 
     async def _on_unwanted(self, message: Msg) -> None:
-        """Abort what nobody waits for: said by the gateway, or by NATS where that one is gone."""
+        """Abort a request: its gateway says that nobody waits, or NATS that there is no gateway."""
         exchange = self._active.get(message.subject.rpartition(".")[2])
         if exchange is not None:
             exchange.abort()
@@ -163,6 +163,16 @@ class EngineBridge:
         if len(self._ended) > REMEMBERED:
             del self._ended[next(iter(self._ended))]
 
+    async def _ask(self, request: Request) -> None:
+        """Ask whether somebody still waits: a cancellation may be lost together with NATS."""
+        identity = request.id
+        await _publish(
+            self._connection,
+            subjects.waiting(request.gateway),
+            identity.encode(),
+            reply=f"{self._unwanted}.{identity}",
+        )
+
     async def _beat(self) -> None:
         settings = self._settings
         subject = subjects.replica_status(settings.model, settings.replica)
@@ -173,7 +183,7 @@ class EngineBridge:
             if self._connection.connected:
                 await _publish(self._connection, subject, msgspec.json.encode(status))
                 for exchange in tuple(self._active.values()):
-                    await exchange.announce(f"{self._unwanted}.{exchange.request.id}")
+                    await self._ask(exchange.request)
             await asyncio.sleep(HEARTBEAT)
 
 
@@ -194,7 +204,7 @@ class _Exchange:
         self._content_type = ""
         loop = asyncio.get_running_loop()
         self._loop = loop
-        self._announcing = loop.call_later(ANNOUNCE_AFTER, self._announce_soon)
+        self._announcing = loop.call_later(ANNOUNCE_AFTER, self._announce)
         self._forcing: asyncio.TimerHandle | None = None
         self._announcement: asyncio.Task[None] | None = None
 
@@ -260,13 +270,11 @@ class _Exchange:
         self._chunk += 1
         await _publish(self._connection, self._subject, body, inference.piece_headers(piece))
 
-    async def announce(self, unwanted: str = "") -> None:
-        """Say that this replica has the request; `unwanted` is where to object."""
+    def _announce(self) -> None:
         headers = inference.piece_headers(Piece(-1, replica=self._replica))
-        await _publish(self._connection, self._subject, b"", headers, reply=unwanted)
-
-    def _announce_soon(self) -> None:
-        self._announcement = self._loop.create_task(self.announce())
+        self._announcement = self._loop.create_task(
+            _publish(self._connection, self._subject, b"", headers)
+        )
 
 
 def _http_scope(request: Request) -> Scope:

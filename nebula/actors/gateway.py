@@ -108,6 +108,7 @@ class Gateway(Actor):
         """Listen for answers and heartbeats."""
         client = self.connection.client
         await client.subscribe(subjects.responses(self.id, "*"), cb=self._on_piece)
+        await client.subscribe(subjects.waiting(self.id), cb=self._on_waiting)
         await client.subscribe(subjects.REPLICA_STATUS, cb=self._on_status)
         self.connection.on_disconnect(self._on_disconnect)
         self.started = True
@@ -216,14 +217,16 @@ class Gateway(Actor):
     async def _on_piece(self, message: Msg) -> None:
         exchange = self._exchanges.get(message.subject.rpartition(".")[2])
         if exchange is None:
-            if message.reply:
-                # An engine asks whether anybody still waits: nobody does, NATS was lost meanwhile.
-                with contextlib.suppress(NatsError):
-                    await self.connection.client.publish(message.reply)
             return
         piece = inference.read_piece(message.headers, message.data)
         if piece is not None:
             exchange.arrive(piece)
+
+    async def _on_waiting(self, message: Msg) -> None:
+        """Tell an engine that asks when nobody waits for a request any more."""
+        if message.reply and message.data.decode(errors="replace") not in self._exchanges:
+            with contextlib.suppress(NatsError):
+                await self.connection.client.publish(message.reply)
 
     async def _on_status(self, message: Msg) -> None:
         try:

@@ -46,6 +46,7 @@ RESERVED_OPTIONS = frozenset(
 """Options that Nebula sets itself, or that would take the engine away from it."""
 
 _OPTION = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}", re.IGNORECASE)
+_DEPTH = 16
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 
 
@@ -189,6 +190,8 @@ def _bad_options(event: ModelLoadRequested) -> str | None:
             return f"options: {key!r} is no option of an engine; write it without dashes in front"
         if option_name(key) in RESERVED_OPTIONS:
             return f"options: {key!r} is set by Nebula itself"
+        if _too_deep(value):
+            return f"options: the value of {key!r} is nested more than {_DEPTH} levels deep"
         if any("\0" in str(item) for item in (value if isinstance(value, list) else (value,))):
             return f"options: the value of {key!r} holds a NUL"
     for key, value in event.env.items():
@@ -197,6 +200,26 @@ def _bad_options(event: ModelLoadRequested) -> str | None:
         if "\0" in value:
             return f"env: the value of {key!r} holds a NUL"
     return None
+
+
+def _too_deep(value: object) -> bool:
+    """Keep well below the stack's depth, which would be another one for every reader of the log."""
+    level = [value]
+    for _ in range(_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            for inner in (
+                outer.values()
+                if isinstance(outer, dict)
+                else outer
+                if isinstance(outer, list)
+                else ()
+            )
+        ]
+        if not level:
+            return False
+    return True
 
 
 def known_names(state: State) -> list[str]:

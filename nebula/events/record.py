@@ -109,4 +109,6 @@ def read(
 
 
 def _sequence(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+    if text is None or len(text) > 19 or not (text.isascii() and text.isdigit()):
+        return None  # 19 digits hold any sequence; int() raises for thousands of them
+    return int(text)

@@ -68,6 +68,14 @@ def cancel(model: str, request: str) -> str:
     return f"nebula.inference.cancel.{model}.{request}"
 
 
+def waiting(gateway: str) -> str:
+    """Give the subject on which engines ask a gateway whether somebody waits for a request.
+
+    In no stream: where no gateway listens any more, NATS itself says so.
+    """
+    return f"nebula.waiting.{gateway}"
+
+
 def finished(model: str) -> str:
     """Give the subject on which engines tell all routers that a request has ended."""
     return f"nebula.inference.finished.{model}"

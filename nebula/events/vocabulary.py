@@ -18,8 +18,10 @@ AGGREGATES: tuple[str, ...] = get_args(Aggregate)
 
 PublicName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 Source: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1024)]
-Token: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+Token: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}\Z")]
 Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**62)]
+Pid: TypeAlias = Annotated[int, Meta(gt=1, lt=2**31)]
+Port: TypeAlias = Annotated[int, Meta(ge=0, lt=2**16)]
 Replicas: TypeAlias = Annotated[int, Meta(ge=0, le=1024)]
 Scalar: TypeAlias = str | int | float | bool | None
 OptionValue: TypeAlias = Scalar | list[Scalar] | dict[str, object]
@@ -121,9 +123,9 @@ class EngineStarted(Struct, frozen=True):
     `pid` it names the process beyond doubt, also after pids were used again.
     """
 
-    pid: int
+    pid: Pid
     created: float
-    port: int
+    port: Port
     log_file: str
     version: int
     attempt: int = 1

@@ -6,9 +6,11 @@ Bodies pass through unchanged. A client that goes away ends the generation at on
 import asyncio
 import contextlib
 import logging
+import uuid
 
 from litestar.types import Receive, Scope, Send
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nebula.actors import gateway as actor
 from nebula.actors.gateway import Exchange, Gateway, NotServed
@@ -19,8 +21,9 @@ from nebula.http.errors import ApiError, unavailable
 
 log = logging.getLogger(__name__)
 
-ACCEPT_PATIENCE = 15.0
-"""Seconds within which some replica must have said that it has the request."""
+ACCEPT_PATIENCE = (2.0, 4.0, 9.0)
+"""Seconds within which some replica must have said that it has the request, try by try: a router
+that dies takes the requests that are on their way through it with it."""
 
 _REASONS = {
     inference.NO_REPLICA: "no replica is ready",
@@ -80,13 +83,22 @@ class Relay:
         """Get the first piece of an answer, trying again while no replica takes the request."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience.load
+        lost = 0
         while True:
             try:
                 await self._gateway.ready(self._named, max(0.0, deadline - loop.time()))
                 self._exchange = exchange = await self._gateway.ask(self._request)
             except NotServed as error:
                 raise unavailable(str(error), error.retry_after) from error
-            head = await self._first(exchange)
+            head = await self._first(exchange, ACCEPT_PATIENCE[lost])
+            if head is None:
+                # Under another id: should the first be on its way still, the two can't be mixed up.
+                await self._gateway.cancel(exchange)
+                self._request = replace(self._request, id=uuid.uuid4().hex)
+                lost += 1
+                if lost == len(ACCEPT_PATIENCE):
+                    raise unavailable("no router or replica took the request in time")
+                continue
             if head.failure != inference.NO_REPLICA or loop.time() >= deadline:
                 return head
             # The router's fold is behind ours, or ours behind its: soon they agree.
@@ -94,12 +106,13 @@ class Relay:
                 async with asyncio.timeout(0.1):
                     await self._gateway.projection.changed()
 
-    async def _first(self, exchange: Exchange) -> Piece:
+    async def _first(self, exchange: Exchange, patience: float) -> Piece | None:
+        """Get the first piece; None where no replica says in `patience` s that it has it."""
         try:
-            return await exchange.piece(ACCEPT_PATIENCE)
+            return await exchange.piece(patience)
         except TimeoutError:
             if not exchange.replica:
-                raise unavailable("no router or replica took the request in time") from None
+                return None
         try:
             return await exchange.piece(self._patience.idle)
         except TimeoutError:

@@ -95,13 +95,17 @@ class Connection:
                 listeners.remove(listener)
 
     async def close(self) -> None:
-        """Send what is pending, then disconnect."""
+        """Send what is pending, then disconnect. Never raises."""
         if self.client.is_connected:
             try:
                 await asyncio.wait_for(self.client.flush(), 2)
             except (nats.errors.Error, TimeoutError, OSError):
                 log.debug("%s: could not flush before closing", self.name)
-        await self.client.close()
+        try:
+            await self.client.close()
+        except (nats.errors.Error, OSError) as error:
+            # It tries to send what is pending, also when the server is gone.
+            log.debug("%s: closed without a server: %r", self.name, error)
 
     async def _on_error(self, error: Exception) -> None:
         log.debug("%s: NATS: %r", self.name, error)

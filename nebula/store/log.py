@@ -4,6 +4,7 @@ It must not know what events mean: it moves records, and decides nothing.
 """
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections import deque
@@ -102,21 +103,34 @@ class Log:
         subject, payload = records.subject_of(identity, event), records.encode(event)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
+        again = False
         while True:
             try:
-                ack = await self._jetstream.publish(
-                    subject, payload, timeout=_APPEND_TRY, headers=headers
-                )
-                return int(ack.seq)
-            except APIError as error:
-                if error.err_code in _CONFLICTS:
-                    raise Conflict(str(error.description)) from error
-                problem: Exception = error
+                return await self._publish(subject, payload, headers, again=again)
             except (NatsError, TimeoutError) as error:
-                problem = error
-            if loop.time() >= deadline:
-                raise Unavailable(f"the log does not answer: {problem}") from problem
+                if loop.time() >= deadline:
+                    raise Unavailable(f"the log does not answer: {error}") from error
+            again = True
             await asyncio.sleep(0.1)
+
+    async def _publish(
+        self, subject: str, payload: bytes, headers: dict[str, str], *, again: bool
+    ) -> int:
+        jetstream = self._jetstream
+        try:
+            ack = await jetstream.publish(subject, payload, timeout=_APPEND_TRY, headers=headers)
+            return int(ack.seq)
+        except APIError as error:
+            if error.err_code not in _CONFLICTS:
+                raise
+            if again:
+                # The server looks at the guard before the message id: what was first may be the
+                # earlier try, whose acknowledgement was lost.
+                with contextlib.suppress(NotFoundError):
+                    last = await jetstream.get_last_msg(streams.EVENTS, subject)
+                    if (last.headers or {}).get("Nats-Msg-Id") == headers["Nats-Msg-Id"]:
+                        return int(last.seq or 0)
+            raise Conflict(str(error.description)) from error
 
     async def last_seq(self) -> int:
         """Give the sequence of the newest entry; 0 for an empty log. Raises Unavailable."""

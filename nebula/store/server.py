@@ -44,7 +44,7 @@ def configuration(port: int, store: Path, host: str = "127.0.0.1") -> str:
         f"max_payload: {MAX_PAYLOAD}\n"
         'write_deadline: "10s"\n'
         "jetstream {\n"
-        f"  store_dir: {json.dumps(str(store))}\n"
+        f"  store_dir: {json.dumps(str(store), ensure_ascii=False)}\n"
         "  sync_interval: always\n"
         f"  max_memory_store: {1024 * 1024 * 1024}\n"
         "}\n"
@@ -76,7 +76,7 @@ class EmbeddedServer:
                 f"or use what is there with --nats nats://127.0.0.1:{self.port}"
             )
         config = self.folder / "nats-server.conf"
-        config.write_text(configuration(self.port, self.folder / "jetstream"))
+        config.write_text(configuration(self.port, self.folder / "jetstream"), "utf-8")
         with self.log_file.open("ab") as output:
             self.process = await asyncio.create_subprocess_exec(
                 binary(),

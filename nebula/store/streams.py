@@ -135,10 +135,11 @@ def _differences(wanted: StreamConfig, found: StreamConfig) -> list[str]:
         for field in _CHECKED
         if _plain(getattr(found, field)) != _plain(getattr(wanted, field))
     ]
-    if (found.num_replicas or 1) < (wanted.num_replicas or 1):
-        differences.append(
-            f"num_replicas is {found.num_replicas}, needed {wanted.num_replicas} or more"
-        )
+    differences += [
+        f"{field} is {getattr(found, field)}, needed {getattr(wanted, field)} or more"
+        for field in ("num_replicas", "duplicate_window")
+        if (getattr(found, field) or 0) < (getattr(wanted, field) or 0)
+    ]
     return differences
 
 

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 import nats
@@ -40,6 +40,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class Told(NamedTuple):
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
 
 
 class Cluster:
@@ -179,6 +187,21 @@ class Cluster:
             + "\n".join(log.read_text(errors="replace").splitlines()[-8:])
             for log in sorted(self.folder.rglob("*.log"))
         )
+
+    # The command line
+
+    async def nebula(self, *arguments: str, nats: str = "") -> "Told":
+        """Run a `nebula` command to its end."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "nebula.cli.main", *arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, MARK: str(self.folder), "NEBULA_NATS_URL": nats or self.nats_url},
+        )
+        async with asyncio.timeout(PATIENCE):
+            out, err = await process.communicate()
+        return Told(process.returncode or 0, out.decode(), err.decode())
 
     # HTTP
 

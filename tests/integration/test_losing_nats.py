@@ -1,12 +1,14 @@
 """NATS goes and comes back: what callers are told meanwhile, and that nothing is loaded again."""
 
 import asyncio
+import os
+import signal
 import time
 
 import httpx
 import pytest
 
-from nebula.events.vocabulary import EngineStarted, NodeRegistered
+from nebula.events.vocabulary import EngineFailed, EngineStarted, NodeRegistered
 from tests.integration.asking import CHAT, chat, error, events, said
 from tests.integration.cluster import Cluster
 
@@ -127,3 +129,24 @@ async def test_actors_that_start_before_nats_wait_for_it(own_cluster: Cluster) -
         await cluster.ready()
         await cluster.load("chat")
         assert said(await http.post(CHAT, json=chat("chat", max_tokens=1))) == "hello"
+
+
+async def test_an_engine_that_dies_while_nats_is_gone_is_reported_and_replaced_afterwards(
+    own_cluster: Cluster,
+) -> None:
+    cluster = own_cluster
+    cluster.start_all()
+    await cluster.ready()
+    await cluster.load("chat")
+    old = await cluster.engine("chat-0")
+
+    cluster.kill("nats")
+    os.kill(old.pid, signal.SIGKILL)
+    await asyncio.sleep(1)
+    cluster.again("nats")
+    await recovered(cluster)
+
+    failed = await cluster.logged(EngineFailed, "chat-0")
+    assert "killed by signal 9" in failed.reason
+    assert (await cluster.engine("chat-0")).pid != old.pid
+    assert len(cluster.engine_processes()) == 1

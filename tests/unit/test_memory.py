@@ -62,7 +62,7 @@ def test_an_amount_is_read(amount: int | str, size: int) -> None:
     ],
 )
 def test_anything_else_is_refused_in_words_that_name_the_field(amount: int | str) -> None:
-    with pytest.raises(ValueError, match="^memory: .*(is no amount|is out of range)"):
+    with pytest.raises(ValueError, match=r"^memory: .*(is no amount|is out of range)"):
         memory.parse(amount)
 
 

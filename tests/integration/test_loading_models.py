@@ -1,0 +1,150 @@
+"""Models on their way: requests that wait for them, engines that fail, and what heals them."""
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from nebula.events.vocabulary import EngineFailed, EngineReady, EngineStarted
+from tests.integration.asking import CHAT, chat, error, said
+from tests.integration.cluster import Cluster, free_port
+
+pytestmark = pytest.mark.anyio
+
+TOLD = "ValueError: The simulated engine was told to fail at its start."
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _served(cluster: Cluster) -> None:
+    async def load() -> None:
+        await cluster.ready()
+        await cluster.load("chat")
+
+    asyncio.run(load())
+
+
+async def test_a_request_waits_for_a_model_that_is_loading_and_is_answered(
+    cluster: Cluster,
+) -> None:
+    await cluster.load("slow", options={"simulate-start": 0.7}, stands="")
+    async with cluster.http() as http:
+        whole, streamed = await asyncio.gather(
+            http.post(CHAT, json=chat("slow", max_tokens=1)),
+            http.post(CHAT, json=chat("slow", max_tokens=1, stream=True)),
+        )
+    assert said(whole) == "hello"
+    assert '"content":"hello"' in streamed.text
+
+
+async def test_who_will_not_wait_so_long_is_told_how_far_it_is_and_when_to_ask_again(
+    cluster: Cluster,
+) -> None:
+    port = free_port()
+    cluster.start("gateway", "--port", str(port), "--load-patience", "0.3")
+    await cluster.ready(port)
+    await cluster.load("slower", options={"simulate-start": 3}, stands="")
+    await cluster.logged(EngineStarted, "slower-0")
+    async with cluster.http(port) as http:
+        answer = await http.post(CHAT, json=chat("slower"))
+        refused = error(answer, 503)
+        assert int(answer.headers["retry-after"]) > 0
+        assert "model 'slower' is loading for " in refused["message"]
+        assert "slower-0 on here is starting (attempt 1)" in refused["message"]
+        assert said(await http.post(CHAT, json=chat("chat", max_tokens=1))) == "hello"
+    async with cluster.http() as http:
+        assert (await http.delete("/admin/models/slower")).is_success
+    cluster.stop("gateway")
+
+
+async def test_an_engine_that_fails_at_its_start_is_tried_again_and_then_given_up_with_its_reason(
+    cluster: Cluster,
+) -> None:
+    await cluster.load("broken", options={"simulate-exit-at-start": 3}, stands="failed")
+
+    records = await cluster.records(EngineStarted, EngineFailed, identity="broken-0")
+    first, failed, second, failed_again = [record.content for record in records]
+    assert [type(first), type(second)] == [EngineStarted, EngineStarted]
+    for attempt, (event, retry_in) in enumerate([(failed, 0.2), (failed_again, None)], start=1):
+        assert isinstance(event, EngineFailed)
+        assert event.reason == TOLD
+        assert event.exit_code == 3
+        assert event.log_tail[-1] == TOLD
+        assert event.attempt == attempt
+        assert event.retry_in == retry_in
+    assert records[2].time - records[1].time >= 0.2e9, "a restart comes after a pause"
+
+    async with cluster.http() as http:
+        answer = await http.post(CHAT, json=chat("broken"))
+        assert TOLD in error(answer, 503)["message"]
+        assert "retry-after" not in answer.headers, "waiting would not help"
+        shown = (await http.get("/admin/models/broken")).json()["standing"]
+        assert shown["word"] == "failed"
+        assert shown["detail"] == f"broken-0 on here gave up after 2 attempts: {TOLD}"
+        assert said(await http.post(CHAT, json=chat("chat", max_tokens=1))) == "hello"
+    told = await cluster.nebula("status")
+    assert f"broken: broken-0 on here gave up after 2 attempts: {TOLD}" in told.out
+
+
+async def test_a_repeated_request_with_better_options_heals_what_was_given_up(
+    cluster: Cluster,
+) -> None:
+    await cluster.load("healed", options={"simulate-exit-at-start": 1}, stands="failed")
+    await cluster.load("healed", options={})
+    async with cluster.http() as http:
+        assert said(await http.post(CHAT, json=chat("healed", max_tokens=1))) == "hello"
+    assert (await cluster.replica("healed-0")).reason == ""
+
+
+async def test_the_same_request_once_more_tries_again_what_was_given_up(cluster: Cluster) -> None:
+    folder = cluster.folder / "late"
+    await cluster.load("late", source=str(folder), stands="failed")
+    folder.mkdir()
+    await cluster.load("late", source=str(folder))
+
+
+async def test_a_folder_that_is_not_there_is_named_as_what_it_is(cluster: Cluster) -> None:
+    await cluster.load("missing", source="/does/not/exist", stands="failed")
+    async with cluster.http() as http:
+        refused = error(await http.post(CHAT, json=chat("missing")), 503)
+    assert "there is no /does/not/exist on this node" in refused["message"]
+    assert "Invalid repository ID or local directory specified" in refused["message"]
+
+
+async def test_a_changed_request_replaces_the_running_engine(cluster: Cluster) -> None:
+    await cluster.load("changed")
+    before = await cluster.engine("changed-0")
+    await cluster.load("changed", options={"simulate-tokens": 2}, stands="")
+    state = await cluster.until(
+        lambda state: (
+            state.replicas["changed-0"].serving
+            and (engine := state.replicas["changed-0"].engine) is not None
+            and engine.pid != before.pid
+        ),
+        "another engine serves",
+    )
+    assert state.models["changed"].version == 2
+    async with cluster.http() as http:
+        assert said(await http.post(CHAT, json=chat("changed"))) == "hello hello"
+
+
+async def test_engines_that_share_a_device_start_one_after_the_other(cluster: Cluster) -> None:
+    names = ["queue-a", "queue-b", "queue-c"]
+    for name in names:
+        await cluster.load(
+            name, replicas=2, memory="128MiB", options={"simulate-start": 0.1}, stands=""
+        )
+    for name in names:
+        await cluster.stands(name)
+    events = [
+        record
+        for record in await cluster.records(EngineStarted, EngineReady)
+        if record.id.startswith("queue-")
+    ]
+    assert len(events) == 12
+    for started, ready in zip(events[::2], events[1::2], strict=True):
+        assert isinstance(started.content, EngineStarted)
+        assert isinstance(ready.content, EngineReady)
+        assert started.id == ready.id
+    ports = {(await cluster.engine(record.id)).port for record in events}
+    assert len(ports) == 6
+    assert all(earlier.time < later.time for earlier, later in pairwise(events))

@@ -1,0 +1,395 @@
+"""The fold: the life of a model as given/then, and the laws that hold for whatever is said."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nebula.events import record
+from nebula.events.evolve import evolve, fold
+from nebula.events.record import Record
+from nebula.events.state import EMPTY, AdapterStatus, Named, Rejection, State
+from nebula.events.vocabulary import (
+    Adapter,
+    AdapterLoaded,
+    AdapterLoadFailed,
+    AdapterLoadRequested,
+    AdapterUnloaded,
+    AdapterUnloadRequested,
+    EngineFailed,
+    EngineReady,
+    EngineStarted,
+    EngineStopped,
+    EventRejected,
+    ModelAssigned,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloaded,
+    ModelUnloadRequested,
+    ModelUnschedulable,
+    NodeDeregistered,
+    NodeDrainRequested,
+    NodeLost,
+)
+from tests.unit.story import SECOND, Story, cluster, gpus, load, messages
+
+STARTED = EngineStarted(7, 1.0, 8001, "/log", version=1)
+
+
+def placed(replicas: int = 1, **fields: object) -> Story:
+    story = cluster(alpha=[80]).given("chat", load(replicas, "8GiB", **fields))
+    story.settles()
+    return story
+
+
+def names(story: Story) -> dict[str, Named]:
+    return dict(story.state.names.items())
+
+
+# The life of a model
+
+
+def test_a_requested_model_waits_for_a_plan() -> None:
+    story = Story().given("chat", load(2, name="org/chat"))
+    model = story.model()
+    assert (model.name, model.spec.replicas, model.version) == ("org/chat", 2, 0)
+    assert model.intent > model.answered
+    assert model.created == story.state.time == SECOND
+    assert names(story) == {"org/chat": Named("chat")}
+    assert story.state.models_seq == story.state.seq
+
+
+def test_a_plan_makes_replicas() -> None:
+    story = placed(2)
+    model = story.model()
+    assert model.replicas == ("chat-0", "chat-1")
+    assert (model.version, model.answered) == (1, model.intent)
+    assert story.replica().phase == "assigned"
+    assert not story.replica().serving
+
+
+def test_an_engine_starts_and_gets_ready() -> None:
+    story = placed().given("chat-0", STARTED)
+    assert story.replica().phase == "starting"
+    assert story.engine().started == story.state.time
+    assert not story.replica().serving
+    story.given("chat-0", EngineReady("0.11.0"))
+    assert story.replica().phase == "ready"
+    assert story.engine().engine_version == "0.11.0"
+    assert story.replica().serving
+
+
+def test_the_whole_life_ends_with_nothing_left() -> None:
+    story = placed(lora=True).runs("chat-0")
+    story.given("chat", AdapterLoadRequested("sql", "/sql"))
+    story.given("chat-0", AdapterLoaded("sql", "/sql"))
+    assert story.replica().adapters == {"sql": AdapterStatus("/sql", loaded=True)}
+    story.given("chat", ModelUnloadRequested())
+    assert story.model().unloading
+    assert story.replica().retired
+    assert not story.replica().serving
+    story.stops("chat-0")
+    assert "chat-0" not in story.state.replicas
+    assert story.model().replicas == ()
+    story.given("chat", ModelUnloaded())
+    assert len(story.state.models) == len(story.state.replicas) == len(story.state.names) == 0
+
+
+def test_a_failed_engine_is_remembered_until_the_next_one_is_ready() -> None:
+    story = placed().runs("chat-0", ready=False)
+    story.given("chat-0", EngineFailed("CUDA out of memory", 1, ("tail",), 1, retry_in=4.0))
+    replica = story.replica()
+    assert (replica.phase, replica.engine, replica.attempt) == ("failed", None, 1)
+    assert (replica.reason, replica.exit_code) == ("CUDA out of memory", 1)
+    assert (replica.log_tail, replica.retry_in) == (("tail",), 4.0)
+    assert not replica.given_up
+    story.given("chat-0", EngineStarted(8, 2.0, 8001, "/log", version=1, attempt=2))
+    assert (story.replica().attempt, story.replica().retry_in) == (2, None)
+    assert story.replica().reason == "CUDA out of memory"
+    story.given("chat-0", EngineReady())
+    assert (story.replica().reason, story.replica().log_tail) == ("", ())
+    assert story.replica().serving
+
+
+def test_a_node_gives_up_and_a_repeated_request_starts_anew() -> None:
+    story = placed().runs("chat-0", ready=False).gives_up("chat-0")
+    assert story.replica().given_up
+    story.given("chat", load(1, "8GiB"))
+    story.settles()
+    assert story.replica().phase == "assigned"
+    assert story.replica().attempt == 0
+
+
+def test_scaling_down_retires_what_runs_and_drops_what_does_not() -> None:
+    story = placed(3).runs("chat-0").runs("chat-1")
+    story.given("chat", ModelScaleRequested(1))
+    story.settles()
+    assert [place.replica for place in story.model().assignments] == ["chat-0"]
+    assert story.replica("chat-1").retired
+    assert "chat-2" not in story.state.replicas
+    assert story.model().replicas == ("chat-0", "chat-1")
+    before = story.state.capacity_seq
+    story.stops("chat-1")
+    assert story.model().replicas == ("chat-0",)
+    assert story.state.capacity_seq > before
+
+
+def test_scaling_keeps_the_rest_of_the_request() -> None:
+    story = placed(name="org/chat", options={"seed": 1}).given("chat", ModelScaleRequested(0))
+    assert story.model().spec == load(0, "8GiB", name="org/chat", options={"seed": 1})
+
+
+def test_a_changed_spec_wants_an_engine_of_the_next_version() -> None:
+    story = placed().runs("chat-0")
+    assert story.replica().serving
+    story.given("chat", load(1, "8GiB", options={"seed": 1}))
+    assert story.replica().serving
+    story.settles()
+    assert (story.model().version, story.replica().version) == (2, 2)
+    assert story.engine().version == 1
+    assert not story.replica().serving
+    story.stops("chat-0").runs("chat-0")
+    assert story.engine().version == 2
+    assert story.replica().serving
+
+
+def test_a_repeated_request_of_the_same_leaves_the_engine_alone() -> None:
+    story = placed().runs("chat-0")
+    before = story.engine()
+    story.given("chat", load(1, "8GiB"))
+    story.settles()
+    assert story.model().version == 2
+    assert story.engine() == before
+    assert story.replica().serving
+
+
+def test_what_cannot_be_placed_says_why() -> None:
+    story = Story().given("chat", load(3)).given("chat", ModelUnschedulable("no GPU", 3))
+    model = story.model()
+    assert (model.unschedulable, model.missing) == ("no GPU", 3)
+    assert model.answered == model.intent
+
+
+def test_a_model_that_is_asked_for_while_it_unloads_stays() -> None:
+    story = placed().runs("chat-0").given("chat", ModelUnloadRequested())
+    story.given("chat", load(1, "8GiB"))
+    assert not story.model().unloading
+    assert story.model().intent > story.model().answered
+
+
+# Adapters
+
+
+def test_an_adapter_is_wanted_loaded_and_let_go() -> None:
+    story = placed(lora=True).runs("chat-0")
+    story.given("chat", AdapterLoadRequested("sql", "/sql"))
+    assert story.model().adapters == {"sql": "/sql"}
+    assert names(story) == {"chat": Named("chat"), "sql": Named("chat", "sql")}
+    story.given("chat-0", AdapterLoaded("sql", "/sql"))
+    story.given("chat", AdapterUnloadRequested("sql"))
+    assert names(story) == {"chat": Named("chat")}
+    assert "sql" in story.replica().adapters
+    story.given("chat-0", AdapterUnloaded("sql"))
+    assert story.replica().adapters == {}
+
+
+def test_an_engine_that_ended_has_no_adapters() -> None:
+    story = placed(adapters=(Adapter("sql", "/sql"),)).runs("chat-0")
+    story.given("chat-0", AdapterLoaded("sql", "/sql"), EngineFailed("killed", -9, retry_in=1.0))
+    assert story.replica().adapters == {}
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        load(1, "8GiB", adapters=(Adapter("sql", "/sql"), Adapter("poet", "/poet"))),
+        AdapterLoadRequested("sql", "/sql"),
+    ],
+)
+def test_a_repeated_request_forgives_the_adapters_that_failed(
+    again: ModelLoadRequested | AdapterLoadRequested,
+) -> None:
+    adapters = (Adapter("sql", "/sql"), Adapter("poet", "/poet"))
+    story = placed(adapters=adapters).runs("chat-0")
+    story.given("chat-0", AdapterLoadFailed("sql", "/sql", "rank 64"))
+    story.given("chat-0", AdapterLoaded("poet", "/poet"))
+    assert story.replica().adapters["sql"] == AdapterStatus("/sql", loaded=False, reason="rank 64")
+    story.given("chat", again)
+    assert story.replica().adapters == {"poet": AdapterStatus("/poet", loaded=True)}
+
+
+def test_a_new_name_frees_the_old_one() -> None:
+    story = placed(name="old", adapters=(Adapter("sql", "/sql"),))
+    story.given("chat", load(name="new"))
+    assert names(story) == {"new": Named("chat")}
+    story.given("chat", load(name="sql", adapters=(Adapter("old", "/old"),)))
+    assert names(story) == {"sql": Named("chat"), "old": Named("chat", "old")}
+
+
+# Nodes
+
+
+def test_a_node_comes_drains_is_lost_comes_back_and_leaves() -> None:
+    story = Story().given("alpha", gpus(80))
+    assert story.state.nodes["alpha"].schedulable
+    story.given("alpha", NodeDrainRequested())
+    assert story.state.nodes["alpha"].draining
+    story.given("alpha", NodeLost("silent"))
+    assert story.state.nodes["alpha"].lost
+    story.given("alpha", gpus(80, 80))
+    node = story.state.nodes["alpha"]
+    assert (node.lost, node.draining, len(node.devices)) == (False, True, 2)
+    story.given("alpha", NodeDeregistered())
+    assert "alpha" not in story.state.nodes
+
+
+def test_the_engines_of_a_node_that_left_are_gone() -> None:
+    story = placed(2).runs("chat-0").runs("chat-1")
+    story.given("chat", ModelScaleRequested(1))
+    story.settles()
+    story.given("alpha", NodeDeregistered())
+    assert "chat-1" not in story.state.replicas
+    replica = story.replica("chat-0")
+    assert (replica.phase, replica.engine) == ("stopped", None)
+    assert replica.reason == "its node has left"
+
+
+# Rejections
+
+
+def test_what_makes_no_sense_is_rejected_until_that_is_answered() -> None:
+    story = Story().publish("nebula.events.model.chat.Nonsense", b"{}")
+    story.given("chat", ModelScaleRequested(2))
+    assert dict(story.state.rejections.items()) == {
+        1: Rejection(
+            1,
+            "nebula.events.model.chat.Nonsense",
+            "'Nonsense' is no event type of Nebula",
+        ),
+        2: Rejection(2, "nebula.events.model.chat.ModelScaleRequested", "there is no model 'chat'"),
+    }
+    story.given("1", EventRejected("s", "r"))
+    assert list(story.state.rejections) == [2]
+    story.given("2", EventRejected("s", "r"))
+    assert len(story.state.rejections) == 0
+    assert len(story.state.models) == 0
+
+
+@pytest.mark.parametrize("identity", ["99", "x", "-", "1" * 128, "01x"])
+def test_an_answer_to_nothing_changes_nothing(identity: str) -> None:
+    story = Story().publish("nebula.events.what", b"")
+    story.given(identity, EventRejected("s", "r"))
+    assert list(story.state.rejections) == [1]
+
+
+def test_what_is_reported_about_the_unknown_changes_nothing() -> None:
+    story = Story()
+    story.given("chat-0", STARTED, EngineReady(), EngineFailed("x"), EngineStopped())
+    story.given("chat-0", AdapterLoaded("a", "/a"), AdapterUnloaded("a"))
+    story.given("chat", ModelAssigned(1, ()), ModelUnschedulable("x"), ModelUnloaded())
+    story.given("alpha", NodeLost(), NodeDeregistered())
+    assert len(story.state.replicas) == len(story.state.models) == len(story.state.nodes) == 0
+    assert len(story.state.rejections) == 0
+
+
+# Laws
+
+
+def logged(said: list[tuple[str, bytes]]) -> list[Record]:
+    return [
+        record.read(seq, seq * SECOND, subject, payload)
+        for seq, (subject, payload) in enumerate(said, 1)
+    ]
+
+
+def same(one: State, other: State) -> bool:
+    """Compare by the parts that people could see, with the maps in any order."""
+    return all(getattr(one, name) == getattr(other, name) for name in State.__struct_fields__)
+
+
+logs = messages.map(logged)
+
+
+@given(logs)
+def test_the_fold_never_raises_and_ends_at_the_last_entry(log: list[Record]) -> None:
+    state = fold(EMPTY, log)
+    assert state.seq == len(log)
+    assert state.time == len(log) * SECOND
+    mine = [each.seq for each in log if each.subject.startswith("nebula.events.model.")]
+    assert state.models_seq == max(mine, default=0)
+
+
+@given(logs, st.data())
+def test_an_entry_that_comes_again_changes_nothing(log: list[Record], data: st.DataObject) -> None:
+    state = EMPTY
+    for entry in log:
+        state = evolve(state, entry)
+        again = data.draw(st.sampled_from(log[: entry.seq]))
+        assert evolve(state, again) is state
+
+
+@given(logs, st.integers(0, 30))
+def test_a_state_and_the_tail_of_the_log_are_as_good_as_the_log(
+    log: list[Record], middle: int
+) -> None:
+    assert same(fold(fold(EMPTY, log[:middle]), log[middle:]), fold(EMPTY, log))
+
+
+@given(logs)
+def test_the_index_of_names_is_what_the_models_say(log: list[Record]) -> None:
+    for seq in range(len(log) + 1):
+        state = fold(EMPTY, log[:seq])
+        expected = {model.name: Named(model.id) for model in state.models.values()}
+        for model in state.models.values():
+            for name in model.adapters:
+                assert name not in expected
+                expected[name] = Named(model.id, name)
+        assert dict(state.names.items()) == expected
+        assert len(state.names) == sum(1 + len(each.adapters) for each in state.models.values())
+
+
+@given(logs)
+def test_models_and_replicas_agree_on_who_belongs_to_whom(log: list[Record]) -> None:
+    state = EMPTY
+    for entry in log:
+        state = evolve(state, entry)
+        listed = [each for model in state.models.values() for each in model.replicas]
+        assert len(listed) == len(set(listed))
+        assert set(listed) == set(state.replicas)
+        for model in state.models.values():
+            assert all(state.replicas[each].model == model.id for each in model.replicas)
+            planned = [place.replica for place in model.assignments]
+            current = [each.id for each in state.replicas_of(model) if not each.retired]
+            assert current == planned
+        for identity, replica in state.replicas.items():
+            assert replica.id == identity
+            assert replica.serving <= (replica.phase == "ready")
+            assert (replica.phase in ("starting", "ready")) == (replica.engine is not None)
+
+
+@given(logs)
+def test_older_states_stay_as_they_were(log: list[Record]) -> None:
+    states, texts = [EMPTY], [repr_of(EMPTY)]
+    for entry in log:
+        states.append(evolve(states[-1], entry))
+        texts.append(repr_of(states[-1]))
+    assert [repr_of(state) for state in states] == texts
+
+
+@given(logs)
+def test_every_rejection_is_of_an_entry_that_nobody_has_answered(log: list[Record]) -> None:
+    state = fold(EMPTY, log)
+    for seq, rejection in state.rejections.items():
+        assert rejection.seq == seq
+        assert rejection.subject == log[seq - 1].subject
+        assert rejection.reason
+        later = [each for each in log[seq:] if isinstance(each.content, EventRejected)]
+        assert all(each.id != str(seq) for each in later)
+
+
+def repr_of(state: State) -> str:
+    maps = (state.models, state.replicas, state.nodes, state.names, state.rejections)
+    return repr([sorted(map(repr, each.items())) for each in maps]) + repr(
+        (state.seq, state.time, state.models_seq, state.capacity_seq)
+    )

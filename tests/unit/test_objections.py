@@ -1,0 +1,201 @@
+"""What can't be granted, and that the text names what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nebula.events.objections import (
+    RESERVED_OPTIONS,
+    known_names,
+    model_by_reference,
+    objection,
+    option_name,
+)
+from nebula.events.vocabulary import (
+    Adapter,
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    Assignment,
+    Event,
+    ModelAssigned,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+)
+from tests.unit.story import Story, cluster, facts, load, messages
+
+SQL = Adapter("sql", "/sql")
+
+
+def served() -> Story:
+    """`chat`, called org/chat, with the adapter sql; `plain` without LoRA; `old` on its way out."""
+    story = cluster(alpha=[80])
+    story.given("chat", load(name="org/chat", adapters=(SQL,)))
+    story.given("plain", load())
+    story.given("old", load(lora=True))
+    story.settles()
+    story.runs("old-0")
+    story.given("old", ModelUnloadRequested())
+    return story
+
+
+def nested(levels: int) -> dict[str, object]:
+    value: dict[str, object] = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+def plan(*replicas: str, version: int = 2) -> ModelAssigned:
+    return ModelAssigned(
+        version, tuple(Assignment(each, "alpha", (0,), 1, version) for each in replicas)
+    )
+
+
+@pytest.mark.parametrize(
+    ("identity", "event", "words"),
+    [
+        # names
+        ("new", load(name=" chat"), "name: ' chat' has spaces at its ends"),
+        ("new", load(name="a\nb"), "name: 'a\\nb' has"),
+        ("new", load(name="\0"), "name: '\\x00' has"),
+        ("new", load(name="-x"), "name: '-x' begins with '-'"),
+        ("-x", load(), "name: '-x' begins with '-'"),
+        ("new", load(name="org/chat"), "name: 'org/chat' is already 'chat'"),
+        ("new", load(name="sql"), "name: 'sql' is already an adapter of model 'chat'"),
+        ("sql", load(), "name: 'sql' is already an adapter of model 'chat'"),
+        # sources
+        ("new", ModelLoadRequested("--trust"), "source: '--trust' is neither"),
+        ("new", ModelLoadRequested("/a\nb"), "source: '/a\\nb' is neither"),
+        # memory
+        ("new", load(memory="much"), "memory: 'much' is no amount"),
+        ("new", load(memory="0GiB"), "memory: '0GiB' is out of range"),
+        ("new", ModelLoadRequested("/m", memory=-1), "memory: -1 is out of range"),
+        # options
+        ("new", load(options={"--seed": 1}), "options: '--seed' is no option"),
+        ("new", load(options={"": 1}), "options: '' is no option"),
+        ("new", load(options={"a b": 1}), "options: 'a b' is no option"),
+        ("new", load(options={"port": 1}), "options: 'port' is set by Nebula itself"),
+        ("new", load(options={"Served_Model-name": 1}), "options: 'Served_Model-name' is set"),
+        ("new", load(options={"deep": nested(18)}), "options: the value of 'deep' is nested"),
+        # environment
+        ("new", load(env={"A=B": "1"}), "env: 'A=B' can't be set"),
+        ("new", load(env={"": "1"}), "env: '' can't be set"),
+        ("new", load(env={"NEBULA_MODEL": "1"}), "env: 'NEBULA_MODEL' can't be set"),
+        ("new", load(env={"A": "\0"}), "env: the value of 'A' holds a NUL"),
+        # adapters of a new model
+        ("new", load(adapters=(SQL,), lora=False), "adapters: given together with lora: false"),
+        ("new", load(adapters=(SQL,)), "name: 'sql' is already an adapter of model 'chat'"),
+        ("new", load(adapters=(Adapter("new", "/x"),)), "adapters: the name 'new' stands twice"),
+        (
+            "new",
+            load(adapters=(Adapter("x", "/x"), Adapter("x", "/y"))),
+            "adapters: the name 'x' stands twice",
+        ),
+        ("new", load(adapters=(Adapter("x ", "/x"),)), "adapter name: 'x ' has spaces"),
+        ("new", load(adapters=(Adapter("-x", "/x"),)), "adapter name: '-x' begins with"),
+        ("new", load(adapters=(Adapter("x", "-x"),)), "source: '-x' is neither"),
+        # adapters of a model that is there
+        ("none", AdapterLoadRequested("x", "/x"), "there is no model 'none'"),
+        ("old", AdapterLoadRequested("x", "/x"), "there is no model 'old'"),
+        ("plain", AdapterLoadRequested("x", "/x"), "model 'plain' was loaded without LoRA"),
+        ("chat", AdapterLoadRequested("org/chat", "/x"), "name: 'org/chat' is the model's own"),
+        ("chat", AdapterLoadRequested("plain", "/x"), "name: 'plain' is already 'plain'"),
+        ("chat", AdapterLoadRequested("x\t", "/x"), "adapter name: 'x\\t' has"),
+        ("chat", AdapterLoadRequested("x", "-x"), "source: '-x' is neither"),
+        ("none", AdapterUnloadRequested("sql"), "there is no model 'none'"),
+        ("chat", AdapterUnloadRequested("x"), "model 'chat' has no adapter 'x'"),
+        ("plain", AdapterUnloadRequested("sql"), "model 'plain' has no adapter 'sql'"),
+        # the rest
+        ("none", ModelScaleRequested(2), "there is no model 'none'"),
+        ("none", ModelUnloadRequested(), "there is no model 'none'"),
+        ("none", NodeDrainRequested(), "there is no node 'none'"),
+        # plans by hand
+        ("old", plan("old-0"), "model 'old' is being unloaded"),
+        ("chat", plan("plain-0"), "replicas: 'plain-0' is no replica of 'chat'"),
+        ("chat", plan("chat"), "replicas: 'chat' is no replica of 'chat'"),
+        ("chat", plan("chat-01"), "replicas: 'chat-01' is no replica of 'chat'"),
+        ("chat", plan("chat-x"), "replicas: 'chat-x' is no replica of 'chat'"),
+        ("chat", plan("chat-0", "chat-0"), "replicas: 'chat-0' stands twice"),
+        ("chat", plan("chat-0", version=9), "version: the next plan of 'chat' is 2"),
+    ],
+)
+def test_what_cannot_be_granted_is_named(identity: str, event: Event, words: str) -> None:
+    reason = objection(served().state, identity, event)
+    assert reason is not None
+    assert reason.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("identity", "event"),
+    [
+        ("new", load()),
+        ("new", load(name="名前 mit Raum", memory="1.5GiB", options={"Max_Model.len": [1, None]})),
+        ("new", load(options={"deep": nested(16)}, env={"_A1": "", "PATH": "/bin"})),
+        ("new", load(lora=False)),
+        ("chat", load(name="org/chat", adapters=(SQL,))),
+        ("chat", load(name="another")),
+        ("chat", load(name="sql")),
+        ("old", load()),
+        ("chat", AdapterLoadRequested("sql", "/elsewhere")),
+        ("chat", AdapterLoadRequested("poet", "org/poet")),
+        ("chat", AdapterUnloadRequested("sql")),
+        ("chat", ModelScaleRequested(0)),
+        ("old", ModelUnloadRequested()),
+        ("alpha", NodeDrainRequested()),
+        ("chat", plan("chat-0", "chat-10")),
+        ("chat", plan()),
+    ],
+)
+def test_nothing_speaks_against_the_rest(identity: str, event: Event) -> None:
+    assert objection(served().state, identity, event) is None
+
+
+@given(messages, facts)
+def test_no_fact_is_ever_objected_to(
+    said: list[tuple[str, bytes]], fact: tuple[str, Event]
+) -> None:
+    story = Story()
+    for subject, payload in said:
+        story.publish(subject, payload)
+    assert objection(story.state, *fact) is None
+
+
+@given(messages)
+def test_what_was_rejected_changes_nothing_else(said: list[tuple[str, bytes]]) -> None:
+    story = Story()
+    for subject, payload in said:
+        before = story.state
+        story.publish(subject, payload)
+        if story.state.seq in story.state.rejections:
+            assert story.state.models is before.models
+            assert story.state.replicas is before.replicas
+            assert story.state.nodes is before.nodes
+            assert story.state.names is before.names
+
+
+@pytest.mark.parametrize("option", sorted(RESERVED_OPTIONS))
+def test_no_spelling_of_a_reserved_option_gets_through(option: str) -> None:
+    for spelling in (option, option.replace("-", "_"), option.upper()):
+        reason = objection(served().state, "new", load(options={spelling: 1}))
+        assert reason == f"options: {spelling!r} is set by Nebula itself"
+
+
+@given(st.text(max_size=10))
+def test_an_option_is_spelt_in_one_way(key: str) -> None:
+    assert option_name(option_name(key)) == option_name(key)
+
+
+def test_the_names_that_requests_may_use_are_listed_in_order() -> None:
+    assert known_names(served().state) == ["old", "org/chat", "plain", "sql"]
+
+
+def test_a_model_is_found_by_its_id_or_its_name_but_not_by_an_adapters() -> None:
+    state = served().state
+    assert model_by_reference(state, "chat") is state.models["chat"]
+    assert model_by_reference(state, "org/chat") is state.models["chat"]
+    assert model_by_reference(state, "sql") is None
+    assert model_by_reference(state, "nobody") is None

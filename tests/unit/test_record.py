@@ -1,0 +1,366 @@
+"""Events as bytes: what is written can be read for ever, and reading never fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from nebula.events import record
+from nebula.events.record import Malformed, Record
+from nebula.events.vocabulary import (
+    AGGREGATE_OF,
+    AGGREGATES,
+    TYPES,
+    Adapter,
+    AdapterLoaded,
+    AdapterLoadFailed,
+    AdapterLoadRequested,
+    AdapterUnloaded,
+    AdapterUnloadRequested,
+    Assignment,
+    Device,
+    EngineFailed,
+    EngineReady,
+    EngineStarted,
+    EngineStopped,
+    Event,
+    EventRejected,
+    ModelAssigned,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloaded,
+    ModelUnloadRequested,
+    ModelUnschedulable,
+    NodeDeregistered,
+    NodeDrainRequested,
+    NodeLost,
+    NodeRegistered,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "events.json"
+INTENTS = {
+    "ModelLoadRequested",
+    "ModelScaleRequested",
+    "ModelUnloadRequested",
+    "AdapterLoadRequested",
+    "AdapterUnloadRequested",
+    "NodeDrainRequested",
+}
+NESTED = (
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b'{"source":"/m","options":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+    b'{"source":"/m","options":{"a":' + b'{"b":' * 5_000 + b"1" + b"}" * 5_000 + b"}}",
+)
+"""Every one of them deeper than any parser's stack."""
+
+EVENTS: dict[str, tuple[str, Event]] = {
+    type(event).__name__: (identity, event)
+    for identity, event in (
+        (
+            "chat",
+            ModelLoadRequested(
+                "org/chat",
+                name="org/chät",
+                task="embedding",
+                replicas=2,
+                adapters=(Adapter("sql", "/adapters/sql"),),
+                lora=True,
+                memory="6GiB",
+                options={"max-model-len": 4096, "enforce-eager": True, "rope": {"type": [1.5]}},
+                env={"VLLM_LOGGING_LEVEL": "DEBUG"},
+            ),
+        ),
+        ("chat", ModelScaleRequested(3)),
+        ("chat", ModelUnloadRequested()),
+        ("chat", AdapterLoadRequested("sql", "/adapters/sql")),
+        ("chat", AdapterUnloadRequested("sql")),
+        ("chat", ModelAssigned(2, (Assignment("chat-0", "alpha", (0, 1), 6 * 2**30, 1),))),
+        ("chat", ModelUnschedulable("no node has 80.0 GiB free", 2)),
+        ("chat", ModelUnloaded()),
+        (
+            "chat-0",
+            EngineStarted(4711, 1760000000.25, 8001, "/logs/chat-0.log", version=2, attempt=3),
+        ),
+        ("chat-0", EngineReady("0.11.0", 12.5)),
+        ("chat-0", EngineFailed("CUDA out of memory", -9, ("line 1", "line 2"), 2, 4.0)),
+        ("chat-0", EngineStopped("no plan holds it")),
+        ("chat-0", AdapterLoaded("sql", "/adapters/sql")),
+        ("chat-0", AdapterLoadFailed("sql", "/adapters/sql", "rank 64 is too large")),
+        ("chat-0", AdapterUnloaded("sql")),
+        (
+            "alpha",
+            NodeRegistered(
+                (Device(0, "gpu", "NVIDIA H100", 80 * 2**30), Device(1, "cpu", "x86_64", 2**30)),
+                host="alpha.example",
+                labels={"zone": "a"},
+                nebula_version="0.1.0",
+            ),
+        ),
+        ("alpha", NodeDrainRequested()),
+        ("alpha", NodeLost("silent for 15 s")),
+        ("alpha", NodeDeregistered()),
+        ("17", EventRejected("nebula.events.model.chat.Nonsense", "no event type of Nebula")),
+    )
+}
+"""One of every type, no field left at its default."""
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+FIELDS = sorted({field for kind in TYPES.values() for field in kind.__struct_fields__})
+PAYLOADS = st.one_of(
+    st.binary(max_size=60),
+    JSON.map(lambda value: json.dumps(value).encode()),
+    st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4).map(
+        lambda value: json.dumps(value).encode()
+    ),
+)
+SUBJECTS = st.one_of(
+    st.text(max_size=40),
+    st.lists(st.text(max_size=6), min_size=5, max_size=5).map(".".join),
+    st.builds(
+        "nebula.events.{}.{}.{}".format,
+        st.sampled_from(AGGREGATES),
+        st.sampled_from(["chat", "chat-0", "7", "", " ", "*", "é"]),
+        st.sampled_from([*sorted(TYPES), "Nonsense"]),
+    ),
+)
+
+
+def typed(name: str) -> st.SearchStrategy[tuple[str, Event]]:
+    """Events of one type, with all that its fields' types allow."""
+    ids = st.from_regex(r"[A-Za-z0-9_-]{1,128}", fullmatch=True)
+
+    def of(kind: Any) -> st.SearchStrategy[Any]:
+        return st.builds(kind, **{each: field(kind, each) for each in kind.__struct_fields__})
+
+    def field(kind: Any, name: str) -> st.SearchStrategy[Any]:
+        text = st.text(min_size=1, max_size=20)
+        token = st.sampled_from(["chat-0", "alpha", "_"])
+        count = st.integers(0, 2**62 - 1)
+        scalar = st.one_of(st.none(), st.booleans(), st.integers(-(2**53), 2**53), text)
+        special: dict[tuple[str, str], st.SearchStrategy[Any]] = {
+            ("ModelLoadRequested", "task"): st.sampled_from(["chat", "embedding"]),
+            ("ModelLoadRequested", "replicas"): st.integers(0, 1024),
+            ("ModelLoadRequested", "adapters"): st.lists(of(Adapter), max_size=2).map(tuple)
+            if kind is ModelLoadRequested
+            else st.nothing(),
+            ("ModelLoadRequested", "lora"): st.sampled_from([None, True, False]),
+            ("ModelLoadRequested", "memory"): st.one_of(st.none(), st.integers(), text),
+            ("ModelLoadRequested", "options"): st.dictionaries(
+                text, st.one_of(scalar, st.lists(scalar), st.dictionaries(text, scalar)), max_size=3
+            ),
+            ("ModelLoadRequested", "env"): st.dictionaries(text, text, max_size=2),
+            ("ModelScaleRequested", "replicas"): st.integers(0, 1024),
+            ("ModelAssigned", "replicas"): st.lists(of(Assignment), max_size=3).map(tuple)
+            if kind is ModelAssigned
+            else st.nothing(),
+            ("Assignment", "replica"): token,
+            ("Assignment", "node"): token,
+            ("Assignment", "devices"): st.lists(count, min_size=1, max_size=3).map(tuple),
+            ("EngineStarted", "pid"): st.integers(2, 2**22),
+            ("Device", "kind"): st.sampled_from(["gpu", "cpu"]),
+            ("NodeRegistered", "devices"): st.lists(of(Device), max_size=2).map(tuple)
+            if kind is NodeRegistered
+            else st.nothing(),
+            ("NodeRegistered", "labels"): st.dictionaries(text, text, max_size=2),
+            ("EngineFailed", "log_tail"): st.lists(text, max_size=3).map(tuple),
+            ("EngineFailed", "exit_code"): st.one_of(st.none(), st.integers(-64, 255)),
+            ("EngineFailed", "retry_in"): st.one_of(st.none(), st.floats(0, 1e9)),
+        }
+        found = special.get((kind.__name__, name))
+        if found is not None:
+            return found
+        if name in ("created", "seconds"):
+            return st.floats(0, 1e12)
+        if name in ("version", "memory", "index", "pid", "port", "attempt", "missing"):
+            return count
+        return text
+
+    return st.tuples(ids, of(TYPES[name]))
+
+
+@pytest.mark.parametrize("name", sorted(TYPES))
+def test_every_type_of_event_comes_through_its_bytes(name: str) -> None:
+    @given(typed(name))
+    def comes_through(pair: tuple[str, Event]) -> None:
+        identity, event = pair
+        subject = record.subject_of(identity, event)
+        assert record.decode(subject, record.encode(event)) == (AGGREGATE_OF[name], identity, event)
+
+    comes_through()
+
+
+def test_every_type_of_event_has_its_golden_json() -> None:
+    assert set(EVENTS) == set(TYPES)
+    assert list(golden()) == sorted(TYPES)
+
+
+@pytest.mark.parametrize("name", sorted(TYPES))
+def test_what_was_stored_once_is_read_for_ever(name: str) -> None:
+    identity, event = EVENTS[name]
+    stored = golden()[name]
+    payload = msgspec.json.encode(stored["payload"])
+    assert record.decode(stored["subject"], payload) == (AGGREGATE_OF[name], identity, event)
+
+
+@pytest.mark.parametrize("name", sorted(TYPES))
+def test_what_is_written_is_the_golden_json(name: str) -> None:
+    identity, event = EVENTS[name]
+    stored = golden()[name]
+    assert record.subject_of(identity, event) == stored["subject"]
+    assert record.encode(event) == msgspec.json.encode(stored["payload"])
+    for struct, written in structs(event, stored["payload"]):
+        assert list(written) == list(struct.__struct_fields__)
+
+
+@pytest.mark.parametrize("name", sorted(INTENTS))
+def test_a_typing_error_in_an_intent_is_answered(name: str) -> None:
+    stored = golden()[name]
+    payload = msgspec.json.encode({**stored["payload"], "replcias": 2})
+    _, _, content = record.decode(stored["subject"], payload)
+    assert isinstance(content, Malformed)
+    assert "replcias" in content.reason
+
+
+def test_a_typing_error_inside_an_adapter_is_answered() -> None:
+    _, _, content = record.decode(
+        "nebula.events.model.chat.ModelLoadRequested",
+        b'{"source":"/m","adapters":[{"name":"a","source":"/a","rank":8}]}',
+    )
+    assert isinstance(content, Malformed)
+    assert "rank" in content.reason
+
+
+@pytest.mark.parametrize("name", sorted(set(TYPES) - INTENTS))
+def test_what_a_newer_actor_reports_is_read_by_an_older_one(name: str) -> None:
+    stored = golden()[name]
+    payload = msgspec.json.encode({**stored["payload"], "since_version_2": {"a": [1]}})
+    assert record.decode(stored["subject"], payload)[2] == EVENTS[name][1]
+
+
+@given(SUBJECTS, PAYLOADS, st.dictionaries(st.text(max_size=5), st.text(max_size=5)))
+def test_reading_never_raises(subject: str, payload: bytes, headers: dict[str, str]) -> None:
+    entry = record.read(1, 2, subject, payload, headers)
+    assert entry.subject == subject
+    if not isinstance(entry.content, Malformed):
+        assert subject == record.subject_of(entry.id, entry.content)
+        assert entry.type == type(entry.content).__name__
+    else:
+        assert entry.content.reason
+
+
+@pytest.mark.parametrize("name", sorted(TYPES))
+@pytest.mark.parametrize("payload", NESTED, ids=["lists", "objects", "options", "values"])
+def test_json_that_is_nested_deeper_than_any_stack_is_malformed(name: str, payload: bytes) -> None:
+    identity, event = EVENTS[name]
+    _, _, content = record.decode(record.subject_of(identity, event), payload)
+    if name in INTENTS:
+        assert isinstance(content, Malformed)
+
+
+@pytest.mark.parametrize(
+    ("subject", "payload", "reason"),
+    [
+        ("", b"{}", "the subject is not"),
+        ("nebula.events.model.chat", b"{}", "the subject is not"),
+        ("nebula.events.model.a.b.ModelUnloadRequested", b"{}", "the subject is not"),
+        ("nebula.events.cat.chat.ModelUnloadRequested", b"{}", "'cat' is none of model, replica"),
+        ("nebula.events.model.ch t.ModelUnloadRequested", b"{}", "'ch t' is no id"),
+        ("nebula.events.model.chät.ModelUnloadRequested", b"{}", "'chät' is no id"),
+        ("nebula.events.model.chat.ModelUnload", b"{}", "'ModelUnload' is no event type"),
+        ("nebula.events.model.chat.EngineReady", b"{}", "an event of a replica, not of a model"),
+        ("nebula.events.model.chat.ModelScaleRequested", b"", "`replicas`"),
+        ("nebula.events.model.chat.ModelScaleRequested", b"[]", "ModelScaleRequested: Expected"),
+        ("nebula.events.model.chat.ModelScaleRequested", b'{"replicas":-1}', "$.replicas"),
+        ("nebula.events.model.chat.ModelScaleRequested", b'{"replicas":1025}', "$.replicas"),
+        ("nebula.events.model.chat.ModelScaleRequested", b'{"replicas":"2"}', "$.replicas"),
+        ("nebula.events.model.chat.ModelScaleRequested", b'{"replicas":2', "ModelScaleRequested"),
+        ("nebula.events.model.chat.ModelLoadRequested", b'{"source":""}', "$.source"),
+        ("nebula.events.model.chat.ModelLoadRequested", b'{"source":"\xff"}', "utf-8"),
+        ("nebula.events.model.chat.ModelLoadRequested", b'{"source":"\\ud800"}', "ModelLoad"),
+    ],
+)
+def test_what_is_no_event_says_why(subject: str, payload: bytes, reason: str) -> None:
+    content = record.decode(subject, payload)[2]
+    assert isinstance(content, Malformed)
+    assert reason in content.reason
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 1])
+def test_no_report_names_a_process_whose_end_would_be_everybodys(pid: int) -> None:
+    stored = golden()["EngineStarted"]
+    stored["payload"]["pid"] = pid
+    _, _, content = record.decode(stored["subject"], msgspec.json.encode(stored["payload"]))
+    assert isinstance(content, Malformed)
+    assert "$.pid" in content.reason
+
+
+@pytest.mark.parametrize("field", ["replica", "node"])
+@pytest.mark.parametrize("bad", ["", "a.b", "a b", "*", "chat-0\n", "é", "x" * 129])
+def test_an_assignment_names_its_replica_and_node_by_safe_ids(field: str, bad: str) -> None:
+    stored = golden()["ModelAssigned"]
+    stored["payload"]["replicas"][0][field] = bad
+    _, _, content = record.decode(stored["subject"], msgspec.json.encode(stored["payload"]))
+    assert isinstance(content, Malformed)
+    assert f"$.replicas[0].{field}" in content.reason
+
+
+def test_an_empty_payload_is_an_event_without_fields() -> None:
+    content = record.decode("nebula.events.model.chat.ModelUnloadRequested", b"")[2]
+    assert content == ModelUnloadRequested()
+
+
+def test_the_headers_tell_what_led_to_an_event() -> None:
+    subject, payload = "nebula.events.model.chat.ModelUnloaded", b"{}"
+    headers = {
+        record.CAUSE_HEADER: "7",
+        record.BASIS_HEADER: "9",
+        record.ACTOR_HEADER: "router-1",
+        "Nats-Msg-Id": "x",
+    }
+    entry = record.read(10, 11, subject, payload, headers)
+    assert entry == Record(
+        10, 11, subject, "model", "chat", ModelUnloaded(), cause=7, basis=9, actor="router-1"
+    )
+    bare = record.read(10, 11, subject, payload)
+    assert (bare.cause, bare.basis, bare.actor) == (None, None, "")
+
+
+@given(st.text(max_size=8))
+@example("9" * 5000)
+@example("٣")
+@example("-1")
+@example("²")
+@example("1_0")
+@example(" 1")
+def test_a_cause_that_is_no_sequence_is_left_out(cause: str) -> None:
+    headers = {record.CAUSE_HEADER: cause, record.BASIS_HEADER: cause}
+    entry = record.read(1, 2, "nebula.events.model.chat.ModelUnloaded", b"{}", headers)
+    good = int(cause) if cause.isascii() and cause.isdigit() and len(cause) < 20 else None
+    assert (entry.cause, entry.basis) == (good, good)
+
+
+def golden() -> dict[str, dict[str, Any]]:
+    return dict(json.loads(GOLDEN.read_text("utf-8")))
+
+
+def structs(value: Any, written: Any) -> list[tuple[msgspec.Struct, dict[str, Any]]]:
+    """Pair every struct inside a value with its JSON."""
+    if isinstance(value, msgspec.Struct):
+        inner = [structs(getattr(value, name), written[name]) for name in value.__struct_fields__]
+        return [(value, written), *(pair for pairs in inner for pair in pairs)]
+    if isinstance(value, tuple):
+        return [pair for one, two in zip(value, written, strict=True) for pair in structs(one, two)]
+    return []
