@@ -6,7 +6,8 @@ are not as they must be); bad messages and lost connections never end it.
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from nebula.actors.projection import Projection
 from nebula.store.connection import Connection, Unavailable
@@ -35,7 +36,7 @@ class Actor:
         opening = asyncio.create_task(self._open(), name="connect")
         await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not opening.done():
-            await _cancel([opening, stopping])
+            await cancel([opening, stopping])
             return
         opening.result()
         following = asyncio.create_task(self.projection.run(), name="follow the log")
@@ -52,7 +53,7 @@ class Actor:
                     task.result()
         finally:
             await self.end()
-            await _cancel([following, stopping, *([working] if working else []), *self._tasks])
+            await cancel([following, stopping, *([working] if working else []), *self._tasks])
 
     async def _open(self) -> None:
         await self.connection.open()
@@ -85,7 +86,7 @@ class Actor:
             catching = asyncio.create_task(self.projection.caught_up())
             await asyncio.wait((catching, following, stopping), return_when=asyncio.FIRST_COMPLETED)
             if not catching.done():
-                await _cancel([catching])
+                await cancel([catching])
                 return False
             try:
                 catching.result()
@@ -95,7 +96,15 @@ class Actor:
         return False
 
 
-async def _cancel(tasks: list[asyncio.Task[None] | asyncio.Task[bool]]) -> None:
-    for task in tasks:
-        task.cancel()
+async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait until they have ended.
+
+    Again every second: before Python 3.12 `asyncio.wait_for`, which nats-py uses, swallows a
+    cancellation that comes together with what it waits for.
+    """
+    left = tasks = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=1)
     await asyncio.gather(*tasks, return_exceptions=True)

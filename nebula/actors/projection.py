@@ -1,7 +1,8 @@
 """An actor's view of the cluster: the log folded as it grows, and a way to await a change of it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from nebula.events.evolve import evolve
 from nebula.events.state import EMPTY, State
@@ -26,9 +27,13 @@ class Projection:
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
 
-    async def changed(self) -> None:
-        """Wait for the next entries to be folded."""
-        await self._changed.wait()
+    def changed(self) -> Coroutine[Any, Any, object]:
+        """Give what to await for the next entries to be folded, counted from this very call.
+
+        No coroutine function: one that runs as a task would begin to wait only later, and miss
+        what is folded before it does.
+        """
+        return self._changed.wait()
 
     async def until(self, predicate: Callable[[State], bool], timeout: float | None = None) -> bool:
         """Wait until the state satisfies `predicate`; False when `timeout` seconds were too few."""

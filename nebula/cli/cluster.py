@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from nebula.actors.actor import cancel
 from nebula.actors.projection import Projection
 from nebula.store.connection import Connection
 from nebula.store.log import Log
@@ -23,7 +24,6 @@ async def joined(nats: str, *, patience: float = 3.0) -> AsyncIterator[Projectio
             await projection.caught_up()
             yield projection
         finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            await cancel([following])
     finally:
         await connection.close()

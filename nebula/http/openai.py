@@ -191,8 +191,11 @@ async def health() -> dict[str, str]:
 
 
 @get("/ready")
-async def ready(gateway: Gateway) -> dict[str, str]:
-    """Say whether requests can be served; 503 while NATS is gone or the log is being read."""
+async def ready(gateway: Gateway) -> dict[str, str | int]:
+    """Say whether requests can be served, and up to which event this gateway knows the cluster.
+
+    503 while NATS is gone or the log is being read.
+    """
     if not gateway.able:
         raise unavailable("NATS can't be reached" if gateway.started else "the log is being read")
-    return {"status": "ready"}
+    return {"status": "ready", "seq": gateway.projection.state.seq}

@@ -192,7 +192,8 @@ class _Tail:
         if not self._inbox:
             self._arrived.clear()
             try:
-                await asyncio.wait_for(self._arrived.wait(), 2.5 * HEARTBEAT)
+                async with asyncio.timeout(2.5 * HEARTBEAT):
+                    await self._arrived.wait()
             except TimeoutError:
                 self._stale = True
                 return []

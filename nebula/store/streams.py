@@ -2,15 +2,22 @@
 
 Whoever comes first creates a stream. A stream that is configured otherwise is reported and never
 silently used: a log that may lose events is worse than none.
+
+The log is kept on `replicas` servers of a cluster. The other two streams are there to be looked
+back at and lie in the memory of one: three copies of every token would cost the servers more than
+twice the work. While that server is gone they are, and nobody waits for them.
 """
 
 import asyncio
+import logging
 
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
 from nebula.events import subjects
+
+log = logging.getLogger(__name__)
 
 EVENTS = "NEBULA_EVENTS"
 STATUS = "NEBULA_STATUS"
@@ -97,7 +104,13 @@ async def ensure(jetstream: JetStreamContext, replicas: int = 1) -> None:
     Raises StreamMismatch, and lets nats-py's errors through when JetStream does not answer.
     """
     for wanted in definitions(replicas):
-        found = await _find_or_create(jetstream, wanted)
+        try:
+            found = await _find_or_create(jetstream, wanted)
+        except TimeoutError:
+            if not await _out_of_reach(jetstream, wanted):
+                raise
+            log.warning("stream %s is out of reach, with its NATS server", wanted.name)
+            continue
         differences = _differences(wanted, found)
         if differences:
             raise StreamMismatch(
@@ -127,6 +140,20 @@ async def _find_or_create(jetstream: JetStreamContext, wanted: StreamConfig) -> 
         await asyncio.sleep(0.25)
     reason = refusal.description if refusal is not None else "no reason given"
     raise StreamMismatch(f"stream {name} can't be created: {reason}")
+
+
+async def _out_of_reach(jetstream: JetStreamContext, wanted: StreamConfig) -> bool:
+    """Say whether it is a stream in the memory of a server that is gone.
+
+    Nobody answers for such a stream then, but the cluster still lists it.
+    """
+    if wanted.storage != StorageType.MEMORY or not wanted.subjects:
+        return False
+    try:
+        listed = await jetstream.find_stream_name_by_subject(wanted.subjects[0])
+        return listed == wanted.name
+    except NotFoundError:
+        return False
 
 
 def _differences(wanted: StreamConfig, found: StreamConfig) -> list[str]:

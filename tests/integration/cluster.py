@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -114,15 +114,17 @@ class Cluster:
             )
 
     def pid(self, name: str) -> int:
-        """Give the pid of a process that was started, or of a child of `up`."""
+        """Give the pid of a process that was started, or of a child of `up`.
+
+        Raises LookupError while `up` has none of that name.
+        """
         if name in self._processes:
             return self._processes[name].pid
-        up = psutil.Process(self._processes["up"].pid)
-        return next(
-            child.pid
-            for child in up.children()
-            if name == child.name() or name in child.cmdline()[:4]
-        )
+        for child in psutil.Process(self._processes["up"].pid).children():
+            with contextlib.suppress(psutil.Error):
+                if name == child.name() or name in child.cmdline()[:4]:
+                    return child.pid
+        raise LookupError(f"no {name} runs now")
 
     def pids(self) -> set[int]:
         """Give the pids of all living processes, engines too."""
@@ -274,7 +276,18 @@ class Cluster:
         async with self.joined() as projection:
             held = await projection.until(holds, patience)
             assert held, f"not in {patience} s: {what}\n{self.last_words()}"
+            await self._gateway_knows(projection.state.seq)
             return projection.state
+
+    async def _gateway_knows(self, seq: int) -> None:
+        """Wait until the gateway, where one serves, has folded what we have: it may be behind."""
+        async with self.http() as http:
+            with contextlib.suppress(httpx.HTTPError):
+                while True:
+                    answer = await http.get("/ready")
+                    if answer.status_code != 200 or answer.json()["seq"] >= seq:
+                        return
+                    await asyncio.sleep(0.02)
 
     async def stands(self, identity: str, word: str = "ready", **how: float) -> Standing:
         """Wait until a model, with every replica that is wanted, stands so."""
@@ -314,12 +327,13 @@ class Cluster:
 
     async def logged(self, kind: type[E], identity: str, after: int = 0) -> E:
         """Wait for an event about something and give it."""
-        async for record in self._follow(after):
-            if isinstance(record.content, kind) and record.id == identity:
-                return record.content
+        async with contextlib.aclosing(self._follow(after)) as records:
+            async for record in records:
+                if isinstance(record.content, kind) and record.id == identity:
+                    return record.content
         raise AssertionError(f"there is no {kind.__name__} of {identity}\n{self.last_words()}")
 
-    async def _follow(self, after: int) -> AsyncIterator[Record]:
+    async def _follow(self, after: int) -> AsyncGenerator[Record, None]:
         """Give the log's entries as they come, until patience ends."""
         with contextlib.suppress(TimeoutError):
             async with (
@@ -342,13 +356,14 @@ class Cluster:
         before = await self.last_seq()
         await self.publish(subject, payload)
         ours = ""
-        async for record in self._follow(before):
-            if record.subject == subject:
-                ours = str(record.seq)
-            if isinstance(record.content, EventRejected) and record.id == ours:
-                assert record.content.subject == subject
-                assert record.cause == record.seq - 1 or record.cause == int(ours)
-                return record.content.reason
+        async with contextlib.aclosing(self._follow(before)) as records:
+            async for record in records:
+                if record.subject == subject:
+                    ours = str(record.seq)
+                if isinstance(record.content, EventRejected) and record.id == ours:
+                    assert record.content.subject == subject
+                    assert record.cause == int(ours)
+                    return record.content.reason
         raise AssertionError(f"{subject} was not rejected\n{self.last_words()}")
 
 

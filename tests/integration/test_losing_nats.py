@@ -21,7 +21,7 @@ async def answers_of_a_gateway_without_nats(cluster: Cluster, http: httpx.AsyncC
     async def not_ready() -> bool:
         return (await http.get("/ready")).status_code == 503
 
-    await cluster.poll(not_ready, "the gateway has noticed", 3)
+    await cluster.poll(not_ready, "the gateway has noticed", 5)
     began = time.monotonic()
     for answer in (
         await http.get("/ready"),
@@ -35,7 +35,7 @@ async def answers_of_a_gateway_without_nats(cluster: Cluster, http: httpx.AsyncC
         assert answer.headers["retry-after"].isdigit()
     assert (await http.get("/health")).status_code == 200
     assert (await http.get("/v1/models")).json()["data"][0]["id"] == "chat", "what it knew last"
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4
 
 
 async def recovered(cluster: Cluster) -> None:
@@ -66,7 +66,7 @@ async def test_while_an_external_nats_is_gone_requests_get_a_503_and_all_recover
             heard = events(answer)
             await anext(heard)
             cluster.kill("nats")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(10):
                 *_, last = [event async for event in heard]
         assert "NATS" in last["error"]["message"]
         await answers_of_a_gateway_without_nats(cluster, http)

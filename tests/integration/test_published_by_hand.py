@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 
 import pytest
 
@@ -32,7 +31,7 @@ def assigned(**changed: object) -> bytes:
 
 def started(**changed: object) -> bytes:
     """Give a forged report of an engine's start."""
-    report = {"pid": 10**9, "created": time.time(), "port": 9, "log_file": "/x", "version": 1}
+    report = {"pid": 10**9, "created": 1.5e9, "port": 9, "log_file": "/x", "version": 1}
     return json.dumps({**report, **changed}).encode()
 
 

@@ -65,8 +65,8 @@ async def test_a_model_is_unloaded_while_its_engine_starts_pauses_or_is_given_up
     await cluster.ready()
     starting = {"simulate-start": 60}
     failing = {"simulate-exit-at-start": 1}
-    await cluster.load("starting", options=starting, stands="loading")
     await cluster.load("failed", options=failing, stands="failed")
+    await cluster.load("starting", options=starting, stands="loading")
     await cluster.load("queued", stands="loading")  # waits for the device, where one still starts
     await cluster.logged(EngineStarted, "starting-0")
     began = time.monotonic()
@@ -77,8 +77,8 @@ async def test_a_model_is_unloaded_while_its_engine_starts_pauses_or_is_given_up
             assert (await http.delete(f"/admin/models/{identity}")).status_code == 202
         refused = error(await waiting, 503)
     assert "unloaded" in refused["message"]
-    await cluster.until(lambda state: not state.models, "all are unloaded", 8)
-    assert time.monotonic() - began < 8
+    await cluster.until(lambda state: not state.models, "all are unloaded", 15)
+    assert time.monotonic() - began < 15
     assert cluster.engine_processes() == []
     assert len(await cluster.records(EngineFailed, identity="failed-0")) == 2
 
@@ -94,7 +94,7 @@ async def test_an_engine_that_does_not_end_by_itself_is_killed_after_the_grace(
     async with cluster.http() as http:
         assert (await http.delete("/admin/models/stubborn")).status_code == 202
     await cluster.until(lambda state: not state.models, "it is unloaded")
-    assert 2.5 < time.monotonic() - began < 8
+    assert 2.5 < time.monotonic() - began < 15
     assert cluster.engine_processes() == []
 
 

@@ -169,7 +169,8 @@ def typed(name: str) -> st.SearchStrategy[tuple[str, Event]]:
             ("Assignment", "replica"): token,
             ("Assignment", "node"): token,
             ("Assignment", "devices"): st.lists(count, min_size=1, max_size=3).map(tuple),
-            ("EngineStarted", "pid"): st.integers(2, 2**22),
+            ("EngineStarted", "pid"): st.integers(2, 2**31 - 1),
+            ("EngineStarted", "port"): st.integers(0, 2**16 - 1),
             ("Device", "kind"): st.sampled_from(["gpu", "cpu"]),
             ("NodeRegistered", "devices"): st.lists(of(Device), max_size=2).map(tuple)
             if kind is NodeRegistered

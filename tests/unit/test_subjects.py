@@ -111,6 +111,7 @@ def test_no_subject_that_is_built_from_an_id_has_another_number_of_tokens(
         subjects.node_status(model): 4,
         subjects.replica_status(model, replica): 5,
         subjects.logs(model): 3,
+        subjects.waiting(model): 3,
     }
     for subject, tokens in expected.items():
         parts = subject.split(".")
