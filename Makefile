@@ -71,9 +71,11 @@ check: install-control
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
+# Real engines fill the machine by themselves: they come after the rest, one test at a time.
 test: install-control install-engine demo-models
 	@$(MAKE) --no-print-directory check
-	@.venv/bin/pytest tests/
+	@.venv/bin/pytest -n 3 --dist loadfile tests/unit tests/integration
+	@.venv/bin/pytest tests/e2e
 
 # exec: no shell stays between make and Nebula, so Ctrl-C and signals reach Nebula itself.
 run: install-control install-engine demo-models
