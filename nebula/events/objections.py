@@ -188,10 +188,13 @@ def _bad_options(event: ModelLoadRequested) -> str | None:
     for key, value in event.options.items():
         if not _OPTION.fullmatch(key):
             return f"options: {key!r} is no option of an engine; write it without dashes in front"
-        if option_name(key) in RESERVED_OPTIONS:
+        if _reserved(key):
             return f"options: {key!r} is set by Nebula itself"
         if _too_deep(value):
             return f"options: the value of {key!r} is nested more than {_DEPTH} levels deep"
+        items = value if isinstance(value, list) else []
+        if any(isinstance(item, str) and item.startswith("-") for item in items):
+            return f"options: an item of {key!r} begins with '-', so that it would be an option"
         if any("\0" in str(item) for item in (value if isinstance(value, list) else (value,))):
             return f"options: the value of {key!r} holds a NUL"
     for key, value in event.env.items():
@@ -200,6 +203,12 @@ def _bad_options(event: ModelLoadRequested) -> str | None:
         if "\0" in value:
             return f"env: the value of {key!r} holds a NUL"
     return None
+
+
+def _reserved(key: str) -> bool:
+    """See through what vLLM's parser takes for an option too: its beginning, its `no-` form."""
+    option = option_name(key.partition(".")[0]).removeprefix("no-")
+    return any(reserved.startswith(option) for reserved in RESERVED_OPTIONS)
 
 
 def _too_deep(value: object) -> bool:

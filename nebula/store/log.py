@@ -9,6 +9,7 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator
+from datetime import datetime
 
 from msgspec import Struct
 from nats.aio.msg import Msg
@@ -38,7 +39,7 @@ class Conflict(Exception):
 
 
 class LogReplaced(Exception):
-    """The log now ends before a sequence that was read from it: it is not the same log."""
+    """The log is not the one that was read from: it ends earlier, or was made anew."""
 
 
 class Guard(Struct, frozen=True):
@@ -90,7 +91,8 @@ class Log:
         """Append one event and give its sequence once it is on disk.
 
         A lost acknowledgement is asked for again under the same message id, so the event is stored
-        once. Raises Conflict when `guard` no longer holds, Unavailable after `patience` seconds.
+        once. Raises Conflict when `guard` no longer holds, Unavailable after `patience` seconds:
+        the event may be stored all the same where only its acknowledgement was lost.
         """
         headers = {"Nats-Msg-Id": message_id or uuid.uuid4().hex, ACTOR_HEADER: self.actor}
         if guard is not None:
@@ -103,14 +105,18 @@ class Log:
         subject, payload = records.subject_of(identity, event), records.encode(event)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
-        again = False
+        problem: Exception | None = None
         while True:
-            try:
-                return await self._publish(subject, payload, headers, again=again)
-            except (NatsError, TimeoutError) as error:
-                if loop.time() >= deadline:
-                    raise Unavailable(f"the log does not answer: {error}") from error
-            again = True
+            # Without a connection the client would keep the event and send it on reconnecting,
+            # long after it was given up here.
+            if self.connection.connected:
+                try:
+                    return await self._publish(subject, payload, headers, again=problem is not None)
+                except (NatsError, TimeoutError) as error:
+                    problem = error
+            if loop.time() >= deadline:
+                reason = problem or "NATS can't be reached"
+                raise Unavailable(f"the log does not answer: {reason}") from problem
             await asyncio.sleep(0.1)
 
     async def _publish(
@@ -174,6 +180,7 @@ class _Tail:
     def __init__(self, connection: Connection, after: int) -> None:
         self._connection = connection
         self._seq = after
+        self._created: datetime | None = None
         self._delivered = 0
         self._inbox: deque[Msg] = deque()
         self._arrived = asyncio.Event()
@@ -265,9 +272,13 @@ class _Tail:
                 inbox = client.new_inbox()
                 self._subscription = await client.subscribe(inbox, cb=self._arrive)
                 jetstream = client.jetstream(timeout=_APPEND_TRY)
-                newest = int((await jetstream.stream_info(streams.EVENTS)).state.last_seq)
+                info = await jetstream.stream_info(streams.EVENTS)
+                newest = int(info.state.last_seq)
                 if newest < self._seq:
                     raise LogReplaced(f"the log ends at {newest}, but {self._seq} was read from it")
+                if self._created not in (None, info.created):
+                    raise LogReplaced(f"the log was made anew, after {self._seq} was read from it")
+                self._created = info.created
                 await jetstream.add_consumer(
                     streams.EVENTS,
                     ConsumerConfig(

@@ -34,10 +34,14 @@ _CHECKED = (
     "max_bytes",
     "max_msgs",
     "max_msgs_per_subject",
+    "max_msg_size",
     "no_ack",
     "deny_delete",
     "deny_purge",
     "allow_rollup_hdrs",
+    "allow_msg_ttl",
+    "persist_mode",
+    "subject_transform",
 )
 
 

@@ -7,7 +7,14 @@ from dataclasses import replace
 
 import pytest
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import (
+    DiscardPolicy,
+    PersistMode,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+    SubjectTransform,
+)
 from nats.js.errors import APIError, NoStreamResponseError
 
 from nebula.events import subjects
@@ -85,7 +92,9 @@ async def test_of_the_heartbeats_only_the_last_of_each_is_kept(
     for beat in range(5):
         for node in ("alpha", "beta"):
             await connection.client.publish(subjects.node_status(node), b"%d" % beat)
-    await connection.client.flush()
+    async with asyncio.timeout(10):  # stored, not acknowledged: nobody says when
+        while (await jetstream.stream_info(streams.STATUS)).state.last_seq < 10:
+            continue
     assert (await jetstream.stream_info(streams.STATUS)).state.messages == 2
     last = await jetstream.get_last_msg(streams.STATUS, subjects.node_status("beta"))
     assert last.data == b"4"
@@ -122,6 +131,10 @@ WRONG = {
     "max_bytes": 1024 * 1024,
     "max_msgs": 1000,
     "max_msgs_per_subject": 1,
+    "max_msg_size": 1024,
+    "allow_msg_ttl": True,
+    "persist_mode": PersistMode.ASYNC,
+    "subject_transform": SubjectTransform("nebula.events.>", "nebula.events.other.>"),
     "no_ack": True,
     "deny_delete": False,
     "deny_purge": False,

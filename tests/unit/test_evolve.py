@@ -11,16 +11,19 @@ from nebula.events.evolve import evolve, fold
 from nebula.events.record import Record
 from nebula.events.state import EMPTY, AdapterStatus, Named, Rejection, State
 from nebula.events.vocabulary import (
+    AGGREGATE_OF,
     Adapter,
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterLoadRequested,
     AdapterUnloaded,
     AdapterUnloadRequested,
+    Assignment,
     EngineFailed,
     EngineReady,
     EngineStarted,
     EngineStopped,
+    Event,
     EventRejected,
     ModelAssigned,
     ModelLoadRequested,
@@ -32,7 +35,17 @@ from nebula.events.vocabulary import (
     NodeDrainRequested,
     NodeLost,
 )
-from tests.unit.story import SECOND, Story, cluster, gpus, load, messages
+from tests.unit.story import (
+    SECOND,
+    Story,
+    cluster,
+    decisions_by_hand,
+    facts,
+    gpus,
+    intents,
+    load,
+    messages,
+)
 
 STARTED = EngineStarted(7, 1.0, 8001, "/log", version=1)
 
@@ -41,6 +54,10 @@ def placed(replicas: int = 1, **fields: object) -> Story:
     story = cluster(alpha=[80]).given("chat", load(replicas, "8GiB", **fields))
     story.settles()
     return story
+
+
+def place(replica: str, version: int = 1) -> Assignment:
+    return Assignment(replica, "alpha", (0,), 1, version)
 
 
 def names(story: Story) -> dict[str, Named]:
@@ -87,12 +104,26 @@ def test_the_whole_life_ends_with_nothing_left() -> None:
     assert story.replica().adapters == {"sql": AdapterStatus("/sql", loaded=True)}
     story.given("chat", ModelUnloadRequested())
     assert story.model().unloading
+    assert story.model().intent == story.state.seq
     assert story.replica().retired
     assert not story.replica().serving
     story.stops("chat-0")
     assert "chat-0" not in story.state.replicas
     assert story.model().replicas == ()
     story.given("chat", ModelUnloaded())
+    assert len(story.state.models) == len(story.state.replicas) == len(story.state.names) == 0
+
+
+def test_an_engine_that_was_ended_leaves_nothing_but_the_reason() -> None:
+    story = placed(lora=True).runs("chat-0", ready=False).given("chat-0", EngineFailed("x"))
+    story.runs("chat-0").given("chat-0", AdapterLoaded("sql", "/sql"), EngineStopped("told to"))
+    replica = story.replica()
+    assert (replica.phase, replica.engine, replica.adapters) == ("stopped", None, {})
+    assert (replica.attempt, replica.reason) == (0, "told to")
+
+
+def test_a_model_that_is_unloaded_by_hand_takes_its_engines_along() -> None:
+    story = placed(2).runs("chat-0").given("chat", ModelUnloaded())
     assert len(story.state.models) == len(story.state.replicas) == len(story.state.names) == 0
 
 
@@ -109,6 +140,7 @@ def test_a_failed_engine_is_remembered_until_the_next_one_is_ready() -> None:
     assert story.replica().reason == "CUDA out of memory"
     story.given("chat-0", EngineReady())
     assert (story.replica().reason, story.replica().log_tail) == ("", ())
+    assert story.replica().exit_code is None
     assert story.replica().serving
 
 
@@ -169,6 +201,35 @@ def test_what_cannot_be_placed_says_why() -> None:
     model = story.model()
     assert (model.unschedulable, model.missing) == ("no GPU", 3)
     assert model.answered == model.intent
+
+
+def test_a_plan_answers_why_there_was_none() -> None:
+    story = Story().given("chat", load(3), ModelUnschedulable("no GPU", 3))
+    story.given("chat", ModelAssigned(1, (place("chat-0"),)))
+    assert (story.model().unschedulable, story.model().missing) == ("", 0)
+
+
+def test_a_plan_may_move_a_replica_and_take_back_a_retired_one() -> None:
+    story = Story().given("chat", load(2), ModelAssigned(1, (place("chat-0"), place("chat-1"))))
+    story.runs("chat-0").runs("chat-1").given("chat", ModelAssigned(2, (place("chat-0"),)))
+    assert story.replica("chat-1").retired
+    moved = Assignment("chat-1", "beta", (1, 2), 7, 3)
+    story.given("chat", ModelAssigned(3, (place("chat-0"), moved)))
+    replica = story.replica("chat-1")
+    assert (replica.node, replica.devices, replica.memory) == ("beta", (1, 2), 7)
+    assert (replica.version, replica.retired) == (3, False)
+    assert not replica.serving
+
+
+def test_an_engine_that_nobody_started_is_not_ready() -> None:
+    story = placed()
+    before = story.replica()
+    assert story.given("chat-0", EngineReady("0.11.0")).replica() == before
+
+
+def test_a_new_engine_has_no_adapters_whatever_the_last_one_had() -> None:
+    story = placed(lora=True).runs("chat-0").given("chat-0", AdapterLoaded("sql", "/sql"))
+    assert story.given("chat-0", STARTED).replica().adapters == {}
 
 
 def test_a_model_that_is_asked_for_while_it_unloads_stays() -> None:
@@ -245,14 +306,26 @@ def test_a_node_comes_drains_is_lost_comes_back_and_leaves() -> None:
 
 
 def test_the_engines_of_a_node_that_left_are_gone() -> None:
-    story = placed(2).runs("chat-0").runs("chat-1")
+    story = placed(2, lora=True).runs("chat-0").runs("chat-1")
+    story.given("chat-0", AdapterLoaded("sql", "/sql"))
     story.given("chat", ModelScaleRequested(1))
     story.settles()
     story.given("alpha", NodeDeregistered())
     assert "chat-1" not in story.state.replicas
     replica = story.replica("chat-0")
-    assert (replica.phase, replica.engine) == ("stopped", None)
-    assert replica.reason == "its node has left"
+    assert (replica.phase, replica.engine, replica.adapters) == ("stopped", None, {})
+    assert (replica.reason, replica.attempt) == ("its node has left", 0)
+
+
+def test_a_node_that_left_takes_no_engine_of_another_one_along() -> None:
+    story = cluster(alpha=[80], beta=[80])
+    story.given("chat", load(2))
+    elsewhere = Assignment("chat-1", "beta", (0,), 1, 1)
+    story.given("chat", ModelAssigned(1, (place("chat-0"), elsewhere)))
+    story.runs("chat-0").runs("chat-1")
+    story.given("alpha", NodeDeregistered())
+    assert not story.replica("chat-0").serving
+    assert story.replica("chat-1").serving
 
 
 # Rejections
@@ -308,7 +381,48 @@ def same(one: State, other: State) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in State.__struct_fields__)
 
 
-logs = messages.map(logged)
+def message(identity: str, event: Event) -> tuple[str, bytes]:
+    return record.subject_of(identity, event), record.encode(event)
+
+
+def plans_of(model: str) -> st.SearchStrategy[tuple[str, Event]]:
+    places = st.lists(
+        st.builds(
+            Assignment,
+            st.builds("{}-{}".format, st.just(model), st.integers(0, 3)),
+            st.sampled_from(["n1", "n2"]),
+            st.just((0,)),
+            st.integers(0, 3),
+            st.integers(0, 4),
+        ),
+        max_size=3,
+        unique_by=lambda each: each.replica,
+    )
+    return st.tuples(st.just(model), st.builds(ModelAssigned, st.integers(0, 3), places.map(tuple)))
+
+
+UNDER_WAY = [
+    message("n1", gpus(16)),
+    message("a", load(lora=True)),
+    message("a", ModelAssigned(1, (Assignment("a-0", "n1", (0,), 1, 1),))),
+    message("a-0", STARTED),
+    message("b", load()),
+]
+of_replica = facts.filter(lambda pair: AGGREGATE_OF[type(pair[1]).__name__] == "replica")
+further = st.one_of(
+    intents,
+    facts,
+    of_replica.map(lambda pair: ("a-0", pair[1])),
+    decisions_by_hand,
+    plans_of("a"),
+    plans_of("b"),
+).map(lambda pair: message(*pair))
+
+# From nothing, chance alone hardly ever gets as far as an engine: half begins with one.
+logs = st.one_of(
+    messages,
+    st.lists(further, min_size=5, max_size=30).map(lambda said: [*UNDER_WAY, *said]),
+).map(logged)
 
 
 @given(logs)
@@ -366,6 +480,36 @@ def test_models_and_replicas_agree_on_who_belongs_to_whom(log: list[Record]) -> 
             assert replica.id == identity
             assert replica.serving <= (replica.phase == "ready")
             assert (replica.phase in ("starting", "ready")) == (replica.engine is not None)
+
+
+@given(logs)
+def test_what_an_entry_changes_bears_its_sequence_and_time(log: list[Record]) -> None:
+    state = EMPTY
+    for entry in log:
+        before, state = state, evolve(state, entry)
+        for identity, model in state.models.items():
+            assert model == before.models.get(identity) or model.changed == entry.seq
+        parts = [(before.nodes, state.nodes)]
+        if entry.type not in ("ModelLoadRequested", "AdapterLoadRequested"):
+            parts.append((before.replicas, state.replicas))  # those only forgive adapters
+        for earlier, now in parts:
+            for identity, each in now.items():
+                changed = each != earlier.get(identity)
+                assert not changed or (each.changed, each.since) == (entry.seq, entry.time)
+
+
+@given(logs)
+def test_room_is_made_by_nodes_and_by_what_is_gone(log: list[Record]) -> None:
+    state = EMPTY
+    for entry in log:
+        before, state = state, evolve(state, entry)
+        gone = set(before.replicas) - set(state.replicas) or set(before.models) - set(state.models)
+        of_node = entry.aggregate == "node"
+        made = state.capacity_seq == entry.seq
+        assert made or state.capacity_seq == before.capacity_seq
+        assert made or not gone
+        assert made or before.nodes == state.nodes
+        assert bool(gone) or of_node or not made
 
 
 @given(logs)

@@ -80,6 +80,9 @@ def plan(*replicas: str, version: int = 2) -> ModelAssigned:
         ("new", load(options={"a b": 1}), "options: 'a b' is no option"),
         ("new", load(options={"port": 1}), "options: 'port' is set by Nebula itself"),
         ("new", load(options={"Served_Model-name": 1}), "options: 'Served_Model-name' is set"),
+        ("new", load(options={"dtype": ["x", "--port"]}), "options: an item of 'dtype' begins"),
+        ("new", load(options={"dtype": "\0"}), "options: the value of 'dtype' holds a NUL"),
+        ("new", load(options={"dtype": ["\0"]}), "options: the value of 'dtype' holds a NUL"),
         ("new", load(options={"deep": nested(18)}), "options: the value of 'deep' is nested"),
         # environment
         ("new", load(env={"A=B": "1"}), "env: 'A=B' can't be set"),
@@ -94,6 +97,11 @@ def plan(*replicas: str, version: int = 2) -> ModelAssigned:
             "new",
             load(adapters=(Adapter("x", "/x"), Adapter("x", "/y"))),
             "adapters: the name 'x' stands twice",
+        ),
+        (
+            "chat",
+            load(name="another", adapters=(Adapter("org/chat", "/x"),)),
+            "name: 'org/chat' is already the model 'chat'",
         ),
         ("new", load(adapters=(Adapter("x ", "/x"),)), "adapter name: 'x ' has spaces"),
         ("new", load(adapters=(Adapter("-x", "/x"),)), "adapter name: '-x' begins with"),
@@ -136,6 +144,11 @@ def test_what_cannot_be_granted_is_named(identity: str, event: Event, words: str
         ("new", load(name="名前 mit Raum", memory="1.5GiB", options={"Max_Model.len": [1, None]})),
         ("new", load(options={"deep": nested(16)}, env={"_A1": "", "PATH": "/bin"})),
         ("new", load(lora=False)),
+        ("new", load(options={"dtype": [-1, "b-c"], "no-enable-prefix-caching": True})),
+        (
+            "new",
+            load(options={"seed": "-1", "hf_overrides.rope": 1, "data-parallel-size-local": 1}),
+        ),
         ("chat", load(name="org/chat", adapters=(SQL,))),
         ("chat", load(name="another")),
         ("chat", load(name="sql")),
@@ -179,7 +192,8 @@ def test_what_was_rejected_changes_nothing_else(said: list[tuple[str, bytes]]) -
 
 @pytest.mark.parametrize("option", sorted(RESERVED_OPTIONS))
 def test_no_spelling_of_a_reserved_option_gets_through(option: str) -> None:
-    for spelling in (option, option.replace("-", "_"), option.upper()):
+    spellings = (option, option.replace("-", "_"), option.upper(), option[:-1], f"no-{option}")
+    for spelling in (*spellings, f"{option}.x"):
         reason = objection(served().state, "new", load(options={spelling: 1}))
         assert reason == f"options: {spelling!r} is set by Nebula itself"
 
@@ -187,6 +201,18 @@ def test_no_spelling_of_a_reserved_option_gets_through(option: str) -> None:
 @given(st.text(max_size=10))
 def test_an_option_is_spelt_in_one_way(key: str) -> None:
     assert option_name(option_name(key)) == option_name(key)
+
+
+@pytest.mark.parametrize(
+    ("key", "option"),
+    [
+        ("max_model_len", "max-model-len"),
+        ("Seed", "seed"),
+        ("hf_overrides.Rope_type", "hf_overrides.Rope_type"),
+    ],
+)
+def test_an_option_inside_an_option_is_spelt_as_it_is(key: str, option: str) -> None:
+    assert option_name(key) == option
 
 
 def test_the_names_that_requests_may_use_are_listed_in_order() -> None:

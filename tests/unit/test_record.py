@@ -326,9 +326,9 @@ def test_an_empty_payload_is_an_event_without_fields() -> None:
 def test_the_headers_tell_what_led_to_an_event() -> None:
     subject, payload = "nebula.events.model.chat.ModelUnloaded", b"{}"
     headers = {
-        record.CAUSE_HEADER: "7",
-        record.BASIS_HEADER: "9",
-        record.ACTOR_HEADER: "router-1",
+        "Nebula-Cause": "7",
+        "Nebula-Basis": "9",
+        "Nebula-Actor": "router-1",
         "Nats-Msg-Id": "x",
     }
     entry = record.read(10, 11, subject, payload, headers)
