@@ -26,12 +26,12 @@ def is_token(text: str) -> bool:
 def model_id(name: str) -> str:
     """Give the id for a model's public name: the name itself where it is a token.
 
-    Any other name becomes a token that still reads like it, with six digits of the name's hash so
+    Any other name becomes a token that still reads like it, with ten digits of the name's hash so
     that two names never share an id.
     """
     if is_token(name):
         return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:6]
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
     readable = re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")[:100]
     return f"{readable}-{digest}" if readable else f"model-{digest}"
 

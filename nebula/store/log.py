@@ -68,6 +68,7 @@ class Log:
         """
         loop = asyncio.get_running_loop()
         deadline = None if patience is None else loop.time() + patience
+        said = False
         while True:
             try:
                 await streams.ensure(self._jetstream, self._replicas)
@@ -75,6 +76,9 @@ class Log:
             except (NatsError, TimeoutError) as error:
                 if deadline is not None and loop.time() >= deadline:
                     raise Unavailable(f"JetStream does not answer: {error}") from error
+                if not said:
+                    log.warning("waiting for JetStream (%s)", error)
+                    said = True
                 await asyncio.sleep(0.25)
 
     async def append(
@@ -216,12 +220,11 @@ class _Tail:
         return batch
 
     def _take(self, message: Msg) -> Record | None:
-        # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>,
-        # with <domain>.<account hash> before the stream on newer servers: read from the right.
+        # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<stream sequence>.
+        # <consumer sequence>.<time>.<pending>[.<random>], as of NATS's ADR-15.
         tokens = message.reply.split(".")
-        if len(tokens) > 10:
-            tokens = tokens[:-1]  # a random token closes the long form
-        seq, delivered, time = int(tokens[-4]), int(tokens[-3]), int(tokens[-2])
+        first = 4 if len(tokens) > 9 else 2
+        seq, delivered, time = (int(token) for token in tokens[first + 3 : first + 6])
         if delivered != self._delivered + 1:
             self._stale = True
             return None

@@ -13,7 +13,7 @@ import logging
 
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError, NotFoundError, ServerError
 
 from nebula.events import subjects
 
@@ -110,10 +110,10 @@ async def ensure(jetstream: JetStreamContext, replicas: int = 1) -> None:
     for wanted in definitions(replicas):
         try:
             found = await _find_or_create(jetstream, wanted)
-        except TimeoutError:
+        except (TimeoutError, ServerError):
             if not await _out_of_reach(jetstream, wanted):
                 raise
-            log.warning("stream %s is out of reach, with its NATS server", wanted.name)
+            log.warning("stream %s does not answer: its NATS server may be gone", wanted.name)
             continue
         differences = _differences(wanted, found)
         if differences:
@@ -149,7 +149,7 @@ async def _find_or_create(jetstream: JetStreamContext, wanted: StreamConfig) -> 
 async def _out_of_reach(jetstream: JetStreamContext, wanted: StreamConfig) -> bool:
     """Say whether it is a stream in the memory of a server that is gone.
 
-    Nobody answers for such a stream then, but the cluster still lists it.
+    Nobody answers for such a stream then, or "stream is offline"; the cluster still lists it.
     """
     if wanted.storage != StorageType.MEMORY or not wanted.subjects:
         return False

@@ -146,7 +146,7 @@ def load(replicas: int = 1, memory: str | None = None, **fields: object) -> Mode
 
 _model_ids = st.sampled_from(["a", "b", "b-0"])
 _node_ids = st.sampled_from(["n1", "n2"])
-_replica_ids = st.builds("{}-{}".format, _model_ids, st.integers(0, 3))
+_replica_ids = st.one_of(st.just("a-0"), st.builds("{}-{}".format, _model_ids, st.integers(0, 3)))
 _names = st.sampled_from(["sql", "poet", "a"])
 _sources = st.sampled_from(["/x", "/y"])
 _counts = st.integers(0, 3)
@@ -156,17 +156,24 @@ _memory = st.one_of(st.none(), st.integers(1, 12).map("{}GiB".format))
 _devices = st.lists(
     st.builds(Device, st.integers(0, 2), st.just("gpu"), st.just("x"), _sizes), max_size=3
 ).map(tuple)
-_places = st.lists(
-    st.builds(
+
+
+def _places(replicas: st.SearchStrategy[str]) -> st.SearchStrategy[tuple[Assignment, ...]]:
+    place = st.builds(
         Assignment,
-        _replica_ids,
+        replicas,
         _node_ids,
         st.lists(st.integers(0, 2), min_size=1, max_size=2).map(tuple),
         _sizes,
         _versions,
-    ),
-    max_size=3,
-).map(tuple)
+    )
+    return st.lists(place, max_size=3, unique_by=lambda each: each.replica).map(tuple)
+
+
+def _plans_of(model: str) -> st.SearchStrategy[tuple[str, Event]]:
+    places = _places(st.builds("{}-{}".format, st.just(model), st.integers(0, 3)))
+    return st.tuples(st.just(model), st.builds(ModelAssigned, _versions, places))
+
 
 intents: st.SearchStrategy[tuple[str, Event]] = st.one_of(
     st.tuples(
@@ -229,11 +236,15 @@ facts: st.SearchStrategy[tuple[str, Event]] = st.one_of(
 )
 """What actors report, also in orders in which no actor would."""
 
+plans: st.SearchStrategy[tuple[str, Event]] = st.one_of(map(_plans_of, ("a", "b")))
+"""Plans that name replicas of their own model, as every plan should."""
+
 decisions_by_hand: st.SearchStrategy[tuple[str, Event]] = st.one_of(
+    plans,
     st.tuples(
         _model_ids,
         st.one_of(
-            st.builds(ModelAssigned, _versions, _places),
+            st.builds(ModelAssigned, _versions, _places(_replica_ids)),
             st.builds(ModelUnschedulable, st.just("because"), _counts),
             st.just(ModelUnloaded()),
         ),
@@ -254,13 +265,33 @@ _raw = st.tuples(
     ),
     st.sampled_from([b"", b"{}", b"[", b"\xff", b'{"source":1}', b'{"replicas":2,"x":1}']),
 )
-_messages = st.one_of(intents, facts).map(
-    lambda pair: (record.subject_of(*pair), record.encode(pair[1]))
-)
-_by_hand = decisions_by_hand.map(lambda pair: (record.subject_of(*pair), record.encode(pair[1])))
 
-messages = st.lists(st.one_of(_messages, _messages, _messages, _by_hand, _raw), max_size=30)
-"""Anything that may be said: (subject, payload), decisions by hand and nonsense too."""
+
+def message(identity: str, event: Event) -> tuple[str, bytes]:
+    """Give what is published for an event: (subject, payload)."""
+    return record.subject_of(identity, event), record.encode(event)
+
+
+_messages = st.one_of(intents, facts).map(lambda pair: message(*pair))
+_by_hand = decisions_by_hand.map(lambda pair: message(*pair))
+_anything = st.one_of(_messages, _messages, _messages, _by_hand, _raw)
+_UNDER_WAY = [
+    message("n1", gpus(16)),
+    message("a", load(lora=True)),
+    message("a", ModelAssigned(1, (Assignment("a-0", "n1", (0,), GIB, 1),))),
+    message("a-0", EngineStarted(7, 1.0, 8001, "/log", version=1)),
+    message("b", load()),
+]
+
+messages = st.one_of(
+    st.lists(_anything, max_size=30),
+    st.lists(_anything, min_size=5, max_size=30).map(lambda said: [*_UNDER_WAY, *said]),
+)
+"""Anything that may be said: (subject, payload), decisions by hand and nonsense too.
+
+Half of it is said to a cluster that has models already: from nothing, chance alone hardly ever
+gets as far as an engine.
+"""
 
 fair_messages = st.lists(_messages, max_size=30)
 """What may be said where all decisions are the router's own."""
