@@ -2,6 +2,7 @@
 
 import os
 import platform
+from pathlib import Path
 
 import psutil
 import pynvml
@@ -45,4 +46,14 @@ def _gpu(index: int) -> Device:
 
 def _cpu() -> Device:
     name = f"{platform.machine()}, {os.cpu_count()} cores"
-    return Device(0, "cpu", name, int(psutil.virtual_memory().total))
+    return Device(0, "cpu", name, _main_memory())
+
+
+def _main_memory() -> int:
+    """Give the machine's memory in bytes, or a container's limit where that is less."""
+    total = int(psutil.virtual_memory().total)
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total

@@ -20,7 +20,7 @@ async def submit(
     event: Event,
     *,
     message_id: str | None = None,
-    patience: float = 10.0,
+    patience: float = 20.0,
 ) -> int:
     """Append an intent about a model, wait until it is folded here, and give its sequence.
 

@@ -6,24 +6,44 @@ from contextlib import asynccontextmanager
 
 from nebula.actors.actor import cancel
 from nebula.actors.projection import Projection
-from nebula.store.connection import Connection
-from nebula.store.log import Log
+from nebula.store.connection import Connection, Unavailable
+from nebula.store.log import Log, NoLog
+
+FOLD_PATIENCE = 15.0
+"""Seconds for the log to answer: a cluster that loses the log's leader needs up to nine."""
 
 
 @asynccontextmanager
 async def joined(nats: str, *, patience: float = 3.0) -> AsyncIterator[Projection]:
     """Join the cluster at `nats` and fold its log; the projection goes on following it.
 
-    Raises Unavailable, StreamMismatch.
+    It creates no stream: how many copies a log has is for the actors to say. Raises
+    Unavailable, NoLog, StreamMismatch.
     """
     connection = await Connection(nats, "nebula command").open(patience=patience)
     try:
-        projection = Projection(await Log(connection, actor="cli").open(patience=patience))
+        projection = Projection(Log(connection, actor="cli"))
         following = asyncio.create_task(projection.run())
         try:
-            await projection.caught_up()
+            await _catch_up(projection)
             yield projection
         finally:
             await cancel([following])
     finally:
         await connection.close()
+
+
+async def _catch_up(projection: Projection) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + FOLD_PATIENCE
+    while True:
+        try:
+            await projection.log.check()
+            await projection.caught_up()
+            return
+        except NoLog:
+            raise
+        except Unavailable:
+            if loop.time() >= deadline:
+                raise
+            await asyncio.sleep(0.25)

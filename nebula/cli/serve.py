@@ -1,12 +1,14 @@
 """The commands that run an actor in the foreground: gateway, router, node."""
 
 import asyncio
+import contextlib
 import fcntl
 import importlib.metadata
 import shlex
 import socket
 import sys
 import uuid
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO
 
@@ -71,6 +73,18 @@ def gateway(
     run(_gateway(nats, stream_replicas, host, port, max_body, patience))
 
 
+class _Server(uvicorn.Server):
+    """uvicorn, but signals are ours: it would end the process before the actor has ended."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    def stop(self) -> None:
+        """Let it take no more requests, finish those it has, and return."""
+        self.should_exit = True
+
+
 async def _gateway(
     nats: str,
     stream_replicas: int,
@@ -86,7 +100,7 @@ async def _gateway(
     actor = Gateway(
         Connection(nats, "gateway"), f"gw-{uuid.uuid4().hex[:8]}", stream_replicas=stream_replicas
     )
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             create_app(actor, Limits(max_body, patience)),
             loop="none",
@@ -97,12 +111,13 @@ async def _gateway(
             timeout_graceful_shutdown=5,
         )
     )
+    on_stop(server.stop)
     acting = asyncio.create_task(actor.run())
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         await asyncio.wait((acting, serving), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        server.should_exit = True
+        server.stop()
         actor.stop()
         await asyncio.gather(serving, return_exceptions=True)
         await actor.connection.close()

