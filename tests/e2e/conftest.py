@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.demo_cluster import DemoCluster
+from tests.e2e.demo_cluster import COLD_START, DemoCluster
 
 DEMO = Path(__file__).parents[2] / ".demo"
 
@@ -17,7 +17,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoCluster]:
     cluster = DemoCluster(DEMO, tmp_path_factory.mktemp("cluster"))
     try:
         cluster.up()
-        cluster.await_served()
+        cluster.await_served(COLD_START)
         yield cluster
     finally:
-        cluster.kill_everything()
+        cluster.end()

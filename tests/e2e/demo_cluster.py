@@ -18,6 +18,7 @@ CHAT = "smollm2-135m-instruct"
 EMBEDDING = "all-minilm-l6-v2"
 ADAPTER = "nebula-adapter"
 PATIENCE = 240.0
+COLD_START = 840.0  # two engines read gigabytes of libraries, which a cold disk hands out slowly
 
 
 def free_port() -> int:
@@ -62,7 +63,7 @@ class DemoCluster:
         except httpx.HTTPError:
             return False
 
-    def await_served(self) -> None:
+    def await_served(self, patience: float = PATIENCE) -> None:
         """Wait until both demo models and the adapter are in place."""
         self.until(
             lambda: (
@@ -70,6 +71,7 @@ class DemoCluster:
                 and self.model(CHAT)["adapters"][0]["loaded"] == 1
             ),
             "the demo is served",
+            patience,
         )
 
     def models(self) -> list[dict[str, Any]]:
@@ -141,6 +143,12 @@ class DemoCluster:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process = None
+
+    def end(self) -> None:
+        """End every process and close the test's own connections: a leaked one fails the run."""
+        self.kill_everything()
+        self.client.close()
+        self.http.close()
 
     def engine_processes(self, replica: str = "") -> list[psutil.Process]:
         """Every living process of this cluster's engines, or of one replica's.

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from tests.e2e.demo_cluster import ADAPTER, CHAT, EMBEDDING, DemoCluster
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
 
 
 def ask(question: str) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from nebula.cli.cluster import joined
 from nebula.events.vocabulary import EngineFailed, EngineReady, EngineStarted, Event
 from tests.e2e.demo_cluster import CHAT, EMBEDDING, DemoCluster
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
 
 
 def publish(cluster: DemoCluster, subject: str, body: bytes) -> None:
