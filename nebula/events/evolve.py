@@ -303,7 +303,7 @@ def _replica(state: State, record: Record, event: ReplicaEvent) -> State:
                     event.created,
                     event.port,
                     event.log_file,
-                    event.version,
+                    event.plan,
                     started=record.time,
                 ),
                 attempt=event.attempt,

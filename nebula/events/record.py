@@ -1,19 +1,37 @@
-"""One entry of the log as it is read back: the event, where it stands, and what caused it.
+"""One entry of the log as it is stored, and as it is read back: the event and what caused it.
 
-Reading never fails: what can't be understood is an entry too, holding `Malformed` and the reason.
+Reading never fails: what can't be understood is a record too, holding `Malformed` and the reason.
 """
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from nebula.events import subjects
+from nebula.events.upcasting import upcast, version_of
 from nebula.events.vocabulary import AGGREGATE_OF, AGGREGATES, TYPES, Event
 
 CAUSE_HEADER = "Nebula-Cause"
 ACTOR_HEADER = "Nebula-Actor"
 BASIS_HEADER = "Nebula-Basis"
+VERSION_HEADER = "Nebula-Version"
+_PREAMBLE = b"NATS/1.0\r\n"
+
+
+class Entry(Struct, frozen=True):
+    """A message of the log, byte for byte as JetStream stores it.
+
+    `headers` is NATS's header block, `NATS/1.0` and the closing empty line included; empty where
+    there is none. `time` in nanoseconds since the epoch.
+    """
+
+    seq: int
+    time: int
+    subject: str
+    headers: bytes
+    body: bytes
 
 
 class Malformed(Struct, frozen=True):
@@ -26,7 +44,7 @@ Content: TypeAlias = Event | Malformed
 
 
 class Record(Struct, frozen=True):
-    """An entry of the log.
+    """An entry of the log, understood.
 
     `seq`: its place, from 1. `time`: when the server stored it, nanoseconds since the epoch.
     `cause`: sequence of the event that led to it, None for what came from outside.
@@ -64,7 +82,13 @@ def subject_of(identity: str, event: Event) -> str:
     return subjects.event(AGGREGATE_OF[name], identity, name)
 
 
-def decode(subject: str, payload: bytes) -> tuple[str, str, Content]:
+def headers_for(event: Event) -> dict[str, str]:
+    """Give the headers that an event can't be read without; most need none."""
+    version = version_of(type(event).__name__)
+    return {VERSION_HEADER: str(version)} if version > 1 else {}
+
+
+def decode(subject: str, payload: bytes, version: str = "1") -> tuple[str, str, Content]:
     """Read a stored message as (aggregate, id, event or Malformed). Never raises."""
     tokens = subject.split(".")
     if len(tokens) != 5:
@@ -82,19 +106,50 @@ def decode(subject: str, payload: bytes) -> tuple[str, str, Content]:
             identity,
             Malformed(f"{name} is an event of a {AGGREGATE_OF[name]}, not of a {aggregate}"),
         )
+    return aggregate, identity, _content(name, payload or b"{}", version)
+
+
+def _content(name: str, payload: bytes, version: str) -> Content:
+    number, today = _sequence(version), version_of(name)
+    if not number:
+        return Malformed(f"{VERSION_HEADER}: {version!r} is no version of an event")
+    if number > today:
+        return Malformed(
+            f"{name} of version {number} is newer than this Nebula, which reads up to {today}"
+        )
     try:
-        return aggregate, identity, _decoders[name].decode(payload or b"{}")
+        if number == today:
+            return _decoders[name].decode(payload)
+        old = msgspec.json.decode(payload, type=dict[str, object])
+        return msgspec.convert(upcast(name, number, old), TYPES[name])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return aggregate, identity, Malformed(f"{name}: {error}")
+        return Malformed(f"{name}: {error}")
+
+
+def parse_headers(block: bytes) -> dict[str, str]:
+    """Read a NATS header block; of a header that stands twice the first counts. Never raises."""
+    headers: dict[str, str] = {}
+    for line in block.removeprefix(_PREAMBLE).decode("utf-8", "replace").split("\r\n"):
+        key, colon, value = line.partition(":")
+        if colon:
+            headers.setdefault(key, value.strip())
+    return headers
+
+
+def read_entry(entry: Entry) -> Record:
+    """Read one stored message. Never raises: headers that make no sense are left out."""
+    headers = parse_headers(entry.headers) if entry.headers else None
+    return read(entry.seq, entry.time, entry.subject, entry.body, headers)
 
 
 def read(
-    seq: int, time: int, subject: str, payload: bytes, headers: dict[str, str] | None = None
+    seq: int, time: int, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
 ) -> Record:
-    """Read one stored message. Never raises: headers that make no sense are left out."""
-    aggregate, identity, content = decode(subject, payload)
+    """Read a message whose headers are parsed already. Never raises."""
     if not headers:
+        aggregate, identity, content = decode(subject, payload)
         return Record(seq, time, subject, aggregate, identity, content)
+    aggregate, identity, content = decode(subject, payload, headers.get(VERSION_HEADER, "1"))
     return Record(
         seq,
         time,

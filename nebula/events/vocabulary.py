@@ -117,7 +117,7 @@ class ModelUnloaded(Struct, frozen=True):
 
 
 class EngineStarted(Struct, frozen=True):
-    """A node has spawned an engine for a replica.
+    """A node has spawned an engine for a replica, as the plan of version `plan` wants it.
 
     `created` is the process's start time in seconds since the epoch as its kernel tells it: with
     `pid` it names the process beyond doubt, also after pids were used again.
@@ -127,7 +127,7 @@ class EngineStarted(Struct, frozen=True):
     created: float
     port: Port
     log_file: str
-    version: int
+    plan: int
     attempt: int = 1
 
 

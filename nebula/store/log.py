@@ -103,6 +103,7 @@ class Log:
         the event may be stored all the same where only its acknowledgement was lost.
         """
         headers = {"Nats-Msg-Id": message_id or uuid.uuid4().hex, ACTOR_HEADER: self.actor}
+        headers |= records.headers_for(event)
         if guard is not None:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(guard.seq)
             headers["Nats-Expected-Last-Subject-Sequence-Subject"] = guard.subject

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hypothesis import strategies as st
 
@@ -10,7 +10,7 @@ from nebula.actors.placement import Decision, decide
 from nebula.events import record
 from nebula.events.evolve import evolve
 from nebula.events.memory import GIB
-from nebula.events.record import Record
+from nebula.events.record import Entry, Record
 from nebula.events.state import EMPTY, Engine, Model, Replica, State
 from nebula.events.vocabulary import (
     Adapter,
@@ -54,28 +54,41 @@ class Story:
     def __init__(self) -> None:
         self.state: State = EMPTY
         self.log: list[Record] = []
+        self.entries: list[Entry] = []
 
-    def publish(self, subject: str, payload: bytes, cause: int | None = None) -> Story:
+    def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] = {}) -> Story:
         """Append any message, as `nats pub` does."""
         seq = self.state.seq + 1
-        headers = {} if cause is None else {record.CAUSE_HEADER: str(cause)}
-        entry = record.read(seq, seq * SECOND, subject, payload, headers)
-        self.log.append(entry)
-        self.state = evolve(self.state, entry)
+        block = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
+        raw = f"NATS/1.0\r\n{block}\r\n".encode() if headers else b""
+        self.entries.append(Entry(seq, seq * SECOND, subject, raw, payload))
+        self.log.append(record.read_entry(self.entries[-1]))
+        self.state = evolve(self.state, self.log[-1])
         return self
+
+    def append(
+        self, identity: str, event: Event, cause: int | None = None, basis: int | None = None
+    ) -> Story:
+        """Append an event with the headers that an actor gives it."""
+        headers = record.headers_for(event)
+        if cause is not None:
+            headers[record.CAUSE_HEADER] = str(cause)
+        if basis is not None:
+            headers[record.BASIS_HEADER] = str(basis)
+        return self.publish(record.subject_of(identity, event), record.encode(event), headers)
 
     def given(self, identity: str, *events: Event) -> Story:
         """Append events of one aggregate."""
         for event in events:
-            self.publish(record.subject_of(identity, event), record.encode(event))
+            self.append(identity, event)
         return self
 
     def decides(self) -> tuple[Decision, ...]:
         """Append what a router decides once, and give it."""
+        basis = self.state.seq
         decisions = decide(self.state)
         for each in decisions:
-            payload = record.encode(each.event)
-            self.publish(record.subject_of(each.id, each.event), payload, each.cause)
+            self.append(each.id, each.event, each.cause, basis)
         return decisions
 
     def settles(self) -> list[Event]:
@@ -279,7 +292,7 @@ _UNDER_WAY = [
     message("n1", gpus(16)),
     message("a", load(lora=True)),
     message("a", ModelAssigned(1, (Assignment("a-0", "n1", (0,), GIB, 1),))),
-    message("a-0", EngineStarted(7, 1.0, 8001, "/log", version=1)),
+    message("a-0", EngineStarted(7, 1.0, 8001, "/log", plan=1)),
     message("b", load()),
 ]
 

@@ -47,7 +47,7 @@ from tests.unit.story import (
     messages,
 )
 
-STARTED = EngineStarted(7, 1.0, 8001, "/log", version=1)
+STARTED = EngineStarted(7, 1.0, 8001, "/log", plan=1)
 
 
 def placed(replicas: int = 1, **fields: object) -> Story:
@@ -135,7 +135,7 @@ def test_a_failed_engine_is_remembered_until_the_next_one_is_ready() -> None:
     assert (replica.reason, replica.exit_code) == ("CUDA out of memory", 1)
     assert (replica.log_tail, replica.retry_in) == (("tail",), 4.0)
     assert not replica.given_up
-    story.given("chat-0", EngineStarted(8, 2.0, 8001, "/log", version=1, attempt=2))
+    story.given("chat-0", EngineStarted(8, 2.0, 8001, "/log", plan=1, attempt=2))
     assert (story.replica().attempt, story.replica().retry_in) == (2, None)
     assert story.replica().reason == "CUDA out of memory"
     story.given("chat-0", EngineReady())

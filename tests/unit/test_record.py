@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nebula.events import record
-from nebula.events.record import Malformed, Record
+from nebula.events.record import Entry, Malformed, Record
+from nebula.events.upcasting import version_of
 from nebula.events.vocabulary import (
     AGGREGATE_OF,
     AGGREGATES,
@@ -44,6 +45,7 @@ from nebula.events.vocabulary import (
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "events.json"
+OLD = GOLDEN.with_name("old_events.json")
 INTENTS = {
     "ModelLoadRequested",
     "ModelScaleRequested",
@@ -86,7 +88,7 @@ EVENTS: dict[str, tuple[str, Event]] = {
         ("chat", ModelUnloaded()),
         (
             "chat-0",
-            EngineStarted(4711, 1760000000.25, 8001, "/logs/chat-0.log", version=2, attempt=3),
+            EngineStarted(4711, 1760000000.25, 8001, "/logs/chat-0.log", plan=2, attempt=3),
         ),
         ("chat-0", EngineReady("0.11.0", 12.5)),
         ("chat-0", EngineFailed("CUDA out of memory", -9, ("line 1", "line 2"), 2, 4.0)),
@@ -185,7 +187,7 @@ def typed(name: str) -> st.SearchStrategy[tuple[str, Event]]:
             return found
         if name in ("created", "seconds"):
             return st.floats(0, 1e12)
-        if name in ("version", "memory", "index", "pid", "port", "attempt", "missing"):
+        if name in ("version", "plan", "memory", "index", "pid", "port", "attempt", "missing"):
             return count
         return text
 
@@ -197,8 +199,9 @@ def test_every_type_of_event_comes_through_its_bytes(name: str) -> None:
     @given(typed(name))
     def comes_through(pair: tuple[str, Event]) -> None:
         identity, event = pair
-        subject = record.subject_of(identity, event)
-        assert record.decode(subject, record.encode(event)) == (AGGREGATE_OF[name], identity, event)
+        subject, payload = record.subject_of(identity, event), record.encode(event)
+        entry = record.read(1, 2, subject, payload, record.headers_for(event))
+        assert (entry.aggregate, entry.id, entry.content) == (AGGREGATE_OF[name], identity, event)
 
     comes_through()
 
@@ -212,8 +215,39 @@ def test_every_type_of_event_has_its_golden_json() -> None:
 def test_what_was_stored_once_is_read_for_ever(name: str) -> None:
     identity, event = EVENTS[name]
     stored = golden()[name]
+    payload, version = msgspec.json.encode(stored["payload"]), stored.get("version", 1)
+    read = record.decode(stored["subject"], payload, str(version))
+    assert read == (AGGREGATE_OF[name], identity, event)
+
+
+def test_every_version_that_ever_was_is_in_the_corpus_and_read_as_today_s() -> None:
+    versions = [(stored["subject"].rpartition(".")[2], stored["version"]) for stored in old()]
+    assert versions == [
+        (name, version) for name in sorted(TYPES) for version in range(1, version_of(name))
+    ]
+    for stored, (name, version) in zip(old(), versions, strict=True):
+        payload = msgspec.json.encode(stored["payload"])
+        read = record.decode(stored["subject"], payload, str(version))
+        assert read == (AGGREGATE_OF[name], *EVENTS[name])
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        ("3", "EngineStarted of version 3 is newer than this Nebula, which reads up to 2"),
+        ("0", "'0' is no version"),
+        ("-1", "'-1' is no version"),
+        ("two", "'two' is no version"),
+        ("9" * 400, "is no version"),
+    ],
+)
+def test_a_version_that_nobody_knows_is_malformed(version: str, reason: str) -> None:
+    stored = golden()["EngineStarted"]
     payload = msgspec.json.encode(stored["payload"])
-    assert record.decode(stored["subject"], payload) == (AGGREGATE_OF[name], identity, event)
+    headers = {record.VERSION_HEADER: version}
+    content = record.read(1, 2, stored["subject"], payload, headers).content
+    assert isinstance(content, Malformed)
+    assert reason in content.reason
 
 
 @pytest.mark.parametrize("name", sorted(TYPES))
@@ -221,6 +255,9 @@ def test_what_is_written_is_the_golden_json(name: str) -> None:
     identity, event = EVENTS[name]
     stored = golden()[name]
     assert record.subject_of(identity, event) == stored["subject"]
+    assert record.headers_for(event) == (
+        {record.VERSION_HEADER: str(stored["version"])} if "version" in stored else {}
+    )
     assert record.encode(event) == msgspec.json.encode(stored["payload"])
     for struct, written in structs(event, stored["payload"]):
         assert list(written) == list(struct.__struct_fields__)
@@ -339,6 +376,13 @@ def test_the_headers_tell_what_led_to_an_event() -> None:
     assert (bare.cause, bare.basis, bare.actor) == (None, None, "")
 
 
+def test_a_header_block_is_read_as_nats_writes_it() -> None:
+    block = b"NATS/1.0\r\nNebula-Cause: 7\r\nX:a:b \r\nX: second\r\nno colon\r\n\xff:\xff\r\n\r\n"
+    assert record.parse_headers(block) == {"Nebula-Cause": "7", "X": "a:b", "\ufffd": "\ufffd"}
+    entry = Entry(10, 11, "nebula.events.model.chat.ModelUnloaded", block, b"{}")
+    assert record.read_entry(entry).cause == 7
+
+
 @given(st.text(max_size=8))
 @example("9" * 5000)
 @example("٣")
@@ -355,6 +399,10 @@ def test_a_cause_that_is_no_sequence_is_left_out(cause: str) -> None:
 
 def golden() -> dict[str, dict[str, Any]]:
     return dict(json.loads(GOLDEN.read_text("utf-8")))
+
+
+def old() -> list[dict[str, Any]]:
+    return list(json.loads(OLD.read_text("utf-8")))
 
 
 def structs(value: Any, written: Any) -> list[tuple[msgspec.Struct, dict[str, Any]]]:
