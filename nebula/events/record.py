@@ -3,6 +3,7 @@
 Reading never fails: what can't be understood is a record too, holding `Malformed` and the reason.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -68,6 +69,7 @@ class Record(Struct, frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
+_TODAY = {name: version_of(name) for name in TYPES}
 _decoders = {name: msgspec.json.Decoder(kind) for name, kind in TYPES.items()}
 
 
@@ -90,6 +92,15 @@ def headers_for(event: Event) -> dict[str, str]:
 
 def decode(subject: str, payload: bytes, version: str = "1") -> tuple[str, str, Content]:
     """Read a stored message as (aggregate, id, event or Malformed). Never raises."""
+    aggregate, identity, name = _address(subject)
+    if isinstance(name, Malformed):
+        return aggregate, identity, name
+    return aggregate, identity, _content(name, payload or b"{}", version)
+
+
+@functools.lru_cache(maxsize=8192)
+def _address(subject: str) -> tuple[str, str, str | Malformed]:
+    """Read a subject as (aggregate, id, type of event or what is wrong with it)."""
     tokens = subject.split(".")
     if len(tokens) != 5:
         return "", "", Malformed("the subject is not nebula.events.<aggregate>.<id>.<EventType>")
@@ -101,16 +112,14 @@ def decode(subject: str, payload: bytes, version: str = "1") -> tuple[str, str, 
     if name not in TYPES:
         return aggregate, identity, Malformed(f"{name!r} is no event type of Nebula")
     if AGGREGATE_OF[name] != aggregate:
-        return (
-            aggregate,
-            identity,
-            Malformed(f"{name} is an event of a {AGGREGATE_OF[name]}, not of a {aggregate}"),
-        )
-    return aggregate, identity, _content(name, payload or b"{}", version)
+        problem = f"{name} is an event of a {AGGREGATE_OF[name]}, not of a {aggregate}"
+        return aggregate, identity, Malformed(problem)
+    return aggregate, identity, name
 
 
 def _content(name: str, payload: bytes, version: str) -> Content:
-    number, today = _sequence(version), version_of(name)
+    today = _TODAY[name]
+    number = 1 if version == "1" else _sequence(version)
     if not number:
         return Malformed(f"{VERSION_HEADER}: {version!r} is no version of an event")
     if number > today:

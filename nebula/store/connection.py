@@ -19,6 +19,24 @@ RECONNECT_WAIT = 0.25
 """Seconds between two tries to reach a server again."""
 
 
+class Headers(dict[str, str]):
+    """Headers as nats-py reads them, and the block of bytes that they were read from."""
+
+    block: bytes = b""
+
+
+class _Client(Client):
+    """nats-py's client, but it keeps what its parsing of headers would lose."""
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        parsed = await super()._process_headers(headers)
+        if parsed is None:
+            return None
+        kept = Headers(parsed)
+        kept.block = bytes(headers)
+        return kept
+
+
 class Unavailable(Exception):
     """NATS, or JetStream on it, can't be reached at this moment."""
 
@@ -29,7 +47,7 @@ class Connection:
     def __init__(self, url: str, name: str) -> None:
         self.url = url
         self.name = name
-        self.client: Client = Client()
+        self.client: Client = _Client()
         self._reconnected: list[Listener] = []
         self._lost: list[Listener] = []
 
@@ -67,7 +85,8 @@ class Connection:
             "reconnected_cb": self._on_reconnect,
         }
         # The first connection must fail when nobody is there; every later one may wait for ever.
-        self.client = await nats.connect(**options, max_reconnect_attempts=1)
+        self.client = _Client()
+        await self.client.connect(**options, max_reconnect_attempts=1)
         self.client.options["max_reconnect_attempts"] = -1
 
     @property

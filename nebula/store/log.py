@@ -8,7 +8,7 @@ import contextlib
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import datetime
 
 from msgspec import Struct
@@ -20,10 +20,11 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, NotFoundError
 
 from nebula.events import record as records
-from nebula.events.record import ACTOR_HEADER, BASIS_HEADER, CAUSE_HEADER, Record
+from nebula.events.original import original
+from nebula.events.record import ACTOR_HEADER, BASIS_HEADER, CAUSE_HEADER, Entry, Record
 from nebula.events.vocabulary import Event
 from nebula.store import streams
-from nebula.store.connection import Connection, Unavailable
+from nebula.store.connection import Connection, Headers, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -167,19 +168,41 @@ class Log:
             raise Unavailable(f"the log does not answer: {error}") from error
 
     async def read(self, after: int = 0, until: int | None = None) -> list[Record]:
-        """Give the entries after one sequence, up to and with another (default: the newest)."""
-        last = await self.last_seq() if until is None else until
-        entries: list[Record] = []
-        if last <= after:
-            return entries
-        async for batch in self.follow(after):
-            entries += [entry for entry in batch if entry.seq <= last]
-            if batch[-1].seq >= last:
-                break
-        return entries
+        """Give the records after one sequence, up to and with another (default: the newest)."""
+        return [
+            records.read_entry(entry)
+            async for batch in self.entries(after, until)
+            for entry in batch
+        ]
 
-    async def follow(self, after: int = 0) -> AsyncIterator[list[Record]]:
-        """Give every entry after a sequence, in order and without gaps, for ever, in batches.
+    async def entries(
+        self, after: int = 0, until: int | None = None
+    ) -> AsyncGenerator[list[Entry], None]:
+        """Give the entries after one sequence, up to and with another, in batches.
+
+        `until` defaults to what is the newest now. Raises Unavailable, LogReplaced.
+        """
+        last = await self.last_seq() if until is None else until
+        if last <= after:
+            return
+        async with contextlib.aclosing(self.follow_entries(after)) as batches:
+            async for batch in batches:
+                if batch[-1].seq >= last:
+                    yield [entry for entry in batch if entry.seq <= last]
+                    return
+                yield batch
+
+    async def follow(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
+        """Give every record after a sequence, in order and without gaps, for ever, in batches.
+
+        Raises LogReplaced.
+        """
+        async with contextlib.aclosing(self.follow_entries(after)) as batches:
+            async for batch in batches:
+                yield [records.read_entry(entry) for entry in batch]
+
+    async def follow_entries(self, after: int = 0) -> AsyncGenerator[list[Entry], None]:
+        """Give every entry after a sequence as it is stored, for ever, in batches.
 
         Lost connections, restarted servers and dropped messages are noticed (a hole in the
         consumer's own count, or silence) and mended by asking again from the last entry given.
@@ -193,6 +216,12 @@ class Log:
                     yield batch
         finally:
             await tail.close()
+
+    async def entry(self, seq: int) -> Entry | None:
+        """Give the entry at a sequence; None where there is none. Raises Unavailable."""
+        async for batch in self.entries(seq - 1, seq):
+            return next((entry for entry in batch if entry.seq == seq), None)
+        return None
 
 
 class _Tail:
@@ -213,7 +242,7 @@ class _Tail:
         self._connection.forget(self._mark_stale)
         await self._unsubscribe()
 
-    async def next(self) -> list[Record]:
+    async def next(self) -> list[Entry]:
         """Give what has arrived, waiting at most for a heartbeat's time; perhaps nothing."""
         if self._stale:
             await self._restart()
@@ -225,7 +254,7 @@ class _Tail:
             except TimeoutError:
                 self._stale = True
                 return []
-        batch: list[Record] = []
+        batch: list[Entry] = []
         while self._inbox and not self._stale:
             message = self._inbox.popleft()
             if message.reply.startswith("$JS.ACK."):
@@ -236,7 +265,7 @@ class _Tail:
                 await self._control(message)
         return batch
 
-    def _take(self, message: Msg) -> Record | None:
+    def _take(self, message: Msg) -> Entry | None:
         # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<stream sequence>.
         # <consumer sequence>.<time>.<pending>[.<random>], as of NATS's ADR-15.
         tokens = message.reply.split(".")
@@ -249,7 +278,9 @@ class _Tail:
         if seq <= self._seq:
             return None
         self._seq = seq
-        return records.read(seq, time, message.subject, message.data, message.headers)
+        headers = message.headers
+        block = headers.block if isinstance(headers, Headers) else b""
+        return original(Entry(seq, time, message.subject, block, message.data))
 
     async def _control(self, message: Msg) -> None:
         headers = message.headers or {}

@@ -1,0 +1,109 @@
+"""A state as bytes and back: the same state always gives the same bytes, so their hash names it.
+
+A snapshot is a shortcut and never a source: whoever finds one damaged, or made by a fold that
+means something else, folds the log instead.
+"""
+
+import hashlib
+
+import msgspec
+from msgspec import Struct
+from rpds import HashTrieMap
+
+from nebula.events.state import Model, Named, Node, Rejection, Replica, State
+
+FORMAT = 1
+"""Version of these bytes; grows when they are laid out otherwise."""
+
+FOLD = 1
+"""Version of `evolve`; grows when it makes another state of the same log. A test watches it."""
+
+
+class Unusable(Exception):
+    """These bytes are no snapshot that this Nebula can start from; the text says why."""
+
+
+class _Head(Struct, frozen=True):
+    """The first line of a snapshot: `digest` is the SHA-256 of all that follows it."""
+
+    format: int
+    fold: int
+    seq: int
+    digest: str
+
+
+class _Body(Struct, frozen=True):
+    seq: int
+    time: int
+    models_seq: int
+    capacity_seq: int
+    models: dict[str, Model]
+    replicas: dict[str, Replica]
+    nodes: dict[str, Node]
+    names: dict[str, Named]
+    rejections: dict[int, Rejection]
+
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+_heads = msgspec.json.Decoder(_Head)
+_bodies = msgspec.json.Decoder(_Body)
+
+
+def canonical(state: State) -> bytes:
+    """Give the one way to write a state: JSON with sorted maps."""
+    return _encoder.encode(
+        _Body(
+            state.seq,
+            state.time,
+            state.models_seq,
+            state.capacity_seq,
+            dict(state.models),
+            dict(state.replicas),
+            dict(state.nodes),
+            dict(state.names),
+            dict(state.rejections),
+        )
+    )
+
+
+def digest(state: State) -> str:
+    """Give the SHA-256 of a state, as hexadecimal digits."""
+    return hashlib.sha256(canonical(state)).hexdigest()
+
+
+def dump(state: State) -> bytes:
+    """Write a snapshot."""
+    body = canonical(state)
+    head = _Head(FORMAT, FOLD, state.seq, hashlib.sha256(body).hexdigest())
+    return _encoder.encode(head) + b"\n" + body
+
+
+def load(data: bytes) -> State:
+    """Read a snapshot. Raises Unusable for a damaged one, or one of an unknown version."""
+    first, _, body = data.partition(b"\n")
+    try:
+        head = _heads.decode(first)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unusable(f"it does not begin as a snapshot does: {error}") from error
+    if (head.format, head.fold) != (FORMAT, FOLD):
+        raise Unusable(
+            f"it is of format {head.format}, fold {head.fold}; "
+            f"this Nebula knows format {FORMAT}, fold {FOLD}"
+        )
+    if hashlib.sha256(body).hexdigest() != head.digest:
+        raise Unusable("it is damaged: its hash is not the one it was written with")
+    try:
+        found = _bodies.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unusable(f"it can't be read: {error}") from error
+    return State(
+        found.seq,
+        found.time,
+        found.models_seq,
+        found.capacity_seq,
+        HashTrieMap(found.models),
+        HashTrieMap(found.replicas),
+        HashTrieMap(found.nodes),
+        HashTrieMap(found.names),
+        HashTrieMap(found.rejections),
+    )

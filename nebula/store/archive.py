@@ -1,0 +1,276 @@
+"""A log as a file: JSON lines that a person can read, grep and mail, and nobody can alter unseen.
+
+The first line says what follows. Every further line is one entry, byte for byte: its sequence,
+time, subject, headers and body. Each ends in `chain`, the SHA-256 of the line's own text before it
+and of the chain before it, so that a changed, missing or reordered line is found and named.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, BinaryIO
+
+import msgspec
+from msgspec import Struct
+
+from nebula.events import record
+from nebula.events.record import Entry, Record
+
+FORMAT = 1
+_PREAMBLE = "NATS/1.0\r\n"
+_SEAL = b',"chain":"'
+_TAIL = len(_SEAL) + 64 + len(b'"}')
+_NO_BODY = msgspec.Raw(b"")
+
+
+class BadArchive(Exception):
+    """The file is not the log that was exported; the text names the line."""
+
+
+class Head(Struct, frozen=True, forbid_unknown_fields=True):
+    """The first line: the file holds the entries 1 to `last`, as they were at `exported`."""
+
+    nebula: str
+    format: int
+    last: int
+    exported: str
+    chain: str = ""
+
+
+class _Line(Struct, omit_defaults=True):
+    """One entry. Headers and body stand as they are where JSON can hold them, else in base64."""
+
+    seq: int
+    time: str
+    subject: str
+    headers: dict[str, str] | None = None
+    headers_base64: str | None = None
+    body: msgspec.Raw = _NO_BODY
+    body_text: str | None = None
+    body_base64: str | None = None
+    chain: str = ""
+
+
+_encoder = msgspec.json.Encoder()
+_lines = msgspec.json.Decoder(_Line)
+_heads = msgspec.json.Decoder(Head)
+
+
+def write(entries: Iterable[Entry], last: int) -> Iterator[bytes]:
+    """Give the lines of a file that holds `entries`, which end with sequence `last`."""
+    writer = Writer(last)
+    yield writer.head
+    for entry in entries:
+        yield writer.line(entry)
+
+
+class Writer:
+    """Gives the lines of a file one by one; `head` is the first."""
+
+    def __init__(self, last: int) -> None:
+        self._chain = b""
+        head = Head("log", FORMAT, last, datetime.now(UTC).isoformat(timespec="seconds"))
+        self.head = self._sealed(_encoder.encode(head)[: -len(b',"chain":""}')])
+
+    def line(self, entry: Entry) -> bytes:
+        """Give the line of the next entry."""
+        line = _Line(entry.seq, _text(entry.time), entry.subject)
+        if entry.headers:
+            headers = record.parse_headers(entry.headers)
+            if _block(headers) == entry.headers:
+                line.headers = headers
+            else:
+                line.headers_base64 = base64.b64encode(entry.headers).decode()
+        if entry.body:
+            _put_body(line, entry.body)
+        return self._sealed(_encoder.encode(line)[:-1])
+
+    def _sealed(self, text: bytes) -> bytes:
+        self._chain = hashlib.sha256(self._chain + text).hexdigest().encode()
+        return b"%b%b%b%b" % (text, _SEAL, self._chain, b'"}\n')
+
+
+class Reader:
+    """Reads a file line by line and checks every one. Raises BadArchive at the first that is bad.
+
+    `until`: sequence after which reading ends; what follows is not looked at.
+    """
+
+    def __init__(self, file: BinaryIO, name: str, until: int | None = None) -> None:
+        self._file = file
+        self._name = name
+        self._until = until
+        self._chain = b""
+        first = file.readline()
+        if not first:
+            raise BadArchive(f"{name} is empty")
+        text = self._unsealed(1, first)
+        try:
+            self.head = _heads.decode(text + b"}")
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadArchive(f"{name}, line 1: this is no exported log: {error}") from error
+        if self.head.nebula != "log" or self.head.format != FORMAT:
+            raise BadArchive(
+                f"{name}, line 1: a {self.head.nebula!r} of format {self.head.format}; "
+                f"this Nebula reads a 'log' of format {FORMAT}"
+            )
+        if until is not None and not 1 <= until <= self.head.last:
+            raise BadArchive(
+                f"{name} has no sequence {until}: it holds 1 to {self.head.last}"
+                if self.head.last
+                else f"{name} has no sequence {until}: it holds an empty log"
+            )
+
+    @property
+    def last(self) -> int:
+        """The sequence that reading ends with."""
+        return self.head.last if self._until is None else self._until
+
+    def entries(self) -> Iterator[Entry]:
+        """Give every entry byte for byte."""
+        for number, line in self._checked():
+            headers = b""
+            if line.headers is not None:
+                headers = _block(line.headers)
+            elif line.headers_base64 is not None:
+                headers = self._base64(number, line.headers_base64)
+            yield Entry(
+                line.seq, self._time(number, line), line.subject, headers, self._body(number, line)
+            )
+
+    def records(self) -> Iterator[Record]:
+        """Give every entry understood, without the way through its bytes."""
+        read = record.read
+        for number, line in self._checked():
+            if line.headers_base64 is not None:
+                block = self._base64(number, line.headers_base64)
+                line.headers = record.parse_headers(block)
+            yield read(
+                line.seq,
+                self._time(number, line),
+                line.subject,
+                self._body(number, line),
+                line.headers,
+            )
+
+    def _checked(self) -> Iterator[tuple[int, _Line]]:
+        expected, last = 1, self.last
+        decode = _lines.decode
+        for number, raw in enumerate(self._file, 2):
+            if expected > last:
+                break
+            text = self._unsealed(number, raw, expected)
+            try:
+                line = decode(text + b"}")
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise BadArchive(f"{self._name}, line {number}: {error}") from error
+            if line.seq != expected:
+                raise BadArchive(
+                    f"{self._name}, line {number}: sequence {line.seq} stands where {expected} "
+                    "should: the log has a hole"
+                )
+            yield number, line
+            expected += 1
+        else:
+            if expected <= last:
+                raise BadArchive(
+                    f"{self._name} is truncated: it ends after sequence {expected - 1}, "
+                    f"but was written up to {self.head.last}"
+                )
+            return
+        if self._until is None:
+            raise BadArchive(
+                f"{self._name}, line {number}: the log ended with sequence {last} before it"
+            )
+
+    def _unsealed(self, number: int, raw: bytes, expected: int = 0) -> bytes:
+        line = raw.rstrip(b"\r\n")
+        text, seal = line[:-_TAIL], line[-_TAIL:]
+        chain = hashlib.sha256(self._chain + text).hexdigest().encode()
+        if seal != b"%b%b%b" % (_SEAL, chain, b'"}'):
+            raise BadArchive(f"{self._name}, line {number}: {self._suspect(line, seal, expected)}")
+        self._chain = chain
+        return text
+
+    def _suspect(self, line: bytes, seal: bytes, expected: int) -> str:
+        """Say what has most likely happened to a line that does not fit the one before it."""
+        if not seal.startswith(_SEAL) or not line.endswith(b'"}'):
+            if not expected:
+                return "this is no exported log: its first line has no chain"
+            return f"it has no chain at its end: it was cut off or changed (sequence {expected})"
+        try:
+            seq = _lines.decode(line).seq
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return f"it was changed: {error}"
+        if seq > expected > 0:
+            return f"sequence {seq} follows {expected - 1}: lines are missing or in another order"
+        if seq < expected:
+            return f"sequence {seq} stands where {expected} should: lines are in another order"
+        return f"sequence {seq} was changed, or the line before it: the chain does not fit"
+
+    def _time(self, number: int, line: _Line) -> int:
+        try:
+            return _nanoseconds(line.time)
+        except ValueError as error:
+            raise BadArchive(f"{self._name}, line {number}: time: {error}") from error
+
+    def _body(self, number: int, line: _Line) -> bytes:
+        if line.body_text is not None:
+            return line.body_text.encode()
+        if line.body_base64 is not None:
+            return self._base64(number, line.body_base64)
+        return bytes(line.body)
+
+    def _base64(self, number: int, text: str) -> bytes:
+        try:
+            return base64.b64decode(text, validate=True)
+        except ValueError as error:
+            raise BadArchive(f"{self._name}, line {number}: {error}") from error
+
+
+def _block(headers: dict[str, str]) -> bytes:
+    lines = "".join([f"{key}: {value}\r\n" for key, value in headers.items()])
+    return f"{_PREAMBLE}{lines}\r\n".encode()
+
+
+def _put_body(line: _Line, body: bytes) -> None:
+    """Choose the most readable way to write a body that gives it back exactly."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        line.body_base64 = base64.b64encode(body).decode()
+        return
+    if body == body.strip() and b"\n" not in body and b"\r" not in body and _is_json(body):
+        line.body = msgspec.Raw(body)
+    else:
+        line.body_text = text
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        msgspec.json.decode(body, type=Any)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+_seconds: dict[str, int] = {}
+
+
+def _text(time: int) -> str:
+    seconds, rest = divmod(time, 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+def _nanoseconds(text: str) -> int:
+    """Read `2026-11-23T03:00:00.123456789Z`. Raises ValueError."""
+    if len(text) != 30 or text[19] != "." or text[29] != "Z":
+        raise ValueError(f"{text!r} is not written as 2026-11-23T03:00:00.123456789Z")
+    known = _seconds.get(text[:19])
+    if known is None:
+        if len(_seconds) > 10_000:
+            _seconds.clear()
+        known = int(datetime.fromisoformat(text[:19]).replace(tzinfo=UTC).timestamp()) * 10**9
+        _seconds[text[:19]] = known
+    return known + int(text[20:29])
