@@ -5,31 +5,28 @@ folds the same log, and a decision that was appended leaves nothing to decide.
 """
 
 from collections.abc import Iterator
-from typing import TypeAlias
 
 from msgspec import Struct
 
-from nebula.events import memory
-from nebula.events.state import Model, Node, Replica, State, launch_of, replica_id
+from nebula.actors.candidates import (
+    Candidate,
+    Place,
+    Policy,
+    device_at,
+    need,
+    shortage,
+    usable,
+    weigh,
+)
+from nebula.events.state import Model, Replica, State, launch_of, replica_id
 from nebula.events.vocabulary import (
     Assignment,
-    Device,
     Event,
     EventRejected,
     ModelAssigned,
     ModelUnloaded,
     ModelUnschedulable,
-    Task,
 )
-
-USABLE = 0.92
-"""The part of a device that plans may promise; the rest is the driver's and everybody's."""
-
-DEFAULT_SHARE: dict[Task, float] = {"chat": 0.45, "embedding": 0.15}
-"""The part of a device that a replica gets whose load request names no memory."""
-
-Place: TypeAlias = tuple[str, int]
-"""A node and the index of one of its devices."""
 
 
 class Decision(Struct, frozen=True):
@@ -40,7 +37,24 @@ class Decision(Struct, frozen=True):
     cause: int
 
 
-def decide(state: State) -> tuple[Decision, ...]:
+class Choice(Struct, frozen=True):
+    """Where one new replica goes: every candidate, the best first. It goes nowhere if none fits."""
+
+    replica: str
+    candidates: tuple[Candidate, ...]
+
+
+class Plan(Struct, frozen=True):
+    """What a model's replicas should be. `evicted` had a place that they can't keep."""
+
+    assignments: tuple[Assignment, ...]
+    reason: str
+    kept: tuple[str, ...] = ()
+    evicted: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
+
+
+def decide(state: State, policy: Policy = "spread") -> tuple[Decision, ...]:
     """Give what `state` calls for: answers to rejected entries, then the first due plan.
 
     One plan at a time, because each changes how much room is left for the next.
@@ -50,44 +64,42 @@ def decide(state: State) -> tuple[Decision, ...]:
         for seq, rejection in sorted(state.rejections.items())
     )
     for identity in sorted(state.models):
-        planned = _decide_model(state, state.models[identity])
+        planned = _decide_model(state, state.models[identity], policy)
         if planned is not None:
             return (*rejected, planned)
     return rejected
 
 
-def _decide_model(state: State, model: Model) -> Decision | None:
+def _decide_model(state: State, model: Model, policy: Policy) -> Decision | None:
     if model.unloading:
         if model.replicas:
             return None
         return Decision(model.id, ModelUnloaded(), model.changed)
     due = model.intent > model.answered
-    housed = all(place.node in state.nodes for place in model.assignments)
+    housed = all(_stands(state, place) for place in model.assignments)
     if not due and housed and len(model.assignments) == model.spec.replicas:
         return None
-    version = model.version + 1
-    assignments, reason = _plan(state, model, version, revive=due)
-    missing = model.spec.replicas - len(assignments)
+    planned = plan(state, model, policy)
+    missing = model.spec.replicas - len(planned.assignments)
     cause = model.intent if due else max(state.capacity_seq, model.answered)
-    if assignments != model.assignments or (due and not missing):
-        return Decision(model.id, ModelAssigned(version, assignments), cause)
-    if missing and (due or reason != model.unschedulable):
-        return Decision(model.id, ModelUnschedulable(reason, missing), cause)
+    if planned.assignments != model.assignments or (due and not missing):
+        return Decision(model.id, ModelAssigned(model.version + 1, planned.assignments), cause)
+    if missing and (due or planned.reason != model.unschedulable):
+        return Decision(model.id, ModelUnschedulable(planned.reason, missing), cause)
     return None
 
 
-def _plan(
-    state: State, model: Model, version: int, *, revive: bool
-) -> tuple[tuple[Assignment, ...], str]:
-    """Keep the replicas that are well where they are; place the rest. Gives why any is missing.
+def plan(state: State, model: Model, policy: Policy = "spread") -> Plan:
+    """Keep the replicas that are well where they are; place the rest.
 
-    `revive`: try again those that their nodes gave up, because somebody has asked for the model.
+    Replicas that their nodes gave up are tried again when somebody has asked for the model.
     """
-    wanted = model.spec.replicas
+    due = model.intent > model.answered
+    wanted, version = model.spec.replicas, model.version + 1
     kept = [
-        _renewed(state, model, place, version, revive=revive)
+        _renewed(state, model, place, version, revive=due)
         for place in sorted(model.assignments, key=_number)
-        if place.node in state.nodes
+        if _stands(state, place)
     ][:wanted]
     used = _used(state, without=model)
     for place in kept:
@@ -99,18 +111,33 @@ def _plan(
             _release(used, place)
         else:
             fitting.append(place)
+    stay = {place.replica for place in fitting}
     numbers = _free_numbers(model, fitting)
+    choices: list[Choice] = []
     reason = ""
     while len(fitting) < wanted:
-        chosen, reason = _best(state, model, fitting, used)
-        if chosen is None:
+        candidates = weigh(state, model, fitting, used, policy)
+        replica = replica_id(model.id, next(numbers))
+        choices.append(Choice(replica, tuple(candidates)))
+        if not candidates or candidates[0].unfit:
+            reason = shortage(candidates)
             break
-        node, device, need = chosen
-        fitting.append(
-            Assignment(replica_id(model.id, next(numbers)), node, (device,), need, version)
-        )
-        used[node, device] = used.get((node, device), 0) + need
-    return tuple(sorted(fitting, key=_number)), reason
+        best = candidates[0]
+        fitting.append(Assignment(replica, best.node, (best.device,), best.need, version))
+        used[best.node, best.device] = used.get((best.node, best.device), 0) + best.need
+    return Plan(
+        tuple(sorted(fitting, key=_number)),
+        reason,
+        tuple(sorted(stay)),
+        tuple(place.replica for place in model.assignments if place.replica not in stay),
+        tuple(choices),
+    )
+
+
+def _stands(state: State, place: Assignment) -> bool:
+    """Say whether a place can be kept: its node has not left and is not lost."""
+    node = state.nodes.get(place.node)
+    return node is not None and not node.lost
 
 
 def _renewed(
@@ -121,9 +148,9 @@ def _renewed(
     revived = revive and replica is not None and replica.given_up
     if launch_of(model) == model.launch and not revived:
         return place
-    device = _device(state.nodes[place.node], place.devices[0])
-    need = place.memory if device is None else _need(model, device)
-    return Assignment(place.replica, place.node, place.devices, need, version)
+    device = device_at(state.nodes[place.node], place.devices[0])
+    share = place.memory if device is None else need(model, device)
+    return Assignment(place.replica, place.node, place.devices, share, version)
 
 
 def _used(state: State, *, without: Model) -> dict[Place, int]:
@@ -144,60 +171,10 @@ def _release(used: dict[Place, int], place: Assignment) -> None:
 
 def _overfull(state: State, place: Assignment, used: dict[Place, int]) -> bool:
     for index in place.devices:
-        device = _device(state.nodes[place.node], index)
+        device = device_at(state.nodes[place.node], index)
         if device is None or used[place.node, index] > usable(device):
             return True
     return False
-
-
-def usable(device: Device) -> int:
-    """Give how many bytes of a device plans may promise in all."""
-    return int(device.memory * USABLE)
-
-
-def _need(model: Model, device: Device) -> int:
-    amount = model.spec.memory
-    if amount is None:
-        return int(device.memory * DEFAULT_SHARE[model.task])
-    return memory.parse(amount)
-
-
-def _best(
-    state: State, model: Model, placed: list[Assignment], used: dict[Place, int]
-) -> tuple[tuple[str, int, int] | None, str]:
-    """Choose the device with the fewest replicas of this model on its node, then the most room."""
-    fitting: list[tuple[int, int, str, int, int]] = []
-    tight: list[str] = []
-    for node, device in _devices(state):
-        need = _need(model, device)
-        room = usable(device) - used.get((node.id, device.index), 0)
-        if room < max(need, 1):
-            tight.append(
-                f"{node.id}/{device.kind}{device.index} has {memory.text(max(room, 0))} left, "
-                f"needs {memory.text(need)}"
-            )
-            continue
-        same = sum(place.node == node.id for place in placed)
-        fitting.append((same, -room, node.id, device.index, need))
-    if fitting:
-        _, _, node_id, index, need = min(fitting)
-        return (node_id, index, need), ""
-    if not tight:
-        return None, "no node takes replicas: start one with `nebula node`"
-    return None, "no device has room: " + "; ".join(tight[:8])
-
-
-def _devices(state: State) -> Iterator[tuple[Node, Device]]:
-    for identity in sorted(state.nodes):
-        node = state.nodes[identity]
-        if node.schedulable:
-            for device in node.devices:
-                if device is _device(node, device.index):
-                    yield node, device
-
-
-def _device(node: Node, index: int) -> Device | None:
-    return next((device for device in node.devices if device.index == index), None)
 
 
 def _number(place: Assignment) -> int:

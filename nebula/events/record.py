@@ -166,10 +166,16 @@ def read(
         aggregate,
         identity,
         content,
-        cause=_sequence(headers.get(CAUSE_HEADER)),
-        basis=_sequence(headers.get(BASIS_HEADER)),
+        cause=_earlier(headers.get(CAUSE_HEADER), seq),
+        basis=_earlier(headers.get(BASIS_HEADER), seq),
         actor=headers.get(ACTOR_HEADER, ""),
     )
+
+
+def _earlier(text: str | None, seq: int) -> int | None:
+    """Read the sequence of something that came before: nothing is caused by its own future."""
+    number = _sequence(text)
+    return number if number is not None and 0 < number < seq else None
 
 
 def _sequence(text: str | None) -> int | None:

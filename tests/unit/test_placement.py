@@ -10,7 +10,8 @@ from hypothesis import given
 from msgspec.structs import replace
 from rpds import HashTrieMap
 
-from nebula.actors.placement import decide, usable
+from nebula.actors.candidates import usable
+from nebula.actors.placement import decide
 from nebula.events.memory import GIB
 from nebula.events.state import Replica, State
 from nebula.events.vocabulary import (
@@ -307,6 +308,27 @@ def test_a_lost_node_gets_nothing_until_it_is_back() -> None:
     story = cluster(alpha=[80]).given("alpha", NodeLost()).given("chat", load())
     story.settles()
     assert story.places() == {}
+    story.given("alpha", gpus(80)).settles()
+    assert story.places() == {"chat-0": "alpha/0"}
+
+
+def test_replicas_of_a_lost_node_are_placed_elsewhere_and_end_where_they_were() -> None:
+    story = cluster(alpha=[80], beta=[40]).given("chat", load())
+    story.settles()
+    story.runs("chat-0").given("alpha", NodeLost("silent")).settles()
+    assert story.places() == {"chat-1": "beta/0"}
+    assert story.replica("chat-0").retired
+    story.given("alpha", gpus(80)).stops("chat-0").settles()
+    assert story.places() == {"chat-1": "beta/0"}
+    assert "chat-0" not in story.state.replicas
+
+
+def test_what_a_lost_node_held_and_nobody_else_can_take_waits_for_room() -> None:
+    story = cluster(alpha=[80], beta=[40]).given("chat", load(memory="60GiB"))
+    story.settles()
+    story.given("alpha", NodeLost("silent")).settles()
+    assert story.places() == {}
+    assert story.model().missing == 1
     story.given("alpha", gpus(80)).settles()
     assert story.places() == {"chat-0": "alpha/0"}
 

@@ -1,0 +1,93 @@
+"""What an operator should do about a model that is not well: one sentence. Pure."""
+
+from nebula.actors import placement
+from nebula.events import memory
+from nebula.events.standing import standing
+from nebula.events.state import Model, Replica, State
+
+
+def advice(state: State, model: Model) -> str:
+    """Say what to do so that all wanted replicas of a model serve; empty where they do."""
+    stands = standing(state, model)
+    if model.unloading:
+        return _unloading(state, model)
+    if model.spec.replicas == 0:
+        return f"Give it replicas: `nebula scale {model.id} 1`."
+    if stands.ready == stands.wanted:
+        return ""
+    if model.intent > model.answered:
+        return "Start a router (`nebula router`): nobody has decided yet where it goes."
+    replicas = [replica for replica in state.replicas_of(model) if not replica.retired]
+    failed = next((each for each in replicas if each.given_up), None)
+    if failed is not None:
+        return (
+            f"Mend what the engine says (`nebula logs {failed.id}` has all of it), "
+            f"then ask for it again: `nebula scale {model.id} {model.spec.replicas}`."
+        )
+    if model.unschedulable:
+        return _unschedulable(state, model)
+    for replica in replicas:
+        if not replica.serving:
+            return _replica(state, replica)
+    return ""
+
+
+def _replica(state: State, replica: Replica) -> str:
+    node = state.nodes.get(replica.node)
+    if node is None or node.lost:
+        return f"Start `nebula node --name {replica.node}` on its machine again."
+    if replica.phase == "failed":
+        return (
+            f"Wait: {replica.node} tries {replica.id} again; "
+            f"`nebula logs {replica.id}` says what went wrong."
+        )
+    if replica.phase == "starting":
+        return f"Wait: its engine is loading; `nebula logs -f {replica.id}` shows how far it is."
+    return (
+        f"Wait for {replica.node} to start {replica.id}; if it does not, "
+        f"see that `nebula node --name {replica.node}` runs there."
+    )
+
+
+def _unschedulable(state: State, model: Model) -> str:
+    plan = placement.plan(state, model)
+    if not plan.choices:
+        return "Wait: there is room for it now, and a router will place it."
+    found = plan.choices[-1].candidates
+    if not found or not found[0].unfit:
+        return (
+            "Start a machine that takes it: `nebula node`."
+            if not found
+            else "Wait: there is room for it now, and a router will place it."
+        )
+    open_ = [each for each in found if not state.nodes[each.node].lost]
+    usable = [each for each in open_ if not state.nodes[each.node].draining]
+    if not usable:
+        return (
+            "Start another `nebula node`, or one of the lost ones again: none takes replicas now."
+        )
+    roomiest = max(usable, key=lambda each: each.room)
+    return (
+        f"Add a node with a device that has {memory.text(roomiest.need)} to give, unload something "
+        f"from {roomiest.name}, or load it again with --memory {_offer(roomiest.room)} or less."
+        if roomiest.room > 0
+        else f"Add a node with a device that has {memory.text(roomiest.need)} to give, "
+        f"or unload something from {roomiest.name}."
+    )
+
+
+def _offer(room: int) -> str:
+    """Write a size that is not above `room`: rounding up would not fit."""
+    tenths = room * 10 // memory.GIB
+    return f"{tenths // 10}.{tenths % 10}GiB" if tenths else f"{room // 2**20}MiB"
+
+
+def _unloading(state: State, model: Model) -> str:
+    for replica in state.replicas_of(model):
+        node = state.nodes.get(replica.node)
+        if node is None or node.lost:
+            return (
+                f"Start `nebula node --name {replica.node}` on its machine again, so that it can "
+                f"end {replica.id}, or publish NodeDeregistered for it."
+            )
+    return "Wait: its engines are ending."

@@ -1,0 +1,118 @@
+"""What has changed in the cluster between two moments, in words. Pure."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from nebula.events import memory
+from nebula.events.standing import standing
+from nebula.events.state import Model, Node, Replica, State
+
+
+class Change(Struct, frozen=True):
+    """Something that came (`+`), went (`-`) or became otherwise (`~`).
+
+    `field` is empty for what came or went as a whole; `before` and `after` are in words.
+    """
+
+    sign: str
+    aggregate: str
+    id: str
+    field: str = ""
+    before: str = ""
+    after: str = ""
+
+
+def differences(before: State, after: State) -> list[Change]:
+    """Give what is otherwise in `after`: models first, then replicas, then nodes, by id."""
+    return [
+        *_compare("model", before.models, after.models, _model(before), _model(after)),
+        *_compare("replica", before.replicas, after.replicas, _replica, _replica),
+        *_compare("node", before.nodes, after.nodes, _node, _node),
+    ]
+
+
+def _compare(
+    aggregate: str,
+    old: Any,
+    new: Any,
+    describe_old: Callable[[Any], Mapping[str, str]],
+    describe_new: Callable[[Any], Mapping[str, str]],
+) -> Iterator[Change]:
+    for identity in sorted({*old, *new}):
+        if identity not in new:
+            yield Change("-", aggregate, identity, before=_brief(describe_old(old[identity])))
+        elif identity not in old:
+            yield Change("+", aggregate, identity, after=_brief(describe_new(new[identity])))
+        else:
+            was, now = describe_old(old[identity]), describe_new(new[identity])
+            for field in dict.fromkeys((*was, *now)):
+                if was.get(field, "") != now.get(field, ""):
+                    yield Change(
+                        "~", aggregate, identity, field, was.get(field, ""), now.get(field, "")
+                    )
+
+
+def _brief(fields: Mapping[str, str]) -> str:
+    return ", ".join(f"{field} {value}" for field, value in fields.items() if value)
+
+
+def _model(state: State) -> Callable[[Model], Mapping[str, str]]:
+    def describe(model: Model) -> Mapping[str, str]:
+        spec = model.spec
+        places = (
+            f"{each.replica} on {each.node}/{'+'.join(map(str, each.devices))}"
+            for each in model.assignments
+        )
+        return {
+            "standing": standing(state, model).word,
+            "name": model.name,
+            "source": spec.source,
+            "task": spec.task,
+            "replicas": str(spec.replicas),
+            "memory": "" if spec.memory is None else str(spec.memory),
+            "options": _pairs(spec.options),
+            "env": _pairs(spec.env),
+            "adapters": _pairs(model.adapters),
+            "placement": ", ".join(places),
+            "unschedulable": model.unschedulable,
+        }
+
+    return describe
+
+
+def _replica(replica: Replica) -> Mapping[str, str]:
+    engine = replica.engine
+    return {
+        "node": replica.node,
+        "device": "+".join(map(str, replica.devices)),
+        "memory": memory.text(replica.memory),
+        "plan": str(replica.version),
+        "phase": "retired" if replica.retired else replica.phase,
+        "pid": "" if engine is None else str(engine.pid),
+        "port": "" if engine is None else str(engine.port),
+        "attempt": str(replica.attempt or ""),
+        "reason": replica.reason,
+        "adapters": ", ".join(
+            name if status.loaded else f"{name} refused: {status.reason}"
+            for name, status in sorted(replica.adapters.items())
+        ),
+    }
+
+
+def _node(node: Node) -> Mapping[str, str]:
+    return {
+        "devices": ", ".join(
+            f"{each.kind}{each.index} {memory.text(each.memory)}" for each in node.devices
+        ),
+        "host": node.host,
+        "labels": _pairs(node.labels),
+        "version": node.nebula_version,
+        "draining": "yes" if node.draining else "",
+        "lost": "yes" if node.lost else "",
+    }
+
+
+def _pairs(pairs: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(pairs.items()))

@@ -1,0 +1,174 @@
+"""Why things are as they are: the chain of events behind a model, replica or event, in words. Pure.
+
+What a router weighed is not in the log. It is worked out again from the state that it had folded,
+which is exact as long as the replay check holds; where it does not, the story says so.
+"""
+
+from collections.abc import Callable, Iterable
+
+from msgspec import Struct
+
+from nebula.actors import candidates, placement
+from nebula.actors.placement import Choice
+from nebula.events import memory
+from nebula.events.record import Malformed, Record
+from nebula.events.state import State
+from nebula.events.vocabulary import (
+    Event,
+    EventRejected,
+    ModelAssigned,
+    ModelUnloaded,
+    ModelUnschedulable,
+)
+from nebula.history.replay import Replay
+from nebula.history.telling import told
+
+SHOWN = 8
+"""Candidates of one choice that are told; of a thousand nodes nobody reads all."""
+
+
+class Line(Struct, frozen=True):
+    """One event of a story, and below it what its maker saw. `depth` counts its causes in it."""
+
+    seq: int
+    time: int
+    subject: str
+    actor: str
+    cause: int | None
+    depth: int
+    text: str
+    reasons: tuple[str, ...] = ()
+
+
+class Chronicle:
+    """Folds a log and keeps the lines that belong to a story.
+
+    `wanted` says of each record whether it belongs, given the states before and after it.
+    """
+
+    def __init__(
+        self, wanted: Callable[[Record, State, State], bool], replay: Replay | None = None
+    ) -> None:
+        self.replay = replay or Replay()
+        self.lines: list[Line] = []
+        self._wanted = wanted
+        self._depths: dict[int, int] = {}
+
+    @property
+    def state(self) -> State:
+        """The state after all that was taken."""
+        return self.replay.state
+
+    def take(self, record: Record) -> None:
+        """Fold one more record. Raises BadLog."""
+        before = self.replay.state
+        basis = self.replay.state_at(record.basis) if record.basis is not None else None
+        differs = self.replay.take(record) is not None
+        if not self._wanted(record, before, self.replay.state):
+            return
+        depth = self._depths.get(record.cause, -1) + 1 if record.cause is not None else 0
+        self._depths[record.seq] = depth
+        reasons = _reasons(record, basis)
+        rejection = self.replay.state.rejections.get(record.seq)
+        if rejection is not None and not isinstance(record.content, Malformed):
+            reasons = (*reasons, f"not acted upon: {rejection.reason}")
+        if differs:
+            reasons = (*reasons, "this Nebula would have decided otherwise: see `nebula replay`")
+        self.lines.append(
+            Line(
+                record.seq,
+                record.time,
+                record.subject,
+                record.actor,
+                record.cause,
+                depth,
+                told(record),
+                reasons,
+            )
+        )
+
+
+class Causes:
+    """What led to what: every sequence with the one that caused it, for one pass over a log."""
+
+    def __init__(self) -> None:
+        self._cause: dict[int, int] = {}
+
+    def take(self, record: Record) -> None:
+        """Note one more record."""
+        if record.cause is not None:
+            self._cause[record.seq] = record.cause
+
+    def chain(self, seqs: Iterable[int]) -> set[int]:
+        """Give these sequences and all that led to them."""
+        found: set[int] = set()
+        for seq in seqs:
+            step: int | None = seq
+            while step is not None and step not in found:
+                found.add(step)
+                step = self._cause.get(step)
+        return found
+
+    def effects(self, seq: int) -> set[int]:
+        """Give this sequence and all that it led to."""
+        found = {seq}
+        for later in sorted(self._cause):
+            if self._cause[later] in found:
+                found.add(later)
+        return found
+
+
+def _reasons(record: Record, basis: State | None) -> tuple[str, ...]:
+    event = record.content
+    if not isinstance(event, ModelAssigned | ModelUnschedulable | ModelUnloaded | EventRejected):
+        return ()
+    if record.basis is None:
+        return ("written by hand: no router decided this",)
+    if basis is None:
+        return ("what the router saw lies before what was folded here",)
+    return weighed(basis, record.id, event)
+
+
+def weighed(basis: State, identity: str, event: Event) -> tuple[str, ...]:
+    """Say what a router saw when it decided on a model: what was kept, and every candidate."""
+    model = basis.models.get(identity)
+    if model is None or not isinstance(event, ModelAssigned | ModelUnschedulable):
+        return ()
+    plan = placement.plan(basis, model)
+    reasons = []
+    if plan.kept:
+        reasons.append(f"kept where they are: {', '.join(plan.kept)}")
+    for replica in plan.evicted:
+        known = basis.replicas.get(replica)
+        node = basis.nodes.get(known.node) if known is not None else None
+        if known is None or node is None:
+            reasons.append(f"{replica} had to go: its node has left")
+        elif node.lost:
+            reasons.append(f"{replica} had to go: {node.id} is lost")
+        elif plan.choices or len(plan.assignments) >= model.spec.replicas:
+            reasons.append(f"{replica} had to go from {node.id}")
+    for choice in plan.choices:
+        reasons += _choice(choice)
+    return tuple(reasons)
+
+
+def _choice(choice: Choice) -> list[str]:
+    if not choice.candidates:
+        return [f"{choice.replica}: there is no node"]
+    best = choice.candidates[0]
+    if best.unfit:
+        lines = [f"{choice.replica}: no candidate can take it"]
+        rest = choice.candidates
+    else:
+        lines = [
+            f"{choice.replica}: {best.name} was chosen, {memory.text(best.room)} of it were free "
+            f"and {memory.text(best.need)} were needed"
+        ]
+        rest = choice.candidates[1:]
+    lines += [
+        f"{choice.replica}: not {each.name}: {candidates.why_not(each, best)}"
+        for each in rest[:SHOWN]
+    ]
+    if len(rest) > SHOWN:
+        lines.append(f"{choice.replica}: nor {len(rest) - SHOWN} others")
+    return lines

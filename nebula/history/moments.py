@@ -1,0 +1,61 @@
+"""Points in a log's past as people name them: a sequence, a time, or how long ago."""
+
+import re
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)(?:\s+ago)?")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class BadMoment(ValueError):
+    """This names no moment of the log; the text says why."""
+
+
+class Moment(Struct, frozen=True):
+    """Either a sequence, or a time in nanoseconds since the epoch: all that was stored by then."""
+
+    seq: int | None = None
+    time: int | None = None
+
+    def passed(self, seq: int, time: int) -> bool:
+        """Say whether an entry lies after this moment."""
+        if self.seq is not None:
+            return seq > self.seq
+        return self.time is not None and time > self.time
+
+
+def parse(text: str, now: int) -> Moment:
+    """Read `4711`, `2026-11-23T03:00`, `03:00` or `15m` (ago); `now` in ns. Raises BadMoment.
+
+    A time without a zone is one of this machine's zone, a time without a date the last such one.
+    """
+    text = text.strip()
+    if text.isascii() and text.isdigit() and len(text) < 19:
+        if int(text) == 0:
+            raise BadMoment("there is no sequence 0: a log begins with 1")
+        return Moment(seq=int(text))
+    ago = _AGO.fullmatch(text)
+    if ago is not None:
+        return Moment(time=now - int(float(ago[1]) * _SECONDS[ago[2]] * 10**9))
+    try:
+        if re.fullmatch(r"\d\d:\d\d(:\d\d(\.\d+)?)?", text):
+            today = datetime.fromtimestamp(now / 1e9).astimezone()
+            clock = datetime.fromisoformat(f"{today:%Y-%m-%d}T{text}").astimezone()
+            seconds = clock.timestamp()
+            return Moment(time=int((seconds if seconds * 1e9 <= now else seconds - 86400) * 10**9))
+        return Moment(
+            time=int(datetime.fromisoformat(text).astimezone(UTC).timestamp() * 1e6) * 1000
+        )
+    except (ValueError, OverflowError) as error:
+        raise BadMoment(
+            f"{text!r} is no moment: give a sequence (4711), a time (2026-11-23T03:00, 03:00) "
+            "or how long ago (15m)"
+        ) from error
+
+
+def clock(time: int) -> str:
+    """Write a time for people, in this machine's zone: `2026-11-23 03:00:00.123`."""
+    moment = datetime.fromtimestamp(time / 1e9).astimezone()
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}"

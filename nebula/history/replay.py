@@ -1,0 +1,131 @@
+"""Folding a recorded log again, and checking that its decisions are those made today. Pure.
+
+A router says with each decision up to where it had folded the log (`Nebula-Basis`). `decide` is
+pure, so the same state must give the same decision; where it does not, behaviour has changed.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from nebula.actors.placement import Decision, decide
+from nebula.events.evolve import evolve
+from nebula.events.record import Record
+from nebula.events.state import EMPTY, State
+from nebula.events.vocabulary import (
+    Event,
+    EventRejected,
+    ModelAssigned,
+    ModelUnloaded,
+    ModelUnschedulable,
+)
+
+REACH = 20_000
+"""How many states back a decision's basis may lie for the check to find it."""
+
+FUTURE = 3600 * 10**9
+"""Nanoseconds by which another machine's clock may be ahead of ours."""
+
+
+class BadLog(Exception):
+    """These entries are no log of Nebula's; the text names the sequence."""
+
+
+class Difference(Struct, frozen=True):
+    """A decision that was recorded at `seq` and would be another today.
+
+    `recorded` is None where today's `decide` would have answered an entry that the recorded
+    routers let pass; `decided` is all that is decided today from the state at `basis`.
+    """
+
+    seq: int
+    basis: int
+    id: str
+    recorded: Event | None
+    decided: tuple[Decision, ...]
+
+
+class Replay:
+    """Folds records one by one; `state` is the newest, `differences` what was found so far.
+
+    `checked` counts decisions that came out the same, `by_hand` those that no router made,
+    `beyond` those whose basis lies before the state that the replay began with, or too far back.
+    """
+
+    def __init__(
+        self,
+        state: State = EMPTY,
+        *,
+        check: bool = True,
+        decider: Callable[[State], tuple[Decision, ...]] = decide,
+    ) -> None:
+        self.state = state
+        self.differences: list[Difference] = []
+        self.checked = self.by_hand = self.beyond = 0
+        self._check = check
+        self._decider = decider
+        self._past: deque[State] = deque(maxlen=REACH)
+        self._newest_basis = 0
+
+    def take(self, record: Record) -> Difference | None:
+        """Fold one more record; give the difference if it is a decision that comes out otherwise.
+
+        Raises BadLog where an entry is missing or stands in the wrong place.
+        """
+        expected = self.state.seq + 1
+        if record.seq != expected:
+            raise BadLog(
+                f"sequence {record.seq} follows {self.state.seq}: the log has a hole"
+                if record.seq > expected
+                else f"sequence {record.seq} comes after {self.state.seq}: it is out of order"
+            )
+        difference = None
+        if self._check:
+            if isinstance(
+                record.content, ModelAssigned | ModelUnschedulable | ModelUnloaded | EventRejected
+            ):
+                difference = self._compare(record, record.content)
+            self._past.append(self.state)
+        self.state = evolve(self.state, record)
+        return difference
+
+    def end(self) -> Difference | None:
+        """Give the difference that shows only in what was never decided, when all is folded."""
+        for seq, pending in sorted(self.state.rejections.items()):
+            if seq <= self._newest_basis:
+                answer = Decision(str(seq), EventRejected(pending.subject, pending.reason), seq)
+                found = Difference(seq, self._newest_basis, str(seq), None, (answer,))
+                self.differences.append(found)
+                return found
+        return None
+
+    def _compare(self, record: Record, event: Event) -> Difference | None:
+        if record.basis is None:
+            self.by_hand += 1
+            return None
+        basis = self.state_at(record.basis)
+        if basis is None:
+            self.beyond += 1
+            return None
+        self._newest_basis = max(self._newest_basis, basis.seq)
+        decided = self._decider(basis)
+        if any(each.id == record.id and each.event == event for each in decided):
+            self.checked += 1
+            return None
+        found = Difference(record.seq, basis.seq, record.id, event, decided)
+        self.differences.append(found)
+        return found
+
+    def state_at(self, seq: int) -> State | None:
+        """Find the state after `seq`, if it is still kept; their sequences have no gaps."""
+        if seq == self.state.seq:
+            return self.state
+        index = seq - self._past[0].seq if self._past else -1
+        return self._past[index] if 0 <= index < len(self._past) else None
+
+
+def check_time(record: Record, now: int) -> None:
+    """Raise BadLog for an entry that was stored later than `now` (ns): its file is not to trust."""
+    if record.time > now + FUTURE:
+        raise BadLog(f"sequence {record.seq} comes from the future: its time is {record.time} ns")
