@@ -6,14 +6,24 @@ are not as they must be); bad messages and lost connections never end it.
 
 import asyncio
 import logging
+import random
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from nebula.actors.projection import Projection
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.log import Log
+from nebula.store.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
+
+
+SNAPSHOT_EVERY = 10_000
+"""Events after which a snapshot is due: what a start has to fold, at most, and a little more."""
+
+
+SNAPSHOT_JITTER = 2.0
+"""Seconds over which the actors that notice it are spread."""
 
 
 class Actor:
@@ -44,6 +54,7 @@ class Actor:
         try:
             if await self._caught_up(following, stopping):
                 await self.begin()
+                self.spawn(self._keep_snapshots(), "keep snapshots")
                 working = asyncio.create_task(self.work(), name="work")
                 await asyncio.wait(
                     (following, working, stopping), return_when=asyncio.FIRST_COMPLETED
@@ -58,6 +69,7 @@ class Actor:
     async def _open(self) -> None:
         await self.connection.open()
         await self.log.open()
+        await self.projection.restore()
 
     async def begin(self) -> None:
         """Get ready; the log has been folded up to now."""
@@ -68,6 +80,25 @@ class Actor:
 
     async def end(self) -> None:
         """Let go of what `begin` took; also called when `begin` was never reached."""
+
+    async def _keep_snapshots(self) -> None:
+        """Make a snapshot whenever one is due and nobody else has made it."""
+        snapshots = Snapshots(self.log)
+        newest = 0
+        while True:
+            await self.projection.reached(newest + SNAPSHOT_EVERY)
+            # All actors notice at the same event: who waits longer finds the work done.
+            await asyncio.sleep(random.uniform(0, SNAPSHOT_JITTER))
+            try:
+                newest = max([newest, *await snapshots.seqs()])
+                state = self.projection.state
+                if state.seq - newest >= SNAPSHOT_EVERY:
+                    await snapshots.put(state)
+                    newest = state.seq
+                    log.info("made a snapshot at event %d", newest)
+            except Unavailable as error:
+                log.warning("%s", error)
+                await asyncio.sleep(10)
 
     def spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
         """Run long work beside the actor's loop; its failure is logged and ends nobody else."""

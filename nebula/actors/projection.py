@@ -1,12 +1,17 @@
 """An actor's view of the cluster: the log folded as it grows, and a way to await a change of it."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from nebula.events.evolve import evolve
 from nebula.events.state import EMPTY, State
+from nebula.store.connection import Unavailable
 from nebula.store.log import Log
+from nebula.store.snapshots import Snapshots
+
+log = logging.getLogger(__name__)
 
 
 class Projection:
@@ -16,6 +21,16 @@ class Projection:
         self.log = log
         self.state: State = EMPTY
         self._changed = asyncio.Event()
+
+    async def restore(self) -> None:
+        """Begin with the newest snapshot instead of an empty state. Without a good one, don't."""
+        try:
+            found = await Snapshots(self.log).newest()
+        except Unavailable as error:
+            log.warning("no snapshot to start from: %s", error)
+            return
+        if found is not None and found.seq > self.state.seq:
+            self.state = found
 
     async def run(self) -> None:
         """Follow the log for ever. Raises LogReplaced when it is not the same log any more."""

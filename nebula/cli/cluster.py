@@ -23,6 +23,7 @@ async def joined(nats: str, *, patience: float = 3.0) -> AsyncIterator[Projectio
     connection = await Connection(nats, "nebula command").open(patience=patience)
     try:
         projection = Projection(Log(connection, actor="cli"))
+        await projection.restore()
         following = asyncio.create_task(projection.run())
         try:
             await _catch_up(projection)

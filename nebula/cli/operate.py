@@ -29,7 +29,7 @@ from nebula.events.vocabulary import (
     ModelUnloadRequested,
     OptionValue,
 )
-from nebula.http.admin import view
+from nebula.http.views import model_view, state_view
 
 wait_option = click.option(
     "--wait/--no-wait", default=True, show_default=True, help="Wait and show the progress."
@@ -247,7 +247,7 @@ def _find(state: State, reference: str) -> Model:
 
 
 def _model_views(state: State) -> list[object]:
-    return [view(state, state.models[identity]) for identity in sorted(state.models)]
+    return [model_view(state, state.models[identity]) for identity in sorted(state.models)]
 
 
 async def _submit(
@@ -270,7 +270,7 @@ async def _ask(
             served = await progress.follow(projection, identity, tables.console(errors=True))
         if as_json:
             model = projection.state.models.get(identity)
-            shown = view(projection.state, model) if model is not None else None
+            shown = model_view(projection.state, model) if model is not None else None
             _print_json({"id": identity, "seq": seq, "model": shown})
         elif not wait:
             click.echo(f"{identity}: asked for, event {seq}")
@@ -315,14 +315,7 @@ async def _status(nats: str, as_json: bool) -> None:
         if not as_json:
             tables.status(tables.console(), state)
             return
-        _print_json(
-            {
-                "seq": state.seq,
-                "nodes": [state.nodes[identity] for identity in sorted(state.nodes)],
-                "models": _model_views(state),
-                "replicas": [state.replicas[identity] for identity in sorted(state.replicas)],
-            }
-        )
+        _print_json(state_view(state))
 
 
 async def _logs(nats: str, reference: str, lines: int, follow: bool) -> None:

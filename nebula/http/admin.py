@@ -10,8 +10,7 @@ from msgspec import Struct
 from nebula.actors.gateway import Gateway
 from nebula.actors.intents import Refused, submit
 from nebula.events import subjects
-from nebula.events.standing import Standing, standing
-from nebula.events.state import Model, Node, Replica, State
+from nebula.events.state import Model, Node, Replica
 from nebula.events.vocabulary import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -22,32 +21,10 @@ from nebula.events.vocabulary import (
 )
 from nebula.http.errors import ApiError, field_at_fault, unavailable
 from nebula.http.openai import Limits, read_body
+from nebula.http.views import ModelView, model_view
 from nebula.store.connection import Unavailable
 
 E = TypeVar("E", bound=Event)
-
-
-class AdapterView(Struct, frozen=True):
-    """An adapter of a model, and on how many replicas it is in place."""
-
-    name: str
-    source: str
-    loaded: int
-    reason: str = ""
-
-
-class ModelView(Struct, frozen=True):
-    """A model as people ask for it: what was wanted and how it stands."""
-
-    id: str
-    name: str
-    source: str
-    task: str
-    standing: Standing
-    replicas: tuple[str, ...]
-    adapters: tuple[AdapterView, ...]
-    version: int
-    spec: ModelLoadRequested
 
 
 class Accepted(Struct, frozen=True):
@@ -56,36 +33,6 @@ class Accepted(Struct, frozen=True):
     id: str
     seq: int
     model: ModelView | None = None
-
-
-def view(state: State, model: Model) -> ModelView:
-    """Show a model."""
-    return ModelView(
-        model.id,
-        model.name,
-        model.spec.source,
-        model.task,
-        standing(state, model),
-        model.replicas,
-        tuple(_adapter(state, model, name) for name in sorted(model.adapters)),
-        model.version,
-        model.spec,
-    )
-
-
-def _adapter(state: State, model: Model, name: str) -> AdapterView:
-    statuses = [
-        status
-        for replica in state.replicas_of(model)
-        if (status := replica.adapters.get(name)) is not None
-    ]
-    reasons = [status.reason for status in statuses if not status.loaded]
-    return AdapterView(
-        name,
-        model.adapters[name],
-        sum(status.loaded for status in statuses),
-        reasons[0] if reasons else "",
-    )
 
 
 async def _body(
@@ -124,7 +71,7 @@ async def _submit(
         raise unavailable(str(error)) from error
     state = gateway.projection.state
     model = state.models.get(identity)
-    return Accepted(identity, seq, view(state, model) if model is not None else None)
+    return Accepted(identity, seq, model_view(state, model) if model is not None else None)
 
 
 def _known(gateway: Gateway, identity: str) -> Model:
@@ -154,13 +101,13 @@ async def load(request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 async def list_models(gateway: Gateway) -> list[ModelView]:
     """List all models."""
     state = gateway.projection.state
-    return [view(state, state.models[identity]) for identity in sorted(state.models)]
+    return [model_view(state, state.models[identity]) for identity in sorted(state.models)]
 
 
 @get("/admin/models/{model:str}")
 async def show_model(model: str, gateway: Gateway) -> ModelView:
     """Show one model, by its id."""
-    return view(gateway.projection.state, _known(gateway, model))
+    return model_view(gateway.projection.state, _known(gateway, model))
 
 
 @patch("/admin/models/{model:str}", status_code=202, request_max_body_size=None)

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 
 from msgspec import Struct
@@ -23,7 +23,7 @@ from nebula.events import record as records
 from nebula.events.original import original
 from nebula.events.record import ACTOR_HEADER, BASIS_HEADER, CAUSE_HEADER, Entry, Record
 from nebula.events.vocabulary import Event
-from nebula.store import streams
+from nebula.store import batch, streams
 from nebula.store.connection import Connection, Headers, Unavailable
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Log:
     def __init__(self, connection: Connection, *, replicas: int = 1, actor: str = "") -> None:
         self.connection = connection
         self.actor = actor or connection.name
-        self._replicas = replicas
+        self.replicas = replicas
 
     @property
     def _jetstream(self) -> JetStreamContext:
@@ -76,7 +76,7 @@ class Log:
         said = False
         while True:
             try:
-                await streams.ensure(self._jetstream, self._replicas)
+                await streams.ensure(self._jetstream, self.replicas)
                 return self
             except (NatsError, TimeoutError) as error:
                 if deadline is not None and loop.time() >= deadline:
@@ -106,8 +106,7 @@ class Log:
         headers = {"Nats-Msg-Id": message_id or uuid.uuid4().hex, ACTOR_HEADER: self.actor}
         headers |= records.headers_for(event)
         if guard is not None:
-            headers["Nats-Expected-Last-Subject-Sequence"] = str(guard.seq)
-            headers["Nats-Expected-Last-Subject-Sequence-Subject"] = guard.subject
+            headers |= _guard_headers(guard)
         if cause is not None:
             headers[CAUSE_HEADER] = str(cause)
         if basis is not None:
@@ -128,6 +127,33 @@ class Log:
                 reason = problem or "NATS can't be reached"
                 raise Unavailable(f"the log does not answer: {reason}") from problem
             await asyncio.sleep(0.1)
+
+    async def append_all(
+        self, events: Sequence[tuple[str, Event]], *, guard: Guard, actor: str = ""
+    ) -> int:
+        """Append up to 1,000 events, all of them or none, and give the last one's sequence.
+
+        Raises Conflict when `guard` no longer holds; Unavailable when the log does not answer, in
+        which case they may be stored all the same, or when its NATS server is too old for this.
+        """
+        messages = [
+            (
+                records.subject_of(identity, event),
+                records.encode(event),
+                {ACTOR_HEADER: actor or self.actor, **records.headers_for(event)},
+            )
+            for identity, event in events
+        ]
+        try:
+            return await batch.publish(
+                self.connection.client, messages, guard=_guard_headers(guard)
+            )
+        except batch.BatchRefused as error:
+            if error.code in _CONFLICTS:
+                raise Conflict(str(error)) from error
+            raise Unavailable(f"the log takes no events together: {error}") from error
+        except (NatsError, TimeoutError) as error:
+            raise Unavailable(f"the log does not answer: {error}") from error
 
     async def _publish(
         self, subject: str, payload: bytes, headers: dict[str, str], *, again: bool
@@ -219,9 +245,15 @@ class Log:
 
     async def entry(self, seq: int) -> Entry | None:
         """Give the entry at a sequence; None where there is none. Raises Unavailable."""
-        async for batch in self.entries(seq - 1, seq):
-            return next((entry for entry in batch if entry.seq == seq), None)
-        return None
+        found = [each async for entries in self.entries(seq - 1, seq) for each in entries]
+        return found[0] if found else None
+
+
+def _guard_headers(guard: Guard) -> dict[str, str]:
+    return {
+        "Nats-Expected-Last-Subject-Sequence": str(guard.seq),
+        "Nats-Expected-Last-Subject-Sequence-Subject": guard.subject,
+    }
 
 
 class _Tail:

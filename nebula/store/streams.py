@@ -67,6 +67,7 @@ def definitions(replicas: int = 1) -> tuple[StreamConfig, ...]:
             deny_delete=True,
             deny_purge=True,
             allow_direct=True,
+            allow_atomic=True,
         ),
         StreamConfig(
             name=STATUS,
@@ -116,6 +117,17 @@ async def ensure(jetstream: JetStreamContext, replicas: int = 1) -> None:
             log.warning("stream %s does not answer: its NATS server may be gone", wanted.name)
             continue
         _compare(wanted, found)
+        if wanted.allow_atomic and not found.allow_atomic:
+            await _allow_atomic(jetstream, found)
+
+
+async def _allow_atomic(jetstream: JetStreamContext, found: StreamConfig) -> None:
+    """Let a log that was made before batches were used take them; older servers never do."""
+    found.allow_atomic = True
+    try:
+        await jetstream.update_stream(found)
+    except APIError as error:
+        log.info("stream %s takes no batches: %s", found.name, error.description)
 
 
 async def check_log(jetstream: JetStreamContext) -> None:

@@ -1,0 +1,209 @@
+"""The way back: the events that make models, replicas, adapters and places what they were. Pure.
+
+Nothing is taken out of the log. What is planned is tried on the state as it is now, so that an
+event that would be refused is never written.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from nebula.actors.candidates import device_at, usable
+from nebula.events import record
+from nebula.events.evolve import evolve
+from nebula.events.objections import objection
+from nebula.events.record import Record
+from nebula.events.state import Model, State, launch_of, replica_id
+from nebula.events.vocabulary import (
+    Adapter,
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    Assignment,
+    Event,
+    ModelAssigned,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+)
+
+
+class Step(Struct, frozen=True):
+    """One event to append, to the model that is called `id`."""
+
+    id: str
+    event: Event
+
+
+class Reversion(Struct, frozen=True):
+    """What to append, in this order and all at once; `cannot` says what stays as it is, and why.
+
+    `waits` is set where names are still held by models that first have to be unloaded: once they
+    are, another reversion brings back the rest.
+    """
+
+    steps: tuple[Step, ...]
+    cannot: tuple[str, ...]
+    waits: bool = False
+
+
+def revert(now: State, then: State) -> Reversion:
+    """Plan the way from one state back to an earlier one."""
+    wanted = {
+        identity: model
+        for identity in sorted(then.models)
+        if not (model := then.models[identity]).unloading
+    }
+    way = _Way(now, wanted)
+    for identity in sorted(now.models):
+        if identity not in wanted and not now.models[identity].unloading:
+            way.append(identity, ModelUnloadRequested())
+    for identity, model in wanted.items():
+        for event in _wishes(now.models.get(identity), model):
+            way.append(identity, event)
+    for identity, model in wanted.items():
+        way.place(identity, model)
+    return Reversion(tuple(way.steps), tuple(way.cannot), way.waits)
+
+
+def _wishes(now: Model | None, then: Model) -> Iterator[Event]:
+    """Give the intents that make a model wanted as it was."""
+    if now is None or now.unloading or _character(now) != _character(then):
+        yield _load(then)
+        return
+    if now.spec.replicas != then.spec.replicas:
+        yield ModelScaleRequested(then.spec.replicas)
+    for name in sorted(set(now.adapters) - set(then.adapters)):
+        yield AdapterUnloadRequested(name)
+    for name, source in sorted(then.adapters.items()):
+        if now.adapters.get(name) != source:
+            yield AdapterLoadRequested(name, source)
+
+
+def _character(model: Model) -> tuple[object, ...]:
+    """All of a load request but what has intents of its own."""
+    spec = model.spec
+    return (model.name, spec.source, spec.task, model.lora, spec.memory, spec.options, spec.env)
+
+
+def _load(then: Model) -> ModelLoadRequested:
+    adapters = tuple(Adapter(name, source) for name, source in sorted(then.adapters.items()))
+    spec = replace(then.spec, adapters=adapters)
+    lora = spec.lora if spec.lora is not None else bool(adapters)
+    return spec if lora == then.lora else replace(spec, lora=then.lora)
+
+
+class _Way:
+    """The steps so far, and the state that they lead to."""
+
+    def __init__(self, now: State, wanted: Mapping[str, Model]) -> None:
+        self.state = now
+        self._wanted = wanted
+        self.steps: list[Step] = []
+        self.cannot: list[str] = []
+        self.waits = False
+
+    def append(self, identity: str, event: Event) -> bool:
+        problem = objection(self.state, identity, event)
+        if problem is not None:
+            holder = _holder(self.state, event)
+            if holder is not None and holder.unloading:
+                self.waits = True
+                self.cannot.append(f"{identity}: waits until {holder.id} is unloaded: {problem}")
+            else:
+                self.cannot.append(f"{identity}: {type(event).__name__}: {problem}")
+            return False
+        self.steps.append(Step(identity, event))
+        seq, subject = self.state.seq + 1, record.subject_of(identity, event)
+        entry = Record(seq, self.state.time, subject, "model", identity, event)
+        self.state = evolve(self.state, entry)
+        return True
+
+    def place(self, identity: str, then: Model) -> None:
+        """Plan the replicas where they were; those that can't be there are a router's to place."""
+        model = self.state.models.get(identity)
+        if model is None or model.unloading:
+            return
+        version = model.version + 1
+        free = list(model.assignments)
+        taken = set(model.replicas)
+        places: list[Assignment] = []
+        for old in then.assignments[: model.spec.replicas]:
+            problem = self._closed(model, old, places)
+            if problem:
+                self.cannot.append(f"{old.replica}: not back on {old.node}: {problem}")
+                continue
+            same = next((each for each in free if _alike(each, old)), None)
+            if same is not None:
+                free.remove(same)
+                places.append(self._kept(model, same, version))
+            else:
+                name = _free_name(model.id, old.replica, taken)
+                taken.add(name)
+                places.append(replace(old, replica=name, version=version))
+        if not places:
+            return
+        plan = tuple(sorted(places, key=lambda each: int(each.replica.rpartition("-")[2])))
+        if plan != model.assignments:
+            self.append(identity, ModelAssigned(version, plan))
+
+    def _kept(self, model: Model, place: Assignment, version: int) -> Assignment:
+        """A changed launch, or a replica that was given up, needs a new engine."""
+        known = self.state.replicas.get(place.replica)
+        fresh = launch_of(model) != model.launch or (known is not None and known.given_up)
+        return replace(place, version=version) if fresh else place
+
+    def _closed(self, model: Model, old: Assignment, places: list[Assignment]) -> str:
+        """Say why a replica can't be where it was; empty if it can."""
+        node = self.state.nodes.get(old.node)
+        if node is None:
+            return "the node has left"
+        if not node.schedulable:
+            return "the node is lost" if node.lost else "the node is draining"
+        for index in old.devices:
+            device = device_at(node, index)
+            if device is None:
+                return f"it has no device {index} any more"
+            # Where the others will be, not where they are: two may change places.
+            others = [
+                each
+                for other in self._wanted.values()
+                if other.id != model.id
+                for each in other.assignments
+            ]
+            promised = sum(
+                each.memory
+                for each in (*others, *places, old)
+                if each.node == old.node and index in each.devices
+            )
+            if promised > usable(device):
+                return "there is no room"
+        return ""
+
+
+def _alike(one: Assignment, other: Assignment) -> bool:
+    return (one.node, one.devices, one.memory) == (other.node, other.devices, other.memory)
+
+
+def _free_name(model: str, wanted: str, taken: set[str]) -> str:
+    """Take the old name if nobody has it: an engine that still ends keeps its own."""
+    number = 0
+    name = wanted
+    while name in taken:
+        name = replica_id(model, number)
+        number += 1
+    return name
+
+
+def _holder(state: State, event: Event) -> Model | None:
+    """Find the model that holds a name which an event asks for."""
+    names = []
+    if isinstance(event, ModelLoadRequested):
+        names = [event.name, *(adapter.name for adapter in event.adapters)]
+    elif isinstance(event, AdapterLoadRequested):
+        names = [event.name]
+    for name in names:
+        known = state.names.get(name)
+        if known is not None and (model := state.models.get(known.model)) is not None:
+            return model
+    return None

@@ -1,0 +1,196 @@
+"""The same wishes under other conditions: decide again, and see where everything would be. Pure.
+
+Everything that came from outside is folded again, changed as the conditions say; every decision is
+made anew. Engines do at once what plans want of them, because nobody knows how they would have
+fared elsewhere.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import TypeAlias, get_args
+
+from msgspec import Struct
+
+from nebula.actors.candidates import Policy
+from nebula.actors.placement import decide
+from nebula.events import memory, record, subjects
+from nebula.events.evolve import evolve
+from nebula.events.record import Record
+from nebula.events.state import EMPTY, Model, State
+from nebula.events.vocabulary import (
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    Device,
+    Event,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDeregistered,
+    NodeDrainRequested,
+    NodeLost,
+    NodeRegistered,
+)
+from nebula.history.replay import Replay
+
+ROUNDS = 10_000
+"""Decisions in a row after which nothing settles any more."""
+
+_FROM_OUTSIDE = (
+    ModelLoadRequested
+    | ModelScaleRequested
+    | ModelUnloadRequested
+    | AdapterLoadRequested
+    | AdapterUnloadRequested
+    | NodeRegistered
+    | NodeDrainRequested
+    | NodeLost
+    | NodeDeregistered
+)
+
+
+class BadCondition(ValueError):
+    """This is no condition; the text says how one is written."""
+
+
+class With(Struct, frozen=True):
+    """As if a node with devices of so many bytes had been there from the beginning."""
+
+    node: str
+    devices: tuple[int, ...]
+
+
+class Without(Struct, frozen=True):
+    """As if a node had never been there."""
+
+    node: str
+
+
+class Under(Struct, frozen=True):
+    """As if routers had followed another policy."""
+
+    policy: Policy
+
+
+Condition: TypeAlias = With | Without | Under
+
+
+class Outcome(Struct, frozen=True):
+    """Where a model's replicas are, and where they would be: `n1/gpu0` for each. `missing` too."""
+
+    model: str
+    actual: tuple[str, ...]
+    otherwise: tuple[str, ...]
+    missing: int
+    otherwise_missing: int
+
+    @property
+    def differs(self) -> bool:
+        """Whether the conditions matter to this model."""
+        return (self.actual, self.missing) != (self.otherwise, self.otherwise_missing)
+
+
+def parse(text: str) -> Condition:
+    """Read `policy=binpack`, `without n3` or `with n4:80GiB,80GiB`. Raises BadCondition."""
+    word, _, rest = text.strip().partition(" ")
+    rest = rest.strip()
+    policy = re.fullmatch(r"policy\s*=\s*(\S+)", text.strip())
+    if policy is not None:
+        for known in get_args(Policy):
+            if known == policy[1]:
+                return Under(known)
+        raise BadCondition(f"there is no policy {policy[1]!r}: take spread or binpack")
+    if word == "without" and subjects.is_token(rest):
+        return Without(rest)
+    if word == "with":
+        node, _, sizes = rest.partition(":")
+        try:
+            devices = tuple(memory.parse(size) for size in sizes.split(","))
+        except ValueError as error:
+            raise BadCondition(f"{text!r}: {error}") from error
+        if subjects.is_token(node):
+            return With(node, devices)
+    raise BadCondition(
+        f"{text!r} is no condition: write policy=binpack, 'without n3' or 'with n4:80GiB'"
+    )
+
+
+class WhatIf:
+    """Folds a log as it was, and beside it as it would have been."""
+
+    def __init__(self, conditions: Sequence[Condition]) -> None:
+        self.actual = Replay(check=False)
+        self.otherwise: State = EMPTY
+        self._absent = {each.node for each in conditions if isinstance(each, Without)}
+        self._policy: Policy = next(
+            (each.policy for each in conditions if isinstance(each, Under)), "spread"
+        )
+        self._given = [each for each in conditions if isinstance(each, With)]
+        for each in self._given:
+            devices = tuple(
+                Device(index, "gpu", "imagined", size) for index, size in enumerate(each.devices)
+            )
+            self._append(each.node, NodeRegistered(devices), 0)
+
+    def take(self, entry: Record) -> None:
+        """Fold one more record. Raises BadLog."""
+        self.actual.take(entry)
+        event = entry.content
+        if not isinstance(event, _FROM_OUTSIDE):
+            return
+        if entry.aggregate == "node" and (
+            entry.id in self._absent or entry.id in {each.node for each in self._given}
+        ):
+            return
+        self._append(entry.id, event, entry.time)
+        for _ in range(ROUNDS):
+            decisions = decide(self.otherwise, self._policy)
+            if not decisions:
+                break
+            for each in decisions:
+                self._append(each.id, each.event, entry.time)
+
+    def _append(self, identity: str, event: Event, time: int) -> None:
+        seq = self.otherwise.seq + 1
+        subject = record.subject_of(identity, event)
+        aggregate = subject.split(".")[2]
+        self.otherwise = evolve(
+            self.otherwise, Record(seq, time, subject, aggregate, identity, event)
+        )
+
+    def outcomes(self) -> list[Outcome]:
+        """Compare where every model is with where it would be."""
+        there, here = self.actual.state, self.otherwise
+        return [
+            Outcome(
+                identity,
+                _places(there, there.models.get(identity)),
+                _places(here, here.models.get(identity)),
+                _missing(there.models.get(identity)),
+                _missing(here.models.get(identity)),
+            )
+            for identity in sorted({*there.models, *here.models})
+        ]
+
+
+def _places(state: State, model: Model | None) -> tuple[str, ...]:
+    if model is None:
+        return ()
+    return tuple(
+        sorted(
+            f"{each.node}/{_kind(state, each.node, index)}{index}"
+            for each in model.assignments
+            for index in each.devices
+        )
+    )
+
+
+def _kind(state: State, node: str, index: int) -> str:
+    known = state.nodes.get(node)
+    devices = known.devices if known is not None else ()
+    return next((each.kind for each in devices if each.index == index), "")
+
+
+def _missing(model: Model | None) -> int:
+    if model is None or model.unloading:
+        return 0
+    return model.spec.replicas - len(model.assignments)

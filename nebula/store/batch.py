@@ -1,0 +1,61 @@
+"""Several messages stored as one, all of them or none: JetStream's atomic publish (NATS ADR-50)."""
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+LIMIT = 1000
+"""Messages that a server takes in one batch."""
+
+
+class BatchRefused(Exception):
+    """The server stored nothing; `code` is JetStream's own number for the reason."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+async def publish(
+    client: Client,
+    messages: Sequence[tuple[str, bytes, Mapping[str, str]]],
+    *,
+    guard: Mapping[str, str],
+    timeout: float = 10.0,
+) -> int:
+    """Store (subject, body, headers) messages together and give the last one's sequence.
+
+    `guard` is what the server checks before it stores any: headers such as
+    `Nats-Expected-Last-Sequence`. Raises BatchRefused; TimeoutError or nats-py's errors where
+    nobody knows whether the batch was stored.
+    """
+    batch = uuid.uuid4().hex
+    acknowledged = b""
+    for number, (subject, body, headers) in enumerate(messages, 1):
+        sent = {**headers, "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+        if number == 1:
+            sent |= guard
+        if number == len(messages):
+            sent["Nats-Batch-Commit"] = "1"
+        if number in (1, len(messages)):
+            # The first answer says whether a batch may begin, the last that it is stored.
+            answer = await client.request(subject, body, timeout=timeout, headers=sent)
+            acknowledged = answer.data
+            _raise_refusal(acknowledged)
+        else:
+            await client.publish(subject, body, headers=sent)
+    return int(json.loads(acknowledged)["seq"])
+
+
+def _raise_refusal(answer: bytes) -> None:
+    if not answer:
+        return
+    try:
+        error = json.loads(answer).get("error")
+    except ValueError as problem:
+        raise NatsError(f"an answer that is no JSON: {answer[:80]!r}") from problem
+    if error:
+        raise BatchRefused(int(error.get("err_code", 0)), str(error.get("description", error)))
