@@ -7,7 +7,8 @@ from pathlib import Path
 import psutil
 import pynvml
 
-from nebula.events.vocabulary import Device
+from nebula.events import memory
+from nebula.events.vocabulary import Device, DeviceKind
 
 
 def probe() -> tuple[Device, ...]:
@@ -57,3 +58,15 @@ def _main_memory() -> int:
     except OSError:
         return total
     return min(total, int(limit)) if limit.isdigit() else total
+
+
+def imagined(text: str) -> tuple[Device, ...]:
+    """Read devices for a rehearsal: `gpu:80GiB,gpu:80GiB`. Raises ValueError."""
+    devices = []
+    for index, each in enumerate(text.split(",")):
+        kind, colon, size = each.strip().partition(":")
+        if not colon or kind not in ("gpu", "cpu"):
+            raise ValueError(f"{each!r} is no device: write gpu:80GiB or cpu:64GiB")
+        named: DeviceKind = "gpu" if kind == "gpu" else "cpu"
+        devices.append(Device(index, named, "imagined", memory.parse(size)))
+    return tuple(devices)

@@ -16,7 +16,14 @@ from nebula.actors import routing
 from nebula.actors.actor import Actor
 from nebula.actors.placement import Decision, decide
 from nebula.events import inference, subjects
-from nebula.events.inference import Finished, Piece, ReplicaStatus, Request
+from nebula.events.inference import (
+    Finished,
+    Piece,
+    ReplicaStatus,
+    Request,
+    Routed,
+    RoutedCandidate,
+)
 from nebula.events.state import State
 from nebula.events.vocabulary import EventRejected
 from nebula.store.connection import Connection, Unavailable
@@ -92,7 +99,9 @@ class Router(Actor):
         request = inference.read_request(model_id, message.headers, message.data)
         if request is None:
             return
-        replica = self._route(request)
+        candidates = self._candidates(request)
+        self._turn += 1
+        replica = routing.choose(candidates, self._turn)
         client = self.connection.client
         try:
             if replica is None:
@@ -103,7 +112,9 @@ class Router(Actor):
                 )
                 return
             await client.publish(
-                subjects.replica_requests(model_id, replica), message.data, headers=message.headers
+                subjects.replica_requests(model_id, replica),
+                message.data,
+                headers={**(message.headers or {}), inference.ROUTED: self._reason(candidates)},
             )
         except (NatsError, ValueError) as error:
             log.warning("request %s could not be sent on: %r", request.id, error)
@@ -111,11 +122,11 @@ class Router(Actor):
         load = self._loads.setdefault(replica, _Load())
         load.sent[request.id] = asyncio.get_running_loop().time()
 
-    def _route(self, request: Request) -> str | None:
+    def _candidates(self, request: Request) -> list[routing.Candidate]:
         state = self.projection.state
         model = state.models.get(request.model)
         if model is None:
-            return None
+            return []
         now = asyncio.get_running_loop().time()
         candidates = []
         for replica in routing.able(state, model, request.adapter):
@@ -127,8 +138,14 @@ class Router(Actor):
             candidates.append(
                 routing.Candidate(replica.id, len(load.sent), now - load.heard > SILENCE)
             )
-        self._turn += 1
-        return routing.choose(candidates, self._turn)
+        return candidates
+
+    def _reason(self, candidates: list[routing.Candidate]) -> str:
+        """Say for `nebula why request` among whom was chosen."""
+        seen = tuple(
+            RoutedCandidate(each.replica, each.in_flight, each.silent) for each in candidates[:16]
+        )
+        return inference.routed_header(Routed(self.log.actor, self.projection.state.seq, seen))
 
     async def _on_finished(self, message: Msg) -> None:
         try:

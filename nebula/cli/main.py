@@ -2,7 +2,7 @@
 
 import click
 
-from nebula.cli import operate, serve
+from nebula.cli import explain, fork, look, move, operate, replay, revert, serve
 from nebula.cli.up import up
 
 
@@ -26,6 +26,16 @@ for command in (
     operate.adapters,
     operate.status,
     operate.logs,
+    look.state,
+    look.diff,
+    look.events,
+    explain.why,
+    replay.replay,
+    move.export_log,
+    move.import_log,
+    move.snapshots,
+    fork.fork,
+    revert.revert_to,
 ):
     main.add_command(command)
 

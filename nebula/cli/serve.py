@@ -30,6 +30,7 @@ from nebula.cli.options import (
 )
 from nebula.cli.process import FATAL, fail, on_stop, run, set_up_logging
 from nebula.events import subjects
+from nebula.events.vocabulary import Device
 from nebula.http.app import create_app
 from nebula.http.openai import Limits
 from nebula.http.relay import Patience
@@ -165,6 +166,13 @@ async def _router(nats: str, stream_replicas: int) -> None:
     is_flag=True,
     help="When stopped, leave the engines running for the next node process to adopt.",
 )
+@click.option(
+    "--devices",
+    "imagined",
+    default=None,
+    metavar="KIND:MEMORY,…",
+    help="Offer these devices instead of the machine's own, like gpu:80GiB: for rehearsals.",
+)
 @verbose_option
 def node(
     nats: str,
@@ -177,6 +185,7 @@ def node(
     restart_limit: int,
     restart_pause: float,
     leave_engines: bool,
+    imagined: str | None,
     verbose: bool,
 ) -> None:
     """Run the engines that the cluster assigns to this machine."""
@@ -194,13 +203,19 @@ def node(
         leave_engines=leave_engines,
         version=importlib.metadata.version("nebula-serving"),
     )
+    try:
+        inventory = devices.probe() if imagined is None else devices.imagined(imagined)
+    except ValueError as error:
+        fail(f"--devices: {error}", FATAL)
     with _lock(settings.folder):
-        run(_node(nats, stream_replicas, settings))
+        run(_node(nats, stream_replicas, settings, inventory))
 
 
-async def _node(nats: str, stream_replicas: int, settings: NodeSettings) -> None:
+async def _node(
+    nats: str, stream_replicas: int, settings: NodeSettings, inventory: tuple[Device, ...]
+) -> None:
     connection = Connection(nats, f"node {settings.node}")
-    actor = Node(connection, settings, devices.probe(), stream_replicas=stream_replicas)
+    actor = Node(connection, settings, inventory, stream_replicas=stream_replicas)
     await _until_stopped(actor)
 
 

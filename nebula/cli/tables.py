@@ -1,5 +1,7 @@
 """How the command line shows the cluster to people: tables. It knows no I/O but printing."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -7,6 +9,8 @@ from rich.table import Table
 from nebula.events import memory
 from nebula.events.standing import standing
 from nebula.events.state import Node, State
+from nebula.history.difference import Change
+from nebula.history.telling import place
 
 _COLOURS = {
     "ready": "green",
@@ -31,16 +35,17 @@ def coloured(word: str) -> str:
     return f"[{colour}]{word}[/{colour}]" if colour else word
 
 
-def _table(*columns: str) -> Table:
+def columns(*names: str) -> Table:
+    """Give an empty table as all of them look."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for name in names:
+        table.add_column(name, overflow="fold")
     return table
 
 
 def models(state: State) -> Table:
     """Show the models, one a line, with their adapters below them."""
-    table = _table("MODEL", "NAME", "TASK", "STATE", "REPLICAS", "SOURCE")
+    table = columns("MODEL", "NAME", "TASK", "STATE", "REPLICAS", "SOURCE")
     for identity in sorted(state.models):
         model = state.models[identity]
         stands = standing(state, model)
@@ -57,7 +62,7 @@ def models(state: State) -> Table:
 
 def adapters(state: State) -> Table:
     """Show the adapters and on how many replicas each is in place."""
-    table = _table("ADAPTER", "MODEL", "LOADED", "SOURCE", "REASON")
+    table = columns("ADAPTER", "MODEL", "LOADED", "SOURCE", "REASON")
     for identity in sorted(state.models):
         model = state.models[identity]
         replicas = [replica for replica in state.replicas_of(model) if replica.serving]
@@ -79,7 +84,7 @@ def adapters(state: State) -> Table:
 
 def replicas(state: State) -> Table:
     """Show the replicas with their engines."""
-    table = _table("REPLICA", "NODE", "DEVICE", "MEMORY", "STATE", "PID", "PORT", "REASON")
+    table = columns("REPLICA", "NODE", "DEVICE", "MEMORY", "STATE", "PID", "PORT", "REASON")
     for identity in sorted(state.replicas):
         replica = state.replicas[identity]
         engine = replica.engine
@@ -96,9 +101,39 @@ def replicas(state: State) -> Table:
     return table
 
 
+def plans(state: State) -> Table:
+    """Show the plan of each model: what a router has decided."""
+    table = columns("MODEL", "PLAN", "REPLICAS", "NOT PLACED")
+    for identity in sorted(state.models):
+        model = state.models[identity]
+        table.add_row(
+            identity,
+            str(model.version),
+            "\n".join(place(each) for each in model.assignments),
+            escape(f"{model.missing}: {model.unschedulable}" if model.unschedulable else ""),
+        )
+    return table
+
+
+def changes(found: Sequence[Change]) -> Table:
+    """Show what changed between two moments."""
+    table = columns("", "WHAT", "FIELD", "BEFORE", "AFTER")
+    colours = {"+": "green", "-": "red", "~": "yellow"}
+    for each in found:
+        colour = colours[each.sign]
+        table.add_row(
+            f"[{colour}]{each.sign}[/{colour}]",
+            f"{each.aggregate} {each.id}",
+            each.field,
+            escape(each.before),
+            escape(each.after),
+        )
+    return table
+
+
 def nodes(state: State) -> Table:
     """Show the nodes with their devices and what is promised of them."""
-    table = _table("NODE", "HOST", "DEVICE", "NAME", "MEMORY", "PROMISED", "ENGINES", "LABELS")
+    table = columns("NODE", "HOST", "DEVICE", "NAME", "MEMORY", "PROMISED", "ENGINES", "LABELS")
     for identity in sorted(state.nodes):
         node = state.nodes[identity]
         for device in node.devices:
@@ -134,6 +169,8 @@ def status(output: Console, state: State) -> None:
     if state.models:
         output.print()
         output.print(models(state))
+        output.print()
+        output.print(plans(state))
         output.print()
         output.print(replicas(state))
     if any(model.adapters for model in state.models.values()):

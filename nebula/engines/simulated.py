@@ -11,6 +11,7 @@ flag of its own                         meaning
 ``--simulate-token SECONDS``            from one token to the next
 ``--simulate-tokens N``                 tokens of an answer that ``max_tokens`` does not cut (16)
 ``--simulate-dimensions N``             length of an embedding (384)
+``--simulate-missing-model``            starts although ``--model`` is a folder that is not there
 ``--simulate-exit-at-start CODE``       fails before it listens, with a traceback and that code
 ``--simulate-exit-after N``             exits with code 1 when request N+1 begins
 ======================================  ==========================================================
@@ -63,6 +64,7 @@ def parse(arguments: Sequence[str]) -> Settings:
         flag(f"--simulate-{name}", type=float, default=0.0)
     flag("--simulate-tokens", type=int, default=16)
     flag("--simulate-dimensions", type=int, default=384)
+    flag("--simulate-missing-model", action="store_true")
     flag("--simulate-exit-at-start", type=int)
     flag("--simulate-exit-after", type=int)
     # vLLM takes --max_num_seqs for --max-num-seqs.
@@ -121,7 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         datefmt="%m-%d %H:%M:%S",
     )
     settings = parse(sys.argv[1:] if arguments is None else arguments)
-    if Path(settings.model).is_absolute() and not Path(settings.model).exists():
+    if not (
+        settings.missing_model
+        or not Path(settings.model).is_absolute()
+        or Path(settings.model).exists()
+    ):
         _fail(f"Invalid repository ID or local directory specified: '{settings.model}'.", 1)
     engine = SimulatedEngine(settings)
     time.sleep(settings.start)

@@ -70,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token: Seconds = 0.0
     tokens: Annotated[int, msgspec.Meta(ge=1)] = 16
     dimensions: Annotated[int, msgspec.Meta(ge=1)] = 384
+    missing_model: bool = False
     exit_at_start: int | None = None
     exit_after: int | None = None
 

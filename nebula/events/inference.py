@@ -7,6 +7,7 @@ the body in pieces, and one that ends it. A short answer is a single message tha
 
 from collections.abc import Mapping
 
+import msgspec
 from msgspec import Struct
 
 PATH = "Nebula-Path"
@@ -19,6 +20,7 @@ STATUS = "Nebula-Status"
 REPLICA = "Nebula-Replica"
 END = "Nebula-End"
 FAILURE = "Nebula-Failure"
+ROUTED = "Nebula-Routed"
 
 NO_REPLICA = "no-replica"
 ENGINE_FAILED = "engine-failed"
@@ -126,6 +128,38 @@ def read_piece(headers: Mapping[str, str] | None, body: bytes) -> Piece | None:
         END in headers,
         headers.get(FAILURE, ""),
     )
+
+
+class RoutedCandidate(Struct, frozen=True, array_like=True):
+    """A replica that could have had a request, and what the router knew of its load."""
+
+    replica: str
+    in_flight: int
+    silent: bool = False
+
+
+class Routed(Struct, frozen=True):
+    """Why a request went where it went: who sent it, from the state at `seq`, and among whom."""
+
+    router: str
+    seq: int
+    candidates: tuple[RoutedCandidate, ...]
+
+
+_routed = msgspec.json.Decoder(Routed)
+
+
+def routed_header(routed: Routed) -> str:
+    """Write a router's choice as one header of the message that it sends on."""
+    return msgspec.json.encode(routed).decode()
+
+
+def read_routed(headers: Mapping[str, str]) -> Routed | None:
+    """Read a router's choice; None where there is none, or it makes no sense."""
+    try:
+        return _routed.decode(headers.get(ROUTED, ""))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 class Finished(Struct, frozen=True):

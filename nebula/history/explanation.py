@@ -122,6 +122,8 @@ def _reasons(record: Record, basis: State | None) -> tuple[str, ...]:
     event = record.content
     if not isinstance(event, ModelAssigned | ModelUnschedulable | ModelUnloaded | EventRejected):
         return ()
+    if record.actor.startswith("revert to "):
+        return ("brought back by `nebula revert`",)
     if record.basis is None:
         return ("written by hand: no router decided this",)
     if basis is None:

@@ -98,7 +98,10 @@ class _Way:
 
     def __init__(self, now: State, wanted: Mapping[str, Model]) -> None:
         self.state = now
-        self._wanted = wanted
+        self._after = {
+            identity: _after(now, now.models.get(identity), then)
+            for identity, then in wanted.items()
+        }
         self.steps: list[Step] = []
         self.cannot: list[str] = []
         self.waits = False
@@ -155,30 +158,46 @@ class _Way:
 
     def _closed(self, model: Model, old: Assignment, places: list[Assignment]) -> str:
         """Say why a replica can't be where it was; empty if it can."""
-        node = self.state.nodes.get(old.node)
-        if node is None:
-            return "the node has left"
-        if not node.schedulable:
-            return "the node is lost" if node.lost else "the node is draining"
+        problem = _shut(self.state, old)
+        if problem:
+            return problem
+        # Where the others will be, not where they are: two may change places.
+        others = [
+            each
+            for identity, after in self._after.items()
+            if identity != model.id
+            for each in after
+        ]
         for index in old.devices:
-            device = device_at(node, index)
-            if device is None:
-                return f"it has no device {index} any more"
-            # Where the others will be, not where they are: two may change places.
-            others = [
-                each
-                for other in self._wanted.values()
-                if other.id != model.id
-                for each in other.assignments
-            ]
+            device = device_at(self.state.nodes[old.node], index)
             promised = sum(
                 each.memory
                 for each in (*others, *places, old)
                 if each.node == old.node and index in each.devices
             )
-            if promised > usable(device):
+            if device is None or promised > usable(device):
                 return "there is no room"
         return ""
+
+
+def _after(now: State, model: Model | None, then: Model) -> list[Assignment]:
+    """Give where a model's replicas will be: back where they were, or else still where they are."""
+    back = [each for each in then.assignments if not _shut(now, each)]
+    if model is None or len(back) == len(then.assignments):
+        return back
+    stay = [each for each in model.assignments if not any(_alike(each, other) for other in back)]
+    return back + stay[: len(then.assignments) - len(back)]
+
+
+def _shut(now: State, place: Assignment) -> str:
+    """Say why nothing can be placed there now; empty if it can."""
+    node = now.nodes.get(place.node)
+    if node is None:
+        return "the node has left"
+    if not node.schedulable:
+        return "the node is lost" if node.lost else "the node is draining"
+    gone = [index for index in place.devices if device_at(node, index) is None]
+    return f"it has no device {gone[0]} any more" if gone else ""
 
 
 def _alike(one: Assignment, other: Assignment) -> bool:

@@ -29,12 +29,14 @@ class BadArchive(Exception):
 
 
 class Head(Struct, frozen=True, forbid_unknown_fields=True):
-    """The first line: the file holds the entries 1 to `last`, as they were at `exported`."""
+    """The first line: the file holds the entries 1 to `last`.
+
+    Nothing else is in it, so that the same log always gives the same file.
+    """
 
     nebula: str
     format: int
     last: int
-    exported: str
     chain: str = ""
 
 
@@ -70,7 +72,7 @@ class Writer:
 
     def __init__(self, last: int) -> None:
         self._chain = b""
-        head = Head("log", FORMAT, last, datetime.now(UTC).isoformat(timespec="seconds"))
+        head = Head("log", FORMAT, last)
         self.head = self._sealed(_encoder.encode(head)[: -len(b',"chain":""}')])
 
     def line(self, entry: Entry) -> bytes:

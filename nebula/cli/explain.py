@@ -1,0 +1,257 @@
+"""`nebula why`: the chain of events behind a model, a replica, an event or a request, in words."""
+
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from nebula.cli import tables
+from nebula.cli.look import print_json
+from nebula.cli.options import json_option, nats_option
+from nebula.cli.past import LivePast, Past, log_option, opened, state_at
+from nebula.cli.process import fail, run
+from nebula.events.objections import model_by_reference
+from nebula.events.record import Record
+from nebula.events.standing import standing
+from nebula.events.state import State
+from nebula.events.vocabulary import ModelLoadRequested
+from nebula.history import moments
+from nebula.history.advice import advice
+from nebula.history.explanation import Causes, Chronicle, Line
+from nebula.history.request import RequestStory
+from nebula.history.selection import model_of
+from nebula.store.inference_log import look_up
+
+all_option = click.option(
+    "--all", "whole", is_flag=True, help="From the beginning, not only since it was last asked for."
+)
+
+
+@click.group()
+def why() -> None:
+    """Explain how something came to be: who asked, what was decided and why, what became of it."""
+
+
+@why.command("model")
+@click.argument("model")
+@all_option
+@log_option
+@nats_option
+@json_option
+def why_model(model: str, whole: bool, file: Path | None, nats: str, as_json: bool) -> None:
+    """Why MODEL (its id or name) stands as it does, and what to do about it."""
+    run(_model(nats, file, model, whole, as_json))
+
+
+@why.command("replica")
+@click.argument("replica")
+@all_option
+@log_option
+@nats_option
+@json_option
+def why_replica(replica: str, whole: bool, file: Path | None, nats: str, as_json: bool) -> None:
+    """Why REPLICA is where it is, and what happened to it there."""
+    run(_replica(nats, file, replica, whole, as_json))
+
+
+@why.command("seq")
+@click.argument("seq", type=click.IntRange(1))
+@log_option
+@nats_option
+@json_option
+def why_seq(seq: int, file: Path | None, nats: str, as_json: bool) -> None:
+    """What led to the event SEQ, and what it led to."""
+    run(_seq(nats, file, seq, as_json))
+
+
+@why.command("request")
+@click.argument("request")
+@nats_option
+@json_option
+def why_request(request: str, nats: str, as_json: bool) -> None:
+    """Which way REQUEST (the id in its answer's x-request-id) went, while its records are kept."""
+    run(_request(nats, request, as_json))
+
+
+async def _causes(past: Past, belongs: Callable[[Record], bool]) -> tuple[Causes, list[Record]]:
+    """Pass over a log once: what caused what, and the records that a story is about."""
+    causes, found = Causes(), []
+    async with aclosing(past.records()) as batches:
+        async for batch in batches:
+            for record in batch:
+                causes.take(record)
+                if belongs(record):
+                    found.append(record)
+    return causes, found
+
+
+async def _chronicle(past: Past, seqs: set[int]) -> Chronicle:
+    chronicle = Chronicle(lambda record, *_: record.seq in seqs)
+    async with aclosing(past.records()) as batches:
+        async for batch in batches:
+            for record in batch:
+                chronicle.take(record)
+    return chronicle
+
+
+async def _model(nats: str, file: Path | None, reference: str, whole: bool, as_json: bool) -> None:
+    async with opened(nats, file) as past:
+        state = await state_at(past, None)
+        known = model_by_reference(state, reference)
+        identity = known.id if known is not None else reference
+
+        def belongs(record: Record) -> bool:
+            return (record.aggregate == "model" and record.id == identity) or (
+                record.aggregate == "replica" and model_of(record.id, state) == identity
+            )
+
+        causes, found = await _causes(past, belongs)
+        if not found:
+            there = ", ".join(sorted(state.models)) or "none"
+            fail(f"no event of {past.name} is about a model {reference!r}; there are: {there}")
+        begin = 0 if whole else _last_load(found)
+        about = {record.seq for record in found if record.seq >= begin}
+        chronicle = await _chronicle(past, causes.chain(about) | about)
+        headline, todo = _standing(state, identity)
+        _tell(chronicle, headline, todo, len(found) - len(about), as_json)
+
+
+def _last_load(found: list[Record]) -> int:
+    loads = [record.seq for record in found if isinstance(record.content, ModelLoadRequested)]
+    return loads[-1] if loads else 0
+
+
+def _standing(state: State, identity: str) -> tuple[str, str]:
+    model = state.models.get(identity)
+    if model is None:
+        return f"{identity} is not there", "Load it again: `nebula load`."
+    stands = standing(state, model)
+    called = f" ({model.name})" if model.name != identity else ""
+    detail = f": {stands.detail}" if stands.detail else ""
+    ready = f", {stands.ready} of {stands.wanted} replicas serve" if stands.wanted else ""
+    return f"{identity}{called} is {stands.word}{ready}{detail}", advice(state, model)
+
+
+async def _replica(nats: str, file: Path | None, identity: str, whole: bool, as_json: bool) -> None:
+    async with opened(nats, file) as past:
+        state = await state_at(past, None)
+        causes, found = await _causes(
+            past, lambda record: record.aggregate == "replica" and record.id == identity
+        )
+        known = state.replicas.get(identity)
+        if known is None and not found:
+            there = ", ".join(sorted(state.replicas)) or "none"
+            fail(f"no event of {past.name} is about a replica {identity!r}; there are: {there}")
+        model = model_of(identity, state)
+        plans = await _plans(past, model, identity)
+        about = {record.seq for record in found} | set(plans)
+        begin = 0 if whole or not plans else _last_start(found, plans)
+        told = {seq for seq in about if seq >= begin}
+        chronicle = await _chronicle(past, causes.chain(told) | told)
+        headline = f"{identity} is not there any more"
+        if known is not None:
+            headline = f"{identity} on {known.node} is {known.phase}"
+            headline += " and retired" if known.retired else ""
+            headline += f": {known.reason}" if known.reason else ""
+        _, todo = _standing(state, model)
+        _tell(chronicle, headline, todo, len(about) - len(told), as_json)
+
+
+async def _plans(past: Past, model: str, replica: str) -> list[int]:
+    """Find the plans that changed a replica: that brought it, moved it, or let it go."""
+    seqs = []
+    before: object = None
+
+    def planned(state: State) -> object:
+        known = state.models.get(model)
+        places = known.assignments if known is not None else ()
+        return next((each for each in places if each.replica == replica), None)
+
+    chronicle = Chronicle(lambda *_: False)
+    async with aclosing(past.records()) as batches:
+        async for batch in batches:
+            for record in batch:
+                chronicle.take(record)
+                if record.aggregate == "model" and record.id == model:
+                    now = planned(chronicle.state)
+                    if now != before:
+                        seqs.append(record.seq)
+                    before = now
+    return seqs
+
+
+def _last_start(found: list[Record], plans: list[int]) -> int:
+    """Begin with the plan that made the newest of its engines start."""
+    newest = max((record.seq for record in found), default=plans[-1])
+    return max((seq for seq in plans if seq <= newest), default=plans[-1])
+
+
+async def _seq(nats: str, file: Path | None, seq: int, as_json: bool) -> None:
+    async with opened(nats, file) as past:
+        causes, found = await _causes(past, lambda record: record.seq == seq)
+        if not found:
+            state = await state_at(past, None)
+            fail(f"there is no sequence {seq}: {past.name} ends with {state.seq}")
+        chronicle = await _chronicle(past, causes.chain([seq]) | causes.effects(seq))
+        _tell(chronicle, f"event {seq}: {found[0].subject}", "", 0, as_json, mark=seq)
+
+
+async def _request(nats: str, request: str, as_json: bool) -> None:
+    async with opened(nats, None) as past:
+        assert isinstance(past, LivePast)
+        found = await look_up(past.log.connection, request)
+        if not found:
+            fail(
+                f"no record of request {request!r}: they are kept for some minutes, in memory; "
+                "the id is in the answer's x-request-id header"
+            )
+        state = await state_at(past, None)
+        story = RequestStory.of(request, found, state)
+        if as_json:
+            print_json(story)
+            return
+        output = tables.console()
+        output.print(f"[bold]{escape(story.headline)}[/bold]\n", soft_wrap=True)
+        for step in story.steps:
+            output.print(f"  {moments.clock(step.time)}  {escape(step.text)}", soft_wrap=True)
+            for reason in step.reasons:
+                output.print(f"      [dim]{escape(reason)}[/dim]", soft_wrap=True)
+
+
+def _tell(
+    chronicle: Chronicle,
+    headline: str,
+    todo: str,
+    earlier: int,
+    as_json: bool,
+    mark: int | None = None,
+) -> None:
+    if as_json:
+        print_json({"headline": headline, "events": chronicle.lines, "todo": todo})
+        return
+    output = tables.console()
+    output.print(f"[bold]{escape(headline)}[/bold]\n", soft_wrap=True)
+    if earlier:
+        output.print(f"  [dim]({earlier} earlier events: --all)[/dim]")
+    for line in chronicle.lines:
+        _line(output, line, mark)
+    if todo:
+        output.print(f"\n[bold]What to do:[/bold] {escape(todo)}", soft_wrap=True)
+
+
+def _line(output: Console, line: Line, mark: int | None) -> None:
+    indent = "  " * min(line.depth, 8)
+    cause = f" [dim]<- {line.cause}[/dim]" if line.cause is not None else ""
+    actor = f" [dim]({escape(line.actor)})[/dim]" if line.actor else ""
+    who = " ".join(line.subject.split(".")[2:4])
+    style = "bold" if mark == line.seq else "default"
+    output.print(
+        f"[bold]{line.seq:>6}[/bold]  {moments.clock(line.time)}  {indent}"
+        f"[cyan]{escape(who)}[/cyan]: [{style}]{escape(line.text)}[/{style}]{cause}{actor}",
+        soft_wrap=True,
+    )
+    for reason in line.reasons:
+        output.print(f"{'':>35}{indent}[dim]{escape(reason)}[/dim]", soft_wrap=True)

@@ -1,0 +1,158 @@
+"""`nebula fork`: a sandbox on this machine that goes on from a log, with simulated engines."""
+
+import asyncio
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from nebula.cli import tables
+from nebula.cli.move import check_archive, put
+from nebula.cli.options import verbose_option
+from nebula.cli.past import ArchivePast, moment, state_at
+from nebula.cli.process import fail, on_stop, run, set_up_logging
+from nebula.cli.supervisor import ChildFailed, Supervisor
+from nebula.events.state import Node, State
+from nebula.events.vocabulary import EngineStopped
+from nebula.history.moments import BadMoment, clock
+from nebula.history.replay import BadLog
+from nebula.store.archive import BadArchive
+from nebula.store.connection import Connection
+from nebula.store.importing import OtherHistory
+from nebula.store.log import Log
+from nebula.store.server import EmbeddedServer
+
+ENGINE = f"{shlex.quote(sys.executable)} -m nebula.engines.simulated --simulate-missing-model"
+MOST_NODES = 32
+"""Each is a process of its own."""
+
+
+@click.command()
+@click.argument("source", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
+@click.option("--at", default=None, metavar="SEQ|TIME", help="Go on from this moment [the end].")
+@click.option(
+    "--folder",
+    default=None,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the sandbox lives [a new folder for temporary files].",
+)
+@click.option("--port", default=8100, show_default=True, help="The sandbox's gateway.")
+@click.option("--nats-port", default=4322, show_default=True, help="The sandbox's NATS.")
+@click.option("--engine-command", default=ENGINE, help="What starts an engine [a simulated one].")
+@verbose_option
+def fork(
+    source: str,
+    at: str | None,
+    folder: Path | None,
+    port: int,
+    nats_port: int,
+    engine_command: str,
+    verbose: bool,
+) -> None:
+    """Start a sandbox from the exported log FILE: same state, same nodes, simulated engines.
+
+    Ctrl-C ends it. The cluster that the log comes from is not touched.
+    """
+    set_up_logging(verbose)
+    path = Path(source)
+    home = folder or Path(tempfile.mkdtemp(prefix="nebula-fork-"))
+    if (home / "nats").exists():
+        fail(f"{home} holds a NATS store already: give another --folder", 2)
+    sandbox = _Sandbox(path, home.resolve(), port, nats_port, engine_command)
+    run(_fork(sandbox, at))
+
+
+class _Sandbox:
+    """Where it all is."""
+
+    def __init__(self, path: Path, folder: Path, port: int, nats_port: int, engine: str) -> None:
+        self.path = path
+        self.folder = folder
+        self.port = port
+        self.nats_port = nats_port
+        self.engine = engine
+
+    def command(self, actor: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "nebula.cli.main", actor, *arguments]
+
+
+async def _fork(sandbox: _Sandbox, at: str | None) -> None:
+    try:
+        state = await state_at(ArchivePast(sandbox.path), moment(at))
+        check_archive(sandbox.path, state.seq)
+    except (BadArchive, BadLog, BadMoment) as error:
+        fail(str(error))
+    nodes = [node for _, node in sorted(state.nodes.items()) if not node.lost and node.devices]
+    if len(nodes) > MOST_NODES:
+        fail(f"the log has {len(nodes)} nodes: a sandbox runs {MOST_NODES} at most")
+    console = tables.console(errors=True)
+    server = EmbeddedServer(sandbox.folder / "nats", sandbox.nats_port)
+    supervisor = Supervisor(sandbox.folder / "logs", server)
+    stopping = asyncio.Event()
+    on_stop(stopping.set)
+    try:
+        await supervisor.start_server()
+        await _fill(sandbox, server.url, state)
+        _start(sandbox, supervisor, server.url, nodes)
+        _announce(console, sandbox, server.url, state, nodes)
+        failing = asyncio.create_task(supervisor.failure())
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait((failing, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if failing.done():
+            failing.result()
+    except ChildFailed as error:
+        fail(str(error))
+    finally:
+        console.print(f"ending the sandbox; its log and files stay in {sandbox.folder}")
+        await supervisor.stop(["gateway"], 10)
+        await supervisor.stop([f"node-{node.id}" for node in nodes], 15)
+        await supervisor.stop(["router"], 10)
+        await supervisor.stop_server()
+
+
+async def _fill(sandbox: _Sandbox, url: str, state: State) -> None:
+    """Import the log and let go of its engines.
+
+    They belong to the other cluster: a node that found them alive here would adopt or end them.
+    """
+    connection = await Connection(url, "nebula fork").open(patience=10)
+    try:
+        log = await Log(connection, actor="fork").open(patience=15)
+        await put(log, sandbox.path, until=state.seq)
+        for replica in sorted(state.replicas.values(), key=lambda each: each.id):
+            if replica.engine is not None:
+                await log.append(replica.id, EngineStopped("it stays with the original cluster"))
+    except OtherHistory as error:
+        fail(str(error))
+    finally:
+        await connection.close()
+
+
+def _start(sandbox: _Sandbox, supervisor: Supervisor, url: str, nodes: list[Node]) -> None:
+    environment = {"NEBULA_NATS_URL": url}
+    supervisor.start("router", sandbox.command("router"), environment)
+    for node in nodes:
+        devices = ",".join(f"{each.kind}:{each.memory}" for each in node.devices)
+        labels = [f"--label={key}={value}" for key, value in sorted(node.labels.items())]
+        line = ["--name", node.id, "--folder", str(sandbox.folder), "--devices", devices]
+        line += [*labels, "--grace", "3", "--engine-command", sandbox.engine]
+        supervisor.start(f"node-{node.id}", sandbox.command("node", *line), environment)
+    line = ["--host", "127.0.0.1", "--port", str(sandbox.port)]
+    supervisor.start("gateway", sandbox.command("gateway", *line), environment)
+
+
+def _announce(
+    console: Console, sandbox: _Sandbox, url: str, state: State, nodes: list[Node]
+) -> None:
+    console.print(
+        f"[green]sandbox[/green] of {sandbox.path} after event {state.seq} "
+        f"({clock(state.time)}), {len(nodes)} nodes, {len(state.models)} models",
+        soft_wrap=True,
+    )
+    console.print(f"  gateway: http://127.0.0.1:{sandbox.port}")
+    console.print(f"  NATS:    {url}  (export NEBULA_NATS_URL={url})")
+    console.print(f"  files:   {sandbox.folder}", soft_wrap=True)
+    console.print("Ctrl-C ends it; the original cluster is not touched.")

@@ -1,0 +1,197 @@
+"""The commands that look back: the state at a moment, what changed between two, and the events."""
+
+from contextlib import aclosing
+from pathlib import Path
+
+import click
+import msgspec
+from rich.markup import escape
+
+from nebula.cli import tables
+from nebula.cli.options import json_option, nats_option
+from nebula.cli.past import LivePast, Past, log_option, moment, opened, state_at
+from nebula.cli.process import fail, run
+from nebula.events.evolve import evolve
+from nebula.events.record import Record
+from nebula.events.state import EMPTY, State
+from nebula.events.vocabulary import TYPES
+from nebula.history import difference, moments
+from nebula.history.moments import Moment
+from nebula.history.selection import Selection, Sieve, is_rejection
+from nebula.history.telling import told
+from nebula.http.views import event_view, state_view
+
+
+def print_json(value: object) -> None:
+    """Print for scripts, indented."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+@click.command()
+@click.option("--at", default=None, metavar="SEQ|TIME", help="The moment [now].")
+@log_option
+@nats_option
+@json_option
+def state(at: str | None, file: Path | None, nats: str, as_json: bool) -> None:
+    """Show the cluster as it was: models, plans, replicas, nodes, adapters."""
+    run(_state(nats, file, moment(at), as_json))
+
+
+async def _state(nats: str, file: Path | None, at: Moment | None, as_json: bool) -> None:
+    async with opened(nats, file) as past:
+        found = await state_at(past, at)
+        if as_json:
+            print_json(state_view(found))
+            return
+        output = tables.console()
+        output.print(f"after event {found.seq}, {moments.clock(found.time)}\n")
+        tables.status(output, found)
+
+
+@click.command()
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B", required=False)
+@log_option
+@nats_option
+@json_option
+def diff(before: str, after: str | None, file: Path | None, nats: str, as_json: bool) -> None:
+    """Show what changed between the moments A and B [now]; each a sequence or a time."""
+    first, second = moment(before), moment(after)
+    run(_diff(nats, file, first, second, as_json))
+
+
+async def _diff(
+    nats: str, file: Path | None, first: Moment | None, second: Moment | None, as_json: bool
+) -> None:
+    async with opened(nats, file) as past:
+        one, two = await state_at(past, first), await state_at(past, second)
+        changes = difference.differences(one, two)
+        if as_json:
+            print_json({"from": one.seq, "to": two.seq, "changes": changes})
+            return
+        output = tables.console()
+        output.print(
+            f"from event {one.seq}, {moments.clock(one.time)}\n"
+            f"to event {two.seq}, {moments.clock(two.time)}\n"
+        )
+        output.print(tables.changes(changes) if changes else "nothing changed")
+
+
+@click.command()
+@click.argument("aggregates", metavar="[AGGREGATE]...", nargs=-1)
+@click.option(
+    "--type", "types", multiple=True, type=click.Choice(sorted(TYPES)), help="Repeatable."
+)
+@click.option("--node", default="", help="What happened to a node, on it, or was planned for it.")
+@click.option("--since", default=None, metavar="SEQ|TIME", help="Begin with this moment.")
+@click.option("--until", default=None, metavar="SEQ|TIME", help="End with this moment.")
+@click.option("--cause", default=None, type=click.IntRange(1), help="What this event led to.")
+@click.option("--rejected", is_flag=True, help="Only what was not acted upon, and the answers.")
+@click.option("-n", "--last", default=None, type=click.IntRange(1), help="Only the last so many.")
+@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows.")
+@log_option
+@nats_option
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each.")
+def events(
+    aggregates: tuple[str, ...],
+    types: tuple[str, ...],
+    node: str,
+    since: str | None,
+    until: str | None,
+    cause: int | None,
+    rejected: bool,
+    last: int | None,
+    follow: bool,
+    file: Path | None,
+    nats: str,
+    as_json: bool,
+) -> None:
+    """List the events of all or some aggregates: `model`, `chat` (with its replicas), `node/n1`."""
+    if follow and (file is not None or until is not None):
+        fail("--follow goes with neither --log nor --until: what is over does not grow", 2)
+    chosen = Selection(aggregates, types, node, cause, rejected)
+    listing = _Listing(chosen, moment(since), moment(until), last, as_json)
+    run(_events(nats, file, listing, follow))
+
+
+async def _events(nats: str, file: Path | None, listing: "_Listing", follow: bool) -> None:
+    async with opened(nats, file) as past:
+        await listing.read(past)
+        if follow and isinstance(past, LivePast):
+            async with aclosing(past.log.follow(listing.state.seq)) as batches:
+                async for batch in batches:
+                    for record in batch:
+                        listing.take(record)
+
+
+class _Listing:
+    """Prints the selected events, as they come or the last of them at the end."""
+
+    def __init__(
+        self,
+        chosen: Selection,
+        since: Moment | None,
+        until: Moment | None,
+        last: int | None,
+        as_json: bool,
+    ) -> None:
+        self.state: State = EMPTY
+        self._chosen = chosen
+        self._sieve = Sieve(chosen)
+        self._since = since
+        self._until = until
+        self._last = last
+        self._kept: list[tuple[Record, State]] | None = [] if last is not None else None
+        self._as_json = as_json
+        self._output = tables.console()
+
+    async def read(self, past: Past) -> None:
+        async with aclosing(past.records()) as batches:
+            async for batch in batches:
+                for record in batch:
+                    if self._until is None or not self._until.passed(record.seq, record.time):
+                        self.take(record)
+        for asked in (
+            self._since.seq if self._since is not None else None,
+            self._until.seq if self._until is not None else None,
+            self._chosen.cause,
+        ):
+            if asked is not None and asked > self.state.seq:
+                fail(f"there is no sequence {asked}: {past.name} ends with {self.state.seq}")
+        kept, self._kept = self._kept, None
+        for record, after in kept or ():
+            self._print(record, after)
+
+    def take(self, record: Record) -> None:
+        before, self.state = self.state, evolve(self.state, record)
+        if not self._sieve.passes(record, before, self.state) or not self._begun(record):
+            return
+        if self._kept is None:
+            self._print(record, self.state)
+            return
+        self._kept.append((record, self.state))
+        if self._last is not None and len(self._kept) > self._last:
+            del self._kept[0]
+
+    def _begun(self, record: Record) -> bool:
+        since = self._since
+        if since is None:
+            return True
+        if since.seq is not None:
+            return record.seq >= since.seq
+        return since.time is None or record.time >= since.time
+
+    def _print(self, record: Record, after: State) -> None:
+        if self._as_json:
+            click.echo(msgspec.json.encode(event_view(record)))
+            return
+        colour = "red" if is_rejection(record, after) else "default"
+        cause = f" [dim]<- {record.cause}[/dim]" if record.cause is not None else ""
+        actor = f" [dim]{escape(record.actor)}[/dim]" if record.actor else ""
+        who = f"{record.aggregate} {record.id}" if record.id else record.subject
+        self._output.print(
+            f"[bold]{record.seq:>6}[/bold]  {moments.clock(record.time)}  "
+            f"[cyan]{escape(who):<24}[/cyan] [{colour}]{escape(record.type):<20} "
+            f"{escape(told(record))}[/{colour}]{cause}{actor}",
+            soft_wrap=True,
+        )

@@ -1,0 +1,233 @@
+"""The commands that carry a log elsewhere, and bring it back: export, import, snapshots."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from nebula.cli import tables
+from nebula.cli.look import print_json
+from nebula.cli.options import json_option, nats_option, stream_replicas_option
+from nebula.cli.past import LivePast, Past, log_option, moment, opened
+from nebula.cli.process import fail, run
+from nebula.events import snapshot
+from nebula.events.evolve import evolve
+from nebula.events.snapshot import Unusable
+from nebula.events.state import EMPTY, State
+from nebula.history.moments import BadMoment, Moment
+from nebula.history.replay import BadLog
+from nebula.store.archive import BadArchive, Reader, Writer
+from nebula.store.connection import Connection
+from nebula.store.importing import OtherHistory, import_entries
+from nebula.store.log import Log
+from nebula.store.snapshots import Snapshots
+
+
+@click.command("export")
+@click.argument("target", metavar="FILE", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--until", default=None, metavar="SEQ|TIME", help="End with this moment [now].")
+@log_option
+@nats_option
+def export_log(target: str, until: str | None, file: Path | None, nats: str) -> None:
+    """Write the log to FILE (`-`: standard output): JSON lines, each chained to the one before."""
+    run(_export(nats, file, target, moment(until)))
+
+
+async def _export(nats: str, file: Path | None, target: str, until: Moment | None) -> None:
+    async with opened(nats, file) as past:
+        last = await _last(past, until)
+        if target == "-":
+            await _write(past, last, sys.stdout.buffer)
+            return
+        try:
+            with _replacing(Path(target)) as out:
+                await _write(past, last, out)
+        except OSError as error:
+            fail(f"can't write {target}: {error.strerror}")
+        click.echo(f"{target}: events 1 to {last}", err=True)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write beside a file and then take its place: what breaks on the way leaves the old one."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        with partial.open("wb") as out:
+            yield out
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+async def _last(past: Past, until: Moment | None) -> int:
+    """Find what to end with: a file says so in its first line. Raises BadMoment, BadLog."""
+    last = 0
+    async with aclosing(past.entries()) as batches:
+        async for batch in batches:
+            for entry in batch:
+                if until is not None and until.passed(entry.seq, entry.time):
+                    break
+                last += 1
+                if entry.seq != last:
+                    raise BadLog(
+                        f"sequence {entry.seq} stands where {last} should: there is a hole"
+                    )
+    if not last:
+        raise BadMoment(f"{past.name} holds no event to export")
+    if until is not None and (until.seq or 0) > last:
+        raise BadMoment(f"there is no sequence {until.seq}: {past.name} ends with {last}")
+    return last
+
+
+async def _write(past: Past, last: int, out: BinaryIO) -> None:
+    writer = Writer(last)
+    out.write(writer.head)
+    async with aclosing(past.entries()) as batches:
+        async for batch in batches:
+            for entry in batch:
+                if entry.seq <= last:
+                    out.write(writer.line(entry))
+
+
+@click.command("import")
+@click.argument("source", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
+@nats_option
+@stream_replicas_option
+@json_option
+def import_log(source: str, nats: str, stream_replicas: int, as_json: bool) -> None:
+    """Put the exported log FILE into a cluster that has none, or only the beginning of this one."""
+    run(_import(nats, source, stream_replicas, as_json))
+
+
+async def _import(nats: str, source: str, stream_replicas: int, as_json: bool) -> None:
+    path = Path(source)
+    try:
+        last = check_archive(path)
+    except BadArchive as error:
+        fail(str(error))
+    connection = await Connection(nats, "nebula import").open(patience=3)
+    try:
+        log = await Log(connection, replicas=stream_replicas, actor="import").open(patience=15)
+        with tables.console(errors=True).status(f"importing {last} events") as shown:
+            written = await put(
+                log, path, lambda seq: shown.update(f"importing: {seq} of {last} events")
+            )
+    except OtherHistory as error:
+        fail(str(error))
+    finally:
+        await connection.close()
+    if as_json:
+        print_json({"last": last, "written": written})
+    else:
+        click.echo(f"{source}: {written} events written, the log ends with {last} of this file")
+
+
+def check_archive(path: Path, until: int | None = None) -> int:
+    """Read a file from end to end and give its last sequence. Raises BadArchive."""
+    with path.open("rb") as file:
+        reader = Reader(file, str(path), until)
+        for _ in reader.entries():
+            pass
+        if not reader.last:
+            raise BadArchive(f"{path} holds an empty log")
+        return reader.last
+
+
+async def put(log: Log, path: Path, progress: object = None, until: int | None = None) -> int:
+    """Import a file that has been checked. Raises OtherHistory, Unavailable."""
+    with path.open("rb") as file:
+        entries = Reader(file, str(path), until).entries()
+        if callable(progress):
+            return await import_entries(log, entries, progress)
+        return await import_entries(log, entries)
+
+
+@click.group(invoke_without_command=True)
+@nats_option
+@json_option
+@click.pass_context
+def snapshots(context: click.Context, nats: str, as_json: bool) -> None:
+    """List the snapshots that actors start from; check them or make one."""
+    if context.invoked_subcommand is None:
+        run(_list(nats, as_json))
+
+
+@snapshots.command("check")
+@nats_option
+@json_option
+def check_snapshots(nats: str, as_json: bool) -> None:
+    """Fold the log from zero and compare every snapshot with what comes out."""
+    run(_check(nats, as_json))
+
+
+@snapshots.command("make")
+@nats_option
+@json_option
+def make_snapshot(nats: str, as_json: bool) -> None:
+    """Fold the log from zero and store a snapshot of its end."""
+    run(_make(nats, as_json))
+
+
+async def _list(nats: str, as_json: bool) -> None:
+    async with opened(nats, None) as past:
+        assert isinstance(past, LivePast)
+        seqs = await Snapshots(past.log).seqs()
+        if as_json:
+            print_json(seqs)
+        else:
+            click.echo("\n".join(f"event {seq}" for seq in seqs) or "no snapshots yet")
+
+
+async def _check(nats: str, as_json: bool) -> None:
+    async with opened(nats, None) as past:
+        assert isinstance(past, LivePast)
+        store = Snapshots(past.log)
+        wanted = sorted(await store.seqs())
+        verdicts: dict[int, str] = {}
+        state = EMPTY
+        async with aclosing(past.records()) as batches:
+            async for batch in batches:
+                for record in batch:
+                    state = evolve(state, record)
+                    if state.seq in wanted:
+                        verdicts[state.seq] = await _verdict(store, state)
+        verdicts |= {seq: "the log ends before it" for seq in wanted if seq > state.seq}
+        good = all(not verdict for verdict in verdicts.values())
+        if as_json:
+            print_json({"good": good, "snapshots": verdicts})
+        else:
+            for seq, verdict in verdicts.items():
+                click.echo(f"event {seq}: {verdict or 'is what the log folds to'}")
+            if not verdicts:
+                click.echo("no snapshots yet")
+        if not good:
+            raise SystemExit(1)
+
+
+async def _verdict(store: Snapshots, folded: State) -> str:
+    try:
+        stored = await store.load(folded.seq)
+    except Unusable as error:
+        return str(error)
+    same = snapshot.digest(stored) == snapshot.digest(folded)
+    return "" if same else "it is NOT what the log folds to"
+
+
+async def _make(nats: str, as_json: bool) -> None:
+    async with opened(nats, None) as past:
+        assert isinstance(past, LivePast)
+        state = EMPTY
+        async with aclosing(past.records()) as batches:
+            async for batch in batches:
+                for record in batch:
+                    state = evolve(state, record)
+        if state.seq == 0:
+            raise BadMoment(f"{past.name} is empty: nothing has happened yet")
+        await Snapshots(past.log).put(state)
+        if as_json:
+            print_json({"seq": state.seq, "digest": snapshot.digest(state)})
+        else:
+            click.echo(f"event {state.seq}: snapshot made")

@@ -1,0 +1,218 @@
+"""A log to look back at: a cluster's, an exported file, or a backup of its stream."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import click
+
+from nebula.cli.cluster import FOLD_PATIENCE
+from nebula.cli.process import fail
+from nebula.events.evolve import evolve
+from nebula.events.record import Entry, Record, read_entry
+from nebula.events.state import EMPTY, State
+from nebula.history import moments
+from nebula.history.moments import BadMoment, Moment
+from nebula.history.replay import BadLog, check_time
+from nebula.store.archive import BadArchive, Reader
+from nebula.store.backup import read_backup
+from nebula.store.blocks import Unreadable
+from nebula.store.connection import Connection, Unavailable
+from nebula.store.log import Log, NoLog
+from nebula.store.snapshots import Snapshots
+
+T = TypeVar("T")
+BATCH = 1000
+
+log_option = click.option(
+    "--log",
+    "file",
+    default=None,
+    metavar="FILE",
+    type=click.Path(exists=True, path_type=Path),
+    help="An exported log, a backup of the stream or a NATS store folder, instead of a cluster.",
+)
+
+
+class Past(Protocol):
+    """A log as far as it goes now. All three raise BadArchive, Unreadable, BadLog or Unavailable.
+
+    `name` tells people which log it is.
+    """
+
+    name: str
+
+    def entries(self) -> AsyncGenerator[list[Entry], None]:
+        """Give every entry byte for byte, in batches."""
+
+    def records(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
+        """Give every record after a sequence, in batches."""
+
+    async def snapshot(self, moment: Moment) -> State:
+        """Give a state at or before a moment that folding may begin with."""
+
+
+class LivePast:
+    """The log of a cluster."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.name = f"the log at {log.connection.url}"
+
+    def entries(self) -> AsyncGenerator[list[Entry], None]:
+        """See Past."""
+        return self.log.entries()
+
+    async def records(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
+        """See Past."""
+        async with aclosing(self.log.entries(after)) as batches:
+            async for batch in batches:
+                yield [read_entry(entry) for entry in batch]
+
+    async def snapshot(self, moment: Moment) -> State:
+        """See Past."""
+        snapshots = Snapshots(self.log)
+        try:
+            found = await snapshots.newest(lambda state: not moment.passed(state.seq, state.time))
+        except Unavailable:
+            return EMPTY
+        return found or EMPTY
+
+
+class ArchivePast:
+    """An exported file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.name = str(path)
+
+    async def entries(self) -> AsyncGenerator[list[Entry], None]:
+        """See Past."""
+        with self._path.open("rb") as file:
+            for batch in _batches(Reader(file, self.name).entries()):
+                yield batch
+
+    async def records(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
+        """See Past."""
+        now = time.time_ns()
+        with self._path.open("rb") as file:
+            for batch in _batches(Reader(file, self.name).records()):
+                check_time(batch[-1], now)
+                yield [each for each in batch if each.seq > after] if after else batch
+
+    async def snapshot(self, moment: Moment) -> State:  # noqa: ARG002
+        """See Past: a file holds none."""
+        return EMPTY
+
+
+class BackupPast:
+    """What JetStream has on disk, or a backup of it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.name = str(path)
+
+    async def entries(self) -> AsyncGenerator[list[Entry], None]:
+        """See Past."""
+        for batch in _batches(read_backup(self._path)):
+            yield batch
+
+    async def records(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
+        """See Past."""
+        for batch in _batches(read_backup(self._path)):
+            yield [read_entry(entry) for entry in batch if entry.seq > after]
+
+    async def snapshot(self, moment: Moment) -> State:  # noqa: ARG002
+        """See Past: a backup of the log's stream holds none."""
+        return EMPTY
+
+
+def _batches(items: Iterator[T]) -> Iterator[list[T]]:
+    while batch := list(islice(items, BATCH)):
+        yield batch
+
+
+@asynccontextmanager
+async def opened(nats: str, file: Path | None) -> AsyncIterator[Past]:
+    """Open a log. What is wrong with it becomes a message and an exit code."""
+    try:
+        if file is None:
+            async with _live(nats) as past:
+                yield past
+        else:
+            yield _of_file(file)
+    except (BadArchive, BadLog, Unreadable, BadMoment) as error:
+        fail(str(error))
+
+
+def _of_file(path: Path) -> Past:
+    return BackupPast(path) if path.is_dir() or path.suffix == ".s2" else ArchivePast(path)
+
+
+@asynccontextmanager
+async def _live(nats: str) -> AsyncIterator[Past]:
+    connection = await Connection(nats, "nebula command").open(patience=3)
+    try:
+        log = Log(connection, actor="cli")
+        deadline = asyncio.get_running_loop().time() + FOLD_PATIENCE
+        while True:
+            try:
+                await log.check()
+                break
+            except NoLog:
+                raise
+            except Unavailable:
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise
+                await asyncio.sleep(0.25)
+        yield LivePast(log)
+    finally:
+        await connection.close()
+
+
+def moment(text: str | None) -> Moment | None:
+    """Read a moment from the command line; a bad one ends it."""
+    if text is None:
+        return None
+    try:
+        return moments.parse(text, time.time_ns())
+    except BadMoment as error:
+        fail(str(error), 2)
+
+
+async def state_at(past: Past, at: Moment | None) -> State:
+    """Fold a log up to a moment, or to its end. Raises BadMoment for one that it does not have."""
+    wanted = at or Moment(time=2**63)
+    state = await past.snapshot(wanted)
+    first: Record | None = None
+    async with aclosing(past.records(state.seq)) as batches:
+        async for batch in batches:
+            first = first or batch[0]
+            for record in batch:
+                if wanted.passed(record.seq, record.time):
+                    return _found(past, state, wanted, first)
+                _continues(state, record)
+                state = evolve(state, record)
+    return _found(past, state, wanted, first)
+
+
+def _found(past: Past, state: State, wanted: Moment, first: Record | None) -> State:
+    if state.seq == 0 and first is None:
+        raise BadMoment(f"{past.name} is empty: nothing has happened yet")
+    if state.seq == 0 and first is not None and wanted.time is not None:
+        raise BadMoment(
+            f"{moments.clock(wanted.time)} is before the first event, which was stored at "
+            f"{moments.clock(first.time)}"
+        )
+    if wanted.seq is not None and state.seq < wanted.seq:
+        raise BadMoment(f"there is no sequence {wanted.seq}: {past.name} ends with {state.seq}")
+    return state
+
+
+def _continues(state: State, record: Record) -> None:
+    if record.seq != state.seq + 1:
+        raise BadLog(f"sequence {record.seq} follows {state.seq}: the log has a hole")

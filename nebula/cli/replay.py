@@ -1,0 +1,240 @@
+"""`nebula replay`: fold a log again, check its decisions, or decide anew under other conditions."""
+
+import time
+from contextlib import aclosing
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nebula.cli import tables
+from nebula.cli.look import print_json
+from nebula.cli.options import json_option, nats_option
+from nebula.cli.past import Past, log_option, moment, opened
+from nebula.cli.process import fail, run
+from nebula.events import snapshot
+from nebula.events.record import Record
+from nebula.events.state import EMPTY
+from nebula.history import what_if
+from nebula.history.difference import differences
+from nebula.history.moments import BadMoment, Moment, clock
+from nebula.history.replay import Difference, Replay
+from nebula.history.telling import told
+from nebula.history.what_if import BadCondition, Condition, Outcome, WhatIf
+
+
+@click.command()
+@click.option("--until", default=None, metavar="SEQ|TIME", help="Fold up to this moment [all].")
+@click.option("--step", is_flag=True, help="Show what each event changes.")
+@click.option("--snapshot", "from_snapshot", is_flag=True, help="Begin with the newest snapshot.")
+@click.option(
+    "--what-if",
+    "conditions",
+    multiple=True,
+    metavar="CONDITION",
+    help="policy=binpack, 'without n3' or 'with n4:80GiB'; repeatable.",
+)
+@log_option
+@nats_option
+@json_option
+def replay(
+    until: str | None,
+    step: bool,
+    from_snapshot: bool,
+    conditions: tuple[str, ...],
+    file: Path | None,
+    nats: str,
+    as_json: bool,
+) -> None:
+    """Fold a log from its beginning and check that today's decisions are the recorded ones.
+
+    Ends with exit code 1 at the first that is not.
+    """
+    try:
+        parsed = [what_if.parse(each) for each in conditions]
+    except BadCondition as error:
+        fail(str(error), 2)
+    if parsed and (step or from_snapshot):
+        fail("--what-if begins with the first event and shows only the end", 2)
+    if from_snapshot and file is not None:
+        fail("--snapshot needs a cluster: a file holds none", 2)
+    at = moment(until)
+    if parsed:
+        run(_what_if(nats, file, parsed, at, as_json))
+    else:
+        run(_replay(nats, file, at, step, from_snapshot, as_json))
+
+
+async def _replay(
+    nats: str, file: Path | None, until: Moment | None, step: bool, shortcut: bool, as_json: bool
+) -> None:
+    async with opened(nats, file) as past:
+        begin = await past.snapshot(until or Moment(time=2**63)) if shortcut else EMPTY
+        folding = Replay(begin)
+        output = tables.console()
+        started = time.perf_counter()
+        found = await _fold(past, folding, until, output if step else None)
+        seconds = time.perf_counter() - started
+        if found is None and until is None:
+            found = folding.end()
+        if folding.state.seq == 0:
+            raise BadMoment(
+                f"{past.name} is empty: nothing has happened yet"
+                if until is None or until.seq is not None
+                else f"no event of {past.name} was stored by {clock(until.time or 0)}"
+            )
+        if found is None and until is not None and (until.seq or 0) > folding.state.seq:
+            raise BadMoment(
+                f"there is no sequence {until.seq}: {past.name} ends with {folding.state.seq}"
+            )
+        if as_json:
+            print_json(_summary(folding, begin.seq, seconds, found))
+        else:
+            _report(output, folding, begin.seq, seconds, found)
+        if found is not None:
+            raise SystemExit(1)
+
+
+async def _fold(
+    past: Past, folding: Replay, until: Moment | None, output: Console | None
+) -> Difference | None:
+    async with aclosing(past.records(folding.state.seq)) as batches:
+        async for batch in batches:
+            for record in batch:
+                if until is not None and until.passed(record.seq, record.time):
+                    return None
+                found = folding.take(record) if output is None else _step(folding, record, output)
+                if found is not None:
+                    return found
+    return None
+
+
+def _step(folding: Replay, record: Record, output: Console) -> Difference | None:
+    before = folding.state
+    found = folding.take(record)
+    who = f"{record.aggregate} {record.id}"
+    output.print(
+        f"[bold]{record.seq:>6}[/bold]  {clock(record.time)}  [cyan]{escape(who)}[/cyan]: "
+        f"{escape(told(record))}",
+        soft_wrap=True,
+    )
+    for change in differences(before, folding.state):
+        what = f"{change.aggregate} {change.id}" + (f" {change.field}" if change.field else "")
+        turned = " -> ".join(text or "nothing" for text in (change.before, change.after))
+        output.print(f"{'':>8}{change.sign} {escape(what)}: {escape(turned)}", soft_wrap=True)
+    return found
+
+
+def _summary(
+    folding: Replay, begin: int, seconds: float, found: Difference | None
+) -> dict[str, object]:
+    return {
+        "from": begin,
+        "to": folding.state.seq,
+        "seconds": round(seconds, 3),
+        "checked": folding.checked,
+        "by_hand": folding.by_hand,
+        "beyond": folding.beyond,
+        "state": snapshot.digest(folding.state),
+        "difference": None if found is None else _both_sides(found),
+    }
+
+
+def _both_sides(found: Difference) -> dict[str, object]:
+    return {
+        "seq": found.seq,
+        "basis": found.basis,
+        "id": found.id,
+        "recorded": None
+        if found.recorded is None
+        else {"type": type(found.recorded).__name__, "event": found.recorded},
+        "decided": [
+            {"id": each.id, "type": type(each.event).__name__, "event": each.event}
+            for each in found.decided
+        ],
+    }
+
+
+def _report(
+    output: Console, folding: Replay, begin: int, seconds: float, found: Difference | None
+) -> None:
+    count = folding.state.seq - begin
+    output.print(
+        f"folded events {begin + 1} to {folding.state.seq} in {seconds:.2f} s "
+        f"({count / max(seconds, 1e-9):,.0f}/s), state {snapshot.digest(folding.state)[:16]}",
+        soft_wrap=True,
+    )
+    parts = [f"{folding.checked} decisions come out as recorded"]
+    if folding.by_hand:
+        parts.append(f"{folding.by_hand} were written by hand")
+    if folding.beyond:
+        parts.append(f"{folding.beyond} can't be checked: what they are based on was not folded")
+    output.print("; ".join(parts), soft_wrap=True)
+    if found is None:
+        return
+    output.print(
+        f"\n[red]first difference at event {found.seq}[/red], decided from the state "
+        f"after event {found.basis}:",
+        soft_wrap=True,
+    )
+    recorded = "nothing" if found.recorded is None else _plain(found.id, found.recorded)
+    output.print(f"  recorded: {escape(recorded)}", soft_wrap=True)
+    for each in found.decided:
+        output.print(f"  decided:  {escape(_plain(each.id, each.event))}", soft_wrap=True)
+    if not found.decided:
+        output.print("  decided:  nothing")
+
+
+def _plain(identity: str, event: object) -> str:
+    return f"{type(event).__name__} {identity} {msgspec.json.encode(event).decode()}"
+
+
+async def _what_if(
+    nats: str,
+    file: Path | None,
+    conditions: list[Condition],
+    until: Moment | None,
+    as_json: bool,
+) -> None:
+    async with opened(nats, file) as past:
+        imagined = WhatIf(conditions)
+        async with aclosing(past.records()) as batches:
+            async for batch in batches:
+                for record in batch:
+                    if until is None or not until.passed(record.seq, record.time):
+                        imagined.take(record)
+        seq = imagined.actual.state.seq
+        if seq == 0:
+            raise BadMoment(f"{past.name} is empty: nothing has happened yet")
+        if until is not None and (until.seq or 0) > seq:
+            raise BadMoment(f"there is no sequence {until.seq}: {past.name} ends with {seq}")
+        outcomes = imagined.outcomes()
+        if as_json:
+            print_json({"seq": seq, "outcomes": outcomes})
+            return
+        output = tables.console()
+        differing = [each for each in outcomes if each.differs]
+        output.print(
+            f"after event {seq}: {len(differing)} of {len(outcomes)} models would be elsewhere\n"
+        )
+        output.print(_outcomes(outcomes))
+
+
+def _outcomes(outcomes: list[Outcome]) -> Table:
+    table = tables.columns("", "MODEL", "AS IT WAS", "AS IT WOULD BE")
+    for each in outcomes:
+        table.add_row(
+            "[yellow]~[/yellow]" if each.differs else "",
+            each.model,
+            _places(each.actual, each.missing),
+            _places(each.otherwise, each.otherwise_missing),
+        )
+    return table
+
+
+def _places(places: tuple[str, ...], missing: int) -> str:
+    listed = ", ".join(places) or "nowhere"
+    return f"{listed} [red]({missing} not placed)[/red]" if missing else listed

@@ -1,0 +1,128 @@
+"""`nebula revert`: append what brings models, replicas, adapters and placement back."""
+
+import click
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+
+from nebula.actors.projection import Projection
+from nebula.cli import tables
+from nebula.cli.cluster import joined
+from nebula.cli.look import print_json
+from nebula.cli.options import json_option, nats_option
+from nebula.cli.past import moment, opened, state_at
+from nebula.cli.process import fail, run
+from nebula.events import record, subjects
+from nebula.events.record import Record
+from nebula.events.state import State
+from nebula.history.moments import Moment, clock
+from nebula.history.reversion import Reversion, revert
+from nebula.history.telling import told
+from nebula.store.log import Conflict, Guard
+
+LARGEST = 1000
+"""Events that JetStream stores together."""
+
+
+@click.command("revert")
+@click.option("--to", "to", required=True, metavar="SEQ|TIME", help="The moment to go back to.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
+@nats_option
+@json_option
+def revert_to(to: str, yes: bool, dry_run: bool, nats: str, as_json: bool) -> None:
+    """Bring models, replicas, adapters and placement back to what they were, by new events."""
+    if as_json and not (yes or dry_run):
+        fail("--json asks nobody: give --yes or --dry-run with it", 2)
+    at = moment(to)
+    assert at is not None
+    run(_revert(nats, at, yes, dry_run, as_json))
+
+
+async def _revert(nats: str, at: Moment, yes: bool, dry_run: bool, as_json: bool) -> None:
+    async with opened(nats, None) as past:
+        then = await state_at(past, at)
+    async with joined(nats) as projection:
+        output = tables.console(errors=as_json)
+        plan = revert(projection.state, then)
+        _show(output, then, plan)
+        appended: list[int] = []
+        if plan.steps and not dry_run:
+            if not yes and not click.confirm("\nAppend these events?"):
+                raise SystemExit(1)
+            appended, plan = await _append(projection, then, output)
+        if as_json:
+            print_json({"to": then.seq, "appended": appended, **_json(plan)})
+        elif appended:
+            output.print(f"\ndone: the log ends with event {appended[-1]} of this")
+        if plan.cannot and not dry_run:
+            raise SystemExit(1)
+
+
+async def _append(
+    projection: Projection, then: State, output: Console
+) -> tuple[list[int], Reversion]:
+    """Append the way back as it is now; go on when models that held a name have gone."""
+    appended: list[int] = []
+    while True:
+        plan, last = await _append_once(projection, then)
+        if last is not None:
+            appended.append(last)
+        if not plan.waits or last is None:
+            return appended, plan
+        output.print("waiting until the models that hold the names are unloaded")
+        await projection.until(_nobody_leaves)
+
+
+def _nobody_leaves(state: State) -> bool:
+    return not any(model.unloading for model in state.models.values())
+
+
+async def _append_once(projection: Projection, then: State) -> tuple[Reversion, int | None]:
+    """Plan and append until nobody else has written in between."""
+    while True:
+        state = projection.state
+        plan = revert(state, then)
+        if not plan.steps:
+            return plan, None
+        if len(plan.steps) > LARGEST:
+            fail(f"{len(plan.steps)} events are more than the {LARGEST} that are stored together")
+        try:
+            seq = await projection.log.append_all(
+                [(step.id, step.event) for step in plan.steps],
+                guard=Guard(subjects.MODEL_EVENTS, state.models_seq),
+                actor=f"revert to {then.seq}",
+            )
+        except Conflict:
+            await projection.reached(state.seq + 1)
+            continue
+        await projection.reached(seq)
+        return plan, seq
+
+
+def _show(output: Console, then: State, plan: Reversion) -> None:
+    output.print(f"back to event {then.seq}, {clock(then.time)}:\n", soft_wrap=True)
+    for step in plan.steps:
+        entry = Record(0, 0, record.subject_of(step.id, step.event), "model", step.id, step.event)
+        output.print(
+            f"  [cyan]{escape(step.id)}[/cyan]: {escape(entry.type)}, {escape(told(entry))}",
+            soft_wrap=True,
+        )
+    for reason in plan.cannot:
+        output.print(f"  [yellow]{escape(reason)}[/yellow]", soft_wrap=True)
+    if not plan.steps:
+        output.print("  nothing to do: it is all as it was")
+
+
+def _json(plan: Reversion) -> dict[str, object]:
+    return {
+        "steps": [
+            {
+                "id": step.id,
+                "type": type(step.event).__name__,
+                "event": msgspec.to_builtins(step.event),
+            }
+            for step in plan.steps
+        ],
+        "cannot": plan.cannot,
+    }
