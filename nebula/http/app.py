@@ -4,7 +4,7 @@ from litestar import Litestar
 from litestar.di import Provide
 
 from nebula.actors.gateway import Gateway
-from nebula.http import admin, errors, openai
+from nebula.http import admin, errors, history, openai
 from nebula.http.openai import Limits
 
 
@@ -26,6 +26,8 @@ def create_app(gateway: Gateway, limits: Limits) -> Litestar:
             admin.unload_adapter,
             admin.list_replicas,
             admin.list_nodes,
+            history.show_state,
+            history.list_events,
         ],
         dependencies={
             "gateway": Provide(lambda: gateway, sync_to_thread=False),
