@@ -41,7 +41,7 @@ class _Body(Struct, frozen=True):
     replicas: dict[str, Replica]
     nodes: dict[str, Node]
     names: dict[str, Named]
-    rejections: dict[int, Rejection]
+    rejections: list[Rejection]
 
 
 _encoder = msgspec.json.Encoder(order="deterministic")
@@ -61,7 +61,7 @@ def canonical(state: State) -> bytes:
             dict(state.replicas),
             dict(state.nodes),
             dict(state.names),
-            dict(state.rejections),
+            [state.rejections[seq] for seq in sorted(state.rejections)],
         )
     )
 
@@ -105,5 +105,5 @@ def load(data: bytes) -> State:
         HashTrieMap(found.replicas),
         HashTrieMap(found.nodes),
         HashTrieMap(found.names),
-        HashTrieMap(found.rejections),
+        HashTrieMap({rejection.seq: rejection for rejection in found.rejections}),
     )

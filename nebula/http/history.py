@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, get
-from litestar.params import Parameter
+from litestar.params import HeaderParameter
 from litestar.response import Response, ServerSentEvent, ServerSentEventMessage
 from msgspec import Struct
 
@@ -61,7 +61,7 @@ async def list_events(
     gateway: Gateway,
     after: str | None = None,
     limit: str = "100",
-    last_event_id: Annotated[str | None, Parameter(header="Last-Event-ID")] = None,
+    last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
 ) -> Response[EventPage] | ServerSentEvent:
     """List events after a sequence as a page, or stream them where the client takes that."""
     chosen = _selection(request.query_params)

@@ -1,55 +1,103 @@
-"""JetStream's message blocks, read from disk without a server.
+"""JetStream's message blocks, read without a server.
 
-The layout is that of nats-server's `server/filestore.go`. Checksums are HighwayHash, for which no
-kept library is at hand; they are not verified.
+A stream's store folder holds its messages in `msgs/<n>.blk`, record after record, all numbers
+little-endian (nats-server, `server/filestore.go`: writeMsgRecordLocked, msgFromBufEx):
+
+    u32  length of the whole record; its highest bit says that there are headers
+    u64  sequence; bit 63: the message was erased, bit 62: a tombstone, "this one was deleted"
+    i64  time, nanoseconds since the epoch
+    u16  length of the subject, then the subject
+    [u32 length of the headers, then the headers]
+         body
+    u64  checksum
+
+The checksum is a HighwayHash. Python has none and no library that Nebula needs has one, so it is
+not verified: a bit that flipped inside a body is noticed by the server only.
 """
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from struct import Struct
 
 from nebula.events.record import Entry
 
-_HEAD = Struct("<IQqH")
+_HEAD = struct.Struct("<IQqH")
+_SIZE = struct.Struct("<I")
 _CHECKSUM = 8
 _HAS_HEADERS = 1 << 31
-_DELETED = 3 << 62
-"""The two bits of a sequence that mark an erased message and a tombstone."""
+_TOMBSTONE = 1 << 62
+_LONGEST = 32 * 1024 * 1024
+"""Bytes that the server gives a record at most (`rlBadThresh`)."""
+PLAIN = "take a backup with `nats stream backup`, which holds every message plain"
+"""What to do about what can't be read from the disk."""
 
 
 class Unreadable(Exception):
-    """This is no message block, or a damaged one; the text names the file and the byte."""
+    """Nothing that holds a log, or a damaged one; the text names the file, and the byte."""
 
 
 def read_blocks(folder: Path) -> Iterator[Entry]:
     """Give the messages of a stream's `msgs` folder in order. Raises Unreadable."""
-    numbered = [path for path in folder.glob("*.blk") if path.stem.isdigit()]
-    for path in sorted(numbered, key=lambda each: int(each.stem)):
-        yield from parse_block(path.read_bytes(), str(path))
+    try:
+        numbered = {int(path.stem): path for path in folder.iterdir() if _is_block(path)}
+        last = 0
+        for _, path in sorted(numbered.items()):
+            if path.with_suffix(".key").exists():
+                raise Unreadable(f"{path}: the messages are encrypted at byte 0: {PLAIN}")
+            last = yield from parse_block(path.read_bytes(), str(path), last)
+    except OSError as error:
+        raise Unreadable(f"{error.filename or folder}: {error.strerror or error}") from error
 
 
-def parse_block(data: bytes, name: str) -> Iterator[Entry]:
-    """Give the messages of one block. Raises Unreadable."""
-    if data.startswith(b"cmp"):
-        raise Unreadable(f"{name}: the block is compressed or encrypted")
-    offset, size = 0, len(data)
+def parse_block(data: bytes | memoryview, name: str, after: int = 0) -> Generator[Entry, None, int]:
+    """Give the messages of one block, and return the last one's sequence.
+
+    `after`: the last sequence of the blocks before it. Erased messages are left out. Raises
+    Unreadable for what is cut off, makes no sense, is compressed or encrypted, or deletes messages
+    that were given already: a log only grows.
+    """
+    data = bytes(data)
+    if data.startswith(b"cmp") and data[3:4] != b"\0":  # else a length that spells "cmp"
+        raise Unreadable(f"{name}: the messages are compressed at byte 0: {PLAIN}")
+    unpack, head, size_of, no_headers = _HEAD.unpack_from, _HEAD.size, _SIZE.unpack_from, b""
+    size, offset, last = len(data), 0, after
+    least = head + _CHECKSUM
     while offset < size:
-        if offset + _HEAD.size > size:
+        if offset + head > size:
             raise Unreadable(f"{name}: a message is cut off at byte {offset}")
-        length, seq, time, subject_length = _HEAD.unpack_from(data, offset)
-        has_headers = length & _HAS_HEADERS
-        end = offset + (length & ~_HAS_HEADERS)
-        start = offset + _HEAD.size
+        length, seq, time, subject_length = unpack(data, offset)
+        start = offset + head
+        body = start + subject_length
+        if length < _HAS_HEADERS:
+            end = offset + length
+            checksum = end - _CHECKSUM
+            subject = data[start:body]
+            headers = no_headers
+        else:
+            length -= _HAS_HEADERS
+            end = offset + length
+            checksum = end - _CHECKSUM
+            subject = data[start:body]
+            start = body + 4
+            if start <= checksum and end <= size:
+                body = start + size_of(data, body)[0]
+                headers = data[start:body]
+            else:
+                body = start
+        if not least <= length <= _LONGEST or body > checksum:
+            raise Unreadable(f"{name}: no message begins at byte {offset}")
         if end > size:
             raise Unreadable(f"{name}: a message is cut off at byte {offset}")
-        body = start + subject_length
-        headers = b""
-        if has_headers:
-            body += 4 + int.from_bytes(data[body : body + 4], "little")
-            headers = data[start + subject_length + 4 : body]
-        if body > end - _CHECKSUM:
-            raise Unreadable(f"{name}: no message begins at byte {offset}")
-        if not seq & _DELETED:
-            subject = data[start : start + subject_length].decode("utf-8", "replace")
-            yield Entry(seq, time, subject, headers, data[body : end - _CHECKSUM])
+        if last < seq < _TOMBSTONE:
+            last = seq
+            yield Entry(seq, time, subject.decode("utf-8", "replace"), headers, data[body:checksum])
+        elif 0 < seq < _TOMBSTONE:
+            raise Unreadable(f"{name}: sequence {seq} follows {last} at byte {offset}")
+        elif seq & _TOMBSTONE and seq - _TOMBSTONE <= last:
+            raise Unreadable(f"{name}: sequence {seq - _TOMBSTONE} was deleted at byte {offset}")
         offset = end
+    return last
+
+
+def _is_block(path: Path) -> bool:
+    return path.suffix == ".blk" and path.stem.isascii() and path.stem.isdigit()

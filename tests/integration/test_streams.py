@@ -145,7 +145,7 @@ WRONG = {
 async def test_a_log_that_could_lose_events_is_refused(
     jetstream: JetStreamContext, field: str
 ) -> None:
-    await jetstream.add_stream(replace(EVENTS, **{field: WRONG[field]}))
+    await jetstream.add_stream(replace(EVENTS, allow_atomic=False, **{field: WRONG[field]}))
     with pytest.raises(StreamMismatch, match=f"NEBULA_EVENTS is not configured.* {field} is "):
         await streams.ensure(jetstream)
 
