@@ -1,7 +1,6 @@
 """`nebula why`: the chain of events behind a model, a replica, an event or a request, in words."""
 
 from collections.abc import Callable
-from contextlib import aclosing
 from pathlib import Path
 
 import click
@@ -11,7 +10,7 @@ from rich.markup import escape
 from nebula.cli import tables
 from nebula.cli.look import print_json
 from nebula.cli.options import json_option, nats_option
-from nebula.cli.past import LivePast, Past, log_option, opened, state_at
+from nebula.cli.past import LivePast, Past, log_option, moment, opened, state_at, story_until
 from nebula.cli.process import fail, run
 from nebula.events.objections import model_by_reference
 from nebula.events.record import Record
@@ -28,6 +27,9 @@ from nebula.store.inference_log import look_up
 all_option = click.option(
     "--all", "whole", is_flag=True, help="From the beginning, not only since it was last asked for."
 )
+at_option = click.option(
+    "--at", default=None, metavar="SEQ|TIME", help="As it stood then, not as it stands now."
+)
 
 
 @click.group()
@@ -38,23 +40,29 @@ def why() -> None:
 @why.command("model")
 @click.argument("model")
 @all_option
+@at_option
 @log_option
 @nats_option
 @json_option
-def why_model(model: str, whole: bool, file: Path | None, nats: str, as_json: bool) -> None:
+def why_model(
+    model: str, whole: bool, at: str | None, file: Path | None, nats: str, as_json: bool
+) -> None:
     """Why MODEL (its id or name) stands as it does, and what to do about it."""
-    run(_model(nats, file, model, whole, as_json))
+    run(_model(nats, file, model, whole, at, as_json))
 
 
 @why.command("replica")
 @click.argument("replica")
 @all_option
+@at_option
 @log_option
 @nats_option
 @json_option
-def why_replica(replica: str, whole: bool, file: Path | None, nats: str, as_json: bool) -> None:
+def why_replica(
+    replica: str, whole: bool, at: str | None, file: Path | None, nats: str, as_json: bool
+) -> None:
     """Why REPLICA is where it is, and what happened to it there."""
-    run(_replica(nats, file, replica, whole, as_json))
+    run(_replica(nats, file, replica, whole, at, as_json))
 
 
 @why.command("seq")
@@ -76,30 +84,31 @@ def why_request(request: str, nats: str, as_json: bool) -> None:
     run(_request(nats, request, as_json))
 
 
-async def _causes(past: Past, belongs: Callable[[Record], bool]) -> tuple[Causes, list[Record]]:
-    """Pass over a log once: what caused what, and the records that a story is about."""
+async def _causes(
+    past: Past, last: int, belongs: Callable[[Record], bool]
+) -> tuple[Causes, list[Record]]:
+    """Pass over a log up to `last`: what caused what, and the records that a story is about."""
     causes, found = Causes(), []
-    async with aclosing(past.records()) as batches:
-        async for batch in batches:
-            for record in batch:
-                causes.take(record)
-                if belongs(record):
-                    found.append(record)
+    async for record in story_until(past, last):
+        causes.take(record)
+        if belongs(record):
+            found.append(record)
     return causes, found
 
 
 async def _chronicle(past: Past, seqs: set[int]) -> Chronicle:
     chronicle = Chronicle(lambda record, *_: record.seq in seqs)
-    async with aclosing(past.records()) as batches:
-        async for batch in batches:
-            for record in batch:
-                chronicle.take(record)
+    async for record in story_until(past, max(seqs)):
+        chronicle.take(record)
     return chronicle
 
 
-async def _model(nats: str, file: Path | None, reference: str, whole: bool, as_json: bool) -> None:
+async def _model(
+    nats: str, file: Path | None, reference: str, whole: bool, at: str | None, as_json: bool
+) -> None:
+    then = moment(at)
     async with opened(nats, file) as past:
-        state = await state_at(past, None)
+        state = await state_at(past, then)
         known = model_by_reference(state, reference)
         identity = known.id if known is not None else reference
 
@@ -108,7 +117,7 @@ async def _model(nats: str, file: Path | None, reference: str, whole: bool, as_j
                 record.aggregate == "replica" and model_of(record.id, state) == identity
             )
 
-        causes, found = await _causes(past, belongs)
+        causes, found = await _causes(past, state.seq, belongs)
         if not found:
             there = ", ".join(sorted(state.models)) or "none"
             fail(f"no event of {past.name} is about a model {reference!r}; there are: {there}")
@@ -135,32 +144,39 @@ def _standing(state: State, identity: str) -> tuple[str, str]:
     return f"{identity}{called} is {stands.word}{ready}{detail}", advice(state, model)
 
 
-async def _replica(nats: str, file: Path | None, identity: str, whole: bool, as_json: bool) -> None:
+async def _replica(
+    nats: str, file: Path | None, identity: str, whole: bool, at: str | None, as_json: bool
+) -> None:
+    then = moment(at)
     async with opened(nats, file) as past:
-        state = await state_at(past, None)
+        state = await state_at(past, then)
         causes, found = await _causes(
-            past, lambda record: record.aggregate == "replica" and record.id == identity
+            past,
+            state.seq,
+            lambda record: record.aggregate == "replica" and record.id == identity,
         )
         known = state.replicas.get(identity)
         if known is None and not found:
             there = ", ".join(sorted(state.replicas)) or "none"
             fail(f"no event of {past.name} is about a replica {identity!r}; there are: {there}")
         model = model_of(identity, state)
-        plans = await _plans(past, model, identity)
+        plans = await _plans(past, state.seq, model, identity)
         about = {record.seq for record in found} | set(plans)
         begin = 0 if whole or not plans else _last_start(found, plans)
         told = {seq for seq in about if seq >= begin}
         chronicle = await _chronicle(past, causes.chain(told) | told)
         headline = f"{identity} is not there any more"
         if known is not None:
+            node = state.nodes.get(known.node)
             headline = f"{identity} on {known.node} is {known.phase}"
-            headline += " and retired" if known.retired else ""
+            headline += ", retired" if known.retired else ""
+            headline += f", and {known.node} is lost" if node is None or node.lost else ""
             headline += f": {known.reason}" if known.reason else ""
         _, todo = _standing(state, model)
         _tell(chronicle, headline, todo, len(about) - len(told), as_json)
 
 
-async def _plans(past: Past, model: str, replica: str) -> list[int]:
+async def _plans(past: Past, last: int, model: str, replica: str) -> list[int]:
     """Find the plans that changed a replica: that brought it, moved it, or let it go."""
     seqs = []
     before: object = None
@@ -171,15 +187,13 @@ async def _plans(past: Past, model: str, replica: str) -> list[int]:
         return next((each for each in places if each.replica == replica), None)
 
     chronicle = Chronicle(lambda *_: False)
-    async with aclosing(past.records()) as batches:
-        async for batch in batches:
-            for record in batch:
-                chronicle.take(record)
-                if record.aggregate == "model" and record.id == model:
-                    now = planned(chronicle.state)
-                    if now != before:
-                        seqs.append(record.seq)
-                    before = now
+    async for record in story_until(past, last):
+        chronicle.take(record)
+        if record.aggregate == "model" and record.id == model:
+            now = planned(chronicle.state)
+            if now != before:
+                seqs.append(record.seq)
+            before = now
     return seqs
 
 
@@ -191,9 +205,9 @@ def _last_start(found: list[Record], plans: list[int]) -> int:
 
 async def _seq(nats: str, file: Path | None, seq: int, as_json: bool) -> None:
     async with opened(nats, file) as past:
-        causes, found = await _causes(past, lambda record: record.seq == seq)
+        state = await state_at(past, None)
+        causes, found = await _causes(past, state.seq, lambda record: record.seq == seq)
         if not found:
-            state = await state_at(past, None)
             fail(f"there is no sequence {seq}: {past.name} ends with {state.seq}")
         chronicle = await _chronicle(past, causes.chain([seq]) | causes.effects(seq))
         _tell(chronicle, f"event {seq}: {found[0].subject}", "", 0, as_json, mark=seq)

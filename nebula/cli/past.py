@@ -200,6 +200,16 @@ async def state_at(past: Past, at: Moment | None) -> State:
     return _found(past, state, wanted, first)
 
 
+async def story_until(past: Past, last: int) -> AsyncIterator[Record]:
+    """Give the records of a log up to a sequence, one by one."""
+    async with aclosing(past.records()) as batches:
+        async for batch in batches:
+            for record in batch:
+                if record.seq > last:
+                    return
+                yield record
+
+
 def _found(past: Past, state: State, wanted: Moment, first: Record | None) -> State:
     if state.seq == 0 and first is None:
         raise BadMoment(f"{past.name} is empty: nothing has happened yet")
