@@ -32,9 +32,9 @@ def parse(text: str, now: int) -> Moment:
     A time without a zone is one of this machine's zone, a time without a date the last such one.
     """
     text = text.strip()
-    if text.isascii() and text.isdigit() and len(text) < 19:
-        if int(text) == 0:
-            raise BadMoment("there is no sequence 0: a log begins with 1")
+    if text.isascii() and text.isdigit():
+        if len(text) > 18 or int(text) == 0:
+            raise BadMoment(f"there is no sequence {text}: a log begins with 1")
         return Moment(seq=int(text))
     ago = _AGO.fullmatch(text)
     if ago is not None:

@@ -1,0 +1,89 @@
+"""What changed between two moments, in words."""
+
+from __future__ import annotations
+
+from hypothesis import given
+
+from nebula.events.vocabulary import (
+    AdapterLoaded,
+    AdapterLoadRequested,
+    EngineFailed,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeLost,
+)
+from nebula.history.difference import Change, differences
+from tests.unit.story import Story, cluster, gpus, load, messages
+
+
+def base() -> Story:
+    story = cluster(n1=[80]).given("chat", load(1, "8GiB", lora=True))
+    story.settles()
+    return story.runs("chat-0")
+
+
+def test_what_came_is_told_as_a_whole() -> None:
+    before = base().state
+    story = base().given("n2", gpus(24))
+    [change] = differences(before, story.state)
+    assert change == Change("+", "node", "n2", after="devices gpu0 24.0 GiB")
+
+
+def test_what_went_is_told_as_a_whole() -> None:
+    story = base()
+    before = story.state
+    story.given("chat", ModelUnloadRequested()).stops("chat-0").settles()
+    signs = [(each.sign, each.aggregate, each.id) for each in differences(before, story.state)]
+    assert signs == [("-", "model", "chat"), ("-", "replica", "chat-0")]
+
+
+def test_what_became_otherwise_is_told_field_by_field() -> None:
+    story = base()
+    before = story.state
+    story.given("chat-0", EngineFailed("ValueError: no", 1, attempt=1, retry_in=2.0))
+    found = {each.field: (each.before, each.after) for each in differences(before, story.state)}
+    assert found["standing"][0] == "ready"
+    assert found["phase"] == ("ready", "failed")
+    assert found["reason"] == ("", "ValueError: no")
+    assert {each.sign for each in differences(before, story.state)} == {"~"}
+
+
+def test_counts_places_adapters_and_lost_nodes_are_told() -> None:
+    story = base()
+    before = story.state
+    story.given("chat", ModelScaleRequested(2), AdapterLoadRequested("sql", "/a"))
+    story.given("chat-0", AdapterLoaded("sql", "/a")).settles()
+    story.given("n1", NodeLost())
+    found = {
+        (each.aggregate, each.id, each.field): (each.before, each.after)
+        for each in differences(before, story.state)
+    }
+    assert found["model", "chat", "replicas"] == ("1", "2")
+    assert found["model", "chat", "adapters"] == ("", "sql=/a")
+    assert found["model", "chat", "placement"] == (
+        "chat-0 on n1/0",
+        "chat-0 on n1/0, chat-1 on n1/0",
+    )
+    assert found["replica", "chat-0", "adapters"] == ("", "sql")
+    assert found["node", "n1", "lost"] == ("", "yes")
+
+
+@given(messages, messages)
+def test_the_way_back_is_the_way_there_turned_round(
+    one: list[tuple[str, bytes]], other: list[tuple[str, bytes]]
+) -> None:
+    a, b = Story(), Story()
+    for subject, payload in one:
+        a.publish(subject, payload)
+    for subject, payload in other:
+        b.publish(subject, payload)
+    turned = {"+": "-", "-": "+", "~": "~"}
+    assert [
+        Change(turned[each.sign], each.aggregate, each.id, each.field, each.after, each.before)
+        for each in differences(a.state, b.state)
+        if each.sign != "~"
+    ] == [each for each in differences(b.state, a.state) if each.sign != "~"]
+    assert {(e.id, e.field, e.before, e.after) for e in differences(a.state, b.state)} == {
+        (e.id, e.field, e.after, e.before) for e in differences(b.state, a.state)
+    }
+    assert differences(a.state, a.state) == []

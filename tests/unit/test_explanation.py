@@ -1,0 +1,227 @@
+"""Why: the story behind a model, told from its events and from what the router saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nebula.events.evolve import fold
+from nebula.events.state import EMPTY
+from nebula.events.vocabulary import (
+    Assignment,
+    EngineFailed,
+    Event,
+    ModelAssigned,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+    NodeLost,
+)
+from nebula.history.advice import advice
+from nebula.history.explanation import Causes, Chronicle
+from nebula.history.telling import told
+from tests.unit import corpus
+from tests.unit.story import Story, cluster, facts, intents, load
+
+
+def chronicle(story: Story) -> Chronicle:
+    found = Chronicle(lambda *_: True)
+    for record in story.log:
+        found.take(record)
+    return found
+
+
+def reasons(story: Story) -> tuple[str, ...]:
+    return chronicle(story).lines[-1].reasons
+
+
+# What the router saw
+
+
+def test_the_chosen_device_and_every_loser_are_told() -> None:
+    story = cluster(big=[80], full=[4], small=[40], gone=[80], twin=[80])
+    story.given("gone", NodeLost()).given("chat", load(1, "8GiB"))
+    story.decides()
+    assert reasons(story) == (
+        "chat-0: big/gpu0 was chosen, 73.6 GiB of it were free and 8.0 GiB were needed",
+        "chat-0: not twin/gpu0: it is as good, but big/gpu0 comes first by name",
+        "chat-0: not small/gpu0: it has less room: 36.8 GiB, not 73.6 GiB",
+        "chat-0: not gone/gpu0: gone is lost",
+        "chat-0: not full/gpu0: full/gpu0 has 3.7 GiB left, needs 8.0 GiB",
+    )
+
+
+def test_replicas_of_a_model_keep_apart_and_say_so() -> None:
+    story = cluster(n1=[80], n2=[40]).given("chat", load(2, "8GiB"))
+    story.decides()
+    assert "chat-1: not n1/gpu0: n1 has 1 of its replicas already, n2 0" in reasons(story)
+
+
+def test_what_was_kept_and_what_had_to_go_is_told() -> None:
+    story = cluster(n1=[80], n2=[80]).given("chat", load(2, "8GiB"))
+    story.settles()
+    story.given("n2", NodeLost())
+    story.decides()
+    assert reasons(story)[:2] == (
+        "kept where they are: chat-0",
+        "chat-1 had to go: n2 is lost",
+    )
+
+
+def test_of_many_candidates_the_first_are_told() -> None:
+    nodes = {f"n{number:02}": [80] for number in range(20)}
+    story = cluster(**nodes).given("chat", load(1, "8GiB"))
+    story.decides()
+    assert len(reasons(story)) == 10
+    assert reasons(story)[-1] == "chat-0: nor 11 others"
+
+
+@pytest.mark.parametrize(
+    ("actor", "reason"),
+    [
+        ("", "written by hand: no router decided this"),
+        ("revert to 2", "brought back by `nebula revert`"),
+    ],
+)
+def test_a_plan_that_no_router_made_says_so(actor: str, reason: str) -> None:
+    story = cluster(n1=[80]).given("chat", load(1, "8GiB"))
+    plan = ModelAssigned(1, (Assignment("chat-0", "n1", (0,), 1, 1),))
+    story.append("chat", plan)
+    if actor:
+        last = story.log[-1]
+        story.log[-1] = type(last)(
+            last.seq, last.time, last.subject, last.aggregate, last.id, last.content, actor=actor
+        )
+    assert reasons(story) == (reason,)
+
+
+def test_an_entry_that_was_not_acted_upon_says_why() -> None:
+    story = Story().given("chat", ModelScaleRequested(2))
+    [line] = chronicle(story).lines
+    assert line.reasons[0].startswith("not acted upon: ")
+
+
+# Chains
+
+
+def test_a_line_stands_under_what_caused_it() -> None:
+    story = cluster(n1=[80]).given("chat", load(1, "8GiB"))
+    story.decides()
+    story.append("chat-0", EngineFailed("no", 1, attempt=1, retry_in=1.0), cause=3)
+    assert [line.depth for line in chronicle(story).lines] == [0, 0, 1, 2]
+
+
+def test_causes_lead_both_ways() -> None:
+    causes = Causes()
+    for record in corpus.records("lost-node"):
+        causes.take(record)
+    assert causes.chain([19]) == {14, 15, 18, 19}
+    assert causes.effects(14) >= {14, 15, 16, 17}
+    assert causes.chain([999]) == {999}
+
+
+@pytest.mark.parametrize("name", corpus.NAMES)
+def test_every_recorded_event_can_be_told(name: str) -> None:
+    found = Chronicle(lambda *_: True)
+    for record in corpus.records(name):
+        found.take(record)
+    assert all(line.text for line in found.lines)
+    assert not any("otherwise" in reason for line in found.lines for reason in line.reasons)
+
+
+@given(st.lists(st.one_of(intents, facts), max_size=15))
+def test_nothing_that_may_happen_can_not_be_told(said: list[tuple[str, Event]]) -> None:
+    story = cluster(n1=[16])
+    for identity, event in said:
+        story.append(identity, event)
+        story.decides()
+    assert [line.seq for line in chronicle(story).lines] == [each.seq for each in story.log]
+    assert all(told(record) for record in story.log)
+    for model in story.state.models.values():
+        assert advice(story.state, model) == "" or advice(story.state, model).endswith(".")
+
+
+# What to do
+
+
+def asked() -> Story:
+    return cluster(n1=[80]).given("chat", load(1, "8GiB"))
+
+
+def settled() -> Story:
+    story = asked()
+    story.settles()
+    return story
+
+
+def unplaced(**nodes: list[float]) -> Story:
+    story = cluster(**nodes).given("chat", load(1, "8GiB"))
+    story.settles()
+    return story
+
+
+ADVICE: dict[str, tuple[Callable[[], Story], str]] = {
+    "nobody has decided": (asked, "Start a router"),
+    "no node": (unplaced, "Start a machine that takes it"),
+    "all lost": (
+        lambda: unplaced(n1=[80]).given("n1", NodeLost()),
+        "Start `nebula node --name n1` on its machine again.",
+    ),
+    "all drained": (lambda: _placed_nowhere(NodeDrainRequested()), "Start another"),
+    "too little room": (
+        lambda: unplaced(n1=[8]),
+        "Add a node with a device that has 8.0 GiB to give, unload something from n1/gpu0, "
+        "or load it again with --memory 7.3GiB or less.",
+    ),
+    "not started yet": (settled, "Wait for n1 to start chat-0"),
+    "starting": (
+        lambda: settled().runs("chat-0", ready=False),
+        "Wait: its engine is loading; `nebula logs -f chat-0`",
+    ),
+    "failing": (
+        lambda: settled().given("chat-0", EngineFailed("no", 1, attempt=1, retry_in=1.0)),
+        "Wait: n1 tries chat-0 again",
+    ),
+    "given up": (lambda: settled().gives_up("chat-0"), "Mend what the engine says"),
+    "scaled to nothing": (
+        lambda: settled().given("chat", ModelScaleRequested(0)),
+        "Give it replicas: `nebula scale chat 1`.",
+    ),
+    "unloading": (
+        lambda: settled().runs("chat-0").given("chat", ModelUnloadRequested()),
+        "Wait: its engines are ending.",
+    ),
+    "unloading on a lost node": (
+        lambda: (
+            settled().runs("chat-0").given("chat", ModelUnloadRequested()).given("n1", NodeLost())
+        ),
+        "Start `nebula node --name n1` on its machine again, so that it can end chat-0",
+    ),
+    "well": (lambda: settled().runs("chat-0"), ""),
+}
+
+
+def _placed_nowhere(event: Event) -> Story:
+    story = cluster(n1=[80]).given("n1", event).given("chat", load(1, "8GiB"))
+    story.settles()
+    return story
+
+
+@pytest.mark.parametrize("case", ADVICE)
+def test_one_sentence_says_what_to_do(case: str) -> None:
+    make, sentence = ADVICE[case]
+    story = make()
+    found = advice(story.state, story.model())
+    assert found.startswith(sentence)
+    assert bool(found) == bool(sentence)
+
+
+def test_the_recorded_incident_ends_in_what_to_do() -> None:
+    state = fold(EMPTY, corpus.records("lost-node")[:18])
+    assert advice(state, state.models["poet"]) == (
+        "Add a node with a device that has 14.0 GiB to give, unload something from n1/gpu0, "
+        "or load it again with --memory 4.7GiB or less."
+    )

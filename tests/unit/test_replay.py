@@ -1,0 +1,185 @@
+"""The replay check: recorded decisions are those that are made today, and a changed rule shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nebula.actors import candidates, placement
+from nebula.actors.placement import decide
+from nebula.events.record import Record
+from nebula.events.vocabulary import (
+    Event,
+    EventRejected,
+    ModelAssigned,
+    ModelUnschedulable,
+    NodeLost,
+)
+from nebula.history.replay import BadLog, Replay, check_time
+from tests.unit import corpus
+from tests.unit.story import SECOND, Story, cluster, facts, gpus, intents, load
+
+
+def replayed(records: Iterable[Record]) -> Replay:
+    replay = Replay()
+    for record in records:
+        replay.take(record)
+    replay.end()
+    return replay
+
+
+# The corpus
+
+
+@pytest.mark.parametrize("name", corpus.NAMES)
+def test_recorded_decisions_are_those_made_today(name: str) -> None:
+    replay = replayed(corpus.records(name))
+    assert replay.differences == []
+    assert replay.checked > 0
+    assert replay.beyond == 0
+
+
+def _first_room(each: candidates.Candidate, _: candidates.Policy) -> tuple[int, int, str, int]:
+    return 0, -each.room, each.node, each.device
+
+
+RULES = {
+    "the policy": lambda patch: patch.setattr(
+        placement, "weigh", lambda *given: candidates.weigh(*given[:4], "binpack")
+    ),
+    "how much of a device is promised": lambda patch: patch.setattr(candidates, "USABLE", 0.9),
+    "the share of a chat model": lambda patch: patch.setitem(
+        candidates.DEFAULT_SHARE, "chat", 0.44
+    ),
+    "a lost node's replicas": lambda patch: patch.setattr(
+        placement, "_stands", lambda state, place: place.node in state.nodes
+    ),
+    "replicas of a model keep apart": lambda patch: patch.setattr(candidates, "_rank", _first_room),
+    "numbers of replicas": lambda patch: patch.setattr(
+        placement, "_free_numbers", lambda *_: iter(range(100, 1000))
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_changed_rule_of_placement_shows_in_the_corpus(
+    rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RULES[rule](monkeypatch)
+    found = [
+        difference
+        for name in corpus.NAMES
+        for difference in replayed(corpus.records(name)).differences
+    ]
+    assert found
+    for difference in found:
+        assert all(each.event != difference.recorded for each in difference.decided)
+
+
+# The law
+
+
+@given(st.lists(st.one_of(intents, facts), max_size=25), st.data())
+def test_what_routers_decided_comes_out_again(
+    said: list[tuple[str, Event]], data: st.DataObject
+) -> None:
+    story = cluster(n1=[16], n2=[24])
+    for identity, event in said:
+        story.append(identity, event)
+        if data.draw(st.booleans()):
+            story.decides()
+    story.settles()
+    replay = replayed(story.log)
+    assert replay.differences == []
+    decisions = [record for record in story.log if record.basis is not None]
+    assert replay.checked == len(decisions)
+
+
+# What is found
+
+
+def decided(story: Story) -> Story:
+    story.decides()
+    return story
+
+
+def test_the_first_difference_shows_both_sides() -> None:
+    story = decided(cluster(alpha=[80]).given("chat", load(1, "8GiB")))
+    replay = Replay(decider=lambda state: decide(state, "spread")[:0])
+    [*_, found] = [replay.take(record) for record in story.log]
+    assert found is not None
+    assert (found.seq, found.basis, found.id) == (3, 2, "chat")
+    assert isinstance(found.recorded, ModelAssigned)
+    assert found.decided == ()
+
+
+def test_a_decision_of_another_state_is_compared_with_that_state() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
+    [decision] = decide(story.state)
+    story.given("beta", gpus(80))
+    story.append(decision.id, decision.event, decision.cause, basis=2)
+    assert replayed(story.log).differences == []
+
+
+def test_a_plan_by_hand_is_counted_and_not_judged() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
+    story.given("chat", ModelUnschedulable("because", 1))
+    replay = replayed(story.log)
+    assert (replay.by_hand, replay.checked, replay.differences) == (1, 0, [])
+
+
+def test_a_replay_from_the_middle_does_not_judge_what_it_can_not_see() -> None:
+    story = decided(cluster(alpha=[80]).given("chat", load(1, "8GiB")))
+    replay = Replay(Story().given("alpha", gpus(80)).given("chat", load(1, "8GiB")).state)
+    assert replay.take(story.log[2]) is None
+    assert replay.checked == 1
+    from_later = Replay(story.state)
+    story.given("beta", gpus(8))
+    story.append("chat", ModelUnschedulable("x", 1), basis=1)
+    for record in story.log[3:]:
+        from_later.take(record)
+    assert from_later.beyond == 1
+
+
+def test_an_answer_that_was_never_given_shows_at_the_end() -> None:
+    story = Story().publish("nebula.events.model.chat.Nonsense", b"{}")
+    story.given("alpha", gpus(80)).given("chat", load(1, "8GiB"))
+    plan = next(each for each in decide(story.state) if isinstance(each.event, ModelAssigned))
+    story.append(plan.id, plan.event, plan.cause, basis=3)
+    replay = Replay()
+    for record in story.log:
+        assert replay.take(record) is None
+    found = replay.end()
+    assert found is not None
+    assert (found.seq, found.recorded) == (1, None)
+    assert isinstance(found.decided[0].event, EventRejected)
+
+
+# Logs that are none
+
+
+def test_a_hole_is_named() -> None:
+    story = cluster(alpha=[80]).given("alpha", NodeLost(), gpus(80))
+    replay = Replay()
+    replay.take(story.log[0])
+    with pytest.raises(BadLog, match="sequence 3 follows 1: the log has a hole"):
+        replay.take(story.log[2])
+
+
+def test_an_entry_out_of_order_is_named() -> None:
+    story = cluster(alpha=[80]).given("alpha", NodeLost())
+    replay = Replay()
+    for record in story.log:
+        replay.take(record)
+    with pytest.raises(BadLog, match="sequence 1 comes after 2: it is out of order"):
+        replay.take(story.log[0])
+
+
+def test_an_entry_from_the_future_is_named() -> None:
+    [record] = cluster(alpha=[80]).log
+    check_time(record, now=0)
+    with pytest.raises(BadLog, match="sequence 1 comes from the future"):
+        check_time(record, now=-3600 * SECOND)

@@ -1,0 +1,154 @@
+"""The way back: events that bring models, replicas, adapters and places back to what they were."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nebula.events.objections import objection
+from nebula.events.state import Model, State
+from nebula.events.vocabulary import (
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    Event,
+    ModelAssigned,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloaded,
+    ModelUnloadRequested,
+    NodeDeregistered,
+    NodeDrainRequested,
+    NodeLost,
+)
+from nebula.history.reversion import Reversion, Step, revert
+from tests.unit.story import Story, cluster, intents, load
+
+
+def base() -> Story:
+    story = cluster(n1=[80], n2=[80]).given("chat", load(2, "8GiB", name="org/chat", lora=True))
+    story.settles()
+    return story
+
+
+def back(story: Story, then: State) -> Reversion:
+    """Append the way back, as `nebula revert` does, and give it."""
+    reversion = revert(story.state, then)
+    for step in reversion.steps:
+        assert objection(story.state, step.id, step.event) is None
+        story.append(step.id, step.event)
+    return reversion
+
+
+def wishes(state: State) -> dict[str, tuple[object, ...]]:
+    return {
+        identity: _wish(model) for identity, model in state.models.items() if not model.unloading
+    }
+
+
+def _wish(model: Model) -> tuple[object, ...]:
+    spec = model.spec
+    return model.name, spec.source, spec.task, spec.replicas, model.lora, dict(model.adapters)
+
+
+def test_nothing_has_changed_nothing_is_to_do() -> None:
+    story = base()
+    assert revert(story.state, story.state) == Reversion((), ())
+
+
+def test_counts_and_adapters_are_brought_back() -> None:
+    story = base().given("chat", AdapterLoadRequested("sql", "/a"))
+    story.settles()
+    then = story.state
+    story.given("chat", ModelScaleRequested(3), AdapterUnloadRequested("sql"))
+    story.given("chat", AdapterLoadRequested("poet", "/p"))
+    story.settles()
+    assert back(story, then).steps == (
+        Step("chat", ModelScaleRequested(2)),
+        Step("chat", AdapterUnloadRequested("poet")),
+        Step("chat", AdapterLoadRequested("sql", "/a")),
+        Step("chat", ModelAssigned(3, then.models["chat"].assignments)),
+    )
+    assert story.settles() == []
+    assert wishes(story.state) == wishes(then)
+    assert story.places() == {"chat-0": "n1/0", "chat-1": "n2/0"}
+
+
+def test_a_model_that_is_gone_is_loaded_again_where_it_was() -> None:
+    story = base()
+    then = story.state
+    story.given("chat", ModelUnloadRequested()).settles()
+    story.given("other", load(1, "60GiB")).settles()
+    reversion = back(story, then)
+    assert [type(each.event) for each in reversion.steps] == [
+        ModelUnloadRequested,
+        ModelLoadRequested,
+        ModelAssigned,
+    ]
+    assert story.settles() == [ModelUnloaded()]  # the other one
+    assert wishes(story.state) == wishes(then)
+    assert story.places() == {"chat-0": "n1/0", "chat-1": "n2/0"}
+
+
+def test_a_name_that_is_still_held_is_waited_for() -> None:
+    story = base()
+    then = story.state
+    story.runs("chat-0").given("chat", ModelUnloadRequested())
+    story.stops("chat-0").settles()
+    story.given("thief", load(1, "8GiB", name="org/chat")).settles()
+    story.runs("thief-0")
+    reversion = back(story, then)
+    assert reversion.waits
+    assert "waits until thief is unloaded" in reversion.cannot[0]
+    story.settles()
+    story.stops("thief-0").settles()
+    assert not back(story, then).waits
+    assert wishes(story.state) == wishes(then)
+
+
+def test_what_can_not_be_where_it_was_is_told_and_left_to_a_router() -> None:
+    for gone, why in (
+        (NodeLost("x"), "the node is lost"),
+        (NodeDrainRequested(), "the node is draining"),
+        (NodeDeregistered(), "the node has left"),
+    ):
+        story = base()
+        then = story.state
+        story.given("chat", ModelUnloadRequested()).settles()
+        story.given("n2", gone)
+        assert f"chat-1: not back on n2: {why}" in back(story, then).cannot
+        story.settles()
+        assert set(story.places().values()) == {"n1/0"}
+        assert len(story.places()) == 2
+
+
+def test_a_moved_replica_goes_back_when_its_node_is_there_again() -> None:
+    story = base()
+    then = story.state
+    story.given("n2", NodeLost()).settles()
+    assert set(story.places().values()) == {"n1/0"}
+    story.publish(story.entries[1].subject, story.entries[1].body).settles()
+    back(story, then)
+    assert sorted(story.places().values()) == ["n1/0", "n2/0"]
+    assert story.settles() == []
+
+
+@given(st.lists(intents, max_size=12), st.lists(intents, max_size=12))
+def test_whatever_was_asked_for_is_asked_for_again(
+    early: list[tuple[str, Event]], late: list[tuple[str, Event]]
+) -> None:
+    story = cluster(n1=[16], n2=[24])
+    for identity, event in early:
+        story.append(identity, event)
+        story.settles()
+    then = story.state
+    for identity, event in late:
+        story.append(identity, event)
+        story.settles()
+    reversion = back(story, then)
+    story.settles()
+    if not reversion.waits and not any(
+        ": Model" in each or ": Adapter" in each for each in reversion.cannot
+    ):
+        assert wishes(story.state) == wishes(then)
+    again = revert(story.state, then)
+    assert all(isinstance(step.event, ModelAssigned) for step in again.steps) or reversion.waits
