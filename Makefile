@@ -16,7 +16,7 @@ ENGINE_STAMP := $(STAMPS)/engine-$(subst =,-,$(ENGINE))
 DEMO_PACKAGES := $(STAMPS)/demo-packages
 DEMO_MODELS := $(addprefix .demo/,smollm2-135m-instruct all-minilm-l6-v2 nebula-adapter)
 
-.PHONY: help install-control install-engine demo-models check test run clean
+.PHONY: help install-control install-engine demo-models docs check test run clean
 .NOTPARALLEL: # one pip at a time in one .venv
 .DEFAULT_GOAL := help
 
@@ -24,6 +24,7 @@ help:
 	@echo "make run    install what is missing, start Nebula with the demo models"
 	@echo "make test   install what is missing, check and test everything"
 	@echo "make check  ruff, mypy and import-linter only"
+	@echo "make docs   docs/events.md and docs/asyncapi.json, from the code"
 	@echo "make clean  remove what make has installed and built"
 
 install-control: $(CONTROL)
@@ -64,6 +65,10 @@ $(DEMO_PACKAGES): demo/requirements.txt | $(ENGINE_STAMP)
 $(DEMO_MODELS): | $(DEMO_PACKAGES)
 	@echo "Building demo models into .demo (about a minute)"
 	@.venv/bin/python demo/build_models.py .demo
+
+docs: install-control
+	@.venv/bin/nebula schema --markdown > docs/events.md
+	@.venv/bin/nebula schema --asyncapi > docs/asyncapi.json
 
 check: install-control
 	@.venv/bin/ruff check

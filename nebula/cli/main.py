@@ -3,6 +3,7 @@
 import click
 
 from nebula.cli import explain, fork, look, move, operate, replay, revert, serve
+from nebula.cli.schema import schema
 from nebula.cli.up import up
 
 
@@ -36,6 +37,7 @@ for command in (
     move.snapshots,
     fork.fork,
     revert.revert_to,
+    schema,
 ):
     main.add_command(command)
 

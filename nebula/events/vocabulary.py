@@ -235,6 +235,8 @@ ReplicaEvent: TypeAlias = (
 )
 NodeEvent: TypeAlias = NodeRegistered | NodeDrainRequested | NodeLost | NodeDeregistered
 Event: TypeAlias = ModelEvent | ReplicaEvent | NodeEvent | EventRejected
+Decided: TypeAlias = ModelAssigned | ModelUnschedulable | ModelUnloaded | EventRejected
+"""What a router concludes from the state."""
 
 AGGREGATE_OF: dict[str, str] = {
     **{event.__name__: "model" for event in get_args(ModelEvent)},
@@ -243,3 +245,7 @@ AGGREGATE_OF: dict[str, str] = {
     EventRejected.__name__: "log",
 }
 TYPES: dict[str, type[Event]] = {event.__name__: event for event in get_args(Event)}
+INTENTS = frozenset(
+    name for name, event in TYPES.items() if event.__struct_config__.forbid_unknown_fields
+)
+"""Names of the events that anyone may publish."""

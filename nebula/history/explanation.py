@@ -13,13 +13,7 @@ from nebula.actors.placement import Choice
 from nebula.events import memory
 from nebula.events.record import Malformed, Record
 from nebula.events.state import State
-from nebula.events.vocabulary import (
-    Event,
-    EventRejected,
-    ModelAssigned,
-    ModelUnloaded,
-    ModelUnschedulable,
-)
+from nebula.events.vocabulary import Decided, Event, ModelAssigned, ModelUnschedulable
 from nebula.history.replay import Replay
 from nebula.history.telling import told
 
@@ -120,7 +114,7 @@ class Causes:
 
 def _reasons(record: Record, basis: State | None) -> tuple[str, ...]:
     event = record.content
-    if not isinstance(event, ModelAssigned | ModelUnschedulable | ModelUnloaded | EventRejected):
+    if not isinstance(event, Decided):
         return ()
     if record.actor.startswith("revert to "):
         return ("brought back by `nebula revert`",)

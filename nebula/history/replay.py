@@ -13,13 +13,7 @@ from nebula.actors.placement import Decision, decide
 from nebula.events.evolve import evolve
 from nebula.events.record import Record
 from nebula.events.state import EMPTY, State
-from nebula.events.vocabulary import (
-    Event,
-    EventRejected,
-    ModelAssigned,
-    ModelUnloaded,
-    ModelUnschedulable,
-)
+from nebula.events.vocabulary import Decided, Event, EventRejected
 
 REACH = 20_000
 """How many states back a decision's basis may lie for the check to find it."""
@@ -82,9 +76,7 @@ class Replay:
             )
         difference = None
         if self._check:
-            if isinstance(
-                record.content, ModelAssigned | ModelUnschedulable | ModelUnloaded | EventRejected
-            ):
+            if isinstance(record.content, Decided):
                 difference = self._compare(record, record.content)
             self._past.append(self.state)
         self.state = evolve(self.state, record)

@@ -17,6 +17,7 @@ from nebula.events.upcasting import version_of
 from nebula.events.vocabulary import (
     AGGREGATE_OF,
     AGGREGATES,
+    INTENTS,
     TYPES,
     Adapter,
     AdapterLoaded,
@@ -46,14 +47,6 @@ from nebula.events.vocabulary import (
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "events.json"
 OLD = GOLDEN.with_name("old_events.json")
-INTENTS = {
-    "ModelLoadRequested",
-    "ModelScaleRequested",
-    "ModelUnloadRequested",
-    "AdapterLoadRequested",
-    "AdapterUnloadRequested",
-    "NodeDrainRequested",
-}
 NESTED = (
     b"[" * 100_000,
     b'{"a":' * 100_000,

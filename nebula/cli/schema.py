@@ -1,0 +1,32 @@
+"""`nebula schema`: what programs in other languages need to speak with Nebula."""
+
+from importlib.metadata import version
+
+import click
+import msgspec
+
+from nebula.cli.process import fail
+from nebula.events.vocabulary import TYPES
+from nebula.schema import asyncapi, json_schema, reference
+
+
+@click.command()
+@click.argument("event", required=False)
+@click.option("--asyncapi", "subjects", is_flag=True, help="AsyncAPI 3 document of all subjects.")
+@click.option("--markdown", is_flag=True, help="docs/events.md.")
+def schema(event: str | None, subjects: bool, markdown: bool) -> None:
+    """Print JSON Schema of every event, or of EVENT alone."""
+    if (event is not None) + subjects + markdown > 1:
+        fail("take one of EVENT, --asyncapi and --markdown", 2)
+    if event is not None and event not in TYPES:
+        fail(f"there is no event {event!r}: take one of {', '.join(TYPES)}", 2)
+    if markdown:
+        click.echo(reference.markdown(), nl=False)
+        return
+    if subjects:
+        found = asyncapi.document(version("nebula-serving"))
+    elif event is not None:
+        found = json_schema.of_event(event)
+    else:
+        found = json_schema.of_all_events()
+    click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())

@@ -1,0 +1,120 @@
+"""An AsyncAPI 3 document of every subject, made from the channels and structs themselves.
+
+Its form is the specification's (AsyncAPI 3.0.0): channels say where, operations what Nebula does
+there, components what the messages are.
+"""
+
+import re
+from typing import Any
+
+from msgspec import Struct
+
+from nebula.events.vocabulary import TYPES
+from nebula.schema import json_schema
+from nebula.schema.channels import MEANINGS, OTHERS, Channel, Header, event_channels
+from nebula.schema.json_schema import Schema
+
+_SCHEMAS = "#/components/schemas/"
+_JSON = "application/json"
+
+
+def document(version: str) -> Schema:
+    """Give the whole document; `version` is Nebula's own."""
+    channels = (*event_channels(), *OTHERS)
+    bodies = [each for channel in channels for each in (channel.body, channel.reply)]
+    structs = [each for each in bodies if isinstance(each, type)]
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Nebula",
+            "version": version,
+            "description": (
+                "Everything that Nebula's actors say to each other and take from outside. Events "
+                "are kept for ever in the stream NEBULA_EVENTS; publish intents with JetStream's "
+                "acknowledgement, and read everything else."
+            ),
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": _JSON,
+        "servers": {"nats": {"host": "127.0.0.1:4222", "protocol": "nats"}},
+        "channels": {channel.name: _channel(channel) for channel in channels},
+        "operations": {f"{each.action}{_upper(each.name)}": _operation(each) for each in channels},
+        "components": {
+            "messages": {name: message for each in channels for name, message in _messages(each)},
+            "schemas": json_schema.definitions(structs, _SCHEMAS),
+        },
+    }
+
+
+def _channel(channel: Channel) -> Schema:
+    found: Schema = {
+        "address": channel.address,
+        "summary": channel.summary,
+        "messages": {channel.name: _ref("components", "messages", channel.name)},
+    }
+    parameters = re.findall(r"{(\w+)}", channel.address)
+    found["parameters"] = {name: {"description": MEANINGS[name]} for name in parameters}
+    if channel.stream:
+        found["description"] = f"Kept in the JetStream stream {channel.stream}."
+    if channel.reply:
+        found["messages"][_reply(channel)] = _ref("components", "messages", _reply(channel))
+    return found
+
+
+def _operation(channel: Channel) -> Schema:
+    found: Schema = {
+        "action": channel.action,
+        "channel": _ref("channels", channel.name),
+        "summary": channel.summary,
+        "messages": [_ref("channels", channel.name, "messages", channel.name)],
+    }
+    if channel.reply:
+        found["reply"] = {
+            "address": {"location": "$message.header#/reply", "description": "NATS's reply-to"},
+            "channel": _ref("channels", channel.name),
+            "messages": [_ref("channels", channel.name, "messages", _reply(channel))],
+        }
+    return found
+
+
+def _messages(channel: Channel) -> list[tuple[str, Schema]]:
+    found: Schema = {"name": channel.name, "summary": channel.summary, **_payload(channel.body)}
+    if channel.headers:
+        found["headers"] = _headers(channel.headers)
+    if not channel.reply:
+        return [(channel.name, found)]
+    reply = _reply(channel)
+    return [(channel.name, found), (reply, {"name": reply, **_payload(channel.reply)})]
+
+
+def _payload(body: type[Struct] | str) -> Schema:
+    if isinstance(body, str):
+        return {"payload": {"description": body}, "contentType": "application/octet-stream"}
+    payload: Schema = {"payload": {"$ref": _SCHEMAS + body.__name__}, "contentType": _JSON}
+    if body.__name__ in TYPES:
+        [example] = json_schema.of_event(body.__name__)["examples"]
+        payload["examples"] = [{"payload": example}]
+    return payload
+
+
+def _headers(headers: tuple[Header, ...]) -> Schema:
+    found: Schema = {
+        "type": "object",
+        "properties": {
+            each.name: {"type": "string", "description": each.meaning} for each in headers
+        },
+    }
+    needed = [each.name for each in headers if each.needed]
+    return {**found, "required": needed} if needed else found
+
+
+def _reply(channel: Channel) -> str:
+    return f"{channel.name}Reply"
+
+
+def _upper(name: str) -> str:
+    return name[0].upper() + name[1:]
+
+
+def _ref(*path: str) -> dict[str, Any]:
+    return {"$ref": "#/" + "/".join(path)}

@@ -1,0 +1,199 @@
+"""Every subject that Nebula speaks on: who says what there, in which headers and which body."""
+
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from nebula.actors.log_reading import LogReply, LogRequest
+from nebula.events import inference, record, subjects
+from nebula.events.inference import Finished, NodeStatus, ReplicaStatus
+from nebula.events.original import ORIGINAL_HEADER
+from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, TYPES, Decided
+
+Kind: TypeAlias = Literal["intent", "decision", "fact"]
+Action: TypeAlias = Literal["send", "receive"]
+
+ID = "letters, digits, `_` and `-`, 128 at most"
+"""What an id may consist of, in words."""
+
+
+class Header(Struct, frozen=True):
+    """A header of a message; a `needed` one must be there."""
+
+    name: str
+    meaning: str
+    needed: bool = False
+
+
+class Channel(Struct, frozen=True):
+    """A subject with its parameters in braces, and the messages on it.
+
+    `action` is Nebula's own towards the outside. `body`: the struct whose JSON the body is, or
+    what else is in it, in words. `reply` is what a request on it is answered with.
+    """
+
+    name: str
+    address: str
+    action: Action
+    summary: str
+    body: type[Struct] | str
+    headers: tuple[Header, ...] = ()
+    reply: type[Struct] | str = ""
+    stream: str = ""
+
+
+EVENT_HEADERS = (
+    Header("Nats-Msg-Id", "JetStream stores a message with an id once within two minutes"),
+    Header(record.VERSION_HEADER, "version of the event's payload; 1 where it is missing"),
+    Header(record.CAUSE_HEADER, "sequence of the event that led to this one"),
+    Header(record.BASIS_HEADER, "sequence up to which a router had folded the log to decide"),
+    Header(record.ACTOR_HEADER, "who wrote it"),
+    Header(
+        ORIGINAL_HEADER,
+        "on imported events: time in nanoseconds, and the headers in base64, as they were",
+    ),
+)
+
+_REQUEST_HEADERS = (
+    Header(inference.REQUEST, "the request's id, as in the answer's x-request-id", needed=True),
+    Header(inference.GATEWAY, "id of the gateway that waits for the answer", needed=True),
+    Header(inference.PATH, "the OpenAI path, such as /v1/chat/completions", needed=True),
+    Header(inference.ADAPTER, "name of the adapter it is for: UTF-8 as hexadecimal digits"),
+    Header(inference.CONTENT_TYPE, "of the body; application/json where it is missing"),
+)
+
+_PIECE_HEADERS = (
+    Header(inference.CHUNK, "0, 1, 2 ... without gaps; -1 says only who has taken it", needed=True),
+    Header(inference.STATUS, "the HTTP status, on the first piece only"),
+    Header(inference.CONTENT_TYPE, "of the body, beside the status"),
+    Header(inference.REPLICA, "the replica that answers"),
+    Header(inference.END, "1 on the piece that closes the answer"),
+    Header(
+        inference.FAILURE,
+        f"why there is no further answer: {inference.NO_REPLICA}, {inference.ENGINE_FAILED} or "
+        f"{inference.ENGINE_STOPPED}",
+    ),
+)
+
+MEANINGS = {
+    "id": "id of the model, replica or node",
+    "seq": "sequence of the event that was not acted upon",
+    "model": f"id of the model: {ID}",
+    "replica": "id of the replica: the model's id, `-`, a number",
+    "node": f"name of the node: {ID}",
+    "gateway": "id of the gateway that waits for the answer",
+    "request": "id of the request",
+}
+"""What the parameters in addresses stand for."""
+
+OTHERS = (
+    Channel(
+        "requests",
+        subjects.requests("{model}"),
+        "receive",
+        "A gateway asks for a model; one router takes it.",
+        "the HTTP request's body, as the client sent it",
+        _REQUEST_HEADERS,
+        stream="NEBULA_INFERENCE",
+    ),
+    Channel(
+        "replicaRequests",
+        subjects.replica_requests("{model}", "{replica}"),
+        "send",
+        "A router hands a request to one replica's engine.",
+        "the HTTP request's body, as the client sent it",
+        (
+            *_REQUEST_HEADERS,
+            Header(inference.ROUTED, "JSON: which router, as of which event, and the candidates"),
+        ),
+        stream="NEBULA_INFERENCE",
+    ),
+    Channel(
+        "responses",
+        subjects.responses("{gateway}", "{request}"),
+        "send",
+        "An engine answers a request, in numbered pieces.",
+        "a piece of the HTTP answer's body",
+        _PIECE_HEADERS,
+        stream="NEBULA_INFERENCE",
+    ),
+    Channel(
+        "cancel",
+        subjects.cancel("{model}", "{request}"),
+        "receive",
+        "The client has gone: whichever engine has the request ends it at once.",
+        "nothing",
+        stream="NEBULA_INFERENCE",
+    ),
+    Channel(
+        "finished",
+        subjects.finished("{model}"),
+        "send",
+        "An engine is done with a request, whatever way it ended.",
+        Finished,
+        stream="NEBULA_INFERENCE",
+    ),
+    Channel(
+        "waiting",
+        subjects.waiting("{gateway}"),
+        "receive",
+        "An engine asks whether anybody still waits; the reply says that nobody does.",
+        "the request's id",
+        reply="nothing",
+    ),
+    Channel(
+        "nodeStatus",
+        subjects.node_status("{node}"),
+        "send",
+        "A node's heartbeat.",
+        NodeStatus,
+        stream="NEBULA_STATUS",
+    ),
+    Channel(
+        "replicaStatus",
+        subjects.replica_status("{model}", "{replica}"),
+        "send",
+        "An engine's heartbeat and load.",
+        ReplicaStatus,
+        stream="NEBULA_STATUS",
+    ),
+    Channel(
+        "logs",
+        subjects.logs("{node}"),
+        "receive",
+        "Somebody wants lines of an engine's log.",
+        LogRequest,
+        reply=LogReply,
+    ),
+)
+"""All subjects that carry no events."""
+
+
+def kind_of(name: str) -> Kind:
+    """Say who writes a type of event: anyone, a router, or the actor that it happened to."""
+    if name in INTENTS:
+        return "intent"
+    return "decision" if issubclass(TYPES[name], Decided) else "fact"
+
+
+def event_channels() -> tuple[Channel, ...]:
+    """Give a channel for every type of event, in the vocabulary's order."""
+    return tuple(_event(name) for name in TYPES)
+
+
+def _event(name: str) -> Channel:
+    aggregate = AGGREGATE_OF[name]
+    identity = "{seq}" if aggregate == "log" else "{id}"
+    return Channel(
+        name,
+        f"{subjects.EVENTS.rstrip('>')}{aggregate}.{identity}.{name}",
+        "receive" if kind_of(name) == "intent" else "send",
+        _summary(TYPES[name]),
+        TYPES[name],
+        EVENT_HEADERS,
+        stream="NEBULA_EVENTS",
+    )
+
+
+def _summary(kind: type[Struct]) -> str:
+    return (kind.__doc__ or "").strip().splitlines()[0]
