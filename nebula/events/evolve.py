@@ -47,6 +47,16 @@ from nebula.events.vocabulary import (
     ReplicaEvent,
 )
 
+_REPORTS = (
+    AdapterLoaded,
+    AdapterUnloaded,
+    AdapterLoadFailed,
+    EngineStarted,
+    EngineReady,
+    EngineFailed,
+    EngineStopped,
+)
+
 
 def fold(state: State, records: Iterable[Record]) -> State:
     """Fold many entries, in order."""
@@ -59,6 +69,9 @@ def evolve(state: State, record: Record) -> State:
     """Give the state after one more entry of the log."""
     if record.seq <= state.seq:
         return state
+    content = record.content
+    if isinstance(content, _REPORTS):
+        return _report(state, record, content)
     is_model = record.subject.startswith("nebula.events.model.")
     state = replace(
         state,
@@ -66,23 +79,12 @@ def evolve(state: State, record: Record) -> State:
         time=record.time,
         models_seq=record.seq if is_model else state.models_seq,
     )
-    content = record.content
     if isinstance(content, Malformed):
         return _reject(state, record, content.reason)
     reason = objection(state, record.id, content)
     if reason is not None:
         return _reject(state, record, reason)
     match content:
-        case (
-            EngineStarted()
-            | EngineReady()
-            | EngineFailed()
-            | EngineStopped()
-            | AdapterLoaded()
-            | AdapterLoadFailed()
-            | AdapterUnloaded()
-        ):
-            return _replica(state, record, content)
         case ModelLoadRequested():
             return _load(state, record, content)
         case (
@@ -116,14 +118,20 @@ def _put(state: State, model: Model) -> State:
 def _rename(state: State, old: Model | None, new: Model | None) -> State:
     """Bring the index of public names in line with a model's new name and adapters."""
     names = state.names
-    if old is not None:
-        for name in (old.name, *old.adapters):
+    before, after = _names(old), _names(new)
+    for name in before:
+        if name not in after:
             names = names.discard(name)
-    if new is not None:
-        names = names.insert(new.name, Named(new.id))
-        for name in new.adapters:
-            names = names.insert(name, Named(new.id, name))
+    for name, named in after.items():
+        if before.get(name) != named:
+            names = names.insert(name, named)
     return replace(state, names=names)
+
+
+def _names(model: Model | None) -> dict[str, Named]:
+    if model is None:
+        return {}
+    return {model.name: Named(model.id), **{name: Named(model.id, name) for name in model.adapters}}
 
 
 def _load(state: State, record: Record, event: ModelLoadRequested) -> State:
@@ -158,12 +166,13 @@ def _forgive(state: State, model: Model, names: Iterable[str]) -> State:
     """Forget that adapters failed, so that a repeated request tries them again."""
     replicas = state.replicas
     for replica in state.replicas_of(model):
-        kept = {
-            name: status
-            for name, status in replica.adapters.items()
-            if status.loaded or name not in names
-        }
-        if len(kept) != len(replica.adapters):
+        failed = [name for name, status in replica.adapters.items() if not status.loaded]
+        if failed and not set(failed).isdisjoint(names):
+            kept = {
+                name: status
+                for name, status in replica.adapters.items()
+                if status.loaded or name not in names
+            }
             replicas = replicas.insert(replica.id, replace(replica, adapters=kept))
     return replace(state, replicas=replicas)
 
@@ -227,12 +236,19 @@ def _model(
 
 
 def _assign(state: State, model: Model, record: Record, event: ModelAssigned) -> State:
-    replicas = state.replicas
+    placed: dict[str, Replica] = {}
     for place in event.replicas:
-        known = replicas.get(place.replica)
+        known = state.replicas.get(place.replica)
         if known is None:
             replica = Replica(
-                place.replica, model.id, place.node, place.devices, place.memory, place.version
+                place.replica,
+                model.id,
+                place.node,
+                place.devices,
+                place.memory,
+                place.version,
+                changed=record.seq,
+                since=record.time,
             )
         else:
             fresh = known.engine is None and known.version != place.version
@@ -245,13 +261,12 @@ def _assign(state: State, model: Model, record: Record, event: ModelAssigned) ->
                 retired=False,
                 phase="assigned" if fresh else known.phase,
                 attempt=0 if fresh else known.attempt,
+                changed=record.seq,
+                since=record.time,
             )
-        replicas = replicas.insert(
-            replica.id, replace(replica, changed=record.seq, since=record.time)
-        )
-    state = replace(state, replicas=replicas)
-    planned = tuple(place.replica for place in event.replicas)
-    retiring = tuple(identity for identity in model.replicas if identity not in planned)
+        placed[replica.id] = replica
+    planned = tuple([place.replica for place in event.replicas])
+    retiring = tuple([identity for identity in model.replicas if identity not in planned])
     model = replace(
         model,
         version=event.version,
@@ -263,7 +278,12 @@ def _assign(state: State, model: Model, record: Record, event: ModelAssigned) ->
         missing=0,
         changed=record.seq,
     )
-    return _retire(_put(state, model), model, record)
+    state = replace(
+        state,
+        replicas=state.replicas.update(placed),
+        models=state.models.insert(model.id, model),
+    )
+    return _retire(state, model, record) if retiring else state
 
 
 def _retire(state: State, model: Model, record: Record) -> State:
@@ -288,42 +308,62 @@ def _remove(state: State, replica: Replica, seq: int) -> State:
     return replace(state, replicas=state.replicas.discard(replica.id), capacity_seq=seq)
 
 
-def _replica(state: State, record: Record, event: ReplicaEvent) -> State:
-    replica = state.replicas.get(record.id)
+def _report(state: State, record: Record, event: ReplicaEvent) -> State:
+    """Most of a log are reports, and nothing can be said against one: they are folded first."""
+    seq, time = record.seq, record.time
+    known = state.replicas.get(record.id)
+    replica = _replica(known, record, event) if known is not None else None
     if replica is None:
-        return state
-    replica = replace(replica, changed=record.seq, since=record.time)
+        return replace(state, seq=seq, time=time)
+    if replica.retired and replica.engine is None:
+        return _remove(replace(state, seq=seq, time=time), replica, seq)
+    replicas = state.replicas.insert(replica.id, replica)
+    return replace(state, seq=seq, time=time, replicas=replicas)
+
+
+def _replica(replica: Replica, record: Record, event: ReplicaEvent) -> Replica | None:
+    """Give a replica after a report on it; None where the report makes no sense."""
+    seq, time = record.seq, record.time
     match event:
+        case AdapterLoaded(name=name, source=source):
+            adapters = {**replica.adapters, name: AdapterStatus(source, loaded=True)}
+            return replace(replica, adapters=adapters, changed=seq, since=time)
+        case AdapterLoadFailed(name=name, source=source, reason=reason):
+            status = AdapterStatus(source, loaded=False, reason=reason)
+            adapters = {**replica.adapters, name: status}
+            return replace(replica, adapters=adapters, changed=seq, since=time)
+        case AdapterUnloaded(name=name):
+            rest = {key: value for key, value in replica.adapters.items() if key != name}
+            return replace(replica, adapters=rest, changed=seq, since=time)
         case EngineStarted():
-            replica = replace(
+            engine = Engine(
+                event.pid, event.created, event.port, event.log_file, event.plan, started=time
+            )
+            return replace(
                 replica,
                 phase="starting",
-                engine=Engine(
-                    event.pid,
-                    event.created,
-                    event.port,
-                    event.log_file,
-                    event.plan,
-                    started=record.time,
-                ),
+                engine=engine,
                 attempt=event.attempt,
                 retry_in=None,
                 adapters={},
+                changed=seq,
+                since=time,
             )
         case EngineReady(engine_version=version):
-            engine = replica.engine
-            if engine is None:
-                return state
-            replica = replace(
+            if replica.engine is None:
+                return None
+            return replace(
                 replica,
                 phase="ready",
-                engine=replace(engine, engine_version=version),
+                engine=replace(replica.engine, engine_version=version),
                 reason="",
                 exit_code=None,
                 log_tail=(),
+                changed=seq,
+                since=time,
             )
         case EngineFailed():
-            replica = replace(
+            return replace(
                 replica,
                 phase="failed",
                 engine=None,
@@ -333,25 +373,22 @@ def _replica(state: State, record: Record, event: ReplicaEvent) -> State:
                 exit_code=event.exit_code,
                 log_tail=event.log_tail,
                 retry_in=event.retry_in,
+                changed=seq,
+                since=time,
             )
         case EngineStopped(reason=reason):
-            replica = replace(
-                replica, phase="stopped", engine=None, adapters={}, reason=reason, attempt=0
+            return replace(
+                replica,
+                phase="stopped",
+                engine=None,
+                adapters={},
+                reason=reason,
+                attempt=0,
+                changed=seq,
+                since=time,
             )
-        case AdapterLoaded(name=name, source=source):
-            status = AdapterStatus(source, loaded=True)
-            replica = replace(replica, adapters={**replica.adapters, name: status})
-        case AdapterLoadFailed(name=name, source=source, reason=reason):
-            status = AdapterStatus(source, loaded=False, reason=reason)
-            replica = replace(replica, adapters={**replica.adapters, name: status})
-        case AdapterUnloaded(name=name):
-            rest = {key: value for key, value in replica.adapters.items() if key != name}
-            replica = replace(replica, adapters=rest)
         case _:
             assert_never(event)
-    if replica.retired and replica.engine is None:
-        return _remove(state, replica, record.seq)
-    return replace(state, replicas=state.replicas.insert(replica.id, replica))
 
 
 def _node(

@@ -21,7 +21,7 @@ VERSION_HEADER = "Nebula-Version"
 _PREAMBLE = b"NATS/1.0\r\n"
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, gc=False):
     """A message of the log, byte for byte as JetStream stores it.
 
     `headers` is NATS's header block, `NATS/1.0` and the closing empty line included; empty where
@@ -35,7 +35,7 @@ class Entry(Struct, frozen=True):
     body: bytes
 
 
-class Malformed(Struct, frozen=True):
+class Malformed(Struct, frozen=True, gc=False):
     """An entry that is no event, and why."""
 
     reason: str
@@ -44,7 +44,7 @@ class Malformed(Struct, frozen=True):
 Content: TypeAlias = Event | Malformed
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, gc=False):
     """An entry of the log, understood.
 
     `seq`: its place, from 1. `time`: when the server stored it, nanoseconds since the epoch.
@@ -159,6 +159,7 @@ def read(
         aggregate, identity, content = decode(subject, payload)
         return Record(seq, time, subject, aggregate, identity, content)
     aggregate, identity, content = decode(subject, payload, headers.get(VERSION_HEADER, "1"))
+    cause, basis = headers.get(CAUSE_HEADER), headers.get(BASIS_HEADER)
     return Record(
         seq,
         time,
@@ -166,19 +167,19 @@ def read(
         aggregate,
         identity,
         content,
-        cause=_earlier(headers.get(CAUSE_HEADER), seq),
-        basis=_earlier(headers.get(BASIS_HEADER), seq),
-        actor=headers.get(ACTOR_HEADER, ""),
+        None if cause is None else _earlier(cause, seq),
+        None if basis is None else _earlier(basis, seq),
+        headers.get(ACTOR_HEADER, ""),
     )
 
 
-def _earlier(text: str | None, seq: int) -> int | None:
+def _earlier(text: str, seq: int) -> int | None:
     """Read the sequence of something that came before: nothing is caused by its own future."""
     number = _sequence(text)
     return number if number is not None and 0 < number < seq else None
 
 
-def _sequence(text: str | None) -> int | None:
-    if text is None or len(text) > 19 or not (text.isascii() and text.isdigit()):
+def _sequence(text: str) -> int | None:
+    if len(text) > 19 or not (text.isascii() and text.isdigit()):
         return None  # 19 digits hold any sequence; int() raises for thousands of them
     return int(text)

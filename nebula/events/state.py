@@ -23,7 +23,7 @@ from nebula.events.vocabulary import (
 Phase: TypeAlias = Literal["assigned", "starting", "ready", "failed", "stopped"]
 
 
-class Engine(Struct, frozen=True):
+class Engine(Struct, frozen=True, gc=False):
     """A spawned engine process, as its node reported it. `version` is the plan's it runs for."""
 
     pid: int
@@ -35,7 +35,7 @@ class Engine(Struct, frozen=True):
     engine_version: str = ""
 
 
-class AdapterStatus(Struct, frozen=True):
+class AdapterStatus(Struct, frozen=True, gc=False):
     """Where one adapter stands on one replica; `reason` says why it is not loaded."""
 
     source: str
@@ -43,7 +43,7 @@ class AdapterStatus(Struct, frozen=True):
     reason: str = ""
 
 
-class Replica(Struct, frozen=True):
+class Replica(Struct, frozen=True, gc=False):
     """One engine's worth of a model, from its assignment until its engine is gone.
 
     `retired` replicas are no longer wanted: they stay while their engine still ends.
@@ -84,7 +84,7 @@ class Replica(Struct, frozen=True):
         return self.phase == "failed" and self.retry_in is None
 
 
-class Launch(Struct, frozen=True):
+class Launch(Struct, frozen=True, gc=False):
     """What an engine is started with: a change of any of it replaces the running engine."""
 
     source: str
@@ -96,7 +96,7 @@ class Launch(Struct, frozen=True):
     env: dict[str, str]
 
 
-class Model(Struct, frozen=True):
+class Model(Struct, frozen=True, gc=False):
     """One model that somebody asked for.
 
     `spec` is what is wanted, `launch` and `assignments` what the last plan made of it.
@@ -132,7 +132,7 @@ class Model(Struct, frozen=True):
         return self.spec.lora if self.spec.lora is not None else bool(self.spec.adapters)
 
 
-class Node(Struct, frozen=True):
+class Node(Struct, frozen=True, gc=False):
     """A machine that offers devices. A `lost` or `draining` one gets no new replicas."""
 
     id: str
@@ -151,7 +151,7 @@ class Node(Struct, frozen=True):
         return not (self.draining or self.lost)
 
 
-class Rejection(Struct, frozen=True):
+class Rejection(Struct, frozen=True, gc=False):
     """An entry that was not acted upon and has not been answered by `EventRejected` yet."""
 
     seq: int
@@ -159,14 +159,14 @@ class Rejection(Struct, frozen=True):
     reason: str
 
 
-class Named(Struct, frozen=True):
+class Named(Struct, frozen=True, gc=False):
     """What a public name stands for: a model, or one of its adapters."""
 
     model: str
     adapter: str = ""
 
 
-class State(Struct, frozen=True):
+class State(Struct, frozen=True, gc=False):
     """The cluster after the event at `seq`.
 
     `models_seq` is the last sequence on any model's subjects: the guard under which decisions are

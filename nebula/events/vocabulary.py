@@ -27,14 +27,14 @@ Scalar: TypeAlias = str | int | float | bool | None
 OptionValue: TypeAlias = Scalar | list[Scalar] | dict[str, object]
 
 
-class Adapter(Struct, frozen=True, forbid_unknown_fields=True):
+class Adapter(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A LoRA adapter: the `name` that requests use, and its folder or hub id."""
 
     name: PublicName
     source: Source
 
 
-class ModelLoadRequested(Struct, frozen=True, forbid_unknown_fields=True):
+class ModelLoadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Somebody wants this model served as described; a repeated request replaces the last one.
 
     `source`: a folder on the nodes or a hub id, as vLLM's `--model` takes it.
@@ -57,34 +57,34 @@ class ModelLoadRequested(Struct, frozen=True, forbid_unknown_fields=True):
     env: dict[str, str] = {}
 
 
-class ModelScaleRequested(Struct, frozen=True, forbid_unknown_fields=True):
+class ModelScaleRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Somebody wants another number of replicas."""
 
     replicas: Replicas
 
 
-class ModelUnloadRequested(Struct, frozen=True, forbid_unknown_fields=True):
+class ModelUnloadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Somebody wants the model gone, its engines ended and its memory back."""
 
 
-class AdapterLoadRequested(Struct, frozen=True, forbid_unknown_fields=True):
+class AdapterLoadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Somebody wants an adapter on every replica of a model that was loaded with LoRA."""
 
     name: PublicName
     source: Source
 
 
-class AdapterUnloadRequested(Struct, frozen=True, forbid_unknown_fields=True):
+class AdapterUnloadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Somebody wants an adapter off every replica of its model."""
 
     name: PublicName
 
 
-class NodeDrainRequested(Struct, frozen=True, forbid_unknown_fields=True):
+class NodeDrainRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Somebody wants no new replicas on this node."""
 
 
-class Assignment(Struct, frozen=True):
+class Assignment(Struct, frozen=True, gc=False):
     """One replica's place: its node, the devices there, and its bytes of each device.
 
     `version` is that of the plan that last changed this place or what runs there: an engine
@@ -98,25 +98,25 @@ class Assignment(Struct, frozen=True):
     version: Count
 
 
-class ModelAssigned(Struct, frozen=True):
+class ModelAssigned(Struct, frozen=True, gc=False):
     """The placement plan: every replica of the model, replacing the plan before it."""
 
     version: Count
     replicas: tuple[Assignment, ...]
 
 
-class ModelUnschedulable(Struct, frozen=True):
+class ModelUnschedulable(Struct, frozen=True, gc=False):
     """`missing` replicas of the model fit nowhere, and why."""
 
     reason: str
     missing: int = 1
 
 
-class ModelUnloaded(Struct, frozen=True):
+class ModelUnloaded(Struct, frozen=True, gc=False):
     """The last engine of an unloaded model has ended; the name is free again."""
 
 
-class EngineStarted(Struct, frozen=True):
+class EngineStarted(Struct, frozen=True, gc=False):
     """A node has spawned an engine for a replica, as the plan of version `plan` wants it.
 
     `created` is the process's start time in seconds since the epoch as its kernel tells it: with
@@ -131,14 +131,14 @@ class EngineStarted(Struct, frozen=True):
     attempt: int = 1
 
 
-class EngineReady(Struct, frozen=True):
+class EngineReady(Struct, frozen=True, gc=False):
     """The engine answers: it has subscribed to its subject and its `/health` is good."""
 
     engine_version: str = ""
     seconds: float = 0.0
 
 
-class EngineFailed(Struct, frozen=True):
+class EngineFailed(Struct, frozen=True, gc=False):
     """An engine ended that should not have, or could not be started.
 
     `exit_code` is None where it can't be known (the process was adopted); negative for a signal.
@@ -152,20 +152,20 @@ class EngineFailed(Struct, frozen=True):
     retry_in: float | None = None
 
 
-class EngineStopped(Struct, frozen=True):
+class EngineStopped(Struct, frozen=True, gc=False):
     """An engine ended because its node ended it, and why."""
 
     reason: str = ""
 
 
-class AdapterLoaded(Struct, frozen=True):
+class AdapterLoaded(Struct, frozen=True, gc=False):
     """An engine has an adapter in place."""
 
     name: str
     source: str
 
 
-class AdapterLoadFailed(Struct, frozen=True):
+class AdapterLoadFailed(Struct, frozen=True, gc=False):
     """An engine refused an adapter, in the engine's own words."""
 
     name: str
@@ -173,13 +173,13 @@ class AdapterLoadFailed(Struct, frozen=True):
     reason: str
 
 
-class AdapterUnloaded(Struct, frozen=True):
+class AdapterUnloaded(Struct, frozen=True, gc=False):
     """An engine has let go of an adapter."""
 
     name: str
 
 
-class Device(Struct, frozen=True):
+class Device(Struct, frozen=True, gc=False):
     """Something that engines run on: a GPU, or the whole of a machine's CPUs. `memory` in bytes."""
 
     index: Count
@@ -188,7 +188,7 @@ class Device(Struct, frozen=True):
     memory: Count
 
 
-class NodeRegistered(Struct, frozen=True):
+class NodeRegistered(Struct, frozen=True, gc=False):
     """A node process has started and offers these devices."""
 
     devices: tuple[Device, ...]
@@ -197,17 +197,17 @@ class NodeRegistered(Struct, frozen=True):
     nebula_version: str = ""
 
 
-class NodeLost(Struct, frozen=True):
+class NodeLost(Struct, frozen=True, gc=False):
     """A node has been silent for too long."""
 
     reason: str = ""
 
 
-class NodeDeregistered(Struct, frozen=True):
+class NodeDeregistered(Struct, frozen=True, gc=False):
     """A node has left for good."""
 
 
-class EventRejected(Struct, frozen=True):
+class EventRejected(Struct, frozen=True, gc=False):
     """The event at the sequence that is this aggregate's id was not acted upon, and why."""
 
     subject: str

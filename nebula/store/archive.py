@@ -21,6 +21,7 @@ FORMAT = 1
 _PREAMBLE = "NATS/1.0\r\n"
 _SEAL = b',"chain":"'
 _TAIL = len(_SEAL) + 64 + len(b'"}')
+_sha256 = hashlib.sha256
 _NO_BODY = msgspec.Raw(b"")
 
 
@@ -89,7 +90,7 @@ class Writer:
         return self._sealed(_encoder.encode(line)[:-1])
 
     def _sealed(self, text: bytes) -> bytes:
-        self._chain = hashlib.sha256(self._chain + text).hexdigest().encode()
+        self._chain = _sha256(self._chain + text).hexdigest().encode()
         return b"%b%b%b%b" % (text, _SEAL, self._chain, b'"}\n')
 
 
@@ -143,18 +144,13 @@ class Reader:
 
     def records(self) -> Iterator[Record]:
         """Give every entry understood, without the way through its bytes."""
-        read = record.read
+        read, time_of, body_of = record.read, self._time, self._body
         for number, line in self._checked():
             if line.headers_base64 is not None:
                 block = self._base64(number, line.headers_base64)
                 line.headers = record.parse_headers(block)
-            yield read(
-                line.seq,
-                self._time(number, line),
-                line.subject,
-                self._body(number, line),
-                line.headers,
-            )
+            time, body = time_of(number, line), body_of(number, line)
+            yield read(line.seq, time, line.subject, body, line.headers)
 
     def _checked(self) -> Iterator[tuple[int, _Line]]:
         expected, last = 1, self.last
@@ -189,8 +185,8 @@ class Reader:
     def _unsealed(self, number: int, raw: bytes, expected: int = 0) -> bytes:
         line = raw.rstrip(b"\r\n")
         text, seal = line[:-_TAIL], line[-_TAIL:]
-        chain = hashlib.sha256(self._chain + text).hexdigest().encode()
-        if seal != b"%b%b%b" % (_SEAL, chain, b'"}'):
+        chain = _sha256(self._chain + text).hexdigest().encode()
+        if seal != _SEAL + chain + b'"}':
             raise BadArchive(f"{self._name}, line {number}: {self._suspect(line, seal, expected)}")
         self._chain = chain
         return text
@@ -257,7 +253,7 @@ def _is_json(body: bytes) -> bool:
     return True
 
 
-_seconds: dict[str, int] = {}
+_minutes: dict[str, int] = {}
 
 
 def _text(time: int) -> str:
@@ -269,10 +265,11 @@ def _nanoseconds(text: str) -> int:
     """Read `2026-11-23T03:00:00.123456789Z`. Raises ValueError."""
     if len(text) != 30 or text[19] != "." or text[29] != "Z":
         raise ValueError(f"{text!r} is not written as 2026-11-23T03:00:00.123456789Z")
-    known = _seconds.get(text[:19])
-    if known is None:
-        if len(_seconds) > 10_000:
-            _seconds.clear()
-        known = int(datetime.fromisoformat(text[:19]).replace(tzinfo=UTC).timestamp()) * 10**9
-        _seconds[text[:19]] = known
-    return known + int(text[20:29])
+    minute, second = text[:17], text[17:19]
+    known = _minutes.get(minute)
+    if known is None or not "00" <= second <= "59":
+        if len(_minutes) > 10_000:
+            _minutes.clear()
+        moment = datetime.fromisoformat(text[:19]).replace(second=0, tzinfo=UTC)
+        known = _minutes[minute] = int(moment.timestamp()) * 10**9
+    return known + int(second) * 10**9 + int(text[20:29])

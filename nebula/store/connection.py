@@ -12,11 +12,15 @@ import nats
 from nats.aio.client import Client
 from nats.errors import NoServersError
 
+from nebula.events.record import parse_headers
+
 log = logging.getLogger(__name__)
 
 Listener = Callable[[], Awaitable[None]]
 RECONNECT_WAIT = 0.25
 """Seconds between two tries to reach a server again."""
+_PLAIN = b"NATS/1.0\r\n"
+"""How a header block begins that carries no status of the server's."""
 
 
 class Headers(dict[str, str]):
@@ -28,12 +32,17 @@ class Headers(dict[str, str]):
 class _Client(Client):
     """nats-py's client, but it keeps what its parsing of headers would lose."""
 
-    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        parsed = await super()._process_headers(headers)
-        if parsed is None:
+    async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
+        if headers is None:
             return None
-        kept = Headers(parsed)
-        kept.block = bytes(headers)
+        block = bytes(headers)
+        if block.startswith(_PLAIN):
+            kept = Headers(parse_headers(block))  # nats-py looks at every character of every key
+        else:
+            kept = Headers(await super()._process_headers(headers) or {})
+        if not kept:
+            return None
+        kept.block = block
         return kept
 
 

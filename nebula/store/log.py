@@ -8,8 +8,9 @@ import contextlib
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
+from typing import Generic, TypeVar
 
 from msgspec import Struct
 from nats.aio.msg import Msg
@@ -20,13 +21,14 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, NotFoundError
 
 from nebula.events import record as records
-from nebula.events.original import original
+from nebula.events.original import ORIGINAL_HEADER, original
 from nebula.events.record import ACTOR_HEADER, BASIS_HEADER, CAUSE_HEADER, Entry, Record
 from nebula.events.vocabulary import Event
 from nebula.store import batch, streams
 from nebula.store.connection import Connection, Headers, Unavailable
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 HEARTBEAT = 2.0
 """Seconds after which a silent server-side consumer says that it still lives."""
@@ -223,18 +225,28 @@ class Log:
 
         Raises LogReplaced.
         """
-        async with contextlib.aclosing(self.follow_entries(after)) as batches:
+        async with contextlib.aclosing(self._follow(after, _record)) as batches:
             async for batch in batches:
-                yield [records.read_entry(entry) for entry in batch]
+                yield batch
 
     async def follow_entries(self, after: int = 0) -> AsyncGenerator[list[Entry], None]:
         """Give every entry after a sequence as it is stored, for ever, in batches.
 
-        Lost connections, restarted servers and dropped messages are noticed (a hole in the
-        consumer's own count, or silence) and mended by asking again from the last entry given.
         Raises LogReplaced.
         """
-        tail = _Tail(self.connection, after)
+        async with contextlib.aclosing(self._follow(after, _entry)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def _follow(
+        self, after: int, read: Callable[[int, int, Msg], T]
+    ) -> AsyncGenerator[list[T], None]:
+        """Lost connections, restarted servers and dropped messages are noticed and mended.
+
+        A hole in the consumer's own count, or silence, tells of them; then the server is asked
+        again for what comes after the last entry given.
+        """
+        tail = _Tail(self.connection, after, read)
         try:
             while True:
                 batch = await tail.next()
@@ -256,12 +268,29 @@ def _guard_headers(guard: Guard) -> dict[str, str]:
     }
 
 
-class _Tail:
+def _entry(seq: int, time: int, message: Msg) -> Entry:
+    headers = message.headers
+    block = headers.block if isinstance(headers, Headers) else b""
+    return original(Entry(seq, time, message.subject, block, message.data))
+
+
+def _record(seq: int, time: int, message: Msg) -> Record:
+    """Read a message without a second look at its headers, unless it was imported."""
+    headers = message.headers
+    if headers and ORIGINAL_HEADER in headers:
+        return records.read_entry(_entry(seq, time, message))
+    return records.read(seq, time, message.subject, message.data, headers)
+
+
+class _Tail(Generic[T]):
     """One reader's place in the log, and the ephemeral consumer that feeds it."""
 
-    def __init__(self, connection: Connection, after: int) -> None:
+    def __init__(
+        self, connection: Connection, after: int, read: Callable[[int, int, Msg], T]
+    ) -> None:
         self._connection = connection
         self._seq = after
+        self._read = read
         self._created: datetime | None = None
         self._delivered = 0
         self._inbox: deque[Msg] = deque()
@@ -274,7 +303,7 @@ class _Tail:
         self._connection.forget(self._mark_stale)
         await self._unsubscribe()
 
-    async def next(self) -> list[Entry]:
+    async def next(self) -> list[T]:
         """Give what has arrived, waiting at most for a heartbeat's time; perhaps nothing."""
         if self._stale:
             await self._restart()
@@ -286,7 +315,7 @@ class _Tail:
             except TimeoutError:
                 self._stale = True
                 return []
-        batch: list[Entry] = []
+        batch: list[T] = []
         while self._inbox and not self._stale:
             message = self._inbox.popleft()
             if message.reply.startswith("$JS.ACK."):
@@ -297,7 +326,7 @@ class _Tail:
                 await self._control(message)
         return batch
 
-    def _take(self, message: Msg) -> Entry | None:
+    def _take(self, message: Msg) -> T | None:
         # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<stream sequence>.
         # <consumer sequence>.<time>.<pending>[.<random>], as of NATS's ADR-15.
         tokens = message.reply.split(".")
@@ -310,9 +339,7 @@ class _Tail:
         if seq <= self._seq:
             return None
         self._seq = seq
-        headers = message.headers
-        block = headers.block if isinstance(headers, Headers) else b""
-        return original(Entry(seq, time, message.subject, block, message.data))
+        return self._read(seq, time, message)
 
     async def _control(self, message: Msg) -> None:
         headers = message.headers or {}

@@ -1,0 +1,342 @@
+"""What a log of a million events costs: folding it, starting from a snapshot of it, holding it.
+
+Needs nothing that runs. Makes a log of a cluster that loads, scales, fails, heals and unloads for
+years, stores it as a file and in a nats-server as `nebula up` starts it, then measures all ways to
+get at its state in turns, round after round. Prints a table of medians with their spread, and of
+ratios.
+"""
+
+import argparse
+import asyncio
+import gc
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+import urllib.request
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from nebula.actors.placement import decide
+from nebula.actors.projection import Projection
+from nebula.events import record, snapshot
+from nebula.events.evolve import evolve
+from nebula.events.memory import GIB
+from nebula.events.record import Entry
+from nebula.events.state import EMPTY, State
+from nebula.events.vocabulary import (
+    Adapter,
+    AdapterLoaded,
+    AdapterLoadRequested,
+    AdapterUnloaded,
+    AdapterUnloadRequested,
+    Device,
+    EngineFailed,
+    EngineReady,
+    EngineStarted,
+    EngineStopped,
+    Event,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeRegistered,
+)
+from nebula.history.replay import Replay
+from nebula.store import batch
+from nebula.store.archive import Reader, write
+from nebula.store.connection import Connection
+from nebula.store.log import Log
+from nebula.store.server import EmbeddedServer
+from nebula.store.snapshots import Snapshots
+
+NODES, MODELS = 16, 60
+START = 1_700_000_000 * 10**9
+
+
+class History:
+    """The log so far, and the state that it folds to: decisions are the router's own."""
+
+    def __init__(self) -> None:
+        self.state: State = EMPTY
+        self.entries: list[Entry] = []
+
+    def append(self, identity: str, event: Event, cause: int = 0, basis: int = 0) -> int:
+        """Append one event with the headers that an actor writes."""
+        seq = self.state.seq + 1
+        headers = {"Nats-Msg-Id": f"{seq:032x}", **record.headers_for(event)}
+        headers[record.ACTOR_HEADER] = "router 0" if basis else "node n0"
+        if cause:
+            headers[record.CAUSE_HEADER] = str(cause)
+        if basis:
+            headers[record.BASIS_HEADER] = str(basis)
+        lines = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
+        subject = record.subject_of(identity, event)
+        body = record.encode(event)
+        block = f"NATS/1.0\r\n{lines}\r\n".encode()
+        entry = Entry(seq, START + seq * 10**9, subject, block, body)
+        self.entries.append(entry)
+        self.state = evolve(self.state, record.read_entry(entry))
+        return seq
+
+    def settle(self) -> None:
+        """Let a router decide, and nodes do what it wants."""
+        while decisions := decide(self.state):
+            basis = self.state.seq
+            for each in decisions:
+                self.append(each.id, each.event, each.cause, basis)
+
+    def start(self, replica: str, attempt: int = 1) -> None:
+        """Start an engine."""
+        plan = self.state.replicas[replica].version
+        pid = 1000 + self.state.seq % 30000
+        path = f"/srv/nebula/logs/{replica}.log"
+        cause = self.append(replica, EngineStarted(pid, 1.7e9, 40000, path, plan, attempt))
+        self.append(replica, EngineReady("0.12.0", 21.5), cause)
+
+
+def history(length: int) -> list[Entry]:
+    """Make a log of so many events."""
+    past = History()
+    for number in range(NODES):
+        devices = tuple(Device(index, "gpu", "H100 80GB", 80 * GIB) for index in range(8))
+        past.append(f"n{number}", NodeRegistered(devices, f"gpu-{number}", {"zone": "a"}, "0.1.0"))
+    turn = 0
+    while past.state.seq < length:
+        model = f"model-{turn % MODELS}"
+        turn += 1
+        if model in past.state.models:
+            _live(past, model)
+            if turn % 7 == 0:
+                _unload(past, model)
+        else:
+            source = f"organisation/{model}-instruct"
+            adapters = (Adapter(f"{model}-sql", "/srv/adapters/sql"),)
+            event = ModelLoadRequested(
+                source, replicas=3, adapters=adapters, memory="12GiB", options={"seed": 1}
+            )
+            past.append(model, event)
+            past.settle()
+            for replica in past.state.models[model].replicas:
+                past.start(replica)
+                past.append(replica, AdapterLoaded(f"{model}-sql", "/srv/adapters/sql"))
+    return past.entries[:length]
+
+
+def _live(past: History, model: str) -> None:
+    """Scale it up and down, let an engine fail and an adapter come and go."""
+    before = set(past.state.models[model].replicas)
+    past.append(model, ModelScaleRequested(4))
+    past.settle()
+    for replica in sorted(set(past.state.models[model].replicas) - before):
+        past.start(replica)
+    name = f"{model}-poet"
+    past.append(model, AdapterLoadRequested(name, "/srv/adapters/poet"))
+    for replica in sorted(past.state.models[model].replicas):
+        past.append(replica, AdapterLoaded(name, "/srv/adapters/poet"))
+    first = sorted(past.state.models[model].replicas)[0]
+    tail = ("Traceback (most recent call last):", "torch.OutOfMemoryError: CUDA out of memory")
+    past.append(first, EngineFailed(tail[1], 1, tail, 1, 2.0))
+    past.start(first, 2)
+    past.append(model, AdapterUnloadRequested(name))
+    for replica in sorted(past.state.models[model].replicas):
+        past.append(replica, AdapterUnloaded(name))
+    past.append(model, ModelScaleRequested(3))
+    past.settle()
+    for replica in sorted(past.state.models[model].replicas):
+        if past.state.replicas[replica].retired:
+            past.append(replica, EngineStopped("the model was scaled down"))
+
+
+def _unload(past: History, model: str) -> None:
+    past.append(model, ModelUnloadRequested())
+    for replica in sorted(past.state.models[model].replicas):
+        past.append(replica, EngineStopped("the model is unloaded"))
+    past.settle()
+
+
+def from_file(path: Path) -> State:
+    """Fold an exported file, chain and all."""
+    state = EMPTY
+    with path.open("rb") as file:
+        for each in Reader(file, path.name).records():
+            state = evolve(state, each)
+    return state
+
+
+def checked(path: Path) -> State:
+    """Replay an exported file: every decision made again and compared."""
+    replay = Replay()
+    with path.open("rb") as file:
+        for each in Reader(file, path.name).records():
+            replay.take(each)
+    if replay.end() or replay.differences:
+        raise SystemExit(f"a decision came out otherwise: {replay.differences[:1]}")
+    return replay.state
+
+
+async def projected(url: str, *, restore: bool) -> State:
+    """Do what every actor does first: connect, and fold what the log holds."""
+    connection = await Connection(url, "benchmark").open(patience=10)
+    try:
+        projection = Projection(Log(connection))
+        if restore:
+            await projection.restore()
+        following = asyncio.create_task(projection.run())
+        await projection.caught_up()
+        following.cancel()
+        await asyncio.wait([following])
+        return projection.state
+    finally:
+        await connection.close()
+
+
+def gateway(url: str, port: int) -> float:
+    """Give the seconds from the start of a gateway's process until it is ready."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "nebula.cli.main", "gateway", "--nats", url]
+    process = subprocess.Popen(
+        [*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5):
+                    return time.perf_counter() - began
+            except OSError:
+                if process.poll() is not None:
+                    raise SystemExit("the gateway ended") from None
+                time.sleep(0.01)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def fill(url: str, entries: list[Entry]) -> None:
+    """Store a log as routers and nodes would, a thousand entries at a time."""
+    connection = await Connection(url, "benchmark").open(patience=10)
+    await Log(connection).open(patience=10)
+    coming = iter(entries)
+    while chunk := list(islice(coming, 1000)):
+        messages = [(each.subject, each.body, record.parse_headers(each.headers)) for each in chunk]
+        guard = {"Nats-Expected-Last-Sequence": str(chunk[0].seq - 1)}
+        await batch.publish(connection.client, messages, guard=guard)
+    await connection.close()
+
+
+async def keep(url: str, state: State) -> None:
+    """Store a snapshot."""
+    connection = await Connection(url, "benchmark").open(patience=10)
+    await Snapshots(Log(connection)).put(state)
+    await connection.close()
+
+
+def size_of(state: State) -> tuple[int, int]:
+    """Give the bytes of a state in memory and of its snapshot."""
+    data = snapshot.dump(state)
+    gc.collect()
+    tracemalloc.start()
+    held = snapshot.load(data)
+    gc.collect()
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return size if held else 0, len(data)
+
+
+def without_times(state: State) -> object:
+    """Give what must be equal whichever way a log is read: a server gives entries its own times."""
+    return state.seq, {each.id: each.assignments for each in state.models.values()}
+
+
+def timed(work: Callable[[], State], expected: object) -> float:
+    """Give the seconds that something takes, which must come to the expected state."""
+    gc.collect()
+    began = time.perf_counter()
+    state = work()
+    seconds = time.perf_counter() - began
+    if without_times(state) != expected:
+        raise SystemExit("the ways come to different states")
+    return seconds
+
+
+def spread(values: list[float], form: str) -> str:
+    """Write a median and its spread."""
+    low, high = min(values), max(values)
+    return f"{statistics.median(values):{form}} ({low:{form}} to {high:{form}})"
+
+
+def rounds(folder: Path, entries: list[Entry], count: int, port: int) -> Iterator[str]:
+    """Measure, and give the lines to print."""
+    path = folder / "log.jsonl"
+    path.write_bytes(b"".join(write(entries, len(entries))))
+    length = len(entries)
+    state = from_file(path)
+    expected = without_times(state)
+    yield f"{length:,} events; {path.stat().st_size / length:.0f} bytes each in the file"
+    held, stored = size_of(state)
+    yield (
+        f"state: {len(state.models)} models, {len(state.replicas)} replicas, {len(state.nodes)} "
+        f"nodes: {held / 2**20:.2f} MiB in memory, {stored / 2**20:.2f} MiB as a snapshot"
+    )
+    loop = asyncio.new_event_loop()
+    server = EmbeddedServer(folder / "nats", port)
+    loop.run_until_complete(server.start())
+    try:
+        began = time.perf_counter()
+        loop.run_until_complete(fill(server.url, entries))
+        yield f"stored in JetStream at {length / (time.perf_counter() - began):,.0f} events/s"
+        entries.clear()
+        ways: dict[str, Callable[[], State]] = {
+            "file": lambda: from_file(path),
+            "file, every decision checked": lambda: checked(path),
+            "JetStream": lambda: loop.run_until_complete(projected(server.url, restore=False)),
+            "JetStream, from a snapshot": lambda: loop.run_until_complete(
+                projected(server.url, restore=True)
+            ),
+        }
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        starts: dict[bool, list[float]] = {False: [], True: []}
+        for turn in range(count):
+            for way, work in ways.items():
+                if "snapshot" in way and turn == 0:
+                    starts[False].append(gateway(server.url, port + 1))
+                    folded = loop.run_until_complete(projected(server.url, restore=False))
+                    loop.run_until_complete(keep(server.url, folded))
+                seconds[way].append(timed(work, expected))
+            starts[True].append(gateway(server.url, port + 1))
+        yield ""
+        yield "| way | seconds | events/s |"
+        yield "| --- | --- | --- |"
+        for way, took in seconds.items():
+            speed = spread([length / each for each in took], ",.0f")
+            yield f"| {way} | {spread(took, '.2f')} | {'' if 'snapshot' in way else speed} |"
+        for restored, took in starts.items():
+            word = "a snapshot" if restored else "zero"
+            yield f"| a gateway's process until ready, from {word} | {spread(took, '.2f')} | |"
+        pairs = zip(seconds["JetStream"], seconds["JetStream, from a snapshot"], strict=True)
+        yield ""
+        yield f"from zero / from a snapshot: {spread([a / b for a, b in pairs], '.0f')} times"
+    finally:
+        loop.run_until_complete(server.stop())
+        loop.close()
+
+
+def main() -> None:
+    """Make the log and measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--port", type=int, default=14222)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        entries = history(given.events)
+        print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}")
+        for line in rounds(Path(folder), entries, given.rounds, given.port):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
