@@ -97,6 +97,12 @@ class Cluster:
         for name in ("nats", "router", "node", "gateway"):
             self.start(name)
 
+    def fork(self, log: Path, *arguments: str) -> None:
+        """Run `nebula fork` of an exported log."""
+        line = ["fork", str(log), "--folder", str(self.folder / "fork"), "--port", str(self.port)]
+        line += ["--nats-port", str(self.nats_port), *arguments]
+        self._run("fork", [sys.executable, "-m", "nebula.cli.main", *line])
+
     def again(self, name: str) -> None:
         """Run a process that has ended once more, as it ran before."""
         self._run(name, self._lines[name])
