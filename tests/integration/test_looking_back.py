@@ -331,4 +331,4 @@ async def test_a_followed_log_gives_what_was_and_then_what_comes_each_once_until
         assert await process.stdout.read() == b""
         assert await process.wait() == 130
     assert seen == await seqs(cluster, "chat", "--type", "ModelScaleRequested")
-    assert len(after) == len(before) + 2
+    assert len(seen) == len(before) + 2
