@@ -59,25 +59,29 @@ class Exchange:
         async with asyncio.timeout(timeout):
             return await self._pieces.get()
 
-    def arrive(self, piece: Piece) -> None:
-        """Take a piece from NATS: in order, from one replica, without gaps."""
+    def arrive(self, piece: Piece) -> bool:
+        """Take a piece from NATS: in order, from one replica, without gaps.
+
+        False where the answer ends here although the engine goes on.
+        """
         if self.done or (piece.replica and self.replica not in ("", piece.replica)):
-            return
+            return True
         if piece.replica:
             self.replica = piece.replica
-        if piece.chunk < 0 and not piece.failure:
-            return
         if piece.chunk < self._next and not piece.failure:
-            return
+            return True
+        broken = ""
         if piece.chunk > self._next and not piece.failure:
-            piece = Piece(piece.chunk, end=True, failure=GAP)
+            broken = GAP
         elif self._pieces.qsize() >= MAX_WAITING_PIECES:
-            piece = Piece(piece.chunk, end=True, failure=TOO_SLOW)
+            broken = TOO_SLOW
+        if broken:
+            piece = Piece(piece.chunk, end=True, failure=broken)
         self._next = piece.chunk + 1
         self._pieces.put_nowait(piece)
         if piece.end:
-            self.done = True
-            self._forget(self.request.id)
+            self.leave()
+        return not broken
 
     def fail(self, failure: str) -> None:
         """End the answer here, for a reason that no piece will tell."""
@@ -204,12 +208,13 @@ class Gateway(Actor):
         if exchange.done:
             return
         exchange.leave()
+        await self._cancel(exchange.request)
+
+    async def _cancel(self, request: Request) -> None:
         try:
-            await self.connection.client.publish(
-                subjects.cancel(exchange.request.model, exchange.request.id)
-            )
+            await self.connection.client.publish(subjects.cancel(request.model, request.id))
         except NatsError as error:
-            log.warning("could not cancel %s: %r", exchange.request.id, error)
+            log.warning("could not cancel %s: %r", request.id, error)
 
     def _leave(self, identity: str) -> None:
         self._exchanges.pop(identity, None)
@@ -219,8 +224,8 @@ class Gateway(Actor):
         if exchange is None:
             return
         piece = inference.read_piece(message.headers, message.data)
-        if piece is not None:
-            exchange.arrive(piece)
+        if piece is not None and not exchange.arrive(piece):
+            await self._cancel(exchange.request)
 
     async def _on_waiting(self, message: Msg) -> None:
         """Tell an engine that asks when nobody waits for a request any more."""

@@ -21,6 +21,7 @@ class Projection:
         self.log = log
         self.state: State = EMPTY
         self._changed = asyncio.Event()
+        self._ended: Exception | None = None
 
     async def restore(self) -> None:
         """Begin with the newest snapshot instead of an empty state. Without a good one, don't."""
@@ -34,6 +35,14 @@ class Projection:
 
     async def run(self) -> None:
         """Follow the log for ever. Raises LogReplaced when it is not the same log any more."""
+        try:
+            await self._follow()
+        except Exception as error:
+            self._ended = error
+            self._changed.set()
+            raise
+
+    async def _follow(self) -> None:
         async for batch in self.log.follow(self.state.seq):
             state = self.state
             for record in batch:
@@ -51,12 +60,17 @@ class Projection:
         return self._changed.wait()
 
     async def until(self, predicate: Callable[[State], bool], timeout: float | None = None) -> bool:
-        """Wait until the state satisfies `predicate`; False when `timeout` seconds were too few."""
+        """Wait until the state satisfies `predicate`; False when `timeout` seconds were too few.
+
+        Raises what ended `run`: nothing changes any more then.
+        """
         if predicate(self.state):
             return True
         try:
             async with asyncio.timeout(timeout):
                 while not predicate(self.state):
+                    if self._ended is not None:
+                        raise self._ended
                     await self.changed()
         except TimeoutError:
             return False

@@ -14,7 +14,7 @@ async def test_a_client_that_stops_reading_is_given_up_and_holds_nobody_up(
     cluster: Cluster,
 ) -> None:
     await cluster.ready()
-    await cluster.load("chat", options={"simulate-tokens": 300_000})
+    await cluster.load("chat", options={"simulate-tokens": 3_000_000})
     body = chat("chat", stream=True)
     async with cluster.http() as http, http.stream("POST", CHAT, json=body) as answer:
         assert answer.status_code == 200  # and now it does not read

@@ -104,6 +104,13 @@ async def test_a_client_that_reads_too_slowly_gets_a_bounded_queue_and_then_a_fa
     assert (pieces[-1].failure, pieces[-1].end) == (TOO_SLOW, True)
 
 
+@pytest.mark.parametrize(
+    ("last", "wanted"), [(END, True), (Piece(3, b"d"), False), (HEAD, True)], ids=str
+)
+async def test_it_says_when_the_engine_goes_on_for_nobody(last: Piece, wanted: bool) -> None:
+    assert Client(HEAD, MIDDLE).exchange.arrive(last) is wanted
+
+
 async def test_a_client_that_keeps_up_may_read_any_number_of_pieces() -> None:
     client = Client()
     for number in range(MAX_WAITING_PIECES * 2):
