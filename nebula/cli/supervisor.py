@@ -55,7 +55,8 @@ class Supervisor:
                 continue
             child.send_signal(signal.SIGTERM)
             try:
-                await asyncio.wait_for(child.wait(), patience)
+                async with asyncio.timeout(patience):
+                    await child.wait()
             except TimeoutError:
                 log.warning("%s did not end in %.0f s: killing it", name, patience)
                 child.kill()

@@ -6,16 +6,18 @@ It must not know what is sent over it.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import nats
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import NoServersError
 
 from nebula.events.record import parse_headers
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Listener = Callable[[], Awaitable[None]]
 RECONNECT_WAIT = 0.25
 """Seconds between two tries to reach a server again."""
@@ -30,7 +32,17 @@ class Headers(dict[str, str]):
 
 
 class _Client(Client):
-    """nats-py's client, but it keeps what its parsing of headers would lose."""
+    """nats-py's client, but it loses neither a header block's bytes nor a cancellation."""
+
+    async def request(self, *args: Any, **options: Any) -> Msg:
+        return await _or_cancelled(super().request(*args, **options))
+
+    async def flush(self, *args: Any, **options: Any) -> None:
+        await _or_cancelled(super().flush(*args, **options))
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        flushing = super()._flush_pending(force_flush)
+        return await (_or_cancelled(flushing) if force_flush else flushing)
 
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
         if headers is None:
@@ -44,6 +56,22 @@ class _Client(Client):
             return None
         kept.block = block
         return kept
+
+
+async def _or_cancelled(answer: Awaitable[T]) -> T:
+    """Give the answer or raise its error, unless the task was cancelled while it waited.
+
+    Before Python 3.12 `asyncio.wait_for`, which nats-py waits with, drops a cancellation that comes
+    in the same turn of the event loop as the answer, and whoever waits for the task waits for ever.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    try:
+        return await answer
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 class Unavailable(Exception):
@@ -126,7 +154,8 @@ class Connection:
         """Send what is pending, then disconnect. Never raises."""
         if self.client.is_connected:
             try:
-                await asyncio.wait_for(self.client.flush(), 2)
+                async with asyncio.timeout(2):
+                    await self.client.flush()
             except (nats.errors.Error, TimeoutError, OSError):
                 log.debug("%s: could not flush before closing", self.name)
         try:

@@ -107,7 +107,8 @@ class EmbeddedServer:
             return
         process.send_signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), 10)
+            async with asyncio.timeout(10):
+                await process.wait()
         except TimeoutError:
             log.warning("nats-server did not end in 10 s: killing it")
             os.kill(process.pid, signal.SIGKILL)

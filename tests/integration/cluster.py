@@ -150,7 +150,10 @@ class Cluster:
 
     def ended(self, name: str, patience: float = PATIENCE) -> int:
         """Wait for a process to end by itself, and give its exit code."""
-        return self._processes[name].wait(patience)
+        try:
+            return self._processes[name].wait(patience)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{name} has not ended: {self.output(name)}") from None
 
     def output(self, name: str) -> str:
         """Give what a process has written."""

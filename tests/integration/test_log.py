@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import DeliverPolicy, PubAck
 from nats.js.errors import APIError
@@ -102,6 +103,38 @@ async def reading(log: Log, after: int = 0) -> AsyncIterator[Reader]:
         yield reader
     finally:
         await reader.close()
+
+
+# The connection
+
+
+async def test_a_task_that_is_cancelled_as_its_answer_comes_ends(connection: Connection) -> None:
+    client = connection.client
+    await client.subscribe("question")  # nobody answers but the test
+    asking = asyncio.create_task(client.request("question", timeout=PATIENCE))
+    while not client._resp_map:
+        await asyncio.sleep(0)
+    (answer,) = client._resp_map.values()
+    asking.cancel()
+    answer.set_result(Msg(client))
+    await asyncio.wait((asking,), timeout=PATIENCE)
+    assert asking.cancelled()
+
+
+async def test_a_task_that_was_cancelled_before_may_still_ask(connection: Connection) -> None:
+    async def ends() -> int:
+        try:
+            return await asyncio.Event().wait()
+        finally:
+            await connection.client.flush()
+            flushed.set()
+
+    flushed = asyncio.Event()
+    ending = asyncio.create_task(ends())
+    await asyncio.sleep(0)
+    ending.cancel()
+    await asyncio.wait((ending,), timeout=PATIENCE)
+    assert ending.cancelled() and flushed.is_set()
 
 
 # Appending
