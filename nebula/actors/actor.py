@@ -12,7 +12,7 @@ from typing import Any
 
 from nebula.actors.projection import Projection
 from nebula.store.connection import Connection, Unavailable
-from nebula.store.log import Log
+from nebula.store.log import Log, LogReplaced
 from nebula.store.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,11 @@ class Actor:
         """Ask the actor to end; `run` returns when it has."""
         self._stopping.set()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the actor is to end, or ends."""
+        return self._stopping.is_set()
+
     async def run(self) -> None:
         """Live until `stop` is called. Raises what makes going on impossible."""
         stopping = asyncio.create_task(self._stopping.wait(), name="wait for stop")
@@ -63,6 +68,7 @@ class Actor:
                 if task is not None and task.done():
                     task.result()
         finally:
+            self.stop()
             await self.end()
             await cancel([following, stopping, *([working] if working else []), *self._tasks])
 
@@ -109,8 +115,9 @@ class Actor:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("%s failed", task.get_name(), exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, LogReplaced):  # that one ends `run` as well
+            log.error("%s failed", task.get_name(), exc_info=error)
 
     async def _caught_up(self, following: asyncio.Task[None], stopping: asyncio.Task[bool]) -> bool:
         while not following.done() and not stopping.done():
@@ -128,14 +135,8 @@ class Actor:
 
 
 async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and wait until they have ended.
-
-    Again every second: before Python 3.12 `asyncio.wait_for`, which nats-py uses, swallows a
-    cancellation that comes together with what it waits for.
-    """
-    left = tasks = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=1)
+    """Cancel tasks and wait until they have ended."""
+    tasks = set(tasks)
+    for task in tasks:
+        task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -8,9 +8,9 @@ and ends those that are not.
 import asyncio
 import contextlib
 import logging
-import math
 import os
 import socket
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,6 +53,7 @@ from nebula.events.vocabulary import (
     NodeRegistered,
 )
 from nebula.store.connection import Connection, Unavailable
+from nebula.store.log import LogReplaced
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,9 @@ REASON_LINES = 400
 """Where vLLM says why it failed may be this far above its last line."""
 
 MAX_LOG_FILE = 64 * 1024 * 1024
+
+LAST_TRY = 3.0
+"""Seconds that a node which is to end gives the log to take what its engines did last."""
 
 
 class NodeSettings(Struct, frozen=True):
@@ -123,7 +127,6 @@ class Node(Actor):
         self._retry_at: dict[str, float] = {}
         self._adapting: set[str] = set()
         self._wake = asyncio.Event()
-        self._ending = False
 
     @property
     def _site(self) -> Site:
@@ -159,13 +162,14 @@ class Node(Actor):
                     timeout=self._until_retry(),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
+                if changed.done():
+                    changed.result()
             finally:
                 changed.cancel()
                 woken.cancel()
 
     async def end(self) -> None:
         """End every engine, or leave them to the next node process if told so."""
-        self._ending = True
         if self.settings.leave_engines:
             for engine in self._engines.values():
                 if engine.life is not None:
@@ -342,17 +346,27 @@ class Node(Actor):
             await processes.end_group(group, grace=5)
 
     async def _tell(self, identity: str, event: Event, cause: int | None) -> int:
-        """Append a fact however long it takes, and fold it: what happened must not get lost."""
-        while True:
+        """Append a fact however long it takes, and fold it: what happened must not get lost.
+
+        Gives 0 where the node had to end before it could.
+        """
+        message_id = uuid.uuid4().hex
+        while not self.projection.ended:
             try:
                 seq = await self.log.append(
-                    identity, event, cause=cause, patience=3 if self._ending else math.inf
+                    identity, event, cause=cause, message_id=message_id, patience=LAST_TRY
                 )
+                while not await self.projection.reached(seq, timeout=LAST_TRY):
+                    if self.stopping:
+                        break
+                return seq
+            except LogReplaced:
+                break
             except Unavailable:
-                log.warning("could not tell that %s: %s", identity, type(event).__name__)
-                return 0
-            await self.projection.reached(seq, timeout=3 if self._ending else None)
-            return seq
+                if self.stopping:
+                    break
+        log.warning("could not tell that %s: %s", identity, type(event).__name__)
+        return 0
 
     async def _beat(self) -> None:
         while True:

@@ -23,6 +23,11 @@ class Projection:
         self._changed = asyncio.Event()
         self._ended: Exception | None = None
 
+    @property
+    def ended(self) -> bool:
+        """Whether the log turned out to be another one: nothing changes here any more."""
+        return self._ended is not None
+
     async def restore(self) -> None:
         """Begin with the newest snapshot instead of an empty state. Without a good one, don't."""
         try:
@@ -54,23 +59,26 @@ class Projection:
     def changed(self) -> Coroutine[Any, Any, object]:
         """Give what to await for the next entries to be folded, counted from this very call.
 
-        No coroutine function: one that runs as a task would begin to wait only later, and miss
-        what is folded before it does.
+        It raises what ended `run`: nothing changes any more then. No coroutine function: one that
+        runs as a task would begin to wait only later, and miss what is folded before it does.
         """
-        return self._changed.wait()
+        return self._next(self._changed)
+
+    async def _next(self, changed: asyncio.Event) -> None:
+        await changed.wait()
+        if self._ended is not None:
+            raise self._ended
 
     async def until(self, predicate: Callable[[State], bool], timeout: float | None = None) -> bool:
         """Wait until the state satisfies `predicate`; False when `timeout` seconds were too few.
 
-        Raises what ended `run`: nothing changes any more then.
+        Raises what ended `run`.
         """
         if predicate(self.state):
             return True
         try:
             async with asyncio.timeout(timeout):
                 while not predicate(self.state):
-                    if self._ended is not None:
-                        raise self._ended
                     await self.changed()
         except TimeoutError:
             return False

@@ -23,6 +23,7 @@ from nebula.http.errors import ApiError, field_at_fault, unavailable
 from nebula.http.openai import Limits, read_body
 from nebula.http.views import ModelView, model_view
 from nebula.store.connection import Unavailable
+from nebula.store.log import LogReplaced
 
 E = TypeVar("E", bound=Event)
 
@@ -67,7 +68,7 @@ async def _submit(
         param = field if field.isidentifier() else None
         status = 409 if "is already" in str(error) else 400
         raise ApiError(status, str(error), param=param, code="refused") from error
-    except Unavailable as error:
+    except (Unavailable, LogReplaced) as error:
         raise unavailable(str(error)) from error
     state = gateway.projection.state
     model = state.models.get(identity)

@@ -18,6 +18,7 @@ from nebula.events import inference
 from nebula.events.inference import Piece, Request
 from nebula.events.state import Named
 from nebula.http.errors import ApiError, unavailable
+from nebula.store.log import LogReplaced
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ class Relay:
             await self._relay(head, send)
         except ApiError as error:
             await self._fail(error, send)
+        except LogReplaced as error:
+            await self._fail(unavailable(str(error)), send)
 
     async def _head(self) -> Piece:
         """Get the first piece of an answer, trying again while no replica takes the request."""

@@ -110,10 +110,14 @@ async def reading(log: Log, after: int = 0) -> AsyncIterator[Reader]:
 
 async def test_a_task_that_is_cancelled_as_its_answer_comes_ends(connection: Connection) -> None:
     client = connection.client
-    await client.subscribe("question")  # nobody answers but the test
+    asked = asyncio.Event()
+
+    async def arrive(message: Msg) -> None:
+        asked.set()
+
+    await client.subscribe("question", cb=arrive)
     asking = asyncio.create_task(client.request("question", timeout=PATIENCE))
-    while not client._resp_map:
-        await asyncio.sleep(0)
+    await asyncio.wait_for(asked.wait(), PATIENCE)
     (answer,) = client._resp_map.values()
     asking.cancel()
     answer.set_result(Msg(client))
@@ -134,7 +138,8 @@ async def test_a_task_that_was_cancelled_before_may_still_ask(connection: Connec
     await asyncio.sleep(0)
     ending.cancel()
     await asyncio.wait((ending,), timeout=PATIENCE)
-    assert ending.cancelled() and flushed.is_set()
+    assert ending.cancelled()
+    assert flushed.is_set()
 
 
 # Appending
