@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from nebula.events.vocabulary import EngineFailed
+from nebula.events.vocabulary import EngineFailed, EngineStarted
 from tests.integration.asking import CHAT, chat, error, events, said, text_of
 from tests.integration.cluster import Cluster
 
@@ -69,6 +69,8 @@ async def test_who_finds_another_log_than_the_one_it_has_read_ends_instead_of_go
     own_cluster.start_all()
     await own_cluster.ready()
     await own_cluster.load("chat")
+    await own_cluster.load("slow", options={"simulate-start": 30}, stands="loading")
+    await own_cluster.logged(EngineStarted, "slow-0")
     own_cluster.kill("nats")
     shutil.rmtree(own_cluster.folder / "jetstream")
     own_cluster.again("nats")
