@@ -34,6 +34,9 @@ class Headers(dict[str, str]):
 class _Client(Client):
     """nats-py's client, but it loses neither a header block's bytes nor a cancellation."""
 
+    async def connect(self, *args: Any, **options: Any) -> None:
+        await _or_cancelled(super().connect(*args, **options))
+
     async def request(self, *args: Any, **options: Any) -> Msg:
         return await _or_cancelled(super().request(*args, **options))
 

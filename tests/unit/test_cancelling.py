@@ -32,25 +32,6 @@ async def test_a_reader_is_cancelled_also_in_the_moment_in_which_something_arriv
     assert following.cancelled()
 
 
-@pytest.mark.parametrize("turns", range(6))
-async def test_a_cancellation_that_is_swallowed_is_repeated(turns: int) -> None:
-    arrived = asyncio.Event()
-
-    async def swallows() -> None:
-        while True:
-            await asyncio.wait_for(arrived.wait(), 60)
-            arrived.clear()
-
-    task = asyncio.create_task(swallows())
-    await asyncio.sleep(0.01)
-    arrived.set()
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    async with asyncio.timeout(5):
-        await cancel([task])
-    assert task.cancelled()
-
-
 async def test_tasks_that_have_ended_or_fail_while_they_end_are_no_trouble() -> None:
     async def fails() -> None:
         try:
