@@ -223,18 +223,27 @@ class Cluster:
         )
 
     async def ready(self, port: int | None = None) -> None:
-        """Wait until the gateway is ready; its process must not end meanwhile."""
+        """Wait until the gateway is ready and knows a node, where one was started.
+
+        No process may end meanwhile.
+        """
+        node = any(
+            name.startswith(("up", "node")) and "--no-node" not in line
+            for name, line in self._lines.items()
+        )
 
         async def answers() -> bool:
             ended = {n: p.returncode for n, p in self._processes.items() if p.poll() is not None}
             assert not ended, f"{ended}\n{self.last_words()}"
             try:
-                return (await http.get("/ready")).status_code == 200
+                if (await http.get("/ready")).status_code != 200:
+                    return False
+                return not node or bool((await http.get("/admin/nodes")).json())
             except httpx.HTTPError:
                 return False
 
         async with self.http(port) as http:
-            await self.poll(answers, "the gateway is ready")
+            await self.poll(answers, "the gateway is ready and knows a node")
 
     async def load(self, identity: str, *, stands: str = "ready", **fields: Any) -> None:
         """Load a model over HTTP and wait until it stands so; "" waits for nothing."""
