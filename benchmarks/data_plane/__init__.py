@@ -1,0 +1,1 @@
+"""What the data plane costs and carries, beside the engine alone and beside other gateways."""

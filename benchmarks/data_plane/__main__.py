@@ -1,0 +1,175 @@
+"""The engine directly, through Nebula and through other gateways, in turns in one run.
+
+`python -m benchmarks.data_plane` from the repository's root. Everything is started here with
+simulated engines, one for each way, and ended with the run. Prints medians, and the ratios of each
+round with their spread. Needs wrk; other gateways are installed from PyPI, each in its own venv.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+import httpx
+
+from nebula.store import server
+
+from . import competitors, report, works
+from .processes import Failed
+from .ways import REPOSITORY, Serving, Stage, start
+from .works import Measured, Work
+
+SETTLING = 0.3  # seconds after a load, in which answers that nobody waits for any more end
+
+
+def measure_stage(
+    chosen: Sequence[Work], names: Sequence[str], stage: Stage, options: argparse.Namespace
+) -> list[report.Row]:
+    """Measure all works that one kind of engine does. What fails is left out with its reason."""
+    rows = [report.Row(work, name, [], []) for work in chosen for name in names]
+    with contextlib.ExitStack() as everything:
+        ways: dict[str, Serving] = {}
+        for number, name in enumerate(names):
+            folder = stage.folder / f"{number}-{name.partition('@')[0]}"
+            try:
+                ways[name] = everything.enter_context(start(name, stage._replace(folder=folder)))
+            except (Failed, OSError, httpx.HTTPError) as error:
+                _fail([row for row in rows if row.way == name], error)
+        rows = [row for row in rows if row.way in ways or row.reasons]
+        for row in rows:
+            if row.way in ways:
+                _measure(row, ways[row.way], 1.0, stage.folder, "warming up")
+        for number in range(options.rounds):
+            # The order turns about, so that none is always the one after the heaviest load.
+            turn = 1 if number % 2 == 0 else -1
+            for work in chosen:
+                for row in [row for row in rows if row.work is work][::turn]:
+                    done = None
+                    if row.way in ways:
+                        what = f"round {number + 1}"
+                        done = _measure(row, ways[row.way], options.seconds, stage.folder, what)
+                    row.rounds.append(done)
+    return rows
+
+
+def _measure(
+    row: report.Row, way: Serving, seconds: float, folder: Path, what: str
+) -> Measured | None:
+    try:
+        done = row.work.measure(way, seconds, folder)
+    except (Failed, OSError, httpx.HTTPError) as error:
+        _fail([row], error)
+        return None
+    finally:
+        time.sleep(SETTLING)
+    told = ", ".join(
+        f"{report.number(done.figures[figure.name])} {figure.unit}" for figure in row.work.figures
+    )
+    failed = f", {done.failed} failed" if done.failed else ""
+    print(f"{what}: {row.work.name}, {row.way}: {told}{failed}", file=sys.stderr, flush=True)
+    return done
+
+
+def _fail(rows: Sequence[report.Row], error: Exception) -> None:
+    for row in rows:
+        row.reasons.append(str(error) or repr(error))
+        print(f"{row.work.name}, {row.way}: {row.reasons[-1]}", file=sys.stderr, flush=True)
+
+
+def context(names: Sequence[str], venvs: Path) -> dict[str, str]:
+    """Say on what machine and with which versions this was measured."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line for line in lines if line.startswith("model name")).partition(": ")[2]
+    told = subprocess.run([server.binary(), "--version"], capture_output=True, text=True)
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    facts = {
+        "CPU": f"{cpu}, {os.cpu_count()} cores",
+        "load before": " ".join(f"{load:.1f}" for load in os.getloadavg()),
+        "Python": platform.python_version(),
+        "nats-server": told.stdout.strip().rpartition(" ")[2].removeprefix("v"),
+        "uvicorn": version("uvicorn"),
+        "Nebula": commit.stdout.strip(),
+    }
+    for name in names:
+        if name in competitors.ALL:
+            facts[name] = competitors.version(competitors.ALL[name], venvs) or "not there"
+    return facts
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser("python -m benchmarks.data_plane", description=__doc__)
+    parser.add_argument(
+        "--ways",
+        type=_names,
+        default=["direct", "nebula", *competitors.ALL],
+        help="of direct, nebula, smg, vllm-router, litellm [all]; nebula@FOLDER is Nebula as it "
+        "is in another checkout",
+    )
+    parser.add_argument(
+        "--work", type=_names, default=list(works.ALL), help=f"of {', '.join(works.ALL)} [all]"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--venvs", type=Path, default=REPOSITORY / ".bench")
+    parser.add_argument("--json", type=Path, help="write all figures of all rounds here")
+    options = parser.parse_args()
+    known = {"direct", "nebula", *competitors.ALL}
+    for name in options.ways:
+        if name not in known and not name.startswith("nebula@"):
+            parser.error(f"--ways: there is no {name!r}")
+    for name in options.work:
+        if name not in works.ALL:
+            parser.error(f"--work: there is no {name!r}")
+    options.venvs = options.venvs.resolve()
+    return options
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """Start, measure, end and print."""
+    options = parse()
+    signal.signal(signal.SIGTERM, _stop)  # everything that was started ends on the way out
+    rows: list[report.Row] = []
+    with tempfile.TemporaryDirectory(prefix="nebula-data-plane-") as folder:
+        for task in ("chat", "embedding"):
+            chosen = [works.ALL[name] for name in options.work if works.ALL[name].task == task]
+            if chosen:
+                stage = Stage(task, Path(folder) / task, options.venvs)
+                rows += measure_stage(chosen, options.ways, stage, options)
+    facts = context(options.ways, options.venvs)
+    references = [name for name in ("direct", "smg") if name in options.ways]
+    print("\n" + "; ".join(f"{key} {value}" for key, value in facts.items()))
+    print(f"{options.rounds} rounds of {options.seconds:g} s\n")
+    print(report.table(rows, references))
+    for text in (report.added(rows, "single"), report.shares(rows), report.reasons(rows)):
+        if text:
+            print("\n" + "\n".join(f"- {line}" for line in text.splitlines()))
+    if options.json is not None:
+        told = {"context": facts, "seconds": options.seconds, "figures": report.raw(rows)}
+        options.json.write_text(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

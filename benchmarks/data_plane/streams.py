@@ -1,0 +1,104 @@
+"""A client for streams that costs little: it notes when events come and reads nothing in them."""
+
+import asyncio
+import time
+from typing import NamedTuple, cast
+from urllib.parse import urlsplit
+
+_EVENT = b"data: {"
+_DONE = b"data: [DONE]"
+_END = b"0\r\n\r\n"  # the chunk that ends a chunked body
+
+
+class Streamed(NamedTuple):
+    """One answer: when it was asked, when the first token was seen, and when events came.
+
+    `arrivals` has the time of each read and the events in it; an answer that is broken off or
+    refused is not `whole`.
+    """
+
+    asked: float
+    first: float
+    arrivals: list[tuple[float, int]]
+    whole: bool
+
+
+class Connection(asyncio.Protocol):
+    """One connection that takes one request at a time; `first` is what the first token holds."""
+
+    def __init__(self, first: bytes) -> None:
+        self._first = first
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[Streamed] | None = None
+        self._begin(0.0)
+
+    def _begin(self, asked: float) -> None:
+        self._asked = asked
+        self._seen = 0.0
+        self._arrivals: list[tuple[float, int]] = []
+        self._rest = b""
+        self._good = False
+        self._done = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are none of asyncio's classes, but have all their methods.
+        self._transport = cast(asyncio.Transport, transport)
+
+    def ask(self, request: bytes) -> asyncio.Future[Streamed]:
+        """Send a request; the answer comes when it has ended, one way or the other."""
+        self._answer = asyncio.get_running_loop().create_future()
+        if self._transport is None or self._transport.is_closing():
+            self._begin(time.perf_counter())
+            self._finish(whole=False)
+        else:
+            self._begin(time.perf_counter())
+            self._transport.write(request)
+        return self._answer
+
+    def data_received(self, data: bytes) -> None:
+        now = time.perf_counter()
+        if not self._arrivals and not self._rest:
+            self._good = data.startswith(b"HTTP/1.1 200")
+        text = self._rest + data
+        # What the network has cut in two is counted with its second half; what lies in the rest
+        # as a whole was counted before.
+        if events := text.count(_EVENT) - self._rest.count(_EVENT):
+            self._arrivals.append((now, events))
+        if not self._seen and self._first in text:
+            self._seen = now
+        self._done = self._done or _DONE in text
+        self._rest = text[-64:]
+        if self._done and text.endswith(_END):
+            self._finish(whole=self._good)
+        elif not self._good:
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # One that closes at the end instead of saying so has said [DONE].
+        self._finish(whole=self._good and self._done and exc is None)
+
+    def _finish(self, whole: bool) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(Streamed(self._asked, self._seen, self._arrivals, whole))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def request(url: str, body: bytes) -> bytes:
+    """Write a POST as it goes over the wire."""
+    parts = urlsplit(url)
+    head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+async def connect(url: str, first: bytes) -> Connection:
+    """Open a connection to a URL's host. OSError if it can't be reached."""
+    parts = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(
+        lambda: Connection(first), parts.hostname or "", parts.port or 80
+    )
+    return connection
