@@ -1,0 +1,90 @@
+"""Which replicas have been sent the beginning of a prompt, and so may still have it in their cache.
+
+It is a belief: an engine drops what it has no room for and tells nobody. What was sent longest ago
+is forgotten first here too, and of one prompt its end before its beginning, as in the engine.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from hashlib import blake2b
+
+BOUNDS = tuple(256 << doubled for doubled in range(9))
+"""The lengths in bytes at which the beginning of a prompt is digested."""
+
+
+def digests(prompt: bytes) -> tuple[str, ...]:
+    """Digest the beginnings of a prompt, one for each bound it reaches, shortest first.
+
+    What else decides whether a cache can be used, such as the adapter, belongs at its front.
+    """
+    if len(prompt) < BOUNDS[0]:
+        return ()
+    digest = blake2b(digest_size=8, usedforsecurity=False)
+    view = memoryview(prompt)
+    found = []
+    start = 0
+    for bound in BOUNDS:
+        if bound > len(prompt):
+            break
+        digest.update(view[start:bound])
+        found.append(digest.hexdigest())
+        start = bound
+    return tuple(found)
+
+
+class Prefixes:
+    """See the module. `limit` is how many pairs of a replica and a digest are remembered."""
+
+    def __init__(self, limit: int = 65_536) -> None:
+        self._limit = limit
+        # An engine is a number, so that a replica's old engine is forgotten by its number alone:
+        # what it was sent has no name any more, and ages away.
+        self._engines: dict[str, int] = {}
+        self._replicas: dict[int, str] = {}
+        self._started = 0
+        self._sent: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._holders: dict[str, set[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._sent)
+
+    def learn(self, replica: str, digests: Sequence[str]) -> None:
+        """Remember that a replica is sent a prompt with these digests."""
+        if not digests:
+            return
+        engine = self._engines.get(replica)
+        if engine is None:
+            self._started = engine = self._started + 1
+            self._engines[replica] = engine
+            self._replicas[engine] = replica
+        for digest in reversed(digests):
+            pair = (digest, engine)
+            if pair in self._sent:
+                self._sent.move_to_end(pair)
+                continue
+            self._sent[pair] = None
+            self._holders.setdefault(digest, set()).add(engine)
+        while len(self._sent) > self._limit:
+            (digest, engine), _ = self._sent.popitem(last=False)
+            holders = self._holders[digest]
+            holders.remove(engine)
+            if not holders:
+                del self._holders[digest]
+
+    def known(self, digests: Sequence[str]) -> dict[str, int]:
+        """Give each replica that was sent one of these beginnings the bytes of the longest."""
+        known: dict[str, int] = {}
+        for index in range(len(digests) - 1, -1, -1):
+            for engine in self._holders.get(digests[index], ()):
+                replica = self._replicas.get(engine)
+                if replica is not None:
+                    known.setdefault(replica, BOUNDS[index])
+            if len(known) == len(self._replicas):
+                break
+        return known
+
+    def forget(self, replica: str) -> None:
+        """Forget what a replica was sent: another engine runs there now, and its cache is empty."""
+        engine = self._engines.pop(replica, None)
+        if engine is not None:
+            del self._replicas[engine]
