@@ -24,11 +24,13 @@ import httpx
 
 from nebula.store import server
 
-from . import competitors, report, works
+from . import competitors, report, vllm, works
+from .figures import Measured, Work
 from .processes import Failed
-from .ways import REPOSITORY, Serving, Stage, start
-from .works import Measured, Work
+from .ways import REPOSITORY, Serving, Stage, Task, checkout, freeze, start
 
+WORKS = {**works.ALL, "vllm": vllm.WORKS}
+TASKS: tuple[Task, ...] = ("chat", "embedding", "vllm")
 SETTLING = 0.3  # seconds after a load, in which answers that nobody waits for any more end
 
 
@@ -39,13 +41,16 @@ def measure_stage(
     rows = [report.Row(work, name, [], []) for work in chosen for name in names]
     with contextlib.ExitStack() as everything:
         ways: dict[str, Serving] = {}
-        for number, name in enumerate(names):
+        # Where all ways lead to one engine, Nebula starts it.
+        order = sorted(names, key=lambda name: not name.startswith("nebula"))
+        for number, name in enumerate(order if stage.task == "vllm" else names):
             folder = stage.folder / f"{number}-{name.partition('@')[0]}"
             try:
                 ways[name] = everything.enter_context(start(name, stage._replace(folder=folder)))
+                if stage.task == "vllm":
+                    stage = stage._replace(engine=ways[name].engine)
             except (Failed, OSError, httpx.HTTPError) as error:
                 _fail([row for row in rows if row.way == name], error)
-        rows = [row for row in rows if row.way in ways or row.reasons]
         for row in rows:
             if row.way in ways:
                 _measure(row, ways[row.way], 1.0, stage.folder, "warming up")
@@ -125,20 +130,34 @@ def parse() -> argparse.Namespace:
         "is in another checkout",
     )
     parser.add_argument(
-        "--work", type=_names, default=list(works.ALL), help=f"of {', '.join(works.ALL)} [all]"
+        "--work",
+        type=_names,
+        default=list(works.ALL),
+        help=f"of {', '.join(WORKS)} [all but vllm: needs the engine and the demo's models]",
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--venvs", type=Path, default=REPOSITORY / ".bench")
+    parser.add_argument(
+        "--folder", type=Path, help="keep all logs in this new folder [a temporary one]"
+    )
     parser.add_argument("--json", type=Path, help="write all figures of all rounds here")
     options = parser.parse_args()
     known = {"direct", "nebula", *competitors.ALL}
     for name in options.ways:
         if name not in known and not name.startswith("nebula@"):
             parser.error(f"--ways: there is no {name!r}")
+        if name.startswith("nebula@") and not (checkout(name) / "nebula").is_dir():
+            parser.error(f"--ways: there is no Nebula in {checkout(name)}")
+    if "vllm" in options.work and not any(name.startswith("nebula") for name in options.ways):
+        parser.error("--work vllm: it is Nebula that starts the engine, so name it in --ways")
     for name in options.work:
-        if name not in works.ALL:
+        if name not in WORKS:
             parser.error(f"--work: there is no {name!r}")
+    if options.folder is not None:
+        options.folder = options.folder.resolve()
+        if options.folder.exists():
+            parser.error(f"--folder: {options.folder} is there already")
     options.venvs = options.venvs.resolve()
     return options
 
@@ -152,11 +171,16 @@ def main() -> None:
     options = parse()
     signal.signal(signal.SIGTERM, _stop)  # everything that was started ends on the way out
     rows: list[report.Row] = []
-    with tempfile.TemporaryDirectory(prefix="nebula-data-plane-") as folder:
-        for task in ("chat", "embedding"):
-            chosen = [works.ALL[name] for name in options.work if works.ALL[name].task == task]
+    with (
+        tempfile.TemporaryDirectory(prefix="nebula-data-plane-")
+        if options.folder is None
+        else contextlib.nullcontext(options.folder)
+    ) as folder:
+        sources = freeze(options.ways, Path(folder) / "sources")
+        for task in TASKS:
+            chosen = [work for name in options.work for work in WORKS[name] if work.task == task]
             if chosen:
-                stage = Stage(task, Path(folder) / task, options.venvs)
+                stage = Stage(task, Path(folder) / task, options.venvs, sources)
                 rows += measure_stage(chosen, options.ways, stage, options)
     facts = context(options.ways, options.venvs)
     references = [name for name in ("direct", "smg") if name in options.ways]

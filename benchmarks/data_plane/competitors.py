@@ -69,6 +69,7 @@ ALL = {
                 "LITELLM_MODE": "PRODUCTION",
                 "LITELLM_LOG": "ERROR",
                 "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+                "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
                 "DISABLE_ADMIN_UI": "True",
                 "NO_DOCS": "True",
             },
@@ -83,6 +84,9 @@ def install(competitor: Competitor, venvs: Path) -> Path:
     if (venv / "bin" / competitor.package).exists():
         return venv
     print(f"Installing {competitor.requirement} into {venv}", file=sys.stderr, flush=True)
+    if not venvs.exists():
+        venvs.mkdir(parents=True)
+        (venvs / ".gitignore").write_text("*\n")
     pip = [str(venv / "bin" / "pip"), "--disable-pip-version-check", "install", "-q"]
     for line in (
         [sys.executable, "-m", "venv", str(venv)],

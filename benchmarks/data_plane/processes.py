@@ -94,6 +94,8 @@ def _role(line: list[str]) -> str:
         return line[line.index("nebula.cli.main") + 1]
     if "nebula.engines.simulated" in line or "vllm.entrypoints.openai.api_server" in line:
         return "engine"
+    if any("multiprocessing" in word for word in line):
+        return "worker"
     program = Path(line[0]).name if line else ""
     return Path(line[1]).name if program.startswith("python") and len(line) > 1 else program
 

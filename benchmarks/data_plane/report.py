@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .works import Figure, Measured, Work
+from .figures import Figure, Measured, Work
 
 
 class Row(NamedTuple):

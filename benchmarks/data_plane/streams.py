@@ -6,6 +6,7 @@ from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 _EVENT = b"data: {"
+_ERROR = b'data: {"error"'
 _DONE = b"data: [DONE]"
 _END = b"0\r\n\r\n"  # the chunk that ends a chunked body
 
@@ -66,6 +67,7 @@ class Connection(asyncio.Protocol):
             self._arrivals.append((now, events))
         if not self._seen and self._first in text:
             self._seen = now
+        self._good = self._good and _ERROR not in text
         self._done = self._done or _DONE in text
         self._rest = text[-64:]
         if self._done and text.endswith(_END):

@@ -1,19 +1,24 @@
 """The ways to an engine: called directly, through Nebula, or through another gateway."""
 
 import contextlib
+import importlib.util
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from subprocess import Popen
 from typing import Literal, NamedTuple
 
 import httpx
 
 from . import competitors
-from .processes import await_answer, free_port, running
+from .processes import Failed, await_answer, free_port, last_words, running
 
-Task = Literal["chat", "embedding"]
+Task = Literal["chat", "embedding", "vllm"]
 REPOSITORY = Path(__file__).resolve().parents[2]
+DEMO = REPOSITORY / ".demo" / "smollm2-135m-instruct"
 MODEL = "bench"
 # Answers are as long as a request's `max_tokens` says, up to this.
 SIMULATED = (sys.executable, "-m", "nebula.engines.simulated", "--simulate-tokens", "4096")
@@ -28,11 +33,33 @@ class Serving(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """What all ways of a comparison have in common; `venvs` holds the other gateways."""
+    """What all ways of a comparison have in common.
+
+    `venvs` holds the other gateways, `sources` each checkout as it was when the run began.
+    Simulated engines each belong to one way; where `engine` is set, all ways lead to that one.
+    """
 
     task: Task
     folder: Path
     venvs: Path
+    sources: Mapping[Path, Path]
+    engine: str = ""
+
+
+def checkout(way: str) -> Path:
+    """Give the folder whose Nebula a way runs: `nebula@FOLDER` names one, else it is this one."""
+    folder = way.partition("@")[2]
+    return Path(folder).resolve() if folder else REPOSITORY
+
+
+def freeze(ways: Iterable[str], folder: Path) -> dict[Path, Path]:
+    """Copy what the ways run: who edits a file during a run does not change what is measured."""
+    copies: dict[Path, Path] = {}
+    for source in {REPOSITORY, *map(checkout, ways)}:
+        copies[source] = folder / f"{len(copies)}"
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(source / "nebula", copies[source] / "nebula", ignore=ignored)
+    return copies
 
 
 def probe(task: Task) -> tuple[str, dict[str, object]]:
@@ -45,50 +72,84 @@ def probe(task: Task) -> tuple[str, dict[str, object]]:
 
 def start(way: str, stage: Stage) -> AbstractContextManager[Serving]:
     """Start a way; it ends with the context. Raises Failed."""
-    name, _, checkout = way.partition("@")
     stage.folder.mkdir(parents=True, exist_ok=True)
+    name = way.partition("@")[0]
     if name == "direct":
         return _direct(stage)
     if name == "nebula":
-        return _nebula(stage, Path(checkout).resolve() if checkout else REPOSITORY)
+        return _nebula(stage, checkout(way))
     return _competitor(competitors.ALL[name], stage)
 
 
-def _source(checkout: Path) -> Mapping[str, str]:
-    """The environment in which Python imports Nebula from a checkout, whatever is installed."""
-    return {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
+def _environment(stage: Stage, source: Path = REPOSITORY) -> Mapping[str, str]:
+    """The environment in which Python imports that Nebula, whatever is installed."""
+    return {"PYTHONPATH": str(stage.sources[source]), "PYTHONSAFEPATH": "1"}
 
 
 @contextlib.contextmanager
 def _direct(stage: Stage) -> Iterator[Serving]:
+    if stage.engine:
+        yield Serving(stage.engine, stage.engine, ())
+        return
     port = free_port()
     log = stage.folder / "engine.log"
     line = [*SIMULATED, "--model", MODEL, "--host", "127.0.0.1", "--port", str(port)]
     if stage.task == "embedding":
         line += ["--runner", "pooling"]
-    with running(line, log, _source(REPOSITORY)) as process:
+    with running(line, log, _environment(stage)) as process:
         url = f"http://127.0.0.1:{port}"
         await_answer(f"{url}/health", process, log)
         yield Serving(url, url, (process.pid,))
 
 
 @contextlib.contextmanager
-def _nebula(stage: Stage, checkout: Path) -> Iterator[Serving]:
+def _nebula(stage: Stage, source: Path) -> Iterator[Serving]:
     port = free_port()
     log = stage.folder / "nebula.log"
     line = [sys.executable, "-m", "nebula.cli.main", "up", "--folder", str(stage.folder / "nebula")]
     line += ["--port", str(port), "--nats-port", str(free_port())]
-    line += ["--engine-command", " ".join(SIMULATED)]
-    with running(line, log, _source(checkout)) as process:
+    request: dict[str, object] = {"id": MODEL, "source": MODEL, "memory": "256MiB"}
+    if stage.task == "vllm":
+        request |= _real_model()
+    else:
+        line += ["--engine-command", " ".join(SIMULATED)]
+        request["task"] = stage.task
+    with running(line, log, _environment(stage, source)) as process:
         url = f"http://127.0.0.1:{port}"
         await_answer(f"{url}/ready", process, log)
-        request = {"id": MODEL, "source": MODEL, "task": stage.task, "memory": "256MiB"}
         httpx.post(f"{url}/admin/models", json=request, trust_env=False).raise_for_status()
+        _await_model(url, process, log, 600 if stage.task == "vllm" else 60)
         path, body = probe(stage.task)
         await_answer(url + path, process, log, body=body)
         replicas = httpx.get(f"{url}/admin/replicas", trust_env=False).json()
         engine = f"http://127.0.0.1:{replicas[0]['engine']['port']}"
         yield Serving(url, engine, (process.pid,))
+
+
+def _real_model() -> dict[str, object]:
+    """The demo's chat model for vLLM, as `make run` loads it. Raises Failed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise Failed("vLLM is not installed beside this Python: make install-engine")
+    if not DEMO.exists():
+        raise Failed(f"{DEMO} is not there: make demo-models")
+    options = {"max-model-len": 2048, "enforce-eager": True}
+    return {"source": str(DEMO), "memory": "5GiB", "options": options}
+
+
+def _await_model(url: str, process: Popen[bytes], log: Path, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    standing: dict[str, object] = {}
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise Failed(f"it ended with code {process.returncode}: {last_words(log)}")
+        model = httpx.get(f"{url}/admin/models/{MODEL}", trust_env=False)
+        standing = model.json().get("standing", {}) if model.status_code == 200 else {}
+        if standing.get("word") == "ready":
+            return
+        if standing.get("word") == "failed":
+            break
+        time.sleep(0.1)
+    raise Failed(f"the model does not get ready: {standing}")
 
 
 @contextlib.contextmanager

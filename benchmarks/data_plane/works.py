@@ -1,21 +1,20 @@
-"""What is asked of every way, and the figures that come of it."""
+"""What is asked of simulated engines by every way, and the figures that come of it."""
 
 import asyncio
 import gc
 import itertools
 import json
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 import uvloop
 
+from .figures import Figure, Measured, Work, percentile
 from .processes import Failed, cpu_seconds, spent
 from .streams import Connection, Streamed, connect, request
-from .ways import MODEL, Serving, Task
+from .ways import MODEL, Serving
 from .wrk import load
 
 CONNECTIONS = 32
@@ -23,36 +22,6 @@ STREAMS = 64
 TOKEN = 0.01
 FIRST = "alpha"
 PROMPT = f"{FIRST} beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi"
-
-
-class Figure(NamedTuple):
-    """One of a work's figures: what it is, its unit, and whether less of it is better."""
-
-    name: str
-    unit: str
-    less: bool
-
-
-class Measured(NamedTuple):
-    """One measurement: its figures by name, failed requests, and CPU seconds by role.
-
-    `units` is what the figures per request or per token are over.
-    """
-
-    figures: dict[str, float]
-    failed: int
-    units: int
-    cpu: dict[str, float]
-
-
-class Work(NamedTuple):
-    """One kind of work, the engine it needs, and how it is measured for so many seconds."""
-
-    name: str
-    title: str
-    task: Task
-    figures: tuple[Figure, ...]
-    measure: Callable[[Serving, float, Path], Measured]
 
 
 def _chat(tokens: int, *, stream: bool = False) -> bytes:
@@ -100,12 +69,6 @@ def _throughput(path: str, body: bytes) -> Callable[[Serving, float, Path], Meas
     return measure
 
 
-def percentile(values: Sequence[float], part: float) -> float:
-    """Give the value below which that part of the values lies."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, math.ceil(part * len(ordered)) - 1)]
-
-
 def gaps(answer: Streamed) -> list[float]:
     """Give the seconds between one token and the next.
 
@@ -126,8 +89,10 @@ def _paced(way: Serving, seconds: float, _folder: Path) -> Measured:
     finally:
         httpx.post(f"{way.engine}/simulate", json={"token": 0.0}, trust_env=False)
     good = _good(answers, tokens)
+    ends = max(answer.arrivals[-1][0] for answer in good)
     waits = [gap for answer in good for gap in gaps(answer)]
     figures = {
+        "rate": len(good) * tokens / (ends - min(answer.asked for answer in good)),
         "p50": percentile(waits, 0.5) * 1000,
         "p99": percentile(waits, 0.99) * 1000,
         "cpu": sum(cpu.values()) / (len(good) * tokens) * 1000,
@@ -209,20 +174,20 @@ async def _alone(url: str, tokens: int, seconds: float) -> list[Streamed]:
 _EMBEDDINGS = json.dumps({"model": MODEL, "input": PROMPT}).encode()
 
 ALL = {
-    work.name: work
+    work.name: (work,)
     for work in (
         Work(
             "chat",
             f"chat, 16 tokens at once, {CONNECTIONS} connections",
             "chat",
-            (Figure("rate", "requests/s", False), Figure("cpu", "CPU ms/request", True)),
+            (Figure("rate", "requests/s"), Figure("cpu", "CPU ms/request")),
             _throughput("/v1/chat/completions", _chat(16)),
         ),
         Work(
             "stream",
             f"stream, 128 chunks without a pause, {CONNECTIONS} connections",
             "chat",
-            (Figure("rate", "streams/s", False), Figure("cpu", "CPU ms/stream", True)),
+            (Figure("rate", "streams/s"), Figure("cpu", "CPU ms/stream")),
             _throughput("/v1/chat/completions", _chat(128, stream=True)),
         ),
         Work(
@@ -230,9 +195,10 @@ ALL = {
             f"{STREAMS} streams, a token each {TOKEN * 1000:.0f} ms",
             "chat",
             (
-                Figure("p50", "ms between tokens, p50", True),
-                Figure("p99", "ms between tokens, p99", True),
-                Figure("cpu", "CPU s/1,000 tokens", True),
+                Figure("rate", "tokens/s"),
+                Figure("p50", "ms between tokens, p50"),
+                Figure("p99", "ms between tokens, p99"),
+                Figure("cpu", "CPU s/1,000 tokens"),
             ),
             _paced,
         ),
@@ -240,14 +206,14 @@ ALL = {
             "single",
             "1 stream at a time, first token",
             "chat",
-            (Figure("p50", "ms, p50", True), Figure("p99", "ms, p99", True)),
+            (Figure("p50", "ms, p50"), Figure("p99", "ms, p99")),
             _single,
         ),
         Work(
             "embeddings",
             f"embedding of 384 numbers, {CONNECTIONS} connections",
             "embedding",
-            (Figure("rate", "requests/s", False), Figure("cpu", "CPU ms/request", True)),
+            (Figure("rate", "requests/s"), Figure("cpu", "CPU ms/request")),
             _throughput("/v1/embeddings", _EMBEDDINGS),
         ),
     )
