@@ -1,0 +1,340 @@
+"""One streamed answer, event by event: what of it was given to the client, and from where it can
+be taken up elsewhere. Pure.
+
+The engine is asked for token ids that most clients did not ask for, so every event is read, and
+changed, on its way. vLLM writes each event in one fixed form; that form is matched as bytes, and
+only what has another form is parsed. Matching bytes is exact: inside a JSON string every quote is
+escaped, so `,"token_ids":[` can be nothing but a key.
+
+After a cut `resume` says what the next engine is asked; its events then come out as if the first
+engine had written them: same id, same kind of chunk, usage counted over all parts.
+"""
+
+import re
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Raw, Struct
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+
+_DONE = b"data: [DONE]\n\n"
+_TEXT = rb'"([^"\\]*(?:\\.[^"\\]*)*)"'
+_CHAT_CHOICE = re.compile(
+    rb'\{"index":0,"delta":\{"content":%b\},"logprobs":null,"finish_reason":null,"token_ids":\[([\d,]+)\]'
+    % _TEXT
+)
+_COMPLETION_CHOICE = re.compile(
+    rb'\{"index":0,"text":%b,"logprobs":null,"finish_reason":null,"stop_reason":null,'
+    rb'"prompt_token_ids":null,"token_ids":\[([\d,]+)\]' % _TEXT
+)
+_ID_LISTS = re.compile(rb'(?<=[,{])"((?:prompt_)?token_ids)":\[[\d,]*\]')
+_CHOICES = b'"choices":['
+_NULL = Raw(b"null")
+
+Form = Literal["own", "again", "rest"]
+"""How the engine answers now: as the client was promised; the same, but from the start once more;
+or with completion events that hold the rest."""
+
+
+class _Delta(Struct):
+    role: str | None = None
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[Any] | None = None
+
+
+class _Choice(Struct):
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    prompt_token_ids: list[int] | None = None
+    token_ids: list[int] | None = None
+    logprobs: Any = None
+
+
+class _Error(Struct):
+    code: int | str | None = None
+
+
+class _Chunk(Struct):
+    choices: list[_Choice] = []
+    usage: dict[str, Any] | None = None
+    prompt_token_ids: list[int] | None = None
+    error: _Error | None = None
+
+
+_chunks = msgspec.json.Decoder(_Chunk)
+_objects = msgspec.json.Decoder(dict[str, Raw])
+_choice_lists = msgspec.json.Decoder(list[dict[str, Raw]])
+
+
+class Progress:
+    """How far one streamed answer has come. Feed it everything, in order; send what it gives back.
+
+    `tracked`: the engine was asked for token ids, for an answer of one choice. `shown`: the client
+    wants them too. `failure` holds an event by which the engine told its own end: it was not given
+    back, and nothing after it is.
+    """
+
+    def __init__(self, path: str, *, tracked: bool, shown: bool) -> None:
+        self.chat = path == CHAT
+        self.tracked = tracked
+        self.shown = shown
+        self.begun = False
+        self.finish_reason = ""
+        self.usage_sent = False
+        self.done = False
+        self.obstacle = ""
+        self.failure = b""
+        self.prompt: bytes | None = None
+        self.roles = 0
+        self.texts = 0
+        self._pattern = _CHAT_CHOICE if self.chat else _COMPLETION_CHOICE
+        self._ids: list[bytes] = []
+        self._textless: list[bytes] = []
+        self._head = b""
+        self._at = 0
+        self._incomplete = b""
+        self._form: Form = "own"
+        self._before = 0
+        self._roles_to_skip = 0
+
+    @property
+    def ids(self) -> bytes:
+        """The token ids whose text the client has, as in a JSON list."""
+        return b",".join(self._ids)
+
+    @property
+    def completion_tokens(self) -> int:
+        """How many of them there are."""
+        return _count(self._ids)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens the client's prompt has."""
+        return _count([self.prompt]) if self.prompt else 0
+
+    @property
+    def textless(self) -> bool:
+        """Whether the last tokens gave no text yet: a character of which a part is missing."""
+        return bool(self._textless)
+
+    def resume(self, form: Form) -> None:
+        """Another engine goes on from here. What the last one had sent of an event is void."""
+        self._form = form
+        self._incomplete = self.failure = b""
+        self._textless.clear()
+        self._before = self.completion_tokens
+        self._roles_to_skip = self.roles
+        self._at = 0
+        self._pattern = _COMPLETION_CHOICE if form == "rest" or not self.chat else _CHAT_CHOICE
+
+    def feed(self, message: bytes) -> bytes:
+        """Take the next bytes of the answer, give back what the client gets of them."""
+        if not self._incomplete and message.find(b"\n\n") == len(message) - 2 >= 0:
+            return self._event(message)
+        if self.begun and not self.tracked and self._form == "own":
+            return message
+        whole, end, self._incomplete = (self._incomplete + message).rpartition(b"\n\n")
+        if not end:
+            return b""
+        return b"".join([self._event(event + b"\n\n") for event in whole.split(b"\n\n")])
+
+    def flush(self) -> bytes:
+        """Give back what is left when the engine has closed its answer properly."""
+        rest, self._incomplete = self._incomplete, b""
+        return rest
+
+    def _event(self, event: bytes) -> bytes:
+        if self.failure:
+            return b""
+        if self._at:
+            found = self._pattern.match(event, self._at)
+            if found is not None:
+                return self._common(event, found)
+        elif self.begun and not self.tracked and self._form == "own":
+            return event
+        return self._uncommon(event)
+
+    def _common(self, event: bytes, found: re.Match[bytes]) -> bytes:
+        text, ids = found.groups()
+        self.begun = True
+        if text:
+            if self._textless:
+                self._ids += self._textless
+                self._textless.clear()
+            self._ids.append(ids)
+            self.texts += 1
+        else:
+            self._textless.append(ids)
+        start, end = found.span(2)
+        if self._form == "own":
+            return event if self.shown else event[: start - 1] + b"null" + event[end + 1 :]
+        if self._form == "again":
+            ids = event[start - 1 : end + 1] if self.shown else b"null"
+            return self._head + event[self._at : start - 1] + ids + event[end + 1 :]
+        if event[end:] != b"]}]}\n\n":
+            return self._rewritten(event)
+        ids = event[start - 1 : end + 1] if self.shown else b"null"
+        return self._written(text, b"null", b"null", ids) + b"]}\n\n"
+
+    def _written(self, text: bytes, finish: bytes, stop: bytes, ids: bytes) -> bytes:
+        """Write an event of one choice in the client's form, up to the end of the choice."""
+        logprobs = b'"logprobs":null,"finish_reason":' + finish
+        if self.chat:
+            if finish != b"null":
+                logprobs += b',"stop_reason":' + stop
+            choice = b'{"index":0,"delta":{"content":"%b"},%b,"token_ids":%b}'
+            return self._head + choice % (text, logprobs, ids)
+        choice = (
+            b'{"index":0,"text":"%b",%b,"stop_reason":%b,"prompt_token_ids":null,"token_ids":%b}'
+        )
+        return self._head + choice % (text, logprobs, stop, ids)
+
+    def _uncommon(self, event: bytes) -> bytes:
+        if event == _DONE:
+            self.done = True
+            return event
+        if not event.startswith(b"data: "):
+            return event
+        try:
+            chunk = _chunks.decode(event[6:])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self.obstacle = "the engine sent an event that is not understood"
+            self.begun = True
+            return event
+        if chunk.error is not None:
+            return self._failed(event, chunk.error)
+        self._measure(event)
+        if not chunk.choices and chunk.usage is not None:
+            self.usage_sent = True
+        if self._form == "own":
+            self._note_prompt(chunk)
+        added = False
+        for choice in chunk.choices:
+            added = self._note(choice) or added
+        if self._form == "rest":
+            return self._rewritten(event)
+        if added and not self.shown:
+            return b""
+        if self._form == "again":
+            if self._roles_to_skip and any(_opens(choice) for choice in chunk.choices):
+                self._roles_to_skip -= 1
+                self.roles -= 1
+                self._note_prompt(chunk)
+                return b""
+            self._note_prompt(chunk)
+            event = self._head + event[event.find(_CHOICES) + len(_CHOICES) :]
+        return event if self.shown or not self.tracked else _ID_LISTS.sub(rb'"\1":null', event)
+
+    def _measure(self, event: bytes) -> None:
+        """Learn from the first event what all begin with, and where their choices are."""
+        at = event.find(_CHOICES) + len(_CHOICES)
+        if at < len(_CHOICES):
+            return
+        self._head = self._head or event[:at]
+        if self.tracked:
+            self._at = at
+
+    def _failed(self, event: bytes, error: _Error) -> bytes:
+        if isinstance(error.code, int) and error.code < 500:
+            self.done = True
+            return event
+        self.failure = event
+        return b""
+
+    def _note_prompt(self, chunk: _Chunk) -> None:
+        ids = chunk.prompt_token_ids
+        for choice in chunk.choices:
+            ids = ids or choice.prompt_token_ids
+        if ids and self.prompt is None:
+            self.prompt = _joined(ids)
+
+    def _note(self, choice: _Choice) -> bool:
+        """Fold one choice in. True where the event is there for its token ids alone."""
+        delta = choice.delta
+        if delta is not None and delta.role is not None and not delta.content:
+            self.roles += 1
+            return False
+        self.begun = True
+        text = choice.text
+        if delta is not None:
+            text = delta.content
+            if delta.reasoning or delta.reasoning_content:
+                self.obstacle = "the model's reasoning is told apart from its answer"
+            elif delta.tool_calls:
+                self.obstacle = "the answer calls tools"
+            elif text is None and choice.finish_reason is None:
+                self.obstacle = "a parser of the engine holds text back"
+                if choice.logprobs is None and choice.token_ids is not None:
+                    return True
+        ids = _joined(choice.token_ids) if choice.token_ids else b""
+        if ids:
+            self._textless.append(ids)
+        if text or choice.finish_reason is not None:
+            self._ids += self._textless
+            self._textless.clear()
+        self.texts += bool(text)
+        self.finish_reason = choice.finish_reason or self.finish_reason
+        return False
+
+    def _rewritten(self, event: bytes) -> bytes:
+        """Write a completion event of another engine as one of this answer's own."""
+        chunk = _objects.decode(event[6:])
+        choices = _choice_lists.decode(chunk.get("choices", b"[]"))
+        out = self._head
+        if choices:
+            (choice, *_) = choices
+            text = bytes(choice["text"])[1:-1]
+            finish, stop = choice.get("finish_reason", _NULL), choice.get("stop_reason", _NULL)
+            ids = bytes(choice.get("token_ids", _NULL)) if self.shown else b"null"
+            out = self._written(text, bytes(finish), bytes(stop), ids)
+        out += b"]"
+        for key, value in chunk.items():
+            if key == "usage":
+                out += b',"usage":' + self._usage(bytes(value))
+            elif key not in ("id", "object", "created", "model", "choices", "usage"):
+                out += b"," + msgspec.json.encode(key) + b":" + bytes(value)
+        return out + b"}\n\n"
+
+    def _usage(self, raw: bytes) -> bytes:
+        """Count the tokens of all parts in what the last part's engine says of its own."""
+        usage: dict[str, Any] | None = msgspec.json.decode(raw)
+        if usage is None:
+            return raw
+        made = self._before + (usage.get("completion_tokens") or 0)
+        usage["prompt_tokens"] = self.prompt_tokens
+        usage["completion_tokens"] = made
+        usage["total_tokens"] = self.prompt_tokens + made
+        return msgspec.json.encode(usage)
+
+    def closing(self, finish_reason: str, usage: bool) -> bytes:
+        """Write what is missing at the end of an answer of which no token is missing."""
+        out = b""
+        if not self.finish_reason:
+            reason = msgspec.json.encode(finish_reason)
+            out += self._written(b"", reason, b"null", b"[]" if self.shown else b"null") + b"]}\n\n"
+        if usage and not self.usage_sent:
+            made = self.completion_tokens
+            counts = (self.prompt_tokens, self.prompt_tokens + made, made)
+            out += self._head
+            out += (
+                b'],"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d}}' % counts
+            )
+            out += b"\n\n"
+        return out if self.done else out + _DONE
+
+
+def _opens(choice: _Choice) -> bool:
+    return choice.delta is not None and choice.delta.role is not None and not choice.delta.content
+
+
+def _joined(ids: list[int]) -> bytes:
+    return msgspec.json.encode(ids)[1:-1]
+
+
+def _count(lists: list[bytes]) -> int:
+    return sum(ids.count(b",") + 1 for ids in lists)
