@@ -1,0 +1,412 @@
+"""In which order requests leave the line in which they wait for a replica."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterable
+from random import Random
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nebula.actors.queueing import Line, Waiting
+
+
+def request(
+    identity: str,
+    user: str = "ann",
+    *,
+    priority: int = 0,
+    adapter: str = "",
+    since: float = 0.0,
+    until: float = 60.0,
+) -> Waiting:
+    return Waiting(identity, user, priority, adapter, since, until)
+
+
+def line_of(*requests: Waiting) -> Line:
+    line = Line()
+    for each in requests:
+        line.add(each)
+    return line
+
+
+def all_able(adapter: str) -> bool:
+    return True
+
+
+def none_able(adapter: str) -> bool:
+    return False
+
+
+def only(*able: str) -> Callable[[str], bool]:
+    return lambda adapter: adapter in able
+
+
+def served(line: Line, able: Callable[[str], bool] = all_able) -> list[str]:
+    """Give the ids of all that can go, in order."""
+    order = []
+    while (request := line.next(able)) is not None:
+        order.append(request.id)
+    return order
+
+
+def served_next(line: Line, able: Callable[[str], bool] = all_able) -> str | None:
+    return None if (request := line.next(able)) is None else request.id
+
+
+def test_an_empty_line_has_nobody_to_send_and_nothing_to_wait_for() -> None:
+    line = Line()
+    assert line.next(all_able) is None
+    assert line.remove("unknown") is None
+    assert line.expired(1e9) == []
+    assert (len(line), line.due(), line.oldest()) == (0, None, None)
+
+
+def test_one_user_is_served_first_come_first_served() -> None:
+    assert served(line_of(*map(request, "abc"))) == ["a", "b", "c"]
+
+
+def test_users_take_turns_however_much_one_of_them_sends() -> None:
+    line = line_of(*(request(f"ann-{n}", "ann") for n in range(3)), request("bob-0", "bob"))
+    line.add(request("cid-0", "cid"))
+    assert served(line) == ["ann-0", "bob-0", "cid-0", "ann-1", "ann-2"]
+
+
+def test_a_new_user_waits_for_one_turn_of_each_user_before() -> None:
+    line = line_of(*(request(f"{user}-{n}", user) for user in ("ann", "bob") for n in range(3)))
+    assert served_next(line) == "ann-0"
+    line.add(request("cid-0", "cid"))
+    assert served(line) == ["bob-0", "ann-1", "cid-0", "bob-1", "ann-2", "bob-2"]
+
+
+def test_a_user_who_was_just_served_and_asks_again_comes_after_those_who_wait() -> None:
+    line = line_of(request("ann-0", "ann"), request("bob-0", "bob"))
+    assert served_next(line) == "ann-0"
+    line.add(request("ann-1", "ann"))
+    assert served(line) == ["bob-0", "ann-1"]
+
+
+def test_all_of_unknown_users_share_one_turn() -> None:
+    line = line_of(request("a", ""), request("b", ""), request("c", "cid"))
+    assert served(line) == ["a", "c", "b"]
+
+
+def test_a_lower_priority_number_goes_first_whoever_had_the_last_turn() -> None:
+    line = line_of(
+        request("batch", "bob", priority=5),
+        request("normal", "ann"),
+        request("urgent-0", "ann", priority=-1),
+        request("urgent-1", "ann", priority=-1),
+    )
+    assert served(line) == ["urgent-0", "urgent-1", "normal", "batch"]
+
+
+def test_users_take_turns_in_each_priority_by_itself() -> None:
+    line = line_of(
+        request("ann-urgent", "ann", priority=-1), request("ann-0", "ann"), request("bob-0", "bob")
+    )
+    assert served(line) == ["ann-urgent", "ann-0", "bob-0"]
+
+
+def test_a_request_whose_adapter_nobody_can_serve_is_passed_by_the_same_user_s_next() -> None:
+    line = line_of(request("a", adapter="sql"), request("b"), request("c", adapter="sql"))
+    assert served(line, only("")) == ["b"]
+    assert served(line) == ["a", "c"]
+
+
+def test_a_user_who_can_t_go_now_is_passed_and_keeps_the_turn() -> None:
+    line = line_of(
+        request("ann-0", "ann", adapter="sql"),
+        *(request(f"bob-{n}", "bob") for n in range(3)),
+        *(request(f"cid-{n}", "cid") for n in range(3)),
+    )
+    assert [served_next(line, only("")) for _ in range(3)] == ["bob-0", "cid-0", "bob-1"]
+    assert served(line) == ["ann-0", "cid-1", "bob-2", "cid-2"]
+
+
+def test_who_can_go_is_not_held_up_by_a_higher_priority_that_can_t() -> None:
+    line = line_of(request("urgent", priority=-1, adapter="sql"), request("normal"))
+    assert served(line, only("")) == ["normal"]
+
+
+def test_while_nobody_is_able_nothing_changes() -> None:
+    line = line_of(request("a", "ann"), request("b", "bob", adapter="sql"))
+    assert served(line, none_able) == []
+    assert served(line) == ["a", "b"]
+
+
+def test_a_request_that_waits_already_stays_as_it_is_when_it_is_added_again() -> None:
+    line = line_of(request("a", until=5.0), request("b"), request("a", "bob", until=9.0))
+    assert len(line) == 2
+    assert line.due() == 5.0
+    assert line.next(all_able) == request("a", until=5.0)
+
+
+def test_a_request_that_went_and_comes_back_is_again_the_first_of_its_user() -> None:
+    line = line_of(*(request(f"a-{n}", since=float(n)) for n in range(3)))
+    first = line.next(all_able)
+    assert first is not None
+    line.add(first)
+    assert served(line) == ["a-0", "a-1", "a-2"]
+
+
+def test_a_removed_request_is_given_back_once_and_never_served() -> None:
+    line = line_of(request("a"), request("b"))
+    assert line.remove("a") == request("a")
+    assert line.remove("a") is None
+    assert "a" not in line
+    assert served(line) == ["b"]
+
+
+def test_a_cancelled_request_does_not_cost_its_user_the_turn() -> None:
+    line = line_of(request("a-0", "ann"), request("b-0", "bob"), request("a-1", "ann"))
+    line.remove("a-0")
+    assert served(line) == ["a-1", "b-0"]
+
+
+def test_a_user_of_whom_nothing_waited_any_more_comes_back_as_the_last() -> None:
+    line = line_of(request("a-0", "ann"), request("b-0", "bob"))
+    line.remove("a-0")
+    line.add(request("a-1", "ann"))
+    assert served(line) == ["b-0", "a-1"]
+
+
+def test_an_emptied_line_takes_no_more_memory_than_a_new_one() -> None:
+    line = line_of(
+        *(request(f"{n}", f"{n}", priority=n % 7, adapter=f"{n % 5}") for n in range(100))
+    )
+    for n in range(0, 100, 2):
+        line.remove(f"{n}")
+    served(line)
+    assert len(pickle.dumps(line)) == len(pickle.dumps(Line()))
+
+
+def test_requests_are_given_up_at_their_time_and_not_before() -> None:
+    line = line_of(request("a", until=9.0), request("b", until=3.0), request("c", until=5.0))
+    assert line.due() == 3.0
+    assert line.expired(2.9) == []
+    assert [each.id for each in line.expired(5.0)] == ["b", "c"]
+    assert line.due() == 9.0
+    assert served(line) == ["a"]
+
+
+def test_the_oldest_is_whoever_waits_longest_in_any_priority() -> None:
+    line = line_of(request("a", since=4.0), request("b", "bob", priority=9, since=2.0))
+    assert line.oldest() == 2.0
+    line.remove("b")
+    assert line.oldest() == 4.0
+
+
+def test_ahead_counts_rounds_of_turns_and_not_all_that_came_before() -> None:
+    line = line_of(*(request(f"ann-{n}", "ann") for n in range(100)), request("bob-0", "bob"))
+    assert line.ahead("ann-0") == 0
+    assert line.ahead("bob-0") == 1
+    assert line.ahead("ann-1") == 2
+    assert line.ahead("ann-99") == 100
+
+
+def test_all_of_a_lower_priority_number_are_ahead() -> None:
+    line = line_of(request("a"), *(request(f"b-{n}", "bob", priority=-1) for n in range(3)))
+    assert line.ahead("a") == 3
+
+
+def test_nobody_is_ahead_of_a_request_that_does_not_wait() -> None:
+    with pytest.raises(KeyError):
+        Line().ahead("unknown")
+
+
+def test_each_adapter_is_asked_about_at_most_once_however_many_wait() -> None:
+    asked: list[str] = []
+
+    def able(adapter: str) -> bool:
+        asked.append(adapter)
+        return adapter == "last"
+
+    line = line_of(*(request(f"a-{n}", f"user-{n}", adapter=f"{n % 3}") for n in range(30)))
+    line.add(request("b", adapter="last"))
+    assert served_next(line, able) == "b"
+    assert max(Counter(asked).values()) == 1
+
+
+def test_when_the_first_can_go_nobody_else_is_asked_about() -> None:
+    asked: list[str] = []
+
+    def able(adapter: str) -> bool:
+        asked.append(adapter)
+        return True
+
+    line = line_of(request("a"), *(request(f"b-{n}", adapter=f"{n}") for n in range(9)))
+    assert served_next(line, able) == "a"
+    assert asked == [""]
+
+
+class Naive:
+    """What a line is, told slowly: a list that is sorted each time."""
+
+    def __init__(self, waiting: Iterable[tuple[int, Waiting]] = ()) -> None:
+        self.waiting = list(waiting)
+        self.turns: dict[tuple[int, str], int] = {}
+        self.steps = 0
+
+    def copy(self) -> Naive:
+        copy = Naive(self.waiting)
+        copy.turns, copy.steps = dict(self.turns), self.steps
+        return copy
+
+    def add(self, request: Waiting) -> None:
+        if all(request.id != each.id for _, each in self.waiting):
+            self.steps += 1
+            self.waiting.append((self.steps, request))
+            self.turns.setdefault((request.priority, request.user), self.steps)
+
+    def take(self, taken: list[Waiting]) -> list[Waiting]:
+        self.waiting = [each for each in self.waiting if each[1] not in taken]
+        here = {(each.priority, each.user) for _, each in self.waiting}
+        self.turns = {key: turn for key, turn in self.turns.items() if key in here}
+        return taken
+
+    def remove(self, identity: str) -> Waiting | None:
+        found = self.take([each for _, each in self.waiting if each.id == identity])
+        return found[0] if found else None
+
+    def next(self, able: Callable[[str], bool]) -> Waiting | None:
+        order = sorted(
+            (each.priority, self.turns[each.priority, each.user], each.since, arrival, each.id)
+            for arrival, each in self.waiting
+            if able(each.adapter)
+        )
+        if not order:
+            return None
+        first = next(each for _, each in self.waiting if each.id == order[0][-1])
+        self.steps += 1
+        self.turns[first.priority, first.user] = self.steps
+        return self.take([first])[0]
+
+    def expired(self, now: float) -> list[Waiting]:
+        return self.take([each for _, each in self.waiting if each.until <= now])
+
+    def ahead(self, identity: str) -> int:
+        left = self.copy()
+        for count in range(len(left.waiting)):
+            if (first := left.next(all_able)) is not None and first.id == identity:
+                return count
+        raise KeyError(identity)
+
+
+ADAPTERS = ("", "sql", "poet")
+identities = st.integers(0, 11).map(str)
+moments = st.integers(0, 9).map(float)
+requests = st.builds(
+    Waiting,
+    id=identities,
+    user=st.sampled_from(["", "ann", "bob", "cid"]),
+    priority=st.integers(-1, 1),
+    adapter=st.sampled_from(ADAPTERS),
+    since=moments,
+    until=moments,
+)
+steps = st.lists(
+    st.one_of(
+        requests,
+        requests,
+        st.frozensets(st.sampled_from(ADAPTERS)),  # who is able as the next one is asked for
+        identities,  # one to remove
+        moments,  # a time at which some are given up
+    ),
+    max_size=60,
+)
+different = st.lists(requests, max_size=12, unique_by=lambda each: each.id)
+
+
+@given(steps)
+def test_after_any_history_a_line_is_what_a_list_sorted_each_time_would_be(
+    history: list[Waiting | frozenset[str] | str | float],
+) -> None:
+    line, naive = Line(), Naive()
+    for step in history:
+        match step:
+            case Waiting():
+                line.add(step)
+                naive.add(step)
+            case frozenset():
+                assert line.next(step.__contains__) == naive.next(step.__contains__)
+            case str():
+                assert line.remove(step) == naive.remove(step)
+            case float():
+                expired = line.expired(step)
+                assert [each.until for each in expired] == sorted(each.until for each in expired)
+                assert set(expired) == set(naive.expired(step))
+        waiting = [each for _, each in naive.waiting]
+        assert len(line) == len(waiting)
+        assert line.due() == min((each.until for each in waiting), default=None)
+        assert line.oldest() == min((each.since for each in waiting), default=None)
+        for each in waiting:
+            assert each.id in line
+            assert line.ahead(each.id) == naive.ahead(each.id)
+    assert served(line) == served_by(naive)
+
+
+def served_by(naive: Naive) -> list[str]:
+    order = []
+    while (request := naive.next(all_able)) is not None:
+        order.append(request.id)
+    return order
+
+
+@given(different, st.lists(st.frozensets(st.sampled_from(ADAPTERS)), max_size=30))
+def test_nobody_is_lost_and_nobody_is_served_twice(
+    known: list[Waiting], able: list[frozenset[str]]
+) -> None:
+    line = line_of(*known)
+    early = [first.id for now in able if (first := line.next(now.__contains__))]
+    assert sorted(early + served(line)) == sorted(each.id for each in known)
+    assert len(line) == 0
+
+
+@given(different, st.sets(st.sampled_from(ADAPTERS)))
+def test_nobody_goes_while_one_of_a_lower_priority_number_could(
+    known: list[Waiting], able: set[str]
+) -> None:
+    line = line_of(*known)
+    priorities = [first.priority for first in iter(lambda: line.next(able.__contains__), None)]
+    assert priorities == sorted(each.priority for each in known if each.adapter in able)
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.randoms())
+def test_while_all_users_have_something_waiting_each_gets_one_of_as_many_turns_as_they_are(
+    sent: list[int], random: Random
+) -> None:
+    known = [
+        request(f"{user}-{n}", f"{user}") for user, count in enumerate(sent) for n in range(count)
+    ]
+    random.shuffle(known)
+    line = line_of(*known)
+    users = [identity.partition("-")[0] for identity in served(line)]
+    k = len(sent)
+    for start in range((min(sent) - 1) * k + 1):
+        assert len(set(users[start : start + k])) == k
+
+
+@given(different)
+def test_one_user_s_requests_of_one_priority_never_overtake_each_other(
+    known: list[Waiting],
+) -> None:
+    came = {each.id: number for number, each in enumerate(known)}
+    timed = {each.id: msgspec.structs.replace(each, since=float(came[each.id])) for each in known}
+    order = served(line_of(*timed.values()))
+    by_user: dict[tuple[str, int], list[int]] = {}
+    for identity in order:
+        each = timed[identity]
+        by_user.setdefault((each.user, each.priority), []).append(came[identity])
+    assert all(numbers == sorted(numbers) for numbers in by_user.values())
+
+
+@given(different)
+def test_whoever_is_ahead_of_one_goes_before_it_and_nobody_else_does(known: list[Waiting]) -> None:
+    line = line_of(*known)
+    ahead = {each.id: line.ahead(each.id) for each in known}
+    assert ahead == {identity: place for place, identity in enumerate(served(line))}
