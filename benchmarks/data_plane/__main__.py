@@ -169,7 +169,8 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 def main() -> None:
     """Start, measure, end and print."""
     options = parse()
-    signal.signal(signal.SIGTERM, _stop)  # everything that was started ends on the way out
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)  # everything that was started ends on the way out
     rows: list[report.Row] = []
     with (
         tempfile.TemporaryDirectory(prefix="nebula-data-plane-")

@@ -1,9 +1,13 @@
 """A client for streams that costs little: it notes when events come and reads nothing in them."""
 
 import asyncio
+import signal
 import time
-from typing import NamedTuple, cast
+from collections.abc import Coroutine
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
+
+import uvloop
 
 _EVENT = b"data: {"
 _ERROR = b'data: {"error"'
@@ -86,6 +90,36 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
+
+
+def run(load: Coroutine[Any, Any, list[Streamed]]) -> list[Streamed]:
+    """Run a load to its end; SystemExit where a signal ended it.
+
+    A signal's exception that is raised while a connection reads would end no more than that
+    connection: the loop takes it for the connection's own. So the signals go through the loop.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stopped: list[int] = []
+
+    async def guarded() -> list[Streamed]:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def stop(number: int) -> None:
+            stopped.append(number)
+            task.cancel()
+
+        for number in handlers:
+            loop.add_signal_handler(number, stop, number)
+        return await load
+
+    try:
+        return uvloop.run(guarded())
+    except asyncio.CancelledError:
+        raise SystemExit(128 + stopped[0]) from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def request(url: str, body: bytes) -> bytes:

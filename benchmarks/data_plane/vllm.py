@@ -8,11 +8,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import uvloop
-
 from .figures import Figure, Measured, Work
 from .processes import Failed
-from .streams import Streamed, connect, request
+from .streams import Streamed, connect, request, run
 from .ways import MODEL, Serving
 
 TOKENS = 48
@@ -41,7 +39,7 @@ def _measure(streams: int, way: Serving, seconds: float, _folder: Path) -> Measu
     # is half done when time is over would be half lost.
     requests = streams * (EACH if seconds > 1 else 1)
     began = time.perf_counter()
-    answers = uvloop.run(_answers(way.url, streams, requests))
+    answers = run(_answers(way.url, streams, requests))
     took = time.perf_counter() - began
     # The engine may send several tokens at once, so the events are not counted: what is asked
     # for has a fixed length, and is there when the answer is whole.

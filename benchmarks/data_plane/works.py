@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import uvloop
 
 from .figures import Figure, Measured, Work, percentile
 from .processes import Failed, cpu_seconds, spent
-from .streams import Connection, Streamed, connect, request
+from .streams import Connection, Streamed, connect, request, run
 from .ways import MODEL, Serving
 from .wrk import load
 
@@ -84,7 +83,7 @@ def _paced(way: Serving, seconds: float, _folder: Path) -> Measured:
     httpx.post(f"{way.engine}/simulate", json={"token": TOKEN}, trust_env=False).raise_for_status()
     try:
         before = cpu_seconds(way.roots)
-        answers = uvloop.run(_concurrent(way.url, tokens, seconds))
+        answers = run(_concurrent(way.url, tokens, seconds))
         cpu = spent(before, cpu_seconds(way.roots))
     finally:
         httpx.post(f"{way.engine}/simulate", json={"token": 0.0}, trust_env=False)
@@ -103,7 +102,7 @@ def _paced(way: Serving, seconds: float, _folder: Path) -> Measured:
 def _single(way: Serving, seconds: float, _folder: Path) -> Measured:
     tokens = 16
     before = cpu_seconds(way.roots)
-    answers = uvloop.run(_alone(way.url, tokens, seconds))
+    answers = run(_alone(way.url, tokens, seconds))
     cpu = spent(before, cpu_seconds(way.roots))
     good = _good(answers, tokens)
     times = [answer.first - answer.asked for answer in good]
