@@ -32,6 +32,10 @@ _COMPLETION_CHOICE = re.compile(
 _ID_LISTS = re.compile(rb'(?<=[,{])"((?:prompt_)?token_ids)":\[[\d,]*\]')
 _CHOICES = b'"choices":['
 _NULL = Raw(b"null")
+_COUNTS = ("prompt_tokens", "total_tokens", "completion_tokens")
+
+ABORTED = "abort"
+"""What vLLM says of the answers that it has not finished when it is stopped."""
 
 Form = Literal["own", "again", "rest"]
 """How the engine answers now: as the client was promised; the same, but from the start once more;
@@ -93,34 +97,54 @@ class Progress:
         self.roles = 0
         self.texts = 0
         self._pattern = _CHAT_CHOICE if self.chat else _COMPLETION_CHOICE
-        self._ids: list[bytes] = []
+        self._ids = bytearray()  # each with a comma behind it
+        self._last = b""  # those of the last event that had text
         self._textless: list[bytes] = []
         self._head = b""
         self._at = 0
         self._incomplete = b""
         self._form: Form = "own"
         self._before = 0
+        self._usage_details: dict[str, Any] = {}
         self._roles_to_skip = 0
 
     @property
     def ids(self) -> bytes:
         """The token ids whose text the client has, as in a JSON list."""
-        return b",".join(self._ids)
+        return bytes(self._ids[:-1])
 
     @property
     def completion_tokens(self) -> int:
         """How many of them there are."""
-        return _count(self._ids)
+        return self._ids.count(b",")
 
     @property
     def prompt_tokens(self) -> int:
         """How many tokens the client's prompt has."""
-        return _count([self.prompt]) if self.prompt else 0
+        return self.prompt.count(b",") + 1 if self.prompt else 0
 
     @property
     def textless(self) -> bool:
         """Whether the last tokens gave no text yet: a character of which a part is missing."""
         return bool(self._textless)
+
+    @property
+    def doubtful(self) -> bytes:
+        """The last ids, where it is not certain that the last of them gave all its text.
+
+        An event of one token has text only once that ends a character. An event of several tokens
+        may have text from the first of them only.
+        """
+        return self._last if b"," in self._last else b""
+
+    def settle(self, text: str) -> None:
+        """Take what the engine says is the text of the doubtful ids."""
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            self._last = b""
+            return
+        self._last, _, last = self._last.rpartition(b",")
+        self._textless.insert(0, last)
+        del self._ids[-len(last) - 1 :]
 
     def resume(self, form: Form) -> None:
         """Another engine goes on from here. What the last one had sent of an event is void."""
@@ -164,9 +188,9 @@ class Progress:
         self.begun = True
         if text:
             if self._textless:
-                self._ids += self._textless
-                self._textless.clear()
-            self._ids.append(ids)
+                self._keep_textless()
+            self._ids += ids + b","
+            self._last = ids
             self.texts += 1
         else:
             self._textless.append(ids)
@@ -208,11 +232,15 @@ class Progress:
             return event
         if chunk.error is not None:
             return self._failed(event, chunk.error)
+        if any(choice.finish_reason == ABORTED for choice in chunk.choices):
+            self.failure = event
+            return b""
         self._measure(event)
         if not chunk.choices and chunk.usage is not None:
             self.usage_sent = True
         if self._form == "own":
             self._note_prompt(chunk)
+            self._usage_details = self._usage_details or _details(chunk.usage)
         added = False
         for choice in chunk.choices:
             added = self._note(choice) or added
@@ -249,8 +277,8 @@ class Progress:
     def _note_prompt(self, chunk: _Chunk) -> None:
         ids = chunk.prompt_token_ids
         for choice in chunk.choices:
-            ids = ids or choice.prompt_token_ids
-        if ids and self.prompt is None:
+            ids = choice.prompt_token_ids if ids is None else ids
+        if ids is not None and self.prompt is None:
             self.prompt = _joined(ids)
 
     def _note(self, choice: _Choice) -> bool:
@@ -271,15 +299,22 @@ class Progress:
                 self.obstacle = "a parser of the engine holds text back"
                 if choice.logprobs is None and choice.token_ids is not None:
                     return True
+        if choice.logprobs is not None:
+            self.obstacle = "log probabilities are in the answer"
         ids = _joined(choice.token_ids) if choice.token_ids else b""
         if ids:
             self._textless.append(ids)
         if text or choice.finish_reason is not None:
-            self._ids += self._textless
-            self._textless.clear()
+            self._keep_textless()
+            self._last = ids
         self.texts += bool(text)
         self.finish_reason = choice.finish_reason or self.finish_reason
         return False
+
+    def _keep_textless(self) -> None:
+        for ids in self._textless:
+            self._ids += ids + b","
+        self._textless.clear()
 
     def _rewritten(self, event: bytes) -> bytes:
         """Write a completion event of another engine as one of this answer's own."""
@@ -295,21 +330,30 @@ class Progress:
         out += b"]"
         for key, value in chunk.items():
             if key == "usage":
-                out += b',"usage":' + self._usage(bytes(value))
+                out += b',"usage":' + self._usage(bytes(value), final=not choices)
             elif key not in ("id", "object", "created", "model", "choices", "usage"):
                 out += b"," + msgspec.json.encode(key) + b":" + bytes(value)
         return out + b"}\n\n"
 
-    def _usage(self, raw: bytes) -> bytes:
+    def _usage(self, raw: bytes, *, final: bool) -> bytes:
         """Count the tokens of all parts in what the last part's engine says of its own."""
         usage: dict[str, Any] | None = msgspec.json.decode(raw)
         if usage is None:
             return raw
         made = self._before + (usage.get("completion_tokens") or 0)
-        usage["prompt_tokens"] = self.prompt_tokens
-        usage["completion_tokens"] = made
-        usage["total_tokens"] = self.prompt_tokens + made
+        usage |= self._counts(made)
+        for key, value in self._usage_details.items():
+            if value is not None or not final:
+                usage.setdefault(key, value)
+        prompt = usage.get("prompt_tokens_details")
+        if isinstance(prompt, dict) and prompt.get("cached_tokens"):
+            prompt["cached_tokens"] = min(prompt["cached_tokens"], self.prompt_tokens)
         return msgspec.json.encode(usage)
+
+    def _counts(self, made: int) -> dict[str, int]:
+        prompt = self.prompt_tokens
+        counts = (prompt, prompt + made, made)
+        return dict(zip(_COUNTS, counts, strict=True))
 
     def closing(self, finish_reason: str, usage: bool) -> bytes:
         """Write what is missing at the end of an answer of which no token is missing."""
@@ -318,13 +362,8 @@ class Progress:
             reason = msgspec.json.encode(finish_reason)
             out += self._written(b"", reason, b"null", b"[]" if self.shown else b"null") + b"]}\n\n"
         if usage and not self.usage_sent:
-            made = self.completion_tokens
-            counts = (self.prompt_tokens, self.prompt_tokens + made, made)
-            out += self._head
-            out += (
-                b'],"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d}}' % counts
-            )
-            out += b"\n\n"
+            counts = msgspec.json.encode(self._counts(self.completion_tokens))
+            out += self._head + b'],"usage":' + counts + b"}\n\n"
         return out if self.done else out + _DONE
 
 
@@ -332,9 +371,9 @@ def _opens(choice: _Choice) -> bool:
     return choice.delta is not None and choice.delta.role is not None and not choice.delta.content
 
 
+def _details(usage: dict[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (usage or {}).items() if key not in _COUNTS}
+
+
 def _joined(ids: list[int]) -> bytes:
     return msgspec.json.encode(ids)[1:-1]
-
-
-def _count(lists: list[bytes]) -> int:
-    return sum(ids.count(b",") + 1 for ids in lists)

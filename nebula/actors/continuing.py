@@ -92,6 +92,8 @@ _SETTLED = frozenset(
 )
 """What a continuation says itself, or what the prompt's token ids have settled."""
 
+DETOKENIZE = "/detokenize"
+
 _TEXTS = ("text", "input_text", "output_text", "refusal")
 """Types of a content's parts that are nothing but text."""
 
@@ -101,6 +103,10 @@ COMPLETION_TOKENS = 16
 
 class _Message(Struct):
     content: Any = None
+
+
+class _Detokenized(Struct):
+    prompt: str
 
 
 class _StreamOptions(Struct):
@@ -139,6 +145,16 @@ class Continuation(Struct, frozen=True):
     form: Form
 
 
+class Detokenize(Struct, frozen=True):
+    """What to ask any engine of the model first. Give its answer to `settle`, then plan again.
+
+    Going on inside a character is not exact: vLLM then writes the text of the whole prompt too.
+    """
+
+    path: str
+    body: bytes
+
+
 class Finish(Struct, frozen=True):
     """No token is missing: the client needs only these bytes."""
 
@@ -169,9 +185,17 @@ def asked(path: str, body: bytes) -> Asked:
     return Asked(_object({**fields, "return_token_ids": Raw(b"true")}), tracked=True)
 
 
+def settle(progress: Progress, answer: bytes) -> None:
+    """Take an engine's answer to `Detokenize`; any other than that it can't be gone on with."""
+    try:
+        progress.settle(msgspec.json.decode(answer, type=_Detokenized).prompt)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        progress.obstacle = "no engine says what text the last token ids are"
+
+
 def plan(
     path: str, body: bytes, progress: Progress, limits: Limits | None = None
-) -> Continuation | Finish | CantContinue:
+) -> Continuation | Detokenize | Finish | CantContinue:
     """Decide how the answer to the client's `body` goes on after what `progress` has seen."""
     try:
         fields = _fields.decode(body)
@@ -187,6 +211,10 @@ def plan(
         return CantContinue(reason)
     if not progress.tracked or progress.prompt is None:
         return CantContinue("the engine did not tell the prompt's token ids")
+    if progress.doubtful:
+        tokens = {"tokens": Raw(b"[" + progress.doubtful + b"]")}
+        model = {key: fields[key] for key in ("model",) if key in fields}
+        return Detokenize(DETOKENIZE, _object(model | tokens))
     if progress.shown and progress.textless:
         return CantContinue("it was cut inside a character whose token ids the client has")
     made = progress.completion_tokens

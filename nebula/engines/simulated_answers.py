@@ -11,11 +11,12 @@ import hashlib
 import math
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from nebula.engines.simulated_http import Refusal, encode, invalid
+from nebula.engines.simulated_tokens import CONTEXT, REPEATED, Prompt, id_of, ids_of, read
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -49,15 +50,20 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    min_tokens: int = 0
     ignore_eos: bool = False
+    return_token_ids: bool | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
 
+    def limit(self) -> int | None:
+        """The most tokens that the answer may have."""
+        return self.max_tokens
+
     def length(self, natural: int) -> tuple[int, str]:
         """How many tokens the answer has and why it ends there, if it would end at ``natural``."""
-        limit = self.max_completion_tokens
-        if limit is None:
-            limit = self.max_tokens
+        natural = max(0, natural, self.min_tokens)
+        limit = self.limit()
         if limit is None:
             return natural, "stop"
         if limit < 1:
@@ -71,16 +77,31 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
 
     messages: list[Message]
 
-    def prompt_text(self) -> str:
+    def limit(self) -> int | None:
+        """As its newer name says, or else the older."""
+        given = self.max_completion_tokens
+        return self.max_tokens if given is None else given
+
+    def answered(self) -> Message:
         """The last message of the user, or the last one where the user said nothing."""
         if not self.messages:
             raise invalid("body.messages", "List should have at least 1 item")
         said = (message for message in reversed(self.messages) if message.role == "user")
-        return next(said, self.messages[-1]).text()
+        return next(said, self.messages[-1])
 
-    def prompt_tokens(self) -> int:
-        """One for each word of every message."""
-        return sum(len(message.text().split()) for message in self.messages)
+    def read(self) -> Prompt:
+        """The prompt has one token for each word of every message."""
+        words = self.answered().text().split()
+        return Prompt(words, sum(len(message.text().split()) for message in self.messages))
+
+    def prompt_ids(self) -> list[int]:
+        """The prompt's token ids."""
+        answered = self.answered()
+        return [
+            id_of(word, REPEATED if message is answered else CONTEXT)
+            for message in self.messages
+            for word in message.text().split()
+        ]
 
 
 class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
@@ -88,17 +109,33 @@ class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
 
     prompt: str | list[str | int | list[int]]
 
-    def prompt_text(self) -> str:
-        """The prompt; token ids become words of digits."""
-        texts = texts_of(self.prompt)
-        if len(texts) != 1:
+    def limit(self) -> int | None:
+        """vLLM's own limit where none is given."""
+        return 16 if self.max_tokens is None else self.max_tokens
+
+    def _one(self) -> str | list[int]:
+        """The prompt; refused unless it is exactly one."""
+        prompt: Any = self.prompt
+        if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
+            prompt = prompt[0]
+        whole = isinstance(prompt, str) or (prompt and all(type(item) is int for item in prompt))
+        if not whole:
             text = "The simulated engine takes exactly one prompt in a request."
             raise Refusal(400, text, "BadRequestError", "prompt")
-        return texts[0]
+        return cast("str | list[int]", prompt)
 
-    def prompt_tokens(self) -> int:
-        """One for each word of the prompt."""
-        return len(self.prompt_text().split())
+    def read(self) -> Prompt:
+        """A text has one token for each word."""
+        prompt = self._one()
+        if isinstance(prompt, list):
+            return read(prompt)
+        words = prompt.split()
+        return Prompt(words, len(words))
+
+    def prompt_ids(self) -> list[int]:
+        """The prompt's token ids."""
+        prompt = self._one()
+        return ids_of(prompt.split(), REPEATED) if isinstance(prompt, str) else prompt
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,15 +157,18 @@ def texts_of(value: str | list[Any]) -> list[str]:
     return [item if isinstance(item, str) else " ".join(map(str, item)) for item in value]
 
 
-def tokens_of(text: str, count: int, adapter: str | None = None) -> list[str]:
-    """The answer to ``text``: its words, again and again, until there are ``count`` tokens.
+def tokens_of(prompt: Prompt, count: int, adapter: str | None = None) -> list[str]:
+    """The next ``count`` tokens of the answer: the prompt's words, again and again.
 
     An adapter announces itself in the first of them, so that a test sees which one answered.
     """
-    words = text.split() or ["nothing"]
+    words = prompt.words or ["nothing"]
     head = [f"[{adapter}]"] if adapter else []
-    missing = count - len(head)
-    return head + (words * (missing // len(words) + 1))[:missing]
+    if prompt.said:
+        at = (prompt.said - len(head)) % len(words)
+        words, head = words[at:] + words[:at], []
+    missing = max(0, count - len(head))
+    return head[:count] + (words * (missing // len(words) + 1))[:missing]
 
 
 def vector_of(text: str, dimensions: int) -> tuple[float, ...]:
@@ -168,7 +208,11 @@ def embeddings_body(
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A generated answer, before it is written as one body or as a stream of events."""
+    """A generated answer, before it is written as one body or as a stream of events.
+
+    ``said``: how many of its tokens the prompt has already. ``prompt_ids``: where the client wants
+    token ids.
+    """
 
     chat: bool
     id: str
@@ -177,6 +221,8 @@ class Answer(msgspec.Struct, frozen=True):
     tokens: list[str]
     finish_reason: str
     prompt_tokens: int
+    said: int = 0
+    prompt_ids: list[int] | None = None
 
     def usage(self) -> dict[str, Any]:
         """OpenAI's ``usage``."""
@@ -185,12 +231,13 @@ class Answer(msgspec.Struct, frozen=True):
             "prompt_tokens": self.prompt_tokens,
             "total_tokens": self.prompt_tokens + made,
             "completion_tokens": made,
-            "prompt_tokens_details": None,
         }
 
     def body(self) -> bytes:
         """The answer in one piece."""
-        text = " ".join(self.tokens)
+        text = " ".join([""] * bool(self.said and self.tokens) + self.tokens)
+        ids = None if self.prompt_ids is None else ids_of(self.tokens)
+        told = {"prompt_token_ids": self.prompt_ids}
         said: dict[str, Any] = {"text": text}
         if self.chat:
             message: dict[str, Any] = {
@@ -200,15 +247,17 @@ class Answer(msgspec.Struct, frozen=True):
                 "tool_calls": [],
             }
             said = {"message": message}
-        end = {"logprobs": None, "finish_reason": self.finish_reason, "stop_reason": None}
+        end = {"finish_reason": self.finish_reason, "stop_reason": None, "token_ids": ids}
+        choice = {"index": 0, **said, "logprobs": None, **end, **({} if self.chat else told)}
         return encode(
             {
                 "id": self.id,
                 "object": "chat.completion" if self.chat else "text_completion",
                 "created": self.created,
                 "model": self.model,
-                "choices": [{"index": 0, **said, **end}],
-                "usage": self.usage(),
+                "choices": [choice],
+                "usage": {**self.usage(), "prompt_tokens_details": None},
+                **(told if self.chat else {}),
             }
         )
 
@@ -223,20 +272,37 @@ class Answer(msgspec.Struct, frozen=True):
         if not self.chat:
             return b""
         delta = b'{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null'
-        return self._head() + delta + b',"finish_reason":null}]}\n\n'
+        told = b'],"prompt_token_ids":%b,"prompt_text":null}\n\n' % encode(self.prompt_ids)
+        return self._head() + delta + b',"finish_reason":null}' + told
+
+    def _end(self, reason: bytes, prompt_ids: bytes = b"null", ids: bytes = b"null") -> bytes:
+        """What an event of one token ends with, after its text."""
+        if not self.chat:
+            end = b',"logprobs":null,"finish_reason":%b,"stop_reason":null,"prompt_token_ids":%b'
+            return end % (reason, prompt_ids) + b',"token_ids":%b}]}\n\n' % ids
+        stop = b"" if reason == b"null" else b',"stop_reason":null'
+        end = b'},"logprobs":null,"finish_reason":%b%b,"token_ids":%b}]}\n\n'
+        return end % (reason, stop, ids)
 
     def events(self) -> Iterator[bytes]:
         """One server-sent event for each token; the last one says why the answer ends."""
-        head = self._head() + (b'{"index":0,"delta":{"content":' if self.chat else b'{"text":')
-        tail = b'},"logprobs":null' if self.chat else b',"index":0,"logprobs":null'
-        more = tail + b',"finish_reason":null}]}\n\n'
-        last = tail + b',"finish_reason":"%b","stop_reason":null}]}\n\n'
-        *others, final = self.tokens
-        space = ""
+        head = self._head() + b'{"index":0,' + (b'"delta":{"content":' if self.chat else b'"text":')
+        reason = encode(self.finish_reason)
+        *others, final = self.tokens or [""]
+        space = " " if self.said else ""
+        if self.prompt_ids is None:
+            more = self._end(b"null")
+            for token in others:
+                yield head + encode(space + token) + more
+                space = " "
+            yield head + encode(space + final if self.tokens else "") + self._end(reason)
+            return
+        told = encode(self.prompt_ids)
         for token in others:
-            yield head + encode(space + token) + more
-            space = " "
-        yield head + encode(space + final) + last % self.finish_reason.encode()
+            yield head + encode(space + token) + self._end(b"null", told, b"[%d]" % id_of(token))
+            space, told = " ", b"null"
+        ids = encode(ids_of([final] if self.tokens else []))
+        yield head + encode(space + final if self.tokens else "") + self._end(reason, told, ids)
 
     def closing(self, include_usage: bool) -> bytes:
         """The event after the last token: the usage where it was asked for, else nothing."""

@@ -189,16 +189,18 @@ class SimulatedEngine:
         self, exchange: Exchange, request: ChatRequest | CompletionRequest, *, chat: bool
     ) -> None:
         model, adapter = self._resolve(request.model)
-        text = request.prompt_text()
-        count, finish_reason = request.length(self.settings.tokens)
+        prompt = request.read()
+        count, finish_reason = request.length(self.settings.tokens - prompt.said)
         answer = Answer(
             chat=chat,
             id=self._answer_id(exchange, "chatcmpl-" if chat else "cmpl-"),
             created=int(time.time()),
             model=model,
-            tokens=tokens_of(text, count, adapter),
+            tokens=tokens_of(prompt, count, adapter),
             finish_reason=finish_reason,
-            prompt_tokens=self._fitting(request.prompt_tokens()),
+            prompt_tokens=self._fitting(prompt.tokens),
+            said=prompt.said,
+            prompt_ids=request.prompt_ids() if request.return_token_ids else None,
         )
         if not request.stream:
             await self._run(exchange, self._whole, answer)
