@@ -91,8 +91,8 @@ def _fail(rows: Sequence[report.Row], error: Exception) -> None:
         print(f"{row.work.name}, {row.way}: {row.reasons[-1]}", file=sys.stderr, flush=True)
 
 
-def context(names: Sequence[str], venvs: Path) -> dict[str, str]:
-    """Say on what machine and with which versions this was measured."""
+def context() -> dict[str, str]:
+    """Say on what machine this is measured, and with which versions."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -101,7 +101,7 @@ def context(names: Sequence[str], venvs: Path) -> dict[str, str]:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=REPOSITORY
     )
-    facts = {
+    return {
         "CPU": f"{cpu}, {os.cpu_count()} cores",
         "load before": " ".join(f"{load:.1f}" for load in os.getloadavg()),
         "Python": platform.python_version(),
@@ -109,10 +109,6 @@ def context(names: Sequence[str], venvs: Path) -> dict[str, str]:
         "uvicorn": version("uvicorn"),
         "Nebula": commit.stdout.strip(),
     }
-    for name in names:
-        if name in competitors.ALL:
-            facts[name] = competitors.version(competitors.ALL[name], venvs) or "not there"
-    return facts
 
 
 def _names(text: str) -> list[str]:
@@ -171,6 +167,7 @@ def main() -> None:
     options = parse()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)  # everything that was started ends on the way out
+    facts = context()
     rows: list[report.Row] = []
     with (
         tempfile.TemporaryDirectory(prefix="nebula-data-plane-")
@@ -183,8 +180,11 @@ def main() -> None:
             if chosen:
                 stage = Stage(task, Path(folder) / task, options.venvs, sources)
                 rows += measure_stage(chosen, options.ways, stage, options)
-    facts = context(options.ways, options.venvs)
-    references = [name for name in ("direct", "smg") if name in options.ways]
+    for name in options.ways:
+        if name in competitors.ALL:
+            there = competitors.version(competitors.ALL[name], options.venvs)
+            facts[name] = there or "not there"
+    references = [name for name in options.ways if name in ("direct", "smg") or "@" in name]
     print("\n" + "; ".join(f"{key} {value}" for key, value in facts.items()))
     print(f"{options.rounds} rounds of {options.seconds:g} s\n")
     print(report.table(rows, references))

@@ -2,9 +2,12 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from .figures import Figure, Measured, Work
+
+
+T = TypeVar("T")
 
 
 class Row(NamedTuple):
@@ -99,9 +102,7 @@ def _spread(values: Sequence[float], form: str) -> str:
     return f"{min(values):{form}} to {max(values):{form}}"
 
 
-def _paired(
-    row: Row, other: Row, name: str, combine: Callable[[float, float], float]
-) -> list[float]:
+def _paired(row: Row, other: Row, name: str, combine: Callable[[float, float], T]) -> list[T]:
     """Combine the figures of those rounds that both have."""
     return [
         combine(mine.figures[name], its.figures[name])
@@ -113,7 +114,8 @@ def _paired(
 def _ratio(row: Row, other: Row | None, figure: Figure) -> str:
     if other is None or other.way == row.way:
         return ""
-    ratios = _paired(row, other, figure.name, lambda a, b: a / b if b else float("nan"))
+    pairs = _paired(row, other, figure.name, lambda a, b: (a, b))
+    ratios = [mine / its for mine, its in pairs if its]
     if not ratios:
         return "-"
     return f"{statistics.median(ratios):.3g} ({_spread(ratios, '.3g')})"
