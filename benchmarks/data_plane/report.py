@@ -6,7 +6,6 @@ from typing import NamedTuple, TypeVar
 
 from .figures import Figure, Measured, Work
 
-
 T = TypeVar("T")
 
 
