@@ -32,6 +32,7 @@ _COMPLETION_CHOICE = re.compile(
 _ID_LISTS = re.compile(rb'(?<=[,{])"((?:prompt_)?token_ids)":\[[\d,]*\]')
 _CHOICES = b'"choices":['
 _NULL = Raw(b"null")
+_AROUND = 16
 _COUNTS = ("prompt_tokens", "total_tokens", "completion_tokens")
 
 ABORTED = "abort"
@@ -133,9 +134,13 @@ class Progress:
         """The last ids, where it is not certain that the last of them gave all its text.
 
         An event of one token has text only once that ends a character. An event of several tokens
-        may have text from the first of them only.
+        may have text from the first of them only. The ids begin some characters earlier, so that
+        each character that ends in them begins in them too.
         """
-        return self._last if b"," in self._last else b""
+        if b"," not in self._last:
+            return b""
+        ids = b",".join(part for part in (self.prompt, self.ids) if part).split(b",")
+        return b",".join(ids[-self._last.count(b",") - _AROUND :])
 
     def settle(self, text: str) -> None:
         """Take what the engine says is the text of the doubtful ids."""

@@ -298,8 +298,14 @@ class Answer(msgspec.Struct, frozen=True):
             yield head + encode(space + final if self.tokens else "") + self._end(reason)
             return
         told = encode(self.prompt_ids)
+        ends: dict[str, bytes] = {}  # a word comes again and again
         for token in others:
-            yield head + encode(space + token) + self._end(b"null", told, b"[%d]" % id_of(token))
+            end = ends.get(token)
+            if end is None:
+                end = self._end(b"null", told, b"[%d]" % id_of(token))
+                if told == b"null":
+                    ends[token] = end
+            yield head + encode(space + token) + end
             space, told = " ", b"null"
         ids = encode(ids_of([final] if self.tokens else []))
         yield head + encode(space + final if self.tokens else "") + self._end(reason, told, ids)
