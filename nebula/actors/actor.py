@@ -76,6 +76,20 @@ class Actor:
         await self.connection.open()
         await self.log.open()
         await self.projection.restore()
+        self.connection.on_reconnect(self._on_return_of_nats)
+
+    async def _on_return_of_nats(self) -> None:
+        self.spawn(self._restore_memory(), "restore the streams in memory")
+
+    async def _restore_memory(self) -> None:
+        """A server that was restarted has lost what lay in its memory, the streams there too."""
+        while self.connection.connected:
+            try:
+                await self.log.restore_memory()
+                return
+            except Unavailable as error:
+                log.warning("%s", error)
+                await asyncio.sleep(0.5)
 
     async def begin(self) -> None:
         """Get ready; the log has been folded up to now."""

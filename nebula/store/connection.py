@@ -6,75 +6,18 @@ It must not know what is sent over it.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import nats
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.errors import NoServersError
 
-from nebula.events.record import parse_headers
+from nebula.store.client import FastClient
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Listener = Callable[[], Awaitable[None]]
 RECONNECT_WAIT = 0.25
 """Seconds between two tries to reach a server again."""
-_PLAIN = b"NATS/1.0\r\n"
-"""How a header block begins that carries no status of the server's."""
-
-
-class Headers(dict[str, str]):
-    """Headers as nats-py reads them, and the block of bytes that they were read from."""
-
-    block: bytes = b""
-
-
-class _Client(Client):
-    """nats-py's client, but it loses neither a header block's bytes nor a cancellation."""
-
-    async def connect(self, *args: Any, **options: Any) -> None:
-        await _or_cancelled(super().connect(*args, **options))
-
-    async def request(self, *args: Any, **options: Any) -> Msg:
-        return await _or_cancelled(super().request(*args, **options))
-
-    async def flush(self, *args: Any, **options: Any) -> None:
-        await _or_cancelled(super().flush(*args, **options))
-
-    async def _flush_pending(self, force_flush: bool = False) -> Any:
-        flushing = super()._flush_pending(force_flush)
-        return await (_or_cancelled(flushing) if force_flush else flushing)
-
-    async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
-        if headers is None:
-            return None
-        block = bytes(headers)
-        if block.startswith(_PLAIN):
-            kept = Headers(parse_headers(block))  # nats-py looks at every character of every key
-        else:
-            kept = Headers(await super()._process_headers(headers) or {})
-        if not kept:
-            return None
-        kept.block = block
-        return kept
-
-
-async def _or_cancelled(answer: Awaitable[T]) -> T:
-    """Give the answer or raise its error, unless the task was cancelled while it waited.
-
-    Before Python 3.12 `asyncio.wait_for`, which nats-py waits with, drops a cancellation that comes
-    in the same turn of the event loop as the answer, and whoever waits for the task waits for ever.
-    """
-    task = asyncio.current_task()
-    assert task is not None
-    before = task.cancelling()
-    try:
-        return await answer
-    finally:
-        if task.cancelling() > before:
-            raise asyncio.CancelledError
 
 
 class Unavailable(Exception):
@@ -87,7 +30,7 @@ class Connection:
     def __init__(self, url: str, name: str) -> None:
         self.url = url
         self.name = name
-        self.client: Client = _Client()
+        self.client = FastClient()
         self._reconnected: list[Listener] = []
         self._lost: list[Listener] = []
 
@@ -125,7 +68,7 @@ class Connection:
             "reconnected_cb": self._on_reconnect,
         }
         # The first connection must fail when nobody is there; every later one may wait for ever.
-        self.client = _Client()
+        self.client = FastClient()
         await self.client.connect(**options, max_reconnect_attempts=1)
         self.client.options["max_reconnect_attempts"] = -1
 

@@ -1,28 +1,38 @@
-"""What the data plane's stream still holds about one request, while it is kept."""
+"""What the data plane's stream still holds about a request: read it again, or follow it."""
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import APIError
 
 from nebula.events import inference, subjects
+from nebula.events.record import parse_headers
 from nebula.store import streams
+from nebula.store.client import Headers
 from nebula.store.connection import Connection, Unavailable
 
 _PATIENCE = 10.0
 
 
 class Said(Struct, frozen=True):
-    """A message about a request: `time` in ns since the epoch, `size` of its body in bytes."""
+    """A message of the data plane: `time` in ns since the epoch, `size` of its body in bytes."""
 
     seq: int
     time: int
     subject: str
-    headers: Mapping[str, str]
+    header: bytes
+    body: bytes
     size: int
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Its headers, read."""
+        return parse_headers(self.header)
 
 
 async def look_up(connection: Connection, request: str) -> list[Said]:
@@ -32,26 +42,47 @@ async def look_up(connection: Connection, request: str) -> list[Said]:
     """
     if not subjects.is_token(request):
         return []
-    found: list[Said] = []
-    done = asyncio.Event()
-    expected: int | None = None
-    seen = 0
+    wanted = [
+        subjects.REQUESTS,
+        subjects.replica_requests("*", "*"),
+        subjects.responses("*", request),
+        subjects.cancel("*", request),
+    ]
+    return [
+        said
+        async for said in read(connection, wanted, bodies=False)
+        if said.subject.endswith(f".{request}") or said.headers.get(inference.REQUEST) == request
+    ]
 
-    async def arrive(message: Msg) -> None:
-        nonlocal seen
-        if not message.reply.startswith("$JS.ACK."):
-            return
-        seen += 1
-        headers = message.headers or {}
-        if headers.get(inference.REQUEST) == request or message.subject.endswith(f".{request}"):
-            found.append(_said(message, headers))
-        if seen == expected:
-            done.set()
 
+async def read(
+    connection: Connection, wanted: Sequence[str], *, bodies: bool = True
+) -> AsyncGenerator[Said, None]:
+    """Give what the stream holds now on these subjects, in order. Raises Unavailable."""
+    async with contextlib.aclosing(follow(connection, wanted, bodies=bodies)) as following:
+        async for said in following:
+            if said is None:
+                return
+            yield said
+
+
+async def follow(
+    connection: Connection, wanted: Sequence[str], *, bodies: bool = True
+) -> AsyncGenerator[Said | None, None]:
+    """Give what the stream holds on these subjects, then None once, then what comes, for ever.
+
+    Raises Unavailable, also when the stream or this reader's place in it is lost.
+    """
     client = connection.client
+    arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
     inbox = client.new_inbox()
+
+    async def lost() -> None:
+        arrived.put_nowait(None)
+
     try:
-        subscription = await client.subscribe(inbox, cb=arrive)
+        subscription = await client.subscribe(inbox, cb=arrived.put)
+        connection.on_disconnect(lost)
         try:
             info = await client.jetstream(timeout=_PATIENCE).add_consumer(
                 streams.INFERENCE,
@@ -59,38 +90,46 @@ async def look_up(connection: Connection, request: str) -> list[Said]:
                     deliver_policy=DeliverPolicy.ALL,
                     ack_policy=AckPolicy.NONE,
                     deliver_subject=inbox,
-                    filter_subjects=[
-                        subjects.REQUESTS,
-                        subjects.replica_requests("*", "*"),
-                        subjects.responses("*", request),
-                        subjects.cancel("*", request),
-                    ],
-                    headers_only=True,
+                    filter_subjects=list(wanted),
+                    headers_only=not bodies,
                     inactive_threshold=30,
                     mem_storage=True,
                 ),
             )
             # What was delivered before the answer came counts as delivered, not as pending.
             delivered = info.delivered.consumer_seq if info.delivered is not None else 0
-            expected = int(info.num_pending or 0) + int(delivered)
-            if seen < expected:
-                async with asyncio.timeout(_PATIENCE):
-                    await done.wait()
+            left = int(info.num_pending or 0) + int(delivered)
+            if left == 0:
+                yield None
+            while True:
+                async with asyncio.timeout(_PATIENCE if left > 0 else None):
+                    message = await arrived.get()
+                if message is None:
+                    raise Unavailable("the connection to NATS was lost")
+                if not message.reply.startswith("$JS.ACK."):
+                    continue
+                yield _said(message)
+                left -= 1
+                if left == 0:
+                    yield None
         finally:
-            await subscription.unsubscribe()
-    except (NatsError, TimeoutError) as error:
+            connection.forget(lost)
+            with contextlib.suppress(NatsError):
+                await subscription.unsubscribe()
+    except (NatsError, APIError, TimeoutError) as error:
         raise Unavailable(f"the data plane's stream does not answer: {error!r}") from error
-    return found
 
 
-def _said(message: Msg, headers: Mapping[str, str]) -> Said:
+def _said(message: Msg) -> Said:
     tokens = message.reply.split(".")  # as of NATS's ADR-15, with a domain or without
     first = 4 if len(tokens) > 9 else 2
-    size = headers.get("Nats-Msg-Size", "0")
+    headers = message.headers
+    size = (headers or {}).get("Nats-Msg-Size", "")
     return Said(
         int(tokens[first + 3]),
         int(tokens[first + 5]),
         message.subject,
-        headers,
-        int(size) if size.isdigit() else 0,
+        headers.block if isinstance(headers, Headers) else b"",
+        message.data,
+        int(size) if size.isdigit() else len(message.data),
     )

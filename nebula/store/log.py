@@ -25,7 +25,8 @@ from nebula.events.original import ORIGINAL_HEADER, original
 from nebula.events.record import ACTOR_HEADER, BASIS_HEADER, CAUSE_HEADER, Entry, Record
 from nebula.events.vocabulary import Event
 from nebula.store import batch, streams
-from nebula.store.connection import Connection, Headers, Unavailable
+from nebula.store.client import Headers
+from nebula.store.connection import Connection, Unavailable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -87,6 +88,13 @@ class Log:
                     log.warning("waiting for JetStream (%s)", error)
                     said = True
                 await asyncio.sleep(0.25)
+
+    async def restore_memory(self) -> None:
+        """Create the streams in memory anew where they are gone. Raises Unavailable."""
+        try:
+            await streams.ensure_memory(self._jetstream)
+        except (NatsError, TimeoutError, streams.StreamMismatch) as error:
+            raise Unavailable(f"JetStream does not answer: {error}") from error
 
     async def append(
         self,

@@ -121,6 +121,16 @@ async def ensure(jetstream: JetStreamContext, replicas: int = 1) -> None:
             await _allow_atomic(jetstream, found)
 
 
+async def ensure_memory(jetstream: JetStreamContext) -> None:
+    """Create the streams in memory anew, where they went with their NATS server.
+
+    Lets nats-py's errors through. The log is never made anew: one that is gone is another matter.
+    """
+    for wanted in definitions():
+        if wanted.storage == StorageType.MEMORY:
+            await _find_or_create(jetstream, wanted)
+
+
 async def _allow_atomic(jetstream: JetStreamContext, found: StreamConfig) -> None:
     """Let a log that was made before batches were used take them; older servers never do."""
     found.allow_atomic = True
