@@ -8,8 +8,8 @@ through untouched. It reads its settings from the environment that the node give
 
 import asyncio
 import logging
+import math
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import msgspec
@@ -17,23 +17,37 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from nebula.actors.engine_exchange import (
+    App,
+    EngineExchange,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    request_scope,
+)
+from nebula.actors.engine_load import get, read_context, read_load
 from nebula.events import inference, subjects
-from nebula.events.inference import Finished, Piece, ReplicaStatus, Request
+from nebula.events.inference import (
+    Finished,
+    ReplicaStatus,
+    StillWanted,
+    UnderWay,
+    Unwanted,
+)
+from nebula.events.record import parse_headers
 from nebula.store.connection import Connection
 
 log = logging.getLogger(__name__)
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 ANNOUNCE_AFTER = 0.1
 """Seconds without an answer after which a replica says that it has the request."""
 
+TICK = 0.05
+FINISHED_AFTER = 0.002
+"""Seconds over which the ends of requests are gathered into one message."""
+
 HEARTBEAT = 2.0
-ABORT_GRACE = 5.0
 REMEMBERED = 4096
 """How many ended or cancelled requests are remembered, so that a late copy starts nothing."""
 
@@ -66,10 +80,12 @@ class EngineBridge:
         self._settings = BridgeSettings.from_environment()
         self._connection = Connection(self._settings.url, f"engine {self._settings.replica}")
         self._state: dict[str, Any] = {}
-        self._active: dict[str, _Exchange] = {}
-        self._ended: dict[str, None] = {}
+        self._active: dict[str, EngineExchange] = {}
+        self._unwanted_below: dict[str, float] = {}
+        self._finished: list[EngineExchange] = []
+        self._spoke_at = 0.0
         self._unwanted = ""
-        self._beating: asyncio.Task[None] | None = None
+        self._living: list[asyncio.Task[None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on; join NATS while the lifespan starts, leave it when it ends."""
@@ -95,222 +111,164 @@ class EngineBridge:
         settings = self._settings
         await self._connection.open()
         client = self._connection.client
-        await client.subscribe(
-            subjects.replica_requests(settings.model, settings.replica), cb=self._on_request
+        await client.listen(
+            subjects.replica_requests(settings.model, settings.replica), self._on_request
         )
-        await client.subscribe(subjects.cancel(settings.model, "*"), cb=self._on_cancel)
+        await client.listen(subjects.cancel(settings.model, "*"), self._on_cancel)
         self._unwanted = client.new_inbox()
         await client.subscribe(f"{self._unwanted}.*", cb=self._on_unwanted)
         await client.flush()
-        self._beating = asyncio.create_task(self._beat())
+        self._living = [asyncio.create_task(work) for work in (self._beat(), self._tick())]
 
     async def _close(self) -> None:
-        if self._beating is not None:
-            self._beating.cancel()
+        for task in self._living:
+            task.cancel()
         for exchange in tuple(self._active.values()):
-            await exchange.fail(inference.ENGINE_STOPPED)
+            exchange.fail(inference.ENGINE_STOPPED)
         await self._connection.close()
 
-    async def _on_request(self, message: Msg) -> None:
-        request = inference.read_request(self._settings.model, message.headers, message.data)
-        if request is None or request.id in self._active or request.id in self._ended:
+    def _on_request(self, _: bytes, header: bytes, body: bytes) -> None:
+        request = inference.read_request(self._settings.model, parse_headers(header), body)
+        if request is None or request.attempt < self._unwanted_below.get(request.id, 0):
             return
-        exchange = _Exchange(request, self._settings.replica, self._connection)
+        earlier = self._active.get(request.id)
+        if earlier is not None:
+            if earlier.request.attempt >= request.attempt:
+                return
+            earlier.abort()
+        exchange = EngineExchange(request, self._settings.replica, self._connection, self._spoke)
+        if not self._active:
+            self._spoke()
         self._active[request.id] = exchange
         exchange.task = asyncio.create_task(self._serve(exchange))
 
-    async def _on_cancel(self, message: Msg) -> None:
-        identity = message.subject.rpartition(".")[2]
-        exchange = self._active.get(identity)
-        if exchange is None:
-            self._remember(identity)  # the cancellation has overtaken its request
-        else:
-            exchange.abort()
+    def _spoke(self) -> None:
+        self._spoke_at = asyncio.get_running_loop().time()
+
+    def _on_cancel(self, subject: bytes, _: bytes, body: bytes) -> None:
+        """End a request, or those attempts of it that come before the number in the body."""
+        identity = subject.rpartition(b".")[2].decode()
+        below = int(body) if body.isdigit() else math.inf
+        self._remember(identity, below)  # the cancellation may have overtaken its request
+        self._drop(identity, below)
 
     async def _on_unwanted(self, message: Msg) -> None:
-        """Abort a request: its gateway says that nobody waits, or NATS that there is no gateway."""
-        exchange = self._active.get(message.subject.rpartition(".")[2])
-        if exchange is not None:
+        """Abort what a gateway says nobody waits for, or all it asked where NATS finds no such."""
+        gateway = message.subject.rpartition(".")[2]
+        try:
+            unwanted = msgspec.json.decode(message.data, type=Unwanted).requests
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            if message.data:
+                return
+            unwanted = {
+                identity: exchange.request.attempt + 1
+                for identity, exchange in self._active.items()
+                if exchange.request.gateway == gateway and not exchange.request.keep
+            }
+        for identity, below in unwanted.items():
+            self._drop(identity, below)
+
+    def _drop(self, identity: str, below: float) -> None:
+        exchange = self._active.get(identity)
+        if exchange is not None and exchange.request.attempt < below:
             exchange.abort()
 
-    async def _serve(self, exchange: "_Exchange") -> None:
+    async def _serve(self, exchange: EngineExchange) -> None:
         request = exchange.request
-        scope = {**_http_scope(request), **self._state}
+        scope = {**request_scope(request), **self._state}
         if "state" in scope:
             scope["state"] = dict(scope["state"])
         try:
             await self.app(scope, exchange.receive, exchange.send)
-            if not exchange.complete:
-                await exchange.fail(inference.ENGINE_FAILED)
+            exchange.fail(inference.ENGINE_FAILED)  # unless its answer is whole
         except asyncio.CancelledError:
             log.debug("request %s was aborted", request.id)
-        except Exception:
-            log.exception("request %s failed in the engine", request.id)
-            await exchange.fail(inference.ENGINE_FAILED)
+        except Exception as error:
+            if not exchange.complete:
+                log.error("request %s failed in the engine", request.id, exc_info=error)
+            exchange.fail(inference.ENGINE_FAILED)
         finally:
             exchange.close()
-            del self._active[request.id]
-            self._remember(request.id)
-            finished = Finished(request.id, self._settings.replica)
-            await _publish(
-                self._connection,
-                subjects.finished(self._settings.model),
-                msgspec.json.encode(finished),
-            )
+            if self._active.get(request.id) is exchange:
+                del self._active[request.id]
+            self._remember(request.id, request.attempt + 1)
+            self._end(exchange)
 
-    def _remember(self, identity: str) -> None:
-        self._ended[identity] = None
-        if len(self._ended) > REMEMBERED:
-            del self._ended[next(iter(self._ended))]
+    def _end(self, exchange: EngineExchange) -> None:
+        if not self._finished:
+            asyncio.get_running_loop().call_later(FINISHED_AFTER, self._tell_finished)
+        self._finished.append(exchange)
 
-    async def _ask(self, request: Request) -> None:
-        """Ask whether somebody still waits: a cancellation may be lost together with NATS."""
-        identity = request.id
-        await _publish(
-            self._connection,
-            subjects.waiting(request.gateway),
-            identity.encode(),
-            reply=f"{self._unwanted}.{identity}",
+    def _tell_finished(self) -> None:
+        ended, self._finished = self._finished, []
+        finished = Finished(
+            self._settings.replica,
+            tuple([exchange.request.id for exchange in ended]),
+            tuple([exchange.request.id for exchange in ended if exchange.failed]),
+            len(self._active),
         )
+        self._post(subjects.finished(self._settings.model), msgspec.json.encode(finished))
+
+    def _remember(self, identity: str, below: float) -> None:
+        self._unwanted_below[identity] = max(below, self._unwanted_below.pop(identity, 0))
+        if len(self._unwanted_below) > REMEMBERED:
+            del self._unwanted_below[next(iter(self._unwanted_below))]
+
+    def _post(self, subject: str, body: bytes) -> None:
+        try:
+            self._connection.client.post(subject, b"", body)
+        except NatsError as error:
+            log.warning("could not publish to %s: %r", subject, error)
+
+    async def _ask(self) -> None:
+        """Ask every gateway about its requests."""
+        asked: dict[str, dict[str, UnderWay]] = {}
+        for identity, exchange in self._active.items():
+            under_way = UnderWay(exchange.request.attempt, exchange.chunks)
+            asked.setdefault(exchange.request.gateway, {})[identity] = under_way
+        for gateway, requests in asked.items():
+            asking = StillWanted(self._settings.replica, requests)
+            try:
+                await self._connection.client.publish(
+                    subjects.waiting(gateway),
+                    msgspec.json.encode(asking),
+                    reply=f"{self._unwanted}.{gateway}",
+                )
+            except NatsError as error:
+                log.warning("could not ask %s: %r", gateway, error)
+
+    async def _tick(self) -> None:
+        """Announce what takes a while, and end what nobody may want any more."""
+        loop = asyncio.get_running_loop()
+        while True:
+            now = loop.time()
+            for exchange in tuple(self._active.values()):
+                age = now - exchange.began
+                if age >= ANNOUNCE_AFTER:
+                    exchange.announce()
+                if exchange.request.timeout is not None and age >= exchange.request.timeout:
+                    exchange.fail(inference.ENGINE_TIMED_OUT)
+                    exchange.abort()
+            await asyncio.sleep(TICK)
 
     async def _beat(self) -> None:
         settings = self._settings
         subject = subjects.replica_status(settings.model, settings.replica)
+        loop = asyncio.get_running_loop()
+        context = read_context(await get(self.app, self._state, "/v1/models"))
         while True:
+            load = read_load(await get(self.app, self._state, "/metrics"))
             status = ReplicaStatus(
-                settings.replica, os.getpid(), len(self._active), settings.version
+                settings.replica,
+                os.getpid(),
+                len(self._active),
+                settings.version,
+                load.waiting,
+                load.cache,
+                loop.time() - self._spoke_at if self._active else 0.0,
+                context,
             )
             if self._connection.connected:
-                await _publish(self._connection, subject, msgspec.json.encode(status))
-                for exchange in tuple(self._active.values()):
-                    await self._ask(exchange.request)
+                self._post(subject, msgspec.json.encode(status))
+                await self._ask()
             await asyncio.sleep(HEARTBEAT)
-
-
-class _Exchange:
-    """One request as the ASGI app sees it, and its answer as pieces on NATS."""
-
-    def __init__(self, request: Request, replica: str, connection: Connection) -> None:
-        self.request = request
-        self.task: asyncio.Task[None] | None = None
-        self.complete = False
-        self._replica = replica
-        self._connection = connection
-        self._subject = subjects.responses(request.gateway, request.id)
-        self._body: bytes | None = request.body
-        self._gone = asyncio.Event()
-        self._chunk = 0
-        self._status = 0
-        self._content_type = ""
-        loop = asyncio.get_running_loop()
-        self._loop = loop
-        self._announcing = loop.call_later(ANNOUNCE_AFTER, self._announce)
-        self._forcing: asyncio.TimerHandle | None = None
-        self._announcement: asyncio.Task[None] | None = None
-
-    async def receive(self) -> Message:
-        """Give the body, then nothing until the client is gone."""
-        if self._body is not None:
-            body, self._body = self._body, None
-            return {"type": "http.request", "body": body, "more_body": False}
-        await self._gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Message) -> None:
-        """Turn what the app sends into pieces; the head waits for the first of the body."""
-        if self._gone.is_set():
-            raise OSError("the client is gone")
-        if message["type"] == "http.response.start":
-            self._status = message["status"]
-            headers = dict(message.get("headers", ()))
-            self._content_type = headers.get(b"content-type", b"").decode("latin-1")
-            return
-        if message["type"] != "http.response.body" or self.complete:
-            return
-        body = bytes(message.get("body", b""))
-        more = bool(message.get("more_body", False))
-        if not body and more:
-            return
-        room = self._connection.max_body - inference.HEADER_ROOM
-        while len(body) > room:
-            await self._piece(body[:room], end=False)
-            body = body[room:]
-        self.complete = not more
-        await self._piece(body, end=not more)
-
-    async def fail(self, failure: str) -> None:
-        """End the answer with a reason, unless it is whole already."""
-        if not self.complete:
-            self.complete = True
-            await self._piece(b"", end=True, failure=failure)
-
-    def abort(self) -> None:
-        """Tell the app that its client is gone; cancel it if that does not end it soon."""
-        self._gone.set()
-        if self.task is not None and self._forcing is None:
-            self._forcing = self._loop.call_later(ABORT_GRACE, self.task.cancel)
-
-    def close(self) -> None:
-        """Let go of the timers."""
-        self._announcing.cancel()
-        if self._forcing is not None:
-            self._forcing.cancel()
-
-    async def _piece(self, body: bytes, *, end: bool, failure: str = "") -> None:
-        self._announcing.cancel()
-        first = self._chunk == 0
-        piece = Piece(
-            self._chunk,
-            status=self._status if first else 0,
-            content_type=self._content_type if first else "",
-            replica=self._replica if first else "",
-            end=end,
-            failure=failure,
-        )
-        self._chunk += 1
-        await _publish(self._connection, self._subject, body, inference.piece_headers(piece))
-
-    def _announce(self) -> None:
-        headers = inference.piece_headers(Piece(-1, replica=self._replica))
-        self._announcement = self._loop.create_task(
-            _publish(self._connection, self._subject, b"", headers)
-        )
-
-
-def _http_scope(request: Request) -> Scope:
-    return {
-        "type": "http",
-        # Up to 2.3 an app learns of a client's departure through `receive`; later ones through
-        # errors of `send` alone, which come only with the next token.
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": request.path,
-        "raw_path": request.path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [
-            (b"host", b"nebula"),
-            (b"content-type", request.content_type.encode("latin-1", "replace")),
-            (b"content-length", str(len(request.body)).encode()),
-            (b"x-request-id", request.id.encode()),
-        ],
-        "client": ("127.0.0.1", 0),
-        "server": ("127.0.0.1", 0),
-        "extensions": {},
-    }
-
-
-async def _publish(
-    connection: Connection,
-    subject: str,
-    body: bytes,
-    headers: dict[str, str] | None = None,
-    *,
-    reply: str = "",
-) -> None:
-    try:
-        await connection.client.publish(subject, body, reply, headers=headers)
-    except NatsError as error:
-        log.warning("could not publish to %s: %r", subject, error)

@@ -1,37 +1,75 @@
 """The gateway's part on NATS: it sends requests, and gives their answers piece by piece.
 
-It must not know HTTP: what a client is told of a failure is decided above it.
+It brings every request to an end: what a router or an engine loses it sends again, a stream whose
+engine dies goes on elsewhere, and what can't is a failure. It must not know HTTP: what a client is
+told of a failure is decided above it.
 """
 
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import Callable
+import uuid
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from nebula.actors import routing
 from nebula.actors.actor import Actor
+from nebula.actors.answer import GAP, Answer, Broken
+from nebula.actors.continuing import CantContinue, Continuation, Detokenize
+from nebula.actors.exchange import MAX_EARLY, Exchange
 from nebula.events import inference, subjects
-from nebula.events.inference import Piece, ReplicaStatus, Request
-from nebula.events.standing import Standing, loading_seconds, standing
+from nebula.events.inference import (
+    Piece,
+    QueueStatus,
+    ReplicaStatus,
+    Request,
+    RouterStatus,
+    StillWanted,
+    Unwanted,
+)
+from nebula.events.record import parse_headers
+from nebula.events.standing import Standing, standing
 from nebula.events.state import Model, Named
-from nebula.store.connection import Connection
+from nebula.store import inference_log
+from nebula.store.connection import Connection, Unavailable
 
 log = logging.getLogger(__name__)
 
 NATS_LOST = "nats-lost"
-GAP = "gap"
 TOO_SLOW = "too-slow"
-MAX_WAITING_PIECES = 8192
-"""Pieces that may wait for a client that reads slower than the engine writes."""
+NOT_TAKEN = "not-taken"
+IDLE = "idle"
+OVERDUE = "overdue"
+FINISHED = "finished"
+CANT_CONTINUE = "cant-continue"
+
+ACCEPT_PATIENCE = (2.0, 4.0, 9.0)
+"""Seconds within which some replica or router must have said that it has the request, try by try:
+a router that dies takes the requests that are on their way through it with it."""
+
+MAX_ATTEMPTS = 4
+"""Attempts after which a request that engines fail is given up: it may be what kills them."""
 
 SILENCE = 20.0
-"""Seconds without a heartbeat of the serving replica after which an answer is given up."""
+"""Seconds without a heartbeat of the serving replica after which its attempt is given up."""
+
+ROUTER_SILENCE = 3.5
+"""Seconds without a heartbeat of a router after which those in its line are sent again."""
+
+UNASKED = 7.0
+"""Seconds for which an engine may not ask about a request that it has, before it counts as lost:
+engines ask every two seconds."""
+
+DETOKENIZE_PATIENCE = 10.0
+NATS_PATIENCE = 5.0
+"""Seconds for which requests that are under way wait for NATS to come back."""
+
+TICK = 0.25
+_ALL = 2**31
 
 
 class NotServed(Exception):
@@ -42,60 +80,15 @@ class NotServed(Exception):
         self.retry_after = retry_after
 
 
-class Exchange:
-    """One request that is under way: read its pieces in order, or cancel it."""
-
-    def __init__(self, request: Request, forget: Callable[[str], None]) -> None:
-        self.request = request
-        self.replica = ""
-        self.pid: int | None = None
-        self.done = False
-        self._forget = forget
-        self._pieces: asyncio.Queue[Piece] = asyncio.Queue()
-        self._next = 0
-
-    async def piece(self, timeout: float) -> Piece:
-        """Give the next piece of the body. Raises TimeoutError after `timeout` seconds."""
-        async with asyncio.timeout(timeout):
-            return await self._pieces.get()
-
-    def arrive(self, piece: Piece) -> bool:
-        """Take a piece from NATS: in order, from one replica, without gaps.
-
-        False where the answer ends here although the engine goes on.
-        """
-        if self.done or (piece.replica and self.replica not in ("", piece.replica)):
-            return True
-        if piece.replica:
-            self.replica = piece.replica
-        if piece.chunk < self._next and not piece.failure:
-            return True
-        broken = ""
-        if piece.chunk > self._next and not piece.failure:
-            broken = GAP
-        elif self._pieces.qsize() >= MAX_WAITING_PIECES:
-            broken = TOO_SLOW
-        if broken:
-            piece = Piece(piece.chunk, end=True, failure=broken)
-        self._next = piece.chunk + 1
-        self._pieces.put_nowait(piece)
-        if piece.end:
-            self.leave()
-        return not broken
-
-    def fail(self, failure: str) -> None:
-        """End the answer here, for a reason that no piece will tell."""
-        self.arrive(Piece(self._next, end=True, failure=failure))
-
-    def leave(self) -> None:
-        """Stop listening."""
-        self.done = True
-        self._forget(self.request.id)
-
-
 class _Heard(Struct):
     at: float
     pid: int
+    context: int
+
+
+class _Lines(Struct):
+    at: float
+    queues: dict[str, QueueStatus]
 
 
 class Gateway(Actor):
@@ -104,28 +97,30 @@ class Gateway(Actor):
     def __init__(self, connection: Connection, identity: str, *, stream_replicas: int = 1) -> None:
         super().__init__(connection, stream_replicas=stream_replicas)
         self.id = identity
+        self.started = False
         self._exchanges: dict[str, Exchange] = {}
         self._heard: dict[str, _Heard] = {}
-        self.started = False
+        self._routers: dict[str, _Lines] = {}
+        self._connected_at = 0.0
+        self._lost_at: float | None = None
 
     async def begin(self) -> None:
         """Listen for answers and heartbeats."""
         client = self.connection.client
-        await client.subscribe(subjects.responses(self.id, "*"), cb=self._on_piece)
+        await client.listen(subjects.responses(self.id, "*"), self._on_piece)
         await client.subscribe(subjects.waiting(self.id), cb=self._on_waiting)
-        await client.subscribe(subjects.REPLICA_STATUS, cb=self._on_status)
+        await client.listen(subjects.REPLICA_STATUS, self._on_replica_status)
+        await client.listen(subjects.ROUTER_STATUS, self._on_router_status)
         self.connection.on_disconnect(self._on_disconnect)
+        self.connection.on_reconnect(self._on_reconnect)
+        self.spawn(self._tick(), "watch requests")
         self.started = True
 
     async def work(self) -> None:
-        """End the answers whose engine is gone or silent."""
+        """Act upon engines that are gone as soon as the log says so."""
         while True:
             self._watch()
-            try:
-                async with asyncio.timeout(2.0):
-                    await self.projection.changed()
-            except TimeoutError:
-                continue
+            await self.projection.changed()
 
     def named(self, name: str) -> Named | None:
         """Give what a public name stands for."""
@@ -139,125 +134,348 @@ class Gateway(Actor):
         """Give how a model stands."""
         return standing(self.projection.state, model)
 
+    def queue(self, model: str) -> QueueStatus:
+        """Give how many requests wait for a model in all routers, and for how long (s) at most."""
+        lines = [lines.queues[model] for lines in self._routers.values() if model in lines.queues]
+        return QueueStatus(
+            sum(line.waiting for line in lines), max((line.oldest for line in lines), default=0.0)
+        )
+
     @property
     def able(self) -> bool:
         """Whether requests can be served: NATS is there and the log has been folded."""
         return self.started and self.connection.connected
 
-    async def ready(self, named: Named, patience: float) -> None:
-        """Wait until the model, and the adapter where one is named, is served. Raises NotServed."""
-        deadline = asyncio.get_running_loop().time() + patience
-        while True:
-            state = self.projection.state
-            model = state.models.get(named.model)
-            if model is None or model.unloading:
-                raise NotServed(f"model {named.model!r} has been unloaded", None)
-            if routing.able(state, model, named.adapter):
-                return
-            stands = standing(state, model)
-            self._hopeless(model, named, stands)
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                raise NotServed(self._progress(model, named, stands), 5)
-            try:
-                async with asyncio.timeout(left):
-                    await self.projection.changed()
-            except TimeoutError:
-                continue
-
-    def _hopeless(self, model: Model, named: Named, stands: Standing) -> None:
-        if stands.word in ("failed", "idle"):
-            raise NotServed(f"model {model.name!r} is not served: {stands.detail}", None)
-        if not named.adapter or stands.word != "ready":
-            return
-        statuses = [
-            replica.adapters.get(named.adapter)
-            for replica in self.projection.state.replicas_of(model)
-            if replica.serving
-        ]
-        if statuses and all(status is not None and not status.loaded for status in statuses):
-            reason = next(status.reason for status in statuses if status is not None)
-            raise NotServed(f"adapter {named.adapter!r} could not be loaded: {reason}", None)
-
-    def _progress(self, model: Model, named: Named, stands: Standing) -> str:
-        if named.adapter and stands.word == "ready":
-            return f"adapter {named.adapter!r} is loading"
-        seconds = loading_seconds(self.projection.state, model, time.time_ns())
-        since = f" for {seconds:.0f} s" if seconds else ""
-        return f"model {model.name!r} is {stands.word}{since}: {stands.detail}"
-
-    async def ask(self, request: Request) -> Exchange:
-        """Send a request on its way. Raises NotServed when NATS is gone."""
+    def ask(self, request: Request, named: Named, *, idle: float = 600.0) -> Exchange:
+        """Send a request on its way. Raises NotServed where that is in vain."""
         if not self.connection.connected:
             raise NotServed("NATS can't be reached", 1)
-        exchange = Exchange(request, self._leave)
+        state = self.projection.state
+        model = state.models.get(named.model)
+        if model is None or not routing.able(state, model, named.adapter):
+            reason = routing.hopeless(state, named)
+            if reason is not None:
+                raise NotServed(reason, None)
+        answer = Answer(request)
+        now = asyncio.get_running_loop().time()
+        exchange = Exchange(request, named, answer, idle=idle, now=now)
         self._exchanges[request.id] = exchange
         try:
-            await self.connection.client.publish(
-                subjects.requests(request.model),
-                request.body,
-                headers=inference.request_headers(request),
-            )
+            self._send(exchange)
         except NatsError as error:
-            exchange.leave()
+            self._forget(exchange)
             raise NotServed(f"NATS refused the request: {error}", 1) from error
         return exchange
 
-    async def cancel(self, exchange: Exchange) -> None:
-        """End a request wherever it is now; nobody waits for its answer any more."""
-        if exchange.done:
-            return
+    def leave(self, exchange: Exchange) -> None:
+        """The client is gone: end its request wherever it is now, unless it is to be resumable."""
         exchange.leave()
-        await self._cancel(exchange.request)
+        if not exchange.done and not exchange.request.keep:
+            self._forget(exchange)
+            self._drop(exchange.request, _ALL)
 
-    async def _cancel(self, request: Request) -> None:
+    def _send(self, exchange: Exchange) -> None:
+        request = exchange.request
+        header = inference.block(inference.request_headers(request))
+        self.connection.client.post(subjects.requests(request.model), header, request.body)
+
+    def _drop(self, request: Request, below: int, reason: str = "") -> None:
+        """Have every router and engine end a request's attempts with numbers under `below`."""
+        body = reason.encode() if below == _ALL else b"%d" % below
         try:
-            await self.connection.client.publish(subjects.cancel(request.model, request.id))
+            self.connection.client.post(subjects.cancel(request.model, request.id), b"", body)
         except NatsError as error:
             log.warning("could not cancel %s: %r", request.id, error)
 
-    def _leave(self, identity: str) -> None:
-        self._exchanges.pop(identity, None)
+    def _forget(self, exchange: Exchange) -> None:
+        exchange.done = True
+        if self._exchanges.get(exchange.request.id) is exchange:
+            del self._exchanges[exchange.request.id]
 
-    async def _on_piece(self, message: Msg) -> None:
-        exchange = self._exchanges.get(message.subject.rpartition(".")[2])
+    # What comes
+
+    def _on_piece(self, subject: bytes, header: bytes, body: bytes) -> None:
+        exchange = self._exchanges.get(subject[subject.rindex(b".") + 1 :].decode())
         if exchange is None:
             return
-        piece = inference.read_piece(message.headers, message.data)
-        if piece is not None and not exchange.arrive(piece):
-            await self._cancel(exchange.request)
+        chunk = inference.read_plain(header)
+        if chunk is not None:
+            self._take(exchange, Piece(chunk, body))
+            return
+        piece = inference.read_piece(parse_headers(header), body)
+        if piece is not None:
+            self._take(exchange, piece)
+
+    def _take(self, exchange: Exchange, piece: Piece) -> None:
+        answer = exchange.answer
+        if piece.attempt == answer.attempt and piece.chunk > answer.pieces and not piece.failure:
+            exchange.early[piece.chunk] = piece
+            self._fill(exchange)
+            return
+        exchange.heard_at = asyncio.get_running_loop().time()
+        while True:
+            given = answer.take(piece)
+            if given is not None:
+                exchange.give(given)
+            following = exchange.early.pop(answer.pieces, None) if exchange.early else None
+            if following is None or answer.broken is not None:
+                break
+            piece = following
+        if answer.complete:
+            self._forget(exchange)
+        elif answer.broken is not None:
+            self._recover(exchange)
+        elif exchange.too_slow or len(exchange.early) > MAX_EARLY:
+            self._end(exchange, TOO_SLOW if exchange.too_slow else GAP)
 
     async def _on_waiting(self, message: Msg) -> None:
-        """Tell an engine that asks when nobody waits for a request any more."""
-        if message.reply and message.data.decode(errors="replace") not in self._exchanges:
-            with contextlib.suppress(NatsError):
-                await self.connection.client.publish(message.reply)
-
-    async def _on_status(self, message: Msg) -> None:
+        """Tell an engine that asks for which of its requests nobody waits any more."""
         try:
-            status = msgspec.json.decode(message.data, type=ReplicaStatus)
+            asking = msgspec.json.decode(message.data, type=StillWanted)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return
-        self._heard[status.replica] = _Heard(asyncio.get_running_loop().time(), status.pid)
+        now = asyncio.get_running_loop().time()
+        unwanted = {}
+        for identity, under_way in asking.requests.items():
+            exchange = self._exchanges.get(identity)
+            if exchange is None:
+                unwanted[identity] = _ALL
+            elif under_way.attempt < exchange.answer.attempt:
+                unwanted[identity] = exchange.answer.attempt
+            elif exchange.answer.replica in ("", asking.replica):
+                exchange.asked_at = now
+                if under_way.chunks > exchange.answer.pieces:
+                    self._fill(exchange)
+        if unwanted and message.reply:
+            with contextlib.suppress(NatsError):
+                self.connection.client.post(
+                    message.reply, b"", msgspec.json.encode(Unwanted(unwanted))
+                )
+
+    def _on_replica_status(self, _: bytes, __: bytes, body: bytes) -> None:
+        try:
+            status = msgspec.json.decode(body, type=ReplicaStatus)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        now = asyncio.get_running_loop().time()
+        self._heard[status.replica] = _Heard(now, status.pid, status.context)
+
+    def _on_router_status(self, _: bytes, __: bytes, body: bytes) -> None:
+        try:
+            status = msgspec.json.decode(body, type=RouterStatus)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        now = asyncio.get_running_loop().time()
+        self._routers[status.router] = _Lines(now, status.queues)
 
     async def _on_disconnect(self) -> None:
+        if self._lost_at is None:
+            self._lost_at = asyncio.get_running_loop().time()
+
+    async def _on_reconnect(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._lost_at, self._connected_at = None, now
+        for lines in self._routers.values():
+            lines.at = now
         for exchange in tuple(self._exchanges.values()):
-            exchange.fail(NATS_LOST)
+            if exchange.answer.replica:
+                self._fill(exchange, missing=False)
+            else:
+                exchange.sent_at = now  # it may have got lost: it has its time once more
+
+    # What is missing
+
+    def _fill(self, exchange: Exchange, *, missing: bool = True) -> None:
+        """Look for pieces that should have come; `missing`: they certainly should have."""
+        exchange.missing = exchange.missing or missing
+        if not exchange.filling and not exchange.done:
+            exchange.filling = True
+            self.spawn(self._look_for(exchange), f"look for pieces of {exchange.request.id}")
+
+    async def _look_for(self, exchange: Exchange) -> None:
+        answer = exchange.answer
+        attempt, pieces = answer.attempt, answer.pieces
+        subject = subjects.responses(self.id, exchange.request.id)
+        try:
+            async for said in inference_log.read(self.connection, [subject]):
+                self._on_piece(said.subject.encode(), said.header, said.body)
+        except Unavailable as error:
+            log.warning("pieces of %s could not be looked up: %s", exchange.request.id, error)
+        finally:
+            exchange.filling = False
+            missing, exchange.missing = exchange.missing, False
+        if exchange.done or answer.attempt != attempt or not self.connection.connected:
+            return
+        if exchange.early or (missing and answer.pieces == pieces):
+            log.warning("pieces of %s are lost for good", exchange.request.id)
+            answer.broken = Broken(GAP)
+            self._recover(exchange)
+
+    # What goes wrong
+
+    def _recover(self, exchange: Exchange) -> None:
+        """Go on elsewhere with a request whose attempt is broken, or say why that can't be."""
+        answer, broken = exchange.answer, exchange.answer.broken
+        if broken is None or exchange.done or exchange.detokenizing:
+            return
+        request = exchange.request
+        # What an engine itself answered with is no sign of its death: once more is enough.
+        if answer.attempt >= (2 if broken.piece is not None else MAX_ATTEMPTS):
+            self._give_up(exchange, broken)
+        elif not answer.begun:
+            original = answer.request
+            self._again(exchange, replace(request, path=original.path, body=original.body))
+        else:
+            way = answer.way_on(self._context(exchange))
+            match way:
+                case Continuation(path=path, body=body, form=form):
+                    self._again(exchange, replace(request, path=path, body=body, continues=form))
+                case Detokenize():
+                    exchange.detokenizing = True
+                    self.spawn(self._detokenize(exchange, way), f"detokenize for {request.id}")
+                case CantContinue(reason=reason):
+                    cause = f"{broken.reason}: {reason}".encode()
+                    self._end(exchange, CANT_CONTINUE, cause)
+                case _:
+                    self._end(exchange, "", way.body)
+
+    async def _detokenize(self, exchange: Exchange, way: Detokenize) -> None:
+        """Ask any engine of the model what text the last token ids are, then go on."""
+        request = Request(
+            uuid.uuid4().hex,
+            self.id,
+            exchange.request.model,
+            way.path,
+            way.body,
+            exchange.request.adapter,
+            avoid=exchange.answer.replica,
+            priority=exchange.request.priority,
+            timeout=DETOKENIZE_PATIENCE,
+        )
+        said = b""
+        try:
+            asking = self.ask(request, exchange.named)
+            piece = await asking.next()
+            while not piece.end:
+                said += piece.body
+                piece = await asking.next()
+            said += piece.body
+        except NotServed as error:
+            log.warning("%s: nobody detokenizes: %s", exchange.request.id, error)
+        finally:
+            exchange.detokenizing = False
+        exchange.answer.settle(said)
+        self._recover(exchange)
+
+    def _context(self, exchange: Exchange) -> int:
+        """Give the context of a replica that may go on; 0 where none has told it."""
+        model = self.projection.state.models.get(exchange.request.model)
+        told = [
+            heard.context
+            for replica in (model.replicas if model is not None else ())
+            if (heard := self._heard.get(replica)) is not None
+        ]
+        return min(told, default=0)
+
+    def _give_up(self, exchange: Exchange, broken: Broken) -> None:
+        if broken.piece is None or exchange.answer.begun:
+            self._end(exchange, broken.reason)
+            return
+        self._forget(exchange)
+        exchange.answer.complete = True
+        exchange.give(broken.piece)
+
+    def _again(self, exchange: Exchange, request: Request) -> None:
+        """Send a request once more, as its next attempt."""
+        answer = exchange.answer
+        now = asyncio.get_running_loop().time()
+        request = replace(
+            request,
+            attempt=answer.attempt + 1,
+            avoid=answer.replica,
+            timeout=None if exchange.deadline is None else max(0.0, exchange.deadline - now),
+        )
+        log.warning("request %s: attempt %d", request.id, request.attempt)
+        answer.turn_to(request.attempt, request.continues)
+        exchange.request = request
+        exchange.sent_at = exchange.heard_at = now
+        exchange.asked_at = 0.0
+        exchange.pid = None
+        exchange.early.clear()
+        self._drop(request, request.attempt)
+        try:
+            self._send(exchange)
+        except NatsError as error:
+            self._end(exchange, NATS_LOST, str(error).encode())
+
+    def _end(self, exchange: Exchange, failure: str, body: bytes = b"") -> None:
+        """End an answer here, with a failure or, without one, with its last bytes."""
+        if exchange.done:
+            return
+        self._forget(exchange)
+        exchange.give(exchange.answer.end(Piece(0, body, failure=failure)))
+        self._drop(exchange.request, _ALL, failure or FINISHED)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self._watch()
 
     def _watch(self) -> None:
-        state = self.projection.state
         now = asyncio.get_running_loop().time()
         for exchange in tuple(self._exchanges.values()):
-            if not exchange.replica:
-                continue
-            replica = state.replicas.get(exchange.replica)
-            engine = replica.engine if replica is not None else None
-            if engine is None or exchange.pid not in (None, engine.pid):
-                exchange.fail(inference.ENGINE_FAILED)
-                continue
-            exchange.pid = engine.pid
-            heard = self._heard.get(exchange.replica)
-            if heard is not None and heard.pid == engine.pid and now - heard.at > SILENCE:
-                exchange.fail(inference.ENGINE_FAILED)
+            answer = exchange.answer
+            if exchange.deadline is not None and now > exchange.deadline:
+                self._end(exchange, OVERDUE)
+            elif not self.connection.connected:
+                if self._lost_at is not None and now - self._lost_at > NATS_PATIENCE:
+                    self._end(exchange, NATS_LOST)
+            elif answer.broken is not None:
+                self._recover(exchange)
+            elif answer.replica:
+                self._watch_replica(exchange, now)
+            elif answer.queued:
+                self._watch_line(exchange, now)
+            elif now - exchange.sent_at > ACCEPT_PATIENCE[exchange.lost]:
+                exchange.lost += 1
+                self._not_taken(exchange)
+        state = self.projection.state
         for name in [name for name in self._heard if name not in state.replicas]:
             del self._heard[name]
+        for name in [name for name, line in self._routers.items() if now - line.at > 60]:
+            del self._routers[name]
+
+    def _watch_replica(self, exchange: Exchange, now: float) -> None:
+        answer = exchange.answer
+        replica = self.projection.state.replicas.get(answer.replica)
+        engine = replica.engine if replica is not None else None
+        heard = self._heard.get(answer.replica)
+        if engine is None or exchange.pid not in (None, engine.pid):
+            answer.broken = Broken(inference.ENGINE_FAILED)
+            self._recover(exchange)
+            return
+        exchange.pid = engine.pid
+        if heard is not None and heard.pid == engine.pid:
+            quiet = now - max(heard.at, self._connected_at)
+        else:
+            quiet = 0.0
+        if quiet > SILENCE:
+            answer.broken = Broken(inference.ENGINE_FAILED)
+            self._recover(exchange)
+        elif now - exchange.heard_at > exchange.idle:
+            self._end(exchange, IDLE)
+        elif now - max(exchange.asked_at, exchange.heard_at, self._connected_at) > UNASKED:
+            self._fill(exchange)
+
+    def _watch_line(self, exchange: Exchange, now: float) -> None:
+        lines = self._routers.get(exchange.answer.queued)
+        heard = max(lines.at if lines is not None else 0.0, exchange.heard_at)
+        if now - heard > ROUTER_SILENCE:
+            self._not_taken(exchange)
+
+    def _not_taken(self, exchange: Exchange) -> None:
+        """Send a request again that got lost on its way to a replica."""
+        if exchange.lost >= len(ACCEPT_PATIENCE):
+            self._end(exchange, NOT_TAKEN)
+        else:
+            self._again(exchange, exchange.request)

@@ -6,24 +6,17 @@ once the log lets one win.
 
 import asyncio
 import logging
+import time
+import uuid
 
 import msgspec
-from msgspec import Struct
-from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from nebula.actors import routing
 from nebula.actors.actor import Actor
+from nebula.actors.dispatch import Dispatch
 from nebula.actors.placement import Decision, decide
-from nebula.events import inference, subjects
-from nebula.events.inference import (
-    Finished,
-    Piece,
-    ReplicaStatus,
-    Request,
-    Routed,
-    RoutedCandidate,
-)
+from nebula.events import subjects
 from nebula.events.state import State
 from nebula.events.vocabulary import EventRejected
 from nebula.store.connection import Connection, Unavailable
@@ -31,16 +24,8 @@ from nebula.store.log import Conflict, Guard
 
 log = logging.getLogger(__name__)
 
-SILENCE = 8.0
-"""Seconds without a heartbeat after which a replica counts as silent: four are missing then."""
-
-
-class _Load(Struct):
-    """What this router knows of one replica's load beyond the log."""
-
-    pid: int = 0
-    heard: float = 0.0
-    sent: dict[str, float] = {}
+HEARTBEAT = 1.0
+TICK = 0.1
 
 
 class Router(Actor):
@@ -48,26 +33,58 @@ class Router(Actor):
 
     def __init__(self, connection: Connection, *, stream_replicas: int = 1) -> None:
         super().__init__(connection, stream_replicas=stream_replicas)
-        self._loads: dict[str, _Load] = {}
-        self._turn = 0
+        self.id = f"router-{uuid.uuid4().hex[:8]}"
+        self._dispatch = Dispatch(
+            self.id, self._post, lambda: self.projection.state, time.monotonic, time.time_ns
+        )
+        self._requests: Subscription | None = None
 
     async def begin(self) -> None:
         """Listen for requests, their ends, and heartbeats."""
-        client = self.connection.client
-        await client.subscribe(subjects.REQUESTS, queue="routers", cb=self._on_request)
-        await client.subscribe(subjects.FINISHED, cb=self._on_finished)
-        await client.subscribe(subjects.REPLICA_STATUS, cb=self._on_status)
+        client, dispatch = self.connection.client, self._dispatch
+        await client.listen(subjects.FINISHED, dispatch.on_finished)
+        await client.listen(subjects.REPLICA_STATUS, dispatch.on_status)
+        await client.listen(subjects.CANCELS, dispatch.on_cancel)
+        self._requests = await client.listen(subjects.REQUESTS, dispatch.on_request, "routers")
+        self.spawn(self._tick(), "send what waits")
 
     async def work(self) -> None:
         """Append what the state calls for, whenever it has changed."""
         while True:
             state = self.projection.state
+            self._dispatch.react()
             due = decide(state)
             for decision in due:
                 await self._append(state, decision)
             if not due:
-                self._forget_gone()
                 await self.projection.changed()
+
+    async def end(self) -> None:
+        """Take no more requests, and give those that wait here to the other routers."""
+        if self._requests is None or not self.connection.connected:
+            return
+        try:
+            await self._requests.unsubscribe()
+            self._dispatch.hand_over()
+        except NatsError as error:
+            log.warning("requests that waited could not be handed over: %r", error)
+
+    async def _tick(self) -> None:
+        beats = 0.0
+        while True:
+            self._dispatch.react()
+            now = time.monotonic()
+            if now >= beats and self.connection.connected:
+                beats = now + HEARTBEAT
+                status = msgspec.json.encode(self._dispatch.status())
+                self._post(subjects.router_status(self.id), b"", status)
+            await asyncio.sleep(TICK)
+
+    def _post(self, subject: str, header: bytes, body: bytes) -> None:
+        try:
+            self.connection.client.post(subject, header, body)
+        except (NatsError, UnicodeEncodeError) as error:
+            log.warning("could not publish to %s: %r", subject, error)
 
     async def _append(self, state: State, decision: Decision) -> None:
         if isinstance(decision.event, EventRejected):
@@ -93,84 +110,3 @@ class Router(Actor):
         else:
             log.info("%s %s", type(decision.event).__name__, decision.id)
             await self.projection.reached(max(seq, state.seq + 1), timeout=1)
-
-    async def _on_request(self, message: Msg) -> None:
-        model_id = message.subject.rpartition(".")[2]
-        request = inference.read_request(model_id, message.headers, message.data)
-        if request is None:
-            return
-        candidates = self._candidates(request)
-        self._turn += 1
-        replica = routing.choose(candidates, self._turn)
-        client = self.connection.client
-        try:
-            if replica is None:
-                refusal = Piece(0, status=503, end=True, failure=inference.NO_REPLICA)
-                await client.publish(
-                    subjects.responses(request.gateway, request.id),
-                    headers=inference.piece_headers(refusal),
-                )
-                return
-            await client.publish(
-                subjects.replica_requests(model_id, replica),
-                message.data,
-                headers={**(message.headers or {}), inference.ROUTED: self._reason(candidates)},
-            )
-        except (NatsError, ValueError) as error:
-            log.warning("request %s could not be sent on: %r", request.id, error)
-            return
-        load = self._loads.setdefault(replica, _Load())
-        load.sent[request.id] = asyncio.get_running_loop().time()
-
-    def _candidates(self, request: Request) -> list[routing.Candidate]:
-        state = self.projection.state
-        model = state.models.get(request.model)
-        if model is None:
-            return []
-        now = asyncio.get_running_loop().time()
-        candidates = []
-        for replica in routing.able(state, model, request.adapter):
-            load = self._loads.setdefault(replica.id, _Load(heard=now))
-            if replica.engine is not None and load.pid != replica.engine.pid:
-                # Another engine than the one we sent to: what that one had is no load of this.
-                load.pid, load.heard = replica.engine.pid, now
-                load.sent.clear()
-            candidates.append(
-                routing.Candidate(replica.id, len(load.sent), now - load.heard > SILENCE)
-            )
-        return candidates
-
-    def _reason(self, candidates: list[routing.Candidate]) -> str:
-        """Say for `nebula why request` among whom was chosen."""
-        seen = tuple(
-            RoutedCandidate(each.replica, each.in_flight, each.silent) for each in candidates[:16]
-        )
-        return inference.routed_header(Routed(self.log.actor, self.projection.state.seq, seen))
-
-    async def _on_finished(self, message: Msg) -> None:
-        try:
-            finished = msgspec.json.decode(message.data, type=Finished)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return
-        load = self._loads.get(finished.replica)
-        if load is not None:
-            load.sent.pop(finished.request, None)
-
-    async def _on_status(self, message: Msg) -> None:
-        try:
-            status = msgspec.json.decode(message.data, type=ReplicaStatus)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return
-        load = self._loads.get(status.replica)
-        if load is None:
-            return
-        load.heard = now = asyncio.get_running_loop().time()
-        if status.running == 0:
-            # Ends of requests that were lost on the way must not weigh on a replica for ever.
-            load.sent = {key: sent for key, sent in load.sent.items() if now - sent < 2}
-
-    def _forget_gone(self) -> None:
-        for replica in [
-            known for known in self._loads if known not in self.projection.state.replicas
-        ]:
-            del self._loads[replica]

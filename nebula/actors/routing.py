@@ -1,18 +1,21 @@
-"""Which replica gets a request: one pure choice over what the router knows at that moment."""
+"""Which replica gets a request: one pure choice over what the router knows at that moment.
 
+All routers that know the same choose the same: there is no turn and no chance in it.
+"""
+
+import hashlib
 from collections.abc import Sequence
 
-from msgspec import Struct
+from nebula.events.inference import Candidate
+from nebula.events.standing import loading_seconds, standing
+from nebula.events.state import Model, Named, Replica, State
 
-from nebula.events.state import Model, Replica, State
+SLACK = 4
+"""Requests by which a replica that has seen a prompt's beginning may be busier than the least busy,
+and still be chosen: as many again as that one has count too."""
 
-
-class Candidate(Struct, frozen=True):
-    """A replica that could serve a request. `silent`: its heartbeat is overdue."""
-
-    replica: str
-    in_flight: int
-    silent: bool = False
+CACHE_FULL = 0.95
+"""The part of a KV cache in use above which one more request makes others wait."""
 
 
 def able(state: State, model: Model, adapter: str) -> list[Replica]:
@@ -25,15 +28,68 @@ def able(state: State, model: Model, adapter: str) -> list[Replica]:
     ]
 
 
-def choose(candidates: Sequence[Candidate], turn: int) -> str | None:
-    """Choose the least busy of the replicas that are heard from, in turn where they are equal.
-
-    A silent replica is chosen only where no other is left: late heartbeats are no proof of death,
-    and a try is better than a refusal.
-    """
-    if not candidates:
+def hopeless(state: State, named: Named) -> str | None:
+    """Say why waiting for a model, and the adapter where one is named, is in vain; else None."""
+    model = state.models.get(named.model)
+    if model is None or model.unloading:
+        return f"model {named.model!r} has been unloaded"
+    stands = standing(state, model)
+    if stands.word in ("failed", "idle"):
+        return f"model {model.name!r} is not served: {stands.detail}"
+    if not named.adapter or stands.word != "ready":
         return None
-    heard = [candidate for candidate in candidates if not candidate.silent] or candidates
-    least = min(candidate.in_flight for candidate in heard)
-    equal = [candidate.replica for candidate in heard if candidate.in_flight == least]
-    return equal[turn % len(equal)]
+    statuses = [
+        replica.adapters.get(named.adapter)
+        for replica in state.replicas_of(model)
+        if replica.serving
+    ]
+    if statuses and all(status is not None and not status.loaded for status in statuses):
+        reason = next(status.reason for status in statuses if status is not None)
+        return f"adapter {named.adapter!r} could not be loaded: {reason}"
+    return None
+
+
+def progress(state: State, named: Named, now: int) -> str:
+    """Say how far a model, or its adapter, is on its way to being served; `now` in ns."""
+    model = state.models.get(named.model)
+    if model is None:
+        return f"model {named.model!r} has been unloaded"
+    stands = standing(state, model)
+    if named.adapter and stands.word == "ready":
+        return f"adapter {named.adapter!r} is loading"
+    seconds = loading_seconds(state, model, now)
+    since = f" for {seconds:.0f} s" if seconds else ""
+    return f"model {model.name!r} is {stands.word}{since}: {stands.detail}"
+
+
+def choose(candidates: Sequence[Candidate], key: str, limit: int) -> str | None:
+    """Choose a replica that has less than `limit` requests; None where all have their fill.
+
+    1. One that is avoided is taken only where no other is left: a try is better than a refusal,
+       and late heartbeats are no proof of death.
+    2. Of the others the one that has seen most of the prompt's beginning, so that vLLM's prefix
+       cache serves it, unless it is clearly busier than the least busy one or its cache is full.
+    3. Else the least busy; of equals, the first in an order that `key` draws: what shares a key
+       (an adapter, a prompt's beginning) meets on the same replica, whichever router sends it.
+    """
+    well = [each for each in candidates if not each.avoided] or candidates
+    free = [each for each in well if each.in_flight < limit]
+    if not free:
+        return None
+    if len(free) == 1:
+        return free[0].replica
+    least = min(each.load for each in free)
+    bound = 2 * least + SLACK
+    known = [each for each in free if each.prefix and each.load <= bound]
+    if known:
+        roomy = [each for each in known if each.cache < CACHE_FULL] or known
+        longest = max(each.prefix for each in roomy)
+        free = [each for each in roomy if each.prefix == longest]
+        least = min(each.load for each in free)
+    equal = [each.replica for each in free if each.load == least]
+    return equal[0] if len(equal) == 1 else max(equal, key=lambda each: _draw(key, each))
+
+
+def _draw(key: str, replica: str) -> bytes:
+    """Order replicas differently for each key, and alike everywhere (rendezvous hashing)."""
+    return hashlib.blake2b(f"{key} {replica}".encode(), digest_size=8).digest()

@@ -32,8 +32,7 @@ from nebula.cli.process import FATAL, fail, on_stop, run, set_up_logging
 from nebula.events import subjects
 from nebula.events.vocabulary import Device
 from nebula.http.app import create_app
-from nebula.http.openai import Limits
-from nebula.http.relay import Patience
+from nebula.http.inference import Limits, Patience
 from nebula.store.connection import Connection
 
 

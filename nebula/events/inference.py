@@ -1,14 +1,18 @@
 """Requests and answers as they travel on NATS: which headers mean what. Pure.
 
 A request is one message. Its answer is a numbered run of messages on the request's own subject:
-perhaps one that only says which replica has it (`accepted`), then the head with the HTTP status,
-the body in pieces, and one that ends it. A short answer is a single message that is all of it.
+perhaps some that only say who has it (a router's line, then a replica), then the head with the HTTP
+status, the body in pieces, and one that ends it. A short answer is a single message that is all of
+it. Where an engine dies, the gateway asks again under the same id with the next `attempt`, whose
+pieces are numbered from 0 again; those of earlier attempts mean nothing any more.
 """
 
 from collections.abc import Mapping
 
 import msgspec
 from msgspec import Struct
+
+from nebula.events.subjects import is_token
 
 PATH = "Nebula-Path"
 REQUEST = "Nebula-Request"
@@ -21,17 +25,42 @@ REPLICA = "Nebula-Replica"
 END = "Nebula-End"
 FAILURE = "Nebula-Failure"
 ROUTED = "Nebula-Routed"
+ATTEMPT = "Nebula-Attempt"
+AVOID = "Nebula-Avoid"
+USER = "Nebula-User"
+PRIORITY = "Nebula-Priority"
+PATIENCE = "Nebula-Patience"
+TIMEOUT = "Nebula-Timeout"
+PREFIX = "Nebula-Prefix"
+KEEP = "Nebula-Keep"
+CONTINUES = "Nebula-Continues"
+TOKENS = "Nebula-Tokens"
+MODEL = "Nebula-Model"
+FINGERPRINT = "Nebula-Fingerprint"
+CLAIMANT = "Nebula-Claimant"
+QUEUED = "Nebula-Queued"
+RETRY_AFTER = "Nebula-Retry-After"
 
-NO_REPLICA = "no-replica"
+REFUSED = "refused"
 ENGINE_FAILED = "engine-failed"
 ENGINE_STOPPED = "engine-stopped"
+ENGINE_TIMED_OUT = "timed-out"
 
 HEADER_ROOM = 16 * 1024
 """Bytes kept free of a message's body: NATS counts headers towards its payload limit."""
 
 
 class Request(Struct, frozen=True):
-    """One HTTP request on its way to an engine."""
+    """One HTTP request on its way to an engine.
+
+    `user` is whom fairness counts it for; a lower `priority` goes first, as in vLLM. `patience`:
+    seconds it may wait in a router; `timeout`: seconds until nobody wants the answer any more.
+    Durations, not times: machines' clocks differ. `prefix`: digests of the prompt's beginnings.
+    `avoid`: the replica that has just failed it. `keep`: go on without a gateway that waits.
+    `continues`: how what is asked for goes on where the attempt before it was cut off: `again`
+    from the start, or with the `rest` alone. `tokens`: the engine is asked for token ids too, which
+    the client wants (`shown`) or does not (`tracked`).
+    """
 
     id: str
     gateway: str
@@ -40,14 +69,26 @@ class Request(Struct, frozen=True):
     body: bytes
     adapter: str = ""
     content_type: str = "application/json"
+    attempt: int = 1
+    avoid: str = ""
+    user: str = ""
+    priority: int = 0
+    patience: float = 30.0
+    timeout: float | None = None
+    prefix: tuple[str, ...] = ()
+    keep: bool = False
+    continues: str = ""
+    tokens: str = ""
 
 
 class Piece(Struct, frozen=True):
     """One message of an answer.
 
-    `chunk` counts from 0 without gaps; -1 for `accepted`, which carries nothing else. `status` is
-    the HTTP status, on the head only. `end` closes the answer. `failure` says why there is no
-    (further) answer: one of this module's constants.
+    `chunk` counts from 0 without gaps; -1 for one that only says who has the request now: a
+    `replica`, or the router in whose line it waits (`queued`). `status` is the HTTP status, on the
+    head only. `end` closes the answer. `failure` says why there is no (further) answer: one of this
+    module's constants; with REFUSED the body is the reason in words, and `retry_after` the seconds
+    after which asking again may help. `continues` stands on the head, as in the request.
     """
 
     chunk: int
@@ -57,6 +98,16 @@ class Piece(Struct, frozen=True):
     replica: str = ""
     end: bool = False
     failure: str = ""
+    attempt: int = 1
+    queued: str = ""
+    retry_after: int | None = None
+    continues: str = ""
+
+
+def block(headers: Mapping[str, str]) -> bytes:
+    """Write headers as NATS has them on the wire (NATS ADR-4)."""
+    lines = [f"{key}: {value}\r\n" for key, value in headers.items()]
+    return f"NATS/1.0\r\n{''.join(lines)}\r\n".encode()
 
 
 def request_headers(request: Request) -> dict[str, str]:
@@ -66,47 +117,94 @@ def request_headers(request: Request) -> dict[str, str]:
         GATEWAY: request.gateway,
         PATH: request.path,
         CONTENT_TYPE: request.content_type,
+        PATIENCE: format(request.patience, ".3f"),
     }
     if request.adapter:
         # Names may be any script; NATS headers are safest as ASCII.
         headers[ADAPTER] = request.adapter.encode().hex()
+    if request.attempt != 1:
+        headers[ATTEMPT] = str(request.attempt)
+    if request.avoid:
+        headers[AVOID] = request.avoid
+    if request.user:
+        headers[USER] = request.user
+    if request.priority:
+        headers[PRIORITY] = str(request.priority)
+    if request.timeout is not None:
+        headers[TIMEOUT] = format(request.timeout, ".3f")
+    if request.prefix:
+        headers[PREFIX] = ",".join(request.prefix)
+    if request.keep:
+        headers[KEEP] = "1"
+    if request.continues:
+        headers[CONTINUES] = request.continues
+    if request.tokens:
+        headers[TOKENS] = request.tokens
     return headers
 
 
 def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> Request | None:
     """Read a request message; None for one that no gateway sent."""
-    if not headers or not headers.get(REQUEST) or not headers.get(GATEWAY):
+    if not headers:
         return None
+    if not (is_token(headers.get(REQUEST, "")) and is_token(headers.get(GATEWAY, ""))):
+        return None  # they become part of a subject
     path = headers.get(PATH, "")
     if not path.startswith("/"):
         return None
+    prefix = headers.get(PREFIX)
     try:
-        adapter = bytes.fromhex(headers.get(ADAPTER, "")).decode()
+        return Request(
+            headers[REQUEST],
+            headers[GATEWAY],
+            model,
+            path,
+            body,
+            bytes.fromhex(headers.get(ADAPTER, "")).decode(),
+            headers.get(CONTENT_TYPE, "application/json"),
+            int(headers.get(ATTEMPT, "1")),
+            headers.get(AVOID, ""),
+            headers.get(USER, ""),
+            int(headers.get(PRIORITY, "0")),
+            _seconds(headers.get(PATIENCE, "30")),
+            _seconds(headers[TIMEOUT]) if TIMEOUT in headers else None,
+            tuple(prefix.split(",")) if prefix else (),
+            KEEP in headers,
+            headers.get(CONTINUES, ""),
+            headers.get(TOKENS, ""),
+        )
     except ValueError:
         return None
-    return Request(
-        headers[REQUEST],
-        headers[GATEWAY],
-        model,
-        path,
-        body,
-        adapter,
-        headers.get(CONTENT_TYPE, "application/json"),
-    )
+
+
+def _seconds(text: str) -> float:
+    """Read a duration. Raises ValueError for what is none."""
+    seconds = float(text)
+    if not 0 <= seconds < 1e9:
+        raise ValueError(f"{text} is no duration in seconds")
+    return seconds
 
 
 def piece_headers(piece: Piece) -> dict[str, str]:
     """Give the headers of one message of an answer."""
     headers = {CHUNK: str(piece.chunk)}
+    if piece.attempt != 1:
+        headers[ATTEMPT] = str(piece.attempt)
     if piece.status:
         headers[STATUS] = str(piece.status)
         headers[CONTENT_TYPE] = piece.content_type
     if piece.replica:
         headers[REPLICA] = piece.replica
+    if piece.queued:
+        headers[QUEUED] = piece.queued
     if piece.end:
         headers[END] = "1"
     if piece.failure:
         headers[FAILURE] = piece.failure
+    if piece.retry_after is not None:
+        headers[RETRY_AFTER] = str(piece.retry_after)
+    if piece.continues:
+        headers[CONTINUES] = piece.continues
     return headers
 
 
@@ -115,35 +213,68 @@ def read_piece(headers: Mapping[str, str] | None, body: bytes) -> Piece | None:
     if not headers:
         return None
     try:
-        chunk = int(headers[CHUNK])
-        status = int(headers.get(STATUS, "0"))
+        return Piece(
+            int(headers[CHUNK]),
+            body,
+            int(headers.get(STATUS, "0")),
+            headers.get(CONTENT_TYPE, ""),
+            headers.get(REPLICA, ""),
+            END in headers,
+            headers.get(FAILURE, ""),
+            int(headers.get(ATTEMPT, "1")),
+            headers.get(QUEUED, ""),
+            int(headers[RETRY_AFTER]) if RETRY_AFTER in headers else None,
+            headers.get(CONTINUES, ""),
+        )
     except (KeyError, ValueError):
         return None
-    return Piece(
-        chunk,
-        body,
-        status,
-        headers.get(CONTENT_TYPE, ""),
-        headers.get(REPLICA, ""),
-        END in headers,
-        headers.get(FAILURE, ""),
-    )
 
 
-class RoutedCandidate(Struct, frozen=True, array_like=True):
-    """A replica that could have had a request, and what the router knew of its load."""
+_PLAIN = f"NATS/1.0\r\n{CHUNK}: ".encode()
+
+
+def plain_block(chunk: int) -> bytes:
+    """Give the header block of a piece in the middle of a first attempt's answer: the usual one."""
+    return b"%b%d\r\n\r\n" % (_PLAIN, chunk)
+
+
+def read_plain(header: bytes) -> int | None:
+    """Read the chunk of a piece whose header block holds nothing else; None for any other."""
+    number = header[len(_PLAIN) : -4]
+    return int(number) if number.isdigit() and header.startswith(_PLAIN) else None
+
+
+class Candidate(Struct, frozen=True, array_like=True):
+    """A replica that could have a request, and what a router knows of it.
+
+    `in_flight`: requests that are on their way to it or in it. `waiting` and `cache`: the engine's
+    own word, as in its heartbeat. `prefix`: bytes of the prompt's beginning that it has seen.
+    `avoided`: it has just failed, stands still or is not heard from.
+    """
 
     replica: str
     in_flight: int
-    silent: bool = False
+    avoided: bool = False
+    waiting: int = 0
+    cache: float = 0.0
+    prefix: int = 0
+
+    @property
+    def load(self) -> int:
+        """How busy it is, in requests; those that the engine itself holds back weigh twice."""
+        return self.in_flight + self.waiting
 
 
 class Routed(Struct, frozen=True):
-    """Why a request went where it went: who sent it, from the state at `seq`, and among whom."""
+    """Why a request went where it went: who sent it, from the state at `seq`, and among whom.
+
+    `waited`: the seconds it stood in that router's line.
+    """
 
     router: str
     seq: int
-    candidates: tuple[RoutedCandidate, ...]
+    candidates: tuple[Candidate, ...]
+    waited: float = 0.0
 
 
 _routed = msgspec.json.Decoder(Routed)
@@ -162,20 +293,71 @@ def read_routed(headers: Mapping[str, str]) -> Routed | None:
         return None
 
 
-class Finished(Struct, frozen=True):
-    """An engine is done with a request, whatever way it ended; told to every router."""
+class UnderWay(Struct, frozen=True, array_like=True):
+    """How far an engine is with a request: which attempt, and how many pieces it has sent."""
 
-    request: str
+    attempt: int
+    chunks: int
+
+
+class StillWanted(Struct, frozen=True):
+    """An engine asks a gateway which of its requests somebody waits for, and tells how far it is.
+
+    A cancellation, or the last piece of an answer, may be lost together with NATS.
+    """
+
     replica: str
+    requests: dict[str, UnderWay]
+
+
+class Unwanted(Struct, frozen=True):
+    """A gateway's answer: for each request nobody waits for, the attempt from which on one does."""
+
+    requests: dict[str, int]
+
+
+class Finished(Struct, frozen=True):
+    """Requests that an engine is done with, whatever way they ended; told to every router.
+
+    `failed` are those of them that it failed; `active` counts the requests that it still has.
+    """
+
+    replica: str
+    requests: tuple[str, ...]
+    failed: tuple[str, ...] = ()
+    active: int = 0
 
 
 class ReplicaStatus(Struct, frozen=True):
-    """A replica's heartbeat. `running` counts the requests its engine is working on."""
+    """A replica's heartbeat. `running` counts the requests that came to its engine over NATS.
+
+    `waiting` and `cache` are the engine's own word: requests it holds back, the part (0 to 1) of
+    its KV cache in use. `stalled`: seconds for which it has had requests and said nothing at all.
+    `context`: tokens that a prompt and its answer may have together; 0 where it is not known.
+    """
 
     replica: str
     pid: int
     running: int
     version: int
+    waiting: int = 0
+    cache: float = 0.0
+    stalled: float = 0.0
+    context: int = 0
+
+
+class QueueStatus(Struct, frozen=True):
+    """How many requests wait in a router for one model, and for how long (s) the first of them."""
+
+    waiting: int
+    oldest: float
+
+
+class RouterStatus(Struct, frozen=True):
+    """A router's heartbeat, with its lines by model; models for which nobody waits are left out."""
+
+    router: str
+    queues: dict[str, QueueStatus] = {}
 
 
 class NodeStatus(Struct, frozen=True):

@@ -15,7 +15,7 @@ from nebula.events.state import Model, Named, Node, Rejection, Replica, State
 FORMAT = 1
 """Version of these bytes; grows when they are laid out otherwise."""
 
-FOLD = 1
+FOLD = 2
 """Version of `evolve`; grows when it makes another state of the same log. A test watches it."""
 
 

@@ -12,7 +12,9 @@ STATUS = "nebula.status.>"
 INFERENCE = "nebula.inference.>"
 REQUESTS = "nebula.inference.requests.*"
 FINISHED = "nebula.inference.finished.*"
+CANCELS = "nebula.inference.cancel.*.*"
 REPLICA_STATUS = "nebula.status.replica.*.*"
+ROUTER_STATUS = "nebula.status.router.*"
 NODE_STATUS = "nebula.status.node.*"
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -64,16 +66,24 @@ def responses(gateway: str, request: str) -> str:
 
 
 def cancel(model: str, request: str) -> str:
-    """Give the subject that ends one request, whichever replica of the model has it."""
+    """Give the subject that ends one request, whichever router or replica of the model has it."""
     return f"nebula.inference.cancel.{model}.{request}"
 
 
 def waiting(gateway: str) -> str:
-    """Give the subject on which engines ask a gateway whether somebody waits for a request.
+    """Give the subject on which engines ask a gateway which requests somebody waits for.
 
     In no stream: where no gateway listens any more, NATS itself says so.
     """
     return f"nebula.waiting.{gateway}"
+
+
+def claim(request: str) -> str:
+    """Give the subject on which gateways claim a request that is to be resumable: the first wins.
+
+    Whoever is asked to resume it finds here what was asked.
+    """
+    return f"nebula.inference.claims.{request}"
 
 
 def finished(model: str) -> str:
@@ -89,6 +99,11 @@ def node_status(node: str) -> str:
 def replica_status(model: str, replica: str) -> str:
     """Give the subject of a replica's heartbeat and load."""
     return f"nebula.status.replica.{model}.{replica}"
+
+
+def router_status(router: str) -> str:
+    """Give the subject of a router's heartbeat and of the lines in it."""
+    return f"nebula.status.router.{router}"
 
 
 def logs(node: str) -> str:

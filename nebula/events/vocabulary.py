@@ -44,6 +44,8 @@ class ModelLoadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=Tr
     `lora`: whether engines start with `--enable-lora`; true when there are `adapters`.
     `options`: vLLM's own command-line options without the dashes, `{"max-model-len": 4096}`.
     `env`: environment variables for the engine.
+    `max_in_flight`: requests that one replica is given at a time; `max_waiting`: those that may
+    wait in each router for their turn, before it refuses more.
     """
 
     source: Source
@@ -55,6 +57,8 @@ class ModelLoadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=Tr
     memory: int | str | None = None
     options: dict[str, OptionValue] = {}
     env: dict[str, str] = {}
+    max_in_flight: Annotated[int, Meta(ge=1, le=65_536)] = 256
+    max_waiting: Annotated[int, Meta(ge=0, le=65_536)] = 1024
 
 
 class ModelScaleRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):

@@ -106,13 +106,13 @@ def _routed(message: Message, state: State) -> Step:
     return Step(message.time, text, tuple(reasons))
 
 
-def _candidate(routed: Routed, chosen: str, each: inference.RoutedCandidate) -> str:
+def _candidate(routed: Routed, chosen: str, each: inference.Candidate) -> str:
     load = f"{each.in_flight} in flight"
     if each.replica == chosen:
         return f"{each.replica} was chosen: {load}"
     best = next((other for other in routed.candidates if other.replica == chosen), None)
-    if each.silent:
-        return f"not {each.replica}: it was silent ({load})"
+    if each.avoided:
+        return f"not {each.replica}: it had failed, stood still or was not heard from ({load})"
     if best is not None and each.in_flight > best.in_flight:
         return f"not {each.replica}: {load}"
     return f"not {each.replica}: as good ({load}), but it was not its turn"
@@ -159,8 +159,8 @@ def _end(piece: inference.Piece, size: int, time: int, begun: int) -> str:
             status = f"HTTP {piece.status}, " if piece.status else ""
             took = f" in {(time - begun) / _MILLISECOND:.0f} ms" if begun else ""
             return f"answered: {status}{size} bytes{took}"
-        case inference.NO_REPLICA:
-            return "refused: no replica was ready for it"
+        case inference.REFUSED:
+            return f"refused by a router: HTTP {piece.status}"
         case inference.ENGINE_FAILED:
             return f"failed: the engine of {piece.replica or 'its replica'} failed on the way"
         case inference.ENGINE_STOPPED:

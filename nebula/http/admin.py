@@ -19,8 +19,9 @@ from nebula.events.vocabulary import (
     ModelScaleRequested,
     ModelUnloadRequested,
 )
+from nebula.http.bodies import read_body
 from nebula.http.errors import ApiError, field_at_fault, unavailable
-from nebula.http.openai import Limits, read_body
+from nebula.http.inference import Limits
 from nebula.http.views import ModelView, model_view
 from nebula.store.connection import Unavailable
 from nebula.store.log import LogReplaced
@@ -40,7 +41,7 @@ async def _body(
     request: Request[Any, Any, Any], limit: int, kind: type[E], *drop: str
 ) -> tuple[E, Mapping[str, object]]:
     """Read an intent from a body, with some fields of it that are not the event's."""
-    raw = await read_body(request, limit)
+    raw = await read_body(request.receive, request.scope["headers"], limit)
     try:
         fields = msgspec.json.decode(raw or b"{}", type=dict[str, object])
         extra = {key: fields.pop(key) for key in drop if key in fields}

@@ -2,21 +2,22 @@
 
 from litestar import Litestar
 from litestar.di import Provide
+from litestar.types import ASGIApp
 
 from nebula.actors.gateway import Gateway
-from nebula.http import admin, errors, history, openai
-from nebula.http.openai import Limits
+from nebula.http import admin, errors, history, openai, resuming
+from nebula.http.inference import InferenceRoutes, Limits
 
 
-def create_app(gateway: Gateway, limits: Limits) -> Litestar:
+def create_app(gateway: Gateway, limits: Limits) -> ASGIApp:
     """Build the app around a gateway actor; whoever calls this runs the actor."""
-    return Litestar(
+    litestar = Litestar(
         route_handlers=[
-            openai.infer,
             openai.list_models,
             openai.show_model,
             openai.health,
             openai.ready,
+            resuming.show_stream,
             admin.load,
             admin.list_models,
             admin.show_model,
@@ -37,3 +38,4 @@ def create_app(gateway: Gateway, limits: Limits) -> Litestar:
         openapi_config=None,
         logging_config=None,
     )
+    return InferenceRoutes(litestar, gateway, limits)

@@ -20,7 +20,7 @@ class ErrorBody(Struct, frozen=True):
 
 
 class ApiError(Exception):
-    """An answer that is an error. `retry_after` in seconds becomes a header."""
+    """An answer that is an error. `retry_after` in seconds and `allow` become headers."""
 
     def __init__(
         self,
@@ -31,10 +31,12 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after: int | None = None,
+        allow: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+        self.allow = allow
         self.body = ErrorBody(message, kind, param, code)
 
     @property
@@ -44,8 +46,9 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """`Retry-After`, where waiting helps."""
-        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        """`Retry-After`, where waiting helps, and `Allow`, where another method would do."""
+        headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        return {**headers, "allow": self.allow} if self.allow else headers
 
 
 _NAMED = re.compile(r"(?:missing required|unknown) field `([^`]+)`")

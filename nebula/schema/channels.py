@@ -6,7 +6,14 @@ from msgspec import Struct
 
 from nebula.actors.log_reading import LogReply, LogRequest
 from nebula.events import inference, record, subjects
-from nebula.events.inference import Finished, NodeStatus, ReplicaStatus
+from nebula.events.inference import (
+    Finished,
+    NodeStatus,
+    ReplicaStatus,
+    RouterStatus,
+    StillWanted,
+    Unwanted,
+)
 from nebula.events.original import ORIGINAL_HEADER
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, TYPES, Decided
 
@@ -60,17 +67,33 @@ _REQUEST_HEADERS = (
     Header(inference.PATH, "the OpenAI path, such as /v1/chat/completions", needed=True),
     Header(inference.ADAPTER, "name of the adapter it is for: UTF-8 as hexadecimal digits"),
     Header(inference.CONTENT_TYPE, "of the body; application/json where it is missing"),
+    Header(inference.ATTEMPT, "1, 2 ...: the same request once more, where an engine has died"),
+    Header(inference.AVOID, "the replica that has just failed it"),
+    Header(inference.USER, "whom fairness counts it for: a hash of the API key, else of `user`"),
+    Header(inference.PRIORITY, "lower goes first, as in vLLM; 0 where it is missing"),
+    Header(inference.PATIENCE, "seconds that it may wait in a router"),
+    Header(inference.TIMEOUT, "seconds until nobody wants the answer any more"),
+    Header(inference.PREFIX, "digests of the prompt's beginnings, shortest first, with commas"),
+    Header(inference.KEEP, "1: it runs to its end even where no gateway waits for the answer"),
+    Header(inference.CONTINUES, "how it goes on after an earlier attempt: again or rest"),
+    Header(
+        inference.TOKENS, "token ids are asked for too: shown to the client, or tracked only"
+    ),
 )
 
 _PIECE_HEADERS = (
     Header(inference.CHUNK, "0, 1, 2 ... without gaps; -1 says only who has taken it", needed=True),
+    Header(inference.ATTEMPT, "the request's; 1 where it is missing"),
     Header(inference.STATUS, "the HTTP status, on the first piece only"),
     Header(inference.CONTENT_TYPE, "of the body, beside the status"),
     Header(inference.REPLICA, "the replica that answers"),
+    Header(inference.QUEUED, "the router in whose line the request waits"),
+    Header(inference.CONTINUES, "on the first piece: as in the request"),
+    Header(inference.RETRY_AFTER, "seconds after which asking again may help"),
     Header(inference.END, "1 on the piece that closes the answer"),
     Header(
         inference.FAILURE,
-        f"why there is no further answer: {inference.NO_REPLICA}, {inference.ENGINE_FAILED} or "
+        f"why there is no further answer: {inference.REFUSED}, {inference.ENGINE_FAILED} or "
         f"{inference.ENGINE_STOPPED}",
     ),
 )
@@ -83,6 +106,7 @@ MEANINGS = {
     "node": f"name of the node: {ID}",
     "gateway": "id of the gateway that waits for the answer",
     "request": "id of the request",
+    "router": "id of the router",
 }
 """What the parameters in addresses stand for."""
 
@@ -118,18 +142,32 @@ OTHERS = (
         stream="NEBULA_INFERENCE",
     ),
     Channel(
+        "claims",
+        subjects.claim("{request}"),
+        "send",
+        "A gateway claims a request that is to be resumable: the first claim counts.",
+        "the request's body",
+        (
+            *_REQUEST_HEADERS,
+            Header(inference.MODEL, "id of the model", needed=True),
+            Header(inference.FINGERPRINT, "hash of path and body", needed=True),
+            Header(inference.CLAIMANT, "something that no other claim has", needed=True),
+        ),
+        stream="NEBULA_INFERENCE",
+    ),
+    Channel(
         "cancel",
         subjects.cancel("{model}", "{request}"),
         "receive",
-        "The client has gone: whichever engine has the request ends it at once.",
-        "nothing",
+        "Whoever has the request, a router or an engine, ends it at once.",
+        "a number: only attempts below it; else all, and the reason",
         stream="NEBULA_INFERENCE",
     ),
     Channel(
         "finished",
         subjects.finished("{model}"),
         "send",
-        "An engine is done with a request, whatever way it ended.",
+        "An engine is done with requests, whatever way they ended.",
         Finished,
         stream="NEBULA_INFERENCE",
     ),
@@ -137,9 +175,17 @@ OTHERS = (
         "waiting",
         subjects.waiting("{gateway}"),
         "receive",
-        "An engine asks whether anybody still waits; the reply says that nobody does.",
-        "the request's id",
-        reply="nothing",
+        "An engine asks which of its requests anybody waits for; the reply names the others.",
+        StillWanted,
+        reply=Unwanted,
+    ),
+    Channel(
+        "routerStatus",
+        subjects.router_status("{router}"),
+        "send",
+        "A router's heartbeat, and how many requests wait in it.",
+        RouterStatus,
+        stream="NEBULA_STATUS",
     ),
     Channel(
         "nodeStatus",

@@ -70,6 +70,8 @@ EVENTS: dict[str, tuple[str, Event]] = {
                 memory="6GiB",
                 options={"max-model-len": 4096, "enforce-eager": True, "rope": {"type": [1.5]}},
                 env={"VLLM_LOGGING_LEVEL": "DEBUG"},
+                max_in_flight=64,
+                max_waiting=512,
             ),
         ),
         ("chat", ModelScaleRequested(3)),

@@ -1,0 +1,352 @@
+"""A router's part in serving: a request goes to a replica, waits in line for one, or is refused.
+
+What it knows of replicas beyond the log comes from their heartbeats and from the ends of requests
+that engines tell all routers. It sends through what it is given, and reads no clock but that.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from nebula.actors import routing
+from nebula.actors.prefixes import Prefixes
+from nebula.actors.queueing import Line, Waiting
+from nebula.events import inference, subjects
+from nebula.events.inference import (
+    Candidate,
+    Finished,
+    Piece,
+    QueueStatus,
+    ReplicaStatus,
+    Request,
+    Routed,
+    RouterStatus,
+)
+from nebula.events.record import parse_headers
+from nebula.events.state import Model, Named, Replica, State
+
+Post: TypeAlias = Callable[[str, bytes, bytes], None]
+"""Publishes: subject, header block, body."""
+
+SILENCE = 8.0
+"""Seconds without a heartbeat after which a replica counts as silent: four are missing then."""
+
+STALLED = 15.0
+"""Seconds for which a replica may have requests and say nothing, before others are preferred."""
+
+RECOVERY = 2.0
+"""Seconds for which a replica that failed a request is avoided; twice as long each further time."""
+
+LONGEST_RECOVERY = 60.0
+UNKNOWN_MODEL = 2.0
+"""Seconds that a request for a model waits which this router has not heard of yet."""
+
+
+class _Load(Struct):
+    """What this router knows of one replica beyond the log.
+
+    `others` counts the requests that are not from here: `running` ones of its engine less our own.
+    """
+
+    pid: int = 0
+    heard: float = 0.0
+    sent: dict[str, float] = {}
+    others: int = 0
+    waiting: int = 0
+    cache: float = 0.0
+    stalled: float = 0.0
+    failures: int = 0
+    avoid_until: float = 0.0
+
+
+class _Held(Struct, frozen=True):
+    """A request in line, with its header block."""
+
+    request: Request
+    header: bytes
+    since: float
+
+
+class Dispatch:
+    """See the module.
+
+    `state` gives the newest state, `now` seconds of a monotonic clock, `wall` ns since the epoch.
+    """
+
+    def __init__(
+        self,
+        router: str,
+        post: Post,
+        state: Callable[[], State],
+        now: Callable[[], float],
+        wall: Callable[[], int],
+    ) -> None:
+        self.router = router
+        self._post = post
+        self._state = state
+        self._now = now
+        self._wall = wall
+        self._loads: dict[str, _Load] = {}
+        self._lines: dict[str, Line] = {}
+        self._held: dict[str, _Held] = {}
+        self._prefixes = Prefixes()
+        self._routed = msgspec.json.Encoder()
+
+    def on_request(self, subject: bytes, header: bytes, body: bytes) -> None:
+        """Send a request to a replica, or let it wait."""
+        model_id = subject.rpartition(b".")[2].decode()
+        request = inference.read_request(model_id, parse_headers(header), body)
+        if request is None:
+            return
+        held = _Held(request, header, self._now())
+        if request.id in self._held:
+            self._take_out(request.id)  # a further attempt takes the place of the one before
+        if not self._lines.get(model_id) and self._send(held):
+            return
+        self._enqueue(held)
+        self._advance(model_id)
+
+    def on_cancel(self, subject: bytes, _: bytes, body: bytes) -> None:
+        """Let a request wait no more: all of its attempts, or those before the number given."""
+        held = self._held.get(subject.rpartition(b".")[2].decode())
+        if held is not None and (not body.isdigit() or held.request.attempt < int(body)):
+            self._take_out(held.request.id)
+
+    def on_finished(self, subject: bytes, _: bytes, body: bytes) -> None:
+        """Count what an engine is done with; whoever waits may take its place."""
+        try:
+            finished = msgspec.json.decode(body, type=Finished)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        load = self._loads.get(finished.replica)
+        if load is None:
+            return
+        for identity in finished.requests:
+            load.sent.pop(identity, None)
+        load.others = max(0, finished.active - len(load.sent))
+        if finished.failed:
+            self._failed(load)
+        else:
+            load.failures = 0
+        self._advance(subject.rpartition(b".")[2].decode())
+
+    def on_status(self, subject: bytes, _: bytes, body: bytes) -> None:
+        """Take a replica's heartbeat."""
+        try:
+            status = msgspec.json.decode(body, type=ReplicaStatus)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        load = self._loads.get(status.replica)
+        if load is None or load.pid not in (0, status.pid):
+            return
+        load.heard = now = self._now()
+        load.waiting, load.cache, load.stalled = status.waiting, status.cache, status.stalled
+        if len(load.sent) > status.running:
+            # Ends of requests that were lost on the way must not weigh on a replica for ever.
+            recent = {key: sent for key, sent in load.sent.items() if now - sent < 2}
+            if status.running == 0 or len(recent) >= status.running:
+                load.sent = recent
+        load.others = max(0, status.running - len(load.sent))
+        self._advance(subject.split(b".")[3].decode())
+
+    def react(self) -> None:
+        """Do what a changed state or the time that has passed calls for."""
+        now = self._now()
+        for model_id, line in tuple(self._lines.items()):
+            for waiting in line.expired(now):
+                held = self._held.pop(waiting.id)
+                self._refuse(held.request, *self._why_late(held.request))
+            self._advance(model_id)
+            if not line:
+                del self._lines[model_id]
+        state = self._state()
+        for replica in [known for known in self._loads if known not in state.replicas]:
+            del self._loads[replica]
+            self._prefixes.forget(replica)
+
+    def status(self) -> RouterStatus:
+        """Give this router's lines."""
+        now = self._now()
+        return RouterStatus(
+            self.router,
+            {
+                model: QueueStatus(len(line), round(now - (line.oldest() or now), 3))
+                for model, line in self._lines.items()
+                if line
+            },
+        )
+
+    def hand_over(self) -> None:
+        """Give everything that waits to the other routers: this one ends."""
+        for held in self._held.values():
+            request = held.request
+            self._post(subjects.requests(request.model), self._header(held), request.body)
+        self._held.clear()
+        self._lines.clear()
+
+    def _enqueue(self, held: _Held) -> None:
+        request, now = held.request, held.since
+        state = self._state()
+        model = state.models.get(request.model)
+        line = self._lines.setdefault(request.model, Line())
+        patience = request.patience
+        if model is None:
+            patience = min(patience, UNKNOWN_MODEL)
+        else:
+            reason = routing.hopeless(state, Named(model.id, request.adapter))
+            if reason is not None:
+                self._refuse(request, 503, reason, None)
+                return
+            if len(line) >= model.spec.max_waiting:
+                self._refuse(request, *self._full(model, line, now))
+                return
+        if request.timeout is not None:
+            patience = min(patience, request.timeout)
+        self._held[request.id] = held
+        line.add(
+            Waiting(
+                request.id, request.user, request.priority, request.adapter, now, now + patience
+            )
+        )
+        self._answer(request, Piece(-1, queued=self.router, attempt=request.attempt), b"")
+
+    def _advance(self, model_id: str) -> None:
+        """Send on as many of those in line as there is room for; refuse those in vain."""
+        line = self._lines.get(model_id)
+        if not line:
+            return
+        state = self._state()
+        model = state.models.get(model_id)
+        if model is None:
+            return
+
+        def can_go(adapter: str) -> bool:
+            candidates = self._candidates(state, model, adapter)
+            if not candidates:
+                return routing.hopeless(state, Named(model.id, adapter)) is not None
+            return routing.choose(candidates, "", model.spec.max_in_flight) is not None
+
+        while (waiting := line.next(can_go)) is not None:
+            held = self._held.pop(waiting.id)
+            if not self._send(held):
+                reason = routing.hopeless(state, Named(model.id, waiting.adapter))
+                self._refuse(held.request, 503, reason or "no replica is ready", None)
+
+    def _send(self, held: _Held) -> bool:
+        """Send a request to a replica; False where none can take it now."""
+        request = held.request
+        state = self._state()
+        model = state.models.get(request.model)
+        if model is None:
+            return False
+        if request.avoid and (failed := self._loads.get(request.avoid)) is not None:
+            failed.avoid_until = max(failed.avoid_until, self._now() + RECOVERY)
+        candidates = self._candidates(state, model, request.adapter, request.prefix)
+        if not candidates:
+            return False
+        key = f"{request.adapter} {request.prefix[0] if request.prefix else ''}"
+        if key == " ":
+            key = request.id
+        replica = routing.choose(candidates, key, model.spec.max_in_flight)
+        if replica is None:
+            return False
+        now = self._now()
+        routed = Routed(self.router, state.seq, tuple(candidates[:16]), round(now - held.since, 3))
+        header = b"%b%b: %b\r\n\r\n" % (
+            self._header(held)[:-2],
+            inference.ROUTED.encode(),
+            self._routed.encode(routed),
+        )
+        self._post(subjects.replica_requests(model.id, replica), header, request.body)
+        self._loads[replica].sent[request.id] = now
+        if request.prefix:
+            self._prefixes.learn(replica, request.prefix)
+        return True
+
+    def _header(self, held: _Held) -> bytes:
+        """Give a request's header block; what it has waited is no longer left of its time."""
+        request = held.request
+        waited = self._now() - held.since
+        if waited < 0.1:
+            return held.header
+        left = None if request.timeout is None else max(0.0, request.timeout - waited)
+        request = replace(request, timeout=left, patience=max(0.0, request.patience - waited))
+        return inference.block(inference.request_headers(request))
+
+    def _candidates(
+        self, state: State, model: Model, adapter: str, prefix: tuple[str, ...] = ()
+    ) -> list[Candidate]:
+        now = self._now()
+        known = self._prefixes.known(prefix) if prefix else {}
+        found = []
+        for replica in routing.able(state, model, adapter):
+            load = self._load(replica)
+            avoided = now - load.heard > SILENCE or load.stalled > STALLED or load.avoid_until > now
+            found.append(
+                Candidate(
+                    replica.id,
+                    len(load.sent) + load.others,
+                    avoided,
+                    load.waiting,
+                    load.cache,
+                    known.get(replica.id, 0),
+                )
+            )
+        return found
+
+    def _load(self, replica: Replica) -> _Load:
+        load = self._loads.get(replica.id)
+        pid = replica.engine.pid if replica.engine is not None else 0
+        if load is None or load.pid != pid:
+            if load is not None:
+                # Another engine than the one we sent to: its cache is empty, its hands are free.
+                self._prefixes.forget(replica.id)
+            load = self._loads[replica.id] = _Load(pid=pid, heard=self._now())
+        return load
+
+    def _failed(self, load: _Load) -> None:
+        pause = min(RECOVERY * 2**load.failures, LONGEST_RECOVERY)
+        load.failures = min(load.failures + 1, 16)
+        load.avoid_until = self._now() + pause
+
+    def _take_out(self, identity: str) -> None:
+        held = self._held.pop(identity)
+        line = self._lines.get(held.request.model)
+        if line is not None:
+            line.remove(identity)
+
+    def _why_late(self, request: Request) -> tuple[int, str, int | None]:
+        """Say to one that has waited long enough why it waited: status, words, retry after (s)."""
+        state = self._state()
+        model = state.models.get(request.model)
+        if model is None:
+            return 503, f"model {request.model!r} is not known to the router yet", 1
+        if routing.able(state, model, request.adapter):
+            return 429, f"model {model.name!r} is busy: the time to wait for a turn is over", 5
+        return 503, routing.progress(state, Named(model.id, request.adapter), self._wall()), 5
+
+    def _full(self, model: Model, line: Line, now: float) -> tuple[int, str, int | None]:
+        # As long as the first in line has waited, at least, a new one would have to.
+        waited = now - (line.oldest() or now)
+        reason = f"model {model.name!r} is busy: {len(line)} requests wait already"
+        return 429, reason, min(60, max(1, math.ceil(waited)))
+
+    def _refuse(self, request: Request, status: int, reason: str, retry_after: int | None) -> None:
+        refusal = Piece(
+            0,
+            status=status,
+            content_type="text/plain",
+            end=True,
+            failure=inference.REFUSED,
+            attempt=request.attempt,
+            retry_after=retry_after,
+        )
+        self._answer(request, refusal, reason.encode())
+
+    def _answer(self, request: Request, piece: Piece, body: bytes) -> None:
+        header = inference.block(inference.piece_headers(piece))
+        self._post(subjects.responses(request.gateway, request.id), header, body)

@@ -1,0 +1,252 @@
+"""Answers that outlive their gateway: claimed before they begin, and given again by any gateway.
+
+A request that is to be resumable is claimed on a subject of its own. Who claims one that has been
+claimed already starts nothing, and gets the answer that is under way: out of the data plane's
+stream, folded as its own gateway folds it, so that it is the same to the byte.
+"""
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncGenerator
+
+import msgspec
+from msgspec.structs import replace
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from nats.js.api import RawStreamMsg
+from nats.js.errors import NotFoundError
+
+from nebula.actors.answer import GAP, Answer
+from nebula.actors.continuing import Finish, asked
+from nebula.actors.exchange import ClientGone
+from nebula.actors.gateway import FINISHED, NOT_TAKEN, Gateway, NotServed
+from nebula.events import inference, subjects
+from nebula.events.inference import Piece, Request, StillWanted, UnderWay
+from nebula.events.record import parse_headers
+from nebula.store import inference_log, streams
+from nebula.store.connection import Unavailable
+from nebula.store.inference_log import Said
+
+log = logging.getLogger(__name__)
+
+CHECK = 2.0
+"""Seconds without news after which it is asked whether anybody still works on the answer."""
+
+ORPHANED = 15.0
+"""Seconds that an answer without a gateway may take to begin: then it got lost with it."""
+
+_TRIES = 20
+
+
+class Unknown(Exception):
+    """There is no such answer, or it is no longer kept."""
+
+
+class Reused(Exception):
+    """The same key was used for another request before."""
+
+
+def prepared(request: Request) -> Request:
+    """Give a request for a stream as the engine is to be asked, so that it can go on elsewhere."""
+    wish = asked(request.path, request.body)
+    tokens = "shown" if wish.shown else "tracked" if wish.tracked else ""
+    return replace(request, body=wish.body, tokens=tokens)
+
+
+async def claim(gateway: Gateway, request: Request, fingerprint: str) -> bool:
+    """Claim a request's id; False where somebody has claimed it for the same request before.
+
+    Raises Reused where it was another one, NotServed where the stream does not answer.
+    """
+    client = gateway.connection.client
+    subject = subjects.claim(request.id)
+    claimant = uuid.uuid4().hex
+    headers = {
+        **inference.request_headers(request),
+        inference.CLAIMANT: claimant,
+        inference.MODEL: request.model,
+        inference.FINGERPRINT: fingerprint,
+    }
+    try:
+        client.post(subject, inference.block(headers), request.body)
+        for _ in range(_TRIES):
+            # Stored a moment after it is sent: the first of all that were is the one that counts.
+            with contextlib.suppress(NotFoundError):
+                first = await client.jetstream(timeout=2).get_msg(
+                    streams.INFERENCE, seq=1, subject=subject, direct=True, next=True
+                )
+                found = first.headers or {}
+                if found.get(inference.FINGERPRINT) != fingerprint:
+                    raise Reused
+                return found.get(inference.CLAIMANT) == claimant
+            await asyncio.sleep(0.01)
+    except (NatsError, TimeoutError) as error:
+        raise NotServed(f"the data plane's stream does not answer: {error!r}", 1) from error
+    raise NotServed("the data plane's stream takes no claims", 1)
+
+
+async def failed(gateway: Gateway, identity: str) -> bool:
+    """Say whether the answer of a request that was claimed ended in a failure. Raises NotServed."""
+    refused = await _last(gateway, subjects.responses("*", identity))
+    if refused is not None:
+        piece = inference.read_piece(refused.headers, b"")
+        if piece is not None and piece.failure == inference.REFUSED:
+            return True
+    ended = await _last(gateway, subjects.cancel("*", identity))
+    said = (ended.data or b"") if ended is not None else b"0"
+    return not said.isdigit() and said != FINISHED.encode()
+
+
+async def _last(gateway: Gateway, subject: str) -> RawStreamMsg | None:
+    jetstream = gateway.connection.client.jetstream(timeout=2)
+    try:
+        return await jetstream.get_last_msg(streams.INFERENCE, subject, direct=True)
+    except NotFoundError:
+        return None
+    except (NatsError, TimeoutError) as error:
+        raise NotServed(f"the data plane's stream does not answer: {error!r}", 1) from error
+
+
+class Resumption:
+    """An answer given again, from its first event or from the one after `after`."""
+
+    def __init__(self, gateway: Gateway, identity: str, after: int = 0) -> None:
+        self._gateway = gateway
+        self._identity = identity
+        self._after = after
+        self._following: AsyncGenerator[Said | None, None] | None = None
+        self._coming: asyncio.Future[Said | None] | None = None
+        self._owner = ""
+        self._answer: Answer | None = None
+
+    @property
+    def id(self) -> str:
+        """The request's id."""
+        return self._identity
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the answer is a stream of events."""
+        return self._answer is not None and self._answer.streaming
+
+    async def open(self) -> None:
+        """Find what was asked. Raises Unknown, Unavailable."""
+        identity = self._identity
+        if not subjects.is_token(identity):
+            raise Unknown
+        wanted = [
+            subjects.claim(identity),
+            subjects.responses("*", identity),
+            subjects.cancel("*", identity),
+        ]
+        self._following = inference_log.follow(self._gateway.connection, wanted)
+        said = await anext(self._following)
+        if said is None or said.subject != subjects.claim(identity):
+            await self.close()
+            raise Unknown
+        headers = parse_headers(said.header)
+        request = inference.read_request(headers.get(inference.MODEL, ""), headers, said.body)
+        if request is None:
+            await self.close()
+            raise Unknown
+        self._owner = request.gateway
+        self._answer = Answer(request, after=self._after)
+
+    async def next(self) -> Piece:
+        """Give the next piece for the client."""
+        answer = self._answer
+        assert answer is not None
+        quiet = 0.0
+        while True:
+            said = await self._news()
+            if said is None:
+                quiet += CHECK
+                failure = await self._hopeless(answer, quiet)
+                if failure:
+                    return answer.end(Piece(0, failure=failure))
+                continue
+            quiet = 0.0
+            given = self._take(answer, said)
+            if given is not None:
+                return given
+
+    async def close(self) -> None:
+        """Read no further."""
+        if self._coming is not None:
+            self._coming.cancel()
+            await asyncio.gather(self._coming, return_exceptions=True)
+        if self._following is not None:
+            await self._following.aclose()
+
+    def leave(self) -> None:
+        """The client is gone."""
+        if self._coming is not None:
+            self._coming.cancel()
+
+    async def _news(self) -> Said | None:
+        """Give what comes next; None after a while without any."""
+        assert self._following is not None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + CHECK
+        while True:
+            if self._coming is None:
+                self._coming = asyncio.ensure_future(anext(self._following))
+            await asyncio.wait((self._coming,), timeout=max(0.0, deadline - loop.time()))
+            if not self._coming.done():
+                return None
+            coming, self._coming = self._coming, None
+            if coming.cancelled():
+                raise ClientGone
+            try:
+                said = coming.result()
+            except (Unavailable, StopAsyncIteration) as error:
+                raise NotServed(str(error), 1) from error
+            if said is not None:
+                return said
+
+    def _take(self, answer: Answer, said: Said) -> Piece | None:
+        kind = said.subject.split(".")[2]
+        if kind == "responses":
+            piece = inference.read_piece(parse_headers(said.header), said.body)
+            if piece is None:
+                return None
+            given = answer.take(piece)
+            broken = answer.broken
+            if broken is not None and broken.piece is not None and answer.attempt > 1:
+                return broken.piece
+            if broken is not None and broken.reason == GAP:
+                return answer.end(Piece(0, failure=GAP))
+            return given
+        if kind == "cancel" and not said.body.isdigit():
+            reason = said.body.decode(errors="replace")
+            if reason == FINISHED:
+                way = answer.way_on(0)
+                if isinstance(way, Finish):
+                    return answer.end(Piece(0, way.body))
+            return answer.end(Piece(0, failure=reason or NOT_TAKEN))
+        return None
+
+    async def _hopeless(self, answer: Answer, quiet: float) -> str:
+        """Say why no further piece will come, if none will: whoever cared for it is gone too."""
+        if await self._cared_for(answer):
+            return ""
+        replica = self._gateway.projection.state.replicas.get(answer.replica)
+        if answer.replica and (replica is None or replica.engine is None):
+            return inference.ENGINE_FAILED
+        return NOT_TAKEN if not answer.replica and quiet > ORPHANED else ""
+
+    async def _cared_for(self, answer: Answer) -> bool:
+        """Ask the gateway that sent the request whether it still has it."""
+        asking = StillWanted("", {self._identity: UnderWay(answer.attempt, 0)})
+        try:
+            reply = await self._gateway.connection.client.request(
+                subjects.waiting(self._owner), msgspec.json.encode(asking), timeout=1
+            )
+        except NoRespondersError:
+            return False
+        except (NatsError, TimeoutError):
+            return True  # it is there and has nothing to object
+        unwanted = msgspec.json.decode(reply.data, type=inference.Unwanted).requests
+        return unwanted.get(self._identity, 0) <= answer.attempt

@@ -1,0 +1,263 @@
+"""The three hot paths of OpenAI's API: chat, completions, embeddings.
+
+They are plain ASGI in front of Litestar: of a body only what concerns the gateway is read, and a
+request costs no more than it must. Everything else is Litestar's.
+"""
+
+import hashlib
+import uuid
+from itertools import count
+from typing import Any
+
+import msgspec
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Scope, Send
+from msgspec import Raw, Struct
+from msgspec.structs import replace
+
+from nebula.actors.gateway import Gateway, NotServed
+from nebula.actors.prefixes import BOUNDS, digests
+from nebula.actors.resuming import Reused, claim, failed, prepared
+from nebula.events import inference
+from nebula.events.inference import Request
+from nebula.events.objections import known_names
+from nebula.events.state import Named
+from nebula.events.vocabulary import Task
+from nebula.http.bodies import ClientLeft, read_body
+from nebula.http.errors import ApiError, field_at_fault, unavailable
+from nebula.http.relay import fail, relay
+from nebula.http.resuming import resume
+
+_TASK_OF: dict[str, Task] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "chat",
+    "/v1/embeddings": "embedding",
+}
+_REQUIRED = {
+    "/v1/chat/completions": "messages",
+    "/v1/completions": "prompt",
+    "/v1/embeddings": "input",
+}
+_EMPTY = Raw(b"")
+
+
+class Patience(Struct, frozen=True):
+    """How long to wait, in seconds: for a replica, and between two pieces of an answer."""
+
+    load: float = 30.0
+    idle: float = 600.0
+
+
+class Limits(Struct, frozen=True):
+    """What the gateway takes: a body's bytes, at most what NATS takes; and how long it waits."""
+
+    body: int | None = None
+    patience: Patience = Patience()
+
+    def body_for(self, gateway: Gateway) -> int:
+        """Give the largest body that can be sent on."""
+        room = gateway.connection.max_body - inference.HEADER_ROOM
+        return room if self.body is None else min(self.body, room)
+
+
+class _Envelope(Struct):
+    """The fields of a request that concern the gateway; all others are the engine's."""
+
+    model: str
+    stream: bool | None = None
+    messages: Raw = _EMPTY
+    prompt: Raw = _EMPTY
+    input: Raw = _EMPTY
+    user: Raw = _EMPTY
+    priority: Raw = _EMPTY
+
+
+_envelopes = msgspec.json.Decoder(_Envelope)
+
+
+class InferenceRoutes:
+    """See the module; `rest` answers all other paths."""
+
+    def __init__(self, rest: ASGIApp, gateway: Gateway, limits: Limits) -> None:
+        self._rest = rest
+        self._gateway = gateway
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._rest(scope, receive, send)
+            return
+        path = scope["path"].rstrip("/")
+        if path not in _TASK_OF:
+            await self._rest(scope, receive, send)
+            return
+        try:
+            if scope["method"] != "POST":
+                raise ApiError(405, f"{path} takes POST", allow="POST")
+            await self._infer(path, scope, receive, send)
+        except ApiError as error:
+            await fail(error, send)
+        except ClientLeft:
+            return
+
+    async def _infer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        gateway, limits = self._gateway, self._limits
+        if not gateway.started:
+            raise unavailable("the gateway is starting")
+        headers = scope["headers"]
+        body = await read_body(receive, headers, limits.body_for(gateway))
+        envelope = _read(path, body)
+        named = self._resolve(path, envelope.model)
+        timeout, user = _from_headers(headers)
+        prompt = bytes(getattr(envelope, _REQUIRED[path]))
+        request = Request(
+            uuid.uuid4().hex,
+            gateway.id,
+            named.model,
+            path,
+            body,
+            named.adapter,
+            user=user or _text(envelope.user),
+            priority=_number(envelope.priority),
+            patience=limits.patience.load,
+            timeout=timeout,
+            prefix=_prefix(named, prompt) if len(prompt) >= BOUNDS[0] else (),
+        )
+        if envelope.stream:
+            request = prepared(request)
+        try:
+            if (kept := _kept(headers)) is not None:
+                request, again = await self._claim(request, kept)
+                if again:
+                    await resume(gateway, request.id, 0, receive, send)
+                    return
+            exchange = gateway.ask(request, named, idle=limits.patience.idle)
+        except NotServed as error:
+            raise unavailable(str(error), error.retry_after) from error
+        try:
+            await relay(exchange, receive, send)
+        finally:
+            gateway.leave(exchange)
+
+    async def _claim(self, request: Request, key: bytes) -> tuple[Request, bool]:
+        """Make a request resumable; True where the same one is under way already.
+
+        Raises ApiError for a key that was used for another request, NotServed.
+        """
+        gateway = self._gateway
+        asked = hashlib.blake2b(request.path.encode() + b"\n" + request.body, digest_size=16)
+        for number in count():
+            identity = request.id
+            if key:
+                owner = b"%b\n%d\n%b" % (request.user.encode(), number, key)
+                identity = hashlib.blake2b(owner, digest_size=16).hexdigest()
+            request = replace(request, id=identity, keep=True)
+            try:
+                if await claim(gateway, request, asked.hexdigest()):
+                    return request, False
+            except Reused:
+                raise ApiError(
+                    422,
+                    "this Idempotency-Key was used for another request",
+                    code="idempotency_key_reused",
+                ) from None
+            if not await failed(gateway, identity):
+                break
+        return request, True
+
+    def _resolve(self, path: str, name: str) -> Named:
+        """Find what a name stands for. Raises ApiError: 404 with the names there are, 400, 503."""
+        gateway = self._gateway
+        state = gateway.projection.state
+        named = state.names.get(name)
+        model = state.models.get(named.model) if named is not None else None
+        if named is None or model is None:
+            if not gateway.able:
+                raise unavailable("NATS can't be reached: which models there are is not known now")
+            names = known_names(state)
+            there = ", ".join(repr(known) for known in names[:50]) if names else "none yet"
+            raise ApiError(
+                404,
+                f"The model {name!r} does not exist. There are: {there}",
+                param="model",
+                code="model_not_found",
+            )
+        if model.task != _TASK_OF[path]:
+            raise ApiError(
+                400,
+                f"{name!r} is a model for {model.task}; {path} needs one for {_TASK_OF[path]}",
+                param="model",
+                code="wrong_task",
+            )
+        return named
+
+
+def _read(path: str, body: bytes) -> _Envelope:
+    """Read what the gateway needs of a body. Raises ApiError that names the field at fault."""
+    try:
+        envelope = _envelopes.decode(body)
+    except msgspec.ValidationError as error:
+        if "missing required field `model`" in str(error):
+            raise ApiError(400, "you must name a model", param="model") from error
+        raise ApiError(400, f"wrong type: {error}", param=field_at_fault(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError(400, f"the body is no JSON: {error}", code="invalid_json") from error
+    field = _REQUIRED[path]
+    raw = bytes(getattr(envelope, field))
+    if not raw or raw == b"null":
+        raise ApiError(400, f"{field} is required", param=field)
+    if raw[:1] not in ((b"[",) if field == "messages" else (b"[", b'"')):
+        expected = "a list" if field == "messages" else "a string or a list"
+        raise ApiError(400, f"wrong type: {field} must be {expected}", param=field)
+    return envelope
+
+
+def _kept(headers: Any) -> bytes | None:
+    """Say whether an answer is to be resumable, and by which key ("" for its own id)."""
+    kept = None
+    for key, value in headers:
+        if key == b"idempotency-key" and value:
+            return bytes(value)
+        if key == b"x-resumable" and value.lower() in (b"1", b"true", b"yes"):
+            kept = b""
+    return kept
+
+
+def _from_headers(headers: Any) -> tuple[float | None, str]:
+    """Read a request's time limit (s), and whom its API key belongs to: its hash, never itself.
+
+    Raises ApiError.
+    """
+    timeout, user = None, ""
+    for key, value in headers:
+        if key == b"authorization":
+            user = hashlib.blake2b(value, digest_size=8).hexdigest()
+        elif key == b"x-request-timeout":
+            try:
+                timeout = float(value)
+            except ValueError:
+                timeout = 0.0
+            if not 0 < timeout < 1e9:
+                raise ApiError(400, "X-Request-Timeout must be seconds, more than 0")
+    return timeout, user
+
+
+def _prefix(named: Named, prompt: bytes) -> tuple[str, ...]:
+    """Digest a prompt's beginnings; each adapter has a cache of its own in the engine."""
+    return digests(named.adapter.encode() + b"\0" + prompt)
+
+
+def _text(raw: Raw) -> str:
+    """Read a user's name as a header takes it; what is no name is the engine's to refuse."""
+    value = bytes(raw)
+    if not value.startswith(b'"') or value == b'""':
+        return ""
+    return hashlib.blake2b(value, digest_size=8).hexdigest()
+
+
+def _number(raw: Raw) -> int:
+    """Read a priority; what is no number is the engine's to refuse."""
+    value = bytes(raw)
+    digits = value.removeprefix(b"-")
+    return int(value) if digits.isdigit() and len(digits) < 10 else 0
