@@ -158,7 +158,6 @@ class Progress:
         self._textless.clear()
         self._before = self.completion_tokens
         self._roles_to_skip = self.roles
-        self._at = 0
         self._pattern = _COMPLETION_CHOICE if form == "rest" or not self.chat else _CHAT_CHOICE
 
     def feed(self, message: bytes) -> bytes:
@@ -246,6 +245,8 @@ class Progress:
         if self._form == "own":
             self._note_prompt(chunk)
             self._usage_details = self._usage_details or _details(chunk.usage)
+        elif self._form == "rest":
+            self._note_kept(chunk)
         added = False
         for choice in chunk.choices:
             added = self._note(choice) or added
@@ -285,6 +286,17 @@ class Progress:
             ids = choice.prompt_token_ids if ids is None else ids
         if ids is not None and self.prompt is None:
             self.prompt = _joined(ids)
+
+    def _note_kept(self, chunk: _Chunk) -> None:
+        """Take what the next engine was asked with for what was kept of the last one's tokens.
+
+        One who reads an answer that is over has not heard how doubtful ids were settled.
+        """
+        for choice in chunk.choices:
+            if choice.prompt_token_ids is not None:
+                kept = choice.prompt_token_ids[self.prompt_tokens :]
+                self._ids = bytearray(_joined(kept) + b"," if kept else b"")
+                self._before = len(kept)
 
     def _note(self, choice: _Choice) -> bool:
         """Fold one choice in. True where the event is there for its token ids alone."""

@@ -569,6 +569,27 @@ def test_an_answer_of_several_choices_passes_as_it_is() -> None:
     assert fed(progress, messages) == b"".join(messages)
 
 
+@given(KINDS, tokenised(), groupings(), st.floats(0, 1))
+@example(CHAT, [b"a", b"\xf0\x9f", b"\x98\x80", b"b"], lambda: 2, 0.7)
+def test_one_who_reads_the_parts_later_comes_to_the_same_progress(
+    path: str, tokens: list[bytes], grouping: Grouping, cut: float
+) -> None:
+    body = request(path, max_tokens=50)
+    first = asked(path, body)
+    stream = b"".join(Engine(tokens).stream(path, first.body, grouping))
+    stream = stream[: int(cut * len(stream))]
+    live, later = first.progress(path), first.progress(path)
+    assert live.feed(stream) == later.feed(stream)
+    step = settled(path, body, live, Engine(tokens))
+    if not isinstance(step, Continuation):
+        return
+    rest = Engine(tokens, created=2).stream(step.path, step.body, grouping)[:2]
+    live.resume(step.form)
+    later.resume(step.form)
+    assert fed(live, rest) == fed(later, rest)
+    assert (live.prompt, live.ids) == (later.prompt, later.ids)
+
+
 # Real vLLM
 
 
