@@ -11,7 +11,6 @@ import logging
 import uuid
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -21,13 +20,12 @@ from nebula.actors.actor import Actor
 from nebula.actors.answer import GAP, Answer, Broken
 from nebula.actors.continuing import CantContinue, Continuation, Detokenize
 from nebula.actors.exchange import MAX_EARLY, Exchange
+from nebula.actors.heartbeats import Heartbeats
 from nebula.events import inference, subjects
 from nebula.events.inference import (
     Piece,
     QueueStatus,
-    ReplicaStatus,
     Request,
-    RouterStatus,
     StillWanted,
     Unwanted,
 )
@@ -80,17 +78,6 @@ class NotServed(Exception):
         self.retry_after = retry_after
 
 
-class _Heard(Struct):
-    at: float
-    pid: int
-    context: int
-
-
-class _Lines(Struct):
-    at: float
-    queues: dict[str, QueueStatus]
-
-
 class Gateway(Actor):
     """See the module."""
 
@@ -99,8 +86,7 @@ class Gateway(Actor):
         self.id = identity
         self.started = False
         self._exchanges: dict[str, Exchange] = {}
-        self._heard: dict[str, _Heard] = {}
-        self._routers: dict[str, _Lines] = {}
+        self._heartbeats = Heartbeats(lambda: asyncio.get_running_loop().time())
         self._connected_at = 0.0
         self._lost_at: float | None = None
 
@@ -109,8 +95,8 @@ class Gateway(Actor):
         client = self.connection.client
         await client.listen(subjects.responses(self.id, "*"), self._on_piece)
         await client.subscribe(subjects.waiting(self.id), cb=self._on_waiting)
-        await client.listen(subjects.REPLICA_STATUS, self._on_replica_status)
-        await client.listen(subjects.ROUTER_STATUS, self._on_router_status)
+        await client.listen(subjects.REPLICA_STATUS, self._heartbeats.on_replica)
+        await client.listen(subjects.ROUTER_STATUS, self._heartbeats.on_router)
         self.connection.on_disconnect(self._on_disconnect)
         self.connection.on_reconnect(self._on_reconnect)
         self.spawn(self._tick(), "watch requests")
@@ -136,10 +122,7 @@ class Gateway(Actor):
 
     def queue(self, model: str) -> QueueStatus:
         """Give how many requests wait for a model in all routers, and for how long (s) at most."""
-        lines = [lines.queues[model] for lines in self._routers.values() if model in lines.queues]
-        return QueueStatus(
-            sum(line.waiting for line in lines), max((line.oldest for line in lines), default=0.0)
-        )
+        return self._heartbeats.queue(model)
 
     @property
     def able(self) -> bool:
@@ -252,22 +235,6 @@ class Gateway(Actor):
                     message.reply, b"", msgspec.json.encode(Unwanted(unwanted))
                 )
 
-    def _on_replica_status(self, _: bytes, __: bytes, body: bytes) -> None:
-        try:
-            status = msgspec.json.decode(body, type=ReplicaStatus)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return
-        now = asyncio.get_running_loop().time()
-        self._heard[status.replica] = _Heard(now, status.pid, status.context)
-
-    def _on_router_status(self, _: bytes, __: bytes, body: bytes) -> None:
-        try:
-            status = msgspec.json.decode(body, type=RouterStatus)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return
-        now = asyncio.get_running_loop().time()
-        self._routers[status.router] = _Lines(now, status.queues)
-
     async def _on_disconnect(self) -> None:
         if self._lost_at is None:
             self._lost_at = asyncio.get_running_loop().time()
@@ -275,8 +242,7 @@ class Gateway(Actor):
     async def _on_reconnect(self) -> None:
         now = asyncio.get_running_loop().time()
         self._lost_at, self._connected_at = None, now
-        for lines in self._routers.values():
-            lines.at = now
+        self._heartbeats.restart()
         for exchange in tuple(self._exchanges.values()):
             if exchange.answer.replica:
                 self._fill(exchange, missing=False)
@@ -370,12 +336,7 @@ class Gateway(Actor):
     def _context(self, exchange: Exchange) -> int:
         """Give the context of a replica that may go on; 0 where none has told it."""
         model = self.projection.state.models.get(exchange.request.model)
-        told = [
-            heard.context
-            for replica in (model.replicas if model is not None else ())
-            if (heard := self._heard.get(replica)) is not None
-        ]
-        return min(told, default=0)
+        return self._heartbeats.context(model.replicas if model is not None else ())
 
     def _give_up(self, exchange: Exchange, broken: Broken) -> None:
         if broken.piece is None or exchange.answer.begun:
@@ -435,43 +396,31 @@ class Gateway(Actor):
             elif answer.replica:
                 self._watch_replica(exchange, now)
             elif answer.queued:
-                self._watch_line(exchange, now)
+                router = answer.queued
+                if self._heartbeats.router_silent(router, exchange.heard_at) > ROUTER_SILENCE:
+                    self._not_taken(exchange)
             elif now - exchange.sent_at > ACCEPT_PATIENCE[exchange.lost]:
                 exchange.lost += 1
                 self._not_taken(exchange)
-        state = self.projection.state
-        for name in [name for name in self._heard if name not in state.replicas]:
-            del self._heard[name]
-        for name in [name for name, line in self._routers.items() if now - line.at > 60]:
-            del self._routers[name]
+        replicas = self.projection.state.replicas
+        self._heartbeats.forget(lambda replica: replica in replicas)
 
     def _watch_replica(self, exchange: Exchange, now: float) -> None:
         answer = exchange.answer
         replica = self.projection.state.replicas.get(answer.replica)
         engine = replica.engine if replica is not None else None
-        heard = self._heard.get(answer.replica)
         if engine is None or exchange.pid not in (None, engine.pid):
             answer.broken = Broken(inference.ENGINE_FAILED)
             self._recover(exchange)
             return
         exchange.pid = engine.pid
-        if heard is not None and heard.pid == engine.pid:
-            quiet = now - max(heard.at, self._connected_at)
-        else:
-            quiet = 0.0
-        if quiet > SILENCE:
+        if self._heartbeats.replica_silent(answer.replica, engine.pid) > SILENCE:
             answer.broken = Broken(inference.ENGINE_FAILED)
             self._recover(exchange)
         elif now - exchange.heard_at > exchange.idle:
             self._end(exchange, IDLE)
         elif now - max(exchange.asked_at, exchange.heard_at, self._connected_at) > UNASKED:
             self._fill(exchange)
-
-    def _watch_line(self, exchange: Exchange, now: float) -> None:
-        lines = self._routers.get(exchange.answer.queued)
-        heard = max(lines.at if lines is not None else 0.0, exchange.heard_at)
-        if now - heard > ROUTER_SILENCE:
-            self._not_taken(exchange)
 
     def _not_taken(self, exchange: Exchange) -> None:
         """Send a request again that got lost on its way to a replica."""
