@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import msgspec
 from litestar import Request, delete, get, patch, post
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nebula.actors.gateway import Gateway
 from nebula.actors.intents import Refused, submit
@@ -99,17 +100,22 @@ async def load(request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
     return await _submit(request, gateway, identity, event)
 
 
+def _live(gateway: Gateway, model: Model) -> ModelView:
+    """Show a model, and how many requests wait for it in the routers."""
+    return replace(model_view(gateway.projection.state, model), queue=gateway.queue(model.id))
+
+
 @get("/admin/models")
 async def list_models(gateway: Gateway) -> list[ModelView]:
     """List all models."""
-    state = gateway.projection.state
-    return [model_view(state, state.models[identity]) for identity in sorted(state.models)]
+    models = gateway.projection.state.models
+    return [_live(gateway, models[identity]) for identity in sorted(models)]
 
 
 @get("/admin/models/{model:str}")
 async def show_model(model: str, gateway: Gateway) -> ModelView:
     """Show one model, by its id."""
-    return model_view(gateway.projection.state, _known(gateway, model))
+    return _live(gateway, _known(gateway, model))
 
 
 @patch("/admin/models/{model:str}", status_code=202, request_max_body_size=None)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
+from nebula.events.inference import QueueStatus
 from nebula.events.record import Malformed, Record
 from nebula.events.standing import Standing, standing
 from nebula.events.state import Model, Node, Rejection, Replica, State
@@ -21,7 +22,10 @@ class AdapterView(Struct, frozen=True):
 
 
 class ModelView(Struct, frozen=True):
-    """A model as people ask for it: what was wanted, where it was placed, how it stands."""
+    """A model as people ask for it: what was wanted, where it was placed, how it stands.
+
+    `queue`: how many requests wait for it now; the log does not know that.
+    """
 
     id: str
     name: str
@@ -33,6 +37,7 @@ class ModelView(Struct, frozen=True):
     version: int
     plan: tuple[Assignment, ...]
     spec: ModelLoadRequested
+    queue: QueueStatus | None = None
 
 
 class StateView(Struct, frozen=True):
