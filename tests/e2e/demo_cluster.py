@@ -117,7 +117,9 @@ class DemoCluster:
         """Wait for something to become true; fail with `what` and the cluster's own words."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            with contextlib.suppress(httpx.HTTPError, KeyError, StopIteration, IndexError):
+            # A process that was looked at may just have ended.
+            gone = (psutil.Error, httpx.HTTPError, KeyError, StopIteration, IndexError)
+            with contextlib.suppress(*gone):
                 if holds():
                     return
             time.sleep(0.2)
