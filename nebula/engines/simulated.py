@@ -16,6 +16,10 @@ flag of its own                         meaning
 ``--simulate-exit-after N``             exits with code 1 when request N+1 begins
 ======================================  ==========================================================
 
+An answer repeats the words of its prompt. With ``return_token_ids`` it has token ids that hold
+these words, so that any simulated engine goes on with it from the ids of the prompt and of what was
+said so far (``POST /v1/completions``), as vLLM does.
+
 ``GET /simulate`` counts what is running, finished and aborted; ``POST /simulate`` takes
 ``{"exit": CODE}``, ``{"stall": true}``, ``{"first_token": SECONDS}`` and ``{"token": SECONDS}``.
 This module is the process: flags, start, signals. ``simulated_app`` is the engine.

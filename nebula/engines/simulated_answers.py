@@ -11,6 +11,7 @@ import hashlib
 import math
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, cast
 
 import msgspec
@@ -53,6 +54,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: int = 0
     ignore_eos: bool = False
     return_token_ids: bool | None = None
+    stream_interval: int | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
 
@@ -138,6 +140,13 @@ class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
         return ids_of(prompt.split(), REPEATED) if isinstance(prompt, str) else prompt
 
 
+class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /detokenize."""
+
+    tokens: list[int]
+    model: str | None = None
+
+
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """POST /v1/embeddings."""
 
@@ -211,7 +220,7 @@ class Answer(msgspec.Struct, frozen=True):
     """A generated answer, before it is written as one body or as a stream of events.
 
     ``said``: how many of its tokens the prompt has already. ``prompt_ids``: where the client wants
-    token ids.
+    token ids. ``interval``: how many tokens each event of a stream has, but for the first and last.
     """
 
     chat: bool
@@ -223,6 +232,7 @@ class Answer(msgspec.Struct, frozen=True):
     prompt_tokens: int
     said: int = 0
     prompt_ids: list[int] | None = None
+    interval: int = 1
 
     def usage(self) -> dict[str, Any]:
         """OpenAI's ``usage``."""
@@ -286,29 +296,47 @@ class Answer(msgspec.Struct, frozen=True):
 
     def events(self) -> Iterator[bytes]:
         """One server-sent event for each token; the last one says why the answer ends."""
-        head = self._head() + b'{"index":0,' + (b'"delta":{"content":' if self.chat else b'"text":')
-        reason = encode(self.finish_reason)
+        if self.interval > 1:
+            yield from self._grouped()
+            return
+        head = self._before_text()
         *others, final = self.tokens or [""]
         space = " " if self.said else ""
+        ids, told = b"null", b"null"
         if self.prompt_ids is None:
             more = self._end(b"null")
             for token in others:
                 yield head + encode(space + token) + more
                 space = " "
-            yield head + encode(space + final if self.tokens else "") + self._end(reason)
-            return
+        else:
+            told = encode(self.prompt_ids)
+            form, ends = self._end(b"null", told, b"[%d]"), dict[str, bytes]()
+            for token in others:
+                end = ends.get(token)  # a word comes again and again
+                if end is None:
+                    end = ends[token] = form % id_of(token)
+                yield head + encode(space + token) + end
+                if told != b"null":
+                    told, space = b"null", " "
+                    form, ends = self._end(b"null", told, b"[%d]"), {}
+            ids = encode(ids_of(self.tokens[-1:]))
+        text = space + final if self.tokens else ""
+        yield head + encode(text) + self._end(encode(self.finish_reason), told, ids)
+
+    def _grouped(self) -> Iterator[bytes]:
+        """The events of a client that wants several tokens in each."""
+        head, tokens = self._before_text(), self.tokens
+        bounds = [0, *range(1, len(tokens), self.interval), len(tokens)]
         told = encode(self.prompt_ids)
-        ends: dict[str, bytes] = {}  # a word comes again and again
-        for token in others:
-            end = ends.get(token)
-            if end is None:
-                end = self._end(b"null", told, b"[%d]" % id_of(token))
-                if told == b"null":
-                    ends[token] = end
-            yield head + encode(space + token) + end
-            space, told = " ", b"null"
-        ids = encode(ids_of([final] if self.tokens else []))
-        yield head + encode(space + final if self.tokens else "") + self._end(reason, told, ids)
+        for begin, end in pairwise(bounds):
+            text = " ".join([""] * bool(begin or self.said) + tokens[begin:end])
+            reason = self.finish_reason if end == len(tokens) else None
+            ids = None if self.prompt_ids is None else ids_of(tokens[begin:end])
+            yield head + encode(text) + self._end(encode(reason), told, encode(ids))
+            told = b"null"
+
+    def _before_text(self) -> bytes:
+        return self._head() + b'{"index":0,' + (b'"delta":{"content":' if self.chat else b'"text":')
 
     def closing(self, include_usage: bool) -> bytes:
         """The event after the last token: the usage where it was asked for, else nothing."""

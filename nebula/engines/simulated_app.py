@@ -23,6 +23,7 @@ from nebula.engines.simulated_answers import (
     Answer,
     ChatRequest,
     CompletionRequest,
+    DetokenizeRequest,
     EmbeddingRequest,
     embeddings_body,
     tokens_of,
@@ -38,6 +39,7 @@ from nebula.engines.simulated_http import (
     lifespan,
     middleware,
 )
+from nebula.engines.simulated_tokens import text_of
 
 Handler = Callable[[Exchange], Awaitable[None]]
 T = TypeVar("T")
@@ -105,6 +107,7 @@ class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _chat = msgspec.json.Decoder(ChatRequest)
 _completion = msgspec.json.Decoder(CompletionRequest)
+_detokenize = msgspec.json.Decoder(DetokenizeRequest)
 _embedding = msgspec.json.Decoder(EmbeddingRequest)
 _load = msgspec.json.Decoder(LoadAdapter)
 _unload = msgspec.json.Decoder(UnloadAdapter)
@@ -152,6 +155,7 @@ class SimulatedEngine:
         else:
             routes["/v1/chat/completions"] = {"POST": self._chat}
             routes["/v1/completions"] = {"POST": self._complete}
+            routes["/detokenize"] = {"POST": self._detokenize}
         if self.settings.enable_lora:
             routes["/v1/load_lora_adapter"] = {"POST": self._load_adapter}
             routes["/v1/unload_lora_adapter"] = {"POST": self._unload_adapter}
@@ -201,6 +205,7 @@ class SimulatedEngine:
             prompt_tokens=self._fitting(prompt.tokens),
             said=prompt.said,
             prompt_ids=request.prompt_ids() if request.return_token_ids else None,
+            interval=request.stream_interval or 1,
         )
         if not request.stream:
             await self._run(exchange, self._whole, answer)
@@ -224,11 +229,16 @@ class SimulatedEngine:
             if number == 0 and (opening := answer.opening()):
                 await exchange.part(opening)
             await exchange.part(event)
-            seconds = self.token
+            seconds = self.token * answer.interval
         if closing := answer.closing(usage):
             await exchange.part(closing)
         await exchange.part(b"data: [DONE]\n\n")
         await exchange.part(b"", more=False)
+
+    async def _detokenize(self, exchange: Exchange) -> None:
+        request = await exchange.read(_detokenize)
+        self._resolve(request.model)
+        await exchange.reply(encode({"prompt": text_of(request.tokens)}))
 
     async def _embed(self, exchange: Exchange) -> None:
         request = await exchange.read(_embedding)

@@ -40,16 +40,27 @@ def ids_of(words: Iterable[str], place: int = SAID) -> list[int]:
     return [id_of(word, place) for word in words]
 
 
+def _word(number: int) -> str | None:
+    """The word that a token id holds, if it holds one."""
+    held = number >> 2
+    raw = held.to_bytes((held.bit_length() + 7) // 8)
+    return raw[1:].decode(errors="replace") if raw[:1] == _MARK else None
+
+
 def read(ids: Sequence[int]) -> Prompt:
     """The prompt that token ids stand for; those that hold no word are words of digits."""
     words, said = [], 0
     for number in ids:
-        held = number >> 2
-        raw = held.to_bytes((held.bit_length() + 7) // 8)
-        if raw[:1] != _MARK:
+        word = _word(number)
+        if word is None:
             words.append(str(number))
         elif number & 3 == SAID:
             said += 1
         elif number & 3 == REPEATED:
-            words.append(raw[1:].decode(errors="replace"))
+            words.append(word)
     return Prompt(words, len(ids), said)
+
+
+def text_of(ids: Sequence[int]) -> str:
+    """The text that token ids stand for."""
+    return " ".join(_word(number) or str(number) for number in ids)

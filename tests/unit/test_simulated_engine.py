@@ -10,6 +10,7 @@ import asyncio
 import base64
 import json
 import math
+import re
 import socket
 import struct
 import subprocess
@@ -23,6 +24,7 @@ from typing import Any
 import httpx
 import pytest
 
+from nebula.actors.continuing import Continuation, asked, plan
 from nebula.engines.simulated import parse
 from nebula.engines.simulated_app import Settings, SimulatedEngine
 
@@ -144,6 +146,128 @@ async def test_a_completion_repeats_its_prompt_streamed_or_not() -> None:
 async def test_token_ids_are_a_prompt_too() -> None:
     response = await post(engine(tokens=3), "/v1/completions", {"prompt": [7, 8]})
     assert response.json()["choices"][0]["text"] == "7 8 7"
+
+
+# What it says in token ids
+
+
+FORMS = [("/v1/chat/completions", {"messages": [{"role": "user", "content": "grün x"}]})]
+FORMS += [("/v1/completions", {"prompt": "grün x"})]
+
+
+@pytest.mark.parametrize(("path", "prompt"), FORMS)
+async def test_token_ids_stand_where_vllms_do_and_are_null_where_nobody_wants_them(
+    path: str, prompt: dict[str, Any]
+) -> None:
+    def lists(data: dict[str, Any]) -> list[Any]:
+        choice = data["choices"][0]
+        place = data if "chat" in path else choice
+        return [place.get("prompt_token_ids", "none"), choice.get("token_ids", "none")]
+
+    body = {**prompt, "max_tokens": 3}
+    asking = {**body, "return_token_ids": True}
+    whole = (await post(engine(), path, asking)).json()
+    given, said = lists(whole)
+    assert (len(given), len(said)) == (2, 3)
+    assert lists((await post(engine(), path, body)).json()) == [None, None]
+    streamed = chunks(await Call(engine(), path, {**asking, "stream": True}).events())
+    silent = chunks(await Call(engine(), path, {**body, "stream": True}).events())
+    head = [[given, "none"]] if "chat" in path else []
+    first = "none" if head else given
+    later = "none" if head else None
+    assert [lists(chunk) for chunk in streamed] == [
+        *head,
+        [first, said[:1]],
+        [later, said[1:2]],
+        [later, said[2:]],
+    ]
+    nothing = [[None, "none"]] if head else []
+    assert [lists(chunk) for chunk in silent] == [*nothing, *[[later, None]] * 3]
+    assert [list(chunk) for chunk in streamed] == [list(chunk) for chunk in silent]
+
+
+@pytest.mark.parametrize("model", ["Org/Model", "pirate"])
+@pytest.mark.parametrize(("path", "prompt"), FORMS)
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {},
+        {"max_tokens": 5},
+        {"max_tokens": 9, "min_tokens": 9},
+        {"max_tokens": 9, "ignore_eos": True},
+    ],
+)
+async def test_an_answer_goes_on_from_the_ids_of_its_prompt_and_of_what_was_said(
+    path: str, prompt: dict[str, Any], model: str, limits: dict[str, Any], tmp_path: Path
+) -> None:
+    app = engine(tokens=6, enable_lora=True)
+    adapter = {"lora_name": "pirate", "lora_path": str(tmp_path)}
+    await post(app, "/v1/load_lora_adapter", adapter)
+    body = {"model": model, "return_token_ids": True, **limits}
+    whole = (await post(app, path, {**body, **prompt})).json()
+    choice = whole["choices"][0]
+    text = choice["message"]["content"] if "chat" in path else choice["text"]
+    ids = (whole if "chat" in path else choice)["prompt_token_ids"]
+    said = choice["token_ids"]
+    assert len(said) == limits.get("max_tokens", 6)
+    for done in range(1, len(said)):
+        rest = {key: limits[key] - done for key in ("max_tokens", "min_tokens") if key in limits}
+        going_on = {**body, **rest, "prompt": ids + said[:done]}
+        more = (await post(app, "/v1/completions", going_on)).json()["choices"][0]
+        assert " ".join(text.split(" ")[:done]) + more["text"] == text
+        assert said[:done] + more["token_ids"] == said
+        assert more["finish_reason"] == choice["finish_reason"]
+        assert more["prompt_token_ids"] == ids + said[:done]
+        call = Call(app, "/v1/completions", {**going_on, "stream": True})
+        streamed = chunks(await call.events())
+        assert "".join(chunk["choices"][0]["text"] for chunk in streamed) == more["text"]
+
+
+@pytest.mark.parametrize(("path", "prompt"), FORMS)
+async def test_a_stream_that_is_cut_anywhere_goes_on_as_the_gateway_has_it_go_on(
+    path: str, prompt: dict[str, Any]
+) -> None:
+    def anonymous(stream: str) -> str:
+        return re.sub(r'"id":"[^"]*"|"created":\d+', "", stream)
+
+    app = engine(tokens=6)
+    usage = {"stream_options": {"include_usage": True}}
+    request = {"model": "Org/Model", "stream": True, "max_tokens": 8, **usage, **prompt}
+    plain = "".join(await Call(app, path, request).events())
+    body = json.dumps(request).encode()
+    first = asked(path, body)
+    whole = await Call(app, path, json.loads(first.body)).events()
+    for cut in range(len(whole) - 4):  # before the last token, the usage, the end, and nothing
+        progress = first.progress(path)
+        got = [progress.feed(event.encode()) for event in whole[:cut]]
+        step = plan(path, body, progress)
+        assert isinstance(step, Continuation)
+        progress.resume(step.form)
+        rest = await Call(app, step.path, json.loads(step.body)).events()
+        got += [progress.feed(event.encode()) for event in rest]
+        assert anonymous(b"".join(got).decode()) == anonymous(plain)
+
+
+async def test_an_answer_of_which_only_the_end_is_missing_ends_without_a_further_token() -> None:
+    app = engine(tokens=2)
+    body = chat("a b", return_token_ids=True)
+    whole = (await post(app, "/v1/chat/completions", body)).json()
+    prompt = whole["prompt_token_ids"] + whole["choices"][0]["token_ids"]
+    body = {"prompt": prompt, "stream": True, "return_token_ids": True}
+    (end,) = chunks(await Call(app, "/v1/completions", body).events())
+    choice = end["choices"][0]
+    assert (choice["text"], choice["token_ids"], choice["finish_reason"]) == ("", [], "stop")
+
+
+async def test_events_have_as_many_tokens_as_the_client_wants() -> None:
+    body = {"prompt": "a b c", "max_tokens": 6, "stream_interval": 2, "return_token_ids": True}
+    streamed = chunks(await Call(engine(), "/v1/completions", {**body, "stream": True}).events())
+    choices = [chunk["choices"][0] for chunk in streamed]
+    assert [choice["text"] for choice in choices] == ["a", " b c", " a b", " c"]
+    assert [len(choice["token_ids"]) for choice in choices] == [1, 2, 2, 1]
+    assert [choice["finish_reason"] for choice in choices] == [None, None, None, "length"]
+    ids = {"tokens": choices[1]["token_ids"]}
+    assert (await post(engine(), "/detokenize", ids)).json() == {"prompt": "b c"}
 
 
 async def test_an_answer_carries_the_id_of_the_request_that_a_proxy_gave() -> None:
