@@ -356,8 +356,10 @@ def test_a_chat_goes_on_as_a_completion_of_its_token_ids() -> None:
         cache_salt="s",
         something_new={"a": 1},
     )
-    step = plan(CHAT, body, begun(CHAT, body))
+    progress = begun(CHAT, body)
+    step = plan(CHAT, body, progress)
     assert isinstance(step, Continuation)
+    assert progress.texts == progress.completion_tokens == 2
     assert step.path == COMPLETIONS
     assert json.loads(step.body) == {
         "model": "m",
