@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from nebula.cli import tables
 from nebula.cli.look import print_json
-from nebula.cli.options import json_option, nats_option
+from nebula.cli.options import Whole, json_option, nats_option
 from nebula.cli.past import LivePast, Past, log_option, moment, opened, state_at, story_until
 from nebula.cli.process import fail, run
 from nebula.events.objections import model_by_reference
@@ -66,7 +66,7 @@ def why_replica(
 
 
 @why.command("seq")
-@click.argument("seq", type=click.IntRange(1))
+@click.argument("seq", type=Whole(1))
 @log_option
 @nats_option
 @json_option

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from nebula.cli import tables
 from nebula.cli.move import check_archive, put
-from nebula.cli.options import verbose_option
+from nebula.cli.options import PORT, verbose_option
 from nebula.cli.past import ArchivePast, moment, state_at
 from nebula.cli.process import fail, on_stop, run, set_up_logging
 from nebula.cli.supervisor import ChildFailed, Supervisor
@@ -39,8 +39,8 @@ MOST_NODES = 32
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the sandbox lives [a new folder for temporary files].",
 )
-@click.option("--port", default=8100, show_default=True, help="The sandbox's gateway.")
-@click.option("--nats-port", default=4322, show_default=True, help="The sandbox's NATS.")
+@click.option("--port", default=8100, show_default=True, type=PORT, help="The sandbox's gateway.")
+@click.option("--nats-port", default=4322, show_default=True, type=PORT, help="The sandbox's NATS.")
 @click.option("--engine-command", default=ENGINE, help="What starts an engine [a simulated one].")
 @verbose_option
 def fork(
@@ -93,8 +93,8 @@ async def _fork(sandbox: _Sandbox, at: str | None) -> None:
     supervisor = Supervisor(sandbox.folder / "logs", server)
     stopping = asyncio.Event()
     on_stop(stopping.set)
+    await supervisor.start_server()
     try:
-        await supervisor.start_server()
         await _fill(sandbox, server.url, state)
         _start(sandbox, supervisor, server.url, nodes)
         _announce(console, sandbox, server.url, state, nodes)

@@ -8,7 +8,7 @@ import msgspec
 from rich.markup import escape
 
 from nebula.cli import tables
-from nebula.cli.options import json_option, nats_option
+from nebula.cli.options import Whole, json_option, nats_option
 from nebula.cli.past import LivePast, Past, log_option, moment, opened, state_at
 from nebula.cli.process import fail, run
 from nebula.events.evolve import evolve
@@ -85,9 +85,9 @@ async def _diff(
 @click.option("--node", default="", help="What happened to a node, on it, or was planned for it.")
 @click.option("--since", default=None, metavar="SEQ|TIME", help="Begin with this moment.")
 @click.option("--until", default=None, metavar="SEQ|TIME", help="End with this moment.")
-@click.option("--cause", default=None, type=click.IntRange(1), help="What this event led to.")
+@click.option("--cause", default=None, type=Whole(1), help="What this event led to.")
 @click.option("--rejected", is_flag=True, help="Only what was not acted upon, and the answers.")
-@click.option("-n", "--last", default=None, type=click.IntRange(1), help="Only the last so many.")
+@click.option("-n", "--last", default=None, type=Whole(1), help="Only the last so many.")
 @click.option("-f", "--follow", is_flag=True, help="Go on as the log grows.")
 @log_option
 @nats_option

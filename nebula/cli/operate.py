@@ -15,7 +15,7 @@ from nebula.actors.log_reading import LogReply, LogRequest
 from nebula.actors.projection import Projection
 from nebula.cli import progress, tables
 from nebula.cli.cluster import joined
-from nebula.cli.options import json_option, nats_option
+from nebula.cli.options import Whole, json_option, nats_option
 from nebula.cli.process import fail, run
 from nebula.events import subjects
 from nebula.events.objections import model_by_reference
@@ -46,7 +46,7 @@ def _print_json(value: object) -> None:
 @click.option("--name", default="", help="What requests call it [the last part of SOURCE].")
 @click.option("--id", "identity", default=None, help="Its id in subjects and commands.")
 @click.option("--task", type=click.Choice(["chat", "embedding"]), default="chat", show_default=True)
-@click.option("--replicas", default=1, show_default=True, type=click.IntRange(0, 1024))
+@click.option("--replicas", default=1, show_default=True, type=Whole(0, 1024))
 @click.option("--memory", default=None, help="A replica's share of its device, like 6GiB.")
 @click.option("--adapter", "adapters", multiple=True, metavar="NAME=SOURCE", help="Repeatable.")
 @click.option("--lora/--no-lora", default=None, help="Take adapters at run time.")
@@ -105,7 +105,7 @@ def unload(model: str, nats: str, wait: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("model")
-@click.argument("replicas", type=click.IntRange(0, 1024))
+@click.argument("replicas", type=Whole(0, 1024))
 @nats_option
 @wait_option
 @json_option

@@ -1,8 +1,31 @@
 """Options that several commands share, with the environment variables that stand for them."""
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+
+class Whole(click.IntRange):
+    """A whole number in a range; what is none is told in words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it. A range of click's says "is not a valid integer range" of what is no number."""
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is no whole number", param, ctx)
+        return int(super().convert(number, param, ctx))
+
+
+def not_empty(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """Refuse an empty URL, as a shell makes of a variable that is not set."""
+    if value is not None and not value.strip():
+        raise click.BadParameter("it is empty: write it like nats://127.0.0.1:4222")
+    return value
+
+
+PORT = Whole(1, 65535)
 
 nats_option = click.option(
     "--nats",
@@ -10,6 +33,7 @@ nats_option = click.option(
     default="nats://127.0.0.1:4222",
     show_default=True,
     metavar="URL",
+    callback=not_empty,
     help="NATS server, or several of a cluster joined by commas. [env: NEBULA_NATS_URL]",
 )
 stream_replicas_option = click.option(
@@ -17,7 +41,7 @@ stream_replicas_option = click.option(
     envvar="NEBULA_STREAM_REPLICAS",
     default=1,
     show_default=True,
-    type=click.IntRange(1, 5),
+    type=Whole(1, 5),
     help="On how many NATS servers the log is kept; 3 for a cluster. [env: NEBULA_STREAM_REPLICAS]",
 )
 folder_option = click.option(

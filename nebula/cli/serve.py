@@ -22,6 +22,7 @@ from nebula.actors.node import Node, NodeSettings
 from nebula.actors.reconciliation import Restarts
 from nebula.actors.router import Router
 from nebula.cli.options import (
+    PORT,
     engine_command_option,
     folder_option,
     nats_option,
@@ -40,7 +41,7 @@ from nebula.store.connection import Connection
 @nats_option
 @stream_replicas_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port to listen on.")
+@click.option("--port", default=8000, show_default=True, type=PORT, help="Port to listen on.")
 @click.option(
     "--max-body", type=int, default=None, help="Largest request body in bytes [NATS's limit]."
 )
@@ -251,5 +252,5 @@ def _lock(folder: Path) -> IO[str]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        fail(f"another node process holds {folder}", FATAL)
+        fail(f"another node process holds {folder}: give another --name or another --folder", FATAL)
     return lock

@@ -32,7 +32,11 @@ class Supervisor:
     async def start_server(self) -> None:
         """Start the embedded server and keep it running. Raises ServerFailed."""
         if self._server is not None:
-            await self._server.start()
+            try:
+                await self._server.start()
+            except BaseException:
+                await self._server.stop()
+                raise
             self._keepers["nats-server"] = asyncio.create_task(self._keep_server(self._server))
 
     def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -12,8 +12,11 @@ from rich.console import Console
 from nebula.cli import demo, tables
 from nebula.cli.cluster import joined
 from nebula.cli.options import (
+    PORT,
+    Whole,
     engine_command_option,
     folder_option,
+    not_empty,
     stream_replicas_option,
     verbose_option,
 )
@@ -44,15 +47,18 @@ class UpSettings(Struct, frozen=True):
     envvar="NEBULA_NATS_URL",
     default=None,
     metavar="URL",
+    callback=not_empty,
     help="Use this NATS server or cluster instead of starting one. [env: NEBULA_NATS_URL]",
 )
-@click.option("--nats-port", default=4222, show_default=True, help="Port of the NATS it starts.")
+@click.option(
+    "--nats-port", default=4222, show_default=True, type=PORT, help="Port of the NATS it starts."
+)
 @stream_replicas_option
 @folder_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The gateway's address.")
-@click.option("--port", default=8000, show_default=True, help="The gateway's port.")
+@click.option("--port", default=8000, show_default=True, type=PORT, help="The gateway's port.")
 @click.option("--load-patience", default=30.0, show_default=True, help="As for `nebula gateway`.")
-@click.option("--routers", default=1, show_default=True, type=click.IntRange(1, 16))
+@click.option("--routers", default=1, show_default=True, type=Whole(1, 16))
 @click.option("--node/--no-node", default=True, show_default=True, help="Run engines here.")
 @click.option("--name", default=None, help="As for `nebula node`.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="As for `nebula node`.")
@@ -118,8 +124,8 @@ async def _up(settings: UpSettings, grace: float) -> None:
     stopping = asyncio.Event()
     on_stop(stopping.set)
     routers = [f"router-{number}" for number in range(settings.routers)]
+    await supervisor.start_server()
     try:
-        await supervisor.start_server()
         for name in routers:
             supervisor.start(name, _command("router", settings), {"NEBULA_NATS_URL": url})
         if settings.node:
@@ -162,7 +168,9 @@ async def _serve(settings: UpSettings, url: str, console: Console) -> None:
     """Say when the cluster is up, then bring up the demo if it was asked for."""
     address = f"http://{settings.host}:{settings.port}"
     await _ready(address)
-    console.print(f"[green]Nebula is up[/green]: {address}  (NATS: {url}, logs: {settings.folder})")
+    console.print(f"[green]Nebula is up[/green]: {address}  (NATS: {url})", soft_wrap=True)
+    engines = f"; of engines: {settings.folder}/nodes/*/logs" if settings.node else ""
+    console.print(f"Logs: {settings.folder}/logs{engines}", soft_wrap=True)
     if settings.demo is not None:
         async with joined(url, patience=30) as projection:
             await demo.bring_up(projection, settings.demo, address, console)

@@ -2,10 +2,17 @@
 
 The log's server calls fsync before it acknowledges (`sync_interval: always`): with the default, a
 power failure may take acknowledged events with it (Jepsen's report on NATS 2.12).
+
+Two servers on one store lose acknowledged events, so two locks of the kernel guard a folder. `lock`
+is held by the process that supervises the server: while it lives, nobody else may start one.
+`nats-server.lock` is held by the server itself, which inherits it: it may live a moment longer than
+a supervisor that was killed, and the next one waits for its end.
 """
 
 import asyncio
+import contextlib
 import ctypes
+import fcntl
 import json
 import logging
 import os
@@ -13,11 +20,16 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import IO
 
 log = logging.getLogger(__name__)
 
 MAX_PAYLOAD = 8 * 1024 * 1024
 """Bytes: the server warns above it; prompts with pictures need more than the default 1 MiB."""
+
+
+LAST_SERVER = 15.0
+"""Seconds that a server whose supervisor is gone gets to end: JetStream writes what it holds."""
 
 
 class ServerFailed(Exception):
@@ -66,10 +78,20 @@ class EmbeddedServer:
         self.url = f"nats://127.0.0.1:{port}"
         self.log_file = folder / "nats-server.log"
         self.process: asyncio.subprocess.Process | None = None
+        self._locks: tuple[IO[str], IO[str]] | None = None
 
     async def start(self, patience: float = 30.0) -> None:
         """Start it and return once it takes connections. Raises ServerFailed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            await self._start(patience)
+        except OSError as error:
+            raise ServerFailed(f"can't run a nats-server in {self.folder}: {error}") from error
+        finally:
+            if self.process is None:
+                self._release()
+
+    async def _start(self, patience: float) -> None:
+        _, server_lock = await self._hold()
         if await _answers(self.port):
             raise ServerFailed(
                 f"something listens on port {self.port} already: give another --nats-port, "
@@ -86,6 +108,7 @@ class EmbeddedServer:
                 stdout=output,
                 stderr=output,
                 preexec_fn=die_with_parent,
+                pass_fds=(server_lock.fileno(),),
                 start_new_session=True,
             )
         loop = asyncio.get_running_loop()
@@ -102,6 +125,10 @@ class EmbeddedServer:
 
     async def stop(self) -> None:
         """End it cleanly: it writes what it holds, then goes; after ten seconds it is killed."""
+        await self._end()
+        self._release()
+
+    async def _end(self) -> None:
         process = self.process
         if process is None or process.returncode is not None:
             return
@@ -114,12 +141,72 @@ class EmbeddedServer:
             os.kill(process.pid, signal.SIGKILL)
             await process.wait()
 
+    async def _hold(self) -> tuple[IO[str], IO[str]]:
+        """Take the folder for as long as this process lives, or until `stop`."""
+        if self._locks is not None:
+            return self._locks
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as opened:
+            lock = opened.enter_context((self.folder / "lock").open("a+"))
+            if not _locked(lock):
+                lock.seek(0)
+                raise ServerFailed(_held(self.folder, lock.read()))
+            server_lock = opened.enter_context((self.folder / "nats-server.lock").open("a"))
+            await _last_server_ended(self.folder, server_lock)
+            lock.truncate(0)
+            lock.write(f"{os.getpid()} {self.url}")
+            lock.flush()
+            opened.pop_all()
+        self._locks = lock, server_lock
+        return self._locks
+
+    def _release(self) -> None:
+        locks, self._locks = self._locks, None
+        for lock in locks or ():
+            lock.close()
+
     def _last_words(self) -> str:
         try:
             lines = self.log_file.read_text(errors="replace").splitlines()
         except OSError:
             return "it left no log"
         return " | ".join(lines[-3:])
+
+
+def _locked(file: IO[str]) -> bool:
+    """Lock a file if nobody else has; the kernel unlocks it when all who hold it are gone."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _held(folder: Path, holder: str) -> str:
+    """Say that another process runs a server there, and what to do."""
+    pid, _, url = holder.partition(" ")
+    who = f"process {pid}" if pid else "another process"
+    there = f"--nats {url}" if url else "--nats URL"
+    return (
+        f"{who} runs a NATS server in {folder} already: give another --folder (and other ports), "
+        f"or use what runs there with {there}"
+    )
+
+
+async def _last_server_ended(folder: Path, lock: IO[str]) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + LAST_SERVER
+    said = False
+    while not _locked(lock):
+        if loop.time() >= deadline:
+            raise ServerFailed(
+                f"a nats-server that an earlier process started in {folder} still runs: end it, "
+                "or give another --folder (and other ports)"
+            )
+        if not said:
+            log.warning("waiting for the last nats-server in %s to end", folder)
+            said = True
+        await asyncio.sleep(0.1)
 
 
 async def _answers(port: int) -> bool:

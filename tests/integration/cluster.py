@@ -67,13 +67,13 @@ class Cluster:
 
     # Processes
 
-    def up(self, *arguments: str, own_nats: bool = True) -> None:
+    def up(self, *arguments: str, own_nats: bool = True, name: str = "up") -> None:
         """Run `nebula up`, with quick restarts and the simulated engine."""
         line = ["--port", str(self.port), "--folder", str(self.folder / "home"), "--name", "here"]
         line += ["--nats-port", str(self.nats_port)] if own_nats else ["--nats", self.nats_url]
         line += ["--engine-command", SIMULATED, "--grace", "3"]
         line += ["--restart-limit", "2", "--restart-pause", "0.2", *arguments]
-        self._run("up", [sys.executable, "-m", "nebula.cli.main", "up", *line])
+        self._run(name, [sys.executable, "-m", "nebula.cli.main", "up", *line])
 
     def start(self, name: str, *arguments: str) -> None:
         """Run one process by itself."""

@@ -1,12 +1,15 @@
 """`nebula up` and single actors where something is in the way: they say what, and end."""
 
+import socket
 from functools import partial
 
 import nats
 import psutil
 import pytest
+from click.testing import CliRunner
 
-from tests.integration.cluster import Cluster
+from nebula.cli.main import main
+from tests.integration.cluster import Cluster, free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -37,6 +40,67 @@ async def test_a_stream_that_is_configured_otherwise_is_refused_with_the_differe
     said = await own_cluster.nebula("status")
     assert said.code == 78
     assert "storage is memory, needed file" in said.err
+
+
+async def test_a_second_up_in_one_folder_is_refused_and_the_first_goes_on(
+    own_cluster: Cluster,
+) -> None:
+    own_cluster.up("--no-node")
+    await own_cluster.ready()
+    nats_server = own_cluster.pid("nats-server")
+    folder = own_cluster.folder / "home"
+    own_cluster.up("--port", str(free_port()), "--nats-port", str(free_port()), name="up-2")
+    assert own_cluster.ended("up-2") == 1
+    told = own_cluster.output("up-2")
+    assert f"runs a NATS server in {folder}/nats already: give another --folder" in told
+    assert f"--nats {own_cluster.nats_url}" in told
+    assert told.count("\n") == 1
+    assert own_cluster.pid("nats-server") == nats_server
+    await own_cluster.load("chat", stands="unschedulable")
+
+
+async def test_an_up_after_kill_9_waits_for_the_nats_server_of_the_one_before(
+    own_cluster: Cluster,
+) -> None:
+    own_cluster.up("--no-node")
+    await own_cluster.ready()
+    nats_server = own_cluster.pid("nats-server")
+    await own_cluster.load("chat", stands="unschedulable")
+    own_cluster.kill("up")
+    own_cluster.again("up")
+    await own_cluster.ready()
+    assert own_cluster.pid("nats-server") != nats_server
+    assert not psutil.pid_exists(nats_server)
+    assert set((await own_cluster.state()).models) == {"chat"}
+
+
+async def test_a_port_that_is_taken_is_the_only_thing_said(own_cluster: Cluster) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", own_cluster.nats_port))
+        taken.listen()
+        own_cluster.up()
+        assert own_cluster.ended("up") == 1
+    assert own_cluster.output("up").count("\n") == 1
+    assert f"something listens on port {own_cluster.nats_port}" in own_cluster.output("up")
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "-1"])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("up",), "--port"),
+        (("up",), "--nats-port"),
+        (("gateway",), "--port"),
+        (("fork", __file__), "--port"),
+        (("fork", __file__), "--nats-port"),
+    ],
+)
+def test_a_port_that_is_none_is_refused_before_anything_starts(
+    command: tuple[str, ...], option: str, port: str
+) -> None:
+    said = CliRunner().invoke(main, [*command, option, port])
+    assert said.exit_code == 2
+    assert f"'{option}': {port} is not in the range" in said.output
 
 
 async def test_whichever_actor_dies_under_nebula_up_is_started_again_and_its_work_goes_on(

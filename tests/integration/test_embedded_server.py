@@ -82,6 +82,37 @@ async def test_a_port_that_is_taken_is_said_clearly(tmp_path: Path) -> None:
         assert server.process is None
 
 
+async def test_a_second_server_in_one_folder_is_refused_and_changes_nothing(
+    nats_server: EmbeddedServer, log: Log
+) -> None:
+    config = (nats_server.folder / "nats-server.conf").read_text()
+    second = EmbeddedServer(nats_server.folder, free_port(set()))
+    told = rf"process {os.getpid()} runs .*{nats_server.folder}.*--folder.*--nats {nats_server.url}"
+    with pytest.raises(ServerFailed, match=told):
+        await second.start()
+    assert second.process is None
+    await second.stop()
+    assert (nats_server.folder / "nats-server.conf").read_text() == config
+    assert await log.append("chat", ModelScaleRequested(1)) == 1
+    with pytest.raises(ServerFailed, match=told):
+        await EmbeddedServer(nats_server.folder, free_port(set())).start()
+
+
+async def test_a_server_that_was_stopped_leaves_its_folder_to_the_next(
+    nats_server: EmbeddedServer,
+) -> None:
+    await nats_server.stop()
+    second = EmbeddedServer(nats_server.folder, free_port(set()))
+    await second.start()
+    await second.stop()
+
+
+async def test_a_folder_that_cannot_be_had_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ServerFailed, match=f"can't run a nats-server in {tmp_path}/file/nats"):
+        await EmbeddedServer(tmp_path / "file" / "nats", free_port(set())).start()
+
+
 async def test_a_server_that_does_not_start_is_quoted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,18 +156,48 @@ async def test_one_that_never_ran_can_be_stopped(tmp_path: Path) -> None:
     await EmbeddedServer(tmp_path, 1).stop()
 
 
-async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
+async def parent_and_server(folder: Path) -> tuple[asyncio.subprocess.Process, psutil.Process]:
+    """Have another process start a server."""
     parent = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         PARENT,
-        str(tmp_path),
+        str(folder),
         str(free_port(set())),
         stdout=asyncio.subprocess.PIPE,
     )
     assert parent.stdout is not None
     pid = int(await asyncio.wait_for(parent.stdout.readline(), 30))
-    child = psutil.Process(pid)
+    return parent, psutil.Process(pid)
+
+
+async def test_a_server_that_outlives_its_killed_parent_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent, orphan = await parent_and_server(tmp_path)
+    orphan.suspend()  # what the kernel sends it when its parent dies has to wait
+    try:
+        parent.kill()
+        await parent.wait()
+        monkeypatch.setattr(server_module, "LAST_SERVER", 0.2)
+        hasty = EmbeddedServer(tmp_path, free_port(set()))
+        with pytest.raises(ServerFailed, match=f"started in {tmp_path} still runs"):
+            await hasty.start()
+        monkeypatch.setattr(server_module, "LAST_SERVER", 20.0)
+        patient = EmbeddedServer(tmp_path, free_port(set()))
+        starting = asyncio.create_task(patient.start())
+        await asyncio.sleep(0.5)
+        assert not starting.done()
+        assert patient.process is None
+    finally:
+        orphan.resume()
+    await starting
+    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+    await patient.stop()
+
+
+async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
+    parent, child = await parent_and_server(tmp_path)
     os.kill(parent.pid, signal.SIGKILL)
     await parent.wait()
     await asyncio.to_thread(psutil.wait_procs, [child], PATIENCE)
