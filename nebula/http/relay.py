@@ -110,10 +110,10 @@ def _headers(source: Source, piece: Piece) -> list[tuple[bytes, bytes]]:
         (b"content-type", piece.content_type.encode("latin-1")),
         (b"x-request-id", source.id.encode()),
     ]
-    if piece.end:
-        headers.append((b"content-length", str(len(piece.body)).encode()))
     if source.streaming:
         headers.append((b"cache-control", b"no-cache"))
+    elif piece.end:
+        headers.append((b"content-length", str(len(piece.body)).encode()))
     return headers
 
 
