@@ -13,10 +13,18 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
-from nebula.actors import engine
+from nebula.actors import engine, engine_exchange
 from nebula.actors.engine import EngineBridge, Message, Receive, Scope, Send
 from nebula.events import inference, subjects
-from nebula.events.inference import Finished, Piece, ReplicaStatus, Request
+from nebula.events.inference import (
+    Finished,
+    Piece,
+    ReplicaStatus,
+    Request,
+    StillWanted,
+    UnderWay,
+    Unwanted,
+)
 from nebula.store.server import MAX_PAYLOAD, EmbeddedServer
 
 pytestmark = pytest.mark.anyio
@@ -26,14 +34,24 @@ Behaviour = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class App:
-    """An ASGI app: it goes through its lifespan, and answers requests as a test wants it."""
+    """An ASGI app: it goes through its lifespan, and answers requests as a test wants it.
+
+    What the bridge asks it for itself, it answers as vLLM does.
+    """
 
     def __init__(self) -> None:
         self.behave: Behaviour = answers(b"{}")
         self.scopes: list[Scope] = []
         self.lifespan: list[str] = []
+        self.own = {
+            "/v1/models": b'{"object":"list","data":[{"id":"chat","max_model_len":2048}]}',
+            "/metrics": b"vllm:num_requests_waiting 0.0\nvllm:kv_cache_usage_perc 0.0\n",
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in self.own:
+            await answers(self.own[scope["path"]])(scope, receive, send)
+            return
         if scope["type"] == "http":
             self.scopes.append(scope)
             await self.behave(scope, receive, send)
@@ -45,15 +63,20 @@ class App:
 
 
 def answers(
-    *bodies: bytes, status: int = 200, content_type: bytes = b"application/json"
+    *bodies: bytes,
+    status: int = 200,
+    content_type: bytes = b"application/json",
+    at_once: bool = False,
 ) -> Behaviour:
-    """Answer with these bodies, each sent by itself."""
+    """Answer with these bodies, each in a turn of the event loop of its own, or all in one."""
 
     async def behave(scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"content-type", content_type)]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         for body in bodies[:-1]:
             await send({"type": "http.response.body", "body": body, "more_body": True})
+            if not at_once:
+                await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": bodies[-1]})
 
     return behave
@@ -129,8 +152,9 @@ class Gateway:
             headers=inference.request_headers(request),
         )
 
-    async def cancels(self, identity: str = "r1") -> None:
-        await self.client.publish(subjects.cancel("chat", identity))
+    async def cancels(self, identity: str = "r1", below: str = "") -> None:
+        """Cancel all attempts of a request, or those below a number."""
+        await self.client.publish(subjects.cancel("chat", identity), below.encode())
 
     async def piece(self) -> Piece:
         message = await self._pieces.next_msg(PATIENCE)
@@ -259,6 +283,27 @@ async def test_a_stream_comes_in_pieces_that_are_numbered_without_gaps(
     assert {(piece.status, piece.content_type, piece.replica) for piece in others} == {(0, "", "")}
 
 
+async def test_what_is_sent_in_one_turn_of_the_event_loop_leaves_as_one_piece(
+    running: Engine, gateway: Gateway
+) -> None:
+    running.app.behave = answers(b"a", b"b", b"c", at_once=True)
+    await gateway.asks()
+    assert [piece.body for piece in await gateway.answer()] == [b"abc"]
+
+    async def in_two_turns(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        for body in (b"a", b"b"):
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await asyncio.sleep(0)
+        for body in (b"c", b"d"):
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"e"})
+
+    running.app.behave = in_two_turns
+    await gateway.asks("r2")
+    assert [piece.body for piece in await gateway.answer()] == [b"ab", b"cde"]
+
+
 async def test_a_body_beyond_what_nats_carries_is_split_and_can_be_joined(
     running: Engine, gateway: Gateway
 ) -> None:
@@ -282,7 +327,7 @@ async def test_requests_are_served_at_the_same_time(running: Engine, gateway: Ga
     assert (await gateway.piece()).body == b"done"
 
 
-async def test_a_cancelled_request_sees_its_client_leave_and_its_answer_ends(
+async def test_a_cancelled_request_sees_its_client_leave_and_nothing_more_is_said_of_it(
     running: Engine, gateway: Gateway
 ) -> None:
     ordinary, running.app.behave = running.app.behave, (holding := Holding())
@@ -292,15 +337,13 @@ async def test_a_cancelled_request_sees_its_client_leave_and_its_answer_ends(
     await asyncio.wait_for(holding.ended.wait(), PATIENCE)
     assert holding.received == [{"type": "http.disconnect"}]
     running.app.behave = ordinary
-    failure = await gateway.piece()
-    assert failure.end
     await gateway.hears_nothing_more()
 
 
 async def test_an_app_that_does_not_care_about_its_client_is_stopped(
     running: Engine, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "ABORT_GRACE", 0.05)
+    monkeypatch.setattr(engine_exchange, "ABORT_GRACE", 0.05)
     stopped = asyncio.Event()
 
     async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
@@ -423,10 +466,129 @@ async def test_every_end_of_a_request_is_told_to_the_routers(
         await gateway.asks(identity)
         await gateway.piece()
     await gateway.cancels("r3")
-    told = [
-        msgspec.json.decode((await ends.next_msg(PATIENCE)).data, type=Finished) for _ in range(3)
-    ]
-    assert told == [Finished(identity, "chat-0") for identity in ("r1", "r2", "r3")]
+    told: list[Finished] = []
+    while sum(len(finished.requests) for finished in told) < 3:
+        told.append(msgspec.json.decode((await ends.next_msg(PATIENCE)).data, type=Finished))
+    assert [identity for each in told for identity in each.requests] == ["r1", "r2", "r3"]
+    assert [identity for each in told for identity in each.failed] == ["r2"]
+    assert {each.replica for each in told} == {"chat-0"}
+    assert told[-1].active == 0
+
+
+async def test_ends_that_come_close_together_are_told_together(
+    running: Engine, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "FINISHED_AFTER", 0.2)
+    ends = await gateway.client.subscribe(subjects.FINISHED)
+    for identity in ("r1", "r2", "r3"):
+        await gateway.asks(identity)
+    for _ in range(3):
+        await gateway.answer()
+    finished = msgspec.json.decode((await ends.next_msg(PATIENCE)).data, type=Finished)
+    assert finished == Finished("chat-0", ("r1", "r2", "r3"))
+
+
+async def test_an_answer_that_the_engine_itself_fails_counts_as_failed(
+    running: Engine, gateway: Gateway
+) -> None:
+    ends = await gateway.client.subscribe(subjects.FINISHED)
+    running.app.behave = answers(b"{}", status=500)
+    await gateway.asks()
+    assert (await gateway.answer())[0].status == 500
+    finished = msgspec.json.decode((await ends.next_msg(PATIENCE)).data, type=Finished)
+    assert finished.failed == ("r1",)
+
+
+async def test_a_further_attempt_takes_the_place_of_the_one_before(
+    running: Engine, gateway: Gateway
+) -> None:
+    ordinary, running.app.behave = running.app.behave, (first := Holding())
+    await gateway.asks()
+    assert (await gateway.piece()).attempt == 1
+    running.app.behave = answers(b"again ", b"done")
+    await gateway.asks(attempt=2, continues="again")
+    await asyncio.wait_for(first.ended.wait(), PATIENCE)
+    head, last = await gateway.answer()
+    assert (head.chunk, head.body, head.attempt, head.continues) == (0, b"again ", 2, "again")
+    assert (last.chunk, last.body, last.attempt) == (1, b"done", 2)
+
+    running.app.behave = ordinary
+    await gateway.asks(attempt=1)  # late: it was on its way for long
+    await gateway.hears_nothing_more()
+
+
+async def test_a_cancellation_with_a_number_ends_the_attempts_below_it_only(
+    running: Engine, gateway: Gateway
+) -> None:
+    running.app.behave = holding = Holding()
+    await gateway.asks(attempt=2)
+    assert (await gateway.piece()).body == b"begun"
+    await gateway.cancels(below="2")
+    holding.released.set()
+    assert (await gateway.piece()).body == b"done"
+
+    running.app.behave = holding = Holding()
+    await gateway.asks("r2", attempt=2)
+    assert (await gateway.piece()).body == b"begun"
+    await gateway.cancels("r2", below="3")
+    await asyncio.wait_for(holding.ended.wait(), PATIENCE)
+    assert holding.received == [{"type": "http.disconnect"}]
+
+
+async def test_a_request_whose_time_is_over_is_ended_and_says_so(
+    running: Engine, gateway: Gateway
+) -> None:
+    running.app.behave = holding = Holding()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await gateway.asks(timeout=0.3)
+    begun, failure = await gateway.answer()
+    assert begun.body == b"begun"
+    assert (failure.chunk, failure.failure) == (1, inference.ENGINE_TIMED_OUT)
+    assert loop.time() - began > 0.25
+    await asyncio.wait_for(holding.ended.wait(), PATIENCE)
+    assert holding.received == [{"type": "http.disconnect"}]
+
+
+async def test_with_each_heartbeat_gateways_are_asked_which_requests_are_still_wanted(
+    running: Engine, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "HEARTBEAT", 0.05)
+    asked = await gateway.client.subscribe(subjects.waiting("g1"))
+    kept, dropped = Holding(), Holding()
+    for identity, behaviour in (("kept", kept), ("dropped", dropped)):
+        running.app.behave = behaviour
+        await gateway.asks(identity)
+        await gateway.piece()
+
+    wanted = {"kept": UnderWay(1, 1), "dropped": UnderWay(1, 1)}
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            message = await asked.next_msg(PATIENCE)
+            asking = msgspec.json.decode(message.data, type=StillWanted)
+            if asking == StillWanted("chat-0", wanted):
+                break
+    answer = Unwanted({"dropped": 2, "kept": 1})
+    await message.respond(msgspec.json.encode(answer))
+    await asyncio.wait_for(dropped.ended.wait(), PATIENCE)
+    assert not kept.ended.is_set()
+    kept.released.set()
+    assert (await gateway.piece()).body == b"done"
+
+
+async def test_where_nobody_hears_the_question_only_what_is_to_be_resumable_goes_on(
+    running: Engine, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, dropped = Holding(), Holding()
+    for identity, behaviour, keep in (("kept", kept, True), ("dropped", dropped, False)):
+        running.app.behave = behaviour
+        await gateway.asks(identity, keep=keep)
+        await gateway.piece()
+    # Nobody listens on the gateway's subject for such questions: as after its kill -9.
+    await asyncio.wait_for(dropped.ended.wait(), PATIENCE)
+    assert not kept.ended.is_set()
+    kept.released.set()
+    assert (await gateway.piece()).body == b"done"
 
 
 async def test_the_heartbeat_tells_who_it_is_and_how_much_it_has_to_do(
@@ -438,7 +600,8 @@ async def test_the_heartbeat_tells_who_it_is_and_how_much_it_has_to_do(
     async def next_beat() -> ReplicaStatus:
         return msgspec.json.decode((await beats.next_msg(PATIENCE)).data, type=ReplicaStatus)
 
-    assert await next_beat() == ReplicaStatus("chat-0", os.getpid(), running=0, version=3)
+    idle = ReplicaStatus("chat-0", os.getpid(), running=0, version=3, context=2048)
+    assert await next_beat() == idle
     running.app.behave = holding = Holding()
     await gateway.asks()
     await holding.begun.wait()
@@ -448,6 +611,45 @@ async def test_the_heartbeat_tells_who_it_is_and_how_much_it_has_to_do(
         holding.released.set()
         while (await next_beat()).running != 0:
             continue
+
+
+async def test_the_heartbeat_tells_how_full_the_engine_is_and_how_long_it_has_said_nothing(
+    running: Engine, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "HEARTBEAT", 0.02)
+    beats = await gateway.client.subscribe(subjects.replica_status("chat", "chat-0"))
+    running.app.own["/metrics"] = (
+        b"# TYPE vllm:num_requests_waiting gauge\n"
+        b'vllm:num_requests_waiting{engine="0",model_name="chat"} 7.0\n'
+        b'vllm:kv_cache_usage_perc{engine="0",model_name="chat"} 0.25\n'
+    )
+    running.app.behave = holding = Holding()
+    await gateway.asks()
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            beat = msgspec.json.decode((await beats.next_msg(PATIENCE)).data, type=ReplicaStatus)
+            if beat.stalled > 0.1:
+                break
+    assert (beat.running, beat.waiting, beat.cache) == (1, 7, 0.25)
+    holding.released.set()
+    async with asyncio.timeout(PATIENCE):
+        while beat.stalled or beat.running:
+            beat = msgspec.json.decode((await beats.next_msg(PATIENCE)).data, type=ReplicaStatus)
+
+
+async def test_an_engine_that_tells_nothing_of_itself_serves_all_the_same(
+    url: str, gateway: Gateway
+) -> None:
+    beats = await gateway.client.subscribe(subjects.replica_status("chat", "chat-0"))
+    await gateway.client.flush()
+    started = Engine(App())
+    started.app.own = {"/v1/models": b"not found", "/metrics": b"vllm:num_requests_waiting soon"}
+    await started.lives("startup")
+    beat = msgspec.json.decode((await beats.next_msg(PATIENCE)).data, type=ReplicaStatus)
+    assert (beat.context, beat.waiting, beat.cache) == (0, 0, 0.0)
+    await gateway.asks()
+    assert (await gateway.answer())[0].status == 200
+    await started.stop()
 
 
 async def test_what_no_gateway_has_sent_is_not_served(running: Engine, gateway: Gateway) -> None:
