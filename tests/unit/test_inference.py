@@ -7,12 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.events import inference
-from nebula.events.inference import Piece, Request
+from nebula.events.inference import Candidate, Piece, Request, Routed
+from nebula.events.record import parse_headers
 
 tokens = st.from_regex(r"[A-Za-z0-9_-]{1,40}", fullmatch=True)
+words = st.one_of(st.just(""), tokens)
 types = st.sampled_from(
     ["application/json", "text/event-stream", "multipart/form-data; boundary=x"]
 )
+seconds = st.integers(0, 10**9).map(lambda thousandths: thousandths / 1000)
 requests = st.builds(
     Request,
     id=tokens,
@@ -22,6 +25,16 @@ requests = st.builds(
     body=st.binary(max_size=50),
     adapter=st.text(st.characters(exclude_categories=["Cs"]), max_size=50),
     content_type=types,
+    attempt=st.integers(1, 2**31),
+    avoid=words,
+    user=words,
+    priority=st.integers(-(2**31), 2**31),
+    patience=seconds,
+    timeout=st.none() | seconds,
+    prefix=st.lists(st.from_regex(r"[0-9a-f]{16}", fullmatch=True), max_size=9).map(tuple),
+    keep=st.booleans(),
+    continues=st.sampled_from(["", "again", "rest"]),
+    tokens=st.sampled_from(["", "tracked", "shown"]),
 )
 heads = st.builds(
     Piece,
@@ -29,9 +42,12 @@ heads = st.builds(
     body=st.binary(max_size=50),
     status=st.integers(100, 599),
     content_type=types,
-    replica=st.one_of(st.just(""), tokens),
+    replica=words,
     end=st.booleans(),
-    failure=st.sampled_from(["", inference.NO_REPLICA, inference.ENGINE_FAILED]),
+    failure=st.sampled_from(["", inference.REFUSED, inference.ENGINE_FAILED]),
+    attempt=st.integers(1, 2**31),
+    retry_after=st.none() | st.integers(0, 60),
+    continues=st.sampled_from(["", "again", "rest"]),
 )
 pieces = st.one_of(
     heads,
@@ -40,26 +56,24 @@ pieces = st.one_of(
         chunk=st.integers(-1, 2**40),
         body=st.binary(max_size=50),
         end=st.booleans(),
-        failure=st.sampled_from(["", inference.ENGINE_STOPPED]),
+        failure=st.sampled_from(["", inference.ENGINE_STOPPED, inference.ENGINE_TIMED_OUT]),
+        attempt=st.integers(1, 2**31),
+        queued=words,
     ),
 )
+NAMES = [
+    value
+    for name, value in vars(inference).items()
+    if name.isupper() and isinstance(value, str) and value[0].isupper()
+]
 headers = st.dictionaries(
-    st.sampled_from(
-        [
-            inference.PATH,
-            inference.REQUEST,
-            inference.GATEWAY,
-            inference.ADAPTER,
-            inference.CONTENT_TYPE,
-            inference.CHUNK,
-            inference.STATUS,
-            inference.REPLICA,
-            inference.END,
-            inference.FAILURE,
-        ]
+    st.sampled_from(NAMES),
+    st.one_of(
+        st.text(max_size=10),
+        st.sampled_from(["/", "1", "-1", "ff", "c3a9", "zz", "1e3", "nan", "inf", "9" * 5000]),
     ),
-    st.one_of(st.text(max_size=10), st.sampled_from(["/", "1", "-1", "ff", "c3a9", "zz", "1e3"])),
 )
+OF_A_GATEWAY = {inference.REQUEST: "r", inference.GATEWAY: "g", inference.PATH: "/"}
 
 
 @given(requests)
@@ -69,10 +83,26 @@ def test_a_request_comes_through_its_headers(request: Request) -> None:
 
 
 @given(requests)
+def test_a_request_comes_through_its_header_block(request: Request) -> None:
+    written = inference.block(inference.request_headers(request))
+    assert inference.read_request(request.model, parse_headers(written), request.body) == request
+
+
+@given(requests)
 def test_the_headers_of_a_request_are_plain_ascii_on_one_line(request: Request) -> None:
     for value in inference.request_headers(request).values():
         assert value.isascii()
         assert value.isprintable()
+
+
+def test_the_usual_request_says_only_what_it_must() -> None:
+    assert inference.request_headers(Request("r", "g", "chat", "/v1/completions", b"")) == {
+        "Nebula-Request": "r",
+        "Nebula-Gateway": "g",
+        "Nebula-Path": "/v1/completions",
+        "Content-Type": "application/json",
+        "Nebula-Patience": "30.000",
+    }
 
 
 @given(pieces)
@@ -80,11 +110,37 @@ def test_a_piece_of_an_answer_comes_through_its_headers(piece: Piece) -> None:
     assert inference.read_piece(inference.piece_headers(piece), piece.body) == piece
 
 
+@given(pieces)
+def test_a_piece_of_an_answer_comes_through_its_header_block(piece: Piece) -> None:
+    written = inference.block(inference.piece_headers(piece))
+    assert inference.read_piece(parse_headers(written), piece.body) == piece
+
+
+@given(st.integers(0, 2**40))
+def test_the_usual_piece_has_the_block_that_any_other_would_have(chunk: int) -> None:
+    block = inference.plain_block(chunk)
+    assert block == inference.block(inference.piece_headers(Piece(chunk)))
+    assert inference.read_plain(block) == chunk
+
+
+@given(pieces)
+def test_only_the_usual_piece_is_read_without_its_headers(piece: Piece) -> None:
+    chunk = inference.read_plain(inference.block(inference.piece_headers(piece)))
+    assert chunk is None or Piece(chunk, piece.body) == piece
+
+
+@given(st.binary(max_size=60))
+def test_whatever_the_block_is_reading_a_usual_piece_never_raises(block: bytes) -> None:
+    chunk = inference.read_plain(block)
+    assert chunk is None or int(parse_headers(block)[inference.CHUNK]) == chunk
+
+
 @given(headers)
 def test_whatever_the_headers_say_reading_them_never_raises(written: dict[str, str]) -> None:
     request = inference.read_request("chat", written, b"")
     assert request is None or (request.id and request.gateway and request.path.startswith("/"))
     inference.read_piece(written, b"")
+    inference.read_routed(written)
 
 
 @pytest.mark.parametrize(
@@ -95,25 +151,18 @@ def test_whatever_the_headers_say_reading_them_never_raises(written: dict[str, s
         {inference.REQUEST: "r"},
         {inference.GATEWAY: "g"},
         {inference.REQUEST: "r", inference.GATEWAY: "g"},
-        {inference.REQUEST: "r", inference.GATEWAY: "g", inference.PATH: "v1/models"},
-        {
-            inference.REQUEST: "r",
-            inference.GATEWAY: "g",
-            inference.PATH: "/",
-            inference.ADAPTER: "é",
-        },
-        {
-            inference.REQUEST: "r",
-            inference.GATEWAY: "g",
-            inference.PATH: "/",
-            inference.ADAPTER: "f",
-        },
-        {
-            inference.REQUEST: "r",
-            inference.GATEWAY: "g",
-            inference.PATH: "/",
-            inference.ADAPTER: "ff",
-        },
+        {**OF_A_GATEWAY, inference.PATH: "v1/models"},
+        {**OF_A_GATEWAY, inference.REQUEST: "r.s"},
+        {**OF_A_GATEWAY, inference.GATEWAY: "*"},
+        {**OF_A_GATEWAY, inference.ADAPTER: "é"},
+        {**OF_A_GATEWAY, inference.ADAPTER: "f"},
+        {**OF_A_GATEWAY, inference.ADAPTER: "ff"},
+        {**OF_A_GATEWAY, inference.ATTEMPT: "second"},
+        {**OF_A_GATEWAY, inference.PRIORITY: "high"},
+        {**OF_A_GATEWAY, inference.PATIENCE: "long"},
+        {**OF_A_GATEWAY, inference.PATIENCE: "-1"},
+        {**OF_A_GATEWAY, inference.PATIENCE: "nan"},
+        {**OF_A_GATEWAY, inference.TIMEOUT: "inf"},
     ],
 )
 def test_what_no_gateway_has_sent_is_no_request(written: dict[str, str] | None) -> None:
@@ -128,7 +177,48 @@ def test_what_no_gateway_has_sent_is_no_request(written: dict[str, str] | None) 
         {inference.STATUS: "200"},
         {inference.CHUNK: "first"},
         {inference.CHUNK: "0", inference.STATUS: "OK"},
+        {inference.CHUNK: "0", inference.ATTEMPT: "second"},
+        {inference.CHUNK: "0", inference.RETRY_AFTER: "soon"},
     ],
 )
 def test_what_no_engine_has_sent_is_no_piece(written: dict[str, str] | None) -> None:
     assert inference.read_piece(written, b"") is None
+
+
+@given(
+    st.builds(
+        Routed,
+        tokens,
+        st.integers(0, 2**40),
+        st.lists(
+            st.builds(
+                Candidate,
+                tokens,
+                st.integers(0, 9),
+                st.booleans(),
+                st.integers(0, 9),
+                st.sampled_from([0.0, 0.5, 1.0]),
+                st.integers(0, 2**16),
+            ),
+            max_size=4,
+        ).map(tuple),
+        seconds,
+    )
+)
+def test_a_routers_choice_comes_through_its_header(routed: Routed) -> None:
+    written = inference.routed_header(routed)
+    assert written.isascii()
+    assert written.isprintable()
+    assert inference.read_routed({inference.ROUTED: written}) == routed
+
+
+def test_a_routers_choice_of_before_there_were_lines_is_read() -> None:
+    old = '{"router":"a","seq":7,"candidates":[["chat-0",1]]}'
+    assert inference.read_routed({inference.ROUTED: old}) == Routed(
+        "a", 7, (Candidate("chat-0", 1),)
+    )
+
+
+@pytest.mark.parametrize("written", [{}, {inference.ROUTED: "{"}, {inference.ROUTED: '{"seq":1}'}])
+def test_what_no_router_has_written_is_no_choice(written: dict[str, str]) -> None:
+    assert inference.read_routed(written) is None

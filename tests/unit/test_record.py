@@ -150,6 +150,8 @@ def typed(name: str) -> st.SearchStrategy[tuple[str, Event]]:
         special: dict[tuple[str, str], st.SearchStrategy[Any]] = {
             ("ModelLoadRequested", "task"): st.sampled_from(["chat", "embedding"]),
             ("ModelLoadRequested", "replicas"): st.integers(0, 1024),
+            ("ModelLoadRequested", "max_in_flight"): st.integers(1, 65_536),
+            ("ModelLoadRequested", "max_waiting"): st.integers(0, 65_536),
             ("ModelLoadRequested", "adapters"): st.lists(of(Adapter), max_size=2).map(tuple)
             if kind is ModelLoadRequested
             else st.nothing(),
@@ -321,6 +323,16 @@ def test_json_that_is_nested_deeper_than_any_stack_is_malformed(name: str, paylo
         ("nebula.events.model.chat.ModelScaleRequested", b'{"replicas":"2"}', "$.replicas"),
         ("nebula.events.model.chat.ModelScaleRequested", b'{"replicas":2', "ModelScaleRequested"),
         ("nebula.events.model.chat.ModelLoadRequested", b'{"source":""}', "$.source"),
+        (
+            "nebula.events.model.chat.ModelLoadRequested",
+            b'{"source":"m","max_in_flight":0}',
+            "$.max_in_flight",
+        ),
+        (
+            "nebula.events.model.chat.ModelLoadRequested",
+            b'{"source":"m","max_waiting":-1}',
+            "$.max_waiting",
+        ),
         ("nebula.events.model.chat.ModelLoadRequested", b'{"source":"\xff"}', "utf-8"),
         ("nebula.events.model.chat.ModelLoadRequested", b'{"source":"\\ud800"}', "ModelLoad"),
     ],

@@ -3,69 +3,183 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.actors.routing import Candidate, able, choose
+from nebula.actors.routing import CACHE_FULL, SLACK, able, choose, hopeless, progress
+from nebula.events.inference import Candidate
+from nebula.events.state import Named
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterLoadRequested,
+    EngineStarted,
     ModelScaleRequested,
+    ModelUnloadRequested,
 )
-from tests.unit.story import Story, cluster, load
+from tests.unit.story import SECOND, Story, cluster, load
 
-candidate = st.builds(Candidate, st.text(min_size=1), st.integers(0, 3), st.booleans())
+LIMIT = 256
+KEYS = [f"key {number}" for number in range(100)]
+candidate = st.builds(
+    Candidate,
+    st.text(min_size=1, max_size=3),
+    st.integers(0, 12),
+    st.booleans(),
+    st.integers(0, 5),
+    st.sampled_from([0.0, 0.5, CACHE_FULL, 1.0]),
+    st.sampled_from([0, 0, 256, 512, 4096]),
+)
 candidates = st.lists(candidate, max_size=8, unique_by=lambda each: each.replica)
-turns = st.integers(0, 10**9)
+limits = st.integers(1, 14)
+keys = st.text(max_size=5)
+
+
+# The choice
 
 
 def test_with_nobody_to_ask_nobody_is_chosen() -> None:
-    assert choose([], 7) is None
+    assert choose([], "key", LIMIT) is None
 
 
-def test_the_least_busy_replica_is_chosen_whoever_has_the_turn() -> None:
+def test_the_least_busy_replica_is_chosen_whatever_the_key() -> None:
     busy = [Candidate("a", 3), Candidate("b", 1), Candidate("c", 2)]
-    assert {choose(busy, turn) for turn in range(5)} == {"b"}
+    assert {choose(busy, key, LIMIT) for key in KEYS} == {"b"}
 
 
-def test_a_silent_replica_is_chosen_only_where_no_other_is_left() -> None:
-    idle_but_silent = Candidate("a", 0, silent=True)
-    assert choose([idle_but_silent, Candidate("b", 9)], 0) == "b"
-    assert choose([idle_but_silent], 0) == "a"
+def test_requests_that_the_engine_itself_holds_back_weigh_twice() -> None:
+    assert choose([Candidate("a", 3, waiting=2), Candidate("b", 4)], "key", LIMIT) == "b"
+    assert choose([Candidate("a", 3, waiting=2), Candidate("b", 6)], "key", LIMIT) == "a"
 
 
-@given(candidates, turns)
-def test_the_choice_is_one_of_the_candidates(known: list[Candidate], turn: int) -> None:
-    assert choose(known, turn) in [each.replica for each in known] or not known
+def test_an_avoided_replica_is_chosen_only_where_no_other_is_left() -> None:
+    idle_but_avoided = Candidate("a", 0, avoided=True)
+    assert choose([idle_but_avoided, Candidate("b", 9)], "key", LIMIT) == "b"
+    assert choose([idle_but_avoided], "key", LIMIT) == "a"
 
 
-@given(candidates, turns)
-def test_no_silent_replica_is_chosen_while_another_is_heard(
-    known: list[Candidate], turn: int
+def test_a_request_waits_for_a_good_replica_rather_than_go_to_an_avoided_one() -> None:
+    full = Candidate("b", LIMIT)
+    assert choose([Candidate("a", 0, avoided=True), full], "key", LIMIT) is None
+
+
+def test_a_replica_that_has_its_fill_gets_nothing_more() -> None:
+    assert choose([Candidate("a", 2), Candidate("b", 3)], "key", 2) is None
+    assert choose([Candidate("a", 2), Candidate("b", 1)], "key", 2) == "b"
+
+
+def test_what_the_engine_holds_back_does_not_count_towards_the_limit() -> None:
+    assert choose([Candidate("a", 1, waiting=9)], "key", 2) == "a"
+
+
+def test_the_replica_that_has_seen_most_of_the_prompt_is_chosen_though_it_is_busier() -> None:
+    known = [
+        Candidate("a", 0),
+        Candidate("b", 1, prefix=256),
+        Candidate("c", 2, prefix=1024),
+    ]
+    assert choose(known, "key", LIMIT) == "c"
+
+
+def test_of_those_that_have_seen_as_much_the_least_busy_is_chosen() -> None:
+    known = [Candidate("a", 3, prefix=256), Candidate("b", 2, prefix=256), Candidate("c", 0)]
+    assert choose(known, "key", LIMIT) == "b"
+
+
+def test_a_replica_that_is_clearly_busier_is_not_chosen_for_what_it_has_seen() -> None:
+    def with_load(load: int, least: int) -> str | None:
+        return choose([Candidate("a", load, prefix=4096), Candidate("b", least)], "key", LIMIT)
+
+    assert with_load(SLACK, least=0) == "a"
+    assert with_load(SLACK + 1, least=0) == "b"
+    assert with_load(2 * 10 + SLACK, least=10) == "a"
+    assert with_load(2 * 10 + SLACK + 1, least=10) == "b"
+
+
+def test_a_full_cache_yields_to_one_with_room_that_has_seen_less() -> None:
+    full = Candidate("a", 0, cache=CACHE_FULL, prefix=4096)
+    assert choose([full, Candidate("b", 1, prefix=256), Candidate("c", 0)], "key", LIMIT) == "b"
+
+
+def test_a_full_cache_that_holds_the_prompt_is_better_than_one_that_has_not_seen_it() -> None:
+    full = Candidate("a", 1, cache=1.0, prefix=4096)
+    assert choose([full, Candidate("b", 0)], "key", LIMIT) == "a"
+
+
+def test_what_an_avoided_or_a_full_replica_has_seen_is_of_no_use() -> None:
+    avoided = Candidate("a", 0, avoided=True, prefix=4096)
+    full = Candidate("b", 4, prefix=4096)
+    assert choose([avoided, full, Candidate("c", 3)], "key", 4) == "c"
+
+
+def test_of_equals_each_key_draws_its_own() -> None:
+    equal = [Candidate(name, 1) for name in "abcd"]
+    drawn = Counter(choose(equal, key, LIMIT) for key in KEYS)
+    assert set(drawn) == set("abcd")
+    assert max(drawn.values()) < 50
+
+
+def test_where_one_of_equals_goes_only_its_own_keys_go_elsewhere() -> None:
+    equal = [Candidate(name, 1) for name in "abcd"]
+    for key in KEYS:
+        before = choose(equal, key, LIMIT)
+        assert before == "d" or choose(equal[:3], key, LIMIT) == before
+
+
+@given(candidates, keys, limits, st.randoms(use_true_random=False))
+def test_all_routers_choose_alike_in_whatever_order_they_know_the_replicas(
+    known: list[Candidate], key: str, limit: int, random: Random
 ) -> None:
-    silent = {each.replica for each in known if each.silent}
-    assert choose(known, turn) not in silent or len(silent) == len(known)
+    shuffled = random.sample(known, len(known))
+    assert choose(shuffled, key, limit) == choose(known, key, limit)
 
 
-@given(candidates, turns)
-def test_no_replica_that_is_heard_has_less_to_do_than_the_chosen_one(
-    known: list[Candidate], turn: int
+@given(candidates, keys, limits)
+def test_the_choice_is_a_candidate_with_room(known: list[Candidate], key: str, limit: int) -> None:
+    chosen = choose(known, key, limit)
+    assert chosen is None or chosen in {each.replica for each in known if each.in_flight < limit}
+
+
+@given(candidates, keys, limits)
+def test_nobody_is_chosen_only_where_all_that_are_not_avoided_have_their_fill(
+    known: list[Candidate], key: str, limit: int
 ) -> None:
-    load = {each.replica: each.in_flight for each in known}
-    heard = [each.in_flight for each in known if not each.silent] or list(load.values())
-    chosen = choose(known, turn)
-    assert chosen is None or load[chosen] == min(heard)
+    well = [each for each in known if not each.avoided] or known
+    room = any(each.in_flight < limit for each in well)
+    assert (choose(known, key, limit) is not None) == room
 
 
-@given(candidates.filter(bool), turns, st.integers(1, 5))
-def test_equal_replicas_are_chosen_equally_often(
-    known: list[Candidate], start: int, rounds: int
+@given(candidates, keys, limits)
+def test_no_avoided_replica_is_chosen_while_another_is_not(
+    known: list[Candidate], key: str, limit: int
 ) -> None:
-    equal = [Candidate(each.replica, 1) for each in known]
-    chosen = Counter(choose(equal, start + turn) for turn in range(rounds * len(equal)))
-    assert chosen == {each.replica: rounds for each in equal}
+    avoided = {each.replica for each in known if each.avoided}
+    assert choose(known, key, limit) not in avoided or len(avoided) == len(known)
+
+
+@given(candidates, keys, limits)
+def test_nobody_is_chosen_who_is_much_busier_than_the_least_busy(
+    known: list[Candidate], key: str, limit: int
+) -> None:
+    chosen = choose(known, key, limit)
+    well = [each for each in known if not each.avoided] or known
+    loads = {each.replica: each.load for each in well if each.in_flight < limit}
+    assert chosen is None or loads[chosen] <= 2 * min(loads.values()) + SLACK
+
+
+@given(candidates, keys, limits)
+def test_where_no_replica_has_seen_the_prompt_the_least_busy_is_chosen(
+    known: list[Candidate], key: str, limit: int
+) -> None:
+    unseen = [Candidate(each.replica, each.in_flight, waiting=each.waiting) for each in known]
+    chosen = choose(unseen, key, limit)
+    loads = {each.replica: each.load for each in unseen if each.in_flight < limit}
+    assert chosen is None or loads[chosen] == min(loads.values())
+
+
+# Who can be asked
 
 
 def serving(replicas: int = 3) -> Story:
@@ -100,3 +214,67 @@ def test_for_an_adapter_only_replicas_that_have_it_are_able() -> None:
     assert names(story, "sql") == ["chat-0"]
     assert names(story) == ["chat-0", "chat-1", "chat-2"]
     assert names(story, "unknown") == []
+
+
+# What is worth waiting for
+
+
+def test_a_model_that_serves_or_is_on_its_way_is_worth_waiting_for() -> None:
+    starting = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
+    assert hopeless(starting.state, Named("chat")) is None
+    starting.settles()
+    assert hopeless(starting.state, Named("chat")) is None
+    assert hopeless(starting.runs("chat-0").state, Named("chat")) is None
+    assert hopeless(starting.stops("chat-0").state, Named("chat")) is None
+
+
+def test_a_model_that_is_gone_or_goes_is_not() -> None:
+    story = serving(1).given("chat", ModelUnloadRequested())
+    assert hopeless(story.state, Named("chat")) == "model 'chat' has been unloaded"
+    assert hopeless(story.state, Named("never-there")) == "model 'never-there' has been unloaded"
+
+
+def test_a_model_whose_engines_were_all_given_up_is_not_and_says_why() -> None:
+    story = serving(1).gives_up("chat-0")
+    said = hopeless(story.state, Named("chat"))
+    assert said is not None
+    assert said.startswith("model 'chat' is not served: chat-0 on alpha gave up after 3 attempts")
+
+
+def test_a_model_that_is_scaled_to_nothing_is_not() -> None:
+    story = serving(1).given("chat", ModelScaleRequested(0))
+    story.settles()
+    story.stops("chat-0").settles()
+    assert hopeless(story.state, Named("chat")) == (
+        "model 'chat' is not served: it is scaled to 0 replicas"
+    )
+
+
+def test_an_adapter_that_every_replica_refused_is_not_while_one_that_loads_is() -> None:
+    story = serving(2).given("chat", AdapterLoadRequested("sql", "/a"))
+    story.given("chat-0", AdapterLoadFailed("sql", "/a", "rank too large"))
+    assert hopeless(story.state, Named("chat", "sql")) is None
+    story.given("chat-1", AdapterLoadFailed("sql", "/a", "rank too large"))
+    assert hopeless(story.state, Named("chat", "sql")) == (
+        "adapter 'sql' could not be loaded: rank too large"
+    )
+    assert hopeless(story.state, Named("chat")) is None
+
+
+def test_one_that_waits_hears_how_far_the_model_is_and_for_how_long() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
+    story.settles()
+    assert progress(story.state, Named("chat"), 0) == (
+        "model 'chat' is loading: chat-0 on alpha waits to be started"
+    )
+    story.given("chat-0", EngineStarted(7, 1.0, 8001, "/log", 1))
+    now = story.state.time + 90 * SECOND
+    assert progress(story.state, Named("chat"), now) == (
+        "model 'chat' is loading for 90 s: chat-0 on alpha is starting (attempt 1)"
+    )
+    assert progress(story.state, Named("gone"), now) == "model 'gone' has been unloaded"
+
+
+def test_one_that_waits_for_an_adapter_hears_that_it_is_the_adapter() -> None:
+    story = serving(1).given("chat", AdapterLoadRequested("sql", "/a"))
+    assert progress(story.state, Named("chat", "sql"), 0) == "adapter 'sql' is loading"

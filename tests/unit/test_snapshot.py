@@ -14,7 +14,7 @@ from nebula.events import snapshot
 from nebula.events.evolve import fold
 from nebula.events.original import original, wrapped
 from nebula.events.record import Entry, read_entry
-from nebula.events.snapshot import FOLD, Unusable
+from nebula.events.snapshot import FOLD, FORMAT, Unusable
 from nebula.events.state import EMPTY, State
 from nebula.store.archive import Reader, write
 from tests.unit import corpus
@@ -100,8 +100,9 @@ def test_a_truncated_snapshot_is_noticed(length: int) -> None:
         snapshot.load(snapshot.dump(busy())[:length])
 
 
-@pytest.mark.parametrize("field", ["format", "fold"])
-def test_an_unknown_version_is_named(field: str) -> None:
-    data = snapshot.dump(busy()).replace(f'"{field}":1'.encode(), f'"{field}":7'.encode(), 1)
-    with pytest.raises(Unusable, match=f"{field} 7"):
+@pytest.mark.parametrize(("field", "version"), [("format", FORMAT), ("fold", FOLD)])
+def test_an_unknown_version_is_named(field: str, version: int) -> None:
+    known, unknown = f'"{field}":{version}'.encode(), f'"{field}":{version + 1}'.encode()
+    data = snapshot.dump(busy()).replace(known, unknown, 1)
+    with pytest.raises(Unusable, match=f"{field} {version + 1}"):
         snapshot.load(data)
