@@ -58,6 +58,11 @@ class Heartbeats:
             return 0.0
         return self._now() - max(known.at, self._since)
 
+    def replica_beat(self, replica: str, pid: int) -> float:
+        """Give when a replica's engine was heard last; 0 for one never heard."""
+        known = self._replicas.get(replica)
+        return 0.0 if known is None or known.pid != pid else known.at
+
     def router_silent(self, router: str, since: float) -> float:
         """Give for how long (s) a router has been silent, at most since `since`."""
         known = self._routers.get(router)
