@@ -103,7 +103,12 @@ class Dispatch:
         if request is None:
             return
         held = _Held(request, header, self._now())
-        if request.id in self._held:
+        if request.avoid and (failed := self._loads.get(request.avoid)) is not None:
+            failed.avoid_until = max(failed.avoid_until, held.since + RECOVERY)
+        earlier = self._held.get(request.id)
+        if earlier is not None:
+            if earlier.request.attempt > request.attempt:
+                return  # a router that ended handed it over too late
             self._take_out(request.id)  # a further attempt takes the place of the one before
         if not self._lines.get(model_id) and self._send(held):
             return
@@ -243,8 +248,6 @@ class Dispatch:
         model = state.models.get(request.model)
         if model is None:
             return False
-        if request.avoid and (failed := self._loads.get(request.avoid)) is not None:
-            failed.avoid_until = max(failed.avoid_until, self._now() + RECOVERY)
         candidates = self._candidates(state, model, request.adapter, request.prefix)
         if not candidates:
             return False
@@ -344,6 +347,7 @@ class Dispatch:
             failure=inference.REFUSED,
             attempt=request.attempt,
             retry_after=retry_after,
+            continues=request.continues,
         )
         self._answer(request, refusal, reason.encode())
 
