@@ -158,7 +158,8 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def _stop(number: int, _frame: FrameType | None) -> None:
+def stop(number: int, _frame: FrameType | None) -> None:
+    """End with the exit code of a signal; everything that was started ends on the way out."""
     raise SystemExit(128 + number)
 
 
@@ -166,7 +167,7 @@ def main() -> None:
     """Start, measure, end and print."""
     options = parse()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)  # everything that was started ends on the way out
+        signal.signal(number, stop)  # everything that was started ends on the way out
     facts = context()
     rows: list[report.Row] = []
     with (

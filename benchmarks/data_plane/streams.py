@@ -3,11 +3,13 @@
 import asyncio
 import signal
 import time
-from collections.abc import Coroutine
-from typing import Any, NamedTuple, cast
+from collections.abc import Coroutine, Mapping
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 import uvloop
+
+T = TypeVar("T")
 
 _EVENT = b"data: {"
 _ERROR = b'data: {"error"'
@@ -92,7 +94,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
-def run(load: Coroutine[Any, Any, list[Streamed]]) -> list[Streamed]:
+def run(load: Coroutine[Any, Any, T]) -> T:
     """Run a load to its end; SystemExit where a signal ended it.
 
     A signal's exception that is raised while a connection reads would end no more than that
@@ -101,7 +103,7 @@ def run(load: Coroutine[Any, Any, list[Streamed]]) -> list[Streamed]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     stopped: list[int] = []
 
-    async def guarded() -> list[Streamed]:
+    async def guarded() -> T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 
@@ -122,12 +124,14 @@ def run(load: Coroutine[Any, Any, list[Streamed]]) -> list[Streamed]:
             signal.signal(number, handler)
 
 
-def request(url: str, body: bytes) -> bytes:
-    """Write a POST as it goes over the wire."""
+def request(url: str, body: bytes | None, headers: Mapping[str, str] | None = None) -> bytes:
+    """Write a POST, or without a body a GET, as it goes over the wire."""
     parts = urlsplit(url)
-    head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
-    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    lines = [f"{'GET' if body is None else 'POST'} {parts.path} HTTP/1.1", f"Host: {parts.netloc}"]
+    if body is not None:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    lines += [f"{key}: {value}" for key, value in (headers or {}).items()]
+    return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
 
 
 async def connect(url: str, first: bytes) -> Connection:

@@ -81,9 +81,9 @@ def start(way: str, stage: Stage) -> AbstractContextManager[Serving]:
     return _competitor(competitors.ALL[name], stage)
 
 
-def _environment(stage: Stage, source: Path = REPOSITORY) -> Mapping[str, str]:
-    """The environment in which Python imports that Nebula, whatever is installed."""
-    return {"PYTHONPATH": str(stage.sources[source]), "PYTHONSAFEPATH": "1"}
+def environment(copy: Path) -> Mapping[str, str]:
+    """Give the environment in which Python imports that Nebula, whatever is installed."""
+    return {"PYTHONPATH": str(copy), "PYTHONSAFEPATH": "1"}
 
 
 @contextlib.contextmanager
@@ -96,7 +96,7 @@ def _direct(stage: Stage) -> Iterator[Serving]:
     line = [*SIMULATED, "--model", MODEL, "--host", "127.0.0.1", "--port", str(port)]
     if stage.task == "embedding":
         line += ["--runner", "pooling"]
-    with running(line, log, _environment(stage)) as process:
+    with running(line, log, environment(stage.sources[REPOSITORY])) as process:
         url = f"http://127.0.0.1:{port}"
         await_answer(f"{url}/health", process, log)
         yield Serving(url, url, (process.pid,))
@@ -110,15 +110,15 @@ def _nebula(stage: Stage, source: Path) -> Iterator[Serving]:
     line += ["--port", str(port), "--nats-port", str(free_port())]
     request: dict[str, object] = {"id": MODEL, "source": MODEL, "memory": "256MiB"}
     if stage.task == "vllm":
-        request |= _real_model()
+        request |= real_model()
     else:
         line += ["--engine-command", " ".join(SIMULATED)]
         request["task"] = stage.task
-    with running(line, log, _environment(stage, source)) as process:
+    with running(line, log, environment(stage.sources[source])) as process:
         url = f"http://127.0.0.1:{port}"
         await_answer(f"{url}/ready", process, log)
         httpx.post(f"{url}/admin/models", json=request, trust_env=False).raise_for_status()
-        _await_model(url, process, log, 600 if stage.task == "vllm" else 60)
+        await_model(url, MODEL, process, log, 600 if stage.task == "vllm" else 60)
         path, body = probe(stage.task)
         await_answer(url + path, process, log, body=body)
         replicas = httpx.get(f"{url}/admin/replicas", trust_env=False).json()
@@ -126,8 +126,8 @@ def _nebula(stage: Stage, source: Path) -> Iterator[Serving]:
         yield Serving(url, engine, (process.pid,))
 
 
-def _real_model() -> dict[str, object]:
-    """The demo's chat model for vLLM, as `make run` loads it. Raises Failed."""
+def real_model() -> dict[str, object]:
+    """Give the demo's chat model for vLLM, as `make run` loads it. Raises Failed."""
     if importlib.util.find_spec("vllm") is None:
         raise Failed("vLLM is not installed beside this Python: make install-engine")
     if not DEMO.exists():
@@ -136,20 +136,21 @@ def _real_model() -> dict[str, object]:
     return {"source": str(DEMO), "memory": "5GiB", "options": options}
 
 
-def _await_model(url: str, process: Popen[bytes], log: Path, patience: float) -> None:
+def await_model(url: str, model: str, process: Popen[bytes], log: Path, patience: float) -> None:
+    """Wait until all replicas of a model serve. Raises Failed."""
     deadline = time.monotonic() + patience
     standing: dict[str, object] = {}
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise Failed(f"it ended with code {process.returncode}: {last_words(log)}")
-        model = httpx.get(f"{url}/admin/models/{MODEL}", trust_env=False)
-        standing = model.json().get("standing", {}) if model.status_code == 200 else {}
-        if standing.get("word") == "ready":
+        answer = httpx.get(f"{url}/admin/models/{model}", trust_env=False, timeout=20)
+        standing = answer.json().get("standing", {}) if answer.status_code == 200 else {}
+        if standing.get("word") == "ready" and standing.get("ready") == standing.get("wanted"):
             return
         if standing.get("word") == "failed":
             break
         time.sleep(0.1)
-    raise Failed(f"the model does not get ready: {standing}")
+    raise Failed(f"{model} does not get ready: {standing}")
 
 
 @contextlib.contextmanager

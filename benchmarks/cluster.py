@@ -1,0 +1,189 @@
+"""Nebula as real processes, for benchmarks that need more of it than one of each.
+
+Two `nebula up` beside each other: the first with NATS, a router, a gateway and a node, the second
+with one more router and gateway. Both keep their children running, so that what is killed is
+started again.
+"""
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import psutil
+
+from benchmarks.data_plane.processes import Failed, await_answer, free_port, running
+from benchmarks.data_plane.ways import await_model, environment
+from nebula.actors.processes import marked_groups
+
+NODE = "bench"
+PARTS = ("gateway", "router", "nats-server", "node")
+
+
+class Wanted(NamedTuple):
+    """A model: its id, all else that `POST /admin/models` takes, and seconds it may load."""
+
+    id: str
+    fields: Mapping[str, object]
+    patience: float = 60.0
+
+
+class Cluster:
+    """See the module. It runs already: `start` makes one."""
+
+    def __init__(self, folder: Path, models: Sequence[Wanted]) -> None:
+        self.folder = folder
+        self.models = models
+        ports = [free_port(), free_port()]
+        self.gateways = [f"http://127.0.0.1:{port}" for port in ports]
+        self._ports = ports
+        self._nats_port = free_port()
+        self.nats = f"nats://127.0.0.1:{self._nats_port}"
+        self._roots: list[int] = []
+        self._await: list[Any] = []
+
+    @property
+    def home(self) -> Path:
+        """The folder of the first `nebula up`, where its node's engines write their logs."""
+        return self.folder / "up-0"
+
+    def logs(self, name: str) -> list[str]:
+        """Give all that processes of a name have written: of both gateways, for "gateway"."""
+        return [
+            path.read_text(errors="replace")
+            for path in sorted(self.folder.glob(f"up-*/logs/{name}*.log"))
+        ]
+
+    @contextlib.contextmanager
+    def up(self, copy: Path, engine: Sequence[str], arguments: Sequence[str]) -> Iterator[None]:
+        """Start it, and end all of it with the context. Raises Failed."""
+        lines = [self._line(0), self._line(1)]
+        lines[0] += ["--nats-port", str(self._nats_port), "--name", NODE, *arguments]
+        lines[0] += ["--engine-command", shlex.join(engine)] if engine else []
+        lines[1] += ["--nats", self.nats, "--no-node"]
+        self.folder.mkdir(parents=True)
+        try:
+            with contextlib.ExitStack() as everything:
+                for line, url in zip(lines, self.gateways, strict=True):
+                    log = self.folder / f"up-{len(self._await)}.log"
+                    process = everything.enter_context(running(line, log, environment(copy)))
+                    self._roots.append(process.pid)
+                    self._await.append((url, process, log))
+                    await_answer(f"{url}/ready", process, log)
+                self._load()
+                yield
+        finally:
+            self._end_engines()
+
+    def _line(self, number: int) -> list[str]:
+        line = [sys.executable, "-m", "nebula.cli.main", "up", "--port", str(self._ports[number])]
+        return [*line, "--folder", str(self.folder / f"up-{number}")]
+
+    def _load(self) -> None:
+        for model in self.models:
+            wish = {"id": model.id, **model.fields}
+            url = f"{self.gateways[0]}/admin/models"
+            answer = httpx.post(url, json=wish, trust_env=False, timeout=20)
+            if answer.status_code != 202:
+                raise Failed(f"{model.id} is not loaded: {answer.text}")
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until everything serves again. Raises Failed."""
+        for url, process, log in self._await:
+            await_answer(f"{url}/ready", process, log)
+            for model in self.models:
+                await_model(url, model.id, process, log, model.patience)
+
+    def _end_engines(self) -> None:
+        """End what a node that was killed in the last moment has left."""
+        for group in marked_groups(NODE, str(self.home / "nodes" / NODE)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+
+    # Its processes
+
+    def engines(self) -> dict[str, psutil.Process]:
+        """Give the API servers of all engines that serve, by their replicas."""
+        return {
+            replica["id"]: psutil.Process(replica["engine"]["pid"]) for replica in self._serving()
+        }
+
+    def engine_urls(self) -> dict[str, str]:
+        """Give the addresses of all engines that serve, by their replicas."""
+        return {
+            replica["id"]: f"http://127.0.0.1:{replica['engine']['port']}"
+            for replica in self._serving()
+        }
+
+    def _serving(self) -> list[dict[str, Any]]:
+        for url in self.gateways:
+            with contextlib.suppress(httpx.HTTPError):
+                answer = httpx.get(f"{url}/admin/replicas", trust_env=False, timeout=5)
+                return [
+                    replica
+                    for replica in answer.json()
+                    if replica["engine"] is not None and replica["phase"] == "ready"
+                ]
+        raise Failed("no gateway tells which engines there are")
+
+    def parts(self) -> dict[str, psutil.Process]:
+        """Give all living processes of the cluster but engines: gateway-0, gateway-1, ..."""
+        found = {}
+        for number, root in enumerate(self._roots):
+            found[f"up-{number}"] = psutil.Process(root)
+            for child in psutil.Process(root).children():
+                with contextlib.suppress(psutil.Error):
+                    words = [child.name(), *child.cmdline()[:4]]
+                    name = next((part for part in PARTS if part in words), "")
+                    if name:
+                        found[f"{name}-{number}"] = child
+        return found
+
+    def kill(self, what: str, number: int = 0) -> str:
+        """kill -9 the engine, router, gateway, node or nats-server of that number; say which.
+
+        Raises Failed where there is none.
+        """
+        if what == "engine":
+            engines = sorted(self.engines().items())
+            if not engines:
+                raise Failed("there is no engine to kill")
+            name, process = engines[number % len(engines)]
+        else:
+            name = f"{what}-{number}"
+            process = self.parts().get(name) or self._missing(name)
+        process.send_signal(signal.SIGKILL)
+        return name
+
+    def _missing(self, name: str) -> psutil.Process:
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            if (process := self.parts().get(name)) is not None:
+                return process
+        raise Failed(f"there is no {name} to kill")
+
+
+@contextlib.contextmanager
+def start(
+    folder: Path,
+    copy: Path,
+    models: Sequence[Wanted],
+    *,
+    engine: Sequence[str] = (),
+    arguments: Sequence[str] = (),
+) -> Iterator[Cluster]:
+    """Start a cluster of the Nebula in `copy`, with engines started by `engine` (default: vLLM).
+
+    `arguments` are for the `nebula up` that has the node. Raises Failed.
+    """
+    cluster = Cluster(folder, models)
+    with cluster.up(copy, engine, arguments):
+        yield cluster

@@ -1,0 +1,1 @@
+"""What clients see while engines, routers, gateways and NATS are killed under them."""

@@ -1,0 +1,195 @@
+"""What clients see while engines, routers, gateways and NATS are killed under them.
+
+`python -m benchmarks.faults` from the repository's root. Everything is started here: two gateways,
+two routers, one node with two replicas of a chat model, and a nats-server; what is killed is
+started again by `nebula up`. Each text is compared with that of an undisturbed run. The exit code
+is 1 where a request can't be accounted for, or a text of the simulated engine is not the same.
+"""
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.cluster import Cluster, Wanted, start
+from benchmarks.data_plane.__main__ import context, stop
+from benchmarks.data_plane.processes import Failed
+from benchmarks.data_plane.ways import MODEL, REPOSITORY, SIMULATED, freeze
+
+from . import accounts
+from .accounts import Account, Texts
+from .waves import Done, Kill, Wave, requests, ride
+
+TOKEN = 0.03  # seconds between two tokens of a simulated engine
+
+FAULTS = {
+    "engine": ("engine",),
+    "router": ("router",),
+    "gateway": ("gateway",),
+    "nats": ("nats-server",),
+    "node": ("node",),
+    "all": ("engine", "router", "gateway", "nats-server"),
+}
+
+
+class Setting(NamedTuple):
+    """What differs between engines: how they start, what they are asked, how long that takes."""
+
+    model: Wanted
+    engine: Sequence[str]
+    tokens: int
+    spread: float
+    silence: float
+    body: Callable[[int, int, bool], bytes]
+
+
+def simulated(streams: int) -> Setting:
+    """Give the setting with simulated engines, of which some requests have to wait in line."""
+    fields = {
+        "source": MODEL,
+        "memory": "256MiB",
+        "replicas": 2,
+        "max_in_flight": max(4, streams * 3 // 8),
+    }
+    engine = [*SIMULATED, "--simulate-token", str(TOKEN)]
+    return Setting(Wanted(MODEL, fields), engine, 200, 4.5, 60.0, _words)
+
+
+def _words(number: int, tokens: int, stream: bool) -> bytes:
+    # The engine repeats the words of the prompt. No word comes twice, so that none can be missing
+    # or be there twice and nobody sees it.
+    return _chat(" ".join(f"r{number}w{word}" for word in range(tokens)), tokens, stream)
+
+
+def _chat(said: str, tokens: int, stream: bool) -> bytes:
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": said}],
+        "max_tokens": tokens,
+        "temperature": 0,
+        "stream": stream,
+    }
+    return json.dumps(body).encode()
+
+
+def waves(names: Sequence[str], setting: Setting) -> list[Wave]:
+    """Plan one wave for each fault; one in which all come has longer answers."""
+    planned = []
+    for number, name in enumerate(names):
+        faults = FAULTS[name]
+        first = 0.3 if len(faults) == 1 else 0.15
+        kills = [Kill(what, 0, first + 0.2 * place) for place, what in enumerate(faults)]
+        # Of engines one after the other, so that none is killed thrice in a row.
+        kills = [kill._replace(number=number) if kill.what == "engine" else kill for kill in kills]
+        long = len(faults)
+        title = "all of them, one after the other" if long > 1 else faults[0]
+        planned.append(Wave(title, setting.tokens * long, kills, setting.spread * long))
+    return planned
+
+
+def measure(
+    cluster: Cluster, setting: Setting, planned: Sequence[Wave], streams: int
+) -> list[tuple[Done, Account]]:
+    """Ride all waves, each length of answers first undisturbed. Raises Failed."""
+    undisturbed: dict[int, Texts] = {}
+    results = []
+    for wave in planned:
+        tokens = wave.tokens
+
+        def body(number: int, stream: bool, tokens: int = tokens) -> bytes:
+            return setting.body(number, tokens, stream)
+
+        if tokens not in undisturbed:
+            quiet = Wave(f"undisturbed, {tokens} tokens", tokens, (), wave.spread)
+            done = ride(quiet, requests(streams, body), cluster, setting.silence)
+            _say(accounts.kills(done))
+            undisturbed[tokens] = accounts.texts(done)
+            if len(undisturbed[tokens]) < streams:
+                told = accounts.told(accounts.account(done, undisturbed[tokens], {}))
+                raise Failed(f"requests fail where nothing is killed: {told}")
+        done = ride(wave, requests(streams, body), cluster, setting.silence)
+        _say(accounts.kills(done))
+        again = accounts.attempts(cluster.logs("gateway"))
+        results.append((done, accounts.account(done, undisturbed[tokens], again)))
+        _say(accounts.table([results[-1][1]]) + "\n" + accounts.told(results[-1][1]))
+        cluster.settle()
+    return results
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser("python -m benchmarks.faults", description=__doc__)
+    parser.add_argument("--engine", choices=["simulated"], default="simulated")
+    parser.add_argument("--streams", type=int, help="requests of each wave [200]")
+    parser.add_argument("--tokens", type=int, help="of each answer [200]")
+    parser.add_argument(
+        "--faults",
+        type=lambda text: text.split(","),
+        default=["engine", "router", "gateway", "nats", "all"],
+        help=f"of {', '.join(FAULTS)}, one wave each [all but node]",
+    )
+    parser.add_argument("--json", type=Path, help="write what became of each request here")
+    parser.add_argument("--folder", type=Path, help="keep all logs in this new folder")
+    options = parser.parse_args()
+    for name in options.faults:
+        if name not in FAULTS:
+            parser.error(f"--faults: there is no {name!r}")
+    if options.folder is not None:
+        options.folder = options.folder.resolve()
+        if options.folder.exists():
+            parser.error(f"--folder: {options.folder} is there already")
+    return options
+
+
+def main() -> None:
+    """Start, disturb, end and print."""
+    options = parse()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    facts = context()
+    streams = options.streams or 200
+    setting = simulated(streams)
+    setting = setting._replace(tokens=options.tokens or setting.tokens)
+    with (
+        tempfile.TemporaryDirectory(prefix="nebula-faults-")
+        if options.folder is None
+        else contextlib.nullcontext(options.folder)
+    ) as folder:
+        copy = freeze((), Path(folder) / "sources")[REPOSITORY]
+        arguments = ("--restart-limit", "1000", "--restart-pause", "0.5")
+        try:
+            with start(
+                Path(folder) / "cluster",
+                copy,
+                [setting.model],
+                engine=setting.engine,
+                arguments=arguments,
+            ) as cluster:
+                results = measure(cluster, setting, waves(options.faults, setting), streams)
+        except Failed as error:
+            raise SystemExit(str(error)) from error
+    found = [account for _, account in results]
+    everything = accounts.total(found)
+    print("\n" + "; ".join(f"{key} {value}" for key, value in facts.items()))
+    print(f"{options.engine} engine, {streams} requests in each wave\n")
+    print(accounts.table([*found, everything]))
+    for done, account in results:
+        print(f"\n{accounts.kills(done)}\n{accounts.told(account)}".rstrip())
+    if options.json is not None:
+        told = [accounts.raw(done, account) for done, account in results]
+        options.json.write_text(json.dumps({"context": facts, "waves": told}, indent=1) + "\n")
+    if not everything.good:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
