@@ -163,8 +163,7 @@ class Dispatch:
         now = self._now()
         for model_id, line in tuple(self._lines.items()):
             for waiting in line.expired(now):
-                held = self._held.pop(waiting.id)
-                self._refuse(held.request, *self._why_late(held.request))
+                self._expire(self._held.pop(waiting.id), now)
             self._advance(model_id)
             if not line:
                 del self._lines[model_id]
@@ -322,8 +321,17 @@ class Dispatch:
         if line is not None:
             line.remove(identity)
 
+    def _expire(self, held: _Held, now: float) -> None:
+        """Say to one that has waited long enough that its own time is over, or why it waited."""
+        request = held.request
+        if request.timeout is None or now < held.since + request.timeout:
+            self._refuse(request, *self._why_late(request))
+            return
+        late = Piece(0, end=True, failure=inference.ENGINE_TIMED_OUT, attempt=request.attempt)
+        self._answer(request, late, b"")
+
     def _why_late(self, request: Request) -> tuple[int, str, int | None]:
-        """Say to one that has waited long enough why it waited: status, words, retry after (s)."""
+        """Say why a request waited so long: status, words, retry after (s)."""
         state = self._state()
         model = state.models.get(request.model)
         if model is None:

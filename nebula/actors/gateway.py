@@ -285,8 +285,10 @@ class Gateway(Actor):
         if broken is None or exchange.done or exchange.detokenizing:
             return
         request = exchange.request
+        if broken.reason == inference.ENGINE_TIMED_OUT:
+            self._end(exchange, OVERDUE)
         # What an engine itself answered with is no sign of its death: once more is enough.
-        if answer.attempt >= (2 if broken.piece is not None else MAX_ATTEMPTS):
+        elif answer.attempt >= (2 if broken.piece is not None else MAX_ATTEMPTS):
             self._give_up(exchange, broken)
         elif not answer.begun:
             original = answer.request
