@@ -1,0 +1,815 @@
+"""A router's part in serving: who is sent where, who waits, and who is refused.
+
+Everything is told to one `Dispatch` by hand, and everything that it publishes is recorded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import replace
+
+from nebula.actors.dispatch import (
+    LONGEST_RECOVERY,
+    RECOVERY,
+    SILENCE,
+    STALLED,
+    UNKNOWN_MODEL,
+    Dispatch,
+)
+from nebula.actors.prefixes import digests
+from nebula.actors.routing import SLACK
+from nebula.events import inference, subjects
+from nebula.events.inference import (
+    Finished,
+    Piece,
+    QueueStatus,
+    ReplicaStatus,
+    Request,
+    Routed,
+    RouterStatus,
+)
+from nebula.events.record import parse_headers
+from nebula.events.vocabulary import (
+    AdapterLoaded,
+    AdapterLoadFailed,
+    AdapterLoadRequested,
+    EngineReady,
+    EngineStarted,
+    ModelUnloadRequested,
+)
+from tests.unit.story import Story, cluster, load
+
+PREFIX = digests(b"x" * 1024)
+
+
+class Sent(Struct, frozen=True):
+    """A request as a replica got it, and why it did."""
+
+    replica: str
+    request: Request
+    routed: Routed
+
+
+class Router:
+    """A router `r1` with a clock of its own, and what it has published."""
+
+    def __init__(self, story: Story, clock: float = 1000.0) -> None:
+        self.story = story
+        self.clock = clock
+        self.sent: list[Sent] = []
+        self.answers: dict[str, list[Piece]] = {}
+        self.handed_over: list[Request] = []
+        self.dispatch = Dispatch(
+            "r1",
+            self._published,
+            lambda: self.story.state,
+            lambda: self.clock,
+            lambda: self.story.state.time,
+        )
+
+    def _published(self, subject: str, header: bytes, body: bytes) -> None:
+        kind, *rest = subject.removeprefix("nebula.inference.").split(".")
+        headers = parse_headers(header)
+        if kind == "responses":
+            piece = inference.read_piece(headers, body)
+            assert piece is not None
+            self.answers.setdefault(rest[1], []).append(piece)
+            return
+        request = inference.read_request(rest[0], headers, body)
+        assert request is not None
+        if kind == "requests":
+            self.handed_over.append(request)
+            return
+        assert kind == "replicas"
+        routed = inference.read_routed(headers)
+        assert routed is not None
+        self.sent.append(Sent(rest[1], request, routed))
+
+    def ask(self, identity: str, *, model: str = "chat", **fields: Any) -> Request:
+        request = Request(identity, "gw", model, "/v1/completions", b"{}", **fields)
+        header = inference.block(inference.request_headers(request))
+        self.dispatch.on_request(subjects.requests(model).encode(), header, request.body)
+        return request
+
+    def cancel(self, identity: str, below: bytes = b"") -> None:
+        self.dispatch.on_cancel(subjects.cancel("chat", identity).encode(), b"", below)
+
+    def finished(
+        self, replica: str, *identities: str, failed: bool = False, active: int = 0
+    ) -> None:
+        said = Finished(replica, identities, identities if failed else (), active)
+        self.dispatch.on_finished(
+            subjects.finished("chat").encode(), b"", msgspec.json.encode(said)
+        )
+
+    def beats(self, replica: str, running: int = 0, *, pid: int = 7, **fields: Any) -> None:
+        said = ReplicaStatus(replica, pid, running, 1, **fields)
+        subject = subjects.replica_status("chat", replica)
+        self.dispatch.on_status(subject.encode(), b"", msgspec.json.encode(said))
+
+    def later(self, seconds: float) -> None:
+        self.clock += seconds
+        self.dispatch.react()
+
+    @property
+    def went(self) -> list[tuple[str, str]]:
+        """Which request went to which replica, in order."""
+        return [(each.request.id, each.replica) for each in self.sent]
+
+    @property
+    def order(self) -> list[str]:
+        """The requests that went to replicas, in order."""
+        return [each.request.id for each in self.sent]
+
+    def end(self, identity: str) -> Piece:
+        """The last piece of an answer that came from the router itself."""
+        return self.answers[identity][-1]
+
+
+def serving(replicas: int = 1, **limits: int) -> Story:
+    story = cluster(alpha=[80]).given("chat", replace(load(replicas, "8GiB", lora=True), **limits))
+    story.settles()
+    for number in range(replicas):
+        story.runs(f"chat-{number}")
+    return story
+
+
+def restarts(story: Story, replica: str, pid: int) -> None:
+    """Another engine runs for the replica now."""
+    version = story.state.replicas[replica].version
+    story.given(replica, EngineStarted(pid, 2.0, 8001, "/log", version), EngineReady())
+
+
+def busy(replicas: int = 1, **limits: int) -> Router:
+    """A router whose replicas have one request each, and take no second one."""
+    router = Router(serving(replicas, max_in_flight=1, **limits))
+    for number in range(replicas):
+        router.ask(f"first-{number}")
+    assert len(router.sent) == replicas
+    router.sent.clear()
+    return router
+
+
+# Going to a replica
+
+
+def test_a_request_goes_to_a_replica_as_it_came() -> None:
+    router = Router(serving())
+    request = router.ask("r", adapter="", user="ann", priority=3, timeout=9.0, prefix=PREFIX)
+    (sent,) = router.sent
+    assert (sent.replica, sent.request) == ("chat-0", request)
+    assert router.answers == {}
+
+
+def test_with_it_goes_why_it_went_there() -> None:
+    router = Router(serving(2))
+    router.ask("r1")
+    router.ask("r2")
+    routed = router.sent[1].routed
+    assert (routed.router, routed.seq, routed.waited) == ("r1", router.story.state.seq, 0.0)
+    assert sorted((each.replica, each.in_flight) for each in routed.candidates) == [
+        ("chat-0", int(router.sent[0].replica == "chat-0")),
+        ("chat-1", int(router.sent[0].replica == "chat-1")),
+    ]
+
+
+def test_requests_are_spread_over_all_replicas() -> None:
+    router = Router(serving(3))
+    for number in range(9):
+        router.ask(f"r{number}")
+    replicas = [replica for _, replica in router.went]
+    assert {replica: replicas.count(replica) for replica in replicas} == dict.fromkeys(
+        ("chat-0", "chat-1", "chat-2"), 3
+    )
+
+
+def test_a_prompt_goes_where_its_beginning_went_before() -> None:
+    router = Router(serving(4))
+    for number in range(SLACK):
+        router.ask(f"r{number}", prefix=PREFIX)
+    assert len({replica for _, replica in router.went}) == 1
+    assert router.sent[1].routed.candidates != router.sent[0].routed.candidates
+
+
+def test_a_request_for_an_adapter_goes_only_where_that_is_loaded() -> None:
+    story = serving(3).given("chat", AdapterLoadRequested("sql", "/a"))
+    story.given("chat-1", AdapterLoaded("sql", "/a"))
+    router = Router(story)
+    for number in range(3):
+        router.ask(f"r{number}", adapter="sql")
+    assert [replica for _, replica in router.went] == ["chat-1"] * 3
+
+
+# Waiting
+
+
+def test_a_request_waits_where_every_replica_has_its_fill_and_its_gateway_hears_of_it() -> None:
+    router = busy(2)
+    router.ask("r")
+    assert router.sent == []
+    assert router.answers["r"] == [Piece(-1, queued="r1")]
+
+
+def test_a_request_that_waits_goes_as_soon_as_another_has_ended() -> None:
+    router = busy(2)
+    router.ask("r")
+    router.clock += 1.25
+    router.finished("chat-1", "first-0", "first-1")
+    assert router.went == [("r", "chat-1")]
+    assert router.sent[0].routed.waited == 1.25
+
+
+def test_one_end_lets_one_request_go() -> None:
+    router = busy()
+    router.ask("a")
+    router.ask("b")
+    router.finished("chat-0", "first-0")
+    assert router.order == ["a"]
+    router.finished("chat-0", "a")
+    assert router.order == ["a", "b"]
+
+
+def test_a_request_that_has_waited_has_so_much_less_time_left() -> None:
+    router = busy()
+    router.ask("r", timeout=9.0, patience=30.0)
+    router.clock += 4.0
+    router.finished("chat-0", "first-0")
+    request = router.sent[0].request
+    assert (request.timeout, request.patience) == (5.0, 26.0)
+
+
+def test_who_came_first_goes_first() -> None:
+    router = busy()
+    for number in range(3):
+        router.ask(f"r{number}")
+    ended = "first-0"
+    for number in range(3):
+        router.finished("chat-0", ended)
+        ended = f"r{number}"
+    assert router.order == ["r0", "r1", "r2"]
+
+
+def drained(router: Router, *, ended: str = "first-0") -> list[str]:
+    """Let the only replica end one request after the other, until nobody waits."""
+    router.finished("chat-0", ended)
+    for each in router.order:
+        router.finished("chat-0", each)
+    while router.dispatch.status().queues:
+        router.finished("chat-0", router.order[-1])
+    return router.order
+
+
+def test_a_user_who_sends_many_requests_delays_another_by_one() -> None:
+    router = busy()
+    for number in range(5):
+        router.ask(f"ann-{number}", user="ann")
+    router.ask("bob-0", user="bob")
+    assert drained(router)[:3] == ["ann-0", "bob-0", "ann-1"]
+
+
+def test_a_lower_priority_number_goes_first() -> None:
+    router = busy()
+    for identity, priority in (("late", 5), ("usual", 0), ("urgent", -1), ("later", 5)):
+        router.ask(identity, priority=priority)
+    assert drained(router) == ["urgent", "usual", "late", "later"]
+
+
+def test_who_comes_while_others_could_go_does_not_overtake_them() -> None:
+    router = busy()
+    router.ask("a")
+    restarts(router.story, "chat-0", pid=8)  # the router has not been told of it yet
+    router.ask("b")
+    assert router.order == ["a"]
+
+
+def test_a_line_for_an_adapter_that_is_not_loaded_yet_is_passed_by_others() -> None:
+    router = Router(serving().given("chat", AdapterLoadRequested("sql", "/a")))
+    router.ask("for-sql", adapter="sql")
+    router.ask("plain")
+    assert router.order == ["plain"]
+    router.story.given("chat-0", AdapterLoaded("sql", "/a"))
+    router.dispatch.react()
+    assert router.order == ["plain", "for-sql"]
+
+
+def test_a_request_waits_while_its_model_is_starting() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
+    story.settles()
+    router = Router(story)
+    router.ask("r")
+    router.later(5)
+    assert router.sent == []
+    story.runs("chat-0")
+    router.dispatch.react()
+    assert router.went == [("r", "chat-0")]
+
+
+def test_a_request_for_a_model_that_the_router_has_not_heard_of_waits_a_moment() -> None:
+    router = Router(cluster(alpha=[80]))
+    router.ask("r")
+    router.later(UNKNOWN_MODEL / 2)
+    router.story.given("chat", load(1, "8GiB")).settles()
+    router.story.runs("chat-0")
+    router.dispatch.react()
+    assert router.went == [("r", "chat-0")]
+
+
+def test_others_hear_who_waits_where_and_for_how_long() -> None:
+    router = busy()
+    assert router.dispatch.status() == RouterStatus("r1", {})
+    router.ask("a")
+    router.clock += 2
+    router.ask("b")
+    router.clock += 1
+    assert router.dispatch.status() == RouterStatus("r1", {"chat": QueueStatus(2, 3.0)})
+    drained(router)
+    assert router.dispatch.status() == RouterStatus("r1", {})
+
+
+# Refusing
+
+
+def test_a_request_beyond_those_that_may_wait_is_refused_and_hears_when_to_come_back() -> None:
+    router = busy(max_waiting=2)
+    router.ask("a")
+    router.clock += 7.5
+    router.ask("b")
+    router.ask("c")
+    piece = router.end("c")
+    assert (piece.failure, piece.end, piece.status, piece.retry_after) == ("refused", True, 429, 8)
+    assert piece.body == b"model 'chat' is busy: 2 requests wait already"
+
+
+@pytest.mark.parametrize(("waited", "retry_after"), [(0.0, 1), (3600.0, 60)])
+def test_when_to_come_back_is_between_a_second_and_a_minute(
+    waited: float, retry_after: int
+) -> None:
+    router = busy(max_waiting=1)
+    router.ask("a", patience=10_000.0)
+    router.clock += waited
+    router.ask("b")
+    assert router.end("b").retry_after == retry_after
+
+
+def test_where_nobody_may_wait_a_busy_model_refuses_at_once() -> None:
+    router = busy(max_waiting=0)
+    router.ask("r")
+    assert router.end("r").status == 429
+
+
+def test_a_request_for_a_model_that_goes_is_refused_without_a_wait() -> None:
+    router = Router(serving().given("chat", ModelUnloadRequested()))
+    router.ask("r")
+    piece = router.end("r")
+    assert (piece.failure, piece.status, piece.retry_after) == ("refused", 503, None)
+    assert piece.body == b"model 'chat' has been unloaded"
+
+
+def test_those_that_wait_are_refused_as_soon_as_their_waiting_is_in_vain() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
+    story.settles()
+    router = Router(story.runs("chat-0", ready=False))
+    router.ask("r")
+    story.gives_up("chat-0")
+    router.dispatch.react()
+    piece = router.end("r")
+    assert piece.status == 503
+    assert b"is not served: chat-0 on alpha gave up after 3 attempts" in piece.body
+
+
+def test_an_adapter_that_no_replica_could_load_is_refused_while_others_wait_on() -> None:
+    router = Router(serving().given("chat", AdapterLoadRequested("sql", "/a")))
+    router.ask("r", adapter="sql")
+    router.story.given("chat-0", AdapterLoadFailed("sql", "/a", "rank too large"))
+    router.dispatch.react()
+    assert router.end("r").body == b"adapter 'sql' could not be loaded: rank too large"
+
+
+def test_patience_that_is_over_while_the_model_starts_ends_with_how_far_it_is() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
+    story.settles()
+    router = Router(story.runs("chat-0", ready=False))
+    router.ask("r", patience=3.0)
+    router.later(2.9)
+    assert router.answers["r"] == [Piece(-1, queued="r1")]
+    router.later(0.2)
+    piece = router.end("r")
+    assert (piece.status, piece.retry_after) == (503, 5)
+    assert piece.body == b"model 'chat' is loading: chat-0 on alpha is starting (attempt 1)"
+
+
+def test_patience_that_is_over_while_all_are_busy_ends_with_that() -> None:
+    router = busy()
+    router.ask("r", patience=3.0)
+    router.later(3.1)
+    piece = router.end("r")
+    assert (piece.status, piece.retry_after) == (429, 5)
+    assert piece.body == b"model 'chat' is busy: the time to wait for a turn is over"
+
+
+def test_patience_that_is_over_for_a_model_nobody_knows_ends_with_that() -> None:
+    router = Router(cluster(alpha=[80]))
+    router.ask("r", model="nope")
+    router.later(UNKNOWN_MODEL + 0.1)
+    piece = router.end("r")
+    assert (piece.status, piece.retry_after) == (503, 1)
+    assert piece.body == b"model 'nope' is not known to the router yet"
+
+
+def test_nobody_waits_longer_than_somebody_wants_the_answer() -> None:
+    router = busy()
+    router.ask("r", patience=30.0, timeout=2.0)
+    router.later(2.1)
+    assert router.end("r").end
+
+
+def test_a_refusal_belongs_to_its_attempt_and_says_how_that_goes_on() -> None:
+    router = busy(max_waiting=0)
+    router.ask("r", attempt=3, continues="rest")
+    piece = router.end("r")
+    assert (piece.chunk, piece.attempt, piece.continues) == (0, 3, "rest")
+
+
+# Changing one's mind
+
+
+def test_a_request_that_is_cancelled_is_out_of_the_line() -> None:
+    router = busy()
+    router.ask("a")
+    router.ask("b")
+    router.cancel("a")
+    assert drained(router) == ["b"]
+    assert router.answers["a"] == [Piece(-1, queued="r1")]
+
+
+def test_a_cancellation_with_a_reason_is_one_too() -> None:
+    router = busy()
+    router.ask("a")
+    router.cancel("a", b"overdue: ")
+    assert drained(router) == []
+
+
+def test_a_cancellation_of_earlier_attempts_leaves_a_later_one() -> None:
+    router = busy()
+    router.ask("a", attempt=2)
+    router.cancel("a", b"2")
+    assert drained(router) == ["a"]
+    router = busy()
+    router.ask("a", attempt=1)
+    router.cancel("a", b"2")
+    assert drained(router) == []
+
+
+def test_a_further_attempt_takes_the_place_of_the_one_before() -> None:
+    router = busy()
+    router.ask("a", attempt=1)
+    router.ask("a", attempt=2)
+    assert router.dispatch.status().queues["chat"].waiting == 1
+    assert drained(router) == ["a"]
+    assert router.sent[0].request.attempt == 2
+
+
+def test_a_further_attempt_has_all_its_patience() -> None:
+    router = busy()
+    router.ask("a", attempt=1, patience=3.0)
+    router.later(2.0)
+    router.ask("a", attempt=2, patience=3.0)
+    router.later(2.0)
+    assert drained(router) == ["a"]
+
+
+def test_an_earlier_attempt_that_comes_late_does_not_take_the_place_of_a_later_one() -> None:
+    router = busy()
+    router.ask("a", attempt=2)
+    router.ask("a", attempt=1)
+    assert drained(router) == ["a"]
+    assert router.sent[0].request.attempt == 2
+
+
+def test_what_waits_is_handed_over_to_other_routers_at_the_end() -> None:
+    router = busy()
+    first = router.ask("a", timeout=9.0)
+    router.clock += 3
+    second = router.ask("b", user="bob")
+    router.dispatch.hand_over()
+    assert router.handed_over == [replace(first, timeout=6.0, patience=27.0), second]
+    assert router.dispatch.status().queues == {}
+    router.finished("chat-0", "first-0")
+    assert router.sent == []
+
+
+# What replicas tell
+
+
+def avoided(router: Router, replica: str) -> bool:
+    """Whether a request that comes now would be kept from a replica; it is never answered."""
+    router.ask("probe")
+    known = {each.replica: each for each in router.sent.pop().routed.candidates}
+    return known[replica].avoided
+
+
+def test_a_replica_that_failed_a_request_is_avoided_for_a_while() -> None:
+    router = Router(serving(2))
+    router.ask("r")
+    failing = router.sent[0].replica
+    router.finished(failing, "r", failed=True)
+    assert avoided(router, failing)
+    router.clock += RECOVERY + 0.1
+    router.beats("chat-0")
+    router.beats("chat-1")
+    assert not avoided(router, failing)
+
+
+def test_a_replica_that_fails_again_and_again_is_avoided_for_longer_each_time() -> None:
+    router = Router(serving(1))
+    pauses = []
+    for number in range(8):
+        router.ask(f"r{number}")
+        router.finished("chat-0", f"r{number}", failed=True)
+        began = router.clock
+        while avoided(router, "chat-0"):
+            router.clock += 0.5
+            router.beats("chat-0")
+        pauses.append(router.clock - began)
+    assert pauses == [2, 4, 8, 16, 32, 60, 60, 60]
+    assert pauses[-1] == LONGEST_RECOVERY
+
+
+def test_a_success_ends_the_series_of_failures() -> None:
+    router = Router(serving(1))
+    for outcome in (True, True, False, True):
+        router.ask("r")
+        router.finished("chat-0", "r", failed=outcome)
+    router.clock += RECOVERY + 0.1 + 4
+    router.beats("chat-0")
+    assert not avoided(router, "chat-0")
+
+
+def test_a_further_attempt_avoids_the_replica_that_failed_the_one_before() -> None:
+    router = Router(serving(2))
+    router.ask("r", prefix=PREFIX)
+    failing = router.sent[0].replica
+    router.ask("r", attempt=2, avoid=failing, prefix=PREFIX)
+    assert router.sent[1].replica != failing
+
+
+def test_a_further_attempt_goes_back_where_nobody_else_is() -> None:
+    router = Router(serving(1))
+    router.ask("r")
+    router.ask("r", attempt=2, avoid="chat-0")
+    assert router.went == [("r", "chat-0")] * 2
+
+
+def test_a_further_attempt_that_waits_for_the_others_goes_back_once_the_pause_is_over() -> None:
+    router = busy(2)
+    router.ask("r", attempt=2, avoid="chat-0")
+    router.finished("chat-0", "first-0", "first-1")
+    assert router.sent == []
+    router.later(RECOVERY + 0.1)
+    assert router.went == [("r", "chat-0")]
+
+
+def test_a_silent_replica_is_avoided_until_it_is_heard_again() -> None:
+    router = Router(serving(2))
+    assert not avoided(router, "chat-1")
+    router.clock += SILENCE + 0.1
+    router.beats("chat-0")
+    assert avoided(router, "chat-1")
+    router.beats("chat-1")
+    assert not avoided(router, "chat-1")
+
+
+def test_a_replica_that_has_requests_and_says_nothing_is_avoided_while_that_lasts() -> None:
+    router = Router(serving(2))
+    avoided(router, "chat-1")
+    router.beats("chat-1", 1, stalled=STALLED + 0.1)
+    assert avoided(router, "chat-1")
+    router.beats("chat-1", 1, stalled=0.0)
+    assert not avoided(router, "chat-1")
+
+
+def test_what_an_engine_holds_back_and_how_full_its_cache_is_comes_from_its_heartbeat() -> None:
+    router = Router(serving(1))
+    avoided(router, "chat-0")
+    router.beats("chat-0", 0, waiting=3, cache=0.5)
+    router.ask("r")
+    (known,) = router.sent[-1].routed.candidates
+    assert (known.waiting, known.cache) == (3, 0.5)
+
+
+def in_flight(router: Router, replica: str = "chat-0") -> int:
+    """What the router counts as under way at a replica; what it asks to learn that ends at once."""
+    router.ask("counting")
+    sent = router.sent.pop()
+    known = {each.replica: each.in_flight for each in sent.routed.candidates}
+    router.dispatch._loads[sent.replica].sent.pop("counting")
+    return known[replica]
+
+
+def test_requests_of_other_routers_count_by_heartbeats_and_by_what_engines_are_done_with() -> None:
+    router = Router(serving(1))
+    router.ask("mine")
+    assert in_flight(router) == 1
+    router.beats("chat-0", 5)
+    assert in_flight(router) == 5
+    router.finished("chat-0", "of-another-router", active=3)
+    assert in_flight(router) == 3
+    router.finished("chat-0", "mine", active=2)
+    assert in_flight(router) == 2
+
+
+def test_a_replica_that_is_full_with_requests_of_other_routers_is_full() -> None:
+    router = Router(serving(1, max_in_flight=2))
+    router.ask("mine")
+    router.beats("chat-0", 2)
+    router.ask("r")
+    assert router.order == ["mine"]
+    router.beats("chat-0", 1)
+    assert router.order == ["mine", "r"]
+
+
+def test_an_end_that_was_lost_on_its_way_does_not_weigh_on_a_replica_for_ever() -> None:
+    router = Router(serving(1))
+    router.ask("lost")
+    router.beats("chat-0", 0)
+    assert in_flight(router) == 1  # it may be on its way there
+    router.clock += 2.1
+    router.beats("chat-0", 0)
+    assert in_flight(router) == 0
+
+
+def test_another_engine_of_a_replica_has_free_hands_and_an_empty_cache() -> None:
+    router = Router(serving(1, max_in_flight=1))
+    router.ask("r", prefix=PREFIX)
+    router.ask("waits", prefix=PREFIX)
+    restarts(router.story, "chat-0", pid=8)
+    router.dispatch.react()
+    assert router.order == ["r", "waits"]
+    (known,) = router.sent[1].routed.candidates
+    assert (known.in_flight, known.prefix) == (0, 0)
+
+
+def test_what_the_old_engine_said_last_is_not_taken_for_the_new_ones_word() -> None:
+    router = Router(serving(1))
+    avoided(router, "chat-0")
+    restarts(router.story, "chat-0", pid=8)
+    avoided(router, "chat-0")
+    router.beats("chat-0", 9, pid=7, stalled=99.0)
+    assert not avoided(router, "chat-0")
+
+
+def test_a_replica_that_is_gone_from_the_log_is_forgotten() -> None:
+    router = Router(serving(1))
+    router.ask("r")
+    story = Story()
+    router.story = story
+    router.dispatch.react()
+    assert router.dispatch._loads == {}
+
+
+# What makes no sense
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b'{"replica":1}', b"null"])
+def test_what_is_neither_a_heartbeat_nor_an_end_changes_nothing(body: bytes) -> None:
+    router = busy()
+    router.ask("r")
+    subject = subjects.replica_status("chat", "chat-0").encode()
+    router.dispatch.on_status(subject, b"", body)
+    router.dispatch.on_finished(subjects.finished("chat").encode(), b"", body)
+    assert router.sent == []
+
+
+def test_reports_of_replicas_that_nobody_was_sent_to_change_nothing() -> None:
+    router = busy()
+    router.ask("r")
+    router.beats("nobody", 0)
+    router.finished("nobody", "r")
+    assert router.sent == []
+
+
+@pytest.mark.parametrize(
+    "header", [b"", b"NATS/1.0\r\n\r\n", b"NATS/1.0\r\nNebula-Path: /\r\n\r\n"]
+)
+def test_what_no_gateway_has_sent_is_no_request(header: bytes) -> None:
+    router = Router(serving())
+    router.dispatch.on_request(subjects.requests("chat").encode(), header, b"{}")
+    assert router.sent == []
+    assert router.answers == {}
+
+
+@pytest.mark.parametrize("body", [b"", b"2", b"because", b"\xff"])
+def test_cancelling_what_does_not_wait_changes_nothing(body: bytes) -> None:
+    router = busy()
+    router.ask("r")
+    router.cancel("another", body)
+    assert drained(router) == ["r"]
+
+
+# Laws
+
+IDS = st.sampled_from([f"r{number}" for number in range(6)])
+REPLICAS = st.sampled_from(["chat-0", "chat-1"])
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), IDS, st.sampled_from(["", "ann", "bob"]), st.integers(0, 2)),
+        st.tuples(st.just("ask"), IDS, st.just(""), st.just(0)),
+        st.tuples(st.just("cancel"), IDS),
+        st.tuples(st.just("finish"), REPLICAS, st.booleans()),
+        st.tuples(st.just("beat"), REPLICAS, st.integers(0, 3), st.integers(0, 20)),
+        st.tuples(st.just("later"), st.sampled_from([0.1, 1.0, 5.0])),
+        st.tuples(st.just("restart"), REPLICAS),
+        st.tuples(st.just("stop"), REPLICAS),
+        st.tuples(st.just("give up"), st.just("chat-0")),
+    ),
+    max_size=40,
+)
+
+
+@given(steps, st.booleans())
+def test_no_request_is_lost_or_answered_twice_whatever_the_order_of_messages(
+    said: list[tuple[Any, ...]], ends: bool
+) -> None:
+    router = Router(serving(2, max_in_flight=1, max_waiting=3))
+    attempts: dict[str, int] = {}
+    cancelled: set[tuple[str, int]] = set()
+    pid = 100
+    for step in said:
+        match step:
+            case "ask", identity, user, priority:
+                attempts[identity] = attempts.get(identity, 0) + 1
+                router.ask(
+                    identity,
+                    attempt=attempts[identity],
+                    user=user,
+                    priority=priority,
+                    patience=6.0,
+                )
+            case "cancel", identity:
+                router.cancel(identity)
+                cancelled |= {(identity, each + 1) for each in range(attempts.get(identity, 0))}
+            case "finish", replica, failed:
+                running = [each.request.id for each in router.sent if each.replica == replica]
+                router.finished(replica, *running, failed=failed)
+            case "beat", replica, running, stalled:
+                pid_now = router.story.state.replicas[replica].engine
+                router.beats(
+                    replica, running, pid=pid_now.pid if pid_now else 7, stalled=float(stalled)
+                )
+            case "later", seconds:
+                router.later(seconds)
+            case "restart", replica:
+                pid += 1
+                restarts(router.story, replica, pid)
+            case "stop", replica:
+                router.story.stops(replica)
+            case "give up", replica:
+                router.story.gives_up(replica)
+    line = router.dispatch.status().queues
+    if ends:
+        router.dispatch.hand_over()
+    sent = [(each.request.id, each.request.attempt) for each in router.sent]
+    refused = [
+        (identity, piece.attempt)
+        for identity, pieces in router.answers.items()
+        for piece in pieces
+        if piece.end
+    ]
+    handed_over = [(each.id, each.attempt) for each in router.handed_over]
+    done = sent + refused + handed_over
+    assert len(done) == len(set(done))
+    waiting = {
+        (identity, last)
+        for identity, last in attempts.items()
+        if (identity, last) not in done and (identity, last) not in cancelled
+    }
+    # What is neither sent nor refused nor cancelled still waits: an earlier attempt for its next.
+    assert len(waiting) + len(handed_over) == sum(each.waiting for each in line.values())
+    assert not (ends and waiting)
+
+
+@given(st.lists(st.tuples(REPLICAS, st.integers(0, 2)), max_size=30), st.integers(1, 3))
+def test_no_replica_ever_has_more_than_its_fill(ends: list[tuple[str, int]], limit: int) -> None:
+    router = Router(serving(2, max_in_flight=limit))
+    running: dict[str, list[str]] = {"chat-0": [], "chat-1": []}
+
+    def count() -> None:
+        for each in router.sent:
+            running[each.replica].append(each.request.id)
+        router.sent.clear()
+        assert all(len(requests) <= limit for requests in running.values())
+
+    for number, (replica, ended) in enumerate(ends):
+        router.ask(f"r{number}")
+        count()
+        over = [running[replica].pop(0) for _ in range(min(ended, len(running[replica])))]
+        router.finished(replica, *over, active=len(running[replica]))
+        count()
+    waiting = sum(each.waiting for each in router.dispatch.status().queues.values())
+    assert waiting == 0 or all(len(requests) == limit for requests in running.values())
