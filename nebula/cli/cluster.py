@@ -13,6 +13,15 @@ FOLD_PATIENCE = 15.0
 """Seconds for the log to answer: a cluster that loses the log's leader needs up to nine."""
 
 
+async def connected(nats: str, name: str, *, patience: float = 3.0) -> Connection:
+    """Connect to a cluster. Raises Unavailable, which says how to start or to name one."""
+    try:
+        return await Connection(nats, name).open(patience=patience)
+    except Unavailable as error:
+        hint = "`make run` or `nebula up` starts a cluster, --nats URL names another"
+        raise Unavailable(f"{error} ({hint})") from error
+
+
 @asynccontextmanager
 async def joined(nats: str, *, patience: float = 3.0) -> AsyncIterator[Projection]:
     """Join the cluster at `nats` and fold its log; the projection goes on following it.
@@ -20,7 +29,7 @@ async def joined(nats: str, *, patience: float = 3.0) -> AsyncIterator[Projectio
     It creates no stream: how many copies a log has is for the actors to say. Raises
     Unavailable, NoLog, StreamMismatch.
     """
-    connection = await Connection(nats, "nebula command").open(patience=patience)
+    connection = await connected(nats, "nebula command", patience=patience)
     try:
         projection = Projection(Log(connection, actor="cli"))
         await projection.restore()

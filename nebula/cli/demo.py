@@ -54,6 +54,7 @@ def models(folder: Path) -> tuple[DemoModel, ...]:
 async def bring_up(projection: Projection, folder: Path, address: str, console: Console) -> None:
     """Ask for what is not there yet, show the progress, and print how to try it."""
     served = True
+    asked = {}
     for model in models(folder):
         known = projection.state.models.get(model.id)
         if (
@@ -63,8 +64,9 @@ async def bring_up(projection: Projection, folder: Path, address: str, console: 
             or standing(projection.state, known).word in ("failed", "unschedulable")
         ):
             await submit(projection, model.id, model.request)
-    for model in models(folder):
-        served = await progress.follow(projection, model.id, console) and served
+        asked[model.id] = projection.state.time
+    for identity, since in asked.items():
+        served = await progress.follow(projection, identity, console, since) and served
     if served:
         console.print(_lines(address), soft_wrap=True)
 

@@ -116,7 +116,11 @@ def events(
 
 async def _events(nats: str, file: Path | None, listing: "_Listing", follow: bool) -> None:
     async with opened(nats, file) as past:
-        await listing.read(past)
+        unknown = await listing.read(past)
+        if unknown and not follow:
+            state = listing.state
+            there = ", ".join(sorted({*state.models, *state.nodes})) or "nothing"
+            fail(f"no event of {past.name} is about {unknown[0]!r}; there are: {there}")
         if follow and isinstance(past, LivePast):
             async with aclosing(past.log.follow(listing.state.seq)) as batches:
                 async for batch in batches:
@@ -145,7 +149,8 @@ class _Listing:
         self._as_json = as_json
         self._output = tables.console()
 
-    async def read(self, past: Past) -> None:
+    async def read(self, past: Past) -> list[str]:
+        """Print what there is; give what was selected and is not in the log at all."""
         async with aclosing(past.records()) as batches:
             async for batch in batches:
                 for record in batch:
@@ -161,6 +166,7 @@ class _Listing:
         kept, self._kept = self._kept, None
         for record, after in kept or ():
             self._print(record, after)
+        return self._sieve.unknown
 
     def take(self, record: Record) -> None:
         before, self.state = self.state, evolve(self.state, record)

@@ -9,6 +9,7 @@ from typing import BinaryIO
 import click
 
 from nebula.cli import tables
+from nebula.cli.cluster import connected
 from nebula.cli.look import print_json
 from nebula.cli.options import json_option, nats_option, stream_replicas_option
 from nebula.cli.past import LivePast, Past, log_option, moment, opened
@@ -20,7 +21,6 @@ from nebula.events.state import EMPTY, State
 from nebula.history.moments import BadMoment, Moment
 from nebula.history.replay import BadLog
 from nebula.store.archive import BadArchive, Reader, Writer
-from nebula.store.connection import Connection
 from nebula.store.importing import OtherHistory, import_entries
 from nebula.store.log import Log
 from nebula.store.snapshots import Snapshots
@@ -108,7 +108,7 @@ async def _import(nats: str, source: str, stream_replicas: int, as_json: bool) -
         last = check_archive(path)
     except BadArchive as error:
         fail(str(error))
-    connection = await Connection(nats, "nebula import").open(patience=3)
+    connection = await connected(nats, "nebula import")
     try:
         log = await Log(connection, replicas=stream_replicas, actor="import").open(patience=15)
         with tables.console(errors=True).status(f"importing {last} events") as shown:

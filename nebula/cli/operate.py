@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import click
 import msgspec
@@ -31,6 +32,8 @@ from nebula.events.vocabulary import (
 )
 from nebula.http.views import model_view, state_view
 
+E = TypeVar("E", bound=Event)
+
 wait_option = click.option(
     "--wait/--no-wait", default=True, show_default=True, help="Wait and show the progress."
 )
@@ -47,6 +50,20 @@ def _print_json(value: object) -> None:
 @click.option("--id", "identity", default=None, help="Its id in subjects and commands.")
 @click.option("--task", type=click.Choice(["chat", "embedding"]), default="chat", show_default=True)
 @click.option("--replicas", default=1, show_default=True, type=Whole(0, 1024))
+@click.option(
+    "--max-in-flight",
+    default=256,
+    show_default=True,
+    type=Whole(1, 65_536),
+    help="Requests that one replica is given at a time; the others wait in line.",
+)
+@click.option(
+    "--max-waiting",
+    default=1024,
+    show_default=True,
+    type=Whole(0, 65_536),
+    help="Requests that may wait in each router before more are refused.",
+)
 @click.option("--memory", default=None, help="A replica's share of its device, like 6GiB.")
 @click.option("--adapter", "adapters", multiple=True, metavar="NAME=SOURCE", help="Repeatable.")
 @click.option("--lora/--no-lora", default=None, help="Take adapters at run time.")
@@ -61,6 +78,8 @@ def load(
     identity: str | None,
     task: str,
     replicas: int,
+    max_in_flight: int,
+    max_waiting: int,
     memory: str | None,
     adapters: tuple[str, ...],
     lora: bool | None,
@@ -71,25 +90,24 @@ def load(
 ) -> None:
     """Load a model: SOURCE is a folder on the nodes or a hub id."""
     fields = {
-        "source": _source(source),
+        "source": absolute(source),
         "name": name,
         "task": task,
         "replicas": replicas,
         "adapters": [
-            {"name": key, "source": _source(value)} for key, value in _pairs("adapter", adapters)
+            {"name": key, "source": absolute(value)} for key, value in _pairs("adapter", adapters)
         ],
         "lora": lora,
         "memory": memory,
         "options": {key: _value(value) for key, value in _pairs("option", options)},
         "env": dict(_pairs("env", environment)),
+        "max_in_flight": max_in_flight,
+        "max_waiting": max_waiting,
     }
-    try:
-        event = msgspec.convert(fields, ModelLoadRequested)
-    except msgspec.ValidationError as error:
-        fail(str(error), 2)
+    event = _event(fields, ModelLoadRequested)
     model = identity or subjects.default_id(event.source, event.name)
     if not subjects.is_token(model):
-        fail(f"--id {model!r}: use letters, digits, '_' and '-' only", 2)
+        fail(f"--id {model!r}: use letters, digits, '_' and '-' only, 128 at most", 2)
     run(_ask(nats, lambda _: (model, event), wait=wait, as_json=as_json))
 
 
@@ -178,8 +196,15 @@ def adapters(context: click.Context, nats: str, as_json: bool) -> None:
 @json_option
 def load_adapter(model: str, name: str, source: str, nats: str, wait: bool, as_json: bool) -> None:
     """Load the adapter NAME from SOURCE onto every replica of MODEL."""
-    event = AdapterLoadRequested(name, _source(source))
-    run(_ask(nats, lambda state: (_find(state, model).id, event), wait=wait, as_json=as_json))
+    event = _event({"name": name, "source": absolute(source)}, AdapterLoadRequested)
+
+    def intent(state: State) -> tuple[str, Event]:
+        base = _find(state, model)
+        if not base.lora and not base.unloading:
+            raise Refused(f"model {base.id!r} was loaded without LoRA: load it with --lora")
+        return base.id, event
+
+    run(_ask(nats, intent, wait=wait, as_json=as_json))
 
 
 @adapters.command("unload")
@@ -189,7 +214,7 @@ def load_adapter(model: str, name: str, source: str, nats: str, wait: bool, as_j
 @json_option
 def unload_adapter(model: str, name: str, nats: str, as_json: bool) -> None:
     """Unload the adapter NAME from every replica of MODEL."""
-    event = AdapterUnloadRequested(name)
+    event = _event({"name": name}, AdapterUnloadRequested)
     run(_ask(nats, lambda state: (_find(state, model).id, event), wait=False, as_json=as_json))
 
 
@@ -211,10 +236,26 @@ def logs(replica: str, nats: str, lines: int, follow: bool) -> None:
     run(_logs(nats, replica, lines, follow))
 
 
-def _source(source: str) -> str:
-    """Make a folder that is here absolute: the nodes have other working folders."""
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else source
+def _event(fields: dict[str, object], kind: type[E]) -> E:
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        fail(str(error), 2)
+
+
+def absolute(source: str) -> str:
+    """Make a folder absolute: the nodes have other working folders.
+
+    What is written as a path is one, there or not; anything else may be a hub id.
+    """
+    if not source.strip():
+        fail("a source is empty: give a folder on the nodes or a hub id", 2)
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError as error:  # ~somebody
+        fail(f"{source}: {error}", 2)
+    written_as_path = source in (".", "..") or source.startswith(("./", "../", "/", "~"))
+    return str(path.resolve()) if written_as_path or path.exists() else source
 
 
 def _pairs(option: str, pairs: Sequence[str]) -> list[tuple[str, str]]:

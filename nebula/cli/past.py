@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 import click
 
-from nebula.cli.cluster import FOLD_PATIENCE
+from nebula.cli.cluster import FOLD_PATIENCE, connected
 from nebula.cli.process import fail
 from nebula.events.evolve import evolve
 from nebula.events.record import Entry, Record, read_entry
@@ -21,7 +21,7 @@ from nebula.history.replay import BadLog, check_time
 from nebula.store.archive import BadArchive, Reader
 from nebula.store.backup import read_backup
 from nebula.store.blocks import Unreadable
-from nebula.store.connection import Connection, Unavailable
+from nebula.store.connection import Unavailable
 from nebula.store.log import Log, NoLog
 from nebula.store.snapshots import Snapshots
 
@@ -155,7 +155,7 @@ def _of_file(path: Path) -> Past:
 
 @asynccontextmanager
 async def _live(nats: str) -> AsyncIterator[Past]:
-    connection = await Connection(nats, "nebula command").open(patience=3)
+    connection = await connected(nats, "nebula command")
     try:
         log = Log(connection, actor="cli")
         deadline = asyncio.get_running_loop().time() + FOLD_PATIENCE

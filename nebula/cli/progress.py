@@ -11,8 +11,14 @@ from nebula.events.standing import standing
 from nebula.events.state import Model
 
 
-async def follow(projection: Projection, identity: str, console: Console) -> bool:
-    """Show a model's progress; True once it is served with all its adapters, False if not."""
+async def follow(
+    projection: Projection, identity: str, console: Console, asked: int | None = None
+) -> bool:
+    """Show a model's progress; True once it is served with all its adapters, False if not.
+
+    `asked` is when it was asked for, by the log's clock (ns) [the time of the newest event].
+    """
+    asked = projection.state.time if asked is None else asked
     began = time.monotonic()
     told = ""
     with console.status(f"{identity}: asked for") as line:
@@ -31,7 +37,7 @@ async def follow(projection: Projection, identity: str, console: Console) -> boo
                 if not waiting:
                     console.print(
                         f"[green]{identity} is {stands.word}[/green]: {stands.ready} of "
-                        f"{stands.wanted} replicas after {time.monotonic() - began:.0f} s"
+                        f"{stands.wanted} replicas{_after(projection, model, asked)}"
                     )
                     return not problem
                 line.update(f"{identity}: loading adapters {', '.join(waiting)}")
@@ -48,6 +54,12 @@ async def follow(projection: Projection, identity: str, console: Console) -> boo
                     f"{escape(stands.detail[:200])}"
                 )
             await _change_or_second(projection)
+
+
+def _after(projection: Projection, model: Model, asked: int) -> str:
+    """Say how long it took: nobody may have looked at the moment when it was there."""
+    last = max((r.since for r in projection.state.replicas_of(model) if r.serving), default=0)
+    return f" after {(last - asked) / 1e9:.0f} s" if last > asked else " already"
 
 
 def _problem(projection: Projection, model: Model) -> str:

@@ -211,6 +211,10 @@ async def _what_if(
             raise BadMoment(f"{past.name} is empty: nothing has happened yet")
         if until is not None and (until.seq or 0) > seq:
             raise BadMoment(f"there is no sequence {until.seq}: {past.name} ends with {seq}")
+        try:
+            imagined.check()
+        except BadCondition as error:
+            fail(str(error))
         outcomes = imagined.outcomes()
         if as_json:
             print_json({"seq": seq, "outcomes": outcomes})

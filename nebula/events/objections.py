@@ -167,8 +167,8 @@ def _taken(state: State, identity: str, name: str, *, adapter: bool) -> str | No
     if known is None:
         return None
     if known.model != identity:
-        what = f"an adapter of model {known.model!r}" if known.adapter else f"{known.model!r}"
-        return f"name: {name!r} is already {what}"
+        what = "an adapter" if known.adapter else "the name"
+        return f"name: {name!r} is already {what} of model {known.model!r}"
     if adapter and not known.adapter:
         return f"name: {name!r} is already the model {identity!r}"
     return None

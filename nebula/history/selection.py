@@ -31,10 +31,17 @@ class Sieve:
     def __init__(self, selection: Selection) -> None:
         self._selection = selection
         self._effects = set() if selection.cause is None else {selection.cause}
+        self._aggregates = set(selection.aggregates) - set(AGGREGATES)
+
+    @property
+    def unknown(self) -> list[str]:
+        """The aggregates that were selected by their name, and that no record so far is about."""
+        return sorted(self._aggregates)
 
     def passes(self, record: Record, before: State, after: State) -> bool:
         """Say whether a record is selected; `before` and `after` are the states around it."""
         wanted = self._selection
+        self._aggregates -= {e for e in self._aggregates if _belongs(record, e, before, after)}
         if wanted.cause is not None:
             if record.cause not in self._effects:
                 return False

@@ -124,6 +124,7 @@ class WhatIf:
         self._policy: Policy = next(
             (each.policy for each in conditions if isinstance(each, Under)), "spread"
         )
+        self._seen: set[str] = set()
         self._given = [each for each in conditions if isinstance(each, With)]
         for each in self._given:
             devices = tuple(
@@ -137,6 +138,8 @@ class WhatIf:
         event = entry.content
         if not isinstance(event, _FROM_OUTSIDE):
             return
+        if isinstance(event, NodeRegistered):
+            self._seen.add(entry.id)
         if entry.aggregate == "node" and (
             entry.id in self._absent or entry.id in {each.node for each in self._given}
         ):
@@ -156,6 +159,12 @@ class WhatIf:
         self.otherwise = evolve(
             self.otherwise, Record(seq, time, subject, aggregate, identity, event)
         )
+
+    def check(self) -> None:
+        """See that every node that is to be absent was there. Raises BadCondition."""
+        for node in sorted(self._absent - self._seen):
+            there = ", ".join(sorted(self._seen)) or "none"
+            raise BadCondition(f"without {node}: the log has no such node; there were: {there}")
 
     def outcomes(self) -> list[Outcome]:
         """Compare where every model is with where it would be."""

@@ -96,7 +96,9 @@ async def load(request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
     event, extra = await _body(request, limits.body_for(gateway), ModelLoadRequested, "id")
     identity = extra.get("id") or subjects.default_id(event.source, event.name)
     if not isinstance(identity, str) or not subjects.is_token(identity):
-        raise ApiError(400, f"id: {identity!r} is no id: letters, digits, '_', '-'", param="id")
+        raise ApiError(
+            400, f"id: {identity!r} is no id: letters, digits, '_', '-', 128 at most", param="id"
+        )
     return await _submit(request, gateway, identity, event)
 
 

@@ -73,9 +73,9 @@ async def list_events(
         if last_event_id is None:
             begin = _sequence("after", after, newest) if after is not None else newest
         return ServerSentEvent(_stream(gateway, begin, chosen))
-    size = _sequence("limit", limit, LARGEST_PAGE)
+    size = _sequence("limit", limit, LARGEST_PAGE, least=1)
     begin = _sequence("after", after, newest)
-    return Response(await _page(gateway, begin, max(size, 1), chosen))
+    return Response(await _page(gateway, begin, size, chosen))
 
 
 def _moment(text: str) -> Moment:
@@ -103,11 +103,13 @@ def _selection(query: Mapping[str, str]) -> Selection:
     return chosen
 
 
-def _sequence(name: str, text: str | None, most: int) -> int:
+def _sequence(name: str, text: str | None, most: int, least: int = 0) -> int:
     if text is None:
         return 0
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise ApiError(400, f"{name}: {text!r} is no number", param=name)
+    if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 19):
+        raise ApiError(400, f"{name}: {text!r} is no whole number", param=name)
+    if int(text) < least:
+        raise ApiError(400, f"{name}: {text} is less than {least}", param=name)
     if int(text) > most:
         raise ApiError(400, f"{name}: {text} is more than {most}", param=name)
     return int(text)

@@ -33,6 +33,8 @@ _LONGEST = 32 * 1024 * 1024
 """Bytes that a message has at most: the store takes no longer ones."""
 _RECORD = 512
 """Bytes that everything in a tar is padded to."""
+SHOWN = 3
+"""Places that are named where a log is in more than one."""
 
 
 class _Configuration(Struct):
@@ -74,7 +76,7 @@ def _find(path: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        several = ", ".join(map(str, found))
+        several = ", ".join(map(str, found[:SHOWN])) + (", …" if found[SHOWN:] else "")
         raise Unreadable(f"{path}: the stream {EVENTS} is in it {len(found)} times: {several}")
     raise Unreadable(
         f"{path}: there is no stream {EVENTS} in it, neither a server's store "

@@ -192,7 +192,7 @@ async def test_a_replaced_source_is_loaded_in_place_of_the_old_one(cluster: Clus
     [
         ("plain", {"name": "x", "source": "/x"}, 400, "load it with lora: true"),
         ("base", {"name": "base", "source": "/x"}, 400, "is the model's own name"),
-        ("base", {"name": "plain", "source": "/x"}, 409, "is already 'plain'"),
+        ("base", {"name": "plain", "source": "/x"}, 409, "is already the name of model 'plain'"),
         ("plain", {"name": "early", "source": "/x"}, 400, "without LoRA"),
         ("base", {"name": "", "source": "/x"}, 400, "name"),
         ("base", {"name": "x"}, 400, "source"),
@@ -207,6 +207,14 @@ async def test_an_adapter_that_can_t_be_had_is_refused_with_what_to_do(
     refused = await ask(cluster, model, fields, status)
     assert words in refused["message"]
     assert await cluster.last_seq() == before
+
+
+async def test_the_command_line_names_the_flag_that_a_model_was_loaded_without(
+    cluster: Cluster,
+) -> None:
+    told = await cluster.nebula("adapters", "load", "plain", "x", "/x")
+    assert told.code == 1
+    assert "model 'plain' was loaded without LoRA: load it with --lora\n" in told.err
 
 
 async def test_by_hand_too_an_adapter_for_a_model_without_lora_is_rejected(

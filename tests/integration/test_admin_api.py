@@ -49,9 +49,9 @@ def _served(cluster: Cluster) -> None:
         ({"source": "m", "name": "-m"}, 400, "name", "begins with '-'"),
         ({"source": "m", "name": "x" * 257}, 400, "name", "length"),
         ({"source": "m", "id": "a.b"}, 400, "id", "is no id"),
-        ({"source": "m", "id": "x" * 129}, 400, "id", "is no id"),
+        ({"source": "m", "id": "x" * 129}, 400, "id", "128 at most"),
         ({"source": "m", "id": 7}, 400, "id", "is no id"),
-        ({"source": "m", "id": "other", "name": "org/chat"}, 409, "name", "is already 'chat'"),
+        ({"source": "m", "id": "other", "name": "org/chat"}, 409, "name", "of model 'chat'"),
         ({"source": "m", "id": "other", "name": "pirate"}, 409, "name", "an adapter of model"),
         (
             {"source": "m", "id": "o", "adapters": [{"name": "pirate", "source": "p"}]},

@@ -345,6 +345,14 @@ async def test_a_folder_with_two_logs_is_refused_and_both_are_named(
         list(read_backup(tmp_path / "all"))
 
 
+def test_of_many_logs_in_a_folder_three_are_named(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / str(number) / streams.EVENTS / "msgs").mkdir(parents=True)
+        (tmp_path / str(number) / streams.EVENTS / "meta.inf").write_text("")
+    with pytest.raises(Unreadable, match=r"5 times: \S+/0/\S+, \S+/1/\S+, \S+/2/\S+, …$"):
+        list(read_backup(tmp_path))
+
+
 def test_what_is_no_backup_is_named(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,13 +106,32 @@ async def test_load_of_what_fails_ends_with_the_engine_s_reason_and_exit_code_1(
     assert (await nebula(cluster, "unload", "bad")).code == 0
 
 
+async def test_a_folder_that_is_not_there_is_named_whole(cluster: Cluster) -> None:
+    bad = ("--option", "simulate-exit-at-start=3", "--memory", "512MiB")
+    failed = await nebula(cluster, "load", "./nowhere", "--id", "bad", *bad)
+    assert failed.code == 1
+    assert f"there is no {Path.cwd()}/nowhere on this node" in failed.err
+    assert (await nebula(cluster, "unload", "bad")).code == 0
+
+
+async def test_loading_what_is_there_already_tells_so(cluster: Cluster) -> None:
+    line = ("load", "simulated", "--id", "twice", "--memory", "512MiB")
+    first = await nebula(cluster, *line, "--option", "simulate-start=1.2")
+    assert re.search(r"twice is ready: 1 of 1 replicas after [1-9]\d* s", first.err)
+    second = await nebula(cluster, *line, "--option", "simulate-start=1.2")
+    assert "twice is ready: 1 of 1 replicas already" in second.err
+    assert (await nebula(cluster, "unload", "twice")).code == 0
+
+
 REFUSED = [
     (("--memory", "lots"), 1, "memory: 'lots' is no amount"),
     (("--option", "port=1"), 1, "options: 'port' is set by Nebula itself"),
     (("--option", "nothing"), 2, "--option 'nothing': write it as KEY="),
     (("--env", "NEBULA_X=1"), 1, "env: 'NEBULA_X' can't be set"),
     (("--id", "a b"), 2, "--id 'a b': use letters"),
-    (("--name", "A/Base"), 1, "'A/Base' is already 'base'"),
+    (("--id", "x" * 129), 2, "128 at most"),
+    (("--adapter", "x="), 2, "a source is empty"),
+    (("--name", "A/Base"), 1, "'A/Base' is already the name of model 'base'"),
     (("--adapter", "x=./x", "--no-lora"), 1, "adapters: given together with lora: false"),
     (("--task", "painting"), 2, "'painting' is not one of"),
     (("--replicas", "-1"), 2, "-1 is not in the range"),

@@ -60,7 +60,11 @@ async def test_a_source_alone_loads_a_model_and_an_empty_body_unloads_it(cluster
         (f"{MODEL}.x.ModelLoadRequested", b'{"source":' + b"[" * 500_000, "ModelLoadRequested"),
         (f"{MODEL}.x.ModelLoadRequested", b"\x00" * 1024 * 1024, "JSON is malformed"),
         (f"{MODEL}.x.ModelLoadRequested", b'{"source": "m", "memory": "x"}', "memory: 'x'"),
-        (f"{MODEL}.x.ModelLoadRequested", b'{"source": "m", "name": "chat"}', "is already 'chat'"),
+        (
+            f"{MODEL}.x.ModelLoadRequested",
+            b'{"source": "m", "name": "chat"}',
+            "name of model 'chat'",
+        ),
         (
             f"{MODEL}.x.ModelLoadRequested",
             json.dumps({"source": "m", "name": "\N{PARROT}\u202e" * 90}).encode(),

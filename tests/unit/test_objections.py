@@ -64,7 +64,7 @@ def plan(*replicas: str, version: int = 2) -> ModelAssigned:
         ("new", load(name="\0"), "name: '\\x00' has"),
         ("new", load(name="-x"), "name: '-x' begins with '-'"),
         ("-x", load(), "name: '-x' begins with '-'"),
-        ("new", load(name="org/chat"), "name: 'org/chat' is already 'chat'"),
+        ("new", load(name="org/chat"), "name: 'org/chat' is already the name of model 'chat'"),
         ("new", load(name="sql"), "name: 'sql' is already an adapter of model 'chat'"),
         ("sql", load(), "name: 'sql' is already an adapter of model 'chat'"),
         # sources
@@ -111,7 +111,11 @@ def plan(*replicas: str, version: int = 2) -> ModelAssigned:
         ("old", AdapterLoadRequested("x", "/x"), "there is no model 'old'"),
         ("plain", AdapterLoadRequested("x", "/x"), "model 'plain' was loaded without LoRA"),
         ("chat", AdapterLoadRequested("org/chat", "/x"), "name: 'org/chat' is the model's own"),
-        ("chat", AdapterLoadRequested("plain", "/x"), "name: 'plain' is already 'plain'"),
+        (
+            "chat",
+            AdapterLoadRequested("plain", "/x"),
+            "name: 'plain' is already the name of model 'plain'",
+        ),
         ("chat", AdapterLoadRequested("x\t", "/x"), "adapter name: 'x\\t' has"),
         ("chat", AdapterLoadRequested("x", "-x"), "source: '-x' is neither"),
         ("none", AdapterUnloadRequested("sql"), "there is no model 'none'"),

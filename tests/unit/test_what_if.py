@@ -130,3 +130,22 @@ def test_a_condition_is_read(text: str, condition: Condition) -> None:
 def test_what_is_no_condition_is_answered(text: str, message: str) -> None:
     with pytest.raises(BadCondition, match=message):
         parse(text)
+
+
+# What can't have been
+
+
+def test_a_node_that_never_was_can_t_be_absent() -> None:
+    story = cluster(n1=[80], n2=[80])
+    what_if = WhatIf([Without("n2"), Without("n99")])
+    for record in story.log:
+        what_if.take(record)
+    with pytest.raises(BadCondition, match=r"without n99: .* no such node; there were: n1, n2"):
+        what_if.check()
+
+
+def test_nodes_that_were_can_be_absent() -> None:
+    what_if = WhatIf([Without("n1"), With("n9", (80 * GIB,))])
+    for record in cluster(n1=[80]).log:
+        what_if.take(record)
+    what_if.check()
