@@ -5,6 +5,7 @@ request costs no more than it must. Everything else is Litestar's.
 """
 
 import hashlib
+import logging
 import uuid
 from itertools import count
 from typing import Any
@@ -27,6 +28,8 @@ from nebula.http.bodies import ClientLeft, read_body
 from nebula.http.errors import ApiError, field_at_fault, unavailable
 from nebula.http.relay import fail, relay
 from nebula.http.resuming import resume
+
+log = logging.getLogger(__name__)
 
 _TASK_OF: dict[str, Task] = {
     "/v1/chat/completions": "chat",
@@ -100,6 +103,12 @@ class InferenceRoutes:
             await fail(error, send)
         except ClientLeft:
             return
+        except ConnectionAbortedError:
+            raise
+        except Exception as error:
+            log.exception("a request to %s failed", path)
+            text = f"internal error: {type(error).__name__}"
+            await fail(ApiError(500, text, kind="internal_error"), send)
 
     async def _infer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         gateway, limits = self._gateway, self._limits
