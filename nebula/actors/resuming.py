@@ -119,6 +119,7 @@ class Resumption:
         self._following: AsyncGenerator[Said | None, None] | None = None
         self._coming: asyncio.Future[Said | None] | None = None
         self._owner = ""
+        self._said_at = 0
         self._answer: Answer | None = None
 
     @property
@@ -209,6 +210,7 @@ class Resumption:
     def _take(self, answer: Answer, said: Said) -> Piece | None:
         kind = said.subject.split(".")[2]
         if kind == "responses":
+            self._said_at = said.time
             piece = inference.read_piece(parse_headers(said.header), said.body)
             if piece is None:
                 return None
@@ -233,7 +235,8 @@ class Resumption:
         if await self._cared_for(answer):
             return ""
         replica = self._gateway.projection.state.replicas.get(answer.replica)
-        if answer.replica and (replica is None or replica.engine is None):
+        engine = replica.engine if replica is not None else None
+        if answer.replica and (engine is None or engine.started > self._said_at):
             return inference.ENGINE_FAILED
         return NOT_TAKEN if not answer.replica and quiet > ORPHANED else ""
 
