@@ -132,6 +132,10 @@ class Cluster:
                     return child.pid
         raise LookupError(f"no {name} runs now")
 
+    def runs(self, name: str) -> bool:
+        """Tell whether a process that was started still runs."""
+        return self._processes[name].poll() is None
+
     def pids(self) -> set[int]:
         """Give the pids of all living processes, engines too."""
         return {process.pid for process in self._living()}
