@@ -7,6 +7,7 @@ folds what the data plane's stream holds of it, and comes to the same bytes.
 from typing import TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nebula.actors import continuing
 from nebula.actors.chunks import Progress
@@ -23,7 +24,10 @@ _EVENTS = "text/event-stream"
 
 
 class Broken(Struct, frozen=True):
-    """The attempt is over before its end, and why. `piece`: what the engine itself said of it."""
+    """The attempt is over before its end, and why. `piece`: what the engine itself said of it.
+
+    Nothing is awaited after that: where it came in several pieces, the first is all that is kept.
+    """
 
     reason: str
     piece: Piece | None = None
@@ -51,13 +55,15 @@ class Answer:
         self._status = 0
         self._content_type = ""
         self._progress: Progress | None = None
+        self._incomplete = b""
+        self._expected = 0
 
     def take(self, piece: Piece) -> Piece | None:
         """Fold one more piece; give what it brings to the client, if anything.
 
         Sets `broken` where the attempt can't go on: `turn_to` the next one then, or `end` it.
         """
-        if self.complete or piece.attempt < self.attempt:
+        if self.complete or piece.attempt < max(self.attempt, self._expected):
             return None
         if piece.attempt > self.attempt and piece.chunk == 0:
             self.turn_to(piece.attempt, piece.continues)
@@ -78,6 +84,10 @@ class Answer:
             return None
         return self._body(piece.body, end=piece.end)
 
+    def expect(self, attempt: int) -> None:
+        """Take no more of earlier attempts than this: its gateway has given them up."""
+        self._expected = max(self._expected, attempt)
+
     def turn_to(self, attempt: int, continues: str) -> None:
         """Expect the pieces of a further attempt; one that does not continue begins anew."""
         if self.begun and not continues:
@@ -87,6 +97,7 @@ class Answer:
         self.replica = self.queued = ""
         self.broken = None
         self.pieces = 0
+        self._incomplete = b""
         self._continues = continues
         if self._progress is not None and continues in ("again", "rest"):
             self._progress.resume("again" if continues == "again" else "rest")
@@ -106,7 +117,9 @@ class Answer:
     def end(self, piece: Piece) -> Piece:
         """End the answer with a piece that no engine sent."""
         self.complete = True
-        body = self._number(piece.body) if self.request.keep and self.streaming else piece.body
+        body = piece.body
+        if self.request.keep and self.streaming and not piece.failure:
+            body = self._number(body, end=True)
         return self._given(body, end=True, failure=piece.failure, like=piece)
 
     def _fail(self, piece: Piece) -> Piece | None:
@@ -126,7 +139,7 @@ class Answer:
                 self.broken = Broken(inference.ENGINE_FAILED)
             return streams
         if piece.status >= 500:
-            self.broken = Broken(inference.ENGINE_FAILED, piece)
+            self.broken = Broken(inference.ENGINE_FAILED, replace(piece, end=True))
             return False
         self._status, self._content_type = piece.status, piece.content_type
         self.streaming = streams
@@ -145,13 +158,18 @@ class Answer:
             elif end:
                 body += self._progress.flush()
             if self.request.keep:
-                body = self._number(body)
+                body = self._number(body, end=end)
         self.complete = end
         if not body and not end and self.begun:
             return None
         return self._given(body, end=end)
 
-    def _number(self, body: bytes) -> bytes:
+    def _number(self, body: bytes, *, end: bool) -> bytes:
+        """Number the events that are whole; what is left when the answer ends counts as one."""
+        body, self._incomplete = self._incomplete + body, b""
+        if not end:
+            whole, separator, self._incomplete = body.rpartition(b"\n\n")
+            body = whole + separator
         numbered = []
         for event in body.split(b"\n\n"):
             if not event:

@@ -165,6 +165,7 @@ class Progress:
         if not self._incomplete and message.find(b"\n\n") == len(message) - 2 >= 0:
             return self._event(message)
         if self.begun and not self.tracked and self._form == "own":
+            message, self._incomplete = self._incomplete + message, b""
             return message
         whole, end, self._incomplete = (self._incomplete + message).rpartition(b"\n\n")
         if not end:

@@ -327,7 +327,13 @@ class Dispatch:
         if request.timeout is None or now < held.since + request.timeout:
             self._refuse(request, *self._why_late(request))
             return
-        late = Piece(0, end=True, failure=inference.ENGINE_TIMED_OUT, attempt=request.attempt)
+        late = Piece(
+            0,
+            end=True,
+            failure=inference.ENGINE_TIMED_OUT,
+            attempt=request.attempt,
+            continues=request.continues,
+        )
         self._answer(request, late, b"")
 
     def _why_late(self, request: Request) -> tuple[int, str, int | None]:

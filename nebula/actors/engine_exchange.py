@@ -83,7 +83,9 @@ class EngineExchange:
         """End the answer with a reason, unless it is whole already."""
         if not self.complete:
             self._flush()
-            self.complete = self.failed = True
+            self.complete = True
+            # What the client gave too little time is no failure of the engine.
+            self.failed = failure != inference.ENGINE_TIMED_OUT
             self._say(b"", end=True, failure=failure)
 
     def abort(self) -> None:

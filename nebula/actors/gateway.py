@@ -67,7 +67,8 @@ NATS_PATIENCE = 5.0
 """Seconds for which requests that are under way wait for NATS to come back."""
 
 TICK = 0.25
-_ALL = 2**31
+ALL_ATTEMPTS = 2**31
+"""All attempts of a request have numbers below this one."""
 
 
 class NotServed(Exception):
@@ -155,16 +156,16 @@ class Gateway(Actor):
         exchange.leave()
         if not exchange.done and not exchange.request.keep:
             self._forget(exchange)
-            self._drop(exchange.request, _ALL)
+            self._drop(exchange.request, ALL_ATTEMPTS)
 
     def _send(self, exchange: Exchange) -> None:
         request = exchange.request
         header = inference.block(inference.request_headers(request))
         self.connection.client.post(subjects.requests(request.model), header, request.body)
 
-    def _drop(self, request: Request, below: int, reason: str = "") -> None:
+    def _drop(self, request: Request, below: int, reason: bytes = b"") -> None:
         """Have every router and engine end a request's attempts with numbers under `below`."""
-        body = reason.encode() if below == _ALL else b"%d" % below
+        body = reason if below == ALL_ATTEMPTS else b"%d" % below
         try:
             self.connection.client.post(subjects.cancel(request.model, request.id), b"", body)
         except NatsError as error:
@@ -193,7 +194,10 @@ class Gateway(Actor):
         answer = exchange.answer
         if piece.attempt == answer.attempt and piece.chunk > answer.pieces and not piece.failure:
             exchange.early[piece.chunk] = piece
-            self._fill(exchange)
+            if len(exchange.early) > MAX_EARLY:
+                self._end(exchange, GAP)
+            else:
+                self._fill(exchange)
             return
         exchange.heard_at = asyncio.get_running_loop().time()
         while True:
@@ -208,8 +212,8 @@ class Gateway(Actor):
             self._forget(exchange)
         elif answer.broken is not None:
             self._recover(exchange)
-        elif exchange.too_slow or len(exchange.early) > MAX_EARLY:
-            self._end(exchange, TOO_SLOW if exchange.too_slow else GAP)
+        elif exchange.too_slow:
+            self._end(exchange, TOO_SLOW)
 
     async def _on_waiting(self, message: Msg) -> None:
         """Tell an engine that asks for which of its requests nobody waits any more."""
@@ -222,7 +226,7 @@ class Gateway(Actor):
         for identity, under_way in asking.requests.items():
             exchange = self._exchanges.get(identity)
             if exchange is None:
-                unwanted[identity] = _ALL
+                unwanted[identity] = ALL_ATTEMPTS
             elif under_way.attempt < exchange.answer.attempt:
                 unwanted[identity] = exchange.answer.attempt
             elif exchange.answer.replica in ("", asking.replica):
@@ -377,7 +381,10 @@ class Gateway(Actor):
             return
         self._forget(exchange)
         exchange.give(exchange.answer.end(Piece(0, body, failure=failure)))
-        self._drop(exchange.request, _ALL, failure or FINISHED)
+        # Who resumes the answer ends it with the same words, or the same last bytes.
+        self._drop(
+            exchange.request, ALL_ATTEMPTS, b"%b: %b" % ((failure or FINISHED).encode(), body)
+        )
 
     async def _tick(self) -> None:
         while True:

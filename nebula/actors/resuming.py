@@ -19,9 +19,9 @@ from nats.js.api import RawStreamMsg
 from nats.js.errors import NotFoundError
 
 from nebula.actors.answer import GAP, Answer
-from nebula.actors.continuing import Finish, asked
+from nebula.actors.continuing import asked
 from nebula.actors.exchange import ClientGone
-from nebula.actors.gateway import FINISHED, NOT_TAKEN, Gateway, NotServed
+from nebula.actors.gateway import ALL_ATTEMPTS, FINISHED, NOT_TAKEN, Gateway, NotServed
 from nebula.events import inference, subjects
 from nebula.events.inference import Piece, Request, StillWanted, UnderWay
 from nebula.events.record import parse_headers
@@ -96,7 +96,14 @@ async def failed(gateway: Gateway, identity: str) -> bool:
             return True
     ended = await _last(gateway, subjects.cancel("*", identity))
     said = (ended.data or b"") if ended is not None else b"0"
-    return not said.isdigit() and said != FINISHED.encode()
+    return not said.isdigit() and said.partition(b": ")[0] != FINISHED.encode()
+
+
+async def _first(gateway: Gateway, subject: str) -> RawStreamMsg:
+    """Give the first message on a subject. Lets nats-py's errors through, NotFoundError too."""
+    return await gateway.connection.client.jetstream(timeout=2).get_msg(
+        streams.INFERENCE, seq=1, subject=subject, direct=True, next=True
+    )
 
 
 async def _last(gateway: Gateway, subject: str) -> RawStreamMsg | None:
@@ -221,13 +228,12 @@ class Resumption:
             if broken is not None and broken.reason == GAP:
                 return answer.end(Piece(0, failure=GAP))
             return given
-        if kind == "cancel" and not said.body.isdigit():
-            reason = said.body.decode(errors="replace")
-            if reason == FINISHED:
-                way = answer.way_on(0)
-                if isinstance(way, Finish):
-                    return answer.end(Piece(0, way.body))
-            return answer.end(Piece(0, failure=reason or NOT_TAKEN))
+        if kind == "cancel" and said.body.isdigit():
+            answer.expect(int(said.body))
+        elif kind == "cancel":
+            word, _, rest = said.body.partition(b": ")
+            reason = "" if word == FINISHED.encode() else word.decode(errors="replace") or NOT_TAKEN
+            return answer.end(Piece(0, rest, failure=reason))
         return None
 
     async def _hopeless(self, answer: Answer, quiet: float) -> str:
@@ -252,4 +258,4 @@ class Resumption:
         except (NatsError, TimeoutError):
             return True  # it is there and has nothing to object
         unwanted = msgspec.json.decode(reply.data, type=inference.Unwanted).requests
-        return unwanted.get(self._identity, 0) <= answer.attempt
+        return unwanted.get(self._identity, 0) < ALL_ATTEMPTS  # it may be at a later one by now

@@ -424,9 +424,11 @@ def test_patience_that_is_over_for_a_model_nobody_knows_ends_with_that() -> None
 
 def test_nobody_waits_longer_than_somebody_wants_the_answer() -> None:
     router = busy()
-    router.ask("r", patience=30.0, timeout=2.0)
+    router.ask("r", patience=30.0, timeout=2.0, attempt=2, continues="rest")
     router.later(2.1)
-    assert router.end("r").end
+    assert router.end("r") == Piece(
+        0, end=True, failure=inference.ENGINE_TIMED_OUT, attempt=2, continues="rest"
+    )
 
 
 def test_a_refusal_belongs_to_its_attempt_and_says_how_that_goes_on() -> None:
