@@ -6,10 +6,23 @@ import signal
 import time
 
 import httpx
+import nats
 import pytest
 
 from nebula.events.vocabulary import EngineFailed, EngineStarted, NodeRegistered
-from tests.integration.asking import CHAT, chat, error, events, said
+from nebula.store import streams
+from tests.integration.asking import (
+    CHAT,
+    Heard,
+    chat,
+    error,
+    events,
+    prompt,
+    resume,
+    said,
+    stream,
+    words,
+)
 from tests.integration.cluster import Cluster
 
 pytestmark = pytest.mark.anyio
@@ -107,6 +120,48 @@ async def test_an_embedded_nats_that_dies_is_started_again_and_nothing_is_reload
     assert await cluster.engine("chat-0") == engine
     assert cluster.pids() == others | {cluster.pid("nats-server")}
     assert len(await cluster.records(EngineStarted)) == 1
+
+
+async def test_streams_come_whole_although_nats_dies_under_them(own_cluster: Cluster) -> None:
+    cluster = own_cluster
+    cluster.up()
+    await cluster.ready()
+    tokens = 200
+    fast = {"simulate-token": 0.02, "simulate-tokens": tokens}
+    await cluster.load("chat", options=fast)
+    await cluster.load("calm", options={"simulate-first-token": 4})
+    number = 20
+    heard = [Heard() for _ in range(number)]
+    async with cluster.http() as http:
+        streams_of_all = [
+            asyncio.create_task(stream(http, chat("chat", prompt(n)), heard[n]))
+            for n in range(number)
+        ]
+        whole = asyncio.create_task(http.post(CHAT, json=chat("calm", max_tokens=1)))
+
+        async def begun() -> bool:
+            return all(len(each.chunks) > 10 for each in heard)
+
+        await cluster.poll(begun, "all streams have begun")
+        cluster.kill("nats-server")
+        await asyncio.gather(*streams_of_all)
+        assert said(await whole) == "hello"
+    for each, text in zip(heard, (words(n, tokens) for n in range(number)), strict=True):
+        assert each.error is None
+        assert each.whole
+        assert each.text == text
+        assert (len(each.ids), each.roles, each.ends) == (1, 1, ["stop"])
+    await recovered(cluster)
+
+    client = await nats.connect(cluster.nats_url)
+    for name in (streams.EVENTS, streams.INFERENCE, streams.STATUS):
+        assert (await client.jetstream().stream_info(name)).config.name == name
+    await client.close()
+
+    # The data plane's stream is there for those who come back, too.
+    async with cluster.http() as http:
+        before = await stream(http, chat("chat", max_tokens=5), X_Resumable="true")
+        assert (await resume(http, before.request)).raw == before.raw
 
 
 async def test_actors_that_start_before_nats_wait_for_it(own_cluster: Cluster) -> None:
