@@ -170,6 +170,7 @@ class Resumption:
                 quiet += CHECK
                 failure = await self._hopeless(answer, quiet)
                 if failure:
+                    self._say_over(answer.request, failure)
                     return answer.end(Piece(0, failure=failure))
                 continue
             quiet = 0.0
@@ -233,6 +234,14 @@ class Resumption:
             return answer.end(Piece(0, rest, failure=reason))
         return None
 
+    def _say_over(self, request: Request, failure: str) -> None:
+        """Say in its gateway's place that it has failed: then its key can be used for a new try."""
+        subject = subjects.cancel(request.model, request.id)
+        try:
+            self._gateway.connection.client.post(subject, b"", failure.encode())
+        except NatsError as error:
+            log.warning("could not say that %s has failed: %r", request.id, error)
+
     async def _hopeless(self, answer: Answer, quiet: float) -> str:
         """Say why no further piece will come, if none will: whoever cared for it is gone too."""
         if await self._cared_for(answer):
@@ -241,7 +250,8 @@ class Resumption:
         engine = replica.engine if replica is not None else None
         if answer.replica and (engine is None or engine.started > self._said_at):
             return inference.ENGINE_FAILED
-        return NOT_TAKEN if not answer.replica and quiet > ORPHANED else ""
+        patience = ORPHANED + (answer.request.patience if answer.queued else 0.0)
+        return NOT_TAKEN if not answer.replica and quiet > patience else ""
 
     async def _cared_for(self, answer: Answer) -> bool:
         """Ask the gateway that sent the request whether it still has it."""
