@@ -1,0 +1,840 @@
+"""A gateway brings every request to an end, whatever routers, engines and NATS do.
+
+There is no NATS here: what the gateway publishes is recorded, what it listens to is said by hand,
+and the event loop's clock can be put forward.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, cast
+
+import msgspec
+import pytest
+from msgspec import Struct
+from msgspec.structs import replace
+from nats.aio.msg import Msg
+from nats.errors import MaxPayloadError
+
+from nebula.actors import gateway as actor
+from nebula.actors.actor import cancel
+from nebula.actors.exchange import MAX_EARLY, MAX_WAITING_BYTES, ClientGone, Exchange
+from nebula.actors.gateway import (
+    ACCEPT_PATIENCE,
+    ALL_ATTEMPTS,
+    MAX_ATTEMPTS,
+    NATS_PATIENCE,
+    ROUTER_SILENCE,
+    SILENCE,
+    Gateway,
+    NotServed,
+)
+from nebula.actors.resuming import prepared
+from nebula.events import inference, subjects
+from nebula.events.inference import (
+    ENGINE_FAILED,
+    ENGINE_TIMED_OUT,
+    Piece,
+    QueueStatus,
+    ReplicaStatus,
+    Request,
+    RouterStatus,
+    StillWanted,
+    UnderWay,
+    Unwanted,
+)
+from nebula.events.record import parse_headers
+from nebula.events.state import Named
+from nebula.events.vocabulary import EngineReady, EngineStarted, ModelUnloadRequested
+from nebula.store.connection import Unavailable
+from nebula.store.inference_log import Said
+from tests.unit.story import Story, cluster, load
+from tests.unit.test_continuing import request as body_of
+from tests.unit.vllm_stream import Engine
+
+pytestmark = pytest.mark.anyio
+
+STREAM = "text/event-stream"
+JSON = "application/json"
+REQUEST = Request("r", "gw", "chat", "/v1/completions", b"{}")
+CHAT = "/v1/chat/completions"
+TOKENS = [b"Once", b" upon", b" a", b" time"]
+
+
+class Posted(Struct, frozen=True):
+    """What the gateway has published."""
+
+    subject: str
+    header: bytes
+    body: bytes
+
+
+class Nats:
+    """Stands where the connection and its client stand."""
+
+    def __init__(self) -> None:
+        self.client = self
+        self.name = "test"
+        self.connected = True
+        self.max_body = 2**20
+        self.posted: list[Posted] = []
+        self.heard: dict[str, Callable[..., Any]] = {}
+        self.kept: list[Said] = []
+        self.keeps = True
+        self.refuses: Exception | None = None
+        self._lost: list[Callable[[], Awaitable[None]]] = []
+        self._back: list[Callable[[], Awaitable[None]]] = []
+
+    async def listen(self, subject: str, arrival: Callable[..., Any], queue: str = "") -> None:
+        self.heard[subject] = arrival
+
+    async def subscribe(self, subject: str, cb: Callable[..., Any]) -> None:
+        self.heard[subject] = cb
+
+    def post(self, subject: str, header: bytes = b"", body: bytes = b"") -> None:
+        if self.refuses is not None:
+            raise self.refuses
+        self.posted.append(Posted(subject, header, body))
+
+    def on_disconnect(self, listener: Callable[[], Awaitable[None]]) -> None:
+        self._lost.append(listener)
+
+    def on_reconnect(self, listener: Callable[[], Awaitable[None]]) -> None:
+        self._back.append(listener)
+
+    async def dies(self) -> None:
+        self.connected = False
+        for listener in self._lost:
+            await listener()
+
+    async def returns(self) -> None:
+        self.connected = True
+        for listener in self._back:
+            await listener()
+
+    async def read(self, _: object, wanted: Sequence[str]) -> AsyncIterator[Said]:
+        """The stream of the data plane, as far as it is read here."""
+        await asyncio.sleep(0)
+        if not self.keeps:
+            raise Unavailable("no stream")
+        for said in self.kept:
+            if said.subject in wanted:
+                yield said
+
+
+class Bench:
+    """A gateway `gw`, the cluster that it sees, and everybody who talks to it."""
+
+    def __init__(self, story: Story) -> None:
+        self.story = story
+        self.nats = Nats()
+        self.gateway = Gateway(cast("Any", self.nats), "gw")
+        self.gateway.projection.state = story.state
+        self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
+        self._ahead = 0.0
+        self._loop.time = lambda: self._time() + self._ahead  # type: ignore[method-assign]
+
+    async def begin(self) -> Bench:
+        await self.gateway.begin()
+        self.gateway.spawn(self.gateway.work(), "work")
+        await self.settles()
+        return self
+
+    async def end(self) -> None:
+        self._loop.time = self._time  # type: ignore[method-assign]
+        await cancel(self.gateway._tasks)
+
+    async def settles(self) -> None:
+        """Let everything that can happen now happen."""
+        for _ in range(30):
+            await asyncio.sleep(0)
+
+    async def later(self, seconds: float, *, alive: Sequence[str] = ()) -> None:
+        """Let time pass; engines and routers that are `alive` say so meanwhile."""
+        while seconds > 0:
+            step = min(1.0, seconds)
+            seconds -= step
+            self._ahead += step
+            for each in alive:
+                self.beats(each)
+            await self.settles()
+
+    async def changes(self) -> None:
+        """Let the gateway see what has happened to the cluster."""
+        projection = self.gateway.projection
+        projection.state = self.story.state
+        changed, projection._changed = projection._changed, asyncio.Event()
+        changed.set()
+        await self.settles()
+
+    def beats(self, name: str) -> None:
+        if name.startswith("router"):
+            status = msgspec.json.encode(RouterStatus(name, {"chat": QueueStatus(1, 0.5)}))
+            self.nats.heard[subjects.ROUTER_STATUS](b"", b"", status)
+            return
+        engine = self.story.state.replicas[name].engine
+        assert engine is not None
+        status = msgspec.json.encode(ReplicaStatus(name, engine.pid, 1, 1, context=1000))
+        self.nats.heard[subjects.REPLICA_STATUS](b"", b"", status)
+
+    async def engine_restarts(self, replica: str, pid: int = 8) -> None:
+        version = self.story.state.replicas[replica].version
+        self.story.given(replica, EngineStarted(pid, 2.0, 8001, "/log", version), EngineReady())
+        await self.changes()
+
+    def says(self, *pieces: Piece, to: str = "r", kept: bool = True, lost: bool = False) -> None:
+        """Let somebody answer; the stream keeps it, and unless it is lost the gateway hears it."""
+        subject = subjects.responses("gw", to)
+        for piece in pieces:
+            header = inference.block(inference.piece_headers(piece))
+            if kept:
+                self.nats.kept.append(Said(1, 1, subject, header, piece.body, len(piece.body)))
+            if not lost:
+                self.nats.heard[subjects.responses("gw", "*")](subject.encode(), header, piece.body)
+
+    async def asks(self, replica: str, **chunks: int | UnderWay) -> dict[str, int]:
+        """Let an engine ask which of its requests are wanted; give which are not."""
+        under_way = {
+            each: UnderWay(1, told) if isinstance(told, int) else told
+            for each, told in chunks.items()
+        }
+        body = msgspec.json.encode(StillWanted(replica, under_way))
+        message = Msg(cast("Any", None), subjects.waiting("gw"), "_INBOX.x", body)
+        before = len(self.nats.posted)
+        await self.nats.heard[subjects.waiting("gw")](message)
+        replies = [each.body for each in self.nats.posted[before:] if each.subject == "_INBOX.x"]
+        return msgspec.json.decode(replies[0], type=Unwanted).requests if replies else {}
+
+    @property
+    def requests(self) -> list[Request]:
+        """The requests that were sent, in order."""
+        found = []
+        for each in self.nats.posted:
+            if each.subject.startswith("nebula.inference.requests."):
+                model = each.subject.rpartition(".")[2]
+                request = inference.read_request(model, parse_headers(each.header), each.body)
+                assert request is not None
+                found.append(request)
+        return found
+
+    @property
+    def cancels(self) -> list[bytes]:
+        """The cancellations that were sent, in order."""
+        return [each.body for each in self.nats.posted if ".cancel." in each.subject]
+
+    def ask(self, request: Request = REQUEST, *, idle: float = 600.0) -> Exchange:
+        return self.gateway.ask(request, Named("chat"), idle=idle)
+
+
+Begin = Callable[..., Awaitable[Bench]]
+
+
+@pytest.fixture
+async def begin(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Begin]:
+    opened: list[Bench] = []
+
+    async def begin(story: Story | None = None) -> Bench:
+        bench = Bench(story or serving())
+        opened.append(bench)
+        monkeypatch.setattr(actor.inference_log, "read", bench.nats.read)
+        return await bench.begin()
+
+    yield begin
+    for bench in opened:
+        await bench.end()
+
+
+@pytest.fixture
+async def bench(begin: Begin) -> Bench:
+    return await begin()
+
+
+def serving(replicas: int = 2) -> Story:
+    story = cluster(alpha=[80]).given("chat", load(replicas, "8GiB"))
+    story.settles()
+    for number in range(replicas):
+        story.runs(f"chat-{number}")
+    return story
+
+
+async def ended(exchange: Exchange) -> list[Piece]:
+    """All that the client gets; it must be over by now."""
+    given: list[Piece] = []
+    while not given or not given[-1].end:
+        async with asyncio.timeout(1):
+            given.append(await exchange.next())
+    return given
+
+
+def text(given: Sequence[Piece]) -> bytes:
+    return b"".join(piece.body for piece in given)
+
+
+HEAD = Piece(0, b"one ", 200, JSON, "chat-0")
+MIDDLE = Piece(1, b"two ")
+LAST = Piece(2, b"three", end=True)
+TAKEN = Piece(-1, replica="chat-0")
+
+
+# Asking
+
+
+async def test_a_request_is_sent_and_its_answer_given_as_it_comes(bench: Bench) -> None:
+    exchange = bench.ask()
+    assert bench.requests == [REQUEST]
+    bench.says(TAKEN, HEAD)
+    assert (await exchange.next()).body == b"one "
+    bench.says(MIDDLE, LAST)
+    assert text(await ended(exchange)) == b"two three"
+    assert bench.cancels == []
+
+
+async def test_what_nobody_waits_for_any_more_is_not_listened_to(bench: Bench) -> None:
+    exchange = bench.ask()
+    bench.says(HEAD, MIDDLE, LAST, LAST)
+    await ended(exchange)
+    bench.says(MIDDLE, to="unknown")
+    await bench.later(60)
+    assert len(bench.requests) == 1
+
+
+@pytest.mark.parametrize("header", [b"", b"NATS/1.0\r\nX: y\r\n\r\n", b"\xff\xff"])
+async def test_what_no_engine_has_sent_changes_nothing(bench: Bench, header: bytes) -> None:
+    exchange = bench.ask()
+    bench.nats.heard[subjects.responses("gw", "*")](b"nebula.inference.responses.gw.r", header, b"")
+    bench.says(HEAD, MIDDLE, LAST)
+    assert text(await ended(exchange)) == b"one two three"
+
+
+async def test_without_nats_nothing_is_asked(bench: Bench) -> None:
+    await bench.nats.dies()
+    with pytest.raises(NotServed, match="NATS can't be reached") as refused:
+        bench.ask()
+    assert refused.value.retry_after == 1
+
+
+async def test_what_nats_does_not_take_is_not_asked(bench: Bench) -> None:
+    bench.nats.refuses = MaxPayloadError()
+    with pytest.raises(NotServed, match="NATS refused the request"):
+        bench.ask()
+    assert await bench.asks("chat-0", r=1) == {}  # nothing can be posted
+    bench.nats.refuses = None
+    assert await bench.asks("chat-0", r=1) == {"r": ALL_ATTEMPTS}
+
+
+async def test_what_can_only_be_refused_is_not_asked(begin: Begin) -> None:
+    bench = await begin(serving().given("chat", ModelUnloadRequested()))
+    with pytest.raises(NotServed, match="has been unloaded") as refused:
+        bench.ask()
+    assert refused.value.retry_after is None
+    assert bench.requests == []
+
+
+async def test_what_waits_everywhere_is_known_from_the_routers(bench: Bench) -> None:
+    bench.beats("router-1")
+    bench.beats("router-2")
+    assert bench.gateway.queue("chat") == QueueStatus(2, 0.5)
+
+
+# Nobody takes it
+
+
+async def test_a_request_that_nobody_takes_is_sent_again_and_then_given_up(bench: Bench) -> None:
+    exchange = bench.ask()
+    for number, patience in enumerate(ACCEPT_PATIENCE):
+        assert [each.attempt for each in bench.requests] == list(range(1, number + 2))
+        await bench.later(patience - 0.1)
+        assert len(bench.requests) == number + 1
+        await bench.later(0.5)
+    (failure,) = await ended(exchange)
+    assert (failure.failure, failure.end) == ("not-taken", True)
+    assert bench.cancels == [b"2", b"3", b"not-taken: "]
+
+
+async def test_before_it_is_sent_again_all_are_told_to_forget_it(bench: Bench) -> None:
+    bench.ask()
+    await bench.later(ACCEPT_PATIENCE[0] + 0.5)
+    assert [each.subject.split(".")[2] for each in bench.nats.posted] == [
+        "requests",
+        "cancel",
+        "requests",
+    ]
+
+
+async def test_what_an_earlier_attempt_still_says_is_not_heard(bench: Bench) -> None:
+    exchange = bench.ask()
+    await bench.later(ACCEPT_PATIENCE[0] + 0.5)
+    bench.says(HEAD, MIDDLE, LAST)
+    other = [replace(each, attempt=2, body=b"x") for each in (HEAD, MIDDLE, LAST)]
+    bench.says(*other)
+    assert text(await ended(exchange)) == b"xxx"
+
+
+async def test_a_request_in_the_line_of_a_router_that_lives_waits(bench: Bench) -> None:
+    bench.ask()
+    bench.says(Piece(-1, queued="router-1"))
+    await bench.later(25, alive=["router-1"])
+    assert len(bench.requests) == 1
+
+
+async def test_a_request_in_the_line_of_a_router_that_died_is_sent_again(bench: Bench) -> None:
+    bench.ask()
+    bench.says(Piece(-1, queued="router-1"))
+    await bench.later(2, alive=["router-1"])
+    await bench.later(ROUTER_SILENCE + 0.5)
+    assert [each.attempt for each in bench.requests] == [1, 2]
+
+
+async def test_a_request_that_a_replica_has_is_not_sent_again_however_long_it_takes(
+    bench: Bench,
+) -> None:
+    exchange = bench.ask()
+    bench.says(TAKEN)
+    for _ in range(60):
+        await bench.later(1, alive=["chat-0"])
+        await bench.asks("chat-0", r=0)
+    assert len(bench.requests) == 1
+    bench.says(HEAD, MIDDLE, LAST)
+    assert text(await ended(exchange)) == b"one two three"
+
+
+async def test_a_routers_refusal_is_the_answer(bench: Bench) -> None:
+    exchange = bench.ask()
+    refusal = Piece(0, b"busy", 429, "text/plain", end=True, failure="refused", retry_after=3)
+    bench.says(refusal)
+    assert await ended(exchange) == [refusal]
+
+
+# Engines die
+
+
+async def test_a_request_that_had_not_begun_when_its_engine_died_goes_to_another(
+    bench: Bench,
+) -> None:
+    exchange = bench.ask(replace(REQUEST, timeout=100.0))
+    bench.says(TAKEN)
+    await bench.later(1, alive=["chat-0"])
+    bench.story.stops("chat-0")
+    await bench.changes()
+    again = bench.requests[1]
+    assert (again.attempt, again.avoid, again.body) == (2, "chat-0", REQUEST.body)
+    assert again.timeout == pytest.approx(99.0, abs=0.5)
+    bench.says(*(replace(each, attempt=2, replica="") for each in (HEAD, MIDDLE, LAST)))
+    assert text(await ended(exchange)) == b"one two three"
+
+
+async def test_an_engine_that_was_replaced_by_another_is_dead_too(bench: Bench) -> None:
+    bench.ask()
+    bench.says(TAKEN)
+    await bench.later(1, alive=["chat-0"])
+    await bench.engine_restarts("chat-0")
+    assert [each.attempt for each in bench.requests] == [1, 2]
+
+
+async def test_an_engine_that_says_itself_that_it_fails_is_not_waited_for(bench: Bench) -> None:
+    bench.ask()
+    bench.says(TAKEN, Piece(0, end=True, failure=ENGINE_FAILED, replica="chat-0"))
+    assert [each.attempt for each in bench.requests] == [1, 2]
+    assert bench.requests[1].avoid == "chat-0"
+
+
+async def test_an_engine_that_is_not_heard_from_any_more_is_given_up(bench: Bench) -> None:
+    bench.ask()
+    bench.says(TAKEN)
+    await bench.later(1, alive=["chat-0"])
+    await bench.later(SILENCE - 1)
+    assert len(bench.requests) == 1
+    await bench.later(2)
+    assert [each.attempt for each in bench.requests] == [1, 2]
+
+
+async def test_a_request_that_its_engine_does_not_know_any_more_is_looked_for_and_sent_again(
+    bench: Bench,
+) -> None:
+    bench.ask()
+    bench.says(TAKEN)
+    for _ in range(10):
+        if len(bench.requests) == 1:
+            await bench.later(1, alive=["chat-0"])  # and it never asks whether it is wanted
+    assert [each.attempt for each in bench.requests] == [1, 2]
+
+
+async def test_a_request_that_every_engine_fails_is_given_up(bench: Bench) -> None:
+    exchange = bench.ask()
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        assert [each.attempt for each in bench.requests] == list(range(1, attempt + 1))
+        bench.says(Piece(0, end=True, failure=ENGINE_FAILED, replica="chat-0", attempt=attempt))
+    (failure,) = await ended(exchange)
+    assert failure.failure == ENGINE_FAILED
+    assert len(bench.requests) == MAX_ATTEMPTS
+    assert bench.cancels[-1] == b"engine-failed: "
+
+
+async def test_an_error_that_an_engine_answers_with_is_asked_about_once_more(bench: Bench) -> None:
+    exchange = bench.ask()
+    error = Piece(0, b'{"error":{}}', 500, JSON, "chat-0", end=True)
+    bench.says(error)
+    assert [each.attempt for each in bench.requests] == [1, 2]
+    second = replace(error, attempt=2, replica="chat-1", body=b'{"error":{"message":"no"}}')
+    bench.says(second)
+    assert await ended(exchange) == [second]
+    assert len(bench.requests) == 2
+
+
+async def test_an_answer_that_is_no_stream_and_has_begun_can_not_go_on(bench: Bench) -> None:
+    exchange = bench.ask()
+    bench.says(HEAD, Piece(1, end=True, failure=ENGINE_FAILED))
+    head, failure = await ended(exchange)
+    assert head.body == b"one "
+    assert failure.failure == "cant-continue"
+    assert failure.body == b"engine-failed: it is no stream of text"
+    assert bench.cancels == [b"cant-continue: engine-failed: it is no stream of text"]
+
+
+async def test_a_request_whose_time_was_over_elsewhere_is_not_sent_again(bench: Bench) -> None:
+    exchange = bench.ask()
+    bench.says(Piece(0, end=True, failure=ENGINE_TIMED_OUT))
+    (failure,) = await ended(exchange)
+    assert failure.failure == "overdue"
+    assert len(bench.requests) == 1
+
+
+# Streams go on
+
+
+def chat(**fields: Any) -> Request:
+    body = body_of(CHAT, max_tokens=50, **fields)
+    return prepared(Request("r", "gw", "chat", CHAT, body))
+
+
+def stream(
+    request: Request, number: int, replica: str, tokens: Sequence[bytes] = TOKENS
+) -> list[Piece]:
+    """The pieces of what an engine answers to a request."""
+    events = Engine(list(tokens), created=number).stream(request.path, request.body)
+    pieces = [Piece(chunk, event, attempt=request.attempt) for chunk, event in enumerate(events)]
+    pieces[0] = replace(
+        pieces[0], status=200, content_type=STREAM, replica=replica, continues=request.continues
+    )
+    pieces[-1] = replace(pieces[-1], end=True)
+    return pieces
+
+
+def words(given: Sequence[Piece]) -> str:
+    """The text of a stream."""
+    events = text(given).split(b"\n\n")
+    assert events[-2:] == [b"data: [DONE]", b""]
+    chunks = [json.loads(event.removeprefix(b"data: ")) for event in events[:-2]]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+
+
+async def test_a_stream_whose_engine_dies_goes_on_elsewhere_with_the_rest(bench: Bench) -> None:
+    request = chat()
+    exchange = bench.ask(request)
+    bench.beats("chat-0")
+    bench.says(*stream(request, 1, "chat-0")[:3])
+    await bench.later(1, alive=["chat-0"])
+    bench.story.stops("chat-0")
+    await bench.changes()
+    again = bench.requests[1]
+    assert (again.attempt, again.avoid, again.continues) == (2, "chat-0", "rest")
+    assert (again.path, again.keep) == ("/v1/completions", False)
+    assert json.loads(again.body)["max_tokens"] == 48
+    bench.says(*stream(again, 2, "chat-1"))
+    given = await ended(exchange)
+    assert words(given) == "Once upon a time"
+    assert [piece.status for piece in given if piece.status] == [200]
+
+
+async def test_it_goes_on_as_often_as_an_engine_dies(bench: Bench) -> None:
+    tokens = [*TOKENS, b" there", b" was", b" a", b" king", b"."]
+    request = chat()
+    exchange = bench.ask(request)
+    bench.beats("chat-0")
+    for attempt in range(1, MAX_ATTEMPTS):
+        pieces = stream(bench.requests[-1], attempt, "chat-0", tokens)
+        failure = Piece(9, end=True, failure=ENGINE_FAILED, attempt=attempt)
+        bench.says(*pieces[:2], failure)
+        assert bench.requests[-1].attempt == attempt + 1
+    bench.says(*stream(bench.requests[-1], MAX_ATTEMPTS, "chat-1", tokens))
+    assert words(await ended(exchange)) == "Once upon a time there was a king."
+
+
+async def test_a_stream_of_which_only_the_end_is_missing_needs_no_engine(bench: Bench) -> None:
+    request = chat()
+    exchange = bench.ask(request)
+    pieces = stream(request, 1, "chat-0")
+    bench.says(*pieces[:-1], Piece(9, end=True, failure=ENGINE_FAILED))
+    assert words(await ended(exchange)) == "Once upon a time"
+    assert len(bench.requests) == 1
+    assert bench.cancels == [b"finished: data: [DONE]\n\n"]
+
+
+async def test_a_stream_that_can_not_go_on_ends_with_the_reason(bench: Bench) -> None:
+    request = chat(tools=[{"type": "function"}])
+    exchange = bench.ask(request)
+    bench.says(*stream(request, 1, "chat-0")[:3], Piece(9, end=True, failure=ENGINE_FAILED))
+    failure = (await ended(exchange))[-1]
+    assert failure.failure == "cant-continue"
+    assert failure.body == b"engine-failed: tools may be called"
+
+
+def doubtful(request: Request) -> list[Piece]:
+    """The beginning of a stream whose last event had two tokens: both may have given their text."""
+    events = Engine(TOKENS, created=1).stream(request.path, request.body, lambda: 2)
+    head = Piece(0, events[0], 200, STREAM, "chat-0")
+    return [head, Piece(1, events[1]), Piece(9, end=True, failure=ENGINE_FAILED)]
+
+
+async def test_where_its_text_is_in_doubt_an_engine_is_asked_first(bench: Bench) -> None:
+    request = chat()
+    exchange = bench.ask(request)
+    bench.beats("chat-0")
+    bench.says(*doubtful(request))
+    await bench.settles()
+    asking = bench.requests[1]
+    assert (asking.path, asking.avoid, asking.attempt) == ("/detokenize", "chat-0", 1)
+    assert asking.id != "r"
+    told = Engine(TOKENS).detokenize(asking.body)
+    bench.says(Piece(0, told, 200, JSON, "chat-1", end=True), to=asking.id)
+    await bench.settles()
+    again = bench.requests[2]
+    assert (again.id, again.continues) == ("r", "rest")
+    bench.says(*stream(again, 2, "chat-1"))
+    assert words(await ended(exchange)) == "Once upon a time"
+
+
+async def test_where_nobody_knows_the_text_it_does_not_go_on(bench: Bench) -> None:
+    request = chat()
+    exchange = bench.ask(request)
+    bench.beats("chat-0")
+    bench.says(*doubtful(request))
+    await bench.settles()
+    bench.says(Piece(0, b"{}", 404, JSON, "chat-1", end=True), to=bench.requests[1].id)
+    await bench.settles()
+    failure = (await ended(exchange))[-1]
+    assert failure.body == b"engine-failed: no engine says what text the last token ids are"
+
+
+async def test_a_client_that_leaves_meanwhile_ends_it(bench: Bench) -> None:
+    request = chat()
+    exchange = bench.ask(request)
+    bench.beats("chat-0")
+    bench.says(*doubtful(request))
+    await bench.settles()
+    bench.gateway.leave(exchange)
+    told = Engine(TOKENS).detokenize(bench.requests[1].body)
+    bench.says(Piece(0, told, 200, JSON, "chat-1", end=True), to=bench.requests[1].id)
+    await bench.settles()
+    assert len(bench.requests) == 2
+
+
+# Time
+
+
+async def test_an_engine_that_falls_silent_in_an_answer_ends_it(bench: Bench) -> None:
+    exchange = bench.ask(idle=5.0)
+    bench.says(HEAD)
+    for _ in range(7):
+        await bench.later(1, alive=["chat-0"])
+        await bench.asks("chat-0", r=1)
+    failure = (await ended(exchange))[-1]
+    assert failure.failure == "idle"
+    assert bench.cancels == [b"idle: "]
+
+
+async def test_a_request_ends_when_nobody_wants_its_answer_any_more(bench: Bench) -> None:
+    exchange = bench.ask(replace(REQUEST, timeout=3.0))
+    bench.says(Piece(-1, queued="router-1"))
+    await bench.later(2.5, alive=["router-1"])
+    assert bench.cancels == []
+    await bench.later(1, alive=["router-1"])
+    (failure,) = await ended(exchange)
+    assert failure.failure == "overdue"
+    assert bench.cancels == [b"overdue: "]
+
+
+# NATS dies
+
+
+async def test_requests_wait_a_moment_for_nats_to_come_back(bench: Bench) -> None:
+    exchange = bench.ask()
+    bench.says(TAKEN, HEAD)
+    await bench.nats.dies()
+    await bench.later(NATS_PATIENCE - 1)
+    await bench.nats.returns()
+    await bench.later(1, alive=["chat-0"])
+    bench.says(MIDDLE, LAST)
+    assert text(await ended(exchange)) == b"one two three"
+
+
+async def test_then_they_end(bench: Bench) -> None:
+    exchange = bench.ask()
+    bench.says(TAKEN, HEAD)
+    await bench.nats.dies()
+    await bench.later(NATS_PATIENCE + 1)
+    assert (await ended(exchange))[-1].failure == "nats-lost"
+
+
+async def test_what_was_said_while_nats_was_away_is_looked_up(bench: Bench) -> None:
+    exchange = bench.ask()
+    bench.says(TAKEN, HEAD)
+    await bench.nats.dies()
+    bench.says(MIDDLE, LAST, lost=True)
+    await bench.nats.returns()
+    await bench.settles()
+    assert text(await ended(exchange)) == b"one two three"
+
+
+async def test_a_request_that_nobody_had_taken_has_its_time_once_more(bench: Bench) -> None:
+    bench.ask()
+    await bench.later(ACCEPT_PATIENCE[0] - 0.5)
+    await bench.nats.dies()
+    await bench.later(1)
+    await bench.nats.returns()
+    await bench.later(ACCEPT_PATIENCE[0] - 0.5)
+    assert len(bench.requests) == 1
+    await bench.later(1)
+    assert [each.attempt for each in bench.requests] == [1, 2]
+
+
+# Clients leave
+
+
+async def test_a_client_that_leaves_ends_its_request_wherever_it_is(bench: Bench) -> None:
+    exchange = bench.ask()
+    bench.says(HEAD)
+    bench.gateway.leave(exchange)
+    assert [each.subject for each in bench.nats.posted[1:]] == ["nebula.inference.cancel.chat.r"]
+    assert bench.cancels == [b""]
+    with pytest.raises(ClientGone):
+        await exchange.next()
+
+
+async def test_one_that_leaves_after_the_end_ends_nothing(bench: Bench) -> None:
+    exchange = bench.ask()
+    bench.says(HEAD, MIDDLE, LAST)
+    bench.gateway.leave(exchange)
+    assert bench.cancels == []
+
+
+async def test_a_request_that_is_to_be_resumable_goes_on_without_its_client(bench: Bench) -> None:
+    exchange = bench.ask(replace(REQUEST, keep=True))
+    bench.says(TAKEN)
+    bench.gateway.leave(exchange)
+    assert bench.cancels == []
+    assert await bench.asks("chat-0", r=0) == {}
+    bench.story.stops("chat-0")
+    await bench.changes()
+    assert [each.attempt for each in bench.requests] == [1, 2]
+
+
+async def test_a_client_that_reads_too_slowly_is_let_go(bench: Bench) -> None:
+    request = chat(tools=[{"type": "function"}])
+    exchange = bench.ask(request)
+    head, *_ = stream(request, 1, "chat-0")
+    flood = b"data: " + b"x" * (MAX_WAITING_BYTES // 2) + b"\n\n"
+    bench.says(head, *(Piece(chunk + 1, flood) for chunk in range(3)))
+    assert (await ended(exchange))[-1].failure == "too-slow"
+    assert bench.cancels == [b"too-slow: "]
+
+
+# Pieces get lost
+
+
+async def test_a_piece_that_comes_early_waits_for_the_one_before_it(bench: Bench) -> None:
+    exchange = bench.ask()
+    bench.says(HEAD, LAST)
+    assert (await exchange.next()).body == b"one "
+    bench.says(MIDDLE)
+    assert text(await ended(exchange)) == b"two three"
+
+
+async def test_a_piece_that_got_lost_is_looked_up(bench: Bench) -> None:
+    exchange = bench.ask()
+    bench.says(HEAD)
+    bench.says(MIDDLE, lost=True)
+    bench.says(LAST)
+    await bench.settles()
+    assert text(await ended(exchange)) == b"one two three"
+    assert len(bench.requests) == 1
+
+
+async def test_where_it_is_lost_for_good_the_answer_goes_on_elsewhere_or_ends(
+    bench: Bench,
+) -> None:
+    exchange = bench.ask()
+    bench.says(HEAD, LAST)
+    await bench.settles()
+    assert (await ended(exchange))[-1].body == b"gap: it is no stream of text"
+    request = replace(chat(), id="s")
+    exchange = bench.ask(request)
+    bench.beats("chat-0")
+    pieces = stream(request, 1, "chat-0")
+    bench.says(*pieces[:2], pieces[3], to="s")
+    await bench.settles()
+    again = bench.requests[-1]
+    assert (again.id, again.continues) == ("s", "rest")
+    bench.says(*stream(again, 2, "chat-1"), to="s")
+    assert words(await ended(exchange)) == "Once upon a time"
+
+
+async def test_a_head_that_is_lost_for_good_begins_anew(bench: Bench) -> None:
+    exchange = bench.ask()
+    bench.says(MIDDLE, LAST)
+    await bench.settles()
+    assert [each.attempt for each in bench.requests] == [1, 2]
+    bench.says(*(replace(each, attempt=2) for each in (HEAD, MIDDLE, LAST)))
+    assert text(await ended(exchange)) == b"one two three"
+
+
+async def test_where_nothing_can_be_looked_up_it_is_as_lost(bench: Bench) -> None:
+    bench.ask()
+    bench.nats.keeps = False
+    bench.says(MIDDLE)
+    await bench.settles()
+    assert [each.attempt for each in bench.requests] == [1, 2]
+
+
+async def test_only_so_many_pieces_wait_for_one_that_is_missing(bench: Bench) -> None:
+    exchange = bench.ask()
+    bench.says(*(Piece(chunk + 1, b"x") for chunk in range(MAX_EARLY + 1)), kept=False)
+    (failure,) = await ended(exchange)
+    assert failure.failure == "gap"
+
+
+# Engines ask
+
+
+async def test_an_engine_hears_which_of_its_requests_nobody_waits_for(bench: Bench) -> None:
+    bench.ask()
+    assert await bench.asks("chat-0", r=0, unknown=0) == {"unknown": ALL_ATTEMPTS}
+
+
+async def test_and_of_which_a_later_attempt_is_under_way(bench: Bench) -> None:
+    bench.ask()
+    await bench.later(ACCEPT_PATIENCE[0] + 0.5)
+    assert await bench.asks("chat-0", r=UnderWay(1, 0)) == {"r": 2}
+    assert await bench.asks("chat-1", r=UnderWay(2, 0)) == {}
+
+
+async def test_an_engine_that_has_sent_more_than_came_shows_that_pieces_are_missing(
+    bench: Bench,
+) -> None:
+    exchange = bench.ask()
+    bench.says(HEAD)
+    bench.says(MIDDLE, LAST, lost=True)
+    await bench.asks("chat-0", r=3)
+    await bench.settles()
+    assert text(await ended(exchange)) == b"one two three"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"replica":1}'])
+async def test_a_question_that_makes_no_sense_is_not_answered(bench: Bench, body: bytes) -> None:
+    message = Msg(cast("Any", None), subjects.waiting("gw"), "_INBOX.x", body)
+    await bench.nats.heard[subjects.waiting("gw")](message)
+    assert bench.nats.posted == []
