@@ -16,7 +16,9 @@ async def follow(
 ) -> bool:
     """Show a model's progress; True once it is served with all its adapters, False if not.
 
-    `asked` is when it was asked for, by the log's clock (ns) [the time of the newest event].
+    `asked` is when it was asked for, by the log's clock (ns) [the time of the newest event]. How it
+    stands counts only once a router has answered what was asked for: until then it stands as it did
+    before.
     """
     asked = projection.state.time if asked is None else asked
     began = time.monotonic()
@@ -27,6 +29,10 @@ async def follow(
             if model is None or model.unloading:
                 console.print(f"{identity} was unloaded")
                 return False
+            if model.intent > model.answered:
+                line.update(f"{identity}: waits for a router to place it")
+                await _change_or_second(projection)
+                continue
             stands = standing(projection.state, model)
             problem = _problem(projection, model)
             if problem and problem != told:
@@ -57,8 +63,16 @@ async def follow(
 
 
 def _after(projection: Projection, model: Model, asked: int) -> str:
-    """Say how long it took: nobody may have looked at the moment when it was there."""
-    last = max((r.since for r in projection.state.replicas_of(model) if r.serving), default=0)
+    """Say how long it took: nobody may have looked at the moment when it was there.
+
+    A plan touches all replicas that it keeps; what has changed since has become what was wanted.
+    """
+    came = [
+        replica.since
+        for replica in projection.state.replicas_of(model)
+        if replica.serving and replica.changed > model.changed
+    ]
+    last = max(came, default=0)
     return f" after {(last - asked) / 1e9:.0f} s" if last > asked else " already"
 
 

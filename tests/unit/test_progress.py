@@ -1,0 +1,85 @@
+"""What `nebula load` and `scale` wait for, and what they say when it is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from io import StringIO
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from rich.console import Console
+
+from nebula.actors.projection import Projection
+from nebula.cli import progress
+from nebula.events.vocabulary import AdapterLoaded, AdapterLoadRequested, ModelScaleRequested
+from nebula.store.connection import Connection
+from nebula.store.log import Log
+from tests.unit.story import Story, cluster, load
+
+pytestmark = pytest.mark.anyio
+
+Happening = Callable[[], object]
+
+
+class Told(Projection):
+    """A story of which one more thing happens each time somebody waits for it to go on."""
+
+    def __init__(self, story: Story, *happenings: Happening) -> None:
+        super().__init__(Log(Connection("nats://nowhere", "test")))
+        self.story = story
+        self.left = list(happenings)
+        self.state = story.state
+
+    def changed(self) -> Coroutine[Any, Any, object]:
+        return self._happen()
+
+    async def _happen(self) -> None:
+        assert self.left, "it waits for more than there will be"
+        self.left.pop(0)()
+        self.state = self.story.state
+        await asyncio.sleep(0)
+
+
+async def follow(story: Story, *happenings: Happening) -> tuple[bool, str]:
+    """Give whether it was served in the end, and the last line that was said."""
+    told = Told(story, *happenings)
+    said = StringIO()
+    served = await progress.follow(told, "chat", Console(file=said, width=200))
+    assert not told.left, "it did not wait for what was still to come"
+    return served, said.getvalue().splitlines()[-1]
+
+
+def served(lora: bool | None = None) -> Story:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB", lora=lora))
+    story.settles()
+    return story.runs("chat-0")
+
+
+async def test_what_serves_already_is_told_so_once_a_router_has_answered() -> None:
+    story = served().given("chat", load(1, "8GiB"))
+    assert await follow(story, story.settles) == (True, "chat is ready: 1 of 1 replicas already")
+
+
+async def test_with_another_launch_the_old_engine_is_not_taken_for_the_new_one() -> None:
+    story = served()
+    story.given("chat", replace(load(1, "8GiB"), options={"max-model-len": 4096}))
+    ended = await follow(
+        story, story.settles, lambda: story.stops("chat-0"), lambda: story.runs("chat-0")
+    )
+    assert ended == (True, "chat is ready: 1 of 1 replicas after 4 s")
+
+
+async def test_what_has_failed_before_is_not_what_was_asked_for_now() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
+    story.settles()
+    story.runs("chat-0", ready=False).gives_up("chat-0").given("chat", ModelScaleRequested(1))
+    ended = await follow(story, story.settles, lambda: story.runs("chat-0"))
+    assert ended == (True, "chat is ready: 1 of 1 replicas after 3 s")
+
+
+async def test_an_adapter_has_taken_the_time_until_it_was_in_place() -> None:
+    story = served(lora=True).given("chat", AdapterLoadRequested("poet", "/poet"))
+    ended = await follow(story, lambda: story.given("chat-0", AdapterLoaded("poet", "/poet")))
+    assert ended == (True, "chat is ready: 1 of 1 replicas after 1 s")
