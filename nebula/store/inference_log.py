@@ -5,10 +5,11 @@ import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import APIError
+from nats.js.errors import APIError, NotFoundError
 
 from nebula.events import inference, subjects
 from nebula.events.record import parse_headers
@@ -36,7 +37,7 @@ class Said(Struct, frozen=True):
 
 
 async def look_up(connection: Connection, request: str) -> list[Said]:
-    """Give all that was said about a request, in order; bodies stay where they are.
+    """Give all that was said about a request, in order; bodies only of what says why it ended.
 
     Gives nothing for a request that is unknown or no longer kept. Raises Unavailable.
     """
@@ -48,11 +49,31 @@ async def look_up(connection: Connection, request: str) -> list[Said]:
         subjects.responses("*", request),
         subjects.cancel("*", request),
     ]
-    return [
+    found = [
         said
         async for said in read(connection, wanted, bodies=False)
         if said.subject.endswith(f".{request}") or said.headers.get(inference.REQUEST) == request
     ]
+    return [await _whole(connection, said) if _says_why(said) else said for said in found]
+
+
+def _says_why(said: Said) -> bool:
+    if said.subject.split(".")[2] == "cancel":
+        return said.size > 0
+    return said.headers.get(inference.FAILURE) == inference.REFUSED
+
+
+async def _whole(connection: Connection, said: Said) -> Said:
+    """Give a message with its body, where it is still kept. Raises Unavailable."""
+    try:
+        whole = await connection.client.jetstream(timeout=_PATIENCE).get_msg(
+            streams.INFERENCE, seq=said.seq, direct=True
+        )
+    except NotFoundError:
+        return said
+    except (NatsError, TimeoutError) as error:
+        raise Unavailable(f"the data plane's stream does not answer: {error!r}") from error
+    return replace(said, body=whole.data or b"")
 
 
 async def read(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import pytest
 from msgspec import Struct
+from msgspec.structs import replace
 
+from nebula.actors import answer, gateway
+from nebula.actors.routing import CACHE_FULL
 from nebula.events import inference
-from nebula.events.inference import Piece, Request, Routed, RoutedCandidate
+from nebula.events.inference import Candidate, Piece, Request, Routed
 from nebula.events.state import EMPTY, State
 from nebula.events.vocabulary import EngineFailed
 from nebula.history.request import RequestStory
 from tests.unit.story import cluster, load
 
 MILLISECOND = 10**6
+REQUEST = Request("r1", "gw", "chat", "/v1/chat/completions", b"")
 
 
 class Kept(Struct, frozen=True):
@@ -22,6 +26,7 @@ class Kept(Struct, frozen=True):
     subject: str
     headers: dict[str, str]
     size: int = 0
+    body: bytes = b""
 
 
 def state() -> State:
@@ -31,21 +36,36 @@ def state() -> State:
     return story.given("chat-2", EngineFailed("no", 1, attempt=1, retry_in=1.0)).state
 
 
-def asked(adapter: str = "") -> Kept:
-    request = Request("r1", "gw", "chat", "/v1/chat/completions", b"", adapter)
-    return Kept(0, "nebula.inference.requests.chat", inference.request_headers(request), 120)
+def asked(time: int = 0, **fields: object) -> Kept:
+    request = replace(REQUEST, **fields)
+    headers = inference.request_headers(request)
+    return Kept(time * MILLISECOND, "nebula.inference.requests.chat", headers, 120)
 
 
-def routed(*candidates: RoutedCandidate) -> Kept:
-    header = inference.routed_header(Routed("router a", 9, candidates))
-    return Kept(
-        MILLISECOND, "nebula.inference.replicas.chat.chat-0", {inference.ROUTED: header}, 120
-    )
+def routed(
+    *candidates: Candidate,
+    to: str = "chat-0",
+    time: int = 1,
+    waited: float = 0.0,
+    adapter: str = "",
+) -> Kept:
+    header = inference.routed_header(Routed("router-a", 9, candidates, waited))
+    headers = {
+        **inference.request_headers(replace(REQUEST, adapter=adapter)),
+        inference.ROUTED: header,
+    }
+    return Kept(time * MILLISECOND, f"nebula.inference.replicas.chat.{to}", headers, 120)
 
 
-def piece(time: int, size: int = 0, **fields: object) -> Kept:
+def piece(time: int, size: int = 0, *, body: bytes = b"", **fields: object) -> Kept:
     headers = inference.piece_headers(Piece(body=b"", **fields))  # type: ignore[arg-type]
-    return Kept(time * MILLISECOND, "nebula.inference.responses.gw.r1", headers, size)
+    subject = "nebula.inference.responses.gw.r1"
+    return Kept(time * MILLISECOND, subject, headers, size or len(body), body)
+
+
+def cancelled(time: int, body: bytes = b"") -> Kept:
+    subject = "nebula.inference.cancel.chat.r1"
+    return Kept(time * MILLISECOND, subject, {}, len(body), body)
 
 
 def story(*said: Kept, now: State | None = None) -> RequestStory:
@@ -59,7 +79,7 @@ def texts(told: RequestStory) -> list[str]:
 def test_an_answered_request_is_told_from_end_to_end() -> None:
     told = story(
         asked(),
-        routed(RoutedCandidate("chat-0", 0), RoutedCandidate("chat-1", 0)),
+        routed(Candidate("chat-0", 0), Candidate("chat-1", 0)),
         piece(2, chunk=-1, replica="chat-0"),
         piece(10, 100, chunk=0, status=200, content_type="text/event-stream"),
         piece(20, 50, chunk=1),
@@ -68,62 +88,270 @@ def test_an_answered_request_is_told_from_end_to_end() -> None:
     assert told.headline == "request r1: answered: 150 bytes in 20 ms"
     assert texts(told) == [
         "gw asked for model chat: /v1/chat/completions, 120 bytes",
-        "router a sent it to chat-0, as of event 9",
+        "router-a sent it to chat-0, as of event 9",
         "chat-0 has taken it",
         "the answer began: HTTP 200",
         "answered: 150 bytes in 20 ms",
     ]
 
 
+def test_a_short_answer_is_told_by_its_only_piece() -> None:
+    whole = piece(5, 80, chunk=0, status=200, content_type="application/json", end=True)
+    assert story(asked(), whole).headline == "request r1: answered: HTTP 200, 80 bytes"
+
+
+def test_what_was_wished_for_is_told() -> None:
+    told = story(asked(adapter="sql", priority=-1, timeout=9.0, keep=True))
+    assert texts(told) == [
+        "gw asked for model chat: /v1/chat/completions with adapter 'sql', 120 bytes, "
+        "priority -1, within 9.000 s, to be resumable"
+    ]
+    assert told.headline == "request r1 has no answer yet"
+
+
+# Why it went where it went
+
+
+def reasons(*candidates: Candidate, to: str = "chat-0", adapter: str = "") -> list[str]:
+    """What is said of the candidates; replicas that were none are left out."""
+    told = story(asked(), routed(*candidates, to=to, adapter=adapter))
+    return list(told.steps[1].reasons[: len(candidates)])
+
+
 def test_every_replica_says_why_it_was_or_was_not_taken() -> None:
     told = story(
         asked(),
         routed(
-            RoutedCandidate("chat-0", 1),
-            RoutedCandidate("chat-1", 1),
-            RoutedCandidate("other", 4),
-            RoutedCandidate("mute", 0, silent=True),
+            Candidate("chat-0", 1),
+            Candidate("chat-1", 1),
+            Candidate("other", 4),
+            Candidate("mute", 0, avoided=True),
+            Candidate("full", 256),
         ),
     )
     assert told.steps[1].reasons == (
         "chat-0 was chosen: 1 in flight",
-        "not chat-1: as good (1 in flight), but it was not its turn",
-        "not other: 4 in flight",
-        "not mute: it was silent (0 in flight)",
+        "not chat-1: as good (1 in flight), but the draw fell on chat-0",
+        "not other: it is busier (4 in flight)",
+        "not mute: it had failed, stood still or was not heard from (0 in flight)",
+        "not full: it has its fill (256 in flight)",
         "not chat-2: it was not ready for this (now it is failed)",
     )
-    assert told.headline == "request r1 has no answer yet"
+
+
+def test_one_whose_engine_holds_requests_back_is_the_busier_one() -> None:
+    assert reasons(Candidate("chat-0", 3), Candidate("chat-1", 2, waiting=2, cache=0.5)) == [
+        "chat-0 was chosen: 3 in flight",
+        "not chat-1: it is busier (2 in flight, 2 held back by its engine, cache 50% full)",
+    ]
+
+
+def test_who_has_seen_more_of_the_prompt_was_chosen_for_it() -> None:
+    assert reasons(Candidate("chat-0", 1, prefix=1024), Candidate("chat-1", 0, prefix=256)) == [
+        "chat-0 was chosen: 1 in flight, 1024 bytes of the prompt seen",
+        "not chat-1: chat-0 has seen more of the prompt "
+        "(0 in flight, 256 bytes of the prompt seen)",
+    ]
+
+
+def test_who_had_seen_more_of_the_prompt_says_why_that_was_not_enough() -> None:
+    busy = Candidate("chat-1", 9, prefix=1024)
+    full = Candidate("chat-2", 0, cache=CACHE_FULL, prefix=1024)
+    assert reasons(Candidate("chat-0", 0, prefix=256), busy, full)[1:] == [
+        "not chat-1: it is clearly busier (9 in flight, 1024 bytes of the prompt seen)",
+        "not chat-2: its cache is full "
+        "(0 in flight, cache 95% full, 1024 bytes of the prompt seen)",
+    ]
+
+
+def test_one_that_is_avoided_was_chosen_where_no_other_was_left() -> None:
+    assert reasons(Candidate("chat-0", 1, avoided=True), Candidate("chat-1", 2, avoided=True)) == [
+        "chat-0 was chosen: 1 in flight, for no other was left: it is avoided",
+        "not chat-1: it is busier (2 in flight)",
+    ]
 
 
 def test_a_replica_without_the_adapter_says_so() -> None:
-    said = routed(RoutedCandidate("chat-0", 0))
-    adapter = inference.request_headers(Request("r1", "gw", "chat", "/v1", b"", "sql"))
-    told = story(asked("sql"), Kept(said.time, said.subject, {**adapter, **said.headers}, 1))
-    assert told.steps[0].text.endswith("with adapter 'sql', 120 bytes")
+    told = story(asked(adapter="sql"), routed(Candidate("chat-0", 0), adapter="sql"))
     assert "now it is ready without adapter 'sql'" in told.steps[1].reasons[1]
+
+
+def test_of_many_candidates_only_some_are_known_and_the_others_are_not_spoken_of() -> None:
+    told = story(asked(), routed(*(Candidate(f"x-{number}", 0) for number in range(16))))
+    assert len(told.steps[1].reasons) == 16
+    assert told.steps[1].reasons[0] == "not x-0: 0 in flight"
+
+
+# Lines
+
+
+def test_a_request_that_waited_says_where_and_for_how_long() -> None:
+    told = story(
+        asked(),
+        piece(1, chunk=-1, queued="router-a"),
+        routed(Candidate("chat-0", 3), time=2301, waited=2.3),
+    )
+    assert texts(told)[1:] == [
+        "it waits in router-a's line",
+        "router-a sent it to chat-0 after 2.3 s in its line, as of event 9",
+    ]
+
+
+def test_a_request_that_was_refused_says_why() -> None:
+    refusal = piece(
+        3, chunk=0, status=429, end=True, failure="refused", body=b"model 'chat' is busy"
+    )
+    told = story(asked(), refusal)
+    assert told.headline == "request r1: refused by a router: HTTP 429: model 'chat' is busy"
+
+
+def test_a_request_that_a_router_handed_over_is_no_new_attempt() -> None:
+    told = story(asked(), piece(1, chunk=-1, queued="router-a"), asked(2))
+    assert texts(told)[2:] == ["router-a ended, and handed it over to the others"]
+
+
+# Further attempts
+
+
+def test_an_attempt_after_a_failure_says_whose_it_was() -> None:
+    told = story(
+        asked(),
+        routed(Candidate("chat-0", 0)),
+        piece(5, chunk=0, replica="chat-0", end=True, failure=inference.ENGINE_FAILED),
+        cancelled(6, b"2"),
+        asked(6, attempt=2, avoid="chat-0"),
+        routed(Candidate("chat-1", 0), to="chat-1", time=7),
+        piece(9, 10, chunk=0, status=200, replica="chat-1", end=True, attempt=2),
+    )
+    assert told.headline == "request r1: answered: HTTP 200, 10 bytes"
+    assert texts(told)[2:4] == [
+        "failed: the engine of chat-0 failed on the way",
+        "gw asked again, attempt 2",
+    ]
+    assert told.steps[3].reasons == ("chat-0 had it: its engine failed",)
+
+
+@pytest.mark.parametrize(
+    ("said", "avoid", "why"),
+    [
+        ((), "", "no router or replica had said that it has it"),
+        (
+            (piece(1, chunk=-1, queued="router-a"),),
+            "",
+            "router-a, in whose line it waited, was not heard from any more",
+        ),
+        (
+            (piece(1, chunk=-1, replica="chat-0"),),
+            "chat-0",
+            "chat-0 had it: its engine was gone or silent, or a part of its answer was lost",
+        ),
+        (
+            (piece(1, 9, chunk=0, status=500, replica="chat-0", end=True),),
+            "chat-0",
+            "chat-0 had it: it answered with HTTP 500",
+        ),
+        (
+            (piece(1, chunk=3, end=True, failure=inference.ENGINE_STOPPED),),
+            "chat-0",
+            "chat-0 had it: its engine was stopped",
+        ),
+    ],
+)
+def test_every_further_attempt_says_why_there_is_one(
+    said: tuple[Kept, ...], avoid: str, why: str
+) -> None:
+    told = story(asked(), *said, asked(9, attempt=2, avoid=avoid))
+    assert told.steps[-1].reasons == (why,)
+    assert told.headline == "request r1 has no answer yet"
+
+
+def test_a_stream_that_went_on_elsewhere_is_told_as_one_answer() -> None:
+    told = story(
+        asked(),
+        piece(10, 100, chunk=0, status=200, content_type="text/event-stream", replica="chat-0"),
+        piece(20, 50, chunk=1),
+        cancelled(30, b"2"),
+        asked(30, attempt=2, avoid="chat-0", continues="rest"),
+        piece(31, 7, chunk=2),  # nobody hears this any more
+        piece(40, 30, chunk=0, status=200, replica="chat-1", attempt=2, continues="rest"),
+        piece(50, 20, chunk=1, end=True, attempt=2),
+    )
+    assert told.headline == "request r1: answered: 200 bytes in 40 ms"
+    assert texts(told)[2:] == [
+        "gw asked again for the rest of the answer, attempt 2",
+        "chat-1 goes on with the answer",
+        "answered: 200 bytes in 40 ms",
+    ]
+
+
+# Ends
 
 
 @pytest.mark.parametrize(
     ("failure", "end"),
     [
-        (inference.NO_REPLICA, "refused: no replica was ready for it"),
         (inference.ENGINE_FAILED, "failed: the engine of chat-0 failed on the way"),
         (inference.ENGINE_STOPPED, "ended: the engine of chat-0 was stopped"),
+        (inference.ENGINE_TIMED_OUT, "ended: the time for it was over"),
         ("new-kind", "ended: new-kind"),
     ],
 )
 def test_a_failed_request_says_how_it_ended(failure: str, end: str) -> None:
-    told = story(asked(), piece(5, chunk=0, replica="chat-0", end=True, failure=failure))
+    taken = piece(4, chunk=-1, replica="chat-0")
+    told = story(asked(), taken, piece(5, chunk=1, end=True, failure=failure))
     assert told.headline == f"request r1: {end}"
 
 
 def test_a_client_that_went_away_is_told() -> None:
-    cancelled = Kept(5, "nebula.inference.cancel.chat-0", {inference.REQUEST: "r1"})
-    assert "its client went away: the engine was told to stop" in texts(story(asked(), cancelled))
+    told = story(asked(), cancelled(5), piece(6, 10, chunk=3))
+    assert told.headline == "request r1: its client went away: whoever had it was told to stop"
+
+
+@pytest.mark.parametrize(
+    ("body", "end"),
+    [
+        (b"not-taken: ", "given up: no router or replica took it in time"),
+        (b"idle: ", "given up: its engine said nothing for too long"),
+        (b"too-slow: ", "given up: its client read too slowly"),
+        (b"new-kind: ", "given up: new-kind"),
+        (
+            b"cant-continue: engine-failed: tools may be called",
+            "given up: the engine failed, and it can't go on elsewhere: tools may be called",
+        ),
+        (
+            b"finished: data: [DONE]\n\n",
+            "answered: 14 bytes; its gateway wrote what was missing",
+        ),
+    ],
+)
+def test_what_a_gateway_ended_says_why(body: bytes, end: str) -> None:
+    assert story(asked(), cancelled(5, body)).headline == f"request r1: {end}"
+
+
+def test_every_reason_that_a_gateway_has_is_told_in_words() -> None:
+    for word in (
+        gateway.NATS_LOST,
+        gateway.TOO_SLOW,
+        gateway.NOT_TAKEN,
+        gateway.IDLE,
+        gateway.OVERDUE,
+        answer.GAP,
+        inference.ENGINE_FAILED,
+        inference.ENGINE_STOPPED,
+    ):
+        told = story(asked(), cancelled(5, f"{word}: ".encode()))
+        assert word not in told.headline
+
+
+def test_a_cancellation_whose_reason_is_no_longer_kept_is_one() -> None:
+    assert story(asked(), replace(cancelled(5, b"idle: "), body=b"")).headline == (
+        "request r1: it was cancelled"
+    )
 
 
 def test_what_makes_no_sense_is_passed_over() -> None:
     nonsense = Kept(5, "nebula.inference.responses.gw.r1", {"x": "y"}, 3)
     unrouted = Kept(3, "nebula.inference.replicas.chat.chat-0", {inference.ROUTED: "{"}, 3)
-    told = story(asked(), unrouted, nonsense, now=EMPTY)
+    other = Kept(4, "nebula.inference.finished.chat", {}, 3)
+    told = story(asked(), unrouted, other, nonsense, now=EMPTY)
     assert texts(told)[1:] == ["sent to chat-0"]
