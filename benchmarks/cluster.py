@@ -19,11 +19,25 @@ import httpx
 import psutil
 
 from benchmarks.data_plane.processes import Failed, await_answer, free_port, running
-from benchmarks.data_plane.ways import await_model, environment
+from benchmarks.data_plane.ways import await_model, environment, real_model
 from nebula.actors.processes import marked_groups
 
 NODE = "bench"
 PARTS = ("gateway", "router", "nats-server", "node")
+
+
+def two_replicas() -> dict[str, object]:
+    """Give the demo's chat model as two small vLLM for few cores. Raises Failed.
+
+    By themselves all vLLM of a machine would bind their threads to the same core.
+    """
+    return {
+        **real_model(),
+        "memory": "1GiB",
+        "replicas": 2,
+        "options": {"max-model-len": 1024, "enforce-eager": True},
+        "env": {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"},
+    }
 
 
 class Wanted(NamedTuple):

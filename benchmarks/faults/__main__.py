@@ -3,7 +3,7 @@
 `python -m benchmarks.faults` from the repository's root. Everything is started here: two gateways,
 two routers, one node with two replicas of a chat model, and a nats-server; what is killed is
 started again by `nebula up`. Each text is compared with that of an undisturbed run. The exit code
-is 1 where a request can't be accounted for, or a text of the simulated engine is not the same.
+is 1 where a request can't be accounted for, or a text differs by more than vLLM's numerics.
 """
 
 import argparse
@@ -16,14 +16,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.cluster import Cluster, Wanted, start
+from benchmarks.cluster import Cluster, Wanted, start, two_replicas
 from benchmarks.data_plane.__main__ import context, stop
 from benchmarks.data_plane.processes import Failed
 from benchmarks.data_plane.ways import MODEL, REPOSITORY, SIMULATED, freeze
 
-from . import accounts
+from . import accounts, cuts
 from .accounts import Account, Texts
+from .cuts import Check
 from .waves import Done, Kill, Wave, requests, ride
+
+_THINGS = ("a lighthouse", "two brothers", "the winter", "a small town", "an old clock", "the sea")
 
 TOKEN = 0.03  # seconds between two tokens of a simulated engine
 
@@ -38,18 +41,24 @@ FAULTS = {
 
 
 class Setting(NamedTuple):
-    """What differs between engines: how they start, what they are asked, how long that takes."""
+    """What differs between engines: how they start, what they are asked, how long that takes.
+
+    `body` makes the request of a number for so many tokens, as a stream or not. `real`: texts may
+    differ by the engine's numerics.
+    """
 
     model: Wanted
     engine: Sequence[str]
+    streams: int
     tokens: int
     spread: float
     silence: float
     body: Callable[[int, int, bool], bytes]
+    real: bool
 
 
 def simulated(streams: int) -> Setting:
-    """Give the setting with simulated engines, of which some requests have to wait in line."""
+    """Give the setting with simulated engines, for which some requests have to wait in line."""
     fields = {
         "source": MODEL,
         "memory": "256MiB",
@@ -57,7 +66,18 @@ def simulated(streams: int) -> Setting:
         "max_in_flight": max(4, streams * 3 // 8),
     }
     engine = [*SIMULATED, "--simulate-token", str(TOKEN)]
-    return Setting(Wanted(MODEL, fields), engine, 200, 4.5, 60.0, _words)
+    return Setting(Wanted(MODEL, fields), engine, streams, 200, 4.5, 60.0, _words, False)
+
+
+def vllm(streams: int) -> Setting:
+    """Give the setting with two vLLM on CPUs. Raises Failed where it is not installed."""
+    wanted = Wanted(MODEL, two_replicas(), patience=900)
+    return Setting(wanted, (), streams, 120, 5.0, 300.0, _stories, True)
+
+
+def _stories(number: int, tokens: int, stream: bool) -> bytes:
+    what = _THINGS[number % len(_THINGS)]
+    return _chat(f"Tell me a long story about {what}. It is number {number}.", tokens, stream)
 
 
 def _words(number: int, tokens: int, stream: bool) -> bytes:
@@ -92,11 +112,25 @@ def waves(names: Sequence[str], setting: Setting) -> list[Wave]:
     return planned
 
 
-def measure(
-    cluster: Cluster, setting: Setting, planned: Sequence[Wave], streams: int
-) -> list[tuple[Done, Account]]:
+class Result(NamedTuple):
+    """A wave, its account, and of its differing texts whether they are as one vLLM gives them."""
+
+    done: Done
+    account: Account
+    checks: list[Check]
+
+    @property
+    def good(self) -> bool:
+        """Whether everything is accounted for and no text is wrong."""
+        if not self.checks:
+            return self.account.good
+        return self.account.accounted and all(check.good for check in self.checks)
+
+
+def measure(cluster: Cluster, setting: Setting, planned: Sequence[Wave]) -> list[Result]:
     """Ride all waves, each length of answers first undisturbed. Raises Failed."""
     undisturbed: dict[int, Texts] = {}
+    events: dict[int, int] = {}
     results = []
     for wave in planned:
         tokens = wave.tokens
@@ -104,20 +138,28 @@ def measure(
         def body(number: int, stream: bool, tokens: int = tokens) -> bytes:
             return setting.body(number, tokens, stream)
 
+        asked = requests(setting.streams, body)
         if tokens not in undisturbed:
             quiet = Wave(f"undisturbed, {tokens} tokens", tokens, (), wave.spread)
-            done = ride(quiet, requests(streams, body), cluster, setting.silence)
+            done = ride(quiet, asked, cluster, setting.silence)
             _say(accounts.kills(done))
             undisturbed[tokens] = accounts.texts(done)
-            if len(undisturbed[tokens]) < streams:
+            events[tokens] = sum(one.progress for one in done.outcomes if one.asked.stream)
+            if len(undisturbed[tokens]) < len(asked):
                 told = accounts.told(accounts.account(done, undisturbed[tokens], {}))
                 raise Failed(f"requests fail where nothing is killed: {told}")
-        done = ride(wave, requests(streams, body), cluster, setting.silence)
-        _say(accounts.kills(done))
+        asked = requests(setting.streams, body)
+        done = ride(wave._replace(events=events[tokens]), asked, cluster, setting.silence)
         again = accounts.attempts(cluster.logs("gateway"))
-        results.append((done, accounts.account(done, undisturbed[tokens], again)))
-        _say(accounts.table([results[-1][1]]) + "\n" + accounts.told(results[-1][1]))
+        account = accounts.account(done, undisturbed[tokens], again, words=not setting.real)
+        _say("\n".join((accounts.kills(done), accounts.table([account]), accounts.told(account))))
         cluster.settle()
+        checks = []
+        if setting.real and account.differing:
+            engine = next(iter(cluster.engine_urls().values()))
+            checks = cuts.check(account.differing, cluster.nats, MODEL, engine)
+            _say(cuts.told(checks))
+        results.append(Result(done, account, checks))
     return results
 
 
@@ -128,9 +170,9 @@ def _say(text: str) -> None:
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.faults", description=__doc__)
-    parser.add_argument("--engine", choices=["simulated"], default="simulated")
-    parser.add_argument("--streams", type=int, help="requests of each wave [200]")
-    parser.add_argument("--tokens", type=int, help="of each answer [200]")
+    parser.add_argument("--engine", choices=["simulated", "vllm"], default="simulated")
+    parser.add_argument("--streams", type=int, help="requests of each wave [200, of vLLM 16]")
+    parser.add_argument("--tokens", type=int, help="of each answer [200, of vLLM 120]")
     parser.add_argument(
         "--faults",
         type=lambda text: text.split(","),
@@ -150,14 +192,16 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def main() -> None:
-    """Start, disturb, end and print."""
+def main() -> int:
+    """Start, disturb, end and print; give the exit code. Raises Failed."""
     options = parse()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     facts = context()
-    streams = options.streams or 200
-    setting = simulated(streams)
+    if options.engine == "vllm":
+        setting = vllm(options.streams or 16)
+    else:
+        setting = simulated(options.streams or 200)
     setting = setting._replace(tokens=options.tokens or setting.tokens)
     with (
         tempfile.TemporaryDirectory(prefix="nebula-faults-")
@@ -166,30 +210,32 @@ def main() -> None:
     ) as folder:
         copy = freeze((), Path(folder) / "sources")[REPOSITORY]
         arguments = ("--restart-limit", "1000", "--restart-pause", "0.5")
-        try:
-            with start(
-                Path(folder) / "cluster",
-                copy,
-                [setting.model],
-                engine=setting.engine,
-                arguments=arguments,
-            ) as cluster:
-                results = measure(cluster, setting, waves(options.faults, setting), streams)
-        except Failed as error:
-            raise SystemExit(str(error)) from error
-    found = [account for _, account in results]
-    everything = accounts.total(found)
+        with start(
+            Path(folder) / "cluster",
+            copy,
+            [setting.model],
+            engine=setting.engine,
+            arguments=arguments,
+        ) as cluster:
+            results = measure(cluster, setting, waves(options.faults, setting))
+    everything = accounts.total([result.account for result in results])
     print("\n" + "; ".join(f"{key} {value}" for key, value in facts.items()))
-    print(f"{options.engine} engine, {streams} requests in each wave\n")
-    print(accounts.table([*found, everything]))
-    for done, account in results:
-        print(f"\n{accounts.kills(done)}\n{accounts.told(account)}".rstrip())
+    print(f"{options.engine} engine, {setting.streams} requests in each wave\n")
+    print(accounts.table([*(result.account for result in results), everything]))
+    for done, account, checks in results:
+        parts = (accounts.kills(done), accounts.told(account), cuts.told(checks))
+        print("\n" + "\n".join(part for part in parts if part))
     if options.json is not None:
-        told = [accounts.raw(done, account) for done, account in results]
+        told = [
+            accounts.raw(done, account) | {"checks": [check._asdict() for check in checks]}
+            for done, account, checks in results
+        ]
         options.json.write_text(json.dumps({"context": facts, "waves": told}, indent=1) + "\n")
-    if not everything.good:
-        raise SystemExit(1)
+    return 0 if all(result.good for result in results) else 1
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        raise SystemExit(main())
+    except Failed as error:
+        raise SystemExit(str(error)) from error

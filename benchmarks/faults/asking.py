@@ -123,6 +123,8 @@ class Clients:
         before = outcome.progress
 
         def on_body(answer: Answer) -> None:
+            if not answer.events:
+                return  # no stream, or an error in its place
             outcome.progress = before + answer.events
             outcome.pause = max(outcome.pause, answer.news - (outcome.news or answer.news))
             outcome.news = answer.news

@@ -17,7 +17,7 @@ _LOOK = 0.05  # seconds between two looks at how far the answers are
 
 
 class Kill(NamedTuple):
-    """Kill that once this part of all tokens has come; `number` says which of several."""
+    """Kill that once this part of all events has come; `number` says which of several."""
 
     what: str
     number: int
@@ -33,12 +33,13 @@ class Killed(NamedTuple):
 
 
 class Wave(NamedTuple):
-    """`spread`: seconds over which the requests arrive."""
+    """`spread`: seconds over which the requests arrive; `events`: those of all streams together."""
 
     name: str
     tokens: int
     kills: Sequence[Kill]
     spread: float
+    events: int = 0
 
 
 class Done(NamedTuple):
@@ -96,10 +97,9 @@ async def _ride(wave: Wave, asked: Sequence[Asked], cluster: Cluster, silence: f
 
 async def _kill(wave: Wave, outcomes: Sequence[Outcome], cluster: Cluster) -> list[Killed]:
     streams = [outcome for outcome in outcomes if outcome.asked.stream]
-    wanted = len(streams) * wave.tokens
     killed = []
     for kill in wave.kills:
-        while sum(outcome.progress for outcome in streams) < kill.at * wanted:
+        while sum(outcome.progress for outcome in streams) < kill.at * wave.events:
             if all(outcome.ended for outcome in outcomes):
                 break
             await asyncio.sleep(_LOOK)
