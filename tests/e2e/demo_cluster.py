@@ -47,6 +47,7 @@ class DemoCluster:
         line = [sys.executable, "-m", "nebula.cli.main", "up", "--folder", str(self.folder)]
         line += ["--port", str(self.port), "--nats-port", str(self.nats_port)]
         line += ["--name", "here", "--restart-limit", "2"]
+        line += ["--load-patience", str(PATIENCE)]  # requests wait out an engine's restart
         line += ["--demo", str(self.demo)] if demo else []
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
         with (self.folder / "up.log").open("ab") as output:
