@@ -7,6 +7,7 @@ from nebula.actors.engine_exchange import App, Message, Scope, http_scope
 
 _WAITING = b"vllm:num_requests_waiting"
 _CACHE = b"vllm:kv_cache_usage_perc"
+_MOST = 1e9
 
 
 class EngineLoad(Struct, frozen=True):
@@ -34,14 +35,19 @@ def read_load(metrics: bytes) -> EngineLoad:
         if not line.startswith(b"vllm:"):
             continue
         name = line.partition(b"{")[0].partition(b" ")[0]
-        try:
-            if name == _WAITING:
-                waiting += float(line.rpartition(b" ")[2])
-            elif name == _CACHE:
-                cache = max(cache, float(line.rpartition(b" ")[2]))
-        except ValueError:
-            continue
-    return EngineLoad(max(0, int(waiting)), min(1.0, cache))
+        if name == _WAITING:
+            waiting += _value(line)
+        elif name == _CACHE:
+            cache = max(cache, _value(line))
+    return EngineLoad(int(min(waiting, _MOST)), min(1.0, cache))
+
+
+def _value(line: bytes) -> float:
+    """Read a line's value: 0 for what is no number, none that there can be, or NaN."""
+    try:
+        return min(max(0.0, float(line.rpartition(b" ")[2])), _MOST)
+    except ValueError:
+        return 0.0
 
 
 def read_context(models: bytes) -> int:

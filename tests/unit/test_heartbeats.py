@@ -1,0 +1,104 @@
+"""What a gateway hears of routers and replicas: who lives, and what waits where."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from nebula.actors.heartbeats import FORGOTTEN, Heartbeats
+from nebula.events.inference import QueueStatus, ReplicaStatus, RouterStatus
+
+
+class Ear:
+    """Heartbeats, heard by a clock of their own."""
+
+    def __init__(self) -> None:
+        self.clock = 1000.0
+        self.heard = Heartbeats(lambda: self.clock)
+
+    def replica(self, name: str, pid: int = 7, context: int = 0) -> None:
+        status = ReplicaStatus(name, pid, 0, 1, context=context)
+        self.heard.on_replica(b"", b"", msgspec.json.encode(status))
+
+    def router(self, name: str, **queues: QueueStatus) -> None:
+        self.heard.on_router(b"", b"", msgspec.json.encode(RouterStatus(name, queues)))
+
+
+def test_a_replica_is_silent_since_its_last_heartbeat() -> None:
+    ear = Ear()
+    ear.replica("chat-0")
+    ear.clock += 5
+    assert ear.heard.replica_silent("chat-0", 7) == 5.0
+    ear.replica("chat-0")
+    assert ear.heard.replica_silent("chat-0", 7) == 0.0
+
+
+def test_one_that_was_never_heard_is_not_silent_nor_is_another_engine_of_it() -> None:
+    ear = Ear()
+    assert ear.heard.replica_silent("chat-0", 7) == 0.0
+    ear.replica("chat-0", pid=7)
+    ear.clock += 5
+    assert ear.heard.replica_silent("chat-0", 8) == 0.0
+
+
+def test_a_router_is_silent_since_its_last_heartbeat_or_since_it_was_first_spoken_of() -> None:
+    ear = Ear()
+    ear.clock += 5
+    assert ear.heard.router_silent("r1", since=1002.0) == 3.0
+    ear.router("r1")
+    ear.clock += 2
+    assert ear.heard.router_silent("r1", since=1002.0) == 2.0
+
+
+def test_nobody_is_silent_for_longer_than_they_could_be_heard() -> None:
+    ear = Ear()
+    ear.replica("chat-0")
+    ear.router("r1")
+    ear.clock += 50
+    ear.heard.restart()
+    ear.clock += 1
+    assert ear.heard.replica_silent("chat-0", 7) == 1.0
+    assert ear.heard.router_silent("r1", since=0.0) == 1.0
+
+
+def test_the_context_is_that_of_the_smallest_engine() -> None:
+    ear = Ear()
+    ear.replica("chat-0", context=4096)
+    ear.replica("chat-1", context=2048)
+    ear.replica("other", context=16)
+    assert ear.heard.context(("chat-0", "chat-1", "unheard")) == 2048
+    assert ear.heard.context(()) == 0
+
+
+def test_what_waits_for_a_model_is_what_waits_in_all_routers() -> None:
+    ear = Ear()
+    assert ear.heard.queue("chat") == QueueStatus(0, 0.0)
+    ear.router("r1", chat=QueueStatus(2, 3.0), other=QueueStatus(9, 9.0))
+    ear.router("r2", chat=QueueStatus(1, 5.0))
+    assert ear.heard.queue("chat") == QueueStatus(3, 5.0)
+    ear.router("r2")
+    assert ear.heard.queue("chat") == QueueStatus(2, 3.0)
+
+
+def test_routers_that_are_long_silent_are_forgotten_with_what_waited_in_them() -> None:
+    ear = Ear()
+    ear.router("r1", chat=QueueStatus(2, 3.0))
+    ear.clock += FORGOTTEN + 1
+    ear.heard.forget(lambda _: True)
+    assert ear.heard.queue("chat") == QueueStatus(0, 0.0)
+
+
+def test_replicas_that_are_gone_are_forgotten() -> None:
+    ear = Ear()
+    ear.replica("chat-0")
+    ear.clock += 9
+    ear.heard.forget(lambda replica: replica != "chat-0")
+    assert ear.heard.replica_silent("chat-0", 7) == 0.0
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b'{"replica":1,"router":2}'])
+def test_what_is_no_heartbeat_is_not_heard(body: bytes) -> None:
+    ear = Ear()
+    ear.heard.on_replica(b"", b"", body)
+    ear.heard.on_router(b"", b"", body)
+    assert ear.heard.queue("chat") == QueueStatus(0, 0.0)
