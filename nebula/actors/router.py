@@ -5,6 +5,7 @@ once the log lets one win.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -12,6 +13,7 @@ import uuid
 import msgspec
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
+from nats.errors import FlushTimeoutError
 
 from nebula.actors.actor import Actor
 from nebula.actors.dispatch import Dispatch
@@ -65,6 +67,8 @@ class Router(Actor):
             return
         try:
             await self._requests.unsubscribe()
+            with contextlib.suppress(FlushTimeoutError):
+                await self.connection.client.flush(2)  # what was on its way here has come then
             self._dispatch.hand_over()
         except NatsError as error:
             log.warning("requests that waited could not be handed over: %r", error)
