@@ -10,6 +10,8 @@ import pynvml
 from nebula.events import memory
 from nebula.events.vocabulary import Device, DeviceKind
 
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
 
 def probe() -> tuple[Device, ...]:
     """List the GPUs that NVML shows; on a machine without any, its CPUs as one device."""
@@ -19,6 +21,21 @@ def probe() -> tuple[Device, ...]:
 def memory_free() -> int:
     """Give the bytes of main memory that could be had right now."""
     return int(psutil.virtual_memory().available)
+
+
+def cores() -> int:
+    """Give how many cores may be used here: real ones, fewer where a container has a limit."""
+    real = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else real
+    return max(1, min(real, allowed, _quota() or real))
+
+
+def _quota() -> int | None:
+    try:
+        quota, period = _CPU_MAX.read_text().split()
+    except (OSError, ValueError):
+        return None
+    return max(1, int(quota) // int(period)) if quota.isdigit() else None
 
 
 def _gpus() -> tuple[Device, ...]:

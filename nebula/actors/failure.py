@@ -20,6 +20,18 @@ _WRAPPER = (
 )
 
 
+def death_reason(code: int | None, adopted: bool, words: str) -> str:
+    """Say how a process ended where its own words, or the last of them, do not say it."""
+    if adopted:
+        return (
+            "the process ended (exit code unknown: an earlier node process started it); "
+            f"its last words: {words}"
+        )
+    if code is not None and code < 0:
+        return f"killed by signal {-code}; its last words: {words}"
+    return words
+
+
 def failure_reason(lines: Sequence[str]) -> str:
     """Find an engine's own reason among its last words.
 

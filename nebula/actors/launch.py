@@ -14,18 +14,21 @@ from nebula.events.vocabulary import Device, OptionValue
 BRIDGE = "nebula.actors.engine.EngineBridge"
 """What `--middleware` names: the ASGI middleware through which an engine speaks NATS."""
 
+BIND = "VLLM_CPU_OMP_THREADS_BIND"
+
 
 class Site(Struct, frozen=True):
     """What a node adds to every engine it starts.
 
     `command` is the program and its first arguments; `folder` is the node's own, and marks its
-    engines among all processes of the machine.
+    engines among all processes of the machine; `cores` are those that it may use.
     """
 
     node: str
     folder: str
     command: tuple[str, ...]
     nats_url: str
+    cores: int
 
 
 def arguments(
@@ -84,6 +87,8 @@ def environment(
 ) -> dict[str, str]:
     """Give the engine's environment: the node's, vLLM's settings, and the bridge's."""
     environ = {"VLLM_NO_USAGE_STATS": "1", **inherited}
+    if device.kind == "cpu":
+        environ = {**_threads(site, launch, inherited), **environ}
     if launch.lora:
         environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     if device.kind == "gpu":
@@ -99,6 +104,25 @@ def environment(
         "NEBULA_MODEL": replica.model,
         "NEBULA_REPLICA": replica.id,
         "NEBULA_VERSION": str(replica.version),
+    }
+
+
+def _threads(site: Site, launch: Launch, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Share a machine's cores: vLLM by itself binds the threads of every engine to the same ones.
+
+    Two of them then stand still while a third sleeps, because what waits there spins. Unbound, as
+    many as vLLM would take (all cores but one), and with threads that sleep while they wait for
+    each other, engines get on side by side. What somebody has set is left alone, and so is an
+    engine of several workers: vLLM binds each to a NUMA node of its own.
+    """
+    chosen = {**inherited, **launch.env}
+    options = {option_name(key) for key in launch.options}
+    if BIND in chosen or options & {"tensor-parallel-size", "pipeline-parallel-size"}:
+        return {}
+    return {
+        BIND: "nobind",
+        "OMP_NUM_THREADS": str(max(site.cores - 1, 1)),
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
 
 

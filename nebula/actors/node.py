@@ -22,7 +22,7 @@ from nats.errors import Error as NatsError
 from nebula.actors import devices, launch, processes
 from nebula.actors.actor import Actor
 from nebula.actors.engine_http import EngineClient, EngineRefused, EngineSilent
-from nebula.actors.failure import failure_reason
+from nebula.actors.failure import death_reason, failure_reason
 from nebula.actors.launch import Site
 from nebula.actors.log_reading import LogReply, LogRequest, read_log
 from nebula.actors.placement import replicas_on
@@ -132,7 +132,11 @@ class Node(Actor):
     def _site(self) -> Site:
         settings = self.settings
         return Site(
-            settings.node, str(settings.folder), settings.engine_command, self.connection.url
+            settings.node,
+            str(settings.folder),
+            settings.engine_command,
+            self.connection.url,
+            devices.cores(),
         )
 
     async def begin(self) -> None:
@@ -271,22 +275,33 @@ class Node(Actor):
         return False
 
     async def _ended(self, engine: _Engine, code: int | None, reason: str) -> None:
+        """Tell of an end, and keep the entry, which holds its devices, until all of it is gone.
+
+        A failure is told at once. That it was stopped is told last: others may get its devices.
+        """
+        engine.ready = False
         await engine.client.close()
-        if engine.stop_reason is not None:
-            await self._tell(engine.replica, EngineStopped(engine.stop_reason), engine.last_seq)
-        else:
-            served = 0.0 if engine.ready_since is None else self._now() - engine.ready_since
-            attempt, pause = self.settings.restarts.after(engine.attempt, served)
-            if code is not None and code < 0:
-                reason = f"killed by signal {-code}; its last words: {reason}"
-            lines = engine.process.tail() if engine.process is not None else ()
-            failed = EngineFailed(engine.hint + reason, code, lines, attempt, pause)
-            log.warning("%s failed (attempt %d): %s", engine.replica, attempt, reason)
-            if pause is not None:
-                self._retry_at[engine.replica] = self._now() + pause
-            await self._tell(engine.replica, failed, engine.last_seq)
+        wanted = engine.stop_reason
+        if wanted is None:
+            await self._failed(engine, code, reason)
+        if engine.process is not None:
+            await engine.process.gone()
+        if wanted is not None:
+            await self._tell(engine.replica, EngineStopped(wanted), engine.last_seq)
         del self._engines[engine.replica]
         self._wake.set()
+
+    async def _failed(self, engine: _Engine, code: int | None, words: str) -> None:
+        served = 0.0 if engine.ready_since is None else self._now() - engine.ready_since
+        attempt, pause = self.settings.restarts.after(engine.attempt, served)
+        process = engine.process
+        reason = death_reason(code, process is not None and process.adopted, words)
+        lines = process.tail() if process is not None else ()
+        failed = EngineFailed(engine.hint + reason, code, lines, attempt, pause)
+        log.warning("%s failed (attempt %d): %s", engine.replica, attempt, reason)
+        if pause is not None:
+            self._retry_at[engine.replica] = self._now() + pause
+        await self._tell(engine.replica, failed, engine.last_seq)
 
     async def _adapt(self, action: LoadAdapter | UnloadAdapter) -> None:
         """Change one adapter of a ready engine and tell the log how it went."""

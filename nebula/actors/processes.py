@@ -63,6 +63,11 @@ class EngineProcess:
         return cls(pid, created, log_file)
 
     @property
+    def adopted(self) -> bool:
+        """Whether an earlier node process started it: then nobody learns its exit code."""
+        return self._child is None
+
+    @property
     def alive(self) -> bool:
         """Whether the group's leader still runs."""
         if self._child is not None:
@@ -71,7 +76,7 @@ class EngineProcess:
         return found is not None and abs(found - self.created) <= 0.05
 
     async def wait(self) -> int | None:
-        """Wait for the leader's end, then end what is left of its group.
+        """Wait for the leader's end, and kill what is left of its group.
 
         Gives the exit code (negative for a signal), None for an adopted process.
         """
@@ -81,8 +86,16 @@ class EngineProcess:
         else:
             while self.alive:  # noqa: ASYNC110 - the kernel tells only parents
                 await asyncio.sleep(POLL)
-        await end_group(self.pid, grace=0)
+        _signal(self.pid, signal.SIGKILL)
         return code
+
+    async def gone(self) -> None:
+        """Wait until nothing is left of the group of a leader that has ended.
+
+        That may take seconds: what is killed still needs its core to go, and others may keep that
+        busy.
+        """
+        await end_group(self.pid, grace=0)
 
     async def end(self, grace: float) -> None:
         """End the whole group: politely, then after `grace` seconds by force."""

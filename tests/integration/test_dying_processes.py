@@ -73,6 +73,15 @@ async def test_streams_outlive_kill_9_of_the_node_and_the_next_one_adopts_the_en
     async with cluster.http() as http:
         assert said(await http.post(CHAT, json=chat("chat", max_tokens=1))) == "hello"
 
+    os.kill(before.pid, signal.SIGKILL)
+    failed = await cluster.logged(EngineFailed, "chat-0")
+    assert failed.exit_code is None
+    assert failed.reason.startswith(
+        "the process ended (exit code unknown: an earlier node process started it); "
+        "its last words: "
+    )
+    await cluster.stands("chat")
+
 
 async def test_what_was_unloaded_or_has_died_without_a_node_is_put_right_by_the_next_one(
     own_cluster: Cluster,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nebula.actors.failure import failure_reason
+from nebula.actors.failure import death_reason, failure_reason
 
 
 def lines(text: str) -> list[str]:
@@ -116,3 +116,23 @@ def test_the_reason_of_a_failure_is_found_among_the_last_words(
 
 def test_the_longest_reason_is_cut() -> None:
     assert len(failure_reason(["ValueError: " + "x" * 10_000])) == 1000
+
+
+@pytest.mark.parametrize(
+    ("code", "adopted", "reason"),
+    [
+        (1, False, "ValueError: no"),
+        (None, False, "ValueError: no"),
+        (-9, False, "killed by signal 9; its last words: ValueError: no"),
+        (
+            None,
+            True,
+            "the process ended (exit code unknown: an earlier node process started it); "
+            "its last words: ValueError: no",
+        ),
+    ],
+)
+def test_how_it_ended_is_said_where_its_words_do_not(
+    code: int | None, adopted: bool, reason: str
+) -> None:
+    assert death_reason(code, adopted, "ValueError: no") == reason

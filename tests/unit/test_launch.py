@@ -12,7 +12,7 @@ from nebula.events.memory import GIB, MIB
 from nebula.events.state import Launch, Replica
 from nebula.events.vocabulary import Device
 
-SITE = Site("alpha", "/var/nebula", ("python", "-m", "vllm"), "nats://127.0.0.1:4222")
+SITE = Site("alpha", "/var/nebula", ("python", "-m", "vllm"), "nats://127.0.0.1:4222", cores=8)
 CPU = Device(0, "cpu", "x86_64, 2 cores", 16 * GIB)
 GPU = Device(1, "gpu", "H100", 80 * GIB)
 LAUNCH = Launch("/models/qwen", "Qwen/Qwen2.5", "chat", False, None, {}, {})
@@ -153,3 +153,38 @@ def test_the_users_variables_win_over_the_nodes_and_never_over_nebulas() -> None
     )
     assert (told["HF_HOME"], told["VLLM_NO_USAGE_STATS"]) == ("/mine", "0")
     assert (told["NEBULA_REPLICA"], told["NEBULA_NODE"]) == ("chat-0", "alpha")
+
+
+THREADS = ("VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+
+
+def threads(*, inherited: dict[str, str] | None = None, **launch: Any) -> list[str | None]:
+    found = environ(inherited, **{"device": CPU, **launch})
+    return [found.get(name) for name in THREADS]
+
+
+def test_engines_on_a_cpu_share_its_cores_instead_of_being_bound_to_the_same() -> None:
+    assert threads() == ["nobind", "7", "PASSIVE"]
+    assert threads(device=GPU) == [None, None, None]
+
+
+def test_one_core_is_enough_for_a_thread() -> None:
+    site = replace(SITE, cores=1)
+    found = environment(site, LAUNCH, REPLICA, CPU, {})
+    assert found["OMP_NUM_THREADS"] == "1"
+
+
+def test_who_sets_how_threads_are_bound_is_left_alone() -> None:
+    assert threads(inherited={"VLLM_CPU_OMP_THREADS_BIND": "0-3"}) == ["0-3", None, None]
+    assert threads(env={"VLLM_CPU_OMP_THREADS_BIND": "auto"}) == ["auto", None, None]
+
+
+def test_who_sets_the_number_of_threads_keeps_it() -> None:
+    assert threads(inherited={"OMP_NUM_THREADS": "3"}) == ["nobind", "3", "PASSIVE"]
+    assert threads(inherited={"OMP_NUM_THREADS": "3"}, env={"OMP_NUM_THREADS": "2"})[1] == "2"
+    assert threads(env={"OMP_WAIT_POLICY": "ACTIVE"})[2] == "ACTIVE"
+
+
+@pytest.mark.parametrize("option", ["tensor-parallel-size", "pipeline_parallel_size"])
+def test_an_engine_of_several_workers_is_bound_by_vllm(option: str) -> None:
+    assert threads(options={option: 2}) == [None, None, None]

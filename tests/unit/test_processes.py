@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nebula.actors import processes
 from nebula.actors.processes import (
     TAIL_BYTES,
     EngineProcess,
@@ -124,7 +125,22 @@ async def test_ending_a_process_ends_its_grandchildren_too(machine: Machine) -> 
 async def test_what_a_dead_leader_leaves_behind_is_ended_with_it(machine: Machine) -> None:
     process = await machine.shell(f"sleep {HOUR} & echo up; exit 7")
     assert await process.wait() == 7
+    await process.gone()
     assert living(process.pid) == []
+
+
+async def test_a_leader_s_end_is_known_before_the_rest_of_its_group_has_gone(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = await machine.shell(f"sleep {HOUR} & echo up; exit 7")
+    lingering = True  # as what is killed does while others keep its core busy
+    monkeypatch.setattr(processes, "_members", lambda _: lingering)
+    assert await asyncio.wait_for(process.wait(), 5) == 7
+    going = asyncio.create_task(process.gone())
+    await asyncio.sleep(0.3)
+    assert not going.done()
+    lingering = False
+    await asyncio.wait_for(going, 5)
 
 
 async def test_a_process_that_ignores_the_polite_signal_is_killed_after_its_grace(
@@ -166,6 +182,9 @@ async def test_a_running_process_is_adopted_and_watched_to_its_end(machine: Mach
     os.kill(process.pid, signal.SIGKILL)
     assert await asyncio.wait_for(watching, 20) is None
     assert not adopted.alive
+    assert adopted.adopted
+    assert not process.adopted
+    await adopted.gone()
     assert living(process.pid) == []
 
 
