@@ -206,7 +206,9 @@ class Dispatch:
                 self._refuse(request, 503, reason, None)
                 return
             if len(line) >= model.spec.max_waiting:
-                self._refuse(request, *self._full(model, line, now))
+                # All who wait may wait for an adapter, and this one for nothing.
+                if not self._send(held):
+                    self._refuse(request, *self._full(model, line, now))
                 return
         if request.timeout is not None:
             patience = min(patience, request.timeout)

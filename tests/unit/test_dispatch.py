@@ -357,6 +357,15 @@ def test_when_to_come_back_is_between_a_second_and_a_minute(
     assert router.end("b").retry_after == retry_after
 
 
+def test_a_line_full_of_requests_for_an_adapter_keeps_nobody_else_from_going() -> None:
+    router = Router(serving(max_waiting=1).given("chat", AdapterLoadRequested("sql", "/a")))
+    router.ask("for-sql", adapter="sql")
+    router.ask("plain")
+    router.ask("for-sql-too", adapter="sql")
+    assert router.order == ["plain"]
+    assert router.end("for-sql-too").status == 429
+
+
 def test_where_nobody_may_wait_a_busy_model_refuses_at_once() -> None:
     router = busy(max_waiting=0)
     router.ask("r")
