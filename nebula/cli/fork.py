@@ -21,7 +21,7 @@ from nebula.history.moments import BadMoment, clock
 from nebula.history.replay import BadLog
 from nebula.store.archive import BadArchive
 from nebula.store.connection import Connection
-from nebula.store.importing import OtherHistory
+from nebula.store.importing import NotTaken, OtherHistory
 from nebula.store.log import Log
 from nebula.store.server import EmbeddedServer
 
@@ -125,7 +125,7 @@ async def _fill(sandbox: _Sandbox, url: str, state: State) -> None:
         for replica in sorted(state.replicas.values(), key=lambda each: each.id):
             if replica.engine is not None:
                 await log.append(replica.id, EngineStopped("it stays with the original cluster"))
-    except OtherHistory as error:
+    except (OtherHistory, NotTaken) as error:
         fail(str(error))
     finally:
         await connection.close()

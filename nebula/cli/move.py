@@ -1,12 +1,14 @@
 """The commands that carry a log elsewhere, and bring it back: export, import, snapshots."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import click
+from msgspec import Struct
 
 from nebula.cli import tables
 from nebula.cli.cluster import connected
@@ -19,9 +21,9 @@ from nebula.events.evolve import evolve
 from nebula.events.snapshot import Unusable
 from nebula.events.state import EMPTY, State
 from nebula.history.moments import BadMoment, Moment
-from nebula.history.replay import BadLog
+from nebula.history.replay import BadLog, from_the_future
 from nebula.store.archive import BadArchive, Reader, Writer
-from nebula.store.importing import OtherHistory, import_entries
+from nebula.store.importing import NotTaken, OtherHistory, import_entries, size_of
 from nebula.store.log import Log
 from nebula.store.snapshots import Snapshots
 
@@ -32,7 +34,11 @@ from nebula.store.snapshots import Snapshots
 @log_option
 @nats_option
 def export_log(target: str, until: str | None, file: Path | None, nats: str) -> None:
-    """Write the log to FILE (`-`: standard output): JSON lines, each chained to the one before."""
+    """Write the log to FILE (`-`: standard output): JSON lines, each chained to the one before.
+
+    The last chain is printed: told some other way, it shows whoever gets the file that it is this
+    one.
+    """
     run(_export(nats, file, target, moment(until)))
 
 
@@ -40,14 +46,14 @@ async def _export(nats: str, file: Path | None, target: str, until: Moment | Non
     async with opened(nats, file) as past:
         last = await _last(past, until)
         if target == "-":
-            await _write(past, last, sys.stdout.buffer)
-            return
-        try:
-            with _replacing(Path(target)) as out:
-                await _write(past, last, out)
-        except OSError as error:
-            fail(f"can't write {target}: {error.strerror}")
-        click.echo(f"{target}: events 1 to {last}", err=True)
+            chain = await _write(past, last, sys.stdout.buffer)
+        else:
+            try:
+                with _replacing(Path(target)) as out:
+                    chain = await _write(past, last, out)
+            except OSError as error:
+                fail(f"can't write {target}: {error.strerror}")
+        click.echo(f"{target}: events 1 to {last}, chain {chain}", err=True)
 
 
 @contextmanager
@@ -82,7 +88,8 @@ async def _last(past: Past, until: Moment | None) -> int:
     return last
 
 
-async def _write(past: Past, last: int, out: BinaryIO) -> None:
+async def _write(past: Past, last: int, out: BinaryIO) -> str:
+    """Write it, and give the last chain."""
     writer = Writer(last)
     out.write(writer.head)
     async with aclosing(past.entries()) as batches:
@@ -90,6 +97,7 @@ async def _write(past: Past, last: int, out: BinaryIO) -> None:
             for entry in batch:
                 if entry.seq <= last:
                     out.write(writer.line(entry))
+    return writer.chain
 
 
 @click.command("import")
@@ -105,39 +113,72 @@ def import_log(source: str, nats: str, stream_replicas: int, as_json: bool) -> N
 async def _import(nats: str, source: str, stream_replicas: int, as_json: bool) -> None:
     path = Path(source)
     try:
-        last = check_archive(path)
+        found = check_archive(path)
     except BadArchive as error:
         fail(str(error))
+    last = found.last
     connection = await connected(nats, "nebula import")
     try:
+        if found.size > connection.max_body:
+            fail(
+                f"{path}, line {found.largest + 1}: sequence {found.largest} needs {found.size} "
+                f"bytes in a message, this NATS server takes {connection.max_body} (max_payload)"
+            )
         log = await Log(connection, replicas=stream_replicas, actor="import").open(patience=15)
         with tables.console(errors=True).status(f"importing {last} events") as shown:
             written = await put(
                 log, path, lambda seq: shown.update(f"importing: {seq} of {last} events")
             )
-    except OtherHistory as error:
+    except (OtherHistory, NotTaken) as error:
         fail(str(error))
     finally:
         await connection.close()
     if as_json:
-        print_json({"last": last, "written": written})
+        print_json({"last": last, "written": written, "chain": found.chain})
     else:
-        click.echo(f"{source}: {written} events written, the log ends with {last} of this file")
+        click.echo(
+            f"{source}: {written} events written, the log ends with {last} of this file, "
+            f"chain {found.chain}"
+        )
 
 
-def check_archive(path: Path, until: int | None = None) -> int:
-    """Read a file from end to end and give its last sequence. Raises BadArchive."""
+class Checked(Struct, frozen=True):
+    """What a good file holds: the entries 1 to `last`, the last with this `chain`.
+
+    `size`: bytes of the largest message that an import needs, that of the entry `largest`.
+    """
+
+    last: int
+    chain: str
+    size: int
+    largest: int
+
+
+def check_archive(path: Path, until: int | None = None) -> Checked:
+    """Read a file from end to end, as an import will. Raises BadArchive."""
+    size = largest = 0
+    now = time.time_ns()
     with path.open("rb") as file:
         reader = Reader(file, str(path), until)
-        for _ in reader.entries():
-            pass
+        for entry in reader.entries():
+            try:
+                needed = size_of(entry)
+            except NotTaken as error:
+                raise BadArchive(
+                    f"{path}, line {entry.seq + 1}: sequence {entry.seq}: {error}"
+                ) from error
+            problem = from_the_future((entry,), now)
+            if problem:
+                raise BadArchive(f"{path}, line {entry.seq + 1}: {problem}")
+            if needed > size:
+                size, largest = needed, entry.seq
         if not reader.last:
             raise BadArchive(f"{path} holds an empty log")
-        return reader.last
+        return Checked(reader.last, reader.chain, size, largest)
 
 
 async def put(log: Log, path: Path, progress: object = None, until: int | None = None) -> int:
-    """Import a file that has been checked. Raises OtherHistory, Unavailable."""
+    """Import a file that has been checked. Raises OtherHistory, NotTaken, Unavailable."""
     with path.open("rb") as file:
         entries = Reader(file, str(path), until).entries()
         if callable(progress):

@@ -17,7 +17,7 @@ from nebula.events.record import Entry, Record, read_entry
 from nebula.events.state import EMPTY, State
 from nebula.history import moments
 from nebula.history.moments import BadMoment, Moment
-from nebula.history.replay import BadLog, check_time
+from nebula.history.replay import BadLog, from_the_future
 from nebula.store.archive import BadArchive, Reader
 from nebula.store.backup import read_backup
 from nebula.store.blocks import Unreadable
@@ -25,7 +25,7 @@ from nebula.store.connection import Unavailable
 from nebula.store.log import Log, NoLog
 from nebula.store.snapshots import Snapshots
 
-T = TypeVar("T")
+T = TypeVar("T", Entry, Record)
 BATCH = 1000
 
 log_option = click.option(
@@ -41,10 +41,12 @@ log_option = click.option(
 class Past(Protocol):
     """A log as far as it goes now. All three raise BadArchive, Unreadable, BadLog or Unavailable.
 
-    `name` tells people which log it is.
+    `name` tells people which log it is, `chain` is the hash at the end of an exported file once it
+    was read to its end.
     """
 
     name: str
+    chain: str
 
     def entries(self) -> AsyncGenerator[list[Entry], None]:
         """Give every entry byte for byte, in batches."""
@@ -62,6 +64,7 @@ class LivePast:
     def __init__(self, log: Log) -> None:
         self.log = log
         self.name = f"the log at {log.connection.url}"
+        self.chain = ""
 
     def entries(self) -> AsyncGenerator[list[Entry], None]:
         """See Past."""
@@ -89,20 +92,23 @@ class ArchivePast:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.name = str(path)
+        self.chain = ""
 
     async def entries(self) -> AsyncGenerator[list[Entry], None]:
         """See Past."""
         with self._path.open("rb") as file:
-            for batch in _batches(Reader(file, self.name).entries()):
+            reader = Reader(file, self.name)
+            for batch in _batches(reader.entries(), self.name):
                 yield batch
+            self.chain = reader.chain
 
     async def records(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
         """See Past."""
-        now = time.time_ns()
         with self._path.open("rb") as file:
-            for batch in _batches(Reader(file, self.name).records()):
-                check_time(batch[-1], now)
+            reader = Reader(file, self.name)
+            for batch in _batches(reader.records(), self.name):
                 yield [each for each in batch if each.seq > after] if after else batch
+            self.chain = reader.chain
 
     async def snapshot(self, moment: Moment) -> State:  # noqa: ARG002
         """See Past: a file holds none."""
@@ -115,15 +121,16 @@ class BackupPast:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.name = str(path)
+        self.chain = ""
 
     async def entries(self) -> AsyncGenerator[list[Entry], None]:
         """See Past."""
-        for batch in _batches(read_backup(self._path)):
+        for batch in _batches(read_backup(self._path), self.name):
             yield batch
 
     async def records(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
         """See Past."""
-        for batch in _batches(read_backup(self._path)):
+        for batch in _batches(read_backup(self._path), self.name):
             yield [read_entry(entry) for entry in batch if entry.seq > after]
 
     async def snapshot(self, moment: Moment) -> State:  # noqa: ARG002
@@ -131,8 +138,13 @@ class BackupPast:
         return EMPTY
 
 
-def _batches(items: Iterator[T]) -> Iterator[list[T]]:
+def _batches(items: Iterator[T], name: str) -> Iterator[list[T]]:
+    """Give what is read of a file. Raises BadLog for what it can't hold: events to come."""
+    now = time.time_ns()
     while batch := list(islice(items, BATCH)):
+        problem = from_the_future(batch, now)
+        if problem:
+            raise BadLog(f"{name}: {problem}")
         yield batch
 
 
@@ -186,7 +198,7 @@ def moment(text: str | None) -> Moment | None:
 
 async def state_at(past: Past, at: Moment | None) -> State:
     """Fold a log up to a moment, or to its end. Raises BadMoment for one that it does not have."""
-    wanted = at or Moment(time=2**63)
+    wanted = at or Moment()
     state = await past.snapshot(wanted)
     first: Record | None = None
     async with aclosing(past.records(state.seq)) as batches:

@@ -13,7 +13,7 @@ from rich.table import Table
 from nebula.cli import tables
 from nebula.cli.look import print_json
 from nebula.cli.options import json_option, nats_option
-from nebula.cli.past import Past, log_option, moment, opened
+from nebula.cli.past import LivePast, Past, log_option, moment, opened
 from nebula.cli.process import fail, run
 from nebula.events import snapshot
 from nebula.events.record import Record
@@ -21,7 +21,7 @@ from nebula.events.state import EMPTY
 from nebula.history import what_if
 from nebula.history.difference import differences
 from nebula.history.moments import BadMoment, Moment, clock
-from nebula.history.replay import Difference, Replay
+from nebula.history.replay import Difference, Replay, from_the_future
 from nebula.history.telling import told
 from nebula.history.what_if import BadCondition, Condition, Outcome, WhatIf
 
@@ -72,7 +72,7 @@ async def _replay(
     nats: str, file: Path | None, until: Moment | None, step: bool, shortcut: bool, as_json: bool
 ) -> None:
     async with opened(nats, file) as past:
-        begin = await past.snapshot(until or Moment(time=2**63)) if shortcut else EMPTY
+        begin = await past.snapshot(until or Moment()) if shortcut else EMPTY
         folding = Replay(begin)
         output = tables.console()
         started = time.perf_counter()
@@ -91,9 +91,11 @@ async def _replay(
                 f"there is no sequence {until.seq}: {past.name} ends with {folding.state.seq}"
             )
         if as_json:
-            print_json(_summary(folding, begin.seq, seconds, found))
+            print_json(_summary(folding, begin.seq, seconds, found) | {"chain": past.chain or None})
         else:
             _report(output, folding, begin.seq, seconds, found)
+            if past.chain:
+                output.print(f"the file ends with chain {past.chain}", soft_wrap=True)
         if found is not None:
             raise SystemExit(1)
 
@@ -101,8 +103,13 @@ async def _replay(
 async def _fold(
     past: Past, folding: Replay, until: Moment | None, output: Console | None
 ) -> Difference | None:
+    now, warned = time.time_ns(), not isinstance(past, LivePast)
     async with aclosing(past.records(folding.state.seq)) as batches:
         async for batch in batches:
+            problem = "" if warned else from_the_future(batch, now)
+            if problem:
+                warned = True
+                click.secho(f"nebula: {past.name}: {problem}", fg="yellow", err=True)
             for record in batch:
                 if until is not None and until.passed(record.seq, record.time):
                     return None

@@ -102,7 +102,7 @@ def decode(subject: str, payload: bytes, version: str = "1") -> tuple[str, str, 
 def _address(subject: str) -> tuple[str, str, str | Malformed]:
     """Read a subject as (aggregate, id, type of event or what is wrong with it)."""
     tokens = subject.split(".")
-    if len(tokens) != 5:
+    if len(tokens) != 5 or tokens[:2] != ["nebula", "events"]:
         return "", "", Malformed("the subject is not nebula.events.<aggregate>.<id>.<EventType>")
     _, _, aggregate, identity, name = tokens
     if aggregate not in AGGREGATES:

@@ -14,7 +14,10 @@ class BadMoment(ValueError):
 
 
 class Moment(Struct, frozen=True):
-    """Either a sequence, or a time in nanoseconds since the epoch: all that was stored by then."""
+    """Either a sequence, or a time in nanoseconds since the epoch: all that was stored by then.
+
+    Neither is the end, whatever stands there.
+    """
 
     seq: int | None = None
     time: int | None = None
@@ -38,7 +41,8 @@ def parse(text: str, now: int) -> Moment:
         return Moment(seq=int(text))
     ago = _AGO.fullmatch(text)
     if ago is not None:
-        return Moment(time=now - int(float(ago[1]) * _SECONDS[ago[2]] * 10**9))
+        seconds = min(float(ago[1]) * _SECONDS[ago[2]], now / 1e9)  # nothing is older than 1970
+        return Moment(time=now - int(seconds * 10**9))
     try:
         if re.fullmatch(r"\d\d:\d\d(:\d\d(\.\d+)?)?", text):
             today = datetime.fromtimestamp(now / 1e9).astimezone()
@@ -57,5 +61,8 @@ def parse(text: str, now: int) -> Moment:
 
 def clock(time: int) -> str:
     """Write a time for people, in this machine's zone: `2026-11-23 03:00:00.123`."""
-    moment = datetime.fromtimestamp(time / 1e9).astimezone()
+    try:
+        moment = datetime.fromtimestamp(time / 1e9).astimezone()
+    except (ValueError, OverflowError, OSError):  # of no year from 1 to 9999
+        return f"{time} ns since 1970"
     return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}"

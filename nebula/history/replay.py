@@ -5,15 +5,16 @@ pure, so the same state must give the same decision; where it does not, behaviou
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
 from nebula.actors.placement import Decision, decide
 from nebula.events.evolve import evolve
-from nebula.events.record import Record
+from nebula.events.record import Entry, Record
 from nebula.events.state import EMPTY, State
 from nebula.events.vocabulary import Decided, Event, EventRejected
+from nebula.history.moments import clock
 
 REACH = 20_000
 """How many states back a decision's basis may lie for the check to find it."""
@@ -117,7 +118,10 @@ class Replay:
         return self._past[index] if 0 <= index < len(self._past) else None
 
 
-def check_time(record: Record, now: int) -> None:
-    """Raise BadLog for an entry that was stored later than `now` (ns): its file is not to trust."""
-    if record.time > now + FUTURE:
-        raise BadLog(f"sequence {record.seq} comes from the future: its time is {record.time} ns")
+def from_the_future(batch: Sequence[Entry | Record], now: int) -> str:
+    """Tell of the first entry that was stored later than `now` (ns); empty where there is none."""
+    limit = now + FUTURE
+    if max((each.time for each in batch), default=0) <= limit:
+        return ""
+    first = next(each for each in batch if each.time > limit)
+    return f"sequence {first.seq} comes from the future: it was stored at {clock(first.time)}"

@@ -1,8 +1,10 @@
-"""A log as a file: JSON lines that a person can read, grep and mail, and nobody can alter unseen.
+"""A log as a file: JSON lines that a person can read, grep and mail.
 
 The first line says what follows. Every further line is one entry, byte for byte: its sequence,
 time, subject, headers and body. Each ends in `chain`, the SHA-256 of the line's own text before it
-and of the chain before it, so that a changed, missing or reordered line is found and named.
+and of the chain before it, so that a changed, missing or reordered line is found and named. There
+is no secret in it: who changes a line can chain all lines after it anew, and only the last chain,
+told some other way, shows that.
 """
 
 import base64
@@ -23,6 +25,9 @@ _SEAL = b',"chain":"'
 _TAIL = len(_SEAL) + 64 + len(b'"}')
 _sha256 = hashlib.sha256
 _NO_BODY = msgspec.Raw(b"")
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_ROOM = 200
+"""How much deeper than a body its reader may be: Python counts calls and nested JSON as one."""
 
 
 class BadArchive(Exception):
@@ -69,12 +74,17 @@ def write(entries: Iterable[Entry], last: int) -> Iterator[bytes]:
 
 
 class Writer:
-    """Gives the lines of a file one by one; `head` is the first."""
+    """Gives the lines of a file one by one; `head` is the first, `chain` the newest one's hash."""
 
     def __init__(self, last: int) -> None:
         self._chain = b""
         head = Head("log", FORMAT, last)
         self.head = self._sealed(_encoder.encode(head)[: -len(b',"chain":""}')])
+
+    @property
+    def chain(self) -> str:
+        """What stands at the end of the line that was given last."""
+        return self._chain.decode()
 
     def line(self, entry: Entry) -> bytes:
         """Give the line of the next entry."""
@@ -111,13 +121,15 @@ class Reader:
         text = self._unsealed(1, first)
         try:
             self.head = _heads.decode(text + b"}")
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             raise BadArchive(f"{name}, line 1: this is no exported log: {error}") from error
         if self.head.nebula != "log" or self.head.format != FORMAT:
             raise BadArchive(
                 f"{name}, line 1: a {self.head.nebula!r} of format {self.head.format}; "
                 f"this Nebula reads a 'log' of format {FORMAT}"
             )
+        if self.head.last < 0:
+            raise BadArchive(f"{name}, line 1: no log ends with sequence {self.head.last}")
         if until is not None and not 1 <= until <= self.head.last:
             raise BadArchive(
                 f"{name} has no sequence {until}: it holds 1 to {self.head.last}"
@@ -129,6 +141,11 @@ class Reader:
     def last(self) -> int:
         """The sequence that reading ends with."""
         return self.head.last if self._until is None else self._until
+
+    @property
+    def chain(self) -> str:
+        """What stands at the end of the line that was read last."""
+        return self._chain.decode()
 
     def entries(self) -> Iterator[Entry]:
         """Give every entry byte for byte."""
@@ -161,8 +178,8 @@ class Reader:
             text = self._unsealed(number, raw, expected)
             try:
                 line = decode(text + b"}")
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise BadArchive(f"{self._name}, line {number}: {error}") from error
+            except _UNREADABLE as error:
+                raise BadArchive(f"{self._name}, line {number}: {_why(error)}") from error
             if line.seq != expected:
                 raise BadArchive(
                     f"{self._name}, line {number}: sequence {line.seq} stands where {expected} "
@@ -199,8 +216,8 @@ class Reader:
             return f"it has no chain at its end: it was cut off or changed (sequence {expected})"
         try:
             seq = _lines.decode(line).seq
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return f"it was changed: {error}"
+        except _UNREADABLE as error:
+            return f"it was changed: {_why(error)}"
         if seq > expected > 0:
             return f"sequence {seq} follows {expected - 1}: lines are missing or in another order"
         if seq < expected:
@@ -246,11 +263,17 @@ def _put_body(line: _Line, body: bytes) -> None:
 
 
 def _is_json(body: bytes) -> bool:
+    if body.count(b"[") + body.count(b"{") > _ROOM:
+        body = b"[" * _ROOM + body + b"]" * _ROOM
     try:
         msgspec.json.decode(body, type=Any)
     except (msgspec.DecodeError, RecursionError):
         return False
     return True
+
+
+def _why(error: Exception) -> str:
+    return "its JSON is nested too deep" if isinstance(error, RecursionError) else str(error)
 
 
 _minutes: dict[str, int] = {}
@@ -263,13 +286,20 @@ def _text(time: int) -> str:
 
 def _nanoseconds(text: str) -> int:
     """Read `2026-11-23T03:00:00.123456789Z`. Raises ValueError."""
-    if len(text) != 30 or text[19] != "." or text[29] != "Z":
+    fraction = text[20:29]
+    if len(text) != 30 or text[19] != "." or text[29] != "Z" or not _is_number(fraction):
         raise ValueError(f"{text!r} is not written as 2026-11-23T03:00:00.123456789Z")
     minute, second = text[:17], text[17:19]
     known = _minutes.get(minute)
-    if known is None or not "00" <= second <= "59":
+    if known is None or not ("00" <= second <= "59" and _is_number(second)):
         if len(_minutes) > 10_000:
             _minutes.clear()
         moment = datetime.fromisoformat(text[:19]).replace(second=0, tzinfo=UTC)
+        if f"{moment:%Y-%m-%dT%H:%M:}" != minute:
+            raise ValueError(f"{text!r} is not written as 2026-11-23T03:00:00.123456789Z")
         known = _minutes[minute] = int(moment.timestamp()) * 10**9
-    return known + int(second) * 10**9 + int(text[20:29])
+    return known + int(second) * 10**9 + int(fraction)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()

@@ -18,6 +18,11 @@ class BatchRefused(Exception):
         super().__init__(reason)
         self.code = code
 
+    @property
+    def conflict(self) -> bool:
+        """Whether somebody else had written first."""
+        return self.code in (10071, 10164)
+
 
 async def publish(
     client: Client,

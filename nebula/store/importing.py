@@ -1,5 +1,6 @@
 """An exported log put into another JetStream: every entry with its sequence, time and headers."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
@@ -14,9 +15,39 @@ from nebula.store.log import Log
 SIZE = 200
 """Entries stored at a time, with one fsync for them all."""
 
+_SUBJECT = re.compile(r"nebula\.events(\.[^\s.\x00-\x20\x7f]+)+")
+_LONGEST_SUBJECT = 3900
+"""Bytes: NATS takes 4,096 in the line that names a subject, an answer's address and two sizes."""
+
+_LONGEST_HEADERS = 65_535
+_BATCH_HEADERS = 256
+"""Bytes of what a message of a batch says of the batch, at most."""
+
 
 class OtherHistory(Exception):
     """The log that is there is not the beginning of the one to import."""
+
+
+class NotTaken(Exception):
+    """A server would not take this, or not give it back as it was; the text says why."""
+
+
+def size_of(entry: Entry) -> int:
+    """Give how many bytes a message has that an entry is imported with. Raises NotTaken.
+
+    Its subject must be one that the log has, not one that Nebula has a use for: what was published
+    by hand may be anything below `nebula.events`.
+    """
+    if not _SUBJECT.fullmatch(entry.subject) or len(entry.subject.encode()) > _LONGEST_SUBJECT:
+        raise NotTaken(
+            f"{entry.subject[:80]!r} is no subject of the log: nebula.events.… without spaces"
+        )
+    if not 0 <= entry.time < 2**63:
+        raise NotTaken("its time is none from 1970 to 2262")
+    headers = _BATCH_HEADERS + sum(len(key) + len(value) for key, value in wrapped(entry).items())
+    if headers > _LONGEST_HEADERS:
+        raise NotTaken(f"its headers have {len(entry.headers)} bytes, too many to be imported")
+    return headers + len(entry.body)
 
 
 async def import_entries(
@@ -25,7 +56,7 @@ async def import_entries(
     """Put entries into an empty log, or what is missing into one that begins like them.
 
     Gives how many were written; `progress` is told the sequence reached. Raises OtherHistory
-    before anything is written, and Unavailable.
+    before anything is written, NotTaken, and Unavailable.
     """
     coming = iter(entries)
     last = await log.last_seq()
@@ -38,6 +69,10 @@ async def import_entries(
         try:
             reached = await batch.publish(log.connection.client, messages, guard=guard)
         except batch.BatchRefused as error:
+            if not error.conflict:
+                raise NotTaken(
+                    f"the server does not take sequences {chunk[0].seq} to {chunk[-1].seq}: {error}"
+                ) from error
             raise OtherHistory(
                 f"sequence {chunk[0].seq} can't be imported: {error}; "
                 "stop what writes to this log and import again"

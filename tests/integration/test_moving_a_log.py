@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from nebula.events.record import Entry
 from nebula.events.state import State
@@ -65,7 +66,8 @@ async def test_an_imported_log_is_byte_for_byte_what_was_exported(
     empty: Cluster, tmp_path: Path
 ) -> None:
     told = await empty.nebula("import", str(LOG), "--json")
-    assert json.loads(told.out) == {"last": 23, "written": 23}
+    chain = LOG.read_bytes()[-67:-3].decode()
+    assert json.loads(told.out) == {"last": 23, "written": 23, "chain": chain}
     assert await exported(empty, tmp_path / "again.jsonl") == LOG.read_bytes()
     assert [(each.seq, each.time, each.cause) for each in await empty.records()] == [
         (each.seq, each.time, each.cause) for each in corpus.records("lost-node")
@@ -148,7 +150,18 @@ DAMAGES: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
     "empty": (lambda _: [], "is empty"),
     "without events": (lambda _: list(write([], 0)), "holds an empty log"),
     "no log": (lambda _: [b"hello\n"], "line 1: this is no exported log"),
+    "with an event to come": (
+        lambda _: _with(time=4 * 10**18),
+        "sequence 10 comes from the future: it was stored at 2096-",
+    ),
 }
+
+
+def _with(**fields: object) -> list[bytes]:
+    """Give the log with another entry 10, and a chain that fits."""
+    entries = _entries()
+    entries[9] = replace(entries[9], **fields)
+    return list(write(entries, len(entries)))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -164,20 +177,20 @@ async def test_a_damaged_file_is_named_by_its_line_and_writes_nothing(
         assert message in refused(await empty.nebula("replay", "--log", str(path)))
 
 
-async def test_what_is_wrong_inside_a_log_is_named_by_its_sequence(
-    empty: Cluster, tmp_path: Path
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"subject": "nebula.events.model.po et.X"}, "line 11: sequence 10: 'nebula.events.model"),
+        ({"body": b"x" * 9_000_000}, "line 11: sequence 10 needs 9000"),
+    ],
+)
+async def test_what_a_server_would_not_take_is_refused_before_a_stream_is_made(
+    empty: Cluster, tmp_path: Path, fields: dict[str, object], message: str
 ) -> None:
     path = tmp_path / "odd.jsonl"
-    entries = _entries()
-    late = entries[-1]
-    future = [*entries[:-1], Entry(late.seq, 4 * 10**18, late.subject, late.headers, late.body)]
-    path.write_bytes(b"".join(write(future, len(future))))
-    said = refused(await empty.nebula("replay", "--log", str(path)))
-    assert "sequence 23 comes from the future" in said
-
-    old = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([old[0].replace(b'"format":1', b'"format":2'), *old[1:]]))
-    assert "line 1" in refused(await empty.nebula("replay", "--log", str(path)))
+    path.write_bytes(b"".join(_with(**fields)))
+    assert message in refused(await empty.nebula("import", str(path)))
+    assert "there is no log at" in refused(await empty.nebula("export", "-"))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +223,7 @@ async def test_every_kind_of_log_replays_to_the_same_state(empty: Cluster, tmp_p
     copied = shutil.copytree(store, tmp_path / "copy")
     disk = json.loads((await empty.nebula("replay", "--json", "--log", str(copied))).out)
     for found in (live, file, disk):
-        del found["seconds"]
+        del found["seconds"], found["chain"]
     assert live == file == disk
     assert (live["to"], live["checked"], live["difference"]) == (23, 7, None)
 

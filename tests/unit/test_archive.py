@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from nebula.events.original import original, wrapped
 from nebula.events.record import Entry, read_entry
-from nebula.store.archive import BadArchive, Reader, write
+from nebula.store.archive import BadArchive, Reader, Writer, write
+from nebula.store.importing import NotTaken, size_of
 from tests.unit.story import cluster, load
 
 _times = st.integers(0, 4 * 10**18)
@@ -189,7 +190,12 @@ def resealed(lines: list[bytes]) -> bytes:
         (b'"nebula":"log"', b'"nebula":"cat"', "line 1: a 'cat' of format 1"),
         (b'"seq":3', b'"seq":4', "line 4: sequence 4 stands where 3 should: the log has a hole"),
         (b'"time":"1970-01-01T00:00:02.', b'"time":"soon', "line 3: time: 'soon"),
+        (b'"time":"1970-01-01T00:00:02.', b'"time":"1970-01-01 00:00:02.', "line 3: time: "),
+        (b'"time":"1970-01-01T00:00:02.', b'"time":"1970-01-01T00:00: 2.', "line 3: time: "),
+        (b"02.000000000Z", b"02. 00000000Z", "line 3: time: "),
         (b'"body":', b'"body_base64":"!","b":', "line 2: "),
+        (b'"body":', b'"b":' + b"[" * 10**5 + b"]" * 10**5 + b',"body":', "line 2: its JSON is ne"),
+        (b'"last":5', b'"last":-5', "line 1: no log ends with sequence -5"),
     ],
 )
 def test_a_file_with_a_chain_that_fits_may_still_be_none(
@@ -198,6 +204,62 @@ def test_a_file_with_a_chain_that_fits_may_still_be_none(
     lines = exported(story()).replace(old, new, 1).splitlines(keepends=True)
     with pytest.raises(BadArchive, match=message):
         read(resealed(lines))
+
+
+@pytest.mark.parametrize("depth", [100, 500, 900, 990, 10**5])
+def test_how_deep_json_may_be_where_it_is_read_does_not_matter(depth: int) -> None:
+    entries = [Entry(1, 1, "s", b"", b"[" * depth + b"]" * depth)]
+    data = exported(entries)
+
+    def deep(calls: int) -> list[Entry]:
+        return deep(calls - 1) if calls else read(data)
+
+    assert deep(100) == entries
+
+
+def test_reader_and_writer_end_with_the_same_chain() -> None:
+    writer = Writer(5)
+    lines = [writer.head, *map(writer.line, story())]
+    reader = Reader(BytesIO(b"".join(lines)), "log.jsonl")
+    assert list(reader.entries()) == story()
+    assert reader.chain == writer.chain
+    assert lines[-1].endswith(b'"chain":"' + writer.chain.encode() + b'"}\n')
+
+
+# What can't be imported
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "nebula.events.model.chat.ModelLoadRequested",
+        "nebula.events.model.*.ModelLoadRequested",
+        "nebula.events.x",
+        "nebula.events.ä.chat",
+    ],
+)
+def test_whatever_the_log_takes_can_be_imported(subject: str) -> None:
+    assert size_of(Entry(1, 1, subject, b"", b"body")) > 4
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (Entry(1, 1, "foo.events.model.chat.X", b"", b""), "'foo.events.model.chat.X' is no subj"),
+        (Entry(1, 1, "nebula.events.model.ch at.X", b"", b""), "is no subject of the log"),
+        (Entry(1, 1, "nebula.events.model.chat.X\r\n", b"", b""), "is no subject of the log"),
+        (Entry(1, 1, "nebula.events.model..X", b"", b""), "is no subject of the log"),
+        (Entry(1, 1, "nebula.events", b"", b""), "is no subject of the log"),
+        (Entry(1, 1, "", b"", b""), "'' is no subject of the log"),
+        (Entry(1, 1, "nebula.events." + "x" * 4000, b"", b""), "is no subject of the log"),
+        (Entry(1, -1, "nebula.events.x", b"", b""), "its time is none from 1970 to 2262"),
+        (Entry(1, 2**63, "nebula.events.x", b"", b""), "its time is none from 1970 to 2262"),
+        (Entry(1, 1, "nebula.events.x", b"x" * 60_000, b""), "its headers have 60000 bytes"),
+    ],
+)
+def test_what_no_server_would_take_is_refused_before_it_is_asked(entry: Entry, reason: str) -> None:
+    with pytest.raises(NotTaken, match=reason):
+        size_of(entry)
 
 
 @pytest.mark.parametrize("until", [0, 6, 99])

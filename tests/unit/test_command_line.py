@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from nebula.cli import operate
 from nebula.cli.main import main
+from nebula.store.archive import Reader, write
 
 LOG = str(Path(__file__).parents[1] / "corpus" / "lost-node.jsonl")
 NOBODY = "nats://127.0.0.1:1"
@@ -79,6 +81,90 @@ def test_without_a_node_that_never_was_nothing_is_decided_again() -> None:
     assert code == 1
     assert told == "nebula: without n99: the log has no such node; there were: n1, n2, n3"
     assert said("replay", "--log", LOG, "--what-if", "without n3")[0] == 0
+
+
+# Files that can't be true
+
+
+def told_otherwise(path: Path, seq: int, **fields: object) -> str:
+    """Write the log with another entry at `seq`, and a chain that fits."""
+    with Path(LOG).open("rb") as file:
+        entries = list(Reader(file, "log").entries())
+    entries[seq - 1] = replace(entries[seq - 1], **fields)
+    path.write_bytes(b"".join(write(entries, len(entries))))
+    return str(path)
+
+
+@pytest.mark.parametrize("seq", [1, 8, 23])
+@pytest.mark.parametrize("time", [4 * 10**18, 253_380_000_000 * 10**9])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("state",),
+        ("events",),
+        ("diff", "1", "2"),
+        ("replay",),
+        ("why", "seq", "2"),
+        ("export", "{out}"),
+    ],
+)
+def test_an_entry_from_the_future_is_named_wherever_it_stands(
+    command: tuple[str, ...], time: int, seq: int, tmp_path: Path
+) -> None:
+    path = told_otherwise(tmp_path / "future.jsonl", seq, time=time)
+    out = str(tmp_path / "out.jsonl")
+    code, told = said(*(each.format(out=out) for each in command), "--log", path)
+    assert code == 1
+    assert told.startswith(f"nebula: {path}: sequence {seq} comes from the future: it was stored ")
+    assert not Path(out).exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"time": 4 * 10**18}, "sequence 9 comes from the future"),
+        ({"time": 253_380_000_000 * 10**9}, "sequence 9: its time is none from 1970 to 2262"),
+        ({"subject": "foo.events.model.poet.X"}, "sequence 9: 'foo.events.model.poet.X' is no su"),
+        ({"subject": "nebula.events.model.po et.X"}, "sequence 9: 'nebula.events.model.po et.X' i"),
+    ],
+)
+@pytest.mark.parametrize("command", [("import",), ("fork", "--folder", "{folder}")])
+def test_what_can_not_be_imported_is_named_before_anybody_is_asked(
+    command: tuple[str, ...], fields: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    path = told_otherwise(tmp_path / "bad.jsonl", 9, **fields)
+    folder = tmp_path / "sandbox"
+    code, told = said(command[0], path, *(each.format(folder=folder) for each in command[1:]))
+    assert code == 1
+    if command[0] == "import":
+        assert told.startswith(f"nebula: {path}, line 10: {reason}")
+    assert not folder.exists()
+
+
+def test_what_is_on_another_s_subject_is_no_event_of_ours(tmp_path: Path) -> None:
+    subject = "foo.events.model.poet.ModelLoadRequested"
+    path = told_otherwise(tmp_path / "other.jsonl", 7, subject=subject)
+    code, told = said("why", "model", "poet", "--log", path, "--at", "7")
+    assert code == 1
+    assert "is about a model 'poet'; there are: " in told
+
+
+@pytest.mark.parametrize("moment", ["999999d", "9" * 300 + "h", "0002-01-01", "1970-01-01"])
+def test_a_moment_before_the_first_event_is_told_so(moment: str) -> None:
+    code, told = said("state", "--at", moment, "--log", LOG)
+    assert code == 1
+    assert "is before the first event, which was stored at 2026-11-23 " in told
+
+
+def test_a_file_shows_the_chain_that_its_export_has_told(tmp_path: Path) -> None:
+    with Path(LOG).open("rb") as file:
+        chain = file.readlines()[-1].decode()[-67:-3]
+    assert said("export", str(tmp_path / "a.jsonl"), "--log", LOG)[1].endswith(f", chain {chain}")
+    assert said("replay", "--log", LOG)[1] == f"the file ends with chain {chain}"
+    assert (
+        f'"chain": "{chain}"' in CliRunner().invoke(main, ["replay", "--log", LOG, "--json"]).output
+    )
+    assert chain not in said("replay", "--log", LOG, "--until", "22")[1]
 
 
 # Sources

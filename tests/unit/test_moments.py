@@ -28,6 +28,8 @@ def local(*when: int) -> int:
         ("90 s ago", Moment(time=NOW - 90 * SECOND)),
         ("1.5h", Moment(time=NOW - 5400 * SECOND)),
         ("2d", Moment(time=NOW - 2 * 86400 * SECOND)),
+        ("999999d", Moment(time=0)),
+        ("9" * 400 + "d ago", Moment(time=0)),
         ("2026-11-23T03:00", Moment(time=local(2026, 11, 23, 3))),
         ("2026-11-23 03:00:01", Moment(time=local(2026, 11, 23, 3, 0, 1))),
         ("2026-11-22", Moment(time=local(2026, 11, 22))),
@@ -60,6 +62,15 @@ def test_all_that_was_stored_by_then_belongs() -> None:
     assert Moment(seq=3).passed(4, 10)
     assert not Moment(time=10).passed(99, 10)
     assert Moment(time=10).passed(1, 11)
+
+
+def test_without_a_moment_everything_belongs() -> None:
+    assert not Moment().passed(10**18, 10**30)
+
+
+@given(st.integers())
+def test_any_time_can_be_written(time: int) -> None:
+    assert clock(time)
 
 
 @given(st.integers(0, 4 * 10**18))
