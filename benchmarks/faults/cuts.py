@@ -128,16 +128,15 @@ def told(checks: Sequence[Check]) -> str:
     """Say what came of it."""
     lines = []
     for title, some in (
-        ("went on elsewhere", [one for one in checks if one.made]),
-        ("did not, or began anew", [one for one in checks if not one.made]),
+        ("of answers that went on elsewhere differ", [one for one in checks if one.made]),
+        ("of the other answers differ", [one for one in checks if not one.made]),
     ):
         if not some:
             continue
         same = sum(one.same for one in some)
         ties = [one.gap for one in some if not one.same and one.good]
         bad = [one for one in some if not one.good]
-        line = f"- {len(some)} texts that differ {title}: of {same} "
-        line += "the rest is what one vLLM alone gives for the same token ids"
+        line = f"- {len(some)} {title}: {same} are what one vLLM alone gives for the same token ids"
         if ties:
             line += f"; {len(ties)} part from it where the two best tokens are as likely "
             line += f"(log probabilities {max(ties):.3f} apart at most)"
