@@ -25,7 +25,7 @@ from nebula.history.replay import BadLog, from_the_future
 from nebula.store.archive import BadArchive, Reader, Writer
 from nebula.store.importing import NotTaken, OtherHistory, import_entries, size_of
 from nebula.store.log import Log
-from nebula.store.snapshots import Snapshots
+from nebula.store.snapshots import Held, Snapshots
 
 
 @click.command("export")
@@ -215,42 +215,51 @@ def make_snapshot(nats: str, as_json: bool) -> None:
 async def _list(nats: str, as_json: bool) -> None:
     async with opened(nats, None) as past:
         assert isinstance(past, LivePast)
-        seqs = await Snapshots(past.log).seqs()
+        held = await Snapshots(past.log).held()
         if as_json:
-            print_json(seqs)
+            print_json(held)
         else:
-            click.echo("\n".join(f"event {seq}" for seq in seqs) or "no snapshots yet")
+            click.echo("\n".join(map(_name, held)) or "no snapshots yet")
+
+
+def _name(each: Held) -> str:
+    return f"event {each.seq} ({each.slot})"
 
 
 async def _check(nats: str, as_json: bool) -> None:
     async with opened(nats, None) as past:
         assert isinstance(past, LivePast)
         store = Snapshots(past.log)
-        wanted = sorted(await store.seqs())
-        verdicts: dict[int, str] = {}
+        held = sorted(await store.held())
+        verdicts: dict[Held, str] = {}
         state = EMPTY
         async with aclosing(past.records()) as batches:
             async for batch in batches:
                 for record in batch:
                     state = evolve(state, record)
-                    if state.seq in wanted:
-                        verdicts[state.seq] = await _verdict(store, state)
-        verdicts |= {seq: "the log ends before it" for seq in wanted if seq > state.seq}
+                    for each in held:
+                        if each.seq == state.seq:
+                            verdicts[each] = await _verdict(store, each, state)
+        verdicts |= {each: "the log ends before it" for each in held if each.seq > state.seq}
         good = all(not verdict for verdict in verdicts.values())
         if as_json:
-            print_json({"good": good, "snapshots": verdicts})
+            found = [
+                {"seq": each.seq, "slot": each.slot, "problem": verdict}
+                for each, verdict in verdicts.items()
+            ]
+            print_json({"good": good, "snapshots": found})
         else:
-            for seq, verdict in verdicts.items():
-                click.echo(f"event {seq}: {verdict or 'is what the log folds to'}")
+            for each, verdict in verdicts.items():
+                click.echo(f"{_name(each)}: {verdict or 'is what the log folds to'}")
             if not verdicts:
                 click.echo("no snapshots yet")
         if not good:
             raise SystemExit(1)
 
 
-async def _verdict(store: Snapshots, folded: State) -> str:
+async def _verdict(store: Snapshots, each: Held, folded: State) -> str:
     try:
-        stored = await store.load(folded.seq)
+        stored = await store.load(each)
     except Unusable as error:
         return str(error)
     same = snapshot.digest(stored) == snapshot.digest(folded)

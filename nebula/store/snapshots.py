@@ -6,8 +6,9 @@ start from. What an object holds, its description says: the sequence it was take
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from msgspec import Struct
 from nats.errors import Error as NatsError
 from nats.js.api import ObjectMeta, ObjectStoreConfig, StorageType
 from nats.js.errors import BucketNotFoundError, NotFoundError
@@ -29,6 +30,19 @@ _PATIENCE = 10.0
 _TROUBLES = (NatsError, JetStreamError, TimeoutError, ValueError)
 
 
+class Held(Struct, frozen=True, order=True):
+    """What is in one of the two slots: what says of itself to be a snapshot taken at `seq`."""
+
+    seq: int
+    slot: str
+
+
+def slot_for(seq: int, held: Sequence[Held]) -> str:
+    """Choose what a snapshot taken at `seq` overwrites: one like it, else the older one."""
+    there = {each.slot: each.seq for each in held}
+    return min(SLOTS, key=lambda slot: (there.get(slot) != seq, there.get(slot, 0)))
+
+
 class Snapshots:
     """The snapshots that belong to a log."""
 
@@ -36,34 +50,36 @@ class Snapshots:
         self._log = of
 
     async def put(self, state: State) -> None:
-        """Store a snapshot in place of the oldest. Raises Unavailable."""
+        """Store a snapshot in place of the older one, or of one like it. Raises Unavailable."""
         try:
             async with asyncio.timeout(_PATIENCE):
                 store = await self._open(create=True)
-                held = {slot: seq for seq, slot in await self._held(store)}
-                oldest = min(SLOTS, key=lambda slot: held.get(slot, 0))
+                slot = slot_for(state.seq, await self._held(store))
                 meta = ObjectMeta(description=str(state.seq))
-                await store.put(oldest, snapshot.dump(state), meta)
+                await store.put(slot, snapshot.dump(state), meta)
         except _TROUBLES as error:
             raise Unavailable(f"a snapshot could not be stored: {error!r}") from error
 
     async def seqs(self) -> list[int]:
         """List the sequences that there are snapshots of, the newest first. Raises Unavailable."""
+        return [each.seq for each in await self.held()]
+
+    async def held(self) -> list[Held]:
+        """List what there is, the newest first. Raises Unavailable."""
         try:
             async with asyncio.timeout(_PATIENCE):
-                return [seq for seq, _ in await self._held(await self._open())]
+                return await self._held(await self._open())
         except BucketNotFoundError:
             return []
         except _TROUBLES as error:
             raise Unavailable(f"snapshots can't be listed: {error!r}") from error
 
-    async def load(self, seq: int) -> State:
-        """Give the state that was stored at a sequence. Raises Unusable, Unavailable."""
+    async def load(self, wanted: Held) -> State:
+        """Give the state that is in a slot. Raises Unusable, Unavailable."""
         try:
             async with asyncio.timeout(_PATIENCE):
                 store = await self._open()
-                slot = dict(await self._held(store)).get(seq)
-                data = b"" if slot is None else (await store.get(slot)).data or b""
+                data = (await store.get(wanted.slot)).data or b""
         except (NotFoundError, BucketNotFoundError, TimeoutError) as error:
             raise Unusable(f"it is not there, or not whole: {error!r}") from error
         except JetStreamError as error:
@@ -71,7 +87,7 @@ class Snapshots:
         except (NatsError, ValueError) as error:
             raise Unavailable(f"snapshots can't be read: {error!r}") from error
         state = snapshot.load(data)
-        if state.seq != seq:
+        if state.seq != wanted.seq:
             raise Unusable(f"it was taken at sequence {state.seq}")
         await self._belongs(state)
         return state
@@ -81,12 +97,12 @@ class Snapshots:
 
         What is damaged or unknown is passed over with a warning. Raises Unavailable.
         """
-        for seq in await self.seqs():
+        for each in await self.held():
             try:
-                state = await self.load(seq)
+                state = await self.load(each)
             except Unusable as error:
                 log.warning(
-                    "the snapshot at %d is not used: %s; the log is read instead", seq, error
+                    "the snapshot at %d is not used: %s; the log is read instead", each.seq, error
                 )
                 continue
             if fits(state):
@@ -113,14 +129,13 @@ class Snapshots:
         )
         return await jetstream.create_object_store(BUCKET, config)
 
-    async def _held(self, store: ObjectStore) -> list[tuple[int, str]]:
-        """List what there is as (sequence, slot), the newest first."""
+    async def _held(self, store: ObjectStore) -> list[Held]:
         try:
             found = await store.list(ignore_deletes=True)
         except NotFoundError:
             return []
         said = [(each.description or "", each.name or "") for each in found]
         return sorted(
-            ((int(text), slot) for text, slot in said if text.isascii() and text.isdigit()),
+            (Held(int(text), slot) for text, slot in said if text.isascii() and text.isdigit()),
             reverse=True,
         )

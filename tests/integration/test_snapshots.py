@@ -11,6 +11,7 @@ from nebula.actors import actor
 from nebula.actors.projection import Projection
 from nebula.cli.cluster import joined
 from nebula.events import snapshot
+from nebula.events.snapshot import FOLD
 from nebula.events.state import State
 from nebula.events.vocabulary import ModelLoadRequested, ModelScaleRequested
 from nebula.store.connection import Connection
@@ -90,10 +91,10 @@ BAD = {
     "no snapshot": (lambda _: b"hello", "it does not begin as a snapshot does"),
     "of an unknown version": (
         lambda data: data.replace(b'"format":1', b'"format":9', 1),
-        "it is of format 9, fold 1; this Nebula knows format 1, fold 1",
+        f"it is of format 9, fold {FOLD}; this Nebula knows format 1, fold {FOLD}",
     ),
     "of a fold that means something else": (
-        lambda data: data.replace(b'"fold":1', b'"fold":9', 1),
+        lambda data: data.replace(b'"fold":%d' % FOLD, b'"fold":9', 1),
         "it is of format 1, fold 9",
     ),
 }
@@ -131,15 +132,28 @@ async def test_the_command_makes_lists_and_checks_them(log: Log, nats: Cluster) 
     assert (await nats.nebula("snapshots")).out == "no snapshots yet\n"
     state = await grow(log, 2)
     assert (await nats.nebula("snapshots", "make")).out == f"event {state.seq}: snapshot made\n"
-    assert (await nats.nebula("snapshots")).out == f"event {state.seq}\n"
+    assert (await nats.nebula("snapshots", "make")).out == f"event {state.seq}: snapshot made\n"
+    assert (await nats.nebula("snapshots")).out == f"event {state.seq} (state-0)\n"
     good = await nats.nebula("snapshots", "check")
-    assert (good.code, good.out) == (0, f"event {state.seq}: is what the log folds to\n")
+    assert (good.code, good.out) == (0, f"event {state.seq} (state-0): is what the log folds to\n")
 
-    later = await grow(log, 1)
-    await overwrite(log, SLOTS[1], snapshot.dump(replace(later, capacity_seq=1)), later.seq)
-    bad = await nats.nebula("snapshots", "check")
-    assert bad.code == 1
-    assert f"event {later.seq}: it is NOT what the log folds to" in bad.out
+    for seq, slot in ((state.seq, SLOTS[1]), ((await grow(log, 1)).seq, SLOTS[0])):
+        wrong = replace(state, seq=seq, capacity_seq=1)
+        await overwrite(log, slot, snapshot.dump(wrong), seq)
+        bad = await nats.nebula("snapshots", "check")
+        assert bad.code == 1
+        assert f"event {seq} ({slot}): it " in bad.out
+        assert f"event {state.seq} (state-1): it is NOT what the log folds to" in bad.out
+
+
+async def test_of_two_at_one_sequence_the_other_is_left_to_start_from(log: Log) -> None:
+    state = await grow(log, 1)
+    await Snapshots(log).put(state)
+    await overwrite(log, SLOTS[1], flipped(snapshot.dump(state)), state.seq)
+    assert await begun(log) == state
+    await overwrite(log, SLOTS[1], snapshot.dump(state), state.seq)
+    await overwrite(log, SLOTS[0], flipped(snapshot.dump(state)), state.seq)
+    assert await begun(log) == state
 
 
 async def test_actors_make_one_when_it_is_due(

@@ -17,6 +17,7 @@ from nebula.events.record import Entry, read_entry
 from nebula.events.snapshot import FOLD, FORMAT, Unusable
 from nebula.events.state import EMPTY, State
 from nebula.store.archive import Reader, write
+from nebula.store.snapshots import Held, slot_for
 from tests.unit import corpus
 from tests.unit.story import SECOND, Story, cluster, load, messages
 
@@ -106,3 +107,25 @@ def test_an_unknown_version_is_named(field: str, version: int) -> None:
     data = snapshot.dump(busy()).replace(known, unknown, 1)
     with pytest.raises(Unusable, match=f"{field} {version + 1}"):
         snapshot.load(data)
+
+
+# Which one is overwritten
+
+
+@pytest.mark.parametrize(
+    ("held", "slot"),
+    [
+        ({}, "state-0"),
+        ({"state-0": 5}, "state-1"),
+        ({"state-1": 5}, "state-0"),
+        ({"state-0": 5, "state-1": 9}, "state-0"),
+        ({"state-0": 9, "state-1": 5}, "state-1"),
+        ({"state-0": 12}, "state-0"),
+        ({"state-0": 5, "state-1": 12}, "state-1"),
+        ({"state-0": 12, "state-1": 5}, "state-0"),
+    ],
+)
+def test_the_older_one_is_overwritten_or_the_one_that_was_taken_there(
+    held: dict[str, int], slot: str
+) -> None:
+    assert slot_for(12, [Held(seq, name) for name, seq in held.items()]) == slot
