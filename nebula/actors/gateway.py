@@ -369,6 +369,7 @@ class Gateway(Actor):
         exchange.asked_at = 0.0
         exchange.pid = None
         exchange.early.clear()
+        exchange.missing = False
         self._drop(request, request.attempt)
         try:
             self._send(exchange)

@@ -434,6 +434,20 @@ async def test_an_engine_that_was_replaced_by_another_is_dead_too(bench: Bench) 
     assert [each.attempt for each in bench.requests] == [1, 2]
 
 
+async def test_the_engine_that_has_the_next_attempt_is_another_one_and_alive(
+    bench: Bench,
+) -> None:
+    await bench.engine_restarts("chat-1", pid=9)
+    bench.ask()
+    bench.says(TAKEN)
+    await bench.later(1, alive=["chat-0"])
+    bench.story.stops("chat-0")
+    await bench.changes()
+    bench.says(Piece(-1, replica="chat-1", attempt=2))
+    await bench.later(1, alive=["chat-1"])
+    assert [each.attempt for each in bench.requests] == [1, 2]
+
+
 async def test_an_engine_that_says_itself_that_it_fails_is_not_waited_for(bench: Bench) -> None:
     bench.ask()
     bench.says(TAKEN, Piece(0, end=True, failure=ENGINE_FAILED, replica="chat-0"))
@@ -702,6 +716,35 @@ async def test_a_request_that_nobody_had_taken_has_its_time_once_more(bench: Ben
     assert [each.attempt for each in bench.requests] == [1, 2]
 
 
+async def test_nobody_is_held_silent_for_what_nats_did_not_carry(bench: Bench) -> None:
+    bench.ask()
+    bench.says(TAKEN)
+    await bench.later(1, alive=["chat-0"])
+    await bench.later(SILENCE - 4)
+    await bench.nats.dies()
+    await bench.later(NATS_PATIENCE - 0.5)
+    await bench.nats.returns()
+    await bench.later(1)
+    assert len(bench.requests) == 1
+
+
+async def test_what_can_not_be_looked_up_without_nats_is_looked_up_when_it_is_back(
+    bench: Bench,
+) -> None:
+    exchange = bench.ask()
+    bench.nats.keeps = False
+    bench.says(TAKEN)
+    bench.says(HEAD, MIDDLE, lost=True)
+    bench.says(LAST)
+    await bench.nats.dies()
+    await bench.settles()
+    bench.nats.keeps = True
+    await bench.nats.returns()
+    await bench.settles()
+    assert text(await ended(exchange)) == b"one two three"
+    assert len(bench.requests) == 1
+
+
 # Clients leave
 
 
@@ -796,6 +839,13 @@ async def test_where_nothing_can_be_looked_up_it_is_as_lost(bench: Bench) -> Non
     bench.ask()
     bench.nats.keeps = False
     bench.says(MIDDLE)
+    await bench.settles()
+    assert [each.attempt for each in bench.requests] == [1, 2]
+
+
+async def test_what_is_looked_for_when_the_next_attempt_begins_is_not_missed(bench: Bench) -> None:
+    bench.ask()
+    bench.says(MIDDLE, Piece(2, end=True, failure=ENGINE_FAILED))
     await bench.settles()
     assert [each.attempt for each in bench.requests] == [1, 2]
 
