@@ -80,6 +80,13 @@ class Exchange:
         self._size -= len(piece.body)
         return piece
 
+    def let_go(self, last: Piece) -> None:
+        """Give the client a last piece; the answer goes on without it."""
+        self.detached = False
+        self._given.clear()
+        self.give(last)
+        self.detached = True
+
     def leave(self) -> None:
         """The client is gone: what still comes is for nobody here."""
         self.detached = True

@@ -58,9 +58,9 @@ SILENCE = 20.0
 ROUTER_SILENCE = 3.5
 """Seconds without a heartbeat of a router after which those in its line are sent again."""
 
-UNASKED = 7.0
-"""Seconds for which an engine may not ask about a request that it has, before it counts as lost:
-engines ask every two seconds."""
+UNASKED = 3.0
+"""Seconds between the last sign of a request from its engine and a heartbeat of that engine after
+which the request counts as lost: with every heartbeat engines ask about what they have."""
 
 DETOKENIZE_PATIENCE = 10.0
 NATS_PATIENCE = 5.0
@@ -212,6 +212,8 @@ class Gateway(Actor):
             self._forget(exchange)
         elif answer.broken is not None:
             self._recover(exchange)
+        elif exchange.too_slow and exchange.request.keep:
+            exchange.let_go(Piece(0, end=True, failure=TOO_SLOW))
         elif exchange.too_slow:
             self._end(exchange, TOO_SLOW)
 
@@ -395,25 +397,32 @@ class Gateway(Actor):
     def _watch(self) -> None:
         now = asyncio.get_running_loop().time()
         for exchange in tuple(self._exchanges.values()):
-            answer = exchange.answer
-            if exchange.deadline is not None and now > exchange.deadline:
-                self._end(exchange, OVERDUE)
-            elif not self.connection.connected:
-                if self._lost_at is not None and now - self._lost_at > NATS_PATIENCE:
-                    self._end(exchange, NATS_LOST)
-            elif answer.broken is not None:
-                self._recover(exchange)
-            elif answer.replica:
-                self._watch_replica(exchange, now)
-            elif answer.queued:
-                router = answer.queued
-                if self._heartbeats.router_silent(router, exchange.heard_at) > ROUTER_SILENCE:
-                    self._not_taken(exchange)
-            elif now - exchange.sent_at > ACCEPT_PATIENCE[exchange.lost]:
-                exchange.lost += 1
-                self._not_taken(exchange)
+            try:
+                self._watch_one(exchange, now)
+            except Exception:
+                log.exception("request %s can't be watched", exchange.id)
+                self._end(exchange, inference.ENGINE_FAILED)
         replicas = self.projection.state.replicas
         self._heartbeats.forget(lambda replica: replica in replicas)
+
+    def _watch_one(self, exchange: Exchange, now: float) -> None:
+        answer = exchange.answer
+        if exchange.deadline is not None and now > exchange.deadline:
+            self._end(exchange, OVERDUE)
+        elif not self.connection.connected:
+            if self._lost_at is not None and now - self._lost_at > NATS_PATIENCE:
+                self._end(exchange, NATS_LOST)
+        elif answer.broken is not None:
+            self._recover(exchange)
+        elif answer.replica:
+            self._watch_replica(exchange, now)
+        elif answer.queued:
+            router = answer.queued
+            if self._heartbeats.router_silent(router, exchange.heard_at) > ROUTER_SILENCE:
+                self._not_taken(exchange)
+        elif now - exchange.sent_at > ACCEPT_PATIENCE[exchange.lost]:
+            exchange.lost += 1
+            self._not_taken(exchange)
 
     def _watch_replica(self, exchange: Exchange, now: float) -> None:
         answer = exchange.answer
@@ -427,9 +436,12 @@ class Gateway(Actor):
         if self._heartbeats.replica_silent(answer.replica, engine.pid) > SILENCE:
             answer.broken = Broken(inference.ENGINE_FAILED)
             self._recover(exchange)
-        elif now - exchange.heard_at > exchange.idle:
+            return
+        if now - exchange.heard_at > exchange.idle:
             self._end(exchange, IDLE)
-        elif now - max(exchange.asked_at, exchange.heard_at, self._connected_at) > UNASKED:
+            return
+        known = max(exchange.asked_at, exchange.heard_at, self._connected_at)
+        if self._heartbeats.replica_beat(answer.replica, engine.pid) - known > UNASKED:
             self._fill(exchange)
 
     def _not_taken(self, exchange: Exchange) -> None:

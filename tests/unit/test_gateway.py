@@ -786,6 +786,29 @@ async def test_a_client_that_reads_too_slowly_is_let_go(bench: Bench) -> None:
     assert bench.cancels == [b"too-slow: "]
 
 
+async def test_a_client_that_reads_a_resumable_answer_too_slowly_is_let_go_and_the_answer_goes_on(
+    bench: Bench,
+) -> None:
+    request = replace(chat(tools=[{"type": "function"}]), keep=True)
+    exchange = bench.ask(request)
+    head, *_ = stream(request, 1, "chat-0")
+    flood = b"data: " + b"x" * (MAX_WAITING_BYTES // 2) + b"\n\n"
+    bench.says(head, *(Piece(chunk + 1, flood) for chunk in range(3)))
+    assert (await exchange.next()).failure == "too-slow"
+    assert not exchange.done
+    assert bench.cancels == []
+
+
+async def test_a_request_that_cant_be_watched_ends_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange, other = bench.ask(), bench.ask(replace(chat(), id="other"))
+    monkeypatch.setattr(exchange, "sent_at", None)
+    bench.gateway._watch()
+    assert (await ended(exchange))[-1].failure == inference.ENGINE_FAILED
+    assert not other.done
+
+
 # Pieces get lost
 
 
