@@ -15,7 +15,7 @@ from nebula.cli.process import fail, run
 from nebula.events.objections import model_by_reference
 from nebula.events.record import Record
 from nebula.events.standing import standing
-from nebula.events.state import State
+from nebula.events.state import Model, Replica, State
 from nebula.events.vocabulary import ModelLoadRequested
 from nebula.history import moments
 from nebula.history.advice import advice
@@ -133,6 +133,19 @@ def _last_load(found: list[Record]) -> int:
     return loads[-1] if loads else 0
 
 
+def standing_of(state: State, replica: Replica) -> str:
+    """Say how a replica stands; a reason is why it is not running, not why the one before was."""
+    node = state.nodes.get(replica.node)
+    retired = " and retired" if replica.retired else ""
+    where = f"{replica.id} on {replica.node}"
+    if node is not None and node.lost:
+        said = f"{where} was {replica.phase}{retired} when {node.id} was lost"
+        return f"{said}: how it is nobody knows" if replica.engine is not None else said
+    gone = f", and {replica.node} has left" if node is None else ""
+    reason = f": {replica.reason}" if replica.reason and replica.engine is None else ""
+    return f"{where} is {replica.phase}{retired}{gone}{reason}"
+
+
 def _standing(state: State, identity: str) -> tuple[str, str]:
     model = state.models.get(identity)
     if model is None:
@@ -141,7 +154,13 @@ def _standing(state: State, identity: str) -> tuple[str, str]:
     called = f" ({model.name})" if model.name != identity else ""
     detail = f": {stands.detail}" if stands.detail else ""
     ready = f", {stands.ready} of {stands.wanted} replicas serve" if stands.wanted else ""
+    ready += " as far as is known" if stands.ready and _on_lost(state, model) else ""
     return f"{identity}{called} is {stands.word}{ready}{detail}", advice(state, model)
+
+
+def _on_lost(state: State, model: Model) -> bool:
+    lost = {node.id for node in state.nodes.values() if node.lost}
+    return any(each.serving and each.node in lost for each in state.replicas_of(model))
 
 
 async def _replica(
@@ -167,11 +186,7 @@ async def _replica(
         chronicle = await _chronicle(past, causes.chain(told) | told)
         headline = f"{identity} is not there any more"
         if known is not None:
-            node = state.nodes.get(known.node)
-            headline = f"{identity} on {known.node} is {known.phase}"
-            headline += ", retired" if known.retired else ""
-            headline += f", and {known.node} is lost" if node is None or node.lost else ""
-            headline += f": {known.reason}" if known.reason else ""
+            headline = standing_of(state, known)
         _, todo = _standing(state, model)
         _tell(chronicle, headline, todo, len(about) - len(told), as_json)
 

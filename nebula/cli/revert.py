@@ -16,7 +16,7 @@ from nebula.events import record, subjects
 from nebula.events.record import Record
 from nebula.events.state import State
 from nebula.history.moments import Moment, clock
-from nebula.history.reversion import Reversion, revert
+from nebula.history.reversion import Reversion, meaning, revert
 from nebula.history.telling import told
 from nebula.store.log import Conflict, Guard
 
@@ -44,15 +44,16 @@ async def _revert(nats: str, at: Moment, yes: bool, dry_run: bool, as_json: bool
         then = await state_at(past, at)
     async with joined(nats) as projection:
         output = tables.console(errors=as_json)
-        plan = revert(projection.state, then)
-        _show(output, then, plan)
+        now = projection.state
+        plan = revert(now, then)
+        _show(output, now, then, plan)
         appended: list[int] = []
         if plan.steps and not dry_run:
             if not yes and not click.confirm("\nAppend these events?"):
                 raise SystemExit(1)
             appended, plan = await _append(projection, then, output)
         if as_json:
-            print_json({"to": then.seq, "appended": appended, **_json(plan)})
+            print_json({"to": then.seq, "appended": appended, **_json(now, plan)})
         elif appended:
             output.print(f"\ndone: the log ends with event {appended[-1]} of this")
         if plan.cannot and not dry_run:
@@ -100,7 +101,7 @@ async def _append_once(projection: Projection, then: State) -> tuple[Reversion, 
         return plan, seq
 
 
-def _show(output: Console, then: State, plan: Reversion) -> None:
+def _show(output: Console, now: State, then: State, plan: Reversion) -> None:
     output.print(f"back to event {then.seq}, {clock(then.time)}:\n", soft_wrap=True)
     for step in plan.steps:
         entry = Record(0, 0, record.subject_of(step.id, step.event), "model", step.id, step.event)
@@ -108,19 +109,22 @@ def _show(output: Console, then: State, plan: Reversion) -> None:
             f"  [cyan]{escape(step.id)}[/cyan]: {escape(entry.type)}, {escape(told(entry))}",
             soft_wrap=True,
         )
+        for text in meaning(now, step):
+            output.print(f"      [dim]{escape(text)}[/dim]", soft_wrap=True)
     for reason in plan.cannot:
         output.print(f"  [yellow]{escape(reason)}[/yellow]", soft_wrap=True)
     if not plan.steps:
         output.print("  nothing to do: it is all as it was")
 
 
-def _json(plan: Reversion) -> dict[str, object]:
+def _json(now: State, plan: Reversion) -> dict[str, object]:
     return {
         "steps": [
             {
                 "id": step.id,
                 "type": type(step.event).__name__,
                 "event": msgspec.to_builtins(step.event),
+                "changes": meaning(now, step),
             }
             for step in plan.steps
         ],

@@ -23,7 +23,7 @@ def standing(state: State, model: Model) -> Standing:
     replicas = [replica for replica in state.replicas_of(model) if not replica.retired]
     ready = sum(replica.serving for replica in replicas)
     wanted = model.spec.replicas
-    details = [_replica(replica) for replica in replicas if not replica.serving]
+    details = [text for replica in replicas if (text := _replica(state, replica))]
     if model.unschedulable:
         details.append(f"{model.missing} of {wanted} replicas not placed: {model.unschedulable}")
     if model.unloading:
@@ -42,8 +42,14 @@ def standing(state: State, model: Model) -> Standing:
     return Standing("loading", 0, wanted, detail or "it waits for a router to place it")
 
 
-def _replica(replica: Replica) -> str:
+def _replica(state: State, replica: Replica) -> str:
+    """Say what is with a replica; empty for one that serves."""
     where = f"{replica.id} on {replica.node}"
+    node = state.nodes.get(replica.node)
+    if node is not None and node.lost and replica.engine is not None:
+        return f"{where} was {replica.phase} when {node.id} was lost: how it is nobody knows"
+    if replica.serving:
+        return ""
     match replica.phase:
         case "assigned" | "stopped":
             return f"{where} waits to be started"

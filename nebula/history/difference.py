@@ -33,6 +33,19 @@ def differences(before: State, after: State) -> list[Change]:
     ]
 
 
+def asked_otherwise(identity: str, before: State, after: State) -> list[Change]:
+    """Give what is asked otherwise of one model; nothing where it is not in both."""
+    old, new = before.models.get(identity), after.models.get(identity)
+    if old is None or new is None:
+        return []
+    found = _compare("model", {identity: old}, {identity: new}, _model(before), _model(after))
+    return [each for each in found if each.field not in _BECOMES]
+
+
+_BECOMES = ("standing", "placement", "unschedulable")
+"""Fields of a model that nobody asks for."""
+
+
 def _compare(
     aggregate: str,
     old: Any,
@@ -72,6 +85,9 @@ def _model(state: State) -> Callable[[Model], Mapping[str, str]]:
             "task": spec.task,
             "replicas": str(spec.replicas),
             "memory": "" if spec.memory is None else str(spec.memory),
+            "lora": "yes" if model.lora else "",
+            "max in flight": str(spec.max_in_flight),
+            "max waiting": str(spec.max_waiting),
             "options": _pairs(spec.options),
             "env": _pairs(spec.env),
             "adapters": _pairs(model.adapters),

@@ -9,11 +9,18 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from nebula.actors import candidates, placement
+from nebula.actors.candidates import Candidate
 from nebula.actors.placement import Choice
 from nebula.events import memory
 from nebula.events.record import Malformed, Record
-from nebula.events.state import State
-from nebula.events.vocabulary import Decided, Event, ModelAssigned, ModelUnschedulable
+from nebula.events.state import Model, State
+from nebula.events.vocabulary import (
+    Assignment,
+    Decided,
+    Event,
+    ModelAssigned,
+    ModelUnschedulable,
+)
 from nebula.history.replay import Replay
 from nebula.history.telling import told
 
@@ -143,12 +150,39 @@ def weighed(basis: State, identity: str, event: Event) -> tuple[str, ...]:
             reasons.append(f"{replica} had to go: {node.id} is lost")
         elif plan.choices or len(plan.assignments) >= model.spec.replicas:
             reasons.append(f"{replica} had to go from {node.id}")
+    placed = [each for each in plan.assignments if each.replica in plan.kept]
     for choice in plan.choices:
-        reasons += _choice(choice)
+        reasons += _choice(choice, _Holders(basis, model, placed))
+        placed += [each for each in plan.assignments if each.replica == choice.replica]
     return tuple(reasons)
 
 
-def _choice(choice: Choice) -> list[str]:
+class _Holders:
+    """Who holds the room on devices, as a plan saw it that had placed some replicas already."""
+
+    def __init__(self, basis: State, model: Model, placed: list[Assignment]) -> None:
+        self._held = [
+            (each.node, each.devices, each.id, each.memory)
+            for each in basis.replicas.values()
+            if each.model != model.id or each.retired
+        ]
+        self._held += [(each.node, each.devices, each.replica, each.memory) for each in placed]
+
+    def of(self, each: Candidate) -> str:
+        """Name them where a device has too little room; the largest first."""
+        if " left, needs " not in each.unfit:
+            return ""
+        found = sorted(
+            (-size, replica)
+            for node, devices, replica, size in self._held
+            if node == each.node and each.device in devices
+        )
+        listed = [f"{replica} has {memory.text(-size)}" for size, replica in found[:SHOWN]]
+        rest = [f"{len(found) - SHOWN} others have the rest"] if len(found) > SHOWN else []
+        return "".join(f", {text}" for text in listed + rest)
+
+
+def _choice(choice: Choice, holders: _Holders) -> list[str]:
     if not choice.candidates:
         return [f"{choice.replica}: there is no node"]
     best = choice.candidates[0]
@@ -162,7 +196,7 @@ def _choice(choice: Choice) -> list[str]:
         ]
         rest = choice.candidates[1:]
     lines += [
-        f"{choice.replica}: not {each.name}: {candidates.why_not(each, best)}"
+        f"{choice.replica}: not {each.name}: {candidates.why_not(each, best)}{holders.of(each)}"
         for each in rest[:SHOWN]
     ]
     if len(rest) > SHOWN:

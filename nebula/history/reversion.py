@@ -26,6 +26,7 @@ from nebula.events.vocabulary import (
     ModelScaleRequested,
     ModelUnloadRequested,
 )
+from nebula.history.difference import asked_otherwise
 
 
 class Step(Struct, frozen=True):
@@ -83,7 +84,10 @@ def _wishes(now: Model | None, then: Model) -> Iterator[Event]:
 def _character(model: Model) -> tuple[object, ...]:
     """All of a load request but what has intents of its own."""
     spec = model.spec
-    return (model.name, spec.source, spec.task, model.lora, spec.memory, spec.options, spec.env)
+    return (
+        *(model.name, spec.source, spec.task, model.lora, spec.memory, spec.options, spec.env),
+        *(spec.max_in_flight, spec.max_waiting),
+    )
 
 
 def _load(then: Model) -> ModelLoadRequested:
@@ -91,6 +95,26 @@ def _load(then: Model) -> ModelLoadRequested:
     spec = replace(then.spec, adapters=adapters)
     lora = spec.lora if spec.lora is not None else bool(adapters)
     return spec if lora == then.lora else replace(spec, lora=then.lora)
+
+
+def meaning(now: State, step: Step) -> tuple[str, ...]:
+    """Say what a load request changes of a model that is there."""
+    model = now.models.get(step.id)
+    if model is None or not isinstance(step.event, ModelLoadRequested):
+        return ()
+    after = evolve(now, _record(now, step))
+    changes = asked_otherwise(step.id, now, after)
+    said = [
+        f"{each.field}: {each.before or 'nothing'} -> {each.after or 'nothing'}" for each in changes
+    ]
+    if model.assignments and launch_of(after.models[step.id]) != model.launch:
+        said.append("its engines are started again")
+    return tuple(said)
+
+
+def _record(now: State, step: Step) -> Record:
+    subject = record.subject_of(step.id, step.event)
+    return Record(now.seq + 1, now.time, subject, "model", step.id, step.event)
 
 
 class _Way:
@@ -116,10 +140,9 @@ class _Way:
             else:
                 self.cannot.append(f"{identity}: {type(event).__name__}: {problem}")
             return False
-        self.steps.append(Step(identity, event))
-        seq, subject = self.state.seq + 1, record.subject_of(identity, event)
-        entry = Record(seq, self.state.time, subject, "model", identity, event)
-        self.state = evolve(self.state, entry)
+        step = Step(identity, event)
+        self.steps.append(step)
+        self.state = evolve(self.state, _record(self.state, step))
         return True
 
     def place(self, identity: str, then: Model) -> None:

@@ -8,9 +8,11 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from nebula.cli import operate
+from nebula.cli import explain, operate
 from nebula.cli.main import main
+from nebula.events.vocabulary import EngineFailed
 from nebula.store.archive import Reader, write
+from tests.unit.story import cluster, load
 
 LOG = str(Path(__file__).parents[1] / "corpus" / "lost-node.jsonl")
 NOBODY = "nats://127.0.0.1:1"
@@ -81,6 +83,48 @@ def test_without_a_node_that_never_was_nothing_is_decided_again() -> None:
     assert code == 1
     assert told == "nebula: without n99: the log has no such node; there were: n1, n2, n3"
     assert said("replay", "--log", LOG, "--what-if", "without n3")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("what", "at", "headline"),
+    [
+        (
+            ("model", "poet"),
+            "14",
+            "poet is ready, 1 of 1 replicas serve as far as is known: "
+            "poet-0 on n2 was ready when n2 was lost: how it is nobody knows",
+        ),
+        (("model", "poet"), "13", "poet is ready, 1 of 1 replicas serve"),
+        (("replica", "poet-0"), "13", "poet-0 on n2 is ready"),
+        (
+            ("replica", "poet-0"),
+            "14",
+            "poet-0 on n2 was ready when n2 was lost: how it is nobody knows",
+        ),
+        (
+            ("replica", "chat-0"),
+            "16",
+            "chat-0 on n2 was starting and retired when n2 was lost: how it is nobody knows",
+        ),
+    ],
+)
+def test_what_was_on_a_node_when_it_was_lost_is_not_told_as_if_it_still_ran(
+    what: tuple[str, str], at: str, headline: str
+) -> None:
+    told = CliRunner().invoke(main, ["why", *what, "--at", at, "--log", LOG])
+    assert told.output.splitlines()[0] == headline
+
+
+def test_a_replica_that_starts_is_not_told_with_the_last_engine_s_reason() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
+    story.settles()
+    failed = EngineFailed("ValueError: no", 1, attempt=1, retry_in=2.0)
+    story.runs("chat-0", ready=False).given("chat-0", failed)
+    said_of = explain.standing_of(story.state, story.state.replicas["chat-0"])
+    assert said_of == "chat-0 on alpha is failed: ValueError: no"
+    story.runs("chat-0", ready=False)
+    said_of = explain.standing_of(story.state, story.state.replicas["chat-0"])
+    assert said_of == "chat-0 on alpha is starting"
 
 
 # Files that can't be true

@@ -12,7 +12,7 @@ from nebula.events.vocabulary import (
     ModelUnloadRequested,
     NodeLost,
 )
-from nebula.history.difference import Change, differences
+from nebula.history.difference import Change, asked_otherwise, differences
 from tests.unit.story import Story, cluster, gpus, load, messages
 
 
@@ -46,6 +46,20 @@ def test_what_became_otherwise_is_told_field_by_field() -> None:
     assert found["phase"] == ("ready", "failed")
     assert found["reason"] == ("", "ValueError: no")
     assert {each.sign for each in differences(before, story.state)} == {"~"}
+
+
+def test_all_that_is_asked_for_is_told() -> None:
+    story = base()
+    before = story.state
+    story.given("chat", load(1, "9GiB", options={"x": 1}, max_in_flight=8, max_waiting=9))
+    assert asked_otherwise("chat", before, story.state) == [
+        Change("~", "model", "chat", "memory", "8GiB", "9GiB"),
+        Change("~", "model", "chat", "lora", "yes", ""),
+        Change("~", "model", "chat", "max in flight", "256", "8"),
+        Change("~", "model", "chat", "max waiting", "1024", "9"),
+        Change("~", "model", "chat", "options", "", "x=1"),
+    ]
+    assert asked_otherwise("nobody", before, story.state) == []
 
 
 def test_counts_places_adapters_and_lost_nodes_are_told() -> None:

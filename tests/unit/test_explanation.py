@@ -60,6 +60,28 @@ def test_replicas_of_a_model_keep_apart_and_say_so() -> None:
     assert "chat-1: not n1/gpu0: n1 has 1 of its replicas already, n2 0" in reasons(story)
 
 
+def test_of_a_device_with_too_little_room_those_are_told_who_have_it() -> None:
+    story = cluster(n1=[80]).given("chat", load(2, "20GiB")).given("embed", load(1, "30GiB"))
+    story.settles()
+    story.given("more", load(2, "1GiB"))
+    story.decides()
+    story.given("late", load(1, "9GiB"))
+    story.decides()
+    assert reasons(story)[-1] == (
+        "late-0: not n1/gpu0: n1/gpu0 has 1.6 GiB left, needs 9.0 GiB, embed-0 has 30.0 GiB, "
+        "chat-0 has 20.0 GiB, chat-1 has 20.0 GiB, more-0 has 1.0 GiB, more-1 has 1.0 GiB"
+    )
+
+
+def test_a_plan_s_own_replicas_have_the_room_that_they_took_before() -> None:
+    story = cluster(n1=[80]).given("chat", load(4, "24GiB"))
+    story.decides()
+    assert reasons(story)[-1] == (
+        "chat-3: not n1/gpu0: n1/gpu0 has 1.6 GiB left, needs 24.0 GiB, chat-0 has 24.0 GiB, "
+        "chat-1 has 24.0 GiB, chat-2 has 24.0 GiB"
+    )
+
+
 def test_what_was_kept_and_what_had_to_go_is_told() -> None:
     story = cluster(n1=[80], n2=[80]).given("chat", load(2, "8GiB"))
     story.settles()

@@ -20,7 +20,7 @@ from nebula.events.vocabulary import (
     NodeDrainRequested,
     NodeLost,
 )
-from nebula.history.reversion import Reversion, Step, revert
+from nebula.history.reversion import Reversion, Step, meaning, revert
 from tests.unit.story import Story, cluster, intents, load
 
 
@@ -71,6 +71,34 @@ def test_counts_and_adapters_are_brought_back() -> None:
     assert story.settles() == []
     assert wishes(story.state) == wishes(then)
     assert story.places() == {"chat-0": "n1/0", "chat-1": "n2/0"}
+
+
+def test_limits_are_brought_back_and_no_engine_is_started_again_for_them() -> None:
+    story = base()
+    then = story.state
+    story.given("chat", load(2, "8GiB", name="org/chat", lora=True, max_in_flight=8, max_waiting=1))
+    story.settles()
+    [step] = revert(story.state, then).steps
+    assert meaning(story.state, step) == ("max in flight: 8 -> 256", "max waiting: 1 -> 1024")
+    back(story, then)
+    assert story.model().spec == then.models["chat"].spec
+
+
+def test_it_is_told_what_a_load_request_changes_and_that_engines_are_started_again() -> None:
+    story = base()
+    then = story.state
+    story.given("chat", load(2, "9GiB", name="chat", options={"seed": 1}, lora=True))
+    story.settles()
+    load_, *plans = revert(story.state, then).steps
+    assert meaning(story.state, load_) == (
+        "name: chat -> org/chat",
+        "memory: 9GiB -> 8GiB",
+        "options: seed=1 -> nothing",
+        "its engines are started again",
+    )
+    assert plans
+    assert all(meaning(story.state, each) == () for each in plans)
+    assert meaning(cluster(n1=[80]).state, load_) == (), "it is loaded, not loaded otherwise"
 
 
 def test_a_model_that_is_gone_is_loaded_again_where_it_was() -> None:

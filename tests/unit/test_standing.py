@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nebula.events.standing import Standing, loading_seconds, standing
 from nebula.events.vocabulary import (
     EngineFailed,
     ModelScaleRequested,
     ModelUnloadRequested,
+    NodeLost,
 )
 from tests.unit.story import SECOND, Story, cluster, load
 
@@ -73,6 +76,16 @@ def test_a_model_whose_every_replica_was_given_up_has_failed() -> None:
     stood = stands(story)
     assert (stood.word, stood.ready, stood.wanted) == ("failed", 0, 2)
     assert "chat-0 on alpha gave up after 3 attempts: ValueError: no" in stood.detail
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_of_a_replica_on_a_lost_node_nobody_knows_how_it_is(ready: bool) -> None:
+    stood = stands(placed().runs("chat-0", ready=ready).given("alpha", NodeLost()))
+    phase = "ready" if ready else "starting"
+    assert (
+        stood.detail == f"chat-0 on alpha was {phase} when alpha was lost: how it is nobody knows"
+    )
+    assert stood.ready == ready
 
 
 def test_a_model_with_one_replica_left_is_ready_though_another_was_given_up() -> None:
