@@ -2,6 +2,7 @@
 
 import asyncio
 import shlex
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -88,6 +89,8 @@ async def _fork(sandbox: _Sandbox, at: str | None) -> None:
     nodes = [node for _, node in sorted(state.nodes.items()) if not node.lost and node.devices]
     if len(nodes) > MOST_NODES:
         fail(f"the log has {len(nodes)} nodes: a sandbox runs {MOST_NODES} at most")
+    if not _free(sandbox.port):
+        fail(f"something listens on port {sandbox.port} already: give another --port")
     console = tables.console(errors=True)
     server = EmbeddedServer(sandbox.folder / "nats", sandbox.nats_port)
     supervisor = Supervisor(sandbox.folder / "logs", server)
@@ -111,6 +114,16 @@ async def _fork(sandbox: _Sandbox, at: str | None) -> None:
         await supervisor.stop([f"node-{node.id}" for node in nodes], 15)
         await supervisor.stop(["router"], 10)
         await supervisor.stop_server()
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 async def _fill(sandbox: _Sandbox, url: str, state: State) -> None:

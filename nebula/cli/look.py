@@ -16,7 +16,7 @@ from nebula.events.record import Record
 from nebula.events.state import EMPTY, State
 from nebula.events.vocabulary import TYPES
 from nebula.history import difference, moments
-from nebula.history.moments import Moment
+from nebula.history.moments import BadMoment, Moment
 from nebula.history.selection import Selection, Sieve, is_rejection
 from nebula.history.telling import told
 from nebula.http.views import event_view, state_view
@@ -50,12 +50,12 @@ async def _state(nats: str, file: Path | None, at: Moment | None, as_json: bool)
 
 @click.command()
 @click.argument("before", metavar="A")
-@click.argument("after", metavar="B", required=False)
+@click.argument("after", metavar="[B]", required=False)
 @log_option
 @nats_option
 @json_option
 def diff(before: str, after: str | None, file: Path | None, nats: str, as_json: bool) -> None:
-    """Show what changed between the moments A and B [now]; each a sequence or a time."""
+    """Show what changed from the moment A to B, each a sequence or a time; without B, until now."""
     first, second = moment(before), moment(after)
     run(_diff(nats, file, first, second, as_json))
 
@@ -110,13 +110,25 @@ def events(
     if follow and (file is not None or until is not None):
         fail("--follow goes with neither --log nor --until: what is over does not grow", 2)
     chosen = Selection(aggregates, types, node, cause, rejected)
-    listing = _Listing(chosen, moment(since), moment(until), last, as_json)
+    begin, end = moment(since), moment(until)
+    if begin is not None and end is not None and _after(begin, end):
+        fail(f"--since {since} is after --until {until}: nothing can lie between them", 2)
+    listing = _Listing(chosen, begin, end, last, as_json)
     run(_events(nats, file, listing, follow))
+
+
+def _after(one: Moment, other: Moment) -> bool:
+    if one.seq is not None and other.seq is not None:
+        return one.seq > other.seq
+    return one.time is not None and other.time is not None and one.time > other.time
 
 
 async def _events(nats: str, file: Path | None, listing: "_Listing", follow: bool) -> None:
     async with opened(nats, file) as past:
+        await listing.check(past)
         unknown = await listing.read(past)
+        if listing.nothing and not follow:
+            raise BadMoment(f"{past.name} is empty: nothing has happened yet")
         if unknown and not follow:
             state = listing.state
             there = ", ".join(sorted({*state.models, *state.nodes})) or "nothing"
@@ -140,6 +152,8 @@ class _Listing:
         as_json: bool,
     ) -> None:
         self.state: State = EMPTY
+        self.nothing = True
+        """Whether no event was there at all."""
         self._chosen = chosen
         self._sieve = Sieve(chosen)
         self._since = since
@@ -149,20 +163,21 @@ class _Listing:
         self._as_json = as_json
         self._output = tables.console()
 
+    async def check(self, past: Past) -> None:
+        """Raise BadMoment for a sequence that the log does not have."""
+        bounds = (each.seq for each in (self._since, self._until) if each is not None)
+        asked = max((seq for seq in (*bounds, self._chosen.cause) if seq is not None), default=0)
+        if asked and asked > (last := await past.last()) > 0:
+            raise BadMoment(f"there is no sequence {asked}: {past.name} ends with {last}")
+
     async def read(self, past: Past) -> list[str]:
         """Print what there is; give what was selected and is not in the log at all."""
         async with aclosing(past.records()) as batches:
             async for batch in batches:
+                self.nothing = False
                 for record in batch:
                     if self._until is None or not self._until.passed(record.seq, record.time):
                         self.take(record)
-        for asked in (
-            self._since.seq if self._since is not None else None,
-            self._until.seq if self._until is not None else None,
-            self._chosen.cause,
-        ):
-            if asked is not None and asked > self.state.seq:
-                fail(f"there is no sequence {asked}: {past.name} ends with {self.state.seq}")
         kept, self._kept = self._kept, None
         for record, after in kept or ():
             self._print(record, after)

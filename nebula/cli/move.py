@@ -20,7 +20,7 @@ from nebula.events import snapshot
 from nebula.events.evolve import evolve
 from nebula.events.snapshot import Unusable
 from nebula.events.state import EMPTY, State
-from nebula.history.moments import BadMoment, Moment
+from nebula.history.moments import BadMoment, Moment, clock
 from nebula.history.replay import BadLog, from_the_future
 from nebula.store.archive import BadArchive, Reader, Writer
 from nebula.store.importing import NotTaken, OtherHistory, import_entries, size_of
@@ -71,8 +71,10 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 async def _last(past: Past, until: Moment | None) -> int:
     """Find what to end with: a file says so in its first line. Raises BadMoment, BadLog."""
     last = 0
+    nothing = True
     async with aclosing(past.entries()) as batches:
         async for batch in batches:
+            nothing = False
             for entry in batch:
                 if until is not None and until.passed(entry.seq, entry.time):
                     break
@@ -81,8 +83,10 @@ async def _last(past: Past, until: Moment | None) -> int:
                     raise BadLog(
                         f"sequence {entry.seq} stands where {last} should: there is a hole"
                     )
-    if not last:
-        raise BadMoment(f"{past.name} holds no event to export")
+    if nothing:
+        raise BadMoment(f"{past.name} is empty: there is no event to export")
+    if not last and until is not None:
+        raise BadMoment(f"no event of {past.name} was stored by {clock(until.time or 0)}")
     if until is not None and (until.seq or 0) > last:
         raise BadMoment(f"there is no sequence {until.seq}: {past.name} ends with {last}")
     return last

@@ -48,6 +48,9 @@ class Past(Protocol):
     name: str
     chain: str
 
+    async def last(self) -> int:
+        """Give the last sequence; 0 for an empty log."""
+
     def entries(self) -> AsyncGenerator[list[Entry], None]:
         """Give every entry byte for byte, in batches."""
 
@@ -65,6 +68,10 @@ class LivePast:
         self.log = log
         self.name = f"the log at {log.connection.url}"
         self.chain = ""
+
+    async def last(self) -> int:
+        """See Past."""
+        return await self.log.last_seq()
 
     def entries(self) -> AsyncGenerator[list[Entry], None]:
         """See Past."""
@@ -94,6 +101,11 @@ class ArchivePast:
         self.name = str(path)
         self.chain = ""
 
+    async def last(self) -> int:
+        """See Past."""
+        with self._path.open("rb") as file:
+            return Reader(file, self.name).last
+
     async def entries(self) -> AsyncGenerator[list[Entry], None]:
         """See Past."""
         with self._path.open("rb") as file:
@@ -122,6 +134,13 @@ class BackupPast:
         self._path = path
         self.name = str(path)
         self.chain = ""
+
+    async def last(self) -> int:
+        """See Past: only reading it all tells."""
+        last = 0
+        for batch in _batches(read_backup(self._path), self.name):
+            last = batch[-1].seq
+        return last
 
     async def entries(self) -> AsyncGenerator[list[Entry], None]:
         """See Past."""

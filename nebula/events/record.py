@@ -49,7 +49,7 @@ class Record(Struct, frozen=True, gc=False):
 
     `seq`: its place, from 1. `time`: when the server stored it, nanoseconds since the epoch.
     `cause`: sequence of the event that led to it, None for what came from outside.
-    `basis`: for a decision, the sequence up to which its maker had folded the log.
+    `basis`: for a decision, the sequence up to which its maker says that it had folded the log.
     """
 
     seq: int
@@ -168,7 +168,7 @@ def read(
         identity,
         content,
         None if cause is None else _earlier(cause, seq),
-        None if basis is None else _earlier(basis, seq),
+        None if basis is None else _sequence(basis),
         headers.get(ACTOR_HEADER, ""),
     )
 
@@ -176,10 +176,10 @@ def read(
 def _earlier(text: str, seq: int) -> int | None:
     """Read the sequence of something that came before: nothing is caused by its own future."""
     number = _sequence(text)
-    return number if number is not None and 0 < number < seq else None
+    return number if number is not None and number < seq else None
 
 
 def _sequence(text: str) -> int | None:
     if len(text) > 19 or not (text.isascii() and text.isdigit()):
         return None  # 19 digits hold any sequence; int() raises for thousands of them
-    return int(text)
+    return int(text) or None

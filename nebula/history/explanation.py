@@ -127,6 +127,8 @@ def _reasons(record: Record, basis: State | None) -> tuple[str, ...]:
         return ("brought back by `nebula revert`",)
     if record.basis is None:
         return ("written by hand: no router decided this",)
+    if record.basis >= record.seq:
+        return (f"it says that it was decided after event {record.basis}, which came later",)
     if basis is None:
         return ("what the router saw lies before what was folded here",)
     return weighed(basis, record.id, event)

@@ -36,7 +36,9 @@ def parse(text: str, now: int) -> Moment:
     """
     text = text.strip()
     if text.isascii() and text.isdigit():
-        if len(text) > 18 or int(text) == 0:
+        if len(text) > 18:
+            raise BadMoment(f"there is no sequence {text[:18]}…: no log is that long")
+        if int(text) == 0:
             raise BadMoment(f"there is no sequence {text}: a log begins with 1")
         return Moment(seq=int(text))
     ago = _AGO.fullmatch(text)

@@ -45,7 +45,8 @@ class Replay:
     """Folds records one by one; `state` is the newest, `differences` what was found so far.
 
     `checked` counts decisions that came out the same, `by_hand` those that no router made,
-    `beyond` those whose basis lies before the state that the replay began with, or too far back.
+    `beyond` those whose basis lies before the state that the replay began with, or too far back,
+    or where it can't: behind the decision itself.
     """
 
     def __init__(

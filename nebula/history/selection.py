@@ -8,6 +8,11 @@ from nebula.events.record import Malformed, Record
 from nebula.events.state import State
 from nebula.events.vocabulary import AGGREGATES, EventRejected, ModelAssigned
 
+_TRUTH = {
+    **dict.fromkeys(("", "0", "false", "no"), False),
+    **dict.fromkeys(("1", "true", "yes"), True),
+}
+
 
 class Selection(Struct, frozen=True):
     """All that is set must hold.
@@ -101,12 +106,16 @@ def _on_node(record: Record, node: str, before: State, after: State) -> bool:
 def selection(fields: Mapping[str, str]) -> Selection:
     """Read a selection from text fields, as a query string has them. Raises ValueError."""
     cause = fields.get("cause")
-    if cause is not None and not (cause.isascii() and cause.isdigit() and len(cause) < 19):
+    digits = cause is not None and cause.isascii() and cause.isdigit() and len(cause) < 19
+    if cause is not None and not (digits and int(cause)):
         raise ValueError(f"cause: {cause!r} is no sequence")
+    rejected = _TRUTH.get(fields.get("rejected", ""))
+    if rejected is None:
+        raise ValueError(f"rejected: {fields['rejected']!r} is neither true nor false")
     return Selection(
         tuple(filter(None, fields.get("aggregate", "").split(","))),
         tuple(filter(None, fields.get("type", "").split(","))),
         fields.get("node", ""),
         None if cause is None else int(cause),
-        fields.get("rejected", "") in ("1", "true", "yes"),
+        rejected,
     )

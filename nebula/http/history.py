@@ -68,6 +68,12 @@ async def list_events(
     if not gateway.able:
         raise unavailable("NATS can't be reached")
     newest = gateway.projection.state.seq
+    if chosen.cause is not None and chosen.cause > newest:
+        raise ApiError(
+            400,
+            f"cause: there is no sequence {chosen.cause} yet: the log ends with {newest}",
+            param="cause",
+        )
     if "text/event-stream" in request.headers.get("accept", ""):
         begin = _sequence("Last-Event-ID", last_event_id, newest)
         if last_event_id is None:
@@ -96,7 +102,7 @@ def _selection(query: Mapping[str, str]) -> Selection:
     try:
         chosen = selection(query)
     except ValueError as error:
-        raise ApiError(400, str(error), param="cause") from error
+        raise ApiError(400, str(error), param=str(error).partition(":")[0]) from error
     for name in chosen.types:
         if name not in TYPES:
             raise ApiError(400, f"type: {name!r} is no event type of Nebula", param="type")

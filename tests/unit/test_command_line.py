@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,61 @@ def test_without_a_node_that_never_was_nothing_is_decided_again() -> None:
     assert code == 1
     assert told == "nebula: without n99: the log has no such node; there were: n1, n2, n3"
     assert said("replay", "--log", LOG, "--what-if", "without n3")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        (("events", "--until", "99"), 1, "there is no sequence 99: {log} ends with 23"),
+        (("events", "--since", "99"), 1, "there is no sequence 99: {log} ends with 23"),
+        (("events", "--cause", "99"), 1, "there is no sequence 99: {log} ends with 23"),
+        (("events", "--since", "20", "--until", "3"), 2, "--since 20 is after --until 3: nothing"),
+        (
+            ("events", "--since", "1h", "--until", "2h"),
+            2,
+            "--since 1h is after --until 2h: ",
+        ),
+        (("export", "x", "--until", "2001-01-01"), 1, "no event of {log} was stored by 2001-01-01"),
+    ],
+)
+def test_a_moment_that_the_log_does_not_have_is_the_only_thing_said(
+    command: tuple[str, ...], code: int, words: str
+) -> None:
+    result = CliRunner().invoke(main, [*command, "--log", LOG])
+    assert result.exit_code == code
+    [line] = result.output.splitlines()
+    assert line.startswith("nebula: " + words.format(log=LOG))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("events",),
+        ("events", "--until", "3"),
+        ("state",),
+        ("replay",),
+        ("why", "model", "m"),
+        ("export", "x"),
+    ],
+)
+def test_an_empty_log_is_told_so(command: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "empty.jsonl"
+    path.write_bytes(b"".join(write([], 0)))
+    code, told = said(*command, "--log", str(path))
+    assert code == 1
+    assert told.startswith(f"nebula: {path} is empty: ")
+
+
+def test_a_fork_s_port_that_is_taken_is_told_before_its_folder_is_made(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = ("fork", LOG, "--folder", str(tmp_path / "home"), "--port", str(port))
+        result = CliRunner().invoke(main, line)
+    assert result.exit_code == 1
+    assert f"something listens on port {port} already: give another --port" in result.output
+    assert not (tmp_path / "home").exists()
 
 
 @pytest.mark.parametrize(

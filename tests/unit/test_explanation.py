@@ -120,6 +120,13 @@ def test_a_plan_that_no_router_made_says_so(actor: str, reason: str) -> None:
     assert reasons(story) == (reason,)
 
 
+@pytest.mark.parametrize("basis", [3, 999])
+def test_a_plan_that_says_to_come_from_its_own_future_is_told_so(basis: int) -> None:
+    story = cluster(n1=[80]).given("chat", load(1, "8GiB"))
+    story.append("chat", ModelAssigned(1, (Assignment("chat-0", "n1", (0,), 1, 1),)), basis=basis)
+    assert reasons(story) == (f"it says that it was decided after event {basis}, which came later",)
+
+
 def test_an_entry_that_was_not_acted_upon_says_why() -> None:
     story = Story().given("chat", ModelScaleRequested(2))
     [line] = chronicle(story).lines

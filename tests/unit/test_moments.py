@@ -57,6 +57,18 @@ def test_reading_raises_nothing_else(text: str) -> None:
         parse(text, NOW)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("0", "there is no sequence 0: a log begins with 1"),
+        ("9" * 30, "there is no sequence 999999999999999999…: no log is that long"),
+    ],
+)
+def test_a_sequence_that_no_log_has_is_told_so(text: str, reason: str) -> None:
+    with pytest.raises(BadMoment, match=reason):
+        parse(text, NOW)
+
+
 def test_all_that_was_stored_by_then_belongs() -> None:
     assert not Moment(seq=3).passed(3, 10)
     assert Moment(seq=3).passed(4, 10)

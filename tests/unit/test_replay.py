@@ -178,6 +178,14 @@ def test_an_entry_out_of_order_is_named() -> None:
         replay.take(story.log[0])
 
 
+def test_a_basis_that_had_not_happened_yet_can_not_be_checked_and_is_no_hand_s() -> None:
+    story = cluster(alpha=[80])
+    for basis in (2, 3, 999):
+        story.append("chat", ModelUnschedulable("x", 1), basis=basis)
+    replay = replayed(story.log)
+    assert (replay.beyond, replay.by_hand, replay.checked) == (3, 0, 0)
+
+
 def test_an_entry_from_the_future_is_named() -> None:
     log = cluster(alpha=[80], beta=[80], gamma=[80]).log
     assert from_the_future(log, now=0) == ""

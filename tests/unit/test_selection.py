@@ -87,10 +87,17 @@ def test_a_replica_that_is_gone_still_belongs_to_its_model() -> None:
     assert chosen(story, aggregate="chat") == list(range(2, story.state.seq + 1))
 
 
-@pytest.mark.parametrize("cause", ["", "x", "-1", "1.5", "9" * 30])
+@pytest.mark.parametrize("cause", ["", "x", "0", "-1", "1.5", "9" * 30])
 def test_a_cause_that_is_no_sequence_is_refused(cause: str) -> None:
     with pytest.raises(ValueError, match="is no sequence"):
         selection({"cause": cause})
+
+
+def test_rejected_is_true_or_false_and_nothing_else() -> None:
+    assert [selection({"rejected": each}).rejected for each in ("1", "true", "yes")] == [True] * 3
+    assert [selection({"rejected": each}).rejected for each in ("0", "false", "no")] == [False] * 3
+    with pytest.raises(ValueError, match="rejected: 'maybe' is neither true nor false"):
+        selection({"rejected": "maybe"})
 
 
 def test_empty_fields_filter_nothing() -> None:
