@@ -8,8 +8,10 @@ stream, folded as its own gateway folds it, so that it is the same to the byte.
 import asyncio
 import contextlib
 import logging
+import sys
 import uuid
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import msgspec
 from msgspec.structs import replace
@@ -113,6 +115,33 @@ async def _last(gateway: Gateway, subject: str) -> RawStreamMsg | None:
         raise NotServed(f"the data plane's stream does not answer: {error!r}", 1) from error
 
 
+async def _until_now(following: AsyncGenerator[Said | None, None]) -> AsyncIterator[Said]:
+    """Give what was said already. Raises Unavailable."""
+    while (said := await anext(following)) is not None:
+        yield said
+
+
+def _attempt(said: Said) -> int:
+    """Give the attempt that a piece is of; what is no piece counts with all of them."""
+    if inference.read_plain(said.header) is not None:
+        return 1
+    piece = _piece(said)
+    return sys.maxsize if piece is None else piece.attempt
+
+
+def _begins_anew(said: Said) -> int:
+    """Give the attempt that a piece begins from the start; 1 for any other."""
+    if inference.ATTEMPT.encode() not in said.header:
+        return 1
+    piece = _piece(said)
+    return 1 if piece is None or piece.chunk != 0 or piece.continues else piece.attempt
+
+
+def _piece(said: Said) -> Piece | None:
+    of_answer = said.subject.startswith("nebula.inference.responses.")
+    return inference.read_piece(parse_headers(said.header), said.body) if of_answer else None
+
+
 class Resumption:
     """An answer given again, from its first event or from the one after `after`."""
 
@@ -122,6 +151,7 @@ class Resumption:
         self._after = after
         self._following: AsyncGenerator[Said | None, None] | None = None
         self._coming: asyncio.Future[Said | None] | None = None
+        self._past: deque[Said] = deque()
         self._owner = ""
         self._said_at = 0
         self._answer: Answer | None = None
@@ -154,10 +184,17 @@ class Resumption:
             raise Unknown
         self._owner = request.gateway
         self._answer = Answer(request, after=self._after)
-        # One pattern for what gateway and engine say of it: with several, each reader costs the
-        # NATS server many times as much.
-        wanted = [f"nebula.inference.*.*.{identity}"]
+        wanted = [subjects.about(identity)]
         self._following = inference_log.follow(self._gateway.connection, wanted)
+        try:
+            past = [said async for said in _until_now(self._following)]
+        except Unavailable:
+            await self.close()
+            raise
+        # What the stream has of attempts before the last that began anew, its gateway had not heard
+        # of when it gave them up.
+        anew = max((_begins_anew(said) for said in past), default=1)
+        self._past.extend(said for said in past if _attempt(said) >= anew)
 
     async def next(self) -> Piece:
         """Give the next piece for the client."""
@@ -194,6 +231,8 @@ class Resumption:
     async def _news(self) -> Said | None:
         """Give what comes next; None after a while without any."""
         assert self._following is not None
+        if self._past:
+            return self._past.popleft()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CHECK
         while True:
@@ -214,11 +253,9 @@ class Resumption:
 
     def _take(self, answer: Answer, said: Said) -> Piece | None:
         kind = said.subject.split(".")[2]
-        if kind == "responses":
+        piece = _piece(said)
+        if piece is not None:
             self._said_at = said.time
-            piece = inference.read_piece(parse_headers(said.header), said.body)
-            if piece is None:
-                return None
             given = answer.take(piece)
             broken = answer.broken
             if broken is not None and broken.piece is not None and answer.attempt > 1:

@@ -78,6 +78,14 @@ def waiting(gateway: str) -> str:
     return f"nebula.waiting.{gateway}"
 
 
+def about(request: str) -> str:
+    """Give the pattern for the answer of one request, and for its cancellation.
+
+    One pattern on purpose: with several, each reader costs the NATS server many times as much.
+    """
+    return f"nebula.inference.*.*.{request}"
+
+
 def claim(request: str) -> str:
     """Give the subject on which gateways claim a request that is to be resumable: the first wins.
 
