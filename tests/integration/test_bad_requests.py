@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from nebula.store.server import MAX_PAYLOAD
-from tests.integration.asking import CHAT, chat, error, said
+from tests.integration.asking import CHAT, chat, error, said, stream
 from tests.integration.cluster import Cluster
 
 pytestmark = pytest.mark.anyio
@@ -127,13 +127,15 @@ async def test_a_body_over_the_limit_is_refused_whether_its_length_is_told_or_no
 
 
 async def test_a_body_just_under_the_limit_is_answered(cluster: Cluster) -> None:
-    text = "x" * (MAX_PAYLOAD - 32 * 1024)
+    word = "x" * 1023
+    count = (MAX_PAYLOAD - 32 * 1024) // len(f"{word} ")
+    text = " ".join([word] * count)
     async with cluster.http() as http:
-        answer = await http.post(CHAT, json=chat("org/chat", text, max_tokens=1))
-        streamed = chat("org/chat", text, max_tokens=1, stream=True)
-        stream = await http.post(CHAT, json=streamed)
+        answer = await http.post(CHAT, json=chat("org/chat", text, min_tokens=count))
+        heard = await stream(http, chat("org/chat", text, max_tokens=8))
     assert said(answer) == text
-    assert text in stream.text
+    assert heard.whole
+    assert heard.text == " ".join([word] * 8)
 
 
 @pytest.mark.parametrize(
