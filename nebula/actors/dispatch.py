@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors import routing
-from nebula.actors.prefixes import Prefixes
+from nebula.actors.prefixes import BOUNDS, Prefixes
 from nebula.actors.queueing import Line, Waiting
 from nebula.events import inference, subjects
 from nebula.events.inference import (
@@ -252,10 +252,7 @@ class Dispatch:
         candidates = self._candidates(state, model, request.adapter, request.prefix)
         if not candidates:
             return False
-        key = f"{request.adapter} {request.prefix[0] if request.prefix else ''}"
-        if key == " ":
-            key = request.id
-        replica = routing.choose(candidates, key, model.spec.max_in_flight)
+        replica = routing.choose(candidates, _key(request), model.spec.max_in_flight)
         if replica is None:
             return False
         now = self._now()
@@ -286,6 +283,9 @@ class Dispatch:
     ) -> list[Candidate]:
         now = self._now()
         known = self._prefixes.known(prefix) if prefix else {}
+        # A beginning that many prompts have, such as a system prompt, is no reason to go where all
+        # the others go: it is computed once and then cached everywhere.
+        least = BOUNDS[max(0, len(prefix) - 2)]
         found = []
         for replica in routing.able(state, model, adapter):
             load = self._load(replica)
@@ -297,7 +297,7 @@ class Dispatch:
                     avoided,
                     load.waiting,
                     load.cache,
-                    known.get(replica.id, 0),
+                    seen if (seen := known.get(replica.id, 0)) >= least else 0,
                 )
             )
         return found
@@ -370,3 +370,10 @@ class Dispatch:
     def _answer(self, request: Request, piece: Piece, body: bytes) -> None:
         header = inference.block(inference.piece_headers(piece))
         self._post(subjects.responses(request.gateway, request.id), header, body)
+
+
+def _key(request: Request) -> str:
+    """Give what draws a request's replica among equal ones: all but the end of its prompt."""
+    if request.prefix:
+        return request.prefix[max(0, len(request.prefix) - 2)]
+    return request.adapter or request.id

@@ -63,7 +63,7 @@ UNASKED = 3.0
 which the request counts as lost: with every heartbeat engines ask about what they have."""
 
 DETOKENIZE_PATIENCE = 10.0
-NATS_PATIENCE = 5.0
+NATS_PATIENCE = 10.0
 """Seconds for which requests that are under way wait for NATS to come back."""
 
 TICK = 0.25

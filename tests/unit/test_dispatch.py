@@ -197,6 +197,15 @@ def test_a_prompt_goes_where_its_beginning_went_before() -> None:
     assert router.sent[1].routed.candidates != router.sent[0].routed.candidates
 
 
+def test_a_beginning_that_all_prompts_share_draws_them_to_no_replica() -> None:
+    router = Router(serving(2))
+    for number in range(12):
+        prompt = b"s" * 300 + b"%d " % number * 1200
+        router.ask(f"r{number}", prefix=digests(prompt))
+        router.finished(router.went[-1][1], f"r{number}")
+    assert {replica for _, replica in router.went} == {"chat-0", "chat-1"}
+
+
 def test_a_request_for_an_adapter_goes_only_where_that_is_loaded() -> None:
     story = serving(3).given("chat", AdapterLoadRequested("sql", "/a"))
     story.given("chat-1", AdapterLoaded("sql", "/a"))
