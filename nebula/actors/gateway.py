@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 
 from nebula.actors import routing
 from nebula.actors.actor import Actor
@@ -375,6 +376,9 @@ class Gateway(Actor):
         self._drop(request, request.attempt)
         try:
             self._send(exchange)
+        except MaxPayloadError:
+            cause = f"{inference.ENGINE_FAILED}: its token ids are more than NATS carries at once"
+            self._end(exchange, CANT_CONTINUE, cause.encode())
         except NatsError as error:
             self._end(exchange, NATS_LOST, str(error).encode())
 
