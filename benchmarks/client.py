@@ -5,6 +5,7 @@ things here; nothing is tried again.
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import cast
@@ -132,12 +133,22 @@ class Connection(asyncio.Protocol):
             self._ended.set_result(self.answer)
 
 
-async def connect(url: str) -> Connection:
-    """Open a connection to a URL's host. Raises Refused."""
+async def connect(url: str, *, buffer: int = 0) -> Connection:
+    """Open a connection to a URL's host. Raises Refused.
+
+    `buffer`: bytes that the kernel may keep of what is not read yet, if not as many as it likes.
+    """
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(CONNECT_PATIENCE):
+            if buffer:
+                narrow = socket.socket()
+                narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+                narrow.setblocking(False)
+                await loop.sock_connect(narrow, (parts.hostname, parts.port))
+                _, connection = await loop.create_connection(Connection, sock=narrow)
+                return connection
             _, connection = await loop.create_connection(
                 Connection, parts.hostname or "", parts.port or 80
             )

@@ -2,7 +2,7 @@
 
 Two `nebula up` beside each other: the first with NATS, a router, a gateway and a node, the second
 with one more router and gateway. Both keep their children running, so that what is killed is
-started again.
+started again. Where one router is enough, the first is alone.
 """
 
 import contextlib
@@ -51,10 +51,10 @@ class Wanted(NamedTuple):
 class Cluster:
     """See the module. It runs already: `start` makes one."""
 
-    def __init__(self, folder: Path, models: Sequence[Wanted]) -> None:
+    def __init__(self, folder: Path, models: Sequence[Wanted], routers: int) -> None:
         self.folder = folder
         self.models = models
-        ports = [free_port(), free_port()]
+        ports = [free_port() for _ in range(routers)]
         self.gateways = [f"http://127.0.0.1:{port}" for port in ports]
         self._ports = ports
         self._nats_port = free_port()
@@ -64,7 +64,7 @@ class Cluster:
 
     @property
     def home(self) -> Path:
-        """The folder of the first `nebula up`, where its node's engines write their logs."""
+        """The folder of the `nebula up` that has the node."""
         return self.folder / "up-0"
 
     def logs(self, name: str) -> list[str]:
@@ -77,10 +77,11 @@ class Cluster:
     @contextlib.contextmanager
     def up(self, copy: Path, engine: Sequence[str], arguments: Sequence[str]) -> Iterator[None]:
         """Start it, and end all of it with the context. Raises Failed."""
-        lines = [self._line(0), self._line(1)]
+        lines = [self._line(number) for number in range(len(self._ports))]
         lines[0] += ["--nats-port", str(self._nats_port), "--name", NODE, *arguments]
         lines[0] += ["--engine-command", shlex.join(engine)] if engine else []
-        lines[1] += ["--nats", self.nats, "--no-node"]
+        for line in lines[1:]:
+            line += ["--nats", self.nats, "--no-node"]
         self.folder.mkdir(parents=True)
         try:
             with contextlib.ExitStack() as everything:
@@ -193,11 +194,13 @@ def start(
     *,
     engine: Sequence[str] = (),
     arguments: Sequence[str] = (),
+    routers: int = 2,
 ) -> Iterator[Cluster]:
     """Start a cluster of the Nebula in `copy`, with engines started by `engine` (default: vLLM).
 
-    `arguments` are for the `nebula up` that has the node. Raises Failed.
+    `arguments` are for the `nebula up` that has the node; each has a router and a gateway. Raises
+    Failed.
     """
-    cluster = Cluster(folder, models)
+    cluster = Cluster(folder, models, routers)
     with cluster.up(copy, engine, arguments):
         yield cluster

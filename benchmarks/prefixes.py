@@ -193,6 +193,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--questions", type=int, default=5, help="about each document [5]")
     parser.add_argument("--clients", type=int, default=4, help="that ask at a time [4]")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--routers", type=int, choices=(1, 2), default=1, help="of Nebula [1]")
     parser.add_argument(
         "--kinds", type=lambda text: text.split(","), default=list(KINDS), help=f"of {list(KINDS)}"
     )
@@ -221,7 +222,7 @@ def main() -> None:
     ) as folder:
         copy = freeze((), Path(folder) / "sources")[REPOSITORY]
         wanted = Wanted(MODEL, model, patience=900)
-        with start(Path(folder) / "cluster", copy, [wanted]) as cluster:
+        with start(Path(folder) / "cluster", copy, [wanted], routers=options.routers) as cluster:
             # No seed twice: no document is in a cache when its round begins.
             seeds = iter(range(1000, 10_000))
             for turn in range(options.rounds):
@@ -237,7 +238,8 @@ def main() -> None:
     tokens = statistics.mean(item.tokens for item in rounds)
     print(
         f"{options.groups} documents, {options.questions} questions about each, prompts of "
-        f"{tokens:.0f} tokens, {options.clients} clients, {options.rounds} rounds\n"
+        f"{tokens:.0f} tokens, {options.clients} clients, {options.routers} routers, "
+        f"{options.rounds} rounds\n"
     )
     print(table(sorted(rounds, key=lambda item: item.kind)))
     if options.json is not None:

@@ -1,0 +1,1 @@
+"""What becomes of memory, latencies and answers under hours of steady, mixed load."""
