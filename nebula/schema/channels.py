@@ -76,9 +76,7 @@ _REQUEST_HEADERS = (
     Header(inference.PREFIX, "digests of the prompt's beginnings, shortest first, with commas"),
     Header(inference.KEEP, "1: it runs to its end even where no gateway waits for the answer"),
     Header(inference.CONTINUES, "how it goes on after an earlier attempt: again or rest"),
-    Header(
-        inference.TOKENS, "token ids are asked for too: shown to the client, or tracked only"
-    ),
+    Header(inference.TOKENS, "token ids are asked for too: shown to the client, or tracked only"),
 )
 
 _PIECE_HEADERS = (
