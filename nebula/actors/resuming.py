@@ -185,7 +185,9 @@ class Resumption:
         self._owner = request.gateway
         self._answer = Answer(request, after=self._after)
         wanted = [subjects.about(identity)]
-        self._following = inference_log.follow(self._gateway.connection, wanted)
+        self._following = inference_log.follow(
+            self._gateway.connection, wanted, since=claimed.seq or 1
+        )
         try:
             past = [said async for said in _until_now(self._following)]
         except Unavailable:

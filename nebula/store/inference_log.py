@@ -88,11 +88,13 @@ async def read(
 
 
 async def follow(
-    connection: Connection, wanted: Sequence[str], *, bodies: bool = True
+    connection: Connection, wanted: Sequence[str], *, bodies: bool = True, since: int = 1
 ) -> AsyncGenerator[Said | None, None]:
     """Give what the stream holds on these subjects, then None once, then what comes, for ever.
 
-    Raises Unavailable, also when the stream or this reader's place in it is lost.
+    It begins at the sequence `since`: the server looks at every message from there on, whatever
+    subject it has, and meanwhile at nothing else. Raises Unavailable, also when the stream or this
+    reader's place in it is lost.
     """
     client = connection.client
     arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
@@ -108,7 +110,8 @@ async def follow(
             info = await client.jetstream(timeout=_PATIENCE).add_consumer(
                 streams.INFERENCE,
                 ConsumerConfig(
-                    deliver_policy=DeliverPolicy.ALL,
+                    deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                    opt_start_seq=since,
                     ack_policy=AckPolicy.NONE,
                     deliver_subject=inbox,
                     filter_subjects=list(wanted),
