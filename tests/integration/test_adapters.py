@@ -240,7 +240,8 @@ async def test_adapters_come_back_after_their_engine_was_killed(cluster: Cluster
 async def test_every_replica_gets_the_adapters_also_one_that_is_added_later(
     cluster: Cluster,
 ) -> None:
-    await cluster.load("pair", replicas=2, adapters=[adapter(cluster, "both")])
+    slow = {"simulate-first-token": 0.3}  # so that the answers overlap, and each replica has some
+    await cluster.load("pair", replicas=2, adapters=[adapter(cluster, "both")], options=slow)
     await cluster.until(
         lambda state: has("pair-0", "both")(state) and has("pair-1", "both")(state), "both have it"
     )
