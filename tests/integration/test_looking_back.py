@@ -320,7 +320,7 @@ async def test_a_followed_log_gives_what_was_and_then_what_comes_each_once_until
 ) -> None:
     before = await seqs(cluster, "chat", "--type", "ModelScaleRequested")
     line = ("events", "chat", "--type", "ModelScaleRequested", "--follow", "--json")
-    async with following(cluster, *line) as process, asyncio.timeout(PATIENCE):
+    async with following(cluster, *line) as process, asyncio.timeout(3 * PATIENCE):
         assert process.stdout is not None
         seen = [json.loads(await process.stdout.readline())["seq"] for _ in before]
         for _ in range(2):
