@@ -102,7 +102,8 @@ def waves(names: Sequence[str], setting: Setting) -> list[Wave]:
     planned = []
     for number, name in enumerate(names):
         faults = FAULTS[name]
-        first = 0.3 if len(faults) == 1 else 0.15
+        # A router last of all: by then requests wait in its line.
+        first = 0.15 if len(faults) > 1 else 0.4 if "router" in faults else 0.3
         kills = [Kill(what, 0, first + 0.2 * place) for place, what in enumerate(faults)]
         # Of engines one after the other, so that none is killed thrice in a row.
         kills = [kill._replace(number=number) if kill.what == "engine" else kill for kill in kills]

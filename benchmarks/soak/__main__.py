@@ -32,7 +32,11 @@ TOKEN = 0.01  # seconds between two tokens
 MIB = 2**20
 GROWTH = 1.03  # from the middle to the end, above which it is said that a process grows
 LEAST = 2.0  # MiB; less than that is no growth
-FULL = 300  # seconds of the data plane that NATS keeps in memory: until then it must grow
+BOUNDED = {
+    "nats-server": "until it has the last 5 minutes of the data plane, or 256 MiB of it",
+    "router": "until it has 65,536 beginnings of prompts, some 40 MiB",
+}
+"""What must grow for a while, and up to where."""
 
 Samples = dict[str, list[tuple[float, int, float]]]
 """Of each process: seconds since the load began, pid, and MiB of memory."""
@@ -120,8 +124,7 @@ def memory(samples: Samples, seconds: float) -> str:
             notes.append("STARTED AGAIN")
         if last > middle * GROWTH and last - middle > LEAST:
             notes.append(f"GROWS: {(last - middle) / (seconds / 2) * 3600:.1f} MiB/h")
-            if name.startswith("nats-server") and seconds / 2 < FULL:
-                notes.append(f"(keeps the data plane of the last {FULL} s)")
+            notes += [f"({why})" for part, why in BOUNDED.items() if name.startswith(part)]
         lines.append(_line([*cells, " ".join(notes)]))
     return "\n".join(lines)
 
