@@ -6,7 +6,6 @@ stream, folded as its own gateway folds it, so that it is the same to the byte.
 """
 
 import asyncio
-import contextlib
 import logging
 import sys
 import uuid
@@ -75,12 +74,18 @@ async def claim(gateway: Gateway, request: Request, fingerprint: str) -> bool:
         client.post(subject, inference.block(headers), request.body)
         for _ in range(_TRIES):
             # Stored a moment after it is sent: the first of all that were is the one that counts.
-            with contextlib.suppress(NotFoundError):
+            try:
                 found = (await _first(gateway, subject)).headers or {}
+            except NotFoundError:
+                await asyncio.sleep(0.01)
+            except NoRespondersError:
+                # NATS has just come back, and the stream in its memory is not there again yet.
+                await asyncio.sleep(0.1)
+                client.post(subject, inference.block(headers), request.body)
+            else:
                 if found.get(inference.FINGERPRINT) != fingerprint:
                     raise Reused
                 return found.get(inference.CLAIMANT) == claimant
-            await asyncio.sleep(0.01)
     except (NatsError, TimeoutError) as error:
         raise NotServed(f"the data plane's stream does not answer: {error!r}", 1) from error
     raise NotServed("the data plane's stream takes no claims", 1)
