@@ -267,7 +267,8 @@ def _whole(answer: Answer, tokens: int) -> None:
     _no_error(body)
     events = body.count(b"data: {")
     if not body.endswith(b"data: [DONE]\n\n") or events < tokens:
-        raise Wrong(f"a stream of {events} events, {tokens} tokens were asked for")
+        end = body[-160:].decode(errors="replace")
+        raise Wrong(f"a stream of {events} events, {tokens} tokens were asked for: {end}")
 
 
 def _told(answer: Answer) -> str:
