@@ -12,12 +12,17 @@ from nebula.events.vocabulary import (
     Adapter,
     AdapterLoadRequested,
     AdapterUnloadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
     Event,
     ModelAssigned,
     ModelLoadRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeDrainRequested,
+    NodeUndrainRequested,
+    WeightsPinRequested,
+    WeightsRemoveRequested,
 )
 
 RESERVED_OPTIONS = frozenset(
@@ -74,8 +79,16 @@ def objection(state: State, identity: str, event: Event) -> str | None:
             if event.name not in model.adapters:
                 return f"model {identity!r} has no adapter {event.name!r}"
             return None
-        case NodeDrainRequested():
+        case NodeDrainRequested() | NodeUndrainRequested() | WeightsRemoveRequested():
             return None if identity in state.nodes else f"there is no node {identity!r}"
+        case WeightsPinRequested():
+            if identity not in state.nodes:
+                return f"there is no node {identity!r}"
+            return _bad_source(event.source)
+        case AliasRequested():
+            return _alias(state, identity, event)
+        case AliasRemoveRequested():
+            return None if identity in state.aliases else f"there is no alias {identity!r}"
         case ModelAssigned():
             return _assigned(state, identity, event)
         case _:
@@ -100,6 +113,22 @@ def _assigned(state: State, identity: str, event: ModelAssigned) -> str | None:
     return None
 
 
+def _alias(state: State, identity: str, event: AliasRequested) -> str | None:
+    """Targets need not be there yet: a name may be moved to a model that is still to come."""
+    name = event.name or identity
+    known = state.names.get(name)
+    if known is not None and known.alias != identity:
+        what = f"an alias, {known.alias!r}" if known.alias else f"a name of model {known.model!r}"
+        return f"name: {name!r} is already {what}"
+    for target in (*(each.model for each in event.targets), event.mirror):
+        at = state.names.get(target)
+        if target == name or (at is not None and at.alias):
+            return f"targets: {target!r} is an alias, which can stand for models only"
+    if not any(target.weight for target in event.targets):
+        return "targets: one at least must have a weight above 0"
+    return _bad_name("name", name)
+
+
 def _load(state: State, identity: str, event: ModelLoadRequested) -> str | None:
     name = event.name or identity
     return (
@@ -109,7 +138,29 @@ def _load(state: State, identity: str, event: ModelLoadRequested) -> str | None:
         or _bad_adapters(state, identity, event, name)
         or _bad_memory(event.memory)
         or _bad_options(event)
+        or _bad_place(event)
+        or _bad_life(event)
     )
+
+
+def _bad_place(event: ModelLoadRequested) -> str | None:
+    if event.devices and not event.node:
+        return "devices: given without the node that they are of"
+    if len(set(event.devices)) != len(event.devices):
+        return "devices: one stands there twice"
+    return None
+
+
+def _bad_life(event: ModelLoadRequested) -> str | None:
+    auto = event.autoscale
+    if auto is not None and not auto.least <= auto.most:
+        return f"autoscale: least is {auto.least}, more than most, {auto.most}"
+    if auto is not None and auto.most == 0:
+        return "autoscale: most is 0; scale the model to 0 replicas instead"
+    name = event.name
+    if name and name in event.fallback:
+        return f"fallback: {name!r} is the model's own name"
+    return None
 
 
 def _bad_adapters(
@@ -166,6 +217,8 @@ def _taken(state: State, identity: str, name: str, *, adapter: bool) -> str | No
     known = state.names.get(name)
     if known is None:
         return None
+    if known.alias:
+        return f"name: {name!r} is already an alias"
     if known.model != identity:
         what = "an adapter" if known.adapter else "the name"
         return f"name: {name!r} is already {what} of model {known.model!r}"

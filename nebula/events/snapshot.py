@@ -10,12 +10,12 @@ import msgspec
 from msgspec import Struct
 from rpds import HashTrieMap
 
-from nebula.events.state import Model, Named, Node, Rejection, Replica, State
+from nebula.events.state import Alias, Model, Named, Node, Rejection, Replica, State
 
 FORMAT = 1
 """Version of these bytes; grows when they are laid out otherwise."""
 
-FOLD = 2
+FOLD = 3
 """Version of `evolve`; grows when it makes another state of the same log. A test watches it."""
 
 
@@ -40,6 +40,7 @@ class _Body(Struct, frozen=True):
     models: dict[str, Model]
     replicas: dict[str, Replica]
     nodes: dict[str, Node]
+    aliases: dict[str, Alias]
     names: dict[str, Named]
     rejections: list[Rejection]
 
@@ -60,6 +61,7 @@ def canonical(state: State) -> bytes:
             dict(state.models),
             dict(state.replicas),
             dict(state.nodes),
+            dict(state.aliases),
             dict(state.names),
             [state.rejections[seq] for seq in sorted(state.rejections)],
         )
@@ -104,6 +106,7 @@ def load(data: bytes) -> State:
         HashTrieMap(found.models),
         HashTrieMap(found.replicas),
         HashTrieMap(found.nodes),
+        HashTrieMap(found.aliases),
         HashTrieMap(found.names),
         HashTrieMap({rejection.seq: rejection for rejection in found.rejections}),
     )

@@ -17,6 +17,7 @@ from nebula.events.vocabulary import (
     Device,
     ModelLoadRequested,
     OptionValue,
+    Target,
     Task,
 )
 
@@ -43,9 +44,22 @@ class AdapterStatus(Struct, frozen=True, gc=False):
     reason: str = ""
 
 
+class Launch(Struct, frozen=True, gc=False):
+    """What an engine is started with: a change of any of it replaces the running engine."""
+
+    source: str
+    name: str
+    task: Task
+    lora: bool
+    memory: int | str | None
+    options: dict[str, OptionValue]
+    env: dict[str, str]
+
+
 class Replica(Struct, frozen=True, gc=False):
     """One engine's worth of a model, from its assignment until its engine is gone.
 
+    `launch` is what its engine is started with, of the plan that last made it a new version.
     `retired` replicas are no longer wanted: they stay while their engine still ends.
     `changed` is the sequence and `since` the time (ns) of the last event about it.
     """
@@ -67,6 +81,7 @@ class Replica(Struct, frozen=True, gc=False):
     adapters: dict[str, AdapterStatus] = {}
     changed: int = 0
     since: int = 0
+    launch: Launch | None = None
 
     @property
     def serving(self) -> bool:
@@ -84,16 +99,17 @@ class Replica(Struct, frozen=True, gc=False):
         return self.phase == "failed" and self.retry_in is None
 
 
-class Launch(Struct, frozen=True, gc=False):
-    """What an engine is started with: a change of any of it replaces the running engine."""
+class Measured(Struct, frozen=True, gc=False):
+    """What a node told of a source's files: bytes of its weights, and of the cache for a token.
+
+    `context`: tokens that a request may have. All 0 where it could not be told.
+    """
 
     source: str
-    name: str
-    task: Task
-    lora: bool
-    memory: int | str | None
-    options: dict[str, OptionValue]
-    env: dict[str, str]
+    weights: int
+    cache_per_token: int
+    context: int
+    reason: str = ""
 
 
 class Model(Struct, frozen=True, gc=False):
@@ -103,6 +119,9 @@ class Model(Struct, frozen=True, gc=False):
     `intent` is the sequence of the last event that wants a (new) plan, `answered` the last of
     those that got one: a model with `intent > answered` waits for a router's decision.
     `created` is the time (ns) of its first load request.
+    `asleep`: no replicas until a request comes. `scaled`: how many the load last called for.
+    `proven` is the last spec with which every replica got ready; `rolled_back` says why the spec
+    after it was given up.
     """
 
     id: str
@@ -120,6 +139,22 @@ class Model(Struct, frozen=True, gc=False):
     unloading: bool = False
     changed: int = 0
     created: int = 0
+    asleep: bool = False
+    scaled: int | None = None
+    measured: Measured | None = None
+    proven: ModelLoadRequested | None = None
+    rolled_back: str = ""
+
+    @property
+    def wanted(self) -> int:
+        """How many replicas it should have now."""
+        if self.asleep or self.unloading:
+            return 0
+        auto = self.spec.autoscale
+        if auto is None:
+            return self.spec.replicas
+        called = self.spec.replicas if self.scaled is None else self.scaled
+        return min(max(called, auto.least), auto.most)
 
     @property
     def task(self) -> Task:
@@ -132,8 +167,23 @@ class Model(Struct, frozen=True, gc=False):
         return self.spec.lora if self.spec.lora is not None else bool(self.spec.adapters)
 
 
+class Held(Struct, frozen=True, gc=False):
+    """A source's files on a node: `done` of `total` bytes, all of them once it is `whole`."""
+
+    done: int = 0
+    total: int = 0
+    whole: bool = False
+    pinned: bool = False
+    removing: bool = False
+    reason: str = ""
+    retry_in: float | None = None
+
+
 class Node(Struct, frozen=True, gc=False):
-    """A machine that offers devices. A `lost` or `draining` one gets no new replicas."""
+    """A machine that offers devices. A `lost` or `draining` one gets no new replicas.
+
+    `weights`: the files that it holds or fetches, by their source.
+    """
 
     id: str
     devices: tuple[Device, ...]
@@ -144,6 +194,9 @@ class Node(Struct, frozen=True, gc=False):
     lost: bool = False
     changed: int = 0
     since: int = 0
+    engine_version: str = ""
+    measures: bool = False
+    weights: dict[str, Held] = {}
 
     @property
     def schedulable(self) -> bool:
@@ -159,11 +212,22 @@ class Rejection(Struct, frozen=True, gc=False):
     reason: str
 
 
+class Alias(Struct, frozen=True, gc=False):
+    """A name that stands for other models: its targets, and who gets a copy of each request."""
+
+    id: str
+    name: str
+    targets: tuple[Target, ...]
+    mirror: str = ""
+    changed: int = 0
+
+
 class Named(Struct, frozen=True, gc=False):
-    """What a public name stands for: a model, or one of its adapters."""
+    """What a public name stands for: a model, one of its adapters, or else an alias's id."""
 
     model: str
     adapter: str = ""
+    alias: str = ""
 
 
 class State(Struct, frozen=True, gc=False):
@@ -180,6 +244,7 @@ class State(Struct, frozen=True, gc=False):
     models: HashTrieMap[str, Model] = HashTrieMap()
     replicas: HashTrieMap[str, Replica] = HashTrieMap()
     nodes: HashTrieMap[str, Node] = HashTrieMap()
+    aliases: HashTrieMap[str, Alias] = HashTrieMap()
     names: HashTrieMap[str, Named] = HashTrieMap()
     rejections: HashTrieMap[int, Rejection] = HashTrieMap()
 

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 Task: TypeAlias = Literal["chat", "embedding"]
 DeviceKind: TypeAlias = Literal["gpu", "cpu"]
-Aggregate: TypeAlias = Literal["model", "replica", "node", "log"]
+Aggregate: TypeAlias = Literal["model", "replica", "node", "alias", "log"]
 AGGREGATES: tuple[str, ...] = get_args(Aggregate)
 
 PublicName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -23,6 +23,11 @@ Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**62)]
 Pid: TypeAlias = Annotated[int, Meta(gt=1, lt=2**31)]
 Port: TypeAlias = Annotated[int, Meta(ge=0, lt=2**16)]
 Replicas: TypeAlias = Annotated[int, Meta(ge=0, le=1024)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=31_536_000)]
+Policy: TypeAlias = Literal["spread", "binpack"]
+"""`spread`: the node with the fewest replicas of the model, then the device with the most room.
+`binpack`: the device with the least room that suffices."""
+
 Scalar: TypeAlias = str | int | float | bool | None
 OptionValue: TypeAlias = Scalar | list[Scalar] | dict[str, object]
 
@@ -32,6 +37,20 @@ class Adapter(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
 
     name: PublicName
     source: Source
+
+
+class Autoscale(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A model's replicas follow its load, between `least` and `most` of them.
+
+    One more when each has more than `in_flight` requests on average, or one has waited for more
+    than `wait` seconds; one fewer when for `calm` seconds fewer would have done.
+    """
+
+    least: Replicas = 1
+    most: Replicas = 1
+    in_flight: Annotated[float, Meta(gt=0, le=65_536)] = 16.0
+    wait: Seconds = 2.0
+    calm: Seconds = 300.0
 
 
 class ModelLoadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -46,6 +65,15 @@ class ModelLoadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=Tr
     `env`: environment variables for the engine.
     `max_in_flight`: requests that one replica is given at a time; `max_waiting`: those that may
     wait in each router for their turn, before it refuses more.
+    `policy`: how places are chosen among those that fit. `labels`: what a node must carry.
+    `apart`: ids of models, its own too, that it shares no node with. `node`, `devices`: the only
+    place that it may have; several GPUs of a node for one replica are asked for by vLLM's own
+    option `tensor-parallel-size`.
+    `autoscale`: let the load say how many `replicas` there are.
+    `on_request`: start engines with the first request only. `idle_after`: seconds without a
+    request after which they end until the next one. `evictable`: they may be ended, the least
+    recently used model's first, to make room for another that is asked for.
+    `fallback`: public names of models that answer while this one has no ready replica, in order.
     """
 
     source: Source
@@ -59,10 +87,20 @@ class ModelLoadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=Tr
     env: dict[str, str] = {}
     max_in_flight: Annotated[int, Meta(ge=1, le=65_536)] = 256
     max_waiting: Annotated[int, Meta(ge=0, le=65_536)] = 1024
+    policy: Policy = "spread"
+    labels: dict[str, str] = {}
+    apart: tuple[Token, ...] = ()
+    node: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,128}\Z")] = ""
+    devices: tuple[Count, ...] = ()
+    autoscale: Autoscale | None = None
+    on_request: bool = False
+    idle_after: Seconds | None = None
+    evictable: bool = False
+    fallback: tuple[PublicName, ...] = ()
 
 
 class ModelScaleRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Somebody wants another number of replicas."""
+    """Somebody wants another number of replicas; it is fixed then, whatever the load is."""
 
     replicas: Replicas
 
@@ -85,7 +123,47 @@ class AdapterUnloadRequested(Struct, frozen=True, gc=False, forbid_unknown_field
 
 
 class NodeDrainRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Somebody wants no new replicas on this node."""
+    """Somebody wants this node empty: no new replicas, and those it has move elsewhere first."""
+
+
+class NodeUndrainRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """Somebody wants a drained node to take replicas again."""
+
+
+class WeightsPinRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """Somebody wants a source's files kept on a node whatever is pruned, or no longer so."""
+
+    source: Source
+    pinned: bool = True
+
+
+class WeightsRemoveRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """Somebody wants a source's downloaded files off a node."""
+
+    source: Source
+
+
+class Target(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A model, by its public name, and its share of an alias's requests."""
+
+    model: PublicName
+    weight: Annotated[int, Meta(ge=0, le=1_000_000)] = 1
+
+
+class AliasRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """Somebody wants a name to stand for other models; a repeated request replaces the last one.
+
+    `name`: what requests call it; the aggregate's id when empty. `targets`: who gets the requests,
+    by weight. `mirror`: a model that gets a copy of each, whose answers nobody sees.
+    """
+
+    targets: Annotated[tuple[Target, ...], Meta(min_length=1, max_length=64)]
+    name: Annotated[str, Meta(max_length=256)] = ""
+    mirror: Annotated[str, Meta(max_length=256)] = ""
+
+
+class AliasRemoveRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """Somebody wants an alias gone."""
 
 
 class Assignment(Struct, frozen=True, gc=False):
@@ -118,6 +196,45 @@ class ModelUnschedulable(Struct, frozen=True, gc=False):
 
 class ModelUnloaded(Struct, frozen=True, gc=False):
     """The last engine of an unloaded model has ended; the name is free again."""
+
+
+class ModelMeasured(Struct, frozen=True, gc=False):
+    """A node has looked at a model's files, for a plan to know how much memory it needs.
+
+    `weights`: bytes of its tensors. `cache_per_token`: bytes that one token takes in the KV cache.
+    `context`: tokens that a request may have. All 0, and a `reason`, where it can't be told.
+    """
+
+    source: str
+    weights: Count = 0
+    cache_per_token: Count = 0
+    context: Count = 0
+    reason: str = ""
+
+
+class ModelScaled(Struct, frozen=True, gc=False):
+    """The load calls for another number of replicas, and how it does."""
+
+    replicas: Replicas
+    reason: str = ""
+
+
+class ModelSlept(Struct, frozen=True, gc=False):
+    """A model's engines are to end until somebody asks for it again, and why."""
+
+    reason: str = ""
+
+
+class ModelWoken(Struct, frozen=True, gc=False):
+    """Somebody has asked for a model that slept."""
+
+    reason: str = ""
+
+
+class ModelRolledBack(Struct, frozen=True, gc=False):
+    """A changed model did not get ready: it is wanted again as it was when it last was."""
+
+    reason: str = ""
 
 
 class EngineStarted(Struct, frozen=True, gc=False):
@@ -192,17 +309,76 @@ class Device(Struct, frozen=True, gc=False):
     memory: Count
 
 
+class Weights(Struct, frozen=True, gc=False):
+    """A source whose files lie on a node, and their bytes."""
+
+    source: str
+    bytes: Count
+
+
 class NodeRegistered(Struct, frozen=True, gc=False):
-    """A node process has started and offers these devices."""
+    """A node process has started, or is back after it was lost, and offers these devices.
+
+    `weights`: what it has on its disk. `measures`: whether it tells by `ModelMeasured` how much
+    memory models need.
+    """
 
     devices: tuple[Device, ...]
     host: str = ""
     labels: dict[str, str] = {}
     nebula_version: str = ""
+    engine_version: str = ""
+    weights: tuple[Weights, ...] = ()
+    measures: bool = False
+
+
+class DownloadStarted(Struct, frozen=True, gc=False):
+    """A node has begun to fetch a source's files, or goes on with it: `done` of `total` bytes."""
+
+    source: str
+    revision: str = ""
+    files: Count = 0
+    done: Count = 0
+    total: Count = 0
+
+
+class DownloadProgressed(Struct, frozen=True, gc=False):
+    """A node has `done` of `total` bytes of a source."""
+
+    source: str
+    done: Count
+    total: Count
+
+
+class DownloadFinished(Struct, frozen=True, gc=False):
+    """A source's files lie on a node, whole and checked."""
+
+    source: str
+    bytes: Count
+    revision: str = ""
+    seconds: float = 0.0
+
+
+class DownloadFailed(Struct, frozen=True, gc=False):
+    """A node could not fetch a source. `retry_in`: seconds until it tries again; None: never."""
+
+    source: str
+    reason: str
+    retry_in: float | None = None
+
+
+class WeightsRemoved(Struct, frozen=True, gc=False):
+    """A source's files are gone from a node, and why."""
+
+    source: str
+    reason: str = ""
 
 
 class NodeLost(Struct, frozen=True, gc=False):
-    """A node has been silent for too long."""
+    """A node has been silent for too long: what it had is placed elsewhere.
+
+    Its engines may still run, which nobody can know. When it is back it ends them, and registers.
+    """
 
     reason: str = ""
 
@@ -227,6 +403,11 @@ ModelEvent: TypeAlias = (
     | ModelAssigned
     | ModelUnschedulable
     | ModelUnloaded
+    | ModelMeasured
+    | ModelScaled
+    | ModelSlept
+    | ModelWoken
+    | ModelRolledBack
 )
 ReplicaEvent: TypeAlias = (
     EngineStarted
@@ -237,15 +418,43 @@ ReplicaEvent: TypeAlias = (
     | AdapterLoadFailed
     | AdapterUnloaded
 )
-NodeEvent: TypeAlias = NodeRegistered | NodeDrainRequested | NodeLost | NodeDeregistered
-Event: TypeAlias = ModelEvent | ReplicaEvent | NodeEvent | EventRejected
-Decided: TypeAlias = ModelAssigned | ModelUnschedulable | ModelUnloaded | EventRejected
+WeightsEvent: TypeAlias = (
+    WeightsPinRequested
+    | WeightsRemoveRequested
+    | DownloadStarted
+    | DownloadProgressed
+    | DownloadFinished
+    | DownloadFailed
+    | WeightsRemoved
+)
+NodeEvent: TypeAlias = (
+    NodeRegistered
+    | NodeDrainRequested
+    | NodeUndrainRequested
+    | NodeLost
+    | NodeDeregistered
+    | WeightsEvent
+)
+AliasEvent: TypeAlias = AliasRequested | AliasRemoveRequested
+Event: TypeAlias = ModelEvent | ReplicaEvent | NodeEvent | AliasEvent | EventRejected
+Decided: TypeAlias = (
+    ModelAssigned
+    | ModelUnschedulable
+    | ModelUnloaded
+    | ModelScaled
+    | ModelSlept
+    | ModelWoken
+    | ModelRolledBack
+    | NodeLost
+    | EventRejected
+)
 """What a router concludes from the state."""
 
 AGGREGATE_OF: dict[str, str] = {
     **{event.__name__: "model" for event in get_args(ModelEvent)},
     **{event.__name__: "replica" for event in get_args(ReplicaEvent)},
     **{event.__name__: "node" for event in get_args(NodeEvent)},
+    **{event.__name__: "alias" for event in get_args(AliasEvent)},
     EventRejected.__name__: "log",
 }
 TYPES: dict[str, type[Event]] = {event.__name__: event for event in get_args(Event)}

@@ -10,7 +10,13 @@ from nebula.events.vocabulary import (
     AdapterLoadRequested,
     AdapterUnloaded,
     AdapterUnloadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
     Assignment,
+    DownloadFailed,
+    DownloadFinished,
+    DownloadProgressed,
+    DownloadStarted,
     EngineFailed,
     EngineReady,
     EngineStarted,
@@ -18,14 +24,23 @@ from nebula.events.vocabulary import (
     EventRejected,
     ModelAssigned,
     ModelLoadRequested,
+    ModelMeasured,
+    ModelRolledBack,
+    ModelScaled,
     ModelScaleRequested,
+    ModelSlept,
     ModelUnloaded,
     ModelUnloadRequested,
     ModelUnschedulable,
+    ModelWoken,
     NodeDeregistered,
     NodeDrainRequested,
     NodeLost,
     NodeRegistered,
+    NodeUndrainRequested,
+    WeightsPinRequested,
+    WeightsRemoved,
+    WeightsRemoveRequested,
 )
 
 
@@ -51,6 +66,16 @@ def told(record: Record) -> str:
             return f"{_count(missing, 'replica')} can't be placed: {reason}"
         case ModelUnloaded():
             return "gone: its last engine has ended"
+        case ModelMeasured() as event:
+            return _measured(event)
+        case ModelScaled(replicas=replicas, reason=reason):
+            return f"scaled to {_count(replicas, 'replica')}" + _because(reason)
+        case ModelSlept(reason=reason):
+            return "put to sleep" + _because(reason)
+        case ModelWoken(reason=reason):
+            return "woken" + _because(reason)
+        case ModelRolledBack(reason=reason):
+            return "rolled back to what last worked" + _because(reason)
         case EngineStarted() as event:
             return (
                 f"engine started for plan {event.plan}: pid {event.pid}, port {event.port}, "
@@ -74,11 +99,33 @@ def told(record: Record) -> str:
             )
             return f"registered with {listed or 'no devices'}"
         case NodeDrainRequested():
-            return "asked to take no new replicas"
+            return "asked to be empty: its replicas move elsewhere"
+        case NodeUndrainRequested():
+            return "asked to take replicas again"
         case NodeLost(reason=reason):
-            return "lost" + (f": {reason}" if reason else "")
+            return "lost" + _because(reason)
         case NodeDeregistered():
             return "left for good"
+        case WeightsPinRequested(source=source, pinned=pinned):
+            return f"asked to {'keep' if pinned else 'no longer keep'} {source}"
+        case WeightsRemoveRequested(source=source):
+            return f"asked to remove {source} from its disk"
+        case DownloadStarted(source=source, done=done, total=total):
+            again = f", {memory.text(done)} of it there already" if done else ""
+            return f"fetching {source}: {memory.text(total)}{again}"
+        case DownloadProgressed(source=source, done=done, total=total):
+            return f"{memory.text(done)} of {memory.text(total)} of {source}"
+        case DownloadFinished(source=source, bytes=size, seconds=seconds):
+            return f"has {source}: {memory.text(size)} in {seconds:g} s"
+        case DownloadFailed(source=source, reason=reason, retry_in=retry):
+            again = "given up" if retry is None else f"again in {retry:g} s"
+            return f"could not fetch {source} ({again}): {reason}"
+        case WeightsRemoved(source=source, reason=reason):
+            return f"removed {source} from its disk" + _because(reason)
+        case AliasRequested() as event:
+            return _alias(event)
+        case AliasRemoveRequested():
+            return "asked to be gone"
         case EventRejected(reason=reason):
             return f"event {record.id} was not acted upon: {reason}"
         case _:
@@ -89,6 +136,26 @@ def place(each: Assignment) -> str:
     """Name an assignment: `chat-0 on n1/0 (6.0 GiB)`."""
     devices = "+".join(map(str, each.devices))
     return f"{each.replica} on {each.node}/{devices} ({memory.text(each.memory)})"
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+def _measured(event: ModelMeasured) -> str:
+    if not event.weights:
+        return f"{event.source} can't be measured" + _because(event.reason)
+    return (
+        f"{event.source} has {memory.text(event.weights)} of weights and takes "
+        f"{event.cache_per_token} bytes for a token, of {event.context} at most"
+    )
+
+
+def _alias(event: AliasRequested) -> str:
+    whole = sum(target.weight for target in event.targets)
+    parts = [f"{target.model!r} ({target.weight} of {whole})" for target in event.targets]
+    mirror = f", mirrored to {event.mirror!r}" if event.mirror else ""
+    return f"asked to stand for {', '.join(parts)}{mirror}"
 
 
 def _load(event: ModelLoadRequested) -> str:

@@ -1,0 +1,28 @@
+"""The fold of an alias's events: what a name that is no model's own stands for."""
+
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from nebula.events.record import Record
+from nebula.events.state import Alias, Named, State
+from nebula.events.vocabulary import AliasEvent, AliasRemoveRequested, AliasRequested
+
+
+def fold_alias(state: State, record: Record, event: AliasEvent) -> State:
+    """Fold an event of an alias that nothing speaks against."""
+    known = state.aliases.get(record.id)
+    names = state.names if known is None else state.names.discard(known.name)
+    match event:
+        case AliasRequested(targets=targets, mirror=mirror):
+            alias = Alias(record.id, event.name or record.id, targets, mirror, record.seq)
+            named = Named("", alias=alias.id)
+            return replace(
+                state,
+                aliases=state.aliases.insert(alias.id, alias),
+                names=names.insert(alias.name, named),
+            )
+        case AliasRemoveRequested():
+            return replace(state, aliases=state.aliases.discard(record.id), names=names)
+        case _:
+            assert_never(event)

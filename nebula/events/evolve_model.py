@@ -1,0 +1,278 @@
+"""The fold of a model's events: wishes, plans, and how its replicas come and go with them."""
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from nebula.events.record import Record
+from nebula.events.state import Measured, Model, Named, Replica, State, launch_of
+from nebula.events.vocabulary import (
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    ModelAssigned,
+    ModelEvent,
+    ModelLoadRequested,
+    ModelMeasured,
+    ModelRolledBack,
+    ModelScaled,
+    ModelScaleRequested,
+    ModelSlept,
+    ModelUnloaded,
+    ModelUnloadRequested,
+    ModelUnschedulable,
+    ModelWoken,
+)
+
+
+def _put(state: State, model: Model) -> State:
+    return replace(state, models=state.models.insert(model.id, model))
+
+
+def _rename(state: State, old: Model | None, new: Model | None) -> State:
+    """Bring the index of public names in line with a model's new name and adapters."""
+    names = state.names
+    before, after = _names(old), _names(new)
+    for name in before:
+        if name not in after:
+            names = names.discard(name)
+    for name, named in after.items():
+        if before.get(name) != named:
+            names = names.insert(name, named)
+    return replace(state, names=names)
+
+
+def _names(model: Model | None) -> dict[str, Named]:
+    if model is None:
+        return {}
+    return {model.name: Named(model.id), **{name: Named(model.id, name) for name in model.adapters}}
+
+
+def _load(state: State, record: Record, event: ModelLoadRequested) -> State:
+    old = state.models.get(record.id)
+    adapters = {adapter.name: adapter.source for adapter in event.adapters}
+    name = event.name or record.id
+    if old is None:
+        new = Model(
+            record.id,
+            name,
+            event,
+            adapters,
+            intent=record.seq,
+            changed=record.seq,
+            created=record.time,
+            asleep=event.on_request,
+        )
+    else:
+        new = replace(
+            old,
+            name=name,
+            spec=event,
+            adapters=adapters,
+            intent=record.seq,
+            unloading=False,
+            changed=record.seq,
+            asleep=old.asleep and event.on_request,
+            scaled=old.scaled if event.autoscale is not None else None,
+            measured=old.measured if event.source == old.spec.source else None,
+            rolled_back="",
+        )
+        state = _forgive(state, old, adapters)
+    return _rename(_put(state, new), old, new)
+
+
+def _forgive(state: State, model: Model, names: Iterable[str]) -> State:
+    """Forget that adapters failed, so that a repeated request tries them again."""
+    replicas = state.replicas
+    for replica in state.replicas_of(model):
+        failed = [name for name, status in replica.adapters.items() if not status.loaded]
+        if failed and not set(failed).isdisjoint(names):
+            kept = {
+                name: status
+                for name, status in replica.adapters.items()
+                if status.loaded or name not in names
+            }
+            replicas = replicas.insert(replica.id, replace(replica, adapters=kept))
+    return replace(state, replicas=replicas)
+
+
+def fold_model(state: State, record: Record, event: ModelEvent) -> State:
+    """Fold an event of a model that nothing speaks against."""
+    if isinstance(event, ModelLoadRequested):
+        return _load(state, record, event)
+    model = state.models.get(record.id)
+    if model is None:
+        return state
+    seq = record.seq
+    match event:
+        case ModelScaleRequested(replicas=wanted):
+            spec = replace(model.spec, replicas=wanted, autoscale=None)
+            model = replace(model, spec=spec, asleep=False, scaled=None, intent=seq, changed=seq)
+            return _put(state, model)
+        case ModelUnloadRequested():
+            model = replace(model, unloading=True, assignments=(), intent=seq, changed=seq)
+            return _retire(_put(state, model), model, record)
+        case AdapterLoadRequested(name=name, source=source):
+            state = _forgive(state, model, (name,))
+            new = replace(model, adapters={**model.adapters, name: source}, changed=seq)
+            return _rename(_put(state, new), model, new)
+        case AdapterUnloadRequested(name=name):
+            rest = {key: value for key, value in model.adapters.items() if key != name}
+            new = replace(model, adapters=rest, changed=seq)
+            return _rename(_put(state, new), model, new)
+        case ModelAssigned():
+            return _assign(state, model, record, event)
+        case ModelUnschedulable(reason=reason, missing=missing):
+            return _put(
+                state,
+                replace(
+                    model,
+                    unschedulable=reason,
+                    missing=missing,
+                    answered=model.intent,
+                    changed=seq,
+                ),
+            )
+        case ModelUnloaded():
+            replicas = state.replicas
+            for identity in model.replicas:
+                replicas = replicas.discard(identity)
+            state = _rename(state, model, None)
+            return replace(
+                state,
+                models=state.models.discard(model.id),
+                replicas=replicas,
+                capacity_seq=seq,
+            )
+        case ModelMeasured():
+            known = Measured(
+                event.source, event.weights, event.cache_per_token, event.context, event.reason
+            )
+            return _put(state, replace(model, measured=known, changed=seq))
+        case ModelScaled(replicas=wanted):
+            return _put(state, replace(model, scaled=wanted, intent=seq, changed=seq))
+        case ModelSlept():
+            return _put(state, replace(model, asleep=True, scaled=None, intent=seq, changed=seq))
+        case ModelWoken():
+            return _put(state, replace(model, asleep=False, intent=seq, changed=seq))
+        case ModelRolledBack(reason=reason):
+            if model.proven is None:
+                return state
+            return _roll_back(state, model, record, reason)
+        case _:
+            assert_never(event)
+
+
+def _roll_back(state: State, model: Model, record: Record, reason: str) -> State:
+    """Want again what was proven; replicas and adapters are as many as are wanted now."""
+    proven = model.proven
+    if proven is None:
+        return state
+    spec = replace(
+        proven,
+        replicas=model.spec.replicas,
+        autoscale=model.spec.autoscale,
+        adapters=model.spec.adapters,
+    )
+    new = replace(
+        model,
+        name=proven.name or model.id,
+        spec=spec,
+        rolled_back=reason,
+        intent=record.seq,
+        changed=record.seq,
+    )
+    return _rename(_put(state, new), model, new)
+
+
+def _assign(state: State, model: Model, record: Record, event: ModelAssigned) -> State:
+    placed: dict[str, Replica] = {}
+    launch = launch_of(model)
+    for place in event.replicas:
+        known = state.replicas.get(place.replica)
+        if known is None:
+            replica = Replica(
+                place.replica,
+                model.id,
+                place.node,
+                place.devices,
+                place.memory,
+                place.version,
+                changed=record.seq,
+                since=record.time,
+                launch=launch,
+            )
+        else:
+            fresh = known.engine is None and known.version != place.version
+            replica = replace(
+                known,
+                node=place.node,
+                devices=place.devices,
+                memory=place.memory,
+                version=place.version,
+                retired=False,
+                phase="assigned" if fresh else known.phase,
+                attempt=0 if fresh else known.attempt,
+                changed=record.seq,
+                since=record.time,
+                launch=known.launch if known.version == place.version else launch,
+            )
+        placed[replica.id] = replica
+    planned = tuple([place.replica for place in event.replicas])
+    retiring = tuple([identity for identity in model.replicas if identity not in planned])
+    model = replace(
+        model,
+        version=event.version,
+        launch=launch,
+        assignments=event.replicas,
+        replicas=planned + retiring,
+        answered=model.intent,
+        unschedulable="",
+        missing=0,
+        changed=record.seq,
+    )
+    state = replace(
+        state,
+        replicas=state.replicas.update(placed),
+        models=state.models.insert(model.id, model),
+    )
+    return _retire(state, model, record) if retiring else state
+
+
+def _retire(state: State, model: Model, record: Record) -> State:
+    """Mark the replicas that no plan holds; those without an engine are gone at once."""
+    planned = {place.replica for place in model.assignments}
+    for replica in list(state.replicas_of(model)):
+        if replica.id in planned or replica.retired:
+            continue
+        if replica.engine is None:
+            state = remove(state, replica, record.seq)
+        else:
+            retired = replace(replica, retired=True, changed=record.seq, since=record.time)
+            state = replace(state, replicas=state.replicas.insert(replica.id, retired))
+    return state
+
+
+def remove(state: State, replica: Replica, seq: int) -> State:
+    """Forget a replica: its engine is gone and nobody wants it."""
+    model = state.models.get(replica.model)
+    if model is not None:
+        rest = tuple(identity for identity in model.replicas if identity != replica.id)
+        state = _put(state, replace(model, replicas=rest, changed=seq))
+    return replace(state, replicas=state.replicas.discard(replica.id), capacity_seq=seq)
+
+
+def proved(state: State, replica: Replica) -> State:
+    """Note that a model's spec works, once every replica that it wants serves with it."""
+    model = state.models.get(replica.model)
+    if model is None or model.proven == model.spec or len(model.assignments) != model.wanted:
+        return state
+    launch = launch_of(model)
+    planned = {place.replica for place in model.assignments}
+    if all(
+        each.serving and each.launch == launch
+        for each in state.replicas_of(model)
+        if each.id in planned
+    ):
+        return _put(state, replace(model, proven=model.spec))
+    return state

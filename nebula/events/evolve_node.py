@@ -1,0 +1,122 @@
+"""The fold of a node's events: what it offers, whether it takes replicas, what lies on its disk."""
+
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from nebula.events.evolve_model import remove
+from nebula.events.record import Record
+from nebula.events.state import Held, Node, State
+from nebula.events.vocabulary import (
+    DownloadFailed,
+    DownloadFinished,
+    DownloadProgressed,
+    DownloadStarted,
+    NodeDeregistered,
+    NodeDrainRequested,
+    NodeEvent,
+    NodeLost,
+    NodeRegistered,
+    NodeUndrainRequested,
+    WeightsEvent,
+    WeightsPinRequested,
+    WeightsRemoved,
+    WeightsRemoveRequested,
+)
+
+
+def fold_node(state: State, record: Record, event: NodeEvent) -> State:
+    """Fold an event of a node."""
+    node = state.nodes.get(record.id)
+    match event:
+        case NodeRegistered():
+            node = Node(
+                record.id,
+                event.devices,
+                event.host,
+                event.labels,
+                event.nebula_version,
+                draining=node.draining if node is not None else False,
+                engine_version=event.engine_version,
+                measures=event.measures,
+                weights=_held(node, event),
+            )
+        case NodeDrainRequested():
+            node = replace(node, draining=True) if node is not None else None
+        case NodeUndrainRequested():
+            node = replace(node, draining=False) if node is not None else None
+        case NodeLost():
+            node = replace(node, lost=True) if node is not None else None
+        case NodeDeregistered():
+            return _leave(state, record)
+        case _:
+            if node is None:
+                return state
+            node = replace(node, weights=_weights(node.weights, event), changed=record.seq)
+            return replace(state, nodes=state.nodes.insert(node.id, node))
+    if node is None:
+        return state
+    node = replace(node, changed=record.seq, since=record.time)
+    return replace(state, nodes=state.nodes.insert(node.id, node), capacity_seq=record.seq)
+
+
+def _leave(state: State, record: Record) -> State:
+    """Forget a node, and with it the engines that nobody is there to report on any more."""
+    state = replace(state, nodes=state.nodes.discard(record.id), capacity_seq=record.seq)
+    for replica in list(state.replicas.values()):
+        if replica.node != record.id:
+            continue
+        if replica.retired:
+            state = remove(state, replica, record.seq)
+            continue
+        gone = replace(
+            replica,
+            phase="stopped",
+            engine=None,
+            adapters={},
+            reason="its node has left",
+            attempt=0,
+            changed=record.seq,
+            since=record.time,
+        )
+        state = replace(state, replicas=state.replicas.insert(replica.id, gone))
+    return state
+
+
+def _held(node: Node | None, event: NodeRegistered) -> dict[str, Held]:
+    """Take a node's own word for what it has; what was pinned there stays pinned."""
+    known = node.weights if node is not None else {}
+    there = {
+        held.source: Held(
+            held.bytes, held.bytes, whole=True, pinned=(known.get(held.source) or Held()).pinned
+        )
+        for held in event.weights
+    }
+    pinned = {
+        source: Held(pinned=True)
+        for source, held in known.items()
+        if held.pinned and source not in there
+    }
+    return {**there, **pinned}
+
+
+def _weights(weights: dict[str, Held], event: WeightsEvent) -> dict[str, Held]:
+    held = weights.get(event.source, Held())
+    match event:
+        case WeightsPinRequested(pinned=pinned):
+            held = replace(held, pinned=pinned)
+        case WeightsRemoveRequested():
+            if event.source not in weights:
+                return weights
+            held = replace(held, removing=True)
+        case DownloadStarted(done=done, total=total) | DownloadProgressed(done=done, total=total):
+            held = Held(done, total, pinned=held.pinned)
+        case DownloadFinished(bytes=size):
+            held = Held(size, size, whole=True, pinned=held.pinned)
+        case DownloadFailed(reason=reason, retry_in=retry_in):
+            held = replace(held, whole=False, reason=reason, retry_in=retry_in)
+        case WeightsRemoved():
+            return {source: kept for source, kept in weights.items() if source != event.source}
+        case _:
+            assert_never(event)
+    return {**weights, event.source: held}

@@ -1,0 +1,103 @@
+"""The fold of what nodes report of their engines: most of a log, so that it is kept quick."""
+
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from nebula.events.evolve_model import proved, remove
+from nebula.events.record import Record
+from nebula.events.state import AdapterStatus, Engine, Replica, State
+from nebula.events.vocabulary import (
+    AdapterLoaded,
+    AdapterLoadFailed,
+    AdapterUnloaded,
+    EngineFailed,
+    EngineReady,
+    EngineStarted,
+    EngineStopped,
+    ReplicaEvent,
+)
+
+
+def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
+    """Most of a log are reports, and nothing can be said against one: they are folded first."""
+    seq, time = record.seq, record.time
+    known = state.replicas.get(record.id)
+    replica = _replica(known, record, event) if known is not None else None
+    if replica is None:
+        return replace(state, seq=seq, time=time)
+    if replica.retired and replica.engine is None:
+        return remove(replace(state, seq=seq, time=time), replica, seq)
+    replicas = state.replicas.insert(replica.id, replica)
+    state = replace(state, seq=seq, time=time, replicas=replicas)
+    return proved(state, replica) if isinstance(event, EngineReady) else state
+
+
+def _replica(replica: Replica, record: Record, event: ReplicaEvent) -> Replica | None:
+    """Give a replica after a report on it; None where the report makes no sense."""
+    seq, time = record.seq, record.time
+    match event:
+        case AdapterLoaded(name=name, source=source):
+            adapters = {**replica.adapters, name: AdapterStatus(source, loaded=True)}
+            return replace(replica, adapters=adapters, changed=seq, since=time)
+        case AdapterLoadFailed(name=name, source=source, reason=reason):
+            status = AdapterStatus(source, loaded=False, reason=reason)
+            adapters = {**replica.adapters, name: status}
+            return replace(replica, adapters=adapters, changed=seq, since=time)
+        case AdapterUnloaded(name=name):
+            rest = {key: value for key, value in replica.adapters.items() if key != name}
+            return replace(replica, adapters=rest, changed=seq, since=time)
+        case EngineStarted():
+            engine = Engine(
+                event.pid, event.created, event.port, event.log_file, event.plan, started=time
+            )
+            return replace(
+                replica,
+                phase="starting",
+                engine=engine,
+                attempt=event.attempt,
+                retry_in=None,
+                adapters={},
+                changed=seq,
+                since=time,
+            )
+        case EngineReady(engine_version=version):
+            if replica.engine is None:
+                return None
+            return replace(
+                replica,
+                phase="ready",
+                engine=replace(replica.engine, engine_version=version),
+                reason="",
+                exit_code=None,
+                log_tail=(),
+                changed=seq,
+                since=time,
+            )
+        case EngineFailed():
+            return replace(
+                replica,
+                phase="failed",
+                engine=None,
+                adapters={},
+                attempt=event.attempt,
+                reason=event.reason,
+                exit_code=event.exit_code,
+                log_tail=event.log_tail,
+                retry_in=event.retry_in,
+                changed=seq,
+                since=time,
+            )
+        case EngineStopped(reason=reason):
+            return replace(
+                replica,
+                phase="stopped",
+                engine=None,
+                adapters={},
+                reason=reason,
+                attempt=0,
+                changed=seq,
+                since=time,
+            )
+        case _:
+            assert_never(event)
