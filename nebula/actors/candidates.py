@@ -1,13 +1,13 @@
 """The devices that a new replica could go to: which is best, and why each of the others is not."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from msgspec import Struct
 
 from nebula.events import memory
 from nebula.events.state import Model, Node, State
-from nebula.events.vocabulary import Assignment, Device, Task
+from nebula.events.vocabulary import Assignment, Device, Policy, Task
 
 USABLE = 0.92
 """The part of a device that plans may promise; the rest is the driver's and everybody's."""
@@ -17,10 +17,6 @@ DEFAULT_SHARE: dict[Task, float] = {"chat": 0.45, "embedding": 0.15}
 
 Place: TypeAlias = tuple[str, int]
 """A node and the index of one of its devices."""
-
-Policy: TypeAlias = Literal["spread", "binpack"]
-"""`spread`: the node with the fewest replicas of the model, then the device with the most room.
-`binpack`: the device with the least room that suffices."""
 
 
 class Candidate(Struct, frozen=True):

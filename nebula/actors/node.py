@@ -251,15 +251,18 @@ class Node(Actor):
         await self._ended(engine, code, reason)
 
     async def _launch(self, engine: _Engine, replica: Replica) -> EngineProcess:
-        model = self.projection.state.models.get(replica.model)
-        if model is None or model.launch is None:
-            raise OSError("its model is gone")
-        device = next((item for item in self.inventory if item.index == replica.devices[0]), None)
-        if device is None:
-            raise OSError(f"this node has no device {replica.devices[0]}")
-        engine.hint = _hint(model.launch.source)
-        line = launch.arguments(self._site, model.launch, replica, device, engine.port)
-        environ = launch.environment(self._site, model.launch, replica, device, os.environ)
+        how = replica.launch
+        if how is None:
+            raise OSError("no plan says how it is started")
+        there = {item.index: item for item in reversed(self.inventory)}
+        absent = [index for index in replica.devices if index not in there]
+        if absent:
+            raise OSError(f"this node has no device {absent[0]}")
+        # vLLM takes one share for all of an engine's GPUs: of the largest, it is none's too much.
+        device = max((there[index] for index in replica.devices), key=lambda item: item.memory)
+        engine.hint = _hint(how.source)
+        line = launch.arguments(self._site, how, replica, device, engine.port)
+        environ = launch.environment(self._site, how, replica, device, os.environ)
         log_file = self._log_file(replica.id)
         log_file.parent.mkdir(parents=True, exist_ok=True)
         if log_file.exists() and log_file.stat().st_size > MAX_LOG_FILE:

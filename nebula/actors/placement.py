@@ -11,7 +11,6 @@ from msgspec import Struct
 from nebula.actors.candidates import (
     Candidate,
     Place,
-    Policy,
     device_at,
     need,
     shortage,
@@ -26,6 +25,7 @@ from nebula.events.vocabulary import (
     ModelAssigned,
     ModelUnloaded,
     ModelUnschedulable,
+    Policy,
 )
 
 
@@ -54,10 +54,11 @@ class Plan(Struct, frozen=True):
     choices: tuple[Choice, ...] = ()
 
 
-def decide(state: State, policy: Policy = "spread") -> tuple[Decision, ...]:
+def decide(state: State, policy: Policy | None = None) -> tuple[Decision, ...]:
     """Give what `state` calls for: answers to rejected entries, then the first due plan.
 
-    One plan at a time, because each changes how much room is left for the next.
+    One plan at a time, because each changes how much room is left for the next. `policy` is tried
+    instead of each model's own.
     """
     rejected = tuple(
         Decision(str(seq), EventRejected(rejection.subject, rejection.reason), seq)
@@ -70,17 +71,17 @@ def decide(state: State, policy: Policy = "spread") -> tuple[Decision, ...]:
     return rejected
 
 
-def _decide_model(state: State, model: Model, policy: Policy) -> Decision | None:
+def _decide_model(state: State, model: Model, policy: Policy | None) -> Decision | None:
     if model.unloading:
         if model.replicas:
             return None
         return Decision(model.id, ModelUnloaded(), model.changed)
     due = model.intent > model.answered
     housed = all(_stands(state, place) for place in model.assignments)
-    if not due and housed and len(model.assignments) == model.spec.replicas:
+    if not due and housed and len(model.assignments) == model.wanted:
         return None
     planned = plan(state, model, policy)
-    missing = model.spec.replicas - len(planned.assignments)
+    missing = model.wanted - len(planned.assignments)
     cause = model.intent if due else max(state.capacity_seq, model.answered)
     if planned.assignments != model.assignments or (due and not missing):
         return Decision(model.id, ModelAssigned(model.version + 1, planned.assignments), cause)
@@ -89,13 +90,13 @@ def _decide_model(state: State, model: Model, policy: Policy) -> Decision | None
     return None
 
 
-def plan(state: State, model: Model, policy: Policy = "spread") -> Plan:
+def plan(state: State, model: Model, policy: Policy | None = None) -> Plan:
     """Keep the replicas that are well where they are; place the rest.
 
     Replicas that their nodes gave up are tried again when somebody has asked for the model.
     """
     due = model.intent > model.answered
-    wanted, version = model.spec.replicas, model.version + 1
+    wanted, version = model.wanted, model.version + 1
     kept = [
         _renewed(state, model, place, version, revive=due)
         for place in sorted(model.assignments, key=_number)
@@ -116,7 +117,7 @@ def plan(state: State, model: Model, policy: Policy = "spread") -> Plan:
     choices: list[Choice] = []
     reason = ""
     while len(fitting) < wanted:
-        candidates = weigh(state, model, fitting, used, policy)
+        candidates = weigh(state, model, fitting, used, policy or model.spec.policy)
         replica = replica_id(model.id, next(numbers))
         choices.append(Choice(replica, tuple(candidates)))
         if not candidates or candidates[0].unfit:

@@ -38,7 +38,7 @@ async def follow(
             if problem and problem != told:
                 console.print(f"[yellow]{escape(problem)}[/yellow]", soft_wrap=True)
                 told = problem
-            if stands.word == "idle" or stands.ready == stands.wanted:
+            if stands.word in ("idle", "asleep") or stands.ready == stands.wanted:
                 waiting = _adapters_left(projection, model)
                 if not waiting:
                     console.print(

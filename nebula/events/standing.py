@@ -6,7 +6,9 @@ from msgspec import Struct
 
 from nebula.events.state import Model, Replica, State
 
-Word: TypeAlias = Literal["ready", "loading", "failed", "unschedulable", "unloading", "idle"]
+Word: TypeAlias = Literal[
+    "ready", "loading", "failed", "unschedulable", "unloading", "idle", "asleep"
+]
 
 
 class Standing(Struct, frozen=True):
@@ -22,7 +24,7 @@ def standing(state: State, model: Model) -> Standing:
     """Judge a model: ready when any replica serves, failed when none ever will by itself."""
     replicas = [replica for replica in state.replicas_of(model) if not replica.retired]
     ready = sum(replica.serving for replica in replicas)
-    wanted = model.spec.replicas
+    wanted = model.wanted
     details = [text for replica in replicas if (text := _replica(state, replica))]
     if model.unschedulable:
         details.append(f"{model.missing} of {wanted} replicas not placed: {model.unschedulable}")
@@ -33,6 +35,8 @@ def standing(state: State, model: Model) -> Standing:
     detail = "; ".join(details)
     if ready:
         return Standing("ready", ready, wanted, detail)
+    if model.asleep:
+        return Standing("asleep", 0, 0, "it sleeps until somebody asks for it")
     if wanted == 0:
         return Standing("idle", 0, 0, "it is scaled to 0 replicas")
     if replicas and all(replica.given_up for replica in replicas):

@@ -11,7 +11,9 @@ def advice(state: State, model: Model) -> str:
     stands = standing(state, model)
     if model.unloading:
         return _unloading(state, model)
-    if model.spec.replicas == 0:
+    if model.asleep:
+        return ""
+    if model.wanted == 0:
         return f"Give it replicas: `nebula scale {model.id} 1`."
     if stands.ready == stands.wanted:
         return ""
@@ -22,7 +24,7 @@ def advice(state: State, model: Model) -> str:
     if failed is not None:
         return (
             f"Mend what the engine says (`nebula logs {failed.id}` has all of it), "
-            f"then ask for it again: `nebula scale {model.id} {model.spec.replicas}`."
+            f"then ask for it again: `nebula scale {model.id} {model.wanted}`."
         )
     if model.unschedulable:
         return _unschedulable(state, model)

@@ -150,7 +150,7 @@ def weighed(basis: State, identity: str, event: Event) -> tuple[str, ...]:
             reasons.append(f"{replica} had to go: its node has left")
         elif node.lost:
             reasons.append(f"{replica} had to go: {node.id} is lost")
-        elif plan.choices or len(plan.assignments) >= model.spec.replicas:
+        elif plan.choices or len(plan.assignments) >= model.wanted:
             reasons.append(f"{replica} had to go from {node.id}")
     placed = [each for each in plan.assignments if each.replica in plan.kept]
     for choice in plan.choices:

@@ -81,13 +81,9 @@ def _wishes(now: Model | None, then: Model) -> Iterator[Event]:
             yield AdapterLoadRequested(name, source)
 
 
-def _character(model: Model) -> tuple[object, ...]:
+def _character(model: Model) -> ModelLoadRequested:
     """All of a load request but what has intents of its own."""
-    spec = model.spec
-    return (
-        *(model.name, spec.source, spec.task, model.lora, spec.memory, spec.options, spec.env),
-        *(spec.max_in_flight, spec.max_waiting),
-    )
+    return replace(model.spec, name=model.name, replicas=0, adapters=(), lora=model.lora)
 
 
 def _load(then: Model) -> ModelLoadRequested:
@@ -154,7 +150,7 @@ class _Way:
         free = list(model.assignments)
         taken = set(model.replicas)
         places: list[Assignment] = []
-        for old in then.assignments[: model.spec.replicas]:
+        for old in then.assignments[: model.wanted]:
             problem = self._closed(model, old, places)
             if problem:
                 self.cannot.append(f"{old.replica}: not back on {old.node}: {problem}")

@@ -11,7 +11,6 @@ from typing import TypeAlias, get_args
 
 from msgspec import Struct
 
-from nebula.actors.candidates import Policy
 from nebula.actors.placement import decide
 from nebula.events import memory, record, subjects
 from nebula.events.evolve import evolve
@@ -29,6 +28,7 @@ from nebula.events.vocabulary import (
     NodeDrainRequested,
     NodeLost,
     NodeRegistered,
+    Policy,
 )
 from nebula.history.replay import Replay
 
@@ -66,7 +66,7 @@ class Without(Struct, frozen=True):
 
 
 class Under(Struct, frozen=True):
-    """As if routers had followed another policy."""
+    """As if every load request had asked for this policy."""
 
     policy: Policy
 
@@ -121,8 +121,8 @@ class WhatIf:
         self.actual = Replay(check=False)
         self.otherwise: State = EMPTY
         self._absent = {each.node for each in conditions if isinstance(each, Without)}
-        self._policy: Policy = next(
-            (each.policy for each in conditions if isinstance(each, Under)), "spread"
+        self._policy: Policy | None = next(
+            (each.policy for each in conditions if isinstance(each, Under)), None
         )
         self._seen: set[str] = set()
         self._given = [each for each in conditions if isinstance(each, With)]
@@ -202,4 +202,4 @@ def _kind(state: State, node: str, index: int) -> str:
 def _missing(model: Model | None) -> int:
     if model is None or model.unloading:
         return 0
-    return model.spec.replicas - len(model.assignments)
+    return model.wanted - len(model.assignments)

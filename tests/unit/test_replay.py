@@ -17,6 +17,7 @@ from nebula.events.vocabulary import (
     ModelAssigned,
     ModelUnschedulable,
     NodeLost,
+    Policy,
 )
 from nebula.history.replay import BadLog, Replay, from_the_future
 from tests.unit import corpus
@@ -42,7 +43,7 @@ def test_recorded_decisions_are_those_made_today(name: str) -> None:
     assert replay.beyond == 0
 
 
-def _first_room(each: candidates.Candidate, _: candidates.Policy) -> tuple[int, int, str, int]:
+def _first_room(each: candidates.Candidate, _: Policy) -> tuple[int, int, str, int]:
     return 0, -each.room, each.node, each.device
 
 
@@ -108,7 +109,7 @@ def decided(story: Story) -> Story:
 
 def test_the_first_difference_shows_both_sides() -> None:
     story = decided(cluster(alpha=[80]).given("chat", load(1, "8GiB")))
-    replay = Replay(decider=lambda state: decide(state, "spread")[:0])
+    replay = Replay(decider=lambda state: decide(state)[:0])
     [*_, found] = [replay.take(record) for record in story.log]
     assert found is not None
     assert (found.seq, found.basis, found.id) == (3, 2, "chat")

@@ -6,9 +6,12 @@ import pytest
 
 from nebula.events.standing import Standing, loading_seconds, standing
 from nebula.events.vocabulary import (
+    Autoscale,
     EngineFailed,
+    ModelScaled,
     ModelScaleRequested,
     ModelUnloadRequested,
+    ModelWoken,
     NodeLost,
 )
 from tests.unit.story import SECOND, Story, cluster, load
@@ -103,6 +106,23 @@ def test_a_model_that_is_scaled_to_none_is_idle() -> None:
     story = placed().runs("chat-0").given("chat", ModelScaleRequested(0))
     story.settles()
     assert stands(story) == Standing("idle", 0, 0, "it is scaled to 0 replicas")
+
+
+def test_a_model_that_waits_for_its_first_request_is_asleep() -> None:
+    story = cluster(alpha=[80]).given("chat", load(on_request=True))
+    story.settles()
+    assert stands(story) == Standing("asleep", 0, 0, "it sleeps until somebody asks for it")
+    story.given("chat", ModelWoken()).settles()
+    assert stands(story).word == "loading"
+
+
+def test_how_many_replicas_are_wanted_the_load_says_where_it_may() -> None:
+    spec = load(2, "2GiB", autoscale=Autoscale(1, 4))
+    story = cluster(alpha=[80]).given("chat", spec)
+    story.settles()
+    assert stands(story).wanted == 2
+    story.given("chat", ModelScaled(3)).settles()
+    assert (stands(story).wanted, len(story.places())) == (3, 3)
 
 
 def test_an_unloaded_model_is_unloading_until_its_last_engine_has_ended() -> None:
