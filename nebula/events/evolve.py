@@ -35,11 +35,13 @@ def evolve(state: State, record: Record) -> State:
     if isinstance(content, ReplicaEvent):
         return fold_report(state, record, content)
     is_model = record.subject.startswith("nebula.events.model.")
+    is_node = record.subject.startswith("nebula.events.node.")
     state = replace(
         state,
         seq=record.seq,
         time=record.time,
         models_seq=record.seq if is_model else state.models_seq,
+        nodes_seq=record.seq if is_node else state.nodes_seq,
     )
     if isinstance(content, Malformed):
         return _reject(state, record, content.reason)

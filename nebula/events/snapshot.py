@@ -36,6 +36,7 @@ class _Body(Struct, frozen=True):
     seq: int
     time: int
     models_seq: int
+    nodes_seq: int
     capacity_seq: int
     models: dict[str, Model]
     replicas: dict[str, Replica]
@@ -57,6 +58,7 @@ def canonical(state: State) -> bytes:
             state.seq,
             state.time,
             state.models_seq,
+            state.nodes_seq,
             state.capacity_seq,
             dict(state.models),
             dict(state.replicas),
@@ -102,6 +104,7 @@ def load(data: bytes) -> State:
         found.seq,
         found.time,
         found.models_seq,
+        found.nodes_seq,
         found.capacity_seq,
         HashTrieMap(found.models),
         HashTrieMap(found.replicas),

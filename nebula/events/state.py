@@ -233,13 +233,15 @@ class Named(Struct, frozen=True, gc=False):
 class State(Struct, frozen=True, gc=False):
     """The cluster after the event at `seq`.
 
-    `models_seq` is the last sequence on any model's subjects: the guard under which decisions are
-    appended. `capacity_seq` is the last event that may have made room for more replicas.
+    `models_seq` is the last sequence on any model's subjects, `nodes_seq` on any node's: the guards
+    under which decisions are appended. `capacity_seq` is the last event that may have made room for
+    more replicas.
     """
 
     seq: int = 0
     time: int = 0
     models_seq: int = 0
+    nodes_seq: int = 0
     capacity_seq: int = 0
     models: HashTrieMap[str, Model] = HashTrieMap()
     replicas: HashTrieMap[str, Replica] = HashTrieMap()

@@ -8,6 +8,7 @@ import re
 
 EVENTS = "nebula.events.>"
 MODEL_EVENTS = "nebula.events.model.>"
+NODE_EVENTS = "nebula.events.node.>"
 STATUS = "nebula.status.>"
 INFERENCE = "nebula.inference.>"
 REQUESTS = "nebula.inference.requests.*"
