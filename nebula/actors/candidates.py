@@ -1,89 +1,309 @@
 """The devices that a new replica could go to: which is best, and why each of the others is not."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from nebula.actors.sizing import distinct, need, usable
 from nebula.events import memory
-from nebula.events.state import Model, Node, State
-from nebula.events.vocabulary import Assignment, Device, Policy, Task
-
-USABLE = 0.92
-"""The part of a device that plans may promise; the rest is the driver's and everybody's."""
-
-DEFAULT_SHARE: dict[Task, float] = {"chat": 0.45, "embedding": 0.15}
-"""The part of a device that a replica gets whose load request names no memory."""
+from nebula.events.engine_options import devices_needed
+from nebula.events.index import unsuited
+from nebula.events.state import Model, Node, Occupancy, State
+from nebula.events.vocabulary import Device, Policy
 
 Place: TypeAlias = tuple[str, int]
 """A node and the index of one of its devices."""
 
+Lack: TypeAlias = Literal["", "place", "label", "devices", "open", "room"]
+"""What a candidate does not have, by how near it comes: room alone is missing last."""
+
+_NEARNESS: dict[Lack, int] = {"place": 0, "label": 1, "devices": 2, "open": 3, "room": 4, "": 5}
+
+SHOWN = 8
+"""Candidates that a reason names."""
+
 
 class Candidate(Struct, frozen=True):
-    """A device as a place for one more replica of a model.
+    """Devices of a node as a place for one more replica of a model.
 
-    `need` and `room` in bytes: what the replica takes of it, what plans have left of it. `same`
-    counts the model's replicas on the node. `unfit` says why it can't be taken; empty if it can.
+    `need` and `room` in bytes of each device: what the replica takes of it, what plans have left
+    of it, of several the least. `same` counts the model's replicas on the node, `holds` says
+    whether its weights lie there. `unfit` says why it can't be taken, `lack` what kind of a reason
+    that is; both are empty if it can.
     """
 
     node: str
-    device: int
+    devices: tuple[int, ...]
     kind: str
     need: int
     room: int
     same: int
+    holds: bool = False
     unfit: str = ""
+    lack: Lack = ""
 
     @property
     def name(self) -> str:
-        """The device in words: `n1/gpu0`."""
-        return f"{self.node}/{self.kind}{self.device}"
+        """The devices in words: `n1/gpu0`, `n1/gpu0+1`."""
+        return f"{self.node}/{self.kind}{'+'.join(map(str, self.devices))}"
+
+
+class Room(Struct, frozen=True):
+    """What plans have left of a node: of each of its `devices` so many bytes; the `most` of any.
+
+    `shape` is what all of the devices are like, where they are.
+    """
+
+    node: Node
+    occupancy: Occupancy | None
+    devices: tuple[Device, ...]
+    free: tuple[int, ...]
+    most: int
+    shape: Device | None
+
+
+class Fleet:
+    """The room on all nodes of a state, worked out anew only where it may have changed."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[str, Room] = {}
+        self._seen: tuple[object, object] = (None, None)
+        self.full: dict[object, str] = {}
+        """What has no room now, by `Wish.kind`, and the words for it."""
+
+    def of(self, state: State) -> Mapping[str, Room]:
+        """Give the room on every node, in no order."""
+        if self._seen[0] is state.nodes and self._seen[1] is state.occupancy:
+            return self._rooms
+        known, occupancy = self._rooms, state.occupancy
+        rooms = {}
+        for identity, node in state.nodes.items():
+            held = occupancy.get(identity)
+            room = known.get(identity)
+            if room is None or room.node is not node or room.occupancy is not held:
+                room = _room(node, held)
+            rooms[identity] = room
+        self._rooms, self._seen = rooms, (state.nodes, state.occupancy)
+        self.full.clear()
+        return rooms
+
+
+def _room(node: Node, held: Occupancy | None) -> Room:
+    devices = tuple(distinct(node))
+    used = held.used if held is not None else {}
+    free = tuple([usable(device) - used.get(device.index, 0) for device in devices])
+    alike = len({(device.kind, device.memory) for device in devices}) == 1
+    return Room(node, held, devices, free, max(free, default=0), devices[0] if alike else None)
+
+
+class Wish:
+    """What one more replica of a model asks of a place."""
+
+    def __init__(self, state: State, model: Model, policy: Policy | None = None) -> None:
+        self.model = model
+        self.spec = model.spec
+        self.policy: Policy = policy or model.spec.policy
+        self.count = devices_needed(model.spec.options)
+        self.apart = _kept_apart(state, model)
+        self._own = model.id in model.spec.apart
+        self._needs: dict[tuple[str, int], int] = {}
+
+    def need(self, device: Device) -> int:
+        """Give how many bytes of a device it takes."""
+        shape = (device.kind, device.memory)
+        found = self._needs.get(shape)
+        if found is None:
+            found = self._needs[shape] = need(self.model, device, self.count)
+        return found
+
+    @property
+    def kind(self) -> object:
+        """Give what finds room where this does: equal for many models."""
+        spec = self.spec
+        sized: object = spec.memory
+        if sized is None:
+            sized = (spec.task, self.model.measured, *map(str, spec.options.items()))
+        pins = (spec.node, spec.devices, *sorted(spec.labels.items()))
+        return (self.count, self.policy, sized, pins)
+
+    def holds(self, node: Node) -> bool:
+        """Say whether a node has the model's files."""
+        held = node.weights.get(self.spec.source) if node.weights else None
+        return held is not None and held.whole and not held.removing
+
+    @property
+    def hostile(self) -> bool:
+        """Whether it is to be kept apart from any model."""
+        return self._own or bool(self.apart)
+
+    def enemy(self, node: str, same: int) -> str:
+        """Give the model that it can't share a node with; empty where there is none."""
+        if self._own and same:
+            return self.model.id
+        return self.apart.get(node, "")
+
+
+def _kept_apart(state: State, model: Model) -> dict[str, str]:
+    """Give the nodes that have a replica of a model to keep apart from, whichever asked for it."""
+    others = {*model.spec.apart, *state.apart.get(model.id, ())} - {model.id}
+    found: dict[str, str] = {}
+    for identity in sorted(others):
+        other = state.models.get(identity)
+        for replica in state.replicas_of(other) if other is not None else ():
+            found.setdefault(replica.node, identity)
+    return found
+
+
+def best(
+    rooms: Mapping[str, Room],
+    wish: Wish,
+    same: Mapping[str, int],
+    delta: Mapping[Place, int],
+) -> Candidate | None:
+    """Give the first of what `weigh` gives, where that can be taken, without the words."""
+    spec = wish.spec
+    picky = bool(spec.node or spec.labels)
+    plain = wish.count == 1 and not spec.devices
+    changed = {node for node, _ in delta}
+    found: Candidate | None = None
+    for identity, room in rooms.items():
+        node, shape = room.node, room.shape
+        if node.draining or node.lost or (picky and unsuited(spec, node)):
+            continue
+        here = same.get(identity, 0)
+        quick = shape is not None and identity not in changed
+        if quick and shape is not None and room.most < max(wish.need(shape), 1):
+            continue
+        if wish.enemy(identity, here):
+            continue
+        if quick and plain and shape is not None:
+            options = _first(room, shape, wish, here, found)
+        else:
+            options = _options(room, wish, here, delta)
+        for each in options:
+            if not each.lack and (found is None or _rank(each, wish) < _rank(found, wish)):
+                found = each
+    return found
+
+
+def _first(
+    room: Room, shape: Device, wish: Wish, same: int, found: Candidate | None
+) -> Iterator[Candidate]:
+    """Give the best of a node's devices, which are all alike, if it may be better than `found`."""
+    spread = wish.policy == "spread"
+    if spread and found is not None and same > found.same:
+        return
+    needed = max(wish.need(shape), 1)
+    left = room.most if spread else min([free for free in room.free if free >= needed])
+    holds = wish.holds(room.node)
+    if found is not None and (same == found.same or not spread) and holds == found.holds:
+        worse = left < found.room if spread else left > found.room
+        if worse or (left == found.room and room.node.id > found.node):
+            return
+    index = min(
+        device.index for device, free in zip(room.devices, room.free, strict=True) if free == left
+    )
+    yield Candidate(room.node.id, (index,), shape.kind, wish.need(shape), left, same, holds)
 
 
 def weigh(
-    state: State,
-    model: Model,
-    placed: Sequence[Assignment],
-    used: Mapping[Place, int],
-    policy: Policy = "spread",
+    rooms: Mapping[str, Room],
+    wish: Wish,
+    same: Mapping[str, int],
+    delta: Mapping[Place, int],
 ) -> list[Candidate]:
-    """Give every device there is, the best first, those that can't be taken last."""
+    """Give every place there is, the best first, those that can't be taken last.
+
+    `same` counts the model's replicas on each node. `delta` is by how many bytes more, or less, is
+    promised of devices than `rooms` knows.
+    """
     found = [
-        _candidate(model, node, device, placed, used)
-        for identity in sorted(state.nodes)
-        for node in (state.nodes[identity],)
-        for device in distinct(node)
+        _explained(each, room.node, wish)
+        for identity, room in rooms.items()
+        for each in _options(room, wish, same.get(identity, 0), delta)
     ]
-    return sorted(found, key=lambda each: (bool(each.unfit), *_rank(each, policy)))
+    return sorted(
+        found, key=lambda each: (bool(each.unfit), -_NEARNESS[each.lack], _rank(each, wish))
+    )
 
 
-def _candidate(
-    model: Model,
-    node: Node,
-    device: Device,
-    placed: Sequence[Assignment],
-    used: Mapping[Place, int],
+def _options(room: Room, wish: Wish, same: int, delta: Mapping[Place, int]) -> Iterator[Candidate]:
+    """Give a node's devices as places, not yet told of anything but that devices or room lack."""
+    node, asked = room.node, wish.spec.devices
+    holds = wish.holds(node)
+    free = {
+        device.index: (left - delta.get((node.id, device.index), 0), device)
+        for device, left in zip(room.devices, room.free, strict=True)
+        if not asked or device.index in asked
+    }
+    if wish.count > 1 and any(device.kind == "gpu" for _, device in free.values()):
+        yield _several(node, wish, free, same, holds)
+        return
+    for index, (left, device) in free.items():
+        needed = wish.need(device)
+        lack: Lack = "" if left >= max(needed, 1) else "room"
+        yield Candidate(node.id, (index,), device.kind, needed, left, same, holds, "", lack)
+    if not free:
+        yield Candidate(node.id, (), "", 0, 0, same, holds, "", "devices")
+
+
+def _several(
+    node: Node, wish: Wish, free: Mapping[int, tuple[int, Device]], same: int, holds: bool
 ) -> Candidate:
-    needed = need(model, device)
-    room = usable(device) - used.get((node.id, device.index), 0)
-    same = sum(place.node == node.id for place in placed)
-    unfit = ""
-    if node.lost:
-        unfit = f"{node.id} is lost"
-    elif node.draining:
-        unfit = f"{node.id} is draining"
-    elif room < max(needed, 1):
+    """Choose GPUs of a node for one engine that takes several."""
+    gpus = [(left, device) for left, device in free.values() if device.kind == "gpu"]
+    sign = -1 if wish.policy == "spread" else 1
+    ordered = sorted(
+        gpus, key=lambda each: (each[0] < wish.need(each[1]), sign * each[0], each[1].index)
+    )
+    taken = ordered[: wish.count]
+    needed = max((wish.need(device) for _, device in taken), default=0)
+    left = min((left for left, _ in taken), default=0)
+    lack: Lack = ""
+    if len(gpus) < wish.count:
+        lack = "devices"
+    elif left < max(needed, 1):
+        lack = "room"
+    indexes = tuple(sorted(device.index for _, device in taken))
+    return Candidate(node.id, indexes, "gpu", needed, left, same, holds, "", lack)
+
+
+def _explained(each: Candidate, node: Node, wish: Wish) -> Candidate:
+    """Say why it can't be taken, the reason that is hardest to mend first."""
+    spec, lack, unfit = wish.spec, each.lack, ""
+    wrong = unsuited(spec, node)
+    enemy = wish.enemy(node.id, each.same)
+    if wrong:
+        lack, unfit = ("place" if spec.node and spec.node != node.id else "label"), wrong
+    elif lack == "devices":
+        unfit = _too_few(each, node, wish)
+    elif node.lost or node.draining:
+        lack, unfit = "open", f"{node.id} is {'lost' if node.lost else 'draining'}"
+    elif enemy:
+        lack = "room"
+        other = "a replica of it" if enemy == wish.model.id else enemy
+        unfit = f"{node.id} has {other}, which it is to be kept apart from"
+    elif lack == "room":
         unfit = (
-            f"{node.id}/{device.kind}{device.index} has {memory.text(max(room, 0))} left, "
-            f"needs {memory.text(needed)}"
+            f"{each.name} has {memory.text(max(each.room, 0))} left, needs {memory.text(each.need)}"
         )
-    return Candidate(node.id, device.index, device.kind, needed, room, same, unfit)
+    return Candidate(
+        each.node, each.devices, each.kind, each.need, each.room, each.same, each.holds, unfit, lack
+    )
 
 
-def _rank(each: Candidate, policy: Policy) -> tuple[int, int, str, int]:
-    if policy == "binpack":
-        return each.room, 0, each.node, each.device
-    return each.same, -each.room, each.node, each.device
+def _too_few(each: Candidate, node: Node, wish: Wish) -> str:
+    if wish.spec.devices:
+        return f"{node.id} has no device {' or '.join(map(str, wish.spec.devices))}"
+    has = len(each.devices)
+    return f"{node.id} has {has} GPU{'' if has == 1 else 's'}" if has else f"{node.id} has none"
+
+
+def _rank(each: Candidate, wish: Wish) -> tuple[int, bool, int, str, tuple[int, ...]]:
+    if wish.policy == "binpack":
+        return 0, not each.holds, each.room, each.node, each.devices
+    return each.same, not each.holds, -each.room, each.node, each.devices
 
 
 def why_not(each: Candidate, best: Candidate, policy: Policy = "spread") -> str:
@@ -92,40 +312,33 @@ def why_not(each: Candidate, best: Candidate, policy: Policy = "spread") -> str:
         return each.unfit
     if policy == "spread" and each.same != best.same:
         return f"{each.node} has {each.same} of its replicas already, {best.node} {best.same}"
+    if each.holds != best.holds:
+        return f"its weights do not lie on {each.node}, as they do on {best.node}"
     if each.room != best.room:
         word = "less" if policy == "spread" else "more"
         return f"it has {word} room: {memory.text(each.room)}, not {memory.text(best.room)}"
     return f"it is as good, but {best.name} comes first by name"
 
 
-def shortage(candidates: Sequence[Candidate]) -> str:
-    """Say why no candidate can be taken."""
-    tight = [each.unfit for each in candidates if " left, needs " in each.unfit]
-    if not tight:
-        return "no node takes replicas: start one with `nebula node`"
-    return "no device has room: " + "; ".join(tight[:8])
-
-
-def usable(device: Device) -> int:
-    """Give how many bytes of a device plans may promise in all."""
-    return int(device.memory * USABLE)
-
-
-def need(model: Model, device: Device) -> int:
-    """Give how many bytes of a device one replica of a model takes."""
-    amount = model.spec.memory
-    if amount is None:
-        return int(device.memory * DEFAULT_SHARE[model.task])
-    return memory.parse(amount)
-
-
-def distinct(node: Node) -> Iterator[Device]:
-    """Give a node's devices; of those that share an index the first."""
-    for device in node.devices:
-        if device is device_at(node, device.index):
-            yield device
-
-
-def device_at(node: Node, index: int) -> Device | None:
-    """Give a node's device by its index."""
-    return next((device for device in node.devices if device.index == index), None)
+def shortage(candidates: Sequence[Candidate], wish: Wish) -> str:
+    """Say what is missing: before the first colon what kind of thing, after it where."""
+    spec = wish.spec
+    lack = max((each.lack for each in candidates), key=_NEARNESS.__getitem__, default="open")
+    told = list(dict.fromkeys(each.unfit for each in candidates if each.lack == lack))[:SHOWN]
+    match lack:
+        case "place":
+            return f"there is no node {spec.node}: it was asked for as the only place"
+        case "label":
+            labels = ", ".join(f"{key}={value}" for key, value in sorted(spec.labels.items()))
+            return f"no node carries {labels}: " + "; ".join(told)
+        case "devices" if spec.devices:
+            return "a device that was asked for is not there: " + "; ".join(told)
+        case "devices":
+            gpus = f"{wish.count} GPUs" if wish.count > 1 else "devices"
+            return f"no node has {gpus} for one replica: " + "; ".join(told)
+        case "open" if candidates and (spec.node or spec.labels):
+            return "no node that suits takes replicas: " + "; ".join(told)
+        case "open":
+            return "no node takes replicas: start one with `nebula node`"
+        case _:
+            return "no device has room: " + "; ".join(told)

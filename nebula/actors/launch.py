@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from nebula.events.engine_options import option_name
 from nebula.events.memory import MIB
-from nebula.events.objections import option_name
 from nebula.events.state import Launch, Replica
 from nebula.events.vocabulary import Device, OptionValue
 

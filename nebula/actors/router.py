@@ -17,7 +17,7 @@ from nats.errors import FlushTimeoutError
 
 from nebula.actors.actor import Actor
 from nebula.actors.dispatch import Dispatch
-from nebula.actors.placement import Decision, decide
+from nebula.actors.placement import Decider, Decision
 from nebula.events import subjects
 from nebula.events.state import State
 from nebula.events.vocabulary import EventRejected
@@ -52,10 +52,11 @@ class Router(Actor):
 
     async def work(self) -> None:
         """Append what the state calls for, whenever it has changed."""
+        decider = Decider()
         while True:
             state = self.projection.state
             self._dispatch.react()
-            due = decide(state)
+            due = decider.decide(state)
             for decision in due:
                 await self._append(state, decision)
             if not due:

@@ -23,6 +23,8 @@ async def follow(
     asked = projection.state.time if asked is None else asked
     began = time.monotonic()
     told = ""
+    first = projection.state.models.get(identity)
+    before = first.rolled_back if first is not None else ""
     with console.status(f"{identity}: asked for") as line:
         while True:
             model = projection.state.models.get(identity)
@@ -34,21 +36,27 @@ async def follow(
                 await _change_or_second(projection)
                 continue
             stands = standing(projection.state, model)
+            fell_back = bool(model.rolled_back) and model.rolled_back != before
             problem = _problem(projection, model)
             if problem and problem != told:
                 console.print(f"[yellow]{escape(problem)}[/yellow]", soft_wrap=True)
                 told = problem
-            if stands.word in ("idle", "asleep") or stands.ready == stands.wanted:
+            if stands.word in ("idle", "asleep") or (
+                stands.ready == stands.wanted and not stands.changing
+            ):
                 waiting = _adapters_left(projection, model)
                 if not waiting:
+                    if fell_back:
+                        console.print(f"[red]{escape(stands.detail)}[/red]", soft_wrap=True)
                     console.print(
                         f"[green]{identity} is {stands.word}[/green]: {stands.ready} of "
                         f"{stands.wanted} replicas{_after(projection, model, asked)}"
                     )
-                    return not problem
+                    return not problem and not fell_back
                 line.update(f"{identity}: loading adapters {', '.join(waiting)}")
             elif stands.word == "failed" or (
-                model.unschedulable and all(r.serving for r in projection.state.replicas_of(model))
+                model.unschedulable
+                and all(r.serving or r.retired for r in projection.state.replicas_of(model))
             ):
                 _last_words(projection, model, console)
                 text = f"[red]{identity} is {stands.word}[/red]: {escape(stands.detail)}"

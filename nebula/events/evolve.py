@@ -14,10 +14,18 @@ from nebula.events.evolve_alias import fold_alias
 from nebula.events.evolve_model import fold_model
 from nebula.events.evolve_node import fold_node
 from nebula.events.evolve_replica import fold_report
+from nebula.events.index import models_on, settle
 from nebula.events.objections import objection
 from nebula.events.record import Malformed, Record
 from nebula.events.state import Rejection, State
-from nebula.events.vocabulary import AliasEvent, EventRejected, ModelEvent, NodeEvent, ReplicaEvent
+from nebula.events.vocabulary import (
+    AliasEvent,
+    EventRejected,
+    ModelEvent,
+    NodeEvent,
+    ReplicaEvent,
+    WeightsEvent,
+)
 
 
 def fold(state: State, records: Iterable[Record]) -> State:
@@ -49,14 +57,17 @@ def evolve(state: State, record: Record) -> State:
     if reason is not None:
         return _reject(state, record, reason)
     if isinstance(content, ModelEvent):
-        return fold_model(state, record, content)
+        return settle(fold_model(state, record, content), (record.id,))
     if isinstance(content, EventRejected):
         seq = int(record.id) if record.id.isascii() and record.id.isdigit() else 0
         return replace(state, rejections=state.rejections.discard(seq))
     if isinstance(content, AliasEvent):
         return fold_alias(state, record, content)
     if isinstance(content, NodeEvent):
-        return fold_node(state, record, content)
+        if isinstance(content, WeightsEvent):
+            return fold_node(state, record, content)
+        there = models_on(state, record.id)
+        return settle(fold_node(state, record, content), there)
     assert_never(content)
 
 

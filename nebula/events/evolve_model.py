@@ -5,8 +5,9 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
+from nebula.events.index import hold, set_apart
 from nebula.events.record import Record
-from nebula.events.state import Measured, Model, Named, Replica, State, launch_of
+from nebula.events.state import Measured, Model, Named, Replica, State, launch_of, proven_spec
 from nebula.events.vocabulary import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -78,7 +79,7 @@ def _load(state: State, record: Record, event: ModelLoadRequested) -> State:
             rolled_back="",
         )
         state = _forgive(state, old, adapters)
-    return _rename(_put(state, new), old, new)
+    return set_apart(_rename(_put(state, new), old, new), old, new)
 
 
 def _forgive(state: State, model: Model, names: Iterable[str]) -> State:
@@ -134,16 +135,10 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
                 ),
             )
         case ModelUnloaded():
-            replicas = state.replicas
-            for identity in model.replicas:
-                replicas = replicas.discard(identity)
-            state = _rename(state, model, None)
-            return replace(
-                state,
-                models=state.models.discard(model.id),
-                replicas=replicas,
-                capacity_seq=seq,
-            )
+            for replica in list(state.replicas_of(model)):
+                state = remove(state, replica, seq)
+            state = set_apart(_rename(state, model, None), model, None)
+            return replace(state, models=state.models.discard(model.id), capacity_seq=seq)
         case ModelMeasured():
             known = Measured(
                 event.source, event.weights, event.cache_per_token, event.context, event.reason
@@ -156,8 +151,6 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
         case ModelWoken():
             return _put(state, replace(model, asleep=False, intent=seq, changed=seq))
         case ModelRolledBack(reason=reason):
-            if model.proven is None:
-                return state
             return _roll_back(state, model, record, reason)
         case _:
             assert_never(event)
@@ -165,28 +158,23 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
 
 def _roll_back(state: State, model: Model, record: Record, reason: str) -> State:
     """Want again what was proven; replicas and adapters are as many as are wanted now."""
-    proven = model.proven
-    if proven is None:
+    spec = proven_spec(model)
+    if spec is None:
         return state
-    spec = replace(
-        proven,
-        replicas=model.spec.replicas,
-        autoscale=model.spec.autoscale,
-        adapters=model.spec.adapters,
-    )
     new = replace(
         model,
-        name=proven.name or model.id,
+        name=spec.name or model.id,
         spec=spec,
         rolled_back=reason,
         intent=record.seq,
         changed=record.seq,
     )
-    return _rename(_put(state, new), model, new)
+    return set_apart(_rename(_put(state, new), model, new), model, new)
 
 
 def _assign(state: State, model: Model, record: Record, event: ModelAssigned) -> State:
     placed: dict[str, Replica] = {}
+    occupancy, freed = state.occupancy, False
     launch = launch_of(model)
     for place in event.replicas:
         known = state.replicas.get(place.replica)
@@ -218,6 +206,10 @@ def _assign(state: State, model: Model, record: Record, event: ModelAssigned) ->
                 launch=known.launch if known.version == place.version else launch,
             )
         placed[replica.id] = replica
+        if known is None or not _alike(known, replica):
+            if known is not None:
+                occupancy, freed = hold(occupancy, known, -1), True
+            occupancy = hold(occupancy, replica)
     planned = tuple([place.replica for place in event.replicas])
     retiring = tuple([identity for identity in model.replicas if identity not in planned])
     model = replace(
@@ -235,8 +227,16 @@ def _assign(state: State, model: Model, record: Record, event: ModelAssigned) ->
         state,
         replicas=state.replicas.update(placed),
         models=state.models.insert(model.id, model),
+        occupancy=occupancy,
+        capacity_seq=record.seq if freed else state.capacity_seq,
     )
-    return _retire(state, model, record) if retiring else state
+    if retiring:
+        state = _retire(state, model, record)
+    return proved(state, model.id)
+
+
+def _alike(one: Replica, other: Replica) -> bool:
+    return (one.node, one.devices, one.memory) == (other.node, other.devices, other.memory)
 
 
 def _retire(state: State, model: Model, record: Record) -> State:
@@ -259,13 +259,20 @@ def remove(state: State, replica: Replica, seq: int) -> State:
     if model is not None:
         rest = tuple(identity for identity in model.replicas if identity != replica.id)
         state = _put(state, replace(model, replicas=rest, changed=seq))
-    return replace(state, replicas=state.replicas.discard(replica.id), capacity_seq=seq)
+    return replace(
+        state,
+        replicas=state.replicas.discard(replica.id),
+        occupancy=hold(state.occupancy, replica, -1),
+        capacity_seq=seq,
+    )
 
 
-def proved(state: State, replica: Replica) -> State:
+def proved(state: State, identity: str) -> State:
     """Note that a model's spec works, once every replica that it wants serves with it."""
-    model = state.models.get(replica.model)
-    if model is None or model.proven == model.spec or len(model.assignments) != model.wanted:
+    model = state.models.get(identity)
+    if model is None or model.proven == model.spec or not model.assignments:
+        return state
+    if len(model.assignments) != model.wanted:
         return state
     launch = launch_of(model)
     planned = {place.replica for place in model.assignments}

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from nebula.events.evolve_model import remove
 from nebula.events.record import Record
-from nebula.events.state import Held, Node, State
+from nebula.events.state import Held, Node, Occupancy, State
 from nebula.events.vocabulary import (
     DownloadFailed,
     DownloadFinished,
@@ -63,9 +63,9 @@ def fold_node(state: State, record: Record, event: NodeEvent) -> State:
 def _leave(state: State, record: Record) -> State:
     """Forget a node, and with it the engines that nobody is there to report on any more."""
     state = replace(state, nodes=state.nodes.discard(record.id), capacity_seq=record.seq)
-    for replica in list(state.replicas.values()):
-        if replica.node != record.id:
-            continue
+    held = state.occupancy.get(record.id, Occupancy())
+    for identity in sorted(held.replicas):
+        replica = state.replicas[identity]
         if replica.retired:
             state = remove(state, replica, record.seq)
             continue

@@ -5,6 +5,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from nebula.events.evolve_model import proved, remove
+from nebula.events.index import settle
 from nebula.events.record import Record
 from nebula.events.state import AdapterStatus, Engine, Replica, State
 from nebula.events.vocabulary import (
@@ -27,10 +28,13 @@ def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
     if replica is None:
         return replace(state, seq=seq, time=time)
     if replica.retired and replica.engine is None:
-        return remove(replace(state, seq=seq, time=time), replica, seq)
+        return settle(remove(replace(state, seq=seq, time=time), replica, seq), (replica.model,))
     replicas = state.replicas.insert(replica.id, replica)
     state = replace(state, seq=seq, time=time, replicas=replicas)
-    return proved(state, replica) if isinstance(event, EngineReady) else state
+    if isinstance(event, EngineReady):
+        state = proved(state, replica.model)
+    # A report alone gives nobody cause for a decision who had none before.
+    return settle(state, (replica.model,)) if replica.model in state.unsettled else state
 
 
 def _replica(replica: Replica, record: Record, event: ReplicaEvent) -> Replica | None:

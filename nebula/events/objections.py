@@ -7,6 +7,7 @@ caller without troubling the log.
 import re
 
 from nebula.events import memory
+from nebula.events.engine_options import devices_needed, option_name
 from nebula.events.state import Model, State
 from nebula.events.vocabulary import (
     Adapter,
@@ -53,11 +54,6 @@ RESERVED_OPTIONS = frozenset(
 _OPTION = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}", re.IGNORECASE)
 _DEPTH = 16
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
-
-
-def option_name(key: str) -> str:
-    """Spell an option's key as vLLM's command line does: `max_model_len` -> `max-model-len`."""
-    return key.replace("_", "-").lower() if "." not in key else key
 
 
 def objection(state: State, identity: str, event: Event) -> str | None:
@@ -138,16 +134,30 @@ def _load(state: State, identity: str, event: ModelLoadRequested) -> str | None:
         or _bad_adapters(state, identity, event, name)
         or _bad_memory(event.memory)
         or _bad_options(event)
-        or _bad_place(event)
+        or _bad_place(state, event)
         or _bad_life(event)
     )
 
 
-def _bad_place(event: ModelLoadRequested) -> str | None:
-    if event.devices and not event.node:
+def _bad_place(state: State, event: ModelLoadRequested) -> str | None:
+    """Only what no node could ever grant: of what may come yet, a plan says that it is missing."""
+    try:
+        needed = devices_needed(event.options)
+    except ValueError as error:
+        return f"options: {error}"
+    if not event.devices:
+        return None
+    if not event.node:
         return "devices: given without the node that they are of"
     if len(set(event.devices)) != len(event.devices):
         return "devices: one stands there twice"
+    node = state.nodes.get(event.node)
+    there = {device.index: device.kind for device in node.devices} if node is not None else {}
+    absent = [index for index in event.devices if node is not None and index not in there]
+    if absent:
+        return f"devices: {event.node} has no device {absent[0]}"
+    if len(event.devices) < needed and "cpu" not in there.values():
+        return f"devices: {len(event.devices)} given, and a replica takes {needed}"
     return None
 
 

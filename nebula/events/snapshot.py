@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 from rpds import HashTrieMap
 
+from nebula.events.index import indexed
 from nebula.events.state import Alias, Model, Named, Node, Rejection, Replica, State
 
 FORMAT = 1
@@ -100,7 +101,7 @@ def load(data: bytes) -> State:
         found = _bodies.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unusable(f"it can't be read: {error}") from error
-    return State(
+    read = State(
         found.seq,
         found.time,
         found.models_seq,
@@ -113,3 +114,4 @@ def load(data: bytes) -> State:
         HashTrieMap(found.names),
         HashTrieMap({rejection.seq: rejection for rejection in found.rejections}),
     )
+    return indexed(read)

@@ -4,7 +4,8 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from nebula.events.state import Model, Replica, State
+from nebula.events.index import stale, unmeasured
+from nebula.events.state import Model, Replica, State, launch_of
 
 Word: TypeAlias = Literal[
     "ready", "loading", "failed", "unschedulable", "unloading", "idle", "asleep"
@@ -12,48 +13,64 @@ Word: TypeAlias = Literal[
 
 
 class Standing(Struct, frozen=True):
-    """`ready` of `wanted` replicas serve; `detail` says what is with the others."""
+    """`ready` of `wanted` replicas serve; `detail` says what is with the others.
+
+    `changing` replicas are not as they are wanted now: others are to replace them.
+    """
 
     word: Word
     ready: int
     wanted: int
     detail: str = ""
+    changing: int = 0
 
 
 def standing(state: State, model: Model) -> Standing:
     """Judge a model: ready when any replica serves, failed when none ever will by itself."""
     replicas = [replica for replica in state.replicas_of(model) if not replica.retired]
-    ready = sum(replica.serving for replica in replicas)
     wanted = model.wanted
-    details = [text for replica in replicas if (text := _replica(state, replica))]
-    if model.unschedulable:
+    ready = min(sum(replica.serving for replica in replicas), wanted)
+    launch = launch_of(model)
+    whys = {replica.id: stale(state, model, replica, launch) for replica in replicas}
+    changing = sum(map(bool, whys.values()))
+    details = [text for replica in replicas if (text := _replica(state, replica, whys[replica.id]))]
+    if model.unschedulable and len(model.assignments) >= wanted:
+        details.append(model.unschedulable)
+    elif model.unschedulable:
         details.append(f"{model.missing} of {wanted} replicas not placed: {model.unschedulable}")
+    if model.rolled_back:
+        details.append(f"rolled back to what last worked: {model.rolled_back}")
     if model.unloading:
         left = sum(1 for _ in state.replicas_of(model))
         engines = "1 engine is" if left == 1 else f"{left} engines are"
         return Standing("unloading", 0, 0, f"{engines} still ending")
     detail = "; ".join(details)
     if ready:
-        return Standing("ready", ready, wanted, detail)
+        return Standing("ready", ready, wanted, detail, changing)
     if model.asleep:
         return Standing("asleep", 0, 0, "it sleeps until somebody asks for it")
     if wanted == 0:
         return Standing("idle", 0, 0, "it is scaled to 0 replicas")
     if replicas and all(replica.given_up for replica in replicas):
-        return Standing("failed", 0, wanted, detail)
+        return Standing("failed", 0, wanted, detail, changing)
     if model.unschedulable and not replicas:
-        return Standing("unschedulable", 0, wanted, detail)
-    return Standing("loading", 0, wanted, detail or "it waits for a router to place it")
+        return Standing("unschedulable", 0, wanted, detail, changing)
+    waits = (
+        "a node looks how much memory it needs"
+        if unmeasured(state, model)
+        else "it waits for a router to place it"
+    )
+    return Standing("loading", 0, wanted, detail or waits, changing)
 
 
-def _replica(state: State, replica: Replica) -> str:
-    """Say what is with a replica; empty for one that serves."""
+def _replica(state: State, replica: Replica, why: str) -> str:
+    """Say what is with a replica; empty for one that serves. `why` another one replaces it."""
     where = f"{replica.id} on {replica.node}"
     node = state.nodes.get(replica.node)
     if node is not None and node.lost and replica.engine is not None:
         return f"{where} was {replica.phase} when {node.id} was lost: how it is nobody knows"
     if replica.serving:
-        return ""
+        return f"{where} serves until another one does: {why}" if why else ""
     match replica.phase:
         case "assigned" | "stopped":
             return f"{where} waits to be started"

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
-from rpds import HashTrieMap
+from msgspec.structs import replace
+from rpds import HashTrieMap, HashTrieSet
 
 from nebula.events.vocabulary import (
     Assignment,
@@ -230,12 +231,26 @@ class Named(Struct, frozen=True, gc=False):
     alias: str = ""
 
 
+class Occupancy(Struct, frozen=True, gc=False):
+    """What replicas hold of a node: their ids, and the bytes that are theirs of each device.
+
+    A retired one holds its share until its engine is gone.
+    """
+
+    replicas: frozenset[str] = frozenset()
+    used: dict[int, int] = {}
+
+
 class State(Struct, frozen=True, gc=False):
     """The cluster after the event at `seq`.
 
     `models_seq` is the last sequence on any model's subjects, `nodes_seq` on any node's: the guards
     under which decisions are appended. `capacity_seq` is the last event that may have made room for
     more replicas.
+
+    The last three follow from the others. `occupancy`: what replicas hold of each node. `apart`:
+    the models that want no node together with the one whose id is the key. `unsettled`: the
+    models that may call for a decision; no other one does.
     """
 
     seq: int = 0
@@ -249,6 +264,9 @@ class State(Struct, frozen=True, gc=False):
     aliases: HashTrieMap[str, Alias] = HashTrieMap()
     names: HashTrieMap[str, Named] = HashTrieMap()
     rejections: HashTrieMap[int, Rejection] = HashTrieMap()
+    occupancy: HashTrieMap[str, Occupancy] = HashTrieMap()
+    apart: HashTrieMap[str, frozenset[str]] = HashTrieMap()
+    unsettled: HashTrieSet[str] = HashTrieSet()
 
     def replicas_of(self, model: Model) -> Iterator[Replica]:
         """Give a model's replicas, retired ones too, in the order of their numbers."""
@@ -264,6 +282,16 @@ EMPTY = State()
 def replica_id(model: str, number: int) -> str:
     """Name a model's replica: `chat-0`."""
     return f"{model}-{number}"
+
+
+def proven_spec(model: Model) -> ModelLoadRequested | None:
+    """Give what would be wanted after a rollback: what worked, as often as is wanted now."""
+    if model.proven is None:
+        return None
+    spec = model.spec
+    return replace(
+        model.proven, replicas=spec.replicas, autoscale=spec.autoscale, adapters=spec.adapters
+    )
 
 
 def launch_of(model: Model) -> Launch:

@@ -1,6 +1,6 @@
 """What an operator should do about a model that is not well: one sentence. Pure."""
 
-from nebula.actors import placement
+from nebula.actors.planning import plan
 from nebula.events import memory
 from nebula.events.standing import standing
 from nebula.events.state import Model, Replica, State
@@ -52,10 +52,10 @@ def _replica(state: State, replica: Replica) -> str:
 
 
 def _unschedulable(state: State, model: Model) -> str:
-    plan = placement.plan(state, model)
-    if not plan.choices:
+    planned = plan(state, model, tell=True)
+    if not planned.choices:
         return "Wait: there is room for it now, and a router will place it."
-    found = plan.choices[-1].candidates
+    found = planned.choices[-1].candidates
     if not found or not found[0].unfit:
         return (
             "Start a machine that takes it: `nebula node`."

@@ -8,18 +8,19 @@ from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
-from nebula.actors import candidates, placement
+from nebula.actors import candidates
 from nebula.actors.candidates import Candidate
-from nebula.actors.placement import Choice
-from nebula.events import memory
+from nebula.actors.planning import Choice, plan
+from nebula.events import index, memory
 from nebula.events.record import Malformed, Record
-from nebula.events.state import Model, State
+from nebula.events.state import Model, State, launch_of
 from nebula.events.vocabulary import (
     Assignment,
     Decided,
     Event,
     ModelAssigned,
     ModelUnschedulable,
+    Policy,
 )
 from nebula.history.replay import Replay
 from nebula.history.telling import told
@@ -139,23 +140,36 @@ def weighed(basis: State, identity: str, event: Event) -> tuple[str, ...]:
     model = basis.models.get(identity)
     if model is None or not isinstance(event, ModelAssigned | ModelUnschedulable):
         return ()
-    plan = placement.plan(basis, model)
+    planned = plan(basis, model, tell=True)
     reasons = []
-    if plan.kept:
-        reasons.append(f"kept where they are: {', '.join(plan.kept)}")
-    for replica in plan.evicted:
+    if planned.kept:
+        reasons.append(f"kept where they are: {', '.join(planned.kept)}")
+    launch = launch_of(model)
+    whys = {
+        each.id: why
+        for each in basis.replicas_of(model)
+        if (why := index.stale(basis, model, each, launch))
+    }
+    reasons += [
+        f"{each} serves until another one can: {whys[each]}"
+        for each in planned.kept
+        if each in whys and basis.replicas[each].serving
+    ]
+    for replica in planned.evicted:
         known = basis.replicas.get(replica)
         node = basis.nodes.get(known.node) if known is not None else None
         if known is None or node is None:
             reasons.append(f"{replica} had to go: its node has left")
         elif node.lost:
             reasons.append(f"{replica} had to go: {node.id} is lost")
-        elif plan.choices or len(plan.assignments) >= model.wanted:
+        elif replica in whys:
+            reasons.append(f"{replica} goes: {whys[replica]}")
+        elif planned.choices or len(planned.assignments) >= model.wanted:
             reasons.append(f"{replica} had to go from {node.id}")
-    placed = [each for each in plan.assignments if each.replica in plan.kept]
-    for choice in plan.choices:
-        reasons += _choice(choice, _Holders(basis, model, placed))
-        placed += [each for each in plan.assignments if each.replica == choice.replica]
+    placed = [each for each in planned.assignments if each.replica in planned.kept]
+    for choice in planned.choices:
+        reasons += _choice(choice, model.spec.policy, _Holders(basis, model, placed))
+        placed += [each for each in planned.assignments if each.replica == choice.replica]
     return tuple(reasons)
 
 
@@ -163,10 +177,11 @@ class _Holders:
     """Who holds the room on devices, as a plan saw it that had placed some replicas already."""
 
     def __init__(self, basis: State, model: Model, placed: list[Assignment]) -> None:
+        planned = {each.replica for each in placed}
         self._held = [
             (each.node, each.devices, each.id, each.memory)
             for each in basis.replicas.values()
-            if each.model != model.id or each.retired
+            if each.model != model.id or each.retired or (each.engine and each.id not in planned)
         ]
         self._held += [(each.node, each.devices, each.replica, each.memory) for each in placed]
 
@@ -177,14 +192,14 @@ class _Holders:
         found = sorted(
             (-size, replica)
             for node, devices, replica, size in self._held
-            if node == each.node and each.device in devices
+            if node == each.node and not set(each.devices).isdisjoint(devices)
         )
         listed = [f"{replica} has {memory.text(-size)}" for size, replica in found[:SHOWN]]
         rest = [f"{len(found) - SHOWN} others have the rest"] if len(found) > SHOWN else []
         return "".join(f", {text}" for text in listed + rest)
 
 
-def _choice(choice: Choice, holders: _Holders) -> list[str]:
+def _choice(choice: Choice, policy: Policy, holders: _Holders) -> list[str]:
     if not choice.candidates:
         return [f"{choice.replica}: there is no node"]
     best = choice.candidates[0]
@@ -198,7 +213,8 @@ def _choice(choice: Choice, holders: _Holders) -> list[str]:
         ]
         rest = choice.candidates[1:]
     lines += [
-        f"{choice.replica}: not {each.name}: {candidates.why_not(each, best)}{holders.of(each)}"
+        f"{choice.replica}: not {each.name}: "
+        f"{candidates.why_not(each, best, policy)}{holders.of(each)}"
         for each in rest[:SHOWN]
     ]
     if len(rest) > SHOWN:

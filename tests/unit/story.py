@@ -137,11 +137,21 @@ class Story:
         }
 
 
-def gpus(*gib: float) -> NodeRegistered:
+def gpus(*gib: float, **labels: str) -> NodeRegistered:
     """Register GPUs of so many GiB."""
     return NodeRegistered(
-        tuple(Device(index, "gpu", "H100", int(each * GIB)) for index, each in enumerate(gib))
+        tuple(Device(index, "gpu", "H100", int(each * GIB)) for index, each in enumerate(gib)),
+        labels=labels,
     )
+
+
+def promised(state: State) -> dict[tuple[str, int], int]:
+    """Sum what replicas hold of each device, those that still end too."""
+    sums: dict[tuple[str, int], int] = {}
+    for replica in state.replicas.values():
+        for index in replica.devices:
+            sums[replica.node, index] = sums.get((replica.node, index), 0) + replica.memory
+    return sums
 
 
 def cluster(**nodes: Sequence[float]) -> Story:

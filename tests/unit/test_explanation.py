@@ -49,8 +49,8 @@ def test_the_chosen_device_and_every_loser_are_told() -> None:
         "chat-0: big/gpu0 was chosen, 73.6 GiB of it were free and 8.0 GiB were needed",
         "chat-0: not twin/gpu0: it is as good, but big/gpu0 comes first by name",
         "chat-0: not small/gpu0: it has less room: 36.8 GiB, not 73.6 GiB",
-        "chat-0: not gone/gpu0: gone is lost",
         "chat-0: not full/gpu0: full/gpu0 has 3.7 GiB left, needs 8.0 GiB",
+        "chat-0: not gone/gpu0: gone is lost",
     )
 
 

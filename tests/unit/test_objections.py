@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nebula.events.engine_options import option_name
 from nebula.events.objections import (
     RESERVED_OPTIONS,
     known_names,
     model_by_reference,
     objection,
-    option_name,
 )
 from nebula.events.vocabulary import (
     Adapter,

@@ -10,8 +10,8 @@ from hypothesis import given
 from msgspec.structs import replace
 from rpds import HashTrieMap
 
-from nebula.actors.candidates import usable
 from nebula.actors.placement import decide
+from nebula.actors.sizing import usable
 from nebula.events.memory import GIB
 from nebula.events.state import Replica, State
 from nebula.events.vocabulary import (
@@ -116,15 +116,19 @@ def test_a_model_that_found_no_room_is_placed_when_another_has_left() -> None:
     assert story.places("new") == {"new-0": "alpha/0"}
 
 
-def test_the_refusal_is_renewed_only_when_it_reads_differently() -> None:
-    story = cluster(alpha=[8]).given("chat", load(memory="16GiB"))
+def test_the_refusal_is_renewed_only_when_something_else_is_missing() -> None:
+    story = Story().given("chat", load(memory="16GiB"))
     story.settles()
-    story.given("beta", gpus(4))
+    story.given("alpha", gpus(8))
     (renewed,) = story.settles()
     assert isinstance(renewed, ModelUnschedulable)
-    assert "beta/gpu0" in renewed.reason
+    assert renewed.reason == "no device has room: alpha/gpu0 has 7.4 GiB left, needs 16.0 GiB"
     story.given("beta", gpus(4))
     assert story.settles() == []
+    story.given("alpha", NodeDrainRequested()).given("beta", NodeLost())
+    (renewed,) = story.settles()
+    assert isinstance(renewed, ModelUnschedulable)
+    assert renewed.reason.startswith("no node takes replicas")
 
 
 def test_scaling_up_leaves_the_others_where_they_are() -> None:
@@ -240,6 +244,8 @@ def test_what_has_outgrown_its_node_moves_as_another_replica() -> None:
     story.settles()
     story.runs("chat-0").given("beta", gpus(40))
     story.given("chat", load(memory="16GiB")).settles()
+    assert story.places() == {"chat-0": "alpha/0", "chat-1": "beta/0"}
+    story.runs("chat-1").settles()
     assert story.places() == {"chat-1": "beta/0"}
     assert story.replica("chat-0").retired
     assert story.replica("chat-0").node == "alpha"

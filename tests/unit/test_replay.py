@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.actors import candidates, placement
+from nebula.actors import candidates, placement, planning, sizing
 from nebula.actors.placement import decide
 from nebula.events.record import Record
 from nebula.events.vocabulary import (
@@ -17,7 +17,6 @@ from nebula.events.vocabulary import (
     ModelAssigned,
     ModelUnschedulable,
     NodeLost,
-    Policy,
 )
 from nebula.history.replay import BadLog, Replay, from_the_future
 from tests.unit import corpus
@@ -43,24 +42,20 @@ def test_recorded_decisions_are_those_made_today(name: str) -> None:
     assert replay.beyond == 0
 
 
-def _first_room(each: candidates.Candidate, _: Policy) -> tuple[int, int, str, int]:
-    return 0, -each.room, each.node, each.device
-
-
 RULES = {
     "the policy": lambda patch: patch.setattr(
-        placement, "weigh", lambda *given: candidates.weigh(*given[:4], "binpack")
+        placement, "plan", lambda *given, **named: planning.plan(*given[:2], "binpack", **named)
     ),
-    "how much of a device is promised": lambda patch: patch.setattr(candidates, "USABLE", 0.9),
-    "the share of a chat model": lambda patch: patch.setitem(
-        candidates.DEFAULT_SHARE, "chat", 0.44
-    ),
+    "how much of a device is promised": lambda patch: patch.setattr(sizing, "USABLE", 0.9),
+    "the share of a chat model": lambda patch: patch.setitem(sizing.DEFAULT_SHARE, "chat", 0.44),
     "a lost node's replicas": lambda patch: patch.setattr(
-        placement, "_stands", lambda state, place: place.node in state.nodes
+        planning, "stands", lambda state, place: place.node in state.nodes
     ),
-    "replicas of a model keep apart": lambda patch: patch.setattr(candidates, "_rank", _first_room),
+    "replicas of a model keep apart": lambda patch: patch.setattr(
+        planning, "best", lambda rooms, wish, _, delta: candidates.best(rooms, wish, {}, delta)
+    ),
     "numbers of replicas": lambda patch: patch.setattr(
-        placement, "_free_numbers", lambda *_: iter(range(100, 1000))
+        planning._Draft, "_free_numbers", lambda *_: iter(range(100, 1000))
     ),
 }
 

@@ -96,9 +96,19 @@ def test_a_model_with_one_replica_left_is_ready_though_another_was_given_up() ->
     assert (stood.word, stood.ready, stood.wanted) == ("ready", 1, 2)
 
 
-def test_a_replica_that_is_to_be_replaced_serves_no_more() -> None:
+def test_a_replica_that_is_to_be_replaced_serves_until_another_does() -> None:
     story = placed().runs("chat-0")
     story.given("chat", load(memory="9GiB")).settles()
+    stood = stands(story)
+    assert (stood.word, stood.ready, stood.wanted, stood.changing) == ("ready", 1, 1, 1)
+    assert stood.detail.startswith("chat-0 on alpha serves until another one does: ")
+    story.runs("chat-1").settles()
+    assert stands(story) == Standing("ready", 1, 1)
+
+
+def test_a_replica_that_is_replaced_in_its_place_serves_no_more() -> None:
+    story = placed().runs("chat-0")
+    story.given("chat", load(memory="12GiB")).settles()
     assert stands(story) == Standing("loading", 0, 1, "chat-0 on alpha is being replaced")
 
 

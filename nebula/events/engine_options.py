@@ -1,0 +1,51 @@
+"""What Nebula itself reads in the options of an engine, in vLLM's own spelling. Pure."""
+
+import re
+from collections.abc import Mapping
+
+from nebula.events.vocabulary import OptionValue
+
+PARALLEL = ("tensor-parallel-size", "pipeline-parallel-size")
+"""Their product is how many GPUs of one node one engine takes."""
+
+_LENGTH = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)([kKmMgG]?)")
+_UNITS = {"": 1, "k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20, "g": 10**9, "G": 2**30}
+
+
+def option_name(key: str) -> str:
+    """Spell an option's key as vLLM's command line does: `max_model_len` -> `max-model-len`."""
+    return key.replace("_", "-").lower() if "." not in key else key
+
+
+def option(options: Mapping[str, OptionValue], name: str) -> OptionValue:
+    """Give an option's value, however its key is spelled; None where it is not set."""
+    if not options:
+        return None
+    for key, value in options.items():
+        if option_name(key) == name:
+            return value
+    return None
+
+
+def devices_needed(options: Mapping[str, OptionValue]) -> int:
+    """Give how many GPUs of one node a replica takes. Raises ValueError for what is no number."""
+    needed = 1
+    if options:
+        for name in PARALLEL:
+            needed *= _size(name, option(options, name))
+    return needed
+
+
+def _size(name: str, value: OptionValue) -> int:
+    if value is None:
+        return 1
+    text = str(value).strip()
+    if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]{0,3}", text):
+        raise ValueError(f"{name} is {value!r}: write a whole number from 1 to 9999")
+    return int(text)
+
+
+def context(options: Mapping[str, OptionValue]) -> int | None:
+    """Give the tokens that `max-model-len` allows a request; None where it leaves them open."""
+    match = _LENGTH.fullmatch(str(option(options, "max-model-len")).strip())
+    return int(float(match[1]) * _UNITS[match[2]]) if match is not None else None
