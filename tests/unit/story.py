@@ -20,6 +20,7 @@ from nebula.events.vocabulary import (
     AdapterUnloaded,
     AdapterUnloadRequested,
     Assignment,
+    Autoscale,
     Device,
     EngineFailed,
     EngineReady,
@@ -29,14 +30,21 @@ from nebula.events.vocabulary import (
     EventRejected,
     ModelAssigned,
     ModelLoadRequested,
+    ModelMeasured,
+    ModelRolledBack,
+    ModelScaled,
     ModelScaleRequested,
+    ModelSlept,
     ModelUnloaded,
     ModelUnloadRequested,
     ModelUnschedulable,
+    ModelWoken,
     NodeDeregistered,
     NodeDrainRequested,
     NodeLost,
     NodeRegistered,
+    NodeUndrainRequested,
+    Weights,
 )
 
 SECOND = 10**9
@@ -211,7 +219,14 @@ intents: st.SearchStrategy[tuple[str, Event]] = st.one_of(
                 st.lists(st.builds(Adapter, _names, _sources), max_size=1).map(tuple),
                 st.sampled_from([None, None, True, False]),
                 _memory,
-                st.sampled_from([{}, {"seed": 1}, {"port": 1}]),
+                st.sampled_from([{}, {}, {"seed": 1}, {"port": 1}, {"tensor-parallel-size": 2}]),
+                policy=st.sampled_from(["spread", "binpack"]),
+                labels=st.sampled_from([{}, {}, {}, {"zone": "a"}]),
+                apart=st.sampled_from([(), (), (), ("a",), ("b",)]),
+                node=st.sampled_from(["", "", "", "n1"]),
+                devices=st.sampled_from([(), (), (), (0,)]),
+                autoscale=st.sampled_from([None, None, Autoscale(1, 2)]),
+                on_request=st.sampled_from([False, False, True]),
             ),
             st.builds(ModelScaleRequested, _counts),
             st.just(ModelUnloadRequested()),
@@ -219,7 +234,7 @@ intents: st.SearchStrategy[tuple[str, Event]] = st.one_of(
             st.builds(AdapterUnloadRequested, _names),
         ),
     ),
-    st.tuples(_node_ids, st.just(NodeDrainRequested())),
+    st.tuples(_node_ids, st.sampled_from([NodeDrainRequested(), NodeUndrainRequested()])),
 )
 """Events that anyone may publish, about few enough aggregates that they meet."""
 
@@ -249,9 +264,18 @@ facts: st.SearchStrategy[tuple[str, Event]] = st.one_of(
         ),
     ),
     st.tuples(
+        _model_ids, st.builds(ModelMeasured, _sources, _sizes, _counts, st.integers(0, 9999))
+    ),
+    st.tuples(
         _node_ids,
         st.one_of(
-            st.builds(NodeRegistered, _devices),
+            st.builds(
+                NodeRegistered,
+                _devices,
+                labels=st.sampled_from([{}, {"zone": "a"}]),
+                weights=st.sampled_from([(), (Weights("/x", GIB),)]),
+                measures=st.sampled_from([False, False, True]),
+            ),
             st.just(NodeLost()),
             st.just(NodeDeregistered()),
         ),
@@ -270,6 +294,8 @@ decisions_by_hand: st.SearchStrategy[tuple[str, Event]] = st.one_of(
             st.builds(ModelAssigned, _versions, _places(_replica_ids)),
             st.builds(ModelUnschedulable, st.just("because"), _counts),
             st.just(ModelUnloaded()),
+            st.builds(ModelScaled, _counts),
+            st.sampled_from([ModelSlept(), ModelWoken(), ModelRolledBack()]),
         ),
     ),
     st.tuples(st.integers(0, 20).map(str), st.just(EventRejected("s", "r"))),

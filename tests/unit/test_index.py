@@ -1,0 +1,98 @@
+"""What the fold keeps beside the aggregates, and that decisions may rely on it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from msgspec.structs import replace
+
+from nebula.actors.candidates import Fleet, Wish, best, weigh
+from nebula.actors.placement import Decider, decide
+from nebula.events.index import indexed
+from nebula.events.vocabulary import NodeDrainRequested, NodeRegistered
+from tests.unit.story import Story, cluster, gpus, load, messages, promised
+
+
+def test_what_a_node_holds_is_counted_until_the_engine_is_gone() -> None:
+    story = cluster(alpha=[80, 80]).given("chat", load(2, "8GiB"))
+    story.settles()
+    story.runs("chat-0").runs("chat-1").given("chat", load(0, "8GiB")).settles()
+    held = story.state.occupancy["alpha"]
+    assert held.replicas == {"chat-0", "chat-1"}
+    assert held.used == {0: 8 * 2**30, 1: 8 * 2**30}
+    story.stops("chat-0").stops("chat-1")
+    assert "alpha" not in story.state.occupancy
+
+
+def test_a_model_that_is_as_wanted_is_looked_at_no_more_until_its_node_is_to_be_empty() -> None:
+    story = cluster(alpha=[80], beta=[80]).given("chat", load(1, "8GiB"))
+    assert set(story.state.unsettled) == {"chat"}
+    story.settles()
+    assert set(story.state.unsettled) == set()
+    story.given("beta", NodeDrainRequested())
+    assert set(story.state.unsettled) == set()
+    story.given("alpha", NodeDrainRequested())
+    assert set(story.state.unsettled) == {"chat"}
+
+
+def test_a_model_that_another_is_to_be_kept_apart_from_knows_of_it() -> None:
+    story = cluster(alpha=[80]).given("chat", load(apart=("other",)))
+    assert story.state.apart["other"] == {"chat"}
+    story.given("chat", load())
+    assert "other" not in story.state.apart
+
+
+@given(messages)
+def test_all_of_it_can_be_made_anew(said: list[tuple[str, bytes]]) -> None:
+    story = Story()
+    for subject, payload in said:
+        story.publish(subject, payload).decides()
+        assert indexed(story.state) == story.state
+    sums = {
+        (node, index): size
+        for node, held in story.state.occupancy.items()
+        for index, size in held.used.items()
+    }
+    assert sums == {place: size for place, size in promised(story.state).items() if size}
+
+
+@given(messages)
+def test_no_other_model_than_an_unsettled_one_calls_for_a_decision(
+    said: list[tuple[str, bytes]],
+) -> None:
+    story = Story()
+    for subject, payload in said:
+        story.publish(subject, payload)
+        state = story.state
+        everyone = replace(state, unsettled=state.unsettled.update(state.models))
+        assert decide(everyone) == decide(state)
+        story.decides()
+
+
+@given(messages)
+def test_who_remembers_decides_as_who_does_not(said: list[tuple[str, bytes]]) -> None:
+    story, decider = Story(), Decider()
+    for subject, payload in said:
+        story.publish(subject, payload)
+        while decided := decide(story.state):
+            assert decider.decide(story.state) == decided
+            story.decides()
+        assert decider.decide(story.state) == ()
+
+
+@given(messages)
+def test_the_quick_choice_is_the_one_that_is_explained(said: list[tuple[str, bytes]]) -> None:
+    story = cluster(n1=[16, 16], n2=[24, 24, 8]).given("n3", gpus(16, 16, zone="a"))
+    story.given("n4", NodeRegistered(gpus(16).devices, weights=()))
+    fleet = Fleet()
+    for subject, payload in said:
+        story.publish(subject, payload)
+        story.decides()
+        rooms = fleet.of(story.state)
+        for model in story.state.models.values():
+            wish = Wish(story.state, model)
+            same: dict[str, int] = {}
+            for place in model.assignments:
+                same[place.node] = same.get(place.node, 0) + 1
+            for delta in ({}, {("n1", 0): 5 * 2**30, ("n2", 1): -(2**30)}):
+                first = weigh(rooms, wish, same, delta)[0]
+                assert best(rooms, wish, same, delta) == (None if first.unfit else first)
