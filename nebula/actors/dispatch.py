@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors import routing
+from nebula.actors.observing import Load
 from nebula.actors.prefixes import BOUNDS, Prefixes
 from nebula.actors.queueing import Line, Waiting
 from nebula.events import inference, subjects
@@ -50,6 +51,7 @@ class _Load(Struct):
     """What this router knows of one replica beyond the log.
 
     `others` counts the requests that are not from here: `running` ones of its engine less our own.
+    `used`: when a request of it was last heard to have ended, whoever sent it.
     """
 
     pid: int = 0
@@ -61,6 +63,7 @@ class _Load(Struct):
     stalled: float = 0.0
     failures: int = 0
     avoid_until: float = 0.0
+    used: float = 0.0
 
 
 class _Held(Struct, frozen=True):
@@ -94,6 +97,7 @@ class Dispatch:
         self._lines: dict[str, Line] = {}
         self._held: dict[str, _Held] = {}
         self._prefixes = Prefixes()
+        self._called = False
         self._routed = msgspec.json.Encoder()
 
     def on_request(self, subject: bytes, header: bytes, body: bytes) -> None:
@@ -127,9 +131,10 @@ class Dispatch:
             finished = msgspec.json.decode(body, type=Finished)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return
-        load = self._loads.get(finished.replica)
+        load = self._known(finished.replica)
         if load is None:
             return
+        load.used = self._now()
         for identity in finished.requests:
             load.sent.pop(identity, None)
         load.others = max(0, finished.active - len(load.sent))
@@ -145,7 +150,7 @@ class Dispatch:
             status = msgspec.json.decode(body, type=ReplicaStatus)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return
-        load = self._loads.get(status.replica)
+        load = self._known(status.replica, status.pid)
         if load is None or load.pid not in (0, status.pid):
             return
         load.heard = now = self._now()
@@ -184,6 +189,28 @@ class Dispatch:
             },
         )
 
+    def loads(self) -> dict[str, Load]:
+        """Give what is known of each model's requests: those in engines, and those in line here."""
+        now, state = self._now(), self._state()
+        loads: dict[str, Load] = {}
+        for identity, known in self._loads.items():
+            replica = state.replicas.get(identity)
+            if replica is None:
+                continue
+            load = loads.setdefault(replica.model, Load())
+            load.used = max(load.used, known.used)
+            if replica.engine is not None and known.pid in (0, replica.engine.pid):
+                load.in_flight += len(known.sent) + known.others
+        for model, line in self._lines.items():
+            load = loads.setdefault(model, Load())
+            load.waiting, load.longest = len(line), now - (line.oldest() or now)
+        return loads
+
+    def called(self) -> bool:
+        """Say whether somebody has begun to wait for a model without a replica since last asked."""
+        called, self._called = self._called, False
+        return called
+
     def hand_over(self) -> None:
         """Give everything that waits to the other routers: this one ends."""
         for held in self._held.values():
@@ -213,6 +240,8 @@ class Dispatch:
         if request.timeout is not None:
             patience = min(patience, request.timeout)
         self._held[request.id] = held
+        if model is not None and not line and not model.assignments:
+            self._called = True
         line.add(
             Waiting(
                 request.id, request.user, request.priority, request.adapter, now, now + patience
@@ -301,6 +330,15 @@ class Dispatch:
                 )
             )
         return found
+
+    def _known(self, identity: str, pid: int = 0) -> _Load | None:
+        """Give what is known of a replica, and begin with one that the log knows, or its engine."""
+        load = self._loads.get(identity)
+        if load is None or (pid and load.pid not in (0, pid)):
+            replica = self._state().replicas.get(identity)
+            if replica is not None:
+                return self._load(replica)
+        return load
 
     def _load(self, replica: Replica) -> _Load:
         load = self._loads.get(replica.id)

@@ -34,7 +34,8 @@ def hopeless(state: State, named: Named) -> str | None:
     if model is None or model.unloading:
         return f"model {named.model!r} has been unloaded"
     stands = standing(state, model)
-    if stands.word in ("failed", "idle"):
+    scales = model.spec.autoscale is not None  # who waits makes the first replica
+    if stands.word == "failed" or (stands.word == "idle" and not scales):
         return f"model {model.name!r} is not served: {stands.detail}"
     if not named.adapter or stands.word != "ready":
         return None

@@ -59,5 +59,14 @@ engine_command_option = click.option(
     metavar="COMMAND",
     help="What starts an engine [vLLM in Nebula's own environment]. [env: NEBULA_ENGINE_COMMAND]",
 )
+lost_after_option = click.option(
+    "--lost-after",
+    envvar="NEBULA_LOST_AFTER",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds without a heartbeat after which a node counts as lost and what it had is placed "
+    "elsewhere; 0: never. [env: NEBULA_LOST_AFTER]",
+)
 verbose_option = click.option("--verbose", is_flag=True, help="Log more.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")

@@ -25,6 +25,7 @@ from nebula.cli.options import (
     PORT,
     engine_command_option,
     folder_option,
+    lost_after_option,
     nats_option,
     stream_replicas_option,
     verbose_option,
@@ -128,15 +129,18 @@ async def _gateway(
 @click.command()
 @nats_option
 @stream_replicas_option
+@lost_after_option
 @verbose_option
-def router(nats: str, stream_replicas: int, verbose: bool) -> None:
+def router(nats: str, stream_replicas: int, lost_after: float, verbose: bool) -> None:
     """Place models on nodes and send every request to a ready replica."""
     set_up_logging(verbose)
-    run(_router(nats, stream_replicas))
+    run(_router(nats, stream_replicas, lost_after))
 
 
-async def _router(nats: str, stream_replicas: int) -> None:
-    await _until_stopped(Router(Connection(nats, "router"), stream_replicas=stream_replicas))
+async def _router(nats: str, stream_replicas: int, lost_after: float) -> None:
+    connection = Connection(nats, "router")
+    actor = Router(connection, stream_replicas=stream_replicas, lost_after=lost_after)
+    await _until_stopped(actor)
 
 
 @click.command()

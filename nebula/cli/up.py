@@ -16,6 +16,7 @@ from nebula.cli.options import (
     Whole,
     engine_command_option,
     folder_option,
+    lost_after_option,
     not_empty,
     stream_replicas_option,
     verbose_option,
@@ -37,6 +38,7 @@ class UpSettings(Struct, frozen=True):
     routers: int
     node: bool
     gateway_arguments: tuple[str, ...]
+    router_arguments: tuple[str, ...]
     node_arguments: tuple[str, ...]
     demo: Path | None
 
@@ -65,6 +67,7 @@ class UpSettings(Struct, frozen=True):
 @click.option("--grace", default=20.0, show_default=True, help="As for `nebula node`.")
 @click.option("--restart-limit", default=3, show_default=True, help="As for `nebula node`.")
 @click.option("--restart-pause", default=1.0, show_default=True, help="As for `nebula node`.")
+@lost_after_option
 @engine_command_option
 @click.option(
     "--demo",
@@ -89,6 +92,7 @@ def up(
     grace: float,
     restart_limit: int,
     restart_pause: float,
+    lost_after: float,
     engine_command: str | None,
     demo_folder: Path | None,
     verbose: bool,
@@ -110,6 +114,7 @@ def up(
         routers=routers,
         node=node,
         gateway_arguments=("--load-patience", str(load_patience)),
+        router_arguments=("--lost-after", str(lost_after)),
         node_arguments=tuple(node_arguments),
         demo=demo_folder.resolve() if demo_folder else None,
     )
@@ -127,7 +132,8 @@ async def _up(settings: UpSettings, grace: float) -> None:
     await supervisor.start_server()
     try:
         for name in routers:
-            supervisor.start(name, _command("router", settings), {"NEBULA_NATS_URL": url})
+            line = [*_command("router", settings), *settings.router_arguments]
+            supervisor.start(name, line, {"NEBULA_NATS_URL": url})
         if settings.node:
             line = [*_command("node", settings), "--folder", str(settings.folder)]
             line += settings.node_arguments

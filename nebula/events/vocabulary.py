@@ -437,18 +437,12 @@ NodeEvent: TypeAlias = (
 )
 AliasEvent: TypeAlias = AliasRequested | AliasRemoveRequested
 Event: TypeAlias = ModelEvent | ReplicaEvent | NodeEvent | AliasEvent | EventRejected
+Observed: TypeAlias = ModelScaled | ModelSlept | ModelWoken | NodeLost
+"""What a router concludes from what it sees beside the log, which the reason tells."""
 Decided: TypeAlias = (
-    ModelAssigned
-    | ModelUnschedulable
-    | ModelUnloaded
-    | ModelScaled
-    | ModelSlept
-    | ModelWoken
-    | ModelRolledBack
-    | NodeLost
-    | EventRejected
+    ModelAssigned | ModelUnschedulable | ModelUnloaded | ModelRolledBack | EventRejected | Observed
 )
-"""What a router concludes from the state."""
+"""What a router concludes, from the state or from what it sees."""
 
 AGGREGATE_OF: dict[str, str] = {
     **{event.__name__: "model" for event in get_args(ModelEvent)},

@@ -26,8 +26,8 @@ from nebula.events.vocabulary import (
     ModelUnloadRequested,
     NodeDeregistered,
     NodeDrainRequested,
-    NodeLost,
     NodeRegistered,
+    Observed,
     Policy,
 )
 from nebula.history.replay import Replay
@@ -43,8 +43,8 @@ _FROM_OUTSIDE = (
     | AdapterUnloadRequested
     | NodeRegistered
     | NodeDrainRequested
-    | NodeLost
     | NodeDeregistered
+    | Observed
 )
 
 
