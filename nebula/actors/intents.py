@@ -6,7 +6,8 @@ What can't be granted is refused before it is written; the guard makes the check
 from nebula.actors.projection import Projection
 from nebula.events import subjects
 from nebula.events.objections import objection
-from nebula.events.vocabulary import Event
+from nebula.events.state import State
+from nebula.events.vocabulary import AGGREGATE_OF, Event
 from nebula.store.log import Conflict, Guard
 
 
@@ -22,7 +23,7 @@ async def submit(
     message_id: str | None = None,
     patience: float = 20.0,
 ) -> int:
-    """Append an intent about a model, wait until it is folded here, and give its sequence.
+    """Append an intent, wait until it is folded here, and give its sequence.
 
     Raises Refused, and Unavailable when the log does not answer.
     """
@@ -31,7 +32,7 @@ async def submit(
         reason = objection(state, identity, event)
         if reason is not None:
             raise Refused(reason)
-        guard = Guard(subjects.MODEL_EVENTS, state.models_seq)
+        guard = _guard(state, event)
         try:
             seq = await projection.log.append(
                 identity, event, guard=guard, message_id=message_id, patience=patience
@@ -42,3 +43,10 @@ async def submit(
             continue
         await projection.reached(seq)
         return seq
+
+
+def _guard(state: State, event: Event) -> Guard:
+    """Guard what an objection looks at most: the other events of the same kind of aggregate."""
+    if AGGREGATE_OF[type(event).__name__] == "node":
+        return Guard(subjects.NODE_EVENTS, state.nodes_seq)
+    return Guard(subjects.MODEL_EVENTS, state.models_seq)

@@ -3,6 +3,8 @@
 import click
 
 from nebula.cli import explain, fork, look, move, operate, replay, revert, serve
+from nebula.cli.drain import drain
+from nebula.cli.load import load
 from nebula.cli.schema import schema
 from nebula.cli.up import up
 
@@ -18,9 +20,10 @@ for command in (
     serve.gateway,
     serve.router,
     serve.node,
-    operate.load,
+    load,
     operate.unload,
     operate.scale,
+    drain,
     operate.models,
     operate.replicas,
     operate.nodes,

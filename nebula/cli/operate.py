@@ -25,10 +25,8 @@ from nebula.events.vocabulary import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
     Event,
-    ModelLoadRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
-    OptionValue,
 )
 from nebula.http.views import model_view, state_view
 
@@ -41,74 +39,6 @@ wait_option = click.option(
 
 def _print_json(value: object) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
-
-
-@click.command()
-@click.argument("source")
-@nats_option
-@click.option("--name", default="", help="What requests call it [the last part of SOURCE].")
-@click.option("--id", "identity", default=None, help="Its id in subjects and commands.")
-@click.option("--task", type=click.Choice(["chat", "embedding"]), default="chat", show_default=True)
-@click.option("--replicas", default=1, show_default=True, type=Whole(0, 1024))
-@click.option(
-    "--max-in-flight",
-    default=256,
-    show_default=True,
-    type=Whole(1, 65_536),
-    help="Requests that one replica is given at a time; the others wait in line.",
-)
-@click.option(
-    "--max-waiting",
-    default=1024,
-    show_default=True,
-    type=Whole(0, 65_536),
-    help="Requests that may wait in each router before more are refused.",
-)
-@click.option("--memory", default=None, help="A replica's share of its device, like 6GiB.")
-@click.option("--adapter", "adapters", multiple=True, metavar="NAME=SOURCE", help="Repeatable.")
-@click.option("--lora/--no-lora", default=None, help="Take adapters at run time.")
-@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="For the engine.")
-@click.option("--env", "environment", multiple=True, metavar="KEY=VALUE", help="For the engine.")
-@wait_option
-@json_option
-def load(
-    source: str,
-    nats: str,
-    name: str,
-    identity: str | None,
-    task: str,
-    replicas: int,
-    max_in_flight: int,
-    max_waiting: int,
-    memory: str | None,
-    adapters: tuple[str, ...],
-    lora: bool | None,
-    options: tuple[str, ...],
-    environment: tuple[str, ...],
-    wait: bool,
-    as_json: bool,
-) -> None:
-    """Load a model: SOURCE is a folder on the nodes or a hub id."""
-    fields = {
-        "source": absolute(source),
-        "name": name,
-        "task": task,
-        "replicas": replicas,
-        "adapters": [
-            {"name": key, "source": absolute(value)} for key, value in _pairs("adapter", adapters)
-        ],
-        "lora": lora,
-        "memory": memory,
-        "options": {key: _value(value) for key, value in _pairs("option", options)},
-        "env": dict(_pairs("env", environment)),
-        "max_in_flight": max_in_flight,
-        "max_waiting": max_waiting,
-    }
-    event = _event(fields, ModelLoadRequested)
-    model = identity or subjects.default_id(event.source, event.name)
-    if not subjects.is_token(model):
-        fail(f"--id {model!r}: use letters, digits, '_' and '-' only, 128 at most", 2)
-    run(_ask(nats, lambda _: (model, event), wait=wait, as_json=as_json))
 
 
 @click.command()
@@ -130,9 +60,9 @@ def unload(model: str, nats: str, wait: bool, as_json: bool) -> None:
 def scale(model: str, replicas: int, nats: str, wait: bool, as_json: bool) -> None:
     """Give MODEL another number of REPLICAS."""
     run(
-        _ask(
+        ask(
             nats,
-            lambda state: (_find(state, model).id, ModelScaleRequested(replicas)),
+            lambda state: (model_in(state, model).id, ModelScaleRequested(replicas)),
             wait=wait,
             as_json=as_json,
         )
@@ -196,15 +126,15 @@ def adapters(context: click.Context, nats: str, as_json: bool) -> None:
 @json_option
 def load_adapter(model: str, name: str, source: str, nats: str, wait: bool, as_json: bool) -> None:
     """Load the adapter NAME from SOURCE onto every replica of MODEL."""
-    event = _event({"name": name, "source": absolute(source)}, AdapterLoadRequested)
+    event = intent_of({"name": name, "source": absolute(source)}, AdapterLoadRequested)
 
     def intent(state: State) -> tuple[str, Event]:
-        base = _find(state, model)
+        base = model_in(state, model)
         if not base.lora and not base.unloading:
             raise Refused(f"model {base.id!r} was loaded without LoRA: load it with --lora")
         return base.id, event
 
-    run(_ask(nats, intent, wait=wait, as_json=as_json))
+    run(ask(nats, intent, wait=wait, as_json=as_json))
 
 
 @adapters.command("unload")
@@ -214,8 +144,8 @@ def load_adapter(model: str, name: str, source: str, nats: str, wait: bool, as_j
 @json_option
 def unload_adapter(model: str, name: str, nats: str, as_json: bool) -> None:
     """Unload the adapter NAME from every replica of MODEL."""
-    event = _event({"name": name}, AdapterUnloadRequested)
-    run(_ask(nats, lambda state: (_find(state, model).id, event), wait=False, as_json=as_json))
+    event = intent_of({"name": name}, AdapterUnloadRequested)
+    run(ask(nats, lambda state: (model_in(state, model).id, event), wait=False, as_json=as_json))
 
 
 @click.command()
@@ -236,7 +166,8 @@ def logs(replica: str, nats: str, lines: int, follow: bool) -> None:
     run(_logs(nats, replica, lines, follow))
 
 
-def _event(fields: dict[str, object], kind: type[E]) -> E:
+def intent_of(fields: dict[str, object], kind: type[E]) -> E:
+    """Make an intent of what was given; ends the command where that is none."""
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
@@ -258,9 +189,10 @@ def absolute(source: str) -> str:
     return str(path.resolve()) if written_as_path or path.exists() else source
 
 
-def _pairs(option: str, pairs: Sequence[str]) -> list[tuple[str, str]]:
+def pairs(option: str, given: Sequence[str]) -> list[tuple[str, str]]:
+    """Split what was given as KEY=VALUE; ends the command where something is not."""
     split = []
-    for pair in pairs:
+    for pair in given:
         key, equals, value = pair.partition("=")
         if not key or not equals:
             fail(
@@ -270,16 +202,8 @@ def _pairs(option: str, pairs: Sequence[str]) -> list[tuple[str, str]]:
     return split
 
 
-def _value(text: str) -> OptionValue:
-    """Read an option's value: JSON where it is some, else the text itself."""
-    try:
-        value: OptionValue = msgspec.json.decode(text.encode(), type=OptionValue)
-    except msgspec.MsgspecError:
-        return text
-    return value
-
-
-def _find(state: State, reference: str) -> Model:
+def model_in(state: State, reference: str) -> Model:
+    """Find a model by its id or name. Raises Refused."""
     model = model_by_reference(state, reference)
     if model is None:
         there = ", ".join(sorted(state.models)) or "none"
@@ -301,9 +225,10 @@ async def _submit(
         fail(str(error))
 
 
-async def _ask(
+async def ask(
     nats: str, intent: Callable[[State], tuple[str, Event]], *, wait: bool, as_json: bool
 ) -> None:
+    """Append an intent, wait for what comes of it if so told, and print it."""
     async with joined(nats) as projection:
         identity, seq = await _submit(projection, intent)
         served = True
@@ -322,7 +247,7 @@ async def _ask(
 async def _unload(nats: str, reference: str, wait: bool, as_json: bool) -> None:
     async with joined(nats) as projection:
         identity, seq = await _submit(
-            projection, lambda state: (_find(state, reference).id, ModelUnloadRequested())
+            projection, lambda state: (model_in(state, reference).id, ModelUnloadRequested())
         )
         if wait:
             with tables.console(errors=True).status(f"{identity}: its engines are ending"):

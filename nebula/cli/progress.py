@@ -22,7 +22,7 @@ async def follow(
     """
     asked = projection.state.time if asked is None else asked
     began = time.monotonic()
-    told = ""
+    told, changed = "", False
     first = projection.state.models.get(identity)
     before = first.rolled_back if first is not None else ""
     with console.status(f"{identity}: asked for") as line:
@@ -36,6 +36,7 @@ async def follow(
                 await _change_or_second(projection)
                 continue
             stands = standing(projection.state, model)
+            changed = changed or bool(stands.changing)
             fell_back = bool(model.rolled_back) and model.rolled_back != before
             problem = _problem(projection, model)
             if problem and problem != told:
@@ -50,7 +51,7 @@ async def follow(
                         console.print(f"[red]{escape(stands.detail)}[/red]", soft_wrap=True)
                     console.print(
                         f"[green]{identity} is {stands.word}[/green]: {stands.ready} of "
-                        f"{stands.wanted} replicas{_after(projection, model, asked)}"
+                        f"{stands.wanted} replicas{_after(projection, model, asked, changed)}"
                     )
                     return not problem and not fell_back
                 line.update(f"{identity}: loading adapters {', '.join(waiting)}")
@@ -70,11 +71,14 @@ async def follow(
             await _change_or_second(projection)
 
 
-def _after(projection: Projection, model: Model, asked: int) -> str:
+def _after(projection: Projection, model: Model, asked: int, changed: bool) -> str:
     """Say how long it took: nobody may have looked at the moment when it was there.
 
     A plan touches all replicas that it keeps; what has changed since has become what was wanted.
+    A change that was seen ends with such a plan.
     """
+    if changed:
+        return f" after {(projection.state.time - asked) / 1e9:.0f} s"
     came = [
         replica.since
         for replica in projection.state.replicas_of(model)

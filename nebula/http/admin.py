@@ -19,6 +19,8 @@ from nebula.events.vocabulary import (
     ModelLoadRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
+    NodeDrainRequested,
+    NodeUndrainRequested,
 )
 from nebula.http.bodies import read_body
 from nebula.http.errors import ApiError, field_at_fault, unavailable
@@ -168,3 +170,23 @@ async def list_nodes(gateway: Gateway) -> list[Node]:
     """List all nodes with their devices."""
     state = gateway.projection.state
     return [state.nodes[identity] for identity in sorted(state.nodes)]
+
+
+@post("/admin/nodes/{node:str}/drain", status_code=202)
+async def drain(node: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
+    """Empty a node: nothing new there, and what it has moves elsewhere first."""
+    return await _submit(request, gateway, _known_node(gateway, node).id, NodeDrainRequested())
+
+
+@delete("/admin/nodes/{node:str}/drain", status_code=202)
+async def undrain(node: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
+    """Let a node take replicas again."""
+    return await _submit(request, gateway, _known_node(gateway, node).id, NodeUndrainRequested())
+
+
+def _known_node(gateway: Gateway, identity: str) -> Node:
+    node = gateway.projection.state.nodes.get(identity)
+    if node is None:
+        there = ", ".join(sorted(gateway.projection.state.nodes)) or "none"
+        raise ApiError(404, f"there is no node {identity!r}; there are: {there}", param="node")
+    return node

@@ -27,6 +27,8 @@ def create_app(gateway: Gateway, limits: Limits) -> ASGIApp:
             admin.unload_adapter,
             admin.list_replicas,
             admin.list_nodes,
+            admin.drain,
+            admin.undrain,
             history.show_state,
             history.list_events,
         ],

@@ -65,10 +65,20 @@ async def test_what_serves_already_is_told_so_once_a_router_has_answered() -> No
 async def test_with_another_launch_the_old_engine_is_not_taken_for_the_new_one() -> None:
     story = served()
     story.given("chat", replace(load(1, "8GiB"), options={"max-model-len": 4096}))
-    ended = await follow(
-        story, story.settles, lambda: story.stops("chat-0"), lambda: story.runs("chat-0")
-    )
+    ended = await follow(story, story.settles, lambda: story.runs("chat-1"), story.settles)
     assert ended == (True, "chat is ready: 1 of 1 replicas after 4 s")
+
+
+async def test_a_change_that_was_rolled_back_is_told_and_no_success() -> None:
+    story = served()
+    story.given("chat", replace(load(1, "8GiB"), options={"max-model-len": 4096}))
+    ended = await follow(
+        story,
+        story.settles,
+        lambda: story.runs("chat-1", ready=False).gives_up("chat-1"),
+        story.settles,
+    )
+    assert ended == (False, "chat is ready: 1 of 1 replicas after 5 s")
 
 
 async def test_what_has_failed_before_is_not_what_was_asked_for_now() -> None:

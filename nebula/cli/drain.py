@@ -1,0 +1,82 @@
+"""`nebula drain`: empty a node without a request being lost, or let it take replicas again."""
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from nebula.actors.intents import Refused, submit
+from nebula.actors.placement import replicas_on
+from nebula.actors.projection import Projection
+from nebula.cli import tables
+from nebula.cli.cluster import joined
+from nebula.cli.look import print_json
+from nebula.cli.operate import wait_option
+from nebula.cli.options import json_option, nats_option
+from nebula.cli.process import fail, run
+from nebula.events.state import State
+from nebula.events.vocabulary import NodeDrainRequested, NodeUndrainRequested
+
+
+@click.command()
+@click.argument("node")
+@click.option("--undo", is_flag=True, help="Let it take replicas again.")
+@nats_option
+@wait_option
+@json_option
+def drain(node: str, undo: bool, nats: str, wait: bool, as_json: bool) -> None:
+    """Empty NODE: it gets nothing new, and its replicas go once others serve in their place."""
+    run(_drain(nats, node, undo, wait and not undo, as_json))
+
+
+async def _drain(nats: str, node: str, undo: bool, wait: bool, as_json: bool) -> None:
+    async with joined(nats) as projection:
+        intent = NodeUndrainRequested() if undo else NodeDrainRequested()
+        try:
+            seq = await submit(projection, node, intent)
+        except Refused as error:
+            there = ", ".join(sorted(projection.state.nodes)) or "none"
+            fail(f"{error}; there are: {there}")
+        empty = await _emptied(projection, node, tables.console(errors=True)) if wait else False
+        left = [replica.id for replica in replicas_on(projection.state, node)]
+        if as_json:
+            print_json({"node": node, "seq": seq, "replicas": left})
+        elif wait and empty:
+            click.echo(f"{node} is empty: nothing runs there any more")
+        elif not wait:
+            words = "takes replicas again" if undo else "is to be empty"
+            click.echo(f"{node} {words}: asked for, event {seq}")
+        if wait and not empty:
+            raise SystemExit(1)
+
+
+async def _emptied(projection: Projection, node: str, console: Console) -> bool:
+    """Wait until nothing runs on a node; False where what is left can't go, which is told."""
+    with console.status(f"{node}: its replicas move") as line:
+        while True:
+            state = projection.state
+            known = state.nodes.get(node)
+            if known is None or not replicas_on(state, node):
+                return True
+            if not known.draining:
+                console.print(f"{node} takes replicas again: somebody has asked for it")
+                return False
+            stuck = _stuck(state, node)
+            if stuck is not None:
+                for text in stuck:
+                    console.print(f"[red]{escape(text)}[/red]", soft_wrap=True)
+                console.print(f"{node} stays draining: what is left there moves as soon as it fits")
+                return False
+            left = ", ".join(replica.id for replica in replicas_on(state, node))
+            line.update(f"{node}: {escape(left)} still there")
+            await projection.changed()
+
+
+def _stuck(state: State, node: str) -> list[str] | None:
+    """Say why the replicas that are left can't go; None while any of them still may."""
+    why = {}
+    for replica in replicas_on(state, node):
+        model = state.models.get(replica.model)
+        if replica.retired or model is None or not model.unschedulable:
+            return None
+        why[model.id] = f"{model.id}: {model.unschedulable}"
+    return list(why.values())
