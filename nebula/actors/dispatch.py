@@ -286,8 +286,10 @@ class Dispatch:
             return False
         now = self._now()
         routed = Routed(self.router, state.seq, tuple(candidates[:16]), round(now - held.since, 3))
-        header = b"%b%b: %b\r\n\r\n" % (
+        header = b"%b%b: %d\r\n%b: %b\r\n\r\n" % (
             self._header(held)[:-2],
+            inference.PLAN.encode(),
+            state.replicas[replica].version,
             inference.ROUTED.encode(),
             self._routed.encode(routed),
         )

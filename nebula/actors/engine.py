@@ -31,6 +31,7 @@ from nebula.events import inference, subjects
 from nebula.events.inference import (
     Finished,
     ReplicaStatus,
+    Request,
     StillWanted,
     UnderWay,
     Unwanted,
@@ -128,8 +129,13 @@ class EngineBridge:
         await self._connection.close()
 
     def _on_request(self, _: bytes, header: bytes, body: bytes) -> None:
-        request = inference.read_request(self._settings.model, parse_headers(header), body)
+        headers = parse_headers(header)
+        request = inference.read_request(self._settings.model, headers, body)
         if request is None or request.attempt < self._unwanted_below.get(request.id, 0):
+            return
+        plan = inference.read_plan(headers)
+        if plan is not None and plan != self._settings.version:
+            self._refuse(request, plan)
             return
         earlier = self._active.get(request.id)
         if earlier is not None:
@@ -141,6 +147,19 @@ class EngineBridge:
             self._spoke()
         self._active[request.id] = exchange
         exchange.task = asyncio.create_task(self._serve(exchange))
+
+    def _refuse(self, request: Request, plan: int) -> None:
+        """Serve for no other plan than the own one: its router knows less than we, or more.
+
+        Where it knows more, another engine is the replica's by now and has the request too: a word
+        from this one would spoil that one's answer.
+        """
+        settings = self._settings
+        log.warning("request %s is for plan %d, not %d", request.id, plan, settings.version)
+        if plan < settings.version:
+            exchange = EngineExchange(request, settings.replica, self._connection, self._spoke)
+            exchange.fail(inference.OTHER_PLAN)
+            self._end(exchange)
 
     def _spoke(self) -> None:
         self._spoke_at = asyncio.get_running_loop().time()

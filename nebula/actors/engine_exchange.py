@@ -84,8 +84,8 @@ class EngineExchange:
         if not self.complete:
             self._flush()
             self.complete = True
-            # What the client gave too little time is no failure of the engine.
-            self.failed = failure != inference.ENGINE_TIMED_OUT
+            # What the client gave too little time, or was not for it, is no failure of the engine.
+            self.failed = failure not in (inference.ENGINE_TIMED_OUT, inference.OTHER_PLAN)
             self._say(b"", end=True, failure=failure)
 
     def abort(self) -> None:

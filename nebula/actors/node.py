@@ -35,6 +35,7 @@ from nebula.actors.reconciliation import (
     Start,
     Stop,
     UnloadAdapter,
+    is_lost,
     reconcile,
 )
 from nebula.events import subjects
@@ -140,12 +141,12 @@ class Node(Actor):
         )
 
     async def begin(self) -> None:
-        """Register, adopt the engines that still run, end those nobody wants."""
-        registered = NodeRegistered(
-            self.inventory, socket.gethostname(), self.settings.labels, self.settings.version
-        )
-        seq = await self._tell(self.settings.node, registered, None)
-        await self.projection.reached(seq)
+        """Register, adopt the engines that still run, end those nobody wants.
+
+        One that was lost registers only when it has ended them all.
+        """
+        if not is_lost(self.projection.state, self.settings.node):
+            await self._register()
         await self._adopt()
         await self.connection.client.subscribe(
             subjects.logs(self.settings.node), cb=self._on_log_request
@@ -158,6 +159,10 @@ class Node(Actor):
             self._wake.clear()
             for action in self._due():
                 self._perform(action)
+            if not self._engines and is_lost(self.projection.state, self.settings.node):
+                log.warning("this node was lost: it has no engines any more and registers again")
+                if await self._register():
+                    continue
             changed = asyncio.ensure_future(self.projection.changed())
             woken = asyncio.ensure_future(self._wake.wait())
             try:
@@ -171,6 +176,13 @@ class Node(Actor):
             finally:
                 changed.cancel()
                 woken.cancel()
+
+    async def _register(self) -> bool:
+        """Offer this node's devices; False where the log could not take it before the end."""
+        registered = NodeRegistered(
+            self.inventory, socket.gethostname(), self.settings.labels, self.settings.version
+        )
+        return bool(await self._tell(self.settings.node, registered, None))
 
     async def end(self) -> None:
         """End every engine, or leave them to the next node process if told so."""

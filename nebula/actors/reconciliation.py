@@ -60,16 +60,23 @@ def reconcile(
     """Give the actions that bring this node's engines in line with its `replicas`.
 
     Engines that share a device start one after the other, because vLLM measures free memory while
-    it starts; for the same reason none starts while another one there still ends. `retry_at` and
-    `now` are seconds of one monotonic clock.
+    it starts; for the same reason none starts while another one there still ends. On a lost node
+    all of them end. `retry_at` and `now` are seconds of one monotonic clock.
     """
-    wanted = {replica.id: replica for replica in replicas if not replica.retired}
+    lost = {replica.node for replica in replicas if is_lost(state, replica.node)}
+    wanted = {
+        replica.id: replica
+        for replica in replicas
+        if not replica.retired and replica.node not in lost
+    }
     actions: list[Action] = []
     for engine in running.values():
         if engine.ending:
             continue
         replica = wanted.get(engine.replica)
-        if replica is None:
+        if replica is None and lost:
+            actions.append(Stop(engine.replica, "its node was lost: its place is elsewhere now"))
+        elif replica is None:
             actions.append(Stop(engine.replica, "it is no longer assigned to this node"))
         elif replica.version != engine.version:
             actions.append(Stop(engine.replica, f"plan {replica.version} replaces it"))
@@ -90,6 +97,12 @@ def reconcile(
         actions.append(Start(replica.id, replica.attempt + 1))
         busy |= set(replica.devices)
     return tuple(actions)
+
+
+def is_lost(state: State, node: str) -> bool:
+    """Say whether routers have given a node up: it ends its engines, then registers again."""
+    known = state.nodes.get(node)
+    return known is not None and known.lost
 
 
 def _adapters(state: State, replica: Replica) -> list[Action]:

@@ -25,6 +25,7 @@ REPLICA = "Nebula-Replica"
 END = "Nebula-End"
 FAILURE = "Nebula-Failure"
 ROUTED = "Nebula-Routed"
+PLAN = "Nebula-Plan"
 ATTEMPT = "Nebula-Attempt"
 AVOID = "Nebula-Avoid"
 USER = "Nebula-User"
@@ -45,6 +46,7 @@ REFUSED = "refused"
 ENGINE_FAILED = "engine-failed"
 ENGINE_STOPPED = "engine-stopped"
 ENGINE_TIMED_OUT = "timed-out"
+OTHER_PLAN = "other-plan"
 
 HEADER_ROOM = 16 * 1024
 """Bytes kept free of a message's body: NATS counts headers towards its payload limit."""
@@ -291,6 +293,12 @@ def read_routed(headers: Mapping[str, str]) -> Routed | None:
         return _routed.decode(headers.get(ROUTED, ""))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+def read_plan(headers: Mapping[str, str] | None) -> int | None:
+    """Read for an engine of which plan's version a request was sent; None where none is named."""
+    plan = (headers or {}).get(PLAN, "")
+    return int(plan) if plan.isascii() and plan.isdigit() else None
 
 
 class UnderWay(Struct, frozen=True, array_like=True):

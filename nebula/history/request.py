@@ -17,6 +17,7 @@ _NAMED = 16
 _BROKEN = {
     inference.ENGINE_FAILED: "the engine failed",
     inference.ENGINE_STOPPED: "the engine was stopped",
+    inference.OTHER_PLAN: "it was sent for an older plan than the engine's",
     "gap": "a part of the answer was lost",
 }
 _GIVEN_UP = {
@@ -225,6 +226,9 @@ class _Way:
             case inference.ENGINE_STOPPED:
                 self._broken = "its engine was stopped"
                 self._ends(message, f"ended: {engine} was stopped")
+            case inference.OTHER_PLAN:
+                self._broken = "its engine runs for a newer plan than the router knew"
+                self._ends(message, f"sent back: {engine} runs for a newer plan")
             case inference.ENGINE_TIMED_OUT:
                 self._ends(message, "ended: the time for it was over")
             case other:

@@ -22,6 +22,7 @@ WATCH_AFTER = 0.05
 _REASONS = {
     inference.ENGINE_FAILED: "the engine that worked on this request has failed",
     inference.ENGINE_STOPPED: "the engine that worked on this request was stopped",
+    inference.OTHER_PLAN: "no router knew the replica's newest plan yet",
     actor.NATS_LOST: "the connection to NATS was lost",
     actor.NOT_TAKEN: "no router or replica took the request in time",
     actor.TOO_SLOW: "the client reads too slowly",

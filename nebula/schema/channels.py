@@ -91,8 +91,8 @@ _PIECE_HEADERS = (
     Header(inference.END, "1 on the piece that closes the answer"),
     Header(
         inference.FAILURE,
-        f"why there is no further answer: {inference.REFUSED}, {inference.ENGINE_FAILED} or "
-        f"{inference.ENGINE_STOPPED}",
+        f"why there is no further answer: {inference.REFUSED}, {inference.ENGINE_FAILED}, "
+        f"{inference.ENGINE_STOPPED} or {inference.OTHER_PLAN}",
     ),
 )
 
@@ -126,6 +126,7 @@ OTHERS = (
         "the HTTP request's body, as the client sent it",
         (
             *_REQUEST_HEADERS,
+            Header(inference.PLAN, "version of the plan that the replica's engine is to run for"),
             Header(inference.ROUTED, "JSON: which router, as of which event, and the candidates"),
         ),
         stream="NEBULA_INFERENCE",

@@ -39,9 +39,12 @@ from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterLoadRequested,
+    Autoscale,
     EngineReady,
     EngineStarted,
+    ModelScaled,
     ModelUnloadRequested,
+    ModelWoken,
 )
 from tests.unit.story import Story, cluster, load
 
@@ -49,11 +52,12 @@ PREFIX = digests(b"x" * 1024)
 
 
 class Sent(Struct, frozen=True):
-    """A request as a replica got it, and why it did."""
+    """A request as a replica got it, why it did, and for which plan's version."""
 
     replica: str
     request: Request
     routed: Routed
+    plan: int | None = None
 
 
 class Router:
@@ -89,7 +93,7 @@ class Router:
         assert kind == "replicas"
         routed = inference.read_routed(headers)
         assert routed is not None
-        self.sent.append(Sent(rest[1], request, routed))
+        self.sent.append(Sent(rest[1], request, routed, inference.read_plan(headers)))
 
     def ask(self, identity: str, *, model: str = "chat", **fields: Any) -> Request:
         request = Request(identity, "gw", model, "/v1/completions", b"{}", **fields)
@@ -833,3 +837,62 @@ def test_no_replica_ever_has_more_than_its_fill(ends: list[tuple[str, int]], lim
         count()
     waiting = sum(each.waiting for each in router.dispatch.status().queues.values())
     assert waiting == 0 or all(len(requests) == limit for requests in running.values())
+
+
+# What it sees of models
+
+
+def test_a_request_says_for_which_plan_its_replica_was_chosen() -> None:
+    router = Router(serving())
+    router.ask("one")
+    assert [each.plan for each in router.sent] == [1]
+
+
+def test_requests_in_engines_and_in_line_are_counted_whoever_sent_them() -> None:
+    router = busy(2)
+    router.finished("chat-1", "somebody-else-s", active=3)
+    router.ask("waits")
+    router.later(1.5)
+    [load] = router.dispatch.loads().values()
+    assert (load.in_flight, load.waiting, load.longest) == (1 + 3, 1, 1.5)
+    assert load.used == router.clock - 1.5
+
+
+def test_an_engine_that_this_router_never_sent_to_is_seen_too() -> None:
+    router = Router(serving())
+    assert router.dispatch.loads() == {}
+    router.beats("chat-0", running=2)
+    assert router.dispatch.loads()["chat"].in_flight == 2
+    restarts(router.story, "chat-0", pid=8)
+    assert router.dispatch.loads()["chat"].in_flight == 0, "that engine is gone"
+    router.beats("chat-0", running=1, pid=8)
+    assert router.dispatch.loads()["chat"].in_flight == 1
+
+
+def test_a_request_for_a_model_that_sleeps_waits_and_calls() -> None:
+    story = cluster(alpha=[80]).given("chat", replace(load(), on_request=True))
+    story.settles()
+    router = Router(story)
+    router.ask("one", patience=20.0)
+    assert router.dispatch.called()
+    assert not router.dispatch.called()
+    router.later(19)
+    story.given("chat", ModelWoken())
+    story.settles()
+    story.runs("chat-0")
+    router.later(0.1)
+    assert router.order == ["one"]
+
+
+def test_a_model_that_is_scaled_by_load_to_nothing_is_waited_for() -> None:
+    auto = Autoscale(0, 1)
+    story = cluster(alpha=[80]).given("chat", replace(load(0), autoscale=auto))
+    story.settles()
+    router = Router(story)
+    router.ask("one")
+    assert router.dispatch.loads()["chat"].waiting == 1
+    story.given("chat", ModelScaled(1))
+    story.settles()
+    story.runs("chat-0")
+    router.later(0.1)
+    assert router.order == ["one"]

@@ -21,7 +21,7 @@ from nebula.actors.reconciliation import (
     UnloadAdapter,
     reconcile,
 )
-from nebula.events.state import EMPTY, AdapterStatus, Model, Replica, State
+from nebula.events.state import EMPTY, AdapterStatus, Model, Node, Replica, State
 from nebula.events.vocabulary import ModelLoadRequested
 
 NOW = 100.0
@@ -303,3 +303,12 @@ def test_a_pause_is_always_a_number_between_the_first_and_the_longest(
     assert number in (1, attempt)
     assert (wait is None) == (number >= limit)
     assert wait is None or (math.isfinite(wait) and pause <= wait <= 200)
+
+
+def test_a_node_that_was_lost_ends_all_of_its_engines_and_starts_none() -> None:
+    lost = replace(EMPTY, nodes=HashTrieMap({"alpha": Node("alpha", (), lost=True)}))
+    here = [replica(0), replica(1, device=1), replica(2, device=2, retired=True)]
+    engines = [running(0, ready=True), running(2, device=2, ready=True)]
+    reason = "its node was lost: its place is elsewhere now"
+    assert due(here, engines, state=lost) == [Stop("chat-0", reason), Stop("chat-2", reason)]
+    assert due(here, [], state=lost) == []

@@ -93,6 +93,7 @@ async def test_a_stream_passes_piece_by_piece() -> None:
     [
         (inference.ENGINE_FAILED, 503, "the engine that worked on this request has failed"),
         (inference.ENGINE_STOPPED, 503, "the engine that worked on this request was stopped"),
+        (inference.OTHER_PLAN, 503, "no router knew the replica's newest plan yet"),
         (actor.NATS_LOST, 503, "the connection to NATS was lost"),
         (actor.NOT_TAKEN, 503, "no router or replica took the request in time"),
         (actor.TOO_SLOW, 503, "the client reads too slowly"),
