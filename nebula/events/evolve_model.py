@@ -140,6 +140,11 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
             state = set_apart(_rename(state, model, None), model, None)
             return replace(state, models=state.models.discard(model.id), capacity_seq=seq)
         case ModelMeasured():
+            known = model.measured
+            if event.source != model.spec.source:
+                return state
+            if known is not None and known.source == event.source and known.weights:
+                return state  # the first answer with figures counts
             known = Measured(
                 event.source, event.weights, event.cache_per_token, event.context, event.reason
             )

@@ -84,20 +84,25 @@ def _leave(state: State, record: Record) -> State:
 
 
 def _held(node: Node | None, event: NodeRegistered) -> dict[str, Held]:
-    """Take a node's own word for what it has; what was pinned there stays pinned."""
+    """Take a node's own word for what it has whole; wishes and halves of downloads stay."""
     known = node.weights if node is not None else {}
     there = {
-        held.source: Held(
-            held.bytes, held.bytes, whole=True, pinned=(known.get(held.source) or Held()).pinned
+        each.source: replace(
+            known.get(each.source, Held()),
+            done=each.bytes,
+            total=each.bytes,
+            whole=True,
+            reason="",
+            retry_in=None,
         )
-        for held in event.weights
+        for each in event.weights
     }
-    pinned = {
-        source: Held(pinned=True)
+    rest = {
+        source: replace(held, done=0, total=0, whole=False, fetched=False) if held.whole else held
         for source, held in known.items()
-        if held.pinned and source not in there
+        if source not in there and (held.pinned or (held.fetched and not held.whole))
     }
-    return {**there, **pinned}
+    return {**there, **rest}
 
 
 def _weights(weights: dict[str, Held], event: WeightsEvent) -> dict[str, Held]:
@@ -106,16 +111,16 @@ def _weights(weights: dict[str, Held], event: WeightsEvent) -> dict[str, Held]:
         case WeightsPinRequested(pinned=pinned):
             held = replace(held, pinned=pinned)
         case WeightsRemoveRequested():
-            if event.source not in weights:
-                return weights
             held = replace(held, removing=True)
         case DownloadStarted(done=done, total=total) | DownloadProgressed(done=done, total=total):
-            held = Held(done, total, pinned=held.pinned)
+            held = Held(done, total, pinned=held.pinned, fetched=True)
         case DownloadFinished(bytes=size):
-            held = Held(size, size, whole=True, pinned=held.pinned)
+            held = Held(size, size, whole=True, pinned=held.pinned, fetched=held.fetched)
         case DownloadFailed(reason=reason, retry_in=retry_in):
             held = replace(held, whole=False, reason=reason, retry_in=retry_in)
         case WeightsRemoved():
+            if held.pinned:
+                return {**weights, event.source: Held(pinned=True)}
             return {source: kept for source, kept in weights.items() if source != event.source}
         case _:
             assert_never(event)

@@ -75,12 +75,10 @@ def objection(state: State, identity: str, event: Event) -> str | None:
             if event.name not in model.adapters:
                 return f"model {identity!r} has no adapter {event.name!r}"
             return None
-        case NodeDrainRequested() | NodeUndrainRequested() | WeightsRemoveRequested():
+        case NodeDrainRequested() | NodeUndrainRequested():
             return None if identity in state.nodes else f"there is no node {identity!r}"
-        case WeightsPinRequested():
-            if identity not in state.nodes:
-                return f"there is no node {identity!r}"
-            return _bad_source(event.source)
+        case WeightsPinRequested() | WeightsRemoveRequested():
+            return _weights(state, identity, event)
         case AliasRequested():
             return _alias(state, identity, event)
         case AliasRemoveRequested():
@@ -89,6 +87,27 @@ def objection(state: State, identity: str, event: Event) -> str | None:
             return _assigned(state, identity, event)
         case _:
             return None
+
+
+def _weights(
+    state: State, identity: str, event: WeightsPinRequested | WeightsRemoveRequested
+) -> str | None:
+    """A source may be pinned before it is there; only what is there can be removed."""
+    node = state.nodes.get(identity)
+    if node is None:
+        return f"there is no node {identity!r}"
+    if isinstance(event, WeightsPinRequested):
+        return _bad_source(event.source)
+    held = node.weights.get(event.source)
+    if held is None:
+        return f"source: node {identity!r} has no files of {event.source!r}"
+    if held.pinned:
+        return f"source: {event.source!r} is pinned on node {identity!r}: unpin it first"
+    for replica in state.replicas.values():
+        launch = replica.launch
+        if replica.node == identity and launch is not None and launch.source == event.source:
+            return f"source: {event.source!r} is in use by {replica.id} on node {identity!r}"
+    return None
 
 
 def _assigned(state: State, identity: str, event: ModelAssigned) -> str | None:

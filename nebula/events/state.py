@@ -169,7 +169,10 @@ class Model(Struct, frozen=True, gc=False):
 
 
 class Held(Struct, frozen=True, gc=False):
-    """A source's files on a node: `done` of `total` bytes, all of them once it is `whole`."""
+    """A source's files on a node: `done` of `total` bytes, all of them once it is `whole`.
+
+    `fetched`: the node itself fetched them; others were on its disk before.
+    """
 
     done: int = 0
     total: int = 0
@@ -178,6 +181,7 @@ class Held(Struct, frozen=True, gc=False):
     removing: bool = False
     reason: str = ""
     retry_in: float | None = None
+    fetched: bool = False
 
 
 class Node(Struct, frozen=True, gc=False):
