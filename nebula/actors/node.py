@@ -19,7 +19,7 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from nebula.actors import devices, launch, processes
+from nebula.actors import devices, engine_version, launch, processes
 from nebula.actors.actor import Actor
 from nebula.actors.engine_http import EngineClient, EngineRefused, EngineSilent
 from nebula.actors.failure import death_reason, failure_reason
@@ -38,6 +38,8 @@ from nebula.actors.reconciliation import (
     is_lost,
     reconcile,
 )
+from nebula.actors.weights.hub import Hub
+from nebula.actors.weights.supply import Retries, Supply
 from nebula.events import subjects
 from nebula.events.inference import NodeStatus
 from nebula.events.state import Replica
@@ -72,7 +74,9 @@ class NodeSettings(Struct, frozen=True):
     """What a node is told when it starts.
 
     `grace`: seconds an engine gets to end by itself. `leave_engines`: a node that is stopped
-    leaves its engines running for the next one to adopt.
+    leaves its engines running for the next one to adopt. `weights`: the folder of the hub's cache
+    [the hub library's own]. `fetches`: whether files are fetched before an engine starts, or by it.
+    `measures`: whether the node tells how much memory models need.
     """
 
     node: str
@@ -83,6 +87,9 @@ class NodeSettings(Struct, frozen=True):
     restarts: Restarts = Restarts()
     leave_engines: bool = False
     version: str = ""
+    weights: Path | None = None
+    fetches: bool = True
+    measures: bool = True
 
 
 class _Engine:
@@ -91,6 +98,7 @@ class _Engine:
     def __init__(self, replica: Replica, version: int, attempt: int, port: int) -> None:
         self.replica = replica.id
         self.devices = replica.devices
+        self.source = replica.launch.source if replica.launch is not None else ""
         self.version = version
         self.attempt = attempt
         self.port = port
@@ -128,6 +136,16 @@ class Node(Actor):
         self._retry_at: dict[str, float] = {}
         self._adapting: set[str] = set()
         self._wake = asyncio.Event()
+        self._supply = Supply(
+            settings.node,
+            Hub(settings.weights),
+            self.projection,
+            tell=self._tell,
+            spawn=self.spawn,
+            wake=self._wake.set,
+            fetches=settings.fetches,
+            retries=Retries(settings.restarts.pause),
+        )
 
     @property
     def _site(self) -> Site:
@@ -178,9 +196,18 @@ class Node(Actor):
                 woken.cancel()
 
     async def _register(self) -> bool:
-        """Offer this node's devices; False where the log could not take it before the end."""
+        """Say what this machine offers; False where the log could not take it before the end."""
+        version, held = await asyncio.gather(
+            engine_version.find(self.settings.engine_command), self._supply.held()
+        )
         registered = NodeRegistered(
-            self.inventory, socket.gethostname(), self.settings.labels, self.settings.version
+            self.inventory,
+            socket.gethostname(),
+            self.settings.labels,
+            self.settings.version,
+            version,
+            held,
+            self.settings.measures,
         )
         return bool(await self._tell(self.settings.node, registered, None))
 
@@ -202,7 +229,9 @@ class Node(Actor):
         }
         state = self.projection.state
         mine = replicas_on(state, self.settings.node)
-        return reconcile(state, mine, running, self._retry_at, self._now())
+        self._supply.work(state, mine, {engine.source for engine in self._engines.values()})
+        waiting = self._supply.waiting(mine)
+        return reconcile(state, mine, running, self._retry_at, self._now(), waiting)
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -274,13 +303,18 @@ class Node(Actor):
         device = max((there[index] for index in replica.devices), key=lambda item: item.memory)
         engine.hint = _hint(how.source)
         line = launch.arguments(self._site, how, replica, device, engine.port)
-        environ = launch.environment(self._site, how, replica, device, os.environ)
+        environ = launch.environment(self._site, how, replica, device, self._environ())
         log_file = self._log_file(replica.id)
         log_file.parent.mkdir(parents=True, exist_ok=True)
         if log_file.exists() and log_file.stat().st_size > MAX_LOG_FILE:
             log_file.replace(log_file.with_suffix(".log.1"))
         log.info("starting %s on port %d: %s", replica.id, engine.port, " ".join(line))
         return await EngineProcess.start(line, environ, log_file)
+
+    def _environ(self) -> dict[str, str]:
+        """Give what engines inherit: they find the hub's files where the node has put them."""
+        folder = self.settings.weights
+        return {**os.environ, **({"HF_HUB_CACHE": str(folder)} if folder is not None else {})}
 
     async def _becomes_ready(self, engine: _Engine, watching: asyncio.Task[int | None]) -> bool:
         while not watching.done():
@@ -375,12 +409,14 @@ class Node(Actor):
             log.warning("ending process group %d: an engine that nobody wants", group)
             await processes.end_group(group, grace=5)
 
-    async def _tell(self, identity: str, event: Event, cause: int | None) -> int:
+    async def _tell(
+        self, identity: str, event: Event, cause: int | None, message_id: str | None = None
+    ) -> int:
         """Append a fact however long it takes, and fold it: what happened must not get lost.
 
         Gives 0 where the node had to end before it could.
         """
-        message_id = uuid.uuid4().hex
+        message_id = message_id or uuid.uuid4().hex
         while not self.projection.ended:
             try:
                 seq = await self.log.append(
@@ -423,7 +459,9 @@ class Node(Actor):
 
     def _until_retry(self) -> float | None:
         due = [at for replica, at in self._retry_at.items() if replica not in self._engines]
-        return max(0.0, min(due) - self._now()) + 0.01 if due else None
+        engines = [max(0.0, min(due) - self._now()) + 0.01] if due else []
+        files = self._supply.until_retry()
+        return min([*engines, *([] if files is None else [files])], default=None)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

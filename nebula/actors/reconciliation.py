@@ -1,6 +1,6 @@
 """What a node has to do next: the difference between its assignments and its engines. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -56,12 +56,14 @@ def reconcile(
     running: Mapping[str, Running],
     retry_at: Mapping[str, float],
     now: float,
+    waiting: Set[str] = frozenset(),
 ) -> tuple[Action, ...]:
     """Give the actions that bring this node's engines in line with its `replicas`.
 
     Engines that share a device start one after the other, because vLLM measures free memory while
     it starts; for the same reason none starts while another one there still ends. On a lost node
-    all of them end. `retry_at` and `now` are seconds of one monotonic clock.
+    all of them end. `retry_at` and `now` are seconds of one monotonic clock. `waiting`: replicas
+    whose files are not here yet.
     """
     lost = {replica.node for replica in replicas if is_lost(state, replica.node)}
     wanted = {
@@ -90,7 +92,7 @@ def reconcile(
         for device in engine.devices
     }
     for replica in wanted.values():
-        if replica.id in running or busy & set(replica.devices):
+        if replica.id in running or replica.id in waiting or busy & set(replica.devices):
             continue
         if replica.given_up or retry_at.get(replica.id, 0.0) > now:
             continue

@@ -68,5 +68,19 @@ lost_after_option = click.option(
     help="Seconds without a heartbeat after which a node counts as lost and what it had is placed "
     "elsewhere; 0: never. [env: NEBULA_LOST_AFTER]",
 )
+weights_option = click.option(
+    "--weights-folder",
+    "weights",
+    envvar="NEBULA_WEIGHTS_FOLDER",
+    default=None,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where models from the hub are kept [HF_HUB_CACHE]. [env: NEBULA_WEIGHTS_FOLDER]",
+)
+fetch_option = click.option(
+    "--fetch/--no-fetch",
+    default=True,
+    show_default=True,
+    help="Fetch a model's files before its engine starts, or let the engine do it.",
+)
 verbose_option = click.option("--verbose", is_flag=True, help="Log more.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")

@@ -24,11 +24,13 @@ from nebula.actors.router import Router
 from nebula.cli.options import (
     PORT,
     engine_command_option,
+    fetch_option,
     folder_option,
     lost_after_option,
     nats_option,
     stream_replicas_option,
     verbose_option,
+    weights_option,
 )
 from nebula.cli.process import FATAL, fail, on_stop, run, set_up_logging
 from nebula.events import subjects
@@ -163,7 +165,7 @@ async def _router(nats: str, stream_replicas: int, lost_after: float) -> None:
     "--restart-pause",
     default=1.0,
     show_default=True,
-    help="Seconds before the first restart; doubled for each further one.",
+    help="Seconds before the first restart, or a broken download goes on; doubled each time.",
 )
 @click.option(
     "--leave-engines",
@@ -177,6 +179,8 @@ async def _router(nats: str, stream_replicas: int, lost_after: float) -> None:
     metavar="KIND:MEMORY,…",
     help="Offer these devices instead of the machine's own, like gpu:80GiB: for rehearsals.",
 )
+@weights_option
+@fetch_option
 @verbose_option
 def node(
     nats: str,
@@ -190,6 +194,8 @@ def node(
     restart_pause: float,
     leave_engines: bool,
     imagined: str | None,
+    weights: Path | None,
+    fetch: bool,
     verbose: bool,
 ) -> None:
     """Run the engines that the cluster assigns to this machine."""
@@ -206,6 +212,8 @@ def node(
         restarts=Restarts(limit=restart_limit, pause=restart_pause),
         leave_engines=leave_engines,
         version=importlib.metadata.version("nebula-serving"),
+        weights=weights.resolve() if weights is not None else None,
+        fetches=fetch,
     )
     try:
         inventory = devices.probe() if imagined is None else devices.imagined(imagined)

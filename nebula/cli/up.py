@@ -15,11 +15,13 @@ from nebula.cli.options import (
     PORT,
     Whole,
     engine_command_option,
+    fetch_option,
     folder_option,
     lost_after_option,
     not_empty,
     stream_replicas_option,
     verbose_option,
+    weights_option,
 )
 from nebula.cli.process import fail, on_stop, run, set_up_logging
 from nebula.cli.supervisor import ChildFailed, Supervisor
@@ -69,6 +71,8 @@ class UpSettings(Struct, frozen=True):
 @click.option("--restart-pause", default=1.0, show_default=True, help="As for `nebula node`.")
 @lost_after_option
 @engine_command_option
+@weights_option
+@fetch_option
 @click.option(
     "--demo",
     "demo_folder",
@@ -94,6 +98,8 @@ def up(
     restart_pause: float,
     lost_after: float,
     engine_command: str | None,
+    weights: Path | None,
+    fetch: bool,
     demo_folder: Path | None,
     verbose: bool,
 ) -> None:
@@ -104,6 +110,8 @@ def up(
     node_arguments += ["--name", name] if name else []
     node_arguments += [argument for label in labels for argument in ("--label", label)]
     node_arguments += ["--engine-command", engine_command] if engine_command else []
+    node_arguments += ["--weights-folder", str(weights)] if weights is not None else []
+    node_arguments += [] if fetch else ["--no-fetch"]
     settings = UpSettings(
         nats=nats,
         nats_port=nats_port,

@@ -115,7 +115,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, MARK: str(self.folder)},
+                env={"HF_HUB_OFFLINE": "1", **os.environ, MARK: str(self.folder)},
                 preexec_fn=die_with_parent,
             )
 

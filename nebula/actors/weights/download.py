@@ -40,6 +40,9 @@ class NoRoom(Exception):
     """The disk can't take the files."""
 
 
+PAUSE = 1.0
+"""Seconds before a broken connection is made again; doubled each time nothing came."""
+
 Progress = Callable[[int], None]
 """Told how many bytes more (or, where some have to be fetched again, fewer) are there."""
 
@@ -132,7 +135,7 @@ class _Download:
                             f"{self._file.path} broke off {failures} times in a row at byte "
                             f"{self._done} of {self._file.size}: {broken}"
                         )
-                    await asyncio.sleep(min(2.0 ** (failures - 1), 10.0))
+                    await asyncio.sleep(PAUSE * 2 ** (failures - 1))
             await asyncio.to_thread(_flush, output)
         found = self._digest.hexdigest()
         if found != self._file.etag:
@@ -195,7 +198,7 @@ def _digest(file: File) -> "hashlib._Hash":
 
 
 def _begins(answer: httpx.Response, at: int) -> bool:
-    return answer.headers.get("Content-Range", "").startswith(f"bytes {at}-")
+    return str(answer.headers.get("Content-Range", "")).startswith(f"bytes {at}-")
 
 
 def _part(blob: Path) -> Path:

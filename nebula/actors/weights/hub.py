@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Generator
 from pathlib import Path, PurePosixPath
 
+import httpx
 import huggingface_hub
 from huggingface_hub import constants, errors
 from msgspec import Struct
@@ -32,8 +33,9 @@ MAX_LISTED = 1_000
 MAX_FILE = 50_000_000_000
 """Bytes of a file that the hub gives over plain HTTP; larger ones need its own protocol."""
 
-_BESIDE = frozenset(
-    ".ckpt .gguf .h5 .mlmodel .msgpack .npz .onnx .onnx_data .ot .pb .tflite".split()
+_BESIDE = (
+    *(".ckpt", ".gguf", ".h5", ".mlmodel", ".msgpack", ".npz", ".onnx", ".onnx_data", ".ot"),
+    *(".pb", ".tflite"),
 )
 """Weights in formats that engines don't take from a folder."""
 
@@ -132,8 +134,9 @@ class Hub:
 
     def headers(self) -> dict[str, str]:
         """Give the headers of a request for a file, the token too where there is one."""
-        made = huggingface_hub.utils.build_hf_headers(library_name="nebula")
-        return {**made, "Accept-Encoding": "identity"}
+        token = huggingface_hub.get_token()
+        made = {"User-Agent": "nebula", "Accept-Encoding": "identity"}
+        return {**made, "Authorization": f"Bearer {token}"} if token else made
 
     def measure(self, files: Files) -> Figures:
         """Measure a source from the sizes that the hub tells. Raises the same, and Unmeasurable."""
@@ -143,20 +146,18 @@ class Hub:
         config = next((each for each in listing.content if each.path == folder.CONFIG), None)
         if config is None:
             raise Unmeasurable("it has no config.json")
-        session = huggingface_hub.utils.get_session()
         try:
-            answer = session.get(
+            answer = httpx.get(
                 self.url(listing, config),
                 headers=self.headers(),
                 timeout=TIMEOUT,
                 follow_redirects=True,
             )
             answer.raise_for_status()
-            content = answer.content
-        except Exception as error:
+        except httpx.HTTPError as error:
             raise Unreachable(f"{self.endpoint} does not answer: {_said(error)}") from error
         return measuring.figures(
-            sum(sizes[name] for name in chosen), folder.decode(folder.CONFIG, content)
+            sum(sizes[name] for name in chosen), folder.decode(folder.CONFIG, answer.content)
         )
 
     # The cache
@@ -176,7 +177,7 @@ class Hub:
             commit = (repository / "refs" / (files.revision or "main")).read_text().strip()
         except OSError:
             commit = files.revision
-        if not commit or not PurePosixPath(commit).name == commit:
+        if not commit or PurePosixPath(commit).name != commit:
             return None
         snapshot = repository / "snapshots" / commit
         return snapshot if snapshot.is_dir() and folder.whole(snapshot) else None

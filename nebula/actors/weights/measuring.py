@@ -24,9 +24,10 @@ _STATES = frozenset({"optimizer.bin", "optimizer.pt", "scaler.pt", "scheduler.pt
 _FORMATS = (".safetensors", ".bin", ".pt", ".pth")
 """Files that hold weights, the ones that an engine would rather take first."""
 
-_ENCODERS = frozenset(
-    "albert bert camembert deberta deberta-v2 distilbert electra ernie gte jina_bert modernbert "
-    "mpnet new nomic_bert roberta roformer xlm-roberta".split()
+_ENCODERS = (
+    *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie"),
+    *("gte", "jina_bert", "modernbert", "mpnet", "new", "nomic_bert", "roberta", "roformer"),
+    "xlm-roberta",
 )
 """Types of models that look at a whole text at once, and keep no cache of it."""
 
@@ -70,7 +71,7 @@ def tensor_bytes(header: bytes) -> int:
 
 
 def header_size(head: bytes) -> int:
-    """Give the length of a safetensors header from the file's first 8 bytes. Raises Unmeasurable."""
+    """Give a safetensors header's length from the file's first 8 bytes. Raises Unmeasurable."""
     size = int.from_bytes(head, "little")
     if len(head) < 8 or not 2 <= size <= MAX_HEADER:
         raise Unmeasurable("a file that is called .safetensors does not begin as one")
@@ -207,9 +208,9 @@ def _whole(config: Config, *names: str, default: int | None = None) -> int:
     """Read a number under any of its names. Raises Unmeasurable where there is none."""
     for name in names:
         value = config.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40:
-            if value or default is not None:
-                return value
+        least = 1 if default is None else 0
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**40:
+            return value
     if default is None:
         raise Unmeasurable(f"its config.json has no {names[0]}")
     return default

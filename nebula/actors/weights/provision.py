@@ -96,7 +96,10 @@ def files_of(launch: Launch) -> Files | None:
 
 def provide(state: State, node: str, replicas: Iterable[Replica], local: Local) -> tuple[Task, ...]:
     """Give what a node can begin now: what it should fetch for `replicas`, its own, and remove."""
-    held = _held(state, node)
+    me = state.nodes.get(node)
+    if me is None or me.lost:
+        return ()
+    held = me.weights
     mine = [replica for replica in replicas if not replica.retired]
     needed = {each.launch.source for each in mine if each.launch is not None} | local.running
     wanted = [files for files in _wanted(mine) if files not in local.ready and local.fetches]

@@ -43,13 +43,13 @@ class Retries(Struct, frozen=True):
     `damaged`: how many times in a row a file may be another than the hub lists.
     """
 
-    pause: float = 5.0
+    pause: float = 1.0
     longest: float = 300.0
     damaged: int = 3
 
     def after(self, failures: int) -> float:
         """Give the pause after so many failures in a row."""
-        return min(self.pause * 2 ** min(failures - 1, 64), self.longest)
+        return min(self.pause * 2.0 ** min(failures - 1, 64), self.longest)
 
 
 class Tell(Protocol):
@@ -57,7 +57,8 @@ class Tell(Protocol):
 
     def __call__(
         self, identity: str, event: Event, cause: int | None, message_id: str | None = None
-    ) -> Coroutine[object, object, int]: ...
+    ) -> Coroutine[object, object, int]:
+        """`message_id`: of several events with the same one only the first is kept."""
 
 
 Spawn = Callable[[Coroutine[object, object, None], str], object]
@@ -76,7 +77,7 @@ class Supply:
         spawn: Spawn,
         wake: Callable[[], None],
         fetches: bool = True,
-        retries: Retries = Retries(),
+        retries: Retries,
     ) -> None:
         self.node = node
         self.hub = hub
@@ -227,8 +228,9 @@ class Supply:
             self._failures[source] = failures
             self._retry_at[source] = time.monotonic() + pause
             return
-        for known in (self._failures, self._damaged, self._retry_at):
-            known.pop(source, None)
+        self._failures.pop(source, None)
+        self._damaged.pop(source, None)
+        self._retry_at[source] = time.monotonic() + self._retries.pause
         state = self._projection.state
         mine = [replica for replica in state.replicas.values() if replica.node == self.node]
         for replica in provision.waiting_for(mine, source):

@@ -1,0 +1,262 @@
+"""Downloads over real HTTP from a small hub: what breaks goes on, what is wrong is not kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from nebula.actors.weights import download, folder
+from nebula.actors.weights.download import Damaged, NoRoom
+from nebula.actors.weights.hub import Busy, Hub, Listing, Refused, Unreachable, needed
+from nebula.actors.weights.measuring import Figures
+from nebula.actors.weights.provision import Files
+from tests.hub import COMMIT, SmallHub, tensors
+
+pytestmark = pytest.mark.anyio
+
+TINY = Files("lab/tiny")
+SIZE = 300_000
+
+
+@pytest.fixture
+def server() -> Iterator[SmallHub]:
+    hub = SmallHub()
+    hub.model("lab/tiny", SIZE)
+    yield hub
+    hub.close()
+
+
+@pytest.fixture
+def hub(server: SmallHub, tmp_path: Path) -> Hub:
+    return Hub(tmp_path / "cache", server.url)
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+
+
+async def fetch(hub: Hub, files: Files = TINY) -> int:
+    """Fetch a source; give the bytes that progress told of."""
+    told: list[int] = []
+    await download.fetch(hub, hub.listing(files), told.append)
+    return sum(told)
+
+
+async def test_what_was_fetched_is_what_the_hubs_own_library_finds_without_a_network(
+    hub: Hub, server: SmallHub
+) -> None:
+    listing = hub.listing(TINY)
+    assert await fetch(hub) == sum(len(each) for each in server.sources["lab/tiny"].values())
+    found = huggingface_hub.snapshot_download(
+        "lab/tiny", cache_dir=hub.cache, local_files_only=True
+    )
+    assert Path(found) == hub.cached(TINY)
+    assert contents(Path(found)) == server.sources["lab/tiny"]
+    assert listing.commit == COMMIT
+    assert download.missing(hub, listing) == ()
+
+
+async def test_the_hubs_own_library_fetches_none_of_it_again(hub: Hub, server: SmallHub) -> None:
+    await fetch(hub)
+    server.asked.clear()
+    huggingface_hub.snapshot_download("lab/tiny", cache_dir=hub.cache, endpoint=server.url)
+    assert [asked for asked in server.asked if asked[0] == "GET" and "/resolve/" in asked[1]] == []
+
+
+async def test_a_connection_that_breaks_goes_on_where_it_broke(hub: Hub, server: SmallHub) -> None:
+    server.breaks["model.safetensors"] = [100_000, 0, 50_000]
+    await fetch(hub)
+    assert server.fetched("model.safetensors") == [
+        "",
+        "bytes=100000-",
+        "bytes=100000-",
+        "bytes=150000-",
+    ]
+
+
+async def test_what_an_earlier_process_has_left_is_not_fetched_again(
+    hub: Hub, server: SmallHub
+) -> None:
+    content = server.sources["lab/tiny"]["model.safetensors"]
+    listing = hub.listing(TINY)
+    blob = blob_of(hub, listing, "model.safetensors")
+    blob.parent.mkdir(parents=True)
+    blob.with_name(blob.name + ".incomplete").write_bytes(content[:123_456])
+    assert download.begun(hub, listing, download.missing(hub, listing)) == 123_456
+    await fetch(hub)
+    assert server.fetched("model.safetensors") == ["bytes=123456-"]
+    assert blob.read_bytes() == content
+
+
+async def test_an_earlier_part_that_was_another_file_is_found_out_and_begun_anew(
+    hub: Hub, server: SmallHub
+) -> None:
+    listing = hub.listing(TINY)
+    blob = blob_of(hub, listing, "model.safetensors")
+    blob.parent.mkdir(parents=True)
+    blob.with_name(blob.name + ".incomplete").write_bytes(b"x" * 1000)
+    with pytest.raises(Damaged, match=r"model.safetensors is not what the hub lists: its SHA-256"):
+        await fetch(hub)
+    await fetch(hub)
+    assert blob.read_bytes() == server.sources["lab/tiny"]["model.safetensors"]
+
+
+async def test_a_server_without_ranges_is_asked_from_the_beginning(
+    hub: Hub, server: SmallHub
+) -> None:
+    server.ranges = False
+    server.breaks["model.safetensors"] = [200_000]
+    told = await fetch(hub)
+    assert told == sum(len(each) for each in server.sources["lab/tiny"].values())
+    assert hub.cached(TINY) is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "hash_name"), [("model.safetensors", "SHA-256"), ("config.json", "git hash")]
+)
+async def test_other_bytes_than_the_hub_lists_are_not_kept(
+    hub: Hub, server: SmallHub, path: str, hash_name: str
+) -> None:
+    server.swapped.add(path)
+    with pytest.raises(Damaged, match=f"{path} is not what the hub lists: its {hash_name}"):
+        await fetch(hub)
+    assert hub.cached(TINY) is None
+    assert not blob_of(hub, hub.listing(TINY), path).exists()
+
+
+async def test_a_connection_that_only_breaks_is_given_up(hub: Hub, server: SmallHub) -> None:
+    server.breaks["model.safetensors"] = [1000] + [0] * 20
+    with pytest.raises(Unreachable, match="broke off 5 times in a row at byte 1000 of"):
+        await fetch(hub)
+
+
+async def test_a_disk_that_is_too_small_is_told_before_a_byte_is_fetched(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = hub.listing(TINY)
+    usage = download.shutil.disk_usage(hub.cache.parent)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    with pytest.raises(NoRoom, match=r"lab/tiny needs .* more on the disk of .* left"):
+        download.check_room(hub, listing, download.missing(hub, listing))
+
+
+async def test_who_shares_the_cache_waits_for_the_one_who_fetches(hub: Hub) -> None:
+    with hub.locked("lab/tiny"), pytest.raises(Busy):
+        await fetch(Hub(hub.cache, hub.endpoint))
+
+
+async def test_a_cancelled_download_goes_on_later(
+    hub: Hub, server: SmallHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "BLOCK", 16_384)
+    server.rates["model.safetensors"] = 400_000
+    got = asyncio.Event()
+
+    def progress(more: int) -> None:
+        if more >= 16_384:
+            loop.call_soon_threadsafe(got.set)
+
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(download.fetch(hub, hub.listing(TINY), progress))
+    await got.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    server.rates.clear()
+    server.asked.clear()
+    await fetch(hub)
+    assert server.fetched("model.safetensors")[0] >= "bytes=1"
+    assert hub.cached(TINY) is not None
+
+
+def test_what_the_hub_does_not_have_or_give_is_told_apart_from_its_silence(
+    hub: Hub, server: SmallHub
+) -> None:
+    with pytest.raises(Refused, match="has no lab/nothing, or it is private"):
+        hub.listing(Files("lab/nothing"))
+    with pytest.raises(Refused, match="has no revision 'v2'"):
+        hub.listing(Files("lab/tiny", "v2"))
+    server.gated.add("lab/tiny")
+    with pytest.raises(Refused, match="only to whom its owner has let in"):
+        hub.listing(TINY)
+    server.down = True
+    with pytest.raises(Unreachable, match="does not answer"):
+        hub.listing(TINY)
+    with pytest.raises(Unreachable, match="does not answer"):
+        Hub(hub.cache, "http://127.0.0.1:9").listing(TINY)
+
+
+def test_a_hub_tells_what_a_model_needs_without_its_weights_being_fetched(
+    hub: Hub, server: SmallHub
+) -> None:
+    header = len(tensors(0)) + len("300000") - len("0") + len("150000") - len("0")
+    assert hub.measure(TINY) == Figures(SIZE + header, 2 * 4 * 2 * 64 * 2, 2048)
+    assert server.fetched("model.safetensors") == []
+
+
+async def test_what_lies_whole_in_the_cache_is_listed_and_can_be_removed(
+    hub: Hub, server: SmallHub
+) -> None:
+    assert hub.held() == ()
+    await fetch(hub)
+    server.model("lab/half", 10_000)
+    listing = hub.listing(Files("lab/half"))
+    blob_of(hub, listing, "model.safetensors").parent.mkdir(parents=True)
+    (held,) = hub.held()
+    assert held.source == "lab/tiny"
+    assert held.bytes == sum(len(each) for each in server.sources["lab/tiny"].values())
+    hub.remove("lab/tiny")
+    hub.remove("lab/half")
+    hub.remove("lab/never")
+    assert hub.held() == ()
+    assert list(hub.cache.glob("models--*")) == []
+
+
+async def test_a_cache_that_misses_a_shard_is_not_taken_for_whole(
+    hub: Hub, server: SmallHub
+) -> None:
+    server.sources["lab/tiny"] |= {
+        "model.safetensors.index.json": b'{"weight_map":{"a":"model.safetensors","b":"more"}}'
+    }
+    await fetch(hub)
+    assert hub.cached(TINY) is None
+
+
+def test_weights_that_are_there_twice_are_fetched_once() -> None:
+    paths = {
+        "config.json",
+        "model.safetensors",
+        "pytorch_model.bin",
+        "tf_model.h5",
+        "onnx/model.onnx",
+        "original/consolidated.00.pth",
+        "1_Pooling/config.json",
+        "2_Dense/pytorch_model.bin",
+    }
+    assert needed(sorted(paths)) == {
+        "config.json",
+        "model.safetensors",
+        "1_Pooling/config.json",
+        "2_Dense/pytorch_model.bin",
+    }
+    assert needed(["config.json", "pytorch_model.bin"]) == {"config.json", "pytorch_model.bin"}
+
+
+def contents(place: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in place.iterdir()}
+
+
+def blob_of(hub: Hub, listing: Listing, path: str) -> Path:
+    (file,) = (each for each in listing.content if each.path == path)
+    return hub.blob(listing.files.source, file)
+
+
+def test_a_fetched_folder_is_measured_from_its_headers(tmp_path: Path, server: SmallHub) -> None:
+    for name, content in server.sources["lab/tiny"].items():
+        (tmp_path / name).write_bytes(content)
+    assert folder.measure(tmp_path) == Figures(SIZE, 2 * 4 * 2 * 64 * 2, 2048)

@@ -1,0 +1,272 @@
+"""Which files a node fetches, measures and removes next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from nebula.actors.placement import replicas_on
+from nebula.actors.weights import provision
+from nebula.actors.weights.provision import Fetch, Files, Local, Measure, Remove, Task
+from nebula.events.memory import GIB
+from nebula.events.objections import objection
+from nebula.events.state import Held, Measured
+from nebula.events.vocabulary import (
+    Device,
+    DownloadFailed,
+    DownloadFinished,
+    DownloadProgressed,
+    DownloadStarted,
+    ModelLoadRequested,
+    ModelMeasured,
+    ModelUnloadRequested,
+    NodeLost,
+    NodeRegistered,
+    Weights,
+    WeightsPinRequested,
+    WeightsRemoved,
+    WeightsRemoveRequested,
+)
+from tests.unit.story import Story
+
+NOTHING = Local()
+QWEN = "Qwen/Qwen2.5-0.5B-Instruct"
+HALF = DownloadProgressed(QWEN, 50, 100)
+STARTED = DownloadStarted(QWEN, "main", 3, 10, 100)
+FINISHED = DownloadFinished(QWEN, 100, "c0ffee", 3.0)
+FAILED = DownloadFailed(QWEN, "the line is down", 5.0)
+
+
+def node(name: str = "n1", *weights: Weights, measures: bool = True) -> tuple[str, NodeRegistered]:
+    gpu = Device(0, "gpu", "H100", 80 * GIB)
+    return name, NodeRegistered((gpu,), weights=weights, measures=measures)
+
+
+def wants(source: str = QWEN, **fields: Any) -> ModelLoadRequested:
+    return ModelLoadRequested(source, **{"memory": "8GiB", **fields})
+
+
+def story(*models: tuple[str, ModelLoadRequested], nodes: int = 1) -> Story:
+    told = Story()
+    for number in range(nodes):
+        told.given(*node(f"n{number + 1}"))
+    for identity, event in models:
+        told.given(identity, event)
+    told.settles()
+    return told
+
+
+def due(told: Story, local: Local = NOTHING) -> tuple[Task, ...]:
+    return provision.provide(told.state, "n1", replicas_on(told.state, "n1"), local)
+
+
+def held(told: Story, source: str = QWEN) -> Held:
+    return told.state.nodes["n1"].weights[source]
+
+
+# Fetching
+
+
+def test_a_hub_models_files_are_fetched_once_however_many_replicas() -> None:
+    told = story(("chat", wants(replicas=4)), ("other", wants(name="again")))
+    assert due(told) == (Fetch(Files(QWEN)),)
+    assert due(told, Local(busy={QWEN})) == ()
+    assert due(told, Local(ready={Files(QWEN)})) == ()
+
+
+def test_replicas_wait_until_their_files_are_here() -> None:
+    told = story(("chat", wants(replicas=2)), ("local", wants("/srv/model")))
+    mine = replicas_on(told.state, "n1")
+    assert provision.waiting(mine, set()) == {"chat-0", "chat-1"}
+    assert provision.waiting(mine, {Files(QWEN)}) == frozenset()
+
+
+def test_another_revision_is_fetched_too() -> None:
+    told = story(("chat", wants(options={"revision": "v2"})))
+    assert due(told, Local(ready={Files(QWEN)})) == (Fetch(Files(QWEN, "v2")),)
+
+
+def test_two_sources_are_fetched_side_by_side_and_the_others_wait() -> None:
+    models = [(f"m{n}", wants(f"lab/m{n}")) for n in range(4)]
+    told = story(*models)
+    assert due(told) == (Fetch(Files("lab/m0")), Fetch(Files("lab/m1")))
+    assert due(told, Local(busy={"lab/m0"})) == (Fetch(Files("lab/m1")),)
+
+
+def test_a_failed_download_waits_for_its_time() -> None:
+    told = story(("chat", wants()))
+    assert due(told, Local(retry_at={QWEN: 9.0}, now=8.0)) == ()
+    assert due(told, Local(retry_at={QWEN: 9.0}, now=9.0)) == (Fetch(Files(QWEN)),)
+
+
+def test_a_model_that_nobody_wants_here_any_more_is_not_fetched() -> None:
+    told = story(("chat", wants()))
+    told.given("chat", ModelUnloadRequested())
+    assert due(told) == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "fields"),
+    [
+        ("/srv/models/qwen", {}),
+        ("gpt2", {}),
+        ("lab/model:Q4_K_M", {}),
+        ("a/b/c", {}),
+        ("../model", {}),
+        ("lab/mo..del", {}),
+        (QWEN, {"options": {"download_dir": "/big"}}),
+        (QWEN, {"options": {"load-format": "dummy"}}),
+        (QWEN, {"env": {"HF_ENDPOINT": "http://mirror"}}),
+        (QWEN, {"env": {"VLLM_USE_MODELSCOPE": "1"}}),
+    ],
+)
+def test_what_is_no_plain_hub_model_is_left_to_the_engine(
+    source: str, fields: dict[str, Any]
+) -> None:
+    told = story(("chat", wants(source, **fields)))
+    assert due(told) == ()
+    assert provision.waiting(replicas_on(told.state, "n1"), set()) == frozenset()
+
+
+def test_a_node_that_leaves_fetching_to_its_engines_fetches_nothing() -> None:
+    assert due(story(("chat", wants())), Local(fetches=False)) == ()
+
+
+def test_a_download_that_is_given_up_names_the_replicas_that_can_not_start() -> None:
+    told = story(("chat", wants(replicas=2)), ("other", wants("lab/other")))
+    found = provision.waiting_for(replicas_on(told.state, "n1"), QWEN)
+    assert [replica.id for replica in found] == ["chat-0", "chat-1"]
+    told.runs("chat-0")
+    assert [r.id for r in provision.waiting_for(replicas_on(told.state, "n1"), QWEN)] == ["chat-1"]
+
+
+def test_progress_is_told_in_steps_of_five_percent_and_slowly() -> None:
+    worth = provision.worth_telling
+    assert not worth(0, 0.0, 500, 1000, now=1.0)
+    assert worth(0, 0.0, 50, 1000, now=2.0)
+    assert not worth(0, 0.0, 49, 1000, now=29.0)
+    assert worth(0, 0.0, 49, 1000, now=30.0)
+    assert not worth(49, 0.0, 49, 1000, now=90.0)
+
+
+# What the log knows
+
+
+def test_a_download_folds_to_how_far_it_is() -> None:
+    told = story(("chat", wants())).given("n1", STARTED)
+    assert held(told) == Held(10, 100, fetched=True)
+    assert held(told.given("n1", HALF)) == Held(50, 100, fetched=True)
+    told.given("n1", FAILED)
+    assert (held(told).done, held(told).reason, held(told).retry_in) == (50, FAILED.reason, 5.0)
+    assert held(told.given("n1", FINISHED)) == Held(100, 100, whole=True, fetched=True)
+    told.given("n1", WeightsRemoved(QWEN))
+    assert QWEN not in told.state.nodes["n1"].weights
+
+
+def test_a_node_that_is_back_tells_what_is_whole_and_the_log_remembers_the_rest() -> None:
+    told = story()
+    told.given("n1", STARTED, FINISHED, WeightsPinRequested("lab/pinned"))
+    told.given("n1", replace(STARTED, source="lab/half"), replace(FINISHED, source="lab/lost"))
+    told.given(*node("n1", Weights(QWEN, 120), Weights("lab/own", 7)))
+    assert told.state.nodes["n1"].weights == {
+        QWEN: Held(120, 120, whole=True, fetched=True),
+        "lab/own": Held(7, 7, whole=True),
+        "lab/half": Held(10, 100, fetched=True),
+        "lab/pinned": Held(pinned=True),
+    }
+
+
+# Removing
+
+
+def test_what_is_asked_to_be_removed_is_once_nothing_uses_it() -> None:
+    told = story().given("n1", FINISHED, WeightsRemoveRequested(QWEN))
+    assert due(told) == (Remove(QWEN),)
+    assert due(told, Local(running={QWEN})) == ()
+    assert due(told, Local(busy={QWEN})) == ()
+    told.given("chat", wants())
+    told.settles()
+    assert due(told, Local(ready={Files(QWEN)})) == ()
+
+
+def test_what_is_pinned_or_in_use_or_not_there_is_not_removed() -> None:
+    told = story(("chat", wants()))
+    remove = WeightsRemoveRequested(QWEN)
+    assert objection(told.state, "n1", remove) == f"source: node 'n1' has no files of {QWEN!r}"
+    told.given("n1", FINISHED)
+    assert "is in use by chat-0 on node 'n1'" in str(objection(told.state, "n1", remove))
+    told.given("chat", ModelUnloadRequested()).given("n1", WeightsPinRequested(QWEN))
+    assert "is pinned on node 'n1': unpin it first" in str(objection(told.state, "n1", remove))
+    told.given("n1", WeightsPinRequested(QWEN, pinned=False))
+    assert objection(told.state, "n1", remove) is None
+    assert objection(told.state, "n9", remove) == "there is no node 'n9'"
+
+
+def test_pruning_leaves_what_is_pinned_needed_or_was_not_fetched_by_nebula() -> None:
+    told = story(("chat", wants()))
+    for source in (QWEN, "lab/old", "lab/pinned", "lab/asleep"):
+        told.given("n1", replace(STARTED, source=source), replace(FINISHED, source=source))
+    told.given("n1", replace(FINISHED, source="lab/own"), WeightsPinRequested("lab/pinned"))
+    told.given("dreamer", wants("lab/asleep", on_request=True))
+    assert provision.prunable(told.state, "n1") == ("lab/old",)
+    told.given("n1", WeightsRemoveRequested("lab/old"))
+    assert provision.prunable(told.state, "n1") == ()
+
+
+# Measuring
+
+
+def measures(told: Story, name: str = "n1", **tried: int) -> tuple[Measure, ...]:
+    return provision.unmeasured(told.state, name, tried)
+
+
+def test_a_model_that_names_no_memory_is_measured_once_for_each_time_it_is_asked_for() -> None:
+    told = story(("chat", wants("/srv/m", memory=None)), ("sized", wants("/srv/s")))
+    model = told.model()
+    (task,) = measures(told)
+    assert task == Measure("chat", Files("/srv/m"), model.intent)
+    assert measures(told, chat=model.intent) == ()
+    told.given("chat", wants("/srv/m", memory=None))
+    assert len(measures(told, chat=model.intent)) == 1
+
+
+def test_the_first_answer_with_figures_counts() -> None:
+    told = story(("chat", wants("/srv/m", memory=None)))
+    told.given("chat", ModelMeasured("/srv/m", reason="it is not here"))
+    assert told.model().measured == Measured("/srv/m", 0, 0, 0, "it is not here")
+    assert len(measures(told)) == 1, "another node may know it"
+    told.given("chat", ModelMeasured("/srv/m", 5, 2, 9))
+    told.given("chat", ModelMeasured("/srv/m", 7, 7, 7), ModelMeasured("/srv/m", reason="gone"))
+    assert told.model().measured == Measured("/srv/m", 5, 2, 9)
+    assert measures(told) == ()
+
+
+def test_an_answer_about_another_source_is_late_and_does_not_count() -> None:
+    told = story(("chat", wants("/srv/m", memory=None)))
+    told.given("chat", ModelMeasured("/srv/old", 5, 2, 9))
+    assert told.model().measured is None
+    told.given("chat", ModelMeasured("/srv/m", 5, 2, 9), wants("/srv/new", memory=None))
+    assert told.model().measured is None
+
+
+def test_a_node_that_does_not_measure_is_silent() -> None:
+    told = Story().given(*node(measures=False)).given("chat", wants("/srv/m", memory=None))
+    assert measures(told) == ()
+
+
+def test_nodes_ask_the_hub_in_turns_but_look_at_their_own_disk_at_once() -> None:
+    told = story(("chat", wants(memory=None)), ("local", wants("/srv/m", memory=None)), nodes=3)
+
+    def turns(name: str) -> dict[str, float]:
+        return {task.model: task.turn for task in measures(told, name)}
+
+    assert turns("n1") == {"chat": 0.0, "local": 0.0}
+    assert turns("n3") == {"chat": 2 * provision.TURN, "local": 0.0}
+    told.given("n1", NodeLost())
+    assert turns("n3")["chat"] == provision.TURN
+    told.given("n3", FINISHED)
+    assert turns("n3")["chat"] == 0.0
+    assert not provision.alone(told.state, "n3")
+    assert provision.alone(told.given("n2", NodeLost()).state, "n3")
