@@ -7,6 +7,7 @@ from nebula.cli.drain import drain
 from nebula.cli.load import load
 from nebula.cli.schema import schema
 from nebula.cli.up import up
+from nebula.cli.weights import weights
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -28,6 +29,7 @@ for command in (
     operate.replicas,
     operate.nodes,
     operate.adapters,
+    weights,
     operate.status,
     operate.logs,
     look.state,

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from nebula.actors.projection import Projection
 from nebula.events.standing import standing
-from nebula.events.state import Model
+from nebula.events.state import Held, Model, Replica
 
 
 async def follow(
@@ -93,10 +93,21 @@ def _problem(projection: Projection, model: Model) -> str:
     for replica in projection.state.replicas_of(model):
         if replica.phase == "failed" and not replica.given_up:
             return f"{replica.id} on {replica.node} failed and is tried again: {replica.reason}"
+        held = _files(projection, replica)
+        if held is not None and held.reason and held.retry_in is not None:
+            return f"{replica.node} could not fetch its files and tries again: {held.reason}"
         for name, status in replica.adapters.items():
             if not status.loaded and name in model.adapters:
                 return f"adapter {name} could not be loaded: {status.reason}"
     return ""
+
+
+def _files(projection: Projection, replica: Replica) -> Held | None:
+    """Give how a replica's files are that it still waits for."""
+    node = projection.state.nodes.get(replica.node)
+    if node is None or replica.launch is None or replica.engine is not None:
+        return None
+    return node.weights.get(replica.launch.source)
 
 
 def _adapters_left(projection: Projection, model: Model) -> list[str]:

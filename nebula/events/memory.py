@@ -26,3 +26,8 @@ def parse(amount: int | str) -> int:
 def text(size: int) -> str:
     """Write bytes for people, to a tenth of a GiB."""
     return f"{size / GIB:.1f} GiB"
+
+
+def fine(size: int) -> str:
+    """Write bytes for people, in MiB below a GiB: of a file, a tenth of a GiB may be all."""
+    return text(size) if size >= GIB else f"{size / MIB:.1f} MiB"

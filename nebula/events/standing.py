@@ -4,8 +4,9 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from nebula.events import memory
 from nebula.events.index import stale, unmeasured
-from nebula.events.state import Model, Replica, State, launch_of
+from nebula.events.state import Model, Node, Replica, State, launch_of
 
 Word: TypeAlias = Literal[
     "ready", "loading", "failed", "unschedulable", "unloading", "idle", "asleep"
@@ -73,7 +74,7 @@ def _replica(state: State, replica: Replica, why: str) -> str:
         return f"{where} serves until another one does: {why}" if why else ""
     match replica.phase:
         case "assigned" | "stopped":
-            return f"{where} waits to be started"
+            return f"{where} {_waits(node, replica)}"
         case "starting":
             return f"{where} is starting (attempt {replica.attempt})"
         case "failed" if replica.given_up:
@@ -83,6 +84,19 @@ def _replica(state: State, replica: Replica, why: str) -> str:
             return f"{where} failed (attempt {replica.attempt}, {again}): {replica.reason}"
         case "ready":
             return f"{where} is being replaced"
+
+
+def _waits(node: Node | None, replica: Replica) -> str:
+    """Say what a replica without an engine waits for: most often its files."""
+    source = replica.launch.source if replica.launch is not None else ""
+    held = node.weights.get(source) if node is not None else None
+    if held is None or held.whole or not (held.total or held.reason):
+        return "waits to be started"
+    if held.reason:
+        again = "" if held.retry_in is None else f" (again in {held.retry_in:.0f} s)"
+        return f"could not fetch {source}{again}: {held.reason}"
+    share = 100 * held.done // held.total
+    return f"is fetching {source}: {memory.fine(held.done)} of {memory.fine(held.total)}, {share} %"
 
 
 def loading_seconds(state: State, model: Model, now: int) -> float:

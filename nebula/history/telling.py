@@ -111,12 +111,12 @@ def told(record: Record) -> str:
         case WeightsRemoveRequested(source=source):
             return f"asked to remove {source} from its disk"
         case DownloadStarted(source=source, done=done, total=total):
-            again = f", {memory.text(done)} of it there already" if done else ""
-            return f"fetching {source}: {memory.text(total)}{again}"
+            again = f", {memory.fine(done)} of it there already" if done else ""
+            return f"fetching {source}: {memory.fine(total)}{again}"
         case DownloadProgressed(source=source, done=done, total=total):
-            return f"{memory.text(done)} of {memory.text(total)} of {source}"
+            return f"{memory.fine(done)} of {memory.fine(total)} of {source}"
         case DownloadFinished(source=source, bytes=size, seconds=seconds):
-            return f"has {source}: {memory.text(size)} in {seconds:g} s"
+            return f"has {source}: {memory.fine(size)} in {seconds:g} s"
         case DownloadFailed(source=source, reason=reason, retry_in=retry):
             again = "given up" if retry is None else f"again in {retry:g} s"
             return f"could not fetch {source} ({again}): {reason}"
@@ -146,7 +146,7 @@ def _measured(event: ModelMeasured) -> str:
     if not event.weights:
         return f"{event.source} can't be measured" + _because(event.reason)
     return (
-        f"{event.source} has {memory.text(event.weights)} of weights and takes "
+        f"{event.source} has {memory.fine(event.weights)} of weights and takes "
         f"{event.cache_per_token} bytes for a token, of {event.context} at most"
     )
 

@@ -217,6 +217,17 @@ async def test_what_lies_whole_in_the_cache_is_listed_and_can_be_removed(
     assert list(hub.cache.glob("models--*")) == []
 
 
+async def test_of_two_sources_with_the_same_commits_the_other_one_stays(
+    hub: Hub, server: SmallHub
+) -> None:
+    server.model("lab/copy", SIZE)
+    await fetch(hub)
+    await fetch(hub, Files("lab/copy"))
+    hub.remove("lab/copy")
+    assert [held.source for held in hub.held()] == ["lab/tiny"]
+    assert hub.cached(TINY) is not None
+
+
 async def test_a_cache_that_misses_a_shard_is_not_taken_for_whole(
     hub: Hub, server: SmallHub
 ) -> None:

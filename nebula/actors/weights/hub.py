@@ -221,22 +221,12 @@ class Hub:
         return tuple(found)
 
     def remove(self, source: str) -> None:
-        """Delete a source from the cache, whole or not. Raises OSError, Busy."""
+        """Delete a source from the cache, whole or not. Raises OSError, Busy.
+
+        Not by the library, which deletes by commits: copies of a source elsewhere have the same.
+        """
         with self.locked(source):
             repository = self.repository(source)
-            if not repository.exists():
-                return
-            with contextlib.suppress(errors.CacheNotFound):
-                # The library knows what else in its cache may point to these files.
-                found = huggingface_hub.scan_cache_dir(self.cache)
-                commits = [
-                    revision.commit_hash
-                    for each in found.repos
-                    if each.repo_path.name == repository.name
-                    for revision in each.revisions
-                ]
-                if commits:
-                    found.delete_revisions(*commits).execute()
             if repository.exists():
                 shutil.rmtree(repository)
 

@@ -1,0 +1,176 @@
+"""`nebula weights`: which files lie on which node, which of them stay, and which go."""
+
+import click
+from msgspec import Struct
+from rich.markup import escape
+from rich.table import Table
+
+from nebula.actors.intents import Refused, submit
+from nebula.actors.projection import Projection
+from nebula.actors.weights.provision import prunable
+from nebula.cli import tables
+from nebula.cli.cluster import joined
+from nebula.cli.look import print_json
+from nebula.cli.options import json_option, nats_option
+from nebula.cli.process import fail, run
+from nebula.events import memory
+from nebula.events.state import Held, State
+from nebula.events.vocabulary import Event, WeightsPinRequested, WeightsRemoveRequested
+
+PATIENCE = 60.0
+"""Seconds that a node gets to remove files."""
+
+
+class WeightsView(Struct, frozen=True):
+    """A source's files on a node."""
+
+    node: str
+    source: str
+    done: int
+    total: int
+    whole: bool
+    pinned: bool
+    fetched: bool
+    removing: bool
+    reason: str
+
+
+@click.group(invoke_without_command=True)
+@nats_option
+@json_option
+@click.pass_context
+def weights(context: click.Context, nats: str, as_json: bool) -> None:
+    """List the models' files that lie on the nodes; keep or remove them."""
+    if context.invoked_subcommand is None:
+        run(_list(nats, as_json))
+
+
+@weights.command()
+@click.argument("node")
+@click.argument("source")
+@nats_option
+def pin(node: str, source: str, nats: str) -> None:
+    """Keep the files of SOURCE on NODE, whatever is pruned; it need not be there yet."""
+    run(_pin(nats, node, source, True))
+
+
+@weights.command()
+@click.argument("node")
+@click.argument("source")
+@nats_option
+def unpin(node: str, source: str, nats: str) -> None:
+    """No longer keep the files of SOURCE on NODE."""
+    run(_pin(nats, node, source, False))
+
+
+@weights.command()
+@click.argument("node")
+@click.argument("source")
+@nats_option
+def remove(node: str, source: str, nats: str) -> None:
+    """Remove the files of SOURCE from NODE; what is pinned or in use stays."""
+    run(_remove(nats, node, source))
+
+
+@weights.command()
+@click.argument("node")
+@nats_option
+def prune(node: str, nats: str) -> None:
+    """Remove from NODE what Nebula fetched, no model needs there and nobody pinned."""
+    run(_prune(nats, node))
+
+
+def views(state: State) -> list[WeightsView]:
+    """List all files, by node and source."""
+    return [
+        WeightsView(
+            node.id,
+            source,
+            held.done,
+            held.total,
+            held.whole,
+            held.pinned,
+            held.fetched,
+            held.removing,
+            held.reason,
+        )
+        for node in sorted(state.nodes.values(), key=lambda each: each.id)
+        for source, held in sorted(node.weights.items())
+    ]
+
+
+def table(state: State) -> Table:
+    """Show all files, one source a line."""
+    made = tables.columns("NODE", "SOURCE", "SIZE", "STATE")
+    for node in sorted(state.nodes.values(), key=lambda each: each.id):
+        for source, held in sorted(node.weights.items()):
+            size = memory.fine(held.total) if held.total else ""
+            made.add_row(node.id, escape(source), size, escape(_stands(held)))
+    return made
+
+
+def _stands(held: Held) -> str:
+    if held.removing:
+        words = "to be removed"
+    elif held.whole:
+        words = "whole"
+    elif held.reason:
+        words = f"{_share(held)}, failed: {held.reason}"
+    elif held.total:
+        words = _share(held)
+    else:
+        words = "not there"
+    return f"{words}, pinned" if held.pinned else words
+
+
+def _share(held: Held) -> str:
+    return f"{100 * held.done // held.total} % there" if held.total else "nothing there"
+
+
+async def _list(nats: str, as_json: bool) -> None:
+    async with joined(nats) as projection:
+        if as_json:
+            print_json(views(projection.state))
+        else:
+            tables.console().print(table(projection.state))
+
+
+async def _pin(nats: str, node: str, source: str, pinned: bool) -> None:
+    async with joined(nats) as projection:
+        await _submit(projection, node, WeightsPinRequested(source, pinned))
+        click.echo(f"{source}: {'kept' if pinned else 'no longer kept'} on {node}")
+
+
+async def _remove(nats: str, node: str, source: str) -> None:
+    async with joined(nats) as projection:
+        await _gone(projection, node, source)
+
+
+async def _prune(nats: str, node: str) -> None:
+    async with joined(nats) as projection:
+        if node not in projection.state.nodes:
+            fail(f"there is no node {node!r}")
+        sources = prunable(projection.state, node)
+        if not sources:
+            click.echo(f"nothing on {node} can go: the rest is needed, pinned, or not Nebula's")
+        for source in sources:
+            await _gone(projection, node, source)
+
+
+async def _gone(projection: Projection, node: str, source: str) -> None:
+    await _submit(projection, node, WeightsRemoveRequested(source))
+
+    def gone(state: State) -> bool:
+        there = state.nodes.get(node)
+        return there is None or source not in there.weights
+
+    if not await projection.until(gone, PATIENCE):
+        fail(f"{source}: asked for, but {node} has not removed it within {PATIENCE:g} s")
+    click.echo(f"{source}: removed from {node}")
+
+
+async def _submit(projection: Projection, node: str, event: Event) -> None:
+    try:
+        await submit(projection, node, event)
+    except Refused as error:
+        fail(str(error))
