@@ -268,5 +268,7 @@ def test_nodes_ask_the_hub_in_turns_but_look_at_their_own_disk_at_once() -> None
     assert turns("n3")["chat"] == provision.TURN
     told.given("n3", FINISHED)
     assert turns("n3")["chat"] == 0.0
-    assert not provision.alone(told.state, "n3")
-    assert provision.alone(told.given("n2", NodeLost()).state, "n3")
+    assert provision.others_may_tell(told.state, "n3", QWEN)
+    assert provision.others_may_tell(told.state, "n3", "/srv/m")
+    assert not provision.others_may_tell(told.state, "n3", "simulated")
+    assert not provision.others_may_tell(told.given("n2", NodeLost()).state, "n3", QWEN)

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from nebula.events.objections import option_name
+from nebula.events.engine_options import option_name
 from nebula.events.state import Held, Launch, Model, Node, Replica, State
 
 _HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -142,9 +142,9 @@ def told(model: Model) -> bool:
     return known is not None and known.source == model.spec.source and known.weights > 0
 
 
-def alone(state: State, node: str) -> bool:
-    """Say whether no other node could measure a model."""
-    return not any(
+def others_may_tell(state: State, node: str, source: str) -> bool:
+    """Say whether another node may measure what this one can't: it may have other folders."""
+    return (source.startswith("/") or is_hub_id(source)) and any(
         other.measures and not other.lost and other.id != node for other in state.nodes.values()
     )
 

@@ -262,7 +262,8 @@ class Supply:
         except (Unmeasurable, Unreachable, Refused, OSError) as error:
             found, reason = Figures(0, 0, 0), str(error)
         if not found.weights:
-            patience = 0.0 if provision.alone(self._state, self.node) else OTHERS_TIME
+            others = provision.others_may_tell(self._state, self.node, task.files.source)
+            patience = OTHERS_TIME if others else 0.0
             if await self._answered(task, patience, figures=False):
                 return
         elif await self._answered(task, 0, figures=True):
