@@ -53,6 +53,7 @@ class Router(Actor):
         )
         self._observer = Observer(self.id, time.monotonic)
         self._look = asyncio.Event()
+        self._again = False
         self._requests: Subscription | None = None
 
     async def begin(self) -> None:
@@ -81,6 +82,9 @@ class Router(Actor):
             if due:
                 decided = None
                 await self._append_all(state, due)
+            elif self._again:
+                self._again = False
+                self._look.set()
             else:
                 await self._change()
 
@@ -93,8 +97,7 @@ class Router(Actor):
             return ()
         seen = self._observer.observe(state, self._dispatch.loads())
         due = decide_observed(state, seen, lost_after=self.lost_after)
-        if due:
-            self._look.set()
+        self._again = bool(due)
         return due
 
     async def _change(self) -> None:

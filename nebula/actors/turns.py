@@ -64,7 +64,7 @@ def decide_turn(state: State, uses: Mapping[str, Use]) -> tuple[Decision, ...]:
     )
     if not calling:
         return ()
-    fleet, coming = Fleet(), _without_retired(state)
+    fleet, coming = Fleet(), _as_wanted(state)
     taken: set[Place] = set()
     for model, use in calling:
         awake = replace(model, asleep=False)
@@ -174,9 +174,13 @@ def _without(state: State, sleepers: Iterable[Model]) -> State:
     return replace(state, models=models)
 
 
-def _without_retired(state: State) -> State:
+def _as_wanted(state: State) -> State:
     """Give the state as it will be once the engines that nobody wants have ended."""
-    return _ended(state, [each for each in state.replicas.values() if each.retired])
+    wanted = {identity for identity, model in state.models.items() if model.wanted}
+    return _ended(
+        state,
+        [each for each in state.replicas.values() if each.retired or each.model not in wanted],
+    )
 
 
 def _ended(state: State, ended: Iterable[Replica]) -> State:

@@ -47,6 +47,24 @@ from nebula.events.vocabulary import ModelLoadRequested, OptionValue
 @click.option("--lora/--no-lora", default=None, help="Take adapters at run time.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="For the engine.")
 @click.option("--env", "environment", multiple=True, metavar="KEY=VALUE", help="For the engine.")
+@click.option("--on-request", is_flag=True, help="Start its engines with the first request only.")
+@click.option(
+    "--idle-after",
+    default=None,
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="End its engines when nobody has asked for so long, until somebody does.",
+)
+@click.option(
+    "--evictable", is_flag=True, help="End its engines where another model needs their room."
+)
+@click.option(
+    "--autoscale",
+    default=None,
+    metavar="LEAST:MOST[,in-flight=16][,wait=2][,calm=300]",
+    help="Let the load say how many replicas there are: one more for over so many requests in each "
+    "or so many seconds in line, one fewer when for so many seconds fewer would have done.",
+)
 @wait_option
 @json_option
 def load(
@@ -69,6 +87,10 @@ def load(
     lora: bool | None,
     options: tuple[str, ...],
     environment: tuple[str, ...],
+    on_request: bool,
+    idle_after: float | None,
+    evictable: bool,
+    autoscale: str | None,
     wait: bool,
     as_json: bool,
 ) -> None:
@@ -97,12 +119,28 @@ def load(
         "apart": apart,
         "node": node,
         "devices": devices,
+        "on_request": on_request,
+        "idle_after": idle_after,
+        "evictable": evictable,
+        "autoscale": None if autoscale is None else _autoscale(autoscale),
     }
     event = intent_of(fields, ModelLoadRequested)
     model = identity or subjects.default_id(event.source, event.name)
     if not subjects.is_token(model):
         fail(f"--id {model!r}: use letters, digits, '_' and '-' only, 128 at most", 2)
     run(ask(nats, lambda _: (model, event), wait=wait, as_json=as_json))
+
+
+def _autoscale(text: str) -> dict[str, OptionValue]:
+    """Read LEAST:MOST and what may follow it; ends the command for anything else."""
+    bounds, *rest = text.split(",")
+    least, colon, most = bounds.partition(":")
+    known = {"in-flight", "wait", "calm"}
+    chosen = [each.partition("=") for each in rest]
+    if not colon or any(not equals or key not in known for key, equals, _ in chosen):
+        fail(f"--autoscale {text!r}: write LEAST:MOST, like 1:4 or 1:4,in-flight=8,calm=60", 2)
+    fields = {"least": _value(least), "most": _value(most)}
+    return fields | {key.replace("-", "_"): _value(value) for key, _, value in chosen}
 
 
 def _value(text: str) -> OptionValue:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from nebula.events import memory
 from nebula.events.standing import standing
-from nebula.events.state import Node, State
+from nebula.events.state import Node, Replica, State
 from nebula.history.difference import Change
 from nebula.history.telling import place
 
@@ -20,6 +20,8 @@ _COLOURS = {
     "failed": "red",
     "unschedulable": "red",
     "unloading": "magenta",
+    "asleep": "blue",
+    "lost": "red",
 }
 
 
@@ -93,12 +95,20 @@ def replicas(state: State) -> Table:
             replica.node,
             ",".join(map(str, replica.devices)),
             memory.text(replica.memory),
-            coloured("retired" if replica.retired else replica.phase),
+            coloured(_phase(state, replica)),
             str(engine.pid) if engine else "",
             str(engine.port) if engine else "",
             escape(replica.reason),
         )
     return table
+
+
+def _phase(state: State, replica: Replica) -> str:
+    """Say where a replica stands; how an engine on a lost node is nobody knows."""
+    node = state.nodes.get(replica.node)
+    if node is not None and node.lost and replica.engine is not None:
+        return "lost"
+    return "retired" if replica.retired else replica.phase
 
 
 def plans(state: State) -> Table:

@@ -29,6 +29,8 @@ from nebula.store.server import MAX_PAYLOAD, EmbeddedServer
 
 pytestmark = pytest.mark.anyio
 
+VERSION = 3
+
 PATIENCE = 10.0
 Behaviour = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -145,11 +147,13 @@ class Gateway:
         self._pieces = pieces
 
     async def asks(self, identity: str = "r1", body: bytes = b"{}", **fields: Any) -> None:
+        plan = fields.pop("plan", None)
         request = Request(identity, "g1", "chat", "/v1/chat/completions", body, **fields)
+        headers = inference.request_headers(request)
         await self.client.publish(
             subjects.replica_requests("chat", "chat-0"),
             body,
-            headers=inference.request_headers(request),
+            headers=headers if plan is None else {**headers, inference.PLAN: str(plan)},
         )
 
     async def cancels(self, identity: str = "r1", below: str = "") -> None:
@@ -182,7 +186,7 @@ def url(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("NEBULA_NATS_URL", nats_server.url)
     monkeypatch.setenv("NEBULA_MODEL", "chat")
     monkeypatch.setenv("NEBULA_REPLICA", "chat-0")
-    monkeypatch.setenv("NEBULA_VERSION", "3")
+    monkeypatch.setenv("NEBULA_VERSION", str(VERSION))
     return nats_server.url
 
 
@@ -658,6 +662,34 @@ async def test_what_no_gateway_has_sent_is_not_served(running: Engine, gateway: 
     await gateway.client.publish(subject, b"{}", headers={"Nebula-Request": "r1"})
     await gateway.hears_nothing_more()
     assert len(running.app.scopes) == 1
+
+
+async def test_a_request_for_the_engine_s_own_plan_is_served(
+    running: Engine, gateway: Gateway
+) -> None:
+    await gateway.asks(plan=VERSION)
+    assert (await gateway.answer())[0].status == 200
+
+
+async def test_a_request_for_an_older_plan_is_sent_back_and_counts_as_no_failure(
+    running: Engine, gateway: Gateway
+) -> None:
+    ends = await gateway.client.subscribe(subjects.finished("chat"))
+    await gateway.client.flush()
+    await gateway.asks(plan=VERSION - 1)
+    [refused] = await gateway.answer()
+    assert (refused.failure, refused.body) == (inference.OTHER_PLAN, b"")
+    told = msgspec.json.decode((await ends.next_msg(PATIENCE)).data, type=Finished)
+    assert (told.requests, told.failed, told.active) == (("r1",), (), 0)
+    assert running.app.scopes == []
+
+
+async def test_to_a_request_for_a_newer_plan_a_stale_engine_says_nothing(
+    running: Engine, gateway: Gateway
+) -> None:
+    await gateway.asks(plan=VERSION + 1)
+    await gateway.hears_nothing_more()
+    assert len(running.app.scopes) == 1, "the last one, by which that is seen"
 
 
 async def test_an_engine_that_shuts_down_tells_those_who_still_wait(

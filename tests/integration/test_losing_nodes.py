@@ -1,0 +1,126 @@
+"""Nodes that fall silent: who serves what they had, and what they do when they are back."""
+
+import asyncio
+import os
+import signal
+
+import httpx
+import psutil
+import pytest
+
+from nebula.events.record import Record
+from nebula.events.vocabulary import EngineStopped, NodeLost, NodeRegistered
+from tests.integration.asking import CHAT, chat, said
+from tests.integration.cluster import Cluster
+
+pytestmark = pytest.mark.anyio
+
+NODES = {"here": "node", "there": "node-2"}
+
+
+async def two_nodes(cluster: Cluster, *routers: str) -> str:
+    """Start a cluster of two nodes, load a model, and give the node that has it."""
+    cluster.start("nats")
+    for router in routers:
+        cluster.start(router, "--lost-after", "3.5")
+    cluster.start("node")
+    cluster.start("node-2", "--name", "there")
+    cluster.start("gateway")
+    await cluster.ready()
+    await cluster.until(lambda state: len(state.nodes) == 2, "both nodes are there")
+    await cluster.load("chat")
+    return (await cluster.replica("chat-0")).node
+
+
+async def served_elsewhere(cluster: Cluster, lost: str) -> None:
+    [other] = NODES.keys() - {lost}
+    state = await cluster.until(
+        lambda state: "chat-1" in state.replicas and state.replicas["chat-1"].serving,
+        "another replica serves",
+    )
+    assert state.replicas["chat-1"].node == other
+    assert state.nodes[lost].lost
+
+
+async def ask(http: httpx.AsyncClient, text: str = "hello") -> str:
+    return said(await http.post(CHAT, json=chat("chat", text, max_tokens=1)))
+
+
+async def of_node(cluster: Cluster, node: str) -> list[Record]:
+    return await cluster.records(NodeLost, NodeRegistered, identity=node)
+
+
+async def test_what_a_dead_machine_had_is_served_by_another(own_cluster: Cluster) -> None:
+    cluster = own_cluster
+    node = await two_nodes(cluster, "router", "router-2")
+    engine = await cluster.engine("chat-0")
+    cluster.kill(NODES[node])
+    os.killpg(engine.pid, signal.SIGKILL)
+    lost = await cluster.logged(NodeLost, node)
+    assert lost.reason.startswith("not heard from for ")
+    assert lost.reason.endswith(" s, more than 3.5 s")
+    await served_elsewhere(cluster, node)
+    async with cluster.http() as http:
+        assert await ask(http) == "hello"
+    assert len(await cluster.records(NodeLost)) == 1, "two routers, one decision"
+
+    cluster.again(NODES[node])
+    state = await cluster.until(
+        lambda state: not state.nodes[node].lost and "chat-0" not in state.replicas,
+        "the node is back, without what it had",
+    )
+    assert state.models["chat"].assignments[0].replica == "chat-1", "it stays where it is"
+    shown = await cluster.nebula("nodes")
+    assert "lost" not in shown.out
+
+
+async def test_a_node_that_was_only_stopped_ends_its_engines_before_it_is_back(
+    own_cluster: Cluster,
+) -> None:
+    cluster = own_cluster
+    node = await two_nodes(cluster, "router")
+    stale = psutil.Process((await cluster.engine("chat-0")).pid)
+    stop = asyncio.Event()
+
+    async def ask_on(http: httpx.AsyncClient) -> int:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            assert await ask(http, f"w{number}") == f"w{number}"
+            await asyncio.sleep(0.02)
+        return number
+
+    async with cluster.http() as http:
+        asking = asyncio.create_task(ask_on(http))
+        os.kill(cluster.pid(NODES[node]), signal.SIGSTOP)
+        await served_elsewhere(cluster, node)
+        assert stale.is_running(), "nobody is there to end it"
+        assert " lost " in (await cluster.nebula("replicas")).out
+
+        os.kill(cluster.pid(NODES[node]), signal.SIGCONT)
+        await cluster.until(lambda state: not state.nodes[node].lost, "the node is back")
+        stop.set()
+        assert await asking > 10, "every request was answered"
+
+    [stopped] = await cluster.records(EngineStopped, identity="chat-0")
+    assert isinstance(stopped.content, EngineStopped)
+    assert stopped.content.reason == "its node was lost: its place is elsewhere now"
+    first, lost, back = await of_node(cluster, node)
+    assert isinstance(lost.content, NodeLost)
+    assert first.seq < lost.seq < stopped.seq < back.seq
+    assert not stale.is_running()
+    assert len(cluster.engine_processes()) == 1
+
+
+async def test_a_router_that_comes_back_itself_grants_every_node_its_time(
+    own_cluster: Cluster,
+) -> None:
+    cluster = own_cluster
+    await two_nodes(cluster, "router")
+    os.kill(cluster.pid("router"), signal.SIGSTOP)
+    await asyncio.sleep(5)  # longer than a node may be silent
+    os.kill(cluster.pid("router"), signal.SIGCONT)
+    async with cluster.http() as http:
+        assert await ask(http) == "hello"
+    await cluster.load("next", memory="64MiB")
+    assert await cluster.records(NodeLost) == []
