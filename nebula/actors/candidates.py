@@ -1,6 +1,7 @@
 """The devices that a new replica could go to: which is best, and why each of the others is not."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from heapq import nsmallest
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -50,7 +51,7 @@ class Candidate(Struct, frozen=True):
 
 
 class Room(Struct, frozen=True):
-    """What plans have left of a node: of each of its `devices` so many bytes; the `most` of any.
+    """What plans have left of a node: of each of its `devices` so many bytes; `ranked`, most first.
 
     `shape` is what all of the devices are like, where they are.
     """
@@ -59,8 +60,13 @@ class Room(Struct, frozen=True):
     occupancy: Occupancy | None
     devices: tuple[Device, ...]
     free: tuple[int, ...]
-    most: int
+    ranked: tuple[int, ...]
     shape: Device | None
+
+    @property
+    def most(self) -> int:
+        """What is left of the roomiest device."""
+        return self.ranked[0] if self.ranked else 0
 
 
 class Fleet:
@@ -94,7 +100,8 @@ def _room(node: Node, held: Occupancy | None) -> Room:
     used = held.used if held is not None else {}
     free = tuple([usable(device) - used.get(device.index, 0) for device in devices])
     alike = len({(device.kind, device.memory) for device in devices}) == 1
-    return Room(node, held, devices, free, max(free, default=0), devices[0] if alike else None)
+    ranked = tuple(sorted(free, reverse=True))
+    return Room(node, held, devices, free, ranked, devices[0] if alike else None)
 
 
 class Wish:
@@ -107,6 +114,7 @@ class Wish:
         self.count = devices_needed(model.spec.options)
         self.apart = _kept_apart(state, model)
         self._own = model.id in model.spec.apart
+        self.hostile = self._own or bool(self.apart)
         self._needs: dict[tuple[str, int], int] = {}
 
     def need(self, device: Device) -> int:
@@ -131,11 +139,6 @@ class Wish:
         """Say whether a node has the model's files."""
         held = node.weights.get(self.spec.source) if node.weights else None
         return held is not None and held.whole and not held.removing
-
-    @property
-    def hostile(self) -> bool:
-        """Whether it is to be kept apart from any model."""
-        return self._own or bool(self.apart)
 
     def enemy(self, node: str, same: int) -> str:
         """Give the model that it can't share a node with; empty where there is none."""
@@ -164,7 +167,7 @@ def best(
     """Give the first of what `weigh` gives, where that can be taken, without the words."""
     spec = wish.spec
     picky = bool(spec.node or spec.labels)
-    plain = wish.count == 1 and not spec.devices
+    spread = wish.policy == "spread"
     changed = {node for node, _ in delta}
     found: Candidate | None = None
     for identity, room in rooms.items():
@@ -172,39 +175,52 @@ def best(
         if node.draining or node.lost or (picky and unsuited(spec, node)):
             continue
         here = same.get(identity, 0)
-        quick = shape is not None and identity not in changed
-        if quick and shape is not None and room.most < max(wish.need(shape), 1):
+        if wish.hostile and wish.enemy(identity, here):
             continue
-        if wish.enemy(identity, here):
+        if shape is None or spec.devices or identity in changed:
+            for each in _options(room, wish, here, delta):
+                if not each.lack and (found is None or _rank(each, wish) < _rank(found, wish)):
+                    found = each
             continue
-        if quick and plain and shape is not None:
-            options = _first(room, shape, wish, here, found)
-        else:
-            options = _options(room, wish, here, delta)
-        for each in options:
-            if not each.lack and (found is None or _rank(each, wish) < _rank(found, wish)):
-                found = each
+        count = wish.count if shape.kind == "gpu" else 1
+        if len(room.ranked) < count:
+            continue
+        left = room.ranked[count - 1]
+        if left < max(wish.need(shape), 1):
+            continue
+        if spread and found is not None and (found.holds or not node.weights):
+            if here > found.same:
+                continue
+            if here == found.same and (left, found.node) < (found.room, identity):
+                continue
+        found = _better(room, shape, wish, here, found)
     return found
 
 
-def _first(
-    room: Room, shape: Device, wish: Wish, same: int, found: Candidate | None
-) -> Iterator[Candidate]:
-    """Give the best of a node's devices, which are all alike, if it may be better than `found`."""
+def _better(room: Room, shape: Device, wish: Wish, same: int, found: Candidate | None) -> Candidate:
+    """Give the better one: the best place on a node where it fits, or what was found before.
+
+    All of its devices are alike.
+    """
+    count = wish.count if shape.kind == "gpu" else 1
+    needed, holds = max(wish.need(shape), 1), wish.holds(room.node)
     spread = wish.policy == "spread"
-    if spread and found is not None and same > found.same:
-        return
-    needed = max(wish.need(shape), 1)
-    left = room.most if spread else min([free for free in room.free if free >= needed])
-    holds = wish.holds(room.node)
-    if found is not None and (same == found.same or not spread) and holds == found.holds:
-        worse = left < found.room if spread else left > found.room
-        if worse or (left == found.room and room.node.id > found.node):
-            return
-    index = min(
-        device.index for device, free in zip(room.devices, room.free, strict=True) if free == left
+    if spread:
+        left = room.ranked[count - 1]
+        mine = (same, not holds, -left, room.node.id)
+    else:
+        left = min([free for free in room.free if free >= needed])
+        mine = (0, not holds, left, room.node.id)
+    if found is not None and mine > _rank(found, wish)[:4]:
+        return found
+    sign = -1 if spread else 1
+    fits = sorted(
+        (sign * free, device.index)
+        for device, free in zip(room.devices, room.free, strict=True)
+        if free >= needed
     )
-    yield Candidate(room.node.id, (index,), shape.kind, wish.need(shape), left, same, holds)
+    indexes = tuple(sorted([index for _, index in fits[:count]]))
+    return Candidate(room.node.id, indexes, shape.kind, wish.need(shape), left, same, holds)
 
 
 def weigh(
@@ -320,25 +336,59 @@ def why_not(each: Candidate, best: Candidate, policy: Policy = "spread") -> str:
     return f"it is as good, but {best.name} comes first by name"
 
 
-def shortage(candidates: Sequence[Candidate], wish: Wish) -> str:
-    """Say what is missing: before the first colon what kind of thing, after it where."""
+def shortage(
+    rooms: Mapping[str, Room],
+    wish: Wish,
+    same: Mapping[str, int],
+    delta: Mapping[Place, int],
+) -> str:
+    """Say what is missing: before the first colon what kind of thing, after it where.
+
+    Of many nodes the roomiest are named.
+    """
+    nearest: Lack = "open" if not rooms else "place"
+    near: list[Room] = []
+    for room in rooms.values():
+        lack = _node_lacks(room, wish)
+        if _NEARNESS[lack] > _NEARNESS[nearest]:
+            nearest, near = lack, []
+        if lack == nearest:
+            near.append(room)
+    found = [
+        _explained(each, room.node, wish)
+        for room in nsmallest(SHOWN, near, key=lambda room: (-room.most, room.node.id))
+        for each in _options(room, wish, same.get(room.node.id, 0), delta)
+    ]
+    found.sort(key=lambda each: _rank(each, wish))
+    told = "; ".join(list(dict.fromkeys(each.unfit for each in found if each.unfit))[:SHOWN])
     spec = wish.spec
-    lack = max((each.lack for each in candidates), key=_NEARNESS.__getitem__, default="open")
-    told = list(dict.fromkeys(each.unfit for each in candidates if each.lack == lack))[:SHOWN]
-    match lack:
+    match nearest:
         case "place":
             return f"there is no node {spec.node}: it was asked for as the only place"
         case "label":
             labels = ", ".join(f"{key}={value}" for key, value in sorted(spec.labels.items()))
-            return f"no node carries {labels}: " + "; ".join(told)
+            return f"no node carries {labels}: {told}"
         case "devices" if spec.devices:
-            return "a device that was asked for is not there: " + "; ".join(told)
+            return f"a device that was asked for is not there: {told}"
         case "devices":
             gpus = f"{wish.count} GPUs" if wish.count > 1 else "devices"
-            return f"no node has {gpus} for one replica: " + "; ".join(told)
-        case "open" if candidates and (spec.node or spec.labels):
-            return "no node that suits takes replicas: " + "; ".join(told)
+            return f"no node has {gpus} for one replica: {told}"
+        case "open" if rooms and (spec.node or spec.labels):
+            return f"no node that suits takes replicas: {told}"
         case "open":
             return "no node takes replicas: start one with `nebula node`"
         case _:
-            return "no device has room: " + "; ".join(told)
+            return f"no device has room: {told}"
+
+
+def _node_lacks(room: Room, wish: Wish) -> Lack:
+    """Say what a node lacks that has no place to give, by its nearest device."""
+    node, spec = room.node, wish.spec
+    if (spec.node or spec.labels) and unsuited(spec, node):
+        return "place" if spec.node and spec.node != node.id else "label"
+    devices = room.devices
+    if spec.devices:
+        devices = tuple([device for device in devices if device.index in spec.devices])
+    if not devices or (len(devices) < wish.count and devices[0].kind == "gpu"):
+        return "devices"
+    return "open" if node.lost or node.draining else "room"

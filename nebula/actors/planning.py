@@ -153,14 +153,13 @@ class _Draft:
         for place in (*self.fresh, *self.old):
             same[place.node] = same.get(place.node, 0) + 1
         found = best(self.rooms, self.wish, same, self.delta)
-        if found is None or self.tell:
-            candidates = tuple(weigh(self.rooms, self.wish, same, self.delta))
-            if self.tell:
-                self.choices.append(Choice(replica, candidates))
-            if found is None:
-                self.reason = shortage(candidates, self.wish)
-                if alike is not None:
-                    self.full[alike] = self.reason
+        if self.tell:
+            candidates = weigh(self.rooms, self.wish, same, self.delta)
+            self.choices.append(Choice(replica, tuple(candidates)))
+        if found is None:
+            self.reason = shortage(self.rooms, self.wish, same, self.delta)
+            if alike is not None:
+                self.full[alike] = self.reason
         return found
 
     def renew_in_place(self) -> None:

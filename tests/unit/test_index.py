@@ -7,7 +7,9 @@ from msgspec.structs import replace
 
 from nebula.actors.candidates import Fleet, Wish, best, weigh
 from nebula.actors.placement import Decider, decide
+from nebula.actors.sizing import usable
 from nebula.events.index import indexed
+from nebula.events.state import State
 from nebula.events.vocabulary import NodeDrainRequested, NodeRegistered
 from tests.unit.story import Story, cluster, gpus, load, messages, promised
 
@@ -64,8 +66,18 @@ def test_no_other_model_than_an_unsettled_one_calls_for_a_decision(
         story.publish(subject, payload)
         state = story.state
         everyone = replace(state, unsettled=state.unsettled.update(state.models))
-        assert decide(everyone) == decide(state)
+        # What stands on a device that has shrunk moves with the next plan, which nothing hurries.
+        assert decide(everyone) == decide(state) or overfull(state)
         story.decides()
+
+
+def overfull(state: State) -> bool:
+    return any(
+        size > usable(device)
+        for (node, index), size in promised(state).items()
+        for device in (state.nodes[node].devices if node in state.nodes else ())
+        if device.index == index
+    )
 
 
 @given(messages)
