@@ -7,7 +7,7 @@ caller without troubling the log.
 import re
 
 from nebula.events import memory
-from nebula.events.engine_options import devices_needed, option_name
+from nebula.events.engine_options import PARALLEL, devices_needed, option_name
 from nebula.events.state import Model, State
 from nebula.events.vocabulary import (
     Adapter,
@@ -272,6 +272,9 @@ def _bad_options(event: ModelLoadRequested) -> str | None:
             return f"options: {key!r} is no option of an engine; write it without dashes in front"
         if _reserved(key):
             return f"options: {key!r} is set by Nebula itself"
+        whole = next((name for name in PARALLEL if name.startswith(option_name(key))), key)
+        if whole != key and whole != option_name(key):
+            return f"options: write {key!r} as {whole}: Nebula counts GPUs by it"
         if _too_deep(value):
             return f"options: the value of {key!r} is nested more than {_DEPTH} levels deep"
         items = value if isinstance(value, list) else []

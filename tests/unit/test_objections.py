@@ -229,3 +229,39 @@ def test_a_model_is_found_by_its_id_or_its_name_but_not_by_an_adapters() -> None
     assert model_by_reference(state, "org/chat") is state.models["chat"]
     assert model_by_reference(state, "sql") is None
     assert model_by_reference(state, "nobody") is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"devices": (0,)}, "devices: given without the node that they are of"),
+        ({"node": "n1", "devices": (0, 0)}, "devices: one stands there twice"),
+        ({"node": "n1", "devices": (3,)}, "devices: n1 has no device 3"),
+        (
+            {"node": "n1", "devices": (0,), "options": {"tensor-parallel-size": 2}},
+            "devices: 1 given, and a replica takes 2",
+        ),
+        *(
+            ({"options": {"tensor_parallel_size": size}}, "options: tensor-parallel-size is ")
+            for size in (0, -1, "two", True, 1.5, [2])
+        ),
+        ({"options": {"tensor-parallel": 2}}, "options: write 'tensor-parallel' as tensor-"),
+    ],
+)
+def test_a_place_that_no_node_could_ever_give_is_refused_at_once(
+    fields: dict[str, object], reason: str
+) -> None:
+    story = cluster(n1=[80])
+    found = objection(story.state, "chat", load(**fields))  # type: ignore[arg-type]
+    assert found is not None
+    assert found.startswith(reason)
+
+
+def test_a_place_that_may_come_yet_is_not_refused() -> None:
+    state = cluster(n1=[80]).state
+    for fields in (
+        {"node": "later", "devices": (7,)},
+        {"labels": {"zone": "moon"}},
+        {"options": {"tensor-parallel-size": 16}},
+    ):
+        assert objection(state, "chat", load(**fields)) is None  # type: ignore[arg-type]

@@ -1,0 +1,283 @@
+"""What a load request may say of its place, and who loses for what reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from nebula.actors.planning import plan
+from nebula.events.memory import GIB
+from nebula.events.vocabulary import (
+    Device,
+    ModelAssigned,
+    ModelLoadRequested,
+    ModelMeasured,
+    ModelUnschedulable,
+    NodeDrainRequested,
+    NodeRegistered,
+    Weights,
+)
+from tests.unit.story import Story, cluster, gpus, load
+
+
+def cpu(gib: int, **fields: object) -> NodeRegistered:
+    return NodeRegistered((Device(0, "cpu", "x86_64", gib * GIB),), **fields)  # type: ignore[arg-type]
+
+
+def refused(story: Story) -> ModelUnschedulable:
+    """Give what a model is told that is placed nowhere."""
+    (told,) = story.settles()
+    assert isinstance(told, ModelUnschedulable)
+    return told
+
+
+def losers(story: Story) -> list[str]:
+    """Say of each candidate of the last choice why it can't be taken."""
+    choices = plan(story.state, story.model(), tell=True).choices
+    return [each.unfit for each in choices[-1].candidates]
+
+
+# Binpack
+
+
+def test_binpack_fills_the_device_with_the_least_room_that_suffices() -> None:
+    story = cluster(alpha=[80, 24], beta=[16, 8]).given("chat", load(3, "8GiB", policy="binpack"))
+    story.settles()
+    assert story.places() == {"chat-0": "beta/0", "chat-1": "alpha/1", "chat-2": "alpha/1"}
+
+
+# Labels
+
+
+def test_only_a_node_that_carries_all_labels_is_taken() -> None:
+    story = Story().given("alpha", gpus(80)).given("beta", gpus(24, gpu="h100", zone="a"))
+    story.given("chat", load(2, "8GiB", labels={"gpu": "h100", "zone": "a"})).settles()
+    assert set(story.places().values()) == {"beta/0"}
+
+
+def test_a_label_that_nobody_carries_is_told_and_waited_for() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB", labels={"gpu": "h200"}))
+    assert refused(story).reason == ("no node carries gpu=h200: alpha does not carry gpu=h200")
+    story.given("beta", gpus(24, gpu="h200")).settles()
+    assert story.places() == {"chat-0": "beta/0"}
+
+
+def test_who_carries_the_label_and_takes_nothing_now_is_named() -> None:
+    story = cluster(alpha=[80]).given("beta", gpus(24, gpu="h200"), NodeDrainRequested())
+    story.given("chat", load(1, "8GiB", labels={"gpu": "h200"}))
+    assert refused(story).reason == "no node that suits takes replicas: beta is draining"
+
+
+# Apart
+
+
+def test_replicas_that_are_to_be_apart_from_each_other_share_no_node() -> None:
+    story = cluster(alpha=[80, 80], beta=[80]).given("chat", load(3, "8GiB", apart=("chat",)))
+    plan_, told = story.settles()
+    assert isinstance(plan_, ModelAssigned)
+    assert story.places() == {"chat-0": "alpha/0", "chat-1": "beta/0"}
+    assert isinstance(told, ModelUnschedulable)
+    assert told.missing == 1
+    assert "alpha has a replica of it, which it is to be kept apart from" in told.reason
+
+
+def test_whoever_comes_second_keeps_apart_whichever_of_both_asked_for_it() -> None:
+    story = cluster(alpha=[80], beta=[24])
+    story.given("chat", load(1, "8GiB", apart=("other",))).settles()
+    story.given("other", load(1, "8GiB")).settles()
+    assert (story.places(), story.places("other")) == ({"chat-0": "alpha/0"}, {"other-0": "beta/0"})
+    story = cluster(alpha=[80], beta=[24]).given("other", load(1, "8GiB"))
+    story.settles()
+    story.given("chat", load(1, "8GiB", apart=("other",))).settles()
+    assert (story.places(), story.places("other")) == ({"chat-0": "beta/0"}, {"other-0": "alpha/0"})
+
+
+def test_one_that_was_kept_apart_is_placed_once_the_other_is_gone() -> None:
+    story = cluster(alpha=[80]).given("other", load(1, "8GiB"))
+    story.settles()
+    story.runs("other-0").given("chat", load(1, "8GiB", apart=("other",)))
+    assert "alpha has other, which it is to be kept apart from" in refused(story).reason
+    story.given("other", load(0, "8GiB")).settles()
+    assert story.places() == {}
+    story.stops("other-0").settles()
+    assert story.places() == {"chat-0": "alpha/0"}
+
+
+# Pinned by hand
+
+
+def test_a_pinned_replica_goes_to_its_node_and_device_alone() -> None:
+    story = cluster(alpha=[80, 80], beta=[80, 24])
+    story.given("chat", load(2, "8GiB", node="beta", devices=(1,))).settles()
+    assert story.places() == {"chat-0": "beta/1", "chat-1": "beta/1"}
+
+
+def test_a_pinned_node_that_nobody_knows_is_waited_for() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB", node="beta"))
+    assert refused(story).reason.startswith("there is no node beta: ")
+    story.given("beta", gpus(24)).settles()
+    assert story.places() == {"chat-0": "beta/0"}
+
+
+def test_a_pinned_device_that_a_node_no_longer_has_is_told() -> None:
+    story = cluster(beta=[80, 80]).given("chat", load(1, "8GiB", node="beta", devices=(1,)))
+    story.settles()
+    story.given("beta", gpus(80))
+    (gone, told) = story.settles()
+    assert gone == ModelAssigned(2, ())
+    assert isinstance(told, ModelUnschedulable)
+    assert told.reason == "a device that was asked for is not there: beta has no device 1"
+
+
+# Several GPUs
+
+
+def several(
+    tensor: int = 2, replicas: int = 1, memory: str | None = "30GiB", **more: object
+) -> ModelLoadRequested:
+    return load(replicas, memory, options={"tensor-parallel-size": tensor}, **more)
+
+
+def test_one_engine_takes_several_gpus_of_one_node_each_with_its_share() -> None:
+    story = cluster(alpha=[80], beta=[40, 40, 24]).given("chat", several())
+    story.settles()
+    (place,) = story.model().assignments
+    assert (place.node, place.devices, place.memory) == ("beta", (0, 1), 30 * GIB)
+    assert story.state.occupancy["beta"].used == {0: 30 * GIB, 1: 30 * GIB}
+
+
+def test_pipeline_stages_take_gpus_too() -> None:
+    story = cluster(alpha=[40, 40, 40, 40])
+    options = {"tensor_parallel_size": 2, "pipeline-parallel-size": 2}
+    story.given("chat", load(1, "8GiB", options=options)).settles()
+    assert story.places() == {"chat-0": "alpha/0+alpha/1+alpha/2+alpha/3"}
+
+
+def test_the_roomiest_gpus_are_taken_or_by_binpack_the_fullest_that_suffice() -> None:
+    story = cluster(alpha=[80, 16, 40, 40]).given("chat", several(memory="8GiB"))
+    story.settles()
+    assert story.places() == {"chat-0": "alpha/0+alpha/2"}
+    story = cluster(alpha=[80, 16, 40, 40]).given("chat", several(memory="8GiB", policy="binpack"))
+    story.settles()
+    assert story.places() == {"chat-0": "alpha/1+alpha/2"}
+
+
+def test_more_gpus_than_any_node_has_are_told_and_waited_for() -> None:
+    story = cluster(alpha=[80, 80], beta=[80]).given("chat", several(4))
+    assert refused(story).reason == (
+        "no node has 4 GPUs for one replica: alpha has 2 GPUs; beta has 1 GPU"
+    )
+    story.given("gamma", gpus(40, 40, 40, 40)).settles()
+    assert story.places() == {"chat-0": "gamma/0+gamma/1+gamma/2+gamma/3"}
+
+
+def test_gpus_that_are_there_and_full_are_told_as_that() -> None:
+    story = cluster(alpha=[80, 16]).given("chat", several())
+    assert refused(story).reason == (
+        "no device has room: alpha/gpu0+1 has 14.7 GiB left, needs 30.0 GiB"
+    )
+
+
+def test_a_node_without_gpus_is_one_device_for_several_workers() -> None:
+    story = Story().given("alpha", cpu(64)).given("chat", several(memory="8GiB"))
+    story.settles()
+    assert story.places() == {"chat-0": "alpha/0"}
+
+
+# Weights
+
+
+def test_of_nodes_that_are_as_good_one_that_holds_the_weights_is_taken_whatever_its_room() -> None:
+    story = cluster(alpha=[80])
+    story.given("beta", NodeRegistered(gpus(24).devices, weights=(Weights("/m", GIB),)))
+    story.given("chat", load(3, "4GiB")).settles()
+    assert story.places() == {"chat-0": "beta/0", "chat-1": "alpha/0", "chat-2": "beta/0"}
+
+
+# Why not
+
+
+def test_every_loser_says_why() -> None:
+    story = cluster(alpha=[80], full=[4]).given("drained", gpus(80), NodeDrainRequested())
+    story.given("bare", NodeRegistered(()))
+    story.given("other", load(1, "8GiB", node="alpha")).settles()
+    story.given("chat", load(1, "8GiB", apart=("other",)))
+    assert losers(story) == [
+        "alpha has other, which it is to be kept apart from",
+        "full/gpu0 has 3.7 GiB left, needs 8.0 GiB",
+        "drained is draining",
+        "bare has none",
+    ]
+
+
+# How much memory
+
+
+def need_of(registered: NodeRegistered, request: ModelLoadRequested, told: ModelMeasured) -> int:
+    story = Story().given("alpha", registered).given("chat", request, told)
+    story.settles()
+    (place,) = story.model().assignments
+    return place.memory
+
+
+SEVEN = ModelMeasured("/m", 14 * GIB, 131_072, 32_768)
+"""7 billion parameters of two bytes; 128 KiB of cache for a token, so 4 GiB for 32,768."""
+
+
+def test_without_a_wish_weights_overhead_and_a_cache_for_the_longest_request_are_planned() -> None:
+    need = need_of(gpus(80), load(), SEVEN)
+    assert need == 14 * GIB + 14 * GIB // 12 + int(2.5 * GIB) + 4 * GIB
+
+
+def test_the_cache_is_planned_for_the_context_that_was_asked_for() -> None:
+    whole = need_of(gpus(80), load(), SEVEN)
+    for length, cache in ((4096, 2 * GIB), ("4K", 2 * GIB), ("8k", (4 * 8000 * 131_072))):
+        need = need_of(gpus(80), load(options={"max-model-len": length}), SEVEN)
+        assert need == whole - 4 * GIB + cache, length
+
+
+def test_several_gpus_share_weights_and_cache() -> None:
+    one, two = need_of(gpus(80), load(), SEVEN), need_of(gpus(80, 80), several(memory=None), SEVEN)
+    assert two - int(2.5 * GIB) == -(-(one - int(2.5 * GIB)) // 2)
+
+
+def test_what_an_option_says_of_the_memory_counts() -> None:
+    assert need_of(gpus(80), load(options={"gpu-memory-utilization": 0.5}), SEVEN) == 40 * GIB
+    cache = load(options={"kv-cache-memory-bytes": 8 * GIB})
+    assert need_of(gpus(80), cache, SEVEN) == need_of(gpus(80), load(), SEVEN) + 4 * GIB
+
+
+def test_on_a_cpu_the_share_is_such_that_a_quarter_of_it_is_the_cache() -> None:
+    assert need_of(cpu(64), load(), ModelMeasured("/m", GIB, 131_072, 32_768)) == 16 * GIB
+
+
+@pytest.mark.parametrize("told", [ModelMeasured("/m", reason="no such file"), None])
+def test_what_nobody_can_measure_gets_a_share_of_its_device(told: ModelMeasured | None) -> None:
+    story = cluster(alpha=[80]).given("chat", load(), *([told] if told else []))
+    story.settles()
+    assert story.model().assignments[0].memory == int(80 * GIB * 0.45)
+
+
+def test_the_first_plan_waits_for_a_node_that_measures() -> None:
+    story = Story().given("alpha", NodeRegistered(gpus(80).devices, measures=True))
+    story.given("chat", load())
+    assert story.settles() == []
+    story.given("chat", SEVEN).settles()
+    assert story.model().assignments[0].memory < int(80 * GIB * 0.45)
+
+
+def test_nobody_waits_for_a_measure_where_none_is_to_come() -> None:
+    story = cluster(alpha=[80]).given("beta", NodeRegistered((), measures=True))
+    story.given("chat", load(memory="8GiB")).settles()
+    assert story.places() == {"chat-0": "alpha/0"}
+    story.given("late", load())
+    assert story.settles() == []
+    story.given("beta", NodeDrainRequested()).settles()
+    assert story.places("late") == {"late-0": "alpha/0"}
+
+
+def test_a_replica_more_of_what_runs_waits_for_no_measure() -> None:
+    story = cluster(alpha=[80]).given("chat", load())
+    story.settles()
+    story.given("beta", NodeRegistered(gpus(80).devices, measures=True))
+    story.given("chat", load(2)).settles()
+    assert story.places() == {"chat-0": "alpha/0", "chat-1": "beta/0"}
