@@ -2,13 +2,17 @@
 
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psutil
 import pynvml
 
 from nebula.events import memory
 from nebula.events.vocabulary import Device, DeviceKind
+
+T = TypeVar("T")
 
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
@@ -21,6 +25,11 @@ def probe() -> tuple[Device, ...]:
 def memory_free() -> int:
     """Give the bytes of main memory that could be had right now."""
     return int(psutil.virtual_memory().available)
+
+
+def gpus_free() -> tuple[int, ...]:
+    """Give the bytes of each GPU's memory that could be had right now; nothing without GPUs."""
+    return _each_gpu(lambda _, handle: int(pynvml.nvmlDeviceGetMemoryInfo(handle).free))
 
 
 def cores() -> int:
@@ -39,20 +48,27 @@ def _quota() -> int | None:
 
 
 def _gpus() -> tuple[Device, ...]:
+    return _each_gpu(_gpu)
+
+
+def _each_gpu(look: Callable[[int, Any], T]) -> tuple[T, ...]:
+    """Look at every GPU through NVML; none where it shows none."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return ()
     try:
-        return tuple(_gpu(index) for index in range(pynvml.nvmlDeviceGetCount()))
+        count = pynvml.nvmlDeviceGetCount()
+        return tuple(
+            look(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)
+        )
     except pynvml.NVMLError:
         return ()
     finally:
         pynvml.nvmlShutdown()
 
 
-def _gpu(index: int) -> Device:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+def _gpu(index: int, handle: Any) -> Device:
     name = pynvml.nvmlDeviceGetName(handle)
     return Device(
         index,

@@ -28,7 +28,10 @@ async def find(command: Sequence[str]) -> str:
     if not package or not python:
         return ""
     if python == sys.executable:
-        spec = importlib.util.find_spec(package)
+        try:
+            spec = importlib.util.find_spec(package)
+        except (ImportError, ValueError):
+            return ""
         places = list(spec.submodule_search_locations or []) if spec is not None else []
         return read(Path(places[0])) if places else ""
     return read(Path(folder)) if (folder := await _asked(python, package)) else ""

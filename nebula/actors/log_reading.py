@@ -1,7 +1,9 @@
 """How lines of an engine's log are asked for over NATS, and read from its file."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
 from nebula.actors import processes
@@ -24,6 +26,16 @@ class LogReply(Struct, frozen=True):
     text: str = ""
     offset: int = 0
     error: str = ""
+
+
+def answer(request: bytes, path_of: Callable[[str], Path]) -> bytes:
+    """Answer a request as it comes over NATS; `path_of` gives the log of a replica."""
+    try:
+        asked = msgspec.json.decode(request, type=LogRequest)
+        reply = read_log(path_of(asked.replica), asked)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        reply = LogReply(error=str(error))
+    return msgspec.json.encode(reply)
 
 
 def read_log(path: Path, request: LogRequest) -> LogReply:

@@ -19,12 +19,12 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from nebula.actors import devices, engine_version, launch, processes
+from nebula.actors import devices, engine_version, log_reading, processes
 from nebula.actors.actor import Actor
-from nebula.actors.engine_http import EngineClient, EngineRefused, EngineSilent
+from nebula.actors.engine_http import EngineSilent
 from nebula.actors.failure import death_reason, failure_reason
 from nebula.actors.launch import Site
-from nebula.actors.log_reading import LogReply, LogRequest, read_log
+from nebula.actors.node_engine import NodeEngine
 from nebula.actors.placement import replicas_on
 from nebula.actors.processes import EngineProcess
 from nebula.actors.reconciliation import (
@@ -44,9 +44,6 @@ from nebula.events import subjects
 from nebula.events.inference import NodeStatus
 from nebula.events.state import Replica
 from nebula.events.vocabulary import (
-    AdapterLoaded,
-    AdapterLoadFailed,
-    AdapterUnloaded,
     Device,
     EngineFailed,
     EngineReady,
@@ -63,8 +60,6 @@ log = logging.getLogger(__name__)
 HEARTBEAT = 2.0
 REASON_LINES = 400
 """Where vLLM says why it failed may be this far above its last line."""
-
-MAX_LOG_FILE = 64 * 1024 * 1024
 
 LAST_TRY = 3.0
 """Seconds that a node which is to end gives the log to take what its engines did last."""
@@ -92,32 +87,6 @@ class NodeSettings(Struct, frozen=True):
     measures: bool = True
 
 
-class _Engine:
-    """An entry of the map: one replica's engine from the decision to start it until it is gone."""
-
-    def __init__(self, replica: Replica, version: int, attempt: int, port: int) -> None:
-        self.replica = replica.id
-        self.devices = replica.devices
-        self.source = replica.launch.source if replica.launch is not None else ""
-        self.version = version
-        self.attempt = attempt
-        self.port = port
-        self.client = EngineClient(port)
-        self.process: EngineProcess | None = None
-        self.hint = ""
-        self.ready = False
-        self.ready_since: float | None = None
-        self.stop_reason: str | None = None
-        self.last_seq: int | None = None
-        self.life: asyncio.Task[None] | None = None
-
-    @property
-    def running(self) -> Running:
-        return Running(
-            self.replica, self.version, self.devices, self.ready, self.stop_reason is not None
-        )
-
-
 class Node(Actor):
     """See the module."""
 
@@ -132,8 +101,9 @@ class Node(Actor):
         super().__init__(connection, stream_replicas=stream_replicas)
         self.settings = settings
         self.inventory = inventory
-        self._engines: dict[str, _Engine] = {}
+        self._engines: dict[str, NodeEngine] = {}
         self._retry_at: dict[str, float] = {}
+        self._gpus_free: tuple[int, ...] = ()
         self._adapting: set[str] = set()
         self._wake = asyncio.Event()
         self._supply = Supply(
@@ -169,13 +139,15 @@ class Node(Actor):
         await self.connection.client.subscribe(
             subjects.logs(self.settings.node), cb=self._on_log_request
         )
+        self.spawn(self._watch_gpus(), "watch GPUs")
         self.spawn(self._beat(), "heartbeat")
 
     async def work(self) -> None:
         """Reconcile whenever the log, an engine or a pause before a restart calls for it."""
         while True:
             self._wake.clear()
-            for action in self._due():
+            now = self._now()
+            for action in self._due(now):
                 self._perform(action)
             if not self._engines and is_lost(self.projection.state, self.settings.node):
                 log.warning("this node was lost: it has no engines any more and registers again")
@@ -186,7 +158,7 @@ class Node(Actor):
             try:
                 await asyncio.wait(
                     (changed, woken),
-                    timeout=self._until_retry(),
+                    timeout=self._until_retry(now),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if changed.done():
@@ -223,22 +195,22 @@ class Node(Actor):
         lives = [engine.life for engine in self._engines.values() if engine.life is not None]
         await asyncio.gather(*lives, return_exceptions=True)
 
-    def _due(self) -> tuple[Action, ...]:
+    def _due(self, now: float) -> tuple[Action, ...]:
         running: Mapping[str, Running] = {
             replica: engine.running for replica, engine in self._engines.items()
         }
         state = self.projection.state
         mine = replicas_on(state, self.settings.node)
-        self._supply.work(state, mine, {engine.source for engine in self._engines.values()})
+        self._supply.work(state, mine, {engine.source for engine in self._engines.values()}, now)
         waiting = self._supply.waiting(mine)
-        return reconcile(state, mine, running, self._retry_at, self._now(), waiting)
+        return reconcile(state, mine, running, self._retry_at, now, waiting)
 
     def _perform(self, action: Action) -> None:
         match action:
             case Start(replica=identity, attempt=attempt):
                 replica = self.projection.state.replicas[identity]
                 ports = {engine.port for engine in self._engines.values()}
-                engine = _Engine(replica, replica.version, attempt, processes.free_port(ports))
+                engine = NodeEngine(replica, replica.version, attempt, processes.free_port(ports))
                 engine.last_seq = replica.changed
                 self._retry_at.pop(identity, None)
                 self._engines[identity] = engine
@@ -250,33 +222,35 @@ class Node(Actor):
                     self._adapting.add(action.replica)
                     self.spawn(self._adapt(action), f"adapter of {action.replica}")
 
-    def _stop(self, engine: _Engine, reason: str) -> None:
+    def _stop(self, engine: NodeEngine, reason: str) -> None:
         if engine.stop_reason is None:
             engine.stop_reason = reason
             if engine.process is not None:
                 self.spawn(engine.process.end(self.settings.grace), f"end {engine.replica}")
 
-    async def _live(self, engine: _Engine, replica: Replica) -> None:
+    async def _live(self, engine: NodeEngine, replica: Replica) -> None:
         """Follow one engine from its start, or its adoption, to its end; tell the log of each."""
         started = self._now()
         code: int | None = None
         try:
-            if engine.process is None:
-                engine.process = await self._launch(engine, replica)
+            process = engine.process
+            if process is None:
+                environ, log_file = self._supply.environment(os.environ), self._log_file(replica.id)
+                process = await engine.start(self._site, self.inventory, replica, environ, log_file)
                 if engine.stop_reason is not None:
-                    self.spawn(engine.process.end(self.settings.grace), f"end {engine.replica}")
+                    self.spawn(process.end(self.settings.grace), f"end {engine.replica}")
                 event = EngineStarted(
-                    engine.process.pid,
-                    engine.process.created,
+                    process.pid,
+                    process.created,
                     engine.port,
-                    str(engine.process.log_file),
+                    str(process.log_file),
                     engine.version,
                     engine.attempt,
                 )
                 engine.last_seq = await self._tell(engine.replica, event, engine.last_seq)
-            watching = asyncio.create_task(engine.process.wait())
+            watching = asyncio.create_task(process.wait())
             try:
-                if not engine.ready and await self._becomes_ready(engine, watching):
+                if not engine.ready and await engine.becomes_ready(watching):
                     event_ready = EngineReady(
                         await engine.client.version(), round(self._now() - started, 1)
                     )
@@ -286,44 +260,12 @@ class Node(Actor):
                 code = await watching
             finally:
                 watching.cancel()
-            reason = failure_reason(engine.process.tail(REASON_LINES))
+            reason = failure_reason(process.tail(REASON_LINES))
         except OSError as error:
             reason = f"can't run {' '.join(self.settings.engine_command)}: {error}"
         await self._ended(engine, code, reason)
 
-    async def _launch(self, engine: _Engine, replica: Replica) -> EngineProcess:
-        how = replica.launch
-        if how is None:
-            raise OSError("no plan says how it is started")
-        there = {item.index: item for item in reversed(self.inventory)}
-        absent = [index for index in replica.devices if index not in there]
-        if absent:
-            raise OSError(f"this node has no device {absent[0]}")
-        # vLLM takes one share for all of an engine's GPUs: of the largest, it is none's too much.
-        device = max((there[index] for index in replica.devices), key=lambda item: item.memory)
-        engine.hint = _hint(how.source)
-        line = launch.arguments(self._site, how, replica, device, engine.port)
-        environ = launch.environment(self._site, how, replica, device, self._environ())
-        log_file = self._log_file(replica.id)
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        if log_file.exists() and log_file.stat().st_size > MAX_LOG_FILE:
-            log_file.replace(log_file.with_suffix(".log.1"))
-        log.info("starting %s on port %d: %s", replica.id, engine.port, " ".join(line))
-        return await EngineProcess.start(line, environ, log_file)
-
-    def _environ(self) -> dict[str, str]:
-        """Give what engines inherit: they find the hub's files where the node has put them."""
-        folder = self.settings.weights
-        return {**os.environ, **({"HF_HUB_CACHE": str(folder)} if folder is not None else {})}
-
-    async def _becomes_ready(self, engine: _Engine, watching: asyncio.Task[int | None]) -> bool:
-        while not watching.done():
-            if await engine.client.healthy():
-                return True
-            await asyncio.wait((watching,), timeout=processes.POLL)
-        return False
-
-    async def _ended(self, engine: _Engine, code: int | None, reason: str) -> None:
+    async def _ended(self, engine: NodeEngine, code: int | None, reason: str) -> None:
         """Tell of an end, and keep the entry, which holds its devices, until all of it is gone.
 
         A failure is told at once. That it was stopped is told last: others may get its devices.
@@ -340,7 +282,7 @@ class Node(Actor):
         del self._engines[engine.replica]
         self._wake.set()
 
-    async def _failed(self, engine: _Engine, code: int | None, words: str) -> None:
+    async def _failed(self, engine: NodeEngine, code: int | None, words: str) -> None:
         served = 0.0 if engine.ready_since is None else self._now() - engine.ready_since
         attempt, pause = self.settings.restarts.after(engine.attempt, served)
         process = engine.process
@@ -361,19 +303,8 @@ class Node(Actor):
                 return
             model = self.projection.state.models.get(replica.model)
             cause = model.changed if model is not None else engine.last_seq
-            event: Event
             try:
-                if isinstance(action, LoadAdapter):
-                    await engine.client.load_adapter(action.name, action.source)
-                    event = AdapterLoaded(action.name, action.source)
-                else:
-                    await engine.client.unload_adapter(action.name)
-                    event = AdapterUnloaded(action.name)
-            except EngineRefused as error:
-                if isinstance(action, LoadAdapter):
-                    event = AdapterLoadFailed(action.name, action.source, str(error))
-                else:
-                    event = AdapterUnloaded(action.name)  # it had none: that is what we wanted
+                event = await engine.adapt(action)
             except EngineSilent as error:
                 log.warning("%s does not answer about its adapters: %s", action.replica, error)
                 await asyncio.sleep(1)
@@ -396,7 +327,7 @@ class Node(Actor):
                 gone = EngineStopped("it ended while no node watched it")
                 await self._tell(replica.id, gone, replica.changed)
                 continue
-            engine = _Engine(replica, known.version, replica.attempt, known.port)
+            engine = NodeEngine(replica, known.version, replica.attempt, known.port)
             engine.process = process
             engine.last_seq = replica.changed
             engine.ready = replica.phase == "ready"
@@ -436,39 +367,32 @@ class Node(Actor):
 
     async def _beat(self) -> None:
         while True:
-            status = NodeStatus(
-                self.settings.node, os.getpid(), len(self._engines), devices.memory_free()
-            )
+            engines, free = len(self._engines), devices.memory_free()
+            status = NodeStatus(self.settings.node, os.getpid(), engines, free, self._gpus_free)
             if self.connection.connected:
                 subject = subjects.node_status(self.settings.node)
                 with contextlib.suppress(NatsError):
                     await self.connection.client.publish(subject, msgspec.json.encode(status))
             await asyncio.sleep(HEARTBEAT)
 
+    async def _watch_gpus(self) -> None:
+        """Apart from the heartbeat: a driver that hangs must not make the node look dead."""
+        while any(device.kind == "gpu" for device in self.inventory):
+            self._gpus_free = await asyncio.to_thread(devices.gpus_free)
+            await asyncio.sleep(HEARTBEAT)
+
     async def _on_log_request(self, message: Msg) -> None:
         if message.reply:
-            try:
-                request = msgspec.json.decode(message.data, type=LogRequest)
-                reply = read_log(self._log_file(request.replica), request)
-            except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-                reply = LogReply(error=str(error))
-            await self.connection.client.publish(message.reply, msgspec.json.encode(reply))
+            reply = log_reading.answer(message.data, self._log_file)
+            await self.connection.client.publish(message.reply, reply)
 
     def _log_file(self, replica: str) -> Path:
         return self.settings.folder / "logs" / f"{replica}.log"
 
-    def _until_retry(self) -> float | None:
-        due = [at for replica, at in self._retry_at.items() if replica not in self._engines]
-        engines = [max(0.0, min(due) - self._now()) + 0.01] if due else []
-        files = self._supply.until_retry()
-        return min([*engines, *([] if files is None else [files])], default=None)
+    def _until_retry(self, looked: float) -> float | None:
+        """Give the seconds until something is due that was not yet when we `looked`."""
+        later = [at for at in (*self._retry_at.values(), *self._supply.retries) if at > looked]
+        return max(0.0, min(later) - self._now()) + 0.01 if later else None
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-def _hint(source: str) -> str:
-    """Say what vLLM does not: it takes a folder that is not there for a bad hub id."""
-    if not source.startswith("/") or Path(source).exists():
-        return ""
-    return f"there is no {source} on this node; the engine says: "

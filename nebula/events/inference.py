@@ -369,9 +369,13 @@ class RouterStatus(Struct, frozen=True):
 
 
 class NodeStatus(Struct, frozen=True):
-    """A node's heartbeat. `engines` counts the engine processes it keeps; memory in bytes."""
+    """A node's heartbeat. `engines` counts the engine processes it keeps; memory in bytes.
+
+    `gpus_free`: what of each GPU's memory could be had right now, in the order of their indices.
+    """
 
     node: str
     pid: int
     engines: int
     memory_free: int
+    gpus_free: tuple[int, ...] = ()

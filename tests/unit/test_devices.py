@@ -1,14 +1,18 @@
-"""How many cores engines may use here."""
+"""What a machine offers: its cores, and the GPUs that NVML shows."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
+import pynvml
 import pytest
 
 from nebula.actors import devices
+from nebula.events.memory import GIB
+from nebula.events.vocabulary import Device
 
 
 @pytest.mark.parametrize(
@@ -37,3 +41,50 @@ def test_cores_are_real_ones_that_this_process_may_use(
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(allowed)), raising=False)
     assert devices.cores() == cores
+
+
+class Driver:
+    """Stands for NVML: two GPUs, on the first of which somebody else has 30 GiB."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open = 0
+        for name in ("Init", "Shutdown", "DeviceGetCount", "DeviceGetHandleByIndex"):
+            monkeypatch.setattr(pynvml, f"nvml{name}", getattr(self, name))
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda _: "NVIDIA H100")
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", self.memory)
+
+    def Init(self) -> None:
+        self.open += 1
+
+    def Shutdown(self) -> None:
+        self.open -= 1
+
+    def DeviceGetCount(self) -> int:
+        return 2
+
+    def DeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def memory(self, handle: int) -> SimpleNamespace:
+        return SimpleNamespace(total=80 * GIB, free=(50 if handle == 0 else 80) * GIB)
+
+
+def test_gpus_are_listed_with_all_their_memory_and_what_of_it_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Driver(monkeypatch)
+    assert devices.probe() == (
+        Device(0, "gpu", "NVIDIA H100", 80 * GIB),
+        Device(1, "gpu", "NVIDIA H100", 80 * GIB),
+    )
+    assert devices.gpus_free() == (50 * GIB, 80 * GIB)
+    assert driver.open == 0
+
+
+def test_a_machine_without_a_driver_is_its_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise pynvml.NVMLError_LibraryNotFound
+
+    monkeypatch.setattr(pynvml, "nvmlInit", absent)
+    assert [device.kind for device in devices.probe()] == ["cpu"]
+    assert devices.gpus_free() == ()

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Protocol
 
@@ -108,11 +107,15 @@ class Supply:
         """Give the ids of the replicas that can't be started before their files are here."""
         return provision.waiting(replicas, self._ready) if self.fetches else frozenset()
 
-    def work(self, state: State, replicas: Sequence[Replica], running: Set[str]) -> None:
-        """Begin whatever is due. `running`: sources of the engines that run."""
-        local = Local(
-            self._ready, self._busy, running, self._retry_at, time.monotonic(), self.fetches
-        )
+    def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
+        """Give what engines inherit: they look for the hub's files where this node puts them."""
+        return {**inherited, "HF_HUB_CACHE": str(self.hub.cache)}
+
+    def work(
+        self, state: State, replicas: Sequence[Replica], running: Set[str], now: float
+    ) -> None:
+        """Begin whatever is due. `running`: sources of the engines that run. `now`: loop time."""
+        local = Local(self._ready, self._busy, running, self._retry_at, now, self.fetches)
         for task in provision.provide(state, self.node, replicas, local):
             match task:
                 case Fetch(files=files):
@@ -128,11 +131,10 @@ class Supply:
                 self._tried[task.model] = task.intent
                 self._spawn(self._measure(task), f"measure {task.model}")
 
-    def until_retry(self) -> float | None:
-        """Give the seconds until something that failed may be tried again."""
-        now = time.monotonic()
-        due = [at for source, at in self._retry_at.items() if source not in self._busy and at > now]
-        return min(due) - now + 0.01 if due else None
+    @property
+    def retries(self) -> Collection[float]:
+        """When what has failed may be tried again, by the clock of `work`."""
+        return self._retry_at.values()
 
     # Fetching
 
@@ -173,16 +175,16 @@ class Supply:
             return
         download.check_room(self.hub, listing, absent)
         left = sum(file.size for file in absent) - download.begun(self.hub, listing, absent)
-        started = time.monotonic()
+        started = _now()
         await self._tell_node(
             DownloadStarted(files.source, listing.commit, len(absent), total - left, total)
         )
         await self._download(listing, total - left, total)
-        seconds = round(time.monotonic() - started, 1)
+        seconds = round(_now() - started, 1)
         await self._tell_node(DownloadFinished(files.source, total, listing.commit, seconds))
 
     async def _download(self, listing: Listing, done: int, total: int) -> None:
-        told, told_at = done, time.monotonic()
+        told, told_at = done, _now()
         there = done
 
         def progress(more: int) -> None:
@@ -193,7 +195,7 @@ class Supply:
             nonlocal told, told_at
             while True:
                 await asyncio.sleep(0.5)
-                now = time.monotonic()
+                now = _now()
                 if provision.worth_telling(told, told_at, there, total, now):
                     told, told_at = there, now
                     source = listing.files.source
@@ -215,7 +217,7 @@ class Supply:
         """Try again later, or tell of every replica that waits for it that it can't start."""
         source = files.source
         if isinstance(error, Busy):  # whoever shares our cache does it
-            self._retry_at[source] = time.monotonic() + 1
+            self._retry_at[source] = _now() + 1
             return
         if isinstance(error, Damaged):
             self._damaged[source] = self._damaged.get(source, 0) + 1
@@ -226,11 +228,11 @@ class Supply:
         await self._tell_node(DownloadFailed(source, str(error), pause))
         if pause is not None:
             self._failures[source] = failures
-            self._retry_at[source] = time.monotonic() + pause
+            self._retry_at[source] = _now() + pause
             return
         self._failures.pop(source, None)
         self._damaged.pop(source, None)
-        self._retry_at[source] = time.monotonic() + self._retries.pause
+        self._retry_at[source] = _now() + self._retries.pause
         state = self._projection.state
         mine = [replica for replica in state.replicas.values() if replica.node == self.node]
         for replica in provision.waiting_for(mine, source):
@@ -319,3 +321,7 @@ class Supply:
 
 def _answered(model: Model) -> bool:
     return model.measured is not None and model.measured.source == model.spec.source
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
