@@ -88,7 +88,9 @@ def _scale(state: State, model: Model, use: Use) -> ModelScaled | None:
             return ModelScaled(wanted + 1, f"{reason}, more than {auto.in_flight:g}")
         if use.waiting and use.longest > auto.wait:
             return ModelScaled(wanted + 1, f"{in_line(use)}, more than {auto.wait:g} s")
-    if wanted > auto.least and use.replicas == wanted and use.spare >= auto.calm:
+    enough = not use.waiting and use.in_flight <= auto.in_flight * (wanted - 1)
+    calm = use.replicas == wanted and use.spare >= auto.calm
+    if wanted > auto.least and enough and calm:
         reason = f"for {use.spare:.1f} s, {auto.calm:g} s at least, {wanted - 1} would have done"
         return ModelScaled(wanted - 1, f"{reason}; {use.in_flight} requests are in flight")
     return None
