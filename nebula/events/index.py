@@ -100,8 +100,8 @@ def stale(state: State, model: Model, replica: Replica, launch: Launch) -> str:
 
 
 def relaunched(replica: Replica, launch: Launch) -> str:
-    """Say that its engine is to be started otherwise; empty where it is not."""
-    return "" if replica.launch == launch else "it is to be started otherwise"
+    """Say that its engine runs as was asked for before; empty where it does not."""
+    return "" if replica.launch == launch else "it runs as was asked for before"
 
 
 def misplaced(state: State, model: Model, replica: Replica) -> str:
