@@ -109,7 +109,9 @@ def test_a_change_that_fits_nowhere_leaves_the_old_one_serving_and_is_told() -> 
     story.given("chat", load(1, "40GiB"))
     (told,) = story.settles()
     assert isinstance(told, ModelUnschedulable)
-    assert told.reason.startswith("chat-0 can't be replaced, though it runs as was asked for before")
+    assert told.reason.startswith(
+        "chat-0 can't be replaced, though it runs as was asked for before"
+    )
     assert (told.missing, story.replica().serving) == (1, True)
     story.given("beta", gpus(80)).settles()
     assert story.places() == {"chat-0": "alpha/0", "chat-1": "beta/0"}
