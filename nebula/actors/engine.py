@@ -35,7 +35,6 @@ from nebula.events.inference import (
     UnderWay,
     Unwanted,
 )
-from nebula.events.record import parse_headers
 from nebula.store.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -128,7 +127,7 @@ class EngineBridge:
         await self._connection.close()
 
     def _on_request(self, _: bytes, header: bytes, body: bytes) -> None:
-        request = inference.read_request(self._settings.model, parse_headers(header), body)
+        request = inference.receive_request(self._settings.model, header, body)
         if request is None or request.attempt < self._unwanted_below.get(request.id, 0):
             return
         earlier = self._active.get(request.id)
