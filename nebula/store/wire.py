@@ -46,16 +46,32 @@ class FastParser(Parser):
         super().reset()
         self._wanted = 0
         self._parsing = False
+        self._begun: list[bytes] = []
+        self._begun_size = 0
         self._resets = getattr(self, "_resets", 0) + 1
 
     def arrived(self, data: bytes) -> bytes:
-        """Hand over the messages for `listen` that are whole; give what comes after them."""
+        """Hand over the messages for `listen`; give what comes after them.
+
+        One that has begun is kept until it is whole.
+        """
         if self.buf or self._parsing:
             return data
+        if self._begun:
+            self._begun.append(data)
+            self._begun_size += len(data)
+            if self._begun_size < self._wanted:
+                return b""
+            data = b"".join(self._begun)
+            self._begun.clear()
+        self._wanted = 0
         at = self._take(data, 0)
-        self._wanted = 0  # counts for what is in the buffer, and what is left is not there yet
         self.nc.write()
-        return data[at:]
+        if not self._wanted:
+            return data[at:]
+        self._begun.append(data[at:])
+        self._begun_size = len(data) - at
+        return b""
 
     async def parse(self, data: bytes = b"") -> None:
         """As nats-py's."""
