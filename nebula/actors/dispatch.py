@@ -27,7 +27,6 @@ from nebula.events.inference import (
     Routed,
     RouterStatus,
 )
-from nebula.events.record import parse_headers
 from nebula.events.state import Model, Named, Replica, State
 
 Post: TypeAlias = Callable[[str, bytes, bytes], None]
@@ -103,7 +102,7 @@ class Dispatch:
     def on_request(self, subject: bytes, header: bytes, body: bytes) -> None:
         """Send a request to a replica, or let it wait."""
         model_id = subject.rpartition(b".")[2].decode()
-        request = inference.read_request(model_id, parse_headers(header), body)
+        request = inference.receive_request(model_id, header, body)
         if request is None:
             return
         held = _Held(request, header, self._now())
@@ -307,7 +306,7 @@ class Dispatch:
             return held.header
         left = None if request.timeout is None else max(0.0, request.timeout - waited)
         request = replace(request, timeout=left, patience=max(0.0, request.patience - waited))
-        return inference.block(inference.request_headers(request))
+        return inference.request_block(request)
 
     def _candidates(
         self, state: State, model: Model, adapter: str, prefix: tuple[str, ...] = ()
@@ -408,7 +407,7 @@ class Dispatch:
         self._answer(request, refusal, reason.encode())
 
     def _answer(self, request: Request, piece: Piece, body: bytes) -> None:
-        header = inference.block(inference.piece_headers(piece))
+        header = inference.piece_block(piece)
         self._post(subjects.responses(request.gateway, request.id), header, body)
 
 

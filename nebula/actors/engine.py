@@ -36,7 +36,6 @@ from nebula.events.inference import (
     UnderWay,
     Unwanted,
 )
-from nebula.events.record import parse_headers
 from nebula.store.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -129,11 +128,10 @@ class EngineBridge:
         await self._connection.close()
 
     def _on_request(self, _: bytes, header: bytes, body: bytes) -> None:
-        headers = parse_headers(header)
-        request = inference.read_request(self._settings.model, headers, body)
+        request = inference.receive_request(self._settings.model, header, body)
         if request is None or request.attempt < self._unwanted_below.get(request.id, 0):
             return
-        plan = inference.read_plan(headers)
+        plan = inference.read_plan(header)
         if plan is not None and plan != self._settings.version:
             self._refuse(request, plan)
             return

@@ -140,7 +140,7 @@ class EngineExchange:
         self._post(piece, body)
 
     def _post(self, piece: Piece, body: bytes) -> None:
-        header = inference.block(inference.piece_headers(piece))
+        header = inference.piece_block(piece)
         _post(self._connection, self._subject, header, body)
 
 

@@ -8,7 +8,6 @@ told of a failure is decided above it.
 import asyncio
 import contextlib
 import logging
-import uuid
 
 import msgspec
 from msgspec.structs import replace
@@ -30,7 +29,6 @@ from nebula.events.inference import (
     StillWanted,
     Unwanted,
 )
-from nebula.events.record import parse_headers
 from nebula.events.standing import Standing, standing
 from nebula.events.state import Model, Named
 from nebula.store import inference_log
@@ -161,7 +159,7 @@ class Gateway(Actor):
 
     def _send(self, exchange: Exchange) -> None:
         request = exchange.request
-        header = inference.block(inference.request_headers(request))
+        header = inference.request_block(request)
         self.connection.client.post(subjects.requests(request.model), header, request.body)
 
     def _drop(self, request: Request, below: int, reason: bytes = b"") -> None:
@@ -187,7 +185,7 @@ class Gateway(Actor):
         if chunk is not None:
             self._take(exchange, Piece(chunk, body))
             return
-        piece = inference.read_piece(parse_headers(header), body)
+        piece = inference.read_answer(header, body)
         if piece is not None:
             self._take(exchange, piece)
 
@@ -317,7 +315,7 @@ class Gateway(Actor):
     async def _detokenize(self, exchange: Exchange, way: Detokenize) -> None:
         """Ask any engine of the model what text the last token ids are, then go on."""
         request = Request(
-            uuid.uuid4().hex,
+            inference.new_id(),
             self.id,
             exchange.request.model,
             way.path,

@@ -38,7 +38,10 @@ CHECK = 2.0
 ORPHANED = 15.0
 """Seconds that an answer without a gateway may take to begin: then it got lost with it."""
 
-_TRIES = 20
+_PATIENCE = 10.0
+"""Seconds in which the stream has to answer: a busy NATS does so late."""
+
+_TRIES = 100
 
 
 class Unknown(Exception):
@@ -77,7 +80,7 @@ async def claim(gateway: Gateway, request: Request, fingerprint: str) -> bool:
             try:
                 found = (await _first(gateway, subject)).headers or {}
             except NotFoundError:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.02)
             except NoRespondersError:
                 # NATS has just come back, and the stream in its memory is not there again yet.
                 await asyncio.sleep(0.1)
@@ -105,13 +108,13 @@ async def failed(gateway: Gateway, identity: str) -> bool:
 
 async def _first(gateway: Gateway, subject: str) -> RawStreamMsg:
     """Give the first message on a subject. Lets nats-py's errors through, NotFoundError too."""
-    return await gateway.connection.client.jetstream(timeout=2).get_msg(
+    return await gateway.connection.client.jetstream(timeout=_PATIENCE).get_msg(
         streams.INFERENCE, seq=1, subject=subject, direct=True, next=True
     )
 
 
 async def _last(gateway: Gateway, subject: str) -> RawStreamMsg | None:
-    jetstream = gateway.connection.client.jetstream(timeout=2)
+    jetstream = gateway.connection.client.jetstream(timeout=_PATIENCE)
     try:
         return await jetstream.get_last_msg(streams.INFERENCE, subject, direct=True)
     except NotFoundError:

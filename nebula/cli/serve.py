@@ -37,6 +37,7 @@ from nebula.events import subjects
 from nebula.events.vocabulary import Device
 from nebula.http.app import create_app
 from nebula.http.inference import Limits, Patience
+from nebula.http.writing import TurnProtocol
 from nebula.store.connection import Connection
 
 
@@ -108,10 +109,11 @@ async def _gateway(
         uvicorn.Config(
             create_app(actor, Limits(max_body, patience)),
             loop="none",
-            http="httptools",
+            http=TurnProtocol,
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=5,
         )
     )

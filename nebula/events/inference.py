@@ -7,11 +7,14 @@ it. Where an engine dies, the gateway asks again under the same id with the next
 pieces are numbered from 0 again; those of earlier attempts mean nothing any more.
 """
 
+import functools
+import os
 from collections.abc import Mapping
 
 import msgspec
 from msgspec import Struct
 
+from nebula.events.record import parse_headers
 from nebula.events.subjects import is_token
 
 PATH = "Nebula-Path"
@@ -52,7 +55,7 @@ HEADER_ROOM = 16 * 1024
 """Bytes kept free of a message's body: NATS counts headers towards its payload limit."""
 
 
-class Request(Struct, frozen=True):
+class Request(Struct, frozen=True, gc=False):
     """One HTTP request on its way to an engine.
 
     `user` is whom fairness counts it for; a lower `priority` goes first, as in vLLM. `patience`:
@@ -83,7 +86,7 @@ class Request(Struct, frozen=True):
     tokens: str = ""
 
 
-class Piece(Struct, frozen=True):
+class Piece(Struct, frozen=True, gc=False):
     """One message of an answer.
 
     `chunk` counts from 0 without gaps; -1 for one that only says who has the request now: a
@@ -112,15 +115,40 @@ def block(headers: Mapping[str, str]) -> bytes:
     return f"NATS/1.0\r\n{''.join(lines)}\r\n".encode()
 
 
+def new_id() -> str:
+    """Give a request's id. Nobody can guess it: whoever knows it may resume the answer."""
+    return os.urandom(16).hex()
+
+
+def request_block(request: Request) -> bytes:
+    """Write the header block of a request message; what most have in common is written once."""
+    common = _common_block(request.gateway, request.path, request.content_type, request.patience)
+    own = "".join([f"{key}: {value}\r\n" for key, value in _own_headers(request).items()])
+    return b"%b%b\r\n" % (common, own.encode())
+
+
+@functools.lru_cache(maxsize=256)
+def _common_block(gateway: str, path: str, content_type: str, patience: float) -> bytes:
+    return block(_common_headers(gateway, path, content_type, patience))[:-2]
+
+
+def _common_headers(gateway: str, path: str, content_type: str, patience: float) -> dict[str, str]:
+    return {
+        GATEWAY: gateway,
+        PATH: path,
+        CONTENT_TYPE: content_type,
+        PATIENCE: format(patience, ".3f"),
+    }
+
+
 def request_headers(request: Request) -> dict[str, str]:
     """Give the headers of a request message; the model is in the subject."""
-    headers = {
-        REQUEST: request.id,
-        GATEWAY: request.gateway,
-        PATH: request.path,
-        CONTENT_TYPE: request.content_type,
-        PATIENCE: format(request.patience, ".3f"),
-    }
+    common = _common_headers(request.gateway, request.path, request.content_type, request.patience)
+    return {**common, **_own_headers(request)}
+
+
+def _own_headers(request: Request) -> dict[str, str]:
+    headers = {REQUEST: request.id}
     if request.adapter:
         # Names may be any script; NATS headers are safest as ASCII.
         headers[ADAPTER] = request.adapter.encode().hex()
@@ -179,12 +207,70 @@ def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> 
         return None
 
 
+_OWN = f"{REQUEST}: ".encode()
+_USER_LINE = f"{USER}: ".encode()
+_PLAN_LINE = f"\r\n{PLAN}: ".encode()
+_ROUTERS_LINES = (f"{ROUTED}: ".encode(), f"{PLAN}: ".encode())
+
+
+def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
+    """Read a request message by its header block; None for one that no gateway sent.
+
+    What `request_block` writes once for many is read once for many too; all else in full.
+    """
+    common, _, own = header.partition(_OWN)
+    first = _first_of(common)
+    if first is not None:
+        identity, *rest = own.split(b"\r\n")
+        user = b""
+        for line in rest:
+            if line.startswith(_USER_LINE):
+                user = line[len(_USER_LINE) :]
+            elif line and not line.startswith(_ROUTERS_LINES):
+                break
+        else:
+            name = identity.decode("ascii", "replace")
+            return (
+                Request(
+                    name,
+                    first.gateway,
+                    model,
+                    first.path,
+                    body,
+                    content_type=first.content_type,
+                    user=user.decode("utf-8", "replace"),
+                    patience=first.patience,
+                )
+                if is_token(name)
+                else None
+            )
+    return read_request(model, parse_headers(header), body)
+
+
+@functools.lru_cache(maxsize=256)
+def _first_of(common: bytes) -> Request | None:
+    """Read what a gateway's requests have in common; None where that is not what it wrote."""
+    headers = parse_headers(common)
+    if not common.endswith(b"\r\n") or headers.keys() != {GATEWAY, PATH, CONTENT_TYPE, PATIENCE}:
+        return None
+    return read_request("", {**headers, REQUEST: "first"}, b"")
+
+
 def _seconds(text: str) -> float:
     """Read a duration. Raises ValueError for what is none."""
     seconds = float(text)
     if not 0 <= seconds < 1e9:
         raise ValueError(f"{text} is no duration in seconds")
     return seconds
+
+
+@functools.lru_cache(maxsize=1024)
+def piece_block(piece: Piece) -> bytes:
+    """Write the header block of a message of an answer, given without its body.
+
+    Those of most answers are the same, so that few have to be written.
+    """
+    return block(piece_headers(piece))
 
 
 def piece_headers(piece: Piece) -> dict[str, str]:
@@ -230,6 +316,31 @@ def read_piece(headers: Mapping[str, str] | None, body: bytes) -> Piece | None:
         )
     except (KeyError, ValueError):
         return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _read_head(header: bytes) -> Piece | None:
+    return read_piece(parse_headers(header), b"")
+
+
+def read_answer(header: bytes, body: bytes) -> Piece | None:
+    """Read one message of an answer by its header block, of which most answers have the same."""
+    head = _read_head(header)
+    if head is None:
+        return None
+    return Piece(
+        head.chunk,
+        body,
+        head.status,
+        head.content_type,
+        head.replica,
+        head.end,
+        head.failure,
+        head.attempt,
+        head.queued,
+        head.retry_after,
+        head.continues,
+    )
 
 
 _PLAIN = f"NATS/1.0\r\n{CHUNK}: ".encode()
@@ -295,10 +406,10 @@ def read_routed(headers: Mapping[str, str]) -> Routed | None:
         return None
 
 
-def read_plan(headers: Mapping[str, str] | None) -> int | None:
+def read_plan(header: bytes) -> int | None:
     """Read for an engine of which plan's version a request was sent; None where none is named."""
-    plan = (headers or {}).get(PLAN, "")
-    return int(plan) if plan.isascii() and plan.isdigit() else None
+    plan = header.partition(_PLAN_LINE)[2].partition(b"\r\n")[0]
+    return int(plan) if plan.isdigit() else None
 
 
 class UnderWay(Struct, frozen=True, array_like=True):

@@ -44,7 +44,7 @@ async def _body(
     request: Request[Any, Any, Any], limit: int, kind: type[E], *drop: str
 ) -> tuple[E, Mapping[str, object]]:
     """Read an intent from a body, with some fields of it that are not the event's."""
-    raw = await read_body(request.receive, request.scope["headers"], limit)
+    raw = await read_body(request.receive, dict(request.scope["headers"]), limit)
     try:
         fields = msgspec.json.decode(raw or b"{}", type=dict[str, object])
         extra = {key: fields.pop(key) for key in drop if key in fields}

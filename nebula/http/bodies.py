@@ -1,6 +1,6 @@
 """Request bodies: read up to a limit, over ASGI."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from litestar.types import Receive
 
@@ -11,11 +11,11 @@ class ClientLeft(Exception):
     """The client went away before its request was whole."""
 
 
-async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], limit: int) -> bytes:
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> bytes:
     """Read a body of at most `limit` bytes. Raises ApiError 413, ClientLeft."""
-    for key, value in headers:
-        if key == b"content-length" and value.isdigit() and int(value) > limit:
-            raise _too_large(limit)
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > limit:
+        raise _too_large(limit)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         body = message.get("body", b"")

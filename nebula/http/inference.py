@@ -6,9 +6,9 @@ request costs no more than it must. Everything else is Litestar's.
 
 import hashlib
 import logging
-import uuid
+from collections.abc import Mapping
 from itertools import count
-from typing import Any
+from typing import TypeAlias
 
 import msgspec
 from litestar.enums import ScopeType
@@ -42,6 +42,8 @@ _REQUIRED = {
     "/v1/embeddings": "input",
 }
 _EMPTY = Raw(b"")
+
+Headers: TypeAlias = Mapping[bytes, bytes]
 
 
 class Patience(Struct, frozen=True):
@@ -114,14 +116,14 @@ class InferenceRoutes:
         gateway, limits = self._gateway, self._limits
         if not gateway.started:
             raise unavailable("the gateway is starting")
-        headers = scope["headers"]
+        headers = dict(scope["headers"])
         body = await read_body(receive, headers, limits.body_for(gateway))
         envelope = _read(path, body)
         named = self._resolve(path, envelope.model)
         timeout, user = _from_headers(headers)
         prompt = bytes(getattr(envelope, _REQUIRED[path]))
         request = Request(
-            uuid.uuid4().hex,
+            inference.new_id(),
             gateway.id,
             named.model,
             path,
@@ -222,33 +224,29 @@ def _read(path: str, body: bytes) -> _Envelope:
     return envelope
 
 
-def _kept(headers: Any) -> bytes | None:
+def _kept(headers: Headers) -> bytes | None:
     """Say whether an answer is to be resumable, and by which key ("" for its own id)."""
-    kept = None
-    for key, value in headers:
-        if key == b"idempotency-key" and value:
-            return bytes(value)
-        if key == b"x-resumable" and value.lower() in (b"1", b"true", b"yes"):
-            kept = b""
-    return kept
+    key = headers.get(b"idempotency-key")
+    if key:
+        return key
+    return b"" if headers.get(b"x-resumable", b"").lower() in (b"1", b"true", b"yes") else None
 
 
-def _from_headers(headers: Any) -> tuple[float | None, str]:
+def _from_headers(headers: Headers) -> tuple[float | None, str]:
     """Read a request's time limit (s), and whom its API key belongs to: its hash, never itself.
 
     Raises ApiError.
     """
     timeout, user = None, ""
-    for key, value in headers:
-        if key == b"authorization":
-            user = hashlib.blake2b(value, digest_size=8).hexdigest()
-        elif key == b"x-request-timeout":
-            try:
-                timeout = float(value)
-            except ValueError:
-                timeout = 0.0
-            if not 0 < timeout < 1e9:
-                raise ApiError(400, "X-Request-Timeout must be seconds, more than 0")
+    if (owner := headers.get(b"authorization")) is not None:
+        user = hashlib.blake2b(owner, digest_size=8).hexdigest()
+    if (limit := headers.get(b"x-request-timeout")) is not None:
+        try:
+            timeout = float(limit)
+        except ValueError:
+            timeout = 0.0
+        if not 0 < timeout < 1e9:
+            raise ApiError(400, "X-Request-Timeout must be seconds, more than 0")
     return timeout, user
 
 

@@ -17,7 +17,7 @@ from nebula.events.inference import Piece
 from nebula.http.errors import ApiError, unavailable
 
 WATCH_AFTER = 0.05
-"""Seconds after which it is worth a task to notice that the client leaves."""
+"""Seconds after which, at most, it is worth a task to notice that the client leaves."""
 
 _REASONS = {
     inference.ENGINE_FAILED: "the engine that worked on this request has failed",
@@ -90,20 +90,33 @@ class _Watch:
         self._source = source
         self._receive = receive
         self._task: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._start)
+        if not _young:
+            asyncio.get_running_loop().call_later(WATCH_AFTER, _grow_old)
+        _young.add(self)
 
     def stop(self) -> None:
-        self._timer.cancel()
+        _young.discard(self)
         if self._task is not None:
             self._task.cancel()
 
-    def _start(self) -> None:
+    def start(self) -> None:
         self._task = asyncio.create_task(self._departure())
 
     async def _departure(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             continue
         self._source.leave()
+
+
+_young: set[_Watch] = set()
+"""Watches that have not begun: one timer for all of them, as most answers are there before."""
+
+
+def _grow_old() -> None:
+    watches = tuple(_young)
+    _young.clear()
+    for watch in watches:
+        watch.start()
 
 
 def _headers(source: Source, piece: Piece) -> list[tuple[bytes, bytes]]:

@@ -7,24 +7,18 @@ Connecting, reconnecting and all else stay nats-py's.
 """
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
-from nats.protocol.parser import Parser
 
 from nebula.events.record import parse_headers
-
-log = logging.getLogger(__name__)
+from nebula.store.wire import Arrival, DirectTransport, FastParser
 
 T = TypeVar("T")
-Arrival: TypeAlias = Callable[[bytes, bytes, bytes], None]
-"""What `listen` calls: with the subject, the header block (empty where there is none), the body."""
-
 _PLAIN = b"NATS/1.0\r\n"
 """How a header block begins that carries no status of the server's."""
 
@@ -40,7 +34,7 @@ class FastClient(Client):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ps = _FastParser(self)
+        self._ps = self._parser = FastParser(self)
         self.arrivals: dict[int, Arrival] = {}
         self._writing = False
 
@@ -82,6 +76,11 @@ class FastClient(Client):
             self._pending_data_size = 0
             self._transport.write(b"".join(pending))
 
+    async def _connect_to_server(self, s: Srv) -> None:
+        if self._transport is None and s.uri.scheme in ("nats", "tls"):
+            self._transport = DirectTransport(self._parser)
+        await super()._connect_to_server(s)
+
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:
@@ -119,71 +118,6 @@ class FastClient(Client):
             return None
         kept.block = block
         return kept
-
-
-class _FastParser(Parser):
-    """Cuts the server's bytes into messages; leaves every other line of the protocol to nats-py.
-
-    The protocol: https://docs.nats.io/reference/reference-protocols/nats-protocol
-    """
-
-    nc: FastClient
-
-    def reset(self) -> None:
-        super().reset()
-        self._wanted = 0
-        self._resets = getattr(self, "_resets", 0) + 1
-
-    async def parse(self, data: bytes = b"") -> None:
-        self.buf += data
-        if len(self.buf) < self._wanted:
-            return
-        data = bytes(self.buf)
-        end = len(data)
-        at = 0
-        self._wanted = 0
-        resets = self._resets
-        client = self.nc
-        arrivals = client.arrivals
-        while at < end:
-            line_end = data.find(b"\r\n", at)
-            if line_end < 0:
-                break
-            if data.startswith(b"HMSG ", at):
-                fields = data[at + 5 : line_end].split()
-                header_size, size = int(fields[-2]), int(fields[-1])
-            elif data.startswith(b"MSG ", at):
-                fields = data[at + 4 : line_end].split()
-                header_size, size = 0, int(fields[-1])
-            else:
-                self.buf = bytearray(data[at : line_end + 2])
-                at = line_end + 2
-                await super().parse()
-                if self._resets != resets:
-                    return  # connected anew meanwhile: what is left here is the old connection's
-                continue
-            begin = line_end + 2
-            stop = begin + size
-            if stop + 2 > end:
-                self._wanted = stop + 2 - at
-                break
-            sid = int(fields[1])
-            body = data[begin + header_size : stop]
-            header = data[begin : begin + header_size]
-            at = stop + 2
-            arrival = arrivals.get(sid)
-            if arrival is None:
-                reply = fields[2] if len(fields) == (5 if header_size else 4) else b""
-                await client._process_msg(sid, fields[0], reply, body, header or None)
-                if self._resets != resets:
-                    return
-                continue
-            try:
-                arrival(fields[0], header, body)
-            except Exception:
-                log.exception("a message on %r could not be taken", fields[0])
-        self.buf = bytearray(data[at:])
-        client.write()
 
 
 async def _or_cancelled(answer: Awaitable[T]) -> T:

@@ -103,6 +103,7 @@ async def follow(
     async def lost() -> None:
         arrived.put_nowait(None)
 
+    made = ""
     try:
         subscription = await client.subscribe(inbox, cb=arrived.put)
         connection.on_disconnect(lost)
@@ -120,6 +121,7 @@ async def follow(
                     mem_storage=True,
                 ),
             )
+            made = info.name
             # What was delivered before the answer came counts as delivered, not as pending.
             delivered = info.delivered.consumer_seq if info.delivered is not None else 0
             left = int(info.num_pending or 0) + int(delivered)
@@ -139,6 +141,10 @@ async def follow(
         finally:
             connection.forget(lost)
             with contextlib.suppress(NatsError):
+                if made:
+                    # Left to itself, NATS would hold each new message against it for a while more.
+                    gone = f"$JS.API.CONSUMER.DELETE.{streams.INFERENCE}.{made}"
+                    await client.publish(gone, reply=client.new_inbox())
                 await subscription.unsubscribe()
     except (NatsError, APIError, TimeoutError) as error:
         raise Unavailable(f"the data plane's stream does not answer: {error!r}") from error

@@ -22,7 +22,8 @@ from nats.errors import (
     ProtocolError,
 )
 
-from nebula.store.client import FastClient, _FastParser
+from nebula.store.client import FastClient
+from nebula.store.wire import FastParser, Reader
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +38,7 @@ class Heard:
         self.all: list[tuple[Any, ...]] = []
         self.written = 0
         self.resets_at_ping = False
-        self.parser = _FastParser(cast("FastClient", self))
+        self.parser = FastParser(cast("FastClient", self))
         self.arrivals = {LISTENED: self.arrival}
 
     def arrival(self, subject: bytes, header: bytes, body: bytes) -> None:
@@ -127,20 +128,61 @@ said = st.lists(
 )
 
 
-@given(said, st.lists(st.integers(1, 60), min_size=1, max_size=20))
+cuts = st.lists(st.integers(1, 60), min_size=1, max_size=20)
+
+
+def cut(stream: bytes, sizes: list[int]) -> list[bytes]:
+    """A stream in chunks of these sizes, round and round."""
+    chunks: list[bytes] = []
+    while stream:
+        size = sizes[len(chunks) % len(sizes)]
+        chunks.append(stream[:size])
+        stream = stream[size:]
+    return chunks
+
+
+@given(said, cuts)
 def test_however_the_bytes_are_cut_the_same_is_heard_in_the_same_order(
     parts: Sequence[tuple[bytes, list[tuple[Any, ...]]]], sizes: list[int]
 ) -> None:
-    stream = b"".join(wire for wire, _ in parts)
-    chunks, number = [], 0
-    while stream:
-        size = sizes[number % len(sizes)]
-        chunks.append(stream[:size])
-        stream, number = stream[size:], number + 1
     heard = Heard()
-    asyncio.run(heard.feed(*chunks))
+    asyncio.run(heard.feed(*cut(b"".join(wire for wire, _ in parts), sizes)))
     assert heard.all == [told for _, each in parts for told in each]
     assert heard.parser.buf == b""
+
+
+@given(said, cuts, st.lists(st.integers(0, 3), min_size=1, max_size=9), st.integers(1, 90))
+def test_what_is_taken_as_it_is_read_comes_before_nothing_that_was_said_before_it(
+    parts: Sequence[tuple[bytes, list[tuple[Any, ...]]]],
+    sizes: list[int],
+    turns: list[int],
+    at_once: int,
+) -> None:
+    async def read() -> Heard:
+        heard = Heard()
+        reader = Reader(heard.parser, 2**16)
+
+        async def as_nats_py_does() -> None:
+            while data := await reader.read(at_once):
+                await heard.parser.parse(data)
+
+        reading = asyncio.create_task(as_nats_py_does())
+        for number, chunk in enumerate(cut(b"".join(wire for wire, _ in parts), sizes)):
+            reader.feed_data(chunk)
+            for _ in range(turns[number % len(turns)]):
+                await asyncio.sleep(0)
+        reader.feed_eof()
+        await reading
+        return heard
+
+    assert asyncio.run(read()).all == [told for _, each in parts for told in each]
+
+
+async def test_what_is_listened_for_is_there_before_any_task_has_its_turn() -> None:
+    heard = Heard()
+    Reader(heard.parser, 2**16).feed_data(message(b"a", b"1") + message(b"a", b"2"))
+    assert heard.all == [("listened", b"a", b"", b"1"), ("listened", b"a", b"", b"2")]
+    assert heard.written == 1
 
 
 async def test_the_server_s_bytes_are_taken_together_or_one_by_one() -> None:

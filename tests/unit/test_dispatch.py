@@ -93,7 +93,7 @@ class Router:
         assert kind == "replicas"
         routed = inference.read_routed(headers)
         assert routed is not None
-        self.sent.append(Sent(rest[1], request, routed, inference.read_plan(headers)))
+        self.sent.append(Sent(rest[1], request, routed, inference.read_plan(header)))
 
     def ask(self, identity: str, *, model: str = "chat", **fields: Any) -> Request:
         request = Request(identity, "gw", model, "/v1/completions", b"{}", **fields)
