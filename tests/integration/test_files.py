@@ -38,11 +38,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallHub]:
     hub.close()
 
 
-def start(cluster: Cluster, *nodes: str) -> None:
+def start(cluster: Cluster, *nodes: str, shared: bool = False) -> None:
     cluster.start("nats")
     cluster.start("router")
     for name in nodes or ("here",):
-        cluster.start(f"node-{name}", "--name", name, "--weights-folder", str(cache(cluster, name)))
+        weights = str(cache(cluster, "all" if shared else name))
+        cluster.start(f"node-{name}", "--name", name, "--weights-folder", weights)
     cluster.start("gateway")
 
 
@@ -212,6 +213,36 @@ async def test_of_two_nodes_the_one_that_has_the_folder_measures_it(
     assert (ghost.weights, "has no folder /not/there" in ghost.reason) == (0, True)
     loads = await own_cluster.records(ModelLoadRequested)
     assert [record.cause for record in measured if record.id == "here"] == [loads[0].seq]
+
+
+async def test_two_nodes_that_share_a_cache_fetch_once(own_cluster: Cluster, hub: SmallHub) -> None:
+    hub.rates["model.safetensors"] = 200_000
+    start(own_cluster, "one", "two", shared=True)
+    await own_cluster.ready()
+    await own_cluster.until(lambda state: len(state.nodes) == 2, "both nodes are there")
+    await own_cluster.load("chat", source=TINY, replicas=2, policy="spread")
+    assert hub.fetched("model.safetensors") == [""]
+    started = await own_cluster.records(DownloadStarted)
+    finished = await own_cluster.records(DownloadFinished)
+    assert len(started) == 1
+    assert {record.id for record in finished} == {"one", "two"}
+
+
+async def test_unloading_a_model_ends_its_download_and_keeps_what_has_come(
+    own_cluster: Cluster, hub: SmallHub
+) -> None:
+    hub.model(TINY, 6 * 1024 * 1024)
+    hub.rates["model.safetensors"] = 1024 * 1024
+    start(own_cluster)
+    await own_cluster.ready()
+    await own_cluster.load("chat", source=TINY, stands="")
+    await own_cluster.logged(DownloadStarted, "here")
+    assert (await own_cluster.nebula("unload", "chat")).code == 0
+    failed = await own_cluster.logged(DownloadFailed, "here")
+    assert (failed.reason, failed.retry_in) == ("nobody wants it here any more", None)
+    hub.rates.clear()
+    await own_cluster.load("again", source=TINY)
+    assert await own_cluster.records(DownloadFinished) != []
 
 
 async def test_progress_of_a_download_is_shown_while_a_model_loads(

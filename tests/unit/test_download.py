@@ -145,9 +145,24 @@ async def test_a_disk_that_is_too_small_is_told_before_a_byte_is_fetched(
         download.check_room(hub, listing, download.missing(hub, listing))
 
 
-async def test_who_shares_the_cache_waits_for_the_one_who_fetches(hub: Hub) -> None:
-    with hub.locked("lab/tiny"), pytest.raises(Busy):
-        await fetch(Hub(hub.cache, hub.endpoint))
+async def test_who_shares_the_cache_waits_for_the_one_who_fetches(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "POLL", 0.01)
+    order: list[str] = []
+
+    async def other() -> None:
+        async with download.turn(Hub(hub.cache, hub.endpoint), "lab/tiny"):
+            order.append("other")
+
+    async with download.turn(hub, "lab/tiny"):
+        waiting = asyncio.create_task(other())
+        with pytest.raises(Busy):
+            hub.remove("lab/tiny")
+        await asyncio.sleep(0.05)
+        order.append("first")
+    await waiting
+    assert order == ["first", "other"]
 
 
 async def test_a_cancelled_download_goes_on_later(

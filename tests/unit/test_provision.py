@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from nebula.actors.placement import replicas_on
 from nebula.actors.weights import provision
-from nebula.actors.weights.provision import Fetch, Files, Local, Measure, Remove, Task
+from nebula.actors.weights.provision import Abandon, Fetch, Files, Local, Measure, Remove, Task
 from nebula.events.memory import GIB
 from nebula.events.objections import objection
 from nebula.events.state import Held, Measured
@@ -105,6 +105,14 @@ def test_a_model_that_nobody_wants_here_any_more_is_not_fetched() -> None:
     told = story(("chat", wants()))
     told.given("chat", ModelUnloadRequested())
     assert due(told) == ()
+
+
+def test_a_download_ends_when_nobody_wants_it_here_any_more() -> None:
+    told = story(("chat", wants()))
+    local = Local(busy={QWEN}, fetching={Files(QWEN)})
+    assert due(told, local) == ()
+    told.given("chat", ModelUnloadRequested())
+    assert due(told, local) == (Abandon(Files(QWEN)),)
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,17 @@ The hub's own library begins a broken file anew and does not hash what it gets o
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO
 
 import httpx
 
-from nebula.actors.weights.hub import File, Hub, Listing, Unreachable
+from nebula.actors.weights.hub import Busy, File, Hub, Listing, Unreachable
 from nebula.events import memory
 
 SIDE_BY_SIDE = 4
@@ -27,6 +28,9 @@ SPARE = 256 * memory.MIB
 
 SILENCE = 30.0
 """Seconds without a byte after which a connection counts as broken."""
+
+POLL = 0.5
+"""Seconds between two looks whether a source's files are free."""
 
 TRIES = 5
 """Broken connections in a row, without one byte between them, after which a fetch gives up."""
@@ -74,29 +78,41 @@ def check_room(hub: Hub, listing: Listing, files: tuple[File, ...]) -> None:
         )
 
 
-async def fetch(hub: Hub, listing: Listing, progress: Progress) -> None:
-    """Bring all files of a listing into the cache, and name them.
-
-    Raises Unreachable, Damaged, Busy, and OSError where the disk fails.
-    """
-    with hub.locked(listing.files.source):
-        slots = asyncio.Semaphore(SIDE_BY_SIDE)
-        async with httpx.AsyncClient(
-            follow_redirects=True, timeout=httpx.Timeout(SILENCE), headers=hub.headers()
-        ) as client:
-
-            async def one(file: File) -> None:
-                async with slots:
-                    blob = hub.blob(listing.files.source, file)
-                    await _Download(client, hub.url(listing, file), blob, file, progress).run()
-
+@contextlib.asynccontextmanager
+async def turn(hub: Hub, source: str) -> AsyncIterator[None]:
+    """Wait until nobody else who shares the cache fetches or removes a source. Raises OSError."""
+    with contextlib.ExitStack() as held:
+        while True:
             try:
-                async with asyncio.TaskGroup() as group:
-                    for file in await asyncio.to_thread(missing, hub, listing):
-                        group.create_task(one(file))
-            except* (Unreachable, Damaged, OSError) as failures:
-                raise _first(failures) from None
-        await asyncio.to_thread(hub.link, listing)
+                held.enter_context(hub.locked(source))
+                break
+            except Busy:
+                await asyncio.sleep(POLL)  # the kernel tells nobody when a file's lock is free
+        yield
+
+
+async def fetch(hub: Hub, listing: Listing, progress: Progress) -> None:
+    """Bring all files of a listing into the cache, and name them; to be called in one's turn.
+
+    Raises Unreachable, Damaged, and OSError where the disk fails.
+    """
+    slots = asyncio.Semaphore(SIDE_BY_SIDE)
+    async with httpx.AsyncClient(
+        follow_redirects=True, timeout=httpx.Timeout(SILENCE), headers=hub.headers()
+    ) as client:
+
+        async def one(file: File) -> None:
+            async with slots:
+                blob = hub.blob(listing.files.source, file)
+                await _Download(client, hub.url(listing, file), blob, file, progress).run()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for file in await asyncio.to_thread(missing, hub, listing):
+                    group.create_task(one(file))
+        except* (Unreachable, Damaged, OSError) as failures:
+            raise _first(failures) from None
+    await asyncio.to_thread(hub.link, listing)
 
 
 class _Download:

@@ -34,6 +34,12 @@ class Fetch(Struct, frozen=True):
     files: Files
 
 
+class Abandon(Struct, frozen=True):
+    """Break off fetching a source's files: nobody wants them here any more."""
+
+    files: Files
+
+
 class Measure(Struct, frozen=True):
     """Find out how much memory a model needs. `intent`: the event that asks for it.
 
@@ -52,20 +58,21 @@ class Remove(Struct, frozen=True):
     source: str
 
 
-Task: TypeAlias = Fetch | Measure | Remove
+Task: TypeAlias = Fetch | Abandon | Remove
 
 
 class Local(Struct, frozen=True):
     """What only this node process knows: it is not in the log, and comes about again by itself.
 
     `ready`: files that were found whole here. `busy`: sources whose files are fetched or removed
-    right now. `running`: sources of the engines that run. `retry_at`: when a failed source may be
-    tried again, in seconds of the clock of `now`. `fetches`: whether it fetches at all, or leaves
-    that to its engines.
+    right now. `fetching`: the files of those that are fetched. `running`: sources of the engines
+    that run. `retry_at`: when a failed source may be tried again, in seconds of the clock of `now`.
+    `fetches`: whether it fetches at all, or leaves that to its engines.
     """
 
     ready: Set[Files] = frozenset()
     busy: Set[str] = frozenset()
+    fetching: Set[Files] = frozenset()
     running: Set[str] = frozenset()
     retry_at: Mapping[str, float] = {}
     now: float = 0.0
@@ -95,15 +102,16 @@ def files_of(launch: Launch) -> Files | None:
 
 
 def provide(state: State, node: str, replicas: Iterable[Replica], local: Local) -> tuple[Task, ...]:
-    """Give what a node can begin now: what it should fetch for `replicas`, its own, and remove."""
+    """Give what a node can do now for `replicas`, its own; a lost one leaves everything alone."""
     me = state.nodes.get(node)
     if me is None or me.lost:
-        return ()
+        return tuple(Abandon(files) for files in local.fetching)
     held = me.weights
     mine = [replica for replica in replicas if not replica.retired]
     needed = {each.launch.source for each in mine if each.launch is not None} | local.running
     wanted = [files for files in _wanted(mine) if files not in local.ready and local.fetches]
-    tasks: list[Task] = [
+    tasks: list[Task] = [Abandon(files) for files in local.fetching if files not in wanted]
+    tasks += [
         Remove(source)
         for source, each in held.items()
         if each.removing and source not in needed and source not in local.busy

@@ -11,9 +11,9 @@ from msgspec import Struct
 from nebula.actors.projection import Projection
 from nebula.actors.weights import download, folder, provision
 from nebula.actors.weights.download import Damaged
-from nebula.actors.weights.hub import Busy, Hub, Listing, Refused, Unreachable
+from nebula.actors.weights.hub import Hub, Listing, Refused, Unreachable
 from nebula.actors.weights.measuring import Figures, Unmeasurable
-from nebula.actors.weights.provision import Fetch, Files, Local, Measure, Remove
+from nebula.actors.weights.provision import Abandon, Fetch, Files, Local, Measure, Remove
 from nebula.events.state import Held, Model, Replica, State
 from nebula.events.vocabulary import (
     DownloadFailed,
@@ -60,7 +60,7 @@ class Tell(Protocol):
         """`message_id`: of several events with the same one only the first is kept."""
 
 
-Spawn = Callable[[Coroutine[object, object, None], str], object]
+Spawn = Callable[[Coroutine[object, object, None], str], asyncio.Task[None]]
 
 
 class Supply:
@@ -88,6 +88,7 @@ class Supply:
         self._retries = retries
         self._ready: set[Files] = set()
         self._busy: set[str] = set()
+        self._fetching: dict[Files, asyncio.Task[None]] = {}
         self._retry_at: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         self._damaged: dict[str, int] = {}
@@ -115,21 +116,33 @@ class Supply:
         self, state: State, replicas: Sequence[Replica], running: Set[str], now: float
     ) -> None:
         """Begin whatever is due. `running`: sources of the engines that run. `now`: loop time."""
-        local = Local(self._ready, self._busy, running, self._retry_at, now, self.fetches)
+        local = Local(
+            self._ready,
+            self._busy,
+            self._fetching.keys(),
+            running,
+            self._retry_at,
+            now,
+            self.fetches,
+        )
         for task in provision.provide(state, self.node, replicas, local):
             match task:
                 case Fetch(files=files):
                     self._busy.add(files.source)
-                    self._spawn(self._fetch(files), f"fetch {files.source}")
+                    fetching = self._spawn(self._fetch(files), f"fetch {files.source}")
+                    self._fetching[files] = fetching
+                case Abandon(files=files):
+                    self._fetching.pop(files).cancel()
+                    self._spawn(self._abandoned(files), f"abandon {files.source}")
                 case Remove(source=source):
                     self._busy.add(source)
                     self._ready = {files for files in self._ready if files.source != source}
                     self._spawn(self._remove(source), f"remove {source}")
         if state.models is not self._looked_at:
             self._looked_at = state.models
-            for task in provision.unmeasured(state, self.node, self._tried):
-                self._tried[task.model] = task.intent
-                self._spawn(self._measure(task), f"measure {task.model}")
+            for asked in provision.unmeasured(state, self.node, self._tried):
+                self._tried[asked.model] = asked.intent
+                self._spawn(self._measure(asked), f"measure {asked.model}")
 
     @property
     def retries(self) -> Collection[float]:
@@ -154,8 +167,15 @@ class Supply:
             self._ready.add(files)
             self._look_again(source)
         finally:
+            self._fetching.pop(files, None)
             self._busy.discard(source)
             self._wake()
+
+    async def _abandoned(self, files: Files) -> None:
+        """What has come so far stays: who wants it later need not fetch it again."""
+        held = self._held.get(files.source)
+        if held is not None and not held.whole:
+            await self._tell_node(DownloadFailed(files.source, "nobody wants it here any more"))
 
     async def _bring(self, files: Files) -> None:
         try:
@@ -167,6 +187,12 @@ class Supply:
             log.warning("%s; using %s", error, found)
             await self._tell_whole(files, found.name, await asyncio.to_thread(folder.size, found))
             return
+        async with download.turn(self.hub, files.source):
+            await self._complete(listing)
+
+    async def _complete(self, listing: Listing) -> None:
+        """Fetch what is not there of a listing, and tell the log of it."""
+        files = listing.files
         absent = await asyncio.to_thread(download.missing, self.hub, listing)
         total = sum(file.size for file in listing.content)
         if not absent:
@@ -174,12 +200,13 @@ class Supply:
             await self._tell_whole(files, listing.commit, total)
             return
         download.check_room(self.hub, listing, absent)
-        left = sum(file.size for file in absent) - download.begun(self.hub, listing, absent)
+        there = total - sum(file.size for file in absent)
+        there += download.begun(self.hub, listing, absent)
         started = _now()
         await self._tell_node(
-            DownloadStarted(files.source, listing.commit, len(absent), total - left, total)
+            DownloadStarted(files.source, listing.commit, len(absent), there, total)
         )
-        await self._download(listing, total - left, total)
+        await self._download(listing, there, total)
         seconds = round(_now() - started, 1)
         await self._tell_node(DownloadFinished(files.source, total, listing.commit, seconds))
 
@@ -216,9 +243,6 @@ class Supply:
     async def _failed(self, files: Files, error: Exception) -> None:
         """Try again later, or tell of every replica that waits for it that it can't start."""
         source = files.source
-        if isinstance(error, Busy):  # whoever shares our cache does it
-            self._retry_at[source] = _now() + 1
-            return
         if isinstance(error, Damaged):
             self._damaged[source] = self._damaged.get(source, 0) + 1
         final = isinstance(error, Refused) or self._damaged.get(source, 0) >= self._retries.damaged
