@@ -57,6 +57,8 @@ class SmallHub:
         """Bytes a second for a path."""
         self.ranges = True
         self.down = False
+        self.bare = False
+        """Whether it lists files by their names alone."""
         self.gated: set[str] = set()
         self.asked: list[tuple[str, str, str]] = []
         """Every request: method, path, and the range that was asked for."""
@@ -124,6 +126,8 @@ class SmallHub:
                     self._error(404, "RevisionNotFound", "no such revision")
                 else:
                     siblings = [_sibling(*each) for each in hub._files(source)]
+                    if hub.bare:
+                        siblings = [{"rfilename": each["rfilename"]} for each in siblings]
                     self._json({"id": source, "sha": COMMIT, "siblings": siblings})
 
             def _file(self, path: str) -> None:

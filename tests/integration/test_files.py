@@ -155,6 +155,16 @@ async def test_without_the_hub_what_is_cached_is_used(own_cluster: Cluster, hub:
     assert await own_cluster.records(DownloadFailed) == []
 
 
+async def test_a_hub_that_lists_no_hashes_leaves_fetching_to_the_engine(
+    own_cluster: Cluster, hub: SmallHub
+) -> None:
+    hub.bare = True
+    start(own_cluster)
+    await own_cluster.ready()
+    await own_cluster.load("chat", source=TINY)
+    assert await own_cluster.records(DownloadStarted, DownloadFailed, DownloadFinished) == []
+
+
 async def test_files_are_listed_pinned_removed_and_pruned(
     own_cluster: Cluster, hub: SmallHub
 ) -> None:

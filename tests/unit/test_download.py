@@ -11,7 +11,7 @@ import pytest
 
 from nebula.actors.weights import download, folder
 from nebula.actors.weights.download import Damaged, NoRoom
-from nebula.actors.weights.hub import Busy, Hub, Listing, Refused, Unreachable, needed
+from nebula.actors.weights.hub import Busy, Hub, Listing, Refused, Unlisted, Unreachable, needed
 from nebula.actors.weights.measuring import Figures
 from nebula.actors.weights.provision import Files
 from tests.hub import COMMIT, SmallHub, tensors
@@ -204,6 +204,23 @@ def test_what_the_hub_does_not_have_or_give_is_told_apart_from_its_silence(
         hub.listing(TINY)
     with pytest.raises(Unreachable, match="does not answer"):
         Hub(hub.cache, "http://127.0.0.1:9").listing(TINY)
+
+
+def test_a_hub_that_lists_no_hashes_can_not_be_fetched_from(hub: Hub, server: SmallHub) -> None:
+    server.bare = True
+    with pytest.raises(Unlisted, match="does not list sizes and hashes of lab/tiny"):
+        hub.listing(TINY)
+
+
+async def test_a_cache_of_plain_files_without_links_is_as_good(hub: Hub, server: SmallHub) -> None:
+    listing = hub.listing(TINY)
+    for path, content in server.sources["lab/tiny"].items():
+        place = hub.snapshot(listing) / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+    assert download.missing(hub, listing) == ()
+    hub.link(listing)
+    assert hub.cached(TINY) == hub.snapshot(listing)
 
 
 def test_a_hub_tells_what_a_model_needs_without_its_weights_being_fetched(

@@ -13,7 +13,12 @@ from rich.console import Console
 
 from nebula.actors.projection import Projection
 from nebula.cli import progress
-from nebula.events.vocabulary import AdapterLoaded, AdapterLoadRequested, ModelScaleRequested
+from nebula.events.vocabulary import (
+    AdapterLoaded,
+    AdapterLoadRequested,
+    DownloadFailed,
+    ModelScaleRequested,
+)
 from nebula.store.connection import Connection
 from nebula.store.log import Log
 from tests.unit.story import Story, cluster, load
@@ -93,3 +98,18 @@ async def test_an_adapter_has_taken_the_time_until_it_was_in_place() -> None:
     story = served(lora=True).given("chat", AdapterLoadRequested("poet", "/poet"))
     ended = await follow(story, lambda: story.given("chat-0", AdapterLoaded("poet", "/poet")))
     assert ended == (True, "chat is ready: 1 of 1 replicas after 1 s")
+
+
+async def test_a_download_that_fails_and_is_tried_again_is_told_once() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
+    source = story.model().spec.source
+
+    def fails() -> object:
+        return story.given("alpha", DownloadFailed(source, "the line is down", 8.0))
+
+    told = Told(story, story.settles, fails, fails, lambda: story.runs("chat-0"))
+    said = StringIO()
+    assert await progress.follow(told, "chat", Console(file=said, width=200))
+    lines = said.getvalue().splitlines()
+    assert lines[0] == "alpha could not fetch its files and tries again: the line is down"
+    assert lines[1:] == ["chat is ready: 1 of 1 replicas after 5 s"]

@@ -126,6 +126,8 @@ def test_a_download_ends_when_nobody_wants_it_here_any_more() -> None:
         ("lab/mo..del", {}),
         (QWEN, {"options": {"download_dir": "/big"}}),
         (QWEN, {"options": {"load-format": "dummy"}}),
+        (QWEN, {"options": {"revision": "../../../etc"}}),
+        (QWEN, {"options": {"revision": "/etc"}}),
         (QWEN, {"env": {"HF_ENDPOINT": "http://mirror"}}),
         (QWEN, {"env": {"VLLM_USE_MODELSCOPE": "1"}}),
     ],

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from nebula.events.memory import GIB
 from nebula.events.standing import Standing, loading_seconds, standing
 from nebula.events.vocabulary import (
     Autoscale,
+    DownloadFailed,
+    DownloadFinished,
+    DownloadProgressed,
+    DownloadStarted,
     EngineFailed,
     ModelScaled,
     ModelScaleRequested,
@@ -43,6 +48,20 @@ def test_a_placed_model_is_loading_until_it_serves() -> None:
     assert stands(story) == Standing("loading", 0, 1, "chat-0 on alpha is starting (attempt 1)")
     story.runs("chat-0")
     assert stands(story) == Standing("ready", 1, 1)
+
+
+def test_a_replica_whose_files_are_still_to_come_says_how_far_they_are() -> None:
+    story = placed()
+    source = story.model().spec.source
+    story.given("alpha", DownloadStarted(source, done=0, total=4 * GIB))
+    story.given("alpha", DownloadProgressed(source, 3 * GIB, 4 * GIB))
+    assert stands(story).detail == f"chat-0 on alpha is fetching {source}: 3.0 GiB of 4.0 GiB, 75 %"
+    story.given("alpha", DownloadFailed(source, "the line is down", 8.0))
+    assert stands(story).detail == (
+        f"chat-0 on alpha could not fetch {source} (again in 8 s): the line is down"
+    )
+    story.given("alpha", DownloadFinished(source, 4 * GIB))
+    assert stands(story).detail == "chat-0 on alpha waits to be started"
 
 
 def test_a_model_is_ready_when_any_of_its_replicas_serves() -> None:

@@ -57,6 +57,7 @@ def missing(hub: Hub, listing: Listing) -> tuple[File, ...]:
         file.etag: file
         for file in listing.content
         if not _is_there(hub.blob(listing.files.source, file), file)
+        and not _is_there(hub.snapshot(listing) / file.path, file)
     }
     return tuple(sorted(absent.values(), key=lambda file: (file.size, file.path)))
 
@@ -135,7 +136,9 @@ class _Download:
         if _part_size(self._blob, self._file) == 0:
             part.unlink(missing_ok=True)
         with part.open("ab+") as output:
-            await asyncio.to_thread(self._take_up, output)
+            output.seek(0)
+            while await asyncio.to_thread(self._take_up, output):
+                pass  # in pieces: a thread can't be cancelled, and there may be much of it
             failures = 0
             while self._done < self._file.size:
                 before = self._done
@@ -164,12 +167,12 @@ class _Download:
             )
         part.replace(self._blob)
 
-    def _take_up(self, output: IO[bytes]) -> None:
-        """Hash what an earlier try has left."""
-        output.seek(0)
-        while block := output.read(BLOCK):
-            self._digest.update(block)
-            self._done += len(block)
+    def _take_up(self, output: IO[bytes]) -> bool:
+        """Hash a piece of what an earlier try has left; False where that was all."""
+        block = output.read(BLOCK)
+        self._digest.update(block)
+        self._done += len(block)
+        return bool(block)
 
     async def _stream(self, output: IO[bytes]) -> None:
         begin = {"Range": f"bytes={self._done}-"} if self._done else {}
@@ -230,9 +233,9 @@ def _part_size(blob: Path, file: File) -> int:
     return size if size <= file.size else 0
 
 
-def _is_there(blob: Path, file: File) -> bool:
+def _is_there(path: Path, file: File) -> bool:
     try:
-        return blob.stat().st_size == file.size
+        return path.stat().st_size == file.size
     except OSError:
         return False
 

@@ -50,6 +50,10 @@ class Refused(Exception):
     """The hub has no such files, or not for us; trying again does not help."""
 
 
+class Unlisted(Exception):
+    """The hub does not tell of each file what it needs to be fetched and checked."""
+
+
 class File(Struct, frozen=True):
     """One file of a source: its bytes, and the name of its blob, which is a hash of them.
 
@@ -83,7 +87,7 @@ class Hub:
         return bool(constants.HF_HUB_OFFLINE)
 
     def listing(self, files: Files) -> Listing:
-        """Ask for what an engine needs of a source. Raises Unreachable, Refused."""
+        """Ask for what an engine needs of a source. Raises Unreachable, Refused, Unlisted."""
         if self.offline:
             raise Unreachable("this node was told not to ask the hub (HF_HUB_OFFLINE)")
         api = huggingface_hub.HfApi(endpoint=self.endpoint)
@@ -118,7 +122,7 @@ class Hub:
             for sibling in info.siblings or []
         ]
         if not info.sha or any(not _good(file) for file in found):
-            raise Unreachable(f"{self.endpoint} does not list {files.source} as a hub does")
+            raise Unlisted(f"{self.endpoint} does not list sizes and hashes of {files.source}")
         chosen = needed([file.path for file in found])
         large = [file.path for file in found if file.path in chosen and file.size > MAX_FILE]
         if large:
@@ -182,10 +186,14 @@ class Hub:
         snapshot = repository / "snapshots" / commit
         return snapshot if snapshot.is_dir() and folder.whole(snapshot) else None
 
+    def snapshot(self, listing: Listing) -> Path:
+        """Give the folder in which the files of a listing have their names."""
+        return self.repository(listing.files.source) / "snapshots" / listing.commit
+
     def link(self, listing: Listing) -> None:
         """Give the blobs of a listing their names; all of them must be there."""
         repository = self.repository(listing.files.source)
-        snapshot = repository / "snapshots" / listing.commit
+        snapshot = self.snapshot(listing)
         for file in listing.content:
             path = snapshot / file.path
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,8 @@ from nebula.events.state import Held, Launch, Model, Node, Replica, State
 
 _HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
+_REVISION = re.compile(r"(?!.*\.\.)(?!.*//)[\w.][\w./-]{0,199}", re.ASCII)
+
 _PLAIN_FORMATS = frozenset({"auto", "hf", "safetensors", "fastsafetensors", "mistral", "pt"})
 """Values of vLLM's `load-format` with which it reads plain files of the hub's cache."""
 
@@ -98,7 +100,7 @@ def files_of(launch: Launch) -> Files | None:
         or any(key.startswith(("HF_", "TRANSFORMERS_", "VLLM_USE_MODEL")) for key in launch.env)
     ):
         return None
-    return Files(launch.source, str(options.get("revision") or ""))
+    return _files_at(launch.source, options)
 
 
 def provide(state: State, node: str, replicas: Iterable[Replica], local: Local) -> tuple[Task, ...]:
@@ -229,7 +231,13 @@ def _wanted(replicas: Iterable[Replica]) -> list[Files]:
 
 def _source(model: Model) -> Files:
     options = {option_name(key): value for key, value in model.spec.options.items()}
-    return Files(model.spec.source, str(options.get("revision") or ""))
+    return _files_at(model.spec.source, options) or Files(model.spec.source)
+
+
+def _files_at(source: str, options: Mapping[str, object]) -> Files | None:
+    """Name a revision of a source; None for one that could lead out of the cache."""
+    revision = str(options.get("revision") or "")
+    return Files(source, revision) if not revision or _REVISION.fullmatch(revision) else None
 
 
 def _turn(state: State, me: Node, model: Model) -> float:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from nebula.actors.projection import Projection
 from nebula.actors.weights import download, folder, provision
 from nebula.actors.weights.download import Damaged
-from nebula.actors.weights.hub import Hub, Listing, Refused, Unreachable
+from nebula.actors.weights.hub import Hub, Listing, Refused, Unlisted, Unreachable
 from nebula.actors.weights.measuring import Figures, Unmeasurable
 from nebula.actors.weights.provision import Abandon, Fetch, Files, Local, Measure, Remove
 from nebula.events.state import Held, Model, Replica, State
@@ -187,8 +187,19 @@ class Supply:
             log.warning("%s; using %s", error, found)
             await self._tell_whole(files, found.name, await asyncio.to_thread(folder.size, found))
             return
+        except Unlisted as error:
+            log.warning("%s; it is left to the engine", error)
+            return
+        if await asyncio.to_thread(self._has, listing):  # in a cache that may be read only
+            total = sum(file.size for file in listing.content)
+            await self._tell_whole(files, listing.commit, total)
+            return
         async with download.turn(self.hub, files.source):
             await self._complete(listing)
+
+    def _has(self, listing: Listing) -> bool:
+        found = self.hub.cached(listing.files)
+        return found == self.hub.snapshot(listing) and not download.missing(self.hub, listing)
 
     async def _complete(self, listing: Listing) -> None:
         """Fetch what is not there of a listing, and tell the log of it."""
@@ -249,7 +260,9 @@ class Supply:
         failures = self._failures.get(source, 0) + 1
         pause = None if final else self._retries.after(failures)
         log.warning("could not fetch %s: %s", source, error)
-        await self._tell_node(DownloadFailed(source, str(error), pause))
+        held = self._held.get(source)
+        if held is None or (held.reason, held.retry_in) != (str(error), pause):
+            await self._tell_node(DownloadFailed(source, str(error), pause))
         if pause is not None:
             self._failures[source] = failures
             self._retry_at[source] = _now() + pause
@@ -285,7 +298,7 @@ class Supply:
             return
         try:
             found = await asyncio.to_thread(self._figures, task.files)
-        except (Unmeasurable, Unreachable, Refused, OSError) as error:
+        except (Unmeasurable, Unreachable, Refused, Unlisted, OSError) as error:
             found, reason = Figures(0, 0, 0), str(error)
         if not found.weights:
             others = provision.others_may_tell(self._state, self.node, task.files.source)
