@@ -1,7 +1,6 @@
 """A router's part in serving: a request goes to a replica, waits in line for one, or is refused.
 
-What it knows of replicas beyond the log comes from their heartbeats and from the ends of requests
-that engines tell all routers. It sends through what it is given, and reads no clock but that.
+It sends through what it is given, and reads no clock but that.
 """
 
 import math
@@ -13,12 +12,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors import routing
+from nebula.actors.loads import Loads
 from nebula.actors.observing import Load
-from nebula.actors.prefixes import BOUNDS, Prefixes
 from nebula.actors.queueing import Line, Waiting
 from nebula.events import inference, subjects
 from nebula.events.inference import (
-    Candidate,
     Finished,
     Piece,
     QueueStatus,
@@ -27,42 +25,13 @@ from nebula.events.inference import (
     Routed,
     RouterStatus,
 )
-from nebula.events.state import Model, Named, Replica, State
+from nebula.events.state import Model, Named, State
 
 Post: TypeAlias = Callable[[str, bytes, bytes], None]
 """Publishes: subject, header block, body."""
 
-SILENCE = 8.0
-"""Seconds without a heartbeat after which a replica counts as silent: four are missing then."""
-
-STALLED = 15.0
-"""Seconds for which a replica may have requests and say nothing, before others are preferred."""
-
-RECOVERY = 2.0
-"""Seconds for which a replica that failed a request is avoided; twice as long each further time."""
-
-LONGEST_RECOVERY = 60.0
 UNKNOWN_MODEL = 2.0
 """Seconds that a request for a model waits which this router has not heard of yet."""
-
-
-class _Load(Struct):
-    """What this router knows of one replica beyond the log.
-
-    `others` counts the requests that are not from here: `running` ones of its engine less our own.
-    `used`: when a request of it was last heard to have ended, whoever sent it.
-    """
-
-    pid: int = 0
-    heard: float = 0.0
-    sent: dict[str, float] = {}
-    others: int = 0
-    waiting: int = 0
-    cache: float = 0.0
-    stalled: float = 0.0
-    failures: int = 0
-    avoid_until: float = 0.0
-    used: float = 0.0
 
 
 class _Held(Struct, frozen=True):
@@ -92,10 +61,9 @@ class Dispatch:
         self._state = state
         self._now = now
         self._wall = wall
-        self._loads: dict[str, _Load] = {}
+        self._loads = Loads(state, now)
         self._lines: dict[str, Line] = {}
         self._held: dict[str, _Held] = {}
-        self._prefixes = Prefixes()
         self._called = False
         self._routed = msgspec.json.Encoder()
 
@@ -106,8 +74,8 @@ class Dispatch:
         if request is None:
             return
         held = _Held(request, header, self._now())
-        if request.avoid and (failed := self._loads.get(request.avoid)) is not None:
-            failed.avoid_until = max(failed.avoid_until, held.since + RECOVERY)
+        if request.avoid:
+            self._loads.avoid(request.avoid, held.since)
         earlier = self._held.get(request.id)
         if earlier is not None:
             if earlier.request.attempt > request.attempt:
@@ -130,18 +98,8 @@ class Dispatch:
             finished = msgspec.json.decode(body, type=Finished)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return
-        load = self._known(finished.replica)
-        if load is None:
-            return
-        load.used = self._now()
-        for identity in finished.requests:
-            load.sent.pop(identity, None)
-        load.others = max(0, finished.active - len(load.sent))
-        if finished.failed:
-            self._failed(load)
-        else:
-            load.failures = 0
-        self._advance(subject.rpartition(b".")[2].decode())
+        if self._loads.finished(finished):
+            self._advance(subject.rpartition(b".")[2].decode())
 
     def on_status(self, subject: bytes, _: bytes, body: bytes) -> None:
         """Take a replica's heartbeat."""
@@ -149,18 +107,8 @@ class Dispatch:
             status = msgspec.json.decode(body, type=ReplicaStatus)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return
-        load = self._known(status.replica, status.pid)
-        if load is None or load.pid not in (0, status.pid):
-            return
-        load.heard = now = self._now()
-        load.waiting, load.cache, load.stalled = status.waiting, status.cache, status.stalled
-        if len(load.sent) > status.running:
-            # Ends of requests that were lost on the way must not weigh on a replica for ever.
-            recent = {key: sent for key, sent in load.sent.items() if now - sent < 2}
-            if status.running == 0 or len(recent) >= status.running:
-                load.sent = recent
-        load.others = max(0, status.running - len(load.sent))
-        self._advance(subject.split(b".")[3].decode())
+        if self._loads.beats(status):
+            self._advance(subject.split(b".")[3].decode())
 
     def react(self) -> None:
         """Do what a changed state or the time that has passed calls for."""
@@ -171,10 +119,7 @@ class Dispatch:
             self._advance(model_id)
             if not line:
                 del self._lines[model_id]
-        state = self._state()
-        for replica in [known for known in self._loads if known not in state.replicas]:
-            del self._loads[replica]
-            self._prefixes.forget(replica)
+        self._loads.forget()
 
     def status(self) -> RouterStatus:
         """Give this router's lines."""
@@ -190,16 +135,7 @@ class Dispatch:
 
     def loads(self) -> dict[str, Load]:
         """Give what is known of each model's requests: those in engines, and those in line here."""
-        now, state = self._now(), self._state()
-        loads: dict[str, Load] = {}
-        for identity, known in self._loads.items():
-            replica = state.replicas.get(identity)
-            if replica is None:
-                continue
-            load = loads.setdefault(replica.model, Load())
-            load.used = max(load.used, known.used)
-            if replica.engine is not None and known.pid in (0, replica.engine.pid):
-                load.in_flight += len(known.sent) + known.others
+        now, loads = self._now(), self._loads.of_models()
         for model, line in self._lines.items():
             load = loads.setdefault(model, Load())
             load.waiting, load.longest = len(line), now - (line.oldest() or now)
@@ -259,7 +195,7 @@ class Dispatch:
             return
 
         def can_go(adapter: str) -> bool:
-            candidates = self._candidates(state, model, adapter)
+            candidates = self._loads.candidates(state, model, adapter)
             if not candidates:
                 return routing.hopeless(state, Named(model.id, adapter)) is not None
             return routing.choose(candidates, "", model.spec.max_in_flight) is not None
@@ -277,7 +213,7 @@ class Dispatch:
         model = state.models.get(request.model)
         if model is None:
             return False
-        candidates = self._candidates(state, model, request.adapter, request.prefix)
+        candidates = self._loads.candidates(state, model, request.adapter, request.prefix)
         if not candidates:
             return False
         replica = routing.choose(candidates, _key(request), model.spec.max_in_flight)
@@ -293,9 +229,7 @@ class Dispatch:
             self._routed.encode(routed),
         )
         self._post(subjects.replica_requests(model.id, replica), header, request.body)
-        self._loads[replica].sent[request.id] = now
-        if request.prefix:
-            self._prefixes.learn(replica, request.prefix)
+        self._loads.sent(replica, request)
         return True
 
     def _header(self, held: _Held) -> bytes:
@@ -307,54 +241,6 @@ class Dispatch:
         left = None if request.timeout is None else max(0.0, request.timeout - waited)
         request = replace(request, timeout=left, patience=max(0.0, request.patience - waited))
         return inference.request_block(request)
-
-    def _candidates(
-        self, state: State, model: Model, adapter: str, prefix: tuple[str, ...] = ()
-    ) -> list[Candidate]:
-        now = self._now()
-        known = self._prefixes.known(prefix) if prefix else {}
-        # A beginning that many prompts have, such as a system prompt, is no reason to go where all
-        # the others go: it is computed once and then cached everywhere.
-        least = BOUNDS[max(0, len(prefix) - 2)]
-        found = []
-        for replica in routing.able(state, model, adapter):
-            load = self._load(replica)
-            avoided = now - load.heard > SILENCE or load.stalled > STALLED or load.avoid_until > now
-            found.append(
-                Candidate(
-                    replica.id,
-                    len(load.sent) + load.others,
-                    avoided,
-                    load.waiting,
-                    load.cache,
-                    seen if (seen := known.get(replica.id, 0)) >= least else 0,
-                )
-            )
-        return found
-
-    def _known(self, identity: str, pid: int = 0) -> _Load | None:
-        """Give what is known of a replica, and begin with one that the log knows, or its engine."""
-        load = self._loads.get(identity)
-        if load is None or (pid and load.pid not in (0, pid)):
-            replica = self._state().replicas.get(identity)
-            if replica is not None:
-                return self._load(replica)
-        return load
-
-    def _load(self, replica: Replica) -> _Load:
-        load = self._loads.get(replica.id)
-        pid = replica.engine.pid if replica.engine is not None else 0
-        if load is None or load.pid != pid:
-            if load is not None:
-                # Another engine than the one we sent to: its cache is empty, its hands are free.
-                self._prefixes.forget(replica.id)
-            load = self._loads[replica.id] = _Load(pid=pid, heard=self._now())
-        return load
-
-    def _failed(self, load: _Load) -> None:
-        pause = min(RECOVERY * 2**load.failures, LONGEST_RECOVERY)
-        load.failures = min(load.failures + 1, 16)
-        load.avoid_until = self._now() + pause
 
     def _take_out(self, identity: str) -> None:
         held = self._held.pop(identity)

@@ -14,14 +14,8 @@ from hypothesis import strategies as st
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nebula.actors.dispatch import (
-    LONGEST_RECOVERY,
-    RECOVERY,
-    SILENCE,
-    STALLED,
-    UNKNOWN_MODEL,
-    Dispatch,
-)
+from nebula.actors.dispatch import UNKNOWN_MODEL, Dispatch
+from nebula.actors.loads import LONGEST_RECOVERY, RECOVERY, SILENCE, STALLED
 from nebula.actors.prefixes import digests
 from nebula.actors.routing import SLACK
 from nebula.events import inference, subjects
@@ -632,7 +626,7 @@ def in_flight(router: Router, replica: str = "chat-0") -> int:
     router.ask("counting")
     sent = router.sent.pop()
     known = {each.replica: each.in_flight for each in sent.routed.candidates}
-    router.dispatch._loads[sent.replica].sent.pop("counting")
+    router.dispatch._loads._of[sent.replica].sent.pop("counting")
     return known[replica]
 
 
@@ -694,7 +688,7 @@ def test_a_replica_that_is_gone_from_the_log_is_forgotten() -> None:
     story = Story()
     router.story = story
     router.dispatch.react()
-    assert router.dispatch._loads == {}
+    assert len(router.dispatch._loads) == 0
 
 
 # What makes no sense
