@@ -2,6 +2,8 @@
 
 import httpx
 
+from nebula.actors.engine_load import read_load
+
 
 class EngineRefused(Exception):
     """The engine answered, and would not; the text is its own."""
@@ -37,6 +39,14 @@ class EngineClient:
             return str(answer.json()["version"])
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return ""
+
+    async def requests(self) -> int:
+        """Give how many requests the engine has; 0 where it tells none, or nothing any more."""
+        try:
+            load = read_load((await self._http.get("/metrics")).content)
+        except (httpx.HTTPError, RuntimeError):  # the latter of a client that is closed by now
+            return 0
+        return load.running + load.waiting
 
     async def load_adapter(self, name: str, source: str) -> None:
         """Load a LoRA adapter. Raises EngineRefused with the engine's reason, EngineSilent."""

@@ -6,15 +6,20 @@ from msgspec import Struct
 from nebula.actors.engine_exchange import App, Message, Scope, http_scope
 
 _WAITING = b"vllm:num_requests_waiting"
+_RUNNING = b"vllm:num_requests_running"
 _CACHE = b"vllm:kv_cache_usage_perc"
 _MOST = 1e9
 
 
 class EngineLoad(Struct, frozen=True):
-    """Requests that the engine holds back, and the part (0 to 1) of its KV cache in use."""
+    """Requests that the engine holds back, and the part (0 to 1) of its KV cache in use.
+
+    `running`: the requests that it works on, wherever they came from.
+    """
 
     waiting: int = 0
     cache: float = 0.0
+    running: int = 0
 
 
 class _Card(Struct):
@@ -30,16 +35,18 @@ def read_load(metrics: bytes) -> EngineLoad:
 
     The names: https://docs.vllm.ai/en/latest/design/metrics
     """
-    waiting, cache = 0.0, 0.0
+    waiting, running, cache = 0.0, 0.0, 0.0
     for line in metrics.splitlines():
         if not line.startswith(b"vllm:"):
             continue
         name = line.partition(b"{")[0].partition(b" ")[0]
         if name == _WAITING:
             waiting += _value(line)
+        elif name == _RUNNING:
+            running += _value(line)
         elif name == _CACHE:
             cache = max(cache, _value(line))
-    return EngineLoad(int(min(waiting, _MOST)), min(1.0, cache))
+    return EngineLoad(int(min(waiting, _MOST)), min(1.0, cache), int(min(running, _MOST)))
 
 
 def _value(line: bytes) -> float:

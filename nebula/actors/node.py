@@ -68,10 +68,11 @@ LAST_TRY = 3.0
 class NodeSettings(Struct, frozen=True):
     """What a node is told when it starts.
 
-    `grace`: seconds an engine gets to end by itself. `leave_engines`: a node that is stopped
-    leaves its engines running for the next one to adopt. `weights`: the folder of the hub's cache
-    [the hub library's own]. `fetches`: whether files are fetched before an engine starts, or by it.
-    `measures`: whether the node tells how much memory models need.
+    `grace`: seconds an engine gets to end by itself; `drain`: those that its requests get before
+    that, where it is no longer wanted. `leave_engines`: a node that is stopped leaves its engines
+    running for the next one to adopt. `weights`: the folder of the hub's cache [the hub library's
+    own]. `fetches`: whether files are fetched before an engine starts, or by it. `measures`:
+    whether the node tells how much memory models need.
     """
 
     node: str
@@ -79,6 +80,7 @@ class NodeSettings(Struct, frozen=True):
     engine_command: tuple[str, ...]
     labels: dict[str, str] = {}
     grace: float = 20.0
+    drain: float = 60.0
     restarts: Restarts = Restarts()
     leave_engines: bool = False
     version: str = ""
@@ -215,18 +217,19 @@ class Node(Actor):
                 self._retry_at.pop(identity, None)
                 self._engines[identity] = engine
                 engine.life = self.spawn(self._live(engine, replica), f"engine {identity}")
-            case Stop(replica=identity, reason=reason):
-                self._stop(self._engines[identity], reason)
+            case Stop(replica=identity, reason=reason, drains=drains):
+                self._stop(self._engines[identity], reason, self.settings.drain * drains)
             case LoadAdapter() | UnloadAdapter():
                 if action.replica not in self._adapting:
                     self._adapting.add(action.replica)
                     self.spawn(self._adapt(action), f"adapter of {action.replica}")
 
-    def _stop(self, engine: NodeEngine, reason: str) -> None:
+    def _stop(self, engine: NodeEngine, reason: str, drain: float = 0.0) -> None:
+        if not drain:
+            engine.hurried.set()
         if engine.stop_reason is None:
             engine.stop_reason = reason
-            if engine.process is not None:
-                self.spawn(engine.process.end(self.settings.grace), f"end {engine.replica}")
+            self.spawn(engine.end(self.settings.grace, drain), f"end {engine.replica}")
 
     async def _live(self, engine: NodeEngine, replica: Replica) -> None:
         """Follow one engine from its start, or its adoption, to its end; tell the log of each."""

@@ -22,6 +22,9 @@ from nebula.events.vocabulary import (
 
 log = logging.getLogger(__name__)
 
+UNSENT = 0.3
+"""Seconds after which every router knows that an engine is not to be sent requests any more."""
+
 MAX_LOG_FILE = 64 * 1024 * 1024
 
 
@@ -43,6 +46,7 @@ class NodeEngine:
         self.stop_reason: str | None = None
         self.last_seq: int | None = None
         self.life: asyncio.Task[None] | None = None
+        self.hurried = asyncio.Event()
 
     @property
     def running(self) -> Running:
@@ -84,6 +88,25 @@ class NodeEngine:
                 return True
             await asyncio.wait((watching,), timeout=processes.POLL)
         return False
+
+    async def end(self, grace: float, drain: float) -> None:
+        """End its process; before that let its requests end, for `drain` seconds or until hurried.
+
+        `grace`: seconds that the process then gets to end by itself.
+        """
+        process = self.process
+        if process is None:
+            return
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + drain, UNSENT
+        while self.ready and process.alive and loop.time() < deadline:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.hurried.wait(), pause)
+                break
+            if not await self.client.requests():
+                break
+            pause = processes.POLL
+        await process.end(grace)
 
     async def adapt(self, action: LoadAdapter | UnloadAdapter) -> Event:
         """Change one of its adapters and give what came of it. Raises EngineSilent."""

@@ -26,10 +26,11 @@ class Start(Struct, frozen=True):
 
 
 class Stop(Struct, frozen=True):
-    """End a replica's engine, for a reason that is told."""
+    """End a replica's engine, for a reason that is told; `drains`: when its requests have ended."""
 
     replica: str
     reason: str
+    drains: bool = False
 
 
 class LoadAdapter(Struct, frozen=True):
@@ -62,8 +63,9 @@ def reconcile(
 
     Engines that share a device start one after the other, because vLLM measures free memory while
     it starts; for the same reason none starts while another one there still ends. On a lost node
-    all of them end. `retry_at` and `now` are seconds of one monotonic clock. `waiting`: replicas
-    whose files are not here yet.
+    all of them end. Where a model is still wanted, requests that run may end before their engine
+    does: routers send it no more. `retry_at` and `now` are seconds of one monotonic clock.
+    `waiting`: replicas whose files are not here yet.
     """
     lost = {replica.node for replica in replicas if is_lost(state, replica.node)}
     wanted = {
@@ -71,6 +73,7 @@ def reconcile(
         for replica in replicas
         if not replica.retired and replica.node not in lost
     }
+    known = {replica.id: replica for replica in replicas}
     actions: list[Action] = []
     for engine in running.values():
         if engine.ending:
@@ -79,9 +82,11 @@ def reconcile(
         if replica is None and lost:
             actions.append(Stop(engine.replica, "its node was lost: its place is elsewhere now"))
         elif replica is None:
-            actions.append(Stop(engine.replica, "it is no longer assigned to this node"))
+            drains = _drains(state, known.get(engine.replica))
+            actions.append(Stop(engine.replica, "it is no longer assigned to this node", drains))
         elif replica.version != engine.version:
-            actions.append(Stop(engine.replica, f"plan {replica.version} replaces it"))
+            reason = f"plan {replica.version} replaces it"
+            actions.append(Stop(engine.replica, reason, _drains(state, replica)))
         elif engine.ready:
             actions += _adapters(state, replica)
     stopped = {action.replica for action in actions if isinstance(action, Stop)}
@@ -105,6 +110,11 @@ def is_lost(state: State, node: str) -> bool:
     """Say whether routers have given a node up: it ends its engines, then registers again."""
     known = state.nodes.get(node)
     return known is not None and known.lost
+
+
+def _drains(state: State, replica: Replica | None) -> bool:
+    model = state.models.get(replica.model) if replica is not None else None
+    return model is not None and not model.unloading
 
 
 def _adapters(state: State, replica: Replica) -> list[Action]:

@@ -158,6 +158,13 @@ async def _router(nats: str, stream_replicas: int, lost_after: float) -> None:
     "--grace", default=20.0, show_default=True, help="Seconds an engine gets to end by itself."
 )
 @click.option(
+    "--drain",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds that running requests get to end in an engine that is no longer wanted.",
+)
+@click.option(
     "--restart-limit",
     default=3,
     show_default=True,
@@ -192,6 +199,7 @@ def node(
     name: str | None,
     labels: tuple[str, ...],
     grace: float,
+    drain: float,
     restart_limit: int,
     restart_pause: float,
     leave_engines: bool,
@@ -211,6 +219,7 @@ def node(
         engine_command=engine_arguments(engine_command),
         labels=read_labels(labels),
         grace=grace,
+        drain=drain,
         restarts=Restarts(limit=restart_limit, pause=restart_pause),
         leave_engines=leave_engines,
         version=importlib.metadata.version("nebula-serving"),

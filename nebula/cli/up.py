@@ -67,6 +67,7 @@ class UpSettings(Struct, frozen=True):
 @click.option("--name", default=None, help="As for `nebula node`.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="As for `nebula node`.")
 @click.option("--grace", default=20.0, show_default=True, help="As for `nebula node`.")
+@click.option("--drain", default=60.0, show_default=True, help="As for `nebula node`.")
 @click.option("--restart-limit", default=3, show_default=True, help="As for `nebula node`.")
 @click.option("--restart-pause", default=1.0, show_default=True, help="As for `nebula node`.")
 @lost_after_option
@@ -94,6 +95,7 @@ def up(
     name: str | None,
     labels: tuple[str, ...],
     grace: float,
+    drain: float,
     restart_limit: int,
     restart_pause: float,
     lost_after: float,
@@ -105,7 +107,8 @@ def up(
 ) -> None:
     """Run NATS, a gateway, a router and a node on this machine, and end them together."""
     set_up_logging(verbose)
-    node_arguments = ["--grace", str(grace), "--restart-limit", str(restart_limit)]
+    node_arguments = ["--grace", str(grace), "--drain", str(drain)]
+    node_arguments += ["--restart-limit", str(restart_limit)]
     node_arguments += ["--restart-pause", str(restart_pause)]
     node_arguments += ["--name", name] if name else []
     node_arguments += [argument for label in labels for argument in ("--label", label)]

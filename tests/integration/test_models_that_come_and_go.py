@@ -12,8 +12,8 @@ from tests.integration.cluster import Cluster
 pytestmark = pytest.mark.anyio
 
 
-async def ask(http: httpx.AsyncClient, model: str, text: str = "hello") -> str:
-    return said(await http.post(CHAT, json=chat(model, text, max_tokens=1)))
+async def ask(http: httpx.AsyncClient, model: str, text: str = "hello", most: int = 1) -> str:
+    return said(await http.post(CHAT, json=chat(model, text, max_tokens=most)))
 
 
 async def events(cluster: Cluster, model: str) -> list[type]:
@@ -70,6 +70,27 @@ async def test_replicas_come_and_go_with_the_load(cluster: Cluster) -> None:
         lambda state: state.models["tide"].scaled == 1 and len(state.models["tide"].replicas) == 1,
         "one replica is left",
     )
+
+
+async def test_an_engine_that_is_no_longer_wanted_ends_its_requests_first(
+    cluster: Cluster,
+) -> None:
+    await cluster.ready()
+    slow = {"simulate-token": 0.1, "simulate-tokens": 30}
+    await cluster.load("fewer", memory="64MiB", replicas=2, options=slow)
+    async with cluster.http() as http:
+        asking = [asyncio.create_task(ask(http, "fewer", most=30)) for _ in range(6)]
+
+        async def both_run() -> bool:
+            counts = [await cluster.engine_says(f"fewer-{n}") for n in range(2)]
+            return all(count["running"] for count in counts)
+
+        await cluster.poll(both_run, "both replicas have requests")
+        assert (await cluster.nebula("scale", "fewer", "1", "--no-wait")).code == 0
+        await asyncio.gather(*asking)
+    await cluster.logged(EngineStopped, "fewer-1")
+    told = (cluster.folder / "home" / "logs" / "gateway.log").read_text()
+    assert "attempt 2" not in told, "none was asked again elsewhere"
 
 
 async def test_the_least_recently_used_model_makes_room_for_one_that_is_asked_for(

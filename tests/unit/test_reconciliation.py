@@ -312,3 +312,15 @@ def test_a_node_that_was_lost_ends_all_of_its_engines_and_starts_none() -> None:
     reason = "its node was lost: its place is elsewhere now"
     assert due(here, engines, state=lost) == [Stop("chat-0", reason), Stop("chat-2", reason)]
     assert due(here, [], state=lost) == []
+
+
+def test_requests_may_end_first_where_the_model_is_still_wanted() -> None:
+    state, engines = cluster(), [running(ready=True)]
+    gone = "it is no longer assigned to this node"
+    assert due([replica(retired=True)], engines, state=state) == [Stop("chat-0", gone, True)]
+    assert due([replica(version=2)], engines, state=state) == [
+        Stop("chat-0", "plan 2 replaces it", True)
+    ]
+    unloading = replace(state.models["chat"], unloading=True)
+    state = replace(state, models=HashTrieMap({"chat": unloading}))
+    assert due([replica(retired=True)], engines, state=state) == [Stop("chat-0", gone, False)]
