@@ -21,6 +21,8 @@ from nebula.events.vocabulary import (
     ModelUnloadRequested,
     NodeDrainRequested,
     NodeUndrainRequested,
+    WeightsPinRequested,
+    WeightsRemoveRequested,
 )
 from nebula.http.bodies import read_body
 from nebula.http.errors import ApiError, field_at_fault, unavailable
@@ -182,6 +184,27 @@ async def drain(node: str, request: Request[Any, Any, Any], gateway: Gateway) ->
 async def undrain(node: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
     """Let a node take replicas again."""
     return await _submit(request, gateway, _known_node(gateway, node).id, NodeUndrainRequested())
+
+
+@patch("/admin/nodes/{node:str}/weights", status_code=202, request_max_body_size=None)
+async def pin(
+    node: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
+) -> Accepted:
+    """Keep a source's files on a node whatever is pruned, or no longer."""
+    event, _ = await _body(request, limits.body_for(gateway), WeightsPinRequested)
+    return await _submit(request, gateway, _known_node(gateway, node).id, event)
+
+
+@delete("/admin/nodes/{node:str}/weights/{source:path}", status_code=202)
+async def remove_weights(
+    node: str, source: str, request: Request[Any, Any, Any], gateway: Gateway
+) -> Accepted:
+    """Remove a source's files from a node."""
+    event = WeightsRemoveRequested(source.removeprefix("/"))
+    known = _known_node(gateway, node)
+    if event.source not in known.weights:
+        raise ApiError(404, f"node {node!r} has no files of {event.source!r}", param="source")
+    return await _submit(request, gateway, known.id, event)
 
 
 def _known_node(gateway: Gateway, identity: str) -> Node:

@@ -29,6 +29,8 @@ def create_app(gateway: Gateway, limits: Limits) -> ASGIApp:
             admin.list_nodes,
             admin.drain,
             admin.undrain,
+            admin.pin,
+            admin.remove_weights,
             history.show_state,
             history.list_events,
         ],

@@ -194,6 +194,30 @@ async def test_files_are_listed_pinned_removed_and_pruned(
     assert told.out.split() == ["NODE", "SOURCE", "SIZE", "STATE"]
 
 
+async def test_files_are_pinned_and_removed_over_http(own_cluster: Cluster, hub: SmallHub) -> None:
+    start(own_cluster)
+    await own_cluster.ready()
+    await own_cluster.load("chat", source=TINY)
+    address = f"/admin/nodes/here/weights/{TINY}"
+    async with own_cluster.http() as http:
+        refused = await http.delete(address)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "source")
+        assert (await http.delete("/admin/nodes/here/weights/lab/none")).status_code == 404
+        assert (await http.delete(f"/admin/nodes/there/weights/{TINY}")).status_code == 404
+        await own_cluster.nebula("unload", "chat")
+        pinned = {"source": TINY, "pinned": True}
+        answer = await http.patch("/admin/nodes/here/weights", json=pinned)
+        assert answer.status_code == 202, answer.text
+        (node,) = (await http.get("/admin/nodes")).json()
+        assert node["weights"][TINY]["pinned"]
+        assert "is pinned" in (await http.delete(address)).text
+        assert (await http.patch("/admin/nodes/here/weights", json={"pin": 1})).status_code == 400
+        await http.patch("/admin/nodes/here/weights", json=pinned | {"pinned": False})
+        assert (await http.delete(address)).status_code == 202
+    await own_cluster.logged(WeightsRemoved, "here")
+    assert list(cache(own_cluster).glob("models--*")) == []
+
+
 async def test_of_two_nodes_the_one_that_has_the_folder_measures_it(
     own_cluster: Cluster, hub: SmallHub, tmp_path: Path
 ) -> None:
