@@ -1,20 +1,19 @@
 """The devices that a new replica could go to: which is best, and why each of the others is not."""
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from heapq import nsmallest
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from nebula.actors.sizing import distinct, need, usable
+from nebula.actors.fleet import Place, Room
+from nebula.actors.sizing import need
 from nebula.events import memory
 from nebula.events.engine_options import devices_needed
 from nebula.events.index import unsuited
-from nebula.events.state import Model, Node, Occupancy, State
+from nebula.events.state import Model, Node, State
 from nebula.events.vocabulary import Device, Policy
-
-Place: TypeAlias = tuple[str, int]
-"""A node and the index of one of its devices."""
 
 Lack: TypeAlias = Literal["", "place", "label", "devices", "open", "room"]
 """What a candidate does not have, by how near it comes: room alone is missing last."""
@@ -48,60 +47,6 @@ class Candidate(Struct, frozen=True):
     def name(self) -> str:
         """The devices in words: `n1/gpu0`, `n1/gpu0+1`."""
         return f"{self.node}/{self.kind}{'+'.join(map(str, self.devices))}"
-
-
-class Room(Struct, frozen=True):
-    """What plans have left of a node: of each of its `devices` so many bytes; `ranked`, most first.
-
-    `shape` is what all of the devices are like, where they are.
-    """
-
-    node: Node
-    occupancy: Occupancy | None
-    devices: tuple[Device, ...]
-    free: tuple[int, ...]
-    ranked: tuple[int, ...]
-    shape: Device | None
-
-    @property
-    def most(self) -> int:
-        """What is left of the roomiest device."""
-        return self.ranked[0] if self.ranked else 0
-
-
-class Fleet:
-    """The room on all nodes of a state, worked out anew only where it may have changed."""
-
-    def __init__(self) -> None:
-        self._rooms: dict[str, Room] = {}
-        self._seen: tuple[object, object] = (None, None)
-        self.full: dict[object, str] = {}
-        """What has no room now, by `Wish.kind`, and the words for it."""
-
-    def of(self, state: State) -> Mapping[str, Room]:
-        """Give the room on every node, in no order."""
-        if self._seen[0] is state.nodes and self._seen[1] is state.occupancy:
-            return self._rooms
-        known, occupancy = self._rooms, state.occupancy
-        rooms = {}
-        for identity, node in state.nodes.items():
-            held = occupancy.get(identity)
-            room = known.get(identity)
-            if room is None or room.node is not node or room.occupancy is not held:
-                room = _room(node, held)
-            rooms[identity] = room
-        self._rooms, self._seen = rooms, (state.nodes, state.occupancy)
-        self.full.clear()
-        return rooms
-
-
-def _room(node: Node, held: Occupancy | None) -> Room:
-    devices = tuple(distinct(node))
-    used = held.used if held is not None else {}
-    free = tuple([usable(device) - used.get(device.index, 0) for device in devices])
-    alike = len({(device.kind, device.memory) for device in devices}) == 1
-    ranked = tuple(sorted(free, reverse=True))
-    return Room(node, held, devices, free, ranked, devices[0] if alike else None)
 
 
 class Wish:
@@ -165,14 +110,16 @@ def best(
     delta: Mapping[Place, int],
 ) -> Candidate | None:
     """Give the first of what `weigh` gives, where that can be taken, without the words."""
-    spec = wish.spec
-    picky = bool(spec.node or spec.labels)
-    spread = wish.policy == "spread"
+    spec, spread = wish.spec, wish.policy == "spread"
+    labels = list(spec.labels.items())
     changed = {node for node, _ in delta}
+    if spec.node:
+        rooms = {spec.node: rooms[spec.node]} if spec.node in rooms else {}
     found: Candidate | None = None
+    kind, size, needed = "", -1, 0
     for identity, room in rooms.items():
         node, shape = room.node, room.shape
-        if node.draining or node.lost or (picky and unsuited(spec, node)):
+        if node.draining or node.lost or (labels and not _carries(node, labels)):
             continue
         here = same.get(identity, 0)
         if wish.hostile and wish.enemy(identity, here):
@@ -182,38 +129,41 @@ def best(
                 if not each.lack and (found is None or _rank(each, wish) < _rank(found, wish)):
                     found = each
             continue
-        count = wish.count if shape.kind == "gpu" else 1
-        if len(room.ranked) < count:
+        if shape.memory != size or shape.kind != kind:
+            kind, size, needed = shape.kind, shape.memory, max(wish.need(shape), 1)
+        count = wish.count if kind == "gpu" else 1
+        ranked = room.ranked
+        if len(ranked) < count or ranked[-count] < needed:
             continue
-        left = room.ranked[count - 1]
-        if left < max(wish.need(shape), 1):
-            continue
-        if spread and found is not None and (found.holds or not node.weights):
-            if here > found.same:
+        left = ranked[-count] if spread else ranked[bisect_left(ranked, needed)]
+        if found is not None and (found.holds or not node.weights):
+            worse = found.room - left if spread else left - found.room
+            if (spread and here > found.same) or (
+                (here == found.same or not spread)
+                and (worse > 0 or (worse == 0 and identity > found.node))
+            ):
                 continue
-            if here == found.same and (left, found.node) < (found.room, identity):
-                continue
-        found = _better(room, shape, wish, here, found)
+        found = _better(room, shape, left, wish, here, found)
     return found
 
 
-def _better(room: Room, shape: Device, wish: Wish, same: int, found: Candidate | None) -> Candidate:
+def _carries(node: Node, labels: Sequence[tuple[str, str]]) -> bool:
+    return all(node.labels.get(key) == value for key, value in labels)
+
+
+def _better(
+    room: Room, shape: Device, left: int, wish: Wish, same: int, found: Candidate | None
+) -> Candidate:
     """Give the better one: the best place on a node where it fits, or what was found before.
 
-    All of its devices are alike.
+    All of its devices are alike, and of the best ones so much is `left`.
     """
     count = wish.count if shape.kind == "gpu" else 1
-    needed, holds = max(wish.need(shape), 1), wish.holds(room.node)
-    spread = wish.policy == "spread"
-    if spread:
-        left = room.ranked[count - 1]
-        mine = (same, not holds, -left, room.node.id)
-    else:
-        left = min([free for free in room.free if free >= needed])
-        mine = (0, not holds, left, room.node.id)
+    spread, holds = wish.policy == "spread", wish.holds(room.node)
+    mine = (same if spread else 0, not holds, -left if spread else left, room.node.id)
     if found is not None and mine > _rank(found, wish)[:4]:
         return found
-    sign = -1 if spread else 1
+    needed, sign = max(wish.need(shape), 1), -1 if spread else 1
     fits = sorted(
         (sign * free, device.index)
         for device, free in zip(room.devices, room.free, strict=True)

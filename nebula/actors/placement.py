@@ -7,7 +7,7 @@ folds the same log, and a decision that was appended leaves nothing to decide.
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nebula.actors.candidates import Fleet
+from nebula.actors.fleet import Fleet
 from nebula.actors.planning import Plan, plan
 from nebula.events.index import unmeasured
 from nebula.events.state import Model, Replica, State, launch_of, proven_spec

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from nebula.actors.candidates import Candidate, Fleet, Place, Wish, best, shortage, weigh
+from nebula.actors.candidates import Candidate, Wish, best, shortage, weigh
+from nebula.actors.fleet import Fleet, Place
 from nebula.actors.sizing import device_at, usable
 from nebula.events import index
 from nebula.events.state import Model, State, launch_of, replica_id

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nebula.actors.candidates import Fleet, Place
+from nebula.actors.fleet import Fleet, Place
 from nebula.actors.placement import Decision
 from nebula.actors.planning import plan
 from nebula.events.index import hold, unmeasured

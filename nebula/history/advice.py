@@ -2,6 +2,7 @@
 
 from nebula.actors.planning import plan
 from nebula.events import memory
+from nebula.events.engine_options import devices_needed
 from nebula.events.standing import standing
 from nebula.events.state import Model, Replica, State
 
@@ -15,7 +16,7 @@ def advice(state: State, model: Model) -> str:
         return ""
     if model.wanted == 0:
         return f"Give it replicas: `nebula scale {model.id} 1`."
-    if stands.ready == stands.wanted:
+    if stands.ready == stands.wanted and not (stands.changing and model.unschedulable):
         return ""
     if model.intent > model.answered:
         return "Start a router (`nebula router`): nobody has decided yet where it goes."
@@ -62,13 +63,18 @@ def _unschedulable(state: State, model: Model) -> str:
             if not found
             else "Wait: there is room for it now, and a router will place it."
         )
-    open_ = [each for each in found if not state.nodes[each.node].lost]
-    usable = [each for each in open_ if not state.nodes[each.node].draining]
-    if not usable:
-        return (
-            "Start another `nebula node`, or one of the lost ones again: none takes replicas now."
-        )
-    roomiest = max(usable, key=lambda each: each.room)
+    # The nearest to being taken come first.
+    match found[0].lack:
+        case "place" | "label" | "devices":
+            return _nowhere(model, found[0].lack)
+        case "open":
+            return (
+                "Start another `nebula node`, one of the lost ones again, or undo a drain "
+                "(`nebula drain NODE --undo`): none that suits takes replicas now."
+            )
+    roomiest = max((each for each in found if each.lack == "room"), key=lambda each: each.room)
+    if roomiest.room >= roomiest.need:
+        return f"Add a node that it may be on: {roomiest.unfit}."
     return (
         f"Add a node with a device that has {memory.text(roomiest.need)} to give, unload something "
         f"from {roomiest.name}, or load it again with --memory {_offer(roomiest.room)} or less."
@@ -76,6 +82,19 @@ def _unschedulable(state: State, model: Model) -> str:
         else f"Add a node with a device that has {memory.text(roomiest.need)} to give, "
         f"or unload something from {roomiest.name}."
     )
+
+
+def _nowhere(model: Model, lack: str) -> str:
+    spec = model.spec
+    if lack == "place":
+        return f"Start `nebula node --name {spec.node}`, or load it again without --node."
+    if lack == "label":
+        labels = " ".join(f"--label {key}={value}" for key, value in sorted(spec.labels.items()))
+        return f"Start a node that carries it (`nebula node {labels}`), or load it again without."
+    if spec.devices:
+        return f"Load it again with a --device that {spec.node} has."
+    count = devices_needed(spec.options)
+    return f"Add a node with {count} GPUs, or load it again with a smaller --tensor-parallel."
 
 
 def _offer(room: int) -> str:

@@ -88,6 +88,10 @@ def _model(state: State) -> Callable[[Model], Mapping[str, str]]:
             "lora": "yes" if model.lora else "",
             "max in flight": str(spec.max_in_flight),
             "max waiting": str(spec.max_waiting),
+            "policy": spec.policy,
+            "labels": _pairs(spec.labels),
+            "apart": ", ".join(spec.apart),
+            "only on": "/".join((spec.node, *map(str, spec.devices))),
             "options": _pairs(spec.options),
             "env": _pairs(spec.env),
             "adapters": _pairs(model.adapters),
@@ -125,6 +129,7 @@ def _node(node: Node) -> Mapping[str, str]:
         "host": node.host,
         "labels": _pairs(node.labels),
         "version": node.nebula_version,
+        "weights": ", ".join(sorted(each for each, held in node.weights.items() if held.whole)),
         "draining": "yes" if node.draining else "",
         "lost": "yes" if node.lost else "",
     }

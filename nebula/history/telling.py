@@ -164,6 +164,12 @@ def _load(event: ModelLoadRequested) -> str:
         parts.append(f"as {event.name!r}")
     if event.memory is not None:
         parts.append(f"{event.memory} each")
+    if event.labels:
+        parts.append("where " + ", ".join(f"{key}={each}" for key, each in event.labels.items()))
+    if event.node:
+        parts.append(f"on {'/'.join((event.node, *map(str, event.devices)))} only")
+    if event.apart:
+        parts.append("apart from " + ", ".join(event.apart))
     if event.adapters:
         parts.append("with " + ", ".join(repr(adapter.name) for adapter in event.adapters))
     return ", ".join(parts)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from msgspec.structs import replace
 
-from nebula.actors.candidates import Fleet, Wish, best, weigh
+from nebula.actors.candidates import Wish, best, weigh
+from nebula.actors.fleet import Fleet
 from nebula.actors.placement import Decider, decide
 from nebula.actors.sizing import usable
 from nebula.events.index import indexed
