@@ -97,7 +97,7 @@ _PIECE_HEADERS = (
 )
 
 MEANINGS = {
-    "id": "id of the model, replica or node",
+    "id": "id of the model, replica, node or alias",
     "seq": "sequence of the event that was not acted upon",
     "model": f"id of the model: {ID}",
     "replica": "id of the replica: the model's id, `-`, a number",
