@@ -15,7 +15,9 @@ from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterLoadRequested,
+    Assignment,
     EngineStarted,
+    ModelAssigned,
     ModelScaleRequested,
     ModelUnloadRequested,
 )
@@ -203,8 +205,20 @@ def test_neither_a_retired_replica_nor_one_of_an_older_plan_is_able() -> None:
     story = serving()
     story.given("chat", ModelScaleRequested(2)).settles()
     assert names(story) == ["chat-0", "chat-1"]
-    story.given("chat", load(2, "9GiB", lora=True)).settles()
+    story.given("chat", ModelAssigned(9, (Assignment("chat-0", "alpha", (0,), 2**30, 9),)))
+    assert names(story) == ["chat-0", "chat-1"], "no plan skips a version"
+    version = story.model().version + 1
+    place = Assignment("chat-0", "alpha", (0,), 2**30, version)
+    story.given("chat", ModelAssigned(version, (place,)))
     assert names(story) == []
+
+
+def test_replicas_that_are_being_replaced_serve_until_others_do() -> None:
+    story = serving(1)
+    story.given("chat", load(1, "9GiB", lora=True)).settles()
+    assert names(story) == ["chat-0"]
+    story.runs("chat-1").settles()
+    assert names(story) == ["chat-1"]
 
 
 def test_for_an_adapter_only_replicas_that_have_it_are_able() -> None:
