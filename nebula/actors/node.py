@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
@@ -51,6 +52,7 @@ from nebula.events.vocabulary import (
     EngineStopped,
     Event,
     NodeRegistered,
+    ReplicaEvent,
 )
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.log import LogReplaced
@@ -350,6 +352,8 @@ class Node(Actor):
 
         Gives 0 where the node had to end before it could.
         """
+        if isinstance(event, ReplicaEvent):
+            event = replace(event, node=self.settings.node)
         message_id = message_id or uuid.uuid4().hex
         while not self.projection.ended:
             try:

@@ -24,7 +24,9 @@ def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
     """Most of a log are reports, and nothing can be said against one: they are folded first."""
     seq, time = record.seq, record.time
     known = state.replicas.get(record.id)
-    replica = _replica(known, record, event) if known is not None else None
+    if known is None or event.node not in ("", known.node):
+        return replace(state, seq=seq, time=time)
+    replica = _replica(known, record, event)
     if replica is None:
         return replace(state, seq=seq, time=time)
     if replica.retired and replica.engine is None:

@@ -240,6 +240,9 @@ class ModelRolledBack(Struct, frozen=True, gc=False):
 class EngineStarted(Struct, frozen=True, gc=False):
     """A node has spawned an engine for a replica, as the plan of version `plan` wants it.
 
+    Like every report of a replica it names the `node` that makes it: one from where the replica is
+    no more, or not any longer, says nothing about the one of this id that there is now.
+
     `created` is the process's start time in seconds since the epoch as its kernel tells it: with
     `pid` it names the process beyond doubt, also after pids were used again.
     """
@@ -250,6 +253,7 @@ class EngineStarted(Struct, frozen=True, gc=False):
     log_file: str
     plan: int
     attempt: int = 1
+    node: str = ""
 
 
 class EngineReady(Struct, frozen=True, gc=False):
@@ -257,6 +261,7 @@ class EngineReady(Struct, frozen=True, gc=False):
 
     engine_version: str = ""
     seconds: float = 0.0
+    node: str = ""
 
 
 class EngineFailed(Struct, frozen=True, gc=False):
@@ -271,12 +276,14 @@ class EngineFailed(Struct, frozen=True, gc=False):
     log_tail: tuple[str, ...] = ()
     attempt: int = 1
     retry_in: float | None = None
+    node: str = ""
 
 
 class EngineStopped(Struct, frozen=True, gc=False):
     """An engine ended because its node ended it, and why."""
 
     reason: str = ""
+    node: str = ""
 
 
 class AdapterLoaded(Struct, frozen=True, gc=False):
@@ -284,6 +291,7 @@ class AdapterLoaded(Struct, frozen=True, gc=False):
 
     name: str
     source: str
+    node: str = ""
 
 
 class AdapterLoadFailed(Struct, frozen=True, gc=False):
@@ -292,12 +300,14 @@ class AdapterLoadFailed(Struct, frozen=True, gc=False):
     name: str
     source: str
     reason: str
+    node: str = ""
 
 
 class AdapterUnloaded(Struct, frozen=True, gc=False):
     """An engine has let go of an adapter."""
 
     name: str
+    node: str = ""
 
 
 class Device(Struct, frozen=True, gc=False):

@@ -543,3 +543,21 @@ def repr_of(state: State) -> str:
     return repr([sorted(map(repr, each.items())) for each in maps]) + repr(
         (state.seq, state.time, state.models_seq, state.capacity_seq)
     )
+
+
+def test_a_report_from_where_the_replica_is_no_more_says_nothing_about_it() -> None:
+    story = cluster(alpha=[80], beta=[80]).given("chat", load())
+    story.settles()
+    (home,) = (replica.node for replica in story.state.replicas.values())
+    away = "beta" if home == "alpha" else "alpha"
+    story.runs("chat-0")
+    before = story.state.replicas["chat-0"]
+    for late in (
+        EngineStarted(9, 2.0, 8002, "/log", 1, node=away),
+        EngineReady(node=away),
+        EngineFailed("ValueError: no", node=away),
+        EngineStopped("it is no longer assigned to this node", node=away),
+        AdapterLoaded("sql", "/x", node=away),
+    ):
+        assert story.given("chat-0", late).state.replicas["chat-0"] is before
+    assert not story.given("chat-0", EngineStopped(node=home)).state.replicas["chat-0"].serving
