@@ -16,7 +16,7 @@ ENGINE_STAMP := $(STAMPS)/engine-$(subst =,-,$(ENGINE))
 DEMO_PACKAGES := $(STAMPS)/demo-packages
 DEMO_MODELS := $(addprefix .demo/,smollm2-135m-instruct all-minilm-l6-v2 nebula-adapter)
 
-.PHONY: help install-control install-engine demo-models docs check test run clean
+.PHONY: help install-control install-engine demo-models docs check test simulate run clean
 .NOTPARALLEL: # one pip at a time in one .venv
 .DEFAULT_GOAL := help
 
@@ -24,6 +24,7 @@ help:
 	@echo "make run    install what is missing, start Nebula with the demo models"
 	@echo "make test   install what is missing, check and test everything"
 	@echo "make check  ruff, mypy and import-linter only"
+	@echo "make simulate SEEDS=100000  the policies in simulated worlds, on all cores"
 	@echo "make docs   docs/events.md and docs/asyncapi.json, from the code"
 	@echo "make clean  remove what make has installed and built"
 
@@ -79,8 +80,12 @@ check: install-control
 # Real engines fill the machine by themselves: they come after the rest, one test at a time.
 test: install-control install-engine demo-models
 	@$(MAKE) --no-print-directory check
-	@.venv/bin/pytest -n 3 --dist loadfile tests/unit tests/integration
+	@.venv/bin/pytest -n 3 --dist loadfile tests/unit tests/integration tests/simulation
 	@.venv/bin/pytest tests/e2e
+
+SEEDS ?= 1000
+simulate: install-control
+	@.venv/bin/python -m tests.simulation --seeds $(SEEDS)
 
 # exec: no shell stays between make and Nebula, so Ctrl-C and signals reach Nebula itself.
 run: install-control install-engine demo-models

@@ -1,0 +1,275 @@
+"""What must hold after every step, and what must have come true once things have calmed down."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import get_args
+
+from nebula.actors.candidates import Place
+from nebula.actors.sizing import device_at, need, usable
+from nebula.events import inference, snapshot
+from nebula.events.evolve import evolve, fold
+from nebula.events.index import indexed
+from nebula.events.inference import Request
+from nebula.events.record import Record, parse_headers
+from nebula.events.standing import standing
+from nebula.events.state import EMPTY, Model, State
+from nebula.events.vocabulary import Decided, EventRejected, ModelAssigned
+from tests.simulation.journal import SAME, Broken, Journal
+from tests.simulation.machine import Engine, Machine
+
+GRANTED = "nothing speaks against a router's decision"
+CAUSED = "every decision has a cause, and none is undone without a new one"
+PROMISED = "plans promise no more than a device has"
+ROOM = "engines have the room that they were promised"
+ONCE = "no replica runs twice"
+SERVED = "what can be served is served once it is calm"
+ROUTED = "requests go to replicas that serve"
+ANSWERED = "every request is answered"
+TOLD = "what runs is what the log says"
+SETTLED = "decisions die down"
+
+DECISIONS = tuple(kind for kind in get_args(Decided) if kind is not EventRejected)
+
+
+class Invariants:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.journal: Journal | None = None
+        self.machines: dict[str, Machine] = {}
+        self._basis: dict[str, int] = {}
+        self._taken: dict[tuple[str, int], Engine] = {}
+
+    def on_append(self, record: Record, before: State, after: State) -> None:
+        """Look at one more entry of the log. Raises Broken."""
+        if after.seq != before.seq + 1:
+            raise Broken(SAME, f"event {record.seq} was folded as number {after.seq}")
+        event = record.content
+        if record.basis is None:
+            return
+        if isinstance(event, DECISIONS):
+            self._caused(record)
+            if record.seq in after.rejections:
+                raise Broken(
+                    GRANTED,
+                    f"a router's own decision, {record.type} {record.id} at {record.seq}, "
+                    f"was refused: {after.rejections[record.seq].reason}",
+                )
+        if isinstance(event, ModelAssigned):
+            self._planned(record, event, before, after)
+
+    def _caused(self, record: Record) -> None:
+        if record.cause is None or record.basis is None or not 0 < record.cause <= record.basis:
+            raise Broken(
+                CAUSED,
+                f"{record.type} {record.id} at {record.seq} has the cause {record.cause}, "
+                f"which its router, who knew {record.basis} events, can't have known",
+            )
+        if isinstance(record.content, ModelAssigned):
+            earlier = self._basis.get(record.id, 0)
+            if record.cause <= earlier:
+                raise Broken(
+                    CAUSED,
+                    f"the plan of {record.id} at {record.seq} undoes the one before without a "
+                    f"new cause: {record.cause} was known to that one, which knew {earlier} events",
+                )
+            self._basis[record.id] = record.basis
+
+    def _planned(self, record: Record, event: ModelAssigned, before: State, after: State) -> None:
+        model = after.models[record.id]
+        if model.version != before.models[record.id].version + 1:
+            raise Broken(GRANTED, f"plan {event.version} of {record.id} came after {model.version}")
+        for place in event.replicas:
+            old, new = before.replicas.get(place.replica), after.replicas[place.replica]
+            if old is not None and old.engine is not None and old.node != new.node:
+                raise Broken(
+                    ONCE, f"{place.replica} moves to {new.node}, its engine is on {old.node}"
+                )
+        assert self.journal is not None
+        known = evolve(self.journal.states[record.basis or 0], record)
+        touched = {
+            (place.node, device)
+            for place in event.replicas
+            if place.version == event.version
+            for device in place.devices
+        }
+        same_index(after)
+        if touched:
+            ending = {
+                each.id
+                for each in known.replicas_of(known.models[record.id])
+                if each.retired and not self._was_retired(record, each.id)
+            }
+            who = f"the plan of {record.id} at {record.seq}"
+            self._within(known, sorted(touched), ending, who)
+
+    def _was_retired(self, record: Record, replica: str) -> bool:
+        assert self.journal is not None
+        return self.journal.states[record.basis or 0].replicas[replica].retired
+
+    def _within(self, state: State, places: list[Place], ending: set[str], who: str) -> None:
+        """Engines that this very plan ends make room before others of it start there."""
+        used = promised(state, without=ending)
+        for node, index in places:
+            known = state.nodes.get(node)
+            device = device_at(known, index) if known is not None else None
+            if device is None:
+                raise Broken(PROMISED, f"{who} uses {node}/{index}, which is not there")
+            if used[node, index] > usable(device):
+                there = sorted(
+                    each.id
+                    for each in state.replicas.values()
+                    if each.node == node and index in each.devices
+                )
+                raise Broken(
+                    PROMISED,
+                    f"{who} promises {used[node, index]} of {usable(device)} bytes of "
+                    f"{node}/{index}: {', '.join(there)}",
+                )
+
+    def on_start(self, new: Engine) -> None:
+        """Look at an engine that is about to run, whatever plans say. Raises Broken."""
+        machine = new.machine
+        for other in machine.engines.values():
+            if other.replica == new.replica:
+                raise Broken(
+                    ONCE,
+                    f"{new.replica} was started on {machine.id} while its engine of plan "
+                    f"{other.version}, pid {other.pid}, still ran",
+                )
+        for elsewhere in self.machines.values():
+            if elsewhere is machine:
+                continue
+            for other in elsewhere.engines.values():
+                if (other.replica, other.version) == (new.replica, new.version):
+                    raise Broken(
+                        ONCE,
+                        f"{new.replica} of plan {new.version} runs twice: on {elsewhere.id} "
+                        f"and on {machine.id}",
+                    )
+        for index in new.devices:
+            device = next((each for each in machine.devices if each.index == index), None)
+            if device is None:
+                raise Broken(
+                    ROOM, f"{new.replica} was started on {machine.id}/{index}, which has gone"
+                )
+            there = [each for each in machine.engines.values() if index in each.devices]
+            total = new.memory + sum(each.memory for each in there)
+            if total > usable(device):
+                others = ", ".join(f"{each.replica} (pid {each.pid})" for each in there)
+                raise Broken(
+                    ROOM,
+                    f"{new.replica} was started on {machine.id}/{index}, where {others} "
+                    f"still ran: {total} of {usable(device)} bytes",
+                )
+
+    def on_routed(self, replica: str, header: bytes) -> None:
+        """Look at a request that a router sends on. Raises Broken."""
+        routed = inference.read_routed(parse_headers(header))
+        assert routed is not None
+        assert self.journal is not None
+        known = self.journal.states[routed.seq].replicas.get(replica)
+        if known is None or not known.serving:
+            phase = "not there" if known is None else known.phase
+            raise Broken(ROUTED, f"{replica} got one and was {phase} after event {routed.seq}")
+
+    def on_take(self, engine: Engine, request: Request) -> None:
+        """Look at a request that an engine begins to serve. Raises Broken."""
+        other = self._taken.setdefault((request.id, request.attempt), engine)
+        if other is not engine:
+            raise Broken(
+                ROUTED,
+                f"attempt {request.attempt} of {request.id} is served by two engines: "
+                f"{engine.replica} on {engine.machine.id} and on {other.machine.id}",
+            )
+
+    def at_rest(self) -> None:
+        """Look at the cluster once nothing has happened for long. Raises Broken."""
+        assert self.journal is not None
+        state = self.journal.state
+        same_index(state)
+        replayed = fold(EMPTY, self.journal.records)
+        if snapshot.digest(replayed) != snapshot.digest(state):
+            raise Broken(SAME, "a replay of the whole log comes to another state")
+        if len(state.rejections):
+            raise Broken(ANSWERED, f"rejections that nobody answered: {sorted(state.rejections)}")
+        for identity in sorted(state.models):
+            self._served(state, state.models[identity])
+        for machine in self.machines.values():
+            self._as_told(state, machine)
+
+    def _served(self, state: State, model: Model) -> None:
+        stands = standing(state, model)
+        if model.unloading:
+            raise Broken(SERVED, f"{model.id} is still unloading: {stands.detail}")
+        if model.intent > model.answered:
+            raise Broken(SERVED, f"{model.id} waits for a plan since event {model.intent}")
+        for replica in state.replicas_of(model):
+            if replica.retired:
+                raise Broken(SERVED, f"{replica.id} is retired and still there, {replica.phase}")
+            if not (replica.serving or replica.given_up):
+                raise Broken(
+                    SERVED, f"{replica.id} on {replica.node} does not serve: {replica.phase}"
+                )
+            loaded = {name for name, status in replica.adapters.items() if status.loaded}
+            if replica.serving and not loaded <= set(model.adapters) <= set(replica.adapters):
+                raise Broken(
+                    SERVED,
+                    f"{replica.id} has the adapters {sorted(replica.adapters)}, "
+                    f"{model.id} wants {sorted(model.adapters)}",
+                )
+        short = model.wanted - len(model.assignments)
+        if short < 0 and any(each.given_up for each in state.replicas_of(model)):
+            return  # what worked before serves beside what was given up
+        if short and (not model.unschedulable or model.missing != short):
+            raise Broken(SERVED, f"{model.id} lacks {short} replicas and is not said to")
+        if short:
+            self._no_room(state, model)
+
+    def _no_room(self, state: State, model: Model) -> None:
+        """Look for room where placement found none; only for models that are simple to place."""
+        spec = model.spec
+        if spec.labels or spec.apart or spec.node or "tensor-parallel-size" in spec.options:
+            return
+        used = promised(state)
+        for identity in sorted(state.nodes):
+            node = state.nodes[identity]
+            for device in node.devices if node.schedulable else ():
+                room = usable(device) - used.get((identity, device.index), 0)
+                if room >= need(model, device):
+                    raise Broken(
+                        SERVED,
+                        f"{model.id} is said not to fit, but {identity}/{device.index} has "
+                        f"{room} bytes: {model.unschedulable}",
+                    )
+
+    def _as_told(self, state: State, machine: Machine) -> None:
+        told = sorted(
+            (each.id, each.engine.pid)
+            for each in state.replicas.values()
+            if each.node == machine.id and each.engine is not None
+        )
+        runs = sorted((each.replica, each.pid) for each in machine.engines.values())
+        if told != runs:
+            raise Broken(TOLD, f"on {machine.id} run {runs}, the log says {told}")
+
+
+def same_index(state: State) -> None:
+    """Look whether what the fold keeps beside the aggregates is what follows from them."""
+    anew = indexed(state)
+    for name in ("occupancy", "apart", "unsettled"):
+        kept, made = getattr(state, name), getattr(anew, name)
+        if not kept == made:
+            raise Broken(SAME, f"{name} is {kept} after event {state.seq}, made anew {made}")
+
+
+def promised(state: State, *, without: Set[str] = frozenset()) -> dict[Place, int]:
+    """Sum what each device owes, retired replicas included."""
+    used: dict[Place, int] = {}
+    for replica in state.replicas.values():
+        if replica.id in without:
+            continue
+        for index in replica.devices:
+            used[replica.node, index] = used.get((replica.node, index), 0) + replica.memory
+    return used

@@ -1,0 +1,54 @@
+"""The way of each machine to NATS: it takes time, may lose what travels on it, or be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from tests.simulation.clock import Clock
+
+
+class Link:
+    """One machine's connection. What is under way when it is cut is lost."""
+
+    def __init__(self, clock: Clock, rng: Random, *, slow: float = 0.0) -> None:
+        self.clock = clock
+        self._rng = rng
+        self._slow = slow
+        self._cuts = 0
+        self.loss = 0.0
+        self._waiting: list[Callable[[], None]] = []
+
+    @property
+    def up(self) -> bool:
+        """Whether anything gets through."""
+        return self._cuts == 0
+
+    def delay(self) -> float:
+        """Draw how long (s) one message takes: some milliseconds, rarely up to a second."""
+        draw = self._rng.random()
+        return self._slow * draw + (0.001 + 0.004 * draw if draw < 0.97 else (draw - 0.97) * 30)
+
+    def loses(self) -> bool:
+        """Draw whether one message is lost, or its acknowledgement."""
+        return self._cuts > 0 or (self.loss > 0 and self._rng.random() < self.loss)
+
+    def cut(self, seconds: float) -> None:
+        """Let nothing through for a while; cuts may overlap."""
+        self._cuts += 1
+        self.clock.after(seconds, self._mend)
+
+    def _mend(self) -> None:
+        self._cuts -= 1
+        if self.up:
+            waiting, self._waiting = self._waiting, []
+            for resume in waiting:
+                resume()
+
+    def when_back(self, resume: Callable[[], None]) -> None:
+        """Have something called once the cut is mended."""
+        self._waiting.append(resume)
+
+    def heal(self) -> None:
+        """Lose nothing more from now on."""
+        self.loss = 0.0

@@ -1,0 +1,304 @@
+"""The node's process: `reconcile` and `Restarts` as they are, what `Node` does around them by hand.
+
+The order of events is that of nebula/actors/node.py, which has asyncio and real processes in it:
+what changes there is to be changed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from random import Random
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from nebula.actors import reconciliation
+from nebula.actors.placement import replicas_on
+from nebula.actors.reconciliation import (
+    LoadAdapter,
+    Restarts,
+    Running,
+    Start,
+    Stop,
+    UnloadAdapter,
+)
+from nebula.events import subjects
+from nebula.events.inference import NodeStatus
+from nebula.events.state import Replica
+from nebula.events.vocabulary import (
+    AdapterLoaded,
+    AdapterLoadFailed,
+    AdapterUnloaded,
+    EngineFailed,
+    EngineReady,
+    EngineStarted,
+    EngineStopped,
+    Event,
+    NodeRegistered,
+    ReplicaEvent,
+)
+from tests.simulation.clock import Process, Signal, Task
+from tests.simulation.journal import Appender, Follower, Journal, Unavailable
+from tests.simulation.machine import Engine, Machine
+
+HEARTBEAT = 4.0
+"""Twice the real one: a node is lost after thirty seconds."""
+
+POLL = 0.25
+GRACE = 20.0
+LAST_TRY = 3.0
+
+
+class _Entry:
+    """One replica's engine from the decision to start it until it is gone."""
+
+    def __init__(self, replica: Replica, version: int, attempt: int) -> None:
+        self.replica = replica.id
+        self.devices = replica.devices
+        self.version = version
+        self.attempt = attempt
+        self.engine: Engine | None = None
+        self.ready = False
+        self.ready_since: float | None = None
+        self.stop_reason: str | None = None
+        self.last_seq: int | None = None
+
+    @property
+    def running(self) -> Running:
+        return Running(
+            self.replica, self.version, self.devices, self.ready, self.stop_reason is not None
+        )
+
+
+class Node(Process):
+    """See the module."""
+
+    def __init__(self, machine: Machine, journal: Journal, rng: Random, life: int) -> None:
+        super().__init__(machine.clock)
+        self.machine = machine
+        self.journal = journal
+        self._rng = rng
+        self._name = f"{machine.id}.{life}"
+        self._told = 0
+        self._appender = Appender(journal, machine.link, self._name)
+        self._restarts = Restarts()
+        self._entries: dict[str, _Entry] = {}
+        self._retry_at: dict[str, float] = {}
+        self._adapting: set[str] = set()
+        self._wake = Signal(self.clock)
+        self._woken = False
+        self.follower: Follower | None = None
+        self.spawn(self._run())
+
+    def crash(self) -> None:
+        """End in the middle of it; the engines stay."""
+        super().crash()
+        if self.follower is not None:
+            self.follower.close()
+
+    @property
+    def _follow(self) -> Follower:
+        assert self.follower is not None
+        return self.follower
+
+    def _run(self) -> Generator[Any, Any, None]:
+        while not self.machine.link.up:
+            yield 0.25
+        self.follower = Follower(self.journal, self.machine.link, self._rng)
+        if not self._is_lost():
+            yield from self._tell(self.machine.id, self._registration(), None)
+        yield from self._adopt()
+        self.spawn(self._beat())
+        while True:
+            self._woken = False
+            self._act()
+            if self._is_lost() and not self._entries:
+                yield from self._tell(self.machine.id, self._registration(), None)
+                continue
+            if not self._woken:
+                pause = self._until_retry()
+                if pause is None:
+                    yield self._wake
+                else:
+                    yield (self._wake, pause)
+
+    def _is_lost(self) -> bool:
+        return reconciliation.is_lost(self._follow.state, self.machine.id)
+
+    def _registration(self) -> NodeRegistered:
+        return NodeRegistered(self.machine.devices, self.machine.id, self.machine.labels)
+
+    def _notice(self) -> None:
+        self._woken = True
+        self._wake.fire()
+
+    def _listen(self) -> Generator[Any, Any, None]:
+        """The log wakes the work as an engine's end does."""
+        while True:
+            yield self._follow.changed
+            self._notice()
+
+    def _act(self) -> None:
+        running = {replica: entry.running for replica, entry in self._entries.items()}
+        state = self._follow.state
+        mine = replicas_on(state, self.machine.id)
+        due = reconciliation.reconcile(state, mine, running, self._retry_at, self.clock.now)
+        for action in due:
+            match action:
+                case Start(replica=identity, attempt=attempt):
+                    replica = state.replicas[identity]
+                    entry = _Entry(replica, replica.version, attempt)
+                    entry.last_seq = replica.changed
+                    self._retry_at.pop(identity, None)
+                    self._entries[identity] = entry
+                    self.spawn(self._live(entry, replica))
+                case Stop(replica=identity, reason=reason):
+                    self._stop(self._entries[identity], reason)
+                case LoadAdapter() | UnloadAdapter():
+                    if action.replica not in self._adapting:
+                        self._adapting.add(action.replica)
+                        self.spawn(self._adapt(action))
+
+    def _stop(self, entry: _Entry, reason: str) -> None:
+        if entry.stop_reason is None:
+            entry.stop_reason = reason
+            if entry.engine is not None:
+                entry.engine.terminate(GRACE)
+
+    def _live(self, entry: _Entry, replica: Replica) -> Generator[Any, Any, None]:
+        started = self.clock.now
+        if entry.engine is None:
+            launch = replica.launch
+            yield 0.02 + 0.2 * self._rng.random()
+            if launch is None or not self._has(replica):
+                yield from self._ended(entry, None, "it can't be started here")
+                return
+            engine = entry.engine = self.machine.start(replica, entry.version, launch)
+            if entry.stop_reason is not None:
+                engine.terminate(GRACE)
+            event = EngineStarted(
+                engine.pid, engine.created, 1, "engine.log", entry.version, entry.attempt
+            )
+            entry.last_seq = yield from self._tell(entry.replica, event, entry.last_seq)
+        engine = entry.engine
+        while not entry.ready and not engine.exited:
+            if engine.answers:
+                ready = EngineReady("0", round(self.clock.now - started, 1))
+                entry.last_seq = yield from self._tell(entry.replica, ready, entry.last_seq)
+                entry.ready, entry.ready_since = True, self.clock.now
+                self._notice()
+            else:
+                yield engine.changed
+        while not engine.exited:
+            yield engine.changed
+        yield from self._ended(entry, engine.code, "it ended")
+
+    def _has(self, replica: Replica) -> bool:
+        there = {device.index for device in self.machine.devices}
+        return there.issuperset(replica.devices)
+
+    def _ended(self, entry: _Entry, code: int | None, reason: str) -> Generator[Any, Any, None]:
+        entry.ready = False
+        wanted = entry.stop_reason
+        if wanted is None:
+            served = 0.0 if entry.ready_since is None else self.clock.now - entry.ready_since
+            attempt, pause = self._restarts.after(entry.attempt, served)
+            if pause is not None:
+                self._retry_at[entry.replica] = self.clock.now + pause
+            failed = EngineFailed(reason, code, (), attempt, pause)
+            yield from self._tell(entry.replica, failed, entry.last_seq)
+        while entry.engine is not None and not entry.engine.gone:
+            yield entry.engine.changed
+        if wanted is not None:
+            yield from self._tell(entry.replica, EngineStopped(wanted), entry.last_seq)
+        del self._entries[entry.replica]
+        self._notice()
+
+    def _adapt(self, action: LoadAdapter | UnloadAdapter) -> Generator[Any, Any, None]:
+        entry = self._entries.get(action.replica)
+        replica = self._follow.state.replicas.get(action.replica)
+        if entry is not None and replica is not None and entry.engine is not None:
+            model = self._follow.state.models.get(replica.model)
+            cause = model.changed if model is not None else entry.last_seq
+            yield 0.05 + self._rng.random()
+            event: Event
+            if not entry.engine.answers:
+                yield 1.0
+            else:
+                if isinstance(action, UnloadAdapter):
+                    entry.engine.adapters.discard(action.name)
+                    event = AdapterUnloaded(action.name)
+                elif self.machine.trouble.adapters_fail > self.clock.now:
+                    event = AdapterLoadFailed(action.name, action.source, "refused")
+                else:
+                    entry.engine.adapters.add(action.name)
+                    event = AdapterLoaded(action.name, action.source)
+                if self._entries.get(action.replica) is entry:
+                    yield from self._tell(action.replica, event, cause)
+        self._adapting.discard(action.replica)
+        self._notice()
+
+    def _adopt(self) -> Generator[Any, Any, None]:
+        kept: set[int] = set()
+        for replica in replicas_on(self._follow.state, self.machine.id):
+            if replica.engine is None:
+                continue
+            known = replica.engine
+            engine = self.machine.adopt(known.pid)
+            if engine is None:
+                left = self.machine.engines.get(known.pid)
+                while left is not None and not left.gone:
+                    yield left.changed
+                gone = EngineStopped("it ended while no node watched it")
+                yield from self._tell(replica.id, gone, replica.changed)
+                continue
+            entry = _Entry(replica, known.version, replica.attempt)
+            entry.engine = engine
+            entry.last_seq = replica.changed
+            entry.ready = replica.phase == "ready"
+            entry.ready_since = self.clock.now if entry.ready else None
+            self._entries[replica.id] = entry
+            kept.add(engine.pid)
+            self.spawn(self._live(entry, replica))
+        for pid, engine in list(self.machine.engines.items()):
+            if pid not in kept:
+                engine.terminate(5)
+                while not engine.gone:
+                    yield engine.changed
+        self.spawn(self._listen())
+
+    def _tell(self, identity: str, event: Event, cause: int | None) -> Generator[Any, Any, int]:
+        """Append a fact however long it takes, and fold it."""
+        if isinstance(event, ReplicaEvent):
+            event = replace(event, node=self.machine.id)
+        self._told += 1
+        unique = f"{self._name}/{self._told}"
+        while True:
+            try:
+                seq: int = yield from self._appender.append(
+                    identity, event, cause=cause, message_id=unique, patience=LAST_TRY
+                )
+            except Unavailable:
+                continue
+            yield from self._follow.until(seq)
+            return seq
+
+    def _beat(self) -> Generator[Any, Any, None]:
+        while True:
+            status = NodeStatus(self.machine.id, 1, len(self._entries), 0)
+            subject = subjects.node_status(self.machine.id)
+            self.machine.say(subject, b"", msgspec.json.encode(status))
+            yield HEARTBEAT
+
+    def _until_retry(self) -> float | None:
+        due = [at for replica, at in self._retry_at.items() if replica not in self._entries]
+        return max(0.0, min(due) - self.clock.now) + 0.01 if due else None
+
+    def entries(self) -> dict[str, Engine | None]:
+        """Give the engines that it knows of, by replica."""
+        return {replica: entry.engine for replica, entry in self._entries.items()}
+
+    def tasks(self) -> list[Task]:
+        """Give what is under way."""
+        return [task for task in self._tasks if not task.done]

@@ -1,0 +1,202 @@
+"""The router's process: what it decides and whom it sends requests to is Nebula's own code.
+
+The order of events around `Decider`, `Observer` and `Dispatch` is that of nebula/actors/router.py:
+what changes there is to be changed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from random import Random
+from typing import Any
+
+import msgspec
+
+from nebula.actors import observation, placement
+from nebula.actors.dispatch import Dispatch
+from nebula.actors.observing import Observer
+from nebula.actors.placement import Decision
+from nebula.events import subjects
+from nebula.events.state import State
+from nebula.events.vocabulary import EventRejected, ModelUnschedulable, NodeLost
+from nebula.store.log import Guard
+from tests.simulation.clock import Clock, Process, Signal
+from tests.simulation.journal import (
+    EPOCH,
+    SAME,
+    Appender,
+    Broken,
+    Conflict,
+    Follower,
+    Journal,
+    Unavailable,
+)
+from tests.simulation.machine import Send
+from tests.simulation.network import Link
+
+HEARTBEAT = 1.0
+OBSERVE = 1.0
+TICK = 1.0
+"""The real one ticks ten times as often; what waits goes on with every event that matters too."""
+
+
+class Router(Process):
+    """See the module."""
+
+    def __init__(
+        self,
+        name: str,
+        journal: Journal,
+        link: Link,
+        rng: Random,
+        send: Send,
+    ) -> None:
+        super().__init__(link.clock)
+        self.name = name
+        self.link = link
+        self._journal = journal
+        self._rng = rng
+        self._send = send
+        self._appender = Appender(journal, link, name)
+        self.follower: Follower | None = None
+        self.dispatch: Dispatch | None = None
+        self.observer: Observer | None = None
+        self._wake = Signal(self.clock)
+        self._woken = self._look = False
+        self.spawn(self._run())
+
+    def crash(self) -> None:
+        """End in the middle of it."""
+        super().crash()
+        if self.follower is not None:
+            self.follower.close()
+
+    @property
+    def listening(self) -> bool:
+        """Whether NATS has it as a subscriber."""
+        return self.alive and self.dispatch is not None and self.link.up
+
+    def _run(self) -> Generator[Any, Any, None]:
+        while not self.link.up:
+            yield 0.25
+        clock: Clock = self.clock
+        follower = self.follower = Follower(self._journal, self.link, self._rng)
+        dispatch = self.dispatch = Dispatch(
+            self.name,
+            self._post,
+            lambda: follower.state,
+            lambda: clock.now,
+            lambda: EPOCH + int(clock.now * 1e9),
+        )
+        observer = self.observer = Observer(self.name, lambda: clock.now)
+        self.spawn(self._tick(dispatch))
+        self.spawn(self._listen(follower))
+        decider = placement.Decider()
+        decided: State | None = None
+        while True:
+            self._woken = False
+            state = follower.state
+            dispatch.react()
+            due = self._observed(state, dispatch, observer)
+            if not due and state is not decided:
+                due, decided = self._decide(decider, state), state
+            if due:
+                decided = None
+                yield from self._append_all(follower, state, due)
+            elif not self._woken:
+                yield self._wake
+
+    def _decide(self, decider: placement.Decider, state: State) -> tuple[Decision, ...]:
+        due = decider.decide(state)
+        if self._rng.random() < 0.05:
+            anew = placement.decide(state)
+            if list(map(_essence, due)) != list(map(_essence, anew)):
+                raise Broken(SAME, f"a router that remembers decides {due}, another one {anew}")
+        return due
+
+    def _observed(
+        self, state: State, dispatch: Dispatch, observer: Observer
+    ) -> tuple[Decision, ...]:
+        if not self._look:
+            return ()
+        self._look = False
+        if not self.link.up:
+            return ()
+        due = observation.decide_observed(state, observer.observe(state, dispatch.loads()))
+        if due:
+            self._look = True
+        return due
+
+    def _notice(self) -> None:
+        self._woken = True
+        self._wake.fire()
+
+    def _listen(self, follower: Follower) -> Generator[Any, Any, None]:
+        while True:
+            yield follower.changed
+            self._notice()
+
+    def _tick(self, dispatch: Dispatch) -> Generator[Any, Any, None]:
+        beats = looks = 0.0
+        while True:
+            dispatch.react()
+            now = self.clock.now
+            if dispatch.called() or now >= looks:
+                looks = now + OBSERVE
+                self._look = True
+                self._notice()
+            if now >= beats:
+                beats = now + HEARTBEAT
+                status = msgspec.json.encode(dispatch.status())
+                self._post(subjects.router_status(self.name), b"", status)
+            yield TICK
+
+    def _post(self, subject: str, header: bytes, body: bytes) -> None:
+        self._send(self.link, subject, header, body)
+
+    def _append_all(
+        self, follower: Follower, state: State, due: tuple[Decision, ...]
+    ) -> Generator[Any, Any, None]:
+        guards = {
+            subjects.MODEL_EVENTS: state.models_seq,
+            subjects.NODE_EVENTS: state.nodes_seq,
+        }
+        newest = state.seq
+        try:
+            for decision in due:
+                newest = yield from self._append(state, decision, guards)
+        except Conflict:
+            newest += 1
+        except Unavailable:
+            return
+        yield from follower.until(newest, 1.0)
+
+    def _append(
+        self, state: State, decision: Decision, guards: dict[str, int]
+    ) -> Generator[Any, Any, int]:
+        guard, message_id, over = None, None, subjects.MODEL_EVENTS
+        if isinstance(decision.event, EventRejected):
+            message_id = f"rejected-{decision.id}"
+        else:
+            if isinstance(decision.event, NodeLost):
+                over = subjects.NODE_EVENTS
+            guard = Guard(over, guards[over])
+        seq: int = yield from self._appender.append(
+            decision.id,
+            decision.event,
+            guard=guard,
+            cause=decision.cause,
+            basis=state.seq,
+            message_id=message_id,
+        )
+        if guard is not None:
+            guards[over] = seq
+        return max(seq, state.seq + 1)
+
+
+def _essence(decision: Decision) -> object:
+    """Leave out which devices a reason names: of many, those that were looked at first."""
+    event = decision.event
+    if isinstance(event, ModelUnschedulable):
+        return decision.id, event.missing, event.reason.partition(":")[0]
+    return decision

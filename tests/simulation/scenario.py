@@ -1,0 +1,203 @@
+"""What happens to a world, drawn from its seed before it begins: machines, faults, intents.
+
+A scenario is a plain list of steps, so that steps can be left out of it: whatever remains is a
+scenario too.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from msgspec import NODEFAULT, Struct
+from msgspec.structs import FieldInfo, fields
+
+from nebula.events.memory import GIB
+from nebula.events.vocabulary import (
+    Adapter,
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    Device,
+    Event,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+    NodeUndrainRequested,
+)
+from tests.simulation.machine import BROKEN_OPTION
+
+MEMORY = (None, None, "8GiB", "12GiB", "20GiB", "36GiB", "60GiB")
+
+
+class Step(Struct, frozen=True):
+    """Something that happens at a time (s): `what`, to whom, and for how long or how much.
+
+    An intent is `what="publish"` and its event.
+    """
+
+    at: float
+    what: str
+    who: str = ""
+    amount: float = 0.0
+    event: Event | None = None
+
+    def __str__(self) -> str:
+        what = (
+            f"{self.what} {self.who}" if self.event is None else f"{self.who}: {_said(self.event)}"
+        )
+        amount = f" {self.amount:.1f}" if self.amount else ""
+        return f"{self.at:7.2f} s  {what}{amount}"
+
+
+def _said(event: Event) -> str:
+    """Write an event without what is as usual."""
+    said = [
+        f"{field.name}={value!r}"
+        for field in fields(type(event))
+        if (value := getattr(event, field.name)) != _usual(field)
+    ]
+    return f"{type(event).__name__}({', '.join(said)})"
+
+
+def _usual(field: FieldInfo) -> object:
+    factory = field.default_factory
+    return field.default if factory is NODEFAULT else factory()
+
+
+class Hardware(Struct, frozen=True):
+    """A machine as it is bought."""
+
+    id: str
+    devices: tuple[Device, ...]
+    labels: dict[str, str]
+
+
+class Scenario(Struct, frozen=True):
+    """A world's beginning and what happens in it until `calm`, when trouble ends.
+
+    `slow`: seconds that each message takes at most beyond the usual.
+    """
+
+    seed: int
+    machines: tuple[Hardware, ...]
+    routers: int
+    steps: tuple[Step, ...]
+    calm: float
+    slow: float = 0.0
+
+
+FAULTS = (
+    "crash router",
+    "crash node",
+    "reboot",
+    "cut node",
+    "cut router",
+    "lose node",
+    "lossy",
+    "nats away",
+    "kill engine",
+    "starts fail",
+    "slow starts",
+    "adapters fail",
+    # "other hardware",
+)
+
+
+def draw(seed: int) -> Scenario:
+    """Draw a seed's scenario: most are small, a few have hundreds of nodes and models."""
+    rng = Random(f"scenario {seed}")
+    size = rng.random()
+    if size < 0.7:
+        nodes, models, steps = rng.randint(1, 4), rng.randint(1, 4), rng.randint(4, 24)
+    elif size < 0.995:
+        nodes, models, steps = rng.randint(3, 10), rng.randint(3, 12), rng.randint(10, 50)
+    else:
+        nodes, models, steps = rng.randint(100, 250), rng.randint(100, 250), rng.randint(10, 40)
+    large = nodes >= 100
+    machines = tuple(_machine(rng, number) for number in range(nodes))
+    routers = rng.randint(1, 3)
+    names = [f"m{number}" for number in range(models)]
+    calm = 30.0 + rng.random() * (60 if large else 180)
+    happens = [
+        Step(rng.random() * min(30.0, calm), "publish", name, event=_spec(rng, small=large))
+        for name in names
+    ]
+    happens += [_step(rng, calm, names, machines, routers) for _ in range(steps)]
+    happens.sort(key=lambda step: step.at)
+    return Scenario(seed, machines, routers, tuple(happens), calm, 0.3 if large else 0.0)
+
+
+def _machine(rng: Random, number: int) -> Hardware:
+    sizes = [rng.choice((16, 24, 48, 80)) for _ in range(rng.choice((1, 1, 2, 2, 4)))]
+    same = rng.random() < 0.5
+    devices = tuple(
+        Device(index, "gpu", "simulated", (sizes[0] if same else size) * GIB)
+        for index, size in enumerate(sizes)
+    )
+    return Hardware(f"n{number}", devices, {"zone": rng.choice("ab")})
+
+
+def _spec(rng: Random, *, small: bool = False) -> ModelLoadRequested:
+    options: dict[str, object] = {}
+    if rng.random() < 0.1:
+        options["tensor-parallel-size"] = 2
+    if rng.random() < 0.05:
+        options[BROKEN_OPTION] = True
+    if rng.random() < 0.5:
+        options["max-model-len"] = rng.choice((1024, 2048, 4096))
+    adapters: tuple[Adapter, ...] = ()
+    if rng.random() < 0.25:
+        # The model's own prefix would be a name; adapters' names must differ between models.
+        adapters = tuple(
+            Adapter(f"a{rng.randrange(10**6)}", "/a") for _ in range(rng.randint(1, 3))
+        )
+    return ModelLoadRequested(
+        "/model",
+        task=rng.choice(("chat", "embedding")),
+        replicas=1 if small else rng.choice((0, 1, 1, 1, 2, 2, 3, 5)),
+        adapters=adapters,
+        lora=True if adapters or rng.random() < 0.3 else None,
+        memory="8GiB" if small else rng.choice(MEMORY),
+        options=options,  # type: ignore[arg-type]
+        policy=rng.choice(("spread", "spread", "binpack")),
+        labels={"zone": rng.choice("ab")} if rng.random() < 0.1 else {},
+    )
+
+
+def _step(
+    rng: Random, calm: float, names: list[str], machines: tuple[Hardware, ...], routers: int
+) -> Step:
+    at = rng.random() * calm
+    draw = rng.random()
+    model, machine = rng.choice(names), rng.choice(machines).id
+    if draw < 0.2:
+        return Step(at, "ask", model, rng.randint(1, 5))
+    if draw < 0.55:
+        return Step(at, *_intent(rng, model, machine))
+    what = rng.choice(FAULTS)
+    seconds = rng.choice((0.5, 2.0, 5.0, 15.0, 40.0)) * (0.5 + rng.random())
+    if "router" in what:
+        return Step(at, what, f"router-{rng.randrange(routers)}", seconds)
+    return Step(at, what, machine, seconds)
+
+
+def _intent(rng: Random, model: str, machine: str) -> tuple[str, str, float, Event]:
+    draw = rng.random()
+    event: Event
+    if draw < 0.25:
+        event = _spec(rng)
+    elif draw < 0.5:
+        event = ModelScaleRequested(rng.choice((0, 1, 1, 2, 3, 4)))
+    elif draw < 0.65:
+        event = ModelUnloadRequested()
+    elif draw < 0.75:
+        event = AdapterLoadRequested(f"{model}-{rng.choice('xyz')}", "/adapter")
+    elif draw < 0.8:
+        event = AdapterUnloadRequested(f"{model}-{rng.choice('xyz')}")
+    elif draw < 0.88:
+        event = NodeDrainRequested()
+    elif draw < 0.95:
+        event = NodeUndrainRequested()
+    else:
+        return "nonsense", model, rng.randrange(4), None  # type: ignore[return-value]
+    return "publish", machine if "Drain" in type(event).__name__ else model, 0.0, event
