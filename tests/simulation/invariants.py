@@ -230,7 +230,13 @@ class Invariants:
     def _no_room(self, state: State, model: Model) -> None:
         """Look for room where placement found none; only for models that are simple to place."""
         spec = model.spec
-        if spec.labels or spec.apart or spec.node or "tensor-parallel-size" in spec.options:
+        if (
+            spec.labels
+            or spec.node
+            or spec.apart
+            or model.id in state.apart
+            or "tensor-parallel-size" in spec.options
+        ):
             return
         used = promised(state)
         for identity in sorted(state.nodes):

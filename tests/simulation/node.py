@@ -38,7 +38,7 @@ from nebula.events.vocabulary import (
     NodeRegistered,
     ReplicaEvent,
 )
-from tests.simulation.clock import Process, Signal, Task
+from tests.simulation.clock import Process, Signal
 from tests.simulation.journal import Appender, Follower, Journal, Unavailable
 from tests.simulation.machine import Engine, Machine
 
@@ -112,12 +112,13 @@ class Node(Process):
         self.spawn(self._beat())
         while True:
             self._woken = False
+            looked = self.clock.now
             self._act()
             if self._is_lost() and not self._entries:
                 yield from self._tell(self.machine.id, self._registration(), None)
                 continue
             if not self._woken:
-                pause = self._until_retry()
+                pause = self._until_retry(looked)
                 if pause is None:
                     yield self._wake
                 else:
@@ -291,14 +292,6 @@ class Node(Process):
             self.machine.say(subject, b"", msgspec.json.encode(status))
             yield HEARTBEAT
 
-    def _until_retry(self) -> float | None:
-        due = [at for replica, at in self._retry_at.items() if replica not in self._entries]
-        return max(0.0, min(due) - self.clock.now) + 0.01 if due else None
-
-    def entries(self) -> dict[str, Engine | None]:
-        """Give the engines that it knows of, by replica."""
-        return {replica: entry.engine for replica, entry in self._entries.items()}
-
-    def tasks(self) -> list[Task]:
-        """Give what is under way."""
-        return [task for task in self._tasks if not task.done]
+    def _until_retry(self, looked: float) -> float | None:
+        later = [at for at in self._retry_at.values() if at > looked]
+        return max(0.0, min(later) - self.clock.now) + 0.01 if later else None

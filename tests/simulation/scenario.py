@@ -6,7 +6,9 @@ scenario too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
+from typing import Any
 
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields
@@ -16,6 +18,7 @@ from nebula.events.vocabulary import (
     Adapter,
     AdapterLoadRequested,
     AdapterUnloadRequested,
+    Autoscale,
     Device,
     Event,
     ModelLoadRequested,
@@ -99,7 +102,7 @@ FAULTS = (
     "starts fail",
     "slow starts",
     "adapters fail",
-    # "other hardware",
+    "one device more",
 )
 
 
@@ -137,6 +140,17 @@ def _machine(rng: Random, number: int) -> Hardware:
     return Hardware(f"n{number}", devices, {"zone": rng.choice("ab")})
 
 
+LIVES: tuple[Callable[[Random], dict[str, Any]], ...] = (
+    lambda rng: {"on_request": True, "idle_after": rng.choice((None, 5.0, 20.0))},
+    lambda rng: {"idle_after": rng.choice((0.0, 5.0, 20.0)), "evictable": rng.random() < 0.5},
+    lambda rng: {"evictable": True, "on_request": rng.random() < 0.5},
+    lambda rng: {"autoscale": Autoscale(rng.randint(0, 1), rng.randint(1, 4), 2.0, 1.0, 15.0)},
+    lambda rng: {"apart": (f"m{rng.randrange(4)}",)},
+    lambda rng: {"node": f"n{rng.randrange(4)}"},
+)
+"""What a load request may say beyond a model's size."""
+
+
 def _spec(rng: Random, *, small: bool = False) -> ModelLoadRequested:
     options: dict[str, object] = {}
     if rng.random() < 0.1:
@@ -151,6 +165,9 @@ def _spec(rng: Random, *, small: bool = False) -> ModelLoadRequested:
         adapters = tuple(
             Adapter(f"a{rng.randrange(10**6)}", "/a") for _ in range(rng.randint(1, 3))
         )
+    life: dict[str, Any] = {}
+    if not small and rng.random() < 0.4:
+        life = rng.choice(LIVES)(rng)
     return ModelLoadRequested(
         "/model",
         task=rng.choice(("chat", "embedding")),
@@ -161,6 +178,7 @@ def _spec(rng: Random, *, small: bool = False) -> ModelLoadRequested:
         options=options,  # type: ignore[arg-type]
         policy=rng.choice(("spread", "spread", "binpack")),
         labels={"zone": rng.choice("ab")} if rng.random() < 0.1 else {},
+        **life,
     )
 
 

@@ -12,6 +12,7 @@ from random import Random
 from msgspec import Struct
 from msgspec.structs import replace
 
+from nebula.actors.observation import LOST_AFTER
 from nebula.events import record as records
 from nebula.events import snapshot
 from nebula.events.vocabulary import (
@@ -37,6 +38,7 @@ QUIET = 45.0
 LONGEST = 3_000.0
 """Seconds of calm after which a cluster that still decides is taken to decide for ever."""
 
+MOST_ASKED = 30
 REPLICAS = "nebula.inference.replicas."
 
 NONSENSE = (
@@ -232,6 +234,8 @@ class World:
                 self.clock.after(seconds, self._restart_node, machine)
             case "cut node":
                 machine.link.cut(seconds)
+            case "lose node":
+                machine.link.cut(LOST_AFTER + 5 + seconds)
             case "lossy":
                 machine.link.loss = 0.3
                 self.clock.after(seconds, machine.link.heal)
@@ -246,22 +250,16 @@ class World:
                 trouble.slow_factor = 5.0
             case "adapters fail":
                 trouble.adapters_fail = max(trouble.adapters_fail, now + seconds)
-            case "other hardware":
-                self._change_hardware(machine, seconds)
+            case "one device more":
+                self._add_device(machine, seconds)
 
-    def _change_hardware(self, machine: Machine, seconds: float) -> None:
-        """A machine comes back with more, fewer or other devices."""
+    def _add_device(self, machine: Machine, seconds: float) -> None:
+        """A machine is taken down and comes back with one device more."""
         self.nodes[machine.id].crash()
         machine.reboot()
-        devices = machine.devices
-        if seconds < 5 and len(devices) > 1:
-            devices = devices[:-1]
-        elif seconds < 15:
-            devices = tuple(replace(each, memory=each.memory // 2) for each in devices)
-        else:
-            more = Device(len(devices), "gpu", "simulated", devices[0].memory)
-            devices = (*devices, more)
-        machine.devices = devices
+        first = machine.devices[0]
+        more = Device(len(machine.devices), "gpu", "simulated", first.memory)
+        machine.devices = (*machine.devices, more)
         self.clock.after(seconds, self._restart_node, machine)
 
     def _restart_node(self, machine: Machine) -> None:
@@ -316,7 +314,9 @@ class World:
 
     def _calm(self) -> None:
         """End all trouble, try again what was given up, and wait until nothing happens any more."""
-        lasting = [step.at + step.amount for step in self.scenario.steps if step.what in FAULTS]
+        lasting = [
+            step.at + step.amount + 35 for step in self.scenario.steps if step.what in FAULTS
+        ]
         self.clock.run(max([self.scenario.calm, *lasting]) + 1)
         for link in self._links():
             link.heal()
@@ -369,19 +369,34 @@ class World:
                 raise Broken(
                     SERVED, f"a replica of {identity} was given up though nothing was wrong"
                 )
-            if any(each.serving for each in replicas) and len(asked) < 50:
+            if any(each.serving for each in replicas) and len(asked) < MOST_ASKED:
                 asked.append(self.client.ask(identity))
-        end = self.clock.now + TIMEOUT + 20
-        while self.clock.now < end and not all(each.outcome for each in self.client.asked):
-            self.clock.run(self.clock.now + 2)
+        self._wait_for_answers()
         for each in asked:
             if each.outcome != "answered":
-                raise Broken(
-                    ANSWERED, f"{each.id} for {each.model}, which is served: {each.outcome}"
-                )
+                raise Broken(ANSWERED, f"{each.id} for {each.model}, which serves: {each.outcome}")
+        self._wake_all()
         for each in self.client.asked:
             if not each.outcome:
                 raise Broken(ANSWERED, f"{each.id} for {each.model} has no answer")
+
+    def _wait_for_answers(self) -> None:
+        end = self.clock.now + TIMEOUT + 20
+        while self.clock.now < end and not all(each.outcome for each in self.client.asked):
+            self.clock.run(self.clock.now + 2)
+
+    def _wake_all(self) -> None:
+        """Ask for those that sleep, one after the other: each comes, unless there is no room."""
+        for identity in sorted(self.journal.state.models)[:MOST_ASKED]:
+            model = self.journal.state.models[identity]
+            comes = model.spec.autoscale is not None or (model.asleep and model.spec.replicas)
+            if not comes or model.wanted or broken_launch(model.spec):
+                continue
+            asked = self.client.ask(identity)
+            self._wait_for_answers()
+            woken = self.journal.state.models[identity]
+            if asked.outcome != "answered" and not woken.unschedulable:
+                raise Broken(ANSWERED, f"{asked.id} for {identity}, which slept: {asked.outcome}")
 
 
 def again(spec: ModelLoadRequested, adapters: dict[str, str]) -> ModelLoadRequested:
