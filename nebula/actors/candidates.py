@@ -217,22 +217,39 @@ def _options(room: Room, wish: Wish, same: int, delta: Mapping[Place, int]) -> I
 def _several(
     node: Node, wish: Wish, free: Mapping[int, tuple[int, Device]], same: int, holds: bool
 ) -> Candidate:
-    """Choose GPUs of a node for one engine that takes several."""
+    """Choose GPUs of a node for one engine that takes several.
+
+    It takes as much of each as the one of which it needs most, so that with a large one left out
+    the others may have room.
+    """
     gpus = [(left, device) for left, device in free.values() if device.kind == "gpu"]
     sign = -1 if wish.policy == "spread" else 1
-    ordered = sorted(
-        gpus, key=lambda each: (each[0] < wish.need(each[1]), sign * each[0], each[1].index)
+    found: tuple[tuple[int, tuple[int, ...]], int] | None = None
+    for most in sorted({wish.need(device) for _, device in gpus}):
+        fit = [each for each in gpus if wish.need(each[1]) <= most <= each[0] and each[0] > 0]
+        if len(fit) < wish.count:
+            continue
+        fit.sort(key=lambda each: (sign * each[0], each[1].index))
+        taken = fit[: wish.count]
+        indexes = tuple(sorted(device.index for _, device in taken))
+        rank = (sign * min(left for left, _ in taken), indexes)
+        if found is None or rank < found[0]:
+            found = rank, max(wish.need(device) for _, device in taken)
+    if found is not None:
+        (left, indexes), needed = found
+        return Candidate(node.id, indexes, "gpu", needed, sign * left, same, holds)
+    ordered = sorted(gpus, key=lambda each: (sign * each[0], each[1].index))[: wish.count]
+    return Candidate(
+        node.id,
+        tuple(sorted(device.index for _, device in ordered)),
+        "gpu",
+        max((wish.need(device) for _, device in ordered), default=0),
+        min((left for left, _ in ordered), default=0),
+        same,
+        holds,
+        "",
+        "devices" if len(gpus) < wish.count else "room",
     )
-    taken = ordered[: wish.count]
-    needed = max((wish.need(device) for _, device in taken), default=0)
-    left = min((left for left, _ in taken), default=0)
-    lack: Lack = ""
-    if len(gpus) < wish.count:
-        lack = "devices"
-    elif left < max(needed, 1):
-        lack = "room"
-    indexes = tuple(sorted(device.index for _, device in taken))
-    return Candidate(node.id, indexes, "gpu", needed, left, same, holds, "", lack)
 
 
 def _explained(each: Candidate, node: Node, wish: Wish) -> Candidate:

@@ -177,6 +177,13 @@ def test_gpus_that_are_there_and_full_are_told_as_that() -> None:
     )
 
 
+def test_small_gpus_are_taken_together_where_a_large_one_would_ask_too_much_of_them() -> None:
+    story = cluster(alpha=[48, 16, 16]).given("chat", several(memory=None))
+    story.settles()
+    (place,) = story.model().assignments
+    assert (place.devices, place.memory) == ((1, 2), int(16 * GIB * 0.45))
+
+
 def test_a_node_without_gpus_is_one_device_for_several_workers() -> None:
     story = Story().given("alpha", cpu(64)).given("chat", several(memory="8GiB"))
     story.settles()
