@@ -78,7 +78,7 @@ class Hardware(Struct, frozen=True):
 class Scenario(Struct, frozen=True):
     """A world's beginning and what happens in it until `calm`, when trouble ends.
 
-    `slow`: seconds that each message takes at most beyond the usual.
+    `slow`: seconds that a machine's messages take at most beyond the usual.
     """
 
     seed: int
@@ -127,7 +127,7 @@ def draw(seed: int) -> Scenario:
     ]
     happens += [_step(rng, calm, names, machines, routers) for _ in range(steps)]
     happens.sort(key=lambda step: step.at)
-    return Scenario(seed, machines, routers, tuple(happens), calm, 0.3 if large else 0.0)
+    return Scenario(seed, machines, routers, tuple(happens), calm, 2.0 if large else 0.0)
 
 
 def _machine(rng: Random, number: int) -> Hardware:

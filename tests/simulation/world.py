@@ -86,7 +86,7 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.routers: dict[str, Router] = {}
         for hardware in scenario.machines:
-            link = self._link(hardware.id)
+            link = self._link(hardware.id, scenario.slow)
             rng = self._random(f"machine {hardware.id}")
             laws = self.invariants
             machine = Machine(
@@ -110,8 +110,8 @@ class World:
     def _random(self, what: str) -> Random:
         return Random(f"{self.scenario.seed} {what}")
 
-    def _link(self, what: str) -> Link:
-        return Link(self.clock, self._random(f"link {what}"), slow=self.scenario.slow)
+    def _link(self, what: str, slow: float = 0.0) -> Link:
+        return Link(self.clock, self._random(f"link {what}"), slow=slow)
 
     def _start_node(self, machine: Machine) -> None:
         self._lives += 1
