@@ -11,7 +11,6 @@ from msgspec import Struct
 
 from nebula.events import inference, subjects
 from nebula.events.inference import Finished, Piece, Request
-from nebula.events.record import parse_headers
 from nebula.events.state import Launch, Replica
 from nebula.events.vocabulary import Device
 from tests.simulation.clock import Clock, Signal
@@ -105,11 +104,10 @@ class Engine:
 
     def on_request(self, header: bytes, body: bytes) -> None:
         """Take a request that a router sent here."""
-        headers = parse_headers(header)
-        request = inference.read_request(self.model, headers, body)
+        request = inference.receive_request(self.model, header, body)
         if request is None or not self.answers:
             return
-        plan = inference.read_plan(headers)
+        plan = inference.read_plan(header)
         if plan is not None and plan != self.version:
             if plan < self.version:
                 self._refuse(request)

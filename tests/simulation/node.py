@@ -46,7 +46,9 @@ HEARTBEAT = 4.0
 """Twice the real one: a node is lost after thirty seconds."""
 
 POLL = 0.25
+UNSENT = 0.3
 GRACE = 20.0
+DRAIN = 60.0
 LAST_TRY = 3.0
 
 
@@ -154,18 +156,30 @@ class Node(Process):
                     self._retry_at.pop(identity, None)
                     self._entries[identity] = entry
                     self.spawn(self._live(entry, replica))
-                case Stop(replica=identity, reason=reason):
-                    self._stop(self._entries[identity], reason)
+                case Stop(replica=identity, reason=reason, drains=drains):
+                    self._stop(self._entries[identity], reason, DRAIN * drains)
                 case LoadAdapter() | UnloadAdapter():
                     if action.replica not in self._adapting:
                         self._adapting.add(action.replica)
                         self.spawn(self._adapt(action))
 
-    def _stop(self, entry: _Entry, reason: str) -> None:
+    def _stop(self, entry: _Entry, reason: str, drain: float) -> None:
         if entry.stop_reason is None:
             entry.stop_reason = reason
-            if entry.engine is not None:
-                entry.engine.terminate(GRACE)
+            self.spawn(self._end(entry, drain))
+
+    def _end(self, entry: _Entry, drain: float) -> Generator[Any, Any, None]:
+        """End an engine; before that let its requests end."""
+        engine = entry.engine
+        if engine is None:
+            return
+        deadline, pause = self.clock.now + drain, UNSENT
+        while entry.ready and not engine.exited and self.clock.now < deadline:
+            yield pause
+            if not engine.requests:
+                break
+            pause = POLL
+        engine.terminate(GRACE)
 
     def _live(self, entry: _Entry, replica: Replica) -> Generator[Any, Any, None]:
         started = self.clock.now
