@@ -98,7 +98,8 @@ class _Draft:
                 self._drop(place)
                 continue
             away = index.misplaced(self.state, self.model, replica)
-            again = bool(index.relaunched(replica, self.launch)) or (self.due and replica.given_up)
+            again = bool(index.outdated(self.state, replica, self.launch))
+            again = again or (self.due and replica.given_up)
             if not again and not away:
                 self.fresh.append(place)
             elif replica.serving:

@@ -29,6 +29,10 @@ def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
     replica = _replica(known, record, event)
     if replica is None:
         return replace(state, seq=seq, time=time)
+    if isinstance(event, EngineStarted) and replica.engine is not None:
+        node = state.nodes.get(replica.node)
+        installed = node.engine_version if node is not None else ""
+        replica = replace(replica, engine=replace(replica.engine, installed=installed))
     if replica.retired and replica.engine is None:
         return settle(remove(replace(state, seq=seq, time=time), replica, seq), (replica.model,))
     replicas = state.replicas.insert(replica.id, replica)

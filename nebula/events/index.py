@@ -96,12 +96,19 @@ def stale(state: State, model: Model, replica: Replica, launch: Launch) -> str:
 
     `launch` is what the model's engines are to be started with now.
     """
-    return relaunched(replica, launch) or misplaced(state, model, replica)
+    return outdated(state, replica, launch) or misplaced(state, model, replica)
 
 
-def relaunched(replica: Replica, launch: Launch) -> str:
-    """Say that its engine runs as was asked for before; empty where it does not."""
-    return "" if replica.launch == launch else "it runs as was asked for before"
+def outdated(state: State, replica: Replica, launch: Launch) -> str:
+    """Say why its engine is to be started anew; empty where it is not."""
+    if replica.launch != launch:
+        return "it runs as was asked for before"
+    engine, node = replica.engine, state.nodes.get(replica.node)
+    if engine is None or node is None or engine.version != replica.version:
+        return ""
+    if engine.installed and node.engine_version and engine.installed != node.engine_version:
+        return f"{node.id} has engine {node.engine_version} by now, not {engine.installed}"
+    return ""
 
 
 def misplaced(state: State, model: Model, replica: Replica) -> str:

@@ -26,7 +26,10 @@ Phase: TypeAlias = Literal["assigned", "starting", "ready", "failed", "stopped"]
 
 
 class Engine(Struct, frozen=True, gc=False):
-    """A spawned engine process, as its node reported it. `version` is the plan's it runs for."""
+    """A spawned engine process, as its node reported it. `version` is the plan's it runs for.
+
+    `engine_version` is what it says of itself, `installed` what its node would have started then.
+    """
 
     pid: int
     created: float
@@ -35,6 +38,7 @@ class Engine(Struct, frozen=True, gc=False):
     version: int
     started: int
     engine_version: str = ""
+    installed: str = ""
 
 
 class AdapterStatus(Struct, frozen=True, gc=False):

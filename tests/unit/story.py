@@ -275,6 +275,7 @@ facts: st.SearchStrategy[tuple[str, Event]] = st.one_of(
                 labels=st.sampled_from([{}, {"zone": "a"}]),
                 weights=st.sampled_from([(), (Weights("/x", GIB),)]),
                 measures=st.sampled_from([False, False, True]),
+                engine_version=st.sampled_from(["", "1", "2"]),
             ),
             st.just(NodeLost()),
             st.just(NodeDeregistered()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from nebula.actors.placement import decide
 from nebula.actors.sizing import usable
@@ -15,6 +16,7 @@ from nebula.events.vocabulary import (
     ModelScaleRequested,
     ModelUnschedulable,
     NodeDrainRequested,
+    NodeRegistered,
     NodeUndrainRequested,
 )
 from tests.unit.story import Story, cluster, gpus, load, promised
@@ -131,6 +133,36 @@ def test_fewer_replicas_are_wanted_in_the_middle_of_a_change() -> None:
     story.runs("chat-3").settles()
     story.given("chat", ModelScaleRequested(1)).settles()
     assert story.places() == {"chat-3": "alpha/0"}
+
+
+def test_another_engine_version_on_a_node_is_rolled_out_one_replica_at_a_time() -> None:
+    def registered(version: str) -> NodeRegistered:
+        return replace(gpus(30), engine_version=version)
+
+    story = Story().given("alpha", registered("0.31")).given("chat", load(2, "8GiB"))
+    story.settles()
+    story.runs("chat-0").runs("chat-1").given("alpha", registered("0.32")).settles()
+    assert set(story.places()) == {"chat-0", "chat-1", "chat-2"}
+    story.runs("chat-2").settles()
+    story.stops("chat-1").settles()
+    assert engines_get_on(story)
+    while story.settles() or engines_get_on(story):
+        pass
+    assert len(story.places()) == 2
+    assert {story.engine(each).installed for each in story.places()} == {"0.32"}
+    story.given("alpha", registered("0.32"))
+    assert story.settles() == []
+
+
+def test_without_room_for_two_another_engine_version_starts_in_its_place() -> None:
+    story = Story().given("alpha", replace(gpus(10), engine_version="0.31"))
+    story.given("chat", load(1, "8GiB")).settles()
+    story.runs("chat-0").given("alpha", replace(gpus(10), engine_version="0.32")).settles()
+    assert story.replica().version == 2
+    assert story.settles() == []
+    story.stops("chat-0").runs("chat-0")
+    assert story.settles() == []
+    assert (story.engine().installed, story.replica().version) == ("0.32", 2)
 
 
 # Draining
