@@ -27,19 +27,13 @@ class Kernel:
         return self.closed_after is not None
 
 
-@pytest.fixture
-def kernel() -> Kernel:
-    return Kernel()
-
-
-@pytest.fixture
-def transport(kernel: Kernel) -> TurnTransport:
+def turns(kernel: Kernel) -> TurnTransport:
     return TurnTransport(cast("asyncio.Transport", kernel))
 
 
-async def test_an_answers_head_and_body_leave_together(
-    kernel: Kernel, transport: TurnTransport
-) -> None:
+async def test_an_answers_head_and_body_leave_together() -> None:
+    kernel = Kernel()
+    transport = turns(kernel)
     transport.write(b"head ")
     transport.write(b"body")
     assert kernel.writes == []
@@ -47,18 +41,18 @@ async def test_an_answers_head_and_body_leave_together(
     assert kernel.writes == [b"head body"]
 
 
-async def test_what_is_written_in_a_later_turn_leaves_later(
-    kernel: Kernel, transport: TurnTransport
-) -> None:
+async def test_what_is_written_in_a_later_turn_leaves_later() -> None:
+    kernel = Kernel()
+    transport = turns(kernel)
     for part in (b"1", b"2"):
         transport.write(part)
         await asyncio.sleep(0)
     assert kernel.writes == [b"1", b"2"]
 
 
-async def test_nothing_is_lost_when_the_connection_is_closed_in_the_same_turn(
-    kernel: Kernel, transport: TurnTransport
-) -> None:
+async def test_nothing_is_lost_when_the_connection_is_closed_in_the_same_turn() -> None:
+    kernel = Kernel()
+    transport = turns(kernel)
     transport.write(b"the last words")
     transport.close()
     assert kernel.writes == [b"the last words"]
@@ -67,7 +61,9 @@ async def test_nothing_is_lost_when_the_connection_is_closed_in_the_same_turn(
     assert kernel.writes == [b"the last words"]
 
 
-async def test_all_else_is_the_transports_own(kernel: Kernel, transport: TurnTransport) -> None:
+async def test_all_else_is_the_transports_own() -> None:
+    kernel = Kernel()
+    transport = turns(kernel)
     assert not transport.is_closing()
     kernel.close()
     assert transport.is_closing()
