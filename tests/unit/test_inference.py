@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from nebula.events import inference
 from nebula.events.inference import Candidate, Piece, Request, Routed
@@ -88,6 +89,28 @@ def test_a_request_comes_through_its_header_block(request: Request) -> None:
     assert inference.read_request(request.model, parse_headers(written), request.body) == request
 
 
+usual = st.builds(
+    Request, tokens, tokens, st.just("chat"), st.just("/v1/completions"), st.binary(max_size=20)
+)
+
+
+@given(st.one_of(requests, usual), st.booleans())
+def test_what_is_written_once_for_many_requests_is_read_as_what_is_written_for_each(
+    request: Request, routed: bool
+) -> None:
+    written = inference.request_block(request)
+    assert parse_headers(written) == inference.request_headers(request)
+    if routed:
+        written = written[:-2] + f"{inference.ROUTED}: []\r\n\r\n".encode()
+    assert inference.receive_request(request.model, written, request.body) == request
+
+
+@given(st.one_of(headers.map(inference.block), st.binary(max_size=200)), st.binary(max_size=9))
+def test_any_header_block_is_read_as_its_headers_are(block: bytes, body: bytes) -> None:
+    read = inference.read_request("chat", parse_headers(block), body)
+    assert inference.receive_request("chat", block, body) == read
+
+
 @given(requests)
 def test_the_headers_of_a_request_are_plain_ascii_on_one_line(request: Request) -> None:
     for value in inference.request_headers(request).values():
@@ -113,6 +136,8 @@ def test_a_piece_of_an_answer_comes_through_its_headers(piece: Piece) -> None:
 @given(pieces)
 def test_a_piece_of_an_answer_comes_through_its_header_block(piece: Piece) -> None:
     written = inference.block(inference.piece_headers(piece))
+    assert inference.read_answer(written, piece.body) == piece
+    assert inference.piece_block(replace(piece, body=b"")) == written
     assert inference.read_piece(parse_headers(written), piece.body) == piece
 
 
