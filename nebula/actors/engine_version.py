@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-PATIENCE = 5.0
+PATIENCE = 2.0
 """Seconds that another Python gets to find its packages."""
 
 _VERSION = re.compile(r"""^__version__\s*=\s*(?:version\s*=\s*)?['"]([^'"]{1,100})['"]""", re.M)

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -26,12 +25,12 @@ from nebula.actors.engine_http import EngineSilent
 from nebula.actors.failure import death_reason, failure_reason
 from nebula.actors.launch import Site
 from nebula.actors.node_engine import NodeEngine
+from nebula.actors.node_settings import NodeSettings
 from nebula.actors.placement import replicas_on
 from nebula.actors.processes import EngineProcess
 from nebula.actors.reconciliation import (
     Action,
     LoadAdapter,
-    Restarts,
     Running,
     Start,
     Stop,
@@ -67,30 +66,6 @@ LAST_TRY = 3.0
 """Seconds that a node which is to end gives the log to take what its engines did last."""
 
 
-class NodeSettings(Struct, frozen=True):
-    """What a node is told when it starts.
-
-    `grace`: seconds an engine gets to end by itself; `drain`: those that its requests get before
-    that, where it is no longer wanted. `leave_engines`: a node that is stopped leaves its engines
-    running for the next one to adopt. `weights`: the folder of the hub's cache [the hub library's
-    own]. `fetches`: whether files are fetched before an engine starts, or by it. `measures`:
-    whether the node tells how much memory models need.
-    """
-
-    node: str
-    folder: Path
-    engine_command: tuple[str, ...]
-    labels: dict[str, str] = {}
-    grace: float = 20.0
-    drain: float = 60.0
-    restarts: Restarts = Restarts()
-    leave_engines: bool = False
-    version: str = ""
-    weights: Path | None = None
-    fetches: bool = True
-    measures: bool = True
-
-
 class Node(Actor):
     """See the module."""
 
@@ -118,6 +93,7 @@ class Node(Actor):
             spawn=self.spawn,
             wake=self._wake.set,
             fetches=settings.fetches,
+            rehearses=settings.rehearses,
             retries=Retries(settings.restarts.pause),
         )
 

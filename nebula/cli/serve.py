@@ -18,7 +18,8 @@ import uvicorn
 from nebula.actors import devices
 from nebula.actors.actor import Actor
 from nebula.actors.gateway import Gateway
-from nebula.actors.node import Node, NodeSettings
+from nebula.actors.node import Node
+from nebula.actors.node_settings import NodeSettings
 from nebula.actors.reconciliation import Restarts
 from nebula.actors.router import Router
 from nebula.cli.options import (
@@ -186,7 +187,8 @@ async def _router(nats: str, stream_replicas: int, lost_after: float) -> None:
     "imagined",
     default=None,
     metavar="KIND:MEMORY,…",
-    help="Offer these devices instead of the machine's own, like gpu:80GiB: for rehearsals.",
+    help="For rehearsals: offer these devices instead of the machine's own, like gpu:80GiB, and "
+    "the files that the log knows of instead of those on its disk.",
 )
 @weights_option
 @fetch_option
@@ -225,6 +227,7 @@ def node(
         version=importlib.metadata.version("nebula-serving"),
         weights=weights.resolve() if weights is not None else None,
         fetches=fetch,
+        rehearses=imagined is not None,
     )
     try:
         inventory = devices.probe() if imagined is None else devices.imagined(imagined)

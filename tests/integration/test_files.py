@@ -194,6 +194,28 @@ async def test_files_are_listed_pinned_removed_and_pruned(
     assert told.out.split() == ["NODE", "SOURCE", "SIZE", "STATE"]
 
 
+async def test_a_rehearsal_knows_the_files_of_the_log_and_touches_none(
+    own_cluster: Cluster, hub: SmallHub
+) -> None:
+    start(own_cluster)
+    await own_cluster.ready()
+    await own_cluster.load("chat", source=TINY)
+    await own_cluster.nebula("unload", "chat")
+    own_cluster.stop("node-here")
+    hub.sources.clear()
+    before = await own_cluster.last_seq()
+    own_cluster.start(
+        "node-imagined",
+        *("--name", "here", "--devices", "gpu:80GiB"),
+        *("--weights-folder", str(cache(own_cluster))),
+    )
+    registered = await own_cluster.logged(NodeRegistered, "here", before)
+    assert [held.source for held in registered.weights] == [TINY]
+    assert (await own_cluster.nebula("weights", "remove", "here", TINY)).code == 0
+    assert [path.name for path in cache(own_cluster).glob("models--*")] == ["models--lab--tiny"]
+    await own_cluster.load("other", source="lab/not-fetched")
+
+
 async def test_files_are_pinned_and_removed_over_http(own_cluster: Cluster, hub: SmallHub) -> None:
     start(own_cluster)
     await own_cluster.ready()

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import shutil
 from collections.abc import Generator
 from pathlib import Path, PurePosixPath
@@ -32,6 +33,8 @@ MAX_LISTED = 1_000
 
 MAX_FILE = 50_000_000_000
 """Bytes of a file that the hub gives over plain HTTP; larger ones need its own protocol."""
+
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 _BESIDE = (
     *(".ckpt", ".gguf", ".h5", ".mlmodel", ".msgpack", ".npz", ".onnx", ".onnx_data", ".ot"),
@@ -78,6 +81,8 @@ class Hub:
     """One hub, as the environment names it (HF_ENDPOINT, HF_TOKEN), and one cache."""
 
     def __init__(self, cache: Path | None = None, endpoint: str | None = None) -> None:
+        self.chosen = cache is not None
+        """Whether somebody has named the cache: else it is where engines look by themselves."""
         self.cache = cache or Path(constants.HF_HUB_CACHE)
         self.endpoint = endpoint or constants.ENDPOINT
 
@@ -121,14 +126,15 @@ class Hub:
             )
             for sibling in info.siblings or []
         ]
-        if not info.sha or any(not _good(file) for file in found):
+        if not _COMMIT.fullmatch(info.sha or "") or any(not _good(file) for file in found):
             raise Unlisted(f"{self.endpoint} does not list sizes and hashes of {files.source}")
+        commit = str(info.sha)
         chosen = needed([file.path for file in found])
         large = [file.path for file in found if file.path in chosen and file.size > MAX_FILE]
         if large:
             log.warning("%s: %s is too large for us, the engine fetches it", files.source, large)
         content = tuple(f for f in found if f.path in chosen and f.size <= MAX_FILE)
-        return Listing(files, info.sha, content)
+        return Listing(files, commit, content)
 
     def url(self, listing: Listing, file: File) -> str:
         """Give the address of a file."""
@@ -222,8 +228,10 @@ class Hub:
             if not is_hub_id(source) or len(found) >= MAX_LISTED:
                 continue
             try:
-                if any(map(folder.whole, (entry / "snapshots").iterdir())):
-                    found.append(Weights(source, folder.size(entry / "blobs")))
+                snapshots = filter(folder.whole, (entry / "snapshots").iterdir())
+                if (whole := next(snapshots, None)) is not None:
+                    size = folder.size(entry / "blobs") or folder.size(whole)
+                    found.append(Weights(source, size))
             except OSError as error:
                 log.warning("can't look at %s: %s", entry, error)
         return tuple(found)

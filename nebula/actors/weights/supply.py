@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 OTHERS_TIME = 2.0
 """Seconds that a node which can't measure a model leaves to others that may."""
 
-SCAN_TIME = 10.0
+SCAN_TIME = 5.0
 """Seconds that looking through the cache may take at the start of a node."""
 
 
@@ -64,7 +64,10 @@ Spawn = Callable[[Coroutine[object, object, None], str], asyncio.Task[None]]
 
 
 class Supply:
-    """The files of one node. `fetches`: whether it fetches from the hub itself."""
+    """The files of one node. `fetches`: whether it fetches from the hub itself.
+
+    One that `rehearses` says of its files what the log says, and touches none on this disk.
+    """
 
     def __init__(
         self,
@@ -76,11 +79,13 @@ class Supply:
         spawn: Spawn,
         wake: Callable[[], None],
         fetches: bool = True,
+        rehearses: bool = False,
         retries: Retries,
     ) -> None:
         self.node = node
         self.hub = hub
-        self.fetches = fetches and not hub.offline
+        self.fetches = fetches and not hub.offline and not rehearses
+        self.rehearses = rehearses
         self._projection = projection
         self._tell = tell
         self._spawn = spawn
@@ -97,6 +102,9 @@ class Supply:
 
     async def held(self) -> tuple[Weights, ...]:
         """List what lies whole on the disk; nothing where that takes too long to find out."""
+        if self.rehearses:
+            known = self._held.items()
+            return tuple(Weights(source, held.total) for source, held in known if held.whole)
         try:
             async with asyncio.timeout(SCAN_TIME):
                 return await asyncio.to_thread(self.hub.held)
@@ -110,7 +118,8 @@ class Supply:
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         """Give what engines inherit: they look for the hub's files where this node puts them."""
-        return {**inherited, "HF_HUB_CACHE": str(self.hub.cache)}
+        place = {"HF_HUB_CACHE": str(self.hub.cache)} if self.hub.chosen else {}
+        return {**inherited, **place}
 
     def work(
         self, state: State, replicas: Sequence[Replica], running: Set[str], now: float
@@ -280,7 +289,8 @@ class Supply:
 
     async def _remove(self, source: str) -> None:
         try:
-            await asyncio.to_thread(self.hub.remove, source)
+            if not self.rehearses:
+                await asyncio.to_thread(self.hub.remove, source)
             await self._tell_node(WeightsRemoved(source, "asked for"))
         except Exception as error:
             log.warning("could not remove %s: %r", source, error)
