@@ -22,11 +22,13 @@ from nebula.events.vocabulary import (
     Device,
     Event,
     ModelLoadRequested,
+    ModelMeasured,
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeDeregistered,
     NodeDrainRequested,
     NodeRegistered,
+    NodeUndrainRequested,
     Observed,
     Policy,
 )
@@ -43,6 +45,8 @@ _FROM_OUTSIDE = (
     | AdapterUnloadRequested
     | NodeRegistered
     | NodeDrainRequested
+    | NodeUndrainRequested
+    | ModelMeasured
     | NodeDeregistered
     | Observed
 )
@@ -202,4 +206,4 @@ def _kind(state: State, node: str, index: int) -> str:
 def _missing(model: Model | None) -> int:
     if model is None or model.unloading:
         return 0
-    return model.wanted - len(model.assignments)
+    return max(0, model.wanted - len(model.assignments))  # while it changes it has one more

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.events.memory import GIB
-from nebula.events.vocabulary import Event, ModelScaleRequested, ModelUnloadRequested, NodeLost
+from nebula.events.vocabulary import (
+    Event,
+    ModelMeasured,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+    NodeLost,
+    NodeUndrainRequested,
+)
 from nebula.history.what_if import (
     BadCondition,
     Condition,
@@ -69,6 +77,14 @@ def test_another_size_of_a_node_takes_its_place() -> None:
     story.settles()
     found = outcomes(story, With("n1", (80 * GIB,)))["chat"]
     assert (found.missing, found.otherwise_missing) == (1, 0)
+
+
+def test_drains_that_were_undone_and_measures_count_there_too() -> None:
+    story = cluster(n1=[80]).given("n1", NodeDrainRequested(), NodeUndrainRequested())
+    story.given("chat", load(), ModelMeasured("/m", GIB, 1024, 4096)).settles()
+    found = outcomes(story, Under("spread"))["chat"]
+    assert not found.differs
+    assert found.otherwise == ("n1/gpu0",)
 
 
 def test_a_model_that_was_unloaded_is_not_missed() -> None:
