@@ -53,12 +53,33 @@ def _measured(model: Model, measured: Measured, kind: DeviceKind, parts: int) ->
     if asked is not None and 0 < asked < 2**62:
         cache = int(asked)
     else:
-        longest = context(model.spec.options) or measured.context
-        tokens = max(longest, CONCURRENT * min(longest, TYPICAL))
-        cache = -(-tokens * measured.cache_per_token // parts)
+        cache = -(-_tokens(model, measured) * measured.cache_per_token // parts)
     whole = weights + weights // 12 + OVERHEAD[kind] + cache
     # An engine on a CPU gets a quarter of its share for the cache (`launch.cpu_cache`).
     return max(whole, 4 * cache) if kind == "cpu" else whole
+
+
+def _tokens(model: Model, measured: Measured) -> int:
+    longest = context(model.spec.options) or measured.context
+    return max(longest, CONCURRENT * min(longest, TYPICAL))
+
+
+def sized_by(model: Model) -> str:
+    """Say where the need of a model comes from that names no memory; empty where it names some."""
+    measured, options = model.measured, model.spec.options
+    if model.spec.memory is not None:
+        return ""
+    if option(options, "gpu-memory-utilization") is not None:
+        return "its option gpu-memory-utilization says how much memory it takes"
+    if measured is None or not measured.weights:
+        why = f" ({measured.reason})" if measured is not None and measured.reason else ""
+        return f"nobody could measure how much memory it takes{why}: it gets a share of a device"
+    if option(options, "kv-cache-memory-bytes") is not None:
+        return f"it takes {memory.text(measured.weights)} of weights, and the cache of its options"
+    return (
+        f"it takes {memory.text(measured.weights)} of weights, and a cache for "
+        f"{_tokens(model, measured)} tokens of {measured.cache_per_token} bytes"
+    )
 
 
 def _number(value: OptionValue) -> float | None:

@@ -11,6 +11,7 @@ from msgspec import Struct
 from nebula.actors import candidates
 from nebula.actors.candidates import Candidate
 from nebula.actors.planning import Choice, plan
+from nebula.actors.sizing import sized_by
 from nebula.events import index, memory
 from nebula.events.record import Malformed, Record
 from nebula.events.state import Model, State, launch_of
@@ -166,6 +167,8 @@ def weighed(basis: State, identity: str, event: Event) -> tuple[str, ...]:
             reasons.append(f"{replica} goes: {whys[replica]}")
         elif planned.choices or len(planned.assignments) >= model.wanted:
             reasons.append(f"{replica} had to go from {node.id}")
+    if planned.choices and (sized := sized_by(model)):
+        reasons.append(sized)
     placed = [each for each in planned.assignments if each.replica in planned.kept]
     for choice in planned.choices:
         reasons += _choice(choice, model.spec.policy, _Holders(basis, model, placed))

@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.events.evolve import fold
+from nebula.events.memory import GIB
 from nebula.events.state import EMPTY
 from nebula.events.vocabulary import (
     Assignment,
     EngineFailed,
     Event,
     ModelAssigned,
+    ModelMeasured,
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeDrainRequested,
@@ -39,6 +41,49 @@ def reasons(story: Story) -> tuple[str, ...]:
 
 
 # What the router saw
+
+
+def test_how_much_memory_it_takes_is_told_where_nobody_said_it() -> None:
+    story = cluster(big=[80]).given("chat", load(), ModelMeasured("/m", 14 * GIB, 131_072, 8192))
+    story.decides()
+    assert reasons(story)[0] == (
+        "it takes 14.0 GiB of weights, and a cache for 32768 tokens of 131072 bytes"
+    )
+    story = cluster(big=[80]).given("chat", load(), ModelMeasured("/m", reason="no such file"))
+    story.decides()
+    assert reasons(story)[0] == (
+        "nobody could measure how much memory it takes (no such file): it gets a share of a device"
+    )
+
+
+def test_why_a_replica_serves_on_and_why_it_goes_is_told() -> None:
+    story = cluster(big=[80], twin=[80]).given("chat", load(1, "8GiB"))
+    story.settles()
+    story.runs("chat-0").given("big", NodeDrainRequested())
+    story.decides()
+    assert reasons(story)[:2] == (
+        "kept where they are: chat-0",
+        "chat-0 serves until another one can: big is draining",
+    )
+    story.runs("chat-1").decides()
+    assert "chat-0 goes: big is draining" in reasons(story)
+
+
+@pytest.mark.parametrize(
+    ("wish", "advised"),
+    [
+        (
+            {"labels": {"gpu": "h200"}},
+            "Start a node that carries it (`nebula node --label gpu=h200",
+        ),
+        ({"node": "later"}, "Start `nebula node --name later`, or load it again without --node."),
+        ({"options": {"tensor-parallel-size": 4}}, "Add a node with 4 GPUs, or load it again with"),
+    ],
+)
+def test_what_would_give_it_a_place_is_advised(wish: dict[str, object], advised: str) -> None:
+    story = cluster(big=[80]).given("chat", load(1, "8GiB", **wish))
+    story.settles()
+    assert advice(story.state, story.model()).startswith(advised)
 
 
 def test_the_chosen_device_and_every_loser_are_told() -> None:
