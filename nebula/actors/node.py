@@ -129,9 +129,11 @@ class Node(Actor):
             now = self._now()
             for action in self._due(now):
                 self._perform(action)
-            if not self._engines and is_lost(self.projection.state, self.settings.node):
-                log.warning("this node was lost: it has no engines any more and registers again")
-                if await self._register():
+            if is_lost(self.projection.state, self.settings.node):
+                for engine in self._engines.values():
+                    engine.hurried.set()
+                if not self._engines and await self._register():
+                    log.warning("this node was lost: it has ended its engines and registered again")
                     continue
             changed = asyncio.ensure_future(self.projection.changed())
             woken = asyncio.ensure_future(self._wake.wait())

@@ -8,8 +8,16 @@ import httpx
 import psutil
 import pytest
 
+from nebula.actors.observation import Observation, decide_observed
+from nebula.actors.router import Router
+from nebula.events.evolve import fold
+from nebula.events.memory import GIB
 from nebula.events.record import Record
-from nebula.events.vocabulary import EngineStopped, NodeLost, NodeRegistered
+from nebula.events.state import EMPTY
+from nebula.events.vocabulary import Device, EngineStopped, NodeLost, NodeRegistered
+from nebula.store.log import Log
+from nebula.store.server import EmbeddedServer
+from tests.conftest import PATIENCE, Connect
 from tests.integration.asking import CHAT, chat, said
 from tests.integration.cluster import Cluster
 
@@ -110,6 +118,26 @@ async def test_a_node_that_was_only_stopped_ends_its_engines_before_it_is_back(
     assert first.seq < lost.seq < stopped.seq < back.seq
     assert not stale.is_running()
     assert len(cluster.engine_processes()) == 1
+
+
+async def test_a_node_that_registers_in_that_very_moment_is_not_lost_by_what_was_seen_before(
+    nats_server: EmbeddedServer, connect: Connect
+) -> None:
+    router = Router(await connect("router"))
+    log = await Log(await connect("node")).open(patience=PATIENCE)
+    registered = NodeRegistered((Device(0, "cpu", "cpu", GIB),))
+    first = await log.append("alpha", registered)
+    seen = fold(EMPTY, await log.read())
+    back = await log.append("alpha", registered)
+    due = decide_observed(seen, Observation({"alpha": 31.0}))
+    assert [type(each.event) for each in due] == [NodeLost]
+    await router._append_all(seen, due)
+    assert [record.seq for record in await log.read()] == [first, back]
+    now = fold(EMPTY, await log.read())
+    await router._append_all(now, decide_observed(now, Observation({"alpha": 31.0})))
+    lost = (await log.read())[-1]
+    assert (lost.id, lost.basis) == ("alpha", back)
+    assert isinstance(lost.content, NodeLost)
 
 
 async def test_a_router_that_comes_back_itself_grants_every_node_its_time(

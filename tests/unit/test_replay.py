@@ -15,6 +15,7 @@ from nebula.events.vocabulary import (
     Event,
     EventRejected,
     ModelAssigned,
+    ModelSlept,
     ModelUnschedulable,
     NodeLost,
 )
@@ -188,3 +189,15 @@ def test_an_entry_from_the_future_is_named() -> None:
     assert from_the_future([], now=0) == ""
     found = from_the_future(log, now=-3599 * SECOND)
     assert found.startswith("sequence 2 comes from the future: it was stored at 1970-01-01 ")
+
+
+def test_what_was_decided_from_what_was_seen_is_taken_as_it_was() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB", idle_after=60.0))
+    story.settles()
+    basis = story.state.seq
+    story.append("chat", ModelSlept("no request for 61 s"), cause=1, basis=basis)
+    story.decides()
+    story.append("alpha", NodeLost("not heard from for 31 s"), cause=1, basis=story.state.seq)
+    replay = replayed(story.log)
+    assert replay.differences == []
+    assert replay.state.nodes["alpha"].lost
