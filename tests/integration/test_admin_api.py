@@ -40,6 +40,10 @@ def _served(cluster: Cluster) -> None:
         ({"source": "m", "options": {"served_model_name": "x"}}, 400, "options", "by Nebula"),
         ({"source": "m", "options": {"--dtype": "x"}}, 400, "options", "without dashes"),
         ({"source": "m", "options": {"dtype": "a\0b"}}, 400, "options", "NUL"),
+        ({"source": "m", "options": {"tensor-parallel-size": 0}}, 400, "options", "from 1"),
+        ({"source": "m", "devices": [0]}, 400, "devices", "without the node"),
+        ({"source": "m", "node": "here", "devices": [9]}, 400, "devices", "has no device 9"),
+        ({"source": "m", "policy": "random"}, 400, "policy", "random"),
         ({"source": "m", "options": {"dtype": ["a\0b"]}}, 400, "options", "NUL"),
         ({"source": "m", "env": {"NEBULA_NODE": "x"}}, 400, "env", "can't be set"),
         ({"source": "m", "env": {"A=B": "x"}}, 400, "env", "can't be set"),
@@ -136,7 +140,8 @@ async def test_a_model_is_loaded_shown_scaled_and_unloaded_over_http(cluster: Cl
         assert accepted["id"] == "small", "the id comes from the source's last part"
         await cluster.stands("small")
         shown = (await http.get("/admin/models/small")).json()
-        assert shown["standing"] == {"word": "ready", "ready": 2, "wanted": 2, "detail": ""}
+        ready = {"word": "ready", "ready": 2, "wanted": 2, "detail": "", "changing": 0}
+        assert shown["standing"] == ready
         assert shown["replicas"] == ["small-0", "small-1"]
 
         for wanted in (3, 1):
