@@ -20,6 +20,7 @@ from nebula.events.state import Model, Replica, State
 from nebula.events.vocabulary import ModelUnschedulable
 from tests.simulation.invariants import (
     CAUSED,
+    GAP,
     GRANTED,
     ONCE,
     PROMISED,
@@ -53,6 +54,7 @@ def planted(bug: Bug) -> Iterator[None]:
 
 
 _decide, _reconcile, _store = Decider.decide, reconciliation.reconcile, Journal.store
+_trim = planning._Draft.trim
 _able, _load = routing.able, snapshot.load
 
 
@@ -82,6 +84,13 @@ def _too_early(
 def _numbers_again(self: planning._Draft) -> Iterator[int]:
     taken = {place.replica for place in (*self.fresh, *self.old, *self.idle)}
     return (each for each in itertools.count() if f"{self.model.id}-{each}" not in taken)
+
+
+def _at_once(self: planning._Draft) -> None:
+    _trim(self)
+    for place in self.old:
+        self._drop(place)
+    self.old = []
 
 
 def _again_and_again(self: Decider, state: State) -> tuple[Decision, ...]:
@@ -117,8 +126,8 @@ BUGS = (
     Bug(
         "placement forgets the memory of replicas that still end",
         (Decider, "decide", _without_retired),
-        (PROMISED, ROOM, CAUSED),
-        4,
+        (PROMISED, ROOM, CAUSED, SAME),
+        5,
     ),
     Bug(
         "the log ignores the guard of decisions",
@@ -137,6 +146,12 @@ BUGS = (
         (planning._Draft, "_free_numbers", _numbers_again),
         (ONCE,),
         4,
+    ),
+    Bug(
+        "a change ends the old replica before the new one serves",
+        (planning._Draft, "trim", _at_once),
+        (GAP,),
+        3,
     ),
     Bug(
         "a router says again and again that a model does not fit",

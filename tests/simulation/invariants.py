@@ -22,6 +22,7 @@ GRANTED = "nothing speaks against a router's decision"
 CAUSED = "every decision has a cause, and none is undone without a new one"
 PROMISED = "plans promise no more than a device has"
 ROOM = "engines have the room that they were promised"
+GAP = "a change leaves no gap"
 ONCE = "no replica runs twice"
 SERVED = "what can be served is served once it is calm"
 ROUTED = "requests go to replicas that serve"
@@ -87,6 +88,7 @@ class Invariants:
                     ONCE, f"{place.replica} moves to {new.node}, its engine is on {old.node}"
                 )
         assert self.journal is not None
+        self._no_gap(record, event, self.journal.states[record.basis or 0])
         known = evolve(self.journal.states[record.basis or 0], record)
         touched = {
             (place.node, device)
@@ -103,6 +105,24 @@ class Invariants:
             }
             who = f"the plan of {record.id} at {record.seq}"
             self._within(known, sorted(touched), ending, who)
+
+    def _no_gap(self, record: Record, event: ModelAssigned, known: State) -> None:
+        """A plan that replaces replicas lets the last one that serves be, unless in its place."""
+        model = known.models[record.id]
+        kept = {place.replica: place.version for place in event.replicas}
+        serving = [
+            each
+            for each in known.replicas_of(model)
+            if each.serving and (node := known.nodes.get(each.node)) and not node.lost
+        ]
+        if not model.wanted or not serving:
+            return
+        if not any(each.id in kept for each in serving):
+            raise Broken(
+                GAP,
+                f"the plan of {record.id} at {record.seq} lets go of all that serve: "
+                f"{', '.join(each.id for each in serving)}",
+            )
 
     def _was_retired(self, record: Record, replica: str) -> bool:
         assert self.journal is not None

@@ -24,6 +24,7 @@ from nebula.events.vocabulary import (
     ModelLoadRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
+    NodeDeregistered,
     NodeDrainRequested,
     NodeUndrainRequested,
 )
@@ -214,8 +215,10 @@ def _intent(rng: Random, model: str, machine: str) -> tuple[str, str, float, Eve
         event = AdapterUnloadRequested(f"{model}-{rng.choice('xyz')}")
     elif draw < 0.88:
         event = NodeDrainRequested()
-    elif draw < 0.95:
+    elif draw < 0.94:
         event = NodeUndrainRequested()
+    elif draw < 0.96:
+        return "publish", machine, 0.0, NodeDeregistered()
     else:
         return "nonsense", model, rng.randrange(4), None  # type: ignore[return-value]
     return "publish", machine if "Drain" in type(event).__name__ else model, 0.0, event
