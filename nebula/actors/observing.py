@@ -96,14 +96,10 @@ class Observer:
         uses = {
             identity: self._use(state, model, loads.get(identity, _NONE), line, now)
             for identity, model in state.models.items()
-            if (line := elsewhere.get(identity)) is not None
-            or identity in loads
-            or model.spec.evictable
-            or model.spec.idle_after is not None
-            or model.spec.autoscale is not None
+            if (line := elsewhere.get(identity)) is not None or identity in loads or _lives(model)
         }
-        for gone in [model for model in self._models if model not in state.models]:
-            del self._models[gone]
+        for other in [model for model in self._models if model not in uses]:
+            del self._models[other]
         return uses
 
     def _use(
@@ -164,3 +160,11 @@ class Observer:
                     known.waiting + line.waiting, max(known.oldest, line.oldest)
                 )
         return lines
+
+
+def _lives(model: Model) -> bool:
+    """Say whether something is decided of a model for which nobody waits."""
+    spec = model.spec
+    return not model.asleep and (
+        spec.evictable or spec.idle_after is not None or spec.autoscale is not None
+    )

@@ -55,6 +55,9 @@ def progress(state: State, named: Named, now: int) -> str:
     model = state.models.get(named.model)
     if model is None:
         return f"model {named.model!r} has been unloaded"
+    if model.asleep:
+        # Who waits wakes it within a second, unless it has to wait for its turn.
+        return f"model {model.name!r} waits for room, which other models have now"
     stands = standing(state, model)
     if named.adapter and stands.word == "ready":
         return f"adapter {named.adapter!r} is loading"

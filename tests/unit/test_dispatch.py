@@ -890,3 +890,14 @@ def test_a_model_that_is_scaled_by_load_to_nothing_is_waited_for() -> None:
     story.runs("chat-0")
     router.later(0.1)
     assert router.order == ["one"]
+
+
+def test_who_waits_in_vain_for_a_sleeping_model_is_told_that_others_have_their_turn() -> None:
+    story = cluster(alpha=[80]).given("chat", replace(load(), on_request=True))
+    story.settles()
+    router = Router(story)
+    router.ask("one", patience=5.0)
+    router.later(6)
+    refused = router.end("one")
+    assert (refused.status, refused.retry_after) == (503, 5)
+    assert refused.body == b"model 'chat' waits for room, which other models have now"

@@ -9,7 +9,7 @@ from nebula.actors.observing import ABSENT, ROUTER_SILENCE, Load, Observer
 from nebula.actors.turns import Use
 from nebula.events import subjects
 from nebula.events.inference import QueueStatus, RouterStatus
-from nebula.events.vocabulary import Autoscale, EngineFailed, ModelScaleRequested
+from nebula.events.vocabulary import Autoscale, EngineFailed, ModelScaleRequested, ModelSlept
 from tests.unit.story import Story, cluster, load
 
 
@@ -142,6 +142,15 @@ def test_a_model_that_only_somebody_waits_for_is_looked_at_too() -> None:
     assert router.observer.observe(router.story.state, {}).uses == {}
     router.hears_router("r2", plain=QueueStatus(1, 2.0))
     assert router.use("plain").waiting == 1
+
+
+def test_a_model_that_sleeps_is_looked_at_when_somebody_waits_and_starts_anew() -> None:
+    router = serving()
+    router.later(50)
+    router.story.given("chat", ModelSlept())
+    assert router.observer.observe(router.story.state, router.loads).uses == {}
+    router.loads["chat"] = Load(waiting=1, longest=0.2)
+    assert router.use() == Use(waiting=1, longest=0.2, replicas=0)
 
 
 # Spare replicas
