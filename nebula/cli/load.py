@@ -65,6 +65,12 @@ from nebula.events.vocabulary import ModelLoadRequested, OptionValue
     help="Let the load say how many replicas there are: one more for over so many requests in each "
     "or so many seconds in line, one fewer when for so many seconds fewer would have done.",
 )
+@click.option(
+    "--fallback",
+    multiple=True,
+    metavar="MODEL",
+    help="Who answers while it has no ready replica; repeatable, in order.",
+)
 @wait_option
 @json_option
 def load(
@@ -91,6 +97,7 @@ def load(
     idle_after: float | None,
     evictable: bool,
     autoscale: str | None,
+    fallback: tuple[str, ...],
     wait: bool,
     as_json: bool,
 ) -> None:
@@ -123,6 +130,7 @@ def load(
         "idle_after": idle_after,
         "evictable": evictable,
         "autoscale": None if autoscale is None else _autoscale(autoscale),
+        "fallback": fallback,
     }
     event = intent_of(fields, ModelLoadRequested)
     model = identity or subjects.default_id(event.source, event.name)

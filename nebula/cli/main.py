@@ -3,6 +3,7 @@
 import click
 
 from nebula.cli import explain, fork, look, move, operate, replay, revert, serve
+from nebula.cli.alias import alias, aliases
 from nebula.cli.drain import drain
 from nebula.cli.load import load
 from nebula.cli.schema import schema
@@ -30,6 +31,8 @@ for command in (
     operate.nodes,
     operate.adapters,
     weights,
+    alias,
+    aliases,
     operate.status,
     operate.logs,
     look.state,

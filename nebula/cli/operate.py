@@ -37,7 +37,8 @@ wait_option = click.option(
 )
 
 
-def _print_json(value: object) -> None:
+def print_json(value: object) -> None:
+    """Print a value as JSON, for people and programs."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
@@ -237,7 +238,7 @@ async def ask(
         if as_json:
             model = projection.state.models.get(identity)
             shown = model_view(projection.state, model) if model is not None else None
-            _print_json({"id": identity, "seq": seq, "model": shown})
+            print_json({"id": identity, "seq": seq, "model": shown})
         elif not wait:
             click.echo(f"{identity}: asked for, event {seq}")
         if not served:
@@ -257,7 +258,7 @@ async def _unload(nats: str, reference: str, wait: bool, as_json: bool) -> None:
                     )
                 )
         if as_json:
-            _print_json({"id": identity, "seq": seq})
+            print_json({"id": identity, "seq": seq})
         else:
             click.echo(f"{identity}: {'unloaded' if wait else f'asked for, event {seq}'}")
 
@@ -270,7 +271,7 @@ async def _show(
 ) -> None:
     async with joined(nats) as projection:
         if as_json:
-            _print_json(items(projection.state))
+            print_json(items(projection.state))
         else:
             tables.console().print(table(projection.state))
 
@@ -281,7 +282,7 @@ async def _status(nats: str, as_json: bool) -> None:
         if not as_json:
             tables.status(tables.console(), state)
             return
-        _print_json(state_view(state))
+        print_json(state_view(state))
 
 
 async def _logs(nats: str, reference: str, lines: int, follow: bool) -> None:

@@ -84,6 +84,24 @@ def adapters(state: State) -> Table:
     return table
 
 
+def aliases(state: State) -> Table:
+    """Show the aliases, a line for each target, and who of them is there."""
+    table = columns("ALIAS", "NAME", "TARGET", "WEIGHT", "STATE", "MIRROR")
+    for identity in sorted(state.aliases):
+        alias = state.aliases[identity]
+        for number, target in enumerate(alias.targets):
+            named = state.names.get(target.model)
+            model = state.models.get(named.model) if named is not None else None
+            table.add_row(
+                *((identity, escape(alias.name)) if not number else ("", "")),
+                escape(target.model),
+                str(target.weight),
+                coloured(standing(state, model).word) if model is not None else "not there",
+                escape(alias.mirror) if not number else "",
+            )
+    return table
+
+
 def replicas(state: State) -> Table:
     """Show the replicas with their engines."""
     table = columns("REPLICA", "NODE", "DEVICE", "MEMORY", "STATE", "PID", "PORT", "REASON")
@@ -186,6 +204,9 @@ def status(output: Console, state: State) -> None:
     if any(model.adapters for model in state.models.values()):
         output.print()
         output.print(adapters(state))
+    if state.aliases:
+        output.print()
+        output.print(aliases(state))
     for identity in sorted(state.models):
         detail = standing(state, state.models[identity]).detail
         if detail:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from nebula.events import memory
 from nebula.events.standing import standing
-from nebula.events.state import Model, Node, Replica, State
+from nebula.events.state import Alias, Model, Node, Replica, State
 
 
 class Change(Struct, frozen=True):
@@ -25,11 +25,12 @@ class Change(Struct, frozen=True):
 
 
 def differences(before: State, after: State) -> list[Change]:
-    """Give what is otherwise in `after`: models first, then replicas, then nodes, by id."""
+    """Give what is otherwise in `after`: models, replicas, nodes, aliases, each by id."""
     return [
         *_compare("model", before.models, after.models, _model(before), _model(after)),
         *_compare("replica", before.replicas, after.replicas, _replica, _replica),
         *_compare("node", before.nodes, after.nodes, _node, _node),
+        *_compare("alias", before.aliases, after.aliases, _alias, _alias),
     ]
 
 
@@ -132,6 +133,14 @@ def _node(node: Node) -> Mapping[str, str]:
         "weights": ", ".join(sorted(each for each, held in node.weights.items() if held.whole)),
         "draining": "yes" if node.draining else "",
         "lost": "yes" if node.lost else "",
+    }
+
+
+def _alias(alias: Alias) -> Mapping[str, str]:
+    return {
+        "name": alias.name,
+        "targets": ", ".join(f"{each.model}={each.weight}" for each in alias.targets),
+        "mirror": alias.mirror,
     }
 
 

@@ -1,4 +1,4 @@
-"""The way back: the events that make models, replicas, adapters and places what they were. Pure.
+"""The way back: the events that make models, adapters, places and aliases what they were. Pure.
 
 Nothing is taken out of the log. What is planned is tried on the state as it is now, so that an
 event that would be refused is never written.
@@ -16,9 +16,12 @@ from nebula.events.objections import objection
 from nebula.events.record import Record
 from nebula.events.state import Model, State, launch_of, replica_id
 from nebula.events.vocabulary import (
+    AGGREGATE_OF,
     Adapter,
     AdapterLoadRequested,
     AdapterUnloadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
     Assignment,
     Event,
     ModelAssigned,
@@ -30,7 +33,7 @@ from nebula.history.difference import asked_otherwise
 
 
 class Step(Struct, frozen=True):
-    """One event to append, to the model that is called `id`."""
+    """One event to append, to the model or alias that is called `id`."""
 
     id: str
     event: Event
@@ -56,6 +59,9 @@ def revert(now: State, then: State) -> Reversion:
         if not (model := then.models[identity]).unloading
     }
     way = _Way(now, wanted)
+    for identity in sorted(now.aliases):
+        if identity not in then.aliases:
+            way.append(identity, AliasRemoveRequested())
     for identity in sorted(now.models):
         if identity not in wanted and not now.models[identity].unloading:
             way.append(identity, ModelUnloadRequested())
@@ -64,6 +70,11 @@ def revert(now: State, then: State) -> Reversion:
             way.append(identity, event)
     for identity, model in wanted.items():
         way.place(identity, model)
+    for identity, alias in sorted(then.aliases.items()):
+        event = AliasRequested(alias.targets, alias.name, alias.mirror)
+        known = now.aliases.get(identity)
+        if known is None or AliasRequested(known.targets, known.name, known.mirror) != event:
+            way.append(identity, event)
     return Reversion(tuple(way.steps), tuple(way.cannot), way.waits)
 
 
@@ -110,7 +121,8 @@ def meaning(now: State, step: Step) -> tuple[str, ...]:
 
 def _record(now: State, step: Step) -> Record:
     subject = record.subject_of(step.id, step.event)
-    return Record(now.seq + 1, now.time, subject, "model", step.id, step.event)
+    aggregate = AGGREGATE_OF[type(step.event).__name__]
+    return Record(now.seq + 1, now.time, subject, aggregate, step.id, step.event)
 
 
 class _Way:
@@ -238,7 +250,7 @@ def _holder(state: State, event: Event) -> Model | None:
     names = []
     if isinstance(event, ModelLoadRequested):
         names = [event.name, *(adapter.name for adapter in event.adapters)]
-    elif isinstance(event, AdapterLoadRequested):
+    elif isinstance(event, AdapterLoadRequested | AliasRequested):
         names = [event.name]
     for name in names:
         known = state.names.get(name)

@@ -4,17 +4,19 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
-from litestar import Request, delete, get, patch, post
+from litestar import Request, delete, get, patch, post, put
 from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors.gateway import Gateway
 from nebula.actors.intents import Refused, submit
 from nebula.events import subjects
-from nebula.events.state import Model, Node, Replica
+from nebula.events.state import Alias, Model, Node, Replica
 from nebula.events.vocabulary import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
     Event,
     ModelLoadRequested,
     ModelScaleRequested,
@@ -35,11 +37,12 @@ E = TypeVar("E", bound=Event)
 
 
 class Accepted(Struct, frozen=True):
-    """An intent is in the log, at `seq`; what comes of it is seen in the model."""
+    """An intent is in the log, at `seq`; what comes of it is seen in the model, or the alias."""
 
     id: str
     seq: int
     model: ModelView | None = None
+    alias: Alias | None = None
 
 
 async def _body(
@@ -158,6 +161,48 @@ async def unload_adapter(
     if event.name not in known.adapters:
         raise ApiError(404, f"model {model!r} has no adapter {event.name!r}", param="adapter")
     return await _submit(request, gateway, known.id, event)
+
+
+@get("/admin/aliases")
+async def list_aliases(gateway: Gateway) -> list[Alias]:
+    """List all aliases."""
+    aliases = gateway.projection.state.aliases
+    return [aliases[identity] for identity in sorted(aliases)]
+
+
+@get("/admin/aliases/{alias:str}")
+async def show_alias(alias: str, gateway: Gateway) -> Alias:
+    """Show one alias, by its id."""
+    return _known_alias(gateway, alias)
+
+
+@put("/admin/aliases/{alias:str}", status_code=202, request_max_body_size=None)
+async def put_alias(
+    alias: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
+) -> Accepted:
+    """Make a name stand for models, or for others than before."""
+    event, _ = await _body(request, limits.body_for(gateway), AliasRequested)
+    if not subjects.is_token(alias):
+        raise ApiError(400, f"{alias!r} is no id: letters, digits, '_', '-', 128 at most")
+    accepted = await _submit(request, gateway, alias, event)
+    return replace(accepted, model=None, alias=gateway.projection.state.aliases.get(alias))
+
+
+@delete("/admin/aliases/{alias:str}", status_code=202)
+async def remove_alias(alias: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
+    """Take a name away."""
+    known = _known_alias(gateway, alias)
+    accepted = await _submit(request, gateway, known.id, AliasRemoveRequested())
+    return replace(accepted, model=None)
+
+
+def _known_alias(gateway: Gateway, identity: str) -> Alias:
+    alias = gateway.projection.state.aliases.get(identity)
+    if alias is None:
+        there = ", ".join(sorted(gateway.projection.state.aliases)) or "none"
+        text = f"there is no alias with the id {identity!r}; there are: {there}"
+        raise ApiError(404, text, param="alias", code="alias_not_found")
+    return alias
 
 
 @get("/admin/replicas")

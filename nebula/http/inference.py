@@ -16,7 +16,9 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
+from nebula.actors.copies import Copies
 from nebula.actors.gateway import Gateway, NotServed
+from nebula.actors.naming import Destination, resolve, shadow
 from nebula.actors.prefixes import BOUNDS, digests
 from nebula.actors.resuming import Reused, claim, failed, prepared
 from nebula.events import inference
@@ -78,6 +80,7 @@ class _Envelope(Struct):
 
 
 _envelopes = msgspec.json.Decoder(_Envelope)
+_fields = msgspec.json.Decoder(dict[str, Raw])
 
 
 class InferenceRoutes:
@@ -87,6 +90,7 @@ class InferenceRoutes:
         self._rest = rest
         self._gateway = gateway
         self._limits = limits
+        self._copies = Copies(gateway)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
@@ -119,11 +123,15 @@ class InferenceRoutes:
         headers = dict(scope["headers"])
         body = await read_body(receive, headers, limits.body_for(gateway))
         envelope = _read(path, body)
-        named = self._resolve(path, envelope.model)
+        identity, kept = inference.new_id(), _kept(headers)
+        to = self._resolve(path, envelope.model, _text(envelope.user) or kept or identity)
+        named, asked = to.named, body
+        if to.name != envelope.model:
+            body = _renamed(body, to.name)
         timeout, user = _from_headers(headers)
         prompt = bytes(getattr(envelope, _REQUIRED[path]))
         request = Request(
-            inference.new_id(),
+            identity,
             gateway.id,
             named.model,
             path,
@@ -138,26 +146,39 @@ class InferenceRoutes:
         if envelope.stream:
             request = prepared(request)
         try:
-            if (kept := _kept(headers)) is not None:
-                request, again = await self._claim(request, kept)
+            if kept is not None:
+                request, again = await self._claim(request, kept.encode("latin-1"), asked)
                 if again:
                     await resume(gateway, request.id, 0, receive, send)
                     return
             exchange = gateway.ask(request, named, idle=limits.patience.idle)
         except NotServed as error:
             raise unavailable(str(error), error.retry_after) from error
+        if to.mirror or to.awaken:
+            self._copy(request, to, asked)
         try:
-            await relay(exchange, receive, send)
+            await relay(exchange, receive, send, to.name if to.name != envelope.model else "")
         finally:
             gateway.leave(exchange)
 
-    async def _claim(self, request: Request, key: bytes) -> tuple[Request, bool]:
+    def _copy(self, request: Request, to: Destination, asked: bytes) -> None:
+        """Send the copies that a request calls for, of what the client asked."""
+        state = self._gateway.projection.state
+        if to.awaken:
+            model = state.models[to.awaken]
+            self._copies.wake(request, model.id, _renamed(asked, model.name))
+        mirror = shadow(state, to.mirror, to) if to.mirror else None
+        if mirror is not None:
+            self._copies.mirror(request, mirror.named, _renamed(asked, mirror.name))
+
+    async def _claim(self, request: Request, key: bytes, body: bytes) -> tuple[Request, bool]:
         """Make a request resumable; True where the same one is under way already.
 
+        The same one is what has the same `body` from its client, wherever its name led to.
         Raises ApiError for a key that was used for another request, NotServed.
         """
         gateway = self._gateway
-        asked = hashlib.blake2b(request.path.encode() + b"\n" + request.body, digest_size=16)
+        asked = hashlib.blake2b(request.path.encode() + b"\n" + body, digest_size=16)
         for number in count():
             identity = request.id
             if key:
@@ -177,16 +198,15 @@ class InferenceRoutes:
                 break
         return request, True
 
-    def _resolve(self, path: str, name: str) -> Named:
-        """Find what a name stands for. Raises ApiError: 404 with the names there are, 400, 503."""
+    def _resolve(self, path: str, name: str, key: str) -> Destination:
+        """Find who answers. Raises ApiError: 404 with the names there are, 400, 503."""
         gateway = self._gateway
         state = gateway.projection.state
-        named = state.names.get(name)
-        model = state.models.get(named.model) if named is not None else None
-        if named is None or model is None:
+        to = resolve(state, name, key)
+        if to is None:
             if not gateway.able:
                 raise unavailable("NATS can't be reached: which models there are is not known now")
-            names = known_names(state)
+            names = [each for each in known_names(state) if each != name]
             there = ", ".join(repr(known) for known in names[:50]) if names else "none yet"
             raise ApiError(
                 404,
@@ -194,14 +214,21 @@ class InferenceRoutes:
                 param="model",
                 code="model_not_found",
             )
-        if model.task != _TASK_OF[path]:
+        if to.model.task != _TASK_OF[path]:
             raise ApiError(
                 400,
-                f"{name!r} is a model for {model.task}; {path} needs one for {_TASK_OF[path]}",
+                f"{name!r} is a model for {to.model.task}; {path} needs one for {_TASK_OF[path]}",
                 param="model",
                 code="wrong_task",
             )
-        return named
+        return to
+
+
+def _renamed(body: bytes, name: str) -> bytes:
+    """Give a body that names another model, and is the same else."""
+    fields = _fields.decode(body)
+    fields["model"] = Raw(msgspec.json.encode(name))
+    return msgspec.json.encode(fields)
 
 
 def _read(path: str, body: bytes) -> _Envelope:
@@ -224,12 +251,12 @@ def _read(path: str, body: bytes) -> _Envelope:
     return envelope
 
 
-def _kept(headers: Headers) -> bytes | None:
+def _kept(headers: Headers) -> str | None:
     """Say whether an answer is to be resumable, and by which key ("" for its own id)."""
     key = headers.get(b"idempotency-key")
     if key:
-        return key
-    return b"" if headers.get(b"x-resumable", b"").lower() in (b"1", b"true", b"yes") else None
+        return key.decode("latin-1")
+    return "" if headers.get(b"x-resumable", b"").lower() in (b"1", b"true", b"yes") else None
 
 
 def _from_headers(headers: Headers) -> tuple[float | None, str]:

@@ -5,11 +5,15 @@ from msgspec import Struct
 
 from nebula.actors.gateway import Gateway
 from nebula.events.objections import known_names
+from nebula.events.state import Alias
 from nebula.http.errors import ApiError, unavailable
 
 
 class ModelCard(Struct, frozen=True):
-    """One entry of the list of models, in vLLM's shape; an adapter names its base as `parent`."""
+    """One entry of the list of models, in vLLM's shape; an adapter names its base as `parent`.
+
+    `root`: a model's source; of an alias the name of the target that gets most of its requests.
+    """
 
     id: str
     created: int
@@ -26,6 +30,9 @@ def _cards(gateway: Gateway) -> list[ModelCard]:
     cards = []
     for name in known_names(state):
         named = state.names[name]
+        if named.alias:
+            cards += _alias_card(gateway, state.aliases[named.alias])
+            continue
         model = state.models[named.model]
         if model.unloading:
             continue
@@ -37,6 +44,19 @@ def _cards(gateway: Gateway) -> list[ModelCard]:
         else:
             cards.append(ModelCard(name, created, model.spec.source, task=model.task, state=word))
     return cards
+
+
+def _alias_card(gateway: Gateway, alias: Alias) -> list[ModelCard]:
+    """Show an alias as whoever gets most of its requests; one that leads nowhere is not shown."""
+    state = gateway.projection.state
+    for target in sorted(alias.targets, key=lambda each: -each.weight):
+        named = state.names.get(target.model)
+        model = state.models.get(named.model) if named is not None else None
+        if target.weight and model is not None and not model.unloading:
+            word = gateway.standing(model).word
+            created = model.created // 10**9
+            return [ModelCard(alias.name, created, target.model, task=model.task, state=word)]
+    return []
 
 
 @get("/v1/models")

@@ -5,6 +5,7 @@ Bodies pass through unchanged. A client that goes away ends the generation at on
 
 import asyncio
 from typing import Protocol
+from urllib.parse import quote
 
 from litestar.types import Receive, Send
 
@@ -18,6 +19,9 @@ from nebula.http.errors import ApiError, unavailable
 
 WATCH_AFTER = 0.05
 """Seconds after which, at most, it is worth a task to notice that the client leaves."""
+
+_PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) != "%")
+"""What stands in a header as it is; the rest of a name is percent-encoded."""
 
 _REASONS = {
     inference.ENGINE_FAILED: "the engine that worked on this request has failed",
@@ -48,8 +52,8 @@ class Source(Protocol):
         """The client is gone."""
 
 
-async def relay(source: Source, receive: Receive, send: Send) -> None:
-    """Send an answer to the client, unless it leaves first."""
+async def relay(source: Source, receive: Receive, send: Send, model: str = "") -> None:
+    """Send an answer to the client, unless it leaves first; `model` gives it, if to be told."""
     watch = _Watch(source, receive)
     begun = streaming = False
     try:
@@ -69,7 +73,7 @@ async def relay(source: Source, receive: Receive, send: Send) -> None:
                     {
                         "type": "http.response.start",
                         "status": piece.status,
-                        "headers": _headers(source, piece),
+                        "headers": _headers(source, piece, model),
                     }
                 )
             await send(
@@ -119,11 +123,13 @@ def _grow_old() -> None:
         watch.start()
 
 
-def _headers(source: Source, piece: Piece) -> list[tuple[bytes, bytes]]:
+def _headers(source: Source, piece: Piece, model: str = "") -> list[tuple[bytes, bytes]]:
     headers = [
         (b"content-type", piece.content_type.encode("latin-1")),
         (b"x-request-id", source.id.encode()),
     ]
+    if model:
+        headers.append((b"x-nebula-model", quote(model, _PLAIN).encode()))
     if source.streaming:
         headers.append((b"cache-control", b"no-cache"))
     elif piece.end:

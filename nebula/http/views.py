@@ -7,7 +7,7 @@ from msgspec import Struct
 from nebula.events.inference import QueueStatus
 from nebula.events.record import Malformed, Record
 from nebula.events.standing import Standing, standing
-from nebula.events.state import Model, Node, Rejection, Replica, State
+from nebula.events.state import Alias, Model, Node, Rejection, Replica, State
 from nebula.events.vocabulary import Assignment, Event, ModelLoadRequested
 from nebula.history.telling import told
 
@@ -48,6 +48,7 @@ class StateView(Struct, frozen=True):
     models: list[ModelView]
     replicas: list[Replica]
     nodes: list[Node]
+    aliases: list[Alias]
     rejections: list[Rejection]
 
 
@@ -92,6 +93,7 @@ def state_view(state: State) -> StateView:
         [model_view(state, state.models[identity]) for identity in sorted(state.models)],
         [state.replicas[identity] for identity in sorted(state.replicas)],
         [state.nodes[identity] for identity in sorted(state.nodes)],
+        [state.aliases[identity] for identity in sorted(state.aliases)],
         [state.rejections[seq] for seq in sorted(state.rejections)],
     )
 

@@ -1,0 +1,87 @@
+"""`nebula alias` and `nebula aliases`: names that stand for models, and who gets their requests."""
+
+from collections.abc import Sequence
+
+import click
+from msgspec.structs import replace
+
+from nebula.actors.intents import Refused
+from nebula.cli import tables
+from nebula.cli.cluster import joined
+from nebula.cli.operate import ask, intent_of, print_json
+from nebula.cli.options import json_option, nats_option
+from nebula.cli.process import fail, run
+from nebula.events import subjects
+from nebula.events.state import Alias, State
+from nebula.events.vocabulary import AliasRemoveRequested, AliasRequested, Event
+
+
+@click.command()
+@click.argument("name")
+@click.argument("targets", nargs=-1, metavar="[TARGET[=WEIGHT]]...")
+@click.option("--mirror", default="", metavar="MODEL", help="Who gets a copy of each request.")
+@click.option("--remove", is_flag=True, help="Take the name away.")
+@nats_option
+@json_option
+def alias(
+    name: str, targets: tuple[str, ...], mirror: str, remove: bool, nats: str, as_json: bool
+) -> None:
+    """Let NAME stand for models: each TARGET gets its WEIGHT of the requests, 1 if not said."""
+    if remove and (targets or mirror):
+        fail("--remove takes a name alone", 2)
+    if not remove and not targets:
+        fail("name at least one TARGET, or give --remove", 2)
+    fields: dict[str, object] = {"targets": _targets(targets), "name": name, "mirror": mirror}
+    wanted = None if remove else intent_of(fields, AliasRequested)
+
+    def intent(state: State) -> tuple[str, Event]:
+        known = _find(state, name)
+        if known is not None:
+            moved = replace(wanted, name=known.name) if wanted is not None else None
+            return known.id, moved or AliasRemoveRequested()
+        if wanted is None:
+            there = ", ".join(sorted(each.name for each in state.aliases.values())) or "none"
+            raise Refused(f"there is no alias {name!r}; there are: {there}")
+        identity = subjects.default_id(name)
+        if identity in state.aliases:
+            raise Refused(f"alias {state.aliases[identity].name!r} has the id {identity!r} already")
+        return identity, wanted
+
+    run(ask(nats, intent, wait=False, as_json=as_json))
+
+
+@click.command()
+@nats_option
+@json_option
+def aliases(nats: str, as_json: bool) -> None:
+    """List the aliases, and who gets their requests."""
+    run(_show(nats, as_json))
+
+
+async def _show(nats: str, as_json: bool) -> None:
+    async with joined(nats) as projection:
+        state = projection.state
+        if as_json:
+            print_json([state.aliases[identity] for identity in sorted(state.aliases)])
+        else:
+            tables.console().print(tables.aliases(state))
+
+
+def _targets(given: Sequence[str]) -> list[dict[str, object]]:
+    """Split TARGET=WEIGHT; what ends otherwise is a name as a whole."""
+    found: list[dict[str, object]] = []
+    for each in given:
+        name, _, weight = each.rpartition("=")
+        if name and weight.isascii() and weight.isdigit():
+            found.append({"model": name, "weight": int(weight)})
+        else:
+            found.append({"model": each})
+    return found
+
+
+def _find(state: State, reference: str) -> Alias | None:
+    """Find an alias by its name, or else by its id."""
+    named = state.names.get(reference)
+    if named is not None and named.alias:
+        return state.aliases[named.alias]
+    return state.aliases.get(reference)
