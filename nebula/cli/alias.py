@@ -1,5 +1,6 @@
 """`nebula alias` and `nebula aliases`: names that stand for models, and who gets their requests."""
 
+import re
 from collections.abc import Sequence
 
 import click
@@ -11,9 +12,11 @@ from nebula.cli.cluster import joined
 from nebula.cli.operate import ask, intent_of, print_json
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run
-from nebula.events import subjects
 from nebula.events.state import Alias, State
 from nebula.events.vocabulary import AliasRemoveRequested, AliasRequested, Event
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+"""What no id may have."""
 
 
 @click.command()
@@ -42,7 +45,7 @@ def alias(
         if wanted is None:
             there = ", ".join(sorted(each.name for each in state.aliases.values())) or "none"
             raise Refused(f"there is no alias {name!r}; there are: {there}")
-        identity = subjects.default_id(name)
+        identity = _UNSAFE.sub("-", name)[:128]
         if identity in state.aliases:
             raise Refused(f"alias {state.aliases[identity].name!r} has the id {identity!r} already")
         return identity, wanted

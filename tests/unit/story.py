@@ -19,6 +19,8 @@ from nebula.events.vocabulary import (
     AdapterLoadRequested,
     AdapterUnloaded,
     AdapterUnloadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
     Assignment,
     Autoscale,
     Device,
@@ -44,6 +46,7 @@ from nebula.events.vocabulary import (
     NodeLost,
     NodeRegistered,
     NodeUndrainRequested,
+    Target,
     Weights,
 )
 
@@ -235,6 +238,22 @@ intents: st.SearchStrategy[tuple[str, Event]] = st.one_of(
         ),
     ),
     st.tuples(_node_ids, st.sampled_from([NodeDrainRequested(), NodeUndrainRequested()])),
+    st.tuples(
+        st.sampled_from(["prod", "b"]),
+        st.one_of(
+            st.builds(
+                AliasRequested,
+                st.lists(
+                    st.builds(Target, st.sampled_from(["a", "sql", "gone"]), _counts),
+                    min_size=1,
+                    max_size=3,
+                ).map(tuple),
+                st.sampled_from(["", "poet", "name"]),
+                st.sampled_from(["", "a"]),
+            ),
+            st.just(AliasRemoveRequested()),
+        ),
+    ),
 )
 """Events that anyone may publish, about few enough aggregates that they meet."""
 

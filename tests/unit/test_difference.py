@@ -7,10 +7,13 @@ from hypothesis import given
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
     EngineFailed,
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeLost,
+    Target,
 )
 from nebula.history.difference import Change, asked_otherwise, differences
 from tests.unit.story import Story, cluster, gpus, load, messages
@@ -35,6 +38,19 @@ def test_what_went_is_told_as_a_whole() -> None:
     story.given("chat", ModelUnloadRequested()).stops("chat-0").settles()
     signs = [(each.sign, each.aggregate, each.id) for each in differences(before, story.state)]
     assert signs == [("-", "model", "chat"), ("-", "replica", "chat-0")]
+
+
+def test_an_alias_that_has_moved_is_told() -> None:
+    story = base().given("prod", AliasRequested((Target("chat"),), "prod/chat"))
+    before = story.state
+    story.given("prod", AliasRequested((Target("chat", 9), Target("new")), "prod/chat", "old"))
+    assert differences(before, story.state) == [
+        Change("~", "alias", "prod", "targets", "chat=1", "chat=9, new=1"),
+        Change("~", "alias", "prod", "mirror", "", "old"),
+    ]
+    story.given("prod", AliasRemoveRequested())
+    [gone] = differences(before, story.state)
+    assert gone == Change("-", "alias", "prod", before="name prod/chat, targets chat=1")
 
 
 def test_what_became_otherwise_is_told_field_by_field() -> None:

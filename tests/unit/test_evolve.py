@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from nebula.events import record
 from nebula.events.evolve import evolve, fold
 from nebula.events.record import Record
-from nebula.events.state import EMPTY, AdapterStatus, Named, Rejection, State
+from nebula.events.state import EMPTY, AdapterStatus, Alias, Named, Rejection, State
 from nebula.events.vocabulary import (
     AGGREGATE_OF,
     Adapter,
@@ -19,6 +19,8 @@ from nebula.events.vocabulary import (
     AdapterLoadRequested,
     AdapterUnloaded,
     AdapterUnloadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
     Assignment,
     EngineFailed,
     EngineReady,
@@ -35,6 +37,7 @@ from nebula.events.vocabulary import (
     NodeDeregistered,
     NodeDrainRequested,
     NodeLost,
+    Target,
 )
 from tests.unit.story import (
     SECOND,
@@ -293,6 +296,27 @@ def test_a_new_name_frees_the_old_one() -> None:
 # Nodes
 
 
+def test_an_alias_comes_moves_is_renamed_and_goes() -> None:
+    story = cluster(alpha=[80]).given("chat", load(name="org/chat"))
+    story.given("prod", AliasRequested((Target("org/chat"),)))
+    assert story.state.names["prod"] == Named("", alias="prod")
+    moved = (Target("org/chat", 9), Target("org/to-come", 1))
+    story.given("prod", AliasRequested(moved, "prod/chat", "org/shadow"))
+    assert story.state.aliases["prod"] == Alias("prod", "prod/chat", moved, "org/shadow", 4)
+    assert dict(story.state.names.items()) == {
+        "org/chat": Named("chat"),
+        "prod/chat": Named("", alias="prod"),
+    }
+    story.given("prod", AliasRemoveRequested())
+    assert dict(story.state.names.items()) == {"org/chat": Named("chat")}
+    assert not story.state.aliases
+
+
+def test_an_alias_calls_for_no_decision() -> None:
+    story = cluster(alpha=[80]).given("prod", AliasRequested((Target("org/chat"),)))
+    assert story.settles() == []
+
+
 def test_a_node_comes_drains_is_lost_comes_back_and_leaves() -> None:
     story = Story().given("alpha", gpus(80))
     assert story.state.nodes["alpha"].schedulable
@@ -453,7 +477,7 @@ def test_a_state_and_the_tail_of_the_log_are_as_good_as_the_log(
 
 
 @given(logs)
-def test_the_index_of_names_is_what_the_models_say(log: list[Record]) -> None:
+def test_the_index_of_names_is_what_models_and_aliases_say(log: list[Record]) -> None:
     for seq in range(len(log) + 1):
         state = fold(EMPTY, log[:seq])
         expected = {model.name: Named(model.id) for model in state.models.values()}
@@ -461,8 +485,12 @@ def test_the_index_of_names_is_what_the_models_say(log: list[Record]) -> None:
             for name in model.adapters:
                 assert name not in expected
                 expected[name] = Named(model.id, name)
+        for alias in state.aliases.values():
+            assert alias.name not in expected
+            expected[alias.name] = Named("", alias=alias.id)
         assert dict(state.names.items()) == expected
-        assert len(state.names) == sum(1 + len(each.adapters) for each in state.models.values())
+        adapters = sum(len(each.adapters) for each in state.models.values())
+        assert len(state.names) == len(state.models) + adapters + len(state.aliases)
 
 
 @given(logs)

@@ -17,6 +17,8 @@ from nebula.events.vocabulary import (
     Adapter,
     AdapterLoadRequested,
     AdapterUnloadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
     Assignment,
     Event,
     ModelAssigned,
@@ -24,6 +26,7 @@ from nebula.events.vocabulary import (
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeDrainRequested,
+    Target,
 )
 from tests.unit.story import Story, cluster, facts, load, messages
 
@@ -265,3 +268,44 @@ def test_a_place_that_may_come_yet_is_not_refused() -> None:
         {"options": {"tensor-parallel-size": 16}},
     ):
         assert objection(state, "chat", load(**fields)) is None  # type: ignore[arg-type]
+
+
+# Aliases
+
+
+def standing_for(*targets: str, name: str = "", mirror: str = "") -> AliasRequested:
+    return AliasRequested(tuple(map(Target, targets)), name, mirror)
+
+
+@pytest.mark.parametrize(
+    ("identity", "event", "words"),
+    [
+        ("new", standing_for("org/chat", name="org/chat"), "is already a name of model 'chat'"),
+        ("new", standing_for("org/chat", name="sql"), "is already a name of model 'chat'"),
+        ("new", standing_for("org/chat", name="prod/chat"), "is already an alias, 'prod'"),
+        ("new", standing_for("prod/chat"), "'prod/chat' is an alias, which can stand for"),
+        ("new", standing_for("org/chat", mirror="prod/chat"), "'prod/chat' is an alias"),
+        ("prod", standing_for("prod/chat", name="prod/chat"), "'prod/chat' is an alias"),
+        ("new", standing_for("new"), "'new' is an alias"),
+        ("new", AliasRequested((Target("org/chat", 0),)), "one at least must have a weight"),
+        ("new", standing_for("org/chat", name=" a"), "spaces at its ends"),
+        ("new", AliasRemoveRequested(), "there is no alias 'new'"),
+        ("other", load(name="prod/chat"), "'prod/chat' is already an alias"),
+        ("chat", AdapterLoadRequested("prod/chat", "/a"), "'prod/chat' is already an alias"),
+    ],
+)
+def test_what_an_alias_can_not_be(identity: str, event: Event, words: str) -> None:
+    story = served().given("prod", standing_for("org/chat", name="prod/chat"))
+    reason = objection(story.state, identity, event)
+    assert reason is not None
+    assert words in reason
+
+
+def test_an_alias_may_stand_for_what_is_still_to_come_and_be_moved_and_removed() -> None:
+    story = served().given("prod", standing_for("org/chat", name="prod/chat"))
+    for event in (
+        standing_for("sql", "org/to-come", name="prod/chat"),
+        standing_for("plain"),
+        AliasRemoveRequested(),
+    ):
+        assert objection(story.state, "prod", event) is None

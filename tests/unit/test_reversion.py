@@ -10,6 +10,8 @@ from nebula.events.state import Model, State
 from nebula.events.vocabulary import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
     Event,
     ModelAssigned,
     ModelLoadRequested,
@@ -19,6 +21,7 @@ from nebula.events.vocabulary import (
     NodeDeregistered,
     NodeDrainRequested,
     NodeLost,
+    Target,
 )
 from nebula.history.reversion import Reversion, Step, meaning, revert
 from tests.unit.story import Story, cluster, intents, load
@@ -71,6 +74,31 @@ def test_counts_and_adapters_are_brought_back() -> None:
     assert story.settles() == []
     assert wishes(story.state) == wishes(then)
     assert story.places() == {"chat-0": "n1/0", "chat-1": "n2/0"}
+
+
+def test_an_alias_moves_back() -> None:
+    was = AliasRequested((Target("org/chat"),), "prod/chat", "org/shadow")
+    story = base().given("prod", was).given("old", AliasRequested((Target("org/chat"),)))
+    then = story.state
+    story.given("prod", AliasRequested((Target("new"),))).given("old", AliasRemoveRequested())
+    story.given("new", AliasRequested((Target("org/chat"),), "prod/chat"))
+    assert back(story, then).steps == (
+        Step("new", AliasRemoveRequested()),
+        Step("old", AliasRequested((Target("org/chat"),), "old")),
+        Step("prod", was),
+    )
+    assert {each: story.state.aliases[each].targets for each in story.state.aliases} == {
+        each: then.aliases[each].targets for each in then.aliases
+    }
+
+
+def test_an_alias_gives_its_name_back_to_the_model_that_had_it() -> None:
+    story = base()
+    then = story.state
+    story.given("chat", load(2, "8GiB", name="org/new", lora=True))
+    story.given("org", AliasRequested((Target("org/new"),), "org/chat"))
+    assert back(story, then).cannot == ()
+    assert story.state.names["org/chat"].model == "chat"
 
 
 def test_limits_are_brought_back_and_no_engine_is_started_again_for_them() -> None:

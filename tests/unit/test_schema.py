@@ -68,6 +68,9 @@ def test_whatever_is_written_fits_the_schema(said: tuple[str, Event]) -> None:
         ("ModelScaleRequested", {"replicas": 1.5}),
         ("ModelScaleRequested", {"replicas": 1025}),
         ("ModelUnloadRequested", {"force": True}),
+        ("AliasRequested", {"targets": []}),
+        ("AliasRequested", {"targets": [{"model": "a", "weight": -1}]}),
+        ("AliasRequested", {"targets": [{"model": "a", "wieght": 1}]}),
         (
             "ModelAssigned",
             {
