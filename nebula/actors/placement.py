@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from nebula.actors.fleet import Fleet
 from nebula.actors.planning import Plan, plan
 from nebula.events.index import unmeasured
+from nebula.events.objections import objection
 from nebula.events.state import Model, Replica, State, launch_of, proven_spec
 from nebula.events.vocabulary import (
     Event,
@@ -71,6 +72,7 @@ class Decider:
                 return (*rejected, decision)
             self._quiet[identity] = (state.capacity_seq, *now)
         self._all_quiet = (state.unsettled, state.capacity_seq)
+        self._quiet = {each: self._quiet[each] for each in state.unsettled}
         return rejected
 
     def _known_quiet(self, state: State, now: tuple[object, ...]) -> bool:
@@ -90,8 +92,9 @@ def _of_model(state: State, model: Model, policy: Policy | None, fleet: Fleet) -
     due = model.intent > model.answered
     failed = None if due else _failed_change(state, model)
     if failed is not None:
-        reason = f"{failed.id} was given up: {failed.reason}"
-        return Decision(model.id, ModelRolledBack(reason), failed.changed)
+        back = ModelRolledBack(f"{failed.id} was given up: {failed.reason}")
+        if objection(state, model.id, back) is None:
+            return Decision(model.id, back, failed.changed)
     if unmeasured(state, model):
         return None
     planned = plan(state, model, policy, fleet=fleet)

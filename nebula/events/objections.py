@@ -18,6 +18,7 @@ from nebula.events.vocabulary import (
     Event,
     ModelAssigned,
     ModelLoadRequested,
+    ModelRolledBack,
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeDrainRequested,
@@ -85,6 +86,8 @@ def objection(state: State, identity: str, event: Event) -> str | None:
             return None if identity in state.aliases else f"there is no alias {identity!r}"
         case ModelAssigned():
             return _assigned(state, identity, event)
+        case ModelRolledBack():
+            return _rolled_back(state, identity)
         case _:
             return None
 
@@ -125,6 +128,18 @@ def _assigned(state: State, identity: str, event: ModelAssigned) -> str | None:
         if place.replica in seen:
             return f"replicas: {place.replica!r} stands twice in this plan"
         seen.add(place.replica)
+    return None
+
+
+def _rolled_back(state: State, identity: str) -> str | None:
+    """What worked bore a name that may be somebody else's by now."""
+    model = state.models.get(identity)
+    if model is None or model.proven is None:
+        return f"there is nothing that {identity!r} could go back to"
+    name = model.proven.name or identity
+    known = state.names.get(name)
+    if known is not None and (known.model != identity or known.adapter):
+        return f"name: {name!r}, as {identity!r} was called, is taken by now"
     return None
 
 

@@ -11,6 +11,7 @@ from nebula.actors.sizing import usable
 from nebula.events.vocabulary import (
     EngineStarted,
     Event,
+    EventRejected,
     ModelAssigned,
     ModelRolledBack,
     ModelScaleRequested,
@@ -245,6 +246,18 @@ def test_a_replica_more_of_what_works_is_no_change_to_go_back_on() -> None:
     story.runs("chat-1", ready=False).gives_up("chat-1")
     assert story.settles() == []
     assert story.model().spec.replicas == 2
+
+
+def test_what_bore_a_name_that_is_taken_by_now_is_not_gone_back_to() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB", name="old"))
+    story.settles()
+    story.runs("chat-0").given("chat", load(1, "8GiB", name="new")).settles()
+    story.given("other", load(1, "8GiB", name="old")).settles()
+    story.runs("chat-1", ready=False).gives_up("chat-1")
+    assert story.settles() == []
+    assert story.state.names["old"].model == "other"
+    story.given("chat", ModelRolledBack("by hand"))
+    assert [type(each) for each in story.settles()] == [EventRejected]
 
 
 def test_after_a_rollback_the_same_change_may_be_asked_for_again() -> None:
