@@ -290,5 +290,5 @@ def number(place: Assignment) -> int:
 
 
 def stands(state: State, place: Assignment) -> bool:
-    """Say whether a place can be kept: its node has not left and is not lost."""
+    """Say whether a place can be kept: it is still there."""
     return index.housed(state, place)

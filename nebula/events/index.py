@@ -83,12 +83,15 @@ def _calls(state: State, model: Model) -> bool:
 
 
 def housed(state: State, place: Assignment) -> bool:
-    """Say whether a place is still there: its node has not left, is not lost, has its devices."""
+    """Say whether a place is still there: its node has not left, is not lost, has its devices.
+
+    Nor has the machine come back with smaller ones than was promised of them.
+    """
     node = state.nodes.get(place.node)
     if node is None or node.lost:
         return False
-    there = {device.index for device in node.devices}
-    return there.issuperset(place.devices)
+    there = {device.index: device.memory for device in reversed(node.devices)}
+    return all(place.memory <= there.get(index, -1) for index in place.devices)
 
 
 def stale(state: State, model: Model, replica: Replica, launch: Launch) -> str:

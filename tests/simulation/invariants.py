@@ -13,7 +13,7 @@ from nebula.events.index import indexed
 from nebula.events.inference import Request
 from nebula.events.record import Record, parse_headers
 from nebula.events.standing import standing
-from nebula.events.state import EMPTY, Model, State
+from nebula.events.state import EMPTY, Model, Replica, State
 from nebula.events.vocabulary import Decided, EventRejected, ModelAssigned
 from tests.simulation.journal import SAME, Broken, Journal
 from tests.simulation.machine import Engine, Machine
@@ -110,11 +110,7 @@ class Invariants:
         """A plan that replaces replicas lets the last one that serves be, unless in its place."""
         model = known.models[record.id]
         kept = {place.replica: place.version for place in event.replicas}
-        serving = [
-            each
-            for each in known.replicas_of(model)
-            if each.serving and (node := known.nodes.get(each.node)) and not node.lost
-        ]
+        serving = [each for each in known.replicas_of(model) if each.serving and fits(known, each)]
         if not model.wanted or not serving:
             return
         if not any(each.id in kept for each in serving):
@@ -168,6 +164,8 @@ class Invariants:
                         f"{new.replica} of plan {new.version} runs twice: on {elsewhere.id} "
                         f"and on {machine.id}",
                     )
+        if machine.has_room(new):
+            return
         for index in new.devices:
             device = next((each for each in machine.devices if each.index == index), None)
             if device is None:
@@ -279,6 +277,18 @@ class Invariants:
         runs = sorted((each.replica, each.pid) for each in machine.engines.values())
         if told != runs:
             raise Broken(TOLD, f"on {machine.id} run {runs}, the log says {told}")
+
+
+def fits(state: State, replica: Replica) -> bool:
+    """Say whether a replica's node is there, with room for all that was promised of its devices."""
+    node = state.nodes.get(replica.node)
+    if node is None or node.lost:
+        return False
+    used = state.occupancy[node.id].used
+    return all(
+        (device := device_at(node, index)) is not None and used[index] <= usable(device)
+        for index in replica.devices
+    )
 
 
 def same_index(state: State) -> None:

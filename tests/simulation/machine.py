@@ -9,6 +9,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
+from nebula.actors.sizing import usable
 from nebula.events import inference, subjects
 from nebula.events.inference import Finished, Piece, Request
 from nebula.events.state import Launch, Replica
@@ -159,6 +160,7 @@ class Machine:
         self.engines: dict[int, Engine] = {}
         self.labels: dict[str, str] = {}
         self.trouble = Trouble()
+        self.shrunk = False
         self._send = send
         self._on_start = on_start
         self.on_take = on_take
@@ -173,20 +175,31 @@ class Machine:
         self.say(subjects.finished(model), b"", msgspec.json.encode(finished))
 
     def start(self, replica: Replica, version: int, launch: Launch) -> Engine:
-        """Spawn an engine."""
+        """Spawn an engine. On a machine that has shrunk it may find too little, and says so."""
         self._pids += 1
         engine = Engine(self, self._pids, replica, version, launch)
-        self._on_start(engine)
+        cramped = self.shrunk and not self.has_room(engine)
+        if not cramped:
+            self._on_start(engine)
         self.engines[engine.pid] = engine
         now, rng, trouble = self.clock.now, self.rng, self.trouble
         seconds = 0.5 + rng.random() * 8
         if trouble.slow > now:
             seconds *= trouble.slow_factor
-        if trouble.starts_fail > now or launch.options.get(BROKEN_OPTION):
+        if cramped or trouble.starts_fail > now or launch.options.get(BROKEN_OPTION):
             self.clock.after(seconds * rng.random(), engine.exit, 1)
         else:
             self.clock.after(seconds, engine.get_ready)
         return engine
+
+    def has_room(self, new: Engine) -> bool:
+        """Tell whether a new engine has its share beside all that runs."""
+        for index in new.devices:
+            device = next((each for each in self.devices if each.index == index), None)
+            there = [each.memory for each in self.engines.values() if index in each.devices]
+            if device is None or new.memory + sum(there) > usable(device):
+                return False
+        return True
 
     def adopt(self, pid: int) -> Engine | None:
         """Find an engine that runs; None when its leader has ended."""

@@ -104,6 +104,8 @@ FAULTS = (
     "slow starts",
     "adapters fail",
     "one device more",
+    "smaller devices",
+    "one device fewer",
 )
 
 

@@ -251,15 +251,20 @@ class World:
             case "adapters fail":
                 trouble.adapters_fail = max(trouble.adapters_fail, now + seconds)
             case "one device more":
-                self._add_device(machine, seconds)
+                more = Device(len(machine.devices), "gpu", "simulated", machine.devices[0].memory)
+                self._rebuild(machine, (*machine.devices, more), seconds)
+            case "one device fewer":
+                self._rebuild(machine, machine.devices[:-1] or machine.devices, seconds)
+            case "smaller devices":
+                small = [replace(each, memory=each.memory // 2) for each in machine.devices]
+                self._rebuild(machine, tuple(small), seconds)
 
-    def _add_device(self, machine: Machine, seconds: float) -> None:
-        """A machine is taken down and comes back with one device more."""
+    def _rebuild(self, machine: Machine, devices: tuple[Device, ...], seconds: float) -> None:
+        """A machine is taken down and comes back with other devices."""
         self.nodes[machine.id].crash()
         machine.reboot()
-        first = machine.devices[0]
-        more = Device(len(machine.devices), "gpu", "simulated", first.memory)
-        machine.devices = (*machine.devices, more)
+        machine.shrunk = machine.shrunk or sum_of(devices) < sum_of(machine.devices)
+        machine.devices = devices
         self.clock.after(seconds, self._restart_node, machine)
 
     def _restart_node(self, machine: Machine) -> None:
@@ -397,6 +402,11 @@ class World:
             woken = self.journal.state.models[identity]
             if asked.outcome != "answered" and not woken.unschedulable:
                 raise Broken(ANSWERED, f"{asked.id} for {identity}, which slept: {asked.outcome}")
+
+
+def sum_of(devices: tuple[Device, ...]) -> int:
+    """Give all of their memory."""
+    return sum(each.memory for each in devices)
 
 
 def again(spec: ModelLoadRequested, adapters: dict[str, str]) -> ModelLoadRequested:

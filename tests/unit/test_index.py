@@ -109,3 +109,10 @@ def test_the_quick_choice_is_the_one_that_is_explained(said: list[tuple[str, byt
             for delta in ({}, {("n1", 0): 5 * 2**30, ("n2", 1): -(2**30)}):
                 first = weigh(rooms, wish, same, delta)[0]
                 assert best(rooms, wish, same, delta) == (None if first.unfit else first)
+
+
+def test_a_replica_moves_when_its_machine_comes_back_with_less_than_it_was_promised() -> None:
+    story = cluster(alpha=[40], beta=[24]).given("chat", load(1, "20GiB"))
+    story.settles()
+    story.given("alpha", gpus(16)).settles()
+    assert story.places() == {"chat-1": "beta/0"}
