@@ -19,12 +19,21 @@ CACHE_FULL = 0.95
 
 
 def able(state: State, model: Model, adapter: str) -> list[Replica]:
-    """Give the replicas that serve the model now, and its adapter if one is asked for."""
+    """Give the replicas that serve the model now, and its adapter if one is asked for.
+
+    An engine knows its model by the name that it was started with: of a model that was renamed,
+    those still to be replaced serve adapters only.
+    """
+    if adapter:
+        return [
+            replica
+            for replica in state.replicas_of(model)
+            if replica.serving and (status := replica.adapters.get(adapter)) and status.loaded
+        ]
     return [
         replica
         for replica in state.replicas_of(model)
-        if replica.serving
-        and (not adapter or ((status := replica.adapters.get(adapter)) and status.loaded))
+        if replica.serving and (replica.launch is None or replica.launch.name == model.name)
     ]
 
 

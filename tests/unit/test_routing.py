@@ -12,6 +12,7 @@ from nebula.actors.routing import CACHE_FULL, SLACK, able, choose, hopeless, pro
 from nebula.events.inference import Candidate
 from nebula.events.state import Named
 from nebula.events.vocabulary import (
+    Adapter,
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterLoadRequested,
@@ -24,6 +25,7 @@ from nebula.events.vocabulary import (
 from tests.unit.story import SECOND, Story, cluster, load
 
 LIMIT = 256
+SQL = Adapter("sql", "/a")
 KEYS = [f"key {number}" for number in range(100)]
 candidate = st.builds(
     Candidate,
@@ -218,6 +220,16 @@ def test_replicas_that_are_being_replaced_serve_until_others_do() -> None:
     story.given("chat", load(1, "9GiB", lora=True)).settles()
     assert names(story) == ["chat-0"]
     story.runs("chat-1").settles()
+    assert names(story) == ["chat-1"]
+
+
+def test_of_a_renamed_model_only_engines_that_know_its_new_name_are_able() -> None:
+    story = serving(1).given("chat", AdapterLoadRequested("sql", "/a"))
+    story.given("chat-0", AdapterLoaded("sql", "/a"))
+    story.given("chat", load(1, "8GiB", lora=True, name="org/new", adapters=(SQL,))).settles()
+    assert (names(story), names(story, "sql")) == ([], ["chat-0"])
+    assert hopeless(story.state, Named("chat")) is None, "it is worth waiting for the next one"
+    story.runs("chat-1")
     assert names(story) == ["chat-1"]
 
 
