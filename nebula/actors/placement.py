@@ -128,7 +128,7 @@ def _cause(state: State, model: Model) -> int:
 
 def _failed_change(state: State, model: Model) -> Replica | None:
     """Find a replica that was given up as it is wanted now, where the last that worked differs."""
-    spec, launch = proven_spec(state, model), launch_of(model)
+    spec, launch = proven_spec(model), launch_of(model)
     if spec is None or spec == model.spec:
         return None
     if launch_of(replace(model, spec=spec, name=spec.name or model.id)) == launch:

@@ -163,7 +163,7 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
 
 def _roll_back(state: State, model: Model, record: Record, reason: str) -> State:
     """Want again what was proven; replicas and adapters are as many as are wanted now."""
-    spec = proven_spec(state, model)
+    spec = proven_spec(model)
     if spec is None:
         return state
     new = replace(

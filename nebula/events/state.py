@@ -292,22 +292,13 @@ def replica_id(model: str, number: int) -> str:
     return f"{model}-{number}"
 
 
-def proven_spec(state: State, model: Model) -> ModelLoadRequested | None:
-    """Give what would be wanted after a rollback: what worked, as often as is wanted now.
-
-    Its name comes back only where nobody else has it by now.
-    """
-    proven, spec = model.proven, model.spec
-    if proven is None:
+def proven_spec(model: Model) -> ModelLoadRequested | None:
+    """Give what would be wanted after a rollback: what worked, as often as is wanted now."""
+    if model.proven is None:
         return None
-    holder = state.names.get(proven.name or model.id)
-    free = holder is None or (holder.model == model.id and not holder.adapter)
+    spec = model.spec
     return replace(
-        proven,
-        name=proven.name if free else spec.name,
-        replicas=spec.replicas,
-        autoscale=spec.autoscale,
-        adapters=spec.adapters,
+        model.proven, replicas=spec.replicas, autoscale=spec.autoscale, adapters=spec.adapters
     )
 
 

@@ -60,7 +60,8 @@ def revert(now: State, then: State) -> Reversion:
     }
     way = _Way(now, wanted)
     for identity in sorted(now.aliases):
-        if identity not in then.aliases:
+        was = then.aliases.get(identity)
+        if was is None or was.name != now.aliases[identity].name:  # a name for others, first
             way.append(identity, AliasRemoveRequested())
     for identity in sorted(now.models):
         if identity not in wanted and not now.models[identity].unloading:
@@ -72,7 +73,7 @@ def revert(now: State, then: State) -> Reversion:
         way.place(identity, model)
     for identity, alias in sorted(then.aliases.items()):
         event = AliasRequested(alias.targets, alias.name, alias.mirror)
-        known = now.aliases.get(identity)
+        known = way.state.aliases.get(identity)
         if known is None or AliasRequested(known.targets, known.name, known.mirror) != event:
             way.append(identity, event)
     return Reversion(tuple(way.steps), tuple(way.cannot), way.waits)

@@ -313,13 +313,14 @@ def test_an_alias_comes_moves_is_renamed_and_goes() -> None:
     assert not story.state.aliases
 
 
-def test_a_rollback_does_not_take_back_a_name_that_an_alias_has_by_now() -> None:
+def test_no_rollback_takes_back_a_name_that_an_alias_has_by_now() -> None:
     story = cluster(alpha=[80]).given("chat", load(1, "8GiB", name="org/old"))
     story.settles()
     story.runs("chat-0").given("chat", load(1, "8GiB", name="org/new", options={"seed": 1}))
     story.given("prod", AliasRequested((Target("org/new"),), "org/old"))
     story.given("chat", ModelRolledBack("it did not start"))
-    assert (story.model().name, story.model().spec.options) == ("org/new", {})
+    [rejection] = story.state.rejections.values()
+    assert "is taken by now" in rejection.reason
     assert dict(story.state.names.items()) == {
         "org/new": Named("chat"),
         "org/old": Named("", alias="prod"),

@@ -84,6 +84,7 @@ def test_an_alias_moves_back() -> None:
     story.given("new", AliasRequested((Target("org/chat"),), "prod/chat"))
     assert back(story, then).steps == (
         Step("new", AliasRemoveRequested()),
+        Step("prod", AliasRemoveRequested()),
         Step("old", AliasRequested((Target("org/chat"),), "old")),
         Step("prod", was),
     )
