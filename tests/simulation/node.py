@@ -64,6 +64,7 @@ class _Entry:
         self.ready = False
         self.ready_since: float | None = None
         self.stop_reason: str | None = None
+        self.hurried = False
         self.last_seq: int | None = None
 
     @property
@@ -116,9 +117,12 @@ class Node(Process):
             self._woken = False
             looked = self.clock.now
             self._act()
-            if self._is_lost() and not self._entries:
-                yield from self._tell(self.machine.id, self._registration(), None)
-                continue
+            if self._is_lost():
+                for entry in self._entries.values():
+                    entry.hurried = True
+                if not self._entries:
+                    yield from self._tell(self.machine.id, self._registration(), None)
+                    continue
             if not self._woken:
                 pause = self._until_retry(looked)
                 if pause is None:
@@ -176,7 +180,7 @@ class Node(Process):
         deadline, pause = self.clock.now + drain, UNSENT
         while entry.ready and not engine.exited and self.clock.now < deadline:
             yield pause
-            if not engine.requests:
+            if entry.hurried or not engine.requests:
                 break
             pause = POLL
         engine.terminate(GRACE)
