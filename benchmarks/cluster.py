@@ -20,7 +20,7 @@ import psutil
 
 from benchmarks.data_plane.processes import Failed, await_answer, free_port, running
 from benchmarks.data_plane.ways import await_model, environment, real_model
-from nebula.actors.processes import marked_groups
+from nebula.actors.node.processes import marked_groups
 
 NODE = "bench"
 PARTS = ("gateway", "router", "nats-server", "node")

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from nebula.actors.placement import decide
+from nebula.actors.placement.decision import decide
 from nebula.actors.projection import Projection
 from nebula.events import record, snapshot
 from nebula.events.evolve import evolve

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-from nebula.actors.placement import Decider, Decision, decide
+from nebula.actors.placement.decision import Decider, Decision, decide
 from nebula.events import record, snapshot
 from nebula.events.evolve import evolve
 from nebula.events.memory import GIB

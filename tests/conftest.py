@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from nebula.actors.processes import free_port
+from nebula.actors.node.processes import free_port
 from nebula.store.connection import Connection
 from nebula.store.log import Log
 from nebula.store.server import EmbeddedServer

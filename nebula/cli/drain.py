@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nebula.actors.intents import Refused, submit
-from nebula.actors.placement import replicas_on
+from nebula.actors.placement.decision import replicas_on
 from nebula.actors.projection import Projection
 from nebula.cli import tables
 from nebula.cli.cluster import joined

@@ -12,7 +12,7 @@ from nats.errors import Error as NatsError
 from rich.table import Table
 
 from nebula.actors.intents import Refused, submit
-from nebula.actors.log_reading import LogReply, LogRequest
+from nebula.actors.node.log_reading import LogReply, LogRequest
 from nebula.actors.projection import Projection
 from nebula.cli import progress, tables
 from nebula.cli.cluster import joined

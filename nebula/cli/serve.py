@@ -15,13 +15,13 @@ from typing import IO
 import click
 import uvicorn
 
-from nebula.actors import devices
 from nebula.actors.actor import Actor
-from nebula.actors.gateway import Gateway
-from nebula.actors.node import Node
-from nebula.actors.node_settings import NodeSettings
-from nebula.actors.reconciliation import Restarts
-from nebula.actors.router import Router
+from nebula.actors.gateway.actor import Gateway
+from nebula.actors.node import devices
+from nebula.actors.node.actor import Node
+from nebula.actors.node.reconciliation import Restarts
+from nebula.actors.node.settings import NodeSettings
+from nebula.actors.router.actor import Router
 from nebula.cli.options import (
     PORT,
     engine_command_option,

@@ -6,8 +6,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from nebula.actors.intents import Refused, submit
+from nebula.actors.node.weights.provision import prunable
 from nebula.actors.projection import Projection
-from nebula.actors.weights.provision import prunable
 from nebula.cli import tables
 from nebula.cli.cluster import joined
 from nebula.cli.look import print_json

@@ -1,6 +1,6 @@
 """What an operator should do about a model that is not well: one sentence. Pure."""
 
-from nebula.actors.planning import plan
+from nebula.actors.placement.planning import plan
 from nebula.events import memory
 from nebula.events.engine_options import devices_needed
 from nebula.events.standing import standing

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
-from nebula.actors import candidates
-from nebula.actors.candidates import Candidate
-from nebula.actors.planning import Choice, plan
-from nebula.actors.sizing import sized_by
+from nebula.actors.placement import candidates
+from nebula.actors.placement.candidates import Candidate
+from nebula.actors.placement.planning import Choice, plan
+from nebula.actors.placement.sizing import sized_by
 from nebula.events import index, memory
 from nebula.events.record import Malformed, Record
 from nebula.events.state import Model, State, launch_of

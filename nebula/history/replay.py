@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from nebula.actors.placement import Decision, decide
+from nebula.actors.placement.decision import Decision, decide
 from nebula.events.evolve import evolve
 from nebula.events.record import Entry, Record
 from nebula.events.state import EMPTY, State

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from nebula.actors.routing import CACHE_FULL
+from nebula.actors.router.routing import CACHE_FULL
 from nebula.events import inference
 from nebula.events.inference import Candidate, Piece, Routed
 from nebula.events.state import Model, Replica, State

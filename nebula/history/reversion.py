@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nebula.actors.sizing import device_at, usable
+from nebula.actors.placement.sizing import device_at, usable
 from nebula.events import record
 from nebula.events.evolve import evolve
 from nebula.events.objections import objection

@@ -11,7 +11,7 @@ from typing import TypeAlias, get_args
 
 from msgspec import Struct
 
-from nebula.actors.placement import decide
+from nebula.actors.placement.decision import decide
 from nebula.events import memory, record, subjects
 from nebula.events.evolve import evolve
 from nebula.events.record import Record

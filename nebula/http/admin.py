@@ -8,7 +8,7 @@ from litestar import Request, delete, get, patch, post, put
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nebula.actors.gateway import Gateway
+from nebula.actors.gateway.actor import Gateway
 from nebula.actors.intents import Refused, submit
 from nebula.events import subjects
 from nebula.events.state import Alias, Model, Node, Replica

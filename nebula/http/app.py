@@ -4,7 +4,7 @@ from litestar import Litestar
 from litestar.di import Provide
 from litestar.types import ASGIApp
 
-from nebula.actors.gateway import Gateway
+from nebula.actors.gateway.actor import Gateway
 from nebula.http import admin, errors, history, openai, resuming
 from nebula.http.inference import InferenceRoutes, Limits
 

@@ -12,7 +12,7 @@ from litestar.params import HeaderParameter
 from litestar.response import Response, ServerSentEvent, ServerSentEventMessage
 from msgspec import Struct
 
-from nebula.actors.gateway import Gateway
+from nebula.actors.gateway.actor import Gateway
 from nebula.events.evolve import evolve
 from nebula.events.record import Record, read_entry
 from nebula.events.state import EMPTY, State

@@ -16,11 +16,11 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from nebula.actors.copies import Copies
-from nebula.actors.gateway import Gateway, NotServed
-from nebula.actors.naming import Destination, resolve, shadow
-from nebula.actors.prefixes import BOUNDS, digests
-from nebula.actors.resuming import Reused, claim, failed, prepared
+from nebula.actors.gateway.actor import Gateway, NotServed
+from nebula.actors.gateway.copies import Copies
+from nebula.actors.gateway.naming import Destination, resolve, shadow
+from nebula.actors.gateway.resuming import Reused, claim, failed, prepared
+from nebula.actors.router.prefixes import BOUNDS, digests
 from nebula.events import inference
 from nebula.events.inference import Request
 from nebula.events.objections import known_names

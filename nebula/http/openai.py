@@ -3,7 +3,7 @@
 from litestar import get
 from msgspec import Struct
 
-from nebula.actors.gateway import Gateway
+from nebula.actors.gateway.actor import Gateway
 from nebula.events.objections import known_names
 from nebula.events.state import Alias
 from nebula.http.errors import ApiError, unavailable

@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 from litestar.types import Receive, Send
 
-from nebula.actors import gateway as actor
-from nebula.actors.answer import GAP
-from nebula.actors.exchange import ClientGone
-from nebula.actors.gateway import NotServed
+from nebula.actors.gateway import actor
+from nebula.actors.gateway.actor import NotServed
+from nebula.actors.gateway.answer import GAP
+from nebula.actors.gateway.exchange import ClientGone
 from nebula.events import inference
 from nebula.events.inference import Piece
 from nebula.http.errors import ApiError, unavailable

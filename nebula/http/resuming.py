@@ -5,8 +5,8 @@ from typing import Any
 from litestar import Request, get
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from nebula.actors.gateway import Gateway
-from nebula.actors.resuming import Resumption, Unknown
+from nebula.actors.gateway.actor import Gateway
+from nebula.actors.gateway.resuming import Resumption, Unknown
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.relay import relay
 from nebula.store.connection import Unavailable

@@ -4,7 +4,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from nebula.actors.log_reading import LogReply, LogRequest
+from nebula.actors.node.log_reading import LogReply, LogRequest
 from nebula.events import inference, record, subjects
 from nebula.events.inference import (
     Finished,

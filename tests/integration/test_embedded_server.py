@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nebula.actors.processes import free_port
+from nebula.actors.node.processes import free_port
 from nebula.events.vocabulary import ModelScaleRequested
 from nebula.store import server as server_module
 from nebula.store.connection import Connection, Unavailable

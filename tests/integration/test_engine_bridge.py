@@ -13,8 +13,9 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
-from nebula.actors import engine, engine_exchange
-from nebula.actors.engine import EngineBridge, Message, Receive, Scope, Send
+from nebula.actors.engine import bridge as engine
+from nebula.actors.engine import exchange as engine_exchange
+from nebula.actors.engine.bridge import EngineBridge, Message, Receive, Scope, Send
 from nebula.events import inference, subjects
 from nebula.events.inference import (
     Finished,

@@ -8,8 +8,8 @@ import httpx
 import psutil
 import pytest
 
-from nebula.actors.observation import Observation, decide_observed
-from nebula.actors.router import Router
+from nebula.actors.router.actor import Router
+from nebula.actors.router.observation import Observation, decide_observed
 from nebula.events.evolve import fold
 from nebula.events.memory import GIB
 from nebula.events.record import Record

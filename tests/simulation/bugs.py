@@ -11,9 +11,11 @@ from unittest import mock
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nebula.actors import planning, reconciliation, routing
-from nebula.actors.placement import Decider, Decision
-from nebula.actors.reconciliation import Action, Running
+from nebula.actors.node import reconciliation
+from nebula.actors.node.reconciliation import Action, Running
+from nebula.actors.placement import planning
+from nebula.actors.placement.decision import Decider, Decision
+from nebula.actors.router import routing
 from nebula.events import evolve_replica, snapshot
 from nebula.events.index import indexed
 from nebula.events.state import Model, Replica, State

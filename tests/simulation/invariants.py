@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import get_args
 
-from nebula.actors.fleet import Place
-from nebula.actors.sizing import device_at, need, usable
+from nebula.actors.placement.fleet import Place
+from nebula.actors.placement.sizing import device_at, need, usable
 from nebula.events import inference, snapshot
 from nebula.events.evolve import evolve, fold
 from nebula.events.index import indexed

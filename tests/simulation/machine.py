@@ -9,7 +9,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
-from nebula.actors.sizing import usable
+from nebula.actors.placement.sizing import usable
 from nebula.events import inference, subjects
 from nebula.events.inference import Finished, Piece, Request
 from nebula.events.state import Launch, Replica

@@ -13,9 +13,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from nebula.actors import reconciliation
-from nebula.actors.placement import replicas_on
-from nebula.actors.reconciliation import (
+from nebula.actors.node import reconciliation
+from nebula.actors.node.reconciliation import (
     LoadAdapter,
     Restarts,
     Running,
@@ -23,6 +22,7 @@ from nebula.actors.reconciliation import (
     Stop,
     UnloadAdapter,
 )
+from nebula.actors.placement.decision import replicas_on
 from nebula.events import subjects
 from nebula.events.inference import NodeStatus
 from nebula.events.state import Replica

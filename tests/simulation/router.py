@@ -12,10 +12,11 @@ from typing import Any
 
 import msgspec
 
-from nebula.actors import observation, placement
-from nebula.actors.dispatch import Dispatch
-from nebula.actors.observing import Observer
-from nebula.actors.placement import Decision
+from nebula.actors.placement import decision as placement
+from nebula.actors.placement.decision import Decision
+from nebula.actors.router import observation
+from nebula.actors.router.dispatch import Dispatch
+from nebula.actors.router.observing import Observer
 from nebula.events import subjects
 from nebula.events.state import State
 from nebula.events.vocabulary import EventRejected, ModelUnschedulable, NodeLost

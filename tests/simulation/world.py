@@ -12,7 +12,7 @@ from random import Random
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nebula.actors.observation import LOST_AFTER
+from nebula.actors.router.observation import LOST_AFTER
 from nebula.events import record as records
 from nebula.events import snapshot
 from nebula.events.vocabulary import (

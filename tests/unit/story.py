@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from hypothesis import strategies as st
 
-from nebula.actors.placement import Decision, decide
+from nebula.actors.placement.decision import Decision, decide
 from nebula.events import record
 from nebula.events.evolve import evolve
 from nebula.events.memory import GIB

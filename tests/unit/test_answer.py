@@ -18,10 +18,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nebula.actors.answer import GAP, Answer, Broken
-from nebula.actors.chunks import CHAT, COMPLETIONS
-from nebula.actors.continuing import CantContinue, Continuation, Detokenize, Finish
-from nebula.actors.resuming import Resumption, prepared
+from nebula.actors.gateway.answer import GAP, Answer, Broken
+from nebula.actors.gateway.chunks import CHAT, COMPLETIONS
+from nebula.actors.gateway.continuing import CantContinue, Continuation, Detokenize, Finish
+from nebula.actors.gateway.resuming import Resumption, prepared
 from nebula.events import inference
 from nebula.events.inference import ENGINE_FAILED, Piece, Request
 from nebula.store.inference_log import Said

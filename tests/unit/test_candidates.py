@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nebula.actors.planning import plan
+from nebula.actors.placement.planning import plan
 from nebula.events.memory import GIB
 from nebula.events.vocabulary import (
     Device,

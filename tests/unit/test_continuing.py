@@ -14,9 +14,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nebula.actors import continuing
-from nebula.actors.chunks import CHAT, COMPLETIONS, Progress
-from nebula.actors.continuing import (
+from nebula.actors.gateway import continuing
+from nebula.actors.gateway.chunks import CHAT, COMPLETIONS, Progress
+from nebula.actors.gateway.continuing import (
     CantContinue,
     Continuation,
     Detokenize,

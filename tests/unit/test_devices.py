@@ -10,7 +10,7 @@ import psutil
 import pynvml
 import pytest
 
-from nebula.actors import devices
+from nebula.actors.node import devices
 from nebula.events.memory import GIB
 from nebula.events.vocabulary import Device
 

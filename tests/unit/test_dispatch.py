@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nebula.actors.dispatch import UNKNOWN_MODEL, Dispatch
-from nebula.actors.loads import LONGEST_RECOVERY, RECOVERY, SILENCE, STALLED
-from nebula.actors.prefixes import digests
-from nebula.actors.routing import SLACK
+from nebula.actors.router.dispatch import UNKNOWN_MODEL, Dispatch
+from nebula.actors.router.loads import LONGEST_RECOVERY, RECOVERY, SILENCE, STALLED
+from nebula.actors.router.prefixes import digests
+from nebula.actors.router.routing import SLACK
 from nebula.events import inference, subjects
 from nebula.events.inference import (
     Finished,

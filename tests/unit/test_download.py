@@ -9,11 +9,19 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from nebula.actors.weights import download, folder
-from nebula.actors.weights.download import Damaged, NoRoom
-from nebula.actors.weights.hub import Busy, Hub, Listing, Refused, Unlisted, Unreachable, needed
-from nebula.actors.weights.measuring import Figures
-from nebula.actors.weights.provision import Files
+from nebula.actors.node.weights import download, folder
+from nebula.actors.node.weights.download import Damaged, NoRoom
+from nebula.actors.node.weights.hub import (
+    Busy,
+    Hub,
+    Listing,
+    Refused,
+    Unlisted,
+    Unreachable,
+    needed,
+)
+from nebula.actors.node.weights.measuring import Figures
+from nebula.actors.node.weights.provision import Files
 from tests.hub import COMMIT, SmallHub, tensors
 
 pytestmark = pytest.mark.anyio

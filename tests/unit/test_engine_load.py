@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.actors.engine_load import EngineLoad, get, read_context, read_load
+from nebula.actors.engine.load import EngineLoad, get, read_context, read_load
 
 METRICS = b"""\
 # HELP vllm:num_requests_running Number of requests in model execution batches.

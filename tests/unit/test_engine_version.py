@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nebula.actors import engine_version
+from nebula.actors.node import engine_version
 
 pytestmark = pytest.mark.anyio
 

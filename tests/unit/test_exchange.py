@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from nebula.actors.answer import Answer
-from nebula.actors.exchange import MAX_WAITING_BYTES, ClientGone, Exchange
+from nebula.actors.gateway.answer import Answer
+from nebula.actors.gateway.exchange import MAX_WAITING_BYTES, ClientGone, Exchange
 from nebula.events.inference import Piece, Request
 from nebula.events.state import Named
 

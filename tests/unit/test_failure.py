@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nebula.actors.failure import death_reason, failure_reason
+from nebula.actors.node.failure import death_reason, failure_reason
 
 
 def lines(text: str) -> list[str]:

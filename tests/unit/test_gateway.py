@@ -18,10 +18,9 @@ from msgspec.structs import replace
 from nats.aio.msg import Msg
 from nats.errors import MaxPayloadError
 
-from nebula.actors import gateway as actor
 from nebula.actors.actor import cancel
-from nebula.actors.exchange import MAX_EARLY, MAX_WAITING_BYTES, ClientGone, Exchange
-from nebula.actors.gateway import (
+from nebula.actors.gateway import actor
+from nebula.actors.gateway.actor import (
     ACCEPT_PATIENCE,
     ALL_ATTEMPTS,
     MAX_ATTEMPTS,
@@ -31,7 +30,8 @@ from nebula.actors.gateway import (
     Gateway,
     NotServed,
 )
-from nebula.actors.resuming import prepared
+from nebula.actors.gateway.exchange import MAX_EARLY, MAX_WAITING_BYTES, ClientGone, Exchange
+from nebula.actors.gateway.resuming import prepared
 from nebula.events import inference, subjects
 from nebula.events.inference import (
     ENGINE_FAILED,

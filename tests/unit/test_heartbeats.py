@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from nebula.actors.heartbeats import FORGOTTEN, Heartbeats
+from nebula.actors.gateway.heartbeats import FORGOTTEN, Heartbeats
 from nebula.events.inference import QueueStatus, ReplicaStatus, RouterStatus
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from msgspec.structs import replace
 
-from nebula.actors.candidates import Wish, best, weigh
-from nebula.actors.fleet import Fleet
-from nebula.actors.placement import Decider, decide
-from nebula.actors.sizing import usable
+from nebula.actors.placement.candidates import Wish, best, weigh
+from nebula.actors.placement.decision import Decider, decide
+from nebula.actors.placement.fleet import Fleet
+from nebula.actors.placement.sizing import usable
 from nebula.events.index import indexed
 from nebula.events.state import State
 from nebula.events.vocabulary import NodeDrainRequested, NodeRegistered

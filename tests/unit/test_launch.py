@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nebula.actors.launch import BRIDGE, Site, arguments, cpu_cache, environment
+from nebula.actors.node.launch import BRIDGE, Site, arguments, cpu_cache, environment
 from nebula.events.memory import GIB, MIB
 from nebula.events.state import Launch, Replica
 from nebula.events.vocabulary import Device

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.actors.weights import folder, measuring
-from nebula.actors.weights.measuring import Figures, Unmeasurable
+from nebula.actors.node.weights import folder, measuring
+from nebula.actors.node.weights.measuring import Figures, Unmeasurable
 from tests.hub import config, tensors
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.actors.naming import Destination, resolve, shadow
+from nebula.actors.gateway.naming import Destination, resolve, shadow
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadRequested,

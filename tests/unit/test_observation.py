@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nebula.actors.observation import QUIET, Observation, decide_observed
-from nebula.actors.placement import Decision
-from nebula.actors.turns import LINGER, TURN, Use
+from nebula.actors.placement.decision import Decision
+from nebula.actors.router.observation import QUIET, Observation, decide_observed
+from nebula.actors.router.turns import LINGER, TURN, Use
 from nebula.events.vocabulary import (
     Autoscale,
     EngineFailed,

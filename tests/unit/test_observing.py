@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from nebula.actors.observing import ABSENT, ROUTER_SILENCE, Load, Observer
-from nebula.actors.turns import Use
+from nebula.actors.router.observing import ABSENT, ROUTER_SILENCE, Load, Observer
+from nebula.actors.router.turns import Use
 from nebula.events import subjects
 from nebula.events.inference import QueueStatus, RouterStatus
 from nebula.events.vocabulary import Autoscale, EngineFailed, ModelScaleRequested, ModelSlept

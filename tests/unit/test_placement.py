@@ -10,8 +10,8 @@ from hypothesis import given
 from msgspec.structs import replace
 from rpds import HashTrieMap
 
-from nebula.actors.placement import decide
-from nebula.actors.sizing import usable
+from nebula.actors.placement.decision import decide
+from nebula.actors.placement.sizing import usable
 from nebula.events.memory import GIB
 from nebula.events.state import Replica, State
 from nebula.events.vocabulary import (

@@ -8,7 +8,7 @@ from itertools import pairwise, takewhile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.actors.prefixes import BOUNDS, Prefixes, digests
+from nebula.actors.router.prefixes import BOUNDS, Prefixes, digests
 
 SYSTEM = b"You are a helpful assistant. " * 20  # 580 bytes: reaches two bounds
 assert BOUNDS[1] <= len(SYSTEM) < BOUNDS[2]

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nebula.actors import processes
-from nebula.actors.processes import (
+from nebula.actors.node import processes
+from nebula.actors.node.processes import (
     TAIL_BYTES,
     EngineProcess,
     end_group,
@@ -257,7 +257,7 @@ async def test_the_node_itself_is_never_among_its_engines(machine: Machine) -> N
     child = await machine.start(
         sys.executable,
         "-c",
-        "from nebula.actors.processes import marked_groups; print(marked_groups('a', 'f'))",
+        "from nebula.actors.node.processes import marked_groups; print(marked_groups('a', 'f'))",
         NEBULA_NODE="a",
         NEBULA_NODE_FOLDER="f",
     )

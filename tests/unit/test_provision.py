@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nebula.actors.placement import replicas_on
-from nebula.actors.weights import provision
-from nebula.actors.weights.provision import Abandon, Fetch, Files, Local, Measure, Remove, Task
+from nebula.actors.node.weights import provision
+from nebula.actors.node.weights.provision import Abandon, Fetch, Files, Local, Measure, Remove, Task
+from nebula.actors.placement.decision import replicas_on
 from nebula.events.memory import GIB
 from nebula.events.objections import objection
 from nebula.events.state import Held, Measured

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.actors.queueing import Line, Waiting
+from nebula.actors.router.queueing import Line, Waiting
 
 
 def request(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from rpds import HashTrieMap
 
-from nebula.actors.reconciliation import (
+from nebula.actors.node.reconciliation import (
     Action,
     LoadAdapter,
     Restarts,

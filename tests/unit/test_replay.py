@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.actors import candidates, placement, planning, sizing
-from nebula.actors.placement import decide
+from nebula.actors.placement import candidates, planning, sizing
+from nebula.actors.placement import decision as placement
+from nebula.actors.placement.decision import decide
 from nebula.events.record import Record
 from nebula.events.vocabulary import (
     Event,

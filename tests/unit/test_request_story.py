@@ -6,8 +6,9 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nebula.actors import answer, gateway
-from nebula.actors.routing import CACHE_FULL
+from nebula.actors.gateway import actor as gateway
+from nebula.actors.gateway import answer
+from nebula.actors.router.routing import CACHE_FULL
 from nebula.events import inference
 from nebula.events.inference import Candidate, Piece, Request, Routed
 from nebula.events.state import EMPTY, State

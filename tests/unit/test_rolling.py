@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nebula.actors.placement import decide
-from nebula.actors.sizing import usable
+from nebula.actors.placement.decision import decide
+from nebula.actors.placement.sizing import usable
 from nebula.events.vocabulary import (
     EngineStarted,
     Event,

@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.actors.routing import CACHE_FULL, SLACK, able, choose, hopeless, progress
+from nebula.actors.router.routing import CACHE_FULL, SLACK, able, choose, hopeless, progress
 from nebula.events.inference import Candidate
 from nebula.events.state import Named
 from nebula.events.vocabulary import (

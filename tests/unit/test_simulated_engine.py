@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nebula.actors.continuing import Continuation, asked, plan
+from nebula.actors.gateway.continuing import Continuation, asked, plan
 from nebula.engines.simulated import parse
 from nebula.engines.simulated_app import Settings, SimulatedEngine
 

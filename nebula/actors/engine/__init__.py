@@ -1,0 +1,1 @@
+"""The engine's part: how an unmodified vLLM server speaks NATS."""

@@ -1,0 +1,1 @@
+"""The gateway: requests go out, answers come back, whatever dies in between."""

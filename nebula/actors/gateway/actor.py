@@ -1,0 +1,454 @@
+"""The gateway's part on NATS: it sends requests, and gives their answers piece by piece.
+
+It brings every request to an end: what a router or an engine loses it sends again, a stream whose
+engine dies goes on elsewhere, and what can't is a failure. It must not know HTTP: what a client is
+told of a failure is decided above it.
+"""
+
+import asyncio
+import contextlib
+import logging
+
+import msgspec
+from msgspec.structs import replace
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
+
+from nebula.actors.actor import Actor
+from nebula.actors.gateway.answer import GAP, Answer, Broken
+from nebula.actors.gateway.continuing import CantContinue, Continuation, Detokenize
+from nebula.actors.gateway.exchange import MAX_EARLY, Exchange
+from nebula.actors.gateway.heartbeats import Heartbeats
+from nebula.actors.router import routing
+from nebula.events import inference, subjects
+from nebula.events.inference import (
+    Piece,
+    QueueStatus,
+    Request,
+    StillWanted,
+    Unwanted,
+)
+from nebula.events.standing import Standing, standing
+from nebula.events.state import Model, Named
+from nebula.store import inference_log
+from nebula.store.connection import Connection, Unavailable
+
+log = logging.getLogger(__name__)
+
+NATS_LOST = "nats-lost"
+TOO_SLOW = "too-slow"
+NOT_TAKEN = "not-taken"
+IDLE = "idle"
+OVERDUE = "overdue"
+FINISHED = "finished"
+CANT_CONTINUE = "cant-continue"
+
+ACCEPT_PATIENCE = (2.0, 4.0, 9.0)
+"""Seconds within which some replica or router must have said that it has the request, try by try:
+a router that dies takes the requests that are on their way through it with it."""
+
+MAX_ATTEMPTS = 4
+"""Attempts after which a request that engines fail is given up: it may be what kills them."""
+
+SILENCE = 20.0
+"""Seconds without a heartbeat of the serving replica after which its attempt is given up."""
+
+ROUTER_SILENCE = 3.5
+"""Seconds without a heartbeat of a router after which those in its line are sent again."""
+
+UNASKED = 3.0
+"""Seconds between the last sign of a request from its engine and a heartbeat of that engine after
+which the request counts as lost: with every heartbeat engines ask about what they have."""
+
+DETOKENIZE_PATIENCE = 10.0
+NATS_PATIENCE = 10.0
+"""Seconds for which requests that are under way wait for NATS to come back."""
+
+TICK = 0.25
+ALL_ATTEMPTS = 2**31
+"""All attempts of a request have numbers below this one."""
+
+
+class NotServed(Exception):
+    """A known model can't answer now. `retry_after` in seconds; None where waiting won't help."""
+
+    def __init__(self, reason: str, retry_after: int | None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class Gateway(Actor):
+    """See the module."""
+
+    def __init__(self, connection: Connection, identity: str, *, stream_replicas: int = 1) -> None:
+        super().__init__(connection, stream_replicas=stream_replicas)
+        self.id = identity
+        self.started = False
+        self._exchanges: dict[str, Exchange] = {}
+        self._heartbeats = Heartbeats(lambda: asyncio.get_running_loop().time())
+        self._connected_at = 0.0
+        self._lost_at: float | None = None
+
+    async def begin(self) -> None:
+        """Listen for answers and heartbeats."""
+        client = self.connection.client
+        await client.listen(subjects.responses(self.id, "*"), self._on_piece)
+        await client.subscribe(subjects.waiting(self.id), cb=self._on_waiting)
+        await client.listen(subjects.REPLICA_STATUS, self._heartbeats.on_replica)
+        await client.listen(subjects.ROUTER_STATUS, self._heartbeats.on_router)
+        self.connection.on_disconnect(self._on_disconnect)
+        self.connection.on_reconnect(self._on_reconnect)
+        self.spawn(self._tick(), "watch requests")
+        self.started = True
+
+    async def work(self) -> None:
+        """Act upon engines that are gone as soon as the log says so."""
+        while True:
+            self._watch()
+            await self.projection.changed()
+
+    def named(self, name: str) -> Named | None:
+        """Give what a public name stands for."""
+        return self.projection.state.names.get(name)
+
+    def model(self, named: Named) -> Model | None:
+        """Give the model behind a name."""
+        return self.projection.state.models.get(named.model)
+
+    def standing(self, model: Model) -> Standing:
+        """Give how a model stands."""
+        return standing(self.projection.state, model)
+
+    def queue(self, model: str) -> QueueStatus:
+        """Give how many requests wait for a model in all routers, and for how long (s) at most."""
+        return self._heartbeats.queue(model)
+
+    @property
+    def able(self) -> bool:
+        """Whether requests can be served: NATS is there and the log has been folded."""
+        return self.started and self.connection.connected
+
+    def ask(self, request: Request, named: Named, *, idle: float = 600.0) -> Exchange:
+        """Send a request on its way. Raises NotServed where that is in vain."""
+        if not self.connection.connected:
+            raise NotServed("NATS can't be reached", 1)
+        state = self.projection.state
+        model = state.models.get(named.model)
+        if model is None or not routing.able(state, model, named.adapter):
+            reason = routing.hopeless(state, named)
+            if reason is not None:
+                raise NotServed(reason, None)
+        answer = Answer(request)
+        now = asyncio.get_running_loop().time()
+        exchange = Exchange(request, named, answer, idle=idle, now=now)
+        self._exchanges[request.id] = exchange
+        try:
+            self._send(exchange)
+        except NatsError as error:
+            self._forget(exchange)
+            raise NotServed(f"NATS refused the request: {error}", 1) from error
+        return exchange
+
+    def leave(self, exchange: Exchange) -> None:
+        """The client is gone: end its request wherever it is now, unless it is to be resumable."""
+        exchange.leave()
+        if not exchange.done and not exchange.request.keep:
+            self._forget(exchange)
+            self._drop(exchange.request, ALL_ATTEMPTS)
+
+    def _send(self, exchange: Exchange) -> None:
+        request = exchange.request
+        header = inference.request_block(request)
+        self.connection.client.post(subjects.requests(request.model), header, request.body)
+
+    def _drop(self, request: Request, below: int, reason: bytes = b"") -> None:
+        """Have every router and engine end a request's attempts with numbers under `below`."""
+        body = reason if below == ALL_ATTEMPTS else b"%d" % below
+        try:
+            self.connection.client.post(subjects.cancel(request.model, request.id), b"", body)
+        except NatsError as error:
+            log.warning("could not cancel %s: %r", request.id, error)
+
+    def _forget(self, exchange: Exchange) -> None:
+        exchange.done = True
+        if self._exchanges.get(exchange.request.id) is exchange:
+            del self._exchanges[exchange.request.id]
+
+    # What comes
+
+    def _on_piece(self, subject: bytes, header: bytes, body: bytes) -> None:
+        exchange = self._exchanges.get(subject[subject.rindex(b".") + 1 :].decode())
+        if exchange is None:
+            return
+        chunk = inference.read_plain(header)
+        if chunk is not None:
+            self._take(exchange, Piece(chunk, body))
+            return
+        piece = inference.read_answer(header, body)
+        if piece is not None:
+            self._take(exchange, piece)
+
+    def _take(self, exchange: Exchange, piece: Piece) -> None:
+        answer = exchange.answer
+        if piece.attempt == answer.attempt and piece.chunk > answer.pieces and not piece.failure:
+            exchange.early[piece.chunk] = piece
+            if len(exchange.early) > MAX_EARLY:
+                self._end(exchange, GAP)
+            else:
+                self._fill(exchange)
+            return
+        exchange.heard_at = asyncio.get_running_loop().time()
+        while True:
+            given = answer.take(piece)
+            if given is not None:
+                exchange.give(given)
+            following = exchange.early.pop(answer.pieces, None) if exchange.early else None
+            if following is None or answer.broken is not None:
+                break
+            piece = following
+        if answer.complete:
+            self._forget(exchange)
+        elif answer.broken is not None:
+            self._recover(exchange)
+        elif exchange.too_slow and exchange.request.keep:
+            exchange.let_go(Piece(0, end=True, failure=TOO_SLOW))
+        elif exchange.too_slow:
+            self._end(exchange, TOO_SLOW)
+
+    async def _on_waiting(self, message: Msg) -> None:
+        """Tell an engine that asks for which of its requests nobody waits any more."""
+        try:
+            asking = msgspec.json.decode(message.data, type=StillWanted)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        now = asyncio.get_running_loop().time()
+        unwanted = {}
+        for identity, under_way in asking.requests.items():
+            exchange = self._exchanges.get(identity)
+            if exchange is None:
+                unwanted[identity] = ALL_ATTEMPTS
+            elif under_way.attempt < exchange.answer.attempt:
+                unwanted[identity] = exchange.answer.attempt
+            elif exchange.answer.replica in ("", asking.replica):
+                exchange.asked_at = now
+                if under_way.chunks > exchange.answer.pieces:
+                    self._fill(exchange)
+        if unwanted and message.reply:
+            with contextlib.suppress(NatsError):
+                self.connection.client.post(
+                    message.reply, b"", msgspec.json.encode(Unwanted(unwanted))
+                )
+
+    async def _on_disconnect(self) -> None:
+        if self._lost_at is None:
+            self._lost_at = asyncio.get_running_loop().time()
+
+    async def _on_reconnect(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._lost_at, self._connected_at = None, now
+        self._heartbeats.restart()
+        for exchange in tuple(self._exchanges.values()):
+            if exchange.answer.replica:
+                self._fill(exchange, missing=False)
+            else:
+                exchange.sent_at = now  # it may have got lost: it has its time once more
+
+    # What is missing
+
+    def _fill(self, exchange: Exchange, *, missing: bool = True) -> None:
+        """Look for pieces that should have come; `missing`: they certainly should have."""
+        exchange.missing = exchange.missing or missing
+        if not exchange.filling and not exchange.done:
+            exchange.filling = True
+            self.spawn(self._look_for(exchange), f"look for pieces of {exchange.request.id}")
+
+    async def _look_for(self, exchange: Exchange) -> None:
+        answer = exchange.answer
+        attempt, pieces = answer.attempt, answer.pieces
+        subject = subjects.responses(self.id, exchange.request.id)
+        try:
+            async for said in inference_log.read(self.connection, [subject]):
+                self._on_piece(said.subject.encode(), said.header, said.body)
+        except Unavailable as error:
+            log.warning("pieces of %s could not be looked up: %s", exchange.request.id, error)
+        finally:
+            exchange.filling = False
+            missing, exchange.missing = exchange.missing, False
+        if exchange.done or answer.attempt != attempt or not self.connection.connected:
+            return
+        if exchange.early or (missing and answer.pieces == pieces):
+            log.warning("pieces of %s are lost for good", exchange.request.id)
+            answer.broken = Broken(GAP)
+            self._recover(exchange)
+
+    # What goes wrong
+
+    def _recover(self, exchange: Exchange) -> None:
+        """Go on elsewhere with a request whose attempt is broken, or say why that can't be."""
+        answer, broken = exchange.answer, exchange.answer.broken
+        if broken is None or exchange.done or exchange.detokenizing:
+            return
+        request = exchange.request
+        if broken.reason == inference.ENGINE_TIMED_OUT:
+            self._end(exchange, OVERDUE)
+        # What an engine itself answered with is no sign of its death: once more is enough.
+        elif answer.attempt >= (2 if broken.piece is not None else MAX_ATTEMPTS):
+            self._give_up(exchange, broken)
+        elif not answer.begun:
+            original = answer.request
+            self._again(exchange, replace(request, path=original.path, body=original.body))
+        else:
+            way = answer.way_on(self._context(exchange))
+            match way:
+                case Continuation(path=path, body=body, form=form):
+                    self._again(exchange, replace(request, path=path, body=body, continues=form))
+                case Detokenize():
+                    exchange.detokenizing = True
+                    self.spawn(self._detokenize(exchange, way), f"detokenize for {request.id}")
+                case CantContinue(reason=reason):
+                    cause = f"{broken.reason}: {reason}".encode()
+                    self._end(exchange, CANT_CONTINUE, cause)
+                case _:
+                    self._end(exchange, "", way.body)
+
+    async def _detokenize(self, exchange: Exchange, way: Detokenize) -> None:
+        """Ask any engine of the model what text the last token ids are, then go on."""
+        request = Request(
+            inference.new_id(),
+            self.id,
+            exchange.request.model,
+            way.path,
+            way.body,
+            exchange.request.adapter,
+            avoid=exchange.answer.replica,
+            priority=exchange.request.priority,
+            timeout=DETOKENIZE_PATIENCE,
+        )
+        said = b""
+        try:
+            asking = self.ask(request, exchange.named)
+            piece = await asking.next()
+            while not piece.end:
+                said += piece.body
+                piece = await asking.next()
+            said += piece.body
+        except NotServed as error:
+            log.warning("%s: nobody detokenizes: %s", exchange.request.id, error)
+        finally:
+            exchange.detokenizing = False
+        exchange.answer.settle(said)
+        self._recover(exchange)
+
+    def _context(self, exchange: Exchange) -> int:
+        """Give the context of a replica that may go on; 0 where none has told it."""
+        model = self.projection.state.models.get(exchange.request.model)
+        return self._heartbeats.context(model.replicas if model is not None else ())
+
+    def _give_up(self, exchange: Exchange, broken: Broken) -> None:
+        if broken.piece is None or exchange.answer.begun:
+            self._end(exchange, broken.reason)
+            return
+        self._forget(exchange)
+        exchange.answer.complete = True
+        exchange.give(broken.piece)
+
+    def _again(self, exchange: Exchange, request: Request) -> None:
+        """Send a request once more, as its next attempt."""
+        answer = exchange.answer
+        now = asyncio.get_running_loop().time()
+        request = replace(
+            request,
+            attempt=answer.attempt + 1,
+            avoid=answer.replica,
+            timeout=None if exchange.deadline is None else max(0.0, exchange.deadline - now),
+        )
+        log.warning("request %s: attempt %d", request.id, request.attempt)
+        answer.turn_to(request.attempt, request.continues)
+        exchange.request = request
+        exchange.sent_at = exchange.heard_at = now
+        exchange.asked_at = 0.0
+        exchange.pid = None
+        exchange.early.clear()
+        exchange.missing = False
+        self._drop(request, request.attempt)
+        try:
+            self._send(exchange)
+        except MaxPayloadError:
+            cause = f"{inference.ENGINE_FAILED}: its token ids are more than NATS carries at once"
+            self._end(exchange, CANT_CONTINUE, cause.encode())
+        except NatsError as error:
+            self._end(exchange, NATS_LOST, str(error).encode())
+
+    def _end(self, exchange: Exchange, failure: str, body: bytes = b"") -> None:
+        """End an answer here, with a failure or, without one, with its last bytes."""
+        if exchange.done:
+            return
+        self._forget(exchange)
+        exchange.give(exchange.answer.end(Piece(0, body, failure=failure)))
+        # Who resumes the answer ends it with the same words, or the same last bytes.
+        self._drop(
+            exchange.request, ALL_ATTEMPTS, b"%b: %b" % ((failure or FINISHED).encode(), body)
+        )
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self._watch()
+
+    def _watch(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for exchange in tuple(self._exchanges.values()):
+            try:
+                self._watch_one(exchange, now)
+            except Exception:
+                log.exception("request %s can't be watched", exchange.id)
+                self._end(exchange, inference.ENGINE_FAILED)
+        replicas = self.projection.state.replicas
+        self._heartbeats.forget(lambda replica: replica in replicas)
+
+    def _watch_one(self, exchange: Exchange, now: float) -> None:
+        answer = exchange.answer
+        if exchange.deadline is not None and now > exchange.deadline:
+            self._end(exchange, OVERDUE)
+        elif not self.connection.connected:
+            if self._lost_at is not None and now - self._lost_at > NATS_PATIENCE:
+                self._end(exchange, NATS_LOST)
+        elif answer.broken is not None:
+            self._recover(exchange)
+        elif answer.replica:
+            self._watch_replica(exchange, now)
+        elif answer.queued:
+            router = answer.queued
+            if self._heartbeats.router_silent(router, exchange.heard_at) > ROUTER_SILENCE:
+                self._not_taken(exchange)
+        elif now - exchange.sent_at > ACCEPT_PATIENCE[exchange.lost]:
+            exchange.lost += 1
+            self._not_taken(exchange)
+
+    def _watch_replica(self, exchange: Exchange, now: float) -> None:
+        answer = exchange.answer
+        replica = self.projection.state.replicas.get(answer.replica)
+        engine = replica.engine if replica is not None else None
+        if engine is None or exchange.pid not in (None, engine.pid):
+            answer.broken = Broken(inference.ENGINE_FAILED)
+            self._recover(exchange)
+            return
+        exchange.pid = engine.pid
+        if self._heartbeats.replica_silent(answer.replica, engine.pid) > SILENCE:
+            answer.broken = Broken(inference.ENGINE_FAILED)
+            self._recover(exchange)
+            return
+        if now - exchange.heard_at > exchange.idle:
+            self._end(exchange, IDLE)
+            return
+        known = max(exchange.asked_at, exchange.heard_at, self._connected_at)
+        if self._heartbeats.replica_beat(answer.replica, engine.pid) - known > UNASKED:
+            self._fill(exchange)
+
+    def _not_taken(self, exchange: Exchange) -> None:
+        """Send a request again that got lost on its way to a replica."""
+        if exchange.lost >= len(ACCEPT_PATIENCE):
+            self._end(exchange, NOT_TAKEN)
+        else:
+            self._again(exchange, exchange.request)

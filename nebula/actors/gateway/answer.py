@@ -1,0 +1,197 @@
+"""What a client gets of an answer: the pieces of all attempts, folded into one. Pure.
+
+The gateway that sent a request folds its pieces as they come; one that is asked to resume an answer
+folds what the data plane's stream holds of it, and comes to the same bytes.
+"""
+
+from typing import TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from nebula.actors.gateway import continuing
+from nebula.actors.gateway.chunks import Progress
+from nebula.actors.gateway.continuing import CantContinue, Continuation, Detokenize, Finish, Limits
+from nebula.events import inference
+from nebula.events.inference import Piece, Request
+
+GAP = "gap"
+"""A piece is missing: what came after it can't be given."""
+
+Way: TypeAlias = Continuation | Detokenize | Finish | CantContinue
+
+_EVENTS = "text/event-stream"
+
+
+class Broken(Struct, frozen=True):
+    """The attempt is over before its end, and why. `piece`: what the engine itself said of it.
+
+    Nothing is awaited after that: where it came in several pieces, the first is all that is kept.
+    """
+
+    reason: str
+    piece: Piece | None = None
+
+
+class Answer:
+    """See the module.
+
+    The events of a stream that can be resumed get an `id:`, and those up to `after` are left out.
+    """
+
+    def __init__(self, request: Request, *, after: int = 0) -> None:
+        self.request = request
+        self.attempt = request.attempt
+        self.replica = ""
+        self.queued = ""
+        self.begun = False
+        self.complete = False
+        self.broken: Broken | None = None
+        self.streaming = False
+        self.pieces = 0
+        self.events = 0
+        self._after = after
+        self._continues: str = request.continues
+        self._status = 0
+        self._content_type = ""
+        self._progress: Progress | None = None
+        self._incomplete = b""
+        self._expected = 0
+
+    def take(self, piece: Piece) -> Piece | None:
+        """Fold one more piece; give what it brings to the client, if anything.
+
+        Sets `broken` where the attempt can't go on: `turn_to` the next one then, or `end` it.
+        """
+        if self.complete or piece.attempt < max(self.attempt, self._expected):
+            return None
+        if piece.attempt > self.attempt and piece.chunk == 0:
+            self.turn_to(piece.attempt, piece.continues)
+        if piece.attempt > self.attempt or self.broken is not None:
+            return None
+        if piece.chunk < 0:
+            self.queued = piece.queued
+            self.replica = piece.replica or self.replica
+            return None
+        if piece.failure:
+            return self._fail(piece)
+        if piece.chunk != self.pieces:
+            if piece.chunk > self.pieces:
+                self.broken = Broken(GAP)
+            return None
+        self.pieces += 1
+        if piece.chunk == 0 and not self._head(piece):
+            return None
+        return self._body(piece.body, end=piece.end)
+
+    def expect(self, attempt: int) -> None:
+        """Take no more of earlier attempts than this: its gateway has given them up."""
+        self._expected = max(self._expected, attempt)
+
+    def turn_to(self, attempt: int, continues: str) -> None:
+        """Expect the pieces of a further attempt; one that does not continue begins anew."""
+        if self.begun and not continues:
+            self.broken = Broken(GAP)
+            return
+        self.attempt = attempt
+        self.replica = self.queued = ""
+        self.broken = None
+        self.pieces = 0
+        self._incomplete = b""
+        self._continues = continues
+        if self._progress is not None and continues in ("again", "rest"):
+            self._progress.resume("again" if continues == "again" else "rest")
+
+    def way_on(self, context: int) -> Way:
+        """Say how a stream that has begun can go on on a replica with so large a context."""
+        if self._progress is None:
+            return CantContinue("it is no stream of text")
+        limits = Limits(context) if context else None
+        return continuing.plan(self.request.path, self.request.body, self._progress, limits)
+
+    def settle(self, detokenized: bytes) -> None:
+        """Take an engine's answer to the Detokenize of `way_on`, which can be asked again then."""
+        if self._progress is not None:
+            continuing.settle(self._progress, detokenized)
+
+    def end(self, piece: Piece) -> Piece:
+        """End the answer with a piece that no engine sent."""
+        self.complete = True
+        body = piece.body
+        if self.request.keep and self.streaming and not piece.failure:
+            body = self._number(body, end=True)
+        return self._given(body, end=True, failure=piece.failure, like=piece)
+
+    def _fail(self, piece: Piece) -> Piece | None:
+        if piece.failure != inference.REFUSED:
+            self.broken = Broken(piece.failure)
+            return None
+        self.complete = True
+        return piece
+
+    def _head(self, piece: Piece) -> bool:
+        """Take the first piece of an attempt; False where it is of no use to the client."""
+        self.queued = ""
+        self.replica = piece.replica
+        streams = piece.status == 200 and piece.content_type.startswith(_EVENTS)
+        if self._continues:
+            if not streams:
+                self.broken = Broken(inference.ENGINE_FAILED)
+            return streams
+        if piece.status >= 500:
+            self.broken = Broken(inference.ENGINE_FAILED, replace(piece, end=True))
+            return False
+        self._status, self._content_type = piece.status, piece.content_type
+        self.streaming = streams
+        if streams:
+            tokens = self.request.tokens
+            self._progress = Progress(
+                self.request.path, tracked=bool(tokens), shown=tokens == "shown"
+            )
+        return True
+
+    def _body(self, body: bytes, *, end: bool) -> Piece | None:
+        if self._progress is not None:
+            body = self._progress.feed(body)
+            if self._progress.failure:
+                self.broken, end = Broken(inference.ENGINE_FAILED), False
+            elif end:
+                body += self._progress.flush()
+            if self.request.keep:
+                body = self._number(body, end=end)
+        self.complete = end
+        if not body and not end and self.begun:
+            return None
+        return self._given(body, end=end)
+
+    def _number(self, body: bytes, *, end: bool) -> bytes:
+        """Number the events that are whole; what is left when the answer ends counts as one."""
+        body, self._incomplete = self._incomplete + body, b""
+        if not end:
+            whole, separator, self._incomplete = body.rpartition(b"\n\n")
+            body = whole + separator
+        numbered = []
+        for event in body.split(b"\n\n"):
+            if not event:
+                continue
+            self.events += 1
+            if self.events > self._after:
+                numbered.append(b"id: %d\n%b\n\n" % (self.events, event))
+        return b"".join(numbered)
+
+    def _given(
+        self, body: bytes, *, end: bool, failure: str = "", like: Piece | None = None
+    ) -> Piece:
+        first, self.begun = not self.begun, True
+        return Piece(
+            0,
+            body,
+            (like.status if like is not None and like.status else self._status) if first else 0,
+            (like.content_type if like is not None and like.status else self._content_type)
+            if first
+            else "",
+            self.replica,
+            end,
+            failure,
+            retry_after=like.retry_after if like is not None else None,
+        )

@@ -1,0 +1,96 @@
+"""A gateway's side of one request under way: what it knows of it, and what waits for the client."""
+
+import asyncio
+from collections import deque
+
+from nebula.actors.gateway.answer import Answer
+from nebula.events.inference import Piece, Request
+from nebula.events.state import Named
+
+MAX_WAITING_BYTES = 4 * 1024 * 1024
+"""Bytes of a stream that may wait for a client that reads slower than the engine writes."""
+
+MAX_EARLY = 4096
+"""Pieces that are kept while those before them are looked for."""
+
+
+class ClientGone(Exception):
+    """The client has left: nobody wants what would come next."""
+
+
+class Exchange:
+    """See the module. Times are seconds of the event loop's clock.
+
+    `request` is the attempt that is under way; `answer` folds the pieces of all attempts. `idle`:
+    seconds that an engine may stay silent; `deadline`: when nobody wants the answer any more.
+    """
+
+    def __init__(
+        self, request: Request, named: Named, answer: Answer, *, idle: float, now: float
+    ) -> None:
+        self.request = request
+        self.named = named
+        self.answer = answer
+        self.idle = idle
+        self.began = self.sent_at = self.heard_at = now
+        self.asked_at = 0.0
+        self.deadline = None if request.timeout is None else now + request.timeout
+        self.pid: int | None = None
+        self.lost = 0
+        self.done = False
+        self.detached = False
+        self.filling = self.missing = self.detokenizing = False
+        self.early: dict[int, Piece] = {}
+        self._given: deque[Piece] = deque()
+        self._size = 0
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def id(self) -> str:
+        """The request's id."""
+        return self.request.id
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the answer is a stream of events."""
+        return self.answer.streaming
+
+    @property
+    def too_slow(self) -> bool:
+        """Whether more of a stream waits for the client than may."""
+        return self._size > MAX_WAITING_BYTES and self.answer.streaming
+
+    def give(self, piece: Piece) -> None:
+        """Let the client have a piece when it reads on."""
+        if self.detached:
+            return
+        self._given.append(piece)
+        self._size += len(piece.body)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def next(self) -> Piece:
+        """Give the next piece for the client. Raises ClientGone once `leave` was called."""
+        while not self._given:
+            if self.detached:
+                raise ClientGone
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        piece = self._given.popleft()
+        self._size -= len(piece.body)
+        return piece
+
+    def let_go(self, last: Piece) -> None:
+        """Give the client a last piece; the answer goes on without it."""
+        self.detached = False
+        self._given.clear()
+        self.give(last)
+        self.detached = True
+
+    def leave(self) -> None:
+        """The client is gone: what still comes is for nobody here."""
+        self.detached = True
+        self._given.clear()
+        self._size = 0
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,383 @@
+"""The node: it keeps the engines that the log assigns to it running on this machine.
+
+It reads every assignment made to it, keeps one map of running engines, and works off the
+difference. Engines outlive the node process: the next one adopts those that are still assigned
+and ends those that are not.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from nebula.actors.actor import Actor
+from nebula.actors.node import devices, engine_version, log_reading, processes
+from nebula.actors.node.engine_http import EngineSilent
+from nebula.actors.node.failure import death_reason, failure_reason
+from nebula.actors.node.launch import Site
+from nebula.actors.node.processes import EngineProcess
+from nebula.actors.node.reconciliation import (
+    Action,
+    LoadAdapter,
+    Running,
+    Start,
+    Stop,
+    UnloadAdapter,
+    is_lost,
+    reconcile,
+)
+from nebula.actors.node.running import NodeEngine
+from nebula.actors.node.settings import NodeSettings
+from nebula.actors.node.weights.hub import Hub
+from nebula.actors.node.weights.supply import Retries, Supply
+from nebula.actors.placement.decision import replicas_on
+from nebula.events import subjects
+from nebula.events.inference import NodeStatus
+from nebula.events.state import Replica
+from nebula.events.vocabulary import (
+    Device,
+    EngineFailed,
+    EngineReady,
+    EngineStarted,
+    EngineStopped,
+    Event,
+    NodeRegistered,
+    ReplicaEvent,
+)
+from nebula.store.connection import Connection, Unavailable
+from nebula.store.log import LogReplaced
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = 2.0
+REASON_LINES = 400
+"""Where vLLM says why it failed may be this far above its last line."""
+
+LAST_TRY = 3.0
+"""Seconds that a node which is to end gives the log to take what its engines did last."""
+
+
+class Node(Actor):
+    """See the module."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        settings: NodeSettings,
+        inventory: tuple[Device, ...],
+        *,
+        stream_replicas: int = 1,
+    ) -> None:
+        super().__init__(connection, stream_replicas=stream_replicas)
+        self.settings = settings
+        self.inventory = inventory
+        self._engines: dict[str, NodeEngine] = {}
+        self._retry_at: dict[str, float] = {}
+        self._gpus_free: tuple[int, ...] = ()
+        self._adapting: set[str] = set()
+        self._wake = asyncio.Event()
+        self._supply = Supply(
+            settings.node,
+            Hub(settings.weights),
+            self.projection,
+            tell=self._tell,
+            spawn=self.spawn,
+            wake=self._wake.set,
+            fetches=settings.fetches,
+            rehearses=settings.rehearses,
+            retries=Retries(settings.restarts.pause),
+        )
+
+    @property
+    def _site(self) -> Site:
+        settings = self.settings
+        return Site(
+            settings.node,
+            str(settings.folder),
+            settings.engine_command,
+            self.connection.url,
+            devices.cores(),
+        )
+
+    async def begin(self) -> None:
+        """Register, adopt the engines that still run, end those nobody wants.
+
+        One that was lost registers only when it has ended them all.
+        """
+        if not is_lost(self.projection.state, self.settings.node):
+            await self._register()
+        await self._adopt()
+        await self.connection.client.subscribe(
+            subjects.logs(self.settings.node), cb=self._on_log_request
+        )
+        self.spawn(self._watch_gpus(), "watch GPUs")
+        self.spawn(self._beat(), "heartbeat")
+
+    async def work(self) -> None:
+        """Reconcile whenever the log, an engine or a pause before a restart calls for it."""
+        while True:
+            self._wake.clear()
+            now = self._now()
+            for action in self._due(now):
+                self._perform(action)
+            if is_lost(self.projection.state, self.settings.node):
+                for engine in self._engines.values():
+                    engine.hurried.set()
+                if not self._engines and await self._register():
+                    log.warning("this node was lost: it has ended its engines and registered again")
+                    continue
+            changed = asyncio.ensure_future(self.projection.changed())
+            woken = asyncio.ensure_future(self._wake.wait())
+            try:
+                await asyncio.wait(
+                    (changed, woken),
+                    timeout=self._until_retry(now),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if changed.done():
+                    changed.result()
+            finally:
+                changed.cancel()
+                woken.cancel()
+
+    async def _register(self) -> bool:
+        """Say what this machine offers; False where the log could not take it before the end."""
+        version, held = await asyncio.gather(
+            engine_version.find(self.settings.engine_command), self._supply.held()
+        )
+        registered = NodeRegistered(
+            self.inventory,
+            socket.gethostname(),
+            self.settings.labels,
+            self.settings.version,
+            version,
+            held,
+            self.settings.measures,
+        )
+        return bool(await self._tell(self.settings.node, registered, None))
+
+    async def end(self) -> None:
+        """End every engine, or leave them to the next node process if told so."""
+        if self.settings.leave_engines:
+            for engine in self._engines.values():
+                if engine.life is not None:
+                    engine.life.cancel()
+            return
+        for engine in self._engines.values():
+            self._stop(engine, "the node was stopped")
+        lives = [engine.life for engine in self._engines.values() if engine.life is not None]
+        await asyncio.gather(*lives, return_exceptions=True)
+
+    def _due(self, now: float) -> tuple[Action, ...]:
+        running: Mapping[str, Running] = {
+            replica: engine.running for replica, engine in self._engines.items()
+        }
+        state = self.projection.state
+        mine = replicas_on(state, self.settings.node)
+        self._supply.work(state, mine, {engine.source for engine in self._engines.values()}, now)
+        waiting = self._supply.waiting(mine)
+        return reconcile(state, mine, running, self._retry_at, now, waiting)
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Start(replica=identity, attempt=attempt):
+                replica = self.projection.state.replicas[identity]
+                ports = {engine.port for engine in self._engines.values()}
+                engine = NodeEngine(replica, replica.version, attempt, processes.free_port(ports))
+                engine.last_seq = replica.changed
+                self._retry_at.pop(identity, None)
+                self._engines[identity] = engine
+                engine.life = self.spawn(self._live(engine, replica), f"engine {identity}")
+            case Stop(replica=identity, reason=reason, drains=drains):
+                self._stop(self._engines[identity], reason, self.settings.drain * drains)
+            case LoadAdapter() | UnloadAdapter():
+                if action.replica not in self._adapting:
+                    self._adapting.add(action.replica)
+                    self.spawn(self._adapt(action), f"adapter of {action.replica}")
+
+    def _stop(self, engine: NodeEngine, reason: str, drain: float = 0.0) -> None:
+        if not drain:
+            engine.hurried.set()
+        if engine.stop_reason is None:
+            engine.stop_reason = reason
+            self.spawn(engine.end(self.settings.grace, drain), f"end {engine.replica}")
+
+    async def _live(self, engine: NodeEngine, replica: Replica) -> None:
+        """Follow one engine from its start, or its adoption, to its end; tell the log of each."""
+        started = self._now()
+        code: int | None = None
+        try:
+            process = engine.process
+            if process is None:
+                environ, log_file = self._supply.environment(os.environ), self._log_file(replica.id)
+                process = await engine.start(self._site, self.inventory, replica, environ, log_file)
+                if engine.stop_reason is not None:
+                    self.spawn(process.end(self.settings.grace), f"end {engine.replica}")
+                event = EngineStarted(
+                    process.pid,
+                    process.created,
+                    engine.port,
+                    str(process.log_file),
+                    engine.version,
+                    engine.attempt,
+                )
+                engine.last_seq = await self._tell(engine.replica, event, engine.last_seq)
+            watching = asyncio.create_task(process.wait())
+            try:
+                if not engine.ready and await engine.becomes_ready(watching):
+                    event_ready = EngineReady(
+                        await engine.client.version(), round(self._now() - started, 1)
+                    )
+                    engine.last_seq = await self._tell(engine.replica, event_ready, engine.last_seq)
+                    engine.ready, engine.ready_since = True, self._now()
+                    self._wake.set()
+                code = await watching
+            finally:
+                watching.cancel()
+            reason = failure_reason(process.tail(REASON_LINES))
+        except OSError as error:
+            reason = f"can't run {' '.join(self.settings.engine_command)}: {error}"
+        await self._ended(engine, code, reason)
+
+    async def _ended(self, engine: NodeEngine, code: int | None, reason: str) -> None:
+        """Tell of an end, and keep the entry, which holds its devices, until all of it is gone.
+
+        A failure is told at once. That it was stopped is told last: others may get its devices.
+        """
+        engine.ready = False
+        await engine.client.close()
+        wanted = engine.stop_reason
+        if wanted is None:
+            await self._failed(engine, code, reason)
+        if engine.process is not None:
+            await engine.process.gone()
+        if wanted is not None:
+            await self._tell(engine.replica, EngineStopped(wanted), engine.last_seq)
+        del self._engines[engine.replica]
+        self._wake.set()
+
+    async def _failed(self, engine: NodeEngine, code: int | None, words: str) -> None:
+        served = 0.0 if engine.ready_since is None else self._now() - engine.ready_since
+        attempt, pause = self.settings.restarts.after(engine.attempt, served)
+        process = engine.process
+        reason = death_reason(code, process is not None and process.adopted, words)
+        lines = process.tail() if process is not None else ()
+        failed = EngineFailed(engine.hint + reason, code, lines, attempt, pause)
+        log.warning("%s failed (attempt %d): %s", engine.replica, attempt, reason)
+        if pause is not None:
+            self._retry_at[engine.replica] = self._now() + pause
+        await self._tell(engine.replica, failed, engine.last_seq)
+
+    async def _adapt(self, action: LoadAdapter | UnloadAdapter) -> None:
+        """Change one adapter of a ready engine and tell the log how it went."""
+        engine = self._engines.get(action.replica)
+        replica = self.projection.state.replicas.get(action.replica)
+        try:
+            if engine is None or replica is None:
+                return
+            model = self.projection.state.models.get(replica.model)
+            cause = model.changed if model is not None else engine.last_seq
+            try:
+                event = await engine.adapt(action)
+            except EngineSilent as error:
+                log.warning("%s does not answer about its adapters: %s", action.replica, error)
+                await asyncio.sleep(1)
+                return
+            if self._engines.get(action.replica) is engine:
+                await self._tell(action.replica, event, cause)
+        finally:
+            self._adapting.discard(action.replica)
+            self._wake.set()
+
+    async def _adopt(self) -> None:
+        kept: set[int] = set()
+        for replica in replicas_on(self.projection.state, self.settings.node):
+            if replica.engine is None:
+                continue
+            known = replica.engine
+            process = EngineProcess.adopt(known.pid, known.created, Path(known.log_file))
+            if process is None:
+                await processes.end_orphans(known.pid, known.created)
+                gone = EngineStopped("it ended while no node watched it")
+                await self._tell(replica.id, gone, replica.changed)
+                continue
+            engine = NodeEngine(replica, known.version, replica.attempt, known.port)
+            engine.process = process
+            engine.last_seq = replica.changed
+            engine.ready = replica.phase == "ready"
+            engine.ready_since = self._now() if engine.ready else None
+            self._engines[replica.id] = engine
+            kept.add(process.pid)
+            log.info("adopted %s: pid %d, port %d", replica.id, known.pid, known.port)
+            engine.life = self.spawn(self._live(engine, replica), f"engine {replica.id}")
+        for group in processes.marked_groups(self.settings.node, str(self.settings.folder)) - kept:
+            log.warning("ending process group %d: an engine that nobody wants", group)
+            await processes.end_group(group, grace=5)
+
+    async def _tell(
+        self, identity: str, event: Event, cause: int | None, message_id: str | None = None
+    ) -> int:
+        """Append a fact however long it takes, and fold it: what happened must not get lost.
+
+        Gives 0 where the node had to end before it could.
+        """
+        if isinstance(event, ReplicaEvent):
+            event = replace(event, node=self.settings.node)
+        message_id = message_id or uuid.uuid4().hex
+        while not self.projection.ended:
+            try:
+                seq = await self.log.append(
+                    identity, event, cause=cause, message_id=message_id, patience=LAST_TRY
+                )
+                while not await self.projection.reached(seq, timeout=LAST_TRY):
+                    if self.stopping:
+                        break
+                return seq
+            except LogReplaced:
+                break
+            except Unavailable:
+                if self.stopping:
+                    break
+        log.warning("could not tell that %s: %s", identity, type(event).__name__)
+        return 0
+
+    async def _beat(self) -> None:
+        while True:
+            engines, free = len(self._engines), devices.memory_free()
+            status = NodeStatus(self.settings.node, os.getpid(), engines, free, self._gpus_free)
+            if self.connection.connected:
+                subject = subjects.node_status(self.settings.node)
+                with contextlib.suppress(NatsError):
+                    await self.connection.client.publish(subject, msgspec.json.encode(status))
+            await asyncio.sleep(HEARTBEAT)
+
+    async def _watch_gpus(self) -> None:
+        """Apart from the heartbeat: a driver that hangs must not make the node look dead."""
+        while any(device.kind == "gpu" for device in self.inventory):
+            self._gpus_free = await asyncio.to_thread(devices.gpus_free)
+            await asyncio.sleep(HEARTBEAT)
+
+    async def _on_log_request(self, message: Msg) -> None:
+        if message.reply:
+            reply = log_reading.answer(message.data, self._log_file)
+            await self.connection.client.publish(message.reply, reply)
+
+    def _log_file(self, replica: str) -> Path:
+        return self.settings.folder / "logs" / f"{replica}.log"
+
+    def _until_retry(self, looked: float) -> float | None:
+        """Give the seconds until something is due that was not yet when we `looked`."""
+        later = [at for at in (*self._retry_at.values(), *self._supply.retries) if at > looked]
+        return max(0.0, min(later) - self._now()) + 0.01 if later else None
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,136 @@
+"""How an engine is started: vLLM's command line and environment for one replica. Pure."""
+
+import json
+import math
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from nebula.events.engine_options import option_name
+from nebula.events.memory import MIB
+from nebula.events.state import Launch, Replica
+from nebula.events.vocabulary import Device, OptionValue
+
+BRIDGE = "nebula.actors.engine.bridge.EngineBridge"
+"""What `--middleware` names: the ASGI middleware through which an engine speaks NATS."""
+
+BIND = "VLLM_CPU_OMP_THREADS_BIND"
+
+
+class Site(Struct, frozen=True):
+    """What a node adds to every engine it starts.
+
+    `command` is the program and its first arguments; `folder` is the node's own, and marks its
+    engines among all processes of the machine; `cores` are those that it may use.
+    """
+
+    node: str
+    folder: str
+    command: tuple[str, ...]
+    nats_url: str
+    cores: int
+
+
+def arguments(
+    site: Site, launch: Launch, replica: Replica, device: Device, port: int
+) -> tuple[str, ...]:
+    """Give the command line. Everything of it is vLLM's own vocabulary."""
+    line = [
+        *site.command,
+        "--model",
+        launch.source,
+        "--served-model-name",
+        launch.name,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--middleware",
+        BRIDGE,
+    ]
+    if launch.task == "embedding":
+        line += ["--runner", "pooling"]
+    if launch.lora:
+        line.append("--enable-lora")
+    options = {option_name(key): value for key, value in launch.options.items()}
+    if device.kind == "gpu" and not options.keys() & {
+        "gpu-memory-utilization",
+        "kv-cache-memory-bytes",
+    }:
+        share = replica.memory / device.memory if device.memory else 0.0
+        line.append(f"--gpu-memory-utilization={math.floor(share * 1000) / 1000}")
+    if device.kind == "cpu" and "kv-cache-memory-bytes" not in options:
+        line.append(f"--kv-cache-memory-bytes={cpu_cache(replica.memory)}")
+    for key, value in options.items():
+        line += _option(key, value)
+    return tuple(line)
+
+
+def _option(key: str, value: OptionValue) -> list[str]:
+    match value:
+        case True:
+            return [f"--{key}"]
+        case False:
+            return [f"--no-{key}"]
+        case None:
+            return []
+        case list():
+            return [f"--{key}", *(str(item) for item in value)]
+        case dict():
+            return [f"--{key}={json.dumps(value)}"]
+        case _:
+            return [f"--{key}={value}"]
+
+
+def environment(
+    site: Site, launch: Launch, replica: Replica, device: Device, inherited: Mapping[str, str]
+) -> dict[str, str]:
+    """Give the engine's environment: the node's, vLLM's settings, and the bridge's."""
+    environ = {"VLLM_NO_USAGE_STATS": "1", **inherited}
+    if device.kind == "cpu":
+        environ = {**_threads(site, launch, inherited), **environ}
+    if launch.lora:
+        environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+    if device.kind == "gpu":
+        # NVML, which found the devices, numbers them so; CUDA by itself puts the fastest first.
+        environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in replica.devices)
+    return {
+        **environ,
+        **launch.env,
+        "NEBULA_NATS_URL": site.nats_url,
+        "NEBULA_NODE": site.node,
+        "NEBULA_NODE_FOLDER": site.folder,
+        "NEBULA_MODEL": replica.model,
+        "NEBULA_REPLICA": replica.id,
+        "NEBULA_VERSION": str(replica.version),
+    }
+
+
+def _threads(site: Site, launch: Launch, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Share a machine's cores: vLLM by itself binds the threads of every engine to the same ones.
+
+    Two of them then stand still while a third sleeps, because what waits there spins. Unbound, as
+    many as vLLM would take (all cores but one), and with threads that sleep while they wait for
+    each other, engines get on side by side. What somebody has set is left alone, and so is an
+    engine of several workers: vLLM binds each to a NUMA node of its own.
+    """
+    chosen = {**inherited, **launch.env}
+    options = {option_name(key) for key in launch.options}
+    if BIND in chosen or options & {"tensor-parallel-size", "pipeline-parallel-size"}:
+        return {}
+    return {
+        BIND: "nobind",
+        "OMP_NUM_THREADS": str(max(site.cores - 1, 1)),
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+
+
+def cpu_cache(share: int) -> int:
+    """Give the KV cache's bytes for a share of a CPU node: a quarter of it, at least 128 MiB.
+
+    The rest is for the weights and the processes. Without a size vLLM asks for nearly the whole
+    machine, and does not start when it is not free. (`VLLM_CPU_KVCACHE_SPACE`, where it is set,
+    overrides this in vLLM.)
+    """
+    return max(share // 4, 128 * MIB)

@@ -1,0 +1,134 @@
+"""One engine of a node: an entry of its map, from the decision to start it until it is gone."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nebula.actors.node import launch, processes
+from nebula.actors.node.engine_http import EngineClient, EngineRefused
+from nebula.actors.node.launch import Site
+from nebula.actors.node.processes import EngineProcess
+from nebula.actors.node.reconciliation import LoadAdapter, Running, UnloadAdapter
+from nebula.events.state import Replica
+from nebula.events.vocabulary import (
+    AdapterLoaded,
+    AdapterLoadFailed,
+    AdapterUnloaded,
+    Device,
+    Event,
+)
+
+log = logging.getLogger(__name__)
+
+UNSENT = 0.3
+"""Seconds after which every router knows that an engine is not to be sent requests any more."""
+
+MAX_LOG_FILE = 64 * 1024 * 1024
+
+
+class NodeEngine:
+    """See the module. `hint`: what to say before an engine's own words when it fails."""
+
+    def __init__(self, replica: Replica, version: int, attempt: int, port: int) -> None:
+        self.replica = replica.id
+        self.devices = replica.devices
+        self.source = replica.launch.source if replica.launch is not None else ""
+        self.version = version
+        self.attempt = attempt
+        self.port = port
+        self.client = EngineClient(port)
+        self.process: EngineProcess | None = None
+        self.hint = ""
+        self.ready = False
+        self.ready_since: float | None = None
+        self.stop_reason: str | None = None
+        self.last_seq: int | None = None
+        self.life: asyncio.Task[None] | None = None
+        self.hurried = asyncio.Event()
+
+    @property
+    def running(self) -> Running:
+        """Give what reconciling looks at."""
+        return Running(
+            self.replica, self.version, self.devices, self.ready, self.stop_reason is not None
+        )
+
+    async def start(
+        self,
+        site: Site,
+        inventory: Sequence[Device],
+        replica: Replica,
+        inherited: Mapping[str, str],
+        log_file: Path,
+    ) -> EngineProcess:
+        """Start its process. Raises OSError where that can't be."""
+        how = replica.launch
+        if how is None:
+            raise OSError("no plan says how it is started")
+        there = {item.index: item for item in reversed(inventory)}
+        absent = [index for index in replica.devices if index not in there]
+        if absent:
+            raise OSError(f"this node has no device {absent[0]}")
+        # vLLM takes one share for all of an engine's GPUs: of the largest, it is none's too much.
+        device = max((there[index] for index in replica.devices), key=lambda item: item.memory)
+        self.hint = _hint(how.source)
+        line = launch.arguments(site, how, replica, device, self.port)
+        environ = launch.environment(site, how, replica, device, inherited)
+        _turn_over(log_file)
+        log.info("starting %s on port %d: %s", replica.id, self.port, " ".join(line))
+        self.process = await EngineProcess.start(line, environ, log_file)
+        return self.process
+
+    async def becomes_ready(self, watching: asyncio.Task[int | None]) -> bool:
+        """Wait until it answers; False where it ended before, as `watching` tells."""
+        while not watching.done():
+            if await self.client.healthy():
+                return True
+            await asyncio.wait((watching,), timeout=processes.POLL)
+        return False
+
+    async def end(self, grace: float, drain: float) -> None:
+        """End its process; before that let its requests end, for `drain` seconds or until hurried.
+
+        `grace`: seconds that the process then gets to end by itself.
+        """
+        process = self.process
+        if process is None:
+            return
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + drain, UNSENT
+        while self.ready and process.alive and loop.time() < deadline:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.hurried.wait(), pause)
+                break
+            if not await self.client.requests():
+                break
+            pause = processes.POLL
+        await process.end(grace)
+
+    async def adapt(self, action: LoadAdapter | UnloadAdapter) -> Event:
+        """Change one of its adapters and give what came of it. Raises EngineSilent."""
+        if isinstance(action, UnloadAdapter):
+            with contextlib.suppress(EngineRefused):  # it had none: that is what we wanted
+                await self.client.unload_adapter(action.name)
+            return AdapterUnloaded(action.name)
+        try:
+            await self.client.load_adapter(action.name, action.source)
+        except EngineRefused as error:
+            return AdapterLoadFailed(action.name, action.source, str(error))
+        return AdapterLoaded(action.name, action.source)
+
+
+def _turn_over(log_file: Path) -> None:
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    if log_file.exists() and log_file.stat().st_size > MAX_LOG_FILE:
+        log_file.replace(log_file.with_suffix(".log.1"))
+
+
+def _hint(source: str) -> str:
+    """Say what vLLM does not: it takes a folder that is not there for a bad hub id."""
+    if not source.startswith("/") or Path(source).exists():
+        return ""
+    return f"there is no {source} on this node; the engine says: "

@@ -1,0 +1,32 @@
+"""What a node is told when it starts, by its command line."""
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from nebula.actors.node.reconciliation import Restarts
+
+
+class NodeSettings(Struct, frozen=True):
+    """See the module.
+
+    `grace`: seconds an engine gets to end by itself; `drain`: those that its requests get before
+    that, where it is no longer wanted. `leave_engines`: a node that is stopped leaves its engines
+    running for the next one to adopt. `weights`: the folder of the hub's cache [the hub library's
+    own]. `fetches`: whether files are fetched before an engine starts, or by it. `rehearses`:
+    devices and files are imagined. `measures`: it tells how much memory models need.
+    """
+
+    node: str
+    folder: Path
+    engine_command: tuple[str, ...]
+    labels: dict[str, str] = {}
+    grace: float = 20.0
+    drain: float = 60.0
+    restarts: Restarts = Restarts()
+    leave_engines: bool = False
+    version: str = ""
+    weights: Path | None = None
+    fetches: bool = True
+    rehearses: bool = False
+    measures: bool = True

@@ -1,0 +1,252 @@
+"""Fetches a source's files into the hub's cache: goes on where it broke off, and checks all.
+
+The hub's own library begins a broken file anew and does not hash what it gets over plain HTTP.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import IO
+
+import httpx
+
+from nebula.actors.node.weights.hub import Busy, File, Hub, Listing, Unreachable
+from nebula.events import memory
+
+SIDE_BY_SIDE = 4
+"""Files that are fetched at a time."""
+
+BLOCK = 4 * 1024 * 1024
+"""Bytes that are hashed and written at a time, beside the event loop."""
+
+SPARE = 256 * memory.MIB
+"""Bytes of the disk that a download leaves to everybody else."""
+
+SILENCE = 30.0
+"""Seconds without a byte after which a connection counts as broken."""
+
+POLL = 0.5
+"""Seconds between two looks whether a source's files are free."""
+
+TRIES = 5
+"""Broken connections in a row, without one byte between them, after which a fetch gives up."""
+
+
+class Damaged(Exception):
+    """A file is not what the hub says it is."""
+
+
+class NoRoom(Exception):
+    """The disk can't take the files."""
+
+
+PAUSE = 1.0
+"""Seconds before a broken connection is made again; doubled each time nothing came."""
+
+Progress = Callable[[int], None]
+"""Told how many bytes more (or, where some have to be fetched again, fewer) are there."""
+
+
+def missing(hub: Hub, listing: Listing) -> tuple[File, ...]:
+    """Give the files that are not there yet, small ones first, each blob once."""
+    absent = {
+        file.etag: file
+        for file in listing.content
+        if not _is_there(hub.blob(listing.files.source, file), file)
+        and not _is_there(hub.snapshot(listing) / file.path, file)
+    }
+    return tuple(sorted(absent.values(), key=lambda file: (file.size, file.path)))
+
+
+def begun(hub: Hub, listing: Listing, files: tuple[File, ...]) -> int:
+    """Give the bytes of missing files that an earlier try has left."""
+    return sum(_part_size(hub.blob(listing.files.source, file), file) for file in files)
+
+
+def check_room(hub: Hub, listing: Listing, files: tuple[File, ...]) -> None:
+    """Raise NoRoom where the disk can't take what is missing."""
+    wanted = sum(file.size for file in files) - begun(hub, listing, files)
+    hub.cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(hub.cache).free
+    if wanted + SPARE > free:
+        raise NoRoom(
+            f"{listing.files.source} needs {memory.text(wanted)} more on the disk of {hub.cache}, "
+            f"which has {memory.text(free)} left"
+        )
+
+
+@contextlib.asynccontextmanager
+async def turn(hub: Hub, source: str) -> AsyncIterator[None]:
+    """Wait until nobody else who shares the cache fetches or removes a source. Raises OSError."""
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(hub.locked(source))
+                break
+            except Busy:
+                await asyncio.sleep(POLL)  # the kernel tells nobody when a file's lock is free
+        yield
+
+
+async def fetch(hub: Hub, listing: Listing, progress: Progress) -> None:
+    """Bring all files of a listing into the cache, and name them; to be called in one's turn.
+
+    Raises Unreachable, Damaged, and OSError where the disk fails.
+    """
+    slots = asyncio.Semaphore(SIDE_BY_SIDE)
+    async with httpx.AsyncClient(
+        follow_redirects=True, timeout=httpx.Timeout(SILENCE), headers=hub.headers()
+    ) as client:
+
+        async def one(file: File) -> None:
+            async with slots:
+                blob = hub.blob(listing.files.source, file)
+                await _Download(client, hub.url(listing, file), blob, file, progress).run()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for file in await asyncio.to_thread(missing, hub, listing):
+                    group.create_task(one(file))
+        except* (Unreachable, Damaged, OSError) as failures:
+            raise _first(failures) from None
+    await asyncio.to_thread(hub.link, listing)
+
+
+class _Download:
+    """One file on its way, from its first byte or from where an earlier try ended."""
+
+    def __init__(
+        self, client: httpx.AsyncClient, url: str, blob: Path, file: File, progress: Progress
+    ) -> None:
+        self._client = client
+        self._url = url
+        self._blob = blob
+        self._file = file
+        self._progress = progress
+        self._done = 0
+        self._digest = _digest(file)
+
+    async def run(self) -> None:
+        self._blob.parent.mkdir(parents=True, exist_ok=True)
+        part = _part(self._blob)
+        if _part_size(self._blob, self._file) == 0:
+            part.unlink(missing_ok=True)
+        with part.open("ab+") as output:
+            output.seek(0)
+            while await asyncio.to_thread(self._take_up, output):
+                pass  # in pieces: a thread can't be cancelled, and there may be much of it
+            failures = 0
+            while self._done < self._file.size:
+                before = self._done
+                try:
+                    await self._stream(output)
+                    broken = "the hub's answer was too short"
+                except (httpx.TransportError, httpx.TooManyRedirects) as error:
+                    broken = f"{type(error).__name__} {error}".strip()
+                if self._done < self._file.size:
+                    failures = failures + 1 if self._done <= before else 1
+                    if failures >= TRIES:
+                        raise Unreachable(
+                            f"{self._file.path} broke off {failures} times in a row at byte "
+                            f"{self._done} of {self._file.size}: {broken}"
+                        )
+                    await asyncio.sleep(PAUSE * 2 ** (failures - 1))
+            await asyncio.to_thread(_flush, output)
+        found = self._digest.hexdigest()
+        if found != self._file.etag:
+            part.unlink()
+            self._progress(-self._done)
+            raise Damaged(
+                f"{self._file.path} is not what the hub lists: its "
+                f"{'SHA-256' if self._file.sha256 else 'git hash'} is {found}, "
+                f"not {self._file.etag}"
+            )
+        part.replace(self._blob)
+
+    def _take_up(self, output: IO[bytes]) -> bool:
+        """Hash a piece of what an earlier try has left; False where that was all."""
+        block = output.read(BLOCK)
+        self._digest.update(block)
+        self._done += len(block)
+        return bool(block)
+
+    async def _stream(self, output: IO[bytes]) -> None:
+        begin = {"Range": f"bytes={self._done}-"} if self._done else {}
+        async with self._client.stream("GET", self._url, headers=begin) as answer:
+            if answer.status_code == 200 and self._done:
+                self._start_over(output)  # it does not know ranges
+            elif answer.status_code != (206 if self._done else 200):
+                raise Unreachable(f"{self._url} answers {answer.status_code}")
+            elif self._done and not _begins(answer, self._done):
+                raise Unreachable(f"{self._url} answers with another part than it was asked for")
+            pending = bytearray()
+            try:
+                async for piece in answer.aiter_raw():
+                    pending += piece
+                    if len(pending) >= BLOCK:
+                        block, pending = bytes(pending), bytearray()
+                        await asyncio.to_thread(self._write, output, block)
+            except httpx.TransportError:
+                self._write(output, bytes(pending))  # what came before the break is good
+                raise
+            await asyncio.to_thread(self._write, output, bytes(pending))
+
+    def _write(self, output: IO[bytes], block: bytes) -> None:
+        block = block[: self._file.size - self._done]
+        output.write(block)
+        output.flush()
+        self._digest.update(block)
+        self._done += len(block)
+        self._progress(len(block))
+
+    def _start_over(self, output: IO[bytes]) -> None:
+        output.truncate(0)
+        self._progress(-self._done)
+        self._done = 0
+        self._digest = _digest(self._file)
+
+
+def _digest(file: File) -> "hashlib._Hash":
+    if file.sha256:
+        return hashlib.sha256()
+    return hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
+
+
+def _begins(answer: httpx.Response, at: int) -> bool:
+    return str(answer.headers.get("Content-Range", "")).startswith(f"bytes {at}-")
+
+
+def _part(blob: Path) -> Path:
+    return blob.with_name(f"{blob.name}.incomplete")
+
+
+def _part_size(blob: Path, file: File) -> int:
+    """Give the bytes there are of a file; none where there are too many to be its own."""
+    try:
+        size = _part(blob).stat().st_size
+    except OSError:
+        return 0
+    return size if size <= file.size else 0
+
+
+def _is_there(path: Path, file: File) -> bool:
+    try:
+        return path.stat().st_size == file.size
+    except OSError:
+        return False
+
+
+def _flush(output: IO[bytes]) -> None:
+    output.flush()
+    os.fsync(output.fileno())
+
+
+def _first(failures: BaseExceptionGroup[Exception]) -> Exception:
+    found: BaseException = failures
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found if isinstance(found, Exception) else Unreachable(str(found))

@@ -1,0 +1,1 @@
+"""Placement: which replica goes where, and why not elsewhere. Pure."""

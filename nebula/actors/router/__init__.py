@@ -1,0 +1,1 @@
+"""The router: which replica gets a request, and what is decided from what is seen."""

@@ -1,0 +1,190 @@
+"""The router: it appends the cluster's decisions and sends every request to a ready replica.
+
+Any number of routers run side by side: requests are shared out by NATS, and of two that decide at
+once the log lets one win.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+
+import msgspec
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+from nats.errors import FlushTimeoutError
+
+from nebula.actors.actor import Actor
+from nebula.actors.placement.decision import Decider, Decision
+from nebula.actors.router.dispatch import Dispatch
+from nebula.actors.router.observation import LOST_AFTER, decide_observed
+from nebula.actors.router.observing import Observer
+from nebula.events import subjects
+from nebula.events.state import State
+from nebula.events.vocabulary import EventRejected, NodeLost
+from nebula.store.connection import Connection, Unavailable
+from nebula.store.log import Conflict, Guard
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = 1.0
+TICK = 0.1
+OBSERVE = 1.0
+"""Seconds between two looks at what has been seen beside the log."""
+
+
+class Router(Actor):
+    """See the module."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        stream_replicas: int = 1,
+        lost_after: float = LOST_AFTER,
+    ) -> None:
+        """`lost_after`: seconds of silence after which a node is lost; 0: never."""
+        super().__init__(connection, stream_replicas=stream_replicas)
+        self.lost_after = lost_after
+        self.id = f"router-{uuid.uuid4().hex[:8]}"
+        self._dispatch = Dispatch(
+            self.id, self._post, lambda: self.projection.state, time.monotonic, time.time_ns
+        )
+        self._observer = Observer(self.id, time.monotonic)
+        self._look = asyncio.Event()
+        self._again = False
+        self._requests: Subscription | None = None
+
+    async def begin(self) -> None:
+        """Listen for requests, their ends, and heartbeats."""
+        client, dispatch = self.connection.client, self._dispatch
+        await client.listen(subjects.FINISHED, dispatch.on_finished)
+        await client.listen(subjects.REPLICA_STATUS, dispatch.on_status)
+        await client.listen(subjects.CANCELS, dispatch.on_cancel)
+        await client.listen(subjects.NODE_STATUS, self._observer.on_node)
+        await client.listen(subjects.ROUTER_STATUS, self._observer.on_router)
+        self.connection.on_reconnect(self._on_reconnect)
+        self._observer.restart()
+        self._requests = await client.listen(subjects.REQUESTS, dispatch.on_request, "routers")
+        self.spawn(self._tick(), "send what waits")
+
+    async def work(self) -> None:
+        """Append what the state calls for, whenever it has changed, and what is seen beside it."""
+        decider = Decider()
+        decided: State | None = None
+        while True:
+            state = self.projection.state
+            self._dispatch.react()
+            due = self._observed(state)
+            if not due and state is not decided:
+                due, decided = decider.decide(state), state
+            if due:
+                decided = None
+                await self._append_all(state, due)
+            elif self._again:
+                self._again = False
+                self._look.set()
+            else:
+                await self._change()
+
+    def _observed(self, state: State) -> tuple[Decision, ...]:
+        """Give what is to be decided from what is seen, where it is time to look."""
+        if not self._look.is_set():
+            return ()
+        self._look.clear()
+        if not self.connection.connected:
+            return ()
+        seen = self._observer.observe(state, self._dispatch.loads())
+        due = decide_observed(state, seen, lost_after=self.lost_after)
+        self._again = bool(due)
+        return due
+
+    async def _change(self) -> None:
+        """Wait until more is folded, or it is time to look again."""
+        changed = asyncio.ensure_future(self.projection.changed())
+        looking = asyncio.ensure_future(self._look.wait())
+        try:
+            await asyncio.wait((changed, looking), return_when=asyncio.FIRST_COMPLETED)
+            if changed.done():
+                changed.result()
+        finally:
+            changed.cancel()
+            looking.cancel()
+
+    async def end(self) -> None:
+        """Take no more requests, and give those that wait here to the other routers."""
+        if self._requests is None or not self.connection.connected:
+            return
+        try:
+            await self._requests.unsubscribe()
+            with contextlib.suppress(FlushTimeoutError):
+                await self.connection.client.flush(2)  # what was on its way here has come then
+            self._dispatch.hand_over()
+        except NatsError as error:
+            log.warning("requests that waited could not be handed over: %r", error)
+
+    async def _on_reconnect(self) -> None:
+        self._observer.restart()
+
+    async def _tick(self) -> None:
+        beats = looks = 0.0
+        while True:
+            self._dispatch.react()
+            now = time.monotonic()
+            if self._dispatch.called() or now >= looks:
+                looks = now + OBSERVE
+                self._look.set()
+            if now >= beats and self.connection.connected:
+                beats = now + HEARTBEAT
+                status = msgspec.json.encode(self._dispatch.status())
+                self._post(subjects.router_status(self.id), b"", status)
+            await asyncio.sleep(TICK)
+
+    def _post(self, subject: str, header: bytes, body: bytes) -> None:
+        try:
+            self.connection.client.post(subject, header, body)
+        except (NatsError, UnicodeEncodeError) as error:
+            log.warning("could not publish to %s: %r", subject, error)
+
+    async def _append_all(self, state: State, due: tuple[Decision, ...]) -> None:
+        """Append decisions that were made together, as long as nobody else decides in between."""
+        guards = {
+            subjects.MODEL_EVENTS: state.models_seq,
+            subjects.NODE_EVENTS: state.nodes_seq,
+        }
+        newest = state.seq
+        try:
+            for decision in due:
+                newest = await self._append(state, decision, guards)
+        except Conflict:
+            # Somebody was first. What they wrote is on its way to us, and then we decide again.
+            newest += 1
+        except Unavailable as error:
+            log.warning("can't append %s: %s", type(decision.event).__name__, error)
+            return
+        await self.projection.reached(newest, timeout=1)
+
+    async def _append(self, state: State, decision: Decision, guards: dict[str, int]) -> int:
+        """Append one decision and give its sequence. Raises Conflict, Unavailable."""
+        guard, message_id, over = None, None, subjects.MODEL_EVENTS
+        if isinstance(decision.event, EventRejected):
+            # Guarded by its message id: whatever hands may write about the same sequence, the
+            # answer of several routers is stored once.
+            message_id = f"rejected-{decision.id}"
+        else:
+            if isinstance(decision.event, NodeLost):
+                over = subjects.NODE_EVENTS
+            guard = Guard(over, guards[over])
+        seq = await self.log.append(
+            decision.id,
+            decision.event,
+            guard=guard,
+            cause=decision.cause,
+            basis=state.seq,
+            message_id=message_id,
+        )
+        if guard is not None:
+            guards[over] = seq
+        log.info("%s %s", type(decision.event).__name__, decision.id)
+        return max(seq, state.seq + 1)

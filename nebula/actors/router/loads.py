@@ -1,0 +1,166 @@
+"""What a router knows of replicas beyond the log: how busy each is, and whether to avoid it.
+
+It comes from their heartbeats, from the ends of requests that engines tell all routers, and from
+what this router sends itself.
+"""
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from nebula.actors.router import routing
+from nebula.actors.router.observing import Load
+from nebula.actors.router.prefixes import BOUNDS, Prefixes
+from nebula.events.inference import Candidate, Finished, ReplicaStatus, Request
+from nebula.events.state import Model, Replica, State
+
+SILENCE = 8.0
+"""Seconds without a heartbeat after which a replica counts as silent: four are missing then."""
+
+STALLED = 15.0
+"""Seconds for which a replica may have requests and say nothing, before others are preferred."""
+
+RECOVERY = 2.0
+"""Seconds for which a replica that failed a request is avoided; twice as long each further time."""
+
+LONGEST_RECOVERY = 60.0
+
+
+class _Load(Struct):
+    """What is known of one replica.
+
+    `others` counts the requests that are not from here: `running` ones of its engine less our own.
+    `used`: when a request of it was last heard to have ended, whoever sent it.
+    """
+
+    pid: int = 0
+    heard: float = 0.0
+    sent: dict[str, float] = {}
+    others: int = 0
+    waiting: int = 0
+    cache: float = 0.0
+    stalled: float = 0.0
+    failures: int = 0
+    avoid_until: float = 0.0
+    used: float = 0.0
+
+
+class Loads:
+    """See the module. `state` gives the newest state, `now` seconds of a monotonic clock."""
+
+    def __init__(self, state: Callable[[], State], now: Callable[[], float]) -> None:
+        self._state = state
+        self._now = now
+        self._of: dict[str, _Load] = {}
+        self._prefixes = Prefixes()
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def sent(self, replica: str, request: Request) -> None:
+        """Note that a replica, one of the last candidates, was sent a request."""
+        self._of[replica].sent[request.id] = self._now()
+        if request.prefix:
+            self._prefixes.learn(replica, request.prefix)
+
+    def finished(self, finished: Finished) -> bool:
+        """Count what an engine is done with; False where it is of no replica that there is."""
+        load = self._known(finished.replica)
+        if load is None:
+            return False
+        load.used = now = self._now()
+        for identity in finished.requests:
+            load.sent.pop(identity, None)
+        load.others = max(0, finished.active - len(load.sent))
+        if finished.failed:
+            load.avoid_until = now + min(RECOVERY * 2**load.failures, LONGEST_RECOVERY)
+            load.failures = min(load.failures + 1, 16)
+        else:
+            load.failures = 0
+        return True
+
+    def beats(self, status: ReplicaStatus) -> bool:
+        """Take a heartbeat; False where it is of no replica's engine that there is."""
+        load = self._known(status.replica, status.pid)
+        if load is None or load.pid not in (0, status.pid):
+            return False
+        load.heard = now = self._now()
+        load.waiting, load.cache, load.stalled = status.waiting, status.cache, status.stalled
+        if len(load.sent) > status.running:
+            # Ends of requests that were lost on the way must not weigh on a replica for ever.
+            recent = {key: sent for key, sent in load.sent.items() if now - sent < 2}
+            if status.running == 0 or len(recent) >= status.running:
+                load.sent = recent
+        load.others = max(0, status.running - len(load.sent))
+        return True
+
+    def avoid(self, replica: str, since: float) -> None:
+        """Avoid a replica for a while that somebody says has failed, `since` then."""
+        load = self._of.get(replica)
+        if load is not None:
+            load.avoid_until = max(load.avoid_until, since + RECOVERY)
+
+    def forget(self) -> None:
+        """Let go of the replicas that are no more."""
+        replicas = self._state().replicas
+        for replica in [known for known in self._of if known not in replicas]:
+            del self._of[replica]
+            self._prefixes.forget(replica)
+
+    def of_models(self) -> dict[str, Load]:
+        """Sum up what is known of each model's replicas."""
+        replicas = self._state().replicas
+        loads: dict[str, Load] = {}
+        for identity, known in self._of.items():
+            replica = replicas.get(identity)
+            if replica is None:
+                continue
+            load = loads.setdefault(replica.model, Load())
+            load.used = max(load.used, known.used)
+            if replica.engine is not None and known.pid in (0, replica.engine.pid):
+                load.in_flight += len(known.sent) + known.others
+        return loads
+
+    def candidates(
+        self, state: State, model: Model, adapter: str, prefix: tuple[str, ...] = ()
+    ) -> list[Candidate]:
+        """Give the replicas that can serve a request now."""
+        now = self._now()
+        known = self._prefixes.known(prefix) if prefix else {}
+        # A beginning that many prompts have, such as a system prompt, is no reason to go where all
+        # the others go: it is computed once and then cached everywhere.
+        least = BOUNDS[max(0, len(prefix) - 2)]
+        found = []
+        for replica in routing.able(state, model, adapter):
+            load = self._load(replica)
+            avoided = now - load.heard > SILENCE or load.stalled > STALLED or load.avoid_until > now
+            found.append(
+                Candidate(
+                    replica.id,
+                    len(load.sent) + load.others,
+                    avoided,
+                    load.waiting,
+                    load.cache,
+                    seen if (seen := known.get(replica.id, 0)) >= least else 0,
+                )
+            )
+        return found
+
+    def _known(self, identity: str, pid: int = 0) -> _Load | None:
+        """Give what is known of a replica, and begin with one that the log knows, or its engine."""
+        load = self._of.get(identity)
+        if load is None or (pid and load.pid not in (0, pid)):
+            replica = self._state().replicas.get(identity)
+            if replica is not None:
+                return self._load(replica)
+        return load
+
+    def _load(self, replica: Replica) -> _Load:
+        load = self._of.get(replica.id)
+        pid = replica.engine.pid if replica.engine is not None else 0
+        if load is None or load.pid != pid:
+            if load is not None:
+                # Another engine than the one we sent to: its cache is empty, its hands are free.
+                self._prefixes.forget(replica.id)
+            load = self._of[replica.id] = _Load(pid=pid, heard=self._now())
+        return load

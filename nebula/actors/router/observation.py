@@ -1,0 +1,103 @@
+"""What a router decides from what it has seen beside the log: who is lost, sleeps, wakes, grows.
+
+Pure: seconds come in, counted by the router's own clock. The log keeps no observation, so every
+decision bears in its reason the figures that led to it. One that is appended leaves, with the same
+observation, nothing of its kind to decide.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct
+
+from nebula.actors.placement.decision import Decision
+from nebula.actors.router.turns import Use, decide_turn, in_line
+from nebula.events.state import Model, State
+from nebula.events.vocabulary import ModelScaled, ModelSlept, NodeLost
+
+LOST_AFTER = 30.0
+"""Seconds of silence after which a node is lost: fifteen of its heartbeats are missing then."""
+
+
+class Observation(Struct, frozen=True):
+    """What a router has seen: for how long (s) each node is silent, and the use of models.
+
+    Nodes and models that are not in it have not been looked at: nothing is decided about them.
+    """
+
+    silent: Mapping[str, float] = {}
+    uses: Mapping[str, Use] = {}
+
+
+QUIET = Observation()
+
+
+def decide_observed(
+    state: State, seen: Observation, *, lost_after: float = LOST_AFTER
+) -> tuple[Decision, ...]:
+    """Give what an observation calls for, the most urgent kind only: fold it, then ask again.
+
+    `lost_after`: seconds; 0: no node is ever lost.
+    """
+    return (
+        tuple(_lost(state, seen, lost_after))
+        or tuple(_asleep(state, seen))
+        or tuple(_scaled(state, seen))
+        or decide_turn(state, seen.uses)
+    )
+
+
+def _lost(state: State, seen: Observation, lost_after: float) -> Iterator[Decision]:
+    if not lost_after:
+        return
+    for identity, silent in sorted(seen.silent.items()):
+        node = state.nodes.get(identity)
+        if node is not None and not node.lost and silent > lost_after:
+            reason = f"not heard from for {silent:.1f} s, more than {lost_after:g} s"
+            yield Decision(identity, NodeLost(reason), node.changed)
+
+
+def _asleep(state: State, seen: Observation) -> Iterator[Decision]:
+    """Put those to sleep that nobody has asked for; what has not served yet has not been idle."""
+    for model, use in _awake(state, seen):
+        after = model.spec.idle_after
+        if after is None or use.in_flight or use.waiting or use.idle < after:
+            continue
+        if any(replica.serving for replica in state.replicas_of(model)):
+            reason = f"no request for {use.idle:.1f} s: it sleeps after {after:g} s"
+            yield Decision(model.id, ModelSlept(reason), model.changed)
+
+
+def _scaled(state: State, seen: Observation) -> Iterator[Decision]:
+    for model, use in _awake(state, seen):
+        if model.spec.autoscale is not None and (scaled := _scale(state, model, use)) is not None:
+            yield Decision(model.id, scaled, model.changed)
+
+
+def _scale(state: State, model: Model, use: Use) -> ModelScaled | None:
+    """Go one step at a time: up once all replicas serve, down once fewer would have done."""
+    auto, wanted = model.spec.autoscale, model.wanted
+    if auto is None:
+        return None
+    if wanted == 0:
+        return ModelScaled(1, f"{in_line(use)}, and it has no replica") if use.waiting else None
+    serving = sum(replica.serving for replica in state.replicas_of(model))
+    if wanted < auto.most and serving >= wanted:
+        each = use.in_flight / serving
+        if each > auto.in_flight:
+            reason = f"{use.in_flight} requests in flight are {each:.1f} for each of {serving}"
+            return ModelScaled(wanted + 1, f"{reason}, more than {auto.in_flight:g}")
+        if use.waiting and use.longest > auto.wait:
+            return ModelScaled(wanted + 1, f"{in_line(use)}, more than {auto.wait:g} s")
+    enough = not use.waiting and use.in_flight <= auto.in_flight * (wanted - 1)
+    calm = use.replicas == wanted and use.spare >= auto.calm
+    if wanted > auto.least and enough and calm:
+        reason = f"for {use.spare:.1f} s, {auto.calm:g} s at least, {wanted - 1} would have done"
+        return ModelScaled(wanted - 1, f"{reason}; {use.in_flight} requests are in flight")
+    return None
+
+
+def _awake(state: State, seen: Observation) -> Iterator[tuple[Model, Use]]:
+    for identity, use in sorted(seen.uses.items()):
+        model = state.models.get(identity)
+        if model is not None and not (model.asleep or model.unloading):
+            yield model, use

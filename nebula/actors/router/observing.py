@@ -1,0 +1,170 @@
+"""Where a router keeps what it has seen beside the log, until it decides upon it.
+
+All times are seconds of the clock that it is given: nobody else's clock counts. A router that has
+just started, has been cut off from NATS or has stood still itself knows nothing of the time before:
+it grants everybody the full time again.
+"""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+from msgspec import Struct
+
+from nebula.actors.router.observation import Observation
+from nebula.actors.router.turns import Use
+from nebula.events.inference import QueueStatus, RouterStatus
+from nebula.events.state import Model, State
+
+ABSENT = 3.0
+"""Seconds between two observations after which the router counts as having stood still."""
+
+ROUTER_SILENCE = 3.5
+"""Seconds without a heartbeat of another router after which its lines are no longer counted."""
+
+
+class Load(Struct):
+    """What one router knows of a model's requests; `used`: when it last heard of one."""
+
+    in_flight: int = 0
+    waiting: int = 0
+    longest: float = 0.0
+    used: float = 0.0
+
+
+_NONE = Load()
+
+
+class _Model(Struct):
+    """Since when a model is as it is; `wanted_since`: since when it starts without serving."""
+
+    used: float
+    serving_since: float | None = None
+    wanted_since: float | None = None
+    started: float = 0.0
+    replicas: int = 0
+    spare_since: float | None = None
+
+
+class Observer:
+    """See the module. `router` is whose lines the loads hold already."""
+
+    def __init__(self, router: str, now: Callable[[], float]) -> None:
+        self._router = router
+        self._now = now
+        self._since = self._last = now()
+        self._nodes: dict[str, float] = {}
+        self._routers: dict[str, tuple[float, dict[str, QueueStatus]]] = {}
+        self._models: dict[str, _Model] = {}
+
+    def on_node(self, subject: bytes, _: bytes, __: bytes) -> None:
+        """Take a node's heartbeat."""
+        self._nodes[subject.rpartition(b".")[2].decode()] = self._now()
+
+    def on_router(self, subject: bytes, _: bytes, body: bytes) -> None:
+        """Take another router's heartbeat."""
+        router = subject.rpartition(b".")[2].decode()
+        if router == self._router:
+            return
+        try:
+            status = msgspec.json.decode(body, type=RouterStatus)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        self._routers[router] = (self._now(), status.queues)
+
+    def restart(self) -> None:
+        """Count all times from now on: nothing could be seen until now."""
+        self._since = self._last = self._now()
+        self._models.clear()
+
+    def observe(self, state: State, loads: Mapping[str, Load]) -> Observation:
+        """Give what is seen now; `loads`: the requests of each model as this router knows them."""
+        now = self._now()
+        if now - self._last > ABSENT:
+            self.restart()
+        self._last = now
+        return Observation(self._silent(state, now), self._uses(state, loads, now))
+
+    def _silent(self, state: State, now: float) -> dict[str, float]:
+        for gone in [node for node in self._nodes if node not in state.nodes]:
+            del self._nodes[gone]
+        return {
+            node: now - max(self._nodes.setdefault(node, now), self._since) for node in state.nodes
+        }
+
+    def _uses(self, state: State, loads: Mapping[str, Load], now: float) -> dict[str, Use]:
+        elsewhere = self._elsewhere(now)
+        uses = {
+            identity: self._use(state, model, loads.get(identity, _NONE), line, now)
+            for identity, model in state.models.items()
+            if (line := elsewhere.get(identity)) is not None or identity in loads or _lives(model)
+        }
+        for other in [model for model in self._models if model not in uses]:
+            del self._models[other]
+        return uses
+
+    def _use(
+        self, state: State, model: Model, load: Load, line: QueueStatus | None, now: float
+    ) -> Use:
+        known = self._models.get(model.id)
+        if known is None:
+            known = self._models[model.id] = _Model(now)
+        waiting = load.waiting + (line.waiting if line is not None else 0)
+        longest = max(load.longest, line.oldest if line is not None else 0.0)
+        known.used = now if load.in_flight or waiting else max(known.used, load.used)
+        if any(replica.serving for replica in state.replicas_of(model)):
+            if known.serving_since is None:
+                known.serving_since = known.used = now
+                if known.wanted_since is not None:
+                    known.started = now - known.wanted_since
+            known.wanted_since = None
+        else:
+            known.serving_since = None
+            if not model.assignments:
+                known.wanted_since = None
+            elif known.wanted_since is None:
+                known.wanted_since = now
+        self._spare(model, known, load.in_flight, waiting, now)
+        return Use(
+            load.in_flight,
+            waiting,
+            longest,
+            now - known.used,
+            now - known.serving_since if known.serving_since is not None else 0.0,
+            known.started,
+            known.replicas,
+            now - known.spare_since if known.spare_since is not None else 0.0,
+        )
+
+    def _spare(self, model: Model, known: _Model, in_flight: int, waiting: int, now: float) -> None:
+        """Note since when one replica fewer would have done; without any, nobody may ask."""
+        auto, wanted = model.spec.autoscale, model.wanted
+        if auto is None or known.replicas != wanted:
+            known.replicas, known.spare_since = wanted, None
+        if auto is None or waiting or in_flight > auto.in_flight * (wanted - 1):
+            known.spare_since = None
+        elif wanted == 1:
+            known.spare_since = known.used
+        elif known.spare_since is None:
+            known.spare_since = now
+
+    def _elsewhere(self, now: float) -> dict[str, QueueStatus]:
+        """Sum up the lines in other routers."""
+        lines: dict[str, QueueStatus] = {}
+        for router, (at, queues) in tuple(self._routers.items()):
+            if now - at > ROUTER_SILENCE:
+                del self._routers[router]
+                continue
+            for model, line in queues.items():
+                known = lines.get(model, QueueStatus(0, 0.0))
+                lines[model] = QueueStatus(
+                    known.waiting + line.waiting, max(known.oldest, line.oldest)
+                )
+        return lines
+
+
+def _lives(model: Model) -> bool:
+    """Say whether something is decided of a model for which nobody waits."""
+    spec = model.spec
+    return not model.asleep and (
+        spec.evictable or spec.idle_after is not None or spec.autoscale is not None
+    )

@@ -1,0 +1,195 @@
+"""Which sleeping model is woken, and which gives up its place: models that take turns. Pure.
+
+Whoever waits for a model that sleeps wakes it. Where there is no room for it, `evictable` models go
+to sleep, the least recently used first and no more of them than needed. So that two which take
+turns do not thrash, a model keeps its place until the line that it was woken for is served, or for
+a turn while requests do not stop; and who has given up its place, or comes later, does not take the
+room from who waits for it already.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from nebula.actors.placement.decision import Decision
+from nebula.actors.placement.fleet import Fleet, Place
+from nebula.actors.placement.planning import plan
+from nebula.events.index import hold, unmeasured
+from nebula.events.state import Model, Replica, State
+from nebula.events.vocabulary import Assignment, ModelSlept, ModelWoken
+
+TURN = 20.0
+"""Seconds that a model serves at least, as long as requests for it come; or as long as its last
+start took, so that no more than half of the time goes into starts."""
+
+LINGER = 2.0
+"""Seconds without a request after which a model's line counts as served."""
+
+
+class Use(Struct, frozen=True, gc=False):
+    """What a router has seen of one model's requests, those in other routers too.
+
+    `in_flight`: requests in its engines. `waiting`: those in line, the first of them for `longest`
+    seconds. `idle`: seconds since the last request, or since it began to serve. `serving`: seconds
+    for which it has served without a break; 0 while it does not. `started`: seconds that its last
+    start took, as far as it was seen. `spare`: seconds for which one replica fewer than `replicas`,
+    those wanted meanwhile, would have done.
+    """
+
+    in_flight: int = 0
+    waiting: int = 0
+    longest: float = 0.0
+    idle: float = 0.0
+    serving: float = 0.0
+    started: float = 0.0
+    replicas: int = 0
+    spare: float = 0.0
+
+
+def decide_turn(state: State, uses: Mapping[str, Use]) -> tuple[Decision, ...]:
+    """Give whom to wake next and who makes room for it; one at a time, whoever waits longest first.
+
+    Those that are awake already and wait for room come before those that sleep: it is theirs.
+    """
+    calling = sorted(
+        (
+            (model, use)
+            for identity, use in uses.items()
+            if use.waiting
+            and (model := state.models.get(identity)) is not None
+            and not (model.unloading or model.assignments)
+        ),
+        key=lambda each: (each[0].asleep, -each[1].longest, each[0].id),
+    )
+    if not calling:
+        return ()
+    fleet, coming = Fleet(), _as_wanted(state)
+    taken: set[Place] = set()
+    for model, use in calling:
+        awake = replace(model, asleep=False)
+        woken = (Decision(model.id, ModelWoken(in_line(use)), model.changed),) * model.asleep
+        if not awake.wanted or unmeasured(state, awake):
+            if woken:
+                return woken
+            continue
+        places = _places(plan(coming, awake, fleet=fleet).assignments)
+        if places and not places & taken:
+            if woken:
+                return woken
+            taken |= places  # the room that it waits for is being cleared
+            continue
+        evictable = _evictable(state, uses, but=model.id)
+        may_go = [each for each in evictable if _may_go(state, each, uses[each.id])]
+        chosen = _least(coming, awake, may_go, taken, fleet)
+        if chosen:
+            return (
+                *(
+                    Decision(
+                        each.id, ModelSlept(_makes_room(uses[each.id], model, use)), each.changed
+                    )
+                    for each in chosen
+                ),
+                *woken,
+            )
+        if woken and not places and not _least(coming, awake, evictable, set(), fleet):
+            return woken  # nobody will make room for it: awake, it says what is missing
+    return ()
+
+
+def in_line(use: Use) -> str:
+    """Say how many wait, and for how long."""
+    requests = "1 request waits" if use.waiting == 1 else f"{use.waiting} requests wait"
+    return f"{requests}, for {use.longest:.1f} s"
+
+
+def _makes_room(use: Use, model: Model, waiting: Use) -> str:
+    busy = f"{use.in_flight} requests in flight, {use.waiting} waiting"
+    return (
+        f"it makes room for {model.id}, for which {in_line(waiting)}; "
+        f"its own last request was {use.idle:.1f} s ago ({busy}), it has served {use.serving:.1f} s"
+    )
+
+
+def _evictable(state: State, uses: Mapping[str, Use], *, but: str) -> list[Model]:
+    """Give the models that may be ended, the least recently used first."""
+    found = [
+        model
+        for identity in uses
+        if identity != but
+        and (model := state.models.get(identity)) is not None
+        and model.spec.evictable
+        and model.assignments
+        and not (model.asleep or model.unloading)
+    ]
+    return sorted(found, key=lambda model: (-uses[model.id].idle, model.id))
+
+
+def _may_go(state: State, model: Model, use: Use) -> bool:
+    """Say whether a model has had its turn."""
+    if not any(replica.serving for replica in state.replicas_of(model)):
+        return not use.waiting
+    if not use.in_flight and not use.waiting and use.idle >= LINGER:
+        return True
+    return use.serving >= max(TURN, use.started)
+
+
+def _least(
+    state: State, model: Model, sleepers: Sequence[Model], taken: set[Place], fleet: Fleet
+) -> tuple[Model, ...]:
+    """Give the fewest of `sleepers`, the first ones rather, without which the model has a place.
+
+    None where all of them are not enough.
+    """
+
+    def places(chosen: Iterable[Model]) -> set[Place]:
+        found = _places(plan(_without(state, chosen), model, fleet=fleet).assignments)
+        return set() if found & taken else found
+
+    if not sleepers or not places(sleepers):
+        return ()
+    few, enough = 0, len(sleepers)
+    while enough - few > 1:
+        half = (few + enough) // 2
+        few, enough = (few, half) if places(sleepers[:half]) else (half, enough)
+    chosen = tuple(sleepers[:enough])
+    nodes = {node for node, _ in places(chosen)}
+    near = tuple(each for each in chosen if nodes & {place.node for place in each.assignments})
+    if places(near):
+        chosen = near
+    for each in reversed(chosen):
+        rest = tuple(other for other in chosen if other is not each)
+        if rest and places(rest):
+            chosen = rest
+    return chosen
+
+
+def _without(state: State, sleepers: Iterable[Model]) -> State:
+    """Give the state as it will be once these models' engines have ended."""
+    models = state.models
+    for model in sleepers:
+        ended = replace(model, asleep=True, assignments=(), replicas=())
+        models = models.insert(model.id, ended)
+        state = _ended(state, state.replicas_of(model))
+    return replace(state, models=models)
+
+
+def _as_wanted(state: State) -> State:
+    """Give the state as it will be once the engines that nobody wants have ended."""
+    wanted = {identity for identity, model in state.models.items() if model.wanted}
+    return _ended(
+        state,
+        [each for each in state.replicas.values() if each.retired or each.model not in wanted],
+    )
+
+
+def _ended(state: State, ended: Iterable[Replica]) -> State:
+    replicas, occupancy = state.replicas, state.occupancy
+    for replica in ended:
+        replicas = replicas.discard(replica.id)
+        occupancy = hold(occupancy, replica, -1)
+    return replace(state, replicas=replicas, occupancy=occupancy)
+
+
+def _places(assignments: Iterable[Assignment]) -> set[Place]:
+    return {(place.node, device) for place in assignments for device in place.devices}
