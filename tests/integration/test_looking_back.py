@@ -306,6 +306,8 @@ async def following(cluster: Cluster, *arguments: str) -> AsyncIterator[asyncio.
         *(sys.executable, "-m", "nebula.cli.main", *arguments),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, MARK: str(cluster.folder), "NEBULA_NATS_URL": cluster.nats_url},
+        # What a shell runs in its background ignores SIGINT, and so does all that comes of it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield process
