@@ -71,14 +71,16 @@ async def _show(nats: str, as_json: bool) -> None:
 
 
 def _targets(given: Sequence[str]) -> list[dict[str, object]]:
-    """Split TARGET=WEIGHT; what ends otherwise is a name as a whole."""
+    """Split TARGET=WEIGHT. Ends the command where what stands after a `=` is no weight."""
     found: list[dict[str, object]] = []
     for each in given:
-        name, _, weight = each.rpartition("=")
-        if name and weight.isascii() and weight.isdigit():
+        name, equals, weight = each.rpartition("=")
+        if not equals:
+            found.append({"model": each})
+        elif name and weight.isascii() and weight.isdigit():
             found.append({"model": name, "weight": int(weight)})
         else:
-            found.append({"model": each})
+            fail(f"{each!r}: write TARGET=WEIGHT, the weight as a whole number from 0 on", 2)
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 import uvloop
 
+from nebula.actors.node.namesake import NameTaken
 from nebula.store.connection import Unavailable
 from nebula.store.log import LogReplaced
 from nebula.store.server import ServerFailed
@@ -36,7 +37,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on uvloop; known troubles become one line on stderr and an exit code."""
     try:
         return uvloop.run(main)
-    except (StreamMismatch, LogReplaced) as error:
+    except (StreamMismatch, LogReplaced, NameTaken) as error:
         fail(str(error), FATAL)
     except (Unavailable, ServerFailed) as error:
         fail(str(error), 1)

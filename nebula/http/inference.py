@@ -208,9 +208,14 @@ class InferenceRoutes:
                 raise unavailable("NATS can't be reached: which models there are is not known now")
             names = [each for each in known_names(state) if each != name]
             there = ", ".join(repr(known) for known in names[:50]) if names else "none yet"
+            known = state.names.get(name)
+            what = f"The model {name!r} does not exist"
+            if known is not None and known.alias:
+                targets = ", ".join(repr(each.model) for each in state.aliases[known.alias].targets)
+                what = f"{name!r} is an alias of {targets}, of which none is there now"
             raise ApiError(
                 404,
-                f"The model {name!r} does not exist. There are: {there}",
+                f"{what}. There are: {there}",
                 param="model",
                 code="model_not_found",
             )

@@ -16,6 +16,9 @@ pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
 
 TWINS = "twins"
 TOKENS = 150
+COUNTING = "Write the numbers from 1 to 200, separated by commas."
+"""Of each token the next best is far less likely: in a story two may be equally likely, and then what
+else is computed in the same batch says which of them it is."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,7 @@ class Story:
     def _run(self) -> None:
         body = {
             "model": TWINS,
-            "messages": [{"role": "user", "content": "Tell a story about the sea."}],
+            "messages": [{"role": "user", "content": COUNTING}],
             "temperature": 0,
             "max_tokens": TOKENS,
             "stream": True,

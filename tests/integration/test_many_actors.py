@@ -79,6 +79,17 @@ async def test_a_second_node_process_of_the_same_name_is_refused(cluster: Cluste
     assert "another node process holds" in cluster.output("node-3")
 
 
+async def test_so_is_one_from_another_folder_and_the_first_goes_on_unharmed(
+    cluster: Cluster,
+) -> None:
+    registered = await cluster.records(NodeRegistered, identity="here")
+    cluster.start("node-4", "--folder", str(cluster.folder / "elsewhere"))
+    assert await asyncio.to_thread(cluster.ended, "node-4") == 78
+    assert "node 'here' runs already, as process" in cluster.output("node-4")
+    assert await cluster.records(NodeRegistered, identity="here") == registered
+    assert cluster.runs("node")
+
+
 async def test_everything_is_decided_once_and_either_gateway_or_router_serves_it_all(
     cluster: Cluster,
 ) -> None:

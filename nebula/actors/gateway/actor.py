@@ -54,6 +54,9 @@ MAX_ATTEMPTS = 4
 SILENCE = 20.0
 """Seconds without a heartbeat of the serving replica after which its attempt is given up."""
 
+SILENCE_WHEN_LOST = 5.0
+"""As SILENCE, of a replica whose node is lost: two of its heartbeats are missing then."""
+
 ROUTER_SILENCE = 3.5
 """Seconds without a heartbeat of a router after which those in its line are sent again."""
 
@@ -430,12 +433,14 @@ class Gateway(Actor):
         answer = exchange.answer
         replica = self.projection.state.replicas.get(answer.replica)
         engine = replica.engine if replica is not None else None
-        if engine is None or exchange.pid not in (None, engine.pid):
+        if replica is None or engine is None or exchange.pid not in (None, engine.pid):
             answer.broken = Broken(inference.ENGINE_FAILED)
             self._recover(exchange)
             return
         exchange.pid = engine.pid
-        if self._heartbeats.replica_silent(answer.replica, engine.pid) > SILENCE:
+        node = self.projection.state.nodes.get(replica.node)
+        patience = SILENCE_WHEN_LOST if node is None or node.lost else SILENCE
+        if self._heartbeats.replica_silent(answer.replica, engine.pid) > patience:
             answer.broken = Broken(inference.ENGINE_FAILED)
             self._recover(exchange)
             return

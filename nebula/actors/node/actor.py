@@ -24,6 +24,7 @@ from nebula.actors.node import devices, engine_version, log_reading, processes
 from nebula.actors.node.engine_http import EngineSilent
 from nebula.actors.node.failure import death_reason, failure_reason
 from nebula.actors.node.launch import Site
+from nebula.actors.node.namesake import refuse_namesake
 from nebula.actors.node.processes import EngineProcess
 from nebula.actors.node.reconciliation import (
     Action,
@@ -111,8 +112,10 @@ class Node(Actor):
     async def begin(self) -> None:
         """Register, adopt the engines that still run, end those nobody wants.
 
-        One that was lost registers only when it has ended them all.
+        One that was lost registers only when it has ended them all. Raises NameTaken.
         """
+        known = self.projection.state.nodes.get(self.settings.node)
+        await refuse_namesake(self.connection, self.settings.node, known, HEARTBEAT)
         if not is_lost(self.projection.state, self.settings.node):
             await self._register()
         await self._adopt()
