@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
 TWINS = "twins"
 TOKENS = 150
 COUNTING = "Write the numbers from 1 to 200, separated by commas."
-"""Of each token the next best is far less likely. In a story two may be as likely, and then what else
-is computed in the same batch says which of them it is."""
+"""Of each token the next best is far less likely. In a story two may be as likely, and then what
+else is computed in the same batch says which of them it is."""
 
 
 @pytest.fixture(scope="module")
