@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nebula.events.record import parse_headers
 from nebula.events.subjects import is_token
@@ -326,21 +327,7 @@ def _read_head(header: bytes) -> Piece | None:
 def read_answer(header: bytes, body: bytes) -> Piece | None:
     """Read one message of an answer by its header block, of which most answers have the same."""
     head = _read_head(header)
-    if head is None:
-        return None
-    return Piece(
-        head.chunk,
-        body,
-        head.status,
-        head.content_type,
-        head.replica,
-        head.end,
-        head.failure,
-        head.attempt,
-        head.queued,
-        head.retry_after,
-        head.continues,
-    )
+    return None if head is None else replace(head, body=body)
 
 
 _PLAIN = f"NATS/1.0\r\n{CHUNK}: ".encode()

@@ -20,6 +20,9 @@ Arrival: TypeAlias = Callable[[bytes, bytes, bytes], None]
 """What `listen` calls: with the subject, the header block (empty where there is none), the body."""
 
 
+_MESSAGES = (b"MSG ", b"HMSG ")
+
+
 class Client(Protocol):
     """What messages are for: `arrivals` by subscription, all others to `_process_msg`."""
 
@@ -96,7 +99,7 @@ class FastParser(Parser):
             line_end = data.find(b"\r\n", at)
             if self._wanted or line_end < 0:
                 break
-            if not data.startswith((b"MSG ", b"HMSG "), at):
+            if not data.startswith(_MESSAGES, at):
                 self.buf = bytearray(data[at : line_end + 2])
                 at = line_end + 2
                 await super().parse()
@@ -123,30 +126,22 @@ class FastParser(Parser):
         arrivals = self.nc.arrivals
         end = len(data)
         while at < end:
-            if data.startswith(b"HMSG ", at):
-                has_header = True
-            elif data.startswith(b"MSG ", at):
-                has_header = False
-            else:
-                break
             line_end = data.find(b"\r\n", at)
-            if line_end < 0:
+            if line_end < 0 or not data.startswith(_MESSAGES, at):
                 break
-            fields = data[at:line_end].split()
-            arrival = arrivals.get(int(fields[2]))
+            message = _Message(data, at, line_end)
+            arrival = arrivals.get(message.sid)
             if arrival is None:
                 break
-            header = line_end + 2
-            stop = header + int(fields[-1])
-            if stop + 2 > end:
-                self._wanted = stop + 2 - at
+            if message.end > end:
+                self._wanted = message.end - at
                 break
-            body = header + int(fields[-2]) if has_header else header
-            at = stop + 2
+            at = message.end
+            header, body = message.header, message.body
             try:
-                arrival(fields[1], data[header:body], data[body:stop])
+                arrival(message.subject, data[header:body], data[body : at - 2])
             except Exception:
-                log.exception("a message on %r could not be taken", fields[1])
+                log.exception("a message on %r could not be taken", message.subject)
         return at
 
 
