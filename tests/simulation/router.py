@@ -16,11 +16,11 @@ from nebula.actors.placement import decision as placement
 from nebula.actors.placement.decision import Decision
 from nebula.actors.router import observation
 from nebula.actors.router.dispatch import Dispatch
+from nebula.actors.router.guards import Guards
 from nebula.actors.router.observing import Observer
 from nebula.events import subjects
 from nebula.events.state import State
-from nebula.events.vocabulary import EventRejected, ModelUnschedulable, NodeLost
-from nebula.store.log import Guard
+from nebula.events.vocabulary import ModelUnschedulable
 from tests.simulation.clock import Clock, Process, Signal
 from tests.simulation.journal import (
     EPOCH,
@@ -158,10 +158,7 @@ class Router(Process):
     def _append_all(
         self, follower: Follower, state: State, due: tuple[Decision, ...]
     ) -> Generator[Any, Any, None]:
-        guards = {
-            subjects.MODEL_EVENTS: state.models_seq,
-            subjects.NODE_EVENTS: state.nodes_seq,
-        }
+        guards = Guards(state)
         newest = state.seq
         try:
             for decision in due:
@@ -172,26 +169,17 @@ class Router(Process):
             return
         yield from follower.until(newest, 1.0)
 
-    def _append(
-        self, state: State, decision: Decision, guards: dict[str, int]
-    ) -> Generator[Any, Any, int]:
-        guard, message_id, over = None, None, subjects.MODEL_EVENTS
-        if isinstance(decision.event, EventRejected):
-            message_id = f"rejected-{decision.id}"
-        else:
-            if isinstance(decision.event, NodeLost):
-                over = subjects.NODE_EVENTS
-            guard = Guard(over, guards[over])
+    def _append(self, state: State, decision: Decision, guards: Guards) -> Generator[Any, Any, int]:
+        held = guards.of(decision)
         seq: int = yield from self._appender.append(
             decision.id,
             decision.event,
-            guard=guard,
+            guard=held.guard,
             cause=decision.cause,
             basis=state.seq,
-            message_id=message_id,
+            message_id=held.message_id,
         )
-        if guard is not None:
-            guards[over] = seq
+        guards.appended(held, seq)
         return max(seq, state.seq + 1)
 
 

@@ -18,13 +18,13 @@ from nats.errors import FlushTimeoutError
 from nebula.actors.actor import Actor
 from nebula.actors.placement.decision import Decider, Decision
 from nebula.actors.router.dispatch import Dispatch
+from nebula.actors.router.guards import Guards
 from nebula.actors.router.observation import LOST_AFTER, decide_observed
 from nebula.actors.router.observing import Observer
 from nebula.events import subjects
 from nebula.events.state import State
-from nebula.events.vocabulary import EventRejected, NodeLost
 from nebula.store.connection import Connection, Unavailable
-from nebula.store.log import Conflict, Guard
+from nebula.store.log import Conflict
 
 log = logging.getLogger(__name__)
 
@@ -149,10 +149,7 @@ class Router(Actor):
 
     async def _append_all(self, state: State, due: tuple[Decision, ...]) -> None:
         """Append decisions that were made together, as long as nobody else decides in between."""
-        guards = {
-            subjects.MODEL_EVENTS: state.models_seq,
-            subjects.NODE_EVENTS: state.nodes_seq,
-        }
+        guards = Guards(state)
         newest = state.seq
         try:
             for decision in due:
@@ -165,26 +162,17 @@ class Router(Actor):
             return
         await self.projection.reached(newest, timeout=1)
 
-    async def _append(self, state: State, decision: Decision, guards: dict[str, int]) -> int:
+    async def _append(self, state: State, decision: Decision, guards: Guards) -> int:
         """Append one decision and give its sequence. Raises Conflict, Unavailable."""
-        guard, message_id, over = None, None, subjects.MODEL_EVENTS
-        if isinstance(decision.event, EventRejected):
-            # Guarded by its message id: whatever hands may write about the same sequence, the
-            # answer of several routers is stored once.
-            message_id = f"rejected-{decision.id}"
-        else:
-            if isinstance(decision.event, NodeLost):
-                over = subjects.NODE_EVENTS
-            guard = Guard(over, guards[over])
+        held = guards.of(decision)
         seq = await self.log.append(
             decision.id,
             decision.event,
-            guard=guard,
+            guard=held.guard,
             cause=decision.cause,
             basis=state.seq,
-            message_id=message_id,
+            message_id=held.message_id,
         )
-        if guard is not None:
-            guards[over] = seq
+        guards.appended(held, seq)
         log.info("%s %s", type(decision.event).__name__, decision.id)
         return max(seq, state.seq + 1)

@@ -1,0 +1,45 @@
+"""What must still hold for decisions to be appended that were made together from one state.
+
+Nobody else may have decided in between: each is guarded by the last sequence on the subjects that
+it concerns, its own among them once it is appended.
+"""
+
+from typing import NamedTuple
+
+from nebula.actors.placement.decision import Decision
+from nebula.events import subjects
+from nebula.events.state import State
+from nebula.events.vocabulary import EventRejected, NodeLost
+from nebula.store.log import Guard
+
+
+class Held(NamedTuple):
+    """How one decision is appended: under a guard, or else stored once by its message id."""
+
+    guard: Guard | None
+    message_id: str | None
+
+
+class Guards:
+    """See the module."""
+
+    def __init__(self, state: State) -> None:
+        self._seqs = {
+            subjects.MODEL_EVENTS: state.models_seq,
+            subjects.NODE_EVENTS: state.nodes_seq,
+        }
+
+    def of(self, decision: Decision) -> Held:
+        """Give what a decision is appended under."""
+        if isinstance(decision.event, EventRejected):
+            # Guarded by its message id: whatever hands may write about the same sequence, the
+            # answer of several routers is stored once.
+            return Held(None, f"rejected-{decision.id}")
+        lost = isinstance(decision.event, NodeLost)
+        over = subjects.NODE_EVENTS if lost else subjects.MODEL_EVENTS
+        return Held(Guard(over, self._seqs[over]), None)
+
+    def appended(self, held: Held, seq: int) -> None:
+        """Count a decision as appended at `seq`: it must not be in the way of the next."""
+        if held.guard is not None:
+            self._seqs[held.guard.subject] = seq
