@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
 
 import click
 from msgspec.structs import replace
@@ -14,24 +12,11 @@ from msgspec.structs import replace
 from tests.simulation.minimise import minimise
 from tests.simulation.report import story, summary
 from tests.simulation.scenario import Scenario, draw
-from tests.simulation.world import Outcome, World
+from tests.simulation.seeds import runs
+from tests.simulation.world import World
 
 SHOWN = 5
 """Failures that are told in full."""
-
-
-def run(seed: int) -> Outcome:
-    """Run one seed."""
-    return World(draw(seed)).run()
-
-
-def runs(seeds: range, jobs: int) -> Iterator[Outcome]:
-    """Run many seeds on several cores, in the order in which they end."""
-    if jobs == 1:
-        yield from map(run, seeds)
-        return
-    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=500) as pool:
-        yield from pool.imap_unordered(run, seeds, chunksize=8)
 
 
 def some(scenario: Scenario, only: str, routers: int, machines: str) -> Scenario:
