@@ -13,7 +13,7 @@ from tests.simulation.minimise import minimise
 from tests.simulation.report import story, summary
 from tests.simulation.scenario import Scenario, draw
 from tests.simulation.seeds import runs
-from tests.simulation.world import World
+from tests.simulation.world import Outcome, World
 
 SHOWN = 5
 """Failures that are told in full."""
