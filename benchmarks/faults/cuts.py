@@ -13,7 +13,7 @@ import httpx
 
 from benchmarks.data_plane.processes import Failed
 from benchmarks.data_plane.streams import run
-from nebula.events import inference, subjects
+from nebula.events import envelope, subjects
 from nebula.store import inference_log
 from nebula.store.connection import Connection
 
@@ -57,8 +57,8 @@ async def _continuations(nats: str, model: str) -> dict[str, dict[str, Any]]:
     connection = await Connection(nats, "benchmark").open(patience=10)
     try:
         async for said in inference_log.read(connection, [subjects.requests(model)]):
-            if said.headers.get(inference.CONTINUES) == "rest":
-                found[said.headers[inference.REQUEST]] = json.loads(said.body)
+            if said.headers.get(envelope.CONTINUES) == "rest":
+                found[said.headers[envelope.REQUEST]] = json.loads(said.body)
     finally:
         await connection.close()
     return found

@@ -1,4 +1,4 @@
-"""Requests and answers as they travel on NATS: which headers mean what. Pure.
+"""Requests, answers and what actors tell each other about them: the messages on NATS. Pure.
 
 A request is one message. Its answer is a numbered run of messages on the request's own subject:
 perhaps some that only say who has it (a router's line, then a replica), then the head with the HTTP
@@ -7,53 +7,15 @@ it. Where an engine dies, the gateway asks again under the same id with the next
 pieces are numbered from 0 again; those of earlier attempts mean nothing any more.
 """
 
-import functools
 import os
-from collections.abc import Mapping
 
-import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
-
-from nebula.events.record import parse_headers
-from nebula.events.subjects import is_token
-
-PATH = "Nebula-Path"
-REQUEST = "Nebula-Request"
-GATEWAY = "Nebula-Gateway"
-ADAPTER = "Nebula-Adapter"
-CONTENT_TYPE = "Content-Type"
-CHUNK = "Nebula-Chunk"
-STATUS = "Nebula-Status"
-REPLICA = "Nebula-Replica"
-END = "Nebula-End"
-FAILURE = "Nebula-Failure"
-ROUTED = "Nebula-Routed"
-PLAN = "Nebula-Plan"
-ATTEMPT = "Nebula-Attempt"
-AVOID = "Nebula-Avoid"
-USER = "Nebula-User"
-PRIORITY = "Nebula-Priority"
-PATIENCE = "Nebula-Patience"
-TIMEOUT = "Nebula-Timeout"
-PREFIX = "Nebula-Prefix"
-KEEP = "Nebula-Keep"
-CONTINUES = "Nebula-Continues"
-TOKENS = "Nebula-Tokens"
-MODEL = "Nebula-Model"
-FINGERPRINT = "Nebula-Fingerprint"
-CLAIMANT = "Nebula-Claimant"
-QUEUED = "Nebula-Queued"
-RETRY_AFTER = "Nebula-Retry-After"
 
 REFUSED = "refused"
 ENGINE_FAILED = "engine-failed"
 ENGINE_STOPPED = "engine-stopped"
 ENGINE_TIMED_OUT = "timed-out"
 OTHER_PLAN = "other-plan"
-
-HEADER_ROOM = 16 * 1024
-"""Bytes kept free of a message's body: NATS counts headers towards its payload limit."""
 
 
 class Request(Struct, frozen=True, gc=False):
@@ -110,238 +72,9 @@ class Piece(Struct, frozen=True, gc=False):
     continues: str = ""
 
 
-def block(headers: Mapping[str, str]) -> bytes:
-    """Write headers as NATS has them on the wire (NATS ADR-4)."""
-    lines = [f"{key}: {value}\r\n" for key, value in headers.items()]
-    return f"NATS/1.0\r\n{''.join(lines)}\r\n".encode()
-
-
 def new_id() -> str:
     """Give a request's id. Nobody can guess it: whoever knows it may resume the answer."""
     return os.urandom(16).hex()
-
-
-def request_block(request: Request) -> bytes:
-    """Write the header block of a request message; what most have in common is written once."""
-    common = _common_block(request.gateway, request.path, request.content_type, request.patience)
-    own = "".join([f"{key}: {value}\r\n" for key, value in _own_headers(request).items()])
-    return b"%b%b\r\n" % (common, own.encode())
-
-
-@functools.lru_cache(maxsize=256)
-def _common_block(gateway: str, path: str, content_type: str, patience: float) -> bytes:
-    return block(_common_headers(gateway, path, content_type, patience))[:-2]
-
-
-def _common_headers(gateway: str, path: str, content_type: str, patience: float) -> dict[str, str]:
-    return {
-        GATEWAY: gateway,
-        PATH: path,
-        CONTENT_TYPE: content_type,
-        PATIENCE: format(patience, ".3f"),
-    }
-
-
-def request_headers(request: Request) -> dict[str, str]:
-    """Give the headers of a request message; the model is in the subject."""
-    common = _common_headers(request.gateway, request.path, request.content_type, request.patience)
-    return {**common, **_own_headers(request)}
-
-
-def _own_headers(request: Request) -> dict[str, str]:
-    headers = {REQUEST: request.id}
-    if request.adapter:
-        # Names may be any script; NATS headers are safest as ASCII.
-        headers[ADAPTER] = request.adapter.encode().hex()
-    if request.attempt != 1:
-        headers[ATTEMPT] = str(request.attempt)
-    if request.avoid:
-        headers[AVOID] = request.avoid
-    if request.user:
-        headers[USER] = request.user
-    if request.priority:
-        headers[PRIORITY] = str(request.priority)
-    if request.timeout is not None:
-        headers[TIMEOUT] = format(request.timeout, ".3f")
-    if request.prefix:
-        headers[PREFIX] = ",".join(request.prefix)
-    if request.keep:
-        headers[KEEP] = "1"
-    if request.continues:
-        headers[CONTINUES] = request.continues
-    if request.tokens:
-        headers[TOKENS] = request.tokens
-    return headers
-
-
-def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> Request | None:
-    """Read a request message; None for one that no gateway sent."""
-    if not headers:
-        return None
-    if not (is_token(headers.get(REQUEST, "")) and is_token(headers.get(GATEWAY, ""))):
-        return None  # they become part of a subject
-    path = headers.get(PATH, "")
-    if not path.startswith("/"):
-        return None
-    prefix = headers.get(PREFIX)
-    try:
-        return Request(
-            headers[REQUEST],
-            headers[GATEWAY],
-            model,
-            path,
-            body,
-            bytes.fromhex(headers.get(ADAPTER, "")).decode(),
-            headers.get(CONTENT_TYPE, "application/json"),
-            int(headers.get(ATTEMPT, "1")),
-            headers.get(AVOID, ""),
-            headers.get(USER, ""),
-            int(headers.get(PRIORITY, "0")),
-            _seconds(headers.get(PATIENCE, "30")),
-            _seconds(headers[TIMEOUT]) if TIMEOUT in headers else None,
-            tuple(prefix.split(",")) if prefix else (),
-            KEEP in headers,
-            headers.get(CONTINUES, ""),
-            headers.get(TOKENS, ""),
-        )
-    except ValueError:
-        return None
-
-
-_OWN = f"{REQUEST}: ".encode()
-_USER_LINE = f"{USER}: ".encode()
-_PLAN_LINE = f"\r\n{PLAN}: ".encode()
-_ROUTERS_LINES = (f"{ROUTED}: ".encode(), f"{PLAN}: ".encode())
-
-
-def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
-    """Read a request message by its header block; None for one that no gateway sent.
-
-    What `request_block` writes once for many is read once for many too; all else in full.
-    """
-    common, _, own = header.partition(_OWN)
-    first = _first_of(common)
-    if first is not None:
-        identity, *rest = own.split(b"\r\n")
-        user = b""
-        for line in rest:
-            if line.startswith(_USER_LINE):
-                user = line[len(_USER_LINE) :]
-            elif line and not line.startswith(_ROUTERS_LINES):
-                break
-        else:
-            name = identity.decode("ascii", "replace")
-            return (
-                Request(
-                    name,
-                    first.gateway,
-                    model,
-                    first.path,
-                    body,
-                    content_type=first.content_type,
-                    user=user.decode("utf-8", "replace"),
-                    patience=first.patience,
-                )
-                if is_token(name)
-                else None
-            )
-    return read_request(model, parse_headers(header), body)
-
-
-@functools.lru_cache(maxsize=256)
-def _first_of(common: bytes) -> Request | None:
-    """Read what a gateway's requests have in common; None where that is not what it wrote."""
-    headers = parse_headers(common)
-    if not common.endswith(b"\r\n") or headers.keys() != {GATEWAY, PATH, CONTENT_TYPE, PATIENCE}:
-        return None
-    return read_request("", {**headers, REQUEST: "first"}, b"")
-
-
-def _seconds(text: str) -> float:
-    """Read a duration. Raises ValueError for what is none."""
-    seconds = float(text)
-    if not 0 <= seconds < 1e9:
-        raise ValueError(f"{text} is no duration in seconds")
-    return seconds
-
-
-@functools.lru_cache(maxsize=1024)
-def piece_block(piece: Piece) -> bytes:
-    """Write the header block of a message of an answer, given without its body.
-
-    Those of most answers are the same, so that few have to be written.
-    """
-    return block(piece_headers(piece))
-
-
-def piece_headers(piece: Piece) -> dict[str, str]:
-    """Give the headers of one message of an answer."""
-    headers = {CHUNK: str(piece.chunk)}
-    if piece.attempt != 1:
-        headers[ATTEMPT] = str(piece.attempt)
-    if piece.status:
-        headers[STATUS] = str(piece.status)
-        headers[CONTENT_TYPE] = piece.content_type
-    if piece.replica:
-        headers[REPLICA] = piece.replica
-    if piece.queued:
-        headers[QUEUED] = piece.queued
-    if piece.end:
-        headers[END] = "1"
-    if piece.failure:
-        headers[FAILURE] = piece.failure
-    if piece.retry_after is not None:
-        headers[RETRY_AFTER] = str(piece.retry_after)
-    if piece.continues:
-        headers[CONTINUES] = piece.continues
-    return headers
-
-
-def read_piece(headers: Mapping[str, str] | None, body: bytes) -> Piece | None:
-    """Read one message of an answer; None for anything else."""
-    if not headers:
-        return None
-    try:
-        return Piece(
-            int(headers[CHUNK]),
-            body,
-            int(headers.get(STATUS, "0")),
-            headers.get(CONTENT_TYPE, ""),
-            headers.get(REPLICA, ""),
-            END in headers,
-            headers.get(FAILURE, ""),
-            int(headers.get(ATTEMPT, "1")),
-            headers.get(QUEUED, ""),
-            int(headers[RETRY_AFTER]) if RETRY_AFTER in headers else None,
-            headers.get(CONTINUES, ""),
-        )
-    except (KeyError, ValueError):
-        return None
-
-
-@functools.lru_cache(maxsize=1024)
-def _read_head(header: bytes) -> Piece | None:
-    return read_piece(parse_headers(header), b"")
-
-
-def read_answer(header: bytes, body: bytes) -> Piece | None:
-    """Read one message of an answer by its header block, of which most answers have the same."""
-    head = _read_head(header)
-    return None if head is None else replace(head, body=body)
-
-
-_PLAIN = f"NATS/1.0\r\n{CHUNK}: ".encode()
-
-
-def plain_block(chunk: int) -> bytes:
-    """Give the header block of a piece in the middle of a first attempt's answer: the usual one."""
-    return b"%b%d\r\n\r\n" % (_PLAIN, chunk)
-
-
-def read_plain(header: bytes) -> int | None:
-    """Read the chunk of a piece whose header block holds nothing else; None for any other."""
-    number = header[len(_PLAIN) : -4]
-    return int(number) if number.isdigit() and header.startswith(_PLAIN) else None
 
 
 class Candidate(Struct, frozen=True, array_like=True):
@@ -377,28 +110,6 @@ class Routed(Struct, frozen=True):
     waited: float = 0.0
 
 
-_routed = msgspec.json.Decoder(Routed)
-
-
-def routed_header(routed: Routed) -> str:
-    """Write a router's choice as one header of the message that it sends on."""
-    return msgspec.json.encode(routed).decode()
-
-
-def read_routed(headers: Mapping[str, str]) -> Routed | None:
-    """Read a router's choice; None where there is none, or it makes no sense."""
-    try:
-        return _routed.decode(headers.get(ROUTED, ""))
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def read_plan(header: bytes) -> int | None:
-    """Read for an engine of which plan's version a request was sent; None where none is named."""
-    plan = header.partition(_PLAN_LINE)[2].partition(b"\r\n")[0]
-    return int(plan) if plan.isdigit() else None
-
-
 class UnderWay(Struct, frozen=True, array_like=True):
     """How far an engine is with a request: which attempt, and how many pieces it has sent."""
 
@@ -432,48 +143,3 @@ class Finished(Struct, frozen=True):
     requests: tuple[str, ...]
     failed: tuple[str, ...] = ()
     active: int = 0
-
-
-class ReplicaStatus(Struct, frozen=True):
-    """A replica's heartbeat. `running` counts the requests that came to its engine over NATS.
-
-    `waiting` and `cache` are the engine's own word: requests it holds back, the part (0 to 1) of
-    its KV cache in use. `stalled`: seconds for which it has had requests and said nothing at all.
-    `context`: tokens that a prompt and its answer may have together; 0 where it is not known.
-    """
-
-    replica: str
-    pid: int
-    running: int
-    version: int
-    waiting: int = 0
-    cache: float = 0.0
-    stalled: float = 0.0
-    context: int = 0
-
-
-class QueueStatus(Struct, frozen=True):
-    """How many requests wait in a router for one model, and for how long (s) the first of them."""
-
-    waiting: int
-    oldest: float
-
-
-class RouterStatus(Struct, frozen=True):
-    """A router's heartbeat, with its lines by model; models for which nobody waits are left out."""
-
-    router: str
-    queues: dict[str, QueueStatus] = {}
-
-
-class NodeStatus(Struct, frozen=True):
-    """A node's heartbeat. `engines` counts the engine processes it keeps; memory in bytes.
-
-    `gpus_free`: what of each GPU's memory could be had right now, in the order of their indices.
-    """
-
-    node: str
-    pid: int
-    engines: int
-    memory_free: int
-    gpus_free: tuple[int, ...] = ()

@@ -6,7 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from nebula.actors.router.routing import CACHE_FULL
-from nebula.events import inference
+from nebula.events import envelope, inference
 from nebula.events.inference import Candidate, Piece, Routed
 from nebula.events.state import Model, Replica, State
 
@@ -115,18 +115,18 @@ class _Way:
     def asked(self, message: Message) -> None:
         """A gateway has asked, or asked again, or a router that ended has passed it on."""
         headers = message.headers
-        attempt = _number(headers.get(inference.ATTEMPT, "1"))
+        attempt = _number(headers.get(envelope.ATTEMPT, "1"))
         if attempt <= self._attempt:
             router = self._queued or "a router"
             self._tell(message, f"{router} ended, and handed it over to the others")
             return
-        gateway = headers.get(inference.GATEWAY, "a gateway")
+        gateway = headers.get(envelope.GATEWAY, "a gateway")
         if attempt == 1 or not self._attempt:
             self._tell(message, f"{gateway} asked for {_wish(message)}")
         else:
             how = {"rest": " for the rest of the answer", "again": " for the answer from its start"}
-            again = how.get(headers.get(inference.CONTINUES, ""), "")
-            why = self._why_again(headers.get(inference.AVOID, ""))
+            again = how.get(headers.get(envelope.CONTINUES, ""), "")
+            why = self._why_again(headers.get(envelope.AVOID, ""))
             self._tell(message, f"{gateway} asked again{again}, attempt {attempt}", [why])
         self._attempt = attempt
         self._queued = self._replica = self._broken = self.end = ""
@@ -145,7 +145,7 @@ class _Way:
     def routed(self, message: Message) -> None:
         """A router has sent it to a replica."""
         _, _, _, model_id, replica = message.subject.split(".")
-        routed = inference.read_routed(message.headers)
+        routed = envelope.read_routed(message.headers)
         if routed is None:
             self._tell(message, f"sent to {replica}")
             return
@@ -182,7 +182,7 @@ class _Way:
 
     def answered(self, message: Message) -> None:
         """A router or an engine has said something; told is who has it, the first, and the end."""
-        piece = inference.read_piece(message.headers, message.body)
+        piece = envelope.read_piece(message.headers, message.body)
         if piece is None or piece.attempt < self._attempt or self.end:
             return
         if piece.chunk < 0:
@@ -237,23 +237,23 @@ class _Way:
 
 def _wish(message: Message) -> str:
     headers = message.headers
-    wish = f"model {message.subject.split('.')[3]}: {headers.get(inference.PATH)}"
+    wish = f"model {message.subject.split('.')[3]}: {headers.get(envelope.PATH)}"
     adapter = _adapter(headers)
     if adapter:
         wish += f" with adapter {adapter!r}"
     wish += f", {message.size} bytes"
-    if inference.PRIORITY in headers:
-        wish += f", priority {headers[inference.PRIORITY]}"
-    if inference.TIMEOUT in headers:
-        wish += f", within {headers[inference.TIMEOUT]} s"
-    if inference.KEEP in headers:
+    if envelope.PRIORITY in headers:
+        wish += f", priority {headers[envelope.PRIORITY]}"
+    if envelope.TIMEOUT in headers:
+        wish += f", within {headers[envelope.TIMEOUT]} s"
+    if envelope.KEEP in headers:
         wish += ", to be resumable"
     return wish
 
 
 def _adapter(headers: Mapping[str, str]) -> str:
     try:
-        return bytes.fromhex(headers.get(inference.ADAPTER, "")).decode()
+        return bytes.fromhex(headers.get(envelope.ADAPTER, "")).decode()
     except ValueError:
         return ""
 

@@ -22,6 +22,7 @@ from nebula.actors.gateway.naming import Destination, resolve, shadow
 from nebula.actors.gateway.resuming import Reused, claim, failed, prepared
 from nebula.actors.router.prefixes import BOUNDS, digests
 from nebula.events import inference
+from nebula.events.envelope import HEADER_ROOM
 from nebula.events.inference import Request
 from nebula.events.objections import known_names
 from nebula.events.state import Named
@@ -63,11 +64,11 @@ class Limits(Struct, frozen=True):
 
     def body_for(self, gateway: Gateway) -> int:
         """Give the largest body that can be sent on."""
-        room = gateway.connection.max_body - inference.HEADER_ROOM
+        room = gateway.connection.max_body - HEADER_ROOM
         return room if self.body is None else min(self.body, room)
 
 
-class _Envelope(Struct):
+class _Outline(Struct):
     """The fields of a request that concern the gateway; all others are the engine's."""
 
     model: str
@@ -79,7 +80,7 @@ class _Envelope(Struct):
     priority: Raw = _EMPTY
 
 
-_envelopes = msgspec.json.Decoder(_Envelope)
+_outlines = msgspec.json.Decoder(_Outline)
 _fields = msgspec.json.Decoder(dict[str, Raw])
 
 
@@ -122,14 +123,14 @@ class InferenceRoutes:
             raise unavailable("the gateway is starting")
         headers = dict(scope["headers"])
         body = await read_body(receive, headers, limits.body_for(gateway))
-        envelope = _read(path, body)
+        outline = _read(path, body)
         identity, kept = inference.new_id(), _kept(headers)
-        to = self._resolve(path, envelope.model, _text(envelope.user) or kept or identity)
+        to = self._resolve(path, outline.model, _text(outline.user) or kept or identity)
         named, asked = to.named, body
-        if to.name != envelope.model:
+        if to.name != outline.model:
             body = _renamed(body, to.name)
         timeout, user = _from_headers(headers)
-        prompt = bytes(getattr(envelope, _REQUIRED[path]))
+        prompt = bytes(getattr(outline, _REQUIRED[path]))
         request = Request(
             identity,
             gateway.id,
@@ -137,13 +138,13 @@ class InferenceRoutes:
             path,
             body,
             named.adapter,
-            user=user or _text(envelope.user),
-            priority=_number(envelope.priority),
+            user=user or _text(outline.user),
+            priority=_number(outline.priority),
             patience=limits.patience.load,
             timeout=timeout,
             prefix=_prefix(named, prompt) if len(prompt) >= BOUNDS[0] else (),
         )
-        if envelope.stream:
+        if outline.stream:
             request = prepared(request)
         try:
             if kept is not None:
@@ -157,7 +158,7 @@ class InferenceRoutes:
         if to.mirror or to.awaken:
             self._copy(request, to, asked)
         try:
-            await relay(exchange, receive, send, to.name if to.name != envelope.model else "")
+            await relay(exchange, receive, send, to.name if to.name != outline.model else "")
         finally:
             gateway.leave(exchange)
 
@@ -236,10 +237,10 @@ def _renamed(body: bytes, name: str) -> bytes:
     return msgspec.json.encode(fields)
 
 
-def _read(path: str, body: bytes) -> _Envelope:
+def _read(path: str, body: bytes) -> _Outline:
     """Read what the gateway needs of a body. Raises ApiError that names the field at fault."""
     try:
-        envelope = _envelopes.decode(body)
+        outline = _outlines.decode(body)
     except msgspec.ValidationError as error:
         if "missing required field `model`" in str(error):
             raise ApiError(400, "you must name a model", param="model") from error
@@ -247,13 +248,13 @@ def _read(path: str, body: bytes) -> _Envelope:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"the body is no JSON: {error}", code="invalid_json") from error
     field = _REQUIRED[path]
-    raw = bytes(getattr(envelope, field))
+    raw = bytes(getattr(outline, field))
     if not raw or raw == b"null":
         raise ApiError(400, f"{field} is required", param=field)
     if raw[:1] not in ((b"[",) if field == "messages" else (b"[", b'"')):
         expected = "a list" if field == "messages" else "a string or a list"
         raise ApiError(400, f"wrong type: {field} must be {expected}", param=field)
-    return envelope
+    return outline
 
 
 def _kept(headers: Headers) -> str | None:

@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from nebula.events.inference import QueueStatus
 from nebula.events.record import Malformed, Record
 from nebula.events.standing import Standing, standing
 from nebula.events.state import Alias, Model, Node, Rejection, Replica, State
+from nebula.events.status import QueueStatus
 from nebula.events.vocabulary import Assignment, Event, ModelLoadRequested
 from nebula.history.telling import told
 

@@ -5,16 +5,10 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from nebula.actors.node.log_reading import LogReply, LogRequest
-from nebula.events import inference, record, subjects
-from nebula.events.inference import (
-    Finished,
-    NodeStatus,
-    ReplicaStatus,
-    RouterStatus,
-    StillWanted,
-    Unwanted,
-)
+from nebula.events import envelope, inference, record, subjects
+from nebula.events.inference import Finished, StillWanted, Unwanted
 from nebula.events.original import ORIGINAL_HEADER
+from nebula.events.status import NodeStatus, ReplicaStatus, RouterStatus
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, TYPES, Decided
 
 Kind: TypeAlias = Literal["intent", "decision", "fact"]
@@ -62,35 +56,35 @@ EVENT_HEADERS = (
 )
 
 _REQUEST_HEADERS = (
-    Header(inference.REQUEST, "the request's id, as in the answer's x-request-id", needed=True),
-    Header(inference.GATEWAY, "id of the gateway that waits for the answer", needed=True),
-    Header(inference.PATH, "the OpenAI path, such as /v1/chat/completions", needed=True),
-    Header(inference.ADAPTER, "name of the adapter it is for: UTF-8 as hexadecimal digits"),
-    Header(inference.CONTENT_TYPE, "of the body; application/json where it is missing"),
-    Header(inference.ATTEMPT, "1, 2 ...: the same request once more, where an engine has died"),
-    Header(inference.AVOID, "the replica that has just failed it"),
-    Header(inference.USER, "whom fairness counts it for: a hash of the API key, else of `user`"),
-    Header(inference.PRIORITY, "lower goes first, as in vLLM; 0 where it is missing"),
-    Header(inference.PATIENCE, "seconds that it may wait in a router"),
-    Header(inference.TIMEOUT, "seconds until nobody wants the answer any more"),
-    Header(inference.PREFIX, "digests of the prompt's beginnings, shortest first, with commas"),
-    Header(inference.KEEP, "1: it runs to its end even where no gateway waits for the answer"),
-    Header(inference.CONTINUES, "how it goes on after an earlier attempt: again or rest"),
-    Header(inference.TOKENS, "token ids are asked for too: shown to the client, or tracked only"),
+    Header(envelope.REQUEST, "the request's id, as in the answer's x-request-id", needed=True),
+    Header(envelope.GATEWAY, "id of the gateway that waits for the answer", needed=True),
+    Header(envelope.PATH, "the OpenAI path, such as /v1/chat/completions", needed=True),
+    Header(envelope.ADAPTER, "name of the adapter it is for: UTF-8 as hexadecimal digits"),
+    Header(envelope.CONTENT_TYPE, "of the body; application/json where it is missing"),
+    Header(envelope.ATTEMPT, "1, 2 ...: the same request once more, where an engine has died"),
+    Header(envelope.AVOID, "the replica that has just failed it"),
+    Header(envelope.USER, "whom fairness counts it for: a hash of the API key, else of `user`"),
+    Header(envelope.PRIORITY, "lower goes first, as in vLLM; 0 where it is missing"),
+    Header(envelope.PATIENCE, "seconds that it may wait in a router"),
+    Header(envelope.TIMEOUT, "seconds until nobody wants the answer any more"),
+    Header(envelope.PREFIX, "digests of the prompt's beginnings, shortest first, with commas"),
+    Header(envelope.KEEP, "1: it runs to its end even where no gateway waits for the answer"),
+    Header(envelope.CONTINUES, "how it goes on after an earlier attempt: again or rest"),
+    Header(envelope.TOKENS, "token ids are asked for too: shown to the client, or tracked only"),
 )
 
 _PIECE_HEADERS = (
-    Header(inference.CHUNK, "0, 1, 2 ... without gaps; -1 says only who has taken it", needed=True),
-    Header(inference.ATTEMPT, "the request's; 1 where it is missing"),
-    Header(inference.STATUS, "the HTTP status, on the first piece only"),
-    Header(inference.CONTENT_TYPE, "of the body, beside the status"),
-    Header(inference.REPLICA, "the replica that answers"),
-    Header(inference.QUEUED, "the router in whose line the request waits"),
-    Header(inference.CONTINUES, "on the first piece: as in the request"),
-    Header(inference.RETRY_AFTER, "seconds after which asking again may help"),
-    Header(inference.END, "1 on the piece that closes the answer"),
+    Header(envelope.CHUNK, "0, 1, 2 ... without gaps; -1 says only who has taken it", needed=True),
+    Header(envelope.ATTEMPT, "the request's; 1 where it is missing"),
+    Header(envelope.STATUS, "the HTTP status, on the first piece only"),
+    Header(envelope.CONTENT_TYPE, "of the body, beside the status"),
+    Header(envelope.REPLICA, "the replica that answers"),
+    Header(envelope.QUEUED, "the router in whose line the request waits"),
+    Header(envelope.CONTINUES, "on the first piece: as in the request"),
+    Header(envelope.RETRY_AFTER, "seconds after which asking again may help"),
+    Header(envelope.END, "1 on the piece that closes the answer"),
     Header(
-        inference.FAILURE,
+        envelope.FAILURE,
         f"why there is no further answer: {inference.REFUSED}, {inference.ENGINE_FAILED}, "
         f"{inference.ENGINE_STOPPED} or {inference.OTHER_PLAN}",
     ),
@@ -126,8 +120,8 @@ OTHERS = (
         "the HTTP request's body, as the client sent it",
         (
             *_REQUEST_HEADERS,
-            Header(inference.PLAN, "version of the plan that the replica's engine is to run for"),
-            Header(inference.ROUTED, "JSON: which router, as of which event, and the candidates"),
+            Header(envelope.PLAN, "version of the plan that the replica's engine is to run for"),
+            Header(envelope.ROUTED, "JSON: which router, as of which event, and the candidates"),
         ),
         stream="NEBULA_INFERENCE",
     ),
@@ -148,9 +142,9 @@ OTHERS = (
         "the request's body",
         (
             *_REQUEST_HEADERS,
-            Header(inference.MODEL, "id of the model", needed=True),
-            Header(inference.FINGERPRINT, "hash of path and body", needed=True),
-            Header(inference.CLAIMANT, "something that no other claim has", needed=True),
+            Header(envelope.MODEL, "id of the model", needed=True),
+            Header(envelope.FINGERPRINT, "hash of path and body", needed=True),
+            Header(envelope.CLAIMANT, "something that no other claim has", needed=True),
         ),
         stream="NEBULA_INFERENCE",
     ),

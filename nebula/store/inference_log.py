@@ -11,7 +11,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, NotFoundError
 
-from nebula.events import inference, subjects
+from nebula.events import envelope, inference, subjects
 from nebula.events.record import parse_headers
 from nebula.store import streams
 from nebula.store.client import Headers
@@ -52,7 +52,7 @@ async def look_up(connection: Connection, request: str) -> list[Said]:
     found = [
         said
         async for said in read(connection, wanted, bodies=False)
-        if said.subject.endswith(f".{request}") or said.headers.get(inference.REQUEST) == request
+        if said.subject.endswith(f".{request}") or said.headers.get(envelope.REQUEST) == request
     ]
     return [await _whole(connection, said) if _says_why(said) else said for said in found]
 
@@ -60,7 +60,7 @@ async def look_up(connection: Connection, request: str) -> list[Said]:
 def _says_why(said: Said) -> bool:
     if said.subject.split(".")[2] == "cancel":
         return said.size > 0
-    return said.headers.get(inference.FAILURE) == inference.REFUSED
+    return said.headers.get(envelope.FAILURE) == inference.REFUSED
 
 
 async def _whole(connection: Connection, said: Said) -> Said:

@@ -16,16 +16,9 @@ from nats.aio.subscription import Subscription
 from nebula.actors.engine import bridge as engine
 from nebula.actors.engine import exchange as engine_exchange
 from nebula.actors.engine.bridge import EngineBridge, Message, Receive, Scope, Send
-from nebula.events import inference, subjects
-from nebula.events.inference import (
-    Finished,
-    Piece,
-    ReplicaStatus,
-    Request,
-    StillWanted,
-    UnderWay,
-    Unwanted,
-)
+from nebula.events import envelope, inference, subjects
+from nebula.events.inference import Finished, Piece, Request, StillWanted, UnderWay, Unwanted
+from nebula.events.status import ReplicaStatus
 from nebula.store.server import MAX_PAYLOAD, EmbeddedServer
 
 pytestmark = pytest.mark.anyio
@@ -150,11 +143,11 @@ class Gateway:
     async def asks(self, identity: str = "r1", body: bytes = b"{}", **fields: Any) -> None:
         plan = fields.pop("plan", None)
         request = Request(identity, "g1", "chat", "/v1/chat/completions", body, **fields)
-        headers = inference.request_headers(request)
+        headers = envelope.request_headers(request)
         await self.client.publish(
             subjects.replica_requests("chat", "chat-0"),
             body,
-            headers=headers if plan is None else {**headers, inference.PLAN: str(plan)},
+            headers=headers if plan is None else {**headers, envelope.PLAN: str(plan)},
         )
 
     async def cancels(self, identity: str = "r1", below: str = "") -> None:
@@ -163,7 +156,7 @@ class Gateway:
 
     async def piece(self) -> Piece:
         message = await self._pieces.next_msg(PATIENCE)
-        piece = inference.read_piece(message.headers, message.data)
+        piece = envelope.read_piece(message.headers, message.data)
         assert piece is not None
         return piece
 

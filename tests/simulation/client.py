@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nebula.events import inference, subjects
+from nebula.events import envelope, inference, subjects
 from nebula.events.inference import Piece, Request
 from nebula.events.record import parse_headers
 from nebula.events.state import State
@@ -60,7 +60,7 @@ class Client(Process):
 
     def on_piece(self, identity: str, header: bytes, body: bytes) -> None:
         """Take a piece of an answer."""
-        piece = inference.read_piece(parse_headers(header), body)
+        piece = envelope.read_piece(parse_headers(header), body)
         if piece is not None and identity in self._heard:
             self._heard[identity].append(piece)
             self._signals[identity].fire()
@@ -74,7 +74,7 @@ class Client(Process):
         signal = self._signals[asked.id] = Signal(clock)
         while not asked.outcome:
             asked.attempts = request.attempt
-            header = inference.block(inference.request_headers(request))
+            header = envelope.block(envelope.request_headers(request))
             self._send(self._link, subjects.requests(request.model), header, b"")
             avoid = yield from self._await(asked, request, heard, signal)
             request = replace(

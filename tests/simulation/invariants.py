@@ -7,7 +7,7 @@ from typing import get_args
 
 from nebula.actors.placement.fleet import Place
 from nebula.actors.placement.sizing import device_at, need, usable
-from nebula.events import inference, snapshot
+from nebula.events import envelope, snapshot
 from nebula.events.evolve import evolve, fold
 from nebula.events.index import indexed
 from nebula.events.inference import Request
@@ -184,7 +184,7 @@ class Invariants:
 
     def on_routed(self, replica: str, header: bytes) -> None:
         """Look at a request that a router sends on. Raises Broken."""
-        routed = inference.read_routed(parse_headers(header))
+        routed = envelope.read_routed(parse_headers(header))
         assert routed is not None
         assert self.journal is not None
         known = self.journal.states[routed.seq].replicas.get(replica)

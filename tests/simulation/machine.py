@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from nebula.actors.placement.sizing import usable
-from nebula.events import inference, subjects
+from nebula.events import envelope, inference, subjects
 from nebula.events.inference import Finished, Piece, Request
 from nebula.events.state import Launch, Replica
 from nebula.events.vocabulary import Device
@@ -105,10 +105,10 @@ class Engine:
 
     def on_request(self, header: bytes, body: bytes) -> None:
         """Take a request that a router sent here."""
-        request = inference.receive_request(self.model, header, body)
+        request = envelope.receive_request(self.model, header, body)
         if request is None or not self.answers:
             return
-        plan = inference.read_plan(header)
+        plan = envelope.read_plan(header)
         if plan is not None and plan != self.version:
             if plan < self.version:
                 self._refuse(request)
@@ -117,7 +117,7 @@ class Engine:
         self.requests[request.id] = request.attempt
         subject = subjects.responses(request.gateway, request.id)
         claim = Piece(-1, replica=self.replica, attempt=request.attempt)
-        self.machine.say(subject, inference.block(inference.piece_headers(claim)), b"")
+        self.machine.say(subject, envelope.block(envelope.piece_headers(claim)), b"")
         seconds = 0.1 + self.machine.rng.random() * 3
         self.machine.clock.after(seconds, self._finish, subject, request.id, request.attempt)
 
@@ -125,7 +125,7 @@ class Engine:
         """Serve for no other plan than the own one."""
         last = Piece(0, end=True, failure=inference.OTHER_PLAN, attempt=request.attempt)
         subject = subjects.responses(request.gateway, request.id)
-        self.machine.say(subject, inference.block(inference.piece_headers(last)), b"")
+        self.machine.say(subject, envelope.block(envelope.piece_headers(last)), b"")
         finished = Finished(self.replica, (request.id,), (request.id,), len(self.requests))
         self.machine.tell_finished(self.model, finished)
 
@@ -134,7 +134,7 @@ class Engine:
             return
         del self.requests[identity]
         last = Piece(0, status=200, content_type="text/plain", end=True, attempt=attempt)
-        self.machine.say(subject, inference.block(inference.piece_headers(last)), b"done")
+        self.machine.say(subject, envelope.block(envelope.piece_headers(last)), b"done")
         finished = Finished(self.replica, (identity,), (), len(self.requests))
         self.machine.tell_finished(self.model, finished)
 

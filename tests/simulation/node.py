@@ -24,8 +24,8 @@ from nebula.actors.node.reconciliation import (
 )
 from nebula.actors.placement.decision import replicas_on
 from nebula.events import subjects
-from nebula.events.inference import NodeStatus
 from nebula.events.state import Replica
+from nebula.events.status import NodeStatus
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,

@@ -22,7 +22,7 @@ from nebula.actors.gateway.answer import GAP, Answer, Broken
 from nebula.actors.gateway.chunks import CHAT, COMPLETIONS
 from nebula.actors.gateway.continuing import CantContinue, Continuation, Detokenize, Finish
 from nebula.actors.gateway.resuming import Resumption, prepared
-from nebula.events import inference
+from nebula.events import envelope
 from nebula.events.inference import ENGINE_FAILED, Piece, Request
 from nebula.store.inference_log import Said
 from tests.unit.test_continuing import Split, by_event, groupings, request, splits, tokenised
@@ -280,7 +280,7 @@ class Live:
         self.said.append(self._said("cancel.chat.r", b"%b: %b" % (word.encode(), body)))
 
     def _record(self, piece: Piece) -> None:
-        header = inference.block(inference.piece_headers(piece))
+        header = envelope.block(envelope.piece_headers(piece))
         self.said.append(self._said("responses.gw.r", piece.body, header))
 
     @staticmethod

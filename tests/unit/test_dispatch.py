@@ -18,17 +18,10 @@ from nebula.actors.router.dispatch import UNKNOWN_MODEL, Dispatch
 from nebula.actors.router.loads import LONGEST_RECOVERY, RECOVERY, SILENCE, STALLED
 from nebula.actors.router.prefixes import digests
 from nebula.actors.router.routing import SLACK
-from nebula.events import inference, subjects
-from nebula.events.inference import (
-    Finished,
-    Piece,
-    QueueStatus,
-    ReplicaStatus,
-    Request,
-    Routed,
-    RouterStatus,
-)
+from nebula.events import envelope, inference, subjects
+from nebula.events.inference import Finished, Piece, Request, Routed
 from nebula.events.record import parse_headers
+from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
@@ -75,23 +68,23 @@ class Router:
         kind, *rest = subject.removeprefix("nebula.inference.").split(".")
         headers = parse_headers(header)
         if kind == "responses":
-            piece = inference.read_piece(headers, body)
+            piece = envelope.read_piece(headers, body)
             assert piece is not None
             self.answers.setdefault(rest[1], []).append(piece)
             return
-        request = inference.read_request(rest[0], headers, body)
+        request = envelope.read_request(rest[0], headers, body)
         assert request is not None
         if kind == "requests":
             self.handed_over.append(request)
             return
         assert kind == "replicas"
-        routed = inference.read_routed(headers)
+        routed = envelope.read_routed(headers)
         assert routed is not None
-        self.sent.append(Sent(rest[1], request, routed, inference.read_plan(header)))
+        self.sent.append(Sent(rest[1], request, routed, envelope.read_plan(header)))
 
     def ask(self, identity: str, *, model: str = "chat", **fields: Any) -> Request:
         request = Request(identity, "gw", model, "/v1/completions", b"{}", **fields)
-        header = inference.block(inference.request_headers(request))
+        header = envelope.block(envelope.request_headers(request))
         self.dispatch.on_request(subjects.requests(model).encode(), header, request.body)
         return request
 

@@ -32,21 +32,19 @@ from nebula.actors.gateway.actor import (
 )
 from nebula.actors.gateway.exchange import MAX_EARLY, MAX_WAITING_BYTES, ClientGone, Exchange
 from nebula.actors.gateway.resuming import prepared
-from nebula.events import inference, subjects
+from nebula.events import envelope, inference, subjects
 from nebula.events.inference import (
     ENGINE_FAILED,
     ENGINE_TIMED_OUT,
     Piece,
-    QueueStatus,
-    ReplicaStatus,
     Request,
-    RouterStatus,
     StillWanted,
     UnderWay,
     Unwanted,
 )
 from nebula.events.record import parse_headers
 from nebula.events.state import Named
+from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
 from nebula.events.vocabulary import EngineReady, EngineStarted, ModelUnloadRequested
 from nebula.store.connection import Unavailable
 from nebula.store.inference_log import Said
@@ -189,7 +187,7 @@ class Bench:
         """Let somebody answer; the stream keeps it, and unless it is lost the gateway hears it."""
         subject = subjects.responses("gw", to)
         for piece in pieces:
-            header = inference.block(inference.piece_headers(piece))
+            header = envelope.block(envelope.piece_headers(piece))
             if kept:
                 self.nats.kept.append(Said(1, 1, subject, header, piece.body, len(piece.body)))
             if not lost:
@@ -215,7 +213,7 @@ class Bench:
         for each in self.nats.posted:
             if each.subject.startswith("nebula.inference.requests."):
                 model = each.subject.rpartition(".")[2]
-                request = inference.read_request(model, parse_headers(each.header), each.body)
+                request = envelope.read_request(model, parse_headers(each.header), each.body)
                 assert request is not None
                 found.append(request)
         return found

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from nebula.actors.gateway.heartbeats import FORGOTTEN, Heartbeats
-from nebula.events.inference import QueueStatus, ReplicaStatus, RouterStatus
+from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
 
 
 class Ear:

@@ -8,7 +8,7 @@ import pytest
 from nebula.actors.router.observing import ABSENT, ROUTER_SILENCE, Load, Observer
 from nebula.actors.router.turns import Use
 from nebula.events import subjects
-from nebula.events.inference import QueueStatus, RouterStatus
+from nebula.events.status import QueueStatus, RouterStatus
 from nebula.events.vocabulary import Autoscale, EngineFailed, ModelScaleRequested, ModelSlept
 from tests.unit.story import Story, cluster, load
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from nebula.actors.gateway import actor as gateway
 from nebula.actors.gateway import answer
 from nebula.actors.router.routing import CACHE_FULL
-from nebula.events import inference
+from nebula.events import envelope, inference
 from nebula.events.inference import Candidate, Piece, Request, Routed
 from nebula.events.state import EMPTY, State
 from nebula.events.vocabulary import EngineFailed
@@ -39,7 +39,7 @@ def state() -> State:
 
 def asked(time: int = 0, **fields: object) -> Kept:
     request = replace(REQUEST, **fields)
-    headers = inference.request_headers(request)
+    headers = envelope.request_headers(request)
     return Kept(time * MILLISECOND, "nebula.inference.requests.chat", headers, 120)
 
 
@@ -50,16 +50,16 @@ def routed(
     waited: float = 0.0,
     adapter: str = "",
 ) -> Kept:
-    header = inference.routed_header(Routed("router-a", 9, candidates, waited))
+    header = envelope.routed_header(Routed("router-a", 9, candidates, waited))
     headers = {
-        **inference.request_headers(replace(REQUEST, adapter=adapter)),
-        inference.ROUTED: header,
+        **envelope.request_headers(replace(REQUEST, adapter=adapter)),
+        envelope.ROUTED: header,
     }
     return Kept(time * MILLISECOND, f"nebula.inference.replicas.chat.{to}", headers, 120)
 
 
 def piece(time: int, size: int = 0, *, body: bytes = b"", **fields: object) -> Kept:
-    headers = inference.piece_headers(Piece(body=b"", **fields))  # type: ignore[arg-type]
+    headers = envelope.piece_headers(Piece(body=b"", **fields))  # type: ignore[arg-type]
     subject = "nebula.inference.responses.gw.r1"
     return Kept(time * MILLISECOND, subject, headers, size or len(body), body)
 
@@ -352,7 +352,7 @@ def test_a_cancellation_whose_reason_is_no_longer_kept_is_one() -> None:
 
 def test_what_makes_no_sense_is_passed_over() -> None:
     nonsense = Kept(5, "nebula.inference.responses.gw.r1", {"x": "y"}, 3)
-    unrouted = Kept(3, "nebula.inference.replicas.chat.chat-0", {inference.ROUTED: "{"}, 3)
+    unrouted = Kept(3, "nebula.inference.replicas.chat.chat-0", {envelope.ROUTED: "{"}, 3)
     other = Kept(4, "nebula.inference.finished.chat", {}, 3)
     told = story(asked(), unrouted, other, nonsense, now=EMPTY)
     assert texts(told)[1:] == ["sent to chat-0"]

@@ -27,15 +27,9 @@ from nebula.actors.engine.exchange import (
     request_scope,
 )
 from nebula.actors.engine.load import get, read_context, read_load
-from nebula.events import inference, subjects
-from nebula.events.inference import (
-    Finished,
-    ReplicaStatus,
-    Request,
-    StillWanted,
-    UnderWay,
-    Unwanted,
-)
+from nebula.events import envelope, inference, subjects
+from nebula.events.inference import Finished, Request, StillWanted, UnderWay, Unwanted
+from nebula.events.status import ReplicaStatus
 from nebula.store.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -128,10 +122,10 @@ class EngineBridge:
         await self._connection.close()
 
     def _on_request(self, _: bytes, header: bytes, body: bytes) -> None:
-        request = inference.receive_request(self._settings.model, header, body)
+        request = envelope.receive_request(self._settings.model, header, body)
         if request is None or request.attempt < self._unwanted_below.get(request.id, 0):
             return
-        plan = inference.read_plan(header)
+        plan = envelope.read_plan(header)
         if plan is not None and plan != self._settings.version:
             self._refuse(request, plan)
             return

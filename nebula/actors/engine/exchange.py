@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from nats.errors import Error as NatsError
 
-from nebula.events import inference, subjects
+from nebula.events import envelope, inference, subjects
 from nebula.events.inference import Piece, Request
 from nebula.store.connection import Connection
 
@@ -113,7 +113,7 @@ class EngineExchange:
     def _say(self, body: bytes, *, end: bool = False, failure: str = "") -> None:
         self._parts.clear()
         self._spoke()
-        room = self._connection.max_body - inference.HEADER_ROOM
+        room = self._connection.max_body - envelope.HEADER_ROOM
         while len(body) > room:
             self._piece(body[:room])
             body = body[room:]
@@ -124,7 +124,7 @@ class EngineExchange:
         self.chunks += 1
         self.announced = True
         if chunk and attempt == 1 and not end:
-            _post(self._connection, self._subject, inference.plain_block(chunk), body)
+            _post(self._connection, self._subject, envelope.plain_block(chunk), body)
             return
         first = chunk == 0
         piece = Piece(
@@ -140,7 +140,7 @@ class EngineExchange:
         self._post(piece, body)
 
     def _post(self, piece: Piece, body: bytes) -> None:
-        header = inference.piece_block(piece)
+        header = envelope.piece_block(piece)
         _post(self._connection, self._subject, header, body)
 
 

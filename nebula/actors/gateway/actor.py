@@ -21,16 +21,11 @@ from nebula.actors.gateway.continuing import CantContinue, Continuation, Detoken
 from nebula.actors.gateway.exchange import MAX_EARLY, Exchange
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.router import routing
-from nebula.events import inference, subjects
-from nebula.events.inference import (
-    Piece,
-    QueueStatus,
-    Request,
-    StillWanted,
-    Unwanted,
-)
+from nebula.events import envelope, inference, subjects
+from nebula.events.inference import Piece, Request, StillWanted, Unwanted
 from nebula.events.standing import Standing, standing
 from nebula.events.state import Model, Named
+from nebula.events.status import QueueStatus
 from nebula.store import inference_log
 from nebula.store.connection import Connection, Unavailable
 
@@ -162,7 +157,7 @@ class Gateway(Actor):
 
     def _send(self, exchange: Exchange) -> None:
         request = exchange.request
-        header = inference.request_block(request)
+        header = envelope.request_block(request)
         self.connection.client.post(subjects.requests(request.model), header, request.body)
 
     def _drop(self, request: Request, below: int, reason: bytes = b"") -> None:
@@ -184,11 +179,11 @@ class Gateway(Actor):
         exchange = self._exchanges.get(subject[subject.rindex(b".") + 1 :].decode())
         if exchange is None:
             return
-        chunk = inference.read_plain(header)
+        chunk = envelope.read_plain(header)
         if chunk is not None:
             self._take(exchange, Piece(chunk, body))
             return
-        piece = inference.read_answer(header, body)
+        piece = envelope.read_answer(header, body)
         if piece is not None:
             self._take(exchange, piece)
 

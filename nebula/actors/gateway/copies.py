@@ -10,7 +10,7 @@ import contextlib
 from nats.errors import Error as NatsError
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.events import inference, subjects
+from nebula.events import envelope, inference, subjects
 from nebula.events.inference import Request
 from nebula.events.state import Named
 
@@ -61,6 +61,6 @@ class Copies:
             timeout=request.timeout,
             keep=keep,
         )
-        header = inference.request_block(copy)
+        header = envelope.request_block(copy)
         with contextlib.suppress(NatsError):
             self._gateway.connection.client.post(subjects.requests(copy.model), header, body)

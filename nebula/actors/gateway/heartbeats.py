@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 from msgspec import Struct
 
-from nebula.events.inference import QueueStatus, ReplicaStatus, RouterStatus
+from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
 
 FORGOTTEN = 60.0
 """Seconds of silence after which a router is no longer spoken of."""

@@ -23,7 +23,7 @@ from nebula.actors.gateway.actor import ALL_ATTEMPTS, FINISHED, NOT_TAKEN, Gatew
 from nebula.actors.gateway.answer import GAP, Answer
 from nebula.actors.gateway.continuing import asked
 from nebula.actors.gateway.exchange import ClientGone
-from nebula.events import inference, subjects
+from nebula.events import envelope, inference, subjects
 from nebula.events.inference import Piece, Request, StillWanted, UnderWay
 from nebula.events.record import parse_headers
 from nebula.store import inference_log, streams
@@ -68,13 +68,13 @@ async def claim(gateway: Gateway, request: Request, fingerprint: str) -> bool:
     subject = subjects.claim(request.id)
     claimant = uuid.uuid4().hex
     headers = {
-        **inference.request_headers(request),
-        inference.CLAIMANT: claimant,
-        inference.MODEL: request.model,
-        inference.FINGERPRINT: fingerprint,
+        **envelope.request_headers(request),
+        envelope.CLAIMANT: claimant,
+        envelope.MODEL: request.model,
+        envelope.FINGERPRINT: fingerprint,
     }
     try:
-        client.post(subject, inference.block(headers), request.body)
+        client.post(subject, envelope.block(headers), request.body)
         for tries in range(_TRIES):
             # Stored a moment after it is sent: the first of all that were is the one that counts.
             try:
@@ -85,11 +85,11 @@ async def claim(gateway: Gateway, request: Request, fingerprint: str) -> bool:
             except NoRespondersError:
                 # NATS has just come back, and the stream in its memory is not there again yet.
                 await asyncio.sleep(0.1)
-                client.post(subject, inference.block(headers), request.body)
+                client.post(subject, envelope.block(headers), request.body)
             else:
-                if found.get(inference.FINGERPRINT) != fingerprint:
+                if found.get(envelope.FINGERPRINT) != fingerprint:
                     raise Reused
-                return found.get(inference.CLAIMANT) == claimant
+                return found.get(envelope.CLAIMANT) == claimant
     except (NatsError, TimeoutError) as error:
         raise NotServed(f"the data plane's stream does not answer: {error!r}", 1) from error
     raise NotServed("the data plane's stream takes no claims", 1)
@@ -99,7 +99,7 @@ async def failed(gateway: Gateway, identity: str) -> bool:
     """Say whether the answer of a request that was claimed ended in a failure. Raises NotServed."""
     refused = await _last(gateway, subjects.responses("*", identity))
     if refused is not None:
-        piece = inference.read_piece(refused.headers, b"")
+        piece = envelope.read_piece(refused.headers, b"")
         if piece is not None and piece.failure == inference.REFUSED:
             return True
     ended = await _last(gateway, subjects.cancel("*", identity))
@@ -132,7 +132,7 @@ async def _until_now(following: AsyncGenerator[Said | None, None]) -> AsyncItera
 
 def _attempt(said: Said) -> int:
     """Give the attempt that a piece is of; what is no piece counts with all of them."""
-    if inference.read_plain(said.header) is not None:
+    if envelope.read_plain(said.header) is not None:
         return 1
     piece = _piece(said)
     return sys.maxsize if piece is None else piece.attempt
@@ -140,7 +140,7 @@ def _attempt(said: Said) -> int:
 
 def _begins_anew(said: Said) -> int:
     """Give the attempt that a piece begins from the start; 1 for any other."""
-    if inference.ATTEMPT.encode() not in said.header:
+    if envelope.ATTEMPT.encode() not in said.header:
         return 1
     piece = _piece(said)
     return 1 if piece is None or piece.chunk != 0 or piece.continues else piece.attempt
@@ -148,7 +148,7 @@ def _begins_anew(said: Said) -> int:
 
 def _piece(said: Said) -> Piece | None:
     of_answer = said.subject.startswith("nebula.inference.responses.")
-    return inference.read_piece(parse_headers(said.header), said.body) if of_answer else None
+    return envelope.read_piece(parse_headers(said.header), said.body) if of_answer else None
 
 
 class Resumption:
@@ -188,7 +188,7 @@ class Resumption:
             raise Unavailable(f"the data plane's stream does not answer: {error!r}") from error
         headers = claimed.headers or {}
         body = claimed.data or b""
-        request = inference.read_request(headers.get(inference.MODEL, ""), headers, body)
+        request = envelope.read_request(headers.get(envelope.MODEL, ""), headers, body)
         if request is None:
             raise Unknown
         self._owner = request.gateway

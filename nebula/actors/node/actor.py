@@ -42,8 +42,8 @@ from nebula.actors.node.weights.hub import Hub
 from nebula.actors.node.weights.supply import Retries, Supply
 from nebula.actors.placement.decision import replicas_on
 from nebula.events import subjects
-from nebula.events.inference import NodeStatus
 from nebula.events.state import Replica
+from nebula.events.status import NodeStatus
 from nebula.events.vocabulary import (
     Device,
     EngineFailed,

@@ -11,8 +11,8 @@ from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
 from nebula.events import subjects
-from nebula.events.inference import NodeStatus
 from nebula.events.state import Node
+from nebula.events.status import NodeStatus
 from nebula.store import streams
 from nebula.store.connection import Connection
 

@@ -15,17 +15,10 @@ from nebula.actors.router import routing
 from nebula.actors.router.loads import Loads
 from nebula.actors.router.observing import Load
 from nebula.actors.router.queueing import Line, Waiting
-from nebula.events import inference, subjects
-from nebula.events.inference import (
-    Finished,
-    Piece,
-    QueueStatus,
-    ReplicaStatus,
-    Request,
-    Routed,
-    RouterStatus,
-)
+from nebula.events import envelope, inference, subjects
+from nebula.events.inference import Finished, Piece, Request, Routed
 from nebula.events.state import Model, Named, State
+from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
 
 Post: TypeAlias = Callable[[str, bytes, bytes], None]
 """Publishes: subject, header block, body."""
@@ -70,7 +63,7 @@ class Dispatch:
     def on_request(self, subject: bytes, header: bytes, body: bytes) -> None:
         """Send a request to a replica, or let it wait."""
         model_id = subject.rpartition(b".")[2].decode()
-        request = inference.receive_request(model_id, header, body)
+        request = envelope.receive_request(model_id, header, body)
         if request is None:
             return
         held = _Held(request, header, self._now())
@@ -223,9 +216,9 @@ class Dispatch:
         routed = Routed(self.router, state.seq, tuple(candidates[:16]), round(now - held.since, 3))
         header = b"%b%b: %d\r\n%b: %b\r\n\r\n" % (
             self._header(held)[:-2],
-            inference.PLAN.encode(),
+            envelope.PLAN.encode(),
             state.replicas[replica].version,
-            inference.ROUTED.encode(),
+            envelope.ROUTED.encode(),
             self._routed.encode(routed),
         )
         self._post(subjects.replica_requests(model.id, replica), header, request.body)
@@ -240,7 +233,7 @@ class Dispatch:
             return held.header
         left = None if request.timeout is None else max(0.0, request.timeout - waited)
         request = replace(request, timeout=left, patience=max(0.0, request.patience - waited))
-        return inference.request_block(request)
+        return envelope.request_block(request)
 
     def _take_out(self, identity: str) -> None:
         held = self._held.pop(identity)
@@ -293,7 +286,7 @@ class Dispatch:
         self._answer(request, refusal, reason.encode())
 
     def _answer(self, request: Request, piece: Piece, body: bytes) -> None:
-        header = inference.piece_block(piece)
+        header = envelope.piece_block(piece)
         self._post(subjects.responses(request.gateway, request.id), header, body)
 
 

@@ -11,8 +11,9 @@ from msgspec import Struct
 from nebula.actors.router import routing
 from nebula.actors.router.observing import Load
 from nebula.actors.router.prefixes import BOUNDS, Prefixes
-from nebula.events.inference import Candidate, Finished, ReplicaStatus, Request
+from nebula.events.inference import Candidate, Finished, Request
 from nebula.events.state import Model, Replica, State
+from nebula.events.status import ReplicaStatus
 
 SILENCE = 8.0
 """Seconds without a heartbeat after which a replica counts as silent: four are missing then."""

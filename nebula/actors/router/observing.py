@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from nebula.actors.router.observation import Observation
 from nebula.actors.router.turns import Use
-from nebula.events.inference import QueueStatus, RouterStatus
 from nebula.events.state import Model, State
+from nebula.events.status import QueueStatus, RouterStatus
 
 ABSENT = 3.0
 """Seconds between two observations after which the router counts as having stood still."""

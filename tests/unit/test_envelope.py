@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nebula.events import inference
+from nebula.events import envelope, inference
 from nebula.events.inference import Candidate, Piece, Request, Routed
 from nebula.events.record import parse_headers
 
@@ -64,7 +64,7 @@ pieces = st.one_of(
 )
 NAMES = [
     value
-    for name, value in vars(inference).items()
+    for name, value in vars(envelope).items()
     if name.isupper() and isinstance(value, str) and value[0].isupper()
 ]
 headers = st.dictionaries(
@@ -74,19 +74,19 @@ headers = st.dictionaries(
         st.sampled_from(["/", "1", "-1", "ff", "c3a9", "zz", "1e3", "nan", "inf", "9" * 5000]),
     ),
 )
-OF_A_GATEWAY = {inference.REQUEST: "r", inference.GATEWAY: "g", inference.PATH: "/"}
+OF_A_GATEWAY = {envelope.REQUEST: "r", envelope.GATEWAY: "g", envelope.PATH: "/"}
 
 
 @given(requests)
 def test_a_request_comes_through_its_headers(request: Request) -> None:
-    written = inference.request_headers(request)
-    assert inference.read_request(request.model, written, request.body) == request
+    written = envelope.request_headers(request)
+    assert envelope.read_request(request.model, written, request.body) == request
 
 
 @given(requests)
 def test_a_request_comes_through_its_header_block(request: Request) -> None:
-    written = inference.block(inference.request_headers(request))
-    assert inference.read_request(request.model, parse_headers(written), request.body) == request
+    written = envelope.block(envelope.request_headers(request))
+    assert envelope.read_request(request.model, parse_headers(written), request.body) == request
 
 
 usual = st.builds(
@@ -98,28 +98,28 @@ usual = st.builds(
 def test_what_is_written_once_for_many_requests_is_read_as_what_is_written_for_each(
     request: Request, routed: bool
 ) -> None:
-    written = inference.request_block(request)
-    assert parse_headers(written) == inference.request_headers(request)
+    written = envelope.request_block(request)
+    assert parse_headers(written) == envelope.request_headers(request)
     if routed:
-        written = written[:-2] + f"{inference.ROUTED}: []\r\n\r\n".encode()
-    assert inference.receive_request(request.model, written, request.body) == request
+        written = written[:-2] + f"{envelope.ROUTED}: []\r\n\r\n".encode()
+    assert envelope.receive_request(request.model, written, request.body) == request
 
 
-@given(st.one_of(headers.map(inference.block), st.binary(max_size=200)), st.binary(max_size=9))
+@given(st.one_of(headers.map(envelope.block), st.binary(max_size=200)), st.binary(max_size=9))
 def test_any_header_block_is_read_as_its_headers_are(block: bytes, body: bytes) -> None:
-    read = inference.read_request("chat", parse_headers(block), body)
-    assert inference.receive_request("chat", block, body) == read
+    read = envelope.read_request("chat", parse_headers(block), body)
+    assert envelope.receive_request("chat", block, body) == read
 
 
 @given(requests)
 def test_the_headers_of_a_request_are_plain_ascii_on_one_line(request: Request) -> None:
-    for value in inference.request_headers(request).values():
+    for value in envelope.request_headers(request).values():
         assert value.isascii()
         assert value.isprintable()
 
 
 def test_the_usual_request_says_only_what_it_must() -> None:
-    assert inference.request_headers(Request("r", "g", "chat", "/v1/completions", b"")) == {
+    assert envelope.request_headers(Request("r", "g", "chat", "/v1/completions", b"")) == {
         "Nebula-Request": "r",
         "Nebula-Gateway": "g",
         "Nebula-Path": "/v1/completions",
@@ -130,42 +130,42 @@ def test_the_usual_request_says_only_what_it_must() -> None:
 
 @given(pieces)
 def test_a_piece_of_an_answer_comes_through_its_headers(piece: Piece) -> None:
-    assert inference.read_piece(inference.piece_headers(piece), piece.body) == piece
+    assert envelope.read_piece(envelope.piece_headers(piece), piece.body) == piece
 
 
 @given(pieces)
 def test_a_piece_of_an_answer_comes_through_its_header_block(piece: Piece) -> None:
-    written = inference.block(inference.piece_headers(piece))
-    assert inference.read_answer(written, piece.body) == piece
-    assert inference.piece_block(replace(piece, body=b"")) == written
-    assert inference.read_piece(parse_headers(written), piece.body) == piece
+    written = envelope.block(envelope.piece_headers(piece))
+    assert envelope.read_answer(written, piece.body) == piece
+    assert envelope.piece_block(replace(piece, body=b"")) == written
+    assert envelope.read_piece(parse_headers(written), piece.body) == piece
 
 
 @given(st.integers(0, 2**40))
 def test_the_usual_piece_has_the_block_that_any_other_would_have(chunk: int) -> None:
-    block = inference.plain_block(chunk)
-    assert block == inference.block(inference.piece_headers(Piece(chunk)))
-    assert inference.read_plain(block) == chunk
+    block = envelope.plain_block(chunk)
+    assert block == envelope.block(envelope.piece_headers(Piece(chunk)))
+    assert envelope.read_plain(block) == chunk
 
 
 @given(pieces)
 def test_only_the_usual_piece_is_read_without_its_headers(piece: Piece) -> None:
-    chunk = inference.read_plain(inference.block(inference.piece_headers(piece)))
+    chunk = envelope.read_plain(envelope.block(envelope.piece_headers(piece)))
     assert chunk is None or Piece(chunk, piece.body) == piece
 
 
 @given(st.binary(max_size=60))
 def test_whatever_the_block_is_reading_a_usual_piece_never_raises(block: bytes) -> None:
-    chunk = inference.read_plain(block)
-    assert chunk is None or int(parse_headers(block)[inference.CHUNK]) == chunk
+    chunk = envelope.read_plain(block)
+    assert chunk is None or int(parse_headers(block)[envelope.CHUNK]) == chunk
 
 
 @given(headers)
 def test_whatever_the_headers_say_reading_them_never_raises(written: dict[str, str]) -> None:
-    request = inference.read_request("chat", written, b"")
+    request = envelope.read_request("chat", written, b"")
     assert request is None or (request.id and request.gateway and request.path.startswith("/"))
-    inference.read_piece(written, b"")
-    inference.read_routed(written)
+    envelope.read_piece(written, b"")
+    envelope.read_routed(written)
 
 
 @pytest.mark.parametrize(
@@ -173,25 +173,25 @@ def test_whatever_the_headers_say_reading_them_never_raises(written: dict[str, s
     [
         None,
         {},
-        {inference.REQUEST: "r"},
-        {inference.GATEWAY: "g"},
-        {inference.REQUEST: "r", inference.GATEWAY: "g"},
-        {**OF_A_GATEWAY, inference.PATH: "v1/models"},
-        {**OF_A_GATEWAY, inference.REQUEST: "r.s"},
-        {**OF_A_GATEWAY, inference.GATEWAY: "*"},
-        {**OF_A_GATEWAY, inference.ADAPTER: "é"},
-        {**OF_A_GATEWAY, inference.ADAPTER: "f"},
-        {**OF_A_GATEWAY, inference.ADAPTER: "ff"},
-        {**OF_A_GATEWAY, inference.ATTEMPT: "second"},
-        {**OF_A_GATEWAY, inference.PRIORITY: "high"},
-        {**OF_A_GATEWAY, inference.PATIENCE: "long"},
-        {**OF_A_GATEWAY, inference.PATIENCE: "-1"},
-        {**OF_A_GATEWAY, inference.PATIENCE: "nan"},
-        {**OF_A_GATEWAY, inference.TIMEOUT: "inf"},
+        {envelope.REQUEST: "r"},
+        {envelope.GATEWAY: "g"},
+        {envelope.REQUEST: "r", envelope.GATEWAY: "g"},
+        {**OF_A_GATEWAY, envelope.PATH: "v1/models"},
+        {**OF_A_GATEWAY, envelope.REQUEST: "r.s"},
+        {**OF_A_GATEWAY, envelope.GATEWAY: "*"},
+        {**OF_A_GATEWAY, envelope.ADAPTER: "é"},
+        {**OF_A_GATEWAY, envelope.ADAPTER: "f"},
+        {**OF_A_GATEWAY, envelope.ADAPTER: "ff"},
+        {**OF_A_GATEWAY, envelope.ATTEMPT: "second"},
+        {**OF_A_GATEWAY, envelope.PRIORITY: "high"},
+        {**OF_A_GATEWAY, envelope.PATIENCE: "long"},
+        {**OF_A_GATEWAY, envelope.PATIENCE: "-1"},
+        {**OF_A_GATEWAY, envelope.PATIENCE: "nan"},
+        {**OF_A_GATEWAY, envelope.TIMEOUT: "inf"},
     ],
 )
 def test_what_no_gateway_has_sent_is_no_request(written: dict[str, str] | None) -> None:
-    assert inference.read_request("chat", written, b"{}") is None
+    assert envelope.read_request("chat", written, b"{}") is None
 
 
 @pytest.mark.parametrize(
@@ -199,15 +199,15 @@ def test_what_no_gateway_has_sent_is_no_request(written: dict[str, str] | None) 
     [
         None,
         {},
-        {inference.STATUS: "200"},
-        {inference.CHUNK: "first"},
-        {inference.CHUNK: "0", inference.STATUS: "OK"},
-        {inference.CHUNK: "0", inference.ATTEMPT: "second"},
-        {inference.CHUNK: "0", inference.RETRY_AFTER: "soon"},
+        {envelope.STATUS: "200"},
+        {envelope.CHUNK: "first"},
+        {envelope.CHUNK: "0", envelope.STATUS: "OK"},
+        {envelope.CHUNK: "0", envelope.ATTEMPT: "second"},
+        {envelope.CHUNK: "0", envelope.RETRY_AFTER: "soon"},
     ],
 )
 def test_what_no_engine_has_sent_is_no_piece(written: dict[str, str] | None) -> None:
-    assert inference.read_piece(written, b"") is None
+    assert envelope.read_piece(written, b"") is None
 
 
 @given(
@@ -231,19 +231,17 @@ def test_what_no_engine_has_sent_is_no_piece(written: dict[str, str] | None) -> 
     )
 )
 def test_a_routers_choice_comes_through_its_header(routed: Routed) -> None:
-    written = inference.routed_header(routed)
+    written = envelope.routed_header(routed)
     assert written.isascii()
     assert written.isprintable()
-    assert inference.read_routed({inference.ROUTED: written}) == routed
+    assert envelope.read_routed({envelope.ROUTED: written}) == routed
 
 
 def test_a_routers_choice_of_before_there_were_lines_is_read() -> None:
     old = '{"router":"a","seq":7,"candidates":[["chat-0",1]]}'
-    assert inference.read_routed({inference.ROUTED: old}) == Routed(
-        "a", 7, (Candidate("chat-0", 1),)
-    )
+    assert envelope.read_routed({envelope.ROUTED: old}) == Routed("a", 7, (Candidate("chat-0", 1),))
 
 
-@pytest.mark.parametrize("written", [{}, {inference.ROUTED: "{"}, {inference.ROUTED: '{"seq":1}'}])
+@pytest.mark.parametrize("written", [{}, {envelope.ROUTED: "{"}, {envelope.ROUTED: '{"seq":1}'}])
 def test_what_no_router_has_written_is_no_choice(written: dict[str, str]) -> None:
-    assert inference.read_routed(written) is None
+    assert envelope.read_routed(written) is None

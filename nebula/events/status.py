@@ -1,0 +1,48 @@
+"""Heartbeats: what replicas, routers and nodes say of themselves, over and over. Pure."""
+
+from msgspec import Struct
+
+
+class ReplicaStatus(Struct, frozen=True):
+    """A replica's heartbeat. `running` counts the requests that came to its engine over NATS.
+
+    `waiting` and `cache` are the engine's own word: requests it holds back, the part (0 to 1) of
+    its KV cache in use. `stalled`: seconds for which it has had requests and said nothing at all.
+    `context`: tokens that a prompt and its answer may have together; 0 where it is not known.
+    """
+
+    replica: str
+    pid: int
+    running: int
+    version: int
+    waiting: int = 0
+    cache: float = 0.0
+    stalled: float = 0.0
+    context: int = 0
+
+
+class QueueStatus(Struct, frozen=True):
+    """How many requests wait in a router for one model, and for how long (s) the first of them."""
+
+    waiting: int
+    oldest: float
+
+
+class RouterStatus(Struct, frozen=True):
+    """A router's heartbeat, with its lines by model; models for which nobody waits are left out."""
+
+    router: str
+    queues: dict[str, QueueStatus] = {}
+
+
+class NodeStatus(Struct, frozen=True):
+    """A node's heartbeat. `engines` counts the engine processes it keeps; memory in bytes.
+
+    `gpus_free`: what of each GPU's memory could be had right now, in the order of their indices.
+    """
+
+    node: str
+    pid: int
+    engines: int
+    memory_free: int
+    gpus_free: tuple[int, ...] = ()
