@@ -12,8 +12,9 @@ from typing import Any
 
 from nebula.actors.projection import Projection
 from nebula.store.connection import Connection, Unavailable
-from nebula.store.log import Log, LogReplaced
+from nebula.store.log import Log
 from nebula.store.snapshots import Snapshots
+from nebula.store.tail import LogReplaced
 
 log = logging.getLogger(__name__)
 

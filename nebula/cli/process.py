@@ -12,9 +12,9 @@ import uvloop
 
 from nebula.actors.node.namesake import NameTaken
 from nebula.store.connection import Unavailable
-from nebula.store.log import LogReplaced
 from nebula.store.server import ServerFailed
 from nebula.store.streams import StreamMismatch
+from nebula.store.tail import LogReplaced
 
 T = TypeVar("T")
 

@@ -31,7 +31,7 @@ from nebula.http.errors import ApiError, field_at_fault, unavailable
 from nebula.http.inference import Limits
 from nebula.http.views import ModelView, model_view
 from nebula.store.connection import Unavailable
-from nebula.store.log import LogReplaced
+from nebula.store.tail import LogReplaced
 
 E = TypeVar("E", bound=Event)
 

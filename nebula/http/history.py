@@ -23,8 +23,8 @@ from nebula.history.selection import Selection, Sieve, selection
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.views import EventView, StateView, event_view, state_view
 from nebula.store.connection import Unavailable
-from nebula.store.log import LogReplaced
 from nebula.store.snapshots import Snapshots
+from nebula.store.tail import LogReplaced
 
 LARGEST_PAGE = 1000
 KEEP_ALIVE = 15.0

@@ -28,9 +28,11 @@ from nebula.events.vocabulary import (
 )
 from nebula.store import log as log_module
 from nebula.store import streams
+from nebula.store import tail as tail_module
 from nebula.store.connection import Connection, Unavailable
-from nebula.store.log import Conflict, Guard, Log, LogReplaced
+from nebula.store.log import Conflict, Guard, Log
 from nebula.store.server import EmbeddedServer
+from nebula.store.tail import LogReplaced
 from tests.conftest import Connect
 
 pytestmark = pytest.mark.anyio
@@ -444,7 +446,7 @@ async def test_the_end_of_a_reader_leaves_no_subscription(connection: Connection
 async def test_following_goes_on_when_its_consumer_was_deleted_behind_its_back(
     connection: Connection, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_module, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(tail_module, "HEARTBEAT", 0.2)
     await log.append("chat", scale(1))
     async with reading(log) as reader:
         await reader.reaches(1)
@@ -508,7 +510,7 @@ async def test_another_log_in_the_place_of_the_one_that_was_read_is_noticed(
 async def test_another_log_is_noticed_though_it_is_as_long(
     connection: Connection, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_module, "HEARTBEAT", 0.5)
+    monkeypatch.setattr(tail_module, "HEARTBEAT", 0.5)
     for number in range(3):
         await log.append("chat", scale(number))
     async with reading(log) as reader:

@@ -8,7 +8,8 @@ import pytest
 from nebula.actors.projection import Projection
 from nebula.events import record
 from nebula.events.record import Record
-from nebula.store.log import Log, LogReplaced
+from nebula.store.log import Log
+from nebula.store.tail import LogReplaced
 
 pytestmark = pytest.mark.anyio
 

@@ -55,7 +55,7 @@ from nebula.events.vocabulary import (
     ReplicaEvent,
 )
 from nebula.store.connection import Connection, Unavailable
-from nebula.store.log import LogReplaced
+from nebula.store.tail import LogReplaced
 
 log = logging.getLogger(__name__)
 

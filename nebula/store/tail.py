@@ -1,0 +1,165 @@
+"""Following the log: all after one sequence, in order and without gaps, whatever goes wrong."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import NotFoundError
+
+from nebula.store import streams
+from nebula.store.connection import Connection
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+HEARTBEAT = 2.0
+"""Seconds after which a silent server-side consumer says that it still lives."""
+
+_TRY = 2.0  # seconds that the server has to answer
+
+
+class LogReplaced(Exception):
+    """The log is not the one that was read from: it ends earlier, or was made anew."""
+
+
+class Tail(Generic[T]):
+    """One reader's place in the log, and the ephemeral consumer that feeds it."""
+
+    def __init__(
+        self, connection: Connection, after: int, read: Callable[[int, int, Msg], T]
+    ) -> None:
+        self._connection = connection
+        self._seq = after
+        self._read = read
+        self._created: datetime | None = None
+        self._delivered = 0
+        self._inbox: deque[Msg] = deque()
+        self._arrived = asyncio.Event()
+        self._stale = True
+        self._subscription: Subscription | None = None
+        connection.on_reconnect(self._mark_stale)
+
+    async def close(self) -> None:
+        """End the consumer's subscription."""
+        self._connection.forget(self._mark_stale)
+        await self._unsubscribe()
+
+    async def next(self) -> list[T]:
+        """Give what has arrived, waiting at most for a heartbeat's time; perhaps nothing.
+
+        Raises LogReplaced.
+        """
+        if self._stale:
+            await self._restart()
+        if not self._inbox:
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(2.5 * HEARTBEAT):
+                    await self._arrived.wait()
+            except TimeoutError:
+                self._stale = True
+                return []
+        batch: list[T] = []
+        while self._inbox and not self._stale:
+            message = self._inbox.popleft()
+            if message.reply.startswith("$JS.ACK."):
+                entry = self._take(message)
+                if entry is not None:
+                    batch.append(entry)
+            else:
+                await self._control(message)
+        return batch
+
+    def _take(self, message: Msg) -> T | None:
+        # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<stream sequence>.
+        # <consumer sequence>.<time>.<pending>[.<random>], as of NATS's ADR-15.
+        tokens = message.reply.split(".")
+        first = 4 if len(tokens) > 9 else 2
+        seq, delivered, time = (int(token) for token in tokens[first + 3 : first + 6])
+        if delivered != self._delivered + 1:
+            self._stale = True
+            return None
+        self._delivered = delivered
+        if seq <= self._seq:
+            return None
+        self._seq = seq
+        return self._read(seq, time, message)
+
+    async def _control(self, message: Msg) -> None:
+        headers = message.headers or {}
+        if message.reply:
+            # Flow control: answering only here, after all before it was taken, is what bounds
+            # how much the server sends ahead.
+            await self._connection.client.publish(message.reply)
+            return
+        stalled = headers.get("Nats-Consumer-Stalled")
+        if stalled:
+            await self._connection.client.publish(stalled)
+        if int(headers.get("Nats-Last-Consumer", "0")) > self._delivered:
+            self._stale = True
+
+    async def _arrive(self, message: Msg) -> None:
+        self._inbox.append(message)
+        self._arrived.set()
+
+    async def _mark_stale(self) -> None:
+        self._stale = True
+        self._arrived.set()
+
+    async def _unsubscribe(self) -> None:
+        if self._subscription is not None:
+            subscription, self._subscription = self._subscription, None
+            try:
+                await subscription.unsubscribe()
+            except NatsError:
+                log.debug("the old consumer's subscription was gone already")
+
+    async def _restart(self) -> None:
+        """Ask the server for everything after the last entry taken, until it agrees."""
+        while True:
+            await self._unsubscribe()
+            self._inbox.clear()
+            self._delivered = 0
+            self._stale = False
+            client = self._connection.client
+            try:
+                inbox = client.new_inbox()
+                self._subscription = await client.subscribe(inbox, cb=self._arrive)
+                jetstream = client.jetstream(timeout=_TRY)
+                info = await jetstream.stream_info(streams.EVENTS)
+                newest = int(info.state.last_seq)
+                if newest < self._seq:
+                    raise LogReplaced(f"the log ends at {newest}, but {self._seq} was read from it")
+                if self._created not in (None, info.created):
+                    raise LogReplaced(f"the log was made anew, after {self._seq} was read from it")
+                self._created = info.created
+                await jetstream.add_consumer(
+                    streams.EVENTS,
+                    ConsumerConfig(
+                        deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                        opt_start_seq=self._seq + 1,
+                        ack_policy=AckPolicy.NONE,
+                        max_deliver=1,
+                        deliver_subject=inbox,
+                        flow_control=True,
+                        idle_heartbeat=HEARTBEAT,
+                        inactive_threshold=60,
+                        mem_storage=True,
+                        num_replicas=1,
+                    ),
+                )
+                return
+            except NotFoundError as error:
+                if self._seq:
+                    raise LogReplaced("the log's stream is gone") from error
+                await asyncio.sleep(0.25)
+            except (NatsError, TimeoutError, OSError) as error:
+                log.debug("can't follow the log yet: %r", error)
+                await asyncio.sleep(0.25)
