@@ -28,13 +28,12 @@ from nebula.events.evolve import evolve
 from nebula.events.memory import GIB
 from nebula.events.record import Entry
 from nebula.events.state import EMPTY, State
+from nebula.events.values import Adapter, Device
 from nebula.events.vocabulary import (
-    Adapter,
     AdapterLoaded,
     AdapterLoadRequested,
     AdapterUnloaded,
     AdapterUnloadRequested,
-    Device,
     EngineFailed,
     EngineReady,
     EngineStarted,

@@ -19,8 +19,8 @@ from nebula.events.evolve import evolve
 from nebula.events.memory import GIB
 from nebula.events.record import Record
 from nebula.events.state import EMPTY, State
+from nebula.events.values import Device
 from nebula.events.vocabulary import (
-    Device,
     EngineReady,
     EngineStarted,
     Event,

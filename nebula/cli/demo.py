@@ -9,7 +9,8 @@ from nebula.actors.intents import submit
 from nebula.actors.projection import Projection
 from nebula.cli import progress
 from nebula.events.standing import standing
-from nebula.events.vocabulary import Adapter, ModelLoadRequested
+from nebula.events.values import Adapter
+from nebula.events.vocabulary import ModelLoadRequested
 
 CHAT = "smollm2-135m-instruct"
 EMBEDDING = "all-minilm-l6-v2"

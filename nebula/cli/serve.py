@@ -35,7 +35,7 @@ from nebula.cli.options import (
 )
 from nebula.cli.process import FATAL, fail, on_stop, run, set_up_logging
 from nebula.events import subjects
-from nebula.events.vocabulary import Device
+from nebula.events.values import Device
 from nebula.http.app import create_app
 from nebula.http.inference import Limits, Patience
 from nebula.http.writing import TurnProtocol

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from nebula.events.vocabulary import OptionValue
+from nebula.events.values import OptionValue
 
 PARALLEL = ("tensor-parallel-size", "pipeline-parallel-size")
 """Their product is how many GPUs of one node one engine takes."""

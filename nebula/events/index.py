@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from rpds import HashTrieMap, HashTrieSet
 
 from nebula.events.state import Launch, Model, Node, Occupancy, Replica, State, launch_of
-from nebula.events.vocabulary import Assignment, ModelLoadRequested
+from nebula.events.values import Assignment
+from nebula.events.vocabulary import ModelLoadRequested
 
 _VACANT = Occupancy()
 

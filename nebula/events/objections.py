@@ -9,8 +9,8 @@ import re
 from nebula.events import memory
 from nebula.events.engine_options import PARALLEL, devices_needed, option_name
 from nebula.events.state import Model, State
+from nebula.events.values import Adapter
 from nebula.events.vocabulary import (
-    Adapter,
     AdapterLoadRequested,
     AdapterUnloadRequested,
     AliasRemoveRequested,

@@ -13,14 +13,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 from rpds import HashTrieMap, HashTrieSet
 
-from nebula.events.vocabulary import (
-    Assignment,
-    Device,
-    ModelLoadRequested,
-    OptionValue,
-    Target,
-    Task,
-)
+from nebula.events.values import Assignment, Device, OptionValue, Target, Task
+from nebula.events.vocabulary import ModelLoadRequested
 
 Phase: TypeAlias = Literal["assigned", "starting", "ready", "failed", "stopped"]
 

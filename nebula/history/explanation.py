@@ -15,14 +15,8 @@ from nebula.actors.placement.sizing import sized_by
 from nebula.events import index, memory
 from nebula.events.record import Malformed, Record
 from nebula.events.state import Model, State, launch_of
-from nebula.events.vocabulary import (
-    Assignment,
-    Decided,
-    Event,
-    ModelAssigned,
-    ModelUnschedulable,
-    Policy,
-)
+from nebula.events.values import Assignment, Policy
+from nebula.events.vocabulary import Decided, Event, ModelAssigned, ModelUnschedulable
 from nebula.history.replay import Replay
 from nebula.history.telling import told
 

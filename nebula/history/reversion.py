@@ -15,14 +15,13 @@ from nebula.events.evolve import evolve
 from nebula.events.objections import objection
 from nebula.events.record import Record
 from nebula.events.state import Model, State, launch_of, replica_id
+from nebula.events.values import Adapter, Assignment
 from nebula.events.vocabulary import (
     AGGREGATE_OF,
-    Adapter,
     AdapterLoadRequested,
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
-    Assignment,
     Event,
     ModelAssigned,
     ModelLoadRequested,

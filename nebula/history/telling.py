@@ -4,6 +4,7 @@ from typing import assert_never
 
 from nebula.events import memory
 from nebula.events.record import Malformed, Record
+from nebula.events.values import Assignment
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
@@ -12,7 +13,6 @@ from nebula.events.vocabulary import (
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
-    Assignment,
     DownloadFailed,
     DownloadFinished,
     DownloadProgressed,

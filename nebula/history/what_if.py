@@ -16,10 +16,10 @@ from nebula.events import memory, record, subjects
 from nebula.events.evolve import evolve
 from nebula.events.record import Record
 from nebula.events.state import EMPTY, Model, State
+from nebula.events.values import Device, Policy
 from nebula.events.vocabulary import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
-    Device,
     Event,
     ModelLoadRequested,
     ModelMeasured,
@@ -30,7 +30,6 @@ from nebula.events.vocabulary import (
     NodeRegistered,
     NodeUndrainRequested,
     Observed,
-    Policy,
 )
 from nebula.history.replay import Replay
 

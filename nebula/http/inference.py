@@ -26,7 +26,7 @@ from nebula.events.envelope import HEADER_ROOM
 from nebula.events.inference import Request
 from nebula.events.objections import known_names
 from nebula.events.state import Named
-from nebula.events.vocabulary import Task
+from nebula.events.values import Task
 from nebula.http.bodies import ClientLeft, read_body
 from nebula.http.errors import ApiError, field_at_fault, unavailable
 from nebula.http.relay import fail, relay

@@ -8,7 +8,8 @@ from nebula.events.record import Malformed, Record
 from nebula.events.standing import Standing, standing
 from nebula.events.state import Alias, Model, Node, Rejection, Replica, State
 from nebula.events.status import QueueStatus
-from nebula.events.vocabulary import Assignment, Event, ModelLoadRequested
+from nebula.events.values import Assignment
+from nebula.events.vocabulary import Event, ModelLoadRequested
 from nebula.history.telling import told
 
 

@@ -1,8 +1,8 @@
 """One example of every event, all from one story: a chat model, and what became of it."""
 
 from nebula.events.memory import GIB
+from nebula.events.values import Adapter, Assignment, Device, Target
 from nebula.events.vocabulary import (
-    Adapter,
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterLoadRequested,
@@ -10,8 +10,6 @@ from nebula.events.vocabulary import (
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
-    Assignment,
-    Device,
     DownloadFailed,
     DownloadFinished,
     DownloadProgressed,
@@ -38,7 +36,6 @@ from nebula.events.vocabulary import (
     NodeLost,
     NodeRegistered,
     NodeUndrainRequested,
-    Target,
     WeightsPinRequested,
     WeightsRemoved,
     WeightsRemoveRequested,

@@ -14,7 +14,8 @@ from nebula.events.evolve import fold
 from nebula.events.memory import GIB
 from nebula.events.record import Record
 from nebula.events.state import EMPTY
-from nebula.events.vocabulary import Device, EngineStopped, NodeLost, NodeRegistered
+from nebula.events.values import Device
+from nebula.events.vocabulary import EngineStopped, NodeLost, NodeRegistered
 from nebula.store.log import Log
 from nebula.store.server import EmbeddedServer
 from tests.conftest import PATIENCE, Connect

@@ -13,7 +13,7 @@ from nebula.actors.placement.sizing import usable
 from nebula.events import envelope, inference, subjects
 from nebula.events.inference import Finished, Piece, Request
 from nebula.events.state import Launch, Replica
-from nebula.events.vocabulary import Device
+from nebula.events.values import Device
 from tests.simulation.clock import Clock, Signal
 from tests.simulation.network import Link
 

@@ -14,12 +14,10 @@ from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields
 
 from nebula.events.memory import GIB
+from nebula.events.values import Adapter, Autoscale, Device
 from nebula.events.vocabulary import (
-    Adapter,
     AdapterLoadRequested,
     AdapterUnloadRequested,
-    Autoscale,
-    Device,
     Event,
     ModelLoadRequested,
     ModelScaleRequested,

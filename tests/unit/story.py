@@ -12,8 +12,8 @@ from nebula.events.evolve import evolve
 from nebula.events.memory import GIB
 from nebula.events.record import Entry, Record
 from nebula.events.state import EMPTY, Engine, Model, Replica, State
+from nebula.events.values import Adapter, Assignment, Autoscale, Device, Target, Weights
 from nebula.events.vocabulary import (
-    Adapter,
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterLoadRequested,
@@ -21,9 +21,6 @@ from nebula.events.vocabulary import (
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
-    Assignment,
-    Autoscale,
-    Device,
     EngineFailed,
     EngineReady,
     EngineStarted,
@@ -46,8 +43,6 @@ from nebula.events.vocabulary import (
     NodeLost,
     NodeRegistered,
     NodeUndrainRequested,
-    Target,
-    Weights,
 )
 
 SECOND = 10**9

@@ -6,15 +6,14 @@ import pytest
 
 from nebula.actors.placement.planning import plan
 from nebula.events.memory import GIB
+from nebula.events.values import Device, Weights
 from nebula.events.vocabulary import (
-    Device,
     ModelAssigned,
     ModelLoadRequested,
     ModelMeasured,
     ModelUnschedulable,
     NodeDrainRequested,
     NodeRegistered,
-    Weights,
 )
 from tests.unit.story import Story, cluster, gpus, load
 

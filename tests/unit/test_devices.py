@@ -12,7 +12,7 @@ import pytest
 
 from nebula.actors.node import devices
 from nebula.events.memory import GIB
-from nebula.events.vocabulary import Device
+from nebula.events.values import Device
 
 
 @pytest.mark.parametrize(

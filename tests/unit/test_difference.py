@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 
+from nebula.events.values import Target
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadRequested,
@@ -13,7 +14,6 @@ from nebula.events.vocabulary import (
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeLost,
-    Target,
 )
 from nebula.history.difference import Change, asked_otherwise, differences
 from tests.unit.story import Story, cluster, gpus, load, messages

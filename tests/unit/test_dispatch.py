@@ -22,11 +22,11 @@ from nebula.events import envelope, inference, subjects
 from nebula.events.inference import Finished, Piece, Request, Routed
 from nebula.events.record import parse_headers
 from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
+from nebula.events.values import Autoscale
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterLoadRequested,
-    Autoscale,
     EngineReady,
     EngineStarted,
     ModelScaled,

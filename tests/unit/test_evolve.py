@@ -11,9 +11,9 @@ from nebula.events import record
 from nebula.events.evolve import evolve, fold
 from nebula.events.record import Record
 from nebula.events.state import EMPTY, AdapterStatus, Alias, Named, Rejection, State
+from nebula.events.values import Adapter, Assignment, Target
 from nebula.events.vocabulary import (
     AGGREGATE_OF,
-    Adapter,
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterLoadRequested,
@@ -21,7 +21,6 @@ from nebula.events.vocabulary import (
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
-    Assignment,
     EngineFailed,
     EngineReady,
     EngineStarted,
@@ -38,7 +37,6 @@ from nebula.events.vocabulary import (
     NodeDeregistered,
     NodeDrainRequested,
     NodeLost,
-    Target,
 )
 from tests.unit.story import (
     SECOND,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from nebula.events.evolve import fold
 from nebula.events.memory import GIB
 from nebula.events.state import EMPTY
+from nebula.events.values import Assignment
 from nebula.events.vocabulary import (
-    Assignment,
     EngineFailed,
     Event,
     ModelAssigned,

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from nebula.actors.node.launch import BRIDGE, Site, arguments, cpu_cache, environment
 from nebula.events.memory import GIB, MIB
 from nebula.events.state import Launch, Replica
-from nebula.events.vocabulary import Device
+from nebula.events.values import Device
 
 SITE = Site("alpha", "/var/nebula", ("python", "-m", "vllm"), "nats://127.0.0.1:4222", cores=8)
 CPU = Device(0, "cpu", "x86_64, 2 cores", 16 * GIB)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.actors.gateway.naming import Destination, resolve, shadow
+from nebula.events.values import Target
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadRequested,
@@ -16,7 +17,6 @@ from nebula.events.vocabulary import (
     ModelSlept,
     ModelUnloaded,
     ModelUnloadRequested,
-    Target,
 )
 from tests.unit.story import Story, cluster, load
 

@@ -13,20 +13,18 @@ from nebula.events.objections import (
     model_by_reference,
     objection,
 )
+from nebula.events.values import Adapter, Assignment, Target
 from nebula.events.vocabulary import (
-    Adapter,
     AdapterLoadRequested,
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
-    Assignment,
     Event,
     ModelAssigned,
     ModelLoadRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeDrainRequested,
-    Target,
 )
 from tests.unit.story import Story, cluster, facts, load, messages
 

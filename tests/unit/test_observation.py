@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from nebula.actors.placement.decision import Decision
 from nebula.actors.router.observation import QUIET, Observation, decide_observed
 from nebula.actors.router.turns import LINGER, TURN, Use
+from nebula.events.values import Autoscale
 from nebula.events.vocabulary import (
-    Autoscale,
     EngineFailed,
     Event,
     ModelAssigned,

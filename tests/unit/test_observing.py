@@ -9,7 +9,8 @@ from nebula.actors.router.observing import ABSENT, ROUTER_SILENCE, Load, Observe
 from nebula.actors.router.turns import Use
 from nebula.events import subjects
 from nebula.events.status import QueueStatus, RouterStatus
-from nebula.events.vocabulary import Autoscale, EngineFailed, ModelScaleRequested, ModelSlept
+from nebula.events.values import Autoscale
+from nebula.events.vocabulary import EngineFailed, ModelScaleRequested, ModelSlept
 from tests.unit.story import Story, cluster, load
 
 

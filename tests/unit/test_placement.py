@@ -14,10 +14,9 @@ from nebula.actors.placement.decision import decide
 from nebula.actors.placement.sizing import usable
 from nebula.events.memory import GIB
 from nebula.events.state import Replica, State
+from nebula.events.values import Assignment, Device
 from nebula.events.vocabulary import (
     AdapterLoadRequested,
-    Assignment,
-    Device,
     EventRejected,
     ModelAssigned,
     ModelScaleRequested,

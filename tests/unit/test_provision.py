@@ -13,8 +13,8 @@ from nebula.actors.placement.decision import replicas_on
 from nebula.events.memory import GIB
 from nebula.events.objections import objection
 from nebula.events.state import Held, Measured
+from nebula.events.values import Device, Weights
 from nebula.events.vocabulary import (
-    Device,
     DownloadFailed,
     DownloadFinished,
     DownloadProgressed,
@@ -24,7 +24,6 @@ from nebula.events.vocabulary import (
     ModelUnloadRequested,
     NodeLost,
     NodeRegistered,
-    Weights,
     WeightsPinRequested,
     WeightsRemoved,
     WeightsRemoveRequested,

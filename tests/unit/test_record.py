@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from nebula.events import record
 from nebula.events.record import Entry, Malformed, Record
 from nebula.events.upcasting import version_of
+from nebula.events.values import Adapter, Assignment, Autoscale, Device, Target, Weights
 from nebula.events.vocabulary import (
     AGGREGATE_OF,
     AGGREGATES,
     INTENTS,
     TYPES,
-    Adapter,
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterLoadRequested,
@@ -27,9 +27,6 @@ from nebula.events.vocabulary import (
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
-    Assignment,
-    Autoscale,
-    Device,
     DownloadFailed,
     DownloadFinished,
     DownloadProgressed,
@@ -56,8 +53,6 @@ from nebula.events.vocabulary import (
     NodeLost,
     NodeRegistered,
     NodeUndrainRequested,
-    Target,
-    Weights,
     WeightsPinRequested,
     WeightsRemoved,
     WeightsRemoveRequested,

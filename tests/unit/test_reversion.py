@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from nebula.events.objections import objection
 from nebula.events.state import Model, State
+from nebula.events.values import Target
 from nebula.events.vocabulary import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -21,7 +22,6 @@ from nebula.events.vocabulary import (
     NodeDeregistered,
     NodeDrainRequested,
     NodeLost,
-    Target,
 )
 from nebula.history.reversion import Reversion, Step, meaning, revert
 from tests.unit.story import Story, cluster, intents, load

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from nebula.actors.router.routing import CACHE_FULL, SLACK, able, choose, hopeless, progress
 from nebula.events.inference import Candidate
 from nebula.events.state import Named
+from nebula.events.values import Adapter, Assignment
 from nebula.events.vocabulary import (
-    Adapter,
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterLoadRequested,
-    Assignment,
     EngineStarted,
     ModelAssigned,
     ModelScaleRequested,

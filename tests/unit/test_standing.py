@@ -6,8 +6,8 @@ import pytest
 
 from nebula.events.memory import GIB
 from nebula.events.standing import Standing, loading_seconds, standing
+from nebula.events.values import Autoscale
 from nebula.events.vocabulary import (
-    Autoscale,
     DownloadFailed,
     DownloadFinished,
     DownloadProgressed,

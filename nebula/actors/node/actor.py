@@ -44,8 +44,8 @@ from nebula.actors.placement.decision import replicas_on
 from nebula.events import subjects
 from nebula.events.state import Replica
 from nebula.events.status import NodeStatus
+from nebula.events.values import Device
 from nebula.events.vocabulary import (
-    Device,
     EngineFailed,
     EngineReady,
     EngineStarted,

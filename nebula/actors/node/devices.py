@@ -10,7 +10,7 @@ import psutil
 import pynvml
 
 from nebula.events import memory
-from nebula.events.vocabulary import Device, DeviceKind
+from nebula.events.values import Device, DeviceKind
 
 T = TypeVar("T")
 

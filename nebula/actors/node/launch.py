@@ -9,7 +9,7 @@ from msgspec import Struct
 from nebula.events.engine_options import option_name
 from nebula.events.memory import MIB
 from nebula.events.state import Launch, Replica
-from nebula.events.vocabulary import Device, OptionValue
+from nebula.events.values import Device, OptionValue
 
 BRIDGE = "nebula.actors.engine.bridge.EngineBridge"
 """What `--middleware` names: the ASGI middleware through which an engine speaks NATS."""

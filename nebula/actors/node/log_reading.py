@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from nebula.actors.node import processes
-from nebula.events.vocabulary import Token
+from nebula.events.values import Token
 
 MAX_REPLY = 512 * 1024
 

@@ -12,13 +12,8 @@ from nebula.actors.node.launch import Site
 from nebula.actors.node.processes import EngineProcess
 from nebula.actors.node.reconciliation import LoadAdapter, Running, UnloadAdapter
 from nebula.events.state import Replica
-from nebula.events.vocabulary import (
-    AdapterLoaded,
-    AdapterLoadFailed,
-    AdapterUnloaded,
-    Device,
-    Event,
-)
+from nebula.events.values import Device
+from nebula.events.vocabulary import AdapterLoaded, AdapterLoadFailed, AdapterUnloaded, Event
 
 log = logging.getLogger(__name__)
 

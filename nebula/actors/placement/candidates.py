@@ -13,7 +13,7 @@ from nebula.events import memory
 from nebula.events.engine_options import devices_needed
 from nebula.events.index import unsuited
 from nebula.events.state import Model, Node, State
-from nebula.events.vocabulary import Device, Policy
+from nebula.events.values import Device, Policy
 
 Lack: TypeAlias = Literal["", "place", "label", "devices", "open", "room"]
 """What a candidate does not have, by how near it comes: room alone is missing last."""

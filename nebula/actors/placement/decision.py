@@ -12,6 +12,7 @@ from nebula.actors.placement.planning import Plan, plan
 from nebula.events.index import unmeasured
 from nebula.events.objections import objection
 from nebula.events.state import Model, Replica, State, launch_of, proven_spec
+from nebula.events.values import Policy
 from nebula.events.vocabulary import (
     Event,
     EventRejected,
@@ -19,7 +20,6 @@ from nebula.events.vocabulary import (
     ModelRolledBack,
     ModelUnloaded,
     ModelUnschedulable,
-    Policy,
 )
 
 

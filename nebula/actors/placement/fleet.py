@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from nebula.actors.placement.sizing import distinct, usable
 from nebula.events.state import Node, Occupancy, State
-from nebula.events.vocabulary import Device
+from nebula.events.values import Device
 
 Place: TypeAlias = tuple[str, int]
 """A node and the index of one of its devices."""

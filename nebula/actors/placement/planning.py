@@ -14,7 +14,7 @@ from nebula.actors.placement.fleet import Fleet, Place
 from nebula.actors.placement.sizing import device_at, usable
 from nebula.events import index
 from nebula.events.state import Model, State, launch_of, replica_id
-from nebula.events.vocabulary import Assignment, Policy
+from nebula.events.values import Assignment, Policy
 
 
 class Choice(Struct, frozen=True):

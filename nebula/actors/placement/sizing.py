@@ -6,7 +6,7 @@ from nebula.events import memory
 from nebula.events.engine_options import context, option
 from nebula.events.memory import GIB
 from nebula.events.state import Measured, Model, Node
-from nebula.events.vocabulary import Device, DeviceKind, OptionValue, Task
+from nebula.events.values import Device, DeviceKind, OptionValue, Task
 
 USABLE = 0.92
 """The part of a device that plans may promise; the rest is the driver's and everybody's."""

@@ -17,7 +17,8 @@ from nebula.actors.placement.fleet import Fleet, Place
 from nebula.actors.placement.planning import plan
 from nebula.events.index import hold, unmeasured
 from nebula.events.state import Model, Replica, State
-from nebula.events.vocabulary import Assignment, ModelSlept, ModelWoken
+from nebula.events.values import Assignment
+from nebula.events.vocabulary import ModelSlept, ModelWoken
 
 TURN = 20.0
 """Seconds that a model serves at least, as long as requests for it come; or as long as its last

@@ -21,7 +21,7 @@ from msgspec import Struct
 from nebula.actors.node.weights import folder, measuring
 from nebula.actors.node.weights.measuring import Figures, Unmeasurable
 from nebula.actors.node.weights.provision import Files, is_hub_id
-from nebula.events.vocabulary import Weights
+from nebula.events.values import Weights
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from nebula.actors.node.weights.measuring import Figures, Unmeasurable
 from nebula.actors.node.weights.provision import Abandon, Fetch, Files, Local, Measure, Remove
 from nebula.actors.projection import Projection
 from nebula.events.state import Held, Model, Replica, State
+from nebula.events.values import Weights
 from nebula.events.vocabulary import (
     DownloadFailed,
     DownloadFinished,
@@ -23,7 +24,6 @@ from nebula.events.vocabulary import (
     EngineFailed,
     Event,
     ModelMeasured,
-    Weights,
     WeightsRemoved,
 )
 
