@@ -14,11 +14,11 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from nebula.engines.simulated_adapters import Adapters, LoadAdapter, UnloadAdapter
 from nebula.engines.simulated_answers import (
     Answer,
     ChatRequest,
@@ -82,20 +82,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.served_model_name or (self.model,)
 
 
-class LoadAdapter(msgspec.Struct, frozen=True):
-    """POST /v1/load_lora_adapter."""
-
-    lora_name: str
-    lora_path: str
-    load_inplace: bool = False
-
-
-class UnloadAdapter(msgspec.Struct, frozen=True):
-    """POST /v1/unload_lora_adapter."""
-
-    lora_name: str
-
-
 class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /simulate: what is given is changed; ``exit`` ends the process with that code."""
 
@@ -125,7 +111,7 @@ class SimulatedEngine:
         self.settings = settings
         self.running = self.finished = self.aborted = self.begun = 0
         self.first_token, self.token = settings.first_token, settings.token
-        self.adapters: dict[str, str] = {}
+        self._adapters = Adapters(settings.names, settings.max_lora_rank)
         self._queue: deque[asyncio.Future[None]] = deque()
         self._resumed: asyncio.Future[None] | None = None  # to come, while the engine is stalled
         self._created = int(time.time())
@@ -321,7 +307,7 @@ class SimulatedEngine:
         names = self.settings.names
         if not name or name in names:
             return names[0], None
-        if name in self.adapters:
+        if name in self._adapters.paths:
             return name, name
         known = f"Valid aliases: {', '.join(names)}."
         text = f"The model `{name}` does not exist. {known}"
@@ -342,35 +328,13 @@ class SimulatedEngine:
         given = exchange.headers.get(b"x-request-id")
         return prefix + (given.decode("latin-1") if given else uuid.uuid4().hex)
 
-    # Adapters: vllm/entrypoints/openai/models/serving.py
+    # Adapters
 
     async def _load_adapter(self, exchange: Exchange) -> None:
-        request = await exchange.read(_load)
-        name, path = request.lora_name, request.lora_path
-        if not name or not path:
-            text = "Both 'lora_name' and 'lora_path' must be provided."
-            raise Refusal(400, text, "InvalidUserInput")
-        if name in self.settings.names:
-            text = f"The lora adapter '{name}' conflicts with a served base model."
-            raise Refusal(400, text, "InvalidUserInput")
-        if name in self.adapters and not request.load_inplace:
-            text = (
-                f"The lora adapter '{name}' has already been loaded. If you want to load the "
-                "adapter in place, set 'load_inplace' to True."
-            )
-            raise Refusal(400, text, "InvalidUserInput")
-        _check_adapter(name, Path(path), self.settings.max_lora_rank)
-        self.adapters[name] = path
-        log.info("Loaded new LoRA adapter: name '%s', path '%s'", name, path)
-        await exchange.text(f"Success: LoRA adapter '{name}' added successfully.")
+        await exchange.text(self._adapters.load(await exchange.read(_load)))
 
     async def _unload_adapter(self, exchange: Exchange) -> None:
-        name = (await exchange.read(_unload)).lora_name
-        if name not in self.adapters:
-            raise Refusal(404, f"The lora adapter '{name}' cannot be found.", "NotFoundError")
-        del self.adapters[name]
-        log.info("Removed LoRA adapter: name '%s'", name)
-        await exchange.text(f"Success: LoRA adapter '{name}' removed successfully.")
+        await exchange.text(self._adapters.unload(await exchange.read(_unload)))
 
     # What it tells of itself
 
@@ -383,7 +347,8 @@ class SimulatedEngine:
     async def _models(self, exchange: Exchange) -> None:
         settings = self.settings
         cards = [self._card(name, settings.model, None) for name in settings.names]
-        cards += [self._card(name, path, settings.names[0]) for name, path in self.adapters.items()]
+        adapters = self._adapters.paths.items()
+        cards += [self._card(name, path, settings.names[0]) for name, path in adapters]
         await exchange.reply(encode({"object": "list", "data": cards}))
 
     def _card(self, name: str, root: str, parent: str | None) -> dict[str, Any]:
@@ -437,17 +402,3 @@ class SimulatedEngine:
             "token": self.token,
         }
         await exchange.reply(encode(state))
-
-
-def _check_adapter(name: str, path: Path, limit: int) -> None:
-    """Refuse a folder that is missing, or an adapter of a higher rank than the engine takes."""
-    if not path.is_dir():
-        text = f"Loading lora {name} failed: No adapter found for {path}"
-        raise Refusal(404, text, "NotFoundError")
-    try:
-        rank = int(json.loads((path / "adapter_config.json").read_bytes())["r"])
-    except (OSError, ValueError, KeyError):
-        return  # not PEFT's; a rehearsal may do with an empty folder, where vLLM would not
-    if rank > limit:
-        text = f"Call to add_lora method failed: LoRA rank {rank} is greater than max_lora_rank"
-        raise Refusal(500, f"{text} {limit}.", "InternalServerError")

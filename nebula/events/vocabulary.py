@@ -7,7 +7,7 @@ so that a typing error is answered instead of ignored; facts and decisions toler
 an older actor can read a newer one's log.
 """
 
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, TypeAlias, get_args
 
 from msgspec import Meta, Struct
 
@@ -31,8 +31,7 @@ from nebula.events.values import (
     Weights,
 )
 
-Aggregate: TypeAlias = Literal["model", "replica", "node", "alias", "log"]
-AGGREGATES: tuple[str, ...] = get_args(Aggregate)
+AGGREGATES = ("model", "replica", "node", "alias", "log")
 
 
 class ModelLoadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
