@@ -62,7 +62,10 @@ def replica_requests(model: str, replica: str) -> str:
 
 
 def responses(gateway: str, request: str) -> str:
-    """Give the subject of one request's answer."""
+    """Give the subject of one request's answer: what its engines say, and its gateway's notes.
+
+    All on one, without wildcards: it is what a reader of the past costs the NATS server least by.
+    """
     return f"nebula.inference.responses.{gateway}.{request}"
 
 
@@ -77,14 +80,6 @@ def waiting(gateway: str) -> str:
     In no stream: where no gateway listens any more, NATS itself says so.
     """
     return f"nebula.waiting.{gateway}"
-
-
-def about(request: str) -> str:
-    """Give the pattern for the answer of one request, and for its cancellation.
-
-    One pattern on purpose: with several, each reader costs the NATS server many times as much.
-    """
-    return f"nebula.inference.*.*.{request}"
 
 
 def claim(request: str) -> str:

@@ -183,19 +183,20 @@ class InferenceRoutes:
         for number in count():
             identity = request.id
             if key:
-                owner = b"%b\n%d\n%b" % (request.user.encode(), number, key)
-                identity = hashlib.blake2b(owner, digest_size=16).hexdigest()
+                of = b"%b\n%d\n%b" % (request.user.encode(), number, key)
+                identity = hashlib.blake2b(of, digest_size=16).hexdigest()
             request = replace(request, id=identity, keep=True)
             try:
-                if await claim(gateway, request, asked.hexdigest()):
-                    return request, False
+                owner = await claim(gateway, request, asked.hexdigest())
             except Reused:
                 raise ApiError(
                     422,
                     "this Idempotency-Key was used for another request",
                     code="idempotency_key_reused",
                 ) from None
-            if not await failed(gateway, identity):
+            if owner is None:
+                return request, False
+            if not await failed(gateway, owner, identity):
                 break
         return request, True
 

@@ -130,7 +130,8 @@ OTHERS = (
         subjects.responses("{gateway}", "{request}"),
         "send",
         "An engine answers a request, in numbered pieces.",
-        "a piece of the HTTP answer's body",
+        "a piece of the HTTP answer's body; without headers it is the gateway's own note for "
+        "whoever resumes the answer, and has what `cancel` has",
         _PIECE_HEADERS,
         stream="NEBULA_INFERENCE",
     ),

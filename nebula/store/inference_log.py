@@ -88,13 +88,13 @@ async def read(
 
 
 async def follow(
-    connection: Connection, wanted: Sequence[str], *, bodies: bool = True, since: int = 1
+    connection: Connection, wanted: Sequence[str], *, bodies: bool = True
 ) -> AsyncGenerator[Said | None, None]:
     """Give what the stream holds on these subjects, then None once, then what comes, for ever.
 
-    It begins at the sequence `since`: the server looks at every message from there on, whatever
-    subject it has, and meanwhile at nothing else. Raises Unavailable, also when the stream or this
-    reader's place in it is lost.
+    A single subject without wildcards is looked up in the server's index. For anything else it
+    looks at every message that it holds, and does nothing else meanwhile: fifty times the work.
+    Raises Unavailable, also when the stream or this reader's place in it is lost.
     """
     client = connection.client
     arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
@@ -111,8 +111,7 @@ async def follow(
             info = await client.jetstream(timeout=_PATIENCE).add_consumer(
                 streams.INFERENCE,
                 ConsumerConfig(
-                    deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-                    opt_start_seq=since,
+                    deliver_policy=DeliverPolicy.ALL,
                     ack_policy=AckPolicy.NONE,
                     deliver_subject=inbox,
                     filter_subjects=list(wanted),

@@ -212,7 +212,7 @@ class Live:
         self.engines = 0
         self.asked = Continuation(path, self.request.body, "own")
         self.given: list[Piece] = []
-        self.said: list[Said] = [self._said("claims.r", self.request.body)]
+        self.said: list[Said] = []
         self._tokens, self._grouping, self._split = tokens, grouping, split
         self._unsaid: list[Piece] = []
 
@@ -269,7 +269,7 @@ class Live:
 
     def again(self, form: str) -> None:
         attempt = self.answer.attempt + 1
-        self.said.append(self._said("cancel.chat.r", b"%d" % attempt))
+        self.said.append(self._said("responses.gw.r", b"%d" % attempt))
         for piece in self._unsaid:
             self._record(piece)  # it was not dead, only slow
         self.answer.turn_to(attempt, form)
@@ -277,7 +277,7 @@ class Live:
     def _ends(self, word: str, body: bytes) -> None:
         failure = "" if word == "finished" else word
         self.given.append(self.answer.end(Piece(0, body, failure=failure)))
-        self.said.append(self._said("cancel.chat.r", b"%b: %b" % (word.encode(), body)))
+        self.said.append(self._said("responses.gw.r", b"%b: %b" % (word.encode(), body)))
 
     def _record(self, piece: Piece) -> None:
         header = envelope.block(envelope.piece_headers(piece))

@@ -161,10 +161,16 @@ class Gateway(Actor):
         self.connection.client.post(subjects.requests(request.model), header, request.body)
 
     def _drop(self, request: Request, below: int, reason: bytes = b"") -> None:
-        """Have every router and engine end a request's attempts with numbers under `below`."""
+        """Have every router and engine end a request's attempts with numbers under `below`.
+
+        Beside the pieces of an answer that can be resumed the same is noted for whoever does so: it
+        has no header block, which no piece lacks.
+        """
         body = reason if below == ALL_ATTEMPTS else b"%d" % below
         try:
             self.connection.client.post(subjects.cancel(request.model, request.id), b"", body)
+            if request.keep:
+                self.connection.client.post(subjects.responses(self.id, request.id), b"", body)
         except NatsError as error:
             log.warning("could not cancel %s: %r", request.id, error)
 

@@ -59,8 +59,8 @@ def prepared(request: Request) -> Request:
     return replace(request, body=wish.body, tokens=tokens)
 
 
-async def claim(gateway: Gateway, request: Request, fingerprint: str) -> bool:
-    """Claim a request's id; False where somebody has claimed it for the same request before.
+async def claim(gateway: Gateway, request: Request, fingerprint: str) -> str | None:
+    """Claim a request's id; give the gateway that has claimed it for the same request before.
 
     Raises Reused where it was another one, NotServed where the stream does not answer.
     """
@@ -89,22 +89,28 @@ async def claim(gateway: Gateway, request: Request, fingerprint: str) -> bool:
             else:
                 if found.get(envelope.FINGERPRINT) != fingerprint:
                     raise Reused
-                return found.get(envelope.CLAIMANT) == claimant
+                own = found.get(envelope.CLAIMANT) == claimant
+                return None if own else found.get(envelope.GATEWAY, "")
     except (NatsError, TimeoutError) as error:
         raise NotServed(f"the data plane's stream does not answer: {error!r}", 1) from error
     raise NotServed("the data plane's stream takes no claims", 1)
 
 
-async def failed(gateway: Gateway, identity: str) -> bool:
-    """Say whether the answer of a request that was claimed ended in a failure. Raises NotServed."""
-    refused = await _last(gateway, subjects.responses("*", identity))
-    if refused is not None:
-        piece = envelope.read_piece(refused.headers, b"")
-        if piece is not None and piece.failure == inference.REFUSED:
-            return True
-    ended = await _last(gateway, subjects.cancel("*", identity))
-    said = (ended.data or b"") if ended is not None else b"0"
-    return not said.isdigit() and said.partition(b": ")[0] != FINISHED.encode()
+async def failed(gateway: Gateway, owner: str, identity: str) -> bool:
+    """Say whether the answer that a gateway began ended in a failure. Raises NotServed."""
+    try:
+        async for said in inference_log.read(
+            gateway.connection, [subjects.responses(owner, identity)]
+        ):
+            piece = _piece(said)
+            if piece is None and not said.header:
+                if not said.body.isdigit() and _words(said.body)[0]:
+                    return True
+            elif piece is not None and piece.failure == inference.REFUSED:
+                return True
+    except Unavailable as error:
+        raise NotServed(str(error), 1) from error
+    return False
 
 
 async def _first(gateway: Gateway, subject: str) -> RawStreamMsg:
@@ -112,16 +118,6 @@ async def _first(gateway: Gateway, subject: str) -> RawStreamMsg:
     return await gateway.connection.client.jetstream(timeout=_PATIENCE).get_msg(
         streams.INFERENCE, seq=1, subject=subject, direct=True, next=True
     )
-
-
-async def _last(gateway: Gateway, subject: str) -> RawStreamMsg | None:
-    jetstream = gateway.connection.client.jetstream(timeout=_PATIENCE)
-    try:
-        return await jetstream.get_last_msg(streams.INFERENCE, subject, direct=True)
-    except NotFoundError:
-        return None
-    except (NatsError, TimeoutError) as error:
-        raise NotServed(f"the data plane's stream does not answer: {error!r}", 1) from error
 
 
 async def _until_now(following: AsyncGenerator[Said | None, None]) -> AsyncIterator[Said]:
@@ -147,8 +143,13 @@ def _begins_anew(said: Said) -> int:
 
 
 def _piece(said: Said) -> Piece | None:
-    of_answer = said.subject.startswith("nebula.inference.responses.")
-    return envelope.read_piece(parse_headers(said.header), said.body) if of_answer else None
+    return envelope.read_piece(parse_headers(said.header), said.body) if said.header else None
+
+
+def _words(note: bytes) -> tuple[str, bytes]:
+    """Read a gateway's note that an answer is over: why it failed, "" if not; its last bytes."""
+    word, _, rest = note.partition(b": ")
+    return ("" if word == FINISHED.encode() else word.decode(errors="replace") or NOT_TAKEN), rest
 
 
 class Resumption:
@@ -193,9 +194,8 @@ class Resumption:
             raise Unknown
         self._owner = request.gateway
         self._answer = Answer(request, after=self._after)
-        wanted = [subjects.about(identity)]
         self._following = inference_log.follow(
-            self._gateway.connection, wanted, since=claimed.seq or 1
+            self._gateway.connection, [subjects.responses(self._owner, identity)]
         )
         try:
             past = [said async for said in _until_now(self._following)]
@@ -263,7 +263,6 @@ class Resumption:
                 return said
 
     def _take(self, answer: Answer, said: Said) -> Piece | None:
-        kind = said.subject.split(".")[2]
         piece = _piece(said)
         if piece is not None:
             self._said_at = said.time
@@ -274,19 +273,20 @@ class Resumption:
             if broken is not None and broken.reason == GAP:
                 return answer.end(Piece(0, failure=GAP))
             return given
-        if kind == "cancel" and said.body.isdigit():
+        if said.header:
+            return None
+        if said.body.isdigit():
             answer.expect(int(said.body))
-        elif kind == "cancel":
-            word, _, rest = said.body.partition(b": ")
-            reason = "" if word == FINISHED.encode() else word.decode(errors="replace") or NOT_TAKEN
-            return answer.end(Piece(0, rest, failure=reason))
-        return None
+            return None
+        failure, rest = _words(said.body)
+        return answer.end(Piece(0, rest, failure=failure))
 
     def _say_over(self, request: Request, failure: str) -> None:
         """Say in its gateway's place that it has failed: then its key can be used for a new try."""
-        subject = subjects.cancel(request.model, request.id)
+        client = self._gateway.connection.client
         try:
-            self._gateway.connection.client.post(subject, b"", failure.encode())
+            client.post(subjects.cancel(request.model, request.id), b"", failure.encode())
+            client.post(subjects.responses(self._owner, request.id), b"", failure.encode())
         except NatsError as error:
             log.warning("could not say that %s has failed: %r", request.id, error)
 
