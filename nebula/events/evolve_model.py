@@ -1,6 +1,5 @@
 """The fold of a model's events: wishes, plans, and how its replicas come and go with them."""
 
-from collections.abc import Iterable
 from typing import assert_never
 
 from msgspec.structs import replace
@@ -78,23 +77,25 @@ def _load(state: State, record: Record, event: ModelLoadRequested) -> State:
             measured=old.measured if event.source == old.spec.source else None,
             rolled_back="",
         )
-        state = _forgive(state, old, adapters)
+        state = _forgive(state, old)
     return set_apart(_rename(_put(state, new), old, new), old, new)
 
 
-def _forgive(state: State, model: Model, names: Iterable[str]) -> State:
-    """Forget that adapters failed, so that a repeated request tries them again."""
+def _forgive(state: State, model: Model, only: str = "") -> State:
+    """Forget which adapters failed, or whether one did.
+
+    One that is asked for again is tried again; one that nobody wants any more can't be missed.
+    """
     replicas = state.replicas
     for replica in state.replicas_of(model):
-        failed = [name for name, status in replica.adapters.items() if not status.loaded]
-        if failed and not set(failed).isdisjoint(names):
-            kept = {
-                name: status
-                for name, status in replica.adapters.items()
-                if status.loaded or name not in names
-            }
+        kept = {
+            name: status
+            for name, status in replica.adapters.items()
+            if status.loaded or (only and name != only)
+        }
+        if len(kept) < len(replica.adapters):
             replicas = replicas.insert(replica.id, replace(replica, adapters=kept))
-    return replace(state, replicas=replicas)
+    return state if replicas is state.replicas else replace(state, replicas=replicas)
 
 
 def fold_model(state: State, record: Record, event: ModelEvent) -> State:
@@ -114,10 +115,11 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
             model = replace(model, unloading=True, assignments=(), intent=seq, changed=seq)
             return _retire(_put(state, model), model, record)
         case AdapterLoadRequested(name=name, source=source):
-            state = _forgive(state, model, (name,))
+            state = _forgive(state, model, name)
             new = replace(model, adapters={**model.adapters, name: source}, changed=seq)
             return _rename(_put(state, new), model, new)
         case AdapterUnloadRequested(name=name):
+            state = _forgive(state, model, name)
             rest = {key: value for key, value in model.adapters.items() if key != name}
             new = replace(model, adapters=rest, changed=seq)
             return _rename(_put(state, new), model, new)

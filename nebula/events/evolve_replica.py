@@ -26,7 +26,8 @@ def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
     known = state.replicas.get(record.id)
     if known is None or event.node not in ("", known.node):
         return replace(state, seq=seq, time=time)
-    replica = _replica(known, record, event)
+    outdated = isinstance(event, AdapterLoadFailed) and not _wanted(state, known, event)
+    replica = None if outdated else _replica(known, record, event)
     if replica is None:
         return replace(state, seq=seq, time=time)
     if isinstance(event, EngineStarted) and replica.engine is not None:
@@ -41,6 +42,12 @@ def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
         state = proved(state, replica.model)
     # A report alone gives nobody cause for a decision who had none before.
     return settle(state, (replica.model,)) if replica.model in state.unsettled else state
+
+
+def _wanted(state: State, replica: Replica, event: AdapterLoadFailed) -> bool:
+    """Say whether the adapter is still to be loaded from there: else its failure is no loss."""
+    model = state.models.get(replica.model)
+    return model is not None and model.adapters.get(event.name) == event.source
 
 
 def _replica(replica: Replica, record: Record, event: ReplicaEvent) -> Replica | None:

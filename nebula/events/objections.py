@@ -186,12 +186,12 @@ def _bad_place(state: State, event: ModelLoadRequested) -> str | None:
     if len(set(event.devices)) != len(event.devices):
         return "devices: one stands there twice"
     node = state.nodes.get(event.node)
-    there = {device.index: device.kind for device in node.devices} if node is not None else {}
+    there = {device.index for device in node.devices} if node is not None else set()
     absent = [index for index in event.devices if node is not None and index not in there]
     if absent:
         return f"devices: {event.node} has no device {absent[0]}"
-    if len(event.devices) < needed and "cpu" not in there.values():
-        return f"devices: {len(event.devices)} given, and a replica takes {needed}"
+    if len(event.devices) < needed:
+        return f"devices: {len(event.devices)} given, and a replica takes {needed} GPUs"
     return None
 
 

@@ -183,10 +183,23 @@ def test_small_gpus_are_taken_together_where_a_large_one_would_ask_too_much_of_t
     assert (place.devices, place.memory) == ((1, 2), int(16 * GIB * 0.45))
 
 
-def test_a_node_without_gpus_is_one_device_for_several_workers() -> None:
-    story = Story().given("alpha", cpu(64)).given("chat", several(memory="8GiB"))
-    story.settles()
-    assert story.places() == {"chat-0": "alpha/0"}
+def test_no_cpu_takes_an_engine_of_several_workers_and_one_is_told_so() -> None:
+    story = Story().given("alpha", cpu(64)).given("beta", gpus(80))
+    story.given("chat", several(memory="8GiB"))
+    told = refused(story)
+    kind, _, where = told.reason.partition(": ")
+    assert kind == "no node has 2 GPUs for one replica"
+    assert set(where.split("; ")) == {"alpha has a CPU only", "beta has 1 GPU"}
+    story.given("gamma", gpus(16, 16)).settles()
+    assert story.places() == {"chat-0": "gamma/0+gamma/1"}
+
+
+def test_two_cpus_and_a_gpu_of_one_node_are_no_two_gpus() -> None:
+    mixed = (Device(0, "cpu", "c", 64 * GIB), Device(1, "cpu", "c", 64 * GIB))
+    story = Story().given("alpha", NodeRegistered(mixed))
+    story.given("beta", NodeRegistered((*mixed, Device(2, "gpu", "g", 64 * GIB))))
+    story.given("chat", several(memory="8GiB"))
+    assert refused(story).reason.startswith("no node has 2 GPUs for one replica: ")
 
 
 # Weights
@@ -254,6 +267,20 @@ def test_what_an_option_says_of_the_memory_counts() -> None:
 
 def test_on_a_cpu_the_share_is_such_that_a_quarter_of_it_is_the_cache() -> None:
     assert need_of(cpu(64), load(), ModelMeasured("/m", GIB, 131_072, 32_768)) == 16 * GIB
+    few = ModelMeasured("/m", 12 * GIB, 1024, 2048)
+    rest = 12 * GIB + GIB + 7 * GIB // 4
+    assert need_of(cpu(64), load(), few) == -(-rest * 4 // 3)
+
+
+def test_on_a_cpu_a_cache_of_a_size_that_was_asked_for_is_planned_as_it_is() -> None:
+    told = ModelMeasured("/m", 12 * GIB, 131_072, 32_768)
+    asked = load(options={"kv-cache-memory-bytes": GIB})
+    assert need_of(cpu(64), asked, told) == 12 * GIB + GIB + 7 * GIB // 4 + GIB
+
+
+def test_an_engine_that_only_embeds_takes_less_of_a_cpu_and_without_a_cache_no_more() -> None:
+    told = ModelMeasured("/m", 12 * GIB, 0, 512)
+    assert need_of(cpu(64), load(task="embedding"), told) == 13 * GIB + 3 * GIB // 2
 
 
 @pytest.mark.parametrize("told", [ModelMeasured("/m", reason="no such file"), None])

@@ -284,6 +284,29 @@ def test_a_repeated_request_forgives_the_adapters_that_failed(
     assert story.replica().adapters == {"poet": AdapterStatus("/poet", loaded=True)}
 
 
+@pytest.mark.parametrize("gone", [AdapterUnloadRequested("sql"), load(1, "8GiB", lora=True)])
+def test_the_failure_of_an_adapter_that_nobody_wants_any_more_is_forgotten(
+    gone: ModelLoadRequested | AdapterUnloadRequested,
+) -> None:
+    failed = AdapterLoadFailed("sql", "/sql", "rank 64")
+    story = placed(lora=True, adapters=(Adapter("sql", "/sql"),)).runs("chat-0")
+    story.given("chat-0", failed).given("chat", gone)
+    assert story.replica().adapters == {}
+    story.given("chat-0", failed)  # which was on its way
+    assert story.replica().adapters == {}
+
+
+def test_the_failure_of_an_adapter_that_is_wanted_from_elsewhere_by_now_does_not_count() -> None:
+    story = placed(adapters=(Adapter("sql", "/sql"),)).runs("chat-0")
+    story.given("chat", AdapterLoadRequested("sql", "/better"))
+    story.given("chat-0", AdapterLoadFailed("sql", "/sql", "rank 64"))
+    assert story.replica().adapters == {}
+    story.given("chat-0", AdapterLoadFailed("sql", "/better", "no such folder"))
+    assert not story.replica().adapters["sql"].loaded
+    story.given("chat-0", AdapterLoaded("sql", "/better"))
+    assert story.replica().adapters == {"sql": AdapterStatus("/better", loaded=True)}
+
+
 def test_a_new_name_frees_the_old_one() -> None:
     story = placed(name="old", adapters=(Adapter("sql", "/sql"),))
     story.given("chat", load(name="new"))
@@ -457,6 +480,8 @@ further = st.one_of(
     plans_of("b"),
 ).map(lambda pair: message(*pair))
 
+ADAPTER_INTENTS = ("AdapterLoadRequested", "AdapterUnloadRequested")
+
 # From nothing, chance alone hardly ever gets as far as an engine: half begins with one.
 logs = st.one_of(
     messages,
@@ -536,12 +561,25 @@ def test_what_an_entry_changes_bears_its_sequence_and_time(log: list[Record]) ->
                 earlier = replace(earlier, proven=model.proven)  # of which nobody is told
             assert model == earlier or model.changed == entry.seq
         parts = [(before.nodes, state.nodes)]
-        if entry.type not in ("ModelLoadRequested", "AdapterLoadRequested"):
+        if entry.type not in ("ModelLoadRequested", *ADAPTER_INTENTS):
             parts.append((before.replicas, state.replicas))  # those only forgive adapters
         for known, now in parts:
             for identity, each in now.items():
                 changed = each != known.get(identity)
                 assert not changed or (each.changed, each.since) == (entry.seq, entry.time)
+
+
+@given(logs)
+def test_an_adapter_is_said_to_have_failed_only_while_it_is_wanted_from_there(
+    log: list[Record],
+) -> None:
+    state = EMPTY
+    for entry in log:
+        state = evolve(state, entry)
+        for replica in state.replicas.values():
+            for name, status in replica.adapters.items():
+                wanted = state.models[replica.model].adapters.get(name)
+                assert status.loaded or status.source == wanted
 
 
 @given(logs)

@@ -183,8 +183,3 @@ def test_who_sets_the_number_of_threads_keeps_it() -> None:
     assert threads(inherited={"OMP_NUM_THREADS": "3"}) == ["nobind", "3", "PASSIVE"]
     assert threads(inherited={"OMP_NUM_THREADS": "3"}, env={"OMP_NUM_THREADS": "2"})[1] == "2"
     assert threads(env={"OMP_WAIT_POLICY": "ACTIVE"})[2] == "ACTIVE"
-
-
-@pytest.mark.parametrize("option", ["tensor-parallel-size", "pipeline_parallel_size"])
-def test_an_engine_of_several_workers_is_bound_by_vllm(option: str) -> None:
-    assert threads(options={option: 2}) == [None, None, None]

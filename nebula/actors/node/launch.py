@@ -112,12 +112,9 @@ def _threads(site: Site, launch: Launch, inherited: Mapping[str, str]) -> dict[s
 
     Two of them then stand still while a third sleeps, because what waits there spins. Unbound, as
     many as vLLM would take (all cores but one), and with threads that sleep while they wait for
-    each other, engines get on side by side. What somebody has set is left alone, and so is an
-    engine of several workers: vLLM binds each to a NUMA node of its own.
+    each other, engines get on side by side. What somebody has set is left alone.
     """
-    chosen = {**inherited, **launch.env}
-    options = {option_name(key) for key in launch.options}
-    if BIND in chosen or options & {"tensor-parallel-size", "pipeline-parallel-size"}:
+    if BIND in {**inherited, **launch.env}:
         return {}
     return {
         BIND: "nobind",

@@ -131,9 +131,9 @@ def best(
             continue
         if shape.memory != size or shape.kind != kind:
             kind, size, needed = shape.kind, shape.memory, max(wish.need(shape), 1)
-        count = wish.count if kind == "gpu" else 1
+        count = wish.count
         ranked = room.ranked
-        if len(ranked) < count or ranked[-count] < needed:
+        if len(ranked) < count or ranked[-count] < needed or (count > 1 and kind != "gpu"):
             continue
         left = ranked[-count] if spread else ranked[bisect_left(ranked, needed)]
         if found is not None and (found.holds or not node.weights):
@@ -158,7 +158,7 @@ def _better(
 
     All of its devices are alike, and of the best ones so much is `left`.
     """
-    count = wish.count if shape.kind == "gpu" else 1
+    count = wish.count
     spread, holds = wish.policy == "spread", wish.holds(room.node)
     mine = (same if spread else 0, not holds, -left if spread else left, room.node.id)
     if found is not None and mine > _rank(found, wish)[:4]:
@@ -203,7 +203,7 @@ def _options(room: Room, wish: Wish, same: int, delta: Mapping[Place, int]) -> I
         for device, left in zip(room.devices, room.free, strict=True)
         if not asked or device.index in asked
     }
-    if wish.count > 1 and any(device.kind == "gpu" for _, device in free.values()):
+    if wish.count > 1:
         yield _several(node, wish, free, same, holds)
         return
     for index, (left, device) in free.items():
@@ -280,7 +280,9 @@ def _too_few(each: Candidate, node: Node, wish: Wish) -> str:
     if wish.spec.devices:
         return f"{node.id} has no device {' or '.join(map(str, wish.spec.devices))}"
     has = len(each.devices)
-    return f"{node.id} has {has} GPU{'' if has == 1 else 's'}" if has else f"{node.id} has none"
+    if has:
+        return f"{node.id} has {has} GPU{'' if has == 1 else 's'}"
+    return f"{node.id} has a CPU only" if wish.count > 1 and node.devices else f"{node.id} has none"
 
 
 def _rank(each: Candidate, wish: Wish) -> tuple[int, bool, int, str, tuple[int, ...]]:
@@ -356,6 +358,7 @@ def _node_lacks(room: Room, wish: Wish) -> Lack:
     devices = room.devices
     if spec.devices:
         devices = tuple([device for device in devices if device.index in spec.devices])
-    if not devices or (len(devices) < wish.count and devices[0].kind == "gpu"):
+    fit = devices if wish.count == 1 else [each for each in devices if each.kind == "gpu"]
+    if len(fit) < wish.count:
         return "devices"
     return "open" if node.lost or node.draining else "room"

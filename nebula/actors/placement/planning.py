@@ -231,8 +231,7 @@ class _Draft:
         """Give a place with the newest version and need; None where the need does not fit there."""
         node = self.state.nodes[place.node]
         devices = [device_at(node, each) for each in place.devices]
-        on_gpus = any(device is not None and device.kind == "gpu" for device in devices)
-        if len(place.devices) != (self.wish.count if on_gpus else 1):
+        if len(place.devices) != self.wish.count:
             return None
         share = max([self.wish.need(device) for device in devices if device is not None])
         more = share - place.memory
