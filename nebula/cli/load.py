@@ -136,7 +136,7 @@ def load(
     event = intent_of(fields, ModelLoadRequested)
     model = identity or subjects.default_id(event.source, event.name)
     if not subjects.is_token(model):
-        fail(f"--id {model!r}: use letters, digits, '_' and '-' only, 128 at most", 2)
+        fail(f"--id {model!r}: use {subjects.ID_FORM}", 2)
     run(ask(nats, lambda _: (model, event), wait=wait, as_json=as_json))
 
 

@@ -214,7 +214,7 @@ def node(
     set_up_logging(verbose)
     identity = name or subjects.model_id(socket.gethostname())
     if not subjects.is_token(identity):
-        fail(f"--name {identity!r}: use letters, digits, '_' and '-' only, 128 at most", FATAL)
+        fail(f"--name {identity!r}: use {subjects.ID_FORM}", FATAL)
     settings = NodeSettings(
         node=identity,
         folder=folder.resolve() / "nodes" / identity,

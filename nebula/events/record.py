@@ -108,7 +108,7 @@ def _address(subject: str) -> tuple[str, str, str | Malformed]:
     if aggregate not in AGGREGATES:
         return "", "", Malformed(f"{aggregate!r} is none of {', '.join(AGGREGATES)}")
     if not subjects.is_token(identity):
-        return "", "", Malformed(f"{identity!r} is no id: use letters, digits, '_' and '-' only")
+        return "", "", Malformed(f"{identity!r} is no id: use {subjects.ID_FORM}")
     if name not in TYPES:
         return aggregate, identity, Malformed(f"{name!r} is no event type of Nebula")
     if AGGREGATE_OF[name] != aggregate:

@@ -18,6 +18,9 @@ REPLICA_STATUS = "nebula.status.replica.*.*"
 ROUTER_STATUS = "nebula.status.router.*"
 NODE_STATUS = "nebula.status.node.*"
 
+ID_FORM = "letters, digits, '_' and '-' only, 128 at most"
+"""What an id may consist of, in words."""
+
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -47,7 +50,7 @@ def default_id(source: str, name: str = "") -> str:
 def event(aggregate: str, identity: str, event_type: str) -> str:
     """Give the subject that an event is stored under. Raises ValueError for an unsafe id."""
     if not is_token(identity):
-        raise ValueError(f"{identity!r} is no id: use letters, digits, '_' and '-' only")
+        raise ValueError(f"{identity!r} is no id: use {ID_FORM}")
     return f"nebula.events.{aggregate}.{identity}.{event_type}"
 
 

@@ -34,6 +34,7 @@ from nebula.store.connection import Unavailable
 from nebula.store.tail import LogReplaced
 
 E = TypeVar("E", bound=Event)
+K = TypeVar("K")
 
 
 class Accepted(Struct, frozen=True):
@@ -84,17 +85,32 @@ async def _submit(
     return Accepted(identity, seq, model_view(state, model) if model is not None else None)
 
 
-def _known(gateway: Gateway, identity: str) -> Model:
-    model = gateway.projection.state.models.get(identity)
-    if model is None:
-        there = ", ".join(sorted(gateway.projection.state.models)) or "none"
-        raise ApiError(
-            404,
-            f"there is no model with the id {identity!r}; there are: {there}",
-            param="model",
-            code="model_not_found",
-        )
-    return model
+def _known(kind: str, of: Mapping[str, K], identity: str) -> K:
+    """Find what an id stands for. Raises ApiError."""
+    found = of.get(identity)
+    if found is None:
+        there = ", ".join(sorted(of)) or "none"
+        text = f"there is no {kind} with the id {identity!r}; there are: {there}"
+        raise ApiError(404, text, param=kind, code=f"{kind}_not_found")
+    return found
+
+
+def _model(gateway: Gateway, identity: str) -> Model:
+    return _known("model", gateway.projection.state.models, identity)
+
+
+def _alias(gateway: Gateway, identity: str) -> Alias:
+    return _known("alias", gateway.projection.state.aliases, identity)
+
+
+def _node(gateway: Gateway, identity: str) -> Node:
+    return _known("node", gateway.projection.state.nodes, identity)
+
+
+def _id(text: object, param: str) -> str:
+    if not isinstance(text, str) or not subjects.is_token(text):
+        raise ApiError(400, f"{param}: {text!r} is no id: use {subjects.ID_FORM}", param=param)
+    return text
 
 
 @post("/admin/models", status_code=202, request_max_body_size=None)
@@ -102,11 +118,7 @@ async def load(request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
     """Load a model: the load request as JSON, with an `id` if the name should not make one."""
     event, extra = await _body(request, limits.body_for(gateway), ModelLoadRequested, "id")
     identity = extra.get("id") or subjects.default_id(event.source, event.name)
-    if not isinstance(identity, str) or not subjects.is_token(identity):
-        raise ApiError(
-            400, f"id: {identity!r} is no id: letters, digits, '_', '-', 128 at most", param="id"
-        )
-    return await _submit(request, gateway, identity, event)
+    return await _submit(request, gateway, _id(identity, "id"), event)
 
 
 def _live(gateway: Gateway, model: Model) -> ModelView:
@@ -124,7 +136,7 @@ async def list_models(gateway: Gateway) -> list[ModelView]:
 @get("/admin/models/{model:str}")
 async def show_model(model: str, gateway: Gateway) -> ModelView:
     """Show one model, by its id."""
-    return _live(gateway, _known(gateway, model))
+    return _live(gateway, _model(gateway, model))
 
 
 @patch("/admin/models/{model:str}", status_code=202, request_max_body_size=None)
@@ -133,13 +145,13 @@ async def scale(
 ) -> Accepted:
     """Give a model another number of replicas."""
     event, _ = await _body(request, limits.body_for(gateway), ModelScaleRequested)
-    return await _submit(request, gateway, _known(gateway, model).id, event)
+    return await _submit(request, gateway, _model(gateway, model).id, event)
 
 
 @delete("/admin/models/{model:str}", status_code=202)
 async def unload(model: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
     """Unload a model."""
-    return await _submit(request, gateway, _known(gateway, model).id, ModelUnloadRequested())
+    return await _submit(request, gateway, _model(gateway, model).id, ModelUnloadRequested())
 
 
 @post("/admin/models/{model:str}/adapters", status_code=202, request_max_body_size=None)
@@ -148,7 +160,7 @@ async def load_adapter(
 ) -> Accepted:
     """Load an adapter onto every replica of a model."""
     event, _ = await _body(request, limits.body_for(gateway), AdapterLoadRequested)
-    return await _submit(request, gateway, _known(gateway, model).id, event)
+    return await _submit(request, gateway, _model(gateway, model).id, event)
 
 
 @delete("/admin/models/{model:str}/adapters/{adapter:path}", status_code=202)
@@ -157,7 +169,7 @@ async def unload_adapter(
 ) -> Accepted:
     """Unload an adapter."""
     event = AdapterUnloadRequested(adapter.removeprefix("/"))
-    known = _known(gateway, model)
+    known = _model(gateway, model)
     if event.name not in known.adapters:
         raise ApiError(404, f"model {model!r} has no adapter {event.name!r}", param="adapter")
     return await _submit(request, gateway, known.id, event)
@@ -173,7 +185,7 @@ async def list_aliases(gateway: Gateway) -> list[Alias]:
 @get("/admin/aliases/{alias:str}")
 async def show_alias(alias: str, gateway: Gateway) -> Alias:
     """Show one alias, by its id."""
-    return _known_alias(gateway, alias)
+    return _alias(gateway, alias)
 
 
 @put("/admin/aliases/{alias:str}", status_code=202, request_max_body_size=None)
@@ -182,27 +194,16 @@ async def put_alias(
 ) -> Accepted:
     """Make a name stand for models, or for others than before."""
     event, _ = await _body(request, limits.body_for(gateway), AliasRequested)
-    if not subjects.is_token(alias):
-        raise ApiError(400, f"{alias!r} is no id: letters, digits, '_', '-', 128 at most")
-    accepted = await _submit(request, gateway, alias, event)
+    accepted = await _submit(request, gateway, _id(alias, "alias"), event)
     return replace(accepted, model=None, alias=gateway.projection.state.aliases.get(alias))
 
 
 @delete("/admin/aliases/{alias:str}", status_code=202)
 async def remove_alias(alias: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
     """Take a name away."""
-    known = _known_alias(gateway, alias)
+    known = _alias(gateway, alias)
     accepted = await _submit(request, gateway, known.id, AliasRemoveRequested())
     return replace(accepted, model=None)
-
-
-def _known_alias(gateway: Gateway, identity: str) -> Alias:
-    alias = gateway.projection.state.aliases.get(identity)
-    if alias is None:
-        there = ", ".join(sorted(gateway.projection.state.aliases)) or "none"
-        text = f"there is no alias with the id {identity!r}; there are: {there}"
-        raise ApiError(404, text, param="alias", code="alias_not_found")
-    return alias
 
 
 @get("/admin/replicas")
@@ -222,13 +223,13 @@ async def list_nodes(gateway: Gateway) -> list[Node]:
 @post("/admin/nodes/{node:str}/drain", status_code=202)
 async def drain(node: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
     """Empty a node: nothing new there, and what it has moves elsewhere first."""
-    return await _submit(request, gateway, _known_node(gateway, node).id, NodeDrainRequested())
+    return await _submit(request, gateway, _node(gateway, node).id, NodeDrainRequested())
 
 
 @delete("/admin/nodes/{node:str}/drain", status_code=202)
 async def undrain(node: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
     """Let a node take replicas again."""
-    return await _submit(request, gateway, _known_node(gateway, node).id, NodeUndrainRequested())
+    return await _submit(request, gateway, _node(gateway, node).id, NodeUndrainRequested())
 
 
 @patch("/admin/nodes/{node:str}/weights", status_code=202, request_max_body_size=None)
@@ -237,7 +238,7 @@ async def pin(
 ) -> Accepted:
     """Keep a source's files on a node whatever is pruned, or no longer."""
     event, _ = await _body(request, limits.body_for(gateway), WeightsPinRequested)
-    return await _submit(request, gateway, _known_node(gateway, node).id, event)
+    return await _submit(request, gateway, _node(gateway, node).id, event)
 
 
 @delete("/admin/nodes/{node:str}/weights/{source:path}", status_code=202)
@@ -246,15 +247,7 @@ async def remove_weights(
 ) -> Accepted:
     """Remove a source's files from a node."""
     event = WeightsRemoveRequested(source.removeprefix("/"))
-    known = _known_node(gateway, node)
+    known = _node(gateway, node)
     if event.source not in known.weights:
         raise ApiError(404, f"node {node!r} has no files of {event.source!r}", param="source")
     return await _submit(request, gateway, known.id, event)
-
-
-def _known_node(gateway: Gateway, identity: str) -> Node:
-    node = gateway.projection.state.nodes.get(identity)
-    if node is None:
-        there = ", ".join(sorted(gateway.projection.state.nodes)) or "none"
-        raise ApiError(404, f"there is no node {identity!r}; there are: {there}", param="node")
-    return node
