@@ -127,6 +127,19 @@ def _share(held: Held) -> str:
     return f"{100 * held.done // held.total} % there" if held.total else "nothing there"
 
 
+def kept(state: State, node: str, source: str) -> str:
+    """Say what a pin means where a source's files stand: they may be missing, or misspelt."""
+    there = state.nodes.get(node)
+    held = there.weights.get(source) if there is not None else None
+    if held is None or not held.pinned:
+        return f"no longer kept on {node}"
+    if held.whole:
+        return f"kept on {node}"
+    if held.total:
+        return f"kept on {node}, {_share(held)} so far"
+    return f"{node} has no files of it; when a model brings them, they are kept"
+
+
 async def _list(nats: str, as_json: bool) -> None:
     async with joined(nats) as projection:
         if as_json:
@@ -138,7 +151,7 @@ async def _list(nats: str, as_json: bool) -> None:
 async def _pin(nats: str, node: str, source: str, pinned: bool) -> None:
     async with joined(nats) as projection:
         await _submit(projection, node, WeightsPinRequested(source, pinned))
-        click.echo(f"{source}: {'kept' if pinned else 'no longer kept'} on {node}")
+        click.echo(f"{source}: {kept(projection.state, node, source)}")
 
 
 async def _remove(nats: str, node: str, source: str) -> None:

@@ -110,6 +110,8 @@ def _weights(weights: dict[str, Held], event: WeightsEvent) -> dict[str, Held]:
     match event:
         case WeightsPinRequested(pinned=pinned):
             held = replace(held, pinned=pinned)
+            if held == Held():  # pinned before it was there, and it never came
+                return _without(weights, event.source)
         case WeightsRemoveRequested():
             held = replace(held, removing=True)
         case DownloadStarted(done=done, total=total) | DownloadProgressed(done=done, total=total):
@@ -121,7 +123,11 @@ def _weights(weights: dict[str, Held], event: WeightsEvent) -> dict[str, Held]:
         case WeightsRemoved():
             if held.pinned:
                 return {**weights, event.source: Held(pinned=True)}
-            return {source: kept for source, kept in weights.items() if source != event.source}
+            return _without(weights, event.source)
         case _:
             assert_never(event)
     return {**weights, event.source: held}
+
+
+def _without(weights: dict[str, Held], source: str) -> dict[str, Held]:
+    return {each: held for each, held in weights.items() if each != source}

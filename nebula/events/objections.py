@@ -95,13 +95,13 @@ def objection(state: State, identity: str, event: Event) -> str | None:
 def _weights(
     state: State, identity: str, event: WeightsPinRequested | WeightsRemoveRequested
 ) -> str | None:
-    """A source may be pinned before it is there; only what is there can be removed."""
+    """A source may be pinned before it is there; only what is there can be removed or unpinned."""
     node = state.nodes.get(identity)
     if node is None:
         return f"there is no node {identity!r}"
-    if isinstance(event, WeightsPinRequested):
-        return _bad_source(event.source)
     held = node.weights.get(event.source)
+    if isinstance(event, WeightsPinRequested) and (event.pinned or held is not None):
+        return _bad_source(event.source)
     if held is None:
         return f"source: node {identity!r} has no files of {event.source!r}"
     if held.pinned:
@@ -150,13 +150,27 @@ def _alias(state: State, identity: str, event: AliasRequested) -> str | None:
     if known is not None and known.alias != identity:
         what = f"an alias, {known.alias!r}" if known.alias else f"a name of model {known.model!r}"
         return f"name: {name!r} is already {what}"
-    for target in (*(each.model for each in event.targets), event.mirror):
-        at = state.names.get(target)
-        if target == name or (at is not None and at.alias):
-            return f"targets: {target!r} is an alias, which can stand for models only"
+    return _bad_name("name", name) or _bad_targets(state, name, event)
+
+
+def _bad_targets(state: State, name: str, event: AliasRequested) -> str | None:
+    seen: set[str] = set()
+    for target in event.targets:
+        if target.model in seen:
+            return f"targets: {target.model!r} stands there twice: add its weights up"
+        seen.add(target.model)
+    stands_for = [("targets", target.model) for target in event.targets]
+    for field, each in (*stands_for, ("mirror", event.mirror)):
+        known = state.names.get(each)
+        if each == name:
+            return f"{field}: {each!r} is the alias's own name"
+        if known is not None and known.alias:
+            return f"{field}: {each!r} is an alias, which can stand for models only"
     if not any(target.weight for target in event.targets):
         return "targets: one at least must have a weight above 0"
-    return _bad_name("name", name)
+    if any(target.weight and target.model == event.mirror for target in event.targets):
+        return f"mirror: {event.mirror!r} is a target too: it would answer what is copied to it"
+    return None
 
 
 def _load(state: State, identity: str, event: ModelLoadRequested) -> str | None:
@@ -170,6 +184,7 @@ def _load(state: State, identity: str, event: ModelLoadRequested) -> str | None:
         or _bad_options(event)
         or _bad_place(state, event)
         or _bad_life(event)
+        or _bad_fallback(state, identity, event, name)
     )
 
 
@@ -201,9 +216,30 @@ def _bad_life(event: ModelLoadRequested) -> str | None:
         return f"autoscale: least is {auto.least}, more than most, {auto.most}"
     if auto is not None and auto.most == 0:
         return "autoscale: most is 0; scale the model to 0 replicas instead"
-    name = event.name
-    if name and name in event.fallback:
-        return f"fallback: {name!r} is the model's own name"
+    # One is what was asked for by who says nothing of replicas.
+    if auto is not None and event.replicas != 1 and not auto.least <= event.replicas <= auto.most:
+        bounds = f"from {auto.least} to {auto.most}"
+        return f"replicas: {event.replicas} can't be had with an autoscale {bounds}"
+    return None
+
+
+def _bad_fallback(state: State, identity: str, event: ModelLoadRequested, name: str) -> str | None:
+    """Fallbacks need not be there yet; what could never answer in the model's place is refused."""
+    adapters = {adapter.name for adapter in event.adapters}
+    seen: set[str] = set()
+    for each in event.fallback:
+        known = state.names.get(each)
+        if each == name:
+            return f"fallback: {each!r} is the model's own name"
+        if each == identity and known is None:
+            return f"fallback: {each!r} is the model's own id"
+        if each in adapters:
+            return f"fallback: {each!r} is an adapter of the model itself"
+        if known is not None and known.alias:
+            return f"fallback: {each!r} is an alias: name a model or an adapter"
+        if each in seen:
+            return f"fallback: {each!r} stands there twice"
+        seen.add(each)
     return None
 
 

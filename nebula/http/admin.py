@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.intents import Refused, submit
 from nebula.events import subjects
-from nebula.events.state import Alias, Model, Node, Replica
+from nebula.events.state import Alias, Held, Model, Node, Replica
 from nebula.events.vocabulary import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -38,12 +38,17 @@ K = TypeVar("K")
 
 
 class Accepted(Struct, frozen=True):
-    """An intent is in the log, at `seq`; what comes of it is seen in the model, or the alias."""
+    """An intent is in the log, at `seq`; what comes of it is seen in the model, or the alias.
+
+    `weights`: how the files lie on the node that are to be kept: pinned before they are there,
+    they are kept once they come.
+    """
 
     id: str
     seq: int
     model: ModelView | None = None
     alias: Alias | None = None
+    weights: Held | None = None
 
 
 async def _body(
@@ -238,7 +243,10 @@ async def pin(
 ) -> Accepted:
     """Keep a source's files on a node whatever is pruned, or no longer."""
     event, _ = await _body(request, limits.body_for(gateway), WeightsPinRequested)
-    return await _submit(request, gateway, _node(gateway, node).id, event)
+    accepted = await _submit(request, gateway, _node(gateway, node).id, event)
+    there = gateway.projection.state.nodes.get(node)
+    held = there.weights.get(event.source) if there is not None else None
+    return replace(accepted, model=None, weights=held)
 
 
 @delete("/admin/nodes/{node:str}/weights/{source:path}", status_code=202)

@@ -230,6 +230,13 @@ async def test_files_are_pinned_and_removed_over_http(own_cluster: Cluster, hub:
         pinned = {"source": TINY, "pinned": True}
         answer = await http.patch("/admin/nodes/here/weights", json=pinned)
         assert answer.status_code == 202, answer.text
+        assert answer.json()["weights"]["whole"]
+        later = {"source": "lab/later"}
+        answer = await http.patch("/admin/nodes/here/weights", json=later)
+        assert (answer.json()["weights"]["pinned"], answer.json()["weights"]["total"]) == (True, 0)
+        await http.patch("/admin/nodes/here/weights", json=later | {"pinned": False})
+        answer = await http.patch("/admin/nodes/here/weights", json=later | {"pinned": False})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "source")
         (node,) = (await http.get("/admin/nodes")).json()
         assert node["weights"][TINY]["pinned"]
         assert "is pinned" in (await http.delete(address)).text

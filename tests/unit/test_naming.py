@@ -112,7 +112,7 @@ def test_what_has_no_weight_or_is_not_there_gets_nothing() -> None:
     st.lists(
         st.tuples(st.sampled_from(["org/a", "org/b", "org/c", "gone"]), st.integers(0, 5)),
         min_size=1,
-        max_size=5,
+        unique_by=lambda target: target[0],
     ).filter(lambda targets: any(weight for _, weight in targets)),
     st.text(max_size=20),
 )

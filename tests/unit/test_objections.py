@@ -13,7 +13,7 @@ from nebula.events.objections import (
     model_by_reference,
     objection,
 )
-from nebula.events.values import Adapter, Assignment, Target
+from nebula.events.values import Adapter, Assignment, Autoscale, Target
 from nebula.events.vocabulary import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -90,6 +90,24 @@ def plan(*replicas: str, version: int = 2) -> ModelAssigned:
         ("new", load(env={"": "1"}), "env: '' can't be set"),
         ("new", load(env={"NEBULA_MODEL": "1"}), "env: 'NEBULA_MODEL' can't be set"),
         ("new", load(env={"A": "\0"}), "env: the value of 'A' holds a NUL"),
+        # fallbacks
+        ("new", load(fallback=("new",)), "fallback: 'new' is the model's own name"),
+        ("new", load(name="org/n", fallback=("sql", "org/n")), "fallback: 'org/n' is the model's"),
+        ("new", load(name="org/n", fallback=("new",)), "fallback: 'new' is the model's own id"),
+        (
+            "chat",
+            load(name="org/chat", adapters=(SQL,), fallback=("sql",)),
+            "fallback: 'sql' is an adapter of the model itself",
+        ),
+        ("new", load(fallback=("sql", "sql")), "fallback: 'sql' stands there twice"),
+        # numbers of replicas that contradict each other
+        (
+            "new",
+            load(9, autoscale=Autoscale(0, 2)),
+            "replicas: 9 can't be had with an autoscale from 0 to 2",
+        ),
+        ("new", load(0, autoscale=Autoscale(1, 4)), "replicas: 0 can't be had"),
+        ("new", load(autoscale=Autoscale(3, 2)), "autoscale: least is 3, more than most, 2"),
         # adapters of a new model
         ("new", load(adapters=(SQL,), lora=False), "adapters: given together with lora: false"),
         ("new", load(adapters=(SQL,)), "name: 'sql' is already an adapter of model 'chat'"),
@@ -155,6 +173,9 @@ def test_what_cannot_be_granted_is_named(identity: str, event: Event, words: str
             load(options={"seed": "-1", "hf_overrides.rope": 1, "data-parallel-size-local": 1}),
         ),
         ("chat", load(name="org/chat", adapters=(SQL,))),
+        ("new", load(fallback=("sql", "org/to-come", "chat"))),
+        ("new", load(autoscale=Autoscale(2, 4))),
+        ("new", load(4, autoscale=Autoscale(2, 4))),
         ("chat", load(name="another")),
         ("chat", load(name="sql")),
         ("old", load()),
@@ -283,8 +304,11 @@ def standing_for(*targets: str, name: str = "", mirror: str = "") -> AliasReques
         ("new", standing_for("org/chat", name="prod/chat"), "is already an alias, 'prod'"),
         ("new", standing_for("prod/chat"), "'prod/chat' is an alias, which can stand for"),
         ("new", standing_for("org/chat", mirror="prod/chat"), "'prod/chat' is an alias"),
-        ("prod", standing_for("prod/chat", name="prod/chat"), "'prod/chat' is an alias"),
-        ("new", standing_for("new"), "'new' is an alias"),
+        ("prod", standing_for("prod/chat", name="prod/chat"), "'prod/chat' is the alias's own"),
+        ("new", standing_for("new"), "targets: 'new' is the alias's own name"),
+        ("new", standing_for("org/chat", mirror="new"), "mirror: 'new' is the alias's own name"),
+        ("new", standing_for("sql", "plain", "sql"), "targets: 'sql' stands there twice"),
+        ("new", standing_for("sql", "plain", mirror="plain"), "mirror: 'plain' is a target too"),
         ("new", AliasRequested((Target("org/chat", 0),)), "one at least must have a weight"),
         ("new", standing_for("org/chat", name=" a"), "spaces at its ends"),
         ("new", AliasRemoveRequested(), "there is no alias 'new'"),
@@ -299,11 +323,18 @@ def test_what_an_alias_can_not_be(identity: str, event: Event, words: str) -> No
     assert words in reason
 
 
+def test_an_alias_is_no_fallback() -> None:
+    story = served().given("prod", standing_for("org/chat", name="prod/chat"))
+    reason = objection(story.state, "new", load(fallback=("prod/chat",)))
+    assert reason == "fallback: 'prod/chat' is an alias: name a model or an adapter"
+
+
 def test_an_alias_may_stand_for_what_is_still_to_come_and_be_moved_and_removed() -> None:
     story = served().given("prod", standing_for("org/chat", name="prod/chat"))
     for event in (
         standing_for("sql", "org/to-come", name="prod/chat"),
         standing_for("plain"),
+        AliasRequested((Target("plain"), Target("sql", 0)), mirror="sql"),
         AliasRemoveRequested(),
     ):
         assert objection(story.state, "prod", event) is None

@@ -213,6 +213,19 @@ def test_what_is_pinned_or_in_use_or_not_there_is_not_removed() -> None:
     assert objection(told.state, "n9", remove) == "there is no node 'n9'"
 
 
+def test_a_pin_of_what_never_came_leaves_nothing_behind_and_only_what_is_there_is_unpinned() -> (
+    None
+):
+    told = story()
+    unpin = WeightsPinRequested("lab/later", pinned=False)
+    reason = "source: node 'n1' has no files of 'lab/later'"
+    assert objection(told.state, "n1", unpin) == reason
+    told.given("n1", WeightsPinRequested("lab/later"))
+    assert objection(told.state, "n1", unpin) is None
+    told.given("n1", unpin)
+    assert told.state.nodes["n1"].weights == {}
+
+
 def test_pruning_leaves_what_is_pinned_needed_or_was_not_fetched_by_nebula() -> None:
     told = story(("chat", wants()))
     for source in (QWEN, "lab/old", "lab/pinned", "lab/asleep"):

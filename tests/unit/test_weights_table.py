@@ -46,3 +46,24 @@ def test_each_source_has_a_line_that_says_how_it_stands() -> None:
         "beta lab/broken 10.0 MiB 0 % there, failed: the line [is] down",
         "beta lab/half 4.0 GiB 25 % there",
     ]
+
+
+def test_of_what_is_pinned_it_is_told_how_much_of_it_is_there() -> None:
+    story = cluster(n1=[80])
+    said = []
+    for event in (
+        WeightsPinRequested("lab/m"),
+        DownloadStarted("lab/m", total=4 * GIB),
+        DownloadProgressed("lab/m", GIB, 4 * GIB),
+        DownloadFinished("lab/m", 4 * GIB),
+        WeightsPinRequested("lab/m", pinned=False),
+    ):
+        story.given("n1", event)
+        said.append(weights.kept(story.state, "n1", "lab/m"))
+    assert said == [
+        "n1 has no files of it; when a model brings them, they are kept",
+        "kept on n1, 0 % there so far",
+        "kept on n1, 25 % there so far",
+        "kept on n1",
+        "no longer kept on n1",
+    ]
