@@ -30,6 +30,8 @@ def alias(
     name: str, targets: tuple[str, ...], mirror: str, remove: bool, nats: str, as_json: bool
 ) -> None:
     """Let NAME stand for models: each TARGET gets its WEIGHT of the requests, 1 if not said."""
+    if not name:
+        fail("an alias's name is empty: give what requests are to call it", 2)
     if remove and (targets or mirror):
         fail("--remove takes a name alone", 2)
     if not remove and not targets:

@@ -30,23 +30,33 @@ def drain(node: str, undo: bool, nats: str, wait: bool, as_json: bool) -> None:
 
 async def _drain(nats: str, node: str, undo: bool, wait: bool, as_json: bool) -> None:
     async with joined(nats) as projection:
-        intent = NodeUndrainRequested() if undo else NodeDrainRequested()
-        try:
-            seq = await submit(projection, node, intent)
-        except Refused as error:
-            there = ", ".join(sorted(projection.state.nodes)) or "none"
-            fail(f"{error}; there are: {there}")
+        known = projection.state.nodes.get(node)
+        wanted = not undo
+        so_already = known is not None and known.draining == wanted
+        seq = None if so_already else await _ask(projection, node, undo)
         empty = await _emptied(projection, node, tables.console(errors=True)) if wait else False
         left = [replica.id for replica in replicas_on(projection.state, node)]
         if as_json:
             print_json({"node": node, "seq": seq, "replicas": left})
         elif wait and empty:
             click.echo(f"{node} is empty: nothing runs there any more")
+        elif not wait and seq is None:
+            words = "is not draining" if undo else "is draining already"
+            click.echo(f"{node} {words}: nothing was to be done")
         elif not wait:
             words = "takes replicas again" if undo else "is to be empty"
             click.echo(f"{node} {words}: asked for, event {seq}")
         if wait and not empty:
             raise SystemExit(1)
+
+
+async def _ask(projection: Projection, node: str, undo: bool) -> int:
+    try:
+        intent = NodeUndrainRequested() if undo else NodeDrainRequested()
+        return await submit(projection, node, intent)
+    except Refused as error:
+        there = ", ".join(sorted(projection.state.nodes)) or "none"
+        fail(f"{error}; there are: {there}")
 
 
 async def _emptied(projection: Projection, node: str, console: Console) -> bool:

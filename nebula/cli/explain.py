@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from nebula.cli import tables
 from nebula.cli.look import print_json
-from nebula.cli.options import Whole, json_option, nats_option
+from nebula.cli.options import Numbered, Whole, json_option, nats_option
 from nebula.cli.past import LivePast, Past, log_option, moment, opened, state_at, story_until
 from nebula.cli.process import fail, run
 from nebula.events.objections import model_by_reference
@@ -65,7 +65,7 @@ def why_replica(
     run(_replica(nats, file, replica, whole, at, as_json))
 
 
-@why.command("seq")
+@why.command("seq", cls=Numbered)
 @click.argument("seq", type=Whole(1))
 @log_option
 @nats_option

@@ -8,7 +8,7 @@ import msgspec
 from rich.markup import escape
 
 from nebula.cli import tables
-from nebula.cli.options import Whole, json_option, nats_option
+from nebula.cli.options import Numbered, Whole, json_option, nats_option
 from nebula.cli.past import LivePast, Past, log_option, moment, opened, state_at
 from nebula.cli.process import fail, run
 from nebula.events.evolve import evolve
@@ -48,7 +48,7 @@ async def _state(nats: str, file: Path | None, at: Moment | None, as_json: bool)
         tables.status(output, found)
 
 
-@click.command()
+@click.command(cls=Numbered)
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="[B]", required=False)
 @log_option

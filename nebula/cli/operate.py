@@ -16,7 +16,7 @@ from nebula.actors.node.log_reading import LogReply, LogRequest
 from nebula.actors.projection import Projection
 from nebula.cli import progress, tables
 from nebula.cli.cluster import joined
-from nebula.cli.options import Whole, json_option, nats_option
+from nebula.cli.options import Numbered, Whole, json_option, nats_option
 from nebula.cli.process import fail, run
 from nebula.events import subjects
 from nebula.events.objections import model_by_reference
@@ -52,7 +52,7 @@ def unload(model: str, nats: str, wait: bool, as_json: bool) -> None:
     run(_unload(nats, model, wait, as_json))
 
 
-@click.command()
+@click.command(cls=Numbered)
 @click.argument("model")
 @click.argument("replicas", type=Whole(0, 1024))
 @nats_option

@@ -18,6 +18,17 @@ class Whole(click.IntRange):
         return int(super().convert(number, param, ctx))
 
 
+class Numbered(click.Command):
+    """A command with a number among its arguments: a negative one is no option but out of range."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments, those that look like negative numbers after all others."""
+        negative = [each for each in args if each[:1] == "-" and each[1:].isdecimal()]
+        if negative and "--" not in args:
+            args = [*(each for each in args if each not in negative), "--", *negative]
+        return super().parse_args(ctx, args)
+
+
 def not_empty(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
     """Refuse an empty URL, as a shell makes of a variable that is not set."""
     if value is not None and not value.strip():

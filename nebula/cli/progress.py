@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nebula.actors.projection import Projection
-from nebula.events.standing import standing
+from nebula.events.standing import Standing, standing
 from nebula.events.state import Held, Model, Replica
 
 
@@ -25,6 +25,7 @@ async def follow(
     told, changed = "", False
     first = projection.state.models.get(identity)
     before = first.rolled_back if first is not None else ""
+    failing: Replica | None = None
     with console.status(f"{identity}: asked for") as line:
         while True:
             model = projection.state.models.get(identity)
@@ -38,6 +39,7 @@ async def follow(
             stands = standing(projection.state, model)
             changed = changed or bool(stands.changing)
             fell_back = bool(model.rolled_back) and model.rolled_back != before
+            failing = _failing(projection, model) or failing
             problem = _problem(projection, model)
             if problem and problem != told:
                 console.print(f"[yellow]{escape(problem)}[/yellow]", soft_wrap=True)
@@ -48,19 +50,23 @@ async def follow(
                 waiting = _adapters_left(projection, model)
                 if not waiting:
                     if fell_back:
-                        console.print(f"[red]{escape(stands.detail)}[/red]", soft_wrap=True)
-                    console.print(
-                        f"[green]{identity} is {stands.word}[/green]: {stands.ready} of "
-                        f"{stands.wanted} replicas{_after(projection, model, asked, changed)}"
-                    )
-                    return not problem and not fell_back
+                        _taken_back(model, stands, failing, console)
+                        return False
+                    after = _after(projection, model, asked, changed)
+                    how = f"{stands.ready} of {stands.wanted} replicas{after}"
+                    how = how if stands.wanted else _what_starts(model)
+                    console.print(f"[green]{identity} is {stands.word}[/green]: {how}")
+                    return not problem
                 line.update(f"{identity}: loading adapters {', '.join(waiting)}")
             elif stands.word == "failed" or (
                 model.unschedulable
                 and all(r.serving or r.retired for r in projection.state.replicas_of(model))
             ):
-                _last_words(projection, model, console)
-                text = f"[red]{identity} is {stands.word}[/red]: {escape(stands.detail)}"
+                _last_words(failing, console)
+                how = f"is {stands.word}"
+                if stands.ready:
+                    how = f"is not as asked for, {stands.ready} of {stands.wanted} replicas serve"
+                text = f"[red]{identity} {how}[/red]: {escape(stands.detail)}"
                 console.print(text, soft_wrap=True)
                 return False
             else:
@@ -69,6 +75,13 @@ async def follow(
                     f"{escape(stands.detail[:200])}"
                 )
             await _change_or_second(projection)
+
+
+def _what_starts(model: Model) -> str:
+    """Say what would start the engines of a model that is to have none now."""
+    if model.asleep or model.spec.autoscale is not None:
+        return "it has no engine until the first request for it comes"
+    return f"it has 0 replicas, `nebula scale {model.id} 1` starts one"
 
 
 def _after(projection: Projection, model: Model, asked: int, changed: bool) -> str:
@@ -121,12 +134,25 @@ def _adapters_left(projection: Projection, model: Model) -> list[str]:
     )
 
 
-def _last_words(projection: Projection, model: Model, console: Console) -> None:
-    for replica in projection.state.replicas_of(model):
-        if replica.log_tail:
-            console.print(f"The last lines of {replica.id} ({replica.node}):", style="bold")
-            for text in replica.log_tail[-15:]:
-                console.print("  " + escape(text), style="dim", highlight=False, soft_wrap=True)
+def _failing(projection: Projection, model: Model) -> Replica | None:
+    """Give a replica whose engine has left last words: after a rollback it is there no more."""
+    return next((each for each in projection.state.replicas_of(model) if each.log_tail), None)
+
+
+def _last_words(replica: Replica | None, console: Console) -> None:
+    if replica is None:
+        return
+    console.print(f"The last lines of {replica.id} ({replica.node}):", style="bold")
+    for text in replica.log_tail[-15:]:
+        console.print("  " + escape(text), style="dim", highlight=False, soft_wrap=True)
+
+
+def _taken_back(model: Model, stands: Standing, failing: Replica | None, console: Console) -> None:
+    """Say of a change that failed why, and last that nothing has changed."""
+    _last_words(failing, console)
+    serving = f"{stands.ready} of {stands.wanted} replicas serve as before"
+    text = f"{model.id} was rolled back to what last worked: {model.rolled_back}; {serving}"
+    console.print(f"[red]{escape(text)}[/red]", soft_wrap=True)
 
 
 async def _change_or_second(projection: Projection) -> None:

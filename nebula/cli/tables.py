@@ -160,7 +160,10 @@ def changes(found: Sequence[Change]) -> Table:
 
 
 def nodes(state: State) -> Table:
-    """Show the nodes with their devices and what is promised of them."""
+    """Show the nodes with their devices and what is promised of them.
+
+    What a lost one was to have counts no more, and what still runs there nobody knows.
+    """
     table = columns("NODE", "HOST", "DEVICE", "NAME", "MEMORY", "PROMISED", "ENGINES", "LABELS")
     for identity in sorted(state.nodes):
         node = state.nodes[identity]
@@ -170,14 +173,16 @@ def nodes(state: State) -> Table:
                 for replica in state.replicas.values()
                 if replica.node == identity and device.index in replica.devices
             ]
+            promised = memory.text(sum(replica.memory for replica in here))
+            engines = str(sum(replica.engine is not None for replica in here))
             table.add_row(
                 identity + _flags(node),
                 escape(node.host),
                 f"{device.kind}{device.index}",
                 escape(device.name),
                 memory.text(device.memory),
-                memory.text(sum(replica.memory for replica in here)),
-                str(sum(replica.engine is not None for replica in here)),
+                "void" if node.lost else promised,
+                "unknown" if node.lost else engines,
                 escape(" ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))),
             )
     return table

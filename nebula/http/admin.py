@@ -234,7 +234,10 @@ async def drain(node: str, request: Request[Any, Any, Any], gateway: Gateway) ->
 @delete("/admin/nodes/{node:str}/drain", status_code=202)
 async def undrain(node: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
     """Let a node take replicas again."""
-    return await _submit(request, gateway, _node(gateway, node).id, NodeUndrainRequested())
+    known = _node(gateway, node)
+    if not known.draining:
+        raise ApiError(404, f"node {node!r} is not draining: there is nothing to undo")
+    return await _submit(request, gateway, known.id, NodeUndrainRequested())
 
 
 @patch("/admin/nodes/{node:str}/weights", status_code=202, request_max_body_size=None)

@@ -106,8 +106,15 @@ async def test_over_http_a_node_is_drained_as_by_command(two: Cluster) -> None:
         assert (await two.state()).nodes["there"].draining
         assert (await http.delete("/admin/nodes/there/drain")).status_code == 202
         assert not (await two.state()).nodes["there"].draining
+        before = await two.last_seq()
+        nothing = await http.delete("/admin/nodes/there/drain")
+        assert nothing.status_code == 404
+        assert "is not draining: there is nothing to undo" in nothing.json()["error"]["message"]
         refused = await http.post("/admin/nodes/nowhere/drain")
         assert refused.status_code == 404
         assert "there are: here, there" in refused.json()["error"]["message"]
     assert (await two.nebula("drain", "nowhere")).code == 1
+    told = await two.nebula("drain", "there", "--undo")
+    assert (told.code, told.out) == (0, "there is not draining: nothing was to be done\n")
+    assert await two.last_seq() == before
     assert not await two.records(ModelLoadRequested)

@@ -31,6 +31,12 @@ def said(*arguments: str) -> tuple[int, str]:
     [
         (("scale", "chat", "many"), "'many' is no whole number"),
         (("scale", "chat", "1025"), "1025 is not in the range"),
+        (("scale", "chat", "-1"), "-1 is not in the range"),
+        (("scale", "chat", "-1", "--jsn"), "No such option '--jsn'"),
+        (("scale", "chat", "--", "-1"), "-1 is not in the range"),
+        (("why", "seq", "-3"), "-3 is not in the range"),
+        (("diff", "-3"), "-3"),
+        (("alias", "", "org/chat"), "an alias's name is empty"),
         (("why", "seq", "abc"), "'abc' is no whole number"),
         (("models", "--nats", ""), "it is empty: write it like nats://"),
         (("up", "--nats", " "), "it is empty: write it like nats://"),

@@ -16,7 +16,10 @@ from nebula.cli import progress
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadRequested,
+    Autoscale,
     DownloadFailed,
+    EngineFailed,
+    ModelLoadRequested,
     ModelScaleRequested,
 )
 from nebula.store.connection import Connection
@@ -83,7 +86,66 @@ async def test_a_change_that_was_rolled_back_is_told_and_no_success() -> None:
         lambda: story.runs("chat-1", ready=False).gives_up("chat-1"),
         story.settles,
     )
-    assert ended == (False, "chat is ready: 1 of 1 replicas after 5 s")
+    assert ended == (
+        False,
+        "chat was rolled back to what last worked: chat-1 was given up: ValueError: no; "
+        "1 of 1 replicas serve as before",
+    )
+
+
+async def test_the_last_words_of_a_change_that_failed_outlive_its_replica() -> None:
+    story = served().given("chat", replace(load(1, "8GiB"), options={"max-model-len": 4096}))
+    last = EngineFailed("ValueError: no", 1, ("Traceback", "ValueError: no"), attempt=3)
+    told = Told(
+        story,
+        story.settles,
+        lambda: story.runs("chat-1", ready=False).given("chat-1", last),
+        story.settles,
+    )
+    said = StringIO()
+    assert not await progress.follow(told, "chat", Console(file=said, width=200))
+    assert said.getvalue().splitlines()[:3] == [
+        "The last lines of chat-1 (alpha):",
+        "  Traceback",
+        "  ValueError: no",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        (
+            load(1, "8GiB", on_request=True),
+            "chat is asleep: it has no engine until the first request for it comes",
+        ),
+        (
+            load(autoscale=Autoscale(0, 2), memory="8GiB"),
+            "chat is ready: 1 of 1 replicas after 3 s",
+        ),
+        (load(0, "8GiB"), "chat is idle: it has 0 replicas, `nebula scale chat 1` starts one"),
+        (
+            load(0, "8GiB", autoscale=Autoscale(0, 2)),
+            "chat is idle: it has no engine until the first request for it comes",
+        ),
+    ],
+)
+async def test_what_is_to_have_no_replicas_says_what_starts_it(
+    wish: ModelLoadRequested, words: str
+) -> None:
+    story = cluster(alpha=[80]).given("chat", wish)
+    runs = [lambda: story.runs("chat-0")] if story.model().wanted else []
+    assert await follow(story, story.settles, *runs) == (True, words)
+
+
+async def test_what_serves_and_can_not_be_as_asked_for_says_both() -> None:
+    story = served().given("chat", ModelScaleRequested(20))
+    ended, words = await follow(
+        story, story.settles, *(lambda n=n: story.runs(f"chat-{n}") for n in range(1, 9))
+    )
+    assert not ended
+    assert words.startswith(
+        "chat is not as asked for, 9 of 20 replicas serve: 11 of 20 replicas not placed: "
+    )
 
 
 async def test_what_has_failed_before_is_not_what_was_asked_for_now() -> None:
