@@ -8,10 +8,11 @@ from msgspec.structs import replace
 
 from nebula.actors.intents import Refused
 from nebula.cli import tables
+from nebula.cli.asking import ask, intent_of
 from nebula.cli.cluster import joined
-from nebula.cli.operate import ask, intent_of, print_json
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run
+from nebula.cli.tables import print_json
 from nebula.events.state import Alias, State
 from nebula.events.vocabulary import AliasRemoveRequested, AliasRequested, Event
 

@@ -8,11 +8,11 @@ from nebula.actors.intents import Refused, submit
 from nebula.actors.placement.decision import replicas_on
 from nebula.actors.projection import Projection
 from nebula.cli import tables
+from nebula.cli.asking import wait_option
 from nebula.cli.cluster import joined
-from nebula.cli.look import print_json
-from nebula.cli.operate import wait_option
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run
+from nebula.cli.tables import print_json
 from nebula.events.state import State
 from nebula.events.vocabulary import NodeDrainRequested, NodeUndrainRequested
 

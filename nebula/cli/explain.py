@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from nebula.cli import tables
-from nebula.cli.look import print_json
 from nebula.cli.options import Numbered, Whole, json_option, nats_option
 from nebula.cli.past import LivePast, Past, log_option, moment, opened, state_at, story_until
 from nebula.cli.process import fail, run
+from nebula.cli.tables import print_json
 from nebula.events.objections import model_by_reference
 from nebula.events.record import Record
 from nebula.events.standing import standing

@@ -3,7 +3,7 @@
 import click
 import msgspec
 
-from nebula.cli.operate import absolute, ask, intent_of, pairs, wait_option
+from nebula.cli.asking import absolute, ask, intent_of, pairs, wait_option
 from nebula.cli.options import Whole, json_option, nats_option
 from nebula.cli.process import fail, run
 from nebula.events import subjects

@@ -11,6 +11,7 @@ from nebula.cli import tables
 from nebula.cli.options import Numbered, Whole, json_option, nats_option
 from nebula.cli.past import LivePast, Past, log_option, moment, opened, state_at
 from nebula.cli.process import fail, run
+from nebula.cli.tables import print_json
 from nebula.events.evolve import evolve
 from nebula.events.record import Record
 from nebula.events.state import EMPTY, State
@@ -20,11 +21,6 @@ from nebula.history.moments import BadMoment, Moment
 from nebula.history.selection import Selection, Sieve, is_rejection
 from nebula.history.telling import told
 from nebula.http.views import event_view, state_view
-
-
-def print_json(value: object) -> None:
-    """Print for scripts, indented."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
 @click.command()

@@ -6,6 +6,7 @@ from nebula.cli import explain, fork, look, move, operate, replay, revert, serve
 from nebula.cli.alias import alias, aliases
 from nebula.cli.drain import drain
 from nebula.cli.load import load
+from nebula.cli.logs import logs
 from nebula.cli.schema import schema
 from nebula.cli.up import up
 from nebula.cli.weights import weights
@@ -34,7 +35,7 @@ for command in (
     alias,
     aliases,
     operate.status,
-    operate.logs,
+    logs,
     look.state,
     look.diff,
     look.events,

@@ -12,10 +12,10 @@ from msgspec import Struct
 
 from nebula.cli import tables
 from nebula.cli.cluster import connected
-from nebula.cli.look import print_json
 from nebula.cli.options import json_option, nats_option, stream_replicas_option
 from nebula.cli.past import LivePast, Past, log_option, moment, opened
 from nebula.cli.process import fail, run
+from nebula.cli.tables import print_json
 from nebula.events import snapshot
 from nebula.events.evolve import evolve
 from nebula.events.snapshot import Unusable

@@ -1,26 +1,18 @@
 """The commands that ask the cluster for something and show how it stands."""
 
-import asyncio
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Callable
 
 import click
-import msgspec
-from nats.errors import Error as NatsError
 from rich.table import Table
 
-from nebula.actors.intents import Refused, submit
-from nebula.actors.node.log_reading import LogReply, LogRequest
-from nebula.actors.projection import Projection
-from nebula.cli import progress, tables
+from nebula.actors.intents import Refused
+from nebula.cli import tables
+from nebula.cli.asking import absolute, append, ask, intent_of, model_in, wait_option
 from nebula.cli.cluster import joined
 from nebula.cli.options import Numbered, Whole, json_option, nats_option
-from nebula.cli.process import fail, run
-from nebula.events import subjects
-from nebula.events.objections import model_by_reference
-from nebula.events.state import Model, State
+from nebula.cli.process import run
+from nebula.cli.tables import print_json
+from nebula.events.state import State
 from nebula.events.vocabulary import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -29,17 +21,6 @@ from nebula.events.vocabulary import (
     ModelUnloadRequested,
 )
 from nebula.http.views import model_view, state_view
-
-E = TypeVar("E", bound=Event)
-
-wait_option = click.option(
-    "--wait/--no-wait", default=True, show_default=True, help="Wait and show the progress."
-)
-
-
-def print_json(value: object) -> None:
-    """Print a value as JSON, for people and programs."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
 @click.command()
@@ -157,97 +138,13 @@ def status(nats: str, as_json: bool) -> None:
     run(_status(nats, as_json))
 
 
-@click.command()
-@click.argument("replica")
-@nats_option
-@click.option("-n", "--lines", default=100, show_default=True, help="How many lines.")
-@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows.")
-def logs(replica: str, nats: str, lines: int, follow: bool) -> None:
-    """Print the engine's log of REPLICA, wherever it runs; a model's id means its first replica."""
-    run(_logs(nats, replica, lines, follow))
-
-
-def intent_of(fields: dict[str, object], kind: type[E]) -> E:
-    """Make an intent of what was given; ends the command where that is none."""
-    try:
-        return msgspec.convert(fields, kind)
-    except msgspec.ValidationError as error:
-        fail(str(error), 2)
-
-
-def absolute(source: str) -> str:
-    """Make a folder absolute: the nodes have other working folders.
-
-    What is written as a path is one, there or not; anything else may be a hub id.
-    """
-    if not source.strip():
-        fail("a source is empty: give a folder on the nodes or a hub id", 2)
-    try:
-        path = Path(source).expanduser()
-    except RuntimeError as error:  # ~somebody
-        fail(f"{source}: {error}", 2)
-    written_as_path = source in (".", "..") or source.startswith(("./", "../", "/", "~"))
-    return str(path.resolve()) if written_as_path or path.exists() else source
-
-
-def pairs(option: str, given: Sequence[str]) -> list[tuple[str, str]]:
-    """Split what was given as KEY=VALUE; ends the command where something is not."""
-    split = []
-    for pair in given:
-        key, equals, value = pair.partition("=")
-        if not key or not equals:
-            fail(
-                f"--{option} {pair!r}: write it as {'NAME' if option == 'adapter' else 'KEY'}=…", 2
-            )
-        split.append((key, value))
-    return split
-
-
-def model_in(state: State, reference: str) -> Model:
-    """Find a model by its id or name. Raises Refused."""
-    model = model_by_reference(state, reference)
-    if model is None:
-        there = ", ".join(sorted(state.models)) or "none"
-        raise Refused(f"there is no model {reference!r}; there are: {there}")
-    return model
-
-
 def _model_views(state: State) -> list[object]:
     return [model_view(state, state.models[identity]) for identity in sorted(state.models)]
 
 
-async def _submit(
-    projection: Projection, intent: Callable[[State], tuple[str, Event]]
-) -> tuple[str, int]:
-    try:
-        identity, event = intent(projection.state)
-        return identity, await submit(projection, identity, event)
-    except Refused as error:
-        fail(str(error))
-
-
-async def ask(
-    nats: str, intent: Callable[[State], tuple[str, Event]], *, wait: bool, as_json: bool
-) -> None:
-    """Append an intent, wait for what comes of it if so told, and print it."""
-    async with joined(nats) as projection:
-        identity, seq = await _submit(projection, intent)
-        served = True
-        if wait:
-            served = await progress.follow(projection, identity, tables.console(errors=True))
-        if as_json:
-            model = projection.state.models.get(identity)
-            shown = model_view(projection.state, model) if model is not None else None
-            print_json({"id": identity, "seq": seq, "model": shown})
-        elif not wait:
-            click.echo(f"{identity}: asked for, event {seq}")
-        if not served:
-            raise SystemExit(1)
-
-
 async def _unload(nats: str, reference: str, wait: bool, as_json: bool) -> None:
     async with joined(nats) as projection:
-        identity, seq = await _submit(
+        identity, seq = await append(
             projection, lambda state: (model_in(state, reference).id, ModelUnloadRequested())
         )
         if wait:
@@ -283,36 +180,3 @@ async def _status(nats: str, as_json: bool) -> None:
             tables.status(tables.console(), state)
             return
         print_json(state_view(state))
-
-
-async def _logs(nats: str, reference: str, lines: int, follow: bool) -> None:
-    async with joined(nats) as projection:
-        state = projection.state
-        replica = state.replicas.get(reference)
-        if replica is None:
-            model = model_by_reference(state, reference)
-            replica = next(state.replicas_of(model), None) if model is not None else None
-        if replica is None:
-            there = ", ".join(sorted(state.replicas)) or "none"
-            fail(f"there is no replica {reference!r}; there are: {there}")
-        reply = await _ask_log(projection, replica.node, LogRequest(replica.id, lines))
-        sys.stdout.write(reply.text)
-        sys.stdout.flush()
-        while follow:
-            await asyncio.sleep(0.5)
-            request = LogRequest(replica.id, offset=reply.offset)
-            reply = await _ask_log(projection, replica.node, request)
-            sys.stdout.write(reply.text)
-            sys.stdout.flush()
-
-
-async def _ask_log(projection: Projection, node: str, request: LogRequest) -> LogReply:
-    client = projection.log.connection.client
-    try:
-        answer = await client.request(subjects.logs(node), msgspec.json.encode(request), timeout=5)
-    except (NatsError, TimeoutError):
-        fail(f"node {node!r} does not answer")
-    reply = msgspec.json.decode(answer.data, type=LogReply)
-    if reply.error:
-        fail(reply.error)
-    return reply

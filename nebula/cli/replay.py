@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from nebula.cli import tables
-from nebula.cli.look import print_json
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.past import LivePast, Past, log_option, moment, opened
 from nebula.cli.process import fail, run
+from nebula.cli.tables import print_json
 from nebula.events import snapshot
 from nebula.events.record import Record
 from nebula.events.state import EMPTY

@@ -8,10 +8,10 @@ from rich.markup import escape
 from nebula.actors.projection import Projection
 from nebula.cli import tables
 from nebula.cli.cluster import joined
-from nebula.cli.look import print_json
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.past import moment, opened, state_at
 from nebula.cli.process import fail, run
+from nebula.cli.tables import print_json
 from nebula.events import record, subjects
 from nebula.events.record import Record
 from nebula.events.state import State

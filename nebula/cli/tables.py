@@ -1,7 +1,9 @@
-"""How the command line shows the cluster to people: tables. It knows no I/O but printing."""
+"""How the command line shows the cluster: tables for people, JSON for programs."""
 
 from collections.abc import Sequence
 
+import click
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -43,6 +45,11 @@ def columns(*names: str) -> Table:
     for name in names:
         table.add_column(name, overflow="fold")
     return table
+
+
+def print_json(value: object) -> None:
+    """Print for programs, indented for people."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
 def models(state: State) -> Table:

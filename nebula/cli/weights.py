@@ -5,17 +5,17 @@ from msgspec import Struct
 from rich.markup import escape
 from rich.table import Table
 
-from nebula.actors.intents import Refused, submit
 from nebula.actors.node.weights.provision import prunable
 from nebula.actors.projection import Projection
 from nebula.cli import tables
+from nebula.cli.asking import append
 from nebula.cli.cluster import joined
-from nebula.cli.look import print_json
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run
+from nebula.cli.tables import print_json
 from nebula.events import memory
 from nebula.events.state import Held, State
-from nebula.events.vocabulary import Event, WeightsPinRequested, WeightsRemoveRequested
+from nebula.events.vocabulary import WeightsPinRequested, WeightsRemoveRequested
 
 PATIENCE = 60.0
 """Seconds that a node gets to remove files."""
@@ -150,7 +150,7 @@ async def _list(nats: str, as_json: bool) -> None:
 
 async def _pin(nats: str, node: str, source: str, pinned: bool) -> None:
     async with joined(nats) as projection:
-        await _submit(projection, node, WeightsPinRequested(source, pinned))
+        await append(projection, lambda _: (node, WeightsPinRequested(source, pinned)))
         click.echo(f"{source}: {kept(projection.state, node, source)}")
 
 
@@ -171,7 +171,7 @@ async def _prune(nats: str, node: str) -> None:
 
 
 async def _gone(projection: Projection, node: str, source: str) -> None:
-    await _submit(projection, node, WeightsRemoveRequested(source))
+    await append(projection, lambda _: (node, WeightsRemoveRequested(source)))
 
     def gone(state: State) -> bool:
         there = state.nodes.get(node)
@@ -180,10 +180,3 @@ async def _gone(projection: Projection, node: str, source: str) -> None:
     if not await projection.until(gone, PATIENCE):
         fail(f"{source}: asked for, but {node} has not removed it within {PATIENCE:g} s")
     click.echo(f"{source}: removed from {node}")
-
-
-async def _submit(projection: Projection, node: str, event: Event) -> None:
-    try:
-        await submit(projection, node, event)
-    except Refused as error:
-        fail(str(error))

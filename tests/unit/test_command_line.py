@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from nebula.cli import explain, operate
+from nebula.cli import asking, explain
 from nebula.cli.main import main
 from nebula.events.vocabulary import EngineFailed
 from nebula.store.archive import Reader, write
@@ -300,6 +300,4 @@ def test_what_is_written_as_a_path_is_sent_as_a_whole_one(
     (here / "there").mkdir(parents=True)
     monkeypatch.chdir(here)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert operate.absolute(source) == sent.format(
-        here=here, above=tmp_path, home=tmp_path / "home"
-    )
+    assert asking.absolute(source) == sent.format(here=here, above=tmp_path, home=tmp_path / "home")
