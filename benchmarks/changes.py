@@ -12,7 +12,6 @@ import contextlib
 import shlex
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -24,6 +23,7 @@ import psutil
 
 from benchmarks.data_plane.processes import Failed, await_answer, free_port, running
 from benchmarks.data_plane.ways import REPOSITORY, SIMULATED, environment, freeze
+from benchmarks.session import session
 
 LOST_AFTER = 4.0
 EMBEDDING = REPOSITORY / ".demo" / "all-minilm-l6-v2"
@@ -299,8 +299,7 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.changes", description=__doc__)
     parser.add_argument("--vllm", action="store_true", help="a third node with real vLLM")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="nebula-changes-") as name:
-        folder = Path(name)
+    with session("changes", None) as folder:
         copy = freeze((), folder / "sources")[REPOSITORY]
         with started(folder, copy) as cluster:
             found = asyncio.run(run(cluster, vllm=options.vllm))

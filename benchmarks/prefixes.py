@@ -10,14 +10,11 @@ was asked for, and those it had.
 
 import argparse
 import asyncio
-import contextlib
 import json
 import random
 import re
-import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,11 +24,11 @@ import httpx
 
 from benchmarks.client import Answer, ask
 from benchmarks.cluster import Cluster, Wanted, start, two_replicas
-from benchmarks.data_plane.__main__ import context, stop
 from benchmarks.data_plane.figures import percentile
 from benchmarks.data_plane.processes import Failed
 from benchmarks.data_plane.streams import run
 from benchmarks.data_plane.ways import MODEL, REPOSITORY, freeze
+from benchmarks.session import context, folder_option, session
 
 PATH = "/v1/chat/completions"
 TOKENS = 8
@@ -198,31 +195,23 @@ def parse() -> argparse.Namespace:
         "--kinds", type=lambda text: text.split(","), default=list(KINDS), help=f"of {list(KINDS)}"
     )
     parser.add_argument("--json", type=Path, help="write all rounds here")
-    parser.add_argument("--folder", type=Path, help="keep all logs in this new folder")
+    folder_option(parser)
     options = parser.parse_args()
     if not set(options.kinds) <= KINDS.keys():
         parser.error(f"--kinds: of {', '.join(KINDS)}")
-    if options.folder is not None:
-        options.folder = options.folder.resolve()
     return options
 
 
 def main() -> None:
     """Start two engines, ask, end and print. Raises Failed."""
     options = parse()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     facts = context()
     model = two_replicas() | {"options": {"max-model-len": 2048, "enforce-eager": True}}
     rounds: list[Round] = []
-    with (
-        tempfile.TemporaryDirectory(prefix="nebula-prefixes-")
-        if options.folder is None
-        else contextlib.nullcontext(options.folder)
-    ) as folder:
-        copy = freeze((), Path(folder) / "sources")[REPOSITORY]
+    with session("prefixes", options.folder) as folder:
+        copy = freeze((), folder / "sources")[REPOSITORY]
         wanted = Wanted(MODEL, model, patience=900)
-        with start(Path(folder) / "cluster", copy, [wanted], routers=options.routers) as cluster:
+        with start(folder / "cluster", copy, [wanted], routers=options.routers) as cluster:
             # No seed twice: no document is in a cache when its round begins.
             seeds = iter(range(1000, 10_000))
             for turn in range(options.rounds):

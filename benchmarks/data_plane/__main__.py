@@ -8,21 +8,14 @@ round with their spread. Needs wrk; other gateways are installed from PyPI, each
 import argparse
 import contextlib
 import json
-import os
-import platform
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 
 import httpx
 
-from nebula.store import server
+from benchmarks.session import context, folder_option, session
 
 from . import competitors, report, vllm, works
 from .figures import Measured, Work
@@ -91,26 +84,6 @@ def _fail(rows: Sequence[report.Row], error: Exception) -> None:
         print(f"{row.work.name}, {row.way}: {row.reasons[-1]}", file=sys.stderr, flush=True)
 
 
-def context() -> dict[str, str]:
-    """Say on what machine this is measured, and with which versions."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line for line in lines if line.startswith("model name")).partition(": ")[2]
-    told = subprocess.run([server.binary(), "--version"], capture_output=True, text=True)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=REPOSITORY
-    )
-    return {
-        "CPU": f"{cpu}, {os.cpu_count()} cores",
-        "load before": " ".join(f"{load:.1f}" for load in os.getloadavg()),
-        "Python": platform.python_version(),
-        "nats-server": told.stdout.strip().rpartition(" ")[2].removeprefix("v"),
-        "uvicorn": version("uvicorn"),
-        "Nebula": commit.stdout.strip(),
-    }
-
-
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -134,9 +107,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--venvs", type=Path, default=REPOSITORY / ".bench")
-    parser.add_argument(
-        "--folder", type=Path, help="keep all logs in this new folder [a temporary one]"
-    )
+    folder_option(parser)
     parser.add_argument("--json", type=Path, help="write all figures of all rounds here")
     options = parser.parse_args()
     known = {"direct", "nebula", *competitors.ALL}
@@ -150,36 +121,21 @@ def parse() -> argparse.Namespace:
     for name in options.work:
         if name not in WORKS:
             parser.error(f"--work: there is no {name!r}")
-    if options.folder is not None:
-        options.folder = options.folder.resolve()
-        if options.folder.exists():
-            parser.error(f"--folder: {options.folder} is there already")
     options.venvs = options.venvs.resolve()
     return options
-
-
-def stop(number: int, _frame: FrameType | None) -> None:
-    """End with the exit code of a signal; everything that was started ends on the way out."""
-    raise SystemExit(128 + number)
 
 
 def main() -> None:
     """Start, measure, end and print."""
     options = parse()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)  # everything that was started ends on the way out
     facts = context()
     rows: list[report.Row] = []
-    with (
-        tempfile.TemporaryDirectory(prefix="nebula-data-plane-")
-        if options.folder is None
-        else contextlib.nullcontext(options.folder)
-    ) as folder:
-        sources = freeze(options.ways, Path(folder) / "sources")
+    with session("data-plane", options.folder) as folder:
+        sources = freeze(options.ways, folder / "sources")
         for task in TASKS:
             chosen = [work for name in options.work for work in WORKS[name] if work.task == task]
             if chosen:
-                stage = Stage(task, Path(folder) / task, options.venvs, sources)
+                stage = Stage(task, folder / task, options.venvs, sources)
                 rows += measure_stage(chosen, options.ways, stage, options)
     for name in options.ways:
         if name in competitors.ALL:

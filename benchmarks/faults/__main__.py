@@ -7,19 +7,16 @@ is 1 where a request can't be accounted for, or a text differs by more than vLLM
 """
 
 import argparse
-import contextlib
 import json
-import signal
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.cluster import Cluster, Wanted, start, two_replicas
-from benchmarks.data_plane.__main__ import context, stop
 from benchmarks.data_plane.processes import Failed
 from benchmarks.data_plane.ways import MODEL, REPOSITORY, SIMULATED, freeze
+from benchmarks.session import context, folder_option, session
 
 from . import accounts, cuts
 from .accounts import Account, Texts
@@ -181,38 +178,28 @@ def parse() -> argparse.Namespace:
         help=f"of {', '.join(FAULTS)}, one wave each [all but node]",
     )
     parser.add_argument("--json", type=Path, help="write what became of each request here")
-    parser.add_argument("--folder", type=Path, help="keep all logs in this new folder")
+    folder_option(parser)
     options = parser.parse_args()
     for name in options.faults:
         if name not in FAULTS:
             parser.error(f"--faults: there is no {name!r}")
-    if options.folder is not None:
-        options.folder = options.folder.resolve()
-        if options.folder.exists():
-            parser.error(f"--folder: {options.folder} is there already")
     return options
 
 
 def main() -> int:
     """Start, disturb, end and print; give the exit code. Raises Failed."""
     options = parse()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     facts = context()
     if options.engine == "vllm":
         setting = vllm(options.streams or 16)
     else:
         setting = simulated(options.streams or 200)
     setting = setting._replace(tokens=options.tokens or setting.tokens)
-    with (
-        tempfile.TemporaryDirectory(prefix="nebula-faults-")
-        if options.folder is None
-        else contextlib.nullcontext(options.folder)
-    ) as folder:
-        copy = freeze((), Path(folder) / "sources")[REPOSITORY]
+    with session("faults", options.folder) as folder:
+        copy = freeze((), folder / "sources")[REPOSITORY]
         arguments = ("--restart-limit", "1000", "--restart-pause", "0.5")
         with start(
-            Path(folder) / "cluster",
+            folder / "cluster",
             copy,
             [setting.model],
             engine=setting.engine,

@@ -9,10 +9,8 @@ process's memory (RSS) is looked at each minute.
 import argparse
 import contextlib
 import json
-import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +19,9 @@ import msgspec
 import psutil
 
 from benchmarks.cluster import Cluster, Wanted, start
-from benchmarks.data_plane.__main__ import context, stop
 from benchmarks.data_plane.processes import Failed, last_words, running
 from benchmarks.data_plane.ways import REPOSITORY, SIMULATED, freeze
+from benchmarks.session import context, folder_option, session
 
 from .kinds import CHAT_MODEL, EMBEDDING_MODEL
 from .load import Plan, Result
@@ -171,28 +169,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--load", type=float, default=0.7, help="part of the capacity [0.7]")
     parser.add_argument("--rate", type=float, help="clients/s, whatever the capacity is")
     parser.add_argument("--json", type=Path, help="write all samples and figures here")
-    parser.add_argument("--folder", type=Path, help="keep all logs in this new folder")
-    options = parser.parse_args()
-    if options.folder is not None:
-        options.folder = options.folder.resolve()
-        if options.folder.exists():
-            parser.error(f"--folder: {options.folder} is there already")
-    return options
+    folder_option(parser)
+    return parser.parse_args()
 
 
 def main() -> int:
     """Start, load, end and print; give the exit code. Raises Failed."""
     options = parse()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     facts = context()
     seconds = options.minutes * 60
-    with (
-        tempfile.TemporaryDirectory(prefix="nebula-soak-")
-        if options.folder is None
-        else contextlib.nullcontext(options.folder)
-    ) as name:
-        folder = Path(name)
+    with session("soak", options.folder) as folder:
         copy = freeze((), folder / "sources")[REPOSITORY]
         with start(folder / "cluster", copy, models(), engine=SIMULATED) as cluster:
             plan = Plan(
