@@ -203,7 +203,7 @@ def _assign(state: State, model: Model, record: Record, event: ModelAssigned) ->
                 known,
                 node=place.node,
                 devices=place.devices,
-                memory=place.memory,
+                memory=known.memory if known.given_up and not fresh else place.memory,
                 version=place.version,
                 retired=False,
                 phase="assigned" if fresh else known.phase,
@@ -272,6 +272,28 @@ def remove(state: State, replica: Replica, seq: int) -> State:
         occupancy=hold(state.occupancy, replica, -1),
         capacity_seq=seq,
     )
+
+
+def hold_share(state: State, known: Replica, replica: Replica) -> tuple[State, Replica]:
+    """Bring what a replica holds in line with whether it was given up, where that has changed.
+
+    One that was given up has no engine, and none comes by itself: others may have its room. It
+    keeps that only where its model may yet be rolled back to what worked, in its place.
+    """
+    if not (known.given_up or replica.given_up):
+        return state, replica
+    model = state.models.get(replica.model)
+    places = model.assignments if model is not None else ()
+    place = next((each for each in places if each.replica == replica.id), None)
+    if model is None or place is None:
+        return state, replica
+    comes_back = model.proven is not None and model.proven != model.spec
+    share = 0 if replica.given_up and not comes_back else place.memory
+    if share == replica.memory:
+        return state, replica
+    now = replace(replica, memory=share)
+    occupancy = hold(hold(state.occupancy, known, -1), now)
+    return replace(state, occupancy=occupancy, capacity_seq=replica.changed), now
 
 
 def proved(state: State, identity: str) -> State:

@@ -4,7 +4,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from nebula.events.evolve_model import remove
+from nebula.events.evolve_model import hold_share, remove
 from nebula.events.record import Record
 from nebula.events.state import Held, Node, Occupancy, State
 from nebula.events.vocabulary import (
@@ -79,6 +79,7 @@ def _leave(state: State, record: Record) -> State:
             changed=record.seq,
             since=record.time,
         )
+        state, gone = hold_share(state, replica, gone)
         state = replace(state, replicas=state.replicas.insert(replica.id, gone))
     return state
 

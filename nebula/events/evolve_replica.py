@@ -4,7 +4,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from nebula.events.evolve_model import proved, remove
+from nebula.events.evolve_model import hold_share, proved, remove
 from nebula.events.index import settle
 from nebula.events.record import Record
 from nebula.events.state import AdapterStatus, Engine, Replica, State
@@ -34,6 +34,7 @@ def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
         node = state.nodes.get(replica.node)
         installed = node.engine_version if node is not None else ""
         replica = replace(replica, engine=replace(replica.engine, installed=installed))
+    state, replica = hold_share(state, known, replica)
     if replica.retired and replica.engine is None:
         return settle(remove(replace(state, seq=seq, time=time), replica, seq), (replica.model,))
     replicas = state.replicas.insert(replica.id, replica)

@@ -59,6 +59,7 @@ class Replica(Struct, frozen=True, gc=False):
     """One engine's worth of a model, from its assignment until its engine is gone.
 
     `launch` is what its engine is started with, of the plan that last made it a new version.
+    `memory`: the bytes that are its own of each device; none once it was given up for good.
     `retired` replicas are no longer wanted: they stay while their engine still ends.
     `changed` is the sequence and `since` the time (ns) of the last event about it.
     """

@@ -178,7 +178,8 @@ class _Holders:
         self._held = [
             (each.node, each.devices, each.id, each.memory)
             for each in basis.replicas.values()
-            if each.model != model.id or each.retired or (each.engine and each.id not in planned)
+            if (each.model != model.id or each.retired or (each.engine and each.id not in planned))
+            and each.memory
         ]
         self._held += [(each.node, each.devices, each.replica, each.memory) for each in placed]
 

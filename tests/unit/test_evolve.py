@@ -594,7 +594,23 @@ def test_room_is_made_by_nodes_and_by_what_is_gone(log: list[Record]) -> None:
         assert made or not gone
         assert made or before.nodes == state.nodes
         by_hand = entry.type in ("ModelAssigned", "ModelLoadRequested")
-        assert bool(gone) or of_node or by_hand or not made
+        given_up = any(each.given_up and not each.memory for each in before.replicas.values())
+        given_up = given_up or any(
+            each.given_up and not each.memory for each in state.replicas.values()
+        )
+        assert bool(gone) or of_node or by_hand or given_up or not made
+
+
+@given(logs)
+def test_a_planned_replica_holds_its_share_unless_it_was_given_up(log: list[Record]) -> None:
+    state = EMPTY
+    for entry in log:
+        state = evolve(state, entry)
+        for model in state.models.values():
+            for place in model.assignments:
+                replica = state.replicas[place.replica]
+                shares = {0, place.memory} if replica.given_up else {place.memory}
+                assert replica.memory in shares
 
 
 @given(logs)

@@ -231,9 +231,45 @@ def test_what_was_given_up_is_not_tried_again_by_itself_because_another_has_no_r
     story = cluster(alpha=[20]).given("chat", load(3, "8GiB"))
     story.settles()
     story.runs("chat-0", ready=False).gives_up("chat-0")
-    assert story.settles() == []
+    story.settles()
+    assert story.model().unschedulable == ""  # the third one has the room that this one had
     story.given("beta", gpus(4)).settles()
     assert story.replica("chat-0").given_up
+
+
+def test_others_may_have_the_room_of_what_was_given_up() -> None:
+    story = cluster(alpha=[20]).given("bad", load(memory="12GiB"))
+    story.given("good", load(memory="12GiB")).settles()
+    assert story.places("good") == {}
+    story.runs("bad-0", ready=False).gives_up("bad-0").settles()
+    assert story.places("good") == {"good-0": "alpha/0"}
+    assert story.state.occupancy["alpha"].used == {0: 12 * GIB}
+    assert story.replica("bad-0").given_up
+    story.given("bad", load(memory="12GiB")).settles()
+    assert story.places("bad") == {}  # asked for once more, it has no room now
+    story.given("good", load(memory="12GiB", replicas=0)).settles()
+    assert story.places("bad") == {"bad-0": "alpha/0"}
+
+
+def test_what_is_tried_again_in_its_place_has_its_share_again() -> None:
+    story = cluster(alpha=[20]).given("chat", load(memory="12GiB"))
+    story.settles()
+    story.runs("chat-0", ready=False).gives_up("chat-0")
+    assert story.replica("chat-0").memory == 0
+    story.given("chat", load(memory="12GiB")).settles()
+    assert story.replica("chat-0").memory == 12 * GIB
+    assert story.state.occupancy["alpha"].used == {0: 12 * GIB}
+
+
+def test_what_a_failed_change_had_is_kept_for_what_worked_before() -> None:
+    story = cluster(alpha=[20]).given("chat", load(memory="12GiB"))
+    story.settles()
+    story.runs("chat-0").given("all", load(memory="12GiB")).settles()
+    story.given("chat", load(memory="12GiB", options={"seed": 1})).settles()
+    story.stops("chat-0").runs("chat-0", ready=False).gives_up("chat-0").settles()
+    assert story.places("all") == {}
+    assert story.model().rolled_back
+    assert story.replica("chat-0").memory == 12 * GIB
 
 
 def test_what_has_outgrown_its_node_moves_as_another_replica() -> None:

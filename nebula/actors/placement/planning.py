@@ -234,7 +234,7 @@ class _Draft:
         if len(place.devices) != self.wish.count:
             return None
         share = max([self.wish.need(device) for device in devices if device is not None])
-        more = share - place.memory
+        more = share - self.state.replicas[place.replica].memory
         for device in devices:
             if device is None or self._promised((node.id, device.index)) + more > usable(device):
                 return None
@@ -250,7 +250,7 @@ class _Draft:
         """Let go of a place. Its memory is free at once only where no engine is there to end."""
         replica = self.state.replicas[place.replica]
         if replica.engine is None:
-            _count(self.delta, place, -place.memory)
+            _count(self.delta, place, -replica.memory)
         else:
             _count(self.delta, place, replica.memory - place.memory)
             _count(self.gone, place, replica.memory)
