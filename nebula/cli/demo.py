@@ -17,10 +17,6 @@ EMBEDDING = "all-minilm-l6-v2"
 ADAPTER = "nebula-adapter"
 
 
-class DemoMissing(Exception):
-    """The demo's models are not in their folder."""
-
-
 class DemoModel(Struct, frozen=True):
     """One of the demo's models: its id and the request that loads it."""
 

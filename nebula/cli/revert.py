@@ -18,10 +18,8 @@ from nebula.events.state import State
 from nebula.history.moments import Moment, clock
 from nebula.history.reversion import Reversion, meaning, revert
 from nebula.history.telling import told
+from nebula.store import batch
 from nebula.store.log import Conflict, Guard
-
-LARGEST = 1000
-"""Events that JetStream stores together."""
 
 
 @click.command("revert")
@@ -86,8 +84,10 @@ async def _append_once(projection: Projection, then: State) -> tuple[Reversion, 
         plan = revert(state, then)
         if not plan.steps:
             return plan, None
-        if len(plan.steps) > LARGEST:
-            fail(f"{len(plan.steps)} events are more than the {LARGEST} that are stored together")
+        if len(plan.steps) > batch.LIMIT:
+            fail(
+                f"{len(plan.steps)} events are more than the {batch.LIMIT} that are stored together"
+            )
         try:
             seq = await projection.log.append_all(
                 [(step.id, step.event) for step in plan.steps],

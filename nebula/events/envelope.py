@@ -137,8 +137,9 @@ def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> 
 
 _OWN = f"{REQUEST}: ".encode()
 _USER_LINE = f"{USER}: ".encode()
-_PLAN_LINE = f"\r\n{PLAN}: ".encode()
-_ROUTERS_LINES = (f"{ROUTED}: ".encode(), f"{PLAN}: ".encode())
+_PLAN = f"{PLAN}: ".encode()
+_ROUTED = f"{ROUTED}: ".encode()
+_ROUTERS_LINES = (_ROUTED, _PLAN)
 
 
 def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
@@ -272,11 +273,12 @@ def read_plain(header: bytes) -> int | None:
 
 
 _routed = msgspec.json.Decoder(Routed)
+_encode = msgspec.json.Encoder().encode
 
 
-def routed_header(routed: Routed) -> str:
-    """Write a router's choice as one header of the message that it sends on."""
-    return msgspec.json.encode(routed).decode()
+def routed_block(block: bytes, plan: int, routed: Routed) -> bytes:
+    """Add a router's choice to a request's header block, and its replica's version of the plan."""
+    return b"%b%b%d\r\n%b%b\r\n\r\n" % (block[:-2], _PLAN, plan, _ROUTED, _encode(routed))
 
 
 def read_routed(headers: Mapping[str, str]) -> Routed | None:
@@ -289,5 +291,5 @@ def read_routed(headers: Mapping[str, str]) -> Routed | None:
 
 def read_plan(header: bytes) -> int | None:
     """Read for an engine of which plan's version a request was sent; None where none is named."""
-    plan = header.partition(_PLAN_LINE)[2].partition(b"\r\n")[0]
+    plan = header.partition(b"\r\n" + _PLAN)[2].partition(b"\r\n")[0]
     return int(plan) if plan.isdigit() else None

@@ -10,6 +10,9 @@ from nats.errors import Error as NatsError
 LIMIT = 1000
 """Messages that a server takes in one batch."""
 
+CONFLICTS = (10071, 10164)
+"""JetStream's own numbers for a guard that does not hold: somebody else had written first."""
+
 
 class BatchRefused(Exception):
     """The server stored nothing; `code` is JetStream's own number for the reason."""
@@ -21,7 +24,7 @@ class BatchRefused(Exception):
     @property
     def conflict(self) -> bool:
         """Whether somebody else had written first."""
-        return self.code in (10071, 10164)
+        return self.code in CONFLICTS
 
 
 async def publish(

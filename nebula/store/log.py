@@ -28,7 +28,6 @@ from nebula.store.tail import Tail
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_CONFLICTS = (10071, 10164)
 _APPEND_TRY = 2.0
 
 
@@ -149,7 +148,7 @@ class Log:
                 self.connection.client, messages, guard=_guard_headers(guard)
             )
         except batch.BatchRefused as error:
-            if error.code in _CONFLICTS:
+            if error.conflict:
                 raise Conflict(str(error)) from error
             raise Unavailable(f"the log takes no events together: {error}") from error
         except (NatsError, TimeoutError) as error:
@@ -163,7 +162,7 @@ class Log:
             ack = await jetstream.publish(subject, payload, timeout=_APPEND_TRY, headers=headers)
             return int(ack.seq)
         except APIError as error:
-            if error.err_code not in _CONFLICTS:
+            if error.err_code not in batch.CONFLICTS:
                 raise
             if again:
                 # The server looks at the guard before the message id: what was first may be the

@@ -94,14 +94,12 @@ usual = st.builds(
 )
 
 
-@given(st.one_of(requests, usual), st.booleans())
+@given(st.one_of(requests, usual))
 def test_what_is_written_once_for_many_requests_is_read_as_what_is_written_for_each(
-    request: Request, routed: bool
+    request: Request,
 ) -> None:
     written = envelope.request_block(request)
     assert parse_headers(written) == envelope.request_headers(request)
-    if routed:
-        written = written[:-2] + f"{envelope.ROUTED}: []\r\n\r\n".encode()
     assert envelope.receive_request(request.model, written, request.body) == request
 
 
@@ -211,6 +209,8 @@ def test_what_no_engine_has_sent_is_no_piece(written: dict[str, str] | None) -> 
 
 
 @given(
+    st.one_of(requests, usual),
+    st.integers(0, 2**31),
     st.builds(
         Routed,
         tokens,
@@ -228,13 +228,18 @@ def test_what_no_engine_has_sent_is_no_piece(written: dict[str, str] | None) -> 
             max_size=4,
         ).map(tuple),
         seconds,
-    )
+    ),
 )
-def test_a_routers_choice_comes_through_its_header(routed: Routed) -> None:
-    written = envelope.routed_header(routed)
-    assert written.isascii()
-    assert written.isprintable()
-    assert envelope.read_routed({envelope.ROUTED: written}) == routed
+def test_what_a_router_adds_to_a_request_is_read_and_changes_nothing_else(
+    request: Request, plan: int, routed: Routed
+) -> None:
+    written = envelope.routed_block(envelope.request_block(request), plan, routed)
+    assert envelope.receive_request(request.model, written, request.body) == request
+    assert envelope.read_plan(written) == plan
+    found = parse_headers(written)
+    assert envelope.read_routed(found) == routed
+    assert found[envelope.ROUTED].isascii()
+    assert found[envelope.ROUTED].isprintable()
 
 
 def test_a_routers_choice_of_before_there_were_lines_is_read() -> None:

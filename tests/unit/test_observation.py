@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nebula.actors.placement.decision import Decision
-from nebula.actors.router.observation import QUIET, Observation, decide_observed
+from nebula.actors.router.observation import Observation, decide_observed
 from nebula.actors.router.turns import LINGER, TURN, Use
 from nebula.events.values import Autoscale
 from nebula.events.vocabulary import (
@@ -411,7 +411,7 @@ def test_decisions_upon_one_observation_die_down(
 @given(st.lists(_said, max_size=12), st.booleans())
 def test_a_quiet_cluster_calls_for_nothing(said: list[tuple[str, Event]], run: bool) -> None:
     story = told(said, run)
-    assert decide_observed(story.state, QUIET) == ()
+    assert decide_observed(story.state, Observation()) == ()
     calm = Observation(
         dict.fromkeys(story.state.nodes, 2.0),
         {

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from random import Random
 
 import msgspec
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -201,24 +200,6 @@ def test_the_oldest_is_whoever_waits_longest_in_any_priority() -> None:
     assert line.oldest() == 4.0
 
 
-def test_ahead_counts_rounds_of_turns_and_not_all_that_came_before() -> None:
-    line = line_of(*(request(f"ann-{n}", "ann") for n in range(100)), request("bob-0", "bob"))
-    assert line.ahead("ann-0") == 0
-    assert line.ahead("bob-0") == 1
-    assert line.ahead("ann-1") == 2
-    assert line.ahead("ann-99") == 100
-
-
-def test_all_of_a_lower_priority_number_are_ahead() -> None:
-    line = line_of(request("a"), *(request(f"b-{n}", "bob", priority=-1) for n in range(3)))
-    assert line.ahead("a") == 3
-
-
-def test_nobody_is_ahead_of_a_request_that_does_not_wait() -> None:
-    with pytest.raises(KeyError):
-        Line().ahead("unknown")
-
-
 def test_each_adapter_is_asked_about_at_most_once_however_many_wait() -> None:
     asked: list[str] = []
 
@@ -289,13 +270,6 @@ class Naive:
     def expired(self, now: float) -> list[Waiting]:
         return self.take([each for _, each in self.waiting if each.until <= now])
 
-    def ahead(self, identity: str) -> int:
-        left = self.copy()
-        for count in range(len(left.waiting)):
-            if (first := left.next(all_able)) is not None and first.id == identity:
-                return count
-        raise KeyError(identity)
-
 
 ADAPTERS = ("", "sql", "poet")
 identities = st.integers(0, 11).map(str)
@@ -346,7 +320,6 @@ def test_after_any_history_a_line_is_what_a_list_sorted_each_time_would_be(
         assert line.oldest() == min((each.since for each in waiting), default=None)
         for each in waiting:
             assert each.id in line
-            assert line.ahead(each.id) == naive.ahead(each.id)
     assert served(line) == served_by(naive)
 
 
@@ -403,10 +376,3 @@ def test_one_user_s_requests_of_one_priority_never_overtake_each_other(
         each = timed[identity]
         by_user.setdefault((each.user, each.priority), []).append(came[identity])
     assert all(numbers == sorted(numbers) for numbers in by_user.values())
-
-
-@given(different)
-def test_whoever_is_ahead_of_one_goes_before_it_and_nobody_else_does(known: list[Waiting]) -> None:
-    line = line_of(*known)
-    ahead = {each.id: line.ahead(each.id) for each in known}
-    assert ahead == {identity: place for place, identity in enumerate(served(line))}

@@ -11,6 +11,7 @@ from nebula.actors.gateway import answer
 from nebula.actors.router.routing import CACHE_FULL
 from nebula.events import envelope, inference
 from nebula.events.inference import Candidate, Piece, Request, Routed
+from nebula.events.record import parse_headers
 from nebula.events.state import EMPTY, State
 from nebula.events.vocabulary import EngineFailed
 from nebula.history.request import RequestStory
@@ -50,12 +51,10 @@ def routed(
     waited: float = 0.0,
     adapter: str = "",
 ) -> Kept:
-    header = envelope.routed_header(Routed("router-a", 9, candidates, waited))
-    headers = {
-        **envelope.request_headers(replace(REQUEST, adapter=adapter)),
-        envelope.ROUTED: header,
-    }
-    return Kept(time * MILLISECOND, f"nebula.inference.replicas.chat.{to}", headers, 120)
+    asked = envelope.request_block(replace(REQUEST, adapter=adapter))
+    header = envelope.routed_block(asked, 1, Routed("router-a", 9, candidates, waited))
+    subject = f"nebula.inference.replicas.chat.{to}"
+    return Kept(time * MILLISECOND, subject, parse_headers(header), 120)
 
 
 def piece(time: int, size: int = 0, *, body: bytes = b"", **fields: object) -> Kept:

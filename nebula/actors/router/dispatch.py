@@ -58,7 +58,6 @@ class Dispatch:
         self._lines: dict[str, Line] = {}
         self._held: dict[str, _Held] = {}
         self._called = False
-        self._routed = msgspec.json.Encoder()
 
     def on_request(self, subject: bytes, header: bytes, body: bytes) -> None:
         """Send a request to a replica, or let it wait."""
@@ -214,13 +213,8 @@ class Dispatch:
             return False
         now = self._now()
         routed = Routed(self.router, state.seq, tuple(candidates[:16]), round(now - held.since, 3))
-        header = b"%b%b: %d\r\n%b: %b\r\n\r\n" % (
-            self._header(held)[:-2],
-            envelope.PLAN.encode(),
-            state.replicas[replica].version,
-            envelope.ROUTED.encode(),
-            self._routed.encode(routed),
-        )
+        version = state.replicas[replica].version
+        header = envelope.routed_block(self._header(held), version, routed)
         self._post(subjects.replica_requests(model.id, replica), header, request.body)
         self._loads.sent(replica, request)
         return True

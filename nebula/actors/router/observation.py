@@ -28,9 +28,6 @@ class Observation(Struct, frozen=True):
     uses: Mapping[str, Use] = {}
 
 
-QUIET = Observation()
-
-
 def decide_observed(
     state: State, seen: Observation, *, lost_after: float = LOST_AFTER
 ) -> tuple[Decision, ...]:

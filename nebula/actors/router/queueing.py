@@ -139,27 +139,6 @@ class Line:
         """Say since when the one that waits longest does."""
         return self._by_since[0][0] if self._by_since else None
 
-    def ahead(self, identity: str) -> int:
-        """Count who would go before it if all adapters were able. `KeyError` if it doesn't wait."""
-        place = self._places[identity]
-        request = place[2]
-        turns = self._turns[request.priority]
-        rounds = sum(bisect_left(places, place) for places in turns[request.user].values())
-        ahead = 0
-        before = True
-        for user, adapters in turns.items():
-            if user == request.user:
-                ahead += rounds
-                before = False
-            else:
-                # In each round before its own one request of each user goes, as long as there are
-                # any, and in its own one of each whose turn comes before.
-                ahead += min(sum(map(len, adapters.values())), rounds + before)
-        for priority in self._priorities[: bisect_left(self._priorities, request.priority)]:
-            for adapters in self._turns[priority].values():
-                ahead += sum(map(len, adapters.values()))
-        return ahead
-
 
 def _delete(ordered: list[_Key], value: _Key) -> None:
     del ordered[bisect_left(ordered, value)]
