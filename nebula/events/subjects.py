@@ -11,6 +11,7 @@ MODEL_EVENTS = "nebula.events.model.>"
 NODE_EVENTS = "nebula.events.node.>"
 STATUS = "nebula.status.>"
 INFERENCE = "nebula.inference.>"
+CLAIMS = "nebula.claims.*"
 REQUESTS = "nebula.inference.requests.*"
 FINISHED = "nebula.inference.finished.*"
 CANCELS = "nebula.inference.cancel.*.*"
@@ -90,7 +91,7 @@ def claim(request: str) -> str:
 
     Whoever is asked to resume it finds here what was asked.
     """
-    return f"nebula.inference.claims.{request}"
+    return f"nebula.claims.{request}"
 
 
 def finished(model: str) -> str:

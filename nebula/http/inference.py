@@ -17,9 +17,10 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway, NotServed
+from nebula.actors.gateway.claims import Reused, claim
 from nebula.actors.gateway.copies import Copies
 from nebula.actors.gateway.naming import Destination, resolve, shadow
-from nebula.actors.gateway.resuming import Reused, claim, failed, prepared
+from nebula.actors.gateway.resuming import failed, prepared
 from nebula.actors.router.prefixes import BOUNDS, digests
 from nebula.events import inference
 from nebula.events.envelope import HEADER_ROOM
@@ -147,6 +148,7 @@ class InferenceRoutes:
         if outline.stream:
             request = prepared(request)
         try:
+            gateway.admit()
             if kept is not None:
                 request, again = await self._claim(request, kept.encode("latin-1"), asked)
                 if again:
@@ -187,16 +189,16 @@ class InferenceRoutes:
                 identity = hashlib.blake2b(of, digest_size=16).hexdigest()
             request = replace(request, id=identity, keep=True)
             try:
-                owner = await claim(gateway, request, asked.hexdigest())
+                other = await claim(gateway, request, asked.hexdigest())
             except Reused:
                 raise ApiError(
                     422,
                     "this Idempotency-Key was used for another request",
                     code="idempotency_key_reused",
                 ) from None
-            if owner is None:
+            if other is None:
                 return request, False
-            if not await failed(gateway, owner, identity):
+            if not await failed(gateway, other.request):
                 break
         return request, True
 

@@ -147,7 +147,7 @@ OTHERS = (
             Header(envelope.FINGERPRINT, "hash of path and body", needed=True),
             Header(envelope.CLAIMANT, "something that no other claim has", needed=True),
         ),
-        stream="NEBULA_INFERENCE",
+        stream="NEBULA_CLAIMS",
     ),
     Channel(
         "cancel",

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from datetime import datetime
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -55,6 +56,23 @@ async def look_up(connection: Connection, request: str) -> list[Said]:
         if said.subject.endswith(f".{request}") or said.headers.get(envelope.REQUEST) == request
     ]
     return [await _whole(connection, said) if _says_why(said) else said for said in found]
+
+
+async def kept_since(connection: Connection) -> datetime | None:
+    """Give when the first was said that is still kept, as the server says; None for an empty one.
+
+    Raises Unavailable.
+    """
+    jetstream = connection.client.jetstream(timeout=_PATIENCE)
+    try:
+        first = await jetstream.get_msg(
+            streams.INFERENCE, seq=1, subject=subjects.INFERENCE, direct=True, next=True
+        )
+    except NotFoundError:
+        return None
+    except (NatsError, TimeoutError) as error:
+        raise Unavailable(f"the data plane's stream does not answer: {error!r}") from error
+    return first.time
 
 
 def _says_why(said: Said) -> bool:

@@ -3,7 +3,7 @@
 Whoever comes first creates a stream. A stream that is configured otherwise is reported and never
 silently used: a log that may lose events is worse than none.
 
-The log is kept on `replicas` servers of a cluster. The other two streams are there to be looked
+The log is kept on `replicas` servers of a cluster. The other three streams are there to be looked
 back at and lie in the memory of one: three copies of every token would cost the servers more than
 twice the work. While that server is gone they are, and nobody waits for them.
 """
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 EVENTS = "NEBULA_EVENTS"
 STATUS = "NEBULA_STATUS"
 INFERENCE = "NEBULA_INFERENCE"
+CLAIMS = "NEBULA_CLAIMS"
 
 MIB = 1024 * 1024
 _TRIES = 20
@@ -98,6 +99,21 @@ def definitions(replicas: int = 1) -> tuple[StreamConfig, ...]:
             num_replicas=1,
             duplicate_window=1,
             no_ack=True,
+            allow_direct=True,
+        ),
+        StreamConfig(
+            name=CLAIMS,
+            description="Nebula's claims: the last minutes of requests that can be resumed",
+            subjects=[subjects.CLAIMS],
+            retention=RetentionPolicy.LIMITS,
+            storage=StorageType.MEMORY,
+            discard=DiscardPolicy.OLD,
+            max_age=300,
+            max_bytes=64 * MIB,
+            max_msgs=-1,
+            max_msgs_per_subject=1,
+            num_replicas=1,
+            duplicate_window=1,
             allow_direct=True,
         ),
     )

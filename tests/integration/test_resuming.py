@@ -12,8 +12,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
+import nats
 import pytest
 
+from nebula.store.streams import INFERENCE
 from tests.integration.asking import (
     CHAT,
     COMPLETIONS,
@@ -262,6 +264,26 @@ async def test_an_unknown_stream_and_a_place_that_is_none_are_refused(gateways: 
         for wrong in ("-1", "last", "1.5"):
             answer = await http.get("/v1/streams/unknown", headers={"Last-Event-ID": wrong})
             assert "Last-Event-ID" in error(answer, 400)["message"]
+
+
+async def test_of_an_answer_that_is_forgotten_who_comes_back_is_told_and_its_key_runs_no_other(
+    cluster: Cluster, gateways: Gateways
+) -> None:
+    one, two = gateways
+    await load(cluster, gateways, "forgotten")
+    key = {"Idempotency-Key": "forgotten"}
+    first = await one.post(CHAT, json=chat("forgotten"), headers=key)
+    client = await nats.connect(cluster.nats_url)
+    try:
+        await client.jetstream().purge_stream(INFERENCE)
+    finally:
+        await client.close()
+    await one.post(CHAT, json=chat("forgotten"))
+    again = await two.get(f"/v1/streams/{first.headers['x-request-id']}")
+    assert error(again, 404)["code"] == "unknown_stream"
+    twice = await two.post(CHAT, json=chat("forgotten"), headers=key)
+    assert "no longer kept" in error(twice, 404)["message"]
+    await counts(cluster, "forgotten", running=0, finished=2, aborted=0)
 
 
 # The same key twice

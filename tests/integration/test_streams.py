@@ -27,7 +27,7 @@ from tests.conftest import Connect
 
 pytestmark = pytest.mark.anyio
 
-EVENTS, STATUS, INFERENCE = definitions()
+EVENTS, STATUS, INFERENCE, CLAIMS = definitions()
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ async def test_whoever_comes_first_creates_them_and_the_next_finds_them(
     await streams.ensure(jetstream)
     second = await jetstream.streams_info()
     assert sorted(str(each.config.name) for each in first) == sorted(
-        [streams.EVENTS, streams.STATUS, streams.INFERENCE]
+        [streams.EVENTS, streams.STATUS, streams.INFERENCE, streams.CLAIMS]
     )
     assert [each.created for each in first] == [each.created for each in second]
 
@@ -57,7 +57,7 @@ async def test_many_who_come_at_once_all_find_them(connect: Connect) -> None:
     await asyncio.gather(
         *(streams.ensure(each.client.jetstream(timeout=5)) for each in connections)
     )
-    assert len(await connections[0].client.jetstream().streams_info()) == 3
+    assert len(await connections[0].client.jetstream().streams_info()) == 4
 
 
 async def test_the_log_is_kept_for_ever_on_disk(jetstream: JetStreamContext, log: Log) -> None:

@@ -19,17 +19,14 @@ from nats.aio.msg import Msg
 from nats.errors import MaxPayloadError
 
 from nebula.actors.actor import cancel
-from nebula.actors.gateway import actor
+from nebula.actors.gateway import actor, patience
 from nebula.actors.gateway.actor import (
-    ACCEPT_PATIENCE,
     ALL_ATTEMPTS,
     MAX_ATTEMPTS,
-    NATS_PATIENCE,
-    ROUTER_SILENCE,
-    SILENCE,
     Gateway,
     NotServed,
 )
+from nebula.actors.gateway.admission import CROWD, INTERVAL
 from nebula.actors.gateway.exchange import MAX_EARLY, MAX_WAITING_BYTES, ClientGone, Exchange
 from nebula.actors.gateway.resuming import prepared
 from nebula.events import envelope, inference, subjects
@@ -337,14 +334,32 @@ async def test_what_waits_everywhere_is_known_from_the_routers(bench: Bench) -> 
     assert bench.gateway.queue("chat") == QueueStatus(2, 0.5)
 
 
+# More than can be taken on
+
+
+async def test_a_gateway_refuses_more_while_those_it_has_are_taken_on_late(bench: Bench) -> None:
+    crowd = [f"r{number}" for number in range(CROWD + 1)]
+    for each in crowd:
+        bench.gateway.admit()
+        bench.ask(replace(REQUEST, id=each))
+    await bench.later(1.5)
+    bench.says(HEAD, MIDDLE, LAST, to=crowd.pop())
+    await bench.later(INTERVAL)
+    with pytest.raises(NotServed, match="faster than") as refused:
+        bench.gateway.admit()
+    assert refused.value.retry_after == 1
+    bench.says(HEAD, to=crowd.pop())
+    bench.gateway.admit()
+
+
 # Nobody takes it
 
 
 async def test_a_request_that_nobody_takes_is_sent_again_and_then_given_up(bench: Bench) -> None:
     exchange = bench.ask()
-    for number, patience in enumerate(ACCEPT_PATIENCE):
+    for number, seconds in enumerate(patience.ACCEPT):
         assert [each.attempt for each in bench.requests] == list(range(1, number + 2))
-        await bench.later(patience - 0.1)
+        await bench.later(seconds - 0.1)
         assert len(bench.requests) == number + 1
         await bench.later(0.5)
     (failure,) = await ended(exchange)
@@ -354,7 +369,7 @@ async def test_a_request_that_nobody_takes_is_sent_again_and_then_given_up(bench
 
 async def test_before_it_is_sent_again_all_are_told_to_forget_it(bench: Bench) -> None:
     bench.ask()
-    await bench.later(ACCEPT_PATIENCE[0] + 0.5)
+    await bench.later(patience.ACCEPT[0] + 0.5)
     assert [each.subject.split(".")[2] for each in bench.nats.posted] == [
         "requests",
         "cancel",
@@ -364,7 +379,7 @@ async def test_before_it_is_sent_again_all_are_told_to_forget_it(bench: Bench) -
 
 async def test_what_an_earlier_attempt_still_says_is_not_heard(bench: Bench) -> None:
     exchange = bench.ask()
-    await bench.later(ACCEPT_PATIENCE[0] + 0.5)
+    await bench.later(patience.ACCEPT[0] + 0.5)
     bench.says(HEAD, MIDDLE, LAST)
     other = [replace(each, attempt=2, body=b"x") for each in (HEAD, MIDDLE, LAST)]
     bench.says(*other)
@@ -382,7 +397,7 @@ async def test_a_request_in_the_line_of_a_router_that_died_is_sent_again(bench: 
     bench.ask()
     bench.says(Piece(-1, queued="router-1"))
     await bench.later(2, alive=["router-1"])
-    await bench.later(ROUTER_SILENCE + 0.5)
+    await bench.later(patience.ROUTER_SILENCE + 0.5)
     assert [each.attempt for each in bench.requests] == [1, 2]
 
 
@@ -457,7 +472,7 @@ async def test_an_engine_that_is_not_heard_from_any_more_is_given_up(bench: Benc
     bench.ask()
     bench.says(TAKEN)
     await bench.later(1, alive=["chat-0"])
-    await bench.later(SILENCE - 1)
+    await bench.later(patience.SILENCE - 1)
     assert len(bench.requests) == 1
     await bench.later(2)
     assert [each.attempt for each in bench.requests] == [1, 2]
@@ -677,7 +692,7 @@ async def test_requests_wait_a_moment_for_nats_to_come_back(bench: Bench) -> Non
     exchange = bench.ask()
     bench.says(TAKEN, HEAD)
     await bench.nats.dies()
-    await bench.later(NATS_PATIENCE - 1)
+    await bench.later(patience.NATS - 1)
     await bench.nats.returns()
     await bench.later(1, alive=["chat-0"])
     bench.says(MIDDLE, LAST)
@@ -688,7 +703,7 @@ async def test_then_they_end(bench: Bench) -> None:
     exchange = bench.ask()
     bench.says(TAKEN, HEAD)
     await bench.nats.dies()
-    await bench.later(NATS_PATIENCE + 1)
+    await bench.later(patience.NATS + 1)
     assert (await ended(exchange))[-1].failure == "nats-lost"
 
 
@@ -704,11 +719,11 @@ async def test_what_was_said_while_nats_was_away_is_looked_up(bench: Bench) -> N
 
 async def test_a_request_that_nobody_had_taken_has_its_time_once_more(bench: Bench) -> None:
     bench.ask()
-    await bench.later(ACCEPT_PATIENCE[0] - 0.5)
+    await bench.later(patience.ACCEPT[0] - 0.5)
     await bench.nats.dies()
     await bench.later(1)
     await bench.nats.returns()
-    await bench.later(ACCEPT_PATIENCE[0] - 0.5)
+    await bench.later(patience.ACCEPT[0] - 0.5)
     assert len(bench.requests) == 1
     await bench.later(1)
     assert [each.attempt for each in bench.requests] == [1, 2]
@@ -718,9 +733,9 @@ async def test_nobody_is_held_silent_for_what_nats_did_not_carry(bench: Bench) -
     bench.ask()
     bench.says(TAKEN)
     await bench.later(1, alive=["chat-0"])
-    await bench.later(SILENCE - 4)
+    await bench.later(patience.SILENCE - 4)
     await bench.nats.dies()
-    await bench.later(NATS_PATIENCE - 0.5)
+    await bench.later(patience.NATS - 0.5)
     await bench.nats.returns()
     await bench.later(1)
     assert len(bench.requests) == 1
@@ -888,7 +903,7 @@ async def test_an_engine_hears_which_of_its_requests_nobody_waits_for(bench: Ben
 
 async def test_and_of_which_a_later_attempt_is_under_way(bench: Bench) -> None:
     bench.ask()
-    await bench.later(ACCEPT_PATIENCE[0] + 0.5)
+    await bench.later(patience.ACCEPT[0] + 0.5)
     assert await bench.asks("chat-0", r=UnderWay(1, 0)) == {"r": 2}
     assert await bench.asks("chat-1", r=UnderWay(2, 0)) == {}
 

@@ -16,10 +16,13 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
 from nebula.actors.actor import Actor
+from nebula.actors.gateway import patience
+from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.answer import GAP, Answer, Broken
 from nebula.actors.gateway.continuing import CantContinue, Continuation, Detokenize
 from nebula.actors.gateway.exchange import MAX_EARLY, Exchange
 from nebula.actors.gateway.heartbeats import Heartbeats
+from nebula.actors.gateway.patience import Link, judge
 from nebula.actors.router import routing
 from nebula.events import envelope, inference, subjects
 from nebula.events.inference import Piece, Request, StillWanted, Unwanted
@@ -39,29 +42,10 @@ OVERDUE = "overdue"
 FINISHED = "finished"
 CANT_CONTINUE = "cant-continue"
 
-ACCEPT_PATIENCE = (2.0, 4.0, 9.0)
-"""Seconds within which some replica or router must have said that it has the request, try by try:
-a router that dies takes the requests that are on their way through it with it."""
-
 MAX_ATTEMPTS = 4
 """Attempts after which a request that engines fail is given up: it may be what kills them."""
 
-SILENCE = 20.0
-"""Seconds without a heartbeat of the serving replica after which its attempt is given up."""
-
-SILENCE_WHEN_LOST = 5.0
-"""As SILENCE, of a replica whose node is lost: two of its heartbeats are missing then."""
-
-ROUTER_SILENCE = 3.5
-"""Seconds without a heartbeat of a router after which those in its line are sent again."""
-
-UNASKED = 3.0
-"""Seconds between the last sign of a request from its engine and a heartbeat of that engine after
-which the request counts as lost: with every heartbeat engines ask about what they have."""
-
 DETOKENIZE_PATIENCE = 10.0
-NATS_PATIENCE = 10.0
-"""Seconds for which requests that are under way wait for NATS to come back."""
 
 TICK = 0.25
 ALL_ATTEMPTS = 2**31
@@ -85,6 +69,7 @@ class Gateway(Actor):
         self.started = False
         self._exchanges: dict[str, Exchange] = {}
         self._heartbeats = Heartbeats(lambda: asyncio.get_running_loop().time())
+        self._admission = Admission()
         self._connected_at = 0.0
         self._lost_at: float | None = None
 
@@ -127,8 +112,26 @@ class Gateway(Actor):
         """Whether requests can be served: NATS is there and the log has been folded."""
         return self.started and self.connection.connected
 
+    def admit(self) -> None:
+        """Let one more request in. Raises NotServed while the cluster is behind with those it has.
+
+        To be asked before a client's request is claimed or sent.
+        """
+        if self._admission.refuses(asyncio.get_running_loop().time()):
+            raise NotServed("requests come faster than they can be taken on", 1)
+
     def ask(self, request: Request, named: Named, *, idle: float = 600.0) -> Exchange:
         """Send a request on its way. Raises NotServed where that is in vain."""
+        try:
+            self._check(named)
+            exchange = self._begin(request, named, idle)
+        except NotServed:
+            if request.keep:  # it was claimed: whoever asks again need not wait for its answer
+                self._drop(request, ALL_ATTEMPTS, NOT_TAKEN.encode())
+            raise
+        return exchange
+
+    def _check(self, named: Named) -> None:
         if not self.connection.connected:
             raise NotServed("NATS can't be reached", 1)
         state = self.projection.state
@@ -137,10 +140,12 @@ class Gateway(Actor):
             reason = routing.hopeless(state, named)
             if reason is not None:
                 raise NotServed(reason, None)
-        answer = Answer(request)
+
+    def _begin(self, request: Request, named: Named, idle: float) -> Exchange:
         now = asyncio.get_running_loop().time()
-        exchange = Exchange(request, named, answer, idle=idle, now=now)
+        exchange = Exchange(request, named, Answer(request), idle=idle, now=now)
         self._exchanges[request.id] = exchange
+        self._admission.waiting += 1
         try:
             self._send(exchange)
         except NatsError as error:
@@ -176,6 +181,9 @@ class Gateway(Actor):
 
     def _forget(self, exchange: Exchange) -> None:
         exchange.done = True
+        if not exchange.taken:
+            exchange.taken = True
+            self._admission.waiting -= 1
         if self._exchanges.get(exchange.request.id) is exchange:
             del self._exchanges[exchange.request.id]
 
@@ -202,7 +210,11 @@ class Gateway(Actor):
             else:
                 self._fill(exchange)
             return
-        exchange.heard_at = asyncio.get_running_loop().time()
+        now = exchange.heard_at = asyncio.get_running_loop().time()
+        if not exchange.taken:
+            exchange.taken = True
+            self._admission.waiting -= 1
+            self._admission.taken(now - exchange.sent_at, now)
         while True:
             given = answer.take(piece)
             if given is not None:
@@ -412,49 +424,27 @@ class Gateway(Actor):
         self._heartbeats.forget(lambda replica: replica in replicas)
 
     def _watch_one(self, exchange: Exchange, now: float) -> None:
-        answer = exchange.answer
-        if exchange.deadline is not None and now > exchange.deadline:
-            self._end(exchange, OVERDUE)
-        elif not self.connection.connected:
-            if self._lost_at is not None and now - self._lost_at > NATS_PATIENCE:
-                self._end(exchange, NATS_LOST)
-        elif answer.broken is not None:
-            self._recover(exchange)
-        elif answer.replica:
-            self._watch_replica(exchange, now)
-        elif answer.queued:
-            router = answer.queued
-            if self._heartbeats.router_silent(router, exchange.heard_at) > ROUTER_SILENCE:
+        link = Link(self.connection.connected, self._connected_at, self._lost_at)
+        verdict = judge(exchange, now, link, self._heartbeats, self.projection.state)
+        match verdict:
+            case "wait":
+                pass
+            case "recover":
+                self._recover(exchange)
+            case "engine-failed":
+                exchange.answer.broken = Broken(inference.ENGINE_FAILED)
+                self._recover(exchange)
+            case "fill":
+                self._fill(exchange)
+            case "not-taken":
                 self._not_taken(exchange)
-        elif now - exchange.sent_at > ACCEPT_PATIENCE[exchange.lost]:
-            exchange.lost += 1
-            self._not_taken(exchange)
-
-    def _watch_replica(self, exchange: Exchange, now: float) -> None:
-        answer = exchange.answer
-        replica = self.projection.state.replicas.get(answer.replica)
-        engine = replica.engine if replica is not None else None
-        if replica is None or engine is None or exchange.pid not in (None, engine.pid):
-            answer.broken = Broken(inference.ENGINE_FAILED)
-            self._recover(exchange)
-            return
-        exchange.pid = engine.pid
-        node = self.projection.state.nodes.get(replica.node)
-        patience = SILENCE_WHEN_LOST if node is None or node.lost else SILENCE
-        if self._heartbeats.replica_silent(answer.replica, engine.pid) > patience:
-            answer.broken = Broken(inference.ENGINE_FAILED)
-            self._recover(exchange)
-            return
-        if now - exchange.heard_at > exchange.idle:
-            self._end(exchange, IDLE)
-            return
-        known = max(exchange.asked_at, exchange.heard_at, self._connected_at)
-        if self._heartbeats.replica_beat(answer.replica, engine.pid) - known > UNASKED:
-            self._fill(exchange)
+            case _:
+                self._end(exchange, verdict)
 
     def _not_taken(self, exchange: Exchange) -> None:
         """Send a request again that got lost on its way to a replica."""
-        if exchange.lost >= len(ACCEPT_PATIENCE):
+        exchange.lost += not exchange.answer.queued
+        if exchange.lost >= len(patience.ACCEPT):
             self._end(exchange, NOT_TAKEN)
         else:
             self._again(exchange, exchange.request)

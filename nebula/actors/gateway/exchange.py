@@ -37,6 +37,7 @@ class Exchange:
         self.deadline = None if request.timeout is None else now + request.timeout
         self.pid: int | None = None
         self.lost = 0
+        self.taken = False
         self.done = False
         self.detached = False
         self.filling = self.missing = self.detokenizing = False

@@ -1,32 +1,30 @@
-"""Answers that outlive their gateway: claimed before they begin, and given again by any gateway.
+"""Answers that outlive their gateway: given again by any gateway, to whoever comes back for them.
 
-A request that is to be resumable is claimed on a subject of its own. Who claims one that has been
-claimed already starts nothing, and gets the answer that is under way: out of the data plane's
-stream, folded as its own gateway folds it, so that it is the same to the byte.
+Such an answer comes out of the data plane's stream, folded as its own gateway folds it, so that it
+is the same to the byte. What was asked for, and which gateway has it, its claim says.
 """
 
 import asyncio
 import logging
 import sys
-import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 import msgspec
 from msgspec.structs import replace
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
-from nats.js.api import RawStreamMsg
-from nats.js.errors import NotFoundError
 
+from nebula.actors.gateway import claims
 from nebula.actors.gateway.actor import ALL_ATTEMPTS, FINISHED, NOT_TAKEN, Gateway, NotServed
 from nebula.actors.gateway.answer import GAP, Answer
+from nebula.actors.gateway.claims import Claim
 from nebula.actors.gateway.continuing import asked
 from nebula.actors.gateway.exchange import ClientGone
 from nebula.events import envelope, inference, subjects
 from nebula.events.inference import Piece, Request, StillWanted, UnderWay
 from nebula.events.record import parse_headers
-from nebula.store import inference_log, streams
+from nebula.store import inference_log
 from nebula.store.connection import Unavailable
 from nebula.store.inference_log import Said
 
@@ -38,18 +36,9 @@ CHECK = 2.0
 ORPHANED = 15.0
 """Seconds that an answer without a gateway may take to begin: then it got lost with it."""
 
-_PATIENCE = 10.0
-"""Seconds in which the stream has to answer: a busy NATS does so late."""
-
-_TRIES = 20
-
 
 class Unknown(Exception):
     """There is no such answer, or it is no longer kept."""
-
-
-class Reused(Exception):
-    """The same key was used for another request before."""
 
 
 def prepared(request: Request) -> Request:
@@ -59,49 +48,11 @@ def prepared(request: Request) -> Request:
     return replace(request, body=wish.body, tokens=tokens)
 
 
-async def claim(gateway: Gateway, request: Request, fingerprint: str) -> str | None:
-    """Claim a request's id; give the gateway that has claimed it for the same request before.
-
-    Raises Reused where it was another one, NotServed where the stream does not answer.
-    """
-    client = gateway.connection.client
-    subject = subjects.claim(request.id)
-    claimant = uuid.uuid4().hex
-    headers = {
-        **envelope.request_headers(request),
-        envelope.CLAIMANT: claimant,
-        envelope.MODEL: request.model,
-        envelope.FINGERPRINT: fingerprint,
-    }
+async def failed(gateway: Gateway, request: Request) -> bool:
+    """Say whether the answer of a request that was claimed ended in a failure. Raises NotServed."""
+    subject = subjects.responses(request.gateway, request.id)
     try:
-        client.post(subject, envelope.block(headers), request.body)
-        for tries in range(_TRIES):
-            # Stored a moment after it is sent: the first of all that were is the one that counts.
-            try:
-                found = (await _first(gateway, subject)).headers or {}
-            except NotFoundError:
-                # A busy NATS stores it late, and asking it more often makes that later still.
-                await asyncio.sleep(0.01 * 2 ** min(tries, 6))
-            except NoRespondersError:
-                # NATS has just come back, and the stream in its memory is not there again yet.
-                await asyncio.sleep(0.1)
-                client.post(subject, envelope.block(headers), request.body)
-            else:
-                if found.get(envelope.FINGERPRINT) != fingerprint:
-                    raise Reused
-                own = found.get(envelope.CLAIMANT) == claimant
-                return None if own else found.get(envelope.GATEWAY, "")
-    except (NatsError, TimeoutError) as error:
-        raise NotServed(f"the data plane's stream does not answer: {error!r}", 1) from error
-    raise NotServed("the data plane's stream takes no claims", 1)
-
-
-async def failed(gateway: Gateway, owner: str, identity: str) -> bool:
-    """Say whether the answer that a gateway began ended in a failure. Raises NotServed."""
-    try:
-        async for said in inference_log.read(
-            gateway.connection, [subjects.responses(owner, identity)]
-        ):
+        async for said in inference_log.read(gateway.connection, [subject]):
             piece = _piece(said)
             if piece is None and not said.header:
                 if not said.body.isdigit() and _words(said.body)[0]:
@@ -111,13 +62,6 @@ async def failed(gateway: Gateway, owner: str, identity: str) -> bool:
     except Unavailable as error:
         raise NotServed(str(error), 1) from error
     return False
-
-
-async def _first(gateway: Gateway, subject: str) -> RawStreamMsg:
-    """Give the first message on a subject. Lets nats-py's errors through, NotFoundError too."""
-    return await gateway.connection.client.jetstream(timeout=_PATIENCE).get_msg(
-        streams.INFERENCE, seq=1, subject=subject, direct=True, next=True
-    )
 
 
 async def _until_now(following: AsyncGenerator[Said | None, None]) -> AsyncIterator[Said]:
@@ -140,6 +84,11 @@ def _begins_anew(said: Said) -> int:
         return 1
     piece = _piece(said)
     return 1 if piece is None or piece.chunk != 0 or piece.continues else piece.attempt
+
+
+def _from_the_beginning(past: Sequence[Said]) -> bool:
+    piece = _piece(past[0]) if past else None
+    return piece is not None and piece.chunk <= 0
 
 
 def _piece(said: Said) -> Piece | None:
@@ -178,28 +127,18 @@ class Resumption:
 
     async def open(self) -> None:
         """Find what was asked. Raises Unknown, Unavailable."""
-        identity = self._identity
-        if not subjects.is_token(identity):
+        claim = await claims.find(self._gateway, self._identity)
+        if claim is None:
             raise Unknown
-        try:
-            claimed = await _first(self._gateway, subjects.claim(identity))
-        except NotFoundError:
-            raise Unknown from None
-        except (NatsError, TimeoutError) as error:
-            raise Unavailable(f"the data plane's stream does not answer: {error!r}") from error
-        headers = claimed.headers or {}
-        body = claimed.data or b""
-        request = envelope.read_request(headers.get(envelope.MODEL, ""), headers, body)
-        if request is None:
-            raise Unknown
-        self._owner = request.gateway
-        self._answer = Answer(request, after=self._after)
-        self._following = inference_log.follow(
-            self._gateway.connection, [subjects.responses(self._owner, identity)]
-        )
+        self._owner = claim.request.gateway
+        self._answer = Answer(claim.request, after=self._after)
+        wanted = [subjects.responses(self._owner, self._identity)]
+        self._following = inference_log.follow(self._gateway.connection, wanted)
         try:
             past = [said async for said in _until_now(self._following)]
-        except Unavailable:
+            if not _from_the_beginning(past) and await self._forgotten(claim):
+                raise Unknown
+        except (Unavailable, Unknown):
             await self.close()
             raise
         # What the stream has of attempts before the last that began anew, its gateway had not heard
@@ -225,6 +164,11 @@ class Resumption:
             given = self._take(answer, said)
             if given is not None:
                 return given
+
+    async def _forgotten(self, claim: Claim) -> bool:
+        """Say whether the stream may have held more of the answer once. Raises Unavailable."""
+        kept_since = await inference_log.kept_since(self._gateway.connection)
+        return kept_since is not None and kept_since > claim.time
 
     async def close(self) -> None:
         """Read no further."""
