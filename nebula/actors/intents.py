@@ -21,7 +21,6 @@ async def submit(
     event: Event,
     *,
     message_id: str | None = None,
-    patience: float = 20.0,
 ) -> int:
     """Append an intent, wait until it is folded here, and give its sequence.
 
@@ -34,9 +33,7 @@ async def submit(
             raise Refused(reason)
         guard = _guard(state, event)
         try:
-            seq = await projection.log.append(
-                identity, event, guard=guard, message_id=message_id, patience=patience
-            )
+            seq = await projection.log.append(identity, event, guard=guard, message_id=message_id)
         except Conflict:
             if projection.state.seq == state.seq:
                 await projection.changed()

@@ -118,7 +118,7 @@ def _fail(reason: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run one simulated engine until a signal or a fault ends it."""
     logging.basicConfig(
         stream=sys.stderr,
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         format="%(levelname)s %(asctime)s [%(name)s] %(message)s",
         datefmt="%m-%d %H:%M:%S",
     )
-    settings = parse(sys.argv[1:] if arguments is None else arguments)
+    settings = parse(sys.argv[1:])
     if not (
         settings.missing_model
         or not Path(settings.model).is_absolute()

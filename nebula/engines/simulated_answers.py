@@ -166,6 +166,21 @@ def texts_of(value: str | list[Any]) -> list[str]:
     return [item if isinstance(item, str) else " ".join(map(str, item)) for item in value]
 
 
+def fitting(prompt_tokens: int, limit: int) -> int:
+    """Give the length of a prompt. Refused, in vLLM's words, where its context has no room for it.
+
+    `limit`: tokens of the context.
+    """
+    if prompt_tokens >= limit:
+        text = (
+            f"This model's maximum context length is {limit} tokens. However, your prompt "
+            f"contains {prompt_tokens} input tokens, which exceeds this limit even without "
+            "any output tokens. Please reduce the length of the input prompt."
+        )
+        raise Refusal(400, text, "BadRequestError", "input_tokens")
+    return prompt_tokens
+
+
 def tokens_of(prompt: Prompt, count: int, adapter: str | None = None) -> list[str]:
     """The next ``count`` tokens of the answer: the prompt's words, again and again.
 

@@ -26,6 +26,7 @@ from nebula.engines.simulated_answers import (
     DetokenizeRequest,
     EmbeddingRequest,
     embeddings_body,
+    fitting,
     tokens_of,
 )
 from nebula.engines.simulated_http import (
@@ -188,7 +189,7 @@ class SimulatedEngine:
             model=model,
             tokens=tokens_of(prompt, count, adapter),
             finish_reason=finish_reason,
-            prompt_tokens=self._fitting(prompt.tokens),
+            prompt_tokens=fitting(prompt.tokens, self.settings.max_model_len),
             said=prompt.said,
             prompt_ids=request.prompt_ids() if request.return_token_ids else None,
             interval=request.stream_interval or 1,
@@ -312,17 +313,6 @@ class SimulatedEngine:
         known = f"Valid aliases: {', '.join(names)}."
         text = f"The model `{name}` does not exist. {known}"
         raise Refusal(404, text, "NotFoundError", "model")
-
-    def _fitting(self, prompt_tokens: int) -> int:
-        limit = self.settings.max_model_len
-        if prompt_tokens >= limit:
-            text = (
-                f"This model's maximum context length is {limit} tokens. However, your prompt "
-                f"contains {prompt_tokens} input tokens, which exceeds this limit even without "
-                "any output tokens. Please reduce the length of the input prompt."
-            )
-            raise Refusal(400, text, "BadRequestError", "input_tokens")
-        return prompt_tokens
 
     def _answer_id(self, exchange: Exchange, prefix: str) -> str:
         given = exchange.headers.get(b"x-request-id")

@@ -48,10 +48,10 @@ def binary() -> str:
     return found
 
 
-def configuration(port: int, store: Path, host: str = "127.0.0.1") -> str:
+def configuration(port: int, store: Path) -> str:
     """Write the server's configuration file."""
     return (
-        f"listen: {json.dumps(f'{host}:{port}')}\n"
+        f'listen: "127.0.0.1:{port}"\n'
         f"server_name: nebula\n"
         f"max_payload: {MAX_PAYLOAD}\n"
         'write_deadline: "10s"\n'
