@@ -93,5 +93,37 @@ fetch_option = click.option(
     show_default=True,
     help="Fetch a model's files before its engine starts, or let the engine do it.",
 )
+load_patience_option = click.option(
+    "--load-patience",
+    default=30.0,
+    show_default=True,
+    help="Seconds a request waits for a model that is loading.",
+)
+name_option = click.option("--name", default=None, help="The node's id [this machine's host name].")
+label_option = click.option(
+    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the node; repeatable."
+)
+grace_option = click.option(
+    "--grace", default=20.0, show_default=True, help="Seconds an engine gets to end by itself."
+)
+drain_option = click.option(
+    "--drain",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds that running requests get to end in an engine that is no longer wanted.",
+)
+restart_limit_option = click.option(
+    "--restart-limit",
+    default=3,
+    show_default=True,
+    help="Starts in a row after which an engine that fails is given up.",
+)
+restart_pause_option = click.option(
+    "--restart-pause",
+    default=1.0,
+    show_default=True,
+    help="Seconds before the first restart, or a broken download goes on; doubled each time.",
+)
 verbose_option = click.option("--verbose", is_flag=True, help="Log more.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")

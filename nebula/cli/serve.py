@@ -24,11 +24,18 @@ from nebula.actors.node.settings import NodeSettings
 from nebula.actors.router.actor import Router
 from nebula.cli.options import (
     PORT,
+    drain_option,
     engine_command_option,
     fetch_option,
     folder_option,
+    grace_option,
+    label_option,
+    load_patience_option,
     lost_after_option,
+    name_option,
     nats_option,
+    restart_limit_option,
+    restart_pause_option,
     stream_replicas_option,
     verbose_option,
     weights_option,
@@ -50,12 +57,7 @@ from nebula.store.connection import Connection
 @click.option(
     "--max-body", type=int, default=None, help="Largest request body in bytes [NATS's limit]."
 )
-@click.option(
-    "--load-patience",
-    default=30.0,
-    show_default=True,
-    help="Seconds a request waits for a model that is loading.",
-)
+@load_patience_option
 @click.option(
     "--idle-patience",
     default=600.0,
@@ -153,30 +155,12 @@ async def _router(nats: str, stream_replicas: int, lost_after: float) -> None:
 @stream_replicas_option
 @folder_option
 @engine_command_option
-@click.option("--name", default=None, help="The node's id [this machine's host name].")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; repeatable.")
-@click.option(
-    "--grace", default=20.0, show_default=True, help="Seconds an engine gets to end by itself."
-)
-@click.option(
-    "--drain",
-    default=60.0,
-    show_default=True,
-    type=click.FloatRange(min=0),
-    help="Seconds that running requests get to end in an engine that is no longer wanted.",
-)
-@click.option(
-    "--restart-limit",
-    default=3,
-    show_default=True,
-    help="Starts in a row after which an engine that fails is given up.",
-)
-@click.option(
-    "--restart-pause",
-    default=1.0,
-    show_default=True,
-    help="Seconds before the first restart, or a broken download goes on; doubled each time.",
-)
+@name_option
+@label_option
+@grace_option
+@drain_option
+@restart_limit_option
+@restart_pause_option
 @click.option(
     "--leave-engines",
     is_flag=True,

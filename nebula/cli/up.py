@@ -14,11 +14,18 @@ from nebula.cli.cluster import joined
 from nebula.cli.options import (
     PORT,
     Whole,
+    drain_option,
     engine_command_option,
     fetch_option,
     folder_option,
+    grace_option,
+    label_option,
+    load_patience_option,
     lost_after_option,
+    name_option,
     not_empty,
+    restart_limit_option,
+    restart_pause_option,
     stream_replicas_option,
     verbose_option,
     weights_option,
@@ -61,15 +68,15 @@ class UpSettings(Struct, frozen=True):
 @folder_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The gateway's address.")
 @click.option("--port", default=8000, show_default=True, type=PORT, help="The gateway's port.")
-@click.option("--load-patience", default=30.0, show_default=True, help="As for `nebula gateway`.")
+@load_patience_option
 @click.option("--routers", default=1, show_default=True, type=Whole(1, 16))
 @click.option("--node/--no-node", default=True, show_default=True, help="Run engines here.")
-@click.option("--name", default=None, help="As for `nebula node`.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="As for `nebula node`.")
-@click.option("--grace", default=20.0, show_default=True, help="As for `nebula node`.")
-@click.option("--drain", default=60.0, show_default=True, help="As for `nebula node`.")
-@click.option("--restart-limit", default=3, show_default=True, help="As for `nebula node`.")
-@click.option("--restart-pause", default=1.0, show_default=True, help="As for `nebula node`.")
+@name_option
+@label_option
+@grace_option
+@drain_option
+@restart_limit_option
+@restart_pause_option
 @lost_after_option
 @engine_command_option
 @weights_option
