@@ -27,7 +27,7 @@ from nebula.events.vocabulary import (
     WeightsRemoveRequested,
 )
 from nebula.http.bodies import read_body
-from nebula.http.errors import ApiError, field_at_fault, unavailable
+from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
 from nebula.http.inference import Limits
 from nebula.http.views import ModelView, model_view
 from nebula.store.connection import Unavailable
@@ -63,7 +63,7 @@ async def _body(
     except msgspec.ValidationError as error:
         raise ApiError(400, str(error), param=field_at_fault(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError(400, f"the body is no JSON: {error}", code="invalid_json") from error
+        raise no_json(error) from error
 
 
 async def _submit(

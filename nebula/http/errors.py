@@ -61,6 +61,11 @@ def field_at_fault(error: msgspec.ValidationError) -> str | None:
     return ".".join(match[1] for match in found if match is not None) or None
 
 
+def no_json(error: Exception) -> ApiError:
+    """Give a 400 for a body that can't be read."""
+    return ApiError(400, f"the body is no JSON: {error}", code="invalid_json")
+
+
 def unavailable(message: str, retry_after: int | None = 1) -> ApiError:
     """Give a 503 for something that is not there now."""
     return ApiError(

@@ -29,7 +29,7 @@ from nebula.events.objections import known_names
 from nebula.events.state import Named
 from nebula.events.values import Task
 from nebula.http.bodies import ClientLeft, read_body
-from nebula.http.errors import ApiError, field_at_fault, unavailable
+from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
 from nebula.http.relay import fail, relay
 from nebula.http.resuming import resume
 
@@ -249,7 +249,7 @@ def _read(path: str, body: bytes) -> _Outline:
             raise ApiError(400, "you must name a model", param="model") from error
         raise ApiError(400, f"wrong type: {error}", param=field_at_fault(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError(400, f"the body is no JSON: {error}", code="invalid_json") from error
+        raise no_json(error) from error
     field = _REQUIRED[path]
     raw = bytes(getattr(outline, field))
     if not raw or raw == b"null":
