@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 
@@ -12,13 +13,20 @@ from nebula.cli.options import Numbered, Whole, json_option, nats_option
 from nebula.cli.past import LivePast, Past, log_option, moment, opened, state_at, story_until
 from nebula.cli.process import fail, run
 from nebula.cli.tables import print_json
-from nebula.events.objections import model_by_reference
+from nebula.events.objections import known_names
 from nebula.events.record import Record
-from nebula.events.standing import standing
-from nebula.events.state import Model, Replica, State
-from nebula.events.vocabulary import ModelLoadRequested
+from nebula.events.state import State
+from nebula.events.vocabulary import AdapterLoadRequested, ModelLoadRequested
 from nebula.history import moments
-from nebula.history.advice import advice
+from nebula.history.asked_about import (
+    Subject,
+    Verdict,
+    belongs,
+    meant,
+    named_by,
+    replica_standing,
+    verdict,
+)
 from nebula.history.explanation import Causes, Chronicle, Line
 from nebula.history.request import RequestStory
 from nebula.history.selection import model_of
@@ -47,7 +55,10 @@ def why() -> None:
 def why_model(
     model: str, whole: bool, at: str | None, file: Path | None, nats: str, as_json: bool
 ) -> None:
-    """Why MODEL (its id or name) stands as it does, and what to do about it."""
+    """Why MODEL stands as it does, and what to do about it.
+
+    MODEL is an id or a name, of an alias or an adapter too: then it is told what stands behind it.
+    """
     run(_model(nats, file, model, whole, at, as_json))
 
 
@@ -109,58 +120,32 @@ async def _model(
     then = moment(at)
     async with opened(nats, file) as past:
         state = await state_at(past, then)
-        known = model_by_reference(state, reference)
-        identity = known.id if known is not None else reference
-
-        def belongs(record: Record) -> bool:
-            return (record.aggregate == "model" and record.id == identity) or (
-                record.aggregate == "replica" and model_of(record.id, state) == identity
-            )
-
-        causes, found = await _causes(past, state.seq, belongs)
-        if not found:
-            there = ", ".join(sorted(state.models)) or "none"
+        subject = meant(state, reference) or await _once(past, state.seq, reference)
+        if subject is None:
+            there = ", ".join(sorted({*state.models, *known_names(state)})) or "none"
             fail(f"no event of {past.name} is about a model {reference!r}; there are: {there}")
-        begin = 0 if whole else _last_load(found)
+        causes, found = await _causes(
+            past, state.seq, lambda record: belongs(subject, record, state)
+        )
+        begin = 0 if whole else _last_asked(found)
         about = {record.seq for record in found if record.seq >= begin}
         chronicle = await _chronicle(past, causes.chain(about) | about)
-        headline, todo = _standing(state, identity)
-        _tell(chronicle, headline, todo, len(found) - len(about), as_json)
+        _tell(chronicle, verdict(state, subject), len(found) - len(about), as_json)
 
 
-def _last_load(found: list[Record]) -> int:
-    loads = [record.seq for record in found if isinstance(record.content, ModelLoadRequested)]
-    return loads[-1] if loads else 0
+async def _once(past: Past, last: int, reference: str) -> Subject | None:
+    """Find who was called so last, of what is there no more."""
+    found = None
+    async for record in story_until(past, last):
+        found = dict(named_by(record)).get(reference, found)
+    return found
 
 
-def standing_of(state: State, replica: Replica) -> str:
-    """Say how a replica stands; a reason is why it is not running, not why the one before was."""
-    node = state.nodes.get(replica.node)
-    retired = " and retired" if replica.retired else ""
-    where = f"{replica.id} on {replica.node}"
-    if node is not None and node.lost:
-        said = f"{where} was {replica.phase}{retired} when {node.id} was lost"
-        return f"{said}: how it is nobody knows" if replica.engine is not None else said
-    gone = f", and {replica.node} has left" if node is None else ""
-    reason = f": {replica.reason}" if replica.reason and replica.engine is None else ""
-    return f"{where} is {replica.phase}{retired}{gone}{reason}"
-
-
-def _standing(state: State, identity: str) -> tuple[str, str]:
-    model = state.models.get(identity)
-    if model is None:
-        return f"{identity} is not there", "Load it again: `nebula load`."
-    stands = standing(state, model)
-    called = f" ({model.name})" if model.name != identity else ""
-    detail = f": {stands.detail}" if stands.detail else ""
-    ready = f", {stands.ready} of {stands.wanted} replicas serve" if stands.wanted else ""
-    ready += " as far as is known" if stands.ready and _on_lost(state, model) else ""
-    return f"{identity}{called} is {stands.word}{ready}{detail}", advice(state, model)
-
-
-def _on_lost(state: State, model: Model) -> bool:
-    lost = {node.id for node in state.nodes.values() if node.lost}
-    return any(each.serving and each.node in lost for each in state.replicas_of(model))
+def _last_asked(found: list[Record]) -> int:
+    """Begin where a model or an adapter was last asked for. An alias tells all: it has moved."""
+    kinds = ModelLoadRequested | AdapterLoadRequested
+    asked = [record.seq for record in found if isinstance(record.content, kinds)]
+    return asked[-1] if asked else 0
 
 
 async def _replica(
@@ -186,9 +171,9 @@ async def _replica(
         chronicle = await _chronicle(past, causes.chain(told) | told)
         headline = f"{identity} is not there any more"
         if known is not None:
-            headline = standing_of(state, known)
-        _, todo = _standing(state, model)
-        _tell(chronicle, headline, todo, len(about) - len(told), as_json)
+            headline = replica_standing(state, known)
+        todo = verdict(state, Subject("model", model)).todo
+        _tell(chronicle, Verdict(headline, todo), len(about) - len(told), as_json)
 
 
 async def _plans(past: Past, last: int, model: str, replica: str) -> list[int]:
@@ -225,7 +210,8 @@ async def _seq(nats: str, file: Path | None, seq: int, as_json: bool) -> None:
         if not found:
             fail(f"there is no sequence {seq}: {past.name} ends with {state.seq}")
         chronicle = await _chronicle(past, causes.chain([seq]) | causes.effects(seq))
-        _tell(chronicle, f"event {seq}: {found[0].subject}", "", 0, as_json, mark=seq)
+        headline = f"event {seq}: {found[0].subject}"
+        _tell(chronicle, Verdict(headline), 0, as_json, mark=seq)
 
 
 async def _request(nats: str, request: str, as_json: bool) -> None:
@@ -251,24 +237,23 @@ async def _request(nats: str, request: str, as_json: bool) -> None:
 
 
 def _tell(
-    chronicle: Chronicle,
-    headline: str,
-    todo: str,
-    earlier: int,
-    as_json: bool,
-    mark: int | None = None,
+    chronicle: Chronicle, told: Verdict, earlier: int, as_json: bool, mark: int | None = None
 ) -> None:
     if as_json:
-        print_json({"headline": headline, "events": chronicle.lines, "todo": todo})
+        fields = msgspec.structs.asdict(told)
+        print_json({**fields, "events": chronicle.lines})
         return
     output = tables.console()
-    output.print(f"[bold]{escape(headline)}[/bold]\n", soft_wrap=True)
+    output.print(f"[bold]{escape(told.headline)}[/bold]", soft_wrap=True)
+    for text in told.behind:
+        output.print(f"  {escape(text)}", soft_wrap=True)
+    output.print()
     if earlier:
         output.print(f"  [dim]({earlier} earlier events: --all)[/dim]")
     for line in chronicle.lines:
         _line(output, line, mark)
-    if todo:
-        output.print(f"\n[bold]What to do:[/bold] {escape(todo)}", soft_wrap=True)
+    if told.todo:
+        output.print(f"\n[bold]What to do:[/bold] {escape(told.todo)}", soft_wrap=True)
 
 
 def _line(output: Console, line: Line, mark: int | None) -> None:

@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from nebula.cli import asking, explain
+from nebula.cli import asking
 from nebula.cli.main import main
 from nebula.events.vocabulary import EngineFailed
+from nebula.history.asked_about import replica_standing
 from nebula.store.archive import Reader, write
 from tests.unit.story import cluster, load
 
@@ -187,10 +188,10 @@ def test_a_replica_that_starts_is_not_told_with_the_last_engine_s_reason() -> No
     story.settles()
     failed = EngineFailed("ValueError: no", 1, attempt=1, retry_in=2.0)
     story.runs("chat-0", ready=False).given("chat-0", failed)
-    said_of = explain.standing_of(story.state, story.state.replicas["chat-0"])
+    said_of = replica_standing(story.state, story.state.replicas["chat-0"])
     assert said_of == "chat-0 on alpha is failed: ValueError: no"
     story.runs("chat-0", ready=False)
-    said_of = explain.standing_of(story.state, story.state.replicas["chat-0"])
+    said_of = replica_standing(story.state, story.state.replicas["chat-0"])
     assert said_of == "chat-0 on alpha is starting"
 
 
