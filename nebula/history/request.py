@@ -104,6 +104,7 @@ class _Way:
         self._attempt = 0
         self._queued = self._replica = self._broken = ""
         self._size = self._begun = 0
+        self._given_up = False
 
     def _tell(self, message: Message, text: str, reasons: Sequence[str] = ()) -> None:
         self.steps.append(Step(message.time, text, tuple(reasons)))
@@ -130,6 +131,7 @@ class _Way:
             self._tell(message, f"{gateway} asked again{again}, attempt {attempt}", [why])
         self._attempt = attempt
         self._queued = self._replica = self._broken = self.end = ""
+        self._given_up = False
 
     def _why_again(self, failed: str) -> str:
         if failed and self._broken:
@@ -167,6 +169,7 @@ class _Way:
             self._ends(message, "its client went away: whoever had it was told to stop")
             return
         word, _, cause = message.body.decode(errors="replace").partition(": ")
+        self._given_up = word != "finished"
         match word:
             case "":
                 self._ends(message, "it was cancelled")
@@ -183,7 +186,10 @@ class _Way:
     def answered(self, message: Message) -> None:
         """A router or an engine has said something; told is who has it, the first, and the end."""
         piece = envelope.read_piece(message.headers, message.body)
-        if piece is None or piece.attempt < self._attempt or self.end:
+        if piece is None or piece.attempt < self._attempt or (self.end and not self._given_up):
+            return
+        if self._given_up:
+            self._after_all(message, piece)
             return
         if piece.chunk < 0:
             if piece.queued:
@@ -201,6 +207,13 @@ class _Way:
             self._tell(message, self._head(piece))
         if piece.end:
             self._last(message, piece)
+
+    def _after_all(self, message: Message, piece: Piece) -> None:
+        """A gateway that resumed it had given it up, its engine not: the end is what it came to."""
+        self._size += message.size
+        if piece.end and not piece.failure:
+            self._given_up = False
+            self._ends(message, f"answered after all: {self._size} bytes")
 
     def _head(self, piece: Piece) -> str:
         if piece.continues:

@@ -109,6 +109,25 @@ def test_what_was_wished_for_is_told() -> None:
     assert told.headline == "request r1 has no answer yet"
 
 
+def test_what_a_resuming_gateway_gave_up_too_soon_ends_as_its_engine_ended_it() -> None:
+    said = (
+        asked(keep=True),
+        routed(Candidate("chat-0", 0)),
+        piece(10, 100, chunk=0, status=200),
+        cancelled(20, b"engine-failed"),
+        piece(30, 50, chunk=1),
+    )
+    assert story(*said).headline == "request r1: given up: the engine failed"
+    told = story(*said, piece(40, 7, chunk=2, end=True))
+    assert told.headline == "request r1: answered after all: 157 bytes"
+    assert texts(told)[-2:] == [
+        "given up: the engine failed",
+        "answered after all: 157 bytes",
+    ]
+    gone = story(*said[:3], cancelled(20), piece(30, 50, chunk=1, end=True))
+    assert gone.headline == "request r1: its client went away: whoever had it was told to stop"
+
+
 # Why it went where it went
 
 
