@@ -27,7 +27,7 @@ from nebula.history.asked_about import (
     replica_standing,
     verdict,
 )
-from nebula.history.explanation import Causes, Chronicle, Line
+from nebula.history.explanation import Causes, Chronicle, Line, without_gaps
 from nebula.history.request import RequestStory
 from nebula.history.selection import model_of
 from nebula.store.inference_log import look_up
@@ -128,9 +128,10 @@ async def _model(
             past, state.seq, lambda record: belongs(subject, record, state)
         )
         begin = 0 if whole else _last_asked(found)
-        about = {record.seq for record in found if record.seq >= begin}
-        chronicle = await _chronicle(past, causes.chain(about) | about)
-        _tell(chronicle, verdict(state, subject), len(found) - len(about), as_json)
+        about = without_gaps(causes, found, begin)
+        chronicle = await _chronicle(past, about)
+        earlier = sum(record.seq not in about for record in found)
+        _tell(chronicle, verdict(state, subject), earlier, as_json)
 
 
 async def _once(past: Past, last: int, reference: str) -> Subject | None:

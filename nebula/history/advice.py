@@ -1,10 +1,21 @@
 """What an operator should do about a model that is not well: one sentence. Pure."""
 
+from __future__ import annotations  # rpds maps take no [] at run time
+
+from collections.abc import Sequence, Set
+
+from msgspec.structs import replace
+from rpds import HashTrieMap
+
+from nebula.actors.placement.candidates import Candidate
 from nebula.actors.placement.planning import plan
 from nebula.events import memory
 from nebula.events.engine_options import devices_needed
 from nebula.events.standing import standing
-from nebula.events.state import Model, Replica, State
+from nebula.events.state import Model, Node, Replica, State
+
+_NAMED = 3
+"""Nodes of a kind that are named: of a thousand nobody starts all again."""
 
 
 def advice(state: State, model: Model) -> str:
@@ -64,24 +75,69 @@ def _unschedulable(state: State, model: Model) -> str:
             else "Wait: there is room for it now, and a router will place it."
         )
     # The nearest to being taken come first.
-    match found[0].lack:
-        case "place" | "label" | "devices":
-            return _nowhere(model, found[0].lack)
-        case "open":
-            return (
-                "Start another `nebula node`, one of the lost ones again, or undo a drain "
-                "(`nebula drain NODE --undo`): none that suits takes replicas now."
-            )
-    roomiest = max((each for each in found if each.lack == "room"), key=lambda each: each.room)
+    if found[0].lack in ("place", "label", "devices"):
+        return _nowhere(model, found[0].lack)
+    return _either(_opened(state, model) + _roomier(found))
+
+
+def _either(ways: Sequence[str]) -> str:
+    """Make one sentence of several ways, any of which will do."""
+    *first, last = ways
+    text = f"{', '.join(first)}, or {last}" if first else last
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _opened(state: State, model: Model) -> list[str]:
+    """Name the nodes that are lost or draining and would have room, were they not."""
+    lost = [node for node in state.nodes.values() if node.lost]
+    draining = [node for node in state.nodes.values() if node.draining and not node.lost]
+    # A lost node ends its engines before it is back.
+    emptied = state.occupancy
+    for node in lost:
+        emptied = emptied.discard(node.id)
+    back = replace(state, nodes=_with(state, lost, lost=False), occupancy=emptied)
+    undrained = replace(state, nodes=_with(state, draining, draining=False))
+    ways = [
+        f"start the lost node {node} again (`nebula node --name {node}` on its machine)"
+        for node in _taking(back, model, {node.id for node in lost})
+    ]
+    ways += [
+        f"let {node} take replicas again (`nebula drain {node} --undo`)"
+        for node in _taking(undrained, model, {node.id for node in draining})
+    ]
+    return ways
+
+
+def _with(state: State, nodes: Sequence[Node], **fields: bool) -> HashTrieMap[str, Node]:
+    changed = state.nodes
+    for node in nodes:
+        changed = changed.insert(node.id, replace(node, **fields))
+    return changed
+
+
+def _taking(state: State, model: Model, nodes: Set[str]) -> list[str]:
+    """Give those of the nodes, at most a few, that a plan would choose or keep in `state`."""
+    if not nodes:
+        return []
+    places = plan(state, model).assignments
+    return sorted({place.node for place in places if place.node in nodes})[:_NAMED]
+
+
+def _roomier(found: Sequence[Candidate]) -> list[str]:
+    """Say what would make room on the nodes that take replicas, and on one that is not there."""
+    full = [each for each in found if each.lack == "room"]
+    if not full:
+        return ["start another `nebula node`"]
+    roomiest = max(full, key=lambda each: each.room)
     if roomiest.room >= roomiest.need:
-        return f"Add a node that it may be on: {roomiest.unfit}."
-    return (
-        f"Add a node with a device that has {memory.text(roomiest.need)} to give, unload something "
-        f"from {roomiest.name}, or load it again with --memory {_offer(roomiest.room)} or less."
-        if roomiest.room > 0
-        else f"Add a node with a device that has {memory.text(roomiest.need)} to give, "
-        f"or unload something from {roomiest.name}."
-    )
+        return [f"add a node that it may be on: {roomiest.unfit}"]
+    ways = [
+        f"add a node with a device that has {memory.text(roomiest.need)} to give",
+        f"unload something from {roomiest.name}",
+    ]
+    if roomiest.room > 0:
+        ways.append(f"load it again with --memory {_offer(roomiest.room)} or less")
+    return ways
 
 
 def _nowhere(model: Model, lack: str) -> str:

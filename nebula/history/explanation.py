@@ -16,7 +16,17 @@ from nebula.events import index, memory
 from nebula.events.record import Malformed, Record
 from nebula.events.state import Model, State, launch_of
 from nebula.events.values import Assignment, Policy
-from nebula.events.vocabulary import Decided, Event, ModelAssigned, ModelUnschedulable
+from nebula.events.vocabulary import (
+    Decided,
+    Event,
+    ModelAssigned,
+    ModelUnschedulable,
+    NodeDeregistered,
+    NodeDrainRequested,
+    NodeLost,
+    NodeRegistered,
+    NodeUndrainRequested,
+)
 from nebula.history.replay import Replay
 from nebula.history.telling import told
 
@@ -86,24 +96,57 @@ class Chronicle:
 
 
 class Causes:
-    """What led to what: every sequence with the one that caused it, for one pass over a log."""
+    """What led to what: every sequence with those that caused it, for one pass over a log.
+
+    A plan names the event that let it be made; that a node it moves replicas away from was lost
+    or drained may have happened before, and is a cause too.
+    """
 
     def __init__(self) -> None:
         self._cause: dict[int, int] = {}
+        self._before: dict[int, frozenset[int]] = {}
+        self._lost: dict[str, int] = {}
+        self._drained: dict[str, int] = {}
+        self._nodes: dict[str, frozenset[str]] = {}
 
     def take(self, record: Record) -> None:
         """Note one more record."""
         if record.cause is not None:
             self._cause[record.seq] = record.cause
+        match record.content:
+            case NodeLost():
+                self._lost[record.id] = record.seq
+            case NodeDrainRequested():
+                self._drained[record.id] = record.seq
+            case NodeRegistered():
+                self._lost.pop(record.id, None)
+            case NodeUndrainRequested():
+                self._drained.pop(record.id, None)
+            case NodeDeregistered():
+                self._lost.pop(record.id, None)
+                self._drained.pop(record.id, None)
+            case ModelAssigned(replicas=places):
+                self._note(record)
+                self._nodes[record.id] = frozenset(place.node for place in places)
+            case ModelUnschedulable():
+                self._note(record)
+
+    def _note(self, record: Record) -> None:
+        closed = {**self._drained, **self._lost}
+        away = self._nodes.get(record.id, frozenset()) & closed.keys()
+        if away:
+            self._before[record.seq] = frozenset(closed[node] for node in away)
 
     def chain(self, seqs: Iterable[int]) -> set[int]:
         """Give these sequences and all that led to them."""
         found: set[int] = set()
-        for seq in seqs:
-            step: int | None = seq
-            while step is not None and step not in found:
-                found.add(step)
-                step = self._cause.get(step)
+        left = list(seqs)
+        while left:
+            seq = left.pop()
+            if seq not in found:
+                found.add(seq)
+                left += self._before.get(seq, ())
+                left += [self._cause[seq]] if seq in self._cause else []
         return found
 
     def effects(self, seq: int) -> set[int]:
@@ -113,6 +156,20 @@ class Causes:
             if self._cause[later] in found:
                 found.add(later)
         return found
+
+
+def without_gaps(causes: Causes, found: Iterable[Record], begin: int) -> set[int]:
+    """Give what a story tells that begins at a sequence, and all that led to it.
+
+    Where that goes back to plans before, it tells every plan since: from one to the next but one
+    nobody could follow it.
+    """
+    records = list(found)
+    about = causes.chain(record.seq for record in records if record.seq >= begin)
+    own = [record.seq for record in records if record.seq in about]
+    plans = [record.seq for record in records if isinstance(record.content, ModelAssigned)]
+    first = min(own, default=begin)
+    return about | causes.chain(seq for seq in plans if seq >= first)
 
 
 def _reasons(record: Record, basis: State | None) -> tuple[str, ...]:
@@ -145,22 +202,17 @@ def weighed(basis: State, identity: str, event: Event) -> tuple[str, ...]:
         for each in basis.replicas_of(model)
         if (why := index.stale(basis, model, each, launch))
     }
-    reasons += [
-        f"{each} serves until another one can: {whys[each]}"
-        for each in planned.kept
-        if each in whys and basis.replicas[each].serving
-    ]
-    for replica in planned.evicted:
-        known = basis.replicas.get(replica)
-        node = basis.nodes.get(known.node) if known is not None else None
-        if known is None or node is None:
-            reasons.append(f"{replica} had to go: its node has left")
-        elif node.lost:
-            reasons.append(f"{replica} had to go: {node.id} is lost")
-        elif replica in whys:
-            reasons.append(f"{replica} goes: {whys[replica]}")
-        elif planned.choices or len(planned.assignments) >= model.wanted:
-            reasons.append(f"{replica} had to go from {node.id}")
+    versions = {each.replica: each.version for each in model.assignments}
+    anew = {
+        each.replica for each in planned.assignments if each.version != versions.get(each.replica)
+    }
+    for each in planned.kept:
+        if each in anew:
+            why = whys.get(each, "it had been given up")
+            reasons.append(f"{each} starts anew where it is: {why}")
+        elif each in whys and basis.replicas[each].serving:
+            reasons.append(f"{each} serves until another one can: {whys[each]}")
+    reasons += [_evicted(basis, model, each, whys.get(each, "")) for each in planned.evicted]
     if planned.choices and (sized := sized_by(model)):
         reasons.append(sized)
     placed = [each for each in planned.assignments if each.replica in planned.kept]
@@ -168,6 +220,23 @@ def weighed(basis: State, identity: str, event: Event) -> tuple[str, ...]:
         reasons += _choice(choice, model.spec.policy, _Holders(basis, model, placed))
         placed += [each for each in planned.assignments if each.replica == choice.replica]
     return tuple(reasons)
+
+
+def _evicted(basis: State, model: Model, replica: str, why: str) -> str:
+    known = basis.replicas.get(replica)
+    node = basis.nodes.get(known.node) if known is not None else None
+    if known is None or node is None:
+        return f"{replica} had to go: its node has left"
+    if node.lost:
+        return f"{replica} had to go: {node.id} is lost"
+    if why:
+        return f"{replica} goes: {why}"
+    if known.given_up:
+        return f"{replica} goes: it had been given up"
+    if len(model.assignments) > model.wanted:
+        wanted = "1 replica is" if model.wanted == 1 else f"{model.wanted or 'no'} replicas are"
+        return f"{replica} goes: {wanted} wanted"
+    return f"{replica} had to go from {node.id}: its device is not there any more, or too small"
 
 
 class _Holders:

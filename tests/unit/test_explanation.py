@@ -23,7 +23,7 @@ from nebula.events.vocabulary import (
     NodeLost,
 )
 from nebula.history.advice import advice
-from nebula.history.explanation import Causes, Chronicle
+from nebula.history.explanation import Causes, Chronicle, without_gaps
 from nebula.history.telling import told
 from tests.unit import corpus
 from tests.unit.story import Story, cluster, facts, intents, load
@@ -197,6 +197,41 @@ def test_causes_lead_both_ways() -> None:
     assert causes.chain([999]) == {999}
 
 
+def test_that_a_node_was_drained_led_to_the_plan_that_moved_its_replicas_later() -> None:
+    causes, found = Causes(), []
+    for record in corpus.records("placement-on-the-move"):
+        causes.take(record)
+        if record.id.rpartition("-")[0] == "chat" or record.id == "chat":
+            found.append(record)
+    assert causes.chain([21]) == {19, 14, 21}, "a node was drained, another came"
+    assert causes.chain([53]) == {52, 53}, "nothing of it was on the lost node any more"
+    told = without_gaps(causes, found, 34)
+    assert {21, 27, 35, 38, 41, 46, 53} <= told, "every plan since the first that is told"
+    assert 3 not in told
+    assert without_gaps(causes, found, 99) == set()
+
+
+def test_a_replica_that_starts_anew_in_its_place_says_why() -> None:
+    story = cluster(n1=[16]).given("chat", load(1, "10GiB"))
+    story.settles()
+    story.runs("chat-0").given("chat", load(1, "10GiB", options={"seed": 1}))
+    story.decides()
+    assert reasons(story)[:3] == (
+        "kept where they are: chat-0",
+        "chat-0 starts anew where it is: it runs as was asked for before",
+        "chat-1: no candidate can take it",
+    )
+
+
+@pytest.mark.parametrize(("replicas", "wanted"), [(1, "1 replica is"), (0, "no replicas are")])
+def test_a_replica_that_is_one_too_many_says_so(replicas: int, wanted: str) -> None:
+    story = cluster(n1=[80]).given("chat", load(2, "8GiB"))
+    story.settles()
+    story.runs("chat-0").runs("chat-1").given("chat", ModelScaleRequested(replicas))
+    story.decides()
+    assert f"chat-1 goes: {wanted} wanted" in reasons(story)
+
+
 @pytest.mark.parametrize("name", corpus.NAMES)
 def test_every_recorded_event_can_be_told(name: str) -> None:
     found = Chronicle(lambda *_: True)
@@ -244,7 +279,23 @@ ADVICE: dict[str, tuple[Callable[[], Story], str]] = {
         lambda: unplaced(n1=[80]).given("n1", NodeLost()),
         "Start `nebula node --name n1` on its machine again.",
     ),
-    "all drained": (lambda: _placed_nowhere(NodeDrainRequested()), "Start another"),
+    "all drained": (
+        lambda: _placed_nowhere(NodeDrainRequested()),
+        "Let n1 take replicas again (`nebula drain n1 --undo`), or start another `nebula node`.",
+    ),
+    "no room but on a lost node": (
+        lambda: _moved(unplaced(n1=[80], n2=[4], n3=[8]).runs("chat-0").given("n1", NodeLost())),
+        "Start the lost node n1 again (`nebula node --name n1` on its machine), add a node with a "
+        "device that has 8.0 GiB to give, unload something from n3/gpu0, or load it again with",
+    ),
+    "no room on a lost node either": (
+        lambda: _moved(unplaced(n1=[8], n2=[4]).given("n1", NodeLost())),
+        "Add a node with a device that has 8.0 GiB to give",
+    ),
+    "all lost for good": (
+        lambda: _moved(unplaced(n1=[80]).given("n1", NodeLost())),
+        "Start the lost node n1 again (`nebula node --name n1` on its machine), or start another",
+    ),
     "too little room": (
         lambda: unplaced(n1=[8]),
         "Add a node with a device that has 8.0 GiB to give, unload something from n1/gpu0, "
@@ -278,6 +329,11 @@ ADVICE: dict[str, tuple[Callable[[], Story], str]] = {
 }
 
 
+def _moved(story: Story) -> Story:
+    story.settles()
+    return story
+
+
 def _placed_nowhere(event: Event) -> Story:
     story = cluster(n1=[80]).given("n1", event).given("chat", load(1, "8GiB"))
     story.settles()
@@ -296,6 +352,7 @@ def test_one_sentence_says_what_to_do(case: str) -> None:
 def test_the_recorded_incident_ends_in_what_to_do() -> None:
     state = fold(EMPTY, corpus.records("lost-node")[:18])
     assert advice(state, state.models["poet"]) == (
-        "Add a node with a device that has 14.0 GiB to give, unload something from n1/gpu0, "
+        "Start the lost node n2 again (`nebula node --name n2` on its machine), "
+        "add a node with a device that has 14.0 GiB to give, unload something from n1/gpu0, "
         "or load it again with --memory 4.7GiB or less."
     )
