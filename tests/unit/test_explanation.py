@@ -14,6 +14,7 @@ from nebula.events.state import EMPTY
 from nebula.events.values import Assignment
 from nebula.events.vocabulary import (
     EngineFailed,
+    EngineStopped,
     Event,
     ModelAssigned,
     ModelMeasured,
@@ -26,7 +27,7 @@ from nebula.history.advice import advice
 from nebula.history.explanation import Causes, Chronicle, without_gaps
 from nebula.history.telling import told
 from tests.unit import corpus
-from tests.unit.story import Story, cluster, facts, intents, load
+from tests.unit.story import Story, cluster, facts, gpus, intents, load
 
 
 def chronicle(story: Story) -> Chronicle:
@@ -197,17 +198,43 @@ def test_causes_lead_both_ways() -> None:
     assert causes.chain([999]) == {999}
 
 
-def test_that_a_node_was_drained_led_to_the_plan_that_moved_its_replicas_later() -> None:
-    causes, found = Causes(), []
-    for record in corpus.records("placement-on-the-move"):
+def moved() -> Story:
+    """chat-0 is drained off n1 once n2 has come, then another chat is asked for."""
+    story = cluster(n1=[80]).given("chat", load(1, "8GiB"))  # 1, 2
+    story.settles()  # 3
+    story.runs("chat-0").given("n1", NodeDrainRequested())  # 4, 5, 6
+    story.settles()  # 7: it can't be replaced
+    story.given("n2", gpus(80))  # 8
+    story.settles()  # 9: chat-1 on n2
+    story.runs("chat-1")  # 10, 11
+    story.settles()  # 12: chat-0 goes
+    story.append("chat-0", EngineStopped(), cause=4)  # 13
+    story.given("chat", load(2, "8GiB"))  # 14
+    story.settles()  # 15
+    return story
+
+
+def causes_in(story: Story) -> Causes:
+    causes = Causes()
+    for record in story.log:
         causes.take(record)
-        if record.id.rpartition("-")[0] == "chat" or record.id == "chat":
-            found.append(record)
-    assert causes.chain([21]) == {19, 14, 21}, "a node was drained, another came"
-    assert causes.chain([53]) == {52, 53}, "nothing of it was on the lost node any more"
-    told = without_gaps(causes, found, 34)
-    assert {21, 27, 35, 38, 41, 46, 53} <= told, "every plan since the first that is told"
-    assert 3 not in told
+    return causes
+
+
+def test_a_plan_that_moves_replicas_was_caused_by_the_drain_too_however_long_before() -> None:
+    causes = causes_in(moved())
+    assert causes.chain([9]) == {8, 9, 6}
+    assert causes.chain([15]) == {14, 15}, "nothing of it is on the drained node any more"
+
+
+def test_a_story_that_goes_back_to_a_plan_leaves_out_none_since() -> None:
+    story = moved()
+    found = [record for record in story.log if record.aggregate in ("model", "replica")]
+    causes = causes_in(story)
+    assert without_gaps(causes, found, 14) == {14, 15}
+    plans = {9, 12, 15}
+    assert plans <= without_gaps(causes, found, 11)
+    assert without_gaps(causes, found, 13) >= {4, *plans}, "13 goes back to when it had begun"
     assert without_gaps(causes, found, 99) == set()
 
 
