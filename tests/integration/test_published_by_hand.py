@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from nebula.events.state import State
 from nebula.events.vocabulary import EngineStopped, EventRejected, ModelAssigned
 from tests.integration.asking import CHAT, chat, said
 from tests.integration.cluster import Cluster
@@ -200,3 +201,24 @@ async def test_a_forged_start_of_an_engine_is_put_right_by_the_next_node(
     assert (await own_cluster.engine("chat-0")).pid not in (real.pid, 10**9)
     async with own_cluster.http() as http:
         assert said(await http.post(CHAT, json=chat("chat", max_tokens=1))) == "hello"
+
+
+@pytest.mark.parametrize("retry_in", ["null", "1.0"])
+async def test_an_engine_that_is_said_to_have_failed_and_runs_is_ended_and_started_anew(
+    cluster: Cluster, retry_in: str
+) -> None:
+    await cluster.load("said")
+    before = await cluster.engine("said-0")
+    report = f'{{"reason": "so I say", "retry_in": {retry_in}}}'.encode()
+    await cluster.publish("nebula.events.replica.said-0.EngineFailed", report)
+
+    def anew(state: State) -> bool:
+        replica = state.replicas["said-0"]
+        return replica.serving and replica.engine is not None and replica.engine.pid != before.pid
+
+    state = await cluster.until(anew, "another engine serves")
+    assert state.replicas["said-0"].memory == 512 * 2**20
+    assert before.pid not in cluster.pids()
+    async with cluster.http() as http:
+        assert said(await http.post(CHAT, json=chat("said", max_tokens=1))) == "hello"
+    assert (await cluster.nebula("unload", "said")).code == 0

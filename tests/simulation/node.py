@@ -1,7 +1,7 @@
-"""The node's process: `reconcile` and `Restarts` as they are, what `Node` does around them by hand.
+"""The node's process: what it knows and decides is Nebula's own code, `Roster` and `reconcile`.
 
-The order of events is that of nebula/actors/node.py, which has asyncio and real processes in it:
-what changes there is to be changed here.
+The order of events around them is that of nebula/actors/node/actor.py, which has asyncio and real
+processes in it: what changes there is to be changed here.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from nebula.actors.node import reconciliation
 from nebula.actors.node.reconciliation import (
     LoadAdapter,
     Restarts,
-    Running,
     Start,
     Stop,
     UnloadAdapter,
 )
+from nebula.actors.node.roster import Entry, Roster
 from nebula.actors.placement.decision import replicas_on
 from nebula.events import subjects
 from nebula.events.state import Replica
@@ -30,9 +30,7 @@ from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterUnloaded,
-    EngineFailed,
     EngineReady,
-    EngineStarted,
     EngineStopped,
     Event,
     NodeRegistered,
@@ -52,26 +50,13 @@ DRAIN = 60.0
 LAST_TRY = 3.0
 
 
-class _Entry:
-    """One replica's engine from the decision to start it until it is gone."""
+class _Entry(Entry):
+    """An entry of the node's map, with the engine that runs."""
 
     def __init__(self, replica: Replica, version: int, attempt: int) -> None:
-        self.replica = replica.id
-        self.devices = replica.devices
-        self.version = version
-        self.attempt = attempt
+        super().__init__(replica, version, attempt)
         self.engine: Engine | None = None
-        self.ready = False
-        self.ready_since: float | None = None
-        self.stop_reason: str | None = None
         self.hurried = False
-        self.last_seq: int | None = None
-
-    @property
-    def running(self) -> Running:
-        return Running(
-            self.replica, self.version, self.devices, self.ready, self.stop_reason is not None
-        )
 
 
 class Node(Process):
@@ -85,10 +70,7 @@ class Node(Process):
         self._name = f"{machine.id}.{life}"
         self._told = 0
         self._appender = Appender(journal, machine.link, self._name)
-        self._restarts = Restarts()
-        self._entries: dict[str, _Entry] = {}
-        self._retry_at: dict[str, float] = {}
-        self._adapting: set[str] = set()
+        self._engines: Roster[_Entry] = Roster(Restarts())
         self._wake = Signal(self.clock)
         self._woken = False
         self.follower: Follower | None = None
@@ -118,13 +100,13 @@ class Node(Process):
             looked = self.clock.now
             self._act()
             if self._is_lost():
-                for entry in self._entries.values():
+                for entry in self._engines:
                     entry.hurried = True
-                if not self._entries:
+                if not self._engines:
                     yield from self._tell(self.machine.id, self._registration(), None)
                     continue
             if not self._woken:
-                pause = self._until_retry(looked)
+                pause = self._engines.pause(looked, self.clock.now)
                 if pause is None:
                     yield self._wake
                 else:
@@ -147,30 +129,22 @@ class Node(Process):
             self._notice()
 
     def _act(self) -> None:
-        running = {replica: entry.running for replica, entry in self._entries.items()}
         state = self._follow.state
         mine = replicas_on(state, self.machine.id)
-        due = reconciliation.reconcile(state, mine, running, self._retry_at, self.clock.now)
-        for action in due:
+        for action in self._engines.due(state, mine, self.clock.now):
             match action:
                 case Start(replica=identity, attempt=attempt):
                     replica = state.replicas[identity]
                     entry = _Entry(replica, replica.version, attempt)
-                    entry.last_seq = replica.changed
-                    self._retry_at.pop(identity, None)
-                    self._entries[identity] = entry
+                    self._engines.open(entry)
                     self.spawn(self._live(entry, replica))
                 case Stop(replica=identity, reason=reason, drains=drains):
-                    self._stop(self._entries[identity], reason, DRAIN * drains)
+                    stopped = self._engines.get(identity)
+                    if stopped is not None and stopped.stop(reason):
+                        self.spawn(self._end(stopped, DRAIN * drains))
                 case LoadAdapter() | UnloadAdapter():
-                    if action.replica not in self._adapting:
-                        self._adapting.add(action.replica)
+                    if self._engines.adapts(action.replica):
                         self.spawn(self._adapt(action))
-
-    def _stop(self, entry: _Entry, reason: str, drain: float) -> None:
-        if entry.stop_reason is None:
-            entry.stop_reason = reason
-            self.spawn(self._end(entry, drain))
 
     def _end(self, entry: _Entry, drain: float) -> Generator[Any, Any, None]:
         """End an engine; before that let its requests end."""
@@ -196,16 +170,14 @@ class Node(Process):
             engine = entry.engine = self.machine.start(replica, entry.version, launch)
             if entry.stop_reason is not None:
                 engine.terminate(GRACE)
-            event = EngineStarted(
-                engine.pid, engine.created, 1, "engine.log", entry.version, entry.attempt
-            )
-            entry.last_seq = yield from self._tell(entry.replica, event, entry.last_seq)
+            event = entry.started(engine.pid, engine.created, 1, "engine.log")
+            entry.has_told((yield from self._tell(entry.replica, event, entry.last_seq)))
         engine = entry.engine
         while not entry.ready and not engine.exited:
             if engine.answers:
                 ready = EngineReady("0", round(self.clock.now - started, 1))
-                entry.last_seq = yield from self._tell(entry.replica, ready, entry.last_seq)
-                entry.ready, entry.ready_since = True, self.clock.now
+                seq = yield from self._tell(entry.replica, ready, entry.last_seq)
+                entry.answers(seq, self.clock.now)
                 self._notice()
             else:
                 yield engine.changed
@@ -218,24 +190,20 @@ class Node(Process):
         return there.issuperset(replica.devices)
 
     def _ended(self, entry: _Entry, code: int | None, reason: str) -> Generator[Any, Any, None]:
-        entry.ready = False
-        wanted = entry.stop_reason
-        if wanted is None:
-            served = 0.0 if entry.ready_since is None else self.clock.now - entry.ready_since
-            attempt, pause = self._restarts.after(entry.attempt, served)
-            if pause is not None:
-                self._retry_at[entry.replica] = self.clock.now + pause
-            failed = EngineFailed(reason, code, (), attempt, pause)
+        as_wanted = entry.ended()
+        if not as_wanted:
+            failed = self._engines.failed(entry, code, reason, (), self.clock.now)
             yield from self._tell(entry.replica, failed, entry.last_seq)
         while entry.engine is not None and not entry.engine.gone:
             yield entry.engine.changed
-        if wanted is not None:
-            yield from self._tell(entry.replica, EngineStopped(wanted), entry.last_seq)
-        del self._entries[entry.replica]
+        if as_wanted:
+            stopped = EngineStopped(entry.stop_reason or "")
+            yield from self._tell(entry.replica, stopped, entry.last_seq)
+        self._engines.close(entry)
         self._notice()
 
     def _adapt(self, action: LoadAdapter | UnloadAdapter) -> Generator[Any, Any, None]:
-        entry = self._entries.get(action.replica)
+        entry = self._engines.get(action.replica)
         replica = self._follow.state.replicas.get(action.replica)
         if entry is not None and replica is not None and entry.engine is not None:
             model = self._follow.state.models.get(replica.model)
@@ -253,9 +221,9 @@ class Node(Process):
                 else:
                     entry.engine.adapters.add(action.name)
                     event = AdapterLoaded(action.name, action.source)
-                if self._entries.get(action.replica) is entry:
+                if self._engines.get(action.replica) is entry:
                     yield from self._tell(action.replica, event, cause)
-        self._adapting.discard(action.replica)
+        self._engines.adapted(action.replica)
         self._notice()
 
     def _adopt(self) -> Generator[Any, Any, None]:
@@ -274,10 +242,7 @@ class Node(Process):
                 continue
             entry = _Entry(replica, known.version, replica.attempt)
             entry.engine = engine
-            entry.last_seq = replica.changed
-            entry.ready = replica.phase == "ready"
-            entry.ready_since = self.clock.now if entry.ready else None
-            self._entries[replica.id] = entry
+            self._engines.adopt(entry, ready=replica.phase == "ready", now=self.clock.now)
             kept.add(engine.pid)
             self.spawn(self._live(entry, replica))
         for pid, engine in list(self.machine.engines.items()):
@@ -305,11 +270,7 @@ class Node(Process):
 
     def _beat(self) -> Generator[Any, Any, None]:
         while True:
-            status = NodeStatus(self.machine.id, 1, len(self._entries), 0)
+            status = NodeStatus(self.machine.id, 1, len(self._engines), 0)
             subject = subjects.node_status(self.machine.id)
             self.machine.say(subject, b"", msgspec.json.encode(status))
             yield HEARTBEAT
-
-    def _until_retry(self, looked: float) -> float | None:
-        later = [at for at in self._retry_at.values() if at > looked]
-        return max(0.0, min(later) - self.clock.now) + 0.01 if later else None

@@ -118,6 +118,22 @@ def test_a_replica_that_was_given_up_is_not_started() -> None:
     assert due([replica(phase="failed", attempt=3, retry_in=None)]) == []
 
 
+def test_an_engine_that_runs_though_the_log_has_it_as_ended_is_stopped_and_then_started_anew() -> (
+    None
+):
+    failed = replica(phase="failed", attempt=1, retry_in=None)
+    (stop,) = due([failed], [running(ready=True, told=True)])
+    assert stop == Stop("chat-0", "the log says that it has ended")
+    (stop, *rest) = due([failed, replica(1)], [running(ready=True, told=True)])
+    assert (type(stop), rest) == (Stop, [])
+    stopped = replica(phase="stopped")
+    assert due([stopped]) == [Start("chat-0", attempt=1)]
+
+
+def test_an_engine_of_which_the_log_does_not_know_yet_is_let_be() -> None:
+    assert due([replica()], [running(told=False)]) == []
+
+
 def test_adapters_are_loaded_once_the_engine_answers() -> None:
     state = cluster(sql="/a/sql")
     assert due([replica()], [running()], state=state) == []
@@ -178,12 +194,13 @@ replicas = st.lists(
 )
 engines = st.lists(
     st.builds(
-        lambda number, version, devices, ready, ending: Running(
-            f"chat-{number}", version, devices, ready, ending
+        lambda number, version, devices, ready, ending, told: Running(
+            f"chat-{number}", version, devices, ready, ending, told
         ),
         numbers,
         st.integers(1, 2),
         device_sets,
+        st.booleans(),
         st.booleans(),
         st.booleans(),
     ),

@@ -11,7 +11,6 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -29,13 +28,12 @@ from nebula.actors.node.processes import EngineProcess
 from nebula.actors.node.reconciliation import (
     Action,
     LoadAdapter,
-    Running,
     Start,
     Stop,
     UnloadAdapter,
     is_lost,
-    reconcile,
 )
+from nebula.actors.node.roster import Roster
 from nebula.actors.node.running import NodeEngine
 from nebula.actors.node.settings import NodeSettings
 from nebula.actors.node.weights.hub import Hub
@@ -46,9 +44,7 @@ from nebula.events.state import Replica
 from nebula.events.status import NodeStatus
 from nebula.events.values import Device
 from nebula.events.vocabulary import (
-    EngineFailed,
     EngineReady,
-    EngineStarted,
     EngineStopped,
     Event,
     NodeRegistered,
@@ -81,10 +77,8 @@ class Node(Actor):
         super().__init__(connection, stream_replicas=stream_replicas)
         self.settings = settings
         self.inventory = inventory
-        self._engines: dict[str, NodeEngine] = {}
-        self._retry_at: dict[str, float] = {}
+        self._engines: Roster[NodeEngine] = Roster(settings.restarts)
         self._gpus_free: tuple[int, ...] = ()
-        self._adapting: set[str] = set()
         self._wake = asyncio.Event()
         self._supply = Supply(
             settings.node,
@@ -133,7 +127,7 @@ class Node(Actor):
             for action in self._due(now):
                 self._perform(action)
             if is_lost(self.projection.state, self.settings.node):
-                for engine in self._engines.values():
+                for engine in self._engines:
                     engine.hurried.set()
                 if not self._engines and await self._register():
                     log.warning("this node was lost: it has ended its engines and registered again")
@@ -143,7 +137,7 @@ class Node(Actor):
             try:
                 await asyncio.wait(
                     (changed, woken),
-                    timeout=self._until_retry(now),
+                    timeout=self._engines.pause(now, self._now(), self._supply.retries),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if changed.done():
@@ -171,47 +165,41 @@ class Node(Actor):
     async def end(self) -> None:
         """End every engine, or leave them to the next node process if told so."""
         if self.settings.leave_engines:
-            for engine in self._engines.values():
+            for engine in self._engines:
                 if engine.life is not None:
                     engine.life.cancel()
             return
-        for engine in self._engines.values():
+        for engine in self._engines:
             self._stop(engine, "the node was stopped")
-        lives = [engine.life for engine in self._engines.values() if engine.life is not None]
+        lives = [engine.life for engine in self._engines if engine.life is not None]
         await asyncio.gather(*lives, return_exceptions=True)
 
     def _due(self, now: float) -> tuple[Action, ...]:
-        running: Mapping[str, Running] = {
-            replica: engine.running for replica, engine in self._engines.items()
-        }
         state = self.projection.state
         mine = replicas_on(state, self.settings.node)
-        self._supply.work(state, mine, {engine.source for engine in self._engines.values()}, now)
-        waiting = self._supply.waiting(mine)
-        return reconcile(state, mine, running, self._retry_at, now, waiting)
+        self._supply.work(state, mine, {engine.source for engine in self._engines}, now)
+        return self._engines.due(state, mine, now, self._supply.waiting(mine))
 
     def _perform(self, action: Action) -> None:
         match action:
             case Start(replica=identity, attempt=attempt):
                 replica = self.projection.state.replicas[identity]
-                ports = {engine.port for engine in self._engines.values()}
+                ports = {engine.port for engine in self._engines}
                 engine = NodeEngine(replica, replica.version, attempt, processes.free_port(ports))
-                engine.last_seq = replica.changed
-                self._retry_at.pop(identity, None)
-                self._engines[identity] = engine
+                self._engines.open(engine)
                 engine.life = self.spawn(self._live(engine, replica), f"engine {identity}")
             case Stop(replica=identity, reason=reason, drains=drains):
-                self._stop(self._engines[identity], reason, self.settings.drain * drains)
+                stopped = self._engines.get(identity)
+                if stopped is not None:
+                    self._stop(stopped, reason, self.settings.drain * drains)
             case LoadAdapter() | UnloadAdapter():
-                if action.replica not in self._adapting:
-                    self._adapting.add(action.replica)
+                if self._engines.adapts(action.replica):
                     self.spawn(self._adapt(action), f"adapter of {action.replica}")
 
     def _stop(self, engine: NodeEngine, reason: str, drain: float = 0.0) -> None:
         if not drain:
             engine.hurried.set()
-        if engine.stop_reason is None:
-            engine.stop_reason = reason
+        if engine.stop(reason):
             self.spawn(engine.end(self.settings.grace, drain), f"end {engine.replica}")
 
     async def _live(self, engine: NodeEngine, replica: Replica) -> None:
@@ -225,23 +213,18 @@ class Node(Actor):
                 process = await engine.start(self._site, self.inventory, replica, environ, log_file)
                 if engine.stop_reason is not None:
                     self.spawn(process.end(self.settings.grace), f"end {engine.replica}")
-                event = EngineStarted(
-                    process.pid,
-                    process.created,
-                    engine.port,
-                    str(process.log_file),
-                    engine.version,
-                    engine.attempt,
+                event = engine.started(
+                    process.pid, process.created, engine.port, str(process.log_file)
                 )
-                engine.last_seq = await self._tell(engine.replica, event, engine.last_seq)
+                engine.has_told(await self._tell(engine.replica, event, engine.last_seq))
             watching = asyncio.create_task(process.wait())
             try:
                 if not engine.ready and await engine.becomes_ready(watching):
                     event_ready = EngineReady(
                         await engine.client.version(), round(self._now() - started, 1)
                     )
-                    engine.last_seq = await self._tell(engine.replica, event_ready, engine.last_seq)
-                    engine.ready, engine.ready_since = True, self._now()
+                    seq = await self._tell(engine.replica, event_ready, engine.last_seq)
+                    engine.answers(seq, self._now())
                     self._wake.set()
                 code = await watching
             finally:
@@ -256,28 +239,24 @@ class Node(Actor):
 
         A failure is told at once. That it was stopped is told last: others may get its devices.
         """
-        engine.ready = False
+        as_wanted = engine.ended()
         await engine.client.close()
-        wanted = engine.stop_reason
-        if wanted is None:
+        if not as_wanted:
             await self._failed(engine, code, reason)
         if engine.process is not None:
             await engine.process.gone()
-        if wanted is not None:
-            await self._tell(engine.replica, EngineStopped(wanted), engine.last_seq)
-        del self._engines[engine.replica]
+        if as_wanted:
+            stopped = EngineStopped(engine.stop_reason or "")
+            await self._tell(engine.replica, stopped, engine.last_seq)
+        self._engines.close(engine)
         self._wake.set()
 
     async def _failed(self, engine: NodeEngine, code: int | None, words: str) -> None:
-        served = 0.0 if engine.ready_since is None else self._now() - engine.ready_since
-        attempt, pause = self.settings.restarts.after(engine.attempt, served)
         process = engine.process
         reason = death_reason(code, process is not None and process.adopted, words)
         lines = process.tail() if process is not None else ()
-        failed = EngineFailed(engine.hint + reason, code, lines, attempt, pause)
-        log.warning("%s failed (attempt %d): %s", engine.replica, attempt, reason)
-        if pause is not None:
-            self._retry_at[engine.replica] = self._now() + pause
+        failed = self._engines.failed(engine, code, engine.hint + reason, lines, self._now())
+        log.warning("%s failed (attempt %d): %s", engine.replica, failed.attempt, reason)
         await self._tell(engine.replica, failed, engine.last_seq)
 
     async def _adapt(self, action: LoadAdapter | UnloadAdapter) -> None:
@@ -298,7 +277,7 @@ class Node(Actor):
             if self._engines.get(action.replica) is engine:
                 await self._tell(action.replica, event, cause)
         finally:
-            self._adapting.discard(action.replica)
+            self._engines.adapted(action.replica)
             self._wake.set()
 
     async def _adopt(self) -> None:
@@ -315,10 +294,7 @@ class Node(Actor):
                 continue
             engine = NodeEngine(replica, known.version, replica.attempt, known.port)
             engine.process = process
-            engine.last_seq = replica.changed
-            engine.ready = replica.phase == "ready"
-            engine.ready_since = self._now() if engine.ready else None
-            self._engines[replica.id] = engine
+            self._engines.adopt(engine, ready=replica.phase == "ready", now=self._now())
             kept.add(process.pid)
             log.info("adopted %s: pid %d, port %d", replica.id, known.pid, known.port)
             engine.life = self.spawn(self._live(engine, replica), f"engine {replica.id}")
@@ -376,11 +352,6 @@ class Node(Actor):
 
     def _log_file(self, replica: str) -> Path:
         return self.settings.folder / "logs" / f"{replica}.log"
-
-    def _until_retry(self, looked: float) -> float | None:
-        """Give the seconds until something is due that was not yet when we `looked`."""
-        later = [at for at in (*self._retry_at.values(), *self._supply.retries) if at > looked]
-        return max(0.0, min(later) - self._now()) + 0.01 if later else None
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -9,13 +9,17 @@ from nebula.events.state import Replica, State
 
 
 class Running(Struct, frozen=True):
-    """An engine process of this node. `ready`: it has answered; `ending`: it was told to end."""
+    """An engine process of this node.
+
+    `ready`: it has answered; `ending`: it was told to end; `told`: the log has it as running.
+    """
 
     replica: str
     version: int
     devices: tuple[int, ...]
     ready: bool = False
     ending: bool = False
+    told: bool = False
 
 
 class Start(Struct, frozen=True):
@@ -86,6 +90,10 @@ def reconcile(
             actions.append(Stop(engine.replica, "it is no longer assigned to this node", drains))
         elif replica.version != engine.version:
             reason = f"plan {replica.version} replaces it"
+            actions.append(Stop(engine.replica, reason, _drains(state, replica)))
+        elif engine.told and replica.engine is None:
+            # Somebody else has said so. As long as it runs, nobody may take its room for free.
+            reason = "the log says that it has ended"
             actions.append(Stop(engine.replica, reason, _drains(state, replica)))
         elif engine.ready:
             actions += _adapters(state, replica)

@@ -1,4 +1,4 @@
-"""One engine of a node: an entry of its map, from the decision to start it until it is gone."""
+"""One engine of a node: an entry of its map, with the process and the way to speak to it."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,8 @@ from nebula.actors.node import launch, processes
 from nebula.actors.node.engine_http import EngineClient, EngineRefused
 from nebula.actors.node.launch import Site
 from nebula.actors.node.processes import EngineProcess
-from nebula.actors.node.reconciliation import LoadAdapter, Running, UnloadAdapter
+from nebula.actors.node.reconciliation import LoadAdapter, UnloadAdapter
+from nebula.actors.node.roster import Entry
 from nebula.events.state import Replica
 from nebula.events.values import Device
 from nebula.events.vocabulary import AdapterLoaded, AdapterLoadFailed, AdapterUnloaded, Event
@@ -23,32 +24,17 @@ UNSENT = 0.3
 MAX_LOG_FILE = 64 * 1024 * 1024
 
 
-class NodeEngine:
+class NodeEngine(Entry):
     """See the module. `hint`: what to say before an engine's own words when it fails."""
 
     def __init__(self, replica: Replica, version: int, attempt: int, port: int) -> None:
-        self.replica = replica.id
-        self.devices = replica.devices
-        self.source = replica.launch.source if replica.launch is not None else ""
-        self.version = version
-        self.attempt = attempt
+        super().__init__(replica, version, attempt)
         self.port = port
         self.client = EngineClient(port)
         self.process: EngineProcess | None = None
         self.hint = ""
-        self.ready = False
-        self.ready_since: float | None = None
-        self.stop_reason: str | None = None
-        self.last_seq: int | None = None
         self.life: asyncio.Task[None] | None = None
         self.hurried = asyncio.Event()
-
-    @property
-    def running(self) -> Running:
-        """Give what reconciling looks at."""
-        return Running(
-            self.replica, self.version, self.devices, self.ready, self.stop_reason is not None
-        )
 
     async def start(
         self,
