@@ -7,8 +7,6 @@ it. Where an engine dies, the gateway asks again under the same id with the next
 pieces are numbered from 0 again; those of earlier attempts mean nothing any more.
 """
 
-import os
-
 from msgspec import Struct
 
 REFUSED = "refused"
@@ -70,11 +68,6 @@ class Piece(Struct, frozen=True, gc=False):
     queued: str = ""
     retry_after: int | None = None
     continues: str = ""
-
-
-def new_id() -> str:
-    """Give a request's id. Nobody can guess it: whoever knows it may resume the answer."""
-    return os.urandom(16).hex()
 
 
 class Candidate(Struct, frozen=True, array_like=True):

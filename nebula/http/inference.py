@@ -19,10 +19,10 @@ from msgspec.structs import replace
 from nebula.actors.gateway.actor import Gateway, NotServed
 from nebula.actors.gateway.claims import Reused, claim
 from nebula.actors.gateway.copies import Copies
+from nebula.actors.gateway.exchange import new_id
 from nebula.actors.gateway.naming import Destination, resolve, shadow
 from nebula.actors.gateway.resuming import failed, prepared
 from nebula.actors.router.prefixes import BOUNDS, digests
-from nebula.events import inference
 from nebula.events.envelope import HEADER_ROOM
 from nebula.events.inference import Request
 from nebula.events.objections import known_names
@@ -125,7 +125,7 @@ class InferenceRoutes:
         headers = dict(scope["headers"])
         body = await read_body(receive, headers, limits.body_for(gateway))
         outline = _read(path, body)
-        identity, kept = inference.new_id(), _kept(headers)
+        identity, kept = new_id(), _kept(headers)
         to = self._resolve(path, outline.model, _text(outline.user) or kept or identity)
         named, asked = to.named, body
         if to.name != outline.model:

@@ -1,5 +1,6 @@
-"""What the pages name is there: files, links, and a reason for every dependency."""
+"""What pages and docstrings say of the code is so: files, links, dependencies, purity."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -35,3 +36,13 @@ def test_every_dependency_has_its_reason() -> None:
     reasons = (ROOT / "docs" / "dependencies.md").read_text()
     names = [re.split(r"[<>=]", one)[0] for one in wanted]
     assert [name for name in names if f"`{name}`" not in reasons] == []
+
+
+def test_every_module_that_calls_itself_pure_is_held_to_it_by_import_linter() -> None:
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (held,) = (each for each in linter["contracts"] if "no I/O" in each["name"])
+    for path in sorted(ROOT.glob("nebula/**/*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if "Pure" in (ast.get_docstring(ast.parse(path.read_text())) or ""):
+            packages = [module.rsplit(".", up)[0] for up in range(module.count(".") + 1)]
+            assert set(packages) & set(held["source_modules"]), f"{module} is not held to it"

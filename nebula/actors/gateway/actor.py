@@ -20,7 +20,7 @@ from nebula.actors.gateway import patience
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.answer import GAP, Answer, Broken
 from nebula.actors.gateway.continuing import CantContinue, Continuation, Detokenize
-from nebula.actors.gateway.exchange import MAX_EARLY, Exchange
+from nebula.actors.gateway.exchange import MAX_EARLY, Exchange, new_id
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.gateway.patience import Link, judge
 from nebula.actors.router import routing
@@ -331,7 +331,7 @@ class Gateway(Actor):
     async def _detokenize(self, exchange: Exchange, way: Detokenize) -> None:
         """Ask any engine of the model what text the last token ids are, then go on."""
         request = Request(
-            inference.new_id(),
+            new_id(),
             self.id,
             exchange.request.model,
             way.path,

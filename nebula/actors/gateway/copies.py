@@ -10,7 +10,8 @@ import contextlib
 from nats.errors import Error as NatsError
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.events import envelope, inference, subjects
+from nebula.actors.gateway.exchange import new_id
+from nebula.events import envelope, subjects
 from nebula.events.inference import Request
 from nebula.events.state import Named
 
@@ -49,7 +50,7 @@ class Copies:
         self, request: Request, named: Named, body: bytes, patience: float, *, keep: bool
     ) -> None:
         copy = Request(
-            inference.new_id(),
+            new_id(),
             NOBODY,
             named.model,
             request.path,

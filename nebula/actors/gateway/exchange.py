@@ -1,6 +1,7 @@
 """A gateway's side of one request under way: what it knows of it, and what waits for the client."""
 
 import asyncio
+import os
 from collections import deque
 
 from nebula.actors.gateway.answer import Answer
@@ -16,6 +17,11 @@ MAX_EARLY = 4096
 
 class ClientGone(Exception):
     """The client has left: nobody wants what would come next."""
+
+
+def new_id() -> str:
+    """Give a request's id. Nobody can guess it: whoever knows it may resume the answer."""
+    return os.urandom(16).hex()
 
 
 class Exchange:
