@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from litestar.types import Receive, Send
 
-from nebula.actors.gateway import actor
+from nebula.actors.gateway import actor, resuming
 from nebula.actors.gateway.actor import NotServed
 from nebula.actors.gateway.answer import GAP
 from nebula.actors.gateway.exchange import ClientGone
@@ -179,5 +179,11 @@ def _error(piece: Piece) -> ApiError:
             failure, _, reason = text.partition(": ")
             cause = _REASONS.get(failure, failure)
             return unavailable(f"{cause}, and the answer can't go on elsewhere: {reason}")
+        case resuming.BEYOND:
+            return ApiError(
+                400,
+                "the stream has ended, and never had an event so late as Last-Event-ID says",
+                code="unknown_event",
+            )
         case failure:
             return unavailable(_REASONS.get(failure, failure))

@@ -145,6 +145,26 @@ async def test_who_comes_back_gets_exactly_the_rest_while_it_runs_and_when_it_ha
     await counts(cluster, "rest", running=0, finished=1, aborted=0)
 
 
+async def test_an_event_that_a_stream_never_had_is_refused_once_that_is_sure(
+    cluster: Cluster, gateways: Gateways
+) -> None:
+    one, two = gateways
+    await load(cluster, gateways, "beyond", options=SLOW)
+    async with broken_off(one, cluster, chat("beyond"), X_Resumable="true") as heard:
+        address, late = f"/v1/streams/{heard.request}", {"Last-Event-ID": "999"}
+        running = await two.get(address, headers=late)
+        assert running.status_code == 200, "it might have come yet"
+        assert running.text.startswith('data: {"error":{"message":"the stream has ended, and never')
+        last = (await resume(two, heard.request)).event_ids[-1]
+    refused = error(await two.get(address, headers=late), 400)
+    assert refused["code"] == "unknown_event"
+    assert refused["message"].endswith(f"has no such event, it ends with {last}")
+    assert (await two.get(address, headers={"Last-Event-ID": str(last)})).text == ""
+    for number in ("9" * 19, "9" * 5000, "-1", "1.5"):
+        answer = await two.get(address, headers={"Last-Event-ID": number})
+        assert "must be the id of an event" in error(answer, 400)["message"]
+
+
 async def test_a_gateway_that_dies_takes_no_resumable_answer_with_it(
     cluster: Cluster, gateways: Gateways
 ) -> None:

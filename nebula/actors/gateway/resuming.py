@@ -101,6 +101,14 @@ def _words(note: bytes) -> tuple[str, bytes]:
     return ("" if word == FINISHED.encode() else word.decode(errors="replace") or NOT_TAKEN), rest
 
 
+BEYOND = "beyond"
+"""What an answer ends with of which there is no event so late as its client asked for."""
+
+
+class Beyond(Exception):
+    """A stream that is over ends with the event of this number, before the one asked for."""
+
+
 class Resumption:
     """An answer given again, from its first event or from the one after `after`."""
 
@@ -126,7 +134,7 @@ class Resumption:
         return self._answer is not None and self._answer.streaming
 
     async def open(self) -> None:
-        """Find what was asked. Raises Unknown, Unavailable."""
+        """Find what was asked. Raises Unknown, Beyond, Unavailable."""
         claim = await claims.find(self._gateway, self._identity)
         if claim is None:
             raise Unknown
@@ -145,6 +153,24 @@ class Resumption:
         # of when it gave them up.
         anew = max((_begins_anew(said) for said in past), default=1)
         self._past.extend(said for said in past if _attempt(said) >= anew)
+        if self._after and (last := self._last_event(claim.request)) is not None:
+            await self.close()
+            raise Beyond(last)
+
+    def _last_event(self, request: Request) -> int | None:
+        """Give the number of the last event, where the stream is over and asked for from later on.
+
+        As long as it runs it may only be late in being stored.
+        """
+        answer = Answer(request, after=self._after)
+        for said in self._past:
+            self._take(answer, said)
+            if answer.complete:
+                return answer.events if self._beyond(answer) else None
+        return None
+
+    def _beyond(self, answer: Answer) -> bool:
+        return answer.streaming and answer.events < self._after
 
     async def next(self) -> Piece:
         """Give the next piece for the client."""
@@ -162,6 +188,8 @@ class Resumption:
                 continue
             quiet = 0.0
             given = self._take(answer, said)
+            if given is not None and given.end and not given.failure and self._beyond(answer):
+                return replace(given, failure=BEYOND)
             if given is not None:
                 return given
 
