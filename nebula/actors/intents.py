@@ -1,6 +1,7 @@
 """How HTTP and the command line ask the cluster for something: with the very events a hand would.
 
-What can't be granted is refused before it is written; the guard makes the check exact.
+What can't be granted is refused before it is written. The guard keeps out most of what could come
+in between; what still does, as an alias that takes a model's name, is refused by the fold.
 """
 
 from nebula.actors.projection import Projection
@@ -39,6 +40,9 @@ async def submit(
                 await projection.changed()
             continue
         await projection.reached(seq)
+        reason = projection.refusal(seq)
+        if reason is not None:
+            raise Refused(reason)
         return seq
 
 

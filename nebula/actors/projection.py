@@ -14,6 +14,10 @@ from nebula.store.snapshots import Snapshots
 log = logging.getLogger(__name__)
 
 
+REMEMBERED = 1000
+"""Refused entries that a projection knows of: whoever asks has just written one."""
+
+
 class Projection:
     """The newest state that this process has folded."""
 
@@ -22,6 +26,7 @@ class Projection:
         self.state: State = EMPTY
         self._changed = asyncio.Event()
         self._ended: Exception | None = None
+        self._refused: dict[int, str] = {}
 
     @property
     def ended(self) -> bool:
@@ -51,10 +56,27 @@ class Projection:
         async for batch in self.log.follow(self.state.seq):
             state = self.state
             for record in batch:
-                state = evolve(state, record)
+                before, state = state, evolve(state, record)
+                if state.rejections is not before.rejections:
+                    self._note(state, record.seq)
             self.state = state
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
+
+    def _note(self, state: State, seq: int) -> None:
+        rejection = state.rejections.get(seq)
+        if rejection is None:
+            return
+        self._refused[seq] = rejection.reason
+        if len(self._refused) > REMEMBERED:
+            del self._refused[next(iter(self._refused))]
+
+    def refusal(self, seq: int) -> str | None:
+        """Say why an entry that was folded lately was not acted upon, None where it was.
+
+        The state tells only until a router has answered it, which may be in the same breath.
+        """
+        return self._refused.get(seq)
 
     def changed(self) -> Coroutine[Any, Any, object]:
         """Give what to await for the next entries to be folded, counted from this very call.

@@ -43,15 +43,16 @@ def alias(
     def intent(state: State) -> tuple[str, Event]:
         known = _find(state, name)
         if known is not None:
-            moved = replace(wanted, name=known.name) if wanted is not None else None
-            return known.id, moved or AliasRemoveRequested()
+            if wanted is None:
+                return known.id, AliasRemoveRequested()
+            return known.id, replace(wanted, name=known.name, replaces=known.changed)
         if wanted is None:
             there = ", ".join(sorted(each.name for each in state.aliases.values())) or "none"
             raise Refused(f"there is no alias {name!r}; there are: {there}")
         identity = _UNSAFE.sub("-", name)[:128]
         if identity in state.aliases:
             raise Refused(f"alias {state.aliases[identity].name!r} has the id {identity!r} already")
-        return identity, wanted
+        return identity, replace(wanted, replaces=0)
 
     run(ask(nats, intent, wait=False, as_json=as_json))
 

@@ -150,6 +150,11 @@ def _alias(state: State, identity: str, event: AliasRequested) -> str | None:
     if known is not None and known.alias != identity:
         what = f"an alias, {known.alias!r}" if known.alias else f"a name of model {known.model!r}"
         return f"name: {name!r} is already {what}"
+    there = state.aliases.get(identity)
+    changed = there.changed if there is not None else 0
+    if event.replaces is not None and event.replaces != changed:
+        since = f"was changed by event {changed}" if changed else "is not there"
+        return f"replaces: alias {identity!r} {since}: look again before you change it"
     return _bad_name("name", name) or _bad_targets(state, name, event)
 
 

@@ -129,11 +129,14 @@ class AliasRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
 
     `name`: what requests call it; the aggregate's id when empty. `targets`: who gets the requests,
     by weight. `mirror`: a model that gets a copy of each, whose answers nobody sees.
+    `replaces`: the sequence of the event that last changed the alias, 0 where there is none:
+    refused where somebody else has changed it since. Absent, the last word counts.
     """
 
     targets: Annotated[tuple[Target, ...], Meta(min_length=1, max_length=64)]
     name: Annotated[str, Meta(max_length=256)] = ""
     mirror: Annotated[str, Meta(max_length=256)] = ""
+    replaces: Count | None = None
 
 
 class AliasRemoveRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):

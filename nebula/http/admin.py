@@ -81,7 +81,7 @@ async def _submit(
     except Refused as error:
         field = str(error).partition(":")[0]
         param = field if field.isidentifier() else None
-        status = 409 if "is already" in str(error) else 400
+        status = 409 if "is already" in str(error) or field == "replaces" else 400
         raise ApiError(status, str(error), param=param, code="refused") from error
     except (Unavailable, LogReplaced) as error:
         raise unavailable(str(error)) from error

@@ -255,6 +255,43 @@ async def test_what_an_alias_can_not_be_is_refused(cluster: Cluster) -> None:
     assert not await cluster.records(AliasRequested, identity="bad")
 
 
+async def test_of_those_who_take_one_name_at_once_one_gets_it_and_the_others_are_told(
+    cluster: Cluster,
+) -> None:
+    await loaded(cluster, "one")
+    body = {"name": "one-name", "targets": to("org/one")}
+    async with cluster.http() as http:
+        aliases = [http.put(f"/admin/aliases/take{number}", json=body) for number in range(4)]
+        model = {"id": "taker", "source": "simulated", "name": "one-name", "replicas": 0}
+        answers = await asyncio.gather(*aliases, http.post("/admin/models", json=model))
+        assert Counter(each.status_code for each in answers) == {202: 1, 409: 4}
+        won = next(each for each in answers if each.status_code == 202).json()["id"]
+    state = await cluster.state()
+    named = state.names["one-name"]
+    assert won in (named.alias, named.model)
+
+
+async def test_of_those_who_change_an_alias_that_they_have_seen_one_does(cluster: Cluster) -> None:
+    await loaded(cluster, "one")
+    async with cluster.http() as http:
+        await alias(http, "ramp", targets=to("org/one"))
+        seen = (await http.get("/admin/aliases/ramp")).json()["changed"]
+        shares = [
+            http.put(
+                "/admin/aliases/ramp",
+                json={"targets": [{"model": "org/one", "weight": weight}], "replaces": seen},
+            )
+            for weight in range(2, 6)
+        ]
+        answers = await asyncio.gather(*shares)
+        assert Counter(each.status_code for each in answers) == {202: 1, 409: 3}
+        refused = next(each for each in answers if each.status_code == 409)
+        assert "look again" in error(refused, 409)["message"]
+        won = next(each for each in answers if each.status_code == 202).json()
+        now = (await http.get("/admin/aliases/ramp")).json()
+        assert (now["changed"], now["targets"]) == (won["seq"], won["alias"]["targets"])
+
+
 async def test_the_command_line_makes_moves_lists_and_removes_an_alias(cluster: Cluster) -> None:
     await loaded(cluster, "one", "two")
     assert (await cluster.nebula("alias", "by/hand", "org/one=9", "org/two")).code == 0

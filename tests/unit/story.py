@@ -245,6 +245,7 @@ intents: st.SearchStrategy[tuple[str, Event]] = st.one_of(
                 ).map(tuple),
                 st.sampled_from(["", "poet", "name"]),
                 st.sampled_from(["", "a"]),
+                st.sampled_from([None, None, 0, 3]),
             ),
             st.just(AliasRemoveRequested()),
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from nebula.events.engine_options import option_name
 from nebula.events.objections import (
@@ -321,6 +322,30 @@ def test_what_an_alias_can_not_be(identity: str, event: Event, words: str) -> No
     reason = objection(story.state, identity, event)
     assert reason is not None
     assert words in reason
+
+
+def test_an_alias_that_somebody_else_has_changed_is_not_replaced_by_mistake() -> None:
+    story = served()
+    wanted = standing_for("sql", name="prod/chat")
+    assert objection(story.state, "prod", replace(wanted, replaces=0)) is None
+    story.given("prod", replace(wanted, replaces=0))
+    first = story.state.aliases["prod"].changed
+    assert objection(story.state, "prod", replace(wanted, replaces=first)) is None
+    for stale in (0, first - 1):
+        reason = objection(story.state, "prod", replace(wanted, replaces=stale))
+        assert reason is not None
+        assert f"'prod' was changed by event {first}: look again" in reason
+    story.given("prod", AliasRemoveRequested())
+    assert "is not there" in (objection(story.state, "prod", replace(wanted, replaces=first)) or "")
+    assert objection(story.state, "prod", replace(wanted, replaces=0)) is None
+
+
+def test_of_two_who_move_an_alias_at_once_the_later_has_the_last_word() -> None:
+    story = served().given("prod", standing_for("org/chat", name="prod/chat"))
+    story.given("prod", standing_for("sql", mirror="plain"), standing_for("plain"))
+    alias = story.state.aliases["prod"]
+    assert (alias.targets, alias.mirror) == ((Target("plain"),), "")
+    assert not story.state.rejections
 
 
 def test_an_alias_is_no_fallback() -> None:

@@ -54,3 +54,34 @@ async def test_a_change_between_the_call_and_the_wait_is_not_missed() -> None:
     assert projection.state.seq == 1
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
+
+
+class Refused(Log):
+    """A log of which nothing makes sense, answered in the same breath."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def follow(self, after: int = 0) -> AsyncIterator[list[Record]]:
+        bad = "nebula.events.model.m.ModelScaleRequested"
+        answer = "nebula.events.log.1.EventRejected"
+        yield [
+            record.read(1, 1, bad, b'{"replicas": 1}'),
+            record.read(2, 2, answer, b'{"subject": "", "reason": "no"}'),
+            *(record.read(seq, seq, bad, b'{"replicas": 1}') for seq in range(3, 2000)),
+        ]
+        await asyncio.Event().wait()
+
+
+async def test_who_has_written_what_was_refused_learns_why_even_after_a_router_has_answered() -> (
+    None
+):
+    projection = Projection(Refused())
+    following = asyncio.create_task(projection.run())
+    await asyncio.wait_for(projection.reached(1), 1)
+    assert 1 not in projection.state.rejections
+    assert projection.refusal(1999) == "there is no model 'm'"
+    assert projection.refusal(2) is None
+    assert projection.refusal(1) is None  # of so many, the last ones are remembered
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)

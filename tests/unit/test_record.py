@@ -146,7 +146,7 @@ EVENTS: dict[str, tuple[str, Event]] = {
         (
             "prod",
             AliasRequested(
-                (Target("org/chat", 9), Target("org/other", 2)), "prod/chät", "org/shadow"
+                (Target("org/chat", 9), Target("org/other", 2)), "prod/chät", "org/shadow", 17
             ),
         ),
         ("prod", AliasRemoveRequested()),
