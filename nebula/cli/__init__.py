@@ -1,0 +1,1 @@
+"""The `nebula` command, most often a module for each of its commands."""

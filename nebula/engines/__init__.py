@@ -1,0 +1,1 @@
+"""A simulated engine: it stands where vLLM stands, and knows nothing of Nebula."""

@@ -1,0 +1,1 @@
+"""Models' files on a node: fetched, measured, removed."""
