@@ -25,23 +25,25 @@ from nebula.actors.placement.decision import decide
 from nebula.actors.projection import Projection
 from nebula.events import record, snapshot
 from nebula.events.evolve import evolve
+from nebula.events.intents import (
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+)
 from nebula.events.memory import GIB
 from nebula.events.record import Entry
 from nebula.events.state import EMPTY, State
 from nebula.events.values import Adapter, Device
 from nebula.events.vocabulary import (
     AdapterLoaded,
-    AdapterLoadRequested,
     AdapterUnloaded,
-    AdapterUnloadRequested,
     EngineFailed,
     EngineReady,
     EngineStarted,
     EngineStopped,
     Event,
-    ModelLoadRequested,
-    ModelScaleRequested,
-    ModelUnloadRequested,
     NodeRegistered,
 )
 from nebula.history.replay import Replay

@@ -16,20 +16,12 @@ import time
 from nebula.actors.placement.decision import Decider, Decision, decide
 from nebula.events import record, snapshot
 from nebula.events.evolve import evolve
+from nebula.events.intents import ModelLoadRequested, ModelScaleRequested, NodeDrainRequested
 from nebula.events.memory import GIB
 from nebula.events.record import Record
 from nebula.events.state import EMPTY, State
 from nebula.events.values import Device
-from nebula.events.vocabulary import (
-    EngineReady,
-    EngineStarted,
-    Event,
-    ModelLoadRequested,
-    ModelScaleRequested,
-    NodeDrainRequested,
-    NodeLost,
-    NodeRegistered,
-)
+from nebula.events.vocabulary import EngineReady, EngineStarted, Event, NodeLost, NodeRegistered
 
 SECOND = 10**9
 ZONES = ("a", "b", "c")

@@ -13,8 +13,9 @@ from nebula.cli.cluster import joined
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run
 from nebula.cli.tables import print_json
+from nebula.events.intents import AliasRemoveRequested, AliasRequested
 from nebula.events.state import Alias, State
-from nebula.events.vocabulary import AliasRemoveRequested, AliasRequested, Event
+from nebula.events.vocabulary import Event
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 """What no id may have."""

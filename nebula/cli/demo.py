@@ -8,9 +8,9 @@ from rich.console import Console
 from nebula.actors.intents import submit
 from nebula.actors.projection import Projection
 from nebula.cli import progress
+from nebula.events.intents import ModelLoadRequested
 from nebula.events.standing import standing
 from nebula.events.values import Adapter
-from nebula.events.vocabulary import ModelLoadRequested
 
 CHAT = "smollm2-135m-instruct"
 EMBEDDING = "all-minilm-l6-v2"

@@ -13,8 +13,8 @@ from nebula.cli.cluster import joined
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run
 from nebula.cli.tables import print_json
+from nebula.events.intents import NodeDrainRequested, NodeUndrainRequested
 from nebula.events.state import State
-from nebula.events.vocabulary import NodeDrainRequested, NodeUndrainRequested
 
 
 @click.command()

@@ -13,10 +13,10 @@ from nebula.cli.options import Numbered, Whole, json_option, nats_option
 from nebula.cli.past import LivePast, Past, log_option, moment, opened, state_at, story_until
 from nebula.cli.process import fail, run
 from nebula.cli.tables import print_json
+from nebula.events.intents import AdapterLoadRequested, ModelLoadRequested
 from nebula.events.objections import known_names
 from nebula.events.record import Record
 from nebula.events.state import State
-from nebula.events.vocabulary import AdapterLoadRequested, ModelLoadRequested
 from nebula.history import moments
 from nebula.history.asked_about import (
     Subject,

@@ -8,8 +8,8 @@ from nebula.cli.options import Whole, json_option, nats_option
 from nebula.cli.process import fail, run
 from nebula.events import subjects
 from nebula.events.engine_options import option
+from nebula.events.intents import ModelLoadRequested
 from nebula.events.values import OptionValue
-from nebula.events.vocabulary import ModelLoadRequested
 
 
 @click.command()

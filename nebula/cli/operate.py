@@ -12,14 +12,14 @@ from nebula.cli.cluster import joined
 from nebula.cli.options import Numbered, Whole, json_option, nats_option
 from nebula.cli.process import run
 from nebula.cli.tables import print_json
-from nebula.events.state import State
-from nebula.events.vocabulary import (
+from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
-    Event,
     ModelScaleRequested,
     ModelUnloadRequested,
 )
+from nebula.events.state import State
+from nebula.events.vocabulary import Event
 from nebula.http.views import model_view, state_view
 
 

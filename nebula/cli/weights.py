@@ -14,8 +14,8 @@ from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run
 from nebula.cli.tables import print_json
 from nebula.events import memory
+from nebula.events.intents import WeightsPinRequested, WeightsRemoveRequested
 from nebula.events.state import Held, State
-from nebula.events.vocabulary import WeightsPinRequested, WeightsRemoveRequested
 
 PATIENCE = 60.0
 """Seconds that a node gets to remove files."""

@@ -4,9 +4,10 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
+from nebula.events.intents import AliasRemoveRequested, AliasRequested
 from nebula.events.record import Record
 from nebula.events.state import Alias, Named, State
-from nebula.events.vocabulary import AliasEvent, AliasRemoveRequested, AliasRequested
+from nebula.events.vocabulary import AliasEvent
 
 
 def fold_alias(state: State, record: Record, event: AliasEvent) -> State:

@@ -5,21 +5,23 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from nebula.events.index import hold, set_apart
+from nebula.events.intents import (
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+)
 from nebula.events.record import Record
 from nebula.events.state import Measured, Model, Named, Replica, State, launch_of, proven_spec
 from nebula.events.vocabulary import (
-    AdapterLoadRequested,
-    AdapterUnloadRequested,
     ModelAssigned,
     ModelEvent,
-    ModelLoadRequested,
     ModelMeasured,
     ModelRolledBack,
     ModelScaled,
-    ModelScaleRequested,
     ModelSlept,
     ModelUnloaded,
-    ModelUnloadRequested,
     ModelUnschedulable,
     ModelWoken,
 )

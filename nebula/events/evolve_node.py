@@ -5,6 +5,12 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from nebula.events.evolve_model import hold_share, remove
+from nebula.events.intents import (
+    NodeDrainRequested,
+    NodeUndrainRequested,
+    WeightsPinRequested,
+    WeightsRemoveRequested,
+)
 from nebula.events.record import Record
 from nebula.events.state import Held, Node, Occupancy, State
 from nebula.events.vocabulary import (
@@ -13,15 +19,11 @@ from nebula.events.vocabulary import (
     DownloadProgressed,
     DownloadStarted,
     NodeDeregistered,
-    NodeDrainRequested,
     NodeEvent,
     NodeLost,
     NodeRegistered,
-    NodeUndrainRequested,
     WeightsEvent,
-    WeightsPinRequested,
     WeightsRemoved,
-    WeightsRemoveRequested,
 )
 
 

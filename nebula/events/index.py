@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 from rpds import HashTrieMap, HashTrieSet
 
+from nebula.events.intents import ModelLoadRequested
 from nebula.events.state import Launch, Model, Node, Occupancy, Replica, State, launch_of
 from nebula.events.values import Assignment
-from nebula.events.vocabulary import ModelLoadRequested
 
 _VACANT = Occupancy()
 

@@ -8,17 +8,12 @@ import re
 
 from nebula.events import memory
 from nebula.events.engine_options import PARALLEL, devices_needed, option_name
-from nebula.events.state import Model, State
-from nebula.events.values import Adapter
-from nebula.events.vocabulary import (
+from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
-    Event,
-    ModelAssigned,
     ModelLoadRequested,
-    ModelRolledBack,
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeDrainRequested,
@@ -26,6 +21,9 @@ from nebula.events.vocabulary import (
     WeightsPinRequested,
     WeightsRemoveRequested,
 )
+from nebula.events.state import Model, State
+from nebula.events.values import Adapter
+from nebula.events.vocabulary import Event, ModelAssigned, ModelRolledBack
 
 RESERVED_OPTIONS = frozenset(
     {

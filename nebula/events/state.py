@@ -13,8 +13,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 from rpds import HashTrieMap, HashTrieSet
 
+from nebula.events.intents import ModelLoadRequested
 from nebula.events.values import Assignment, Device, OptionValue, Target, Task
-from nebula.events.vocabulary import ModelLoadRequested
 
 Phase: TypeAlias = Literal["assigned", "starting", "ready", "failed", "stopped"]
 

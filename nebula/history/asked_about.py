@@ -8,19 +8,17 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from nebula.events.objections import model_by_reference
-from nebula.events.record import Record
-from nebula.events.standing import standing
-from nebula.events.state import Alias, Model, Replica, State
-from nebula.events.vocabulary import (
-    AdapterLoaded,
-    AdapterLoadFailed,
+from nebula.events.intents import (
     AdapterLoadRequested,
-    AdapterUnloaded,
     AdapterUnloadRequested,
     AliasRequested,
     ModelLoadRequested,
 )
+from nebula.events.objections import model_by_reference
+from nebula.events.record import Record
+from nebula.events.standing import standing
+from nebula.events.state import Alias, Model, Replica, State
+from nebula.events.vocabulary import AdapterLoaded, AdapterLoadFailed, AdapterUnloaded
 from nebula.history.advice import advice
 from nebula.history.selection import model_of
 

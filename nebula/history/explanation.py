@@ -13,6 +13,7 @@ from nebula.actors.placement.candidates import Candidate
 from nebula.actors.placement.planning import Choice, plan
 from nebula.actors.placement.sizing import sized_by
 from nebula.events import index, memory
+from nebula.events.intents import NodeDrainRequested, NodeUndrainRequested
 from nebula.events.record import Malformed, Record
 from nebula.events.state import Model, State, launch_of
 from nebula.events.values import Assignment, Policy
@@ -22,10 +23,8 @@ from nebula.events.vocabulary import (
     ModelAssigned,
     ModelUnschedulable,
     NodeDeregistered,
-    NodeDrainRequested,
     NodeLost,
     NodeRegistered,
-    NodeUndrainRequested,
 )
 from nebula.history.replay import Replay
 from nebula.history.telling import told

@@ -12,22 +12,20 @@ from msgspec.structs import replace
 from nebula.actors.placement.sizing import device_at, usable
 from nebula.events import record
 from nebula.events.evolve import evolve
-from nebula.events.objections import objection
-from nebula.events.record import Record
-from nebula.events.state import Model, State, launch_of, replica_id
-from nebula.events.values import Adapter, Assignment
-from nebula.events.vocabulary import (
-    AGGREGATE_OF,
+from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
-    Event,
-    ModelAssigned,
     ModelLoadRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
 )
+from nebula.events.objections import objection
+from nebula.events.record import Record
+from nebula.events.state import Model, State, launch_of, replica_id
+from nebula.events.values import Adapter, Assignment
+from nebula.events.vocabulary import AGGREGATE_OF, Event, ModelAssigned
 from nebula.history.difference import asked_otherwise
 
 

@@ -3,16 +3,25 @@
 from typing import assert_never
 
 from nebula.events import memory
+from nebula.events.intents import (
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+    NodeUndrainRequested,
+    WeightsPinRequested,
+    WeightsRemoveRequested,
+)
 from nebula.events.record import Malformed, Record
 from nebula.events.values import Assignment
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
-    AdapterLoadRequested,
     AdapterUnloaded,
-    AdapterUnloadRequested,
-    AliasRemoveRequested,
-    AliasRequested,
     DownloadFailed,
     DownloadFinished,
     DownloadProgressed,
@@ -23,24 +32,17 @@ from nebula.events.vocabulary import (
     EngineStopped,
     EventRejected,
     ModelAssigned,
-    ModelLoadRequested,
     ModelMeasured,
     ModelRolledBack,
     ModelScaled,
-    ModelScaleRequested,
     ModelSlept,
     ModelUnloaded,
-    ModelUnloadRequested,
     ModelUnschedulable,
     ModelWoken,
     NodeDeregistered,
-    NodeDrainRequested,
     NodeLost,
     NodeRegistered,
-    NodeUndrainRequested,
-    WeightsPinRequested,
     WeightsRemoved,
-    WeightsRemoveRequested,
 )
 
 

@@ -14,21 +14,23 @@ from msgspec import Struct
 from nebula.actors.placement.decision import decide
 from nebula.events import memory, record, subjects
 from nebula.events.evolve import evolve
+from nebula.events.intents import (
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+    NodeUndrainRequested,
+)
 from nebula.events.record import Record
 from nebula.events.state import EMPTY, Model, State
 from nebula.events.values import Device, Policy
 from nebula.events.vocabulary import (
-    AdapterLoadRequested,
-    AdapterUnloadRequested,
     Event,
-    ModelLoadRequested,
     ModelMeasured,
-    ModelScaleRequested,
-    ModelUnloadRequested,
     NodeDeregistered,
-    NodeDrainRequested,
     NodeRegistered,
-    NodeUndrainRequested,
     Observed,
 )
 from nebula.history.replay import Replay

@@ -11,13 +11,11 @@ from msgspec.structs import replace
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.intents import Refused, submit
 from nebula.events import subjects
-from nebula.events.state import Alias, Held, Model, Node, Replica
-from nebula.events.vocabulary import (
+from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
-    Event,
     ModelLoadRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
@@ -26,6 +24,8 @@ from nebula.events.vocabulary import (
     WeightsPinRequested,
     WeightsRemoveRequested,
 )
+from nebula.events.state import Alias, Held, Model, Node, Replica
+from nebula.events.vocabulary import Event
 from nebula.http.bodies import read_body
 from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
 from nebula.http.inference import Limits

@@ -4,12 +4,13 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
+from nebula.events.intents import ModelLoadRequested
 from nebula.events.record import Malformed, Record
 from nebula.events.standing import Standing, standing
 from nebula.events.state import Alias, Model, Node, Rejection, Replica, State
 from nebula.events.status import QueueStatus
 from nebula.events.values import Assignment
-from nebula.events.vocabulary import Event, ModelLoadRequested
+from nebula.events.vocabulary import Event
 from nebula.history.telling import told
 
 

@@ -1,15 +1,24 @@
 """One example of every event, all from one story: a chat model, and what became of it."""
 
+from nebula.events.intents import (
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+    NodeUndrainRequested,
+    WeightsPinRequested,
+    WeightsRemoveRequested,
+)
 from nebula.events.memory import GIB
 from nebula.events.values import Adapter, Assignment, Device, Target
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
-    AdapterLoadRequested,
     AdapterUnloaded,
-    AdapterUnloadRequested,
-    AliasRemoveRequested,
-    AliasRequested,
     DownloadFailed,
     DownloadFinished,
     DownloadProgressed,
@@ -21,24 +30,17 @@ from nebula.events.vocabulary import (
     Event,
     EventRejected,
     ModelAssigned,
-    ModelLoadRequested,
     ModelMeasured,
     ModelRolledBack,
     ModelScaled,
-    ModelScaleRequested,
     ModelSlept,
     ModelUnloaded,
-    ModelUnloadRequested,
     ModelUnschedulable,
     ModelWoken,
     NodeDeregistered,
-    NodeDrainRequested,
     NodeLost,
     NodeRegistered,
-    NodeUndrainRequested,
-    WeightsPinRequested,
     WeightsRemoved,
-    WeightsRemoveRequested,
 )
 
 _QWEN = "Qwen/Qwen2.5-0.5B-Instruct"

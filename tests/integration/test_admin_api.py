@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from nebula.events.vocabulary import ModelLoadRequested
+from nebula.events.intents import ModelLoadRequested
 from tests.integration.asking import CHAT, chat, error, said
 from tests.integration.cluster import Cluster
 

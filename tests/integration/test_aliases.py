@@ -11,7 +11,7 @@ import nats
 import pytest
 
 from nebula.events import subjects
-from nebula.events.vocabulary import AliasRemoveRequested, AliasRequested
+from nebula.events.intents import AliasRemoveRequested, AliasRequested
 from tests.integration.asking import CHAT, COMPLETIONS, error, said
 from tests.integration.asking import chat as chatting
 from tests.integration.cluster import PATIENCE, Cluster

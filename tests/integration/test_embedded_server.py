@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from nebula.actors.node.processes import free_port
-from nebula.events.vocabulary import ModelScaleRequested
+from nebula.events.intents import ModelScaleRequested
 from nebula.store import server as server_module
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.log import Log

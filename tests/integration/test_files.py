@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from nebula.events.intents import ModelLoadRequested
 from nebula.events.vocabulary import (
     DownloadFailed,
     DownloadFinished,
     DownloadProgressed,
     DownloadStarted,
     EngineStarted,
-    ModelLoadRequested,
     ModelMeasured,
     NodeRegistered,
     WeightsRemoved,

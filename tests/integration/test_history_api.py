@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nebula.events.vocabulary import ModelScaleRequested
+from nebula.events.intents import ModelScaleRequested
 from tests.integration.cluster import PATIENCE, Cluster
 
 pytestmark = pytest.mark.anyio

@@ -17,15 +17,11 @@ from nats.js.errors import APIError
 
 from nebula.events import record
 from nebula.events.evolve import fold
+from nebula.events.intents import ModelLoadRequested, ModelScaleRequested, ModelUnloadRequested
 from nebula.events.record import Malformed, Record
 from nebula.events.state import EMPTY, State
 from nebula.events.subjects import MODEL_EVENTS
-from nebula.events.vocabulary import (
-    EngineReady,
-    ModelLoadRequested,
-    ModelScaleRequested,
-    ModelUnloadRequested,
-)
+from nebula.events.vocabulary import EngineReady
 from nebula.store import log as log_module
 from nebula.store import streams
 from nebula.store import tail as tail_module

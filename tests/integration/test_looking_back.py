@@ -12,14 +12,9 @@ from typing import Any
 
 import pytest
 
+from nebula.events.intents import ModelLoadRequested, ModelScaleRequested
 from nebula.events.record import Malformed, Record
-from nebula.events.vocabulary import (
-    EngineReady,
-    EventRejected,
-    ModelAssigned,
-    ModelLoadRequested,
-    ModelScaleRequested,
-)
+from nebula.events.vocabulary import EngineReady, EventRejected, ModelAssigned
 from tests.integration.asking import CHAT, chat
 from tests.integration.cluster import MARK, PATIENCE, Cluster
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from nebula.events.intents import ModelScaleRequested
 from nebula.events.record import Entry
 from nebula.events.state import State
-from nebula.events.vocabulary import ModelScaleRequested, NodeRegistered
+from nebula.events.vocabulary import NodeRegistered
 from nebula.store.archive import Reader, write
 from tests.integration.cluster import Cluster, Told
 from tests.unit import corpus

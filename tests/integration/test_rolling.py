@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from nebula.events.vocabulary import ModelLoadRequested, ModelRolledBack, ModelUnschedulable
+from nebula.events.intents import ModelLoadRequested
+from nebula.events.vocabulary import ModelRolledBack, ModelUnschedulable
 from tests.integration.asking import CHAT, chat
 from tests.integration.cluster import Cluster
 

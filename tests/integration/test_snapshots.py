@@ -11,9 +11,9 @@ from nebula.actors import actor
 from nebula.actors.projection import Projection
 from nebula.cli.cluster import joined
 from nebula.events import snapshot
+from nebula.events.intents import ModelLoadRequested, ModelScaleRequested
 from nebula.events.snapshot import FOLD
 from nebula.events.state import State
-from nebula.events.vocabulary import ModelLoadRequested, ModelScaleRequested
 from nebula.store.connection import Connection
 from nebula.store.log import Log
 from nebula.store.snapshots import BUCKET, SLOTS, Snapshots

@@ -18,7 +18,7 @@ from nats.js.api import (
 from nats.js.errors import APIError, NoStreamResponseError
 
 from nebula.events import subjects
-from nebula.events.vocabulary import ModelScaleRequested
+from nebula.events.intents import ModelScaleRequested
 from nebula.store import streams
 from nebula.store.connection import Connection
 from nebula.store.log import Log

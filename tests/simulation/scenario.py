@@ -13,19 +13,18 @@ from typing import Any
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields
 
-from nebula.events.memory import GIB
-from nebula.events.values import Adapter, Autoscale, Device
-from nebula.events.vocabulary import (
+from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
-    Event,
     ModelLoadRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
-    NodeDeregistered,
     NodeDrainRequested,
     NodeUndrainRequested,
 )
+from nebula.events.memory import GIB
+from nebula.events.values import Adapter, Autoscale, Device
+from nebula.events.vocabulary import Event, NodeDeregistered
 from tests.simulation.machine import BROKEN_OPTION
 
 MEMORY = (None, None, "8GiB", "12GiB", "20GiB", "36GiB", "60GiB")

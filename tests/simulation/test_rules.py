@@ -10,7 +10,8 @@ import pytest
 
 from nebula.events import record as records
 from nebula.events import subjects
-from nebula.events.vocabulary import Event, ModelLoadRequested, ModelScaleRequested, NodeLost
+from nebula.events.intents import ModelLoadRequested, ModelScaleRequested
+from nebula.events.vocabulary import Event, NodeLost
 from nebula.store.log import Guard
 from tests.simulation.clock import Clock, Process, Signal
 from tests.simulation.journal import WINDOW, Appender, Conflict, Follower, Journal, Message

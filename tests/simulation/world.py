@@ -15,8 +15,9 @@ from msgspec.structs import replace
 from nebula.actors.router.observation import LOST_AFTER
 from nebula.events import record as records
 from nebula.events import snapshot
+from nebula.events.intents import ModelLoadRequested, NodeUndrainRequested
 from nebula.events.values import Adapter, Device
-from nebula.events.vocabulary import Event, ModelLoadRequested, NodeUndrainRequested
+from nebula.events.vocabulary import Event
 from tests.simulation.client import TIMEOUT, Asked, Client
 from tests.simulation.clock import Clock
 from tests.simulation.invariants import ANSWERED, SERVED, SETTLED, Invariants

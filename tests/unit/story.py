@@ -9,6 +9,17 @@ from hypothesis import strategies as st
 from nebula.actors.placement.decision import Decision, decide
 from nebula.events import record
 from nebula.events.evolve import evolve
+from nebula.events.intents import (
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+    NodeUndrainRequested,
+)
 from nebula.events.memory import GIB
 from nebula.events.record import Entry, Record
 from nebula.events.state import EMPTY, Engine, Model, Replica, State
@@ -16,11 +27,7 @@ from nebula.events.values import Adapter, Assignment, Autoscale, Device, Target,
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
-    AdapterLoadRequested,
     AdapterUnloaded,
-    AdapterUnloadRequested,
-    AliasRemoveRequested,
-    AliasRequested,
     EngineFailed,
     EngineReady,
     EngineStarted,
@@ -28,21 +35,16 @@ from nebula.events.vocabulary import (
     Event,
     EventRejected,
     ModelAssigned,
-    ModelLoadRequested,
     ModelMeasured,
     ModelRolledBack,
     ModelScaled,
-    ModelScaleRequested,
     ModelSlept,
     ModelUnloaded,
-    ModelUnloadRequested,
     ModelUnschedulable,
     ModelWoken,
     NodeDeregistered,
-    NodeDrainRequested,
     NodeLost,
     NodeRegistered,
-    NodeUndrainRequested,
 )
 
 SECOND = 10**9

@@ -8,19 +8,17 @@ import pytest
 from click.testing import CliRunner
 
 from nebula.cli.main import main
-from nebula.events.values import Adapter, Target
-from nebula.events.vocabulary import (
-    AdapterLoaded,
-    AdapterLoadFailed,
+from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
-    ModelUnloaded,
     ModelUnloadRequested,
     NodeDrainRequested,
     NodeUndrainRequested,
 )
+from nebula.events.values import Adapter, Target
+from nebula.events.vocabulary import AdapterLoaded, AdapterLoadFailed, ModelUnloaded
 from nebula.history.asked_about import Subject, meant, verdict
 from nebula.store.archive import write
 from tests.unit.story import Story, cluster, load

@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 
 from nebula.actors.placement.planning import plan
+from nebula.events.intents import ModelLoadRequested, NodeDrainRequested
 from nebula.events.memory import GIB
 from nebula.events.values import Device, Weights
 from nebula.events.vocabulary import (
     ModelAssigned,
-    ModelLoadRequested,
     ModelMeasured,
     ModelUnschedulable,
-    NodeDrainRequested,
     NodeRegistered,
 )
 from tests.unit.story import Story, cluster, gpus, load

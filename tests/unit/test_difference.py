@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from hypothesis import given
 
-from nebula.events.values import Target
-from nebula.events.vocabulary import (
-    AdapterLoaded,
+from nebula.events.intents import (
     AdapterLoadRequested,
     AliasRemoveRequested,
     AliasRequested,
-    EngineFailed,
     ModelScaleRequested,
     ModelUnloadRequested,
-    NodeLost,
 )
+from nebula.events.values import Target
+from nebula.events.vocabulary import AdapterLoaded, EngineFailed, NodeLost
 from nebula.history.difference import Change, asked_otherwise, differences
 from tests.unit.story import Story, cluster, gpus, load, messages
 

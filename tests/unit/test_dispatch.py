@@ -20,17 +20,16 @@ from nebula.actors.router.prefixes import digests
 from nebula.actors.router.routing import SLACK
 from nebula.events import envelope, inference, subjects
 from nebula.events.inference import Finished, Piece, Request, Routed
+from nebula.events.intents import AdapterLoadRequested, ModelUnloadRequested
 from nebula.events.record import parse_headers
 from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
 from nebula.events.values import Autoscale
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
-    AdapterLoadRequested,
     EngineReady,
     EngineStarted,
     ModelScaled,
-    ModelUnloadRequested,
     ModelWoken,
 )
 from tests.unit.story import Story, cluster, load

@@ -9,6 +9,16 @@ from msgspec.structs import replace
 
 from nebula.events import record
 from nebula.events.evolve import evolve, fold
+from nebula.events.intents import (
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+)
 from nebula.events.record import Record
 from nebula.events.state import EMPTY, AdapterStatus, Alias, Named, Rejection, State
 from nebula.events.values import Adapter, Assignment, Target
@@ -16,11 +26,7 @@ from nebula.events.vocabulary import (
     AGGREGATE_OF,
     AdapterLoaded,
     AdapterLoadFailed,
-    AdapterLoadRequested,
     AdapterUnloaded,
-    AdapterUnloadRequested,
-    AliasRemoveRequested,
-    AliasRequested,
     EngineFailed,
     EngineReady,
     EngineStarted,
@@ -28,14 +34,10 @@ from nebula.events.vocabulary import (
     Event,
     EventRejected,
     ModelAssigned,
-    ModelLoadRequested,
     ModelRolledBack,
-    ModelScaleRequested,
     ModelUnloaded,
-    ModelUnloadRequested,
     ModelUnschedulable,
     NodeDeregistered,
-    NodeDrainRequested,
     NodeLost,
 )
 from tests.unit.story import (

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.events.evolve import fold
+from nebula.events.intents import ModelScaleRequested, ModelUnloadRequested, NodeDrainRequested
 from nebula.events.memory import GIB
 from nebula.events.state import EMPTY
 from nebula.events.values import Assignment
@@ -18,9 +19,6 @@ from nebula.events.vocabulary import (
     Event,
     ModelAssigned,
     ModelMeasured,
-    ModelScaleRequested,
-    ModelUnloadRequested,
-    NodeDrainRequested,
     NodeLost,
 )
 from nebula.history.advice import advice

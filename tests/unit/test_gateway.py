@@ -39,10 +39,11 @@ from nebula.events.inference import (
     UnderWay,
     Unwanted,
 )
+from nebula.events.intents import ModelUnloadRequested
 from nebula.events.record import parse_headers
 from nebula.events.state import Named
 from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
-from nebula.events.vocabulary import EngineReady, EngineStarted, ModelUnloadRequested
+from nebula.events.vocabulary import EngineReady, EngineStarted
 from nebula.store.connection import Unavailable
 from nebula.store.inference_log import Said
 from tests.unit.story import Story, cluster, load

@@ -10,8 +10,9 @@ from nebula.actors.placement.decision import Decider, decide
 from nebula.actors.placement.fleet import Fleet
 from nebula.actors.placement.sizing import usable
 from nebula.events.index import indexed
+from nebula.events.intents import NodeDrainRequested
 from nebula.events.state import State
-from nebula.events.vocabulary import NodeDrainRequested, NodeRegistered
+from nebula.events.vocabulary import NodeRegistered
 from tests.unit.story import Story, cluster, gpus, load, messages, promised
 
 

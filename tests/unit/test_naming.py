@@ -8,16 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.actors.gateway.naming import Destination, resolve, shadow
-from nebula.events.values import Target
-from nebula.events.vocabulary import (
-    AdapterLoaded,
+from nebula.events.intents import (
     AdapterLoadRequested,
     AliasRemoveRequested,
     AliasRequested,
-    ModelSlept,
-    ModelUnloaded,
     ModelUnloadRequested,
 )
+from nebula.events.values import Target
+from nebula.events.vocabulary import AdapterLoaded, ModelSlept, ModelUnloaded
 from tests.unit.story import Story, cluster, load
 
 KEYS = [f"request-{number}" for number in range(2000)]

@@ -8,6 +8,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nebula.events.engine_options import option_name
+from nebula.events.intents import (
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+)
 from nebula.events.objections import (
     RESERVED_OPTIONS,
     known_names,
@@ -15,18 +25,7 @@ from nebula.events.objections import (
     objection,
 )
 from nebula.events.values import Adapter, Assignment, Autoscale, Target
-from nebula.events.vocabulary import (
-    AdapterLoadRequested,
-    AdapterUnloadRequested,
-    AliasRemoveRequested,
-    AliasRequested,
-    Event,
-    ModelAssigned,
-    ModelLoadRequested,
-    ModelScaleRequested,
-    ModelUnloadRequested,
-    NodeDrainRequested,
-)
+from nebula.events.vocabulary import Event, ModelAssigned
 from tests.unit.story import Story, cluster, facts, load, messages
 
 SQL = Adapter("sql", "/sql")

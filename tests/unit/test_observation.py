@@ -12,18 +12,20 @@ from msgspec.structs import replace
 from nebula.actors.placement.decision import Decision
 from nebula.actors.router.observation import Observation, decide_observed
 from nebula.actors.router.turns import LINGER, TURN, Use
+from nebula.events.intents import (
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+)
 from nebula.events.values import Autoscale
 from nebula.events.vocabulary import (
     EngineFailed,
     Event,
     ModelAssigned,
-    ModelLoadRequested,
     ModelScaled,
-    ModelScaleRequested,
     ModelSlept,
-    ModelUnloadRequested,
     ModelWoken,
-    NodeDrainRequested,
     NodeLost,
 )
 from tests.unit.story import ROUNDS, Story, cluster, facts, gpus, intents, load

@@ -8,9 +8,10 @@ import pytest
 from nebula.actors.router.observing import ABSENT, ROUTER_SILENCE, Load, Observer
 from nebula.actors.router.turns import Use
 from nebula.events import subjects
+from nebula.events.intents import ModelScaleRequested
 from nebula.events.status import QueueStatus, RouterStatus
 from nebula.events.values import Autoscale
-from nebula.events.vocabulary import EngineFailed, ModelScaleRequested, ModelSlept
+from nebula.events.vocabulary import EngineFailed, ModelSlept
 from tests.unit.story import Story, cluster, load
 
 

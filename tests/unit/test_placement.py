@@ -12,19 +12,21 @@ from rpds import HashTrieMap
 
 from nebula.actors.placement.decision import decide
 from nebula.actors.placement.sizing import usable
+from nebula.events.intents import (
+    AdapterLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+)
 from nebula.events.memory import GIB
 from nebula.events.state import Replica, State
 from nebula.events.values import Assignment, Device
 from nebula.events.vocabulary import (
-    AdapterLoadRequested,
     EventRejected,
     ModelAssigned,
-    ModelScaleRequested,
     ModelUnloaded,
-    ModelUnloadRequested,
     ModelUnschedulable,
     NodeDeregistered,
-    NodeDrainRequested,
     NodeLost,
     NodeRegistered,
 )

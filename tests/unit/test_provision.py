@@ -10,6 +10,12 @@ from msgspec.structs import replace
 from nebula.actors.node.weights import provision
 from nebula.actors.node.weights.provision import Abandon, Fetch, Files, Local, Measure, Remove, Task
 from nebula.actors.placement.decision import replicas_on
+from nebula.events.intents import (
+    ModelLoadRequested,
+    ModelUnloadRequested,
+    WeightsPinRequested,
+    WeightsRemoveRequested,
+)
 from nebula.events.memory import GIB
 from nebula.events.objections import objection
 from nebula.events.state import Held, Measured
@@ -19,14 +25,10 @@ from nebula.events.vocabulary import (
     DownloadFinished,
     DownloadProgressed,
     DownloadStarted,
-    ModelLoadRequested,
     ModelMeasured,
-    ModelUnloadRequested,
     NodeLost,
     NodeRegistered,
-    WeightsPinRequested,
     WeightsRemoved,
-    WeightsRemoveRequested,
 )
 from tests.unit.story import Story
 

@@ -21,8 +21,8 @@ from nebula.actors.node.reconciliation import (
     UnloadAdapter,
     reconcile,
 )
+from nebula.events.intents import ModelLoadRequested
 from nebula.events.state import EMPTY, AdapterStatus, Model, Node, Replica, State
-from nebula.events.vocabulary import ModelLoadRequested
 
 NOW = 100.0
 

@@ -12,6 +12,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nebula.events import record
+from nebula.events.intents import (
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+    NodeUndrainRequested,
+    WeightsPinRequested,
+    WeightsRemoveRequested,
+)
 from nebula.events.record import Entry, Malformed, Record
 from nebula.events.upcasting import version_of
 from nebula.events.values import Adapter, Assignment, Autoscale, Device, Target, Weights
@@ -22,11 +35,7 @@ from nebula.events.vocabulary import (
     TYPES,
     AdapterLoaded,
     AdapterLoadFailed,
-    AdapterLoadRequested,
     AdapterUnloaded,
-    AdapterUnloadRequested,
-    AliasRemoveRequested,
-    AliasRequested,
     DownloadFailed,
     DownloadFinished,
     DownloadProgressed,
@@ -38,24 +47,17 @@ from nebula.events.vocabulary import (
     Event,
     EventRejected,
     ModelAssigned,
-    ModelLoadRequested,
     ModelMeasured,
     ModelRolledBack,
     ModelScaled,
-    ModelScaleRequested,
     ModelSlept,
     ModelUnloaded,
-    ModelUnloadRequested,
     ModelUnschedulable,
     ModelWoken,
     NodeDeregistered,
-    NodeDrainRequested,
     NodeLost,
     NodeRegistered,
-    NodeUndrainRequested,
-    WeightsPinRequested,
     WeightsRemoved,
-    WeightsRemoveRequested,
 )
 from tests.unit.typed import typed
 

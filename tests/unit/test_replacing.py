@@ -8,17 +8,15 @@ from msgspec.structs import replace
 
 from nebula.actors.placement.decision import decide
 from nebula.actors.placement.sizing import usable
+from nebula.events.intents import ModelScaleRequested, NodeDrainRequested, NodeUndrainRequested
 from nebula.events.vocabulary import (
     EngineStarted,
     Event,
     EventRejected,
     ModelAssigned,
     ModelRolledBack,
-    ModelScaleRequested,
     ModelUnschedulable,
-    NodeDrainRequested,
     NodeRegistered,
-    NodeUndrainRequested,
 )
 from tests.unit.story import Story, cluster, gpus, load, promised
 

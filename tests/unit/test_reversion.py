@@ -5,24 +5,20 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.events.objections import objection
-from nebula.events.state import Model, State
-from nebula.events.values import Target
-from nebula.events.vocabulary import (
+from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
-    Event,
-    ModelAssigned,
     ModelLoadRequested,
     ModelScaleRequested,
-    ModelUnloaded,
     ModelUnloadRequested,
-    NodeDeregistered,
     NodeDrainRequested,
-    NodeLost,
 )
+from nebula.events.objections import objection
+from nebula.events.state import Model, State
+from nebula.events.values import Target
+from nebula.events.vocabulary import Event, ModelAssigned, ModelUnloaded, NodeDeregistered, NodeLost
 from nebula.history.reversion import Reversion, Step, meaning, revert
 from tests.unit.story import Story, cluster, intents, load
 

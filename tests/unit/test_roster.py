@@ -8,8 +8,9 @@ from rpds import HashTrieMap
 
 from nebula.actors.node.reconciliation import Restarts, Start, Stop
 from nebula.actors.node.roster import Entry, Roster
+from nebula.events.intents import ModelLoadRequested
 from nebula.events.state import EMPTY, Engine, Model, Replica, State
-from nebula.events.vocabulary import EngineFailed, EngineStarted, ModelLoadRequested
+from nebula.events.vocabulary import EngineFailed, EngineStarted
 
 REPLICA = Replica("chat-0", "chat", "alpha", (0,), 1, version=3, changed=7)
 RUNNING = replace(REPLICA, phase="starting", engine=Engine(9, 1.0, 8001, "/log", 3, 0))

@@ -10,17 +10,10 @@ from hypothesis import strategies as st
 
 from nebula.actors.router.routing import CACHE_FULL, SLACK, able, choose, hopeless, progress
 from nebula.events.inference import Candidate
+from nebula.events.intents import AdapterLoadRequested, ModelScaleRequested, ModelUnloadRequested
 from nebula.events.state import Named
 from nebula.events.values import Adapter, Assignment
-from nebula.events.vocabulary import (
-    AdapterLoaded,
-    AdapterLoadFailed,
-    AdapterLoadRequested,
-    EngineStarted,
-    ModelAssigned,
-    ModelScaleRequested,
-    ModelUnloadRequested,
-)
+from nebula.events.vocabulary import AdapterLoaded, AdapterLoadFailed, EngineStarted, ModelAssigned
 from tests.unit.story import SECOND, Story, cluster, load
 
 LIMIT = 256

@@ -5,13 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nebula.events.evolve import evolve
+from nebula.events.intents import ModelScaleRequested, ModelUnloadRequested
 from nebula.events.state import EMPTY
-from nebula.events.vocabulary import (
-    EngineFailed,
-    ModelScaleRequested,
-    ModelUnloadRequested,
-    NodeLost,
-)
+from nebula.events.vocabulary import EngineFailed, NodeLost
 from nebula.history.selection import Selection, Sieve, selection
 from tests.unit.story import Story, cluster, gpus, load
 

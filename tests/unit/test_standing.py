@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nebula.events.intents import ModelScaleRequested, ModelUnloadRequested
 from nebula.events.memory import GIB
 from nebula.events.standing import Standing, loading_seconds, standing
 from nebula.events.values import Autoscale
@@ -14,8 +15,6 @@ from nebula.events.vocabulary import (
     DownloadStarted,
     EngineFailed,
     ModelScaled,
-    ModelScaleRequested,
-    ModelUnloadRequested,
     ModelWoken,
     NodeLost,
 )

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nebula.cli import tables
-from nebula.events.vocabulary import NodeDrainRequested, NodeLost
+from nebula.events.intents import NodeDrainRequested
+from nebula.events.vocabulary import NodeLost
 from tests.unit.story import cluster, load
 
 

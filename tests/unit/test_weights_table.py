@@ -7,14 +7,13 @@ from io import StringIO
 from rich.console import Console
 
 from nebula.cli import weights
+from nebula.events.intents import WeightsPinRequested, WeightsRemoveRequested
 from nebula.events.memory import GIB, MIB
 from nebula.events.vocabulary import (
     DownloadFailed,
     DownloadFinished,
     DownloadProgressed,
     DownloadStarted,
-    WeightsPinRequested,
-    WeightsRemoveRequested,
 )
 from tests.unit.story import Story, cluster
 

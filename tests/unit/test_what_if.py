@@ -6,16 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.events.memory import GIB
-from nebula.events.vocabulary import (
-    Event,
-    ModelMeasured,
+from nebula.events.intents import (
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeDrainRequested,
-    NodeLost,
     NodeUndrainRequested,
 )
+from nebula.events.memory import GIB
+from nebula.events.vocabulary import Event, ModelMeasured, NodeLost
 from nebula.history.what_if import (
     BadCondition,
     Condition,
