@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 from unittest import mock
 
@@ -78,9 +78,10 @@ def _too_early(
     running: Mapping[str, Running],
     retry_at: Mapping[str, float],
     now: float,
+    waiting: Set[str] = frozenset(),
 ) -> tuple[Action, ...]:
     still = {key: each for key, each in running.items() if not each.ending}
-    return _reconcile(state, replicas, still, retry_at, now)
+    return _reconcile(state, replicas, still, retry_at, now, waiting)
 
 
 def _numbers_again(self: planning._Draft) -> Iterator[int]:

@@ -14,7 +14,8 @@ from rich.console import Console
 from nebula.actors.projection import Projection
 from nebula.cli import progress
 from nebula.events.intents import AdapterLoadRequested, ModelLoadRequested, ModelScaleRequested
-from nebula.events.vocabulary import AdapterLoaded, Autoscale, DownloadFailed, EngineFailed
+from nebula.events.values import Autoscale
+from nebula.events.vocabulary import AdapterLoaded, DownloadFailed, EngineFailed
 from nebula.store.connection import Connection
 from nebula.store.log import Log
 from tests.unit.story import Story, cluster, load
