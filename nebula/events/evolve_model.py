@@ -90,12 +90,13 @@ def _forgive(state: State, model: Model, only: str = "") -> State:
     """
     replicas = state.replicas
     for replica in state.replicas_of(model):
-        kept = {
-            name: status
-            for name, status in replica.adapters.items()
-            if status.loaded or (only and name != only)
-        }
-        if len(kept) < len(replica.adapters):
+        failed = [name for name, status in replica.adapters.items() if not status.loaded]
+        if only in failed or (failed and not only):
+            kept = {
+                name: status
+                for name, status in replica.adapters.items()
+                if status.loaded or (only and name != only)
+            }
             replicas = replicas.insert(replica.id, replace(replica, adapters=kept))
     return state if replicas is state.replicas else replace(state, replicas=replicas)
 
@@ -215,10 +216,14 @@ def _assign(state: State, model: Model, record: Record, event: ModelAssigned) ->
                 launch=known.launch if known.version == place.version else launch,
             )
         placed[replica.id] = replica
-        if known is None or not _alike(known, replica):
-            if known is not None:
-                occupancy, freed = hold(occupancy, known, -1), True
+        if known is None:
             occupancy = hold(occupancy, replica)
+        elif (
+            known.node != replica.node
+            or known.devices != replica.devices
+            or known.memory != replica.memory
+        ):
+            occupancy, freed = hold(hold(occupancy, known, -1), replica), True
     planned = tuple([place.replica for place in event.replicas])
     retiring = tuple([identity for identity in model.replicas if identity not in planned])
     model = replace(
@@ -242,10 +247,6 @@ def _assign(state: State, model: Model, record: Record, event: ModelAssigned) ->
     if retiring:
         state = _retire(state, model, record)
     return proved(state, model.id)
-
-
-def _alike(one: Replica, other: Replica) -> bool:
-    return (one.node, one.devices, one.memory) == (other.node, other.devices, other.memory)
 
 
 def _retire(state: State, model: Model, record: Record) -> State:
@@ -301,9 +302,9 @@ def hold_share(state: State, known: Replica, replica: Replica) -> tuple[State, R
 def proved(state: State, identity: str) -> State:
     """Note that a model's spec works, once every replica that it wants serves with it."""
     model = state.models.get(identity)
-    if model is None or model.proven == model.spec or not model.assignments:
+    if model is None or len(model.assignments) != model.wanted or not model.assignments:
         return state
-    if len(model.assignments) != model.wanted:
+    if model.proven == model.spec:
         return state
     launch = launch_of(model)
     planned = {place.replica for place in model.assignments}

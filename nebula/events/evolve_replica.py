@@ -1,6 +1,6 @@
 """The fold of what nodes report of their engines: most of a log, so that it is kept quick."""
 
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from msgspec.structs import replace
 
@@ -19,22 +19,24 @@ from nebula.events.vocabulary import (
     ReplicaEvent,
 )
 
+_AdapterReport: TypeAlias = AdapterLoaded | AdapterLoadFailed | AdapterUnloaded
+_EngineReport: TypeAlias = EngineStarted | EngineReady | EngineFailed | EngineStopped
+_OF_ADAPTERS = (AdapterLoaded, AdapterUnloaded, AdapterLoadFailed)
+
 
 def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
-    """Most of a log are reports, and nothing can be said against one: they are folded first."""
+    """Most of a log are reports, and nothing can be said against one."""
     seq, time = record.seq, record.time
     known = state.replicas.get(record.id)
-    if known is None or event.node not in ("", known.node):
+    if known is None or (event.node and event.node != known.node):
         return replace(state, seq=seq, time=time)
-    outdated = isinstance(event, AdapterLoadFailed) and not _wanted(state, known, event)
-    replica = None if outdated else _replica(known, record, event)
+    if isinstance(event, _OF_ADAPTERS):
+        return _adapters(state, known, record, event)
+    replica = _replica(state, known, record, event)
     if replica is None:
         return replace(state, seq=seq, time=time)
-    if isinstance(event, EngineStarted) and replica.engine is not None:
-        node = state.nodes.get(replica.node)
-        installed = node.engine_version if node is not None else ""
-        replica = replace(replica, engine=replace(replica.engine, installed=installed))
-    state, replica = hold_share(state, known, replica)
+    if known.phase == "failed" or replica.phase == "failed":
+        state, replica = hold_share(state, known, replica)
     if replica.retired and replica.engine is None:
         return settle(remove(replace(state, seq=seq, time=time), replica, seq), (replica.model,))
     replicas = state.replicas.insert(replica.id, replica)
@@ -45,29 +47,48 @@ def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
     return settle(state, (replica.model,)) if replica.model in state.unsettled else state
 
 
+def _adapters(state: State, replica: Replica, record: Record, event: _AdapterReport) -> State:
+    """Fold what became of an adapter: nobody decides anything because of that."""
+    name = event.name
+    match event:
+        case AdapterLoaded(source=source):
+            adapters = {**replica.adapters, name: AdapterStatus(source, loaded=True)}
+        case AdapterLoadFailed(source=source, reason=reason):
+            if not _wanted(state, replica, event):
+                return replace(state, seq=record.seq, time=record.time)
+            status = AdapterStatus(source, loaded=False, reason=reason)
+            adapters = {**replica.adapters, name: status}
+        case AdapterUnloaded():
+            adapters = {key: value for key, value in replica.adapters.items() if key != name}
+        case _:
+            assert_never(event)
+    replica = replace(replica, adapters=adapters, changed=record.seq, since=record.time)
+    replicas = state.replicas.insert(replica.id, replica)
+    return replace(state, seq=record.seq, time=record.time, replicas=replicas)
+
+
 def _wanted(state: State, replica: Replica, event: AdapterLoadFailed) -> bool:
     """Say whether the adapter is still to be loaded from there: else its failure is no loss."""
     model = state.models.get(replica.model)
     return model is not None and model.adapters.get(event.name) == event.source
 
 
-def _replica(replica: Replica, record: Record, event: ReplicaEvent) -> Replica | None:
-    """Give a replica after a report on it; None where the report makes no sense."""
+def _replica(
+    state: State, replica: Replica, record: Record, event: _EngineReport
+) -> Replica | None:
+    """Give a replica after a report on its engine; None where the report makes no sense."""
     seq, time = record.seq, record.time
     match event:
-        case AdapterLoaded(name=name, source=source):
-            adapters = {**replica.adapters, name: AdapterStatus(source, loaded=True)}
-            return replace(replica, adapters=adapters, changed=seq, since=time)
-        case AdapterLoadFailed(name=name, source=source, reason=reason):
-            status = AdapterStatus(source, loaded=False, reason=reason)
-            adapters = {**replica.adapters, name: status}
-            return replace(replica, adapters=adapters, changed=seq, since=time)
-        case AdapterUnloaded(name=name):
-            rest = {key: value for key, value in replica.adapters.items() if key != name}
-            return replace(replica, adapters=rest, changed=seq, since=time)
         case EngineStarted():
+            node = state.nodes.get(replica.node)
             engine = Engine(
-                event.pid, event.created, event.port, event.log_file, event.plan, started=time
+                event.pid,
+                event.created,
+                event.port,
+                event.log_file,
+                event.plan,
+                started=time,
+                installed=node.engine_version if node is not None else "",
             )
             return replace(
                 replica,

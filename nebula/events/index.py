@@ -76,9 +76,14 @@ def _calls(state: State, model: Model) -> bool:
     if model.unloading or (model.proven is not None and model.proven != model.spec):
         return True
     launch = launch_of(model)
+    replicas, nodes = state.replicas, state.nodes
     for place in model.assignments:
-        replica = state.replicas.get(place.replica)
-        if replica is None or not housed(state, place) or stale(state, model, replica, launch):
+        replica, node = replicas.get(place.replica), nodes.get(place.node)
+        if replica is None or node is None or not _houses(node, place):
+            return True
+        if replica.node != place.node:
+            node = nodes.get(replica.node)
+        if _outdated(node, replica, launch) or _misplaced(node, model, replica):
             return True
     return False
 
@@ -89,10 +94,21 @@ def housed(state: State, place: Assignment) -> bool:
     Nor has the machine come back with smaller ones than was promised of them.
     """
     node = state.nodes.get(place.node)
-    if node is None or node.lost:
+    return node is not None and _houses(node, place)
+
+
+def _houses(node: Node, place: Assignment) -> bool:
+    if node.lost:
         return False
-    there = {device.index: device.memory for device in reversed(node.devices)}
-    return all(place.memory <= there.get(index, -1) for index in place.devices)
+    for index in place.devices:
+        for device in node.devices:
+            if device.index == index:
+                if place.memory > device.memory:
+                    return False
+                break
+        else:
+            return False
+    return True
 
 
 def stale(state: State, model: Model, replica: Replica, launch: Launch) -> str:
@@ -105,9 +121,13 @@ def stale(state: State, model: Model, replica: Replica, launch: Launch) -> str:
 
 def outdated(state: State, replica: Replica, launch: Launch) -> str:
     """Say why its engine is to be started anew; empty where it is not."""
+    return _outdated(state.nodes.get(replica.node), replica, launch)
+
+
+def _outdated(node: Node | None, replica: Replica, launch: Launch) -> str:
     if replica.launch != launch:
         return "it runs as was asked for before"
-    engine, node = replica.engine, state.nodes.get(replica.node)
+    engine = replica.engine
     if engine is None or node is None or engine.version != replica.version:
         return ""
     if engine.installed and node.engine_version and engine.installed != node.engine_version:
@@ -117,7 +137,10 @@ def outdated(state: State, replica: Replica, launch: Launch) -> str:
 
 def misplaced(state: State, model: Model, replica: Replica) -> str:
     """Say why a replica may not stay where it is; empty where it may."""
-    node = state.nodes.get(replica.node)
+    return _misplaced(state.nodes.get(replica.node), model, replica)
+
+
+def _misplaced(node: Node | None, model: Model, replica: Replica) -> str:
     if node is None:
         return ""
     if node.draining:
@@ -132,6 +155,8 @@ def unsuited(spec: ModelLoadRequested, node: Node) -> str:
     """Say what of a load request a node does not have; empty where it suits."""
     if spec.node and spec.node != node.id:
         return f"{node.id} is not {spec.node}"
+    if not spec.labels:
+        return ""
     lacking = [f"{key}={value}" for key, value in spec.labels.items() if not _has(node, key, value)]
     return f"{node.id} does not carry {', '.join(sorted(lacking))}" if lacking else ""
 

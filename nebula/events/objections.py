@@ -118,15 +118,21 @@ def _assigned(state: State, identity: str, event: ModelAssigned) -> str | None:
         return f"model {identity!r} is being unloaded"
     if known is not None and event.version > known.version + 1:
         return f"version: the next plan of {identity!r} is {known.version + 1}"
-    seen = set()
+    seen: set[str] = set()
+    there = known.replicas if known is not None else ()
     for place in event.replicas:
-        model, _, number = place.replica.rpartition("-")
-        if model != identity or not number.isdigit() or str(int(number)) != number:
+        if place.replica not in there and not _numbers(identity, place.replica):
             return f"replicas: {place.replica!r} is no replica of {identity!r}"
         if place.replica in seen:
             return f"replicas: {place.replica!r} stands twice in this plan"
         seen.add(place.replica)
     return None
+
+
+def _numbers(model: str, replica: str) -> bool:
+    """Say whether a replica is named as one of the model's: `chat-0`."""
+    of, _, number = replica.rpartition("-")
+    return of == model and number.isdigit() and str(int(number)) == number
 
 
 def _rolled_back(state: State, identity: str) -> str | None:

@@ -298,8 +298,12 @@ def proven_spec(model: Model) -> ModelLoadRequested | None:
 
 
 def launch_of(model: Model) -> Launch:
-    """Give what the model's engines should be started with now."""
+    """Give what the model's engines should be started with now.
+
+    Where that is as in the last plan it is the very object, which is quick to compare.
+    """
     spec = model.spec
-    return Launch(
+    launch = Launch(
         spec.source, model.name, spec.task, model.lora, spec.memory, spec.options, spec.env
     )
+    return model.launch if model.launch is not None and model.launch == launch else launch

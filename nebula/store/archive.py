@@ -277,6 +277,7 @@ def _why(error: Exception) -> str:
 
 
 _minutes: dict[str, int] = {}
+_SECONDS = {f"{second:02d}": second * 10**9 for second in range(60)}
 
 
 def _text(time: int) -> str:
@@ -286,20 +287,21 @@ def _text(time: int) -> str:
 
 def _nanoseconds(text: str) -> int:
     """Read `2026-11-23T03:00:00.123456789Z`. Raises ValueError."""
-    fraction = text[20:29]
-    if len(text) != 30 or text[19] != "." or text[29] != "Z" or not _is_number(fraction):
+    minute, second, fraction = text[:17], _SECONDS.get(text[17:19]), text[20:29]
+    if (
+        second is None
+        or len(text) != 30
+        or text[19] != "."
+        or text[29] != "Z"
+        or not (fraction.isascii() and fraction.isdigit())
+    ):
         raise ValueError(f"{text!r} is not written as 2026-11-23T03:00:00.123456789Z")
-    minute, second = text[:17], text[17:19]
     known = _minutes.get(minute)
-    if known is None or not ("00" <= second <= "59" and _is_number(second)):
+    if known is None:
         if len(_minutes) > 10_000:
             _minutes.clear()
         moment = datetime.fromisoformat(text[:19]).replace(second=0, tzinfo=UTC)
         if f"{moment:%Y-%m-%dT%H:%M:}" != minute:
             raise ValueError(f"{text!r} is not written as 2026-11-23T03:00:00.123456789Z")
         known = _minutes[minute] = int(moment.timestamp()) * 10**9
-    return known + int(second) * 10**9 + int(fraction)
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+    return known + second + int(fraction)

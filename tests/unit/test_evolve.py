@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nebula.events import record
-from nebula.events.evolve import evolve, fold
+from nebula.events.evolve import FOLDS, evolve, fold
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -19,11 +19,12 @@ from nebula.events.intents import (
     ModelUnloadRequested,
     NodeDrainRequested,
 )
-from nebula.events.record import Record
+from nebula.events.record import Malformed, Record
 from nebula.events.state import EMPTY, AdapterStatus, Alias, Named, Rejection, State
 from nebula.events.values import Adapter, Assignment, Target
 from nebula.events.vocabulary import (
     AGGREGATE_OF,
+    TYPES,
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterUnloaded,
@@ -489,6 +490,10 @@ logs = st.one_of(
     messages,
     st.lists(further, min_size=5, max_size=30).map(lambda said: [*UNDER_WAY, *said]),
 ).map(logged)
+
+
+def test_there_is_a_fold_for_whatever_an_entry_may_hold() -> None:
+    assert set(FOLDS) == {*TYPES.values(), Malformed}
 
 
 @given(logs)
