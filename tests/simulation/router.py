@@ -1,7 +1,7 @@
 """The router's process: what it decides and whom it sends requests to is Nebula's own code.
 
-The order of events around `Decider`, `Observer` and `Dispatch` is that of nebula/actors/router.py:
-what changes there is to be changed here.
+The order of events around `Deciding`, `Guards` and `Dispatch` is that of
+nebula/actors/router/actor.py: what changes there is to be changed here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from nebula.actors.placement import decision as placement
 from nebula.actors.placement.decision import Decision
-from nebula.actors.router import observation
+from nebula.actors.router.deciding import Deciding
 from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.guards import Guards
 from nebula.actors.router.observing import Observer
@@ -41,6 +41,23 @@ TICK = 1.0
 """The real one ticks ten times as often; what waits goes on with every event that matters too."""
 
 
+class _Checked(Deciding):
+    """Now and then it looks whether one that remembers nothing would decide the same."""
+
+    def __init__(self, observer: Observer, dispatch: Dispatch, rng: Random) -> None:
+        super().__init__(observer, dispatch.loads)
+        self._rng = rng
+
+    def decide(self, state: State) -> tuple[Decision, ...]:
+        """Give what the state calls for. Raises Broken."""
+        due = super().decide(state)
+        if self._rng.random() < 0.05:
+            anew = placement.decide(state)
+            if list(map(_essence, due)) != list(map(_essence, anew)):
+                raise Broken(SAME, f"a router that remembers decides {due}, another one {anew}")
+        return due
+
+
 class Router(Process):
     """See the module."""
 
@@ -63,7 +80,7 @@ class Router(Process):
         self.dispatch: Dispatch | None = None
         self.observer: Observer | None = None
         self._wake = Signal(self.clock)
-        self._woken = self._look = False
+        self._woken = False
         self.spawn(self._run())
 
     def crash(self) -> None:
@@ -90,43 +107,18 @@ class Router(Process):
             lambda: EPOCH + int(clock.now * 1e9),
         )
         observer = self.observer = Observer(self.name, lambda: clock.now)
-        self.spawn(self._tick(dispatch))
+        deciding = _Checked(observer, dispatch, self._rng)
+        self.spawn(self._tick(dispatch, deciding))
         self.spawn(self._listen(follower))
-        decider = placement.Decider()
-        decided: State | None = None
         while True:
             self._woken = False
             state = follower.state
             dispatch.react()
-            due = self._observed(state, dispatch, observer)
-            if not due and state is not decided:
-                due, decided = self._decide(decider, state), state
+            due = deciding.due(state, connected=self.link.up)
             if due:
-                decided = None
                 yield from self._append_all(follower, state, due)
             elif not self._woken:
                 yield self._wake
-
-    def _decide(self, decider: placement.Decider, state: State) -> tuple[Decision, ...]:
-        due = decider.decide(state)
-        if self._rng.random() < 0.05:
-            anew = placement.decide(state)
-            if list(map(_essence, due)) != list(map(_essence, anew)):
-                raise Broken(SAME, f"a router that remembers decides {due}, another one {anew}")
-        return due
-
-    def _observed(
-        self, state: State, dispatch: Dispatch, observer: Observer
-    ) -> tuple[Decision, ...]:
-        if not self._look:
-            return ()
-        self._look = False
-        if not self.link.up:
-            return ()
-        due = observation.decide_observed(state, observer.observe(state, dispatch.loads()))
-        if due:
-            self._look = True
-        return due
 
     def _notice(self) -> None:
         self._woken = True
@@ -137,14 +129,14 @@ class Router(Process):
             yield follower.changed
             self._notice()
 
-    def _tick(self, dispatch: Dispatch) -> Generator[Any, Any, None]:
+    def _tick(self, dispatch: Dispatch, deciding: Deciding) -> Generator[Any, Any, None]:
         beats = looks = 0.0
         while True:
             dispatch.react()
             now = self.clock.now
             if dispatch.called() or now >= looks:
                 looks = now + OBSERVE
-                self._look = True
+                deciding.look()
                 self._notice()
             if now >= beats:
                 beats = now + HEARTBEAT

@@ -16,10 +16,11 @@ from nats.errors import Error as NatsError
 from nats.errors import FlushTimeoutError
 
 from nebula.actors.actor import Actor
-from nebula.actors.placement.decision import Decider, Decision
+from nebula.actors.placement.decision import Decision
+from nebula.actors.router.deciding import Deciding
 from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.guards import Guards
-from nebula.actors.router.observation import LOST_AFTER, decide_observed
+from nebula.actors.router.observation import LOST_AFTER
 from nebula.actors.router.observing import Observer
 from nebula.events import subjects
 from nebula.events.state import State
@@ -46,14 +47,13 @@ class Router(Actor):
     ) -> None:
         """`lost_after`: seconds of silence after which a node is lost; 0: never."""
         super().__init__(connection, stream_replicas=stream_replicas)
-        self.lost_after = lost_after
         self.id = f"router-{uuid.uuid4().hex[:8]}"
         self._dispatch = Dispatch(
             self.id, self._post, lambda: self.projection.state, time.monotonic, time.time_ns
         )
         self._observer = Observer(self.id, time.monotonic)
+        self._deciding = Deciding(self._observer, self._dispatch.loads, lost_after)
         self._look = asyncio.Event()
-        self._again = False
         self._requests: Subscription | None = None
 
     async def begin(self) -> None:
@@ -71,34 +71,15 @@ class Router(Actor):
 
     async def work(self) -> None:
         """Append what the state calls for, whenever it has changed, and what is seen beside it."""
-        decider = Decider()
-        decided: State | None = None
         while True:
+            self._look.clear()
             state = self.projection.state
             self._dispatch.react()
-            due = self._observed(state)
-            if not due and state is not decided:
-                due, decided = decider.decide(state), state
+            due = self._deciding.due(state, connected=self.connection.connected)
             if due:
-                decided = None
                 await self._append_all(state, due)
-            elif self._again:
-                self._again = False
-                self._look.set()
             else:
                 await self._change()
-
-    def _observed(self, state: State) -> tuple[Decision, ...]:
-        """Give what is to be decided from what is seen, where it is time to look."""
-        if not self._look.is_set():
-            return ()
-        self._look.clear()
-        if not self.connection.connected:
-            return ()
-        seen = self._observer.observe(state, self._dispatch.loads())
-        due = decide_observed(state, seen, lost_after=self.lost_after)
-        self._again = bool(due)
-        return due
 
     async def _change(self) -> None:
         """Wait until more is folded, or it is time to look again."""
@@ -134,6 +115,7 @@ class Router(Actor):
             now = time.monotonic()
             if self._dispatch.called() or now >= looks:
                 looks = now + OBSERVE
+                self._deciding.look()
                 self._look.set()
             if now >= beats and self.connection.connected:
                 beats = now + HEARTBEAT
