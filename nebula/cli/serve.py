@@ -45,6 +45,7 @@ from nebula.events import subjects
 from nebula.events.values import Device
 from nebula.http.app import create_app
 from nebula.http.inference import Limits, Patience
+from nebula.http.listening import listen
 from nebula.http.writing import TurnProtocol
 from nebula.store.connection import Connection
 
@@ -102,7 +103,7 @@ async def _gateway(
     patience: Patience,
 ) -> None:
     try:
-        listening = socket.create_server((host, port), backlog=2048)
+        listening = listen(host, port)
     except OSError as error:
         fail(f"can't listen on {host}:{port}: {error}; give another --port", FATAL)
     actor = Gateway(
@@ -122,7 +123,7 @@ async def _gateway(
     )
     on_stop(server.stop)
     acting = asyncio.create_task(actor.run())
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    serving = asyncio.create_task(server.serve(sockets=listening))
     try:
         await asyncio.wait((acting, serving), return_when=asyncio.FIRST_COMPLETED)
     finally:
