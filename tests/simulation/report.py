@@ -47,7 +47,7 @@ def story(scenario: Scenario, original: Scenario) -> str:
         *(f"  {step}" for step in scenario.steps),
         "  what the log holds then:",
     ]
-    records = world.journal.records
+    records = world.cluster.journal.records
     if len(records) > LAST:
         lines.append(f"    … {len(records) - LAST} earlier events")
     for record in records[-LAST:]:

@@ -1,0 +1,120 @@
+"""What a step of a scenario does to the cluster: intents and requests, and all kinds of trouble."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from msgspec.structs import replace
+
+from nebula.actors.router.observation import LOST_AFTER
+from nebula.events.values import Device
+from tests.simulation.cluster import Cluster
+from tests.simulation.machine import Machine
+from tests.simulation.scenario import Step
+
+NONSENSE = (
+    ("nebula.events.model.{}.ModelLoadRequested", b"{"),
+    ("nebula.events.model.{}.ModelLoadRequested", b'{"sauce": "/model"}'),
+    ("nebula.events.model.{}.ModelScaleRequested", b'{"replicas": -1}'),
+    ("nebula.events.nobody.{}.ModelLoaded", b"{}"),
+)
+
+
+def happen(cluster: Cluster, step: Step) -> None:
+    """Let a step happen; one that makes no sense at that moment does nothing."""
+    who, seconds = step.who, step.amount
+    machine = cluster.machines.get(who)
+    if step.what not in ("publish", "ask"):
+        cluster.faults[step.what] += 1
+    match step.what:
+        case "publish" if step.event is not None:
+            cluster.publish(who, step.event)
+        case "nonsense":
+            subject, payload = NONSENSE[int(seconds)]
+            cluster.publish_raw(subject.format(who), payload)
+        case "ask":
+            for _ in range(int(seconds)):
+                cluster.client.ask(who)
+        case "crash router":
+            cluster.routers[who].crash()
+            cluster.clock.after(seconds, _restart_router, cluster, who)
+        case "cut router":
+            cluster.router_links[who].cut(seconds)
+            cluster.router_links[who].when_back(partial(_reconnected, cluster, who))
+        case "nats away":
+            for link in cluster.links():
+                link.cut(seconds)
+            for name, link in cluster.router_links.items():
+                link.when_back(partial(_reconnected, cluster, name))
+        case _ if machine is not None:
+            _harm(cluster, machine, step.what, seconds)
+
+
+def _harm(cluster: Cluster, machine: Machine, what: str, seconds: float) -> None:
+    now, trouble = cluster.clock.now, machine.trouble
+    match what:
+        case "crash node":
+            cluster.nodes[machine.id].crash()
+            cluster.clock.after(seconds, _restart_node, cluster, machine)
+        case "reboot":
+            cluster.nodes[machine.id].crash()
+            machine.reboot()
+            cluster.clock.after(seconds, _restart_node, cluster, machine)
+        case "cut node":
+            machine.link.cut(seconds)
+        case "lose node":
+            machine.link.cut(LOST_AFTER + 5 + seconds)
+        case "lossy":
+            machine.link.loss = 0.3
+            cluster.clock.after(seconds, machine.link.heal)
+        case "kill engine":
+            running = [each for each in machine.engines.values() if not each.exited]
+            if running:
+                running[int(seconds * 7) % len(running)].exit(-9)
+        case "starts fail":
+            trouble.starts_fail = max(trouble.starts_fail, now + seconds)
+        case "slow starts":
+            trouble.slow = max(trouble.slow, now + seconds)
+            trouble.slow_factor = 5.0
+        case "adapters fail":
+            trouble.adapters_fail = max(trouble.adapters_fail, now + seconds)
+        case "one device more":
+            more = Device(len(machine.devices), "gpu", "simulated", machine.devices[0].memory)
+            _rebuild(cluster, machine, (*machine.devices, more), seconds)
+        case "one device fewer":
+            _rebuild(cluster, machine, machine.devices[:-1] or machine.devices, seconds)
+        case "smaller devices":
+            small = [replace(each, memory=each.memory // 2) for each in machine.devices]
+            _rebuild(cluster, machine, tuple(small), seconds)
+
+
+def _rebuild(
+    cluster: Cluster, machine: Machine, devices: tuple[Device, ...], seconds: float
+) -> None:
+    """A machine is taken down and comes back with other devices."""
+    cluster.nodes[machine.id].crash()
+    machine.reboot()
+    machine.shrunk = machine.shrunk or _memory(devices) < _memory(machine.devices)
+    machine.devices = devices
+    cluster.clock.after(seconds, _restart_node, cluster, machine)
+
+
+def _restart_node(cluster: Cluster, machine: Machine) -> None:
+    if not cluster.nodes[machine.id].alive:
+        cluster.start_node(machine)
+
+
+def _restart_router(cluster: Cluster, name: str) -> None:
+    if not cluster.routers[name].alive:
+        cluster.start_router(name)
+
+
+def _reconnected(cluster: Cluster, name: str) -> None:
+    observer = cluster.routers[name].observer
+    if observer is not None:
+        observer.restart()
+
+
+def _memory(devices: tuple[Device, ...]) -> int:
+    """Give all of their memory."""
+    return sum(each.memory for each in devices)
