@@ -16,10 +16,11 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from nebula.actors.gateway.actor import Gateway, NotServed
+from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.claims import Reused, claim
 from nebula.actors.gateway.copies import Copies
 from nebula.actors.gateway.exchange import new_id
+from nebula.actors.gateway.failures import NotServed
 from nebula.actors.gateway.naming import Destination, resolve, shadow
 from nebula.actors.gateway.resuming import failed, prepared
 from nebula.actors.router.prefixes import BOUNDS, digests

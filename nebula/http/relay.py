@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 from litestar.types import Receive, Send
 
-from nebula.actors.gateway import actor, resuming
-from nebula.actors.gateway.actor import NotServed
+from nebula.actors.gateway import failures, resuming
 from nebula.actors.gateway.answer import GAP
 from nebula.actors.gateway.exchange import ClientGone
+from nebula.actors.gateway.failures import NotServed
 from nebula.events import inference
 from nebula.events.inference import Piece
 from nebula.http.errors import ApiError, unavailable
@@ -27,9 +27,9 @@ _REASONS = {
     inference.ENGINE_FAILED: "the engine that worked on this request has failed",
     inference.ENGINE_STOPPED: "the engine that worked on this request was stopped",
     inference.OTHER_PLAN: "no router knew the replica's newest plan yet",
-    actor.NATS_LOST: "the connection to NATS was lost",
-    actor.NOT_TAKEN: "no router or replica took the request in time",
-    actor.TOO_SLOW: "the client reads too slowly",
+    failures.NATS_LOST: "the connection to NATS was lost",
+    failures.NOT_TAKEN: "no router or replica took the request in time",
+    failures.TOO_SLOW: "the client reads too slowly",
     GAP: "a part of the answer was lost on its way",
 }
 
@@ -171,11 +171,11 @@ def _error(piece: Piece) -> ApiError:
             )
         case inference.REFUSED:
             return unavailable(text, piece.retry_after)
-        case actor.IDLE:
+        case failures.IDLE:
             return ApiError(504, "the engine did not go on in time", kind="timeout", code="timeout")
-        case actor.OVERDUE | inference.ENGINE_TIMED_OUT:
+        case failures.OVERDUE | inference.ENGINE_TIMED_OUT:
             return ApiError(504, "the request's time is over", kind="timeout", code="timeout")
-        case actor.CANT_CONTINUE:
+        case failures.CANT_CONTINUE:
             failure, _, reason = text.partition(": ")
             cause = _REASONS.get(failure, failure)
             return unavailable(f"{cause}, and the answer can't go on elsewhere: {reason}")

@@ -24,10 +24,10 @@ from nebula.actors.gateway.actor import (
     ALL_ATTEMPTS,
     MAX_ATTEMPTS,
     Gateway,
-    NotServed,
 )
 from nebula.actors.gateway.admission import CROWD, INTERVAL
 from nebula.actors.gateway.exchange import MAX_EARLY, MAX_WAITING_BYTES, ClientGone, Exchange
+from nebula.actors.gateway.failures import NotServed
 from nebula.actors.gateway.resuming import prepared
 from nebula.events import envelope, inference, subjects
 from nebula.events.inference import (

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from nebula.actors.gateway import actor
-from nebula.actors.gateway.actor import NotServed
+from nebula.actors.gateway import failures
 from nebula.actors.gateway.answer import GAP
 from nebula.actors.gateway.exchange import ClientGone
+from nebula.actors.gateway.failures import NotServed
 from nebula.events import inference
 from nebula.events.inference import Piece
 from nebula.http.relay import relay
@@ -94,12 +94,12 @@ async def test_a_stream_passes_piece_by_piece() -> None:
         (inference.ENGINE_FAILED, 503, "the engine that worked on this request has failed"),
         (inference.ENGINE_STOPPED, 503, "the engine that worked on this request was stopped"),
         (inference.OTHER_PLAN, 503, "no router knew the replica's newest plan yet"),
-        (actor.NATS_LOST, 503, "the connection to NATS was lost"),
-        (actor.NOT_TAKEN, 503, "no router or replica took the request in time"),
-        (actor.TOO_SLOW, 503, "the client reads too slowly"),
+        (failures.NATS_LOST, 503, "the connection to NATS was lost"),
+        (failures.NOT_TAKEN, 503, "no router or replica took the request in time"),
+        (failures.TOO_SLOW, 503, "the client reads too slowly"),
         (GAP, 503, "a part of the answer was lost on its way"),
-        (actor.IDLE, 504, "the engine did not go on in time"),
-        (actor.OVERDUE, 504, "the request's time is over"),
+        (failures.IDLE, 504, "the engine did not go on in time"),
+        (failures.OVERDUE, 504, "the request's time is over"),
         (inference.ENGINE_TIMED_OUT, 504, "the request's time is over"),
     ],
 )
@@ -111,7 +111,7 @@ async def test_a_failure_before_the_first_piece_is_a_response(
 
 async def test_what_can_not_go_on_says_what_broke_and_why_it_stays_broken() -> None:
     body = b"engine-failed: tools may be called"
-    sent = await relayed(Piece(0, body, end=True, failure=actor.CANT_CONTINUE))
+    sent = await relayed(Piece(0, body, end=True, failure=failures.CANT_CONTINUE))
     assert error(sent)[1] == (
         "the engine that worked on this request has failed, "
         "and the answer can't go on elsewhere: tools may be called"
@@ -133,7 +133,7 @@ async def test_what_can_not_be_served_any_more_is_refused() -> None:
 
 
 async def test_a_failure_within_a_stream_is_its_last_event() -> None:
-    _, first, last = await relayed(HEAD, Piece(0, end=True, failure=actor.IDLE))
+    _, first, last = await relayed(HEAD, Piece(0, end=True, failure=failures.IDLE))
     assert (first["body"], first["more_body"], last["more_body"]) == (b"data: 1\n\n", True, False)
     said = json.loads(last["body"].removeprefix(b"data: ").removesuffix(b"\n\n"))
     assert said["error"]["code"] == "timeout"

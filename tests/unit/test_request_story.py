@@ -6,8 +6,8 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nebula.actors.gateway import actor as gateway
 from nebula.actors.gateway import answer
+from nebula.actors.gateway import failures as gateway
 from nebula.actors.router.routing import CACHE_FULL
 from nebula.events import envelope, inference
 from nebula.events.inference import Candidate, Piece, Request, Routed

@@ -16,11 +16,12 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
 from nebula.actors.actor import Actor
-from nebula.actors.gateway import patience
+from nebula.actors.gateway import failures, patience
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.answer import GAP, Answer, Broken
 from nebula.actors.gateway.continuing import CantContinue, Continuation, Detokenize
 from nebula.actors.gateway.exchange import MAX_EARLY, Exchange, new_id
+from nebula.actors.gateway.failures import NotServed
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.gateway.patience import Link, judge
 from nebula.actors.router import routing
@@ -34,14 +35,6 @@ from nebula.store.connection import Connection, Unavailable
 
 log = logging.getLogger(__name__)
 
-NATS_LOST = "nats-lost"
-TOO_SLOW = "too-slow"
-NOT_TAKEN = "not-taken"
-IDLE = "idle"
-OVERDUE = "overdue"
-FINISHED = "finished"
-CANT_CONTINUE = "cant-continue"
-
 MAX_ATTEMPTS = 4
 """Attempts after which a request that engines fail is given up: it may be what kills them."""
 
@@ -50,14 +43,6 @@ DETOKENIZE_PATIENCE = 10.0
 TICK = 0.25
 ALL_ATTEMPTS = 2**31
 """All attempts of a request have numbers below this one."""
-
-
-class NotServed(Exception):
-    """A known model can't answer now. `retry_after` in seconds; None where waiting won't help."""
-
-    def __init__(self, reason: str, retry_after: int | None) -> None:
-        super().__init__(reason)
-        self.retry_after = retry_after
 
 
 class Gateway(Actor):
@@ -127,7 +112,7 @@ class Gateway(Actor):
             exchange = self._begin(request, named, idle)
         except NotServed:
             if request.keep:  # it was claimed: whoever asks again need not wait for its answer
-                self._drop(request, ALL_ATTEMPTS, NOT_TAKEN.encode())
+                self._drop(request, ALL_ATTEMPTS, failures.NOT_TAKEN.encode())
             raise
         return exchange
 
@@ -228,9 +213,9 @@ class Gateway(Actor):
         elif answer.broken is not None:
             self._recover(exchange)
         elif exchange.too_slow and exchange.request.keep:
-            exchange.let_go(Piece(0, end=True, failure=TOO_SLOW))
+            exchange.let_go(Piece(0, end=True, failure=failures.TOO_SLOW))
         elif exchange.too_slow:
-            self._end(exchange, TOO_SLOW)
+            self._end(exchange, failures.TOO_SLOW)
 
     async def _on_waiting(self, message: Msg) -> None:
         """Tell an engine that asks for which of its requests nobody waits any more."""
@@ -307,7 +292,7 @@ class Gateway(Actor):
             return
         request = exchange.request
         if broken.reason == inference.ENGINE_TIMED_OUT:
-            self._end(exchange, OVERDUE)
+            self._end(exchange, failures.OVERDUE)
         # What an engine itself answered with is no sign of its death: once more is enough.
         elif answer.attempt >= (2 if broken.piece is not None else MAX_ATTEMPTS):
             self._give_up(exchange, broken)
@@ -324,7 +309,7 @@ class Gateway(Actor):
                     self.spawn(self._detokenize(exchange, way), f"detokenize for {request.id}")
                 case CantContinue(reason=reason):
                     cause = f"{broken.reason}: {reason}".encode()
-                    self._end(exchange, CANT_CONTINUE, cause)
+                    self._end(exchange, failures.CANT_CONTINUE, cause)
                 case _:
                     self._end(exchange, "", way.body)
 
@@ -392,9 +377,9 @@ class Gateway(Actor):
             self._send(exchange)
         except MaxPayloadError:
             cause = f"{inference.ENGINE_FAILED}: its token ids are more than NATS carries at once"
-            self._end(exchange, CANT_CONTINUE, cause.encode())
+            self._end(exchange, failures.CANT_CONTINUE, cause.encode())
         except NatsError as error:
-            self._end(exchange, NATS_LOST, str(error).encode())
+            self._end(exchange, failures.NATS_LOST, str(error).encode())
 
     def _end(self, exchange: Exchange, failure: str, body: bytes = b"") -> None:
         """End an answer here, with a failure or, without one, with its last bytes."""
@@ -404,7 +389,9 @@ class Gateway(Actor):
         exchange.give(exchange.answer.end(Piece(0, body, failure=failure)))
         # Who resumes the answer ends it with the same words, or the same last bytes.
         self._drop(
-            exchange.request, ALL_ATTEMPTS, b"%b: %b" % ((failure or FINISHED).encode(), body)
+            exchange.request,
+            ALL_ATTEMPTS,
+            b"%b: %b" % ((failure or failures.FINISHED).encode(), body),
         )
 
     async def _tick(self) -> None:
@@ -445,6 +432,6 @@ class Gateway(Actor):
         """Send a request again that got lost on its way to a replica."""
         exchange.lost += not exchange.answer.queued
         if exchange.lost >= len(patience.ACCEPT):
-            self._end(exchange, NOT_TAKEN)
+            self._end(exchange, failures.NOT_TAKEN)
         else:
             self._again(exchange, exchange.request)

@@ -13,7 +13,8 @@ from nats.errors import Error as NatsError
 from nats.js.api import RawStreamMsg
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
-from nebula.actors.gateway.actor import Gateway, NotServed
+from nebula.actors.gateway.actor import Gateway
+from nebula.actors.gateway.failures import NotServed
 from nebula.events import envelope, subjects
 from nebula.events.inference import Request
 from nebula.store import streams
