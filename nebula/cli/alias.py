@@ -55,7 +55,9 @@ def alias(
             raise Refused(f"alias {state.aliases[identity].name!r} has the id {identity!r} already")
         return identity, replace(wanted, replaces=0)
 
-    run(ask(nats, intent, wait=False, as_json=as_json))
+    names = [] if wanted is None else [target.model for target in wanted.targets]
+    names += [mirror] * bool(mirror)
+    run(ask(nats, intent, wait=False, as_json=as_json, names=names))
 
 
 @click.command()

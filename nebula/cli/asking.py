@@ -14,7 +14,7 @@ from nebula.cli.cluster import joined
 from nebula.cli.process import fail
 from nebula.cli.tables import print_json
 from nebula.events.objections import model_by_reference
-from nebula.events.state import Model, State
+from nebula.events.state import Model, Node, State
 from nebula.events.vocabulary import Event
 from nebula.http.views import model_view
 
@@ -70,6 +70,26 @@ def model_in(state: State, reference: str) -> Model:
     return model
 
 
+def absent(state: State, names: Sequence[str]) -> list[str]:
+    """Say of each name that nobody has now: it may come yet, or be misspelt, or be an id."""
+    said = []
+    for name in names:
+        model = state.models.get(name)
+        hint = f"; the model {name!r} is called {model.name!r}" if model is not None else ""
+        if name not in state.names:
+            said.append(f"nobody is called {name!r} yet: no requests go there until then{hint}")
+    return said
+
+
+def node_in(state: State, identity: str) -> Node:
+    """Find a node. Raises Refused."""
+    node = state.nodes.get(identity)
+    if node is None:
+        there = ", ".join(sorted(state.nodes)) or "none"
+        raise Refused(f"there is no node {identity!r}; there are: {there}")
+    return node
+
+
 async def append(
     projection: Projection, intent: Callable[[State], tuple[str, Event]]
 ) -> tuple[str, int]:
@@ -82,11 +102,21 @@ async def append(
 
 
 async def ask(
-    nats: str, intent: Callable[[State], tuple[str, Event]], *, wait: bool, as_json: bool
+    nats: str,
+    intent: Callable[[State], tuple[str, Event]],
+    *,
+    wait: bool,
+    as_json: bool,
+    names: Sequence[str] = (),
 ) -> None:
-    """Append an intent, wait for what comes of it if so told, and print it."""
+    """Append an intent, wait for what comes of it if so told, and print it.
+
+    `names`: the public names that it refers to, of which it is said if nobody has them.
+    """
     async with joined(nats) as projection:
         identity, seq = await append(projection, intent)
+        for text in absent(projection.state, names):
+            click.echo(text, err=True)
         served = True
         if wait:
             served = await progress.follow(projection, identity, tables.console(errors=True))

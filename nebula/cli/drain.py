@@ -4,14 +4,13 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from nebula.actors.intents import Refused, submit
 from nebula.actors.placement.decision import replicas_on
 from nebula.actors.projection import Projection
 from nebula.cli import tables
-from nebula.cli.asking import wait_option
+from nebula.cli.asking import append, node_in, wait_option
 from nebula.cli.cluster import joined
 from nebula.cli.options import json_option, nats_option
-from nebula.cli.process import fail, run
+from nebula.cli.process import run
 from nebula.cli.tables import print_json
 from nebula.events.intents import NodeDrainRequested, NodeUndrainRequested
 from nebula.events.state import State
@@ -51,12 +50,9 @@ async def _drain(nats: str, node: str, undo: bool, wait: bool, as_json: bool) ->
 
 
 async def _ask(projection: Projection, node: str, undo: bool) -> int:
-    try:
-        intent = NodeUndrainRequested() if undo else NodeDrainRequested()
-        return await submit(projection, node, intent)
-    except Refused as error:
-        there = ", ".join(sorted(projection.state.nodes)) or "none"
-        fail(f"{error}; there are: {there}")
+    event = NodeUndrainRequested() if undo else NodeDrainRequested()
+    _, seq = await append(projection, lambda state: (node_in(state, node).id, event))
+    return seq
 
 
 async def _emptied(projection: Projection, node: str, console: Console) -> bool:
@@ -74,7 +70,11 @@ async def _emptied(projection: Projection, node: str, console: Console) -> bool:
             if stuck is not None:
                 for text in stuck:
                     console.print(f"[red]{escape(text)}[/red]", soft_wrap=True)
-                console.print(f"{node} stays draining: what is left there moves as soon as it fits")
+                console.print(
+                    f"{node} stays draining: what is left there moves as soon as it fits "
+                    f"(`nebula drain {node} --undo` takes it back)",
+                    soft_wrap=True,
+                )
                 return False
             left = ", ".join(replica.id for replica in replicas_on(state, node))
             line.update(f"{node}: {escape(left)} still there")

@@ -128,7 +128,9 @@ async def _model(
             past, state.seq, lambda record: belongs(subject, record, state)
         )
         begin = 0 if whole else _last_asked(found)
-        about = without_gaps(causes, found, begin)
+        about = {record.seq for record in found if record.seq >= begin}
+        if subject.kind == "model":
+            about = without_gaps(causes, found, begin)
         chronicle = await _chronicle(past, about)
         earlier = sum(record.seq not in about for record in found)
         _tell(chronicle, verdict(state, subject), earlier, as_json)

@@ -137,7 +137,7 @@ def load(
     model = identity or subjects.default_id(event.source, event.name)
     if not subjects.is_token(model):
         fail(f"--id {model!r}: use {subjects.ID_FORM}", 2)
-    run(ask(nats, lambda _: (model, event), wait=wait, as_json=as_json))
+    run(ask(nats, lambda _: (model, event), wait=wait, as_json=as_json, names=fallback))
 
 
 def _autoscale(text: str) -> dict[str, OptionValue]:

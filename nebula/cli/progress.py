@@ -22,7 +22,8 @@ async def follow(
     """
     asked = projection.state.time if asked is None else asked
     began = time.monotonic()
-    told, changed = "", False
+    told: set[str] = set()
+    changed = False
     first = projection.state.models.get(identity)
     before = first.rolled_back if first is not None else ""
     failing: Replica | None = None
@@ -41,9 +42,9 @@ async def follow(
             fell_back = bool(model.rolled_back) and model.rolled_back != before
             failing = _failing(projection, model) or failing
             problem = _problem(projection, model)
-            if problem and problem != told:
+            if problem and problem not in told:
                 console.print(f"[yellow]{escape(problem)}[/yellow]", soft_wrap=True)
-                told = problem
+                told.add(problem)
             if stands.word in ("idle", "asleep") or (
                 stands.ready == stands.wanted and not stands.changing
             ):

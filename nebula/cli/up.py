@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import httpx
+from click.core import ParameterSource
 from msgspec import Struct
 from rich.console import Console
 
@@ -114,6 +115,10 @@ def up(
 ) -> None:
     """Run NATS, a gateway, a router and a node on this machine, and end them together."""
     set_up_logging(verbose)
+    source = click.get_current_context().get_parameter_source
+    if nats and source("nats_port") is ParameterSource.COMMANDLINE:
+        given = "--nats" if source("nats") is ParameterSource.COMMANDLINE else "NEBULA_NATS_URL"
+        fail(f"--nats-port is for the NATS that it starts, and {given} names one: {nats}", 2)
     node_arguments = ["--grace", str(grace), "--drain", str(drain)]
     node_arguments += ["--restart-limit", str(restart_limit)]
     node_arguments += ["--restart-pause", str(restart_pause)]
@@ -148,6 +153,8 @@ async def _up(settings: UpSettings, grace: float) -> None:
     on_stop(stopping.set)
     routers = [f"router-{number}" for number in range(settings.routers)]
     await supervisor.start_server()
+    if settings.nats:
+        console.print(f"Using the NATS at {url}, starting none", soft_wrap=True)
     try:
         for name in routers:
             line = [*_command("router", settings), *settings.router_arguments]

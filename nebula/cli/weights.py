@@ -5,10 +5,11 @@ from msgspec import Struct
 from rich.markup import escape
 from rich.table import Table
 
+from nebula.actors.intents import Refused
 from nebula.actors.node.weights.provision import prunable
 from nebula.actors.projection import Projection
 from nebula.cli import tables
-from nebula.cli.asking import append
+from nebula.cli.asking import append, node_in
 from nebula.cli.cluster import joined
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run
@@ -150,7 +151,8 @@ async def _list(nats: str, as_json: bool) -> None:
 
 async def _pin(nats: str, node: str, source: str, pinned: bool) -> None:
     async with joined(nats) as projection:
-        await append(projection, lambda _: (node, WeightsPinRequested(source, pinned)))
+        event = WeightsPinRequested(source, pinned)
+        await append(projection, lambda state: (node_in(state, node).id, event))
         click.echo(f"{source}: {kept(projection.state, node, source)}")
 
 
@@ -161,8 +163,10 @@ async def _remove(nats: str, node: str, source: str) -> None:
 
 async def _prune(nats: str, node: str) -> None:
     async with joined(nats) as projection:
-        if node not in projection.state.nodes:
-            fail(f"there is no node {node!r}")
+        try:
+            node_in(projection.state, node)
+        except Refused as error:
+            fail(str(error))
         sources = prunable(projection.state, node)
         if not sources:
             click.echo(f"nothing on {node} can go: the rest is needed, pinned, or not Nebula's")
@@ -171,7 +175,8 @@ async def _prune(nats: str, node: str) -> None:
 
 
 async def _gone(projection: Projection, node: str, source: str) -> None:
-    await append(projection, lambda _: (node, WeightsRemoveRequested(source)))
+    event = WeightsRemoveRequested(source)
+    await append(projection, lambda state: (node_in(state, node).id, event))
 
     def gone(state: State) -> bool:
         there = state.nodes.get(node)

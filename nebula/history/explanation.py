@@ -30,7 +30,7 @@ from nebula.history.replay import Replay
 from nebula.history.telling import told
 
 SHOWN = 8
-"""Candidates of one choice that are told; of a thousand nodes nobody reads all."""
+"""Candidates of one choice, and choices of one plan, that are told: nobody reads a thousand."""
 
 
 class Line(Struct, frozen=True):
@@ -215,8 +215,13 @@ def weighed(basis: State, identity: str, event: Event) -> tuple[str, ...]:
     if planned.choices and (sized := sized_by(model)):
         reasons.append(sized)
     placed = [each for each in planned.assignments if each.replica in planned.kept]
-    for choice in planned.choices:
-        reasons += _choice(choice, model.spec.policy, _Holders(basis, model, placed))
+    passed = 0
+    for number, choice in enumerate(planned.choices):
+        if number < SHOWN or choice is planned.choices[-1]:
+            reasons += [f"and {passed} further replicas likewise"] if passed else []
+            reasons += _choice(choice, model.spec.policy, _Holders(basis, model, placed))
+        else:
+            passed += 1
         placed += [each for each in planned.assignments if each.replica == choice.replica]
     return tuple(reasons)
 

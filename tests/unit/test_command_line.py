@@ -41,6 +41,10 @@ def said(*arguments: str) -> tuple[int, str]:
         (("why", "seq", "abc"), "'abc' is no whole number"),
         (("models", "--nats", ""), "it is empty: write it like nats://"),
         (("up", "--nats", " "), "it is empty: write it like nats://"),
+        (
+            ("up", "--nats", NOBODY, "--nats-port", "4223"),
+            f"--nats-port is for the NATS that it starts, and --nats names one: {NOBODY}",
+        ),
         (("load", ""), "a source is empty: give a folder on the nodes or a hub id"),
         (("load", "m", "--adapter", "poet="), "a source is empty"),
         (("load", "m", "--id", "x" * 129), "128 at most"),
@@ -302,3 +306,12 @@ def test_what_is_written_as_a_path_is_sent_as_a_whole_one(
     monkeypatch.chdir(here)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert asking.absolute(source) == sent.format(here=here, above=tmp_path, home=tmp_path / "home")
+
+
+def test_of_names_that_nobody_has_it_is_said_whose_id_they_are() -> None:
+    state = cluster(n1=[80]).given("chat", load(name="org/chat")).state
+    assert asking.absent(state, ["org/chat", "chat", "later"]) == [
+        "nobody is called 'chat' yet: no requests go there until then; "
+        "the model 'chat' is called 'org/chat'",
+        "nobody is called 'later' yet: no requests go there until then",
+    ]

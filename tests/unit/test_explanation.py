@@ -137,6 +137,16 @@ def test_what_was_kept_and_what_had_to_go_is_told() -> None:
     )
 
 
+def test_of_many_replicas_the_first_are_told_and_the_one_that_found_no_place() -> None:
+    story = cluster(n1=[80]).given("chat", load(20, "6GiB"))
+    story.decides()
+    lines = reasons(story)
+    assert [line.partition(":")[0] for line in lines if line.endswith("were needed")] == [
+        f"chat-{number}" for number in range(8)
+    ]
+    assert lines[-3:-1] == ("and 4 further replicas likewise", "chat-12: no candidate can take it")
+
+
 def test_of_many_candidates_the_first_are_told() -> None:
     nodes = {f"n{number:02}": [80] for number in range(20)}
     story = cluster(**nodes).given("chat", load(1, "8GiB"))
