@@ -33,7 +33,7 @@ async def _drain(nats: str, node: str, undo: bool, wait: bool, as_json: bool) ->
         wanted = not undo
         so_already = known is not None and known.draining == wanted
         seq = None if so_already else await _ask(projection, node, undo)
-        empty = await _emptied(projection, node, tables.console(errors=True)) if wait else False
+        empty = await emptied(projection, node, tables.console(errors=True)) if wait else False
         left = [replica.id for replica in replicas_on(projection.state, node)]
         if as_json:
             print_json({"node": node, "seq": seq, "replicas": left})
@@ -55,7 +55,7 @@ async def _ask(projection: Projection, node: str, undo: bool) -> int:
     return seq
 
 
-async def _emptied(projection: Projection, node: str, console: Console) -> bool:
+async def emptied(projection: Projection, node: str, console: Console) -> bool:
     """Wait until nothing runs on a node; False where what is left can't go, which is told."""
     with console.status(f"{node}: its replicas move") as line:
         while True:
@@ -65,6 +65,12 @@ async def _emptied(projection: Projection, node: str, console: Console) -> bool:
                 return True
             if not known.draining:
                 console.print(f"{node} takes replicas again: somebody has asked for it")
+                return False
+            if known.lost:
+                console.print(
+                    f"{node} is lost: what still runs there nobody knows, and ends once it is back",
+                    soft_wrap=True,
+                )
                 return False
             stuck = _stuck(state, node)
             if stuck is not None:

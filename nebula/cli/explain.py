@@ -17,6 +17,7 @@ from nebula.events.intents import AdapterLoadRequested, ModelLoadRequested
 from nebula.events.objections import known_names
 from nebula.events.record import Record
 from nebula.events.state import State
+from nebula.events.vocabulary import AdapterLoaded, ModelAssigned
 from nebula.history import moments
 from nebula.history.asked_about import (
     Subject,
@@ -40,9 +41,24 @@ at_option = click.option(
 )
 
 
-@click.group()
+class _Why(click.Group):
+    """Takes what is no kind of thing for a name, so that `nebula why chat` does what it says."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of a kind, or else that of a model."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["seq" if args[0].isdecimal() else "model", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Why)
 def why() -> None:
-    """Explain how something came to be: who asked, what was decided and why, what became of it."""
+    """Explain how something came to be: who asked, what was decided and why, what became of it.
+
+    A name alone means a model, an alias, an adapter or a replica, a number alone an event.
+    """
 
 
 @why.command("model")
@@ -120,14 +136,18 @@ async def _model(
     then = moment(at)
     async with opened(nats, file) as past:
         state = await state_at(past, then)
-        subject = meant(state, reference) or await _once(past, state.seq, reference)
+        subject = meant(state, reference)
+        if subject is None and reference in state.replicas:
+            await _tell_replica(past, state, reference, whole, as_json)
+            return
+        subject = subject or await _once(past, state.seq, reference)
         if subject is None:
             there = ", ".join(sorted({*state.models, *known_names(state)})) or "none"
             fail(f"no event of {past.name} is about a model {reference!r}; there are: {there}")
         causes, found = await _causes(
             past, state.seq, lambda record: belongs(subject, record, state)
         )
-        begin = 0 if whole else _last_asked(found)
+        begin = 0 if whole else _last_asked(state, found)
         about = {record.seq for record in found if record.seq >= begin}
         if subject.kind == "model":
             about = without_gaps(causes, found, begin)
@@ -144,11 +164,17 @@ async def _once(past: Past, last: int, reference: str) -> Subject | None:
     return found
 
 
-def _last_asked(found: list[Record]) -> int:
-    """Begin where a model or an adapter was last asked for. An alias tells all: it has moved."""
+def _last_asked(state: State, found: list[Record]) -> int:
+    """Begin where a model or an adapter was last asked for. An alias tells all: it has moved.
+
+    Of an adapter that was in place before it was asked for again, where that was.
+    """
     kinds = ModelLoadRequested | AdapterLoadRequested
     asked = [record.seq for record in found if isinstance(record.content, kinds)]
-    return asked[-1] if asked else 0
+    reports = {each.id: each.seq for each in found if isinstance(each.content, AdapterLoaded)}
+    there = [seq for replica, seq in reports.items() if replica in state.replicas]
+    of_model = any(isinstance(each.content, ModelAssigned) for each in found)
+    return min([asked[-1], *([] if of_model else there)]) if asked else 0
 
 
 async def _replica(
@@ -156,27 +182,32 @@ async def _replica(
 ) -> None:
     then = moment(at)
     async with opened(nats, file) as past:
-        state = await state_at(past, then)
-        causes, found = await _causes(
-            past,
-            state.seq,
-            lambda record: record.aggregate == "replica" and record.id == identity,
-        )
-        known = state.replicas.get(identity)
-        if known is None and not found:
-            there = ", ".join(sorted(state.replicas)) or "none"
-            fail(f"no event of {past.name} is about a replica {identity!r}; there are: {there}")
-        model = model_of(identity, state)
-        plans = await _plans(past, state.seq, model, identity)
-        about = {record.seq for record in found} | set(plans)
-        begin = 0 if whole or not plans else _last_start(found, plans)
-        told = {seq for seq in about if seq >= begin}
-        chronicle = await _chronicle(past, causes.chain(told) | told)
-        headline = f"{identity} is not there any more"
-        if known is not None:
-            headline = replica_standing(state, known)
-        todo = verdict(state, Subject("model", model)).todo
-        _tell(chronicle, Verdict(headline, todo), len(about) - len(told), as_json)
+        await _tell_replica(past, await state_at(past, then), identity, whole, as_json)
+
+
+async def _tell_replica(
+    past: Past, state: State, identity: str, whole: bool, as_json: bool
+) -> None:
+    causes, found = await _causes(
+        past,
+        state.seq,
+        lambda record: record.aggregate == "replica" and record.id == identity,
+    )
+    known = state.replicas.get(identity)
+    if known is None and not found:
+        there = ", ".join(sorted(state.replicas)) or "none"
+        fail(f"no event of {past.name} is about a replica {identity!r}; there are: {there}")
+    model = model_of(identity, state)
+    plans = await _plans(past, state.seq, model, identity)
+    about = {record.seq for record in found} | set(plans)
+    begin = 0 if whole or not plans else _last_start(found, plans)
+    told = causes.chain(seq for seq in about if seq >= begin)
+    chronicle = await _chronicle(past, told)
+    headline = f"{identity} is not there any more"
+    if known is not None:
+        headline = replica_standing(state, known)
+    todo = verdict(state, Subject("model", model)).todo
+    _tell(chronicle, Verdict(headline, todo), len(about - told), as_json)
 
 
 async def _plans(past: Past, last: int, model: str, replica: str) -> list[int]:

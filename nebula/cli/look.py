@@ -129,6 +129,8 @@ async def _events(nats: str, file: Path | None, listing: "_Listing", follow: boo
             state = listing.state
             there = ", ".join(sorted({*state.models, *state.nodes})) or "nothing"
             fail(f"no event of {past.name} is about {unknown[0]!r}; there are: {there}")
+        if not listing.printed and not follow:
+            click.echo("nothing that happened is what was asked for", err=True)
         if follow and isinstance(past, LivePast):
             async with aclosing(past.log.follow(listing.state.seq)) as batches:
                 async for batch in batches:
@@ -150,6 +152,7 @@ class _Listing:
         self.state: State = EMPTY
         self.nothing = True
         """Whether no event was there at all."""
+        self.printed = 0
         self._chosen = chosen
         self._sieve = Sieve(chosen)
         self._since = since
@@ -199,6 +202,7 @@ class _Listing:
         return since.time is None or record.time >= since.time
 
     def _print(self, record: Record, after: State) -> None:
+        self.printed += 1
         if self._as_json:
             click.echo(msgspec.json.encode(event_view(record)))
             return

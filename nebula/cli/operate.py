@@ -10,7 +10,7 @@ from nebula.cli import tables
 from nebula.cli.asking import absolute, append, ask, intent_of, model_in, wait_option
 from nebula.cli.cluster import joined
 from nebula.cli.options import Numbered, Whole, json_option, nats_option
-from nebula.cli.process import run
+from nebula.cli.process import fail, run
 from nebula.cli.tables import print_json
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -20,6 +20,7 @@ from nebula.events.intents import (
 )
 from nebula.events.state import State
 from nebula.events.vocabulary import Event
+from nebula.history.advice import advice
 from nebula.http.views import model_view, state_view
 
 
@@ -150,14 +151,28 @@ async def _unload(nats: str, reference: str, wait: bool, as_json: bool) -> None:
         if wait:
             with tables.console(errors=True).status(f"{identity}: its engines are ending"):
                 await projection.until(
-                    lambda state: (
-                        identity not in state.models or not state.models[identity].unloading
-                    )
+                    lambda state: not ending(state, identity) or lost_alone(state, identity)
                 )
+            if ending(projection.state, identity):
+                model = projection.state.models[identity]
+                fail(f"{identity} stays unloading. {advice(projection.state, model)}")
         if as_json:
             print_json({"id": identity, "seq": seq})
         else:
             click.echo(f"{identity}: {'unloaded' if wait else f'asked for, event {seq}'}")
+
+
+def ending(state: State, identity: str) -> bool:
+    """Say whether a model is still being unloaded."""
+    model = state.models.get(identity)
+    return model is not None and model.unloading
+
+
+def lost_alone(state: State, identity: str) -> bool:
+    """Say whether all that is left of a model is on lost nodes: no node will end it now."""
+    left = state.replicas_of(state.models[identity])
+    nodes = [state.nodes.get(replica.node) for replica in left]
+    return bool(nodes) and all(node is not None and node.lost for node in nodes)
 
 
 async def _show(

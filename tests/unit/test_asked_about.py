@@ -119,6 +119,39 @@ def test_an_adapter_that_its_engine_refused_says_so_and_how_to_try_again() -> No
     assert gone.headline == "sql is no adapter of chat any more"
 
 
+@pytest.mark.parametrize(
+    ("asked", "means"),
+    [
+        (("prod/chat",), ("model", "prod/chat")),
+        (("sql", "--all"), ("model", "sql", "--all")),
+        (("chat-0",), ("replica", "chat-0")),
+        (("model", "chat-0"), ("replica", "chat-0")),
+        (("5",), ("seq", "5")),
+    ],
+)
+def test_a_name_alone_and_a_number_alone_say_what_is_asked_about(
+    asked: tuple[str, ...], means: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"".join(write(story().entries, len(story().entries))))
+    one, other = (
+        CliRunner().invoke(main, ["why", *line, "--log", str(path)]) for line in (asked, means)
+    )
+    assert one.exit_code == 0, one.output
+    assert one.output == other.output
+
+
+def test_an_adapter_that_was_in_place_when_it_was_asked_for_again_tells_since_when(
+    tmp_path: Path,
+) -> None:
+    told = story().given("chat", load(name="org/chat", adapters=(Adapter("sql", "/sql"),)))
+    told.settles()
+    assert [line.rpartition("  ")[2] for line in why(told, "sql", tmp_path)[-2:]] == [
+        "replica chat-0: adapter 'sql' in place",
+        "model chat: asked to load /m for chat, 1 replica, as 'org/chat', with 'sql'",
+    ]
+
+
 @pytest.mark.parametrize("at", range(1, 12))
 def test_whoever_was_named_can_be_asked_about_at_any_time(at: int, tmp_path: Path) -> None:
     told = story()

@@ -12,13 +12,19 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from nebula.actors.projection import Projection
-from nebula.cli import progress
-from nebula.events.intents import AdapterLoadRequested, ModelLoadRequested, ModelScaleRequested
+from nebula.cli import drain, operate, progress
+from nebula.events.intents import (
+    AdapterLoadRequested,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+)
 from nebula.events.values import Autoscale
-from nebula.events.vocabulary import AdapterLoaded, DownloadFailed, EngineFailed
+from nebula.events.vocabulary import AdapterLoaded, DownloadFailed, EngineFailed, NodeLost
 from nebula.store.connection import Connection
 from nebula.store.log import Log
-from tests.unit.story import Story, cluster, load
+from tests.unit.story import Story, cluster, gpus, load
 
 pytestmark = pytest.mark.anyio
 
@@ -169,3 +175,17 @@ async def test_a_download_that_fails_and_is_tried_again_is_told_once() -> None:
     lines = said.getvalue().splitlines()
     assert lines[0] == "alpha could not fetch its files and tries again: the line is down"
     assert lines[1:] == ["chat is ready: 1 of 1 replicas after 5 s"]
+
+
+async def test_nobody_waits_for_what_is_left_on_a_lost_node_alone() -> None:
+    story = served().given("alpha", NodeDrainRequested(), NodeLost())
+    said = StringIO()
+    assert not await drain.emptied(Told(story), "alpha", Console(file=said, width=200))
+    assert said.getvalue().startswith("alpha is lost: what still runs there nobody knows")
+    story.given("chat", ModelUnloadRequested())
+    assert operate.ending(story.state, "chat")
+    assert operate.lost_alone(story.state, "chat")
+    story.given("alpha", gpus(80))
+    assert not operate.lost_alone(story.state, "chat"), "it is back"
+    story.stops("chat-0").settles()
+    assert not operate.ending(story.state, "chat")
