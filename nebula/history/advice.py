@@ -95,10 +95,12 @@ def _opened(state: State, model: Model) -> list[str]:
     emptied = state.occupancy
     for node in lost:
         emptied = emptied.discard(node.id)
-    back = replace(state, nodes=_with(state, lost, lost=False), occupancy=emptied)
+    returned = _with(state, lost, lost=False, draining=False)
+    back = replace(state, nodes=returned, occupancy=emptied)
     undrained = replace(state, nodes=_with(state, draining, draining=False))
     ways = [
-        f"start the lost node {node} again (`nebula node --name {node}` on its machine)"
+        f"start the lost node {node} again (`nebula node --name {node}` on its machine"
+        + (f", then `nebula drain {node} --undo`)" if state.nodes[node].draining else ")")
         for node in _taking(back, model, {node.id for node in lost})
     ]
     ways += [

@@ -203,6 +203,13 @@ async def put_alias(
     return replace(accepted, model=None, alias=gateway.projection.state.aliases.get(alias))
 
 
+@put("/admin/aliases")
+async def put_unnamed_alias() -> None:
+    """Say what is missing, rather than that nothing can be put here."""
+    text = "the alias has no name: PUT /admin/aliases/NAME, its id, with its targets as JSON"
+    raise ApiError(400, text, param="alias")
+
+
 @delete("/admin/aliases/{alias:str}", status_code=202)
 async def remove_alias(alias: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
     """Take a name away."""

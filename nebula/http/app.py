@@ -28,6 +28,7 @@ def create_app(gateway: Gateway, limits: Limits) -> ASGIApp:
             admin.list_aliases,
             admin.show_alias,
             admin.put_alias,
+            admin.put_unnamed_alias,
             admin.remove_alias,
             admin.list_replicas,
             admin.list_nodes,

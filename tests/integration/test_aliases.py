@@ -245,6 +245,9 @@ async def test_what_an_alias_can_not_be_is_refused(cluster: Cluster) -> None:
             ("bad", {"targets": [{"model": "org/one", "weight": 0}]}, 400),
             ("bad", {"name": "org/one", "targets": to("a")}, 409),
             ("b.d", {"targets": to("org/one")}, 400),
+            ("", {"targets": to("org/one")}, 400),
+            ("bad", {"targets": to("org/one", "org/one")}, 400),
+            ("bad", {"targets": to("org/one"), "mirror": "org/one"}, 400),
         ):
             error(await http.put(f"/admin/aliases/{identity}", json=body), status)
         error(await http.get("/admin/aliases/bad"), 404)

@@ -323,6 +323,13 @@ ADVICE: dict[str, tuple[Callable[[], Story], str]] = {
         "Start the lost node n1 again (`nebula node --name n1` on its machine), add a node with a "
         "device that has 8.0 GiB to give, unload something from n3/gpu0, or load it again with",
     ),
+    "lost while it was drained": (
+        lambda: _moved(
+            unplaced(n1=[80], n2=[8]).runs("chat-0").given("n1", NodeDrainRequested(), NodeLost())
+        ),
+        "Start the lost node n1 again (`nebula node --name n1` on its machine, then `nebula drain "
+        "n1 --undo`), add a node with",
+    ),
     "no room on a lost node either": (
         lambda: _moved(unplaced(n1=[8], n2=[4]).given("n1", NodeLost())),
         "Add a node with a device that has 8.0 GiB to give",
