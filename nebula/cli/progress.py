@@ -69,6 +69,8 @@ async def follow(
                     how = f"is not as asked for, {stands.ready} of {stands.wanted} replicas serve"
                 text = f"[red]{identity} {how}[/red]: {escape(stands.detail)}"
                 console.print(text, soft_wrap=True)
+                stays = "It is placed as soon as it fits. " if model.unschedulable else ""
+                console.print(f"{stays}`nebula why {identity}` tells what to do.", soft_wrap=True)
                 return False
             else:
                 line.update(

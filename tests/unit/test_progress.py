@@ -139,13 +139,15 @@ async def test_what_is_to_have_no_replicas_says_what_starts_it(
 
 async def test_what_serves_and_can_not_be_as_asked_for_says_both() -> None:
     story = served().given("chat", ModelScaleRequested(20))
-    ended, words = await follow(
-        story, story.settles, *(lambda n=n: story.runs(f"chat-{n}") for n in range(1, 9))
-    )
-    assert not ended
-    assert words.startswith(
+    runs = (lambda n=n: story.runs(f"chat-{n}") for n in range(1, 9))
+    said = StringIO()
+    told = Told(story, story.settles, *runs)
+    assert not await progress.follow(told, "chat", Console(file=said, width=200))
+    how, then = said.getvalue().splitlines()
+    assert how.startswith(
         "chat is not as asked for, 9 of 20 replicas serve: 11 of 20 replicas not placed: "
     )
+    assert then == "It is placed as soon as it fits. `nebula why chat` tells what to do."
 
 
 async def test_what_has_failed_before_is_not_what_was_asked_for_now() -> None:
