@@ -23,7 +23,7 @@ from nebula.events.intents import (
     NodeUndrainRequested,
 )
 from nebula.events.memory import GIB
-from nebula.events.values import Adapter, Autoscale, Device
+from nebula.events.values import Adapter, Autoscale, Device, Task
 from nebula.events.vocabulary import Event, NodeDeregistered
 from tests.simulation.machine import BROKEN_OPTION
 
@@ -168,10 +168,16 @@ def _spec(rng: Random, *, small: bool = False) -> ModelLoadRequested:
     life: dict[str, Any] = {}
     if not small and rng.random() < 0.4:
         life = rng.choice(LIVES)(rng)
+    task: Task = rng.choice(("chat", "embedding"))
+    replicas = 1 if small else rng.choice((0, 1, 1, 1, 2, 2, 3, 5))
+    auto: Autoscale | None = life.get("autoscale")
+    if auto is not None:
+        # Another number would be refused.
+        replicas = min(max(replicas, auto.least), auto.most)
     return ModelLoadRequested(
         "/model",
-        task=rng.choice(("chat", "embedding")),
-        replicas=1 if small else rng.choice((0, 1, 1, 1, 2, 2, 3, 5)),
+        task=task,
+        replicas=replicas,
         adapters=adapters,
         lora=True if adapters or rng.random() < 0.3 else None,
         memory="8GiB" if small else rng.choice(MEMORY),
