@@ -277,25 +277,17 @@ def remove(state: State, replica: Replica, seq: int) -> State:
     )
 
 
-def hold_share(state: State, known: Replica, replica: Replica) -> tuple[State, Replica]:
-    """Bring what a replica holds in line with whether it was given up, where that has changed.
+def let_go(state: State, replica: Replica) -> tuple[State, Replica]:
+    """Give the room of a replica that was just given up to others.
 
-    One that was given up has no engine, and none comes by itself: others may have its room. It
-    keeps that only where its model may yet be rolled back to what worked, in its place.
+    It has no engine, and none comes before somebody asks. It keeps its room only where its model
+    may yet be rolled back to what worked, in its place.
     """
-    if not (known.given_up or replica.given_up):
-        return state, replica
     model = state.models.get(replica.model)
-    places = model.assignments if model is not None else ()
-    place = next((each for each in places if each.replica == replica.id), None)
-    if model is None or place is None:
+    if model is None or (model.proven is not None and model.proven != model.spec):
         return state, replica
-    comes_back = model.proven is not None and model.proven != model.spec
-    share = 0 if replica.given_up and not comes_back else place.memory
-    if share == replica.memory:
-        return state, replica
-    now = replace(replica, memory=share)
-    occupancy = hold(hold(state.occupancy, known, -1), now)
+    now = replace(replica, memory=0)
+    occupancy = hold(hold(state.occupancy, replica, -1), now)
     return replace(state, occupancy=occupancy, capacity_seq=replica.changed), now
 
 

@@ -4,7 +4,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from nebula.events.evolve_model import hold_share, remove
+from nebula.events.evolve_model import remove
 from nebula.events.intents import (
     NodeDrainRequested,
     NodeUndrainRequested,
@@ -71,6 +71,8 @@ def _leave(state: State, record: Record) -> State:
         if replica.retired:
             state = remove(state, replica, record.seq)
             continue
+        if replica.given_up:
+            continue
         gone = replace(
             replica,
             phase="stopped",
@@ -81,7 +83,6 @@ def _leave(state: State, record: Record) -> State:
             changed=record.seq,
             since=record.time,
         )
-        state, gone = hold_share(state, replica, gone)
         state = replace(state, replicas=state.replicas.insert(replica.id, gone))
     return state
 

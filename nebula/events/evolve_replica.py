@@ -4,7 +4,7 @@ from typing import TypeAlias, assert_never
 
 from msgspec.structs import replace
 
-from nebula.events.evolve_model import hold_share, proved, remove
+from nebula.events.evolve_model import let_go, proved, remove
 from nebula.events.index import settle
 from nebula.events.record import Record
 from nebula.events.state import AdapterStatus, Engine, Replica, State
@@ -25,18 +25,21 @@ _OF_ADAPTERS = (AdapterLoaded, AdapterUnloaded, AdapterLoadFailed)
 
 
 def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
-    """Most of a log are reports, and nothing can be said against one."""
+    """Most of a log are reports, and nothing can be said against one.
+
+    What was given up stays so until a plan takes it up anew: others may have its room by now.
+    """
     seq, time = record.seq, record.time
     known = state.replicas.get(record.id)
-    if known is None or (event.node and event.node != known.node):
+    if known is None or (event.node and event.node != known.node) or known.given_up:
         return replace(state, seq=seq, time=time)
     if isinstance(event, _OF_ADAPTERS):
         return _adapters(state, known, record, event)
     replica = _replica(state, known, record, event)
     if replica is None:
         return replace(state, seq=seq, time=time)
-    if known.phase == "failed" or replica.phase == "failed":
-        state, replica = hold_share(state, known, replica)
+    if replica.given_up:
+        state, replica = let_go(state, replica)
     if replica.retired and replica.engine is None:
         return settle(remove(replace(state, seq=seq, time=time), replica, seq), (replica.model,))
     replicas = state.replicas.insert(replica.id, replica)

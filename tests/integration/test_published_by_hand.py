@@ -203,14 +203,20 @@ async def test_a_forged_start_of_an_engine_is_put_right_by_the_next_node(
         assert said(await http.post(CHAT, json=chat("chat", max_tokens=1))) == "hello"
 
 
-@pytest.mark.parametrize("retry_in", ["null", "1.0"])
+@pytest.mark.parametrize("given_up", [False, True])
 async def test_an_engine_that_is_said_to_have_failed_and_runs_is_ended_and_started_anew(
-    cluster: Cluster, retry_in: str
+    cluster: Cluster, given_up: bool
 ) -> None:
     await cluster.load("said")
     before = await cluster.engine("said-0")
-    report = f'{{"reason": "so I say", "retry_in": {retry_in}}}'.encode()
+    report = b'{"reason": "so I say"}' if given_up else b'{"reason": "so I say", "retry_in": 1}'
+    seq = await cluster.last_seq()
     await cluster.publish("nebula.events.replica.said-0.EngineFailed", report)
+    if given_up:
+        await cluster.logged(EngineStopped, "said-0", after=seq)
+        await cluster.stands("said", "failed")
+        assert before.pid not in cluster.pids()
+        await cluster.load("said", stands="")
 
     def anew(state: State) -> bool:
         replica = state.replicas["said-0"]

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from nebula.events.intents import ModelLoadRequested, NodeUndrainRequested
 from nebula.events.values import Adapter
+from nebula.events.vocabulary import ModelUnschedulable
 from tests.simulation.client import TIMEOUT, Asked
 from tests.simulation.cluster import Cluster
 from tests.simulation.invariants import ANSWERED, SERVED, SETTLED
@@ -97,16 +98,23 @@ def _wait_for_answers(cluster: Cluster) -> None:
 
 
 def _wake_all(cluster: Cluster) -> None:
-    """Ask for those that sleep, one after the other: each comes, unless there is no room."""
+    """Ask for those that sleep, one after the other: each comes, unless there is no room at first.
+
+    Room that is made while a request waits may come too late for it.
+    """
     for identity in sorted(cluster.journal.state.models)[:MOST_ASKED]:
         model = cluster.journal.state.models[identity]
         comes = model.spec.autoscale is not None or (model.asleep and model.spec.replicas)
         if not comes or model.wanted or _broken(model.spec):
             continue
+        before = cluster.journal.seq
         asked = cluster.client.ask(identity)
         _wait_for_answers(cluster)
-        woken = cluster.journal.state.models[identity]
-        if asked.outcome != "answered" and not woken.unschedulable:
+        no_room = bool(cluster.journal.state.models[identity].unschedulable) or any(
+            record.id == identity and isinstance(record.content, ModelUnschedulable)
+            for record in cluster.journal.records[before:]
+        )
+        if asked.outcome != "answered" and not no_room:
             raise Broken(ANSWERED, f"{asked.id} for {identity}, which slept: {asked.outcome}")
 
 

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from nebula.actors.router.observation import LOST_AFTER
 from nebula.events.values import Device
+from nebula.events.vocabulary import EngineFailed
 from tests.simulation.cluster import Cluster
 from tests.simulation.machine import Machine
 from tests.simulation.scenario import Step
@@ -71,6 +72,12 @@ def _harm(cluster: Cluster, machine: Machine, what: str, seconds: float) -> None
             running = [each for each in machine.engines.values() if not each.exited]
             if running:
                 running[int(seconds * 7) % len(running)].exit(-9)
+        case "false report":
+            running = [each for each in machine.engines.values() if not each.exited]
+            if running:
+                given_up = int(seconds) % 2
+                said = EngineFailed("so I say", retry_in=None if given_up else seconds)
+                cluster.publish(running[int(seconds * 7) % len(running)].replica, said)
         case "starts fail":
             trouble.starts_fail = max(trouble.starts_fail, now + seconds)
         case "slow starts":

@@ -97,6 +97,7 @@ FAULTS = (
     "lossy",
     "nats away",
     "kill engine",
+    "false report",
     "starts fail",
     "slow starts",
     "adapters fail",

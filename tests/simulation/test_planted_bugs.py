@@ -12,19 +12,28 @@ from tests.simulation.world import Outcome, World
 SEEDS = 30
 """Seeds within which each of the bugs must be found."""
 
+FAILURES = 3
+"""Failures of which the smallest is made smaller still."""
 
-def first_failure() -> Outcome:
+
+def failure() -> Outcome:
+    """Give the one of the first failures that has the fewest steps."""
+    found: list[Outcome] = []
     for seed in range(SEEDS):
         outcome = World(draw(seed)).run()
         if outcome.law:
-            return outcome
-    pytest.fail(f"not found with {SEEDS} seeds")
+            found.append(outcome)
+        if len(found) == FAILURES:
+            break
+    if not found:
+        pytest.fail(f"not found with {SEEDS} seeds")
+    return min(found, key=lambda outcome: len(draw(outcome.seed).steps))
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))
 def test_a_planted_bug_is_found_and_made_small(bug: Bug) -> None:
     with planted(bug):
-        found = first_failure()
+        found = failure()
         assert found.law in bug.laws
         scenario = draw(found.seed)
         small = minimise(scenario, found.law)

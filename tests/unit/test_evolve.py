@@ -121,7 +121,11 @@ def test_the_whole_life_ends_with_nothing_left() -> None:
 
 
 def test_an_engine_that_was_ended_leaves_nothing_but_the_reason() -> None:
-    story = placed(lora=True).runs("chat-0", ready=False).given("chat-0", EngineFailed("x"))
+    story = (
+        placed(lora=True)
+        .runs("chat-0", ready=False)
+        .given("chat-0", EngineFailed("x", retry_in=1.0))
+    )
     story.runs("chat-0").given("chat-0", AdapterLoaded("sql", "/sql"), EngineStopped("told to"))
     replica = story.replica()
     assert (replica.phase, replica.engine, replica.adapters) == ("stopped", None, {})
@@ -157,6 +161,17 @@ def test_a_node_gives_up_and_a_repeated_request_starts_anew() -> None:
     story.settles()
     assert story.replica().phase == "assigned"
     assert story.replica().attempt == 0
+
+
+def test_what_was_given_up_stays_so_whatever_is_reported_of_it_until_it_is_asked_for() -> None:
+    story = placed().runs("chat-0").gives_up("chat-0")
+    before = story.replica()
+    for late in (STARTED, EngineReady(), EngineStopped("x"), EngineFailed("x", 1, retry_in=1.0)):
+        assert story.given("chat-0", late).replica() is before
+    story.given("alpha", NodeDeregistered())
+    assert story.replica().given_up
+    story.given("alpha", gpus(80)).given("chat", load(1, "8GiB")).settles()
+    assert story.runs("chat-0").replica().serving
 
 
 def test_scaling_down_retires_what_runs_and_drops_what_does_not() -> None:
