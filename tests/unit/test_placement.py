@@ -460,11 +460,14 @@ def test_a_plan_never_promises_more_of_a_device_than_there_is(
 
 
 def within_bounds(state: State, plan: ModelAssigned) -> None:
-    """Check each device of a new plan, with what all other plans promise of it."""
+    """Check each device of a new plan, with what all planned replicas hold of it.
+
+    Those that were given up hold nothing.
+    """
     for node, index in {(place.node, each) for place in plan.replicas for each in place.devices}:
         device = next(each for each in state.nodes[node].devices if each.index == index)
         promised = sum(
-            place.memory * place.devices.count(index)
+            state.replicas[place.replica].memory * place.devices.count(index)
             for model in state.models.values()
             for place in model.assignments
             if place.node == node
