@@ -8,6 +8,7 @@ from rich.console import Console
 from nebula.actors.intents import submit
 from nebula.actors.projection import Projection
 from nebula.cli import progress
+from nebula.cli.options import DEFAULT_NATS
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.standing import standing
 from nebula.events.values import Adapter
@@ -48,7 +49,9 @@ def models(folder: Path) -> tuple[DemoModel, ...]:
     )
 
 
-async def bring_up(projection: Projection, folder: Path, address: str, console: Console) -> None:
+async def bring_up(
+    projection: Projection, folder: Path, address: str, nats: str, console: Console
+) -> None:
     """Ask for what is not there yet, show the progress, and print how to try it."""
     served = True
     asked = {}
@@ -65,10 +68,11 @@ async def bring_up(projection: Projection, folder: Path, address: str, console: 
     for identity, since in asked.items():
         served = await progress.follow(projection, identity, console, since) and served
     if served:
-        console.print(_lines(address), soft_wrap=True)
+        console.print(_lines(address, nats), soft_wrap=True)
 
 
-def _lines(address: str) -> str:
+def _lines(address: str, nats: str) -> str:
+    there = "" if nats == DEFAULT_NATS else f" --nats {nats}"
     chat = '{"model": "%s", "messages": [{"role": "user", "content": "%s"}], "temperature": 0%s}'
     embed = f'{{"model": "{EMBEDDING}", "input": ["a cat", "a kitten"]}}'
     json = "-H 'Content-Type: application/json'"
@@ -88,5 +92,5 @@ Try it:
   curl {address}/v1/embeddings {json} \\
     -d '{embed}'
 
-Look around with `.venv/bin/nebula status`. Ctrl-C ends everything.
+Look around with `.venv/bin/nebula status{there}`. Ctrl-C ends everything.
 """

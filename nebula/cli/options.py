@@ -37,11 +37,12 @@ def not_empty(_: click.Context, __: click.Parameter, value: str | None) -> str |
 
 
 PORT = Whole(1, 65535)
+DEFAULT_NATS = "nats://127.0.0.1:4222"
 
 nats_option = click.option(
     "--nats",
     envvar="NEBULA_NATS_URL",
-    default="nats://127.0.0.1:4222",
+    default=DEFAULT_NATS,
     show_default=True,
     metavar="URL",
     callback=not_empty,

@@ -204,7 +204,7 @@ async def _serve(settings: UpSettings, url: str, console: Console) -> None:
     console.print(f"Logs: {settings.folder}/logs{engines}", soft_wrap=True)
     if settings.demo is not None:
         async with joined(url, patience=30) as projection:
-            await demo.bring_up(projection, settings.demo, address, console)
+            await demo.bring_up(projection, settings.demo, address, url, console)
     else:
         console.print("Load a model with `nebula load SOURCE`; Ctrl-C ends everything.")
 

@@ -44,7 +44,7 @@ def standing(state: State, model: Model) -> Standing:
     if model.unloading:
         left = sum(1 for _ in state.replicas_of(model))
         engines = "1 engine is" if left == 1 else f"{left} engines are"
-        return Standing("unloading", 0, 0, f"{engines} still ending")
+        return Standing("unloading", 0, 0, f"{engines} still ending" if left else "nothing runs")
     detail = "; ".join(details)
     if ready:
         return Standing("ready", ready, wanted, detail, changing)

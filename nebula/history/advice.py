@@ -77,7 +77,7 @@ def _unschedulable(state: State, model: Model) -> str:
     # The nearest to being taken come first.
     if found[0].lack in ("place", "label", "devices"):
         return _nowhere(model, found[0].lack)
-    return _either(_opened(state, model) + _roomier(found))
+    return _either(_opened(state, model) + _roomier(state, found))
 
 
 def _either(ways: Sequence[str]) -> str:
@@ -125,7 +125,7 @@ def _taking(state: State, model: Model, nodes: Set[str]) -> list[str]:
     return sorted({place.node for place in places if place.node in nodes})[:_NAMED]
 
 
-def _roomier(found: Sequence[Candidate]) -> list[str]:
+def _roomier(state: State, found: Sequence[Candidate]) -> list[str]:
     """Say what would make room on the nodes that take replicas, and on one that is not there."""
     full = [each for each in found if each.lack == "room"]
     if not full:
@@ -135,8 +135,10 @@ def _roomier(found: Sequence[Candidate]) -> list[str]:
         return [f"add a node that it may be on: {roomiest.unfit}"]
     ways = [
         f"add a node with a device that has {memory.text(roomiest.need)} to give",
-        f"unload something from {roomiest.name}",
     ]
+    sizes = {device.index: device.memory for device in state.nodes[roomiest.node].devices}
+    if min(sizes[index] for index in roomiest.devices) >= roomiest.need:
+        ways.append(f"unload something from {roomiest.name}")
     if roomiest.room > 0:
         ways.append(f"load it again with --memory {_offer(roomiest.room)} or less")
     return ways

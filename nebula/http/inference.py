@@ -47,6 +47,8 @@ _REQUIRED = {
     "/v1/embeddings": "input",
 }
 _EMPTY = Raw(b"")
+_NAMED = 200
+"""Letters of a name that is not known, as far as it is told back."""
 
 Headers: TypeAlias = Mapping[bytes, bytes]
 
@@ -211,10 +213,11 @@ class InferenceRoutes:
         if to is None:
             if not gateway.able:
                 raise unavailable("NATS can't be reached: which models there are is not known now")
+            said = name if len(name) <= _NAMED else f"{name[:_NAMED]}..."
             names = [each for each in known_names(state) if each != name]
             there = ", ".join(repr(known) for known in names[:50]) if names else "none yet"
             known = state.names.get(name)
-            what = f"The model {name!r} does not exist"
+            what = f"The model {said!r} does not exist"
             if known is not None and known.alias:
                 targets = ", ".join(repr(each.model) for each in state.aliases[known.alias].targets)
                 what = f"{name!r} is an alias of {targets}, of which none is there now"

@@ -16,6 +16,7 @@ from nebula.events.vocabulary import (
     ModelAssigned,
     ModelRolledBack,
     ModelUnschedulable,
+    NodeLost,
     NodeRegistered,
 )
 from tests.unit.story import Story, cluster, gpus, load, promised
@@ -256,6 +257,22 @@ def test_what_bore_a_name_that_is_taken_by_now_is_not_gone_back_to() -> None:
     assert story.state.names["old"].model == "other"
     story.given("chat", ModelRolledBack("by hand"))
     assert [type(each) for each in story.settles()] == [EventRejected]
+
+
+def test_a_change_that_fits_nowhere_is_rolled_back_once_nothing_serves_any_more() -> None:
+    story = cluster(alpha=[80], beta=[80]).given("chat", load(1, "8GiB"))
+    story.settles()
+    home = story.replica().node
+    story.runs("chat-0").settles()
+    story.given("chat", load(1, "500GiB"))
+    assert [type(each) for each in story.settles()] == [ModelUnschedulable]
+    assert story.replica().serving
+    story.given(home, NodeLost())
+    assert ModelRolledBack in [type(each) for each in story.settles()]
+    assert story.model().rolled_back.startswith("it fits nowhere")
+    assert [place.node for place in story.model().assignments] == [
+        "beta" if home == "alpha" else "alpha"
+    ]
 
 
 def test_after_a_rollback_the_same_change_may_be_asked_for_again() -> None:

@@ -92,8 +92,8 @@ def _of_model(state: State, model: Model, policy: Policy | None, fleet: Fleet) -
     due = model.intent > model.answered
     failed = None if due else _failed_change(state, model)
     if failed is not None:
-        back = ModelRolledBack(f"{failed.id} was given up: {failed.reason}")
-        if objection(state, model.id, back) is None:
+        back = _rolled_back(state, model, f"{failed.id} was given up: {failed.reason}")
+        if back is not None:
             return Decision(model.id, back, failed.changed)
     if unmeasured(state, model):
         return None
@@ -103,7 +103,24 @@ def _of_model(state: State, model: Model, policy: Policy | None, fleet: Fleet) -
         return Decision(model.id, ModelAssigned(model.version + 1, planned.assignments), cause)
     if planned.missing and (due or _told_otherwise(model, planned)):
         return Decision(model.id, ModelUnschedulable(planned.reason, planned.missing), cause)
+    if planned.missing and _stranded(state, model, policy, fleet):
+        why = f"it fits nowhere, and what worked before is gone: {planned.reason}"
+        back = _rolled_back(state, model, why)
+        return None if back is None else Decision(model.id, back, cause)
     return None
+
+
+def _rolled_back(state: State, model: Model, reason: str) -> ModelRolledBack | None:
+    back = ModelRolledBack(reason)
+    return back if objection(state, model.id, back) is None else None
+
+
+def _stranded(state: State, model: Model, policy: Policy | None, fleet: Fleet) -> bool:
+    """Say whether a change that fits nowhere stands in the way of what would serve without it."""
+    before = _before_change(model)
+    if before is None or any(replica.serving for replica in state.replicas_of(model)):
+        return False
+    return bool(plan(state, before, policy, fleet=fleet).assignments)
 
 
 def _answers(model: Model) -> bool:
@@ -126,13 +143,20 @@ def _cause(state: State, model: Model) -> int:
     return max(state.capacity_seq, model.answered, *reports, 1)
 
 
-def _failed_change(state: State, model: Model) -> Replica | None:
-    """Find a replica that was given up as it is wanted now, where the last that worked differs."""
-    spec, launch = proven_spec(model), launch_of(model)
+def _before_change(model: Model) -> Model | None:
+    """Give the model as it last worked, where its engines were started otherwise then."""
+    spec = proven_spec(model)
     if spec is None or spec == model.spec:
         return None
-    if launch_of(replace(model, spec=spec, name=spec.name or model.id)) == launch:
+    before = replace(model, spec=spec, name=spec.name or model.id)
+    return before if launch_of(before) != launch_of(model) else None
+
+
+def _failed_change(state: State, model: Model) -> Replica | None:
+    """Find a replica that was given up as it is wanted now, where the last that worked differs."""
+    if _before_change(model) is None:
         return None
+    launch = launch_of(model)
     planned = {place.replica for place in model.assignments}
     for replica in state.replicas_of(model):
         if replica.id in planned and replica.given_up and replica.launch == launch:
