@@ -56,8 +56,13 @@ async def follow(
                     after = _after(projection, model, asked, changed)
                     how = f"{stands.ready} of {stands.wanted} replicas{after}"
                     how = how if stands.wanted else _what_starts(model)
+                    if problem:
+                        console.print(f"[yellow]{identity} is not all there[/yellow]: {how}")
+                        return False
+                    with_adapters = ", ".join(sorted(model.adapters))
+                    how += f", with {with_adapters}" if with_adapters and stands.ready else ""
                     console.print(f"[green]{identity} is {stands.word}[/green]: {how}")
-                    return not problem
+                    return True
                 line.update(f"{identity}: loading adapters {', '.join(waiting)}")
             elif stands.word == "failed" or (
                 model.unschedulable

@@ -21,7 +21,13 @@ from nebula.events.intents import (
     NodeDrainRequested,
 )
 from nebula.events.values import Autoscale
-from nebula.events.vocabulary import AdapterLoaded, DownloadFailed, EngineFailed, NodeLost
+from nebula.events.vocabulary import (
+    AdapterLoaded,
+    AdapterLoadFailed,
+    DownloadFailed,
+    EngineFailed,
+    NodeLost,
+)
 from nebula.store.connection import Connection
 from nebula.store.log import Log
 from tests.unit.story import Story, cluster, gpus, load
@@ -161,7 +167,14 @@ async def test_what_has_failed_before_is_not_what_was_asked_for_now() -> None:
 async def test_an_adapter_has_taken_the_time_until_it_was_in_place() -> None:
     story = served(lora=True).given("chat", AdapterLoadRequested("poet", "/poet"))
     ended = await follow(story, lambda: story.given("chat-0", AdapterLoaded("poet", "/poet")))
-    assert ended == (True, "chat is ready: 1 of 1 replicas after 1 s")
+    assert ended == (True, "chat is ready: 1 of 1 replicas after 1 s, with poet")
+
+
+async def test_a_model_that_lacks_an_adapter_is_not_told_as_ready() -> None:
+    story = served(lora=True).given("chat", AdapterLoadRequested("poet", "/poet"))
+    failed = AdapterLoadFailed("poet", "/poet", "no such folder")
+    ended = await follow(story, lambda: story.given("chat-0", failed))
+    assert ended == (False, "chat is not all there: 1 of 1 replicas after 1 s")
 
 
 async def test_a_download_that_fails_and_is_tried_again_is_told_once() -> None:
