@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,17 +13,13 @@ import httpx
 import openai
 import psutil
 
+from tests.integration.cluster import free_port
+
 CHAT = "smollm2-135m-instruct"
 EMBEDDING = "all-minilm-l6-v2"
 ADAPTER = "nebula-adapter"
 PATIENCE = 240.0
 COLD_START = 840.0  # two engines read gigabytes of libraries, which a cold disk hands out slowly
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class DemoCluster:

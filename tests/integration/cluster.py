@@ -7,6 +7,7 @@ that none can hide from `close`.
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -37,9 +38,16 @@ E = TypeVar("E", bound=Event)
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Find a port that stays free until somebody listens on it.
+
+    The system gives those from 32768 on to connections (Linux) and to whoever asks for any: between
+    the look and the use they may go to another test.
+    """
+    while True:
+        port = random.SystemRandom().randrange(15_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Told(NamedTuple):
