@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RawStreamMsg
 from nats.js.errors import APIError, NotFoundError
 
 from nebula.events import envelope, inference, subjects
@@ -63,16 +64,8 @@ async def kept_since(connection: Connection) -> datetime | None:
 
     Raises Unavailable.
     """
-    jetstream = connection.client.jetstream(timeout=_PATIENCE)
-    try:
-        first = await jetstream.get_msg(
-            streams.INFERENCE, seq=1, subject=subjects.INFERENCE, direct=True, next=True
-        )
-    except NotFoundError:
-        return None
-    except (NatsError, TimeoutError) as error:
-        raise Unavailable(f"the data plane's stream does not answer: {error!r}") from error
-    return first.time
+    first = await _message(connection, seq=1, subject=subjects.INFERENCE, next=True)
+    return first.time if first is not None else None
 
 
 def _says_why(said: Said) -> bool:
@@ -83,15 +76,19 @@ def _says_why(said: Said) -> bool:
 
 async def _whole(connection: Connection, said: Said) -> Said:
     """Give a message with its body, where it is still kept. Raises Unavailable."""
+    whole = await _message(connection, seq=said.seq)
+    return said if whole is None else replace(said, body=whole.data or b"")
+
+
+async def _message(connection: Connection, **which: Any) -> RawStreamMsg | None:
+    """Give one message, named as nats-py's `get_msg` has it; None where it is not kept."""
+    jetstream = connection.client.jetstream(timeout=_PATIENCE)
     try:
-        whole = await connection.client.jetstream(timeout=_PATIENCE).get_msg(
-            streams.INFERENCE, seq=said.seq, direct=True
-        )
+        return await jetstream.get_msg(streams.INFERENCE, direct=True, **which)
     except NotFoundError:
-        return said
+        return None
     except (NatsError, TimeoutError) as error:
         raise Unavailable(f"the data plane's stream does not answer: {error!r}") from error
-    return replace(said, body=whole.data or b"")
 
 
 async def read(

@@ -17,17 +17,13 @@ from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.failures import NotServed
 from nebula.events import envelope, subjects
 from nebula.events.inference import Request
-from nebula.store import streams
+from nebula.store import batch, streams
 from nebula.store.connection import Unavailable
 
 _PATIENCE = 10.0
 """Seconds in which the stream has to answer: a busy NATS does so late."""
 
 _TRY = 3.0
-
-_TAKEN = 10071
-"""What JetStream says when a subject that is to be empty is not: its JSApiError for a wrong last
-sequence."""
 
 _FIRST = {"Nats-Expected-Last-Subject-Sequence": "0"}
 
@@ -71,7 +67,7 @@ async def claim(gateway: Gateway, request: Request, fingerprint: str) -> Claim |
                     raise
                 await asyncio.sleep(0.1)
             except APIError as error:
-                if error.err_code != _TAKEN:
+                if error.err_code not in batch.CONFLICTS:
                     raise
                 break
         found = await _last(gateway, request.id)
