@@ -164,11 +164,14 @@ class Gateway(Actor):
         except NatsError as error:
             log.warning("could not cancel %s: %r", request.id, error)
 
+    def _taken(self, exchange: Exchange) -> None:
+        """Count it no longer among those that wait to be taken on."""
+        self._admission.waiting -= not exchange.taken
+        exchange.taken = True
+
     def _forget(self, exchange: Exchange) -> None:
         exchange.done = True
-        if not exchange.taken:
-            exchange.taken = True
-            self._admission.waiting -= 1
+        self._taken(exchange)
         if self._exchanges.get(exchange.request.id) is exchange:
             del self._exchanges[exchange.request.id]
 
@@ -197,8 +200,7 @@ class Gateway(Actor):
             return
         now = exchange.heard_at = asyncio.get_running_loop().time()
         if not exchange.taken:
-            exchange.taken = True
-            self._admission.waiting -= 1
+            self._taken(exchange)
             self._admission.taken(now - exchange.sent_at, now)
         while True:
             given = answer.take(piece)

@@ -54,11 +54,10 @@ async def failed(gateway: Gateway, request: Request) -> bool:
     subject = subjects.responses(request.gateway, request.id)
     try:
         async for said in inference_log.read(gateway.connection, [subject]):
-            piece = _piece(said)
-            if piece is None and not said.header:
-                if not said.body.isdigit() and _words(said.body)[0]:
-                    return True
-            elif piece is not None and piece.failure == inference.REFUSED:
+            over, piece = _over(said), _piece(said)
+            if over is not None and over.failure:
+                return True
+            if piece is not None and piece.failure == inference.REFUSED:
                 return True
     except Unavailable as error:
         raise NotServed(str(error), 1) from error
@@ -96,10 +95,13 @@ def _piece(said: Said) -> Piece | None:
     return envelope.read_piece(parse_headers(said.header), said.body) if said.header else None
 
 
-def _words(note: bytes) -> tuple[str, bytes]:
-    """Read a gateway's note that an answer is over: why it failed, "" if not; its last bytes."""
-    word, _, rest = note.partition(b": ")
-    return ("" if word == FINISHED.encode() else word.decode(errors="replace") or NOT_TAKEN), rest
+def _over(said: Said) -> Piece | None:
+    """Read a gateway's note that an answer is over, as the piece that ends it; None for others."""
+    if said.header or said.body.isdigit():
+        return None
+    word, _, rest = said.body.partition(b": ")
+    failed = "" if word == FINISHED.encode() else word.decode(errors="replace") or NOT_TAKEN
+    return Piece(0, rest, failure=failed)
 
 
 BEYOND = "beyond"
@@ -119,7 +121,7 @@ class Resumption:
         self._after = after
         self._following: AsyncGenerator[Said | None, None] | None = None
         self._coming: asyncio.Future[Said | None] | None = None
-        self._past: deque[Said] = deque()
+        self._past: deque[Piece] = deque()
         self._owner = ""
         self._said_at = 0
         self._answer: Answer | None = None
@@ -153,22 +155,16 @@ class Resumption:
         # What the stream has of attempts before the last that began anew, its gateway had not heard
         # of when it gave them up.
         anew = max((_begins_anew(said) for said in past), default=1)
-        self._past.extend(said for said in past if _attempt(said) >= anew)
-        if self._after and (last := self._last_event(claim.request)) is not None:
+        for said in past:
+            given = self._take(self._answer, said) if _attempt(said) >= anew else None
+            if given is not None:
+                self._past.append(given)
+            if given is not None and given.end:
+                break
+        # As long as a stream runs, the event asked for may only be late in being stored.
+        if self._answer.complete and self._beyond(self._answer):
             await self.close()
-            raise Beyond(last)
-
-    def _last_event(self, request: Request) -> int | None:
-        """Give the number of the last event, where the stream is over and asked for from later on.
-
-        As long as it runs it may only be late in being stored.
-        """
-        answer = Answer(request, after=self._after)
-        for said in self._past:
-            self._take(answer, said)
-            if answer.complete:
-                return answer.events if self._beyond(answer) else None
-        return None
+            raise Beyond(self._answer.events)
 
     def _beyond(self, answer: Answer) -> bool:
         return answer.streaming and answer.events < self._after
@@ -177,6 +173,8 @@ class Resumption:
         """Give the next piece for the client."""
         answer = self._answer
         assert answer is not None
+        if self._past:
+            return self._past.popleft()
         quiet = 0.0
         while True:
             said = await self._news()
@@ -215,8 +213,6 @@ class Resumption:
     async def _news(self) -> Said | None:
         """Give what comes next; None after a while without any."""
         assert self._following is not None
-        if self._past:
-            return self._past.popleft()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CHECK
         while True:
@@ -236,23 +232,21 @@ class Resumption:
                 return said
 
     def _take(self, answer: Answer, said: Said) -> Piece | None:
-        piece = _piece(said)
-        if piece is not None:
-            self._said_at = said.time
-            given = answer.take(piece)
-            broken = answer.broken
-            if broken is not None and broken.piece is not None and answer.attempt > 1:
-                return broken.piece
-            if broken is not None and broken.reason == GAP:
-                return answer.end(Piece(0, failure=GAP))
-            return given
-        if said.header:
+        over, piece = _over(said), _piece(said)
+        if over is not None:
+            return answer.end(over)
+        if piece is None:
+            if not said.header:
+                answer.expect(int(said.body))
             return None
-        if said.body.isdigit():
-            answer.expect(int(said.body))
-            return None
-        failure, rest = _words(said.body)
-        return answer.end(Piece(0, rest, failure=failure))
+        self._said_at = said.time
+        given = answer.take(piece)
+        broken = answer.broken
+        if broken is not None and broken.piece is not None and answer.attempt > 1:
+            return broken.piece
+        if broken is not None and broken.reason == GAP:
+            return answer.end(Piece(0, failure=GAP))
+        return given
 
     def _say_over(self, request: Request, failure: str) -> None:
         """Say in its gateway's place that it has failed: then its key can be used for a new try."""
