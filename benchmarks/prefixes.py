@@ -28,7 +28,7 @@ from benchmarks.data_plane.figures import percentile
 from benchmarks.data_plane.processes import Failed
 from benchmarks.data_plane.streams import run
 from benchmarks.data_plane.ways import MODEL, REPOSITORY, freeze
-from benchmarks.session import context, folder_option, session
+from benchmarks.session import context, folder_option, headline, keep, session
 
 PATH = "/v1/chat/completions"
 TOKENS = 8
@@ -223,7 +223,7 @@ def main() -> None:
                         done = measure(cluster, kind, way, bodies, options.clients, seed)
                         print(done, file=sys.stderr, flush=True)
                         rounds.append(done)
-    print("\n" + "; ".join(f"{key} {value}" for key, value in facts.items()))
+    print("\n" + headline(facts))
     tokens = statistics.mean(item.tokens for item in rounds)
     print(
         f"{options.groups} documents, {options.questions} questions about each, prompts of "
@@ -231,9 +231,7 @@ def main() -> None:
         f"{options.rounds} rounds\n"
     )
     print(table(sorted(rounds, key=lambda item: item.kind)))
-    if options.json is not None:
-        told = [item._asdict() for item in rounds]
-        options.json.write_text(json.dumps({"context": facts, "rounds": told}, indent=1) + "\n")
+    keep(options.json, facts, rounds=[item._asdict() for item in rounds])
 
 
 if __name__ == "__main__":

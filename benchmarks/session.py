@@ -2,12 +2,13 @@
 
 import argparse
 import contextlib
+import json
 import os
 import platform
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -44,6 +45,17 @@ def session(name: str, kept: Path | None) -> Iterator[Path]:
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+def headline(facts: Mapping[str, str]) -> str:
+    """Write what `context` says in one line."""
+    return "; ".join(f"{key} {value}" for key, value in facts.items())
+
+
+def keep(file: Path | None, facts: Mapping[str, str], **told: object) -> None:
+    """Write all figures of a run as JSON, where a file was named for them."""
+    if file is not None:
+        file.write_text(json.dumps({"context": facts, **told}, indent=1) + "\n")
 
 
 def context() -> dict[str, str]:

@@ -25,7 +25,7 @@ from benchmarks.data_plane.figures import percentile
 from benchmarks.data_plane.processes import Failed
 from benchmarks.data_plane.streams import run
 from benchmarks.data_plane.ways import REPOSITORY, freeze, real_model
-from benchmarks.session import context, folder_option, session
+from benchmarks.session import context, folder_option, headline, keep, session
 
 GIB = 2**30
 _DEMO = REPOSITORY / ".demo"
@@ -116,14 +116,12 @@ def main() -> None:
             both = run(ask_both(cluster.gateways[0], options.requests))
             seconds = time.monotonic() - began
             engines = taken(cluster)
-    print("; ".join(f"{key} {value}" for key, value in facts.items()) + "\n")
+    print(headline(facts) + "\n")
     for what, answers in zip(("chats", "embeddings"), both, strict=True):
         waits = [answer.news - answer.asked for answer in answers]
         print(f"{len(answers)} {what}: all answered, p50 {percentile(waits, 0.5):.2f} s")
     print(f"all of them at once, in {seconds:.1f} s\n\n{table(engines)}")
-    if options.json is not None:
-        told = [item._asdict() for item in engines]
-        options.json.write_text(json.dumps({"context": facts, "engines": told}, indent=1) + "\n")
+    keep(options.json, facts, engines=[item._asdict() for item in engines])
 
 
 if __name__ == "__main__":

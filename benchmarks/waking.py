@@ -22,7 +22,7 @@ from benchmarks.cluster import Cluster, start
 from benchmarks.data_plane.processes import Failed
 from benchmarks.data_plane.streams import run
 from benchmarks.data_plane.ways import MODEL, REPOSITORY, freeze, real_model
-from benchmarks.session import context, folder_option, session
+from benchmarks.session import context, folder_option, headline, keep, session
 
 PATIENCE = 300.0
 BODY = json.dumps(
@@ -129,11 +129,9 @@ def main() -> None:
             for _ in range(options.rounds):
                 rounds.append(measure(cluster))
                 print(rounds[-1], flush=True)
-    print("\n" + "; ".join(f"{key} {value}" for key, value in facts.items()) + "\n")
+    print("\n" + headline(facts) + "\n")
     print(table(rounds))
-    if options.json is not None:
-        told = [item._asdict() for item in rounds]
-        options.json.write_text(json.dumps({"context": facts, "rounds": told}, indent=1) + "\n")
+    keep(options.json, facts, rounds=[item._asdict() for item in rounds])
 
 
 if __name__ == "__main__":

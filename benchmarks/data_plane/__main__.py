@@ -7,7 +7,6 @@ round with their spread. Needs wrk; other gateways are installed from PyPI, each
 
 import argparse
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.session import context, folder_option, session
+from benchmarks.session import context, folder_option, headline, keep, session
 
 from . import competitors, report, vllm, works
 from .figures import Measured, Work
@@ -142,15 +141,13 @@ def main() -> None:
             there = competitors.version(competitors.ALL[name], options.venvs)
             facts[name] = there or "not there"
     references = [name for name in options.ways if name in ("direct", "smg") or "@" in name]
-    print("\n" + "; ".join(f"{key} {value}" for key, value in facts.items()))
+    print("\n" + headline(facts))
     print(f"{options.rounds} rounds of {options.seconds:g} s\n")
     print(report.table(rows, references))
     for text in (report.added(rows, "single"), report.shares(rows), report.reasons(rows)):
         if text:
             print("\n" + "\n".join(f"- {line}" for line in text.splitlines()))
-    if options.json is not None:
-        told = {"context": facts, "seconds": options.seconds, "figures": report.raw(rows)}
-        options.json.write_text(json.dumps(told, indent=1) + "\n")
+    keep(options.json, facts, seconds=options.seconds, figures=report.raw(rows))
 
 
 if __name__ == "__main__":

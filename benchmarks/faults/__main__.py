@@ -16,7 +16,7 @@ from typing import NamedTuple
 from benchmarks.cluster import Cluster, Wanted, start, two_replicas
 from benchmarks.data_plane.processes import Failed
 from benchmarks.data_plane.ways import MODEL, REPOSITORY, SIMULATED, freeze
-from benchmarks.session import context, folder_option, session
+from benchmarks.session import context, folder_option, headline, keep, session
 
 from . import accounts, cuts
 from .accounts import Account, Texts
@@ -207,18 +207,17 @@ def main() -> int:
         ) as cluster:
             results = measure(cluster, setting, waves(options.faults, setting))
     everything = accounts.total([result.account for result in results])
-    print("\n" + "; ".join(f"{key} {value}" for key, value in facts.items()))
+    print("\n" + headline(facts))
     print(f"{options.engine} engine, {setting.streams} requests in each wave\n")
     print(accounts.table([*(result.account for result in results), everything]))
     for done, account, checks in results:
         parts = (accounts.kills(done), accounts.told(account), cuts.told(checks))
         print("\n" + "\n".join(part for part in parts if part))
-    if options.json is not None:
-        told = [
-            accounts.raw(done, account) | {"checks": [check._asdict() for check in checks]}
-            for done, account, checks in results
-        ]
-        options.json.write_text(json.dumps({"context": facts, "waves": told}, indent=1) + "\n")
+    told = [
+        accounts.raw(done, account) | {"checks": [check._asdict() for check in checks]}
+        for done, account, checks in results
+    ]
+    keep(options.json, facts, waves=told)
     return 0 if all(result.good for result in results) else 1
 
 

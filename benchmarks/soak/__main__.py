@@ -8,7 +8,6 @@ process's memory (RSS) is looked at each minute.
 
 import argparse
 import contextlib
-import json
 import statistics
 import sys
 import time
@@ -21,7 +20,7 @@ import psutil
 from benchmarks.cluster import Cluster, Wanted, start
 from benchmarks.data_plane.processes import Failed, last_words, running
 from benchmarks.data_plane.ways import REPOSITORY, SIMULATED, freeze
-from benchmarks.session import context, folder_option, session
+from benchmarks.session import context, folder_option, headline, keep, session
 
 from .kinds import CHAT_MODEL, EMBEDDING_MODEL
 from .load import Plan, Result
@@ -185,16 +184,14 @@ def main() -> int:
                 cluster.gateways, seconds, options.load, str(folder / "result.json"), options.rate
             )
             result, samples = hold(cluster, plan, folder, min(60.0, seconds / 12))
-    print("\n" + "; ".join(f"{key} {value}" for key, value in facts.items()))
+    print("\n" + headline(facts))
     print(
         f"{options.minutes:g} minutes at {result.rate:.1f} clients/s, {options.load:.0%} of "
         f"{result.capacity:.1f}; {result.sent} sent, {result.skipped} left out: too many under way"
     )
     for text in (outcomes(result), latencies(result), memory(samples, seconds)):
         print(f"\n{text}")
-    if options.json is not None:
-        told = {"context": facts, "result": msgspec.to_builtins(result), "samples": samples}
-        options.json.write_text(json.dumps(told, indent=1) + "\n")
+    keep(options.json, facts, result=msgspec.to_builtins(result), samples=samples)
     wrong = sum(sum(counts.values()) - counts.get("", 0) for counts in result.outcomes.values())
     return 1 if wrong or result.skipped else 0
 
