@@ -25,7 +25,7 @@ async def submit(
 ) -> int:
     """Append an intent, wait until it is folded here, and give its sequence.
 
-    Raises Refused, and Unavailable when the log does not answer.
+    Raises Refused, TooLarge, and Unavailable when the log does not answer.
     """
     while True:
         state = projection.state

@@ -17,6 +17,7 @@ from nebula.events.objections import model_by_reference
 from nebula.events.state import Model, Node, State
 from nebula.events.vocabulary import Event
 from nebula.http.views import model_view
+from nebula.store.log import TooLarge
 
 E = TypeVar("E", bound=Event)
 
@@ -97,7 +98,7 @@ async def append(
     try:
         identity, event = intent(projection.state)
         return identity, await submit(projection, identity, event)
-    except Refused as error:
+    except (Refused, TooLarge) as error:
         fail(str(error))
 
 

@@ -12,6 +12,7 @@ import uvloop
 
 from nebula.actors.node.namesake import NameTaken
 from nebula.store.connection import Unavailable
+from nebula.store.log import TooLarge
 from nebula.store.server import ServerFailed
 from nebula.store.streams import StreamMismatch
 from nebula.store.tail import LogReplaced
@@ -37,7 +38,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on uvloop; known troubles become one line on stderr and an exit code."""
     try:
         return uvloop.run(main)
-    except (StreamMismatch, LogReplaced, NameTaken) as error:
+    except (StreamMismatch, LogReplaced, NameTaken, TooLarge) as error:
         fail(str(error), FATAL)
     except (Unavailable, ServerFailed) as error:
         fail(str(error), 1)

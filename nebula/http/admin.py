@@ -31,6 +31,7 @@ from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
 from nebula.http.inference import Limits
 from nebula.http.views import ModelView, model_view
 from nebula.store.connection import Unavailable
+from nebula.store.log import TooLarge
 from nebula.store.tail import LogReplaced
 
 E = TypeVar("E", bound=Event)
@@ -83,6 +84,8 @@ async def _submit(
         param = field if field.isidentifier() else None
         status = 409 if "is already" in str(error) or field == "replaces" else 400
         raise ApiError(status, str(error), param=param, code="refused") from error
+    except TooLarge as error:
+        raise ApiError(413, str(error), code="too_large") from error
     except (Unavailable, LogReplaced) as error:
         raise unavailable(str(error)) from error
     state = gateway.projection.state

@@ -13,6 +13,9 @@ LIMIT = 1000
 CONFLICTS = (10071, 10164)
 """JetStream's own numbers for a guard that does not hold: somebody else had written first."""
 
+TOO_LARGE = (10054, 10097)
+"""JetStream's own numbers for a message, or headers, larger than it ever takes."""
+
 
 class BatchRefused(Exception):
     """The server stored nothing; `code` is JetStream's own number for the reason."""
@@ -25,6 +28,11 @@ class BatchRefused(Exception):
     def conflict(self) -> bool:
         """Whether somebody else had written first."""
         return self.code in CONFLICTS
+
+    @property
+    def too_large(self) -> bool:
+        """Whether one of the messages is larger than the server ever takes."""
+        return self.code in TOO_LARGE
 
 
 async def publish(

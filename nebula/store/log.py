@@ -13,6 +13,7 @@ from typing import TypeVar
 from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
@@ -33,6 +34,10 @@ _APPEND_TRY = 2.0
 
 class Conflict(Exception):
     """Somebody appended first: fold what was missed, then decide again."""
+
+
+class TooLarge(Exception):
+    """The event is larger than NATS takes, now and at any later try; the text names it."""
 
 
 class NoLog(Unavailable):
@@ -99,8 +104,9 @@ class Log:
         """Append one event and give its sequence once it is on disk.
 
         A lost acknowledgement is asked for again under the same message id, so the event is stored
-        once. Raises Conflict when `guard` no longer holds, Unavailable after `patience` seconds:
-        the event may be stored all the same where only its acknowledgement was lost.
+        once. Raises Conflict when `guard` no longer holds, TooLarge at once for an event that NATS
+        will never take, Unavailable after `patience` seconds: the event may be stored all the same
+        where only its acknowledgement was lost.
         """
         headers = {"Nats-Msg-Id": message_id or uuid.uuid4().hex, ACTOR_HEADER: self.actor}
         headers |= records.headers_for(event)
@@ -120,6 +126,8 @@ class Log:
             if self.connection.connected:
                 try:
                     return await self._publish(subject, payload, headers, again=problem is not None)
+                except MaxPayloadError as error:
+                    raise self._too_large([(subject, payload)]) from error
                 except (NatsError, TimeoutError) as error:
                     problem = error
             if loop.time() >= deadline:
@@ -132,8 +140,9 @@ class Log:
     ) -> int:
         """Append up to 1,000 events, all of them or none, and give the last one's sequence.
 
-        Raises Conflict when `guard` no longer holds; Unavailable when the log does not answer, in
-        which case they may be stored all the same, or when its NATS server is too old for this.
+        Raises Conflict when `guard` no longer holds; TooLarge where one of them is larger than NATS
+        takes; Unavailable when the log does not answer, in which case they may be stored all the
+        same, or when its NATS server is too old for this.
         """
         messages = [
             (
@@ -150,7 +159,11 @@ class Log:
         except batch.BatchRefused as error:
             if error.conflict:
                 raise Conflict(str(error)) from error
+            if error.too_large:
+                raise self._too_large([(subject, body) for subject, body, _ in messages]) from error
             raise Unavailable(f"the log takes no events together: {error}") from error
+        except MaxPayloadError as error:
+            raise self._too_large([(subject, body) for subject, body, _ in messages]) from error
         except (NatsError, TimeoutError) as error:
             raise Unavailable(f"the log does not answer: {error}") from error
 
@@ -162,6 +175,8 @@ class Log:
             ack = await jetstream.publish(subject, payload, timeout=_APPEND_TRY, headers=headers)
             return int(ack.seq)
         except APIError as error:
+            if error.err_code in batch.TOO_LARGE:
+                raise MaxPayloadError from error
             if error.err_code not in batch.CONFLICTS:
                 raise
             if again:
@@ -172,6 +187,13 @@ class Log:
                     if (last.headers or {}).get("Nats-Msg-Id") == headers["Nats-Msg-Id"]:
                         return int(last.seq or 0)
             raise Conflict(str(error.description)) from error
+
+    def _too_large(self, messages: Sequence[tuple[str, bytes]]) -> TooLarge:
+        subject, body = max(messages, key=lambda message: len(message[1]))
+        return TooLarge(
+            f"too large for the log: {subject} takes {len(body):,} bytes without its headers, and "
+            f"NATS takes messages of {self.connection.max_body:,} bytes and headers of 64 KiB"
+        )
 
     async def check(self) -> None:
         """Check the log without creating it. Raises StreamMismatch, NoLog, Unavailable."""

@@ -26,7 +26,7 @@ from nebula.store import log as log_module
 from nebula.store import streams
 from nebula.store import tail as tail_module
 from nebula.store.connection import Connection, Unavailable
-from nebula.store.log import Conflict, Guard, Log
+from nebula.store.log import Conflict, Guard, Log, TooLarge
 from nebula.store.server import EmbeddedServer
 from nebula.store.tail import LogReplaced
 from tests.conftest import Connect
@@ -272,6 +272,45 @@ async def test_what_was_given_up_without_a_connection_is_not_stored_later(
     await nats_server.start()
     assert await log.append("chat", scale(2), patience=PATIENCE) == 1
     assert [entry.content for entry in await log.read()] == [scale(2)]
+
+
+def padded(size: int) -> ModelLoadRequested:
+    """Return an intent whose body takes `size` bytes."""
+    bare = ModelLoadRequested("m", options={"x": ""})
+    return ModelLoadRequested("m", options={"x": "x" * (size - len(record.encode(bare)))})
+
+
+@pytest.mark.parametrize("beyond", [-20, 1], ids=["with its headers", "without them"])
+async def test_an_event_that_is_too_large_is_final_and_costs_no_connection(
+    log: Log, beyond: int
+) -> None:
+    large = padded(log.connection.max_body + beyond)
+    lost = asyncio.Event()
+
+    async def lose() -> None:
+        lost.set()
+
+    log.connection.on_disconnect(lose)
+    async with asyncio.timeout(5):
+        with pytest.raises(TooLarge, match=r"too large for the log: nebula\.events\.model\.chat\."):
+            await log.append("chat", large)
+        with pytest.raises(TooLarge):
+            await log.append_all([("a", scale(1)), ("b", large)], guard=Guard(MODEL_EVENTS, 0))
+    assert await log.append("chat", scale(1)) == 1
+    assert not lost.is_set()
+
+
+async def test_an_event_that_its_stream_never_takes_is_too_large_as_well(
+    log: Log, connection: Connection
+) -> None:
+    jetstream = connection.client.jetstream()
+    small = (await jetstream.stream_info(streams.EVENTS)).config
+    small.max_msg_size = 2000
+    await jetstream.update_stream(small)
+    with pytest.raises(TooLarge):
+        await log.append("chat", padded(3000))
+    with pytest.raises(TooLarge):
+        await log.append_all([("chat", padded(3000))], guard=Guard(MODEL_EVENTS, 0))
 
 
 async def test_many_writers_under_one_guard_make_one_order_without_gaps(

@@ -51,6 +51,7 @@ from nebula.events.vocabulary import (
     ReplicaEvent,
 )
 from nebula.store.connection import Connection, Unavailable
+from nebula.store.log import TooLarge
 from nebula.store.tail import LogReplaced
 
 log = logging.getLogger(__name__)
@@ -307,7 +308,8 @@ class Node(Actor):
     ) -> int:
         """Append a fact however long it takes, and fold it: what happened must not get lost.
 
-        Gives 0 where the node had to end before it could.
+        Gives 0 where the node had to end before it could, or where NATS will never take it. Raise
+        TooLarge for its registration, without which it is not a node.
         """
         if isinstance(event, ReplicaEvent):
             event = replace(event, node=self.settings.node)
@@ -322,6 +324,11 @@ class Node(Actor):
                         break
                 return seq
             except LogReplaced:
+                break
+            except TooLarge as error:
+                if isinstance(event, NodeRegistered):
+                    raise
+                log.error("%s", error)
                 break
             except Unavailable:
                 if self.stopping:
