@@ -56,7 +56,8 @@ async def _continuations(nats: str, model: str) -> dict[str, dict[str, Any]]:
     found = {}
     connection = await Connection(nats, "benchmark").open(patience=10)
     try:
-        async for said in inference_log.read(connection, [subjects.requests(model)]):
+        asked = [subjects.requests(model), subjects.router_requests(model, "*")]
+        async for said in inference_log.read(connection, asked):
             if said.headers.get(envelope.CONTINUES) == "rest":
                 found[said.headers[envelope.REQUEST]] = json.loads(said.body)
     finally:

@@ -29,10 +29,15 @@ class QueueStatus(Struct, frozen=True):
 
 
 class RouterStatus(Struct, frozen=True):
-    """A router's heartbeat, with its lines by model; models for which nobody waits are left out."""
+    """A router's heartbeat, with its lines by model; models for which nobody waits are left out.
+
+    `addressed`: it listens on a subject of its own, where gateways may send it requests. One that
+    ends says false with its last heartbeat, as those of before Nebula had such subjects do.
+    """
 
     router: str
     queues: dict[str, QueueStatus] = {}
+    addressed: bool = False
 
 
 class NodeStatus(Struct, frozen=True):

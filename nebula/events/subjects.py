@@ -13,6 +13,7 @@ STATUS = "nebula.status.>"
 INFERENCE = "nebula.inference.>"
 CLAIMS = "nebula.claims.*"
 REQUESTS = "nebula.inference.requests.*"
+ALL_REQUESTS = "nebula.inference.requests.>"
 FINISHED = "nebula.inference.finished.*"
 CANCELS = "nebula.inference.cancel.*.*"
 REPLICA_STATUS = "nebula.status.replica.*.*"
@@ -58,6 +59,11 @@ def event(aggregate: str, identity: str, event_type: str) -> str:
 def requests(model: str) -> str:
     """Give the subject on which gateways ask for a model and routers listen."""
     return f"nebula.inference.requests.{model}"
+
+
+def router_requests(model: str, router: str) -> str:
+    """Return the subject on which gateways ask one router for a model."""
+    return f"nebula.inference.requests.{model}.{router}"
 
 
 def replica_requests(model: str, replica: str) -> str:

@@ -102,7 +102,7 @@ class _Way:
         self.end = ""
         self._state = state
         self._attempt = 0
-        self._queued = self._replica = self._broken = ""
+        self._asked = self._queued = self._replica = self._broken = ""
         self._size = self._begun = 0
         self._given_up = False
 
@@ -122,14 +122,17 @@ class _Way:
             self._tell(message, f"{router} ended, and handed it over to the others")
             return
         gateway = headers.get(envelope.GATEWAY, "a gateway")
+        router = _router(message.subject)
+        through = f", through {router}" if router else ""
         if attempt == 1 or not self._attempt:
-            self._tell(message, f"{gateway} asked for {_wish(message)}")
+            self._tell(message, f"{gateway} asked for {_wish(message)}{through}")
         else:
             how = {"rest": " for the rest of the answer", "again": " for the answer from its start"}
             again = how.get(headers.get(envelope.CONTINUES, ""), "")
             why = self._why_again(headers.get(envelope.AVOID, ""))
-            self._tell(message, f"{gateway} asked again{again}, attempt {attempt}", [why])
-        self._attempt = attempt
+            text = f"{gateway} asked again{again}, attempt {attempt}{through}"
+            self._tell(message, text, [why])
+        self._attempt, self._asked = attempt, router
         self._queued = self._replica = self._broken = self.end = ""
         self._given_up = False
 
@@ -142,6 +145,8 @@ class _Way:
             )
         if self._queued:
             return f"{self._queued}, in whose line it waited, was not heard from any more"
+        if self._asked:
+            return f"neither {self._asked} nor a replica had said that it has it"
         return "no router or replica had said that it has it"
 
     def routed(self, message: Message) -> None:
@@ -262,6 +267,11 @@ def _wish(message: Message) -> str:
     if envelope.KEEP in headers:
         wish += ", to be resumable"
     return wish
+
+
+def _router(subject: str) -> str:
+    """Return the router that a request was sent to; "" for one that any router could take."""
+    return subject.split(".", 4)[4] if subject.count(".") > 3 else ""
 
 
 def _adapter(headers: Mapping[str, str]) -> str:

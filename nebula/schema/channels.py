@@ -113,6 +113,15 @@ OTHERS = (
         stream="NEBULA_INFERENCE",
     ),
     Channel(
+        "routerRequests",
+        subjects.router_requests("{model}", "{router}"),
+        "receive",
+        "A gateway asks one router, whose heartbeat says that it is addressed, for a model.",
+        "the HTTP request's body, as the client sent it",
+        _REQUEST_HEADERS,
+        stream="NEBULA_INFERENCE",
+    ),
+    Channel(
         "replicaRequests",
         subjects.replica_requests("{model}", "{replica}"),
         "send",

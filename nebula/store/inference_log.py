@@ -46,7 +46,7 @@ async def look_up(connection: Connection, request: str) -> list[Said]:
     if not subjects.is_token(request):
         return []
     wanted = [
-        subjects.REQUESTS,
+        subjects.ALL_REQUESTS,
         subjects.replica_requests("*", "*"),
         subjects.responses("*", request),
         subjects.cancel("*", request),

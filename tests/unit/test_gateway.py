@@ -25,6 +25,7 @@ from nebula.actors.gateway.actor import (
     MAX_ATTEMPTS,
     Gateway,
 )
+from nebula.actors.gateway.addressing import HEARD, UNHEARD
 from nebula.actors.gateway.admission import CROWD, INTERVAL
 from nebula.actors.gateway.exchange import MAX_EARLY, MAX_WAITING_BYTES, ClientGone, Exchange
 from nebula.actors.gateway.failures import NotServed
@@ -168,8 +169,9 @@ class Bench:
 
     def beats(self, name: str) -> None:
         if name.startswith("router"):
-            status = msgspec.json.encode(RouterStatus(name, {"chat": QueueStatus(1, 0.5)}))
-            self.nats.heard[subjects.ROUTER_STATUS](b"", b"", status)
+            queues = {"chat": QueueStatus(1, 0.5)}
+            status = RouterStatus(name, queues, addressed=not name.endswith("old"))
+            self.nats.heard[subjects.ROUTER_STATUS](b"", b"", msgspec.json.encode(status))
             return
         engine = self.story.state.replicas[name].engine
         assert engine is not None
@@ -210,11 +212,17 @@ class Bench:
         found = []
         for each in self.nats.posted:
             if each.subject.startswith("nebula.inference.requests."):
-                model = each.subject.rpartition(".")[2]
+                model = each.subject.split(".")[3]
                 request = envelope.read_request(model, parse_headers(each.header), each.body)
                 assert request is not None
                 found.append(request)
         return found
+
+    @property
+    def addressees(self) -> list[str]:
+        """The routers that requests were sent to, in order; "" for any of them."""
+        sent = [each.subject.split(".")[2:] for each in self.nats.posted]
+        return ["".join(rest[2:]) for rest in sent if rest[0] == "requests"]
 
     @property
     def cancels(self) -> list[bytes]:
@@ -420,6 +428,94 @@ async def test_a_routers_refusal_is_the_answer(bench: Bench) -> None:
     refusal = Piece(0, b"busy", 429, "text/plain", end=True, failure="refused", retry_after=3)
     bench.says(refusal)
     assert await ended(exchange) == [refusal]
+
+
+# Routers
+
+
+def number(count: int) -> Request:
+    return replace(REQUEST, id=f"n{count}")
+
+
+async def test_requests_are_shared_out_among_the_routers_that_are_heard(bench: Bench) -> None:
+    for name in ("router-1", "router-2", "router-old"):
+        bench.beats(name)
+    for count in range(6):
+        bench.ask(number(count))
+        bench.says(TAKEN, to=f"n{count}")
+    assert bench.addressees == ["router-1", "router-2"] * 3
+    assert [each.model for each in bench.requests] == ["chat"] * 6
+
+
+async def test_where_no_router_is_heard_or_has_a_subject_of_its_own_any_of_them_is_asked(
+    bench: Bench,
+) -> None:
+    bench.ask(number(1))
+    bench.beats("router-old")
+    bench.ask(number(2))
+    bench.says(TAKEN, to="n1")
+    bench.says(TAKEN, to="n2")
+    bench.beats("router-1")
+    await bench.later(HEARD + 1)
+    bench.ask(number(3))
+    assert bench.addressees == ["", "", ""]
+
+
+async def test_a_router_that_falls_silent_gets_one_request_and_then_none(bench: Bench) -> None:
+    bench.beats("router-2")
+    bench.beats("router-1")
+    for count in range(20):
+        bench.ask(number(count))
+        if bench.addressees[-1] == "router-1":
+            bench.says(TAKEN, to=f"n{count}")
+        await bench.later(0.25, alive=["router-1"])
+    assert bench.addressees.count("router-2") == 1
+
+
+async def test_what_a_silent_router_has_goes_to_another_as_soon_as_its_heartbeat_is_overdue(
+    bench: Bench,
+) -> None:
+    bench.beats("router-1")
+    bench.ask()
+    await bench.later(1, alive=["router-2"])
+    assert bench.addressees == ["router-1"]
+    await bench.later(UNHEARD, alive=["router-2"])
+    assert bench.addressees == ["router-1", "router-2"]
+    assert bench.cancels == [b"2"]
+
+
+async def test_a_router_that_is_heard_has_its_time_to_find_a_replica(bench: Bench) -> None:
+    bench.beats("router-1")
+    bench.ask()
+    await bench.later(patience.ACCEPT[0] - 0.5, alive=["router-1", "router-2"])
+    assert bench.addressees == ["router-1"]
+    await bench.later(1, alive=["router-1", "router-2"])
+    assert bench.addressees == ["router-1", "router-2"]
+
+
+async def test_a_line_is_left_for_that_of_another_router(bench: Bench) -> None:
+    bench.beats("router-1")
+    bench.ask()
+    bench.says(Piece(-1, queued="router-1"))
+    await bench.later(patience.ROUTER_SILENCE + 1, alive=["router-2"])
+    assert bench.addressees == ["router-1", "router-2"]
+
+
+async def test_requests_whose_clients_left_are_held_against_no_router(bench: Bench) -> None:
+    for name in ("router-1", "router-2"):
+        bench.beats(name)
+    for count in range(4):
+        bench.gateway.leave(bench.ask(number(count)))
+    assert [each.untaken for each in bench.gateway._heartbeats.routers()] == [0, 0]
+
+
+async def test_copies_go_to_living_routers_too(bench: Bench) -> None:
+    bench.beats("router-1")
+    bench.beats("router-2")
+    subjects_of_copies = [bench.gateway.address("chat") for _ in range(2)]
+    assert subjects_of_copies == [
+        subjects.router_requests("chat", name) for name in ("router-1", "router-2")
+    ]
 
 
 # Engines die

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from nebula.actors.gateway.addressing import HEARD
 from nebula.actors.gateway.heartbeats import FORGOTTEN, Heartbeats
 from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
 
@@ -78,6 +79,33 @@ def test_what_waits_for_a_model_is_what_waits_in_all_routers() -> None:
     assert ear.heard.queue("chat") == QueueStatus(3, 5.0)
     ear.router("r2")
     assert ear.heard.queue("chat") == QueueStatus(2, 3.0)
+
+
+def test_a_router_lives_for_as_long_as_it_is_heard_every_few_seconds() -> None:
+    ear = Ear()
+    assert ear.heard.routers_alive() == ()
+    ear.router("r1")
+    ear.clock += 2
+    ear.router("r2")
+    assert ear.heard.routers_alive() == ("r1", "r2")
+    ear.clock += HEARD - 1
+    assert ear.heard.routers_alive() == ("r2",)
+
+
+def test_a_router_is_addressed_once_it_says_so_and_until_it_says_the_opposite() -> None:
+    ear = Ear()
+    told = []
+    for addressed in (False, True, False):
+        status = RouterStatus("r1", addressed=addressed)
+        ear.heard.on_router(b"", b"", msgspec.json.encode(status))
+        told += [each.addressed for each in ear.heard.routers()]
+    assert told == [False, True, False]
+
+
+def test_the_heartbeat_of_an_older_router_addresses_it_through_the_group() -> None:
+    ear = Ear()
+    ear.heard.on_router(b"", b"", b'{"router":"r1","queues":{}}')
+    assert [each.addressed for each in ear.heard.routers()] == [False]
 
 
 def test_routers_that_are_long_silent_are_forgotten_with_what_waited_in_them() -> None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from nebula.actors.gateway import answer
 from nebula.actors.gateway import failures as gateway
 from nebula.actors.router.routing import CACHE_FULL
-from nebula.events import envelope, inference
+from nebula.events import envelope, inference, subjects
 from nebula.events.inference import Candidate, Piece, Request, Routed
 from nebula.events.record import parse_headers
 from nebula.events.state import EMPTY, State
@@ -38,10 +38,10 @@ def state() -> State:
     return story.given("chat-2", EngineFailed("no", 1, attempt=1, retry_in=1.0)).state
 
 
-def asked(time: int = 0, **fields: object) -> Kept:
-    request = replace(REQUEST, **fields)
-    headers = envelope.request_headers(request)
-    return Kept(time * MILLISECOND, "nebula.inference.requests.chat", headers, 120)
+def asked(time: int = 0, *, router: str = "", **fields: object) -> Kept:
+    headers = envelope.request_headers(replace(REQUEST, **fields))
+    subject = subjects.router_requests("chat", router) if router else subjects.requests("chat")
+    return Kept(time * MILLISECOND, subject, headers, 120)
 
 
 def routed(
@@ -248,6 +248,16 @@ def test_an_attempt_after_a_failure_says_whose_it_was() -> None:
         "gw asked again, attempt 2",
     ]
     assert told.steps[3].reasons == ("chat-0 had it: its engine failed",)
+
+
+def test_the_router_that_was_asked_is_named_with_every_attempt() -> None:
+    told = story(asked(router="router-a"), asked(9, router="router-b", attempt=2))
+    first, second = told.steps
+    assert first.text == (
+        "gw asked for model chat: /v1/chat/completions, 120 bytes, through router-a"
+    )
+    assert second.text == "gw asked again, attempt 2, through router-b"
+    assert second.reasons == ("neither router-a nor a replica had said that it has it",)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def test_no_subject_that_is_built_from_an_id_has_another_number_of_tokens(
     expected = {
         subjects.event(aggregate, model, "EngineReady"): 5,
         subjects.requests(model): 4,
+        subjects.router_requests(model, replica): 5,
         subjects.replica_requests(model, replica): 5,
         subjects.responses(model, replica): 5,
         subjects.cancel(model, replica): 5,
@@ -133,6 +134,10 @@ def test_what_is_subscribed_to_covers_what_is_published() -> None:
         (subjects.STATUS, subjects.replica_status("m", "m-0")),
         (subjects.INFERENCE, subjects.cancel("m", "r")),
         (subjects.REQUESTS, subjects.requests("m")),
+        (subjects.ALL_REQUESTS, subjects.requests("m")),
+        (subjects.ALL_REQUESTS, subjects.router_requests("m", "r")),
+        (subjects.INFERENCE, subjects.router_requests("m", "r")),
+        (subjects.router_requests("*", "r"), subjects.router_requests("m", "r")),
         (subjects.FINISHED, subjects.finished("m")),
         (subjects.REPLICA_STATUS, subjects.replica_status("m", "m-0")),
         (subjects.NODE_STATUS, subjects.node_status("n")),

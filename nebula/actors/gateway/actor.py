@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
 from nebula.actors.actor import Actor
-from nebula.actors.gateway import failures, patience
+from nebula.actors.gateway import addressing, failures, patience
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.answer import GAP, Answer, Broken
 from nebula.actors.gateway.continuing import CantContinue, Continuation, Detokenize
@@ -145,10 +145,35 @@ class Gateway(Actor):
             self._forget(exchange)
             self._drop(exchange.request, ALL_ATTEMPTS)
 
+    def address(self, model: str) -> str:
+        """Return the subject for a request of which no answer is awaited: a living router's."""
+        now = asyncio.get_running_loop().time()
+        router = addressing.choose(self._heartbeats.routers(), now)
+        if router is None:
+            return subjects.requests(model)
+        self._heartbeats.took_turn(router)
+        return subjects.router_requests(model, router.name)
+
     def _send(self, exchange: Exchange) -> None:
-        request = exchange.request
+        request, now = exchange.request, exchange.sent_at
         header = envelope.request_block(request)
-        self.connection.client.post(subjects.requests(request.model), header, request.body)
+        router = addressing.choose(self._heartbeats.routers(), now, exchange.tried)
+        if router is None:
+            exchange.router = ""
+            self.connection.client.post(subjects.requests(request.model), header, request.body)
+            return
+        subject = subjects.router_requests(request.model, router.name)
+        self.connection.client.post(subject, header, request.body)
+        self._heartbeats.took_turn(router)
+        router.untaken += 1
+        exchange.router, exchange.untaken = router.name, True
+
+    def _settle(self, exchange: Exchange) -> None:
+        """Count an attempt no longer among those that its router has and nobody has taken."""
+        exchange.untaken = False
+        router = self._heartbeats.router(exchange.router)
+        if router is not None:
+            router.untaken = max(0, router.untaken - 1)  # one that was forgotten began anew
 
     def _drop(self, request: Request, below: int, reason: bytes = b"") -> None:
         """Have every router and engine end a request's attempts with numbers under `below`.
@@ -172,6 +197,8 @@ class Gateway(Actor):
     def _forget(self, exchange: Exchange) -> None:
         exchange.done = True
         self._taken(exchange)
+        if exchange.untaken:
+            self._settle(exchange)
         if self._exchanges.get(exchange.request.id) is exchange:
             del self._exchanges[exchange.request.id]
 
@@ -199,6 +226,9 @@ class Gateway(Actor):
                 self._fill(exchange)
             return
         now = exchange.heard_at = asyncio.get_running_loop().time()
+        if exchange.untaken and piece.attempt >= answer.attempt:
+            self._settle(exchange)
+            exchange.tried = ()
         if not exchange.taken:
             self._taken(exchange)
             self._admission.taken(now - exchange.sent_at, now)
@@ -368,6 +398,8 @@ class Gateway(Actor):
         )
         log.warning("request %s: attempt %d", request.id, request.attempt)
         answer.turn_to(request.attempt, request.continues)
+        if exchange.untaken:
+            self._settle(exchange)
         exchange.request = request
         exchange.sent_at = exchange.heard_at = now
         exchange.asked_at = 0.0
@@ -431,7 +463,11 @@ class Gateway(Actor):
                 self._end(exchange, verdict)
 
     def _not_taken(self, exchange: Exchange) -> None:
-        """Send a request again that got lost on its way to a replica."""
+        """Send a request again that got lost on its way to a replica, through another router."""
+        router = self._heartbeats.router(exchange.answer.queued or exchange.router)
+        if router is not None:
+            exchange.tried = (*exchange.tried, router.name)
+            router.doubted = exchange.sent_at
         exchange.lost += not exchange.answer.queued
         if exchange.lost >= len(patience.ACCEPT):
             self._end(exchange, failures.NOT_TAKEN)

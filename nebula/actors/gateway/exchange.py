@@ -29,6 +29,8 @@ class Exchange:
 
     `request` is the attempt that is under way; `answer` folds the pieces of all attempts. `idle`:
     seconds that an engine may stay silent; `deadline`: when nobody wants the answer any more.
+    `router`: where this attempt was sent, "" for any router; `tried`: those that it was sent to and
+    that nobody took it from. `untaken`: nobody has taken this attempt yet.
     """
 
     def __init__(
@@ -43,6 +45,9 @@ class Exchange:
         self.deadline = None if request.timeout is None else now + request.timeout
         self.pid: int | None = None
         self.lost = 0
+        self.router = ""
+        self.untaken = False
+        self.tried: tuple[str, ...] = ()
         self.taken = False
         self.done = False
         self.detached = False

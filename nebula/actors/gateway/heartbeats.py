@@ -1,10 +1,12 @@
 """What a gateway hears of routers and replicas beyond the log: who lives, and what waits where."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
+from nebula.actors.gateway import addressing
+from nebula.actors.gateway.addressing import Known
 from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
 
 FORGOTTEN = 60.0
@@ -17,9 +19,8 @@ class _Replica(Struct):
     context: int
 
 
-class _Router(Struct):
-    at: float
-    queues: dict[str, QueueStatus]
+class _Router(Known):
+    queues: dict[str, QueueStatus] = field(default_factory=dict)
 
 
 class Heartbeats:
@@ -28,6 +29,7 @@ class Heartbeats:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._since = 0.0
+        self._turn = 0
         self._replicas: dict[str, _Replica] = {}
         self._routers: dict[str, _Router] = {}
 
@@ -45,7 +47,28 @@ class Heartbeats:
             status = msgspec.json.decode(body, type=RouterStatus)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return
-        self._routers[status.router] = _Router(self._now(), status.queues)
+        known = self._routers.get(status.router)
+        if known is None:
+            known = self._routers[status.router] = _Router(status.router, 0.0)
+        known.at, known.addressed, known.queues = self._now(), status.addressed, status.queues
+
+    def routers(self) -> Collection[Known]:
+        """Return the routers that were heard within FORGOTTEN seconds."""
+        return self._routers.values()
+
+    def router(self, name: str) -> Known | None:
+        """Return what is known of a router."""
+        return self._routers.get(name)
+
+    def took_turn(self, router: Known) -> None:
+        """Have all other routers chosen before this one, of those that are as good."""
+        self._turn += 1
+        router.turn = self._turn
+
+    def routers_alive(self) -> tuple[str, ...]:
+        """Return the routers that are living now, by their heartbeats."""
+        now = self._now()
+        return tuple(each.name for each in self.routers() if addressing.living(each, now))
 
     def restart(self) -> None:
         """Count silence from now on: nobody could be heard until now."""

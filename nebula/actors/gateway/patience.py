@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from nebula.actors.gateway.addressing import silent_with_it
 from nebula.actors.gateway.exchange import Exchange
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.events.state import State
@@ -62,6 +63,8 @@ def judge(
     if answer.queued:
         silent = heartbeats.router_silent(answer.queued, exchange.heard_at)
         return "not-taken" if silent > ROUTER_SILENCE else "wait"
+    if silent_with_it(heartbeats.routers(), exchange.router, exchange.sent_at, now):
+        return "not-taken"
     return "not-taken" if now - exchange.sent_at > ACCEPT[exchange.lost] else "wait"
 
 

@@ -1,7 +1,7 @@
 """The router: it appends the cluster's decisions and sends every request to a ready replica.
 
-Any number of routers run side by side: requests are shared out by NATS, and of two that decide at
-once the log lets one win.
+Any number of routers run side by side: gateways share requests out among those that they hear, NATS
+does where they hear none, and of two that decide at once the log lets one win.
 """
 
 import asyncio
@@ -34,6 +34,9 @@ TICK = 0.1
 OBSERVE = 1.0
 """Seconds between two looks at what has been seen beside the log."""
 
+FAREWELL = 0.25
+"""Seconds for which a router that ends still takes requests of gateways that do not know it yet."""
+
 
 class Router(Actor):
     """See the module."""
@@ -54,7 +57,7 @@ class Router(Actor):
         self._observer = Observer(self.id, time.monotonic)
         self._deciding = Deciding(self._observer, self._dispatch.loads, lost_after)
         self._look = asyncio.Event()
-        self._requests: Subscription | None = None
+        self._requests: tuple[Subscription, ...] = ()
 
     async def begin(self) -> None:
         """Listen for requests, their ends, and heartbeats."""
@@ -66,7 +69,12 @@ class Router(Actor):
         await client.listen(subjects.ROUTER_STATUS, self._observer.on_router)
         self.connection.on_reconnect(self._on_reconnect)
         self._observer.restart()
-        self._requests = await client.listen(subjects.REQUESTS, dispatch.on_request, "routers")
+        own = subjects.router_requests("*", self.id)
+        self._requests = (
+            await client.listen(subjects.REQUESTS, dispatch.on_request, "routers"),
+            await client.listen(own, dispatch.on_request),
+        )
+        dispatch.addressed = True
         self.spawn(self._tick(), "send what waits")
 
     async def work(self) -> None:
@@ -95,10 +103,15 @@ class Router(Actor):
 
     async def end(self) -> None:
         """Take no more requests, and give those that wait here to the other routers."""
-        if self._requests is None or not self.connection.connected:
+        if not self._requests or not self.connection.connected:
             return
+        shared, own = self._requests
         try:
-            await self._requests.unsubscribe()
+            await shared.unsubscribe()
+            self._dispatch.addressed = False
+            self._beat()
+            await asyncio.sleep(FAREWELL)
+            await own.unsubscribe()
             with contextlib.suppress(FlushTimeoutError):
                 await self.connection.client.flush(2)  # what was on its way here has come then
             self._dispatch.hand_over()
@@ -119,9 +132,12 @@ class Router(Actor):
                 self._look.set()
             if now >= beats and self.connection.connected:
                 beats = now + HEARTBEAT
-                status = msgspec.json.encode(self._dispatch.status())
-                self._post(subjects.router_status(self.id), b"", status)
+                self._beat()
             await asyncio.sleep(TICK)
+
+    def _beat(self) -> None:
+        status = msgspec.json.encode(self._dispatch.status())
+        self._post(subjects.router_status(self.id), b"", status)
 
     def _post(self, subject: str, header: bytes, body: bytes) -> None:
         try:

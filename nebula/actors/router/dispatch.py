@@ -39,6 +39,7 @@ class Dispatch:
     """See the module.
 
     `state` gives the newest state, `now` seconds of a monotonic clock, `wall` ns since the epoch.
+    `addressed`: gateways may send requests to this router's own subject, and its heartbeat says so.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Dispatch:
         wall: Callable[[], int],
     ) -> None:
         self.router = router
+        self.addressed = False
         self._post = post
         self._state = state
         self._now = now
@@ -61,7 +63,7 @@ class Dispatch:
 
     def on_request(self, subject: bytes, header: bytes, body: bytes) -> None:
         """Send a request to a replica, or let it wait."""
-        model_id = subject.rpartition(b".")[2].decode()
+        model_id = subject.split(b".", 4)[3].decode()
         request = envelope.receive_request(model_id, header, body)
         if request is None:
             return
@@ -123,6 +125,7 @@ class Dispatch:
                 for model, line in self._lines.items()
                 if line
             },
+            addressed=self.addressed,
         )
 
     def loads(self) -> dict[str, Load]:

@@ -1,0 +1,145 @@
+"""Routers that fall silent, or die: requests go to the living ones, and nobody waits for long."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import msgspec
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+
+from nebula.actors.gateway.addressing import HEARD, UNHEARD
+from nebula.events import subjects
+from nebula.events.status import RouterStatus
+from tests.integration.asking import CHAT, chat, said
+from tests.integration.cluster import PATIENCE, Cluster
+
+pytestmark = pytest.mark.anyio
+
+
+async def routers_heard(client: Client, wanted: int) -> list[str]:
+    """Wait until so many routers say that they can be addressed; give their names."""
+    statuses = await client.subscribe(subjects.ROUTER_STATUS)
+    names: list[str] = []
+    while len(names) < wanted:
+        status = msgspec.json.decode((await statuses.next_msg(PATIENCE)).data, type=RouterStatus)
+        if status.addressed and status.router not in names:
+            names.append(status.router)
+    await statuses.unsubscribe()
+    return names
+
+
+class Routed:
+    """Who was asked for what: the router that each request was sent to, "" for any."""
+
+    def __init__(self, sent: Subscription) -> None:
+        self._sent = sent
+
+    async def now(self) -> Counter[str]:
+        """Give how many requests each router was sent since this was last asked."""
+        counts: Counter[str] = Counter()
+        with contextlib.suppress(nats.errors.TimeoutError):
+            while True:
+                message = await self._sent.next_msg(0.2)
+                tokens = message.subject.split(".")
+                counts[tokens[4] if len(tokens) > 4 else ""] += 1
+        return counts
+
+
+@contextlib.asynccontextmanager
+async def two_routers(cluster: Cluster) -> AsyncIterator[tuple[Routed, str, str]]:
+    """Run a cluster with two routers; give who is asked, the first router and the second."""
+    cluster.start_all()
+    client = await nats.connect(cluster.nats_url)
+    try:
+        (first,) = await routers_heard(client, 1)
+        cluster.start("router-2")
+        (second,) = set(await routers_heard(client, 2)) - {first}
+        await cluster.ready()
+        await cluster.load("chat")
+        sent = await client.subscribe(subjects.ALL_REQUESTS)
+        yield Routed(sent), first, second
+    finally:
+        await client.close()
+
+
+async def asks(cluster: Cluster, number: int, *, pause: float = 0.0) -> list[float]:
+    """Ask one after the other; every request has to be answered. Give how long each took (s)."""
+    took = []
+    async with cluster.http() as http:
+        for _ in range(number):
+            began = time.monotonic()
+            assert said(await http.post(CHAT, json=chat("chat", max_tokens=1))) == "hello"
+            took.append(time.monotonic() - began)
+            await asyncio.sleep(pause)
+    return took
+
+
+async def test_requests_are_shared_out_evenly(own_cluster: Cluster) -> None:
+    async with two_routers(own_cluster) as (routed, first, second):
+        await asks(own_cluster, 20)
+        assert await routed.now() == {first: 10, second: 10}
+
+
+async def test_a_router_that_stands_still_holds_up_one_request_and_gets_no_more_until_it_is_back(
+    own_cluster: Cluster,
+) -> None:
+    async with two_routers(own_cluster) as (routed, first, second):
+        pid = own_cluster.pid("router-2")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            late = await asks(own_cluster, 2)
+            assert (await routed.now())[second] == 1
+            # As soon as a heartbeat is overdue what it had is sent elsewhere.
+            assert max(late) < UNHEARD + HEARD
+            assert max(await asks(own_cluster, 30, pause=0.1)) < UNHEARD
+            assert set(await routed.now()) == {first}
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+        async def back() -> bool:
+            await asks(own_cluster, 4)
+            return (await routed.now())[second] > 0
+
+        await own_cluster.poll(back, "the router is asked again")
+
+
+async def test_a_router_that_is_killed_costs_no_request_and_is_not_asked_any_more(
+    own_cluster: Cluster,
+) -> None:
+    async with two_routers(own_cluster) as (routed, first, second):
+        own_cluster.kill("router-2")
+        await asks(own_cluster, 20)
+        assert (await routed.now())[second] <= 1
+        await asks(own_cluster, 4)
+        assert await routed.now() == {first: 4}
+
+
+async def test_a_router_that_is_stopped_says_so_and_nothing_has_to_be_sent_again(
+    own_cluster: Cluster,
+) -> None:
+    async with two_routers(own_cluster) as (routed, first, _):
+        stopping = asyncio.create_task(asyncio.to_thread(own_cluster.stop, "router-2"))
+        while not stopping.done():
+            await asks(own_cluster, 5)
+        assert await stopping == 0
+        await routed.now()
+        await asks(own_cluster, 4)
+        assert await routed.now() == {first: 4}
+        assert "attempt 2" not in own_cluster.output("gateway")
+
+
+async def test_a_lone_router_that_dies_is_followed_by_its_successor(own_cluster: Cluster) -> None:
+    own_cluster.start_all()
+    await own_cluster.ready()
+    await own_cluster.load("chat")
+    await asks(own_cluster, 2)
+    own_cluster.kill("router")
+    own_cluster.again("router")
+    await asks(own_cluster, 2)
