@@ -51,7 +51,15 @@ class Wanted(NamedTuple):
 class Cluster:
     """See the module. It runs already: `start` makes one."""
 
-    def __init__(self, folder: Path, models: Sequence[Wanted], routers: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        models: Sequence[Wanted],
+        routers: int,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`environ`: what every process gets in its environment beside all else."""
+        self._environ = environ or {}
         self.folder = folder
         self.models = models
         ports = [free_port() for _ in range(routers)]
@@ -75,19 +83,26 @@ class Cluster:
         ]
 
     @contextlib.contextmanager
-    def up(self, copy: Path, engine: Sequence[str], arguments: Sequence[str]) -> Iterator[None]:
-        """Start it, and end all of it with the context. Raises Failed."""
+    def up(
+        self, copies: Sequence[Path], engine: Sequence[str], arguments: Sequence[str]
+    ) -> Iterator[None]:
+        """Start it, and end all of it with the context. Raises Failed.
+
+        `copies`: the Nebula of each `nebula up`; the last one is that of all further ones too.
+        """
         lines = [self._line(number) for number in range(len(self._ports))]
         lines[0] += ["--nats-port", str(self._nats_port), "--name", NODE, *arguments]
         lines[0] += ["--engine-command", shlex.join(engine)] if engine else []
         for line in lines[1:]:
             line += ["--nats", self.nats, "--no-node"]
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with contextlib.ExitStack() as everything:
-                for line, url in zip(lines, self.gateways, strict=True):
-                    log = self.folder / f"up-{len(self._await)}.log"
-                    process = everything.enter_context(running(line, log, environment(copy)))
+                for number, (line, url) in enumerate(zip(lines, self.gateways, strict=True)):
+                    log = self.folder / f"up-{number}.log"
+                    copy = copies[min(number, len(copies) - 1)]
+                    environ = {**environment(copy), **self._environ}
+                    process = everything.enter_context(running(line, log, environ))
                     self._roots.append(process.pid)
                     self._await.append((url, process, log))
                     await_answer(f"{url}/ready", process, log)
@@ -195,12 +210,15 @@ def start(
     engine: Sequence[str] = (),
     arguments: Sequence[str] = (),
     routers: int = 2,
+    environ: Mapping[str, str] | None = None,
+    others: Path | None = None,
 ) -> Iterator[Cluster]:
     """Start a cluster of the Nebula in `copy`, with engines started by `engine` (default: vLLM).
 
-    `arguments` are for the `nebula up` that has the node; each has a router and a gateway. Raises
-    Failed.
+    `arguments` are for the `nebula up` that has the node; each has a router and a gateway.
+    `environ` is added to the environment of every process. `others`: the Nebula of every
+    `nebula up` but the first, where that is another version. Raises Failed.
     """
-    cluster = Cluster(folder, models, routers)
-    with cluster.up(copy, engine, arguments):
+    cluster = Cluster(folder, models, routers, environ)
+    with cluster.up((copy, others or copy), engine, arguments):
         yield cluster

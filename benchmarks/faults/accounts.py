@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .asking import Outcome
-from .waves import Done
+from .waves import Done, Killed
 
 Texts = dict[int, tuple[str, str]]
 """The undisturbed answers by the numbers of their requests: text and finish reason."""
@@ -17,7 +17,7 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _ATTEMPT = re.compile(r"request ([0-9a-f]+): attempt (\d+)")
 
 HEADS = (
-    "what was killed",
+    "what was done",
     "requests",
     "completed",
     "of those undisturbed",
@@ -107,18 +107,25 @@ def account(
 
 
 def _state(done: Done, outcome: Outcome, again: dict[str, int]) -> str:
+    if any(not _died(done, *hung) for hung in outcome.hung):
+        return "unaccounted"  # it hung at a gateway that could have answered
     if outcome.state == "completed":
         if outcome.resumed:
             return "resumed"
         return "continued" if any(name in again for name in outcome.ids) else "undisturbed"
-    if outcome.state == "lost" and not _died(done, *outcome.broken[-1]):
+    if outcome.state == "lost" and not any(
+        _died(done, *gone) for gone in (*outcome.broken, *outcome.hung)
+    ):
         return "unaccounted"
     return outcome.state
 
 
 def _died(done: Done, gateway: int, at: float) -> bool:
-    name = f"gateway-{gateway}"
-    return any(killed.what == name and 0 <= at - killed.at < _CAUSE for killed in done.killed)
+    """Whether a gateway was dead, cut off or stopped at that time, or a moment before."""
+    return any(
+        gateway in killed.gateways and killed.at <= at < killed.until + done.wave.silence + _CAUSE
+        for killed in done.killed
+    )
 
 
 def _gaps(outcome: Outcome) -> bool:
@@ -168,14 +175,21 @@ def told(item: Account) -> str:
 
 
 def kills(done: Done) -> str:
-    """Write what was killed when, and under how many requests."""
+    """Write what was done when, and under how many requests."""
     began = min(outcome.began for outcome in done.outcomes)
     seconds = [outcome.ended - outcome.began for outcome in done.outcomes]
-    parts = [f"{one.what} at {one.at - began:.1f} s under {one.running}" for one in done.killed]
+    parts = [
+        f"{one.what} at {one.at - began:.1f} s{_lasted(one)} under {one.running}"
+        for one in done.killed
+    ]
     took = (
         f"a request took {statistics.median(seconds):.1f} s in median, {max(seconds):.1f} at most"
     )
-    return f"{done.wave.name}: {', '.join(parts) or 'nothing killed'}; {took}"
+    return f"{done.wave.name}: {', '.join(parts) or 'nothing done'}; {took}"
+
+
+def _lasted(one: Killed) -> str:
+    return f" for {one.until - one.at:.0f} s" if one.until - one.at > 1 else ""
 
 
 def raw(done: Done, item: Account) -> dict[str, object]:
@@ -185,7 +199,11 @@ def raw(done: Done, item: Account) -> dict[str, object]:
         "wave": done.wave._asdict(),
         "figures": dict(zip(HEADS[1:], [*item.figures, item.pause], strict=True)),
         "reasons": dict(item.reasons),
-        "killed": [one._asdict() | {"at": one.at - began} for one in done.killed],
+        "killed": [
+            one._asdict() | {"at": one.at - began, "gateways": sorted(one.gateways)}
+            for one in done.killed
+        ],
+        "appends": [append._asdict() for append in done.appends],
         "requests": [_raw(outcome, began) for outcome in done.outcomes],
     }
 

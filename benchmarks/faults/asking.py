@@ -45,6 +45,7 @@ class Outcome:
         self.began = self.ended = 0.0
         self.news = self.pause = 0.0
         self.broken: list[tuple[int, float]] = []
+        self.hung: list[tuple[int, float]] = []
         self.progress = 0
 
     def end(self, state: State, reason: str = "") -> None:
@@ -53,7 +54,7 @@ class Outcome:
 
 
 class Clients:
-    """Clients of two gateways. `silence`: seconds without news after which a request hangs."""
+    """Clients of two gateways. `silence`: seconds without news after which they leave one."""
 
     def __init__(self, gateways: Sequence[str], path: str, silence: float) -> None:
         self._gateways = gateways
@@ -87,14 +88,13 @@ class Clients:
             if answer.whole:
                 self._judge(outcome, answer)
                 return
-            if time.perf_counter() - answer.news >= self._silence:
-                outcome.end("unaccounted", f"no news for {self._silence:.0f} s")
-                return
-            outcome.broken.append((gateway, time.perf_counter()))
+            hangs = time.perf_counter() - answer.news >= self._silence
+            (outcome.hung if hangs else outcome.broken).append((gateway, time.perf_counter()))
             if asked.stream and answer.status == 200:
                 self._read(outcome, answer)
             if not self._can_come_back(outcome):
-                outcome.end("lost", f"connection lost {_moment(answer)}")
+                what = f"no news for {self._silence:.0f} s" if hangs else "connection lost"
+                outcome.end("lost", f"{what} {_moment(answer)}")
                 return
             again = True
             outcome.resumed += 1
