@@ -49,10 +49,18 @@ TROUBLES = {
         "streams in memory deleted",
         [Step("stream", number, 0.2 + 0.2 * number) for number in range(3)],
     ),
-    "disk": ("the log's disk full for 30 s", [Step("disk", 0, 0.15, 30.0)]),
+    "disk": (
+        "the log's disk full for 30 s, an engine killed",
+        [Step("disk", 0, 0.15, 30.0), Step("engine", 0, 0.3)],
+    ),
     "clock": (
         "clock stepped by an hour both ways",
-        [Step("clock", 3600, 0.2), Step("clock", -3600, 0.5), Step("clock", 0, 0.8)],
+        [
+            Step("node", 0, 0.1),  # so that engines are adopted: their identity is looked up
+            Step("clock", 3600, 0.3),
+            Step("clock", -3600, 0.5),
+            Step("clock", 0, 0.8),
+        ],
     ),
     "versions": (
         "two versions, router and gateway killed",
@@ -70,7 +78,7 @@ HOSTS = {
 
 FAULTS = [*KILLS, *TROUBLES, *HOSTS]
 
-HANG = 25.0  # seconds without news after which a client leaves a gateway that may be cut off
+HANG = 40.0  # seconds without news after which a client leaves a gateway that may be cut off
 
 STALL_LIMIT = 20.0  # seconds after which a node ends an engine that stands still, here
 
@@ -321,7 +329,7 @@ def _standing(
         environ: Mapping[str, str] = {}
         if "clock" in names:
             home.mkdir(parents=True)
-            clock, environ = stand_in_clock(home)
+            clock, environ = stand_in_clock(home, copy)
         if "disk" in names:
             around.enter_context(small_disk(home / "up-0" / "nats"))
         cluster = around.enter_context(

@@ -66,7 +66,7 @@ class Appender:
 async def _change(client: httpx.AsyncClient, url: str, mark: str) -> tuple[int, str]:
     wish = {"targets": [{"model": f"{_TARGET}/{mark}"}]}
     try:
-        answer = await client.put(f"{url}/admin/aliases/bench", json=wish)
+        answer = await client.put(f"{url}/admin/aliases/bench-marks", json=wish)
     except httpx.HTTPError as error:
         return 0, type(error).__name__
     if answer.status_code != 202:

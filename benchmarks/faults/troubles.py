@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import ctypes.util
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -112,30 +112,21 @@ def small_disk(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
-def stand_in_clock(folder: Path) -> tuple[Path, Mapping[str, str]]:
+def stand_in_clock(folder: Path, copy: Path) -> tuple[Path, Mapping[str, str]]:
     """Return the file that steps the wall clock, and the environment of whatever is to heed it.
 
-    It is libfaketime's (Debian: `faketime`): the monotonic clock stays as it is, as it does when
-    a real clock is stepped. nats-server reads its clock past the C library and is not stepped.
-    Raises Failed where the library is not installed.
+    Each Python process of the Nebula in `copy` imports a stand-in for the clock: what `time.time`
+    and the boot time of `/proc/stat` say is moved by the seconds in the file, as a real step moves
+    them; the monotonic clock stays as it is. nats-server is not stepped.
     """
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    library = str(found[0]) if found else ctypes.util.find_library("faketimeMT")
-    if library is None:
-        raise Failed("libfaketime is not installed: apt-get install faketime")
-    file = folder / "clock"
+    file, module = folder / "clock", folder / "stand-in"
     _set(file, 0)
-    environ = {
-        "LD_PRELOAD": library,
-        "FAKETIME_TIMESTAMP_FILE": str(file),
-        "FAKETIME_CACHE_DURATION": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
-    return file, environ
+    module.mkdir()
+    shutil.copy(Path(__file__).with_name("stepped_clock.py"), module / "sitecustomize.py")
+    return file, {"NEBULA_BENCH_CLOCK": str(file), "PYTHONPATH": f"{copy}:{module}"}
 
 
 def _set(file: Path, seconds: int) -> None:
     written = file.with_suffix(".new")
-    written.write_text(f"{seconds:+d}\n")
+    written.write_text(f"{seconds}\n")
     written.replace(file)

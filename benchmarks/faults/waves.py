@@ -126,7 +126,7 @@ async def _ride(wave: Wave, asked: Sequence[Asked], place: Place) -> Done:
 
 async def _disturb(wave: Wave, outcomes: Sequence[Outcome], place: Place) -> list[Killed]:
     streams = [outcome for outcome in outcomes if outcome.asked.stream]
-    killed = []
+    endings: list[asyncio.Task[Killed]] = []
     for step in wave.steps:
         while sum(outcome.progress for outcome in streams) < step.at * wave.events:
             if all(outcome.ended for outcome in outcomes):
@@ -135,9 +135,14 @@ async def _disturb(wave: Wave, outcomes: Sequence[Outcome], place: Place) -> lis
         running = sum(1 for outcome in outcomes if outcome.began and not outcome.ended)
         began = time.perf_counter()
         done = await asyncio.to_thread(place.disturb, step.what, step.number)
-        at = began if done.undo else time.perf_counter()
-        if done.undo is not None:
-            await asyncio.sleep(step.lasts)
-            await asyncio.to_thread(done.undo)
-        killed.append(Killed(done.what, at, running, time.perf_counter(), done.gateways))
-    return killed
+        endings.append(asyncio.create_task(_ended(done, began, running, step.lasts)))
+    return list(await asyncio.gather(*endings))
+
+
+async def _ended(done: Disturbed, began: float, running: int, lasts: float) -> Killed:
+    at = time.perf_counter()
+    if done.undo is None:
+        return Killed(done.what, at, running, at, done.gateways)
+    await asyncio.sleep(lasts)
+    await asyncio.to_thread(done.undo)
+    return Killed(done.what, began, running, time.perf_counter(), done.gateways)
