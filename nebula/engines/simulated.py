@@ -14,14 +14,16 @@ flag of its own                         meaning
 ``--simulate-missing-model``            starts although ``--model`` is a folder that is not there
 ``--simulate-exit-at-start CODE``       fails before it listens, with a traceback and that code
 ``--simulate-exit-after N``             exits with code 1 when request N+1 begins
+``--simulate-orders``                   words of a prompt order faults (``simulated_orders``)
 ======================================  ==========================================================
 
 An answer repeats the words of its prompt. With ``return_token_ids`` it has token ids that hold
 these words, so that any simulated engine goes on with it from the ids of the prompt and of what was
 said so far (``POST /v1/completions``), as vLLM does.
 
-``GET /simulate`` counts what is running, finished and aborted; ``POST /simulate`` takes
-``{"exit": CODE}``, ``{"stall": true}``, ``{"first_token": SECONDS}`` and ``{"token": SECONDS}``.
+``GET /simulate`` counts what is running, finished, aborted, and refused as prompts ordered;
+``POST /simulate`` takes ``{"exit": CODE}``, ``{"stall": true}``, ``{"first_token": SECONDS}`` and
+``{"token": SECONDS}``.
 This module is the process: flags, start, signals. ``simulated_app`` is the engine.
 """
 
@@ -43,7 +45,8 @@ from typing import NoReturn
 import msgspec
 import uvicorn
 
-from nebula.engines.simulated_app import Settings, SimulatedEngine, log
+from nebula.engines.simulated_app import SimulatedEngine, log
+from nebula.engines.simulated_settings import Settings
 
 
 def parse(arguments: Sequence[str]) -> Settings:
@@ -71,6 +74,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     flag("--simulate-missing-model", action="store_true")
     flag("--simulate-exit-at-start", type=int)
     flag("--simulate-exit-after", type=int)
+    flag("--simulate-orders", action="store_true")
     # vLLM takes --max_num_seqs for --max-num-seqs.
     known, unknown = parser.parse_known_args([_dashed(word) for word in arguments])
     if unknown and not unknown[0].startswith("-"):

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -40,11 +40,12 @@ from nebula.engines.simulated_http import (
     lifespan,
     middleware,
 )
+from nebula.engines.simulated_orders import Orders, orders
+from nebula.engines.simulated_settings import Control, Settings
 from nebula.engines.simulated_tokens import text_of
 
 Handler = Callable[[Exchange], Awaitable[None]]
 T = TypeVar("T")
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 VERSION = "0.32.0+simulated"  # the vLLM whose shapes are copied
 
@@ -53,43 +54,6 @@ VERSION = "0.32.0+simulated"  # the vLLM whose shapes are copied
 _BREATH = 32
 
 log = logging.getLogger("simulated")
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What one simulated engine is told at its start. All times are seconds."""
-
-    model: str
-    host: str = "0.0.0.0"
-    port: int = 8000
-    served_model_name: tuple[str, ...] = ()
-    runner: str = "auto"
-    enable_lora: bool = False
-    max_lora_rank: int = 16
-    max_model_len: int = 32768
-    max_num_seqs: int = 256
-    middleware: tuple[str, ...] = ()
-    start: Seconds = 0.0
-    first_token: Seconds = 0.0
-    token: Seconds = 0.0
-    tokens: Annotated[int, msgspec.Meta(ge=1)] = 16
-    dimensions: Annotated[int, msgspec.Meta(ge=1)] = 384
-    missing_model: bool = False
-    exit_at_start: int | None = None
-    exit_after: int | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names that requests may use; answers carry the first."""
-        return self.served_model_name or (self.model,)
-
-
-class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /simulate: what is given is changed; ``exit`` ends the process with that code."""
-
-    exit: int | None = None
-    stall: bool | None = None
-    first_token: Seconds | None = None
-    token: Seconds | None = None
 
 
 _chat = msgspec.json.Decoder(ChatRequest)
@@ -110,12 +74,13 @@ class SimulatedEngine:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.running = self.finished = self.aborted = self.begun = 0
+        self.running = self.finished = self.aborted = self.begun = self.refused = 0
         self.first_token, self.token = settings.first_token, settings.token
         self._adapters = Adapters(settings.names, settings.max_lora_rank)
         self._queue: deque[asyncio.Future[None]] = deque()
         self._resumed: asyncio.Future[None] | None = None  # to come, while the engine is stalled
         self._created = int(time.time())
+        self._sick = False
         self._routes = self._make_routes()
         self._stack: AsgiApp = self._respond
         for path in settings.middleware:
@@ -162,7 +127,7 @@ class SimulatedEngine:
                 raise Refusal(405, "Method Not Allowed")
             await handler(exchange)
         except Refusal as refusal:
-            await exchange.reply(refusal.body, refusal.status)
+            await exchange.reply(refusal.body, refusal.status, retry_after=refusal.retry_after)
         except ConnectionAbortedError:
             pass  # gone before its request was read: nothing had begun
 
@@ -181,6 +146,9 @@ class SimulatedEngine:
     ) -> None:
         model, adapter = self._resolve(request.model)
         prompt = request.read()
+        told = orders(prompt.words) if self.settings.orders else None
+        if told is not None:
+            self._obey(told)
         count, finish_reason = request.length(self.settings.tokens - prompt.said)
         answer = Answer(
             chat=chat,
@@ -197,9 +165,29 @@ class SimulatedEngine:
         if not request.stream:
             await self._run(exchange, self._whole, answer)
             return
+        if told is not None and told.breaks:
+            await self._run(exchange, self._broken, answer, stream=True)
+            return
         options = request.stream_options
         usage = options is not None and bool(options.include_usage)
         await self._run(exchange, self._streamed, (answer, usage), stream=True)
+
+    def _obey(self, told: Orders) -> None:
+        """Do what a prompt orders. Raises Refusal."""
+        if told.exit is not None:
+            log.error("Exits, as a prompt orders, with code %d", told.exit)
+            os._exit(told.exit)
+        self._sick = self._sick or told.sick
+        if told.status is not None:
+            self.refused += 1
+            raise Refusal(told.status, "The prompt ordered it.", retry_after=told.retry_after)
+
+    async def _broken(self, exchange: Exchange, answer: Answer) -> None:
+        """Begin a stream and break it off as vLLM does."""
+        await exchange.part(answer.opening() + next(answer.events()))
+        failure = Refusal(500, "The prompt ordered it.", "InternalServerError")
+        await exchange.part(b"data: " + failure.body + b"\n\ndata: [DONE]\n\n")
+        await exchange.part(b"", more=False)
 
     async def _whole(self, exchange: Exchange, answer: Answer) -> None:
         seconds = self.first_token + self.token * (len(answer.tokens) - 1)
@@ -329,7 +317,7 @@ class SimulatedEngine:
     # What it tells of itself
 
     async def _health(self, exchange: Exchange) -> None:
-        await exchange.reply(b"")
+        await exchange.reply(b"", 503 if self._sick else 200)
 
     async def _version(self, exchange: Exchange) -> None:
         await exchange.reply(encode({"version": VERSION}))
@@ -369,7 +357,13 @@ class SimulatedEngine:
     # Faults on demand
 
     async def _counts(self, exchange: Exchange) -> None:
-        counts = {"running": self.running, "finished": self.finished, "aborted": self.aborted}
+        counts = {
+            "running": self.running,
+            "finished": self.finished,
+            "aborted": self.aborted,
+        }
+        if self.settings.orders:
+            counts["refused"] = self.refused
         await exchange.reply(encode(counts))
 
     async def _control(self, exchange: Exchange) -> None:

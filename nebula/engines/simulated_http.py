@@ -31,9 +31,18 @@ _PATH = re.compile(r"/(?:home|usr|opt|var|tmp|root|lib|mnt|srv)(?:/[\w.\-]+)+")
 class Refusal(Exception):
     """A request that the engine turns down; ``body`` is vLLM's error shape as JSON."""
 
-    def __init__(self, status: int, message: str, kind: str | None = None, param: str = "") -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        kind: str | None = None,
+        param: str = "",
+        *,
+        retry_after: str = "",
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after = retry_after
         # vLLM names what its framework refuses by the HTTP phrase ("Not Found"), and what it
         # refuses itself by a class name ("NotFoundError").
         error = {
@@ -87,9 +96,13 @@ class Exchange:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise invalid("body", f"JSON decode error: {error}", "json_invalid") from error
 
-    async def start(self, status: int, content_type: bytes, length: int | None = None) -> None:
+    async def start(
+        self, status: int, content_type: bytes, length: int | None = None, retry_after: str = ""
+    ) -> None:
         """Send the status and the headers."""
         headers = [(b"content-type", content_type)]
+        if retry_after:
+            headers.append((b"retry-after", retry_after.encode()))
         if length is not None:
             headers.append((b"content-length", b"%d" % length))
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
@@ -99,10 +112,14 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def reply(
-        self, body: bytes, status: int = 200, content_type: bytes = b"application/json"
+        self,
+        body: bytes,
+        status: int = 200,
+        content_type: bytes = b"application/json",
+        retry_after: str = "",
     ) -> None:
         """Send a whole response."""
-        await self.start(status, content_type, len(body))
+        await self.start(status, content_type, len(body), retry_after)
         await self.part(body, more=False)
 
     async def text(self, text: str, kind: bytes = b"text/plain; charset=utf-8") -> None:

@@ -24,6 +24,7 @@ ROUTED = "Nebula-Routed"
 PLAN = "Nebula-Plan"
 ATTEMPT = "Nebula-Attempt"
 AVOID = "Nebula-Avoid"
+GONE = "Nebula-Gone"
 USER = "Nebula-User"
 PRIORITY = "Nebula-Priority"
 PATIENCE = "Nebula-Patience"
@@ -84,6 +85,8 @@ def _own_headers(request: Request) -> dict[str, str]:
         headers[ATTEMPT] = str(request.attempt)
     if request.avoid:
         headers[AVOID] = request.avoid
+    if request.gone:
+        headers[GONE] = "1"
     if request.user:
         headers[USER] = request.user
     if request.priority:
@@ -130,6 +133,7 @@ def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> 
             KEEP in headers,
             headers.get(CONTINUES, ""),
             headers.get(TOKENS, ""),
+            GONE in headers,
         )
     except ValueError:
         return None

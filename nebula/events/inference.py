@@ -15,6 +15,23 @@ ENGINE_STOPPED = "engine-stopped"
 ENGINE_TIMED_OUT = "timed-out"
 OTHER_PLAN = "other-plan"
 
+BUSY = frozenset({429, 503})
+"""Statuses by which an engine says that it is full, not broken: they are passed on as they are."""
+
+_VERDICTS = BUSY | {501, 505}
+
+FAILED, TRIED, SILENT, STALLED = "failed", "tried", "silent", "stalled"
+"""Why a replica is avoided: different requests failed there, this very request did, it is not heard
+from, it has requests and stands still."""
+
+
+def blames(status: int) -> bool:
+    """Return whether an engine's own answer may be its fault: another engine could do better then.
+
+    It is not where a status tells of the request (4xx, 501), or of an engine that is full (BUSY).
+    """
+    return status >= 500 and status not in _VERDICTS
+
 
 class Request(Struct, frozen=True, gc=False):
     """One HTTP request on its way to an engine.
@@ -22,7 +39,8 @@ class Request(Struct, frozen=True, gc=False):
     `user` is whom fairness counts it for; a lower `priority` goes first, as in vLLM. `patience`:
     seconds it may wait in a router; `timeout`: seconds until nobody wants the answer any more.
     Durations, not times: machines' clocks differ. `prefix`: digests of the prompt's beginnings.
-    `avoid`: the replica that has just failed it. `keep`: go on without a gateway that waits.
+    `avoid`: the replica that has just failed it; `gone`: it died or fell silent. `keep`: go on
+    without a gateway that waits.
     `continues`: how what is asked for goes on where the attempt before it was cut off: `again`
     from the start, or with the `rest` alone. `tokens`: the engine is asked for token ids too, which
     the client wants (`shown`) or does not (`tracked`).
@@ -45,6 +63,7 @@ class Request(Struct, frozen=True, gc=False):
     keep: bool = False
     continues: str = ""
     tokens: str = ""
+    gone: bool = False
 
 
 class Piece(Struct, frozen=True, gc=False):
@@ -53,8 +72,9 @@ class Piece(Struct, frozen=True, gc=False):
     `chunk` counts from 0 without gaps; -1 for one that only says who has the request now: a
     `replica`, or the router in whose line it waits (`queued`). `status` is the HTTP status, on the
     head only. `end` closes the answer. `failure` says why there is no (further) answer: one of this
-    module's constants; with REFUSED the body is the reason in words, and `retry_after` the seconds
-    after which asking again may help. `continues` stands on the head, as in the request.
+    module's constants; with REFUSED the body is the reason in words. `retry_after`: the seconds
+    after which asking again may help, as a router or an engine that is full has it. `continues`
+    stands on the head, as in the request.
     """
 
     chunk: int
@@ -75,7 +95,7 @@ class Candidate(Struct, frozen=True, array_like=True):
 
     `in_flight`: requests that are on their way to it or in it. `waiting` and `cache`: the engine's
     own word, as in its heartbeat. `prefix`: bytes of the prompt's beginning that it has seen.
-    `avoided`: it has just failed, stands still or is not heard from.
+    `avoided`: others are preferred to it, for its `doubt`: one of this module's words.
     """
 
     replica: str
@@ -84,6 +104,7 @@ class Candidate(Struct, frozen=True, array_like=True):
     waiting: int = 0
     cache: float = 0.0
     prefix: int = 0
+    doubt: str = ""
 
     @property
     def load(self) -> int:
@@ -129,10 +150,12 @@ class Unwanted(Struct, frozen=True):
 class Finished(Struct, frozen=True):
     """Requests that an engine is done with, whatever way they ended; told to every router.
 
-    `failed` are those of them that it failed; `active` counts the requests that it still has.
+    `failed` are those of them that it failed, `unproven` those that tell nothing of its health:
+    cancelled, out of time, or refused by it. `active` counts the requests that it still has.
     """
 
     replica: str
     requests: tuple[str, ...]
     failed: tuple[str, ...] = ()
     active: int = 0
+    unproven: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from nebula.actors.router.routing import CACHE_FULL
+from nebula.actors.router.routing import CACHE_FULL, doubtful
 from nebula.events import envelope, inference
 from nebula.events.inference import Candidate, Piece, Routed
 from nebula.events.state import Model, Replica, State
@@ -27,8 +27,18 @@ _GIVEN_UP = {
     "overdue": "the time for it was over",
     "nats-lost": "the connection to NATS was lost",
     "too-slow": "its client read too slowly",
+    "fatal": "engines in a row failed with it and said nothing: it may be what ends them",
 }
 """What a gateway says with a cancellation, in words."""
+
+
+_DOUBTS = {
+    inference.FAILED: "it has failed different requests since its last success",
+    inference.TRIED: "it has failed this very request before",
+    inference.SILENT: "it is not heard from",
+    inference.STALLED: "it has requests and stands still",
+}
+_DOUBT = "it had failed, stood still or was not heard from"
 
 
 class Message(Protocol):
@@ -293,11 +303,10 @@ def _candidate(routed: Routed, chosen: str, each: Candidate, limit: int | None) 
     """Say why this candidate was or was not chosen, by the rules of `routing.choose`."""
     facts = _facts(each)
     if each.replica == chosen:
-        despite = ", for no other was left: it is avoided" if each.avoided else ""
-        return f"{each.replica} was chosen: {facts}{despite}"
+        return f"{each.replica} was chosen: {facts}{_despite(routed, each)}"
     best = next((other for other in routed.candidates if other.replica == chosen), None)
-    if each.avoided and (best is None or not best.avoided):
-        return f"not {each.replica}: it had failed, stood still or was not heard from ({facts})"
+    if each.avoided and (best is None or doubtful(each) > doubtful(best)):
+        return f"not {each.replica}: {_DOUBTS.get(each.doubt, _DOUBT)} ({facts})"
     if limit is not None and each.in_flight >= limit:
         return f"not {each.replica}: it has its fill ({facts})"
     if best is None:
@@ -310,6 +319,15 @@ def _candidate(routed: Routed, chosen: str, each: Candidate, limit: int | None) 
     if each.load > best.load:
         return f"not {each.replica}: it is busier ({facts})"
     return f"not {each.replica}: as good ({facts}), but the draw fell on {chosen}"
+
+
+def _despite(routed: Routed, chosen: Candidate) -> str:
+    """Say why a replica was chosen that is avoided."""
+    if not chosen.avoided:
+        return ""
+    better = any(doubtful(each) < doubtful(chosen) for each in routed.candidates)
+    why = "those to be preferred have their fill" if better else "no better one is left"
+    return f", although {_DOUBTS.get(chosen.doubt, _DOUBT)}: {why}"
 
 
 def _facts(each: Candidate) -> str:

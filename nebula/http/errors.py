@@ -20,7 +20,10 @@ class ErrorBody(Struct, frozen=True):
 
 
 class ApiError(Exception):
-    """An answer that is an error. `retry_after` in seconds and `allow` become headers."""
+    """An answer that is an error. `retry_after` in seconds and `allow` become headers.
+
+    `final`: OpenAI's clients are told not to ask again, as they do after any other 5xx.
+    """
 
     def __init__(
         self,
@@ -32,11 +35,13 @@ class ApiError(Exception):
         code: str | None = None,
         retry_after: int | None = None,
         allow: str = "",
+        final: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
         self.allow = allow
+        self.final = final
         self.body = ErrorBody(message, kind, param, code)
 
     @property
@@ -46,8 +51,12 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """`Retry-After`, where waiting helps, and `Allow`, where another method would do."""
+        """`Retry-After`, where waiting helps, `Allow`, where another method would do, and
+        `X-Should-Retry`, which OpenAI's clients heed.
+        """
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        if self.final:
+            headers["x-should-retry"] = "false"
         return {**headers, "allow": self.allow} if self.allow else headers
 
 

@@ -128,6 +128,8 @@ def _headers(source: Source, piece: Piece, model: str = "") -> list[tuple[bytes,
         (b"content-type", piece.content_type.encode("latin-1")),
         (b"x-request-id", source.id.encode()),
     ]
+    if piece.retry_after is not None:
+        headers.append((b"retry-after", str(piece.retry_after).encode()))
     if model:
         headers.append((b"x-nebula-model", quote(model, _PLAIN).encode()))
     if source.streaming:
@@ -175,6 +177,15 @@ def _error(piece: Piece) -> ApiError:
             return ApiError(504, "the engine did not go on in time", kind="timeout", code="timeout")
         case failures.OVERDUE | inference.ENGINE_TIMED_OUT:
             return ApiError(504, "the request's time is over", kind="timeout", code="timeout")
+        case failures.FATAL:
+            return ApiError(
+                500,
+                f"{text} engines in a row failed while they had this request, and said nothing: "
+                "it may be what ends them, so no other gets it. It may have been worked on",
+                kind="engine_failed",
+                code="engines_failed",
+                final=True,
+            )
         case failures.CANT_CONTINUE:
             failure, _, reason = text.partition(": ")
             cause = _REASONS.get(failure, failure)

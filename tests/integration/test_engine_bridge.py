@@ -42,11 +42,14 @@ class App:
         self.own = {
             "/v1/models": b'{"object":"list","data":[{"id":"chat","max_model_len":2048}]}',
             "/metrics": b"vllm:num_requests_waiting 0.0\nvllm:kv_cache_usage_perc 0.0\n",
+            "/health": b"",
         }
+        self.health = 200
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] in self.own:
-            await answers(self.own[scope["path"]])(scope, receive, send)
+            status = self.health if scope["path"] == "/health" else 200
+            await answers(self.own[scope["path"]], status=status)(scope, receive, send)
             return
         if scope["type"] == "http":
             self.scopes.append(scope)
@@ -63,11 +66,13 @@ def answers(
     status: int = 200,
     content_type: bytes = b"application/json",
     at_once: bool = False,
+    retry_after: bytes = b"",
 ) -> Behaviour:
     """Answer with these bodies, each in a turn of the event loop of its own, or all in one."""
 
     async def behave(scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"content-type", content_type)]
+        headers += [(b"retry-after", retry_after)] if retry_after else []
         await send({"type": "http.response.start", "status": status, "headers": headers})
         for body in bodies[:-1]:
             await send({"type": "http.response.body", "body": body, "more_body": True})
@@ -225,7 +230,7 @@ async def test_a_request_over_the_engines_own_port_passes_through_untouched(
         return {"type": "http.request", "body": b"over http"}
 
     running.app.behave = echoes
-    scope: Scope = {"type": "http", "path": "/health"}
+    scope: Scope = {"type": "http", "path": "/version"}
     await running.bridge(scope, receive, send)
     assert running.app.scopes == [scope]
     assert sent[-1]["body"] == b"over http"
@@ -495,6 +500,69 @@ async def test_an_answer_that_the_engine_itself_fails_counts_as_failed(
     assert (await gateway.answer())[0].status == 500
     finished = msgspec.json.decode((await ends.next_msg(PATIENCE)).data, type=Finished)
     assert finished.failed == ("r1",)
+
+
+ERROR = b'data: {"error": {"message": "no", "code": %d}}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "failed", "unproven"),
+    [
+        (answers(b"{}"), False, False),
+        (answers(b"{}", status=400), False, True),
+        (answers(b"{}", status=429), False, True),
+        (answers(b"{}", status=501), False, True),
+        (answers(b"{}", status=503), False, True),
+        (answers(b"data: {}\n\n", ERROR % 500, content_type=b"text/event-stream"), True, False),
+        (answers(b"data: {}\n\n", ERROR % 400, content_type=b"text/event-stream"), False, False),
+    ],
+)
+async def test_only_what_an_engine_breaks_is_held_against_it(
+    running: Engine, gateway: Gateway, behaviour: Behaviour, failed: bool, unproven: bool
+) -> None:
+    ends = await gateway.client.subscribe(subjects.FINISHED)
+    running.app.behave = behaviour
+    await gateway.asks()
+    await gateway.answer()
+    finished = msgspec.json.decode((await ends.next_msg(PATIENCE)).data, type=Finished)
+    assert (bool(finished.failed), bool(finished.unproven)) == (failed, unproven)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_what_a_full_engine_says_of_when_to_come_back_is_kept(
+    running: Engine, gateway: Gateway, status: int
+) -> None:
+    running.app.behave = answers(b"{}", status=status, retry_after=b"7")
+    await gateway.asks()
+    (piece,) = await gateway.answer()
+    assert (piece.status, piece.retry_after, piece.failure) == (status, 7, "")
+
+
+async def test_an_error_of_an_engine_that_is_dead_is_no_answer_of_its_own(
+    running: Engine, gateway: Gateway
+) -> None:
+    running.app.behave = answers(b"EngineCore encountered an issue", status=500)
+    running.app.health = 503
+    await gateway.asks()
+    (piece,) = await gateway.answer()
+    assert (piece.failure, piece.body) == (inference.ENGINE_FAILED, b"")
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("7", 7),
+        ("0", 0),
+        ("99999999999", 86400),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", 90),
+        ("Thu, 01 Jan 1970 00:00:01 GMT", 0),
+        ("soon", None),
+        ("-1", None),
+        ("", None),
+    ],
+)
+def test_when_to_come_back_is_read_as_seconds(said: str, seconds: int | None) -> None:
+    assert engine_exchange.seconds_until(said, 10.0) == seconds
 
 
 async def test_a_further_attempt_takes_the_place_of_the_one_before(

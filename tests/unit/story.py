@@ -119,6 +119,10 @@ class Story:
         """Let a node end a replica's engine."""
         return self.given(replica, EngineStopped("told to"))
 
+    def fails(self, replica: str) -> Story:
+        """Its engine has died, and is started again soon."""
+        return self.given(replica, EngineFailed("killed", -9, retry_in=1.0))
+
     def gives_up(self, replica: str) -> Story:
         """Let a node give a replica up."""
         return self.given(replica, EngineFailed("ValueError: no", 1, attempt=3))

@@ -112,9 +112,17 @@ def test_an_error_of_the_engines_own_breaks_the_attempt_and_is_kept() -> None:
 
 
 def test_of_an_error_in_several_pieces_the_first_is_kept_as_all_of_it() -> None:
-    folded = answer(Piece(0, b"{", 503, JSON, "chat-0"), Piece(1, b"}", end=True))
+    folded = answer(Piece(0, b"{", 500, JSON, "chat-0"), Piece(1, b"}", end=True))
     assert folded.broken is not None
-    assert folded.broken.piece == Piece(0, b"{", 503, JSON, "chat-0", end=True)
+    assert folded.broken.piece == Piece(0, b"{", 500, JSON, "chat-0", end=True)
+
+
+@pytest.mark.parametrize("status", [429, 501, 503])
+def test_what_an_engine_that_is_full_says_is_an_answer_with_its_retry_after(status: int) -> None:
+    piece = Piece(0, b"{}", status, JSON, "chat-0", end=True, retry_after=7)
+    folded = answer()
+    assert given_by(folded, piece) == [piece]
+    assert (folded.broken, folded.complete) == (None, True)
 
 
 def test_what_the_client_did_wrong_is_an_answer() -> None:

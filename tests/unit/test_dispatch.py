@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from msgspec import Struct
 from msgspec.structs import replace
 
+from nebula.actors.router.blame import RECOVERY
 from nebula.actors.router.dispatch import UNKNOWN_MODEL, Dispatch
-from nebula.actors.router.loads import LONGEST_RECOVERY, RECOVERY, SILENCE, STALLED
+from nebula.actors.router.loads import SILENCE, STALL
 from nebula.actors.router.prefixes import digests
 from nebula.actors.router.routing import SLACK
 from nebula.events import envelope, inference, subjects
-from nebula.events.inference import Finished, Piece, Request, Routed
+from nebula.events.inference import FAILED, TRIED, Finished, Piece, Request, Routed
 from nebula.events.intents import AdapterLoadRequested, ModelUnloadRequested
 from nebula.events.record import parse_headers
 from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
@@ -91,9 +92,20 @@ class Router:
         self.dispatch.on_cancel(subjects.cancel("chat", identity).encode(), b"", below)
 
     def finished(
-        self, replica: str, *identities: str, failed: bool = False, active: int = 0
+        self,
+        replica: str,
+        *identities: str,
+        failed: bool = False,
+        active: int = 0,
+        unproven: bool = False,
     ) -> None:
-        said = Finished(replica, identities, identities if failed else (), active)
+        said = Finished(
+            replica,
+            identities,
+            identities if failed else (),
+            active,
+            identities if unproven else (),
+        )
         self.dispatch.on_finished(
             subjects.finished("chat").encode(), b"", msgspec.json.encode(said)
         )
@@ -524,41 +536,78 @@ def avoided(router: Router, replica: str) -> bool:
     return known[replica].avoided
 
 
-def test_a_replica_that_failed_a_request_is_avoided_for_a_while() -> None:
+def fails(router: Router, replica: str, *identities: str) -> None:
+    for identity in identities:
+        router.finished(replica, identity, failed=True)
+
+
+def test_a_replica_that_failed_different_requests_is_avoided_for_a_while() -> None:
     router = Router(serving(2))
-    router.ask("r")
-    failing = router.sent[0].replica
-    router.finished(failing, "r", failed=True)
-    assert avoided(router, failing)
+    fails(router, "chat-0", "r1", "r1")
+    assert not avoided(router, "chat-0")
+    fails(router, "chat-0", "r2")
+    assert avoided(router, "chat-0")
     router.clock += RECOVERY + 0.1
     router.beats("chat-0")
     router.beats("chat-1")
-    assert not avoided(router, failing)
-
-
-def test_a_replica_that_fails_again_and_again_is_avoided_for_longer_each_time() -> None:
-    router = Router(serving(1))
-    pauses = []
-    for number in range(8):
-        router.ask(f"r{number}")
-        router.finished("chat-0", f"r{number}", failed=True)
-        began = router.clock
-        while avoided(router, "chat-0"):
-            router.clock += 0.5
-            router.beats("chat-0")
-        pauses.append(router.clock - began)
-    assert pauses == [2, 4, 8, 16, 32, 60, 60, 60]
-    assert pauses[-1] == LONGEST_RECOVERY
-
-
-def test_a_success_ends_the_series_of_failures() -> None:
-    router = Router(serving(1))
-    for outcome in (True, True, False, True):
-        router.ask("r")
-        router.finished("chat-0", "r", failed=outcome)
-    router.clock += RECOVERY + 0.1 + 4
-    router.beats("chat-0")
     assert not avoided(router, "chat-0")
+
+
+def test_a_request_that_fails_on_two_replicas_is_no_evidence_against_either() -> None:
+    router = Router(serving(4))
+    for number in range(12):
+        router.ask(f"bad-{number}")
+        first = router.sent[-1].replica
+        fails(router, first, f"bad-{number}")
+        router.ask(f"bad-{number}", attempt=2, avoid=first)
+        assert router.sent[-1].replica != first
+        fails(router, router.sent[-1].replica, f"bad-{number}")
+    for number in range(4):
+        assert not avoided(router, f"chat-{number}")
+
+
+def test_a_success_ends_it_at_once() -> None:
+    router = Router(serving(2))
+    fails(router, "chat-0", "r1", "r2", "r3")
+    router.finished("chat-0", "r4", unproven=True)
+    assert avoided(router, "chat-0")
+    router.finished("chat-0", "r4")
+    assert not avoided(router, "chat-0")
+
+
+def test_no_replica_that_is_avoided_stands_idle_beside_a_line() -> None:
+    router = busy(2)
+    router.ask("a")
+    fails(router, "chat-0", "first-0", "first-1", "other")
+    assert router.went == [("a", "chat-0")]
+    router.ask("b")
+    router.finished("chat-0", "a", unproven=True)
+    assert router.went[1] == ("b", "chat-0")
+    (known,) = [each for each in router.sent[1].routed.candidates if each.replica == "chat-0"]
+    assert known.doubt == FAILED
+
+
+def test_a_replica_that_was_gone_with_a_request_is_avoided_by_all() -> None:
+    router = Router(serving(2))
+    router.ask("r")
+    gone = router.sent[0].replica
+    router.ask("r", attempt=2, avoid=gone, gone=True)
+    assert router.sent[1].replica != gone
+    assert avoided(router, gone)
+    router.clock += RECOVERY + 0.1
+    router.beats("chat-0")
+    router.beats("chat-1")
+    assert not avoided(router, gone)
+
+
+def test_a_further_attempt_keeps_only_itself_from_where_it_failed() -> None:
+    router = Router(serving(2))
+    router.ask("r")
+    failing = router.sent[0].replica
+    router.ask("r", attempt=2, avoid=failing)
+    known = {each.replica: each.doubt for each in router.sent[1].routed.candidates}
+    assert known[failing] == TRIED
+    assert not avoided(router, failing)
 
 
 def test_a_further_attempt_avoids_the_replica_that_failed_the_one_before() -> None:
@@ -576,15 +625,6 @@ def test_a_further_attempt_goes_back_where_nobody_else_is() -> None:
     assert router.went == [("r", "chat-0")] * 2
 
 
-def test_a_further_attempt_that_waits_for_the_others_goes_back_once_the_pause_is_over() -> None:
-    router = busy(2)
-    router.ask("r", attempt=2, avoid="chat-0")
-    router.finished("chat-0", "first-0", "first-1")
-    assert router.sent == []
-    router.later(RECOVERY + 0.1)
-    assert router.went == [("r", "chat-0")]
-
-
 def test_a_silent_replica_is_avoided_until_it_is_heard_again() -> None:
     router = Router(serving(2))
     assert not avoided(router, "chat-1")
@@ -598,7 +638,7 @@ def test_a_silent_replica_is_avoided_until_it_is_heard_again() -> None:
 def test_a_replica_that_has_requests_and_says_nothing_is_avoided_while_that_lasts() -> None:
     router = Router(serving(2))
     avoided(router, "chat-1")
-    router.beats("chat-1", 1, stalled=STALLED + 0.1)
+    router.beats("chat-1", 1, stalled=STALL + 0.1)
     assert avoided(router, "chat-1")
     router.beats("chat-1", 1, stalled=0.0)
     assert not avoided(router, "chat-1")

@@ -29,6 +29,7 @@ from nebula.actors.gateway.addressing import HEARD, UNHEARD
 from nebula.actors.gateway.admission import CROWD, INTERVAL
 from nebula.actors.gateway.exchange import MAX_EARLY, MAX_WAITING_BYTES, ClientGone, Exchange
 from nebula.actors.gateway.failures import NotServed
+from nebula.actors.gateway.fatal import MAX_FATAL
 from nebula.actors.gateway.resuming import prepared
 from nebula.events import envelope, inference, subjects
 from nebula.events.inference import (
@@ -531,6 +532,7 @@ async def test_a_request_that_had_not_begun_when_its_engine_died_goes_to_another
     await bench.changes()
     again = bench.requests[1]
     assert (again.attempt, again.avoid, again.body) == (2, "chat-0", REQUEST.body)
+    assert again.gone
     assert again.timeout == pytest.approx(99.0, abs=0.5)
     bench.says(*(replace(each, attempt=2, replica="") for each in (HEAD, MIDDLE, LAST)))
     assert text(await ended(exchange)) == b"one two three"
@@ -586,15 +588,28 @@ async def test_a_request_that_its_engine_does_not_know_any_more_is_looked_for_an
     assert [each.attempt for each in bench.requests] == [1, 2]
 
 
-async def test_a_request_that_every_engine_fails_is_given_up(bench: Bench) -> None:
+async def test_a_request_with_which_two_engines_failed_in_a_row_goes_to_no_third(
+    bench: Bench,
+) -> None:
     exchange = bench.ask()
-    for attempt in range(1, MAX_ATTEMPTS + 1):
+    for attempt in range(1, MAX_FATAL + 1):
         assert [each.attempt for each in bench.requests] == list(range(1, attempt + 1))
         bench.says(Piece(0, end=True, failure=ENGINE_FAILED, replica="chat-0", attempt=attempt))
     (failure,) = await ended(exchange)
-    assert failure.failure == ENGINE_FAILED
-    assert len(bench.requests) == MAX_ATTEMPTS
-    assert bench.cancels[-1] == b"engine-failed: "
+    assert (failure.failure, failure.body) == ("fatal", b"2")
+    assert len(bench.requests) == MAX_FATAL
+    assert bench.cancels[-1] == b"fatal: 2"
+
+
+async def test_nor_one_with_which_two_engines_died(bench: Bench) -> None:
+    exchange = bench.ask()
+    for attempt, replica in ((1, "chat-0"), (2, "chat-1")):
+        bench.says(Piece(-1, replica=replica, attempt=attempt))
+        await bench.later(1, alive=[replica])
+        bench.story.stops(replica)
+        await bench.changes()
+    (failure,) = await ended(exchange)
+    assert failure.failure == "fatal"
 
 
 async def test_an_error_that_an_engine_answers_with_is_asked_about_once_more(bench: Bench) -> None:
@@ -606,6 +621,27 @@ async def test_an_error_that_an_engine_answers_with_is_asked_about_once_more(ben
     bench.says(second)
     assert await ended(exchange) == [second]
     assert len(bench.requests) == 2
+    assert [each.gone for each in bench.requests] == [False, False]
+
+
+async def test_but_not_the_same_engine_again(begin: Begin) -> None:
+    bench = await begin(serving(1))
+    exchange = bench.ask()
+    error = Piece(0, b'{"error":{}}', 500, JSON, "chat-0", end=True)
+    bench.says(error)
+    assert await ended(exchange) == [error]
+    assert len(bench.requests) == 1
+
+
+@pytest.mark.parametrize("status", [429, 501, 503])
+async def test_what_an_engine_says_that_is_full_is_passed_on_at_once(
+    bench: Bench, status: int
+) -> None:
+    exchange = bench.ask()
+    full = Piece(0, b'{"error":{}}', status, JSON, "chat-0", end=True, retry_after=7)
+    bench.says(full)
+    assert await ended(exchange) == [full]
+    assert len(bench.requests) == 1
 
 
 async def test_an_answer_that_is_no_stream_and_has_begun_can_not_go_on(bench: Bench) -> None:
@@ -686,6 +722,45 @@ async def test_it_goes_on_as_often_as_an_engine_dies(bench: Bench) -> None:
         assert bench.requests[-1].attempt == attempt + 1
     bench.says(*stream(bench.requests[-1], MAX_ATTEMPTS, "chat-1", tokens))
     assert words(await ended(exchange)) == "Once upon a time there was a king."
+
+
+async def test_nor_one_that_engines_take_down_before_they_say_that_they_have_it(
+    bench: Bench,
+) -> None:
+    exchange = bench.ask()
+    for replica in ("chat-0", "chat-1"):
+        bench.story.fails(replica)
+        await bench.changes()
+        await bench.later(patience.ACCEPT[1] + 0.1)
+    (failure,) = await ended(exchange)
+    assert failure.failure == "fatal"
+    assert len(bench.requests) == MAX_FATAL
+
+
+async def test_another_engine_that_stands_there_now_tells_the_same(bench: Bench) -> None:
+    exchange = bench.ask()
+    for pid in (8, 9):
+        await bench.engine_restarts("chat-0", pid)
+        await bench.later(patience.ACCEPT[1] + 0.1)
+    (failure,) = await ended(exchange)
+    assert failure.failure == "fatal"
+
+
+async def test_one_that_was_lost_while_all_engines_live_is_sent_again(bench: Bench) -> None:
+    bench.ask()
+    for seconds in patience.ACCEPT[:2]:
+        await bench.later(seconds + 0.1)
+    assert len(bench.requests) == 3
+
+
+async def test_a_stream_that_every_engine_fails_amid_its_answer_is_given_up(bench: Bench) -> None:
+    exchange = bench.ask(chat())
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        assert len(bench.requests) == attempt
+        pieces = stream(bench.requests[-1], attempt, "chat-0", TOKENS * 3)
+        bench.says(*pieces[:2], Piece(9, end=True, failure=ENGINE_FAILED, attempt=attempt))
+    assert (await ended(exchange))[-1].failure == ENGINE_FAILED
+    assert len(bench.requests) == MAX_ATTEMPTS
 
 
 async def test_a_stream_of_which_only_the_end_is_missing_needs_no_engine(bench: Bench) -> None:

@@ -69,6 +69,21 @@ def error(sent: list[Message]) -> tuple[int, str, dict[bytes, bytes]]:
     return start["status"], said["message"], dict(start["headers"])
 
 
+async def test_what_an_engine_says_of_when_to_come_back_is_told() -> None:
+    full = Piece(0, b"{}", 503, "application/json", end=True, retry_after=7)
+    start, _ = await relayed(full)
+    assert (start["status"], dict(start["headers"])[b"retry-after"]) == (503, b"7")
+
+
+async def test_a_request_that_may_be_what_ends_engines_is_not_to_be_asked_again() -> None:
+    status, text, headers = error(await relayed(Piece(0, b"2", end=True, failure=failures.FATAL)))
+    assert (status, headers[b"x-should-retry"]) == (500, b"false")
+    assert text == (
+        "2 engines in a row failed while they had this request, and said nothing: it may be what "
+        "ends them, so no other gets it. It may have been worked on"
+    )
+
+
 async def test_a_whole_answer_has_its_length() -> None:
     start, body = await relayed(Piece(0, b"{}", 200, "application/json", end=True))
     assert start["status"] == 200

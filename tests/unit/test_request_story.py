@@ -185,8 +185,46 @@ def test_who_had_seen_more_of_the_prompt_says_why_that_was_not_enough() -> None:
 
 def test_one_that_is_avoided_was_chosen_where_no_other_was_left() -> None:
     assert reasons(Candidate("chat-0", 1, avoided=True), Candidate("chat-1", 2, avoided=True)) == [
-        "chat-0 was chosen: 1 in flight, for no other was left: it is avoided",
+        "chat-0 was chosen: 1 in flight, although it had failed, stood still or was not heard "
+        "from: no better one is left",
         "not chat-1: it is busier (2 in flight)",
+    ]
+
+
+def doubted(replica: str, doubt: str, in_flight: int = 0) -> Candidate:
+    return Candidate(replica, in_flight, avoided=True, doubt=doubt)
+
+
+def test_each_doubt_about_a_replica_is_told() -> None:
+    doubts = (inference.FAILED, inference.TRIED, inference.SILENT, inference.STALLED)
+    others = [doubted(f"x-{number}", doubt) for number, doubt in enumerate(doubts)]
+    assert reasons(Candidate("chat-0", 1), *others)[1:] == [
+        "not x-0: it has failed different requests since its last success (0 in flight)",
+        "not x-1: it has failed this very request before (0 in flight)",
+        "not x-2: it is not heard from (0 in flight)",
+        "not x-3: it has requests and stands still (0 in flight)",
+    ]
+
+
+def test_one_that_is_avoided_was_chosen_where_all_others_had_their_fill() -> None:
+    limit = state().models["chat"].spec.max_in_flight
+    assert reasons(
+        doubted("chat-0", inference.FAILED),
+        Candidate("chat-1", limit),
+        doubted("chat-2", inference.TRIED),
+    ) == [
+        "chat-0 was chosen: 0 in flight, although it has failed different requests since its last "
+        "success: those to be preferred have their fill",
+        f"not chat-1: it has its fill ({limit} in flight)",
+        "not chat-2: it has failed this very request before (0 in flight)",
+    ]
+
+
+def test_where_a_request_goes_back_to_why_is_told() -> None:
+    assert reasons(doubted("chat-0", inference.TRIED), doubted("chat-1", inference.SILENT)) == [
+        "chat-0 was chosen: 0 in flight, although it has failed this very request before: "
+        "no better one is left",
+        "not chat-1: it is not heard from (0 in flight)",
     ]
 
 

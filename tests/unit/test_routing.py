@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.actors.router.routing import CACHE_FULL, SLACK, able, choose, hopeless, progress
-from nebula.events.inference import Candidate
+from nebula.events.inference import FAILED, SILENT, STALLED, TRIED, Candidate
 from nebula.events.intents import AdapterLoadRequested, ModelScaleRequested, ModelUnloadRequested
 from nebula.events.state import Named
 from nebula.events.values import Adapter, Assignment
@@ -27,7 +27,9 @@ candidate = st.builds(
     st.integers(0, 5),
     st.sampled_from([0.0, 0.5, CACHE_FULL, 1.0]),
     st.sampled_from([0, 0, 256, 512, 4096]),
+    st.sampled_from(["", FAILED, TRIED, SILENT, STALLED]),
 )
+MUTE = (SILENT, STALLED)
 candidates = st.lists(candidate, max_size=8, unique_by=lambda each: each.replica)
 limits = st.integers(1, 14)
 keys = st.text(max_size=5)
@@ -56,9 +58,18 @@ def test_an_avoided_replica_is_chosen_only_where_no_other_is_left() -> None:
     assert choose([idle_but_avoided], "key", LIMIT) == "a"
 
 
-def test_a_request_waits_for_a_good_replica_rather_than_go_to_an_avoided_one() -> None:
-    full = Candidate("b", LIMIT)
-    assert choose([Candidate("a", 0, avoided=True), full], "key", LIMIT) is None
+def test_no_replica_that_has_failed_requests_stands_idle_beside_a_line() -> None:
+    failed, tried = avoided("a", FAILED), avoided("b", TRIED)
+    full = Candidate("c", LIMIT)
+    assert choose([tried, failed, full], "key", LIMIT) == "a"
+    assert choose([tried, full], "key", LIMIT) == "b"
+
+
+def test_a_request_waits_for_another_rather_than_go_where_nothing_is_heard() -> None:
+    for doubt in MUTE:
+        assert choose([avoided("a", doubt), Candidate("c", LIMIT)], "key", LIMIT) is None
+        assert choose([avoided("a", doubt), avoided("b", FAILED)], "key", LIMIT) == "b"
+        assert choose([avoided("a", doubt)], "key", LIMIT) == "a"
 
 
 def test_a_replica_that_has_its_fill_gets_nothing_more() -> None:
@@ -138,21 +149,30 @@ def test_the_choice_is_a_candidate_with_room(known: list[Candidate], key: str, l
     assert chosen is None or chosen in {each.replica for each in known if each.in_flight < limit}
 
 
+def avoided(replica: str, doubt: str, **fields: int) -> Candidate:
+    return Candidate(replica, avoided=True, doubt=doubt, **{"in_flight": 0, **fields})
+
+
+def heard(known: list[Candidate]) -> list[Candidate]:
+    """Those that are heard from and do not stand still, or all where there are none such."""
+    return [each for each in known if not (each.avoided and each.doubt in MUTE)] or known
+
+
 @given(candidates, keys, limits)
-def test_nobody_is_chosen_only_where_all_that_are_not_avoided_have_their_fill(
+def test_nobody_is_chosen_only_where_all_that_are_heard_from_have_their_fill(
     known: list[Candidate], key: str, limit: int
 ) -> None:
-    well = [each for each in known if not each.avoided] or known
-    room = any(each.in_flight < limit for each in well)
+    room = any(each.in_flight < limit for each in heard(known))
     assert (choose(known, key, limit) is not None) == room
 
 
 @given(candidates, keys, limits)
-def test_no_avoided_replica_is_chosen_while_another_is_not(
+def test_an_avoided_replica_is_chosen_only_where_those_that_are_not_have_their_fill(
     known: list[Candidate], key: str, limit: int
 ) -> None:
-    avoided = {each.replica for each in known if each.avoided}
-    assert choose(known, key, limit) not in avoided or len(avoided) == len(known)
+    chosen = choose(known, key, limit)
+    well = [each for each in known if not each.avoided and each.in_flight < limit]
+    assert not well or chosen in {each.replica for each in well}
 
 
 @given(candidates, keys, limits)
@@ -160,9 +180,9 @@ def test_nobody_is_chosen_who_is_much_busier_than_the_least_busy(
     known: list[Candidate], key: str, limit: int
 ) -> None:
     chosen = choose(known, key, limit)
-    well = [each for each in known if not each.avoided] or known
-    loads = {each.replica: each.load for each in well if each.in_flight < limit}
-    assert chosen is None or loads[chosen] <= 2 * min(loads.values()) + SLACK
+    loads = {each.replica: each.load for each in known if each.in_flight < limit}
+    well = {each.replica for each in known if not each.avoided} & loads.keys()
+    assert chosen not in well or loads[chosen] <= 2 * min(loads[each] for each in well) + SLACK
 
 
 @given(candidates, keys, limits)

@@ -26,7 +26,9 @@ import pytest
 
 from nebula.actors.gateway.continuing import Continuation, asked, plan
 from nebula.engines.simulated import parse
-from nebula.engines.simulated_app import Settings, SimulatedEngine
+from nebula.engines.simulated_app import SimulatedEngine
+from nebula.engines.simulated_orders import Orders, orders
+from nebula.engines.simulated_settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -604,3 +606,36 @@ def test_a_process_that_cannot_start_says_why_in_its_last_line(
     assert "Traceback (most recent call last):" in ended.stderr
     assert last.startswith("ValueError: ")
     assert last.endswith(reason)
+
+
+# What prompts order
+
+
+def test_orders_are_words_of_a_prompt_and_nonsense_orders_nothing() -> None:
+    assert orders(["a", "b"]) == Orders()
+    assert orders(["say", "!status=503", "!retry-after=7"]) == Orders(status=503, retry_after="7")
+    assert orders(["!break"]) == Orders(breaks=True)
+    assert orders(["!exit=3", "!sick"]) == Orders(exit=3, sick=True)
+    assert orders(["!status=soon"]) == Orders()
+
+
+async def test_a_prompt_orders_a_status_where_the_engine_obeys() -> None:
+    body = chat("!status=503 !retry-after=7")
+    refused = await post(engine(orders=True), "/v1/chat/completions", body)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "7")
+    assert refused.json()["error"]["code"] == 503
+    assert await said(engine(), chat("!status=503", max_tokens=1)) == "!status=503"
+
+
+async def test_a_prompt_orders_a_stream_that_breaks_off() -> None:
+    call = Call(engine(orders=True), "/v1/chat/completions", chat("!break", stream=True))
+    events = await call.events()
+    assert b'data: {"error"' in "".join(events).encode()
+    assert "".join(events).endswith("data: [DONE]\n\n")
+
+
+async def test_a_prompt_orders_the_engine_to_say_that_it_is_dead() -> None:
+    app = engine(orders=True)
+    assert (await get(app, "/health")).status_code == 200
+    await post(app, "/v1/chat/completions", chat("!sick !status=500"))
+    assert (await get(app, "/health")).status_code == 503

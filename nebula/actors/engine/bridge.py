@@ -26,7 +26,7 @@ from nebula.actors.engine.exchange import (
     Send,
     request_scope,
 )
-from nebula.actors.engine.load import get, read_context, read_load
+from nebula.actors.engine.load import get, healthy, read_context, read_load
 from nebula.events import envelope, inference, subjects
 from nebula.events.inference import Finished, Request, StillWanted, UnderWay, Unwanted
 from nebula.events.status import ReplicaStatus
@@ -134,10 +134,12 @@ class EngineBridge:
             if earlier.request.attempt >= request.attempt:
                 return
             earlier.abort()
-        exchange = EngineExchange(request, self._settings.replica, self._connection, self._spoke)
+        exchange = self._exchange(request)
         if not self._active:
             self._spoke()
         self._active[request.id] = exchange
+        if request.attempt > 1:
+            exchange.announce()  # it may be what ends engines: then it is known which one had it
         exchange.task = asyncio.create_task(self._serve(exchange))
 
     def _refuse(self, request: Request, plan: int) -> None:
@@ -149,9 +151,18 @@ class EngineBridge:
         settings = self._settings
         log.warning("request %s is for plan %d, not %d", request.id, plan, settings.version)
         if plan < settings.version:
-            exchange = EngineExchange(request, settings.replica, self._connection, self._spoke)
+            exchange = self._exchange(request)
             exchange.fail(inference.OTHER_PLAN)
             self._end(exchange)
+
+    def _exchange(self, request: Request) -> EngineExchange:
+        settings = self._settings
+        return EngineExchange(
+            request, settings.replica, self._connection, self._spoke, self._healthy
+        )
+
+    async def _healthy(self) -> bool:
+        return await healthy(self.app, self._state)
 
     def _spoke(self) -> None:
         self._spoke_at = asyncio.get_running_loop().time()
@@ -217,6 +228,7 @@ class EngineBridge:
             tuple([exchange.request.id for exchange in ended]),
             tuple([exchange.request.id for exchange in ended if exchange.failed]),
             len(self._active),
+            tuple([each.request.id for each in ended if not (each.failed or each.proven)]),
         )
         self._post(subjects.finished(self._settings.model), msgspec.json.encode(finished))
 

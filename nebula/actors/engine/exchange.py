@@ -2,7 +2,11 @@
 
 import asyncio
 import logging
+import math
+import re
+import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
 from nats.errors import Error as NatsError
@@ -22,27 +26,43 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 ABORT_GRACE = 5.0
 """Seconds after which an app that does not heed its client's departure is cancelled."""
 
+_ERROR = b'data: {"error"'
+"""How vLLM begins the event by which a stream ends that it has failed."""
+
+_CODE = re.compile(rb'"code": ?(\d{3})\b')
+_LONGEST_RETRY = 24 * 3600
+
 
 class EngineExchange:
-    """See the module. Body parts that come in one turn of the event loop leave as one piece."""
+    """See the module. Body parts that come in one turn of the event loop leave as one piece.
+
+    `failed`: the engine is at fault. `proven`: it has answered as it should, so that it is well.
+    """
 
     def __init__(
-        self, request: Request, replica: str, connection: Connection, spoke: Callable[[], None]
+        self,
+        request: Request,
+        replica: str,
+        connection: Connection,
+        spoke: Callable[[], None],
+        healthy: Callable[[], Awaitable[bool]],
     ) -> None:
         self.request = request
         self.task: asyncio.Task[None] | None = None
         self.complete = False
-        self.failed = False
+        self.failed = self.proven = False
         self.announced = False
         self._replica = replica
         self._connection = connection
         self._subject = subjects.responses(request.gateway, request.id)
         self._body: bytes | None = request.body
         self._spoke = spoke
+        self._healthy = healthy
         self._gone = asyncio.Event()
         self.chunks = 0
         self._status = 0
         self._content_type = ""
+        self._retry_after: int | None = None
         self._parts: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self.began = self._loop.time()
@@ -62,10 +82,12 @@ class EngineExchange:
             raise OSError("the client is gone")
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            self.failed = self._status >= 500
+            self.failed = inference.blames(self._status)
             for key, value in message.get("headers", ()):
                 if key == b"content-type":
                     self._content_type = value.decode("latin-1")
+                elif key == b"retry-after":
+                    self._retry_after = seconds_until(value.decode("latin-1"), time.time())
             return
         if message["type"] != "http.response.body" or self.complete:
             return
@@ -76,8 +98,14 @@ class EngineExchange:
                     self._loop.call_soon(self._flush)
                 self._parts.append(body)
             return
+        if self.failed and not self.chunks and not await self._healthy():
+            self.fail(inference.ENGINE_FAILED)  # it answers so to all that it had when it died
+            return
+        if self.complete:
+            return
         self.complete = True
         self._say(b"".join([*self._parts, body]), end=True)
+        self.proven = self._status < 400 and not self.failed
 
     def fail(self, failure: str) -> None:
         """End the answer with a reason, unless it is whole already."""
@@ -113,6 +141,8 @@ class EngineExchange:
     def _say(self, body: bytes, *, end: bool = False, failure: str = "") -> None:
         self._parts.clear()
         self._spoke()
+        if _ERROR in body and self._status == 200:
+            self.failed = self.failed or _told(body)
         room = self._connection.max_body - envelope.HEADER_ROOM
         while len(body) > room:
             self._piece(body[:room])
@@ -131,6 +161,7 @@ class EngineExchange:
             chunk,
             status=self._status if first else 0,
             content_type=self._content_type if first else "",
+            retry_after=self._retry_after if first else None,
             replica=self._replica if first else "",
             end=end,
             failure=failure,
@@ -149,6 +180,26 @@ def _post(connection: Connection, subject: str, header: bytes, body: bytes) -> N
         connection.client.post(subject, header, body)
     except NatsError as error:
         log.warning("could not publish to %s: %r", subject, error)
+
+
+def seconds_until(value: str, now: float) -> int | None:
+    """Read a `Retry-After` (RFC 9110, 10.2.3), seconds or a date, as seconds; None for others.
+
+    `now`: seconds since the epoch.
+    """
+    if value.isascii() and value.isdigit():
+        return min(int(value[:9]), _LONGEST_RETRY)
+    try:
+        then = parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return min(max(0, math.ceil(then - now)), _LONGEST_RETRY)
+
+
+def _told(body: bytes) -> bool:
+    """Return whether an event of a stream says that the engine has failed the request."""
+    code = _CODE.search(body, body.find(_ERROR))
+    return code is None or inference.blames(int(code[1]))
 
 
 def request_scope(request: Request) -> Scope:

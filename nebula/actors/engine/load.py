@@ -1,5 +1,7 @@
 """What an engine says of itself: its own HTTP paths, called in-process."""
 
+import asyncio
+
 import msgspec
 from msgspec import Struct
 
@@ -9,6 +11,9 @@ _WAITING = b"vllm:num_requests_waiting"
 _RUNNING = b"vllm:num_requests_running"
 _CACHE = b"vllm:kv_cache_usage_perc"
 _MOST = 1e9
+
+HEALTH_PATIENCE = 1.0
+"""Seconds within which an engine has to say whether it lives."""
 
 
 class EngineLoad(Struct, frozen=True):
@@ -68,17 +73,38 @@ def read_context(models: bytes) -> int:
 
 async def get(app: App, state: Scope, path: str) -> bytes:
     """GET a path of an engine's app; nothing where it has none such, or fails."""
+    return (await _get(app, state, path))[1]
+
+
+async def healthy(app: App, state: Scope) -> bool:
+    """Return whether an engine says of itself that it lives; so does one without such a path.
+
+    vLLM answers `/health` with 503 once its engine core is dead and its HTTP server still stands.
+    """
+    try:
+        async with asyncio.timeout(HEALTH_PATIENCE):
+            status, _ = await _get(app, state, "/health")
+    except TimeoutError:
+        return False
+    return status < 500
+
+
+async def _get(app: App, state: Scope, path: str) -> tuple[int, bytes]:
+    status = 0
     parts: list[bytes] = []
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
         if message["type"] == "http.response.body":
             parts.append(bytes(message.get("body", b"")))
 
     try:
         await app({**http_scope("GET", path), **state}, receive, send)
     except Exception:
-        return b""
-    return b"".join(parts)
+        return 0, b""
+    return status, b"".join(parts)

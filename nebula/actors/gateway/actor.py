@@ -22,6 +22,7 @@ from nebula.actors.gateway.answer import GAP, Answer, Broken
 from nebula.actors.gateway.continuing import CantContinue, Continuation, Detokenize
 from nebula.actors.gateway.exchange import MAX_EARLY, Exchange, new_id
 from nebula.actors.gateway.failures import NotServed
+from nebula.actors.gateway.fatal import MAX_FATAL, ended_since
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.gateway.patience import Link, judge
 from nebula.actors.router import routing
@@ -36,7 +37,7 @@ from nebula.store.connection import Connection, Unavailable
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 4
-"""Attempts after which a request that engines fail is given up: it may be what kills them."""
+"""Attempts after which a request is given up whose engines fail, though they began to answer it."""
 
 DETOKENIZE_PATIENCE = 10.0
 
@@ -129,6 +130,7 @@ class Gateway(Actor):
     def _begin(self, request: Request, named: Named, idle: float) -> Exchange:
         now = asyncio.get_running_loop().time()
         exchange = Exchange(request, named, Answer(request), idle=idle, now=now)
+        exchange.state_time = self.projection.state.time
         self._exchanges[request.id] = exchange
         self._admission.waiting += 1
         try:
@@ -323,11 +325,19 @@ class Gateway(Actor):
         if broken is None or exchange.done or exchange.detokenizing:
             return
         request = exchange.request
+        own = broken.piece is not None
+        failed = broken.reason == inference.ENGINE_FAILED
+        exchange.count(fatal=failed and not own and not answer.pieces)
         if broken.reason == inference.ENGINE_TIMED_OUT:
             self._end(exchange, failures.OVERDUE)
-        # What an engine itself answered with is no sign of its death: once more is enough.
-        elif answer.attempt >= (2 if broken.piece is not None else MAX_ATTEMPTS):
+        # What an engine itself answered with is no sign of its death: once more is enough, and
+        # only of another one.
+        elif answer.attempt >= MAX_ATTEMPTS or (
+            own and (answer.attempt > 1 or not self._elsewhere(exchange))
+        ):
             self._give_up(exchange, broken)
+        elif exchange.fatal >= MAX_FATAL:
+            self._end(exchange, failures.FATAL, b"%d" % exchange.fatal)
         elif not answer.begun:
             original = answer.request
             self._again(exchange, replace(request, path=original.path, body=original.body))
@@ -378,6 +388,15 @@ class Gateway(Actor):
         model = self.projection.state.models.get(exchange.request.model)
         return self._heartbeats.context(model.replicas if model is not None else ())
 
+    def _elsewhere(self, exchange: Exchange) -> bool:
+        """Return whether another replica than the one that has failed a request can serve it."""
+        state = self.projection.state
+        model = state.models.get(exchange.request.model)
+        if model is None:
+            return False
+        able = routing.able(state, model, exchange.request.adapter)
+        return any(replica.id != exchange.answer.replica for replica in able)
+
     def _give_up(self, exchange: Exchange, broken: Broken) -> None:
         if broken.piece is None or exchange.answer.begun:
             self._end(exchange, broken.reason)
@@ -390,10 +409,12 @@ class Gateway(Actor):
         """Send a request once more, as its next attempt."""
         answer = exchange.answer
         now = asyncio.get_running_loop().time()
+        broken = answer.broken
         request = replace(
             request,
             attempt=answer.attempt + 1,
             avoid=answer.replica,
+            gone=broken is not None and (broken.gone or broken.reason == inference.ENGINE_STOPPED),
             timeout=None if exchange.deadline is None else max(0.0, exchange.deadline - now),
         )
         log.warning("request %s: attempt %d", request.id, request.attempt)
@@ -402,6 +423,7 @@ class Gateway(Actor):
             self._settle(exchange)
         exchange.request = request
         exchange.sent_at = exchange.heard_at = now
+        exchange.state_time = self.projection.state.time
         exchange.asked_at = 0.0
         exchange.pid = None
         exchange.early.clear()
@@ -453,7 +475,7 @@ class Gateway(Actor):
             case "recover":
                 self._recover(exchange)
             case "engine-failed":
-                exchange.answer.broken = Broken(inference.ENGINE_FAILED)
+                exchange.answer.broken = Broken(inference.ENGINE_FAILED, gone=True)
                 self._recover(exchange)
             case "fill":
                 self._fill(exchange)
@@ -469,7 +491,13 @@ class Gateway(Actor):
             exchange.tried = (*exchange.tried, router.name)
             router.doubted = exchange.sent_at
         exchange.lost += not exchange.answer.queued
-        if exchange.lost >= len(patience.ACCEPT):
+        exchange.count(
+            fatal=not exchange.answer.queued
+            and ended_since(self.projection.state, exchange.request.model, exchange.state_time)
+        )
+        if exchange.fatal >= MAX_FATAL:
+            self._end(exchange, failures.FATAL, b"%d" % exchange.fatal)
+        elif exchange.lost >= len(patience.ACCEPT):
             self._end(exchange, failures.NOT_TAKEN)
         else:
             self._again(exchange, exchange.request)

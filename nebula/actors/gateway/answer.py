@@ -27,10 +27,12 @@ class Broken(Struct, frozen=True):
     """The attempt is over before its end, and why. `piece`: what the engine itself said of it.
 
     Nothing is awaited after that: where it came in several pieces, the first is all that is kept.
+    `gone`: of its engine nothing is heard any more.
     """
 
     reason: str
     piece: Piece | None = None
+    gone: bool = False
 
 
 class Answer:
@@ -54,6 +56,7 @@ class Answer:
         self._continues: str = request.continues
         self._status = 0
         self._content_type = ""
+        self._retry_after: int | None = None
         self._progress: Progress | None = None
         self._incomplete = b""
         self._expected = 0
@@ -138,10 +141,11 @@ class Answer:
             if not streams:
                 self.broken = Broken(inference.ENGINE_FAILED)
             return streams
-        if piece.status >= 500:
+        if inference.blames(piece.status):
             self.broken = Broken(inference.ENGINE_FAILED, replace(piece, end=True))
             return False
         self._status, self._content_type = piece.status, piece.content_type
+        self._retry_after = piece.retry_after
         self.streaming = streams
         if streams:
             tokens = self.request.tokens
@@ -193,5 +197,5 @@ class Answer:
             self.replica,
             end,
             failure,
-            retry_after=like.retry_after if like is not None else None,
+            retry_after=like.retry_after if like is not None else self._retry_after,
         )

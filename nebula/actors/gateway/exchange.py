@@ -31,6 +31,8 @@ class Exchange:
     seconds that an engine may stay silent; `deadline`: when nobody wants the answer any more.
     `router`: where this attempt was sent, "" for any router; `tried`: those that it was sent to and
     that nobody took it from. `untaken`: nobody has taken this attempt yet.
+    `state_time`: of the last event (ns) that was known when the attempt was sent; `fatal`: the
+    engines in a row that have failed with the request and said nothing.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Exchange:
         self.router = ""
         self.untaken = False
         self.tried: tuple[str, ...] = ()
+        self.state_time = self.fatal = self._counted = 0
         self.taken = False
         self.done = False
         self.detached = False
@@ -71,6 +74,12 @@ class Exchange:
     def too_slow(self) -> bool:
         """Whether more of a stream waits for the client than may."""
         return self._size > MAX_WAITING_BYTES and self.answer.streaming
+
+    def count(self, *, fatal: bool) -> None:
+        """Count, once for each attempt, in how many in a row the engine failed without a word."""
+        if self._counted < self.answer.attempt:
+            self._counted = self.answer.attempt
+            self.fatal = self.fatal + 1 if fatal else 0
 
     def give(self, piece: Piece) -> None:
         """Let the client have a piece when it reads on."""

@@ -7,6 +7,9 @@ IDLE = "idle"
 OVERDUE = "overdue"
 CANT_CONTINUE = "cant-continue"
 
+FATAL = "fatal"
+"""Engines in a row have failed with it and said nothing: it may be what ends them."""
+
 FINISHED = "finished"
 """No failure: all that was missing of the answer were bytes that the gateway itself could write."""
 

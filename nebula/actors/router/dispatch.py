@@ -68,8 +68,8 @@ class Dispatch:
         if request is None:
             return
         held = _Held(request, header, self._now())
-        if request.avoid:
-            self._loads.avoid(request.avoid, held.since)
+        if request.gone:
+            self._loads.gone(request.avoid, request.id)
         earlier = self._held.get(request.id)
         if earlier is not None:
             if earlier.request.attempt > request.attempt:
@@ -208,7 +208,9 @@ class Dispatch:
         model = state.models.get(request.model)
         if model is None:
             return False
-        candidates = self._loads.candidates(state, model, request.adapter, request.prefix)
+        candidates = self._loads.candidates(
+            state, model, request.adapter, request.prefix, request.avoid
+        )
         if not candidates:
             return False
         replica = routing.choose(candidates, _key(request), model.spec.max_in_flight)

@@ -9,22 +9,26 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from nebula.actors.router import routing
+from nebula.actors.router.blame import Blame
 from nebula.actors.router.observing import Load
 from nebula.actors.router.prefixes import BOUNDS, Prefixes
-from nebula.events.inference import Candidate, Finished, Request
+from nebula.events.inference import (
+    FAILED,
+    SILENT,
+    STALLED,
+    TRIED,
+    Candidate,
+    Finished,
+    Request,
+)
 from nebula.events.state import Model, Replica, State
 from nebula.events.status import ReplicaStatus
 
 SILENCE = 8.0
 """Seconds without a heartbeat after which a replica counts as silent: four are missing then."""
 
-STALLED = 15.0
+STALL = 15.0
 """Seconds for which a replica may have requests and say nothing, before others are preferred."""
-
-RECOVERY = 2.0
-"""Seconds for which a replica that failed a request is avoided; twice as long each further time."""
-
-LONGEST_RECOVERY = 60.0
 
 
 class _Load(Struct):
@@ -41,8 +45,6 @@ class _Load(Struct):
     waiting: int = 0
     cache: float = 0.0
     stalled: float = 0.0
-    failures: int = 0
-    avoid_until: float = 0.0
     used: float = 0.0
 
 
@@ -54,6 +56,7 @@ class Loads:
         self._now = now
         self._of: dict[str, _Load] = {}
         self._prefixes = Prefixes()
+        self._blame = Blame()
 
     def __len__(self) -> int:
         return len(self._of)
@@ -73,11 +76,11 @@ class Loads:
         for identity in finished.requests:
             load.sent.pop(identity, None)
         load.others = max(0, finished.active - len(load.sent))
-        if finished.failed:
-            load.avoid_until = now + min(RECOVERY * 2**load.failures, LONGEST_RECOVERY)
-            load.failures = min(load.failures + 1, 16)
-        else:
-            load.failures = 0
+        engine = (finished.replica, load.pid)
+        for identity in finished.failed:
+            self._blame.failed(engine, identity, now)
+        if len(finished.requests) > len(finished.failed) + len(finished.unproven):
+            self._blame.succeeded(engine)
         return True
 
     def beats(self, status: ReplicaStatus) -> bool:
@@ -95,17 +98,17 @@ class Loads:
         load.others = max(0, status.running - len(load.sent))
         return True
 
-    def avoid(self, replica: str, since: float) -> None:
-        """Avoid a replica for a while that somebody says has failed, `since` then."""
+    def gone(self, replica: str, request: str) -> None:
+        """Note that a gateway says: a replica was gone, or silent, while it had a request."""
         load = self._of.get(replica)
         if load is not None:
-            load.avoid_until = max(load.avoid_until, since + RECOVERY)
+            self._blame.failed((replica, load.pid), request, self._now(), gone=True)
 
     def forget(self) -> None:
         """Let go of the replicas that are no more."""
         replicas = self._state().replicas
         for replica in [known for known in self._of if known not in replicas]:
-            del self._of[replica]
+            self._blame.forget((replica, self._of.pop(replica).pid))
             self._prefixes.forget(replica)
 
     def of_models(self) -> dict[str, Load]:
@@ -123,9 +126,14 @@ class Loads:
         return loads
 
     def candidates(
-        self, state: State, model: Model, adapter: str, prefix: tuple[str, ...] = ()
+        self,
+        state: State,
+        model: Model,
+        adapter: str,
+        prefix: tuple[str, ...] = (),
+        tried: str = "",
     ) -> list[Candidate]:
-        """Give the replicas that can serve a request now."""
+        """Return the replicas that can serve a request now; `tried`: the one that has failed it."""
         now = self._now()
         known = self._prefixes.known(prefix) if prefix else {}
         # A beginning that many prompts have, such as a system prompt, is no reason to go where all
@@ -134,15 +142,24 @@ class Loads:
         found = []
         for replica in routing.able(state, model, adapter):
             load = self._load(replica)
-            avoided = now - load.heard > SILENCE or load.stalled > STALLED or load.avoid_until > now
+            doubt = ""
+            if now - load.heard > SILENCE:
+                doubt = SILENT
+            elif load.stalled > STALL:
+                doubt = STALLED
+            elif replica.id == tried:
+                doubt = TRIED
+            elif self._blame.avoids((replica.id, load.pid), now):
+                doubt = FAILED
             found.append(
                 Candidate(
                     replica.id,
                     len(load.sent) + load.others,
-                    avoided,
+                    bool(doubt),
                     load.waiting,
                     load.cache,
                     seen if (seen := known.get(replica.id, 0)) >= least else 0,
+                    doubt,
                 )
             )
         return found
@@ -163,5 +180,6 @@ class Loads:
             if load is not None:
                 # Another engine than the one we sent to: its cache is empty, its hands are free.
                 self._prefixes.forget(replica.id)
+                self._blame.forget((replica.id, load.pid))
             load = self._of[replica.id] = _Load(pid=pid, heard=self._now())
         return load

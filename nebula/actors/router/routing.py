@@ -6,13 +6,17 @@ All routers that know the same choose the same: there is no turn and no chance i
 import hashlib
 from collections.abc import Sequence
 
-from nebula.events.inference import Candidate
+from nebula.events.inference import FAILED, SILENT, STALLED, TRIED, Candidate
 from nebula.events.standing import loading_seconds, standing
 from nebula.events.state import Model, Named, Replica, State
 
 SLACK = 4
 """Requests by which a replica that has seen a prompt's beginning may be busier than the least busy,
 and still be chosen: as many again as that one has count too."""
+
+_MUTE = frozenset({SILENT, STALLED})
+_DOUBTS = {"": 1, FAILED: 1, TRIED: 2, SILENT: 3, STALLED: 3}
+"""Doubts about replicas that are avoided, the lightest first."""
 
 CACHE_FULL = 0.95
 """The part of a KV cache in use above which one more request makes others wait."""
@@ -78,15 +82,18 @@ def progress(state: State, named: Named, now: int) -> str:
 def choose(candidates: Sequence[Candidate], key: str, limit: int) -> str | None:
     """Choose a replica that has less than `limit` requests; None where all have their fill.
 
-    1. One that is avoided is taken only where no other is left: a try is better than a refusal,
-       and late heartbeats are no proof of death.
+    1. One that is avoided for what it has failed is taken only where no other has room: no replica
+       stands idle beside a line. One that has failed other requests is better than the one that
+       has failed this very request. One that is not heard from, or stands still, is taken only
+       where no other is left: late heartbeats are no proof of death.
     2. Of the others the one that has seen most of the prompt's beginning, so that vLLM's prefix
        cache serves it, unless it is clearly busier than the least busy one or its cache is full.
     3. Else the least busy; of equals, the first in an order that `key` draws: what shares a key
        (an adapter, a prompt's beginning) meets on the same replica, whichever router sends it.
     """
-    well = [each for each in candidates if not each.avoided] or candidates
-    free = [each for each in well if each.in_flight < limit]
+    free = [each for each in candidates if each.in_flight < limit and not each.avoided]
+    if not free:
+        free = _doubted(candidates, limit)
     if not free:
         return None
     if len(free) == 1:
@@ -101,6 +108,19 @@ def choose(candidates: Sequence[Candidate], key: str, limit: int) -> str | None:
         least = min(each.load for each in free)
     equal = [each.replica for each in free if each.load == least]
     return equal[0] if len(equal) == 1 else max(equal, key=lambda each: _draw(key, each))
+
+
+def doubtful(candidate: Candidate) -> int:
+    """Return how doubtful a replica is: 0 for one that is not avoided."""
+    return _DOUBTS.get(candidate.doubt, 1) if candidate.avoided else 0
+
+
+def _doubted(candidates: Sequence[Candidate], limit: int) -> list[Candidate]:
+    """Return the least doubtful replicas with room, where only avoided ones have it."""
+    heard = [each for each in candidates if not (each.avoided and each.doubt in _MUTE)]
+    free = [each for each in heard or candidates if each.in_flight < limit]
+    least = min(map(doubtful, free), default=0)
+    return [each for each in free if doubtful(each) == least]
 
 
 def _draw(key: str, replica: str) -> bytes:
