@@ -25,7 +25,7 @@ from benchmarks.data_plane.processes import Failed, await_answer, free_port, run
 from benchmarks.data_plane.ways import REPOSITORY, SIMULATED, environment, freeze
 from benchmarks.session import session
 
-LOST_AFTER = 4.0
+LOST_AFTER = 20.0
 EMBEDDING = REPOSITORY / ".demo" / "all-minilm-l6-v2"
 NAME = "prod-chat"
 CHAT: dict[str, Any] = {

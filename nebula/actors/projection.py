@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from nebula.events.evolve import evolve
+from nebula.events.record import Record
 from nebula.events.state import EMPTY, State
 from nebula.store.connection import Unavailable
 from nebula.store.log import Log
@@ -27,11 +28,16 @@ class Projection:
         self._changed = asyncio.Event()
         self._ended: Exception | None = None
         self._refused: dict[int, str] = {}
+        self._listeners: list[Callable[[Record], None]] = []
 
     @property
     def ended(self) -> bool:
         """Whether the log turned out to be another one: nothing changes here any more."""
         return self._ended is not None
+
+    def listen(self, listener: Callable[[Record], None]) -> None:
+        """Have `listener` called with every entry that is folded from now on."""
+        self._listeners.append(listener)
 
     async def restore(self) -> None:
         """Begin with the newest snapshot instead of an empty state. Without a good one, don't."""
@@ -59,6 +65,8 @@ class Projection:
                 before, state = state, evolve(state, record)
                 if state.rejections is not before.rejections:
                     self._note(state, record.seq)
+                for listener in self._listeners:
+                    listener(record)
             self.state = state
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()

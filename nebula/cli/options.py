@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from nebula.actors.router import loss
+
 
 class Whole(click.IntRange):
     """A whole number in a range; what is none is told in words."""
@@ -33,6 +35,16 @@ def not_empty(_: click.Context, __: click.Parameter, value: str | None) -> str |
     """Refuse an empty URL, as a shell makes of a variable that is not set."""
     if value is not None and not value.strip():
         raise click.BadParameter("it is empty: write it like nats://127.0.0.1:4222")
+    return value
+
+
+def detectable(_: click.Context, __: click.Parameter, value: float) -> float:
+    """Refuse a time in which a healthy node may well be silent."""
+    if 0 < value < loss.LEAST_LOST_AFTER:
+        raise click.BadParameter(
+            f"{value:g} s would lose healthy nodes: one whose NATS server vanishes is silent until "
+            f"it has noticed and reached another; {loss.LEAST_LOST_AFTER:g} or more, or 0 for never"
+        )
     return value
 
 
@@ -74,11 +86,12 @@ engine_command_option = click.option(
 lost_after_option = click.option(
     "--lost-after",
     envvar="NEBULA_LOST_AFTER",
-    default=30.0,
+    default=loss.LOST_AFTER,
     show_default=True,
     type=click.FloatRange(min=0),
+    callback=detectable,
     help="Seconds without a heartbeat after which a node counts as lost and what it had is placed "
-    "elsewhere; 0: never. [env: NEBULA_LOST_AFTER]",
+    "elsewhere; 20 or more, 0: never. [env: NEBULA_LOST_AFTER]",
 )
 weights_option = click.option(
     "--weights-folder",

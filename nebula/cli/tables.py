@@ -196,7 +196,12 @@ def nodes(state: State) -> Table:
 
 
 def _flags(node: Node) -> str:
-    flags = [word for word, on in (("draining", node.draining), ("lost", node.lost)) if on]
+    words = (
+        ("draining", node.draining),
+        ("suspected", bool(node.suspected)),
+        ("lost", node.lost),
+    )
+    flags = [word for word, on in words if on]
     return f" ({', '.join(flags)})" if flags else ""
 
 

@@ -24,6 +24,8 @@ from nebula.events.vocabulary import (
     EventRejected,
     ModelEvent,
     NodeEvent,
+    NodeHeard,
+    NodeSuspected,
     ReplicaEvent,
     WeightsEvent,
 )
@@ -60,7 +62,7 @@ def _of_node(state: State, record: Record, event: NodeEvent) -> State:
     reason = objection(state, record.id, event)
     if reason is not None:
         return _reject(state, record, reason)
-    if isinstance(event, WeightsEvent):
+    if isinstance(event, _WITHOUT_ROOM):
         return fold_node(state, record, event)
     there = models_on(state, record.id)
     return settle(fold_node(state, record, event), there)
@@ -97,6 +99,7 @@ def _reject(state: State, record: Record, reason: str) -> State:
 
 
 _OF_ADAPTERS = (AdapterLoadRequested, AdapterUnloadRequested)
+_WITHOUT_ROOM = WeightsEvent | NodeSuspected | NodeHeard
 
 FOLDS: dict[type, Callable[[State, Record, Any], State]] = {
     **dict.fromkeys(get_args(ModelEvent), _of_model),

@@ -20,11 +20,16 @@ from nebula.events.vocabulary import (
     DownloadStarted,
     NodeDeregistered,
     NodeEvent,
+    NodeHeard,
     NodeLost,
     NodeRegistered,
+    NodeSuspected,
     WeightsEvent,
     WeightsRemoved,
 )
+
+CALM = 600 * 10**9
+"""Nanoseconds between two losses, or suspicions in vain, after which they are not in a row."""
 
 
 def fold_node(state: State, record: Record, event: NodeEvent) -> State:
@@ -42,15 +47,20 @@ def fold_node(state: State, record: Record, event: NodeEvent) -> State:
                 engine_version=event.engine_version,
                 measures=event.measures,
                 weights=_held(node, event),
+                registered=record.seq,
+                doubts=node.doubts if node is not None else 0,
+                doubted=node.doubted if node is not None else 0,
             )
         case NodeDrainRequested():
             node = replace(node, draining=True) if node is not None else None
         case NodeUndrainRequested():
             node = replace(node, draining=False) if node is not None else None
         case NodeLost():
-            node = replace(node, lost=True) if node is not None else None
+            node = replace(_doubted(node, record.time), lost=True) if node is not None else None
         case NodeDeregistered():
             return _leave(state, record)
+        case NodeSuspected() | NodeHeard():
+            return _suspect(state, record, event)
         case _:
             if node is None:
                 return state
@@ -60,6 +70,24 @@ def fold_node(state: State, record: Record, event: NodeEvent) -> State:
         return state
     node = replace(node, changed=record.seq, since=record.time)
     return replace(state, nodes=state.nodes.insert(node.id, node), capacity_seq=record.seq)
+
+
+def _suspect(state: State, record: Record, event: NodeSuspected | NodeHeard) -> State:
+    """Note that a node is asked whether it lives, or that it does; neither makes any room."""
+    node = state.nodes.get(record.id)
+    if node is None or node.lost:
+        return state
+    if isinstance(event, NodeSuspected):
+        node = replace(node, suspected=record.seq)
+    elif node.suspected:
+        node = _doubted(node, record.time)
+    return replace(state, nodes=state.nodes.insert(node.id, node))
+
+
+def _doubted(node: Node, now: int) -> Node:
+    """Count a loss, or a suspicion in vain; `now` in nanoseconds, as the log has it."""
+    in_a_row = node.doubts if now - node.doubted < CALM else 0
+    return replace(node, suspected=0, doubts=in_a_row + 1, doubted=now)
 
 
 def _leave(state: State, record: Record) -> State:

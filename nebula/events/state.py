@@ -186,7 +186,9 @@ class Held(Struct, frozen=True, gc=False):
 class Node(Struct, frozen=True, gc=False):
     """A machine that offers devices. A `lost` or `draining` one gets no new replicas.
 
-    `weights`: the files that it holds or fetches, by their source.
+    `weights`: the files that it holds or fetches, by their source. `registered`: the sequence of
+    its last registration. `suspected`: the sequence of the suspicion that nobody has answered yet.
+    `doubts`: how often it was lost, or suspected in vain, in a row; the last time (ns) `doubted`.
     """
 
     id: str
@@ -201,6 +203,10 @@ class Node(Struct, frozen=True, gc=False):
     engine_version: str = ""
     measures: bool = False
     weights: dict[str, Held] = {}
+    registered: int = 0
+    suspected: int = 0
+    doubts: int = 0
+    doubted: int = 0
 
     @property
     def schedulable(self) -> bool:

@@ -33,11 +33,14 @@ class RouterStatus(Struct, frozen=True):
 
     `addressed`: it listens on a subject of its own, where gateways may send it requests. One that
     ends says false with its last heartbeat, as those of before Nebula had such subjects do.
+    `silent`: for how long (s) nodes are silent to it, those alone that it does not hear; -1: not
+    heard since it began to listen. None: it tells nothing of nodes, as one that hears few of them.
     """
 
     router: str
     queues: dict[str, QueueStatus] = {}
     addressed: bool = False
+    silent: dict[str, float] | None = None
 
 
 class NodeStatus(Struct, frozen=True):

@@ -216,6 +216,18 @@ class WeightsRemoved(Struct, frozen=True, gc=False):
     reason: str = ""
 
 
+class NodeSuspected(Struct, frozen=True, gc=False):
+    """A router has not heard a node for long, and asks all who read the log whether it lives."""
+
+    reason: str = ""
+
+
+class NodeHeard(Struct, frozen=True, gc=False):
+    """A suspected node lives: it says so itself, or a router that hears it does."""
+
+    reason: str = ""
+
+
 class NodeLost(Struct, frozen=True, gc=False):
     """A node has been silent for too long: what it had is placed elsewhere.
 
@@ -273,13 +285,15 @@ NodeEvent: TypeAlias = (
     NodeRegistered
     | NodeDrainRequested
     | NodeUndrainRequested
+    | NodeSuspected
+    | NodeHeard
     | NodeLost
     | NodeDeregistered
     | WeightsEvent
 )
 AliasEvent: TypeAlias = AliasRequested | AliasRemoveRequested
 Event: TypeAlias = ModelEvent | ReplicaEvent | NodeEvent | AliasEvent | EventRejected
-Observed: TypeAlias = ModelScaled | ModelSlept | ModelWoken | NodeLost
+Observed: TypeAlias = ModelScaled | ModelSlept | ModelWoken | NodeSuspected | NodeLost
 """What a router concludes from what it sees beside the log, which the reason tells."""
 Decided: TypeAlias = (
     ModelAssigned | ModelUnschedulable | ModelUnloaded | ModelRolledBack | EventRejected | Observed

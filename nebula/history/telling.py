@@ -40,8 +40,10 @@ from nebula.events.vocabulary import (
     ModelUnschedulable,
     ModelWoken,
     NodeDeregistered,
+    NodeHeard,
     NodeLost,
     NodeRegistered,
+    NodeSuspected,
     WeightsRemoved,
 )
 
@@ -104,6 +106,10 @@ def told(record: Record) -> str:
             return "asked to be empty: its replicas move elsewhere"
         case NodeUndrainRequested():
             return "asked to take replicas again"
+        case NodeSuspected(reason=reason):
+            return "suspected" + _because(reason)
+        case NodeHeard(reason=reason):
+            return "lives" + _because(reason)
         case NodeLost(reason=reason):
             return "lost" + _because(reason)
         case NodeDeregistered():

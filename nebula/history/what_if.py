@@ -30,6 +30,7 @@ from nebula.events.vocabulary import (
     Event,
     ModelMeasured,
     NodeDeregistered,
+    NodeHeard,
     NodeRegistered,
     Observed,
 )
@@ -49,6 +50,7 @@ _FROM_OUTSIDE = (
     | NodeUndrainRequested
     | ModelMeasured
     | NodeDeregistered
+    | NodeHeard
     | Observed
 )
 

@@ -38,8 +38,10 @@ from nebula.events.vocabulary import (
     ModelUnschedulable,
     ModelWoken,
     NodeDeregistered,
+    NodeHeard,
     NodeLost,
     NodeRegistered,
+    NodeSuspected,
     WeightsRemoved,
 )
 
@@ -97,6 +99,8 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
     ("n1", WeightsRemoveRequested(_QWEN)),
     ("n1", WeightsRemoved(_QWEN, "somebody asked for it")),
     ("42", EventRejected("nebula.events.model.chat.ModelScaleRequested", "there is no such model")),
+    ("n1", NodeSuspected("not heard from for 20.4 s: it is lost after 30 s")),
+    ("n1", NodeHeard("it reads this log")),
     ("n1", NodeLost("no heartbeat for 15 s")),
     ("n1", NodeDeregistered()),
 )

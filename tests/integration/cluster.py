@@ -33,6 +33,8 @@ from nebula.store.server import binary, configuration, die_with_parent
 PATIENCE = 20.0
 SIMULATED = f"{sys.executable} -m nebula.engines.simulated"
 MARK = "NEBULA_TEST_CLUSTER"
+IMPATIENT = "tests.integration.impatient"
+"""The command line for tests that can't wait as long as a real cluster must."""
 
 E = TypeVar("E", bound=Event)
 
@@ -91,7 +93,8 @@ class Cluster:
             config.write_text(configuration(self.nats_port, self.folder / "jetstream"))
             self._run(name, [binary(), "-c", str(config)])
             return
-        line = [sys.executable, "-m", "nebula.cli.main", actor, "--nats", self.nats_url]
+        module = IMPATIENT if "--lost-after" in arguments else "nebula.cli.main"
+        line = [sys.executable, "-m", module, actor, "--nats", self.nats_url]
         if actor == "gateway" and "--port" not in arguments:
             line += ["--port", str(self.port)]
         if actor == "node":

@@ -15,12 +15,14 @@ from nebula.actors.node import reconciliation
 from nebula.actors.node.reconciliation import Action, Running
 from nebula.actors.placement import planning
 from nebula.actors.placement.decision import Decider, Decision
-from nebula.actors.router import routing
+from nebula.actors.router import observation, routing
+from nebula.actors.router.hearing import Silence
 from nebula.events import evolve_replica, snapshot
 from nebula.events.index import indexed
 from nebula.events.state import Model, Replica, State
-from nebula.events.vocabulary import ModelUnschedulable
+from nebula.events.vocabulary import ModelUnschedulable, NodeLost
 from tests.simulation.invariants import (
+    ALIVE,
     CAUSED,
     GAP,
     GRANTED,
@@ -121,6 +123,15 @@ def _any_replica(state: State, model: Model, adapter: str) -> list[Replica]:
     return [replica for replica in state.replicas_of(model) if not replica.retired]
 
 
+def _own_ear_alone(
+    state: State, seen: Mapping[str, Silence], lost_after: float
+) -> Iterator[Decision]:
+    for identity, silence in sorted(seen.items()):
+        node = state.nodes.get(identity)
+        if node is not None and not node.lost and silence.seconds > lost_after:
+            yield Decision(identity, NodeLost("silent"), node.changed)
+
+
 def _never_removed(state: State, replica: Replica, seq: int) -> State:
     return state
 
@@ -180,5 +191,11 @@ BUGS = (
         (evolve_replica, "remove", _never_removed),
         (SERVED,),
         3,
+    ),
+    Bug(
+        "a router declares lost whom it alone does not hear",
+        (observation, "decide_lost", _own_ear_alone),
+        (ALIVE,),
+        2,
     ),
 )

@@ -34,6 +34,7 @@ class Cluster:
         self._published = 0
         self.machines = self.invariants.machines
         self.nodes: dict[str, Node] = {}
+        self.invariants.nodes = self.nodes
         self.routers: dict[str, Router] = {}
         self.router_links: dict[str, Link] = {}
         self._delivery = Delivery(self.invariants, self.rng, self.routers, self.machines)
@@ -85,6 +86,7 @@ class Cluster:
             self.router_links[name],
             self._random(f"router {self._lives}"),
             self._delivery.send,
+            self._delivery.stored,
         )
 
     def publish(self, identity: str, event: Event) -> None:

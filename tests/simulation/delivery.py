@@ -15,7 +15,10 @@ REPLICAS = "nebula.inference.replicas."
 
 
 class Delivery:
-    """See the module. `client` is there before the first message is."""
+    """See the module. `client` is there before the first message is.
+
+    `stored`: the sequences of the nodes' last heartbeats.
+    """
 
     client: Client
 
@@ -30,6 +33,7 @@ class Delivery:
         self._rng = rng
         self._routers = routers
         self._machines = machines
+        self.stored: dict[str, int] = {}
 
     def send(self, link: Link, subject: str, header: bytes, body: bytes) -> None:
         """Publish a message over a link."""
@@ -58,23 +62,27 @@ class Delivery:
             case "inference", "responses":
                 self.client.on_piece(rest[1], header, body)
             case "inference", "finished":
-                self._to_routers("on_finished", raw, header, body)
+                self._to_routers(link, "on_finished", raw, header, body)
             case "inference", "cancel":
-                self._to_routers("on_cancel", raw, header, body)
+                self._to_routers(link, "on_cancel", raw, header, body)
             case "status", "replica":
-                self._to_routers("on_status", raw, header, body)
+                self._to_routers(link, "on_status", raw, header, body)
             case "status", "node":
-                self._to_observers("on_node", raw, body)
+                self.stored[rest[0]] = self.stored.get(rest[0], 0) + 1
+                self._to_observers(link, "on_node", raw, body)
             case "status", "router":
-                self._to_observers("on_router", raw, body)
+                self._to_observers(link, "on_router", raw, body)
 
-    def _to_routers(self, what: str, subject: bytes, header: bytes, body: bytes) -> None:
+    def _to_routers(
+        self, link: Link, what: str, subject: bytes, header: bytes, body: bytes
+    ) -> None:
         for router in self._routers.values():
-            self._to_router(router, what, subject, header, body)
+            if not link.hides(router.name):
+                self._to_router(router, what, subject, header, body)
 
-    def _to_observers(self, what: str, subject: bytes, body: bytes) -> None:
+    def _to_observers(self, link: Link, what: str, subject: bytes, body: bytes) -> None:
         for router in self._routers.values():
-            if router.listening and not router.link.loses():
+            if router.listening and not link.hides(router.name) and not router.link.loses():
                 handle = getattr(router.observer, what)
                 router.link.clock.after(
                     router.link.delay(), _deliver, router, handle, subject, b"", body

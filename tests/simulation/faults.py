@@ -6,11 +6,12 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from nebula.actors.router.observation import LOST_AFTER
+from nebula.actors.router.loss import LOST_AFTER
 from nebula.events.values import Device
 from nebula.events.vocabulary import EngineFailed
 from tests.simulation.cluster import Cluster
 from tests.simulation.machine import Machine
+from tests.simulation.network import Link
 from tests.simulation.scenario import Step
 
 NONSENSE = (
@@ -42,6 +43,13 @@ def happen(cluster: Cluster, step: Step) -> None:
         case "cut router":
             cluster.router_links[who].cut(seconds)
             cluster.router_links[who].when_back(partial(_reconnected, cluster, who))
+        case "deaf router":
+            # Not transitive, and in one direction only: both sides reach the log all the while.
+            for _, link in sorted(_links_of_others(cluster, who).items()):
+                if cluster.rng.random() < 0.6:
+                    link.hide(who, seconds)
+            if cluster.rng.random() < 0.6:
+                cluster.routers[who].stored_away = cluster.clock.now + seconds
         case "nats away":
             for link in cluster.links():
                 link.cut(seconds)
@@ -120,6 +128,13 @@ def _reconnected(cluster: Cluster, name: str) -> None:
     observer = cluster.routers[name].observer
     if observer is not None:
         observer.restart()
+
+
+def _links_of_others(cluster: Cluster, router: str) -> dict[str, Link]:
+    """Return the ways to NATS of all machines, and of all routers but one."""
+    machines = {machine.id: machine.link for machine in cluster.machines.values()}
+    routers = {name: link for name, link in cluster.router_links.items() if name != router}
+    return machines | routers
 
 
 def _memory(devices: tuple[Device, ...]) -> int:

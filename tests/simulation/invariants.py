@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-from typing import get_args
+from collections.abc import Mapping, Set
+from typing import TYPE_CHECKING, get_args
 
 from nebula.actors.placement.fleet import Place
 from nebula.actors.placement.sizing import device_at, need, usable
+from nebula.actors.router.loss import LOST_AFTER
 from nebula.events import envelope, snapshot
 from nebula.events.evolve import evolve, fold
 from nebula.events.index import indexed
@@ -14,9 +15,12 @@ from nebula.events.inference import Request
 from nebula.events.record import Record, parse_headers
 from nebula.events.standing import standing
 from nebula.events.state import EMPTY, Model, Replica, State
-from nebula.events.vocabulary import Decided, EventRejected, ModelAssigned
+from nebula.events.vocabulary import Decided, EventRejected, ModelAssigned, NodeLost
 from tests.simulation.journal import SAME, Broken, Journal
 from tests.simulation.machine import Engine, Machine
+
+if TYPE_CHECKING:
+    from tests.simulation.node import Node
 
 GRANTED = "nothing speaks against a router's decision"
 CAUSED = "every decision has a cause, and none is undone without a new one"
@@ -29,6 +33,10 @@ ROUTED = "requests go to replicas that serve"
 ANSWERED = "every request is answered"
 TOLD = "what runs is what the log says"
 SETTLED = "decisions die down"
+ALIVE = "a node that reaches the log is never declared lost, and none twice in a short time"
+
+SURE = 15.0
+"""Seconds for which a node has reached the log without a break, so that it must have answered."""
 
 DECISIONS = tuple(kind for kind in get_args(Decided) if kind is not EventRejected)
 
@@ -39,6 +47,8 @@ class Invariants:
     def __init__(self) -> None:
         self.journal: Journal | None = None
         self.machines: dict[str, Machine] = {}
+        self.nodes: Mapping[str, Node] = {}
+        self._lost: dict[str, int] = {}
         self._basis: dict[str, int] = {}
         self._taken: dict[tuple[str, int], Engine] = {}
 
@@ -59,6 +69,23 @@ class Invariants:
                 )
         if isinstance(event, ModelAssigned):
             self._planned(record, event, before, after)
+        if isinstance(event, NodeLost):
+            self._truly_lost(record)
+
+    def _truly_lost(self, record: Record) -> None:
+        """A node is lost only where it can't say that it lives, or has not started to."""
+        node, machine = self.nodes[record.id], self.machines[record.id]
+        runs = machine.clock.now - node.began if node.alive and node.follower is not None else 0.0
+        if min(runs, machine.link.clear) > SURE:
+            raise Broken(
+                ALIVE,
+                f"{record.id} is lost at {record.seq}, though it has reached the log for "
+                f"{machine.link.clear:.1f} s",
+            )
+        before = self._lost.get(record.id)
+        if before is not None and record.time - before < LOST_AFTER * 1e9:
+            raise Broken(ALIVE, f"{record.id} is lost at {record.seq} so soon after the last time")
+        self._lost[record.id] = record.time
 
     def _caused(self, record: Record) -> None:
         if record.cause is None or record.basis is None or not 0 < record.cause <= record.basis:

@@ -137,6 +137,7 @@ class Follower:
         self.link = link
         self._rng = rng
         self.changed = Signal(journal.clock)
+        self.on_record: Callable[[Record], None] | None = None
         self._closed = False
         last = journal.seq
         start = rng.randint(0, last) if last else 0
@@ -168,6 +169,9 @@ class Follower:
         if known < last:
             upto = last if rng.random() < 0.8 else rng.randint(known + 1, last)
             self.state = journal.states[upto]
+            if self.on_record is not None:
+                for record in journal.records[known:upto]:
+                    self.on_record(record)
             if rng.random() < 0.05 and evolve(self.state, journal.records[known]) is not self.state:
                 raise Broken(SAME, f"event {known + 1}, delivered twice, counts twice")
             self.changed.fire()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 
@@ -17,6 +18,8 @@ class Link:
         self._slow = slow
         self._cuts = 0
         self.loss = 0.0
+        self._clear = clock.now
+        self._unheard: Counter[str] = Counter()
         self._waiting: list[Callable[[], None]] = []
 
     @property
@@ -38,9 +41,27 @@ class Link:
         self._cuts += 1
         self.clock.after(seconds, self._mend)
 
+    @property
+    def clear(self) -> float:
+        """For how long (s) nothing was cut or lost on it."""
+        return self.clock.now - self._clear if self.up and not self.loss else 0.0
+
+    def hide(self, router: str, seconds: float) -> None:
+        """Let a router not hear what is told to all over this link, though both reach NATS."""
+        self._unheard[router] += 1
+        self.clock.after(seconds, self._show, router)
+
+    def _show(self, router: str) -> None:
+        self._unheard[router] -= 1
+
+    def hides(self, router: str) -> bool:
+        """Tell whether a router does not hear what is told to all over this link."""
+        return self._unheard[router] > 0
+
     def _mend(self) -> None:
         self._cuts -= 1
         if self.up:
+            self._clear = self.clock.now
             waiting, self._waiting = self._waiting, []
             for resume in waiting:
                 resume()
@@ -51,4 +72,6 @@ class Link:
 
     def heal(self) -> None:
         """Lose nothing more from now on."""
+        if self.loss:
+            self._clear = self.clock.now
         self.loss = 0.0

@@ -33,6 +33,7 @@ from nebula.events.vocabulary import (
     EngineReady,
     EngineStopped,
     Event,
+    NodeHeard,
     NodeRegistered,
     ReplicaEvent,
 )
@@ -74,6 +75,7 @@ class Node(Process):
         self._wake = Signal(self.clock)
         self._woken = False
         self.follower: Follower | None = None
+        self.began = self.clock.now
         self.spawn(self._run())
 
     def crash(self) -> None:
@@ -91,6 +93,8 @@ class Node(Process):
         while not self.machine.link.up:
             yield 0.25
         self.follower = Follower(self.journal, self.machine.link, self._rng)
+        self.began = self.clock.now
+        self.spawn(self._answer_doubts())
         if not self._is_lost():
             yield from self._tell(self.machine.id, self._registration(), None)
         yield from self._adopt()
@@ -114,6 +118,14 @@ class Node(Process):
 
     def _is_lost(self) -> bool:
         return reconciliation.is_lost(self._follow.state, self.machine.id)
+
+    def _answer_doubts(self) -> Generator[Any, Any, None]:
+        while True:
+            if reconciliation.is_suspected(self._follow.state, self.machine.id):
+                known = self._follow.state.nodes[self.machine.id].suspected
+                yield from self._tell(self.machine.id, NodeHeard("it reads this log"), known)
+            else:
+                yield self._follow.changed
 
     def _registration(self) -> NodeRegistered:
         return NodeRegistered(self.machine.devices, self.machine.id, self.machine.labels)

@@ -6,11 +6,12 @@ nebula/actors/router/actor.py: what changes there is to be changed here.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from random import Random
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from nebula.actors.placement import decision as placement
 from nebula.actors.placement.decision import Decision
@@ -68,6 +69,7 @@ class Router(Process):
         link: Link,
         rng: Random,
         send: Send,
+        stored: Mapping[str, int],
     ) -> None:
         super().__init__(link.clock)
         self.name = name
@@ -75,6 +77,8 @@ class Router(Process):
         self._journal = journal
         self._rng = rng
         self._send = send
+        self._stored = stored
+        self.stored_away = 0.0
         self._appender = Appender(journal, link, name)
         self.follower: Follower | None = None
         self.dispatch: Dispatch | None = None
@@ -107,8 +111,9 @@ class Router(Process):
             lambda: EPOCH + int(clock.now * 1e9),
         )
         observer = self.observer = Observer(self.name, lambda: clock.now)
+        follower.on_record = observer.on_record
         deciding = _Checked(observer, dispatch, self._rng)
-        self.spawn(self._tick(dispatch, deciding))
+        self.spawn(self._tick(dispatch, deciding, observer, follower))
         self.spawn(self._listen(follower))
         while True:
             self._woken = False
@@ -129,7 +134,15 @@ class Router(Process):
             yield follower.changed
             self._notice()
 
-    def _tick(self, dispatch: Dispatch, deciding: Deciding) -> Generator[Any, Any, None]:
+    def _look_at_stored(self, observer: Observer, follower: Follower) -> None:
+        if self.link.up and self.clock.now >= self.stored_away:
+            for node in observer.doubtful(follower.state):
+                if node in self._stored:
+                    observer.on_stored(node, self._stored[node])
+
+    def _tick(
+        self, dispatch: Dispatch, deciding: Deciding, observer: Observer, follower: Follower
+    ) -> Generator[Any, Any, None]:
         beats = looks = 0.0
         while True:
             dispatch.react()
@@ -140,8 +153,9 @@ class Router(Process):
                 self._notice()
             if now >= beats:
                 beats = now + HEARTBEAT
-                status = msgspec.json.encode(dispatch.status())
-                self._post(subjects.router_status(self.name), b"", status)
+                self._look_at_stored(observer, follower)
+                status = replace(dispatch.status(), silent=observer.tell(follower.state))
+                self._post(subjects.router_status(self.name), b"", msgspec.json.encode(status))
             yield TICK
 
     def _post(self, subject: str, header: bytes, body: bytes) -> None:

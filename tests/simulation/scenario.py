@@ -94,6 +94,7 @@ FAULTS = (
     "cut node",
     "cut router",
     "lose node",
+    "deaf router",
     "lossy",
     "nats away",
     "kill engine",

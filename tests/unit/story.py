@@ -43,8 +43,10 @@ from nebula.events.vocabulary import (
     ModelUnschedulable,
     ModelWoken,
     NodeDeregistered,
+    NodeHeard,
     NodeLost,
     NodeRegistered,
+    NodeSuspected,
 )
 
 SECOND = 10**9
@@ -298,6 +300,8 @@ facts: st.SearchStrategy[tuple[str, Event]] = st.one_of(
                 measures=st.sampled_from([False, False, True]),
                 engine_version=st.sampled_from(["", "1", "2"]),
             ),
+            st.just(NodeSuspected()),
+            st.just(NodeHeard()),
             st.just(NodeLost()),
             st.just(NodeDeregistered()),
         ),

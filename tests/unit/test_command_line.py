@@ -53,6 +53,8 @@ def said(*arguments: str) -> tuple[int, str]:
         (("load", "m", "--autoscale", "1:many"), "$.autoscale.most"),
         (("load", "m", "--idle-after", "-1"), "-1.0 is not in the range"),
         (("router", "--lost-after", "-1"), "-1.0 is not in the range"),
+        (("router", "--lost-after", "19"), "19 s would lose healthy nodes"),
+        (("up", "--lost-after", "0.5"), "0.5 s would lose healthy nodes"),
         (("load", "~nobody-has-this-name/m"), "~nobody-has-this-name/m: "),
         (("adapters", "load", "m", "poet", ""), "a source is empty"),
         (("adapters", "load", "m", "", "poet"), "$.name"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nebula.actors.placement.decision import Decision
 from nebula.actors.router.deciding import Deciding
 from nebula.actors.router.observing import Load, Observer
-from nebula.events.vocabulary import ModelAssigned, NodeLost
+from nebula.events.vocabulary import ModelAssigned, NodeLost, NodeSuspected
 from tests.unit.story import Story, cluster, load
 
 
@@ -48,6 +48,19 @@ def test_what_is_seen_counts_only_when_it_is_told_to_look() -> None:
     router.silence(7)
     assert router.due() == ()
     router.deciding.look()
+    assert [type(each.event) for each in router.due()] == [NodeSuspected]
+
+
+def test_whom_nobody_vouches_for_is_lost_once_there_was_time_to() -> None:
+    router = Router(cluster(alpha=[80]))
+    router.due()
+    router.silence(7)
+    router.deciding.look()
+    router.appended(router.due())
+    router.deciding.look()
+    assert router.due() == (), "it has been asked this very moment"
+    router.silence(2)
+    router.deciding.look()
     assert [type(each.event) for each in router.due()] == [NodeLost]
 
 
@@ -57,11 +70,11 @@ def test_after_a_decision_upon_what_is_seen_it_looks_once_more_by_itself() -> No
     assert router.due() == ()
     router.silence(7)
     router.deciding.look()
-    lost = router.due()
-    assert [each.id for each in lost] == ["alpha", "beta"]
-    router.appended(lost[:1])  # of the second somebody else was quicker to say something
+    asked = router.due()
+    assert [each.id for each in asked] == ["alpha", "beta"]
+    router.appended(asked[:1])  # of the second somebody else was quicker to say something
     assert [each.id for each in router.due()] == ["beta"]
-    router.appended(lost[1:])
+    router.appended(asked[1:])
     assert router.due() == ()
     assert router.due() == ()
 

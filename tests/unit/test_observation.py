@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nebula.actors.placement.decision import Decision
+from nebula.actors.router.hearing import Silence
 from nebula.actors.router.observation import Observation, decide_observed
 from nebula.actors.router.turns import LINGER, TURN, Use
 from nebula.events.intents import (
@@ -36,7 +37,8 @@ BUSY = Use(in_flight=3, serving=TURN - 1)
 
 
 def due(story: Story, silent: dict[str, float] | None = None, **uses: Use) -> list[Decision]:
-    return list(decide_observed(story.state, Observation(silent or {}, uses)))
+    silences = {node: Silence(seconds) for node, seconds in (silent or {}).items()}
+    return list(decide_observed(story.state, Observation(silences, uses)))
 
 
 def events(story: Story, **uses: Use) -> list[tuple[str, type[Event]]]:
@@ -70,40 +72,13 @@ def reason(decision: Decision) -> str:
     return event.reason
 
 
-# Loss
-
-
-def test_a_node_is_lost_after_too_long_a_silence_and_the_reason_says_how_long() -> None:
-    story = cluster(alpha=[80], beta=[80])
-    assert due(story, {"alpha": 30.0, "beta": 2.0}) == []
-    [lost] = due(story, {"alpha": 30.5, "beta": 2.0})
-    assert lost.id == "alpha"
-    assert reason(lost) == "not heard from for 30.5 s, more than 30 s"
-
-
-def test_a_lost_node_is_not_lost_again_until_it_has_registered() -> None:
-    story = cluster(alpha=[80]).given("alpha", NodeLost())
-    assert due(story, {"alpha": 99.0}) == []
-    story.given("alpha", gpus(80))
-    assert [each.id for each in due(story, {"alpha": 99.0})] == ["alpha"]
-
-
-def test_nodes_that_fall_silent_together_are_lost_together() -> None:
-    story = cluster(alpha=[80], beta=[80], gamma=[80])
-    silent = {"alpha": 40.0, "beta": 40.0, "gamma": 0.0}
-    assert [each.id for each in due(story, silent)] == ["alpha", "beta"]
-
-
-def test_no_node_is_lost_where_that_is_switched_off() -> None:
-    story = cluster(alpha=[80])
-    assert decide_observed(story.state, Observation({"alpha": 9e9}), lost_after=0) == ()
+# Loss: see also test_loss.py
 
 
 def test_what_a_lost_node_had_is_placed_elsewhere() -> None:
     story = served(cluster(alpha=[80], beta=[80]), "chat")
     node = story.replica().node
-    for each in due(story, {node: 31.0}):
-        story.append(each.id, each.event, each.cause)
+    story.given(node, NodeLost())
     [plan] = story.settles()
     assert isinstance(plan, ModelAssigned)
     assert [place.node for place in plan.replicas] == [{"alpha": "beta", "beta": "alpha"}[node]]
@@ -378,7 +353,10 @@ _said = st.one_of(
 )
 _seen = st.builds(
     Observation,
-    st.dictionaries(st.sampled_from(["n1", "n2", "n3"]), st.sampled_from([0.0, 31.0])),
+    st.dictionaries(
+        st.sampled_from(["n1", "n2", "n3"]),
+        st.builds(Silence, st.sampled_from([0.0, 31.0, 99.0]), st.sampled_from(["", "it"])),
+    ),
     st.dictionaries(_models, _uses),
 )
 
@@ -415,7 +393,7 @@ def test_a_quiet_cluster_calls_for_nothing(said: list[tuple[str, Event]], run: b
     story = told(said, run)
     assert decide_observed(story.state, Observation()) == ()
     calm = Observation(
-        dict.fromkeys(story.state.nodes, 2.0),
+        dict.fromkeys(story.state.nodes, Silence(2.0)),
         {
             identity: Use(idle=1.0, replicas=model.wanted)
             for identity, model in story.state.models.items()

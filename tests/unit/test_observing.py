@@ -38,7 +38,8 @@ class Router:
 
     @property
     def silent(self) -> dict[str, float]:
-        return dict(self.observer.observe(self.story.state, self.loads).silent)
+        silent = self.observer.observe(self.story.state, self.loads).silent
+        return {node: silence.seconds for node, silence in silent.items()}
 
     def use(self, model: str = "chat") -> Use:
         return self.observer.observe(self.story.state, self.loads).uses[model]

@@ -55,8 +55,10 @@ from nebula.events.vocabulary import (
     ModelUnschedulable,
     ModelWoken,
     NodeDeregistered,
+    NodeHeard,
     NodeLost,
     NodeRegistered,
+    NodeSuspected,
     WeightsRemoved,
 )
 from tests.unit.typed import typed
@@ -143,6 +145,8 @@ EVENTS: dict[str, tuple[str, Event]] = {
         ("alpha", DownloadFinished("org/chat", 2**30, "c0ffee", 12.5)),
         ("alpha", DownloadFailed("org/chat", "HTTP 503", 4.0)),
         ("alpha", WeightsRemoved("org/chat", "asked for")),
+        ("alpha", NodeSuspected("not heard from for 20.4 s")),
+        ("alpha", NodeHeard("it reads this log")),
         ("alpha", NodeLost("silent for 15 s")),
         ("alpha", NodeDeregistered()),
         (

@@ -32,6 +32,7 @@ from nebula.actors.node.reconciliation import (
     Stop,
     UnloadAdapter,
     is_lost,
+    is_suspected,
 )
 from nebula.actors.node.roster import Roster
 from nebula.actors.node.running import NodeEngine
@@ -47,6 +48,7 @@ from nebula.events.vocabulary import (
     EngineReady,
     EngineStopped,
     Event,
+    NodeHeard,
     NodeRegistered,
     ReplicaEvent,
 )
@@ -111,6 +113,7 @@ class Node(Actor):
         """
         known = self.projection.state.nodes.get(self.settings.node)
         await refuse_namesake(self.connection, self.settings.node, known, HEARTBEAT)
+        self.spawn(self._answer_doubts(), "answer suspicions")
         if not is_lost(self.projection.state, self.settings.node):
             await self._register()
         await self._adopt()
@@ -335,6 +338,21 @@ class Node(Actor):
                     break
         log.warning("could not tell that %s: %s", identity, type(event).__name__)
         return 0
+
+    async def _answer_doubts(self) -> None:
+        """Say in the log that this node lives, whenever a router asks there.
+
+        Beside all other work: whatever that waits for must not make the node look dead.
+        """
+        node = self.settings.node
+        while True:
+            await self.projection.until(lambda state: is_suspected(state, node))
+            if not await self._tell(node, NodeHeard("it reads this log"), self._suspicion()):
+                return
+
+    def _suspicion(self) -> int | None:
+        known = self.projection.state.nodes.get(self.settings.node)
+        return known.suspected if known is not None else None
 
     async def _beat(self) -> None:
         while True:

@@ -114,6 +114,12 @@ def reconcile(
     return tuple(actions)
 
 
+def is_suspected(state: State, node: str) -> bool:
+    """Say whether a router asks in the log whether this node lives."""
+    known = state.nodes.get(node)
+    return known is not None and bool(known.suspected) and not known.lost
+
+
 def is_lost(state: State, node: str) -> bool:
     """Say whether routers have given a node up: it ends its engines, then registers again."""
     known = state.nodes.get(node)

@@ -11,6 +11,7 @@ import time
 import uuid
 
 import msgspec
+from msgspec.structs import replace
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.errors import FlushTimeoutError
@@ -20,7 +21,8 @@ from nebula.actors.placement.decision import Decision
 from nebula.actors.router.deciding import Deciding
 from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.guards import Guards
-from nebula.actors.router.observation import LOST_AFTER
+from nebula.actors.router.last_heartbeats import EVERY, last_heartbeats
+from nebula.actors.router.loss import LOST_AFTER
 from nebula.actors.router.observing import Observer
 from nebula.events import subjects
 from nebula.events.state import State
@@ -68,6 +70,7 @@ class Router(Actor):
         await client.listen(subjects.NODE_STATUS, self._observer.on_node)
         await client.listen(subjects.ROUTER_STATUS, self._observer.on_router)
         self.connection.on_reconnect(self._on_reconnect)
+        self.projection.listen(self._observer.on_record)
         self._observer.restart()
         own = subjects.router_requests("*", self.id)
         self._requests = (
@@ -76,6 +79,7 @@ class Router(Actor):
         )
         dispatch.addressed = True
         self.spawn(self._tick(), "send what waits")
+        self.spawn(self._look_at_stored(), "look at stored heartbeats")
 
     async def work(self) -> None:
         """Append what the state calls for, whenever it has changed, and what is seen beside it."""
@@ -136,8 +140,22 @@ class Router(Actor):
             await asyncio.sleep(TICK)
 
     def _beat(self) -> None:
-        status = msgspec.json.encode(self._dispatch.status())
-        self._post(subjects.router_status(self.id), b"", status)
+        told = self._observer.tell(self.projection.state)
+        status = replace(self._dispatch.status(), silent=told)
+        self._post(subjects.router_status(self.id), b"", msgspec.json.encode(status))
+
+    async def _look_at_stored(self) -> None:
+        """Ask the stream of heartbeats about nodes that this router does not hear itself."""
+        first = 0
+        while True:
+            await asyncio.sleep(EVERY)
+            nodes = self._observer.doubtful(self.projection.state)
+            if nodes and self.connection.connected:
+                first %= len(nodes)
+                found = await last_heartbeats(self.connection, nodes, first)
+                first += len(found.asked)
+                for node, seq in found.seqs.items():
+                    self._observer.on_stored(node, seq)
 
     def _post(self, subject: str, header: bytes, body: bytes) -> None:
         try:

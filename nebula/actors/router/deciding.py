@@ -7,7 +7,8 @@ it has led to a decision: only the most urgent kind is decided at a time.
 from collections.abc import Callable, Mapping
 
 from nebula.actors.placement.decision import Decider, Decision
-from nebula.actors.router.observation import LOST_AFTER, decide_observed
+from nebula.actors.router.loss import LOST_AFTER
+from nebula.actors.router.observation import decide_observed
 from nebula.actors.router.observing import Load, Observer
 from nebula.events.state import State
 

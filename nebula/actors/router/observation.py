@@ -10,21 +10,20 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 
 from nebula.actors.placement.decision import Decision
+from nebula.actors.router.hearing import Silence
+from nebula.actors.router.loss import LOST_AFTER, decide_lost
 from nebula.actors.router.turns import Use, decide_turn, in_line
 from nebula.events.state import Model, State
-from nebula.events.vocabulary import ModelScaled, ModelSlept, NodeLost
-
-LOST_AFTER = 30.0
-"""Seconds of silence after which a node is lost: fifteen of its heartbeats are missing then."""
+from nebula.events.vocabulary import ModelScaled, ModelSlept
 
 
 class Observation(Struct, frozen=True):
-    """What a router has seen: for how long (s) each node is silent, and the use of models.
+    """What a router has seen: for how long each node is silent, and the use of models.
 
     Nodes and models that are not in it have not been looked at: nothing is decided about them.
     """
 
-    silent: Mapping[str, float] = {}
+    silent: Mapping[str, Silence] = {}
     uses: Mapping[str, Use] = {}
 
 
@@ -36,21 +35,11 @@ def decide_observed(
     `lost_after`: seconds; 0: no node is ever lost.
     """
     return (
-        tuple(_lost(state, seen, lost_after))
+        tuple(decide_lost(state, seen.silent, lost_after))
         or tuple(_asleep(state, seen))
         or tuple(_scaled(state, seen))
         or decide_turn(state, seen.uses)
     )
-
-
-def _lost(state: State, seen: Observation, lost_after: float) -> Iterator[Decision]:
-    if not lost_after:
-        return
-    for identity, silent in sorted(seen.silent.items()):
-        node = state.nodes.get(identity)
-        if node is not None and not node.lost and silent > lost_after:
-            reason = f"not heard from for {silent:.1f} s, more than {lost_after:g} s"
-            yield Decision(identity, NodeLost(reason), node.changed)
 
 
 def _asleep(state: State, seen: Observation) -> Iterator[Decision]:

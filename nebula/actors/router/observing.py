@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 import msgspec
 from msgspec import Struct
 
+from nebula.actors.router.hearing import Hearing, Told
 from nebula.actors.router.observation import Observation
 from nebula.actors.router.turns import Use
+from nebula.events.record import Record
 from nebula.events.state import Model, State
 from nebula.events.status import QueueStatus, RouterStatus
 
@@ -51,14 +53,30 @@ class Observer:
     def __init__(self, router: str, now: Callable[[], float]) -> None:
         self._router = router
         self._now = now
-        self._since = self._last = now()
-        self._nodes: dict[str, float] = {}
+        self._last = now()
+        self._hearing = Hearing(now)
         self._routers: dict[str, tuple[float, dict[str, QueueStatus]]] = {}
         self._models: dict[str, _Model] = {}
 
     def on_node(self, subject: bytes, _: bytes, __: bytes) -> None:
         """Take a node's heartbeat."""
-        self._nodes[subject.rpartition(b".")[2].decode()] = self._now()
+        self._hearing.on_heartbeat(subject.rpartition(b".")[2].decode())
+
+    def on_record(self, record: Record) -> None:
+        """Take an entry of the log: what a node wrote there is a sign of life."""
+        self._hearing.on_record(record)
+
+    def on_stored(self, node: str, seq: int) -> None:
+        """Take the sequence of the last heartbeat of a node that NATS has stored."""
+        self._hearing.on_stored(node, seq)
+
+    def tell(self, state: State) -> Told:
+        """Return for how long nodes are silent to this router's own ears."""
+        return self._hearing.tell(state)
+
+    def doubtful(self, state: State) -> list[str]:
+        """Return the nodes whose stored heartbeats are worth a look."""
+        return self._hearing.doubtful(state)
 
     def on_router(self, subject: bytes, _: bytes, body: bytes) -> None:
         """Take another router's heartbeat."""
@@ -70,10 +88,12 @@ class Observer:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return
         self._routers[router] = (self._now(), status.queues)
+        self._hearing.on_told(router, status.silent)
 
     def restart(self) -> None:
         """Count all times from now on: nothing could be seen until now."""
-        self._since = self._last = self._now()
+        self._last = self._now()
+        self._hearing.restart()
         self._models.clear()
 
     def observe(self, state: State, loads: Mapping[str, Load]) -> Observation:
@@ -82,14 +102,8 @@ class Observer:
         if now - self._last > ABSENT:
             self.restart()
         self._last = now
-        return Observation(self._silent(state, now), self._uses(state, loads, now))
-
-    def _silent(self, state: State, now: float) -> dict[str, float]:
-        for gone in [node for node in self._nodes if node not in state.nodes]:
-            del self._nodes[gone]
-        return {
-            node: now - max(self._nodes.setdefault(node, now), self._since) for node in state.nodes
-        }
+        uses = self._uses(state, loads, now)
+        return Observation(self._hearing.silences(state, self._routers), uses)
 
     def _uses(self, state: State, loads: Mapping[str, Load], now: float) -> dict[str, Use]:
         elsewhere = self._elsewhere(now)
