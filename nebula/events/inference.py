@@ -15,6 +15,9 @@ ENGINE_STOPPED = "engine-stopped"
 ENGINE_TIMED_OUT = "timed-out"
 OTHER_PLAN = "other-plan"
 
+ALL_ATTEMPTS = 2**31
+"""All attempts of a request have numbers below this one."""
+
 BUSY = frozenset({429, 503})
 """Statuses by which an engine says that it is full, not broken: they are passed on as they are."""
 

@@ -196,7 +196,8 @@ class _Way:
                 broken = _BROKEN.get(broken, broken)
                 self._ends(message, f"given up: {broken}, and it can't go on elsewhere: {reason}")
             case _:
-                self._ends(message, f"given up: {_GIVEN_UP.get(word, word)}")
+                seen = f": {cause}" if cause else ""
+                self._ends(message, f"given up: {_GIVEN_UP.get(word, word)}{seen}")
 
     def answered(self, message: Message) -> None:
         """A router or an engine has said something; told is who has it, the first, and the end."""

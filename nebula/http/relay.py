@@ -174,9 +174,11 @@ def _error(piece: Piece) -> ApiError:
         case inference.REFUSED:
             return unavailable(text, piece.retry_after)
         case failures.IDLE:
-            return ApiError(504, "the engine did not go on in time", kind="timeout", code="timeout")
+            late = _with("the engine did not go on in time", text)
+            return ApiError(504, late, kind="timeout", code="timeout")
         case failures.OVERDUE | inference.ENGINE_TIMED_OUT:
-            return ApiError(504, "the request's time is over", kind="timeout", code="timeout")
+            over = _with("the request's time is over", text)
+            return ApiError(504, over, kind="timeout", code="timeout")
         case failures.FATAL:
             return ApiError(
                 500,
@@ -196,5 +198,13 @@ def _error(piece: Piece) -> ApiError:
                 "the stream has ended, and never had an event so late as Last-Event-ID says",
                 code="unknown_event",
             )
+        case failures.NOT_TAKEN if text:
+            taken = _with(_REASONS[failures.NOT_TAKEN], text)
+            return unavailable(f"{taken}; it may have been begun all the same")
         case failure:
-            return unavailable(_REASONS.get(failure, failure))
+            return unavailable(_with(_REASONS.get(failure, failure), text))
+
+
+def _with(reason: str, seen: str) -> str:
+    """Add what was seen to the reason why a request fails."""
+    return f"{reason}: {seen}" if seen else reason

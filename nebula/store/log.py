@@ -131,8 +131,10 @@ class Log:
                 except (NatsError, TimeoutError) as error:
                     problem = error
             if loop.time() >= deadline:
-                reason = problem or "NATS can't be reached"
-                raise Unavailable(f"the log does not answer: {reason}") from problem
+                if problem is None:
+                    raise Unavailable("the log does not answer: NATS can't be reached")
+                text = f"the log does not answer: {problem!r}; the event may be stored all the same"
+                raise Unavailable(text) from problem
             await asyncio.sleep(0.1)
 
     async def append_all(
@@ -165,7 +167,8 @@ class Log:
         except MaxPayloadError as error:
             raise self._too_large([(subject, body) for subject, body, _ in messages]) from error
         except (NatsError, TimeoutError) as error:
-            raise Unavailable(f"the log does not answer: {error}") from error
+            text = f"the log does not answer: {error!r}; the events may be stored all the same"
+            raise Unavailable(text) from error
 
     async def _publish(
         self, subject: str, payload: bytes, headers: dict[str, str], *, again: bool

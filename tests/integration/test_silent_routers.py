@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import nats
@@ -17,8 +19,9 @@ from nats.aio.subscription import Subscription
 from nebula.actors.gateway.addressing import HEARD, UNHEARD
 from nebula.events import subjects
 from nebula.events.status import RouterStatus
-from tests.integration.asking import CHAT, chat, said
-from tests.integration.cluster import PATIENCE, Cluster
+from nebula.store.server import binary
+from tests.integration.asking import CHAT, chat, error, said
+from tests.integration.cluster import PATIENCE, Cluster, free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -133,6 +136,79 @@ async def test_a_router_that_is_stopped_says_so_and_nothing_has_to_be_sent_again
         await asks(own_cluster, 4)
         assert await routed.now() == {first: 4}
         assert "attempt 2" not in own_cluster.output("gateway")
+
+
+async def test_a_lone_router_that_stands_still_is_waited_for_and_named_when_it_was_in_vain(
+    own_cluster: Cluster,
+) -> None:
+    cluster = own_cluster
+    for name in ("nats", "router", "node"):
+        cluster.start(name)
+    cluster.start("gateway", "--load-patience", "17")
+    await cluster.ready()
+    await cluster.load("chat")
+    os.kill(cluster.pid("router"), signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        async with cluster.http() as http:
+            answer = await http.post(CHAT, json=chat("chat", max_tokens=1))
+        told = error(answer, 503)["message"]
+        assert time.monotonic() - began > 17
+        assert re.search(
+            r"router-\w+, which it was sent to, has not been heard from for 1\d s", told
+        )
+        assert "may have been begun" in told
+        waits = asyncio.create_task(asks(cluster, 1))
+        await asyncio.sleep(1)
+    finally:
+        os.kill(cluster.pid("router"), signal.SIGCONT)
+    await waits
+
+
+class Servers(Cluster):
+    """Three NATS servers, as three machines would have them."""
+
+    def serve(self) -> list[str]:
+        """Start the servers; give their addresses."""
+        clients = [free_port() for _ in range(3)]
+        routes = [free_port() for _ in range(3)]
+        addresses = ", ".join(f"nats://127.0.0.1:{port}" for port in routes)
+        for number, (client, route) in enumerate(zip(clients, routes, strict=True), start=1):
+            config = self.folder / f"nats-{number}.conf"
+            config.write_text(
+                f'server_name: "n{number}"\nlisten: "127.0.0.1:{client}"\n'
+                f'jetstream {{ store_dir: "{self.folder / f"jetstream-{number}"}" }}\n'
+                f'cluster {{ name: "c", listen: "127.0.0.1:{route}", routes: [{addresses}] }}\n'
+            )
+            self._run(f"nats-{number}", [binary(), "-c", str(config)])
+        return [f"nats://127.0.0.1:{port}" for port in clients]
+
+
+async def test_a_server_that_vanishes_silently_with_a_router_takes_no_requests_of_the_others(
+    tmp_path: Path,
+) -> None:
+    cluster = Servers(tmp_path)
+    try:
+        here, _, there = cluster.serve()
+        cluster.nats_url = here
+        replicas = ("--stream-replicas", "3")
+        for name in ("router", "node", "gateway"):
+            cluster.start(name, *replicas)
+        cluster.nats_url = there
+        cluster.start("router-2", *replicas)
+        cluster.nats_url = here
+        client = await nats.connect(here)
+        await routers_heard(client, 2)
+        await client.close()
+        await cluster.ready()
+        await cluster.load("chat")
+        await asks(cluster, 4)
+
+        os.kill(cluster.pid("nats-3"), signal.SIGSTOP)
+        assert sum(took > 1 for took in await asks(cluster, 2)) <= 1
+        assert max(await asks(cluster, 40, pause=0.1)) < 1
+    finally:
+        cluster.close()
 
 
 async def test_a_lone_router_that_dies_is_followed_by_its_successor(own_cluster: Cluster) -> None:

@@ -21,7 +21,6 @@ from nats.errors import MaxPayloadError
 from nebula.actors.actor import cancel
 from nebula.actors.gateway import actor, patience
 from nebula.actors.gateway.actor import (
-    ALL_ATTEMPTS,
     MAX_ATTEMPTS,
     Gateway,
 )
@@ -33,6 +32,7 @@ from nebula.actors.gateway.fatal import MAX_FATAL
 from nebula.actors.gateway.resuming import prepared
 from nebula.events import envelope, inference, subjects
 from nebula.events.inference import (
+    ALL_ATTEMPTS,
     ENGINE_FAILED,
     ENGINE_TIMED_OUT,
     Piece,
@@ -80,7 +80,7 @@ class Nats:
         self.posted: list[Posted] = []
         self.heard: dict[str, Callable[..., Any]] = {}
         self.kept: list[Said] = []
-        self.keeps = True
+        self.keeps = self.answers = True
         self.refuses: Exception | None = None
         self._lost: list[Callable[[], Awaitable[None]]] = []
         self._back: list[Callable[[], Awaitable[None]]] = []
@@ -117,6 +117,8 @@ class Nats:
         await asyncio.sleep(0)
         if not self.keeps:
             raise Unavailable("no stream")
+        if not self.answers:
+            await asyncio.Event().wait()
         for said in self.kept:
             if said.subject in wanted:
                 yield said
@@ -372,9 +374,59 @@ async def test_a_request_that_nobody_takes_is_sent_again_and_then_given_up(bench
         await bench.later(seconds - 0.1)
         assert len(bench.requests) == number + 1
         await bench.later(0.5)
+    assert not exchange.done, "a request may wait for as long as its model may load"
+    await bench.later(exchange.answer.request.patience - patience.UNTAKEN)
     (failure,) = await ended(exchange)
     assert (failure.failure, failure.end) == ("not-taken", True)
-    assert bench.cancels == [b"2", b"3", b"not-taken: "]
+    assert bench.cancels == [b"2", b"3", b"4", b"5", b"not-taken: no router has been heard from"]
+
+
+async def test_one_whose_own_patience_is_short_gets_all_the_tries_there_are(bench: Bench) -> None:
+    exchange = bench.ask(replace(REQUEST, patience=1.0))
+    await bench.later(patience.UNTAKEN - 1)
+    assert not exchange.done
+    await bench.later(2)
+    assert (await ended(exchange))[-1].failure == "not-taken"
+
+
+async def test_what_is_left_of_the_time_in_a_line_goes_with_every_try(bench: Bench) -> None:
+    bench.ask()
+    await bench.later(patience.ACCEPT[0] + 0.5)
+    first, second = bench.requests
+    assert second.patience == pytest.approx(first.patience - patience.ACCEPT[0], abs=0.6)
+
+
+async def test_a_lone_router_that_is_silent_is_named_with_the_time_for_which_it_was(
+    bench: Bench,
+) -> None:
+    bench.beats("router-1")
+    exchange = bench.ask()
+    await bench.later(REQUEST.patience + 1)
+    assert (await ended(exchange))[-1].body == (
+        b"router-1, which it was sent to, has not been heard from for 30 s"
+    )
+
+
+async def test_it_is_told_when_the_router_lives_and_a_replica_is_silent(bench: Bench) -> None:
+    bench.beats("chat-1")
+    exchange = bench.ask()
+    for _ in range(7):
+        await bench.later(1, alive=["router-1"])
+    await bench.later(REQUEST.patience, alive=["router-1"])
+    said = (await ended(exchange))[-1].body.decode()
+    assert said == (
+        "router-1, which it was sent to, is there, and no replica has said that it has it; "
+        "chat-1 has not been heard from for 30 s"
+    )
+
+
+async def test_tries_that_no_router_took_are_not_held_against_engines(bench: Bench) -> None:
+    bench.ask()
+    await bench.later(patience.UNTAKEN + 1)
+    attempt = bench.requests[-1].attempt
+    assert attempt >= MAX_ATTEMPTS
+    bench.says(Piece(0, end=True, failure=ENGINE_FAILED, replica="chat-0", attempt=attempt))
+    assert bench.requests[-1].attempt == attempt + 1
 
 
 async def test_before_it_is_sent_again_all_are_told_to_forget_it(bench: Bench) -> None:
@@ -513,10 +565,9 @@ async def test_requests_whose_clients_left_are_held_against_no_router(bench: Ben
 async def test_copies_go_to_living_routers_too(bench: Bench) -> None:
     bench.beats("router-1")
     bench.beats("router-2")
-    subjects_of_copies = [bench.gateway.address("chat") for _ in range(2)]
-    assert subjects_of_copies == [
-        subjects.router_requests("chat", name) for name in ("router-1", "router-2")
-    ]
+    for _ in range(2):
+        bench.gateway.sending.copy(REQUEST)
+    assert bench.addressees == ["router-1", "router-2"]
 
 
 # Engines die
@@ -575,6 +626,57 @@ async def test_an_engine_that_is_not_heard_from_any_more_is_given_up(bench: Benc
     assert len(bench.requests) == 1
     await bench.later(2)
     assert [each.attempt for each in bench.requests] == [1, 2]
+
+
+async def test_one_beside_which_no_other_is_heard_has_longer_it_may_only_pause(
+    bench: Bench,
+) -> None:
+    bench.beats("chat-1")
+    exchange = bench.ask()
+    bench.says(TAKEN)
+    await bench.later(1, alive=["chat-0"])
+    await bench.later(patience.SILENCE_ALONE - 1)
+    assert len(bench.requests) == 1
+    await bench.later(2)
+    assert [each.attempt for each in bench.requests] == [1, 2]
+    assert not exchange.done
+
+
+async def test_a_request_that_meets_one_silent_engine_after_another_is_not_what_ends_them(
+    bench: Bench,
+) -> None:
+    exchange = bench.ask()
+    for _ in range(MAX_ATTEMPTS - 1):
+        attempt = bench.requests[-1].attempt
+        bench.says(Piece(-1, replica="chat-0", attempt=attempt))
+        await bench.later(1, alive=["chat-0"])
+        await bench.later(patience.SILENCE + 1)
+        assert bench.requests[-1].attempt == attempt + 1
+        assert not exchange.done
+
+
+async def test_an_engine_that_takes_a_request_lives_although_its_heartbeats_were_cut_off(
+    bench: Bench,
+) -> None:
+    for name in ("chat-0", "chat-1"):
+        bench.beats(name)
+    await bench.later(40)
+    bench.ask()
+    bench.says(TAKEN)
+    await bench.later(patience.SILENCE_ALONE - 1)
+    assert len(bench.requests) == 1
+    await bench.later(2)
+    assert len(bench.requests) == 2
+
+
+async def test_one_that_ends_because_its_time_is_over_says_who_was_silent(bench: Bench) -> None:
+    exchange = bench.ask(replace(REQUEST, timeout=8.0))
+    bench.says(TAKEN)
+    await bench.later(1, alive=["chat-0"])
+    await bench.later(8)
+    failure = (await ended(exchange))[-1]
+    assert failure.failure == "overdue"
+    assert failure.body == b"chat-0, which has it, has not been heard from for 7 s"
 
 
 async def test_a_request_that_its_engine_does_not_know_any_more_is_looked_for_and_sent_again(
@@ -879,6 +981,36 @@ async def test_then_they_end(bench: Bench) -> None:
     assert (await ended(exchange))[-1].failure == "nats-lost"
 
 
+async def test_a_loss_that_was_noticed_late_is_waited_for_from_the_last_sign_of_life(
+    bench: Bench,
+) -> None:
+    exchange = bench.ask()
+    bench.says(TAKEN, HEAD)
+    await bench.later(1, alive=["chat-0"])
+    await bench.later(7)  # nothing comes, and nothing says that the server is gone
+    await bench.nats.dies()
+    await bench.later(patience.RECONNECTING - 0.5)
+    assert not exchange.done
+    await bench.later(1)
+    assert (await ended(exchange))[-1].failure == "nats-lost"
+
+
+async def test_a_gateway_that_was_cut_off_itself_listens_before_it_holds_an_engine_silent(
+    bench: Bench,
+) -> None:
+    bench.ask()
+    bench.says(TAKEN)
+    await bench.later(1, alive=["chat-0", "chat-1"])
+    await bench.later(8)
+    await bench.nats.dies()
+    await bench.later(4)
+    await bench.nats.returns()
+    await bench.later(patience.HEARD_LATELY - 0.5, alive=["chat-1"])
+    assert len(bench.requests) == 1
+    await bench.later(1, alive=["chat-1"])
+    assert [each.attempt for each in bench.requests] == [1, 2]
+
+
 async def test_what_was_said_while_nats_was_away_is_looked_up(bench: Bench) -> None:
     exchange = bench.ask()
     bench.says(TAKEN, HEAD)
@@ -1049,6 +1181,30 @@ async def test_where_nothing_can_be_looked_up_it_is_as_lost(bench: Bench) -> Non
     bench.says(MIDDLE)
     await bench.settles()
     assert [each.attempt for each in bench.requests] == [1, 2]
+
+
+async def test_a_look_up_that_nobody_answers_does_not_take_long(bench: Bench) -> None:
+    bench.nats.answers = False
+    request = chat()
+    bench.ask(request)
+    bench.beats("chat-0")
+    pieces = stream(request, 1, "chat-0")
+    bench.says(*pieces[:2], pieces[3])
+    await bench.settles()
+    await bench.later(patience.LOOK_UP[1] - 0.5)
+    assert len(bench.requests) == 1
+    await bench.later(1)
+    assert bench.requests[-1].continues == "rest"
+
+
+async def test_what_is_left_for_it_counts_from_the_last_sign_of_life(bench: Bench) -> None:
+    exchange = bench.ask()
+    bench.says(HEAD)
+    now = exchange.heard_at
+    heartbeats = bench.gateway._heartbeats
+    assert patience.left(exchange, now + 3, heartbeats) == patience.RECOVERY - 3
+    exchange.asked_at = now + 2
+    assert patience.left(exchange, now + 3, heartbeats) == patience.RECOVERY - 1
 
 
 async def test_what_is_looked_for_when_the_next_attempt_begins_is_not_missed(bench: Bench) -> None:

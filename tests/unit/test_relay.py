@@ -124,6 +124,26 @@ async def test_a_failure_before_the_first_piece_is_a_response(
     assert error(await relayed(Piece(0, end=True, failure=failure)))[:2] == (status, message)
 
 
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (
+            failures.NOT_TAKEN,
+            "no router or replica took the request in time: router-1, which it was sent to, "
+            "has not been heard from for 30 s; it may have been begun all the same",
+        ),
+        (
+            failures.OVERDUE,
+            "the request's time is over: router-1, which it was sent to, has not been heard from "
+            "for 30 s",
+        ),
+    ],
+)
+async def test_a_failure_says_what_was_seen_of_those_who_had_it(failure: str, message: str) -> None:
+    seen = b"router-1, which it was sent to, has not been heard from for 30 s"
+    assert error(await relayed(Piece(0, seen, end=True, failure=failure)))[1] == message
+
+
 async def test_what_can_not_go_on_says_what_broke_and_why_it_stays_broken() -> None:
     body = b"engine-failed: tools may be called"
     sent = await relayed(Piece(0, body, end=True, failure=failures.CANT_CONTINUE))

@@ -378,6 +378,10 @@ def test_a_client_that_went_away_is_told() -> None:
     ("body", "end"),
     [
         (b"not-taken: ", "given up: no router or replica took it in time"),
+        (
+            b"not-taken: no router has been heard from",
+            "given up: no router or replica took it in time: no router has been heard from",
+        ),
         (b"idle: ", "given up: its engine said nothing for too long"),
         (b"too-slow: ", "given up: its client read too slowly"),
         (b"new-kind: ", "given up: new-kind"),

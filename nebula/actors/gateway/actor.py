@@ -16,18 +16,22 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
 from nebula.actors.actor import Actor
-from nebula.actors.gateway import addressing, failures, patience
+from nebula.actors.gateway import failures, patience
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.answer import GAP, Answer, Broken
 from nebula.actors.gateway.continuing import CantContinue, Continuation, Detokenize
-from nebula.actors.gateway.exchange import MAX_EARLY, Exchange, new_id
+from nebula.actors.gateway.detokenizing import question, text_of
+from nebula.actors.gateway.exchange import MAX_EARLY, Exchange
 from nebula.actors.gateway.failures import NotServed
 from nebula.actors.gateway.fatal import MAX_FATAL, ended_since
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.gateway.patience import Link, judge
+from nebula.actors.gateway.probing import Probed
+from nebula.actors.gateway.sending import Sending
+from nebula.actors.gateway.wanted import compare
 from nebula.actors.router import routing
 from nebula.events import envelope, inference, subjects
-from nebula.events.inference import Piece, Request, StillWanted, Unwanted
+from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, StillWanted, Unwanted
 from nebula.events.standing import Standing, standing
 from nebula.events.state import Model, Named
 from nebula.events.status import QueueStatus
@@ -39,11 +43,7 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 4
 """Attempts after which a request is given up whose engines fail, though they began to answer it."""
 
-DETOKENIZE_PATIENCE = 10.0
-
 TICK = 0.25
-ALL_ATTEMPTS = 2**31
-"""All attempts of a request have numbers below this one."""
 
 
 class Gateway(Actor):
@@ -55,6 +55,8 @@ class Gateway(Actor):
         self.started = False
         self._exchanges: dict[str, Exchange] = {}
         self._heartbeats = Heartbeats(lambda: asyncio.get_running_loop().time())
+        self.sending = Sending(connection, identity, self._heartbeats)
+        self.claims = Probed()
         self._admission = Admission()
         self._connected_at = 0.0
         self._lost_at: float | None = None
@@ -113,7 +115,7 @@ class Gateway(Actor):
             exchange = self._begin(request, named, idle)
         except NotServed:
             if request.keep:  # it was claimed: whoever asks again need not wait for its answer
-                self._drop(request, ALL_ATTEMPTS, failures.NOT_TAKEN.encode())
+                self.sending.drop(request, ALL_ATTEMPTS, failures.NOT_TAKEN.encode())
             raise
         return exchange
 
@@ -134,7 +136,7 @@ class Gateway(Actor):
         self._exchanges[request.id] = exchange
         self._admission.waiting += 1
         try:
-            self._send(exchange)
+            self.sending.send(exchange)
         except NatsError as error:
             self._forget(exchange)
             raise NotServed(f"NATS refused the request: {error}", 1) from error
@@ -145,51 +147,7 @@ class Gateway(Actor):
         exchange.leave()
         if not exchange.done and not exchange.request.keep:
             self._forget(exchange)
-            self._drop(exchange.request, ALL_ATTEMPTS)
-
-    def address(self, model: str) -> str:
-        """Return the subject for a request of which no answer is awaited: a living router's."""
-        now = asyncio.get_running_loop().time()
-        router = addressing.choose(self._heartbeats.routers(), now)
-        if router is None:
-            return subjects.requests(model)
-        self._heartbeats.took_turn(router)
-        return subjects.router_requests(model, router.name)
-
-    def _send(self, exchange: Exchange) -> None:
-        request, now = exchange.request, exchange.sent_at
-        header = envelope.request_block(request)
-        router = addressing.choose(self._heartbeats.routers(), now, exchange.tried)
-        if router is None:
-            exchange.router = ""
-            self.connection.client.post(subjects.requests(request.model), header, request.body)
-            return
-        subject = subjects.router_requests(request.model, router.name)
-        self.connection.client.post(subject, header, request.body)
-        self._heartbeats.took_turn(router)
-        router.untaken += 1
-        exchange.router, exchange.untaken = router.name, True
-
-    def _settle(self, exchange: Exchange) -> None:
-        """Count an attempt no longer among those that its router has and nobody has taken."""
-        exchange.untaken = False
-        router = self._heartbeats.router(exchange.router)
-        if router is not None:
-            router.untaken = max(0, router.untaken - 1)  # one that was forgotten began anew
-
-    def _drop(self, request: Request, below: int, reason: bytes = b"") -> None:
-        """Have every router and engine end a request's attempts with numbers under `below`.
-
-        Beside the pieces of an answer that can be resumed the same is noted for whoever does so: it
-        has no header block, which no piece lacks.
-        """
-        body = reason if below == ALL_ATTEMPTS else b"%d" % below
-        try:
-            self.connection.client.post(subjects.cancel(request.model, request.id), b"", body)
-            if request.keep:
-                self.connection.client.post(subjects.responses(self.id, request.id), b"", body)
-        except NatsError as error:
-            log.warning("could not cancel %s: %r", request.id, error)
+            self.sending.drop(exchange.request, ALL_ATTEMPTS)
 
     def _taken(self, exchange: Exchange) -> None:
         """Count it no longer among those that wait to be taken on."""
@@ -200,7 +158,7 @@ class Gateway(Actor):
         exchange.done = True
         self._taken(exchange)
         if exchange.untaken:
-            self._settle(exchange)
+            self.sending.settle(exchange)
         if self._exchanges.get(exchange.request.id) is exchange:
             del self._exchanges[exchange.request.id]
 
@@ -229,7 +187,7 @@ class Gateway(Actor):
             return
         now = exchange.heard_at = asyncio.get_running_loop().time()
         if exchange.untaken and piece.attempt >= answer.attempt:
-            self._settle(exchange)
+            self.sending.settle(exchange)
             exchange.tried = ()
         if not exchange.taken:
             self._taken(exchange)
@@ -257,18 +215,9 @@ class Gateway(Actor):
             asking = msgspec.json.decode(message.data, type=StillWanted)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return
-        now = asyncio.get_running_loop().time()
-        unwanted = {}
-        for identity, under_way in asking.requests.items():
-            exchange = self._exchanges.get(identity)
-            if exchange is None:
-                unwanted[identity] = ALL_ATTEMPTS
-            elif under_way.attempt < exchange.answer.attempt:
-                unwanted[identity] = exchange.answer.attempt
-            elif exchange.answer.replica in ("", asking.replica):
-                exchange.asked_at = now
-                if under_way.chunks > exchange.answer.pieces:
-                    self._fill(exchange)
+        unwanted, behind = compare(asking, self._exchanges, asyncio.get_running_loop().time())
+        for exchange in behind:
+            self._fill(exchange)
         if unwanted and message.reply:
             with contextlib.suppress(NatsError):
                 self.connection.client.post(
@@ -300,14 +249,17 @@ class Gateway(Actor):
 
     async def _look_for(self, exchange: Exchange) -> None:
         answer = exchange.answer
-        attempt, pieces = answer.attempt, answer.pieces
+        attempt, pieces, heard_at = answer.attempt, answer.pieces, exchange.heard_at
         subject = subjects.responses(self.id, exchange.request.id)
         try:
-            async for said in inference_log.read(self.connection, [subject]):
-                self._on_piece(said.subject.encode(), said.header, said.body)
-        except Unavailable as error:
-            log.warning("pieces of %s could not be looked up: %s", exchange.request.id, error)
+            async with asyncio.timeout(patience.within(patience.LOOK_UP, self._left(exchange))):
+                async for said in inference_log.read(self.connection, [subject]):
+                    self._on_piece(said.subject.encode(), said.header, said.body)
+        except (Unavailable, TimeoutError) as error:
+            log.warning("pieces of %s could not be looked up: %r", exchange.request.id, error)
         finally:
+            if (answer.attempt, answer.pieces) == (attempt, pieces):
+                exchange.heard_at = heard_at  # what was read again is no sign of life
             exchange.filling = False
             missing, exchange.missing = exchange.missing, False
         if exchange.done or answer.attempt != attempt or not self.connection.connected:
@@ -326,13 +278,13 @@ class Gateway(Actor):
             return
         request = exchange.request
         own = broken.piece is not None
-        failed = broken.reason == inference.ENGINE_FAILED
+        failed = broken.reason == inference.ENGINE_FAILED and not broken.silent
         exchange.count(fatal=failed and not own and not answer.pieces)
         if broken.reason == inference.ENGINE_TIMED_OUT:
             self._end(exchange, failures.OVERDUE)
         # What an engine itself answered with is no sign of its death: once more is enough, and
         # only of another one.
-        elif answer.attempt >= MAX_ATTEMPTS or (
+        elif exchange.resent >= MAX_ATTEMPTS - 1 or (
             own and (answer.attempt > 1 or not self._elsewhere(exchange))
         ):
             self._give_up(exchange, broken)
@@ -357,27 +309,10 @@ class Gateway(Actor):
 
     async def _detokenize(self, exchange: Exchange, way: Detokenize) -> None:
         """Ask any engine of the model what text the last token ids are, then go on."""
-        request = Request(
-            new_id(),
-            self.id,
-            exchange.request.model,
-            way.path,
-            way.body,
-            exchange.request.adapter,
-            avoid=exchange.answer.replica,
-            priority=exchange.request.priority,
-            timeout=DETOKENIZE_PATIENCE,
-        )
-        said = b""
+        seconds = patience.within(patience.DETOKENIZE, self._left(exchange))
+        request = question(exchange, way, seconds)
         try:
-            asking = self.ask(request, exchange.named)
-            piece = await asking.next()
-            while not piece.end:
-                said += piece.body
-                piece = await asking.next()
-            said += piece.body
-        except NotServed as error:
-            log.warning("%s: nobody detokenizes: %s", exchange.request.id, error)
+            said = await text_of(self.ask, request, exchange.named)
         finally:
             exchange.detokenizing = False
         exchange.answer.settle(said)
@@ -399,7 +334,7 @@ class Gateway(Actor):
 
     def _give_up(self, exchange: Exchange, broken: Broken) -> None:
         if broken.piece is None or exchange.answer.begun:
-            self._end(exchange, broken.reason)
+            self._end(exchange, broken.reason, self._seen(exchange))
             return
         self._forget(exchange)
         exchange.answer.complete = True
@@ -410,17 +345,21 @@ class Gateway(Actor):
         answer = exchange.answer
         now = asyncio.get_running_loop().time()
         broken = answer.broken
+        if broken is not None:
+            exchange.orphaned_at, exchange.lost = now, 0
+            exchange.resent += 1
         request = replace(
             request,
             attempt=answer.attempt + 1,
             avoid=answer.replica,
             gone=broken is not None and (broken.gone or broken.reason == inference.ENGINE_STOPPED),
+            patience=max(0.0, answer.request.patience - (now - exchange.orphaned_at)),
             timeout=None if exchange.deadline is None else max(0.0, exchange.deadline - now),
         )
         log.warning("request %s: attempt %d", request.id, request.attempt)
         answer.turn_to(request.attempt, request.continues)
         if exchange.untaken:
-            self._settle(exchange)
+            self.sending.settle(exchange)
         exchange.request = request
         exchange.sent_at = exchange.heard_at = now
         exchange.state_time = self.projection.state.time
@@ -428,9 +367,9 @@ class Gateway(Actor):
         exchange.pid = None
         exchange.early.clear()
         exchange.missing = False
-        self._drop(request, request.attempt)
+        self.sending.drop(request, request.attempt)
         try:
-            self._send(exchange)
+            self.sending.send(exchange)
         except MaxPayloadError:
             cause = f"{inference.ENGINE_FAILED}: its token ids are more than NATS carries at once"
             self._end(exchange, failures.CANT_CONTINUE, cause.encode())
@@ -443,12 +382,7 @@ class Gateway(Actor):
             return
         self._forget(exchange)
         exchange.give(exchange.answer.end(Piece(0, body, failure=failure)))
-        # Who resumes the answer ends it with the same words, or the same last bytes.
-        self._drop(
-            exchange.request,
-            ALL_ATTEMPTS,
-            b"%b: %b" % ((failure or failures.FINISHED).encode(), body),
-        )
+        self.sending.over(exchange.request, failure or failures.FINISHED, body)
 
     async def _tick(self) -> None:
         while True:
@@ -474,22 +408,30 @@ class Gateway(Actor):
                 pass
             case "recover":
                 self._recover(exchange)
-            case "engine-failed":
-                exchange.answer.broken = Broken(inference.ENGINE_FAILED, gone=True)
+            case "engine-failed" | "engine-silent":
+                silent = verdict == "engine-silent"
+                exchange.answer.broken = Broken(inference.ENGINE_FAILED, gone=True, silent=silent)
                 self._recover(exchange)
             case "fill":
                 self._fill(exchange)
-            case "not-taken":
-                self._not_taken(exchange)
-            case _:
+            case "try-again":
+                self._try_again(exchange)
+            case "nats-lost":
                 self._end(exchange, verdict)
+            case _:
+                self._end(exchange, verdict, self._seen(exchange))
 
-    def _not_taken(self, exchange: Exchange) -> None:
+    def _seen(self, exchange: Exchange) -> bytes:
+        """Return in words what was seen of those who had a request that fails."""
+        now = asyncio.get_running_loop().time()
+        return patience.seen(exchange, now, self._heartbeats, self.projection.state).encode()
+
+    def _left(self, exchange: Exchange) -> float:
+        return patience.left(exchange, asyncio.get_running_loop().time(), self._heartbeats)
+
+    def _try_again(self, exchange: Exchange) -> None:
         """Send a request again that got lost on its way to a replica, through another router."""
-        router = self._heartbeats.router(exchange.answer.queued or exchange.router)
-        if router is not None:
-            exchange.tried = (*exchange.tried, router.name)
-            router.doubted = exchange.sent_at
+        self.sending.doubt(exchange)
         exchange.lost += not exchange.answer.queued
         exchange.count(
             fatal=not exchange.answer.queued
@@ -497,7 +439,5 @@ class Gateway(Actor):
         )
         if exchange.fatal >= MAX_FATAL:
             self._end(exchange, failures.FATAL, b"%d" % exchange.fatal)
-        elif exchange.lost >= len(patience.ACCEPT):
-            self._end(exchange, failures.NOT_TAKEN)
         else:
             self._again(exchange, exchange.request)

@@ -27,12 +27,13 @@ class Broken(Struct, frozen=True):
     """The attempt is over before its end, and why. `piece`: what the engine itself said of it.
 
     Nothing is awaited after that: where it came in several pieces, the first is all that is kept.
-    `gone`: of its engine nothing is heard any more.
+    `gone`: of its engine nothing is heard any more. `silent`: that is all that is known of it.
     """
 
     reason: str
     piece: Piece | None = None
     gone: bool = False
+    silent: bool = False
 
 
 class Answer:

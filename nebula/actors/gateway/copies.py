@@ -11,7 +11,6 @@ from nats.errors import Error as NatsError
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.exchange import new_id
-from nebula.events import envelope
 from nebula.events.inference import Request
 from nebula.events.state import Named
 
@@ -62,6 +61,5 @@ class Copies:
             timeout=request.timeout,
             keep=keep,
         )
-        header = envelope.request_block(copy)
         with contextlib.suppress(NatsError):
-            self._gateway.connection.client.post(self._gateway.address(copy.model), header, body)
+            self._gateway.sending.copy(copy)

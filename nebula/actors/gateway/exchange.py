@@ -30,7 +30,9 @@ class Exchange:
     `request` is the attempt that is under way; `answer` folds the pieces of all attempts. `idle`:
     seconds that an engine may stay silent; `deadline`: when nobody wants the answer any more.
     `router`: where this attempt was sent, "" for any router; `tried`: those that it was sent to and
-    that nobody took it from. `untaken`: nobody has taken this attempt yet.
+    that nobody took it from. `untaken`: nobody has taken this attempt yet. `orphaned_at`: since
+    when no replica has had it; `lost`: how often it was sent since without being taken. `resent`:
+    attempts that followed one that broke.
     `state_time`: of the last event (ns) that was known when the attempt was sent; `fatal`: the
     engines in a row that have failed with the request and said nothing.
     """
@@ -42,11 +44,11 @@ class Exchange:
         self.named = named
         self.answer = answer
         self.idle = idle
-        self.began = self.sent_at = self.heard_at = now
+        self.began = self.sent_at = self.heard_at = self.orphaned_at = now
         self.asked_at = 0.0
         self.deadline = None if request.timeout is None else now + request.timeout
         self.pid: int | None = None
-        self.lost = 0
+        self.lost = self.resent = 0
         self.router = ""
         self.untaken = False
         self.tried: tuple[str, ...] = ()

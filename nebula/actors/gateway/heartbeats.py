@@ -24,12 +24,16 @@ class _Router(Known):
 
 
 class Heartbeats:
-    """See the module. `now` gives seconds of a monotonic clock."""
+    """See the module. `now` gives seconds of a monotonic clock.
+
+    `heard_at`: when anybody was heard last; 0 before.
+    """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._since = 0.0
         self._turn = 0
+        self.heard_at = 0.0
         self._replicas: dict[str, _Replica] = {}
         self._routers: dict[str, _Router] = {}
 
@@ -39,7 +43,8 @@ class Heartbeats:
             status = msgspec.json.decode(body, type=ReplicaStatus)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return
-        self._replicas[status.replica] = _Replica(self._now(), status.pid, status.context)
+        now = self.heard_at = self._now()
+        self._replicas[status.replica] = _Replica(now, status.pid, status.context)
 
     def on_router(self, _: bytes, __: bytes, body: bytes) -> None:
         """Take a router's heartbeat."""
@@ -50,7 +55,8 @@ class Heartbeats:
         known = self._routers.get(status.router)
         if known is None:
             known = self._routers[status.router] = _Router(status.router, 0.0)
-        known.at, known.addressed, known.queues = self._now(), status.addressed, status.queues
+        known.at = self.heard_at = self._now()
+        known.addressed, known.queues = status.addressed, status.queues
 
     def routers(self) -> Collection[Known]:
         """Return the routers that were heard within FORGOTTEN seconds."""

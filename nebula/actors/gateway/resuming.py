@@ -16,14 +16,14 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 
 from nebula.actors.gateway import claims
-from nebula.actors.gateway.actor import ALL_ATTEMPTS, Gateway
+from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.answer import GAP, Answer
 from nebula.actors.gateway.claims import Claim
 from nebula.actors.gateway.continuing import asked
 from nebula.actors.gateway.exchange import ClientGone
 from nebula.actors.gateway.failures import FINISHED, NOT_TAKEN, NotServed
 from nebula.events import envelope, inference, subjects
-from nebula.events.inference import Piece, Request, StillWanted, UnderWay
+from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, StillWanted, UnderWay
 from nebula.events.record import parse_headers
 from nebula.store import inference_log
 from nebula.store.connection import Unavailable
