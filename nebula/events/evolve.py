@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from msgspec.structs import replace
 
+from nebula.events.brief import brief
 from nebula.events.evolve_alias import fold_alias
 from nebula.events.evolve_model import fold_model
 from nebula.events.evolve_node import fold_node
@@ -94,7 +95,7 @@ def _malformed(state: State, record: Record, content: Malformed) -> State:
 
 
 def _reject(state: State, record: Record, reason: str) -> State:
-    rejection = Rejection(record.seq, record.subject, reason)
+    rejection = Rejection(record.seq, record.subject, brief(reason))
     return replace(state, rejections=state.rejections.insert(record.seq, rejection))
 
 

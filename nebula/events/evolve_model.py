@@ -4,6 +4,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
+from nebula.events.brief import brief
 from nebula.events.index import hold, set_apart
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -133,7 +134,7 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
                 state,
                 replace(
                     model,
-                    unschedulable=reason,
+                    unschedulable=brief(reason),
                     missing=missing,
                     answered=model.intent,
                     changed=seq,
@@ -175,7 +176,7 @@ def _roll_back(state: State, model: Model, record: Record, reason: str) -> State
         model,
         name=spec.name or model.id,
         spec=spec,
-        rolled_back=reason,
+        rolled_back=brief(reason),
         intent=record.seq,
         changed=record.seq,
     )

@@ -4,6 +4,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
+from nebula.events.brief import brief
 from nebula.events.evolve_model import remove
 from nebula.events.intents import (
     NodeDrainRequested,
@@ -151,7 +152,7 @@ def _weights(weights: dict[str, Held], event: WeightsEvent) -> dict[str, Held]:
         case DownloadFinished(bytes=size):
             held = Held(size, size, whole=True, pinned=held.pinned, fetched=held.fetched)
         case DownloadFailed(reason=reason, retry_in=retry_in):
-            held = replace(held, whole=False, reason=reason, retry_in=retry_in)
+            held = replace(held, whole=False, reason=brief(reason), retry_in=retry_in)
         case WeightsRemoved():
             if held.pinned:
                 return {**weights, event.source: Held(pinned=True)}

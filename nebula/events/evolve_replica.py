@@ -4,6 +4,7 @@ from typing import TypeAlias, assert_never
 
 from msgspec.structs import replace
 
+from nebula.events.brief import brief
 from nebula.events.evolve_model import let_go, proved, remove
 from nebula.events.index import settle
 from nebula.events.record import Record
@@ -59,7 +60,7 @@ def _adapters(state: State, replica: Replica, record: Record, event: _AdapterRep
         case AdapterLoadFailed(source=source, reason=reason):
             if not _wanted(state, replica, event):
                 return replace(state, seq=record.seq, time=record.time)
-            status = AdapterStatus(source, loaded=False, reason=reason)
+            status = AdapterStatus(source, loaded=False, reason=brief(reason))
             adapters = {**replica.adapters, name: status}
         case AdapterUnloaded():
             adapters = {key: value for key, value in replica.adapters.items() if key != name}
@@ -123,7 +124,7 @@ def _replica(
                 engine=None,
                 adapters={},
                 attempt=event.attempt,
-                reason=event.reason,
+                reason=brief(event.reason),
                 exit_code=event.exit_code,
                 log_tail=event.log_tail,
                 retry_in=event.retry_in,
@@ -136,7 +137,7 @@ def _replica(
                 phase="stopped",
                 engine=None,
                 adapters={},
-                reason=reason,
+                reason=brief(reason),
                 attempt=0,
                 changed=seq,
                 since=time,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from nebula.actors.placement.decision import Decision, decide
+from nebula.actors.router.backlog import ANSWERS
 from nebula.events.evolve import evolve
 from nebula.events.record import Entry, Record
 from nebula.events.state import EMPTY, State
@@ -63,7 +64,9 @@ class Replay:
         self._check = check
         self._decider = decider
         self._past: deque[State] = deque(maxlen=REACH)
-        self._newest_basis = 0
+        self._basis = 0
+        self._owed: set[int] = set()
+        self._answers: list[int] = []
 
     def take(self, record: Record) -> Difference | None:
         """Fold one more record; give the difference if it is a decision that comes out otherwise.
@@ -88,12 +91,23 @@ class Replay:
     def end(self) -> Difference | None:
         """Give the difference that shows only in what was never decided, when all is folded."""
         for seq, pending in sorted(self.state.rejections.items()):
-            if seq <= self._newest_basis:
+            if seq in self._owed:
                 answer = Decision(str(seq), EventRejected(pending.subject, pending.reason), seq)
-                found = Difference(seq, self._newest_basis, str(seq), None, (answer,))
+                found = Difference(seq, self._basis, str(seq), None, (answer,))
                 self.differences.append(found)
                 return found
         return None
+
+    def _turn(self, basis: State) -> None:
+        """Note which answers a router owed in a turn that is over: it has decided anew since.
+
+        Within a turn a plan comes before the answers, of which there are `ANSWERS` at most.
+        """
+        if basis.seq > self._basis:
+            self._owed.update(self._answers)
+            self._owed = {seq for seq in self._owed if seq in self.state.rejections}
+            self._answers = sorted(basis.rejections)[:ANSWERS]
+            self._basis = basis.seq
 
     def _compare(self, record: Record, event: Event) -> Difference | None:
         if record.basis is None:
@@ -103,7 +117,7 @@ class Replay:
         if basis is None:
             self.beyond += 1
             return None
-        self._newest_basis = max(self._newest_basis, basis.seq)
+        self._turn(basis)
         decided = self._decider(basis)
         if any(each.id == record.id and each.event == event for each in decided):
             self.checked += 1

@@ -36,6 +36,19 @@ def started(**changed: object) -> bytes:
     return json.dumps({**report, **changed}).encode()
 
 
+async def test_an_event_whose_answer_would_be_too_large_holds_up_no_placement(
+    cluster: Cluster,
+) -> None:
+    key = b"\x7f" * 1_700_000  # each of them takes four characters where it is shown
+    body = b'{"source":"m","options":{"' + key + b'":1}}'
+    await cluster.publish(f"{MODEL}.huge.ModelLoadRequested", body)
+    await cluster.publish(f"{MODEL}.after.ModelLoadRequested", b'{"source": "simulated"}')
+    await cluster.stands("after")
+    await cluster.until(lambda state: not state.rejections, "the huge event is answered")
+    await cluster.publish(f"{MODEL}.after.ModelUnloadRequested", b"")
+    await cluster.until(lambda state: "after" not in state.models, "it is unloaded")
+
+
 async def test_a_source_alone_loads_a_model_and_an_empty_body_unloads_it(cluster: Cluster) -> None:
     await cluster.publish(f"{MODEL}.mine.ModelLoadRequested", b'{"source": "simulated"}')
     await cluster.stands("mine")

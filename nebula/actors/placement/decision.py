@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from nebula.actors.placement.fleet import Fleet
 from nebula.actors.placement.planning import Plan, plan
+from nebula.events.brief import brief
 from nebula.events.index import unmeasured
 from nebula.events.objections import objection
 from nebula.events.state import Model, Replica, State, launch_of, proven_spec
@@ -32,10 +33,10 @@ class Decision(Struct, frozen=True):
 
 
 def decide(state: State, policy: Policy | None = None) -> tuple[Decision, ...]:
-    """Give what `state` calls for: answers to rejected entries, then the first due plan.
+    """Return what `state` calls for: the first due plan, then answers to rejected entries.
 
-    One plan at a time, because each changes how much room is left for the next. `policy` is tried
-    instead of each model's own.
+    One plan at a time, because each changes how much room is left for the next. A plan goes first:
+    no number of rejected entries may hold it up. `policy` is tried instead of each model's own.
     """
     return Decider(policy).decide(state)
 
@@ -69,7 +70,7 @@ class Decider:
                 continue
             decision = _of_model(state, model, self._policy, self._fleet)
             if decision is not None:
-                return (*rejected, decision)
+                return (decision, *rejected)
             self._quiet[identity] = (state.capacity_seq, *now)
         self._all_quiet = (state.unsettled, state.capacity_seq)
         self._quiet = {each: self._quiet[each] for each in state.unsettled}
@@ -102,7 +103,7 @@ def _of_model(state: State, model: Model, policy: Policy | None, fleet: Fleet) -
     if planned.assignments != model.assignments or (_answers(model) and not planned.missing):
         return Decision(model.id, ModelAssigned(model.version + 1, planned.assignments), cause)
     if planned.missing and (due or _told_otherwise(model, planned)):
-        return Decision(model.id, ModelUnschedulable(planned.reason, planned.missing), cause)
+        return Decision(model.id, ModelUnschedulable(brief(planned.reason), planned.missing), cause)
     if planned.missing and _stranded(state, model, policy, fleet):
         why = f"it fits nowhere, and what worked before is gone: {planned.reason}"
         back = _rolled_back(state, model, why)
@@ -111,7 +112,7 @@ def _of_model(state: State, model: Model, policy: Policy | None, fleet: Fleet) -
 
 
 def _rolled_back(state: State, model: Model, reason: str) -> ModelRolledBack | None:
-    back = ModelRolledBack(reason)
+    back = ModelRolledBack(brief(reason))
     return back if objection(state, model.id, back) is None else None
 
 

@@ -18,6 +18,7 @@ from nats.errors import FlushTimeoutError
 
 from nebula.actors.actor import Actor
 from nebula.actors.placement.decision import Decision
+from nebula.actors.router.backlog import Backlog
 from nebula.actors.router.deciding import Deciding
 from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.guards import Guards
@@ -27,7 +28,7 @@ from nebula.actors.router.observing import Observer
 from nebula.events import subjects
 from nebula.events.state import State
 from nebula.store.connection import Connection, Unavailable
-from nebula.store.log import Conflict
+from nebula.store.log import Conflict, TooLarge
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,9 @@ HEARTBEAT = 1.0
 TICK = 0.1
 OBSERVE = 1.0
 """Seconds between two looks at what has been seen beside the log."""
+
+PATIENCE = 4.0
+"""Seconds in which the log has to take a decision before others, of other aggregates, go first."""
 
 FAREWELL = 0.25
 """Seconds for which a router that ends still takes requests of gateways that do not know it yet."""
@@ -58,6 +62,7 @@ class Router(Actor):
         )
         self._observer = Observer(self.id, time.monotonic)
         self._deciding = Deciding(self._observer, self._dispatch.loads, lost_after)
+        self._backlog = Backlog(time.monotonic)
         self._look = asyncio.Event()
         self._requests: tuple[Subscription, ...] = ()
 
@@ -88,6 +93,7 @@ class Router(Actor):
             state = self.projection.state
             self._dispatch.react()
             due = self._deciding.due(state, connected=self.connection.connected)
+            due = self._backlog.next(due)
             if due:
                 await self._append_all(state, due)
             else:
@@ -167,19 +173,28 @@ class Router(Actor):
         """Append decisions that were made together, as long as nobody else decides in between."""
         guards = Guards(state)
         newest = state.seq
-        try:
-            for decision in due:
+        for decision in due:
+            name = type(decision.event).__name__
+            if not guards.hold(decision):
+                continue  # another router was first: it is decided again from what that one wrote
+            try:
                 newest = await self._append(state, decision, guards)
-        except Conflict:
-            # Somebody was first. What they wrote is on its way to us, and then we decide again.
-            newest += 1
-        except Unavailable as error:
-            log.warning("can't append %s: %s", type(decision.event).__name__, error)
-            return
-        await self.projection.reached(newest, timeout=1)
+            except Conflict:
+                guards.lost(decision)
+                newest = max(newest, state.seq + 1)
+            except TooLarge as error:
+                log.error("%s of %s is given up: %s", name, decision.id, error)
+                self._backlog.drop(decision)
+            except Unavailable as error:
+                log.warning("can't append %s of %s: %s", name, decision.id, error)
+                self._backlog.stand_back(decision)
+                if not self.connection.connected:
+                    break
+        if newest > state.seq:
+            await self.projection.reached(newest, timeout=1)
 
     async def _append(self, state: State, decision: Decision, guards: Guards) -> int:
-        """Append one decision and give its sequence. Raises Conflict, Unavailable."""
+        """Append one decision and give its sequence. Raises Conflict, TooLarge, Unavailable."""
         held = guards.of(decision)
         seq = await self.log.append(
             decision.id,
@@ -188,6 +203,7 @@ class Router(Actor):
             cause=decision.cause,
             basis=state.seq,
             message_id=held.message_id,
+            patience=PATIENCE,
         )
         guards.appended(held, seq)
         log.info("%s %s", type(decision.event).__name__, decision.id)

@@ -28,6 +28,7 @@ class Guards:
             subjects.MODEL_EVENTS: state.models_seq,
             subjects.NODE_EVENTS: state.nodes_seq,
         }
+        self._lost: set[str] = set()
 
     def of(self, decision: Decision) -> Held:
         """Give what a decision is appended under."""
@@ -38,6 +39,17 @@ class Guards:
         of_node = isinstance(decision.event, NodeSuspected | NodeHeard | NodeLost)
         over = subjects.NODE_EVENTS if of_node else subjects.MODEL_EVENTS
         return Held(Guard(over, self._seqs[over]), None)
+
+    def hold(self, decision: Decision) -> bool:
+        """Return whether a decision can still be appended: its guard was not lost to another."""
+        guard = self.of(decision).guard
+        return guard is None or guard.subject not in self._lost
+
+    def lost(self, decision: Decision) -> None:
+        """Count the guard of a decision as lost: another router has decided on those subjects."""
+        guard = self.of(decision).guard
+        if guard is not None:
+            self._lost.add(guard.subject)
 
     def appended(self, held: Held, seq: int) -> None:
         """Count a decision as appended at `seq`: it must not be in the way of the next."""
