@@ -93,6 +93,7 @@ def _replica(
                 event.plan,
                 started=time,
                 installed=node.engine_version if node is not None else "",
+                birth=event.birth,
             )
             return replace(
                 replica,

@@ -16,7 +16,7 @@ from nebula.events.state import Alias, Model, Named, Node, Rejection, Replica, S
 FORMAT = 1
 """Version of these bytes; grows when they are laid out otherwise."""
 
-FOLD = 8
+FOLD = 9
 """Version of `evolve`; grows when it makes another state of the same log. A test watches it."""
 
 

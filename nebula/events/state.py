@@ -22,6 +22,8 @@ Phase: TypeAlias = Literal["assigned", "starting", "ready", "failed", "stopped"]
 class Engine(Struct, frozen=True, gc=False):
     """A spawned engine process, as its node reported it. `version` is the plan's it runs for.
 
+    `birth` tells its process from every other of the same `pid`; "" where it was not told.
+
     `engine_version` is what it says of itself, `installed` what its node would have started then.
     """
 
@@ -33,6 +35,7 @@ class Engine(Struct, frozen=True, gc=False):
     started: int
     engine_version: str = ""
     installed: str = ""
+    birth: str = ""
 
 
 class AdapterStatus(Struct, frozen=True, gc=False):

@@ -91,8 +91,9 @@ class EngineStarted(Struct, frozen=True, gc=False):
     Like every report of a replica it names the `node` that makes it: one from where the replica is
     no more, or not any longer, says nothing about the one of this id that there is now.
 
-    `created` is the process's start time in seconds since the epoch as its kernel tells it: with
-    `pid` it names the process beyond doubt, also after pids were used again.
+    `created` is the process's start time in seconds since the epoch. `birth` is the machine's boot
+    id and the clock ticks from that boot to the start of the process: with `pid` it names the
+    process beyond doubt, also after pids were used again or the clock was stepped.
     """
 
     pid: Pid
@@ -102,6 +103,7 @@ class EngineStarted(Struct, frozen=True, gc=False):
     plan: int
     attempt: int = 1
     node: str = ""
+    birth: str = ""
 
 
 class EngineReady(Struct, frozen=True, gc=False):

@@ -26,6 +26,8 @@ from nebula.actors.node.processes import (
 
 pytestmark = pytest.mark.anyio
 
+NODE, FOLDER = "n1", "/srv/n1"
+MARK = {"NEBULA_NODE": NODE, "NEBULA_NODE_FOLDER": FOLDER}
 HOUR = "3600"  # nothing here outlasts it
 
 
@@ -48,6 +50,10 @@ class Machine:
 
     async def shell(self, script: str, **variables: str) -> EngineProcess:
         return await self.start("/bin/sh", "-c", script, **variables)
+
+    def adopt(self, process: EngineProcess, birth: str | None = None) -> EngineProcess | None:
+        told = process.birth if birth is None else birth
+        return EngineProcess.adopt(process.pid, told, process.log_file, NODE, FOLDER)
 
     async def said(self, text: str) -> None:
         async with asyncio.timeout(20):
@@ -171,10 +177,10 @@ async def test_ending_what_is_gone_already_is_quick_and_harmless(machine: Machin
 
 
 async def test_a_running_process_is_adopted_and_watched_to_its_end(machine: Machine) -> None:
-    process = await machine.shell(f"sleep {HOUR} & echo up; wait")
+    process = await machine.shell(f"sleep {HOUR} & echo up; wait", **MARK)
     await machine.said("up")
     await sleeping(process, 1)
-    adopted = EngineProcess.adopt(process.pid, process.created, process.log_file)
+    adopted = machine.adopt(process)
     assert adopted is not None
     assert adopted.alive
     assert adopted.tail() == ("up",)
@@ -189,15 +195,70 @@ async def test_a_running_process_is_adopted_and_watched_to_its_end(machine: Mach
 
 
 async def test_a_process_that_only_has_the_same_pid_is_not_adopted(machine: Machine) -> None:
-    process = await machine.shell(f"sleep {HOUR}")
-    assert EngineProcess.adopt(process.pid, process.created - 1, process.log_file) is None
-    assert EngineProcess.adopt(process.pid, process.created + 1, process.log_file) is None
+    process = await machine.shell(f"sleep {HOUR}", **MARK)
+    booted, _, ticks = process.birth.partition(":")
+    assert machine.adopt(process, f"{booted}:{int(ticks) - 1}") is None
+    assert machine.adopt(process, f"{booted}:{int(ticks) + 1}") is None
+    assert machine.adopt(process, f"another-boot:{ticks}") is None
+
+
+async def test_a_process_that_another_node_started_is_not_adopted(machine: Machine) -> None:
+    process = await machine.shell(f"sleep {HOUR}", NEBULA_NODE=NODE, NEBULA_NODE_FOLDER="/other")
+    assert machine.adopt(process) is None
+
+
+async def test_of_an_older_log_a_process_is_adopted_by_its_mark(machine: Machine) -> None:
+    assert machine.adopt(await machine.shell(f"sleep {HOUR}", **MARK), birth="") is not None
+    assert machine.adopt(await machine.shell(f"sleep {HOUR}"), birth="") is None
+
+
+@pytest.mark.parametrize("step", [-3600.0, -1.0, 1.0, 3600.0])
+async def test_a_step_of_the_clock_ends_no_adopted_process(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    process = await machine.shell(f"sleep {HOUR}", **MARK)
+    adopted = machine.adopt(process)
+    assert adopted is not None
+    watching = asyncio.create_task(adopted.wait())
+    # What a step moves: the clock, and with it the time of boot that /proc/stat tells.
+    now, boot_time = time.time, psutil._pslinux.boot_time
+    monkeypatch.setattr(time, "time", lambda: now() + step)
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot_time() + step)
+    assert psutil.Process(process.pid).create_time() != pytest.approx(process.created, abs=0.5)
+    assert adopted.alive
+    assert machine.adopt(process) is not None
+    done, _ = await asyncio.wait((watching,), timeout=3 * processes.POLL)
+    assert not done
+    assert living(process.pid) != []
+    await adopted.end(grace=5)
+    assert await asyncio.wait_for(watching, 20) is None
+    assert living(process.pid) == []
+
+
+async def test_a_group_that_another_process_leads_by_now_is_left_alone(machine: Machine) -> None:
+    stranger = await machine.shell(f"sleep {HOUR}")
+    dead = EngineProcess(stranger.pid, "a-boot:1", stranger.log_file)
+    await dead.wait()
+    await dead.end(grace=0)
+    await dead.gone()
+    assert living(stranger.pid) != []
+
+
+async def test_orphans_are_ended_unless_the_machine_has_booted_since(machine: Machine) -> None:
+    process = await machine.shell(f"sleep {HOUR} & exec sleep 0.2")
+    await asyncio.wait_for(process._child.wait(), 20)  # type: ignore[union-attr]
+    assert living(process.pid) == ["sleep"]
+    await processes.end_orphans(process.pid, f"another-boot:{process.birth.partition(':')[2]}")
+    await processes.end_orphans(process.pid, "")
+    assert living(process.pid) == ["sleep"]
+    await processes.end_orphans(process.pid, process.birth)
+    assert living(process.pid) == []
 
 
 async def test_a_process_that_has_ended_is_not_adopted(machine: Machine) -> None:
     process = await machine.shell("exit 0")
     await process.wait()
-    assert EngineProcess.adopt(process.pid, process.created, process.log_file) is None
+    assert machine.adopt(process) is None
 
 
 async def test_a_second_engine_appends_to_the_log_and_tells_only_its_own_lines(

@@ -218,7 +218,11 @@ class Node(Actor):
                 if engine.stop_reason is not None:
                     self.spawn(process.end(self.settings.grace), f"end {engine.replica}")
                 event = engine.started(
-                    process.pid, process.created, engine.port, str(process.log_file)
+                    process.pid,
+                    process.created,
+                    engine.port,
+                    str(process.log_file),
+                    process.birth,
                 )
                 engine.has_told(await self._tell(engine.replica, event, engine.last_seq))
             watching = asyncio.create_task(process.wait())
@@ -290,9 +294,10 @@ class Node(Actor):
             if replica.engine is None:
                 continue
             known = replica.engine
-            process = EngineProcess.adopt(known.pid, known.created, Path(known.log_file))
+            owner = (self.settings.node, str(self.settings.folder))
+            process = EngineProcess.adopt(known.pid, known.birth, Path(known.log_file), *owner)
             if process is None:
-                await processes.end_orphans(known.pid, known.created)
+                await processes.end_orphans(known.pid, known.birth)
                 gone = EngineStopped("it ended while no node watched it")
                 await self._tell(replica.id, gone, replica.changed)
                 continue

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from nebula.actors.node import identity
+
 POLL = 0.25
 """Seconds between two looks at a process that is not our child, or at a group that ends."""
 
@@ -25,13 +27,14 @@ class EngineProcess:
     def __init__(
         self,
         pid: int,
-        created: float,
+        birth: str,
         log_file: Path,
         child: asyncio.subprocess.Process | None = None,
         log_start: int = 0,
     ) -> None:
         self.pid = pid
-        self.created = created
+        self.birth = birth
+        self.created = time.time()
         self.log_file = log_file
         self._child = child
         self._log_start = log_start
@@ -52,15 +55,22 @@ class EngineProcess:
                 env=dict(environment),
                 start_new_session=True,
             )
-        return cls(child.pid, _created(child.pid) or time.time(), log_file, child, log_start)
+        return cls(child.pid, identity.birth(child.pid), log_file, child, log_start)
 
     @classmethod
-    def adopt(cls, pid: int, created: float, log_file: Path) -> "EngineProcess | None":
-        """Take over a process that runs; None when that very process is gone."""
-        found = _created(pid)
-        if found is None or abs(found - created) > 0.05:
+    def adopt(
+        cls, pid: int, birth: str, log_file: Path, node: str, folder: str
+    ) -> "EngineProcess | None":
+        """Take over a process that runs; None where that very process is gone, or not this node's.
+
+        `birth` is what was told of it when it was started; where that was not told, as by versions
+        of Nebula before it was, it has to bear the mark of this `node` and its `folder`.
+        """
+        found = identity.birth(pid)
+        mark = identity.marked(pid, node, folder)
+        if not found or mark is False or (found != birth if birth else not mark):
             return None
-        return cls(pid, created, log_file)
+        return cls(pid, found, log_file)
 
     @property
     def adopted(self) -> bool:
@@ -72,8 +82,7 @@ class EngineProcess:
         """Whether the group's leader still runs."""
         if self._child is not None:
             return self._child.returncode is None
-        found = _created(self.pid)
-        return found is not None and abs(found - self.created) <= 0.05
+        return bool(self.birth) and identity.birth(self.pid) == self.birth
 
     async def wait(self) -> int | None:
         """Wait for the leader's end, and kill what is left of its group.
@@ -86,7 +95,8 @@ class EngineProcess:
         else:
             while self.alive:  # noqa: ASYNC110 - the kernel tells only parents
                 await asyncio.sleep(POLL)
-        _signal(self.pid, signal.SIGKILL)
+        if self._owns_group():
+            _signal(self.pid, signal.SIGKILL)
         return code
 
     async def gone(self) -> None:
@@ -95,11 +105,20 @@ class EngineProcess:
         That may take seconds: what is killed still needs its core to go, and others may keep that
         busy.
         """
-        await end_group(self.pid, grace=0)
+        if self._owns_group():
+            await end_group(self.pid, grace=0)
 
     async def end(self, grace: float) -> None:
         """End the whole group: politely, then after `grace` seconds by force."""
-        await end_group(self.pid, grace=grace)
+        if self._owns_group():
+            await end_group(self.pid, grace=grace)
+
+    def _owns_group(self) -> bool:
+        """Return whether the group of its pid is still its own: no other process leads it.
+
+        The kernel gives no process a pid that is still a group's.
+        """
+        return identity.birth(self.pid) in ("", self.birth)
 
     def tail(self, lines: int = 40) -> tuple[str, ...]:
         """Give the last lines that this very engine wrote."""
@@ -160,23 +179,14 @@ def _members(group: int) -> bool:
     return False
 
 
-def _created(pid: int) -> float | None:
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return float(process.create_time())
-    except psutil.Error:
-        return None
-
-
-async def end_orphans(leader: int, created: float) -> None:
-    """End what a dead leader left of its group; nothing where the pid now is somebody else's.
+async def end_orphans(leader: int, birth: str) -> None:
+    """End what a dead leader of that birth left of its group, if the machine has not booted since.
 
     vLLM's children write their titles over the environment that marks them, so only the group
     tells them. The kernel gives no process a pid that is still a group's.
     """
-    if psutil.boot_time() <= created and _created(leader) is None and _members(leader):
+    booted_since = not birth or birth.partition(":")[0] != identity.boot()
+    if not booted_since and not identity.birth(leader) and _members(leader):
         await end_group(leader, grace=0)
 
 

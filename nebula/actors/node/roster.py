@@ -43,9 +43,12 @@ class Entry:
             self.told,
         )
 
-    def started(self, pid: int, created: float, port: int, log_file: str) -> EngineStarted:
-        """Give what to tell of its process."""
-        return EngineStarted(pid, created, port, log_file, self.version, self.attempt)
+    def started(
+        self, pid: int, created: float, port: int, log_file: str, birth: str = ""
+    ) -> EngineStarted:
+        """Return what to tell of its process; `birth` as `identity.birth` has it."""
+        version, attempt = self.version, self.attempt
+        return EngineStarted(pid, created, port, log_file, version, attempt, birth=birth)
 
     def has_told(self, seq: int) -> None:
         """Note that the log has, at `seq`, that its process runs."""
