@@ -12,7 +12,7 @@ from tests.simulation.cluster import Cluster
 from tests.simulation.invariants import ANSWERED, SERVED, SETTLED
 from tests.simulation.journal import Broken
 from tests.simulation.machine import BROKEN_OPTION
-from tests.simulation.scenario import FAULTS
+from tests.simulation.scenario import FAULTS, PARTITIONS
 
 QUIET = 45.0
 """Seconds without an event after which the cluster is taken to be at rest."""
@@ -23,9 +23,14 @@ LONGEST = 3_000.0
 MOST_ASKED = 30
 
 
+LASTING = (*FAULTS, *PARTITIONS)
+
+
 def calm(cluster: Cluster) -> None:
     """End all trouble, try again what was given up, and wait until nothing happens any more."""
-    lasting = [step.at + step.amount + 35 for step in cluster.scenario.steps if step.what in FAULTS]
+    lasting = [
+        step.at + step.amount + 35 for step in cluster.scenario.steps if step.what in LASTING
+    ]
     cluster.clock.run(max([cluster.scenario.calm, *lasting]) + 1)
     for link in cluster.links():
         link.heal()

@@ -94,7 +94,6 @@ FAULTS = (
     "cut node",
     "cut router",
     "lose node",
-    "deaf router",
     "lossy",
     "nats away",
     "kill engine",
@@ -106,6 +105,10 @@ FAULTS = (
     "smaller devices",
     "one device fewer",
 )
+
+
+PARTITIONS = ("deaf router",)
+"""Faults that are drawn apart from the others, so that these stay what they were."""
 
 
 def draw(seed: int) -> Scenario:
@@ -128,8 +131,24 @@ def draw(seed: int) -> Scenario:
         for name in names
     ]
     happens += [_step(rng, calm, names, machines, routers) for _ in range(steps)]
+    happens += _partitions(Random(f"partitions {seed}"), calm, routers)
     happens.sort(key=lambda step: step.at)
     return Scenario(seed, machines, routers, tuple(happens), calm, 2.0 if large else 0.0)
+
+
+def _partitions(rng: Random, calm: float, routers: int) -> list[Step]:
+    """In a third of all worlds routers do not hear others for longer than a node may be silent."""
+    if rng.random() > 1 / 3:
+        return []
+    return [
+        Step(
+            rng.random() * calm,
+            rng.choice(PARTITIONS),
+            f"router-{rng.randrange(routers)}",
+            20 + rng.random() * 80,
+        )
+        for _ in range(rng.randint(1, 3))
+    ]
 
 
 def _machine(rng: Random, number: int) -> Hardware:
