@@ -114,6 +114,10 @@ class Cluster:
         line += ["--nats-port", str(self.nats_port), *arguments]
         self._run("fork", [sys.executable, "-m", "nebula.cli.main", *line])
 
+    def program(self, name: str, *line: str) -> None:
+        """Run a command line of a test's own as a part of the cluster."""
+        self._run(name, list(line))
+
     def again(self, name: str) -> None:
         """Run a process that has ended once more, as it ran before."""
         self._run(name, self._lines[name])
