@@ -7,6 +7,7 @@ from nebula.cli.alias import alias, aliases
 from nebula.cli.drain import drain
 from nebula.cli.load import load
 from nebula.cli.logs import logs
+from nebula.cli.rebalance import rebalance_replicas
 from nebula.cli.schema import schema
 from nebula.cli.up import up
 from nebula.cli.weights import weights
@@ -27,6 +28,7 @@ for command in (
     operate.unload,
     operate.scale,
     drain,
+    rebalance_replicas,
     operate.models,
     operate.replicas,
     operate.nodes,

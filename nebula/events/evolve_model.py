@@ -10,6 +10,7 @@ from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
     ModelLoadRequested,
+    ModelRebalanceRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
 )
@@ -115,6 +116,9 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
             spec = replace(model.spec, replicas=wanted, autoscale=None)
             model = replace(model, spec=spec, asleep=False, scaled=None, intent=seq, changed=seq)
             return _put(state, model)
+        case ModelRebalanceRequested(replicas=moving):
+            moved = tuple(sorted({*model.moving, *moving}))
+            return _put(state, replace(model, moving=moved, intent=seq, changed=seq))
         case ModelUnloadRequested():
             model = replace(model, unloading=True, assignments=(), intent=seq, changed=seq)
             return _retire(_put(state, model), model, record)
@@ -136,6 +140,7 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
                     model,
                     unschedulable=brief(reason),
                     missing=missing,
+                    moving=(),  # they stay where they are: asked for once, not for ever
                     answered=model.intent,
                     changed=seq,
                 ),
@@ -236,6 +241,7 @@ def _assign(state: State, model: Model, record: Record, event: ModelAssigned) ->
         answered=model.intent,
         unschedulable="",
         missing=0,
+        moving=tuple([each for each in model.moving if each in planned]),
         changed=record.seq,
     )
     state = replace(

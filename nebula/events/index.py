@@ -143,6 +143,8 @@ def misplaced(state: State, model: Model, replica: Replica) -> str:
 def _misplaced(node: Node | None, model: Model, replica: Replica) -> str:
     if node is None:
         return ""
+    if model.moving and replica.id in model.moving:
+        return "somebody wants it elsewhere"
     if node.draining:
         return f"{node.id} is draining"
     wrong = unsuited(model.spec, node)

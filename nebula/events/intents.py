@@ -75,6 +75,12 @@ class ModelScaleRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=T
     replicas: Replicas
 
 
+class ModelRebalanceRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """Somebody wants these replicas elsewhere: each goes once another one serves in its place."""
+
+    replicas: Annotated[tuple[Token, ...], Meta(min_length=1, max_length=1024)]
+
+
 class ModelUnloadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Somebody wants the model gone, its engines ended and its memory back."""
 

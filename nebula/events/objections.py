@@ -14,6 +14,7 @@ from nebula.events.intents import (
     AliasRemoveRequested,
     AliasRequested,
     ModelLoadRequested,
+    ModelRebalanceRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeDrainRequested,
@@ -65,6 +66,8 @@ def objection(state: State, identity: str, event: Event) -> str | None:
             return _load(state, identity, event)
         case ModelScaleRequested() | ModelUnloadRequested():
             return None if identity in state.models else f"there is no model {identity!r}"
+        case ModelRebalanceRequested():
+            return _rebalance(state, identity, event)
         case AdapterLoadRequested():
             return _adapter_load(state, identity, event)
         case AdapterUnloadRequested():
@@ -88,6 +91,15 @@ def objection(state: State, identity: str, event: Event) -> str | None:
             return _rolled_back(state, identity)
         case _:
             return None
+
+
+def _rebalance(state: State, identity: str, event: ModelRebalanceRequested) -> str | None:
+    model = state.models.get(identity)
+    if model is None:
+        return f"there is no model {identity!r}"
+    planned = {place.replica for place in model.assignments}
+    unknown = [each for each in event.replicas if each not in planned]
+    return f"model {identity!r} has no replica {unknown[0]!r}" if unknown else None
 
 
 def _weights(

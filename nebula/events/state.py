@@ -124,7 +124,7 @@ class Model(Struct, frozen=True, gc=False):
     `created` is the time (ns) of its first load request.
     `asleep`: no replicas until a request comes. `scaled`: how many the load last called for.
     `proven` is the last spec with which every replica got ready; `rolled_back` says why the spec
-    after it was given up.
+    after it was given up. `moving`: replicas that somebody wants elsewhere.
     """
 
     id: str
@@ -147,6 +147,7 @@ class Model(Struct, frozen=True, gc=False):
     measured: Measured | None = None
     proven: ModelLoadRequested | None = None
     rolled_back: str = ""
+    moving: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> int:

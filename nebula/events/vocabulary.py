@@ -16,6 +16,7 @@ from nebula.events.intents import (
     AliasRemoveRequested,
     AliasRequested,
     ModelLoadRequested,
+    ModelRebalanceRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeDrainRequested,
@@ -253,6 +254,7 @@ class EventRejected(Struct, frozen=True, gc=False):
 ModelEvent: TypeAlias = (
     ModelLoadRequested
     | ModelScaleRequested
+    | ModelRebalanceRequested
     | ModelUnloadRequested
     | AdapterLoadRequested
     | AdapterUnloadRequested

@@ -3,11 +3,13 @@
 Pure. A name may mean what is there no more: then the log's last word on it counts.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from nebula.actors.placement.rebalancing import rebalance
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -120,7 +122,19 @@ def _model(state: State, identity: str, model: Model | None) -> Verdict:
     ready = f", {stands.ready} of {stands.wanted} replicas serve" if stands.wanted else ""
     ready += " as far as is known" if stands.ready and _on_lost(state, model) else ""
     headline = f"{identity}{called} is {stands.word}{ready}{detail}"
+    together = _together(model)
+    if stands.word == "ready" and together and rebalance(state, identity).moves:
+        headline += f"; {together}"
+        todo = "They would lie better apart: `nebula rebalance` shows where, `--yes` moves them."
+        return Verdict(headline, advice(state, model) or todo)
     return Verdict(headline, advice(state, model))
+
+
+def _together(model: Model) -> str:
+    """Say where most of a model's replicas lie together; empty where none do."""
+    many = Counter(place.node for place in model.assignments)
+    node, count = max(many.items(), key=lambda each: each[1], default=("", 0))
+    return f"{count} of its replicas lie together on {node}" if count > 1 else ""
 
 
 def _on_lost(state: State, model: Model) -> bool:

@@ -9,6 +9,7 @@ from nebula.events.intents import (
     AliasRemoveRequested,
     AliasRequested,
     ModelLoadRequested,
+    ModelRebalanceRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeDrainRequested,
@@ -106,6 +107,8 @@ def told(record: Record) -> str:
             return "asked to be empty: its replicas move elsewhere"
         case NodeUndrainRequested():
             return "asked to take replicas again"
+        case ModelRebalanceRequested(replicas=moving):
+            return f"asked to have {', '.join(moving)} elsewhere"
         case NodeSuspected(reason=reason):
             return "suspected" + _because(reason)
         case NodeHeard(reason=reason):

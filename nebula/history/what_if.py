@@ -18,6 +18,7 @@ from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
     ModelLoadRequested,
+    ModelRebalanceRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeDrainRequested,
@@ -42,6 +43,7 @@ ROUNDS = 10_000
 _FROM_OUTSIDE = (
     ModelLoadRequested
     | ModelScaleRequested
+    | ModelRebalanceRequested
     | ModelUnloadRequested
     | AdapterLoadRequested
     | AdapterUnloadRequested

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.intents import Refused, submit
+from nebula.actors.placement.rebalancing import Rebalancing, rebalance, requests
 from nebula.events import subjects
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -248,6 +249,19 @@ async def undrain(node: str, request: Request[Any, Any, Any], gateway: Gateway) 
     if not known.draining:
         raise ApiError(404, f"node {node!r} is not draining: there is nothing to undo")
     return await _submit(request, gateway, known.id, NodeUndrainRequested())
+
+
+@get("/admin/rebalance")
+async def show_rebalance(gateway: Gateway) -> Rebalancing:
+    """Show which replicas would lie better elsewhere: nothing is done."""
+    return rebalance(gateway.projection.state)
+
+
+@post("/admin/rebalance", status_code=202)
+async def do_rebalance(request: Request[Any, Any, Any], gateway: Gateway) -> list[Accepted]:
+    """Ask for the moves that would be shown: each replica goes once another serves."""
+    moves = rebalance(gateway.projection.state).moves
+    return [await _submit(request, gateway, identity, event) for identity, event in requests(moves)]
 
 
 @patch("/admin/nodes/{node:str}/weights", status_code=202, request_max_body_size=None)

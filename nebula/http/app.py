@@ -34,6 +34,8 @@ def create_app(gateway: Gateway, limits: Limits) -> ASGIApp:
             admin.list_nodes,
             admin.drain,
             admin.undrain,
+            admin.show_rebalance,
+            admin.do_rebalance,
             admin.pin,
             admin.remove_weights,
             history.show_state,

@@ -17,6 +17,7 @@ from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
     ModelLoadRequested,
+    ModelRebalanceRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeDrainRequested,
@@ -131,9 +132,23 @@ def draw(seed: int) -> Scenario:
         for name in names
     ]
     happens += [_step(rng, calm, names, machines, routers) for _ in range(steps)]
+    happens += _moves(Random(f"moves {seed}"), calm, names)
     happens += _partitions(Random(f"partitions {seed}"), calm, routers)
     happens.sort(key=lambda step: step.at)
     return Scenario(seed, machines, routers, tuple(happens), calm, 2.0 if large else 0.0)
+
+
+def _moves(rng: Random, calm: float, names: list[str]) -> list[Step]:
+    """In a fifth of all worlds somebody wants replicas elsewhere, whether they are there or not."""
+    if rng.random() > 1 / 5:
+        return []
+    steps = []
+    for _ in range(rng.randint(1, 4)):
+        model = rng.choice(names)
+        replicas = tuple(f"{model}-{rng.randrange(4)}" for _ in range(rng.randint(1, 2)))
+        moved = ModelRebalanceRequested(replicas)
+        steps.append(Step(rng.random() * calm, "publish", model, event=moved))
+    return steps
 
 
 def _partitions(rng: Random, calm: float, routers: int) -> list[Step]:
