@@ -320,12 +320,12 @@ def test_a_plan_by_hand_for_a_model_that_is_unloaded_is_refused() -> None:
     story.settles()
     plan = ModelAssigned(2, story.model().assignments)
     story.runs("chat-0").given("chat", UNLOAD, plan).stops("chat-0")
-    assert [type(event) for event in story.settles()] == [EventRejected, ModelUnloaded]
+    assert [type(event) for event in story.settles()] == [ModelUnloaded, EventRejected]
 
 
 def test_a_plan_by_hand_with_a_version_beyond_the_next_is_refused() -> None:
     story = cluster(alpha=[80]).given("chat", load()).given("chat", ModelAssigned(2**62 - 1, ()))
-    assert [type(event) for event in story.settles()] == [EventRejected, ModelAssigned]
+    assert [type(event) for event in story.settles()] == [ModelAssigned, EventRejected]
 
 
 def test_a_retired_replica_holds_its_memory_until_its_engine_has_ended() -> None:
@@ -397,7 +397,7 @@ def test_a_malformed_entry_is_answered_once() -> None:
 
 def test_a_bad_entry_holds_up_no_plan() -> None:
     story = cluster(alpha=[80]).publish("nebula.events.nonsense", b"").given("chat", load())
-    assert [type(each.event) for each in story.decides()] == [EventRejected, ModelAssigned]
+    assert [type(each.event) for each in story.decides()] == [ModelAssigned, EventRejected]
 
 
 def test_a_device_that_a_node_lists_twice_is_one_device() -> None:
