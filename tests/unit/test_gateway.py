@@ -20,15 +20,13 @@ from nats.errors import MaxPayloadError
 
 from nebula.actors.actor import cancel
 from nebula.actors.gateway import actor, patience
-from nebula.actors.gateway.actor import (
-    MAX_ATTEMPTS,
-    Gateway,
-)
+from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.addressing import HEARD, UNHEARD
 from nebula.actors.gateway.admission import CROWD, INTERVAL
 from nebula.actors.gateway.exchange import MAX_EARLY, MAX_WAITING_BYTES, ClientGone, Exchange
 from nebula.actors.gateway.failures import NotServed
 from nebula.actors.gateway.fatal import MAX_FATAL
+from nebula.actors.gateway.recovering import MAX_ATTEMPTS
 from nebula.actors.gateway.resuming import prepared
 from nebula.events import envelope, inference, subjects
 from nebula.events.inference import (
@@ -1197,14 +1195,23 @@ async def test_a_look_up_that_nobody_answers_does_not_take_long(bench: Bench) ->
     assert bench.requests[-1].continues == "rest"
 
 
-async def test_what_is_left_for_it_counts_from_the_last_sign_of_life(bench: Bench) -> None:
-    exchange = bench.ask()
-    bench.says(HEAD)
-    now = exchange.heard_at
-    heartbeats = bench.gateway._heartbeats
-    assert patience.left(exchange, now + 3, heartbeats) == patience.RECOVERY - 3
-    exchange.asked_at = now + 2
-    assert patience.left(exchange, now + 3, heartbeats) == patience.RECOVERY - 1
+async def test_what_is_left_for_it_counts_from_the_last_piece_though_its_engine_lives(
+    bench: Bench,
+) -> None:
+    request = chat()
+    bench.ask(request)
+    pieces = stream(request, 1, "chat-0")
+    bench.says(*pieces[:2])
+    for _ in range(9):
+        await bench.later(1, alive=["chat-0", "chat-1"])
+        await bench.asks("chat-0", r=2)
+    bench.nats.answers = False
+    bench.says(pieces[3])
+    await bench.settles()
+    await bench.later(patience.LOOK_UP[0] - 0.5, alive=["chat-0"])
+    assert len(bench.requests) == 1
+    await bench.later(1, alive=["chat-0"])
+    assert bench.requests[-1].continues == "rest"
 
 
 async def test_what_is_looked_for_when_the_next_attempt_begins_is_not_missed(bench: Bench) -> None:

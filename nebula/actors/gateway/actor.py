@@ -10,23 +10,19 @@ import contextlib
 import logging
 
 import msgspec
-from msgspec.structs import replace
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError
 
 from nebula.actors.actor import Actor
 from nebula.actors.gateway import failures, patience
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.answer import GAP, Answer, Broken
-from nebula.actors.gateway.continuing import CantContinue, Continuation, Detokenize
-from nebula.actors.gateway.detokenizing import question, text_of
 from nebula.actors.gateway.exchange import MAX_EARLY, Exchange
 from nebula.actors.gateway.failures import NotServed
-from nebula.actors.gateway.fatal import MAX_FATAL, ended_since
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.gateway.patience import Link, judge
 from nebula.actors.gateway.probing import Probed
+from nebula.actors.gateway.recovering import Recovery
 from nebula.actors.gateway.sending import Sending
 from nebula.actors.gateway.wanted import compare
 from nebula.actors.router import routing
@@ -39,9 +35,6 @@ from nebula.store import inference_log
 from nebula.store.connection import Connection, Unavailable
 
 log = logging.getLogger(__name__)
-
-MAX_ATTEMPTS = 4
-"""Attempts after which a request is given up whose engines fail, though they began to answer it."""
 
 TICK = 0.25
 
@@ -57,6 +50,7 @@ class Gateway(Actor):
         self._heartbeats = Heartbeats(lambda: asyncio.get_running_loop().time())
         self.sending = Sending(connection, identity, self._heartbeats)
         self.claims = Probed()
+        self.recovery = Recovery(self, self._heartbeats, self.sending, self._forget)
         self._admission = Admission()
         self._connected_at = 0.0
         self._lost_at: float | None = None
@@ -181,7 +175,7 @@ class Gateway(Actor):
         if piece.attempt == answer.attempt and piece.chunk > answer.pieces and not piece.failure:
             exchange.early[piece.chunk] = piece
             if len(exchange.early) > MAX_EARLY:
-                self._end(exchange, GAP)
+                self.recovery.end(exchange, GAP)
             else:
                 self._fill(exchange)
             return
@@ -203,11 +197,11 @@ class Gateway(Actor):
         if answer.complete:
             self._forget(exchange)
         elif answer.broken is not None:
-            self._recover(exchange)
+            self.recovery.recover(exchange)
         elif exchange.too_slow and exchange.request.keep:
             exchange.let_go(Piece(0, end=True, failure=failures.TOO_SLOW))
         elif exchange.too_slow:
-            self._end(exchange, failures.TOO_SLOW)
+            self.recovery.end(exchange, failures.TOO_SLOW)
 
     async def _on_waiting(self, message: Msg) -> None:
         """Tell an engine that asks for which of its requests nobody waits any more."""
@@ -252,7 +246,9 @@ class Gateway(Actor):
         attempt, pieces, heard_at = answer.attempt, answer.pieces, exchange.heard_at
         subject = subjects.responses(self.id, exchange.request.id)
         try:
-            async with asyncio.timeout(patience.within(patience.LOOK_UP, self._left(exchange))):
+            async with asyncio.timeout(
+                patience.within(patience.LOOK_UP, self.recovery.left(exchange))
+            ):
                 async for said in inference_log.read(self.connection, [subject]):
                     self._on_piece(said.subject.encode(), said.header, said.body)
         except (Unavailable, TimeoutError) as error:
@@ -267,122 +263,9 @@ class Gateway(Actor):
         if exchange.early or (missing and answer.pieces == pieces):
             log.warning("pieces of %s are lost for good", exchange.request.id)
             answer.broken = Broken(GAP)
-            self._recover(exchange)
+            self.recovery.recover(exchange)
 
     # What goes wrong
-
-    def _recover(self, exchange: Exchange) -> None:
-        """Go on elsewhere with a request whose attempt is broken, or say why that can't be."""
-        answer, broken = exchange.answer, exchange.answer.broken
-        if broken is None or exchange.done or exchange.detokenizing:
-            return
-        request = exchange.request
-        own = broken.piece is not None
-        failed = broken.reason == inference.ENGINE_FAILED and not broken.silent
-        exchange.count(fatal=failed and not own and not answer.pieces)
-        if broken.reason == inference.ENGINE_TIMED_OUT:
-            self._end(exchange, failures.OVERDUE)
-        # What an engine itself answered with is no sign of its death: once more is enough, and
-        # only of another one.
-        elif exchange.resent >= MAX_ATTEMPTS - 1 or (
-            own and (answer.attempt > 1 or not self._elsewhere(exchange))
-        ):
-            self._give_up(exchange, broken)
-        elif exchange.fatal >= MAX_FATAL:
-            self._end(exchange, failures.FATAL, b"%d" % exchange.fatal)
-        elif not answer.begun:
-            original = answer.request
-            self._again(exchange, replace(request, path=original.path, body=original.body))
-        else:
-            way = answer.way_on(self._context(exchange))
-            match way:
-                case Continuation(path=path, body=body, form=form):
-                    self._again(exchange, replace(request, path=path, body=body, continues=form))
-                case Detokenize():
-                    exchange.detokenizing = True
-                    self.spawn(self._detokenize(exchange, way), f"detokenize for {request.id}")
-                case CantContinue(reason=reason):
-                    cause = f"{broken.reason}: {reason}".encode()
-                    self._end(exchange, failures.CANT_CONTINUE, cause)
-                case _:
-                    self._end(exchange, "", way.body)
-
-    async def _detokenize(self, exchange: Exchange, way: Detokenize) -> None:
-        """Ask any engine of the model what text the last token ids are, then go on."""
-        seconds = patience.within(patience.DETOKENIZE, self._left(exchange))
-        request = question(exchange, way, seconds)
-        try:
-            said = await text_of(self.ask, request, exchange.named)
-        finally:
-            exchange.detokenizing = False
-        exchange.answer.settle(said)
-        self._recover(exchange)
-
-    def _context(self, exchange: Exchange) -> int:
-        """Give the context of a replica that may go on; 0 where none has told it."""
-        model = self.projection.state.models.get(exchange.request.model)
-        return self._heartbeats.context(model.replicas if model is not None else ())
-
-    def _elsewhere(self, exchange: Exchange) -> bool:
-        """Return whether another replica than the one that has failed a request can serve it."""
-        state = self.projection.state
-        model = state.models.get(exchange.request.model)
-        if model is None:
-            return False
-        able = routing.able(state, model, exchange.request.adapter)
-        return any(replica.id != exchange.answer.replica for replica in able)
-
-    def _give_up(self, exchange: Exchange, broken: Broken) -> None:
-        if broken.piece is None or exchange.answer.begun:
-            self._end(exchange, broken.reason, self._seen(exchange))
-            return
-        self._forget(exchange)
-        exchange.answer.complete = True
-        exchange.give(broken.piece)
-
-    def _again(self, exchange: Exchange, request: Request) -> None:
-        """Send a request once more, as its next attempt."""
-        answer = exchange.answer
-        now = asyncio.get_running_loop().time()
-        broken = answer.broken
-        if broken is not None:
-            exchange.orphaned_at, exchange.lost = now, 0
-            exchange.resent += 1
-        request = replace(
-            request,
-            attempt=answer.attempt + 1,
-            avoid=answer.replica,
-            gone=broken is not None and (broken.gone or broken.reason == inference.ENGINE_STOPPED),
-            patience=max(0.0, answer.request.patience - (now - exchange.orphaned_at)),
-            timeout=None if exchange.deadline is None else max(0.0, exchange.deadline - now),
-        )
-        log.warning("request %s: attempt %d", request.id, request.attempt)
-        answer.turn_to(request.attempt, request.continues)
-        if exchange.untaken:
-            self.sending.settle(exchange)
-        exchange.request = request
-        exchange.sent_at = exchange.heard_at = now
-        exchange.state_time = self.projection.state.time
-        exchange.asked_at = 0.0
-        exchange.pid = None
-        exchange.early.clear()
-        exchange.missing = False
-        self.sending.drop(request, request.attempt)
-        try:
-            self.sending.send(exchange)
-        except MaxPayloadError:
-            cause = f"{inference.ENGINE_FAILED}: its token ids are more than NATS carries at once"
-            self._end(exchange, failures.CANT_CONTINUE, cause.encode())
-        except NatsError as error:
-            self._end(exchange, failures.NATS_LOST, str(error).encode())
-
-    def _end(self, exchange: Exchange, failure: str, body: bytes = b"") -> None:
-        """End an answer here, with a failure or, without one, with its last bytes."""
-        if exchange.done:
-            return
-        self._forget(exchange)
-        exchange.give(exchange.answer.end(Piece(0, body, failure=failure)))
-        self.sending.over(exchange.request, failure or failures.FINISHED, body)
 
     async def _tick(self) -> None:
         while True:
@@ -396,7 +279,7 @@ class Gateway(Actor):
                 self._watch_one(exchange, now)
             except Exception:
                 log.exception("request %s can't be watched", exchange.id)
-                self._end(exchange, inference.ENGINE_FAILED)
+                self.recovery.end(exchange, inference.ENGINE_FAILED)
         replicas = self.projection.state.replicas
         self._heartbeats.forget(lambda replica: replica in replicas)
 
@@ -407,37 +290,16 @@ class Gateway(Actor):
             case "wait":
                 pass
             case "recover":
-                self._recover(exchange)
+                self.recovery.recover(exchange)
             case "engine-failed" | "engine-silent":
                 silent = verdict == "engine-silent"
                 exchange.answer.broken = Broken(inference.ENGINE_FAILED, gone=True, silent=silent)
-                self._recover(exchange)
+                self.recovery.recover(exchange)
             case "fill":
                 self._fill(exchange)
             case "try-again":
-                self._try_again(exchange)
+                self.recovery.try_again(exchange)
             case "nats-lost":
-                self._end(exchange, verdict)
+                self.recovery.end(exchange, verdict)
             case _:
-                self._end(exchange, verdict, self._seen(exchange))
-
-    def _seen(self, exchange: Exchange) -> bytes:
-        """Return in words what was seen of those who had a request that fails."""
-        now = asyncio.get_running_loop().time()
-        return patience.seen(exchange, now, self._heartbeats, self.projection.state).encode()
-
-    def _left(self, exchange: Exchange) -> float:
-        return patience.left(exchange, asyncio.get_running_loop().time(), self._heartbeats)
-
-    def _try_again(self, exchange: Exchange) -> None:
-        """Send a request again that got lost on its way to a replica, through another router."""
-        self.sending.doubt(exchange)
-        exchange.lost += not exchange.answer.queued
-        exchange.count(
-            fatal=not exchange.answer.queued
-            and ended_since(self.projection.state, exchange.request.model, exchange.state_time)
-        )
-        if exchange.fatal >= MAX_FATAL:
-            self._end(exchange, failures.FATAL, b"%d" % exchange.fatal)
-        else:
-            self._again(exchange, exchange.request)
+                self.recovery.end(exchange, verdict, self.recovery.seen(exchange))

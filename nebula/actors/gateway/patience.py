@@ -52,7 +52,7 @@ RECONNECTING = 5.0
 """Seconds that there are, at least, to reach another NATS server once the loss has been noticed."""
 
 LOOK_UP = (1.0, 4.0)
-"""Seconds, at least and at most, for looking up pieces that are missing: they lie in memory."""
+"""Seconds, at least and at most, to look up pieces that are missing: they lie in memory."""
 
 DETOKENIZE = (3.0, RECOVERY)
 """Seconds, at least and at most, for asking an engine for the text of an answer's last tokens."""
@@ -166,12 +166,13 @@ def _another(exchange: Exchange, heartbeats: Heartbeats, state: State) -> bool:
     return False
 
 
-def left(exchange: Exchange, now: float, heartbeats: Heartbeats) -> float:
-    """Return the seconds that are left to get a request going again; below 0 where it is late."""
-    signs = [exchange.heard_at, exchange.asked_at]
-    if exchange.answer.replica and exchange.pid is not None:
-        signs.append(heartbeats.replica_beat(exchange.answer.replica, exchange.pid))
-    return max(signs) + RECOVERY - now
+def left(exchange: Exchange, now: float) -> float:
+    """Return the seconds that are left to get a request going again; below 0 where it is late.
+
+    They count from what was last heard of its answer: that is what its client waits for, whether
+    its engine lives or not.
+    """
+    return exchange.heard_at + RECOVERY - now
 
 
 def within(bounds: tuple[float, float], seconds: float) -> float:
