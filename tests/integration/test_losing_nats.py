@@ -205,3 +205,34 @@ async def test_an_engine_that_dies_while_nats_is_gone_is_reported_and_replaced_a
     assert "killed by signal 9" in failed.reason
     assert (await cluster.engine("chat-0")).pid != old.pid
     assert len(cluster.engine_processes()) == 1
+
+
+async def test_an_engine_is_started_again_while_nats_is_gone_and_the_log_hears_of_it_later(
+    own_cluster: Cluster,
+) -> None:
+    cluster = own_cluster
+    cluster.start("nats")
+    cluster.up(own_nats=False)
+    await cluster.ready()
+    await cluster.load("chat")
+    engine = await cluster.engine("chat-0")
+    cluster.kill("nats")
+    os.kill(engine.pid, signal.SIGKILL)
+
+    async def started_again() -> bool:
+        return any(each.pid != engine.pid for each in cluster.engine_processes())
+
+    await cluster.poll(started_again, "the engine is started again without the log", 30)
+    cluster.again("nats")
+    await recovered(cluster)
+    await cluster.until(
+        lambda state: (
+            state.replicas["chat-0"].serving
+            and state.replicas["chat-0"].engine is not None
+            and state.replicas["chat-0"].engine.pid != engine.pid
+        ),
+        "the log has the engine that runs",
+    )
+    told = await cluster.records(EngineStarted, EngineFailed, identity="chat-0")
+    assert [type(record.content) for record in told] == [EngineStarted, EngineFailed, EngineStarted]
+    assert told[2].cause == told[1].seq

@@ -188,8 +188,8 @@ class Node(Process):
         while not entry.ready and not engine.exited:
             if engine.answers:
                 ready = EngineReady("0", round(self.clock.now - started, 1))
-                seq = yield from self._tell(entry.replica, ready, entry.last_seq)
-                entry.answers(seq, self.clock.now)
+                entry.noted((yield from self._tell(entry.replica, ready, entry.last_seq)))
+                entry.answers(self.clock.now)
                 self._notice()
             else:
                 yield engine.changed
@@ -206,6 +206,7 @@ class Node(Process):
         if not as_wanted:
             failed = self._engines.failed(entry, code, reason, (), self.clock.now)
             yield from self._tell(entry.replica, failed, entry.last_seq)
+            self._engines.has_told_failure(failed, entry.replica)
         while entry.engine is not None and not entry.engine.gone:
             yield entry.engine.changed
         if as_wanted:

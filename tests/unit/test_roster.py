@@ -33,7 +33,8 @@ def test_an_engine_is_known_from_its_start_until_nothing_is_left_of_it() -> None
     assert entry.started(9, 1.0, 8001, "/log") == EngineStarted(9, 1.0, 8001, "/log", 3, 1)
     entry.has_told(8)
     assert entry.running.told
-    entry.answers(9, 2.0)
+    entry.noted(9)
+    entry.answers(2.0)
     assert (entry.running.ready, entry.last_seq) == (True, 9)
     assert not entry.ended()
     assert (entry.running.ready, entry.running.told) == (False, False)
@@ -82,10 +83,36 @@ def test_a_failure_is_followed_by_a_pause_and_the_last_one_by_none() -> None:
     assert roster.failed(again, 1, "no", (), 16.0).retry_in is None
 
 
+def test_failures_that_the_log_lacks_count_and_the_last_of_them_ends_the_starts() -> None:
+    """The log still has the engine as ready: its disk is full."""
+    roster, entry = opened()
+    assert roster.failed(entry, -9, "killed", (), 0.0).attempt == 1
+    roster.close(entry)
+    assert roster.due(STATE, [RUNNING], 1000.0) == (Start("chat-0", 2),)
+    entry = Entry(RUNNING, 3, 2)
+    roster.open(entry)
+    given_up = roster.failed(entry, -9, "killed", (), 0.0)
+    assert given_up.retry_in is None
+    roster.close(entry)
+    assert roster.due(STATE, [RUNNING], 1e9) == ()
+    assert roster.pause(0.0, 0.0) is None
+    roster.has_told_failure(given_up, "chat-0")
+    # Somebody has asked for it again, which the log has after the failure.
+    assert roster.due(STATE, [REPLICA], 1e9) == (Start("chat-0", 1),)
+
+
+def test_a_start_that_is_told_after_its_end_does_not_run() -> None:
+    _, entry = opened()
+    entry.ended()
+    entry.has_told(9)
+    assert not entry.running.told
+    assert entry.last_seq == 9
+
+
 def test_one_that_served_for_long_has_all_its_attempts_again() -> None:
     roster, entry = opened()
     entry.attempt = 2
-    entry.answers(8, 100.0)
+    entry.answers(100.0)
     told = roster.failed(entry, -9, "killed", (), 100.0 + Restarts().settled)
     assert (told.attempt, told.retry_in) == (1, 5.0)
 

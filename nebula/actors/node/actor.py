@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,7 @@ from nebula.actors.node.engine_http import EngineSilent
 from nebula.actors.node.failure import death_reason, failure_reason
 from nebula.actors.node.launch import Site
 from nebula.actors.node.namesake import refuse_namesake
+from nebula.actors.node.outbox import Outbox
 from nebula.actors.node.processes import EngineProcess
 from nebula.actors.node.reconciliation import (
     Action,
@@ -83,6 +85,7 @@ class Node(Actor):
         self._engines: Roster[NodeEngine] = Roster(settings.restarts)
         self._gpus_free: tuple[int, ...] = ()
         self._wake = asyncio.Event()
+        self._outbox = Outbox(self._tell, self.spawn, self._now)
         self._supply = Supply(
             settings.node,
             Hub(settings.weights),
@@ -177,6 +180,9 @@ class Node(Actor):
             self._stop(engine, "the node was stopped")
         lives = [engine.life for engine in self._engines if engine.life is not None]
         await asyncio.gather(*lives, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2 * LAST_TRY):
+                await self._outbox.emptied()
 
     def _due(self, now: float) -> tuple[Action, ...]:
         state = self.projection.state
@@ -217,22 +223,17 @@ class Node(Actor):
                 process = await engine.start(self._site, self.inventory, replica, environ, log_file)
                 if engine.stop_reason is not None:
                     self.spawn(process.end(self.settings.grace), f"end {engine.replica}")
-                event = engine.started(
-                    process.pid,
-                    process.created,
-                    engine.port,
-                    str(process.log_file),
-                    process.birth,
-                )
-                engine.has_told(await self._tell(engine.replica, event, engine.last_seq))
+                pid, made, file = process.pid, process.created, str(process.log_file)
+                event = engine.started(pid, made, engine.port, file, process.birth)
+                await self._report(engine, event, engine.has_told)
             watching = asyncio.create_task(process.wait())
             try:
                 if not engine.ready and await engine.becomes_ready(watching):
                     event_ready = EngineReady(
                         await engine.client.version(), round(self._now() - started, 1)
                     )
-                    seq = await self._tell(engine.replica, event_ready, engine.last_seq)
-                    engine.answers(seq, self._now())
+                    await self._report(engine, event_ready, engine.noted)
+                    engine.answers(self._now())
                     self._wake.set()
                 code = await watching
             finally:
@@ -254,8 +255,7 @@ class Node(Actor):
         if engine.process is not None:
             await engine.process.gone()
         if as_wanted:
-            stopped = EngineStopped(engine.stop_reason or "")
-            await self._tell(engine.replica, stopped, engine.last_seq)
+            await self._report(engine, EngineStopped(engine.stop_reason or ""), engine.noted)
         self._engines.close(engine)
         self._wake.set()
 
@@ -265,7 +265,17 @@ class Node(Actor):
         lines = process.tail() if process is not None else ()
         failed = self._engines.failed(engine, code, engine.hint + reason, lines, self._now())
         log.warning("%s failed (attempt %d): %s", engine.replica, failed.attempt, reason)
-        await self._tell(engine.replica, failed, engine.last_seq)
+
+        def told(seq: int) -> None:
+            engine.noted(seq)
+            self._engines.has_told_failure(failed, engine.replica)
+            self._wake.set()
+
+        await self._report(engine, failed, told)
+
+    async def _report(self, engine: NodeEngine, event: Event, told: Callable[[int], None]) -> None:
+        """Tell the log what an engine did; where it can't be written, later, and work goes on."""
+        await self._outbox.tell(engine.replica, event, lambda: engine.last_seq, told)
 
     async def _adapt(self, action: LoadAdapter | UnloadAdapter) -> None:
         """Change one adapter of a ready engine and tell the log how it went."""

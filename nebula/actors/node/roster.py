@@ -4,11 +4,12 @@ A node, and the one of the simulation, tell it what they do and see; times are s
 monotonic clock.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Generic, TypeVar
 
 from nebula.actors.node import reconciliation
-from nebula.actors.node.reconciliation import Action, Restarts, Running
+from nebula.actors.node.reconciliation import Action, Restarts, Running, Start
 from nebula.events.state import Replica, State
 from nebula.events.vocabulary import EngineFailed, EngineStarted
 
@@ -30,6 +31,7 @@ class Entry:
         self.ready = False
         self.ready_since: float | None = None
         self.stop_reason: str | None = None
+        self.over = False
 
     @property
     def running(self) -> Running:
@@ -51,12 +53,18 @@ class Entry:
         return EngineStarted(pid, created, port, log_file, version, attempt, birth=birth)
 
     def has_told(self, seq: int) -> None:
-        """Note that the log has, at `seq`, that its process runs."""
-        self.last_seq, self.told = seq, seq > 0
+        """Note that the log has, at `seq`, that its process runs; 0 where it never will."""
+        self.noted(seq)
+        # One that has ended meanwhile runs no more, whatever is told late.
+        self.told = seq > 0 and not self.over
 
-    def answers(self, seq: int, now: float) -> None:
-        """Note that it serves, as the log has at `seq`."""
-        self.last_seq, self.ready, self.ready_since = seq, True, now
+    def noted(self, seq: int) -> None:
+        """Note that the log has, at `seq`, what this engine did last; 0 where it never will."""
+        self.last_seq = seq or self.last_seq
+
+    def answers(self, now: float) -> None:
+        """Note that it serves."""
+        self.ready, self.ready_since = True, now
 
     def stop(self, reason: str) -> bool:
         """Note that it is to end; False where it was before."""
@@ -68,6 +76,7 @@ class Entry:
     def ended(self) -> bool:
         """Note that its process has ended; True where it was to."""
         self.ready = self.told = False
+        self.over = True
         return self.stop_reason is not None
 
 
@@ -81,6 +90,7 @@ class Roster(Generic[E]):
         self._restarts = restarts
         self._entries: dict[str, E] = {}
         self._retry_at: dict[str, float] = {}
+        self._untold: dict[str, int] = {}
         self._adapting: set[str] = set()
 
     def __len__(self) -> int:
@@ -98,7 +108,14 @@ class Roster(Generic[E]):
     ) -> tuple[Action, ...]:
         """Give what is to be done about these replicas, all that are this node's."""
         running = {each.replica: each.running for each in self._entries.values()}
-        return reconciliation.reconcile(state, replicas, running, self._retry_at, now, waiting)
+        actions = reconciliation.reconcile(state, replicas, running, self._retry_at, now, waiting)
+        return tuple(self._counted(action) for action in actions)
+
+    def _counted(self, action: Action) -> Action:
+        """Return a start with the number that it has when failures count that the log lacks."""
+        if isinstance(action, Start) and (failures := self._untold.get(action.replica)) is not None:
+            return Start(action.replica, failures + 1)
+        return action
 
     def open(self, entry: E) -> None:
         """Take in an engine that is to be started."""
@@ -114,12 +131,22 @@ class Roster(Generic[E]):
     def failed(
         self, entry: E, code: int | None, reason: str, lines: tuple[str, ...], now: float
     ) -> EngineFailed:
-        """Give what to tell of an engine that has ended by itself, and see to its next start."""
+        """Return what to tell of an engine that has ended by itself, and see to its next start.
+
+        Until `has_told_failure` the log does not have it, and this map alone knows of it.
+        """
         served = 0.0 if entry.ready_since is None else now - entry.ready_since
         attempt, pause = self._restarts.after(entry.attempt, served)
-        if pause is not None:
-            self._retry_at[entry.replica] = now + pause
+        self._untold[entry.replica] = attempt
+        self._retry_at[entry.replica] = math.inf if pause is None else now + pause
         return EngineFailed(reason, code, lines, attempt, pause)
+
+    def has_told_failure(self, failed: EngineFailed, replica: str) -> None:
+        """Note that the log has a failure: from now on it is the log that says how it goes on."""
+        if self._untold.get(replica) == failed.attempt:
+            del self._untold[replica]
+        if failed.retry_in is None and self._retry_at.get(replica) == math.inf:
+            del self._retry_at[replica]
 
     def close(self, entry: E) -> None:
         """Forget an engine of which nothing is left."""
@@ -141,5 +168,5 @@ class Roster(Generic[E]):
 
         None where none is.
         """
-        later = [at for at in (*self._retry_at.values(), *others) if at > looked]
+        later = [at for at in (*self._retry_at.values(), *others) if looked < at < math.inf]
         return max(0.0, min(later) - now) + 0.01 if later else None
