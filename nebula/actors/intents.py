@@ -9,7 +9,16 @@ from nebula.events import subjects
 from nebula.events.objections import objection
 from nebula.events.state import State
 from nebula.events.vocabulary import AGGREGATE_OF, Event
+from nebula.store.connection import Unavailable
 from nebula.store.log import Conflict, Guard
+
+PATIENCE = 7.0
+"""Seconds for the log to take an intent; the last try begins before they are over and may take two
+more. Whoever asked waits, and hears within ten."""
+
+
+FOLDED = 10.0
+"""Seconds for an intent that was recorded to come back from the log."""
 
 
 class Refused(Exception):
@@ -25,7 +34,8 @@ async def submit(
 ) -> int:
     """Append an intent, wait until it is folded here, and give its sequence.
 
-    Raises Refused, TooLarge, and Unavailable when the log does not answer.
+    Raises Refused, TooLarge, and Unavailable when the log does not answer, NotAppended where it
+    did not acknowledge the intent.
     """
     while True:
         state = projection.state
@@ -34,12 +44,15 @@ async def submit(
             raise Refused(reason)
         guard = _guard(state, event)
         try:
-            seq = await projection.log.append(identity, event, guard=guard, message_id=message_id)
+            seq = await projection.log.append(
+                identity, event, guard=guard, message_id=message_id, patience=PATIENCE
+            )
         except Conflict:
-            if projection.state.seq == state.seq:
-                await projection.changed()
+            if not await projection.reached(state.seq + 1, timeout=FOLDED):
+                raise Unavailable("the log has newer events, which do not come from it") from None
             continue
-        await projection.reached(seq)
+        if not await projection.reached(seq, timeout=FOLDED):
+            raise Unavailable(f"recorded as event {seq}, which does not come from the log")
         reason = projection.refusal(seq)
         if reason is not None:
             raise Refused(reason)

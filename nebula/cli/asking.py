@@ -18,6 +18,8 @@ from nebula.events.state import Model, Node, State
 from nebula.events.vocabulary import Event
 from nebula.http.views import model_view
 from nebula.store.log import TooLarge
+from nebula.store.reach import trouble
+from nebula.store.refusals import NOTHING, NotAppended
 
 E = TypeVar("E", bound=Event)
 
@@ -94,7 +96,15 @@ def node_in(state: State, identity: str) -> Node:
 async def append(
     projection: Projection, intent: Callable[[State], tuple[str, Event]]
 ) -> tuple[str, int]:
-    """Append an intent, give its id and sequence; ends the command where it is refused."""
+    """Append an intent, give its id and sequence; ends the command where it is refused.
+
+    Raises NotAppended, at once where it is known that the log takes no events now.
+    """
+    refused, warning = await trouble(projection.log.connection)
+    if refused:
+        raise NotAppended(refused, NOTHING)
+    if warning:
+        click.secho(warning, fg="yellow", err=True)
     try:
         identity, event = intent(projection.state)
         return identity, await submit(projection, identity, event)

@@ -8,6 +8,8 @@ from nebula.actors.actor import cancel
 from nebula.actors.projection import Projection
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.log import Log, NoLog
+from nebula.store.reach import trouble
+from nebula.store.refusals import NotAppended
 
 FOLD_PATIENCE = 15.0
 """Seconds for the log to answer: a cluster that loses the log's leader needs up to nine."""
@@ -37,6 +39,9 @@ async def joined(nats: str, *, patience: float = 3.0) -> AsyncIterator[Projectio
         try:
             await _catch_up(projection)
             yield projection
+        except NotAppended as error:
+            refused, _ = await trouble(connection)
+            raise NotAppended(refused or error.reason, error.outcome) from error
         finally:
             await cancel([following])
     finally:

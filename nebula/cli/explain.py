@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import msgspec
+from msgspec.structs import replace
 from rich.console import Console
 from rich.markup import escape
 
@@ -23,6 +24,7 @@ from nebula.history.asked_about import (
     Subject,
     Verdict,
     belongs,
+    log_trouble,
     meant,
     named_by,
     replica_standing,
@@ -32,6 +34,7 @@ from nebula.history.explanation import Causes, Chronicle, Line, without_gaps
 from nebula.history.request import RequestStory
 from nebula.history.selection import model_of
 from nebula.store.inference_log import look_up
+from nebula.store.reach import trouble
 
 all_option = click.option(
     "--all", "whole", is_flag=True, help="From the beginning, not only since it was last asked for."
@@ -153,7 +156,19 @@ async def _model(
             about = without_gaps(causes, found, begin)
         chronicle = await _chronicle(past, about)
         earlier = sum(record.seq not in about for record in found)
-        _tell(chronicle, verdict(state, subject), earlier, as_json)
+        told = verdict(state, subject)
+        if then is None:
+            told = await _with_trouble(past, told)
+        _tell(chronicle, told, earlier, as_json)
+
+
+async def _with_trouble(past: Past, told: Verdict) -> Verdict:
+    """Say beside a verdict what the log can't say itself: that it takes no events now."""
+    if not isinstance(past, LivePast):
+        return told
+    refused, warning = await trouble(past.log.connection)
+    text = log_trouble(refused, warning)
+    return replace(told, behind=(*told.behind, text)) if text else told
 
 
 async def _once(past: Past, last: int, reference: str) -> Subject | None:
@@ -207,7 +222,10 @@ async def _tell_replica(
     if known is not None:
         headline = replica_standing(state, known)
     todo = verdict(state, Subject("model", model)).todo
-    _tell(chronicle, Verdict(headline, todo), len(about - told), as_json)
+    stands = Verdict(headline, todo)
+    if known is not None:
+        stands = await _with_trouble(past, stands)
+    _tell(chronicle, stands, len(about - told), as_json)
 
 
 async def _plans(past: Past, last: int, model: str, replica: str) -> list[int]:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 import click
+import msgspec
+from rich.markup import escape
 from rich.table import Table
 
 from nebula.actors.intents import Refused
@@ -21,7 +23,9 @@ from nebula.events.intents import (
 from nebula.events.state import State
 from nebula.events.vocabulary import Event
 from nebula.history.advice import advice
+from nebula.history.asked_about import log_trouble
 from nebula.http.views import model_view, state_view
+from nebula.store.reach import trouble
 
 
 @click.command()
@@ -191,7 +195,13 @@ async def _show(
 async def _status(nats: str, as_json: bool) -> None:
     async with joined(nats) as projection:
         state = projection.state
-        if not as_json:
-            tables.status(tables.console(), state)
+        refused, warning = await trouble(projection.log.connection)
+        if as_json:
+            log = {"writable": not refused, "refused": refused, "warning": warning}
+            print_json({**msgspec.to_builtins(state_view(state)), "log": log})
             return
-        print_json(state_view(state))
+        text = log_trouble(refused, warning)
+        if text:
+            colour = "red" if refused else "yellow"
+            tables.console().print(f"[{colour}]{escape(text)}[/{colour}]\n", soft_wrap=True)
+        tables.status(tables.console(), state)

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from nebula.actors.router import loss
+from nebula.events import memory
 
 
 class Whole(click.IntRange):
@@ -18,6 +19,19 @@ class Whole(click.IntRange):
         except ValueError:
             self.fail(f"{value!r} is no whole number", param, ctx)
         return int(super().convert(number, param, ctx))
+
+
+class Amount(click.ParamType[int]):
+    """An amount of bytes as people write it, such as 20GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it."""
+        try:
+            return memory.parse(value)
+        except ValueError as error:
+            self.fail(str(error).removeprefix("memory: "), param, ctx)
 
 
 class Numbered(click.Command):
@@ -138,6 +152,25 @@ restart_pause_option = click.option(
     default=1.0,
     show_default=True,
     help="Seconds before the first restart, or a broken download goes on; doubled each time.",
+)
+log_limit_option = click.option(
+    "--log-limit",
+    envvar="NEBULA_LOG_LIMIT",
+    default=None,
+    type=Amount(),
+    metavar="SIZE",
+    help="Most that the embedded log's files may take, such as 20GiB [the disk]. "
+    "[env: NEBULA_LOG_LIMIT]",
+)
+log_warning_option = click.option(
+    "--log-warning",
+    envvar="NEBULA_LOG_WARNING",
+    default="1GiB",
+    show_default=True,
+    type=Amount(),
+    metavar="SIZE",
+    help="Room left for the embedded log below which it is told, on disks of less than ten times "
+    "that below a tenth. [env: NEBULA_LOG_WARNING]",
 )
 verbose_option = click.option("--verbose", is_flag=True, help="Log more.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")

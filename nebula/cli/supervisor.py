@@ -6,13 +6,20 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
+from nebula.actors.actor import cancel
 from nebula.cli.process import FATAL
-from nebula.store.server import EmbeddedServer, die_with_parent
+from nebula.store.server import EmbeddedServer, ServerFailed, die_with_parent
+from nebula.store.watch import StoreWatch
+from nebula.store.writability import WARN_BELOW
 
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 10.0
+
+RESTART_PATIENCE = 300.0
+"""Seconds that a nats-server which has run before gets to read its store."""
 
 
 class ChildFailed(Exception):
@@ -22,9 +29,12 @@ class ChildFailed(Exception):
 class Supervisor:
     """A handful of children, and perhaps the embedded NATS server, that live and die together."""
 
-    def __init__(self, log_folder: Path, server: EmbeddedServer | None) -> None:
+    def __init__(
+        self, log_folder: Path, server: EmbeddedServer | None, *, warn_below: int = WARN_BELOW
+    ) -> None:
         self._log_folder = log_folder
         self._server = server
+        self._warn_below = warn_below
         self._children: dict[str, asyncio.subprocess.Process] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -38,6 +48,8 @@ class Supervisor:
                 await self._server.stop()
                 raise
             self._keepers["nats-server"] = asyncio.create_task(self._keep_server(self._server))
+            watch = StoreWatch(self._server, below=self._warn_below)
+            self._keepers["store watch"] = asyncio.create_task(watch.run())
 
     def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start a child and keep it running; its output goes to its own log file."""
@@ -68,9 +80,8 @@ class Supervisor:
 
     async def stop_server(self) -> None:
         """End the embedded server, last of all."""
-        keeper = self._keepers.pop("nats-server", None)
-        if keeper is not None:
-            keeper.cancel()
+        keepers = [self._keepers.pop(each, None) for each in ("store watch", "nats-server")]
+        await cancel(keeper for keeper in keepers if keeper is not None)
         if self._server is not None:
             await self._server.stop()
 
@@ -84,9 +95,8 @@ class Supervisor:
         pause = 0.25
         loop = asyncio.get_running_loop()
         while True:
-            self._log_folder.mkdir(parents=True, exist_ok=True)
             began = loop.time()
-            with self.log_file(name).open("ab") as output:
+            with self._output(name) as output:
                 child = await asyncio.create_subprocess_exec(
                     *arguments,
                     stdin=asyncio.subprocess.DEVNULL,
@@ -105,16 +115,34 @@ class Supervisor:
             log.warning("%s ended (exit code %s); starting it again in %.1f s", name, code, pause)
             await asyncio.sleep(pause)
 
+    def _output(self, name: str) -> IO[bytes]:
+        """Open a child's log file; one that can't be had must not keep the child from running."""
+        try:
+            self._log_folder.mkdir(parents=True, exist_ok=True)
+            return self.log_file(name).open("ab")
+        except OSError as error:
+            log.error("what %s says is lost: %s", name, error)
+            return Path(os.devnull).open("ab")
+
     async def _keep_server(self, server: EmbeddedServer) -> None:
+        """Start the server again whenever it ends, for as long as that takes.
+
+        Engines and what they are at go on meanwhile: ending them would help nobody.
+        """
         while True:
             code = await server.wait()
             log.warning("nats-server ended (exit code %s); starting it again", code)
-            await asyncio.sleep(0.25)
-            try:
-                await server.start()
-            except Exception as error:
-                self._fail(str(error))
-                return
+            pause, said = 0.25, ""
+            while True:
+                await asyncio.sleep(pause)
+                try:
+                    await server.start(RESTART_PATIENCE)
+                    break
+                except ServerFailed as error:
+                    await server.end()  # two on one store would lose what is acknowledged
+                    if str(error) != said:
+                        log.error("%s; trying again", error)
+                    pause, said = min(pause * 2, LONGEST_PAUSE), str(error)
 
     def _fail(self, reason: str) -> None:
         if not self._failed.done():

@@ -9,6 +9,7 @@ import httpx
 from click.core import ParameterSource
 from msgspec import Struct
 from rich.console import Console
+from rich.markup import escape
 
 from nebula.cli import demo, tables
 from nebula.cli.cluster import joined
@@ -22,6 +23,8 @@ from nebula.cli.options import (
     grace_option,
     label_option,
     load_patience_option,
+    log_limit_option,
+    log_warning_option,
     lost_after_option,
     name_option,
     not_empty,
@@ -33,7 +36,10 @@ from nebula.cli.options import (
 )
 from nebula.cli.process import fail, on_stop, run, set_up_logging
 from nebula.cli.supervisor import ChildFailed, Supervisor
-from nebula.store.server import EmbeddedServer
+from nebula.store.server import NO_LIMIT, EmbeddedServer
+
+QUIET = 8.0
+"""Seconds that the gateway may take to get ready before it is said what it waits for."""
 
 
 class UpSettings(Struct, frozen=True):
@@ -41,6 +47,8 @@ class UpSettings(Struct, frozen=True):
 
     nats: str | None
     nats_port: int
+    log_limit: int | None
+    log_warning: int
     stream_replicas: int
     folder: Path
     host: str
@@ -82,6 +90,8 @@ class UpSettings(Struct, frozen=True):
 @engine_command_option
 @weights_option
 @fetch_option
+@log_limit_option
+@log_warning_option
 @click.option(
     "--demo",
     "demo_folder",
@@ -110,6 +120,8 @@ def up(
     engine_command: str | None,
     weights: Path | None,
     fetch: bool,
+    log_limit: int | None,
+    log_warning: int,
     demo_folder: Path | None,
     verbose: bool,
 ) -> None:
@@ -130,6 +142,8 @@ def up(
     settings = UpSettings(
         nats=nats,
         nats_port=nats_port,
+        log_limit=log_limit,
+        log_warning=log_warning,
         stream_replicas=stream_replicas,
         folder=folder.resolve(),
         host=host,
@@ -146,9 +160,9 @@ def up(
 
 async def _up(settings: UpSettings, grace: float) -> None:
     console = tables.console(errors=True)
-    server = None if settings.nats else EmbeddedServer(settings.folder / "nats", settings.nats_port)
+    server = None if settings.nats else _server(settings)
     url = settings.nats or (server.url if server else "")
-    supervisor = Supervisor(settings.folder / "logs", server)
+    supervisor = Supervisor(settings.folder / "logs", server, warn_below=settings.log_warning)
     stopping = asyncio.Event()
     on_stop(stopping.set)
     routers = [f"router-{number}" for number in range(settings.routers)]
@@ -184,6 +198,11 @@ async def _up(settings: UpSettings, grace: float) -> None:
         await supervisor.stop_server()
 
 
+def _server(settings: UpSettings) -> EmbeddedServer:
+    limit = NO_LIMIT if settings.log_limit is None else settings.log_limit
+    return EmbeddedServer(settings.folder / "nats", settings.nats_port, limit=limit)
+
+
 def _command(actor: str, settings: UpSettings) -> list[str]:
     return [
         sys.executable,
@@ -198,7 +217,7 @@ def _command(actor: str, settings: UpSettings) -> list[str]:
 async def _serve(settings: UpSettings, url: str, console: Console) -> None:
     """Say when the cluster is up, then bring up the demo if it was asked for."""
     address = f"http://{settings.host}:{settings.port}"
-    await _ready(address)
+    await _ready(address, console)
     console.print(f"[green]Nebula is up[/green]: {address}  (NATS: {url})", soft_wrap=True)
     engines = f"; of engines: {settings.folder}/nodes/*/logs" if settings.node else ""
     console.print(f"Logs: {settings.folder}/logs{engines}", soft_wrap=True)
@@ -209,12 +228,21 @@ async def _serve(settings: UpSettings, url: str, console: Console) -> None:
         console.print("Load a model with `nebula load SOURCE`; Ctrl-C ends everything.")
 
 
-async def _ready(address: str) -> None:
+async def _ready(address: str, console: Console) -> None:
+    """Wait until the gateway is ready; after some seconds say what it waits for, once for each."""
+    loop = asyncio.get_running_loop()
+    patient_until, said = loop.time() + QUIET, ""
     async with httpx.AsyncClient(trust_env=False) as client:
         while True:
             try:
-                if (await client.get(f"{address}/ready")).status_code == 200:
+                answer = await client.get(f"{address}/ready")
+                if answer.status_code == 200:
                     return
-            except httpx.HTTPError:
-                pass
+                reason = str(answer.json()["error"]["message"])
+            except (httpx.HTTPError, ValueError, KeyError, TypeError):
+                reason = ""
+            kind = reason.partition(":")[0]
+            if reason and kind != said and loop.time() > patient_until:
+                said = kind
+                console.print(f"not ready yet: {escape(reason)}", soft_wrap=True)
             await asyncio.sleep(0.1)

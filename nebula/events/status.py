@@ -54,3 +54,23 @@ class NodeStatus(Struct, frozen=True):
     engines: int
     memory_free: int
     gpus_free: tuple[int, ...] = ()
+
+
+class StoreStatus(Struct, frozen=True):
+    """The heartbeat of the NATS server that `nebula up` runs: whether its store takes events.
+
+    `store`: its folder, `disk`: where the disk under it is mounted, with `size` and `free` bytes.
+    `used`: bytes that JetStream keeps in files, of `limit` (0: no limit but the disk). `refused`:
+    why nothing can be written, empty while it can; `warning`: what will end that before long.
+    `since`: seconds for which it has been refused.
+    """
+
+    store: str
+    disk: str = ""
+    size: int = 0
+    free: int = 0
+    used: int = 0
+    limit: int = 0
+    refused: str = ""
+    warning: str = ""
+    since: float = 0.0

@@ -19,6 +19,7 @@ CANCELS = "nebula.inference.cancel.*.*"
 REPLICA_STATUS = "nebula.status.replica.*.*"
 ROUTER_STATUS = "nebula.status.router.*"
 NODE_STATUS = "nebula.status.node.*"
+STORE_STATUS = "nebula.status.store.*"
 
 ID_FORM = "letters, digits, '_' and '-' only, 128 at most"
 """What an id may consist of, in words."""
@@ -118,6 +119,11 @@ def replica_status(model: str, replica: str) -> str:
 def router_status(router: str) -> str:
     """Give the subject of a router's heartbeat and of the lines in it."""
     return f"nebula.status.router.{router}"
+
+
+def store_status(server: str) -> str:
+    """Return the subject of the heartbeat of a NATS server's store, by the server's name."""
+    return f"nebula.status.store.{server}"
 
 
 def logs(node: str) -> str:

@@ -43,6 +43,16 @@ class Verdict(Struct, frozen=True):
     behind: tuple[str, ...] = ()
 
 
+def log_trouble(refused: str, warning: str) -> str:
+    """Return what to say of a log that takes no events, or soon will not; "" of any other."""
+    if refused:
+        return (
+            f"nothing can be changed now, what is loaded is served: {refused}; "
+            "what happens meanwhile is told when there is room again"
+        )
+    return f"soon nothing can be changed any more: {warning}" if warning else ""
+
+
 def meant(state: State, reference: str) -> Subject | None:
     """Say who is meant by an id or a public name; None where nobody is called so now."""
     model = model_by_reference(state, reference)

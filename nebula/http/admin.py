@@ -33,10 +33,15 @@ from nebula.http.inference import Limits
 from nebula.http.views import ModelView, model_view
 from nebula.store.connection import Unavailable
 from nebula.store.log import TooLarge
+from nebula.store.refusals import NotAppended
 from nebula.store.tail import LogReplaced
 
 E = TypeVar("E", bound=Event)
 K = TypeVar("K")
+
+
+RETRY_CHANGES = 10
+"""Seconds after which to ask again for a change that the log did not take: room is made by hand."""
 
 
 class Accepted(Struct, frozen=True):
@@ -73,6 +78,10 @@ async def _submit(
 ) -> Accepted:
     if not gateway.able:
         raise unavailable("NATS can't be reached")
+    watch = gateway.log_watch
+    refused = watch.refuses()
+    if refused:
+        raise unavailable(f"{refused}; nothing was recorded", RETRY_CHANGES)
     try:
         seq = await submit(
             gateway.projection,
@@ -87,8 +96,13 @@ async def _submit(
         raise ApiError(status, str(error), param=param, code="refused") from error
     except TooLarge as error:
         raise ApiError(413, str(error), code="too_large") from error
+    except NotAppended as error:
+        watch.failed(error.reason)
+        reason = watch.refuses() or error.reason
+        raise unavailable(f"{reason}; {error.outcome}", RETRY_CHANGES) from error
     except (Unavailable, LogReplaced) as error:
         raise unavailable(str(error)) from error
+    watch.succeeded()
     state = gateway.projection.state
     model = state.models.get(identity)
     return Accepted(identity, seq, model_view(state, model) if model is not None else None)

@@ -83,12 +83,25 @@ async def health() -> dict[str, str]:
     return {"status": "alive"}
 
 
-@get("/ready")
-async def ready(gateway: Gateway) -> dict[str, str | int]:
-    """Say whether requests can be served, and up to which event this gateway knows the cluster.
+class Ready(Struct, frozen=True):
+    """A gateway that would serve a request for a ready model and take a change now.
 
-    503 while NATS is gone or the log is being read.
+    `seq`: the event up to which it knows the cluster; `warnings`: what may end that before long.
     """
-    if not gateway.able:
-        raise unavailable("NATS can't be reached" if gateway.started else "the log is being read")
-    return {"status": "ready", "seq": gateway.projection.state.seq}
+
+    status: str
+    seq: int
+    warnings: tuple[str, ...] = ()
+
+
+@get("/ready")
+async def ready(gateway: Gateway) -> Ready:
+    """Tell whether a request for a ready model would be served, and a change be taken.
+
+    503 where not: the error's message has every reason, with semicolons between them. What does not
+    need what is missing is served all the same.
+    """
+    found = gateway.log_watch.readiness()
+    if found.reasons:
+        raise unavailable("; ".join(found.reasons))
+    return Ready("ready", gateway.projection.state.seq, found.warnings)

@@ -8,7 +8,7 @@ from nebula.actors.node.log_reading import LogReply, LogRequest
 from nebula.events import envelope, inference, record, subjects
 from nebula.events.inference import Finished, StillWanted, Unwanted
 from nebula.events.original import ORIGINAL_HEADER
-from nebula.events.status import NodeStatus, ReplicaStatus, RouterStatus
+from nebula.events.status import NodeStatus, ReplicaStatus, RouterStatus, StoreStatus
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, TYPES, Decided
 
 Kind: TypeAlias = Literal["intent", "decision", "fact"]
@@ -100,6 +100,7 @@ MEANINGS = {
     "gateway": "id of the gateway that waits for the answer",
     "request": "id of the request",
     "router": "id of the router",
+    "server": "name of the NATS server; the one that `nebula up` runs is called nebula",
 }
 """What the parameters in addresses stand for."""
 
@@ -205,6 +206,14 @@ OTHERS = (
         "send",
         "An engine's heartbeat and load.",
         ReplicaStatus,
+        stream="NEBULA_STATUS",
+    ),
+    Channel(
+        "storeStatus",
+        subjects.store_status("{server}"),
+        "send",
+        "The heartbeat of the NATS server that `nebula up` runs: room, and whether it can write.",
+        StoreStatus,
         stream="NEBULA_STATUS",
     ),
     Channel(

@@ -13,7 +13,7 @@ from typing import TypeVar
 from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError
+from nats.errors import MaxPayloadError, NoRespondersError
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
@@ -24,6 +24,7 @@ from nebula.events.vocabulary import Event
 from nebula.store import batch, streams
 from nebula.store.client import Headers
 from nebula.store.connection import Connection, Unavailable
+from nebula.store.refusals import MAYBE, NOTHING, REFUSALS, NotAppended, in_words, is_full
 from nebula.store.tail import Tail
 
 log = logging.getLogger(__name__)
@@ -105,8 +106,8 @@ class Log:
 
         A lost acknowledgement is asked for again under the same message id, so the event is stored
         once. Raises Conflict when `guard` no longer holds, TooLarge at once for an event that NATS
-        will never take, Unavailable after `patience` seconds: the event may be stored all the same
-        where only its acknowledgement was lost.
+        will never take, NotAppended after `patience` seconds, sooner where JetStream says that it
+        has no room: the event may be stored all the same where only its acknowledgement was lost.
         """
         headers = {"Nats-Msg-Id": message_id or uuid.uuid4().hex, ACTOR_HEADER: self.actor}
         headers |= records.headers_for(event)
@@ -120,6 +121,7 @@ class Log:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         problem: Exception | None = None
+        unknown = False
         while True:
             # Without a connection the client would keep the event and send it on reconnecting,
             # long after it was given up here.
@@ -130,12 +132,12 @@ class Log:
                     raise self._too_large([(subject, payload)]) from error
                 except (NatsError, TimeoutError) as error:
                     problem = error
+                    unknown |= not isinstance(error, APIError | NoRespondersError)
+                if is_full(problem):
+                    deadline = min(deadline, loop.time() + REFUSALS)
             if loop.time() >= deadline:
-                if problem is None:
-                    raise Unavailable("the log does not answer: NATS can't be reached")
-                text = f"the log does not answer: {problem!r}; the event may be stored all the same"
-                raise Unavailable(text) from problem
-            await asyncio.sleep(0.1)
+                raise NotAppended(in_words(problem), MAYBE if unknown else NOTHING) from problem
+            await asyncio.sleep(1.0 if is_full(problem) else 0.1)
 
     async def append_all(
         self, events: Sequence[tuple[str, Event]], *, guard: Guard, actor: str = ""

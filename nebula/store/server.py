@@ -18,6 +18,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import IO
@@ -27,6 +28,13 @@ log = logging.getLogger(__name__)
 MAX_PAYLOAD = 8 * 1024 * 1024
 """Bytes: the server warns above it; prompts with pictures need more than the default 1 MiB."""
 
+
+NAME = "nebula"
+"""The server's own name."""
+
+NO_LIMIT = 2**62
+"""Bytes; without a limit of ours JetStream takes three quarters of the room that its disk has when
+it starts, and refuses events at that, however much there still is or was made."""
 
 LAST_SERVER = 15.0
 """Seconds that a server whose supervisor is gone gets to end: JetStream writes what it holds."""
@@ -48,17 +56,18 @@ def binary() -> str:
     return found
 
 
-def configuration(port: int, store: Path) -> str:
-    """Write the server's configuration file."""
+def configuration(port: int, store: Path, limit: int = NO_LIMIT) -> str:
+    """Return the server's configuration file; `limit`: bytes that it may keep in files."""
     return (
         f'listen: "127.0.0.1:{port}"\n'
-        f"server_name: nebula\n"
+        f"server_name: {NAME}\n"
         f"max_payload: {MAX_PAYLOAD}\n"
         'write_deadline: "10s"\n'
         "jetstream {\n"
         f"  store_dir: {json.dumps(str(store), ensure_ascii=False)}\n"
         "  sync_interval: always\n"
         f"  max_memory_store: {1024 * 1024 * 1024}\n"
+        f"  max_file_store: {limit}\n"
         "}\n"
     )
 
@@ -72,9 +81,12 @@ def die_with_parent() -> None:
 class EmbeddedServer:
     """A nats-server that belongs to this process and ends with it."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, *, limit: int = NO_LIMIT) -> None:
         self.folder = folder
         self.port = port
+        self.limit = limit
+        self.monitor = ""
+        """The address of its monitoring, while it runs: https://docs.nats.io, "monitoring"."""
         self.url = f"nats://127.0.0.1:{port}"
         self.log_file = folder / "nats-server.log"
         self.process: asyncio.subprocess.Process | None = None
@@ -97,13 +109,15 @@ class EmbeddedServer:
                 f"something listens on port {self.port} already: give another --nats-port, "
                 f"or use what is there with --nats nats://127.0.0.1:{self.port}"
             )
-        config = self.folder / "nats-server.conf"
-        config.write_text(configuration(self.port, self.folder / "jetstream"), "utf-8")
+        config, monitor = self._configure(), _free_port()
+        self.monitor = f"http://127.0.0.1:{monitor}"
         with self.log_file.open("ab") as output:
             self.process = await asyncio.create_subprocess_exec(
                 binary(),
                 "-c",
                 str(config),
+                "-m",
+                str(monitor),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -118,17 +132,28 @@ class EmbeddedServer:
                 raise ServerFailed(f"nats-server did not start: {self._last_words()}")
             await asyncio.sleep(0.05)
 
+    def _configure(self) -> Path:
+        """Write the configuration unless it is there already: the disk may be full."""
+        config = self.folder / "nats-server.conf"
+        text = configuration(self.port, self.folder / "jetstream", self.limit)
+        if not config.exists() or config.read_text("utf-8", "replace") != text:
+            written = config.with_suffix(".new")
+            written.write_text(text, "utf-8")
+            written.replace(config)
+        return config
+
     async def wait(self) -> int:
         """Wait until the server has ended, and give its exit code."""
         assert self.process is not None
         return await self.process.wait()
 
     async def stop(self) -> None:
-        """End it cleanly: it writes what it holds, then goes; after ten seconds it is killed."""
-        await self._end()
+        """End it cleanly, and let go of its folder."""
+        await self.end()
         self._release()
 
-    async def _end(self) -> None:
+    async def end(self) -> None:
+        """End it cleanly: it writes what it holds, then goes; after ten seconds it is killed."""
         process = self.process
         if process is None or process.returncode is not None:
             return
@@ -207,6 +232,13 @@ async def _last_server_ended(folder: Path, lock: IO[str]) -> None:
             log.warning("waiting for the last nats-server in %s to end", folder)
             said = True
         await asyncio.sleep(0.1)
+
+
+def _free_port() -> int:
+    """Return a port for the server's monitoring, on this machine's own address only."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 async def _answers(port: int) -> bool:

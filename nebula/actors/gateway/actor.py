@@ -20,6 +20,7 @@ from nebula.actors.gateway.answer import GAP, Answer, Broken
 from nebula.actors.gateway.exchange import MAX_EARLY, Exchange
 from nebula.actors.gateway.failures import NotServed
 from nebula.actors.gateway.heartbeats import Heartbeats
+from nebula.actors.gateway.log_watch import LogWatch
 from nebula.actors.gateway.patience import Link, judge
 from nebula.actors.gateway.probing import Probed
 from nebula.actors.gateway.recovering import Recovery
@@ -51,6 +52,7 @@ class Gateway(Actor):
         self.sending = Sending(connection, identity, self._heartbeats)
         self.claims = Probed()
         self.recovery = Recovery(self, self._heartbeats, self.sending, self._forget)
+        self.log_watch = LogWatch(connection, self.projection, lambda: self._heartbeats.router_at)
         self._admission = Admission()
         self._connected_at = 0.0
         self._lost_at: float | None = None
@@ -62,9 +64,12 @@ class Gateway(Actor):
         await client.subscribe(subjects.waiting(self.id), cb=self._on_waiting)
         await client.listen(subjects.REPLICA_STATUS, self._heartbeats.on_replica)
         await client.listen(subjects.ROUTER_STATUS, self._heartbeats.on_router)
+        await client.listen(subjects.STORE_STATUS, self.log_watch.on_store)
+        await self.log_watch.begin()
         self.connection.on_disconnect(self._on_disconnect)
         self.connection.on_reconnect(self._on_reconnect)
         self.spawn(self._tick(), "watch requests")
+        self.spawn(self.log_watch.run(), "watch the log")
         self.started = True
 
     async def work(self) -> None:
@@ -226,6 +231,7 @@ class Gateway(Actor):
         now = asyncio.get_running_loop().time()
         self._lost_at, self._connected_at = None, now
         self._heartbeats.restart()
+        self.log_watch.restart()
         for exchange in tuple(self._exchanges.values()):
             if exchange.answer.replica:
                 self._fill(exchange, missing=False)

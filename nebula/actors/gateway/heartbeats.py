@@ -36,6 +36,8 @@ class Heartbeats:
         self.heard_at = 0.0
         self._replicas: dict[str, _Replica] = {}
         self._routers: dict[str, _Router] = {}
+        self.router_at: float | None = None
+        """When any router was heard last."""
 
     def on_replica(self, _: bytes, __: bytes, body: bytes) -> None:
         """Take a replica's heartbeat."""
@@ -55,7 +57,7 @@ class Heartbeats:
         known = self._routers.get(status.router)
         if known is None:
             known = self._routers[status.router] = _Router(status.router, 0.0)
-        known.at = self.heard_at = self._now()
+        known.at = self.heard_at = self.router_at = self._now()
         known.addressed, known.queues = status.addressed, status.queues
 
     def routers(self) -> Collection[Known]:

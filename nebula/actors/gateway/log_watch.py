@@ -1,0 +1,116 @@
+"""What a gateway finds out, over and over, about whether it could serve and change something."""
+
+import asyncio
+from collections.abc import Callable
+
+from nebula.actors.gateway.readiness import (
+    Failure,
+    Readiness,
+    Seen,
+    log_refuses,
+    readiness,
+    standing_failure,
+)
+from nebula.actors.projection import Projection
+from nebula.events.status import StoreStatus
+from nebula.store.connection import Connection
+from nebula.store.reach import Reach, reach, read_store_status
+
+EVERY = 3.0
+"""Seconds between two looks at the log's stream: one small request to NATS."""
+
+TRY_AGAIN = 5.0
+"""Seconds after a change that failed in which others are refused at once; then one is tried."""
+
+
+class LogWatch:
+    """See the module. `router_at` gives when a router was heard last, None for never."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        projection: Projection,
+        router_at: Callable[[], float | None],
+    ) -> None:
+        self._connection = connection
+        self._projection = projection
+        self._router_at = router_at
+        self._since = 0.0
+        self._started = False
+        self._reach: Reach | None = None
+        self._reach_at = 0.0
+        self._store: StoreStatus | None = None
+        self._store_at = 0.0
+        self._failure: Failure | None = None
+        self._behind_since: float | None = None
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            await self._look()
+            await asyncio.sleep(EVERY)
+
+    async def begin(self) -> None:
+        """Take a first look: a gateway that has just started knows how the log stands."""
+        self._since = _now()
+        await self._look()
+        self._started = True
+
+    async def _look(self) -> None:
+        self._reach = await reach(self._connection)
+        self._reach_at = _now()
+        if self._reach.last_seq <= self._projection.state.seq:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = _now()
+
+    def on_store(self, _: bytes, __: bytes, body: bytes) -> None:
+        """Take the heartbeat of a store."""
+        status = read_store_status(body)
+        if status is not None:
+            self._store, self._store_at = status, _now()
+
+    def restart(self) -> None:
+        """Count silence from now on: nothing could be heard until now."""
+        self._since = _now()
+
+    def failed(self, reason: str) -> None:
+        """Note that the log did not take a change."""
+        self._failure = Failure(_now(), reason, self._projection.state.seq)
+
+    def succeeded(self) -> None:
+        """Note that the log took a change."""
+        self._failure = None
+
+    def readiness(self) -> Readiness:
+        """Return whether the gateway is ready."""
+        return readiness(self._seen())
+
+    def refuses(self) -> str:
+        """Return why a change would fail, where that is known and need not be tried; else ""."""
+        seen = self._seen()
+        failure = standing_failure(seen)
+        reason = log_refuses(seen)
+        if failure is not None and reason == failure.reason and seen.now - failure.at > TRY_AGAIN:
+            return ""
+        return reason
+
+    def _seen(self) -> Seen:
+        return Seen(
+            _now(),
+            self._started,
+            self._connection.connected,
+            self._since,
+            self._router_at(),
+            self._reach,
+            self._reach_at,
+            self._store,
+            self._store_at,
+            self._failure,
+            self._projection.state.seq,
+            self._behind_since,
+        )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,135 @@
+"""Whether a gateway would serve a request for a ready model, and take a change; if not, why. Pure.
+
+What it rests on is seen by the gateway itself, moments ago: its connection, routers' heartbeats,
+the log's stream, the store's heartbeat, and how its own changes fared.
+"""
+
+from msgspec import Struct
+
+from nebula.events.status import StoreStatus
+from nebula.store.reach import WORD_LASTS, Reach
+
+ROUTER_SILENCE = 5.0
+"""Seconds without any router's heartbeat after which requests count as in vain; one comes each
+second, and a router that is started again needs a few."""
+
+LOOK_LASTS = 10.0
+"""Seconds for which a look at the log's stream counts; there is one every three."""
+
+FAILURE_LASTS = 30.0
+"""Seconds for which a change that failed counts against the log, unless an event got into it."""
+
+BEHIND = 10.0
+"""Seconds for which a gateway may know of events that it has not folded."""
+
+
+class Failure(Struct, frozen=True):
+    """A change that the log did not take, at a time: why, and how far the log was folded then."""
+
+    at: float
+    reason: str
+    seq: int
+
+
+class Seen(Struct, frozen=True):
+    """What a gateway knows; times in seconds of a monotonic clock, None for never.
+
+    `since`: when it began to listen on its present connection. `router_at`: when a router was
+    heard last. `seq`: the event up to which it has folded the log; `behind_since`: since when it
+    has known of more.
+    """
+
+    now: float
+    started: bool
+    connected: bool
+    since: float = 0.0
+    router_at: float | None = None
+    reach: Reach | None = None
+    reach_at: float = 0.0
+    store: StoreStatus | None = None
+    store_at: float = 0.0
+    failure: Failure | None = None
+    seq: int = 0
+    behind_since: float | None = None
+
+
+class Readiness(Struct, frozen=True):
+    """Why a gateway is not ready, a sentence each, none where it is; and what may soon be so."""
+
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def readiness(seen: Seen) -> Readiness:
+    """Return whether a gateway is ready."""
+    if not seen.started:
+        return Readiness(("the log is being read",))
+    if not seen.connected:
+        return Readiness(("NATS can't be reached",))
+    reasons = [reason for reason in (_no_router(seen), log_refuses(seen)) if reason]
+    behind = _behind(seen)
+    if behind:
+        reasons.append(behind)
+    return Readiness(tuple(reasons), tuple(_warnings(seen)))
+
+
+def log_refuses(seen: Seen) -> str:
+    """Return why the log takes no events now, as far as is known; "" where nothing speaks for it.
+
+    The store's own word goes before what is concluded from outside.
+    """
+    if not seen.connected:
+        return "NATS can't be reached"
+    store = _fresh_store(seen)
+    if store is not None and store.refused:
+        return store.refused
+    if seen.reach is not None and seen.reach.refused:
+        return seen.reach.refused
+    if seen.reach is not None and seen.now - seen.reach_at > LOOK_LASTS:
+        return "the log has not been asked for too long: this gateway stands still"
+    failure = standing_failure(seen)
+    return failure.reason if failure is not None else ""
+
+
+def standing_failure(seen: Seen) -> Failure | None:
+    """Return the last failure of a change, where nothing has shown since that the log takes events.
+
+    An event that came into the log shows it, and so does a store that says so afterwards.
+    """
+    failure = seen.failure
+    if failure is None or seen.now - failure.at > FAILURE_LASTS or seen.seq > failure.seq:
+        return None
+    store = _fresh_store(seen)
+    if store is not None and not store.refused and seen.store_at > failure.at + WORD_LASTS / 2:
+        return None
+    return failure
+
+
+def _no_router(seen: Seen) -> str:
+    if seen.router_at is None:
+        return "no router has been heard yet: start one with `nebula router`"
+    silent = seen.now - max(seen.router_at, seen.since)
+    return f"no router has been heard for {silent:.0f} s" if silent > ROUTER_SILENCE else ""
+
+
+def _behind(seen: Seen) -> str:
+    if seen.behind_since is None or seen.reach is None or seen.reach.last_seq <= seen.seq:
+        return ""
+    behind = seen.now - seen.behind_since
+    if behind <= BEHIND:
+        return ""
+    return (
+        f"this gateway has folded the log up to event {seen.seq} of {seen.reach.last_seq} "
+        f"and is behind for {behind:.0f} s"
+    )
+
+
+def _warnings(seen: Seen) -> list[str]:
+    store = _fresh_store(seen)
+    told = (store.warning if store is not None else "", seen.reach.warning if seen.reach else "")
+    return [each for each in told if each]
+
+
+def _fresh_store(seen: Seen) -> StoreStatus | None:
+    fresh = seen.store is not None and seen.now - seen.store_at <= WORD_LASTS
+    return seen.store if fresh else None
