@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -196,7 +197,10 @@ async def projected(url: str, *, restore: bool) -> State:
 
 
 def gateway(url: str, port: int) -> float:
-    """Give the seconds from the start of a gateway's process until it is ready."""
+    """Give the seconds from the start of a gateway's process until it has read the log.
+
+    It is not ready then: it has no router.
+    """
     began = time.perf_counter()
     command = [sys.executable, "-m", "nebula.cli.main", "gateway", "--nats", url]
     process = subprocess.Popen(
@@ -207,6 +211,10 @@ def gateway(url: str, port: int) -> float:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5):
                     return time.perf_counter() - began
+            except urllib.error.HTTPError as answer:
+                if b"no router" in answer.read():
+                    return time.perf_counter() - began
+                time.sleep(0.01)
             except OSError:
                 if process.poll() is not None:
                     raise SystemExit("the gateway ended") from None

@@ -38,7 +38,7 @@ from nebula.cli.process import fail, on_stop, run, set_up_logging
 from nebula.cli.supervisor import ChildFailed, Supervisor
 from nebula.store.server import NO_LIMIT, EmbeddedServer
 
-QUIET = 8.0
+QUIET = 15.0
 """Seconds that the gateway may take to get ready before it is said what it waits for."""
 
 

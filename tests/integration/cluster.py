@@ -72,6 +72,8 @@ class Cluster:
         self.port = free_port()
         self.nats_port = free_port()
         self.nats_url = f"nats://127.0.0.1:{self.nats_port}"
+        self.within: tuple[str, ...] = ()
+        """What comes before the command line of `up`, such as what enters a namespace."""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lines: dict[str, list[str]] = {}
 
@@ -83,7 +85,7 @@ class Cluster:
         line += ["--nats-port", str(self.nats_port)] if own_nats else ["--nats", self.nats_url]
         line += ["--engine-command", SIMULATED, "--grace", "3"]
         line += ["--restart-limit", "2", "--restart-pause", "0.2", *arguments]
-        self._run(name, [sys.executable, "-m", "nebula.cli.main", "up", *line])
+        self._run(name, [*self.within, sys.executable, "-m", "nebula.cli.main", "up", *line])
 
     def start(self, name: str, *arguments: str) -> None:
         """Run one process by itself."""
