@@ -43,6 +43,8 @@ def test_one_that_hears_a_router_and_whose_log_answers_is_ready() -> None:
 
 def test_one_that_has_just_started_says_what_it_waits_for() -> None:
     assert readiness(replace(WELL, started=False)).reasons == ("the log is being read",)
+    (asking,) = readiness(replace(WELL, reach=None)).reasons
+    assert "being asked" in asking
     assert readiness(replace(WELL, connected=False)).reasons == ("NATS can't be reached",)
     (reason,) = readiness(replace(WELL, router_at=None)).reasons
     assert "no router has been heard yet" in reason

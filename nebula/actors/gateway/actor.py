@@ -65,7 +65,6 @@ class Gateway(Actor):
         await client.listen(subjects.REPLICA_STATUS, self._heartbeats.on_replica)
         await client.listen(subjects.ROUTER_STATUS, self._heartbeats.on_router)
         await client.listen(subjects.STORE_STATUS, self.log_watch.on_store)
-        await self.log_watch.begin()
         self.connection.on_disconnect(self._on_disconnect)
         self.connection.on_reconnect(self._on_reconnect)
         self.spawn(self._tick(), "watch requests")

@@ -1,6 +1,7 @@
 """What a gateway finds out, over and over, about whether it could serve and change something."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from nebula.actors.gateway.readiness import (
@@ -15,6 +16,8 @@ from nebula.actors.projection import Projection
 from nebula.events.status import StoreStatus
 from nebula.store.connection import Connection
 from nebula.store.reach import Reach, reach, read_store_status
+
+log = logging.getLogger(__name__)
 
 EVERY = 3.0
 """Seconds between two looks at the log's stream: one small request to NATS."""
@@ -46,15 +49,14 @@ class LogWatch:
 
     async def run(self) -> None:
         """Look for ever."""
-        while True:
-            await self._look()
-            await asyncio.sleep(EVERY)
-
-    async def begin(self) -> None:
-        """Take a first look: a gateway that has just started knows how the log stands."""
-        self._since = _now()
-        await self._look()
+        self.restart()
         self._started = True
+        while True:
+            try:
+                await self._look()
+            except Exception:
+                log.exception("the log can't be asked how it stands")
+            await asyncio.sleep(EVERY)
 
     async def _look(self) -> None:
         self._reach = await reach(self._connection)

@@ -66,6 +66,8 @@ def readiness(seen: Seen) -> Readiness:
         return Readiness(("the log is being read",))
     if not seen.connected:
         return Readiness(("NATS can't be reached",))
+    if seen.reach is None:
+        return Readiness(("the log is being asked whether it takes events",))
     reasons = [reason for reason in (_no_router(seen), log_refuses(seen)) if reason]
     behind = _behind(seen)
     if behind:
