@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from nebula.actors.node.starting import AT_MOST, LIMIT
 from nebula.actors.router import loss
 from nebula.events import memory
 
@@ -171,6 +172,14 @@ log_warning_option = click.option(
     metavar="SIZE",
     help="Room left for the embedded log below which it is told, on disks of less than ten times "
     "that below a tenth. [env: NEBULA_LOG_WARNING]",
+)
+start_limit_option = click.option(
+    "--start-limit",
+    default=LIMIT,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds that an engine may write nothing while it starts, before it is ended as failed "
+    f"(after {AT_MOST} times as long whatever it writes); 0: for ever.",
 )
 verbose_option = click.option("--verbose", is_flag=True, help="Log more.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")

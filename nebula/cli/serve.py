@@ -36,6 +36,7 @@ from nebula.cli.options import (
     nats_option,
     restart_limit_option,
     restart_pause_option,
+    start_limit_option,
     stream_replicas_option,
     verbose_option,
     weights_option,
@@ -162,6 +163,7 @@ async def _router(nats: str, stream_replicas: int, lost_after: float) -> None:
 @drain_option
 @restart_limit_option
 @restart_pause_option
+@start_limit_option
 @click.option(
     "--leave-engines",
     is_flag=True,
@@ -189,6 +191,7 @@ def node(
     drain: float,
     restart_limit: int,
     restart_pause: float,
+    start_limit: float,
     leave_engines: bool,
     imagined: str | None,
     weights: Path | None,
@@ -208,6 +211,7 @@ def node(
         grace=grace,
         drain=drain,
         restarts=Restarts(limit=restart_limit, pause=restart_pause),
+        start_limit=start_limit,
         leave_engines=leave_engines,
         version=importlib.metadata.version("nebula-serving"),
         weights=weights.resolve() if weights is not None else None,

@@ -30,6 +30,7 @@ from nebula.cli.options import (
     not_empty,
     restart_limit_option,
     restart_pause_option,
+    start_limit_option,
     stream_replicas_option,
     verbose_option,
     weights_option,
@@ -86,6 +87,7 @@ class UpSettings(Struct, frozen=True):
 @drain_option
 @restart_limit_option
 @restart_pause_option
+@start_limit_option
 @lost_after_option
 @engine_command_option
 @weights_option
@@ -116,6 +118,7 @@ def up(
     drain: float,
     restart_limit: int,
     restart_pause: float,
+    start_limit: float,
     lost_after: float,
     engine_command: str | None,
     weights: Path | None,
@@ -134,6 +137,7 @@ def up(
     node_arguments = ["--grace", str(grace), "--drain", str(drain)]
     node_arguments += ["--restart-limit", str(restart_limit)]
     node_arguments += ["--restart-pause", str(restart_pause)]
+    node_arguments += ["--start-limit", str(start_limit)]
     node_arguments += ["--name", name] if name else []
     node_arguments += [argument for label in labels for argument in ("--label", label)]
     node_arguments += ["--engine-command", engine_command] if engine_command else []

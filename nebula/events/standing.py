@@ -74,7 +74,7 @@ def _replica(state: State, replica: Replica, why: str) -> str:
         return f"{where} serves until another one does: {why}" if why else ""
     match replica.phase:
         case "assigned" | "stopped":
-            return f"{where} {_waits(node, replica)}"
+            return f"{where} {_waits(state, node, replica)}"
         case "starting":
             return f"{where} is starting (attempt {replica.attempt})"
         case "failed" if replica.given_up:
@@ -86,17 +86,32 @@ def _replica(state: State, replica: Replica, why: str) -> str:
             return f"{where} is being replaced"
 
 
-def _waits(node: Node | None, replica: Replica) -> str:
-    """Say what a replica without an engine waits for: most often its files."""
+def _waits(state: State, node: Node | None, replica: Replica) -> str:
+    """Return what a replica without an engine waits for: its files, or another engine's start."""
     source = replica.launch.source if replica.launch is not None else ""
     held = node.weights.get(source) if node is not None else None
     if held is None or held.whole or not (held.total or held.reason):
-        return "waits to be started"
+        first = starts_before(state, replica)
+        if first is None:
+            return "waits to be started"
+        device = f"{replica.node}/{first.devices[0]}" if first.devices else replica.node
+        return f"waits until {first.id} has started on {device}: one starts there at a time"
     if held.reason:
         again = "" if held.retry_in is None else f" (again in {held.retry_in:.0f} s)"
         return f"could not fetch {source}{again}: {held.reason}"
     share = 100 * held.done // held.total
     return f"is fetching {source}: {memory.fine(held.done)} of {memory.fine(held.total)}, {share} %"
+
+
+def starts_before(state: State, replica: Replica) -> Replica | None:
+    """Return the replica whose start on the same devices this one waits for."""
+    held = state.occupancy.get(replica.node)
+    for identity in sorted(held.replicas) if held is not None else ():
+        other = state.replicas[identity]
+        same = set(other.devices) & set(replica.devices)
+        if identity != replica.id and other.phase == "starting" and same:
+            return other
+    return None
 
 
 def loading_seconds(state: State, model: Model, now: int) -> float:

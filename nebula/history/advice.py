@@ -11,7 +11,7 @@ from nebula.actors.placement.candidates import Candidate
 from nebula.actors.placement.planning import plan
 from nebula.events import memory
 from nebula.events.engine_options import devices_needed
-from nebula.events.standing import standing
+from nebula.events.standing import standing, starts_before
 from nebula.events.state import Model, Node, Replica, State
 
 _NAMED = 3
@@ -57,6 +57,12 @@ def _replica(state: State, replica: Replica) -> str:
         )
     if replica.phase == "starting":
         return f"Wait: its engine is loading; `nebula logs -f {replica.id}` shows how far it is."
+    first = starts_before(state, replica)
+    if first is not None:
+        return (
+            f"Wait: {first.id} starts there first, as `nebula logs -f {first.id}` shows. "
+            "Its node ends a start that gets on no more (`--start-limit`)."
+        )
     return (
         f"Wait for {replica.node} to start {replica.id}; if it does not, "
         f"see that `nebula node --name {replica.node}` runs there."

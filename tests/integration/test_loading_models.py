@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from nebula.events.standing import standing
 from nebula.events.vocabulary import EngineFailed, EngineReady, EngineStarted
 from tests.integration.asking import CHAT, chat, error, said
 from tests.integration.cluster import Cluster, free_port
@@ -145,3 +146,20 @@ async def test_engines_that_share_a_device_start_one_after_the_other(cluster: Cl
     ports = {(await cluster.engine(record.id)).port for record in events}
     assert len(ports) == 6
     assert all(earlier.time < later.time for earlier, later in pairwise(events))
+
+
+async def test_a_start_that_never_ends_is_ended_and_the_next_one_on_the_device_begins(
+    own_cluster: Cluster,
+) -> None:
+    cluster = own_cluster
+    cluster.up("--start-limit", "4", "--restart-limit", "1")
+    await cluster.ready()
+    await cluster.load("stuck", options={"simulate-start": 3600}, stands="")
+    await cluster.logged(EngineStarted, "stuck-0")
+    await cluster.load("next", stands="")
+    state = await cluster.until(lambda state: "next-0" in state.replicas, "it is placed")
+    assert "waits until stuck-0 has started" in standing(state, state.models["next"]).detail
+    failed = await cluster.logged(EngineFailed, "stuck-0")
+    assert "it did not get ready, and has written nothing for" in failed.reason
+    await cluster.stands("next")
+    await cluster.stands("stuck", "failed")

@@ -18,6 +18,7 @@ from nebula.events.vocabulary import (
     ModelWoken,
     NodeLost,
 )
+from nebula.history.advice import advice
 from tests.unit.story import SECOND, Story, cluster, load
 
 
@@ -47,6 +48,22 @@ def test_a_placed_model_is_loading_until_it_serves() -> None:
     assert stands(story) == Standing("loading", 0, 1, "chat-0 on alpha is starting (attempt 1)")
     story.runs("chat-0")
     assert stands(story) == Standing("ready", 1, 1)
+
+
+def test_a_replica_that_waits_for_another_start_on_its_device_says_for_which() -> None:
+    story = placed()
+    story.given("next", load(memory="8GiB"))
+    story.settles()
+    story.runs("chat-0", ready=False)
+    waiting = standing(story.state, story.state.models["next"]).detail
+    assert waiting == (
+        "next-0 on alpha waits until chat-0 has started on alpha/0: one starts there at a time"
+    )
+    told = advice(story.state, story.state.models["next"])
+    assert told.startswith("Wait: chat-0 starts there first")
+    story.runs("chat-0")
+    after = standing(story.state, story.state.models["next"]).detail
+    assert after == "next-0 on alpha waits to be started"
 
 
 def test_a_replica_whose_files_are_still_to_come_says_how_far_they_are() -> None:

@@ -228,7 +228,8 @@ class Node(Actor):
                 await self._report(engine, event, engine.has_told)
             watching = asyncio.create_task(process.wait())
             try:
-                if not engine.ready and await engine.becomes_ready(watching):
+                limits = (self.settings.start_limit, self.settings.grace)
+                if not engine.ready and await engine.becomes_ready(watching, *limits):
                     event_ready = EngineReady(
                         await engine.client.version(), round(self._now() - started, 1)
                     )

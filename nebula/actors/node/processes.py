@@ -120,6 +120,13 @@ class EngineProcess:
         """
         return identity.birth(self.pid) in ("", self.birth)
 
+    def log_size(self) -> int:
+        """Return how many bytes its log file has; 0 where there is none."""
+        try:
+            return self.log_file.stat().st_size
+        except OSError:
+            return 0
+
     def tail(self, lines: int = 40) -> tuple[str, ...]:
         """Give the last lines that this very engine wrote."""
         return tail(self.log_file, lines, start=self._log_start)

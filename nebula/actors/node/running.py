@@ -12,6 +12,7 @@ from nebula.actors.node.launch import Site
 from nebula.actors.node.processes import EngineProcess
 from nebula.actors.node.reconciliation import LoadAdapter, UnloadAdapter
 from nebula.actors.node.roster import Entry
+from nebula.actors.node.starting import Patience
 from nebula.events.state import Replica
 from nebula.events.values import Device
 from nebula.events.vocabulary import AdapterLoaded, AdapterLoadFailed, AdapterUnloaded, Event
@@ -62,11 +63,26 @@ class NodeEngine(Entry):
         self.process = await EngineProcess.start(line, environ, log_file)
         return self.process
 
-    async def becomes_ready(self, watching: asyncio.Task[int | None]) -> bool:
-        """Wait until it answers; False where it ended before, as `watching` tells."""
+    async def becomes_ready(
+        self, watching: asyncio.Task[int | None], limit: float, grace: float
+    ) -> bool:
+        """Wait until it answers; False where it ended before, as `watching` tells.
+
+        `limit`: seconds that it may be silent while it starts, before it is ended as a failure;
+        `grace`: those it then gets to end by itself.
+        """
+        loop, process = asyncio.get_running_loop(), self.process
+        patience = Patience(limit, loop.time())
         while not watching.done():
             if await self.client.healthy():
                 return True
+            size = process.log_size() if process is not None else 0
+            overdue = "" if self.stop_reason is not None else patience.look(loop.time(), size)
+            if overdue and process is not None:
+                log.warning("%s: %s: its start is ended", self.replica, overdue)
+                self.hint = f"{overdue}, so its start was ended: "
+                await process.end(grace)
+                break
             await asyncio.wait((watching,), timeout=processes.POLL)
         return False
 

@@ -5,13 +5,15 @@ from pathlib import Path
 from msgspec import Struct
 
 from nebula.actors.node.reconciliation import Restarts
+from nebula.actors.node.starting import LIMIT
 
 
 class NodeSettings(Struct, frozen=True):
     """See the module.
 
     `grace`: seconds an engine gets to end by itself; `drain`: those that its requests get before
-    that, where it is no longer wanted. `leave_engines`: a node that is stopped leaves its engines
+    that, where it is no longer wanted. `start_limit`: seconds that an engine may be silent while it
+    starts; 0: for ever. `leave_engines`: a node that is stopped leaves its engines
     running for the next one to adopt. `weights`: the folder of the hub's cache [the hub library's
     own]. `fetches`: whether files are fetched before an engine starts, or by it. `rehearses`:
     devices and files are imagined. `measures`: it tells how much memory models need.
@@ -24,6 +26,7 @@ class NodeSettings(Struct, frozen=True):
     grace: float = 20.0
     drain: float = 60.0
     restarts: Restarts = Restarts()
+    start_limit: float = LIMIT
     leave_engines: bool = False
     version: str = ""
     weights: Path | None = None
