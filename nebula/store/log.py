@@ -169,8 +169,7 @@ class Log:
         except MaxPayloadError as error:
             raise self._too_large([(subject, body) for subject, body, _ in messages]) from error
         except (NatsError, TimeoutError) as error:
-            text = f"the log does not answer: {error!r}; the events may be stored all the same"
-            raise Unavailable(text) from error
+            raise NotAppended(in_words(error), MAYBE) from error
 
     async def _publish(
         self, subject: str, payload: bytes, headers: dict[str, str], *, again: bool

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ import httpx
 import pytest
 
 from nebula.events.intents import ModelLoadRequested
+from nebula.events.vocabulary import EngineFailed
 from nebula.store.connection import Connection
 from nebula.store.log import Log
 from nebula.store.refusals import NotAppended
@@ -136,6 +139,34 @@ async def test_a_full_disk_is_told_lived_with_and_healed_without_a_loss(
     assert await cluster.engine("chat-0") == engine, "no engine is restarted needlessly"
     lines = [line for line in cluster.output("up").splitlines() if "nebula.store" in line]
     assert len(lines) < 15, lines
+
+
+async def test_an_engine_that_dies_on_a_full_disk_is_started_again_and_told_of_later(
+    own_cluster: Cluster, disk: SmallDisk
+) -> None:
+    cluster = own_cluster
+    cluster.up()
+    await cluster.ready()
+    await cluster.load("chat")
+    first = await cluster.engine("chat-0")
+    seq = await cluster.last_seq()
+    async with cluster.http() as http:
+        disk.fill()
+        for _ in range(2):
+            await cluster.publish("nebula.events.model.raw.X", bytes(5000))
+        await told(cluster, http, "is full", TOLD_WITHIN)
+        os.kill(first.pid, signal.SIGKILL)
+
+        async def another_runs() -> bool:
+            return {each.pid for each in cluster.engine_processes()} - {first.pid} != set()
+
+        await cluster.poll(another_runs, "the engine is started again while the disk is full", 40)
+        disk.make_room()
+        failed = await cluster.logged(EngineFailed, "chat-0", after=seq)
+        assert "SIGKILL" in failed.reason or "9" in failed.reason
+        await cluster.stands("chat", patience=HEALED_WITHIN)
+        assert (await cluster.engine("chat-0")).pid != first.pid
+        assert said(await http.post(CHAT, json=chat("chat", max_tokens=1))) == "hello"
 
 
 async def test_full_at_the_start_is_one_clear_sentence_and_room_heals_it(
