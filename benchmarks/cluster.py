@@ -95,6 +95,8 @@ class Cluster:
         lines[0] += ["--engine-command", shlex.join(engine)] if engine else []
         for line in lines[1:]:
             line += ["--nats", self.nats, "--no-node"]
+        for number, line in enumerate(lines):
+            line += _of_cluster(copies[min(number, len(copies) - 1)])
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with contextlib.ExitStack() as everything:
@@ -199,6 +201,12 @@ class Cluster:
             if (process := self.parts().get(name)) is not None:
                 return process
         raise Failed(f"there is no {name} to kill")
+
+
+def _of_cluster(copy: Path) -> list[str]:
+    """Return the arguments by which all of them are of one cluster; none for an older Nebula."""
+    known = "--cluster" in (copy / "nebula" / "cli" / "options.py").read_text()
+    return ["--cluster", NODE] if known else []
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import random
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
+from nebula.actors.founding import found
 from nebula.actors.projection import Projection
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.log import Log
@@ -34,6 +35,8 @@ class Actor:
         self.connection = connection
         self.log = Log(connection, replicas=stream_replicas)
         self.projection = Projection(self.log)
+        self.cluster = ""
+        """Name or id of the cluster that the log must be of; empty: of whichever it is."""
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -58,7 +61,9 @@ class Actor:
         following = asyncio.create_task(self.projection.run(), name="follow the log")
         working: asyncio.Task[None] | None = None
         try:
-            if await self._caught_up(following, stopping):
+            if await self._caught_up(following, stopping) and await self._founded(
+                following, stopping
+            ):
                 await self.begin()
                 self.spawn(self._keep_snapshots(), "keep snapshots")
                 working = asyncio.create_task(self.work(), name="work")
@@ -147,6 +152,16 @@ class Actor:
             except Unavailable:
                 await asyncio.sleep(0.25)
         return False
+
+    async def _founded(self, following: asyncio.Task[None], stopping: asyncio.Task[bool]) -> bool:
+        """Return whether the log is of the right cluster. Raise OtherCluster."""
+        founding = asyncio.create_task(found(self.projection, self.cluster), name="found")
+        await asyncio.wait((founding, following, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not founding.done():
+            await cancel([founding])
+            return False
+        founding.result()
+        return True
 
 
 async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:

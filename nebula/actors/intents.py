@@ -7,6 +7,7 @@ in between; what still does, as an alias that takes a model's name, is refused b
 from nebula.actors.projection import Projection
 from nebula.events import subjects
 from nebula.events.objections import objection
+from nebula.events.sizes import oversized
 from nebula.events.state import State
 from nebula.events.vocabulary import AGGREGATE_OF, Event
 from nebula.store.connection import Unavailable
@@ -39,7 +40,7 @@ async def submit(
     """
     while True:
         state = projection.state
-        reason = objection(state, identity, event)
+        reason = oversized(event) or objection(state, identity, event)
         if reason is not None:
             raise Refused(reason)
         guard = _guard(state, event)

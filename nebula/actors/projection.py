@@ -8,6 +8,7 @@ from typing import Any
 from nebula.events.evolve import evolve
 from nebula.events.record import Record
 from nebula.events.state import EMPTY, State
+from nebula.events.version import too_new
 from nebula.store.connection import Unavailable
 from nebula.store.log import Log
 from nebula.store.snapshots import Snapshots
@@ -17,6 +18,10 @@ log = logging.getLogger(__name__)
 
 REMEMBERED = 1000
 """Refused entries that a projection knows of: whoever asks has just written one."""
+
+
+class NewerCluster(Exception):
+    """The cluster goes by a version that this Nebula does not know; the text says which."""
 
 
 class Projection:
@@ -50,7 +55,10 @@ class Projection:
             self.state = found
 
     async def run(self) -> None:
-        """Follow the log for ever. Raises LogReplaced when it is not the same log any more."""
+        """Follow the log for ever. Raises LogReplaced when it is not the same log any more.
+
+        Raise NewerCluster where this Nebula would read it otherwise than the rest of the cluster.
+        """
         try:
             await self._follow()
         except Exception as error:
@@ -67,6 +75,9 @@ class Projection:
                     self._note(state, record.seq)
                 for listener in self._listeners:
                     listener(record)
+            reason = too_new(state)
+            if reason is not None:
+                raise NewerCluster(reason)
             self.state = state
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()

@@ -98,6 +98,14 @@ engine_command_option = click.option(
     metavar="COMMAND",
     help="What starts an engine [vLLM in Nebula's own environment]. [env: NEBULA_ENGINE_COMMAND]",
 )
+cluster_option = click.option(
+    "--cluster",
+    envvar="NEBULA_CLUSTER",
+    default="",
+    metavar="NAME",
+    help="Name or id of the cluster to join; a new one is founded under that name. Ends where NATS "
+    "has another. [env: NEBULA_CLUSTER]",
+)
 lost_after_option = click.option(
     "--lost-after",
     envvar="NEBULA_LOST_AFTER",

@@ -24,6 +24,7 @@ from nebula.actors.node.settings import NodeSettings
 from nebula.actors.router.actor import Router
 from nebula.cli.options import (
     PORT,
+    cluster_option,
     drain_option,
     engine_command_option,
     fetch_option,
@@ -54,6 +55,7 @@ from nebula.store.connection import Connection
 @click.command()
 @nats_option
 @stream_replicas_option
+@cluster_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=PORT, help="Port to listen on.")
 @click.option(
@@ -70,6 +72,7 @@ from nebula.store.connection import Connection
 def gateway(
     nats: str,
     stream_replicas: int,
+    cluster: str,
     host: str,
     port: int,
     max_body: int | None,
@@ -80,7 +83,7 @@ def gateway(
     """Serve OpenAI's API and the admin API over HTTP."""
     set_up_logging(verbose)
     patience = Patience(load_patience, idle_patience)
-    run(_gateway(nats, stream_replicas, host, port, max_body, patience))
+    run(_gateway(nats, stream_replicas, cluster, host, port, max_body, patience))
 
 
 class _Server(uvicorn.Server):
@@ -98,6 +101,7 @@ class _Server(uvicorn.Server):
 async def _gateway(
     nats: str,
     stream_replicas: int,
+    cluster: str,
     host: str,
     port: int,
     max_body: int | None,
@@ -110,6 +114,7 @@ async def _gateway(
     actor = Gateway(
         Connection(nats, "gateway"), f"gw-{uuid.uuid4().hex[:8]}", stream_replicas=stream_replicas
     )
+    actor.cluster = cluster
     server = _Server(
         uvicorn.Config(
             create_app(actor, Limits(max_body, patience)),
@@ -138,23 +143,26 @@ async def _gateway(
 @click.command()
 @nats_option
 @stream_replicas_option
+@cluster_option
 @lost_after_option
 @verbose_option
-def router(nats: str, stream_replicas: int, lost_after: float, verbose: bool) -> None:
+def router(nats: str, stream_replicas: int, cluster: str, lost_after: float, verbose: bool) -> None:
     """Place models on nodes and send every request to a ready replica."""
     set_up_logging(verbose)
-    run(_router(nats, stream_replicas, lost_after))
+    run(_router(nats, stream_replicas, cluster, lost_after))
 
 
-async def _router(nats: str, stream_replicas: int, lost_after: float) -> None:
+async def _router(nats: str, stream_replicas: int, cluster: str, lost_after: float) -> None:
     connection = Connection(nats, "router")
     actor = Router(connection, stream_replicas=stream_replicas, lost_after=lost_after)
+    actor.cluster = cluster
     await _until_stopped(actor)
 
 
 @click.command()
 @nats_option
 @stream_replicas_option
+@cluster_option
 @folder_option
 @engine_command_option
 @name_option
@@ -183,6 +191,7 @@ async def _router(nats: str, stream_replicas: int, lost_after: float) -> None:
 def node(
     nats: str,
     stream_replicas: int,
+    cluster: str,
     folder: Path,
     engine_command: str | None,
     name: str | None,
@@ -223,14 +232,19 @@ def node(
     except ValueError as error:
         fail(f"--devices: {error}", FATAL)
     with _lock(settings.folder):
-        run(_node(nats, stream_replicas, settings, inventory))
+        run(_node(nats, stream_replicas, cluster, settings, inventory))
 
 
 async def _node(
-    nats: str, stream_replicas: int, settings: NodeSettings, inventory: tuple[Device, ...]
+    nats: str,
+    stream_replicas: int,
+    cluster: str,
+    settings: NodeSettings,
+    inventory: tuple[Device, ...],
 ) -> None:
     connection = Connection(nats, f"node {settings.node}")
     actor = Node(connection, settings, inventory, stream_replicas=stream_replicas)
+    actor.cluster = cluster
     await _until_stopped(actor)
 
 

@@ -8,14 +8,17 @@ import click
 import httpx
 from click.core import ParameterSource
 from msgspec import Struct
+from msgspec.structs import replace
 from rich.console import Console
 from rich.markup import escape
 
+from nebula.actors.founding import told
 from nebula.cli import demo, tables
 from nebula.cli.cluster import joined
 from nebula.cli.options import (
     PORT,
     Whole,
+    cluster_option,
     drain_option,
     engine_command_option,
     fetch_option,
@@ -35,12 +38,16 @@ from nebula.cli.options import (
     verbose_option,
     weights_option,
 )
-from nebula.cli.process import fail, on_stop, run, set_up_logging
+from nebula.cli.process import FATAL, fail, on_stop, run, set_up_logging
 from nebula.cli.supervisor import ChildFailed, Supervisor
+from nebula.store.connection import Unavailable
 from nebula.store.server import NO_LIMIT, EmbeddedServer
 
 QUIET = 15.0
 """Seconds that the gateway may take to get ready before it is said what it waits for."""
+
+MEMORY = "cluster"
+"""File in the folder of `nebula up --nats` that names the cluster which it joined."""
 
 
 class UpSettings(Struct, frozen=True):
@@ -51,6 +58,7 @@ class UpSettings(Struct, frozen=True):
     log_limit: int | None
     log_warning: int
     stream_replicas: int
+    cluster: str
     folder: Path
     host: str
     port: int
@@ -75,6 +83,7 @@ class UpSettings(Struct, frozen=True):
     "--nats-port", default=4222, show_default=True, type=PORT, help="Port of the NATS it starts."
 )
 @stream_replicas_option
+@cluster_option
 @folder_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The gateway's address.")
 @click.option("--port", default=8000, show_default=True, type=PORT, help="The gateway's port.")
@@ -106,6 +115,7 @@ def up(
     nats: str | None,
     nats_port: int,
     stream_replicas: int,
+    cluster: str,
     folder: Path,
     host: str,
     port: int,
@@ -149,6 +159,7 @@ def up(
         log_limit=log_limit,
         log_warning=log_warning,
         stream_replicas=stream_replicas,
+        cluster=cluster,
         folder=folder.resolve(),
         host=host,
         port=port,
@@ -163,6 +174,8 @@ def up(
 
 
 async def _up(settings: UpSettings, grace: float) -> None:
+    if settings.nats:
+        settings = await same_cluster(settings.nats, settings)
     console = tables.console(errors=True)
     server = None if settings.nats else _server(settings)
     url = settings.nats or (server.url if server else "")
@@ -207,6 +220,39 @@ def _server(settings: UpSettings) -> EmbeddedServer:
     return EmbeddedServer(settings.folder / "nats", settings.nats_port, limit=limit)
 
 
+async def same_cluster(nats: str, settings: UpSettings) -> UpSettings:
+    """Return `settings` with the cluster that this folder is of, if it is known.
+
+    Ends the program where another one was founded on that NATS, and nobody asked to join it.
+    """
+    memory = settings.folder / MEMORY
+    if settings.cluster:
+        return settings
+    if memory.exists():
+        return replace(settings, cluster=memory.read_text().strip())
+    if (settings.folder / "logs").exists():
+        return settings  # it was there before clusters had ids
+    try:
+        async with joined(nats) as projection:
+            there = projection.state.cluster
+    except Unavailable:
+        return settings
+    if there.id:
+        fail(
+            f"there is a cluster at {nats} already, {told(there)}. To join it with a gateway, "
+            f"router and node of this folder: --cluster {there.name or there.id}. For a cluster of "
+            "its own: another NATS, or none, and `nebula up` starts one",
+            FATAL,
+        )
+    return settings
+
+
+async def remember(nats: str, folder: Path) -> None:
+    """Note in a folder which cluster it is of, so that it never joins another by mistake."""
+    async with joined(nats) as projection:
+        (folder / MEMORY).write_text(projection.state.cluster.id + "\n")
+
+
 def _command(actor: str, settings: UpSettings) -> list[str]:
     return [
         sys.executable,
@@ -215,6 +261,7 @@ def _command(actor: str, settings: UpSettings) -> list[str]:
         actor,
         "--stream-replicas",
         str(settings.stream_replicas),
+        *(("--cluster", settings.cluster) if settings.cluster else ()),
     ]
 
 
@@ -222,6 +269,8 @@ async def _serve(settings: UpSettings, url: str, console: Console) -> None:
     """Say when the cluster is up, then bring up the demo if it was asked for."""
     address = f"http://{settings.host}:{settings.port}"
     await _ready(address, console)
+    if settings.nats:
+        await remember(settings.nats, settings.folder)
     console.print(f"[green]Nebula is up[/green]: {address}  (NATS: {url})", soft_wrap=True)
     engines = f"; of engines: {settings.folder}/nodes/*/logs" if settings.node else ""
     console.print(f"Logs: {settings.folder}/logs{engines}", soft_wrap=True)

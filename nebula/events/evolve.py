@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from nebula.events.brief import brief
 from nebula.events.evolve_alias import fold_alias
+from nebula.events.evolve_cluster import cluster_objection, fold_cluster
 from nebula.events.evolve_model import fold_model
 from nebula.events.evolve_node import fold_node
 from nebula.events.evolve_replica import fold_report
@@ -22,6 +23,7 @@ from nebula.events.record import Malformed, Record
 from nebula.events.state import Rejection, State
 from nebula.events.vocabulary import (
     AliasEvent,
+    ClusterEvent,
     EventRejected,
     ModelEvent,
     NodeEvent,
@@ -75,6 +77,12 @@ def _of_alias(state: State, record: Record, event: AliasEvent) -> State:
     return fold_alias(state, record, event) if reason is None else _reject(state, record, reason)
 
 
+def _of_cluster(state: State, record: Record, event: ClusterEvent) -> State:
+    state = replace(state, seq=record.seq, time=record.time)
+    reason = cluster_objection(state, record.id, event)
+    return fold_cluster(state, record, event) if reason is None else _reject(state, record, reason)
+
+
 def _answer(state: State, record: Record, _: EventRejected) -> State:
     seq = int(record.id) if record.id.isascii() and record.id.isdigit() else 0
     rejections = state.rejections.discard(seq)
@@ -107,6 +115,7 @@ FOLDS: dict[type, Callable[[State, Record, Any], State]] = {
     **dict.fromkeys(get_args(ReplicaEvent), fold_report),
     **dict.fromkeys(get_args(NodeEvent), _of_node),
     **dict.fromkeys(get_args(AliasEvent), _of_alias),
+    **dict.fromkeys(get_args(ClusterEvent), _of_cluster),
     EventRejected: _answer,
     Malformed: _malformed,
 }

@@ -7,6 +7,7 @@ caller without troubling the log.
 import re
 
 from nebula.events import memory
+from nebula.events.brief import brief
 from nebula.events.engine_options import PARALLEL, devices_needed, option_name
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -22,8 +23,10 @@ from nebula.events.intents import (
     WeightsPinRequested,
     WeightsRemoveRequested,
 )
+from nebula.events.sizes import oversized
 from nebula.events.state import Model, State
 from nebula.events.values import Adapter
+from nebula.events.version import SINCE, SIZES, premature
 from nebula.events.vocabulary import Event, ModelAssigned, ModelRolledBack
 
 RESERVED_OPTIONS = frozenset(
@@ -61,6 +64,14 @@ def objection(state: State, identity: str, event: Event) -> str | None:
 
     Facts are never objected to: they report what has happened.
     """
+    reason = premature(state, event, SINCE)
+    if reason is None and state.cluster.version >= SIZES:
+        reason = oversized(event)
+    reason = reason or _objection(state, identity, event)
+    return None if reason is None else brief(reason)
+
+
+def _objection(state: State, identity: str, event: Event) -> str | None:
     match event:
         case ModelLoadRequested():
             return _load(state, identity, event)

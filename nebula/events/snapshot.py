@@ -11,12 +11,12 @@ from msgspec import Struct
 from rpds import HashTrieMap
 
 from nebula.events.index import indexed
-from nebula.events.state import Alias, Model, Named, Node, Rejection, Replica, State
+from nebula.events.state import Alias, Cluster, Model, Named, Node, Rejection, Replica, State
 
 FORMAT = 1
 """Version of these bytes; grows when they are laid out otherwise."""
 
-FOLD = 9
+FOLD = 10
 """Version of `evolve`; grows when it makes another state of the same log. A test watches it."""
 
 
@@ -45,6 +45,7 @@ class _Body(Struct, frozen=True):
     aliases: dict[str, Alias]
     names: dict[str, Named]
     rejections: list[Rejection]
+    cluster: Cluster = Cluster()
 
 
 _encoder = msgspec.json.Encoder(order="deterministic")
@@ -67,6 +68,7 @@ def canonical(state: State) -> bytes:
             dict(state.aliases),
             dict(state.names),
             [state.rejections[seq] for seq in sorted(state.rejections)],
+            state.cluster,
         )
     )
 
@@ -113,5 +115,6 @@ def load(data: bytes) -> State:
         HashTrieMap(found.aliases),
         HashTrieMap(found.names),
         HashTrieMap({rejection.seq: rejection for rejection in found.rejections}),
+        found.cluster,
     )
     return indexed(read)

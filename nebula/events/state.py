@@ -211,11 +211,21 @@ class Node(Struct, frozen=True, gc=False):
     suspected: int = 0
     doubts: int = 0
     doubted: int = 0
+    reads: int = 0
 
     @property
     def schedulable(self) -> bool:
         """Whether new replicas may be placed here."""
         return not (self.draining or self.lost)
+
+
+class Cluster(Struct, frozen=True, gc=False):
+    """Which cluster the log is of, and by which version it goes; no id: none was founded yet."""
+
+    id: str = ""
+    name: str = ""
+    version: int = 0
+    changed: int = 0
 
 
 class Rejection(Struct, frozen=True, gc=False):
@@ -277,6 +287,7 @@ class State(Struct, frozen=True, gc=False):
     aliases: HashTrieMap[str, Alias] = HashTrieMap()
     names: HashTrieMap[str, Named] = HashTrieMap()
     rejections: HashTrieMap[int, Rejection] = HashTrieMap()
+    cluster: Cluster = Cluster()
     occupancy: HashTrieMap[str, Occupancy] = HashTrieMap()
     apart: HashTrieMap[str, frozenset[str]] = HashTrieMap()
     unsettled: HashTrieSet[str] = HashTrieSet()

@@ -35,12 +35,14 @@ class RouterStatus(Struct, frozen=True):
     ends says false with its last heartbeat, as those of before Nebula had such subjects do.
     `silent`: for how long (s) nodes are silent to it, those alone that it does not hear; -1: not
     heard since it began to listen. None: it tells nothing of nodes, as one that hears few of them.
+    `reads`: the newest cluster version that it knows; 0 of those before there was one.
     """
 
     router: str
     queues: dict[str, QueueStatus] = {}
     addressed: bool = False
     silent: dict[str, float] | None = None
+    reads: int = 0
 
 
 class NodeStatus(Struct, frozen=True):

@@ -9,6 +9,7 @@ import re
 EVENTS = "nebula.events.>"
 MODEL_EVENTS = "nebula.events.model.>"
 NODE_EVENTS = "nebula.events.node.>"
+CLUSTER_EVENTS = "nebula.events.cluster.>"
 STATUS = "nebula.status.>"
 INFERENCE = "nebula.inference.>"
 CLAIMS = "nebula.claims.*"

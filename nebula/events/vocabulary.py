@@ -26,7 +26,7 @@ from nebula.events.intents import (
 )
 from nebula.events.values import Assignment, Count, Device, Pid, Port, Replicas, Weights
 
-AGGREGATES = ("model", "replica", "node", "alias", "log")
+AGGREGATES = ("model", "replica", "node", "alias", "log", "cluster")
 
 
 class ModelAssigned(Struct, frozen=True, gc=False):
@@ -165,7 +165,7 @@ class NodeRegistered(Struct, frozen=True, gc=False):
     """A node process has started, or is back after it was lost, and offers these devices.
 
     `weights`: what it has on its disk. `measures`: whether it tells by `ModelMeasured` how much
-    memory models need.
+    memory models need. `reads`: the newest cluster version that it knows.
     """
 
     devices: tuple[Device, ...]
@@ -175,6 +175,7 @@ class NodeRegistered(Struct, frozen=True, gc=False):
     engine_version: str = ""
     weights: tuple[Weights, ...] = ()
     measures: bool = False
+    reads: Count = 0
 
 
 class DownloadStarted(Struct, frozen=True, gc=False):
@@ -251,6 +252,27 @@ class EventRejected(Struct, frozen=True, gc=False):
     reason: str
 
 
+class ClusterFounded(Struct, frozen=True, gc=False):
+    """The log is the one of the cluster that is this aggregate's id; the first of them counts.
+
+    `name`: what people call it. `version`: the cluster version that it begins with; 0 in a log
+    that was there before clusters had ids.
+    """
+
+    name: str = ""
+    version: Count = 0
+
+
+class ClusterVersionRaised(Struct, frozen=True, gc=False):
+    """All routers and nodes know the next cluster version: events that need it count from now on.
+
+    A Nebula that does not know it stops, as it would read the log otherwise than the others.
+    """
+
+    version: Count
+    reason: str = ""
+
+
 ModelEvent: TypeAlias = (
     ModelLoadRequested
     | ModelScaleRequested
@@ -296,8 +318,11 @@ NodeEvent: TypeAlias = (
     | WeightsEvent
 )
 AliasEvent: TypeAlias = AliasRequested | AliasRemoveRequested
-Event: TypeAlias = ModelEvent | ReplicaEvent | NodeEvent | AliasEvent | EventRejected
-Observed: TypeAlias = ModelScaled | ModelSlept | ModelWoken | NodeSuspected | NodeLost
+ClusterEvent: TypeAlias = ClusterFounded | ClusterVersionRaised
+Event: TypeAlias = ModelEvent | ReplicaEvent | NodeEvent | AliasEvent | ClusterEvent | EventRejected
+Observed: TypeAlias = (
+    ModelScaled | ModelSlept | ModelWoken | NodeSuspected | NodeLost | ClusterVersionRaised
+)
 """What a router concludes from what it sees beside the log, which the reason tells."""
 Decided: TypeAlias = (
     ModelAssigned | ModelUnschedulable | ModelUnloaded | ModelRolledBack | EventRejected | Observed
@@ -309,6 +334,7 @@ AGGREGATE_OF: dict[str, str] = {
     **{event.__name__: "replica" for event in get_args(ReplicaEvent)},
     **{event.__name__: "node" for event in get_args(NodeEvent)},
     **{event.__name__: "alias" for event in get_args(AliasEvent)},
+    **{event.__name__: "cluster" for event in get_args(ClusterEvent)},
     EventRejected.__name__: "log",
 }
 TYPES: dict[str, type[Event]] = {event.__name__: event for event in get_args(Event)}

@@ -23,6 +23,8 @@ from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterUnloaded,
+    ClusterFounded,
+    ClusterVersionRaised,
     DownloadFailed,
     DownloadFinished,
     DownloadProgressed,
@@ -137,6 +139,10 @@ def told(record: Record) -> str:
             return _alias(event)
         case AliasRemoveRequested():
             return "asked to be gone"
+        case ClusterFounded(name=name, version=version):
+            return f"founded{f' as {name}' if name else ''}, cluster version {version}"
+        case ClusterVersionRaised(version=version, reason=reason):
+            return f"goes by cluster version {version}" + _because(reason)
         case EventRejected(reason=reason):
             return f"event {record.id} was not acted upon: {reason}"
         case _:

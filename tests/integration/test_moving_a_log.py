@@ -106,7 +106,7 @@ async def test_an_import_into_another_history_is_refused_and_writes_nothing(
 ) -> None:
     before = await exported(served, tmp_path / "before.jsonl")
     said = refused(await served.nebula("import", str(LOG)))
-    assert "this cluster has another history: sequence 1 is nebula.events.node.here" in said
+    assert "this cluster has another history: sequence 1 is nebula.events.cluster." in said
     assert await exported(served, tmp_path / "after.jsonl") == before
 
     await empty.nebula("import", str(LOG))

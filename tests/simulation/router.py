@@ -21,6 +21,7 @@ from nebula.actors.router.guards import Guards
 from nebula.actors.router.observing import Observer
 from nebula.events import subjects
 from nebula.events.state import State
+from nebula.events.version import VERSION
 from nebula.events.vocabulary import ModelUnschedulable
 from tests.simulation.clock import Clock, Process, Signal
 from tests.simulation.journal import (
@@ -154,7 +155,8 @@ class Router(Process):
             if now >= beats:
                 beats = now + HEARTBEAT
                 self._look_at_stored(observer, follower)
-                status = replace(dispatch.status(), silent=observer.tell(follower.state))
+                told = observer.tell(follower.state)
+                status = replace(dispatch.status(), silent=told, reads=VERSION)
                 self._post(subjects.router_status(self.name), b"", msgspec.json.encode(status))
             yield TICK
 

@@ -46,6 +46,7 @@ from nebula.events import subjects
 from nebula.events.state import Replica
 from nebula.events.status import NodeStatus
 from nebula.events.values import Device
+from nebula.events.version import VERSION
 from nebula.events.vocabulary import (
     EngineReady,
     EngineStopped,
@@ -166,6 +167,7 @@ class Node(Actor):
             version,
             held,
             self.settings.measures,
+            VERSION,
         )
         return bool(await self._tell(self.settings.node, registered, None))
 

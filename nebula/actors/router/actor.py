@@ -27,6 +27,7 @@ from nebula.actors.router.loss import LOST_AFTER
 from nebula.actors.router.observing import Observer
 from nebula.events import subjects
 from nebula.events.state import State
+from nebula.events.version import VERSION
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.log import Conflict, TooLarge
 
@@ -147,7 +148,7 @@ class Router(Actor):
 
     def _beat(self) -> None:
         told = self._observer.tell(self.projection.state)
-        status = replace(self._dispatch.status(), silent=told)
+        status = replace(self._dispatch.status(), silent=told, reads=VERSION)
         self._post(subjects.router_status(self.id), b"", msgspec.json.encode(status))
 
     async def _look_at_stored(self) -> None:

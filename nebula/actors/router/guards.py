@@ -9,7 +9,13 @@ from typing import NamedTuple
 from nebula.actors.placement.decision import Decision
 from nebula.events import subjects
 from nebula.events.state import State
-from nebula.events.vocabulary import EventRejected, NodeHeard, NodeLost, NodeSuspected
+from nebula.events.vocabulary import (
+    ClusterVersionRaised,
+    EventRejected,
+    NodeHeard,
+    NodeLost,
+    NodeSuspected,
+)
 from nebula.store.log import Guard
 
 
@@ -36,6 +42,8 @@ class Guards:
             # Guarded by its message id: whatever hands may write about the same sequence, the
             # answer of several routers is stored once.
             return Held(None, f"rejected-{decision.id}")
+        if isinstance(decision.event, ClusterVersionRaised):
+            return Held(None, f"cluster-{decision.id}-{decision.event.version}")
         of_node = isinstance(decision.event, NodeSuspected | NodeHeard | NodeLost)
         over = subjects.NODE_EVENTS if of_node else subjects.MODEL_EVENTS
         return Held(Guard(over, self._seqs[over]), None)

@@ -12,6 +12,7 @@ from msgspec import Struct
 from nebula.actors.placement.decision import Decision
 from nebula.actors.router.hearing import Silence
 from nebula.actors.router.loss import LOST_AFTER, decide_lost
+from nebula.actors.router.raising import decide_raise
 from nebula.actors.router.turns import Use, decide_turn, in_line
 from nebula.events.state import Model, State
 from nebula.events.vocabulary import ModelScaled, ModelSlept
@@ -21,10 +22,12 @@ class Observation(Struct, frozen=True):
     """What a router has seen: for how long each node is silent, and the use of models.
 
     Nodes and models that are not in it have not been looked at: nothing is decided about them.
+    `readers`: the cluster version that each other router knows; None before it was listened for.
     """
 
     silent: Mapping[str, Silence] = {}
     uses: Mapping[str, Use] = {}
+    readers: Mapping[str, int] | None = None
 
 
 def decide_observed(
@@ -39,6 +42,7 @@ def decide_observed(
         or tuple(_asleep(state, seen))
         or tuple(_scaled(state, seen))
         or decide_turn(state, seen.uses)
+        or tuple(filter(None, (decide_raise(state, seen.readers),)))
     )
 
 

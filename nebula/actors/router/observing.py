@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from nebula.actors.router.hearing import Hearing, Told
 from nebula.actors.router.observation import Observation
+from nebula.actors.router.raising import Readers
 from nebula.actors.router.turns import Use
 from nebula.events.record import Record
 from nebula.events.state import Model, State
@@ -55,6 +56,7 @@ class Observer:
         self._now = now
         self._last = now()
         self._hearing = Hearing(now)
+        self._readers = Readers(now())
         self._routers: dict[str, tuple[float, dict[str, QueueStatus]]] = {}
         self._models: dict[str, _Model] = {}
 
@@ -89,11 +91,13 @@ class Observer:
             return
         self._routers[router] = (self._now(), status.queues)
         self._hearing.on_told(router, status.silent)
+        self._readers.heard(router, status.reads, self._now())
 
     def restart(self) -> None:
         """Count all times from now on: nothing could be seen until now."""
         self._last = self._now()
         self._hearing.restart()
+        self._readers.restart(self._now())
         self._models.clear()
 
     def observe(self, state: State, loads: Mapping[str, Load]) -> Observation:
@@ -103,7 +107,8 @@ class Observer:
             self.restart()
         self._last = now
         uses = self._uses(state, loads, now)
-        return Observation(self._hearing.silences(state, self._routers), uses)
+        silent = self._hearing.silences(state, self._routers)
+        return Observation(silent, uses, self._readers.known(now))
 
     def _uses(self, state: State, loads: Mapping[str, Load], now: float) -> dict[str, Use]:
         elsewhere = self._elsewhere(now)

@@ -1,0 +1,31 @@
+"""The fold of the cluster's own events: who it is, and by which version it goes."""
+
+from msgspec.structs import replace
+
+from nebula.events.record import Record
+from nebula.events.state import Cluster, State
+from nebula.events.version import behind
+from nebula.events.vocabulary import ClusterEvent, ClusterFounded
+
+
+def cluster_objection(state: State, identity: str, event: ClusterEvent) -> str | None:
+    """Return why an event of a cluster does not count: hands may write one too."""
+    known = state.cluster
+    if isinstance(event, ClusterFounded):
+        return f"this log is of cluster {known.id!r}" if known.id else None
+    if identity != known.id:
+        return f"this log is of cluster {known.id!r}" if known.id else "no cluster is founded"
+    if event.version != known.version + 1:
+        return f"version: the next one is {known.version + 1}"
+    late = behind(state, event.version)
+    return f"version: node {late[0]!r} does not know {event.version}" if late else None
+
+
+def fold_cluster(state: State, record: Record, event: ClusterEvent) -> State:
+    """Fold an event of the cluster that nothing speaks against."""
+    if isinstance(event, ClusterFounded):
+        return replace(
+            state, cluster=Cluster(record.id, event.name, event.version, changed=record.seq)
+        )
+    cluster = replace(state.cluster, version=event.version, changed=record.seq)
+    return replace(state, cluster=cluster)
