@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from nebula.actors.actor import cancel
 from nebula.actors.projection import Projection
-from nebula.store.connection import Connection, Unavailable
+from nebula.store.connection import Connection, NotLetIn, Unavailable
 from nebula.store.log import Log, NoLog
 from nebula.store.reach import trouble
 from nebula.store.refusals import NotAppended
@@ -19,6 +19,8 @@ async def connected(nats: str, name: str, *, patience: float = 3.0) -> Connectio
     """Connect to a cluster. Raises Unavailable, which says how to start or to name one."""
     try:
         return await Connection(nats, name).open(patience=patience)
+    except NotLetIn:
+        raise
     except Unavailable as error:
         hint = "`make run` or `nebula up` starts a cluster, --nats URL names another"
         raise Unavailable(f"{error} ({hint})") from error

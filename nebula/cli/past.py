@@ -66,7 +66,7 @@ class LivePast:
 
     def __init__(self, log: Log) -> None:
         self.log = log
-        self.name = f"the log at {log.connection.url}"
+        self.name = f"the log at {log.connection.shown}"
         self.chain = ""
 
     async def last(self) -> int:

@@ -13,7 +13,7 @@ import uvloop
 from nebula.actors.founding import OtherCluster
 from nebula.actors.node.namesake import NameTaken
 from nebula.actors.projection import NewerCluster
-from nebula.store.connection import Unavailable
+from nebula.store.connection import NotLetIn, Unavailable
 from nebula.store.log import TooLarge
 from nebula.store.server import ServerFailed
 from nebula.store.streams import StreamMismatch
@@ -40,7 +40,9 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on uvloop; known troubles become one line on stderr and an exit code."""
     try:
         return uvloop.run(main)
-    except (StreamMismatch, LogReplaced, NameTaken, TooLarge, NewerCluster, OtherCluster) as error:
+    except (StreamMismatch, LogReplaced, NameTaken, TooLarge) as error:
+        fail(str(error), FATAL)
+    except (NewerCluster, OtherCluster, NotLetIn) as error:
         fail(str(error), FATAL)
     except (Unavailable, ServerFailed) as error:
         fail(str(error), 1)

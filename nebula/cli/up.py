@@ -41,6 +41,7 @@ from nebula.cli.options import (
 from nebula.cli.process import FATAL, fail, on_stop, run, set_up_logging
 from nebula.cli.supervisor import ChildFailed, Supervisor
 from nebula.store.connection import Unavailable
+from nebula.store.reaching import shown
 from nebula.store.server import NO_LIMIT, EmbeddedServer
 
 QUIET = 15.0
@@ -143,7 +144,7 @@ def up(
     source = click.get_current_context().get_parameter_source
     if nats and source("nats_port") is ParameterSource.COMMANDLINE:
         given = "--nats" if source("nats") is ParameterSource.COMMANDLINE else "NEBULA_NATS_URL"
-        fail(f"--nats-port is for the NATS that it starts, and {given} names one: {nats}", 2)
+        fail(f"--nats-port is for the NATS that it starts, and {given} names one: {shown(nats)}", 2)
     node_arguments = ["--grace", str(grace), "--drain", str(drain)]
     node_arguments += ["--restart-limit", str(restart_limit)]
     node_arguments += ["--restart-pause", str(restart_pause)]
@@ -185,7 +186,7 @@ async def _up(settings: UpSettings, grace: float) -> None:
     routers = [f"router-{number}" for number in range(settings.routers)]
     await supervisor.start_server()
     if settings.nats:
-        console.print(f"Using the NATS at {url}, starting none", soft_wrap=True)
+        console.print(f"Using the NATS at {shown(url)}, starting none", soft_wrap=True)
     try:
         for name in routers:
             line = [*_command("router", settings), *settings.router_arguments]

@@ -5,72 +5,127 @@ It must not know what is sent over it.
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
-from typing import Any
+from pathlib import Path
 
 import nats
-from nats.errors import NoServersError
+from nats.errors import SlowConsumerError
 
-from nebula.store.client import FastClient
+from nebula.store import reaching
+from nebula.store.lasting import LastingClient, ToldByServer
+from nebula.store.reaching import Repetitions
 
 log = logging.getLogger(__name__)
 
 Listener = Callable[[], Awaitable[None]]
-RECONNECT_WAIT = 0.25
-"""Seconds between two tries to reach a server again."""
+
+PING_EVERY = 2
+"""Seconds between pings of a server; two in a row without a sign of life end the connection."""
+
+UNANSWERED_PINGS = 2
+
+LONGEST_TRY = 60.0
+"""Seconds that a first try may take, all servers together; each has its own limits within."""
+
+CLOSING = 2.0
+"""Seconds to send what is pending, and again to end the connection, when it is closed."""
+
+_FILE = "file:"
 
 
 class Unavailable(Exception):
     """NATS, or JetStream on it, can't be reached at this moment."""
 
 
+class NotLetIn(Unavailable):
+    """NATS refuses the connection, and waiting alone does not help; the text says why."""
+
+
 class Connection:
-    """A NATS client, its JetStream context, and those who want to hear of reconnections."""
+    """A NATS client, its JetStream context, and those who want to hear of reconnections.
+
+    Subscriptions outlive every loss of the connection, whatever ended it.
+
+    Args:
+        url: the server, or several of a cluster joined by commas; `file:PATH` where a file holds
+            that, which is read again before every try to connect, so that credentials may change.
+        name: what NATS's own tools and log lines call this connection.
+    """
 
     def __init__(self, url: str, name: str) -> None:
         self.url = url
         self.name = name
-        self.client = FastClient()
+        self.trouble = ""
+        self.client = self._new_client()
         self._reconnected: list[Listener] = []
         self._lost: list[Listener] = []
+        self._said = Repetitions()
+
+    @property
+    def shown(self) -> str:
+        """The URL without user, password or token."""
+        return reaching.shown(self.url)
 
     async def open(self, *, patience: float | None = None) -> "Connection":
         """Connect, waiting up to `patience` seconds for a server (None: for ever).
 
-        Raises Unavailable when the time is over.
+        Raise NotLetIn where all servers refuse, for `reaching.REFUSED_FOR` seconds or at once where
+        there is a patience; Unavailable when the time is over.
         """
         loop = asyncio.get_running_loop()
-        deadline = None if patience is None else loop.time() + patience
-        said = False
+        began = loop.time()
+        deadline = math.inf if patience is None else began + patience
+        rounds = 0
         while True:
             try:
-                await self._connect()
+                await self._connect(max(deadline - loop.time(), 2 * reaching.CONNECT))
                 return self
-            except (NoServersError, OSError, TimeoutError, nats.errors.Error) as error:
-                if deadline is not None and loop.time() >= deadline:
-                    raise Unavailable(f"no NATS server answers at {self.url}: {error}") from error
-                if not said:
-                    log.warning("waiting for NATS at %s (%s)", self.url, error)
-                    said = True
-                await asyncio.sleep(RECONNECT_WAIT)
+            except (OSError, nats.errors.Error, ValueError) as error:
+                rounds += 1
+                troubles = tuple(self.client.troubles.values()) or (
+                    reaching.trouble(self.shown, error, credentials=True),
+                )
+                self.trouble = reaching.told(self.url, troubles)
+                over = loop.time() >= deadline
+                if reaching.final(troubles):
+                    if patience is not None or loop.time() - began >= reaching.REFUSED_FOR:
+                        raise NotLetIn(self.trouble) from error
+                elif over:
+                    raise Unavailable(self.trouble) from error
+                if self._said.due(self.trouble, loop.time()):
+                    log.warning("waiting for NATS: %s", self.trouble)
+                await asyncio.sleep(reaching.pause(rounds, troubles))
 
-    async def _connect(self) -> None:
-        options: dict[str, Any] = {
-            "servers": self.url.split(","),
-            "name": self.name,
-            "reconnect_time_wait": RECONNECT_WAIT,
-            "connect_timeout": 5,
-            "ping_interval": 5,
-            "max_outstanding_pings": 2,
-            "pending_size": 32 * 1024 * 1024,
-            "error_cb": self._on_error,
-            "disconnected_cb": self._on_disconnect,
-            "reconnected_cb": self._on_reconnect,
-        }
-        # The first connection must fail when nobody is there; every later one may wait for ever.
-        self.client = FastClient()
-        await self.client.connect(**options, max_reconnect_attempts=1)
-        self.client.options["max_reconnect_attempts"] = -1
+    async def _connect(self, patience: float) -> None:
+        self.client = self._new_client()
+        try:
+            async with asyncio.timeout(min(patience, LONGEST_TRY)):
+                await self.client.connect(
+                    name=self.name,
+                    ping_interval=PING_EVERY,
+                    max_outstanding_pings=UNANSWERED_PINGS,
+                    pending_size=32 * 1024 * 1024,
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_disconnect,
+                    reconnected_cb=self._on_reconnect,
+                )
+        except BaseException:
+            self.client.abort()
+            raise
+        self.trouble = ""
+
+    def _new_client(self) -> LastingClient:
+        return LastingClient(self._servers, self._on_trouble)
+
+    def _servers(self) -> list[str]:
+        """Return the URLs of all servers as they are now. Raise OSError."""
+        url = self.url
+        if url.startswith(_FILE):
+            path = url.removeprefix(_FILE)
+            path = path.removeprefix("//") if path.startswith("///") else path
+            url = Path(path).read_text("utf-8").strip()
+        return url.split(",")
 
     @property
     def connected(self) -> bool:
@@ -97,29 +152,61 @@ class Connection:
                 listeners.remove(listener)
 
     async def close(self) -> None:
-        """Send what is pending, then disconnect. Never raises."""
+        """Send what is pending, then disconnect, within twice CLOSING seconds. Never raises."""
         if self.client.is_connected:
             try:
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(CLOSING):
                     await self.client.flush()
             except (nats.errors.Error, TimeoutError, OSError):
                 log.debug("%s: could not flush before closing", self.name)
         try:
-            await self.client.close()
+            async with asyncio.timeout(CLOSING):
+                await self.client.close()
         except (nats.errors.Error, OSError) as error:
             # It tries to send what is pending, also when the server is gone.
             log.debug("%s: closed without a server: %r", self.name, error)
+        self.client.abort()
+        await asyncio.sleep(0)  # a turn of the event loop in which the socket is closed
 
     async def _on_error(self, error: Exception) -> None:
-        log.debug("%s: NATS: %r", self.name, error)
+        now = asyncio.get_running_loop().time()
+        words = str(error)
+        if isinstance(error, ToldByServer):
+            if "permissions violation" in words:
+                if self._said.due(reaching.topic(words), now, again=math.inf):
+                    log.error("%s: NATS does not allow this: %s", self.name, words)
+            elif self._said.due(words, now):
+                log.error("%s: NATS complains: %s", self.name, words)
+        elif isinstance(error, SlowConsumerError):
+            if self._said.due(reaching.topic(f"slow: {error.subject}"), now):
+                log.warning("%s: too slow for %s: messages got lost", self.name, error.subject)
+        else:
+            log.debug("%s: NATS: %r", self.name, error)
+
+    def _on_trouble(self) -> None:
+        """Tell why a lost server is not reached again, whenever that changes and once a minute."""
+        if not self.client.was_connected:
+            return  # `open` tells
+        troubles = tuple(self.client.troubles.values())
+        self.trouble = reaching.told(self.url, troubles)
+        if self._said.due(self.trouble, asyncio.get_running_loop().time()):
+            level = logging.ERROR if reaching.final(troubles) else logging.WARNING
+            log.log(level, "%s: %s", self.name, self.trouble)
 
     async def _on_disconnect(self) -> None:
         if not self.client.is_closed:
-            log.warning("%s: lost NATS at %s", self.name, self.url)
-        for listener in tuple(self._lost):
-            await listener()
+            log.warning("%s: lost NATS at %s", self.name, self.shown)
+        await self._tell(self._lost)
 
     async def _on_reconnect(self) -> None:
+        self.trouble = ""
         log.warning("%s: NATS is back", self.name)
-        for listener in tuple(self._reconnected):
-            await listener()
+        await self._tell(self._reconnected)
+
+    async def _tell(self, listeners: list[Listener]) -> None:
+        """Call all listeners; one that fails keeps neither the others nor the connection up."""
+        for listener in tuple(listeners):
+            try:
+                await listener()
+            except Exception:
+                log.exception("%s: a listener failed", self.name)

@@ -205,7 +205,7 @@ class Log:
             await streams.check_log(self._jetstream)
         except NotFoundError as error:
             raise NoLog(
-                f"there is no log at {self.connection.url} yet: "
+                f"there is no log at {self.connection.shown} yet: "
                 "start `nebula up`, or a gateway, router or node"
             ) from error
         except (NatsError, TimeoutError) as error:

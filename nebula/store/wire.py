@@ -6,6 +6,7 @@ read; all else goes nats-py's way, in its order.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
@@ -20,6 +21,9 @@ Arrival: TypeAlias = Callable[[bytes, bytes, bytes], None]
 """What `listen` calls: with the subject, the header block (empty where there is none), the body."""
 
 
+CLOSING = 1.0
+"""Seconds that a connection has to close."""
+
 _MESSAGES = (b"MSG ", b"HMSG ")
 
 
@@ -27,6 +31,7 @@ class Client(Protocol):
     """What messages are for: `arrivals` by subscription, all others to `_process_msg`."""
 
     arrivals: dict[int, Arrival]
+    _pings_outstanding: int
 
     def write(self) -> None:
         """Hand everything that is posted to the connection, now."""
@@ -56,8 +61,10 @@ class FastParser(Parser):
     def arrived(self, data: bytes) -> bytes:
         """Hand over the messages for `listen`; give what comes after them.
 
-        One that has begun is kept until it is whole.
+        One that has begun is kept until it is whole. Whatever comes is a sign of life: the answer
+        to a ping may stand behind much else.
         """
+        self.nc._pings_outstanding = 0
         if self.buf or self._parsing:
             return data
         if self._begun:
@@ -212,6 +219,12 @@ class DirectTransport(TcpTransport):
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         self._bare_io_reader = self._io_reader = reader
         self._bare_io_writer = self._io_writer = writer
+
+    async def wait_closed(self) -> None:
+        """As nats-py's, with an end: a TLS connection that failed never says that it is closed."""
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(CLOSING):
+                await super().wait_closed()  # type: ignore[no-untyped-call]
 
     def __bool__(self) -> bool:
         return True  # else nats-py would put its own in its place before it is connected

@@ -1,0 +1,212 @@
+"""nats-py's client, ended by `close` alone: whatever else ends its connection, it connects again.
+
+nats-py gives up for good upon every error that a server tells of (`-ERR`: a user that was revoked,
+credentials that have expired, a connection too many), and waits without end for a TLS connection
+that failed to close. Here an error is noted and told; whether the connection lives is seen by
+whether it does. All subscriptions are there again after a connection was made anew.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nats.aio.client import Client, Srv
+from nats.errors import Error as NatsError
+from nats.errors import NoServersError
+
+from nebula.store import reaching
+from nebula.store.client import FastClient
+from nebula.store.reaching import Trouble
+
+_STEADY = 5.0
+"""Seconds after which a connection counts as one: what ends sooner is followed by a pause."""
+
+
+class Silent(TimeoutError):
+    """What listens took the connection, and said nothing."""
+
+
+class ToldByServer(NatsError):
+    """The server's own words for what is wrong (`-ERR`)."""
+
+
+class LastingClient(FastClient):
+    """A client that connects again until `close`.
+
+    Args:
+        servers: returns the URLs to connect to, asked again before every try, so that credentials
+            that have changed are used. It raises OSError where it can't say.
+        on_trouble: called with what is in the way whenever a server was tried in vain.
+    """
+
+    def __init__(
+        self, servers: Callable[[], Sequence[str]], on_trouble: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self.troubles: dict[str, Trouble] = {}
+        self._named = servers
+        self._given: tuple[str, ...] = ()
+        self._on_trouble = on_trouble
+        self._untried: list[Srv] | None = None
+        self._left = 0
+        self._rounds = 0
+        self._connected_at = 0.0
+        self._closing = False
+
+    async def connect(self, *_: Any, **options: Any) -> None:
+        """Connect to one of the servers, each tried once. Raise NoServersError, OSError."""
+        self._given = tuple(self._named())
+        # The first connection must fail where nobody is there; later ones are tried for ever.
+        await super().connect(
+            servers=list(self._given),
+            connect_timeout=reaching.CONNECT,
+            max_reconnect_attempts=1,
+            **options,
+        )
+        self._untried = None
+        self.options["max_reconnect_attempts"] = -1
+        self.options["dont_randomize"] = True  # the server that was lost stays the last to be tried
+
+    @property
+    def was_connected(self) -> bool:
+        """Whether a server has let it in before."""
+        return self._connected_at > 0
+
+    async def close(self) -> None:
+        """As nats-py's."""
+        self._closing = True
+        await super().close()
+
+    def abort(self) -> None:
+        """Drop the connection without another word."""
+        transport, self._transport = self._transport, None
+        writers = (getattr(transport, name, None) for name in ("_io_writer", "_bare_io_writer"))
+        for writer in writers:
+            if writer is not None:
+                with contextlib.suppress(Exception):
+                    writer.transport.abort()
+
+    # Which server, and when
+
+    async def _select_next_server(self) -> None:
+        while True:
+            server = await self._next()
+            try:
+                await self._connect_to_server(server)
+            except Exception as error:
+                self._failed(server, error)
+                continue
+            self._current_server = server
+            return
+
+    async def _next(self) -> Srv:
+        if not self.was_connected:
+            if self._untried is None:
+                self._untried = list(self._server_pool)
+            if not self._untried:
+                self._current_server = None
+                raise NoServersError
+            return self._untried.pop(0)
+        if self._left <= 0:
+            if self._rounds:
+                troubles = tuple(self.troubles.values())
+                await asyncio.sleep(reaching.pause(self._rounds, troubles))
+            self._renew()
+            self._left = len(self._server_pool)
+            self._rounds += 1
+        self._left -= 1
+        server = self._server_pool.pop(0)
+        self._server_pool.append(server)
+        return server
+
+    def _renew(self) -> None:
+        """Use the URLs as they are now, if they have changed and can be read."""
+        with contextlib.suppress(OSError, NatsError, ValueError):
+            named = tuple(self._named())
+            pool = [Srv(self._parse_server_uri(each)) for each in named]
+            if pool and named != self._given:
+                self._given, self._server_pool = named, pool
+                self.troubles.clear()
+
+    def _failed(self, server: Srv, error: BaseException) -> None:
+        host = f"{server.uri.hostname}:{server.uri.port}"
+        known = self._with_credentials(server) is not None
+        self.troubles[host] = reaching.trouble(host, error, credentials=known)
+        self._on_trouble()
+
+    def _with_credentials(self, server: Srv) -> Srv | None:
+        """Return the server whose credentials are used: its own, else those of one that was named.
+
+        Servers that others tell of have none.
+        """
+        return next((s for s in (server, *self._server_pool) if s.uri.username is not None), None)
+
+    def _connect_command(self) -> bytes:
+        assert self._current_server is not None
+        with_credentials = self._with_credentials(self._current_server)
+        if with_credentials is not None:
+            uri = with_credentials.uri
+            token = uri.username if uri.password is None else None
+            user = uri.username if uri.password is not None else None
+            self.options |= {"user": user, "password": uri.password, "token": token}
+        return super()._connect_command()
+
+    # Connecting, once and again
+
+    async def _process_connect_init(self) -> None:
+        """As nats-py's, with a time limit, and without half a connection left behind."""
+        server = self._current_server
+        assert server is not None
+        try:
+            try:
+                async with asyncio.timeout(2 * reaching.CONNECT):
+                    await super()._process_connect_init()
+            except TimeoutError as error:
+                raise Silent from error
+            if not self.is_connected:
+                raise ConnectionResetError
+        except BaseException as error:
+            for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+                if task is not None:
+                    task.cancel()
+            self.abort()
+            if not isinstance(error, Exception):
+                raise
+            self._failed(server, error)
+            if isinstance(error, (OSError, NatsError)):
+                raise
+            raise NatsError(repr(error)) from error
+        self._connected_at = asyncio.get_running_loop().time()
+        self.troubles.clear()
+
+    async def _attempt_reconnect(self) -> None:
+        lived = asyncio.get_running_loop().time() - self._connected_at
+        self._rounds, self._left = (0 if lived >= _STEADY else self._rounds), 0
+        task = asyncio.current_task()
+        assert task is not None
+        self.abort()  # what the other side has not taken is not waited for
+        while True:
+            try:
+                await super()._attempt_reconnect()
+            except Exception as error:
+                await self._error_cb(error)
+            # nats-py's takes a cancellation for an end like any other.
+            if self.is_connected or self.is_closed or task.cancelling():
+                return
+            await asyncio.sleep(reaching.FIRST_PAUSE)
+            self._status = Client.RECONNECTING
+
+    async def _process_err(self, err_msg: str) -> None:
+        if "stale connection" in err_msg:
+            await super()._process_err(err_msg)
+        else:
+            await self._error_cb(ToldByServer(err_msg.strip("' ")))
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        if not self.was_connected or self._closing or self.is_closed:
+            await super()._close(status, do_cbs)
+            return
+        self._status = Client.RECONNECTING
+        self._ps.reset()
+        self._reconnection_task = asyncio.create_task(self._attempt_reconnect())
