@@ -74,8 +74,12 @@ class LastingClient(FastClient):
         return self._connected_at > 0
 
     async def close(self) -> None:
-        """As nats-py's."""
+        """As nats-py's; what is pending without a server is dropped."""
         self._closing = True
+        if not self.is_connected:
+            self._pending.clear()
+            self._pending_data_size = 0
+            self.abort()
         await super().close()
 
     def abort(self) -> None:
