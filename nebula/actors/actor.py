@@ -16,6 +16,7 @@ from nebula.store.connection import Connection, Unavailable
 from nebula.store.log import Log
 from nebula.store.snapshots import Snapshots
 from nebula.store.tail import LogReplaced
+from nebula.store.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,13 @@ class Actor:
         """Name or id of the cluster that the log must be of; empty: of whichever it is."""
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._snapshots_gone = asyncio.Event()
+        self._upkeep = Upkeep(
+            connection,
+            stream_replicas,
+            lambda: len(self.projection.state.nodes),
+            self._snapshots_gone.set,
+        )
 
     def stop(self) -> None:
         """Ask the actor to end; `run` returns when it has."""
@@ -60,6 +68,7 @@ class Actor:
         opening.result()
         following = asyncio.create_task(self.projection.run(), name="follow the log")
         working: asyncio.Task[None] | None = None
+        keeping = asyncio.create_task(self._upkeep.run(), name="keep streams")
         try:
             if await self._caught_up(following, stopping) and await self._founded(
                 following, stopping
@@ -68,15 +77,18 @@ class Actor:
                 self.spawn(self._keep_snapshots(), "keep snapshots")
                 working = asyncio.create_task(self.work(), name="work")
                 await asyncio.wait(
-                    (following, working, stopping), return_when=asyncio.FIRST_COMPLETED
+                    (following, working, keeping, stopping),
+                    return_when=asyncio.FIRST_COMPLETED,
                 )
-            for task in (following, working):
+            for task in (following, keeping, working):
                 if task is not None and task.done():
                     task.result()
         finally:
             self.stop()
             await self.end()
-            await cancel([following, stopping, *([working] if working else []), *self._tasks])
+            await cancel(
+                [following, keeping, stopping, *([working] if working else []), *self._tasks]
+            )
 
     async def _open(self) -> None:
         await self.connection.open()
@@ -112,7 +124,8 @@ class Actor:
         snapshots = Snapshots(self.log)
         newest = 0
         while True:
-            await self.projection.reached(newest + SNAPSHOT_EVERY)
+            if await self._snapshot_due(newest + SNAPSHOT_EVERY):
+                newest = 0
             # All actors notice at the same event: who waits longer finds the work done.
             await asyncio.sleep(random.uniform(0, SNAPSHOT_JITTER))
             try:
@@ -125,6 +138,20 @@ class Actor:
             except Unavailable as error:
                 log.warning("%s", error)
                 await asyncio.sleep(10)
+
+    async def _snapshot_due(self, seq: int) -> bool:
+        """Wait until a snapshot is due; return whether the ones there were are gone."""
+        reached = asyncio.ensure_future(self.projection.reached(seq))
+        gone = asyncio.ensure_future(self._snapshots_gone.wait())
+        try:
+            await asyncio.wait((reached, gone), return_when=asyncio.FIRST_COMPLETED)
+            if reached.done():
+                reached.result()
+                return False
+        finally:
+            await cancel([reached, gone])
+        self._snapshots_gone.clear()
+        return True
 
     def spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
         """Run long work beside the actor's loop; its failure is logged and ends nobody else."""

@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,7 +19,17 @@ from nebula.store import streams
 from nebula.store.client import Headers
 from nebula.store.connection import Connection, Unavailable
 
+T = TypeVar("T")
+
+_IDLE = 5.0
+"""Seconds after which the stream says that it still lives: without that, a reader of a stream that
+was deleted, or whose place in it was, would wait for ever."""
+
 _PATIENCE = 10.0
+"""Seconds in which the stream has to answer: a busy NATS does so late."""
+
+_PROBE = 1.5
+"""Seconds without an answer after which NATS is asked whether the stream's server is there."""
 
 
 class Said(Struct, frozen=True):
@@ -123,7 +133,7 @@ async def follow(
         subscription = await client.subscribe(inbox, cb=arrived.put)
         connection.on_disconnect(lost)
         try:
-            info = await client.jetstream(timeout=_PATIENCE).add_consumer(
+            making = client.jetstream(timeout=_PATIENCE).add_consumer(
                 streams.INFERENCE,
                 ConsumerConfig(
                     deliver_policy=DeliverPolicy.ALL,
@@ -133,8 +143,10 @@ async def follow(
                     headers_only=not bodies,
                     inactive_threshold=30,
                     mem_storage=True,
+                    idle_heartbeat=_IDLE,
                 ),
             )
+            info = await _unless_offline(connection, making)
             made = info.name
             # What was delivered before the answer came counts as delivered, not as pending.
             delivered = info.delivered.consumer_seq if info.delivered is not None else 0
@@ -142,7 +154,7 @@ async def follow(
             if left == 0:
                 yield None
             while True:
-                async with asyncio.timeout(_PATIENCE if left > 0 else None):
+                async with asyncio.timeout(_PATIENCE if left > 0 else 2.5 * _IDLE):
                     message = await arrived.get()
                 if message is None:
                     raise Unavailable("the connection to NATS was lost")
@@ -162,6 +174,33 @@ async def follow(
                 await subscription.unsubscribe()
     except (NatsError, APIError, TimeoutError) as error:
         raise Unavailable(f"the data plane's stream does not answer: {error!r}") from error
+
+
+async def _unless_offline(connection: Connection, making: Coroutine[Any, Any, T]) -> T:
+    """Return what a request to the stream gives, unless its server turns out to be gone.
+
+    Raise Unavailable then, long before the request's own time is over: whoever asks has a client
+    that waits, and an answer that may be generated anew.
+    """
+    asking = asyncio.ensure_future(making)
+    jetstream = connection.client.jetstream(timeout=_PROBE)
+    try:
+        silent = 0
+        while True:
+            await asyncio.wait((asking,), timeout=_PROBE)
+            if asking.done():
+                return asking.result()
+            try:
+                await jetstream.stream_info(streams.INFERENCE)
+                silent = 0
+            except TimeoutError:
+                silent += 1
+                if silent < 2:
+                    continue
+                raise
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
 
 
 def _said(message: Msg) -> Said:

@@ -87,7 +87,7 @@ class Log:
     async def restore_memory(self) -> None:
         """Create the streams in memory anew where they are gone. Raises Unavailable."""
         try:
-            await streams.ensure_memory(self._jetstream)
+            await streams.ensure_memory(self._jetstream, self.replicas)
         except (NatsError, TimeoutError, streams.StreamMismatch) as error:
             raise Unavailable(f"JetStream does not answer: {error}") from error
 

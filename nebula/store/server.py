@@ -63,6 +63,8 @@ def configuration(port: int, store: Path, limit: int = NO_LIMIT) -> str:
         f"server_name: {NAME}\n"
         f"max_payload: {MAX_PAYLOAD}\n"
         'write_deadline: "10s"\n'
+        'ping_interval: "2s"\n'  # a client that vanished without a word is gone in six seconds
+        "ping_max: 2\n"
         "jetstream {\n"
         f"  store_dir: {json.dumps(str(store), ensure_ascii=False)}\n"
         "  sync_interval: always\n"

@@ -1,15 +1,17 @@
 """The JetStream streams that Nebula lives on: their definitions, and the check against them.
 
-Whoever comes first creates a stream. A stream that is configured otherwise is reported and never
-silently used: a log that may lose events is worse than none.
+Whoever comes first creates a stream. A log that is configured otherwise is reported and never
+silently used: one that may lose events is worse than none. The others are made again.
 
-The log is kept on `replicas` servers of a cluster. The other three streams are there to be looked
-back at and lie in the memory of one: three copies of every token would cost the servers more than
-twice the work. While that server is gone they are, and nobody waits for them.
+The log is kept on `replicas` servers of a cluster, and so are the few bytes of the claims: without
+them no resumable request is taken. The other two streams are there to be looked back at and lie in
+the memory of one: three copies of every token would cost the servers three times the work (ADR 27).
+While that server is gone they are, and nobody waits for them.
 """
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
@@ -26,7 +28,7 @@ CLAIMS = "NEBULA_CLAIMS"
 
 MIB = 1024 * 1024
 _TRIES = 20
-_CHECKED = (
+CHECKED = (
     "subjects",
     "retention",
     "storage",
@@ -43,6 +45,9 @@ _CHECKED = (
     "allow_msg_ttl",
     "persist_mode",
     "subject_transform",
+    "sealed",
+    "mirror",
+    "sources",
 )
 
 
@@ -94,6 +99,7 @@ def definitions(replicas: int = 1) -> tuple[StreamConfig, ...]:
             max_age=300,
             max_bytes=64 * MIB,
             per_subject=1,
+            replicas=replicas,
         ),
     )
 
@@ -107,6 +113,7 @@ def _in_memory(
     max_bytes: int,
     per_subject: int = -1,
     no_ack: bool = False,
+    replicas: int = 1,
 ) -> StreamConfig:
     """Give a stream that forgets: after `max_age` seconds, and what is more than `max_bytes`."""
     return StreamConfig(
@@ -120,7 +127,7 @@ def _in_memory(
         max_bytes=max_bytes,
         max_msgs=-1,
         max_msgs_per_subject=per_subject,
-        num_replicas=1,
+        num_replicas=replicas,
         duplicate_window=1,
         no_ack=no_ack,
         allow_direct=True,
@@ -134,25 +141,51 @@ async def ensure(jetstream: JetStreamContext, replicas: int = 1) -> None:
     """
     for wanted in definitions(replicas):
         try:
-            found = await _find_or_create(jetstream, wanted)
+            found = await find_or_create(jetstream, wanted)
         except (TimeoutError, ServerError):
-            if not await _out_of_reach(jetstream, wanted):
+            if not await out_of_reach(jetstream, wanted):
                 raise
             log.warning("stream %s does not answer: its NATS server may be gone", wanted.name)
             continue
-        _compare(wanted, found)
+        if (found.num_replicas or 1) < (wanted.num_replicas or 1):
+            found = await _copied(jetstream, wanted, found)
+        if wanted.storage == StorageType.MEMORY and differences(wanted, found):
+            wrong = "; ".join(differences(wanted, found))
+            log.warning("stream %s is made again, as it must be: %s", wanted.name, wrong)
+            await jetstream.delete_stream(wanted.name or "")
+            found = await find_or_create(jetstream, wanted)
+        else:
+            _compare(wanted, found)
         if wanted.allow_atomic and not found.allow_atomic:
             await _allow_atomic(jetstream, found)
 
 
-async def ensure_memory(jetstream: JetStreamContext) -> None:
+async def _copied(
+    jetstream: JetStreamContext, wanted: StreamConfig, found: StreamConfig
+) -> StreamConfig:
+    """Have a stream that was made with fewer copies kept as often as is wanted now.
+
+    The claims get along with fewer until all servers are there: upkeep tries again.
+    """
+    try:
+        return (
+            await jetstream.update_stream(replace(found, num_replicas=wanted.num_replicas))
+        ).config
+    except APIError as error:
+        log.warning("stream %s gets no more copies: %s", found.name, error.description)
+        if wanted.storage != StorageType.MEMORY:
+            return found
+        return replace(found, num_replicas=wanted.num_replicas)
+
+
+async def ensure_memory(jetstream: JetStreamContext, replicas: int = 1) -> None:
     """Create the streams in memory anew, where they went with their NATS server.
 
     Lets nats-py's errors through. The log is never made anew: one that is gone is another matter.
     """
-    for wanted in definitions():
+    for wanted in definitions(replicas):
         if wanted.storage == StorageType.MEMORY:
-            await _find_or_create(jetstream, wanted)
+            await find_or_create(jetstream, wanted)
 
 
 async def _allow_atomic(jetstream: JetStreamContext, found: StreamConfig) -> None:
@@ -174,14 +207,14 @@ async def check_log(jetstream: JetStreamContext) -> None:
 
 
 def _compare(wanted: StreamConfig, found: StreamConfig) -> None:
-    differences = _differences(wanted, found)
-    if differences:
+    wrong = differences(wanted, found)
+    if wrong:
         raise StreamMismatch(
-            f"stream {wanted.name} is not configured as Nebula needs it: " + "; ".join(differences)
+            f"stream {wanted.name} is not configured as Nebula needs it: " + "; ".join(wrong)
         )
 
 
-async def _find_or_create(jetstream: JetStreamContext, wanted: StreamConfig) -> StreamConfig:
+async def find_or_create(jetstream: JetStreamContext, wanted: StreamConfig) -> StreamConfig:
     """Give the stream's configuration as the server has it.
 
     A refusal is final only when it is repeated and the stream still is not there: while several
@@ -190,7 +223,7 @@ async def _find_or_create(jetstream: JetStreamContext, wanted: StreamConfig) -> 
     """
     name = wanted.name or ""
     refusal: APIError | None = None
-    for _ in range(_TRIES):
+    for number in range(_TRIES):
         try:
             return (await jetstream.stream_info(name)).config
         except NotFoundError:
@@ -199,12 +232,14 @@ async def _find_or_create(jetstream: JetStreamContext, wanted: StreamConfig) -> 
             return (await jetstream.add_stream(wanted)).config
         except APIError as error:
             refusal = error
+            if number >= _TRIES // 2 and wanted.storage == StorageType.MEMORY:
+                wanted = replace(wanted, num_replicas=1)  # a server of the cluster may be gone
         await asyncio.sleep(0.25)
     reason = refusal.description if refusal is not None else "no reason given"
     raise StreamMismatch(f"stream {name} can't be created: {reason}")
 
 
-async def _out_of_reach(jetstream: JetStreamContext, wanted: StreamConfig) -> bool:
+async def out_of_reach(jetstream: JetStreamContext, wanted: StreamConfig) -> bool:
     """Say whether it is a stream in the memory of a server that is gone.
 
     Nobody answers for such a stream then, or "stream is offline"; the cluster still lists it.
@@ -218,18 +253,19 @@ async def _out_of_reach(jetstream: JetStreamContext, wanted: StreamConfig) -> bo
         return False
 
 
-def _differences(wanted: StreamConfig, found: StreamConfig) -> list[str]:
-    differences = [
+def differences(wanted: StreamConfig, found: StreamConfig) -> list[str]:
+    """Return in words what a stream has otherwise than Nebula needs it."""
+    wrong = [
         f"{field} is {_plain(getattr(found, field))}, needed {_plain(getattr(wanted, field))}"
-        for field in _CHECKED
+        for field in CHECKED
         if _plain(getattr(found, field)) != _plain(getattr(wanted, field))
     ]
-    differences += [
+    wrong += [
         f"{field} is {getattr(found, field)}, needed {getattr(wanted, field)} or more"
         for field in ("num_replicas", "duplicate_window")
         if (getattr(found, field) or 0) < (getattr(wanted, field) or 0)
     ]
-    return differences
+    return wrong
 
 
 def _plain(value: object) -> object:
@@ -237,5 +273,5 @@ def _plain(value: object) -> object:
     if value is None or value in (0, -1):
         return 0
     if isinstance(value, list):
-        return tuple(value)
+        return tuple(value) or 0
     return getattr(value, "value", value)

@@ -10,10 +10,13 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +357,54 @@ class TestTheClusterOfTheFile:
             told = await composed.nebula("models", nats=composed.nats_url)
             assert told.code == 0
             assert "third" in told.out
+
+    async def test_claims_have_as_many_copies_as_the_log_those_of_before_too(
+        self, composed: Composed
+    ) -> None:
+        """A cluster whose claims were made with one copy: whoever starts has them copied."""
+        await composed.all_healthy()
+        async with composed.nats_client() as client:
+            jetstream = client.jetstream()
+            found = (await jetstream.stream_info(streams.CLAIMS)).config
+            assert found.num_replicas == 3
+
+            async def copies() -> bool:
+                config = (await jetstream.stream_info(streams.CLAIMS)).config
+                return config.num_replicas == 3
+
+            await jetstream.update_stream(replace(found, num_replicas=1))
+            await composed.poll(copies, "the claims are copied again", 40)
+
+    async def test_a_planned_restart_of_any_server_refuses_no_resumable_or_idempotent_request(
+        self, composed: Composed
+    ) -> None:
+        await composed.all_healthy()
+        await composed.load("resumed")
+        await composed.answers("resumed")
+        leaders = {await composed.leader(name) for name in (streams.CLAIMS, streams.INFERENCE)}
+        wrong: list[str] = []
+        sent = 0
+        for server in leaders:
+            pid = composed.pid(server)
+            os.kill(pid, signal.SIGUSR2)  # lame duck: clients are sent to the others, then it ends
+            async with composed.of("gateway-1") as one, composed.of("gateway-2") as two:
+                while composed.runs(server):
+                    key = uuid.uuid4().hex
+                    for http, headers in (
+                        (one, {"X-Resumable": "true"}),
+                        (two, {"Idempotency-Key": key}),
+                    ):
+                        body = chat("resumed", max_tokens=2, stream=True)
+                        answer = await http.post(CHAT, json=body, headers=headers)
+                        sent += 1
+                        if answer.status_code != 200 or "[DONE]" not in answer.text:
+                            wrong.append(f"{answer.status_code} {answer.text[-200:]}")
+                    await asyncio.sleep(0.1)
+            composed.ended(server, 60)
+            composed.run(server)
+            await composed.all_healthy()
+        assert sent > 20
+        assert wrong == []
 
     async def test_after_a_power_failure_two_servers_are_enough(self, composed: Composed) -> None:
         await composed.all_healthy()

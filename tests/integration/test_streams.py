@@ -181,10 +181,10 @@ async def test_every_difference_is_named_and_nothing_is_changed(
     assert await config(jetstream, streams.EVENTS) == before
 
 
-async def test_a_status_stream_on_disk_is_refused_too(jetstream: JetStreamContext) -> None:
+async def test_a_status_stream_on_disk_is_made_again(jetstream: JetStreamContext) -> None:
     await jetstream.add_stream(replace(STATUS, storage=StorageType.FILE, no_ack=False))
-    with pytest.raises(StreamMismatch, match=r"NEBULA_STATUS .*storage is file, needed memory"):
-        await streams.ensure(jetstream)
+    await streams.ensure(jetstream)
+    assert (await config(jetstream, streams.STATUS)).storage == StorageType.MEMORY
 
 
 async def test_a_log_with_too_few_copies_is_refused(jetstream: JetStreamContext) -> None:

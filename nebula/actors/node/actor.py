@@ -118,12 +118,13 @@ class Node(Actor):
         known = self.projection.state.nodes.get(self.settings.node)
         await refuse_namesake(self.connection, self.settings.node, known, HEARTBEAT)
         self.spawn(self._answer_doubts(), "answer suspicions")
-        if not is_lost(self.projection.state, self.settings.node):
-            await self._register()
-        await self._adopt()
+        # From here on whoever comes with the same name is told that it is taken.
         await self.connection.client.subscribe(
             subjects.logs(self.settings.node), cb=self._on_log_request
         )
+        if not is_lost(self.projection.state, self.settings.node):
+            await self._register()
+        await self._adopt()
         self.spawn(self._watch_gpus(), "watch GPUs")
         self.spawn(self._beat(), "heartbeat")
 
