@@ -24,6 +24,7 @@ from nebula.actors.node.settings import NodeSettings
 from nebula.actors.router.actor import Router
 from nebula.cli.options import (
     PORT,
+    Amount,
     cluster_option,
     drain_option,
     engine_command_option,
@@ -68,6 +69,24 @@ from nebula.store.connection import Connection
     show_default=True,
     help="Seconds an engine may stay silent within one answer.",
 )
+@click.option(
+    "--request-memory",
+    envvar="NEBULA_REQUEST_MEMORY",
+    default="512MiB",
+    show_default=True,
+    type=Amount(),
+    help="What the bodies of all requests in hand may take; more are refused with 503. "
+    "[env: NEBULA_REQUEST_MEMORY]",
+)
+@click.option(
+    "--answer-memory",
+    envvar="NEBULA_ANSWER_MEMORY",
+    default="256MiB",
+    show_default=True,
+    type=Amount(),
+    help="What answers may take that wait for clients who read slowly; beyond it the slowest are "
+    "cut off. [env: NEBULA_ANSWER_MEMORY]",
+)
 @verbose_option
 def gateway(
     nats: str,
@@ -77,13 +96,23 @@ def gateway(
     port: int,
     max_body: int | None,
     load_patience: float,
+    request_memory: int,
+    answer_memory: int,
     idle_patience: float,
     verbose: bool,
 ) -> None:
     """Serve OpenAI's API and the admin API over HTTP."""
     set_up_logging(verbose)
     patience = Patience(load_patience, idle_patience)
-    run(_gateway(nats, stream_replicas, cluster, host, port, max_body, patience))
+    actor = Gateway(
+        Connection(nats, "gateway"),
+        f"gw-{uuid.uuid4().hex[:8]}",
+        stream_replicas=stream_replicas,
+        request_memory=request_memory,
+        answer_memory=answer_memory,
+    )
+    actor.cluster = cluster
+    run(_gateway(actor, host, port, Limits(max_body, patience)))
 
 
 class _Server(uvicorn.Server):
@@ -98,26 +127,14 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def _gateway(
-    nats: str,
-    stream_replicas: int,
-    cluster: str,
-    host: str,
-    port: int,
-    max_body: int | None,
-    patience: Patience,
-) -> None:
+async def _gateway(actor: Gateway, host: str, port: int, limits: Limits) -> None:
     try:
         listening = listen(host, port)
     except OSError as error:
         fail(f"can't listen on {host}:{port}: {error}; give another --port", FATAL)
-    actor = Gateway(
-        Connection(nats, "gateway"), f"gw-{uuid.uuid4().hex[:8]}", stream_replicas=stream_replicas
-    )
-    actor.cluster = cluster
     server = _Server(
         uvicorn.Config(
-            create_app(actor, Limits(max_body, patience)),
+            create_app(actor, limits),
             loop="none",
             http=TurnProtocol,
             access_log=False,
@@ -145,18 +162,34 @@ async def _gateway(
 @stream_replicas_option
 @cluster_option
 @lost_after_option
+@click.option(
+    "--waiting-memory",
+    envvar="NEBULA_WAITING_MEMORY",
+    default="512MiB",
+    show_default=True,
+    type=Amount(),
+    help="What requests may take that wait in line, those for one model half of it; more are "
+    "refused with 429. [env: NEBULA_WAITING_MEMORY]",
+)
 @verbose_option
-def router(nats: str, stream_replicas: int, cluster: str, lost_after: float, verbose: bool) -> None:
+def router(
+    nats: str,
+    stream_replicas: int,
+    cluster: str,
+    lost_after: float,
+    waiting_memory: int,
+    verbose: bool,
+) -> None:
     """Place models on nodes and send every request to a ready replica."""
     set_up_logging(verbose)
-    run(_router(nats, stream_replicas, cluster, lost_after))
-
-
-async def _router(nats: str, stream_replicas: int, cluster: str, lost_after: float) -> None:
-    connection = Connection(nats, "router")
-    actor = Router(connection, stream_replicas=stream_replicas, lost_after=lost_after)
+    actor = Router(
+        Connection(nats, "router"),
+        stream_replicas=stream_replicas,
+        lost_after=lost_after,
+        waiting_memory=waiting_memory,
+    )
     actor.cluster = cluster
-    await _until_stopped(actor)
+    run(_until_stopped(actor))
 
 
 @click.command()

@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway
+from nebula.actors.gateway.budget import Hold
 from nebula.actors.intents import Refused, submit
 from nebula.actors.placement.rebalancing import Rebalancing, rebalance, requests
 from nebula.events import subjects
@@ -59,11 +60,13 @@ class Accepted(Struct, frozen=True):
 
 
 async def _body(
-    request: Request[Any, Any, Any], limit: int, kind: type[E], *drop: str
+    request: Request[Any, Any, Any], gateway: Gateway, limits: Limits, kind: type[E], *drop: str
 ) -> tuple[E, Mapping[str, object]]:
     """Read an intent from a body, with some fields of it that are not the event's."""
-    raw = await read_body(request.receive, dict(request.scope["headers"]), limit)
+    hold = Hold(gateway.bodies)
+    headers = dict(request.scope["headers"])
     try:
+        raw = await read_body(request.receive, headers, limits.body_for(gateway), hold)
         fields = msgspec.json.decode(raw or b"{}", type=dict[str, object])
         extra = {key: fields.pop(key) for key in drop if key in fields}
         return msgspec.convert(fields, kind), extra
@@ -71,6 +74,8 @@ async def _body(
         raise ApiError(400, str(error), param=field_at_fault(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise no_json(error) from error
+    finally:
+        hold.release()
 
 
 async def _submit(
@@ -139,7 +144,7 @@ def _id(text: object, param: str) -> str:
 @post("/admin/models", status_code=202, request_max_body_size=None)
 async def load(request: Request[Any, Any, Any], gateway: Gateway, limits: Limits) -> Accepted:
     """Load a model: the load request as JSON, with an `id` if the name should not make one."""
-    event, extra = await _body(request, limits.body_for(gateway), ModelLoadRequested, "id")
+    event, extra = await _body(request, gateway, limits, ModelLoadRequested, "id")
     identity = extra.get("id") or subjects.default_id(event.source, event.name)
     return await _submit(request, gateway, _id(identity, "id"), event)
 
@@ -167,7 +172,7 @@ async def scale(
     model: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> Accepted:
     """Give a model another number of replicas."""
-    event, _ = await _body(request, limits.body_for(gateway), ModelScaleRequested)
+    event, _ = await _body(request, gateway, limits, ModelScaleRequested)
     return await _submit(request, gateway, _model(gateway, model).id, event)
 
 
@@ -182,7 +187,7 @@ async def load_adapter(
     model: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> Accepted:
     """Load an adapter onto every replica of a model."""
-    event, _ = await _body(request, limits.body_for(gateway), AdapterLoadRequested)
+    event, _ = await _body(request, gateway, limits, AdapterLoadRequested)
     return await _submit(request, gateway, _model(gateway, model).id, event)
 
 
@@ -216,7 +221,7 @@ async def put_alias(
     alias: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> Accepted:
     """Make a name stand for models, or for others than before."""
-    event, _ = await _body(request, limits.body_for(gateway), AliasRequested)
+    event, _ = await _body(request, gateway, limits, AliasRequested)
     accepted = await _submit(request, gateway, _id(alias, "alias"), event)
     return replace(accepted, model=None, alias=gateway.projection.state.aliases.get(alias))
 
@@ -283,7 +288,7 @@ async def pin(
     node: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> Accepted:
     """Keep a source's files on a node whatever is pruned, or no longer."""
-    event, _ = await _body(request, limits.body_for(gateway), WeightsPinRequested)
+    event, _ = await _body(request, gateway, limits, WeightsPinRequested)
     accepted = await _submit(request, gateway, _node(gateway, node).id, event)
     there = gateway.projection.state.nodes.get(node)
     held = there.weights.get(event.source) if there is not None else None

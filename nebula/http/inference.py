@@ -17,6 +17,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway
+from nebula.actors.gateway.budget import Hold
 from nebula.actors.gateway.claims import Reused, claim
 from nebula.actors.gateway.copies import Copies
 from nebula.actors.gateway.exchange import new_id
@@ -122,11 +123,24 @@ class InferenceRoutes:
             await fail(ApiError(500, text, kind="internal_error"), send)
 
     async def _infer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        gateway, limits = self._gateway, self._limits
+        gateway = self._gateway
         if not gateway.started:
             raise unavailable("the gateway is starting")
+        hold = Hold(gateway.bodies)
+        try:
+            gateway.admit()
+            await self._answer(path, scope, receive, send, hold)
+        except NotServed as error:
+            raise unavailable(str(error), error.retry_after) from error
+        finally:
+            hold.release()
+
+    async def _answer(
+        self, path: str, scope: Scope, receive: Receive, send: Send, hold: Hold
+    ) -> None:
+        gateway, limits = self._gateway, self._limits
         headers = dict(scope["headers"])
-        body = await read_body(receive, headers, limits.body_for(gateway))
+        body = await read_body(receive, headers, limits.body_for(gateway), hold)
         outline = _read(path, body)
         identity, kept = new_id(), _kept(headers)
         to = self._resolve(path, outline.model, _text(outline.user) or kept or identity)
@@ -150,22 +164,18 @@ class InferenceRoutes:
         )
         if outline.stream:
             request = prepared(request)
-        try:
-            gateway.admit()
-            if kept is not None:
-                request, again = await self._claim(request, kept.encode("latin-1"), asked)
-                if again:
-                    await resume(gateway, request.id, 0, receive, send)
-                    return
-            exchange = gateway.ask(request, named, idle=limits.patience.idle)
-        except NotServed as error:
-            raise unavailable(str(error), error.retry_after) from error
+        if kept is not None:
+            request, again = await self._claim(request, kept.encode("latin-1"), asked)
+            if again:
+                await resume(gateway, request.id, 0, receive, send)
+                return
+        exchange = gateway.ask(request, named, idle=limits.patience.idle)
         if to.mirror or to.awaken:
             self._copy(request, to, asked)
         try:
             await relay(exchange, receive, send, to.name if to.name != outline.model else "")
         finally:
-            gateway.leave(exchange)
+            gateway.leave(exchange, hold)
 
     def _copy(self, request: Request, to: Destination, asked: bytes) -> None:
         """Send the copies that a request calls for, of what the client asked."""

@@ -11,13 +11,27 @@ from nebula.http.errors import ApiError, unavailable
 from nebula.http.relay import relay
 from nebula.store.connection import Unavailable
 
+MAX_RESUMED = 1024
+"""Answers that a gateway gives again at a time: each holds a part of the stream."""
+
 _DIGITS = 19
 """What has so many is no number of an event."""
 
 
 async def resume(gateway: Gateway, identity: str, after: int, receive: Receive, send: Send) -> None:
     """Send an answer again, from the event after `after`. Raises ApiError 400, 404, 503."""
-    resumption = Resumption(gateway, identity, after)
+    if gateway.resumed >= MAX_RESUMED:
+        raise unavailable(f"{gateway.resumed} answers are given again already")
+    gateway.resumed += 1
+    try:
+        await _resume(Resumption(gateway, identity, after), identity, after, receive, send)
+    finally:
+        gateway.resumed -= 1
+
+
+async def _resume(
+    resumption: Resumption, identity: str, after: int, receive: Receive, send: Send
+) -> None:
     try:
         await resumption.open()
     except Unknown:

@@ -1,4 +1,5 @@
-"""uvicorn's HTTP protocol, but what is written in one turn of the event loop leaves as one write.
+"""uvicorn's HTTP protocol, but what is written in one turn of the event loop leaves as one write,
+and a client that reads nothing for long is hung up on.
 
 uvicorn writes an answer's head and its body apart, and uvloop hands each to the kernel at once: two
 system calls, two packets and two wake-ups of the client for every short answer.
@@ -9,9 +10,34 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+UNREAD = 60.0
+"""Seconds for which a client may read nothing of what waits for it."""
+
 
 class TurnProtocol(HttpToolsProtocol):
     """See the module."""
+
+    _hanging_up: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        """As uvicorn's; if it lasts, it is the end of the connection."""
+        super().pause_writing()
+        self._hanging_up = asyncio.get_running_loop().call_later(UNREAD, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """As uvicorn's."""
+        super().resume_writing()
+        self._goes_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As uvicorn's."""
+        super().connection_lost(exc)
+        self._goes_on()
+
+    def _goes_on(self) -> None:
+        if self._hanging_up is not None:
+            self._hanging_up.cancel()
+            self._hanging_up = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """As uvicorn's."""

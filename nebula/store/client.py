@@ -19,6 +19,9 @@ from nebula.events.record import parse_headers
 from nebula.store.wire import Arrival, DirectTransport, FastParser
 
 T = TypeVar("T")
+MAX_UNSENT = 64 * 1024 * 1024
+"""Bytes that may wait for a server that is there and reads more slowly than is published."""
+
 _PLAIN = b"NATS/1.0\r\n"
 """How a header block begins that carries no status of the server's."""
 
@@ -37,6 +40,7 @@ class FastClient(Client):
         self._ps = self._parser = FastParser(self)
         self.arrivals: dict[int, Arrival] = {}
         self._writing = False
+        self._unsent = 0
 
     async def listen(self, subject: str, arrival: Arrival, queue: str = "") -> Subscription:
         """Subscribe: `arrival` is called for every message, in order, and must not block."""
@@ -48,7 +52,8 @@ class FastClient(Client):
         """Publish at the end of this turn of the event loop, with a header block as it stands.
 
         While the server is gone the message is kept and sent afterwards. Raises nats-py's errors:
-        MaxPayloadError, ConnectionClosedError, OutboundBufferLimitError when too much is kept.
+        MaxPayloadError, ConnectionClosedError, OutboundBufferLimitError when too much is kept, or
+        waits for a server that reads slowly.
         """
         size = len(header) + len(body)
         if size > self._max_payload:
@@ -57,6 +62,10 @@ class FastClient(Client):
             if self.is_closed:
                 raise ConnectionClosedError
             if self._pending_data_size + size > self._max_pending_size:
+                raise OutboundBufferLimitError
+        elif self._unsent > MAX_UNSENT:
+            self._unsent = self._look_at_unsent()
+            if self._unsent > MAX_UNSENT:
                 raise OutboundBufferLimitError
         if header:
             line = b"HPUB %b %d %d\r\n" % (subject.encode(), len(header), size)
@@ -75,6 +84,11 @@ class FastClient(Client):
             pending, self._pending = self._pending, []
             self._pending_data_size = 0
             self._transport.write(b"".join(pending))
+            self._unsent = self._look_at_unsent()
+
+    def _look_at_unsent(self) -> int:
+        transport = self._transport
+        return transport.unsent() if isinstance(transport, DirectTransport) else 0
 
     async def _connect_to_server(self, s: Srv) -> None:
         if self._transport is None and s.uri.scheme in ("nats", "tls"):

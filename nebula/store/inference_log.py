@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from datetime import datetime
+from itertools import count
 from typing import Any, TypeVar
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RawStreamMsg
@@ -21,15 +24,23 @@ from nebula.store.connection import Connection, Unavailable
 
 T = TypeVar("T")
 
-_IDLE = 5.0
-"""Seconds after which the stream says that it still lives: without that, a reader of a stream that
-was deleted, or whose place in it was, would wait for ever."""
+_EXPIRES = 5.0
+"""Seconds after which the stream says that it still lives, where it has nothing to say: without
+that, a reader of a stream that was deleted, or whose place in it was, would wait for ever."""
 
 _PATIENCE = 10.0
 """Seconds in which the stream has to answer: a busy NATS does so late."""
 
 _PROBE = 1.5
 """Seconds without an answer after which NATS is asked whether the stream's server is there."""
+
+_PART = 256
+
+PART_BYTES = 256 * 1024
+"""Bytes that a reader asks for at once, unless the next message alone is larger."""
+
+UNREAD = 60.0
+"""Seconds after which a reader that asks for nothing more loses its place."""
 
 
 class Said(Struct, frozen=True):
@@ -119,6 +130,7 @@ async def follow(
 
     A single subject without wildcards is looked up in the server's index. For anything else it
     looks at every message that it holds, and does nothing else meanwhile: fifty times the work.
+    Who reads slowly holds no more than a part of it (PART_BYTES), and loses its place after UNREAD.
     Raises Unavailable, also when the stream or this reader's place in it is lost.
     """
     client = connection.client
@@ -130,7 +142,7 @@ async def follow(
 
     made = ""
     try:
-        subscription = await client.subscribe(inbox, cb=arrived.put)
+        subscription = await client.subscribe(f"{inbox}.*", cb=arrived.put)
         connection.on_disconnect(lost)
         try:
             making = client.jetstream(timeout=_PATIENCE).add_consumer(
@@ -138,28 +150,18 @@ async def follow(
                 ConsumerConfig(
                     deliver_policy=DeliverPolicy.ALL,
                     ack_policy=AckPolicy.NONE,
-                    deliver_subject=inbox,
                     filter_subjects=list(wanted),
                     headers_only=not bodies,
-                    inactive_threshold=30,
+                    inactive_threshold=UNREAD,
                     mem_storage=True,
-                    idle_heartbeat=_IDLE,
                 ),
             )
             info = await _unless_offline(connection, making)
             made = info.name
-            # What was delivered before the answer came counts as delivered, not as pending.
-            delivered = info.delivered.consumer_seq if info.delivered is not None else 0
-            left = int(info.num_pending or 0) + int(delivered)
+            left = int(info.num_pending or 0)
             if left == 0:
                 yield None
-            while True:
-                async with asyncio.timeout(_PATIENCE if left > 0 else 2.5 * _IDLE):
-                    message = await arrived.get()
-                if message is None:
-                    raise Unavailable("the connection to NATS was lost")
-                if not message.reply.startswith("$JS.ACK."):
-                    continue
+            async for message in _pulled(client, made, inbox, arrived):
                 yield _said(message)
                 left -= 1
                 if left == 0:
@@ -201,6 +203,45 @@ async def _unless_offline(connection: Connection, making: Coroutine[Any, Any, T]
     finally:
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
+
+
+async def _pulled(
+    client: Client, consumer: str, inbox: str, arrived: "asyncio.Queue[Msg | None]"
+) -> AsyncGenerator[Msg, None]:
+    """Give what a consumer has, asked for part by part: no more waits here than was asked for.
+
+    What NATS says besides: https://docs.nats.io/reference/reference-protocols/nats_api_reference
+    """
+    subject = f"$JS.API.CONSUMER.MSG.NEXT.{streams.INFERENCE}.{consumer}"
+    alone = False
+    for number in count():
+        wish: dict[str, int] = {"batch": 1 if alone else _PART, "expires": int(_EXPIRES * 10**9)}
+        if not alone:
+            wish["max_bytes"] = PART_BYTES
+        reply = f"{inbox}.{number}"
+        await client.publish(subject, msgspec.json.encode(wish), reply=reply)
+        left = wish["batch"]
+        alone = False
+        while left:
+            async with asyncio.timeout(_EXPIRES + _PATIENCE):
+                message = await arrived.get()
+            if message is None:
+                raise Unavailable("the connection to NATS was lost")
+            if message.reply.startswith("$JS.ACK."):
+                left -= 1
+                yield message
+                continue
+            if message.subject != reply:
+                continue  # of an earlier part
+            headers = message.headers or {}
+            status, words = headers.get("Status", ""), headers.get("Description", "")
+            if status == "409" and "MaxBytes" in words:
+                alone = left == _PART  # the next is larger than a part may be
+                break
+            if status in ("404", "408") or words == "Batch Completed":
+                break
+            if status != "100":
+                raise Unavailable(f"the data plane's stream is not read any more: {status} {words}")
 
 
 def _said(message: Msg) -> Said:

@@ -226,5 +226,10 @@ class DirectTransport(TcpTransport):
             async with asyncio.timeout(CLOSING):
                 await super().wait_closed()  # type: ignore[no-untyped-call]
 
+    def unsent(self) -> int:
+        """Return the bytes that wait for the server to read on."""
+        writer = self._io_writer
+        return 0 if writer is None else int(writer.transport.get_write_buffer_size())
+
     def __bool__(self) -> bool:
         return True  # else nats-py would put its own in its place before it is connected

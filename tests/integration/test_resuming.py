@@ -15,6 +15,7 @@ import httpx
 import nats
 import pytest
 
+from nebula.actors.gateway.resuming import MAX_PAST
 from nebula.store.streams import INFERENCE
 from tests.integration.asking import (
     CHAT,
@@ -143,6 +144,19 @@ async def test_who_comes_back_gets_exactly_the_rest_while_it_runs_and_when_it_ha
     assert whole.text == words(1, TOKENS)
     assert len(whole.ids) == whole.roles == len(whole.ends) == len(whole.usage) == 1
     await counts(cluster, "rest", running=0, finished=1, aborted=0)
+
+
+async def test_a_long_answer_is_given_again_as_it_was_given(
+    cluster: Cluster, gateways: Gateways
+) -> None:
+    one, two = gateways
+    await load(cluster, gateways, "long", options={"simulate-tokens": 20_000})
+    first = await stream(one, chat("long", prompt(1)), X_Resumable="true")
+    assert len(first.raw) > MAX_PAST
+    whole = await resume(two, first.request)
+    assert whole.raw == first.raw
+    rest = await resume(two, first.request, first.event_ids[-3])
+    assert rest.event_ids == first.event_ids[-2:]
 
 
 async def test_an_event_that_a_stream_never_had_is_refused_once_that_is_sure(

@@ -22,8 +22,8 @@ from nats.errors import (
     ProtocolError,
 )
 
-from nebula.store.client import FastClient
-from nebula.store.wire import FastParser, Reader
+from nebula.store.client import MAX_UNSENT, FastClient
+from nebula.store.wire import DirectTransport, FastParser, Reader
 
 pytestmark = pytest.mark.anyio
 
@@ -323,6 +323,34 @@ async def test_a_server_that_is_there_takes_any_number_at_once() -> None:
         client.post("a", b"", b"x" * 100)
     await turn()
     assert transport.writes[0].count(b"PUB a 100") == 50
+
+
+class Slow(DirectTransport):
+    """A connection to a server that reads only as it is told."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+
+    def write(self, payload: bytes) -> None:
+        self.waits += len(payload)
+
+    def unsent(self) -> int:
+        return self.waits
+
+
+async def test_only_so_much_waits_for_a_server_that_reads_slowly() -> None:
+    client, _ = connected()
+    slow = Slow()
+    client._transport = slow
+    client._max_payload = 2 * MAX_UNSENT
+    client.post("a", b"", b"x" * MAX_UNSENT)
+    await turn()
+    with pytest.raises(OutboundBufferLimitError):
+        client.post("a", b"", b"x")
+    slow.waits = 0
+    client.post("a", b"", b"x")
+    await turn()
+    assert slow.waits > 0
 
 
 async def test_what_is_too_large_is_refused_its_header_counted() -> None:

@@ -15,13 +15,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors.router.blame import RECOVERY
-from nebula.actors.router.dispatch import UNKNOWN_MODEL, Dispatch
+from nebula.actors.router.dispatch import (
+    UNKNOWN_MODEL,
+    UNKNOWN_WAITING,
+    WAITING_MEMORY,
+    Dispatch,
+)
 from nebula.actors.router.loads import SILENCE, STALL
 from nebula.actors.router.prefixes import digests
 from nebula.actors.router.routing import SLACK
 from nebula.events import envelope, inference, subjects
 from nebula.events.inference import FAILED, TRIED, Finished, Piece, Request, Routed
 from nebula.events.intents import AdapterLoadRequested, ModelUnloadRequested
+from nebula.events.memory import MIB
 from nebula.events.record import parse_headers
 from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
 from nebula.events.values import Autoscale
@@ -50,7 +56,9 @@ class Sent(Struct, frozen=True):
 class Router:
     """A router `r1` with a clock of its own, and what it has published."""
 
-    def __init__(self, story: Story, clock: float = 1000.0) -> None:
+    def __init__(
+        self, story: Story, clock: float = 1000.0, waiting_memory: int = WAITING_MEMORY
+    ) -> None:
         self.story = story
         self.clock = clock
         self.sent: list[Sent] = []
@@ -62,6 +70,7 @@ class Router:
             lambda: self.story.state,
             lambda: self.clock,
             lambda: self.story.state.time,
+            waiting_memory,
         )
 
     def _published(self, subject: str, header: bytes, body: bytes) -> None:
@@ -82,8 +91,10 @@ class Router:
         assert routed is not None
         self.sent.append(Sent(rest[1], request, routed, envelope.read_plan(header)))
 
-    def ask(self, identity: str, *, model: str = "chat", **fields: Any) -> Request:
-        request = Request(identity, "gw", model, "/v1/completions", b"{}", **fields)
+    def ask(
+        self, identity: str, *, model: str = "chat", body: bytes = b"{}", **fields: Any
+    ) -> Request:
+        request = Request(identity, "gw", model, "/v1/completions", body, **fields)
         header = envelope.block(envelope.request_headers(request))
         self.dispatch.on_request(subjects.requests(model).encode(), header, request.body)
         return request
@@ -366,6 +377,52 @@ def test_when_to_come_back_is_between_a_second_and_a_minute(
     router.clock += waited
     router.ask("b")
     assert router.end("b").retry_after == retry_after
+
+
+def test_requests_wait_only_as_far_as_there_is_memory_for_them() -> None:
+    router = Router(serving(max_in_flight=1), waiting_memory=4 * MIB)
+    router.ask("first")
+    router.ask("a", body=b"x" * MIB)
+    router.ask("b", body=b"x" * MIB)
+    piece = router.end("b")
+    assert (piece.status, piece.retry_after) == (429, 1)
+    assert piece.body == (
+        b"model 'chat' is busy: requests of 1.0 MiB wait already, and 2.0 MiB may, half of the "
+        b"router's --waiting-memory"
+    )
+    router.ask("small")
+    assert router.end("small").queued
+    router.cancel("a")
+    router.ask("c", body=b"x" * MIB)
+    assert router.end("c").queued
+    router.ask("c", attempt=2, body=b"x" * MIB)
+    assert router.end("c").queued, "a further attempt takes the place of the one before"
+
+
+def test_those_for_one_model_leave_room_for_others_and_all_together_have_an_end() -> None:
+    story = cluster(alpha=[80])
+    for model in ("chat", "other", "third"):
+        story.given(model, load(1, "8GiB"))
+    story.settles()
+    router = Router(story, waiting_memory=4 * MIB)
+    for model in ("chat", "other"):
+        router.ask(f"1-{model}", model=model, body=b"x" * (2 * MIB - 1000))
+        router.ask(f"2-{model}", model=model, body=b"x" * 2000)
+        assert router.end(f"1-{model}").queued
+        assert router.end(f"2-{model}").status == 429
+    router.ask("3", model="third", body=b"x" * 4000)
+    assert router.end("3").body == (
+        b"the router is busy: requests of 4.0 MiB wait in it already, and 4.0 MiB may "
+        b"(--waiting-memory)"
+    )
+
+
+def test_only_so_many_requests_wait_for_models_that_nobody_knows() -> None:
+    router = Router(cluster(alpha=[80]))
+    for number in range(UNKNOWN_WAITING + 1):
+        router.ask(f"r{number}", model="nope")
+    assert router.end(f"r{UNKNOWN_WAITING - 1}").queued
+    assert router.end(f"r{UNKNOWN_WAITING}").status == 429
 
 
 def test_a_line_full_of_requests_for_an_adapter_keeps_nobody_else_from_going() -> None:

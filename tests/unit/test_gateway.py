@@ -23,7 +23,14 @@ from nebula.actors.gateway import actor, patience
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.addressing import HEARD, UNHEARD
 from nebula.actors.gateway.admission import CROWD, INTERVAL
-from nebula.actors.gateway.exchange import MAX_EARLY, MAX_WAITING_BYTES, ClientGone, Exchange
+from nebula.actors.gateway.budget import UNCOUNTED, Hold
+from nebula.actors.gateway.exchange import (
+    MAX_EARLY,
+    MAX_EARLY_BYTES,
+    MAX_WAITING_BYTES,
+    ClientGone,
+    Exchange,
+)
 from nebula.actors.gateway.failures import NotServed
 from nebula.actors.gateway.fatal import MAX_FATAL
 from nebula.actors.gateway.recovering import MAX_ATTEMPTS
@@ -1101,6 +1108,50 @@ async def test_a_client_that_reads_too_slowly_is_let_go(bench: Bench) -> None:
     assert bench.cancels == [b"too-slow: "]
 
 
+async def test_where_too_much_waits_for_all_the_client_that_waits_longest_is_let_go(
+    bench: Bench,
+) -> None:
+    bench.gateway._unread.limit = 3 * MAX_WAITING_BYTES // 4
+    flood = b"data: " + b"x" * (MAX_WAITING_BYTES // 2) + b"\n\n"
+    exchanges = []
+    for identity in ("one", "two"):
+        request = replace(chat(tools=[{"type": "function"}]), id=identity)
+        exchanges.append(bench.ask(request))
+        head, *_ = stream(request, 1, "chat-0")
+        bench.says(head, Piece(1, flood), to=identity)
+    slow, other = exchanges
+    assert [piece.failure for piece in await ended(slow)] == ["too-slow"]
+    assert not other.done
+    assert len((await other.next()).body) + len((await other.next()).body) > len(flood)
+    assert bench.gateway._unread.used == 0
+
+
+async def test_an_answer_that_is_whole_is_let_go_like_any_other(bench: Bench) -> None:
+    large = b"x" * (2 * UNCOUNTED)
+    bench.gateway._unread.limit = 3 * UNCOUNTED
+    slow, other = bench.ask(), bench.ask(replace(REQUEST, id="other"))
+    bench.says(Piece(0, large, 200, JSON, "chat-0", end=True))
+    assert slow.done
+    bench.says(Piece(0, large, 200, JSON, "chat-0", end=True), to="other")
+    assert [piece.failure for piece in await ended(slow)] == ["too-slow"]
+    assert text(await ended(other)) == large
+
+
+async def test_what_a_body_takes_is_held_until_neither_client_nor_gateway_needs_it(
+    bench: Bench,
+) -> None:
+    for keep in (False, True):
+        exchange = bench.ask(replace(REQUEST, keep=keep))
+        hold = Hold(bench.gateway.bodies)
+        hold.grow(100)
+        bench.says(TAKEN)
+        bench.gateway.leave(exchange, hold)
+        hold.release()
+        assert bench.gateway.bodies.used == (100 if keep else 0)
+    bench.says(Piece(0, b"whole", 200, JSON, "chat-0", end=True))
+    assert bench.gateway.bodies.used == 0
+
+
 async def test_a_client_that_reads_a_resumable_answer_too_slowly_is_let_go_and_the_answer_goes_on(
     bench: Bench,
 ) -> None:
@@ -1226,6 +1277,16 @@ async def test_only_so_many_pieces_wait_for_one_that_is_missing(bench: Bench) ->
     bench.says(*(Piece(chunk + 1, b"x") for chunk in range(MAX_EARLY + 1)), kept=False)
     (failure,) = await ended(exchange)
     assert failure.failure == "gap"
+
+
+async def test_nor_more_bytes_of_them(bench: Bench) -> None:
+    exchange = bench.ask()
+    half = b"x" * (MAX_EARLY_BYTES // 2)
+    bench.says(Piece(1, half), Piece(2, half), Piece(2, half), kept=False)
+    assert not exchange.done
+    bench.says(Piece(3, b"x"), kept=False)
+    assert (await ended(exchange))[-1].failure == "gap"
+    assert exchange.early == {}
 
 
 # Engines ask

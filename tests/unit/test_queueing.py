@@ -22,8 +22,9 @@ def request(
     adapter: str = "",
     since: float = 0.0,
     until: float = 60.0,
+    size: int = 0,
 ) -> Waiting:
-    return Waiting(identity, user, priority, adapter, since, until)
+    return Waiting(identity, user, priority, adapter, since, until, size)
 
 
 def line_of(*requests: Waiting) -> Line:
@@ -316,6 +317,7 @@ def test_after_any_history_a_line_is_what_a_list_sorted_each_time_would_be(
                 assert set(expired) == set(naive.expired(step))
         waiting = [each for _, each in naive.waiting]
         assert len(line) == len(waiting)
+        assert line.size == sum(each.size for each in waiting)
         assert line.due() == min((each.until for each in waiting), default=None)
         assert line.oldest() == min((each.since for each in waiting), default=None)
         for each in waiting:

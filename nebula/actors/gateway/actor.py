@@ -17,7 +17,8 @@ from nebula.actors.actor import Actor
 from nebula.actors.gateway import failures, patience
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.answer import GAP, Answer, Broken
-from nebula.actors.gateway.exchange import MAX_EARLY, Exchange
+from nebula.actors.gateway.budget import ANSWERS, REQUESTS, Budget, Hold, Unread
+from nebula.actors.gateway.exchange import Exchange
 from nebula.actors.gateway.failures import NotServed
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.gateway.log_watch import LogWatch
@@ -43,10 +44,20 @@ TICK = 0.25
 class Gateway(Actor):
     """See the module."""
 
-    def __init__(self, connection: Connection, identity: str, *, stream_replicas: int = 1) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        identity: str,
+        *,
+        stream_replicas: int = 1,
+        request_memory: int = REQUESTS,
+        answer_memory: int = ANSWERS,
+    ) -> None:
+        """`request_memory`: bytes of requests' bodies; `answer_memory`: of answers not read yet."""
         super().__init__(connection, stream_replicas=stream_replicas)
         self.id = identity
         self.started = False
+        self.resumed = 0
         self._exchanges: dict[str, Exchange] = {}
         self._heartbeats = Heartbeats(lambda: asyncio.get_running_loop().time())
         self.sending = Sending(connection, identity, self._heartbeats)
@@ -54,6 +65,8 @@ class Gateway(Actor):
         self.recovery = Recovery(self, self._heartbeats, self.sending, self._forget)
         self.log_watch = LogWatch(connection, self.projection, lambda: self._heartbeats.router_at)
         self._admission = Admission()
+        self.bodies = Budget(request_memory)
+        self._unread = Unread(answer_memory)
         self._connected_at = 0.0
         self._lost_at: float | None = None
 
@@ -129,7 +142,9 @@ class Gateway(Actor):
 
     def _begin(self, request: Request, named: Named, idle: float) -> Exchange:
         now = asyncio.get_running_loop().time()
-        exchange = Exchange(request, named, Answer(request), idle=idle, now=now)
+        exchange = Exchange(
+            request, named, Answer(request), idle=idle, now=now, unread=self._unread
+        )
         exchange.state_time = self.projection.state.time
         self._exchanges[request.id] = exchange
         self._admission.waiting += 1
@@ -140,12 +155,19 @@ class Gateway(Actor):
             raise NotServed(f"NATS refused the request: {error}", 1) from error
         return exchange
 
-    def leave(self, exchange: Exchange) -> None:
-        """The client is gone: end its request wherever it is now, unless it is to be resumable."""
+    def leave(self, exchange: Exchange, hold: Hold | None = None) -> None:
+        """The client is gone: end its request wherever it is now, unless it is to be resumable.
+
+        Then what is held of its body goes on to be held.
+        """
         exchange.leave()
-        if not exchange.done and not exchange.request.keep:
-            self._forget(exchange)
-            self.sending.drop(exchange.request, ALL_ATTEMPTS)
+        if exchange.done:
+            return
+        if exchange.request.keep:
+            exchange.hold = hold.handed_on() if hold is not None else None
+            return
+        self._forget(exchange)
+        self.sending.drop(exchange.request, ALL_ATTEMPTS)
 
     def _taken(self, exchange: Exchange) -> None:
         """Count it no longer among those that wait to be taken on."""
@@ -157,6 +179,8 @@ class Gateway(Actor):
         self._taken(exchange)
         if exchange.untaken:
             self.sending.settle(exchange)
+        if exchange.hold is not None:
+            exchange.hold.release()
         if self._exchanges.get(exchange.request.id) is exchange:
             del self._exchanges[exchange.request.id]
 
@@ -177,11 +201,11 @@ class Gateway(Actor):
     def _take(self, exchange: Exchange, piece: Piece) -> None:
         answer = exchange.answer
         if piece.attempt == answer.attempt and piece.chunk > answer.pieces and not piece.failure:
-            exchange.early[piece.chunk] = piece
-            if len(exchange.early) > MAX_EARLY:
-                self.recovery.end(exchange, GAP)
-            else:
+            if exchange.keep_early(piece):
                 self._fill(exchange)
+            else:
+                exchange.drop_early()
+                self.recovery.end(exchange, GAP)
             return
         now = exchange.heard_at = asyncio.get_running_loop().time()
         if exchange.untaken and piece.attempt >= answer.attempt:
@@ -194,7 +218,7 @@ class Gateway(Actor):
             given = answer.take(piece)
             if given is not None:
                 exchange.give(given)
-            following = exchange.early.pop(answer.pieces, None) if exchange.early else None
+            following = exchange.take_early(answer.pieces) if exchange.early else None
             if following is None or answer.broken is not None:
                 break
             piece = following
@@ -202,10 +226,16 @@ class Gateway(Actor):
             self._forget(exchange)
         elif answer.broken is not None:
             self.recovery.recover(exchange)
-        elif exchange.too_slow and exchange.request.keep:
-            exchange.let_go(Piece(0, end=True, failure=failures.TOO_SLOW))
         elif exchange.too_slow:
+            self._cut(exchange)
+        while isinstance(slowest := self._unread.slowest(), Exchange):
+            self._cut(slowest)
+
+    def _cut(self, exchange: Exchange) -> None:
+        """Let a client go that reads too slowly; what may be resumed goes on without it."""
+        if not (exchange.done or exchange.request.keep):
             self.recovery.end(exchange, failures.TOO_SLOW)
+        exchange.let_go(Piece(0, end=True, failure=failures.TOO_SLOW))
 
     async def _on_waiting(self, message: Msg) -> None:
         """Tell an engine that asks for which of its requests nobody waits any more."""

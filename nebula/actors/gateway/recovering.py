@@ -152,7 +152,7 @@ class Recovery:
         exchange.state_time = self._host.projection.state.time
         exchange.asked_at = 0.0
         exchange.pid = None
-        exchange.early.clear()
+        exchange.drop_early()
         exchange.missing = False
         self._sending.drop(request, request.attempt)
         try:

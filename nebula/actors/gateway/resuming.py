@@ -8,7 +8,7 @@ import asyncio
 import logging
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import msgspec
 from msgspec.structs import replace
@@ -30,6 +30,9 @@ from nebula.store.connection import Unavailable
 from nebula.store.inference_log import Said
 
 log = logging.getLogger(__name__)
+
+MAX_PAST = 1024 * 1024
+"""Bytes of an answer that are kept while it is looked at as a whole; a longer one is read twice."""
 
 CHECK = 2.0
 """Seconds without news after which it is asked whether anybody still works on the answer."""
@@ -86,8 +89,8 @@ def _begins_anew(said: Said) -> int:
     return 1 if piece is None or piece.chunk != 0 or piece.continues else piece.attempt
 
 
-def _from_the_beginning(past: Sequence[Said]) -> bool:
-    piece = _piece(past[0]) if past else None
+def _from_the_beginning(first: Said | None) -> bool:
+    piece = _piece(first) if first is not None else None
     return piece is not None and piece.chunk <= 0
 
 
@@ -122,6 +125,7 @@ class Resumption:
         self._following: AsyncGenerator[Said | None, None] | None = None
         self._coming: asyncio.Future[Said | None] | None = None
         self._past: deque[Piece] = deque()
+        self._anew = 1
         self._owner = ""
         self._said_at = 0
         self._answer: Answer | None = None
@@ -143,20 +147,30 @@ class Resumption:
             raise Unknown
         self._owner = claim.request.gateway
         self._answer = Answer(claim.request, after=self._after)
-        wanted = [subjects.responses(self._owner, self._identity)]
-        self._following = inference_log.follow(self._gateway.connection, wanted)
+        following = self._follow()
+        past: list[Said] = []
+        first: Said | None = None
+        size = 0
         try:
-            past = [said async for said in _until_now(self._following)]
-            if not _from_the_beginning(past) and await self._forgotten(claim):
+            async for said in _until_now(following):
+                first = first or said
+                # What the stream has of attempts before the last that began anew, its gateway had
+                # not heard of when it gave them up.
+                self._anew = max(self._anew, _begins_anew(said))
+                size += len(said.header) + len(said.body)
+                if size <= MAX_PAST:
+                    past.append(said)
+            if not _from_the_beginning(first) and await self._forgotten(claim):
                 raise Unknown
         except (Unavailable, Unknown):
             await self.close()
             raise
-        # What the stream has of attempts before the last that began anew, its gateway had not heard
-        # of when it gave them up.
-        anew = max((_begins_anew(said) for said in past), default=1)
+        if size > MAX_PAST:
+            await self.close()
+            self._follow()
+            return
         for said in past:
-            given = self._take(self._answer, said) if _attempt(said) >= anew else None
+            given = self._taken(said)
             if given is not None:
                 self._past.append(given)
             if given is not None and given.end:
@@ -165,6 +179,17 @@ class Resumption:
         if self._answer.complete and self._beyond(self._answer):
             await self.close()
             raise Beyond(self._answer.events)
+
+    def _follow(self) -> AsyncGenerator[Said | None, None]:
+        wanted = [subjects.responses(self._owner, self._identity)]
+        self._following = inference_log.follow(self._gateway.connection, wanted)
+        return self._following
+
+    def _taken(self, said: Said) -> Piece | None:
+        """Fold what was said, but for attempts that count no more."""
+        assert self._answer is not None
+        old = self._anew > 1 and _attempt(said) < self._anew
+        return None if old else self._take(self._answer, said)
 
     def _beyond(self, answer: Answer) -> bool:
         return answer.streaming and answer.events < self._after
@@ -186,7 +211,7 @@ class Resumption:
                     return answer.end(Piece(0, failure=failure))
                 continue
             quiet = 0.0
-            given = self._take(answer, said)
+            given = self._taken(said)
             if given is not None and given.end and not given.failure and self._beyond(answer):
                 return replace(given, failure=BEYOND)
             if given is not None:

@@ -20,7 +20,7 @@ from nebula.actors.actor import Actor
 from nebula.actors.placement.decision import Decision
 from nebula.actors.router.backlog import Backlog
 from nebula.actors.router.deciding import Deciding
-from nebula.actors.router.dispatch import Dispatch
+from nebula.actors.router.dispatch import WAITING_MEMORY, Dispatch
 from nebula.actors.router.guards import Guards
 from nebula.actors.router.last_heartbeats import EVERY, last_heartbeats
 from nebula.actors.router.loss import LOST_AFTER
@@ -54,12 +54,21 @@ class Router(Actor):
         *,
         stream_replicas: int = 1,
         lost_after: float = LOST_AFTER,
+        waiting_memory: int = WAITING_MEMORY,
     ) -> None:
-        """`lost_after`: seconds of silence after which a node is lost; 0: never."""
+        """`lost_after`: seconds of silence after which a node is lost; 0: never.
+
+        `waiting_memory`: bytes of requests that may wait here.
+        """
         super().__init__(connection, stream_replicas=stream_replicas)
         self.id = f"router-{uuid.uuid4().hex[:8]}"
         self._dispatch = Dispatch(
-            self.id, self._post, lambda: self.projection.state, time.monotonic, time.time_ns
+            self.id,
+            self._post,
+            lambda: self.projection.state,
+            time.monotonic,
+            time.time_ns,
+            waiting_memory,
         )
         self._observer = Observer(self.id, time.monotonic)
         self._deciding = Deciding(self._observer, self._dispatch.loads, lost_after)

@@ -15,8 +15,9 @@ from nebula.actors.router import routing
 from nebula.actors.router.loads import Loads
 from nebula.actors.router.observing import Load
 from nebula.actors.router.queueing import Line, Waiting
-from nebula.events import envelope, inference, subjects
+from nebula.events import envelope, inference, memory, subjects
 from nebula.events.inference import Finished, Piece, Request, Routed
+from nebula.events.memory import MIB
 from nebula.events.state import Model, Named, State
 from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
 
@@ -26,6 +27,15 @@ Post: TypeAlias = Callable[[str, bytes, bytes], None]
 UNKNOWN_MODEL = 2.0
 """Seconds that a request for a model waits which this router has not heard of yet."""
 
+UNKNOWN_WAITING = 256
+"""Requests that may wait for such a model."""
+
+WAITING_MEMORY = 512 * MIB
+"""Bytes of requests that may wait in a router, unless it is told another number."""
+
+ONE_MODELS_PART = 0.5
+"""The part of them that requests for one model may take: others find room beside them."""
+
 
 class _Held(Struct, frozen=True):
     """A request in line, with its header block."""
@@ -34,12 +44,18 @@ class _Held(Struct, frozen=True):
     header: bytes
     since: float
 
+    @property
+    def size(self) -> int:
+        """The bytes that are kept of it."""
+        return len(self.header) + len(self.request.body)
+
 
 class Dispatch:
     """See the module.
 
     `state` gives the newest state, `now` seconds of a monotonic clock, `wall` ns since the epoch.
-    `addressed`: gateways may send requests to this router's own subject, and its heartbeat says so.
+    `waiting_memory`: bytes of requests that may wait here. `addressed`: gateways may send requests
+    to this router's own subject, and its heartbeat says so.
     """
 
     def __init__(
@@ -49,8 +65,10 @@ class Dispatch:
         state: Callable[[], State],
         now: Callable[[], float],
         wall: Callable[[], int],
+        waiting_memory: int = WAITING_MEMORY,
     ) -> None:
         self.router = router
+        self._memory = waiting_memory
         self.addressed = False
         self._post = post
         self._state = state
@@ -162,11 +180,14 @@ class Dispatch:
             if reason is not None:
                 self._refuse(request, 503, reason, None)
                 return
-            if len(line) >= model.spec.max_waiting:
-                # All who wait may wait for an adapter, and this one for nothing.
-                if not self._send(held):
-                    self._refuse(request, *self._full(model, line, now))
-                return
+        full = self._full(request.model, model, line, held)
+        if full is not None:
+            # All who wait may wait for an adapter, and this one for nothing.
+            if not self._send(held):
+                self._refuse(request, 429, full, _retry_after(line, now))
+            if not line:
+                del self._lines[request.model]
+            return
         if request.timeout is not None:
             patience = min(patience, request.timeout)
         self._held[request.id] = held
@@ -174,7 +195,13 @@ class Dispatch:
             self._called = True
         line.add(
             Waiting(
-                request.id, request.user, request.priority, request.adapter, now, now + patience
+                request.id,
+                request.user,
+                request.priority,
+                request.adapter,
+                now,
+                now + patience,
+                held.size,
             )
         )
         self._answer(request, Piece(-1, queued=self.router, attempt=request.attempt), b"")
@@ -265,11 +292,25 @@ class Dispatch:
             return 429, f"model {model.name!r} is busy: the time to wait for a turn is over", 5
         return 503, routing.progress(state, Named(model.id, request.adapter), self._wall()), 5
 
-    def _full(self, model: Model, line: Line, now: float) -> tuple[int, str, int | None]:
-        # As long as the first in line has waited, at least, a new one would have to.
-        waited = now - (line.oldest() or now)
-        reason = f"model {model.name!r} is busy: {len(line)} requests wait already"
-        return 429, reason, min(60, max(1, math.ceil(waited)))
+    def _full(self, identity: str, model: Model | None, line: Line, held: _Held) -> str | None:
+        """Return which bound keeps a request out of the line, if one does."""
+        name = identity if model is None else model.name
+        most = UNKNOWN_WAITING if model is None else model.spec.max_waiting
+        if len(line) >= most:
+            return f"model {name!r} is busy: {len(line)} requests wait already"
+        own = int(self._memory * ONE_MODELS_PART)
+        if line.size + held.size > own:
+            return (
+                f"model {name!r} is busy: requests of {memory.fine(line.size)} wait already, and "
+                f"{memory.fine(own)} may, half of the router's --waiting-memory"
+            )
+        waiting = sum(each.size for each in self._lines.values())
+        if waiting + held.size > self._memory:
+            return (
+                f"the router is busy: requests of {memory.fine(waiting)} wait in it already, and "
+                f"{memory.fine(self._memory)} may (--waiting-memory)"
+            )
+        return None
 
     def _refuse(self, request: Request, status: int, reason: str, retry_after: int | None) -> None:
         refusal = Piece(
@@ -287,6 +328,11 @@ class Dispatch:
     def _answer(self, request: Request, piece: Piece, body: bytes) -> None:
         header = envelope.piece_block(piece)
         self._post(subjects.responses(request.gateway, request.id), header, body)
+
+
+def _retry_after(line: Line, now: float) -> int:
+    """Return when to come back: in as long as the first in line has waited, at least."""
+    return min(60, max(1, math.ceil(now - (line.oldest() or now))))
 
 
 def _key(request: Request) -> str:

@@ -23,7 +23,7 @@ class Waiting(Struct, frozen=True):
 
     `user` is whom fairness counts it for: all of unknown users, "", share one turn. `adapter` is
     "" for the base model. A lower `priority` goes first, as in vLLM. It waits `since` then, and is
-    given up at `until`.
+    given up at `until`. `size`: the bytes that are kept of it.
     """
 
     id: str
@@ -32,6 +32,7 @@ class Waiting(Struct, frozen=True):
     adapter: str
     since: float
     until: float
+    size: int = 0
 
 
 _Place = tuple[float, int, Waiting]
@@ -43,11 +44,12 @@ _Key = TypeVar("_Key", _Place, int)
 class Line:
     """See the module.
 
-    All lists are kept sorted. To insert into or delete from one of thousands moves a few
-    kilobytes, which costs less than a heap with its deleted entries would.
+    `size`: the bytes of all that wait. All lists are kept sorted. To insert into or delete from one
+    of thousands moves a few kilobytes, which costs less than a heap with its deleted entries would.
     """
 
     def __init__(self) -> None:
+        self.size = 0
         self._arrivals = 0
         self._places: dict[str, _Place] = {}
         self._by_since: list[_Place] = []
@@ -73,6 +75,7 @@ class Line:
         self._arrivals += 1
         place = (request.since, self._arrivals, request)
         self._places[request.id] = place
+        self.size += request.size
         insort(self._by_since, place)
         insort(self._by_until, (request.until, self._arrivals, request))
         self._adapters[request.adapter] += 1
@@ -88,6 +91,7 @@ class Line:
         if place is None:
             return None
         _, arrival, request = place
+        self.size -= request.size
         _delete(self._by_since, place)
         _delete(self._by_until, (request.until, arrival, request))
         self._adapters[request.adapter] -= 1
