@@ -150,7 +150,7 @@ async def test_a_long_answer_is_given_again_as_it_was_given(
     cluster: Cluster, gateways: Gateways
 ) -> None:
     one, two = gateways
-    await load(cluster, gateways, "long", options={"simulate-tokens": 20_000})
+    await load(cluster, gateways, "long", options={"simulate-tokens": 8_000})
     first = await stream(one, chat("long", prompt(1)), X_Resumable="true")
     assert len(first.raw) > MAX_PAST
     whole = await resume(two, first.request)
