@@ -202,7 +202,8 @@ async def test_everything_is_shown_for_people_and_as_json_for_scripts(cluster: C
     assert node["id"] == "here"
     assert node["devices"][0]["memory"] > 0
     whole = (await nebula(cluster, "status", "--json")).json
-    assert set(whole) == {"seq", "time", "nodes", "models", "replicas", "aliases", "rejections"}
+    of_state = {"seq", "time", "nodes", "models", "replicas", "aliases", "rejections"}
+    assert set(whole) == {*of_state, "log"}
 
     assert "A/Base" in (await nebula(cluster, "models")).out
     assert str(engine.pid) in (await nebula(cluster, "replicas")).out

@@ -574,9 +574,10 @@ async def test_a_further_attempt_takes_the_place_of_the_one_before(
     running.app.behave = answers(b"again ", b"done")
     await gateway.asks(attempt=2, continues="again")
     await asyncio.wait_for(first.ended.wait(), PATIENCE)
-    head, last = await gateway.answer()
-    assert (head.chunk, head.body, head.attempt, head.continues) == (0, b"again ", 2, "again")
-    assert (last.chunk, last.body, last.attempt) == (1, b"done", 2)
+    announced, head, last = await gateway.answer()
+    assert (announced.body, announced.attempt, announced.continues) == (b"", 2, "again")
+    assert (head.body, head.attempt) == (b"again ", 2)
+    assert (last.body, last.attempt) == (b"done", 2)
 
     running.app.behave = ordinary
     await gateway.asks(attempt=1)  # late: it was on its way for long
@@ -588,6 +589,7 @@ async def test_a_cancellation_with_a_number_ends_the_attempts_below_it_only(
 ) -> None:
     running.app.behave = holding = Holding()
     await gateway.asks(attempt=2)
+    assert (await gateway.piece()).body == b"", "a further attempt is announced at once"
     assert (await gateway.piece()).body == b"begun"
     await gateway.cancels(below="2")
     holding.released.set()
@@ -595,6 +597,7 @@ async def test_a_cancellation_with_a_number_ends_the_attempts_below_it_only(
 
     running.app.behave = holding = Holding()
     await gateway.asks("r2", attempt=2)
+    assert (await gateway.piece()).body == b""
     assert (await gateway.piece()).body == b"begun"
     await gateway.cancels("r2", below="3")
     await asyncio.wait_for(holding.ended.wait(), PATIENCE)

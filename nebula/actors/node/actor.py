@@ -134,7 +134,8 @@ class Node(Actor):
             self._wake.clear()
             now = self._now()
             for action in self._due(now):
-                self._perform(action)
+                if not self.stopping:  # what ends untold is no reason to start it again
+                    self._perform(action)
             if is_lost(self.projection.state, self.settings.node):
                 for engine in self._engines:
                     engine.hurried.set()
