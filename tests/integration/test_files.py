@@ -148,6 +148,11 @@ async def test_without_the_hub_what_is_cached_is_used(own_cluster: Cluster, hub:
     for name in ("nats", "router", "node-here", "gateway"):
         own_cluster.again(name)
     await own_cluster.ready()
+
+    async def registered_again() -> bool:
+        return len(await own_cluster.records(NodeRegistered)) == 2
+
+    await own_cluster.poll(registered_again, "the node has registered again")
     registered = (await own_cluster.records(NodeRegistered))[-1].content
     assert isinstance(registered, NodeRegistered)
     assert [(held.source, held.bytes) for held in registered.weights] == [(TINY, total(hub))]
