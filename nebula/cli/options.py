@@ -23,16 +23,22 @@ class Whole(click.IntRange):
 
 
 class Amount(click.ParamType[int]):
-    """An amount of bytes as people write it, such as 20GiB."""
+    """An amount of bytes as people write it, such as 20GiB; `least`: what it must be."""
 
     name = "size"
+
+    def __init__(self, least: int = 0) -> None:
+        self._least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Read it."""
         try:
-            return memory.parse(value)
+            amount = memory.parse(value)
         except ValueError as error:
             self.fail(str(error).removeprefix("memory: "), param, ctx)
+        if amount < self._least:
+            self.fail(f"{value} is too little: {memory.text(self._least)} at least", param, ctx)
+        return amount
 
 
 class Numbered(click.Command):
@@ -180,6 +186,16 @@ log_warning_option = click.option(
     metavar="SIZE",
     help="Room left for the embedded log below which it is told, on disks of less than ten times "
     "that below a tenth. [env: NEBULA_LOG_WARNING]",
+)
+engine_log_limit_option = click.option(
+    "--engine-log-limit",
+    envvar="NEBULA_ENGINE_LOG_LIMIT",
+    default="64MiB",
+    show_default=True,
+    type=Amount(least=memory.MIB),
+    metavar="SIZE",
+    help="Most that an engine's log file may have before it is turned over, while the engine runs, "
+    "to a second one, which holds the part before. [env: NEBULA_ENGINE_LOG_LIMIT]",
 )
 start_limit_option = click.option(
     "--start-limit",

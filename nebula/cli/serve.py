@@ -28,6 +28,7 @@ from nebula.cli.options import (
     cluster_option,
     drain_option,
     engine_command_option,
+    engine_log_limit_option,
     fetch_option,
     folder_option,
     grace_option,
@@ -205,6 +206,7 @@ def router(
 @restart_limit_option
 @restart_pause_option
 @start_limit_option
+@engine_log_limit_option
 @click.option(
     "--leave-engines",
     is_flag=True,
@@ -234,6 +236,7 @@ def node(
     restart_limit: int,
     restart_pause: float,
     start_limit: float,
+    engine_log_limit: int,
     leave_engines: bool,
     imagined: str | None,
     weights: Path | None,
@@ -254,6 +257,7 @@ def node(
         drain=drain,
         restarts=Restarts(limit=restart_limit, pause=restart_pause),
         start_limit=start_limit,
+        engine_log_limit=engine_log_limit,
         leave_engines=leave_engines,
         version=importlib.metadata.version("nebula-serving"),
         weights=weights.resolve() if weights is not None else None,

@@ -10,6 +10,7 @@ from typing import IO
 
 from nebula.actors.actor import cancel
 from nebula.cli.process import FATAL
+from nebula.store import child_output
 from nebula.store.server import EmbeddedServer, ServerFailed, die_with_parent
 from nebula.store.watch import StoreWatch
 from nebula.store.writability import WARN_BELOW
@@ -40,7 +41,13 @@ class Supervisor:
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start_server(self) -> None:
-        """Start the embedded server and keep it running. Raises ServerFailed."""
+        """Start the embedded server and keep it running. Raises ServerFailed.
+
+        What it and the children write is bounded from here on.
+        """
+        folders = [self._log_folder] + ([self._server.folder] if self._server is not None else [])
+        bounding = child_output.keep_bounded(folders, child_output.LIMIT)
+        self._keepers["logs"] = asyncio.create_task(bounding)
         if self._server is not None:
             try:
                 await self._server.start()
@@ -80,7 +87,7 @@ class Supervisor:
 
     async def stop_server(self) -> None:
         """End the embedded server, last of all."""
-        keepers = [self._keepers.pop(each, None) for each in ("store watch", "nats-server")]
+        keepers = [self._keepers.pop(each, None) for each in ("logs", "store watch", "nats-server")]
         await cancel(keeper for keeper in keepers if keeper is not None)
         if self._server is not None:
             await self._server.stop()
@@ -149,8 +156,5 @@ class Supervisor:
             self._failed.set_exception(ChildFailed(reason))
 
     def _last_line(self, name: str) -> str:
-        try:
-            lines = self.log_file(name).read_text(errors="replace").splitlines()
-        except OSError:
-            return "it left no log"
+        lines = child_output.tail(self.log_file(name), 1)
         return lines[-1] if lines else "it said nothing"

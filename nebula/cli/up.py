@@ -21,6 +21,7 @@ from nebula.cli.options import (
     cluster_option,
     drain_option,
     engine_command_option,
+    engine_log_limit_option,
     fetch_option,
     folder_option,
     grace_option,
@@ -98,6 +99,7 @@ class UpSettings(Struct, frozen=True):
 @restart_limit_option
 @restart_pause_option
 @start_limit_option
+@engine_log_limit_option
 @lost_after_option
 @engine_command_option
 @weights_option
@@ -130,6 +132,7 @@ def up(
     restart_limit: int,
     restart_pause: float,
     start_limit: float,
+    engine_log_limit: int,
     lost_after: float,
     engine_command: str | None,
     weights: Path | None,
@@ -149,6 +152,7 @@ def up(
     node_arguments += ["--restart-limit", str(restart_limit)]
     node_arguments += ["--restart-pause", str(restart_pause)]
     node_arguments += ["--start-limit", str(start_limit)]
+    node_arguments += ["--engine-log-limit", str(engine_log_limit)]
     node_arguments += ["--name", name] if name else []
     node_arguments += [argument for label in labels for argument in ("--label", label)]
     node_arguments += ["--engine-command", engine_command] if engine_command else []

@@ -23,6 +23,8 @@ import sys
 from pathlib import Path
 from typing import IO
 
+from nebula.store import child_output
+
 log = logging.getLogger(__name__)
 
 MAX_PAYLOAD = 8 * 1024 * 1024
@@ -193,11 +195,7 @@ class EmbeddedServer:
             lock.close()
 
     def _last_words(self) -> str:
-        try:
-            lines = self.log_file.read_text(errors="replace").splitlines()
-        except OSError:
-            return "it left no log"
-        return " | ".join(lines[-3:])
+        return " | ".join(child_output.tail(self.log_file, 3)) or "it left no log"
 
 
 def _locked(file: IO[str]) -> bool:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nebula.actors.node.failure import death_reason, failure_reason
+from nebula.actors.node.failure import (
+    LONGEST_LINE,
+    MOST_WORDS,
+    death_reason,
+    failure_reason,
+    last_words,
+)
 
 
 def lines(text: str) -> list[str]:
@@ -136,3 +145,19 @@ def test_how_it_ended_is_said_where_its_words_do_not(
     code: int | None, adopted: bool, reason: str
 ) -> None:
     assert death_reason(code, adopted, "ValueError: no") == reason
+
+
+@given(st.lists(st.text(max_size=700), max_size=60))
+def test_last_words_take_16_kib_of_json_at_most_and_end_with_the_last_one(said: list[str]) -> None:
+    kept = last_words(said)
+    assert len(msgspec.json.encode(kept)) <= MOST_WORDS + 2
+    assert all(len(line) <= LONGEST_LINE for line in kept)
+    short = [line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…" for line in said]
+    assert list(kept) == short[len(short) - len(kept) :]
+    assert not said or kept
+
+
+def test_last_words_full_of_control_characters_count_as_what_they_take() -> None:
+    kept = last_words(["\x00" * 5000] * 40)
+    assert len(kept) == 5
+    assert len(msgspec.json.encode(kept)) <= MOST_WORDS

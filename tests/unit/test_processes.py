@@ -15,14 +15,9 @@ import psutil
 import pytest
 
 from nebula.actors.node import processes
-from nebula.actors.node.processes import (
-    TAIL_BYTES,
-    EngineProcess,
-    end_group,
-    free_port,
-    marked_groups,
-    tail,
-)
+from nebula.actors.node.processes import EngineProcess, end_group, free_port, marked_groups
+from nebula.store import child_output
+from nebula.store.child_output import tail
 
 pytestmark = pytest.mark.anyio
 
@@ -272,23 +267,27 @@ async def test_a_second_engine_appends_to_the_log_and_tells_only_its_own_lines(
     assert tail(machine.log_file, 10) == ("first", "second")
 
 
-def test_the_tail_gives_the_last_lines_and_nothing_of_a_file_that_is_not_there(
-    tmp_path: Path,
+async def test_an_engine_s_last_words_are_its_own_after_its_log_was_turned_over(
+    machine: Machine,
 ) -> None:
-    log_file = tmp_path / "log"
-    assert tail(log_file, 3) == ()
-    log_file.write_text("")
-    assert tail(log_file, 3) == ()
-    log_file.write_text("a\nb\nc\nd")
-    assert tail(log_file, 3) == ("b", "c", "d")
-
-
-def test_the_tail_of_a_huge_log_is_bounded_and_survives_any_bytes(tmp_path: Path) -> None:
-    log_file = tmp_path / "log"
-    log_file.write_bytes(b"x" * TAIL_BYTES * 3 + b"\n" + b"\xff\xfe\x00" * 1000 + b"\nlast\n")
-    lines = tail(log_file, 1000)
-    assert lines[-1] == "last"
-    assert all(len(line) <= 2000 for line in lines)
+    first = await machine.shell("seq 100000 100999")  # 7,000 bytes
+    await first.wait()
+    go_on = machine.folder / "go"
+    os.mkfifo(go_on)
+    second = await machine.shell(f"echo begin; read -r line < {go_on}; echo end; exit 3")
+    await machine.said("begin")
+    written = second.log_size()
+    assert await child_output.turn_over(machine.log_file, 100)
+    assert machine.log_file.stat().st_size == 0
+    assert second.log_size() == written
+    assert second.tail() == ("begin",)
+    await asyncio.to_thread(go_on.write_text, "go\n")
+    assert await second.wait() == 3
+    assert second.tail() == ("begin", "end")
+    third = await machine.shell("seq 100000 100999; echo third")
+    await third.wait()
+    assert third.tail(2000)[0] == "100000"
+    assert second.tail(3)[-1] == "third"
 
 
 async def test_engines_are_found_by_the_node_and_the_folder_they_were_started_with(

@@ -22,7 +22,7 @@ from nats.errors import Error as NatsError
 from nebula.actors.actor import Actor
 from nebula.actors.node import devices, engine_version, log_reading, processes
 from nebula.actors.node.engine_http import EngineSilent
-from nebula.actors.node.failure import death_reason, failure_reason
+from nebula.actors.node.failure import death_reason, failure_reason, last_words
 from nebula.actors.node.launch import Site
 from nebula.actors.node.namesake import refuse_namesake
 from nebula.actors.node.outbox import Outbox
@@ -55,6 +55,7 @@ from nebula.events.vocabulary import (
     NodeRegistered,
     ReplicaEvent,
 )
+from nebula.store.child_output import keep_bounded
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.log import TooLarge
 from nebula.store.tail import LogReplaced
@@ -127,6 +128,8 @@ class Node(Actor):
         await self._adopt()
         self.spawn(self._watch_gpus(), "watch GPUs")
         self.spawn(self._beat(), "heartbeat")
+        logs = self._log_file("any").parent
+        self.spawn(keep_bounded((logs,), self.settings.engine_log_limit), "bound engines' logs")
 
     async def work(self) -> None:
         """Reconcile whenever the log, an engine or a pause before a restart calls for it."""
@@ -267,7 +270,7 @@ class Node(Actor):
     async def _failed(self, engine: NodeEngine, code: int | None, words: str) -> None:
         process = engine.process
         reason = death_reason(code, process is not None and process.adopted, words)
-        lines = process.tail() if process is not None else ()
+        lines = last_words(process.tail()) if process is not None else ()
         failed = self._engines.failed(engine, code, engine.hint + reason, lines, self._now())
         log.warning("%s failed (attempt %d): %s", engine.replica, failed.attempt, reason)
 

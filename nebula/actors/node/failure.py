@@ -7,6 +7,14 @@ that. What the texts look like was read off vLLM 0.32.
 import re
 from collections.abc import Sequence
 
+import msgspec
+
+MOST_WORDS = 16 * 1024
+"""Bytes that an engine's last words take in an event, as JSON."""
+
+LONGEST_LINE = 500
+"""Characters of a line of them."""
+
 _REASON = re.compile(
     r"(?:^|[\s)])((?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt): .+)"
 )
@@ -30,6 +38,19 @@ def death_reason(code: int | None, adopted: bool, words: str) -> str:
     if code is not None and code < 0:
         return f"killed by signal {-code}; its last words: {words}"
     return words
+
+
+def last_words(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return the last of some lines that an event has room for, long ones cut."""
+    kept: list[str] = []
+    room = MOST_WORDS
+    for line in reversed(lines):
+        short = line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"
+        room -= len(msgspec.json.encode(short)) + 1
+        if room < 0:
+            break
+        kept.append(short)
+    return tuple(reversed(kept))
 
 
 def failure_reason(lines: Sequence[str]) -> str:

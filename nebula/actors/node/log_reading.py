@@ -6,14 +6,17 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from nebula.actors.node import processes
 from nebula.events.values import Token
+from nebula.store import child_output
 
 MAX_REPLY = 512 * 1024
 
 
 class LogRequest(Struct, frozen=True):
-    """Ask a node for an engine's log: its last `lines`, or all from byte `offset` on."""
+    """Ask a node for an engine's log: its last `lines`, or all from byte `offset` on.
+
+    `offset`: as the reply before gave it; it stays valid when the log is turned over.
+    """
 
     replica: Token
     lines: int = 100
@@ -42,12 +45,9 @@ def read_log(path: Path, request: LogRequest) -> LogReply:
     """Answer a request from the log at `path`; a reply holds 512 KiB at most."""
     if not path.exists():
         return LogReply(error=f"this node has no log of {request.replica!r}")
-    size = path.stat().st_size
     if request.offset is None:
-        lines = processes.tail(path, max(1, min(request.lines, 10_000)))
-        return LogReply("".join(f"{line}\n" for line in lines)[-MAX_REPLY:], size)
-    offset = request.offset if 0 <= request.offset <= size else 0
-    with path.open("rb") as file:
-        file.seek(offset)
-        data = file.read(MAX_REPLY)
-    return LogReply(data.decode(errors="replace"), offset + len(data))
+        offset = child_output.end(path)
+        lines = child_output.tail(path, max(1, min(request.lines, 10_000)))
+        return LogReply("".join(f"{line}\n" for line in lines)[-MAX_REPLY:], offset)
+    data, offset = child_output.read(path, request.offset, MAX_REPLY)
+    return LogReply(data.decode(errors="replace"), offset)

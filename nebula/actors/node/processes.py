@@ -14,11 +14,10 @@ from pathlib import Path
 import psutil
 
 from nebula.actors.node import identity
+from nebula.store import child_output
 
 POLL = 0.25
 """Seconds between two looks at a process that is not our child, or at a group that ends."""
-
-TAIL_BYTES = 64 * 1024
 
 
 class EngineProcess:
@@ -30,7 +29,7 @@ class EngineProcess:
         birth: str,
         log_file: Path,
         child: asyncio.subprocess.Process | None = None,
-        log_start: int = 0,
+        log_start: int | None = None,
     ) -> None:
         self.pid = pid
         self.birth = birth
@@ -46,7 +45,7 @@ class EngineProcess:
         """Start a program with its output in `log_file`. Raises OSError where it can't be run."""
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as output:
-            log_start = output.tell()
+            log_start = child_output.end(log_file)
             child = await asyncio.create_subprocess_exec(
                 *arguments,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -121,27 +120,12 @@ class EngineProcess:
         return identity.birth(self.pid) in ("", self.birth)
 
     def log_size(self) -> int:
-        """Return how many bytes its log file has; 0 where there is none."""
-        try:
-            return self.log_file.stat().st_size
-        except OSError:
-            return 0
+        """Return how many bytes were written to its log file, turned over or not."""
+        return child_output.end(self.log_file)
 
     def tail(self, lines: int = 40) -> tuple[str, ...]:
-        """Give the last lines that this very engine wrote."""
-        return tail(self.log_file, lines, start=self._log_start)
-
-
-def tail(path: Path, lines: int, start: int = 0) -> tuple[str, ...]:
-    """Give the last lines of a file, at most 64 KiB; none where there is no file."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(start, size - TAIL_BYTES))
-            text = file.read(TAIL_BYTES).decode(errors="replace")
-    except OSError:
-        return ()
-    return tuple(line[:2000] for line in text.splitlines()[-lines:])
+        """Return the last lines that this very engine wrote; if adopted, perhaps others' too."""
+        return child_output.tail(self.log_file, lines, start=self._log_start)
 
 
 async def end_group(group: int, grace: float) -> None:

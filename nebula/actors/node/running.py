@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 UNSENT = 0.3
 """Seconds after which every router knows that an engine is not to be sent requests any more."""
 
-MAX_LOG_FILE = 64 * 1024 * 1024
-
 
 class NodeEngine(Entry):
     """See the module. `hint`: what to say before an engine's own words when it fails."""
@@ -58,7 +56,6 @@ class NodeEngine(Entry):
         self.hint = _hint(how.source)
         line = launch.arguments(site, how, replica, device, self.port)
         environ = launch.environment(site, how, replica, device, inherited)
-        _turn_over(log_file)
         log.info("starting %s on port %d: %s", replica.id, self.port, " ".join(line))
         self.process = await EngineProcess.start(line, environ, log_file)
         return self.process
@@ -116,12 +113,6 @@ class NodeEngine(Entry):
         except EngineRefused as error:
             return AdapterLoadFailed(action.name, action.source, str(error))
         return AdapterLoaded(action.name, action.source)
-
-
-def _turn_over(log_file: Path) -> None:
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    if log_file.exists() and log_file.stat().st_size > MAX_LOG_FILE:
-        log_file.replace(log_file.with_suffix(".log.1"))
 
 
 def _hint(source: str) -> str:

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from nebula.actors.node.reconciliation import Restarts
 from nebula.actors.node.starting import LIMIT
+from nebula.store import child_output
 
 
 class NodeSettings(Struct, frozen=True):
@@ -13,7 +14,8 @@ class NodeSettings(Struct, frozen=True):
 
     `grace`: seconds an engine gets to end by itself; `drain`: those that its requests get before
     that, where it is no longer wanted. `start_limit`: seconds that an engine may be silent while it
-    starts; 0: for ever. `leave_engines`: a node that is stopped leaves its engines
+    starts; 0: for ever. `engine_log_limit`: bytes of an engine's log file before it is turned over
+    to a second one. `leave_engines`: a node that is stopped leaves its engines
     running for the next one to adopt. `weights`: the folder of the hub's cache [the hub library's
     own]. `fetches`: whether files are fetched before an engine starts, or by it. `rehearses`:
     devices and files are imagined. `measures`: it tells how much memory models need.
@@ -27,6 +29,7 @@ class NodeSettings(Struct, frozen=True):
     drain: float = 60.0
     restarts: Restarts = Restarts()
     start_limit: float = LIMIT
+    engine_log_limit: int = child_output.LIMIT
     leave_engines: bool = False
     version: str = ""
     weights: Path | None = None
