@@ -55,6 +55,8 @@ class SmallHub:
         """Paths that are sent with other bytes than listed."""
         self.rates: dict[str, int] = {}
         """Bytes a second for a path."""
+        self.odd: dict[str, str] = {}
+        """How a path is answered, against what is listed or asked for: see `_oddly`."""
         self.ranges = True
         self.down = False
         self.bare = False
@@ -144,6 +146,8 @@ class SmallHub:
                 asked = self.headers.get("Range", "")
                 if asked and hub.ranges:
                     begin, status = int(asked.removeprefix("bytes=").rstrip("-")), 206
+                if self.command == "GET" and self._oddly(hub.odd.get(name, ""), content, begin):
+                    return
                 part = content[begin:]
                 self.send_response(status)
                 self.send_header("ETag", f'"{etag}"')
@@ -161,6 +165,47 @@ class SmallHub:
                     part = part[: breaks.pop(0)]
                     self.close_connection = True
                 self._send(part, hub.rates.get(name))
+
+            def _oddly(self, how: str, content: bytes, begin: int) -> bool:
+                """Answer as no hub should; False where this request is answered as others."""
+                size, head = len(content), {"Content-Length": str(len(content) - begin)}
+                status, body = 206 if begin else 200, content[begin:]
+                if how == "another part" and begin:
+                    head |= {"Content-Range": f"bytes 0-{size - 1}/{size}"}
+                elif how == "416" and begin:
+                    status, body, head = 416, b"", {"Content-Length": "0"}
+                elif how == "longer, announced":
+                    head, body = {"Content-Length": str(size + 10)}, content + b"x" * 10
+                elif how == "longer":
+                    head, body = {}, content + b"x" * 1_000_000
+                elif how == "shorter, announced":
+                    head, body = {"Content-Length": str(size - 10)}, content[:-10]
+                elif how == "shorter":
+                    status, head, body = 200, {}, content[:-10]
+                elif how == "web page":
+                    status, body = 200, b"<html>please log in</html>"
+                    head = {"Content-Type": "text/html; charset=utf-8"}
+                elif how == "compressed":
+                    head |= {"Content-Encoding": "gzip"}
+                elif how == "redirected":
+                    status, body = 302, b""
+                    head = {"Location": self.path, "Content-Length": "0"}
+                elif how == "nowhere":
+                    status, body = 302, b""
+                    head = {"Location": "http://127.0.0.1:99999/", "Content-Length": "0"}
+                elif how == "slow head":
+                    self._send(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 10_000, 20)
+                    return True
+                else:
+                    return False
+                self.send_response(status)
+                for name, value in head.items():
+                    self.send_header(name, value)
+                if "Content-Length" not in head:
+                    self.send_header("Connection", "close")
+                self.end_headers()
+                self._send(body, None)
+                return True
 
             def _send(self, content: bytes, rate: int | None) -> None:
                 try:

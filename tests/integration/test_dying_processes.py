@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,6 +31,50 @@ async def stream(cluster: Cluster, model: str, text: str) -> list[dict[str, Any]
     async with cluster.http() as http, http.stream("POST", CHAT, json=body) as answer:
         assert answer.status_code == 200
         return [event async for event in events(answer)]
+
+
+async def test_an_engine_s_log_is_turned_over_while_it_runs_and_followed_on(
+    own_cluster: Cluster,
+) -> None:
+    own_cluster.up("--engine-log-limit", "1MiB", "--restart-limit", "1")
+    await own_cluster.ready()
+    await own_cluster.load("base")
+    engine = await own_cluster.engine("base-0")
+    path = Path(engine.log_file)
+
+    def say(text: bytes) -> None:
+        with path.open("ab") as output:  # as the engine itself writes
+            output.write(text)
+
+    async def turned_over() -> bool:
+        return path.stat().st_size < 1024**2  # noqa: ASYNC240
+
+    line = [sys.executable, "-m", "nebula.cli.main", "logs", "base-0", "-f", "-n", "1"]
+    process = await asyncio.create_subprocess_exec(
+        *line, "--nats", own_cluster.nats_url, stdout=asyncio.subprocess.PIPE, limit=8 * 1024**2
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            await process.stdout.readline()
+            say(b"y" * 3_000_000 + b"\n")
+            # How much of it is followed depends on when it is turned over.
+            assert set(await process.stdout.readline()) == set(b"y\n")
+            await own_cluster.poll(turned_over, "it is turned over", 40)
+            say(b"after\n")
+            assert await process.stdout.readline() == b"after\n"
+    finally:
+        process.terminate()
+        await process.wait()
+    say(b"ValueError: the end\n")
+    os.kill(engine.pid, signal.SIGKILL)
+    failed = await own_cluster.logged(EngineFailed, "base-0")
+    assert failed.reason == "killed by signal 9; its last words: ValueError: the end"
+    assert failed.log_tail[-2:] == ("after", "ValueError: the end")
+    assert max(map(len, failed.log_tail)) <= 500
+    sizes = [each.stat().st_size for each in path.parent.glob("base-0.log*")]
+    assert len(sizes) == 2
+    assert sum(sizes) <= 2 * 1024**2
 
 
 async def streams_begin(cluster: Cluster, model: str, number: int) -> list[asyncio.Task[Any]]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nebula.actors.node.weights import download, folder
 from nebula.actors.node.weights.download import Damaged, NoRoom
@@ -141,6 +143,98 @@ async def test_a_connection_that_only_breaks_is_given_up(hub: Hub, server: Small
     server.breaks["model.safetensors"] = [1000] + [0] * 20
     with pytest.raises(Unreachable, match="broke off 5 times in a row at byte 1000 of"):
         await fetch(hub)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("longer, announced", r"answers with 300\d+ bytes, the hub lists 300\d+ for this file"),
+        ("shorter, announced", r"answers with \d+ bytes, the hub lists 300\d+ for this file"),
+        (
+            "shorter",
+            r"broke off 5 times in a row at byte \d+ of \d+: the hub's answer was too short",
+        ),
+        ("web page", "answers with a web page instead of the file"),
+        ("compressed", "answers with the file in gzip, which was not asked for"),
+        ("redirected", "broke off 5 times in a row at byte 0 of .*: TooManyRedirects"),
+        ("nowhere", "broke off 5 times in a row at byte 0 of .*: (OverflowError|ExceptionGroup) "),
+    ],
+)
+async def test_an_answer_that_is_not_the_file_ends_with_the_reason(
+    hub: Hub, server: SmallHub, how: str, reason: str
+) -> None:
+    server.odd["model.safetensors"] = how
+    with pytest.raises(Unreachable, match=reason):
+        await fetch(hub)
+    assert len(server.fetched("model.safetensors")) <= 5 * 21
+    server.odd.clear()
+    await fetch(hub)
+    assert hub.cached(TINY) is not None
+
+
+@pytest.mark.parametrize("how", ["another part", "416"])
+async def test_a_part_that_the_hub_can_t_give_is_fetched_with_the_whole_file(
+    hub: Hub, server: SmallHub, how: str
+) -> None:
+    server.odd["model.safetensors"] = how
+    server.breaks["model.safetensors"] = [100_000]
+    await fetch(hub)
+    assert server.fetched("model.safetensors") == ["", "bytes=100000-", ""]
+    assert hub.cached(TINY) is not None
+
+
+async def test_of_a_body_without_an_end_only_the_file_is_read(hub: Hub, server: SmallHub) -> None:
+    server.odd["model.safetensors"] = "longer"
+    await fetch(hub)
+    assert hub.cached(TINY) is not None
+
+
+async def test_bytes_that_were_there_before_are_no_progress(hub: Hub, server: SmallHub) -> None:
+    server.ranges = False
+    server.breaks["model.safetensors"] = [200_000, *[1000, 2000, 150_000, 200_000] * 50]
+    with pytest.raises(Unreachable, match="broke off 5 times in a row at byte 200000 of"):
+        await fetch(hub)
+    assert len(server.fetched("model.safetensors")) == 5
+
+
+@pytest.mark.parametrize("how", ["", "slow head"])
+async def test_a_trickle_is_given_up_and_what_came_is_kept(
+    hub: Hub, server: SmallHub, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(download, "WINDOW", 0.5)
+    monkeypatch.setattr(download, "LEAST", 100_000)
+    server.odd["model.safetensors"] = how
+    server.rates["model.safetensors"] = 20
+    with pytest.raises(Unreachable, match=r"gets on too slowly: less than 50000 bytes in 0 s"):
+        await fetch(hub)
+    listing = hub.listing(TINY)
+    assert (download.begun(hub, listing, download.missing(hub, listing)) > 0) == (how == "")
+
+
+async def test_a_byte_with_each_connection_is_too_slow_too(
+    hub: Hub, server: SmallHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "WINDOW", 0.5)
+    monkeypatch.setattr(download, "LEAST", 100_000)
+    server.breaks["model.safetensors"] = [1] * 100_000
+    with pytest.raises(Unreachable, match="gets on too slowly"):
+        await fetch(hub)
+
+
+@given(st.lists(st.tuples(st.floats(0, 300), st.integers(0, 300_000)), max_size=60))
+def test_a_pace_is_kept_only_by_new_bytes(looks: list[tuple[float, int]]) -> None:
+    now, most, pace = 0.0, 0, download._Pace(0, 0.0)
+    met, begun = 0.0, 0
+    for passed, there in looks:
+        now += passed
+        until = pace.until_after(there, now)
+        if there >= begun + download.LEAST * download.WINDOW:
+            met, begun = now, there
+        most = max(most, there)
+        assert until == met + download.WINDOW
+    windows = most / (download.LEAST * download.WINDOW)
+    assert begun <= most
+    assert (begun > 0) == (windows >= 1)
 
 
 async def test_a_disk_that_is_too_small_is_told_before_a_byte_is_fetched(

@@ -33,7 +33,14 @@ POLL = 0.5
 """Seconds between two looks whether a source's files are free."""
 
 TRIES = 5
-"""Broken connections in a row, without one byte between them, after which a fetch gives up."""
+"""Answers in a row that bring no byte beyond the most there ever were: then a fetch gives up."""
+
+WINDOW = 120.0
+"""Seconds in each of which a file has to get on, whatever is answered, slept or begun anew."""
+
+LEAST = 1024
+"""Bytes a second, on the average of a window, that a file has to get on by: below that there is no
+end to it. Bytes that were there before do not count."""
 
 
 class Damaged(Exception):
@@ -46,6 +53,9 @@ class NoRoom(Exception):
 
 PAUSE = 1.0
 """Seconds before a broken connection is made again; doubled each time nothing came."""
+
+_NO_ANSWER = (httpx.HTTPError, httpx.InvalidURL, OverflowError, UnicodeError, ExceptionGroup)
+"""The last three: a redirect to an address that no socket takes."""
 
 Progress = Callable[[int], None]
 """Told how many bytes more (or, where some have to be fetched again, fewer) are there."""
@@ -128,6 +138,10 @@ class _Download:
         self._file = file
         self._progress = progress
         self._done = 0
+        self._most = 0
+        """The most bytes there ever were: a hub that begins anew each time brings nothing."""
+        self._ranges = True
+        self._pace = _Pace(0, asyncio.get_running_loop().time())
         self._digest = _digest(file)
 
     async def run(self) -> None:
@@ -139,16 +153,25 @@ class _Download:
             output.seek(0)
             while await asyncio.to_thread(self._take_up, output):
                 pass  # in pieces: a thread can't be cancelled, and there may be much of it
-            failures = 0
+            failures, self._most = 0, self._done
+            self._pace = _Pace(self._most, asyncio.get_running_loop().time())
             while self._done < self._file.size:
-                before = self._done
+                before = self._most
                 try:
-                    await self._stream(output)
+                    async with asyncio.timeout_at(self._pace.until) as limit:
+                        await self._stream(output, limit)
                     broken = "the hub's answer was too short"
-                except (httpx.TransportError, httpx.TooManyRedirects) as error:
+                except TimeoutError:
+                    raise Unreachable(
+                        f"{self._file.path} gets on too slowly: less than {LEAST * WINDOW:.0f} "
+                        f"bytes in {WINDOW:.0f} s, at byte {self._most} of {self._file.size}"
+                    ) from None
+                except _NO_ANSWER as error:
                     broken = f"{type(error).__name__} {error}".strip()
+                except _OtherPart as error:
+                    self._ranges, broken = False, str(error)
                 if self._done < self._file.size:
-                    failures = failures + 1 if self._done <= before else 1
+                    failures = failures + 1 if self._most <= before else 1
                     if failures >= TRIES:
                         raise Unreachable(
                             f"{self._file.path} broke off {failures} times in a row at byte "
@@ -174,23 +197,25 @@ class _Download:
         self._done += len(block)
         return bool(block)
 
-    async def _stream(self, output: IO[bytes]) -> None:
-        begin = {"Range": f"bytes={self._done}-"} if self._done else {}
+    async def _stream(self, output: IO[bytes], limit: asyncio.Timeout) -> None:
+        loop = asyncio.get_running_loop()
+        begin = {"Range": f"bytes={self._done}-"} if self._done and self._ranges else {}
         async with self._client.stream("GET", self._url, headers=begin) as answer:
+            _check(answer, self._url, self._done if begin else 0, self._file)
             if answer.status_code == 200 and self._done:
                 self._start_over(output)  # it does not know ranges
-            elif answer.status_code != (206 if self._done else 200):
-                raise Unreachable(f"{self._url} answers {answer.status_code}")
-            elif self._done and not _begins(answer, self._done):
-                raise Unreachable(f"{self._url} answers with another part than it was asked for")
             pending = bytearray()
             try:
                 async for piece in answer.aiter_raw():
                     pending += piece
+                    there = self._done + len(pending)
+                    limit.reschedule(self._pace.until_after(there, loop.time()))
+                    if there >= self._file.size:
+                        break  # whatever else it sends is not the file's
                     if len(pending) >= BLOCK:
                         block, pending = bytes(pending), bytearray()
                         await asyncio.to_thread(self._write, output, block)
-            except httpx.TransportError:
+            except (httpx.TransportError, asyncio.CancelledError):
                 self._write(output, bytes(pending))  # what came before the break is good
                 raise
             await asyncio.to_thread(self._write, output, bytes(pending))
@@ -201,6 +226,7 @@ class _Download:
         output.flush()
         self._digest.update(block)
         self._done += len(block)
+        self._most = max(self._most, self._done)
         self._progress(len(block))
 
     def _start_over(self, output: IO[bytes]) -> None:
@@ -208,6 +234,51 @@ class _Download:
         self._progress(-self._done)
         self._done = 0
         self._digest = _digest(self._file)
+
+
+class _OtherPart(Exception):
+    """The hub can't give the part of a file that it was asked for."""
+
+
+class _Pace:
+    """Until when a file has to have got on: by enough bytes, counted beyond the most there were."""
+
+    def __init__(self, most: int, now: float) -> None:
+        self.until = now + WINDOW
+        self._wanted = most + LEAST * WINDOW
+
+    def until_after(self, there: int, now: float) -> float:
+        """Return the time limit with so many bytes there; each window begins where one was met."""
+        if there >= self._wanted:
+            self.until = now + WINDOW
+            self._wanted = there + LEAST * WINDOW
+        return self.until
+
+
+def _check(answer: httpx.Response, url: str, begin: int, file: File) -> None:
+    """Look whether an answer is the file's bytes from `begin` on.
+
+    Raises Unreachable where it is something else, _OtherPart where asking for all of it may help.
+    """
+    if answer.status_code == 416 and begin:
+        raise _OtherPart(f"{url} answers 416 to bytes from {begin} on")
+    if answer.status_code != 200 and not (answer.status_code == 206 and begin):
+        raise Unreachable(f"{url} answers {answer.status_code}")
+    kind = str(answer.headers.get("Content-Type", "")).partition(";")[0].strip().lower()
+    if kind == "text/html" and not file.path.endswith((".html", ".htm")):
+        raise Unreachable(f"{url} answers with a web page instead of the file")
+    encoding = str(answer.headers.get("Content-Encoding", "")).strip().lower()
+    if encoding not in ("", "identity"):
+        raise Unreachable(f"{url} answers with the file in {encoding}, which was not asked for")
+    if answer.status_code == 206:
+        if not _begins(answer, begin):
+            raise _OtherPart(f"{url} answers with another part than it was asked for")
+        return
+    length = str(answer.headers.get("Content-Length", ""))
+    if length.isdecimal() and int(length) != file.size:
+        raise Unreachable(
+            f"{url} answers with {int(length)} bytes, the hub lists {file.size} for this file"
+        )
 
 
 def _digest(file: File) -> "hashlib._Hash":
