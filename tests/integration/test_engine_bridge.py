@@ -575,9 +575,9 @@ async def test_a_further_attempt_takes_the_place_of_the_one_before(
     await gateway.asks(attempt=2, continues="again")
     await asyncio.wait_for(first.ended.wait(), PATIENCE)
     announced, head, last = await gateway.answer()
-    assert (announced.body, announced.attempt, announced.continues) == (b"", 2, "again")
-    assert (head.body, head.attempt) == (b"again ", 2)
-    assert (last.body, last.attempt) == (b"done", 2)
+    assert (announced.chunk, announced.body, announced.attempt) == (-1, b"", 2)
+    assert (head.chunk, head.body, head.attempt, head.continues) == (0, b"again ", 2, "again")
+    assert (last.chunk, last.body, last.attempt) == (1, b"done", 2)
 
     running.app.behave = ordinary
     await gateway.asks(attempt=1)  # late: it was on its way for long
