@@ -205,5 +205,14 @@ start_limit_option = click.option(
     help="Seconds that an engine may write nothing while it starts, before it is ended as failed "
     f"(after {AT_MOST} times as long whatever it writes); 0: for ever.",
 )
+stall_limit_option = click.option(
+    "--stall-limit",
+    envvar="NEBULA_STALL_LIMIT",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds for which an engine may have work and make no progress; then it is ended and "
+    "started anew. 0: never. [env: NEBULA_STALL_LIMIT]",
+)
 verbose_option = click.option("--verbose", is_flag=True, help="Log more.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")

@@ -39,6 +39,7 @@ from nebula.cli.options import (
     nats_option,
     restart_limit_option,
     restart_pause_option,
+    stall_limit_option,
     start_limit_option,
     stream_replicas_option,
     verbose_option,
@@ -207,6 +208,7 @@ def router(
 @restart_pause_option
 @start_limit_option
 @engine_log_limit_option
+@stall_limit_option
 @click.option(
     "--leave-engines",
     is_flag=True,
@@ -237,6 +239,7 @@ def node(
     restart_pause: float,
     start_limit: float,
     engine_log_limit: int,
+    stall_limit: float,
     leave_engines: bool,
     imagined: str | None,
     weights: Path | None,
@@ -258,6 +261,7 @@ def node(
         restarts=Restarts(limit=restart_limit, pause=restart_pause),
         start_limit=start_limit,
         engine_log_limit=engine_log_limit,
+        stall_limit=stall_limit,
         leave_engines=leave_engines,
         version=importlib.metadata.version("nebula-serving"),
         weights=weights.resolve() if weights is not None else None,

@@ -133,6 +133,8 @@ def _phase(state: State, replica: Replica) -> str:
     node = state.nodes.get(replica.node)
     if node is not None and node.lost and replica.engine is not None:
         return "lost"
+    if replica.serving and replica.engine is not None and replica.engine.stalled:
+        return "stands still"
     return "retired" if replica.retired else replica.phase
 
 

@@ -34,6 +34,7 @@ from nebula.cli.options import (
     not_empty,
     restart_limit_option,
     restart_pause_option,
+    stall_limit_option,
     start_limit_option,
     stream_replicas_option,
     verbose_option,
@@ -100,6 +101,7 @@ class UpSettings(Struct, frozen=True):
 @restart_pause_option
 @start_limit_option
 @engine_log_limit_option
+@stall_limit_option
 @lost_after_option
 @engine_command_option
 @weights_option
@@ -133,6 +135,7 @@ def up(
     restart_pause: float,
     start_limit: float,
     engine_log_limit: int,
+    stall_limit: float,
     lost_after: float,
     engine_command: str | None,
     weights: Path | None,
@@ -153,6 +156,7 @@ def up(
     node_arguments += ["--restart-pause", str(restart_pause)]
     node_arguments += ["--start-limit", str(start_limit)]
     node_arguments += ["--engine-log-limit", str(engine_log_limit)]
+    node_arguments += ["--stall-limit", str(stall_limit)]
     node_arguments += ["--name", name] if name else []
     node_arguments += [argument for label in labels for argument in ("--label", label)]
     node_arguments += ["--engine-command", engine_command] if engine_command else []

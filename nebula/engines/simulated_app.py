@@ -79,6 +79,7 @@ class SimulatedEngine:
         self._adapters = Adapters(settings.names, settings.max_lora_rank)
         self._queue: deque[asyncio.Future[None]] = deque()
         self._resumed: asyncio.Future[None] | None = None  # to come, while the engine is stalled
+        self._last_step: dict[str, float] = {}  # what a stalled core's last step left
         self._created = int(time.time())
         self._sick = False
         self._routes = self._make_routes()
@@ -342,17 +343,21 @@ class SimulatedEngine:
         }
 
     async def _metrics(self, exchange: Exchange) -> None:
-        gauges = {
-            "num_requests_running": self.running,
-            "num_requests_waiting": len(self._queue),
-            "kv_cache_usage_perc": self.running / self.settings.max_num_seqs,
-        }
+        # What a core's steps move stands still with it; how many requests there are does not.
+        gauges = self._gauges() | self._last_step
         labels = f'{{engine="0",model_name={json.dumps(self.settings.names[0])}}}'
         lines = [
             f"# TYPE vllm:{name} gauge\nvllm:{name}{labels} {float(value)}\n"
             for name, value in gauges.items()
         ]
         await exchange.text("".join(lines), b"text/plain; version=0.0.4; charset=utf-8")
+
+    def _gauges(self) -> dict[str, float]:
+        return {
+            "num_requests_running": self.running,
+            "num_requests_waiting": len(self._queue),
+            "kv_cache_usage_perc": self.running / self.settings.max_num_seqs,
+        }
 
     # Faults on demand
 
@@ -376,8 +381,11 @@ class SimulatedEngine:
         if wish.token is not None:
             self.token = wish.token
         if wish.stall and self._resumed is None:
+            usage = "kv_cache_usage_perc"
+            self._last_step = {usage: self._gauges()[usage]}
             self._resumed = asyncio.get_running_loop().create_future()
         elif wish.stall is False and self._resumed is not None:
+            self._last_step = {}
             self._resumed.set_result(None)
             self._resumed = None
         state = {

@@ -15,13 +15,17 @@ from nebula.events.vocabulary import (
     AdapterUnloaded,
     EngineFailed,
     EngineReady,
+    EngineResumed,
+    EngineStalled,
     EngineStarted,
     EngineStopped,
     ReplicaEvent,
 )
 
 _AdapterReport: TypeAlias = AdapterLoaded | AdapterLoadFailed | AdapterUnloaded
-_EngineReport: TypeAlias = EngineStarted | EngineReady | EngineFailed | EngineStopped
+_EngineReport: TypeAlias = (
+    EngineStarted | EngineReady | EngineFailed | EngineStopped | EngineStalled | EngineResumed
+)
 _OF_ADAPTERS = (AdapterLoaded, AdapterUnloaded, AdapterLoadFailed)
 
 
@@ -118,6 +122,21 @@ def _replica(
                 changed=seq,
                 since=time,
             )
+        case EngineStalled(seconds=seconds, ends_in=ends_in):
+            if replica.engine is None or replica.phase != "ready":
+                return None
+            engine = replace(
+                replica.engine,
+                stalled=max(1, time - int(seconds * 1e9)),
+                stuck=event.requests,
+                ends=0 if ends_in is None else time + int(ends_in * 1e9),
+            )
+            return replace(replica, engine=engine, changed=seq, since=time)
+        case EngineResumed():
+            if replica.engine is None or not replica.engine.stalled:
+                return None
+            engine = replace(replica.engine, stalled=0, stuck=0, ends=0)
+            return replace(replica, engine=engine, changed=seq, since=time)
         case EngineFailed():
             return replace(
                 replica,

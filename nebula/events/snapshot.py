@@ -16,7 +16,7 @@ from nebula.events.state import Alias, Cluster, Model, Named, Node, Rejection, R
 FORMAT = 1
 """Version of these bytes; grows when they are laid out otherwise."""
 
-FOLD = 10
+FOLD = 11
 """Version of `evolve`; grows when it makes another state of the same log. A test watches it."""
 
 

@@ -1,5 +1,6 @@
 """How a model stands, in one word and one sentence for people. Pure."""
 
+from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -71,7 +72,9 @@ def _replica(state: State, replica: Replica, why: str) -> str:
     if node is not None and node.lost and replica.engine is not None:
         return f"{where} was {replica.phase} when {node.id} was lost: how it is nobody knows"
     if replica.serving:
-        return f"{where} serves until another one does: {why}" if why else ""
+        return stands_still(replica) or (
+            f"{where} serves until another one does: {why}" if why else ""
+        )
     match replica.phase:
         case "assigned" | "stopped":
             return f"{where} {_waits(state, node, replica)}"
@@ -84,6 +87,23 @@ def _replica(state: State, replica: Replica, why: str) -> str:
             return f"{where} failed (attempt {replica.attempt}, {again}): {replica.reason}"
         case "ready":
             return f"{where} is being replaced"
+
+
+def stands_still(replica: Replica) -> str:
+    """Say since when a ready replica's engine stands still, and what follows; empty where not."""
+    engine = replica.engine
+    if engine is None or not engine.stalled:
+        return ""
+    ends = f"its node ends it at {_clock(engine.ends)}" if engine.ends else "nobody ends it"
+    return (
+        f"{replica.id} on {replica.node} stands still since {_clock(engine.stalled)} with "
+        f"{engine.stuck} requests and gets no new ones; {ends} unless it makes progress"
+    )
+
+
+def _clock(time: int) -> str:
+    """Write a time (ns) of the log as a clock's."""
+    return f"{datetime.fromtimestamp(time / 1e9, UTC):%H:%M:%S} UTC"
 
 
 def _waits(state: State, node: Node | None, replica: Replica) -> str:

@@ -25,6 +25,8 @@ class Engine(Struct, frozen=True, gc=False):
     `birth` tells its process from every other of the same `pid`; "" where it was not told.
 
     `engine_version` is what it says of itself, `installed` what its node would have started then.
+    `stalled`: since when (ns) it stands still, with so many `stuck` requests; 0 while it does not.
+    `ends`: when (ns) its node ends it, should that last; 0 where it never does.
     """
 
     pid: int
@@ -36,6 +38,9 @@ class Engine(Struct, frozen=True, gc=False):
     engine_version: str = ""
     installed: str = ""
     birth: str = ""
+    stalled: int = 0
+    stuck: int = 0
+    ends: int = 0
 
 
 class AdapterStatus(Struct, frozen=True, gc=False):

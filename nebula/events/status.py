@@ -7,7 +7,8 @@ class ReplicaStatus(Struct, frozen=True):
     """A replica's heartbeat. `running` counts the requests that came to its engine over NATS.
 
     `waiting` and `cache` are the engine's own word: requests it holds back, the part (0 to 1) of
-    its KV cache in use. `stalled`: seconds for which it has had requests and said nothing at all.
+    its KV cache in use. `stalled`: seconds for which it has had requests, or has left
+    some without an answer, and has shown no progress.
     `context`: tokens that a prompt and its answer may have together; 0 where it is not known.
     """
 

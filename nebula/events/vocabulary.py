@@ -137,6 +137,27 @@ class EngineStopped(Struct, frozen=True, gc=False):
     node: str = ""
 
 
+class EngineStalled(Struct, frozen=True, gc=False):
+    """A ready engine has work and shows no progress: no token, no step, no answer to a probe.
+
+    `seconds`: for how long. `requests`: those that it has, or that left without an answer.
+    `ends_in`: seconds until its node ends it, should that last; None where it never does.
+    """
+
+    seconds: float = 0.0
+    requests: Count = 0
+    ends_in: float | None = None
+    reason: str = ""
+    node: str = ""
+
+
+class EngineResumed(Struct, frozen=True, gc=False):
+    """An engine that stood still makes progress again; `seconds`: how long it stood still."""
+
+    seconds: float = 0.0
+    node: str = ""
+
+
 class AdapterLoaded(Struct, frozen=True, gc=False):
     """An engine has an adapter in place."""
 
@@ -294,6 +315,8 @@ ReplicaEvent: TypeAlias = (
     | EngineReady
     | EngineFailed
     | EngineStopped
+    | EngineStalled
+    | EngineResumed
     | AdapterLoaded
     | AdapterLoadFailed
     | AdapterUnloaded

@@ -11,7 +11,7 @@ from nebula.actors.placement.candidates import Candidate
 from nebula.actors.placement.planning import plan
 from nebula.events import memory
 from nebula.events.engine_options import devices_needed
-from nebula.events.standing import standing, starts_before
+from nebula.events.standing import standing, stands_still, starts_before
 from nebula.events.state import Model, Node, Replica, State
 
 _NAMED = 3
@@ -27,6 +27,9 @@ def advice(state: State, model: Model) -> str:
         return ""
     if model.wanted == 0:
         return f"Give it replicas: `nebula scale {model.id} 1`."
+    still = next((each for each in state.replicas_of(model) if stands_still(each)), None)
+    if still is not None and still.serving:
+        return _still(still)
     if stands.ready == stands.wanted and not (stands.changing and model.unschedulable):
         return ""
     if model.intent > model.answered:
@@ -66,6 +69,19 @@ def _replica(state: State, replica: Replica) -> str:
     return (
         f"Wait for {replica.node} to start {replica.id}; if it does not, "
         f"see that `nebula node --name {replica.node}` runs there."
+    )
+
+
+def _still(replica: Replica) -> str:
+    engine = replica.engine
+    if engine is None or engine.ends:
+        return (
+            f"Wait: {replica.node} ends {replica.id} if that lasts, and starts it anew; "
+            f"`nebula logs {replica.id}` has its last words."
+        )
+    return (
+        f"End process {engine.pid} on {replica.node}, so that {replica.id} is started anew: "
+        f"`--stall-limit 0` keeps its node from doing so."
     )
 
 

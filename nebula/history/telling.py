@@ -31,6 +31,8 @@ from nebula.events.vocabulary import (
     DownloadStarted,
     EngineFailed,
     EngineReady,
+    EngineResumed,
+    EngineStalled,
     EngineStarted,
     EngineStopped,
     EventRejected,
@@ -92,6 +94,18 @@ def told(record: Record) -> str:
             return f"engine ready after {seconds:g} s" + (f", version {version}" * bool(version))
         case EngineFailed() as event:
             return _failed(event)
+        case EngineStalled() as event:
+            ends = (
+                "nobody ends it"
+                if event.ends_in is None
+                else f"it is ended in {event.ends_in:g} s unless it makes progress"
+            )
+            return (
+                f"stands still for {event.seconds:g} s with "
+                f"{_count(event.requests, 'request')}{_because(event.reason)}; {ends}"
+            )
+        case EngineResumed(seconds=seconds):
+            return f"makes progress again after {seconds:g} s"
         case EngineStopped(reason=reason):
             return "engine ended" + (f": {reason}" if reason else "")
         case AdapterLoaded(name=name):

@@ -15,6 +15,7 @@ from nats.aio.subscription import Subscription
 
 from nebula.actors.engine import bridge as engine
 from nebula.actors.engine import exchange as engine_exchange
+from nebula.actors.engine import liveness
 from nebula.actors.engine.bridge import EngineBridge, Message, Receive, Scope, Send
 from nebula.events import envelope, inference, subjects
 from nebula.events.inference import Finished, Piece, Request, StillWanted, UnderWay, Unwanted
@@ -687,6 +688,7 @@ async def test_the_heartbeat_tells_how_full_the_engine_is_and_how_long_it_has_sa
 ) -> None:
     monkeypatch.setattr(engine, "HEARTBEAT", 0.02)
     beats = await gateway.client.subscribe(subjects.replica_status("chat", "chat-0"))
+    await gateway.client.subscribe(subjects.waiting("g1"))  # so that the request is wanted
     running.app.own["/metrics"] = (
         b"# TYPE vllm:num_requests_waiting gauge\n"
         b'vllm:num_requests_waiting{engine="0",model_name="chat"} 7.0\n'
@@ -704,6 +706,39 @@ async def test_the_heartbeat_tells_how_full_the_engine_is_and_how_long_it_has_sa
     async with asyncio.timeout(PATIENCE):
         while beat.stalled or beat.running:
             beat = msgspec.json.decode((await beats.next_msg(PATIENCE)).data, type=ReplicaStatus)
+
+
+async def test_a_request_that_left_without_an_answer_leaves_its_silence_until_a_probe_is_answered(
+    running: Engine, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "HEARTBEAT", 0.02)
+    monkeypatch.setattr(liveness, "PROBE_AFTER", 0.3)
+    beats = await gateway.client.subscribe(subjects.replica_status("chat", "chat-0"))
+    probes, answers_probes = list[bytes](), False
+
+    async def stands(scope: Scope, receive: Receive, send: Send) -> None:
+        body = (await receive())["body"]
+        if b"max_tokens" in body:
+            probes.append(body)
+            await answers(b"{}", status=200 if answers_probes else 500)(scope, receive, send)
+            return
+        await receive()
+
+    running.app.behave = stands
+    await gateway.asks(timeout=0.1)
+    assert (await gateway.answer())[-1].failure == inference.ENGINE_TIMED_OUT
+    await gateway.asks("r2")
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            beat = msgspec.json.decode((await beats.next_msg(PATIENCE)).data, type=ReplicaStatus)
+            if beat.stalled > 1:
+                break
+        assert len(probes) <= 4  # one that fails at once is repeated with a pause
+        answers_probes = True
+        await gateway.cancels("r2")
+        while beat.stalled:
+            beat = msgspec.json.decode((await beats.next_msg(PATIENCE)).data, type=ReplicaStatus)
+    assert msgspec.json.decode(probes[-1])["model"] == "chat"
 
 
 async def test_an_engine_that_tells_nothing_of_itself_serves_all_the_same(

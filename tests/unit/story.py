@@ -30,6 +30,8 @@ from nebula.events.vocabulary import (
     AdapterUnloaded,
     EngineFailed,
     EngineReady,
+    EngineResumed,
+    EngineStalled,
     EngineStarted,
     EngineStopped,
     Event,
@@ -274,6 +276,8 @@ facts: st.SearchStrategy[tuple[str, Event]] = st.one_of(
                 _versions,
             ),
             st.just(EngineReady()),
+            st.just(EngineStalled(30.0, 2, 270.0)),
+            st.just(EngineResumed(40.0)),
             st.builds(
                 EngineFailed,
                 st.just("ValueError: no"),

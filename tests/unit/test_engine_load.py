@@ -22,12 +22,12 @@ process_cpu_seconds_total 12.5
 
 
 def test_what_waits_and_how_full_the_cache_is_is_read_from_vllms_metrics() -> None:
-    assert read_load(METRICS) == EngineLoad(3, 0.25, 4)
+    assert read_load(METRICS) == EngineLoad(3, 0.25, 4, steps=(0.25,))
 
 
 def test_of_several_engine_cores_requests_add_up_and_the_fullest_cache_counts() -> None:
     second = METRICS.replace(b'"0"', b'"1"').replace(b"0.25", b"0.75")
-    assert read_load(METRICS + second) == EngineLoad(6, 0.75, 8)
+    assert read_load(METRICS + second) == EngineLoad(6, 0.75, 8, steps=(0.25, 0.75))
 
 
 @pytest.mark.parametrize(

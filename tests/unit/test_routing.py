@@ -69,7 +69,8 @@ def test_a_request_waits_for_another_rather_than_go_where_nothing_is_heard() -> 
     for doubt in MUTE:
         assert choose([avoided("a", doubt), Candidate("c", LIMIT)], "key", LIMIT) is None
         assert choose([avoided("a", doubt), avoided("b", FAILED)], "key", LIMIT) == "b"
-        assert choose([avoided("a", doubt)], "key", LIMIT) == "a"
+    assert choose([avoided("a", SILENT)], "key", LIMIT) == "a"
+    assert choose([avoided("a", STALLED)], "key", LIMIT) is None, "it has to show progress first"
 
 
 def test_a_replica_that_has_its_fill_gets_nothing_more() -> None:
@@ -154,7 +155,8 @@ def avoided(replica: str, doubt: str, **fields: int) -> Candidate:
 
 
 def heard(known: list[Candidate]) -> list[Candidate]:
-    """Those that are heard from and do not stand still, or all where there are none such."""
+    """Those that are heard from, or all where there are none such; none that stands still."""
+    known = [each for each in known if not (each.avoided and each.doubt == STALLED)]
     return [each for each in known if not (each.avoided and each.doubt in MUTE)] or known
 
 

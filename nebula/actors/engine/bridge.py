@@ -17,6 +17,7 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from nebula.actors.engine import liveness
 from nebula.actors.engine.exchange import (
     App,
     EngineExchange,
@@ -26,7 +27,8 @@ from nebula.actors.engine.exchange import (
     Send,
     request_scope,
 )
-from nebula.actors.engine.load import get, healthy, read_context, read_load
+from nebula.actors.engine.liveness import Liveness
+from nebula.actors.engine.load import get, healthy, read_context, read_load, read_name
 from nebula.events import envelope, inference, subjects
 from nebula.events.inference import Finished, Request, StillWanted, UnderWay, Unwanted
 from nebula.events.status import ReplicaStatus
@@ -77,12 +79,15 @@ class EngineBridge:
         self._active: dict[str, EngineExchange] = {}
         self._unwanted_below: dict[str, float] = {}
         self._finished: list[EngineExchange] = []
-        self._spoke_at = 0.0
         self._unwanted = ""
         self._living: list[asyncio.Task[None]] = []
+        self._liveness = Liveness(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on; join NATS while the lifespan starts, leave it when it ends."""
+        if scope["type"] == "http" and scope["path"] == liveness.PATH:
+            await liveness.answer(self._liveness.tell(self._active.values()), send)
+            return
         if scope["type"] != "lifespan":
             await self.app(scope, receive, send)
             return
@@ -117,6 +122,7 @@ class EngineBridge:
     async def _close(self) -> None:
         for task in self._living:
             task.cancel()
+        self._liveness.close()
         for exchange in tuple(self._active.values()):
             exchange.fail(inference.ENGINE_STOPPED)
         await self._connection.close()
@@ -135,8 +141,7 @@ class EngineBridge:
                 return
             earlier.abort()
         exchange = self._exchange(request)
-        if not self._active:
-            self._spoke()
+        self._liveness.came(exchange)
         self._active[request.id] = exchange
         if request.attempt > 1:
             exchange.announce()  # it may be what ends engines: then it is known which one had it
@@ -158,14 +163,11 @@ class EngineBridge:
     def _exchange(self, request: Request) -> EngineExchange:
         settings = self._settings
         return EngineExchange(
-            request, settings.replica, self._connection, self._spoke, self._healthy
+            request, settings.replica, self._connection, self._liveness.spoke, self._healthy
         )
 
     async def _healthy(self) -> bool:
         return await healthy(self.app, self._state)
-
-    def _spoke(self) -> None:
-        self._spoke_at = asyncio.get_running_loop().time()
 
     def _on_cancel(self, subject: bytes, _: bytes, body: bytes) -> None:
         """End a request, or those attempts of it that come before the number in the body."""
@@ -211,6 +213,7 @@ class EngineBridge:
             exchange.fail(inference.ENGINE_FAILED)
         finally:
             exchange.close()
+            self._liveness.left(exchange)
             if self._active.get(request.id) is exchange:
                 del self._active[request.id]
             self._remember(request.id, request.attempt + 1)
@@ -272,15 +275,18 @@ class EngineBridge:
                 if exchange.request.timeout is not None and age >= exchange.request.timeout:
                     exchange.fail(inference.ENGINE_TIMED_OUT)
                     exchange.abort()
+            self._liveness.look()
             await asyncio.sleep(TICK)
 
     async def _beat(self) -> None:
         settings = self._settings
         subject = subjects.replica_status(settings.model, settings.replica)
-        loop = asyncio.get_running_loop()
-        context = read_context(await get(self.app, self._state, "/v1/models"))
+        models = await get(self.app, self._state, "/v1/models")
+        context = read_context(models)
+        self._liveness.knows(read_name(models), self._state)
         while True:
             load = read_load(await get(self.app, self._state, "/metrics"))
+            self._liveness.counted(load)
             status = ReplicaStatus(
                 settings.replica,
                 os.getpid(),
@@ -288,7 +294,7 @@ class EngineBridge:
                 settings.version,
                 load.waiting,
                 load.cache,
-                loop.time() - self._spoke_at if self._active else 0.0,
+                self._liveness.look(),
                 context,
             )
             if self._connection.connected:

@@ -26,6 +26,9 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 ABORT_GRACE = 5.0
 """Seconds after which an app that does not heed its client's departure is cancelled."""
 
+WITHOUT_CORE = frozenset({"/tokenize", "/detokenize"})
+"""Paths that an engine's server answers by itself: they say nothing of its core."""
+
 _ERROR = b'data: {"error"'
 """How vLLM begins the event by which a stream ends that it has failed."""
 
@@ -140,7 +143,8 @@ class EngineExchange:
 
     def _say(self, body: bytes, *, end: bool = False, failure: str = "") -> None:
         self._parts.clear()
-        self._spoke()
+        if self._status == 200 and not failure and self.request.path not in WITHOUT_CORE:
+            self._spoke()  # of what it refuses, or cuts off, an engine's core need not know
         if _ERROR in body and self._status == 200:
             self.failed = self.failed or _told(body)
         room = self._connection.max_body - envelope.HEADER_ROOM

@@ -10,6 +10,19 @@ from nebula.actors.engine.exchange import App, Message, Scope, http_scope
 _WAITING = b"vllm:num_requests_waiting"
 _RUNNING = b"vllm:num_requests_running"
 _CACHE = b"vllm:kv_cache_usage_perc"
+_STEPS = frozenset(
+    {
+        _CACHE,
+        b"vllm:prompt_tokens_total",
+        b"vllm:generation_tokens_total",
+        b"vllm:iteration_tokens_total_count",
+        b"vllm:num_preemptions_total",
+        b"vllm:prefix_cache_queries_total",
+    }
+)
+"""What the steps of an engine's core move, and nothing else does. A prefill that is cut in chunks
+moves the part of the KV cache in use with each of them."""
+
 _MOST = 1e9
 
 HEALTH_PATIENCE = 1.0
@@ -19,15 +32,18 @@ HEALTH_PATIENCE = 1.0
 class EngineLoad(Struct, frozen=True):
     """Requests that the engine holds back, and the part (0 to 1) of its KV cache in use.
 
-    `running`: the requests that it works on, wherever they came from.
+    `running`: the requests that it works on, wherever they came from. `steps`: what moves as soon
+    as its core takes a step.
     """
 
     waiting: int = 0
     cache: float = 0.0
     running: int = 0
+    steps: tuple[float, ...] = ()
 
 
 class _Card(Struct):
+    id: str = ""
     max_model_len: int | None = None
 
 
@@ -41,17 +57,22 @@ def read_load(metrics: bytes) -> EngineLoad:
     The names: https://docs.vllm.ai/en/latest/design/metrics
     """
     waiting, running, cache = 0.0, 0.0, 0.0
+    steps = list[float]()
     for line in metrics.splitlines():
         if not line.startswith(b"vllm:"):
             continue
         name = line.partition(b"{")[0].partition(b" ")[0]
+        if name in _STEPS:
+            steps.append(_value(line))
         if name == _WAITING:
             waiting += _value(line)
         elif name == _RUNNING:
             running += _value(line)
         elif name == _CACHE:
             cache = max(cache, _value(line))
-    return EngineLoad(int(min(waiting, _MOST)), min(1.0, cache), int(min(running, _MOST)))
+    return EngineLoad(
+        int(min(waiting, _MOST)), min(1.0, cache), int(min(running, _MOST)), tuple(steps)
+    )
 
 
 def _value(line: bytes) -> float:
@@ -64,11 +85,19 @@ def _value(line: bytes) -> float:
 
 def read_context(models: bytes) -> int:
     """Read `max_model_len` from an engine's list of models; 0 where it tells none."""
+    return max((card.max_model_len or 0 for card in _cards(models)), default=0)
+
+
+def read_name(models: bytes) -> str:
+    """Return the name that an engine has for its model; empty where it tells none."""
+    return next((card.id for card in _cards(models)), "")
+
+
+def _cards(models: bytes) -> list[_Card]:
     try:
-        cards = msgspec.json.decode(models, type=_Cards)
+        return msgspec.json.decode(models, type=_Cards).data
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return 0
-    return max((card.max_model_len or 0 for card in cards.data), default=0)
+        return []
 
 
 async def get(app: App, state: Scope, path: str) -> bytes:

@@ -7,6 +7,7 @@ and ends those that are not.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -39,6 +40,7 @@ from nebula.actors.node.reconciliation import (
 from nebula.actors.node.roster import Roster
 from nebula.actors.node.running import NodeEngine
 from nebula.actors.node.settings import NodeSettings
+from nebula.actors.node.supervision import supervise
 from nebula.actors.node.weights.hub import Hub
 from nebula.actors.node.weights.supply import Retries, Supply
 from nebula.actors.placement.decision import replicas_on
@@ -234,6 +236,7 @@ class Node(Actor):
                 event = engine.started(pid, made, engine.port, file, process.birth)
                 await self._report(engine, event, engine.has_told)
             watching = asyncio.create_task(process.wait())
+            looking: asyncio.Task[None] | None = None
             try:
                 limits = (self.settings.start_limit, self.settings.grace)
                 if not engine.ready and await engine.becomes_ready(watching, *limits):
@@ -243,9 +246,15 @@ class Node(Actor):
                     await self._report(engine, event_ready, engine.noted)
                     engine.answers(self._now())
                     self._wake.set()
+                report = functools.partial(self._report, engine)
+                looking = self.spawn(
+                    supervise(engine, replica, self.settings, report), f"look at {replica.id}"
+                )
                 code = await watching
             finally:
                 watching.cancel()
+                if looking is not None:
+                    looking.cancel()
             reason = failure_reason(process.tail(REASON_LINES))
         except OSError as error:
             reason = f"can't run {' '.join(self.settings.engine_command)}: {error}"
@@ -269,7 +278,7 @@ class Node(Actor):
 
     async def _failed(self, engine: NodeEngine, code: int | None, words: str) -> None:
         process = engine.process
-        reason = death_reason(code, process is not None and process.adopted, words)
+        reason = engine.hung or death_reason(code, process is not None and process.adopted, words)
         lines = last_words(process.tail()) if process is not None else ()
         failed = self._engines.failed(engine, code, engine.hint + reason, lines, self._now())
         log.warning("%s failed (attempt %d): %s", engine.replica, failed.attempt, reason)
@@ -281,9 +290,13 @@ class Node(Actor):
 
         await self._report(engine, failed, told)
 
-    async def _report(self, engine: NodeEngine, event: Event, told: Callable[[int], None]) -> None:
+    async def _report(
+        self, engine: NodeEngine, event: Event, told: Callable[[int], None] | None = None
+    ) -> None:
         """Tell the log what an engine did; where it can't be written, later, and work goes on."""
-        await self._outbox.tell(engine.replica, event, lambda: engine.last_seq, told)
+        await self._outbox.tell(
+            engine.replica, event, lambda: engine.last_seq, told or engine.noted
+        )
 
     async def _adapt(self, action: LoadAdapter | UnloadAdapter) -> None:
         """Change one adapter of a ready engine and tell the log how it went."""

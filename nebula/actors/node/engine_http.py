@@ -1,8 +1,11 @@
 """The few HTTP calls a node makes to an engine of its own: health, version, adapters."""
 
 import httpx
+import msgspec
 
+from nebula.actors.engine import liveness
 from nebula.actors.engine.load import read_load
+from nebula.actors.engine.progress import EngineProgress
 
 
 class EngineRefused(Exception):
@@ -39,6 +42,19 @@ class EngineClient:
             return str(answer.json()["version"])
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return ""
+
+    async def progress(self) -> EngineProgress | None:
+        """Return what the engine tells of its progress; None where it knows nothing of that.
+
+        Raises EngineSilent where its server does not answer at all.
+        """
+        try:
+            answer = await self._http.get(liveness.PATH)
+            return msgspec.json.decode(answer.content, type=EngineProgress)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        except (httpx.HTTPError, RuntimeError) as error:  # the latter of a client that is closed
+            raise EngineSilent(str(error) or type(error).__name__) from error
 
     async def requests(self) -> int:
         """Give how many requests the engine has; 0 where it tells none, or nothing any more."""

@@ -3,15 +3,16 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from nebula.actors.node import launch, processes
-from nebula.actors.node.engine_http import EngineClient, EngineRefused
+from nebula.actors.node.engine_http import EngineClient, EngineRefused, EngineSilent
 from nebula.actors.node.launch import Site
 from nebula.actors.node.processes import EngineProcess
 from nebula.actors.node.reconciliation import LoadAdapter, UnloadAdapter
 from nebula.actors.node.roster import Entry
+from nebula.actors.node.standstill import Standstill, Verdict
 from nebula.actors.node.starting import Patience
 from nebula.events.state import Replica
 from nebula.events.values import Device
@@ -24,7 +25,10 @@ UNSENT = 0.3
 
 
 class NodeEngine(Entry):
-    """See the module. `hint`: what to say before an engine's own words when it fails."""
+    """See the module. `hint`: what to say before an engine's own words when it fails.
+
+    `hung`: why its node ends it, where it stood still.
+    """
 
     def __init__(self, replica: Replica, version: int, attempt: int, port: int) -> None:
         super().__init__(replica, version, attempt)
@@ -32,6 +36,7 @@ class NodeEngine(Entry):
         self.client = EngineClient(port)
         self.process: EngineProcess | None = None
         self.hint = ""
+        self.hung = ""
         self.life: asyncio.Task[None] | None = None
         self.hurried = asyncio.Event()
 
@@ -82,6 +87,17 @@ class NodeEngine(Entry):
                 break
             await asyncio.wait((watching,), timeout=processes.POLL)
         return False
+
+    async def look(self, standstill: Standstill, now: Callable[[], float]) -> Verdict:
+        """Ask it for its progress, and judge that."""
+        try:
+            progress = await self.client.progress()
+        except EngineSilent:
+            return standstill.missed(now())
+        if progress is None:
+            standstill.untold(now())
+            return None
+        return standstill.heard(progress, now())
 
     async def end(self, grace: float, drain: float) -> None:
         """End its process; before that let its requests end, for `drain` seconds or until hurried.

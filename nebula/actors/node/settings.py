@@ -15,10 +15,11 @@ class NodeSettings(Struct, frozen=True):
     `grace`: seconds an engine gets to end by itself; `drain`: those that its requests get before
     that, where it is no longer wanted. `start_limit`: seconds that an engine may be silent while it
     starts; 0: for ever. `engine_log_limit`: bytes of an engine's log file before it is turned over
-    to a second one. `leave_engines`: a node that is stopped leaves its engines
-    running for the next one to adopt. `weights`: the folder of the hub's cache [the hub library's
-    own]. `fetches`: whether files are fetched before an engine starts, or by it. `rehearses`:
-    devices and files are imagined. `measures`: it tells how much memory models need.
+    to a second one. `stall_limit`: seconds without progress after which a ready engine is ended and
+    started anew; 0: never. `leave_engines`: a node that is stopped leaves its engines running for
+    the next one to adopt. `weights`: the folder of the hub's cache [the hub library's own].
+    `fetches`: whether files are fetched before an engine starts, or by it. `rehearses`: devices and
+    files are imagined. `measures`: it tells how much memory models need.
     """
 
     node: str
@@ -30,6 +31,7 @@ class NodeSettings(Struct, frozen=True):
     restarts: Restarts = Restarts()
     start_limit: float = LIMIT
     engine_log_limit: int = child_output.LIMIT
+    stall_limit: float = 300.0
     leave_engines: bool = False
     version: str = ""
     weights: Path | None = None

@@ -288,7 +288,10 @@ class Dispatch:
         model = state.models.get(request.model)
         if model is None:
             return 503, f"model {request.model!r} is not known to the router yet", 1
-        if routing.able(state, model, request.adapter):
+        if able := routing.able(state, model, request.adapter):
+            still = self._loads.standing_still([each.id for each in able])
+            if still is not None:
+                return 503, f"model {model.name!r} is served, but {still}", 5
             return 429, f"model {model.name!r} is busy: the time to wait for a turn is over", 5
         return 503, routing.progress(state, Named(model.id, request.adapter), self._wall()), 5
 

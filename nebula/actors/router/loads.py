@@ -4,7 +4,7 @@ It comes from their heartbeats, from the ends of requests that engines tell all 
 what this router sends itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -103,6 +103,15 @@ class Loads:
         load = self._of.get(replica)
         if load is not None:
             self._blame.failed((replica, load.pid), request, self._now(), gone=True)
+
+    def standing_still(self, replicas: Sequence[str]) -> str | None:
+        """Say for how long replicas have made no progress; None where one of them has."""
+        known = [self._of.get(replica) for replica in replicas]
+        seconds = [0.0 if load is None else load.stalled for load in known]
+        if not seconds or min(seconds) <= STALL:
+            return None
+        each = f"{replicas[0]} has" if len(seconds) == 1 else f"all {len(seconds)} replicas have"
+        return f"{each} made no progress for {min(seconds):.0f} s, and gets no more requests"
 
     def forget(self) -> None:
         """Let go of the replicas that are no more."""

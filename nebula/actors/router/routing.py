@@ -84,8 +84,9 @@ def choose(candidates: Sequence[Candidate], key: str, limit: int) -> str | None:
 
     1. One that is avoided for what it has failed is taken only where no other has room: no replica
        stands idle beside a line. One that has failed other requests is better than the one that
-       has failed this very request. One that is not heard from, or stands still, is taken only
-       where no other is left: late heartbeats are no proof of death.
+       has failed this very request. One that is not heard from is taken only where no
+       other is left: late heartbeats are no proof of death. One that stands still is taken by no
+       means until it has shown progress: what waits in line goes to whoever is first able.
     2. Of the others the one that has seen most of the prompt's beginning, so that vLLM's prefix
        cache serves it, unless it is clearly busier than the least busy one or its cache is full.
     3. Else the least busy; of equals, the first in an order that `key` draws: what shares a key
@@ -117,6 +118,7 @@ def doubtful(candidate: Candidate) -> int:
 
 def _doubted(candidates: Sequence[Candidate], limit: int) -> list[Candidate]:
     """Return the least doubtful replicas with room, where only avoided ones have it."""
+    candidates = [each for each in candidates if not (each.avoided and each.doubt == STALLED)]
     heard = [each for each in candidates if not (each.avoided and each.doubt in _MUTE)]
     free = [each for each in heard or candidates if each.in_flight < limit]
     least = min(map(doubtful, free), default=0)

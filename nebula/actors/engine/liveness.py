@@ -1,0 +1,110 @@
+"""Watches one engine's progress from inside its process, and probes it when it is silent."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+import msgspec
+
+from nebula.actors.engine.exchange import WITHOUT_CORE, App, EngineExchange, Scope, Send
+from nebula.actors.engine.load import EngineLoad
+from nebula.actors.engine.probe import probe
+from nebula.actors.engine.progress import (
+    PROBE_AFTER,
+    EngineProgress,
+    Progress,
+    prefill_allowance,
+)
+
+log = logging.getLogger(__name__)
+
+PATH = "/nebula/progress"
+"""Where an engine's own port tells its node of its progress."""
+
+
+class Liveness:
+    """What one engine shows of its progress. `app` is the engine's, `model` its name for it."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._progress = Progress(0.0)  # the loop, whose clock counts, may not run yet
+        self._model = ""
+        self._path = ""
+        self._state: Scope = {}
+        self._probe: asyncio.Task[None] | None = None
+        self._probed = 0.0
+        self._probes = True
+
+    def knows(self, model: str, state: Scope) -> None:
+        """Take the name that the engine has for its model, and what its app's scopes carry."""
+        self._model, self._state = model, state
+
+    def came(self, exchange: EngineExchange) -> None:
+        """Note a request."""
+        if exchange.request.path not in WITHOUT_CORE:
+            self._path = exchange.request.path
+            self._progress.came(_now())
+
+    def left(self, exchange: EngineExchange) -> None:
+        """Note that a request is over."""
+        if exchange.request.path not in WITHOUT_CORE:
+            self._progress.left(exchange.began, _now())
+
+    def spoke(self) -> None:
+        """Note a token or an answer of the engine's core."""
+        self._progress.advanced(_now())
+
+    def counted(self, load: EngineLoad) -> None:
+        """Take what the engine's metrics say."""
+        self._progress.counted(load.steps, _now())
+
+    def look(self) -> float:
+        """Return for how long (s) it has been silent, and probe it where that calls for it."""
+        silence = self._progress.look(_now())
+        if silence >= PROBE_AFTER and self._probes and self._model and self._probe is None:
+            self._probed = _now()
+            self._probe = asyncio.create_task(self._ask())
+        return silence
+
+    def tell(self, exchanges: Iterable[EngineExchange]) -> EngineProgress:
+        """Return what to tell of it; `exchanges`: the requests under way."""
+        unread = [len(each.request.body) for each in exchanges if not each.chunks]
+        return EngineProgress(
+            round(self.look(), 3),
+            self._progress.requests,
+            round(_now() - self._probed, 3) if self._probe is not None else 0.0,
+            round(prefill_allowance(max(unread, default=0)), 3),
+        )
+
+    def close(self) -> None:
+        """Let go of a probe that waits."""
+        if self._probe is not None:
+            self._probe.cancel()
+
+    async def _ask(self) -> None:
+        try:
+            status = await probe(self._app, self._state, self._model, self._path)
+        finally:
+            self._probe = None
+        if status == 200:
+            self.spoke()
+        elif 400 <= status < 500 and status != 429:
+            log.info("the engine takes no probe (HTTP %d): tokens and counters tell", status)
+            self._probes = False
+        if status != 200:
+            self._progress.unknowable()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def answer(progress: EngineProgress, send: Send) -> None:
+    """Answer an HTTP request for an engine's progress."""
+    body = msgspec.json.encode(progress)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
