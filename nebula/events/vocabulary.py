@@ -152,7 +152,10 @@ class EngineStalled(Struct, frozen=True, gc=False):
 
 
 class EngineResumed(Struct, frozen=True, gc=False):
-    """An engine that stood still makes progress again; `seconds`: how long it stood still."""
+    """An engine that stood still makes progress again.
+
+    `seconds`: how long it stood still; 0 where an earlier process of its node has seen it begin.
+    """
 
     seconds: float = 0.0
     node: str = ""

@@ -105,7 +105,7 @@ def told(record: Record) -> str:
                 f"{_count(event.requests, 'request')}{_because(event.reason)}; {ends}"
             )
         case EngineResumed(seconds=seconds):
-            return f"makes progress again after {seconds:g} s"
+            return "makes progress again" + (f" after {seconds:g} s" if seconds else "")
         case EngineStopped(reason=reason):
             return "engine ended" + (f": {reason}" if reason else "")
         case AdapterLoaded(name=name):

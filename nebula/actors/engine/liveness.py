@@ -60,11 +60,16 @@ class Liveness:
 
     def look(self) -> float:
         """Return for how long (s) it has been silent, and probe it where that calls for it."""
-        silence = self._progress.look(_now())
-        if silence >= PROBE_AFTER and self._probes and self._model and self._probe is None:
-            self._probed = _now()
+        now = _now()
+        silence = self._progress.look(now)
+        if silence >= PROBE_AFTER and self._probe is None and self._may_probe(now):
+            self._probed = now
             self._probe = asyncio.create_task(self._ask())
         return silence
+
+    def _may_probe(self, now: float) -> bool:
+        """Return whether it takes probes; one that fails at once is repeated with a pause."""
+        return self._probes and bool(self._model) and now - self._probed >= PROBE_AFTER
 
     def tell(self, exchanges: Iterable[EngineExchange]) -> EngineProgress:
         """Return what to tell of it; `exchanges`: the requests under way."""

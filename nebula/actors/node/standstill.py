@@ -44,13 +44,14 @@ class Standstill:
         self._limit = limit
         self._looked = now
         self._silent = 0.0
+        self._heard = 0.0
         self._longest = 0.0
         self._told = told
         self._rests_until = now
 
     def heard(self, progress: EngineProgress, now: float) -> Verdict:
         """Judge what an engine tells of itself."""
-        self._looked, self._silent = now, 0.0
+        self._looked, self._silent, self._heard = now, 0.0, progress.silence
         return self._judge(
             progress.silence, progress.requests, progress.allowance, _words(progress), now
         )
@@ -59,11 +60,12 @@ class Standstill:
         """Judge an engine whose process lives and whose server does not answer."""
         self._silent += min(max(0.0, now - self._looked), LONGEST_STEP)
         self._looked = now
-        return self._judge(self._silent, 0, 0.0, "its server does not answer", now)
+        silence = self._heard + self._silent  # that its server is silent too is no progress
+        return self._judge(silence, 0, 0.0, "its server does not answer", now)
 
     def untold(self, now: float) -> None:
         """Take it that an engine's server answers, and knows nothing of progress: an older one."""
-        self._looked, self._silent = now, 0.0
+        self._looked, self._silent, self._heard = now, 0.0, 0.0
 
     def _judge(
         self, silence: float, requests: int, allowance: float, words: str, now: float
@@ -75,7 +77,7 @@ class Standstill:
         tell = min(TOLD, self._limit / 3) if self._limit else TOLD
         if self._told:
             self._longest = max(self._longest, silence)
-            if silence < min(tell, self._longest):
+            if silence < tell:
                 self._told = False
                 self._rests_until = now + REST
                 return EngineResumed(round(self._longest, 1))
