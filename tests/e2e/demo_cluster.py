@@ -38,12 +38,13 @@ class DemoCluster:
         )
         self.process: subprocess.Popen[bytes] | None = None
 
-    def up(self, *, demo: bool = True) -> None:
+    def up(self, *arguments: str, demo: bool = True) -> None:
         line = [sys.executable, "-m", "nebula.cli.main", "up", "--folder", str(self.folder)]
         line += ["--port", str(self.port), "--nats-port", str(self.nats_port)]
         line += ["--name", "here", "--restart-limit", "2"]
         line += ["--load-patience", str(PATIENCE)]  # requests wait out an engine's restart
         line += ["--demo", str(self.demo)] if demo else []
+        line += arguments
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
         with (self.folder / "up.log").open("ab") as output:
             self.process = subprocess.Popen(
