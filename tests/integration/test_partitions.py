@@ -20,8 +20,8 @@ from tests.integration.cluster import Cluster, free_port
 
 pytestmark = pytest.mark.anyio
 
-LOST_AFTER = 6
-LONG = 4 * LOST_AFTER
+LOST_AFTER = 12
+LONG = 2.5 * LOST_AFTER
 """Seconds for which the path stays cut."""
 
 
