@@ -1,1 +1,1 @@
-"""The vocabulary and what it means: events, the state that they fold to, the messages. Pure."""
+"""The vocabulary: events, the state that they fold to, and messages. Pure."""

@@ -1,4 +1,4 @@
-"""What Nebula itself reads in the options of an engine, in vLLM's own spelling. Pure."""
+"""The options of an engine that Nebula itself reads, in vLLM's spelling. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from nebula.events.values import OptionValue
 
 PARALLEL = ("tensor-parallel-size", "pipeline-parallel-size")
-"""Their product is how many GPUs of one node one engine takes."""
+"""Their product is the number of GPUs of one node that an engine takes."""
 
 _LENGTH = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)([kKmMgG]?)")
 _UNITS = {"": 1, "k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20, "g": 10**9, "G": 2**30}
 
 
 def option_name(key: str) -> str:
-    """Spell an option's key as vLLM's command line does: `max_model_len` -> `max-model-len`."""
+    """Return an option's key as on vLLM's command line: `max_model_len` -> `max-model-len`."""
     return key.replace("_", "-").lower() if "." not in key else key
 
 
 def option(options: Mapping[str, OptionValue], name: str) -> OptionValue:
-    """Give an option's value, however its key is spelled; None where it is not set."""
+    """Return an option's value, however its key is spelled; None if it is not set."""
     if not options:
         return None
     for key, value in options.items():
@@ -28,7 +28,7 @@ def option(options: Mapping[str, OptionValue], name: str) -> OptionValue:
 
 
 def devices_needed(options: Mapping[str, OptionValue]) -> int:
-    """Give how many GPUs of one node a replica takes. Raises ValueError for what is no number."""
+    """Return how many GPUs of one node a replica takes. Raise ValueError if it is not a number."""
     needed = 1
     if options:
         for name in PARALLEL:
@@ -46,6 +46,6 @@ def _size(name: str, value: OptionValue) -> int:
 
 
 def context(options: Mapping[str, OptionValue]) -> int | None:
-    """Give the tokens that `max-model-len` allows a request; None where it leaves them open."""
+    """Return the tokens that `max-model-len` allows a request; None if it sets no limit."""
     match = _LENGTH.fullmatch(str(option(options, "max-model-len")).strip())
     return int(float(match[1]) * _UNITS[match[2]]) if match is not None else None

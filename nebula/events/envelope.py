@@ -1,4 +1,4 @@
-"""What stands around requests and answers on NATS: their headers, written and read. Pure."""
+"""The headers of requests and answers on NATS, written and read. Pure."""
 
 import functools
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nebula.events.inference import Piece, Request, Routed
+from nebula.events.reading import UNREADABLE, number
 from nebula.events.record import parse_headers
 from nebula.events.subjects import is_token
 
@@ -36,21 +37,23 @@ TOKENS = "Nebula-Tokens"
 MODEL = "Nebula-Model"
 FINGERPRINT = "Nebula-Fingerprint"
 CLAIMANT = "Nebula-Claimant"
+STREAM = "Nebula-Stream"
 QUEUED = "Nebula-Queued"
 RETRY_AFTER = "Nebula-Retry-After"
+VERSION = "Nebula-Adapter-Version"
 
 HEADER_ROOM = 16 * 1024
 """Bytes kept free of a message's body: NATS counts headers towards its payload limit."""
 
 
 def block(headers: Mapping[str, str]) -> bytes:
-    """Write headers as NATS has them on the wire (NATS ADR-4)."""
+    """Return headers in the wire format of NATS (NATS ADR-4)."""
     lines = [f"{key}: {value}\r\n" for key, value in headers.items()]
     return f"NATS/1.0\r\n{''.join(lines)}\r\n".encode()
 
 
 def request_block(request: Request) -> bytes:
-    """Write the header block of a request message; what most have in common is written once."""
+    """Return the header block of a request message; the part that most share is cached."""
     common = _common_block(request.gateway, request.path, request.content_type, request.patience)
     own = "".join([f"{key}: {value}\r\n" for key, value in _own_headers(request).items()])
     return b"%b%b\r\n" % (common, own.encode())
@@ -71,7 +74,7 @@ def _common_headers(gateway: str, path: str, content_type: str, patience: float)
 
 
 def request_headers(request: Request) -> dict[str, str]:
-    """Give the headers of a request message; the model is in the subject."""
+    """Return the headers of a request message; the model is in the subject."""
     common = _common_headers(request.gateway, request.path, request.content_type, request.patience)
     return {**common, **_own_headers(request)}
 
@@ -101,11 +104,13 @@ def _own_headers(request: Request) -> dict[str, str]:
         headers[CONTINUES] = request.continues
     if request.tokens:
         headers[TOKENS] = request.tokens
+    if request.version:
+        headers[VERSION] = request.version
     return headers
 
 
 def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> Request | None:
-    """Read a request message; None for one that no gateway sent."""
+    """Read a request message; None if it is not from a gateway."""
     if not headers:
         return None
     if not (is_token(headers.get(REQUEST, "")) and is_token(headers.get(GATEWAY, ""))):
@@ -134,6 +139,7 @@ def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> 
             headers.get(CONTINUES, ""),
             headers.get(TOKENS, ""),
             GONE in headers,
+            headers.get(VERSION, ""),
         )
     except ValueError:
         return None
@@ -147,9 +153,9 @@ _ROUTERS_LINES = (_ROUTED, _PLAN)
 
 
 def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
-    """Read a request message by its header block; None for one that no gateway sent.
+    """Read a request message by its header block; None if it is not from a gateway.
 
-    What `request_block` writes once for many is read once for many too; all else in full.
+    The shared part that `request_block` caches is cached here too; other headers are read in full.
     """
     common, _, own = header.partition(_OWN)
     first = _first_of(common)
@@ -182,7 +188,7 @@ def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
 
 @functools.lru_cache(maxsize=256)
 def _first_of(common: bytes) -> Request | None:
-    """Read what a gateway's requests have in common; None where that is not what it wrote."""
+    """Read the shared part of a gateway's requests; None if a gateway did not write it."""
     headers = parse_headers(common)
     if not common.endswith(b"\r\n") or headers.keys() != {GATEWAY, PATH, CONTENT_TYPE, PATIENCE}:
         return None
@@ -190,24 +196,24 @@ def _first_of(common: bytes) -> Request | None:
 
 
 def _seconds(text: str) -> float:
-    """Read a duration. Raises ValueError for what is none."""
+    """Return a duration in seconds. Raise ValueError for text that is not a duration."""
     seconds = float(text)
     if not 0 <= seconds < 1e9:
-        raise ValueError(f"{text} is no duration in seconds")
+        raise ValueError(f"{text} is not a duration in seconds")
     return seconds
 
 
 @functools.lru_cache(maxsize=1024)
 def piece_block(piece: Piece) -> bytes:
-    """Write the header block of a message of an answer, given without its body.
+    """Return the header block of a message of an answer; the message is given without its body.
 
-    Those of most answers are the same, so that few have to be written.
+    Most answers have the same blocks, which are cached.
     """
     return block(piece_headers(piece))
 
 
 def piece_headers(piece: Piece) -> dict[str, str]:
-    """Give the headers of one message of an answer."""
+    """Return the headers of one message of an answer."""
     headers = {CHUNK: str(piece.chunk)}
     if piece.attempt != 1:
         headers[ATTEMPT] = str(piece.attempt)
@@ -226,6 +232,8 @@ def piece_headers(piece: Piece) -> dict[str, str]:
         headers[RETRY_AFTER] = str(piece.retry_after)
     if piece.continues:
         headers[CONTINUES] = piece.continues
+    if piece.version:
+        headers[VERSION] = piece.version
     return headers
 
 
@@ -246,6 +254,7 @@ def read_piece(headers: Mapping[str, str] | None, body: bytes) -> Piece | None:
             headers.get(QUEUED, ""),
             int(headers[RETRY_AFTER]) if RETRY_AFTER in headers else None,
             headers.get(CONTINUES, ""),
+            headers.get(VERSION, ""),
         )
     except (KeyError, ValueError):
         return None
@@ -257,7 +266,7 @@ def _read_head(header: bytes) -> Piece | None:
 
 
 def read_answer(header: bytes, body: bytes) -> Piece | None:
-    """Read one message of an answer by its header block, of which most answers have the same."""
+    """Read one message of an answer by its header block; equal blocks are read once."""
     head = _read_head(header)
     return None if head is None else replace(head, body=body)
 
@@ -266,34 +275,38 @@ _PLAIN = f"NATS/1.0\r\n{CHUNK}: ".encode()
 
 
 def plain_block(chunk: int) -> bytes:
-    """Give the header block of a piece in the middle of a first attempt's answer: the usual one."""
+    """Return the most common header block: of a piece amid a first attempt's answer."""
     return b"%b%d\r\n\r\n" % (_PLAIN, chunk)
 
 
 def read_plain(header: bytes) -> int | None:
-    """Read the chunk of a piece whose header block holds nothing else; None for any other."""
-    number = header[len(_PLAIN) : -4]
-    return int(number) if number.isdigit() and header.startswith(_PLAIN) else None
+    """Return the number of a piece whose header block holds nothing else; None for any other."""
+    return number(header[len(_PLAIN) : -4]) if header.startswith(_PLAIN) else None
 
 
 _routed = msgspec.json.Decoder(Routed)
 _encode = msgspec.json.Encoder().encode
 
 
-def routed_block(block: bytes, plan: int, routed: Routed) -> bytes:
-    """Add a router's choice to a request's header block, and its replica's version of the plan."""
+def routed_block(block: bytes, plan: int, routed: Routed, version: str = "") -> bytes:
+    """Return a request's header block with a router's choice and the version of the replica's plan.
+
+    `version`: the digest of the adapter's version, if the request does not name one itself.
+    """
+    if version:
+        block = b"%b%b: %b\r\n\r\n" % (block[:-2], VERSION.encode(), version.encode())
     return b"%b%b%d\r\n%b%b\r\n\r\n" % (block[:-2], _PLAN, plan, _ROUTED, _encode(routed))
 
 
 def read_routed(headers: Mapping[str, str]) -> Routed | None:
-    """Read a router's choice; None where there is none, or it makes no sense."""
+    """Return a router's choice; None if there is none, or it is not valid."""
     try:
         return _routed.decode(headers.get(ROUTED, ""))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 
 def read_plan(header: bytes) -> int | None:
-    """Read for an engine of which plan's version a request was sent; None where none is named."""
+    """Return the version of the plan for which a request was sent; None if none is named."""
     plan = header.partition(b"\r\n" + _PLAN)[2].partition(b"\r\n")[0]
-    return int(plan) if plan.isdigit() else None
+    return number(plan)

@@ -1,8 +1,8 @@
 """The fold: what each event of the log does to the state.
 
-`evolve` is total. It never raises, never blocks, reads no clock: an entry that makes no sense
-becomes a pending rejection, an entry about something unknown changes nothing, and an entry that
-was folded before is passed over.
+`evolve` is total. It never raises, never blocks and reads no clock: an entry that is not valid
+becomes a pending rejection, an entry about something unknown changes nothing, and an entry that was
+folded before is ignored.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,9 +18,11 @@ from nebula.events.evolve_node import fold_node
 from nebula.events.evolve_replica import fold_report
 from nebula.events.index import models_on, settle
 from nebula.events.intents import AdapterLoadRequested, AdapterUnloadRequested
-from nebula.events.objections import objection
 from nebula.events.record import Malformed, Record
+from nebula.events.sources import is_folder
 from nebula.events.state import Rejection, State
+from nebula.events.validation import rejection_reason
+from nebula.events.version import too_new
 from nebula.events.vocabulary import (
     AliasEvent,
     ClusterEvent,
@@ -42,7 +44,7 @@ def fold(state: State, records: Iterable[Record]) -> State:
 
 
 def evolve(state: State, record: Record) -> State:
-    """Give the state after one more entry of the log."""
+    """Return the state after one more entry of the log."""
     if record.seq <= state.seq:
         return state
     return FOLDS[type(record.content)](state, record, record.content)
@@ -51,29 +53,34 @@ def evolve(state: State, record: Record) -> State:
 def _of_model(state: State, record: Record, event: ModelEvent) -> State:
     seq = record.seq
     state = replace(state, seq=seq, time=record.time, models_seq=seq)
-    reason = objection(state, record.id, event)
+    reason = rejection_reason(state, record.id, event)
     if reason is not None:
         return _reject(state, record, reason)
     state = fold_model(state, record, event)
-    # Adapters alone give nobody cause for a decision, nor take it away.
+    # Reports on adapters never change which decisions are due.
     return state if isinstance(event, _OF_ADAPTERS) else settle(state, (record.id,))
 
 
 def _of_node(state: State, record: Record, event: NodeEvent) -> State:
     seq = record.seq
     state = replace(state, seq=seq, time=record.time, nodes_seq=seq)
-    reason = objection(state, record.id, event)
+    reason = rejection_reason(state, record.id, event)
     if reason is not None:
         return _reject(state, record, reason)
     if isinstance(event, _WITHOUT_ROOM):
-        return fold_node(state, record, event)
+        after = fold_node(state, record, event)
+        if not isinstance(event, WeightsEvent) or not is_folder(event.source):
+            return after
+        # Whether a folder exists decides which models may be placed here.
+        after = replace(after, capacity_seq=seq)
+        return settle(after, models_on(after, record.id))
     there = models_on(state, record.id)
     return settle(fold_node(state, record, event), there)
 
 
 def _of_alias(state: State, record: Record, event: AliasEvent) -> State:
     state = replace(state, seq=record.seq, time=record.time)
-    reason = objection(state, record.id, event)
+    reason = rejection_reason(state, record.id, event)
     return fold_alias(state, record, event) if reason is None else _reject(state, record, reason)
 
 
@@ -90,7 +97,7 @@ def _answer(state: State, record: Record, _: EventRejected) -> State:
 
 
 def _malformed(state: State, record: Record, content: Malformed) -> State:
-    """What makes no sense on a subject of models or nodes moves their guards all the same."""
+    """Malformed entries on subjects of models or nodes still advance their guards."""
     seq, subject = record.seq, record.subject
     state = replace(
         state,
@@ -99,6 +106,8 @@ def _malformed(state: State, record: Record, content: Malformed) -> State:
         models_seq=seq if subject.startswith("nebula.events.model.") else state.models_seq,
         nodes_seq=seq if subject.startswith("nebula.events.node.") else state.nodes_seq,
     )
+    if too_new(state) is not None:
+        return state  # a Nebula that knows its version may understand it
     return _reject(state, record, content.reason)
 
 
@@ -119,4 +128,4 @@ FOLDS: dict[type, Callable[[State, Record, Any], State]] = {
     EventRejected: _answer,
     Malformed: _malformed,
 }
-"""What folds each type of content: to ask each in turn would take longer than to fold it."""
+"""The fold of each type of content; trying one after the other would take longer than the fold."""

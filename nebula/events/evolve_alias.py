@@ -1,4 +1,4 @@
-"""The fold of an alias's events: what a name that is no model's own stands for."""
+"""The fold of an alias's events: the models that a name stands for."""
 
 from typing import assert_never
 
@@ -6,18 +6,18 @@ from msgspec.structs import replace
 
 from nebula.events.intents import AliasRemoveRequested, AliasRequested
 from nebula.events.record import Record
-from nebula.events.state import Alias, Named, State
+from nebula.events.state import Alias, NameBinding, State
 from nebula.events.vocabulary import AliasEvent
 
 
 def fold_alias(state: State, record: Record, event: AliasEvent) -> State:
-    """Fold an event of an alias that nothing speaks against."""
+    """Fold a valid event of an alias."""
     known = state.aliases.get(record.id)
     names = state.names if known is None else state.names.discard(known.name)
     match event:
         case AliasRequested(targets=targets, mirror=mirror):
             alias = Alias(record.id, event.name or record.id, targets, mirror, record.seq)
-            named = Named("", alias=alias.id)
+            named = NameBinding("", alias=alias.id)
             return replace(
                 state,
                 aliases=state.aliases.insert(alias.id, alias),

@@ -1,4 +1,4 @@
-"""The fold of the cluster's own events: who it is, and by which version it goes."""
+"""The fold of the cluster's own events: its id, name and version."""
 
 from msgspec.structs import replace
 
@@ -9,7 +9,7 @@ from nebula.events.vocabulary import ClusterEvent, ClusterFounded
 
 
 def cluster_objection(state: State, identity: str, event: ClusterEvent) -> str | None:
-    """Return why an event of a cluster does not count: hands may write one too."""
+    """Return why an event of a cluster does not count; people may publish one too."""
     known = state.cluster
     if isinstance(event, ClusterFounded):
         return f"this log is of cluster {known.id!r}" if known.id else None
@@ -22,7 +22,7 @@ def cluster_objection(state: State, identity: str, event: ClusterEvent) -> str |
 
 
 def fold_cluster(state: State, record: Record, event: ClusterEvent) -> State:
-    """Fold an event of the cluster that nothing speaks against."""
+    """Fold a valid event of the cluster."""
     if isinstance(event, ClusterFounded):
         return replace(
             state, cluster=Cluster(record.id, event.name, event.version, changed=record.seq)

@@ -1,9 +1,10 @@
-"""The fold of a model's events: wishes, plans, and how its replicas come and go with them."""
+"""The fold of a model's events: requests, plans, and the replicas that follow from them."""
 
 from typing import assert_never
 
 from msgspec.structs import replace
 
+from nebula.events import evolve_adapter
 from nebula.events.brief import brief
 from nebula.events.index import hold, set_apart
 from nebula.events.intents import (
@@ -15,7 +16,8 @@ from nebula.events.intents import (
     ModelUnloadRequested,
 )
 from nebula.events.record import Record
-from nebula.events.state import Measured, Model, Named, Replica, State, launch_of, proven_spec
+from nebula.events.state import Measured, Model, NameBinding, Replica, State, launch_of, proven_spec
+from nebula.events.version import ADAPTERS_STAY
 from nebula.events.vocabulary import (
     ModelAssigned,
     ModelEvent,
@@ -46,10 +48,14 @@ def _rename(state: State, old: Model | None, new: Model | None) -> State:
     return replace(state, names=names)
 
 
-def _names(model: Model | None) -> dict[str, Named]:
+def _names(model: Model | None) -> dict[str, NameBinding]:
     if model is None:
         return {}
-    return {model.name: Named(model.id), **{name: Named(model.id, name) for name in model.adapters}}
+    adapters = (*model.leaving, *model.adapters)
+    return {
+        model.name: NameBinding(model.id),
+        **{name: NameBinding(model.id, name) for name in adapters},
+    }
 
 
 def _load(state: State, record: Record, event: ModelLoadRequested) -> State:
@@ -62,49 +68,43 @@ def _load(state: State, record: Record, event: ModelLoadRequested) -> State:
             name,
             event,
             adapters,
-            intent=record.seq,
+            requested_seq=record.seq,
             changed=record.seq,
-            created=record.time,
+            created_ns=record.time,
             asleep=event.on_request,
+            offers=evolve_adapter.asked({}, adapters, record.seq),
         )
     else:
+        offers = evolve_adapter.asked(old.offers, adapters, record.seq)
+        leaving: dict[str, str] = {}
+        if state.cluster.version >= ADAPTERS_STAY:
+            stay = evolve_adapter.staying(old, event)
+            leaving = evolve_adapter.leaving(state, old, event)
+            offers = evolve_adapter.held(old.offers, stay, leaving) | offers
+            if stay and event.lora is None and not adapters:
+                event = replace(event, lora=True)  # as where the request itself names adapters
+            adapters = {**stay, **adapters}
         new = replace(
             old,
             name=name,
             spec=event,
             adapters=adapters,
-            intent=record.seq,
+            leaving=leaving,
+            requested_seq=record.seq,
             unloading=False,
             changed=record.seq,
             asleep=old.asleep and event.on_request,
             scaled=old.scaled if event.autoscale is not None else None,
             measured=old.measured if event.source == old.spec.source else None,
             rolled_back="",
+            offers=offers,
         )
-        state = _forgive(state, old)
+        state = evolve_adapter.forgive(state, old)
     return set_apart(_rename(_put(state, new), old, new), old, new)
 
 
-def _forgive(state: State, model: Model, only: str = "") -> State:
-    """Forget which adapters failed, or whether one did.
-
-    One that is asked for again is tried again; one that nobody wants any more can't be missed.
-    """
-    replicas = state.replicas
-    for replica in state.replicas_of(model):
-        failed = [name for name, status in replica.adapters.items() if not status.loaded]
-        if only in failed or (failed and not only):
-            kept = {
-                name: status
-                for name, status in replica.adapters.items()
-                if status.loaded or (only and name != only)
-            }
-            replicas = replicas.insert(replica.id, replace(replica, adapters=kept))
-    return state if replicas is state.replicas else replace(state, replicas=replicas)
-
-
 def fold_model(state: State, record: Record, event: ModelEvent) -> State:
-    """Fold an event of a model that nothing speaks against."""
+    """Fold a valid event of a model."""
     if isinstance(event, ModelLoadRequested):
         return _load(state, record, event)
     model = state.models.get(record.id)
@@ -114,22 +114,29 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
     match event:
         case ModelScaleRequested(replicas=wanted):
             spec = replace(model.spec, replicas=wanted, autoscale=None)
-            model = replace(model, spec=spec, asleep=False, scaled=None, intent=seq, changed=seq)
+            model = replace(
+                model, spec=spec, asleep=False, scaled=None, requested_seq=seq, changed=seq
+            )
             return _put(state, model)
         case ModelRebalanceRequested(replicas=moving):
             moved = tuple(sorted({*model.moving, *moving}))
-            return _put(state, replace(model, moving=moved, intent=seq, changed=seq))
+            return _put(state, replace(model, moving=moved, requested_seq=seq, changed=seq))
         case ModelUnloadRequested():
-            model = replace(model, unloading=True, assignments=(), intent=seq, changed=seq)
+            model = replace(model, unloading=True, assignments=(), requested_seq=seq, changed=seq)
             return _retire(_put(state, model), model, record)
         case AdapterLoadRequested(name=name, source=source):
-            state = _forgive(state, model, name)
-            new = replace(model, adapters={**model.adapters, name: source}, changed=seq)
+            state = evolve_adapter.forgive(state, model, name)
+            offers = model.offers | evolve_adapter.asked(model.offers, {name: source}, seq)
+            adapters = {**model.adapters, name: source}
+            leaving = {key: each for key, each in model.leaving.items() if key != name}
+            new = replace(model, adapters=adapters, leaving=leaving, offers=offers, changed=seq)
             return _rename(_put(state, new), model, new)
         case AdapterUnloadRequested(name=name):
-            state = _forgive(state, model, name)
+            state = evolve_adapter.forgive(state, model, name)
             rest = {key: value for key, value in model.adapters.items() if key != name}
-            new = replace(model, adapters=rest, changed=seq)
+            leaving = {key: value for key, value in model.leaving.items() if key != name}
+            offers = {key: value for key, value in model.offers.items() if key != name}
+            new = replace(model, adapters=rest, leaving=leaving, offers=offers, changed=seq)
             return _rename(_put(state, new), model, new)
         case ModelAssigned():
             return _assign(state, model, record, event)
@@ -140,8 +147,8 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
                     model,
                     unschedulable=brief(reason),
                     missing=missing,
-                    moving=(),  # they stay where they are: asked for once, not for ever
-                    answered=model.intent,
+                    moving=(),  # they stay where they are: a request to move counts once
+                    planned_seq=model.requested_seq,
                     changed=seq,
                 ),
             )
@@ -161,11 +168,13 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
             )
             return _put(state, replace(model, measured=known, changed=seq))
         case ModelScaled(replicas=wanted):
-            return _put(state, replace(model, scaled=wanted, intent=seq, changed=seq))
+            return _put(state, replace(model, scaled=wanted, requested_seq=seq, changed=seq))
         case ModelSlept():
-            return _put(state, replace(model, asleep=True, scaled=None, intent=seq, changed=seq))
+            return _put(
+                state, replace(model, asleep=True, scaled=None, requested_seq=seq, changed=seq)
+            )
         case ModelWoken():
-            return _put(state, replace(model, asleep=False, intent=seq, changed=seq))
+            return _put(state, replace(model, asleep=False, requested_seq=seq, changed=seq))
         case ModelRolledBack(reason=reason):
             return _roll_back(state, model, record, reason)
         case _:
@@ -173,7 +182,10 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
 
 
 def _roll_back(state: State, model: Model, record: Record, reason: str) -> State:
-    """Want again what was proven; replicas and adapters are as many as are wanted now."""
+    """Restore the last proven spec, with the present number of replicas and adapters.
+
+    Adapters that the change was to take off stay.
+    """
     spec = proven_spec(model)
     if spec is None:
         return state
@@ -181,8 +193,10 @@ def _roll_back(state: State, model: Model, record: Record, reason: str) -> State
         model,
         name=spec.name or model.id,
         spec=spec,
+        adapters={**model.leaving, **model.adapters},
+        leaving={},
         rolled_back=brief(reason),
-        intent=record.seq,
+        requested_seq=record.seq,
         changed=record.seq,
     )
     return set_apart(_rename(_put(state, new), model, new), model, new)
@@ -238,7 +252,7 @@ def _assign(state: State, model: Model, record: Record, event: ModelAssigned) ->
         launch=launch,
         assignments=event.replicas,
         replicas=planned + retiring,
-        answered=model.intent,
+        planned_seq=model.requested_seq,
         unschedulable="",
         missing=0,
         moving=tuple([each for each in model.moving if each in planned]),
@@ -253,11 +267,11 @@ def _assign(state: State, model: Model, record: Record, event: ModelAssigned) ->
     )
     if retiring:
         state = _retire(state, model, record)
-    return proved(state, model.id)
+    return evolve_adapter.settled(proved(state, model.id), model.id)
 
 
 def _retire(state: State, model: Model, record: Record) -> State:
-    """Mark the replicas that no plan holds; those without an engine are gone at once."""
+    """Retire the replicas that are not in the plan; those without an engine are removed at once."""
     planned = {place.replica for place in model.assignments}
     for replica in list(state.replicas_of(model)):
         if replica.id in planned or replica.retired:
@@ -271,7 +285,7 @@ def _retire(state: State, model: Model, record: Record) -> State:
 
 
 def remove(state: State, replica: Replica, seq: int) -> State:
-    """Forget a replica: its engine is gone and nobody wants it."""
+    """Forget a replica: its engine is gone and it is no longer wanted."""
     model = state.models.get(replica.model)
     if model is not None:
         rest = tuple(identity for identity in model.replicas if identity != replica.id)
@@ -285,10 +299,10 @@ def remove(state: State, replica: Replica, seq: int) -> State:
 
 
 def let_go(state: State, replica: Replica) -> tuple[State, Replica]:
-    """Give the room of a replica that was just given up to others.
+    """Free the memory of a replica that was just given up.
 
-    It has no engine, and none comes before somebody asks. It keeps its room only where its model
-    may yet be rolled back to what worked, in its place.
+    It has no engine, and gets none without a request. It keeps its memory only if its model may
+    still be rolled back to what worked, in this place.
     """
     model = state.models.get(replica.model)
     if model is None or (model.proven is not None and model.proven != model.spec):

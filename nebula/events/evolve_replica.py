@@ -1,14 +1,15 @@
-"""The fold of what nodes report of their engines: most of a log, so that it is kept quick."""
+"""The fold of reports on engines: they are most of a log, so it must be fast."""
 
 from typing import TypeAlias, assert_never
 
 from msgspec.structs import replace
 
+from nebula.events import evolve_adapter
 from nebula.events.brief import brief
 from nebula.events.evolve_model import let_go, proved, remove
 from nebula.events.index import settle
 from nebula.events.record import Record
-from nebula.events.state import AdapterStatus, Engine, Replica, State
+from nebula.events.state import Engine, Replica, State
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
@@ -22,7 +23,6 @@ from nebula.events.vocabulary import (
     ReplicaEvent,
 )
 
-_AdapterReport: TypeAlias = AdapterLoaded | AdapterLoadFailed | AdapterUnloaded
 _EngineReport: TypeAlias = (
     EngineStarted | EngineReady | EngineFailed | EngineStopped | EngineStalled | EngineResumed
 )
@@ -30,16 +30,17 @@ _OF_ADAPTERS = (AdapterLoaded, AdapterUnloaded, AdapterLoadFailed)
 
 
 def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
-    """Most of a log are reports, and nothing can be said against one.
+    """Fold a report of a node, which is always valid.
 
-    What was given up stays so until a plan takes it up anew: others may have its room by now.
+    A replica that was given up stays so until a plan includes it again, since others may use its
+    memory.
     """
     seq, time = record.seq, record.time
     known = state.replicas.get(record.id)
     if known is None or (event.node and event.node != known.node) or known.given_up:
         return replace(state, seq=seq, time=time)
     if isinstance(event, _OF_ADAPTERS):
-        return _adapters(state, known, record, event)
+        return evolve_adapter.fold_adapter(state, known, record, event)
     replica = _replica(state, known, record, event)
     if replica is None:
         return replace(state, seq=seq, time=time)
@@ -51,40 +52,15 @@ def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
     state = replace(state, seq=seq, time=time, replicas=replicas)
     if isinstance(event, EngineReady):
         state = proved(state, replica.model)
-    # A report alone gives nobody cause for a decision who had none before.
+    state = evolve_adapter.settled(state, replica.model)
+    # A report alone makes no decision due that was not due before.
     return settle(state, (replica.model,)) if replica.model in state.unsettled else state
-
-
-def _adapters(state: State, replica: Replica, record: Record, event: _AdapterReport) -> State:
-    """Fold what became of an adapter: nobody decides anything because of that."""
-    name = event.name
-    match event:
-        case AdapterLoaded(source=source):
-            adapters = {**replica.adapters, name: AdapterStatus(source, loaded=True)}
-        case AdapterLoadFailed(source=source, reason=reason):
-            if not _wanted(state, replica, event):
-                return replace(state, seq=record.seq, time=record.time)
-            status = AdapterStatus(source, loaded=False, reason=brief(reason))
-            adapters = {**replica.adapters, name: status}
-        case AdapterUnloaded():
-            adapters = {key: value for key, value in replica.adapters.items() if key != name}
-        case _:
-            assert_never(event)
-    replica = replace(replica, adapters=adapters, changed=record.seq, since=record.time)
-    replicas = state.replicas.insert(replica.id, replica)
-    return replace(state, seq=record.seq, time=record.time, replicas=replicas)
-
-
-def _wanted(state: State, replica: Replica, event: AdapterLoadFailed) -> bool:
-    """Say whether the adapter is still to be loaded from there: else its failure is no loss."""
-    model = state.models.get(replica.model)
-    return model is not None and model.adapters.get(event.name) == event.source
 
 
 def _replica(
     state: State, replica: Replica, record: Record, event: _EngineReport
 ) -> Replica | None:
-    """Give a replica after a report on its engine; None where the report makes no sense."""
+    """Return a replica after a report on its engine; None if the report does not fit."""
     seq, time = record.seq, record.time
     match event:
         case EngineStarted():
@@ -121,6 +97,7 @@ def _replica(
                 log_tail=(),
                 changed=seq,
                 since=time,
+                served=True,
             )
         case EngineStalled(seconds=seconds, ends_in=ends_in):
             if replica.engine is None or replica.phase != "ready":

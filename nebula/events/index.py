@@ -1,6 +1,6 @@
-"""What the fold keeps beside the aggregates, so that nobody has to look at all of them. Pure.
+"""Indexes that the fold keeps beside the aggregates, so that readers need not scan them. Pure.
 
-All of it follows from the aggregates alone: `indexed` makes it anew, and it stands in no snapshot.
+They follow from the aggregates alone: `indexed` computes them, and snapshots leave them out.
 """
 
 from __future__ import annotations  # rpds maps take no [] at run time
@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 from rpds import HashTrieMap, HashTrieSet
 
-from nebula.events.intents import ModelLoadRequested
-from nebula.events.state import Launch, Model, Node, Occupancy, Replica, State, launch_of
-from nebula.events.values import Assignment
+from nebula.events.drift import houses, out_of_date, out_of_place
+from nebula.events.state import Model, Occupancy, Replica, State, launch_of
 
 _VACANT = Occupancy()
 
@@ -20,7 +19,7 @@ _VACANT = Occupancy()
 def hold(
     occupancy: HashTrieMap[str, Occupancy], replica: Replica, sign: int = 1
 ) -> HashTrieMap[str, Occupancy]:
-    """Count what a replica has of its node's devices, or with `sign` -1 no longer."""
+    """Add a replica's memory to the use of its node's devices, or subtract it with `sign` -1."""
     held = occupancy.get(replica.node, _VACANT)
     used = dict(held.used)
     for index in replica.devices:
@@ -34,7 +33,7 @@ def hold(
 
 
 def set_apart(state: State, old: Model | None, new: Model | None) -> State:
-    """Keep for each model which others want to be on no node with it."""
+    """Index for each model the other models that must not share a node with it."""
     before = old.spec.apart if old is not None else ()
     after = new.spec.apart if new is not None else ()
     if before == after:
@@ -51,7 +50,7 @@ def set_apart(state: State, old: Model | None, new: Model | None) -> State:
 
 
 def settle(state: State, models: Iterable[str]) -> State:
-    """Note of each of these models whether it may call for a decision now."""
+    """Note for each of these models whether a decision may be due."""
     unsettled = state.unsettled
     for identity in models:
         model = state.models.get(identity)
@@ -63,13 +62,13 @@ def settle(state: State, models: Iterable[str]) -> State:
 
 
 def models_on(state: State, node: str) -> set[str]:
-    """Give the models that have a replica on a node."""
+    """Return the models that have a replica on a node."""
     held = state.occupancy.get(node, _VACANT)
     return {state.replicas[identity].model for identity in held.replicas}
 
 
 def _calls(state: State, model: Model) -> bool:
-    if model.intent > model.answered or model.unschedulable:
+    if model.requested_seq > model.planned_seq or model.unschedulable:
         return True
     if model.wanted != len(model.assignments) or len(model.replicas) != len(model.assignments):
         return True
@@ -79,109 +78,17 @@ def _calls(state: State, model: Model) -> bool:
     replicas, nodes = state.replicas, state.nodes
     for place in model.assignments:
         replica, node = replicas.get(place.replica), nodes.get(place.node)
-        if replica is None or node is None or not _houses(node, place):
+        if replica is None or node is None or not houses(node, place):
             return True
         if replica.node != place.node:
             node = nodes.get(replica.node)
-        if _outdated(node, replica, launch) or _misplaced(node, model, replica):
+        if out_of_date(node, replica, launch) or out_of_place(node, model, replica):
             return True
     return False
 
 
-def housed(state: State, place: Assignment) -> bool:
-    """Say whether a place is still there: its node has not left, is not lost, has its devices.
-
-    Nor has the machine come back with smaller ones than was promised of them.
-    """
-    node = state.nodes.get(place.node)
-    return node is not None and _houses(node, place)
-
-
-def _houses(node: Node, place: Assignment) -> bool:
-    if node.lost:
-        return False
-    for index in place.devices:
-        for device in node.devices:
-            if device.index == index:
-                if place.memory > device.memory:
-                    return False
-                break
-        else:
-            return False
-    return True
-
-
-def stale(state: State, model: Model, replica: Replica, launch: Launch) -> str:
-    """Say why another replica should replace this one; empty where none should.
-
-    `launch` is what the model's engines are to be started with now.
-    """
-    return outdated(state, replica, launch) or misplaced(state, model, replica)
-
-
-def outdated(state: State, replica: Replica, launch: Launch) -> str:
-    """Say why its engine is to be started anew; empty where it is not."""
-    return _outdated(state.nodes.get(replica.node), replica, launch)
-
-
-def _outdated(node: Node | None, replica: Replica, launch: Launch) -> str:
-    if replica.launch != launch:
-        return "it runs as was asked for before"
-    engine = replica.engine
-    if engine is None or node is None or engine.version != replica.version:
-        return ""
-    if engine.installed and node.engine_version and engine.installed != node.engine_version:
-        return f"{node.id} has engine {node.engine_version} by now, not {engine.installed}"
-    return ""
-
-
-def misplaced(state: State, model: Model, replica: Replica) -> str:
-    """Say why a replica may not stay where it is; empty where it may."""
-    return _misplaced(state.nodes.get(replica.node), model, replica)
-
-
-def _misplaced(node: Node | None, model: Model, replica: Replica) -> str:
-    if node is None:
-        return ""
-    if model.moving and replica.id in model.moving:
-        return "somebody wants it elsewhere"
-    if node.draining:
-        return f"{node.id} is draining"
-    wrong = unsuited(model.spec, node)
-    if not wrong and model.spec.devices and not set(replica.devices) <= set(model.spec.devices):
-        return f"it is to be on device {' or '.join(map(str, model.spec.devices))}"
-    return wrong
-
-
-def unsuited(spec: ModelLoadRequested, node: Node) -> str:
-    """Say what of a load request a node does not have; empty where it suits."""
-    if spec.node and spec.node != node.id:
-        return f"{node.id} is not {spec.node}"
-    if not spec.labels:
-        return ""
-    lacking = [f"{key}={value}" for key, value in spec.labels.items() if not _has(node, key, value)]
-    return f"{node.id} does not carry {', '.join(sorted(lacking))}" if lacking else ""
-
-
-def _has(node: Node, key: str, value: str) -> bool:
-    return node.labels.get(key) == value
-
-
-def unmeasured(state: State, model: Model) -> bool:
-    """Say whether a model waits for a node to tell how much memory it needs.
-
-    Nobody waits once it has replicas of the same files, or where no node would tell.
-    """
-    spec = model.spec
-    if spec.memory is not None or model.measured is not None or not model.wanted:
-        return False
-    if model.assignments and model.launch is not None and model.launch.source == spec.source:
-        return False
-    return any(node.measures and node.schedulable for node in state.nodes.values())
-
-
 def indexed(state: State) -> State:
-    """Make all of it anew, for a state that was read from elsewhere."""
+    """Compute all indexes for a state that was read from elsewhere."""
     occupancy: HashTrieMap[str, Occupancy] = HashTrieMap()
     for replica in state.replicas.values():
         occupancy = hold(occupancy, replica)

@@ -1,22 +1,23 @@
 """Requests, answers and what actors tell each other about them: the messages on NATS. Pure.
 
 A request is one message. Its answer is a numbered run of messages on the request's own subject:
-perhaps some that only say who has it (a router's line, then a replica), then the head with the HTTP
-status, the body in pieces, and one that ends it. A short answer is a single message that is all of
-it. Where an engine dies, the gateway asks again under the same id with the next `attempt`, whose
-pieces are numbered from 0 again; those of earlier attempts mean nothing any more.
+perhaps some that only say where it is (in a router's queue, then at a replica), then the head with
+the HTTP status, the body in pieces, and one that ends it. A short answer is a single message that
+is all of it. Where an engine dies, the gateway asks again under the same id with the next
+`attempt`, whose pieces are numbered from 0 again; those of earlier attempts mean nothing any more.
 """
 
-from msgspec import Struct
+from typing import Annotated
 
-REFUSED = "refused"
-ENGINE_FAILED = "engine-failed"
-ENGINE_STOPPED = "engine-stopped"
-ENGINE_TIMED_OUT = "timed-out"
-OTHER_PLAN = "other-plan"
+from msgspec import Meta, Struct
 
 ALL_ATTEMPTS = 2**31
 """All attempts of a request have numbers below this one."""
+
+LOAD_PATIENCE = 600.0
+"""Seconds that a gateway lets a request wait for a replica, unless it is told otherwise: as long as
+OpenAI's clients wait for an answer. vLLM may need minutes to start; a client that wants to wait for
+less ends the request, or sets X-Request-Timeout."""
 
 BUSY = frozenset({429, 503})
 """Statuses by which an engine says that it is full, not broken: they are passed on as they are."""
@@ -39,126 +40,187 @@ def blames(status: int) -> bool:
 class Request(Struct, frozen=True, gc=False):
     """One HTTP request on its way to an engine.
 
-    `user` is whom fairness counts it for; a lower `priority` goes first, as in vLLM. `patience`:
-    seconds it may wait in a router; `timeout`: seconds until nobody wants the answer any more.
-    Durations, not times: machines' clocks differ. `prefix`: digests of the prompt's beginnings.
-    `avoid`: the replica that has just failed it; `gone`: it died or fell silent. `keep`: go on
-    without a gateway that waits.
-    `continues`: how what is asked for goes on where the attempt before it was cut off: `again`
-    from the start, or with the `rest` alone. `tokens`: the engine is asked for token ids too, which
-    the client wants (`shown`) or does not (`tracked`).
+    Its times are durations, not points in time, because the clocks of machines differ.
     """
 
-    id: str
-    gateway: str
-    model: str
-    path: str
-    body: bytes
-    adapter: str = ""
-    content_type: str = "application/json"
-    attempt: int = 1
-    avoid: str = ""
-    user: str = ""
-    priority: int = 0
-    patience: float = 30.0
-    timeout: float | None = None
-    prefix: tuple[str, ...] = ()
-    keep: bool = False
-    continues: str = ""
-    tokens: str = ""
-    gone: bool = False
+    id: Annotated[str, Meta(description="Id of the request, as in the answer's `x-request-id`.")]
+    gateway: Annotated[str, Meta(description="Id of the gateway that waits for the answer.")]
+    model: Annotated[str, Meta(description="Id of the model.")]
+    path: Annotated[str, Meta(description="Path of the HTTP request, as `/v1/chat/completions`.")]
+    body: Annotated[bytes, Meta(description="Body of the HTTP request.")]
+    adapter: Annotated[str, Meta(description="Name of the adapter; empty for none.")] = ""
+    content_type: Annotated[str, Meta(description="Media type of the body.")] = "application/json"
+    attempt: Annotated[
+        int, Meta(description="Number of the attempt, from 1: an engine that died is replaced.")
+    ] = 1
+    avoid: Annotated[
+        str, Meta(description="Id of the replica that has just failed the request, if one has.")
+    ] = ""
+    user: Annotated[
+        str,
+        Meta(description="User that fairness counts the request for, as `KEY` or `KEY/USER`."),
+    ] = ""
+    priority: Annotated[
+        int, Meta(description="Priority as in vLLM: a lower number goes first.")
+    ] = 0
+    patience: Annotated[
+        float, Meta(description="Time that the request may queue in a router, in seconds.")
+    ] = 30.0
+    timeout: Annotated[
+        float | None,
+        Meta(description="Time until the client stops waiting, in seconds; null for no limit."),
+    ] = None
+    prefix: Annotated[
+        tuple[str, ...], Meta(description="Digests of the prompt's beginnings, shortest first.")
+    ] = ()
+    keep: Annotated[
+        bool, Meta(description="Whether it runs to its end even if no gateway waits for it.")
+    ] = False
+    continues: Annotated[
+        str,
+        Meta(
+            description="How the answer continues that an earlier attempt began: `again` from its "
+            "start, or with its `rest` alone; empty for a first attempt."
+        ),
+    ] = ""
+    tokens: Annotated[
+        str,
+        Meta(
+            description="Whether the engine sends token ids too, and for which use: `shown` to the "
+            "client or `tracked` by the gateway alone; empty if it sends none."
+        ),
+    ] = ""
+    gone: Annotated[
+        bool, Meta(description="Whether the replica in `avoid` died or fell silent.")
+    ] = False
+    version: Annotated[
+        str,
+        Meta(
+            description="Digest of the adapter's version that answers; a router fills it in if it "
+            "is empty."
+        ),
+    ] = ""
 
 
 class Piece(Struct, frozen=True, gc=False):
-    """One message of an answer.
+    """One message of an answer."""
 
-    `chunk` counts from 0 without gaps; -1 for one that only says who has the request now: a
-    `replica`, or the router in whose line it waits (`queued`). `status` is the HTTP status, on the
-    head only. `end` closes the answer. `failure` says why there is no (further) answer: one of this
-    module's constants; with REFUSED the body is the reason in words. `retry_after`: the seconds
-    after which asking again may help, as a router or an engine that is full has it. `continues`
-    stands on the head, as in the request.
-    """
+    chunk: Annotated[
+        int,
+        Meta(
+            description="Number of the piece, from 0 without gaps; -1 for a note that only tells "
+            "which replica or router has the request now."
+        ),
+    ]
+    body: Annotated[bytes, Meta(description="A part of the HTTP answer's body.")] = b""
+    status: Annotated[int, Meta(description="HTTP status, on the first piece only; else 0.")] = 0
+    content_type: Annotated[str, Meta(description="Media type, beside the status.")] = ""
+    replica: Annotated[str, Meta(description="Id of the replica that answers.")] = ""
+    end: Annotated[bool, Meta(description="Whether this piece ends the answer.")] = False
+    failure: Annotated[
+        str,
+        Meta(
+            description="Why the answer ends here: the value of a `Failure`. With `refused` "
+            "the body is the reason in words."
+        ),
+    ] = ""
+    attempt: Annotated[int, Meta(description="Attempt that the piece belongs to, from 1.")] = 1
+    queued: Annotated[str, Meta(description="Id of the router that has queued the request.")] = ""
+    retry_after: Annotated[
+        int | None,
+        Meta(
+            description="Seconds after which another try may succeed, from a router or an engine "
+            "that is full."
+        ),
+    ] = None
+    continues: Annotated[str, Meta(description="As in the request, on the first piece.")] = ""
+    version: Annotated[
+        str, Meta(description="Digest of the adapter's version, on the first piece.")
+    ] = ""
 
-    chunk: int
-    body: bytes = b""
-    status: int = 0
-    content_type: str = ""
-    replica: str = ""
-    end: bool = False
-    failure: str = ""
-    attempt: int = 1
-    queued: str = ""
-    retry_after: int | None = None
-    continues: str = ""
 
+class ReplicaCandidate(Struct, frozen=True, array_like=True):
+    """A replica that could get a request, and what a router knows of it."""
 
-class Candidate(Struct, frozen=True, array_like=True):
-    """A replica that could have a request, and what a router knows of it.
-
-    `in_flight`: requests that are on their way to it or in it. `waiting` and `cache`: the engine's
-    own word, as in its heartbeat. `prefix`: bytes of the prompt's beginning that it has seen.
-    `avoided`: others are preferred to it, for its `doubt`: one of this module's words.
-    """
-
-    replica: str
-    in_flight: int
-    avoided: bool = False
-    waiting: int = 0
-    cache: float = 0.0
-    prefix: int = 0
-    doubt: str = ""
+    replica: Annotated[str, Meta(description="Id of the replica.")]
+    in_flight: Annotated[
+        int, Meta(description="Number of requests that it has, or that are on their way to it.")
+    ]
+    avoided: Annotated[bool, Meta(description="Whether other replicas are preferred.")] = False
+    waiting: Annotated[
+        int, Meta(description="Requests that wait inside the engine, from its heartbeat.")
+    ] = 0
+    cache: Annotated[
+        float, Meta(description="Part of its KV cache in use, 0 to 1, from its heartbeat.")
+    ] = 0.0
+    prefix: Annotated[
+        int, Meta(description="Bytes of the prompt's beginning that it has processed before.")
+    ] = 0
+    doubt: Annotated[
+        str, Meta(description="Why it is avoided: `failed`, `tried`, `silent` or `stalled`.")
+    ] = ""
 
     @property
     def load(self) -> int:
-        """How busy it is, in requests; those that the engine itself holds back weigh twice."""
+        """How busy it is, in requests; those that wait inside the engine weigh twice."""
         return self.in_flight + self.waiting
 
 
 class Routed(Struct, frozen=True):
-    """Why a request went where it went: who sent it, from the state at `seq`, and among whom.
+    """Why a router sent a request to the replica that got it."""
 
-    `waited`: the seconds it stood in that router's line.
-    """
-
-    router: str
-    seq: int
-    candidates: tuple[Candidate, ...]
-    waited: float = 0.0
+    router: Annotated[str, Meta(description="Id of the router.")]
+    seq: Annotated[int, Meta(description="Sequence of the last event that the router had folded.")]
+    candidates: Annotated[
+        tuple[ReplicaCandidate, ...],
+        Meta(description="The replicas that could get the request."),
+    ]
+    waited: Annotated[
+        float, Meta(description="Time that the request queued in the router, in seconds.")
+    ] = 0.0
 
 
 class UnderWay(Struct, frozen=True, array_like=True):
-    """How far an engine is with a request: which attempt, and how many pieces it has sent."""
+    """How far an engine is with a request."""
 
-    attempt: int
-    chunks: int
+    attempt: Annotated[int, Meta(description="Attempt that it works on, from 1.")]
+    chunks: Annotated[int, Meta(description="Number of pieces that it has sent.")]
 
 
 class StillWanted(Struct, frozen=True):
-    """An engine asks a gateway which of its requests somebody waits for, and tells how far it is.
+    """An engine asks a gateway which of its requests still have a client that waits.
 
     A cancellation, or the last piece of an answer, may be lost together with NATS.
     """
 
-    replica: str
-    requests: dict[str, UnderWay]
+    replica: Annotated[str, Meta(description="Id of the engine's replica.")]
+    requests: Annotated[
+        dict[str, UnderWay], Meta(description="The engine's requests of this gateway, by id.")
+    ]
 
 
 class Unwanted(Struct, frozen=True):
-    """A gateway's answer: for each request nobody waits for, the attempt from which on one does."""
+    """A gateway's reply to an engine: the requests that it no longer waits for."""
 
-    requests: dict[str, int]
+    requests: Annotated[
+        dict[str, int],
+        Meta(description="For each unwanted request the first attempt that is still wanted."),
+    ]
 
 
 class Finished(Struct, frozen=True):
-    """Requests that an engine is done with, whatever way they ended; told to every router.
+    """An engine tells every router which requests it has finished, however they ended."""
 
-    `failed` are those of them that it failed, `unproven` those that tell nothing of its health:
-    cancelled, out of time, or refused by it. `active` counts the requests that it still has.
-    """
-
-    replica: str
-    requests: tuple[str, ...]
-    failed: tuple[str, ...] = ()
-    active: int = 0
-    unproven: tuple[str, ...] = ()
+    replica: Annotated[str, Meta(description="Id of the engine's replica.")]
+    requests: Annotated[tuple[str, ...], Meta(description="Ids of the finished requests.")]
+    failed: Annotated[
+        tuple[str, ...], Meta(description="Ids of those among them that the engine failed.")
+    ] = ()
+    active: Annotated[int, Meta(description="Number of requests that the engine still has.")] = 0
+    unproven: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Ids of those among them that prove nothing about the engine's health: "
+            "cancelled, out of time, or refused by it."
+        ),
+    ] = ()

@@ -1,9 +1,9 @@
-"""The events that anyone may publish: what people ask for.
+"""The events that anyone may publish: what operators ask for. Pure.
 
-They refuse unknown fields, so that a typing error is answered instead of ignored.
+They refuse unknown fields, so that a misspelled field is rejected instead of ignored.
 """
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
 
@@ -22,117 +22,230 @@ from nebula.events.values import (
     Token,
 )
 
+ModelSource: TypeAlias = Annotated[
+    Source, Meta(description="Folder on the nodes, or hub id, as vLLM's `--model` takes it.")
+]
+FilesSource: TypeAlias = Annotated[
+    Source, Meta(description="Source of the files, as a load request names it.")
+]
+AdapterSource: TypeAlias = Annotated[
+    Source, Meta(description="Folder on the nodes, or hub id, of the adapter's files.")
+]
+AdapterName: TypeAlias = Annotated[
+    PublicName, Meta(description="Name of the adapter, as requests use it in `model`.")
+]
+
 
 class ModelLoadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Somebody wants this model served as described; a repeated request replaces the last one.
+    """A request to serve a model as described here. It replaces the model's previous request.
 
-    `source`: a folder on the nodes or a hub id, as vLLM's `--model` takes it.
-    `name`: what requests call the model; the aggregate's id when empty.
-    `memory`: each replica's share of one device, in bytes or as "6GiB"; a share of the device
-    that depends on `task` when absent.
-    `lora`: whether engines start with `--enable-lora`; true when there are `adapters`.
-    `options`: vLLM's own command-line options without the dashes, `{"max-model-len": 4096}`.
-    `env`: environment variables for the engine.
-    `max_in_flight`: requests that one replica is given at a time; `max_waiting`: those that may
-    wait in each router for their turn, before it refuses more.
-    `policy`: how places are chosen among those that fit. `labels`: what a node must carry.
-    `apart`: ids of models, its own too, that it shares no node with. `node`, `devices`: the only
-    place that it may have; several GPUs of a node for one replica are asked for by vLLM's own
-    option `tensor-parallel-size`.
-    `autoscale`: let the load say how many `replicas` there are.
-    `on_request`: start engines with the first request only. `idle_after`: seconds without a
-    request after which they end until the next one. `evictable`: they may be ended, the least
-    recently used model's first, to make room for another that is asked for.
-    `fallback`: public names of models that answer while this one has no ready replica, in order.
+    A field that it does not name gets its default. Only adapters that were loaded later stay.
     """
 
-    source: Source
-    name: Annotated[str, Meta(max_length=256)] = ""
-    task: Task = "chat"
-    replicas: Replicas = 1
-    adapters: tuple[Adapter, ...] = ()
-    lora: bool | None = None
-    memory: int | str | None = None
-    options: dict[str, OptionValue] = {}
-    env: dict[str, str] = {}
-    max_in_flight: Annotated[int, Meta(ge=1, le=65_536)] = 256
-    max_waiting: Annotated[int, Meta(ge=0, le=65_536)] = 1024
-    policy: Policy = "spread"
-    labels: dict[str, str] = {}
-    apart: tuple[Token, ...] = ()
-    node: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,128}\Z")] = ""
-    devices: tuple[Count, ...] = ()
-    autoscale: Autoscale | None = None
-    on_request: bool = False
-    idle_after: Seconds | None = None
-    evictable: bool = False
-    fallback: tuple[PublicName, ...] = ()
+    source: ModelSource
+    name: Annotated[
+        str,
+        Meta(
+            max_length=256,
+            description="Name of the model in requests; if empty, the id in the event's subject.",
+        ),
+    ] = ""
+    task: Annotated[Task, Meta(description="What the model is served for.")] = "chat"
+    replicas: Annotated[Replicas, Meta(description="Number of engines that serve the model.")] = 1
+    adapters: Annotated[
+        tuple[Adapter, ...], Meta(description="LoRA adapters to serve beside the model.")
+    ] = ()
+    lora: Annotated[
+        bool | None,
+        Meta(
+            description="Whether engines start with `--enable-lora`. If absent, they do if there "
+            "are `adapters`."
+        ),
+    ] = None
+    memory: Annotated[
+        int | str | None,
+        Meta(
+            description='Memory of each device that a replica may use: bytes, or text as "6GiB". '
+            "If absent, a node measures the model; if that is impossible, it is a part of the "
+            "device that depends on `task`."
+        ),
+    ] = None
+    options: Annotated[
+        dict[str, OptionValue],
+        Meta(
+            description="vLLM's own command-line options without the dashes, as "
+            '`{"max-model-len": 4096}`.'
+        ),
+    ] = {}
+    env: Annotated[
+        dict[str, str], Meta(description="Environment variables for the engine process.")
+    ] = {}
+    max_in_flight: Annotated[
+        int,
+        Meta(ge=1, le=65_536, description="Number of requests that one replica has at a time."),
+    ] = 256
+    max_waiting: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65_536,
+            description="Number of requests that may queue in each router; more are refused.",
+        ),
+    ] = 1024
+    policy: Annotated[
+        Policy,
+        Meta(
+            description="How a device is chosen among those that fit: `spread` takes the node with "
+            "the fewest replicas of the model, and there the device with the most free memory; "
+            "`binpack` takes the device with the least free memory."
+        ),
+    ] = "spread"
+    labels: Annotated[
+        dict[str, str], Meta(description="Labels that a node must have to get a replica.")
+    ] = {}
+    apart: Annotated[
+        tuple[Token, ...],
+        Meta(
+            description="Ids of models with which this model shares no node; its own id keeps its "
+            "replicas on different nodes."
+        ),
+    ] = ()
+    node: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_-]{0,128}\Z",
+            description="The only node that may get replicas; empty for any node.",
+        ),
+    ] = ""
+    devices: Annotated[
+        tuple[Count, ...],
+        Meta(
+            description="Indices of the only devices that may get replicas; empty for any device. "
+            "A replica that needs several GPUs of a node asks for them with vLLM's option "
+            "`tensor-parallel-size`."
+        ),
+    ] = ()
+    autoscale: Annotated[
+        Autoscale | None,
+        Meta(description="Let the load decide the number of `replicas`; null to keep it fixed."),
+    ] = None
+    on_request: Annotated[
+        bool, Meta(description="Start engines only when the first request arrives.")
+    ] = False
+    idle_after: Annotated[
+        Seconds | None,
+        Meta(
+            description="Seconds without a request after which the engines end until the next "
+            "request; null for never."
+        ),
+    ] = None
+    evictable: Annotated[
+        bool,
+        Meta(
+            description="Whether the engines may be ended to make room for another model that is "
+            "requested. The least recently used model goes first."
+        ),
+    ] = False
+    fallback: Annotated[
+        tuple[PublicName, ...],
+        Meta(
+            description="Names of models that answer while this model has no ready replica, in "
+            "order of preference."
+        ),
+    ] = ()
 
 
 class ModelScaleRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Somebody wants another number of replicas; it is fixed then, whatever the load is."""
+    """A request for another number of replicas. It ends autoscaling of the model."""
 
-    replicas: Replicas
+    replicas: Annotated[Replicas, Meta(description="Number of replicas from now on.")]
 
 
 class ModelRebalanceRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Somebody wants these replicas elsewhere: each goes once another one serves in its place."""
+    """A request to move replicas: each ends once another one serves in its place."""
 
-    replicas: Annotated[tuple[Token, ...], Meta(min_length=1, max_length=1024)]
+    replicas: Annotated[
+        tuple[Token, ...],
+        Meta(min_length=1, max_length=1024, description="Ids of the replicas to move."),
+    ]
 
 
 class ModelUnloadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Somebody wants the model gone, its engines ended and its memory back."""
+    """A request to stop serving a model: its engines end and their memory becomes free."""
 
 
 class AdapterLoadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Somebody wants an adapter on every replica of a model that was loaded with LoRA."""
+    """A request to load an adapter on every replica of a model that was loaded with LoRA.
 
-    name: PublicName
-    source: Source
+    The files are read again with each request, so a repeated request loads changed files.
+    """
+
+    name: AdapterName
+    source: AdapterSource
 
 
 class AdapterUnloadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Somebody wants an adapter off every replica of its model."""
+    """A request to unload an adapter from every replica of its model."""
 
-    name: PublicName
+    name: AdapterName
 
 
 class NodeDrainRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Somebody wants this node empty: no new replicas, and those it has move elsewhere first."""
+    """A request to empty a node: it gets no new replicas, and those it has move elsewhere."""
 
 
 class NodeUndrainRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Somebody wants a drained node to take replicas again."""
+    """A request that a drained node take replicas again."""
 
 
 class WeightsPinRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Somebody wants a source's files kept on a node whatever is pruned, or no longer so."""
+    """A request to protect a source's files on a node from pruning, or to end the protection."""
 
-    source: Source
-    pinned: bool = True
+    source: FilesSource
+    pinned: Annotated[bool, Meta(description="Whether the files are protected from now on.")] = True
 
 
 class WeightsRemoveRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Somebody wants a source's downloaded files off a node."""
+    """A request to remove a source's downloaded files from a node."""
 
-    source: Source
+    source: FilesSource
 
 
 class AliasRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Somebody wants a name to stand for other models; a repeated request replaces the last one.
+    """A request that a name stand for other models. It replaces the alias's previous request."""
 
-    `name`: what requests call it; the aggregate's id when empty. `targets`: who gets the requests,
-    by weight. `mirror`: a model that gets a copy of each, whose answers nobody sees.
-    `replaces`: the sequence of the event that last changed the alias, 0 where there is none:
-    refused where somebody else has changed it since. Absent, the last word counts.
-    """
-
-    targets: Annotated[tuple[Target, ...], Meta(min_length=1, max_length=64)]
-    name: Annotated[str, Meta(max_length=256)] = ""
-    mirror: Annotated[str, Meta(max_length=256)] = ""
-    replaces: Count | None = None
+    targets: Annotated[
+        tuple[Target, ...],
+        Meta(
+            min_length=1,
+            max_length=64,
+            description="The models that get the alias's requests, each with its share.",
+        ),
+    ]
+    name: Annotated[
+        str,
+        Meta(
+            max_length=256,
+            description="Name of the alias in requests; if empty, the id in the event's subject.",
+        ),
+    ] = ""
+    mirror: Annotated[
+        str,
+        Meta(
+            max_length=256,
+            description="Name of a model that gets a copy of each request and whose answers are "
+            "discarded; empty for none.",
+        ),
+    ] = ""
+    replaces: Annotated[
+        Count | None,
+        Meta(
+            description="Sequence of the event that last changed the alias, or 0 if there is no "
+            "alias yet: the request is rejected if the alias has changed since. If null, it "
+            "replaces whatever there is."
+        ),
+    ] = None
 
 
 class AliasRemoveRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Somebody wants an alias gone."""
+    """A request to remove an alias."""

@@ -10,7 +10,7 @@ _AMOUNT = re.compile(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([a-zA-Z]*)\s*", re.ASCII)
 
 
 def parse(amount: int | str) -> int:
-    """Give an amount in bytes. Raises ValueError, with a text for people, for anything else."""
+    """Return an amount in bytes. Raise ValueError with a message for people for other text."""
     if isinstance(amount, int):
         size = amount
     else:
@@ -24,10 +24,33 @@ def parse(amount: int | str) -> int:
 
 
 def text(size: int) -> str:
-    """Write bytes for people, to a tenth of a GiB."""
+    """Return bytes in words, to a tenth of a GiB."""
     return f"{size / GIB:.1f} GiB"
 
 
+def shares(whole: int, *parts: int) -> tuple[str, ...]:
+    """Return parts of a whole for people, then what is left of it: as written they add up to it.
+
+    Each is off by a tenth of a GiB at most; the rest takes what rounding makes of the others.
+    """
+    left = _tenths(whole)
+    written: list[int] = []
+    for part in parts:
+        tenths = min(_tenths(part), left)
+        left -= tenths
+        written.append(tenths)
+    return tuple(f"{tenths / 10:.1f} GiB" for tenths in (*written, left))
+
+
+def _tenths(size: int) -> int:
+    return round(float(f"{size / GIB:.1f}") * 10)
+
+
+def small(size: int) -> str:
+    """Write bytes for people, in KiB: of what one token takes."""
+    return f"{size / 1024:.1f} KiB"
+
+
 def fine(size: int) -> str:
-    """Write bytes for people, in MiB below a GiB: of a file, a tenth of a GiB may be all."""
+    """Return bytes in words, in MiB below a GiB, because files may be small."""
     return text(size) if size >= GIB else f"{size / MIB:.1f} MiB"

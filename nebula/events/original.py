@@ -1,7 +1,7 @@
-"""What an imported entry was in the log that it comes from: its time and its headers.
+"""The time and the headers that an imported entry had in its original log.
 
-JetStream gives every message its own time and acts upon some headers, so an import can't publish
-an entry as it was. It puts both into one header instead, and every reader takes them out again.
+JetStream sets the time of every message and acts upon some headers, so an import can't publish an
+entry as it was. It puts both into one header instead, and every reader restores them.
 """
 
 import base64
@@ -14,12 +14,12 @@ _MARK = ORIGINAL_HEADER.encode() + b":"
 
 
 def wrapped(entry: Entry) -> dict[str, str]:
-    """Give the only header under which an entry is imported."""
+    """Return the only header under which an entry is imported."""
     return {ORIGINAL_HEADER: f"{entry.time} {base64.b64encode(entry.headers).decode()}".strip()}
 
 
 def original(entry: Entry) -> Entry:
-    """Give an imported entry as it was; any other, and one that makes no sense, as it is."""
+    """Return an imported entry in its original form; return any other entry unchanged."""
     if _MARK not in entry.headers:
         return entry
     line = entry.headers.partition(_MARK)[2].partition(b"\r\n")[0].split()

@@ -1,6 +1,6 @@
 """One entry of the log as it is stored, and as it is read back: the event and what caused it.
 
-Reading never fails: what can't be understood is a record too, holding `Malformed` and the reason.
+Reading never fails: an entry that is not valid becomes a record with `Malformed` and the reason.
 """
 
 import functools
@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from nebula.events import subjects
+from nebula.events.reading import UNREADABLE
 from nebula.events.upcasting import upcast, version_of
 from nebula.events.vocabulary import AGGREGATE_OF, AGGREGATES, TYPES, Event
 
@@ -24,8 +25,8 @@ _PREAMBLE = b"NATS/1.0\r\n"
 class Entry(Struct, frozen=True, gc=False):
     """A message of the log, byte for byte as JetStream stores it.
 
-    `headers` is NATS's header block, `NATS/1.0` and the closing empty line included; empty where
-    there is none. `time` in nanoseconds since the epoch.
+    `headers` is NATS's header block, including `NATS/1.0` and the closing empty line; empty if
+    there is none. `time` is in nanoseconds since the epoch.
     """
 
     seq: int
@@ -36,7 +37,7 @@ class Entry(Struct, frozen=True, gc=False):
 
 
 class Malformed(Struct, frozen=True, gc=False):
-    """An entry that is no event, and why."""
+    """An entry that is not a valid event, and why."""
 
     reason: str
 
@@ -45,11 +46,11 @@ Content: TypeAlias = Event | Malformed
 
 
 class Record(Struct, frozen=True, gc=False):
-    """An entry of the log, understood.
+    """A decoded entry of the log.
 
-    `seq`: its place, from 1. `time`: when the server stored it, nanoseconds since the epoch.
-    `cause`: sequence of the event that led to it, None for what came from outside.
-    `basis`: for a decision, the sequence up to which its maker says that it had folded the log.
+    `seq`: its place in the log, from 1. `time`: when the server stored it, in nanoseconds since the
+    epoch. `cause`: sequence of the event that led to it, None if it came from outside. `basis`: for
+    a decision, the last sequence that its maker had folded.
     """
 
     seq: int
@@ -74,18 +75,18 @@ _decoders = {name: msgspec.json.Decoder(kind) for name, kind in TYPES.items()}
 
 
 def encode(event: Event) -> bytes:
-    """Give an event's payload: plain JSON of its own fields."""
+    """Return an event's payload: plain JSON of its own fields."""
     return _encoder.encode(event)
 
 
 def subject_of(identity: str, event: Event) -> str:
-    """Give the subject an event belongs on. Raises ValueError for an unsafe id."""
+    """Return the subject of an event. Raise ValueError for an unsafe id."""
     name = type(event).__name__
     return subjects.event(AGGREGATE_OF[name], identity, name)
 
 
 def headers_for(event: Event) -> dict[str, str]:
-    """Give the headers that an event can't be read without; most need none."""
+    """Return the headers that are needed to read an event; most need none."""
     version = version_of(type(event).__name__)
     return {VERSION_HEADER: str(version)} if version > 1 else {}
 
@@ -131,12 +132,12 @@ def _content(name: str, payload: bytes, version: str) -> Content:
             return _decoders[name].decode(payload)
         old = msgspec.json.decode(payload, type=dict[str, object])
         return msgspec.convert(upcast(name, number, old), TYPES[name])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         return Malformed(f"{name}: {error}")
 
 
 def parse_headers(block: bytes) -> dict[str, str]:
-    """Read a NATS header block; of a header that stands twice the first counts. Never raises."""
+    """Read a NATS header block; the first of repeated headers counts. Never raises."""
     headers: dict[str, str] = {}
     for line in block.removeprefix(_PREAMBLE).decode("utf-8", "replace").split("\r\n"):
         key, colon, value = line.partition(":")
@@ -146,7 +147,7 @@ def parse_headers(block: bytes) -> dict[str, str]:
 
 
 def read_entry(entry: Entry) -> Record:
-    """Read one stored message. Never raises: headers that make no sense are left out."""
+    """Read one stored message. Never raises: headers that are not valid are ignored."""
     headers = parse_headers(entry.headers) if entry.headers else None
     return read(entry.seq, entry.time, entry.subject, entry.body, headers)
 
@@ -154,7 +155,7 @@ def read_entry(entry: Entry) -> Record:
 def read(
     seq: int, time: int, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
 ) -> Record:
-    """Read a message whose headers are parsed already. Never raises."""
+    """Read a message whose headers are already parsed. Never raises."""
     if not headers:
         aggregate, identity, content = decode(subject, payload)
         return Record(seq, time, subject, aggregate, identity, content)
@@ -174,12 +175,12 @@ def read(
 
 
 def _earlier(text: str, seq: int) -> int | None:
-    """Read the sequence of something that came before: nothing is caused by its own future."""
+    """Return a sequence if it is an earlier one: nothing is caused by its own future."""
     number = _sequence(text)
     return number if number is not None and number < seq else None
 
 
 def _sequence(text: str) -> int | None:
     if len(text) > 19 or not (text.isascii() and text.isdigit()):
-        return None  # 19 digits hold any sequence; int() raises for thousands of them
+        return None  # 19 digits are enough for any sequence; int() raises for thousands of them
     return int(text) or None

@@ -1,11 +1,11 @@
-"""How large an intent may be, in all and in each of its lists. Pure."""
+"""Limits of an intent's size, in total and for each of its lists. Pure."""
 
 import msgspec
 
 from nebula.events.vocabulary import INTENTS, Event
 
 INTENT = 64 * 1024
-"""Bytes of an intent as JSON, as in the log."""
+"""Largest intent in bytes, as JSON in the log."""
 
 COUNTS = {
     "options": 256,
@@ -16,7 +16,7 @@ COUNTS = {
     "devices": 1024,
     "fallback": 16,
 }
-"""How many there may be in each field of an intent."""
+"""Largest number of items in each field of an intent."""
 
 
 def oversized(event: Event) -> str | None:

@@ -1,7 +1,7 @@
-"""A state as bytes and back: the same state always gives the same bytes, so their hash names it.
+"""A state as bytes and back: equal states have equal bytes, so the hash identifies the state.
 
-A snapshot is a shortcut and never a source: whoever finds one damaged, or made by a fold that
-means something else, folds the log instead.
+A snapshot is a shortcut and never a source: if it is damaged, or was made by a different fold, the
+log is folded instead.
 """
 
 import hashlib
@@ -11,17 +11,19 @@ from msgspec import Struct
 from rpds import HashTrieMap
 
 from nebula.events.index import indexed
-from nebula.events.state import Alias, Cluster, Model, Named, Node, Rejection, Replica, State
+from nebula.events.reading import UNREADABLE
+from nebula.events.state import Alias, Cluster, Model, NameBinding, Node, Rejection, Replica, State
 
 FORMAT = 1
-"""Version of these bytes; grows when they are laid out otherwise."""
+"""Version of the format of these bytes."""
 
-FOLD = 11
-"""Version of `evolve`; grows when it makes another state of the same log. A test watches it."""
+FOLD = 16
+"""Version of `evolve`; it grows when the same log folds to a different state. A test checks
+that."""
 
 
 class Unusable(Exception):
-    """These bytes are no snapshot that this Nebula can start from; the text says why."""
+    """These bytes are not a snapshot that this Nebula can start from; the text says why."""
 
 
 class _Head(Struct, frozen=True):
@@ -43,7 +45,7 @@ class _Body(Struct, frozen=True):
     replicas: dict[str, Replica]
     nodes: dict[str, Node]
     aliases: dict[str, Alias]
-    names: dict[str, Named]
+    names: dict[str, NameBinding]
     rejections: list[Rejection]
     cluster: Cluster = Cluster()
 
@@ -54,7 +56,7 @@ _bodies = msgspec.json.Decoder(_Body)
 
 
 def canonical(state: State) -> bytes:
-    """Give the one way to write a state: JSON with sorted maps."""
+    """Return the canonical form of a state: JSON with sorted maps."""
     return _encoder.encode(
         _Body(
             state.seq,
@@ -74,7 +76,7 @@ def canonical(state: State) -> bytes:
 
 
 def digest(state: State) -> str:
-    """Give the SHA-256 of a state, as hexadecimal digits."""
+    """Return the SHA-256 of a state, as hexadecimal digits."""
     return hashlib.sha256(canonical(state)).hexdigest()
 
 
@@ -86,11 +88,11 @@ def dump(state: State) -> bytes:
 
 
 def load(data: bytes) -> State:
-    """Read a snapshot. Raises Unusable for a damaged one, or one of an unknown version."""
+    """Read a snapshot. Raise Unusable if it is damaged or of an unknown version."""
     first, _, body = data.partition(b"\n")
     try:
         head = _heads.decode(first)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise Unusable(f"it does not begin as a snapshot does: {error}") from error
     if (head.format, head.fold) != (FORMAT, FOLD):
         raise Unusable(
@@ -101,7 +103,7 @@ def load(data: bytes) -> State:
         raise Unusable("it is damaged: its hash is not the one it was written with")
     try:
         found = _bodies.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Unusable(f"it can't be read: {error}") from error
     read = State(
         found.seq,

@@ -1,7 +1,7 @@
-"""What the cluster is at one moment: the aggregates that fold from the log, and nothing else.
+"""The state of the cluster at one moment: the aggregates that fold from the log.
 
-Everything here is immutable. The maps are persistent ones, so that a state shares with the state
-before it all that did not change, and keeping an old one costs next to nothing.
+Everything here is immutable. The maps are persistent, so that a state shares all unchanged parts
+with the previous state, and keeping an old state costs next to nothing.
 """
 
 from __future__ import annotations  # rpds maps take no [] at run time
@@ -9,7 +9,7 @@ from __future__ import annotations  # rpds maps take no [] at run time
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 from rpds import HashTrieMap, HashTrieSet
 
@@ -20,13 +20,13 @@ Phase: TypeAlias = Literal["assigned", "starting", "ready", "failed", "stopped"]
 
 
 class Engine(Struct, frozen=True, gc=False):
-    """A spawned engine process, as its node reported it. `version` is the plan's it runs for.
+    """A spawned engine process, as its node reported it. `version` is that of its plan.
 
-    `birth` tells its process from every other of the same `pid`; "" where it was not told.
+    `birth` tells its process from other processes with the same `pid`; "" if unknown.
 
-    `engine_version` is what it says of itself, `installed` what its node would have started then.
-    `stalled`: since when (ns) it stands still, with so many `stuck` requests; 0 while it does not.
-    `ends`: when (ns) its node ends it, should that last; 0 where it never does.
+    `engine_version` is what the engine reports, `installed` what was installed on its node then.
+    `stalled`: since when (ns) it makes no progress, with `stuck` requests; 0 while it does. `ends`:
+    when (ns) its node ends it if it stays stalled; 0 for never.
     """
 
     pid: int
@@ -44,15 +44,46 @@ class Engine(Struct, frozen=True, gc=False):
 
 
 class AdapterStatus(Struct, frozen=True, gc=False):
-    """Where one adapter stands on one replica; `reason` says why it is not loaded."""
+    """The state of one adapter on one replica.
+
+    `loaded`: at least one version of it is loaded; `held` are the digests of loaded versions, as
+    far as they are known. `source`, `digest` and `asked` belong to the last report of its node,
+    `asked` is the sequence of the request that it answers; `reason` says why loading failed.
+    """
 
     source: str
     loaded: bool
     reason: str = ""
+    digest: str = ""
+    asked: int = 0
+    held: tuple[str, ...] = ()
+
+
+class Offer(Struct, frozen=True, gc=False):
+    """The version that an adapter's name stands for, whichever replica answers.
+
+    `asked` is the sequence of the last request for it. `served` is the sequence of the request
+    whose version answers now (0: none yet), from `source` and with `digest` ("" if unknown).
+    `tried` is the last request that was given up, `refused` its source, and `kept` why the previous
+    version stayed.
+    """
+
+    asked: int = 0
+    served: int = 0
+    source: str = ""
+    digest: str = ""
+    tried: int = 0
+    refused: str = ""
+    kept: str = ""
+
+    @property
+    def pending(self) -> bool:
+        """Whether a version was requested that the name does not stand for yet."""
+        return self.asked != self.served
 
 
 class Launch(Struct, frozen=True, gc=False):
-    """What an engine is started with: a change of any of it replaces the running engine."""
+    """What an engine is started with: any change of it replaces the running engine."""
 
     source: str
     name: str
@@ -64,12 +95,13 @@ class Launch(Struct, frozen=True, gc=False):
 
 
 class Replica(Struct, frozen=True, gc=False):
-    """One engine's worth of a model, from its assignment until its engine is gone.
+    """One replica of a model, from its assignment until its engine is gone.
 
-    `launch` is what its engine is started with, of the plan that last made it a new version.
-    `memory`: the bytes that are its own of each device; none once it was given up for good.
-    `retired` replicas are no longer wanted: they stay while their engine still ends.
-    `changed` is the sequence and `since` the time (ns) of the last event about it.
+    `launch` is what its engine is started with, from the plan that gave it its present version.
+    `memory`: bytes of each device that it uses; 0 once it was given up for good. `retired` replicas
+    are no longer wanted: they stay while their engine is ending. `changed` is the sequence and
+    `since` the time (ns) of the last event about it. `served`: an engine of it has been ready, also
+    an earlier one.
     """
 
     id: str
@@ -90,10 +122,11 @@ class Replica(Struct, frozen=True, gc=False):
     changed: int = 0
     since: int = 0
     launch: Launch | None = None
+    served: bool = False
 
     @property
     def serving(self) -> bool:
-        """Whether requests may be sent to it: ready, still wanted, and as the plan wants it."""
+        """Whether requests may be sent to it: it is ready, wanted, and of the plan's version."""
         return (
             self.phase == "ready"
             and not self.retired
@@ -108,9 +141,9 @@ class Replica(Struct, frozen=True, gc=False):
 
 
 class Measured(Struct, frozen=True, gc=False):
-    """What a node told of a source's files: bytes of its weights, and of the cache for a token.
+    """What a node measured of a source: bytes of its weights, and cache bytes of one token.
 
-    `context`: tokens that a request may have. All 0 where it could not be told.
+    `context`: tokens that a request may have. All are 0 if they could not be measured.
     """
 
     source: str
@@ -121,23 +154,25 @@ class Measured(Struct, frozen=True, gc=False):
 
 
 class Model(Struct, frozen=True, gc=False):
-    """One model that somebody asked for.
+    """One requested model.
 
     `spec` is what is wanted, `launch` and `assignments` what the last plan made of it.
-    `intent` is the sequence of the last event that wants a (new) plan, `answered` the last of
-    those that got one: a model with `intent > answered` waits for a router's decision.
-    `created` is the time (ns) of its first load request.
-    `asleep`: no replicas until a request comes. `scaled`: how many the load last called for.
-    `proven` is the last spec with which every replica got ready; `rolled_back` says why the spec
-    after it was given up. `moving`: replicas that somebody wants elsewhere.
+    `requested_seq` is the sequence of the last event that needs a plan, `planned_seq` that of the
+    last one that got a plan: a model with a larger `requested_seq` waits for a router's decision.
+    `created_ns` is the time (ns) of its first load request. `asleep`: no replicas until a request
+    comes. `scaled`: how many the load last called for. `proven` is the last spec with which every
+    replica got ready; `rolled_back` says why the spec after it was given up. `moving`: replicas
+    that are to move elsewhere. `adapters` are the sources that are wanted, by name; `offers` what
+    each name stands for. `leaving`: adapters that the last load request no longer names, which
+    answer until its replicas serve.
     """
 
     id: str
     name: str
     spec: ModelLoadRequested
     adapters: dict[str, str]
-    intent: int
-    answered: int = 0
+    requested_seq: int = field(name="intent")
+    planned_seq: int = field(name="answered", default=0)
     version: int = 0
     launch: Launch | None = None
     assignments: tuple[Assignment, ...] = ()
@@ -146,17 +181,19 @@ class Model(Struct, frozen=True, gc=False):
     missing: int = 0
     unloading: bool = False
     changed: int = 0
-    created: int = 0
+    created_ns: int = field(name="created", default=0)
     asleep: bool = False
     scaled: int | None = None
     measured: Measured | None = None
     proven: ModelLoadRequested | None = None
     rolled_back: str = ""
     moving: tuple[str, ...] = ()
+    offers: dict[str, Offer] = {}
+    leaving: dict[str, str] = {}
 
     @property
     def wanted(self) -> int:
-        """How many replicas it should have now."""
+        """The number of replicas that it should have now."""
         if self.asleep or self.unloading:
             return 0
         auto = self.spec.autoscale
@@ -167,19 +204,20 @@ class Model(Struct, frozen=True, gc=False):
 
     @property
     def task(self) -> Task:
-        """What it does: chat or embedding."""
+        """Its task: chat or embedding."""
         return self.spec.task
 
     @property
     def lora(self) -> bool:
-        """Whether its engines take adapters."""
+        """Whether its engines can load adapters."""
         return self.spec.lora if self.spec.lora is not None else bool(self.spec.adapters)
 
 
-class Held(Struct, frozen=True, gc=False):
-    """A source's files on a node: `done` of `total` bytes, all of them once it is `whole`.
+class CachedSource(Struct, frozen=True, gc=False):
+    """A source's files on a node: `done` of `total` bytes; `whole` once they are complete.
 
-    `fetched`: the node itself fetched them; others were on its disk before.
+    `fetched`: the node itself fetched them; others were on its disk before. `waits`: what it waits
+    for before it fetches them, `since` when (ns); `since` is also when the last try failed.
     """
 
     done: int = 0
@@ -190,14 +228,18 @@ class Held(Struct, frozen=True, gc=False):
     reason: str = ""
     retry_in: float | None = None
     fetched: bool = False
+    waits: str = ""
+    since: int = 0
 
 
 class Node(Struct, frozen=True, gc=False):
-    """A machine that offers devices. A `lost` or `draining` one gets no new replicas.
+    """A machine that offers devices. A lost, stopped or draining node gets no new replicas.
 
-    `weights`: the files that it holds or fetches, by their source. `registered`: the sequence of
-    its last registration. `suspected`: the sequence of the suspicion that nobody has answered yet.
-    `doubts`: how often it was lost, or suspected in vain, in a row; the last time (ns) `doubted`.
+    `stopped`: its process ended in good order, and none has registered since.
+
+    `weights`: the files that it has or fetches, by source. `registered`: the sequence of its last
+    registration. `suspected`: the sequence of an unanswered suspicion. `doubts`: how often in a row
+    it was lost or falsely suspected, the last time at `doubted` (ns).
     """
 
     id: str
@@ -211,21 +253,34 @@ class Node(Struct, frozen=True, gc=False):
     since: int = 0
     engine_version: str = ""
     measures: bool = False
-    weights: dict[str, Held] = {}
+    weights: dict[str, CachedSource] = {}
     registered: int = 0
     suspected: int = 0
     doubts: int = 0
     doubted: int = 0
     reads: int = 0
+    stopped: bool = False
+
+    @property
+    def away(self) -> bool:
+        """Whether no process is known to run it: it is lost, or was stopped."""
+        return self.lost or self.stopped
+
+    @property
+    def closed(self) -> str:
+        """Why no new replicas may be placed here, in one word; "" where they may."""
+        if self.lost:
+            return "lost"
+        return "stopped" if self.stopped else "draining" if self.draining else ""
 
     @property
     def schedulable(self) -> bool:
         """Whether new replicas may be placed here."""
-        return not (self.draining or self.lost)
+        return not (self.draining or self.lost or self.stopped)
 
 
 class Cluster(Struct, frozen=True, gc=False):
-    """Which cluster the log is of, and by which version it goes; no id: none was founded yet."""
+    """The cluster of the log, and its version; without an id, none was founded yet."""
 
     id: str = ""
     name: str = ""
@@ -234,7 +289,7 @@ class Cluster(Struct, frozen=True, gc=False):
 
 
 class Rejection(Struct, frozen=True, gc=False):
-    """An entry that was not acted upon and has not been answered by `EventRejected` yet."""
+    """A rejected entry that has not been answered by `EventRejected` yet."""
 
     seq: int
     subject: str
@@ -242,7 +297,7 @@ class Rejection(Struct, frozen=True, gc=False):
 
 
 class Alias(Struct, frozen=True, gc=False):
-    """A name that stands for other models: its targets, and who gets a copy of each request."""
+    """A name that stands for other models: its targets, and its mirror."""
 
     id: str
     name: str
@@ -251,8 +306,8 @@ class Alias(Struct, frozen=True, gc=False):
     changed: int = 0
 
 
-class Named(Struct, frozen=True, gc=False):
-    """What a public name stands for: a model, one of its adapters, or else an alias's id."""
+class NameBinding(Struct, frozen=True, gc=False):
+    """What a public name stands for: a model, one of its adapters, or an alias."""
 
     model: str
     adapter: str = ""
@@ -260,9 +315,9 @@ class Named(Struct, frozen=True, gc=False):
 
 
 class Occupancy(Struct, frozen=True, gc=False):
-    """What replicas hold of a node: their ids, and the bytes that are theirs of each device.
+    """The use of a node by replicas: their ids, and the bytes that they use of each device.
 
-    A retired one holds its share until its engine is gone.
+    A retired replica uses its memory until its engine is gone.
     """
 
     replicas: frozenset[str] = frozenset()
@@ -272,13 +327,13 @@ class Occupancy(Struct, frozen=True, gc=False):
 class State(Struct, frozen=True, gc=False):
     """The cluster after the event at `seq`.
 
-    `models_seq` is the last sequence on any model's subjects, `nodes_seq` on any node's: the guards
-    under which decisions are appended. `capacity_seq` is the last event that may have made room for
-    more replicas.
+    `models_seq` is the last sequence on the subjects of models, `nodes_seq` on those of nodes:
+    decisions are appended under these guards. `capacity_seq` is the last event that may have made
+    room for more replicas.
 
-    The last three follow from the others. `occupancy`: what replicas hold of each node. `apart`:
-    the models that want no node together with the one whose id is the key. `unsettled`: the
-    models that may call for a decision; no other one does.
+    The last three follow from the others. `occupancy`: the use of each node. `apart`: by model, the
+    other models that must not share a node with it. `unsettled`: the models for which a decision
+    may be due; for all others none is.
     """
 
     seq: int = 0
@@ -290,7 +345,7 @@ class State(Struct, frozen=True, gc=False):
     replicas: HashTrieMap[str, Replica] = HashTrieMap()
     nodes: HashTrieMap[str, Node] = HashTrieMap()
     aliases: HashTrieMap[str, Alias] = HashTrieMap()
-    names: HashTrieMap[str, Named] = HashTrieMap()
+    names: HashTrieMap[str, NameBinding] = HashTrieMap()
     rejections: HashTrieMap[int, Rejection] = HashTrieMap()
     cluster: Cluster = Cluster()
     occupancy: HashTrieMap[str, Occupancy] = HashTrieMap()
@@ -298,7 +353,7 @@ class State(Struct, frozen=True, gc=False):
     unsettled: HashTrieSet[str] = HashTrieSet()
 
     def replicas_of(self, model: Model) -> Iterator[Replica]:
-        """Give a model's replicas, retired ones too, in the order of their numbers."""
+        """Yield a model's replicas, including retired ones, in the order of their numbers."""
         for identity in model.replicas:
             replica = self.replicas.get(identity)
             if replica is not None:
@@ -309,24 +364,28 @@ EMPTY = State()
 
 
 def replica_id(model: str, number: int) -> str:
-    """Name a model's replica: `chat-0`."""
+    """Return the id of a model's replica: `chat-0`."""
     return f"{model}-{number}"
 
 
 def proven_spec(model: Model) -> ModelLoadRequested | None:
-    """Give what would be wanted after a rollback: what worked, as often as is wanted now."""
+    """Return the spec after a rollback: the proven one, with the present number of replicas."""
     if model.proven is None:
         return None
     spec = model.spec
+    back = tuple([each for each in model.proven.adapters if each.name in model.leaving])
     return replace(
-        model.proven, replicas=spec.replicas, autoscale=spec.autoscale, adapters=spec.adapters
+        model.proven,
+        replicas=spec.replicas,
+        autoscale=spec.autoscale,
+        adapters=spec.adapters + back,
     )
 
 
 def launch_of(model: Model) -> Launch:
-    """Give what the model's engines should be started with now.
+    """Return what the model's engines are to be started with now.
 
-    Where that is as in the last plan it is the very object, which is quick to compare.
+    If it is the same as in the last plan, the same object is returned, which is quick to compare.
     """
     spec = model.spec
     launch = Launch(

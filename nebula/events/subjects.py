@@ -1,6 +1,6 @@
-"""Where on NATS everything is said: subjects, and the ids that may stand in them.
+"""The subjects of all messages on NATS, and the ids that they may contain.
 
-Ids are single subject tokens, so that no name a person chooses can reach a subject it should not.
+Ids are single subject tokens, so that no chosen name can reach a foreign subject.
 """
 
 import hashlib
@@ -23,21 +23,21 @@ NODE_STATUS = "nebula.status.node.*"
 STORE_STATUS = "nebula.status.store.*"
 
 ID_FORM = "letters, digits, '_' and '-' only, 128 at most"
-"""What an id may consist of, in words."""
+"""The form of an id, in words."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 def is_token(text: str) -> bool:
-    """Tell whether `text` may be an id: one subject token of `[A-Za-z0-9_-]`, at most 128."""
+    """Return whether `text` is a valid id: one subject token of `[A-Za-z0-9_-]`, at most 128."""
     return _TOKEN.fullmatch(text) is not None
 
 
 def model_id(name: str) -> str:
-    """Give the id for a model's public name: the name itself where it is a token.
+    """Return the id for a model's public name: the name itself if it is a token.
 
-    Any other name becomes a token that still reads like it, with ten digits of the name's hash so
-    that two names never share an id.
+    Any other name becomes a similar token with ten digits of the name's hash, so that two names
+    never share an id.
     """
     if is_token(name):
         return name
@@ -47,19 +47,19 @@ def model_id(name: str) -> str:
 
 
 def default_id(source: str, name: str = "") -> str:
-    """Give the id of a model that was asked for without one: by its name, else by its source."""
+    """Return the id of a model that was requested without one: from its name, else its source."""
     return model_id(name or source.rstrip("/").rpartition("/")[2] or source)
 
 
 def event(aggregate: str, identity: str, event_type: str) -> str:
-    """Give the subject that an event is stored under. Raises ValueError for an unsafe id."""
+    """Return the subject that an event is stored under. Raise ValueError for an unsafe id."""
     if not is_token(identity):
-        raise ValueError(f"{identity!r} is no id: use {ID_FORM}")
+        raise ValueError(f"{identity!r} is not a valid id: use {ID_FORM}")
     return f"nebula.events.{aggregate}.{identity}.{event_type}"
 
 
 def requests(model: str) -> str:
-    """Give the subject on which gateways ask for a model and routers listen."""
+    """Return the subject on which gateways ask for a model and routers listen."""
     return f"nebula.inference.requests.{model}"
 
 
@@ -69,56 +69,57 @@ def router_requests(model: str, router: str) -> str:
 
 
 def replica_requests(model: str, replica: str) -> str:
-    """Give the subject on which a router hands a request to one replica's engine."""
+    """Return the subject on which a router hands a request to one replica's engine."""
     return f"nebula.inference.replicas.{model}.{replica}"
 
 
 def responses(gateway: str, request: str) -> str:
-    """Give the subject of one request's answer: what its engines say, and its gateway's notes.
+    """Return the subject of one request's answer: the pieces of engines, and the gateway's notes.
 
-    All on one, without wildcards: it is what a reader of the past costs the NATS server least by.
+    They share one subject without wildcards, which the NATS server can look up most cheaply.
     """
     return f"nebula.inference.responses.{gateway}.{request}"
 
 
 def cancel(model: str, request: str) -> str:
-    """Give the subject that ends one request, whichever router or replica of the model has it."""
+    """Return the subject that ends one request, whichever router or replica of the model has it."""
     return f"nebula.inference.cancel.{model}.{request}"
 
 
 def waiting(gateway: str) -> str:
-    """Give the subject on which engines ask a gateway which requests somebody waits for.
+    """Return the subject on which engines ask a gateway which requests are still wanted.
 
-    In no stream: where no gateway listens any more, NATS itself says so.
+    It is in no stream: if the gateway no longer listens, NATS itself replies so.
     """
     return f"nebula.waiting.{gateway}"
 
 
-def claim(request: str) -> str:
-    """Give the subject on which gateways claim a request that is to be resumable: the first wins.
+def claim(slot: str) -> str:
+    """Return the subject on which gateways claim a request that is to be resumable: the first wins.
 
-    Whoever is asked to resume it finds here what was asked.
+    A gateway that resumes it finds the original request here. `slot`: the end of the request's id,
+    by which a repeated request finds the whole id.
     """
-    return f"nebula.claims.{request}"
+    return f"nebula.claims.{slot}"
 
 
 def finished(model: str) -> str:
-    """Give the subject on which engines tell all routers that a request has ended."""
+    """Return the subject on which engines tell all routers that a request has ended."""
     return f"nebula.inference.finished.{model}"
 
 
 def node_status(node: str) -> str:
-    """Give the subject of a node's heartbeat."""
+    """Return the subject of a node's heartbeat."""
     return f"nebula.status.node.{node}"
 
 
 def replica_status(model: str, replica: str) -> str:
-    """Give the subject of a replica's heartbeat and load."""
+    """Return the subject of a replica's heartbeat and load."""
     return f"nebula.status.replica.{model}.{replica}"
 
 
 def router_status(router: str) -> str:
-    """Give the subject of a router's heartbeat and of the lines in it."""
+    """Return the subject of a router's heartbeat, with its queues."""
     return f"nebula.status.router.{router}"
 
 
@@ -128,5 +129,5 @@ def store_status(server: str) -> str:
 
 
 def logs(node: str) -> str:
-    """Give the request-reply subject on which a node answers with lines of an engine's log."""
+    """Return the request-reply subject on which a node answers with lines of an engine's log."""
     return f"nebula.logs.{node}"

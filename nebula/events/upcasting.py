@@ -1,8 +1,8 @@
-"""Old shapes of events, brought up to date as they are read; the log itself is never rewritten.
+"""Converts old forms of events as they are read; the log itself is never rewritten.
 
 A type's version grows only when its payload changes in a way that an older reader, or a newer one
-with defaults, would get wrong. A message says its version in a header; without one it is 1, so
-that what was published by hand stays what it was.
+with defaults, would misread. A message has its version in a header; without the header it is 1, so
+that events that were published by hand keep their meaning.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ Step: TypeAlias = Callable[[Payload], Payload]
 
 
 def _engine_started_1(payload: Payload) -> Payload:
-    """`version` was the plan's, which nobody could tell from the event's own."""
+    """`version` was the plan's, which could be mistaken for the event's own."""
     if "plan" in payload or "version" not in payload:
         return payload
     renamed = {key: value for key, value in payload.items() if key != "version"}
@@ -21,16 +21,16 @@ def _engine_started_1(payload: Payload) -> Payload:
 
 
 STEPS: Mapping[str, tuple[Step, ...]] = {"EngineStarted": (_engine_started_1,)}
-"""For each type that ever changed: what leads from version 1 to 2, from 2 to 3, and so on."""
+"""For each changed type: the steps from version 1 to 2, from 2 to 3, and so on."""
 
 
 def version_of(name: str) -> int:
-    """Give the version in which a type of event is written today."""
+    """Return the present version of a type of event."""
     return len(STEPS.get(name, ())) + 1
 
 
 def upcast(name: str, version: int, payload: Payload) -> Payload:
-    """Give the payload as today's version would have written it."""
+    """Return the payload in the form of the present version."""
     for step in STEPS.get(name, ())[version - 1 :]:
         payload = step(payload)
     return payload

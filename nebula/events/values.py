@@ -24,58 +24,98 @@ OptionValue: TypeAlias = Scalar | list[Scalar] | dict[str, object]
 
 
 class Adapter(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A LoRA adapter: the `name` that requests use, and its folder or hub id."""
+    """A LoRA adapter of a model."""
 
-    name: PublicName
-    source: Source
+    name: Annotated[
+        PublicName, Meta(description="Name of the adapter, as requests use it in `model`.")
+    ]
+    source: Annotated[
+        Source, Meta(description="Folder on the nodes, or hub id, of the adapter's files.")
+    ]
 
 
 class Autoscale(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A model's replicas follow its load, between `least` and `most` of them.
+    """How the number of a model's replicas follows its load.
 
-    One more when each has more than `in_flight` requests on average, or one has waited for more
-    than `wait` seconds; one fewer when for `calm` seconds fewer would have done.
+    There is one replica more when the requests in flight or the wait of a request exceed their
+    limit, and one fewer when one fewer would have sufficed for `calm` seconds.
     """
 
-    least: Replicas = 1
-    most: Replicas = 1
-    in_flight: Annotated[float, Meta(gt=0, le=65_536)] = 16.0
-    wait: Seconds = 2.0
-    calm: Seconds = 300.0
+    least: Annotated[Replicas, Meta(description="Smallest number of replicas.")] = 1
+    most: Annotated[Replicas, Meta(description="Largest number of replicas.")] = 1
+    in_flight: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=65_536,
+            description="Requests in flight per replica, on average, above which one replica is "
+            "added.",
+        ),
+    ] = 16.0
+    wait: Annotated[
+        Seconds,
+        Meta(description="Seconds that a request may queue before one replica is added."),
+    ] = 2.0
+    calm: Annotated[
+        Seconds,
+        Meta(
+            description="Seconds for which one replica fewer must have sufficed before one is "
+            "removed."
+        ),
+    ] = 300.0
 
 
 class Target(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A model, by its public name, and its share of an alias's requests."""
+    """A model that gets a share of an alias's requests."""
 
-    model: PublicName
-    weight: Annotated[int, Meta(ge=0, le=1_000_000)] = 1
+    model: Annotated[PublicName, Meta(description="Name of the model in requests.")]
+    weight: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Share of the requests, relative to the weights of the other targets.",
+        ),
+    ] = 1
 
 
 class Assignment(Struct, frozen=True, gc=False):
-    """One replica's place: its node, the devices there, and its bytes of each device.
+    """The place of one replica in a placement plan."""
 
-    `version` is that of the plan that last changed this place or what runs there: an engine
-    started for an older version is to be replaced.
-    """
+    replica: Annotated[Token, Meta(description="Id of the replica: the model's id, `-`, a number.")]
+    node: Annotated[Token, Meta(description="Name of the node.")]
+    devices: Annotated[
+        tuple[Count, ...], Meta(min_length=1, description="Indices of the devices on the node.")
+    ]
+    memory: Annotated[Count, Meta(description="Bytes that the replica gets of each device.")]
+    version: Annotated[
+        Count,
+        Meta(
+            description="Version of the plan that last changed this place or what runs there. An "
+            "engine that was started for an older version is replaced."
+        ),
+    ]
 
-    replica: Token
-    node: Token
-    devices: Annotated[tuple[Count, ...], Meta(min_length=1)]
-    memory: Count
-    version: Count
 
+class Device(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What engines run on: a GPU, or all CPUs of a machine together."""
 
-class Device(Struct, frozen=True, gc=False):
-    """Something that engines run on: a GPU, or the whole of a machine's CPUs. `memory` in bytes."""
-
-    index: Count
-    kind: DeviceKind
-    name: str
-    memory: Count
+    index: Annotated[Count, Meta(description="Number of the device on its node.")]
+    kind: Annotated[DeviceKind, Meta(description="Whether it is a GPU or the machine's CPUs.")]
+    name: Annotated[str, Meta(description="Name of the product, as its driver reports it.")]
+    memory: Annotated[Count, Meta(description="Memory of the device, in bytes.")]
+    identity: Annotated[
+        str,
+        Meta(
+            description="Identifier that no other device has. Nodes that offer the same identity "
+            "share one device, and plans count it once. Empty if the node has the device to "
+            "itself, or reports none."
+        ),
+    ] = ""
 
 
 class Weights(Struct, frozen=True, gc=False):
-    """A source whose files lie on a node, and their bytes."""
+    """A source whose files are on a node's disk."""
 
-    source: str
-    bytes: Count
+    source: Annotated[str, Meta(description="Hub id or folder of the files.")]
+    bytes: Annotated[Count, Meta(description="Size of the files, in bytes.")]

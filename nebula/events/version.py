@@ -1,7 +1,8 @@
-"""The cluster version: by which rules a log is read, and what may stand in it. Pure.
+"""The cluster version: the rules by which a log is read, and what it may contain. Pure.
 
-It stands in the log itself, so that what an event means never depends on who folds it. Version 0 is
-what Nebula did before there was one. It is raised by one, once all routers and nodes know the next.
+It is recorded in the log, so that the meaning of an event never depends on which Nebula folds it.
+Version 0 is Nebula before there were cluster versions. It is raised by one once all routers and
+nodes know the next one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,19 +11,24 @@ from typing import Any
 from nebula.events.state import State
 from nebula.events.vocabulary import Event
 
-VERSION = 1
+VERSION = 2
 """The newest cluster version that this Nebula knows."""
 
 SIZES = 1
 """The version from which intents are bounded in size."""
 
-SINCE: Mapping[tuple[str, str], int] = {}
-"""Since which version there is a field, or with "" for it a type of event; what is older is not
-here. Whatever is added to an intent, and whatever older routers would decide otherwise upon, is."""
+ADAPTERS_STAY = 2
+"""The version from which a load request leaves adapters alone that were loaded at run time, and
+those that it no longer names answer until its replicas serve."""
+
+SINCE: Mapping[tuple[str, str], int] = {("NodeStopped", ""): 2}
+"""The version that introduced a field or, with "" as the field, a type of event; older ones are not
+listed. It lists everything that was added to an intent, and everything that older routers would
+decide differently upon."""
 
 
 def too_new(state: State) -> str | None:
-    """Return why this Nebula must not act upon a log; None where it may."""
+    """Return why this Nebula must not act upon a log; None if it may."""
     version = state.cluster.version
     if version <= VERSION:
         return None
@@ -33,7 +39,7 @@ def too_new(state: State) -> str | None:
 
 
 def premature(state: State, event: Event, since: Mapping[tuple[str, str], int]) -> str | None:
-    """Return why an event can't count yet: not all of the cluster would understand it."""
+    """Return why an event can't count yet: not every actor would understand it."""
     version = state.cluster.version
     for what, needed in _needs(event, since):
         if needed > version:
@@ -45,11 +51,11 @@ def premature(state: State, event: Event, since: Mapping[tuple[str, str], int]) 
 
 
 def behind(state: State, version: int) -> list[str]:
-    """Return the nodes that are not lost and do not know a version."""
+    """Return the nodes that run, for all that is known, and do not know a version."""
     return [
         identity
         for identity, node in sorted(state.nodes.items())
-        if not node.lost and node.reads < version
+        if not node.away and node.reads < version
     ]
 
 

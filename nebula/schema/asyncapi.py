@@ -1,7 +1,7 @@
 """An AsyncAPI 3 document of every subject, made from the channels and structs themselves.
 
-Its form is the specification's (AsyncAPI 3.0.0): channels say where, operations what Nebula does
-there, components what the messages are.
+In the specification's terms (AsyncAPI 3.0.0) a channel is a subject, an operation is what Nebula
+does there, and the components are the messages.
 """
 
 import re
@@ -19,7 +19,7 @@ _JSON = "application/json"
 
 
 def document(version: str) -> Schema:
-    """Give the whole document; `version` is Nebula's own."""
+    """Return the whole document; `version` is that of Nebula."""
     channels = (*event_channels(), *OTHERS)
     bodies = [each for channel in channels for each in (channel.body, channel.reply)]
     structs = [each for each in bodies if isinstance(each, type)]
@@ -29,9 +29,9 @@ def document(version: str) -> Schema:
             "title": "Nebula",
             "version": version,
             "description": (
-                "Everything that Nebula's actors say to each other and take from outside. Events "
-                "are kept for ever in the stream NEBULA_EVENTS; publish intents with JetStream's "
-                "acknowledgement, and read everything else."
+                "Every message between Nebula's actors, and every message that they take from "
+                "outside. Events are kept for ever in the stream NEBULA_EVENTS. Publish intents "
+                "with JetStream's acknowledgement; everything else is for reading."
             ),
             "license": {"name": "Apache-2.0"},
         },

@@ -1,25 +1,31 @@
-"""Every subject that Nebula speaks on: who says what there, in which headers and which body."""
+"""Every subject that Nebula uses: what is sent there, with which headers and which body."""
 
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
 from nebula.actors.node.log_reading import LogReply, LogRequest
-from nebula.events import envelope, inference, record, subjects
+from nebula.events import envelope, record, subjects
+from nebula.events.failures import Failure
+from nebula.events.heartbeats import (
+    NodeHeartbeat,
+    ReplicaHeartbeat,
+    RouterHeartbeat,
+    StoreHeartbeat,
+)
 from nebula.events.inference import Finished, StillWanted, Unwanted
 from nebula.events.original import ORIGINAL_HEADER
-from nebula.events.status import NodeStatus, ReplicaStatus, RouterStatus, StoreStatus
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, TYPES, Decided
 
 Kind: TypeAlias = Literal["intent", "decision", "fact"]
 Action: TypeAlias = Literal["send", "receive"]
 
 ID = "letters, digits, `_` and `-`, 128 at most"
-"""What an id may consist of, in words."""
+"""The characters and length of an id, in words."""
 
 
 class Header(Struct, frozen=True):
-    """A header of a message; a `needed` one must be there."""
+    """A header of a message, and whether every message needs it."""
 
     name: str
     meaning: str
@@ -29,8 +35,8 @@ class Header(Struct, frozen=True):
 class Channel(Struct, frozen=True):
     """A subject with its parameters in braces, and the messages on it.
 
-    `action` is Nebula's own towards the outside. `body`: the struct whose JSON the body is, or
-    what else is in it, in words. `reply` is what a request on it is answered with.
+    `action`: whether Nebula itself sends or receives there. `body`: the struct whose JSON the body
+    is, or a description of another body. `reply`: the same of the reply to a request.
     """
 
     name: str
@@ -44,63 +50,84 @@ class Channel(Struct, frozen=True):
 
 
 EVENT_HEADERS = (
-    Header("Nats-Msg-Id", "JetStream stores a message with an id once within two minutes"),
-    Header(record.VERSION_HEADER, "version of the event's payload; 1 where it is missing"),
-    Header(record.CAUSE_HEADER, "sequence of the event that led to this one"),
-    Header(record.BASIS_HEADER, "sequence up to which a router had folded the log to decide"),
-    Header(record.ACTOR_HEADER, "who wrote it"),
+    Header("Nats-Msg-Id", "Id by which JetStream drops a repeated message for two minutes."),
+    Header(record.VERSION_HEADER, "Version of the event's payload; 1 if missing."),
+    Header(record.CAUSE_HEADER, "Sequence of the event that led to this one."),
+    Header(
+        record.BASIS_HEADER, "Sequence of the last event that the router had folded to decide this."
+    ),
+    Header(record.ACTOR_HEADER, "The actor that wrote the event."),
     Header(
         ORIGINAL_HEADER,
-        "on imported events: time in nanoseconds, and the headers in base64, as they were",
+        "On imported events: the original time in nanoseconds and the original headers in base64.",
     ),
 )
 
 _REQUEST_HEADERS = (
-    Header(envelope.REQUEST, "the request's id, as in the answer's x-request-id", needed=True),
-    Header(envelope.GATEWAY, "id of the gateway that waits for the answer", needed=True),
-    Header(envelope.PATH, "the OpenAI path, such as /v1/chat/completions", needed=True),
-    Header(envelope.ADAPTER, "name of the adapter it is for: UTF-8 as hexadecimal digits"),
-    Header(envelope.CONTENT_TYPE, "of the body; application/json where it is missing"),
-    Header(envelope.ATTEMPT, "1, 2 ...: the same request once more, where an engine has died"),
-    Header(envelope.AVOID, "the replica that has just failed it: another one is preferred for it"),
-    Header(envelope.GONE, "1: that replica was stopped, or not heard from any more"),
-    Header(envelope.USER, "whom fairness counts it for: a hash of the API key, else of `user`"),
-    Header(envelope.PRIORITY, "lower goes first, as in vLLM; 0 where it is missing"),
-    Header(envelope.PATIENCE, "seconds that it may wait in a router"),
-    Header(envelope.TIMEOUT, "seconds until nobody wants the answer any more"),
-    Header(envelope.PREFIX, "digests of the prompt's beginnings, shortest first, with commas"),
-    Header(envelope.KEEP, "1: it runs to its end even where no gateway waits for the answer"),
-    Header(envelope.CONTINUES, "how it goes on after an earlier attempt: again or rest"),
-    Header(envelope.TOKENS, "token ids are asked for too: shown to the client, or tracked only"),
+    Header(envelope.REQUEST, "Id of the request, as in the answer's `x-request-id`.", needed=True),
+    Header(envelope.GATEWAY, "Id of the gateway that waits for the answer.", needed=True),
+    Header(envelope.PATH, "Path of the HTTP request, as `/v1/chat/completions`.", needed=True),
+    Header(envelope.ADAPTER, "Name of the adapter: its UTF-8 as hexadecimal digits."),
+    Header(envelope.CONTENT_TYPE, "Media type of the body; `application/json` if missing."),
+    Header(envelope.ATTEMPT, "Number of the attempt, from 1: a later one follows a failed engine."),
+    Header(envelope.AVOID, "Id of the replica that has just failed it: others are preferred."),
+    Header(envelope.GONE, "`1`: the replica in `Nebula-Avoid` was stopped or fell silent."),
+    Header(
+        envelope.USER,
+        "User that fairness counts the request for: a hash of the API key, `/`, a hash of `user`.",
+    ),
+    Header(envelope.PRIORITY, "Priority as in vLLM: a lower number goes first; 0 if missing."),
+    Header(envelope.PATIENCE, "Seconds that the request may queue in a router."),
+    Header(envelope.TIMEOUT, "Seconds until the client stops waiting for the answer."),
+    Header(
+        envelope.PREFIX, "Digests of the prompt's beginnings, shortest first, separated by commas."
+    ),
+    Header(envelope.KEEP, "`1`: it runs to its end even if no gateway waits for the answer."),
+    Header(
+        envelope.CONTINUES,
+        "How the answer continues an earlier attempt's: `again` from the start, or its `rest`.",
+    ),
+    Header(
+        envelope.TOKENS,
+        "The engine sends token ids too: `shown` to the client, or `tracked` by the gateway only.",
+    ),
+    Header(envelope.VERSION, "Digest of the adapter's version that must answer."),
 )
 
 _PIECE_HEADERS = (
-    Header(envelope.CHUNK, "0, 1, 2 ... without gaps; -1 says only who has taken it", needed=True),
-    Header(envelope.ATTEMPT, "the request's; 1 where it is missing"),
-    Header(envelope.STATUS, "the HTTP status, on the first piece only"),
-    Header(envelope.CONTENT_TYPE, "of the body, beside the status"),
-    Header(envelope.REPLICA, "the replica that answers"),
-    Header(envelope.QUEUED, "the router in whose line the request waits"),
-    Header(envelope.CONTINUES, "on the first piece: as in the request"),
-    Header(envelope.RETRY_AFTER, "seconds after which asking again may help"),
-    Header(envelope.END, "1 on the piece that closes the answer"),
+    Header(
+        envelope.CHUNK,
+        "Number of the piece, from 0 without gaps; -1 for a note that only tells which replica or "
+        "router has the request.",
+        needed=True,
+    ),
+    Header(envelope.ATTEMPT, "Attempt of the request that this answers; 1 if missing."),
+    Header(envelope.STATUS, "HTTP status, on the first piece only."),
+    Header(envelope.CONTENT_TYPE, "Media type of the body, on the first piece only."),
+    Header(envelope.REPLICA, "Id of the replica that answers."),
+    Header(envelope.QUEUED, "Id of the router that has queued the request."),
+    Header(envelope.CONTINUES, "As in the request, on the first piece only."),
+    Header(envelope.VERSION, "Digest of the adapter's version, on the first piece only."),
+    Header(envelope.RETRY_AFTER, "Seconds after which another try may succeed."),
+    Header(envelope.END, "`1` on the piece that ends the answer."),
     Header(
         envelope.FAILURE,
-        f"why there is no further answer: {inference.REFUSED}, {inference.ENGINE_FAILED}, "
-        f"{inference.ENGINE_STOPPED} or {inference.OTHER_PLAN}",
+        f"Why the answer ends here: `{Failure.REFUSED}`, `{Failure.ENGINE_FAILED}`, "
+        f"`{Failure.ENGINE_STOPPED}`, `{Failure.OTHER_PLAN}` or `{Failure.OTHER_VERSION}`.",
     ),
 )
 
 MEANINGS = {
-    "id": "id of the model, replica, node or alias",
-    "seq": "sequence of the event that was not acted upon",
-    "model": f"id of the model: {ID}",
-    "replica": "id of the replica: the model's id, `-`, a number",
-    "node": f"name of the node: {ID}",
-    "gateway": "id of the gateway that waits for the answer",
-    "request": "id of the request",
-    "router": "id of the router",
-    "server": "name of the NATS server; the one that `nebula up` runs is called nebula",
+    "id": "Id of the model, replica, node, alias or cluster.",
+    "seq": "Sequence of the event that was rejected.",
+    "model": f"Id of the model: {ID}.",
+    "replica": "Id of the replica: the model's id, `-`, a number.",
+    "node": f"Name of the node: {ID}.",
+    "gateway": "Id of the gateway that waits for the answer.",
+    "request": "Id of the request.",
+    "slot": "The last 16 characters of the request's id.",
+    "router": "Id of the router.",
+    "server": "Name of the NATS server; the server of `nebula up` is called `nebula`.",
 }
 """What the parameters in addresses stand for."""
 
@@ -109,8 +136,8 @@ OTHERS = (
         "requests",
         subjects.requests("{model}"),
         "receive",
-        "A gateway asks for a model; one router takes it.",
-        "the HTTP request's body, as the client sent it",
+        "A gateway sends a request for a model; one router takes it.",
+        "the body of the HTTP request, as the client sent it",
         _REQUEST_HEADERS,
         stream="NEBULA_INFERENCE",
     ),
@@ -118,8 +145,8 @@ OTHERS = (
         "routerRequests",
         subjects.router_requests("{model}", "{router}"),
         "receive",
-        "A gateway asks one router, whose heartbeat says that it is addressed, for a model.",
-        "the HTTP request's body, as the client sent it",
+        "A gateway sends a request to one router whose heartbeat says `addressed`.",
+        "the body of the HTTP request, as the client sent it",
         _REQUEST_HEADERS,
         stream="NEBULA_INFERENCE",
     ),
@@ -127,12 +154,17 @@ OTHERS = (
         "replicaRequests",
         subjects.replica_requests("{model}", "{replica}"),
         "send",
-        "A router hands a request to one replica's engine.",
-        "the HTTP request's body, as the client sent it",
+        "A router sends a request to the engine of one replica.",
+        "the body of the HTTP request, as the client sent it",
         (
-            *_REQUEST_HEADERS,
-            Header(envelope.PLAN, "version of the plan that the replica's engine is to run for"),
-            Header(envelope.ROUTED, "JSON: which router, as of which event, and the candidates"),
+            *_REQUEST_HEADERS[:-1],
+            Header(envelope.VERSION, "Digest of the adapter's version that must answer."),
+            Header(envelope.PLAN, "Version of the plan that the replica's engine must run for."),
+            Header(
+                envelope.ROUTED,
+                "JSON: the router, the last event it had folded, the candidates, and the seconds "
+                "that the request queued.",
+            ),
         ),
         stream="NEBULA_INFERENCE",
     ),
@@ -140,23 +172,24 @@ OTHERS = (
         "responses",
         subjects.responses("{gateway}", "{request}"),
         "send",
-        "An engine answers a request, in numbered pieces.",
-        "a piece of the HTTP answer's body; without headers it is the gateway's own note for "
-        "whoever resumes the answer, and has what `cancel` has",
+        "An engine answers a request in numbered pieces.",
+        "a part of the HTTP answer's body. A message without headers is the gateway's own note for "
+        "gateways that resume the answer; its body is that of `cancel`",
         _PIECE_HEADERS,
         stream="NEBULA_INFERENCE",
     ),
     Channel(
         "claims",
-        subjects.claim("{request}"),
+        subjects.claim("{slot}"),
         "send",
         "A gateway claims a request that is to be resumable: the first claim counts.",
-        "the request's body",
+        "none; the headers say what was requested",
         (
             *_REQUEST_HEADERS,
-            Header(envelope.MODEL, "id of the model", needed=True),
-            Header(envelope.FINGERPRINT, "hash of path and body", needed=True),
-            Header(envelope.CLAIMANT, "something that no other claim has", needed=True),
+            Header(envelope.MODEL, "Id of the model.", needed=True),
+            Header(envelope.FINGERPRINT, "Hash of the path and the body.", needed=True),
+            Header(envelope.CLAIMANT, "Text that no other claim has.", needed=True),
+            Header(envelope.STREAM, "`1`: the client asked for a stream."),
         ),
         stream="NEBULA_CLAIMS",
     ),
@@ -164,15 +197,16 @@ OTHERS = (
         "cancel",
         subjects.cancel("{model}", "{request}"),
         "receive",
-        "Whoever has the request, a router or an engine, ends it at once.",
-        "a number: only attempts below it; else all, and the reason",
+        "The router or engine that has the request ends it at once.",
+        "a number, to cancel only the attempts below it; any other text cancels all attempts and "
+        "is the reason",
         stream="NEBULA_INFERENCE",
     ),
     Channel(
         "finished",
         subjects.finished("{model}"),
         "send",
-        "An engine is done with requests, whatever way they ended.",
+        "An engine tells every router which requests it has finished, however they ended.",
         Finished,
         stream="NEBULA_INFERENCE",
     ),
@@ -180,7 +214,7 @@ OTHERS = (
         "waiting",
         subjects.waiting("{gateway}"),
         "receive",
-        "An engine asks which of its requests anybody waits for; the reply names the others.",
+        "An engine asks which of its requests still have a client; the reply names the others.",
         StillWanted,
         reply=Unwanted,
     ),
@@ -188,39 +222,39 @@ OTHERS = (
         "routerStatus",
         subjects.router_status("{router}"),
         "send",
-        "A router's heartbeat, and how many requests wait in it.",
-        RouterStatus,
+        "The heartbeat of a router, with its queues.",
+        RouterHeartbeat,
         stream="NEBULA_STATUS",
     ),
     Channel(
         "nodeStatus",
         subjects.node_status("{node}"),
         "send",
-        "A node's heartbeat.",
-        NodeStatus,
+        "The heartbeat of a node.",
+        NodeHeartbeat,
         stream="NEBULA_STATUS",
     ),
     Channel(
         "replicaStatus",
         subjects.replica_status("{model}", "{replica}"),
         "send",
-        "An engine's heartbeat and load.",
-        ReplicaStatus,
+        "The heartbeat of a replica's engine, with its load.",
+        ReplicaHeartbeat,
         stream="NEBULA_STATUS",
     ),
     Channel(
         "storeStatus",
         subjects.store_status("{server}"),
         "send",
-        "The heartbeat of the NATS server that `nebula up` runs: room, and whether it can write.",
-        StoreStatus,
+        "The heartbeat of the NATS server that `nebula up` runs: whether its store takes events.",
+        StoreHeartbeat,
         stream="NEBULA_STATUS",
     ),
     Channel(
         "logs",
         subjects.logs("{node}"),
         "receive",
-        "Somebody wants lines of an engine's log.",
+        "A request for lines of an engine's log.",
         LogRequest,
         reply=LogReply,
     ),
@@ -229,14 +263,14 @@ OTHERS = (
 
 
 def kind_of(name: str) -> Kind:
-    """Say who writes a type of event: anyone, a router, or the actor that it happened to."""
+    """Return what an event is: an intent (anyone), a decision (routers) or a fact (actors)."""
     if name in INTENTS:
         return "intent"
     return "decision" if issubclass(TYPES[name], Decided) else "fact"
 
 
 def event_channels() -> tuple[Channel, ...]:
-    """Give a channel for every type of event, in the vocabulary's order."""
+    """Return a channel for every type of event, in the vocabulary's order."""
     return tuple(_event(name) for name in TYPES)
 
 

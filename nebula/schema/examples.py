@@ -26,6 +26,7 @@ from nebula.events.vocabulary import (
     DownloadFinished,
     DownloadProgressed,
     DownloadStarted,
+    DownloadWaits,
     EngineFailed,
     EngineReady,
     EngineResumed,
@@ -46,17 +47,22 @@ from nebula.events.vocabulary import (
     NodeHeard,
     NodeLost,
     NodeRegistered,
+    NodeStopped,
     NodeSuspected,
     WeightsRemoved,
 )
 
+_DIGEST = "3f1c9e0b7d5a42688e9b1f0c6d4a7e2519c8b3f6a0d7e4c1925b8f3a6d0e7c14"
 _QWEN = "Qwen/Qwen2.5-0.5B-Instruct"
 
 _EVENTS: tuple[tuple[str, Event], ...] = (
     (
         "n1",
         NodeRegistered(
-            (Device(0, "gpu", "NVIDIA H100 80GB HBM3", 80 * GIB),), "gpu-7", {"zone": "a"}, "0.1.0"
+            (Device(0, "gpu", "NVIDIA H100 80GB HBM3", 80 * GIB, "GPU-5fd4f087"),),
+            "gpu-7",
+            {"zone": "a"},
+            "0.1.0",
         ),
     ),
     (
@@ -71,6 +77,7 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
         ),
     ),
     ("n1", DownloadStarted(_QWEN, "7ae5576", 10, 0, 999_572_480)),
+    ("n1", DownloadWaits(_QWEN, "asks the hub for its files")),
     ("n1", DownloadProgressed(_QWEN, 402_653_184, 999_572_480)),
     ("n1", DownloadFailed(_QWEN, "the connection was reset", 2.0)),
     ("n1", DownloadFinished(_QWEN, 999_572_480, "7ae5576", 12.5)),
@@ -83,12 +90,12 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
         EngineStalled(30.4, 3, 269.6, "no token, no step, a probe of one token waits for 25 s"),
     ),
     ("chat-0", EngineResumed(42.1)),
-    ("chat-0", AdapterLoaded("sql", "/srv/adapters/sql")),
+    ("chat-0", AdapterLoaded("sql", "/srv/adapters/sql", digest=_DIGEST, asked=5)),
     ("prod", AliasRequested((Target("qwen", 9), Target("sql", 1)), name="prod-chat")),
     ("chat", AdapterLoadRequested("poet", "/srv/adapters/poet")),
-    ("chat-0", AdapterLoadFailed("poet", "/srv/adapters/poet", "rank 64 is above 16")),
+    ("chat-0", AdapterLoadFailed("poet", "/srv/adapters/poet", "rank 64 is above 16", asked=7)),
     ("chat", AdapterUnloadRequested("sql")),
-    ("chat-0", AdapterUnloaded("sql")),
+    ("chat-0", AdapterUnloaded("sql", digest=_DIGEST)),
     ("chat", ModelScaled(2, "20 requests in flight are 20.0 for each of 1, more than 16")),
     ("chat", ModelSlept("no request for 600.5 s: it sleeps after 600 s")),
     ("chat", ModelWoken("2 requests wait, for 1.5 s")),
@@ -108,13 +115,14 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
     ("chat", ModelUnloaded()),
     ("n1", WeightsPinRequested(_QWEN, pinned=False)),
     ("n1", WeightsRemoveRequested(_QWEN)),
-    ("n1", WeightsRemoved(_QWEN, "somebody asked for it")),
-    ("4f1d0c", ClusterFounded("lab", 1)),
-    ("4f1d0c", ClusterVersionRaised(2, "2 routers and 3 nodes know version 2")),
+    ("n1", WeightsRemoved(_QWEN, "it was requested")),
+    ("4f1d0c", ClusterFounded("lab", 2)),
+    ("4f1d0c", ClusterVersionRaised(3, "2 routers and 3 nodes know version 3")),
     ("42", EventRejected("nebula.events.model.chat.ModelScaleRequested", "there is no such model")),
     ("n1", NodeSuspected("not heard from for 20.4 s: it is lost after 30 s")),
     ("n1", NodeHeard("it reads this log")),
     ("n1", NodeLost("no heartbeat for 15 s")),
+    ("n1", NodeStopped(2)),
     ("n1", NodeDeregistered()),
 )
 

@@ -1,7 +1,6 @@
-"""JSON Schema (2020-12) of all that Nebula says in JSON, made from the structs themselves."""
+"""JSON Schema (2020-12) of all that Nebula writes as JSON, made from the structs themselves."""
 
 import inspect
-import re
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -17,14 +16,12 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 Schema: TypeAlias = dict[str, Any]
 
-_FIELD = re.compile(r"^`(\w+)`: (.+?)$(?=\n`|\n\n|\Z)", re.MULTILINE | re.DOTALL)
-"""How a docstring tells what one field means."""
-
 
 def definitions(kinds: Iterable[type[Struct]], prefix: str) -> dict[str, Schema]:
-    """Give the schemas of structs and of all that they consist of; references begin with `prefix`.
+    """Return the schemas of structs and of the structs in them; references begin with `prefix`.
 
-    Events bring an example along, and the version of their payload.
+    Each field is described at the field (`Meta(description=…)`). Events also get an
+    example and the version of their payload.
     """
     _, found = msgspec.json.schema_components(
         tuple(kinds), schema_hook=_anything, ref_template=prefix + "{name}"
@@ -33,21 +30,21 @@ def definitions(kinds: Iterable[type[Struct]], prefix: str) -> dict[str, Schema]
 
 
 def of_all_events() -> Schema:
-    """Give one document that defines every event."""
+    """Return one document that defines every event."""
     return {
         "$schema": DIALECT,
         "$id": "urn:nebula:events",
         "title": "Nebula's events",
         "description": (
             "The body of a message on nebula.events.<aggregate>.<id>.<EventType> "
-            "is as #/$defs/<EventType> says."
+            "has the schema #/$defs/<EventType>."
         ),
         "$defs": definitions(TYPES.values(), "#/$defs/"),
     }
 
 
 def of_event(name: str) -> Schema:
-    """Give a document of one event. Raises KeyError for a type that there is not."""
+    """Return a document that defines one event. Raise KeyError for an unknown type."""
     found = definitions([TYPES[name]], "#/$defs/")
     own = found.pop(name)
     document = {"$schema": DIALECT, "$id": f"urn:nebula:events:{name}", **own}
@@ -55,7 +52,7 @@ def of_event(name: str) -> Schema:
 
 
 def _anything(kind: type) -> Schema:
-    """Any JSON stands where the vocabulary says `object`."""
+    """Return the schema of `object`, which stands for any JSON in the vocabulary."""
     if kind is object:
         return {"description": "any JSON"}
     raise NotImplementedError(kind)
@@ -63,10 +60,7 @@ def _anything(kind: type) -> Schema:
 
 def _finished(name: str, schema: Schema) -> Schema:
     found: Schema = _portable(schema)
-    text = inspect.cleandoc(found.get("description", ""))
-    for field, meaning in _FIELD.findall(text):
-        found["properties"][field]["description"] = " ".join(meaning.split())
-    found["description"] = _FIELD.sub("", text).strip()
+    found["description"] = inspect.cleandoc(found.get("description", ""))
     if name in TYPES:
         found["x-nebula-version"] = version_of(name)
         found["examples"] = [msgspec.json.decode(record.encode(EXAMPLES[name][1]))]
@@ -74,7 +68,7 @@ def _finished(name: str, schema: Schema) -> Schema:
 
 
 def _portable(value: Any) -> Any:
-    """Write patterns as every language reads them: Python's `\\Z` is only a Z to the others."""
+    """Return a schema whose patterns mean the same everywhere: other languages have no `\\Z`."""
     if isinstance(value, dict):
         return {
             key: each.replace(r"\Z", "$") if key == "pattern" else _portable(each)

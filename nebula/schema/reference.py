@@ -1,4 +1,4 @@
-"""`docs/events.md`: every event and subject for people, from the same source as the schemas."""
+"""`docs/events.md`: every event and subject, for people, made from the same code as the schemas."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,15 +17,15 @@ from nebula.schema.json_schema import Schema
 _KINDS = {
     "intent": (
         "Intents",
-        "Anyone may publish these. A field that Nebula does not know is answered with "
-        "`EventRejected`, and so is what can't be granted; nothing stops because of it.",
+        "Anyone may publish these. An unknown field, or a request that can't be granted, is "
+        "answered with `EventRejected`; nothing stops because of it.",
     ),
-    "decision": ("Decisions", "What a router concludes from the folded state."),
-    "fact": ("Facts", "What happened, told by the actor that it happened to."),
+    "decision": ("Decisions", "What a router decides from the folded state."),
+    "fact": ("Facts", "What happened, reported by the actor that it happened to."),
 }
 
 _FEW = 4
-"""Alternatives of a type that are told one by one."""
+"""Most alternatives of a type that are listed one by one."""
 
 _LIMITS = {
     "minimum": "at least",
@@ -38,19 +38,19 @@ _LIMITS = {
 
 
 def markdown() -> str:
-    """Give the whole page."""
+    """Return the whole page."""
     return "\n".join(_lines())
 
 
 def publish_command(name: str) -> str:
-    """Give the nats command that publishes the example of an event."""
+    """Return the `nats` command that publishes the example of an event."""
     identity, event = EXAMPLES[name]
     body = msgspec.json.encode(_said(event)).decode()
     return f"nats pub {record.subject_of(identity, event)} '{body}'"
 
 
 def _said(event: Struct) -> dict[str, Any]:
-    """What a person has to write: fields at their defaults are left out."""
+    """Return what a person has to write: the fields that differ from their defaults."""
     return {
         field.encode_name: value
         for field in msgspec.structs.fields(event)
@@ -69,20 +69,20 @@ def _lines() -> Iterator[str]:
     yield ""
     yield "# Events and subjects"
     yield ""
-    yield "An event is one message: its subject says what it is about and what happened,"
-    yield "`nebula.events.<aggregate>.<id>.<EventType>`, and its body is the JSON of its fields."
-    yield "All of them are kept, in order and for ever, in the JetStream stream `NEBULA_EVENTS`;"
-    yield "an event's sequence there is its name (`nebula why seq 42`)."
+    yield "An event is one message. Its subject names the aggregate and the type of the event,"
+    yield "`nebula.events.<aggregate>.<id>.<EventType>`; its body is the JSON of its fields."
+    yield "All events are kept, in order and for ever, in the JetStream stream `NEBULA_EVENTS`."
+    yield "An event is identified by its sequence there (`nebula why seq 42`)."
     yield ""
-    yield "For programs: `nebula schema` prints JSON Schema of every event, `nebula schema"
+    yield "For programs: `nebula schema` prints JSON Schema of every event, and `nebula schema"
     yield "--asyncapi` an AsyncAPI 3 document of all subjects, which is also in"
     yield "[asyncapi.json](asyncapi.json)."
     yield ""
     yield "## By hand"
     yield ""
-    yield "Every intent with the nats command. Once the log is there (whatever of Nebula starts"
-    yield "first makes it), nothing else need run: what was published takes effect when it does."
-    yield "`nebula events --rejected` shows what was not acted upon, and why."
+    yield "Every intent as a `nats` command. The log must exist; the first actor of Nebula that"
+    yield "starts creates it. Otherwise Nebula need not run: a published intent takes effect when"
+    yield "it does. `nebula events --rejected` shows which intents were rejected, and why."
     yield ""
     yield "```sh"
     for name in TYPES:
@@ -92,7 +92,7 @@ def _lines() -> Iterator[str]:
     yield ""
     yield "## Headers"
     yield ""
-    yield "None is needed; actors write them."
+    yield "All of them are optional; actors write them."
     yield ""
     yield "| header | meaning |"
     yield "|---|---|"
@@ -120,10 +120,21 @@ def _lines() -> Iterator[str]:
     yield ""
     yield "## Other subjects"
     yield ""
-    yield "What actors say to each other beside the log. Requests, answers and heartbeats are kept"
-    yield "in memory for minutes; what has no stream is kept nowhere."
+    yield "The messages between actors that are not events. Requests, answers and heartbeats are"
+    yield "kept in memory for minutes; messages without a stream are kept nowhere."
     for channel in OTHERS:
         yield from _other(channel)
+    yield ""
+    yield "## Parts of other messages"
+    bodies = [each for channel in OTHERS for each in (channel.body, channel.reply)]
+    whole = [each for each in bodies if not isinstance(each, str)]
+    for name, schema in json_schema.definitions(whole, "").items():
+        if name not in {each.__name__ for each in whole}:
+            yield ""
+            yield f"### {name}"
+            yield ""
+            yield schema["description"]
+            yield from _fields(schema)
     yield ""
 
 
@@ -148,16 +159,19 @@ def _event(channel: Channel) -> Iterator[str]:
 
 
 def _fields(schema: Schema) -> Iterator[str]:
-    if not schema["properties"]:
+    if "prefixItems" in schema:
+        yield ""
+        yield "A list of these items:"
+        for item in schema["prefixItems"]:
+            yield f"- {_type(item)}: {item['description']}"
+    if not schema.get("properties"):
         return
     yield ""
-    told = any("description" in field for field in schema["properties"].values())
-    yield "| field | type | default |" + " meaning |" * told
-    yield "|---|---|---|" + "---|" * told
+    yield "| field | type | default | meaning |"
+    yield "|---|---|---|---|"
     for name, field in schema["properties"].items():
         default = "needed" if name in schema["required"] else f"`{_json(field['default'])}`"
-        line = f"| `{name}` | {_type(field)} | {default} |"
-        yield f"{line} {field.get('description', '')} |" if told else line
+        yield f"| `{name}` | {_type(field)} | {default} | {field['description']} |"
 
 
 def _type(field: Schema) -> str:
@@ -187,22 +201,21 @@ def _other(channel: Channel) -> Iterator[str]:
     yield ""
     yield channel.summary + (f" In the stream `{channel.stream}`." if channel.stream else "")
     yield ""
-    yield f"Body: {_body(channel.body)}."
-    if channel.reply:
-        yield f"Reply: {_body(channel.reply)}."
+    for title, body in (("Body", channel.body), ("Reply", channel.reply)):
+        if isinstance(body, str):
+            if body:
+                yield f"{title}: {body}."
+        else:
+            if title == "Reply":
+                yield ""
+            yield f"{title}: JSON."
+            yield from _fields(json_schema.definitions([body], "")[body.__name__])
     if channel.headers:
         yield ""
         yield "| header | meaning |"
         yield "|---|---|"
         for header in channel.headers:
             yield f"| `{header.name}` | {header.meaning} |"
-
-
-def _body(body: type[Struct] | str) -> str:
-    if isinstance(body, str):
-        return body
-    fields = ", ".join(f"`{each}`" for each in body.__struct_fields__)
-    return f"JSON with {fields}"
 
 
 def _json(value: object) -> str:

@@ -1,1 +1,1 @@
-"""The log on JetStream, and all else that touches NATS itself: streams, connections, the server."""
+"""The log on JetStream, and everything else that uses NATS directly."""

@@ -1,10 +1,10 @@
-"""A log as a file: JSON lines that a person can read, grep and mail.
+"""A log as a file of JSON lines, which people can read, search and send.
 
-The first line says what follows. Every further line is one entry, byte for byte: its sequence,
-time, subject, headers and body. Each ends in `chain`, the SHA-256 of the line's own text before it
-and of the chain before it, so that a changed, missing or reordered line is found and named. There
-is no secret in it: who changes a line can chain all lines after it anew, and only the last chain,
-told some other way, shows that.
+The first line describes the file. Every further line is one entry, byte for byte: its sequence,
+time, subject, headers and body, unless its secrets are masked, which the first line then says (ADR
+41). Each ends in `chain`, the SHA-256 of the line's text before it and of the previous chain, so
+that a changed, missing or reordered line is detected. There is no secret key in it: a forger could
+recompute the chain, so the last chain must be kept elsewhere to compare with.
 """
 
 import base64
@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from nebula.events import record
+from nebula.events.reading import UNREADABLE
 from nebula.events.record import Entry, Record
 
 FORMAT = 1
@@ -25,29 +26,29 @@ _SEAL = b',"chain":"'
 _TAIL = len(_SEAL) + 64 + len(b'"}')
 _sha256 = hashlib.sha256
 _NO_BODY = msgspec.Raw(b"")
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _ROOM = 200
-"""How much deeper than a body its reader may be: Python counts calls and nested JSON as one."""
+"""Levels of the stack to reserve for readers: Python counts calls and nested JSON together."""
 
 
 class BadArchive(Exception):
-    """The file is not the log that was exported; the text names the line."""
+    """The file is not an intact exported log; the text names the line."""
 
 
-class Head(Struct, frozen=True, forbid_unknown_fields=True):
-    """The first line: the file holds the entries 1 to `last`.
+class Head(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The first line: the file holds the entries 1 to `last`, some of them `masked`.
 
-    Nothing else is in it, so that the same log always gives the same file.
+    It has nothing else, so that the same log always gives the same file.
     """
 
     nebula: str
     format: int
     last: int
+    masked: bool = False
     chain: str = ""
 
 
 class _Line(Struct, omit_defaults=True):
-    """One entry. Headers and body stand as they are where JSON can hold them, else in base64."""
+    """One entry. Headers and body are plain if JSON can represent them, else base64."""
 
     seq: int
     time: str
@@ -66,7 +67,7 @@ _heads = msgspec.json.Decoder(Head)
 
 
 def write(entries: Iterable[Entry], last: int) -> Iterator[bytes]:
-    """Give the lines of a file that holds `entries`, which end with sequence `last`."""
+    """Yield the lines of a file that holds `entries`, which end with sequence `last`."""
     writer = Writer(last)
     yield writer.head
     for entry in entries:
@@ -74,20 +75,20 @@ def write(entries: Iterable[Entry], last: int) -> Iterator[bytes]:
 
 
 class Writer:
-    """Gives the lines of a file one by one; `head` is the first, `chain` the newest one's hash."""
+    """Writes the lines of a file; `head` is the first line, `chain` is the hash of the newest."""
 
-    def __init__(self, last: int) -> None:
+    def __init__(self, last: int, *, masked: bool = False) -> None:
         self._chain = b""
-        head = Head("log", FORMAT, last)
-        self.head = self._sealed(_encoder.encode(head)[: -len(b',"chain":""}')])
+        head = Head("log", FORMAT, last, masked)
+        self.head = self._sealed(_encoder.encode(head)[:-1])
 
     @property
     def chain(self) -> str:
-        """What stands at the end of the line that was given last."""
+        """The chain at the end of the line that was written last."""
         return self._chain.decode()
 
     def line(self, entry: Entry) -> bytes:
-        """Give the line of the next entry."""
+        """Return the line of the next entry."""
         line = _Line(entry.seq, _text(entry.time), entry.subject)
         if entry.headers:
             headers = record.parse_headers(entry.headers)
@@ -105,9 +106,9 @@ class Writer:
 
 
 class Reader:
-    """Reads a file line by line and checks every one. Raises BadArchive at the first that is bad.
+    """Reads a file and checks every line. Raise BadArchive at the first one that is not valid.
 
-    `until`: sequence after which reading ends; what follows is not looked at.
+    `until`: sequence after which reading ends; what follows is ignored.
     """
 
     def __init__(self, file: BinaryIO, name: str, until: int | None = None) -> None:
@@ -121,8 +122,8 @@ class Reader:
         text = self._unsealed(1, first)
         try:
             self.head = _heads.decode(text + b"}")
-        except _UNREADABLE as error:
-            raise BadArchive(f"{name}, line 1: this is no exported log: {error}") from error
+        except UNREADABLE as error:
+            raise BadArchive(f"{name}, line 1: this is not an exported log: {error}") from error
         if self.head.nebula != "log" or self.head.format != FORMAT:
             raise BadArchive(
                 f"{name}, line 1: a {self.head.nebula!r} of format {self.head.format}; "
@@ -139,16 +140,16 @@ class Reader:
 
     @property
     def last(self) -> int:
-        """The sequence that reading ends with."""
+        """The sequence with which reading ends."""
         return self.head.last if self._until is None else self._until
 
     @property
     def chain(self) -> str:
-        """What stands at the end of the line that was read last."""
+        """The chain at the end of the line that was read last."""
         return self._chain.decode()
 
     def entries(self) -> Iterator[Entry]:
-        """Give every entry byte for byte."""
+        """Yield every entry byte for byte."""
         for number, line in self._checked():
             headers = b""
             if line.headers is not None:
@@ -160,7 +161,7 @@ class Reader:
             )
 
     def records(self) -> Iterator[Record]:
-        """Give every entry understood, without the way through its bytes."""
+        """Yield every entry as a record, without encoding it as bytes in between."""
         read, time_of, body_of = record.read, self._time, self._body
         for number, line in self._checked():
             if line.headers_base64 is not None:
@@ -178,12 +179,12 @@ class Reader:
             text = self._unsealed(number, raw, expected)
             try:
                 line = decode(text + b"}")
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 raise BadArchive(f"{self._name}, line {number}: {_why(error)}") from error
             if line.seq != expected:
                 raise BadArchive(
-                    f"{self._name}, line {number}: sequence {line.seq} stands where {expected} "
-                    "should: the log has a hole"
+                    f"{self._name}, line {number}: found sequence {line.seq} instead of "
+                    f"{expected}: the log has a hole"
                 )
             yield number, line
             expected += 1
@@ -209,19 +210,19 @@ class Reader:
         return text
 
     def _suspect(self, line: bytes, seal: bytes, expected: int) -> str:
-        """Say what has most likely happened to a line that does not fit the one before it."""
+        """Return what has most likely happened to a line that does not fit the previous one."""
         if not seal.startswith(_SEAL) or not line.endswith(b'"}'):
             if not expected:
-                return "this is no exported log: its first line has no chain"
+                return "this is not an exported log: its first line has no chain"
             return f"it has no chain at its end: it was cut off or changed (sequence {expected})"
         try:
             seq = _lines.decode(line).seq
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             return f"it was changed: {_why(error)}"
         if seq > expected > 0:
             return f"sequence {seq} follows {expected - 1}: lines are missing or in another order"
         if seq < expected:
-            return f"sequence {seq} stands where {expected} should: lines are in another order"
+            return f"found sequence {seq} instead of {expected}: lines are in another order"
         return f"sequence {seq} was changed, or the line before it: the chain does not fit"
 
     def _time(self, number: int, line: _Line) -> int:
@@ -250,7 +251,7 @@ def _block(headers: dict[str, str]) -> bytes:
 
 
 def _put_body(line: _Line, body: bytes) -> None:
-    """Choose the most readable way to write a body that gives it back exactly."""
+    """Return the most readable lossless form of a body."""
     try:
         text = body.decode()
     except UnicodeDecodeError:
@@ -267,7 +268,7 @@ def _is_json(body: bytes) -> bool:
         body = b"[" * _ROOM + body + b"]" * _ROOM
     try:
         msgspec.json.decode(body, type=Any)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return False
     return True
 
@@ -286,7 +287,7 @@ def _text(time: int) -> str:
 
 
 def _nanoseconds(text: str) -> int:
-    """Read `2026-11-23T03:00:00.123456789Z`. Raises ValueError."""
+    """Return the nanoseconds of `2026-11-23T03:00:00.123456789Z`. Raise ValueError."""
     minute, second, fraction = text[:17], _SECONDS.get(text[17:19]), text[20:29]
     if (
         second is None

@@ -1,4 +1,4 @@
-"""A log found on disk: a copy of a server's store folder, or what `nats stream backup` has written.
+"""Reads a log from disk: from a server's store folder, or from a backup by `nats stream backup`.
 
 Such a backup is a folder with `backup.json`, the stream's configuration and state, and
 `stream.tar.s2`, all messages as one S2 stream. In it is, from nats-server 2.15 on, an archive of
@@ -6,7 +6,7 @@ its own kind (NATS ADR "JetStream Stream Backup and Restore V2"): `NATSARC1`, th
 
     uvarint  length of the name
     varint   time, nanoseconds since the epoch
-    uvarint  sequence; 0 for what is no message
+    uvarint sequence; 0 for an entry that is not a message
     uvarint  length of the headers
     uvarint  length of the body
              name (a message's subject), headers, body
@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from nebula.events.original import original
+from nebula.events.reading import UNREADABLE
 from nebula.events.record import Entry
 from nebula.store import s2
 from nebula.store.blocks import PLAIN, Unreadable, parse_block, read_blocks
@@ -30,11 +31,11 @@ from nebula.store.streams import EVENTS
 _ARCHIVE = "stream.tar.s2"
 _MAGIC = b"NATSARC1"
 _LONGEST = 32 * 1024 * 1024
-"""Bytes that a message has at most: the store takes no longer ones."""
+"""Largest message in bytes: the store takes none that is larger."""
 _RECORD = 512
-"""Bytes that everything in a tar is padded to."""
+"""Block size of a tar, in bytes."""
 SHOWN = 3
-"""Places that are named where a log is in more than one."""
+"""Places that are listed if there are several logs, at most."""
 
 
 class _Configuration(Struct):
@@ -46,10 +47,10 @@ class _Description(Struct):
 
 
 def read_backup(path: Path) -> Iterator[Entry]:
-    """Give the entries of the log at `path`, imported ones as they were. Raises Unreadable.
+    """Yield the entries of the log at `path` in their original form. Raise Unreadable.
 
     `path`: a backup's folder or its `stream.tar.s2`, the store folder of the log's stream, or a
-    folder that holds one of them somewhere under the stream's name.
+    folder that contains one of them somewhere under the stream's name.
     """
     try:
         found = _find(path)
@@ -60,7 +61,7 @@ def read_backup(path: Path) -> Iterator[Entry]:
 
 
 def _find(path: Path) -> Path:
-    """Find a stream's store folder or the file of a backup."""
+    """Return a stream's store folder or the file of a backup."""
     if not path.exists():
         raise Unreadable(f"{path}: there is no such file or folder")
     if path.is_file() or _is_store(path):
@@ -116,31 +117,31 @@ def _read_archive(path: Path) -> Iterator[Entry]:
 def _check_name(data: bytes, name: str, kind: type[_Configuration] | type[_Description]) -> None:
     try:
         read = msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Unreadable(f"{name}: this describes no stream: {error}") from error
+    except UNREADABLE as error:
+        raise Unreadable(f"{name}: this does not describe a stream: {error}") from error
     stream = read.name if isinstance(read, _Configuration) else read.config.name
     if stream != EVENTS:
         raise Unreadable(f"{name}: this is the stream {stream}, not {EVENTS}")
 
 
 class _Stream:
-    """What is in a backup's file, with the place in it."""
+    """The content of a backup's file, with the present position."""
 
     def __init__(self, pieces: Iterator[bytes], name: str) -> None:
         self._pieces = pieces
         self.name = name
         self.data = b""
         self.offset = 0
-        """Where `data` begins."""
+        """The position at which `data` begins."""
 
     def starts_with(self, magic: bytes) -> bool:
-        """Say whether these bytes come next."""
+        """Return whether these bytes come next."""
         while len(self.data) < len(magic) and self.more(0):
             pass
         return self.data.startswith(magic)
 
     def more(self, used: int) -> bool:
-        """Forget what was used of `data` and put more behind the rest; say whether there was."""
+        """Drop the used part of `data` and append more; return whether there was more."""
         piece = next(self._pieces, None)
         if piece is None:
             return False
@@ -149,7 +150,7 @@ class _Stream:
         return True
 
     def take(self, length: int) -> bytes:
-        """Give the next bytes. Raises Unreadable where there are not so many."""
+        """Return the next bytes. Raise Unreadable if there are fewer."""
         pieces, missing = [self.data], length - len(self.data)
         while missing > 0:
             piece = next(self._pieces, None)
@@ -220,7 +221,7 @@ def _messages(stream: _Stream) -> Iterator[Entry]:
 
 
 def _uvarint(data: bytes, at: int) -> tuple[int, int]:
-    """Read a number as (number, where it ends). Raises IndexError, ValueError if it is too long."""
+    """Return a number and its end. Raise IndexError, or ValueError if it is too long."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -230,20 +231,20 @@ def _uvarint(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         shift += 7
         if shift > 63:
-            raise ValueError("no number is that long")
+            raise ValueError("the number is too long")
 
 
 def _blocks(stream: _Stream) -> Iterator[Entry]:
-    """Read the tar of a store folder that older servers write."""
+    """Read the tar of a store folder, as older servers write it."""
     last = 0
     while any(head := stream.take(_RECORD)):
         place = stream.offset - _RECORD
         try:
             member = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
         except tarfile.TarError as error:
-            raise Unreadable(f"{stream.name}: no backup: {error} at byte {place}") from error
+            raise Unreadable(f"{stream.name}: not a backup: {error} at byte {place}") from error
         if member.size < 0:
-            raise Unreadable(f"{stream.name}: no backup: a negative size at byte {place}")
+            raise Unreadable(f"{stream.name}: not a backup: a negative size at byte {place}")
         data = stream.take(member.size)
         stream.take(-member.size % _RECORD)
         name = f"{stream.name}: {member.name}"

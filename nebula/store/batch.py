@@ -1,4 +1,4 @@
-"""Several messages stored as one, all of them or none: JetStream's atomic publish (NATS ADR-50)."""
+"""Stores several messages, all or none, with JetStream's atomic publish (NATS ADR-50)."""
 
 import json
 import uuid
@@ -8,17 +8,17 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 LIMIT = 1000
-"""Messages that a server takes in one batch."""
+"""Messages of one batch, at most."""
 
 CONFLICTS = (10071, 10164)
-"""JetStream's own numbers for a guard that does not hold: somebody else had written first."""
+"""JetStream's error codes for a guard that does not hold: another writer was first."""
 
 TOO_LARGE = (10054, 10097)
-"""JetStream's own numbers for a message, or headers, larger than it ever takes."""
+"""JetStream's error codes for a message, or headers, that are too large for it."""
 
 
 class BatchRefused(Exception):
-    """The server stored nothing; `code` is JetStream's own number for the reason."""
+    """The server stored nothing; `code` is JetStream's error code."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -26,12 +26,12 @@ class BatchRefused(Exception):
 
     @property
     def conflict(self) -> bool:
-        """Whether somebody else had written first."""
+        """Whether another writer was first."""
         return self.code in CONFLICTS
 
     @property
     def too_large(self) -> bool:
-        """Whether one of the messages is larger than the server ever takes."""
+        """Whether one of the messages is too large for the server."""
         return self.code in TOO_LARGE
 
 
@@ -42,11 +42,11 @@ async def publish(
     guard: Mapping[str, str],
     timeout: float = 10.0,
 ) -> int:
-    """Store (subject, body, headers) messages together and give the last one's sequence.
+    """Store (subject, body, headers) messages together, and return the last sequence.
 
-    `guard` is what the server checks before it stores any: headers such as
-    `Nats-Expected-Last-Sequence`. Raises BatchRefused; TimeoutError or nats-py's errors where
-    nobody knows whether the batch was stored.
+    `guard`: headers that the server checks first, such as `Nats-Expected-Last-Sequence`. Raise
+    BatchRefused; raise TimeoutError or nats-py's errors if it is unknown whether the batch was
+    stored.
     """
     batch = uuid.uuid4().hex
     acknowledged = b""
@@ -57,7 +57,7 @@ async def publish(
         if number == len(messages):
             sent["Nats-Batch-Commit"] = "1"
         if number in (1, len(messages)):
-            # The first answer says whether a batch may begin, the last that it is stored.
+            # The first answer says whether the batch may begin, the last that it is stored.
             answer = await client.request(subject, body, timeout=timeout, headers=sent)
             acknowledged = answer.data
             _raise_refusal(acknowledged)
@@ -72,6 +72,6 @@ def _raise_refusal(answer: bytes) -> None:
     try:
         error = json.loads(answer).get("error")
     except ValueError as problem:
-        raise NatsError(f"an answer that is no JSON: {answer[:80]!r}") from problem
+        raise NatsError(f"an answer that is not valid JSON: {answer[:80]!r}") from problem
     if error:
         raise BatchRefused(int(error.get("err_code", 0)), str(error.get("description", error)))

@@ -1,4 +1,4 @@
-"""JetStream's message blocks, read without a server.
+"""Reads JetStream's message blocks without a server.
 
 A stream's store folder holds its messages in `msgs/<n>.blk`, record after record, all numbers
 little-endian (nats-server, `server/filestore.go`: writeMsgRecordLocked, msgFromBufEx):
@@ -11,8 +11,8 @@ little-endian (nats-server, `server/filestore.go`: writeMsgRecordLocked, msgFrom
          body
     u64  checksum
 
-The checksum is a HighwayHash. Python has none and no library that Nebula needs has one, so it is
-not verified: a bit that flipped inside a body is noticed by the server only.
+The checksum is a HighwayHash. Neither Python nor Nebula's dependencies have it, so it is not
+verified: only the server notices a flipped bit inside a body.
 """
 
 import struct
@@ -27,17 +27,17 @@ _CHECKSUM = 8
 _HAS_HEADERS = 1 << 31
 _TOMBSTONE = 1 << 62
 _LONGEST = 32 * 1024 * 1024
-"""Bytes that the server gives a record at most (`rlBadThresh`)."""
+"""Largest record of the server, in bytes (`rlBadThresh`)."""
 PLAIN = "take a backup with `nats stream backup`, which holds every message plain"
-"""What to do about what can't be read from the disk."""
+"""What to do if a store can't be read from the disk."""
 
 
 class Unreadable(Exception):
-    """Nothing that holds a log, or a damaged one; the text names the file, and the byte."""
+    """The files are not a log, or are damaged; the text names the file and the byte."""
 
 
 def read_blocks(folder: Path) -> Iterator[Entry]:
-    """Give the messages of a stream's `msgs` folder in order. Raises Unreadable."""
+    """Yield the messages of a stream's `msgs` folder in order. Raise Unreadable."""
     try:
         numbered = {int(path.stem): path for path in folder.iterdir() if _is_block(path)}
         last = 0
@@ -50,14 +50,14 @@ def read_blocks(folder: Path) -> Iterator[Entry]:
 
 
 def parse_block(data: bytes | memoryview, name: str, after: int = 0) -> Generator[Entry, None, int]:
-    """Give the messages of one block, and return the last one's sequence.
+    """Yield the messages of one block, and return the last one's sequence.
 
-    `after`: the last sequence of the blocks before it. Erased messages are left out. Raises
-    Unreadable for what is cut off, makes no sense, is compressed or encrypted, or deletes messages
-    that were given already: a log only grows.
+    `after`: the last sequence of the blocks before it. Erased messages are left out. Raise
+    Unreadable for a block that is cut off, not valid, compressed or encrypted, or that deletes
+    messages that were already yielded, since a log only grows.
     """
     data = bytes(data)
-    if data.startswith(b"cmp") and data[3:4] != b"\0":  # else a length that spells "cmp"
+    if data.startswith(b"cmp") and data[3:4] != b"\0":  # otherwise a length that spells "cmp"
         raise Unreadable(f"{name}: the messages are compressed at byte 0: {PLAIN}")
     unpack, head, size_of, no_headers = _HEAD.unpack_from, _HEAD.size, _SIZE.unpack_from, b""
     size, offset, last = len(data), 0, after

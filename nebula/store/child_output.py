@@ -1,12 +1,12 @@
-"""Files that child processes write to without end: bounded while they grow, read over a turn.
+"""Log files of child processes: rotates them while they grow, and reads across a rotation.
 
-Children inherit such a file opened with O_APPEND and write to it themselves, so it can't be renamed
-away from under them. Instead its newest part is copied to a second file beside it, NAME.1, and it
-is emptied in place. What a child writes between the last look at the file and its emptying, a
-few microseconds, is lost.
+Children inherit such a file opened with O_APPEND and write to it themselves, so it can't be
+renamed. Instead its newest part is copied to a second file, NAME.1, and the file is emptied in
+place. What a child writes in the few microseconds between the last copied byte and the emptying is
+lost.
 
-A position counts bytes since this process first knew the file; it stays valid over turns. The file
-beside holds what comes before the file itself, so positions before the first turn are negative.
+A position counts bytes since this process first saw the file, and stays valid across rotations. The
+second file holds the bytes before the file itself, so its first positions are negative.
 """
 
 import asyncio
@@ -15,31 +15,33 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 from nebula.events import memory
+from nebula.store import private
 
 log = logging.getLogger(__name__)
 
 LIMIT = 64 * memory.MIB
-"""Bytes of a file beyond which it is turned over."""
+"""Size at which a file is rotated, in bytes."""
 
 PAUSE = 10.0
-"""Seconds between two looks at how large the files are."""
+"""Seconds between two checks of the files' sizes."""
 
 TAIL = 64 * 1024
-"""Bytes at the end of a file that are read for its last lines."""
+"""Bytes at the end of a file that are searched for its last lines."""
 
 LONGEST_LINE = 2000
-"""Characters of a line that are given."""
+"""Longest line that is returned, in characters."""
 
 _BLOCK = 1024 * 1024
 
 _turned: dict[Path, int] = {}
-"""For each file that was turned over, the bytes that were taken off its front in all."""
+"""For each rotated file, the total of bytes removed from its front."""
 
 
 async def keep_bounded(folders: Iterable[Path], limit: int, pause: float = PAUSE) -> None:
-    """Look after all *.log files in `folders` for ever; what can't be done is logged."""
+    """Rotate all *.log files in `folders`, for ever; failures are logged."""
     places = tuple(folders)
     said: set[str] = set()
     while True:
@@ -49,21 +51,21 @@ async def keep_bounded(folders: Iterable[Path], limit: int, pause: float = PAUSE
             except OSError as error:
                 if str(error) not in said and len(said) < 100:
                     said.add(str(error))
-                    log.warning("can't turn over %s: %s", path, error)
+                    log.warning("can't rotate %s: %s", path, error)
         await asyncio.sleep(pause)
 
 
 async def turn_over(path: Path, limit: int) -> bool:
-    """Turn a file over if it has more than `limit` bytes; return whether it was. Raises OSError.
+    """Rotate a file if it has more than `limit` bytes; return whether it was. Raise OSError.
 
-    Where its newest part can't be copied, as on a full disk, it may have twice as many; then it
+    If its newest part can't be copied, as on a full disk, it may grow to twice the limit; then it
     is emptied without a copy, so that it does not fill the disk itself.
     """
     size = _size(path)
     if size <= limit:
         return False
     spare = path.with_name(f"{path.name}.1.new")
-    _beside(path).unlink(missing_ok=True)  # first of all, so that there are two files, not three
+    _beside(path).unlink(missing_ok=True)  # removed first, so that there are two files, not three
     try:
         copied = await asyncio.to_thread(_copy, path, spare, limit)
         _copy_on(path, spare, copied)
@@ -72,23 +74,23 @@ async def turn_over(path: Path, limit: int) -> bool:
         spare.unlink(missing_ok=True)
         if size <= 2 * limit:
             raise
-        log.error("%s is emptied: there is no room to keep what it says", path)
-    # No await from the last copied byte to here: what is lost is what comes in between.
+        log.error("%s is emptied: there is no room to keep its content", path)
+    # No await from the last copied byte to here: bytes in between are lost.
     _turned[path] = _turned.get(path, 0) + _size(path)
     os.truncate(path, 0)
     return True
 
 
 def end(path: Path) -> int:
-    """Return the position at which a file's next byte will be."""
+    """Return the position of a file's next byte."""
     return _turned.get(path, 0) + _size(path)
 
 
 def read(path: Path, position: int, most: int) -> tuple[bytes, int]:
     """Return at most `most` bytes from a position on, and the position after them.
 
-    What is not kept any more is passed over; beyond the end, as after a restart of this process,
-    it begins with the file itself. Raises OSError where there is no such file.
+    Bytes that are no longer kept are skipped; beyond the end, as after a restart of this process,
+    reading begins with the file itself. Raise OSError if there is no such file.
     """
     with path.open("rb") as file:
         front = _turned.get(path, 0)
@@ -109,7 +111,7 @@ def read(path: Path, position: int, most: int) -> tuple[bytes, int]:
 
 
 def tail(path: Path, lines: int, start: int | None = None) -> tuple[str, ...]:
-    """Return the last lines since a position, of 64 KiB at most; none where there is no file."""
+    """Return the last lines since a position, of 64 KiB at most; none if there is no file."""
     last = end(path)
     position = last - TAIL if start is None else max(start, last - TAIL)
     parts = []
@@ -126,6 +128,16 @@ def tail(path: Path, lines: int, start: int | None = None) -> tuple[str, ...]:
     return tuple(line[:LONGEST_LINE] for line in text.splitlines()[-lines:])
 
 
+def last_line(file: IO[bytes]) -> str:
+    """Return the last line of a file that is open for reading, even if deleted; "" if none."""
+    try:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+        lines = file.read(TAIL).decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return lines[-1][:LONGEST_LINE] if lines else ""
+
+
 def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.1")
 
@@ -138,8 +150,8 @@ def _size(path: Path) -> int:
 
 
 def _copy(path: Path, spare: Path, limit: int) -> int:
-    """Copy the last `limit` bytes of a file; return up to which byte, as it may grow meanwhile."""
-    with path.open("rb") as source, spare.open("wb") as target:
+    """Copy the last `limit` bytes of a file, which may grow meanwhile; return the end."""
+    with path.open("rb") as source, private.opened(spare, "wb") as target:
         at = max(0, source.seek(0, os.SEEK_END) - limit)
         source.seek(at)
         left = limit
@@ -151,7 +163,7 @@ def _copy(path: Path, spare: Path, limit: int) -> int:
 
 
 def _copy_on(path: Path, spare: Path, at: int) -> None:
-    """Copy what has come since; a MiB of it at most, as nothing else happens meanwhile."""
+    """Copy what was written since, a MiB at most, because this blocks the event loop."""
     with path.open("rb") as source, spare.open("ab") as target:
         source.seek(max(at, source.seek(0, os.SEEK_END) - _BLOCK))
         target.write(source.read(_BLOCK))

@@ -1,9 +1,9 @@
-"""nats-py's client with a faster way in and out for what a data plane says: many small messages.
+"""nats-py's client with a faster path for the many small messages of a data plane.
 
-nats-py gives every message a queue, a task's turn and a parsed header, and every publication a
-turn of its flusher. Here a subscription made by `listen` is called for each message as its bytes
-are read, and everything that is posted in one turn of the event loop leaves in one write.
-Connecting, reconnecting and all else stay nats-py's.
+nats-py puts every message into a queue for a task, parses its header, and flushes every publication
+separately. Here a subscription by `listen` is called for each message as its bytes are read, and
+everything that is posted in one turn of the event loop is sent in one write. Connecting,
+reconnecting and everything else are nats-py's.
 """
 
 import asyncio
@@ -20,20 +20,20 @@ from nebula.store.wire import Arrival, DirectTransport, FastParser
 
 T = TypeVar("T")
 MAX_UNSENT = 64 * 1024 * 1024
-"""Bytes that may wait for a server that is there and reads more slowly than is published."""
+"""Bytes that may wait for a server that reads more slowly than is published."""
 
 _PLAIN = b"NATS/1.0\r\n"
-"""How a header block begins that carries no status of the server's."""
+"""The beginning of a header block without a status of the server."""
 
 
 class Headers(dict[str, str]):
-    """Headers as nats-py reads them, and the block of bytes that they were read from."""
+    """Headers as nats-py reads them, with the block of bytes that they were read from."""
 
     block: bytes = b""
 
 
 class FastClient(Client):
-    """See the module; besides, it loses neither a header block's bytes nor a cancellation."""
+    """A client with `listen` and `post`, which also never loses a cancellation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,11 +49,11 @@ class FastClient(Client):
         return await self.subscribe(subject, queue=queue)
 
     def post(self, subject: str, header: bytes = b"", body: bytes = b"") -> None:
-        """Publish at the end of this turn of the event loop, with a header block as it stands.
+        """Publish at the end of this turn of the event loop, with a prepared header block.
 
-        While the server is gone the message is kept and sent afterwards. Raises nats-py's errors:
-        MaxPayloadError, ConnectionClosedError, OutboundBufferLimitError when too much is kept, or
-        waits for a server that reads slowly.
+        While the server is gone the message is kept and sent afterwards. Raise nats-py's errors:
+        MaxPayloadError, ConnectionClosedError, OutboundBufferLimitError if too much is kept or
+        waits for a slow server.
         """
         size = len(header) + len(body)
         if size > self._max_payload:
@@ -78,7 +78,7 @@ class FastClient(Client):
             asyncio.get_running_loop().call_soon(self.write)
 
     def write(self) -> None:
-        """Hand everything that is posted to the connection, now."""
+        """Pass everything that was posted to the connection now."""
         self._writing = False
         if self._pending_data_size and self.is_connected and self._transport is not None:
             pending, self._pending = self._pending, []
@@ -111,9 +111,10 @@ class FastClient(Client):
         reply: str = "",
         headers: dict[str, str] | None = None,
     ) -> None:
-        """As nats-py's, but count the headers too.
+        """As nats-py's method, but counts the headers too.
 
-        The server does, and closes the connection for good upon a message that is too large.
+        The server counts them, and closes the connection for good after a message that is too
+        large.
         """
         if headers:
             lines = "".join([f"{key}: {value}\r\n" for key, value in headers.items()])
@@ -142,7 +143,7 @@ class FastClient(Client):
             return None
         block = bytes(headers)
         if block.startswith(_PLAIN):
-            kept = Headers(parse_headers(block))  # nats-py looks at every character of every key
+            kept = Headers(parse_headers(block))  # nats-py checks every character of every key
         else:
             kept = Headers(await super()._process_headers(headers) or {})
         if not kept:
@@ -152,10 +153,11 @@ class FastClient(Client):
 
 
 async def _or_cancelled(answer: Awaitable[T]) -> T:
-    """Give the answer or raise its error, unless the task was cancelled while it waited.
+    """Return the answer or raise its error; raise CancelledError if the task was cancelled.
 
-    Before Python 3.12 `asyncio.wait_for`, which nats-py waits with, drops a cancellation that comes
-    in the same turn of the event loop as the answer, and whoever waits for the task waits for ever.
+    Before Python 3.12 `asyncio.wait_for`, which nats-py uses, drops a cancellation that arrives in
+    the same turn of the event loop as the answer; a caller that awaits the task would wait for
+    ever.
     """
     task = asyncio.current_task()
     assert task is not None

@@ -1,6 +1,6 @@
-"""One NATS connection that never gives up: it reconnects for ever and tells who asked.
+"""A NATS connection that reconnects for ever and notifies its listeners.
 
-It must not know what is sent over it.
+It does not know what is sent over it.
 """
 
 import asyncio
@@ -10,53 +10,54 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import nats
-from nats.errors import SlowConsumerError
+from nats.errors import NoRespondersError, SlowConsumerError
+from nats.js.errors import APIError, ServiceUnavailableError
 
-from nebula.store import reaching
+from nebula.store import needs, reaching
 from nebula.store.lasting import LastingClient, ToldByServer
-from nebula.store.reaching import Repetitions
+from nebula.store.repetitions import Repetitions
 
 log = logging.getLogger(__name__)
 
 Listener = Callable[[], Awaitable[None]]
 
 PING_EVERY = 2
-"""Seconds between pings of a server; two in a row without a sign of life end the connection."""
+"""Seconds between pings; two without a sign of life end the connection."""
 
 UNANSWERED_PINGS = 2
 
 LONGEST_TRY = 60.0
-"""Seconds that a first try may take, all servers together; each has its own limits within."""
+"""Seconds for a first try of all servers together; each has its own limits within that."""
 
 CLOSING = 2.0
-"""Seconds to send what is pending, and again to end the connection, when it is closed."""
+"""Seconds to send pending data when the connection is closed, and the same again to end it."""
 
 _FILE = "file:"
 
 
 class Unavailable(Exception):
-    """NATS, or JetStream on it, can't be reached at this moment."""
+    """NATS, or JetStream on it, can't be reached now."""
 
 
 class NotLetIn(Unavailable):
-    """NATS refuses the connection, and waiting alone does not help; the text says why."""
+    """NATS refuses the connection, and waiting does not help; the text says why."""
 
 
 class Connection:
-    """A NATS client, its JetStream context, and those who want to hear of reconnections.
+    """A NATS client, its JetStream context, and listeners for reconnections.
 
-    Subscriptions outlive every loss of the connection, whatever ended it.
+    Subscriptions survive every loss of the connection, whatever ended it.
 
-    Args:
-        url: the server, or several of a cluster joined by commas; `file:PATH` where a file holds
-            that, which is read again before every try to connect, so that credentials may change.
-        name: what NATS's own tools and log lines call this connection.
+    Args: url: the server, or several of a cluster joined by commas; or `file:PATH`, a file with
+    that text, which is read again before every try to connect, so that credentials may change.
+    name: name of this connection in NATS's own tools and log lines.
     """
 
     def __init__(self, url: str, name: str) -> None:
         self.url = url
         self.name = name
         self.trouble = ""
+        self._moving = False
         self.client = self._new_client()
         self._reconnected: list[Listener] = []
         self._lost: list[Listener] = []
@@ -70,8 +71,8 @@ class Connection:
     async def open(self, *, patience: float | None = None) -> "Connection":
         """Connect, waiting up to `patience` seconds for a server (None: for ever).
 
-        Raise NotLetIn where all servers refuse, for `reaching.REFUSED_FOR` seconds or at once where
-        there is a patience; Unavailable when the time is over.
+        Raise NotLetIn if all servers refuse for `reaching.REFUSED_FOR` seconds, or at once if there
+        is a patience; raise Unavailable when the time is over.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -93,7 +94,7 @@ class Connection:
                         raise NotLetIn(self.trouble) from error
                 elif over:
                     raise Unavailable(self.trouble) from error
-                if self._said.due(self.trouble, loop.time()):
+                if patience is None and self._said.due(self.trouble, loop.time()):
                     log.warning("waiting for NATS: %s", self.trouble)
                 await asyncio.sleep(reaching.pause(rounds, troubles))
 
@@ -129,7 +130,7 @@ class Connection:
 
     @property
     def connected(self) -> bool:
-        """Whether a server is reachable at this moment."""
+        """Whether a server is reachable now."""
         return bool(self.client.is_connected)
 
     @property
@@ -137,16 +138,51 @@ class Connection:
         """The largest message body, in bytes, that the server takes."""
         return int(self.client.max_payload)
 
+    @property
+    def server(self) -> str:
+        """Host and port of the connected server, or else of the named ones."""
+        at = self.client.connected_url
+        return f"{at.hostname}:{at.port}" if at is not None else self.shown
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Host and port of each other server that it knows."""
+        return self.client.others if self.connected else ()
+
+    async def move(self, server: str, reason: str) -> None:
+        """Go over to another server, as after a loss but without one.
+
+        Args:
+            server: one of the `others`.
+            reason: why, for the log.
+        """
+        log.warning("%s: moves from NATS at %s to %s: %s", self.name, self.server, server, reason)
+        await self.client.move(server)
+        self._moving = self.client.is_reconnecting  # else it was lost meanwhile
+
+    @property
+    def lacking(self) -> str:
+        """What the server lacks for Nebula, in words; "" if nothing."""
+        if self.max_body >= needs.LEAST_PAYLOAD or not self.connected:
+            return ""
+        return needs.lacking(self.server, self.max_body)
+
+    def refusal(self, error: Exception) -> str:
+        """Return in words why a request to JetStream failed."""
+        said = (error.description or "") if isinstance(error, APIError) else ""
+        nobody = isinstance(error, NoRespondersError | ServiceUnavailableError) and not said
+        return needs.refusal(self.server, self.client.has_jetstream, said, nobody)
+
     def on_reconnect(self, listener: Listener) -> None:
-        """Have `listener` called after every reconnection."""
+        """Call `listener` after every reconnection."""
         self._reconnected.append(listener)
 
     def on_disconnect(self, listener: Listener) -> None:
-        """Have `listener` called whenever the server is lost."""
+        """Call `listener` whenever the server is lost."""
         self._lost.append(listener)
 
     def forget(self, listener: Listener) -> None:
-        """Call `listener` no more."""
+        """Stop calling `listener`."""
         for listeners in (self._reconnected, self._lost):
             if listener in listeners:
                 listeners.remove(listener)
@@ -163,7 +199,7 @@ class Connection:
             async with asyncio.timeout(CLOSING):
                 await self.client.close()
         except (nats.errors.Error, OSError) as error:
-            # It tries to send what is pending, also when the server is gone.
+            # It tries to send pending data even if the server is gone.
             log.debug("%s: closed without a server: %r", self.name, error)
         self.client.abort()
         await asyncio.sleep(0)  # a turn of the event loop in which the socket is closed
@@ -184,7 +220,7 @@ class Connection:
             log.debug("%s: NATS: %r", self.name, error)
 
     def _on_trouble(self) -> None:
-        """Tell why a lost server is not reached again, whenever that changes and once a minute."""
+        """Log why a lost server can't be reached again, whenever that changes and once a minute."""
         if not self.client.was_connected:
             return  # `open` tells
         troubles = tuple(self.client.troubles.values())
@@ -194,17 +230,21 @@ class Connection:
             log.log(level, "%s: %s", self.name, self.trouble)
 
     async def _on_disconnect(self) -> None:
-        if not self.client.is_closed:
+        if not self.client.is_closed and not self._moving:
             log.warning("%s: lost NATS at %s", self.name, self.shown)
         await self._tell(self._lost)
 
     async def _on_reconnect(self) -> None:
         self.trouble = ""
-        log.warning("%s: NATS is back", self.name)
+        if self._moving:
+            log.warning("%s: has moved to NATS at %s", self.name, self.server)
+        else:
+            log.warning("%s: NATS is back", self.name)
+        self._moving = False
         await self._tell(self._reconnected)
 
     async def _tell(self, listeners: list[Listener]) -> None:
-        """Call all listeners; one that fails keeps neither the others nor the connection up."""
+        """Call all listeners; a failing one delays neither the others nor the connection."""
         for listener in tuple(listeners):
             try:
                 await listener()

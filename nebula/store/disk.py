@@ -8,20 +8,20 @@ from pathlib import Path
 from msgspec import Struct
 
 PROBE = 256 * 1024
-"""Bytes that a disk is asked for to learn whether it has them: large events are of this order.
+"""Bytes that are reserved on a disk to test it: the order of large events.
 
-It is a reserve too: a disk with less room counts as full before the server's own writes fail on it.
+They are a reserve too: a disk with less room counts as full before the server's own writes fail.
 """
 
 WRITTEN = 512
-"""Bytes of it that are written and brought to the disk."""
+"""Bytes of them that are written and synced."""
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _NAME = ".nebula-can-write"
 
 
 class Disk(Struct, frozen=True):
-    """A disk: where it is mounted, its bytes and, where they have a bound, its inodes."""
+    """A disk: its mount point, its bytes and, if limited, its inodes."""
 
     mount: str
     size: int = 0
@@ -31,7 +31,7 @@ class Disk(Struct, frozen=True):
 
 
 def disk_of(folder: Path) -> Disk:
-    """Return the disk that a folder is on. Raises OSError."""
+    """Return the disk that a folder is on. Raise OSError."""
     found = os.statvfs(folder)
     return Disk(
         mount_of(folder),
@@ -43,7 +43,7 @@ def disk_of(folder: Path) -> Disk:
 
 
 def mount_of(folder: Path) -> str:
-    """Return where the disk of a folder is mounted; the folder itself where nothing tells.
+    """Return the mount point of a folder's disk; the folder itself if unknown.
 
     The table's form: https://docs.kernel.org/filesystems/proc.html (3.5, mountinfo).
     """
@@ -59,13 +59,14 @@ def mount_of(folder: Path) -> str:
         fields = line.split(" ")
         point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
         if resolved.is_relative_to(point):
-            # Some (overlayfs, btrfs) show files another device than their table has.
+            # Some file systems (overlayfs, btrfs) report a different device for files than in the
+            # table.
             above.append((fields[2] == wanted, len(point), point))
     return max(above)[2] if above else str(folder)
 
 
 def refusal(folder: Path) -> str:
-    """Write a file to a folder's disk and take it away again; return why it can't be, else "".
+    """Write a file to a folder's disk and remove it; return why that failed, else "".
 
     It may block for as long as the disk does.
     """
@@ -73,7 +74,7 @@ def refusal(folder: Path) -> str:
     try:
         handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            # All of it is set aside, little is written: this goes on for years.
+            # Space is reserved but little is written, because this runs for years.
             os.posix_fallocate(handle, 0, PROBE)
             os.write(handle, bytes(WRITTEN))
             os.fsync(handle)
@@ -86,7 +87,7 @@ def refusal(folder: Path) -> str:
 
 
 def in_words(error: OSError) -> str:
-    """Return what an error of a disk means for whoever has to mend it."""
+    """Return what an error of a disk means, for an operator."""
     match error.errno:
         case errno.ENOSPC:
             return "is full"

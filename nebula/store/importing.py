@@ -1,4 +1,4 @@
-"""An exported log put into another JetStream: every entry with its sequence, time and headers."""
+"""Imports an exported log into another JetStream: every entry with sequence, time and headers."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -13,37 +13,36 @@ from nebula.store.connection import Unavailable
 from nebula.store.log import Log
 
 SIZE = 200
-"""Entries stored at a time, with one fsync for them all."""
+"""Entries that are stored together, with one fsync."""
 
 _SUBJECT = re.compile(r"nebula\.events(\.[^\s.\x00-\x20\x7f]+)+")
 _LONGEST_SUBJECT = 3900
-"""Bytes: NATS takes 4,096 in the line that names a subject, an answer's address and two sizes."""
+"""Longest subject in bytes: NATS allows 4,096 for a line with subject, reply subject and sizes."""
 
 _LONGEST_HEADERS = 65_535
 _BATCH_HEADERS = 256
-"""Bytes of what a message of a batch says of the batch, at most."""
+"""Bytes of a message's headers about its batch, at most."""
 
 
 class OtherHistory(Exception):
-    """The log that is there is not the beginning of the one to import."""
+    """The present log is not the beginning of the log to import."""
 
 
 class NotTaken(Exception):
-    """A server would not take this, or not give it back as it was; the text says why."""
+    """A server would not store this, or would change it; the text says why."""
 
 
 def size_of(entry: Entry) -> int:
-    """Give how many bytes a message has that an entry is imported with. Raises NotTaken.
+    """Return the size of the message that imports an entry, in bytes. Raise NotTaken.
 
-    Its subject must be one that the log has, not one that Nebula has a use for: what was published
-    by hand may be anything below `nebula.events`.
+    Any subject below `nebula.events` is accepted, since people may have published anything there.
     """
     if not _SUBJECT.fullmatch(entry.subject) or len(entry.subject.encode()) > _LONGEST_SUBJECT:
         raise NotTaken(
-            f"{entry.subject[:80]!r} is no subject of the log: nebula.events.… without spaces"
+            f"{entry.subject[:80]!r} is not a subject of the log: nebula.events.… without spaces"
         )
     if not 0 <= entry.time < 2**63:
-        raise NotTaken("its time is none from 1970 to 2262")
+        raise NotTaken("its time is not within 1970 to 2262")
     headers = _BATCH_HEADERS + sum(len(key) + len(value) for key, value in wrapped(entry).items())
     if headers > _LONGEST_HEADERS:
         raise NotTaken(f"its headers have {len(entry.headers)} bytes, too many to be imported")
@@ -53,9 +52,9 @@ def size_of(entry: Entry) -> int:
 async def import_entries(
     log: Log, entries: Iterable[Entry], progress: Callable[[int], None] = lambda _: None
 ) -> int:
-    """Put entries into an empty log, or what is missing into one that begins like them.
+    """Write entries into an empty log, or the missing ones into a log that begins like them.
 
-    Gives how many were written; `progress` is told the sequence reached. Raises OtherHistory
+    Return how many were written; `progress` is called with the sequence reached. Raise OtherHistory
     before anything is written, NotTaken, and Unavailable.
     """
     coming = iter(entries)
@@ -79,7 +78,7 @@ async def import_entries(
             ) from error
         except (NatsError, TimeoutError) as error:
             raise Unavailable(
-                f"the log does not answer: {error}; import again to go on from where it ended"
+                f"the log does not answer: {error}; import again to continue from where it ended"
             ) from error
         written += len(chunk)
         progress(reached)

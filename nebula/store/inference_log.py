@@ -1,4 +1,4 @@
-"""What the data plane's stream still holds about a request: read it again, or follow it."""
+"""Reads or follows what the data plane's stream still has about a request."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,8 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RawStreamMsg
 from nats.js.errors import APIError, NotFoundError
 
-from nebula.events import envelope, inference, subjects
+from nebula.events import envelope, subjects
+from nebula.events.failures import Failure
 from nebula.events.record import parse_headers
 from nebula.store import streams
 from nebula.store.client import Headers
@@ -25,25 +26,25 @@ from nebula.store.connection import Connection, Unavailable
 T = TypeVar("T")
 
 _EXPIRES = 5.0
-"""Seconds after which the stream says that it still lives, where it has nothing to say: without
-that, a reader of a stream that was deleted, or whose place in it was, would wait for ever."""
+"""Seconds of silence after which the stream sends a sign of life: without it, a reader whose stream
+or consumer was deleted would wait for ever."""
 
 _PATIENCE = 10.0
-"""Seconds in which the stream has to answer: a busy NATS does so late."""
+"""Seconds to wait for the stream; a busy NATS answers late."""
 
 _PROBE = 1.5
-"""Seconds without an answer after which NATS is asked whether the stream's server is there."""
+"""Seconds without an answer after which NATS is asked whether the stream's server exists."""
 
 _PART = 256
 
 PART_BYTES = 256 * 1024
-"""Bytes that a reader asks for at once, unless the next message alone is larger."""
+"""Bytes that a reader requests at a time, unless the next message alone is larger."""
 
 UNREAD = 60.0
-"""Seconds after which a reader that asks for nothing more loses its place."""
+"""Seconds after which an idle reader loses its consumer."""
 
 
-class Said(Struct, frozen=True):
+class StoredMessage(Struct, frozen=True):
     """A message of the data plane: `time` in ns since the epoch, `size` of its body in bytes."""
 
     seq: int
@@ -55,14 +56,14 @@ class Said(Struct, frozen=True):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Its headers, read."""
+        """Its headers, parsed."""
         return parse_headers(self.header)
 
 
-async def look_up(connection: Connection, request: str) -> list[Said]:
-    """Give all that was said about a request, in order; bodies only of what says why it ended.
+async def look_up(connection: Connection, request: str) -> list[StoredMessage]:
+    """Return all messages of a request, in order; with bodies only where they say why it ended.
 
-    Gives nothing for a request that is unknown or no longer kept. Raises Unavailable.
+    Return nothing for a request that is unknown or no longer kept. Raise Unavailable.
     """
     if not subjects.is_token(request):
         return []
@@ -81,7 +82,7 @@ async def look_up(connection: Connection, request: str) -> list[Said]:
 
 
 async def kept_since(connection: Connection) -> datetime | None:
-    """Give when the first was said that is still kept, as the server says; None for an empty one.
+    """Return the server's time of the oldest kept message; None if there is none.
 
     Raises Unavailable.
     """
@@ -89,20 +90,20 @@ async def kept_since(connection: Connection) -> datetime | None:
     return first.time if first is not None else None
 
 
-def _says_why(said: Said) -> bool:
+def _says_why(said: StoredMessage) -> bool:
     if said.subject.split(".")[2] == "cancel":
         return said.size > 0
-    return said.headers.get(envelope.FAILURE) == inference.REFUSED
+    return said.headers.get(envelope.FAILURE) == Failure.REFUSED
 
 
-async def _whole(connection: Connection, said: Said) -> Said:
-    """Give a message with its body, where it is still kept. Raises Unavailable."""
+async def _whole(connection: Connection, said: StoredMessage) -> StoredMessage:
+    """Return a message with its body, if it is still kept. Raise Unavailable."""
     whole = await _message(connection, seq=said.seq)
     return said if whole is None else replace(said, body=whole.data or b"")
 
 
 async def _message(connection: Connection, **which: Any) -> RawStreamMsg | None:
-    """Give one message, named as nats-py's `get_msg` has it; None where it is not kept."""
+    """Return one message, selected as in nats-py's `get_msg`; None if it is not kept."""
     jetstream = connection.client.jetstream(timeout=_PATIENCE)
     try:
         return await jetstream.get_msg(streams.INFERENCE, direct=True, **which)
@@ -114,8 +115,8 @@ async def _message(connection: Connection, **which: Any) -> RawStreamMsg | None:
 
 async def read(
     connection: Connection, wanted: Sequence[str], *, bodies: bool = True
-) -> AsyncGenerator[Said, None]:
-    """Give what the stream holds now on these subjects, in order. Raises Unavailable."""
+) -> AsyncGenerator[StoredMessage, None]:
+    """Yield what the stream has now on these subjects, in order. Raise Unavailable."""
     async with contextlib.aclosing(follow(connection, wanted, bodies=bodies)) as following:
         async for said in following:
             if said is None:
@@ -125,13 +126,13 @@ async def read(
 
 async def follow(
     connection: Connection, wanted: Sequence[str], *, bodies: bool = True
-) -> AsyncGenerator[Said | None, None]:
-    """Give what the stream holds on these subjects, then None once, then what comes, for ever.
+) -> AsyncGenerator[StoredMessage | None, None]:
+    """Yield what the stream has on these subjects, then None once, then new messages, for ever.
 
-    A single subject without wildcards is looked up in the server's index. For anything else it
-    looks at every message that it holds, and does nothing else meanwhile: fifty times the work.
-    Who reads slowly holds no more than a part of it (PART_BYTES), and loses its place after UNREAD.
-    Raises Unavailable, also when the stream or this reader's place in it is lost.
+    A single subject without wildcards is looked up in the server's index. For anything else the
+    server scans all its messages and does nothing else meanwhile: fifty times the work. A slow
+    reader keeps only a part in memory (PART_BYTES), and loses its consumer after UNREAD. Raise
+    Unavailable, also if the stream or this reader's consumer is lost.
     """
     client = connection.client
     arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
@@ -170,7 +171,7 @@ async def follow(
             connection.forget(lost)
             with contextlib.suppress(NatsError):
                 if made:
-                    # Left to itself, NATS would hold each new message against it for a while more.
+                    # Without this, NATS would check each new message against it for some time.
                     gone = f"$JS.API.CONSUMER.DELETE.{streams.INFERENCE}.{made}"
                     await client.publish(gone, reply=client.new_inbox())
                 await subscription.unsubscribe()
@@ -179,10 +180,10 @@ async def follow(
 
 
 async def _unless_offline(connection: Connection, making: Coroutine[Any, Any, T]) -> T:
-    """Return what a request to the stream gives, unless its server turns out to be gone.
+    """Return the result of a request to the stream, unless its server is gone.
 
-    Raise Unavailable then, long before the request's own time is over: whoever asks has a client
-    that waits, and an answer that may be generated anew.
+    Raise Unavailable then, long before the request's own timeout: a client is waiting, and the
+    answer can be generated again.
     """
     asking = asyncio.ensure_future(making)
     jetstream = connection.client.jetstream(timeout=_PROBE)
@@ -208,9 +209,9 @@ async def _unless_offline(connection: Connection, making: Coroutine[Any, Any, T]
 async def _pulled(
     client: Client, consumer: str, inbox: str, arrived: "asyncio.Queue[Msg | None]"
 ) -> AsyncGenerator[Msg, None]:
-    """Give what a consumer has, asked for part by part: no more waits here than was asked for.
+    """Yield a consumer's messages, requested part by part, so that no more than a part waits here.
 
-    What NATS says besides: https://docs.nats.io/reference/reference-protocols/nats_api_reference
+    Status messages of NATS: https://docs.nats.io/reference/reference-protocols/nats_api_reference
     """
     subject = f"$JS.API.CONSUMER.MSG.NEXT.{streams.INFERENCE}.{consumer}"
     alone = False
@@ -241,15 +242,15 @@ async def _pulled(
             if status in ("404", "408") or words == "Batch Completed":
                 break
             if status != "100":
-                raise Unavailable(f"the data plane's stream is not read any more: {status} {words}")
+                raise Unavailable(f"the data plane's stream is no longer read: {status} {words}")
 
 
-def _said(message: Msg) -> Said:
-    tokens = message.reply.split(".")  # as of NATS's ADR-15, with a domain or without
+def _said(message: Msg) -> StoredMessage:
+    tokens = message.reply.split(".")  # by NATS's ADR-15, with a domain or without
     first = 4 if len(tokens) > 9 else 2
     headers = message.headers
     size = (headers or {}).get("Nats-Msg-Size", "")
-    return Said(
+    return StoredMessage(
         int(tokens[first + 3]),
         int(tokens[first + 5]),
         message.subject,

@@ -1,9 +1,9 @@
-"""nats-py's client, ended by `close` alone: whatever else ends its connection, it connects again.
+"""nats-py's client that only `close` ends: after any other end of the connection it reconnects.
 
-nats-py gives up for good upon every error that a server tells of (`-ERR`: a user that was revoked,
-credentials that have expired, a connection too many), and waits without end for a TLS connection
-that failed to close. Here an error is noted and told; whether the connection lives is seen by
-whether it does. All subscriptions are there again after a connection was made anew.
+nats-py gives up for good upon every error from a server (`-ERR`: a revoked user, expired
+credentials, too many connections), and waits for ever for a failed TLS connection to close. Here an
+error is noted and reported, and the connection counts as alive until it really ends. All
+subscriptions are restored after a reconnection.
 """
 
 import asyncio
@@ -19,25 +19,27 @@ from nebula.store import reaching
 from nebula.store.client import FastClient
 from nebula.store.reaching import Trouble
 
+_LAST_WORDS = 1.0
+"""Seconds for the server that it leaves to take what was posted."""
+
 _STEADY = 5.0
-"""Seconds after which a connection counts as one: what ends sooner is followed by a pause."""
+"""Seconds after which a connection counts as established: if it ends sooner, a pause follows."""
 
 
 class Silent(TimeoutError):
-    """What listens took the connection, and said nothing."""
+    """The server accepted the connection and sent nothing."""
 
 
 class ToldByServer(NatsError):
-    """The server's own words for what is wrong (`-ERR`)."""
+    """An error in the server's own words (`-ERR`)."""
 
 
 class LastingClient(FastClient):
-    """A client that connects again until `close`.
+    """A client that reconnects until `close`.
 
-    Args:
-        servers: returns the URLs to connect to, asked again before every try, so that credentials
-            that have changed are used. It raises OSError where it can't say.
-        on_trouble: called with what is in the way whenever a server was tried in vain.
+    Args: servers: returns the URLs to connect to; called before every try, so that changed
+    credentials are used. It raises OSError if they are unknown. on_trouble: called with the problem
+    whenever connecting to a server failed.
     """
 
     def __init__(
@@ -55,9 +57,9 @@ class LastingClient(FastClient):
         self._closing = False
 
     async def connect(self, *_: Any, **options: Any) -> None:
-        """Connect to one of the servers, each tried once. Raise NoServersError, OSError."""
+        """Connect to one of the servers, trying each once. Raise NoServersError, OSError."""
         self._given = tuple(self._named())
-        # The first connection must fail where nobody is there; later ones are tried for ever.
+        # The first connection must fail if there is no server; later ones are tried for ever.
         await super().connect(
             servers=list(self._given),
             connect_timeout=reaching.CONNECT,
@@ -69,12 +71,22 @@ class LastingClient(FastClient):
         self.options["dont_randomize"] = True  # the server that was lost stays the last to be tried
 
     @property
+    def has_jetstream(self) -> bool:
+        """Whether the server says that JetStream is enabled on it."""
+        return bool(self._server_info.get("jetstream"))
+
+    @property
+    def in_cluster(self) -> bool:
+        """Whether the server says that it is one of a cluster."""
+        return bool(self._server_info.get("cluster"))
+
+    @property
     def was_connected(self) -> bool:
-        """Whether a server has let it in before."""
+        """Whether a server has accepted it before."""
         return self._connected_at > 0
 
     async def close(self) -> None:
-        """As nats-py's; what is pending without a server is dropped."""
+        """As nats-py's method; data that is pending without a server is dropped."""
         self._closing = True
         if not self.is_connected:
             self._pending.clear()
@@ -83,13 +95,50 @@ class LastingClient(FastClient):
         await super().close()
 
     def abort(self) -> None:
-        """Drop the connection without another word."""
+        """Drop the connection at once."""
         transport, self._transport = self._transport, None
         writers = (getattr(transport, name, None) for name in ("_io_writer", "_bare_io_writer"))
         for writer in writers:
             if writer is not None:
                 with contextlib.suppress(Exception):
                     writer.transport.abort()
+
+    # Another server, by intent
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Host and port of each known server beside the connected one."""
+        self._renew()
+        at = None if self._current_server is None else _host(self._current_server)
+        return tuple(dict.fromkeys(each for s in self._server_pool if (each := _host(s)) != at))
+
+    def url_of(self, server: str) -> str:
+        """Return the URL of one of the servers that it knows, with credentials. Raise LookupError.
+
+        Args:
+            server: its host and port.
+        """
+        for known in self._server_pool:
+            if _host(known) == server:
+                using = self._with_credentials(known)
+                user, at, _ = (
+                    using.uri.netloc.rpartition("@") if using is not None else ("", "", "")
+                )
+                return known.uri._replace(netloc=f"{user}{at}{server}").geturl()
+        raise LookupError(server)
+
+    async def move(self, server: str) -> None:
+        """Leave its server for another one; what was posted goes through the old one, if it can.
+
+        All goes on as after a loss: where the other server is gone, the next one is tried.
+
+        Args:
+            server: host and port of one of those that it knows.
+        """
+        with contextlib.suppress(NatsError, TimeoutError, OSError):
+            await self.flush(timeout=_LAST_WORDS)
+        self._server_pool.sort(key=lambda each: _host(each) != server)
+        await self.force_reconnect()
 
     # Which server, and when
 
@@ -125,7 +174,7 @@ class LastingClient(FastClient):
         return server
 
     def _renew(self) -> None:
-        """Use the URLs as they are now, if they have changed and can be read."""
+        """Use the present URLs, if they have changed and can be read."""
         with contextlib.suppress(OSError, NatsError, ValueError):
             named = tuple(self._named())
             pool = [Srv(self._parse_server_uri(each)) for each in named]
@@ -134,15 +183,15 @@ class LastingClient(FastClient):
                 self.troubles.clear()
 
     def _failed(self, server: Srv, error: BaseException) -> None:
-        host = f"{server.uri.hostname}:{server.uri.port}"
+        host = _host(server)
         known = self._with_credentials(server) is not None
         self.troubles[host] = reaching.trouble(host, error, credentials=known)
         self._on_trouble()
 
     def _with_credentials(self, server: Srv) -> Srv | None:
-        """Return the server whose credentials are used: its own, else those of one that was named.
+        """Return the server whose credentials are used: this one, or else a configured one.
 
-        Servers that others tell of have none.
+        Servers that other servers announce have none.
         """
         return next((s for s in (server, *self._server_pool) if s.uri.username is not None), None)
 
@@ -159,7 +208,7 @@ class LastingClient(FastClient):
     # Connecting, once and again
 
     async def _process_connect_init(self) -> None:
-        """As nats-py's, with a time limit, and without half a connection left behind."""
+        """As nats-py's method, with a time limit, and without leaving half a connection behind."""
         server = self._current_server
         assert server is not None
         try:
@@ -189,13 +238,13 @@ class LastingClient(FastClient):
         self._rounds, self._left = (0 if lived >= _STEADY else self._rounds), 0
         task = asyncio.current_task()
         assert task is not None
-        self.abort()  # what the other side has not taken is not waited for
+        self.abort()  # data that the other side has not taken is not waited for
         while True:
             try:
                 await super()._attempt_reconnect()
             except Exception as error:
                 await self._error_cb(error)
-            # nats-py's takes a cancellation for an end like any other.
+            # nats-py's method treats a cancellation like any other end.
             if self.is_connected or self.is_closed or task.cancelling():
                 return
             await asyncio.sleep(reaching.FIRST_PAUSE)
@@ -214,3 +263,9 @@ class LastingClient(FastClient):
         self._status = Client.RECONNECTING
         self._ps.reset()
         self._reconnection_task = asyncio.create_task(self._attempt_reconnect())
+
+
+def _host(server: Srv) -> str:
+    """Return a server's host and port."""
+    host = server.uri.hostname or ""
+    return f"[{host}]:{server.uri.port}" if ":" in host else f"{host}:{server.uri.port}"

@@ -1,6 +1,6 @@
 """The event log on JetStream: append under a guard, follow without gaps, read from anywhere.
 
-It must not know what events mean: it moves records, and decides nothing.
+It does not know what events mean: it moves records, and decides nothing.
 """
 
 import asyncio
@@ -21,10 +21,19 @@ from nebula.events import record as records
 from nebula.events.original import ORIGINAL_HEADER, original
 from nebula.events.record import ACTOR_HEADER, BASIS_HEADER, CAUSE_HEADER, Entry, Record
 from nebula.events.vocabulary import Event
-from nebula.store import batch, streams
+from nebula.store import batch, repeats, streams
 from nebula.store.client import Headers
 from nebula.store.connection import Connection, Unavailable
-from nebula.store.refusals import MAYBE, NOTHING, REFUSALS, NotAppended, in_words, is_full
+from nebula.store.needs import Unfit
+from nebula.store.refusals import (
+    MAYBE,
+    NOTHING,
+    REFUSALS,
+    NotAppended,
+    in_words,
+    is_full,
+    unanswered,
+)
 from nebula.store.tail import Tail
 
 log = logging.getLogger(__name__)
@@ -34,15 +43,19 @@ _APPEND_TRY = 2.0
 
 
 class Conflict(Exception):
-    """Somebody appended first: fold what was missed, then decide again."""
+    """Another writer appended first: fold what was missed, then decide again."""
+
+
+class Reused(Exception):
+    """The message id was already used for another event, so this one is not appended."""
 
 
 class TooLarge(Exception):
-    """The event is larger than NATS takes, now and at any later try; the text names it."""
+    """The event is too large for NATS, now and at any later try; the text names it."""
 
 
 class NoLog(Unavailable):
-    """NATS is there, but no actor has ever created a log on it."""
+    """NATS can be reached, but no actor has ever created a log on it."""
 
 
 class Guard(Struct, frozen=True):
@@ -59,6 +72,7 @@ class Log:
         self.connection = connection
         self.actor = actor or connection.name
         self.replicas = replicas
+        self._unfit = ""
 
     @property
     def _jetstream(self) -> JetStreamContext:
@@ -67,29 +81,36 @@ class Log:
     async def open(self, *, patience: float | None = None) -> "Log":
         """Create or check the streams, waiting up to `patience` seconds for JetStream.
 
-        Raises StreamMismatch for a stream that is not as it must be, Unavailable when time is up.
+        Raise StreamMismatch for a stream with wrong settings, Unfit for a server that lacks what
+        Nebula needs, Unavailable when the time is over.
         """
         loop = asyncio.get_running_loop()
         deadline = None if patience is None else loop.time() + patience
-        said = False
+        said = ""
         while True:
+            if lacking := self.connection.lacking:
+                raise Unfit(lacking)
             try:
                 await streams.ensure(self._jetstream, self.replicas)
+                self.connection.trouble = ""
                 return self
             except (NatsError, TimeoutError) as error:
+                words = self.connection.refusal(error)
                 if deadline is not None and loop.time() >= deadline:
-                    raise Unavailable(f"JetStream does not answer: {error}") from error
-                if not said:
-                    log.warning("waiting for JetStream (%s)", error)
-                    said = True
+                    raise Unavailable(words) from error
+                if said != words:
+                    log.warning("waiting for JetStream: %s", words)
+                    self.connection.trouble = said = words
                 await asyncio.sleep(0.25)
 
     async def restore_memory(self) -> None:
-        """Create the streams in memory anew where they are gone. Raises Unavailable."""
+        """Create missing in-memory streams again. Raise Unavailable."""
         try:
             await streams.ensure_memory(self._jetstream, self.replicas)
-        except (NatsError, TimeoutError, streams.StreamMismatch) as error:
-            raise Unavailable(f"JetStream does not answer: {error}") from error
+        except (NatsError, TimeoutError) as error:
+            raise Unavailable(self.connection.refusal(error)) from error
+        except streams.StreamMismatch as error:
+            raise Unavailable(str(error)) from error
 
     async def append(
         self,
@@ -101,14 +122,20 @@ class Log:
         basis: int | None = None,
         message_id: str | None = None,
         patience: float = 20.0,
+        exact: bool = False,
     ) -> int:
-        """Append one event and give its sequence once it is on disk.
+        """Append one event, and return its sequence once it is on disk.
 
-        A lost acknowledgement is asked for again under the same message id, so the event is stored
-        once. Raises Conflict when `guard` no longer holds, TooLarge at once for an event that NATS
-        will never take, NotAppended after `patience` seconds, sooner where JetStream says that it
-        has no room: the event may be stored all the same where only its acknowledgement was lost.
+        If the acknowledgement is lost, the append is repeated under the same message id, so the
+        event is stored once. Raise Conflict if `guard` no longer holds, TooLarge at once for an
+        event that NATS will never take, NotAppended after `patience` seconds or sooner if JetStream
+        has no room: the event may still be stored if only its acknowledgement was lost.
+
+        With `exact`, an earlier event with this message id must be the same event, else raise
+        Reused. JetStream remembers ids for two minutes. Raise Unfit if a `check` has found a
+        reason.
         """
+        self._refuse_unfit()
         headers = {"Nats-Msg-Id": message_id or uuid.uuid4().hex, ACTOR_HEADER: self.actor}
         headers |= records.headers_for(event)
         if guard is not None:
@@ -123,11 +150,16 @@ class Log:
         problem: Exception | None = None
         unknown = False
         while True:
-            # Without a connection the client would keep the event and send it on reconnecting,
+            # Without a connection the client would keep the event and send it after reconnecting,
             # long after it was given up here.
             if self.connection.connected:
                 try:
-                    return await self._publish(subject, payload, headers, again=problem is not None)
+                    seq, stored = await self._publish(
+                        subject, payload, headers, again=problem is not None
+                    )
+                    if stored and exact:
+                        await self._compare(seq, subject, payload)
+                    return seq
                 except MaxPayloadError as error:
                     raise self._too_large([(subject, payload)]) from error
                 except (NatsError, TimeoutError) as error:
@@ -142,12 +174,13 @@ class Log:
     async def append_all(
         self, events: Sequence[tuple[str, Event]], *, guard: Guard, actor: str = ""
     ) -> int:
-        """Append up to 1,000 events, all of them or none, and give the last one's sequence.
+        """Append up to 1,000 events, all or none, and return the last sequence.
 
-        Raises Conflict when `guard` no longer holds; TooLarge where one of them is larger than NATS
-        takes; Unavailable when the log does not answer, in which case they may be stored all the
-        same, or when its NATS server is too old for this.
+        Raise Conflict if `guard` no longer holds; TooLarge if one of them is too large for NATS;
+        Unavailable if the log does not answer, in which case they may still be stored, or if its
+        NATS server is too old for this.
         """
+        self._refuse_unfit()
         messages = [
             (
                 records.subject_of(identity, event),
@@ -165,7 +198,7 @@ class Log:
                 raise Conflict(str(error)) from error
             if error.too_large:
                 raise self._too_large([(subject, body) for subject, body, _ in messages]) from error
-            raise Unavailable(f"the log takes no events together: {error}") from error
+            raise Unavailable(f"the log can't take several events together: {error}") from error
         except MaxPayloadError as error:
             raise self._too_large([(subject, body) for subject, body, _ in messages]) from error
         except (NatsError, TimeoutError) as error:
@@ -173,24 +206,54 @@ class Log:
 
     async def _publish(
         self, subject: str, payload: bytes, headers: dict[str, str], *, again: bool
-    ) -> int:
+    ) -> tuple[int, bool]:
+        """Return the sequence, and whether an event with that message id already existed."""
         jetstream = self._jetstream
         try:
             ack = await jetstream.publish(subject, payload, timeout=_APPEND_TRY, headers=headers)
-            return int(ack.seq)
+            return int(ack.seq), bool(ack.duplicate)
         except APIError as error:
             if error.err_code in batch.TOO_LARGE:
                 raise MaxPayloadError from error
             if error.err_code not in batch.CONFLICTS:
                 raise
             if again:
-                # The server looks at the guard before the message id: what was first may be the
-                # earlier try, whose acknowledgement was lost.
+                # The server checks the guard before the message id: the conflicting event may be
+                # the earlier try, whose acknowledgement was lost.
                 with contextlib.suppress(NotFoundError):
                     last = await jetstream.get_last_msg(streams.EVENTS, subject)
                     if (last.headers or {}).get("Nats-Msg-Id") == headers["Nats-Msg-Id"]:
-                        return int(last.seq or 0)
+                        return int(last.seq or 0), True
             raise Conflict(str(error.description)) from error
+
+    async def _compare(self, seq: int, subject: str, payload: bytes) -> None:
+        found = await self._jetstream.get_msg(streams.EVENTS, seq)
+        if (found.subject, found.data or b"") != (subject, payload):
+            raise Reused(f"it is the message id of event {seq}, {found.subject}")
+
+    async def under(self, message_id: str, identity: str, event: Event) -> int | None:
+        """Return the sequence of this event, if it was already appended under a message id.
+
+        Ids are known for JetStream's time for repeated ids, and for ever for the last event of its
+        kind. Raise Reused if another event has that id; raise Unavailable.
+        """
+        subject, payload = records.subject_of(identity, event), records.encode(event)
+        try:
+            found = await repeats.find(
+                self.connection.client, self._jetstream, subject, message_id, timeout=_APPEND_TRY
+            )
+        except (NatsError, TimeoutError) as error:
+            raise Unavailable(f"the log does not answer: {unanswered(error)}") from error
+        if found is None:
+            return None
+        if (found.data or b"") != payload:
+            raise Reused(f"it is the message id of event {found.seq}, {subject}")
+        return int(found.seq or 0)
+
+    def _refuse_unfit(self) -> None:
+        """Raise Unfit if a check has found that nothing may be added."""
+        if self._unfit:
+            raise Unfit(self._unfit)
 
     def _too_large(self, messages: Sequence[tuple[str, bytes]]) -> TooLarge:
         subject, body = max(messages, key=lambda message: len(message[1]))
@@ -200,26 +263,33 @@ class Log:
         )
 
     async def check(self) -> None:
-        """Check the log without creating it. Raises StreamMismatch, NoLog, Unavailable."""
+        """Check the log without creating it. Raise StreamMismatch, NoLog, Unavailable.
+
+        A log that has lost events, or whose server lacks what Nebula needs, can be read; `append`
+        and `append_all` refuse from then on.
+        """
         try:
-            await streams.check_log(self._jetstream)
+            lost = await streams.check_log(self._jetstream)
         except NotFoundError as error:
             raise NoLog(
                 f"there is no log at {self.connection.shown} yet: "
                 "start `nebula up`, or a gateway, router or node"
             ) from error
         except (NatsError, TimeoutError) as error:
-            raise Unavailable(f"the log does not answer: {error}") from error
+            raise Unavailable(f"the log does not answer: {unanswered(error)}") from error
+        self._unfit = lost or self.connection.lacking
+        if self._unfit:
+            log.warning("%s", self._unfit)
 
     async def last_seq(self) -> int:
-        """Give the sequence of the newest entry; 0 for an empty log. Raises Unavailable."""
+        """Return the sequence of the newest entry; 0 for an empty log. Raise Unavailable."""
         try:
             return int((await self._jetstream.stream_info(streams.EVENTS)).state.last_seq)
         except (NatsError, TimeoutError) as error:
-            raise Unavailable(f"the log does not answer: {error}") from error
+            raise Unavailable(f"the log does not answer: {unanswered(error)}") from error
 
     async def read(self, after: int = 0, until: int | None = None) -> list[Record]:
-        """Give the records after one sequence, up to and with another (default: the newest)."""
+        """Return the records after one sequence, up to and including another [the newest]."""
         return [
             records.read_entry(entry)
             async for batch in self.entries(after, until)
@@ -229,9 +299,9 @@ class Log:
     async def entries(
         self, after: int = 0, until: int | None = None
     ) -> AsyncGenerator[list[Entry], None]:
-        """Give the entries after one sequence, up to and with another, in batches.
+        """Yield the entries after one sequence, up to and including another, in batches.
 
-        `until` defaults to what is the newest now. Raises Unavailable, LogReplaced.
+        `until` defaults to the newest one now. Raise Unavailable, LogReplaced.
         """
         last = await self.last_seq() if until is None else until
         if last <= after:
@@ -244,7 +314,7 @@ class Log:
                 yield batch
 
     async def follow(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
-        """Give every record after a sequence, in order and without gaps, for ever, in batches.
+        """Yield every record after a sequence, in order and without gaps, for ever, in batches.
 
         Raises LogReplaced.
         """
@@ -253,7 +323,7 @@ class Log:
                 yield batch
 
     async def follow_entries(self, after: int = 0) -> AsyncGenerator[list[Entry], None]:
-        """Give every entry after a sequence as it is stored, for ever, in batches.
+        """Yield every entry after a sequence as it is stored, for ever, in batches.
 
         Raises LogReplaced.
         """
@@ -264,10 +334,10 @@ class Log:
     async def _follow(
         self, after: int, read: Callable[[int, int, Msg], T]
     ) -> AsyncGenerator[list[T], None]:
-        """Lost connections, restarted servers and dropped messages are noticed and mended.
+        """Lost connections, restarted servers and dropped messages are detected and repaired.
 
-        A hole in the consumer's own count, or silence, tells of them; then the server is asked
-        again for what comes after the last entry given.
+        A gap in the consumer's own count, or silence, shows them; then the server is asked again
+        for everything after the last yielded entry.
         """
         tail = Tail(self.connection, after, read)
         try:
@@ -279,7 +349,7 @@ class Log:
             await tail.close()
 
     async def entry(self, seq: int) -> Entry | None:
-        """Give the entry at a sequence; None where there is none. Raises Unavailable."""
+        """Return the entry at a sequence; None if there is none. Raise Unavailable."""
         found = [each async for entries in self.entries(seq - 1, seq) for each in entries]
         return found[0] if found else None
 
@@ -298,7 +368,7 @@ def _entry(seq: int, time: int, message: Msg) -> Entry:
 
 
 def _record(seq: int, time: int, message: Msg) -> Record:
-    """Read a message without a second look at its headers, unless it was imported."""
+    """Read a message without parsing its headers again, unless it was imported."""
     headers = message.headers
     if headers and ORIGINAL_HEADER in headers:
         return records.read_entry(_entry(seq, time, message))

@@ -1,20 +1,20 @@
-"""Whether the log could take an event now, as far as that shows without writing one.
+"""Whether the log could take an event now, found out without writing one.
 
-Actors on a NATS cluster that is not Nebula's own hear nothing of its disks. They ask for the log's
-stream: in a cluster its leader answers, and tells whom of the other copies it still hears.
+Actors on a NATS cluster that Nebula does not run know nothing of its disks. They ask for the log's
+stream: in a cluster its leader answers, and says which other copies it still hears.
 """
 
 import logging
 
-import msgspec
 from msgspec import Struct
 from nats.errors import Error as NatsError
 from nats.js.api import StreamInfo
 from nats.js.errors import APIError, NotFoundError
 
 from nebula.events import subjects
+from nebula.events.heartbeats import StoreHeartbeat
 from nebula.events.memory import fine
-from nebula.events.status import StoreStatus
+from nebula.events.reading import decoded
 from nebula.store import streams
 from nebula.store.connection import Connection
 from nebula.store.server import NAME
@@ -22,20 +22,20 @@ from nebula.store.server import NAME
 log = logging.getLogger(__name__)
 
 PATIENCE = 2.0
-"""Seconds for the stream's leader to answer."""
+"""Seconds to wait for the stream's leader."""
 
 UNHEARD = 4.0
-"""Seconds without a word after which a copy no longer counts: its server says one every second."""
+"""Seconds of silence after which a copy does not count: its server sends something every second."""
 
 NEARLY = 0.9
-"""The part of a stream's own limit above which it is told."""
+"""The part of a stream's own limit above which there is a warning."""
 
 WORD_LASTS = 10.0
-"""Seconds for which a store's last heartbeat counts; one comes every two."""
+"""Seconds for which a store's last heartbeat counts; they are sent every two seconds."""
 
 
 class Reach(Struct, frozen=True):
-    """What the log's stream told: its last sequence, and why it can't or soon won't take events."""
+    """The state of the log's stream: its last sequence, and what prevents events now or soon."""
 
     last_seq: int = 0
     refused: str = ""
@@ -43,16 +43,18 @@ class Reach(Struct, frozen=True):
 
 
 async def reach(connection: Connection) -> Reach:
-    """Ask for the log's stream. Never raises: no answer is one, too."""
+    """Return the state of the log's stream. Never raises: a missing answer is a state, too."""
     if not connection.connected:
         return Reach(refused="NATS can't be reached")
+    if lacking := connection.lacking:
+        return Reach(refused=lacking)
     try:
         jetstream = connection.client.jetstream(timeout=PATIENCE)
         return told_by(await jetstream.stream_info(streams.EVENTS))
     except NotFoundError:
-        return Reach(refused=f"the log, stream {streams.EVENTS}, is not there")
+        return Reach(refused=f"the log, stream {streams.EVENTS}, does not exist")
     except APIError as error:
-        return Reach(refused=f"JetStream refuses the log: {error.description}")
+        return Reach(refused=connection.refusal(error))
     except (NatsError, TimeoutError):
         return Reach(
             refused=f"the log, stream {streams.EVENTS}, does not answer: "
@@ -61,7 +63,7 @@ async def reach(connection: Connection) -> Reach:
 
 
 def told_by(info: StreamInfo) -> Reach:
-    """Return what a stream's leader says: whether enough copies are heard, and of its limit."""
+    """Return the state that a stream's leader reports: its copies and its limit."""
     refused = warning = ""
     cluster, config, state = info.cluster, info.config, info.state
     copies = config.num_replicas or 1
@@ -86,16 +88,13 @@ def told_by(info: StreamInfo) -> Reach:
     return Reach(state.last_seq, refused, warning)
 
 
-def read_store_status(body: bytes) -> StoreStatus | None:
+def read_store_status(body: bytes) -> StoreHeartbeat | None:
     """Read a store's heartbeat; None where it is not one."""
-    try:
-        return msgspec.json.decode(body, type=StoreStatus)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+    return decoded(body, StoreHeartbeat)
 
 
-async def last_word(connection: Connection) -> StoreStatus | None:
-    """Return what the embedded server's store said within the last minute; None for silence."""
+async def last_word(connection: Connection) -> StoreHeartbeat | None:
+    """Return the embedded server's last heartbeat within a minute; None if there is none."""
     if not connection.connected:
         return None
     try:
@@ -107,7 +106,7 @@ async def last_word(connection: Connection) -> StoreStatus | None:
 
 
 async def trouble(connection: Connection) -> tuple[str, str]:
-    """Return why the log takes no events now, and what will soon keep them out; "" for nothing."""
+    """Return why the log takes no events now, and what will soon prevent it; "" if nothing."""
     word = await last_word(connection)
     if word is not None and word.refused:
         return word.refused, ""

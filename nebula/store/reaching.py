@@ -1,4 +1,4 @@
-"""Why NATS can't be reached: in words, without a password, and whether waiting may help. Pure."""
+"""Why NATS can't be reached, in words without passwords, and whether waiting may help. Pure."""
 
 import enum
 import re
@@ -8,47 +8,43 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 CONNECT = 2.0
-"""Seconds that a server has for each step of a connection: to take it, to speak, to let in."""
+"""Seconds for each step of a connection: to accept it, to send INFO, to authenticate."""
 
 REFUSED_FOR = 10.0
-"""Seconds of nothing but refusals after which a process that was never connected ends."""
+"""Seconds of only refusals after which a process that was never connected ends."""
 
 FIRST_PAUSE = 0.25
 """Seconds between the first tries to reach a server again."""
 
 LONGEST_PAUSES = (1.0, 5.0)
-"""Seconds between later tries: where no server is there, and where one refuses."""
-
-SAID_AGAIN = 60.0
-"""Seconds after which a line that still holds is logged once more."""
-
-_REMEMBERED = 100
+"""Seconds between later tries: if there is no server, and if one refuses."""
 
 
 class Cause(enum.Enum):
-    """What is in the way; `final` ones are not mended by waiting alone."""
+    """Causes of a failed connection; waiting does not help against `final` ones."""
 
     NOTHING_LISTENS = "nothing listens there"
     UNKNOWN_NAME = "its name does not resolve"
     NO_WAY = "there is no way to it"
+    NO_FILE = "the file with its URL can't be read"
     NO_ANSWER = f"it does not take the connection within {CONNECT:.0f} s"
     SILENT = f"something listens there that says nothing for {CONNECT:.0f} s"
     ENDED = "it ends the connection"
     NOT_NATS = "what listens there is not a NATS server"
-    BAD_URL = "that is not a valid URL of a NATS server: nats://[USER:PASSWORD@]HOST[:PORT]"
+    BAD_URL = "that is not a valid URL of a NATS server: nats:// and [USER:PASSWORD@]HOST[:PORT]"
     CREDENTIALS = "it refuses the user or password"
-    NO_CREDENTIALS = "it wants a user and password or a token: nats://USER:PASSWORD@HOST"
+    NO_CREDENTIALS = "it wants a user and password or a token before the host: USER:PASSWORD@HOST"
     CERTIFICATE = "its certificate is not trusted"
     TLS = "TLS fails"
 
     @property
     def final(self) -> bool:
-        """Whether it lasts until somebody changes something."""
+        """Whether it lasts until a person changes something."""
         return self in _FINAL
 
     @property
     def absent(self) -> bool:
-        """Whether nothing that speaks NATS is there."""
+        """Whether there is no NATS server."""
         return self in _ABSENT
 
 
@@ -64,6 +60,7 @@ _ABSENT = (
     Cause.NOTHING_LISTENS,
     Cause.UNKNOWN_NAME,
     Cause.NO_WAY,
+    Cause.NO_FILE,
     Cause.NO_ANSWER,
     Cause.SILENT,
 )
@@ -71,7 +68,7 @@ _CREDENTIALS = ("authorization", "authentication", "credentials")
 
 
 class Trouble(Struct, frozen=True):
-    """What is in the way of a connection to one server; `words` are its own, if it had any."""
+    """Why a connection to one server failed; `words` are the server's own, if there are any."""
 
     server: str
     cause: Cause
@@ -92,7 +89,7 @@ def shown(url: str) -> str:
 
 
 def trouble(server: str, error: BaseException, *, credentials: bool) -> Trouble:
-    """Return what an error says about a server.
+    """Return the complaint about a server that an error means.
 
     `credentials`: whether the URL has a user, password or token.
     """
@@ -104,6 +101,8 @@ def trouble(server: str, error: BaseException, *, credentials: bool) -> Trouble:
         return Trouble(server, Cause.TLS, str(getattr(error, "reason", "") or words))
     if kind == "gaierror":
         return Trouble(server, Cause.UNKNOWN_NAME)
+    if server.startswith("file:") and isinstance(error, OSError):
+        return Trouble(server, Cause.NO_FILE, error.strerror or words)
     if isinstance(error, ConnectionRefusedError) or "Errno 111" in words:
         return Trouble(server, Cause.NOTHING_LISTENS)
     if isinstance(error, TimeoutError):
@@ -130,7 +129,7 @@ def _own_words(text: str) -> str:
 
 
 def told(url: str, troubles: Sequence[Trouble]) -> str:
-    """Return one sentence about what is in the way of a connection to `url`."""
+    """Return one sentence about why `url` can't be reached."""
     at = shown(url)
     causes = {each.told() for each in troubles}
     if not causes:
@@ -145,38 +144,20 @@ def told(url: str, troubles: Sequence[Trouble]) -> str:
 
 
 def final(troubles: Sequence[Trouble]) -> bool:
-    """Return whether waiting alone helps with no server: each of them refuses."""
+    """Return whether waiting is useless, because every server refuses."""
     return bool(troubles) and all(each.cause.final for each in troubles)
 
 
 def pause(rounds: int, troubles: Sequence[Trouble]) -> float:
-    """Return seconds to wait after so many fruitless rounds over all servers."""
+    """Return the seconds to wait after this many failed rounds over all servers."""
     refused = any(not each.cause.absent for each in troubles)
     return float(min(LONGEST_PAUSES[refused], FIRST_PAUSE * 2 ** min(max(rounds - 1, 0), 10)))
 
 
 def topic(complaint: str) -> str:
-    """Return what one complaint of a server has in common with others like it.
+    """Return the key of a server's complaint, which similar complaints share.
 
     Subjects of one kind are alike in their first three tokens, and inboxes all are.
     """
     alike = re.sub(r"_inbox\.[^\s\"']+", "_inbox", complaint.lower())
     return re.sub(r"([^\s\"'.]+\.[^\s\"'.]+\.[^\s\"'.]+)\.[^\s\"']+", r"\1", alike)
-
-
-class Repetitions:
-    """Tells a line that is to be logged from one that was logged not long ago."""
-
-    def __init__(self) -> None:
-        self._said: dict[str, float] = {}
-
-    def due(self, line: str, now: float, again: float = SAID_AGAIN) -> bool:
-        """Return whether to log it `now` (s): `again` seconds after the last time, or never yet."""
-        last = self._said.get(line)
-        if last is not None and now - last < again:
-            return False
-        self._said.pop(line, None)
-        self._said[line] = now
-        if len(self._said) > _REMEMBERED:
-            del self._said[next(iter(self._said))]
-        return True

@@ -1,11 +1,11 @@
-"""What it means when the log does not take an event, in words, and whether it may have taken it."""
+"""Why the log did not take an event, in words, and whether it may have stored it."""
 
 from nats.errors import NoRespondersError
-from nats.js.errors import APIError
+from nats.js.errors import APIError, ServiceUnavailableError
 
 from nebula.store.connection import Unavailable
 
-MAYBE = "it may have been recorded all the same: look with `nebula events`"
+MAYBE = "it may have been recorded nevertheless: check with `nebula events`"
 NOTHING = "nothing was recorded"
 
 _FULL = {
@@ -16,10 +16,11 @@ _FULL = {
     10077: "it could not be stored: max_bytes of stream NEBULA_EVENTS, or its server's disk",
     10122: "a limit of its account is reached",
 }
-"""By error codes of JetStream: https://github.com/nats-io/nats-server/blob/main/server/errors.json"""
+"""Meanings of JetStream's error codes:
+https://github.com/nats-io/nats-server/blob/main/server/errors.json"""
 
 REFUSALS = 3.0
-"""Seconds for which an event is tried again that JetStream refuses to store: it will not help."""
+"""Seconds for which an event that JetStream refuses to store is tried again."""
 
 
 class NotAppended(Unavailable):
@@ -32,7 +33,7 @@ class NotAppended(Unavailable):
 
 
 def is_full(error: Exception | None) -> bool:
-    """Return whether it is JetStream's own word that there is no room for an event."""
+    """Return whether JetStream itself reports that there is no room for an event."""
     return isinstance(error, APIError) and error.err_code in _FULL
 
 
@@ -40,13 +41,22 @@ def in_words(error: Exception | None) -> str:
     """Return why an event was not taken; None: there is no connection to NATS."""
     if error is None:
         return "the log does not answer: NATS can't be reached"
-    if isinstance(error, NoRespondersError):
-        return "the log does not answer: JetStream is switched off, or has no leader now"
-    if isinstance(error, APIError):
-        meaning = _FULL.get(error.err_code or 0)
-        if meaning is not None:
-            return f"JetStream does not take events: {meaning} ({error.description})"
-        return f"the log does not answer: {error.description}"
+    if isinstance(error, APIError) and (error.err_code or 0) in _FULL:
+        meaning = _FULL[error.err_code or 0]
+        return f"JetStream does not take events: {meaning} ({error.description})"
+    if isinstance(error, NoRespondersError | APIError):
+        return f"the log does not answer: {unanswered(error)}"
     if isinstance(error, TimeoutError):
         return "the log does not answer: no acknowledgement of an event came in time"
     return f"the log does not answer: {error}"
+
+
+def unanswered(error: Exception) -> str:
+    """Return why JetStream did not answer a request, as half a sentence."""
+    if isinstance(error, APIError) and error.description:
+        return error.description
+    if isinstance(error, NoRespondersError | ServiceUnavailableError):
+        return "JetStream is switched off, or has no leader now"
+    if isinstance(error, TimeoutError):
+        return "no answer came in time"
+    return str(error).removeprefix("nats: ") or type(error).__name__

@@ -1,4 +1,4 @@
-"""S2, the compression of JetStream's backups: its streams, decoded.
+"""Decodes streams of S2, the compression of JetStream's backups.
 
 S2 is Snappy extended (github.com/klauspost/compress, `s2/README.md`, "Format Extensions"): the
 framing and the blocks are those of Snappy's `framing_format.txt` and `format_description.txt`, but
@@ -20,11 +20,11 @@ _CHECKSUM = 4
 
 
 class Corrupt(Exception):
-    """This is no S2 stream, or a damaged one; the text names the byte."""
+    """The data is not an S2 stream, or is damaged; the text names the byte."""
 
 
 def decompressed(file: BinaryIO) -> Iterator[bytes]:
-    """Give the content of a stream, piece by piece. Raises Corrupt."""
+    """Yield the content of a stream, piece by piece. Raise Corrupt."""
     head = file.read(10)
     if head not in _IDENTIFIERS:
         raise Corrupt("no S2 stream begins at byte 0")
@@ -39,12 +39,12 @@ def decompressed(file: BinaryIO) -> Iterator[bytes]:
         elif kind == _PLAIN:
             yield chunk[_CHECKSUM:]
         elif kind < _FIRST_SKIPPABLE or (kind == _IDENTIFIER and head + chunk not in _IDENTIFIERS):
-            raise Corrupt(f"the S2 stream makes no sense at byte {offset}")
+            raise Corrupt(f"the S2 stream is not valid at byte {offset}")
         offset += 4 + length
 
 
 def _block(chunk: bytes, offset: int) -> bytes:
-    """Decode a compressed chunk, which begins at `offset`. Raises Corrupt."""
+    """Decode a compressed chunk, which begins at `offset`. Raise Corrupt."""
     try:
         size, shift, at = 0, 0, _CHECKSUM
         while chunk[at] >= 0x80:
@@ -58,13 +58,13 @@ def _block(chunk: bytes, offset: int) -> bytes:
                 return bytes(content)
     except IndexError:
         pass
-    raise Corrupt(f"the S2 stream makes no sense at byte {offset}")
+    raise Corrupt(f"the S2 stream is not valid at byte {offset}")
 
 
 def _decoded(src: bytes, at: int, size: int) -> bytearray:
-    """Decode a block's elements from `at` on; what makes no sense gives another size than `size`.
+    """Decode a block's elements from `at` on; invalid ones give another size than `size`.
 
-    Raises IndexError for an element that is cut off.
+    Raise IndexError for an element that is cut off.
     """
     out = bytearray()
     end, offset = len(src), 0

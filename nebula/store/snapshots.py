@@ -1,7 +1,7 @@
-"""Snapshots of the state in JetStream's object store: made when due, used only when they are good.
+"""Snapshots of the state in JetStream's object store, which are used only if they are valid.
 
-There are two, and the older one is overwritten: where the newer is damaged, the other is left to
-start from. What an object holds, its description says: the sequence it was taken at.
+There are two, and the older one is overwritten: if the newer is damaged, the other remains to start
+from. The description of an object has the sequence at which it was taken.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from nebula.events.snapshot import Unusable
 from nebula.events.state import State
 from nebula.store.connection import Unavailable
 from nebula.store.log import Log
+from nebula.store.refusals import unanswered
 
 log = logging.getLogger(__name__)
 
@@ -30,27 +31,27 @@ _PATIENCE = 10.0
 _TROUBLES = (NatsError, JetStreamError, TimeoutError, ValueError)
 
 
-class Held(Struct, frozen=True, order=True):
-    """What is in one of the two slots: what says of itself to be a snapshot taken at `seq`."""
+class SnapshotSlot(Struct, frozen=True, order=True):
+    """The content of one of the two slots, which claims to be a snapshot taken at `seq`."""
 
     seq: int
     slot: str
 
 
-def slot_for(seq: int, held: Sequence[Held]) -> str:
-    """Choose what a snapshot taken at `seq` overwrites: one like it, else the older one."""
+def slot_for(seq: int, held: Sequence[SnapshotSlot]) -> str:
+    """Return the slot that a snapshot of `seq` overwrites: the same `seq`, or the older."""
     there = {each.slot: each.seq for each in held}
     return min(SLOTS, key=lambda slot: (there.get(slot) != seq, there.get(slot, 0)))
 
 
 class Snapshots:
-    """The snapshots that belong to a log."""
+    """The snapshots of a log."""
 
     def __init__(self, of: Log) -> None:
         self._log = of
 
     async def put(self, state: State) -> None:
-        """Store a snapshot in place of the older one, or of one like it. Raises Unavailable."""
+        """Store a snapshot instead of one of the same sequence, or the older. Raise Unavailable."""
         try:
             async with asyncio.timeout(_PATIENCE):
                 store = await self._open(create=True)
@@ -61,27 +62,27 @@ class Snapshots:
             raise Unavailable(f"a snapshot could not be stored: {error!r}") from error
 
     async def seqs(self) -> list[int]:
-        """List the sequences that there are snapshots of, the newest first. Raises Unavailable."""
+        """Return the sequences of the snapshots, the newest first. Raise Unavailable."""
         return [each.seq for each in await self.held()]
 
-    async def held(self) -> list[Held]:
-        """List what there is, the newest first. Raises Unavailable."""
+    async def held(self) -> list[SnapshotSlot]:
+        """Return the used slots, the newest first. Raise Unavailable."""
         try:
             async with asyncio.timeout(_PATIENCE):
                 return await self._held(await self._open())
         except BucketNotFoundError:
             return []
         except _TROUBLES as error:
-            raise Unavailable(f"snapshots can't be listed: {error!r}") from error
+            raise Unavailable(f"snapshots can't be listed: {unanswered(error)}") from error
 
-    async def load(self, wanted: Held) -> State:
-        """Give the state that is in a slot. Raises Unusable, Unavailable."""
+    async def load(self, wanted: SnapshotSlot) -> State:
+        """Return the state in a slot. Raise Unusable, Unavailable."""
         try:
             async with asyncio.timeout(_PATIENCE):
                 store = await self._open()
                 data = (await store.get(wanted.slot)).data or b""
         except (NotFoundError, BucketNotFoundError, TimeoutError) as error:
-            raise Unusable(f"it is not there, or not whole: {error!r}") from error
+            raise Unusable(f"it is missing or incomplete: {error!r}") from error
         except JetStreamError as error:
             raise Unusable(f"it is damaged: {error!r}") from error
         except (NatsError, ValueError) as error:
@@ -93,9 +94,9 @@ class Snapshots:
         return state
 
     async def newest(self, fits: Callable[[State], bool] = lambda _: True) -> State | None:
-        """Give the newest good snapshot that `fits`; None where there is none.
+        """Return the newest valid snapshot that `fits`; None if there is none.
 
-        What is damaged or unknown is passed over with a warning. Raises Unavailable.
+        Damaged or unknown snapshots are skipped with a warning. Raise Unavailable.
         """
         for each in await self.held():
             try:
@@ -110,10 +111,10 @@ class Snapshots:
         return None
 
     async def _belongs(self, state: State) -> None:
-        """Raise Unusable for a snapshot of another log, which lay here before this one."""
+        """Raise Unusable for a snapshot of a previous log."""
         entry = await self._log.entry(state.seq)
         if entry is None or read_entry(entry).time != state.time:
-            raise Unusable("it was taken of another log")
+            raise Unusable("it is a snapshot of another log")
 
     async def _open(self, *, create: bool = False) -> ObjectStore:
         jetstream = self._log.connection.client.jetstream(timeout=_PATIENCE)
@@ -129,13 +130,17 @@ class Snapshots:
         )
         return await jetstream.create_object_store(BUCKET, config)
 
-    async def _held(self, store: ObjectStore) -> list[Held]:
+    async def _held(self, store: ObjectStore) -> list[SnapshotSlot]:
         try:
             found = await store.list(ignore_deletes=True)
         except NotFoundError:
             return []
         said = [(each.description or "", each.name or "") for each in found]
         return sorted(
-            (Held(int(text), slot) for text, slot in said if text.isascii() and text.isdigit()),
+            (
+                SnapshotSlot(int(text), slot)
+                for text, slot in said
+                if text.isascii() and text.isdigit()
+            ),
             reverse=True,
         )

@@ -1,23 +1,27 @@
-"""The JetStream streams that Nebula lives on: their definitions, and the check against them.
+"""The JetStream streams of Nebula: their definitions, and the check against them.
 
-Whoever comes first creates a stream. A log that is configured otherwise is reported and never
-silently used: one that may lose events is worse than none. The others are made again.
+The first actor creates the streams. A log with other settings is reported and never silently used,
+since a log that may lose events is worse than none. The other streams are created again.
 
 The log is kept on `replicas` servers of a cluster, and so are the few bytes of the claims: without
-them no resumable request is taken. The other two streams are there to be looked back at and lie in
-the memory of one: three copies of every token would cost the servers three times the work (ADR 27).
-While that server is gone they are, and nobody waits for them.
+them no resumable request is accepted. The other two streams are short-lived, in one server's
+memory: three copies of every token would cost the servers three times the work (ADR 27). If that
+server fails they are lost, and nothing blocks on them.
 """
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
+from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 from nats.js.errors import APIError, NotFoundError, ServerError
 
 from nebula.events import subjects
+from nebula.store import needs
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +31,9 @@ INFERENCE = "NEBULA_INFERENCE"
 CLAIMS = "NEBULA_CLAIMS"
 
 MIB = 1024 * 1024
+REPEATS = 120
+"""Seconds for which JetStream remembers the message ids of the log."""
+
 _TRIES = 20
 CHECKED = (
     "subjects",
@@ -52,11 +59,11 @@ CHECKED = (
 
 
 class StreamMismatch(Exception):
-    """A stream exists but is not what Nebula needs; the text names every difference."""
+    """A stream exists with other settings than Nebula needs; the text names every difference."""
 
 
 def definitions(replicas: int = 1) -> tuple[StreamConfig, ...]:
-    """Give the streams for a server (`replicas` 1) or a cluster (3) of NATS servers."""
+    """Return the streams for a server (`replicas` 1) or a cluster (3) of NATS servers."""
     return (
         StreamConfig(
             name=EVENTS,
@@ -69,7 +76,7 @@ def definitions(replicas: int = 1) -> tuple[StreamConfig, ...]:
             max_bytes=-1,
             max_msgs=-1,
             num_replicas=replicas,
-            duplicate_window=120,
+            duplicate_window=REPEATS,
             deny_delete=True,
             deny_purge=True,
             allow_direct=True,
@@ -100,6 +107,7 @@ def definitions(replicas: int = 1) -> tuple[StreamConfig, ...]:
             max_bytes=64 * MIB,
             per_subject=1,
             replicas=replicas,
+            discard=DiscardPolicy.NEW,
         ),
     )
 
@@ -114,15 +122,19 @@ def _in_memory(
     per_subject: int = -1,
     no_ack: bool = False,
     replicas: int = 1,
+    discard: DiscardPolicy = DiscardPolicy.OLD,
 ) -> StreamConfig:
-    """Give a stream that forgets: after `max_age` seconds, and what is more than `max_bytes`."""
+    """Return a stream in memory that keeps messages for `max_age` seconds and up to `max_bytes`.
+
+    `discard`: whether the oldest is dropped at the limit, or the newest is refused.
+    """
     return StreamConfig(
         name=name,
         description=description,
         subjects=[subject],
         retention=RetentionPolicy.LIMITS,
         storage=StorageType.MEMORY,
-        discard=DiscardPolicy.OLD,
+        discard=discard,
         max_age=max_age,
         max_bytes=max_bytes,
         max_msgs=-1,
@@ -137,7 +149,7 @@ def _in_memory(
 async def ensure(jetstream: JetStreamContext, replicas: int = 1) -> None:
     """Create the streams that are missing and check those that exist.
 
-    Raises StreamMismatch, and lets nats-py's errors through when JetStream does not answer.
+    Raise StreamMismatch, and nats-py's errors if JetStream does not answer.
     """
     for wanted in definitions(replicas):
         try:
@@ -147,25 +159,53 @@ async def ensure(jetstream: JetStreamContext, replicas: int = 1) -> None:
                 raise
             log.warning("stream %s does not answer: its NATS server may be gone", wanted.name)
             continue
+        wanted = as_older_actors_need(wanted, found)
         if (found.num_replicas or 1) < (wanted.num_replicas or 1):
             found = await _copied(jetstream, wanted, found)
         if wanted.storage == StorageType.MEMORY and differences(wanted, found):
             wrong = "; ".join(differences(wanted, found))
-            log.warning("stream %s is made again, as it must be: %s", wanted.name, wrong)
+            log.warning(
+                "stream %s is created again with the right settings: %s", wanted.name, wrong
+            )
             await jetstream.delete_stream(wanted.name or "")
             found = await find_or_create(jetstream, wanted)
         else:
             _compare(wanted, found)
         if wanted.allow_atomic and not found.allow_atomic:
             await _allow_atomic(jetstream, found)
+    if lost := damage(await jetstream.stream_info(EVENTS)):
+        raise StreamMismatch(lost)
+
+
+def as_older_actors_need(wanted: StreamConfig, found: StreamConfig) -> StreamConfig:
+    """Return what a stream must be where actors of cluster version 0 may start beside this one.
+
+    They made the stream of claims so that a full one pushes the oldest out, and refuse any other.
+    """
+    return replace(wanted, discard=found.discard) if wanted.name == CLAIMS else wanted
+
+
+def damage(info: StreamInfo, wrong: Sequence[str] = ()) -> str:
+    """Return how many entries a log has lost, as a sentence; "" if none.
+
+    `wrong`: its wrong settings, which may be the reason.
+    """
+    missing = int(info.state.last_seq) - int(info.state.messages)
+    if missing <= 0:
+        return ""
+    why = f" ({'; '.join(wrong)})" if wrong else ""
+    return (
+        f"the log has lost {missing} of {info.state.last_seq} events{why}: "
+        "restore a backup, or import an export into an empty log"
+    )
 
 
 async def _copied(
     jetstream: JetStreamContext, wanted: StreamConfig, found: StreamConfig
 ) -> StreamConfig:
-    """Have a stream that was made with fewer copies kept as often as is wanted now.
+    """Raise a stream's number of copies to the wanted number.
 
-    The claims get along with fewer until all servers are there: upkeep tries again.
+    The claims work with fewer until all servers are there: upkeep tries again.
     """
     try:
         return (
@@ -179,9 +219,9 @@ async def _copied(
 
 
 async def ensure_memory(jetstream: JetStreamContext, replicas: int = 1) -> None:
-    """Create the streams in memory anew, where they went with their NATS server.
+    """Create the in-memory streams again if they were lost with their NATS server.
 
-    Lets nats-py's errors through. The log is never made anew: one that is gone is another matter.
+    Raise nats-py's errors. The log is never created again here.
     """
     for wanted in definitions(replicas):
         if wanted.storage == StorageType.MEMORY:
@@ -189,7 +229,7 @@ async def ensure_memory(jetstream: JetStreamContext, replicas: int = 1) -> None:
 
 
 async def _allow_atomic(jetstream: JetStreamContext, found: StreamConfig) -> None:
-    """Let a log that was made before batches were used take them; older servers never do."""
+    """Enable batches on a log that is older than their use; older servers can't."""
     found.allow_atomic = True
     try:
         await jetstream.update_stream(found)
@@ -197,13 +237,16 @@ async def _allow_atomic(jetstream: JetStreamContext, found: StreamConfig) -> Non
         log.info("stream %s takes no batches: %s", found.name, error.description)
 
 
-async def check_log(jetstream: JetStreamContext) -> None:
+async def check_log(jetstream: JetStreamContext) -> str:
     """Check the log's stream, however many copies it has, and create nothing.
 
-    Raises StreamMismatch, and lets nats-py's errors through, NotFoundError where there is none.
+    Return how many events it has lost, in words, "" for none: it can still be read. Raise
+    StreamMismatch, and nats-py's errors, NotFoundError if there is no log.
     """
     wanted = definitions()[0]
-    _compare(wanted, (await jetstream.stream_info(EVENTS)).config)
+    info = await jetstream.stream_info(EVENTS)
+    _compare(wanted, info.config)
+    return damage(info)
 
 
 def _compare(wanted: StreamConfig, found: StreamConfig) -> None:
@@ -215,9 +258,9 @@ def _compare(wanted: StreamConfig, found: StreamConfig) -> None:
 
 
 async def find_or_create(jetstream: JetStreamContext, wanted: StreamConfig) -> StreamConfig:
-    """Give the stream's configuration as the server has it.
+    """Return the stream's configuration as the server has it.
 
-    A refusal is final only when it is repeated and the stream still is not there: while several
+    A refusal is final only if it is repeated and the stream still does not exist: while several
     actors create it at once, the server counts its memory several times or says that the name is
     taken, and a cluster without a leader refuses everything for a moment.
     """
@@ -235,14 +278,19 @@ async def find_or_create(jetstream: JetStreamContext, wanted: StreamConfig) -> S
             if number >= _TRIES // 2 and wanted.storage == StorageType.MEMORY:
                 wanted = replace(wanted, num_replicas=1)  # a server of the cluster may be gone
         await asyncio.sleep(0.25)
+    if refusal is not None and refusal.err_code == needs.OVERLAP and wanted.subjects:
+        subject = wanted.subjects[0]
+        with contextlib.suppress(NatsError, TimeoutError):
+            other = await jetstream.find_stream_name_by_subject(subject)
+            raise StreamMismatch(needs.overlapping(name, subject, other))
     reason = refusal.description if refusal is not None else "no reason given"
     raise StreamMismatch(f"stream {name} can't be created: {reason}")
 
 
 async def out_of_reach(jetstream: JetStreamContext, wanted: StreamConfig) -> bool:
-    """Say whether it is a stream in the memory of a server that is gone.
+    """Return whether it is an in-memory stream of a server that is gone.
 
-    Nobody answers for such a stream then, or "stream is offline"; the cluster still lists it.
+    Then there is no responder for it, or "stream is offline"; the cluster still lists it.
     """
     if wanted.storage != StorageType.MEMORY or not wanted.subjects:
         return False
@@ -254,7 +302,7 @@ async def out_of_reach(jetstream: JetStreamContext, wanted: StreamConfig) -> boo
 
 
 def differences(wanted: StreamConfig, found: StreamConfig) -> list[str]:
-    """Return in words what a stream has otherwise than Nebula needs it."""
+    """Return in words which settings of a stream differ from what Nebula needs."""
     wrong = [
         f"{field} is {_plain(getattr(found, field))}, needed {_plain(getattr(wanted, field))}"
         for field in CHECKED
@@ -269,7 +317,7 @@ def differences(wanted: StreamConfig, found: StreamConfig) -> list[str]:
 
 
 def _plain(value: object) -> object:
-    """Level out what the server and the client write differently for "no limit"."""
+    """Return a value with one form of "no limit", which server and client write differently."""
     if value is None or value in (0, -1):
         return 0
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Following the log: all after one sequence, in order and without gaps, whatever goes wrong."""
+"""Follows the log after one sequence, in order and without gaps, whatever goes wrong."""
 
 import asyncio
 import logging
@@ -20,17 +20,18 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HEARTBEAT = 2.0
-"""Seconds after which a silent server-side consumer says that it still lives."""
+"""Seconds of silence after which the server-side consumer sends a sign of life."""
 
-_TRY = 2.0  # seconds that the server has to answer
+_TRY = 2.0  # seconds to wait for the server
+_PAUSE = 0.25  # seconds until it is asked again
 
 
 class LogReplaced(Exception):
-    """The log is not the one that was read from: it ends earlier, or was made anew."""
+    """The log is not the log that was read before: it ends earlier, or was created again."""
 
 
 class Tail(Generic[T]):
-    """One reader's place in the log, and the ephemeral consumer that feeds it."""
+    """One reader's position in the log, and the ephemeral consumer that feeds it."""
 
     def __init__(
         self, connection: Connection, after: int, read: Callable[[int, int, Msg], T]
@@ -52,7 +53,7 @@ class Tail(Generic[T]):
         await self._unsubscribe()
 
     async def next(self) -> list[T]:
-        """Give what has arrived, waiting at most for a heartbeat's time; perhaps nothing.
+        """Return what has arrived, perhaps nothing, after at most one heartbeat interval.
 
         Raises LogReplaced.
         """
@@ -95,8 +96,8 @@ class Tail(Generic[T]):
     async def _control(self, message: Msg) -> None:
         headers = message.headers or {}
         if message.reply:
-            # Flow control: answering only here, after all before it was taken, is what bounds
-            # how much the server sends ahead.
+            # Flow control: answering only here, after everything before it was taken, bounds how
+            # much the server sends ahead.
             await self._connection.client.publish(message.reply)
             return
         stalled = headers.get("Nats-Consumer-Stalled")
@@ -122,7 +123,7 @@ class Tail(Generic[T]):
                 log.debug("the old consumer's subscription was gone already")
 
     async def _restart(self) -> None:
-        """Ask the server for everything after the last entry taken, until it agrees."""
+        """Ask the server for everything after the last taken entry, until it succeeds."""
         while True:
             await self._unsubscribe()
             self._inbox.clear()
@@ -138,7 +139,9 @@ class Tail(Generic[T]):
                 if newest < self._seq:
                     raise LogReplaced(f"the log ends at {newest}, but {self._seq} was read from it")
                 if self._created not in (None, info.created):
-                    raise LogReplaced(f"the log was made anew, after {self._seq} was read from it")
+                    raise LogReplaced(
+                        f"the log was created again, after {self._seq} was read from it"
+                    )
                 self._created = info.created
                 await jetstream.add_consumer(
                     streams.EVENTS,
@@ -159,7 +162,7 @@ class Tail(Generic[T]):
             except NotFoundError as error:
                 if self._seq:
                     raise LogReplaced("the log's stream is gone") from error
-                await asyncio.sleep(0.25)
+                await asyncio.sleep(_PAUSE)
             except (NatsError, TimeoutError, OSError) as error:
                 log.debug("can't follow the log yet: %r", error)
-                await asyncio.sleep(0.25)
+                await asyncio.sleep(_PAUSE)

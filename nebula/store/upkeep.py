@@ -1,8 +1,8 @@
-"""Keeps the streams as they must be while actors live, whatever NATS's own tools do to them.
+"""Keeps the streams' settings while actors live, whatever NATS's own tools do to them.
 
-A stream in memory that is gone or changed is made again, or changed back. The log is changed back
-as long as it has lost nothing: one that has, or that can't be changed back, is refused. At a start
-a log that is not as it must be is refused as it is: nobody knows then for how long it was so.
+An in-memory stream that is gone or changed is created again, or changed back. The log is changed
+back as long as it has lost nothing; otherwise, or if that is impossible, it is refused. At a start
+a log with wrong settings is refused, because it is unknown for how long they were wrong.
 """
 
 import asyncio
@@ -24,18 +24,19 @@ from nebula.store.streams import CHECKED, StreamMismatch, definitions, differenc
 log = logging.getLogger(__name__)
 
 LOOK = 30.0
-"""Seconds after which, at most, an actor of a small cluster looks at the streams."""
+"""Longest time between two checks of the streams by an actor of a small cluster, in seconds."""
 
 ALONE = 10
-"""Actors, roughly, that look so often; where there are more, each looks less often."""
+"""Approximate number of actors that check so often; if there are more, each checks less often."""
 
 LONGEST_LOOK = 300.0
 
 SPREAD = 1.0
-"""Seconds over which the actors that hear of a change are spread: the first mends it."""
+"""Seconds over which the actors that hear of a change are spread: the first repairs it."""
 
 ADVISORIES = "$JS.EVENT.ADVISORY.STREAM.*.>"
-"""Where a server tells that a stream was made, changed or deleted (NATS ADR-27)."""
+"""Subjects on which a server reports that a stream was created, changed or deleted (NATS
+ADR-27)."""
 
 _PATIENCE = 5.0
 
@@ -51,13 +52,13 @@ SNAPSHOTS = StreamConfig(
 
 
 def look_after(actors: int) -> float:
-    """Return seconds until one of so many actors looks at the streams again."""
+    """Return the seconds until one of this many actors checks the streams again."""
     longest = min(LONGEST_LOOK, LOOK * max(1.0, actors / ALONE))
     return random.uniform(longest / 2, longest)
 
 
 def mended(wanted: StreamConfig, found: StreamConfig) -> StreamConfig:
-    """Return what to change a stream's configuration to; what is free to choose stays."""
+    """Return the repaired configuration of a stream; settings that are free to choose stay."""
     return replace(
         found,
         **{field: getattr(wanted, field) for field in CHECKED},
@@ -67,19 +68,15 @@ def mended(wanted: StreamConfig, found: StreamConfig) -> StreamConfig:
     )
 
 
-def has_lost(info: StreamInfo) -> bool:
-    """Return whether entries of a log are missing, at its beginning or in between."""
-    return int(info.state.messages) < int(info.state.last_seq)
-
-
 class Upkeep:
-    """One actor's part in it: hears of changes, and looks from time to time.
+    """One actor's upkeep: it hears of changes, and checks from time to time.
 
     Args:
-        connection: what the streams are reached over.
+        connection: to the NATS server of the streams.
         replicas: servers that keep a copy of the log.
         actors: returns how many actors there are, roughly.
-        snapshots_gone: called where the bucket of the snapshots is not there.
+        beside_older: returns whether actors of cluster version 0 may be there.
+        snapshots_gone: called if the bucket of the snapshots does not exist.
     """
 
     def __init__(
@@ -87,16 +84,18 @@ class Upkeep:
         connection: Connection,
         replicas: int,
         actors: Callable[[], int],
+        beside_older: Callable[[], bool],
         snapshots_gone: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._replicas = replicas
         self._actors = actors
+        self._beside_older = beside_older
         self._snapshots_gone = snapshots_gone
         self._told = asyncio.Event()
 
     async def run(self) -> None:
-        """Keep the streams for ever. Raise StreamMismatch for a log that can't be used any more."""
+        """Keep the streams for ever. Raise StreamMismatch for a log that can no longer be used."""
         await self._connection.client.listen(ADVISORIES, self._on_advisory)
         while True:
             try:
@@ -111,14 +110,14 @@ class Upkeep:
             try:
                 await self.look()
             except (NatsError, TimeoutError) as error:
-                log.debug("the streams can't be looked at: %r", error)
+                log.debug("the streams can't be checked: %r", error)
 
     def _on_advisory(self, subject: bytes, _: bytes, __: bytes) -> None:
         if b"NEBULA_" in subject:
             self._told.set()
 
     async def look(self) -> None:
-        """Look at all streams once, and mend them. Raise StreamMismatch, nats-py's errors."""
+        """Check all streams once, and repair them. Raise StreamMismatch, nats-py's errors."""
         jetstream = self._connection.client.jetstream(timeout=_PATIENCE)
         for wanted in (*definitions(self._replicas), SNAPSHOTS):
             try:
@@ -130,6 +129,8 @@ class Upkeep:
                 if await streams.out_of_reach(jetstream, wanted):
                     continue
                 raise
+            if self._beside_older():
+                wanted = streams.as_older_actors_need(wanted, info.config)
             wrong = differences(wanted, info.config)
             if wanted.name == streams.EVENTS:
                 await self._keep_log(jetstream, wanted, info, wrong)
@@ -137,12 +138,12 @@ class Upkeep:
                 await self._mend(jetstream, wanted, info.config, wrong)
 
     async def _gone(self, jetstream: JetStreamContext, wanted: StreamConfig) -> None:
-        """Make a stream again; that the log is gone, whoever follows it says."""
+        """Create a stream again; a lost log is reported by its followers."""
         if wanted.name == SNAPSHOTS.name:
             self._snapshots_gone()
         elif wanted.storage == StorageType.MEMORY:
             await streams.find_or_create(jetstream, wanted)
-            log.warning("stream %s was gone: it is made again", wanted.name)
+            log.warning("stream %s was gone: it is created again", wanted.name)
 
     async def _keep_log(
         self,
@@ -151,13 +152,8 @@ class Upkeep:
         info: StreamInfo,
         wrong: list[str],
     ) -> None:
-        if has_lost(info):
-            missing = int(info.state.last_seq) - int(info.state.messages)
-            why = f" ({'; '.join(wrong)})" if wrong else ""
-            raise StreamMismatch(
-                f"the log has lost {missing} of {info.state.last_seq} events{why}: "
-                "restore a backup, or import an export into an empty log"
-            )
+        if damage := streams.damage(info, wrong):
+            raise StreamMismatch(damage)
         if not wrong and info.config.allow_direct:
             return
         text = "; ".join(wrong) or "allow_direct is False"
@@ -170,7 +166,7 @@ class Upkeep:
             raise StreamMismatch(
                 f"stream {wanted.name} was changed while it was used: {'; '.join(left)}"
             )
-        log.error("stream %s was changed by somebody and is changed back: %s", wanted.name, text)
+        log.error("stream %s was changed from outside and is changed back: %s", wanted.name, text)
 
     async def _mend(
         self,
@@ -179,7 +175,7 @@ class Upkeep:
         found: StreamConfig,
         wrong: list[str],
     ) -> None:
-        """Change a stream back that holds nothing for good; where that can't be, make it again."""
+        """Change a short-lived stream back; if that is impossible, create it again."""
         text = "; ".join(wrong) or "allow_direct is False"
         try:
             changed = await jetstream.update_stream(mended(wanted, found))
@@ -192,4 +188,4 @@ class Upkeep:
         if left:
             await jetstream.delete_stream(wanted.name or "")
             await self._gone(jetstream, wanted)
-        log.error("stream %s was changed by somebody and is mended: %s", wanted.name, text)
+        log.error("stream %s was changed from outside and is repaired: %s", wanted.name, text)

@@ -1,6 +1,6 @@
-"""Watches the embedded server's store: tells the cluster how it stands, restarts the server.
+"""Watches the embedded server's store: reports its state to the cluster, restarts the server.
 
-It speaks over plain NATS, which works while JetStream can't write.
+It uses plain NATS, which works while JetStream can't write.
 """
 
 import asyncio
@@ -13,8 +13,9 @@ import msgspec
 from nats.errors import Error as NatsError
 
 from nebula.events import subjects
-from nebula.events.status import StoreStatus
-from nebula.store import disk
+from nebula.events.heartbeats import StoreHeartbeat
+from nebula.events.reading import UNREADABLE
+from nebula.store import disk, streams
 from nebula.store.connection import Connection
 from nebula.store.disk import Disk
 from nebula.store.server import NAME, EmbeddedServer
@@ -26,23 +27,24 @@ EVERY = 2.0
 """Seconds between two heartbeats."""
 
 DISK_PATIENCE = 5.0
-"""Seconds that a disk gets to take a file; one that takes longer is not waited for."""
+"""Seconds that a disk gets to store a file."""
 
 SERVER_PATIENCE = 3.0
-"""Seconds for the server to say how it is."""
+"""Seconds to wait for the server's health."""
 
 
 class StoreWatch:
-    """See the module. `below`: free bytes that count as little room."""
+    """Watches the embedded server's store. `below`: free bytes that count as little room."""
 
     def __init__(self, server: EmbeddedServer, *, below: int = WARN_BELOW) -> None:
         self._server = server
         self._store = server.folder / "jetstream"
         self._below = below
         self._connection = Connection(server.url, "store")
-        self._probing: asyncio.Task[tuple[Disk, str]] | None = None
+        self._probing: asyncio.Task[tuple[bool, Disk, str]] | None = None
         self._restarts = Restarts()
         self._refused_since: float | None = None
+        self._log_seen = False
         self._said = ""
 
     async def run(self) -> None:
@@ -77,14 +79,14 @@ class StoreWatch:
                 )
         if due:
             log.warning("restarting nats-server: %s", probed.server)
-            await self._server.end()  # who supervises it starts it again
+            await self._server.end()  # the supervisor starts it again
 
-    def _say(self, told: StoreStatus) -> None:
-        """Log a line when something changes: who refuses or nearly does, not how many bytes."""
+    def _say(self, told: StoreHeartbeat) -> None:
+        """Log when a refusal or a warning begins or ends, not when its figures change."""
         kind = (told.refused or told.warning).partition(":")[0]
         if kind != self._said:
             if told.refused:
-                log.error("nothing can be changed now, what is loaded is served: %s", told.refused)
+                log.error("nothing can be changed now, loaded models are served: %s", told.refused)
             elif told.warning:
                 log.warning("%s", told.warning)
             else:
@@ -96,22 +98,25 @@ class StoreWatch:
         if self._probing is None:
             self._probing = asyncio.create_task(asyncio.to_thread(_try_disk, self._store))
         await asyncio.wait((self._probing,), timeout=DISK_PATIENCE)
-        refusal = "does not answer"
+        refusal, gone = "does not answer", False
         if self._probing.done():
             probing, self._probing = self._probing, None
             try:
-                found, refusal = probing.result()
+                there, found, refusal = probing.result()
+                gone = self._log_seen and not there
+                self._log_seen |= there
             except OSError as error:
                 refusal = disk.in_words(error)
+                gone = isinstance(error, FileNotFoundError)
         server, silent = await self._health(http)
         used, limit = await self._usage(http)
-        return Probed(str(self._store), found, refusal, server, silent, used, limit)
+        return Probed(str(self._store), found, refusal, gone, server, silent, used, limit)
 
     async def _health(self, http: httpx.AsyncClient) -> tuple[str, bool]:
         try:
             answer = await http.get(f"{self._server.monitor}/healthz")
             said = msgspec.json.decode(answer.content, type=dict[str, object])
-        except (httpx.HTTPError, msgspec.DecodeError):
+        except (httpx.HTTPError, *UNREADABLE):
             return "", True
         if answer.status_code == 200:
             return "", False
@@ -121,7 +126,7 @@ class StoreWatch:
         try:
             answer = await http.get(f"{self._server.monitor}/jsz")
             usage = msgspec.json.decode(answer.content, type=_Usage)
-        except (httpx.HTTPError, msgspec.DecodeError):
+        except (httpx.HTTPError, *UNREADABLE):
             return 0, 0
         return usage.storage, usage.config.max_storage
 
@@ -131,11 +136,24 @@ class _Config(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    """What is read of `/jsz`: https://docs.nats.io/running-a-nats-service/nats_admin/monitoring."""
+    """The part of `/jsz` that is read: https://docs.nats.io/running-a-nats-service/nats_admin/monitoring."""
 
     storage: int = 0
     config: _Config = msgspec.field(default_factory=_Config)
 
 
-def _try_disk(folder: Path) -> tuple[Disk, str]:
-    return disk.disk_of(folder), disk.refusal(folder)
+def _try_disk(folder: Path) -> tuple[bool, Disk, str]:
+    """Return whether the log's files exist, its disk, and why the disk takes no file."""
+    return _there(folder), disk.disk_of(folder), disk.refusal(folder)
+
+
+def _there(folder: Path) -> bool:
+    """Return whether the log's files exist, as far as that can be seen.
+
+    nats-server keeps them in streams/NAME/msgs of an account, of which the first is $G.
+    """
+    try:
+        files = tuple((folder / "$G" / "streams" / streams.EVENTS / "msgs").iterdir())
+    except FileNotFoundError:
+        return False
+    return any(file.suffix == ".blk" for file in files)

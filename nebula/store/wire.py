@@ -1,8 +1,8 @@
-"""How the server's bytes become messages: read, cut and handed over with no task between.
+"""Turns the server's bytes into messages and delivers them without a task in between.
 
 nats-py reads through asyncio's StreamReader in a task of its own, so that every message waits for a
-turn of the event loop. What is for a subscription of `listen` is handed over here as soon as it is
-read; all else goes nats-py's way, in its order.
+turn of the event loop. Here messages for a subscription by `listen` are delivered as soon as they
+are read; everything else goes through nats-py, in order.
 """
 
 import asyncio
@@ -18,23 +18,23 @@ from nats.protocol.parser import Parser
 log = logging.getLogger(__name__)
 
 Arrival: TypeAlias = Callable[[bytes, bytes, bytes], None]
-"""What `listen` calls: with the subject, the header block (empty where there is none), the body."""
+"""A callback of `listen`: gets the subject, the header block (empty if there is none), the body."""
 
 
 CLOSING = 1.0
-"""Seconds that a connection has to close."""
+"""Seconds that a connection gets to close."""
 
 _MESSAGES = (b"MSG ", b"HMSG ")
 
 
 class Client(Protocol):
-    """What messages are for: `arrivals` by subscription, all others to `_process_msg`."""
+    """The receiver of messages: `arrivals` by subscription, all others to `_process_msg`."""
 
     arrivals: dict[int, Arrival]
     _pings_outstanding: int
 
     def write(self) -> None:
-        """Hand everything that is posted to the connection, now."""
+        """Pass everything that was posted to the connection now."""
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
@@ -42,7 +42,7 @@ class Client(Protocol):
 
 
 class FastParser(Parser):
-    """Cuts the server's bytes into messages; leaves every other line of the protocol to nats-py.
+    """Splits the server's bytes into messages; leaves all other protocol lines to nats-py.
 
     The protocol: https://docs.nats.io/reference/reference-protocols/nats-protocol
     """
@@ -50,7 +50,7 @@ class FastParser(Parser):
     nc: Client
 
     def reset(self) -> None:
-        """As nats-py's: another connection begins."""
+        """As nats-py's method: another connection begins."""
         super().reset()
         self._wanted = 0
         self._parsing = False
@@ -59,10 +59,10 @@ class FastParser(Parser):
         self._resets = getattr(self, "_resets", 0) + 1
 
     def arrived(self, data: bytes) -> bytes:
-        """Hand over the messages for `listen`; give what comes after them.
+        """Deliver the messages for `listen`; return the bytes after them.
 
-        One that has begun is kept until it is whole. Whatever comes is a sign of life: the answer
-        to a ping may stand behind much else.
+        An incomplete message is kept until it is complete. All bytes are a sign of life, since the
+        answer to a ping may be behind many others.
         """
         self.nc._pings_outstanding = 0
         if self.buf or self._parsing:
@@ -124,12 +124,12 @@ class FastParser(Parser):
                     data[message.header : message.body] or None,
                 )
             if self._resets != resets:
-                return  # connected anew meanwhile: what is left here is the old connection's
+                return  # reconnected meanwhile: the rest is from the old connection
         self.buf = bytearray(data[at:])
         client.write()
 
     def _take(self, data: bytes, at: int) -> int:
-        """Hand over messages for `listen`, up to something else: give where that begins."""
+        """Deliver messages for `listen` up to something else; return where that begins."""
         arrivals = self.nc.arrivals
         end = len(data)
         while at < end:
@@ -148,12 +148,12 @@ class FastParser(Parser):
             try:
                 arrival(message.subject, data[header:body], data[body : at - 2])
             except Exception:
-                log.exception("a message on %r could not be taken", message.subject)
+                log.exception("a message on %r could not be processed", message.subject)
         return at
 
 
 class _Message:
-    """Where in the server's bytes a message's parts are, from its line."""
+    """The positions of a message's parts in the server's bytes, from its protocol line."""
 
     __slots__ = ("body", "end", "header", "reply", "sid", "subject")
 
@@ -169,7 +169,7 @@ class _Message:
 
 
 class Reader(asyncio.StreamReader):
-    """Takes what is read from the server's connection, before any task of nats-py's has a turn."""
+    """Receives the bytes of the server's connection before any task of nats-py."""
 
     def __init__(self, parser: FastParser, limit: int) -> None:
         super().__init__(limit, asyncio.get_running_loop())
@@ -177,7 +177,7 @@ class Reader(asyncio.StreamReader):
         self._behind = 0
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]
-        """Hand over the messages for `listen`, unless others come before them; keep the rest."""
+        """Deliver the messages for `listen` unless others are before them; keep the rest."""
         if not self._behind:
             try:
                 data = self._parser.arrived(data)
@@ -201,7 +201,7 @@ class Reader(asyncio.StreamReader):
 
 
 class DirectTransport(TcpTransport):
-    """nats-py's connection, with a reader of ours."""
+    """nats-py's connection with our reader."""
 
     def __init__(self, parser: FastParser) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -221,15 +221,15 @@ class DirectTransport(TcpTransport):
         self._bare_io_writer = self._io_writer = writer
 
     async def wait_closed(self) -> None:
-        """As nats-py's, with an end: a TLS connection that failed never says that it is closed."""
+        """As nats-py's method, with a timeout: a failed TLS connection never reports its close."""
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(CLOSING):
                 await super().wait_closed()  # type: ignore[no-untyped-call]
 
     def unsent(self) -> int:
-        """Return the bytes that wait for the server to read on."""
+        """Return the bytes that wait for the server to read them."""
         writer = self._io_writer
         return 0 if writer is None else int(writer.transport.get_write_buffer_size())
 
     def __bool__(self) -> bool:
-        return True  # else nats-py would put its own in its place before it is connected
+        return True  # otherwise nats-py would install its own before it is connected

@@ -1,40 +1,41 @@
-"""Whether a NATS server's store takes events, and when the server is to be started anew. Pure.
+"""Whether a NATS server's store takes events, and when the server is to be restarted. Pure.
 
-The rule: a store takes events while its disk takes a file and the server knows of no failed write.
+The rule: a store takes events while its disk takes a file and the server has had no failed write.
 nats-server (2.15) keeps the error of a failed write for good, whatever room there is afterwards;
-only a restart makes it try again. What failed it tells at `/healthz`, JetStream's use at `/jsz`.
+only a restart makes it try again. It reports failures at `/healthz` and JetStream's use at `/jsz`.
 """
 
 from msgspec import Struct
 
+from nebula.events.heartbeats import StoreHeartbeat
 from nebula.events.memory import GIB, fine
-from nebula.events.status import StoreStatus
 from nebula.store.disk import PROBE, Disk
 
 NEARLY = 0.1
-"""The part of a disk, or of a limit, with less than which left it counts as nearly full."""
+"""Free part below which a disk, or a limit, counts as nearly full."""
 
 WARN_BELOW = GIB
-"""Bytes; the default of `--log-warning`: on a large disk a tenth is nothing to worry about."""
+"""Default of `--log-warning` in bytes: on a large disk a tenth is more than enough."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 600.0
-"""Seconds between restarts of a server that a restart has not helped; doubled each time."""
+"""First pause between restarts that did not help, in seconds; doubled each time."""
 
 HEALED = 60.0
-"""Seconds without a failed write after which the next one may be answered at once again."""
+"""Seconds without a failed write after which the next one leads to a restart at once again."""
 
 
 class Probed(Struct, frozen=True):
-    """What was found out about a store.
+    """The observed state of a store.
 
-    `refusal`: why its disk takes no file, in words that go on after the disk's name; empty where it
-    does. `server`: what the server says is wrong with it; `silent`: it says nothing at all. `used`
-    bytes that JetStream keeps in files, of `limit` (0: none).
+    `refusal`: why its disk takes no file, as the rest of a sentence after the disk's name; empty if
+    it does. `gone`: the log was deleted from it. `server`: the server's own error; `silent`: the
+    server does not answer. `used`: bytes that JetStream keeps in files, of `limit` (0: none).
     """
 
     store: str
     disk: Disk | None = None
     refusal: str = ""
+    gone: bool = False
     server: str = ""
     silent: bool = False
     used: int = 0
@@ -42,8 +43,14 @@ class Probed(Struct, frozen=True):
 
 
 def why_refused(probed: Probed) -> str:
-    """Return why the store takes no events, in one clause that names the disk; "" where it does."""
+    """Return why the store takes no events, in one clause that names the disk; "" if it does."""
     disk = probed.disk
+    if probed.gone:
+        return (
+            f"the log was deleted from disk under {probed.store}, with all events that were "
+            "acknowledged: save them with `nebula export FILE` while the server that runs still "
+            "holds them, and restart nothing before"
+        )
     if probed.refusal:
         if disk is None:
             return f"the log's disk under {probed.store} {probed.refusal}"
@@ -58,12 +65,12 @@ def why_refused(probed: Probed) -> str:
     if probed.silent:
         return f"the log's NATS server with the store {probed.store} does not answer"
     if probed.server:
-        return f"the log's NATS server holds an error and is to be restarted: {probed.server}"
+        return f"the log's NATS server has an error and will be restarted: {probed.server}"
     return ""
 
 
 def warning(probed: Probed, below: int) -> str:
-    """Return what will soon keep events out; `below`: bytes of free room that count as little.
+    """Return what will soon prevent events; `below`: bytes of free room that count as little.
 
     On a small disk a tenth of it counts, so that it does not begin with a warning.
     """
@@ -81,10 +88,10 @@ def warning(probed: Probed, below: int) -> str:
     return ""
 
 
-def status(probed: Probed, below: int, since: float) -> StoreStatus:
+def status(probed: Probed, below: int, since: float) -> StoreHeartbeat:
     """Return the store's heartbeat; `since`: seconds for which it has refused events."""
     disk, refused = probed.disk, why_refused(probed)
-    return StoreStatus(
+    return StoreHeartbeat(
         probed.store,
         disk.mount if disk is not None else "",
         disk.size if disk is not None else 0,
@@ -98,7 +105,7 @@ def status(probed: Probed, below: int, since: float) -> StoreStatus:
 
 
 class Restarts(Struct, frozen=True):
-    """The restarts so far: how many in a row, when the last was, since when all has been well."""
+    """The restarts so far: how many in a row, when the last one was, since when all is well."""
 
     count: int = 0
     at: float = float("-inf")
@@ -106,11 +113,15 @@ class Restarts(Struct, frozen=True):
 
 
 def restart(restarts: Restarts, probed: Probed, now: float) -> tuple[Restarts, bool]:
-    """Return what to remember, and whether the server is to be started anew now.
+    """Return the new record of restarts, and whether to restart the server now.
 
-    It is where it holds an error although its disk takes files: a restart can't help before. Each
-    one that does not help doubles the pause before the next; `now`: seconds of a monotonic clock.
+    It is restarted if it has an error although its disk takes files, since a restart can't help
+    before. It is never restarted if the log was deleted, since what the server still has would be
+    lost. Each restart that does not help doubles the pause before the next; `now`: seconds of a
+    monotonic clock.
     """
+    if probed.gone:
+        return Restarts(restarts.count, restarts.at), False
     if not probed.server:
         since = restarts.well_since if restarts.well_since is not None else now
         if probed.refusal or probed.silent:

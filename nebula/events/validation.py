@@ -1,14 +1,12 @@
-"""Why a well-formed intent can't be granted: one pure answer for every way in.
+"""Why a well-formed intent is rejected: one pure answer, however the intent arrives.
 
-The fold turns an objection into a rejection; HTTP and the command line ask first, to answer their
-caller without troubling the log.
+The fold turns an objection into a rejection; HTTP and the command line ask first, so that they can
+answer without writing to the log.
 """
 
-import re
-
-from nebula.events import memory
 from nebula.events.brief import brief
-from nebula.events.engine_options import PARALLEL, devices_needed, option_name
+from nebula.events.engine_options import devices_needed
+from nebula.events.engine_validation import bad_memory, bad_options
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -24,43 +22,15 @@ from nebula.events.intents import (
     WeightsRemoveRequested,
 )
 from nebula.events.sizes import oversized
+from nebula.events.sources import is_folder
 from nebula.events.state import Model, State
 from nebula.events.values import Adapter
 from nebula.events.version import SINCE, SIZES, premature
 from nebula.events.vocabulary import Event, ModelAssigned, ModelRolledBack
 
-RESERVED_OPTIONS = frozenset(
-    {
-        "api-key",
-        "api-server-count",
-        "config",
-        "data-parallel-size",
-        "enable-lora",
-        "headless",
-        "host",
-        "lora-modules",
-        "middleware",
-        "model",
-        "port",
-        "root-path",
-        "runner",
-        "served-model-name",
-        "ssl-ca-certs",
-        "ssl-certfile",
-        "ssl-keyfile",
-        "task",
-        "uds",
-    }
-)
-"""Options that Nebula sets itself, or that would take the engine away from it."""
 
-_OPTION = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}", re.IGNORECASE)
-_DEPTH = 16
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
-
-
-def objection(state: State, identity: str, event: Event) -> str | None:
-    """Say why `event` can't be granted in `state`; None where nothing speaks against it.
+def rejection_reason(state: State, identity: str, event: Event) -> str | None:
+    """Return why `event` is rejected in `state`; None if it is accepted.
 
     Facts are never objected to: they report what has happened.
     """
@@ -85,7 +55,7 @@ def _objection(state: State, identity: str, event: Event) -> str | None:
             model = state.models.get(identity)
             if model is None:
                 return f"there is no model {identity!r}"
-            if event.name not in model.adapters:
+            if event.name not in model.adapters and event.name not in model.leaving:
                 return f"model {identity!r} has no adapter {event.name!r}"
             return None
         case NodeDrainRequested() | NodeUndrainRequested():
@@ -116,10 +86,12 @@ def _rebalance(state: State, identity: str, event: ModelRebalanceRequested) -> s
 def _weights(
     state: State, identity: str, event: WeightsPinRequested | WeightsRemoveRequested
 ) -> str | None:
-    """A source may be pinned before it is there; only what is there can be removed or unpinned."""
+    """A source may be pinned before it is there, but only be removed or unpinned if it is."""
     node = state.nodes.get(identity)
     if node is None:
         return f"there is no node {identity!r}"
+    if isinstance(event, WeightsRemoveRequested) and is_folder(event.source):
+        return f"source: {event.source!r} is a folder of the node's own: remove it there"
     held = node.weights.get(event.source)
     if isinstance(event, WeightsPinRequested) and (event.pinned or held is not None):
         return _bad_source(event.source)
@@ -135,7 +107,7 @@ def _weights(
 
 
 def _assigned(state: State, identity: str, event: ModelAssigned) -> str | None:
-    """A plan is a decision, but hands can write one too: refuse what would mislead every node."""
+    """A plan is a decision, but people can publish one too: reject a misleading one."""
     known = state.models.get(identity)
     if known is not None and known.unloading:
         return f"model {identity!r} is being unloaded"
@@ -153,13 +125,13 @@ def _assigned(state: State, identity: str, event: ModelAssigned) -> str | None:
 
 
 def _numbers(model: str, replica: str) -> bool:
-    """Say whether a replica is named as one of the model's: `chat-0`."""
+    """Return whether a replica has an id of this model, such as `chat-0`."""
     of, _, number = replica.rpartition("-")
     return of == model and number.isdigit() and str(int(number)) == number
 
 
 def _rolled_back(state: State, identity: str) -> str | None:
-    """What worked bore a name that may be somebody else's by now."""
+    """Another model may use the name of the earlier spec by now."""
     model = state.models.get(identity)
     if model is None or model.proven is None:
         return f"there is nothing that {identity!r} could go back to"
@@ -171,7 +143,7 @@ def _rolled_back(state: State, identity: str) -> str | None:
 
 
 def _alias(state: State, identity: str, event: AliasRequested) -> str | None:
-    """Targets need not be there yet: a name may be moved to a model that is still to come."""
+    """Targets need not exist yet: a name may be moved to a model that is loaded later."""
     name = event.name or identity
     known = state.names.get(name)
     if known is not None and known.alias != identity:
@@ -212,8 +184,8 @@ def _load(state: State, identity: str, event: ModelLoadRequested) -> str | None:
         or _taken(state, identity, name, adapter=False)
         or _bad_source(event.source)
         or _bad_adapters(state, identity, event, name)
-        or _bad_memory(event.memory)
-        or _bad_options(event)
+        or bad_memory(event.memory)
+        or bad_options(event)
         or _bad_place(state, event)
         or _bad_life(event)
         or _bad_fallback(state, identity, event, name)
@@ -221,7 +193,7 @@ def _load(state: State, identity: str, event: ModelLoadRequested) -> str | None:
 
 
 def _bad_place(state: State, event: ModelLoadRequested) -> str | None:
-    """Only what no node could ever grant: of what may come yet, a plan says that it is missing."""
+    """Reject only what no node could ever satisfy; for the rest a plan reports what is missing."""
     try:
         needed = devices_needed(event.options)
     except ValueError as error:
@@ -248,7 +220,7 @@ def _bad_life(event: ModelLoadRequested) -> str | None:
         return f"autoscale: least is {auto.least}, more than most, {auto.most}"
     if auto is not None and auto.most == 0:
         return "autoscale: most is 0; scale the model to 0 replicas instead"
-    # One is what was asked for by who says nothing of replicas.
+    # A request that does not mention replicas has the default of one.
     if auto is not None and event.replicas != 1 and not auto.least <= event.replicas <= auto.most:
         bounds = f"from {auto.least} to {auto.most}"
         return f"replicas: {event.replicas} can't be had with an autoscale {bounds}"
@@ -256,7 +228,7 @@ def _bad_life(event: ModelLoadRequested) -> str | None:
 
 
 def _bad_fallback(state: State, identity: str, event: ModelLoadRequested, name: str) -> str | None:
-    """Fallbacks need not be there yet; what could never answer in the model's place is refused."""
+    """Fallbacks need not exist yet; names that could never answer for the model are rejected."""
     adapters = {adapter.name for adapter in event.adapters}
     seen: set[str] = set()
     for each in event.fallback:
@@ -325,7 +297,7 @@ def _bad_source(source: str) -> str | None:
 
 
 def _taken(state: State, identity: str, name: str, *, adapter: bool) -> str | None:
-    """A model may take over its own name, and the name of an adapter that it had before."""
+    """A model may keep its own name, and reuse the name of an adapter that it had before."""
     known = state.names.get(name)
     if known is None:
         return None
@@ -339,73 +311,13 @@ def _taken(state: State, identity: str, name: str, *, adapter: bool) -> str | No
     return None
 
 
-def _bad_memory(amount: int | str | None) -> str | None:
-    if amount is None:
-        return None
-    try:
-        memory.parse(amount)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _bad_options(event: ModelLoadRequested) -> str | None:
-    for key, value in event.options.items():
-        if not _OPTION.fullmatch(key):
-            return f"options: {key!r} is no option of an engine; write it without dashes in front"
-        if _reserved(key):
-            return f"options: {key!r} is set by Nebula itself"
-        whole = next((name for name in PARALLEL if name.startswith(option_name(key))), key)
-        if whole != key and whole != option_name(key):
-            return f"options: write {key!r} as {whole}: Nebula counts GPUs by it"
-        if _too_deep(value):
-            return f"options: the value of {key!r} is nested more than {_DEPTH} levels deep"
-        items = value if isinstance(value, list) else []
-        if any(isinstance(item, str) and item.startswith("-") for item in items):
-            return f"options: an item of {key!r} begins with '-', so that it would be an option"
-        if any("\0" in str(item) for item in (value if isinstance(value, list) else (value,))):
-            return f"options: the value of {key!r} holds a NUL"
-    for key, value in event.env.items():
-        if not _VARIABLE.fullmatch(key) or key.startswith("NEBULA_"):
-            return f"env: {key!r} can't be set"
-        if "\0" in value:
-            return f"env: the value of {key!r} holds a NUL"
-    return None
-
-
-def _reserved(key: str) -> bool:
-    """See through what vLLM's parser takes for an option too: its beginning, its `no-` form."""
-    option = option_name(key.partition(".")[0]).removeprefix("no-")
-    return any(reserved.startswith(option) for reserved in RESERVED_OPTIONS)
-
-
-def _too_deep(value: object) -> bool:
-    """Keep well below the stack's depth, which would be another one for every reader of the log."""
-    level = [value]
-    for _ in range(_DEPTH + 1):
-        level = [
-            inner
-            for outer in level
-            for inner in (
-                outer.values()
-                if isinstance(outer, dict)
-                else outer
-                if isinstance(outer, list)
-                else ()
-            )
-        ]
-        if not level:
-            return False
-    return True
-
-
 def known_names(state: State) -> list[str]:
-    """List every public name that a request may use, sorted."""
+    """Return every public name that a request may use, sorted."""
     return sorted(state.names)
 
 
 def model_by_reference(state: State, reference: str) -> Model | None:
-    """Find a model by its id, or else by its public name."""
+    """Return a model by its id, or else by its public name."""
     model = state.models.get(reference)
     if model is None:
         named = state.names.get(reference)

@@ -1,0 +1,157 @@
+"""Why a request fails, and the words for it: for its client, for `nebula why`, for the log. Pure.
+
+A failure travels as its value: in the header of the piece that ends an answer, and in the note by
+which a gateway ends a request everywhere. So values never change, and a value that is not known
+here, since a later version sent it, is its own word.
+"""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+FINISHED = "finished"
+"""The note of a gateway that ended an answer well, with bytes that it could write itself."""
+
+
+class Failure(StrEnum):
+    """Why there is no answer, or no further one."""
+
+    REFUSED = "refused"
+    """A router refused the request; the piece's body is the reason in words."""
+
+    ENGINE_FAILED = "engine-failed"
+    ENGINE_STOPPED = "engine-stopped"
+    ENGINE_TIMED_OUT = "timed-out"
+    """A router or an engine ended the request, since its time is over."""
+
+    OTHER_PLAN = "other-plan"
+    OTHER_VERSION = "other-version"
+
+    GAP = "gap"
+    """A piece is missing: what came after it can't be given."""
+
+    NOT_TAKEN = "not-taken"
+    IDLE = "idle"
+    OVERDUE = "overdue"
+    NATS_LOST = "nats-lost"
+    TOO_SLOW = "too-slow"
+
+    FATAL = "fatal"
+    """Attempts in a row have broken off, and the engines said nothing: it may be what breaks them.
+    The piece's body is how many."""
+
+    CANT_CONTINUE = "cant-continue"
+    """The attempt broke, and the answer can't go on elsewhere. The piece's body is `FAILURE: WHY`,
+    where FAILURE is what broke the attempt."""
+
+    STOPPING = "stopping"
+    """The gateway ends, and its grace is over."""
+
+    BEYOND = "beyond"
+    """The stream that is resumed ended before the event that its client asked to go on from."""
+
+
+class Words(Struct, frozen=True):
+    """What is said of a failure.
+
+    `client`: to its client, and in the gateway's log. `history`: by `nebula why`, of a request that
+    its gateway gave up. `attempt`: of an engine that had the request, where another got it after
+    it. `ended`: of an attempt that ended so, where `{engine}` stands for its engine.
+    """
+
+    client: str
+    history: str
+    attempt: str = ""
+    ended: str = ""
+
+
+_WORDS = {
+    Failure.REFUSED: Words("a router refused the request", "a router refused it"),
+    Failure.ENGINE_FAILED: Words(
+        "the engine that worked on this request has failed",
+        "the engine failed",
+        "its engine failed",
+        "failed: {engine} failed on the way",
+    ),
+    Failure.ENGINE_STOPPED: Words(
+        "the engine that worked on this request was stopped",
+        "the engine was stopped",
+        "its engine was stopped",
+        "ended: {engine} was stopped",
+    ),
+    Failure.ENGINE_TIMED_OUT: Words(
+        "the time of its X-Request-Timeout is over",
+        "the time that its X-Request-Timeout gave it was over",
+        ended="ended: the time that its X-Request-Timeout gave it was over",
+    ),
+    Failure.OTHER_PLAN: Words(
+        "no router knew the replica's newest plan yet",
+        "it was sent for an older plan than the engine's",
+        "its engine runs for a newer plan than the router knew",
+        "sent back: {engine} runs for a newer plan",
+    ),
+    Failure.OTHER_VERSION: Words(
+        "the adapter is another version by now",
+        "it was sent for a different version of the adapter than the engine has",
+        "its engine does not have that version of the adapter",
+        "sent back: {engine} has another version of the adapter",
+    ),
+    Failure.GAP: Words(
+        "a part of the answer was lost on its way",
+        "a part of the answer was lost",
+    ),
+    Failure.NOT_TAKEN: Words(
+        "no router or replica took the request in time",
+        "no router or replica took it in time",
+    ),
+    Failure.IDLE: Words(
+        "the engine did not go on in time",
+        "its engine said nothing for too long",
+    ),
+    Failure.OVERDUE: Words(
+        "the time of its X-Request-Timeout is over",
+        "the time that its X-Request-Timeout gave it was over",
+    ),
+    Failure.NATS_LOST: Words(
+        "the connection to NATS was lost",
+        "the connection to NATS was lost",
+    ),
+    Failure.TOO_SLOW: Words("the client reads too slowly", "its client read too slowly"),
+    Failure.FATAL: Words(
+        "tries of this request in a row broke off, and the engines said nothing: it may be what "
+        "breaks them, so it is not tried again. It may have been worked on",
+        "consecutive tries broke off without a word from the engines: the request may be what "
+        "breaks them",
+    ),
+    Failure.CANT_CONTINUE: Words(
+        "the answer can't go on elsewhere",
+        "it can't go on elsewhere",
+    ),
+    Failure.STOPPING: Words("the gateway is stopping", "its gateway was stopped"),
+    Failure.BEYOND: Words(
+        "the stream has ended and has no event with the number in Last-Event-ID",
+        "its client asked for a later event than there was",
+    ),
+}
+
+
+def words(failure: str) -> Words:
+    """Return what is said of a failure; of one that is not known here, its value."""
+    try:
+        return _WORDS[Failure(failure)]
+    except ValueError:
+        return Words(failure, failure)
+
+
+def note(failure: str, body: bytes) -> bytes:
+    """Return the note by which a gateway ends a request everywhere.
+
+    `failure` is "" where the answer has ended well; `body` says more, or is what was missing.
+    """
+    return b"%b: %b" % ((failure or FINISHED).encode(), body)
+
+
+def read_note(said: bytes) -> tuple[str, bytes]:
+    """Return the failure of a note, or FINISHED, and the rest of it."""
+    word, _, rest = said.partition(b": ")
+    return word.decode(errors="replace"), rest

@@ -1,0 +1,38 @@
+"""What nodes have told of a model's files: whether they have them, and what they measured. Pure."""
+
+from nebula.events.state import Model, Node, State
+
+
+def is_folder(source: str) -> bool:
+    """Return whether a source is a path on a node's disk, not a hub id."""
+    return source.startswith("/")
+
+
+def lacks(node: Node, source: str) -> str:
+    """Return why a node can't serve a model from a folder, as it reported; empty if it can."""
+    held = node.weights.get(source) if node.weights else None
+    if held is None or held.whole or not held.reason or held.retry_in is not None:
+        return ""
+    if not is_folder(source):
+        return ""
+    return f"{node.id}: {held.reason}"
+
+
+def lacked(state: State, source: str) -> bool:
+    """Return whether every node has reported that it can't serve a folder."""
+    if not is_folder(source) or not state.nodes:
+        return False
+    return all(lacks(node, source) for node in state.nodes.values())
+
+
+def unmeasured(state: State, model: Model) -> bool:
+    """Return whether a model waits for a node to measure how much memory it needs.
+
+    It does not wait once it has replicas of the same files, or if no node measures.
+    """
+    spec = model.spec
+    if spec.memory is not None or model.measured is not None or not model.wanted:
+        return False
+    if model.assignments and model.launch is not None and model.launch.source == spec.source:
+        return False
+    return any(node.measures and node.schedulable for node in state.nodes.values())
