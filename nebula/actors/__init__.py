@@ -1,1 +1,1 @@
-"""The actors, a package each, and what they share: their life, the fold, intents."""
+"""The actors, a package each, and what they share: their life cycle, the fold, intents."""

@@ -1,7 +1,7 @@
-"""The life that all actors share: connect, catch up with the log, work until told to stop.
+"""The life cycle of all actors: connect, catch up with the log, work until stopped.
 
-An actor ends only when it is stopped or when going on would be wrong (another log, streams that
-are not as they must be); bad messages and lost connections never end it.
+An actor ends only when it is stopped or must not continue (another log, streams with wrong
+settings); bad messages and lost connections never end it.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from nebula.actors.founding import found
+from nebula.actors.greeting import greeting
 from nebula.actors.projection import Projection
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.log import Log
@@ -22,22 +23,22 @@ log = logging.getLogger(__name__)
 
 
 SNAPSHOT_EVERY = 10_000
-"""Events after which a snapshot is due: what a start has to fold, at most, and a little more."""
+"""Events after which a snapshot is due: about the most that a start has to fold."""
 
 
 SNAPSHOT_JITTER = 2.0
-"""Seconds over which the actors that notice it are spread."""
+"""Seconds over which the actors that notice a due snapshot are spread."""
 
 
 class Actor:
-    """A process's part in the cluster: override `begin`, `work` and `end`."""
+    """A process of the cluster: override `begin`, `work` and `end`."""
 
     def __init__(self, connection: Connection, *, stream_replicas: int = 1) -> None:
         self.connection = connection
         self.log = Log(connection, replicas=stream_replicas)
         self.projection = Projection(self.log)
         self.cluster = ""
-        """Name or id of the cluster that the log must be of; empty: of whichever it is."""
+        """Name or id of the cluster that the log must belong to; empty: any."""
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._snapshots_gone = asyncio.Event()
@@ -45,20 +46,24 @@ class Actor:
             connection,
             stream_replicas,
             lambda: len(self.projection.state.nodes),
+            lambda: self.projection.state.cluster.version == 0,
             self._snapshots_gone.set,
         )
 
     def stop(self) -> None:
-        """Ask the actor to end; `run` returns when it has."""
+        """Ask the actor to end; `run` returns once it has ended."""
         self._stopping.set()
+
+    def hurry(self) -> None:
+        """Ask an ending actor to end at once."""
 
     @property
     def stopping(self) -> bool:
-        """Whether the actor is to end, or ends."""
+        """Whether the actor was asked to end."""
         return self._stopping.is_set()
 
     async def run(self) -> None:
-        """Live until `stop` is called. Raises what makes going on impossible."""
+        """Run until `stop` is called. Raise the error that makes continuing impossible."""
         stopping = asyncio.create_task(self._stopping.wait(), name="wait for stop")
         opening = asyncio.create_task(self._open(), name="connect")
         await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -74,6 +79,7 @@ class Actor:
                 following, stopping
             ):
                 await self.begin()
+                self.greet()
                 self.spawn(self._keep_snapshots(), "keep snapshots")
                 working = asyncio.create_task(self.work(), name="work")
                 await asyncio.wait(
@@ -100,7 +106,7 @@ class Actor:
         self.spawn(self._restore_memory(), "restore the streams in memory")
 
     async def _restore_memory(self) -> None:
-        """A server that was restarted has lost what lay in its memory, the streams there too."""
+        """A restarted server has lost what was in its memory, including streams."""
         while self.connection.connected:
             try:
                 await self.log.restore_memory()
@@ -112,21 +118,30 @@ class Actor:
     async def begin(self) -> None:
         """Get ready; the log has been folded up to now."""
 
+    @property
+    def title(self) -> str:
+        """The name that its log lines begin with."""
+        return self.connection.name
+
+    def greet(self) -> None:
+        """Log that it has joined the cluster, and which one."""
+        log.info("%s", greeting(self.title, self.projection.state, self.connection.shown))
+
     async def work(self) -> None:
-        """Do what the actor is for; not to return before it is cancelled."""
+        """Do the actor's work; it must not return before it is cancelled."""
         await asyncio.Event().wait()
 
     async def end(self) -> None:
-        """Let go of what `begin` took; also called when `begin` was never reached."""
+        """Release what `begin` acquired; also called if `begin` was never reached."""
 
     async def _keep_snapshots(self) -> None:
-        """Make a snapshot whenever one is due and nobody else has made it."""
+        """Make a snapshot whenever one is due and no other actor has made it."""
         snapshots = Snapshots(self.log)
         newest = 0
         while True:
             if await self._snapshot_due(newest + SNAPSHOT_EVERY):
                 newest = 0
-            # All actors notice at the same event: who waits longer finds the work done.
+            # All actors notice at the same event: an actor that waits longer finds the work done.
             await asyncio.sleep(random.uniform(0, SNAPSHOT_JITTER))
             try:
                 newest = max([newest, *await snapshots.seqs()])
@@ -140,7 +155,7 @@ class Actor:
                 await asyncio.sleep(10)
 
     async def _snapshot_due(self, seq: int) -> bool:
-        """Wait until a snapshot is due; return whether the ones there were are gone."""
+        """Wait until a snapshot is due; return whether the previous ones are gone."""
         reached = asyncio.ensure_future(self.projection.reached(seq))
         gone = asyncio.ensure_future(self._snapshots_gone.wait())
         try:
@@ -154,7 +169,7 @@ class Actor:
         return True
 
     def spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
-        """Run long work beside the actor's loop; its failure is logged and ends nobody else."""
+        """Run long work beside the actor's loop; a failure is logged and ends nothing else."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
@@ -163,7 +178,9 @@ class Actor:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, LogReplaced):  # that one ends `run` as well
+        if error is not None and not isinstance(
+            error, LogReplaced
+        ):  # this error ends `run` as well
             log.error("%s failed", task.get_name(), exc_info=error)
 
     async def _caught_up(self, following: asyncio.Task[None], stopping: asyncio.Task[bool]) -> bool:
@@ -181,7 +198,7 @@ class Actor:
         return False
 
     async def _founded(self, following: asyncio.Task[None], stopping: asyncio.Task[bool]) -> bool:
-        """Return whether the log is of the right cluster. Raise OtherCluster."""
+        """Return whether the log belongs to the right cluster. Raise OtherCluster."""
         founding = asyncio.create_task(found(self.projection, self.cluster), name="found")
         await asyncio.wait((founding, following, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not founding.done():

@@ -1,4 +1,4 @@
-"""Every log is of one cluster: the first actor founds it there, and no actor joins another one."""
+"""Every log belongs to one cluster: the first actor founds it, and no actor joins another one."""
 
 import asyncio
 import logging
@@ -18,14 +18,14 @@ _PATIENCE = 4.0
 
 
 class OtherCluster(Exception):
-    """The log is of another cluster than the one that was asked for."""
+    """The log belongs to a different cluster than requested."""
 
 
 async def found(projection: Projection, name: str) -> Cluster:
-    """Return the cluster that the log is of, founding it as `name` where it is of none.
+    """Return the cluster that the log belongs to; found it as `name` if there is none.
 
-    `name`: the name or id that it must have; empty: whatever it is. A new log begins with the
-    newest cluster version, one of before there were any with 0. Raise OtherCluster.
+    `name`: the name or id that it must have; empty: any. A new log begins with the newest cluster
+    version; a log that is older than cluster versions begins with 0. Raise OtherCluster.
     """
     while not (known := projection.state.cluster).id:
         await _append(projection, name)
@@ -38,7 +38,7 @@ async def found(projection: Projection, name: str) -> Cluster:
 
 
 def told(cluster: Cluster) -> str:
-    """Return how a cluster is called, for people."""
+    """Return a cluster's name for people."""
     return f"{cluster.name!r} ({cluster.id})" if cluster.name else repr(cluster.id)
 
 
@@ -52,7 +52,7 @@ async def _append(projection: Projection, name: str) -> None:
         log.info("founded cluster %s", told(Cluster(identity, name)))
         await projection.reached(seq)
     except Conflict:
-        # Another actor was first: what it wrote is on its way.
+        # Another actor was first: its event will arrive.
         await asyncio.sleep(0.05)
     except Unavailable as error:
         log.warning("the cluster can't be founded yet: %s", error)

@@ -1,21 +1,25 @@
-"""How HTTP and the command line ask the cluster for something: with the very events a hand would.
+"""How HTTP and the command line change the cluster: with the same events that people publish.
 
-What can't be granted is refused before it is written. The guard keeps out most of what could come
-in between; what still does, as an alias that takes a model's name, is refused by the fold.
+An invalid intent is rejected before it is written. The guard prevents most conflicts with events in
+between; the fold rejects the rest, such as a name that an alias has just taken.
 """
+
+from collections.abc import Callable
 
 from nebula.actors.projection import Projection
 from nebula.events import subjects
-from nebula.events.objections import objection
+from nebula.events.intents import ModelLoadRequested
+from nebula.events.masking import MASK
 from nebula.events.sizes import oversized
 from nebula.events.state import State
+from nebula.events.validation import rejection_reason
 from nebula.events.vocabulary import AGGREGATE_OF, Event
 from nebula.store.connection import Unavailable
 from nebula.store.log import Conflict, Guard
 
 PATIENCE = 7.0
-"""Seconds for the log to take an intent; the last try begins before they are over and may take two
-more. Whoever asked waits, and hears within ten."""
+"""Seconds for the log to take an intent; the last try begins within them and may take two more. The
+caller gets an answer within ten."""
 
 
 FOLDED = 10.0
@@ -23,7 +27,7 @@ FOLDED = 10.0
 
 
 class Refused(Exception):
-    """The intent can't be granted; the text says why and names the field."""
+    """The intent is rejected; the text says why and names the field."""
 
 
 async def submit(
@@ -32,21 +36,33 @@ async def submit(
     event: Event,
     *,
     message_id: str | None = None,
+    unless: Callable[[State], str] = lambda _: "",
 ) -> int:
-    """Append an intent, wait until it is folded here, and give its sequence.
+    """Append an intent, wait until it is folded here, and return its sequence.
 
-    Raises Refused, TooLarge, and Unavailable when the log does not answer, NotAppended where it
-    did not acknowledge the intent.
+    `unless` returns a further reason against it, in the state to which it is appended.
+    `message_id`: if it was used for the same intent before, that intent's sequence is returned.
+    Raise Refused, Reused if it was used for another intent, TooLarge, Unavailable if the log does
+    not answer, and NotAppended if it did not acknowledge the intent.
     """
     while True:
         state = projection.state
-        reason = oversized(event) or objection(state, identity, event)
+        reason = oversized(event) or unshown(event) or rejection_reason(state, identity, event)
+        reason = reason or unless(state) or None
         if reason is not None:
+            before = message_id and await projection.log.under(message_id, identity, event)
+            if before:
+                return before
             raise Refused(reason)
         guard = _guard(state, event)
         try:
             seq = await projection.log.append(
-                identity, event, guard=guard, message_id=message_id, patience=PATIENCE
+                identity,
+                event,
+                guard=guard,
+                message_id=message_id,
+                patience=PATIENCE,
+                exact=message_id is not None,
             )
         except Conflict:
             if not await projection.reached(state.seq + 1, timeout=FOLDED):
@@ -60,8 +76,18 @@ async def submit(
         return seq
 
 
+def unshown(event: Event) -> str | None:
+    """Return an error if a value is the mask that replaces secrets in views, not a secret."""
+    if isinstance(event, ModelLoadRequested):
+        for field, pairs in (("options", event.options), ("env", event.env)):
+            for name, value in pairs.items():
+                if value == MASK:
+                    return f"{field}: {name} is {MASK!r}, which stands for a secret: give it itself"
+    return None
+
+
 def _guard(state: State, event: Event) -> Guard:
-    """Guard what an objection looks at most: the other events of the same kind of aggregate."""
+    """Return the guard for most objections: the last event of the same kind of aggregate."""
     if AGGREGATE_OF[type(event).__name__] == "node":
         return Guard(subjects.NODE_EVENTS, state.nodes_seq)
     return Guard(subjects.MODEL_EVENTS, state.models_seq)

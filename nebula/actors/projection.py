@@ -1,4 +1,4 @@
-"""An actor's view of the cluster: the log folded as it grows, and a way to await a change of it."""
+"""An actor's view of the cluster: folds the log as it grows, and lets callers await changes."""
 
 import asyncio
 import logging
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 
 REMEMBERED = 1000
-"""Refused entries that a projection knows of: whoever asks has just written one."""
+"""Rejected entries that a projection remembers, for callers that have just written one."""
 
 
 class NewerCluster(Exception):
-    """The cluster goes by a version that this Nebula does not know; the text says which."""
+    """The cluster has a version that this Nebula does not know; the text says which."""
 
 
 class Projection:
@@ -37,15 +37,15 @@ class Projection:
 
     @property
     def ended(self) -> bool:
-        """Whether the log turned out to be another one: nothing changes here any more."""
+        """Whether the log was replaced by another one, so that nothing changes here any more."""
         return self._ended is not None
 
     def listen(self, listener: Callable[[Record], None]) -> None:
-        """Have `listener` called with every entry that is folded from now on."""
+        """Call `listener` with every entry that is folded from now on."""
         self._listeners.append(listener)
 
     async def restore(self) -> None:
-        """Begin with the newest snapshot instead of an empty state. Without a good one, don't."""
+        """Begin with the newest snapshot, or with an empty state if there is no valid one."""
         try:
             found = await Snapshots(self.log).newest()
         except Unavailable as error:
@@ -55,9 +55,9 @@ class Projection:
             self.state = found
 
     async def run(self) -> None:
-        """Follow the log for ever. Raises LogReplaced when it is not the same log any more.
+        """Follow the log for ever. Raise LogReplaced when it is no longer the same log.
 
-        Raise NewerCluster where this Nebula would read it otherwise than the rest of the cluster.
+        Raise NewerCluster if this Nebula would read it differently from the rest of the cluster.
         """
         try:
             await self._follow()
@@ -67,6 +67,7 @@ class Projection:
             raise
 
     async def _follow(self) -> None:
+        self._check(self.state)  # that of a snapshot: nothing may follow it for long
         async for batch in self.log.follow(self.state.seq):
             state = self.state
             for record in batch:
@@ -75,12 +76,15 @@ class Projection:
                     self._note(state, record.seq)
                 for listener in self._listeners:
                     listener(record)
-            reason = too_new(state)
-            if reason is not None:
-                raise NewerCluster(reason)
+            self._check(state)
             self.state = state
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
+
+    def _check(self, state: State) -> None:
+        reason = too_new(state)
+        if reason is not None:
+            raise NewerCluster(reason)
 
     def _note(self, state: State, seq: int) -> None:
         rejection = state.rejections.get(seq)
@@ -91,17 +95,17 @@ class Projection:
             del self._refused[next(iter(self._refused))]
 
     def refusal(self, seq: int) -> str | None:
-        """Say why an entry that was folded lately was not acted upon, None where it was.
+        """Return why a recently folded entry was rejected, None if it was not.
 
-        The state tells only until a router has answered it, which may be in the same breath.
+        The state has this only until a router has answered the entry, which may happen at once.
         """
         return self._refused.get(seq)
 
     def changed(self) -> Coroutine[Any, Any, object]:
-        """Give what to await for the next entries to be folded, counted from this very call.
+        """Return an awaitable for the next folded entries, counted from this call.
 
-        It raises what ended `run`: nothing changes any more then. No coroutine function: one that
-        runs as a task would begin to wait only later, and miss what is folded before it does.
+        It raises the error that ended `run`, after which nothing changes. It is not a coroutine
+        function: as a task, that would begin to wait later and miss entries folded before.
         """
         return self._next(self._changed)
 
@@ -111,9 +115,9 @@ class Projection:
             raise self._ended
 
     async def until(self, predicate: Callable[[State], bool], timeout: float | None = None) -> bool:
-        """Wait until the state satisfies `predicate`; False when `timeout` seconds were too few.
+        """Wait until the state satisfies `predicate`; return False after `timeout` seconds.
 
-        Raises what ended `run`.
+        Raise the error that ended `run`.
         """
         if predicate(self.state):
             return True
@@ -130,5 +134,5 @@ class Projection:
         return await self.until(lambda state: state.seq >= seq, timeout)
 
     async def caught_up(self) -> None:
-        """Wait until everything that is in the log now has been folded."""
+        """Wait until everything that is now in the log has been folded."""
         await self.reached(await self.log.last_seq())

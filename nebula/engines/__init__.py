@@ -1,1 +1,1 @@
-"""A simulated engine: it stands where vLLM stands, and knows nothing of Nebula."""
+"""A simulated engine: it replaces vLLM, and knows nothing of Nebula."""

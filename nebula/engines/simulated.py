@@ -1,7 +1,7 @@
-"""Stands where vLLM stands, for rehearsals, speed and fault tests: same flags, paths and answers.
+"""A replacement of vLLM for rehearsals, benchmarks and fault tests: same flags, paths and answers.
 
-``python -m nebula.engines.simulated --model X --port N`` is started and spoken to as
-``python -m vllm.entrypoints.openai.api_server`` is, but needs no model and starts at once.
+``python -m nebula.engines.simulated --model X --port N`` is started and used like ``python -m
+vllm.entrypoints.openai.api_server``, but needs no model and starts at once.
 
 ======================================  ==========================================================
 flag of its own                         meaning
@@ -18,8 +18,8 @@ flag of its own                         meaning
 ======================================  ==========================================================
 
 An answer repeats the words of its prompt. With ``return_token_ids`` it has token ids that hold
-these words, so that any simulated engine goes on with it from the ids of the prompt and of what was
-said so far (``POST /v1/completions``), as vLLM does.
+these words, so that any simulated engine can continue it from the ids of the prompt and of the
+answer so far (``POST /v1/completions``), as vLLM does.
 
 ``GET /simulate`` counts what is running, finished, aborted, and refused as prompts ordered;
 ``POST /simulate`` takes ``{"exit": CODE}``, ``{"stall": true}``, ``{"first_token": SECONDS}`` and
@@ -52,8 +52,8 @@ from nebula.engines.simulated_settings import Settings
 def parse(arguments: Sequence[str]) -> Settings:
     """The settings that a command line asks for.
 
-    Flags of vLLM's that mean nothing here are dropped together with their values, whatever they
-    are. SystemExit(2) if a word is no flag's value, or a value is wrong.
+    Flags of vLLM that mean nothing here are dropped together with their values. Raise SystemExit(2)
+    if a word is not a flag's value, or a value is wrong.
     """
     parser = argparse.ArgumentParser("nebula.engines.simulated", allow_abbrev=False)
     flag = parser.add_argument
@@ -64,6 +64,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     flag("--runner", default="auto")
     flag("--enable-lora", action="store_true")
     flag("--max-lora-rank", type=int, default=16)
+    flag("--max-loras", type=int, default=1)
     flag("--max-model-len", type=int, default=32768)
     flag("--max-num-seqs", type=int, default=256)
     flag("--middleware", action="append", default=[])
@@ -97,7 +98,7 @@ def _dashed(word: str) -> str:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn that says when it listens and ends with code 0 on a signal, as vLLM does."""
+    """A uvicorn that logs when it listens and ends with code 0 on a signal, as vLLM does."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -106,7 +107,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn's own raises the signal again once it has shut down.
+        # uvicorn's own method raises the signal again once it has shut down.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.handle_exit)
         yield
@@ -150,10 +151,10 @@ def main() -> None:
         access_log=False,
         log_config=None,
         log_level="warning",
-        timeout_graceful_shutdown=1,  # second; vLLM aborts what is running
+        timeout_graceful_shutdown=1,  # a second signal; vLLM aborts running requests
     )
     log.info("Started simulated engine %s", settings.names[0])
-    gc.freeze()  # what lives since the start need not be looked at again
+    gc.freeze()  # the garbage collector need not check long-lived objects again
     _Server(config).run()  # exits with uvicorn's code 3 if the port is taken or a middleware fails
 
 

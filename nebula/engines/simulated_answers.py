@@ -1,4 +1,4 @@
-"""What a simulated engine says: words, vectors and bytes that follow from the request alone.
+"""The answers of a simulated engine: words, vectors and bytes that follow from the request alone.
 
 Pure: no clock, no I/O. Ids and times come in. The shapes are those of vLLM 0.32
 (``vllm/entrypoints/openai/*/protocol.py``, ``vllm/entrypoints/pooling/embed/protocol.py``).
@@ -21,7 +21,7 @@ from nebula.engines.simulated_tokens import CONTEXT, REPEATED, Prompt, id_of, id
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One part of a message's content; parts that are no text count as empty."""
+    """One part of a message's content; parts that are not text count as empty."""
 
     text: str = ""
 
@@ -46,7 +46,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a chat and a completion may both ask for; every other field is ignored."""
+    """The common fields of a chat and a completion; every other field is ignored."""
 
     model: str | None = None
     max_tokens: int | None = None
@@ -55,12 +55,21 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     return_token_ids: bool | None = None
     stream_interval: int | None = None
-    stream: bool | None = False
+    stream: bool | int | float | str | None = False
     stream_options: StreamOptions | None = None
 
     def limit(self) -> int | None:
         """The most tokens that the answer may have."""
         return self.max_tokens
+
+    def streams(self) -> bool:
+        """Whether the answer is streamed. Raise Refusal for what pydantic refuses."""
+        said = self.stream.lower() if isinstance(self.stream, str) else self.stream
+        if said in ("true", "t", "yes", "y", "on", "1", 1):
+            return True
+        if said in ("false", "f", "no", "n", "off", "0", 0, None):
+            return False
+        raise invalid("body.stream", "Input should be a valid boolean", "bool_parsing")
 
     def length(self, natural: int) -> tuple[int, str]:
         """How many tokens the answer has and why it ends there, if it would end at ``natural``."""
@@ -85,7 +94,7 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
         return self.max_tokens if given is None else given
 
     def answered(self) -> Message:
-        """The last message of the user, or the last one where the user said nothing."""
+        """The last message of the user, or the last message if there is none."""
         if not self.messages:
             raise invalid("body.messages", "List should have at least 1 item")
         said = (message for message in reversed(self.messages) if message.role == "user")
@@ -109,7 +118,8 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
 class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
     """POST /v1/completions; the prompt is one text or one list of token ids."""
 
-    prompt: str | list[str | int | list[int]]
+    prompt: str | list[str | int | list[int]] | None = None
+    prompt_embeds: str | list[str] | None = None
 
     def limit(self) -> int | None:
         """vLLM's own limit where none is given."""
@@ -118,6 +128,11 @@ class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
     def _one(self) -> str | list[int]:
         """The prompt; refused unless it is exactly one."""
         prompt: Any = self.prompt
+        if prompt is None:
+            text = "Either prompt or prompt_embeds must be provided and non-empty."
+            if self.prompt_embeds:
+                text = "You must set `--enable-prompt-embeds` to input `prompt_embeds`."
+            raise Refusal(400, text, "BadRequestError")
         if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
             prompt = prompt[0]
         whole = isinstance(prompt, str) or (prompt and all(type(item) is int for item in prompt))
@@ -148,11 +163,20 @@ class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """POST /v1/embeddings."""
+    """POST /v1/embeddings: texts, or a chat as one text."""
 
-    input: str | list[str | int | list[int]]
+    input: str | list[str | int | list[int]] | None = None
+    messages: list[Message] | None = None
     model: str | None = None
     encoding_format: str = "float"
+
+    def texts(self) -> list[str]:
+        """The texts, each of which gets a vector. Raise Refusal."""
+        if self.input is not None:
+            return texts_of(self.input)
+        if not self.messages:
+            raise invalid("body.input", "Field required", "missing")
+        return [" ".join(message.text() for message in self.messages)]
 
 
 def texts_of(value: str | list[Any]) -> list[str]:
@@ -167,7 +191,7 @@ def texts_of(value: str | list[Any]) -> list[str]:
 
 
 def fitting(prompt_tokens: int, limit: int) -> int:
-    """Give the length of a prompt. Refused, in vLLM's words, where its context has no room for it.
+    """Return the length of a prompt. Raise Refusal, in vLLM's words, if it exceeds the context.
 
     `limit`: tokens of the context.
     """
@@ -184,7 +208,7 @@ def fitting(prompt_tokens: int, limit: int) -> int:
 def tokens_of(prompt: Prompt, count: int, adapter: str | None = None) -> list[str]:
     """The next ``count`` tokens of the answer: the prompt's words, again and again.
 
-    An adapter announces itself in the first of them, so that a test sees which one answered.
+    The first of them names the adapter, so that a test sees which one answered.
     """
     words = prompt.words or ["nothing"]
     head = [f"[{adapter}]"] if adapter else []
@@ -208,7 +232,7 @@ def embeddings_body(
     request: EmbeddingRequest, answer_id: str, created: int, model: str, dimensions: int
 ) -> bytes:
     """The whole answer to an embedding request; base64 is of little-endian float32."""
-    texts = texts_of(request.input)
+    texts = request.texts()
     if request.encoding_format not in ("float", "base64"):
         raise invalid("body.encoding_format", "Input should be 'float' or 'base64'")
     data = []

@@ -1,7 +1,7 @@
 """The ASGI application of a simulated engine: vLLM's paths, its queue, and faults on demand.
 
 No framework and no task of its own per request: with all delays at 0 an answer costs its JSON and
-little more. It knows nothing of processes' start and flags; that is ``simulated``.
+little more. The process with its start and flags is ``simulated``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from nebula.engines.simulated_adapters import Adapters, LoadAdapter, UnloadAdapter
+from nebula.engines.simulated_adapters import Adapter, Adapters, LoadAdapter, UnloadAdapter
 from nebula.engines.simulated_answers import (
     Answer,
     ChatRequest,
@@ -49,8 +49,8 @@ T = TypeVar("T")
 
 VERSION = "0.32.0+simulated"  # the vLLM whose shapes are copied
 
-# How many tokens are sent without a look at the others: without any, a long answer that waits for
-# nothing would hold the event loop, and never learn that its client is gone.
+# Number of tokens that are sent before other tasks run: otherwise a long answer without delays
+# would block the event loop, and never notice that its client is gone.
 _BREATH = 32
 
 log = logging.getLogger("simulated")
@@ -76,7 +76,7 @@ class SimulatedEngine:
         self.settings = settings
         self.running = self.finished = self.aborted = self.begun = self.refused = 0
         self.first_token, self.token = settings.first_token, settings.token
-        self._adapters = Adapters(settings.names, settings.max_lora_rank)
+        self._adapters = Adapters(settings.names, settings.max_lora_rank, settings.max_loras)
         self._queue: deque[asyncio.Future[None]] = deque()
         self._resumed: asyncio.Future[None] | None = None  # to come, while the engine is stalled
         self._last_step: dict[str, float] = {}  # what a stalled core's last step left
@@ -147,6 +147,7 @@ class SimulatedEngine:
     ) -> None:
         model, adapter = self._resolve(request.model)
         prompt = request.read()
+        says = self._adapters.says(adapter, " ".join(prompt.words)) if adapter else None
         told = orders(prompt.words) if self.settings.orders else None
         if told is not None:
             self._obey(told)
@@ -156,14 +157,14 @@ class SimulatedEngine:
             id=self._answer_id(exchange, "chatcmpl-" if chat else "cmpl-"),
             created=int(time.time()),
             model=model,
-            tokens=tokens_of(prompt, count, adapter),
+            tokens=tokens_of(prompt, count, says),
             finish_reason=finish_reason,
             prompt_tokens=fitting(prompt.tokens, self.settings.max_model_len),
             said=prompt.said,
             prompt_ids=request.prompt_ids() if request.return_token_ids else None,
             interval=request.stream_interval or 1,
         )
-        if not request.stream:
+        if not request.streams():
             await self._run(exchange, self._whole, answer)
             return
         if told is not None and told.breaks:
@@ -174,7 +175,7 @@ class SimulatedEngine:
         await self._run(exchange, self._streamed, (answer, usage), stream=True)
 
     def _obey(self, told: Orders) -> None:
-        """Do what a prompt orders. Raises Refusal."""
+        """Do what a prompt orders. Raise Refusal."""
         if told.exit is not None:
             log.error("Exits, as a prompt orders, with code %d", told.exit)
             os._exit(told.exit)
@@ -239,7 +240,7 @@ class SimulatedEngine:
         *,
         stream: bool = False,
     ) -> None:
-        """Do the work once there is room for it, and count how it ended."""
+        """Do the work once there is room for it, and count its outcome."""
         self.begun += 1
         if self.settings.exit_after is not None and self.begun > self.settings.exit_after:
             log.error("Exits, as told, at the beginning of request %d", self.begun)
@@ -255,7 +256,7 @@ class SimulatedEngine:
                 await work(exchange, job)
             finally:
                 self._leave()
-        except OSError:  # from our own waiting, or from a send to one who is gone (ASGI 2.4)
+        except OSError:  # from our own waiting, or from a send to a client that is gone (ASGI 2.4)
             self.aborted += 1
         except asyncio.CancelledError:
             self.aborted += 1
@@ -266,7 +267,7 @@ class SimulatedEngine:
             exchange.close()
 
     async def _turn(self, exchange: Exchange) -> None:
-        """Wait until one who leaves hands its place over."""
+        """Wait until a request that ends passes on its place."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         try:
@@ -285,20 +286,20 @@ class SimulatedEngine:
             self.running -= 1
 
     async def _pace(self, exchange: Exchange, seconds: float) -> None:
-        """Let the time pass that the next token takes, and all the time of a stall."""
+        """Wait for the time of the next token, and for the end of a stall."""
         await exchange.wait(seconds=seconds)
         while self._resumed:
             await exchange.wait(self._resumed)
 
     # Names
 
-    def _resolve(self, name: str | None) -> tuple[str, str | None]:
-        """The model's name as the answer carries it, and the adapter, if it names one."""
+    def _resolve(self, name: str | None) -> tuple[str, Adapter | None]:
+        """The model's name in the answer, and the adapter, if it names one."""
         names = self.settings.names
         if not name or name in names:
             return names[0], None
-        if name in self._adapters.paths:
-            return name, name
+        if name in self._adapters.loaded:
+            return name, self._adapters.loaded[name]
         known = f"Valid aliases: {', '.join(names)}."
         text = f"The model `{name}` does not exist. {known}"
         raise Refusal(404, text, "NotFoundError", "model")
@@ -315,7 +316,7 @@ class SimulatedEngine:
     async def _unload_adapter(self, exchange: Exchange) -> None:
         await exchange.text(self._adapters.unload(await exchange.read(_unload)))
 
-    # What it tells of itself
+    # What it reports about itself
 
     async def _health(self, exchange: Exchange) -> None:
         await exchange.reply(b"", 503 if self._sick else 200)
@@ -326,8 +327,8 @@ class SimulatedEngine:
     async def _models(self, exchange: Exchange) -> None:
         settings = self.settings
         cards = [self._card(name, settings.model, None) for name in settings.names]
-        adapters = self._adapters.paths.items()
-        cards += [self._card(name, path, settings.names[0]) for name, path in adapters]
+        adapters = self._adapters.loaded.values()
+        cards += [self._card(each.name, each.path, settings.names[0]) for each in adapters]
         await exchange.reply(encode({"object": "list", "data": cards}))
 
     def _card(self, name: str, root: str, parent: str | None) -> dict[str, Any]:
@@ -343,7 +344,7 @@ class SimulatedEngine:
         }
 
     async def _metrics(self, exchange: Exchange) -> None:
-        # What a core's steps move stands still with it; how many requests there are does not.
+        # Values that a core's steps change stall with it; the number of requests does not.
         gauges = self._gauges() | self._last_step
         labels = f'{{engine="0",model_name={json.dumps(self.settings.names[0])}}}'
         lines = [

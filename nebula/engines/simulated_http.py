@@ -1,4 +1,4 @@
-"""One HTTP exchange over ASGI, as a simulated engine needs it and vLLM words it.
+"""One HTTP request over ASGI for a simulated engine, with vLLM's error messages.
 
 Reads and refuses bodies, sends responses, and notices a client that goes away. It knows nothing
 of models. ASGI: https://asgi.readthedocs.io/en/latest/specs/www.html
@@ -29,7 +29,7 @@ _PATH = re.compile(r"/(?:home|usr|opt|var|tmp|root|lib|mnt|srv)(?:/[\w.\-]+)+")
 
 
 class Refusal(Exception):
-    """A request that the engine turns down; ``body`` is vLLM's error shape as JSON."""
+    """A request that the engine refuses; ``body`` is vLLM's error object as JSON."""
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class Refusal(Exception):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
-        # vLLM names what its framework refuses by the HTTP phrase ("Not Found"), and what it
-        # refuses itself by a class name ("NotFoundError").
+        # vLLM uses the HTTP phrase ("Not Found") for errors of its framework, and a class name
+        # ("NotFoundError") for its own.
         error = {
             "message": _PATH.sub("<path>", message),
             "type": kind or HTTPStatus(status).phrase,
@@ -61,7 +61,7 @@ def invalid(location: str, message: str, kind: str = "value_error") -> Refusal:
 
 
 class Exchange:
-    """One HTTP request and the way back to its client, who may go away at any time."""
+    """One HTTP request and the way back to its client, which may disconnect at any time."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -70,7 +70,7 @@ class Exchange:
         self._departure: asyncio.Task[None] | None = None
 
     async def read(self, decoder: msgspec.json.Decoder[T], *, typed: bool = True) -> T:
-        """The body; refused as vLLM does if it is not JSON of the right form, or not called so."""
+        """Return the body; refuse it as vLLM does if it is not JSON, or not declared as JSON."""
         parts = []
         more = True
         while more:
@@ -129,7 +129,7 @@ class Exchange:
     async def wait(
         self, moment: asyncio.Future[None] | None = None, seconds: float | None = None
     ) -> None:
-        """Wait for the moment, at most so long; ConnectionAbortedError if the client leaves."""
+        """Wait at most this long; raise ConnectionAbortedError if the client leaves."""
         if self._departure is None:
             self._departure = asyncio.ensure_future(self._watch())
         moments = {self._departure} if moment is None else {self._departure, moment}
@@ -142,7 +142,7 @@ class Exchange:
             pass
 
     def close(self) -> None:
-        """Stop to look out for the client's departure."""
+        """Stop watching for the client's departure."""
         if self._departure is not None:
             self._departure.cancel()
 
@@ -157,9 +157,9 @@ async def lifespan(receive: Receive, send: Send) -> None:
 
 
 def middleware(path: str) -> Callable[[AsgiApp], AsgiApp]:
-    """The class behind ``--middleware PATH``; ValueError if it is none.
+    """Return the class behind ``--middleware PATH``. Raise ValueError if it is not a class.
 
-    vLLM takes functions too; nobody needs these here.
+    vLLM takes functions too, which are not needed here.
     """
     module, _, name = path.rpartition(".")
     found: Any = getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""Faults that the prompt of a single request orders, where an engine was told to obey.
+"""Faults that the prompt of a single request orders, if the engine is configured to obey.
 
 Its words are orders where they begin with ``!``: ``!status=500`` is answered with that HTTP status,
 ``!retry-after=7`` goes with it as a header, ``!exit=1`` ends the engine's process with that code,
@@ -14,7 +14,7 @@ import msgspec
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """What the words of a prompt order."""
+    """The orders in a prompt."""
 
     status: int | None = None
     retry_after: str = msgspec.field(default="", name="retry-after")
@@ -27,7 +27,7 @@ _NONE = Orders()
 
 
 def orders(words: Iterable[str]) -> Orders:
-    """Read the orders among words; what is none, or makes no sense, means nothing."""
+    """Return the orders among words; other words are ignored."""
     found: dict[str, str] = {}
     for word in words:
         if word.startswith("!"):

@@ -1,4 +1,4 @@
-"""What a simulated engine is told: at its start by flags, and while it runs."""
+"""The settings of a simulated engine: at its start by flags, and while it runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What one simulated engine is told at its start. All times are seconds."""
+    """The settings of one simulated engine at its start. All times are seconds."""
 
     model: str
     host: str = "0.0.0.0"
@@ -19,6 +19,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     runner: str = "auto"
     enable_lora: bool = False
     max_lora_rank: int = 16
+    max_loras: int = 1
     max_model_len: int = 32768
     max_num_seqs: int = 256
     middleware: tuple[str, ...] = ()
@@ -39,7 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /simulate: what is given is changed; ``exit`` ends the process with that code."""
+    """POST /simulate: changes the given settings; ``exit`` ends the process with that code."""
 
     exit: int | None = None
     stall: bool | None = None

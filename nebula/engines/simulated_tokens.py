@@ -1,7 +1,7 @@
 """The token ids of a simulated engine: each holds its word and its place in the conversation.
 
-So every engine reads what another wrote, without a vocabulary, and an answer goes on exactly where
-it was when it is asked for with the ids of its prompt and of its first tokens. Pure.
+So every engine reads what another wrote, without a vocabulary, and an answer continues exactly
+where it was when it is requested with the ids of its prompt and of its first tokens. Pure.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ REPEATED: Final = 1
 SAID: Final = 2
 """A token of the answer."""
 
-# No text begins with this byte, so a number that holds no word is told from one that does.
+# No text begins with this byte, so a number without a word can be recognised.
 _MARK = b"\xff"
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """What a prompt comes to: the words to repeat, its length, and how much is said already."""
+    """A decoded prompt: the words to repeat, its length, and how much was already answered."""
 
     words: list[str]
     tokens: int

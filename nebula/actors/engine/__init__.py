@@ -1,1 +1,1 @@
-"""The engine's part: how an unmodified vLLM server speaks NATS."""
+"""The engine's part: connects an unmodified vLLM server to NATS."""

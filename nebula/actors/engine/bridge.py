@@ -1,4 +1,4 @@
-"""The engine's part: an ASGI middleware by which an unmodified vLLM server speaks NATS itself.
+"""The engine's part: an ASGI middleware that connects an unmodified vLLM server to NATS.
 
 vLLM takes `--middleware IMPORT.PATH`. When the server's lifespan has started, the bridge subscribes
 to its replica's subject and calls the ASGI app in-process for every request that arrives there: no
@@ -17,7 +17,9 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from nebula.actors.engine import liveness
+from nebula.actors.ear import Ear
+from nebula.actors.engine import adapters, door, liveness
+from nebula.actors.engine.adapters import Adapters
 from nebula.actors.engine.exchange import (
     App,
     EngineExchange,
@@ -29,27 +31,30 @@ from nebula.actors.engine.exchange import (
 )
 from nebula.actors.engine.liveness import Liveness
 from nebula.actors.engine.load import get, healthy, read_context, read_load, read_name
-from nebula.events import envelope, inference, subjects
+from nebula.actors.engine.versions import Version
+from nebula.events import envelope, subjects
+from nebula.events.failures import Failure
+from nebula.events.heartbeats import ReplicaHeartbeat
 from nebula.events.inference import Finished, Request, StillWanted, UnderWay, Unwanted
-from nebula.events.status import ReplicaStatus
+from nebula.events.reading import decoded, last_token, number
 from nebula.store.connection import Connection
 
 log = logging.getLogger(__name__)
 
 ANNOUNCE_AFTER = 0.1
-"""Seconds without an answer after which a replica says that it has the request."""
+"""Seconds without an answer after which a replica confirms that it has the request."""
 
 TICK = 0.05
 FINISHED_AFTER = 0.002
-"""Seconds over which the ends of requests are gathered into one message."""
+"""Seconds over which ended requests are collected into one message."""
 
 HEARTBEAT = 2.0
 REMEMBERED = 4096
-"""How many ended or cancelled requests are remembered, so that a late copy starts nothing."""
+"""Number of ended or cancelled requests that are remembered, so that a late copy is not run."""
 
 
 class BridgeSettings(Struct, frozen=True):
-    """What the node told this engine."""
+    """The settings that the node gave this engine."""
 
     url: str
     model: str
@@ -58,7 +63,7 @@ class BridgeSettings(Struct, frozen=True):
 
     @classmethod
     def from_environment(cls) -> "BridgeSettings":
-        """Read the node's variables. Raises KeyError where an engine was started without them."""
+        """Read the node's variables. Raise KeyError if an engine was started without them."""
         environ = os.environ
         return cls(
             environ["NEBULA_NATS_URL"],
@@ -69,7 +74,7 @@ class BridgeSettings(Struct, frozen=True):
 
 
 class EngineBridge:
-    """See the module."""
+    """The ASGI middleware that serves requests from NATS with an engine's app."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -82,11 +87,18 @@ class EngineBridge:
         self._unwanted = ""
         self._living: list[asyncio.Task[None]] = []
         self._liveness = Liveness(app)
+        self._adapters = Adapters(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on; join NATS while the lifespan starts, leave it when it ends."""
+        """Pass everything on; connect to NATS when the lifespan starts, disconnect when it ends."""
+        if scope["type"] != "lifespan" and door.from_a_page(scope.get("headers", ())):
+            await door.refuse(scope["type"], receive, send)
+            return
         if scope["type"] == "http" and scope["path"] == liveness.PATH:
             await liveness.answer(self._liveness.tell(self._active.values()), send)
+            return
+        if scope["type"] == "http" and scope["path"] == adapters.PATH:
+            await self._adapters.answer(scope, receive, send)
             return
         if scope["type"] != "lifespan":
             await self.app(scope, receive, send)
@@ -95,6 +107,7 @@ class EngineBridge:
         async def sending(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 self._state = {key: scope[key] for key in ("app", "state") if key in scope}
+                self._adapters.knows(self._state)
                 await self._open()
             await send(message)
 
@@ -116,15 +129,19 @@ class EngineBridge:
         await client.listen(subjects.cancel(settings.model, "*"), self._on_cancel)
         self._unwanted = client.new_inbox()
         await client.subscribe(f"{self._unwanted}.*", cb=self._on_unwanted)
+        ear = Ear(self._connection)
+        await client.listen(subjects.ROUTER_STATUS, ear.noting(subjects.ROUTER_STATUS))
         await client.flush()
-        self._living = [asyncio.create_task(work) for work in (self._beat(), self._tick())]
+        works = (self._beat(), self._tick(), ear.run())
+        self._living = [asyncio.create_task(work) for work in works]
 
     async def _close(self) -> None:
         for task in self._living:
             task.cancel()
         self._liveness.close()
+        self._adapters.close()
         for exchange in tuple(self._active.values()):
-            exchange.fail(inference.ENGINE_STOPPED)
+            exchange.fail(Failure.ENGINE_STOPPED)
         await self._connection.close()
 
     def _on_request(self, _: bytes, header: bytes, body: bytes) -> None:
@@ -135,55 +152,79 @@ class EngineBridge:
         if plan is not None and plan != self._settings.version:
             self._refuse(request, plan)
             return
+        version = None
+        if request.adapter:
+            version = self._adapters.find(request.adapter, request.version)
+            if version is None and (request.version or self._adapters.has(request.adapter)):
+                self._refuse_version(request)
+                return
         earlier = self._active.get(request.id)
         if earlier is not None:
             if earlier.request.attempt >= request.attempt:
                 return
             earlier.abort()
-        exchange = self._exchange(request)
+        exchange = self._exchange(request, version)
+        if version is not None:
+            self._adapters.came(version)
         self._liveness.came(exchange)
         self._active[request.id] = exchange
         if request.attempt > 1:
-            exchange.announce()  # it may be what ends engines: then it is known which one had it
+            exchange.announce()  # it may end engines, so it must be known which engine had it
         exchange.task = asyncio.create_task(self._serve(exchange))
 
     def _refuse(self, request: Request, plan: int) -> None:
-        """Serve for no other plan than the own one: its router knows less than we, or more.
+        """Refuse a request for another plan: its router knows an older or a newer plan.
 
-        Where it knows more, another engine is the replica's by now and has the request too: a word
-        from this one would spoil that one's answer.
+        If the plan is newer, another engine runs for the replica and has the request too: an answer
+        from this one would corrupt that one's.
         """
         settings = self._settings
         log.warning("request %s is for plan %d, not %d", request.id, plan, settings.version)
         if plan < settings.version:
             exchange = self._exchange(request)
-            exchange.fail(inference.OTHER_PLAN)
+            exchange.fail(Failure.OTHER_PLAN)
             self._end(exchange)
 
-    def _exchange(self, request: Request) -> EngineExchange:
+    def _refuse_version(self, request: Request) -> None:
+        """Refuse a request for a version of an adapter that is not loaded."""
+        log.warning(
+            "request %s is for version %s of %s", request.id, request.version, request.adapter
+        )
+        exchange = self._exchange(request)
+        exchange.fail(Failure.OTHER_VERSION)
+        self._end(exchange)
+
+    def _exchange(self, request: Request, version: Version | None = None) -> EngineExchange:
         settings = self._settings
         return EngineExchange(
-            request, settings.replica, self._connection, self._liveness.spoke, self._healthy
+            request,
+            settings.replica,
+            self._connection,
+            self._liveness.spoke,
+            self._healthy,
+            version,
         )
 
     async def _healthy(self) -> bool:
         return await healthy(self.app, self._state)
 
     def _on_cancel(self, subject: bytes, _: bytes, body: bytes) -> None:
-        """End a request, or those attempts of it that come before the number in the body."""
-        identity = subject.rpartition(b".")[2].decode()
-        below = int(body) if body.isdigit() else math.inf
-        self._remember(identity, below)  # the cancellation may have overtaken its request
+        """End a request, or its attempts below the number in the body."""
+        identity = last_token(subject)
+        attempt = number(body)
+        below = attempt if attempt is not None else math.inf
+        self._remember(identity, below)  # the cancellation may have arrived before its request
         self._drop(identity, below)
 
     async def _on_unwanted(self, message: Msg) -> None:
-        """Abort what a gateway says nobody waits for, or all it asked where NATS finds no such."""
+        """Abort the requests that a gateway no longer wants, or all of a gateway that is gone."""
         gateway = message.subject.rpartition(".")[2]
-        try:
-            unwanted = msgspec.json.decode(message.data, type=Unwanted).requests
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            if message.data:
-                return
+        told = decoded(message.data, Unwanted)
+        if told is not None:
+            unwanted = told.requests
+        elif message.data:
+            return
+        else:
             unwanted = {
                 identity: exchange.request.attempt + 1
                 for identity, exchange in self._active.items()
@@ -199,21 +240,23 @@ class EngineBridge:
 
     async def _serve(self, exchange: EngineExchange) -> None:
         request = exchange.request
-        scope = {**request_scope(request), **self._state}
+        scope = {**request_scope(request, exchange.size), **self._state}
         if "state" in scope:
             scope["state"] = dict(scope["state"])
         try:
             await self.app(scope, exchange.receive, exchange.send)
-            exchange.fail(inference.ENGINE_FAILED)  # unless its answer is whole
+            exchange.fail(Failure.ENGINE_FAILED)  # unless its answer is whole
         except asyncio.CancelledError:
             log.debug("request %s was aborted", request.id)
         except Exception as error:
             if not exchange.complete:
                 log.error("request %s failed in the engine", request.id, exc_info=error)
-            exchange.fail(inference.ENGINE_FAILED)
+            exchange.fail(Failure.ENGINE_FAILED)
         finally:
             exchange.close()
             self._liveness.left(exchange)
+            if exchange.version is not None:
+                self._adapters.left(exchange.version)
             if self._active.get(request.id) is exchange:
                 del self._active[request.id]
             self._remember(request.id, request.attempt + 1)
@@ -264,7 +307,7 @@ class EngineBridge:
                 log.warning("could not ask %s: %r", gateway, error)
 
     async def _tick(self) -> None:
-        """Announce what takes a while, and end what nobody may want any more."""
+        """Confirm requests that take a while, and end requests that may be unwanted."""
         loop = asyncio.get_running_loop()
         while True:
             now = loop.time()
@@ -273,7 +316,7 @@ class EngineBridge:
                 if age >= ANNOUNCE_AFTER:
                     exchange.announce()
                 if exchange.request.timeout is not None and age >= exchange.request.timeout:
-                    exchange.fail(inference.ENGINE_TIMED_OUT)
+                    exchange.fail(Failure.ENGINE_TIMED_OUT)
                     exchange.abort()
             self._liveness.look()
             await asyncio.sleep(TICK)
@@ -287,7 +330,7 @@ class EngineBridge:
         while True:
             load = read_load(await get(self.app, self._state, "/metrics"))
             self._liveness.counted(load)
-            status = ReplicaStatus(
+            status = ReplicaHeartbeat(
                 settings.replica,
                 os.getpid(),
                 len(self._active),

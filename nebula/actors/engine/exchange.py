@@ -1,4 +1,4 @@
-"""One request as an engine's ASGI app sees it, and its answer as pieces on NATS."""
+"""One request for an engine's ASGI app, and its answer as pieces on NATS."""
 
 import asyncio
 import logging
@@ -11,7 +11,9 @@ from typing import Any, TypeAlias
 
 from nats.errors import Error as NatsError
 
+from nebula.actors.engine.versions import Version
 from nebula.events import envelope, inference, subjects
+from nebula.events.failures import Failure
 from nebula.events.inference import Piece, Request
 from nebula.store.connection import Connection
 
@@ -24,22 +26,25 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ABORT_GRACE = 5.0
-"""Seconds after which an app that does not heed its client's departure is cancelled."""
+"""Seconds after which an app that ignores its client's departure is cancelled."""
 
 WITHOUT_CORE = frozenset({"/tokenize", "/detokenize"})
-"""Paths that an engine's server answers by itself: they say nothing of its core."""
+"""Paths that an engine's server answers without its core."""
 
 _ERROR = b'data: {"error"'
-"""How vLLM begins the event by which a stream ends that it has failed."""
+"""The beginning of the event with which vLLM ends a failed stream."""
+
+_NOT_ITS_FAULT = frozenset({Failure.ENGINE_TIMED_OUT, Failure.OTHER_PLAN, Failure.OTHER_VERSION})
 
 _CODE = re.compile(rb'"code": ?(\d{3})\b')
 _LONGEST_RETRY = 24 * 3600
 
 
 class EngineExchange:
-    """See the module. Body parts that come in one turn of the event loop leave as one piece.
+    """One request in an engine. Body parts of one turn of the event loop are sent as one piece.
 
-    `failed`: the engine is at fault. `proven`: it has answered as it should, so that it is well.
+    `version`: that of the adapter that answers, if it is known. `failed`: the engine is at fault.
+    `proven`: the engine has answered correctly, so it is healthy.
     """
 
     def __init__(
@@ -49,8 +54,10 @@ class EngineExchange:
         connection: Connection,
         spoke: Callable[[], None],
         healthy: Callable[[], Awaitable[bool]],
+        version: Version | None = None,
     ) -> None:
         self.request = request
+        self.version = version
         self.task: asyncio.Task[None] | None = None
         self.complete = False
         self.failed = self.proven = False
@@ -58,7 +65,7 @@ class EngineExchange:
         self._replica = replica
         self._connection = connection
         self._subject = subjects.responses(request.gateway, request.id)
-        self._body: bytes | None = request.body
+        self._body: bytes | None = request.body if version is None else version.asks(request.body)
         self._spoke = spoke
         self._healthy = healthy
         self._gone = asyncio.Event()
@@ -71,8 +78,13 @@ class EngineExchange:
         self.began = self._loop.time()
         self._forcing: asyncio.TimerHandle | None = None
 
+    @property
+    def size(self) -> int:
+        """The size of the body that the app gets, in bytes."""
+        return len(self._body) if self._body is not None else 0
+
     async def receive(self) -> Message:
-        """Give the body, then nothing until the client is gone."""
+        """Return the body, then wait until the client is gone."""
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
@@ -80,7 +92,7 @@ class EngineExchange:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Turn what the app sends into pieces; the head waits for the first of the body."""
+        """Turn what the app sends into pieces; the head waits for the first part of the body."""
         if self._gone.is_set():
             raise OSError("the client is gone")
         if message["type"] == "http.response.start":
@@ -95,6 +107,8 @@ class EngineExchange:
         if message["type"] != "http.response.body" or self.complete:
             return
         body = message.get("body", b"")
+        if self.version is not None:
+            body = self.version.answers(body, self._status)
         if message.get("more_body", False):
             if body:
                 if not self._parts:
@@ -102,7 +116,7 @@ class EngineExchange:
                 self._parts.append(body)
             return
         if self.failed and not self.chunks and not await self._healthy():
-            self.fail(inference.ENGINE_FAILED)  # it answers so to all that it had when it died
+            self.fail(Failure.ENGINE_FAILED)  # it answers so to all that it had when it died
             return
         if self.complete:
             return
@@ -111,29 +125,29 @@ class EngineExchange:
         self.proven = self._status < 400 and not self.failed
 
     def fail(self, failure: str) -> None:
-        """End the answer with a reason, unless it is whole already."""
+        """End the answer with a reason, unless it is already complete."""
         if not self.complete:
             self._flush()
             self.complete = True
-            # What the client gave too little time, or was not for it, is no failure of the engine.
-            self.failed = failure not in (inference.ENGINE_TIMED_OUT, inference.OTHER_PLAN)
+            # A client timeout or a stale plan is not the engine's fault.
+            self.failed = failure not in _NOT_ITS_FAULT
             self._say(b"", end=True, failure=failure)
 
     def abort(self) -> None:
-        """Tell the app that its client is gone; cancel it if that does not end it soon."""
+        """Tell the app that its client is gone; cancel the app if it does not end soon."""
         self.complete = True
         self._gone.set()
         if self.task is not None and self._forcing is None:
             self._forcing = self._loop.call_later(ABORT_GRACE, self.task.cancel)
 
     def announce(self) -> None:
-        """Say that this replica has the request: its answer takes a while."""
+        """Confirm that this replica has the request, because its answer takes a while."""
         if not self.announced:
             self.announced = True
             self._post(Piece(-1, replica=self._replica, attempt=self.request.attempt), b"")
 
     def close(self) -> None:
-        """Let go of the timer."""
+        """Cancel the timer."""
         if self._forcing is not None:
             self._forcing.cancel()
 
@@ -144,10 +158,11 @@ class EngineExchange:
     def _say(self, body: bytes, *, end: bool = False, failure: str = "") -> None:
         self._parts.clear()
         if self._status == 200 and not failure and self.request.path not in WITHOUT_CORE:
-            self._spoke()  # of what it refuses, or cuts off, an engine's core need not know
+            self._spoke()  # the engine's core may not have seen what its server refuses
         if _ERROR in body and self._status == 200:
             self.failed = self.failed or _told(body)
-        room = self._connection.max_body - envelope.HEADER_ROOM
+        most = self._connection.max_body
+        room = max(most - envelope.HEADER_ROOM, most // 2)  # a running answer continues
         while len(body) > room:
             self._piece(body[:room])
             body = body[room:]
@@ -171,6 +186,7 @@ class EngineExchange:
             failure=failure,
             attempt=attempt,
             continues=self.request.continues if first else "",
+            version=self.version.digest if first and self.version is not None else "",
         )
         self._post(piece, body)
 
@@ -201,27 +217,27 @@ def seconds_until(value: str, now: float) -> int | None:
 
 
 def _told(body: bytes) -> bool:
-    """Return whether an event of a stream says that the engine has failed the request."""
+    """Return whether an event of a stream reports that the engine has failed the request."""
     code = _CODE.search(body, body.find(_ERROR))
     return code is None or inference.blames(int(code[1]))
 
 
-def request_scope(request: Request) -> Scope:
-    """Give the ASGI scope that an HTTP server would make of a request."""
+def request_scope(request: Request, size: int) -> Scope:
+    """Return the ASGI scope of a request with a body of `size` bytes, as from an HTTP server."""
     headers = [
         (b"content-type", request.content_type.encode("latin-1", "replace")),
-        (b"content-length", str(len(request.body)).encode()),
+        (b"content-length", str(size).encode()),
         (b"x-request-id", request.id.encode()),
     ]
     return http_scope("POST", request.path, headers)
 
 
 def http_scope(method: str, path: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> Scope:
-    """Give an ASGI scope of a request that came over no network."""
+    """Return the ASGI scope of a request that did not come over a network."""
     return {
         "type": "http",
-        # Up to 2.3 an app learns of a client's departure through `receive`; later ones through
-        # errors of `send` alone, which come only with the next token.
+        # Up to ASGI 2.3 an app learns of a client's departure through `receive`; later only through
+        # errors of `send`, which come with the next token.
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
         "method": method,

@@ -1,4 +1,4 @@
-"""Watches one engine's progress from inside its process, and probes it when it is silent."""
+"""Watches one engine's progress from inside its process, and probes it while it is silent."""
 
 import asyncio
 import logging
@@ -19,11 +19,11 @@ from nebula.actors.engine.progress import (
 log = logging.getLogger(__name__)
 
 PATH = "/nebula/progress"
-"""Where an engine's own port tells its node of its progress."""
+"""Path on an engine's own port that reports its progress to its node."""
 
 
 class Liveness:
-    """What one engine shows of its progress. `app` is the engine's, `model` its name for it."""
+    """The progress of one engine. `app` is the engine's, `model` is its name of the model."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -36,7 +36,7 @@ class Liveness:
         self._probes = True
 
     def knows(self, model: str, state: Scope) -> None:
-        """Take the name that the engine has for its model, and what its app's scopes carry."""
+        """Store the engine's name of its model, and what its app's scopes contain."""
         self._model, self._state = model, state
 
     def came(self, exchange: EngineExchange) -> None:
@@ -46,7 +46,7 @@ class Liveness:
             self._progress.came(_now())
 
     def left(self, exchange: EngineExchange) -> None:
-        """Note that a request is over."""
+        """Note that a request has ended."""
         if exchange.request.path not in WITHOUT_CORE:
             self._progress.left(exchange.began, _now())
 
@@ -55,11 +55,11 @@ class Liveness:
         self._progress.advanced(_now())
 
     def counted(self, load: EngineLoad) -> None:
-        """Take what the engine's metrics say."""
+        """Take the engine's metrics."""
         self._progress.counted(load.steps, _now())
 
     def look(self) -> float:
-        """Return for how long (s) it has been silent, and probe it where that calls for it."""
+        """Return how long it has been silent, in seconds, and probe it if that is too long."""
         now = _now()
         silence = self._progress.look(now)
         if silence >= PROBE_AFTER and self._probe is None and self._may_probe(now):
@@ -68,11 +68,11 @@ class Liveness:
         return silence
 
     def _may_probe(self, now: float) -> bool:
-        """Return whether it takes probes; one that fails at once is repeated with a pause."""
+        """Return whether it takes probes; a probe that fails at once is repeated after a pause."""
         return self._probes and bool(self._model) and now - self._probed >= PROBE_AFTER
 
     def tell(self, exchanges: Iterable[EngineExchange]) -> EngineProgress:
-        """Return what to tell of it; `exchanges`: the requests under way."""
+        """Return its progress for its node; `exchanges`: the running requests."""
         unread = [len(each.request.body) for each in exchanges if not each.chunks]
         return EngineProgress(
             round(self.look(), 3),
@@ -82,7 +82,7 @@ class Liveness:
         )
 
     def close(self) -> None:
-        """Let go of a probe that waits."""
+        """Cancel a waiting probe."""
         if self._probe is not None:
             self._probe.cancel()
 

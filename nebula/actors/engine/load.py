@@ -1,11 +1,11 @@
-"""What an engine says of itself: its own HTTP paths, called in-process."""
+"""What an engine reports about itself: its own HTTP paths, called in-process."""
 
 import asyncio
 
-import msgspec
 from msgspec import Struct
 
 from nebula.actors.engine.exchange import App, Message, Scope, http_scope
+from nebula.events.reading import decoded
 
 _WAITING = b"vllm:num_requests_waiting"
 _RUNNING = b"vllm:num_requests_running"
@@ -20,20 +20,20 @@ _STEPS = frozenset(
         b"vllm:prefix_cache_queries_total",
     }
 )
-"""What the steps of an engine's core move, and nothing else does. A prefill that is cut in chunks
-moves the part of the KV cache in use with each of them."""
+"""Metrics that only the steps of an engine's core change. Each chunk of a chunked prefill changes
+the part of the KV cache in use."""
 
 _MOST = 1e9
 
 HEALTH_PATIENCE = 1.0
-"""Seconds within which an engine has to say whether it lives."""
+"""Seconds within which an engine must say whether it is healthy."""
 
 
 class EngineLoad(Struct, frozen=True):
-    """Requests that the engine holds back, and the part (0 to 1) of its KV cache in use.
+    """Requests that wait inside the engine, and the part (0 to 1) of its KV cache in use.
 
-    `running`: the requests that it works on, wherever they came from. `steps`: what moves as soon
-    as its core takes a step.
+    `running`: the requests that it works on, including those of other clients. `steps`: values that
+    change with each step of its core.
     """
 
     waiting: int = 0
@@ -52,7 +52,7 @@ class _Cards(Struct):
 
 
 def read_load(metrics: bytes) -> EngineLoad:
-    """Read vLLM's metrics in Prometheus's text format; what is not there counts as 0.
+    """Read vLLM's metrics in Prometheus's text format; missing metrics count as 0.
 
     The names: https://docs.vllm.ai/en/latest/design/metrics
     """
@@ -76,7 +76,7 @@ def read_load(metrics: bytes) -> EngineLoad:
 
 
 def _value(line: bytes) -> float:
-    """Read a line's value: 0 for what is no number, none that there can be, or NaN."""
+    """Return a line's value: 0 for text that is not a number, an impossible number, or NaN."""
     try:
         return min(max(0.0, float(line.rpartition(b" ")[2])), _MOST)
     except ValueError:
@@ -84,31 +84,29 @@ def _value(line: bytes) -> float:
 
 
 def read_context(models: bytes) -> int:
-    """Read `max_model_len` from an engine's list of models; 0 where it tells none."""
+    """Return `max_model_len` from an engine's list of models; 0 if it has none."""
     return max((card.max_model_len or 0 for card in _cards(models)), default=0)
 
 
 def read_name(models: bytes) -> str:
-    """Return the name that an engine has for its model; empty where it tells none."""
+    """Return the engine's name of its model; empty if it reports none."""
     return next((card.id for card in _cards(models)), "")
 
 
 def _cards(models: bytes) -> list[_Card]:
-    try:
-        return msgspec.json.decode(models, type=_Cards).data
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return []
+    cards = decoded(models, _Cards)
+    return cards.data if cards is not None else []
 
 
 async def get(app: App, state: Scope, path: str) -> bytes:
-    """GET a path of an engine's app; nothing where it has none such, or fails."""
+    """Return the body of a path of an engine's app; empty if it has no such path, or fails."""
     return (await _get(app, state, path))[1]
 
 
 async def healthy(app: App, state: Scope) -> bool:
-    """Return whether an engine says of itself that it lives; so does one without such a path.
+    """Return whether an engine reports that it is healthy, or has no such path.
 
-    vLLM answers `/health` with 503 once its engine core is dead and its HTTP server still stands.
+    vLLM answers `/health` with 503 once its engine core is dead while its HTTP server still runs.
     """
     try:
         async with asyncio.timeout(HEALTH_PATIENCE):

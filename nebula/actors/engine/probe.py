@@ -1,4 +1,4 @@
-"""A probe of one token: the smallest request that goes through an engine's own queue."""
+"""A probe of one token: the smallest request that passes through an engine's own queue."""
 
 import asyncio
 
@@ -11,10 +11,10 @@ _COMPLETIONS = "/v1/completions"
 
 
 async def probe(app: App, state: Scope, model: str, path: str) -> int:
-    """Ask an engine for one token, or for one embedding where `path`, its last, asked for some.
+    """Request one token from an engine, or one embedding, as its last `path` says.
 
-    Return the answer's HTTP status, 0 where there was none. It waits for as long as the engine
-    takes: who calls sees to the end of that.
+    Return the answer's HTTP status, 0 if there was none. It waits for as long as the engine takes:
+    the caller must bound that.
     """
     embeds = path == EMBEDDINGS
     body = msgspec.json.encode(

@@ -1,35 +1,36 @@
-"""Whether an engine gets on with its work: its silence is counted, and only progress ends it. Pure.
+"""Whether an engine makes progress: counts its silence, which only progress ends. Pure.
 
-Progress is a token or an answer that its core made, or a step counter that moved. What clients do,
-who come, give up and leave, is none: a request that left without an answer is owed, until anything
-shows that the core works, which a probe of one token finds out. Time in which the observer itself
-did not run (a stopped process, a paused machine, a laptop's lid) is not counted.
+Progress is a token or an answer from its core, or a step counter that changed. What clients do is
+not progress: a request that left without an answer stays owed until something shows that the core
+works, which a probe of one token finds out. Time in which the observer itself did not run (a
+stopped process, a suspended machine) is not counted.
 """
 
 from msgspec import Struct
 
 LONGEST_STEP = 1.0
-"""Seconds between two looks that count at most: what is beyond, the observer itself stood still."""
+"""Longest time between two looks that counts, in seconds; beyond it the observer was suspended."""
 
 QUIET = 1.0
-"""Seconds of silence up to which an engine that loses its last request is taken at its word."""
+"""Seconds of silence up to which an engine that loses its last request counts as healthy."""
 
 PROBE_AFTER = 5.0
-"""Seconds of silence after which an engine that has work, or owes an answer, is probed."""
+"""Seconds of silence after which an engine with requests, or with an owed answer, is probed."""
 
 SLOWEST = 64.0
-"""Bytes of a prompt that the slowest engine worth waiting for reads in a second."""
+"""Bytes of a prompt per second that the slowest acceptable engine reads."""
 
 LONGEST_PREFILL = 1800.0
-"""Seconds that a prompt's length buys at most."""
+"""Longest allowance for a prompt's length, in seconds."""
 
 
 class EngineProgress(Struct, frozen=True):
-    """What an engine tells its node of its progress.
+    """An engine's report to its node about its progress.
 
-    `silence`: as `Progress` counts it. `requests`: those that it has, or that left without an
-    answer since its last progress. `probed`: seconds for which a probe of one token has waited; 0
-    where none does. `allowance`: seconds that the longest prompt under way may take to be read.
+    `silence`: seconds as `Progress` counts them. `requests`: requests that it has, or that left
+    without an answer since its last progress. `probed`: seconds for which a probe of one token has
+    waited; 0 if there is none. `allowance`: seconds that the longest running prompt may take to be
+    read.
     """
 
     silence: float = 0.0
@@ -39,14 +40,14 @@ class EngineProgress(Struct, frozen=True):
 
 
 class Progress:
-    """What is known of one engine's progress; `now` is seconds of one monotonic clock.
+    """The progress of one engine; `now` is seconds of one monotonic clock.
 
-    `silence`: seconds, as the observer has lived them, for which it had work, or owed an answer,
-    and showed no progress. 0 for one that owes nothing.
+    `silence`: seconds of the observer's running time for which the engine had requests, or owed an
+    answer, without progress; 0 if it owes nothing.
     """
 
     def __init__(self, now: float) -> None:
-        """Begin with an engine that has nothing to do."""
+        """Begin with an idle engine."""
         self.silence = 0.0
         self._looked = now
         self._advanced = now
@@ -57,7 +58,7 @@ class Progress:
 
     @property
     def requests(self) -> int:
-        """How many requests it has, or has left without an answer since its last progress."""
+        """Number of requests that it has, or has left without an answer since its last progress."""
         return self._working + self._abandoned
 
     def came(self, now: float) -> None:
@@ -67,7 +68,7 @@ class Progress:
         self._owes = True
 
     def left(self, began: float, now: float) -> None:
-        """Note that a request is over, however it ended; `began`: when it came."""
+        """Note that a request has ended in any way; `began`: when it arrived."""
         self.look(now)
         self._working -= 1
         self._abandoned += self._advanced < began
@@ -81,18 +82,18 @@ class Progress:
         self._owes = self._working > 0
 
     def counted(self, counters: tuple[float, ...], now: float) -> None:
-        """Take the core's step counters: one that moved is progress."""
+        """Take the core's step counters: a changed counter is progress."""
         if self._counters is not None and counters != self._counters:
             self.advanced(now)
         self._counters = counters
 
     def unknowable(self) -> None:
-        """Note that the engine takes no probe: what left without an answer is owed no longer."""
+        """Note that the engine takes no probes: no answer to a departed client is owed."""
         if not self._working:
             self._settle()
 
     def look(self, now: float) -> float:
-        """Return the silence until now; called often, for time between two looks is cut."""
+        """Return the silence until now; call it often: the time between two looks is capped."""
         if self._owes:
             self.silence += min(max(0.0, now - self._looked), LONGEST_STEP)
         self._looked = now
@@ -103,9 +104,9 @@ class Progress:
 
 
 def prefill_allowance(size: int) -> float:
-    """Return the seconds for which a prompt of `size` bytes may be read without a sign of it.
+    """Return the seconds that reading a prompt of `size` bytes may take without visible progress.
 
-    Where a prefill is cut in chunks, as vLLM does, each is a step that is seen; else its length is
-    all there is to go by.
+    With a chunked prefill, as in vLLM, each chunk is a visible step; otherwise only the length
+    tells.
     """
     return min(size / SLOWEST, LONGEST_PREFILL)

@@ -1,48 +1,83 @@
-"""The gateway's part on NATS: it sends requests, and gives their answers piece by piece.
+"""The gateway's shell: it lets what happens on NATS happen to its requests, and does what follows.
 
-It brings every request to an end: what a router or an engine loses it sends again, a stream whose
-engine dies goes on elsewhere, and what can't is a failure. It must not know HTTP: what a client is
-told of a failure is decided above it.
+What follows is decided in `core`, whose effects are carried out here. It must not know HTTP: what a
+client is told of a failure is decided above it.
 """
 
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterable
+from typing import Protocol
 
 import msgspec
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 
+from nebula.actors import ear
 from nebula.actors.actor import Actor
-from nebula.actors.gateway import failures, patience
+from nebula.actors.ear import Ear
 from nebula.actors.gateway.admission import Admission
-from nebula.actors.gateway.answer import GAP, Answer, Broken
 from nebula.actors.gateway.budget import ANSWERS, REQUESTS, Budget, Hold, Unread
-from nebula.actors.gateway.exchange import Exchange
-from nebula.actors.gateway.failures import NotServed
+from nebula.actors.gateway.core import IDLE, RequestsInFlight
+from nebula.actors.gateway.delivery import Delivery, new_id
 from nebula.actors.gateway.heartbeats import Heartbeats
+from nebula.actors.gateway.in_flight import (
+    Cancel,
+    ClientLeft,
+    ClientTooSlow,
+    Deliver,
+    Effect,
+    Event,
+    Forget,
+    GatewayStops,
+    InFlightRequest,
+    LetGo,
+    Link,
+    LookedUp,
+    LookUp,
+    NotSent,
+    PieceArrived,
+    Reconnected,
+    Send,
+    Stuck,
+    Surroundings,
+    Ticked,
+)
 from nebula.actors.gateway.log_watch import LogWatch
-from nebula.actors.gateway.patience import Link, judge
+from nebula.actors.gateway.not_served import AlreadyInFlight, NotServed
 from nebula.actors.gateway.probing import Probed
-from nebula.actors.gateway.recovering import Recovery
+from nebula.actors.gateway.reacting import elsewhere
 from nebula.actors.gateway.sending import Sending
-from nebula.actors.gateway.wanted import compare
-from nebula.actors.router import routing
-from nebula.events import envelope, inference, subjects
+from nebula.actors.gateway.shares import Shares
+from nebula.actors.gateway.timeouts import TICK
+from nebula.events import envelope, subjects
+from nebula.events.failures import Failure, words
+from nebula.events.heartbeats import QueueLength
 from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, StillWanted, Unwanted
-from nebula.events.standing import Standing, standing
-from nebula.events.state import Model, Named
-from nebula.events.status import QueueStatus
+from nebula.events.model_status import ModelStatus, model_status
+from nebula.events.reading import decoded, last_token
+from nebula.events.state import Model, NameBinding
 from nebula.store import inference_log
 from nebula.store.connection import Connection, Unavailable
 
 log = logging.getLogger(__name__)
 
-TICK = 0.25
+
+class GivenAgain(Protocol):
+    """An answer that is delivered again to a client that came back for it."""
+
+    @property
+    def id(self) -> str:
+        """The request's id."""
+
+    def let_go(self, last: Piece) -> None:
+        """Deliver a last piece to the client."""
 
 
 class Gateway(Actor):
-    """See the module."""
+    """One gateway: its requests in flight, the clients that wait for them, and what it hears."""
 
     def __init__(
         self,
@@ -57,14 +92,20 @@ class Gateway(Actor):
         super().__init__(connection, stream_replicas=stream_replicas)
         self.id = identity
         self.started = False
-        self.resumed = 0
-        self._exchanges: dict[str, Exchange] = {}
+        self.given_again: set[GivenAgain] = set()
+        self.leaving = asyncio.Event()
         self._heartbeats = Heartbeats(lambda: asyncio.get_running_loop().time())
+        self._admission = Admission()
+        around = Surroundings(self.projection.state, self._heartbeats, self._admission)
+        self.core = RequestsInFlight(around, new_id)
+        self._deliveries: dict[str, Delivery] = {}
         self.sending = Sending(connection, identity, self._heartbeats)
         self.claims = Probed()
-        self.recovery = Recovery(self, self._heartbeats, self.sending, self._forget)
-        self.log_watch = LogWatch(connection, self.projection, lambda: self._heartbeats.router_at)
-        self._admission = Admission()
+        self.claimed = Shares()
+        self._ear = Ear(connection, lambda: self.projection.state, ear.serving, each_router=True)
+        self.log_watch = LogWatch(
+            connection, self.projection, lambda: self._heartbeats.router_at, self._ear.told
+        )
         self.bodies = Budget(request_memory)
         self._unread = Unread(answer_memory)
         self._connected_at = 0.0
@@ -75,13 +116,17 @@ class Gateway(Actor):
         client = self.connection.client
         await client.listen(subjects.responses(self.id, "*"), self._on_piece)
         await client.subscribe(subjects.waiting(self.id), cb=self._on_waiting)
-        await client.listen(subjects.REPLICA_STATUS, self._heartbeats.on_replica)
-        await client.listen(subjects.ROUTER_STATUS, self._heartbeats.on_router)
+        for beats, arrival in (
+            (subjects.REPLICA_STATUS, self._heartbeats.on_replica),
+            (subjects.ROUTER_STATUS, self._heartbeats.on_router),
+        ):
+            await client.listen(beats, self._ear.noting(beats, arrival))
         await client.listen(subjects.STORE_STATUS, self.log_watch.on_store)
         self.connection.on_disconnect(self._on_disconnect)
         self.connection.on_reconnect(self._on_reconnect)
         self.spawn(self._tick(), "watch requests")
         self.spawn(self.log_watch.run(), "watch the log")
+        self.spawn(self._ear.run(), "listen for living actors")
         self.started = True
 
     async def work(self) -> None:
@@ -90,20 +135,24 @@ class Gateway(Actor):
             self._watch()
             await self.projection.changed()
 
-    def named(self, name: str) -> Named | None:
-        """Give what a public name stands for."""
+    def named(self, name: str) -> NameBinding | None:
+        """Return what a public name stands for."""
         return self.projection.state.names.get(name)
 
-    def model(self, named: Named) -> Model | None:
-        """Give the model behind a name."""
+    def model(self, named: NameBinding) -> Model | None:
+        """Return the model behind a name."""
         return self.projection.state.models.get(named.model)
 
-    def standing(self, model: Model) -> Standing:
-        """Give how a model stands."""
-        return standing(self.projection.state, model)
+    def model_status(self, model: Model) -> ModelStatus:
+        """Return how a model stands."""
+        return model_status(self.projection.state, model)
 
-    def queue(self, model: str) -> QueueStatus:
-        """Give how many requests wait for a model in all routers, and for how long (s) at most."""
+    def context(self, model: Model) -> int | None:
+        """Return the tokens that a request to a model may have in all; None where it is unknown."""
+        return self._heartbeats.context_of(model)
+
+    def queue(self, model: str) -> QueueLength:
+        """Return how many requests wait for a model in all routers, and the longest wait (s)."""
         return self._heartbeats.queue(model)
 
     @property
@@ -119,133 +168,155 @@ class Gateway(Actor):
         if self._admission.refuses(asyncio.get_running_loop().time()):
             raise NotServed("requests come faster than they can be taken on", 1)
 
-    def ask(self, request: Request, named: Named, *, idle: float = 600.0) -> Exchange:
+    def ask(self, request: Request, named: NameBinding, *, idle: float = IDLE) -> Delivery:
         """Send a request on its way. Raises NotServed where that is in vain."""
+        self._look_around()
         try:
-            self._check(named)
-            exchange = self._begin(request, named, idle)
-        except NotServed:
-            if request.keep:  # it was claimed: whoever asks again need not wait for its answer
-                self.sending.drop(request, ALL_ATTEMPTS, failures.NOT_TAKEN.encode())
+            send = self.core.begin(request, named, asyncio.get_running_loop().time(), idle=idle)
+            flight = self.core.flights[request.id]
+            try:
+                self.sending.send(send.request, send.router)
+            except NatsError as error:
+                self._happens(flight, NotSent(str(error)))
+                raise NotServed(f"NATS refused the request: {error}", 1) from error
+        except AlreadyInFlight:
             raise
-        return exchange
+        except NotServed:
+            if request.keep:  # it was claimed: a repeated request need not wait for its answer
+                self.sending.drop(request, ALL_ATTEMPTS, Failure.NOT_TAKEN.encode())
+            raise
+        delivery = self._deliveries[request.id] = Delivery(flight, self._unread)
+        return delivery
 
-    def _check(self, named: Named) -> None:
-        if not self.connection.connected:
-            raise NotServed("NATS can't be reached", 1)
-        state = self.projection.state
-        model = state.models.get(named.model)
-        if model is None or not routing.able(state, model, named.adapter):
-            reason = routing.hopeless(state, named)
-            if reason is not None:
-                raise NotServed(reason, None)
-
-    def _begin(self, request: Request, named: Named, idle: float) -> Exchange:
-        now = asyncio.get_running_loop().time()
-        exchange = Exchange(
-            request, named, Answer(request), idle=idle, now=now, unread=self._unread
-        )
-        exchange.state_time = self.projection.state.time
-        self._exchanges[request.id] = exchange
-        self._admission.waiting += 1
-        try:
-            self.sending.send(exchange)
-        except NatsError as error:
-            self._forget(exchange)
-            raise NotServed(f"NATS refused the request: {error}", 1) from error
-        return exchange
-
-    def leave(self, exchange: Exchange, hold: Hold | None = None) -> None:
+    def leave(self, delivery: Delivery, hold: Hold | None = None) -> None:
         """The client is gone: end its request wherever it is now, unless it is to be resumable.
 
         Then what is held of its body goes on to be held.
         """
-        exchange.leave()
-        if exchange.done:
+        delivery.leave()
+        flight = delivery.flight
+        if flight.done:
             return
-        if exchange.request.keep:
-            exchange.hold = hold.handed_on() if hold is not None else None
-            return
-        self._forget(exchange)
-        self.sending.drop(exchange.request, ALL_ATTEMPTS)
+        if flight.request.keep and hold is not None:
+            delivery.hold = hold.handed_on()
+        self._happens(flight, ClientLeft())
 
-    def _taken(self, exchange: Exchange) -> None:
-        """Count it no longer among those that wait to be taken on."""
-        self._admission.waiting -= not exchange.taken
-        exchange.taken = True
+    def let_all_go(self) -> None:
+        """Tell every client that still waits that this gateway ends.
 
-    def _forget(self, exchange: Exchange) -> None:
-        exchange.done = True
-        self._taken(exchange)
-        if exchange.untaken:
-            self.sending.settle(exchange)
-        if exchange.hold is not None:
-            exchange.hold.release()
-        if self._exchanges.get(exchange.request.id) is exchange:
-            del self._exchanges[exchange.request.id]
+        What is to be resumable goes on: another gateway has the rest.
+        """
+        for flight in tuple(self.core.flights.values()):
+            self._happens(flight, GatewayStops())
+        for resumption in tuple(self.given_again):
+            resumption.let_go(elsewhere(resumption.id))
+
+    # What happens, and what is done about it
+
+    def _look_around(self) -> None:
+        around = self.core.around
+        around.state = self.projection.state
+        if around.link.connected != self.connection.connected:
+            self._link()
+
+    def _link(self) -> None:
+        self.core.around.link = Link(self.connection.connected, self._connected_at, self._lost_at)
+
+    def _happens(self, flight: InFlightRequest, event: Event, now: float | None = None) -> None:
+        self._look_around()
+        now = asyncio.get_running_loop().time() if now is None else now
+        self._perform(self.core.happened(flight, event, now))
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Deliver(id=identity, piece=piece):
+                    self._deliveries[identity].give(piece)
+                case Forget(id=identity):
+                    delivery = self._deliveries.pop(identity, None)
+                    if delivery is not None and delivery.hold is not None:
+                        delivery.hold.release()
+                case Send():
+                    self._send(effect)
+                case Cancel(request=request, below=below, note=note):
+                    self.sending.drop(request, below, note)
+                case LookUp(id=identity, seconds=seconds):
+                    flight = self.core.flights[identity]
+                    work = self._look_up(flight, seconds)
+                    self.spawn(work, f"look for pieces of {identity}")
+                case LetGo(id=identity, piece=piece):
+                    self._deliveries[identity].let_go(piece)
+
+    def _send(self, send: Send) -> None:
+        flight = self.core.flights[send.id]
+        if send.after:
+            number, why = send.request.attempt, words(send.after).client
+            log.warning("request %s: attempt %d, as %s", send.id, number, why)
+        try:
+            self.sending.send(send.request, send.router)
+        except NatsError as error:
+            too_large = isinstance(error, MaxPayloadError)
+            self._happens(flight, NotSent(str(error), too_large=too_large))
+
+    async def _look_up(self, flight: InFlightRequest, seconds: float) -> None:
+        subject = subjects.responses(self.id, flight.id)
+        try:
+            async with asyncio.timeout(seconds):
+                async for said in inference_log.read(self.connection, [subject]):
+                    self._on_piece(said.subject.encode(), said.header, said.body)
+        except (Unavailable, TimeoutError) as error:
+            log.warning("pieces of %s could not be looked up: %r", flight.id, error)
+        self._happens(flight, LookedUp())
+
+    def _cut(self, delivery: Delivery) -> None:
+        """Let a client go that reads too slowly; its answer may be whole already."""
+        if delivery.flight.done:
+            delivery.let_go(Piece(0, end=True, failure=Failure.TOO_SLOW))
+        else:
+            self._happens(delivery.flight, ClientTooSlow())
 
     # What comes
 
     def _on_piece(self, subject: bytes, header: bytes, body: bytes) -> None:
-        exchange = self._exchanges.get(subject[subject.rindex(b".") + 1 :].decode())
-        if exchange is None:
+        identity = last_token(subject)
+        delivery = self._deliveries.get(identity)
+        if delivery is None:
+            self._on_other_piece(self.core.flights.get(identity), header, body)
             return
+        flight, given, piece = delivery.flight, None, None
+        now = asyncio.get_running_loop().time()
         chunk = envelope.read_plain(header)
         if chunk is not None:
-            self._take(exchange, Piece(chunk, body))
-            return
-        piece = envelope.read_answer(header, body)
-        if piece is not None:
-            self._take(exchange, piece)
-
-    def _take(self, exchange: Exchange, piece: Piece) -> None:
-        answer = exchange.answer
-        if piece.attempt == answer.attempt and piece.chunk > answer.pieces and not piece.failure:
-            if exchange.keep_early(piece):
-                self._fill(exchange)
-            else:
-                exchange.drop_early()
-                self.recovery.end(exchange, GAP)
-            return
-        now = exchange.heard_at = asyncio.get_running_loop().time()
-        if exchange.untaken and piece.attempt >= answer.attempt:
-            self.sending.settle(exchange)
-            exchange.tried = ()
-        if not exchange.taken:
-            self._taken(exchange)
-            self._admission.taken(now - exchange.sent_at, now)
-        while True:
-            given = answer.take(piece)
-            if given is not None:
-                exchange.give(given)
-            following = exchange.take_early(answer.pieces) if exchange.early else None
-            if following is None or answer.broken is not None:
-                break
-            piece = following
-        if answer.complete:
-            self._forget(exchange)
-        elif answer.broken is not None:
-            self.recovery.recover(exchange)
-        elif exchange.too_slow:
-            self._cut(exchange)
-        while isinstance(slowest := self._unread.slowest(), Exchange):
+            given = flight.pass_on(chunk, 1, body, now)
+        else:
+            piece = envelope.read_answer(header, body)
+            if piece is None:
+                return
+            if not (piece.end or piece.failure):
+                given = flight.pass_on(piece.chunk, piece.attempt, body, now)
+        if given is not None and flight.attached:
+            delivery.give(given)
+        if given is None or flight.answer.broken is not None:
+            self._happens(flight, PieceArrived(piece or Piece(chunk or 0, body)), now)
+        if delivery.too_slow and not flight.done:
+            self._cut(delivery)
+        while isinstance(slowest := self._unread.slowest(), Delivery):
             self._cut(slowest)
 
-    def _cut(self, exchange: Exchange) -> None:
-        """Let a client go that reads too slowly; what may be resumed goes on without it."""
-        if not (exchange.done or exchange.request.keep):
-            self.recovery.end(exchange, failures.TOO_SLOW)
-        exchange.let_go(Piece(0, end=True, failure=failures.TOO_SLOW))
+    def _on_other_piece(self, flight: InFlightRequest | None, header: bytes, body: bytes) -> None:
+        """Take a piece for another request of this gateway's, if it is for any."""
+        if flight is not None and (piece := envelope.read_answer(header, body)) is not None:
+            self._happens(flight, PieceArrived(piece))
 
     async def _on_waiting(self, message: Msg) -> None:
-        """Tell an engine that asks for which of its requests nobody waits any more."""
-        try:
-            asking = msgspec.json.decode(message.data, type=StillWanted)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        """Answer an engine that asks which of its requests are no longer wanted."""
+        asking = decoded(message.data, StillWanted)
+        if asking is None:
             return
-        unwanted, behind = compare(asking, self._exchanges, asyncio.get_running_loop().time())
-        for exchange in behind:
-            self._fill(exchange)
+        self._look_around()
+        now = asyncio.get_running_loop().time()
+        unwanted, effects = self.core.still_wanted(asking, now)
+        self._perform(effects)
         if unwanted and message.reply:
             with contextlib.suppress(NatsError):
                 self.connection.client.post(
@@ -255,52 +326,15 @@ class Gateway(Actor):
     async def _on_disconnect(self) -> None:
         if self._lost_at is None:
             self._lost_at = asyncio.get_running_loop().time()
+        self._link()
 
     async def _on_reconnect(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._lost_at, self._connected_at = None, now
+        self._lost_at, self._connected_at = None, asyncio.get_running_loop().time()
+        self._link()
         self._heartbeats.restart()
         self.log_watch.restart()
-        for exchange in tuple(self._exchanges.values()):
-            if exchange.answer.replica:
-                self._fill(exchange, missing=False)
-            else:
-                exchange.sent_at = now  # it may have got lost: it has its time once more
-
-    # What is missing
-
-    def _fill(self, exchange: Exchange, *, missing: bool = True) -> None:
-        """Look for pieces that should have come; `missing`: they certainly should have."""
-        exchange.missing = exchange.missing or missing
-        if not exchange.filling and not exchange.done:
-            exchange.filling = True
-            self.spawn(self._look_for(exchange), f"look for pieces of {exchange.request.id}")
-
-    async def _look_for(self, exchange: Exchange) -> None:
-        answer = exchange.answer
-        attempt, pieces, heard_at = answer.attempt, answer.pieces, exchange.heard_at
-        subject = subjects.responses(self.id, exchange.request.id)
-        try:
-            async with asyncio.timeout(
-                patience.within(patience.LOOK_UP, self.recovery.left(exchange))
-            ):
-                async for said in inference_log.read(self.connection, [subject]):
-                    self._on_piece(said.subject.encode(), said.header, said.body)
-        except (Unavailable, TimeoutError) as error:
-            log.warning("pieces of %s could not be looked up: %r", exchange.request.id, error)
-        finally:
-            if (answer.attempt, answer.pieces) == (attempt, pieces):
-                exchange.heard_at = heard_at  # what was read again is no sign of life
-            exchange.filling = False
-            missing, exchange.missing = exchange.missing, False
-        if exchange.done or answer.attempt != attempt or not self.connection.connected:
-            return
-        if exchange.early or (missing and answer.pieces == pieces):
-            log.warning("pieces of %s are lost for good", exchange.request.id)
-            answer.broken = Broken(GAP)
-            self.recovery.recover(exchange)
-
-    # What goes wrong
+        for flight in tuple(self.core.flights.values()):
+            self._happens(flight, Reconnected())
 
     async def _tick(self) -> None:
         while True:
@@ -308,33 +342,12 @@ class Gateway(Actor):
             self._watch()
 
     def _watch(self) -> None:
+        self._look_around()
         now = asyncio.get_running_loop().time()
-        for exchange in tuple(self._exchanges.values()):
+        for flight in tuple(self.core.flights.values()):
             try:
-                self._watch_one(exchange, now)
+                self._perform(self.core.happened(flight, Ticked(), now))
             except Exception:
-                log.exception("request %s can't be watched", exchange.id)
-                self.recovery.end(exchange, inference.ENGINE_FAILED)
-        replicas = self.projection.state.replicas
-        self._heartbeats.forget(lambda replica: replica in replicas)
-
-    def _watch_one(self, exchange: Exchange, now: float) -> None:
-        link = Link(self.connection.connected, self._connected_at, self._lost_at)
-        verdict = judge(exchange, now, link, self._heartbeats, self.projection.state)
-        match verdict:
-            case "wait":
-                pass
-            case "recover":
-                self.recovery.recover(exchange)
-            case "engine-failed" | "engine-silent":
-                silent = verdict == "engine-silent"
-                exchange.answer.broken = Broken(inference.ENGINE_FAILED, gone=True, silent=silent)
-                self.recovery.recover(exchange)
-            case "fill":
-                self._fill(exchange)
-            case "try-again":
-                self.recovery.try_again(exchange)
-            case "nats-lost":
-                self.recovery.end(exchange, verdict)
-            case _:
-                self.recovery.end(exchange, verdict, self.recovery.seen(exchange))
+                log.exception("request %s can't be watched", flight.id)
+                self._happens(flight, Stuck())
+        self._heartbeats.forget(self.projection.state)

@@ -13,15 +13,15 @@ HEARD = 2.5
 """Seconds since its last heartbeat for which a router counts as living: one comes each second."""
 
 UNHEARD = 1.5
-"""Seconds after which a request that nobody has taken is sent to another router, where the one that
-it went to has not been heard from since, and another has: one heartbeat is missing then."""
+"""Seconds after which an untaken request is sent to another router, if its own router has not been
+heard from since and another has: one heartbeat is missing then."""
 
 
 class Known(Struct):
     """A router as a gateway knows it.
 
     `at`: when it was heard last, in seconds of a monotonic clock. `addressed`: it listens on a
-    subject of its own. `untaken`: requests that were sent to it and that nobody has taken yet.
+    subject of its own. `untaken`: requests that were sent to it and are not taken yet.
     `turn`: grows with every choice, the largest was chosen last. `doubted`: when a request was sent
     elsewhere because this router, not heard from meanwhile, had it.
     """
@@ -43,9 +43,9 @@ def choose(routers: Iterable[Known], now: float, tried: Collection[str] = ()) ->
     """Return the router to send a request to; None where none that can be addressed is living.
 
     Among the living it is one that has not been `tried` with this request, then one that is not in
-    doubt, then the one with the fewest untaken requests, then the one whose turn is longest ago. So
-    one that falls silent is left alone as soon as its first request is not taken, and requests that
-    are taken at once are shared out evenly.
+    doubt, then the router with the fewest untaken requests, then the least recently chosen router.
+    So a router that falls silent is left alone as soon as its first request is not taken, and
+    requests that are taken at once are shared out evenly.
     """
     best: Known | None = None
     for each in routers:

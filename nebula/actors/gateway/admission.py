@@ -1,7 +1,7 @@
 """Whether a gateway takes on more: a cluster that falls behind refuses what it could not answer.
 
-Pure. A request that nobody has taken on in time is sent again, so that lateness makes for more
-work and that for more lateness. As in CoDel (RFC 8289) what counts is the shortest wait in a while:
+Pure. A request that is not taken on in time is sent again, so that lateness makes for more work
+and that for more lateness. As in CoDel (RFC 8289) what counts is the shortest wait in a while:
 a long one alone may be one that was lost, but when all are long the cluster is behind.
 """
 
@@ -18,7 +18,7 @@ CROWD = 128
 
 
 class Admission:
-    """See the module. Times are seconds of a monotonic clock."""
+    """Decides whether one more request is let in. Times are seconds of a monotonic clock."""
 
     def __init__(self) -> None:
         self.waiting = 0
@@ -32,12 +32,12 @@ class Admission:
         self._least = min(self._least, waited)
 
     def refuses(self, now: float) -> bool:
-        """Say whether what comes now is to be refused."""
+        """Return whether what comes now is to be refused."""
         self._turn(now)
         return self._behind and self.waiting >= CROWD
 
     def _turn(self, now: float) -> None:
-        """End the interval when it is over; one in which nobody took anything on says nothing."""
+        """End the interval when it is over; if nothing was taken on in it, it says nothing."""
         if now < self._due:
             return
         if self._least < math.inf:

@@ -9,14 +9,12 @@ from typing import TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nebula.actors.gateway import continuing
-from nebula.actors.gateway.chunks import Progress
-from nebula.actors.gateway.continuing import CantContinue, Continuation, Detokenize, Finish, Limits
 from nebula.events import inference
+from nebula.events.failures import Failure
 from nebula.events.inference import Piece, Request
-
-GAP = "gap"
-"""A piece is missing: what came after it can't be given."""
+from nebula.openai import continuation
+from nebula.openai.continuation import CantContinue, Continuation, Detokenize, Finish, Limits
+from nebula.openai.stream import StreamTranscript
 
 Way: TypeAlias = Continuation | Detokenize | Finish | CantContinue
 
@@ -37,7 +35,7 @@ class Broken(Struct, frozen=True):
 
 
 class Answer:
-    """See the module.
+    """One answer, folded from the pieces of all attempts.
 
     The events of a stream that can be resumed get an `id:`, and those up to `after` are left out.
     """
@@ -45,7 +43,7 @@ class Answer:
     def __init__(self, request: Request, *, after: int = 0) -> None:
         self.request = request
         self.attempt = request.attempt
-        self.replica = ""
+        self.replica = self.version = ""
         self.queued = ""
         self.begun = False
         self.complete = False
@@ -58,7 +56,7 @@ class Answer:
         self._status = 0
         self._content_type = ""
         self._retry_after: int | None = None
-        self._progress: Progress | None = None
+        self._progress: StreamTranscript | None = None
         self._incomplete = b""
         self._expected = 0
 
@@ -81,12 +79,20 @@ class Answer:
             return self._fail(piece)
         if piece.chunk != self.pieces:
             if piece.chunk > self.pieces:
-                self.broken = Broken(GAP)
+                self.broken = Broken(Failure.GAP)
             return None
         self.pieces += 1
         if piece.chunk == 0 and not self._head(piece):
             return None
         return self._body(piece.body, end=piece.end)
+
+    def pass_on(self, body: bytes) -> Piece | None:
+        """Fold the next piece of an attempt whose head is there; it is not the last one.
+
+        As `take`, for all but a few of the pieces: the caller has made sure of the rest.
+        """
+        self.pieces += 1
+        return self._body(body, end=False)
 
     def expect(self, attempt: int) -> None:
         """Take no more of earlier attempts than this: its gateway has given them up."""
@@ -95,7 +101,7 @@ class Answer:
     def turn_to(self, attempt: int, continues: str) -> None:
         """Expect the pieces of a further attempt; one that does not continue begins anew."""
         if self.begun and not continues:
-            self.broken = Broken(GAP)
+            self.broken = Broken(Failure.GAP)
             return
         self.attempt = attempt
         self.replica = self.queued = ""
@@ -107,16 +113,16 @@ class Answer:
             self._progress.resume("again" if continues == "again" else "rest")
 
     def way_on(self, context: int) -> Way:
-        """Say how a stream that has begun can go on on a replica with so large a context."""
+        """Return how a stream that has begun can go on on a replica with so large a context."""
         if self._progress is None:
             return CantContinue("it is no stream of text")
         limits = Limits(context) if context else None
-        return continuing.plan(self.request.path, self.request.body, self._progress, limits)
+        return continuation.plan(self.request.path, self.request.body, self._progress, limits)
 
     def settle(self, detokenized: bytes) -> None:
         """Take an engine's answer to the Detokenize of `way_on`, which can be asked again then."""
         if self._progress is not None:
-            continuing.settle(self._progress, detokenized)
+            continuation.settle(self._progress, detokenized)
 
     def end(self, piece: Piece) -> Piece:
         """End the answer with a piece that no engine sent."""
@@ -127,7 +133,7 @@ class Answer:
         return self._given(body, end=True, failure=piece.failure, like=piece)
 
     def _fail(self, piece: Piece) -> Piece | None:
-        if piece.failure != inference.REFUSED:
+        if piece.failure != Failure.REFUSED:
             self.broken = Broken(piece.failure)
             return None
         self.complete = True
@@ -136,21 +142,21 @@ class Answer:
     def _head(self, piece: Piece) -> bool:
         """Take the first piece of an attempt; False where it is of no use to the client."""
         self.queued = ""
-        self.replica = piece.replica
+        self.replica, self.version = piece.replica, piece.version
         streams = piece.status == 200 and piece.content_type.startswith(_EVENTS)
         if self._continues:
             if not streams:
-                self.broken = Broken(inference.ENGINE_FAILED)
+                self.broken = Broken(Failure.ENGINE_FAILED)
             return streams
         if inference.blames(piece.status):
-            self.broken = Broken(inference.ENGINE_FAILED, replace(piece, end=True))
+            self.broken = Broken(Failure.ENGINE_FAILED, replace(piece, end=True))
             return False
         self._status, self._content_type = piece.status, piece.content_type
         self._retry_after = piece.retry_after
         self.streaming = streams
         if streams:
             tokens = self.request.tokens
-            self._progress = Progress(
+            self._progress = StreamTranscript(
                 self.request.path, tracked=bool(tokens), shown=tokens == "shown"
             )
         return True
@@ -159,7 +165,7 @@ class Answer:
         if self._progress is not None:
             body = self._progress.feed(body)
             if self._progress.failure:
-                self.broken, end = Broken(inference.ENGINE_FAILED), False
+                self.broken, end = Broken(Failure.ENGINE_FAILED), False
             elif end:
                 body += self._progress.flush()
             if self.request.keep:

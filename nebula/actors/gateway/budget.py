@@ -25,7 +25,7 @@ class Budget:
 
 
 class Hold:
-    """What one request holds of a budget, from its first byte until nobody needs it any more."""
+    """What one request holds of a budget, from its first byte until it is no longer needed."""
 
     __slots__ = ("_budget", "size")
 
@@ -44,6 +44,11 @@ class Hold:
         self._budget.used += size
         self.size += size
         return True
+
+    def shrink(self, size: int) -> None:
+        """Hold so many bytes less."""
+        self._budget.used -= size
+        self.size -= size
 
     def handed_on(self) -> "Hold":
         """Return what is held as another's; this one holds nothing any more."""

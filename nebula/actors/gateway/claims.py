@@ -1,31 +1,40 @@
-"""Claims: whoever is the first to ask under an id runs the request, all others get its answer.
+"""Claims: the first request under an id is run, all others with that id get its answer.
 
 They have a stream of their own, apart from the data plane's: that one forgets within seconds what
 much is said after, and a request whose claim is forgotten would run twice.
 """
 
 import asyncio
+import hashlib
+import os
 import uuid
 from datetime import datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 from nats.errors import Error as NatsError
 from nats.js.api import RawStreamMsg
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.actors.gateway.failures import NOT_TAKEN, NotServed
+from nebula.actors.gateway.not_served import NotServed
 from nebula.actors.gateway.probing import Away
+from nebula.actors.gateway.timeouts import RECOVERY
 from nebula.events import envelope, subjects
+from nebula.events.failures import Failure
 from nebula.events.inference import ALL_ATTEMPTS, Request
 from nebula.store import batch, streams
 from nebula.store.connection import Unavailable
 
-_PATIENCE = 4.0
-"""Seconds in which the stream has to answer, however often it is asked."""
+_PATIENCE = RECOVERY
+"""Seconds in which the stream has to answer, however often it is asked: its servers elect a new
+leader within four to nine seconds after the old one was cut off."""
 
 _TRY = 2.0
 """Seconds for one try, and for the only one of a request that finds out whether it is back."""
+
+FULL_RETRY = 30
+"""Seconds after which there may be room for claims again: each is there for five minutes."""
 
 RETRY_AFTER = 2
 """Seconds after which it may help to ask again."""
@@ -38,44 +47,90 @@ _AWAY = (
 _FIRST = {"Nats-Expected-Last-Subject-Sequence": "0"}
 
 
+_SLOT = 16
+"""Letters at the end of an id by which its claim is found: of a key's hash, or as random as all."""
+
+_NO_ROOM = 10077
+"""JetStream's code for a stream that is full (server/errors.json of nats-server)."""
+
+
 class Reused(Exception):
-    """The same id was used for another request before."""
+    """The same key was used for another request before."""
+
+
+class TooManyClaims(NotServed):
+    """An owner has as many answers kept as it may."""
+
+
+class Full(Exception):
+    """The stream of claims has no room for another one."""
 
 
 class Claim(Struct, frozen=True):
-    """A request that was claimed, by the gateway that it names, when the server says it was."""
+    """A request that was claimed, by the gateway that it names, when the server says it was.
+
+    `stream`: a stream was asked for; False too where an older gateway has claimed it.
+    """
 
     request: Request
     time: datetime
+    stream: bool = False
+
+    @property
+    def owner(self) -> str:
+        """The hash of the API key that the request came with, "" for none."""
+        return self.request.user.partition("/")[0]
 
 
-async def claim(gateway: Gateway, request: Request, fingerprint: str) -> Claim | None:
-    """Claim a request's id; give who has claimed it for the same request before, if anybody has.
+def keyed_id(user: str, number: int, key: bytes) -> str:
+    """Return an id for a request with an Idempotency-Key; `number`: how often it was tried before.
 
-    Raises Reused where it was another one, NotServed where the stream does not answer.
+    Half of it follows from the key, so that a repeated request meets the claim of the first; the
+    other half can't be guessed, so that knowing the key alone does not give access to the answer.
+    """
+    of = b"%b\n%d\n%b" % (user.encode(), number, key)
+    return os.urandom(8).hex() + hashlib.blake2b(of, digest_size=_SLOT // 2).hexdigest()
+
+
+async def claim(
+    gateway: Gateway, request: Request, fingerprint: str, *, stream: bool = False
+) -> Claim | None:
+    """Claim a request's id; return the earlier claim for the same request, if there is one.
+
+    What was claimed has the id to go by. Raises Reused where it was another request, NotServed
+    where the stream does not answer or has no room, TooManyClaims where its owner has no more.
     """
     claimant = uuid.uuid4().hex
     headers = {
-        **envelope.request_headers(request),
+        **envelope.request_headers(replace(request, prefix=())),
         **_FIRST,
         envelope.CLAIMANT: claimant,
         envelope.MODEL: request.model,
         envelope.FINGERPRINT: fingerprint,
+        **({envelope.STREAM: "1"} if stream else {}),
     }
-    subject = subjects.claim(request.id)
+    subject = _subject(request.id)
+    owner = request.user.partition("/")[0]
+    size = len(subject) + len(envelope.block(headers))
+    full = gateway.claimed.wait(owner, size, asyncio.get_running_loop().time())
+    if full:
+        raise TooManyClaims("so many answers are kept for this API key already", full)
     if not gateway.connection.connected:
         raise NotServed("NATS can't be reached", 1)
     try:
         with gateway.claims.asking() as alone:
             seconds = _TRY if alone else _PATIENCE
-            if await _first(gateway, subject, request.body, headers, seconds):
+            if await _first(gateway, subject, headers, seconds):
+                gateway.claimed.take(owner, size, asyncio.get_running_loop().time())
                 return None
-            found = await _last(gateway, request.id)
+            found = await _last(gateway, subject)
     except Away as error:
         raise NotServed(_AWAY, RETRY_AFTER) from error
+    except Full as error:
+        raise NotServed(str(error), FULL_RETRY) from error
     except (NatsError, TimeoutError) as error:
-        # It may be stored all the same: whoever asks again must not wait for an answer to it.
-        gateway.sending.drop(request, ALL_ATTEMPTS, NOT_TAKEN.encode())
+        # It may be stored all the same: a repeated request must not wait for an answer to it.
+        gateway.sending.drop(request, ALL_ATTEMPTS, Failure.NOT_TAKEN.encode())
         raise NotServed(f"{_AWAY} ({error!r})", RETRY_AFTER) from error
     said = found.headers or {}
     other = _read(found)
@@ -85,9 +140,7 @@ async def claim(gateway: Gateway, request: Request, fingerprint: str) -> Claim |
     return None if said.get(envelope.CLAIMANT) == claimant else other
 
 
-async def _first(
-    gateway: Gateway, subject: str, body: bytes, headers: dict[str, str], seconds: float
-) -> bool:
+async def _first(gateway: Gateway, subject: str, headers: dict[str, str], seconds: float) -> bool:
     """Return whether this claim is the first. Raises what nats-py does after so many `seconds`."""
     jetstream = gateway.connection.client.jetstream(timeout=_TRY)
     loop = asyncio.get_running_loop()
@@ -95,7 +148,7 @@ async def _first(
     while True:
         left = deadline - loop.time()
         try:
-            await jetstream.publish(subject, body, timeout=min(_TRY, left), headers=headers)
+            await jetstream.publish(subject, b"", timeout=min(_TRY, left), headers=headers)
             return True
         except (NoStreamResponseError, TimeoutError):
             # NATS has just come back, and the stream in its memory is not there again yet.
@@ -103,30 +156,43 @@ async def _first(
                 raise
             await asyncio.sleep(0.1)
         except APIError as error:
+            if error.err_code == _NO_ROOM:
+                raise Full("no more answers can be kept now") from error
             if error.err_code not in batch.CONFLICTS:
                 raise
             return False
 
 
-async def find(gateway: Gateway, identity: str) -> Claim | None:
-    """Find what was asked under an id; None where nothing was, or not lately. Raises Unavailable.
+async def find(gateway: Gateway, identity: str, owner: str) -> Claim | None:
+    """Find what an owner asked under an id; None where nothing was, or not lately.
 
-    It knows only what was to be resumable.
+    It knows only what was to be resumable. Raises Unavailable.
     """
+    if not subjects.is_token(identity):
+        return None
     try:
-        return _read(await _last(gateway, identity)) if subjects.is_token(identity) else None
+        found = _read(await _last(gateway, _subject(identity)))
     except NotFoundError:
         return None
     except (NatsError, TimeoutError) as error:
         raise Unavailable(f"the stream of claims does not answer: {error!r}") from error
+    if found is None or (found.request.id, found.owner) != (identity, owner):
+        return None
+    return found
 
 
-async def _last(gateway: Gateway, identity: str) -> RawStreamMsg:
+def _subject(identity: str) -> str:
+    return subjects.claim(identity[-_SLOT:])
+
+
+async def _last(gateway: Gateway, subject: str) -> RawStreamMsg:
     jetstream = gateway.connection.client.jetstream(timeout=_TRY)
-    return await jetstream.get_last_msg(streams.CLAIMS, subjects.claim(identity), direct=True)
+    return await jetstream.get_last_msg(streams.CLAIMS, subject, direct=True)
 
 
 def _read(found: RawStreamMsg) -> Claim | None:
     headers = found.headers or {}
     request = envelope.read_request(headers.get(envelope.MODEL, ""), headers, found.data or b"")
-    return None if request is None or found.time is None else Claim(request, found.time)
+    if request is None or found.time is None:
+        return None
+    return Claim(request, found.time, envelope.STREAM in headers)

@@ -9,8 +9,8 @@ MAX_FATAL = 2
 def ended_since(state: State, model: str, time: int) -> bool:
     """Return whether an engine of a model has failed, or another has taken its place, since `time`.
 
-    `time`: of the log, in ns. Where nobody has said that it has a request, that is where it may
-    have been.
+    `time`: of the log, in ns. Where no replica has said that it has a request, that is where
+    it may have been.
     """
     known = state.models.get(model)
     if known is None or state.time == time:

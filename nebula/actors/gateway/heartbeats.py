@@ -1,13 +1,15 @@
-"""What a gateway hears of routers and replicas beyond the log: who lives, and what waits where."""
+"""What a gateway hears of routers and replicas beyond the log: which live, what waits where."""
 
 from collections.abc import Callable, Collection, Iterable
 
-import msgspec
 from msgspec import Struct, field
 
 from nebula.actors.gateway import addressing
 from nebula.actors.gateway.addressing import Known
-from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
+from nebula.events.engine_options import context
+from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartbeat
+from nebula.events.reading import decoded
+from nebula.events.state import Model, State
 
 FORGOTTEN = 60.0
 """Seconds of silence after which a router is no longer spoken of."""
@@ -20,13 +22,13 @@ class _Replica(Struct):
 
 
 class _Router(Known):
-    queues: dict[str, QueueStatus] = field(default_factory=dict)
+    queues: dict[str, QueueLength] = field(default_factory=dict)
 
 
 class Heartbeats:
-    """See the module. `now` gives seconds of a monotonic clock.
+    """The routers and replicas as one gateway hears them. `now`: seconds of a monotonic clock.
 
-    `heard_at`: when anybody was heard last; 0 before.
+    `heard_at`: when any of them was heard last; 0 before.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -36,23 +38,22 @@ class Heartbeats:
         self.heard_at = 0.0
         self._replicas: dict[str, _Replica] = {}
         self._routers: dict[str, _Router] = {}
+        self._contexts: dict[str, int] = {}
         self.router_at: float | None = None
         """When any router was heard last."""
 
     def on_replica(self, _: bytes, __: bytes, body: bytes) -> None:
         """Take a replica's heartbeat."""
-        try:
-            status = msgspec.json.decode(body, type=ReplicaStatus)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        status = decoded(body, ReplicaHeartbeat)
+        if status is None:
             return
         now = self.heard_at = self._now()
         self._replicas[status.replica] = _Replica(now, status.pid, status.context)
 
     def on_router(self, _: bytes, __: bytes, body: bytes) -> None:
         """Take a router's heartbeat."""
-        try:
-            status = msgspec.json.decode(body, type=RouterStatus)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        status = decoded(body, RouterHeartbeat)
+        if status is None:
             return
         known = self._routers.get(status.router)
         if known is None:
@@ -64,14 +65,31 @@ class Heartbeats:
         """Return the routers that were heard within FORGOTTEN seconds."""
         return self._routers.values()
 
-    def router(self, name: str) -> Known | None:
-        """Return what is known of a router."""
-        return self._routers.get(name)
+    def assign(self, now: float, tried: Collection[str] = ()) -> str:
+        """Return the router that an attempt goes to, which counts as untaken there until `settle`.
 
-    def took_turn(self, router: Known) -> None:
-        """Have all other routers chosen before this one, of those that are as good."""
+        `tried`: those that had the request before. "" where none that can be addressed is living.
+        """
+        router = addressing.choose(self._routers.values(), now, tried)
+        if router is None:
+            return ""
+        router.untaken += 1
         self._turn += 1
-        router.turn = self._turn
+        router.turn = self._turn  # all others that are as good come before it
+        return router.name
+
+    def settle(self, name: str) -> None:
+        """Count an attempt no longer among the untaken ones of a router."""
+        router = self._routers.get(name)
+        if router is not None:
+            router.untaken = max(0, router.untaken - 1)  # one that was forgotten began anew
+
+    def doubt(self, name: str, sent_at: float) -> bool:
+        """Note that a router did not have an attempt of `sent_at` taken; False if it is unknown."""
+        router = self._routers.get(name)
+        if router is not None:
+            router.doubted = sent_at
+        return router is not None
 
     def routers_alive(self) -> tuple[str, ...]:
         """Return the routers that are living now, by their heartbeats."""
@@ -79,44 +97,69 @@ class Heartbeats:
         return tuple(each.name for each in self.routers() if addressing.living(each, now))
 
     def restart(self) -> None:
-        """Count silence from now on: nobody could be heard until now."""
+        """Count silence from now on: nothing could be heard until now."""
         self._since = self._now()
 
     def replica_silent(self, replica: str, pid: int) -> float:
-        """Give for how long (s) a replica's engine has been silent; 0 for one never heard."""
+        """Return for how long (s) a replica's engine has been silent; 0 for one never heard."""
         known = self._replicas.get(replica)
         if known is None or known.pid != pid:
             return 0.0
         return self._now() - max(known.at, self._since)
 
     def replica_beat(self, replica: str, pid: int) -> float:
-        """Give when a replica's engine was heard last; 0 for one never heard."""
+        """Return when a replica's engine was heard last; 0 for one never heard."""
         known = self._replicas.get(replica)
         return 0.0 if known is None or known.pid != pid else known.at
 
     def router_silent(self, router: str, since: float) -> float:
-        """Give for how long (s) a router has been silent, at most since `since`."""
+        """Return for how long (s) a router has been silent, at most since `since`."""
         known = self._routers.get(router)
         return self._now() - max(known.at if known is not None else 0.0, self._since, since)
 
     def context(self, replicas: Iterable[str]) -> int:
-        """Give the smallest context of these replicas' engines; 0 where none has told it."""
+        """Return the smallest context of these replicas' engines; 0 where none has told it."""
         told = [
             known.context for each in replicas if (known := self._replicas.get(each)) is not None
         ]
         return min(told, default=0)
 
-    def queue(self, model: str) -> QueueStatus:
-        """Give how many requests wait for a model in all routers, and for how long (s) at most."""
+    def context_of(self, model: Model) -> int | None:
+        """Return the smallest context that engines of a model tell, or told when they last served.
+
+        None where none has told it, and the model's options do not say it either.
+        """
+        told = self._told(model)
+        return told or context(model.spec.options) or self._contexts.get(model.id)
+
+    def _told(self, model: Model) -> int:
+        known = (self._replicas.get(each) for each in model.replicas)
+        told = (each.context for each in known if each is not None and each.context)
+        return min(told, default=0)
+
+    def queue(self, model: str) -> QueueLength:
+        """Return how many requests wait for a model in all routers, and the longest wait (s)."""
         lines = [each.queues[model] for each in self._routers.values() if model in each.queues]
-        return QueueStatus(
+        return QueueLength(
             sum(line.waiting for line in lines), max((line.oldest for line in lines), default=0.0)
         )
 
-    def forget(self, known: Callable[[str], bool]) -> None:
-        """Let go of replicas that are not `known` any more, and of routers long silent."""
-        for replica in [each for each in self._replicas if not known(each)]:
-            del self._replicas[replica]
+    def line(self, router: str, model: str) -> tuple[float, QueueLength | None]:
+        """Return when a router was heard last, 0 for never, and its line for a model, if any."""
+        known = self._routers.get(router)
+        return (0.0, None) if known is None else (known.at, known.queues.get(model))
+
+    def forget(self, state: State) -> None:
+        """Let go of replicas and models that are not there any more, and of routers long silent.
+
+        Of a model whose replicas go, the context is kept.
+        """
+        for replica in [each for each in self._replicas if each not in state.replicas]:
+            gone = self._replicas.pop(replica)
+            if gone.context:
+                self._contexts[replica.rpartition("-")[0]] = gone.context
+        for model in [each for each in self._contexts if each not in state.models]:
+            del self._contexts[model]
         now = self._now()
         for router in [each for each, it in self._routers.items() if now - it.at > FORGOTTEN]:
             del self._routers[router]

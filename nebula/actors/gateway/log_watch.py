@@ -13,7 +13,7 @@ from nebula.actors.gateway.readiness import (
     standing_failure,
 )
 from nebula.actors.projection import Projection
-from nebula.events.status import StoreStatus
+from nebula.events.heartbeats import StoreHeartbeat
 from nebula.store.connection import Connection
 from nebula.store.reach import Reach, reach, read_store_status
 
@@ -27,22 +27,28 @@ TRY_AGAIN = 5.0
 
 
 class LogWatch:
-    """See the module. `router_at` gives when a router was heard last, None for never."""
+    """Watches for one gateway whether the log can be read and written.
+
+    `router_at` returns when a router was heard last, None for never; `unheard` which other
+    actors are not heard, in words.
+    """
 
     def __init__(
         self,
         connection: Connection,
         projection: Projection,
         router_at: Callable[[], float | None],
+        unheard: Callable[[], str],
     ) -> None:
         self._connection = connection
         self._projection = projection
         self._router_at = router_at
+        self._unheard = unheard
         self._since = 0.0
         self._started = False
         self._reach: Reach | None = None
         self._reach_at = 0.0
-        self._store: StoreStatus | None = None
+        self._store: StoreHeartbeat | None = None
         self._store_at = 0.0
         self._failure: Failure | None = None
         self._behind_since: float | None = None
@@ -111,6 +117,8 @@ class LogWatch:
             self._failure,
             self._projection.state.seq,
             self._behind_since,
+            self._connection.trouble,
+            self._unheard(),
         )
 
 

@@ -1,7 +1,7 @@
 """What a name in a request leads to: a model, by way of an alias or a fallback. Pure.
 
-Who shares a key always meets the same target while the weights stay as they are. Where they
-change, only those move to whom the difference went.
+Requests with one key always meet the same target while the weights stay as they are. If the weights
+change, only as many keys move as the difference calls for.
 """
 
 import hashlib
@@ -9,25 +9,25 @@ import hashlib
 from msgspec import Struct
 
 from nebula.actors.router import routing
-from nebula.events.state import Alias, Model, Named, State
+from nebula.events.state import Alias, Model, NameBinding, State
 
 
 class Destination(Struct, frozen=True, gc=False):
-    """Who answers: `name` is what its engines are asked for.
+    """What answers a request: `name` is what its engines are asked for.
 
-    `mirror`: the name of who gets a copy, if anybody. `awaken`: the id of a model that sleeps
+    `mirror`: the name that gets a copy, "" for none. `awaken`: the id of a model that sleeps
     while its fallback answers in its place, and ought to be woken.
     """
 
     name: str
-    named: Named
+    named: NameBinding
     model: Model
     mirror: str = ""
     awaken: str = ""
 
 
 def resolve(state: State, name: str, key: str) -> Destination | None:
-    """Find who answers requests for `name`; None where nobody of that name is there.
+    """Find what answers requests for `name`; None where nothing has that name.
 
     `key` draws the target of an alias. Fallbacks of a fallback do not count.
     """
@@ -45,20 +45,20 @@ def resolve(state: State, name: str, key: str) -> Destination | None:
     model = state.models.get(named.model)
     if model is None:
         return None
-    if not model.spec.fallback or routing.able(state, model, named.adapter):
+    if not model.spec.fallback or routing.served(state, model, named.adapter):
         return Destination(name, named, model, mirror)
     return _fallback(state, model, mirror) or Destination(name, named, model, mirror)
 
 
 def shadow(state: State, name: str, to: Destination) -> Destination | None:
-    """Find who gets a copy of a request; None where no replica of it is ready, or it answers."""
+    """Find what gets a copy of a request; None where no replica of it is ready, or it answers."""
     known = _model(state, name)
     if known is None:
         return None
     named, model = known
     if model.id == to.model.id and named.adapter == to.named.adapter:
         return None
-    if model.task != to.model.task or not routing.able(state, model, named.adapter):
+    if model.task != to.model.task or not routing.served(state, model, named.adapter):
         return None
     return Destination(name, named, model)
 
@@ -78,24 +78,24 @@ def _target(state: State, alias: Alias, key: str) -> str | None:
 
 
 def _draw(alias: str, key: str) -> int:
-    """Draw 64 bits, for each alias others: whoever gets one canary need not get them all."""
+    """Draw 64 bits, for each alias others: a user who gets one canary need not get them all."""
     return int.from_bytes(hashlib.blake2b(f"{alias} {key}".encode(), digest_size=8).digest())
 
 
 def _fallback(state: State, model: Model, mirror: str) -> Destination | None:
-    """Give the first that has a ready replica, of those that do the same."""
+    """Return the first that has a ready replica, of those that do the same."""
     for name in model.spec.fallback:
         known = _model(state, name)
         if known is None or known[1].id == model.id or known[1].task != model.task:
             continue
-        if routing.able(state, known[1], known[0].adapter):
+        if routing.served(state, known[1], known[0].adapter):
             sleeps = not model.unloading and not model.wanted
             calls = sleeps and (model.asleep or model.spec.autoscale is not None)
             return Destination(name, *known, mirror, model.id if calls else "")
     return None
 
 
-def _model(state: State, name: str) -> tuple[Named, Model] | None:
+def _model(state: State, name: str) -> tuple[NameBinding, Model] | None:
     """Find a model or an adapter that is to stay; an alias is none."""
     named = state.names.get(name)
     model = state.models.get(named.model) if named is not None else None

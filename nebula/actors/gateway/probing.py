@@ -1,11 +1,11 @@
-"""What may be away: while it is, one finds out whether it is back, and nobody else waits."""
+"""What may be away: while it is, one question finds out whether it is back, and no other waits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class Away(Exception):
-    """It is away, and somebody else finds out whether it is back."""
+    """It is away, and another question finds out whether it is back."""
 
 
 class Probed:
@@ -19,7 +19,7 @@ class Probed:
     def asking(self) -> Iterator[bool]:
         """Ask within the block, which is left with an exception where no answer came.
 
-        It is told whether it is the one that finds out. Raises Away where another one does.
+        Yields whether this question finds out. Raises Away where another one does.
         """
         probing = self.away
         if probing and self._probing:

@@ -6,7 +6,7 @@ the log's stream, the store's heartbeat, and how its own changes fared.
 
 from msgspec import Struct
 
-from nebula.events.status import StoreStatus
+from nebula.events.heartbeats import StoreHeartbeat
 from nebula.store.reach import WORD_LASTS, Reach
 
 ROUTER_SILENCE = 5.0
@@ -36,7 +36,8 @@ class Seen(Struct, frozen=True):
 
     `since`: when it began to listen on its present connection. `router_at`: when a router was
     heard last. `seq`: the event up to which it has folded the log; `behind_since`: since when it
-    has known of more.
+    has known of more. `trouble`: what the connection says is in its way. `unheard`: which
+    actors it does not hear though they should live.
     """
 
     now: float
@@ -46,11 +47,13 @@ class Seen(Struct, frozen=True):
     router_at: float | None = None
     reach: Reach | None = None
     reach_at: float = 0.0
-    store: StoreStatus | None = None
+    store: StoreHeartbeat | None = None
     store_at: float = 0.0
     failure: Failure | None = None
     seq: int = 0
     behind_since: float | None = None
+    trouble: str = ""
+    unheard: str = ""
 
 
 class Readiness(Struct, frozen=True):
@@ -63,9 +66,9 @@ class Readiness(Struct, frozen=True):
 def readiness(seen: Seen) -> Readiness:
     """Return whether a gateway is ready."""
     if not seen.started:
-        return Readiness(("the log is being read",))
+        return Readiness((seen.trouble or "the log is being read",))
     if not seen.connected:
-        return Readiness(("NATS can't be reached",))
+        return Readiness((_unreached(seen),))
     if seen.reach is None:
         return Readiness(("the log is being asked whether it takes events",))
     reasons = [reason for reason in (_no_router(seen), log_refuses(seen)) if reason]
@@ -81,7 +84,7 @@ def log_refuses(seen: Seen) -> str:
     The store's own word goes before what is concluded from outside.
     """
     if not seen.connected:
-        return "NATS can't be reached"
+        return _unreached(seen)
     store = _fresh_store(seen)
     if store is not None and store.refused:
         return store.refused
@@ -107,6 +110,10 @@ def standing_failure(seen: Seen) -> Failure | None:
     return failure
 
 
+def _unreached(seen: Seen) -> str:
+    return f"NATS can't be reached: {seen.trouble}" if seen.trouble else "NATS can't be reached"
+
+
 def _no_router(seen: Seen) -> str:
     if seen.router_at is None:
         return "no router has been heard yet: start one with `nebula router`"
@@ -128,10 +135,14 @@ def _behind(seen: Seen) -> str:
 
 def _warnings(seen: Seen) -> list[str]:
     store = _fresh_store(seen)
-    told = (store.warning if store is not None else "", seen.reach.warning if seen.reach else "")
+    told = (
+        store.warning if store is not None else "",
+        seen.reach.warning if seen.reach else "",
+        seen.unheard,
+    )
     return [each for each in told if each]
 
 
-def _fresh_store(seen: Seen) -> StoreStatus | None:
+def _fresh_store(seen: Seen) -> StoreHeartbeat | None:
     fresh = seen.store is not None and seen.now - seen.store_at <= WORD_LASTS
     return seen.store if fresh else None

@@ -1,4 +1,4 @@
-"""Answers that outlive their gateway: given again by any gateway, to whoever comes back for them.
+"""Answers that outlive their gateway: delivered again by any gateway, to clients that come back.
 
 Such an answer comes out of the data plane's stream, folded as its own gateway folds it, so that it
 is the same to the byte. What was asked for, and which gateway has it, its claim says.
@@ -17,17 +17,19 @@ from nats.errors import NoRespondersError
 
 from nebula.actors.gateway import claims
 from nebula.actors.gateway.actor import Gateway
-from nebula.actors.gateway.answer import GAP, Answer
+from nebula.actors.gateway.answer import Answer
 from nebula.actors.gateway.claims import Claim
-from nebula.actors.gateway.continuing import asked
-from nebula.actors.gateway.exchange import ClientGone
-from nebula.actors.gateway.failures import FINISHED, NOT_TAKEN, NotServed
+from nebula.actors.gateway.delivery import ClientGone, Quiet
+from nebula.actors.gateway.not_served import NotServed
 from nebula.events import envelope, inference, subjects
+from nebula.events.failures import FINISHED, Failure, read_note
 from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, StillWanted, UnderWay
+from nebula.events.reading import decoded
 from nebula.events.record import parse_headers
+from nebula.openai.continuation import with_token_ids
 from nebula.store import inference_log
 from nebula.store.connection import Unavailable
-from nebula.store.inference_log import Said
+from nebula.store.inference_log import StoredMessage
 
 log = logging.getLogger(__name__)
 
@@ -46,69 +48,66 @@ class Unknown(Exception):
 
 
 def prepared(request: Request) -> Request:
-    """Give a request for a stream as the engine is to be asked, so that it can go on elsewhere."""
-    wish = asked(request.path, request.body)
+    """Return a request for a stream in the form that lets another engine continue it."""
+    wish = with_token_ids(request.path, request.body)
     tokens = "shown" if wish.shown else "tracked" if wish.tracked else ""
     return replace(request, body=wish.body, tokens=tokens)
 
 
 async def failed(gateway: Gateway, request: Request) -> bool:
-    """Say whether the answer of a request that was claimed ended in a failure. Raises NotServed."""
+    """Return whether the answer of a claimed request ended in a failure. Raises NotServed."""
     subject = subjects.responses(request.gateway, request.id)
     try:
         async for said in inference_log.read(gateway.connection, [subject]):
             over, piece = _over(said), _piece(said)
             if over is not None and over.failure:
                 return True
-            if piece is not None and piece.failure == inference.REFUSED:
+            if piece is not None and piece.failure == Failure.REFUSED:
                 return True
     except Unavailable as error:
         raise NotServed(str(error), 1) from error
     return False
 
 
-async def _until_now(following: AsyncGenerator[Said | None, None]) -> AsyncIterator[Said]:
-    """Give what was said already. Raises Unavailable."""
+async def _until_now(
+    following: AsyncGenerator[StoredMessage | None, None],
+) -> AsyncIterator[StoredMessage]:
+    """Yield what was said already. Raises Unavailable."""
     while (said := await anext(following)) is not None:
         yield said
 
 
-def _attempt(said: Said) -> int:
-    """Give the attempt that a piece is of; what is no piece counts with all of them."""
+def _attempt(said: StoredMessage) -> int:
+    """Return the attempt number of a piece; notes belong to every attempt."""
     if envelope.read_plain(said.header) is not None:
         return 1
     piece = _piece(said)
     return sys.maxsize if piece is None else piece.attempt
 
 
-def _begins_anew(said: Said) -> int:
-    """Give the attempt that a piece begins from the start; 1 for any other."""
+def _begins_anew(said: StoredMessage) -> int:
+    """Return the attempt that a piece begins from the start; 1 for any other."""
     if envelope.ATTEMPT.encode() not in said.header:
         return 1
     piece = _piece(said)
     return 1 if piece is None or piece.chunk != 0 or piece.continues else piece.attempt
 
 
-def _from_the_beginning(first: Said | None) -> bool:
+def _from_the_beginning(first: StoredMessage | None) -> bool:
     piece = _piece(first) if first is not None else None
     return piece is not None and piece.chunk <= 0
 
 
-def _piece(said: Said) -> Piece | None:
+def _piece(said: StoredMessage) -> Piece | None:
     return envelope.read_piece(parse_headers(said.header), said.body) if said.header else None
 
 
-def _over(said: Said) -> Piece | None:
+def _over(said: StoredMessage) -> Piece | None:
     """Read a gateway's note that an answer is over, as the piece that ends it; None for others."""
     if said.header or said.body.isdigit():
         return None
-    word, _, rest = said.body.partition(b": ")
-    failed = "" if word == FINISHED.encode() else word.decode(errors="replace") or NOT_TAKEN
-    return Piece(0, rest, failure=failed)
-
-
-BEYOND = "beyond"
-"""What an answer ends with of which there is no event so late as its client asked for."""
+    word, rest = read_note(said.body)
+    return Piece(0, rest, failure="" if word == FINISHED else word or Failure.NOT_TAKEN)
 
 
 class Beyond(Exception):
@@ -116,18 +115,23 @@ class Beyond(Exception):
 
 
 class Resumption:
-    """An answer given again, from its first event or from the one after `after`."""
+    """An answer given again to its owner, from its first event or from the event after `after`."""
 
-    def __init__(self, gateway: Gateway, identity: str, after: int = 0) -> None:
+    def __init__(self, gateway: Gateway, identity: str, owner: str, after: int = 0) -> None:
         self._gateway = gateway
+        self._asked_by = owner
         self._identity = identity
         self._after = after
-        self._following: AsyncGenerator[Said | None, None] | None = None
-        self._coming: asyncio.Future[Said | None] | None = None
+        self._following: AsyncGenerator[StoredMessage | None, None] | None = None
+        self._coming: asyncio.Future[StoredMessage | None] | None = None
         self._past: deque[Piece] = deque()
         self._anew = 1
         self._owner = ""
         self._said_at = 0
+        self._quiet = 0.0
+        self._nudged = False
+        self._last: Piece | None = None
+        self._stream = False
         self._answer: Answer | None = None
 
     @property
@@ -142,14 +146,15 @@ class Resumption:
 
     async def open(self) -> None:
         """Find what was asked. Raises Unknown, Beyond, Unavailable."""
-        claim = await claims.find(self._gateway, self._identity)
+        claim = await claims.find(self._gateway, self._identity, self._asked_by)
         if claim is None:
             raise Unknown
         self._owner = claim.request.gateway
+        self._stream = claim.stream or bool(claim.request.tokens)
         self._answer = Answer(claim.request, after=self._after)
         following = self._follow()
-        past: list[Said] = []
-        first: Said | None = None
+        past: list[StoredMessage] = []
+        first: StoredMessage | None = None
         size = 0
         try:
             async for said in _until_now(following):
@@ -180,12 +185,12 @@ class Resumption:
             await self.close()
             raise Beyond(self._answer.events)
 
-    def _follow(self) -> AsyncGenerator[Said | None, None]:
+    def _follow(self) -> AsyncGenerator[StoredMessage | None, None]:
         wanted = [subjects.responses(self._owner, self._identity)]
         self._following = inference_log.follow(self._gateway.connection, wanted)
         return self._following
 
-    def _taken(self, said: Said) -> Piece | None:
+    def _taken(self, said: StoredMessage) -> Piece | None:
         """Fold what was said, but for attempts that count no more."""
         assert self._answer is not None
         old = self._anew > 1 and _attempt(said) < self._anew
@@ -194,31 +199,49 @@ class Resumption:
     def _beyond(self, answer: Answer) -> bool:
         return answer.streaming and answer.events < self._after
 
+    @property
+    def streams(self) -> bool:
+        """Whether a stream was asked for, as far as the claim tells it."""
+        return self._stream
+
+    def nudge(self) -> None:
+        """Let `next` raise Quiet before long, where it waits for a piece."""
+        self._nudged = True
+
     async def next(self) -> Piece:
-        """Give the next piece for the client."""
+        """Return the next piece for the client, or the last one of `let_go`.
+
+        Raises ClientGone after `leave`, Quiet after `nudge`, NotServed.
+        """
         answer = self._answer
         assert answer is not None
         if self._past:
             return self._past.popleft()
-        quiet = 0.0
-        while True:
+        while self._last is None:
             said = await self._news()
             if said is None:
-                quiet += CHECK
-                failure = await self._hopeless(answer, quiet)
+                if self._last is not None:
+                    break
+                self._quiet += CHECK
+                failure = await self._hopeless(answer, self._quiet)
                 if failure:
                     self._say_over(answer.request, failure)
                     return answer.end(Piece(0, failure=failure))
+                if self._nudged:
+                    self._nudged = False
+                    raise Quiet
                 continue
-            quiet = 0.0
+            self._quiet = 0.0
+            self._nudged = False
             given = self._taken(said)
             if given is not None and given.end and not given.failure and self._beyond(answer):
-                return replace(given, failure=BEYOND)
+                return replace(given, failure=Failure.BEYOND)
             if given is not None:
                 return given
+        return self._last
 
     async def _forgotten(self, claim: Claim) -> bool:
-        """Say whether the stream may have held more of the answer once. Raises Unavailable."""
+        """Return whether the stream may have held more of the answer once. Raises Unavailable."""
         kept_since = await inference_log.kept_since(self._gateway.connection)
         return kept_since is not None and kept_since > claim.time
 
@@ -235,8 +258,14 @@ class Resumption:
         if self._coming is not None:
             self._coming.cancel()
 
-    async def _news(self) -> Said | None:
-        """Give what comes next; None after a while without any."""
+    def let_go(self, last: Piece) -> None:
+        """Deliver a last piece to the client; the answer goes on without it."""
+        self._last = last
+        if self._coming is not None:
+            self._coming.cancel()
+
+    async def _news(self) -> StoredMessage | None:
+        """Return what comes next; None after a while without any."""
         assert self._following is not None
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CHECK
@@ -247,6 +276,8 @@ class Resumption:
             if not self._coming.done():
                 return None
             coming, self._coming = self._coming, None
+            if coming.cancelled() and self._last is not None:
+                return None
             if coming.cancelled():
                 raise ClientGone
             try:
@@ -256,7 +287,7 @@ class Resumption:
             if said is not None:
                 return said
 
-    def _take(self, answer: Answer, said: Said) -> Piece | None:
+    def _take(self, answer: Answer, said: StoredMessage) -> Piece | None:
         over, piece = _over(said), _piece(said)
         if over is not None:
             return answer.end(over)
@@ -269,12 +300,12 @@ class Resumption:
         broken = answer.broken
         if broken is not None and broken.piece is not None and answer.attempt > 1:
             return broken.piece
-        if broken is not None and broken.reason == GAP:
-            return answer.end(Piece(0, failure=GAP))
+        if broken is not None and broken.reason == Failure.GAP:
+            return answer.end(Piece(0, failure=Failure.GAP))
         return given
 
     def _say_over(self, request: Request, failure: str) -> None:
-        """Say in its gateway's place that it has failed: then its key can be used for a new try."""
+        """Publish in its gateway's place that it has failed: then its key can be used again."""
         client = self._gateway.connection.client
         try:
             client.post(subjects.cancel(request.model, request.id), b"", failure.encode())
@@ -283,15 +314,15 @@ class Resumption:
             log.warning("could not say that %s has failed: %r", request.id, error)
 
     async def _hopeless(self, answer: Answer, quiet: float) -> str:
-        """Say why no further piece will come, if none will: whoever cared for it is gone too."""
+        """Return why no further piece will come, if none will: its gateway is gone too."""
         if await self._cared_for(answer):
             return ""
         replica = self._gateway.projection.state.replicas.get(answer.replica)
         engine = replica.engine if replica is not None else None
         if answer.replica and (engine is None or engine.started > self._said_at):
-            return inference.ENGINE_FAILED
+            return Failure.ENGINE_FAILED
         patience = ORPHANED + (answer.request.patience if answer.queued else 0.0)
-        return NOT_TAKEN if not answer.replica and quiet > patience else ""
+        return Failure.NOT_TAKEN if not answer.replica and quiet > patience else ""
 
     async def _cared_for(self, answer: Answer) -> bool:
         """Ask the gateway that sent the request whether it still has it."""
@@ -304,5 +335,6 @@ class Resumption:
             return False
         except (NatsError, TimeoutError):
             return True  # it is there and has nothing to object
-        unwanted = msgspec.json.decode(reply.data, type=inference.Unwanted).requests
+        told = decoded(reply.data, inference.Unwanted)
+        unwanted = told.requests if told is not None else {}
         return unwanted.get(self._identity, 0) < ALL_ATTEMPTS  # it may be at a later one by now

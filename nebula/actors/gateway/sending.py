@@ -1,12 +1,10 @@
-"""What a gateway sends: requests, each to a router that lives, and the end of what nobody wants."""
+"""What a gateway sends: requests, each to a router that lives, and the end of unwanted ones."""
 
 import asyncio
 import logging
 
 from nats.errors import Error as NatsError
 
-from nebula.actors.gateway import addressing
-from nebula.actors.gateway.exchange import Exchange
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.events import envelope, subjects
 from nebula.events.inference import ALL_ATTEMPTS, Request
@@ -23,50 +21,26 @@ class Sending:
         self._gateway = identity
         self._heartbeats = heartbeats
 
-    def send(self, exchange: Exchange) -> None:
-        """Send an attempt to a router that lives; to any, where none is known. Raises NatsError."""
-        request = exchange.request
-        header = envelope.request_block(request)
-        router = addressing.choose(self._heartbeats.routers(), exchange.sent_at, exchange.tried)
-        if router is None:
-            exchange.router = ""
-            self._connection.client.post(subjects.requests(request.model), header, request.body)
-            return
-        subject = subjects.router_requests(request.model, router.name)
-        self._connection.client.post(subject, header, request.body)
-        self._heartbeats.took_turn(router)
-        router.untaken += 1
-        exchange.router, exchange.untaken = router.name, True
-
-    def settle(self, exchange: Exchange) -> None:
-        """Count an attempt no longer among those that its router has and nobody has taken."""
-        exchange.untaken = False
-        router = self._heartbeats.router(exchange.router)
-        if router is not None:
-            router.untaken = max(0, router.untaken - 1)  # one that was forgotten began anew
-
-    def doubt(self, exchange: Exchange) -> None:
-        """Take note that the router which has an attempt did not have it taken in time."""
-        router = self._heartbeats.router(exchange.answer.queued or exchange.router)
-        if router is not None:
-            exchange.tried = (*exchange.tried, router.name)
-            router.doubted = exchange.sent_at
+    def send(self, request: Request, router: str) -> None:
+        """Send an attempt to a router; to any, where it is "". Raises NatsError."""
+        subject = (
+            subjects.router_requests(request.model, router)
+            if router
+            else subjects.requests(request.model)
+        )
+        self._connection.client.post(subject, envelope.request_block(request), request.body)
 
     def copy(self, request: Request) -> None:
         """Send a request of which no answer is awaited. Raises NatsError."""
-        now = asyncio.get_running_loop().time()
-        router = addressing.choose(self._heartbeats.routers(), now)
-        subject = subjects.requests(request.model)
-        if router is not None:
-            self._heartbeats.took_turn(router)
-            subject = subjects.router_requests(request.model, router.name)
-        self._connection.client.post(subject, envelope.request_block(request), request.body)
+        router = self._heartbeats.assign(asyncio.get_running_loop().time())
+        self._heartbeats.settle(router)
+        self.send(request, router)
 
     def drop(self, request: Request, below: int, reason: bytes = b"") -> None:
         """Have every router and engine end a request's attempts with numbers under `below`.
 
-        Beside the pieces of an answer that can be resumed the same is noted for whoever does so: it
-        has no header block, which no piece lacks.
+        For a gateway that resumes the answer the same is noted beside its pieces: the note has no
+        header block, which no piece lacks.
         """
         body = reason if below == ALL_ATTEMPTS else b"%d" % below
         try:
@@ -76,7 +50,3 @@ class Sending:
                 self._connection.client.post(told, b"", body)
         except NatsError as error:
             log.warning("could not cancel %s: %r", request.id, error)
-
-    def over(self, request: Request, failure: str, body: bytes) -> None:
-        """End a request everywhere; who resumes its answer ends it with the same words or bytes."""
-        self.drop(request, ALL_ATTEMPTS, b"%b: %b" % (failure.encode(), body))

@@ -1,1 +1,1 @@
-"""The node: the engines of one machine, from the wish to the process."""
+"""The node: runs the engines of one machine."""

@@ -1,19 +1,15 @@
 """The node: it keeps the engines that the log assigns to it running on this machine.
 
-It reads every assignment made to it, keeps one map of running engines, and works off the
-difference. Engines outlive the node process: the next one adopts those that are still assigned
-and ends those that are not.
+It reads its assignments, keeps one map of running engines, and reconciles the difference. Engines
+outlive the node process: the next one adopts those that are still assigned and ends the others.
 """
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
@@ -21,40 +17,42 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from nebula.actors.actor import Actor
-from nebula.actors.node import devices, engine_version, log_reading, processes
-from nebula.actors.node.engine_http import EngineSilent
-from nebula.actors.node.failure import death_reason, failure_reason, last_words
+from nebula.actors.ear import Ear
+from nebula.actors.greeting import offer, shared
+from nebula.actors.node import devices, engine_version, log_reading
+from nebula.actors.node.adapting import Adapting
+from nebula.actors.node.engine_table import EngineTable
 from nebula.actors.node.launch import Site
+from nebula.actors.node.life import EngineLives
+from nebula.actors.node.log_keeping import forget_logs
+from nebula.actors.node.managed_engine import ManagedEngine
 from nebula.actors.node.namesake import refuse_namesake
 from nebula.actors.node.outbox import Outbox
-from nebula.actors.node.processes import EngineProcess
 from nebula.actors.node.reconciliation import (
     Action,
     LoadAdapter,
     Start,
     Stop,
     UnloadAdapter,
-    is_lost,
+    is_out,
     is_suspected,
 )
-from nebula.actors.node.roster import Roster
-from nebula.actors.node.running import NodeEngine
 from nebula.actors.node.settings import NodeSettings
-from nebula.actors.node.supervision import supervise
 from nebula.actors.node.weights.hub import Hub
 from nebula.actors.node.weights.supply import Retries, Supply
 from nebula.actors.placement.decision import replicas_on
+from nebula.actors.placement.fleet import twins
 from nebula.events import subjects
+from nebula.events.heartbeats import NodeHeartbeat
 from nebula.events.state import Replica
-from nebula.events.status import NodeStatus
 from nebula.events.values import Device
-from nebula.events.version import VERSION
+from nebula.events.version import SINCE, VERSION
 from nebula.events.vocabulary import (
-    EngineReady,
     EngineStopped,
     Event,
     NodeHeard,
     NodeRegistered,
+    NodeStopped,
     ReplicaEvent,
 )
 from nebula.store.child_output import keep_bounded
@@ -65,15 +63,12 @@ from nebula.store.tail import LogReplaced
 log = logging.getLogger(__name__)
 
 HEARTBEAT = 2.0
-REASON_LINES = 400
-"""Where vLLM says why it failed may be this far above its last line."""
-
 LAST_TRY = 3.0
-"""Seconds that a node which is to end gives the log to take what its engines did last."""
+"""Seconds that an ending node waits for the log to take its engines' last events."""
 
 
 class Node(Actor):
-    """See the module."""
+    """The actor of a node."""
 
     def __init__(
         self,
@@ -86,13 +81,24 @@ class Node(Actor):
         super().__init__(connection, stream_replicas=stream_replicas)
         self.settings = settings
         self.inventory = inventory
-        self._engines: Roster[NodeEngine] = Roster(settings.restarts)
+        self._engines: EngineTable[ManagedEngine] = EngineTable(settings.restarts)
         self._gpus_free: tuple[int, ...] = ()
+        self._registration = 0
         self._wake = asyncio.Event()
         self._outbox = Outbox(self._tell, self.spawn, self._now)
+        hub = Hub(settings.weights)
+        self._adapting = Adapting(
+            settings,
+            hub,
+            self._engines,
+            self.projection,
+            tell=self._tell,
+            spawn=self.spawn,
+            wake=self._wake.set,
+        )
         self._supply = Supply(
             settings.node,
-            Hub(settings.weights),
+            hub,
             self.projection,
             tell=self._tell,
             spawn=self.spawn,
@@ -101,8 +107,18 @@ class Node(Actor):
             rehearses=settings.rehearses,
             retries=Retries(settings.restarts.pause),
         )
+        self._lives = EngineLives(
+            settings,
+            inventory,
+            self._site,
+            roster=self._engines,
+            outbox=self._outbox,
+            supply=self._supply,
+            spawn=self.spawn,
+            wake=self._wake.set,
+            now=self._now,
+        )
 
-    @property
     def _site(self) -> Site:
         settings = self.settings
         return Site(
@@ -114,38 +130,66 @@ class Node(Actor):
         )
 
     async def begin(self) -> None:
-        """Register, adopt the engines that still run, end those nobody wants.
+        """Register, adopt the engines that still run, and end those that are no longer wanted.
 
-        One that was lost registers only when it has ended them all. Raises NameTaken.
+        A node that was lost registers only once it has ended them all. Raise NameTaken.
         """
         known = self.projection.state.nodes.get(self.settings.node)
         await refuse_namesake(self.connection, self.settings.node, known, HEARTBEAT)
         self.spawn(self._answer_doubts(), "answer suspicions")
-        # From here on whoever comes with the same name is told that it is taken.
+        # From here on another process with the same name is told that it is taken.
         await self.connection.client.subscribe(
             subjects.logs(self.settings.node), cb=self._on_log_request
         )
-        if not is_lost(self.projection.state, self.settings.node):
+        if known is None or not known.lost:
             await self._register()
-        await self._adopt()
+        await self._lives.adopt(replicas_on(self.projection.state, self.settings.node), self._gone)
         self.spawn(self._watch_gpus(), "watch GPUs")
         self.spawn(self._beat(), "heartbeat")
-        logs = self._log_file("any").parent
+        ear = Ear(self.connection)
+        await self.connection.client.listen(
+            subjects.ROUTER_STATUS, ear.noting(subjects.ROUTER_STATUS)
+        )
+        self.spawn(ear.run(), "listen for routers")
+        self.spawn(self._adapting.keep_tidy(), "tidy copies of adapters")
+        logs = self.settings.log_file("any").parent
         self.spawn(keep_bounded((logs,), self.settings.engine_log_limit), "bound engines' logs")
+        self.spawn(forget_logs(logs, self._held_here), "forget logs of replicas that are gone")
+
+    def greet(self) -> None:
+        """Log which cluster it has joined, and what it offers."""
+        super().greet()
+        state, node = self.projection.state, self.settings.node
+        known = state.nodes.get(node)
+        if known is None or known.lost:
+            log.warning("node %s was lost: it ends its engines, then registers again", node)
+        else:
+            log.info("node %s: %s", node, offer(known, len(replicas_on(state, node))))
+            beside = shared(node, twins(state))
+            if beside:
+                log.warning("node %s: %s", node, beside)
 
     async def work(self) -> None:
-        """Reconcile whenever the log, an engine or a pause before a restart calls for it."""
+        """Reconcile whenever the log or an engine changes, or a pause before a restart ends."""
+        lost = False
         while True:
             self._wake.clear()
             now = self._now()
             for action in self._due(now):
-                if not self.stopping:  # what ends untold is no reason to start it again
+                if not self.stopping:  # an unreported end must not start it again
                     self._perform(action)
-            if is_lost(self.projection.state, self.settings.node):
+            if is_out(self.projection.state, self.settings.node) and not self.stopping:
+                if not lost:
+                    log.warning(
+                        "this node was lost or stopped, or taken out of the cluster: "
+                        "it ends what it runs"
+                    )
+                lost = True
                 for engine in self._engines:
                     engine.hurried.set()
                 if not self._engines and await self._register():
-                    log.warning("this node was lost: it has ended its engines and registered again")
+                    log.warning("this node has ended its engines and registered again")
+                    lost = False
                     continue
             changed = asyncio.ensure_future(self.projection.changed())
             woken = asyncio.ensure_future(self._wake.wait())
@@ -161,8 +205,12 @@ class Node(Actor):
                 changed.cancel()
                 woken.cancel()
 
+    def _held_here(self) -> set[str]:
+        held = {replica.id for replica in replicas_on(self.projection.state, self.settings.node)}
+        return held | {engine.replica for engine in self._engines}
+
     async def _register(self) -> bool:
-        """Say what this machine offers; False where the log could not take it before the end."""
+        """Register what this machine offers; return False if the node had to end before."""
         version, held = await asyncio.gather(
             engine_version.find(self.settings.engine_command), self._supply.held()
         )
@@ -176,22 +224,31 @@ class Node(Actor):
             self.settings.measures,
             VERSION,
         )
-        return bool(await self._tell(self.settings.node, registered, None))
+        self._registration = await self._tell(self.settings.node, registered, None)
+        return bool(self._registration)
+
+    def hurry(self) -> None:
+        """Kill the engines that have not ended yet, after a second request to stop."""
+        self._lives.kill()
 
     async def end(self) -> None:
-        """End every engine, or leave them to the next node process if told so."""
+        """End every engine, or leave them to the next node process, as configured."""
+        await self._lives.end()
         if self.settings.leave_engines:
-            for engine in self._engines:
-                if engine.life is not None:
-                    engine.life.cancel()
             return
-        for engine in self._engines:
-            self._stop(engine, "the node was stopped")
-        lives = [engine.life for engine in self._engines if engine.life is not None]
-        await asyncio.gather(*lives, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2 * LAST_TRY):
                 await self._outbox.emptied()
+                await self._tell_end()
+
+    async def _tell_end(self) -> None:
+        """Report to the log that this node has ended in good order, if all readers know that."""
+        state = self.projection.state
+        known = state.nodes.get(self.settings.node)
+        if known is None or known.away or known.registered != self._registration:
+            return
+        if state.cluster.version >= SINCE[NodeStopped.__name__, ""]:
+            await self._tell(known.id, NodeStopped(self._registration), known.changed)
 
     def _due(self, now: float) -> tuple[Action, ...]:
         state = self.projection.state
@@ -202,153 +259,25 @@ class Node(Actor):
     def _perform(self, action: Action) -> None:
         match action:
             case Start(replica=identity, attempt=attempt):
-                replica = self.projection.state.replicas[identity]
-                ports = {engine.port for engine in self._engines}
-                engine = NodeEngine(replica, replica.version, attempt, processes.free_port(ports))
-                self._engines.open(engine)
-                engine.life = self.spawn(self._live(engine, replica), f"engine {identity}")
+                self._lives.start(self.projection.state.replicas[identity], attempt)
             case Stop(replica=identity, reason=reason, drains=drains):
                 stopped = self._engines.get(identity)
                 if stopped is not None:
-                    self._stop(stopped, reason, self.settings.drain * drains)
+                    self._lives.stop(stopped, reason, self.settings.drain * drains)
             case LoadAdapter() | UnloadAdapter():
-                if self._engines.adapts(action.replica):
-                    self.spawn(self._adapt(action), f"adapter of {action.replica}")
+                self._adapting.begin(action)
 
-    def _stop(self, engine: NodeEngine, reason: str, drain: float = 0.0) -> None:
-        if not drain:
-            engine.hurried.set()
-        if engine.stop(reason):
-            self.spawn(engine.end(self.settings.grace, drain), f"end {engine.replica}")
-
-    async def _live(self, engine: NodeEngine, replica: Replica) -> None:
-        """Follow one engine from its start, or its adoption, to its end; tell the log of each."""
-        started = self._now()
-        code: int | None = None
-        try:
-            process = engine.process
-            if process is None:
-                environ, log_file = self._supply.environment(os.environ), self._log_file(replica.id)
-                process = await engine.start(self._site, self.inventory, replica, environ, log_file)
-                if engine.stop_reason is not None:
-                    self.spawn(process.end(self.settings.grace), f"end {engine.replica}")
-                pid, made, file = process.pid, process.created, str(process.log_file)
-                event = engine.started(pid, made, engine.port, file, process.birth)
-                await self._report(engine, event, engine.has_told)
-            watching = asyncio.create_task(process.wait())
-            looking: asyncio.Task[None] | None = None
-            try:
-                limits = (self.settings.start_limit, self.settings.grace)
-                if not engine.ready and await engine.becomes_ready(watching, *limits):
-                    event_ready = EngineReady(
-                        await engine.client.version(), round(self._now() - started, 1)
-                    )
-                    await self._report(engine, event_ready, engine.noted)
-                    engine.answers(self._now())
-                    self._wake.set()
-                report = functools.partial(self._report, engine)
-                looking = self.spawn(
-                    supervise(engine, replica, self.settings, report), f"look at {replica.id}"
-                )
-                code = await watching
-            finally:
-                watching.cancel()
-                if looking is not None:
-                    looking.cancel()
-            reason = failure_reason(process.tail(REASON_LINES))
-        except OSError as error:
-            reason = f"can't run {' '.join(self.settings.engine_command)}: {error}"
-        await self._ended(engine, code, reason)
-
-    async def _ended(self, engine: NodeEngine, code: int | None, reason: str) -> None:
-        """Tell of an end, and keep the entry, which holds its devices, until all of it is gone.
-
-        A failure is told at once. That it was stopped is told last: others may get its devices.
-        """
-        as_wanted = engine.ended()
-        await engine.client.close()
-        if not as_wanted:
-            await self._failed(engine, code, reason)
-        if engine.process is not None:
-            await engine.process.gone()
-        if as_wanted:
-            await self._report(engine, EngineStopped(engine.stop_reason or ""), engine.noted)
-        self._engines.close(engine)
-        self._wake.set()
-
-    async def _failed(self, engine: NodeEngine, code: int | None, words: str) -> None:
-        process = engine.process
-        reason = engine.hung or death_reason(code, process is not None and process.adopted, words)
-        lines = last_words(process.tail()) if process is not None else ()
-        failed = self._engines.failed(engine, code, engine.hint + reason, lines, self._now())
-        log.warning("%s failed (attempt %d): %s", engine.replica, failed.attempt, reason)
-
-        def told(seq: int) -> None:
-            engine.noted(seq)
-            self._engines.has_told_failure(failed, engine.replica)
-            self._wake.set()
-
-        await self._report(engine, failed, told)
-
-    async def _report(
-        self, engine: NodeEngine, event: Event, told: Callable[[int], None] | None = None
-    ) -> None:
-        """Tell the log what an engine did; where it can't be written, later, and work goes on."""
-        await self._outbox.tell(
-            engine.replica, event, lambda: engine.last_seq, told or engine.noted
-        )
-
-    async def _adapt(self, action: LoadAdapter | UnloadAdapter) -> None:
-        """Change one adapter of a ready engine and tell the log how it went."""
-        engine = self._engines.get(action.replica)
-        replica = self.projection.state.replicas.get(action.replica)
-        try:
-            if engine is None or replica is None:
-                return
-            model = self.projection.state.models.get(replica.model)
-            cause = model.changed if model is not None else engine.last_seq
-            try:
-                event = await engine.adapt(action)
-            except EngineSilent as error:
-                log.warning("%s does not answer about its adapters: %s", action.replica, error)
-                await asyncio.sleep(1)
-                return
-            if self._engines.get(action.replica) is engine:
-                await self._tell(action.replica, event, cause)
-        finally:
-            self._engines.adapted(action.replica)
-            self._wake.set()
-
-    async def _adopt(self) -> None:
-        kept: set[int] = set()
-        for replica in replicas_on(self.projection.state, self.settings.node):
-            if replica.engine is None:
-                continue
-            known = replica.engine
-            owner = (self.settings.node, str(self.settings.folder))
-            process = EngineProcess.adopt(known.pid, known.birth, Path(known.log_file), *owner)
-            if process is None:
-                await processes.end_orphans(known.pid, known.birth)
-                gone = EngineStopped("it ended while no node watched it")
-                await self._tell(replica.id, gone, replica.changed)
-                continue
-            engine = NodeEngine(replica, known.version, replica.attempt, known.port)
-            engine.process = process
-            self._engines.adopt(engine, ready=replica.phase == "ready", now=self._now())
-            kept.add(process.pid)
-            log.info("adopted %s: pid %d, port %d", replica.id, known.pid, known.port)
-            engine.life = self.spawn(self._live(engine, replica), f"engine {replica.id}")
-        for group in processes.marked_groups(self.settings.node, str(self.settings.folder)) - kept:
-            log.warning("ending process group %d: an engine that nobody wants", group)
-            await processes.end_group(group, grace=5)
+    async def _gone(self, replica: Replica) -> None:
+        gone = EngineStopped("it ended while no node watched it")
+        await self._tell(replica.id, gone, replica.changed)
 
     async def _tell(
         self, identity: str, event: Event, cause: int | None, message_id: str | None = None
     ) -> int:
-        """Append a fact however long it takes, and fold it: what happened must not get lost.
+        """Append a fact, however long it takes, and fold it: facts must not get lost.
 
-        Gives 0 where the node had to end before it could, or where NATS will never take it. Raise
-        TooLarge for its registration, without which it is not a node.
+        Return its sequence, or 0 if the node had to end before, or if NATS will never take it.
+        Raise TooLarge for the registration, without which the node can't work.
         """
         if isinstance(event, ReplicaEvent):
             event = replace(event, node=self.settings.node)
@@ -376,9 +305,9 @@ class Node(Actor):
         return 0
 
     async def _answer_doubts(self) -> None:
-        """Say in the log that this node lives, whenever a router asks there.
+        """Report in the log that this node is alive, whenever a router asks there.
 
-        Beside all other work: whatever that waits for must not make the node look dead.
+        It runs beside all other work, whose waits must not make the node look dead.
         """
         node = self.settings.node
         while True:
@@ -393,7 +322,7 @@ class Node(Actor):
     async def _beat(self) -> None:
         while True:
             engines, free = len(self._engines), devices.memory_free()
-            status = NodeStatus(self.settings.node, os.getpid(), engines, free, self._gpus_free)
+            status = NodeHeartbeat(self.settings.node, os.getpid(), engines, free, self._gpus_free)
             if self.connection.connected:
                 subject = subjects.node_status(self.settings.node)
                 with contextlib.suppress(NatsError):
@@ -401,18 +330,23 @@ class Node(Actor):
             await asyncio.sleep(HEARTBEAT)
 
     async def _watch_gpus(self) -> None:
-        """Apart from the heartbeat: a driver that hangs must not make the node look dead."""
+        """It is separate from the heartbeat, so that a hanging driver does not delay that."""
+        look: devices.Look[tuple[int, ...]] | None = None
         while any(device.kind == "gpu" for device in self.inventory):
-            self._gpus_free = await asyncio.to_thread(devices.gpus_free)
+            try:
+                hung = look
+                look = look or devices.Look(devices.gpus_free)
+                self._gpus_free = await asyncio.to_thread(look.found, devices.PATIENCE)
+                look = None
+            except devices.DriverSilent as error:
+                if hung is None:
+                    log.warning("%s: how much memory is free there is not known", error)
             await asyncio.sleep(HEARTBEAT)
 
     async def _on_log_request(self, message: Msg) -> None:
         if message.reply:
-            reply = log_reading.answer(message.data, self._log_file)
+            reply = log_reading.answer(message.data, self.settings.log_file)
             await self.connection.client.publish(message.reply, reply)
-
-    def _log_file(self, replica: str) -> Path:
-        return self.settings.folder / "logs" / f"{replica}.log"
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -1,19 +1,32 @@
-"""The few HTTP calls a node makes to an engine of its own: health, version, adapters."""
+"""The HTTP calls of a node to its engines: health, version, adapters."""
 
 import httpx
 import msgspec
 
-from nebula.actors.engine import liveness
+from nebula.actors.engine import adapters, liveness
+from nebula.actors.engine.adapters import Loaded, WantedAdapter
 from nebula.actors.engine.load import read_load
 from nebula.actors.engine.progress import EngineProgress
+from nebula.events.reading import UNREADABLE
+
+LOAD_LIMIT = 600.0
+"""Seconds that an engine may take to load an adapter."""
+
+SHORT = 5.0
+"""Seconds that an engine gets to list its adapters."""
+
+OLD_BRIDGE = (
+    "its engine was started by an older Nebula, which can't keep versions of an adapter apart: "
+    "start it anew: scale its model to 0 and back, or drain its node"
+)
 
 
 class EngineRefused(Exception):
-    """The engine answered, and would not; the text is its own."""
+    """The engine refused; the text is its own."""
 
 
 class EngineSilent(Exception):
-    """The engine did not answer (any more)."""
+    """The engine did not answer, or no longer answers."""
 
 
 class EngineClient:
@@ -36,7 +49,7 @@ class EngineClient:
             return False
 
     async def version(self) -> str:
-        """Give the engine's version; empty where it tells none."""
+        """Return the engine's version; empty if it reports none."""
         try:
             answer = await self._http.get("/version")
             return str(answer.json()["version"])
@@ -44,46 +57,58 @@ class EngineClient:
             return ""
 
     async def progress(self) -> EngineProgress | None:
-        """Return what the engine tells of its progress; None where it knows nothing of that.
+        """Return the engine's report of its progress; None if it does not support that.
 
-        Raises EngineSilent where its server does not answer at all.
+        Raise EngineSilent if its server does not answer at all.
         """
         try:
             answer = await self._http.get(liveness.PATH)
             return msgspec.json.decode(answer.content, type=EngineProgress)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return None
-        except (httpx.HTTPError, RuntimeError) as error:  # the latter of a client that is closed
+        except (httpx.HTTPError, RuntimeError) as error:  # the latter from a closed client
             raise EngineSilent(str(error) or type(error).__name__) from error
 
     async def requests(self) -> int:
-        """Give how many requests the engine has; 0 where it tells none, or nothing any more."""
+        """Return how many requests the engine has; 0 if it does not say, or no longer answers."""
         try:
             load = read_load((await self._http.get("/metrics")).content)
-        except (httpx.HTTPError, RuntimeError):  # the latter of a client that is closed by now
+        except (httpx.HTTPError, RuntimeError):  # the latter from a closed client by now
             return 0
         return load.running + load.waiting
 
-    async def load_adapter(self, name: str, source: str) -> None:
-        """Load a LoRA adapter. Raises EngineRefused with the engine's reason, EngineSilent."""
-        try:
-            await self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": source})
-        except EngineRefused as error:
-            if "already been loaded" not in str(error):
-                raise
+    async def load_adapter(self, name: str, digest: str, path: str) -> None:
+        """Load a version of a LoRA adapter beside those that it has.
 
-    async def unload_adapter(self, name: str) -> None:
-        """Let go of a LoRA adapter. Raises EngineRefused, EngineSilent."""
-        await self._post("/v1/unload_lora_adapter", {"lora_name": name})
+        Raise EngineRefused with the engine's reason, or EngineSilent.
+        """
+        await self._adapters("POST", WantedAdapter(name, digest, path))
 
-    async def _post(self, path: str, body: dict[str, str]) -> None:
+    async def unload_adapter(self, name: str, digest: str) -> None:
+        """Unload a version of a LoRA adapter, or all. Raise EngineRefused, EngineSilent."""
+        await self._adapters("DELETE", WantedAdapter(name, digest))
+
+    async def versions(self) -> tuple[str, ...]:
+        """Return the digests whose files it needs. Raise EngineSilent, EngineRefused."""
+        answer = await self._adapters("GET", None)
         try:
-            # Adapters may come from a hub: loading one takes as long as its download.
-            answer = await self._http.post(path, json=body, timeout=600.0)
-        except httpx.HTTPError as error:
+            return msgspec.json.decode(answer, type=Loaded).digests
+        except UNREADABLE as error:
+            raise EngineRefused(str(error)) from error
+
+    async def _adapters(self, method: str, wish: WantedAdapter | None) -> bytes:
+        content = b"" if wish is None else msgspec.json.encode(wish)
+        try:
+            answer = await self._http.request(
+                method, adapters.PATH, content=content, timeout=LOAD_LIMIT if wish else SHORT
+            )
+        except (httpx.HTTPError, RuntimeError) as error:  # the latter from a closed client
             raise EngineSilent(str(error) or type(error).__name__) from error
+        if answer.status_code == 404 and b"Error" not in answer.content:
+            raise EngineRefused(OLD_BRIDGE)
         if answer.status_code >= 400:
             raise EngineRefused(_message(answer))
+        return answer.content
 
 
 def _message(answer: httpx.Response) -> str:

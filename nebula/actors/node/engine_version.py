@@ -1,6 +1,6 @@
-"""Which version of its engine a node would start, without starting it: vLLM takes ten seconds.
+"""Finds the version of a node's engine without starting it, since vLLM takes ten seconds.
 
-An engine's package says its version in a file; the engine's own Python knows where that lies.
+An engine's package has its version in a file; the engine's own Python knows where that is.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PATIENCE = 2.0
-"""Seconds that another Python gets to find its packages."""
+"""Seconds that another Python gets to find the package."""
 
 _VERSION = re.compile(r"""^__version__\s*=\s*(?:version\s*=\s*)?['"]([^'"]{1,100})['"]""", re.M)
 
@@ -23,7 +23,7 @@ print(found.submodule_search_locations[0] if found and found.submodule_search_lo
 
 
 async def find(command: Sequence[str]) -> str:
-    """Give the version of the package that an engine command runs; "" where nothing tells it."""
+    """Return the version of the package that an engine command runs; "" if unknown."""
     package, python = _package(command), _python(command)
     if not package or not python:
         return ""
@@ -38,7 +38,7 @@ async def find(command: Sequence[str]) -> str:
 
 
 def read(folder: Path) -> str:
-    """Read a package's version from its folder: from `_version.py`, else from `__init__.py`."""
+    """Return a package's version from its folder: from `_version.py`, else from `__init__.py`."""
     for name in ("_version.py", "__init__.py"):
         try:
             found = _VERSION.search((folder / name).read_text(errors="replace"))
@@ -70,14 +70,14 @@ async def _asked(python: str, package: str) -> str:
 
 
 def _package(command: Sequence[str]) -> str:
-    """Give the package of `python -m package.module` or of a script of the same name."""
+    """Return the package of `python -m package.module` or of a script of the same name."""
     if "-m" in command[:-1]:
         return command[command.index("-m") + 1].partition(".")[0]
     return Path(command[0]).name if command and not _is_python(command[0]) else ""
 
 
 def _python(command: Sequence[str]) -> str:
-    """Give the Python that a command runs with: itself, or what a script's first line names."""
+    """Return the Python that runs a command: itself, or the Python in a script's first line."""
     if not command:
         return ""
     if _is_python(command[0]):

@@ -1,25 +1,43 @@
-"""Why an engine failed, found among its last words. Pure.
+"""Finds in the last output of an engine why it failed. Pure.
 
-vLLM says why in a traceback of the process that failed; those above it fail after it and say only
-that. What the texts look like was read off vLLM 0.32.
+vLLM gives the reason in a traceback of the process that failed first; its parent processes fail
+afterwards and only report that. The forms of the texts are those of vLLM 0.32.
 """
 
 import re
+import signal
+from collections import deque
 from collections.abc import Sequence
 
 import msgspec
+from msgspec import Struct
+
+from nebula.events.model_status import FROM_OUTSIDE
+from nebula.events.plain_text import plain
+from nebula.events.showing import shown_text
 
 MOST_WORDS = 16 * 1024
-"""Bytes that an engine's last words take in an event, as JSON."""
+"""Bytes of an engine's last output in an event, as JSON."""
 
 LONGEST_LINE = 500
-"""Characters of a line of them."""
+"""Characters of a line of it."""
+
+LAST_SECONDS = 30.0
+"""Seconds before the end of an engine in which its output may give the reason: older output was
+about other things, such as a refused request."""
+
+_KILLER = "the kernel's memory killer"
 
 _REASON = re.compile(
     r"(?:^|[\s)])((?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt): .+)"
 )
 _USAGE = re.compile(r"(error: .+)$")
 _PREFIX = re.compile(r"^\([A-Za-z_0-9]+ pid=\d+\)\s*(?:ERROR\s+[\d-]+ [\d:]+ \[[^\]]*\]\s*)?")
+_INFORMATION = re.compile(r"[\W\dTZ]*(?:TRACE|DEBUG|INFO|NOTICE|WARN|WARNING)\b")
+"""A line of a log below the level of an error, whatever precedes the level's name."""
+_LEVEL = re.compile(r'"level(?:name)?"\s*:\s*"(?:trace|debug|info|warn|warning)"', re.IGNORECASE)
+_PASSING = re.compile(r"\d%\||^\S+:\d+: \w*Warning: |^nebula: an engine starts here")
+"""A progress bar, a warning of Python, or the mark where an engine's output begins."""
 _WRAPPER = (
     "Engine core initialization failed",
     "EngineCore failed to start",
@@ -27,24 +45,92 @@ _WRAPPER = (
     "EngineDeadError",
 )
 
+_REMEDIES = (
+    (
+        re.compile(r"torchvision|torchaudio|torchcodec"),
+        "it was built for another PyTorch than the one here; an engine for text does without: "
+        "pip uninstall torchvision torchaudio torchcodec",
+    ),
+)
+"""What helps where an engine can't start for a reason that looks so; it is told with the reason."""
 
-def death_reason(code: int | None, adopted: bool, words: str) -> str:
-    """Say how a process ended where its own words, or the last of them, do not say it."""
-    if adopted:
-        return (
-            "the process ended (exit code unknown: an earlier node process started it); "
-            f"its last words: {words}"
-        )
-    if code is not None and code < 0:
-        return f"killed by signal {-code}; its last words: {words}"
-    return words
+
+class Death(Struct, frozen=True):
+    """How an engine's process ended, as its node saw it.
+
+    `code`: its exit code, negative for a signal; None if unknown. `adopted`: an earlier process of
+    the node has started it. `killings`: how many processes of this machine the kernel's memory
+    killer has ended in its last seconds; None if unknown.
+    """
+
+    code: int | None = None
+    adopted: bool = False
+    killings: int | None = None
+
+
+class Sight(Struct, frozen=True):
+    """What a node saw of an engine at one moment: the size of its output, and `Death.killings`."""
+
+    at: float
+    position: int
+    killings: int | None
+
+
+class Recent:
+    """What a node saw of an engine's last seconds, so that older output is not taken for the last.
+
+    While it starts, all of its output is recent: it has not had a request yet.
+    """
+
+    def __init__(self, first: Sight) -> None:
+        self._sights = deque((first,))
+
+    def note(self, sight: Sight) -> None:
+        """Note what is seen of a serving engine."""
+        self._sights.append(sight)
+        while len(self._sights) > 1 and self._sights[1].at <= sight.at - LAST_SECONDS:
+            self._sights.popleft()
+
+    def before(self, now: float) -> Sight:
+        """Return the last sight before the last seconds; the first sight if there is none."""
+        old = [sight for sight in self._sights if sight.at <= now - LAST_SECONDS]
+        return old[-1] if old else self._sights[0]
+
+
+def death_reason(death: Death, words: str) -> str:
+    """Return how a process ended, with its own `words` ("" if it gave none)."""
+    killed = f"; {_KILLER} has ended a process of this machine then" if death.killings else ""
+    if death.adopted:
+        how = "the process ended (exit code unknown: an earlier node process started it)"
+        return how + (f"; its last words: {words}" if words else "") + killed
+    code = death.code
+    if code is None:
+        return words or "it ended, and did not say why"
+    number = -code if code < 0 else code - 128
+    if number in FROM_OUTSIDE:
+        how = "" if code < 0 else f"exit code {code}: "
+        how += f"killed by signal {number}, from outside Nebula"
+        return how + (_killer(death.killings) if number == signal.SIGKILL else "")
+    if code < 0:
+        own = f"killed by signal {number}, which it brought about itself"
+        return own + (f"; its last words: {words}" if words else "")
+    return (words or f"it ended with exit code {code}, and did not say why") + killed
+
+
+def _killer(killings: int | None) -> str:
+    if killings is None:
+        return f"; {_KILLER} may have done it"
+    if not killings:
+        return f"; {_KILLER} has ended nothing then"
+    return f"; {_KILLER} has ended a process of this machine then"
 
 
 def last_words(lines: Sequence[str]) -> tuple[str, ...]:
-    """Return the last of some lines that an event has room for, long ones cut."""
+    """Return the last lines that fit into an event, with long lines shortened."""
     kept: list[str] = []
     room = MOST_WORDS
     for line in reversed(lines):
+        line = shown_text(line)
         short = line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"
         room -= len(msgspec.json.encode(short)) + 1
         if room < 0:
@@ -54,26 +140,36 @@ def last_words(lines: Sequence[str]) -> tuple[str, ...]:
 
 
 def failure_reason(lines: Sequence[str]) -> str:
-    """Find an engine's own reason among its last words.
+    """Return an engine's own reason from its last output; "" if there is none.
 
-    The last exception in the text, unless it only says that another process of the engine failed:
-    then the one before it that says why.
+    That is the last exception in the text, unless it only reports that another process of the
+    engine failed: then the exception before it. Information and warnings are not reasons.
     """
     fallback = ""
-    plain = [_PREFIX.sub("", line) for line in lines]
-    for index in reversed(range(len(plain))):
-        match = _REASON.search(plain[index]) or _USAGE.search(plain[index])
+    lines = [shown_text(line) for line in lines]
+    bare = [_PREFIX.sub("", plain(line)) for line in lines]
+    for index in reversed(range(len(bare))):
+        if _no_reason(bare[index]):
+            continue
+        match = _REASON.search(bare[index]) or _USAGE.search(bare[index])
         if match is None:
             continue
         reason = match[1]
-        if "validation error" in reason and index + 1 < len(plain):
-            reason += (
-                ": " + plain[index + 1].strip()
-            )  # pydantic says what is wrong on the next line
+        if "validation error" in reason and index + 1 < len(bare):
+            reason += ": " + bare[index + 1].strip()  # pydantic says what is wrong on the next line
         if not any(text in reason for text in _WRAPPER):
-            return reason[:1000]
+            return _with_remedy(reason[:1000])
         fallback = fallback or reason[:1000]
     if fallback:
         return fallback
-    said = [line.strip() for line in lines if line.strip()]
-    return said[-1][:1000] if said else "it said nothing"
+    said = [line for line in bare if line.strip() and line[0] != " " and not _no_reason(line)]
+    return said[-1].strip()[:1000] if said else ""
+
+
+def _with_remedy(reason: str) -> str:
+    """Add what helps to a reason, where that is known."""
+    return next((f"{reason} ({text})" for look, text in _REMEDIES if look.search(reason)), reason)
+
+
+def _no_reason(line: str) -> bool:
+    return bool(_INFORMATION.match(line) or _LEVEL.search(line) or _PASSING.search(line))

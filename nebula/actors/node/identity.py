@@ -1,9 +1,8 @@
-"""Which process a pid means: its birth, counted from the machine's boot, and the mark of its node.
+"""Identifies a process beyond its pid: by its birth since boot, and the mark of its node.
 
-No wall clock is asked. Linux tells when a process began in clock ticks since boot (field 22 of
-/proc/PID/stat, proc(5)), and names each boot (/proc/sys/kernel/random/boot_id, random(4)): both
-stay what they are when somebody steps the clock. Elsewhere the process's creation time is taken,
-as its kernel tells it.
+No wall clock is used. Linux gives the start of a process in clock ticks since boot (field 22 of
+/proc/PID/stat, proc(5)), and an id of each boot (/proc/sys/kernel/random/boot_id, random(4)):
+neither changes when the clock is set. Elsewhere the process's creation time is used.
 """
 
 import functools
@@ -13,11 +12,11 @@ import psutil
 
 _PROC = Path("/proc")
 _STATE, _STARTED = 0, 19
-"""Fields 3 and 22 of /proc/PID/stat, counted from behind the name, which may hold anything."""
+"""Fields 3 and 22 of /proc/PID/stat, counted from after the name, which may contain anything."""
 
 
 def birth(pid: int) -> str:
-    """Return what no other process of this machine has: boot and start; "" where it is gone.
+    """Return a process's unique birth, boot and start; "" if it is gone.
 
     A zombie counts as gone.
     """
@@ -35,10 +34,10 @@ def birth(pid: int) -> str:
 
 
 def marked(pid: int, node: str, folder: str) -> bool | None:
-    """Return whether a process was started by this node; None where it can't be told.
+    """Return whether a process was started by this node; None if unknown.
 
-    It can't where the process is not ours to read, or has written its title over its environment,
-    as vLLM's children do.
+    It is unknown if the process may not be read, or has written its title over its environment, as
+    vLLM's children do.
     """
     try:
         block = (_PROC / str(pid) / "environ").read_bytes()
@@ -52,7 +51,7 @@ def marked(pid: int, node: str, folder: str) -> bool | None:
 
 @functools.cache
 def boot() -> str:
-    """Return the name of this machine's boot; "" where its kernel has none."""
+    """Return the id of this machine's boot; "" if its kernel has none."""
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""How an engine is started: vLLM's command line and environment for one replica. Pure."""
+"""Builds vLLM's command line and environment for one replica. Pure."""
 
 import json
 import math
@@ -6,13 +6,16 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from nebula.events.engine_options import option_name
+from nebula.events.engine_options import option, option_name
 from nebula.events.memory import MIB
 from nebula.events.state import Launch, Replica
 from nebula.events.values import Device, OptionValue
 
 BRIDGE = "nebula.actors.engine.bridge.EngineBridge"
-"""What `--middleware` names: the ASGI middleware through which an engine speaks NATS."""
+"""The value of `--middleware`: the ASGI middleware that connects an engine to NATS."""
+
+HUB_TOKEN = "hf-token"
+"""The option that is passed in the environment (HF_TOKEN), since command lines are public."""
 
 BIND = "VLLM_CPU_OMP_THREADS_BIND"
 
@@ -20,8 +23,8 @@ BIND = "VLLM_CPU_OMP_THREADS_BIND"
 class Site(Struct, frozen=True):
     """What a node adds to every engine it starts.
 
-    `command` is the program and its first arguments; `folder` is the node's own, and marks its
-    engines among all processes of the machine; `cores` are those that it may use.
+    `command` is the program and its first arguments; `folder` is the node's own and marks its
+    engines among the machine's processes; `cores` is the number of cores that it may use.
     """
 
     node: str
@@ -34,7 +37,7 @@ class Site(Struct, frozen=True):
 def arguments(
     site: Site, launch: Launch, replica: Replica, device: Device, port: int
 ) -> tuple[str, ...]:
-    """Give the command line. Everything of it is vLLM's own vocabulary."""
+    """Return the command line, which has only vLLM's own options."""
     line = [
         *site.command,
         "--model",
@@ -62,7 +65,8 @@ def arguments(
     if device.kind == "cpu" and "kv-cache-memory-bytes" not in options:
         line.append(f"--kv-cache-memory-bytes={cpu_cache(replica.memory)}")
     for key, value in options.items():
-        line += _option(key, value)
+        if not (key == HUB_TOKEN and isinstance(value, str)):
+            line += _option(key, value)
     return tuple(line)
 
 
@@ -85,19 +89,21 @@ def _option(key: str, value: OptionValue) -> list[str]:
 def environment(
     site: Site, launch: Launch, replica: Replica, device: Device, inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """Give the engine's environment: the node's, vLLM's settings, and the bridge's."""
+    """Return the engine's environment: the node's, and the settings of vLLM and of the bridge."""
     environ = {"VLLM_NO_USAGE_STATS": "1", **inherited}
     if device.kind == "cpu":
         environ = {**_threads(site, launch, inherited), **environ}
     if launch.lora:
         environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     if device.kind == "gpu":
-        # NVML, which found the devices, numbers them so; CUDA by itself puts the fastest first.
+        # NVML, which found the devices, uses this order; CUDA by default puts the fastest first.
         environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in replica.devices)
+    token = option(launch.options, HUB_TOKEN)
     return {
         **environ,
         **launch.env,
+        **({"HF_TOKEN": token} if isinstance(token, str) else {}),
         "NEBULA_NATS_URL": site.nats_url,
         "NEBULA_NODE": site.node,
         "NEBULA_NODE_FOLDER": site.folder,
@@ -108,11 +114,11 @@ def environment(
 
 
 def _threads(site: Site, launch: Launch, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Share a machine's cores: vLLM by itself binds the threads of every engine to the same ones.
+    """Share a machine's cores: by default vLLM binds the threads of all engines to the same cores.
 
-    Two of them then stand still while a third sleeps, because what waits there spins. Unbound, as
-    many as vLLM would take (all cores but one), and with threads that sleep while they wait for
-    each other, engines get on side by side. What somebody has set is left alone.
+    Waiting threads spin there, so that engines block each other. Engines run well side by side if
+    threads are not bound, are as many as vLLM would use (all cores but one), and sleep while they
+    wait for each other. Values that are already set are kept.
     """
     if BIND in {**inherited, **launch.env}:
         return {}
@@ -124,10 +130,10 @@ def _threads(site: Site, launch: Launch, inherited: Mapping[str, str]) -> dict[s
 
 
 def cpu_cache(share: int) -> int:
-    """Give the KV cache's bytes for a share of a CPU node: a quarter of it, at least 128 MiB.
+    """Return the KV cache's bytes for a share of a CPU node: a quarter of it, at least 128 MiB.
 
     The rest is for the weights and the processes. Without a size vLLM asks for nearly the whole
-    machine, and does not start when it is not free. (`VLLM_CPU_KVCACHE_SPACE`, where it is set,
-    overrides this in vLLM.)
+    machine, and does not start if that is not free. (`VLLM_CPU_KVCACHE_SPACE`, if set, overrides
+    this in vLLM.)
     """
     return max(share // 4, 128 * MIB)

@@ -1,11 +1,13 @@
-"""How lines of an engine's log are asked for over NATS, and read from its file."""
+"""Requests for lines of an engine's log over NATS, and how they are answered from its file."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from nebula.events.reading import UNREADABLE
 from nebula.events.values import Token
 from nebula.store import child_output
 
@@ -13,36 +15,43 @@ MAX_REPLY = 512 * 1024
 
 
 class LogRequest(Struct, frozen=True):
-    """Ask a node for an engine's log: its last `lines`, or all from byte `offset` on.
+    """A request to a node for lines of an engine's log."""
 
-    `offset`: as the reply before gave it; it stays valid when the log is turned over.
-    """
-
-    replica: Token
-    lines: int = 100
-    offset: int | None = None
+    replica: Annotated[Token, Meta(description="Id of the replica whose log it is.")]
+    lines: Annotated[
+        int, Meta(description="Number of last lines to return if there is no `offset`.")
+    ] = 100
+    offset: Annotated[
+        int | None,
+        Meta(
+            description="Byte from which on to return the log: the `offset` of the previous "
+            "reply, which stays valid when the log is rotated."
+        ),
+    ] = None
 
 
 class LogReply(Struct, frozen=True):
-    """Text of a log and the offset at which the next request goes on; or why there is none."""
+    """A node's reply with lines of an engine's log, or with the reason why there are none."""
 
-    text: str = ""
-    offset: int = 0
-    error: str = ""
+    text: Annotated[str, Meta(description="The requested part of the log, 512 KiB at most.")] = ""
+    offset: Annotated[
+        int, Meta(description="Byte at which the next request continues the log.")
+    ] = 0
+    error: Annotated[str, Meta(description="Why the log can't be read; empty if it was read.")] = ""
 
 
 def answer(request: bytes, path_of: Callable[[str], Path]) -> bytes:
-    """Answer a request as it comes over NATS; `path_of` gives the log of a replica."""
+    """Return the reply to a request from NATS; `path_of` returns the path of a replica's log."""
     try:
         asked = msgspec.json.decode(request, type=LogRequest)
         reply = read_log(path_of(asked.replica), asked)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+    except UNREADABLE as error:
         reply = LogReply(error=str(error))
     return msgspec.json.encode(reply)
 
 
 def read_log(path: Path, request: LogRequest) -> LogReply:
-    """Answer a request from the log at `path`; a reply holds 512 KiB at most."""
+    """Return the reply to a request from the log at `path`, at most 512 KiB of it."""
     if not path.exists():
         return LogReply(error=f"this node has no log of {request.replica!r}")
     if request.offset is None:

@@ -1,8 +1,8 @@
-"""Facts that wait for the log: the node goes on working, and the log hears of it in order, later.
+"""Facts that wait for the log: the node works on, and reports to the log in order, later.
 
-What happened to one replica is told in the order in which it happened, each fact once. A log that
-can't be written at the moment (a full disk, no quorum, no NATS) holds up neither the restart of an
-engine nor what happens to other replicas.
+Facts about one replica are reported in order and each once. A log that can't be written at the
+moment (a full disk, no quorum, no NATS) delays neither the restart of an engine nor facts about
+other replicas.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ from nebula.events.vocabulary import EngineFailed, EngineStopped, Event
 log = logging.getLogger(__name__)
 
 PATIENCE = 3.0
-"""Seconds for which the node waits for the log before it goes on with what follows from a fact."""
+"""Seconds for which the node waits for the log before it continues."""
 
 LATE = 5.0
-"""Seconds of delay from which on a fact says how late it is told."""
+"""Delay in seconds from which on a fact says how late it is reported."""
 
 LONGEST = 64
-"""Facts of one replica that are kept; of more, the oldest that are not being told are dropped."""
+"""Facts of one replica that are kept, at most; the oldest waiting ones are dropped first."""
 
 
 class Append(Protocol):
-    """Append an event and return its sequence, however long it takes; 0 where it never will be."""
+    """Append an event, however long it takes, and return its sequence; 0 if it never will be."""
 
     def __call__(
         self, identity: str, event: Event, cause: int | None, message_id: str
@@ -49,10 +49,10 @@ class _Fact(Struct, eq=False):
 
 
 class Outbox:
-    """The facts of each replica that the log does not have yet.
+    """The facts about each replica that the log does not have yet.
 
-    `append` is as the protocol says; `spawn` runs a worker beside the node's other work; `now` is
-    a monotonic clock, in seconds.
+    `append` follows the protocol above; `spawn` runs a worker beside the node's other work; `now`
+    is a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Outbox:
         cause: Callable[[], int | None],
         then: Callable[[int], None] = lambda _: None,
     ) -> bool:
-        """Have the log told of an event; return whether it has it, within `PATIENCE` seconds.
+        """Report an event; return whether the log has it within `PATIENCE` seconds.
 
-        Where it has not, it is told later, after what was to be told before. `cause` is asked when
-        it is appended; `then` is called with its sequence once it is folded, 0 where it never is.
+        If it has not, the event is reported later, after earlier ones. `cause` is called when it is
+        appended; `then` is called with its sequence once it is folded, or 0 if it never is.
         """
         told = asyncio.get_running_loop().create_future()
         fact = _Fact(event, cause, then, self._now(), told, uuid.uuid4().hex)
@@ -93,14 +93,14 @@ class Outbox:
         done, _ = await asyncio.wait((told,), timeout=PATIENCE)
         if not done:
             log.warning(
-                "the log does not take that %s: %s; it is told later, work goes on",
+                "the log does not take that %s: %s; it is reported later, and the node works on",
                 identity,
                 type(event).__name__,
             )
         return bool(done) and told.result() > 0
 
     async def emptied(self) -> None:
-        """Wait until everything is told, or given up because the node ends."""
+        """Wait until everything is reported, or given up because the node ends."""
         while self._facts:
             pending = [fact.told for facts in self._facts.values() for fact in facts]
             await asyncio.wait(pending)
@@ -113,7 +113,7 @@ class Outbox:
                 fact = facts[0]
                 late = self._now() - fact.at
                 event = fact.event if late < LATE else _late(fact.event, late)
-                # What waited was caused by what waited before it, also where another engine did it.
+                # A waiting fact was caused by the waiting fact before it, even of another engine.
                 cause = max(fact.cause() or 0, last) or None
                 last = seq = await self._append(identity, event, cause, fact.message_id)
                 facts.remove(fact)
@@ -126,9 +126,11 @@ class Outbox:
 
     def _drop(self, identity: str, facts: deque[_Fact]) -> None:
         while len(facts) > LONGEST:
-            fact = facts[1]  # the first is being told
+            fact = facts[1]  # the first is being reported
             del facts[1]
-            log.error("too much waits to be told of %s: %s is dropped", identity, fact.event)
+            log.error(
+                "too many facts about %s wait for the log: %s is dropped", identity, fact.event
+            )
             fact.then(0)
             fact.told.set_result(0)
 

@@ -1,6 +1,6 @@
-"""Engine processes: start one in a group of its own, find it again, watch it, end all of it.
+"""Engine processes: starts them in their own group, finds them again, watches and ends them.
 
-It must not know what the processes serve.
+It does not know what the processes serve.
 """
 
 import asyncio
@@ -13,15 +13,15 @@ from pathlib import Path
 
 import psutil
 
-from nebula.actors.node import identity
-from nebula.store import child_output
+from nebula.actors.node import identity, log_marks
+from nebula.store import child_output, private
 
 POLL = 0.25
-"""Seconds between two looks at a process that is not our child, or at a group that ends."""
+"""Seconds between two looks at a process that is not a child, or at an ending group."""
 
 
 class EngineProcess:
-    """One engine: the leader of its process group, ours or adopted from an earlier node process."""
+    """One engine, which leads its process group: a child, or adopted from an earlier process."""
 
     def __init__(
         self,
@@ -42,10 +42,10 @@ class EngineProcess:
     async def start(
         cls, arguments: Sequence[str], environment: Mapping[str, str], log_file: Path
     ) -> "EngineProcess":
-        """Start a program with its output in `log_file`. Raises OSError where it can't be run."""
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        with log_file.open("ab") as output:
-            log_start = child_output.end(log_file)
+        """Start a program with its output in `log_file`. Raise OSError if it can't be run."""
+        private.folder(log_file.parent)
+        log_start = log_marks.begin(log_file)
+        with private.opened(log_file, "ab") as output:
             child = await asyncio.create_subprocess_exec(
                 *arguments,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -60,20 +60,20 @@ class EngineProcess:
     def adopt(
         cls, pid: int, birth: str, log_file: Path, node: str, folder: str
     ) -> "EngineProcess | None":
-        """Take over a process that runs; None where that very process is gone, or not this node's.
+        """Adopt a running process; return None if it is gone, or not this node's.
 
-        `birth` is what was told of it when it was started; where that was not told, as by versions
-        of Nebula before it was, it has to bear the mark of this `node` and its `folder`.
+        `birth` is what was reported at its start; if that is missing, as in older versions, the
+        process must have the mark of this `node` and its `folder`.
         """
         found = identity.birth(pid)
         mark = identity.marked(pid, node, folder)
         if not found or mark is False or (found != birth if birth else not mark):
             return None
-        return cls(pid, found, log_file)
+        return cls(pid, found, log_file, log_start=log_marks.beginning(log_file))
 
     @property
     def adopted(self) -> bool:
-        """Whether an earlier node process started it: then nobody learns its exit code."""
+        """Whether an earlier node process started it: then its exit code can't be known."""
         return self._child is None
 
     @property
@@ -84,9 +84,9 @@ class EngineProcess:
         return bool(self.birth) and identity.birth(self.pid) == self.birth
 
     async def wait(self) -> int | None:
-        """Wait for the leader's end, and kill what is left of its group.
+        """Wait for the leader's end, and kill the rest of its group.
 
-        Gives the exit code (negative for a signal), None for an adopted process.
+        Return the exit code (negative for a signal), None for an adopted process.
         """
         code: int | None = None
         if self._child is not None:
@@ -99,37 +99,47 @@ class EngineProcess:
         return code
 
     async def gone(self) -> None:
-        """Wait until nothing is left of the group of a leader that has ended.
+        """Wait until the group of an ended leader is gone.
 
-        That may take seconds: what is killed still needs its core to go, and others may keep that
-        busy.
+        That may take seconds: a killed process needs its core to end, which others may keep busy.
         """
         if self._owns_group():
             await end_group(self.pid, grace=0)
 
     async def end(self, grace: float) -> None:
-        """End the whole group: politely, then after `grace` seconds by force."""
+        """End the whole group with SIGTERM, and after `grace` seconds with SIGKILL."""
         if self._owns_group():
             await end_group(self.pid, grace=grace)
 
+    def kill(self) -> None:
+        """End the whole group with SIGKILL; a waiting `wait` returns."""
+        if self._owns_group():
+            _signal(self.pid, signal.SIGKILL)
+
     def _owns_group(self) -> bool:
-        """Return whether the group of its pid is still its own: no other process leads it.
+        """Return whether the group of its pid is still its own.
 
         The kernel gives no process a pid that is still a group's.
         """
         return identity.birth(self.pid) in ("", self.birth)
 
     def log_size(self) -> int:
-        """Return how many bytes were written to its log file, turned over or not."""
+        """Return how many bytes were written to its log file, including rotated ones."""
         return child_output.end(self.log_file)
 
-    def tail(self, lines: int = 40) -> tuple[str, ...]:
-        """Return the last lines that this very engine wrote; if adopted, perhaps others' too."""
-        return child_output.tail(self.log_file, lines, start=self._log_start)
+    @property
+    def log_start(self) -> int:
+        """The position where its output begins in its log file; the file's end if unknown."""
+        return self.log_size() if self._log_start is None else self._log_start
+
+    def tail(self, lines: int = 40, since: int | None = None) -> tuple[str, ...]:
+        """Return the last lines that this engine wrote, or the last ones since a position."""
+        start = self._log_start if since is None else since
+        return child_output.tail(self.log_file, lines, start=start)
 
 
 async def end_group(group: int, grace: float) -> None:
-    """End every process of a group; return when none is left (a zombie counts as gone)."""
+    """End every process of a group; return once all are gone (zombies count as gone)."""
     if grace > 0:
         _signal(group, signal.SIGTERM)
         if await _gone(group, grace):
@@ -171,10 +181,10 @@ def _members(group: int) -> bool:
 
 
 async def end_orphans(leader: int, birth: str) -> None:
-    """End what a dead leader of that birth left of its group, if the machine has not booted since.
+    """End the rest of the group of a dead leader, if the machine has not booted since its birth.
 
-    vLLM's children write their titles over the environment that marks them, so only the group
-    tells them. The kernel gives no process a pid that is still a group's.
+    vLLM's children write their titles over the environment with the mark, so only the group
+    identifies them. The kernel gives no process a pid that is still a group's.
     """
     booted_since = not birth or birth.partition(":")[0] != identity.boot()
     if not booted_since and not identity.birth(leader) and _members(leader):
@@ -182,7 +192,7 @@ async def end_orphans(leader: int, birth: str) -> None:
 
 
 def marked_groups(node: str, folder: str) -> set[int]:
-    """Find the groups of all engines that a node with this name and folder ever started."""
+    """Return the groups of all engines that a node with this name and folder has started."""
     groups = set()
     for process in psutil.process_iter():
         try:
@@ -196,7 +206,7 @@ def marked_groups(node: str, folder: str) -> set[int]:
 
 
 def free_port(taken: set[int]) -> int:
-    """Give a TCP port of this machine that nobody listens on now and that is not in `taken`."""
+    """Return a free TCP port of this machine that is not in `taken`."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

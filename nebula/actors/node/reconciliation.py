@@ -1,17 +1,18 @@
-"""What a node has to do next: the difference between its assignments and its engines. Pure."""
+"""Reconciles a node's engines with its assignments: returns the next actions. Pure."""
 
 from collections.abc import Mapping, Sequence, Set
 from typing import TypeAlias
 
 from msgspec import Struct
 
-from nebula.events.state import Replica, State
+from nebula.events.start_order import ordered, starts_soon
+from nebula.events.state import Model, Offer, Replica, State
 
 
 class Running(Struct, frozen=True):
     """An engine process of this node.
 
-    `ready`: it has answered; `ending`: it was told to end; `told`: the log has it as running.
+    `ready`: it has answered; `ending`: it is being ended; `told`: the log has it as running.
     """
 
     replica: str
@@ -30,7 +31,7 @@ class Start(Struct, frozen=True):
 
 
 class Stop(Struct, frozen=True):
-    """End a replica's engine, for a reason that is told; `drains`: when its requests have ended."""
+    """End a replica's engine for a reason; `drains`: only once its requests have ended."""
 
     replica: str
     reason: str
@@ -38,18 +39,25 @@ class Stop(Struct, frozen=True):
 
 
 class LoadAdapter(Struct, frozen=True):
-    """Have a replica's engine load an adapter."""
+    """Load a version of an adapter in a replica's engine, beside those that it has.
+
+    `digest`: that of the required version; "" for the present files. `asked`: the sequence of the
+    request that this answers.
+    """
 
     replica: str
     name: str
     source: str
+    digest: str = ""
+    asked: int = 0
 
 
 class UnloadAdapter(Struct, frozen=True):
-    """Have a replica's engine let go of an adapter."""
+    """Unload a version of an adapter, or all, from a replica's engine."""
 
     replica: str
     name: str
+    digest: str = ""
 
 
 Action: TypeAlias = Start | Stop | LoadAdapter | UnloadAdapter
@@ -63,15 +71,16 @@ def reconcile(
     now: float,
     waiting: Set[str] = frozenset(),
 ) -> tuple[Action, ...]:
-    """Give the actions that bring this node's engines in line with its `replicas`.
+    """Return the actions that reconcile this node's engines with its `replicas`.
 
     Engines that share a device start one after the other, because vLLM measures free memory while
-    it starts; for the same reason none starts while another one there still ends. On a lost node
-    all of them end. Where a model is still wanted, requests that run may end before their engine
-    does: routers send it no more. `retry_at` and `now` are seconds of one monotonic clock.
-    `waiting`: replicas whose files are not here yet.
+    it starts; for the same reason none starts while another one there still ends. Replicas that
+    served before start first, and their devices stay free for them until then, as `starts_soon`
+    tells. On a node that is out of the cluster all of them end. Where a model is still wanted,
+    requests that run may end before their engine does: routers send it no more. `retry_at` and
+    `now` are seconds of one monotonic clock. `waiting`: replicas whose files are not here yet.
     """
-    lost = {replica.node for replica in replicas if is_lost(state, replica.node)}
+    lost = {replica.node for replica in replicas if is_out(state, replica.node)}
     wanted = {
         replica.id: replica
         for replica in replicas
@@ -84,7 +93,7 @@ def reconcile(
             continue
         replica = wanted.get(engine.replica)
         if replica is None and lost:
-            actions.append(Stop(engine.replica, "its node was lost: its place is elsewhere now"))
+            actions.append(Stop(engine.replica, "its node was lost, or taken out of the cluster"))
         elif replica is None:
             drains = _drains(state, known.get(engine.replica))
             actions.append(Stop(engine.replica, "it is no longer assigned to this node", drains))
@@ -92,7 +101,8 @@ def reconcile(
             reason = f"plan {replica.version} replaces it"
             actions.append(Stop(engine.replica, reason, _drains(state, replica)))
         elif engine.told and replica.engine is None:
-            # Somebody else has said so. As long as it runs, nobody may take its room for free.
+            # Another actor reported that. As long as the engine runs, its memory must not count as
+            # free.
             reason = "the log says that it has ended"
             actions.append(Stop(engine.replica, reason, _drains(state, replica)))
         elif engine.ready:
@@ -104,26 +114,31 @@ def reconcile(
         if engine.ending or not engine.ready or engine.replica in stopped
         for device in engine.devices
     }
-    for replica in wanted.values():
-        if replica.id in running or replica.id in waiting or busy & set(replica.devices):
+    for replica in ordered(wanted.values()):
+        if replica.id in running or replica.id in waiting or replica.given_up:
             continue
-        if replica.given_up or retry_at.get(replica.id, 0.0) > now:
-            continue
-        actions.append(Start(replica.id, replica.attempt + 1))
-        busy |= set(replica.devices)
+        devices, pause = set(replica.devices), retry_at.get(replica.id, 0.0) - now
+        if not busy & devices and pause <= 0:
+            actions.append(Start(replica.id, replica.attempt + 1))
+            busy |= devices
+        elif starts_soon(replica, pause):
+            busy |= devices
     return tuple(actions)
 
 
 def is_suspected(state: State, node: str) -> bool:
-    """Say whether a router asks in the log whether this node lives."""
+    """Return whether a router asks in the log whether this node is alive."""
     known = state.nodes.get(node)
-    return known is not None and bool(known.suspected) and not known.lost
+    return known is not None and bool(known.suspected) and not known.away
 
 
-def is_lost(state: State, node: str) -> bool:
-    """Say whether routers have given a node up: it ends its engines, then registers again."""
+def is_out(state: State, node: str) -> bool:
+    """Return whether a node that has registered is lost, stopped, or was taken out of the cluster.
+
+    If it is alive, it ends its engines and registers again.
+    """
     known = state.nodes.get(node)
-    return known is not None and known.lost
+    return known is None or known.away
 
 
 def _drains(state: State, replica: Replica | None) -> bool:
@@ -132,38 +147,78 @@ def _drains(state: State, replica: Replica | None) -> bool:
 
 
 def _adapters(state: State, replica: Replica) -> list[Action]:
+    """Return the actions for a ready engine's adapters.
+
+    First load what each name stands for, then later requests; last, unload everything else.
+    """
     model = state.models.get(replica.model)
     if model is None:
         return []
     actions: list[Action] = []
-    for name, status in replica.adapters.items():
-        if status.loaded and model.adapters.get(name) != status.source:
-            actions.append(UnloadAdapter(replica.id, name))
     for name, source in model.adapters.items():
-        known = replica.adapters.get(name)
-        if known is None or (not known.loaded and known.source != source):
-            actions.append(LoadAdapter(replica.id, name, source))
+        offer, status = model.offers.get(name, Offer()), replica.adapters.get(name)
+        answered = status.asked if status is not None else 0
+        if answered < offer.served:
+            actions.append(LoadAdapter(replica.id, name, offer.source, offer.digest, offer.served))
+        elif offer.pending and answered < offer.asked:
+            digest = _found(state, model, name, offer)
+            actions.append(LoadAdapter(replica.id, name, source, digest, offer.asked))
+    for name, status in replica.adapters.items():
+        if name not in model.adapters:
+            if status.loaded and name not in model.leaving:
+                actions.append(UnloadAdapter(replica.id, name))
+            continue
+        offer = model.offers.get(name, Offer())
+        kept = {offer.digest}
+        if offer.pending and status.asked == offer.asked:
+            kept.add(status.digest)
+        actions += [
+            UnloadAdapter(replica.id, name, each) for each in status.held if each not in kept
+        ]
     return actions
 
 
-class Restarts(Struct, frozen=True):
-    """How an engine that ends by itself is started again: pauses in seconds, growing twofold.
+def _found(state: State, model: Model, name: str, offer: Offer) -> str:
+    """Return the version that another replica has found for the same request; "" if none has."""
+    answers = [each.adapters.get(name) for each in state.replicas_of(model)]
+    found = [
+        each.digest
+        for each in answers
+        if each is not None and each.asked == offer.asked and not each.reason
+    ]
+    return found[0] if found else ""
 
-    `limit` counts starts in a row without `settled` seconds of service between them.
+
+class Restarts(Struct, frozen=True):
+    """Pauses before an engine that ended by itself is started again, in seconds, doubled each time.
+
+    `limit` counts failures in a row. An engine that has served for twice as long as its start took,
+    at least `least` and at most `settled` seconds, starts a new row: it failed for another reason.
     """
 
     limit: int = 3
     pause: float = 1.0
     longest: float = 60.0
     settled: float = 300.0
+    least: float = 10.0
 
-    def after(self, attempt: int, served: float) -> tuple[int, float | None]:
-        """Give (the number of this failure, the pause before the next start).
+    def settles(self, took: float | None) -> float:
+        """Return the seconds of service after which failures are counted from 1 again.
 
-        `served` is for how many seconds the engine had been ready. No pause: give up.
+        `took`: seconds from an engine's start until it was ready; None if unknown.
         """
-        number = 1 if served >= self.settled else attempt
+        return self.settled if took is None else min(max(2 * took, self.least), self.settled)
+
+    def after(
+        self, attempt: int, served: float, took: float | None = None
+    ) -> tuple[int, float | None]:
+        """Return (the number of this failure, the pause before the next start).
+
+        `served`: seconds for which the engine was ready; `took`: seconds of its start. Without a
+        pause, give up.
+        """
+        number = 1 if served >= self.settles(took) else attempt
         if number >= self.limit:
             return number, None
-        # A power that no pause needs would be too large for a float.
+        # A larger exponent is never needed, and would overflow a float.
         return number, min(self.pause * 2 ** min(number - 1, 64), self.longest)

@@ -1,4 +1,4 @@
-"""What a node is told when it starts, by its command line."""
+"""The settings of a node, from its command line."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from nebula.store import child_output
 
 
 class NodeSettings(Struct, frozen=True):
-    """See the module.
+    """The settings of a node.
 
-    `grace`: seconds an engine gets to end by itself; `drain`: those that its requests get before
-    that, where it is no longer wanted. `start_limit`: seconds that an engine may be silent while it
-    starts; 0: for ever. `engine_log_limit`: bytes of an engine's log file before it is turned over
-    to a second one. `stall_limit`: seconds without progress after which a ready engine is ended and
-    started anew; 0: never. `leave_engines`: a node that is stopped leaves its engines running for
-    the next one to adopt. `weights`: the folder of the hub's cache [the hub library's own].
-    `fetches`: whether files are fetched before an engine starts, or by it. `rehearses`: devices and
-    files are imagined. `measures`: it tells how much memory models need.
+    `grace`: seconds that an engine gets to end by itself; `drain`: seconds that its requests get
+    before that if it is no longer wanted. `start_limit`: seconds without output after which a start
+    is ended; 0: never. `engine_log_limit`: bytes of an engine's log file before it is rotated.
+    `stall_limit`: seconds without progress after which a ready engine is restarted; 0: never.
+    `leave_engines`: a stopped node leaves its engines running for the next one to adopt. `weights`:
+    the folder of the hub's cache [the hub library's own]. `fetches`: whether the node fetches files
+    before an engine starts. `rehearses`: devices and files are simulated. `measures`: whether it
+    measures how much memory models need.
     """
 
     node: str
@@ -38,3 +38,7 @@ class NodeSettings(Struct, frozen=True):
     fetches: bool = True
     rehearses: bool = False
     measures: bool = True
+
+    def log_file(self, replica: str) -> Path:
+        """Return the file that a replica's engines write to."""
+        return self.folder / "logs" / f"{replica}.log"

@@ -1,22 +1,22 @@
-"""For how long an engine may take to get ready: as long as it shows that it gets on. Pure.
+"""How long an engine may take to get ready: as long as it shows progress. Pure.
 
 While an engine starts, no other may start on its devices, so a start that never ends would block
-them and every model on them. What it writes to its log counts as progress, up to a bound.
+them and every model on them. Output to its log counts as progress, up to a bound.
 """
 
 LIMIT = 900.0
-"""Seconds without a line of output after which a start is ended. Compiling a large model is silent
-for minutes; a download that the engine makes itself writes its progress."""
+"""Seconds without output after which a start is ended. Compiling a large model is silent for
+minutes; a download by the engine itself prints its progress."""
 
 AT_MOST = 8
-"""A start that goes on writing is ended after so many times the limit."""
+"""Multiple of the limit after which a start is ended although it writes output."""
 
 LONGEST_LOOK = 10.0
-"""Seconds between two looks that count at most: while the node itself stood still, nothing does."""
+"""Longest time between two looks that counts, in seconds; beyond it the node was suspended."""
 
 
 class Patience:
-    """How long one start has taken. `limit`: seconds without output; 0: it may take for ever."""
+    """The duration of one start. `limit`: seconds without output; 0: no limit."""
 
     def __init__(self, limit: float, now: float) -> None:
         self._limit = limit
@@ -25,10 +25,10 @@ class Patience:
         self._quiet = self._taken = 0.0
 
     def look(self, now: float, size: int) -> str:
-        """Return why the start is to be ended; "" as long as it may go on.
+        """Return why the start is to be ended; "" while it may continue.
 
         `now`: seconds of a monotonic clock; `size`: bytes that it has written so far. A log that
-        has become smaller, because it was turned over, has grown too.
+        has become smaller was rotated, and has grown too.
         """
         passed = min(now - self._last, LONGEST_LOOK)
         self._last = now

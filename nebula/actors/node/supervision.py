@@ -1,10 +1,10 @@
-"""Watches a ready engine: its standstill is told, and one that lasts is ended."""
+"""Watches a ready engine: reports a stall, and ends the engine if the stall lasts."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from nebula.actors.node.running import NodeEngine
+from nebula.actors.node.managed_engine import ManagedEngine
 from nebula.actors.node.settings import NodeSettings
 from nebula.actors.node.standstill import LOOK, Ended, Standstill
 from nebula.events.state import Replica
@@ -13,25 +13,26 @@ from nebula.events.vocabulary import Event
 log = logging.getLogger(__name__)
 
 HUNG_GRACE = 5.0
-"""Seconds that an engine which stands still gets to end by itself, at most."""
+"""Seconds that a stalled engine gets to end by itself, at most."""
 
 
 async def supervise(
-    engine: NodeEngine,
+    engine: ManagedEngine,
     replica: Replica,
     settings: NodeSettings,
     report: Callable[[Event], Awaitable[object]],
 ) -> None:
-    """Look at a ready engine until it is to end; end it where it has stood still for too long.
+    """Watch a ready engine until it is to end; end it if it has stalled for too long.
 
-    `replica`: as the log has it, which may know that the engine stands still from an earlier
-    process of the node. `report` tells the log what the engine does.
+    `replica`: as the log has it, where an earlier process of the node may have reported a stall.
+    `report` reports to the log what the engine does.
     """
     now = asyncio.get_running_loop().time
     known = replica.engine
     told = known is not None and bool(known.stalled) and engine.told
     standstill = Standstill(settings.stall_limit, now(), told=told)
     while engine.process is not None and engine.stop_reason is None:
+        engine.seen(engine.process, now())
         match await engine.look(standstill, now):
             case None:
                 pass

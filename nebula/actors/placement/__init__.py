@@ -1,1 +1,1 @@
-"""Placement: which replica goes where, and why not elsewhere. Pure."""
+"""Placement: where replicas go, and why not elsewhere. Pure."""

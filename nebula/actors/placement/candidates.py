@@ -1,4 +1,4 @@
-"""The devices that a new replica could go to: which is best, and why each of the others is not."""
+"""The devices that a new replica could go to: the best one, and why the others are not."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,27 +10,36 @@ from msgspec import Struct
 from nebula.actors.placement.fleet import Place, Room
 from nebula.actors.placement.sizing import need
 from nebula.events import memory
+from nebula.events.drift import unsuited
 from nebula.events.engine_options import devices_needed
-from nebula.events.index import unsuited
+from nebula.events.sources import is_folder, lacks
 from nebula.events.state import Model, Node, State
 from nebula.events.values import Device, Policy
 
-Lack: TypeAlias = Literal["", "place", "label", "devices", "open", "room"]
-"""What a candidate does not have, by how near it comes: room alone is missing last."""
+Lack: TypeAlias = Literal["", "place", "label", "files", "devices", "open", "room"]
+"""What a candidate lacks, ordered by severity: lack of room is the mildest."""
 
-_NEARNESS: dict[Lack, int] = {"place": 0, "label": 1, "devices": 2, "open": 3, "room": 4, "": 5}
+_NEARNESS: dict[Lack, int] = {
+    "place": 0,
+    "label": 1,
+    "files": 2,
+    "devices": 3,
+    "open": 4,
+    "room": 5,
+    "": 6,
+}
 
 SHOWN = 8
-"""Candidates that a reason names."""
+"""Candidates that a reason names, at most."""
 
 
-class Candidate(Struct, frozen=True):
+class PlacementCandidate(Struct, frozen=True):
     """Devices of a node as a place for one more replica of a model.
 
-    `need` and `room` in bytes of each device: what the replica takes of it, what plans have left
-    of it, of several the least. `same` counts the model's replicas on the node, `holds` says
-    whether its weights lie there. `unfit` says why it can't be taken, `lack` what kind of a reason
-    that is; both are empty if it can.
+    `need` and `room` are bytes of each device: what the replica needs, and what plans have left
+    (the least of several devices). `same` counts the model's replicas on the node; `holds` says
+    whether its weights are there. `unfit` says why it can't be chosen, `lack` the kind of that
+    reason; both are empty if it can.
     """
 
     node: str
@@ -49,8 +58,8 @@ class Candidate(Struct, frozen=True):
         return f"{self.node}/{self.kind}{'+'.join(map(str, self.devices))}"
 
 
-class Wish:
-    """What one more replica of a model asks of a place."""
+class Requirements:
+    """The requirements of one more replica of a model."""
 
     def __init__(self, state: State, model: Model, policy: Policy | None = None) -> None:
         self.model = model
@@ -63,7 +72,7 @@ class Wish:
         self._needs: dict[tuple[str, int], int] = {}
 
     def need(self, device: Device) -> int:
-        """Give how many bytes of a device it takes."""
+        """Return how many bytes of a device it needs."""
         shape = (device.kind, device.memory)
         found = self._needs.get(shape)
         if found is None:
@@ -72,28 +81,29 @@ class Wish:
 
     @property
     def kind(self) -> object:
-        """Give what finds room where this does: equal for many models."""
+        """Return a key that is equal for all models with the same requirements."""
         spec = self.spec
         sized: object = spec.memory
         if sized is None:
             sized = (spec.task, self.model.measured, *map(str, spec.options.items()))
         pins = (spec.node, spec.devices, *sorted(spec.labels.items()))
-        return (self.count, self.policy, sized, pins)
+        folder = spec.source if is_folder(spec.source) else ""
+        return (self.count, self.policy, sized, pins, folder)
 
     def holds(self, node: Node) -> bool:
-        """Say whether a node has the model's files."""
+        """Return whether a node has the model's files on its disk."""
         held = node.weights.get(self.spec.source) if node.weights else None
         return held is not None and held.whole and not held.removing
 
     def enemy(self, node: str, same: int) -> str:
-        """Give the model that it can't share a node with; empty where there is none."""
+        """Return a model on the node with which it must not share it; empty if there is none."""
         if self._own and same:
             return self.model.id
         return self.apart.get(node, "")
 
 
 def _kept_apart(state: State, model: Model) -> dict[str, str]:
-    """Give the nodes that have a replica of a model to keep apart from, whichever asked for it."""
+    """Return the nodes with a replica of a model that must be kept apart, by either request."""
     others = {*model.spec.apart, *state.apart.get(model.id, ())} - {model.id}
     found: dict[str, str] = {}
     for identity in sorted(others):
@@ -105,21 +115,23 @@ def _kept_apart(state: State, model: Model) -> dict[str, str]:
 
 def best(
     rooms: Mapping[str, Room],
-    wish: Wish,
+    wish: Requirements,
     same: Mapping[str, int],
     delta: Mapping[Place, int],
-) -> Candidate | None:
-    """Give the first of what `weigh` gives, where that can be taken, without the words."""
+) -> PlacementCandidate | None:
+    """Return the first candidate of `weigh` if it fits, computed faster because without reasons."""
     spec, spread = wish.spec, wish.policy == "spread"
     labels = list(spec.labels.items())
     changed = {node for node, _ in delta}
     if spec.node:
         rooms = {spec.node: rooms[spec.node]} if spec.node in rooms else {}
-    found: Candidate | None = None
+    found: PlacementCandidate | None = None
     kind, size, needed = "", -1, 0
     for identity, room in rooms.items():
         node, shape = room.node, room.shape
-        if node.draining or node.lost or (labels and not _carries(node, labels)):
+        if node.draining or node.lost or node.stopped or (labels and not _carries(node, labels)):
+            continue
+        if node.weights and lacks(node, spec.source):
             continue
         here = same.get(identity, 0)
         if wish.hostile and wish.enemy(identity, here):
@@ -152,11 +164,16 @@ def _carries(node: Node, labels: Sequence[tuple[str, str]]) -> bool:
 
 
 def _better(
-    room: Room, shape: Device, left: int, wish: Wish, same: int, found: Candidate | None
-) -> Candidate:
-    """Give the better one: the best place on a node where it fits, or what was found before.
+    room: Room,
+    shape: Device,
+    left: int,
+    wish: Requirements,
+    same: int,
+    found: PlacementCandidate | None,
+) -> PlacementCandidate:
+    """Return the better of the best place on this node and the best place found before.
 
-    All of its devices are alike, and of the best ones so much is `left`.
+    All devices of the node are alike; `left`: bytes that are free on the best ones.
     """
     count = wish.count
     spread, holds = wish.policy == "spread", wish.holds(room.node)
@@ -170,22 +187,24 @@ def _better(
         if free >= needed
     )
     indexes = tuple(sorted([index for _, index in fits[:count]]))
-    return Candidate(room.node.id, indexes, shape.kind, wish.need(shape), left, same, holds)
+    return PlacementCandidate(
+        room.node.id, indexes, shape.kind, wish.need(shape), left, same, holds
+    )
 
 
 def weigh(
     rooms: Mapping[str, Room],
-    wish: Wish,
+    wish: Requirements,
     same: Mapping[str, int],
     delta: Mapping[Place, int],
-) -> list[Candidate]:
-    """Give every place there is, the best first, those that can't be taken last.
+) -> list[PlacementCandidate]:
+    """Return every place, the best first and those that do not fit last.
 
-    `same` counts the model's replicas on each node. `delta` is by how many bytes more, or less, is
-    promised of devices than `rooms` knows.
+    `same` counts the model's replicas on each node. `delta`: bytes by device that are assigned in
+    addition to what `rooms` knows.
     """
     found = [
-        _explained(each, room.node, wish)
+        _explained(each, room, wish)
         for identity, room in rooms.items()
         for each in _options(room, wish, same.get(identity, 0), delta)
     ]
@@ -194,8 +213,10 @@ def weigh(
     )
 
 
-def _options(room: Room, wish: Wish, same: int, delta: Mapping[Place, int]) -> Iterator[Candidate]:
-    """Give a node's devices as places, not yet told of anything but that devices or room lack."""
+def _options(
+    room: Room, wish: Requirements, same: int, delta: Mapping[Place, int]
+) -> Iterator[PlacementCandidate]:
+    """Yield a node's devices as places, checked only for devices and room."""
     node, asked = room.node, wish.spec.devices
     holds = wish.holds(node)
     free = {
@@ -209,18 +230,20 @@ def _options(room: Room, wish: Wish, same: int, delta: Mapping[Place, int]) -> I
     for index, (left, device) in free.items():
         needed = wish.need(device)
         lack: Lack = "" if left >= max(needed, 1) else "room"
-        yield Candidate(node.id, (index,), device.kind, needed, left, same, holds, "", lack)
+        yield PlacementCandidate(
+            node.id, (index,), device.kind, needed, left, same, holds, "", lack
+        )
     if not free:
-        yield Candidate(node.id, (), "", 0, 0, same, holds, "", "devices")
+        yield PlacementCandidate(node.id, (), "", 0, 0, same, holds, "", "devices")
 
 
 def _several(
-    node: Node, wish: Wish, free: Mapping[int, tuple[int, Device]], same: int, holds: bool
-) -> Candidate:
-    """Choose GPUs of a node for one engine that takes several.
+    node: Node, wish: Requirements, free: Mapping[int, tuple[int, Device]], same: int, holds: bool
+) -> PlacementCandidate:
+    """Choose GPUs of a node for one engine that needs several.
 
-    It takes as much of each as the one of which it needs most, so that with a large one left out
-    the others may have room.
+    It needs the same of each GPU, as much as the largest requires; so without a large GPU the
+    others may have room.
     """
     gpus = [(left, device) for left, device in free.values() if device.kind == "gpu"]
     sign = -1 if wish.policy == "spread" else 1
@@ -237,9 +260,9 @@ def _several(
             found = rank, max(wish.need(device) for _, device in taken)
     if found is not None:
         (left, indexes), needed = found
-        return Candidate(node.id, indexes, "gpu", needed, sign * left, same, holds)
+        return PlacementCandidate(node.id, indexes, "gpu", needed, sign * left, same, holds)
     ordered = sorted(gpus, key=lambda each: (sign * each[0], each[1].index))[: wish.count]
-    return Candidate(
+    return PlacementCandidate(
         node.id,
         tuple(sorted(device.index for _, device in ordered)),
         "gpu",
@@ -252,17 +275,19 @@ def _several(
     )
 
 
-def _explained(each: Candidate, node: Node, wish: Wish) -> Candidate:
-    """Say why it can't be taken, the reason that is hardest to mend first."""
-    spec, lack, unfit = wish.spec, each.lack, ""
-    wrong = unsuited(spec, node)
+def _explained(each: PlacementCandidate, room: Room, wish: Requirements) -> PlacementCandidate:
+    """Return why it can't be chosen: the reason that is hardest to fix."""
+    spec, node, lack, unfit = wish.spec, room.node, each.lack, ""
+    wrong, lacking = unsuited(spec, node), lacks(node, spec.source)
     enemy = wish.enemy(node.id, each.same)
     if wrong:
         lack, unfit = ("place" if spec.node and spec.node != node.id else "label"), wrong
+    elif lacking:
+        lack, unfit = "files", lacking
     elif lack == "devices":
         unfit = _too_few(each, node, wish)
-    elif node.lost or node.draining:
-        lack, unfit = "open", f"{node.id} is {'lost' if node.lost else 'draining'}"
+    elif node.closed:
+        lack, unfit = "open", f"{node.id} is {node.closed}"
     elif enemy:
         lack = "room"
         other = "a replica of it" if enemy == wish.model.id else enemy
@@ -271,12 +296,15 @@ def _explained(each: Candidate, node: Node, wish: Wish) -> Candidate:
         unfit = (
             f"{each.name} has {memory.text(max(each.room, 0))} left, needs {memory.text(each.need)}"
         )
-    return Candidate(
+        beside = max((room.beside_of(index) for index in each.devices), default=0)
+        if beside:
+            unfit += f" ({memory.text(beside)} of it are another node's, on the same machine)"
+    return PlacementCandidate(
         each.node, each.devices, each.kind, each.need, each.room, each.same, each.holds, unfit, lack
     )
 
 
-def _too_few(each: Candidate, node: Node, wish: Wish) -> str:
+def _too_few(each: PlacementCandidate, node: Node, wish: Requirements) -> str:
     if wish.spec.devices:
         return f"{node.id} has no device {' or '.join(map(str, wish.spec.devices))}"
     has = len(each.devices)
@@ -285,14 +313,16 @@ def _too_few(each: Candidate, node: Node, wish: Wish) -> str:
     return f"{node.id} has a CPU only" if wish.count > 1 and node.devices else f"{node.id} has none"
 
 
-def _rank(each: Candidate, wish: Wish) -> tuple[int, bool, int, str, tuple[int, ...]]:
+def _rank(
+    each: PlacementCandidate, wish: Requirements
+) -> tuple[int, bool, int, str, tuple[int, ...]]:
     if wish.policy == "binpack":
         return 0, not each.holds, each.room, each.node, each.devices
     return each.same, not each.holds, -each.room, each.node, each.devices
 
 
-def why_not(each: Candidate, best: Candidate, policy: Policy = "spread") -> str:
-    """Say why a candidate lost against the best one."""
+def why_not(each: PlacementCandidate, best: PlacementCandidate, policy: Policy = "spread") -> str:
+    """Return why a candidate was not chosen."""
     if each.unfit:
         return each.unfit
     if policy == "spread" and each.same != best.same:
@@ -307,13 +337,13 @@ def why_not(each: Candidate, best: Candidate, policy: Policy = "spread") -> str:
 
 def shortage(
     rooms: Mapping[str, Room],
-    wish: Wish,
+    wish: Requirements,
     same: Mapping[str, int],
     delta: Mapping[Place, int],
 ) -> str:
-    """Say what is missing: before the first colon what kind of thing, after it where.
+    """Return what is missing: its kind before the first colon, the places after it.
 
-    Of many nodes the roomiest are named.
+    If there are many nodes, those with the most room are named.
     """
     nearest: Lack = "open" if not rooms else "place"
     near: list[Room] = []
@@ -324,7 +354,7 @@ def shortage(
         if lack == nearest:
             near.append(room)
     found = [
-        _explained(each, room.node, wish)
+        _explained(each, room, wish)
         for room in nsmallest(SHOWN, near, key=lambda room: (-room.most, room.node.id))
         for each in _options(room, wish, same.get(room.node.id, 0), delta)
     ]
@@ -337,6 +367,8 @@ def shortage(
         case "label":
             labels = ", ".join(f"{key}={value}" for key, value in sorted(spec.labels.items()))
             return f"no node carries {labels}: {told}"
+        case "files":
+            return f"no node can serve {spec.source}: {told}"
         case "devices" if spec.devices:
             return f"a device that was asked for is not there: {told}"
         case "devices":
@@ -350,15 +382,17 @@ def shortage(
             return f"no device has room: {told}"
 
 
-def _node_lacks(room: Room, wish: Wish) -> Lack:
-    """Say what a node lacks that has no place to give, by its nearest device."""
+def _node_lacks(room: Room, wish: Requirements) -> Lack:
+    """Return what a node lacks, for its device that lacks least."""
     node, spec = room.node, wish.spec
     if (spec.node or spec.labels) and unsuited(spec, node):
         return "place" if spec.node and spec.node != node.id else "label"
+    if lacks(node, spec.source):
+        return "files"
     devices = room.devices
     if spec.devices:
         devices = tuple([device for device in devices if device.index in spec.devices])
     fit = devices if wish.count == 1 else [each for each in devices if each.kind == "gpu"]
     if len(fit) < wish.count:
         return "devices"
-    return "open" if node.lost or node.draining else "room"
+    return "open" if node.closed else "room"

@@ -1,7 +1,7 @@
-"""What a router decides: which replica goes where, and which wishes can't be granted. Pure.
+"""What a router decides from the state: placements, and rejections of requests. Pure.
 
-`decide` looks only at the folded state, so that a decision that was lost is made again by whoever
-folds the same log, and a decision that was appended leaves nothing to decide.
+`decide` depends only on the folded state. So any router that folds the same log repeats a decision
+that was lost, and after a decision was appended nothing is left to decide.
 """
 
 from msgspec import Struct
@@ -10,10 +10,11 @@ from msgspec.structs import replace
 from nebula.actors.placement.fleet import Fleet
 from nebula.actors.placement.planning import Plan, plan
 from nebula.events.brief import brief
-from nebula.events.index import unmeasured
-from nebula.events.objections import objection
+from nebula.events.sources import unmeasured
 from nebula.events.state import Model, Replica, State, launch_of, proven_spec
+from nebula.events.validation import rejection_reason
 from nebula.events.values import Policy
+from nebula.events.version import too_new
 from nebula.events.vocabulary import (
     Event,
     EventRejected,
@@ -25,7 +26,7 @@ from nebula.events.vocabulary import (
 
 
 class Decision(Struct, frozen=True):
-    """An event to append to an aggregate, and the sequence of the event that calls for it."""
+    """An event to append to an aggregate, and the sequence of the event that caused it."""
 
     id: str
     event: Event
@@ -33,19 +34,19 @@ class Decision(Struct, frozen=True):
 
 
 def decide(state: State, policy: Policy | None = None) -> tuple[Decision, ...]:
-    """Return what `state` calls for: the first due plan, then answers to rejected entries.
+    """Return the decisions due in `state`: the first due plan, then answers to rejected entries.
 
-    One plan at a time, because each changes how much room is left for the next. A plan goes first:
-    no number of rejected entries may hold it up. `policy` is tried instead of each model's own.
+    There is one plan at a time, because each changes how much room is left for the next. A plan
+    comes first, so that rejected entries can't delay it. `policy` replaces each model's own.
     """
     return Decider(policy).decide(state)
 
 
 class Decider:
-    """Decides as `decide` does, for one state after the other of the same log.
+    """Decides as `decide` does, for consecutive states of the same log.
 
-    It remembers what it has worked out of nodes that did not change, and that no model had room
-    when none can have got any since. Nothing that it decides depends on what it remembers.
+    It caches results about unchanged nodes, and which models had no room while none can have become
+    free. The cache never changes a decision.
     """
 
     def __init__(self, policy: Policy | None = None) -> None:
@@ -55,7 +56,9 @@ class Decider:
         self._quiet: dict[str, tuple[object, ...]] = {}
 
     def decide(self, state: State) -> tuple[Decision, ...]:
-        """Give what `state` calls for."""
+        """Return the decisions due in `state`; none if this Nebula can't read the whole log."""
+        if too_new(state) is not None:
+            return ()
         rejected = tuple(
             Decision(str(seq), EventRejected(rejection.subject, rejection.reason), seq)
             for seq, rejection in sorted(state.rejections.items())
@@ -77,7 +80,7 @@ class Decider:
         return rejected
 
     def _known_quiet(self, state: State, now: tuple[object, ...]) -> bool:
-        """Say whether a model called for nothing, and neither it nor the room has grown since."""
+        """Return whether nothing was due for a model, and neither it nor the room changed since."""
         assert isinstance(now[0], Model)
         then = self._quiet.get(now[0].id)
         if then is None or len(then) != len(now) + 1 or then[0] != state.capacity_seq:
@@ -85,12 +88,19 @@ class Decider:
         return all(one is other for one, other in zip(then[1:], now, strict=True))
 
 
+def due(state: State, model: Model) -> Decision | None:
+    """Return the due decision on one model, if there is one."""
+    if model.id not in state.unsettled:
+        return None
+    return _of_model(state, model, None, Fleet())
+
+
 def _of_model(state: State, model: Model, policy: Policy | None, fleet: Fleet) -> Decision | None:
     if model.unloading:
         if model.replicas:
             return None
         return Decision(model.id, ModelUnloaded(), model.changed)
-    due = model.intent > model.answered
+    due = model.requested_seq > model.planned_seq
     failed = None if due else _failed_change(state, model)
     if failed is not None:
         back = _rolled_back(state, model, f"{failed.id} was given up: {failed.reason}")
@@ -99,7 +109,7 @@ def _of_model(state: State, model: Model, policy: Policy | None, fleet: Fleet) -
     if unmeasured(state, model):
         return None
     planned = plan(state, model, policy, fleet=fleet)
-    cause = model.intent if due else _cause(state, model)
+    cause = model.requested_seq if due else _cause(state, model)
     if planned.assignments != model.assignments or (_answers(model) and not planned.missing):
         return Decision(model.id, ModelAssigned(model.version + 1, planned.assignments), cause)
     if planned.missing and (due or _told_otherwise(model, planned)):
@@ -113,11 +123,11 @@ def _of_model(state: State, model: Model, policy: Policy | None, fleet: Fleet) -
 
 def _rolled_back(state: State, model: Model, reason: str) -> ModelRolledBack | None:
     back = ModelRolledBack(brief(reason))
-    return back if objection(state, model.id, back) is None else None
+    return back if rejection_reason(state, model.id, back) is None else None
 
 
 def _stranded(state: State, model: Model, policy: Policy | None, fleet: Fleet) -> bool:
-    """Say whether a change that fits nowhere stands in the way of what would serve without it."""
+    """Return whether a change that fits nowhere prevents serving by the previous spec."""
     before = _before_change(model)
     if before is None or any(replica.serving for replica in state.replicas_of(model)):
         return False
@@ -125,27 +135,28 @@ def _stranded(state: State, model: Model, policy: Policy | None, fleet: Fleet) -
 
 
 def _answers(model: Model) -> bool:
-    """Say whether a plan is called for even if it changes nothing."""
-    return model.intent > model.answered or bool(model.unschedulable)
+    """Return whether a plan is due even if it changes nothing."""
+    return model.requested_seq > model.planned_seq or bool(model.unschedulable)
 
 
 def _told_otherwise(model: Model, planned: Plan) -> bool:
-    """Say whether something else is missing than was told.
+    """Return whether something different is missing than was recorded.
 
-    Of how much room there is where, which changes all the time, only the first word counts.
+    Only the part before the first colon counts, because the figures of free room change all the
+    time.
     """
     same = model.unschedulable.partition(":")[0] == planned.reason.partition(":")[0]
     return model.missing != planned.missing or not same
 
 
 def _cause(state: State, model: Model) -> int:
-    """Give the newest event that can have called for a decision nobody asked for."""
+    """Return the newest event that can have caused a decision without a request."""
     reports = (replica.changed for replica in state.replicas_of(model))
-    return max(state.capacity_seq, model.answered, *reports, 1)
+    return max(state.capacity_seq, model.planned_seq, *reports, 1)
 
 
 def _before_change(model: Model) -> Model | None:
-    """Give the model as it last worked, where its engines were started otherwise then."""
+    """Return the model with its proven spec, if its engines were started differently then."""
     spec = proven_spec(model)
     if spec is None or spec == model.spec:
         return None
@@ -154,7 +165,7 @@ def _before_change(model: Model) -> Model | None:
 
 
 def _failed_change(state: State, model: Model) -> Replica | None:
-    """Find a replica that was given up as it is wanted now, where the last that worked differs."""
+    """Return a replica that was given up with the present spec, if the proven spec differs."""
     if _before_change(model) is None:
         return None
     launch = launch_of(model)
@@ -166,6 +177,6 @@ def _failed_change(state: State, model: Model) -> Replica | None:
 
 
 def replicas_on(state: State, node: str) -> list[Replica]:
-    """Give the replicas that a node holds or should hold, in the order of their ids."""
+    """Return the replicas that a node has or should have, in the order of their ids."""
     held = state.occupancy.get(node)
     return [state.replicas[identity] for identity in sorted(held.replicas)] if held else []

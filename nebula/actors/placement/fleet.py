@@ -1,4 +1,4 @@
-"""The room that plans have left on every node, worked out anew only where it may have changed."""
+"""The memory that plans have left on every node, computed again only where it may have changed."""
 
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -14,9 +14,11 @@ Place: TypeAlias = tuple[str, int]
 
 
 class Room(Struct, frozen=True):
-    """What plans have left of a node: of each of its `devices` so many bytes.
+    """What plans have left of a node: bytes of each of its `devices`.
 
-    `ranked`: the same, least first. `shape` is what all of the devices are like, where they are.
+    `ranked`: the same, least first. `shape`: the common properties of its devices, if they are
+    alike. `beside`: bytes of each device that replicas of other nodes use, if those offer the same
+    device.
     """
 
     node: Node
@@ -25,43 +27,93 @@ class Room(Struct, frozen=True):
     free: tuple[int, ...]
     ranked: tuple[int, ...]
     shape: Device | None
+    beside: tuple[int, ...] = ()
+
+    def beside_of(self, index: int) -> int:
+        """Return the bytes of a device that replicas of other nodes use."""
+        found = zip(self.devices, self.beside, strict=False)
+        return next((other for device, other in found if device.index == index), 0)
 
     @property
     def most(self) -> int:
-        """What is left of the roomiest device."""
+        """The bytes left on the device with the most room."""
         return self.ranked[-1] if self.ranked else 0
 
 
 class Fleet:
-    """Gives the room on all nodes of a state, and of the next one."""
+    """Computes the room on all nodes for consecutive states."""
 
     def __init__(self) -> None:
         self._rooms: dict[str, Room] = {}
         self._seen: tuple[object, object] = (None, None)
+        self.twins: Mapping[Place, tuple[Place, ...]] = {}
+        """For each device that several nodes offer, its other nodes."""
         self.full: dict[object, str] = {}
-        """What has no room now, by `Wish.kind`, and the words for it."""
+        """The requirements (`Wish.kind`) that have no room now, with the reason."""
 
     def of(self, state: State) -> Mapping[str, Room]:
-        """Give the room on every node, in no order."""
+        """Return the room on every node, in no order."""
         if self._seen[0] is state.nodes and self._seen[1] is state.occupancy:
             return self._rooms
         known, occupancy = self._rooms, state.occupancy
+        if self._seen[0] is not state.nodes:
+            self.twins = twins(state)
         rooms = {}
         for identity, node in state.nodes.items():
             held = occupancy.get(identity)
             room = known.get(identity)
-            if room is None or room.node is not node or room.occupancy is not held:
-                room = _room(node, held)
+            beside = self._beside(node, occupancy) if self.twins else ()
+            if (
+                room is None
+                or room.node is not node
+                or room.occupancy is not held
+                or room.beside != beside
+            ):
+                room = _room(node, held, beside)
             rooms[identity] = room
         self._rooms, self._seen = rooms, (state.nodes, state.occupancy)
         self.full.clear()
         return rooms
 
+    def _beside(self, node: Node, occupancy: Mapping[str, Occupancy]) -> tuple[int, ...]:
+        """Return what other nodes use of a node's devices; nothing if no device is shared."""
+        places = [(node.id, device.index) for device in distinct(node)]
+        if not any(place in self.twins for place in places):
+            return ()
+        return tuple([promised_beside(occupancy, self.twins.get(place, ())) for place in places])
 
-def _room(node: Node, held: Occupancy | None) -> Room:
+
+def twins(state: State) -> dict[Place, tuple[Place, ...]]:
+    """Return the devices that several nodes offer, each with its other nodes."""
+    same: dict[str, list[Place]] = {}
+    for node in state.nodes.values():
+        for device in node.devices:
+            if device.identity:
+                same.setdefault(device.identity, []).append((node.id, device.index))
+    return {
+        place: tuple(other for other in sorted(places) if other != place)
+        for places in same.values()
+        if len(places) > 1
+        for place in places
+    }
+
+
+def promised_beside(occupancy: Mapping[str, Occupancy], others: tuple[Place, ...]) -> int:
+    """Return the bytes of a device that replicas of other nodes use."""
+    found = [(occupancy.get(node), index) for node, index in others]
+    return sum(held.used.get(index, 0) for held, index in found if held is not None)
+
+
+def _room(node: Node, held: Occupancy | None, beside: tuple[int, ...]) -> Room:
     devices = tuple(distinct(node))
     used = held.used if held is not None else {}
-    free = tuple([usable(device) - used.get(device.index, 0) for device in devices])
+    others = beside or (0,) * len(devices)
+    free = tuple(
+        [
+            usable(device) - used.get(device.index, 0) - other
+            for device, other in zip(devices, others, strict=True)
+        ]
+    )
     alike = len({(device.kind, device.memory) for device in devices}) == 1
     ranked = tuple(sorted(free))
-    return Room(node, held, devices, free, ranked, devices[0] if alike else None)
+    return Room(node, held, devices, free, ranked, devices[0] if alike else None, beside)

@@ -1,34 +1,40 @@
 """The plan of one model: which replicas stay, which are replaced, and where new ones go. Pure.
 
-A replica is *stale* when its engine is to be started otherwise or may not stay where it is. One
-that serves is replaced by surge: first another is ready beside it, then it is dropped. Where
-there is no room for two, its engine is started anew in its place, one replica at a time.
+A replica is *stale* if its engine must be started differently or may not stay where it is. A
+serving stale replica is replaced by surge: it is dropped once its successor is ready. If there is
+no room for both, its engine is restarted in place, one replica at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-from nebula.actors.placement.candidates import Candidate, Wish, best, shortage, weigh
-from nebula.actors.placement.fleet import Fleet, Place
+from nebula.actors.placement.candidates import (
+    PlacementCandidate,
+    Requirements,
+    best,
+    shortage,
+    weigh,
+)
+from nebula.actors.placement.fleet import Fleet, Place, promised_beside
 from nebula.actors.placement.sizing import device_at, usable
-from nebula.events import index
-from nebula.events.state import Model, State, launch_of, replica_id
+from nebula.events import drift, sources
+from nebula.events.state import Model, Replica, State, launch_of, replica_id
 from nebula.events.values import Assignment, Policy
 
 
 class Choice(Struct, frozen=True):
-    """Where one new replica goes: every candidate, the best first. It goes nowhere if none fits."""
+    """The choice of a place for one new replica: every candidate, the best first."""
 
     replica: str
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[PlacementCandidate, ...]
 
 
 class Plan(Struct, frozen=True):
-    """What a model's replicas should be. `evicted` had a place that they don't keep.
+    """A plan of a model's replicas. `evicted` replicas lose their place.
 
-    `missing` replicas are not as they are wanted, and can't be for the `reason`. `choices` are
-    told only to whom asks for them.
+    `missing` replicas can't be as wanted because of the `reason`. `choices` are filled in only on
+    request.
     """
 
     assignments: tuple[Assignment, ...]
@@ -47,9 +53,9 @@ def plan(
     fleet: Fleet | None = None,
     tell: bool = False,
 ) -> Plan:
-    """Plan a model's replicas as `state` calls for. `tell`: with all candidates of every choice.
+    """Return a plan of a model's replicas in `state`. `tell`: with all candidates of each choice.
 
-    Replicas that their nodes gave up are tried again when somebody has asked for the model.
+    Replicas that their nodes gave up are tried again after a new request for the model.
     """
     draft = _Draft(state, model, policy, fleet or Fleet(), tell)
     draft.sort()
@@ -62,8 +68,9 @@ def plan(
 class _Draft:
     """A plan in the making.
 
-    `fresh` are as they are wanted now; `old` are stale and serve; `idle` are stale, may not stay
-    where they are, and don't serve. `delta`: by how much promises differ from those of the state.
+    `fresh` replicas are up to date; `old` ones are stale and serve; `idle` ones are stale, may not
+    stay where they are, and do not serve. `delta`: by how much assigned bytes differ from the
+    state.
     """
 
     def __init__(
@@ -71,14 +78,15 @@ class _Draft:
     ) -> None:
         self.state = state
         self.model = model
-        self.wish = Wish(state, model, policy)
+        self.wish = Requirements(state, model, policy)
         self.rooms = fleet.of(state)
+        self.twins = fleet.twins
         self.full = fleet.full
         self.tell = tell
         self.launch = launch_of(model)
         self.version = model.version + 1
         self.wanted = model.wanted
-        self.due = model.intent > model.answered
+        self.due = model.requested_seq > model.planned_seq
         self.fresh: list[Assignment] = []
         self.old: list[Assignment] = []
         self.idle: list[Assignment] = []
@@ -89,7 +97,7 @@ class _Draft:
         self.stuck = False
 
     def sort(self) -> None:
-        """See of every replica that is planned whether it stays."""
+        """Decide for every planned replica whether it stays."""
         for place in sorted(self.model.assignments, key=number):
             replica = self.state.replicas.get(place.replica)
             if replica is None:
@@ -97,8 +105,8 @@ class _Draft:
             if not stands(self.state, place) or self._overfull(place):
                 self._drop(place)
                 continue
-            away = index.misplaced(self.state, self.model, replica)
-            again = bool(index.outdated(self.state, replica, self.launch))
+            away = drift.misplaced(self.state, self.model, replica)
+            again = bool(drift.outdated(self.state, replica, self.launch))
             again = again or (self.due and replica.given_up)
             if not again and not away:
                 self.fresh.append(place)
@@ -106,20 +114,25 @@ class _Draft:
                 self.old.append(place)
             elif not away and (renewed := self._renewed(place)) is not None:
                 self.fresh.append(renewed)
-            elif again or replica.given_up:
+            elif again or replica.given_up or self._lacks(replica):
                 self._drop(place)
             else:
                 self.idle.append(place)
 
+    def _lacks(self, replica: Replica) -> bool:
+        """Return whether its engine can't start where it is because the folder is missing."""
+        node = self.state.nodes.get(replica.node)
+        return node is not None and bool(sources.lacks(node, self.model.spec.source))
+
     def trim(self) -> None:
-        """Keep as many as are wanted; of stale ones as many as have no successor that serves."""
+        """Keep as many as wanted, and stale ones only until a successor serves."""
         self.fresh = self._keep(self.fresh, self.wanted)
         succeeded = sum(self._serves(place) for place in self.fresh)
         self.old = self._keep(self.old, max(0, self.wanted - succeeded))
         self.idle = self._keep(self.idle, max(0, self.wanted - len(self.fresh) - len(self.old)))
 
     def _keep(self, places: list[Assignment], count: int) -> list[Assignment]:
-        """Keep the best of them: those that may stay, that serve, that have the lowest numbers."""
+        """Keep the best of them: those that may stay first, then serving ones, then low numbers."""
         ordered = sorted(places, key=self._worth)
         for place in ordered[count:]:
             self._drop(place)
@@ -127,12 +140,12 @@ class _Draft:
 
     def _worth(self, place: Assignment) -> tuple[bool, bool, bool, int]:
         replica = self.state.replicas[place.replica]
-        away = bool(index.misplaced(self.state, self.model, replica))
+        away = bool(drift.misplaced(self.state, self.model, replica))
         gave_up = replica.given_up and replica.version == place.version
         return gave_up, away, not self._serves(place), number(place)
 
     def add(self) -> None:
-        """Choose places for what is missing, and for a successor where a stale replica serves."""
+        """Choose places for missing replicas, and for successors of serving stale ones."""
         numbers = self._free_numbers()
         limit = self.wanted + bool(self.old)
         while len(self.fresh) < self.wanted and len(self.fresh) + len(self.old) < limit:
@@ -142,11 +155,11 @@ class _Draft:
                 break
             place = Assignment(replica, found.node, found.devices, found.need, self.version)
             self.fresh.append(place)
-            _count(self.delta, place, place.memory)
+            self._promise(place, place.memory)
         left = max(0, self.wanted - len(self.fresh) - len(self.old))
         self.idle = self._keep(self.idle, left)
 
-    def _choose(self, replica: str) -> Candidate | None:
+    def _choose(self, replica: str) -> PlacementCandidate | None:
         alike = self.wish.kind if not (self.tell or self.delta or self.wish.hostile) else None
         if alike in self.full:
             self.reason = self.full[alike]
@@ -165,9 +178,9 @@ class _Draft:
         return found
 
     def renew_in_place(self) -> None:
-        """Where no other place can be had, start one stale replica's engine anew in its own.
+        """If there is no other place, restart one stale replica's engine in its own place.
 
-        Not while another starts, or while one that was dropped still ends: it makes room.
+        This waits while another replica starts, or while a dropped one that makes room is ending.
         """
         if not self.reason or not self.old:
             return
@@ -177,7 +190,7 @@ class _Draft:
             return
         for place in self.old:
             replica = self.state.replicas[place.replica]
-            if index.misplaced(self.state, self.model, replica):
+            if drift.misplaced(self.state, self.model, replica):
                 continue
             renewed = self._renewed(place)
             if renewed is not None:
@@ -188,7 +201,7 @@ class _Draft:
         self.stuck = True
 
     def _ending(self) -> bool:
-        """Say whether an engine ends, or is about to, on a node that will tell of it."""
+        """Return whether an engine is ending, or will, on a node that will report it."""
         staying = {place.replica for place in (*self.fresh, *self.old, *self.idle)}
         for replica in self.state.replicas_of(self.model):
             node = self.state.nodes.get(replica.node)
@@ -197,14 +210,15 @@ class _Draft:
         return False
 
     def plan(self) -> Plan:
-        """Give the plan."""
+        """Return the plan."""
         places = sorted((*self.fresh, *self.old, *self.idle), key=number)
         kept = {place.replica for place in places} & {
             place.replica for place in self.model.assignments
         }
         missing = 0
         if self.reason and (self.stuck or not self.old):
-            missing = self.wanted - (len(places) if len(places) < self.wanted else len(self.fresh))
+            there = len(places) if len(places) < self.wanted else len(self.fresh) + self._awaited()
+            missing = self.wanted - there
         return Plan(
             tuple(places),
             self._reason() if missing else "",
@@ -214,13 +228,20 @@ class _Draft:
             tuple(self.choices),
         )
 
+    def _awaited(self) -> int:
+        """Return how many replicas fit nowhere but on a node that was stopped, and wait for it.
+
+        Such a node comes back with what it had: until then nothing else could be told of them.
+        """
+        return sum(self.state.nodes[place.node].stopped for place in self.idle)
+
     def _reason(self) -> str:
-        """Begin with who can't be replaced, where no replica is missing altogether."""
+        """Return the reason; if no replica is missing, it names one that can't be replaced."""
         staying = [*self.old, *self.idle]
         if not staying or len(self.fresh) + len(staying) < self.wanted:
             return self.reason
         first = self.state.replicas[staying[0].replica]
-        why = index.stale(self.state, self.model, first, self.launch)
+        why = drift.stale(self.state, self.model, first, self.launch)
         return f"{first.id} can't be replaced, though {why}: {self.reason}"
 
     def _serves(self, place: Assignment) -> bool:
@@ -228,7 +249,7 @@ class _Draft:
         return replica is not None and replica.serving and replica.version == place.version
 
     def _renewed(self, place: Assignment) -> Assignment | None:
-        """Give a place with the newest version and need; None where the need does not fit there."""
+        """Return a place with the newest version and need; None if it does not fit there."""
         node = self.state.nodes[place.node]
         devices = [device_at(node, each) for each in place.devices]
         if len(place.devices) != self.wish.count:
@@ -236,10 +257,19 @@ class _Draft:
         share = max([self.wish.need(device) for device in devices if device is not None])
         more = share - self.state.replicas[place.replica].memory
         for device in devices:
-            if device is None or self._promised((node.id, device.index)) + more > usable(device):
+            at = (node.id, device.index) if device is not None else (node.id, -1)
+            beside = promised_beside(self.state.occupancy, self.twins.get(at, ()))
+            if device is None or self._promised(at) + beside + more > usable(device):
                 return None
-        _count(self.delta, place, more)
+        self._promise(place, more)
         return Assignment(place.replica, place.node, place.devices, share, self.version)
+
+    def _promise(self, place: Assignment, size: int) -> None:
+        """Count the assigned bytes of a place's devices, on all nodes that offer them."""
+        _count(self.delta, place.node, place.devices, size)
+        for device in place.devices:
+            for node, there in self.twins.get((place.node, device), ()):
+                _count(self.delta, node, (there,), size)
 
     def _promised(self, place: Place) -> int:
         held = self.state.occupancy.get(place[0])
@@ -247,13 +277,13 @@ class _Draft:
         return used + self.delta.get(place, 0)
 
     def _drop(self, place: Assignment) -> None:
-        """Let go of a place. Its memory is free at once only where no engine is there to end."""
+        """Release a place. Its memory is free at once only if no engine must end there."""
         replica = self.state.replicas[place.replica]
         if replica.engine is None:
-            _count(self.delta, place, -replica.memory)
+            self._promise(place, -replica.memory)
         else:
-            _count(self.delta, place, replica.memory - place.memory)
-            _count(self.gone, place, replica.memory)
+            self._promise(place, replica.memory - place.memory)
+            _count(self.gone, place.node, place.devices, replica.memory)
 
     def _overfull(self, place: Assignment) -> bool:
         for each in place.devices:
@@ -264,9 +294,9 @@ class _Draft:
         return False
 
     def _free_numbers(self) -> Iterator[int]:
-        """Count up, passing over every replica there is: one that moves gets a new number too.
+        """Return the next free number; a replica that moves gets a new number too.
 
-        Its engine may still run, or just be starting, elsewhere.
+        The engine of the old number may still run, or be starting, elsewhere.
         """
         taken = set(self.model.replicas)
         each = 0
@@ -276,18 +306,18 @@ class _Draft:
             each += 1
 
 
-def _count(sums: dict[Place, int], place: Assignment, size: int) -> None:
+def _count(sums: dict[Place, int], node: str, devices: Iterable[int], size: int) -> None:
     if not size:
         return
-    for device in place.devices:
-        sums[place.node, device] = sums.get((place.node, device), 0) + size
+    for device in devices:
+        sums[node, device] = sums.get((node, device), 0) + size
 
 
 def number(place: Assignment) -> int:
-    """Give a replica's number."""
+    """Return a replica's number."""
     return int(place.replica.rpartition("-")[2])
 
 
 def stands(state: State, place: Assignment) -> bool:
-    """Say whether a place can be kept: it is still there."""
-    return index.housed(state, place)
+    """Return whether a place still exists and can be kept."""
+    return drift.housed(state, place)

@@ -1,8 +1,8 @@
-"""Which replicas would lie better elsewhere, now that there is room again. Pure.
+"""Finds replicas that would be better placed elsewhere, now that there is room again. Pure.
 
-Placement spreads replicas when it places them; after a loss they lie where there was room then,
-and stay: to move a replica costs the start of an engine. So nothing here happens by itself. Each
-move is tried on the state, one after the other, with the planner that carries it out.
+Placement spreads replicas when it places them. After a loss they go where there is room, and stay
+there, because moving a replica costs the start of an engine. So moves happen only on request. Each
+move is tried on the state, one after the other, with the planner that will do it.
 """
 
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ from nebula.events.values import Assignment
 from nebula.events.vocabulary import EngineStopped, Event, ModelAssigned
 
 MOST_MOVES = 256
-"""Moves that one plan has, at most: what is left is shown by the next."""
+"""Moves of one plan, at most; the next plan shows the rest."""
 
 
 class Move(Struct, frozen=True):
-    """A replica that would lie better on the node `target` than on `source`, and why."""
+    """A replica that would be better placed on the node `target` than on `source`, and why."""
 
     model: str
     replica: str
@@ -34,17 +34,17 @@ class Move(Struct, frozen=True):
 
 
 class Rebalancing(Struct, frozen=True):
-    """The moves, and what is passed over, each with its reason."""
+    """The moves, and the models that are left alone, each with its reason."""
 
     moves: tuple[Move, ...]
     passed: tuple[str, ...] = ()
 
 
 def rebalance(state: State, only: str = "") -> Rebalancing:
-    """Return the moves that would spread replicas again, or those of one model `only`.
+    """Return the moves that would spread replicas again; `only`: those of one model.
 
-    A replica moves where fewer of its model lie together afterwards, or where no more do and the
-    fuller of both nodes gets emptier: so moves come to an end, and none is undone by the next.
+    A replica moves if fewer replicas of its model share a node afterwards, or if as many do and the
+    fuller of both nodes becomes emptier. So moves come to an end, and none undoes another.
     """
     moves: list[Move] = []
     passed: list[str] = []
@@ -64,27 +64,27 @@ def rebalance(state: State, only: str = "") -> Rebalancing:
 
 
 def requests(moves: tuple[Move, ...]) -> Iterator[tuple[str, ModelRebalanceRequested]]:
-    """Yield for each model the intent that asks for its moves."""
+    """Yield for each model the intent that requests its moves."""
     for model in dict.fromkeys(move.model for move in moves):
         replicas = tuple(sorted(move.replica for move in moves if move.model == model))
         yield model, ModelRebalanceRequested(replicas)
 
 
 def _unsettled(state: State, model: Model) -> str:
-    """Say why a model is left alone; empty where it is not."""
+    """Return why a model is left alone; empty if it is not."""
     if model.unloading or not model.wanted:
         return ""
     if model.spec.policy != "spread":
         return f"its policy is {model.spec.policy}"
     if model.unschedulable:
-        return f"it is short of replicas: {model.unschedulable}"
+        return f"it lacks replicas: {model.unschedulable}"
     if model.moving or any(not each.serving for each in state.replicas_of(model)):
-        return "its replicas change just now"
+        return "its replicas are changing now"
     return ""
 
 
 def _better(state: State, model: Model) -> Iterator[tuple[Move, State]]:
-    """Yield the moves that make it better, each with the state that it leads to."""
+    """Yield the moves that improve the placement, each with the resulting state."""
     together: dict[str, int] = {}
     for place in model.assignments:
         together[place.node] = together.get(place.node, 0) + 1
@@ -96,7 +96,7 @@ def _better(state: State, model: Model) -> Iterator[tuple[Move, State]]:
         after = _moved(state, model, place, target)
         fuller = _load(state, place.node)
         if there + 1 < here:
-            reason = f"{here} replicas of {model.id} lie together on {place.node}, {there} there"
+            reason = f"{here} replicas of {model.id} share {place.node}, {target.node} has {there}"
         elif there + 1 <= here and _load(after, target.node) < fuller:
             reason = (
                 f"{place.node} is {fuller:.0%} full, {target.node} {_load(state, target.node):.0%}"
@@ -133,7 +133,7 @@ def _fold(state: State, identity: str, event: Event) -> State:
 
 
 def _load(state: State, node: str) -> float:
-    """Return the part of a node's device memory that is promised."""
+    """Return the part of a node's device memory that plans have assigned."""
     known: Node | None = state.nodes.get(node)
     whole = sum(device.memory for device in known.devices) if known is not None else 0
     used = sum(state.occupancy.get(node, Occupancy()).used.values())

@@ -1,6 +1,8 @@
-"""How much memory a replica takes of its devices, and how much of them plans may promise. Pure."""
+"""How much memory of its devices a replica needs, and how much of them plans may assign. Pure."""
 
 from collections.abc import Iterator
+
+from msgspec import Struct
 
 from nebula.events import memory
 from nebula.events.engine_options import context, option
@@ -9,63 +11,94 @@ from nebula.events.state import Measured, Model, Node
 from nebula.events.values import Device, DeviceKind, OptionValue, Task
 
 USABLE = 0.92
-"""The part of a device that plans may promise; the rest is the driver's and everybody's."""
+"""The part of a device that plans may assign; the rest is for the driver and other programs."""
 
 DEFAULT_SHARE: dict[Task, float] = {"chat": 0.45, "embedding": 0.15}
-"""The part of a device that a replica gets of which nobody knows how much memory it needs."""
+"""The part of a device that a replica gets if its memory need is unknown."""
 
 OVERHEAD: dict[DeviceKind, dict[Task, int]] = {
     "gpu": {"chat": 5 * GIB // 2, "embedding": 5 * GIB // 2},
     "cpu": {"chat": 7 * GIB // 4, "embedding": 3 * GIB // 2},
 }
-"""What an engine takes beside its weights and its cache: libraries, activations, graphs.
+"""Bytes that an engine needs besides weights and cache: libraries, activations, graphs.
 
-Measured with vLLM 0.32 on a CPU, what both of its processes have for themselves alone, after some
-requests: 1.6 GiB for one that generates (SmolLM2-135M), 1.3 GiB for one that embeds (all-MiniLM).
+Measured with vLLM 0.32 on a CPU: the private memory of both processes after some requests was 1.6
+GiB for a generating model (SmolLM2-135M) and 1.3 GiB for an embedding model (all-MiniLM).
 """
 
 CONCURRENT = 4
 TYPICAL = 8192
-"""The cache is to hold one request as long as the context allows, which vLLM insists upon, or
-`CONCURRENT` of at most `TYPICAL` tokens each, whichever is more."""
+"""The cache must hold one request of the full context, which vLLM requires, or `CONCURRENT`
+requests of at most `TYPICAL` tokens, whichever is more."""
 
 
 def usable(device: Device) -> int:
-    """Give how many bytes of a device plans may promise in all."""
+    """Return how many bytes of a device plans may assign in total."""
     return int(device.memory * USABLE)
 
 
 def need(model: Model, device: Device, count: int = 1) -> int:
-    """Give how many bytes of a device one replica of a model takes, of `count` such ones.
+    """Return how many bytes of each of its `count` devices one replica of a model needs.
 
-    What was asked for; else what its measured weights and a cache for some requests take; else,
-    where nobody could measure them, a share of the device.
+    That is the requested memory; else what its measured weights and a cache for some requests need;
+    else, if it could not be measured, a part of the device.
     """
     amount = model.spec.memory
     if amount is not None:
         return memory.parse(amount)
-    if device.kind == "gpu":
-        share = _number(option(model.spec.options, "gpu-memory-utilization"))
-        if share is not None and 0 < share <= 1:
-            return int(device.memory * share)
+    share = _share(model) if device.kind == "gpu" else None
+    if share is not None:
+        return int(device.memory * share)
+    made_of = parts(model, device, count)
+    return int(device.memory * DEFAULT_SHARE[model.task]) if made_of is None else made_of.total
+
+
+class Parts(Struct, frozen=True):
+    """What a replica's need of one device is made of, in bytes, where its model was measured.
+
+    `weights`: of the files. `cache`: the KV cache that its engine gets, which holds `tokens` tokens
+    at least; 0 tokens where an option sets its size. `engine`: all else that the engine takes.
+    """
+
+    weights: int
+    cache: int
+    engine: int
+    tokens: int
+
+    @property
+    def total(self) -> int:
+        """All of it, in bytes."""
+        return self.weights + self.cache + self.engine
+
+
+def parts(model: Model, device: Device, count: int = 1) -> Parts | None:
+    """Return what the need of a replica is made of, of `count` such devices; see `need`.
+
+    None where it does not follow from what was measured.
+    """
     measured = model.measured
-    if measured is None or not measured.weights:
-        return int(device.memory * DEFAULT_SHARE[model.task])
-    return _measured(model, measured, device.kind, count)
-
-
-def _measured(model: Model, measured: Measured, kind: DeviceKind, parts: int) -> int:
-    weights = -(-measured.weights // parts)
-    bare = weights + weights // 12 + OVERHEAD[kind][model.task]
+    if model.spec.memory is not None or measured is None or not measured.weights:
+        return None
+    if device.kind == "gpu" and _share(model) is not None:
+        return None
+    weights = -(-measured.weights // count)
+    bare = weights + weights // 12 + OVERHEAD[device.kind][model.task]
     asked = _number(option(model.spec.options, "kv-cache-memory-bytes"))
     if asked is not None and 0 < asked < 2**62:
-        return bare + int(asked)
-    cache = -(-_tokens(model, measured) * measured.cache_per_token // parts)
-    if kind == "cpu" and cache:
-        # An engine on a CPU takes a quarter of its share for the cache, all of it at once
-        # (`launch.cpu_cache`): the rest is to hold everything else.
-        return max(-(-bare * 4 // 3), 4 * cache)
-    return bare + cache
+        return Parts(weights, int(asked), bare - weights, 0)
+    tokens = _tokens(model, measured)
+    cache = -(-tokens * measured.cache_per_token // count)
+    if device.kind == "cpu" and cache:
+        # An engine on a CPU allocates a quarter of its memory for the cache at once
+        # (`launch.cpu_cache`); the rest must hold everything else.
+        total = max(-(-bare * 4 // 3), 4 * cache)
+        return Parts(weights, total // 4, total - weights - total // 4, tokens)
+    return Parts(weights, cache, bare - weights, tokens)
+
+
+def _share(model: Model) -> float | None:
+    share = _number(option(model.spec.options, "gpu-memory-utilization"))
+    return share if share is not None and 0 < share <= 1 else None
 
 
 def _tokens(model: Model, measured: Measured) -> int:
@@ -74,7 +107,7 @@ def _tokens(model: Model, measured: Measured) -> int:
 
 
 def sized_by(model: Model) -> str:
-    """Say where the need of a model comes from that names no memory; empty where it names some."""
+    """Return where the need of a model comes from; "" where its load request names the memory."""
     measured, options = model.measured, model.spec.options
     if model.spec.memory is not None:
         return ""
@@ -82,13 +115,33 @@ def sized_by(model: Model) -> str:
         return "its option gpu-memory-utilization says how much memory it takes"
     if measured is None or not measured.weights:
         why = f" ({measured.reason})" if measured is not None and measured.reason else ""
-        return f"nobody could measure how much memory it takes{why}: it gets a share of a device"
+        return f"its memory need could not be measured{why}: it gets a share of a device"
+    text = f"measured: its files hold {memory.fine(measured.weights)} of weights"
     if option(options, "kv-cache-memory-bytes") is not None:
-        return f"it takes {memory.text(measured.weights)} of weights, and the cache of its options"
+        return f"{text}; its option kv-cache-memory-bytes sets the KV cache"
+    if not measured.cache_per_token:
+        return f"{text}; it keeps no KV cache"
     return (
-        f"it takes {memory.text(measured.weights)} of weights, and a cache for "
-        f"{_tokens(model, measured)} tokens of {measured.cache_per_token} bytes"
+        f"{text}; its KV cache takes {memory.small(measured.cache_per_token)} for a token, and is "
+        f"to hold {_tokens(model, measured)} tokens"
     )
+
+
+def need_in_words(model: Model, device: Device, count: int = 1) -> str:
+    """Return how much of a device a replica needs, and what for; the parts add up to the whole."""
+    whole = memory.text(need(model, device, count))
+    if model.spec.memory is not None:
+        return f"{whole}, as the load request asks"
+    made_of = parts(model, device, count)
+    if made_of is not None:
+        weights, cache, engine = memory.shares(made_of.total, made_of.weights, made_of.cache)
+        held = f" of at least {made_of.tokens} tokens" if made_of.tokens else ""
+        kept = f"{cache} for a KV cache{held}, " if made_of.cache else ""
+        return f"{whole}: {weights} for weights, {kept}{engine} for the engine itself"
+    share = _share(model) if device.kind == "gpu" else None
+    if share is not None:
+        return f"{whole}, {share:.0%} of the device, as its option gpu-memory-utilization asks"
+    return f"{whole}, {DEFAULT_SHARE[model.task]:.0%} of the device, since it was not measured"
 
 
 def _number(value: OptionValue) -> float | None:
@@ -101,7 +154,7 @@ def _number(value: OptionValue) -> float | None:
 
 
 def distinct(node: Node) -> Iterator[Device]:
-    """Give a node's devices; of those that share an index the first."""
+    """Yield a node's devices; of several with the same index the first."""
     seen = set()
     for device in node.devices:
         if device.index not in seen:
@@ -110,5 +163,5 @@ def distinct(node: Node) -> Iterator[Device]:
 
 
 def device_at(node: Node, index: int) -> Device | None:
-    """Give a node's device by its index."""
+    """Return a node's device by its index."""
     return next((device for device in node.devices if device.index == index), None)

@@ -1,1 +1,1 @@
-"""The router: which replica gets a request, and what is decided from what is seen."""
+"""The router: chooses replicas for requests, and appends the cluster's decisions."""

@@ -1,7 +1,7 @@
 """The router: it appends the cluster's decisions and sends every request to a ready replica.
 
-Any number of routers run side by side: gateways share requests out among those that they hear, NATS
-does where they hear none, and of two that decide at once the log lets one win.
+Any number of routers run side by side: gateways spread requests among the routers that they hear,
+NATS does so if they hear none, and if two decide at once, the log lets one win.
 """
 
 import asyncio
@@ -16,15 +16,17 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.errors import FlushTimeoutError
 
+from nebula.actors import ear
 from nebula.actors.actor import Actor
+from nebula.actors.ear import Ear
 from nebula.actors.placement.decision import Decision
 from nebula.actors.router.backlog import Backlog
-from nebula.actors.router.deciding import Deciding
 from nebula.actors.router.dispatch import WAITING_MEMORY, Dispatch
 from nebula.actors.router.guards import Guards
 from nebula.actors.router.last_heartbeats import EVERY, last_heartbeats
 from nebula.actors.router.loss import LOST_AFTER
-from nebula.actors.router.observing import Observer
+from nebula.actors.router.observer import Observer
+from nebula.actors.router.pending_decisions import PendingDecisions
 from nebula.events import subjects
 from nebula.events.state import State
 from nebula.events.version import VERSION
@@ -36,17 +38,17 @@ log = logging.getLogger(__name__)
 HEARTBEAT = 1.0
 TICK = 0.1
 OBSERVE = 1.0
-"""Seconds between two looks at what has been seen beside the log."""
+"""Seconds between two looks at what was seen beside the log."""
 
 PATIENCE = 4.0
-"""Seconds in which the log has to take a decision before others, of other aggregates, go first."""
+"""Seconds that the log gets to take a decision before decisions on other aggregates go first."""
 
 FAREWELL = 0.25
-"""Seconds for which a router that ends still takes requests of gateways that do not know it yet."""
+"""Seconds for which an ending router still takes requests of gateways that do not know it yet."""
 
 
 class Router(Actor):
-    """See the module."""
+    """The actor of a router: subscribes, sends requests on, and appends decisions."""
 
     def __init__(
         self,
@@ -71,19 +73,35 @@ class Router(Actor):
             waiting_memory,
         )
         self._observer = Observer(self.id, time.monotonic)
-        self._deciding = Deciding(self._observer, self._dispatch.loads, lost_after)
+        self._deciding = PendingDecisions(self._observer, self._dispatch.loads, lost_after)
         self._backlog = Backlog(time.monotonic)
+        self._ear = Ear(
+            connection,
+            lambda: self.projection.state,
+            lambda state: [*ear.living(state), *ear.serving(state)],
+            each_router=True,
+            any_router=False,
+            own=subjects.router_status(self.id),
+        )
         self._look = asyncio.Event()
         self._requests: tuple[Subscription, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """The name that its log lines begin with."""
+        return f"router {self.id}"
+
     async def begin(self) -> None:
-        """Listen for requests, their ends, and heartbeats."""
+        """Subscribe to requests, their ends, and heartbeats."""
         client, dispatch = self.connection.client, self._dispatch
         await client.listen(subjects.FINISHED, dispatch.on_finished)
-        await client.listen(subjects.REPLICA_STATUS, dispatch.on_status)
         await client.listen(subjects.CANCELS, dispatch.on_cancel)
-        await client.listen(subjects.NODE_STATUS, self._observer.on_node)
-        await client.listen(subjects.ROUTER_STATUS, self._observer.on_router)
+        for beats, arrival in (
+            (subjects.REPLICA_STATUS, dispatch.on_status),
+            (subjects.NODE_STATUS, self._observer.on_node),
+            (subjects.ROUTER_STATUS, self._observer.on_router),
+        ):
+            await client.listen(beats, self._ear.noting(beats, arrival))
         self.connection.on_reconnect(self._on_reconnect)
         self.projection.listen(self._observer.on_record)
         self._observer.restart()
@@ -95,9 +113,10 @@ class Router(Actor):
         dispatch.addressed = True
         self.spawn(self._tick(), "send what waits")
         self.spawn(self._look_at_stored(), "look at stored heartbeats")
+        self.spawn(self._ear.run(), "listen for living actors")
 
     async def work(self) -> None:
-        """Append what the state calls for, whenever it has changed, and what is seen beside it."""
+        """Append the decisions that are due whenever the state or what was seen has changed."""
         while True:
             self._look.clear()
             state = self.projection.state
@@ -110,7 +129,7 @@ class Router(Actor):
                 await self._change()
 
     async def _change(self) -> None:
-        """Wait until more is folded, or it is time to look again."""
+        """Wait until another event is folded, or until the next look is due."""
         changed = asyncio.ensure_future(self.projection.changed())
         looking = asyncio.ensure_future(self._look.wait())
         try:
@@ -122,7 +141,7 @@ class Router(Actor):
             looking.cancel()
 
     async def end(self) -> None:
-        """Take no more requests, and give those that wait here to the other routers."""
+        """Stop taking requests, and pass the queued ones on to the other routers."""
         if not self._requests or not self.connection.connected:
             return
         shared, own = self._requests
@@ -133,7 +152,9 @@ class Router(Actor):
             await asyncio.sleep(FAREWELL)
             await own.unsubscribe()
             with contextlib.suppress(FlushTimeoutError):
-                await self.connection.client.flush(2)  # what was on its way here has come then
+                await self.connection.client.flush(
+                    2
+                )  # by then, requests that were on their way have arrived
             self._dispatch.hand_over()
         except NatsError as error:
             log.warning("requests that waited could not be handed over: %r", error)
@@ -161,7 +182,7 @@ class Router(Actor):
         self._post(subjects.router_status(self.id), b"", msgspec.json.encode(status))
 
     async def _look_at_stored(self) -> None:
-        """Ask the stream of heartbeats about nodes that this router does not hear itself."""
+        """Look up stored heartbeats of nodes that this router does not hear itself."""
         first = 0
         while True:
             await asyncio.sleep(EVERY)
@@ -180,13 +201,13 @@ class Router(Actor):
             log.warning("could not publish to %s: %r", subject, error)
 
     async def _append_all(self, state: State, due: tuple[Decision, ...]) -> None:
-        """Append decisions that were made together, as long as nobody else decides in between."""
+        """Append decisions that were made together, until another router decides in between."""
         guards = Guards(state)
         newest = state.seq
         for decision in due:
             name = type(decision.event).__name__
             if not guards.hold(decision):
-                continue  # another router was first: it is decided again from what that one wrote
+                continue  # another router was first: the next decision starts from what it wrote
             try:
                 newest = await self._append(state, decision, guards)
             except Conflict:
@@ -204,7 +225,7 @@ class Router(Actor):
             await self.projection.reached(newest, timeout=1)
 
     async def _append(self, state: State, decision: Decision, guards: Guards) -> int:
-        """Append one decision and give its sequence. Raises Conflict, TooLarge, Unavailable."""
+        """Append one decision and return its sequence. Raise Conflict, TooLarge, Unavailable."""
         held = guards.of(decision)
         seq = await self.log.append(
             decision.id,

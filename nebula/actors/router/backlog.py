@@ -1,7 +1,7 @@
-"""Which decisions are tried next: none waits behind one that can't be appended.
+"""Which decisions are tried next, so that none waits behind one that can't be appended.
 
-A decision that the log did not take stands back for a growing pause, so that all others go first;
-one that the log will never take is dropped. Pure: seconds of a monotonic clock come in.
+A decision that the log did not take is postponed for a growing pause, so that others go first; a
+decision that the log will never take is dropped. Pure: the caller reads the monotonic clock.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,10 +12,10 @@ from nebula.actors.placement.decision import Decision
 from nebula.events.vocabulary import EventRejected
 
 ANSWERS = 16
-"""Rejected entries that are answered in one turn: what else has become due goes before the rest."""
+"""Rejected entries that are answered in one turn, before other due decisions come first again."""
 
 PAUSE = 1.0
-"""Seconds for which a decision stands back that the log did not take; twice as long each time."""
+"""First pause of a decision that the log did not take, in seconds; doubled each time."""
 
 LONGEST_PAUSE = 60.0
 
@@ -36,9 +36,9 @@ class Backlog:
         self._never: set[_Key] = set()
 
     def next(self, due: Iterable[Decision]) -> tuple[Decision, ...]:
-        """Return the decisions to append in this turn, in their order; the rest is due later.
+        """Return the decisions to append in this turn, in order; the others are due later.
 
-        What is no longer due is forgotten, so nothing here outgrows what is due.
+        Decisions that are no longer due are forgotten, which bounds the memory.
         """
         due = tuple(due)
         keys = {_key(decision) for decision in due}

@@ -1,44 +1,49 @@
-"""A router's part in serving: a request goes to a replica, waits in line for one, or is refused.
+"""A router's part in serving: sends a request to a replica, queues it, or refuses it.
 
-It sends through what it is given, and reads no clock but that.
+It sends and reads the time only through the functions that it is given.
 """
 
 import math
 from collections.abc import Callable
 from typing import TypeAlias
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors.router import routing
-from nebula.actors.router.loads import Loads
-from nebula.actors.router.observing import Load
-from nebula.actors.router.queueing import Line, Waiting
-from nebula.events import envelope, inference, memory, subjects
+from nebula.actors.router.fair_queue import FairQueue, QueuedRequest
+from nebula.actors.router.observer import ModelLoad
+from nebula.actors.router.replica_loads import ReplicaLoads
+from nebula.events import envelope, memory, subjects
+from nebula.events.failures import Failure
+from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartbeat
 from nebula.events.inference import Finished, Piece, Request, Routed
 from nebula.events.memory import MIB
-from nebula.events.state import Model, Named, State
-from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
+from nebula.events.reading import decoded, last_token, number
+from nebula.events.state import Model, NameBinding, State
 
 Post: TypeAlias = Callable[[str, bytes, bytes], None]
 """Publishes: subject, header block, body."""
 
 UNKNOWN_MODEL = 2.0
-"""Seconds that a request for a model waits which this router has not heard of yet."""
+"""Seconds that a request waits for a model that this router does not know yet."""
 
 UNKNOWN_WAITING = 256
-"""Requests that may wait for such a model."""
+"""Number of requests that may wait for such a model."""
 
 WAITING_MEMORY = 512 * MIB
-"""Bytes of requests that may wait in a router, unless it is told another number."""
+"""Default for the bytes of requests that may wait in a router."""
 
 ONE_MODELS_PART = 0.5
-"""The part of them that requests for one model may take: others find room beside them."""
+"""The part of them that requests for one model may use, so that other models have room."""
+
+
+UNPLACEABLE = 90.0
+"""Seconds for which requests wait for a model that fits nowhere; engines drain for 60 at most."""
 
 
 class _Held(Struct, frozen=True):
-    """A request in line, with its header block."""
+    """A queued request, with its header block."""
 
     request: Request
     header: bytes
@@ -46,16 +51,16 @@ class _Held(Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """The bytes that are kept of it."""
+        """The bytes that it takes in the queue."""
         return len(self.header) + len(self.request.body)
 
 
 class Dispatch:
-    """See the module.
+    """Sends requests to replicas, and queues those that no replica can take.
 
-    `state` gives the newest state, `now` seconds of a monotonic clock, `wall` ns since the epoch.
-    `waiting_memory`: bytes of requests that may wait here. `addressed`: gateways may send requests
-    to this router's own subject, and its heartbeat says so.
+    `state` returns the newest state, `now` seconds of a monotonic clock, `wall` ns since the epoch.
+    `waiting_memory`: bytes of requests that may wait here. `addressed`: whether gateways may send
+    requests to this router's own subject, as its heartbeat says.
     """
 
     def __init__(
@@ -74,16 +79,21 @@ class Dispatch:
         self._state = state
         self._now = now
         self._wall = wall
-        self._loads = Loads(state, now)
-        self._lines: dict[str, Line] = {}
+        self._loads = ReplicaLoads(state, now)
+        self._lines: dict[str, FairQueue] = {}
         self._held: dict[str, _Held] = {}
         self._called = False
+        self._unplaceable: dict[str, float] = {}
+        """Since when a model for which requests wait has been known to fit nowhere."""
 
     def on_request(self, subject: bytes, header: bytes, body: bytes) -> None:
-        """Send a request to a replica, or let it wait."""
-        model_id = subject.split(b".", 4)[3].decode()
+        """Send a request to a replica, or queue it."""
+        model_id = subject.split(b".", 4)[3].decode("utf-8", "replace")
         request = envelope.receive_request(model_id, header, body)
         if request is None:
+            return
+        if request.version and (moved := routing.moved_on(self._state(), request)) is not None:
+            self._refuse(request, 503, moved, None)
             return
         held = _Held(request, header, self._now())
         if request.gone:
@@ -91,76 +101,77 @@ class Dispatch:
         earlier = self._held.get(request.id)
         if earlier is not None:
             if earlier.request.attempt > request.attempt:
-                return  # a router that ended handed it over too late
-            self._take_out(request.id)  # a further attempt takes the place of the one before
+                return  # a router that ended passed it on too late
+            self._take_out(request.id)  # a further attempt replaces the previous one
         if not self._lines.get(model_id) and self._send(held):
             return
         self._enqueue(held)
         self._advance(model_id)
 
     def on_cancel(self, subject: bytes, _: bytes, body: bytes) -> None:
-        """Let a request wait no more: all of its attempts, or those before the number given."""
-        held = self._held.get(subject.rpartition(b".")[2].decode())
-        if held is not None and (not body.isdigit() or held.request.attempt < int(body)):
+        """Remove a request from the queue: all of its attempts, or those before a given number."""
+        held = self._held.get(last_token(subject))
+        below = number(body)
+        if held is not None and (below is None or held.request.attempt < below):
             self._take_out(held.request.id)
 
     def on_finished(self, subject: bytes, _: bytes, body: bytes) -> None:
-        """Count what an engine is done with; whoever waits may take its place."""
-        try:
-            finished = msgspec.json.decode(body, type=Finished)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        """Count the requests that an engine has finished, and send queued ones in their place."""
+        finished = decoded(body, Finished)
+        if finished is None:
             return
         if self._loads.finished(finished):
-            self._advance(subject.rpartition(b".")[2].decode())
+            self._advance(last_token(subject))
 
     def on_status(self, subject: bytes, _: bytes, body: bytes) -> None:
         """Take a replica's heartbeat."""
-        try:
-            status = msgspec.json.decode(body, type=ReplicaStatus)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        status = decoded(body, ReplicaHeartbeat)
+        if status is None:
             return
         if self._loads.beats(status):
-            self._advance(subject.split(b".")[3].decode())
+            self._advance(subject.split(b".")[3].decode("utf-8", "replace"))
 
     def react(self) -> None:
-        """Do what a changed state or the time that has passed calls for."""
+        """Do what is due after a change of the state or after some time."""
         now = self._now()
         for model_id, line in tuple(self._lines.items()):
             for waiting in line.expired(now):
                 self._expire(self._held.pop(waiting.id), now)
             self._advance(model_id)
+            self._give_up_unplaceable(model_id, now)
             if not line:
                 del self._lines[model_id]
+                self._unplaceable.pop(model_id, None)
         self._loads.forget()
 
-    def status(self) -> RouterStatus:
-        """Give this router's lines."""
+    def status(self) -> RouterHeartbeat:
+        """Return this router's heartbeat with its queues."""
         now = self._now()
-        return RouterStatus(
+        return RouterHeartbeat(
             self.router,
             {
-                model: QueueStatus(len(line), round(now - (line.oldest() or now), 3))
+                model: QueueLength(len(line), round(now - (line.oldest() or now), 3))
                 for model, line in self._lines.items()
                 if line
             },
             addressed=self.addressed,
         )
 
-    def loads(self) -> dict[str, Load]:
-        """Give what is known of each model's requests: those in engines, and those in line here."""
+    def loads(self) -> dict[str, ModelLoad]:
+        """Return what is known of each model's requests in engines and in this router's queues."""
         now, loads = self._now(), self._loads.of_models()
         for model, line in self._lines.items():
-            load = loads.setdefault(model, Load())
+            load = loads.setdefault(model, ModelLoad())
             load.waiting, load.longest = len(line), now - (line.oldest() or now)
         return loads
 
     def called(self) -> bool:
-        """Say whether somebody has begun to wait for a model without a replica since last asked."""
+        """Return whether a request has newly begun to wait for a model without replicas."""
         called, self._called = self._called, False
         return called
 
     def hand_over(self) -> None:
-        """Give everything that waits to the other routers: this one ends."""
+        """Pass all queued requests on to the other routers, because this one ends."""
         for held in self._held.values():
             request = held.request
             self._post(subjects.requests(request.model), self._header(held), request.body)
@@ -171,18 +182,18 @@ class Dispatch:
         request, now = held.request, held.since
         state = self._state()
         model = state.models.get(request.model)
-        line = self._lines.setdefault(request.model, Line())
+        line = self._lines.setdefault(request.model, FairQueue())
         patience = request.patience
         if model is None:
             patience = min(patience, UNKNOWN_MODEL)
         else:
-            reason = routing.hopeless(state, Named(model.id, request.adapter))
+            reason = routing.hopeless(state, NameBinding(model.id, request.adapter))
             if reason is not None:
                 self._refuse(request, 503, reason, None)
                 return
         full = self._full(request.model, model, line, held)
         if full is not None:
-            # All who wait may wait for an adapter, and this one for nothing.
+            # Everyone in the queue may wait for an adapter, while this request can run now.
             if not self._send(held):
                 self._refuse(request, 429, full, _retry_after(line, now))
             if not line:
@@ -194,7 +205,7 @@ class Dispatch:
         if model is not None and not line and not model.assignments:
             self._called = True
         line.add(
-            Waiting(
+            QueuedRequest(
                 request.id,
                 request.user,
                 request.priority,
@@ -207,7 +218,7 @@ class Dispatch:
         self._answer(request, Piece(-1, queued=self.router, attempt=request.attempt), b"")
 
     def _advance(self, model_id: str) -> None:
-        """Send on as many of those in line as there is room for; refuse those in vain."""
+        """Send as many queued requests as replicas have room for; refuse the hopeless ones."""
         line = self._lines.get(model_id)
         if not line:
             return
@@ -219,17 +230,17 @@ class Dispatch:
         def can_go(adapter: str) -> bool:
             candidates = self._loads.candidates(state, model, adapter)
             if not candidates:
-                return routing.hopeless(state, Named(model.id, adapter)) is not None
+                return routing.hopeless(state, NameBinding(model.id, adapter)) is not None
             return routing.choose(candidates, "", model.spec.max_in_flight) is not None
 
         while (waiting := line.next(can_go)) is not None:
             held = self._held.pop(waiting.id)
             if not self._send(held):
-                reason = routing.hopeless(state, Named(model.id, waiting.adapter))
+                reason = routing.hopeless(state, NameBinding(model.id, waiting.adapter))
                 self._refuse(held.request, 503, reason or "no replica is ready", None)
 
     def _send(self, held: _Held) -> bool:
-        """Send a request to a replica; False where none can take it now."""
+        """Send a request to a replica; return False if none can take it now."""
         request = held.request
         state = self._state()
         model = state.models.get(request.model)
@@ -245,14 +256,17 @@ class Dispatch:
             return False
         now = self._now()
         routed = Routed(self.router, state.seq, tuple(candidates[:16]), round(now - held.since, 3))
-        version = state.replicas[replica].version
-        header = envelope.routed_block(self._header(held), version, routed)
+        version, digest = state.replicas[replica].version, ""
+        if request.adapter and not request.version:
+            offer = model.offers.get(request.adapter)
+            digest = offer.digest if offer is not None else ""
+        header = envelope.routed_block(self._header(held), version, routed, digest)
         self._post(subjects.replica_requests(model.id, replica), header, request.body)
         self._loads.sent(replica, request)
         return True
 
     def _header(self, held: _Held) -> bytes:
-        """Give a request's header block; what it has waited is no longer left of its time."""
+        """Return a request's header block, with its limits reduced by the time it has waited."""
         request = held.request
         waited = self._now() - held.since
         if waited < 0.1:
@@ -267,23 +281,44 @@ class Dispatch:
         if line is not None:
             line.remove(identity)
 
+    def _give_up_unplaceable(self, model_id: str, now: float) -> None:
+        """Refuse what waits for a model that has fitted nowhere for too long."""
+        state = self._state()
+        model = state.models.get(model_id)
+        if model is None or not model.unschedulable or routing.served(state, model, ""):
+            self._unplaceable.pop(model_id, None)
+            return
+        since = self._unplaceable.setdefault(model_id, now)
+        if now - since < UNPLACEABLE:
+            return
+        for held in [each for each in self._held.values() if each.request.model == model_id]:
+            if now - held.since >= UNPLACEABLE:
+                self._take_out(held.request.id)
+                far = routing.progress(state, NameBinding(model_id), self._wall())
+                waited = f"it has waited for {now - held.since:.0f} s for room, which did not come"
+                self._refuse(held.request, 503, f"{far}; {waited}", 30)
+
     def _expire(self, held: _Held, now: float) -> None:
-        """Say to one that has waited long enough that its own time is over, or why it waited."""
+        """Refuse a request that has waited too long: its time is over, or why it had to wait."""
         request = held.request
         if request.timeout is None or now < held.since + request.timeout:
-            self._refuse(request, *self._why_late(request))
+            self._refuse(request, *self._why_late(request, now - held.since))
             return
         late = Piece(
             0,
             end=True,
-            failure=inference.ENGINE_TIMED_OUT,
+            failure=Failure.ENGINE_TIMED_OUT,
             attempt=request.attempt,
             continues=request.continues,
         )
         self._answer(request, late, b"")
 
-    def _why_late(self, request: Request) -> tuple[int, str, int | None]:
-        """Say why a request waited so long: status, words, retry after (s)."""
+    def _why_late(self, request: Request, waited: float) -> tuple[int, str, int | None]:
+        """Return why a request waited so long (s): status, words, retry after (s)."""
+        bound = (
+            f"it has waited for {waited:.0f} s, which is what its gateway's --load-timeout gives "
+            "a request, or its X-Request-Timeout where that is shorter"
+        )
         state = self._state()
         model = state.models.get(request.model)
         if model is None:
@@ -291,12 +326,13 @@ class Dispatch:
         if able := routing.able(state, model, request.adapter):
             still = self._loads.standing_still([each.id for each in able])
             if still is not None:
-                return 503, f"model {model.name!r} is served, but {still}", 5
-            return 429, f"model {model.name!r} is busy: the time to wait for a turn is over", 5
-        return 503, routing.progress(state, Named(model.id, request.adapter), self._wall()), 5
+                return 503, f"model {model.name!r} is served, but {still}; {bound}", 5
+            return 429, f"model {model.name!r} is busy: no turn has come; {bound}", 5
+        far = routing.progress(state, NameBinding(model.id, request.adapter), self._wall())
+        return 503, f"{far}; {bound}", 5
 
-    def _full(self, identity: str, model: Model | None, line: Line, held: _Held) -> str | None:
-        """Return which bound keeps a request out of the line, if one does."""
+    def _full(self, identity: str, model: Model | None, line: FairQueue, held: _Held) -> str | None:
+        """Return which bound keeps a request out of the queue, if one does."""
         name = identity if model is None else model.name
         most = UNKNOWN_WAITING if model is None else model.spec.max_waiting
         if len(line) >= most:
@@ -321,7 +357,7 @@ class Dispatch:
             status=status,
             content_type="text/plain",
             end=True,
-            failure=inference.REFUSED,
+            failure=Failure.REFUSED,
             attempt=request.attempt,
             retry_after=retry_after,
             continues=request.continues,
@@ -333,13 +369,13 @@ class Dispatch:
         self._post(subjects.responses(request.gateway, request.id), header, body)
 
 
-def _retry_after(line: Line, now: float) -> int:
-    """Return when to come back: in as long as the first in line has waited, at least."""
+def _retry_after(line: FairQueue, now: float) -> int:
+    """Return the seconds to retry after: at least as long as the first in the queue has waited."""
     return min(60, max(1, math.ceil(now - (line.oldest() or now))))
 
 
 def _key(request: Request) -> str:
-    """Give what draws a request's replica among equal ones: all but the end of its prompt."""
+    """Return the key that chooses among equal replicas: the prompt without its end."""
     if request.prefix:
         return request.prefix[max(0, len(request.prefix) - 2)]
     return request.adapter or request.id

@@ -1,7 +1,7 @@
-"""What must still hold for decisions to be appended that were made together from one state.
+"""The conditions under which decisions that were made from one state may be appended.
 
-Nobody else may have decided in between: each is guarded by the last sequence on the subjects that
-it concerns, its own among them once it is appended.
+No other router may have decided in between: each decision is guarded by the last sequence on the
+subjects that it concerns, including its own once it is appended.
 """
 
 from typing import NamedTuple
@@ -19,15 +19,15 @@ from nebula.events.vocabulary import (
 from nebula.store.log import Guard
 
 
-class Held(NamedTuple):
-    """How one decision is appended: under a guard, or else stored once by its message id."""
+class AppendGuard(NamedTuple):
+    """How one decision is appended: under a guard, or once by its message id."""
 
     guard: Guard | None
     message_id: str | None
 
 
 class Guards:
-    """See the module."""
+    """The guards of decisions that were made from one state."""
 
     def __init__(self, state: State) -> None:
         self._seqs = {
@@ -36,30 +36,30 @@ class Guards:
         }
         self._lost: set[str] = set()
 
-    def of(self, decision: Decision) -> Held:
-        """Give what a decision is appended under."""
+    def of(self, decision: Decision) -> AppendGuard:
+        """Return the guard under which a decision is appended."""
         if isinstance(decision.event, EventRejected):
-            # Guarded by its message id: whatever hands may write about the same sequence, the
-            # answer of several routers is stored once.
-            return Held(None, f"rejected-{decision.id}")
+            # Guarded by its message id: the same answer of several routers is stored once, whatever
+            # people publish about the same sequence.
+            return AppendGuard(None, f"rejected-{decision.id}")
         if isinstance(decision.event, ClusterVersionRaised):
-            return Held(None, f"cluster-{decision.id}-{decision.event.version}")
+            return AppendGuard(None, f"cluster-{decision.id}-{decision.event.version}")
         of_node = isinstance(decision.event, NodeSuspected | NodeHeard | NodeLost)
         over = subjects.NODE_EVENTS if of_node else subjects.MODEL_EVENTS
-        return Held(Guard(over, self._seqs[over]), None)
+        return AppendGuard(Guard(over, self._seqs[over]), None)
 
     def hold(self, decision: Decision) -> bool:
-        """Return whether a decision can still be appended: its guard was not lost to another."""
+        """Return whether a decision can still be appended because its guard still holds."""
         guard = self.of(decision).guard
         return guard is None or guard.subject not in self._lost
 
     def lost(self, decision: Decision) -> None:
-        """Count the guard of a decision as lost: another router has decided on those subjects."""
+        """Note that the guard of a decision is lost: another router was first."""
         guard = self.of(decision).guard
         if guard is not None:
             self._lost.add(guard.subject)
 
-    def appended(self, held: Held, seq: int) -> None:
-        """Count a decision as appended at `seq`: it must not be in the way of the next."""
+    def appended(self, held: AppendGuard, seq: int) -> None:
+        """Advance the guard to `seq`, so that this decision does not conflict with the next."""
         if held.guard is not None:
             self._seqs[held.guard.subject] = seq

@@ -1,9 +1,9 @@
-"""For how long nodes are silent to a router: every sign of life counts, by the router's own clock.
+"""Measures how long nodes have been silent to a router; every sign of life counts.
 
-Signs are a heartbeat that it hears, an event of the node's own in the log, a stored heartbeat that
-is not the one it was, and what other routers tell of their ears. When a sign came is counted in
-seconds of the clock that this router is given; no other machine's clock is asked. What nobody has
-told is unknown, and no conclusion is drawn from it.
+Signs of life are a heartbeat that it hears, an event of the node in the log, a new stored
+heartbeat, and reports of other routers that hear the node. Their times are seconds of this router's
+clock; no other machine's clock is used. What was not reported is unknown, and nothing is concluded
+from it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +18,7 @@ from nebula.events.vocabulary import (
     DownloadFinished,
     DownloadProgressed,
     DownloadStarted,
+    DownloadWaits,
     NodeHeard,
     NodeRegistered,
     ReplicaEvent,
@@ -25,24 +26,25 @@ from nebula.events.vocabulary import (
 )
 
 FRESH = 5.0
-"""Seconds since a sign of life up to which a node counts as heard: two heartbeats and more."""
+"""Seconds after a sign of life for which a node counts as heard: more than two heartbeats."""
 
 MOST_TOLD = 100
-"""Silent nodes of which a router's heartbeat tells: one that hears fewer tells nothing of nodes."""
+"""Silent nodes in a router's heartbeat, at most; with more it reports nothing about nodes."""
 
 KEPT = 300.0
-"""Seconds for which another router's last word about nodes is kept."""
+"""Seconds for which another router's last report on nodes counts."""
 
 NEVER = -1.0
-"""What a router tells of a node of which it has not heard since it began to listen."""
+"""The value for a node that was not heard since the router began to listen."""
 
 Told: TypeAlias = Mapping[str, float] | None
-"""Seconds for which nodes are silent to a router; all others it hears. None: it tells nothing."""
+"""Seconds of silence by node; the router hears all others. None: it reports nothing."""
 
 _OWN = (
     NodeRegistered
     | NodeHeard
     | DownloadStarted
+    | DownloadWaits
     | DownloadProgressed
     | DownloadFinished
     | DownloadFailed
@@ -51,12 +53,12 @@ _OWN = (
 
 
 class Silence(Struct, frozen=True):
-    """For how long (s) a node is silent, and what is known beside that.
+    """How long a node has been silent, in seconds, and what else is known.
 
-    `sign`: what its last sign of life was; empty where there was none since the router listens.
-    `asked`: seconds since the suspicion at the sequence `suspicion` was folded here.
-    `calm`: seconds since it was last lost, or suspected in vain, as far as this router knows.
-    `routers`: what the other routers that are heard tell of it, None where one tells nothing.
+    `sign`: its last sign of life; empty if there was none since the router began to listen.
+    `asked`: seconds since the suspicion at the sequence `suspicion` was folded here. `calm`:
+    seconds since it was last lost or falsely suspected, as far as this router knows. `routers`:
+    what the other heard routers report about it, None if a router reports nothing.
     """
 
     seconds: float
@@ -71,7 +73,7 @@ class Hearing:
     """What one router has heard of nodes."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        """Begin to listen; `now` gives seconds of a clock that never goes back."""
+        """Begin to listen; `now` returns seconds of a monotonic clock."""
         self._now = now
         self._since = now()
         self._ear: dict[str, float] = {}
@@ -93,7 +95,7 @@ class Hearing:
         self._ear[node] = self._now()
 
     def on_record(self, record: Record) -> None:
-        """Take an entry of the log: what a node itself has written shows that it lives."""
+        """Take an entry of the log: an event of a node shows that the node is alive."""
         event = record.content
         if isinstance(event, ReplicaEvent):
             if event.node:
@@ -102,22 +104,22 @@ class Hearing:
             self._sign(record.id, f"its {record.type} in the log")
 
     def on_stored(self, node: str, seq: int) -> None:
-        """Take the sequence of a node's stored heartbeat: another one is a sign of life."""
+        """Take the sequence of a node's stored heartbeat: a new one is a sign of life."""
         known = self._stored.get(node)
         self._stored[node] = seq
         if known is not None and known != seq:
             self._sign(node, "its stored heartbeat")
 
     def on_told(self, router: str, silent: Told) -> None:
-        """Take what another router tells of its ears."""
+        """Take another router's report on nodes."""
         self._told[router] = (self._now(), silent)
 
     def tell(self, state: State) -> Told:
-        """Return what this router's own ears know, for its heartbeat."""
+        """Return what this router itself hears, for its heartbeat."""
         now, told = self._now(), dict[str, float]()
         for identity, node in state.nodes.items():
             heard = self._ear.get(identity)
-            if node.lost or (heard is not None and now - heard <= FRESH):
+            if node.away or (heard is not None and now - heard <= FRESH):
                 continue
             if len(told) == MOST_TOLD:
                 return None
@@ -125,16 +127,16 @@ class Hearing:
         return told
 
     def doubtful(self, state: State) -> list[str]:
-        """Return the nodes that are not heard: those whose stored heartbeats are worth a look."""
+        """Return the nodes that are not heard, so that their stored heartbeats are looked up."""
         now = self._now()
         return sorted(
             identity
             for identity, node in state.nodes.items()
-            if not node.lost and now - self._ear.get(identity, self._since) > FRESH
+            if not node.away and now - self._ear.get(identity, self._since) > FRESH
         )
 
     def silences(self, state: State, routers: Iterable[str]) -> dict[str, Silence]:
-        """Return for how long each node is silent; `routers`: the others that are heard now."""
+        """Return how long each node has been silent; `routers`: the other heard routers."""
         now, nodes, routers = self._now(), state.nodes, sorted(routers)
         self._forget(state, now)
         found: dict[str, Silence] = {}
@@ -161,7 +163,7 @@ class Hearing:
         self._signs[node] = (self._now(), what)
 
     def _last(self, node: str) -> tuple[float, str]:
-        """Return when the last sign of a node came, and what it was."""
+        """Return when a node's last sign of life arrived, and what it was."""
         last = max((self._since, ""), self._signs.get(node, (self._since, "")))
         heard = self._ear.get(node)
         if heard is not None:
@@ -172,7 +174,7 @@ class Hearing:
         return last
 
     def _of(self, router: str, node: str, now: float) -> float | None:
-        """Return for how long another router has not heard a node, None where it does not tell."""
+        """Return how long another router has not heard a node, None if it does not report it."""
         at, silent = self._told.get(router, (now, None))
         seconds = NEVER if silent is None else silent.get(node, 0.0)
         return None if seconds < 0 else now - at + seconds
@@ -185,7 +187,7 @@ class Hearing:
     def _counted(
         self, since: dict[str, tuple[int, float]], node: str, what: int, now: float
     ) -> float:
-        """Return since when something is known here as it is now."""
+        """Return since when a fact has been unchanged here."""
         known = since.get(node)
         if known is None or known[0] != what:
             known = since[node] = (what, now)

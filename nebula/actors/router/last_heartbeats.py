@@ -1,8 +1,8 @@
-"""The last heartbeats of nodes that NATS has stored: they come by another way than those heard.
+"""Looks up the last stored heartbeats of nodes, which reach a router by another way.
 
-A heartbeat is told over one hop between NATS servers; the stream that keeps it may be reached by
-both sides where they do not reach each other. One that has another sequence than before was sent
-meanwhile; its time is the server's, and is not looked at.
+A live heartbeat crosses one hop between NATS servers. Both sides may reach the stream that stores
+it although they do not reach each other. A changed sequence shows that a heartbeat was sent
+meanwhile; its time is the server's and is ignored.
 """
 
 import asyncio
@@ -16,26 +16,26 @@ from nebula.store import streams
 from nebula.store.connection import Connection
 
 EVERY = 2.0
-"""Seconds between two looks: as long as from one heartbeat of a node to the next."""
+"""Seconds between two look-ups: the interval of a node's heartbeats."""
 
 AT_ONCE = 32
-"""Nodes that are asked about in one look; of more, each has its turn."""
+"""Nodes in one look-up; if there are more, they take turns."""
 
 PATIENCE = 1.5
-"""Seconds that the stream has to answer."""
+"""Seconds to wait for the stream."""
 
 
 class Found(NamedTuple):
-    """The nodes that were asked about, and the sequences of those that have a heartbeat."""
+    """The nodes of a look-up, and the sequences of those that have a heartbeat."""
 
     asked: tuple[str, ...]
     seqs: dict[str, int]
 
 
 async def last_heartbeats(connection: Connection, nodes: Sequence[str], first: int) -> Found:
-    """Return the sequences of the stored heartbeats of some nodes, beginning with number `first`.
+    """Return the sequences of the stored heartbeats of some nodes, starting with number `first`.
 
-    What can't be told, because the stream does not answer or has none, is left out.
+    Nodes without a stored heartbeat, or without an answer of the stream, are left out.
     """
     asked = tuple(dict.fromkeys((*nodes[first:], *nodes[:first])))[:AT_ONCE]
     found = await asyncio.gather(*(_last(connection, node) for node in asked))

@@ -1,9 +1,10 @@
 """Which nodes a router suspects, vouches for, or declares lost. Pure.
 
-A loss harms, and one router sees a part of the network only. So nobody is lost by one router's
-silence: the router asks in the log first (`NodeSuspected`), which everybody reads. The node itself
-answers there, or any router that hears it does (`NodeHeard`); `NodeLost` follows where nobody has.
-Whatever is said of nodes meanwhile refuses it, because it is appended under a guard.
+Declaring a node lost does harm, and one router sees only a part of the network. So a node is not
+lost because one router hears nothing: the router first asks in the log (`NodeSuspected`), which
+every actor reads. The node itself answers there, or any router that hears it does (`NodeHeard`);
+`NodeLost` follows only without an answer. It is appended under a guard, so that any event about
+nodes in between prevents it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,40 +17,40 @@ from nebula.events.state import Node, State
 from nebula.events.vocabulary import NodeHeard, NodeLost, NodeSuspected
 
 LOST_AFTER = 30.0
-"""Seconds of silence after which a node is lost: fifteen of its heartbeats are missing then."""
+"""Seconds of silence after which a node is lost: fifteen of its heartbeats are missing by then."""
 
 LEAST_LOST_AFTER = 20.0
-"""Fewer seconds would lose healthy nodes.
+"""Smallest setting, in seconds; less would lose healthy nodes.
 
-One whose NATS server vanishes without a word notices that after some seconds and needs some more to
-reach another server; the question in the log takes its part as well.
+A node whose NATS server vanishes notices that after some seconds and needs more to reach another
+server; the question in the log takes its time as well.
 """
 
 ASK = 10.0
-"""Seconds that a node, or a router that hears it, has to answer a suspicion; a third of less."""
+"""Seconds to answer a suspicion; at most a third of the time after which a node is lost."""
 
 MOST_DOUBLED = 2
-"""How often the patience with a node that was lost or suspected in vain doubles, at most."""
+"""How often the time for a node that was lost or falsely suspected doubles, at most."""
 
 CALM = 600.0
-"""Seconds without a loss or a suspicion after which the patience is the usual one again."""
+"""Seconds without loss or suspicion after which the normal time applies again."""
 
 MANY = 3
-"""Silent nodes, and more than half of all: then the listener may be the deaf one."""
+"""Silent nodes, if they are also more than half of all: the fault may be this router's."""
 
 MOST_NAMED = 5
-"""Routers that a reason names."""
+"""Routers that a reason names, at most."""
 
 
 class Brake(Struct, frozen=True):
-    """How many of all nodes are silent. Where that is most of them, all get twice the time."""
+    """How many nodes are silent. If most are, every node gets twice the time."""
 
     silent: int
     nodes: int
 
     @property
     def on(self) -> bool:
-        """Whether so many are silent that the listener may be the deaf one."""
+        """Whether so many are silent that the fault may be this router's."""
         return self.silent >= MANY and 2 * self.silent > self.nodes
 
     def __str__(self) -> str:
@@ -58,31 +59,31 @@ class Brake(Struct, frozen=True):
 
 
 def brake(state: State, seen: Mapping[str, Silence], lost_after: float) -> Brake:
-    """Return how many of the nodes that are not lost have been silent for half of `lost_after`."""
+    """Return how many nodes, without lost ones, have been silent for half of `lost_after`."""
     living = [
         silence
         for identity, silence in seen.items()
-        if (node := state.nodes.get(identity)) is not None and not node.lost
+        if (node := state.nodes.get(identity)) is not None and not node.away
     ]
     return Brake(sum(each.seconds > lost_after / 2 for each in living), len(living))
 
 
 def patience(node: Node, silence: Silence, lost_after: float, braked: Brake) -> float:
-    """Return the seconds of silence after which a node is lost now."""
+    """Return the seconds of silence after which this node is lost now."""
     doubled = min(node.doubts, MOST_DOUBLED) if silence.calm < CALM else 0
     return lost_after * float(2 ** (doubled + braked.on))
 
 
 def decide_lost(state: State, seen: Mapping[str, Silence], lost_after: float) -> Iterator[Decision]:
-    """Yield what the silence of nodes calls for.
+    """Yield the decisions that the silence of nodes calls for.
 
-    `lost_after`: seconds, 0: this router suspects and loses none, and vouches all the same.
+    `lost_after`: seconds, 0: this router suspects and loses no node, but still vouches for nodes.
     """
     braked = brake(state, seen, lost_after)
     ask = min(ASK, lost_after / 3)
     for identity, silence in sorted(seen.items()):
         node = state.nodes.get(identity)
-        if node is None or node.lost:
+        if node is None or node.away:
             continue
         if node.suspected and silence.seconds <= FRESH and silence.sign:
             heard = f"heard {silence.seconds:.1f} s ago: {silence.sign}"
@@ -104,14 +105,14 @@ def decide_lost(state: State, seen: Mapping[str, Silence], lost_after: float) ->
         ):
             reason = (
                 f"not heard from for {silence.seconds:.1f} s, more than {most:g} s; "
-                f"asked in the log {silence.asked:.1f} s ago, and nobody has answered; "
+                f"asked in the log {silence.asked:.1f} s ago, without an answer; "
                 f"{_figures(node, silence, braked)}"
             )
             yield Decision(identity, NodeLost(reason), node.suspected)
 
 
 def _figures(node: Node, silence: Silence, braked: Brake) -> str:
-    """Tell what a decision rests on beyond the log."""
+    """Return the facts beyond the log that a decision rests on."""
     sign = silence.sign or "none since this router listens"
     named = sorted(silence.routers.items())
     told = ", ".join(

@@ -1,7 +1,7 @@
-"""Which replicas have been sent the beginning of a prompt, and so may still have it in their cache.
+"""Remembers which replicas got the beginning of a prompt, and may have it in their cache.
 
-It is a belief: an engine drops what it has no room for and tells nobody. What was sent longest ago
-is forgotten first here too, and of one prompt its end before its beginning, as in the engine.
+It is an estimate: an engine evicts cache entries silently. As in the engine, the oldest entries are
+forgotten first, and the end of a prompt before its beginning.
 """
 
 from collections import OrderedDict
@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 BOUNDS = tuple(256 << doubled for doubled in range(9))
-"""The lengths in bytes at which the beginning of a prompt is digested."""
+"""The lengths of the digested beginnings of a prompt, in bytes."""
 
 
 def digests(prompt: bytes) -> tuple[str, ...]:
-    """Digest the beginnings of a prompt, one for each bound it reaches, shortest first.
+    """Return digests of the beginnings of a prompt, one for each length it reaches, shortest first.
 
-    What else decides whether a cache can be used, such as the adapter, belongs at its front.
+    Anything else that a cache depends on, such as the adapter, must be put in front of the prompt.
     """
     if len(prompt) < BOUNDS[0]:
         return ()
@@ -33,12 +33,12 @@ def digests(prompt: bytes) -> tuple[str, ...]:
 
 
 class Prefixes:
-    """See the module. `limit` is how many pairs of a replica and a digest are remembered."""
+    """Remembers at most `limit` pairs of a replica and a digest."""
 
     def __init__(self, limit: int = 65_536) -> None:
         self._limit = limit
-        # An engine is a number, so that a replica's old engine is forgotten by its number alone:
-        # what it was sent has no name any more, and ages away.
+        # An engine is a number, so that a replica's old engine is forgotten by dropping its number:
+        # its entries can't be found any more and age out.
         self._engines: dict[str, int] = {}
         self._replicas: dict[int, str] = {}
         self._started = 0
@@ -49,7 +49,7 @@ class Prefixes:
         return len(self._sent)
 
     def learn(self, replica: str, digests: Sequence[str]) -> None:
-        """Remember that a replica is sent a prompt with these digests."""
+        """Note that a replica gets a prompt with these digests."""
         if not digests:
             return
         engine = self._engines.get(replica)
@@ -72,7 +72,7 @@ class Prefixes:
                 del self._holders[digest]
 
     def known(self, digests: Sequence[str]) -> dict[str, int]:
-        """Give each replica that was sent one of these beginnings the bytes of the longest."""
+        """Return for each replica that got one of these beginnings the bytes of the longest."""
         known: dict[str, int] = {}
         for index in range(len(digests) - 1, -1, -1):
             for engine in self._holders.get(digests[index], ()):
@@ -84,7 +84,7 @@ class Prefixes:
         return known
 
     def forget(self, replica: str) -> None:
-        """Forget what a replica was sent: another engine runs there now, and its cache is empty."""
+        """Forget what a replica got: a new engine runs there, and its cache is empty."""
         engine = self._engines.pop(replica, None)
         if engine is not None:
             del self._replicas[engine]

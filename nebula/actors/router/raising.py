@@ -1,7 +1,7 @@
-"""When the cluster version is raised: once all that is heard and all that is registered knows it.
+"""Raises the cluster version once all heard routers and all registered nodes know the next one.
 
-Routers tell the version that they know in their heartbeats, nodes in their registration. Pure:
-seconds of the router's own clock come in.
+Routers report the version that they know in their heartbeats, nodes in their registration. Pure:
+times are seconds of the router's own clock.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from nebula.events.version import VERSION, behind
 from nebula.events.vocabulary import ClusterVersionRaised
 
 HEARD_FOR = 10.0
-"""Seconds for which every router that is heard must have known the version: ten heartbeats."""
+"""Seconds for which every heard router must have known the version: ten heartbeats."""
 
 
 class Readers:
@@ -27,12 +27,12 @@ class Readers:
         self._reads[router] = (now, reads)
 
     def restart(self, now: float) -> None:
-        """Count from now on: nothing could be heard until now."""
+        """Start counting now, because nothing could be heard before."""
         self._since = now
         self._reads.clear()
 
     def known(self, now: float) -> Mapping[str, int] | None:
-        """Return what each router that is heard knows; None before it was listened for long."""
+        """Return which version each heard router knows; None before listening for long enough."""
         self._reads = {
             router: (at, reads)
             for router, (at, reads) in self._reads.items()
@@ -46,14 +46,14 @@ class Readers:
 def decide_raise(
     state: State, readers: Mapping[str, int] | None, version: int = VERSION
 ) -> Decision | None:
-    """Return the next cluster version where all know it; `version`: what this router knows."""
+    """Return the next cluster version if all know it; `version`: what this router knows."""
     cluster = state.cluster
     following = cluster.version + 1
     if readers is None or not cluster.id or following > version or behind(state, following):
         return None
     if any(reads < following for reads in readers.values()):
         return None
-    nodes = sum(not node.lost for node in state.nodes.values())
+    nodes = sum(not node.away for node in state.nodes.values())
     reason = (
         f"{len(readers) + 1} routers and {nodes} nodes know version {following}; "
         f"none that does not was heard within {HEARD_FOR:g} s"

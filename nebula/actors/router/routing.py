@@ -1,96 +1,135 @@
-"""Which replica gets a request: one pure choice over what the router knows at that moment.
+"""Chooses the replica for a request: a pure function of what the router knows at that moment.
 
-All routers that know the same choose the same: there is no turn and no chance in it.
+Routers that know the same choose the same: neither turns nor chance are involved.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from nebula.events.inference import FAILED, SILENT, STALLED, TRIED, Candidate
-from nebula.events.standing import loading_seconds, standing
-from nebula.events.state import Model, Named, Replica, State
+from nebula.events import sources
+from nebula.events.alike import together
+from nebula.events.evolve_adapter import serves, short
+from nebula.events.inference import FAILED, SILENT, STALLED, TRIED, ReplicaCandidate, Request
+from nebula.events.model_status import loading_seconds, model_status
+from nebula.events.state import Model, NameBinding, Replica, State
 
 SLACK = 4
-"""Requests by which a replica that has seen a prompt's beginning may be busier than the least busy,
-and still be chosen: as many again as that one has count too."""
+"""Requests by which a replica that has seen a prompt's beginning may be busier than the least busy
+one and still be chosen; it may also be up to twice as busy."""
 
 _MUTE = frozenset({SILENT, STALLED})
 _DOUBTS = {"": 1, FAILED: 1, TRIED: 2, SILENT: 3, STALLED: 3}
-"""Doubts about replicas that are avoided, the lightest first."""
+"""The reasons for avoiding a replica, the weakest first."""
 
 CACHE_FULL = 0.95
-"""The part of a KV cache in use above which one more request makes others wait."""
+"""Part of the KV cache in use above which another request makes others wait."""
 
 
 def able(state: State, model: Model, adapter: str) -> list[Replica]:
-    """Give the replicas that serve the model now, and its adapter if one is asked for.
+    """Return the replicas that serve the model now, and its adapter if one is asked for."""
+    return list(_able(state, model, adapter))
+
+
+def served(state: State, model: Model, adapter: str) -> bool:
+    """Return whether a replica is `able`; the first one found is enough."""
+    return next(_able(state, model, adapter), None) is not None
+
+
+def _able(state: State, model: Model, adapter: str) -> Iterator[Replica]:
+    """Yield the replicas that serve the model now, and its adapter if one is asked for.
 
     An engine knows its model by the name that it was started with: of a model that was renamed,
-    those still to be replaced serve adapters only.
+    those still to be replaced serve adapters only. An adapter's name stands for one version, so
+    that replicas which have another one in place do not serve it.
     """
-    if adapter:
-        return [
-            replica
-            for replica in state.replicas_of(model)
-            if replica.serving and (status := replica.adapters.get(adapter)) and status.loaded
-        ]
-    return [
-        replica
-        for replica in state.replicas_of(model)
-        if replica.serving and (replica.launch is None or replica.launch.name == model.name)
-    ]
+    offer = model.offers.get(adapter) if adapter else None
+    for replica in state.replicas_of(model):
+        if not replica.serving:
+            continue
+        if adapter:
+            if serves(replica.adapters.get(adapter), offer):
+                yield replica
+        elif replica.launch is None or replica.launch.name == model.name:
+            yield replica
 
 
-def hopeless(state: State, named: Named) -> str | None:
-    """Say why waiting for a model, and the adapter where one is named, is in vain; else None."""
+def hopeless(state: State, named: NameBinding) -> str | None:
+    """Return why waiting for a model, or its adapter, is pointless; else None."""
     model = state.models.get(named.model)
     if model is None or model.unloading:
         return f"model {named.model!r} has been unloaded"
-    stands = standing(state, model)
-    scales = model.spec.autoscale is not None  # who waits makes the first replica
-    if stands.word == "failed" or (stands.word == "idle" and not scales):
+    stands = model_status(state, model)
+    scales = model.spec.autoscale is not None  # a waiting request creates the first replica
+    lacked = stands.phase == "unschedulable" and sources.lacked(state, model.spec.source)
+    if lacked or stands.phase == "failed" or (stands.phase == "idle" and not scales):
         return f"model {model.name!r} is not served: {stands.detail}"
-    if not named.adapter or stands.word != "ready":
+    if not named.adapter or stands.phase != "ready":
         return None
-    statuses = [
-        replica.adapters.get(named.adapter)
-        for replica in state.replicas_of(model)
-        if replica.serving
-    ]
-    if statuses and all(status is not None and not status.loaded for status in statuses):
-        reason = next(status.reason for status in statuses if status is not None)
-        return f"adapter {named.adapter!r} could not be loaded: {reason}"
-    return None
+    return _refused(state, model, named.adapter)
 
 
-def progress(state: State, named: Named, now: int) -> str:
-    """Say how far a model, or its adapter, is on its way to being served; `now` in ns."""
+def _refused(state: State, model: Model, adapter: str) -> str | None:
+    """Return why no replica will have an adapter; None if one has it or may still get it.
+
+    A replica that is not ready yet may get it: it loads its adapters when it is.
+    """
+    offer = model.offers.get(adapter)
+    reasons = []
+    for replica in state.replicas_of(model):
+        if replica.retired or replica.given_up:
+            continue
+        status = replica.adapters.get(adapter)
+        if not replica.serving or status is None or serves(status, offer) or not status.reason:
+            return None
+        if offer is not None and status.asked < offer.asked:
+            return None
+        reasons.append((f"{replica.id} on {replica.node}", f": {status.reason}"))
+    told = "; ".join(together(reasons))
+    return f"adapter {adapter!r} could not be loaded: {told}" if told else None
+
+
+def moved_on(state: State, request: Request) -> str | None:
+    """Return why an answer can't be continued with its version of an adapter; None if it can."""
+    model = state.models.get(request.model) if request.version else None
+    offer = model.offers.get(request.adapter) if model is not None else None
+    if offer is None or not offer.digest or offer.digest == request.version:
+        return None
+    return (
+        f"adapter {request.adapter!r} is another version by now, {short(offer.digest)}: what is "
+        f"left of this answer can't come from {short(request.version)}, which began it"
+    )
+
+
+def progress(state: State, named: NameBinding, now: int) -> str:
+    """Return the progress of a model, or of its adapter, towards serving; `now` in ns."""
     model = state.models.get(named.model)
     if model is None:
         return f"model {named.model!r} has been unloaded"
     if model.asleep:
-        # Who waits wakes it within a second, unless it has to wait for its turn.
+        # A waiting request wakes it within a second, unless it must wait for memory.
         return f"model {model.name!r} waits for room, which other models have now"
-    stands = standing(state, model)
-    if named.adapter and stands.word == "ready":
+    stands = model_status(state, model, now)
+    if named.adapter and stands.phase == "ready":
         return f"adapter {named.adapter!r} is loading"
     seconds = loading_seconds(state, model, now)
     since = f" for {seconds:.0f} s" if seconds else ""
-    return f"model {model.name!r} is {stands.word}{since}: {stands.detail}"
+    return f"model {model.name!r} is {stands.phase}{since}: {stands.detail}"
 
 
-def choose(candidates: Sequence[Candidate], key: str, limit: int) -> str | None:
-    """Choose a replica that has less than `limit` requests; None where all have their fill.
+def choose(candidates: Sequence[ReplicaCandidate], key: str, limit: int) -> str | None:
+    """Choose a replica that has less than `limit` requests; None if there is none.
 
-    1. One that is avoided for what it has failed is taken only where no other has room: no replica
-       stands idle beside a line. One that has failed other requests is better than the one that
-       has failed this very request. One that is not heard from is taken only where no
-       other is left: late heartbeats are no proof of death. One that stands still is taken by no
-       means until it has shown progress: what waits in line goes to whoever is first able.
-    2. Of the others the one that has seen most of the prompt's beginning, so that vLLM's prefix
-       cache serves it, unless it is clearly busier than the least busy one or its cache is full.
-    3. Else the least busy; of equals, the first in an order that `key` draws: what shares a key
-       (an adapter, a prompt's beginning) meets on the same replica, whichever router sends it.
+    1. A replica that is avoided because of failures is chosen only if no other has room, so that no
+       replica is idle beside a queue; one that has failed other requests is better than one that
+       has failed this request. A silent replica is chosen only if there is no other, since a late
+       heartbeat does not prove death. A stalled replica is never chosen until it makes progress:
+       queued requests go to the first replica that can take them.
+    2. Among the others, the replica that has seen most of the prompt's beginning is chosen, so that
+       vLLM's prefix cache serves it, unless it is clearly busier than the least busy one or its
+       cache is full.
+    3. Otherwise the least busy is chosen; among equals, the first in an order that `key`
+       determines: requests with the same key (adapter, prompt's beginning) go to the same replica,
+       whichever router sends them.
     """
     free = [each for each in candidates if each.in_flight < limit and not each.avoided]
     if not free:
@@ -111,13 +150,13 @@ def choose(candidates: Sequence[Candidate], key: str, limit: int) -> str | None:
     return equal[0] if len(equal) == 1 else max(equal, key=lambda each: _draw(key, each))
 
 
-def doubtful(candidate: Candidate) -> int:
-    """Return how doubtful a replica is: 0 for one that is not avoided."""
+def doubtful(candidate: ReplicaCandidate) -> int:
+    """Return how strongly a replica is to be avoided: 0 if not at all."""
     return _DOUBTS.get(candidate.doubt, 1) if candidate.avoided else 0
 
 
-def _doubted(candidates: Sequence[Candidate], limit: int) -> list[Candidate]:
-    """Return the least doubtful replicas with room, where only avoided ones have it."""
+def _doubted(candidates: Sequence[ReplicaCandidate], limit: int) -> list[ReplicaCandidate]:
+    """Return the replicas with room that are least to be avoided, if only such have room."""
     candidates = [each for each in candidates if not (each.avoided and each.doubt == STALLED)]
     heard = [each for each in candidates if not (each.avoided and each.doubt in _MUTE)]
     free = [each for each in heard or candidates if each.in_flight < limit]
@@ -126,5 +165,5 @@ def _doubted(candidates: Sequence[Candidate], limit: int) -> list[Candidate]:
 
 
 def _draw(key: str, replica: str) -> bytes:
-    """Order replicas differently for each key, and alike everywhere (rendezvous hashing)."""
+    """Return a sort key for a replica: by request key, the same everywhere (rendezvous hashing)."""
     return hashlib.blake2b(f"{key} {replica}".encode(), digest_size=8).digest()

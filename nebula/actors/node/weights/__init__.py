@@ -1,1 +1,1 @@
-"""Models' files on a node: fetched, measured, removed."""
+"""Models' files on a node: fetching, measuring and removing them."""

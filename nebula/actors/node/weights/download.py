@@ -1,6 +1,6 @@
-"""Fetches a source's files into the hub's cache: goes on where it broke off, and checks all.
+"""Downloads a source's files into the hub's cache: resumes broken downloads, checks all hashes.
 
-The hub's own library begins a broken file anew and does not hash what it gets over plain HTTP.
+The hub's own library restarts a broken file, and does not hash files that it gets over plain HTTP.
 """
 
 import asyncio
@@ -14,55 +14,57 @@ from typing import IO
 
 import httpx
 
-from nebula.actors.node.weights.hub import Busy, File, Hub, Listing, Unreachable
+from nebula.actors.node.weights import answers
+from nebula.actors.node.weights.hub import Busy, Hub, Unreachable
+from nebula.actors.node.weights.listing import File, Listing
 from nebula.events import memory
 
 SIDE_BY_SIDE = 4
-"""Files that are fetched at a time."""
+"""Number of files that are downloaded at a time."""
 
 BLOCK = 4 * 1024 * 1024
-"""Bytes that are hashed and written at a time, beside the event loop."""
+"""Bytes that are hashed and written at a time, in a thread."""
+
+FLUSH = 2.0
+"""Seconds after which fewer bytes are written too, so that slow files show progress."""
 
 SPARE = 256 * memory.MIB
-"""Bytes of the disk that a download leaves to everybody else."""
+"""Free bytes of the disk that a download must leave."""
 
 SILENCE = 30.0
-"""Seconds without a byte after which a connection counts as broken."""
+"""Seconds without data after which a connection counts as broken."""
 
 POLL = 0.5
-"""Seconds between two looks whether a source's files are free."""
+"""Seconds between two checks whether a source's lock is free."""
 
 TRIES = 5
-"""Answers in a row that bring no byte beyond the most there ever were: then a fetch gives up."""
+"""Answers in a row without new bytes after which a download gives up."""
 
 WINDOW = 120.0
-"""Seconds in each of which a file has to get on, whatever is answered, slept or begun anew."""
+"""Window in seconds, in each of which a file must make progress, including pauses and restarts."""
 
 LEAST = 1024
-"""Bytes a second, on the average of a window, that a file has to get on by: below that there is no
-end to it. Bytes that were there before do not count."""
+"""Bytes per second, averaged over a window, that a file must gain: with less it would never end.
+Bytes that were there before do not count."""
 
 
 class Damaged(Exception):
-    """A file is not what the hub says it is."""
+    """A file differs from what the hub lists."""
 
 
 class NoRoom(Exception):
-    """The disk can't take the files."""
+    """The disk has too little room for the files."""
 
 
 PAUSE = 1.0
-"""Seconds before a broken connection is made again; doubled each time nothing came."""
-
-_NO_ANSWER = (httpx.HTTPError, httpx.InvalidURL, OverflowError, UnicodeError, ExceptionGroup)
-"""The last three: a redirect to an address that no socket takes."""
+"""Seconds before a broken connection is repeated; doubled after each one without data."""
 
 Progress = Callable[[int], None]
-"""Told how many bytes more (or, where some have to be fetched again, fewer) are there."""
+"""Called with how many more bytes are there; negative if some must be fetched again."""
 
 
 def missing(hub: Hub, listing: Listing) -> tuple[File, ...]:
-    """Give the files that are not there yet, small ones first, each blob once."""
+    """Return the missing files, small ones first, each blob once."""
     absent = {
         file.etag: file
         for file in listing.content
@@ -73,12 +75,12 @@ def missing(hub: Hub, listing: Listing) -> tuple[File, ...]:
 
 
 def begun(hub: Hub, listing: Listing, files: tuple[File, ...]) -> int:
-    """Give the bytes of missing files that an earlier try has left."""
+    """Return how many bytes of missing files an earlier try has left."""
     return sum(_part_size(hub.blob(listing.files.source, file), file) for file in files)
 
 
 def check_room(hub: Hub, listing: Listing, files: tuple[File, ...]) -> None:
-    """Raise NoRoom where the disk can't take what is missing."""
+    """Raise NoRoom if the disk has too little room for the missing files."""
     wanted = sum(file.size for file in files) - begun(hub, listing, files)
     hub.cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(hub.cache).free
@@ -91,26 +93,26 @@ def check_room(hub: Hub, listing: Listing, files: tuple[File, ...]) -> None:
 
 @contextlib.asynccontextmanager
 async def turn(hub: Hub, source: str) -> AsyncIterator[None]:
-    """Wait until nobody else who shares the cache fetches or removes a source. Raises OSError."""
+    """Wait until no other process with the same cache uses a source. Raise OSError."""
     with contextlib.ExitStack() as held:
         while True:
             try:
                 held.enter_context(hub.locked(source))
                 break
             except Busy:
-                await asyncio.sleep(POLL)  # the kernel tells nobody when a file's lock is free
+                await asyncio.sleep(
+                    POLL
+                )  # the kernel does not notify when a file's lock becomes free
         yield
 
 
 async def fetch(hub: Hub, listing: Listing, progress: Progress) -> None:
-    """Bring all files of a listing into the cache, and name them; to be called in one's turn.
+    """Download all files of a listing into the cache and link them; call it in turn.
 
-    Raises Unreachable, Damaged, and OSError where the disk fails.
+    Raise Unreachable, Damaged, and OSError if the disk fails.
     """
     slots = asyncio.Semaphore(SIDE_BY_SIDE)
-    async with httpx.AsyncClient(
-        follow_redirects=True, timeout=httpx.Timeout(SILENCE), headers=hub.headers()
-    ) as client:
+    async with httpx.AsyncClient(timeout=httpx.Timeout(SILENCE), headers=hub.headers()) as client:
 
         async def one(file: File) -> None:
             async with slots:
@@ -127,7 +129,7 @@ async def fetch(hub: Hub, listing: Listing, progress: Progress) -> None:
 
 
 class _Download:
-    """One file on its way, from its first byte or from where an earlier try ended."""
+    """The download of one file, from its start or from where an earlier try ended."""
 
     def __init__(
         self, client: httpx.AsyncClient, url: str, blob: Path, file: File, progress: Progress
@@ -139,7 +141,7 @@ class _Download:
         self._progress = progress
         self._done = 0
         self._most = 0
-        """The most bytes there ever were: a hub that begins anew each time brings nothing."""
+        """The largest number of bytes so far: a hub that restarts each time makes no progress."""
         self._ranges = True
         self._pace = _Pace(0, asyncio.get_running_loop().time())
         self._digest = _digest(file)
@@ -152,7 +154,7 @@ class _Download:
         with part.open("ab+") as output:
             output.seek(0)
             while await asyncio.to_thread(self._take_up, output):
-                pass  # in pieces: a thread can't be cancelled, and there may be much of it
+                pass  # in pieces, because a thread can't be cancelled and the file may be large
             failures, self._most = 0, self._done
             self._pace = _Pace(self._most, asyncio.get_running_loop().time())
             while self._done < self._file.size:
@@ -163,10 +165,10 @@ class _Download:
                     broken = "the hub's answer was too short"
                 except TimeoutError:
                     raise Unreachable(
-                        f"{self._file.path} gets on too slowly: less than {LEAST * WINDOW:.0f} "
+                        f"{self._file.path} is too slow: less than {LEAST * WINDOW:.0f} "
                         f"bytes in {WINDOW:.0f} s, at byte {self._most} of {self._file.size}"
                     ) from None
-                except _NO_ANSWER as error:
+                except answers.FAULTS as error:
                     broken = f"{type(error).__name__} {error}".strip()
                 except _OtherPart as error:
                     self._ranges, broken = False, str(error)
@@ -191,7 +193,7 @@ class _Download:
         part.replace(self._blob)
 
     def _take_up(self, output: IO[bytes]) -> bool:
-        """Hash a piece of what an earlier try has left; False where that was all."""
+        """Hash a piece of what an earlier try has left; return False at its end."""
         block = output.read(BLOCK)
         self._digest.update(block)
         self._done += len(block)
@@ -200,23 +202,23 @@ class _Download:
     async def _stream(self, output: IO[bytes], limit: asyncio.Timeout) -> None:
         loop = asyncio.get_running_loop()
         begin = {"Range": f"bytes={self._done}-"} if self._done and self._ranges else {}
-        async with self._client.stream("GET", self._url, headers=begin) as answer:
+        async with answers.opened(self._client, self._url, begin) as answer:
             _check(answer, self._url, self._done if begin else 0, self._file)
             if answer.status_code == 200 and self._done:
-                self._start_over(output)  # it does not know ranges
-            pending = bytearray()
+                self._start_over(output)  # it does not support ranges
+            pending, written = bytearray(), loop.time()
             try:
                 async for piece in answer.aiter_raw():
                     pending += piece
                     there = self._done + len(pending)
                     limit.reschedule(self._pace.until_after(there, loop.time()))
                     if there >= self._file.size:
-                        break  # whatever else it sends is not the file's
-                    if len(pending) >= BLOCK:
-                        block, pending = bytes(pending), bytearray()
+                        break  # any further bytes are not part of the file
+                    if len(pending) >= BLOCK or loop.time() - written >= FLUSH:
+                        block, pending, written = bytes(pending), bytearray(), loop.time()
                         await asyncio.to_thread(self._write, output, block)
             except (httpx.TransportError, asyncio.CancelledError):
-                self._write(output, bytes(pending))  # what came before the break is good
+                self._write(output, bytes(pending))  # the bytes before the break are valid
                 raise
             await asyncio.to_thread(self._write, output, bytes(pending))
 
@@ -237,18 +239,18 @@ class _Download:
 
 
 class _OtherPart(Exception):
-    """The hub can't give the part of a file that it was asked for."""
+    """The hub does not send the requested part of a file."""
 
 
 class _Pace:
-    """Until when a file has to have got on: by enough bytes, counted beyond the most there were."""
+    """The deadline by which a file must have gained enough bytes."""
 
     def __init__(self, most: int, now: float) -> None:
         self.until = now + WINDOW
         self._wanted = most + LEAST * WINDOW
 
     def until_after(self, there: int, now: float) -> float:
-        """Return the time limit with so many bytes there; each window begins where one was met."""
+        """Return the deadline at this number of bytes; a new window begins when one was met."""
         if there >= self._wanted:
             self.until = now + WINDOW
             self._wanted = there + LEAST * WINDOW
@@ -256,9 +258,9 @@ class _Pace:
 
 
 def _check(answer: httpx.Response, url: str, begin: int, file: File) -> None:
-    """Look whether an answer is the file's bytes from `begin` on.
+    """Check that an answer is the file's bytes from `begin` on.
 
-    Raises Unreachable where it is something else, _OtherPart where asking for all of it may help.
+    Raise Unreachable if it is something else, _OtherPart if requesting the whole file may help.
     """
     if answer.status_code == 416 and begin:
         raise _OtherPart(f"{url} answers 416 to bytes from {begin} on")
@@ -269,10 +271,10 @@ def _check(answer: httpx.Response, url: str, begin: int, file: File) -> None:
         raise Unreachable(f"{url} answers with a web page instead of the file")
     encoding = str(answer.headers.get("Content-Encoding", "")).strip().lower()
     if encoding not in ("", "identity"):
-        raise Unreachable(f"{url} answers with the file in {encoding}, which was not asked for")
+        raise Unreachable(f"{url} answers with the file in {encoding}, which was not requested")
     if answer.status_code == 206:
         if not _begins(answer, begin):
-            raise _OtherPart(f"{url} answers with another part than it was asked for")
+            raise _OtherPart(f"{url} answers with another part than requested")
         return
     length = str(answer.headers.get("Content-Length", ""))
     if length.isdecimal() and int(length) != file.size:
@@ -296,7 +298,7 @@ def _part(blob: Path) -> Path:
 
 
 def _part_size(blob: Path, file: File) -> int:
-    """Give the bytes there are of a file; none where there are too many to be its own."""
+    """Return how many bytes of a file there are; 0 if there are more than the file has."""
     try:
         size = _part(blob).stat().st_size
     except OSError:

@@ -1,9 +1,10 @@
-"""The hub that models come from, and its cache on this disk, in the layout that engines know.
+"""The hub of models, and its cache on this disk, in the layout that engines know.
 
-The layout is the one that the hub's own library documents: `blobs/<etag>` holds a file's bytes,
+The layout is documented by the hub's own library: `blobs/<etag>` holds a file's bytes,
 `snapshots/<commit>/<path>` links to them, `refs/<revision>` names a commit.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import logging
@@ -11,70 +12,41 @@ import os
 import re
 import shutil
 from collections.abc import Generator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import huggingface_hub
-from huggingface_hub import constants, errors
-from msgspec import Struct
+from huggingface_hub import constants
 
-from nebula.actors.node.weights import folder, measuring
+from nebula.actors.node.weights import answers, folder, listing, measuring
+from nebula.actors.node.weights.answers import Answer
+from nebula.actors.node.weights.listing import File, Listing, Malformed
 from nebula.actors.node.weights.measuring import Figures, Unmeasurable
 from nebula.actors.node.weights.provision import Files, is_hub_id
 from nebula.events.values import Weights
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = 5.0
-"""Seconds that the hub gets to begin an answer: where it is cut off, the cache has to do."""
-
 MAX_LISTED = 1_000
-"""Sources that a node tells of when it registers: an event has a size."""
+"""Sources in a node's registration at most, since the size of an event is limited."""
 
-MAX_FILE = 50_000_000_000
-"""Bytes of a file that the hub gives over plain HTTP; larger ones need its own protocol."""
+LISTING_TIME = 60.0
+"""Seconds for the hub's complete list of a source's files."""
 
-_COMMIT = re.compile(r"[0-9a-f]{7,64}")
+CONFIG_TIME = 30.0
+"""Seconds for a complete config.json."""
 
-_BESIDE = (
-    *(".ckpt", ".gguf", ".h5", ".mlmodel", ".msgpack", ".npz", ".onnx", ".onnx_data", ".ot"),
-    *(".pb", ".tflite"),
-)
-"""Weights in formats that engines don't take from a folder."""
-
-_PICKLED = frozenset({".bin", ".pt", ".pth"})
+_REF_BYTES = 200
+_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 class Unreachable(Exception):
-    """The hub does not answer, or not as one; trying again may help."""
+    """The hub does not answer, or not as a hub does; trying again may help."""
 
 
 class Refused(Exception):
-    """The hub has no such files, or not for us; trying again does not help."""
-
-
-class Unlisted(Exception):
-    """The hub does not tell of each file what it needs to be fetched and checked."""
-
-
-class File(Struct, frozen=True):
-    """One file of a source: its bytes, and the name of its blob, which is a hash of them.
-
-    `sha256`: whether that hash is the SHA-256 of the bytes; else it is git's, of SHA-1.
-    """
-
-    path: str
-    size: int
-    etag: str
-    sha256: bool
-
-
-class Listing(Struct, frozen=True):
-    """The files of a source at one commit."""
-
-    files: Files
-    commit: str
-    content: tuple[File, ...]
+    """The hub does not have these files, or not for this node; trying again does not help."""
 
 
 class Hub:
@@ -82,122 +54,132 @@ class Hub:
 
     def __init__(self, cache: Path | None = None, endpoint: str | None = None) -> None:
         self.chosen = cache is not None
-        """Whether somebody has named the cache: else it is where engines look by themselves."""
+        """Whether the cache was configured; otherwise it is where engines look by default."""
         self.cache = cache or Path(constants.HF_HUB_CACHE)
         self.endpoint = endpoint or constants.ENDPOINT
 
     @property
     def offline(self) -> bool:
-        """Whether this machine was told not to ask the hub (HF_HUB_OFFLINE)."""
+        """Whether this machine must not use the hub (HF_HUB_OFFLINE)."""
         return bool(constants.HF_HUB_OFFLINE)
 
-    def listing(self, files: Files) -> Listing:
-        """Ask for what an engine needs of a source. Raises Unreachable, Refused, Unlisted."""
+    async def listing(self, files: Files) -> Listing:
+        """Return the list of the files of a source that an engine needs.
+
+        Raise Unreachable, Refused, Malformed, Unlisted. The hub's own library is not used for this:
+        it reads without any bound.
+        """
         if self.offline:
-            raise Unreachable("this node was told not to ask the hub (HF_HUB_OFFLINE)")
-        api = huggingface_hub.HfApi(endpoint=self.endpoint)
-        try:
-            info = api.model_info(
-                files.source,
-                revision=files.revision or None,
-                files_metadata=True,
-                timeout=TIMEOUT,
-            )
-        except errors.GatedRepoError as error:
+            raise Unreachable("this node must not use the hub (HF_HUB_OFFLINE)")
+        at = f"/revision/{quote(files.revision, safe='')}" if files.revision else ""
+        answer = await self._asked(
+            f"{self.endpoint}/api/models/{files.source}{at}?blobs=true",
+            f"list of the files of {files.source}",
+            most=listing.MAX_BYTES,
+            seconds=LISTING_TIME,
+        )
+        code = answer.headers.get("X-Error-Code", "")
+        if code == "GatedRepo":
             raise Refused(
-                f"{self.endpoint} gives {files.source} only to whom its owner has let in: "
-                "give this node a token of such an account (HF_TOKEN)"
-            ) from error
-        except errors.RepositoryNotFoundError as error:
+                f"{self.endpoint} gives {files.source} only to accounts that its owner has "
+                "admitted: give this node a token of such an account (HF_TOKEN)"
+            )
+        if code == "RevisionNotFound":
+            raise Refused(f"{files.source} has no revision {files.revision!r}")
+        if code == "RepoNotFound" or answer.status == 401:
             raise Refused(
                 f"{self.endpoint} has no {files.source}, or it is private and this node has "
                 "no token for it (HF_TOKEN)"
-            ) from error
-        except errors.RevisionNotFoundError as error:
-            raise Refused(f"{files.source} has no revision {files.revision!r}") from error
-        except Exception as error:  # the library's HTTP client has errors of its own
-            raise Unreachable(f"{self.endpoint} does not answer: {_said(error)}") from error
-        found = [
-            File(
-                sibling.rfilename,
-                sibling.lfs.size if sibling.lfs is not None else int(sibling.size or 0),
-                sibling.lfs.sha256 if sibling.lfs is not None else str(sibling.blob_id),
-                sibling.lfs is not None,
             )
-            for sibling in info.siblings or []
-        ]
-        if not _COMMIT.fullmatch(info.sha or "") or any(not _good(file) for file in found):
-            raise Unlisted(f"{self.endpoint} does not list sizes and hashes of {files.source}")
-        commit = str(info.sha)
-        chosen = needed([file.path for file in found])
-        large = [file.path for file in found if file.path in chosen and file.size > MAX_FILE]
-        if large:
-            log.warning("%s: %s is too large for us, the engine fetches it", files.source, large)
-        content = tuple(f for f in found if f.path in chosen and f.size <= MAX_FILE)
-        return Listing(files, commit, content)
+        self._check(answer)
+        found = await asyncio.to_thread(listing.read, files, answer.body, self.endpoint)
+        if found.left:
+            log.warning(
+                "%s: too large for this node, the engine fetches %s", files.source, found.left[:9]
+            )
+        return found
+
+    async def _asked(self, url: str, what: str, *, most: int, seconds: float) -> Answer:
+        """Return a short answer. Raise Unreachable, and Malformed if it is not short."""
+        try:
+            return await answers.read(url, self.headers(), most=most, seconds=seconds)
+        except answers.Overlong as error:
+            raise Malformed(f"{self.endpoint} gives an endless {what}: {error}") from error
+        except answers.Overdue as error:
+            raise Unreachable(f"{self.endpoint} gives the {what} too slowly: {error}") from error
+        except answers.FAULTS as error:
+            raise Unreachable(f"{self.endpoint} does not answer: {_said(error)}") from error
+
+    def _check(self, answer: Answer) -> None:
+        """Raise Unreachable for an answer without the requested body."""
+        if answer.status != 200:
+            told = answer.headers.get("X-Error-Message", "")[:300]
+            raise Unreachable(
+                f"{self.endpoint} does not answer: it says {answer.status} {told}".rstrip()
+            )
+        encoding = answer.headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            raise Unreachable(f"{self.endpoint} answers in {encoding[:40]}, not as requested")
 
     def url(self, listing: Listing, file: File) -> str:
-        """Give the address of a file."""
+        """Return the address of a file."""
         return huggingface_hub.hf_hub_url(
             listing.files.source, file.path, revision=listing.commit, endpoint=self.endpoint
         )
 
     def headers(self) -> dict[str, str]:
-        """Give the headers of a request for a file, the token too where there is one."""
+        """Return the headers of a request for a file, with the token if there is one."""
         token = huggingface_hub.get_token()
         made = {"User-Agent": "nebula", "Accept-Encoding": "identity"}
         return {**made, "Authorization": f"Bearer {token}"} if token else made
 
-    def measure(self, files: Files) -> Figures:
-        """Measure a source from the sizes that the hub tells. Raises the same, and Unmeasurable."""
-        listing = self.listing(files)
-        sizes = {file.path: file.size for file in listing.content}
+    async def measure(self, files: Files) -> Figures:
+        """Return the measurements of a source. Raise as `listing`, and Unmeasurable."""
+        listed = await self.listing(files)
+        sizes = {file.path: file.size for file in listed.content}
         chosen = measuring.weight_files(sizes)
-        config = next((each for each in listing.content if each.path == folder.CONFIG), None)
+        config = next((each for each in listed.content if each.path == folder.CONFIG), None)
         if config is None:
             raise Unmeasurable("it has no config.json")
-        try:
-            answer = httpx.get(
-                self.url(listing, config),
-                headers=self.headers(),
-                timeout=TIMEOUT,
-                follow_redirects=True,
-            )
-            answer.raise_for_status()
-        except httpx.HTTPError as error:
-            raise Unreachable(f"{self.endpoint} does not answer: {_said(error)}") from error
-        return measuring.figures(
-            sum(sizes[name] for name in chosen), folder.decode(folder.CONFIG, answer.content)
+        answer = await self._asked(
+            self.url(listed, config),
+            f"config.json of {files.source}",
+            most=folder.CONFIG_BYTES,
+            seconds=CONFIG_TIME,
         )
+        self._check(answer)
+        read = await asyncio.to_thread(folder.decode, folder.CONFIG, answer.body)
+        return measuring.figures(sum(sizes[name] for name in chosen), read)
 
     # The cache
 
     def repository(self, source: str) -> Path:
-        """Give a source's folder in the cache."""
+        """Return a source's folder in the cache."""
         return self.cache / f"models--{source.replace('/', '--')}"
 
     def blob(self, source: str, file: File) -> Path:
-        """Give where a file's bytes lie."""
+        """Return the path of a file's blob."""
         return self.repository(source) / "blobs" / file.etag
 
     def cached(self, files: Files) -> Path | None:
-        """Give the folder of a revision that is whole in the cache; None where none is."""
+        """Return the folder of a complete revision in the cache; None if there is none."""
         repository = self.repository(files.source)
         try:
-            commit = (repository / "refs" / (files.revision or "main")).read_text().strip()
+            with (repository / "refs" / (files.revision or "main")).open("rb") as ref:
+                commit = ref.read(_REF_BYTES).decode(errors="replace").strip()
         except OSError:
             commit = files.revision
-        if not commit or PurePosixPath(commit).name != commit:
+        if not _NAME.fullmatch(commit):
             return None
         snapshot = repository / "snapshots" / commit
         return snapshot if snapshot.is_dir() and folder.whole(snapshot) else None
 
     def snapshot(self, listing: Listing) -> Path:
-        """Give the folder in which the files of a listing have their names."""
+        """Return the folder in which the files of a listing have their names."""
         return self.repository(listing.files.source) / "snapshots" / listing.commit
 
     def link(self, listing: Listing) -> None:
-        """Give the blobs of a listing their names; all of them must be there."""
+        """Link the blobs of a listing to their names; all of them must be there."""
         repository = self.repository(listing.files.source)
         snapshot = self.snapshot(listing)
         for file in listing.content:
@@ -217,7 +199,7 @@ class Hub:
             fresh.replace(ref)
 
     def held(self) -> tuple[Weights, ...]:
-        """List the sources that lie whole in the cache, at most 1,000."""
+        """Return the sources that are complete in the cache, at most 1,000."""
         found: list[Weights] = []
         try:
             entries = sorted(self.cache.glob("models--*--*"))
@@ -233,13 +215,13 @@ class Hub:
                     size = folder.size(entry / "blobs") or folder.size(whole)
                     found.append(Weights(source, size))
             except OSError as error:
-                log.warning("can't look at %s: %s", entry, error)
+                log.warning("can't read %s: %s", entry, error)
         return tuple(found)
 
     def remove(self, source: str) -> None:
-        """Delete a source from the cache, whole or not. Raises OSError, Busy.
+        """Delete a source from the cache, complete or not. Raise OSError, Busy.
 
-        Not by the library, which deletes by commits: copies of a source elsewhere have the same.
+        The library is not used: it deletes by commit, which copies of the source share.
         """
         with self.locked(source):
             repository = self.repository(source)
@@ -248,9 +230,9 @@ class Hub:
 
     @contextlib.contextmanager
     def locked(self, source: str) -> Generator[None, None, None]:
-        """Keep other nodes that share the cache off a source. Raises Busy, OSError.
+        """Lock a source against other nodes with the same cache. Raise Busy, OSError.
 
-        A lock ends with its process, however that ends.
+        The lock ends with its process, however that ends.
         """
         path = self.cache / ".locks" / f"{self.repository(source).name}.nebula.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -266,29 +248,8 @@ class Busy(Exception):
     """Another process of this machine fetches or removes the same source in the same cache."""
 
 
-def needed(paths: list[str]) -> frozenset[str]:
-    """Choose what an engine needs of a source's files: not its weights in other formats again."""
-    safe = {str(PurePosixPath(path).parent) for path in paths if path.endswith(".safetensors")}
-    return frozenset(
-        path
-        for path in paths
-        if not path.startswith("original/")
-        and PurePosixPath(path).suffix not in _BESIDE
-        and not (PurePosixPath(path).suffix in _PICKLED and str(PurePosixPath(path).parent) in safe)
-    )
-
-
-def _good(file: File) -> bool:
-    """Say whether a listed file can be stored: its path stays within, its hash is one."""
-    path = PurePosixPath(file.path)
-    return (
-        not path.is_absolute()
-        and ".." not in path.parts
-        and len(file.etag) == (64 if file.sha256 else 40)
-        and all(letter in "0123456789abcdef" for letter in file.etag)
-        and file.size >= 0
-    )
-
-
 def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
+    said = str(error)
+    if isinstance(error, httpx.TimeoutException):
+        said = f"nothing arrived for {answers.SILENCE:.0f} s"
+    return f"{type(error).__name__}: {said}".strip().splitlines()[0][:300]

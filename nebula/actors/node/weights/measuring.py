@@ -1,10 +1,9 @@
-"""How much memory a model needs, read from its files' heads and its config.json. Pure.
+"""Computes a model's memory need from the headers of its files and its config.json. Pure.
 
-Weights are counted as they lie in the files. A cache is counted as if every layer kept all of a
-request: layers that keep only a window of it need less.
+Weights are counted as stored in the files. The cache is counted as if every layer kept all of a
+request; layers that keep only a window need less.
 """
 
-import math
 import posixpath
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
@@ -12,24 +11,29 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from nebula.events.reading import UNREADABLE
+
 Config: TypeAlias = Mapping[str, Any]
 
 MAX_HEADER = 100_000_000
-"""A safetensors header is no longer than this, says its format."""
+"""Largest safetensors header by its format, in bytes."""
+
+MOST = 2**50
+"""Largest accepted number of bytes or tokens; files that claim more are not valid."""
 
 _BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "half": 2}
 _STATES = frozenset({"optimizer.bin", "optimizer.pt", "scaler.pt", "scheduler.pt"})
-"""What training leaves beside the weights. Whoever trains never serves from these."""
+"""Files that training leaves beside the weights, which are never served."""
 
 _FORMATS = (".safetensors", ".bin", ".pt", ".pth")
-"""Files that hold weights, the ones that an engine would rather take first."""
+"""Files with weights, in an engine's order of preference."""
 
 _ENCODERS = (
     *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie"),
     *("gte", "jina_bert", "modernbert", "mpnet", "new", "nomic_bert", "roberta", "roformer"),
     "xlm-roberta",
 )
-"""Types of models that look at a whole text at once, and keep no cache of it."""
+"""Types of models that read a whole text at once and have no cache."""
 
 
 class _Tensor(Struct, frozen=True):
@@ -40,11 +44,11 @@ _headers = msgspec.json.Decoder(dict[str, _Tensor])
 
 
 class Unmeasurable(Exception):
-    """The files don't tell what they need; the text says why."""
+    """The memory need can't be read from the files; the text says why."""
 
 
 class Figures(Struct, frozen=True):
-    """Bytes of all weights and of the cache for one token, and the longest request in tokens."""
+    """Bytes of all weights, bytes of cache for one token, and the longest request in tokens."""
 
     weights: int
     cache_per_token: int
@@ -52,17 +56,20 @@ class Figures(Struct, frozen=True):
 
 
 def figures(weights: int, config: Config) -> Figures:
-    """Put together what a model's files have told. Raises Unmeasurable."""
+    """Return the need that follows from a model's files. Raise Unmeasurable."""
     if weights <= 0:
-        raise Unmeasurable("its files hold no weights that can be counted")
-    return Figures(weights, cache_per_token(config), context(config))
+        raise Unmeasurable("its files have no weights that can be counted")
+    cache, longest = cache_per_token(config), context(config)
+    if max(weights, cache, longest) > MOST:
+        raise Unmeasurable("its files claim more memory or longer texts than there are")
+    return Figures(weights, cache, longest)
 
 
 def tensor_bytes(header: bytes) -> int:
-    """Sum up the tensors that a safetensors header lists. Raises Unmeasurable."""
+    """Return the bytes of the tensors in a safetensors header. Raise Unmeasurable."""
     try:
         listed = _headers.decode(header)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Unmeasurable(f"a safetensors header can't be read: {error}") from error
     spans = [tensor.data_offsets for name, tensor in listed.items() if name != "__metadata__"]
     if any(span is None or not 0 <= span[0] <= span[1] for span in spans):
@@ -71,7 +78,7 @@ def tensor_bytes(header: bytes) -> int:
 
 
 def header_size(head: bytes) -> int:
-    """Give a safetensors header's length from the file's first 8 bytes. Raises Unmeasurable."""
+    """Return a safetensors header's length from the file's first 8 bytes. Raise Unmeasurable."""
     size = int.from_bytes(head, "little")
     if len(head) < 8 or not 2 <= size <= MAX_HEADER:
         raise Unmeasurable("a file that is called .safetensors does not begin as one")
@@ -79,10 +86,10 @@ def header_size(head: bytes) -> int:
 
 
 def weight_files(names: Iterable[str], index: Config | None = None) -> tuple[str, ...]:
-    """Choose the files that an engine takes the weights from: of one format, and no copies.
+    """Return the files from which an engine loads the weights: one format, without copies.
 
-    `names` are paths within the model's folder, with `/`. `index`: what is in its
-    `model.safetensors.index.json`; files in its folder that it does not name are copies.
+    `names` are paths within the model's folder, with `/`. `index`: the content of its
+    `model.safetensors.index.json`; files that it does not name are copies.
     """
     found = [name for name in names if not name.startswith("original/")]
     for suffix in _FORMATS:
@@ -102,7 +109,7 @@ def weight_files(names: Iterable[str], index: Config | None = None) -> tuple[str
 
 
 def missing_files(names: Iterable[str], index: Config | None) -> tuple[str, ...]:
-    """Give the files that an index names and that are not there."""
+    """Return the files that an index names and that are missing."""
     return tuple(sorted(_indexed(index) - set(names)))
 
 
@@ -118,9 +125,9 @@ def _is_weights(name: str, suffix: str) -> bool:
 
 
 def cache_per_token(config: Config) -> int:
-    """Give the bytes of key and value that one token leaves in the cache. Raises Unmeasurable.
+    """Return the bytes of key and value that one token takes in the cache. Raise Unmeasurable.
 
-    0 for a model that keeps none.
+    Return 0 for a model without a cache.
     """
     text = _text_part(config)
     if _keeps_nothing(config, text):
@@ -137,7 +144,7 @@ def cache_per_token(config: Config) -> int:
 
 
 def context(config: Config) -> int:
-    """Give how many tokens a request may have, 0 where the model sets no limit."""
+    """Return how many tokens a request may have, 0 if the model sets no limit."""
     text = _text_part(config)
     length = _whole(
         text,
@@ -152,13 +159,17 @@ def context(config: Config) -> int:
     scaling = text.get("rope_scaling") or text.get("rope_parameters")
     if isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type")) == "yarn":
         factor, before = scaling.get("factor"), scaling.get("original_max_position_embeddings")
-        if isinstance(factor, int | float) and isinstance(before, int) and math.isfinite(factor):
+        if (
+            isinstance(factor, int | float)
+            and isinstance(before, int)
+            and max(abs(factor), abs(before)) < 2**40
+        ):
             length = max(length, int(before * factor))
     return length
 
 
 def _text_part(config: Config) -> Config:
-    """Models that see or hear too describe the part that writes by itself."""
+    """Multimodal models describe their text model separately."""
     for key in ("text_config", "llm_config", "language_config"):
         part = config.get(key)
         if isinstance(part, dict):
@@ -169,7 +180,7 @@ def _text_part(config: Config) -> Config:
 def _keeps_nothing(config: Config, text: Config) -> bool:
     named = config.get("architectures")
     writes = any(
-        word in str(name)
+        isinstance(name, str) and word in name
         for name in (named if isinstance(named, list) else ())
         for word in ("CausalLM", "LMHead", "ConditionalGeneration")
     )
@@ -177,11 +188,13 @@ def _keeps_nothing(config: Config, text: Config) -> bool:
 
 
 def _attending(text: Config, layers: int) -> int:
-    """Some models mix in layers whose memory does not grow with the text."""
+    """Some models have layers whose memory does not grow with the text."""
     kinds = text.get("layer_types") or text.get("layers_block_type")
     if not isinstance(kinds, list):
         return layers
-    return sum("attention" in str(kind) and "linear" not in str(kind) for kind in kinds)
+    return sum(
+        isinstance(kind, str) and "attention" in kind and "linear" not in kind for kind in kinds
+    )
 
 
 def _kv_heads(text: Config, heads: int) -> int:
@@ -196,7 +209,7 @@ def _kv_heads(text: Config, heads: int) -> int:
 
 
 def _width(text: Config, config: Config) -> int:
-    """Give the bytes of a number in the cache. Engines serve what is kept as float32 with half."""
+    """Return the bytes of a number in the cache; engines serve float32 weights as half."""
     for part in (text, config):
         named = part.get("dtype") or part.get("torch_dtype")
         if isinstance(named, str):
@@ -205,7 +218,7 @@ def _width(text: Config, config: Config) -> int:
 
 
 def _whole(config: Config, *names: str, default: int | None = None) -> int:
-    """Read a number under any of its names. Raises Unmeasurable where there is none."""
+    """Return a number under any of its names. Raise Unmeasurable if there is none."""
     for name in names:
         value = config.get(name)
         least = 1 if default is None else 0

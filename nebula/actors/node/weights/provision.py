@@ -1,4 +1,4 @@
-"""What a node does next about files: which to fetch, to measure, and to remove. Pure."""
+"""Decides which files a node fetches, measures and removes next. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping, Set
@@ -7,20 +7,17 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from nebula.events.engine_options import option_name
-from nebula.events.state import Held, Launch, Model, Node, Replica, State
+from nebula.events.state import CachedSource, Launch, Model, Node, Replica, State
 
 _HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 _REVISION = re.compile(r"(?!.*\.\.)(?!.*//)[\w.][\w./-]{0,199}", re.ASCII)
 
 _PLAIN_FORMATS = frozenset({"auto", "hf", "safetensors", "fastsafetensors", "mistral", "pt"})
-"""Values of vLLM's `load-format` with which it reads plain files of the hub's cache."""
-
-FETCHES = 2
-"""Sources that a node fetches side by side: more would only share the same line."""
+"""Values of vLLM's `load-format` that read plain files from the hub's cache."""
 
 TURN = 3.0
-"""Seconds after which the next node asks the hub too about a model that nobody has measured."""
+"""Seconds after which the next node also asks the hub about a model that is not measured yet."""
 
 
 class Files(Struct, frozen=True):
@@ -31,26 +28,26 @@ class Files(Struct, frozen=True):
 
 
 class Fetch(Struct, frozen=True):
-    """Bring a source's files here, for these replicas."""
+    """Download a source's files, when its turn has come."""
 
     files: Files
 
 
 class Abandon(Struct, frozen=True):
-    """Break off fetching a source's files: nobody wants them here any more."""
+    """Stop fetching a source's files, because they are no longer wanted here."""
 
     files: Files
 
 
 class Measure(Struct, frozen=True):
-    """Find out how much memory a model needs. `intent`: the event that asks for it.
+    """Find out how much memory a model needs. `requested_seq`: the event that asks for it.
 
-    `turn`: seconds to leave others for an answer before the hub is asked.
+    `turn`: seconds to wait for an answer of other nodes before asking the hub.
     """
 
     model: str
     files: Files
-    intent: int
+    requested_seq: int
     turn: float = 0.0
 
 
@@ -64,12 +61,12 @@ Task: TypeAlias = Fetch | Abandon | Remove
 
 
 class Local(Struct, frozen=True):
-    """What only this node process knows: it is not in the log, and comes about again by itself.
+    """What only this node process knows: it is not in the log, and can be found out again.
 
-    `ready`: files that were found whole here. `busy`: sources whose files are fetched or removed
-    right now. `fetching`: the files of those that are fetched. `running`: sources of the engines
-    that run. `retry_at`: when a failed source may be tried again, in seconds of the clock of `now`.
-    `fetches`: whether it fetches at all, or leaves that to its engines.
+    `ready`: files that were found complete here. `busy`: sources whose files are being fetched or
+    removed. `fetching`: the files that are being fetched. `running`: sources of the running
+    engines. `retry_at`: when a failed source may be tried again, in seconds of the clock of `now`.
+    `fetches`: whether the node fetches at all, or leaves that to its engines.
     """
 
     ready: Set[Files] = frozenset()
@@ -82,15 +79,15 @@ class Local(Struct, frozen=True):
 
 
 def is_hub_id(source: str) -> bool:
-    """Say whether a source is written as the hub's `organisation/name`."""
+    """Return whether a source is written as the hub's `organisation/name`."""
     return _HUB_ID.fullmatch(source) is not None and not source.endswith(".git")
 
 
 def files_of(launch: Launch) -> Files | None:
-    """Give what a node has to fetch before an engine starts so; None: it is the engine's own work.
+    """Return the files that a node fetches before this engine starts; None: the engine does it.
 
-    A request that tells the engine itself where files come from or go to, or that wants no plain
-    files, is left alone.
+    A request whose options say where files come from or go to, or that needs other files, is left
+    to the engine.
     """
     options = {option_name(key): value for key, value in launch.options.items()}
     if (
@@ -104,9 +101,9 @@ def files_of(launch: Launch) -> Files | None:
 
 
 def provide(state: State, node: str, replicas: Iterable[Replica], local: Local) -> tuple[Task, ...]:
-    """Give what a node can do now for `replicas`, its own; a lost one leaves everything alone."""
+    """Return what a node can do now for its `replicas`; a lost node does nothing."""
     me = state.nodes.get(node)
-    if me is None or me.lost:
+    if me is None or me.away:
         return tuple(Abandon(files) for files in local.fetching)
     held = me.weights
     mine = [replica for replica in replicas if not replica.retired]
@@ -120,8 +117,6 @@ def provide(state: State, node: str, replicas: Iterable[Replica], local: Local) 
     ]
     begun = {task.source for task in tasks if isinstance(task, Remove)} | local.busy
     for files in wanted:
-        if len(begun) >= FETCHES:
-            break
         if files.source not in begun and local.retry_at.get(files.source, 0.0) <= local.now:
             tasks.append(Fetch(files))
             begun.add(files.source)
@@ -129,38 +124,39 @@ def provide(state: State, node: str, replicas: Iterable[Replica], local: Local) 
 
 
 def unmeasured(state: State, node: str, tried: Mapping[str, int]) -> tuple[Measure, ...]:
-    """Give the models that this node should try to measure, once for each time they are asked for.
+    """Return the models that this node should measure, once for each request.
 
-    Those that name their memory need no measuring. Where others could not tell, this node may.
+    A request that names its memory needs no measuring. If other nodes could not measure it, this
+    node may.
     """
     me = state.nodes.get(node)
     if me is None or not me.measures:
         return ()
     return tuple(
-        Measure(model.id, _source(model), model.intent, _turn(state, me, model))
+        Measure(model.id, _source(model), model.requested_seq, _turn(state, me, model))
         for model in state.models.values()
         if not model.unloading
         and model.spec.memory is None
-        and tried.get(model.id) != model.intent
+        and tried.get(model.id) != model.requested_seq
         and not told(model)
     )
 
 
 def told(model: Model) -> bool:
-    """Say whether a model's need is known, in figures."""
+    """Return whether a model's memory need is known."""
     known = model.measured
     return known is not None and known.source == model.spec.source and known.weights > 0
 
 
 def others_may_tell(state: State, node: str, source: str) -> bool:
-    """Say whether another node may measure what this one can't: it may have other folders."""
+    """Return whether another node may be able to measure it, since it may have other folders."""
     return (source.startswith("/") or is_hub_id(source)) and any(
-        other.measures and not other.lost and other.id != node for other in state.nodes.values()
+        other.measures and not other.away and other.id != node for other in state.nodes.values()
     )
 
 
 def waiting(replicas: Iterable[Replica], ready: Set[Files]) -> frozenset[str]:
-    """Give the ids of the replicas whose files are not here yet."""
+    """Return the ids of the replicas whose files are not here yet."""
     return frozenset(
         replica.id
         for replica in replicas
@@ -169,7 +165,7 @@ def waiting(replicas: Iterable[Replica], ready: Set[Files]) -> frozenset[str]:
 
 
 def waiting_for(replicas: Iterable[Replica], source: str) -> tuple[Replica, ...]:
-    """Give the replicas that can't start before a source's files are here."""
+    """Return the replicas that need a source's files to start."""
     return tuple(
         replica
         for replica in replicas
@@ -182,9 +178,9 @@ def waiting_for(replicas: Iterable[Replica], source: str) -> tuple[Replica, ...]
 
 
 def prunable(state: State, node: str) -> tuple[str, ...]:
-    """Give the sources on a node that Nebula fetched, that nobody pinned, and that no model needs.
+    """Return the sources on a node that Nebula fetched and that are neither pinned nor needed.
 
-    A model without any replica may come back to this node: its files stay.
+    The files of a model without replicas stay, since it may come back to this node.
     """
     here = {replica.model for replica in state.replicas.values() if replica.node == node}
     needed = {
@@ -201,15 +197,15 @@ def prunable(state: State, node: str) -> tuple[str, ...]:
 
 
 def worth_telling(told: int, told_at: float, done: int, total: int, now: float) -> bool:
-    """Say whether a download's progress is worth an event: the log keeps each for ever.
+    """Return whether a download's progress is worth an event, since the log keeps each for ever.
 
-    Every 5 %, but no two within 2 s; a slow one every 30 s.
+    It is every 5 %, at least 2 s apart; for a slow download every 30 s.
     """
     since = now - told_at
     return done > told and ((since >= 2 and (done - told) * 20 >= total) or since >= 30)
 
 
-def _held(state: State, node: str) -> Mapping[str, Held]:
+def _held(state: State, node: str) -> Mapping[str, CachedSource]:
     known = state.nodes.get(node)
     return known.weights if known is not None else {}
 
@@ -219,7 +215,7 @@ def _files(replica: Replica) -> Files | None:
 
 
 def _wanted(replicas: Iterable[Replica]) -> list[Files]:
-    """Give each of the files once that replicas start with, in the replicas' order."""
+    """Return the files that replicas need to start, each once, in the replicas' order."""
     found = [
         _files(replica)
         for replica in replicas
@@ -235,17 +231,17 @@ def _source(model: Model) -> Files:
 
 
 def _files_at(source: str, options: Mapping[str, object]) -> Files | None:
-    """Name a revision of a source; None for one that could lead out of the cache."""
+    """Return the files of a revision; None for a name that could lead out of the cache."""
     revision = str(options.get("revision") or "")
     return Files(source, revision) if not revision or _REVISION.fullmatch(revision) else None
 
 
 def _turn(state: State, me: Node, model: Model) -> float:
-    """Who has the files answers at once, and so does the first node; the others give it time."""
+    """A node with the files answers at once, and so does the first node; the others wait for it."""
     held = me.weights.get(model.spec.source)
     if not is_hub_id(model.spec.source) or (held is not None and held.whole):
         return 0.0
     before = sum(
-        other.measures and not other.lost and other.id < me.id for other in state.nodes.values()
+        other.measures and not other.away and other.id < me.id for other in state.nodes.values()
     )
     return min(before * TURN, 10 * TURN)

@@ -1,25 +1,25 @@
-"""What a router is to append now: what the state calls for, and what it has seen beside it. Pure.
+"""The decisions that a router appends now: from the state, and from what it has seen. Pure.
 
-A state is decided upon once. What is seen is looked at when that is asked for, and once more after
-it has led to a decision: only the most urgent kind is decided at a time.
+Each state is decided upon once. What was seen is considered on request, and again after it has led
+to a decision, since only the most urgent kind is decided at a time.
 """
 
 from collections.abc import Callable, Mapping
 
 from nebula.actors.placement.decision import Decider, Decision
+from nebula.actors.router.lifecycle import decide_lifecycle
 from nebula.actors.router.loss import LOST_AFTER
-from nebula.actors.router.observation import decide_observed
-from nebula.actors.router.observing import Load, Observer
+from nebula.actors.router.observer import ModelLoad, Observer
 from nebula.events.state import State
 
 
-class Deciding:
-    """See the module. `loads` gives the router's own lines; `lost_after` in seconds, 0: never."""
+class PendingDecisions:
+    """Collects due decisions. `loads` has the router's queues; `lost_after`: seconds, 0: never."""
 
     def __init__(
         self,
         observer: Observer,
-        loads: Callable[[], Mapping[str, Load]],
+        loads: Callable[[], Mapping[str, ModelLoad]],
         lost_after: float = LOST_AFTER,
     ) -> None:
         self._observer = observer
@@ -30,27 +30,28 @@ class Deciding:
         self._looks = self._again = False
 
     def look(self) -> None:
-        """Ask for a look at what has been seen, with the next decision."""
+        """Let the next decision consider what was seen."""
         self._looks = True
 
     def due(self, state: State, *, connected: bool) -> tuple[Decision, ...]:
-        """Give what is to be appended together; nothing until there is another state, or a look.
+        """Return the decisions to append together; none until the state changes or a look is due.
 
-        Who is not `connected` to NATS sees nothing, and concludes nothing from that.
+        A router that is not `connected` to NATS sees nothing, and must not conclude anything from
+        that.
         """
         while True:
             due = self._observed(state, connected)
             if not due and state is not self._decided:
                 due, self._decided = self.decide(state), state
             if due:
-                self._decided = None  # should it not be appended, it is due again
+                self._decided = None  # if it is not appended, it is due again
                 return due
             if not self._again:
                 return ()
             self._again, self._looks = False, True
 
     def decide(self, state: State) -> tuple[Decision, ...]:
-        """Give what the state calls for."""
+        """Return the decisions that follow from the state."""
         return self._decider.decide(state)
 
     def _observed(self, state: State, connected: bool) -> tuple[Decision, ...]:
@@ -60,6 +61,6 @@ class Deciding:
         if not connected:
             return ()
         seen = self._observer.observe(state, self._loads())
-        due = decide_observed(state, seen, lost_after=self._lost_after)
+        due = decide_lifecycle(state, seen, lost_after=self._lost_after)
         self._again = bool(due)
         return due

@@ -1,12 +1,13 @@
-"""Which sleeping model is woken, and which gives up its place: models that take turns. Pure.
+"""Eviction: which sleeping model is woken, and which one makes room for it. Pure.
 
-Whoever waits for a model that sleeps wakes it. Where there is no room for it, `evictable` models go
-to sleep, the least recently used first and no more of them than needed. So that two which take
-turns do not thrash, a model keeps its place until the line that it was woken for is served, or for
-a turn while requests do not stop; and who has given up its place, or comes later, does not take the
-room from who waits for it already.
+A waiting request wakes a sleeping model. If there is no room, `evictable` models go to sleep, the
+least recently used first and only as many as needed. To keep two models from thrashing, a model
+keeps its place until the queue that it was woken for is served, or for the length of a turn while
+requests keep arriving. A model that was evicted, or requested later, cannot take room that is
+reserved for an earlier waiter.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
@@ -15,27 +16,30 @@ from msgspec.structs import replace
 from nebula.actors.placement.decision import Decision
 from nebula.actors.placement.fleet import Fleet, Place
 from nebula.actors.placement.planning import plan
-from nebula.events.index import hold, unmeasured
+from nebula.events.index import hold
+from nebula.events.sources import unmeasured
 from nebula.events.state import Model, Replica, State
 from nebula.events.values import Assignment
 from nebula.events.vocabulary import ModelSlept, ModelWoken
 
 TURN = 20.0
-"""Seconds that a model serves at least, as long as requests for it come; or as long as its last
-start took, so that no more than half of the time goes into starts."""
+"""Seconds that a model serves at least while requests for it arrive, or as long as its last start
+took, so that at most half of the time is spent on starts."""
 
 LINGER = 2.0
-"""Seconds without a request after which a model's line counts as served."""
+"""Seconds without a request after which a model's queue counts as served."""
 
 
-class Use(Struct, frozen=True, gc=False):
-    """What a router has seen of one model's requests, those in other routers too.
+class ModelUsage(Struct, frozen=True, gc=False):
+    """What a router has seen of one model's requests, including those in other routers.
 
-    `in_flight`: requests in its engines. `waiting`: those in line, the first of them for `longest`
-    seconds. `idle`: seconds since the last request, or since it began to serve. `serving`: seconds
-    for which it has served without a break; 0 while it does not. `started`: seconds that its last
-    start took, as far as it was seen. `spare`: seconds for which one replica fewer than `replicas`,
-    those wanted meanwhile, would have done.
+    `in_flight`: requests in its engines. `waiting`: queued requests, the first of them for
+    `longest` seconds. `idle`: seconds since the last request, or since it began to serve.
+    `serving`: seconds for which it has served without a break; 0 while it does not. `started`:
+    seconds that its last start took, as far as it was seen. `spare`: seconds for which one replica
+    fewer than `replicas`, the wanted number, would have sufficed. `asked`: seconds since its last
+    request that this router knows of; unlike `idle` it also counts requests from before the router
+    was suspended.
     """
 
     in_flight: int = 0
@@ -46,12 +50,14 @@ class Use(Struct, frozen=True, gc=False):
     started: float = 0.0
     replicas: int = 0
     spare: float = 0.0
+    asked: float = math.inf
 
 
-def decide_turn(state: State, uses: Mapping[str, Use]) -> tuple[Decision, ...]:
-    """Give whom to wake next and who makes room for it; one at a time, whoever waits longest first.
+def decide_eviction(state: State, uses: Mapping[str, ModelUsage]) -> tuple[Decision, ...]:
+    """Return which model to wake, that with the longest wait, and which models make room.
 
-    Those that are awake already and wait for room come before those that sleep: it is theirs.
+    Models that are awake and wait for room come before sleeping ones: the room is reserved for
+    them.
     """
     calling = sorted(
         (
@@ -94,17 +100,19 @@ def decide_turn(state: State, uses: Mapping[str, Use]) -> tuple[Decision, ...]:
                 *woken,
             )
         if woken and not places and not _least(coming, awake, evictable, set(), fleet):
-            return woken  # nobody will make room for it: awake, it says what is missing
+            return (
+                woken  # no model will make room for it: once awake, its state says what is missing
+            )
     return ()
 
 
-def in_line(use: Use) -> str:
-    """Say how many wait, and for how long."""
+def in_line(use: ModelUsage) -> str:
+    """Return in words how many requests wait, and for how long."""
     requests = "1 request waits" if use.waiting == 1 else f"{use.waiting} requests wait"
     return f"{requests}, for {use.longest:.1f} s"
 
 
-def _makes_room(use: Use, model: Model, waiting: Use) -> str:
+def _makes_room(use: ModelUsage, model: Model, waiting: ModelUsage) -> str:
     busy = f"{use.in_flight} requests in flight, {use.waiting} waiting"
     return (
         f"it makes room for {model.id}, for which {in_line(waiting)}; "
@@ -112,8 +120,8 @@ def _makes_room(use: Use, model: Model, waiting: Use) -> str:
     )
 
 
-def _evictable(state: State, uses: Mapping[str, Use], *, but: str) -> list[Model]:
-    """Give the models that may be ended, the least recently used first."""
+def _evictable(state: State, uses: Mapping[str, ModelUsage], *, but: str) -> list[Model]:
+    """Return the models that may be ended, the least recently used first."""
     found = [
         model
         for identity in uses
@@ -123,11 +131,11 @@ def _evictable(state: State, uses: Mapping[str, Use], *, but: str) -> list[Model
         and model.assignments
         and not (model.asleep or model.unloading)
     ]
-    return sorted(found, key=lambda model: (-uses[model.id].idle, model.id))
+    return sorted(found, key=lambda model: (-uses[model.id].idle, -uses[model.id].asked, model.id))
 
 
-def _may_go(state: State, model: Model, use: Use) -> bool:
-    """Say whether a model has had its turn."""
+def _may_go(state: State, model: Model, use: ModelUsage) -> bool:
+    """Return whether a model has served for its turn."""
     if not any(replica.serving for replica in state.replicas_of(model)):
         return not use.waiting
     if not use.in_flight and not use.waiting and use.idle >= LINGER:
@@ -138,9 +146,9 @@ def _may_go(state: State, model: Model, use: Use) -> bool:
 def _least(
     state: State, model: Model, sleepers: Sequence[Model], taken: set[Place], fleet: Fleet
 ) -> tuple[Model, ...]:
-    """Give the fewest of `sleepers`, the first ones rather, without which the model has a place.
+    """Return the fewest of `sleepers`, preferably the first, whose eviction makes room.
 
-    None where all of them are not enough.
+    Return None if all of them are not enough.
     """
 
     def places(chosen: Iterable[Model]) -> set[Place]:
@@ -166,7 +174,7 @@ def _least(
 
 
 def _without(state: State, sleepers: Iterable[Model]) -> State:
-    """Give the state as it will be once these models' engines have ended."""
+    """Return the state after these models' engines have ended."""
     models = state.models
     for model in sleepers:
         ended = replace(model, asleep=True, assignments=(), replicas=())
@@ -176,7 +184,7 @@ def _without(state: State, sleepers: Iterable[Model]) -> State:
 
 
 def _as_wanted(state: State) -> State:
-    """Give the state as it will be once the engines that nobody wants have ended."""
+    """Return the state after the retired engines have ended."""
     wanted = {identity for identity, model in state.models.items() if model.wanted}
     return _ended(
         state,

@@ -1,8 +1,8 @@
-"""What a router decides from what it has seen beside the log: who is lost, sleeps, wakes, grows.
+"""What a router decides from what it has seen beside the log: loss, sleep, waking, scaling.
 
-Pure: seconds come in, counted by the router's own clock. The log keeps no observation, so every
-decision bears in its reason the figures that led to it. One that is appended leaves, with the same
-observation, nothing of its kind to decide.
+Pure: times are seconds of the router's own clock. Observations are not in the log, so every
+decision has in its reason the figures that led to it. Once a decision is appended, the same
+observation leads to no further decision of its kind.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,44 +10,48 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 
 from nebula.actors.placement.decision import Decision
+from nebula.actors.router.eviction import ModelUsage, decide_eviction, in_line
 from nebula.actors.router.hearing import Silence
 from nebula.actors.router.loss import LOST_AFTER, decide_lost
 from nebula.actors.router.raising import decide_raise
-from nebula.actors.router.turns import Use, decide_turn, in_line
 from nebula.events.state import Model, State
+from nebula.events.version import too_new
 from nebula.events.vocabulary import ModelScaled, ModelSlept
 
 
 class Observation(Struct, frozen=True):
-    """What a router has seen: for how long each node is silent, and the use of models.
+    """What a router has seen: how long each node has been silent, and the use of models.
 
-    Nodes and models that are not in it have not been looked at: nothing is decided about them.
-    `readers`: the cluster version that each other router knows; None before it was listened for.
+    Nothing is decided about nodes and models that are not in it. `readers`: the cluster version
+    that each other router knows; None before the router has listened long enough.
     """
 
     silent: Mapping[str, Silence] = {}
-    uses: Mapping[str, Use] = {}
+    uses: Mapping[str, ModelUsage] = {}
     readers: Mapping[str, int] | None = None
 
 
-def decide_observed(
+def decide_lifecycle(
     state: State, seen: Observation, *, lost_after: float = LOST_AFTER
 ) -> tuple[Decision, ...]:
-    """Give what an observation calls for, the most urgent kind only: fold it, then ask again.
+    """Return the most urgent decisions that follow from an observation; fold them, then ask again.
 
-    `lost_after`: seconds; 0: no node is ever lost.
+    `lost_after`: seconds; 0: no node is ever lost. Return nothing if this Nebula can't read the
+    log.
     """
+    if too_new(state) is not None:
+        return ()
     return (
         tuple(decide_lost(state, seen.silent, lost_after))
         or tuple(_asleep(state, seen))
         or tuple(_scaled(state, seen))
-        or decide_turn(state, seen.uses)
+        or decide_eviction(state, seen.uses)
         or tuple(filter(None, (decide_raise(state, seen.readers),)))
     )
 
 
 def _asleep(state: State, seen: Observation) -> Iterator[Decision]:
-    """Put those to sleep that nobody has asked for; what has not served yet has not been idle."""
+    """Put idle models to sleep; a model that has not served yet does not count as idle."""
     for model, use in _awake(state, seen):
         after = model.spec.idle_after
         if after is None or use.in_flight or use.waiting or use.idle < after:
@@ -63,8 +67,8 @@ def _scaled(state: State, seen: Observation) -> Iterator[Decision]:
             yield Decision(model.id, scaled, model.changed)
 
 
-def _scale(state: State, model: Model, use: Use) -> ModelScaled | None:
-    """Go one step at a time: up once all replicas serve, down once fewer would have done."""
+def _scale(state: State, model: Model, use: ModelUsage) -> ModelScaled | None:
+    """Scale by one replica: up if all replicas serve, down if one fewer would have sufficed."""
     auto, wanted = model.spec.autoscale, model.wanted
     if auto is None:
         return None
@@ -86,7 +90,7 @@ def _scale(state: State, model: Model, use: Use) -> ModelScaled | None:
     return None
 
 
-def _awake(state: State, seen: Observation) -> Iterator[tuple[Model, Use]]:
+def _awake(state: State, seen: Observation) -> Iterator[tuple[Model, ModelUsage]]:
     for identity, use in sorted(seen.uses.items()):
         model = state.models.get(identity)
         if model is not None and not (model.asleep or model.unloading):

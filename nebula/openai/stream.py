@@ -16,6 +16,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Raw, Struct
 
+from nebula.events.reading import UNREADABLE
+
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 
@@ -76,7 +78,7 @@ _objects = msgspec.json.Decoder(dict[str, Raw])
 _choice_lists = msgspec.json.Decoder(list[dict[str, Raw]])
 
 
-class Progress:
+class StreamTranscript:
     """How far one streamed answer has come. Feed it everything, in order; send what it gives back.
 
     `tracked`: the engine was asked for token ids, for an answer of one choice. `shown`: the client
@@ -173,7 +175,7 @@ class Progress:
         return b"".join([self._event(event + b"\n\n") for event in whole.split(b"\n\n")])
 
     def flush(self) -> bytes:
-        """Give back what is left when the engine has closed its answer properly."""
+        """Return what is left when the engine has closed its answer properly."""
         rest, self._incomplete = self._incomplete, b""
         return rest
 
@@ -183,12 +185,12 @@ class Progress:
         if self._at:
             found = self._pattern.match(event, self._at)
             if found is not None:
-                return self._common(event, found)
+                return self._fast_path(event, found)
         elif self.begun and not self.tracked and self._form == "own":
             return event
-        return self._uncommon(event)
+        return self._parsed(event)
 
-    def _common(self, event: bytes, found: re.Match[bytes]) -> bytes:
+    def _fast_path(self, event: bytes, found: re.Match[bytes]) -> bytes:
         text, ids = found.groups()
         self.begun = True
         if text:
@@ -223,7 +225,7 @@ class Progress:
         )
         return self._head + choice % (text, logprobs, stop, ids)
 
-    def _uncommon(self, event: bytes) -> bytes:
+    def _parsed(self, event: bytes) -> bytes:
         if event == _DONE:
             self.done = True
             return event
@@ -231,7 +233,7 @@ class Progress:
             return event
         try:
             chunk = _chunks.decode(event[6:])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             self.obstacle = "the engine sent an event that is not understood"
             self.begun = True
             return event
@@ -291,7 +293,7 @@ class Progress:
     def _note_kept(self, chunk: _Chunk) -> None:
         """Take what the next engine was asked with for what was kept of the last one's tokens.
 
-        One who reads an answer that is over has not heard how doubtful ids were settled.
+        A reader of an answer that is over has not heard how doubtful ids were settled.
         """
         for choice in chunk.choices:
             if choice.prompt_token_ids is not None:

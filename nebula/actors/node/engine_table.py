@@ -1,7 +1,7 @@
-"""The one map of a node's engines, and what follows from it; the processes are others'. Pure.
+"""The map of a node's engines, and the actions that follow from it, without processes. Pure.
 
-A node, and the one of the simulation, tell it what they do and see; times are seconds of one
-monotonic clock.
+The node, and the simulated node of tests, report to it what they do and see. Times are seconds of
+one monotonic clock.
 """
 
 import math
@@ -14,10 +14,10 @@ from nebula.events.state import Replica, State
 from nebula.events.vocabulary import EngineFailed, EngineStarted
 
 
-class Entry:
-    """One replica's engine, from the decision to start it until all of it is gone.
+class EngineEntry:
+    """One replica's engine, from the decision to start it until it is completely gone.
 
-    `told`: the log has it as running. `last_seq`: the event that caused what it does now.
+    `told`: the log has it as running. `last_seq`: the event that caused its present action.
     """
 
     def __init__(self, replica: Replica, version: int, attempt: int) -> None:
@@ -30,12 +30,13 @@ class Entry:
         self.told = False
         self.ready = False
         self.ready_since: float | None = None
+        self.took: float | None = None
         self.stop_reason: str | None = None
         self.over = False
 
     @property
     def running(self) -> Running:
-        """Give what reconciling looks at."""
+        """Return the engine as reconciliation sees it."""
         return Running(
             self.replica,
             self.version,
@@ -48,43 +49,43 @@ class Entry:
     def started(
         self, pid: int, created: float, port: int, log_file: str, birth: str = ""
     ) -> EngineStarted:
-        """Return what to tell of its process; `birth` as `identity.birth` has it."""
+        """Return the event that reports its process; `birth` as from `identity.birth`."""
         version, attempt = self.version, self.attempt
         return EngineStarted(pid, created, port, log_file, version, attempt, birth=birth)
 
     def has_told(self, seq: int) -> None:
-        """Note that the log has, at `seq`, that its process runs; 0 where it never will."""
+        """Note that the log has at `seq` that its process runs; 0 if it never will."""
         self.noted(seq)
-        # One that has ended meanwhile runs no more, whatever is told late.
+        # An engine that has ended meanwhile does not run, whatever is reported late.
         self.told = seq > 0 and not self.over
 
     def noted(self, seq: int) -> None:
-        """Note that the log has, at `seq`, what this engine did last; 0 where it never will."""
+        """Note that the log has at `seq` this engine's last event; 0 if it never will."""
         self.last_seq = seq or self.last_seq
 
-    def answers(self, now: float) -> None:
-        """Note that it serves."""
-        self.ready, self.ready_since = True, now
+    def answers(self, now: float, took: float | None = None) -> None:
+        """Note that it serves; `took`: seconds of its start, if known."""
+        self.ready, self.ready_since, self.took = True, now, took
 
     def stop(self, reason: str) -> bool:
-        """Note that it is to end; False where it was before."""
+        """Note that it is to end; return False if it was already."""
         if self.stop_reason is not None:
             return False
         self.stop_reason = reason
         return True
 
     def ended(self) -> bool:
-        """Note that its process has ended; True where it was to."""
+        """Note that its process has ended; return whether it was to end."""
         self.ready = self.told = False
         self.over = True
         return self.stop_reason is not None
 
 
-E = TypeVar("E", bound=Entry)
+E = TypeVar("E", bound=EngineEntry)
 
 
-class Roster(Generic[E]):
-    """See the module."""
+class EngineTable(Generic[E]):
+    """The map of a node's engines."""
 
     def __init__(self, restarts: Restarts) -> None:
         self._restarts = restarts
@@ -100,73 +101,102 @@ class Roster(Generic[E]):
         return iter(list(self._entries.values()))
 
     def get(self, replica: str) -> E | None:
-        """Give a replica's engine, where there is one."""
+        """Return a replica's engine, if there is one."""
         return self._entries.get(replica)
 
     def due(
         self, state: State, replicas: Sequence[Replica], now: float, waiting: Set[str] = frozenset()
     ) -> tuple[Action, ...]:
-        """Give what is to be done about these replicas, all that are this node's."""
+        """Return the actions for these replicas, which are all of this node's."""
         running = {each.replica: each.running for each in self._entries.values()}
         actions = reconciliation.reconcile(state, replicas, running, self._retry_at, now, waiting)
         return tuple(self._counted(action) for action in actions)
 
     def _counted(self, action: Action) -> Action:
-        """Return a start with the number that it has when failures count that the log lacks."""
+        """Return a start with its number, counting failures that the log does not have yet."""
         if isinstance(action, Start) and (failures := self._untold.get(action.replica)) is not None:
             return Start(action.replica, failures + 1)
         return action
 
     def open(self, entry: E) -> None:
-        """Take in an engine that is to be started."""
+        """Add an engine that is to be started."""
         self._retry_at.pop(entry.replica, None)
         self._entries[entry.replica] = entry
 
-    def adopt(self, entry: E, *, ready: bool, now: float) -> None:
-        """Take in an engine that an earlier process of this node has started."""
-        entry.told, entry.ready = True, ready
-        entry.ready_since = now if ready else None
+    def adopt(
+        self, entry: E, *, ready: bool, now: float, served: float = 0.0, took: float | None = None
+    ) -> None:
+        """Add an engine that an earlier process of this node has started.
+
+        `served`: seconds for which it was ready, at least; `took`: seconds of its start, at most.
+        """
+        entry.told, entry.ready, entry.took = True, ready, took
+        entry.ready_since = now - served if ready else None
         self._entries[entry.replica] = entry
 
     def failed(
-        self, entry: E, code: int | None, reason: str, lines: tuple[str, ...], now: float
+        self,
+        entry: E,
+        code: int | None,
+        reason: str,
+        lines: tuple[str, ...],
+        now: float,
+        *,
+        again: bool = True,
     ) -> EngineFailed:
-        """Return what to tell of an engine that has ended by itself, and see to its next start.
+        """Return the event for an engine that has ended by itself, and schedule its next start.
 
-        Until `has_told_failure` the log does not have it, and this map alone knows of it.
+        `again`: False where a further start can't go well. Until `has_told_failure` the log does
+        not have it, and only this map knows it.
         """
         served = 0.0 if entry.ready_since is None else now - entry.ready_since
-        attempt, pause = self._restarts.after(entry.attempt, served)
+        attempt, pause = self._restarts.after(entry.attempt, served, entry.took)
+        pause = pause if again else None
         self._untold[entry.replica] = attempt
         self._retry_at[entry.replica] = math.inf if pause is None else now + pause
         return EngineFailed(reason, code, lines, attempt, pause)
 
     def has_told_failure(self, failed: EngineFailed, replica: str) -> None:
-        """Note that the log has a failure: from now on it is the log that says how it goes on."""
+        """Note that the log has a failure: from now on the log decides how it continues."""
         if self._untold.get(replica) == failed.attempt:
             del self._untold[replica]
         if failed.retry_in is None and self._retry_at.get(replica) == math.inf:
             del self._retry_at[replica]
 
     def close(self, entry: E) -> None:
-        """Forget an engine of which nothing is left."""
+        """Forget an engine that is completely gone."""
         del self._entries[entry.replica]
 
+    @property
+    def adapting(self) -> bool:
+        """Whether an adapter of any replica is being changed."""
+        return bool(self._adapting)
+
     def adapts(self, replica: str) -> bool:
-        """Note that an adapter of a replica is being changed; False where one is already."""
+        """Note that an adapter of a replica is being changed; return False if one already is."""
         if replica in self._adapting:
             return False
         self._adapting.add(replica)
         return True
 
     def adapted(self, replica: str) -> None:
-        """Note that none is any more."""
+        """Note that the change has ended."""
         self._adapting.discard(replica)
 
     def pause(self, looked: float, now: float, others: Iterable[float] = ()) -> float | None:
-        """Give the seconds until a start, or one of `others`, is due that was not when it looked.
+        """Return the seconds until the next start, or the next of `others`, becomes due.
 
-        None where none is.
+        Return None if there is none.
         """
         later = [at for at in (*self._retry_at.values(), *others) if looked < at < math.inf]
         return max(0.0, min(later) - now) + 0.01 if later else None
+
+
+def service(replica: Replica, now: float) -> tuple[float, float]:
+    """Return how long a ready replica has served at least, and its start took at most, in seconds.
+
+    Both are from the log; `now` is seconds since the epoch, by a clock near the log's.
+    """
+    ready = replica.since / 1e9
+    started = replica.engine.started / 1e9 if replica.engine is not None else ready
+    return max(0.0, now - ready), max(0.0, ready - started)

@@ -1,4 +1,4 @@
-"""One engine of a node: an entry of its map, with the process and the way to speak to it."""
+"""One engine of a node: an entry of its map, with its process and its HTTP client."""
 
 import asyncio
 import contextlib
@@ -6,12 +6,14 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from nebula.actors.node import launch, processes
+from nebula.actors.node import launch, memory_killer, permanent, processes
+from nebula.actors.node.adapter_copies import AdapterCopies, Unusable
 from nebula.actors.node.engine_http import EngineClient, EngineRefused, EngineSilent
+from nebula.actors.node.engine_table import EngineEntry
+from nebula.actors.node.failure import Death, Recent, Sight, death_reason, failure_reason
 from nebula.actors.node.launch import Site
 from nebula.actors.node.processes import EngineProcess
 from nebula.actors.node.reconciliation import LoadAdapter, UnloadAdapter
-from nebula.actors.node.roster import Entry
 from nebula.actors.node.standstill import Standstill, Verdict
 from nebula.actors.node.starting import Patience
 from nebula.events.state import Replica
@@ -20,14 +22,18 @@ from nebula.events.vocabulary import AdapterLoaded, AdapterLoadFailed, AdapterUn
 
 log = logging.getLogger(__name__)
 
+REASON_LINES = 400
+"""Lines before the last in which vLLM may give the reason of a failure."""
+
 UNSENT = 0.3
-"""Seconds after which every router knows that an engine is not to be sent requests any more."""
+"""Seconds after which every router knows that an engine gets no more requests."""
 
 
-class NodeEngine(Entry):
-    """See the module. `hint`: what to say before an engine's own words when it fails.
+class ManagedEngine(EngineEntry):
+    """One engine of a node. `hint`: text before an engine's own reason when it fails.
 
-    `hung`: why its node ends it, where it stood still.
+    `hung`: why its node ends it, if it stalled or its start took too long. `recent`: what the node
+    saw of its last seconds.
     """
 
     def __init__(self, replica: Replica, version: int, attempt: int, port: int) -> None:
@@ -37,6 +43,7 @@ class NodeEngine(Entry):
         self.process: EngineProcess | None = None
         self.hint = ""
         self.hung = ""
+        self.recent: Recent | None = None
         self.life: asyncio.Task[None] | None = None
         self.hurried = asyncio.Event()
 
@@ -56,7 +63,8 @@ class NodeEngine(Entry):
         absent = [index for index in replica.devices if index not in there]
         if absent:
             raise OSError(f"this node has no device {absent[0]}")
-        # vLLM takes one share for all of an engine's GPUs: of the largest, it is none's too much.
+        # vLLM applies one fraction to all GPUs; computed from the largest, it never over-commits
+        # another.
         device = max((there[index] for index in replica.devices), key=lambda item: item.memory)
         self.hint = _hint(how.source)
         line = launch.arguments(site, how, replica, device, self.port)
@@ -68,10 +76,10 @@ class NodeEngine(Entry):
     async def becomes_ready(
         self, watching: asyncio.Task[int | None], limit: float, grace: float
     ) -> bool:
-        """Wait until it answers; False where it ended before, as `watching` tells.
+        """Wait until it answers; return False if it ends before, as `watching` reports.
 
-        `limit`: seconds that it may be silent while it starts, before it is ended as a failure;
-        `grace`: those it then gets to end by itself.
+        `limit`: seconds without output after which a start is ended as failed; `grace`: seconds
+        that it then gets to end by itself.
         """
         loop, process = asyncio.get_running_loop(), self.process
         patience = Patience(limit, loop.time())
@@ -82,14 +90,40 @@ class NodeEngine(Entry):
             overdue = "" if self.stop_reason is not None else patience.look(loop.time(), size)
             if overdue and process is not None:
                 log.warning("%s: %s: its start is ended", self.replica, overdue)
-                self.hint = f"{overdue}, so its start was ended: "
+                self.hung = f"{overdue}, so its start was ended"
                 await process.end(grace)
                 break
             await asyncio.wait((watching,), timeout=processes.POLL)
         return False
 
+    def seen(self, process: EngineProcess, now: float) -> None:
+        """Note the size of its output so far; for an adopted serving engine, count from now on."""
+        anew = self.recent is None and not (process.adopted and self.ready)
+        position = process.log_start if anew else process.log_size()
+        sight = Sight(now, position, memory_killer.killings())
+        if self.recent is None:
+            self.recent = Recent(sight)
+        else:
+            self.recent.note(sight)
+
+    def words(self, process: EngineProcess, code: int | None, now: float) -> str:
+        """Return how its process ended, and why, as far as its last output tells."""
+        before = self.recent.before(now) if self.recent is not None else None
+        killings, then = memory_killer.killings(), before.killings if before is not None else None
+        death = Death(
+            code, process.adopted, None if killings is None or then is None else killings - then
+        )
+        since = before.position if before is not None else None
+        return death_reason(death, failure_reason(process.tail(REASON_LINES, since)))
+
+    def remedy(self, code: int | None, reason: str) -> str:
+        """Return what to do about its end, where a further start would end so too; else ""."""
+        if self.ready_since is not None or self.hung:
+            return ""
+        return permanent.remedy(reason, code, self.source)
+
     async def look(self, standstill: Standstill, now: Callable[[], float]) -> Verdict:
-        """Ask it for its progress, and judge that."""
+        """Ask it for its progress, and return the verdict."""
         try:
             progress = await self.client.progress()
         except EngineSilent:
@@ -100,7 +134,7 @@ class NodeEngine(Entry):
         return standstill.heard(progress, now())
 
     async def end(self, grace: float, drain: float) -> None:
-        """End its process; before that let its requests end, for `drain` seconds or until hurried.
+        """End its process, after its requests have had `drain` seconds or until hurried.
 
         `grace`: seconds that the process then gets to end by itself.
         """
@@ -118,21 +152,31 @@ class NodeEngine(Entry):
             pause = processes.POLL
         await process.end(grace)
 
-    async def adapt(self, action: LoadAdapter | UnloadAdapter) -> Event:
-        """Change one of its adapters and give what came of it. Raises EngineSilent."""
+    async def adapt(self, action: LoadAdapter | UnloadAdapter, copies: AdapterCopies) -> Event:
+        """Change one of its adapters, and return the event of the outcome. Raise EngineSilent."""
+        name, digest = action.name, action.digest
         if isinstance(action, UnloadAdapter):
-            with contextlib.suppress(EngineRefused):  # it had none: that is what we wanted
-                await self.client.unload_adapter(action.name)
-            return AdapterUnloaded(action.name)
+            with contextlib.suppress(EngineRefused):  # it had none, which is the goal
+                await self.client.unload_adapter(name, digest)
+            return AdapterUnloaded(name, digest=digest)
+        source, path = action.source, ""
         try:
-            await self.client.load_adapter(action.name, action.source)
+            await copies.fetch(source, digest)
+            digest = await asyncio.to_thread(copies.take, source, digest)
+            path = str(copies.path(source, digest))
+            await self.client.load_adapter(name, digest, path)
+        except Unusable as error:
+            return AdapterLoadFailed(name, source, str(error), asked=action.asked)
         except EngineRefused as error:
-            return AdapterLoadFailed(action.name, action.source, str(error))
-        return AdapterLoaded(action.name, action.source)
+            said = str(error).replace(path, source)
+            problem = await asyncio.to_thread(copies.problem, source)
+            said = f"{problem}; the engine says: {said}" if problem else said
+            return AdapterLoadFailed(name, source, said, asked=action.asked)
+        return AdapterLoaded(name, source, digest=digest, asked=action.asked)
 
 
 def _hint(source: str) -> str:
-    """Say what vLLM does not: it takes a folder that is not there for a bad hub id."""
+    """Return a hint for a missing folder, which vLLM takes for a bad hub id."""
     if not source.startswith("/") or Path(source).exists():
         return ""
     return f"there is no {source} on this node; the engine says: "

@@ -1,9 +1,9 @@
 """Whether and how a streamed answer goes on at another engine after its own has died. Pure.
 
 It goes on from token ids, since going on from text is not exact: the next engine is asked for a
-completion of the prompt's ids and of those whose text the client already has. `asked` makes the
-first engine give the ids, `plan` decides what the next one is asked; the events in between and
-afterwards are ``chunks``'s.
+completion of the prompt's ids and of those whose text the client already has. `with_token_ids`
+makes the first engine give the ids, `plan` decides what the next one is asked; ``stream`` follows
+the events in between and afterwards.
 
 Only what comes out as if nothing had happened is gone on with. What counts the tokens of its own
 answer, or keeps a state between them that no token id shows, does not.
@@ -15,12 +15,14 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from nebula.actors.gateway.chunks import CHAT, COMPLETIONS, Form, Progress
+from nebula.events.reading import UNREADABLE
+from nebula.openai.stream import CHAT, COMPLETIONS, Form, StreamTranscript
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
 
 _NONE = frozenset({b"null"})
 _OFF = _NONE | {b"false"}
+_ON = ("true", "t", "yes", "y", "on", "1")
 _ZERO = _NONE | {b"0", b"0.0", b"-0.0", b"-0"}
 _EMPTY = _NONE | {b"[]", b'""', b"{}"}
 
@@ -113,16 +115,16 @@ class _StreamOptions(Struct):
     include_usage: bool | None = False
 
 
-class Asked(Struct, frozen=True):
+class PreparedBody(Struct, frozen=True):
     """What to send to the engine in the client's place, and how to follow the answer."""
 
     body: bytes
     tracked: bool = False
     shown: bool = False
 
-    def progress(self, path: str) -> Progress:
+    def progress(self, path: str) -> StreamTranscript:
         """Begin to follow the answer."""
-        return Progress(path, tracked=self.tracked, shown=self.shown)
+        return StreamTranscript(path, tracked=self.tracked, shown=self.shown)
 
 
 class Limits(Struct, frozen=True):
@@ -167,45 +169,60 @@ class CantContinue(Struct, frozen=True):
     reason: str
 
 
-def asked(path: str, body: bytes) -> Asked:
+def streams(said: bytes) -> bool:
+    """Return whether an engine takes the JSON value of `stream` as true.
+
+    vLLM reads it with pydantic, which takes more than `true` for that:
+    https://docs.pydantic.dev/latest/concepts/conversion_table/
+    """
+    if said == b"true" or not said or said in _OFF:
+        return said == b"true"
+    try:
+        value = msgspec.json.decode(said)
+    except UNREADABLE:
+        return False
+    return value.lower() in _ON if isinstance(value, str) else value == 1
+
+
+def with_token_ids(path: str, body: bytes) -> PreparedBody:
     """Ask for token ids too, where that changes nothing else and can be of use."""
     if path not in (CHAT, COMPLETIONS):
-        return Asked(body)
+        return PreparedBody(body)
     try:
         fields = _fields.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Asked(body)
-    if _said(fields, "stream") != b"true" or _obstacle(path, fields):
-        return Asked(body)
+    except UNREADABLE:
+        return PreparedBody(body)
+    if not streams(_said(fields, "stream")) or _obstacle(path, fields):
+        return PreparedBody(body)
     if "return_token_ids" not in fields:
         at = body.index(b"{") + 1
-        return Asked(body[:at] + b'"return_token_ids":true,' + body[at:], tracked=True)
+        return PreparedBody(body[:at] + b'"return_token_ids":true,' + body[at:], tracked=True)
     if _said(fields, "return_token_ids") not in _OFF:
-        return Asked(body, tracked=True, shown=True)
-    return Asked(_object({**fields, "return_token_ids": Raw(b"true")}), tracked=True)
+        return PreparedBody(body, tracked=True, shown=True)
+    return PreparedBody(_object({**fields, "return_token_ids": Raw(b"true")}), tracked=True)
 
 
-def settle(progress: Progress, answer: bytes) -> None:
+def settle(progress: StreamTranscript, answer: bytes) -> None:
     """Take an engine's answer to `Detokenize`; any other than that it can't be gone on with."""
     try:
         progress.settle(msgspec.json.decode(answer, type=_Detokenized).prompt)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         progress.obstacle = "no engine says what text the last token ids are"
 
 
 def plan(
-    path: str, body: bytes, progress: Progress, limits: Limits | None = None
+    path: str, body: bytes, progress: StreamTranscript, limits: Limits | None = None
 ) -> Continuation | Detokenize | Finish | CantContinue:
     """Decide how the answer to the client's `body` goes on after what `progress` has seen."""
     try:
         fields = _fields.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return CantContinue("the request is no JSON object")
     usage = _usage_wanted(fields)
     if progress.done or (progress.finish_reason and progress.tracked):
         return Finish(progress.closing(progress.finish_reason, usage))
     if not progress.begun:
-        return Continuation(path, asked(path, body).body, "again")
+        return Continuation(path, with_token_ids(path, body).body, "again")
     reason = progress.obstacle or _obstacle(path, fields) or _prompt_obstacle(path, fields)
     if reason:
         return CantContinue(reason)
@@ -227,7 +244,7 @@ def plan(
 
 
 def _rest_body(
-    path: str, fields: Mapping[str, Raw], progress: Progress, rest: int, made: int
+    path: str, fields: Mapping[str, Raw], progress: StreamTranscript, rest: int, made: int
 ) -> bytes:
     dropped = _SETTLED | _OBSTACLES.keys() | (_CHAT_ONLY if path == CHAT else frozenset())
     kept = {key: value for key, value in fields.items() if key not in dropped}
@@ -247,9 +264,9 @@ def _rest_body(
 
 
 def _rest(
-    path: str, fields: Mapping[str, Raw], progress: Progress, limits: Limits | None
+    path: str, fields: Mapping[str, Raw], progress: StreamTranscript, limits: Limits | None
 ) -> int | CantContinue:
-    """Give how many tokens are missing at most."""
+    """Return how many tokens are missing at most."""
     limit = None
     for key in ("max_completion_tokens", "max_tokens") if path == CHAT else ("max_tokens",):
         if limit is None and (said := _said(fields, key)) != b"null":
@@ -270,7 +287,7 @@ def _rest(
 
 
 def _obstacle(path: str, fields: Mapping[str, Raw]) -> str:
-    """Say what in the request's parameters can't be gone on with, if anything."""
+    """Return what in the request's parameters can't be gone on with, if anything."""
     for key in fields.keys() & _OBSTACLES.keys():
         harmless, reason = _OBSTACLES[key]
         value = _said(fields, key)
@@ -281,14 +298,14 @@ def _obstacle(path: str, fields: Mapping[str, Raw]) -> str:
 
 
 def _prompt_obstacle(path: str, fields: Mapping[str, Raw]) -> str:
-    """Say what in the prompt can't be gone on with, if anything."""
+    """Return what in the prompt can't be gone on with, if anything."""
     try:
         if path == CHAT:
             messages = msgspec.json.decode(_said(fields, "messages"), type=list[_Message])
             plain = all(_plain(message.content) for message in messages)
             return "" if plain else "the prompt is more than text"
         prompt = msgspec.json.decode(_said(fields, "prompt"), type=str | list[Any])
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return "the prompt has a form that is not understood"
     if isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int):
         return "there is more than one prompt"
@@ -307,7 +324,7 @@ def _plain(content: object) -> bool:
 def _usage_wanted(fields: Mapping[str, Raw]) -> bool:
     try:
         options = msgspec.json.decode(_said(fields, "stream_options"), type=_StreamOptions | None)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return False
     return options is not None and bool(options.include_usage)
 
@@ -320,7 +337,7 @@ def _said(fields: Mapping[str, Raw], key: str) -> bytes:
 def _whole(said: bytes) -> int | None:
     try:
         return msgspec.json.decode(said, type=int | None, strict=False)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 

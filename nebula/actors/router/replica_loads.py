@@ -1,41 +1,42 @@
-"""What a router knows of replicas beyond the log: how busy each is, and whether to avoid it.
+"""What a router knows of replicas beyond the log: their load, and whether to avoid them.
 
-It comes from their heartbeats, from the ends of requests that engines tell all routers, and from
-what this router sends itself.
+It comes from their heartbeats, from the ends of requests that engines report to all routers, and
+from what this router itself sends.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
 from nebula.actors.router import routing
 from nebula.actors.router.blame import Blame
-from nebula.actors.router.observing import Load
+from nebula.actors.router.observer import ModelLoad
 from nebula.actors.router.prefixes import BOUNDS, Prefixes
+from nebula.events.heartbeats import ReplicaHeartbeat
 from nebula.events.inference import (
     FAILED,
     SILENT,
     STALLED,
     TRIED,
-    Candidate,
     Finished,
+    ReplicaCandidate,
     Request,
 )
 from nebula.events.state import Model, Replica, State
-from nebula.events.status import ReplicaStatus
 
 SILENCE = 8.0
-"""Seconds without a heartbeat after which a replica counts as silent: four are missing then."""
+"""Seconds without a heartbeat after which a replica counts as silent: four are missing by then."""
 
 STALL = 15.0
-"""Seconds for which a replica may have requests and say nothing, before others are preferred."""
+"""Seconds for which a replica with requests may make no progress before others are preferred."""
 
 
-class _Load(Struct):
+class _ReplicaLoad(Struct):
     """What is known of one replica.
 
-    `others` counts the requests that are not from here: `running` ones of its engine less our own.
-    `used`: when a request of it was last heard to have ended, whoever sent it.
+    `others` counts requests of other routers: the engine's `running` ones less our own. `used`:
+    when one of its requests was last reported as ended, from any router.
     """
 
     pid: int = 0
@@ -45,16 +46,16 @@ class _Load(Struct):
     waiting: int = 0
     cache: float = 0.0
     stalled: float = 0.0
-    used: float = 0.0
+    used: float = -math.inf
 
 
-class Loads:
-    """See the module. `state` gives the newest state, `now` seconds of a monotonic clock."""
+class ReplicaLoads:
+    """Tracks replicas' loads. `state` returns the newest state, `now` monotonic seconds."""
 
     def __init__(self, state: Callable[[], State], now: Callable[[], float]) -> None:
         self._state = state
         self._now = now
-        self._of: dict[str, _Load] = {}
+        self._of: dict[str, _ReplicaLoad] = {}
         self._prefixes = Prefixes()
         self._blame = Blame()
 
@@ -68,7 +69,7 @@ class Loads:
             self._prefixes.learn(replica, request.prefix)
 
     def finished(self, finished: Finished) -> bool:
-        """Count what an engine is done with; False where it is of no replica that there is."""
+        """Count the requests that an engine has finished; return False for an unknown replica."""
         load = self._known(finished.replica)
         if load is None:
             return False
@@ -83,15 +84,15 @@ class Loads:
             self._blame.succeeded(engine)
         return True
 
-    def beats(self, status: ReplicaStatus) -> bool:
-        """Take a heartbeat; False where it is of no replica's engine that there is."""
+    def beats(self, status: ReplicaHeartbeat) -> bool:
+        """Take a heartbeat; return False if it is from an unknown replica or engine."""
         load = self._known(status.replica, status.pid)
         if load is None or load.pid not in (0, status.pid):
             return False
         load.heard = now = self._now()
         load.waiting, load.cache, load.stalled = status.waiting, status.cache, status.stalled
         if len(load.sent) > status.running:
-            # Ends of requests that were lost on the way must not weigh on a replica for ever.
+            # Lost reports of ended requests must not count as load of a replica for ever.
             recent = {key: sent for key, sent in load.sent.items() if now - sent < 2}
             if status.running == 0 or len(recent) >= status.running:
                 load.sent = recent
@@ -99,13 +100,13 @@ class Loads:
         return True
 
     def gone(self, replica: str, request: str) -> None:
-        """Note that a gateway says: a replica was gone, or silent, while it had a request."""
+        """Note a gateway's report that a replica died or fell silent while it had a request."""
         load = self._of.get(replica)
         if load is not None:
             self._blame.failed((replica, load.pid), request, self._now(), gone=True)
 
     def standing_still(self, replicas: Sequence[str]) -> str | None:
-        """Say for how long replicas have made no progress; None where one of them has."""
+        """Return how long all replicas have made no progress, as a sentence; None if one has."""
         known = [self._of.get(replica) for replica in replicas]
         seconds = [0.0 if load is None else load.stalled for load in known]
         if not seconds or min(seconds) <= STALL:
@@ -114,21 +115,21 @@ class Loads:
         return f"{each} made no progress for {min(seconds):.0f} s, and gets no more requests"
 
     def forget(self) -> None:
-        """Let go of the replicas that are no more."""
+        """Forget replicas that no longer exist."""
         replicas = self._state().replicas
         for replica in [known for known in self._of if known not in replicas]:
             self._blame.forget((replica, self._of.pop(replica).pid))
             self._prefixes.forget(replica)
 
-    def of_models(self) -> dict[str, Load]:
+    def of_models(self) -> dict[str, ModelLoad]:
         """Sum up what is known of each model's replicas."""
         replicas = self._state().replicas
-        loads: dict[str, Load] = {}
+        loads: dict[str, ModelLoad] = {}
         for identity, known in self._of.items():
             replica = replicas.get(identity)
             if replica is None:
                 continue
-            load = loads.setdefault(replica.model, Load())
+            load = loads.setdefault(replica.model, ModelLoad())
             load.used = max(load.used, known.used)
             if replica.engine is not None and known.pid in (0, replica.engine.pid):
                 load.in_flight += len(known.sent) + known.others
@@ -141,12 +142,12 @@ class Loads:
         adapter: str,
         prefix: tuple[str, ...] = (),
         tried: str = "",
-    ) -> list[Candidate]:
-        """Return the replicas that can serve a request now; `tried`: the one that has failed it."""
+    ) -> list[ReplicaCandidate]:
+        """Return the replicas that can serve a request now; `tried`: has failed it."""
         now = self._now()
         known = self._prefixes.known(prefix) if prefix else {}
-        # A beginning that many prompts have, such as a system prompt, is no reason to go where all
-        # the others go: it is computed once and then cached everywhere.
+        # A beginning that many prompts share, such as a system prompt, must not send them all to
+        # one replica: it is computed once and then cached everywhere.
         least = BOUNDS[max(0, len(prefix) - 2)]
         found = []
         for replica in routing.able(state, model, adapter):
@@ -161,7 +162,7 @@ class Loads:
             elif self._blame.avoids((replica.id, load.pid), now):
                 doubt = FAILED
             found.append(
-                Candidate(
+                ReplicaCandidate(
                     replica.id,
                     len(load.sent) + load.others,
                     bool(doubt),
@@ -173,8 +174,8 @@ class Loads:
             )
         return found
 
-    def _known(self, identity: str, pid: int = 0) -> _Load | None:
-        """Give what is known of a replica, and begin with one that the log knows, or its engine."""
+    def _known(self, identity: str, pid: int = 0) -> _ReplicaLoad | None:
+        """Return what is known of a replica; start afresh for a new replica or a new engine."""
         load = self._of.get(identity)
         if load is None or (pid and load.pid not in (0, pid)):
             replica = self._state().replicas.get(identity)
@@ -182,13 +183,13 @@ class Loads:
                 return self._load(replica)
         return load
 
-    def _load(self, replica: Replica) -> _Load:
+    def _load(self, replica: Replica) -> _ReplicaLoad:
         load = self._of.get(replica.id)
         pid = replica.engine.pid if replica.engine is not None else 0
         if load is None or load.pid != pid:
             if load is not None:
-                # Another engine than the one we sent to: its cache is empty, its hands are free.
+                # It is a new engine: its cache is empty, and it has no requests.
                 self._prefixes.forget(replica.id)
                 self._blame.forget((replica.id, load.pid))
-            load = self._of[replica.id] = _Load(pid=pid, heard=self._now())
+            load = self._of[replica.id] = _ReplicaLoad(pid=pid, heard=self._now())
         return load

@@ -1,44 +1,48 @@
-"""Where a router keeps what it has seen beside the log, until it decides upon it.
+"""Collects heartbeats and queue lengths for the router's time-based decisions.
 
-All times are seconds of the clock that it is given: nobody else's clock counts. A router that has
-just started, has been cut off from NATS or has stood still itself knows nothing of the time before:
-it grants everybody the full time again.
+All times are seconds of the clock that it is given; no other clock is used. A router that has just
+started, was cut off from NATS or was suspended knows nothing of the time before: it grants every
+node and model the full time again.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
-import msgspec
 from msgspec import Struct
 
+from nebula.actors.router.eviction import ModelUsage
 from nebula.actors.router.hearing import Hearing, Told
-from nebula.actors.router.observation import Observation
+from nebula.actors.router.lifecycle import Observation
 from nebula.actors.router.raising import Readers
-from nebula.actors.router.turns import Use
+from nebula.events.heartbeats import QueueLength, RouterHeartbeat
+from nebula.events.reading import decoded, last_token
 from nebula.events.record import Record
 from nebula.events.state import Model, State
-from nebula.events.status import QueueStatus, RouterStatus
 
 ABSENT = 3.0
-"""Seconds between two observations after which the router counts as having stood still."""
+"""Seconds between two observations after which the router counts as suspended meanwhile."""
 
 ROUTER_SILENCE = 3.5
-"""Seconds without a heartbeat of another router after which its lines are no longer counted."""
+"""Seconds without a heartbeat of another router after which its queues are not counted."""
 
 
-class Load(Struct):
-    """What one router knows of a model's requests; `used`: when it last heard of one."""
+class ModelLoad(Struct):
+    """What one router knows of a model's requests.
+
+    `used`: when it last knew of one, in seconds of its clock; minus infinity if it never has.
+    """
 
     in_flight: int = 0
     waiting: int = 0
     longest: float = 0.0
-    used: float = 0.0
+    used: float = -math.inf
 
 
-_NONE = Load()
+_NONE = ModelLoad()
 
 
 class _Model(Struct):
-    """Since when a model is as it is; `wanted_since`: since when it starts without serving."""
+    """Since when a model is in its state; `wanted_since`: since when it starts without serving."""
 
     used: float
     serving_since: float | None = None
@@ -49,7 +53,7 @@ class _Model(Struct):
 
 
 class Observer:
-    """See the module. `router` is whose lines the loads hold already."""
+    """Collects observations. `router`: the id of this router, whose queues the loads include."""
 
     def __init__(self, router: str, now: Callable[[], float]) -> None:
         self._router = router
@@ -57,15 +61,15 @@ class Observer:
         self._last = now()
         self._hearing = Hearing(now)
         self._readers = Readers(now())
-        self._routers: dict[str, tuple[float, dict[str, QueueStatus]]] = {}
+        self._routers: dict[str, tuple[float, dict[str, QueueLength]]] = {}
         self._models: dict[str, _Model] = {}
 
     def on_node(self, subject: bytes, _: bytes, __: bytes) -> None:
         """Take a node's heartbeat."""
-        self._hearing.on_heartbeat(subject.rpartition(b".")[2].decode())
+        self._hearing.on_heartbeat(last_token(subject))
 
     def on_record(self, record: Record) -> None:
-        """Take an entry of the log: what a node wrote there is a sign of life."""
+        """Take an entry of the log: an event of a node is a sign of life."""
         self._hearing.on_record(record)
 
     def on_stored(self, node: str, seq: int) -> None:
@@ -73,35 +77,34 @@ class Observer:
         self._hearing.on_stored(node, seq)
 
     def tell(self, state: State) -> Told:
-        """Return for how long nodes are silent to this router's own ears."""
+        """Return how long nodes have been silent to this router itself."""
         return self._hearing.tell(state)
 
     def doubtful(self, state: State) -> list[str]:
-        """Return the nodes whose stored heartbeats are worth a look."""
+        """Return the nodes whose stored heartbeats should be looked up."""
         return self._hearing.doubtful(state)
 
     def on_router(self, subject: bytes, _: bytes, body: bytes) -> None:
         """Take another router's heartbeat."""
-        router = subject.rpartition(b".")[2].decode()
+        router = last_token(subject)
         if router == self._router:
             return
-        try:
-            status = msgspec.json.decode(body, type=RouterStatus)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        status = decoded(body, RouterHeartbeat)
+        if status is None:
             return
         self._routers[router] = (self._now(), status.queues)
         self._hearing.on_told(router, status.silent)
         self._readers.heard(router, status.reads, self._now())
 
     def restart(self) -> None:
-        """Count all times from now on: nothing could be seen until now."""
+        """Start all times now, because nothing could be seen before."""
         self._last = self._now()
         self._hearing.restart()
         self._readers.restart(self._now())
         self._models.clear()
 
-    def observe(self, state: State, loads: Mapping[str, Load]) -> Observation:
-        """Give what is seen now; `loads`: the requests of each model as this router knows them."""
+    def observe(self, state: State, loads: Mapping[str, ModelLoad]) -> Observation:
+        """Return the present observation; `loads`: each model's requests known to this router."""
         now = self._now()
         if now - self._last > ABSENT:
             self.restart()
@@ -110,7 +113,9 @@ class Observer:
         silent = self._hearing.silences(state, self._routers)
         return Observation(silent, uses, self._readers.known(now))
 
-    def _uses(self, state: State, loads: Mapping[str, Load], now: float) -> dict[str, Use]:
+    def _uses(
+        self, state: State, loads: Mapping[str, ModelLoad], now: float
+    ) -> dict[str, ModelUsage]:
         elsewhere = self._elsewhere(now)
         uses = {
             identity: self._use(state, model, loads.get(identity, _NONE), line, now)
@@ -122,8 +127,8 @@ class Observer:
         return uses
 
     def _use(
-        self, state: State, model: Model, load: Load, line: QueueStatus | None, now: float
-    ) -> Use:
+        self, state: State, model: Model, load: ModelLoad, line: QueueLength | None, now: float
+    ) -> ModelUsage:
         known = self._models.get(model.id)
         if known is None:
             known = self._models[model.id] = _Model(now)
@@ -143,7 +148,7 @@ class Observer:
             elif known.wanted_since is None:
                 known.wanted_since = now
         self._spare(model, known, load.in_flight, waiting, now)
-        return Use(
+        return ModelUsage(
             load.in_flight,
             waiting,
             longest,
@@ -152,10 +157,11 @@ class Observer:
             known.started,
             known.replicas,
             now - known.spare_since if known.spare_since is not None else 0.0,
+            now - (known.used if load.in_flight or waiting else load.used),
         )
 
     def _spare(self, model: Model, known: _Model, in_flight: int, waiting: int, now: float) -> None:
-        """Note since when one replica fewer would have done; without any, nobody may ask."""
+        """Note since when one replica fewer would have sufficed."""
         auto, wanted = model.spec.autoscale, model.wanted
         if auto is None or known.replicas != wanted:
             known.replicas, known.spare_since = wanted, None
@@ -166,23 +172,23 @@ class Observer:
         elif known.spare_since is None:
             known.spare_since = now
 
-    def _elsewhere(self, now: float) -> dict[str, QueueStatus]:
-        """Sum up the lines in other routers."""
-        lines: dict[str, QueueStatus] = {}
+    def _elsewhere(self, now: float) -> dict[str, QueueLength]:
+        """Return the sum of the queues in other routers."""
+        lines: dict[str, QueueLength] = {}
         for router, (at, queues) in tuple(self._routers.items()):
             if now - at > ROUTER_SILENCE:
                 del self._routers[router]
                 continue
             for model, line in queues.items():
-                known = lines.get(model, QueueStatus(0, 0.0))
-                lines[model] = QueueStatus(
+                known = lines.get(model, QueueLength(0, 0.0))
+                lines[model] = QueueLength(
                     known.waiting + line.waiting, max(known.oldest, line.oldest)
                 )
         return lines
 
 
 def _lives(model: Model) -> bool:
-    """Say whether something is decided of a model for which nobody waits."""
+    """Return whether a decision about a model is possible although no request waits for it."""
     spec = model.spec
     return not model.asleep and (
         spec.evictable or spec.idle_after is not None or spec.autoscale is not None

@@ -1,0 +1,125 @@
+"""All requests that one gateway has in flight, and what they bring to pass for each other. Pure.
+
+Of each, `in_flight` has the theory. Two things concern more than one: an engine asks at once about
+all that it has of a gateway, and a request asks another one's engine for a text (`AskText`), which
+is a request in flight like any other, only that its answer is for the first.
+"""
+
+from collections.abc import Callable, Iterable
+
+from msgspec.structs import replace
+
+from nebula.actors.gateway import reacting
+from nebula.actors.gateway.in_flight import (
+    AskText,
+    Deliver,
+    Effect,
+    EngineAsks,
+    Event,
+    InFlightRequest,
+    Phase,
+    Send,
+    Surroundings,
+    TextTold,
+)
+from nebula.actors.gateway.not_served import AlreadyInFlight, NotServed
+from nebula.actors.router import routing
+from nebula.events.inference import ALL_ATTEMPTS, Request, StillWanted
+from nebula.events.state import NameBinding
+
+IDLE = 600.0
+"""Seconds that an engine may stay silent within an answer, unless a request says otherwise."""
+
+_DONE = Phase.DONE
+
+
+class RequestsInFlight:
+    """The requests by their ids. `new_id` gives ids for those by which they ask each other.
+
+    What runs it keeps `around` up to date and carries out the effects that each method returns, in
+    their order; `AskText` is none of them, as it leads to a request here. Times are seconds of one
+    monotonic clock.
+    """
+
+    def __init__(self, around: Surroundings, new_id: Callable[[], str]) -> None:
+        self.around = around
+        self.flights: dict[str, InFlightRequest] = {}
+        self._new_id = new_id
+        self._told: dict[str, bytes] = {}
+
+    def begin(
+        self,
+        request: Request,
+        named: NameBinding,
+        now: float,
+        *,
+        idle: float = IDLE,
+        asked_by: str = "",
+    ) -> Send:
+        """Put a request in flight; return how it is sent. Raise NotServed where that is in vain."""
+        if not self.around.link.connected:
+            raise NotServed("NATS can't be reached", 1)
+        state = self.around.state
+        model = state.models.get(named.model)
+        if model is None or not routing.served(state, model, named.adapter):
+            reason = routing.hopeless(state, named)
+            if reason is not None:
+                raise NotServed(reason, None)
+        if request.id in self.flights:
+            raise AlreadyInFlight
+        flight, send = reacting.begin(request, named, idle, now, self.around, asked_by=asked_by)
+        self.flights[request.id] = flight
+        return send
+
+    def happened(self, flight: InFlightRequest, event: Event, now: float) -> list[Effect]:
+        """Let an event happen to a request. What is for another request has happened to it then."""
+        effects = reacting.step(flight, event, now, self.around)
+        if flight.asked_by:
+            effects = self._kept_back(flight, effects)
+        if flight.phase is _DONE and effects:
+            del self.flights[flight.id]
+            if flight.asked_by:
+                effects += self._answer(flight, now)
+        elif effects and isinstance(effects[-1], AskText):
+            effects += self._ask(flight, effects.pop(), now)
+        return effects
+
+    def still_wanted(self, asking: StillWanted, now: float) -> tuple[dict[str, int], list[Effect]]:
+        """Return which of an engine's requests are unwanted, as `Unwanted` has it."""
+        unwanted: dict[str, int] = {}
+        effects: list[Effect] = []
+        for identity, under_way in asking.requests.items():
+            flight = self.flights.get(identity)
+            if flight is None:
+                unwanted[identity] = ALL_ATTEMPTS
+            elif under_way.attempt < flight.answer.attempt:
+                unwanted[identity] = flight.answer.attempt
+            else:
+                asks = EngineAsks(asking.replica, under_way.attempt, under_way.chunks)
+                effects += self.happened(flight, asks, now)
+        return unwanted, effects
+
+    def _kept_back(self, asking: InFlightRequest, effects: Iterable[Effect]) -> list[Effect]:
+        """Keep what is delivered for the request that asked, and return the rest."""
+        rest: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, Deliver):
+                self._told[asking.id] = self._told.get(asking.id, b"") + effect.piece.body
+            else:
+                rest.append(effect)
+        return rest
+
+    def _ask(self, flight: InFlightRequest, asks: Effect, now: float) -> list[Effect]:
+        """Put the request in flight by which another one asks for a text."""
+        assert isinstance(asks, AskText)
+        asking = replace(asks.request, id=self._new_id())
+        try:
+            return [self.begin(asking, asks.named, now, asked_by=flight.id)]
+        except NotServed:
+            return self.happened(flight, TextTold(b""), now)
+
+    def _answer(self, asking: InFlightRequest, now: float) -> list[Effect]:
+        """Deliver the text to the request that asked for it, unless that has ended meanwhile."""
+        told = self._told.pop(asking.id, b"")
+        flight = self.flights.get(asking.asked_by)
+        return [] if flight is None else self.happened(flight, TextTold(told), now)

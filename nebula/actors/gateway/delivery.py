@@ -1,0 +1,124 @@
+"""An answer on its way to its client: the pieces that wait until the client reads on."""
+
+import asyncio
+import os
+from collections import deque
+
+from nebula.actors.gateway.budget import UNCOUNTED, Hold, Unread
+from nebula.actors.gateway.in_flight import InFlightRequest
+from nebula.events.inference import Piece
+
+MAX_WAITING_BYTES = 4 * 1024 * 1024
+"""Bytes of a stream that may wait for a client that reads slower than the engine writes."""
+
+
+class ClientGone(Exception):
+    """The client has left: what would come next is unwanted."""
+
+
+class Quiet(Exception):
+    """Nothing has come yet, and it is time to let the client know that its request still lives."""
+
+
+_AT_ONCE = 256
+"""Ids whose randomness is drawn with one call of the system."""
+
+_drawn: list[str] = []
+
+
+def new_id() -> str:
+    """Return a request's id, of 128 random bits: it is enough to resume the answer."""
+    if not _drawn:
+        bits = os.urandom(16 * _AT_ONCE).hex()
+        _drawn.extend(bits[at : at + 32] for at in range(0, len(bits), 32))
+    return _drawn.pop()
+
+
+class Delivery:
+    """The client's end of a request in flight.
+
+    `detached`: no client waits any more. `hold`: what the request's body takes of the gateway's
+    budget, once no client waits. `unread` counts what waits for all clients.
+    """
+
+    def __init__(self, flight: InFlightRequest, unread: Unread | None = None) -> None:
+        self.flight = flight
+        self.detached = False
+        self.hold: Hold | None = None
+        self._unread = Unread() if unread is None else unread
+        self._counted_unread = False
+        self._given: deque[Piece] = deque()
+        self._size = 0
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def id(self) -> str:
+        """The request's id."""
+        return self.flight.id
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the answer is a stream of events."""
+        return self.flight.answer.streaming
+
+    @property
+    def too_slow(self) -> bool:
+        """Whether more of a stream waits for the client than may."""
+        return self._size > MAX_WAITING_BYTES and self.streaming
+
+    def give(self, piece: Piece) -> None:
+        """Let the client have a piece when it reads on."""
+        if self.detached:
+            return
+        self._given.append(piece)
+        self._size += len(piece.body)
+        if self._size > UNCOUNTED:
+            self._unread.count(self, self._size)
+            self._counted_unread = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _clear(self) -> None:
+        self._given.clear()
+        self._size = 0
+        if self._counted_unread:
+            self._count_unread()
+
+    def _count_unread(self) -> None:
+        self._counted_unread = self._size > UNCOUNTED
+        self._unread.count(self, self._size if self._counted_unread else 0)
+
+    async def next(self) -> Piece:
+        """Return the next piece for the client.
+
+        Raises ClientGone once `leave` was called, Quiet after `nudge`.
+        """
+        while not self._given:
+            if self.detached:
+                raise ClientGone
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        piece = self._given.popleft()
+        self._size -= len(piece.body)
+        if self._counted_unread:
+            self._count_unread()
+        return piece
+
+    def nudge(self) -> None:
+        """Let `next` raise Quiet where it waits for a piece."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(Quiet())
+
+    def let_go(self, last: Piece) -> None:
+        """Deliver a last piece; the answer goes on without it."""
+        self.detached = False
+        self._clear()
+        self.give(last)
+        self.detached = True
+
+    def leave(self) -> None:
+        """The client is gone: what still comes is dropped here."""
+        self.detached = True
+        self._clear()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

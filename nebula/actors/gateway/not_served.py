@@ -1,0 +1,16 @@
+"""The refusal to begin a request that can't be answered now. Pure."""
+
+
+class NotServed(Exception):
+    """A known model can't answer now. `retry_after` in seconds; None where waiting won't help."""
+
+    def __init__(self, reason: str, retry_after: int | None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class AlreadyInFlight(NotServed):
+    """A request under the same id is in flight: its key was forgotten before it had ended."""
+
+    def __init__(self) -> None:
+        super().__init__("a request with this key is still being answered", 1)

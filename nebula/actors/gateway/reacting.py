@@ -1,0 +1,269 @@
+"""What follows from each event of a request in flight: `in_flight` has the theory. Pure."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from nebula.actors.gateway import timeouts
+from nebula.actors.gateway.answer import Answer, Broken
+from nebula.actors.gateway.in_flight import (
+    TABLE,
+    Cancel,
+    ClientLeft,
+    ClientTooSlow,
+    Effect,
+    EngineAsks,
+    Event,
+    GatewayStops,
+    InFlightRequest,
+    LetGo,
+    LookedUp,
+    LookUp,
+    NotSent,
+    Phase,
+    PieceArrived,
+    Reconnected,
+    Search,
+    Send,
+    Stuck,
+    Surroundings,
+    TextTold,
+    Ticked,
+)
+from nebula.actors.gateway.recovery import Recovery, sent
+from nebula.actors.gateway.timeouts import Verdict
+from nebula.events.failures import Failure, note
+from nebula.events.inference import ALL_ATTEMPTS, Piece, Request
+from nebula.events.state import NameBinding
+
+
+def begin(
+    request: Request,
+    named: NameBinding,
+    idle: float,
+    now: float,
+    around: Surroundings,
+    *,
+    asked_by: str = "",
+) -> tuple[InFlightRequest, Send]:
+    """Return a request that is in flight from now on, and how it is sent."""
+    flight = InFlightRequest(
+        request=request,
+        named=named,
+        answer=Answer(request),
+        idle=idle,
+        began=now,
+        orphaned_at=now,
+        waits_since=now,
+        deadline=None if request.timeout is None else now + request.timeout,
+        asked_by=asked_by,
+    )
+    around.admission.waiting += 1
+    return flight, sent(flight, now, around)
+
+
+def step(flight: InFlightRequest, event: Event, now: float, around: Surroundings) -> list[Effect]:
+    """Let an event happen to a request; return what is to be done, in this order."""
+    if (flight.phase, type(event)) not in TABLE:
+        return []
+    happening = _Happening(flight, type(event), now, around)
+    _HANDLERS[type(event)](happening, event)
+    return happening.effects
+
+
+class _Happening(Recovery):
+    """One event of a request on its way through the rules."""
+
+    # What comes
+
+    def on_piece(self, event: PieceArrived) -> None:
+        """Fold a piece, with those that waited for it, or keep it until those before it are there.
+
+        Only what is of this attempt counts.
+        """
+        flight, piece = self.flight, event.piece
+        answer = flight.answer
+        if piece.attempt != answer.attempt:
+            return
+        if piece.chunk > answer.pieces and not piece.failure:
+            self._early(piece)
+            return
+        flight.heard_at = self.now
+        self._accept()
+        following: Piece | None = piece
+        while following is not None:
+            given = answer.take(following)
+            if given is not None:
+                self._deliver(given)
+            if answer.broken is not None:
+                break
+            following = flight.take_early(answer.pieces) if flight.early else None
+        if answer.complete:
+            self._finish()
+        elif answer.broken is not None:
+            self._recover(answer.broken)
+        elif answer.pieces:
+            self._move(Phase.ANSWERING)
+        elif answer.replica:
+            self._move(Phase.TAKEN)
+        elif answer.queued:
+            self._move(Phase.QUEUED)
+
+    def _early(self, piece: Piece) -> None:
+        if self.flight.keep_early(piece):
+            self._look_up(Search.SURELY)
+        else:
+            self.flight.drop_early()
+            self._end(Failure.GAP)
+
+    def _accept(self) -> None:
+        """Note that someone has this attempt."""
+        flight = self.flight
+        if flight.untaken:
+            self._settle()
+            flight.tried = ()
+        if not flight.accepted:
+            flight.accepted = True
+            self.around.admission.waiting -= 1
+            self.around.admission.taken(self.now - flight.sent_at, self.now)
+
+    def on_asked(self, event: EngineAsks) -> None:
+        """An engine still has this attempt; it may have sent more of it than was heard."""
+        flight = self.flight
+        answer = flight.answer
+        if event.attempt != answer.attempt or answer.replica not in ("", event.replica):
+            return
+        flight.asked_at = self.now
+        if event.pieces > answer.pieces:
+            self._look_up(Search.SURELY)
+
+    def on_reconnected(self, _: Reconnected) -> None:
+        """What was said meanwhile is looked up; what may have got lost has its time once more."""
+        flight = self.flight
+        if not flight.answer.replica:
+            flight.sent_at, flight.lost = self.now, 0  # from the shortest try on
+        self._look_up(Search.PERHAPS)
+
+    # What is missing
+
+    def _look_up(self, search: Search) -> None:
+        flight, answer = self.flight, self.flight.answer
+        if flight.search is Search.NOTHING:
+            flight.looked_from = (answer.attempt, answer.pieces, flight.heard_at)
+            seconds = timeouts.within(timeouts.LOOK_UP, timeouts.left(flight, self.now))
+            self.effects.append(LookUp(flight.id, seconds))
+            flight.search = search
+        elif search is Search.SURELY:
+            flight.search = search
+
+    def on_looked_up(self, _: LookedUp) -> None:
+        """What must have been sent, and is not in the stream either, is lost for good."""
+        flight, answer = self.flight, self.flight.answer
+        attempt, pieces, heard_at = flight.looked_from
+        surely, flight.search = flight.search is Search.SURELY, Search.NOTHING
+        if flight.phase is Phase.DETOKENIZING:
+            return
+        if attempt != answer.attempt:
+            if surely:  # of the attempt that has begun meanwhile
+                self._look_up(Search.SURELY)
+            return
+        if answer.pieces == pieces:
+            flight.heard_at = heard_at  # what was read again is not a sign of life
+        if not self.around.link.connected:
+            return
+        if flight.early or (surely and answer.pieces == pieces):
+            answer.broken = Broken(Failure.GAP)
+            self._recover(answer.broken)
+
+    # What goes wrong
+
+    def on_tick(self, _: Ticked) -> None:
+        """Act upon what takes too long, and upon engines and routers that are gone."""
+        flight = self.flight
+        match timeouts.check(flight, self.now, self.around):
+            case Verdict.WAIT:
+                pass
+            case Verdict.LOOK_UP:
+                self._look_up(Search.SURELY)
+            case Verdict.TRY_AGAIN:
+                self._try_again()
+            case (Verdict.ENGINE_GONE | Verdict.ENGINE_SILENT) as verdict:
+                silent = verdict is Verdict.ENGINE_SILENT
+                broken = Broken(Failure.ENGINE_FAILED, gone=True, silent=silent)
+                flight.answer.broken = broken
+                self._recover(broken)
+            case Failure.NATS_LOST as failure:
+                self._end(failure)
+            case failure:
+                self._end(Failure(failure), self._seen())
+
+    def on_text(self, event: TextTold) -> None:
+        """Go on from what the client certainly has."""
+        answer = self.flight.answer
+        answer.settle(event.body)
+        assert answer.broken is not None
+        self._recover(answer.broken)
+
+    def on_not_sent(self, event: NotSent) -> None:
+        """Fail what NATS has not taken; its refusal of a first attempt is told by `NotServed`."""
+        if self.flight.request.attempt == 1:
+            self._finish()
+        elif event.too_large:
+            why = "its token ids are more than NATS carries at once"
+            self._end(Failure.CANT_CONTINUE, f"{Failure.ENGINE_FAILED}: {why}".encode())
+        else:
+            self._end(Failure.NATS_LOST, event.why.encode())
+
+    def on_left(self, _: ClientLeft) -> None:
+        """End it wherever it is now, unless it is to be resumable."""
+        flight = self.flight
+        flight.attached = False
+        if not flight.request.keep:
+            self.effects.append(Cancel(flight.id, flight.request, ALL_ATTEMPTS))
+            self._finish()
+
+    def on_too_slow(self, _: ClientTooSlow) -> None:
+        """Let the client go; what may be resumed goes on without it."""
+        flight = self.flight
+        last = Piece(0, end=True, failure=Failure.TOO_SLOW)
+        self.effects.append(LetGo(flight.id, last))
+        flight.attached = False
+        if not flight.request.keep:
+            why = note(Failure.TOO_SLOW, b"")
+            self.effects.append(Cancel(flight.id, flight.request, ALL_ATTEMPTS, why))
+            self._finish()
+
+    def on_stop(self, _: GatewayStops) -> None:
+        """Tell the client that this gateway ends. What is resumable goes on: another has it."""
+        flight = self.flight
+        if flight.request.keep:
+            self._deliver(elsewhere(flight.id))
+            flight.attached = False
+        else:
+            self._end(Failure.STOPPING)
+
+    def on_stuck(self, _: Stuck) -> None:
+        """Nothing can be said for it any more."""
+        self._end(Failure.ENGINE_FAILED)
+
+
+def elsewhere(identity: str) -> Piece:
+    """Return what ends an answer here that can be had elsewhere."""
+    text = f"GET /v1/streams/{identity} of another gateway gives the rest of this answer"
+    return Piece(0, text.encode(), end=True, failure=Failure.STOPPING)
+
+
+_Handler: TypeAlias = Callable[[_Happening, Any], None]
+
+_HANDLERS: Mapping[type[Event], _Handler] = {
+    PieceArrived: _Happening.on_piece,
+    LookedUp: _Happening.on_looked_up,
+    TextTold: _Happening.on_text,
+    NotSent: _Happening.on_not_sent,
+    EngineAsks: _Happening.on_asked,
+    Reconnected: _Happening.on_reconnected,
+    Ticked: _Happening.on_tick,
+    ClientLeft: _Happening.on_left,
+    ClientTooSlow: _Happening.on_too_slow,
+    GatewayStops: _Happening.on_stop,
+    Stuck: _Happening.on_stuck,
+}

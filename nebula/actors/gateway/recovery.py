@@ -1,0 +1,221 @@
+"""What follows where an attempt breaks off: the next one, the text of its last tokens, or the end.
+
+Pure. `in_flight` has the theory, `reacting` the events that lead here.
+"""
+
+from msgspec.structs import replace
+
+from nebula.actors.gateway import timeouts
+from nebula.actors.gateway.answer import Broken
+from nebula.actors.gateway.fatal import MAX_FATAL, ended_since
+from nebula.actors.gateway.in_flight import (
+    AskText,
+    Cancel,
+    Deliver,
+    Effect,
+    Event,
+    Forget,
+    InFlightRequest,
+    Phase,
+    Search,
+    Send,
+    Surroundings,
+)
+from nebula.actors.router import routing
+from nebula.events.failures import Failure, note
+from nebula.events.inference import ALL_ATTEMPTS, Piece, Request
+from nebula.openai.continuation import CantContinue, Continuation, Detokenize, Finish
+
+MAX_ATTEMPTS = 4
+"""Attempts after which a request is given up whose engines fail, though they began to answer it."""
+
+
+class Recovery:
+    """What a request, of which something is known to have gone wrong, comes to because of an event.
+
+    `effects` collects what is to be done.
+    """
+
+    def __init__(
+        self, flight: InFlightRequest, event: type[Event], now: float, around: Surroundings
+    ) -> None:
+        self.flight = flight
+        self.now = now
+        self.around = around
+        self.effects: list[Effect] = []
+        self._event = event
+
+    def _move(self, phase: Phase) -> None:
+        self.flight.move(phase, self._event)
+
+    def _deliver(self, piece: Piece) -> None:
+        if self.flight.attached:
+            self.effects.append(Deliver(self.flight.id, piece))
+
+    def _settle(self) -> None:
+        """Count this attempt no longer among those that its router has."""
+        if self.flight.untaken:
+            self.flight.untaken = False
+            self.around.heartbeats.settle(self.flight.router)
+
+    def _try_again(self) -> None:
+        """Send a request again that got lost on its way to a replica, through another router."""
+        flight, state = self.flight, self.around.state
+        queued = flight.answer.queued
+        router = queued or flight.router
+        if self.around.heartbeats.doubt(router, flight.sent_at):
+            flight.tried = (*flight.tried, router)
+        if not queued:
+            flight.lost += 1
+        ended = not queued and ended_since(state, flight.request.model, flight.state_time)
+        self._count(fatal=ended)
+        if flight.fatal >= MAX_FATAL:
+            self._end(Failure.FATAL, b"%d" % flight.fatal)
+        else:
+            self._again(flight.request)
+
+    def _count(self, *, fatal: bool) -> None:
+        """Count, once for each attempt, in how many in a row the engine failed without a word."""
+        flight = self.flight
+        if flight.counted < flight.answer.attempt:
+            flight.counted = flight.answer.attempt
+            flight.fatal = flight.fatal + 1 if fatal else 0
+
+    def _recover(self, broken: Broken) -> None:
+        """Go on elsewhere with a request whose attempt is broken, or say why that can't be."""
+        flight, answer = self.flight, self.flight.answer
+        own = broken.piece is not None
+        failed = broken.reason == Failure.ENGINE_FAILED and not broken.silent
+        self._count(fatal=failed and not own and not answer.pieces)
+        if broken.reason == Failure.ENGINE_TIMED_OUT:
+            self._end(Failure.OVERDUE)
+        # What an engine itself answered with is not a sign of its death: once more is enough, and
+        # only of another one.
+        elif flight.resent >= MAX_ATTEMPTS - 1 or (
+            own and (answer.attempt > 1 or not self._elsewhere())
+        ):
+            self._give_up(broken)
+        elif flight.fatal >= MAX_FATAL:
+            self._end(Failure.FATAL, b"%d" % flight.fatal)
+        elif not answer.begun:
+            original = answer.request
+            self._again(replace(flight.request, path=original.path, body=original.body), broken)
+        else:
+            self._go_on(broken)
+
+    def _go_on(self, broken: Broken) -> None:
+        """Go on with an answer of which the client has a part."""
+        flight, answer = self.flight, self.flight.answer
+        match way := answer.way_on(self._context()):
+            case Continuation(path=path, body=body, form=form):
+                version = answer.version if form == "rest" else ""
+                ways = {"path": path, "body": body, "continues": form, "version": version}
+                self._again(replace(flight.request, **ways), broken)
+            case Detokenize():
+                self._move(Phase.DETOKENIZING)
+                self.effects.append(AskText(flight.id, self._question(way), flight.named))
+            case CantContinue(reason=reason):
+                self._end(Failure.CANT_CONTINUE, f"{broken.reason}: {reason}".encode())
+            case Finish(body=body):
+                self._end("", body)
+
+    def _question(self, way: Detokenize) -> Request:
+        """Return the request for any engine of the model's that may take so long."""
+        flight = self.flight
+        request = flight.request
+        return Request(
+            "",
+            request.gateway,
+            request.model,
+            way.path,
+            way.body,
+            request.adapter,
+            avoid=flight.answer.replica,
+            priority=request.priority,
+            timeout=timeouts.within(timeouts.DETOKENIZE, timeouts.left(flight, self.now)),
+        )
+
+    def _context(self) -> int:
+        """Return the context of a replica that may go on; 0 where none has told it."""
+        model = self.around.state.models.get(self.flight.request.model)
+        return self.around.heartbeats.context(model.replicas if model is not None else ())
+
+    def _elsewhere(self) -> bool:
+        """Return whether another replica can serve a request that its replica has failed."""
+        flight, state = self.flight, self.around.state
+        model = state.models.get(flight.request.model)
+        if model is None:
+            return False
+        able = routing.able(state, model, flight.request.adapter)
+        return any(replica.id != flight.answer.replica for replica in able)
+
+    def _again(self, request: Request, broken: Broken | None = None) -> None:
+        """Send a request once more, as its next attempt. `broken`: how the last one ended."""
+        flight, answer, now = self.flight, self.flight.answer, self.now
+        if broken is not None:
+            flight.waits_since, flight.lost = now, 0
+            flight.resent += 1
+        if answer.queued or (broken is not None and broken.silent):
+            flight.orphaned_at = timeouts.orphaned_at(flight, now, self.around.heartbeats)
+        elif broken is not None:
+            flight.orphaned_at = now
+        request = replace(
+            request,
+            attempt=answer.attempt + 1,
+            avoid=answer.replica,
+            gone=broken is not None and (broken.gone or broken.reason == Failure.ENGINE_STOPPED),
+            patience=max(0.0, answer.request.patience - (now - flight.waits_since)),
+            timeout=None if flight.deadline is None else max(0.0, flight.deadline - now),
+        )
+        answer.turn_to(request.attempt, request.continues)
+        self._settle()
+        flight.request = request
+        flight.asked_at = 0.0
+        flight.pid = flight.unlined_at = None
+        flight.drop_early()
+        if flight.search is Search.SURELY:
+            flight.search = Search.PERHAPS
+        self._move(Phase.SENT)
+        self.effects.append(Cancel(flight.id, request, request.attempt))
+        after = broken.reason if broken is not None else Failure.NOT_TAKEN
+        self.effects.append(sent(flight, now, self.around, after))
+
+    # How it ends
+
+    def _seen(self) -> bytes:
+        return timeouts.seen(self.flight, self.now, self.around).encode()
+
+    def _give_up(self, broken: Broken) -> None:
+        flight = self.flight
+        if broken.piece is None or flight.answer.begun:
+            self._end(broken.reason, self._seen())
+            return
+        flight.answer.complete = True
+        self._deliver(broken.piece)
+        self._finish()
+
+    def _end(self, failure: str, body: bytes = b"") -> None:
+        """End an answer here, with a failure or, without one, with its last bytes."""
+        flight = self.flight
+        self._deliver(flight.answer.end(Piece(0, body, failure=failure)))
+        self.effects.append(Cancel(flight.id, flight.request, ALL_ATTEMPTS, note(failure, body)))
+        self._finish()
+
+    def _finish(self) -> None:
+        flight = self.flight
+        self._move(Phase.DONE)
+        if not flight.accepted:
+            flight.accepted = True
+            self.around.admission.waiting -= 1
+        self._settle()
+        flight.drop_early()
+        self.effects.append(Forget(flight.id))
+
+
+def sent(flight: InFlightRequest, now: float, around: Surroundings, after: str = "") -> Send:
+    """Send the attempt that is under way now, to a router that lives."""
+    flight.sent_at = flight.heard_at = now
+    flight.state_time = around.state.time
+    flight.router = around.heartbeats.assign(now, flight.tried)
+    flight.untaken = bool(flight.router)
+    return Send(flight.id, flight.request, flight.router, after)

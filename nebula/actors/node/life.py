@@ -1,0 +1,209 @@
+"""Follows a node's engines from start or adoption to their end, and reports to the log.
+
+Engines outlive the node process: the next one adopts those that are still assigned and ends the
+others.
+"""
+
+import asyncio
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from nebula.actors.node import permanent, processes
+from nebula.actors.node.engine_table import EngineTable, service
+from nebula.actors.node.failure import last_words
+from nebula.actors.node.launch import Site
+from nebula.actors.node.managed_engine import ManagedEngine
+from nebula.actors.node.outbox import Outbox
+from nebula.actors.node.processes import EngineProcess
+from nebula.actors.node.settings import NodeSettings
+from nebula.actors.node.supervision import supervise
+from nebula.actors.node.weights.supply import Supply
+from nebula.events.state import Replica
+from nebula.events.values import Device
+from nebula.events.vocabulary import EngineReady, EngineStopped, Event
+
+log = logging.getLogger(__name__)
+
+Gone: TypeAlias = Callable[[Replica], Coroutine[object, object, None]]
+
+
+class EngineLives:
+    """Starts, adopts, follows and ends the engines in a node's `roster`.
+
+    `site`: how engines reach the node and NATS. `spawn` runs a task beside the node's other work;
+    `wake` lets the node reconcile again; `now` is a monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        inventory: Sequence[Device],
+        site: Callable[[], Site],
+        *,
+        roster: EngineTable[ManagedEngine],
+        outbox: Outbox,
+        supply: Supply,
+        spawn: Callable[[Coroutine[object, object, None], str], asyncio.Task[None]],
+        wake: Callable[[], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._inventory = inventory
+        self._site = site
+        self._engines = roster
+        self._outbox = outbox
+        self._supply = supply
+        self._spawn = spawn
+        self._wake = wake
+        self._now = now
+
+    def start(self, replica: Replica, attempt: int) -> None:
+        """Start a replica's engine and follow it."""
+        ports = {engine.port for engine in self._engines}
+        engine = ManagedEngine(replica, replica.version, attempt, processes.free_port(ports))
+        self._engines.open(engine)
+        engine.life = self._spawn(self._live(engine, replica), f"engine {replica.id}")
+
+    def stop(self, engine: ManagedEngine, reason: str, drain: float = 0.0) -> None:
+        """End an engine for a `reason`; its requests get `drain` seconds before."""
+        if not drain:
+            engine.hurried.set()
+        if engine.stop(reason):
+            self._spawn(engine.end(self._settings.grace, drain), f"end {engine.replica}")
+
+    def kill(self) -> None:
+        """Kill every engine, unless engines are to be left running."""
+        for engine in () if self._settings.leave_engines else self._engines:
+            if engine.process is not None:
+                engine.process.kill()
+
+    async def end(self) -> None:
+        """End every engine, or leave them to the next node process, as configured."""
+        lives = [engine.life for engine in self._engines if engine.life is not None]
+        if self._settings.leave_engines:
+            for life in lives:
+                life.cancel()
+            return
+        for engine in self._engines:
+            self.stop(engine, "the node was stopped")
+        await asyncio.gather(*lives, return_exceptions=True)
+
+    async def adopt(self, replicas: Sequence[Replica], gone: Gone) -> None:
+        """Adopt the engines of an earlier process of this node, and end unwanted ones.
+
+        `gone` reports an engine of a replica that has ended meanwhile to the log.
+        """
+        kept: set[int] = set()
+        for replica in replicas:
+            if replica.engine is None:
+                continue
+            known = replica.engine
+            owner = (self._settings.node, str(self._settings.folder))
+            process = EngineProcess.adopt(known.pid, known.birth, Path(known.log_file), *owner)
+            if process is None:
+                await processes.end_orphans(known.pid, known.birth)
+                await gone(replica)
+                continue
+            engine = ManagedEngine(replica, known.version, replica.attempt, known.port)
+            engine.process = process
+            ready, (served, took) = replica.phase == "ready", service(replica, time.time())
+            self._engines.adopt(engine, ready=ready, now=self._now(), served=served, took=took)
+            kept.add(process.pid)
+            log.info("adopted %s: pid %d, port %d", replica.id, known.pid, known.port)
+            engine.life = self._spawn(self._live(engine, replica), f"engine {replica.id}")
+        mark = self._settings.node, str(self._settings.folder)
+        for group in processes.marked_groups(*mark) - kept:
+            log.warning("ending process group %d: an engine that is not wanted", group)
+            await processes.end_group(group, grace=5)
+
+    async def _live(self, engine: ManagedEngine, replica: Replica) -> None:
+        """Follow one engine from its start or adoption to its end, and report both to the log."""
+        started = self._now()
+        code: int | None = None
+        remedy = ""
+        try:
+            process = engine.process
+            if process is None:
+                how = (self._supply.environment(os.environ), self._settings.log_file(replica.id))
+                process = await engine.start(self._site(), self._inventory, replica, *how)
+                if engine.stop_reason is not None:
+                    self._spawn(process.end(self._settings.grace), f"end {engine.replica}")
+                pid, made, file = process.pid, process.created, str(process.log_file)
+                event = engine.started(pid, made, engine.port, file, process.birth)
+                await self._report(engine, event, engine.has_told)
+            engine.seen(process, self._now())
+            watching = asyncio.create_task(process.wait())
+            looking: asyncio.Task[None] | None = None
+            try:
+                limits = (self._settings.start_limit, self._settings.grace)
+                if not engine.ready and await engine.becomes_ready(watching, *limits):
+                    took = self._now() - started
+                    event_ready = EngineReady(await engine.client.version(), round(took, 1))
+                    await self._report(engine, event_ready, engine.noted)
+                    engine.answers(self._now(), None if process.adopted else took)
+                    self._wake()
+                report = functools.partial(self._report, engine)
+                looking = self._spawn(
+                    supervise(engine, replica, self._settings, report), f"look at {replica.id}"
+                )
+                code = await watching
+            finally:
+                watching.cancel()
+                if looking is not None:
+                    looking.cancel()
+            reason = engine.words(process, code, self._now())
+            remedy = engine.remedy(code, reason)
+        except OSError as error:
+            reason = f"can't run {' '.join(self._settings.engine_command)}: {error}"
+            remedy = permanent.remedy_of_command(error, self._settings.engine_command[0])
+        await self._ended(engine, code, reason, remedy)
+
+    async def _ended(
+        self, engine: ManagedEngine, code: int | None, reason: str, remedy: str
+    ) -> None:
+        """Report an end, and keep the entry, which reserves its devices, until all of it is gone.
+
+        A failure is reported at once, a stop only at the end, since others may then get its
+        devices.
+        """
+        as_wanted = engine.ended()
+        await engine.client.close()
+        if not as_wanted:
+            await self._failed(engine, code, reason, remedy)
+        if engine.process is not None:
+            await engine.process.gone()
+        if as_wanted:
+            await self._report(engine, EngineStopped(engine.stop_reason or ""), engine.noted)
+        self._engines.close(engine)
+        self._wake()
+
+    async def _failed(
+        self, engine: ManagedEngine, code: int | None, words: str, remedy: str
+    ) -> None:
+        process = engine.process
+        reason = engine.hung or words
+        reason = permanent.told(reason, remedy) if remedy else reason
+        lines = last_words(process.tail()) if process is not None else ()
+        reason, now = engine.hint + reason, self._now()
+        failed = self._engines.failed(engine, code, reason, lines, now, again=not remedy)
+        log.warning("%s failed (attempt %d): %s", engine.replica, failed.attempt, reason)
+
+        def told(seq: int) -> None:
+            engine.noted(seq)
+            self._engines.has_told_failure(failed, engine.replica)
+            self._wake()
+
+        await self._report(engine, failed, told)
+
+    async def _report(
+        self, engine: ManagedEngine, event: Event, told: Callable[[int], None] | None = None
+    ) -> None:
+        """Report to the log what an engine did; if that is impossible now, it is done later."""
+        await self._outbox.tell(
+            engine.replica, event, lambda: engine.last_seq, told or engine.noted
+        )

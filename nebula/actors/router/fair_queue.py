@@ -1,0 +1,164 @@
+"""The fair queue in which requests for one model wait until a replica can take them.
+
+It decides which request goes next and nothing else. A lower priority number goes first. Within one
+priority API keys take turns, so that a key that sends a thousand requests delays another key by one
+request and not by a thousand. Within one key its users take turns in the same way, so that a key
+divides its turn among the users that it names, and gains nothing by naming many. Within one user
+the request that has waited longest goes first. A request whose adapter no replica can serve now is
+skipped, and keeps its place and the turns of its user and key.
+
+Times are seconds of one monotonic clock, which the caller reads.
+"""
+
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from functools import cache
+from typing import TypeAlias, TypeVar
+
+from msgspec import Struct
+
+
+class QueuedRequest(Struct, frozen=True):
+    """A queued request.
+
+    `user` is the user that fairness counts it for, as KEY or KEY/USER. All requests without a key
+    share the turn of the key "", and all requests of a key without a user that of its user "".
+    `adapter` is "" for the base model. A lower `priority` goes first, as in vLLM. It waits from
+    `since` and is given up at `until`. `size`: the bytes that it takes here.
+    """
+
+    id: str
+    user: str
+    priority: int
+    adapter: str
+    since: float
+    until: float
+    size: int = 0
+
+
+_Place = tuple[float, int, QueuedRequest]
+"""A time, the number of the arrival, which makes it unique, and the request's id."""
+
+_Sorted = TypeVar("_Sorted", _Place, int)
+
+_Users: TypeAlias = OrderedDict[str, dict[str, list[_Place]]]
+"""The queued requests of one key's users, by adapter; the user whose turn it is comes first."""
+
+_Keys: TypeAlias = OrderedDict[str, _Users]
+"""The queued requests of each key in one priority; the key whose turn it is comes first."""
+
+
+class FairQueue:
+    """The fair queue of one model.
+
+    `size`: the bytes of all queued requests. All lists are kept sorted. Inserting into or deleting
+    from a list of thousands moves a few kilobytes, which costs less than a heap with deleted
+    entries.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._arrivals = 0
+        self._places: dict[str, _Place] = {}
+        self._by_since: list[_Place] = []
+        self._by_until: list[_Place] = []
+        self._adapters: Counter[str] = Counter()
+        self._priorities: list[int] = []
+        self._turns: dict[int, _Keys] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, identity: str) -> bool:
+        return identity in self._places
+
+    def add(self, request: QueuedRequest) -> None:
+        """Queue a request, the turn of a new key or user last; a queued one stays as it is.
+
+        A request that comes back with its old `since` is again the first of its user.
+        """
+        if request.id in self._places:
+            return
+        self._arrivals += 1
+        place = (request.since, self._arrivals, request)
+        self._places[request.id] = place
+        self.size += request.size
+        insort(self._by_since, place)
+        insort(self._by_until, (request.until, self._arrivals, request))
+        self._adapters[request.adapter] += 1
+        turns = self._turns.get(request.priority)
+        if turns is None:
+            turns = self._turns[request.priority] = OrderedDict()
+            insort(self._priorities, request.priority)
+        key, _, user = request.user.partition("/")
+        adapters = turns.setdefault(key, OrderedDict()).setdefault(user, {})
+        insort(adapters.setdefault(request.adapter, []), place)
+
+    def remove(self, identity: str) -> QueuedRequest | None:
+        """Remove a request that was cancelled or sent elsewhere. No turn changes."""
+        place = self._places.pop(identity, None)
+        if place is None:
+            return None
+        _, arrival, request = place
+        self.size -= request.size
+        _delete(self._by_since, place)
+        _delete(self._by_until, (request.until, arrival, request))
+        self._adapters[request.adapter] -= 1
+        if not self._adapters[request.adapter]:
+            del self._adapters[request.adapter]
+        key, _, user = request.user.partition("/")
+        turns = self._turns[request.priority]
+        users = turns[key]
+        adapters = users[user]
+        _delete(adapters[request.adapter], place)
+        if not adapters[request.adapter]:
+            del adapters[request.adapter]
+        if not adapters:
+            del users[user]
+        if not users:
+            del turns[key]
+        if not turns:
+            del self._turns[request.priority]
+            _delete(self._priorities, request.priority)
+        return request
+
+    def next(self, able: Callable[[str], bool]) -> QueuedRequest | None:
+        """Remove and return the first request whose adapter is `able`, called once per adapter.
+
+        The next turns of its key and of its user come last.
+        """
+        able = cache(able)
+        # The common case while all replicas are busy, decided without checking each user.
+        if not any(map(able, self._adapters)):
+            return None
+        for priority in self._priorities:
+            turns = self._turns[priority]
+            for key, users in turns.items():
+                for user, adapters in users.items():
+                    for _, _, request in sorted([places[0] for places in adapters.values()]):
+                        if able(request.adapter):
+                            users.move_to_end(user)
+                            turns.move_to_end(key)
+                            return self.remove(request.id)
+        return None
+
+    def expired(self, now: float) -> list[QueuedRequest]:
+        """Remove and return all requests that have waited too long, in the order of `until`."""
+        end = bisect_right(self._by_until, now, key=lambda place: place[0])
+        expired = [request for _, _, request in self._by_until[:end]]
+        for request in expired:
+            self.remove(request.id)
+        return expired
+
+    def due(self) -> float | None:
+        """Return when the next request is to be given up."""
+        return self._by_until[0][0] if self._by_until else None
+
+    def oldest(self) -> float | None:
+        """Return since when the oldest request has waited."""
+        return self._by_since[0][0] if self._by_since else None
+
+
+def _delete(ordered: list[_Sorted], value: _Sorted) -> None:
+    del ordered[bisect_left(ordered, value)]
