@@ -1,1 +1,1 @@
-"""What a gateway says over HTTP: OpenAI's API, the admin API, the past."""
+"""The gateway's HTTP side: OpenAI's API, the admin API, and the history of the cluster."""

@@ -1,17 +1,20 @@
 """The admin API: the same intents that anyone may publish, and the state they led to."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 from litestar import Request, delete, get, patch, post, put
-from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.budget import Hold
 from nebula.actors.intents import Refused, submit
 from nebula.actors.placement.rebalancing import Rebalancing, rebalance, requests
+from nebula.actors.presence import answers
+from nebula.actors.removal import occupied, stays
 from nebula.events import subjects
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -26,14 +29,18 @@ from nebula.events.intents import (
     WeightsPinRequested,
     WeightsRemoveRequested,
 )
-from nebula.events.state import Alias, Held, Model, Node, Replica
-from nebula.events.vocabulary import Event
+from nebula.events.reading import UNREADABLE
+from nebula.events.state import Alias, Model, Node, Replica, State
+from nebula.events.vocabulary import Event, NodeDeregistered
+from nebula.history.load_requests import changed
+from nebula.http import own_fields
 from nebula.http.bodies import read_body
+from nebula.http.credentials import message_id, owner
 from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
 from nebula.http.inference import Limits
-from nebula.http.views import ModelView, model_view
+from nebula.http.views import Accepted, ModelView, model_view, node_views, replica_views
 from nebula.store.connection import Unavailable
-from nebula.store.log import TooLarge
+from nebula.store.log import Reused, TooLarge
 from nebula.store.refusals import NotAppended
 from nebula.store.tail import LogReplaced
 
@@ -42,27 +49,13 @@ K = TypeVar("K")
 
 
 RETRY_CHANGES = 10
-"""Seconds after which to ask again for a change that the log did not take: room is made by hand."""
-
-
-class Accepted(Struct, frozen=True):
-    """An intent is in the log, at `seq`; what comes of it is seen in the model, or the alias.
-
-    `weights`: how the files lie on the node that are to be kept: pinned before they are there,
-    they are kept once they come.
-    """
-
-    id: str
-    seq: int
-    model: ModelView | None = None
-    alias: Alias | None = None
-    weights: Held | None = None
+"""Seconds for `Retry-After` if the log took no change: an operator has to make room first."""
 
 
 async def _body(
     request: Request[Any, Any, Any], gateway: Gateway, limits: Limits, kind: type[E], *drop: str
 ) -> tuple[E, Mapping[str, object]]:
-    """Read an intent from a body, with some fields of it that are not the event's."""
+    """Read an intent from a body, and the fields beside it that are not part of the event."""
     hold = Hold(gateway.bodies)
     headers = dict(request.scope["headers"])
     try:
@@ -72,15 +65,33 @@ async def _body(
         return msgspec.convert(fields, kind), extra
     except msgspec.ValidationError as error:
         raise ApiError(400, str(error), param=field_at_fault(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise no_json(error) from error
     finally:
         hold.release()
 
 
 async def _submit(
-    request: Request[Any, Any, Any], gateway: Gateway, identity: str, event: Event
+    request: Request[Any, Any, Any],
+    gateway: Gateway,
+    identity: str,
+    event: Event,
+    number: int = 0,
+    unless: Callable[[State], str] = lambda _: "",
+    there: Callable[[], object] = lambda: None,
 ) -> Accepted:
+    """Append an intent. `number`: its place among the intents of this request.
+
+    `unless` returns a further reason to reject it. `there` raises ApiError if the object of the
+    intent does not exist; it is not asked for a repeated request, which may itself have removed it.
+    """
+    try:
+        there()
+    except ApiError:
+        before = await _before(request, gateway, identity, event)
+        if before is None:
+            raise
+        return before
     if not gateway.able:
         raise unavailable("NATS can't be reached")
     watch = gateway.log_watch
@@ -92,13 +103,16 @@ async def _submit(
             gateway.projection,
             identity,
             event,
-            message_id=request.headers.get("idempotency-key"),
+            message_id=_message_id(request, number),
+            unless=unless,
         )
     except Refused as error:
         field = str(error).partition(":")[0]
         param = field if field.isidentifier() else None
         status = 409 if "is already" in str(error) or field == "replaces" else 400
         raise ApiError(status, str(error), param=param, code="refused") from error
+    except Reused as error:
+        raise _reused(error) from error
     except TooLarge as error:
         raise ApiError(413, str(error), code="too_large") from error
     except NotAppended as error:
@@ -108,13 +122,44 @@ async def _submit(
     except (Unavailable, LogReplaced) as error:
         raise unavailable(str(error)) from error
     watch.succeeded()
+    return Accepted(identity, seq, _shown(gateway, identity))
+
+
+def _shown(gateway: Gateway, identity: str) -> ModelView | None:
     state = gateway.projection.state
     model = state.models.get(identity)
-    return Accepted(identity, seq, model_view(state, model) if model is not None else None)
+    return model_view(state, model, time.time_ns()) if model is not None else None
+
+
+def _reused(error: Reused) -> ApiError:
+    text = f"this Idempotency-Key was used for another request: {error}"
+    return ApiError(422, text, code="idempotency_key_reused")
+
+
+async def _before(
+    request: Request[Any, Any, Any], gateway: Gateway, identity: str, event: Event
+) -> Accepted | None:
+    """Return the earlier answer to the same request. Raise ApiError."""
+    key = _message_id(request, 0)
+    if key is None or not subjects.is_token(identity):
+        return None
+    try:
+        seq = await gateway.projection.log.under(key, identity, event)
+    except Reused as error:
+        raise _reused(error) from error
+    except Unavailable as error:
+        raise unavailable(str(error)) from error
+    return None if seq is None else Accepted(identity, seq, _shown(gateway, identity))
+
+
+def _message_id(request: Request[Any, Any, Any], number: int) -> str | None:
+    headers = own_fields.fields(request.scope["headers"])
+    key = own_fields.idempotency_key(headers)
+    return message_id(owner(headers), key, number) if key else None
 
 
 def _known(kind: str, of: Mapping[str, K], identity: str) -> K:
-    """Find what an id stands for. Raises ApiError."""
+    """Return the object that has this id. Raise ApiError."""
     found = of.get(identity)
     if found is None:
         there = ", ".join(sorted(of)) or "none"
@@ -127,6 +172,12 @@ def _model(gateway: Gateway, identity: str) -> Model:
     return _known("model", gateway.projection.state.models, identity)
 
 
+def _adapter(gateway: Gateway, model: str, name: str) -> None:
+    known = _model(gateway, model)
+    if name not in known.adapters and name not in known.leaving:
+        raise ApiError(404, f"model {model!r} has no adapter {name!r}", param="adapter")
+
+
 def _alias(gateway: Gateway, identity: str) -> Alias:
     return _known("alias", gateway.projection.state.aliases, identity)
 
@@ -137,21 +188,33 @@ def _node(gateway: Gateway, identity: str) -> Node:
 
 def _id(text: object, param: str) -> str:
     if not isinstance(text, str) or not subjects.is_token(text):
-        raise ApiError(400, f"{param}: {text!r} is no id: use {subjects.ID_FORM}", param=param)
+        raise ApiError(
+            400, f"{param}: {text!r} is not a valid id: use {subjects.ID_FORM}", param=param
+        )
     return text
 
 
 @post("/admin/models", status_code=202, request_max_body_size=None)
 async def load(request: Request[Any, Any, Any], gateway: Gateway, limits: Limits) -> Accepted:
-    """Load a model: the load request as JSON, with an `id` if the name should not make one."""
+    """Load a model: the body is the load request as JSON, perhaps with an `id`."""
     event, extra = await _body(request, gateway, limits, ModelLoadRequested, "id")
     identity = extra.get("id") or subjects.default_id(event.source, event.name)
-    return await _submit(request, gateway, _id(identity, "id"), event)
+    met = gateway.projection.state
+
+    def meets(state: State) -> str:
+        nonlocal met
+        met = state
+        return ""
+
+    accepted = await _submit(request, gateway, _id(identity, "id"), event, unless=meets)
+    after = gateway.projection.state
+    return replace(accepted, changes=changed(met, after, accepted.id))
 
 
 def _live(gateway: Gateway, model: Model) -> ModelView:
     """Show a model, and how many requests wait for it in the routers."""
-    return replace(model_view(gateway.projection.state, model), queue=gateway.queue(model.id))
+    view = model_view(gateway.projection.state, model, time.time_ns())
+    return replace(view, queue=gateway.queue(model.id))
 
 
 @get("/admin/models")
@@ -171,15 +234,16 @@ async def show_model(model: str, gateway: Gateway) -> ModelView:
 async def scale(
     model: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> Accepted:
-    """Give a model another number of replicas."""
+    """Change a model's number of replicas."""
     event, _ = await _body(request, gateway, limits, ModelScaleRequested)
-    return await _submit(request, gateway, _model(gateway, model).id, event)
+    return await _submit(request, gateway, model, event, there=partial(_model, gateway, model))
 
 
 @delete("/admin/models/{model:str}", status_code=202)
 async def unload(model: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
     """Unload a model."""
-    return await _submit(request, gateway, _model(gateway, model).id, ModelUnloadRequested())
+    there = partial(_model, gateway, model)
+    return await _submit(request, gateway, model, ModelUnloadRequested(), there=there)
 
 
 @post("/admin/models/{model:str}/adapters", status_code=202, request_max_body_size=None)
@@ -188,7 +252,7 @@ async def load_adapter(
 ) -> Accepted:
     """Load an adapter onto every replica of a model."""
     event, _ = await _body(request, gateway, limits, AdapterLoadRequested)
-    return await _submit(request, gateway, _model(gateway, model).id, event)
+    return await _submit(request, gateway, model, event, there=partial(_model, gateway, model))
 
 
 @delete("/admin/models/{model:str}/adapters/{adapter:path}", status_code=202)
@@ -197,10 +261,8 @@ async def unload_adapter(
 ) -> Accepted:
     """Unload an adapter."""
     event = AdapterUnloadRequested(adapter.removeprefix("/"))
-    known = _model(gateway, model)
-    if event.name not in known.adapters:
-        raise ApiError(404, f"model {model!r} has no adapter {event.name!r}", param="adapter")
-    return await _submit(request, gateway, known.id, event)
+    there = partial(_adapter, gateway, model, event.name)
+    return await _submit(request, gateway, model, event, there=there)
 
 
 @get("/admin/aliases")
@@ -220,7 +282,7 @@ async def show_alias(alias: str, gateway: Gateway) -> Alias:
 async def put_alias(
     alias: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> Accepted:
-    """Make a name stand for models, or for others than before."""
+    """Make a name stand for models, or change the models that it stands for."""
     event, _ = await _body(request, gateway, limits, AliasRequested)
     accepted = await _submit(request, gateway, _id(alias, "alias"), event)
     return replace(accepted, model=None, alias=gateway.projection.state.aliases.get(alias))
@@ -228,70 +290,90 @@ async def put_alias(
 
 @put("/admin/aliases")
 async def put_unnamed_alias() -> None:
-    """Say what is missing, rather than that nothing can be put here."""
+    """Return an error that says what is missing from the path."""
     text = "the alias has no name: PUT /admin/aliases/NAME, its id, with its targets as JSON"
     raise ApiError(400, text, param="alias")
 
 
 @delete("/admin/aliases/{alias:str}", status_code=202)
 async def remove_alias(alias: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
-    """Take a name away."""
-    known = _alias(gateway, alias)
-    accepted = await _submit(request, gateway, known.id, AliasRemoveRequested())
+    """Remove an alias."""
+    there = partial(_alias, gateway, alias)
+    accepted = await _submit(request, gateway, alias, AliasRemoveRequested(), there=there)
     return replace(accepted, model=None)
 
 
 @get("/admin/replicas")
 async def list_replicas(gateway: Gateway) -> list[Replica]:
     """List all replicas with their engines."""
-    state = gateway.projection.state
-    return [state.replicas[identity] for identity in sorted(state.replicas)]
+    return replica_views(gateway.projection.state)
 
 
 @get("/admin/nodes")
 async def list_nodes(gateway: Gateway) -> list[Node]:
     """List all nodes with their devices."""
-    state = gateway.projection.state
-    return [state.nodes[identity] for identity in sorted(state.nodes)]
+    return node_views(gateway.projection.state)
 
 
 @post("/admin/nodes/{node:str}/drain", status_code=202)
 async def drain(node: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
-    """Empty a node: nothing new there, and what it has moves elsewhere first."""
-    return await _submit(request, gateway, _node(gateway, node).id, NodeDrainRequested())
+    """Empty a node: it gets no new replicas, and its replicas move elsewhere first."""
+    there = partial(_node, gateway, node)
+    return await _submit(request, gateway, node, NodeDrainRequested(), there=there)
 
 
 @delete("/admin/nodes/{node:str}/drain", status_code=202)
 async def undrain(node: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
     """Let a node take replicas again."""
-    known = _node(gateway, node)
-    if not known.draining:
+    there = partial(_draining, gateway, node)
+    return await _submit(request, gateway, node, NodeUndrainRequested(), there=there)
+
+
+def _draining(gateway: Gateway, node: str) -> None:
+    if not _node(gateway, node).draining:
         raise ApiError(404, f"node {node!r} is not draining: there is nothing to undo")
-    return await _submit(request, gateway, known.id, NodeUndrainRequested())
+
+
+@delete("/admin/nodes/{node:str}", status_code=202)
+async def remove_node(node: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
+    """Remove a node for good that does not run and has no replicas."""
+    known = node in gateway.projection.state.nodes
+    lives = await answers(gateway.connection, node) if known else None
+    there, unless = partial(_removable, gateway, node, lives), partial(occupied, node=node)
+    accepted = await _submit(request, gateway, node, NodeDeregistered(), unless=unless, there=there)
+    return replace(accepted, model=None)
+
+
+def _removable(gateway: Gateway, node: str, lives: bool | None) -> None:
+    reason = stays(gateway.projection.state, _node(gateway, node).id, lives)
+    if reason:
+        raise ApiError(409, reason, param="node", code="refused")
 
 
 @get("/admin/rebalance")
 async def show_rebalance(gateway: Gateway) -> Rebalancing:
-    """Show which replicas would lie better elsewhere: nothing is done."""
+    """Show which replicas would be better placed elsewhere, without moving them."""
     return rebalance(gateway.projection.state)
 
 
 @post("/admin/rebalance", status_code=202)
 async def do_rebalance(request: Request[Any, Any, Any], gateway: Gateway) -> list[Accepted]:
-    """Ask for the moves that would be shown: each replica goes once another serves."""
+    """Request the moves that `GET` shows: each replica ends once another one serves."""
     moves = rebalance(gateway.projection.state).moves
-    return [await _submit(request, gateway, identity, event) for identity, event in requests(moves)]
+    wanted = enumerate(requests(moves))
+    return [await _submit(request, gateway, *intent, number) for number, intent in wanted]
 
 
 @patch("/admin/nodes/{node:str}/weights", status_code=202, request_max_body_size=None)
 async def pin(
     node: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> Accepted:
-    """Keep a source's files on a node whatever is pruned, or no longer."""
+    """Protect a source's files on a node from pruning, or end the protection."""
     event, _ = await _body(request, gateway, limits, WeightsPinRequested)
-    accepted = await _submit(request, gateway, _node(gateway, node).id, event)
-    there = gateway.projection.state.nodes.get(node)
-    held = there.weights.get(event.source) if there is not None else None
+    there = partial(_node, gateway, node)
+    accepted = await _submit(request, gateway, node, event, there=there)
+    known = gateway.projection.state.nodes.get(node)
+    held = known.weights.get(event.source) if known is not None else None
     return replace(accepted, model=None, weights=held)
 
 
@@ -301,7 +383,10 @@ async def remove_weights(
 ) -> Accepted:
     """Remove a source's files from a node."""
     event = WeightsRemoveRequested(source.removeprefix("/"))
-    known = _node(gateway, node)
-    if event.source not in known.weights:
-        raise ApiError(404, f"node {node!r} has no files of {event.source!r}", param="source")
-    return await _submit(request, gateway, known.id, event)
+    there = partial(_holding, gateway, node, event.source)
+    return await _submit(request, gateway, node, event, there=there)
+
+
+def _holding(gateway: Gateway, node: str, source: str) -> None:
+    if source not in _node(gateway, node).weights:
+        raise ApiError(404, f"node {node!r} has no files of {source!r}", param="source")

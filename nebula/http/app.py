@@ -1,16 +1,33 @@
-"""The Litestar application: which handlers there are, and what they are given."""
+"""The Litestar application: its handlers and their dependencies."""
 
 from litestar import Litestar
 from litestar.di import Provide
+from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.http import admin, errors, history, openai, resuming
+from nebula.http import admin, errors, history, openai, paths, resuming
+from nebula.http.cors import Cors
+from nebula.http.guard import Guard
 from nebula.http.inference import InferenceRoutes, Limits
+from nebula.http.origins import Doors
+from nebula.http.scanning import Scans
+from nebula.http.semantics import Semantics
+from nebula.http.stopping import Stopping
 
 
-def create_app(gateway: Gateway, limits: Limits) -> ASGIApp:
-    """Build the app around a gateway actor; whoever calls this runs the actor."""
+def create_app(
+    gateway: Gateway,
+    limits: Limits,
+    doors: Doors | None = None,
+    stopping: Stopping | None = None,
+) -> ASGIApp:
+    """Build the app around a gateway actor, which the caller runs.
+
+    `doors`: the hosts and origins that it answers [those of this machine]. `stopping`: counts the
+    running requests and refuses new ones at the end [none].
+    """
+    scans = Scans()
     litestar = Litestar(
         route_handlers=[
             openai.list_models,
@@ -34,6 +51,7 @@ def create_app(gateway: Gateway, limits: Limits) -> ASGIApp:
             admin.list_nodes,
             admin.drain,
             admin.undrain,
+            admin.remove_node,
             admin.show_rebalance,
             admin.do_rebalance,
             admin.pin,
@@ -43,10 +61,18 @@ def create_app(gateway: Gateway, limits: Limits) -> ASGIApp:
         ],
         dependencies={
             "gateway": Provide(lambda: gateway, sync_to_thread=False),
+            "scans": Provide(lambda: scans, sync_to_thread=False),
             "limits": Provide(lambda: limits, sync_to_thread=False),
         },
-        exception_handlers={Exception: errors.respond},
+        exception_handlers={
+            NotFoundException: paths.respond_to_path,
+            MethodNotAllowedException: paths.respond_to_path,
+            Exception: errors.respond,
+        },
         openapi_config=None,
         logging_config=None,
     )
-    return InferenceRoutes(litestar, gateway, limits)
+    inference = InferenceRoutes(Semantics(litestar), gateway, limits)
+    doors = doors or Doors()
+    guard = Guard(stopping.around(inference) if stopping else inference, doors)
+    return Cors(guard, doors) if doors.origins else guard

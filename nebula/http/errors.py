@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API words them: `{"error": {"message", "type", "param", "code"}}`."""
+"""Errors in the form of OpenAI's API: `{"error": {"message", "type", "param", "code"}}`."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from msgspec import Struct
 
 
 class ErrorBody(Struct, frozen=True):
-    """The inside of OpenAI's error object. `param` names the field that is at fault."""
+    """The inner object of OpenAI's error. `param` names the field that is at fault."""
 
     message: str
     type: str
@@ -20,9 +20,9 @@ class ErrorBody(Struct, frozen=True):
 
 
 class ApiError(Exception):
-    """An answer that is an error. `retry_after` in seconds and `allow` become headers.
+    """An error answer; `retry_after` (seconds), `allow` and `accept_encoding` become headers.
 
-    `final`: OpenAI's clients are told not to ask again, as they do after any other 5xx.
+    `final`: OpenAI's clients are told not to retry, which they do after any other 5xx.
     """
 
     def __init__(
@@ -35,13 +35,17 @@ class ApiError(Exception):
         code: str | None = None,
         retry_after: int | None = None,
         allow: str = "",
+        accept_encoding: str = "",
         final: bool = False,
+        close: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
         self.allow = allow
+        self.accept_encoding = accept_encoding
         self.final = final
+        self.close = close
         self.body = ErrorBody(message, kind, param, code)
 
     @property
@@ -51,12 +55,17 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """`Retry-After`, where waiting helps, `Allow`, where another method would do, and
-        `X-Should-Retry`, which OpenAI's clients heed.
+        """`Retry-After` if waiting helps, `Allow` if another method would work, `Accept-Encoding`
+        if another coding would, `Connection` if the connection ends, and `X-Should-Retry`, which
+        OpenAI's clients obey.
         """
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
         if self.final:
             headers["x-should-retry"] = "false"
+        if self.close:
+            headers["connection"] = "close"
+        if self.accept_encoding:
+            headers["accept-encoding"] = self.accept_encoding
         return {**headers, "allow": self.allow} if self.allow else headers
 
 
@@ -65,25 +74,37 @@ _PLACE = re.compile(r"at `\$\.([^`]+)`$")
 
 
 def field_at_fault(error: msgspec.ValidationError) -> str | None:
-    """Give the path of the field that a body is refused for, where there is one."""
+    """Return the path of the field because of which a body is refused, if there is one."""
     found = (_PLACE.search(str(error)), _NAMED.search(str(error)))
     return ".".join(match[1] for match in found if match is not None) or None
 
 
 def no_json(error: Exception) -> ApiError:
-    """Give a 400 for a body that can't be read."""
-    return ApiError(400, f"the body is no JSON: {error}", code="invalid_json")
+    """Return a 400 for a body that can't be read."""
+    return ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json")
 
 
 def unavailable(message: str, retry_after: int | None = 1) -> ApiError:
-    """Give a 503 for something that is not there now."""
+    """Return a 503 for something that is temporarily missing."""
     return ApiError(
         503, message, kind="service_unavailable", code="unavailable", retry_after=retry_after
     )
 
 
+def stopping() -> ApiError:
+    """Return the error for a request that arrives or ends too late while the gateway stops."""
+    return ApiError(
+        503,
+        "the gateway is stopping",
+        kind="service_unavailable",
+        code="unavailable",
+        retry_after=1,
+        close=True,
+    )
+
+
 def respond(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Turn any exception of a handler into an OpenAI error."""
+    """Return any exception of a handler as an OpenAI error."""
     headers: Mapping[str, str] | None = None
     if isinstance(error, ApiError):
         api, headers = error, error.headers

@@ -1,9 +1,9 @@
-"""The past over HTTP: the cluster at any moment, and its events as pages or as a stream."""
+"""History over HTTP: the cluster at any moment, and its events as pages or as a stream."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any
 
 import msgspec
@@ -11,6 +11,7 @@ from litestar import Request, get
 from litestar.params import HeaderParameter
 from litestar.response import Response, ServerSentEvent, ServerSentEventMessage
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.events.evolve import evolve
@@ -18,28 +19,34 @@ from nebula.events.record import Record, read_entry
 from nebula.events.state import EMPTY, State
 from nebula.events.vocabulary import TYPES
 from nebula.history import moments
+from nebula.history.event_filter import EventFilter, FilterSpec, selection
 from nebula.history.moments import BadMoment, Moment
-from nebula.history.selection import Selection, Sieve, selection
 from nebula.http.errors import ApiError, unavailable
+from nebula.http.scanning import Busy, Scan, Scans
 from nebula.http.views import EventView, StateView, event_view, state_view
 from nebula.store.connection import Unavailable
 from nebula.store.snapshots import Snapshots
 from nebula.store.tail import LogReplaced
 
 LARGEST_PAGE = 1000
-KEEP_ALIVE = 15.0
-"""Seconds after which a silent stream says that it still lives."""
+KEEP_ALIVE = 10.0
+"""Seconds of silence after which a stream sends a sign of life."""
 
 SLICE = 500
-"""Events folded in a row before others get their turn: the gateway serves tokens meanwhile."""
+"""Events folded in a row before other tasks run, so that the gateway serves tokens meanwhile."""
+
+BUSY = "as many requests as allowed read the log through this gateway"
+RETRY_READING = 5
+"""Seconds after which another request may be allowed to read the log."""
 
 _FILTERS = ("aggregate", "type", "node", "cause", "rejected")
 
 
 class EventPage(Struct, frozen=True):
-    """Some events; ask again with `after` = `next` for more, if it is not null.
+    """A page of events; for more, ask again with `after` = `next` unless it is null.
 
-    `last` is the newest sequence of the log.
+    There may be fewer events than requested, or none, if much of the log had to be read; `next`
+    continues from there. `last` is the newest sequence of the log.
     """
 
     events: list[EventView]
@@ -48,22 +55,23 @@ class EventPage(Struct, frozen=True):
 
 
 @get("/admin/state")
-async def show_state(gateway: Gateway, at: str | None = None) -> StateView:
+async def show_state(gateway: Gateway, scans: Scans, at: str | None = None) -> StateView:
     """Show the whole cluster, now or `at` a sequence or time."""
     if at is None:
-        return state_view(gateway.projection.state)
-    return state_view(await _state_at(gateway, _moment(at)))
+        return state_view(gateway.projection.state, time.time_ns())
+    return state_view(await _state_at(gateway, scans, _moment(at)))
 
 
 @get("/admin/events")
 async def list_events(
     request: Request[Any, Any, Any],
     gateway: Gateway,
+    scans: Scans,
     after: str | None = None,
     limit: str = "100",
     last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
 ) -> Response[EventPage] | ServerSentEvent:
-    """List events after a sequence as a page, or stream them where the client takes that."""
+    """List events after a sequence as a page, or stream them if the client accepts that."""
     chosen = _selection(request.query_params)
     if not gateway.able:
         raise unavailable("NATS can't be reached")
@@ -78,10 +86,14 @@ async def list_events(
         begin = _sequence("Last-Event-ID", last_event_id, newest)
         if last_event_id is None:
             begin = _sequence("after", after, newest) if after is not None else newest
-        return ServerSentEvent(_stream(gateway, begin, chosen))
+        try:
+            scans.check_streams()
+        except Busy:
+            raise unavailable(BUSY, RETRY_READING) from None
+        return ServerSentEvent(_stream(gateway, scans, begin, chosen))
     size = _sequence("limit", limit, LARGEST_PAGE, least=1)
     begin = _sequence("after", after, newest)
-    return Response(await _page(gateway, begin, size, chosen))
+    return Response(await _page(gateway, scans, begin, size, chosen))
 
 
 def _moment(text: str) -> Moment:
@@ -91,7 +103,7 @@ def _moment(text: str) -> Moment:
         raise ApiError(400, f"at: {error}", param="at") from error
 
 
-def _selection(query: Mapping[str, str]) -> Selection:
+def _selection(query: Mapping[str, str]) -> FilterSpec:
     unknown = set(query) - {*_FILTERS, "after", "limit"}
     if unknown:
         raise ApiError(
@@ -105,7 +117,7 @@ def _selection(query: Mapping[str, str]) -> Selection:
         raise ApiError(400, str(error), param=str(error).partition(":")[0]) from error
     for name in chosen.types:
         if name not in TYPES:
-            raise ApiError(400, f"type: {name!r} is no event type of Nebula", param="type")
+            raise ApiError(400, f"type: {name!r} is not an event type of Nebula", param="type")
     return chosen
 
 
@@ -113,7 +125,7 @@ def _sequence(name: str, text: str | None, most: int, least: int = 0) -> int:
     if text is None:
         return 0
     if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 19):
-        raise ApiError(400, f"{name}: {text!r} is no whole number", param=name)
+        raise ApiError(400, f"{name}: {text!r} is not a whole number", param=name)
     if int(text) < least:
         raise ApiError(400, f"{name}: {text} is less than {least}", param=name)
     if int(text) > most:
@@ -121,7 +133,7 @@ def _sequence(name: str, text: str | None, most: int, least: int = 0) -> int:
     return int(text)
 
 
-async def _state_at(gateway: Gateway, wanted: Moment) -> State:
+async def _state_at(gateway: Gateway, scans: Scans, wanted: Moment) -> State:
     newest = gateway.projection.state
     if wanted.seq is not None and wanted.seq > newest.seq:
         raise ApiError(
@@ -133,84 +145,170 @@ async def _state_at(gateway: Gateway, wanted: Moment) -> State:
         wanted.seq == newest.seq or wanted.time is not None
     ):
         return newest
-    state = await _begin(gateway, wanted)
-    first: Record | None = None
-    async with aclosing(_records(gateway, state.seq, newest.seq)) as records:
-        async for record in records:
-            first = first or record
-            if wanted.passed(record.seq, record.time):
-                break
-            state = evolve(state, record)
+    async with _place(scans) as scan:
+        state = await _begin(gateway, scans, wanted)
+        first: Record | None = None
+        async with aclosing(_records(gateway, scan, state.seq, newest.seq)) as records:
+            async for record in records:
+                first = first or record
+                if wanted.passed(record.seq, record.time):
+                    break
+                state = evolve(state, record)
+                if scan.over and state.seq < newest.seq:
+                    scans.keep(state)
+                    raise _not_yet(state.seq)
     if state.seq == 0:
         begun = "" if first is None else f": it was stored at {moments.clock(first.time)}"
         raise ApiError(400, f"at: that is before the first event{begun}", param="at")
     return state
 
 
-async def _begin(gateway: Gateway, wanted: Moment) -> State:
-    """Give a snapshot at or before a moment; the empty state where there is none."""
+@asynccontextmanager
+async def _place(scans: Scans) -> AsyncIterator[Scan]:
+    try:
+        async with scans.place() as scan:
+            yield scan
+    except Busy:
+        raise unavailable(BUSY, RETRY_READING) from None
+
+
+def _not_yet(seq: int) -> ApiError:
+    """Return the error for a request that read as much as allowed: the next one continues."""
+    return unavailable(f"the log was read up to event {seq}: ask again to continue from there")
+
+
+async def _begin(gateway: Gateway, scans: Scans, wanted: Moment) -> State:
+    """Return a known state at or before a moment; the empty state if there is none."""
+    kept = scans.state(wanted)
     try:
         found = await Snapshots(gateway.log).newest(
-            lambda state: not wanted.passed(state.seq, state.time)
+            lambda state: state.seq > kept.seq and not wanted.passed(state.seq, state.time)
         )
     except Unavailable:
-        return EMPTY
-    return found or EMPTY
+        return kept
+    return found or kept
 
 
-async def _records(gateway: Gateway, after: int, until: int) -> AsyncGenerator[Record, None]:
-    """Give records one by one, and others their turn in between."""
+async def _records(
+    gateway: Gateway, scan: Scan, after: int, until: int
+) -> AsyncGenerator[Record, None]:
+    """Yield records one by one, and let other tasks run in between."""
     try:
         async with aclosing(gateway.log.entries(after, until)) as batches:
             async for batch in batches:
+                began = time.monotonic()
                 for number, entry in enumerate(batch):
                     if number % SLICE == SLICE - 1:
-                        await asyncio.sleep(0)
+                        await scan.worked(time.monotonic() - began)
+                        began = time.monotonic()
+                    scan.read += 1
                     yield read_entry(entry)
+                await scan.worked(time.monotonic() - began)
     except (Unavailable, LogReplaced) as error:
         raise unavailable(str(error)) from error
 
 
-async def _page(gateway: Gateway, after: int, size: int, chosen: Selection) -> EventPage:
+async def _page(
+    gateway: Gateway, scans: Scans, after: int, size: int, chosen: FilterSpec
+) -> EventPage:
     newest = gateway.projection.state.seq
-    start = after if chosen.cause is None else min(after, chosen.cause - 1)
-    state = await _begin(gateway, Moment(seq=start))
-    sieve = Sieve(chosen)
     events: list[EventView] = []
-    async with aclosing(_records(gateway, state.seq, newest)) as records:
-        async for record in records:
-            before, state = state, evolve(state, record)
-            if sieve.passes(record, before, state) and record.seq > after:
-                events.append(event_view(record))
-                if len(events) == size:
+    async with _place(scans) as scan:
+        state, sieve = await _start(gateway, scans, after, chosen)
+        seq = state.seq
+        async with aclosing(_records(gateway, scan, seq, newest)) as records:
+            async for record in records:
+                before, seq = state, record.seq
+                if chosen.needs_states:
+                    state = evolve(state, record)
+                if sieve.passes(record, before, state) and seq > after:
+                    events.append(event_view(record, before))
+                    if len(events) == size:
+                        break
+                if scan.over:
                     break
-    return EventPage(events, state.seq if state.seq < newest else None, newest)
+        if seq < newest and scan.over:
+            if chosen.needs_states:
+                scans.keep(state)
+            if chosen.cause is not None:
+                scans.keep_chain(replace(state, seq=seq), sieve)
+            if seq <= after:
+                raise _not_yet(seq)
+    return EventPage(events, seq if seq < newest else None, newest)
+
+
+async def _start(
+    gateway: Gateway, scans: Scans, after: int, chosen: FilterSpec
+) -> tuple[State, EventFilter]:
+    """Return the state from which to read events after a sequence, and the filter at that point."""
+    start = after
+    if chosen.cause is not None:
+        kept = scans.chain(chosen, after)
+        if kept is not None:
+            return kept
+        start = min(after, chosen.cause - 1)
+    if not chosen.needs_states:
+        return replace(EMPTY, seq=start), EventFilter(chosen)
+    return await _begin(gateway, scans, Moment(seq=start)), EventFilter(chosen)
 
 
 async def _stream(
-    gateway: Gateway, after: int, chosen: Selection
+    gateway: Gateway, scans: Scans, after: int, chosen: FilterSpec
 ) -> AsyncGenerator[ServerSentEventMessage, None]:
-    """Give what is selected, for ever. A client that comes back says which event it had last."""
-    start = after if chosen.cause is None else min(after, chosen.cause - 1)
-    state = await _begin(gateway, Moment(seq=start))
-    sieve = Sieve(chosen)
+    """Yield the selected events until the gateway stops.
+
+    A client that reconnects says which event it received last.
+    """
+    with scans.stream() as scan:
+        async with aclosing(_selected(gateway, scans, scan, after, chosen)) as messages:
+            async for message in messages:
+                yield message
+
+
+async def _selected(
+    gateway: Gateway, scans: Scans, scan: Scan, after: int, chosen: FilterSpec
+) -> AsyncGenerator[ServerSentEventMessage, None]:
+    state, sieve = await _start(gateway, scans, after, chosen)
     async with aclosing(gateway.log.follow(state.seq)) as batches:
         coming = asyncio.ensure_future(anext(batches))
+        leaving = asyncio.ensure_future(gateway.leaving.wait())
+        loop = asyncio.get_running_loop()
+        said_at = loop.time()
         try:
             while True:
-                await asyncio.wait((coming,), timeout=KEEP_ALIVE)
-                if not coming.done():
+                left = said_at + KEEP_ALIVE - loop.time()
+                await asyncio.wait(
+                    (coming, leaving),
+                    timeout=max(0.0, left),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if leaving.done():
+                    return
+                if left <= 0:
+                    said_at = loop.time()
                     yield ServerSentEventMessage(comment="still here")
+                if not coming.done():
                     continue
-                for record in coming.result():
-                    before, state = state, evolve(state, record)
+                worked, began = 0.0, time.monotonic()
+                for number, record in enumerate(coming.result()):
+                    if number % SLICE == SLICE - 1:
+                        await scan.worked(worked + time.monotonic() - began)
+                        worked, began = 0.0, time.monotonic()
+                    before = state
+                    if chosen.needs_states:
+                        state = evolve(state, record)
                     if sieve.passes(record, before, state) and record.seq > after:
+                        said_at = loop.time()
+                        data = msgspec.json.encode(event_view(record, before)).decode()
+                        # The time that a client takes to read does not count as work.
+                        worked += time.monotonic() - began
                         yield ServerSentEventMessage(
-                            id=str(record.seq),
-                            event=record.type,
-                            data=msgspec.json.encode(event_view(record)).decode(),
+                            id=str(record.seq), event=record.type, data=data
                         )
+                        began = time.monotonic()
+                await scan.worked(worked + time.monotonic() - began)
                 coming = asyncio.ensure_future(anext(batches))
         finally:
+            leaving.cancel()
             coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
+            await asyncio.gather(coming, leaving, return_exceptions=True)

@@ -1,14 +1,12 @@
 """The three hot paths of OpenAI's API: chat, completions, embeddings.
 
-They are plain ASGI in front of Litestar: of a body only what concerns the gateway is read, and a
-request costs no more than it must. Everything else is Litestar's.
+They are plain ASGI in front of Litestar, which handles all other paths. To keep a request cheap,
+only the fields that concern the gateway are read from its body.
 """
 
 import hashlib
 import logging
-from collections.abc import Mapping
 from itertools import count
-from typing import TypeAlias
 
 import msgspec
 from litestar.enums import ScopeType
@@ -18,70 +16,76 @@ from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.budget import Hold
-from nebula.actors.gateway.claims import Reused, claim
+from nebula.actors.gateway.claims import Reused, TooManyClaims, claim, keyed_id
 from nebula.actors.gateway.copies import Copies
-from nebula.actors.gateway.exchange import new_id
-from nebula.actors.gateway.failures import NotServed
+from nebula.actors.gateway.delivery import new_id
 from nebula.actors.gateway.naming import Destination, resolve, shadow
+from nebula.actors.gateway.not_served import NotServed
 from nebula.actors.gateway.resuming import failed, prepared
 from nebula.actors.router.prefixes import BOUNDS, digests
 from nebula.events.envelope import HEADER_ROOM
-from nebula.events.inference import Request
-from nebula.events.objections import known_names
-from nebula.events.state import Named
+from nebula.events.inference import LOAD_PATIENCE, Request
+from nebula.events.reading import UNREADABLE
+from nebula.events.state import NameBinding
 from nebula.events.values import Task
+from nebula.http import own_fields
 from nebula.http.bodies import ClientLeft, read_body
+from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
+from nebula.http.names import no_model
 from nebula.http.relay import fail, relay
 from nebula.http.resuming import resume
+from nebula.openai.continuation import streams
 
 log = logging.getLogger(__name__)
 
-_TASK_OF: dict[str, Task] = {
+TASK_OF: dict[str, Task] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "chat",
     "/v1/embeddings": "embedding",
 }
-_REQUIRED = {
-    "/v1/chat/completions": "messages",
-    "/v1/completions": "prompt",
-    "/v1/embeddings": "input",
+_PROMPTS = {
+    "/v1/chat/completions": ("messages",),
+    "/v1/completions": ("prompt", "prompt_embeds"),
+    "/v1/embeddings": ("input", "messages"),
 }
+"""The fields of which one is required, as in vllm/entrypoints, the most common first."""
+_ALLOW = (b"allow", b"POST, OPTIONS")
 _EMPTY = Raw(b"")
-_NAMED = 200
-"""Letters of a name that is not known, as far as it is told back."""
-
-Headers: TypeAlias = Mapping[bytes, bytes]
 
 
 class Patience(Struct, frozen=True):
-    """How long to wait, in seconds: for a replica, and between two pieces of an answer."""
+    """Time limits in seconds: for a replica, and between two pieces of an answer."""
 
-    load: float = 30.0
+    load: float = LOAD_PATIENCE
     idle: float = 600.0
 
 
 class Limits(Struct, frozen=True):
-    """What the gateway takes: a body's bytes, at most what NATS takes; and how long it waits."""
+    """The gateway's limits: bytes of a body, at most what NATS takes, and time limits."""
 
     body: int | None = None
     patience: Patience = Patience()
 
     def body_for(self, gateway: Gateway) -> int:
-        """Give the largest body that can be sent on."""
+        """Return the largest body, in bytes, that can be passed on. Raise ApiError 503."""
+        if lacking := gateway.connection.lacking:
+            raise unavailable(lacking)
         room = gateway.connection.max_body - HEADER_ROOM
         return room if self.body is None else min(self.body, room)
 
 
 class _Outline(Struct):
-    """The fields of a request that concern the gateway; all others are the engine's."""
+    """The fields of a request that concern the gateway; the engine reads all others."""
 
-    model: str
-    stream: bool | None = None
+    model: str | None = None
+    stream: Raw = _EMPTY
     messages: Raw = _EMPTY
     prompt: Raw = _EMPTY
+    prompt_embeds: Raw = _EMPTY
     input: Raw = _EMPTY
     user: Raw = _EMPTY
+    safety_identifier: Raw = _EMPTY
     priority: Raw = _EMPTY
 
 
@@ -90,7 +94,7 @@ _fields = msgspec.json.Decoder(dict[str, Raw])
 
 
 class InferenceRoutes:
-    """See the module; `rest` answers all other paths."""
+    """An ASGI application for OpenAI's inference paths; `rest` answers all other paths."""
 
     def __init__(self, rest: ASGIApp, gateway: Gateway, limits: Limits) -> None:
         self._rest = rest
@@ -104,12 +108,16 @@ class InferenceRoutes:
             await self._rest(scope, receive, send)
             return
         path = scope["path"].rstrip("/")
-        if path not in _TASK_OF:
+        if path not in TASK_OF:
             await self._rest(scope, receive, send)
             return
         try:
+            if scope["method"] == "OPTIONS":
+                await send({"type": "http.response.start", "status": 204, "headers": [_ALLOW]})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
             if scope["method"] != "POST":
-                raise ApiError(405, f"{path} takes POST", allow="POST")
+                raise ApiError(405, f"{path} takes POST", allow=_ALLOW[1].decode())
             await self._infer(path, scope, receive, send)
         except ApiError as error:
             await fail(error, send)
@@ -139,16 +147,17 @@ class InferenceRoutes:
         self, path: str, scope: Scope, receive: Receive, send: Send, hold: Hold
     ) -> None:
         gateway, limits = self._gateway, self._limits
-        headers = dict(scope["headers"])
+        headers = own_fields.fields(scope["headers"])
+        timeout, kept = own_fields.time_limit(headers), own_fields.kept(headers)
         body = await read_body(receive, headers, limits.body_for(gateway), hold)
-        outline = _read(path, body)
-        identity, kept = new_id(), _kept(headers)
-        to = self._resolve(path, outline.model, _text(outline.user) or kept or identity)
+        outline = _read(body)
+        name, prompt = _named(outline), _prompt(path, outline)
+        identity, key = new_id(), owner(headers)
+        user = _text(outline.user) or _text(outline.safety_identifier)
+        to = self._resolve(path, name, user or kept or identity)
         named, asked = to.named, body
-        if to.name != outline.model:
+        if to.name != name:
             body = _renamed(body, to.name)
-        timeout, user = _from_headers(headers)
-        prompt = bytes(getattr(outline, _REQUIRED[path]))
         request = Request(
             identity,
             gateway.id,
@@ -156,29 +165,31 @@ class InferenceRoutes:
             path,
             body,
             named.adapter,
-            user=user or _text(outline.user),
+            user=f"{key}/{user}" if user else key,
             priority=_number(outline.priority),
             patience=limits.patience.load,
             timeout=timeout,
             prefix=_prefix(named, prompt) if len(prompt) >= BOUNDS[0] else (),
         )
-        if outline.stream:
+        stream = TASK_OF[path] == "chat" and streams(bytes(outline.stream))
+        if stream:
             request = prepared(request)
         if kept is not None:
-            request, again = await self._claim(request, kept.encode("latin-1"), asked)
+            request, again = await self._claim(request, kept.encode("latin-1"), asked, stream)
             if again:
-                await resume(gateway, request.id, 0, receive, send)
+                await resume(gateway, request.id, key, 0, receive, send)
                 return
-        exchange = gateway.ask(request, named, idle=limits.patience.idle)
+        delivery = gateway.ask(request, named, idle=limits.patience.idle)
         if to.mirror or to.awaken:
             self._copy(request, to, asked)
         try:
-            await relay(exchange, receive, send, to.name if to.name != outline.model else "")
+            told = to.name if to.name != name else ""
+            await relay(delivery, receive, send, told, stream=stream)
         finally:
-            gateway.leave(exchange, hold)
+            gateway.leave(delivery, hold)
 
     def _copy(self, request: Request, to: Destination, asked: bytes) -> None:
-        """Send the copies that a request calls for, of what the client asked."""
+        """Send copies of a request to the models that mirror it."""
         state = self._gateway.projection.state
         if to.awaken:
             model = state.models[to.awaken]
@@ -187,60 +198,54 @@ class InferenceRoutes:
         if mirror is not None:
             self._copies.mirror(request, mirror.named, _renamed(asked, mirror.name))
 
-    async def _claim(self, request: Request, key: bytes, body: bytes) -> tuple[Request, bool]:
-        """Make a request resumable; True where the same one is under way already.
+    async def _claim(
+        self, request: Request, key: bytes, body: bytes, stream: bool
+    ) -> tuple[Request, bool]:
+        """Make a request resumable; return whether the same request is already running.
 
-        The same one is what has the same `body` from its client, wherever its name led to.
-        Raises ApiError for a key that was used for another request, NotServed.
+        A request is the same if its client sent the same `body`, wherever its model name led. Raise
+        ApiError if the key was used for another request; raise NotServed.
         """
         gateway = self._gateway
         asked = hashlib.blake2b(request.path.encode() + b"\n" + body, digest_size=16)
         for number in count():
-            identity = request.id
-            if key:
-                of = b"%b\n%d\n%b" % (request.user.encode(), number, key)
-                identity = hashlib.blake2b(of, digest_size=16).hexdigest()
+            identity = keyed_id(request.user, number, key) if key else request.id
             request = replace(request, id=identity, keep=True)
             try:
-                other = await claim(gateway, request, asked.hexdigest())
+                other = await claim(gateway, request, asked.hexdigest(), stream=stream)
             except Reused:
                 raise ApiError(
                     422,
                     "this Idempotency-Key was used for another request",
                     code="idempotency_key_reused",
                 ) from None
+            except TooManyClaims as error:
+                raise ApiError(
+                    429,
+                    str(error),
+                    kind="rate_limit_error",
+                    code="too_many_kept",
+                    retry_after=error.retry_after,
+                ) from error
             if other is None:
                 return request, False
             if not await failed(gateway, other.request):
-                break
-        return request, True
+                return other.request, True
+        raise AssertionError("count() has an end")
 
     def _resolve(self, path: str, name: str, key: str) -> Destination:
-        """Find who answers. Raises ApiError: 404 with the names there are, 400, 503."""
+        """Return the model that answers. Raise ApiError 404 with the known names, 400, 503."""
         gateway = self._gateway
         state = gateway.projection.state
         to = resolve(state, name, key)
         if to is None:
             if not gateway.able:
-                raise unavailable("NATS can't be reached: which models there are is not known now")
-            said = name if len(name) <= _NAMED else f"{name[:_NAMED]}..."
-            names = [each for each in known_names(state) if each != name]
-            there = ", ".join(repr(known) for known in names[:50]) if names else "none yet"
-            known = state.names.get(name)
-            what = f"The model {said!r} does not exist"
-            if known is not None and known.alias:
-                targets = ", ".join(repr(each.model) for each in state.aliases[known.alias].targets)
-                what = f"{name!r} is an alias of {targets}, of which none is there now"
-            raise ApiError(
-                404,
-                f"{what}. There are: {there}",
-                param="model",
-                code="model_not_found",
-            )
-        if to.model.task != _TASK_OF[path]:
+                raise unavailable("NATS can't be reached: the present models are unknown")
+            raise no_model(state, name)
+        if to.model.task != TASK_OF[path]:
             raise ApiError(
                 400,
-                f"{name!r} is a model for {to.model.task}; {path} needs one for {_TASK_OF[path]}",
+                f"{name!r} is a model for {to.model.task}; {path} needs one for {TASK_OF[path]}",
                 param="model",
                 code="wrong_task",
             )
@@ -248,65 +253,54 @@ class InferenceRoutes:
 
 
 def _renamed(body: bytes, name: str) -> bytes:
-    """Give a body that names another model, and is the same else."""
+    """Return the same body with another model."""
     fields = _fields.decode(body)
     fields["model"] = Raw(msgspec.json.encode(name))
     return msgspec.json.encode(fields)
 
 
-def _read(path: str, body: bytes) -> _Outline:
-    """Read what the gateway needs of a body. Raises ApiError that names the field at fault."""
+def _read(body: bytes) -> _Outline:
+    """Read the fields that the gateway needs. Raise ApiError that names the field at fault."""
     try:
-        outline = _outlines.decode(body)
+        return _outlines.decode(body)
     except msgspec.ValidationError as error:
-        if "missing required field `model`" in str(error):
-            raise ApiError(400, "you must name a model", param="model") from error
         raise ApiError(400, f"wrong type: {error}", param=field_at_fault(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise no_json(error) from error
-    field = _REQUIRED[path]
-    raw = bytes(getattr(outline, field))
-    if not raw or raw == b"null":
-        raise ApiError(400, f"{field} is required", param=field)
-    if raw[:1] not in ((b"[",) if field == "messages" else (b"[", b'"')):
-        expected = "a list" if field == "messages" else "a string or a list"
-        raise ApiError(400, f"wrong type: {field} must be {expected}", param=field)
-    return outline
 
 
-def _kept(headers: Headers) -> str | None:
-    """Say whether an answer is to be resumable, and by which key ("" for its own id)."""
-    key = headers.get(b"idempotency-key")
-    if key:
-        return key.decode("latin-1")
-    return "" if headers.get(b"x-resumable", b"").lower() in (b"1", b"true", b"yes") else None
+def _named(outline: _Outline) -> str:
+    """Return the model that a request names. Raise ApiError if it names none."""
+    if outline.model is None:
+        raise ApiError(400, "you must name a model", param="model")
+    return outline.model
 
 
-def _from_headers(headers: Headers) -> tuple[float | None, str]:
-    """Read a request's time limit (s), and whom its API key belongs to: its hash, never itself.
+def _prompt(path: str, outline: _Outline) -> bytes:
+    """Return the request's input: the first present field of those that vLLM takes.
 
-    Raises ApiError.
+    The engine validates the rest. Raise ApiError if there is no input or it has a wrong type,
+    because such a request must not wake a model.
     """
-    timeout, user = None, ""
-    if (owner := headers.get(b"authorization")) is not None:
-        user = hashlib.blake2b(owner, digest_size=8).hexdigest()
-    if (limit := headers.get(b"x-request-timeout")) is not None:
-        try:
-            timeout = float(limit)
-        except ValueError:
-            timeout = 0.0
-        if not 0 < timeout < 1e9:
-            raise ApiError(400, "X-Request-Timeout must be seconds, more than 0")
-    return timeout, user
+    forms = _PROMPTS[path]
+    for field in forms:
+        raw = bytes(getattr(outline, field))
+        if not raw or raw == b"null":
+            continue
+        if raw[:1] not in ((b"[",) if field == "messages" else (b"[", b'"')):
+            expected = "a list" if field == "messages" else "a string or a list"
+            raise ApiError(400, f"wrong type: {field} must be {expected}", param=field)
+        return raw
+    raise ApiError(400, f"{' or '.join(forms)} is required", param=forms[0])
 
 
-def _prefix(named: Named, prompt: bytes) -> tuple[str, ...]:
-    """Digest a prompt's beginnings; each adapter has a cache of its own in the engine."""
+def _prefix(named: NameBinding, prompt: bytes) -> tuple[str, ...]:
+    """Return digests of a prompt's beginnings; each adapter has its own cache in the engine."""
     return digests(named.adapter.encode() + b"\0" + prompt)
 
 
 def _text(raw: Raw) -> str:
-    """Read a user's name as a header takes it; what is no name is the engine's to refuse."""
+    """Return a hash of a user's name; "" if it is not text, which the engine may refuse."""
     value = bytes(raw)
     if not value.startswith(b'"') or value == b'""':
         return ""
@@ -314,7 +308,7 @@ def _text(raw: Raw) -> str:
 
 
 def _number(raw: Raw) -> int:
-    """Read a priority; what is no number is the engine's to refuse."""
+    """Read a priority; the engine refuses values that are not numbers."""
     value = bytes(raw)
     digits = value.removeprefix(b"-")
     return int(value) if digits.isdigit() and len(digits) < 10 else 0

@@ -1,18 +1,40 @@
-"""OpenAI's list of models, and whether this gateway lives and can serve."""
+"""OpenAI's list of models, and the gateway's health and readiness."""
 
 from litestar import get
 from msgspec import Struct
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.events.objections import known_names
-from nebula.events.state import Alias
-from nebula.http.errors import ApiError, unavailable
+from nebula.events.showing import shown_text
+from nebula.events.state import Alias, Model
+from nebula.events.validation import known_names
+from nebula.http.errors import unavailable
+from nebula.http.names import no_model
+from nebula.http.views import ClusterView, cluster_view
+
+
+class ModelPermission(Struct, frozen=True):
+    """Permissions of a model: the same for all, for clients that expect them."""
+
+    id: str
+    created: int
+    object: str = "model_permission"
+    allow_create_engine: bool = False
+    allow_sampling: bool = True
+    allow_logprobs: bool = True
+    allow_search_indices: bool = False
+    allow_view: bool = True
+    allow_fine_tuning: bool = False
+    organization: str = "*"
+    group: str | None = None
+    is_blocking: bool = False
 
 
 class ModelCard(Struct, frozen=True):
     """One entry of the list of models, in vLLM's shape; an adapter names its base as `parent`.
 
     `root`: a model's source; of an alias the name of the target that gets most of its requests.
+    `max_model_len`: the tokens that prompt and answer may have together; null until it is known.
+    Source: vllm/entrypoints/serve/engine/protocol.py.
     """
 
     id: str
@@ -23,6 +45,24 @@ class ModelCard(Struct, frozen=True):
     owned_by: str = "nebula"
     task: str = "chat"
     state: str = ""
+    max_model_len: int | None = None
+    permission: tuple[ModelPermission, ...] = ()
+
+
+def _card(
+    gateway: Gateway, name: str, root: str, model: Model, parent: str | None = None
+) -> ModelCard:
+    created = model.created_ns // 10**9
+    return ModelCard(
+        name,
+        created,
+        shown_text(root),
+        parent,
+        task=model.task,
+        state=gateway.model_status(model).phase,
+        max_model_len=gateway.context(model),
+        permission=(ModelPermission(f"modelperm-{name}", created),),
+    )
 
 
 def _cards(gateway: Gateway) -> list[ModelCard]:
@@ -36,26 +76,22 @@ def _cards(gateway: Gateway) -> list[ModelCard]:
         model = state.models[named.model]
         if model.unloading:
             continue
-        word = gateway.standing(model).word
-        created = model.created // 10**9
         if named.adapter:
-            source = model.adapters[named.adapter]
-            cards.append(ModelCard(name, created, source, model.name, task=model.task, state=word))
+            source = {**model.leaving, **model.adapters}[named.adapter]
+            cards.append(_card(gateway, name, source, model, model.name))
         else:
-            cards.append(ModelCard(name, created, model.spec.source, task=model.task, state=word))
+            cards.append(_card(gateway, name, model.spec.source, model))
     return cards
 
 
 def _alias_card(gateway: Gateway, alias: Alias) -> list[ModelCard]:
-    """Show an alias as whoever gets most of its requests; one that leads nowhere is not shown."""
+    """Return an alias as the model that gets most of its requests; None if it leads nowhere."""
     state = gateway.projection.state
     for target in sorted(alias.targets, key=lambda each: -each.weight):
         named = state.names.get(target.model)
         model = state.models.get(named.model) if named is not None else None
         if target.weight and model is not None and not model.unloading:
-            word = gateway.standing(model).word
-            created = model.created // 10**9
-            return [ModelCard(alias.name, created, target.model, task=model.task, state=word)]
+            return [_card(gateway, alias.name, target.model, model)]
     return []
 
 
@@ -72,36 +108,37 @@ async def show_model(name: str, gateway: Gateway) -> ModelCard:
     for card in _cards(gateway):
         if card.id == wanted:
             return card
-    raise ApiError(
-        404, f"The model {wanted!r} does not exist", param="model", code="model_not_found"
-    )
+    raise no_model(gateway.projection.state, wanted)
 
 
 @get("/health")
 async def health() -> dict[str, str]:
-    """Say that the process lives."""
+    """Return 200: the process lives."""
     return {"status": "alive"}
 
 
 class Ready(Struct, frozen=True):
-    """A gateway that would serve a request for a ready model and take a change now.
+    """A gateway that can serve requests for ready models and take changes now.
 
-    `seq`: the event up to which it knows the cluster; `warnings`: what may end that before long.
+    `seq`: the last event that it has folded; `warnings`: what may soon end its readiness.
+    `cluster`: the cluster and its version.
     """
 
     status: str
     seq: int
+    cluster: ClusterView
     warnings: tuple[str, ...] = ()
 
 
 @get("/ready")
 async def ready(gateway: Gateway) -> Ready:
-    """Tell whether a request for a ready model would be served, and a change be taken.
+    """Return whether requests for ready models are served and changes are taken.
 
-    503 where not: the error's message has every reason, with semicolons between them. What does not
-    need what is missing is served all the same.
+    If not, the answer is 503 and its message has all reasons, separated by semicolons. Requests
+    that do not need what is missing are served anyway.
     """
     found = gateway.log_watch.readiness()
     if found.reasons:
         raise unavailable("; ".join(found.reasons))
-    return Ready("ready", gateway.projection.state.seq, found.warnings)
+    state = gateway.projection.state
+    return Ready("ready", state.seq, cluster_view(state), found.warnings)

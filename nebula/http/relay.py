@@ -1,41 +1,37 @@
-"""An answer on its way to the client: pieces of an exchange become an ASGI response as they come.
+"""Sends an answer to the client: its pieces become an ASGI response as they arrive.
 
 Bodies pass through unchanged. A client that goes away ends the generation at once.
 """
 
-import asyncio
 from typing import Protocol
 from urllib.parse import quote
 
-from litestar.types import Receive, Send
+import msgspec
+from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive, Send
 
-from nebula.actors.gateway import failures, resuming
-from nebula.actors.gateway.answer import GAP
-from nebula.actors.gateway.exchange import ClientGone
-from nebula.actors.gateway.failures import NotServed
-from nebula.events import inference
+from nebula.actors.gateway.delivery import ClientGone, Quiet
+from nebula.actors.gateway.not_served import NotServed
+from nebula.events.failures import Failure, words
 from nebula.events.inference import Piece
+from nebula.events.reading import UNREADABLE
 from nebula.http.errors import ApiError, unavailable
+from nebula.http.watching import Watch, comment_after
 
-WATCH_AFTER = 0.05
-"""Seconds after which, at most, it is worth a task to notice that the client leaves."""
+MAX_REFUSAL = 64 * 1024
+"""Bytes that are kept of an engine's error if the head of a stream was already sent."""
 
 _PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) != "%")
-"""What stands in a header as it is; the rest of a name is percent-encoded."""
+"""Characters that stand in a header unchanged; others are percent-encoded."""
 
-_REASONS = {
-    inference.ENGINE_FAILED: "the engine that worked on this request has failed",
-    inference.ENGINE_STOPPED: "the engine that worked on this request was stopped",
-    inference.OTHER_PLAN: "no router knew the replica's newest plan yet",
-    failures.NATS_LOST: "the connection to NATS was lost",
-    failures.NOT_TAKEN: "no router or replica took the request in time",
-    failures.TOO_SLOW: "the client reads too slowly",
-    GAP: "a part of the answer was lost on its way",
-}
+_EARLY = Piece(0, b"", 200, "text/event-stream; charset=utf-8")
+"""Replaces an engine's head for a stream that has not begun yet."""
+
+_OF_STREAMS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+"""Keeps proxies from buffering events; the second is nginx's, which others have adopted."""
 
 
 class Source(Protocol):
-    """Where an answer comes from: a request that is under way, or one that is given again."""
+    """The source of an answer: a running request, or a stored answer that is resumed."""
 
     @property
     def id(self) -> str:
@@ -43,23 +39,43 @@ class Source(Protocol):
 
     @property
     def streaming(self) -> bool:
-        """Whether the answer is a stream of events; known with its first piece."""
+        """Whether the answer is a stream of events; known once its first piece is there."""
 
     async def next(self) -> Piece:
-        """Give the next piece. Raises ClientGone after `leave`, NotServed."""
+        """Return the next piece.
+
+        Raise ClientGone after `leave`, Quiet after `nudge`, NotServed.
+        """
+
+    def nudge(self) -> None:
+        """Let a waiting `next` raise Quiet."""
 
     def leave(self) -> None:
-        """The client is gone."""
+        """Note that the client has disconnected."""
 
 
-async def relay(source: Source, receive: Receive, send: Send, model: str = "") -> None:
-    """Send an answer to the client, unless it leaves first; `model` gives it, if to be told."""
-    watch = _Watch(source, receive)
-    begun = streaming = False
+async def relay(
+    source: Source, receive: Receive, send: Send, model: str = "", *, stream: bool = False
+) -> None:
+    """Send an answer to the client, unless it leaves first.
+
+    `model`: the model that answers, if the client is to be told. `stream`: the client asked for
+    events, so that the head can be sent before the first event.
+    """
+    watch = Watch(source, receive, stream)
+    begun = streaming = early = False
     try:
         while True:
             try:
                 piece = await source.next()
+            except Quiet:
+                if not begun:
+                    begun = streaming = early = True
+                    await send(_start(200, _headers(source, _EARLY, model)))
+                if comment := comment_after(watch.last):
+                    await send(_part(comment))
+                    watch.said(b"")
+                continue
             except NotServed as error:
                 failure = unavailable(str(error), error.retry_after)
                 await _broken(failure, send, begun=begun, streaming=streaming)
@@ -69,71 +85,68 @@ async def relay(source: Source, receive: Receive, send: Send, model: str = "") -
                 return
             if not begun:
                 begun, streaming = True, source.streaming
-                await send(
-                    {
-                        "type": "http.response.start",
-                        "status": piece.status,
-                        "headers": _headers(source, piece, model),
-                    }
-                )
-            await send(
-                {"type": "http.response.body", "body": piece.body, "more_body": not piece.end}
-            )
+                await send(_start(piece.status, _headers(source, piece, model)))
+                if streaming and not stream:
+                    watch.follow()
+            elif early and not source.streaming:
+                await _as_event(piece, source, send)
+                return
+            await send(_part(piece.body, more=not piece.end))
             if piece.end:
                 return
+            if streaming:
+                watch.said(piece.body)
     except ClientGone:
         return
     finally:
         watch.stop()
 
 
-class _Watch:
-    """Notices that the client leaves, once an answer takes a while."""
+async def _as_event(piece: Piece, source: Source, send: Send) -> None:
+    """Send an answer that is not a stream as the only event of a stream that has begun.
 
-    def __init__(self, source: Source, receive: Receive) -> None:
-        self._source = source
-        self._receive = receive
-        self._task: asyncio.Task[None] | None = None
-        if not _young:
-            asyncio.get_running_loop().call_later(WATCH_AFTER, _grow_old)
-        _young.add(self)
-
-    def stop(self) -> None:
-        _young.discard(self)
-        if self._task is not None:
-            self._task.cancel()
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._departure())
-
-    async def _departure(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
+    It is JSON on one line, because many clients can't read other events.
+    """
+    status, said = piece.status, piece.body
+    while not piece.end and len(said) <= MAX_REFUSAL:
+        try:
+            piece = await source.next()
+        except Quiet:
             continue
-        self._source.leave()
+        except NotServed as error:
+            await _broken(unavailable(str(error)), send, begun=True, streaming=True)
+            return
+        if piece.failure:
+            await _broken(_error(piece), send, begun=True, streaming=True)
+            return
+        said += piece.body
+    try:
+        data = msgspec.json.format(said, indent=-1)
+    except UNREADABLE:
+        text = said[:MAX_REFUSAL].decode(errors="replace") or "nothing more"
+        kind = "invalid_request_error" if status < 500 else "internal_error"
+        data = ApiError(status, f"the engine answered with {status}: {text}", kind=kind).payload
+    await send(_part(b"data: " + data + b"\n\n", more=False))
 
 
-_young: set[_Watch] = set()
-"""Watches that have not begun: one timer for all of them, as most answers are there before."""
+def _start(status: int, headers: list[tuple[bytes, bytes]]) -> HTTPResponseStartEvent:
+    return {"type": "http.response.start", "status": status, "headers": headers}
 
 
-def _grow_old() -> None:
-    watches = tuple(_young)
-    _young.clear()
-    for watch in watches:
-        watch.start()
+def _part(body: bytes, *, more: bool = True) -> HTTPResponseBodyEvent:
+    return {"type": "http.response.body", "body": body, "more_body": more}
 
 
 def _headers(source: Source, piece: Piece, model: str = "") -> list[tuple[bytes, bytes]]:
-    headers = [
-        (b"content-type", piece.content_type.encode("latin-1")),
-        (b"x-request-id", source.id.encode()),
-    ]
+    headers = [(b"x-request-id", source.id.encode())]
+    if piece.content_type:
+        headers.append((b"content-type", piece.content_type.encode("latin-1")))
     if piece.retry_after is not None:
         headers.append((b"retry-after", str(piece.retry_after).encode()))
     if model:
         headers.append((b"x-nebula-model", quote(model, _PLAIN).encode()))
-    if source.streaming:
-        headers.append((b"cache-control", b"no-cache"))
+    if source.streaming or piece is _EARLY:
+        headers += _OF_STREAMS
     elif piece.end:
         headers.append((b"content-length", str(len(piece.body)).encode()))
     return headers
@@ -144,26 +157,26 @@ async def fail(error: ApiError, send: Send) -> None:
     headers = [(b"content-type", b"application/json")]
     headers += [(key.encode(), value.encode()) for key, value in error.headers.items()]
     headers.append((b"content-length", str(len(error.payload)).encode()))
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": error.payload, "more_body": False})
+    await send(_start(error.status, headers))
+    await send(_part(error.payload, more=False))
 
 
 async def _broken(error: ApiError, send: Send, *, begun: bool, streaming: bool) -> None:
-    """Tell the client: as a response, or, once a stream has begun, as its last event."""
+    """Send an error to the client: as a response, or as the last event of a stream."""
     if not begun:
         await fail(error, send)
     elif streaming:
-        body = b"data: " + error.payload + b"\n\n"
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        await send(_part(b"data: " + error.payload + b"\n\n", more=False))
     else:
-        # Half a JSON body can't be mended: break the connection, so that nobody takes it for whole.
+        # Half a JSON body can't be repaired: break the connection, so that the client notices.
         raise ConnectionAbortedError(str(error))
 
 
 def _error(piece: Piece) -> ApiError:
     text = piece.body.decode(errors="replace")
+    said = words(piece.failure).client
     match piece.failure:
-        case inference.REFUSED if piece.status == 429:
+        case Failure.REFUSED if piece.status == 429:
             return ApiError(
                 429,
                 text,
@@ -171,40 +184,25 @@ def _error(piece: Piece) -> ApiError:
                 code="queue_full",
                 retry_after=piece.retry_after,
             )
-        case inference.REFUSED:
+        case Failure.REFUSED:
             return unavailable(text, piece.retry_after)
-        case failures.IDLE:
-            late = _with("the engine did not go on in time", text)
-            return ApiError(504, late, kind="timeout", code="timeout")
-        case failures.OVERDUE | inference.ENGINE_TIMED_OUT:
-            over = _with("the request's time is over", text)
-            return ApiError(504, over, kind="timeout", code="timeout")
-        case failures.FATAL:
+        case Failure.IDLE | Failure.OVERDUE | Failure.ENGINE_TIMED_OUT:
+            return ApiError(504, _with(said, text), kind="timeout", code="timeout")
+        case Failure.FATAL:
             return ApiError(
-                500,
-                f"{text} engines in a row failed while they had this request, and said nothing: "
-                "it may be what ends them, so no other gets it. It may have been worked on",
-                kind="engine_failed",
-                code="engines_failed",
-                final=True,
+                500, f"{text} {said}", kind="engine_failed", code="engines_failed", final=True
             )
-        case failures.CANT_CONTINUE:
+        case Failure.CANT_CONTINUE:
             failure, _, reason = text.partition(": ")
-            cause = _REASONS.get(failure, failure)
-            return unavailable(f"{cause}, and the answer can't go on elsewhere: {reason}")
-        case resuming.BEYOND:
-            return ApiError(
-                400,
-                "the stream has ended, and never had an event so late as Last-Event-ID says",
-                code="unknown_event",
-            )
-        case failures.NOT_TAKEN if text:
-            taken = _with(_REASONS[failures.NOT_TAKEN], text)
-            return unavailable(f"{taken}; it may have been begun all the same")
-        case failure:
-            return unavailable(_with(_REASONS.get(failure, failure), text))
+            return unavailable(f"{words(failure).client}, and {said}: {reason}")
+        case Failure.BEYOND:
+            return ApiError(400, said, code="unknown_event")
+        case Failure.NOT_TAKEN if text:
+            return unavailable(f"{_with(said, text)}; it may have been begun all the same")
+        case _:
+            return unavailable(_with(said, text))
 
 
 def _with(reason: str, seen: str) -> str:
-    """Add what was seen to the reason why a request fails."""
+    """Return the reason for a failure together with what was seen."""
     return f"{reason}: {seen}" if seen else reason

@@ -1,4 +1,4 @@
-"""Answers given again: to a client that comes back for the rest of its stream, or asks twice."""
+"""Resumes answers: for a client that reconnects for the rest of its stream, or asks twice."""
 
 from typing import Any
 
@@ -7,26 +7,34 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.resuming import Beyond, Resumption, Unknown
+from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.relay import relay
 from nebula.store.connection import Unavailable
 
 MAX_RESUMED = 1024
-"""Answers that a gateway gives again at a time: each holds a part of the stream."""
+"""Answers that a gateway resumes at a time: each holds a part of the stream in memory."""
 
 _DIGITS = 19
-"""What has so many is no number of an event."""
+"""Digits of an event's number at most; longer text is not a valid number."""
 
 
-async def resume(gateway: Gateway, identity: str, after: int, receive: Receive, send: Send) -> None:
-    """Send an answer again, from the event after `after`. Raises ApiError 400, 404, 503."""
-    if gateway.resumed >= MAX_RESUMED:
-        raise unavailable(f"{gateway.resumed} answers are given again already")
-    gateway.resumed += 1
+async def resume(
+    gateway: Gateway, identity: str, owner: str, after: int, receive: Receive, send: Send
+) -> None:
+    """Send a stored answer to its owner, from the event after `after`.
+
+    Raise ApiError 400, 404, 503.
+    """
+    already = len(gateway.given_again)
+    if already >= MAX_RESUMED:
+        raise unavailable(f"{already} answers are already being resumed")
+    resumption = Resumption(gateway, identity, owner, after)
+    gateway.given_again.add(resumption)
     try:
-        await _resume(Resumption(gateway, identity, after), identity, after, receive, send)
+        await _resume(resumption, identity, after, receive, send)
     finally:
-        gateway.resumed -= 1
+        gateway.given_again.discard(resumption)
 
 
 async def _resume(
@@ -47,21 +55,23 @@ async def _resume(
     except Unavailable as error:
         raise unavailable(str(error)) from error
     try:
-        await relay(resumption, receive, send)
+        await relay(resumption, receive, send, stream=resumption.streams)
     finally:
         await resumption.close()
 
 
 @get("/v1/streams/{identity:str}")
 async def show_stream(identity: str, request: Request[Any, Any, Any], gateway: Gateway) -> ASGIApp:
-    """Give the rest of an answer: the events after `Last-Event-ID`, or all of them."""
+    """Return the rest of an answer: the events after `Last-Event-ID`, or all of them."""
     if not gateway.able:
         raise unavailable("NATS can't be reached")
     last = request.headers.get("last-event-id", "0")
     if not (last.isascii() and last.isdigit() and len(last) < _DIGITS):
         raise ApiError(400, "Last-Event-ID must be the id of an event of this stream")
 
+    whose = owner(dict(request.scope["headers"]))
+
     async def respond(_: Scope, receive: Receive, send: Send) -> None:
-        await resume(gateway, identity, int(last), receive, send)
+        await resume(gateway, identity, whose, int(last), receive, send)
 
     return respond

@@ -1,52 +1,84 @@
-"""The cluster and its events as JSON shows them, over HTTP and from the command line."""
+"""The cluster and its events as JSON, for HTTP and the command line."""
 
 from datetime import UTC, datetime
 
 from msgspec import Struct
 
+from nebula.events.adapter_status import adapter_status
+from nebula.events.heartbeats import QueueLength
 from nebula.events.intents import ModelLoadRequested
+from nebula.events.model_status import ModelStatus, model_status
 from nebula.events.record import Malformed, Record
-from nebula.events.standing import Standing, standing
-from nebula.events.state import Alias, Model, Node, Rejection, Replica, State
-from nebula.events.status import QueueStatus
+from nebula.events.showing import shown
+from nebula.events.state import EMPTY, Alias, CachedSource, Model, Node, Rejection, Replica, State
 from nebula.events.values import Assignment
 from nebula.events.vocabulary import Event
-from nebula.history.telling import told
+from nebula.history.description import describe
 
 
 class AdapterView(Struct, frozen=True):
-    """An adapter of a model, and on how many replicas it is in place."""
+    """An adapter of a model, and how many replicas have loaded the version that answers.
+
+    `version`: the digest of that version; `versions`: the digests that each replica has.
+    """
 
     name: str
     source: str
     loaded: int
     reason: str = ""
+    version: str = ""
+    versions: dict[str, tuple[str, ...]] = {}
 
 
 class ModelView(Struct, frozen=True):
-    """A model as people ask for it: what was wanted, where it was placed, how it stands.
+    """A model: what was requested, where it was placed, and its state.
 
-    `queue`: how many requests wait for it now; the log does not know that.
+    `queue`: the number of requests that wait for it now, which is not in the log.
     """
 
     id: str
     name: str
     source: str
     task: str
-    standing: Standing
+    status: ModelStatus
     replicas: tuple[str, ...]
     adapters: tuple[AdapterView, ...]
     version: int
     plan: tuple[Assignment, ...]
     spec: ModelLoadRequested
-    queue: QueueStatus | None = None
+    queue: QueueLength | None = None
+
+
+class Accepted(Struct, frozen=True):
+    """An intent is in the log at `seq`; its outcome shows in the model or the alias.
+
+    `weights`: the state of the pinned files on the node; files that arrive later are protected too.
+    `changes`: what a load request changes or drops of the previous one, which it replaces as a
+    whole.
+    """
+
+    id: str
+    seq: int
+    model: ModelView | None = None
+    alias: Alias | None = None
+    weights: CachedSource | None = None
+    changes: tuple[str, ...] = ()
+
+
+class ClusterView(Struct, frozen=True):
+    """The cluster's id, name and version; without an id, none was founded yet."""
+
+    id: str
+    name: str
+    version: int
 
 
 class StateView(Struct, frozen=True):
-    """The whole cluster after the event at `seq`, which was stored at `time`."""
+    """The whole cluster after the event at `seq`; `time` is when that was stored."""
 
     seq: int
     time: str
+    cluster: ClusterView
     models: list[ModelView]
     replicas: list[Replica]
     nodes: list[Node]
@@ -55,7 +87,7 @@ class StateView(Struct, frozen=True):
 
 
 class EventView(Struct, frozen=True, omit_defaults=True):
-    """An entry of the log: `event` is what it says, `malformed` why it says nothing."""
+    """An entry of the log: `event` is its content, `malformed` is why it has no valid content."""
 
     seq: int
     time: str
@@ -71,53 +103,71 @@ class EventView(Struct, frozen=True, omit_defaults=True):
     actor: str = ""
 
 
-def model_view(state: State, model: Model) -> ModelView:
-    """Show a model."""
-    return ModelView(
+def model_view(state: State, model: Model, now: int | None = None) -> ModelView:
+    """Show a model, without its secrets; `now` as for `model_status`."""
+    view = ModelView(
         model.id,
         model.name,
         model.spec.source,
         model.task,
-        standing(state, model),
+        model_status(state, model, now),
         model.replicas,
-        tuple(_adapter(state, model, name) for name in sorted(model.adapters)),
+        tuple(_adapter(state, model, name) for name in sorted({**model.leaving, **model.adapters})),
         model.version,
         model.assignments,
         model.spec,
     )
+    return shown(view)
 
 
-def state_view(state: State) -> StateView:
-    """Show everything."""
+def cluster_view(state: State) -> ClusterView:
+    """Show the cluster's id, name and version."""
+    return ClusterView(state.cluster.id, state.cluster.name, state.cluster.version)
+
+
+def state_view(state: State, now: int | None = None) -> StateView:
+    """Show everything; `now` as for `model_status`."""
     return StateView(
         state.seq,
         moment(state.time),
-        [model_view(state, state.models[identity]) for identity in sorted(state.models)],
-        [state.replicas[identity] for identity in sorted(state.replicas)],
-        [state.nodes[identity] for identity in sorted(state.nodes)],
-        [state.aliases[identity] for identity in sorted(state.aliases)],
-        [state.rejections[seq] for seq in sorted(state.rejections)],
+        cluster_view(state),
+        [model_view(state, state.models[identity], now) for identity in sorted(state.models)],
+        replica_views(state),
+        node_views(state),
+        [shown(state.aliases[identity]) for identity in sorted(state.aliases)],
+        [shown(state.rejections[seq]) for seq in sorted(state.rejections)],
     )
 
 
-def event_view(record: Record) -> EventView:
-    """Show an entry of the log."""
+def replica_views(state: State) -> list[Replica]:
+    """Show all replicas with their engines."""
+    return [shown(state.replicas[identity]) for identity in sorted(state.replicas)]
+
+
+def node_views(state: State) -> list[Node]:
+    """Show all nodes with their devices."""
+    return [shown(state.nodes[identity]) for identity in sorted(state.nodes)]
+
+
+def event_view(record: Record, before: State = EMPTY) -> EventView:
+    """Show an entry of the log, without its secrets; `before`: the state that it met, if known."""
     content = record.content
     known = None if isinstance(content, Malformed) else content
-    return EventView(
+    view = EventView(
         record.seq,
         moment(record.time),
         record.subject,
         record.type,
         record.aggregate,
         record.id,
-        told(record),
+        describe(record, before),
         known,
         content.reason if isinstance(content, Malformed) else "",
         record.cause,
         record.basis,
         record.actor,
     )
+    return shown(view)
 
 
 def moment(time: int) -> str:
@@ -130,15 +180,7 @@ def moment(time: int) -> str:
 
 
 def _adapter(state: State, model: Model, name: str) -> AdapterView:
-    statuses = [
-        status
-        for replica in state.replicas_of(model)
-        if (status := replica.adapters.get(name)) is not None
-    ]
-    reasons = [status.reason for status in statuses if not status.loaded]
+    stands = adapter_status(state, model, name)
     return AdapterView(
-        name,
-        model.adapters[name],
-        sum(status.loaded for status in statuses),
-        reasons[0] if reasons else "",
+        name, stands.source, stands.loaded, stands.reason, stands.version, stands.versions
     )

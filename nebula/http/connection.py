@@ -1,0 +1,399 @@
+"""One client's connection: its requests are answered in order, or refused.
+
+uvicorn's server runs it in place of uvicorn's own protocol, which reads nothing after an `Upgrade`,
+has no bounds, and answers HTTP/1.0 in chunks (ADR 35).
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, cast
+
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+from uvicorn.server import ServerState
+
+from nebula.actors.gateway.budget import Hold
+from nebula.http import lingering
+from nebula.http.capacity import Capacity
+from nebula.http.cycle import Cycle
+from nebula.http.errors import ApiError, stopping, unavailable
+from nebula.http.heads import Fields, Head
+from nebula.http.lingering import Lingering
+from nebula.http.parsing import Parsing
+from nebula.http.writing import TurnTransport
+
+UNREAD = 60.0
+"""Seconds for which a client may read nothing while data waits for it."""
+
+HEAD_TIME = 30.0
+"""Seconds within which a request's head must arrive, from its first byte on."""
+
+BODY_TIME = 60.0
+"""Seconds within which a body must arrive, from its request's first byte on, plus ..."""
+
+PACE = 8 * 1024
+"""... one second for this number of arrived bytes."""
+
+PIPELINED = 32
+"""Requests that may wait on a connection for the answer to the previous request."""
+
+WAITING = 64 * 1024
+"""Unread bytes of a body above which no more are read from the socket."""
+
+_TURNED_AWAY_TIME = 5.0
+
+
+class HttpConnection(asyncio.Protocol):
+    """One connection of uvicorn's server; all connections of a gateway share `capacity`."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        capacity: Capacity,
+    ) -> None:
+        if not config.loaded:
+            config.load()
+        self._app = cast("ASGIApp", config.loaded_app)
+        self._server = server_state
+        self._app_state = app_state
+        self._capacity = capacity
+        self._loop = _loop or asyncio.get_running_loop()
+        self._entered = True
+        self._transport: TurnTransport = None  # type: ignore[assignment]
+        self._scope_of_all: dict[str, Any] = {}
+        self._held = Hold(capacity.bodies)
+        self._held_of_head = 0
+        self._parsing = Parsing(self)
+        self._arriving: Cycle | None = None
+        self._running: Cycle | None = None
+        self._waiting: deque[tuple[Cycle, ASGIApp]] = deque()
+        self._deaf = False
+        self._ending = False
+        self._reading_held = False
+        self.congested = False
+        self._writable = asyncio.Event()
+        self._idle_since = 0.0
+        self._began = 0.0
+        self._idle: asyncio.TimerHandle | None = None
+        self._arrival: asyncio.TimerHandle | None = None
+        self._hanging_up: asyncio.TimerHandle | None = None
+        self._lingering: Lingering = None  # type: ignore[assignment]
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, or refuse the connection if it is one too many."""
+        self._server.connections.add(self)  # type: ignore[arg-type]
+        self._transport = TurnTransport(transport)
+        self._lingering = Lingering(self._transport, self._loop)
+        self._scope_of_all = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": get_local_addr(transport),
+            "client": get_remote_addr(transport),
+            "scheme": "http",
+            "root_path": "",
+        }
+        self._entered = self._capacity.enter()
+        if self._capacity.crowded:
+            transport.abort()
+            return
+        self._idle_since = self._loop.time()
+        self._idle = self._loop.call_later(self._patience, self._look)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """End the running requests."""
+        self._server.connections.discard(self)
+        self._capacity.leave(entered=self._entered)
+        self._deaf = True
+        self._parsing.stop()
+        for cycle in (self._running, self._arriving, *(each for each, _ in self._waiting)):
+            if cycle is not None:
+                cycle.disconnect()
+        self._waiting.clear()
+        self._held.release()
+        for timer in (self._idle, self._arrival, self._hanging_up):
+            if timer is not None:
+                timer.cancel()
+        self._idle = self._arrival = self._hanging_up = None
+        self._lingering.end()
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        """Read bytes of requests; after a refused request nothing more is read."""
+        if self._deaf:
+            self._lingering.hear()
+            return
+        parsing = self._parsing
+        parsing.feed(data)
+        if parsing.arriving and not self._deaf:
+            self._still_arriving()
+
+    def eof_received(self) -> bool:
+        """Return whether the connection stays open, which it does until all is answered.
+
+        The client closed its side. Applications are told that it left; answers are still sent.
+        """
+        if self._running is None:
+            self._transport.close()  # only after the data that is kept for the end of the turn
+            return False
+        for cycle in (self._running, *(each for each, _ in self._waiting)):
+            cycle.leave()
+        cycle.keep_alive = False
+        return True
+
+    def pause_writing(self) -> None:
+        """Pause answers until the client reads; close the connection if that takes too long."""
+        self.congested = True
+        self._writable.clear()
+        self._hanging_up = self._loop.call_later(UNREAD, self._transport.abort)
+
+    def resume_writing(self) -> None:
+        """Resume the answers."""
+        self.congested = False
+        self._writable.set()
+        if self._hanging_up is not None:
+            self._hanging_up.cancel()
+            self._hanging_up = None
+
+    def shutdown(self) -> None:
+        """End as soon as the running answers are complete; uvicorn's server calls it."""
+        self._ending = True
+        self.give_up_arriving()
+        self._parsing.last = True
+        if self._running is not None:
+            self._running.keep_alive = False
+        elif self._lingering.begun:
+            self._lingering.hurry()
+        else:
+            self._transport.close()
+
+    def give_up_arriving(self) -> None:
+        """Refuse an incomplete request: the gateway ends and can't wait for the rest."""
+        if self._parsing.arriving and not self._deaf:
+            self.refuse(stopping())
+
+    # Called by the parser
+
+    def begin(self, method: bytes, head: Head, fields: Fields, *, persists: bool) -> None:
+        """Have a request answered, after the earlier ones on this connection. Raise ApiError."""
+        self._held.shrink(self._held_of_head)
+        self._held_of_head = 0
+        self._arriving = None
+        if not self._entered:
+            text = f"{self._capacity.connections} connections are open already, as many as may be"
+            raise unavailable(text)
+        if len(self._waiting) >= PIPELINED:
+            self._parsing.last, persists = True, False
+        scope = {
+            **self._scope_of_all,
+            "method": method.decode("ascii"),
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query,
+            "headers": fields,
+            "state": self._app_state.copy(),
+        }
+        if head.http_1_0:
+            scope["http_version"] = "1.0"
+        cycle = Cycle(
+            self,
+            cast("HTTPScope", scope),
+            keep_alive=persists,
+            remaining=head.length,
+            expects=head.expects,
+            http_1_0=head.http_1_0,
+        )
+        self._queue(cycle, self._app)
+
+    def body(self, part: bytes) -> None:
+        """Pass on a part of the body. Raise ApiError 503."""
+        cycle = self._arriving
+        if cycle is None or cycle.complete:
+            return
+        if not self._held.grow(len(part)):
+            raise unavailable("the gateway has as many bytes of requests in hand as it may")
+        cycle.feed(part)
+        if cycle.waiting > WAITING:
+            self._hold_reading()
+
+    def promise(self, size: int) -> None:
+        """Pass on the least length of the body."""
+        if self._arriving is not None and size > self._arriving.received:
+            self._arriving.promise(size)
+
+    def end(self) -> None:
+        """Mark a request as complete."""
+        self._arrived()
+        if self._arriving is not None:
+            self._arriving.end_body()
+
+    def refuse(self, error: ApiError) -> None:
+        """Refuse the arriving request, and take no further one."""
+        self._deaf = True
+        self._arrived()
+        cycle = self._arriving
+        if cycle is None or not cycle.more_body:
+            method = "HEAD" if self._parsing.heads_only else "GET"
+            scope = {**self._scope_of_all, "method": method, "path": "", "headers": []}
+            cycle = Cycle(self, cast("HTTPScope", scope), keep_alive=False, remaining=None)
+            cycle.refuse(error)
+            self._queue(cycle, _nobody)
+        elif cycle.complete:
+            self._linger()
+        else:
+            cycle.refuse(error)
+        self._parsing.stop()
+        self._held.shrink(self._held_of_head)
+        self._held_of_head = 0
+        self.wants_body()
+
+    def over(self) -> None:
+        """Ignore all further bytes."""
+        self._deaf = True
+
+    def _queue(self, cycle: Cycle, app: ASGIApp) -> None:
+        self._arriving = cycle
+        if self._running is None:
+            self._run(cycle, app)
+        else:
+            self._waiting.append((cycle, app))
+            self._hold_reading()
+
+    def _run(self, cycle: Cycle, app: ASGIApp) -> None:
+        self._running = cycle
+        task = self._loop.create_task(cycle.run(app))
+        task.add_done_callback(self._server.tasks.discard)
+        self._server.tasks.add(task)
+
+    # Called by a cycle
+
+    @property
+    def fields(self) -> bytes:
+        """Return the field lines that every answer has."""
+        return self._capacity.lines(self._server.default_headers)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the client."""
+        self._transport.write(data)
+
+    def break_off(self, *, evident: bool) -> None:
+        """End the connection amid an answer, with a reset if the answer would look complete."""
+        if evident:
+            self._transport.close()
+        else:
+            self._transport.reset()
+
+    async def writable(self) -> None:
+        """Wait until the client has read enough to write more."""
+        await self._writable.wait()
+
+    def wants_body(self) -> None:
+        """Resume reading if it was paused."""
+        if self._reading_held:
+            self._reading_held = False
+            self._transport.resume_reading()
+
+    def took(self, size: int) -> None:
+        """Stop counting bytes that the application has taken."""
+        self._held.shrink(size)
+
+    def answered(self, cycle: Cycle) -> None:
+        """Continue with the next request, or end."""
+        self._held.shrink(cycle.waiting)
+        cycle.waiting = 0
+        self._running = None
+        if self._transport.is_closing():
+            return
+        if not cycle.keep_alive:
+            self._waiting.clear()
+            if self._deaf or self._parsing.arriving:
+                self._linger()
+            else:
+                self._transport.close()
+            return
+        self.wants_body()
+        if self._waiting:
+            self._run(*self._waiting.popleft())
+        else:
+            self._idle_since = self._loop.time()
+
+    def _hold_reading(self) -> None:
+        if not self._reading_held:
+            self._reading_held = True
+            self._transport.pause_reading()
+
+    # Clocks
+
+    @property
+    def _patience(self) -> float:
+        return self._capacity.keep_alive if self._entered else _TURNED_AWAY_TIME
+
+    def _look(self) -> None:
+        """Close a connection that has waited too long for a request."""
+        busy = self._running is not None or self._parsing.arriving
+        left = self._patience - (0.0 if busy else self._loop.time() - self._idle_since)
+        if left > 0:
+            self._idle = self._loop.call_later(left, self._look)
+        else:
+            self._idle = None
+            self._transport.close()
+
+    def _still_arriving(self) -> None:
+        """Count the stored bytes of a head, and start its time limit."""
+        more = self._parsing.kept - self._held_of_head
+        if more > 0 and not self._held.grow(more):
+            self.refuse(unavailable("the gateway has as many bytes of requests in hand as it may"))
+            return
+        self._held_of_head += max(more, 0)
+        if self._arrival is None:
+            self._began = self._loop.time()
+            self._arrival = self._loop.call_later(HEAD_TIME, self._late)
+
+    def _arrived(self) -> None:
+        if self._arrival is not None:
+            self._arrival.cancel()
+            self._arrival = None
+
+    def _late(self) -> None:
+        """Refuse a request that does not arrive in time."""
+        self._arrival = None
+        if self._parsing.in_head:
+            self.refuse(_overdue(f"the request's head did not arrive within {HEAD_TIME:.0f} s"))
+            return
+        now = self._loop.time()
+        if self._reading_held:
+            self._began = now
+        received = 0 if self._arriving is None else self._arriving.received
+        left = self._began + BODY_TIME + received / PACE - now
+        if left > 0:
+            self._arrival = self._loop.call_later(left, self._late)
+            return
+        pace = f"{BODY_TIME:.0f} s and a second for {PACE} bytes of it"
+        self.refuse(_overdue(f"the body arrived too slowly: it may take {pace}"))
+
+    def _linger(self) -> None:
+        """Close the sending side, and read on while the client is still sending."""
+        self._deaf = True
+        if self._lingering.begun or self._transport.is_closing():
+            return
+        still = lingering.LINGERING_STILL if self._entered else lingering.TURNED_AWAY_STILL
+        self._lingering.begin(still)
+        self.wants_body()
+        if self._ending:
+            self._lingering.hurry()
+
+
+async def _nobody(_: Scope, receive: Receive, __: Send) -> None:
+    """Answer a request that was refused before it was complete: its cycle knows why."""
+    await receive()
+
+
+def _overdue(text: str) -> ApiError:
+    return ApiError(408, text, kind="timeout", code="timeout")

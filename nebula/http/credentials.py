@@ -1,0 +1,20 @@
+"""The owner of a request: a hash of its API key, which is not stored. Pure."""
+
+import hashlib
+from collections.abc import Mapping
+
+
+def owner(headers: Mapping[bytes, bytes]) -> str:
+    """Return a hash of a request's `Authorization`, "" if it has none. It is not verified."""
+    secret = headers.get(b"authorization")
+    return "" if secret is None else hashlib.blake2b(secret, digest_size=8).hexdigest()
+
+
+def message_id(owner: str, key: str, number: int = 0) -> str:
+    """Return the message id of an owner's intent, by its `Idempotency-Key`.
+
+    It begins with a prefix of its own, so that no client can use an id of an actor.
+    `number`: the place of the intent among those of one request.
+    """
+    of = f"{owner}\n{number}\n{key}".encode()
+    return f"http-{hashlib.blake2b(of, digest_size=16).hexdigest()}"

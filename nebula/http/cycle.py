@@ -1,0 +1,323 @@
+"""One request and its answer on a connection: ASGI's `receive` and `send`, as bytes of HTTP/1.1."""
+
+import asyncio
+import logging
+import re
+from http import HTTPStatus
+from typing import Protocol
+
+from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPRequestEvent, HTTPScope, Message
+
+from nebula.http.bodies import PROMISED
+from nebula.http.errors import ApiError, stopping
+from nebula.http.heads import framing
+
+log = logging.getLogger(__name__)
+
+DRAINED = 64 * 1024
+"""Bytes of an unread body that are worth reading to keep the connection."""
+
+_NAMES = frozenset(
+    b"cache-control content-length content-type retry-after x-accel-buffering x-nebula-model "
+    b"x-request-id".split()
+)
+"""Names of fields that are known to be valid."""
+
+_BAD_NAME = re.compile(b'[\x00-\x20\x7f-\xff()<>@,;:\\[\\]={}"/?\\\\]')
+_BAD_VALUE = re.compile(b"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def _status_line(status: int) -> bytes:
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return f"HTTP/1.1 {status} {phrase}\r\n".encode()
+
+
+_STATUS_LINES = {status: _status_line(status) for status in range(100, 600)}
+
+
+class Line(Protocol):
+    """The connection's side that a cycle uses."""
+
+    congested: bool
+    """Whether the client must read before more is written."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the client."""
+
+    def break_off(self, *, evident: bool) -> None:
+        """End the connection amid an answer; `evident`: the client sees that it is incomplete."""
+
+    async def writable(self) -> None:
+        """Wait until the client has read enough to write more."""
+
+    def wants_body(self) -> None:
+        """Resume reading if it was paused."""
+
+    def took(self, size: int) -> None:
+        """The application has taken this number of bytes of the body."""
+
+    def answered(self, cycle: "Cycle") -> None:
+        """The answer is complete."""
+
+    @property
+    def fields(self) -> bytes:
+        """The field lines that every answer has."""
+
+
+class Cycle:
+    """One request, from the end of its head on, and its answer.
+
+    `remaining`: bytes of the body that have not arrived yet, None if unknown.
+    """
+
+    __slots__ = (
+        *("_body_told", "_chunked", "_event", "_expects", "_http_1_0", "_left", "_line", "_parts"),
+        *("_promised", "_remaining", "_silent", "_sized", "complete", "disconnected", "keep_alive"),
+        *("left", "more_body", "received", "refusal", "scope", "started", "waiting"),
+    )
+
+    def __init__(
+        self,
+        line: Line,
+        scope: HTTPScope,
+        *,
+        keep_alive: bool,
+        remaining: int | None = 0,
+        expects: bool = False,
+        http_1_0: bool = False,
+    ) -> None:
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.more_body = True
+        self.disconnected = False
+        self.left = False
+        self.started = False
+        self.complete = False
+        self.refusal: ApiError | None = None
+        self.waiting = 0
+        self.received = 0
+        self._line = line
+        self._remaining = remaining
+        self._promised = 0
+        self._expects = expects
+        self._http_1_0 = http_1_0
+        self._parts: list[bytes] = []
+        self._body_told = False
+        self._event: asyncio.Event | None = None
+        self._chunked = False
+        self._silent = False
+        self._sized = False
+        self._left = 0
+
+    # Called by the connection
+
+    def feed(self, part: bytes) -> None:
+        """Take a part of the body."""
+        self._parts.append(part)
+        size = len(part)
+        self.waiting += size
+        self.received += size
+        if self._event is not None:
+            self._event.set()
+
+    def promise(self, size: int) -> None:
+        """Note the least length of the body."""
+        self._promised = size
+        if self._event is not None:
+            self._event.set()
+
+    def end_body(self) -> None:
+        """Note that the body is complete."""
+        self.more_body = False
+        if self._event is not None:
+            self._event.set()
+
+    def refuse(self, error: ApiError) -> None:
+        """Raise this error in the application when it reads the body."""
+        self.keep_alive = False
+        self.refusal = error
+        if self._event is not None:
+            self._event.set()
+
+    def disconnect(self) -> None:
+        """Note that the client has disconnected."""
+        self.disconnected = True
+        if self._event is not None:
+            self._event.set()
+
+    def leave(self) -> None:
+        """Note that the client sends nothing more: it may be gone, or wait for the answer."""
+        self.left = True
+        if self._event is not None:
+            self._event.set()
+
+    # Called by the application
+
+    async def run(self, app: ASGIApp) -> None:
+        """Let an application answer, and send an error if it does not."""
+        try:
+            if self.refusal is not None:
+                raise self.refusal
+            await app(self.scope, self.receive, self.send)
+        except ApiError as error:
+            self._answer(error)
+        except asyncio.CancelledError:
+            self._answer(stopping())
+        except ConnectionAbortedError as error:
+            log.info("an answer was broken off: %s", error)
+            self._answer(None)
+        except BaseException as error:
+            log.exception("a request to %s failed", self.scope["path"])
+            text = f"internal error: {type(error).__name__}"
+            self._answer(ApiError(500, text, kind="internal_error"))
+        else:
+            if self.left and not self.complete:
+                self._answer(None)
+            elif not self.complete and not self.disconnected:
+                log.error("a request to %s got no complete answer", self.scope["path"])
+                self._answer(ApiError(500, "internal error", kind="internal_error"))
+
+    async def receive(self) -> HTTPReceiveMessage:
+        """ASGI's `receive`. Raise ApiError for a request whose body turns out not to be valid."""
+        line = self._line
+        if not self._body_told:
+            while not (self._parts or self._promised) and self.more_body and not self._over():
+                if self.refusal is not None and not self.started:
+                    raise self.refusal
+                if self._expects and not self.started:
+                    self._expects = False
+                    line.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                await self._wait()
+            if not self._over():
+                parts, self._parts = self._parts, []
+                body = parts[0] if len(parts) == 1 else b"".join(parts)
+                line.took(self.waiting)
+                self.waiting = 0
+                self._body_told = not self.more_body
+                message: HTTPRequestEvent
+                message = {"type": "http.request", "body": body, "more_body": self.more_body}
+                if self._promised:
+                    message[PROMISED] = self._promised  # type: ignore[literal-required]
+                    self._promised = 0
+                return message
+        while not (self.complete or self.disconnected or self.left):
+            await self._wait()
+        return {"type": "http.disconnect"}
+
+    def _over(self) -> bool:
+        return self.complete or self.disconnected or (self.left and self.more_body)
+
+    async def _wait(self) -> None:
+        self._line.wants_body()
+        if self._event is None:
+            self._event = asyncio.Event()
+        self._event.clear()
+        await self._event.wait()
+
+    async def send(self, message: Message) -> None:
+        """ASGI's `send`; after a disconnect it discards everything."""
+        if self._line.congested:
+            await self._line.writable()
+        if self.disconnected:
+            return
+        if message["type"] == "http.response.body":
+            body, more = message.get("body", b""), message.get("more_body", False)
+            if more and body and self._chunked and not self.complete:
+                self._line.write(b"%x\r\n%b\r\n" % (len(body), body))
+            else:
+                self._send(body, more=more)
+        elif message["type"] == "http.response.start":
+            self._start(message["status"], list(message.get("headers", ())))
+        else:
+            raise RuntimeError(f"the gateway sends no {message['type']}")
+
+    # Bytes
+
+    def _answer(self, error: ApiError | None) -> None:
+        """Send an error, or break off an answer that had begun."""
+        if self.complete or self.disconnected:
+            return
+        if self.started or error is None:
+            self._line.break_off(evident=not self.started or self._chunked or self._sized)
+            return
+        payload = error.payload
+        fields = [(b"content-type", b"application/json")]
+        fields += [(name.encode(), value.encode()) for name, value in error.headers.items()]
+        fields.append((b"content-length", b"%d" % len(payload)))
+        self._start(error.status, fields)
+        self._send(payload, more=False)
+
+    def _start(self, status: int, fields: list[tuple[bytes, bytes]]) -> None:
+        if self.started:
+            raise RuntimeError("an answer starts once")
+        self.started = True
+        if self.more_body and (
+            self._expects or self._remaining is None or self._remaining - self.received > DRAINED
+        ):
+            self.keep_alive = False
+        content = framing(self.scope["method"], status)
+        lines = [_STATUS_LINES[status], self._line.fields]
+        sized = closes = False
+        for name, value in fields:
+            if _BAD_VALUE.search(value):
+                raise RuntimeError(f"not a valid value of a field: {name!r}: {value!r}")
+            if name not in _NAMES:
+                if _BAD_NAME.search(name):
+                    raise RuntimeError(f"not a valid name of a field: {name!r}")
+                name = name.lower()
+            if name == b"content-length":
+                if content == "none":
+                    continue
+                sized = True
+                self._left = int(value)
+            elif name == b"transfer-encoding":
+                continue
+            elif name == b"connection":
+                if b"close" in value.lower():
+                    closes = True
+                continue
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if content != "content":
+            self._silent = True
+        elif not sized:
+            # RFC 9112 6.1: a client of HTTP/1.0 does not know chunks; the end of the connection
+            # ends the answer.
+            self._chunked = not self._http_1_0
+            closes = closes or self._http_1_0
+            if self._chunked:
+                lines.append(b"transfer-encoding: chunked\r\n")
+        self.keep_alive = self.keep_alive and not closes
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        elif self._http_1_0:
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        self._sized = sized
+        self._line.write(b"".join(lines))
+
+    def _send(self, body: bytes, *, more: bool) -> None:
+        if not self.started or self.complete:
+            raise RuntimeError("a part of an answer comes between its start and its end")
+        if self._silent:
+            pass
+        elif self._chunked:
+            if body:
+                end = b"\r\n" if more else b"\r\n0\r\n\r\n"
+                self._line.write(b"%x\r\n%b%b" % (len(body), body, end))
+            elif not more:
+                self._line.write(b"0\r\n\r\n")
+        else:
+            if self._sized:
+                self._left -= len(body)
+                if self._left < 0 or (self._left and not more):
+                    raise RuntimeError("an answer is not as long as it says")
+            if body:
+                self._line.write(body)
+        if not more:
+            self.complete = True
+            if self._event is not None:
+                self._event.set()
+            self._line.answered(self)

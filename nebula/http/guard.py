@@ -1,0 +1,121 @@
+"""The check in front of all paths: requests by web pages of other origins are refused.
+
+It runs before the hot paths too, so it reads a request's headers once and remembers allowed hosts.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from nebula.http.errors import ApiError
+from nebula.http.origins import (
+    BadHost,
+    Doors,
+    host_allowed,
+    is_loopback,
+    let_in,
+    own_origin,
+    site_allowed,
+)
+from nebula.http.relay import fail
+
+_REMEMBERED = 256
+"""Number of hosts whose result is remembered."""
+
+_TOLD = 200
+"""Characters of a header that are repeated in an error."""
+
+
+class Guard:
+    """Passes a request on to `app` unless a foreign page has made a browser send it.
+
+    The gateway's server offers no WebSockets (`ws="none"`): a request for one is a GET like others.
+    """
+
+    def __init__(self, app: ASGIApp, doors: Doors) -> None:
+        self._app = app
+        self._doors = doors
+        self._refusal_of_host = lru_cache(_REMEMBERED)(self._look_at_host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection."""
+        if scope["type"] == ScopeType.HTTP:
+            refusal = self.refusal(scope["headers"], scope["path"])
+            if refusal is not None:
+                await fail(refusal, send)
+                return
+        await self._app(scope, receive, send)
+
+    def refusal(self, headers: Iterable[tuple[bytes, bytes]], path: str) -> ApiError | None:
+        """Return why a request with these headers is refused; None if it is allowed."""
+        host = b""
+        origins = []
+        foreign = False
+        for name, value in headers:
+            if name == b"host":
+                refused = self._refusal_of_host(value)
+                if refused is not None:
+                    return ApiError(*refused[:2], kind=refused[2], code=refused[3])
+                host = value
+            elif name == b"origin":
+                origins.append(value)
+            elif name == b"sec-fetch-site":
+                foreign = foreign or not site_allowed(value)
+        if not (origins or foreign):
+            return None
+        return self._look_at_page(host, origins, foreign, path)
+
+    def _look_at_host(self, host: bytes) -> tuple[int, str, str, str] | None:
+        said = _told(host)
+        try:
+            if host_allowed(self._doors, host.decode("latin-1")):
+                return None
+        except BadHost:
+            text = f"Host {said} is not a host with or without a port"
+            return 400, text, "invalid_request_error", "bad_host"
+        ways = "a loopback address or localhost" if is_loopback(self._doors.bound) else "an address"
+        text = (
+            f"this gateway does not answer requests with Host {said}, which it does not know as "
+            f"its own (a web page could make such a name lead here): use {ways}, or start it with "
+            f"--allowed-host {said}, for example behind a proxy that passes its public Host on"
+        )
+        return 421, text, "permission_error", "foreign_host"
+
+    def _look_at_page(
+        self, host: bytes, origins: list[bytes], foreign: bool, path: str
+    ) -> ApiError | None:
+        asked = host.decode("latin-1")
+        guest = False
+        for value in origins:
+            origin = value.decode("latin-1")
+            if own_origin(self._doors, origin, asked):
+                continue
+            if not let_in(self._doors, origin, path):
+                return ApiError(
+                    403,
+                    f"a page of {_told(value)} may not ask for {path[:_TOLD]}: only this "
+                    "gateway's own pages and programs that are not browsers may. --allow-origin "
+                    "lets pages of "
+                    "another origin use /v1; --allowed-host names the gateway as a proxy shows it",
+                    kind="permission_error",
+                    code="foreign_origin",
+                )
+            guest = True
+        if foreign and not guest:
+            return ApiError(
+                403,
+                "a page of another site made a browser ask for this (Sec-Fetch-Site): only this "
+                "gateway's own pages and programs that are not browsers may. Open the address "
+                "itself",
+                kind="permission_error",
+                code="foreign_site",
+            )
+        return None
+
+
+def _told(value: bytes) -> str:
+    """Return a header's value in a form that fits into a sentence."""
+    text = value.decode("ascii", "replace")
+    return repr(text if len(text) <= _TOLD else f"{text[:_TOLD]}...")

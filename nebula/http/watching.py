@@ -1,0 +1,151 @@
+"""Watches a waiting client: notices that it disconnects, and that its stream is silent.
+
+Proxies and clients close connections that are silent for a minute. So a silent stream sends a
+comment, which the event stream format provides for that
+(https://html.spec.whatwg.org/multipage/server-sent-events.html#authoring-notes).
+"""
+
+import asyncio
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+from litestar.types import Receive
+
+WATCH_AFTER = 0.05
+"""Seconds after which a task is started to notice that the client disconnects."""
+
+HEAD_AFTER = 10.0
+"""Seconds of silence after which a stream's head is sent; an earlier refusal can still set the
+status."""
+
+COMMENT_AFTER = 10.0
+"""Seconds of silence after which a stream that has begun sends a sign of life."""
+
+LOOK = 1.0
+"""Seconds between two checks of all streams."""
+
+COMMENT = b": waiting\n"
+"""A line that begins with a colon is a comment, not an event."""
+
+
+def comment_after(sent: bytes) -> bytes:
+    """Return a comment for a stream whose last bytes were `sent`; b"" amid a line.
+
+    An empty line after it keeps simple clients from reading it as part of the next event. Amid an
+    event it would cut the event in two, and if events have ids, OpenAI's Python client reads it as
+    an event without data (openai 3.57, `SSEDecoder.decode`).
+    """
+    if sent and not sent.endswith(b"\n"):
+        return b""
+    alone = not sent or (sent.endswith(b"\n\n") and not sent.startswith(b"id:"))
+    return COMMENT + b"\n" if alone else COMMENT
+
+
+class Watched(Protocol):
+    """An answer for which a client waits."""
+
+    def nudge(self) -> None:
+        """Ask for a sign of life to the client."""
+
+    def leave(self) -> None:
+        """Note that the client has disconnected."""
+
+
+class Watch:
+    """Notices after a while that the client has disconnected, or that its stream is silent.
+
+    `last`: the last bytes of the stream that were sent, without comments.
+    """
+
+    def __init__(self, source: Watched, receive: Receive, stream: bool) -> None:
+        self.last = b""
+        self._source = source
+        self._receive = receive
+        self._stream = stream
+        self._patience = HEAD_AFTER
+        self._loop = asyncio.get_running_loop()
+        self._said_at = self._loop.time()
+        self._task: asyncio.Task[None] | None = None
+        if not _young:
+            self._loop.call_later(WATCH_AFTER, _grow_old)
+        _young.add(self)
+
+    def said(self, body: bytes) -> None:
+        """Note what was sent of a stream; b"" for a comment."""
+        self._said_at = self._loop.time()
+        self._patience = COMMENT_AFTER
+        if body:
+            self.last = body
+
+    def follow(self) -> None:
+        """Watch for silence too, because the answer is a stream."""
+        self._stream = True
+        if self._task is not None:
+            self._follow()
+
+    def stop(self) -> None:
+        """Stop watching."""
+        _young.discard(self)
+        if self._task is not None:
+            self._task.cancel()
+            if self._stream:
+                _streams[self._loop].discard(self)
+
+    def start(self) -> None:
+        """Start watching."""
+        self._task = asyncio.create_task(self._departure())
+        if self._stream:
+            self._follow()
+
+    def look(self) -> None:
+        """Ask for a sign of life if nothing was sent for long."""
+        if self._loop.time() - self._said_at > self._patience:
+            self._source.nudge()
+
+    def _follow(self) -> None:
+        _streams.setdefault(self._loop, _Streams()).add(self)
+
+    async def _departure(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            continue
+        self._source.leave()
+
+
+_young: set[Watch] = set()
+"""Watches that have not begun: they share one timer, since most answers end before it fires."""
+
+
+class _Streams:
+    """Watches of an event loop's streams: they share one timer, so that events cost none."""
+
+    def __init__(self) -> None:
+        self._watches: set[Watch] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, watch: Watch) -> None:
+        self._watches.add(watch)
+        if self._timer is None:
+            self._wait()
+
+    def discard(self, watch: Watch) -> None:
+        self._watches.discard(watch)
+
+    def _wait(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        for watch in tuple(self._watches):
+            watch.look()
+        if self._watches:
+            self._wait()
+
+
+_streams: WeakKeyDictionary[asyncio.AbstractEventLoop, _Streams] = WeakKeyDictionary()
+
+
+def _grow_old() -> None:
+    watches = tuple(_young)
+    _young.clear()
+    for watch in watches:
+        watch.start()
