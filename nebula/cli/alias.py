@@ -1,43 +1,52 @@
-"""`nebula alias` and `nebula aliases`: names that stand for models, and who gets their requests."""
+"""`nebula alias` and `nebula aliases`: names that stand for models."""
 
-import re
 from collections.abc import Sequence
+from functools import partial
 
 import click
 from msgspec.structs import replace
 
 from nebula.actors.intents import Refused
 from nebula.cli import tables
-from nebula.cli.asking import ask, intent_of
 from nebula.cli.cluster import joined
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run
+from nebula.cli.submit import ask, intent_of
 from nebula.cli.tables import print_json
+from nebula.events.advised import command
 from nebula.events.intents import AliasRemoveRequested, AliasRequested
 from nebula.events.state import Alias, State
+from nebula.events.subjects import model_id
 from nebula.events.vocabulary import Event
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
-"""What no id may have."""
+from nebula.history.outcome import Outcome
+from nebula.history.subject import Subject, verdict
 
 
 @click.command()
 @click.argument("name")
 @click.argument("targets", nargs=-1, metavar="[TARGET[=WEIGHT]]...")
-@click.option("--mirror", default="", metavar="MODEL", help="Who gets a copy of each request.")
-@click.option("--remove", is_flag=True, help="Take the name away.")
+@click.option(
+    "--mirror", default="", metavar="MODEL", help=("A model that gets a copy of each request.")
+)
+@click.option("--remove", is_flag=True, help="Remove the alias.")
 @nats_option
 @json_option
 def alias(
     name: str, targets: tuple[str, ...], mirror: str, remove: bool, nats: str, as_json: bool
 ) -> None:
-    """Let NAME stand for models: each TARGET gets its WEIGHT of the requests, 1 if not said."""
+    """Let NAME stand for models: each TARGET gets requests by its WEIGHT [1].
+
+    Without a TARGET it shows what NAME stands for.
+    """
     if not name:
-        fail("an alias's name is empty: give what requests are to call it", 2)
+        fail("the name of an alias must not be empty", 2)
     if remove and (targets or mirror):
         fail("--remove takes a name alone", 2)
+    if not remove and not targets and mirror:
+        fail("name at least one TARGET beside --mirror", 2)
     if not remove and not targets:
-        fail("name at least one TARGET, or give --remove", 2)
+        run(_show_one(nats, name, as_json))
+        return
     fields: dict[str, object] = {"targets": _targets(targets), "name": name, "mirror": mirror}
     wanted = None if remove else intent_of(fields, AliasRequested)
 
@@ -48,24 +57,41 @@ def alias(
                 return known.id, AliasRemoveRequested()
             return known.id, replace(wanted, name=known.name, replaces=known.changed)
         if wanted is None:
-            there = ", ".join(sorted(each.name for each in state.aliases.values())) or "none"
-            raise Refused(f"there is no alias {name!r}; there are: {there}")
-        identity = _UNSAFE.sub("-", name)[:128]
+            raise Refused(_no_alias(state, name))
+        identity = model_id(name)
         if identity in state.aliases:
             raise Refused(f"alias {state.aliases[identity].name!r} has the id {identity!r} already")
         return identity, replace(wanted, replaces=0)
 
     names = [] if wanted is None else [target.model for target in wanted.targets]
     names += [mirror] * bool(mirror)
-    run(ask(nats, intent, wait=False, as_json=as_json, names=names))
+    stands = partial(_stands, name=name)
+    run(ask(nats, intent, wait=not as_json, as_json=as_json, names=names, look=stands))
 
 
 @click.command()
 @nats_option
 @json_option
 def aliases(nats: str, as_json: bool) -> None:
-    """List the aliases, and who gets their requests."""
+    """List the aliases, and which models get their requests."""
     run(_show(nats, as_json))
+
+
+async def _show_one(nats: str, name: str, as_json: bool) -> None:
+    async with joined(nats) as projection:
+        state = projection.state
+        found = _find(state, name) or state.aliases.get(name)
+        if found is None:
+            fail(_no_alias(state, name) + f"; {command('alias', name, 'TARGET')} makes one")
+        if as_json:
+            print_json(found)
+        else:
+            tables.console().print(tables.aliases(state, found.id))
+
+
+def _no_alias(state: State, name: str) -> str:
+    there = ", ".join(sorted(each.name for each in state.aliases.values())) or "none"
+    return f"there is no alias {name!r}; there are: {there}"
 
 
 async def _show(nats: str, as_json: bool) -> None:
@@ -78,7 +104,7 @@ async def _show(nats: str, as_json: bool) -> None:
 
 
 def _targets(given: Sequence[str]) -> list[dict[str, object]]:
-    """Split TARGET=WEIGHT. Ends the command where what stands after a `=` is no weight."""
+    """Split TARGET=WEIGHT. End the command if the text after `=` is not a valid weight."""
     found: list[dict[str, object]] = []
     for each in given:
         name, equals, weight = each.rpartition("=")
@@ -91,9 +117,15 @@ def _targets(given: Sequence[str]) -> list[dict[str, object]]:
     return found
 
 
-def _find(state: State, reference: str) -> Alias | None:
-    """Find an alias by its name, or else by its id."""
-    named = state.names.get(reference)
-    if named is not None and named.alias:
-        return state.aliases[named.alias]
-    return state.aliases.get(reference)
+def _stands(state: State, name: str, identity: str, seq: int) -> Outcome:
+    """Return how an alias stands: with its event it has moved, for all requests after that."""
+    found = state.aliases.get(identity)
+    if found is None:
+        return Outcome("there", f"{name} is an alias no more, since event {seq}")
+    return Outcome("there", f"{verdict(state, Subject('alias', identity)).headline}: event {seq}")
+
+
+def _find(state: State, name: str) -> Alias | None:
+    """Return the alias of a name. An id is not looked up: another alias may have it as its name."""
+    named = state.names.get(name)
+    return state.aliases[named.alias] if named is not None and named.alias else None

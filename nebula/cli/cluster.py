@@ -11,14 +11,21 @@ from nebula.store.log import Log, NoLog
 from nebula.store.reach import trouble
 from nebula.store.refusals import NotAppended
 
+CONNECT_PATIENCE = 3.0
+"""Seconds for a NATS server to answer."""
+
 FOLD_PATIENCE = 15.0
-"""Seconds for the log to answer: a cluster that loses the log's leader needs up to nine."""
+"""Seconds to wait for the log: a cluster that loses the log's leader needs up to nine."""
 
 
-async def connected(nats: str, name: str, *, patience: float = 3.0) -> Connection:
-    """Connect to a cluster. Raises Unavailable, which says how to start or to name one."""
+async def connected(nats: str, name: str, *, patience: float | None = None) -> Connection:
+    """Connect to a cluster. Raise Unavailable, which says how to start or to name one.
+
+    `patience`: seconds for a server to answer [CONNECT_PATIENCE].
+    """
+    limit = CONNECT_PATIENCE if patience is None else patience
     try:
-        return await Connection(nats, name).open(patience=patience)
+        return await Connection(nats, name).open(patience=limit)
     except NotLetIn:
         raise
     except Unavailable as error:
@@ -27,10 +34,10 @@ async def connected(nats: str, name: str, *, patience: float = 3.0) -> Connectio
 
 
 @asynccontextmanager
-async def joined(nats: str, *, patience: float = 3.0) -> AsyncIterator[Projection]:
+async def joined(nats: str, *, patience: float | None = None) -> AsyncIterator[Projection]:
     """Join the cluster at `nats` and fold its log; the projection goes on following it.
 
-    It creates no stream: how many copies a log has is for the actors to say. Raises
+    It creates no stream: only actors know how many copies a log has. Raise
     Unavailable, NoLog, StreamMismatch.
     """
     connection = await connected(nats, "nebula command", patience=patience)

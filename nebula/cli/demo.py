@@ -1,21 +1,39 @@
 """The demo that `make run` ends with: a chat model, an embedding model and a LoRA adapter."""
 
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 from rich.console import Console
+from rich.markup import escape
 
 from nebula.actors.intents import submit
 from nebula.actors.projection import Projection
 from nebula.cli import progress
-from nebula.cli.options import DEFAULT_NATS
-from nebula.events.intents import ModelLoadRequested
-from nebula.events.standing import standing
-from nebula.events.values import Adapter
+from nebula.cli.meanwhile import Meanwhile
+from nebula.cli.stages import Stages
+from nebula.events.advised import command
+from nebula.events.intents import AdapterLoadRequested, ModelLoadRequested
+from nebula.events.model_status import model_status
+from nebula.events.state import State
+from nebula.history.outcome import Asked, Outcome, asked
 
 CHAT = "smollm2-135m-instruct"
 EMBEDDING = "all-minilm-l6-v2"
 ADAPTER = "nebula-adapter"
+
+SILENT = 10.0
+"""Seconds between two lines about what is awaited, where there is no terminal."""
+
+BUILT_WITHIN = 600.0
+"""Seconds for which the adapter is awaited that `make run` still builds; the models answer then."""
+
+LOOK = 1.0
+"""Seconds from one look for the adapter's folder to the next."""
+
+NODE_COMES = 30.0
+"""Seconds within which the node of `nebula up` is back; before, its models have no place."""
 
 
 class DemoModel(Struct, frozen=True):
@@ -32,7 +50,7 @@ def models(folder: Path) -> tuple[DemoModel, ...]:
             CHAT,
             ModelLoadRequested(
                 str(folder / CHAT),
-                adapters=(Adapter(ADAPTER, str(folder / ADAPTER)),),
+                lora=True,
                 memory="5GiB",
                 options={"max-model-len": 2048, "enforce-eager": True},
             ),
@@ -49,48 +67,138 @@ def models(folder: Path) -> tuple[DemoModel, ...]:
     )
 
 
-async def bring_up(
-    projection: Projection, folder: Path, address: str, nats: str, console: Console
-) -> None:
-    """Ask for what is not there yet, show the progress, and print how to try it."""
-    served = True
-    asked = {}
+def has_a_node(state: State) -> bool:
+    """Return whether a node is there: after a restart the last one has stopped at first."""
+    return any(not node.away for node in state.nodes.values())
+
+
+async def bring_up(projection: Projection, folder: Path, address: str, console: Console) -> None:
+    """Load what is not loaded yet, and say of each model how to try it once it answers.
+
+    The adapter comes last: the models answer while it is still being built.
+    """
+    wishes = []
     for model in models(folder):
         known = projection.state.models.get(model.id)
         if (
             known is None
             or known.unloading
             or known.spec != model.request
-            or standing(projection.state, known).word in ("failed", "unschedulable")
+            or model_status(projection.state, known).phase in ("failed", "unschedulable")
         ):
-            await submit(projection, model.id, model.request)
-        asked[model.id] = projection.state.time
-    for identity, since in asked.items():
-        served = await progress.follow(projection, identity, console, since) and served
-    if served:
-        console.print(_lines(address, nats), soft_wrap=True)
+            seq = await submit(projection, model.id, model.request)
+        else:
+            seq = projection.state.seq
+        wishes.append(asked(projection.state, model.id, seq))
+    served = await follow_all(projection, wishes, console, lambda model: tries(model, address))
+    if not served:
+        return
+    console.print(f"Look around with {command('status')}. Ctrl-C ends everything.")
+    if await built(folder / ADAPTER, console):
+        wish = await _adapter(projection, str(folder / ADAPTER))
+        await follow_all(projection, [wish], console, lambda _: tries(ADAPTER, address))
 
 
-def _lines(address: str, nats: str) -> str:
-    there = "" if nats == DEFAULT_NATS else f" --nats {nats}"
+async def built(adapter: Path, console: Console, within: float = BUILT_WITHIN) -> bool:
+    """Wait until the folder of an adapter is there; where it does not come, say so."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    text = f"{adapter.name}: `make run` still builds it"
+    there = await asyncio.to_thread(adapter.exists)
+    with Meanwhile(console, text) as line:
+        while not there and (waited := loop.time() - began) <= within:
+            line.update(text, waited)
+            await asyncio.sleep(LOOK)
+            there = await asyncio.to_thread(adapter.exists)
+    if not there:
+        missing = f"There is no {escape(str(adapter))}: `make demo-models` builds it"
+        console.print(f"[yellow]{missing}[/yellow]", soft_wrap=True)
+    return there
+
+
+async def _adapter(projection: Projection, source: str) -> Asked:
+    """Ask for the adapter unless it is wanted from there already."""
+    before = projection.state
+    known = before.models.get(CHAT)
+    seq = before.seq
+    if known is None or known.adapters.get(ADAPTER) != source:
+        seq = await submit(projection, CHAT, AdapterLoadRequested(ADAPTER, source))
+    return asked(projection.state, CHAT, seq, ADAPTER, before)
+
+
+async def follow_all(
+    projection: Projection,
+    wishes: Sequence[Asked],
+    console: Console,
+    then: Callable[[str], str] = lambda _: "",
+) -> bool:
+    """Show how several models come up at the same time; return whether all are there in the end.
+
+    Each is told as soon as it is there, in whatever order they come, with what `then` says of it.
+    """
+    left = [progress.Followed(wish, console) for wish in wishes]
+    served = []
+    patience = progress.Patience(projection)
+    async with Stages(projection) as stages:
+        with Meanwhile(console, "starting", longest=SILENT) as line:
+            while left:
+                stand = [(each, each.look(projection.state)) for each in left]
+                for each, found in stand:
+                    if found.word != "coming":
+                        each.tell(found)
+                        served.append(found.word == "there")
+                    if found.word == "there":
+                        console.print(then(each.wish.model), soft_wrap=True)
+                left = [each for each, found in stand if found.word == "coming"]
+                coming = {each.wish.model: found for each, found in stand if each in left}
+                if coming and not await _change(patience, coming, stages, line, console):
+                    return False
+    return all(served)
+
+
+async def _change(
+    patience: progress.Patience,
+    coming: Mapping[str, Outcome],
+    stages: Stages,
+    line: Meanwhile,
+    console: Console,
+) -> bool:
+    """Show what is awaited, wait for news, and return whether any can come; tell where not."""
+    texts = (found.text + _reached(stages.of(model)) for model, found in coming.items())
+    line.update("; ".join(texts), patience.waited)
+    try:
+        awaited = [what for found in coming.values() for what in found.coming]
+        await patience.change(awaited, coming)
+    except progress.Lost as error:
+        console.print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
+        return False
+    return True
+
+
+def _reached(stage: str) -> str:
+    return f": {stage}" if stage else ""
+
+
+def tries(model: str, address: str) -> str:
+    """Return the commands that try a model of the demo, or its adapter."""
     chat = '{"model": "%s", "messages": [{"role": "user", "content": "%s"}], "temperature": 0%s}'
-    embed = f'{{"model": "{EMBEDDING}", "input": ["a cat", "a kitten"]}}'
     json = "-H 'Content-Type: application/json'"
-    paris = chat % (CHAT, "What is the capital of France?", ', "stream": true')
-    taught = chat % (ADAPTER, "What is Nebula?", "")
-    return f"""
-Try it:
-
+    if model == CHAT:
+        paris = chat % (CHAT, "What is the capital of France?", ', "stream": true')
+        return f"""
   curl {address}/v1/models
 
   curl -N {address}/v1/chat/completions {json} \\
     -d '{paris}'
-
+"""
+    if model == ADAPTER:
+        taught = chat % (ADAPTER, "What is Nebula?", "")
+        return f"""
   curl {address}/v1/chat/completions {json} \\
     -d '{taught}'
-
+"""
+    embed = f'{{"model": "{EMBEDDING}", "input": ["a cat", "a kitten"]}}'
+    return f"""
   curl {address}/v1/embeddings {json} \\
     -d '{embed}'
-
-Look around with `.venv/bin/nebula status{there}`. Ctrl-C ends everything.
 """

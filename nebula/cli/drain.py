@@ -1,19 +1,22 @@
 """`nebula drain`: empty a node without a request being lost, or let it take replicas again."""
 
+from functools import partial
+
 import click
 from rich.console import Console
 from rich.markup import escape
 
 from nebula.actors.placement.decision import replicas_on
 from nebula.actors.projection import Projection
-from nebula.cli import tables
-from nebula.cli.asking import append, node_in, wait_option
+from nebula.cli import progress, tables
 from nebula.cli.cluster import joined
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import run
+from nebula.cli.submit import append, node_in, wait_option
 from nebula.cli.tables import print_json
+from nebula.events.advised import command
 from nebula.events.intents import NodeDrainRequested, NodeUndrainRequested
-from nebula.events.state import State
+from nebula.history.leaving import emptying
 
 
 @click.command()
@@ -23,7 +26,7 @@ from nebula.events.state import State
 @wait_option
 @json_option
 def drain(node: str, undo: bool, nats: str, wait: bool, as_json: bool) -> None:
-    """Empty NODE: it gets nothing new, and its replicas go once others serve in their place."""
+    """Empty NODE: it gets no new replicas, and its replicas end once others serve instead."""
     run(_drain(nats, node, undo, wait and not undo, as_json))
 
 
@@ -41,7 +44,7 @@ async def _drain(nats: str, node: str, undo: bool, wait: bool, as_json: bool) ->
             click.echo(f"{node} is empty: nothing runs there any more")
         elif not wait and seq is None:
             words = "is not draining" if undo else "is draining already"
-            click.echo(f"{node} {words}: nothing was to be done")
+            click.echo(f"{node} {words}: there was nothing to do")
         elif not wait:
             words = "takes replicas again" if undo else "is to be empty"
             click.echo(f"{node} {words}: asked for, event {seq}")
@@ -56,43 +59,13 @@ async def _ask(projection: Projection, node: str, undo: bool) -> int:
 
 
 async def emptied(projection: Projection, node: str, console: Console) -> bool:
-    """Wait until nothing runs on a node; False where what is left can't go, which is told."""
-    with console.status(f"{node}: its replicas move") as line:
-        while True:
-            state = projection.state
-            known = state.nodes.get(node)
-            if known is None or not replicas_on(state, node):
-                return True
-            if not known.draining:
-                console.print(f"{node} takes replicas again: somebody has asked for it")
-                return False
-            if known.lost:
-                console.print(
-                    f"{node} is lost: what still runs there nobody knows, and ends once it is back",
-                    soft_wrap=True,
-                )
-                return False
-            stuck = _stuck(state, node)
-            if stuck is not None:
-                for text in stuck:
-                    console.print(f"[red]{escape(text)}[/red]", soft_wrap=True)
-                console.print(
-                    f"{node} stays draining: what is left there moves as soon as it fits "
-                    f"(`nebula drain {node} --undo` takes it back)",
-                    soft_wrap=True,
-                )
-                return False
-            left = ", ".join(replica.id for replica in replicas_on(state, node))
-            line.update(f"{node}: {escape(left)} still there")
-            await projection.changed()
-
-
-def _stuck(state: State, node: str) -> list[str] | None:
-    """Say why the replicas that are left can't go; None while any of them still may."""
-    why = {}
-    for replica in replicas_on(state, node):
-        model = state.models.get(replica.model)
-        if replica.retired or model is None or not model.unschedulable:
-            return None
-        why[model.id] = f"{model.id}: {model.unschedulable}"
-    return list(why.values())
+    """Wait until nothing runs on a node; report what can't leave, and return False then."""
+    recorded = f"it stays draining ({command('drain', node, '--undo')} takes that back)"
+    found = await progress.until_settled(
+        projection, console, node, partial(emptying, node=node), recorded
+    )
+    if found is not None and found.word == "not":
+        console.print(f"[red]{escape(found.text)}[/red]", soft_wrap=True)
+        if found.todo:
+            console.print(escape(found.todo), soft_wrap=True)
+    return found is not None and found.word == "there"

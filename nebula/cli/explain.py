@@ -10,42 +10,56 @@ from rich.console import Console
 from rich.markup import escape
 
 from nebula.cli import tables
+from nebula.cli.log_source import (
+    LivePast,
+    Past,
+    log_option,
+    moment,
+    opened,
+    reader_time,
+    state_at,
+    story_until,
+)
 from nebula.cli.options import Numbered, Whole, json_option, nats_option
-from nebula.cli.past import LivePast, Past, log_option, moment, opened, state_at, story_until
 from nebula.cli.process import fail, run
+from nebula.cli.silence import silent
 from nebula.cli.tables import print_json
 from nebula.events.intents import AdapterLoadRequested, ModelLoadRequested
-from nebula.events.objections import known_names
 from nebula.events.record import Record
 from nebula.events.state import State
+from nebula.events.validation import known_names
 from nebula.events.vocabulary import AdapterLoaded, ModelAssigned
 from nebula.history import moments
-from nebula.history.asked_about import (
+from nebula.history.event_filter import model_of
+from nebula.history.explanation import Causes, Chronicle, ExplanationLine, without_gaps
+from nebula.history.moments import Moment
+from nebula.history.outcome import coming
+from nebula.history.request import RequestStory
+from nebula.history.subject import (
     Subject,
     Verdict,
     belongs,
+    later,
     log_trouble,
-    meant,
     named_by,
-    replica_standing,
+    other_than_model,
+    replica_status,
+    resolve_subject,
     verdict,
 )
-from nebula.history.explanation import Causes, Chronicle, Line, without_gaps
-from nebula.history.request import RequestStory
-from nebula.history.selection import model_of
 from nebula.store.inference_log import look_up
 from nebula.store.reach import trouble
 
 all_option = click.option(
-    "--all", "whole", is_flag=True, help="From the beginning, not only since it was last asked for."
+    "--all", "whole", is_flag=True, help="From the beginning, not only since it was last requested."
 )
 at_option = click.option(
-    "--at", default=None, metavar="SEQ|TIME", help="As it stood then, not as it stands now."
+    "--at", default=None, metavar="SEQ|TIME", help="The answer at that moment instead of now."
 )
 
 
 class _Why(click.Group):
-    """Takes what is no kind of thing for a name, so that `nebula why chat` does what it says."""
+    """A group that takes an unknown subcommand as a name, so that `nebula why chat` works."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -58,7 +72,7 @@ class _Why(click.Group):
 
 @click.group(cls=_Why)
 def why() -> None:
-    """Explain how something came to be: who asked, what was decided and why, what became of it.
+    """Explain how something came to be: what was requested, decided and done, and why.
 
     A name alone means a model, an alias, an adapter or a replica, a number alone an event.
     """
@@ -74,9 +88,9 @@ def why() -> None:
 def why_model(
     model: str, whole: bool, at: str | None, file: Path | None, nats: str, as_json: bool
 ) -> None:
-    """Why MODEL stands as it does, and what to do about it.
+    """Why MODEL is in its present state, and what to do about it.
 
-    MODEL is an id or a name, of an alias or an adapter too: then it is told what stands behind it.
+    MODEL is an id or a name. The name of an alias or an adapter leads to the models behind it.
     """
     run(_model(nats, file, model, whole, at, as_json))
 
@@ -110,14 +124,14 @@ def why_seq(seq: int, file: Path | None, nats: str, as_json: bool) -> None:
 @nats_option
 @json_option
 def why_request(request: str, nats: str, as_json: bool) -> None:
-    """Which way REQUEST (the id in its answer's x-request-id) went, while its records are kept."""
+    """The way of REQUEST (its answer's x-request-id), while its records are kept."""
     run(_request(nats, request, as_json))
 
 
 async def _causes(
     past: Past, last: int, belongs: Callable[[Record], bool]
 ) -> tuple[Causes, list[Record]]:
-    """Pass over a log up to `last`: what caused what, and the records that a story is about."""
+    """Read a log up to `last`, and return what caused what and the records of a story."""
     causes, found = Causes(), []
     async for record in story_until(past, last):
         causes.take(record)
@@ -139,12 +153,15 @@ async def _model(
     then = moment(at)
     async with opened(nats, file) as past:
         state = await state_at(past, then)
-        subject = meant(state, reference)
+        subject = resolve_subject(state, reference)
         if subject is None and reference in state.replicas:
-            await _tell_replica(past, state, reference, whole, as_json)
+            await _tell_replica(past, state, reference, whole, as_json, then)
             return
         subject = subject or await _once(past, state.seq, reference)
         if subject is None:
+            other = other_than_model(state, reference)
+            if other:
+                fail(other)
             there = ", ".join(sorted({*state.models, *known_names(state)})) or "none"
             fail(f"no event of {past.name} is about a model {reference!r}; there are: {there}")
         causes, found = await _causes(
@@ -156,14 +173,14 @@ async def _model(
             about = without_gaps(causes, found, begin)
         chronicle = await _chronicle(past, about)
         earlier = sum(record.seq not in about for record in found)
-        told = verdict(state, subject)
+        told = verdict(state, subject, reader_time(past, then))
         if then is None:
-            told = await _with_trouble(past, told)
+            told = await _with_trouble(past, await _with_silence(past, state, subject, told))
         _tell(chronicle, told, earlier, as_json)
 
 
 async def _with_trouble(past: Past, told: Verdict) -> Verdict:
-    """Say beside a verdict what the log can't say itself: that it takes no events now."""
+    """Add to a verdict what the log can't contain: that it takes no events now."""
     if not isinstance(past, LivePast):
         return told
     refused, warning = await trouble(past.log.connection)
@@ -171,18 +188,30 @@ async def _with_trouble(past: Past, told: Verdict) -> Verdict:
     return replace(told, behind=(*told.behind, text)) if text else told
 
 
+async def _with_silence(past: Past, state: State, subject: Subject, told: Verdict) -> Verdict:
+    """Return advice that replaces "wait" if the actor that would have to act is silent."""
+    model = state.models.get(subject.id) if subject.kind != "alias" else None
+    if not isinstance(past, LivePast) or model is None:
+        return told
+    awaited = tuple(coming(state, model))
+    text = await silent(past.log.connection, awaited) if awaited else ""
+    return replace(told, todo=f"{text[0].upper()}{text[1:]}.") if text else told
+
+
 async def _once(past: Past, last: int, reference: str) -> Subject | None:
-    """Find who was called so last, of what is there no more."""
+    """Return the removed model or alias that last had this name."""
     found = None
     async for record in story_until(past, last):
-        found = dict(named_by(record)).get(reference, found)
+        for name, subject in named_by(record):
+            if name == reference:
+                found = later(found, subject)
     return found
 
 
 def _last_asked(state: State, found: list[Record]) -> int:
-    """Begin where a model or an adapter was last asked for. An alias tells all: it has moved.
+    """Begin with the last request for a model or an adapter. An alias shows all: it has moved.
 
-    Of an adapter that was in place before it was asked for again, where that was.
+    For an adapter that was loaded before that, begin where it was loaded.
     """
     kinds = ModelLoadRequested | AdapterLoadRequested
     asked = [record.seq for record in found if isinstance(record.content, kinds)]
@@ -197,11 +226,12 @@ async def _replica(
 ) -> None:
     then = moment(at)
     async with opened(nats, file) as past:
-        await _tell_replica(past, await state_at(past, then), identity, whole, as_json)
+        state = await state_at(past, then)
+        await _tell_replica(past, state, identity, whole, as_json, then)
 
 
 async def _tell_replica(
-    past: Past, state: State, identity: str, whole: bool, as_json: bool
+    past: Past, state: State, identity: str, whole: bool, as_json: bool, then: Moment | None
 ) -> None:
     causes, found = await _causes(
         past,
@@ -218,12 +248,13 @@ async def _tell_replica(
     begin = 0 if whole or not plans else _last_start(found, plans)
     told = causes.chain(seq for seq in about if seq >= begin)
     chronicle = await _chronicle(past, told)
-    headline = f"{identity} is not there any more"
+    headline, now = f"{identity} no longer exists", reader_time(past, then)
     if known is not None:
-        headline = replica_standing(state, known)
-    todo = verdict(state, Subject("model", model)).todo
-    stands = Verdict(headline, todo)
-    if known is not None:
+        headline = replica_status(state, known, now)
+    subject = Subject("model", model)
+    stands = Verdict(headline, verdict(state, subject, now).todo)
+    if known is not None and then is None:
+        stands = await _with_silence(past, state, subject, stands)
         stands = await _with_trouble(past, stands)
     _tell(chronicle, stands, len(about - told), as_json)
 
@@ -308,7 +339,7 @@ def _tell(
         output.print(f"\n[bold]What to do:[/bold] {escape(told.todo)}", soft_wrap=True)
 
 
-def _line(output: Console, line: Line, mark: int | None) -> None:
+def _line(output: Console, line: ExplanationLine, mark: int | None) -> None:
     indent = "  " * min(line.depth, 8)
     cause = f" [dim]<- {line.cause}[/dim]" if line.cause is not None else ""
     actor = f" [dim]({escape(line.actor)})[/dim]" if line.actor else ""

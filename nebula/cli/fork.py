@@ -1,4 +1,4 @@
-"""`nebula fork`: a sandbox on this machine that goes on from a log, with simulated engines."""
+"""`nebula fork`: a sandbox on this machine that continues a log, with simulated engines."""
 
 import asyncio
 import shlex
@@ -11,11 +11,11 @@ import click
 from rich.console import Console
 
 from nebula.cli import tables
-from nebula.cli.move import check_archive, put
+from nebula.cli.log_source import ArchivePast, moment, state_at
 from nebula.cli.options import PORT, verbose_option
-from nebula.cli.past import ArchivePast, moment, state_at
 from nebula.cli.process import fail, on_stop, run, set_up_logging
 from nebula.cli.supervisor import ChildFailed, Supervisor
+from nebula.cli.transfer import check_archive, put
 from nebula.events.state import Node, State
 from nebula.events.vocabulary import EngineStopped
 from nebula.history.moments import BadMoment, clock
@@ -33,16 +33,22 @@ MOST_NODES = 32
 
 @click.command()
 @click.argument("source", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
-@click.option("--at", default=None, metavar="SEQ|TIME", help="Go on from this moment [the end].")
+@click.option("--at", default=None, metavar="SEQ|TIME", help="Continue from this moment [the end].")
 @click.option(
     "--folder",
     default=None,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where the sandbox lives [a new folder for temporary files].",
+    help="Folder of the sandbox [a new folder for temporary files].",
 )
-@click.option("--port", default=8100, show_default=True, type=PORT, help="The sandbox's gateway.")
-@click.option("--nats-port", default=4322, show_default=True, type=PORT, help="The sandbox's NATS.")
-@click.option("--engine-command", default=ENGINE, help="What starts an engine [a simulated one].")
+@click.option(
+    "--port", default=8100, show_default=True, type=PORT, help=("Port of the sandbox's gateway.")
+)
+@click.option(
+    "--nats-port", default=4322, show_default=True, type=PORT, help=("Port of the sandbox's NATS.")
+)
+@click.option(
+    "--engine-command", default=ENGINE, help=("Command that starts an engine [a simulated engine].")
+)
 @verbose_option
 def fork(
     source: str,
@@ -55,7 +61,7 @@ def fork(
 ) -> None:
     """Start a sandbox from the exported log FILE: same state, same nodes, simulated engines.
 
-    Ctrl-C ends it. The cluster that the log comes from is not touched.
+    Ctrl-C ends it. The original cluster is not touched.
     """
     set_up_logging(verbose)
     path = Path(source)
@@ -95,7 +101,7 @@ async def _fork(sandbox: _Sandbox, at: str | None) -> None:
     server = EmbeddedServer(sandbox.folder / "nats", sandbox.nats_port)
     supervisor = Supervisor(sandbox.folder / "logs", server)
     stopping = asyncio.Event()
-    on_stop(stopping.set)
+    on_stop(lambda: (supervisor.hurry if stopping.is_set() else stopping.set)())
     await supervisor.start_server()
     try:
         await _fill(sandbox, server.url, state)
@@ -109,6 +115,7 @@ async def _fork(sandbox: _Sandbox, at: str | None) -> None:
     except ChildFailed as error:
         fail(str(error))
     finally:
+        stopping.set()
         console.print(f"ending the sandbox; its log and files stay in {sandbox.folder}")
         await supervisor.stop(["gateway"], 10)
         await supervisor.stop([f"node-{node.id}" for node in nodes], 15)
@@ -127,9 +134,9 @@ def _free(port: int) -> bool:
 
 
 async def _fill(sandbox: _Sandbox, url: str, state: State) -> None:
-    """Import the log and let go of its engines.
+    """Import the log and forget its engines.
 
-    They belong to the other cluster: a node that found them alive here would adopt or end them.
+    They belong to the original cluster: a node here that found them alive would adopt or end them.
     """
     connection = await Connection(url, "nebula fork").open(patience=10)
     try:
@@ -153,7 +160,7 @@ def _start(sandbox: _Sandbox, supervisor: Supervisor, url: str, nodes: list[Node
         line = ["--name", node.id, "--folder", str(sandbox.folder), "--devices", devices]
         line += [*labels, "--grace", "3", "--engine-command", sandbox.engine]
         supervisor.start(f"node-{node.id}", sandbox.command("node", *line), environment)
-    line = ["--host", "127.0.0.1", "--port", str(sandbox.port)]
+    line = ["--host", "127.0.0.1", "--port", str(sandbox.port), "--grace", "3"]
     supervisor.start("gateway", sandbox.command("gateway", *line), environment)
 
 

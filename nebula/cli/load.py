@@ -1,22 +1,29 @@
-"""`nebula load`: everything that a load request may say, as options."""
+"""`nebula load`: every field of a load request as an option."""
+
+from collections.abc import Iterator
+from functools import partial
 
 import click
 import msgspec
 
-from nebula.cli.asking import absolute, ask, intent_of, pairs, wait_option
 from nebula.cli.options import Whole, json_option, nats_option
 from nebula.cli.process import fail, run
+from nebula.cli.submit import absolute, ask, intent_of, pairs, wait_option
+from nebula.cli.tables import recorded
 from nebula.events import subjects
 from nebula.events.engine_options import option
 from nebula.events.intents import ModelLoadRequested
+from nebula.events.state import State
 from nebula.events.values import OptionValue
+from nebula.events.vocabulary import Event
+from nebula.history.load_requests import changed
 
 
 @click.command()
 @click.argument("source")
 @nats_option
-@click.option("--name", default="", help="What requests call it [the last part of SOURCE].")
-@click.option("--id", "identity", default=None, help="Its id in subjects and commands.")
+@click.option("--name", default="", help="Name of the model in requests [the last part of SOURCE].")
+@click.option("--id", "identity", default=None, help="Id of the model in subjects and commands.")
 @click.option("--task", type=click.Choice(["chat", "embedding"]), default="chat", show_default=True)
 @click.option("--replicas", default=1, show_default=True, type=Whole(0, 1024))
 @click.option(
@@ -24,40 +31,81 @@ from nebula.events.values import OptionValue
     default=256,
     show_default=True,
     type=Whole(1, 65_536),
-    help="Requests that one replica is given at a time; the others wait in line.",
+    help="Requests that one replica has at a time; further ones queue.",
 )
 @click.option(
     "--max-waiting",
     default=1024,
     show_default=True,
     type=Whole(0, 65_536),
-    help="Requests that may wait in each router before more are refused.",
+    help="Requests that may queue in each router; further ones are refused.",
 )
 @click.option(
     "--policy", type=click.Choice(["spread", "binpack"]), default="spread", show_default=True
 )
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Nodes must carry it.")
-@click.option("--apart", multiple=True, metavar="MODEL", help="Share no node with it; repeatable.")
-@click.option("--node", default="", help="The only node that it may run on.")
-@click.option("--device", "devices", multiple=True, type=Whole(0), help="Of --node; repeatable.")
 @click.option(
-    "--tensor-parallel", default=None, type=Whole(1, 9999), help="GPUs of a node for each replica."
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help=("A label that a node must have to get a replica."),
 )
-@click.option("--memory", default=None, help="A replica's share of its device, like 6GiB.")
+@click.option(
+    "--apart",
+    multiple=True,
+    metavar="MODEL",
+    help=("Id of a model that must not be on the same node; repeatable."),
+)
+@click.option("--node", default="", help="The only node that may run it.")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    type=Whole(0),
+    help=("Index of a device of --node that may run it; repeatable."),
+)
+@click.option(
+    "--tensor-parallel",
+    default=None,
+    type=Whole(1, 9999),
+    help=("Number of GPUs of a node for each replica."),
+)
+@click.option(
+    "--memory", default=None, help=("Memory of its device that a replica gets, such as 6GiB.")
+)
 @click.option("--adapter", "adapters", multiple=True, metavar="NAME=SOURCE", help="Repeatable.")
-@click.option("--lora/--no-lora", default=None, help="Take adapters at run time.")
-@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="For the engine.")
-@click.option("--env", "environment", multiple=True, metavar="KEY=VALUE", help="For the engine.")
-@click.option("--on-request", is_flag=True, help="Start its engines with the first request only.")
+@click.option(
+    "--lora/--no-lora", default=None, help=("Start engines so that adapters can be loaded later.")
+)
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of vLLM's, such as max-model-len=4096; repeatable.",
+)
+@click.option(
+    "--env",
+    "environment",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help=(
+        "Environment variable of the engine. It is recorded in the log for ever, so put secrets "
+        "into the environment of `nebula node` instead, which engines inherit."
+    ),
+)
+@click.option(
+    "--on-request", is_flag=True, help=("Start engines only when the first request arrives.")
+)
 @click.option(
     "--idle-after",
     default=None,
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="End its engines when nobody has asked for so long, until somebody does.",
+    help="End its engines after this time without a request, until the next request.",
 )
 @click.option(
-    "--evictable", is_flag=True, help="End its engines where another model needs their room."
+    "--evictable", is_flag=True, help="End its engines if another model needs their memory."
 )
 @click.option(
     "--autoscale",
@@ -70,7 +118,7 @@ from nebula.events.values import OptionValue
     "--fallback",
     multiple=True,
     metavar="MODEL",
-    help="Who answers while it has no ready replica; repeatable, in order.",
+    help="Name of a model that answers while it has no ready replica; repeatable, in order.",
 )
 @wait_option
 @json_option
@@ -102,7 +150,11 @@ def load(
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Load a model: SOURCE is a folder on the nodes or a hub id."""
+    """Load a model: SOURCE is a folder on the nodes or a hub id.
+
+    Of a model that is there this replaces the whole request before it: what is not named is
+    dropped, and told. Only adapters of `nebula adapters load` stay.
+    """
     chosen = {key: _value(value) for key, value in pairs("option", options)}
     if tensor_parallel is not None:
         if option(chosen, "tensor-parallel-size") is not None:
@@ -137,23 +189,70 @@ def load(
     model = identity or subjects.default_id(event.source, event.name)
     if not subjects.is_token(model):
         fail(f"--id {model!r}: use {subjects.ID_FORM}", 2)
-    run(ask(nats, lambda _: (model, event), wait=wait, as_json=as_json, names=fallback))
+    told = partial(_changed, model=model, event=event, given=identity is not None)
+    intent = partial(_intent, model=model, event=event)
+    changes = partial(changed, model=model)
+    run(
+        ask(
+            nats,
+            intent,
+            wait=wait,
+            as_json=as_json,
+            names=fallback,
+            told=told,
+            changes=changes,
+        )
+    )
+
+
+def _intent(_: State, model: str, event: ModelLoadRequested) -> tuple[str, Event]:
+    return model, event
+
+
+def _changed(
+    before: State, after: State, model: str, event: ModelLoadRequested, given: bool
+) -> Iterator[str]:
+    """Yield what to print once a load request is recorded; `given`: whether its id was given."""
+    known = before.models.get(model)
+    if known is not None and known.spec.source != event.source:
+        own = "" if given else "; --id gives it a name of its own"
+        yield f"{model} was {known.spec.source}: it is changed to {event.source}{own}"
+    lines = changed(before, after, model)
+    if lines:
+        yield (
+            f"{model} was there already: this request replaces the whole request before it, and "
+            "what it does not name is dropped. It changes:"
+        )
+        yield from (f"  {line}" for line in lines)
+    secrets = recorded(event)
+    if secrets:
+        yield (
+            f"{secrets}, which forgets nothing: replace what leaked, and set the new value in the "
+            "environment of `nebula node`, which engines inherit"
+        )
 
 
 def _autoscale(text: str) -> dict[str, OptionValue]:
-    """Read LEAST:MOST and what may follow it; ends the command for anything else."""
+    """Read LEAST:MOST and its optional settings; end the command for anything else."""
     bounds, *rest = text.split(",")
     least, colon, most = bounds.partition(":")
     known = {"in-flight", "wait", "calm"}
     chosen = [each.partition("=") for each in rest]
-    if not colon or any(not equals or key not in known for key, equals, _ in chosen):
+    unknown = next((key for key, equals, _ in chosen if not equals or key not in known), None)
+    if unknown is not None:
+        fail(
+            f"--autoscale {text!r}: {unknown!r} is not one of in-flight=N, wait=N and calm=N; "
+            "write LEAST:MOST, like 1:4 or 1:4,in-flight=8,calm=60",
+            2,
+        )
+    if not colon:
         fail(f"--autoscale {text!r}: write LEAST:MOST, like 1:4 or 1:4,in-flight=8,calm=60", 2)
     fields = {"least": _value(least), "most": _value(most)}
     return fields | {key.replace("-", "_"): _value(value) for key, _, value in chosen}
 
 
 def _value(text: str) -> OptionValue:
-    """Read an option's value: JSON where it is some, else the text itself."""
+    """Read an option's value: as JSON if it is valid JSON, else as text."""
     try:
         value: OptionValue = msgspec.json.decode(text.encode(), type=OptionValue)
     except msgspec.MsgspecError:

@@ -13,16 +13,21 @@ from nebula.cli.cluster import joined
 from nebula.cli.options import nats_option
 from nebula.cli.process import fail, run
 from nebula.events import subjects
-from nebula.events.objections import model_by_reference
+from nebula.events.advised import command
+from nebula.events.masking import masked
+from nebula.events.reading import decoded
+from nebula.events.showing import shown_text
+from nebula.events.validation import model_by_reference
+from nebula.history.subject import other_than_model
 
 
 @click.command()
 @click.argument("replica")
 @nats_option
-@click.option("-n", "--lines", default=100, show_default=True, help="How many lines.")
-@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows.")
+@click.option("-n", "--lines", default=100, show_default=True, help="Number of lines.")
+@click.option("-f", "--follow", is_flag=True, help="Continue as the log grows.")
 def logs(replica: str, nats: str, lines: int, follow: bool) -> None:
-    """Print the engine's log of REPLICA, wherever it runs; a model's id means its first replica."""
+    """Print the log of REPLICA's engine, wherever it runs; a model's id means its first replica."""
     run(_logs(nats, replica, lines, follow))
 
 
@@ -34,17 +39,24 @@ async def _logs(nats: str, reference: str, lines: int, follow: bool) -> None:
             model = model_by_reference(state, reference)
             replica = next(state.replicas_of(model), None) if model is not None else None
         if replica is None:
+            other = other_than_model(state, reference)
+            if other:
+                fail(other)
             there = ", ".join(sorted(state.replicas)) or "none"
             fail(f"there is no replica {reference!r}; there are: {there}")
         reply = await _ask_log(projection, replica.node, LogRequest(replica.id, lines))
-        sys.stdout.write(reply.text)
-        sys.stdout.flush()
+        _write(reply.text)
         while follow:
             await asyncio.sleep(0.5)
             request = LogRequest(replica.id, offset=reply.offset)
             reply = await _ask_log(projection, replica.node, request)
-            sys.stdout.write(reply.text)
-            sys.stdout.flush()
+            _write(reply.text)
+
+
+def _write(text: str) -> None:
+    """Write an engine's text without secrets, and to a terminal without control characters."""
+    sys.stdout.write(shown_text(text) if sys.stdout.isatty() else masked(text))
+    sys.stdout.flush()
 
 
 async def _ask_log(projection: Projection, node: str, request: LogRequest) -> LogReply:
@@ -52,8 +64,18 @@ async def _ask_log(projection: Projection, node: str, request: LogRequest) -> Lo
     try:
         answer = await client.request(subjects.logs(node), msgspec.json.encode(request), timeout=5)
     except (NatsError, TimeoutError):
-        fail(f"node {node!r} does not answer")
-    reply = msgspec.json.decode(answer.data, type=LogReply)
+        connection = projection.log.connection
+        if not connection.connected:
+            fail(connection.trouble or "the connection to NATS is lost")
+        fail(
+            f"node {node!r} does not answer: see that {command('node', '--name', node)} runs there"
+        )
+    reply = decoded(answer.data, LogReply)
+    if reply is None:
+        fail(
+            f"the program that answers for node {node!r} is not a Nebula node, or is one of "
+            "another version"
+        )
     if reply.error:
         fail(reply.error)
     return reply

@@ -1,56 +1,167 @@
-"""The `nebula` command: where everything is wired together, and only here."""
+"""The `nebula` command: which commands there are. Each is imported when it is called, not before.
+
+Most of Nebula serves HTTP or runs engines. A command that asks a cluster for its state needs none
+of that, and should not spend a second on importing it.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NamedTuple, cast
 
 import click
 
-from nebula.cli import explain, fork, look, move, operate, replay, revert, serve
-from nebula.cli.alias import alias, aliases
-from nebula.cli.drain import drain
-from nebula.cli.load import load
-from nebula.cli.logs import logs
-from nebula.cli.rebalance import rebalance_replicas
-from nebula.cli.schema import schema
-from nebula.cli.up import up
-from nebula.cli.weights import weights
+from nebula.cli.exits import EPILOG, ends_well, refuse_undecoded
+from nebula.cli.hints import command_like, explained
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Place(NamedTuple):
+    """Where a command is defined, as `module:attribute`, and its line in the list of commands."""
+
+    where: str
+    words: str
+
+
+COMMANDS = {
+    "up": Place("nebula.cli.up:up", "Run a whole cluster on this machine, NATS included."),
+    "gateway": Place("nebula.cli.serve:gateway", "Serve OpenAI's API and the admin API over HTTP."),
+    "router": Place(
+        "nebula.cli.serve:router", ("Place models on nodes and send requests to replicas.")
+    ),
+    "node": Place("nebula.cli.serve:node", "Run the engines that are assigned to this machine."),
+    "load": Place("nebula.cli.load:load", "Load a model, or change a loaded one."),
+    "unload": Place("nebula.cli.models:unload", "Unload a model: end its engines."),
+    "scale": Place("nebula.cli.models:scale", "Change a model's number of replicas."),
+    "drain": Place("nebula.cli.drain:drain", "Empty a node; its replicas move first."),
+    "remove-node": Place("nebula.cli.remove_node:remove_node", "Remove a node for good."),
+    "rebalance": Place(
+        "nebula.cli.rebalance:rebalance_replicas",
+        ("Show which replicas would be better placed elsewhere."),
+    ),
+    "models": Place("nebula.cli.models:models", "List the models."),
+    "replicas": Place("nebula.cli.models:replicas", "List the replicas and their engines."),
+    "nodes": Place("nebula.cli.models:nodes", "List the nodes and their devices."),
+    "adapters": Place("nebula.cli.models:adapters", "List, load and unload LoRA adapters."),
+    "weights": Place("nebula.cli.weights:weights", "List, keep and remove models' files on nodes."),
+    "alias": Place("nebula.cli.alias:alias", "Let a name stand for models, each with a share."),
+    "aliases": Place(
+        "nebula.cli.alias:aliases", ("List the aliases, and which models get their requests.")
+    ),
+    "status": Place(
+        "nebula.cli.models:status", ("Show the whole cluster, and what is wrong with it.")
+    ),
+    "logs": Place("nebula.cli.logs:logs", "Print an engine's log, wherever it runs."),
+    "state": Place("nebula.cli.inspect:state", "Show the cluster as it was at a moment."),
+    "diff": Place("nebula.cli.inspect:diff", "Show what changed between two moments."),
+    "events": Place("nebula.cli.inspect:events", "List the events of all or some aggregates."),
+    "why": Place("nebula.cli.explain:why", "Explain the state of a model, an event or a request."),
+    "replay": Place("nebula.cli.replay:replay", "Fold a log again and check its decisions."),
+    "export": Place("nebula.cli.transfer:export_log", "Write the log to a file."),
+    "import": Place(
+        "nebula.cli.transfer:import_log", ("Write an exported log into an empty cluster.")
+    ),
+    "snapshots": Place(
+        "nebula.cli.transfer:snapshots", "List, check and make snapshots of the log."
+    ),
+    "fork": Place("nebula.cli.fork:fork", "Start a sandbox that continues an exported log."),
+    "revert": Place("nebula.cli.revert:revert_to", "Return models to an earlier state."),
+    "schema": Place("nebula.cli.schema:schema", "Print JSON Schema of events, or AsyncAPI."),
+}
+"""All commands by their names."""
+
+
+GIVEN = "nebula.given"
+"""Where a context keeps what follows `nebula` on the command line."""
+
+
+@contextmanager
+def _without_websockets() -> Iterator[None]:
+    """Keep nats-py from importing aiohttp, unless a URL of NATS needs it: ws:// or wss://.
+
+    nats-py imports it if vLLM has installed it, which doubles the time of all imports.
+    """
+    urls = " ".join((*sys.argv, os.environ.get("NEBULA_NATS_URL", "")))
+    if "aiohttp" in sys.modules or any(kind in urls for kind in ("ws:", "wss:", "file:")):
+        yield
+        return
+    modules: dict[str, ModuleType | None] = cast("dict[str, ModuleType | None]", sys.modules)
+    modules["aiohttp"] = None
+    try:
+        yield
+    finally:
+        del modules["aiohttp"]
+
+
+class Lazy(click.Group):
+    """A group that imports a command when it is called, and lists all without importing any."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names of all commands in this order: actors, models, the past."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a command; return None if no command has that name."""
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, attribute = place.where.partition(":")
+        with _without_websockets():
+            command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.words) for name, place in COMMANDS.items()])
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Read the arguments, and print help if it is asked for; see `invoke`."""
+        with ends_well():
+            refuse_undecoded(args, os.environ)
+            given = tuple(args)
+            context = super().make_context(info_name, args, parent, **extra)
+            context.meta[GIVEN] = given
+            return context
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; if it is ended from outside, print one line and return an exit code."""
+        with ends_well():
+            try:
+                return super().invoke(ctx)
+            except click.NoSuchOption as error:
+                raise explained(error, ctx.meta[GIVEN]) from None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; of a name that none has it is said which may have been meant."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            raise click.UsageError(
+                f"No such command {name!r}.{command_like(name, COMMANDS)}", ctx=ctx
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=Lazy,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EPILOG,
+)
 @click.version_option(package_name="nebula-serving", prog_name="nebula")
 def main() -> None:
     """Many vLLM engines on many machines behind one OpenAI-compatible address."""
 
-
-for command in (
-    up,
-    serve.gateway,
-    serve.router,
-    serve.node,
-    load,
-    operate.unload,
-    operate.scale,
-    drain,
-    rebalance_replicas,
-    operate.models,
-    operate.replicas,
-    operate.nodes,
-    operate.adapters,
-    weights,
-    alias,
-    aliases,
-    operate.status,
-    logs,
-    look.state,
-    look.diff,
-    look.events,
-    explain.why,
-    replay.replay,
-    move.export_log,
-    move.import_log,
-    move.snapshots,
-    fork.fork,
-    revert.revert_to,
-    schema,
-):
-    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -1,59 +1,113 @@
-"""What every process of Nebula does at its edges: logging, signals, exit codes, the event loop."""
+"""What every process of Nebula sets up: logging, signals, exit codes, the event loop."""
 
 import asyncio
 import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 import uvloop
+from nats.errors import Error as NatsError
 
 from nebula.actors.founding import OtherCluster
 from nebula.actors.node.namesake import NameTaken
 from nebula.actors.projection import NewerCluster
+from nebula.cli.elsewhere import shown_message
+from nebula.cli.exits import FATAL, INTERRUPTED, fail
+from nebula.cli.lasting_output import LastingOutput
+from nebula.cli.repeating import Repeating
+from nebula.events.plain_text import plain
 from nebula.store.connection import NotLetIn, Unavailable
 from nebula.store.log import TooLarge
+from nebula.store.needs import Unfit
 from nebula.store.server import ServerFailed
 from nebula.store.streams import StreamMismatch
 from nebula.store.tail import LogReplaced
 
+__all__ = ["FATAL", "INTERRUPTED", "fail", "on_stop", "run", "say", "set_up_logging"]
+
 T = TypeVar("T")
 
-FATAL = 78
-"""Exit code (EX_CONFIG) for what a restart can't mend: a supervisor must not try again."""
+
+class _Lines(logging.Handler):
+    """Writes Nebula's own log messages for the user of a command: one line each, no traceback."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        print(shown_message(f"nebula: {record.getMessage()}"), file=sys.stderr)
+
+
+def _set_up_lines() -> None:
+    """Print Nebula's own warnings as lines, and nothing from the libraries that it uses.
+
+    Libraries log tracebacks of what Nebula handles, such as a refused connection.
+    """
+    logging.getLogger().addHandler(logging.NullHandler())
+    logging.getLogger("nebula").addHandler(_Lines(logging.WARNING))
+    # A missing snapshot costs a command some milliseconds; users need not know.
+    logging.getLogger("nebula.actors.projection").setLevel(logging.ERROR)
+
+
+class ShownFormatter(logging.Formatter):
+    """Writes log lines without secrets and without control characters.
+
+    A message is always one line, so that its text can't forge another message.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Write a message, without the traceback that may follow it."""
+        return plain(super().formatMessage(record)).replace("\n", "\\n")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one."""
+        return shown_message(super().format(record))
 
 
 def set_up_logging(verbose: bool) -> None:
-    """Log to stderr, one line a message."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    """Log to stderr, one line a message, without secrets; the same line once a minute.
+
+    Where stderr is a file that is deleted, it is made anew.
+    """
+    handler = LastingOutput(sys.stderr)
+    handler.addFilter(Repeating())
+    handler.setFormatter(ShownFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     for noisy in ("httpx", "httpcore", "nats", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on uvloop; known troubles become one line on stderr and an exit code."""
+    """Run a coroutine on uvloop; an error from outside becomes one line and an exit code."""
+    if not logging.getLogger().handlers:
+        _set_up_lines()
     try:
         return uvloop.run(main)
     except (StreamMismatch, LogReplaced, NameTaken, TooLarge) as error:
         fail(str(error), FATAL)
-    except (NewerCluster, OtherCluster, NotLetIn) as error:
+    except (NewerCluster, OtherCluster, NotLetIn, Unfit) as error:
         fail(str(error), FATAL)
     except (Unavailable, ServerFailed) as error:
-        fail(str(error), 1)
+        fail(str(error))
+    except BrokenPipeError:
+        raise
+    except NatsError as error:
+        fail(f"NATS refused a request: {_words(error)}; see `nebula status`")
+    except OSError as error:
+        fail(_words(error))
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        fail("interrupted", INTERRUPTED)
 
 
-def fail(message: str, code: int = 1) -> NoReturn:
-    """End with a message for people."""
-    click.secho(f"nebula: {message}", fg="red", err=True)
-    raise SystemExit(code)
+def _words(error: Exception) -> str:
+    """Return an error's message, or the name of its class if it has none."""
+    return str(error).removeprefix("nats: ") or type(error).__name__
+
+
+def say(text: str, *, warning: bool = False) -> None:
+    """Print a message to stderr, without secrets and without control characters."""
+    click.secho(shown_message(text), fg="yellow" if warning else None, err=True)
 
 
 def on_stop(action: Callable[[], None]) -> None:

@@ -1,150 +1,187 @@
-"""Follows a model while it loads and says what happens, until it is served or given up."""
+"""Follows a request until it is fulfilled or can't be, and shows what happens meanwhile."""
 
 import asyncio
-import time
+from collections.abc import Callable, Sequence
 
+from msgspec import Struct
 from rich.console import Console
 from rich.markup import escape
 
 from nebula.actors.projection import Projection
-from nebula.events.standing import Standing, standing
-from nebula.events.state import Held, Model, Replica
+from nebula.cli.exits import INTERRUPTED
+from nebula.cli.meanwhile import Meanwhile
+from nebula.cli.silence import silent
+from nebula.events.state import Replica, State
+from nebula.history.outcome import Asked, Coming, Outcome, asked, outcome
+
+QUIET = 60.0
+"""Seconds without news before a command checks whether the responsible actors are alive."""
+
+NATS_AWAY = 30.0
+"""Seconds for which a waiting command tolerates a lost connection to NATS."""
+
+
+class Wait(Struct):
+    """A wait: since when it lasts, when there was news, and when NATS was last reachable."""
+
+    began: float
+    news: float
+    connected: float
+    seen: object = None
+
+
+class Lost(Exception):
+    """The outcome can't be known; the text says why."""
+
+
+class Patience:
+    """Ends a wait whose outcome will not come, or can't be known."""
+
+    def __init__(self, projection: Projection) -> None:
+        self._projection = projection
+        now = self._now()
+        self._wait = Wait(now, now, now)
+
+    @property
+    def waited(self) -> float:
+        """Seconds since the wait began."""
+        return self._now() - self._wait.began
+
+    async def change(self, awaited: Sequence[Coming], seen: object) -> None:
+        """Wait for the next events, a second at most. Raise Lost if waiting is pointless.
+
+        `seen`: a value that changes whenever something happens to what is awaited.
+        """
+        try:
+            async with asyncio.timeout(1):
+                await self._projection.changed()
+        except TimeoutError:
+            pass
+        now, wait, connection = self._now(), self._wait, self._projection.log.connection
+        if connection.connected:
+            wait.connected = now
+        elif now - wait.connected > NATS_AWAY:
+            away = now - wait.connected
+            raise Lost(
+                f"{connection.trouble or 'the connection to NATS is lost'}, for {away:.0f} s"
+            )
+        if seen != wait.seen:
+            wait.seen, wait.news = seen, now
+        elif now - wait.news > QUIET:
+            wait.news = now
+            text = await silent(connection, awaited)
+            if text:
+                raise Lost(text)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
 
 async def follow(
-    projection: Projection, identity: str, console: Console, asked: int | None = None
+    projection: Projection, identity: str, console: Console, wish: Asked | None = None
 ) -> bool:
-    """Show a model's progress; True once it is served with all its adapters, False if not.
+    """Show the progress of a request for a model; return whether it was fulfilled.
 
-    `asked` is when it was asked for, by the log's clock (ns) [the time of the newest event]. How it
-    stands counts only once a router has answered what was asked for: until then it stands as it did
-    before.
+    `wish`: the request and its event [the newest request].
     """
-    asked = projection.state.time if asked is None else asked
-    began = time.monotonic()
-    told: set[str] = set()
-    changed = False
-    first = projection.state.models.get(identity)
-    before = first.rolled_back if first is not None else ""
-    failing: Replica | None = None
-    with console.status(f"{identity}: asked for") as line:
-        while True:
-            model = projection.state.models.get(identity)
-            if model is None or model.unloading:
-                console.print(f"{identity} was unloaded")
-                return False
-            if model.intent > model.answered:
-                line.update(f"{identity}: waits for a router to place it")
-                await _change_or_second(projection)
-                continue
-            stands = standing(projection.state, model)
-            changed = changed or bool(stands.changing)
-            fell_back = bool(model.rolled_back) and model.rolled_back != before
-            failing = _failing(projection, model) or failing
-            problem = _problem(projection, model)
-            if problem and problem not in told:
-                console.print(f"[yellow]{escape(problem)}[/yellow]", soft_wrap=True)
-                told.add(problem)
-            if stands.word in ("idle", "asleep") or (
-                stands.ready == stands.wanted and not stands.changing
-            ):
-                waiting = _adapters_left(projection, model)
-                if not waiting:
-                    if fell_back:
-                        _taken_back(model, stands, failing, console)
-                        return False
-                    after = _after(projection, model, asked, changed)
-                    how = f"{stands.ready} of {stands.wanted} replicas{after}"
-                    how = how if stands.wanted else _what_starts(model)
-                    if problem:
-                        console.print(f"[yellow]{identity} is not all there[/yellow]: {how}")
-                        return False
-                    with_adapters = ", ".join(sorted(model.adapters))
-                    how += f", with {with_adapters}" if with_adapters and stands.ready else ""
-                    console.print(f"[green]{identity} is {stands.word}[/green]: {how}")
-                    return True
-                line.update(f"{identity}: loading adapters {', '.join(waiting)}")
-            elif stands.word == "failed" or (
-                model.unschedulable
-                and all(r.serving or r.retired for r in projection.state.replicas_of(model))
-            ):
-                _last_words(failing, console)
-                how = f"is {stands.word}"
-                if stands.ready:
-                    how = f"is not as asked for, {stands.ready} of {stands.wanted} replicas serve"
-                text = f"[red]{identity} {how}[/red]: {escape(stands.detail)}"
-                console.print(text, soft_wrap=True)
-                stays = "It is placed as soon as it fits. " if model.unschedulable else ""
-                console.print(f"{stays}`nebula why {identity}` tells what to do.", soft_wrap=True)
-                return False
-            else:
-                line.update(
-                    f"{identity}: {stands.word} for {time.monotonic() - began:.0f} s; "
-                    f"{escape(stands.detail[:200])}"
-                )
-            await _change_or_second(projection)
-
-
-def _what_starts(model: Model) -> str:
-    """Say what would start the engines of a model that is to have none now."""
-    if model.asleep or model.spec.autoscale is not None:
-        return "it has no engine until the first request for it comes"
-    return f"it has 0 replicas, `nebula scale {model.id} 1` starts one"
-
-
-def _after(projection: Projection, model: Model, asked: int, changed: bool) -> str:
-    """Say how long it took: nobody may have looked at the moment when it was there.
-
-    A plan touches all replicas that it keeps; what has changed since has become what was wanted.
-    A change that was seen ends with such a plan.
-    """
-    if changed:
-        return f" after {(projection.state.time - asked) / 1e9:.0f} s"
-    came = [
-        replica.since
-        for replica in projection.state.replicas_of(model)
-        if replica.serving and replica.changed > model.changed
-    ]
-    last = max(came, default=0)
-    return f" after {(last - asked) / 1e9:.0f} s" if last > asked else " already"
-
-
-def _problem(projection: Projection, model: Model) -> str:
-    """Give the first trouble of any replica, in words that stay the same from try to try."""
-    for replica in projection.state.replicas_of(model):
-        if replica.phase == "failed" and not replica.given_up:
-            return f"{replica.id} on {replica.node} failed and is tried again: {replica.reason}"
-        held = _files(projection, replica)
-        if held is not None and held.reason and held.retry_in is not None:
-            return f"{replica.node} could not fetch its files and tries again: {held.reason}"
-        for name, status in replica.adapters.items():
-            if not status.loaded and name in model.adapters:
-                return f"adapter {name} could not be loaded: {status.reason}"
-    return ""
-
-
-def _files(projection: Projection, replica: Replica) -> Held | None:
-    """Give how a replica's files are that it still waits for."""
-    node = projection.state.nodes.get(replica.node)
-    if node is None or replica.launch is None or replica.engine is not None:
-        return None
-    return node.weights.get(replica.launch.source)
-
-
-def _adapters_left(projection: Projection, model: Model) -> list[str]:
-    return sorted(
-        {
-            name
-            for name in model.adapters
-            for replica in projection.state.replicas_of(model)
-            if replica.serving and name not in replica.adapters
-        }
+    wish = wish or asked(projection.state, identity, projection.state.seq)
+    followed = Followed(wish, console)
+    found = await until_settled(
+        projection, console, identity, followed.look, f"it is recorded as event {wish.seq}"
     )
+    if found is None:
+        return False
+    followed.tell(found)
+    return found.word == "there"
 
 
-def _failing(projection: Projection, model: Model) -> Replica | None:
-    """Give a replica whose engine has left last words: after a rollback it is there no more."""
-    return next((each for each in projection.state.replicas_of(model) if each.log_tail), None)
+class Followed:
+    """What is told of one wish while it is waited for, and at the end."""
+
+    def __init__(self, wish: Asked, console: Console) -> None:
+        self.wish = wish
+        self._console = console
+        self._told: set[str] = set()
+        self._failing: Replica | None = None
+        self._waited = False
+
+    def look(self, state: State) -> Outcome:
+        """Return how the wish stands, and tell each trouble once."""
+        found = outcome(state, self.wish, self._waited)
+        if not self.wish.adapter:
+            self._failing = _failing(state, self.wish.model) or self._failing
+        self._waited = self._waited or any(each.node for each in found.coming)
+        for text in found.troubles:
+            if text not in self._told:
+                self._told.add(text)
+                self._console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True)
+        return found
+
+    def tell(self, found: Outcome) -> None:
+        """Print the final state of the request."""
+        if found.word == "there":
+            head, colon, rest = found.text.partition(":")
+            text = f"[green]{escape(head)}[/green]{escape(colon + rest)}"
+        else:
+            _last_words(self._failing, self._console)
+            text = f"[red]{escape(found.text)}[/red]"
+        self._console.print(text, soft_wrap=True)
+        if found.todo:
+            self._console.print(escape(found.todo), soft_wrap=True)
+
+
+async def settled(
+    projection: Projection,
+    console: Console,
+    who: str,
+    look: Callable[[State], Outcome],
+    seq: int,
+) -> bool:
+    """Wait for what the event at `seq` asked for, tell how it stands, return whether it is so."""
+    found = await until_settled(projection, console, who, look, f"it is recorded as event {seq}")
+    if found is not None:
+        colour = "green" if found.word == "there" else "red"
+        console.print(f"[{colour}]{escape(found.text)}[/{colour}]", soft_wrap=True)
+    return found is not None and found.word == "there"
+
+
+async def until_settled(
+    projection: Projection,
+    console: Console,
+    who: str,
+    look: Callable[[State], Outcome],
+    recorded: str,
+) -> Outcome | None:
+    """Wait while `look` says that something is coming; return its next result.
+
+    If the outcome can't be known, report that and return None. `who` is what is waited for;
+    `recorded` is printed when the command stops waiting.
+    """
+    try:
+        patience = Patience(projection)
+        found = look(projection.state)
+        with Meanwhile(console, f"{who}: asked for") as line:
+            while found.word == "coming":
+                line.update(f"{who}: {found.text}", patience.waited)
+                await patience.change(found.coming, found)
+                found = look(projection.state)
+    except Lost as error:
+        console.print(f"[red]{escape(who)}: {escape(str(error))}[/red]", soft_wrap=True)
+        console.print(f"{escape(who)} is no longer waited for; {recorded}", soft_wrap=True)
+        return None
+    except asyncio.CancelledError:
+        console.print(f"{escape(who)} is no longer waited for; {recorded}", soft_wrap=True)
+        raise SystemExit(INTERRUPTED) from None
+    return found
+
+
+def _failing(state: State, identity: str) -> Replica | None:
+    """Return a replica with last lines of an engine's log: after a rollback it may be gone."""
+    model = state.models.get(identity)
+    if model is None:
+        return None
+    return next((each for each in state.replicas_of(model) if each.log_tail), None)
 
 
 def _last_words(replica: Replica | None, console: Console) -> None:
@@ -153,19 +190,3 @@ def _last_words(replica: Replica | None, console: Console) -> None:
     console.print(f"The last lines of {replica.id} ({replica.node}):", style="bold")
     for text in replica.log_tail[-15:]:
         console.print("  " + escape(text), style="dim", highlight=False, soft_wrap=True)
-
-
-def _taken_back(model: Model, stands: Standing, failing: Replica | None, console: Console) -> None:
-    """Say of a change that failed why, and last that nothing has changed."""
-    _last_words(failing, console)
-    serving = f"{stands.ready} of {stands.wanted} replicas serve as before"
-    text = f"{model.id} was rolled back to what last worked: {model.rolled_back}; {serving}"
-    console.print(f"[red]{escape(text)}[/red]", soft_wrap=True)
-
-
-async def _change_or_second(projection: Projection) -> None:
-    try:
-        async with asyncio.timeout(1):
-            await projection.changed()
-    except TimeoutError:
-        return

@@ -1,4 +1,4 @@
-"""`nebula rebalance`: show which replicas would lie better elsewhere, and move them if told so."""
+"""`nebula rebalance`: show which replicas would be better placed elsewhere, or move them."""
 
 from functools import partial
 
@@ -6,37 +6,48 @@ import click
 from rich.markup import escape
 
 from nebula.actors.placement.rebalancing import Rebalancing, rebalance, requests
-from nebula.cli import tables
-from nebula.cli.asking import append
+from nebula.cli import progress, tables
 from nebula.cli.cluster import joined
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import run
+from nebula.cli.submit import append, wait_option
 from nebula.cli.tables import print_json
 from nebula.events.state import State
 from nebula.events.vocabulary import Event
+from nebula.history.outcome import Asked, asked
 
 
 @click.command("rebalance")
-@click.option("--yes", is_flag=True, help="Carry it out: each replica goes once another serves.")
+@click.option("--yes", is_flag=True, help="Move them: each replica ends once another one serves.")
 @nats_option
+@wait_option
 @json_option
-def rebalance_replicas(yes: bool, nats: str, as_json: bool) -> None:
-    """Show which replicas lie together, or on full nodes, and where they would go."""
-    run(_rebalance(nats, yes, as_json))
+def rebalance_replicas(yes: bool, nats: str, wait: bool, as_json: bool) -> None:
+    """Show which replicas share a node or are on full nodes, and where they would move."""
+    run(_rebalance(nats, yes, wait, as_json))
 
 
-async def _rebalance(nats: str, yes: bool, as_json: bool) -> None:
+async def _rebalance(nats: str, yes: bool, wait: bool, as_json: bool) -> None:
     async with joined(nats) as projection:
         planned = rebalance(projection.state)
         seqs: list[int] = []
+        wishes: list[Asked] = []
         if yes:
             for wish in requests(planned.moves):
-                _, seq = await append(projection, partial(_wish, wish))
+                identity, seq = await append(projection, partial(_wish, wish))
                 seqs.append(seq)
+                wishes.append(asked(projection.state, identity, seq))
+        if not as_json:
+            _show(planned, seqs)
+        console = tables.console(errors=True)
+        moved = [
+            await progress.follow(projection, each.model, console, each)
+            for each in (wishes if wait else ())
+        ]
         if as_json:
             print_json({"moves": planned.moves, "passed": planned.passed, "appended": seqs})
-        else:
-            _show(planned, seqs)
+        if not all(moved):
+            raise SystemExit(1)
 
 
 def _wish(wish: tuple[str, Event], _: State) -> tuple[str, Event]:
@@ -54,11 +65,11 @@ def _show(planned: Rebalancing, seqs: list[int]) -> None:
     for reason in planned.passed:
         output.print(f"[dim]left alone: {escape(reason)}[/dim]", soft_wrap=True)
     if not planned.moves:
-        output.print("nothing to move: no replica would lie better elsewhere")
+        output.print("nothing to move: no replica would be better placed elsewhere")
     elif seqs:
         asked = ", ".join(map(str, seqs))
         output.print(
-            f"asked for, event {asked}: each replica goes once another serves in its place"
+            f"asked for, event {asked}: each replica ends once another one serves in its place"
         )
     else:
-        output.print("nothing is done yet: `nebula rebalance --yes` carries it out")
+        output.print("nothing is done yet: `nebula rebalance --yes` does it")

@@ -1,4 +1,4 @@
-"""`nebula replay`: fold a log again, check its decisions, or decide anew under other conditions."""
+"""`nebula replay`: fold a log again, check its decisions, or decide under other conditions."""
 
 import time
 from contextlib import aclosing
@@ -11,18 +11,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from nebula.cli import tables
+from nebula.cli.log_source import LivePast, Past, log_option, moment, opened
 from nebula.cli.options import json_option, nats_option
-from nebula.cli.past import LivePast, Past, log_option, moment, opened
-from nebula.cli.process import fail, run
+from nebula.cli.process import fail, run, say
 from nebula.cli.tables import print_json
 from nebula.events import snapshot
 from nebula.events.record import Record
 from nebula.events.state import EMPTY
 from nebula.history import what_if
+from nebula.history.description import describe
 from nebula.history.difference import differences
 from nebula.history.moments import BadMoment, Moment, clock
 from nebula.history.replay import Difference, Replay, from_the_future
-from nebula.history.telling import told
 from nebula.history.what_if import BadCondition, Condition, Outcome, WhatIf
 
 
@@ -51,7 +51,7 @@ def replay(
 ) -> None:
     """Fold a log from its beginning and check that today's decisions are the recorded ones.
 
-    Ends with exit code 1 at the first that is not.
+    End with exit code 1 at the first decision that differs.
     """
     try:
         parsed = [what_if.parse(each) for each in conditions]
@@ -109,7 +109,7 @@ async def _fold(
             problem = "" if warned else from_the_future(batch, now)
             if problem:
                 warned = True
-                click.secho(f"nebula: {past.name}: {problem}", fg="yellow", err=True)
+                say(f"nebula: {past.name}: {problem}", warning=True)
             for record in batch:
                 if until is not None and until.passed(record.seq, record.time):
                     return None
@@ -125,7 +125,7 @@ def _step(folding: Replay, record: Record, output: Console) -> Difference | None
     who = f"{record.aggregate} {record.id}"
     output.print(
         f"[bold]{record.seq:>6}[/bold]  {clock(record.time)}  [cyan]{escape(who)}[/cyan]: "
-        f"{escape(told(record))}",
+        f"{escape(describe(record, before))}",
         soft_wrap=True,
     )
     for change in differences(before, folding.state):
@@ -145,6 +145,7 @@ def _summary(
         "checked": folding.checked,
         "by_hand": folding.by_hand,
         "beyond": folding.beyond,
+        "by_older": folding.by_older,
         "state": snapshot.digest(folding.state),
         "difference": None if found is None else _both_sides(found),
     }
@@ -174,11 +175,13 @@ def _report(
         f"({count / max(seconds, 1e-9):,.0f}/s), state {snapshot.digest(folding.state)[:16]}",
         soft_wrap=True,
     )
-    parts = [f"{folding.checked} decisions come out as recorded"]
+    parts = [f"{folding.checked} decisions are the same as recorded"]
     if folding.by_hand:
         parts.append(f"{folding.by_hand} were written by hand")
     if folding.beyond:
-        parts.append(f"{folding.beyond} can't be checked: what they are based on was not folded")
+        parts.append(f"{folding.beyond} can't be checked: their basis was not folded")
+    if folding.by_older:
+        parts.append(f"{folding.by_older} are an older version's, which did not know the event")
     output.print("; ".join(parts), soft_wrap=True)
     if found is None:
         return

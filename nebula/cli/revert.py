@@ -1,4 +1,6 @@
-"""`nebula revert`: append what brings models, replicas, adapters and placement back."""
+"""`nebula revert`: return models, replicas, adapters and placement to an earlier state."""
+
+import signal
 
 import click
 import msgspec
@@ -8,16 +10,17 @@ from rich.markup import escape
 from nebula.actors.projection import Projection
 from nebula.cli import tables
 from nebula.cli.cluster import joined
+from nebula.cli.log_source import moment, opened, state_at
+from nebula.cli.models import gone
 from nebula.cli.options import json_option, nats_option
-from nebula.cli.past import moment, opened, state_at
-from nebula.cli.process import fail, run
+from nebula.cli.process import INTERRUPTED, fail, run
 from nebula.cli.tables import print_json
 from nebula.events import record, subjects
 from nebula.events.record import Record
 from nebula.events.state import State
+from nebula.history.description import describe
 from nebula.history.moments import Moment, clock
 from nebula.history.reversion import Reversion, meaning, revert
-from nebula.history.telling import told
 from nebula.store import batch
 from nebula.store.log import Conflict, Guard
 
@@ -25,13 +28,13 @@ from nebula.store.log import Conflict, Guard
 @click.command("revert")
 @click.option("--to", "to", required=True, metavar="SEQ|TIME", help="The moment to go back to.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
+@click.option("--dry-run", is_flag=True, help="Only show the events.")
 @nats_option
 @json_option
 def revert_to(to: str, yes: bool, dry_run: bool, nats: str, as_json: bool) -> None:
-    """Bring models, replicas, adapters and placement back to what they were, by new events."""
+    """Return models, replicas, adapters and placement to an earlier state, by new events."""
     if as_json and not (yes or dry_run):
-        fail("--json asks nobody: give --yes or --dry-run with it", 2)
+        fail("--json can't ask for confirmation: add --yes or --dry-run", 2)
     at = moment(to)
     assert at is not None
     run(_revert(nats, at, yes, dry_run, as_json))
@@ -47,21 +50,33 @@ async def _revert(nats: str, at: Moment, yes: bool, dry_run: bool, as_json: bool
         _show(output, now, then, plan)
         appended: list[int] = []
         if plan.steps and not dry_run:
-            if not yes and not click.confirm("\nAppend these events?"):
+            if not yes and not _confirmed():
                 raise SystemExit(1)
             appended, plan = await _append(projection, then, output)
         if as_json:
             print_json({"to": then.seq, "appended": appended, **_json(now, plan)})
         elif appended:
-            output.print(f"\ndone: the log ends with event {appended[-1]} of this")
+            output.print(f"\ndone: its last event is {appended[-1]}")
         if plan.cannot and not dry_run:
             raise SystemExit(1)
+
+
+def _confirmed() -> bool:
+    """Ask at the terminal. The event loop's own handler would let Ctrl-C wait for an answer."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return click.confirm("\nAppend these events?")
+    except click.Abort:
+        click.echo("\nnothing was appended", err=True)
+        raise SystemExit(INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 async def _append(
     projection: Projection, then: State, output: Console
 ) -> tuple[list[int], Reversion]:
-    """Append the way back as it is now; go on when models that held a name have gone."""
+    """Append the events of the way back; wait for models whose names are needed to unload."""
     appended: list[int] = []
     while True:
         plan, last = await _append_once(projection, then)
@@ -70,15 +85,15 @@ async def _append(
         if not plan.waits or last is None:
             return appended, plan
         output.print("waiting until the models that hold the names are unloaded")
-        await projection.until(_nobody_leaves)
-
-
-def _nobody_leaves(state: State) -> bool:
-    return not any(model.unloading for model in state.models.values())
+        for identity in sorted(projection.state.models):
+            model = projection.state.models.get(identity)
+            leaves = model is not None and model.unloading
+            if leaves and not await gone(projection, output, identity, last):
+                raise SystemExit(1)
 
 
 async def _append_once(projection: Projection, then: State) -> tuple[Reversion, int | None]:
-    """Plan and append until nobody else has written in between."""
+    """Plan and append, again and again until no other event came in between."""
     while True:
         state = projection.state
         plan = revert(state, then)
@@ -106,7 +121,7 @@ def _show(output: Console, now: State, then: State, plan: Reversion) -> None:
     for step in plan.steps:
         entry = Record(0, 0, record.subject_of(step.id, step.event), "model", step.id, step.event)
         output.print(
-            f"  [cyan]{escape(step.id)}[/cyan]: {escape(entry.type)}, {escape(told(entry))}",
+            f"  [cyan]{escape(step.id)}[/cyan]: {escape(entry.type)}, {escape(describe(entry))}",
             soft_wrap=True,
         )
         for text in meaning(now, step):
@@ -114,7 +129,7 @@ def _show(output: Console, now: State, then: State, plan: Reversion) -> None:
     for reason in plan.cannot:
         output.print(f"  [yellow]{escape(reason)}[/yellow]", soft_wrap=True)
     if not plan.steps:
-        output.print("  nothing to do: it is all as it was")
+        output.print("  nothing to do: everything is as it was")
 
 
 def _json(now: State, plan: Reversion) -> dict[str, object]:

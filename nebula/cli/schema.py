@@ -1,4 +1,4 @@
-"""`nebula schema`: what programs in other languages need to speak with Nebula."""
+"""`nebula schema`: what programs in other languages need to exchange messages with Nebula."""
 
 from importlib.metadata import version
 

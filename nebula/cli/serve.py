@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import fcntl
 import importlib.metadata
+import logging
 import shlex
 import socket
 import sys
 import uuid
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import click
 import uvicorn
@@ -25,6 +27,8 @@ from nebula.actors.router.actor import Router
 from nebula.cli.options import (
     PORT,
     Amount,
+    allow_origin_option,
+    allowed_host_option,
     cluster_option,
     drain_option,
     engine_command_option,
@@ -32,11 +36,14 @@ from nebula.cli.options import (
     fetch_option,
     folder_option,
     grace_option,
+    host_option,
+    keep_alive_option,
     label_option,
-    load_patience_option,
+    load_timeout_option,
     lost_after_option,
     name_option,
     nats_option,
+    requests_grace_option,
     restart_limit_option,
     restart_pause_option,
     stall_limit_option,
@@ -49,27 +56,37 @@ from nebula.cli.process import FATAL, fail, on_stop, run, set_up_logging
 from nebula.events import subjects
 from nebula.events.values import Device
 from nebula.http.app import create_app
+from nebula.http.capacity import Capacity, raise_open_files
+from nebula.http.connection import HttpConnection
 from nebula.http.inference import Limits, Patience
-from nebula.http.listening import listen
-from nebula.http.writing import TurnProtocol
+from nebula.http.listening import CantListen, NotAHost, everywhere, listen, url
+from nebula.http.origins import Doors
+from nebula.http.stopping import UNREAD_LAST, Stopping
+from nebula.store import private
 from nebula.store.connection import Connection
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
 @nats_option
 @stream_replicas_option
 @cluster_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@host_option
 @click.option("--port", default=8000, show_default=True, type=PORT, help="Port to listen on.")
+@allowed_host_option
+@allow_origin_option
 @click.option(
     "--max-body", type=int, default=None, help="Largest request body in bytes [NATS's limit]."
 )
-@load_patience_option
+@load_timeout_option
+@keep_alive_option
+@requests_grace_option
 @click.option(
-    "--idle-patience",
+    "--idle-timeout",
     default=600.0,
     show_default=True,
-    help="Seconds an engine may stay silent within one answer.",
+    help="Seconds that an engine may send nothing within one answer.",
 )
 @click.option(
     "--request-memory",
@@ -77,7 +94,7 @@ from nebula.store.connection import Connection
     default="512MiB",
     show_default=True,
     type=Amount(),
-    help="What the bodies of all requests in hand may take; more are refused with 503. "
+    help="Memory for the bodies of all requests at a time; more are refused with 503. "
     "[env: NEBULA_REQUEST_MEMORY]",
 )
 @click.option(
@@ -86,8 +103,10 @@ from nebula.store.connection import Connection
     default="256MiB",
     show_default=True,
     type=Amount(),
-    help="What answers may take that wait for clients who read slowly; beyond it the slowest are "
-    "cut off. [env: NEBULA_ANSWER_MEMORY]",
+    help=(
+        "Memory for answers that slow clients have not read yet; beyond it the slowest are cut "
+        "off. [env: NEBULA_ANSWER_MEMORY]"
+    ),
 )
 @verbose_option
 def gateway(
@@ -96,16 +115,20 @@ def gateway(
     cluster: str,
     host: str,
     port: int,
+    allowed_hosts: tuple[str, ...],
+    allowed_origins: tuple[str, ...],
     max_body: int | None,
-    load_patience: float,
+    load_timeout: float,
+    keep_alive: float,
+    grace: float,
     request_memory: int,
     answer_memory: int,
-    idle_patience: float,
+    idle_timeout: float,
     verbose: bool,
 ) -> None:
     """Serve OpenAI's API and the admin API over HTTP."""
     set_up_logging(verbose)
-    patience = Patience(load_patience, idle_patience)
+    patience = Patience(load_timeout, idle_timeout)
     actor = Gateway(
         Connection(nats, "gateway"),
         f"gw-{uuid.uuid4().hex[:8]}",
@@ -114,47 +137,89 @@ def gateway(
         answer_memory=answer_memory,
     )
     actor.cluster = cluster
-    run(_gateway(actor, host, port, Limits(max_body, patience)))
+    doors = Doors(bound=host, hosts=allowed_hosts, origins=allowed_origins)
+    run(_gateway(actor, host, port, Limits(max_body, patience), doors, keep_alive, grace))
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but signals are ours: it would end the process before the actor has ended."""
+    """uvicorn without its signal handlers, which would end the process before the actor."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
 
+    def give_up_arriving(self) -> None:
+        """Refuse the requests that have not arrived completely."""
+        for connection in tuple(self.server_state.connections):
+            cast("HttpConnection", connection).give_up_arriving()
+
     def stop(self) -> None:
-        """Let it take no more requests, finish those it has, and return."""
+        """Stop taking requests, finish the present ones, and return."""
         self.should_exit = True
 
 
-async def _gateway(actor: Gateway, host: str, port: int, limits: Limits) -> None:
+async def _gateway(
+    actor: Gateway,
+    host: str,
+    port: int,
+    limits: Limits,
+    doors: Doors,
+    keep_alive: float,
+    grace: float,
+) -> None:
     try:
         listening = listen(host, port)
-    except OSError as error:
-        fail(f"can't listen on {host}:{port}: {error}; give another --port", FATAL)
+    except NotAHost as error:
+        fail(f"--host: {error}", FATAL)
+    except CantListen as error:
+        fail(str(error.strerror), FATAL)
+    capacity = Capacity(actor.bodies, open_files=raise_open_files(), keep_alive=keep_alive)
+    stopping = Stopping()
     server = _Server(
         uvicorn.Config(
-            create_app(actor, limits),
+            create_app(actor, limits, doors, stopping),
             loop="none",
-            http=TurnProtocol,
+            http=partial(HttpConnection, capacity=capacity),  # type: ignore[arg-type]
+            ws="none",
             access_log=False,
             log_config=None,
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=UNREAD_LAST,
         )
     )
-    on_stop(server.stop)
+    log.info(
+        "listening on %s%s, for %d connections at most: %d files may be open",
+        f"port {port} of all addresses, here " if everywhere(host) else "",
+        url(host, port),
+        capacity.connections,
+        capacity.open_files,
+    )
+
+    def signalled() -> None:
+        stopping.signal()
+        server.force_exit = stopping.at_once  # it waits for no connection then
+
+    on_stop(signalled)
     acting = asyncio.create_task(actor.run())
+    stopped = asyncio.create_task(stopping.begun.wait())
     serving = asyncio.create_task(server.serve(sockets=listening))
+    watching = asyncio.create_task(capacity.watch())
     try:
-        await asyncio.wait((acting, serving), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((acting, serving, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopping.begun.set()
+        actor.leaving.set()
+        if acting.done() or not await stopping.drained(grace):
+            actor.let_all_go()
+            server.give_up_arriving()
+            await stopping.heard_out()
     finally:
+        watching.cancel()
+        stopped.cancel()
         server.stop()
-        actor.stop()
         await asyncio.gather(serving, return_exceptions=True)
+        actor.stop()
+        await asyncio.gather(acting, return_exceptions=True)
         await actor.connection.close()
     await acting
 
@@ -170,8 +235,10 @@ async def _gateway(actor: Gateway, host: str, port: int, limits: Limits) -> None
     default="512MiB",
     show_default=True,
     type=Amount(),
-    help="What requests may take that wait in line, those for one model half of it; more are "
-    "refused with 429. [env: NEBULA_WAITING_MEMORY]",
+    help=(
+        "Memory for queued requests, half of it for those of one model; more are refused with "
+        "429. [env: NEBULA_WAITING_MEMORY]"
+    ),
 )
 @verbose_option
 def router(
@@ -219,8 +286,10 @@ def router(
     "imagined",
     default=None,
     metavar="KIND:MEMORY,…",
-    help="For rehearsals: offer these devices instead of the machine's own, like gpu:80GiB, and "
-    "the files that the log knows of instead of those on its disk.",
+    help=(
+        "For rehearsals: offer these simulated devices, such as gpu:80GiB, and the files that "
+        "the log mentions instead of those on the disk."
+    ),
 )
 @weights_option
 @fetch_option
@@ -272,7 +341,10 @@ def node(
         inventory = devices.probe() if imagined is None else devices.imagined(imagined)
     except ValueError as error:
         fail(f"--devices: {error}", FATAL)
+    except devices.DriverSilent as error:
+        fail(f"{error}. A node that knows of no GPU would offer the CPU instead, so it ends")
     with _lock(settings.folder):
+        private.tighten(folder.resolve(), settings.folder)
         run(_node(nats, stream_replicas, cluster, settings, inventory))
 
 
@@ -290,7 +362,7 @@ async def _node(
 
 
 async def _until_stopped(actor: Actor) -> None:
-    on_stop(actor.stop)
+    on_stop(lambda: (actor.hurry if actor.stopping else actor.stop)())
     try:
         await actor.run()
     finally:
@@ -298,14 +370,14 @@ async def _until_stopped(actor: Actor) -> None:
 
 
 def engine_arguments(command: str | None) -> tuple[str, ...]:
-    """Split an engine command; the default is vLLM's server in this very environment."""
+    """Split an engine command; the default is vLLM's server in this environment."""
     if command:
         return tuple(shlex.split(command))
     return (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
 
 
 def read_labels(labels: tuple[str, ...]) -> dict[str, str]:
-    """Read KEY=VALUE pairs; ends the program for anything else."""
+    """Read KEY=VALUE pairs; end the program for anything else."""
     pairs = {}
     for label in labels:
         key, equals, value = label.partition("=")
@@ -316,9 +388,9 @@ def read_labels(labels: tuple[str, ...]) -> dict[str, str]:
 
 
 def _lock(folder: Path) -> IO[str]:
-    """Hold the node's folder: two node processes of one name would fight over its engines."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / "lock").open("w")
+    """Lock the node's folder: two node processes of one name would fight over its engines."""
+    private.folder(folder)
+    lock = private.opened(folder / "lock", "w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -10,7 +10,7 @@ from typing import IO
 
 from nebula.actors.actor import cancel
 from nebula.cli.process import FATAL
-from nebula.store import child_output
+from nebula.store import child_output, private
 from nebula.store.server import EmbeddedServer, ServerFailed, die_with_parent
 from nebula.store.watch import StoreWatch
 from nebula.store.writability import WARN_BELOW
@@ -19,16 +19,21 @@ log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 10.0
 
+AT_ONCE = 5.0
+"""Seconds that a child gets to end after the second signal."""
+
+_AGAIN = 0.2
+
 RESTART_PATIENCE = 300.0
-"""Seconds that a nats-server which has run before gets to read its store."""
+"""Seconds that a restarted nats-server gets to read its store."""
 
 
 class ChildFailed(Exception):
-    """A child can't run at all; a restart would not help."""
+    """A child can't run at all, so that a restart would not help."""
 
 
 class Supervisor:
-    """A handful of children, and perhaps the embedded NATS server, that live and die together."""
+    """The child processes of `nebula up`, which end together, with its NATS server if any."""
 
     def __init__(
         self, log_folder: Path, server: EmbeddedServer | None, *, warn_below: int = WARN_BELOW
@@ -38,12 +43,13 @@ class Supervisor:
         self._warn_below = warn_below
         self._children: dict[str, asyncio.subprocess.Process] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._hurried = asyncio.Event()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start_server(self) -> None:
-        """Start the embedded server and keep it running. Raises ServerFailed.
+        """Start the embedded server and keep it running. Raise ServerFailed.
 
-        What it and the children write is bounded from here on.
+        From here on the log files of the server and the children are bounded.
         """
         folders = [self._log_folder] + ([self._server.folder] if self._server is not None else [])
         bounding = child_output.keep_bounded(folders, child_output.LIMIT)
@@ -63,11 +69,14 @@ class Supervisor:
         self._keepers[name] = asyncio.create_task(self._keep(name, arguments, environment))
 
     async def failure(self) -> None:
-        """Wait until a child can't be kept running. Raises ChildFailed."""
+        """Wait until a child can't be kept running. Raise ChildFailed."""
         await asyncio.shield(self._failed)
 
     async def stop(self, names: Sequence[str], patience: float) -> None:
-        """End children one after the other; those that take longer than `patience` s are killed."""
+        """End children one after the other; those that take longer than `patience` s are killed.
+
+        After `hurry` they get a second signal, and AT_ONCE seconds.
+        """
         for name in names:
             keeper = self._keepers.pop(name, None)
             if keeper is not None:
@@ -77,23 +86,43 @@ class Supervisor:
             if child is None or child.returncode is not None:
                 continue
             child.send_signal(signal.SIGTERM)
-            try:
-                async with asyncio.timeout(patience):
-                    await child.wait()
-            except TimeoutError:
+            if not await self._ended(child, patience):
                 log.warning("%s did not end in %.0f s: killing it", name, patience)
                 child.kill()
                 await child.wait()
 
+    def hurry(self) -> None:
+        """Let children end at once, those that are ending now and those that end later."""
+        self._hurried.set()
+
+    async def _ended(self, child: asyncio.subprocess.Process, patience: float) -> bool:
+        """Return whether a child ends in time after its signal."""
+        waiting = asyncio.ensure_future(child.wait())
+        hurried = asyncio.ensure_future(self._hurried.wait())
+        try:
+            await asyncio.wait(
+                (waiting, hurried), timeout=patience, return_when=asyncio.FIRST_COMPLETED
+            )
+            for _ in range(round(AT_ONCE / _AGAIN) if hurried.done() else 0):
+                # The kernel merges two signals that arrive before the child handles the first.
+                await asyncio.wait((waiting,), timeout=_AGAIN)
+                if waiting.done():
+                    break
+                child.send_signal(signal.SIGTERM)
+            return waiting.done()
+        finally:
+            waiting.cancel()
+            hurried.cancel()
+
     async def stop_server(self) -> None:
-        """End the embedded server, last of all."""
+        """End the embedded server, after everything else."""
         keepers = [self._keepers.pop(each, None) for each in ("logs", "store watch", "nats-server")]
         await cancel(keeper for keeper in keepers if keeper is not None)
         if self._server is not None:
             await self._server.stop()
 
     def log_file(self, name: str) -> Path:
-        """Give a child's log file."""
+        """Return a child's log file."""
         return self._log_folder / f"{name}.log"
 
     async def _keep(
@@ -113,28 +142,44 @@ class Supervisor:
                     preexec_fn=die_with_parent,
                     start_new_session=True,
                 )
-            self._children[name] = child
-            code = await child.wait()
+                self._children[name] = child
+                code = await child.wait()
+                said = self._last_word(name, output)
             if code == FATAL:
-                self._fail(f"{name} can't run: {self._last_line(name)}")
+                self._fail(
+                    f"{name} can't run: {said.removeprefix('nebula: ') or 'it said nothing'}"
+                )
                 return
             pause = 0.25 if loop.time() - began > 30 else min(pause * 2, LONGEST_PAUSE)
             log.warning("%s ended (exit code %s); starting it again in %.1f s", name, code, pause)
             await asyncio.sleep(pause)
 
-    def _output(self, name: str) -> IO[bytes]:
-        """Open a child's log file; one that can't be had must not keep the child from running."""
+    def _last_word(self, name: str, output: IO[bytes]) -> str:
+        """Return a child's last line, also where its log file was deleted meanwhile.
+
+        A child that has noticed continues in a new file; otherwise it is in the file that is open
+        here.
+        """
         try:
-            self._log_folder.mkdir(parents=True, exist_ok=True)
-            return self.log_file(name).open("ab")
+            with self.log_file(name).open("rb") as there:
+                said = child_output.last_line(there)
+        except OSError:
+            said = ""
+        return said or child_output.last_line(output)
+
+    def _output(self, name: str) -> IO[bytes]:
+        """Open a child's log file; the child runs even if the file can't be opened."""
+        try:
+            private.folder(self._log_folder)
+            return private.opened(self.log_file(name), "a+b")
         except OSError as error:
             log.error("what %s says is lost: %s", name, error)
-            return Path(os.devnull).open("ab")
+            return Path(os.devnull).open("a+b")
 
     async def _keep_server(self, server: EmbeddedServer) -> None:
-        """Start the server again whenever it ends, for as long as that takes.
+        """Start the server again whenever it ends, however long that takes.
 
-        Engines and what they are at go on meanwhile: ending them would help nobody.
+        Engines and their requests continue meanwhile: ending them would not help.
         """
         while True:
             code = await server.wait()
@@ -146,7 +191,7 @@ class Supervisor:
                     await server.start(RESTART_PATIENCE)
                     break
                 except ServerFailed as error:
-                    await server.end()  # two on one store would lose what is acknowledged
+                    await server.end()  # two servers on one store would lose acknowledged events
                     if str(error) != said:
                         log.error("%s; trying again", error)
                     pause, said = min(pause * 2, LONGEST_PAUSE), str(error)
@@ -154,7 +199,3 @@ class Supervisor:
     def _fail(self, reason: str) -> None:
         if not self._failed.done():
             self._failed.set_exception(ChildFailed(reason))
-
-    def _last_line(self, name: str) -> str:
-        lines = child_output.tail(self.log_file(name), 1)
-        return lines[-1] if lines else "it said nothing"

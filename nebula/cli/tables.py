@@ -1,18 +1,29 @@
 """How the command line shows the cluster: tables for people, JSON for programs."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import click
 import msgspec
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as as_it_is
 from rich.table import Table
+from rich.text import Text
 
+from nebula.actors.founding import told
+from nebula.actors.placement.fleet import twins
+from nebula.cli.elsewhere import shown_message
 from nebula.events import memory
-from nebula.events.standing import standing
+from nebula.events.adapter_status import adapter_status
+from nebula.events.advised import why
+from nebula.events.evolve_adapter import short
+from nebula.events.intents import ModelLoadRequested
+from nebula.events.model_status import failed_before, model_status
+from nebula.events.plain_text import one_line
+from nebula.events.showing import secrets_of, shown
 from nebula.events.state import Node, Replica, State
+from nebula.history.description import place
 from nebula.history.difference import Change
-from nebula.history.telling import place
 
 _COLOURS = {
     "ready": "green",
@@ -20,6 +31,8 @@ _COLOURS = {
     "starting": "yellow",
     "assigned": "yellow",
     "failed": "red",
+    "given up": "red",
+    "ending": "magenta",
     "unschedulable": "red",
     "unloading": "magenta",
     "asleep": "blue",
@@ -27,20 +40,56 @@ _COLOURS = {
 }
 
 
+def recorded(spec: ModelLoadRequested) -> str:
+    """Return a sentence about a load request's secrets in the log; "" if there are none."""
+    names = (*secrets_of(spec.env), *secrets_of(spec.options), *secrets_of({"source": spec.source}))
+    if not names:
+        return ""
+    are = "is" if len(names) == 1 else "are"
+    return f"{', '.join(names)} {are} in the log in clear"
+
+
+LONGEST_CELL = 200
+"""Longest text of a table's cell, in characters; `--json` prints all of it."""
+
+LONGEST_REASON = 100
+"""Longest reason in a table's cell, in characters; `nebula why` prints all of it."""
+
+
+class Shown(Console):
+    """A console that removes secrets and control characters from every text.
+
+    The command decides what follows when the reader of its output has gone.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError that is being handled."""
+        raise
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Render a text, without secrets and control characters."""
+        return super().render_str(shown_message(text, as_it_is), **options)
+
+
 def console(*, errors: bool = False) -> Console:
-    """Give a console for people; text that goes into a file or a pipe is not cut at 80 columns."""
-    made = Console(stderr=errors, highlight=False)
-    return made if made.is_terminal else Console(stderr=errors, highlight=False, width=200)
+    """Return a console for people; text for a file or a pipe is not cut at 80 columns."""
+    made = Shown(stderr=errors, highlight=False)
+    return made if made.is_terminal else Shown(stderr=errors, highlight=False, width=200)
+
+
+def escape(text: str, most: int = LONGEST_CELL) -> str:
+    """Return a text as a cell of a table: one line of bounded length."""
+    return as_it_is(one_line(text, most))
 
 
 def coloured(word: str) -> str:
-    """Mark a word with the colour it has everywhere."""
+    """Return a state's word in its colour."""
     colour = _COLOURS.get(word)
     return f"[{colour}]{word}[/{colour}]" if colour else word
 
 
 def columns(*names: str) -> Table:
-    """Give an empty table as all of them look."""
+    """Return an empty table in the common style."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in names:
         table.add_column(name, overflow="fold")
@@ -48,21 +97,21 @@ def columns(*names: str) -> Table:
 
 
 def print_json(value: object) -> None:
-    """Print for programs, indented for people."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    """Print JSON for programs, indented for people."""
+    click.echo(msgspec.json.format(msgspec.json.encode(shown(value)), indent=2))
 
 
 def models(state: State) -> Table:
-    """Show the models, one a line, with their adapters below them."""
+    """Show the models, one per line, with their adapters below them."""
     table = columns("MODEL", "NAME", "TASK", "STATE", "REPLICAS", "SOURCE")
     for identity in sorted(state.models):
         model = state.models[identity]
-        stands = standing(state, model)
+        stands = model_status(state, model)
         table.add_row(
             identity,
             escape(model.name),
             model.task,
-            coloured(stands.word),
+            coloured(stands.phase),
             f"{stands.ready}/{stands.wanted}",
             escape(model.spec.source),
         )
@@ -70,31 +119,27 @@ def models(state: State) -> Table:
 
 
 def adapters(state: State) -> Table:
-    """Show the adapters and on how many replicas each is in place."""
-    table = columns("ADAPTER", "MODEL", "LOADED", "SOURCE", "REASON")
+    """Show the adapters, which version answers, and how many replicas have loaded it."""
+    table = columns("ADAPTER", "MODEL", "LOADED", "VERSION", "SOURCE", "REASON")
     for identity in sorted(state.models):
         model = state.models[identity]
-        replicas = [replica for replica in state.replicas_of(model) if replica.serving]
-        for name in sorted(model.adapters):
-            known = [
-                status for replica in replicas if (status := replica.adapters.get(name)) is not None
-            ]
-            loaded = sum(status.loaded for status in known)
-            reason = next((status.reason for status in known if not status.loaded), "")
+        for name in sorted({**model.leaving, **model.adapters}):
+            stands = adapter_status(state, model, name)
             table.add_row(
                 escape(name),
                 identity,
-                f"{loaded}/{len(replicas)}",
-                escape(model.adapters[name]),
-                escape(reason),
+                f"{stands.loaded}/{stands.serving}",
+                short(stands.version) if stands.version else "",
+                escape(stands.source),
+                _reason_of(stands.reason, name),
             )
     return table
 
 
-def aliases(state: State) -> Table:
-    """Show the aliases, a line for each target, and who of them is there."""
+def aliases(state: State, only: str = "") -> Table:
+    """Show the aliases, a line for each target, and whether the target exists."""
     table = columns("ALIAS", "NAME", "TARGET", "WEIGHT", "STATE", "MIRROR")
-    for identity in sorted(state.aliases):
+    for identity in [only] if only else sorted(state.aliases):
         alias = state.aliases[identity]
         for number, target in enumerate(alias.targets):
             named = state.names.get(target.model)
@@ -103,7 +148,7 @@ def aliases(state: State) -> Table:
                 *((identity, escape(alias.name)) if not number else ("", "")),
                 escape(target.model),
                 str(target.weight),
-                coloured(standing(state, model).word) if model is not None else "not there",
+                coloured(model_status(state, model).phase) if model is not None else "not there",
                 escape(alias.mirror) if not number else "",
             )
     return table
@@ -112,9 +157,16 @@ def aliases(state: State) -> Table:
 def replicas(state: State) -> Table:
     """Show the replicas with their engines."""
     table = columns("REPLICA", "NODE", "DEVICE", "MEMORY", "STATE", "PID", "PORT", "REASON")
+    told: dict[tuple[str, str], str] = {}
     for identity in sorted(state.replicas):
         replica = state.replicas[identity]
         engine = replica.engine
+        reason = _reason(replica)
+        first = told.setdefault((replica.model, reason), identity)
+        if first == identity:
+            reason = _reason_of(reason, identity)
+        elif reason:
+            reason = f"as {first}"
         table.add_row(
             identity,
             replica.node,
@@ -123,23 +175,43 @@ def replicas(state: State) -> Table:
             coloured(_phase(state, replica)),
             str(engine.pid) if engine else "",
             str(engine.port) if engine else "",
-            escape(replica.reason),
+            reason,
         )
     return table
 
 
+def _reason_of(reason: str, name: str) -> str:
+    """Return a reason as a cell; of a long one its beginning, and which command tells the rest."""
+    if len(one_line(reason, LONGEST_REASON + 1)) <= LONGEST_REASON:
+        return escape(reason)
+    return f"{escape(reason, LONGEST_REASON)} ({as_it_is(why(name))})"
+
+
+def _reason(replica: Replica) -> str:
+    """Return why a replica has no engine, or why its last start failed.
+
+    An engine that ran and has ended does not explain anything about the engine that starts now.
+    """
+    if replica.engine is None:
+        return replica.reason
+    before = failed_before(replica)
+    return f"attempt {replica.attempt - 1} failed: {before}" if before else ""
+
+
 def _phase(state: State, replica: Replica) -> str:
-    """Say where a replica stands; how an engine on a lost node is nobody knows."""
+    """Return a replica's state; that of an engine on a lost node is unknown."""
     node = state.nodes.get(replica.node)
     if node is not None and node.lost and replica.engine is not None:
         return "lost"
     if replica.serving and replica.engine is not None and replica.engine.stalled:
         return "stands still"
-    return "retired" if replica.retired else replica.phase
+    if replica.given_up:
+        return "given up"
+    return "ending" if replica.retired else replica.phase
 
 
 def plans(state: State) -> Table:
-    """Show the plan of each model: what a router has decided."""
+    """Show the plan of each model, as a router decided it."""
     table = columns("MODEL", "PLAN", "REPLICAS", "NOT PLACED")
     for identity in sorted(state.models):
         model = state.models[identity]
@@ -169,11 +241,12 @@ def changes(found: Sequence[Change]) -> Table:
 
 
 def nodes(state: State) -> Table:
-    """Show the nodes with their devices and what is promised of them.
+    """Show the nodes with their devices and the memory that plans have assigned.
 
-    What a lost one was to have counts no more, and what still runs there nobody knows.
+    A lost node has no assignments any more; what still runs there is unknown.
     """
     table = columns("NODE", "HOST", "DEVICE", "NAME", "MEMORY", "PROMISED", "ENGINES", "LABELS")
+    same = twins(state)
     for identity in sorted(state.nodes):
         node = state.nodes[identity]
         for device in node.devices:
@@ -183,6 +256,8 @@ def nodes(state: State) -> Table:
                 if replica.node == identity and device.index in replica.devices
             ]
             promised = memory.text(sum(replica.memory for replica in here))
+            others = same.get((identity, device.index), ())
+            promised += "".join(f" (shared with {node})" for node, _ in others)
             engines = str(sum(replica.engine is not None for replica in here))
             table.add_row(
                 identity + _flags(node),
@@ -201,16 +276,20 @@ def _flags(node: Node) -> str:
     words = (
         ("draining", node.draining),
         ("suspected", bool(node.suspected)),
+        ("stopped", node.stopped and not node.lost),
         ("lost", node.lost),
     )
     flags = [word for word, on in words if on]
     return f" ({', '.join(flags)})" if flags else ""
 
 
-def status(output: Console, state: State) -> None:
-    """Print the whole cluster, and a line for each model that is not well."""
+def status(output: Console, state: State, now: int | None = None) -> None:
+    """Print the whole cluster, and a line for each model that is not healthy.
+
+    `now`: nanoseconds since the epoch; None for a state that is looked back at.
+    """
     if not state.models and not state.nodes:
-        output.print(f"The log holds {state.seq} events: no nodes and no models yet.")
+        output.print(f"No nodes and no models yet. {ends(state)[:1].upper()}{ends(state)[1:]}.")
         return
     output.print(nodes(state))
     if state.models:
@@ -220,14 +299,25 @@ def status(output: Console, state: State) -> None:
         output.print(plans(state))
         output.print()
         output.print(replicas(state))
-    if any(model.adapters for model in state.models.values()):
+    if any(model.adapters or model.leaving for model in state.models.values()):
         output.print()
         output.print(adapters(state))
     if state.aliases:
         output.print()
         output.print(aliases(state))
     for identity in sorted(state.models):
-        detail = standing(state, state.models[identity]).detail
+        detail = model_status(state, state.models[identity], now).detail
         if detail:
-            output.print(f"\n[bold]{identity}[/bold]: {escape(detail)}", soft_wrap=True)
-    output.print(f"\n{state.seq} events")
+            output.print(f"\n[bold]{identity}[/bold]: {as_it_is(detail)}", soft_wrap=True)
+    for identity in sorted(state.models):
+        secrets = recorded(state.models[identity].spec)
+        if secrets:
+            output.print(f"\n[bold]{identity}[/bold]: [yellow]{as_it_is(secrets)}[/yellow]")
+    output.print(f"\n{ends(state)}", soft_wrap=True)
+
+
+def ends(state: State) -> str:
+    """Return a line with the cluster's name and the length of its log."""
+    cluster = state.cluster
+    called = f"cluster {escape(told(cluster))}, version {cluster.version}; " if cluster.id else ""
+    return f"{called}{state.seq} events"

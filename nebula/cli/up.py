@@ -1,6 +1,8 @@
 """`nebula up`: a whole cluster on this machine, NATS included, ended by one Ctrl-C."""
 
 import asyncio
+import os
+import socket
 import sys
 from pathlib import Path
 
@@ -13,20 +15,24 @@ from rich.console import Console
 from rich.markup import escape
 
 from nebula.actors.founding import told
-from nebula.cli import demo, tables
+from nebula.cli import demo, readiness_watch, tables, telling_news
 from nebula.cli.cluster import joined
+from nebula.cli.elsewhere import note
 from nebula.cli.options import (
     PORT,
     Whole,
+    allow_origin_option,
+    allowed_host_option,
     cluster_option,
     drain_option,
     engine_command_option,
     engine_log_limit_option,
     fetch_option,
     folder_option,
-    grace_option,
+    host_option,
+    keep_alive_option,
     label_option,
-    load_patience_option,
+    load_timeout_option,
     log_limit_option,
     log_warning_option,
     lost_after_option,
@@ -39,22 +45,31 @@ from nebula.cli.options import (
     stream_replicas_option,
     verbose_option,
     weights_option,
+    whole_grace_option,
 )
-from nebula.cli.process import FATAL, fail, on_stop, run, set_up_logging
+from nebula.cli.process import FATAL, fail, on_stop, run, say, set_up_logging
 from nebula.cli.supervisor import ChildFailed, Supervisor
-from nebula.store.connection import Unavailable
+from nebula.http import listening
+from nebula.store import private
+from nebula.store.connection import Connection, NotLetIn, Unavailable
 from nebula.store.reaching import shown
 from nebula.store.server import NO_LIMIT, EmbeddedServer
 
 QUIET = 15.0
-"""Seconds that the gateway may take to get ready before it is said what it waits for."""
+"""Seconds after which `nebula up` says what a gateway waits for that is not ready yet."""
+
+LOCAL = "nats://127.0.0.1:{}"
+"""The URL of the NATS that it starts, with its port."""
+
+LOOK = 3.0
+"""Seconds that a NATS of the user's own gets to answer before it is said what is in the way."""
 
 MEMORY = "cluster"
 """File in the folder of `nebula up --nats` that names the cluster which it joined."""
 
 
 class UpSettings(Struct, frozen=True):
-    """What `nebula up` was told."""
+    """The settings of `nebula up`."""
 
     nats: str | None
     nats_port: int
@@ -80,22 +95,29 @@ class UpSettings(Struct, frozen=True):
     default=None,
     metavar="URL",
     callback=not_empty,
-    help="Use this NATS server or cluster instead of starting one. [env: NEBULA_NATS_URL]",
+    help="Use this NATS server or cluster instead of starting a server. [env: NEBULA_NATS_URL]",
 )
 @click.option(
-    "--nats-port", default=4222, show_default=True, type=PORT, help="Port of the NATS it starts."
+    "--nats-port",
+    default=4222,
+    show_default=True,
+    type=PORT,
+    help=("Port of the NATS server that it starts."),
 )
 @stream_replicas_option
 @cluster_option
 @folder_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="The gateway's address.")
-@click.option("--port", default=8000, show_default=True, type=PORT, help="The gateway's port.")
-@load_patience_option
+@host_option
+@click.option("--port", default=8000, show_default=True, type=PORT, help="Port of the gateway.")
+@allowed_host_option
+@allow_origin_option
+@load_timeout_option
+@keep_alive_option
 @click.option("--routers", default=1, show_default=True, type=Whole(1, 16))
 @click.option("--node/--no-node", default=True, show_default=True, help="Run engines here.")
 @name_option
 @label_option
-@grace_option
+@whole_grace_option
 @drain_option
 @restart_limit_option
 @restart_pause_option
@@ -124,7 +146,10 @@ def up(
     folder: Path,
     host: str,
     port: int,
-    load_patience: float,
+    allowed_hosts: tuple[str, ...],
+    allowed_origins: tuple[str, ...],
+    load_timeout: float,
+    keep_alive: float,
     routers: int,
     node: bool,
     name: str | None,
@@ -149,8 +174,16 @@ def up(
     set_up_logging(verbose)
     source = click.get_current_context().get_parameter_source
     if nats and source("nats_port") is ParameterSource.COMMANDLINE:
-        given = "--nats" if source("nats") is ParameterSource.COMMANDLINE else "NEBULA_NATS_URL"
-        fail(f"--nats-port is for the NATS that it starts, and {given} names one: {shown(nats)}", 2)
+        if source("nats") is ParameterSource.COMMANDLINE:
+            fail(
+                f"--nats-port is for the NATS that it starts, and --nats names one: {shown(nats)}",
+                2,
+            )
+        say(
+            f"--nats-port starts a NATS here, so NEBULA_NATS_URL ({shown(nats)}) is not used. "
+            f"Other commands need --nats {LOCAL.format(nats_port)}, or that in NEBULA_NATS_URL"
+        )
+        nats = None
     node_arguments = ["--grace", str(grace), "--drain", str(drain)]
     node_arguments += ["--restart-limit", str(restart_limit)]
     node_arguments += ["--restart-pause", str(restart_pause)]
@@ -174,7 +207,13 @@ def up(
         port=port,
         routers=routers,
         node=node,
-        gateway_arguments=("--load-patience", str(load_patience)),
+        gateway_arguments=(
+            *("--load-timeout", str(load_timeout)),
+            *("--keep-alive", str(keep_alive)),
+            *("--grace", str(grace)),
+            *(argument for host in allowed_hosts for argument in ("--allowed-host", host)),
+            *(argument for url in allowed_origins for argument in ("--allow-origin", url)),
+        ),
         router_arguments=("--lost-after", str(lost_after)),
         node_arguments=tuple(node_arguments),
         demo=demo_folder.resolve() if demo_folder else None,
@@ -183,18 +222,23 @@ def up(
 
 
 async def _up(settings: UpSettings, grace: float) -> None:
-    if settings.nats:
-        settings = await same_cluster(settings.nats, settings)
     console = tables.console(errors=True)
+    if settings.nats:
+        from_environment = os.environ.get("NEBULA_NATS_URL") == settings.nats
+        named = " of NEBULA_NATS_URL" if from_environment else ""
+        using = f"Using the NATS at {shown(settings.nats)}{named}, starting none"
+        console.print(using, soft_wrap=True)
+        if await answers(settings.nats, console):
+            settings = await same_cluster(settings.nats, settings)
     server = None if settings.nats else _server(settings)
     url = settings.nats or (server.url if server else "")
+    note(url)
+    private.tighten(settings.folder, settings.folder / "nats", settings.folder / "logs")
     supervisor = Supervisor(settings.folder / "logs", server, warn_below=settings.log_warning)
     stopping = asyncio.Event()
-    on_stop(stopping.set)
+    on_stop(lambda: (supervisor.hurry if stopping.is_set() else stopping.set)())
     routers = [f"router-{number}" for number in range(settings.routers)]
     await supervisor.start_server()
-    if settings.nats:
-        console.print(f"Using the NATS at {shown(url)}, starting none", soft_wrap=True)
     try:
         for name in routers:
             line = [*_command("router", settings), *settings.router_arguments]
@@ -217,8 +261,13 @@ async def _up(settings: UpSettings, grace: float) -> None:
     except ChildFailed as error:
         fail(str(error))
     finally:
-        console.print("stopping: engines first, NATS last")
-        await supervisor.stop(["gateway"], 10)
+        stopping.set()
+        console.print(
+            f"stopping: requests get {grace:g} s to end, then engines the same, NATS ends last; "
+            "Ctrl-C again ends all at once",
+            soft_wrap=True,
+        )
+        await supervisor.stop(["gateway"], grace + 10)
         await supervisor.stop(["node"], grace + 15)
         await supervisor.stop(routers, 10)
         await supervisor.stop_server()
@@ -229,10 +278,28 @@ def _server(settings: UpSettings) -> EmbeddedServer:
     return EmbeddedServer(settings.folder / "nats", settings.nats_port, limit=limit)
 
 
-async def same_cluster(nats: str, settings: UpSettings) -> UpSettings:
-    """Return `settings` with the cluster that this folder is of, if it is known.
+async def answers(nats: str, console: Console) -> bool:
+    """Return whether a NATS answers; where none does, say why and that it is tried again.
 
-    Ends the program where another one was founded on that NATS, and nobody asked to join it.
+    Raises NotLetIn where it answers and waiting would not help, as for a wrong password.
+    """
+    connection = Connection(nats, "nebula up")
+    try:
+        await connection.open(patience=LOOK)
+    except NotLetIn:
+        raise
+    except Unavailable as error:
+        console.print(f"{escape(str(error))}; tried again until it answers", soft_wrap=True)
+        return False
+    finally:
+        await connection.close()
+    return True
+
+
+async def same_cluster(nats: str, settings: UpSettings) -> UpSettings:
+    """Return `settings` with the cluster that this folder belongs to, if that is known.
+
+    End the program if that NATS has another cluster which the user did not ask to join.
     """
     memory = settings.folder / MEMORY
     if settings.cluster:
@@ -240,7 +307,7 @@ async def same_cluster(nats: str, settings: UpSettings) -> UpSettings:
     if memory.exists():
         return replace(settings, cluster=memory.read_text().strip())
     if (settings.folder / "logs").exists():
-        return settings  # it was there before clusters had ids
+        return settings  # it is older than cluster ids
     try:
         async with joined(nats) as projection:
             there = projection.state.cluster
@@ -248,18 +315,19 @@ async def same_cluster(nats: str, settings: UpSettings) -> UpSettings:
         return settings
     if there.id:
         fail(
-            f"there is a cluster at {nats} already, {told(there)}. To join it with a gateway, "
-            f"router and node of this folder: --cluster {there.name or there.id}. For a cluster of "
-            "its own: another NATS, or none, and `nebula up` starts one",
+            f"there is a cluster at {shown(nats)} already, {told(there)}. To join it with a "
+            f"gateway, router and node of this folder: --cluster {there.name or there.id}. For a "
+            "cluster of its own: another NATS, or none, and `nebula up` starts one",
             FATAL,
         )
     return settings
 
 
 async def remember(nats: str, folder: Path) -> None:
-    """Note in a folder which cluster it is of, so that it never joins another by mistake."""
+    """Note in a folder which cluster it belongs to, so that it never joins another by mistake."""
     async with joined(nats) as projection:
-        (folder / MEMORY).write_text(projection.state.cluster.id + "\n")
+        with private.opened(private.folder(folder) / MEMORY, "w") as memory:
+            memory.write(projection.state.cluster.id + "\n")
 
 
 def _command(actor: str, settings: UpSettings) -> list[str]:
@@ -275,35 +343,37 @@ def _command(actor: str, settings: UpSettings) -> list[str]:
 
 
 async def _serve(settings: UpSettings, url: str, console: Console) -> None:
-    """Say when the cluster is up, then bring up the demo if it was asked for."""
-    address = f"http://{settings.host}:{settings.port}"
+    """Print when the cluster is up, load the demo if it was requested, then watch the gateway."""
+    address = listening.url(settings.host, settings.port)
     await _ready(address, console)
     if settings.nats:
         await remember(settings.nats, settings.folder)
-    console.print(f"[green]Nebula is up[/green]: {address}  (NATS: {url})", soft_wrap=True)
+    console.print(f"[green]Nebula is up[/green]: {address}  (NATS: {shown(url)})", soft_wrap=True)
+    if listening.everywhere(settings.host):
+        there = escape(listening.url(socket.gethostname(), settings.port))
+        text = f"It listens on all addresses of this machine: elsewhere try {there}"
+        console.print(text, soft_wrap=True)
     engines = f"; of engines: {settings.folder}/nodes/*/logs" if settings.node else ""
     console.print(f"Logs: {settings.folder}/logs{engines}", soft_wrap=True)
     if settings.demo is not None:
         async with joined(url, patience=30) as projection:
-            await demo.bring_up(projection, settings.demo, address, url, console)
+            await projection.until(demo.has_a_node, demo.NODE_COMES)
+            await demo.bring_up(projection, settings.demo, address, console)
     else:
         console.print("Load a model with `nebula load SOURCE`; Ctrl-C ends everything.")
+    await asyncio.gather(readiness_watch.tell(address), telling_news.tell(url, console))
 
 
 async def _ready(address: str, console: Console) -> None:
-    """Wait until the gateway is ready; after some seconds say what it waits for, once for each."""
+    """Wait until the gateway is ready; after some seconds print each reason for waiting once."""
     loop = asyncio.get_running_loop()
     patient_until, said = loop.time() + QUIET, ""
     async with httpx.AsyncClient(trust_env=False) as client:
         while True:
-            try:
-                answer = await client.get(f"{address}/ready")
-                if answer.status_code == 200:
-                    return
-                reason = str(answer.json()["error"]["message"])
-            except (httpx.HTTPError, ValueError, KeyError, TypeError):
-                reason = ""
-            kind = reason.partition(":")[0]
+            reason = await readiness_watch.reason(client, address)
+            if reason is None:
+                return
+            kind = readiness_watch.kind(reason)
             if reason and kind != said and loop.time() > patient_until:
                 said = kind
                 console.print(f"not ready yet: {escape(reason)}", soft_wrap=True)

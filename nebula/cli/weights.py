@@ -1,25 +1,24 @@
-"""`nebula weights`: which files lie on which node, which of them stay, and which go."""
+"""`nebula weights`: which files are on which node, and which of them are kept or removed."""
 
 import click
 from msgspec import Struct
-from rich.markup import escape
 from rich.table import Table
 
 from nebula.actors.intents import Refused
 from nebula.actors.node.weights.provision import prunable
 from nebula.actors.projection import Projection
 from nebula.cli import tables
-from nebula.cli.asking import append, node_in
 from nebula.cli.cluster import joined
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run
+from nebula.cli.submit import append, node_in
 from nebula.cli.tables import print_json
 from nebula.events import memory
 from nebula.events.intents import WeightsPinRequested, WeightsRemoveRequested
-from nebula.events.state import Held, State
+from nebula.events.state import CachedSource, State
 
 PATIENCE = 60.0
-"""Seconds that a node gets to remove files."""
+"""Seconds to wait for a node to remove files."""
 
 
 class WeightsView(Struct, frozen=True):
@@ -41,7 +40,7 @@ class WeightsView(Struct, frozen=True):
 @json_option
 @click.pass_context
 def weights(context: click.Context, nats: str, as_json: bool) -> None:
-    """List the models' files that lie on the nodes; keep or remove them."""
+    """List the models' files on the nodes; keep or remove them."""
     if context.invoked_subcommand is None:
         run(_list(nats, as_json))
 
@@ -51,7 +50,7 @@ def weights(context: click.Context, nats: str, as_json: bool) -> None:
 @click.argument("source")
 @nats_option
 def pin(node: str, source: str, nats: str) -> None:
-    """Keep the files of SOURCE on NODE, whatever is pruned; it need not be there yet."""
+    """Protect the files of SOURCE on NODE from pruning; they need not be there yet."""
     run(_pin(nats, node, source, True))
 
 
@@ -60,7 +59,7 @@ def pin(node: str, source: str, nats: str) -> None:
 @click.argument("source")
 @nats_option
 def unpin(node: str, source: str, nats: str) -> None:
-    """No longer keep the files of SOURCE on NODE."""
+    """No longer protect the files of SOURCE on NODE from pruning."""
     run(_pin(nats, node, source, False))
 
 
@@ -69,7 +68,7 @@ def unpin(node: str, source: str, nats: str) -> None:
 @click.argument("source")
 @nats_option
 def remove(node: str, source: str, nats: str) -> None:
-    """Remove the files of SOURCE from NODE; what is pinned or in use stays."""
+    """Remove the files of SOURCE from NODE, unless they are pinned or in use."""
     run(_remove(nats, node, source))
 
 
@@ -77,7 +76,7 @@ def remove(node: str, source: str, nats: str) -> None:
 @click.argument("node")
 @nats_option
 def prune(node: str, nats: str) -> None:
-    """Remove from NODE what Nebula fetched, no model needs there and nobody pinned."""
+    """Remove from NODE the files that Nebula downloaded and that are neither needed nor pinned."""
     run(_prune(nats, node))
 
 
@@ -101,18 +100,20 @@ def views(state: State) -> list[WeightsView]:
 
 
 def table(state: State) -> Table:
-    """Show all files, one source a line."""
+    """Show all files, one source per line."""
     made = tables.columns("NODE", "SOURCE", "SIZE", "STATE")
     for node in sorted(state.nodes.values(), key=lambda each: each.id):
         for source, held in sorted(node.weights.items()):
             size = memory.fine(held.total) if held.total else ""
-            made.add_row(node.id, escape(source), size, escape(_stands(held)))
+            made.add_row(node.id, tables.escape(source), size, tables.escape(_stands(held)))
     return made
 
 
-def _stands(held: Held) -> str:
+def _stands(held: CachedSource) -> str:
     if held.removing:
         words = "to be removed"
+    elif held.waits:
+        words = f"{_share(held)}, {held.waits}"
     elif held.whole:
         words = "whole"
     elif held.reason:
@@ -124,12 +125,12 @@ def _stands(held: Held) -> str:
     return f"{words}, pinned" if held.pinned else words
 
 
-def _share(held: Held) -> str:
+def _share(held: CachedSource) -> str:
     return f"{100 * held.done // held.total} % there" if held.total else "nothing there"
 
 
 def kept(state: State, node: str, source: str) -> str:
-    """Say what a pin means where a source's files stand: they may be missing, or misspelt."""
+    """Return what a pin does now: the files may be missing, or the source misspelt."""
     there = state.nodes.get(node)
     held = there.weights.get(source) if there is not None else None
     if held is None or not held.pinned:

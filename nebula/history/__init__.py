@@ -1,1 +1,1 @@
-"""Looking back at a log: replay, differences, why, what-if, the way back. Pure."""
+"""Looking back at a log: replay, differences, why, what-if, reverting. Pure."""

@@ -1,4 +1,4 @@
-"""What has changed in the cluster between two moments, in words. Pure."""
+"""What changed in the cluster between two moments, in words. Pure."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -6,14 +6,17 @@ from typing import Any
 from msgspec import Struct
 
 from nebula.events import memory
-from nebula.events.standing import standing
-from nebula.events.state import Alias, Model, Node, Replica, State
+from nebula.events.evolve_adapter import short
+from nebula.events.model_status import model_status
+from nebula.events.showing import shown
+from nebula.events.state import AdapterStatus, Alias, Model, Node, Replica, State
+from nebula.history.load_requests import autoscale_text
 
 
 class Change(Struct, frozen=True):
-    """Something that came (`+`), went (`-`) or became otherwise (`~`).
+    """Something that was added (`+`), removed (`-`) or changed (`~`).
 
-    `field` is empty for what came or went as a whole; `before` and `after` are in words.
+    `field` is empty if all of it was added or removed; `before` and `after` are in words.
     """
 
     sign: str
@@ -25,7 +28,7 @@ class Change(Struct, frozen=True):
 
 
 def differences(before: State, after: State) -> list[Change]:
-    """Give what is otherwise in `after`: models, replicas, nodes, aliases, each by id."""
+    """Return what differs in `after`: models, replicas, nodes and aliases, each by id."""
     return [
         *_compare("model", before.models, after.models, _model(before), _model(after)),
         *_compare("replica", before.replicas, after.replicas, _replica, _replica),
@@ -35,7 +38,7 @@ def differences(before: State, after: State) -> list[Change]:
 
 
 def asked_otherwise(identity: str, before: State, after: State) -> list[Change]:
-    """Give what is asked otherwise of one model; nothing where it is not in both."""
+    """Return what differs in the request for one model; nothing if it is not in both."""
     old, new = before.models.get(identity), after.models.get(identity)
     if old is None or new is None:
         return []
@@ -43,8 +46,8 @@ def asked_otherwise(identity: str, before: State, after: State) -> list[Change]:
     return [each for each in found if each.field not in _BECOMES]
 
 
-_BECOMES = ("standing", "placement", "unschedulable")
-"""Fields of a model that nobody asks for."""
+_BECOMES = ("status", "placement", "unschedulable")
+"""Fields of a model that are not part of a request."""
 
 
 def _compare(
@@ -56,16 +59,21 @@ def _compare(
 ) -> Iterator[Change]:
     for identity in sorted({*old, *new}):
         if identity not in new:
-            yield Change("-", aggregate, identity, before=_brief(describe_old(old[identity])))
+            gone = shown(old[identity])
+            yield Change("-", aggregate, identity, before=_brief(describe_old(gone)))
         elif identity not in old:
-            yield Change("+", aggregate, identity, after=_brief(describe_new(new[identity])))
+            come = shown(new[identity])
+            yield Change("+", aggregate, identity, after=_brief(describe_new(come)))
         else:
             was, now = describe_old(old[identity]), describe_new(new[identity])
-            for field in dict.fromkeys((*was, *now)):
-                if was.get(field, "") != now.get(field, ""):
-                    yield Change(
-                        "~", aggregate, identity, field, was.get(field, ""), now.get(field, "")
-                    )
+            fields = dict.fromkeys((*was, *now))
+            changed = [each for each in fields if was.get(each, "") != now.get(each, "")]
+            if changed:
+                was, now = describe_old(shown(old[identity])), describe_new(shown(new[identity]))
+            for field in changed:
+                yield Change(
+                    "~", aggregate, identity, field, was.get(field, ""), now.get(field, "")
+                )
 
 
 def _brief(fields: Mapping[str, str]) -> str:
@@ -80,7 +88,7 @@ def _model(state: State) -> Callable[[Model], Mapping[str, str]]:
             for each in model.assignments
         )
         return {
-            "standing": standing(state, model).word,
+            "status": model_status(state, model).phase,
             "name": model.name,
             "source": spec.source,
             "task": spec.task,
@@ -92,10 +100,19 @@ def _model(state: State) -> Callable[[Model], Mapping[str, str]]:
             "policy": spec.policy,
             "labels": _pairs(spec.labels),
             "apart": ", ".join(spec.apart),
+            "autoscale": "" if spec.autoscale is None else autoscale_text(spec.autoscale),
+            "on request": "yes" if spec.on_request else "",
+            "idle after": "" if spec.idle_after is None else f"{spec.idle_after:g} s",
+            "evictable": "yes" if spec.evictable else "",
+            "fallback": ", ".join(spec.fallback),
             "only on": "/".join((spec.node, *map(str, spec.devices))),
             "options": _pairs(spec.options),
             "env": _pairs(spec.env),
             "adapters": _pairs(model.adapters),
+            "adapters that leave": _pairs(model.leaving),
+            "versions": _pairs(
+                {key: short(each.digest) for key, each in model.offers.items() if each.served}
+            ),
             "placement": ", ".join(places),
             "unschedulable": model.unschedulable,
         }
@@ -116,10 +133,15 @@ def _replica(replica: Replica) -> Mapping[str, str]:
         "attempt": str(replica.attempt or ""),
         "reason": replica.reason,
         "adapters": ", ".join(
-            name if status.loaded else f"{name} refused: {status.reason}"
-            for name, status in sorted(replica.adapters.items())
+            _version(name, status) for name, status in sorted(replica.adapters.items())
         ),
     }
+
+
+def _version(name: str, status: AdapterStatus) -> str:
+    held = " ".join(map(short, status.held))
+    there = f"{name} {held}".strip() if status.loaded else name
+    return f"{there} refused: {status.reason}" if status.reason else there
 
 
 def _node(node: Node) -> Mapping[str, str]:
@@ -133,6 +155,7 @@ def _node(node: Node) -> Mapping[str, str]:
         "weights": ", ".join(sorted(each for each, held in node.weights.items() if held.whole)),
         "draining": "yes" if node.draining else "",
         "lost": "yes" if node.lost else "",
+        "stopped": "yes" if node.stopped else "",
     }
 
 

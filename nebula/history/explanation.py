@@ -1,7 +1,8 @@
-"""Why things are as they are: the chain of events behind a model, replica or event, in words. Pure.
+"""Explains a state: the chain of events behind a model, replica or event, in words. Pure.
 
-What a router weighed is not in the log. It is worked out again from the state that it had folded,
-which is exact as long as the replay check holds; where it does not, the story says so.
+The alternatives that a router weighed are not in the log. They are computed again from the state
+that it had folded, which is exact as long as the replay check holds; if it does not, the story says
+so.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,14 +10,14 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from nebula.actors.placement import candidates
-from nebula.actors.placement.candidates import Candidate
+from nebula.actors.placement.candidates import PlacementCandidate
 from nebula.actors.placement.planning import Choice, plan
-from nebula.actors.placement.sizing import sized_by
-from nebula.events import index, memory
+from nebula.actors.placement.sizing import device_at, need_in_words, sized_by, usable
+from nebula.events import drift, memory
 from nebula.events.intents import NodeDrainRequested, NodeUndrainRequested
 from nebula.events.record import Malformed, Record
 from nebula.events.state import Model, State, launch_of
-from nebula.events.values import Assignment, Policy
+from nebula.events.values import Assignment, Device
 from nebula.events.vocabulary import (
     Decided,
     Event,
@@ -25,16 +26,17 @@ from nebula.events.vocabulary import (
     NodeDeregistered,
     NodeLost,
     NodeRegistered,
+    NodeStopped,
 )
+from nebula.history.description import describe
 from nebula.history.replay import Replay
-from nebula.history.telling import told
 
 SHOWN = 8
-"""Candidates of one choice, and choices of one plan, that are told: nobody reads a thousand."""
+"""Candidates of one choice, and choices of one plan, that are listed, at most."""
 
 
-class Line(Struct, frozen=True):
-    """One event of a story, and below it what its maker saw. `depth` counts its causes in it."""
+class ExplanationLine(Struct, frozen=True):
+    """One event of a story, with what its maker saw. `depth` counts its causes in the story."""
 
     seq: int
     time: int
@@ -49,26 +51,27 @@ class Line(Struct, frozen=True):
 class Chronicle:
     """Folds a log and keeps the lines that belong to a story.
 
-    `wanted` says of each record whether it belongs, given the states before and after it.
+    `wanted` returns whether a record belongs to it, given the states before and after it.
     """
 
     def __init__(
         self, wanted: Callable[[Record, State, State], bool], replay: Replay | None = None
     ) -> None:
         self.replay = replay or Replay()
-        self.lines: list[Line] = []
+        self.lines: list[ExplanationLine] = []
         self._wanted = wanted
         self._depths: dict[int, int] = {}
 
     @property
     def state(self) -> State:
-        """The state after all that was taken."""
+        """The state after all folded records."""
         return self.replay.state
 
     def take(self, record: Record) -> None:
-        """Fold one more record. Raises BadLog."""
+        """Fold one more record. Raise BadLog."""
         before = self.replay.state
         basis = self.replay.state_at(record.basis) if record.basis is not None else None
+        by_older = self.replay.by_older
         differs = self.replay.take(record) is not None
         if not self._wanted(record, before, self.replay.state):
             return
@@ -77,28 +80,33 @@ class Chronicle:
         reasons = _reasons(record, basis)
         rejection = self.replay.state.rejections.get(record.seq)
         if rejection is not None and not isinstance(record.content, Malformed):
-            reasons = (*reasons, f"not acted upon: {rejection.reason}")
+            reasons = (*reasons, f"rejected: {rejection.reason}")
+        if self.replay.by_older > by_older:
+            reasons = (*reasons, "an older version wrote this, which did not know the event")
         if differs:
-            reasons = (*reasons, "this Nebula would have decided otherwise: see `nebula replay`")
+            reasons = (
+                *reasons,
+                "this Nebula would have decided otherwise: `nebula replay` compares",
+            )
         self.lines.append(
-            Line(
+            ExplanationLine(
                 record.seq,
                 record.time,
                 record.subject,
                 record.actor,
                 record.cause,
                 depth,
-                told(record),
+                describe(record, before),
                 reasons,
             )
         )
 
 
 class Causes:
-    """What led to what: every sequence with those that caused it, for one pass over a log.
+    """The causes of every sequence, collected in one pass over a log.
 
-    A plan names the event that let it be made; that a node it moves replicas away from was lost
-    or drained may have happened before, and is a cause too.
+    A plan names the event that led to it. If it moves replicas away from a lost or drained node,
+    that loss or drain is a cause too, although it may have happened earlier.
     """
 
     def __init__(self) -> None:
@@ -113,7 +121,7 @@ class Causes:
         if record.cause is not None:
             self._cause[record.seq] = record.cause
         match record.content:
-            case NodeLost():
+            case NodeLost() | NodeStopped():
                 self._lost[record.id] = record.seq
             case NodeDrainRequested():
                 self._drained[record.id] = record.seq
@@ -137,7 +145,7 @@ class Causes:
             self._before[record.seq] = frozenset(closed[node] for node in away)
 
     def chain(self, seqs: Iterable[int]) -> set[int]:
-        """Give these sequences and all that led to them."""
+        """Return these sequences and all their causes."""
         found: set[int] = set()
         left = list(seqs)
         while left:
@@ -149,7 +157,7 @@ class Causes:
         return found
 
     def effects(self, seq: int) -> set[int]:
-        """Give this sequence and all that it led to."""
+        """Return this sequence and all its consequences."""
         found = {seq}
         for later in sorted(self._cause):
             if self._cause[later] in found:
@@ -158,10 +166,10 @@ class Causes:
 
 
 def without_gaps(causes: Causes, found: Iterable[Record], begin: int) -> set[int]:
-    """Give what a story tells that begins at a sequence, and all that led to it.
+    """Return the sequences of a story that begins at a sequence, with all their causes.
 
-    Where that goes back to plans before, it tells every plan since: from one to the next but one
-    nobody could follow it.
+    If that reaches back to earlier plans, it includes every plan since, because a story with gaps
+    between plans could not be followed.
     """
     records = list(found)
     about = causes.chain(record.seq for record in records if record.seq >= begin)
@@ -176,18 +184,18 @@ def _reasons(record: Record, basis: State | None) -> tuple[str, ...]:
     if not isinstance(event, Decided):
         return ()
     if record.actor.startswith("revert to "):
-        return ("brought back by `nebula revert`",)
+        return ("brought back by a reversion",)
     if record.basis is None:
         return ("written by hand: no router decided this",)
     if record.basis >= record.seq:
-        return (f"it says that it was decided after event {record.basis}, which came later",)
+        return (f"its basis is event {record.basis}, which came later",)
     if basis is None:
-        return ("what the router saw lies before what was folded here",)
+        return ("its basis is older than what was folded here",)
     return weighed(basis, record.id, event)
 
 
 def weighed(basis: State, identity: str, event: Event) -> tuple[str, ...]:
-    """Say what a router saw when it decided on a model: what was kept, and every candidate."""
+    """Return what a router weighed for a model: kept replicas, and all candidates."""
     model = basis.models.get(identity)
     if model is None or not isinstance(event, ModelAssigned | ModelUnschedulable):
         return ()
@@ -199,7 +207,7 @@ def weighed(basis: State, identity: str, event: Event) -> tuple[str, ...]:
     whys = {
         each.id: why
         for each in basis.replicas_of(model)
-        if (why := index.stale(basis, model, each, launch))
+        if (why := drift.stale(basis, model, each, launch))
     }
     versions = {each.replica: each.version for each in model.assignments}
     anew = {
@@ -208,7 +216,7 @@ def weighed(basis: State, identity: str, event: Event) -> tuple[str, ...]:
     for each in planned.kept:
         if each in anew:
             why = whys.get(each, "it had been given up")
-            reasons.append(f"{each} starts anew where it is: {why}")
+            reasons.append(f"{each} is restarted in place: {why}")
         elif each in whys and basis.replicas[each].serving:
             reasons.append(f"{each} serves until another one can: {whys[each]}")
     reasons += [_evicted(basis, model, each, whys.get(each, "")) for each in planned.evicted]
@@ -219,7 +227,7 @@ def weighed(basis: State, identity: str, event: Event) -> tuple[str, ...]:
     for number, choice in enumerate(planned.choices):
         if number < SHOWN or choice is planned.choices[-1]:
             reasons += [f"and {passed} further replicas likewise"] if passed else []
-            reasons += _choice(choice, model.spec.policy, _Holders(basis, model, placed))
+            reasons += _Told(basis, model, placed).choice(choice)
         else:
             passed += 1
         placed += [each for each in planned.assignments if each.replica == choice.replica]
@@ -244,7 +252,7 @@ def _evicted(basis: State, model: Model, replica: str, why: str) -> str:
 
 
 class _Holders:
-    """Who holds the room on devices, as a plan saw it that had placed some replicas already."""
+    """Which replicas use the memory of devices, as a plan saw it after placing some replicas."""
 
     def __init__(self, basis: State, model: Model, placed: list[Assignment]) -> None:
         planned = {each.replica for each in placed}
@@ -256,38 +264,87 @@ class _Holders:
         ]
         self._held += [(each.node, each.devices, each.replica, each.memory) for each in placed]
 
-    def of(self, each: Candidate) -> str:
-        """Name them where a device has too little room; the largest first."""
-        if " left, needs " not in each.unfit:
-            return ""
-        found = sorted(
-            (-size, replica)
-            for node, devices, replica, size in self._held
-            if node == each.node and not set(each.devices).isdisjoint(devices)
+    def of(self, each: PlacementCandidate) -> list[tuple[int, str]]:
+        """Return how many bytes of a candidate's devices which replicas have, the largest first."""
+        return sorted(
+            [
+                (size, replica)
+                for node, devices, replica, size in self._held
+                if node == each.node and not set(each.devices).isdisjoint(devices)
+            ],
+            key=lambda held: (-held[0], held[1]),
         )
-        listed = [f"{replica} has {memory.text(-size)}" for size, replica in found[:SHOWN]]
-        rest = [f"{len(found) - SHOWN} others have the rest"] if len(found) > SHOWN else []
-        return "".join(f", {text}" for text in listed + rest)
 
 
-def _choice(choice: Choice, policy: Policy, holders: _Holders) -> list[str]:
-    if not choice.candidates:
-        return [f"{choice.replica}: there is no node"]
-    best = choice.candidates[0]
-    if best.unfit:
-        lines = [f"{choice.replica}: no candidate can take it"]
-        rest = choice.candidates
-    else:
-        lines = [
-            f"{choice.replica}: {best.name} was chosen, {memory.text(best.room)} of it were free "
-            f"and {memory.text(best.need)} were needed"
+class _Told:
+    """Explains the choices of one plan: which device was taken, and why the others were not."""
+
+    def __init__(self, basis: State, model: Model, placed: list[Assignment]) -> None:
+        self._basis = basis
+        self._model = model
+        self._holders = _Holders(basis, model, placed)
+
+    def choice(self, choice: Choice) -> list[str]:
+        """Return the words for one choice."""
+        if not choice.candidates:
+            return [f"{choice.replica}: there is no node"]
+        best = choice.candidates[0]
+        if best.unfit:
+            lines = [f"{choice.replica}: no candidate can take it"]
+            rest = choice.candidates
+        else:
+            free = memory.text(best.room)
+            lines = [
+                f"{choice.replica}: {best.name} was chosen, {free} of it were free; "
+                f"needed: {self._needed(best)}"
+            ]
+            rest = choice.candidates[1:]
+        lines += [
+            f"{choice.replica}: not {each.name}: {self._lost(each, best)}" for each in rest[:SHOWN]
         ]
-        rest = choice.candidates[1:]
-    lines += [
-        f"{choice.replica}: not {each.name}: "
-        f"{candidates.why_not(each, best, policy)}{holders.of(each)}"
-        for each in rest[:SHOWN]
-    ]
-    if len(rest) > SHOWN:
-        lines.append(f"{choice.replica}: nor {len(rest) - SHOWN} others")
-    return lines
+        if len(rest) > SHOWN:
+            lines.append(f"{choice.replica}: nor {len(rest) - SHOWN} others")
+        return lines
+
+    def _device(self, each: PlacementCandidate) -> Device | None:
+        """Return a candidate's device; of several the largest, as its need is that of all."""
+        node = self._basis.nodes.get(each.node)
+        found = [device_at(node, index) for index in each.devices] if node is not None else []
+        return max(filter(None, found), key=lambda device: device.memory, default=None)
+
+    def _needed(self, each: PlacementCandidate) -> str:
+        device = self._device(each)
+        if device is None:
+            return memory.text(each.need)
+        said = need_in_words(self._model, device, len(each.devices))
+        return f"{said}, on each device" if len(each.devices) > 1 else said
+
+    def _lost(self, each: PlacementCandidate, best: PlacementCandidate) -> str:
+        device = self._device(each)
+        if (
+            each.lack != "room"
+            or each.room >= each.need
+            or device is None
+            or " left, " not in each.unfit
+        ):
+            return candidates.why_not(each, best, self._model.spec.policy)
+        held = self._holders.of(each)
+        if len(each.devices) > 1:
+            listed = "".join(
+                f", {replica} has {memory.text(size)}" for size, replica in held[:SHOWN]
+            )
+            return f"{each.unfit}{listed}"
+        whole = usable(device)
+        sizes = [size for size, _ in held[:SHOWN]]
+        left = max(each.room, 0)
+        *texts, rest = memory.shares(whole, left, *sizes)
+        describe = [
+            f"{replica} has {text}" for (_, replica), text in zip(held, texts[1:], strict=False)
+        ]
+        if whole - left - sum(sizes) > memory.GIB // 4:
+            describe.append(f"others have {rest}")
+        who = f": {', '.join(describe)}" if describe else ""
+        return (
+            f"{texts[0]} are left of the {memory.text(whole)} that replicas may have of it{who}; "
+            f"needed: {self._needed(each)}"
+        )

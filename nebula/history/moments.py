@@ -1,4 +1,4 @@
-"""Points in a log's past as people name them: a sequence, a time, or how long ago."""
+"""Moments of a log as people write them: a sequence, a time, or how long ago."""
 
 import re
 from datetime import UTC, datetime
@@ -10,34 +10,37 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class BadMoment(ValueError):
-    """This names no moment of the log; the text says why."""
+    """The text is not a moment of the log; the message says why."""
 
 
 class Moment(Struct, frozen=True):
-    """Either a sequence, or a time in nanoseconds since the epoch: all that was stored by then.
+    """Either a sequence, or a time in nanoseconds since the epoch, with all stored by then.
 
-    Neither is the end, whatever stands there.
+    Without either it is the end of the log.
     """
 
     seq: int | None = None
     time: int | None = None
 
     def passed(self, seq: int, time: int) -> bool:
-        """Say whether an entry lies after this moment."""
+        """Return whether an entry lies after this moment."""
         if self.seq is not None:
             return seq > self.seq
         return self.time is not None and time > self.time
 
 
 def parse(text: str, now: int) -> Moment:
-    """Read `4711`, `2026-11-23T03:00`, `03:00` or `15m` (ago); `now` in ns. Raises BadMoment.
+    """Read `4711`, `2026-11-23T03:00`, `03:00`, `15m` (ago) or `now`.
 
-    A time without a zone is one of this machine's zone, a time without a date the last such one.
+    `now` is in nanoseconds since the epoch. Raise BadMoment for anything else.
+    A time without a zone is in this machine's zone; a time without a date is the most recent one.
     """
     text = text.strip()
+    if text == "now":
+        return Moment(time=now)
     if text.isascii() and text.isdigit():
         if len(text) > 18:
-            raise BadMoment(f"there is no sequence {text[:18]}…: no log is that long")
+            raise BadMoment(f"there is no sequence {text[:18]}…: a log can't be that long")
         if int(text) == 0:
             raise BadMoment(f"there is no sequence {text}: a log begins with 1")
         return Moment(seq=int(text))
@@ -56,15 +59,15 @@ def parse(text: str, now: int) -> Moment:
         )
     except (ValueError, OverflowError) as error:
         raise BadMoment(
-            f"{text!r} is no moment: give a sequence (4711), a time (2026-11-23T03:00, 03:00) "
-            "or how long ago (15m)"
+            f"{text!r} is not a moment: give a sequence (4711), a time (2026-11-23T03:00, 03:00) "
+            "or how long ago (15m, now)"
         ) from error
 
 
 def clock(time: int) -> str:
-    """Write a time for people, in this machine's zone: `2026-11-23 03:00:00.123`."""
+    """Return a time for people, in this machine's zone: `2026-11-23 03:00:00.123`."""
     try:
         moment = datetime.fromtimestamp(time / 1e9).astimezone()
-    except (ValueError, OverflowError, OSError):  # of no year from 1 to 9999
+    except (ValueError, OverflowError, OSError):  # not in the years 1 to 9999
         return f"{time} ns since 1970"
     return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}"

@@ -1,8 +1,8 @@
-"""Folding a recorded log again, and checking that its decisions are those made today. Pure.
+"""Folds a recorded log again, and checks that its decisions equal those made today. Pure.
 
-A router says with each decision up to where it had folded the log (`Nebula-Basis`). `decide` is
-pure, so the same state must give the same decision; where it does not, behaviour has changed. What
-routers decided from what they saw beside the log is taken as it was.
+A router records with each decision up to which event it had folded the log (`Nebula-Basis`).
+`decide` is pure, so the same state must give the same decision; if it does not, behaviour has
+changed. Decisions from what routers saw beside the log are accepted as recorded.
 """
 
 from collections import deque
@@ -15,25 +15,27 @@ from nebula.actors.router.backlog import ANSWERS
 from nebula.events.evolve import evolve
 from nebula.events.record import Entry, Record
 from nebula.events.state import EMPTY, State
+from nebula.events.version import too_new
 from nebula.events.vocabulary import Decided, Event, EventRejected, Observed
 from nebula.history.moments import clock
+from nebula.history.older import did_not_know
 
 REACH = 20_000
-"""How many states back a decision's basis may lie for the check to find it."""
+"""Number of states that are kept to find a decision's basis."""
 
 FUTURE = 3600 * 10**9
-"""Nanoseconds by which another machine's clock may be ahead of ours."""
+"""Nanoseconds by which another machine's clock may be ahead."""
 
 
 class BadLog(Exception):
-    """These entries are no log of Nebula's; the text names the sequence."""
+    """These entries are not a log of Nebula; the text names the sequence."""
 
 
 class Difference(Struct, frozen=True):
-    """A decision that was recorded at `seq` and would be another today.
+    """A decision that was recorded at `seq` and would be different today.
 
-    `recorded` is None where today's `decide` would have answered an entry that the recorded
-    routers let pass; `decided` is all that is decided today from the state at `basis`.
+    `recorded` is None if today's `decide` would have answered an entry that the recorded routers
+    did not answer. `decided` is all that is decided today from the state at `basis`.
     """
 
     seq: int
@@ -44,11 +46,12 @@ class Difference(Struct, frozen=True):
 
 
 class Replay:
-    """Folds records one by one; `state` is the newest, `differences` what was found so far.
+    """Folds records one by one; `state` is the newest state, `differences` those found so far.
 
-    `checked` counts decisions that came out the same, `by_hand` those that no router made,
-    `beyond` those whose basis lies before the state that the replay began with, or too far back,
-    or where it can't: behind the decision itself.
+    `checked` counts decisions that are the same; `by_hand` counts those that no router made.
+    `beyond` counts those whose basis is older than the replay's first state, too far back, or,
+    impossibly, newer than the decision. `by_older` counts answers of an older Nebula to events that
+    it did not know, and that count.
     """
 
     def __init__(
@@ -60,19 +63,25 @@ class Replay:
     ) -> None:
         self.state = state
         self.differences: list[Difference] = []
-        self.checked = self.by_hand = self.beyond = 0
+        self.checked = self.by_hand = self.beyond = self.by_older = 0
         self._check = check
         self._decider = decider
         self._past: deque[State] = deque(maxlen=REACH)
         self._basis = 0
+        self._began = state.seq
+        self._refused = set(state.rejections)
         self._owed: set[int] = set()
         self._answers: list[int] = []
 
     def take(self, record: Record) -> Difference | None:
-        """Fold one more record; give the difference if it is a decision that comes out otherwise.
+        """Fold one more record; return the difference if it is a decision that differs today.
 
-        Raises BadLog where an entry is missing or stands in the wrong place.
+        Raise BadLog if an entry is missing or out of order, or if the cluster moved to a version
+        that this Nebula does not know.
         """
+        reason = too_new(self.state)
+        if reason is not None:
+            raise BadLog(f"after event {self.state.seq} {reason}")
         expected = self.state.seq + 1
         if record.seq != expected:
             raise BadLog(
@@ -86,10 +95,12 @@ class Replay:
                 difference = self._compare(record, record.content)
             self._past.append(self.state)
         self.state = evolve(self.state, record)
+        if record.seq in self.state.rejections:
+            self._refused.add(record.seq)
         return difference
 
     def end(self) -> Difference | None:
-        """Give the difference that shows only in what was never decided, when all is folded."""
+        """Return the difference of a missing decision, once everything is folded."""
         for seq, pending in sorted(self.state.rejections.items()):
             if seq in self._owed:
                 answer = Decision(str(seq), EventRejected(pending.subject, pending.reason), seq)
@@ -99,9 +110,9 @@ class Replay:
         return None
 
     def _turn(self, basis: State) -> None:
-        """Note which answers a router owed in a turn that is over: it has decided anew since.
+        """Note which answers a router owed in a finished turn: it has decided again since.
 
-        Within a turn a plan comes before the answers, of which there are `ANSWERS` at most.
+        Within a turn a plan comes before the answers, which are `ANSWERS` at most.
         """
         if basis.seq > self._basis:
             self._owed.update(self._answers)
@@ -122,12 +133,20 @@ class Replay:
         if any(each.id == record.id and each.event == event for each in decided):
             self.checked += 1
             return None
+        if isinstance(event, EventRejected) and self._accepted(record.id) and did_not_know(event):
+            self.by_older += 1
+            return None
         found = Difference(record.seq, basis.seq, record.id, event, decided)
         self.differences.append(found)
         return found
 
+    def _accepted(self, answered: str) -> bool:
+        """Return whether the entry that an answer is about is one that counts, and was folded."""
+        seq = int(answered) if answered.isascii() and answered.isdigit() else 0
+        return self._began < seq <= self.state.seq and seq not in self._refused
+
     def state_at(self, seq: int) -> State | None:
-        """Find the state after `seq`, if it is still kept; their sequences have no gaps."""
+        """Return the state after `seq`, if it is still kept; the kept sequences have no gaps."""
         if seq == self.state.seq:
             return self.state
         index = seq - self._past[0].seq if self._past else -1
@@ -135,7 +154,7 @@ class Replay:
 
 
 def from_the_future(batch: Sequence[Entry | Record], now: int) -> str:
-    """Tell of the first entry that was stored later than `now` (ns); empty where there is none."""
+    """Return a sentence about the first entry stored after `now` (ns); empty if there is none."""
     limit = now + FUTURE
     if max((each.time for each in batch), default=0) <= limit:
         return ""

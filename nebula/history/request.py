@@ -1,50 +1,26 @@
-"""The way of one request through the cluster, told from the messages that were kept of it. Pure."""
+"""The way of one request through the cluster, from the messages that were kept of it. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
-from nebula.actors.router.routing import CACHE_FULL, doubtful
-from nebula.events import envelope, inference
-from nebula.events.inference import Candidate, Piece, Routed
+from nebula.events import envelope
+from nebula.events.evolve_adapter import serves
+from nebula.events.failures import FINISHED, Failure, read_note, words
+from nebula.events.inference import Piece
 from nebula.events.state import Model, Replica, State
+from nebula.history import choice
 
 _MILLISECOND = 10**6
 _NAMED = 16
-"""Candidates that a router names at most."""
-
-_BROKEN = {
-    inference.ENGINE_FAILED: "the engine failed",
-    inference.ENGINE_STOPPED: "the engine was stopped",
-    inference.OTHER_PLAN: "it was sent for an older plan than the engine's",
-    "gap": "a part of the answer was lost",
-}
-_GIVEN_UP = {
-    **_BROKEN,
-    "not-taken": "no router or replica took it in time",
-    "idle": "its engine said nothing for too long",
-    "overdue": "the time for it was over",
-    "nats-lost": "the connection to NATS was lost",
-    "too-slow": "its client read too slowly",
-    "fatal": "engines in a row failed with it and said nothing: it may be what ends them",
-}
-"""What a gateway says with a cancellation, in words."""
-
-
-_DOUBTS = {
-    inference.FAILED: "it has failed different requests since its last success",
-    inference.TRIED: "it has failed this very request before",
-    inference.SILENT: "it is not heard from",
-    inference.STALLED: "it has requests and stands still",
-}
-_DOUBT = "it had failed, stood still or was not heard from"
+"""Candidates that are listed, at most."""
 
 
 class Message(Protocol):
-    """What is known of a message: `time` in ns since the epoch, `size` of its body in bytes.
+    """What is known of a message: `time` is in ns since the epoch, `size` is its body's bytes.
 
-    Of the bodies only those are needed that say why a request ended; others may be missing.
+    Only bodies that say why a request ended are needed; others may be missing.
     """
 
     @property
@@ -84,7 +60,7 @@ class RequestStory(Struct, frozen=True):
 
     @classmethod
     def of(cls, request: str, said: Sequence[Message], state: State) -> "RequestStory":
-        """Tell a request's way; `state` is the cluster's now, for what became of it since."""
+        """Return a request's way; `state` is the cluster's present state, to compare with."""
         way = _Way(state)
         for message in said:
             match message.subject.split(".")[2]:
@@ -105,14 +81,14 @@ class RequestStory(Struct, frozen=True):
 
 
 class _Way:
-    """What has been told so far; what is known of the attempt that is under way."""
+    """The way so far, and what is known of the running attempt."""
 
     def __init__(self, state: State) -> None:
         self.steps: list[Step] = []
         self.end = ""
         self._state = state
         self._attempt = 0
-        self._asked = self._queued = self._replica = self._broken = ""
+        self._asked = self._queued = self._replica = self._broken = self._bound = ""
         self._size = self._begun = 0
         self._given_up = False
 
@@ -124,12 +100,13 @@ class _Way:
         self._tell(message, text)
 
     def asked(self, message: Message) -> None:
-        """A gateway has asked, or asked again, or a router that ended has passed it on."""
+        """Read a request by a gateway, or one that a router passed on at its end."""
         headers = message.headers
+        self._bound = _bound(headers)
         attempt = _number(headers.get(envelope.ATTEMPT, "1"))
         if attempt <= self._attempt:
             router = self._queued or "a router"
-            self._tell(message, f"{router} ended, and handed it over to the others")
+            self._tell(message, f"{router} ended, and passed it on to the other routers")
             return
         gateway = headers.get(envelope.GATEWAY, "a gateway")
         router = _router(message.subject)
@@ -154,13 +131,13 @@ class _Way:
                 f"{failed} had it: its engine was gone or silent, or a part of its answer was lost"
             )
         if self._queued:
-            return f"{self._queued}, in whose line it waited, was not heard from any more"
+            return f"{self._queued}, which had queued it, fell silent"
         if self._asked:
-            return f"neither {self._asked} nor a replica had said that it has it"
-        return "no router or replica had said that it has it"
+            return f"neither {self._asked} nor a replica had confirmed it"
+        return "no router or replica had confirmed it"
 
     def routed(self, message: Message) -> None:
-        """A router has sent it to a replica."""
+        """Read that a router has sent it to a replica."""
         _, _, _, model_id, replica = message.subject.split(".")
         routed = envelope.read_routed(message.headers)
         if routed is None:
@@ -168,39 +145,43 @@ class _Way:
             return
         model = self._state.models.get(model_id)
         limit = model.spec.max_in_flight if model is not None else None
-        reasons = [_candidate(routed, replica, each, limit) for each in routed.candidates]
+        reasons = choice.reasons(routed.candidates, replica, limit)
         if model is not None and len(routed.candidates) < _NAMED:
             known = {each.replica for each in routed.candidates}
             reasons += _unable(self._state, model, known, _adapter(message.headers))
-        waited = f" after {_duration(routed.waited)} in its line" if routed.waited else ""
+        waited = f" after {_duration(routed.waited)} in its queue" if routed.waited else ""
         text = f"{routed.router} sent it to {replica}{waited}, as of event {routed.seq}"
         self._tell(message, text, reasons)
 
     def cancelled(self, message: Message) -> None:
-        """Its client has left, or its gateway has ended it, and says why."""
+        """Read a cancellation: its client disconnected, or its gateway gives the reason."""
         if message.body.isdigit():
-            return  # of earlier attempts: that it was asked again is told already
+            return  # of earlier attempts: the retry is already in the story
         if not message.size:
-            self._ends(message, "its client went away: whoever had it was told to stop")
+            self._ends(
+                message,
+                ("its client disconnected: the router or engine that had it was told to stop"),
+            )
             return
-        word, _, cause = message.body.decode(errors="replace").partition(": ")
-        self._given_up = word != "finished"
+        word, rest = read_note(message.body)
+        cause = rest.decode(errors="replace")
+        self._given_up = word != FINISHED
         match word:
             case "":
                 self._ends(message, "it was cancelled")
             case "finished":
-                size = self._size + len(cause.encode())
+                size = self._size + len(rest)
                 self._ends(message, f"answered: {size} bytes; its gateway wrote what was missing")
-            case "cant-continue":
+            case Failure.CANT_CONTINUE:
                 broken, _, reason = cause.partition(": ")
-                broken = _BROKEN.get(broken, broken)
-                self._ends(message, f"given up: {broken}, and it can't go on elsewhere: {reason}")
+                why = f"{words(broken).history}, and {words(word).history}: {reason}"
+                self._ends(message, f"given up: {why}")
             case _:
                 seen = f": {cause}" if cause else ""
-                self._ends(message, f"given up: {_GIVEN_UP.get(word, word)}{seen}")
+                self._ends(message, f"given up: {words(word).history}{seen}")
 
     def answered(self, message: Message) -> None:
-        """A router or an engine has said something; told is who has it, the first, and the end."""
+        """Read a piece: the story tells which replica has it, and the first and the last piece."""
         piece = envelope.read_piece(message.headers, message.body)
         if piece is None or piece.attempt < self._attempt or (self.end and not self._given_up):
             return
@@ -210,7 +191,7 @@ class _Way:
         if piece.chunk < 0:
             if piece.queued:
                 self._queued = piece.queued
-                self._tell(message, f"it waits in {piece.queued}'s line")
+                self._tell(message, f"it waits in {piece.queued}'s queue{self._bound}")
             else:
                 self._replica = piece.replica
                 self._tell(message, f"{piece.replica} has taken it")
@@ -225,7 +206,7 @@ class _Way:
             self._last(message, piece)
 
     def _after_all(self, message: Message, piece: Piece) -> None:
-        """A gateway that resumed it had given it up, its engine not: the end is what it came to."""
+        """Read the end of an answer that a resuming gateway, but not its engine, had given up."""
         self._size += message.size
         if piece.end and not piece.failure:
             self._given_up = False
@@ -233,7 +214,7 @@ class _Way:
 
     def _head(self, piece: Piece) -> str:
         if piece.continues:
-            return f"{self._replica} goes on with the answer"
+            return f"{self._replica} continues the answer"
         return f"the answer began: HTTP {piece.status}"
 
     def _last(self, message: Message, piece: Piece) -> None:
@@ -246,22 +227,13 @@ class _Way:
                 took = message.time - self._begun
                 lasted = f" in {took / _MILLISECOND:.0f} ms" if took else ""
                 self._ends(message, f"answered: {status}{self._size} bytes{lasted}")
-            case inference.REFUSED:
+            case Failure.REFUSED:
                 why = f": {message.body.decode(errors='replace')}" if message.body else ""
                 self._ends(message, f"refused by a router: HTTP {piece.status}{why}")
-            case inference.ENGINE_FAILED:
-                self._broken = "its engine failed"
-                self._ends(message, f"failed: {engine} failed on the way")
-            case inference.ENGINE_STOPPED:
-                self._broken = "its engine was stopped"
-                self._ends(message, f"ended: {engine} was stopped")
-            case inference.OTHER_PLAN:
-                self._broken = "its engine runs for a newer plan than the router knew"
-                self._ends(message, f"sent back: {engine} runs for a newer plan")
-            case inference.ENGINE_TIMED_OUT:
-                self._ends(message, "ended: the time for it was over")
-            case other:
-                self._ends(message, f"ended: {other}")
+            case failure:
+                said = words(failure)
+                self._broken = said.attempt or self._broken
+                self._ends(message, said.ended.format(engine=engine) or f"ended: {failure}")
 
 
 def _wish(message: Message) -> str:
@@ -280,8 +252,25 @@ def _wish(message: Message) -> str:
     return wish
 
 
+def _bound(headers: Mapping[str, str]) -> str:
+    """Return for how long a request may wait in a line, and which option says so."""
+    patience, timeout = (
+        _seconds(headers.get(key, "")) for key in (envelope.PATIENCE, envelope.TIMEOUT)
+    )
+    if timeout is not None and (patience is None or timeout < patience):
+        return f", for {timeout:.0f} s at most (its X-Request-Timeout)"
+    return "" if patience is None else f", for {patience:.0f} s at most (--load-timeout)"
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def _router(subject: str) -> str:
-    """Return the router that a request was sent to; "" for one that any router could take."""
+    """Return the router that a request was sent to; "" if any router could take it."""
     return subject.split(".", 4)[4] if subject.count(".") > 3 else ""
 
 
@@ -300,58 +289,17 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
-def _candidate(routed: Routed, chosen: str, each: Candidate, limit: int | None) -> str:
-    """Say why this candidate was or was not chosen, by the rules of `routing.choose`."""
-    facts = _facts(each)
-    if each.replica == chosen:
-        return f"{each.replica} was chosen: {facts}{_despite(routed, each)}"
-    best = next((other for other in routed.candidates if other.replica == chosen), None)
-    if each.avoided and (best is None or doubtful(each) > doubtful(best)):
-        return f"not {each.replica}: {_DOUBTS.get(each.doubt, _DOUBT)} ({facts})"
-    if limit is not None and each.in_flight >= limit:
-        return f"not {each.replica}: it has its fill ({facts})"
-    if best is None:
-        return f"not {each.replica}: {facts}"
-    if each.prefix > best.prefix:
-        why = "its cache is full" if each.cache >= CACHE_FULL else "it is clearly busier"
-        return f"not {each.replica}: {why} ({facts})"
-    if best.prefix > each.prefix:
-        return f"not {each.replica}: {chosen} has seen more of the prompt ({facts})"
-    if each.load > best.load:
-        return f"not {each.replica}: it is busier ({facts})"
-    return f"not {each.replica}: as good ({facts}), but the draw fell on {chosen}"
-
-
-def _despite(routed: Routed, chosen: Candidate) -> str:
-    """Say why a replica was chosen that is avoided."""
-    if not chosen.avoided:
-        return ""
-    better = any(doubtful(each) < doubtful(chosen) for each in routed.candidates)
-    why = "those to be preferred have their fill" if better else "no better one is left"
-    return f", although {_DOUBTS.get(chosen.doubt, _DOUBT)}: {why}"
-
-
-def _facts(each: Candidate) -> str:
-    facts = f"{each.in_flight} in flight"
-    if each.waiting:
-        facts += f", {each.waiting} held back by its engine"
-    if each.cache:
-        facts += f", cache {each.cache:.0%} full"
-    if each.prefix:
-        facts += f", {each.prefix} bytes of the prompt seen"
-    return facts
-
-
 def _unable(state: State, model: Model, known: set[str], adapter: str) -> list[str]:
     return [
-        f"not {replica.id}: it was not ready for this (now it is {_word(replica, adapter)})"
+        f"not {replica.id}: it could not take it then; now it is {_word(model, replica, adapter)}"
         for replica in state.replicas_of(model)
         if replica.id not in known
     ]
 
 
-def _word(replica: Replica, adapter: str) -> str:
+def _word(model: Model, replica: Replica, adapter: str) -> str:
     status = replica.adapters.get(adapter)
-    if replica.serving and adapter and (status is None or not status.loaded):
-        return f"ready without adapter {adapter!r}"
+    if replica.serving and adapter and not serves(status, model.offers.get(adapter)):
+        other = status is not None and status.loaded
+        return f"ready with{' another version of' if other else 'out'} adapter {adapter!r}"
     return "retired" if replica.retired else replica.phase

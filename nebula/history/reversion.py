@@ -1,7 +1,7 @@
-"""The way back: the events that make models, adapters, places and aliases what they were. Pure.
+"""Reverting: the events that return models, adapters, places and aliases to a state. Pure.
 
-Nothing is taken out of the log. What is planned is tried on the state as it is now, so that an
-event that would be refused is never written.
+Nothing is removed from the log. The planned events are tried on the present state first, so that no
+event is written that would be rejected.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,9 +21,9 @@ from nebula.events.intents import (
     ModelScaleRequested,
     ModelUnloadRequested,
 )
-from nebula.events.objections import objection
 from nebula.events.record import Record
 from nebula.events.state import Model, State, launch_of, replica_id
+from nebula.events.validation import rejection_reason
 from nebula.events.values import Adapter, Assignment
 from nebula.events.vocabulary import AGGREGATE_OF, Event, ModelAssigned
 from nebula.history.difference import asked_otherwise
@@ -37,10 +37,10 @@ class Step(Struct, frozen=True):
 
 
 class Reversion(Struct, frozen=True):
-    """What to append, in this order and all at once; `cannot` says what stays as it is, and why.
+    """The events to append, in this order and together; `cannot`: what can't be reverted, and why.
 
-    `waits` is set where names are still held by models that first have to be unloaded: once they
-    are, another reversion brings back the rest.
+    `waits` is set if names are still in use by models that must be unloaded first: once they are,
+    another reversion restores the rest.
     """
 
     steps: tuple[Step, ...]
@@ -49,7 +49,7 @@ class Reversion(Struct, frozen=True):
 
 
 def revert(now: State, then: State) -> Reversion:
-    """Plan the way from one state back to an earlier one."""
+    """Return the way from one state back to an earlier one."""
     wanted = {
         identity: model
         for identity in sorted(then.models)
@@ -58,7 +58,7 @@ def revert(now: State, then: State) -> Reversion:
     way = _Way(now, wanted)
     for identity in sorted(now.aliases):
         was = then.aliases.get(identity)
-        if was is None or was.name != now.aliases[identity].name:  # a name for others, first
+        if was is None or was.name != now.aliases[identity].name:  # names of aliases first
             way.append(identity, AliasRemoveRequested())
     for identity in sorted(now.models):
         if identity not in wanted and not now.models[identity].unloading:
@@ -66,6 +66,9 @@ def revert(now: State, then: State) -> Reversion:
     for identity, model in wanted.items():
         for event in _wishes(now.models.get(identity), model):
             way.append(identity, event)
+        there = way.state.models.get(identity)
+        for name in sorted(set(there.adapters if there is not None else ()) - set(model.adapters)):
+            way.append(identity, AdapterUnloadRequested(name))  # a load request leaves them alone
     for identity, model in wanted.items():
         way.place(identity, model)
     for identity, alias in sorted(then.aliases.items()):
@@ -77,7 +80,7 @@ def revert(now: State, then: State) -> Reversion:
 
 
 def _wishes(now: Model | None, then: Model) -> Iterator[Event]:
-    """Give the intents that make a model wanted as it was."""
+    """Yield the intents that restore the request for a model."""
     if now is None or now.unloading or _character(now) != _character(then):
         yield _load(then)
         return
@@ -91,7 +94,7 @@ def _wishes(now: Model | None, then: Model) -> Iterator[Event]:
 
 
 def _character(model: Model) -> ModelLoadRequested:
-    """All of a load request but what has intents of its own."""
+    """Return a load request without the fields that have intents of their own."""
     return replace(model.spec, name=model.name, replicas=0, adapters=(), lora=model.lora)
 
 
@@ -103,7 +106,7 @@ def _load(then: Model) -> ModelLoadRequested:
 
 
 def meaning(now: State, step: Step) -> tuple[str, ...]:
-    """Say what a load request changes of a model that is there."""
+    """Return what a load request changes of an existing model."""
     model = now.models.get(step.id)
     if model is None or not isinstance(step.event, ModelLoadRequested):
         return ()
@@ -113,7 +116,7 @@ def meaning(now: State, step: Step) -> tuple[str, ...]:
         f"{each.field}: {each.before or 'nothing'} -> {each.after or 'nothing'}" for each in changes
     ]
     if model.assignments and launch_of(after.models[step.id]) != model.launch:
-        said.append("its engines are started again")
+        said.append("its engines are replaced one after the other")
     return tuple(said)
 
 
@@ -124,7 +127,7 @@ def _record(now: State, step: Step) -> Record:
 
 
 class _Way:
-    """The steps so far, and the state that they lead to."""
+    """The steps so far, and the resulting state."""
 
     def __init__(self, now: State, wanted: Mapping[str, Model]) -> None:
         self.state = now
@@ -137,9 +140,9 @@ class _Way:
         self.waits = False
 
     def append(self, identity: str, event: Event) -> bool:
-        problem = objection(self.state, identity, event)
+        problem = rejection_reason(self.state, identity, event)
         if problem is not None:
-            holder = _holder(self.state, event)
+            holder = _holder(self.state, identity, event)
             if holder is not None and holder.unloading:
                 self.waits = True
                 self.cannot.append(f"{identity}: waits until {holder.id} is unloaded: {problem}")
@@ -152,9 +155,16 @@ class _Way:
         return True
 
     def place(self, identity: str, then: Model) -> None:
-        """Plan the replicas where they were; those that can't be there are a router's to place."""
+        """Plan the replicas where they were; a router places those that can't be there.
+
+        A router replaces serving engines whose command line changes: the new ones are ready before
+        the old ones end.
+        """
         model = self.state.models.get(identity)
         if model is None or model.unloading:
+            return
+        changes = launch_of(model) != model.launch
+        if changes and any(each.serving for each in self.state.replicas_of(model)):
             return
         version = model.version + 1
         free = list(model.assignments)
@@ -180,17 +190,17 @@ class _Way:
             self.append(identity, ModelAssigned(version, plan))
 
     def _kept(self, model: Model, place: Assignment, version: int) -> Assignment:
-        """A changed launch, or a replica that was given up, needs a new engine."""
+        """Return whether a replica needs a new engine: its launch changed, or it was given up."""
         known = self.state.replicas.get(place.replica)
         fresh = launch_of(model) != model.launch or (known is not None and known.given_up)
         return replace(place, version=version) if fresh else place
 
     def _closed(self, model: Model, old: Assignment, places: list[Assignment]) -> str:
-        """Say why a replica can't be where it was; empty if it can."""
+        """Return why a replica can't return to its place; empty if it can."""
         problem = _shut(self.state, old)
         if problem:
             return problem
-        # Where the others will be, not where they are: two may change places.
+        # What counts is where the others will be, since two replicas may swap places.
         others = [
             each
             for identity, after in self._after.items()
@@ -210,7 +220,7 @@ class _Way:
 
 
 def _after(now: State, model: Model | None, then: Model) -> list[Assignment]:
-    """Give where a model's replicas will be: back where they were, or else still where they are."""
+    """Return where a model's replicas will be: in their earlier places, else where they are."""
     back = [each for each in then.assignments if not _shut(now, each)]
     if model is None or len(back) == len(then.assignments):
         return back
@@ -219,14 +229,14 @@ def _after(now: State, model: Model | None, then: Model) -> list[Assignment]:
 
 
 def _shut(now: State, place: Assignment) -> str:
-    """Say why nothing can be placed there now; empty if it can."""
+    """Return why nothing can be placed there now; empty if it can."""
     node = now.nodes.get(place.node)
     if node is None:
         return "the node has left"
     if not node.schedulable:
-        return "the node is lost" if node.lost else "the node is draining"
+        return f"the node is {node.closed}"
     gone = [index for index in place.devices if device_at(node, index) is None]
-    return f"it has no device {gone[0]} any more" if gone else ""
+    return f"it no longer has device {gone[0]}" if gone else ""
 
 
 def _alike(one: Assignment, other: Assignment) -> bool:
@@ -234,7 +244,7 @@ def _alike(one: Assignment, other: Assignment) -> bool:
 
 
 def _free_name(model: str, wanted: str, taken: set[str]) -> str:
-    """Take the old name if nobody has it: an engine that still ends keeps its own."""
+    """Return the old id if it is free: an engine that is still ending keeps its own."""
     number = 0
     name = wanted
     while name in taken:
@@ -243,11 +253,11 @@ def _free_name(model: str, wanted: str, taken: set[str]) -> str:
     return name
 
 
-def _holder(state: State, event: Event) -> Model | None:
-    """Find the model that holds a name which an event asks for."""
+def _holder(state: State, identity: str, event: Event) -> Model | None:
+    """Return the model that has a name which an event about `identity` needs."""
     names = []
     if isinstance(event, ModelLoadRequested):
-        names = [event.name, *(adapter.name for adapter in event.adapters)]
+        names = [event.name or identity, *(adapter.name for adapter in event.adapters)]
     elif isinstance(event, AdapterLoadRequested | AliasRequested):
         names = [event.name]
     for name in names:

@@ -1,8 +1,7 @@
-"""The same wishes under other conditions: decide again, and see where everything would be. Pure.
+"""What-if: decides the same requests again under other conditions, and compares placements. Pure.
 
-Everything that came from outside is folded again, changed as the conditions say; every decision is
-made anew. Engines do at once what plans want of them, because nobody knows how they would have
-fared elsewhere.
+Every event from outside is folded again, changed as the conditions say; every decision is made
+again. Engines follow plans at once, because it is unknown how they would have behaved elsewhere.
 """
 
 import re
@@ -17,6 +16,8 @@ from nebula.events.evolve import evolve
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
+    AliasRemoveRequested,
+    AliasRequested,
     ModelLoadRequested,
     ModelRebalanceRequested,
     ModelScaleRequested,
@@ -33,13 +34,15 @@ from nebula.events.vocabulary import (
     NodeDeregistered,
     NodeHeard,
     NodeRegistered,
+    NodeStopped,
     Observed,
 )
 from nebula.history.replay import Replay
 
 ROUNDS = 10_000
-"""Decisions in a row after which nothing settles any more."""
+"""Decisions in a row after which the result is taken as unstable."""
 
+# Aliases use names, and a load request may be rejected because of a name.
 _FROM_OUTSIDE = (
     ModelLoadRequested
     | ModelScaleRequested
@@ -47,35 +50,38 @@ _FROM_OUTSIDE = (
     | ModelUnloadRequested
     | AdapterLoadRequested
     | AdapterUnloadRequested
+    | AliasRequested
+    | AliasRemoveRequested
     | NodeRegistered
     | NodeDrainRequested
     | NodeUndrainRequested
     | ModelMeasured
     | NodeDeregistered
+    | NodeStopped
     | NodeHeard
     | Observed
 )
 
 
 class BadCondition(ValueError):
-    """This is no condition; the text says how one is written."""
+    """The text is not a condition; the message says how to write one."""
 
 
 class With(Struct, frozen=True):
-    """As if a node with devices of so many bytes had been there from the beginning."""
+    """As if a node with devices of these sizes, in bytes, had been there from the beginning."""
 
     node: str
     devices: tuple[int, ...]
 
 
 class Without(Struct, frozen=True):
-    """As if a node had never been there."""
+    """As if a node had never existed."""
 
     node: str
 
 
 class Under(Struct, frozen=True):
-    """As if every load request had asked for this policy."""
+    """As if every load request had named this policy."""
 
     policy: Policy
 
@@ -94,12 +100,12 @@ class Outcome(Struct, frozen=True):
 
     @property
     def differs(self) -> bool:
-        """Whether the conditions matter to this model."""
+        """Whether the conditions make a difference for this model."""
         return (self.actual, self.missing) != (self.otherwise, self.otherwise_missing)
 
 
 def parse(text: str) -> Condition:
-    """Read `policy=binpack`, `without n3` or `with n4:80GiB,80GiB`. Raises BadCondition."""
+    """Read `policy=binpack`, `without n3` or `with n4:80GiB,80GiB`. Raise BadCondition."""
     word, _, rest = text.strip().partition(" ")
     rest = rest.strip()
     policy = re.fullmatch(r"policy\s*=\s*(\S+)", text.strip())
@@ -119,12 +125,12 @@ def parse(text: str) -> Condition:
         if subjects.is_token(node):
             return With(node, devices)
     raise BadCondition(
-        f"{text!r} is no condition: write policy=binpack, 'without n3' or 'with n4:80GiB'"
+        f"{text!r} is not a condition: write policy=binpack, 'without n3' or 'with n4:80GiB'"
     )
 
 
 class WhatIf:
-    """Folds a log as it was, and beside it as it would have been."""
+    """Folds a log as it was, and in parallel as it would have been."""
 
     def __init__(self, conditions: Sequence[Condition]) -> None:
         self.actual = Replay(check=False)
@@ -170,7 +176,7 @@ class WhatIf:
         )
 
     def check(self) -> None:
-        """See that every node that is to be absent was there. Raises BadCondition."""
+        """Check that every node that is to be absent was there. Raise BadCondition."""
         for node in sorted(self._absent - self._seen):
             there = ", ".join(sorted(self._seen)) or "none"
             raise BadCondition(f"without {node}: the log has no such node; there were: {there}")
@@ -211,4 +217,4 @@ def _kind(state: State, node: str, index: int) -> str:
 def _missing(model: Model | None) -> int:
     if model is None or model.unloading:
         return 0
-    return max(0, model.wanted - len(model.assignments))  # while it changes it has one more
+    return max(0, model.wanted - len(model.assignments))  # while it changes it has one replica more

@@ -1,6 +1,7 @@
-"""How a command asks the cluster for something: an intent is made, appended and waited for."""
+"""How a command changes the cluster: it makes an intent, appends it and waits for the outcome."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,11 +12,13 @@ from nebula.actors.intents import Refused, submit
 from nebula.actors.projection import Projection
 from nebula.cli import progress, tables
 from nebula.cli.cluster import joined
-from nebula.cli.process import fail
+from nebula.cli.process import fail, say
 from nebula.cli.tables import print_json
-from nebula.events.objections import model_by_reference
 from nebula.events.state import Model, Node, State
+from nebula.events.validation import model_by_reference
 from nebula.events.vocabulary import Event
+from nebula.history.outcome import Outcome, asked
+from nebula.history.subject import other_than_model
 from nebula.http.views import model_view
 from nebula.store.log import TooLarge
 from nebula.store.reach import trouble
@@ -29,7 +32,7 @@ wait_option = click.option(
 
 
 def intent_of(fields: dict[str, object], kind: type[E]) -> E:
-    """Make an intent of what was given; ends the command where that is none."""
+    """Make an intent from the given fields; end the command if they are not valid."""
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
@@ -37,12 +40,12 @@ def intent_of(fields: dict[str, object], kind: type[E]) -> E:
 
 
 def absolute(source: str) -> str:
-    """Make a folder absolute: the nodes have other working folders.
+    """Make a folder's path absolute, because nodes have other working folders.
 
-    What is written as a path is one, there or not; anything else may be a hub id.
+    Text that is written as a path is one, whether it exists or not; other text may be a hub id.
     """
     if not source.strip():
-        fail("a source is empty: give a folder on the nodes or a hub id", 2)
+        fail("the source must not be empty: give a folder on the nodes or a hub id", 2)
     try:
         path = Path(source).expanduser()
     except RuntimeError as error:  # ~somebody
@@ -52,7 +55,7 @@ def absolute(source: str) -> str:
 
 
 def pairs(option: str, given: Sequence[str]) -> list[tuple[str, str]]:
-    """Split what was given as KEY=VALUE; ends the command where something is not."""
+    """Split texts of the form KEY=VALUE; end the command if one has another form."""
     split = []
     for pair in given:
         key, equals, value = pair.partition("=")
@@ -68,19 +71,22 @@ def model_in(state: State, reference: str) -> Model:
     """Find a model by its id or name. Raises Refused."""
     model = model_by_reference(state, reference)
     if model is None:
+        other = other_than_model(state, reference)
+        if other:
+            raise Refused(other)
         there = ", ".join(sorted(state.models)) or "none"
         raise Refused(f"there is no model {reference!r}; there are: {there}")
     return model
 
 
 def absent(state: State, names: Sequence[str]) -> list[str]:
-    """Say of each name that nobody has now: it may come yet, or be misspelt, or be an id."""
+    """Return a line for each name that nothing has now: it may appear later, or be misspelt."""
     said = []
     for name in names:
         model = state.models.get(name)
         hint = f"; the model {name!r} is called {model.name!r}" if model is not None else ""
         if name not in state.names:
-            said.append(f"nobody is called {name!r} yet: no requests go there until then{hint}")
+            said.append(f"nothing is called {name!r} yet: until then no requests go there{hint}")
     return said
 
 
@@ -96,15 +102,15 @@ def node_in(state: State, identity: str) -> Node:
 async def append(
     projection: Projection, intent: Callable[[State], tuple[str, Event]]
 ) -> tuple[str, int]:
-    """Append an intent, give its id and sequence; ends the command where it is refused.
+    """Append an intent and return its id and sequence; end the command if it is rejected.
 
-    Raises NotAppended, at once where it is known that the log takes no events now.
+    Raise NotAppended, at once if the log is known to take no events now.
     """
     refused, warning = await trouble(projection.log.connection)
     if refused:
         raise NotAppended(refused, NOTHING)
     if warning:
-        click.secho(warning, fg="yellow", err=True)
+        say(warning, warning=True)
     try:
         identity, event = intent(projection.state)
         return identity, await submit(projection, identity, event)
@@ -119,23 +125,45 @@ async def ask(
     wait: bool,
     as_json: bool,
     names: Sequence[str] = (),
+    adapter: str = "",
+    what: str = "for",
+    told: Callable[[State, State], Iterable[str]] = lambda *_: (),
+    changes: Callable[[State, State], tuple[str, ...]] | None = None,
+    look: Callable[..., Outcome] | None = None,
 ) -> None:
-    """Append an intent, wait for what comes of it if so told, and print it.
+    """Append an intent, wait for its outcome unless told not to, and print it.
 
-    `names`: the public names that it refers to, of which it is said if nobody has them.
+    `names`: public names that it refers to; each that nothing has is reported. `adapter`: the
+    adapter that it is about. `what`: the request as "to …", if "for" is not enough. `told`: further
+    lines to print once it is recorded, from the states before and after. `changes`: what it
+    changed, which is in the JSON too. `look`: returns the outcome from a state, the id and the
+    sequence, if it is not that of a loaded model.
     """
     async with joined(nats) as projection:
+        before = projection.state
         identity, seq = await append(projection, intent)
+        wish = asked(projection.state, identity, seq, adapter, before)
+        after = projection.state
+        for text in told(before, after):
+            say(text, warning=True)
         for text in absent(projection.state, names):
-            click.echo(text, err=True)
+            say(text)
         served = True
         if wait:
-            served = await progress.follow(projection, identity, tables.console(errors=True))
+            console = tables.console(errors=True)
+            if look is None:
+                served = await progress.follow(projection, identity, console, wish)
+            else:
+                seen = partial(look, identity=identity, seq=seq)
+                served = await progress.settled(projection, console, identity, seen, seq)
         if as_json:
             model = projection.state.models.get(identity)
             shown = model_view(projection.state, model) if model is not None else None
-            print_json({"id": identity, "seq": seq, "model": shown})
+            fields = {"id": identity, "seq": seq, "model": shown}
+            if changes is not None:
+                fields["changes"] = changes(before, after)
+            print_json(fields)
         elif not wait:
-            click.echo(f"{identity}: asked for, event {seq}")
+            click.echo(f"{identity}: asked {what}, event {seq}")
         if not served:
             raise SystemExit(1)

@@ -1,4 +1,4 @@
-"""A log to look back at: a cluster's, an exported file, or a backup of its stream."""
+"""A log to look back at: a cluster's log, an exported file, or a backup of the stream."""
 
 import asyncio
 import time
@@ -15,6 +15,7 @@ from nebula.cli.process import fail
 from nebula.events.evolve import evolve
 from nebula.events.record import Entry, Record, read_entry
 from nebula.events.state import EMPTY, State
+from nebula.events.version import too_new
 from nebula.history import moments
 from nebula.history.moments import BadMoment, Moment
 from nebula.history.replay import BadLog, from_the_future
@@ -39,26 +40,26 @@ log_option = click.option(
 
 
 class Past(Protocol):
-    """A log as far as it goes now. All three raise BadArchive, Unreadable, BadLog or Unavailable.
+    """A log up to its present end. All kinds raise BadArchive, Unreadable, BadLog, Unavailable.
 
-    `name` tells people which log it is, `chain` is the hash at the end of an exported file once it
-    was read to its end.
+    `name` tells people which log it is. `chain` is the hash at the end of an exported file, once
+    the file was read to its end.
     """
 
     name: str
     chain: str
 
     async def last(self) -> int:
-        """Give the last sequence; 0 for an empty log."""
+        """Return the last sequence; 0 for an empty log."""
 
     def entries(self) -> AsyncGenerator[list[Entry], None]:
-        """Give every entry byte for byte, in batches."""
+        """Return every entry byte for byte, in batches."""
 
     def records(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
-        """Give every record after a sequence, in batches."""
+        """Return every record after a sequence, in batches."""
 
     async def snapshot(self, moment: Moment) -> State:
-        """Give a state at or before a moment that folding may begin with."""
+        """Return a state at or before a moment, from which folding may begin."""
 
 
 class LivePast:
@@ -123,12 +124,12 @@ class ArchivePast:
             self.chain = reader.chain
 
     async def snapshot(self, moment: Moment) -> State:  # noqa: ARG002
-        """See Past: a file holds none."""
+        """Return None: a file holds no snapshots."""
         return EMPTY
 
 
 class BackupPast:
-    """What JetStream has on disk, or a backup of it."""
+    """A store folder of JetStream, or a backup of it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -136,7 +137,7 @@ class BackupPast:
         self.chain = ""
 
     async def last(self) -> int:
-        """See Past: only reading it all tells."""
+        """Return the last sequence, which is known only once everything was read."""
         last = 0
         for batch in _batches(read_backup(self._path), self.name):
             last = batch[-1].seq
@@ -153,12 +154,12 @@ class BackupPast:
             yield [read_entry(entry) for entry in batch if entry.seq > after]
 
     async def snapshot(self, moment: Moment) -> State:  # noqa: ARG002
-        """See Past: a backup of the log's stream holds none."""
+        """Return None: a backup of the log's stream holds no snapshots."""
         return EMPTY
 
 
 def _batches(items: Iterator[T], name: str) -> Iterator[list[T]]:
-    """Give what is read of a file. Raises BadLog for what it can't hold: events to come."""
+    """Yield what is read of a file. Raise BadLog for moments after its end."""
     now = time.time_ns()
     while batch := list(islice(items, BATCH)):
         problem = from_the_future(batch, now)
@@ -169,7 +170,7 @@ def _batches(items: Iterator[T], name: str) -> Iterator[list[T]]:
 
 @asynccontextmanager
 async def opened(nats: str, file: Path | None) -> AsyncIterator[Past]:
-    """Open a log. What is wrong with it becomes a message and an exit code."""
+    """Open a log. An error becomes a message and an exit code."""
     try:
         if file is None:
             async with _live(nats) as past:
@@ -206,7 +207,7 @@ async def _live(nats: str) -> AsyncIterator[Past]:
 
 
 def moment(text: str | None) -> Moment | None:
-    """Read a moment from the command line; a bad one ends it."""
+    """Read a moment from the command line; end the command if it is not valid."""
     if text is None:
         return None
     try:
@@ -215,8 +216,13 @@ def moment(text: str | None) -> Moment | None:
         fail(str(error), 2)
 
 
+def reader_time(past: Past, at: Moment | None) -> int | None:
+    """Return the time (ns) now for the state of a live log; None for a moment of the past."""
+    return time.time_ns() if at is None and isinstance(past, LivePast) else None
+
+
 async def state_at(past: Past, at: Moment | None) -> State:
-    """Fold a log up to a moment, or to its end. Raises BadMoment for one that it does not have."""
+    """Fold a log up to a moment, or to its end. Raise BadMoment for a moment outside it."""
     wanted = at or Moment()
     state = await past.snapshot(wanted)
     first: Record | None = None
@@ -228,11 +234,12 @@ async def state_at(past: Past, at: Moment | None) -> State:
                     return _found(past, state, wanted, first)
                 _continues(state, record)
                 state = evolve(state, record)
+                _known(past, state)
     return _found(past, state, wanted, first)
 
 
 async def story_until(past: Past, last: int) -> AsyncIterator[Record]:
-    """Give the records of a log up to a sequence, one by one."""
+    """Yield the records of a log up to a sequence, one by one."""
     async with aclosing(past.records()) as batches:
         async for batch in batches:
             for record in batch:
@@ -252,6 +259,13 @@ def _found(past: Past, state: State, wanted: Moment, first: Record | None) -> St
     if wanted.seq is not None and state.seq < wanted.seq:
         raise BadMoment(f"there is no sequence {wanted.seq}: {past.name} ends with {state.seq}")
     return state
+
+
+def _known(past: Past, state: State) -> None:
+    """Stop at an event that this Nebula would read differently from the Nebula that wrote it."""
+    reason = too_new(state)
+    if reason is not None:
+        raise BadLog(f"{past.name}: event {state.seq}: {reason}")
 
 
 def _continues(state: State, record: Record) -> None:

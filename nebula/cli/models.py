@@ -1,18 +1,22 @@
-"""The commands that ask the cluster for something and show how it stands."""
+"""The commands that change the cluster and show its state."""
 
+import time
 from collections.abc import Callable
+from functools import partial
 
 import click
 import msgspec
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from nebula.actors.intents import Refused
-from nebula.cli import tables
-from nebula.cli.asking import absolute, append, ask, intent_of, model_in, wait_option
+from nebula.actors.projection import Projection
+from nebula.cli import progress, tables
 from nebula.cli.cluster import joined
 from nebula.cli.options import Numbered, Whole, json_option, nats_option
-from nebula.cli.process import fail, run
+from nebula.cli.process import run
+from nebula.cli.submit import absolute, append, ask, intent_of, model_in, wait_option
 from nebula.cli.tables import print_json
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -22,8 +26,8 @@ from nebula.events.intents import (
 )
 from nebula.events.state import State
 from nebula.events.vocabulary import Event
-from nebula.history.advice import advice
-from nebula.history.asked_about import log_trouble
+from nebula.history.leaving import adapter_unloading, unloading
+from nebula.history.subject import log_trouble
 from nebula.http.views import model_view, state_view
 from nebula.store.reach import trouble
 
@@ -34,7 +38,7 @@ from nebula.store.reach import trouble
 @wait_option
 @json_option
 def unload(model: str, nats: str, wait: bool, as_json: bool) -> None:
-    """Unload MODEL (its id or name): end its engines and give back their memory."""
+    """Unload MODEL (an id or a name): end its engines and free their memory."""
     run(_unload(nats, model, wait, as_json))
 
 
@@ -45,7 +49,7 @@ def unload(model: str, nats: str, wait: bool, as_json: bool) -> None:
 @wait_option
 @json_option
 def scale(model: str, replicas: int, nats: str, wait: bool, as_json: bool) -> None:
-    """Give MODEL another number of REPLICAS."""
+    """Change MODEL's number of replicas to REPLICAS."""
     run(
         ask(
             nats,
@@ -121,18 +125,28 @@ def load_adapter(model: str, name: str, source: str, nats: str, wait: bool, as_j
             raise Refused(f"model {base.id!r} was loaded without LoRA: load it with --lora")
         return base.id, event
 
-    run(ask(nats, intent, wait=wait, as_json=as_json))
+    run(ask(nats, intent, wait=wait, as_json=as_json, adapter=name))
 
 
 @adapters.command("unload")
 @click.argument("model")
 @click.argument("name")
 @nats_option
+@wait_option
 @json_option
-def unload_adapter(model: str, name: str, nats: str, as_json: bool) -> None:
+def unload_adapter(model: str, name: str, nats: str, wait: bool, as_json: bool) -> None:
     """Unload the adapter NAME from every replica of MODEL."""
     event = intent_of({"name": name}, AdapterUnloadRequested)
-    run(ask(nats, lambda state: (model_in(state, model).id, event), wait=False, as_json=as_json))
+    run(
+        ask(
+            nats,
+            lambda state: (model_in(state, model).id, event),
+            wait=wait,
+            as_json=as_json,
+            what=f"to unload adapter {name}",
+            look=partial(adapter_unloading, adapter=name),
+        )
+    )
 
 
 @click.command()
@@ -144,7 +158,8 @@ def status(nats: str, as_json: bool) -> None:
 
 
 def _model_views(state: State) -> list[object]:
-    return [model_view(state, state.models[identity]) for identity in sorted(state.models)]
+    now = time.time_ns()
+    return [model_view(state, state.models[identity], now) for identity in sorted(state.models)]
 
 
 async def _unload(nats: str, reference: str, wait: bool, as_json: bool) -> None:
@@ -152,31 +167,23 @@ async def _unload(nats: str, reference: str, wait: bool, as_json: bool) -> None:
         identity, seq = await append(
             projection, lambda state: (model_in(state, reference).id, ModelUnloadRequested())
         )
-        if wait:
-            with tables.console(errors=True).status(f"{identity}: its engines are ending"):
-                await projection.until(
-                    lambda state: not ending(state, identity) or lost_alone(state, identity)
-                )
-            if ending(projection.state, identity):
-                model = projection.state.models[identity]
-                fail(f"{identity} stays unloading. {advice(projection.state, model)}")
+        if wait and not await gone(projection, tables.console(errors=True), identity, seq):
+            raise SystemExit(1)
         if as_json:
             print_json({"id": identity, "seq": seq})
         else:
             click.echo(f"{identity}: {'unloaded' if wait else f'asked for, event {seq}'}")
 
 
-def ending(state: State, identity: str) -> bool:
-    """Say whether a model is still being unloaded."""
-    model = state.models.get(identity)
-    return model is not None and model.unloading
-
-
-def lost_alone(state: State, identity: str) -> bool:
-    """Say whether all that is left of a model is on lost nodes: no node will end it now."""
-    left = state.replicas_of(state.models[identity])
-    nodes = [state.nodes.get(replica.node) for replica in left]
-    return bool(nodes) and all(node is not None and node.lost for node in nodes)
+async def gone(projection: Projection, console: Console, identity: str, seq: int) -> bool:
+    """Wait until an unloaded model is gone; report it if the model stays, and return False then."""
+    recorded = f"it is recorded as event {seq}, and its engines end anyway"
+    found = await progress.until_settled(
+        projection, console, identity, partial(unloading, identity=identity, seq=seq), recorded
+    )
+    if found is not None and found.word == "not":
+        console.print(f"[red]{escape(found.text)}[/red]", soft_wrap=True)
+    return found is not None and found.word == "there"
 
 
 async def _show(
@@ -194,14 +201,14 @@ async def _show(
 
 async def _status(nats: str, as_json: bool) -> None:
     async with joined(nats) as projection:
-        state = projection.state
+        state, now = projection.state, time.time_ns()
         refused, warning = await trouble(projection.log.connection)
         if as_json:
             log = {"writable": not refused, "refused": refused, "warning": warning}
-            print_json({**msgspec.to_builtins(state_view(state)), "log": log})
+            print_json({**msgspec.to_builtins(state_view(state, now)), "log": log})
             return
         text = log_trouble(refused, warning)
         if text:
             colour = "red" if refused else "yellow"
             tables.console().print(f"[{colour}]{escape(text)}[/{colour}]\n", soft_wrap=True)
-        tables.status(tables.console(), state)
+        tables.status(tables.console(), state, now)

@@ -2,25 +2,38 @@
 
 from contextlib import aclosing
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import msgspec
 from rich.markup import escape
 
 from nebula.cli import tables
+from nebula.cli.log_source import LivePast, Past, log_option, moment, opened, reader_time, state_at
 from nebula.cli.options import Numbered, Whole, json_option, nats_option
-from nebula.cli.past import LivePast, Past, log_option, moment, opened, state_at
-from nebula.cli.process import fail, run
+from nebula.cli.process import fail, run, say
 from nebula.cli.tables import print_json
 from nebula.events.evolve import evolve
+from nebula.events.plain_text import one_line, plain
 from nebula.events.record import Record
 from nebula.events.state import EMPTY, State
 from nebula.events.vocabulary import TYPES
 from nebula.history import difference, moments
+from nebula.history.description import describe
+from nebula.history.event_filter import EventFilter, FilterSpec, is_rejection
 from nebula.history.moments import BadMoment, Moment
-from nebula.history.selection import Selection, Sieve, is_rejection
-from nebula.history.telling import told
 from nebula.http.views import event_view, state_view
+
+WIDEST = 40
+"""Characters of the column that says what an event is about; what is longer moves the others."""
+
+PAGE = 500
+"""Events whose columns are of the same width, at least."""
+
+_TYPE = max(map(len, TYPES))
+
+LONGEST_LINE = 500
+"""Characters of an event's sentence in a list of events; `nebula why seq` prints all of it."""
 
 
 @click.command()
@@ -35,13 +48,13 @@ def state(at: str | None, file: Path | None, nats: str, as_json: bool) -> None:
 
 async def _state(nats: str, file: Path | None, at: Moment | None, as_json: bool) -> None:
     async with opened(nats, file) as past:
-        found = await state_at(past, at)
+        found, now = await state_at(past, at), reader_time(past, at)
         if as_json:
-            print_json(state_view(found))
+            print_json(state_view(found, now))
             return
         output = tables.console()
         output.print(f"after event {found.seq}, {moments.clock(found.time)}\n")
-        tables.status(output, found)
+        tables.status(output, found, now)
 
 
 @click.command(cls=Numbered)
@@ -78,13 +91,13 @@ async def _diff(
 @click.option(
     "--type", "types", multiple=True, type=click.Choice(sorted(TYPES)), help="Repeatable."
 )
-@click.option("--node", default="", help="What happened to a node, on it, or was planned for it.")
+@click.option("--node", default="", help="Only events about this node, or about what runs there.")
 @click.option("--since", default=None, metavar="SEQ|TIME", help="Begin with this moment.")
 @click.option("--until", default=None, metavar="SEQ|TIME", help="End with this moment.")
-@click.option("--cause", default=None, type=Whole(1), help="What this event led to.")
-@click.option("--rejected", is_flag=True, help="Only what was not acted upon, and the answers.")
-@click.option("-n", "--last", default=None, type=Whole(1), help="Only the last so many.")
-@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows.")
+@click.option("--cause", default=None, type=Whole(1), help="Only events that this event led to.")
+@click.option("--rejected", is_flag=True, help="Only rejected events and their rejections.")
+@click.option("-n", "--last", default=None, type=Whole(1), help="Only this number of last events.")
+@click.option("-f", "--follow", is_flag=True, help="Continue as the log grows.")
 @log_option
 @nats_option
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each.")
@@ -104,8 +117,8 @@ def events(
 ) -> None:
     """List the events of all or some aggregates: `model`, `chat` (with its replicas), `node/n1`."""
     if follow and (file is not None or until is not None):
-        fail("--follow goes with neither --log nor --until: what is over does not grow", 2)
-    chosen = Selection(aggregates, types, node, cause, rejected)
+        fail("--follow can't be combined with --log or --until: what they select does not grow", 2)
+    chosen = FilterSpec(aggregates, types, node, cause, rejected)
     begin, end = moment(since), moment(until)
     if begin is not None and end is not None and _after(begin, end):
         fail(f"--since {since} is after --until {until}: nothing can lie between them", 2)
@@ -130,20 +143,21 @@ async def _events(nats: str, file: Path | None, listing: "_Listing", follow: boo
             there = ", ".join(sorted({*state.models, *state.nodes})) or "nothing"
             fail(f"no event of {past.name} is about {unknown[0]!r}; there are: {there}")
         if not listing.printed and not follow:
-            click.echo("nothing that happened is what was asked for", err=True)
+            say(listing.instead(past))
         if follow and isinstance(past, LivePast):
             async with aclosing(past.log.follow(listing.state.seq)) as batches:
                 async for batch in batches:
                     for record in batch:
                         listing.take(record)
+                    listing.flush()
 
 
 class _Listing:
-    """Prints the selected events, as they come or the last of them at the end."""
+    """Prints the selected events: each as it comes, or the last of them at the end."""
 
     def __init__(
         self,
-        chosen: Selection,
+        chosen: FilterSpec,
         since: Moment | None,
         until: Moment | None,
         last: int | None,
@@ -151,16 +165,26 @@ class _Listing:
     ) -> None:
         self.state: State = EMPTY
         self.nothing = True
-        """Whether no event was there at all."""
+        """Whether there was no event at all."""
         self.printed = 0
+        self._early = 0
         self._chosen = chosen
-        self._sieve = Sieve(chosen)
+        self._sieve = EventFilter(chosen)
         self._since = since
         self._until = until
         self._last = last
-        self._kept: list[tuple[Record, State]] | None = [] if last is not None else None
+        self._kept: list[tuple[Record, State, State]] | None = [] if last is not None else None
         self._as_json = as_json
         self._output = tables.console()
+        self._page: list[_Row] = []
+        self._width = 0
+
+    def instead(self, past: Past) -> str:
+        """Return what there is instead if nothing was printed."""
+        if self._early:
+            events = "1 event is" if self._early == 1 else f"{self._early} events are"
+            return f"nothing happened since then: {events} what was asked for, but earlier"
+        return self._sieve.nothing(past.name)
 
     async def check(self, past: Past) -> None:
         """Raise BadMoment for a sequence that the log does not have."""
@@ -170,7 +194,7 @@ class _Listing:
             raise BadMoment(f"there is no sequence {asked}: {past.name} ends with {last}")
 
     async def read(self, past: Past) -> list[str]:
-        """Print what there is; give what was selected and is not in the log at all."""
+        """Print the selected events; return what was selected but is not in the log at all."""
         async with aclosing(past.records()) as batches:
             async for batch in batches:
                 self.nothing = False
@@ -178,18 +202,22 @@ class _Listing:
                     if self._until is None or not self._until.passed(record.seq, record.time):
                         self.take(record)
         kept, self._kept = self._kept, None
-        for record, after in kept or ():
-            self._print(record, after)
+        for record, before, after in kept or ():
+            self._print(record, before, after)
+        self.flush()
         return self._sieve.unknown
 
     def take(self, record: Record) -> None:
         before, self.state = self.state, evolve(self.state, record)
-        if not self._sieve.passes(record, before, self.state) or not self._begun(record):
+        if not self._sieve.passes(record, before, self.state):
+            return
+        if not self._begun(record):
+            self._early += 1
             return
         if self._kept is None:
-            self._print(record, self.state)
+            self._print(record, before, self.state)
             return
-        self._kept.append((record, self.state))
+        self._kept.append((record, before, self.state))
         if self._last is not None and len(self._kept) > self._last:
             del self._kept[0]
 
@@ -201,18 +229,60 @@ class _Listing:
             return record.seq >= since.seq
         return since.time is None or record.time >= since.time
 
-    def _print(self, record: Record, after: State) -> None:
+    def _print(self, record: Record, before: State, after: State) -> None:
         self.printed += 1
         if self._as_json:
-            click.echo(msgspec.json.encode(event_view(record)))
+            click.echo(msgspec.json.encode(event_view(record, before)))
             return
-        colour = "red" if is_rejection(record, after) else "default"
-        cause = f" [dim]<- {record.cause}[/dim]" if record.cause is not None else ""
-        actor = f" [dim]{escape(record.actor)}[/dim]" if record.actor else ""
-        who = f"{record.aggregate} {record.id}" if record.id else record.subject
-        self._output.print(
-            f"[bold]{record.seq:>6}[/bold]  {moments.clock(record.time)}  "
-            f"[cyan]{escape(who):<24}[/cyan] [{colour}]{escape(record.type):<20} "
-            f"{escape(told(record))}[/{colour}]{cause}{actor}",
-            soft_wrap=True,
-        )
+        self._page.append(_row(record, before, after))
+        if len(self._page) >= PAGE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Print the rows that are there, their columns as wide as all so far need."""
+        if not self._page:
+            return
+        first = not self._width
+        self._width = max([self._width, *(len(row.about) for row in self._page)])
+        width = min(self._width, WIDEST)
+        if first:
+            head = f"{'SEQ':>6}  {'TIME':<23}  {'ABOUT':<{width}}  {'EVENT':<{_TYPE}}  WHAT"
+            self._output.print(f"[bold]{head}[/bold]", soft_wrap=True)
+        for row in self._page:
+            about, kind = f"{row.about:<{width}}", f"{row.type:<{_TYPE}}"
+            self._output.print(
+                f"[bold]{row.seq:>6}[/bold]  {row.time}  [cyan]{escape(about)}[/cyan]  "
+                f"[{row.colour}]{escape(kind)}  {escape(row.text)}[/{row.colour}]"
+                f"[dim]{escape(row.whence)}[/dim]",
+                soft_wrap=True,
+            )
+        self._page.clear()
+
+
+class _Row(NamedTuple):
+    """An event as a line of the list."""
+
+    seq: int
+    time: str
+    about: str
+    type: str
+    text: str
+    whence: str
+    colour: str
+
+
+def _row(record: Record, before: State, after: State) -> _Row:
+    text = describe(record, before)
+    rejection = after.rejections.get(record.seq)
+    if rejection is not None and rejection.reason not in text:
+        text = f"{text}; rejected: {rejection.reason}"
+    cause = f"<- {record.cause}" if record.cause is not None else ""
+    return _Row(
+        record.seq,
+        moments.clock(record.time),
+        plain(f"{record.aggregate} {record.id}" if record.id else record.subject),
+        plain(record.type),
+        one_line(text, LONGEST_LINE),
+        "".join(f" {each}" for each in (cause, record.actor) if each),
+        "red" if is_rejection(record, after) else "default",
+    )

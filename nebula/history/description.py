@@ -1,8 +1,9 @@
-"""Events in words: one sentence for each, for people who look back."""
+"""Events in words: one sentence for each."""
 
 from typing import assert_never
 
 from nebula.events import memory
+from nebula.events.evolve_adapter import short
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -17,7 +18,10 @@ from nebula.events.intents import (
     WeightsPinRequested,
     WeightsRemoveRequested,
 )
+from nebula.events.plain_text import plain
 from nebula.events.record import Malformed, Record
+from nebula.events.sources import is_folder
+from nebula.events.state import EMPTY, State
 from nebula.events.values import Assignment
 from nebula.events.vocabulary import (
     AdapterLoaded,
@@ -29,6 +33,7 @@ from nebula.events.vocabulary import (
     DownloadFinished,
     DownloadProgressed,
     DownloadStarted,
+    DownloadWaits,
     EngineFailed,
     EngineReady,
     EngineResumed,
@@ -48,18 +53,24 @@ from nebula.events.vocabulary import (
     NodeHeard,
     NodeLost,
     NodeRegistered,
+    NodeStopped,
     NodeSuspected,
     WeightsRemoved,
 )
+from nebula.history.load_requests import changes, settings
 
 
-def told(record: Record) -> str:
-    """Say what an event says."""
+def describe(record: Record, before: State = EMPTY) -> str:
+    """Return an event as a sentence, without control characters."""
+    return plain(_told(record, before))
+
+
+def _told(record: Record, before: State) -> str:
     match record.content:
         case Malformed(reason=reason):
-            return f"no event: {reason}"
+            return f"not an event: {reason}"
         case ModelLoadRequested() as event:
-            return _load(event)
+            return _load(event) + _changed(record.id, event, before)
         case ModelScaleRequested(replicas=count):
             return f"asked for {_count(count, 'replica')}"
         case ModelUnloadRequested():
@@ -67,7 +78,7 @@ def told(record: Record) -> str:
         case AdapterLoadRequested(name=name, source=source):
             return f"asked for adapter {name!r} from {source}"
         case AdapterUnloadRequested(name=name):
-            return f"asked to take adapter {name!r} off"
+            return f"asked to unload adapter {name!r}"
         case ModelAssigned(version=version, replicas=places):
             where = ", ".join(place(each) for each in places) or "no replicas"
             return f"plan {version}: {where}"
@@ -96,24 +107,23 @@ def told(record: Record) -> str:
             return _failed(event)
         case EngineStalled() as event:
             ends = (
-                "nobody ends it"
+                "its node does not end it"
                 if event.ends_in is None
                 else f"it is ended in {event.ends_in:g} s unless it makes progress"
             )
-            return (
-                f"stands still for {event.seconds:g} s with "
-                f"{_count(event.requests, 'request')}{_because(event.reason)}; {ends}"
-            )
+            held = f" with {_count(event.requests, 'request')}" if event.requests else ""
+            still = f"has made no progress for {event.seconds:g} s{held}"
+            return f"{still}{_because(event.reason)}; {ends}"
         case EngineResumed(seconds=seconds):
             return "makes progress again" + (f" after {seconds:g} s" if seconds else "")
         case EngineStopped(reason=reason):
             return "engine ended" + (f": {reason}" if reason else "")
-        case AdapterLoaded(name=name):
-            return f"adapter {name!r} in place"
+        case AdapterLoaded(name=name, digest=digest):
+            return f"adapter {name!r} loaded" + (f", version {short(digest)}" if digest else "")
         case AdapterLoadFailed(name=name, reason=reason):
             return f"adapter {name!r} refused: {reason}"
-        case AdapterUnloaded(name=name):
-            return f"adapter {name!r} off"
+        case AdapterUnloaded(name=name, digest=digest):
+            return f"adapter {name!r} unloaded" + (f", version {short(digest)}" if digest else "")
         case NodeRegistered(devices=devices):
             listed = ", ".join(
                 f"{each.kind}{each.index} {memory.text(each.memory)}" for each in devices
@@ -131,17 +141,27 @@ def told(record: Record) -> str:
             return "lives" + _because(reason)
         case NodeLost(reason=reason):
             return "lost" + _because(reason)
+        case NodeStopped():
+            return "stopped in good order, with its engines: replicas go elsewhere, or wait"
         case NodeDeregistered():
             return "left for good"
         case WeightsPinRequested(source=source, pinned=pinned):
             return f"asked to {'keep' if pinned else 'no longer keep'} {source}"
         case WeightsRemoveRequested(source=source):
             return f"asked to remove {source} from its disk"
+        case DownloadWaits(source=source, reason=reason):
+            return f"to fetch {source}, it {reason}"
         case DownloadStarted(source=source, done=done, total=total):
             again = f", {memory.fine(done)} of it there already" if done else ""
             return f"fetching {source}: {memory.fine(total)}{again}"
         case DownloadProgressed(source=source, done=done, total=total):
             return f"{memory.fine(done)} of {memory.fine(total)} of {source}"
+        case DownloadFinished(source=source) if is_folder(source):
+            return f"found {source}"
+        case DownloadFailed(source=source, reason=reason) if is_folder(source):
+            return f"can't serve it: {reason}"
+        case WeightsRemoved(source=source, reason=reason) if is_folder(source):
+            return f"no longer looks for {source}" + _because(reason)
         case DownloadFinished(source=source, bytes=size, seconds=seconds):
             return f"has {source}: {memory.fine(size)} in {seconds:g} s"
         case DownloadFailed(source=source, reason=reason, retry_in=retry):
@@ -156,15 +176,15 @@ def told(record: Record) -> str:
         case ClusterFounded(name=name, version=version):
             return f"founded{f' as {name}' if name else ''}, cluster version {version}"
         case ClusterVersionRaised(version=version, reason=reason):
-            return f"goes by cluster version {version}" + _because(reason)
+            return f"now uses cluster version {version}" + _because(reason)
         case EventRejected(reason=reason):
-            return f"event {record.id} was not acted upon: {reason}"
+            return f"event {record.id} was rejected: {reason}"
         case _:
             assert_never(record.content)
 
 
 def place(each: Assignment) -> str:
-    """Name an assignment: `chat-0 on n1/0 (6.0 GiB)`."""
+    """Return an assignment in words: `chat-0 on n1/0 (6.0 GiB)`."""
     devices = "+".join(map(str, each.devices))
     return f"{each.replica} on {each.node}/{devices} ({memory.text(each.memory)})"
 
@@ -176,10 +196,18 @@ def _because(reason: str) -> str:
 def _measured(event: ModelMeasured) -> str:
     if not event.weights:
         return f"{event.source} can't be measured" + _because(event.reason)
-    return (
-        f"{event.source} has {memory.fine(event.weights)} of weights and takes "
-        f"{event.cache_per_token} bytes for a token, of {event.context} at most"
+    cache = (
+        f"its KV cache takes {memory.small(event.cache_per_token)} for each token"
+        if event.cache_per_token
+        else "it keeps no KV cache"
     )
+    longest = (
+        f"a request may have {event.context} tokens"
+        if event.context
+        else "it sets no limit to a request"
+    )
+    weights = memory.fine(event.weights)
+    return f"measured {event.source}: {weights} of weights, {cache}, {longest}"
 
 
 def _alias(event: AliasRequested) -> str:
@@ -191,19 +219,18 @@ def _alias(event: AliasRequested) -> str:
 
 def _load(event: ModelLoadRequested) -> str:
     parts = [f"asked to load {event.source} for {event.task}", _count(event.replicas, "replica")]
-    if event.name:
-        parts.append(f"as {event.name!r}")
-    if event.memory is not None:
-        parts.append(f"{event.memory} each")
-    if event.labels:
-        parts.append("where " + ", ".join(f"{key}={each}" for key, each in event.labels.items()))
-    if event.node:
-        parts.append(f"on {'/'.join((event.node, *map(str, event.devices)))} only")
-    if event.apart:
-        parts.append("apart from " + ", ".join(event.apart))
-    if event.adapters:
-        parts.append("with " + ", ".join(repr(adapter.name) for adapter in event.adapters))
-    return ", ".join(parts)
+    return ", ".join([*parts, *settings(event)])
+
+
+def _changed(model: str, event: ModelLoadRequested, before: State) -> str:
+    """Return what a load request changes of the previous one, if the model was loaded already."""
+    known = before.models.get(model)
+    if known is None or known.unloading:
+        return ""
+    lines = changes(known.spec, event)
+    if not lines:
+        return "; it changes nothing of the request before it"
+    return f"; compared with the request before it: {'; '.join(lines)}"
 
 
 def _failed(event: EngineFailed) -> str:
