@@ -19,7 +19,7 @@ BIG = 4096
 
 
 def tensors(size: int, *, byte: int = 0) -> bytes:
-    """Give a safetensors file with one tensor of so many bytes."""
+    """Return a safetensors file with one tensor of so many bytes."""
     header = json.dumps(
         {
             "__metadata__": {"format": "pt"},
@@ -30,7 +30,7 @@ def tensors(size: int, *, byte: int = 0) -> bytes:
 
 
 def config(**changes: Any) -> bytes:
-    """Give the config.json of a small model that chats: 2 * 4 layers * 2 heads * 64 * 2 bytes."""
+    """Return the config.json of a small model that chats: 2 * 4 layers * 2 heads * 64 * 2 bytes."""
     fields = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -57,6 +57,10 @@ class SmallHub:
         """Bytes a second for a path."""
         self.odd: dict[str, str] = {}
         """How a path is answered, against what is listed or asked for: see `_oddly`."""
+        self.lists: dict[str, Any] = {}
+        """What is listed of a source, against what there is: fields of the answer."""
+        self.sent = 0
+        """Bytes of bodies without an end that the client took."""
         self.ranges = True
         self.down = False
         self.bare = False
@@ -82,7 +86,7 @@ class SmallHub:
         }
 
     def fetched(self, path: str) -> list[str]:
-        """Give the ranges of all requests for a file's bytes."""
+        """Return the ranges of all requests for a file's bytes."""
         return [each for method, asked, each in self.asked if method == "GET" and path in asked]
 
     def close(self) -> None:
@@ -120,6 +124,8 @@ class SmallHub:
                     source, _, rest = source.partition("/tree/")
                     self._json([_entry(*each) for each in hub._files(source)])
                     return
+                if self._without_end(hub.odd.get(source, "")):
+                    return
                 if source in hub.gated:
                     self._error(403, "GatedRepo", "this one is gated")
                 elif source not in hub.sources:
@@ -130,7 +136,8 @@ class SmallHub:
                     siblings = [_sibling(*each) for each in hub._files(source)]
                     if hub.bare:
                         siblings = [{"rfilename": each["rfilename"]} for each in siblings]
-                    self._json({"id": source, "sha": COMMIT, "siblings": siblings})
+                    told = {"id": source, "sha": COMMIT, "siblings": siblings}
+                    self._json(told | hub.lists.get(source, {}))
 
             def _file(self, path: str) -> None:
                 source, _, rest = path.partition("/resolve/")
@@ -142,6 +149,8 @@ class SmallHub:
                 etag = digest(content)
                 if name in hub.swapped:
                     content = bytes(reversed(content))
+                if self._without_end(hub.odd.get(name, "")):
+                    return
                 begin, status = 0, 200
                 asked = self.headers.get("Range", "")
                 if asked and hub.ranges:
@@ -165,6 +174,30 @@ class SmallHub:
                     part = part[: breaks.pop(0)]
                     self.close_connection = True
                 self._send(part, hub.rates.get(name))
+
+            def _without_end(self, how: str) -> bool:
+                """Answer with a body of 64 MiB, or drop by drop; False where that isn't asked."""
+                statuses = {"endless": 200, "drips": 200, "endless error": 503, "endless way": 302}
+                if how not in statuses:
+                    return False
+                self.send_response(statuses[how])
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Connection", "close")
+                if how == "endless way":
+                    self.send_header("Location", self.path)
+                self.end_headers()
+                self.close_connection = True
+                try:
+                    if how == "drips":
+                        for _ in range(2500):
+                            self.wfile.write(b" ")
+                            time.sleep(0.02)
+                    for _ in range(1024):
+                        self.wfile.write(b'"aaaaaaaaaaaaa",' * 4096)
+                        hub.sent += 65536
+                except OSError:
+                    pass
+                return True
 
             def _oddly(self, how: str, content: bytes, begin: int) -> bool:
                 """Answer as no hub should; False where this request is answered as others."""
@@ -244,7 +277,7 @@ class SmallHub:
 
 
 def digest(content: bytes) -> str:
-    """Give the name of a file's blob: SHA-256 for large ones, git's hash for small ones."""
+    """Return the name of a file's blob: SHA-256 for large ones, git's hash for small ones."""
     if len(content) >= BIG:
         return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -42,7 +43,8 @@ class DemoCluster:
         line = [sys.executable, "-m", "nebula.cli.main", "up", "--folder", str(self.folder)]
         line += ["--port", str(self.port), "--nats-port", str(self.nats_port)]
         line += ["--name", "here", "--restart-limit", "2"]
-        line += ["--load-patience", str(PATIENCE)]  # requests wait out an engine's restart
+        line += ["--load-timeout", str(PATIENCE)]  # requests wait out an engine's restart
+        line += ["--stall-limit", "45"]
         line += ["--demo", str(self.demo)] if demo else []
         line += arguments
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
@@ -100,6 +102,16 @@ class DemoCluster:
             replica["id"]: (replica["node"], tuple(replica["devices"]), replica["memory"])
             for replica in self.http.get("/admin/replicas").json()
         }
+
+    def publish(self, subject: str, body: bytes) -> None:
+        """Send exactly the bytes that `nats pub SUBJECT BODY` sends."""
+        with socket.create_connection(("127.0.0.1", self.nats_port)) as wire:
+            wire.recv(4096)
+            wire.sendall(b'CONNECT {"verbose":false}\r\n')
+            wire.sendall(b"PUB %s %d\r\n%s\r\nPING\r\n" % (subject.encode(), len(body), body))
+            answer = b""
+            while b"PONG" not in answer:
+                answer += wire.recv(4096)
 
     def child(self, actor: str) -> psutil.Process:
         """The process of one actor under `nebula up`."""
@@ -168,4 +180,4 @@ class DemoCluster:
 
 
 def _well(model: dict[str, Any]) -> bool:
-    return bool(model["standing"]["word"] == "ready")
+    return bool(model["status"]["phase"] == "ready")

@@ -1,4 +1,4 @@
-"""Two replicas of real vLLM: kill -9 of the one that answers, and the answer is the same."""
+"""A third model on real vLLM, loaded by plain bytes: its engines are killed, and stand still."""
 
 import json
 import os
@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
-from tests.e2e.demo_cluster import CHAT, DemoCluster
+from tests.e2e.demo_cluster import CHAT, COLD_START, DemoCluster
 
-pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(1200)]
 
 TWINS = "twins"
 TOKENS = 150
@@ -25,21 +26,49 @@ else is computed in the same batch says which of them it is."""
 def twins(cluster: DemoCluster) -> Iterator[DemoCluster]:
     """Two small replicas of the chat model beside the demo, for these tests alone."""
     request = {
-        "id": TWINS,
         "source": str(cluster.demo / CHAT),
         "replicas": 2,
         "memory": "2GiB",
         "options": {"max-model-len": 512, "enforce-eager": True},
     }
-    assert cluster.http.post("/admin/models", json=request).status_code == 202
-    cluster.until(
-        lambda: {f"{TWINS}-0", f"{TWINS}-1"} <= set(cluster.engine_pids()), "both twins are ready"
-    )
+    load = f"nebula.events.model.{TWINS}.ModelLoadRequested"
+    cluster.publish(load, json.dumps(request).encode())
+    scaled(cluster, 2)
     yield cluster
-    assert cluster.http.delete(f"/admin/models/{TWINS}").status_code == 202
+    cluster.publish(f"nebula.events.model.{TWINS}.ModelUnloadRequested", b"")
     cluster.until(
         lambda: cluster.http.get(f"/admin/models/{TWINS}").status_code == 404, "they are unloaded"
     )
+    assert not [found for each in (0, 1) for found in cluster.engine_processes(f"{TWINS}-{each}")]
+
+
+def ready(cluster: DemoCluster) -> dict[str, int]:
+    """Return the pids of the twins that serve, by replica."""
+    return {name: pid for name, pid in cluster.engine_pids().items() if name.startswith(TWINS)}
+
+
+def scaled(cluster: DemoCluster, replicas: int) -> None:
+    """Wait until so many twins are there, and all of them serve."""
+    cluster.until(
+        lambda: (
+            len(cluster.model(TWINS)["replicas"]) == replicas and len(ready(cluster)) == replicas
+        ),
+        f"{replicas} of the twins serve",
+        COLD_START,
+    )
+
+
+def scale(cluster: DemoCluster, replicas: int) -> None:
+    """Ask for so many twins, and wait for them."""
+    answer = cluster.http.patch(f"/admin/models/{TWINS}", json={"replicas": replicas})
+    assert answer.status_code == 202, answer.text
+    scaled(cluster, replicas)
+
+
+def ask(cluster: DemoCluster, seconds: int) -> int:
+    body = {"model": TWINS, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+    limit = {"X-Request-Timeout": str(seconds)}
+    return cluster.http.post("/v1/chat/completions", json=body, headers=limit).status_code
 
 
 class Story:
@@ -91,7 +120,7 @@ class Story:
 
 
 def who_has_it(cluster: DemoCluster) -> int:
-    """Give the pid of the twin whose vLLM has a request."""
+    """Return the pid of the twin whose vLLM has a request."""
     for replica in cluster.http.get("/admin/replicas").json():
         if replica["model"] == TWINS:
             port = replica["engine"]["port"]
@@ -102,9 +131,14 @@ def who_has_it(cluster: DemoCluster) -> int:
     raise LookupError("no twin has a request")
 
 
+def test_a_model_that_plain_bytes_have_loaded_answers(twins: DemoCluster) -> None:
+    assert ask(twins, 110) == 200
+
+
 def test_a_greedy_stream_whose_engine_is_killed_equals_the_undisturbed_one(
     twins: DemoCluster,
 ) -> None:
+    scale(twins, 2)
     with Story(twins) as undisturbed:
         pass
     with Story(twins) as story:
@@ -120,3 +154,21 @@ def test_a_greedy_stream_whose_engine_is_killed_equals_the_undisturbed_one(
     usage = story.chunks[-1]["usage"]
     assert usage["completion_tokens"] == TOKENS
     assert usage["prompt_tokens"] == undisturbed.chunks[-1]["usage"]["prompt_tokens"]
+
+
+def test_an_engine_whose_core_is_stopped_is_ended_and_started_anew(twins: DemoCluster) -> None:
+    """Its API server goes on answering `/health`."""
+    scale(twins, 1)
+    [(replica, pid)] = ready(twins).items()
+    assert ask(twins, 110) == 200
+    family = psutil.Process(pid).children(recursive=True)
+    (core,) = [each for each in family if "EngineCore" in " ".join(each.cmdline())]
+    core.send_signal(signal.SIGSTOP)
+    for _ in range(2):
+        assert ask(twins, 4) == 504  # clients that give up do not wipe the evidence out
+    twins.until(lambda: bool(twins.replica(replica)["engine"]["stalled"]), "it is told")
+    twins.until(
+        lambda: twins.engine_pids().get(replica, pid) != pid, "it is started anew", COLD_START
+    )
+    assert not core.is_running() or core.status() == psutil.STATUS_ZOMBIE
+    assert ask(twins, 110) == 200

@@ -1,19 +1,26 @@
 """What a stranger does first: chat, embeddings and an adapter on real vLLM, by OpenAI's client."""
 
 import math
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
+import torch
+from openai.types.chat import ChatCompletionMessageParam
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from tests.e2e.demo_cluster import ADAPTER, CHAT, EMBEDDING, DemoCluster
 
+WEIGHTS = "adapter_model.safetensors"
+
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
 
 
-def ask(question: str) -> list[dict[str, str]]:
+def ask(question: str) -> list[ChatCompletionMessageParam]:
     return [{"role": "user", "content": question}]
 
 
@@ -85,7 +92,7 @@ def test_100_chats_and_100_embeddings_at_once_are_all_answered_and_none_is_mixed
     tokenizer = AutoTokenizer.from_pretrained(cluster.demo / CHAT)
 
     def chat(number: int) -> tuple[str, str]:
-        """Give what the engine read, by its own token ids, and what came of it."""
+        """Return what the engine read, by its own token ids, and what came of it."""
         stream = cluster.client.chat.completions.create(
             model=CHAT,
             messages=ask(f"Say the number {number * 7919}."),
@@ -159,3 +166,46 @@ def test_vllm_s_own_refusal_reaches_the_client_with_the_field_named(cluster: Dem
             model=CHAT, messages=ask("hi"), extra_body={"temperature": "hot"}
         )
     assert "temperature" in str(refused.value.body)
+
+
+def test_an_adapter_that_is_trained_anew_in_place_answers_as_a_fresh_name_once_asked_for(
+    cluster: DemoCluster, tmp_path: Path
+) -> None:
+    source = tmp_path / "poet"
+    shutil.copytree(cluster.demo / ADAPTER, source)
+    question = ask("What is Nebula?" + " Answer shortly." * 60)  # more than a block of the cache
+
+    def put(name: str) -> None:
+        fields = {"name": name, "source": str(source)}
+        asked = cluster.http.post(f"/admin/models/{CHAT}/adapters", json=fields)
+        assert asked.status_code == 202, asked.text
+        cluster.until(lambda: bool(versions(name)) and in_place(name), f"{name} is in place")
+
+    def versions(name: str) -> str:
+        return next(str(a["version"]) for a in cluster.model(CHAT)["adapters"] if a["name"] == name)
+
+    def in_place(name: str) -> bool:
+        adapter = next(a for a in cluster.model(CHAT)["adapters"] if a["name"] == name)
+        return list(adapter["versions"].values()) == [[adapter["version"]]]
+
+    def said(name: str) -> str:
+        answer = cluster.client.chat.completions.create(
+            model=name, messages=question, temperature=0, max_tokens=12
+        )
+        assert answer.model == name
+        return answer.choices[0].message.content or ""
+
+    put("poet")
+    taught, before = said("poet"), versions("poet")
+    weights = load_file(source / WEIGHTS)
+    zeroed = {k: torch.zeros_like(v) if "lora_B" in k else v for k, v in weights.items()}
+    save_file(zeroed, source / WEIGHTS)
+    assert said(ADAPTER)  # which puts the other out of the engine's one slot
+    assert said("poet") == taught, "files that change in place change no answer"
+
+    put("poet")
+    cluster.until(lambda: versions("poet") != before, "the new version answers")
+    put("fresh")
+    assert said("poet") == said("fresh") == said(CHAT) != taught
+    for name in ("poet", "fresh"):
+        cluster.http.delete(f"/admin/models/{CHAT}/adapters/{name}")

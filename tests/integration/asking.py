@@ -12,19 +12,19 @@ EMBEDDINGS = "/v1/embeddings"
 
 
 def chat(model: str, text: str = "hello", **fields: Any) -> dict[str, Any]:
-    """Give the body of a chat request."""
+    """Return the body of a chat request."""
     return {"model": model, "messages": [{"role": "user", "content": text}], **fields}
 
 
 def said(answer: httpx.Response) -> str:
-    """Give what a chat model said."""
+    """Return what a chat model said."""
     assert answer.status_code == 200, answer.text
     text: str = answer.json()["choices"][0]["message"]["content"]
     return text
 
 
 def error(answer: httpx.Response, status: int) -> dict[str, Any]:
-    """Give the inside of an error in OpenAI's form, after a look at its form."""
+    """Return the inside of an error in OpenAI's form, after a look at its form."""
     assert answer.status_code == status, f"{answer.status_code}: {answer.text}"
     assert answer.headers["content-type"] == "application/json"
     body = answer.json()
@@ -37,11 +37,11 @@ def error(answer: httpx.Response, status: int) -> dict[str, Any]:
 
 
 async def events(answer: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-    """Give the events of a stream as they come; the end of a whole one is [DONE]."""
+    """Yield the events of a stream as they come; the end of a whole one is [DONE]."""
     async for line in answer.aiter_lines():
         if line == "data: [DONE]":
             return
-        if line:
+        if line and not line.startswith(":"):
             yield json.loads(line.removeprefix("data: "))
 
 
@@ -54,6 +54,7 @@ class Heard:
     """What a client has of one streamed answer: its bytes, and what they say.
 
     Event ids are there where the answer is resumable. `whole`: it has ended with [DONE].
+    `comments`: how many there were; they are not part of `raw`.
     """
 
     def __init__(self) -> None:
@@ -63,11 +64,17 @@ class Heard:
         self.event_ids: list[int] = []
         self.error: dict[str, Any] | None = None
         self.whole = False
+        self.comments = 0
 
     def take(self, event: bytes) -> None:
-        """Take one event, without the empty line behind it."""
-        self.raw += event + b"\n\n"
-        fields = dict(line.split(": ", 1) for line in event.decode().splitlines())
+        """Take one event, without the empty line behind it, and the comments before it."""
+        lines = event.split(b"\n")
+        said = [line for line in lines if not line.startswith(b":")]
+        self.comments += len(lines) - len(said)
+        if not said:
+            return
+        self.raw += b"\n".join(said) + b"\n\n"
+        fields = dict(line.split(": ", 1) for line in b"\n".join(said).decode().splitlines())
         if "id" in fields:
             self.event_ids.append(int(fields["id"]))
         if fields["data"] == "[DONE]":
@@ -99,7 +106,7 @@ class Heard:
 
     @property
     def roles(self) -> int:
-        """How many chunks say who speaks: of a sound chat one."""
+        """How many chunks have a role: of a sound chat one."""
         return sum("role" in choice.get("delta", {}) for choice in self._choices())
 
     @property
@@ -155,11 +162,11 @@ async def resume(
 
 
 def words(number: int, count: int) -> str:
-    """Give what the simulated engine answers to `prompt(number)` with so many tokens."""
+    """Return what the simulated engine answers to `prompt(number)` with so many tokens."""
     said = (prompt(number).split() * count)[:count]
     return " ".join(said)
 
 
 def prompt(number: int) -> str:
-    """Give a prompt by whose answer one sees a token that is missing, doubled or another's."""
+    """Return a prompt by whose answer one sees a token that is missing, doubled or another's."""
     return f"a{number} b{number} c{number} d{number} e{number}"

@@ -24,13 +24,13 @@ import psutil
 
 from nebula.actors.projection import Projection
 from nebula.cli.cluster import joined
+from nebula.events.model_status import ModelStatus, model_status
 from nebula.events.record import Record
-from nebula.events.standing import Standing, standing
 from nebula.events.state import Engine, Replica, State
 from nebula.events.vocabulary import Event, EventRejected
 from nebula.store.server import binary, configuration, die_with_parent
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 SIMULATED = f"{sys.executable} -m nebula.engines.simulated"
 MARK = "NEBULA_TEST_CLUSTER"
 IMPATIENT = "tests.integration.impatient"
@@ -40,10 +40,10 @@ E = TypeVar("E", bound=Event)
 
 
 def free_port() -> int:
-    """Find a port that stays free until somebody listens on it.
+    """Return a port that stays free until a server listens on it.
 
-    The system gives those from 32768 on to connections (Linux) and to whoever asks for any: between
-    the look and the use they may go to another test.
+    The system gives those from 32768 on to connections (Linux) and to programs that ask for any
+    port: between the look and the use they may go to another test.
     """
     while True:
         port = random.SystemRandom().randrange(15_000, 32_000)
@@ -137,7 +137,7 @@ class Cluster:
             )
 
     def pid(self, name: str) -> int:
-        """Give the pid of a process that was started, or of a child of `up`.
+        """Return the pid of a process that was started, or of a child of `up`.
 
         Raises LookupError while `up` has none of that name.
         """
@@ -150,11 +150,11 @@ class Cluster:
         raise LookupError(f"no {name} runs now")
 
     def runs(self, name: str) -> bool:
-        """Tell whether a process that was started still runs."""
+        """Return whether a process that was started still runs."""
         return self._processes[name].poll() is None
 
     def pids(self) -> set[int]:
-        """Give the pids of all living processes, engines too."""
+        """Return the pids of all living processes, engines too."""
         return {process.pid for process in self._living()}
 
     def kill(self, name: str) -> None:
@@ -177,7 +177,7 @@ class Cluster:
             raise AssertionError(f"{name} has not ended: {self.output(name)}") from None
 
     def output(self, name: str) -> str:
-        """Give what a process has written."""
+        """Return what a process has written."""
         return self._log(name).read_text(errors="replace")
 
     def kill_everything(self) -> None:
@@ -186,20 +186,21 @@ class Cluster:
             for process in self._living():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
-        for process in self._processes.values():
-            process.wait()
+        for started in self._processes.values():
+            started.wait()
         self._processes.clear()
 
     def close(self) -> None:
         """End all there is, whatever state a test has left it in."""
         deadline = time.monotonic() + PATIENCE
         while self._living():
-            assert time.monotonic() < deadline, f"these do not end: {self._living()}"
+            if time.monotonic() > deadline:
+                raise AssertionError(f"these do not end: {self._living()}")
             self.kill_everything()
         shutil.rmtree(self.folder / "jetstream", ignore_errors=True)
 
     def engine_processes(self) -> list[psutil.Process]:
-        """Give the living processes of all engines."""
+        """Return the living processes of all engines."""
         return [process for process in self._living() if "NEBULA_REPLICA" in _environ(process)]
 
     def _living(self) -> list[psutil.Process]:
@@ -213,7 +214,7 @@ class Cluster:
         return self.folder / f"{name}.log"
 
     def last_words(self) -> str:
-        """Give the end of every log file there is, for a test that fails."""
+        """Return the end of every log file there is, for a test that fails."""
         return "\n".join(
             f"--- {log.relative_to(self.folder)}\n"
             + "\n".join(log.read_text(errors="replace").splitlines()[-8:])
@@ -238,7 +239,7 @@ class Cluster:
     # HTTP
 
     def http(self, port: int | None = None) -> httpx.AsyncClient:
-        """Give a client of the gateway."""
+        """Return a client of the gateway."""
         return httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port or self.port}", timeout=PATIENCE, trust_env=False
         )
@@ -292,7 +293,8 @@ class Cluster:
         """Wait for what no event announces."""
         deadline = time.monotonic() + patience
         while not await holds():
-            assert time.monotonic() < deadline, f"not in {patience} s: {what}\n{self.last_words()}"
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not in {patience} s: {what}\n{self.last_words()}")
             await asyncio.sleep(0.05)
 
     # The log
@@ -304,7 +306,7 @@ class Cluster:
             yield projection
 
     async def state(self) -> State:
-        """Give the cluster's state by folding the log."""
+        """Return the cluster's state by folding the log."""
         async with self.joined() as projection:
             return projection.state
 
@@ -328,25 +330,25 @@ class Cluster:
                         return
                     await asyncio.sleep(0.02)
 
-    async def stands(self, identity: str, word: str = "ready", **how: float) -> Standing:
+    async def stands(self, identity: str, word: str = "ready", **how: float) -> ModelStatus:
         """Wait until a model, with every replica that is wanted, stands so."""
 
         def so(state: State) -> bool:
             model = state.models.get(identity)
             if model is None:
                 return False
-            now = standing(state, model)
-            return now.word == word and (word != "ready" or now.ready == now.wanted)
+            now = model_status(state, model)
+            return now.phase == word and (word != "ready" or now.ready == now.wanted)
 
         state = await self.until(so, f"{identity} is {word}", **how)
-        return standing(state, state.models[identity])
+        return model_status(state, state.models[identity])
 
     async def replica(self, identity: str) -> Replica:
-        """Give a replica as the log has it now."""
+        """Return a replica as the log has it now."""
         return (await self.state()).replicas[identity]
 
     async def engine(self, replica: str) -> Engine:
-        """Give a replica's engine as the log has it now."""
+        """Return a replica's engine as the log has it now."""
         engine = (await self.replica(replica)).engine
         assert engine is not None
         return engine
@@ -361,7 +363,7 @@ class Cluster:
             ]
 
     async def last_seq(self) -> int:
-        """Give the sequence of the newest event."""
+        """Return the sequence of the newest event."""
         return (await self.state()).seq
 
     async def logged(self, kind: type[E], identity: str, after: int = 0) -> E:
@@ -373,7 +375,7 @@ class Cluster:
         raise AssertionError(f"there is no {kind.__name__} of {identity}\n{self.last_words()}")
 
     async def _follow(self, after: int) -> AsyncGenerator[Record, None]:
-        """Give the log's entries as they come, until patience ends."""
+        """Yield the log's entries as they come, until patience ends."""
         with contextlib.suppress(TimeoutError):
             async with (
                 asyncio.timeout(PATIENCE),
@@ -407,7 +409,7 @@ class Cluster:
 
 
 def _environ(process: psutil.Process) -> dict[str, str]:
-    """Give a living process's environment; nothing for one that is gone or not ours."""
+    """Return a living process's environment; nothing for one that is gone or not ours."""
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return {}

@@ -12,6 +12,7 @@ import pytest
 
 from nebula.events import subjects
 from nebula.events.intents import AliasRemoveRequested, AliasRequested
+from nebula.events.subjects import model_id
 from tests.integration.asking import CHAT, COMPLETIONS, error, said
 from tests.integration.asking import chat as chatting
 from tests.integration.cluster import PATIENCE, Cluster
@@ -164,7 +165,7 @@ async def test_the_same_key_gives_the_same_answer_after_the_alias_has_moved(
     assert first.content == again.content
 
 
-async def test_a_mirror_gets_a_copy_of_each_request_and_its_answer_reaches_nobody(
+async def test_a_mirror_gets_a_copy_of_each_request_and_its_answer_is_discarded(
     cluster: Cluster,
 ) -> None:
     await loaded(cluster, "one", "two")
@@ -258,7 +259,7 @@ async def test_what_an_alias_can_not_be_is_refused(cluster: Cluster) -> None:
     assert not await cluster.records(AliasRequested, identity="bad")
 
 
-async def test_of_those_who_take_one_name_at_once_one_gets_it_and_the_others_are_told(
+async def test_of_several_requests_for_one_name_one_gets_it_and_the_others_are_told(
     cluster: Cluster,
 ) -> None:
     await loaded(cluster, "one")
@@ -274,7 +275,7 @@ async def test_of_those_who_take_one_name_at_once_one_gets_it_and_the_others_are
     assert won in (named.alias, named.model)
 
 
-async def test_of_those_who_change_an_alias_that_they_have_seen_one_does(cluster: Cluster) -> None:
+async def test_of_several_changes_to_an_alias_that_was_seen_one_succeeds(cluster: Cluster) -> None:
     await loaded(cluster, "one")
     async with cluster.http() as http:
         await alias(http, "ramp", targets=to("org/one"))
@@ -298,18 +299,34 @@ async def test_of_those_who_change_an_alias_that_they_have_seen_one_does(cluster
 async def test_the_command_line_makes_moves_lists_and_removes_an_alias(cluster: Cluster) -> None:
     await loaded(cluster, "one", "two")
     assert (await cluster.nebula("alias", "by/hand", "org/one=9", "org/two")).code == 0
-    [first] = await cluster.records(AliasRequested, identity="by-hand")
+    [first] = await cluster.records(AliasRequested, identity=model_id("by/hand"))
     assert isinstance(first.content, AliasRequested)
     assert [(each.model, each.weight) for each in first.content.targets] == [
         ("org/one", 9),
         ("org/two", 1),
     ]
-    assert (await cluster.nebula("alias", "by/hand", "org/two", "--mirror", "org/one")).code == 0
+    moved = await cluster.nebula("alias", "by/hand", "org/two", "--mirror", "org/one")
+    assert moved.code == 0
+    assert "by/hand is an alias of org/two, org/one gets a copy of each request: ev" in moved.err
+    shown = await cluster.nebula("alias", "by/hand")
+    assert shown.code == 0
+    assert "org/two" in shown.out
     listed = (await cluster.nebula("aliases")).out
     assert "by/hand" in listed
     assert "org/two" in listed
     assert (await cluster.nebula("alias", "by/hand", "--remove")).code == 0
-    assert await cluster.records(AliasRemoveRequested, identity="by-hand")
+    assert await cluster.records(AliasRemoveRequested, identity=model_id("by/hand"))
     assert "by/hand" not in (await cluster.nebula("aliases", "--json")).out
     assert (await cluster.nebula("alias", "by/hand", "--remove")).code == 1
-    assert (await cluster.nebula("alias", "by/hand")).code == 2
+    # Names that read alike in ids are two names all the same.
+    assert (await cluster.nebula("alias", "by/hand", "org/one")).code == 0
+    assert (await cluster.nebula("alias", "by-hand", "--remove")).code == 1
+    assert (await cluster.nebula("alias", "by-hand", "org/two")).code == 0
+    names = {each.name: each for each in (await cluster.state()).aliases.values()}
+    assert names["by/hand"].targets[0].model == "org/one"
+    assert names["by-hand"].targets[0].model == "org/two"
+    for name in ("by/hand", "by-hand"):
+        assert (await cluster.nebula("alias", name, "--remove")).code == 0
+    unknown = await cluster.nebula("alias", "by/hand")
+    assert unknown.code == 1
+    assert "there is no alias 'by/hand'; there are: " in unknown.err

@@ -1,4 +1,4 @@
-"""`nebula why`: who asked, what the router saw, what the node did, and what to do now."""
+"""`nebula why`: what was requested, what the router saw, what the node did, and what to do now."""
 
 import asyncio
 import json
@@ -47,11 +47,11 @@ async def test_a_model_that_fits_nowhere_ends_in_what_to_do(cluster: Cluster) ->
     await cluster.load("huge", memory="900TiB", stands="unschedulable")
     text = await told(cluster, "model", "huge")
     assert "no candidate can take it" in text
-    assert "What to do: Add a node with a device that has 921600.0 GiB to give" in text
+    assert "What to do: Add a node with a device that has 921600.0 GiB free" in text
     async with cluster.http() as http:
         assert (await http.delete("/admin/models/huge")).is_success
     await cluster.until(lambda state: "huge" not in state.models, "it is unloaded")
-    assert "huge is not there" in await told(cluster, "model", "huge")
+    assert "huge does not exist" in await told(cluster, "model", "huge")
 
 
 async def test_a_model_whose_engine_fails_says_where_to_look(cluster: Cluster) -> None:

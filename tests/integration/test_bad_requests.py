@@ -39,6 +39,30 @@ async def test_an_unknown_model_is_answered_with_the_names_there_are(cluster: Cl
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        [("X-Request-Timeout", "1_0")],
+        [("X-Request-Timeout", "9"), ("X-Request-Timeout", "9")],
+        [("Idempotency-Key", "")],
+        [("Idempotency-Key", "a"), ("Idempotency-Key", "b")],
+        [("X-Resumable", "maybe")],
+    ],
+)
+async def test_a_field_of_nebulas_own_that_is_not_valid_is_a_400_that_says_so(
+    cluster: Cluster, fields: list[tuple[str, str]]
+) -> None:
+    name = fields[0][0]
+    async with cluster.http() as http:
+        refused = await http.post(CHAT, json=chat("org/chat", max_tokens=1), headers=fields)
+        assert name in error(refused, 400)["message"]
+        if name == "Idempotency-Key":
+            load = {"source": "simulated", "id": "never"}
+            refused = await http.post("/admin/models", json=load, headers=fields)
+            assert name in error(refused, 400)["message"]
+    assert "never" not in (await cluster.state()).models
+
+
+@pytest.mark.parametrize(
     ("path", "body", "field"),
     [
         (CHAT, {"messages": []}, "model"),
@@ -47,7 +71,6 @@ async def test_an_unknown_model_is_answered_with_the_names_there_are(cluster: Cl
         (CHAT, {"model": "org/chat"}, "messages"),
         (CHAT, {"model": "org/chat", "messages": None}, "messages"),
         (CHAT, {"model": "org/chat", "messages": "hello"}, "messages"),
-        (CHAT, {"model": "org/chat", "messages": [], "stream": "yes"}, "stream"),
         ("/v1/completions", {"model": "org/chat"}, "prompt"),
         ("/v1/completions", {"model": "org/chat", "prompt": {"a": 1}}, "prompt"),
         ("/v1/embeddings", {"model": "embed"}, "input"),
@@ -92,7 +115,7 @@ async def test_a_chat_with_an_embedding_model_is_told_what_the_model_is_for(
     ids=lambda body: repr(body[:40]),
 )
 @pytest.mark.parametrize("path", [CHAT, "/admin/models"])
-async def test_a_body_that_is_no_good_json_is_refused_and_nothing_breaks(
+async def test_a_body_that_is_not_valid_json_is_refused_and_nothing_breaks(
     cluster: Cluster, path: str, body: bytes
 ) -> None:
     async with cluster.http() as http:

@@ -1,10 +1,11 @@
-"""One log is of one cluster and of one version: who names another ends with a sentence."""
+"""One log is of one cluster and one version: an actor that names another ends with a sentence."""
 
 from pathlib import Path
 
 import pytest
 
 from nebula.events.intents import ModelLoadRequested
+from nebula.events.version import VERSION
 from nebula.events.vocabulary import ClusterFounded, ClusterVersionRaised
 from nebula.store.connection import Connection
 from nebula.store.log import Log
@@ -20,7 +21,7 @@ async def test_a_new_log_begins_with_its_cluster_and_the_newest_version(
     await own_cluster.ready()
     founded = await own_cluster.records(ClusterFounded)
     assert [record.seq for record in founded] == [1]
-    assert founded[0].content == ClusterFounded("", 1)
+    assert founded[0].content == ClusterFounded("", VERSION)
 
 
 async def test_an_actor_that_names_another_cluster_ends(own_cluster: Cluster) -> None:
@@ -49,10 +50,11 @@ async def test_an_older_log_is_raised_once_all_know_the_version(own_cluster: Clu
     await connection.close()
     for name in ("router", "node", "gateway"):
         own_cluster.start(name)
-    await own_cluster.until(lambda state: state.cluster.version == 1, "the version is raised")
+    await own_cluster.until(lambda state: state.cluster.version == VERSION, "the version is raised")
     [founded] = await own_cluster.records(ClusterFounded)
     assert founded.content == ClusterFounded("", 0)
-    assert len(await own_cluster.records(ClusterVersionRaised)) == 1
+    raised = [record.content for record in await own_cluster.records(ClusterVersionRaised)]
+    assert [each.version for each in raised] == list(range(1, VERSION + 1))  # type: ignore[union-attr]
 
 
 async def test_actors_of_a_version_that_is_passed_end_with_a_sentence(
@@ -65,7 +67,9 @@ async def test_actors_of_a_version_that_is_passed_end_with_a_sentence(
     await own_cluster.ready()
     [founded] = await own_cluster.records(ClusterFounded)
     await own_cluster.publish(
-        f"nebula.events.cluster.{founded.id}.ClusterVersionRaised", b'{"version": 2}'
+        f"nebula.events.cluster.{founded.id}.ClusterVersionRaised",
+        b'{"version": %d}' % (VERSION + 1),
     )
     assert own_cluster.ended("router") == 78
-    assert "goes by version 2, and this Nebula knows up to 1" in own_cluster.output("router")
+    said = f"goes by version {VERSION + 1}, and this Nebula knows up to {VERSION}"
+    assert said in own_cluster.output("router")

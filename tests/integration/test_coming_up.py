@@ -59,7 +59,7 @@ async def test_a_second_up_in_one_folder_is_refused_and_the_first_goes_on(
     await own_cluster.load("chat", stands="unschedulable")
 
 
-async def test_an_up_after_kill_9_waits_for_the_nats_server_of_the_one_before(
+async def test_an_up_after_kill_9_waits_for_the_nats_server_of_the_previous_one(
     own_cluster: Cluster,
 ) -> None:
     own_cluster.up("--no-node")

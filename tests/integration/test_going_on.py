@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 TOKENS = 60
 SLOW = {"simulate-token": 0.05, "simulate-tokens": TOKENS}
-TWO = {"replicas": 2, "memory": "64MiB", "options": SLOW}
+TWO: dict[str, Any] = {"replicas": 2, "memory": "64MiB", "options": SLOW}
 USAGE = {"stream_options": {"include_usage": True}}
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -40,7 +40,7 @@ async def got(cluster: Cluster, path: str, **query: object) -> Any:
 
 
 async def refused(cluster: Cluster, path: str, **query: str) -> tuple[str, str]:
-    """Give the field and the message of an error."""
+    """Return the field and the message of an error."""
     async with cluster.http() as http:
         answer = await http.get(path, params=query)
     assert answer.status_code == 400
@@ -61,8 +61,8 @@ async def test_the_state_at_a_sequence_is_what_the_log_folds_to(cluster: Cluster
     assert state["seq"] == first.seq
     assert [model["id"] for model in state["models"]] == ["chat"]
     before = await got(cluster, "/admin/state", at=first.seq - 1)
-    assert before["models"][0]["standing"]["wanted"] == 1
-    assert state["models"][0]["standing"]["wanted"] == 2
+    assert before["models"][0]["status"]["wanted"] == 1
+    assert state["models"][0]["status"]["wanted"] == 2
 
 
 async def test_without_a_moment_it_is_the_newest(cluster: Cluster) -> None:
@@ -77,7 +77,7 @@ async def test_without_a_moment_it_is_the_newest(cluster: Cluster) -> None:
         ("9999", "there is no sequence 9999 yet: the log ends with"),
         ("0", "there is no sequence 0: a log begins with 1"),
         ("2001-01-01", "that is before the first event: it was stored at"),
-        ("soon", "'soon' is no moment: give a sequence"),
+        ("soon", "'soon' is not a moment: give a sequence"),
     ],
 )
 async def test_a_moment_that_is_none_is_a_400_that_says_so(
@@ -119,13 +119,13 @@ async def test_filters_hold_on_pages(cluster: Cluster) -> None:
     ("query", "param", "message"),
     [
         ({"aggregat": "chat"}, "aggregat", "there is no filter 'aggregat'"),
-        ({"type": "ModelPainted"}, "type", "no event type of Nebula"),
-        ({"cause": "x"}, "cause", "'x' is no sequence"),
-        ({"cause": "0"}, "cause", "'0' is no sequence"),
+        ({"type": "ModelPainted"}, "type", "not an event type of Nebula"),
+        ({"cause": "x"}, "cause", "'x' is not a sequence"),
+        ({"cause": "0"}, "cause", "'0' is not a sequence"),
         ({"cause": "9999"}, "cause", "there is no sequence 9999 yet: the log ends with"),
         ({"rejected": "maybe"}, "rejected", "'maybe' is neither true nor false"),
         ({"after": "-1"}, "after", "-1 is less than 0"),
-        ({"after": "x"}, "after", "'x' is no whole number"),
+        ({"after": "x"}, "after", "'x' is not a whole number"),
         ({"limit": "0"}, "limit", "0 is less than 1"),
         ({"after": "9999"}, "after", "9999 is more than"),
         ({"limit": "100000"}, "limit", "100000 is more than"),
@@ -142,8 +142,8 @@ async def test_a_bad_query_is_a_400_that_names_it(
 # The stream
 
 
-async def events(answer: httpx.Response) -> AsyncIterator[tuple[int, str, Shown]]:
-    """Give what a stream of server-sent events says: (id, event, data)."""
+async def events(answer: httpx.Response) -> AsyncGenerator[tuple[int, str, Shown], None]:
+    """Yield what a stream of server-sent events says: (id, event, data)."""
     fields: dict[str, str] = {}
     async for line in answer.aiter_lines():
         name, _, value = line.partition(": ")

@@ -7,7 +7,7 @@ import signal
 import httpx
 import pytest
 
-from nebula.events.standing import standing
+from nebula.events.model_status import model_status
 from nebula.events.vocabulary import EngineFailed, EngineResumed, EngineStalled, EngineStarted
 from tests.integration.asking import CHAT, chat, events, said
 from tests.integration.cluster import Cluster
@@ -31,11 +31,14 @@ async def test_the_only_engine_of_a_model_that_stands_still_is_ended_and_started
             assert answer.status_code == 504
     told = await cluster.logged(EngineStalled, "chat-0")
     assert told.requests > 0
-    assert "a probe of one token has had no answer" in told.reason or "no token" in told.reason
+    assert "no token, no step" in told.reason
     state = await cluster.state()
-    assert "chat-0 on here stands still since" in standing(state, state.models["chat"]).detail
+    assert (
+        "chat-0 on here has made no progress since"
+        in model_status(state, state.models["chat"]).detail
+    )
     failed = await cluster.logged(EngineFailed, "chat-0")
-    assert "it stood still for" in failed.reason
+    assert "it made no progress for" in failed.reason
     await cluster.until(
         lambda state: (
             state.replicas["chat-0"].serving
@@ -48,7 +51,7 @@ async def test_the_only_engine_of_a_model_that_stands_still_is_ended_and_started
         assert said(await http.post(CHAT, json=chat("chat", max_tokens=1))) == "hello"
 
 
-async def test_of_two_replicas_the_one_that_stands_still_gets_nothing_until_it_goes_on(
+async def test_of_two_replicas_a_stalled_one_gets_nothing_until_it_goes_on(
     own_cluster: Cluster,
 ) -> None:
     cluster = own_cluster
@@ -110,7 +113,7 @@ async def test_a_stream_of_an_engine_that_is_ended_goes_on_at_the_other_replica(
         await cluster.tell_engine(hung, stall=True)
         assert await asked == words
     failed = await cluster.logged(EngineFailed, hung)
-    assert "it stood still for" in failed.reason
+    assert "it made no progress for" in failed.reason
 
 
 async def test_an_engine_that_reads_a_long_prompt_is_not_ended_while_it_does(

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from nebula.events.standing import standing
+from nebula.events.model_status import model_status
 from nebula.events.vocabulary import EngineFailed, EngineReady, EngineStarted
 from tests.integration.asking import CHAT, chat, error, said
 from tests.integration.cluster import Cluster, free_port
@@ -37,11 +37,11 @@ async def test_a_request_waits_for_a_model_that_is_loading_and_is_answered(
     assert '"content":"hello"' in streamed.text
 
 
-async def test_who_will_not_wait_so_long_is_told_how_far_it_is_and_when_to_ask_again(
+async def test_a_client_that_will_not_wait_so_long_is_told_how_far_it_is_and_when_to_ask_again(
     cluster: Cluster,
 ) -> None:
     port = free_port()
-    cluster.start("gateway", "--port", str(port), "--load-patience", "0.3")
+    cluster.start("gateway", "--port", str(port), "--load-timeout", "0.3")
     await cluster.ready(port)
     await cluster.load("slower", options={"simulate-start": 3}, stands="")
     await cluster.logged(EngineStarted, "slower-0")
@@ -51,6 +51,8 @@ async def test_who_will_not_wait_so_long_is_told_how_far_it_is_and_when_to_ask_a
         assert int(answer.headers["retry-after"]) > 0
         assert "model 'slower' is loading for " in refused["message"]
         assert "slower-0 on here is starting (attempt 1)" in refused["message"]
+        assert "--load-timeout" in refused["message"]
+        assert "X-Request-Timeout" in refused["message"]
         assert said(await http.post(CHAT, json=chat("chat", max_tokens=1))) == "hello"
     async with cluster.http() as http:
         assert (await http.delete("/admin/models/slower")).is_success
@@ -78,8 +80,8 @@ async def test_an_engine_that_fails_at_its_start_is_tried_again_and_then_given_u
         answer = await http.post(CHAT, json=chat("broken"))
         assert TOLD in error(answer, 503)["message"]
         assert "retry-after" not in answer.headers, "waiting would not help"
-        shown = (await http.get("/admin/models/broken")).json()["standing"]
-        assert shown["word"] == "failed"
+        shown = (await http.get("/admin/models/broken")).json()["status"]
+        assert shown["phase"] == "failed"
         assert shown["detail"] == f"broken-0 on here gave up after 2 attempts: {TOLD}"
         assert said(await http.post(CHAT, json=chat("chat", max_tokens=1))) == "hello"
     told = await cluster.nebula("status")
@@ -98,17 +100,17 @@ async def test_a_repeated_request_with_better_options_heals_what_was_given_up(
 
 async def test_the_same_request_once_more_tries_again_what_was_given_up(cluster: Cluster) -> None:
     folder = cluster.folder / "late"
-    await cluster.load("late", source=str(folder), stands="failed")
+    await cluster.load("late", source=str(folder), stands="unschedulable")
     folder.mkdir()
+    (folder / "config.json").write_text("{}")
     await cluster.load("late", source=str(folder))
 
 
 async def test_a_folder_that_is_not_there_is_named_as_what_it_is(cluster: Cluster) -> None:
-    await cluster.load("missing", source="/does/not/exist", stands="failed")
+    await cluster.load("missing", source="/does/not/exist", stands="unschedulable")
     async with cluster.http() as http:
         refused = error(await http.post(CHAT, json=chat("missing")), 503)
-    assert "there is no /does/not/exist on this node" in refused["message"]
-    assert "Invalid repository ID or local directory specified" in refused["message"]
+    assert "here: there is no /does/not/exist on this node" in refused["message"]
 
 
 async def test_a_changed_request_replaces_the_running_engine(cluster: Cluster) -> None:
@@ -158,7 +160,7 @@ async def test_a_start_that_never_ends_is_ended_and_the_next_one_on_the_device_b
     await cluster.logged(EngineStarted, "stuck-0")
     await cluster.load("next", stands="")
     state = await cluster.until(lambda state: "next-0" in state.replicas, "it is placed")
-    assert "waits until stuck-0 has started" in standing(state, state.models["next"]).detail
+    assert "waits until stuck-0 has started" in model_status(state, state.models["next"]).detail
     failed = await cluster.logged(EngineFailed, "stuck-0")
     assert "it did not get ready, and has written nothing for" in failed.reason
     await cluster.stands("next")

@@ -163,7 +163,7 @@ async def test_an_entry_is_read_as_it_was_written(log: Log) -> None:
 
 async def test_an_unsafe_id_reaches_no_subject(log: Log) -> None:
     for identity in ("a.b", "*", ">", "", "a b", "a\r\nPUB x 0"):
-        with pytest.raises(ValueError, match="is no id"):
+        with pytest.raises(ValueError, match="is not a valid id"):
             await log.append(identity, scale(1))
     assert await log.last_seq() == 0
 
@@ -316,7 +316,7 @@ async def test_an_event_that_its_stream_never_takes_is_too_large_as_well(
 async def test_many_writers_under_one_guard_make_one_order_without_gaps(
     connect: Connect, log: Log
 ) -> None:
-    """Each folds what it missed, decides again and appends: nobody's count is lost."""
+    """Each folds what it missed, decides again and appends: no writer's count is lost."""
     await log.append("chat", ModelLoadRequested("/m", replicas=0))
     conflicts = 0
 
@@ -528,7 +528,7 @@ async def test_following_goes_on_without_gap_or_repetition_while_the_server_is_k
     assert second.entries == kept[10:]
 
 
-async def test_another_log_in_the_place_of_the_one_that_was_read_is_noticed(
+async def test_another_log_in_place_of_the_known_one_is_noticed(
     nats_server: EmbeddedServer, log: Log
 ) -> None:
     for number in range(3):
@@ -554,7 +554,7 @@ async def test_another_log_is_noticed_though_it_is_as_long(
         await log.open(patience=PATIENCE)
         for number in range(5):
             await log.append("other", scale(number))
-        with pytest.raises(LogReplaced, match="made anew, after 3 was read"):
+        with pytest.raises(LogReplaced, match="created again, after 3 was read"):
             await reader.fails()
     assert reader.seqs == [1, 2, 3]
 

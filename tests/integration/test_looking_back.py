@@ -15,6 +15,7 @@ import pytest
 from nebula.events.intents import ModelLoadRequested, ModelScaleRequested
 from nebula.events.record import Malformed, Record
 from nebula.events.vocabulary import EngineReady, EventRejected, ModelAssigned
+from tests.adapters import trained
 from tests.integration.asking import CHAT, chat
 from tests.integration.cluster import MARK, PATIENCE, Cluster
 
@@ -56,7 +57,7 @@ def past(cluster: Cluster) -> Past:
             await cluster.until(lambda state: "chat-1" in state.replicas, "there are two")
             await cluster.stands("chat")
             await remember("scaled")
-            poet = {"name": "poet", "source": str(cluster.folder)}
+            poet = {"name": "poet", "source": trained(cluster.folder / "poet")}
             assert (await http.post("/admin/models/chat/adapters", json=poet)).is_success
             await cluster.until(
                 lambda state: all("poet" in each.adapters for each in state.replicas.values()),
@@ -80,7 +81,7 @@ def past(cluster: Cluster) -> Past:
 
 
 async def said(cluster: Cluster, *arguments: str) -> str:
-    """Give what a command that succeeds prints."""
+    """Return what a command that succeeds prints."""
     told = await cluster.nebula(*arguments)
     assert told.code == 0, told.err
     return told.out
@@ -91,18 +92,18 @@ async def shown(cluster: Cluster, *arguments: str) -> Any:
 
 
 async def seqs(cluster: Cluster, *arguments: str) -> list[int]:
-    """Give the sequences that `nebula events` lists."""
+    """Return the sequences that `nebula events` lists."""
     listed = await said(cluster, "events", *arguments, "--json")
     return [json.loads(line)["seq"] for line in listed.splitlines()]
 
 
 async def first(cluster: Cluster, kind: type, identity: str) -> Record:
-    """Give the oldest event of a kind about something."""
+    """Return the oldest event of a kind about something."""
     return (await cluster.records(kind, identity=identity))[0]
 
 
 async def just_after(cluster: Cluster, seq: int) -> str:
-    """Give a time that lies between an event and the next one."""
+    """Return a time that lies between an event and the next one."""
     records = await cluster.records()
     middle = (records[seq - 1].time + records[seq].time) // 2
     return datetime.fromtimestamp(middle / 1e9, UTC).isoformat()
@@ -282,7 +283,7 @@ async def test_rejected_events_come_with_their_answers(cluster: Cluster, past: P
     assert "there is no model 'nobody'" in told
 
 
-async def test_events_for_people_say_what_happened_why_and_who_wrote_it(
+async def test_events_for_people_say_what_happened_why_and_which_actor_wrote_it(
     cluster: Cluster, past: Past
 ) -> None:
     ready = await first(cluster, EngineReady, "chat-0")

@@ -1,4 +1,4 @@
-"""Nodes that fall silent: who serves what they had, and what they do when they are back."""
+"""Nodes that fall silent: what serves their models, and what they do when they are back."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ import pytest
 
 from nebula.actors.router.actor import Router
 from nebula.actors.router.hearing import Silence
-from nebula.actors.router.observation import Observation, decide_observed
+from nebula.actors.router.lifecycle import Observation, decide_lifecycle
 from nebula.events.evolve import fold
 from nebula.events.memory import GIB
 from nebula.events.record import Record
@@ -21,6 +21,7 @@ from nebula.events.vocabulary import (
     NodeHeard,
     NodeLost,
     NodeRegistered,
+    NodeStopped,
     NodeSuspected,
 )
 from nebula.store.log import Log
@@ -66,6 +67,30 @@ async def of_node(cluster: Cluster, node: str) -> list[Record]:
     return await cluster.records(NodeLost, NodeRegistered, identity=node)
 
 
+async def test_a_node_that_is_taken_out_while_it_lives_comes_back_with_new_engines(
+    own_cluster: Cluster,
+) -> None:
+    cluster = own_cluster
+    cluster.start_all()
+    await cluster.ready()
+    await cluster.load("chat")
+    before = await cluster.engine("chat-0")
+    cut = await cluster.last_seq()
+    await cluster.publish("nebula.events.node.here.NodeDeregistered", b"{}")
+    registered = await cluster.logged(NodeRegistered, "here", cut)
+    assert registered.devices
+    await cluster.stands("chat")
+    state = await cluster.until(
+        lambda state: any(each.serving for each in state.replicas.values()), "a replica serves"
+    )
+    [replica] = [each for each in state.replicas.values() if each.serving]
+    assert replica.engine is not None
+    assert replica.engine.pid != before.pid
+    assert not psutil.pid_exists(before.pid), "the log no longer told of that engine"
+    async with cluster.http() as http:
+        assert await ask(http) == "hello"
+
+
 async def test_what_a_dead_machine_had_is_served_by_another(own_cluster: Cluster) -> None:
     cluster = own_cluster
     node = await two_nodes(cluster, "router", "router-2")
@@ -75,7 +100,7 @@ async def test_what_a_dead_machine_had_is_served_by_another(own_cluster: Cluster
     lost = await cluster.logged(NodeLost, node)
     assert lost.reason.startswith("not heard from for ")
     assert "; asked in the log " in lost.reason
-    assert " s ago, and nobody has answered; last sign of life: " in lost.reason
+    assert " s ago, without an answer; last sign of life: " in lost.reason
     assert "silent to other routers: router-" in lost.reason
     assert "1 of 2 nodes silent: no brake" in lost.reason
     await served_elsewhere(cluster, node)
@@ -91,6 +116,54 @@ async def test_what_a_dead_machine_had_is_served_by_another(own_cluster: Cluster
     assert state.models["chat"].assignments[0].replica == "chat-1", "it stays where it is"
     shown = await cluster.nebula("nodes")
     assert "lost" not in shown.out
+
+
+async def test_what_a_node_had_that_was_stopped_is_placed_elsewhere_at_once(
+    own_cluster: Cluster,
+) -> None:
+    cluster = own_cluster
+    had = await two_nodes(cluster, "router")
+    [other] = NODES.keys() - {had}
+    assert cluster.stop(NODES[had]) == 0
+    await cluster.logged(EngineStopped, "chat-0")
+    await cluster.logged(NodeStopped, had)
+    await cluster.stands("chat")
+    assert (await cluster.replica("chat-1")).node == other
+    assert not await cluster.records(NodeSuspected, NodeLost)
+    told = await cluster.nebula("status")
+    assert f"{had} (stopped)" in told.out
+    why = await cluster.nebula("why", "chat", "--all")
+    assert f"chat-0 goes: {had} was stopped" in why.out
+    told = await cluster.nebula("events", had)
+    assert "stopped in good order, with its engines" in told.out
+
+    cluster.again(NODES[had])
+    await cluster.until(lambda state: not state.nodes[had].stopped, "it has registered again")
+    assert (await cluster.replica("chat-1")).node == other
+
+
+async def test_a_node_that_leaves_its_engines_running_is_not_told_as_stopped(
+    own_cluster: Cluster,
+) -> None:
+    cluster = own_cluster
+    cluster.start("nats")
+    cluster.start("router")
+    cluster.start("node", "--leave-engines")
+    cluster.start("gateway")
+    await cluster.ready()
+    await cluster.load("chat")
+    pid = (await cluster.engine("chat-0")).pid
+    assert cluster.stop("node") == 0
+    cluster.again("node")
+    async with cluster.http() as http:
+        assert await ask(http) == "hello"
+
+    async def registered() -> bool:
+        return len(await cluster.records(NodeRegistered)) == 2
+
+    await cluster.poll(registered, "the next process has registered")
+    assert not await cluster.records(NodeStopped, EngineStopped)
+    assert (await cluster.engine("chat-0")).pid == pid
 
 
 async def test_a_node_that_was_only_stopped_ends_its_engines_before_it_is_back(
@@ -123,7 +196,7 @@ async def test_a_node_that_was_only_stopped_ends_its_engines_before_it_is_back(
 
     [stopped] = await cluster.records(EngineStopped, identity="chat-0")
     assert isinstance(stopped.content, EngineStopped)
-    assert stopped.content.reason == "its node was lost: its place is elsewhere now"
+    assert stopped.content.reason == "its node was lost, or taken out of the cluster"
     first, lost, back = await of_node(cluster, node)
     assert isinstance(lost.content, NodeLost)
     assert first.seq < lost.seq < stopped.seq < back.seq
@@ -142,12 +215,12 @@ async def test_a_node_that_registers_in_that_very_moment_is_not_lost_by_what_was
     seen = fold(EMPTY, await log.read())
     silence = Silence(31.0, suspicion=asked, asked=10.0)
     back = await log.append("alpha", registered)
-    due = decide_observed(seen, Observation({"alpha": silence}))
+    due = decide_lifecycle(seen, Observation({"alpha": silence}))
     assert [type(each.event) for each in due] == [NodeLost]
     await router._append_all(seen, due)
     assert [record.seq for record in await log.read()] == [first, asked, back]
     now = fold(EMPTY, await log.read())
-    await router._append_all(now, decide_observed(now, Observation({"alpha": silence})))
+    await router._append_all(now, decide_lifecycle(now, Observation({"alpha": silence})))
     again = (await log.read())[-1]
     assert (again.id, again.basis) == ("alpha", back)
     assert isinstance(again.content, NodeSuspected), "it is asked anew"
@@ -170,7 +243,7 @@ async def test_a_router_that_comes_back_itself_grants_every_node_its_time(
 async def test_a_suspected_node_answers_in_the_log_and_is_not_lost(own_cluster: Cluster) -> None:
     cluster = own_cluster
     node = await two_nodes(cluster, "router")
-    os.kill(cluster.pid("router"), signal.SIGSTOP)  # nobody but the node can answer
+    os.kill(cluster.pid("router"), signal.SIGSTOP)  # only the node can answer
     async with cluster.joined() as projection:
         asked = await projection.log.append(node, NodeSuspected("a test asks"))
     heard = await cluster.logged(NodeHeard, node, after=asked)

@@ -39,7 +39,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         cluster.close()
 
 
-async def test_of_two_who_take_the_same_name_at_once_one_gets_it(cluster: Cluster) -> None:
+async def test_of_two_requests_for_the_same_name_at_once_one_gets_it(cluster: Cluster) -> None:
     async with cluster.http() as one, cluster.http(SECOND) as two:
         for turn in range(5):
             request = {**SMALL, "name": f"wanted-{turn}", "replicas": 0}
@@ -79,7 +79,7 @@ async def test_a_second_node_process_of_the_same_name_is_refused(cluster: Cluste
     assert "another node process holds" in cluster.output("node-3")
 
 
-async def test_so_is_one_from_another_folder_and_the_first_goes_on_unharmed(
+async def test_a_node_of_the_same_name_from_another_folder_is_refused_and_the_first_goes_on(
     cluster: Cluster,
 ) -> None:
     registered = await cluster.records(NodeRegistered, identity="here")

@@ -53,7 +53,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def refused(told: Told) -> str:
-    """Give the one line that a command says why with."""
+    """Return the one line that a command says why with."""
     assert told.code == 1
     assert told.out == ""
     [line] = told.err.splitlines()
@@ -78,7 +78,7 @@ async def test_an_imported_log_is_byte_for_byte_what_was_exported(
     assert why == offline
     advice = why.out.partition("What to do: ")[2]
     assert advice.startswith("Start the lost node n2 again")
-    assert "add a node with a device that has 14.0 GiB to give" in advice
+    assert "add a node with a device that has 14.0 GiB free" in advice
 
 
 async def test_a_genuine_log_goes_to_another_cluster_and_back(
@@ -124,14 +124,14 @@ def _entries() -> list[Entry]:
 
 
 def _changed() -> list[Entry]:
-    """Give the log with another body in one entry, and a chain that fits."""
+    """Return the log with another body in one entry, and a chain that fits."""
     entries = _entries()
     old = entries[10]
     entries[10] = Entry(old.seq, old.time, old.subject, old.headers, old.body + b" ")
     return entries
 
 
-# Files that are no good
+# Files that are not valid
 
 
 def _edited(lines: list[bytes]) -> list[bytes]:
@@ -152,7 +152,7 @@ DAMAGES: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
     ),
     "empty": (lambda _: [], "is empty"),
     "without events": (lambda _: list(write([], 0)), "holds an empty log"),
-    "no log": (lambda _: [b"hello\n"], "line 1: this is no exported log"),
+    "no log": (lambda _: [b"hello\n"], "line 1: this is not an exported log"),
     "with an event to come": (
         lambda _: _with(time=4 * 10**18),
         "sequence 10 comes from the future: it was stored at 2096-",
@@ -161,7 +161,7 @@ DAMAGES: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
 
 
 def _with(**fields: object) -> list[bytes]:
-    """Give the log with another entry 10, and a chain that fits."""
+    """Return the log with another entry 10, and a chain that fits."""
     entries = _entries()
     entries[9] = replace(entries[9], **fields)
     return list(write(entries, len(entries)))
@@ -256,7 +256,7 @@ async def test_what_if_tells_where_models_would_be(cluster: Cluster) -> None:
     assert "n9/gpu0" in told.out
     bad = await cluster.nebula(*line, "sunshine")
     assert bad.code != 0
-    assert "'sunshine' is no condition" in bad.err
+    assert "'sunshine' is not a condition" in bad.err
 
 
 # Revert

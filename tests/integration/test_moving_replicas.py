@@ -18,11 +18,11 @@ async def test_what_lies_together_is_shown_and_moved_without_a_gap(own_cluster: 
     await cluster.until(lambda state: len(state.nodes) == 2, "both nodes are there")
 
     told = await cluster.nebula("why", "chat")
-    assert "2 of its replicas lie together on here" in told.out
+    assert "2 of its replicas are together on here" in told.out
     assert "nebula rebalance" in told.out
     shown = await cluster.nebula("rebalance")
-    assert "here -> there, because 2 replicas of chat lie together on here" in shown.out
-    assert "`nebula rebalance --yes` carries it out" in shown.out
+    assert "here -> there, because 2 replicas of chat share here" in shown.out
+    assert "`nebula rebalance --yes` does it" in shown.out
     async with cluster.http() as http:
         [move] = (await http.get("/admin/rebalance")).json()["moves"]
         assert (move["source"], move["target"]) == ("here", "there")
@@ -42,3 +42,13 @@ async def test_what_lies_together_is_shown_and_moved_without_a_gap(own_cluster: 
 
         await cluster.poll(apart, "one replica on each node", 40)
     assert "nothing to move" in (await cluster.nebula("rebalance", "--yes")).out
+
+    assert (await cluster.nebula("scale", "chat", "3")).code == 0
+    cluster.start("node-3", "--name", "yonder")
+    await cluster.until(lambda state: "yonder" in state.nodes, "a third node is there")
+    moved = await cluster.nebula("rebalance", "--yes")
+    assert moved.code == 0
+    assert "chat is ready: 3 of 3 replicas after " in moved.err, "it has waited for its effect"
+    model = (await cluster.state()).models["chat"]
+    assert {each.node for each in model.assignments} == {"here", "there", "yonder"}
+    assert model.moving == ()

@@ -51,7 +51,15 @@ async def test_the_stream_of_heartbeats_is_not_asked_for_a_verdict(
         await refuse_namesake(connection, "here", KNOWN, HEARTBEAT)
 
 
-async def test_who_is_heard_lives_although_it_answers_nothing(
+async def test_a_name_is_taken_although_the_log_no_longer_knows_the_node(
+    connection: Connection, incumbent: Connection
+) -> None:
+    await serve(incumbent)
+    with pytest.raises(NameTaken, match="runs already, as a process on another machine"):
+        await refuse_namesake(connection, "here", None, HEARTBEAT)
+
+
+async def test_a_node_that_is_heard_lives_although_it_answers_nothing(
     connection: Connection, incumbent: Connection
 ) -> None:
     async def beat() -> None:
@@ -67,7 +75,7 @@ async def test_who_is_heard_lives_although_it_answers_nothing(
     await asyncio.gather(beating, return_exceptions=True)
 
 
-async def test_who_listens_and_says_nothing_is_not_taken_for_dead(
+async def test_a_node_that_listens_and_says_nothing_is_not_taken_for_dead(
     connection: Connection, incumbent: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(namesake, "UNSURE", 1.0)
@@ -77,11 +85,11 @@ async def test_who_listens_and_says_nothing_is_not_taken_for_dead(
 
     await incumbent.client.subscribe(subjects.logs("here"), cb=nothing)
     await incumbent.client.flush()
-    with pytest.raises(Unsure, match="it can't be known whether another process runs node 'here'"):
+    with pytest.raises(Unsure, match="it is unknown whether another process runs node 'here'"):
         await refuse_namesake(connection, "here", KNOWN, HEARTBEAT)
 
 
-async def test_a_name_is_free_where_nobody_listens_under_it(
+async def test_a_name_without_a_listener_is_free(
     connection: Connection, incumbent: Connection
 ) -> None:
     await serve(incumbent)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from nebula.events.vocabulary import EngineStarted, ModelAssigned, NodeLost, NodeSuspected
 from nebula.store import streams
 from nebula.store.server import binary
+from tests.integration.asking import CHAT, Heard, chat, prompt, said, stream, words
 from tests.integration.cluster import Cluster, free_port
 
 pytestmark = pytest.mark.anyio
@@ -24,14 +26,18 @@ LOST_AFTER = 12
 LONG = 2.5 * LOST_AFTER
 """Seconds for which the path stays cut."""
 
+TOKENS = 240
+"""Tokens of a stream that goes on for twelve seconds."""
+
 
 class Relay:
-    """A way to a port that can be cut: then nothing gets through, and nobody new is let in."""
+    """A way to a port that can be cut: then nothing gets through, not even a new connection."""
 
     def __init__(self, to: int) -> None:
         self._to = to
         self._open = True
         self._pipes: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self.port = 0
 
     async def __aenter__(self) -> "Relay":
@@ -42,6 +48,11 @@ class Relay:
     async def __aexit__(self, *_: object) -> None:
         self.cut()
         self._server.close()
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(
+            *(writer.wait_closed() for writer in self._writers), return_exceptions=True
+        )
 
     def cut(self) -> None:
         """Let nothing through from now on."""
@@ -50,6 +61,7 @@ class Relay:
             pipe.cancel()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         if not self._open:
             writer.close()
             return
@@ -58,6 +70,7 @@ class Relay:
         except OSError:
             writer.close()
             return
+        self._writers.append(inner_writer)
         for source, sink in ((reader, inner_writer), (inner_reader, writer)):
             pipe = asyncio.create_task(self._pipe(source, sink))
             self._pipes.add(pipe)
@@ -82,6 +95,23 @@ class Servers:
         self.routes = routes
         self.ports = [free_port() for _ in range(3)]
         self.monitors = [free_port() for _ in range(3)]
+
+    def known(self, name: str, *numbers: int) -> str:
+        """Return a URL of so many of the three servers, first of them the server in use.
+
+        It stands in a file that is read again: `all_known` adds the others.
+        """
+        file = self.cluster.folder / f"{name}.url"
+        file.write_text(",".join(self._url(number) for number in numbers))
+        return f"file:{file}"
+
+    def all_known(self, *names: str) -> None:
+        """Let actors that have connected know of all three servers."""
+        for name in names:
+            self.known(name, 1, 2, 3)
+
+    def _url(self, number: int) -> str:
+        return f"nats://127.0.0.1:{self.ports[number - 1]}"
 
     def start(self) -> None:
         """Start all three. What a server tells of itself to the others is the relay before it."""
@@ -215,3 +245,48 @@ async def test_routers_that_hear_different_nodes_lose_none_but_the_dead(servers:
         lambda state: state.nodes[dead].lost, "the dead node is lost", 8 * LOST_AFTER + 10
     )
     assert [each.id for each in await cluster.records(NodeLost)] == [dead]
+
+
+@pytest.mark.parametrize("who", ["those who ask", "those who answer"])
+async def test_an_actor_that_does_not_hear_what_others_hear_moves_to_another_server(
+    servers: Servers, who: str
+) -> None:
+    cluster = servers.cluster
+    servers.start()
+    await servers.third_leads()
+    await servers.routed(2)
+    common = ("--stream-replicas", "3")
+    cluster.nats_url = servers.known("asking", 1)
+    cluster.start("router", *common)
+    cluster.start("gateway", *common)
+    cluster.nats_url = servers.known("answering", 2)
+    cluster.start("node", *common)
+    cluster.nats_url = f"nats://127.0.0.1:{servers.ports[2]}"
+    await cluster.ready()
+    await cluster.load("chat", options={"simulate-token": 0.05, "simulate-tokens": TOKENS})
+    await servers.log_on_third()
+    heard = Heard()
+    async with cluster.http() as http:
+        streaming = asyncio.create_task(stream(http, chat("chat", prompt(1)), heard))
+        await cluster.poll(partial(begun, heard), "the stream has begun")
+
+        servers.all_known("asking" if who == "those who ask" else "answering")
+        servers.cut()
+        await servers.apart()
+        for _ in range(3):
+            assert said(await http.post(CHAT, json=chat("chat", max_tokens=2)))
+        await streaming
+    assert heard.whole
+    assert heard.error is None
+    assert heard.text == words(1, TOKENS)
+    for name in ("gateway", "router") if who == "those who ask" else ("node",):
+        await cluster.poll(partial(moved, cluster, name), f"{name} has moved")
+    assert await cluster.records(NodeLost) == []
+
+
+async def begun(heard: Heard) -> bool:
+    return len(heard.chunks) > 3
+
+
+async def moved(cluster: Cluster, name: str) -> bool:
+    return "has moved to NATS at" in cluster.output(name)

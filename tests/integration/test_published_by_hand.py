@@ -25,13 +25,13 @@ def _served(cluster: Cluster) -> None:
 
 
 def assigned(**changed: object) -> bytes:
-    """Give a forged plan for the model `chat`, in every point as a router might write it."""
+    """Return a forged plan for the model `chat`, in every point as a router might write it."""
     place = {"replica": "chat-0", "node": "here", "devices": [0], "memory": 1, "version": 2}
     return json.dumps({"version": 2, "replicas": [{**place, **changed}]}).encode()
 
 
 def started(**changed: object) -> bytes:
-    """Give a forged report of an engine's start."""
+    """Return a forged report of an engine's start."""
     report = {"pid": 10**9, "created": 1.5e9, "port": 9, "log_file": "/x", "version": 1}
     return json.dumps({**report, **changed}).encode()
 
@@ -115,7 +115,7 @@ async def test_a_source_alone_loads_a_model_and_an_empty_body_unloads_it(cluster
     ],
     ids=lambda value: ascii(value)[:50] if isinstance(value, bytes) else "",
 )
-async def test_what_makes_no_sense_is_rejected_by_its_sequence_and_stops_nobody(
+async def test_what_is_not_valid_is_rejected_by_its_sequence_and_stops_nothing(
     cluster: Cluster, subject: str, payload: bytes, words: str
 ) -> None:
     before = cluster.pids()
@@ -127,7 +127,7 @@ async def test_what_makes_no_sense_is_rejected_by_its_sequence_and_stops_nobody(
     assert cluster.pids() == before
 
 
-async def test_garbage_on_any_other_subject_of_nebula_stops_nobody(cluster: Cluster) -> None:
+async def test_garbage_on_any_other_subject_of_nebula_stops_nothing(cluster: Cluster) -> None:
     before = cluster.pids()
     seq = await cluster.last_seq()
     for subject in (
@@ -241,3 +241,23 @@ async def test_an_engine_that_is_said_to_have_failed_and_runs_is_ended_and_start
     async with cluster.http() as http:
         assert said(await http.post(CHAT, json=chat("said", max_tokens=1))) == "hello"
     assert (await cluster.nebula("unload", "said")).code == 0
+
+
+async def test_messages_that_make_no_sense_leave_no_traceback(cluster: Cluster) -> None:
+    nested, digits = b'{"a":' * 5000 + b"1" + b"}" * 5000, b"9" * 5000
+    for subject in (
+        *("nebula.status.router.x", "nebula.status.replica.chat.chat-0", "nebula.status.node.here"),
+        *("nebula.status.store.x", "nebula.inference.finished.chat"),
+        *("nebula.inference.cancel.chat.x", "nebula.inference.requests.chat"),
+        *("nebula.inference.replicas.chat.chat-0", "nebula.events.model.x.ModelLoadRequested"),
+    ):
+        for body in (nested, digits, b"\xff", b'{"requests":' + digits + b"}"):
+            await cluster.publish(subject, body)
+    async with cluster.http() as http:
+        assert said(await http.post(CHAT, json=chat("chat", max_tokens=1))) == "hello"
+    told = [
+        path.name
+        for path in cluster.folder.rglob("*.log")
+        if "Traceback" in path.read_text(errors="replace")
+    ]
+    assert told == []

@@ -1,4 +1,4 @@
-"""Requests wait in line for a replica: who goes when, who is refused, and that none is lost.
+"""Requests queue for a replica: which goes when, which is refused, and that none is lost.
 
 An engine that is stalled has its fill, so that what comes after it lines up; then it goes on. The
 order in which requests leave the line is read where a router sends them: on NATS.
@@ -18,13 +18,13 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
 from nebula.events import envelope, subjects
-from nebula.events.status import ReplicaStatus, RouterStatus
+from nebula.events.heartbeats import ReplicaHeartbeat, RouterHeartbeat
 from tests.integration.asking import CHAT, chat, error, said
 from tests.integration.cluster import PATIENCE, Cluster
 
 pytestmark = pytest.mark.anyio
 
-ONE_AT_A_TIME = {"max_in_flight": 1, "memory": "64MiB"}
+ONE_AT_A_TIME: dict[str, Any] = {"max_in_flight": 1, "memory": "64MiB"}
 
 
 class Ear:
@@ -53,12 +53,12 @@ class Ear:
         return found
 
 
-async def next_status(statuses: Subscription) -> RouterStatus:
-    return msgspec.json.decode((await statuses.next_msg(PATIENCE)).data, type=RouterStatus)
+async def next_status(statuses: Subscription) -> RouterHeartbeat:
+    return msgspec.json.decode((await statuses.next_msg(PATIENCE)).data, type=RouterHeartbeat)
 
 
-async def next_beat(beats: Subscription) -> ReplicaStatus:
-    return msgspec.json.decode((await beats.next_msg(PATIENCE)).data, type=ReplicaStatus)
+async def next_beat(beats: Subscription) -> ReplicaHeartbeat:
+    return msgspec.json.decode((await beats.next_msg(PATIENCE)).data, type=ReplicaHeartbeat)
 
 
 @contextlib.asynccontextmanager
@@ -90,7 +90,7 @@ async def lines_up(
     hearing: Ear, http: httpx.AsyncClient, model: str, text: str, **how: Any
 ) -> "asyncio.Task[httpx.Response]":
     """Ask for an answer and wait until the request stands in line."""
-    headers = {"Authorization": f"Bearer {how.pop('user', 'somebody')}"}
+    headers = {"Authorization": f"Bearer {how.pop('key', 'somebody')}"}
     body = chat(model, text, max_tokens=1, **how)
     asking = asyncio.create_task(http.post(CHAT, json=body, headers=headers))
     await hearing.queued()
@@ -115,14 +115,34 @@ async def test_a_user_with_many_requests_holds_another_up_by_one(cluster: Cluste
     async with cluster.http() as http, ear(cluster, "fair") as hearing:
         async with busy(cluster, http, hearing, "fair"):
             tasks = [
-                await lines_up(hearing, http, "fair", f"many{n}", user="many") for n in range(6)
+                await lines_up(hearing, http, "fair", f"many{n}", key="many") for n in range(6)
             ]
-            tasks += [
-                await lines_up(hearing, http, "fair", f"few{n}", user="few") for n in range(2)
-            ]
+            tasks += [await lines_up(hearing, http, "fair", f"few{n}", key="few") for n in range(2)]
         await asyncio.gather(*tasks)
         order = [text for _, text in await hearing.sent(8)]
     assert order == ["many0", "few0", "many1", "few1", "many2", "many3", "many4", "many5"]
+
+
+async def test_users_of_one_key_hold_each_other_up_by_one(cluster: Cluster) -> None:
+    await cluster.ready()
+    await cluster.load("house", **ONE_AT_A_TIME)
+    async with cluster.http() as http, ear(cluster, "house") as hearing:
+        async with busy(cluster, http, hearing, "house"):
+            tasks = [
+                await lines_up(hearing, http, "house", text, key="house", **told)
+                for text, told in (
+                    ("many0", {"user": "many"}),
+                    ("many1", {"user": "many"}),
+                    ("few0", {"user": "few"}),
+                    ("many2", {"user": "many"}),
+                    ("new0", {"safety_identifier": "new"}),
+                )
+            ]
+            # A key that names many users has one turn all the same.
+            tasks.append(await lines_up(hearing, http, "house", "other0", key="other"))
+        await asyncio.gather(*tasks)
+        order = [text for _, text in await hearing.sent(6)]
+    assert order == ["many0", "other0", "few0", "new0", "many1", "many2"]
 
 
 async def test_the_lower_priority_number_goes_first(cluster: Cluster) -> None:
@@ -189,7 +209,7 @@ async def test_the_depth_of_the_line_is_heard_on_nats(cluster: Cluster) -> None:
     await cluster.ready()
     await cluster.load("deep", **ONE_AT_A_TIME)
 
-    async def until(statuses: Subscription, waiting: int) -> RouterStatus:
+    async def until(statuses: Subscription, waiting: int) -> RouterHeartbeat:
         async with asyncio.timeout(PATIENCE):
             while True:
                 status = await next_status(statuses)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -34,7 +35,7 @@ async def delivered(connection: Connection) -> int:
     return info.delivered.consumer_seq
 
 
-def chunk_of(said: inference_log.Said) -> int:
+def chunk_of(said: inference_log.StoredMessage) -> int:
     return int(said.body.split(b" ")[0])
 
 
@@ -50,14 +51,16 @@ async def test_all_that_was_said_is_read_in_order_then_what_comes(
         assert [chunk_of(said) for said in news if said is not None] == list(range(600, 900))
 
 
-async def _until_none(following: object) -> object:
-    async for said in following:  # type: ignore[attr-defined]
+async def _until_none(
+    following: AsyncIterator[inference_log.StoredMessage | None],
+) -> AsyncIterator[inference_log.StoredMessage]:
+    async for said in following:
         if said is None:
             return
         yield said
 
 
-async def test_who_reads_slowly_holds_no_more_than_a_part(connection: Connection, log: Log) -> None:
+async def test_a_slow_reader_holds_no_more_than_a_part(connection: Connection, log: Log) -> None:
     await say(connection, 200, LARGE)
     async with contextlib.aclosing(inference_log.follow(connection, [SUBJECT])) as following:
         for number in range(200):

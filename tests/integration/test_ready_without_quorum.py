@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 
 import httpx
 import pytest
@@ -59,10 +58,8 @@ async def test_without_the_logs_quorum_a_gateway_is_not_ready_and_says_why(
         for name in ("nats-2", "nats-3"):
             os.kill(cluster.pid(name), signal.SIGSTOP)
         await cluster.poll(says_why, "/ready tells that the log has no quorum", NOTICED_WITHIN)
-        began = time.monotonic()
         refused = await http.put("/admin/aliases/a", json={"targets": [{"model": "chat"}]})
         assert "nothing was recorded" in error(refused, 503)["message"]
-        assert time.monotonic() - began < 10
         assert (await http.get("/health")).status_code == 200
         assert (await http.get("/admin/state")).status_code == 200
         for name in ("nats-2", "nats-3"):

@@ -1,22 +1,23 @@
 """Answers that are taken up again: after a broken connection, a dead gateway, or asked for twice.
 
-Two gateways stand side by side. One that a test kills is started again for the next test.
+Two gateways stand side by side. A process that a test kills is started again for the next test.
 """
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import nats
+import openai
 import pytest
 
 from nebula.actors.gateway.resuming import MAX_PAST
-from nebula.store.streams import INFERENCE
+from nebula.store.streams import CLAIMS, INFERENCE
 from tests.integration.asking import (
     CHAT,
     COMPLETIONS,
@@ -70,7 +71,7 @@ async def knows(http: httpx.AsyncClient, cluster: Cluster, model: str) -> None:
 
     async def so() -> bool:
         answer = await http.get(f"/admin/models/{model}")
-        return answer.status_code == 200 and answer.json()["standing"]["word"] == "ready"
+        return answer.status_code == 200 and answer.json()["status"]["phase"] == "ready"
 
     await cluster.poll(so, f"the gateway knows {model}")
 
@@ -126,7 +127,7 @@ async def test_a_resumable_stream_tells_where_it_is_and_a_usual_one_has_no_ids(
     assert len(resumable.event_ids) == len(resumable.chunks) + 1, "the last one is of [DONE]"
 
 
-async def test_who_comes_back_gets_exactly_the_rest_while_it_runs_and_when_it_has_ended(
+async def test_a_client_that_comes_back_gets_exactly_the_rest_while_it_runs_and_when_it_has_ended(
     cluster: Cluster, gateways: Gateways
 ) -> None:
     one, two = gateways
@@ -168,7 +169,9 @@ async def test_an_event_that_a_stream_never_had_is_refused_once_that_is_sure(
         address, late = f"/v1/streams/{heard.request}", {"Last-Event-ID": "999"}
         running = await two.get(address, headers=late)
         assert running.status_code == 200, "it might have come yet"
-        assert running.text.startswith('data: {"error":{"message":"the stream has ended, and never')
+        assert running.text.startswith(
+            'data: {"error":{"message":"the stream has ended and has no event'
+        )
         last = (await resume(two, heard.request)).event_ids[-1]
     refused = error(await two.get(address, headers=late), 400)
     assert refused["code"] == "unknown_event"
@@ -203,7 +206,7 @@ async def test_a_gateway_that_dies_takes_no_resumable_answer_with_it(
     await counts(cluster, "orphan", running=0, finished=5, aborted=0)
 
 
-async def test_without_the_opt_in_a_dead_gateway_s_work_is_ended_with_the_next_heartbeat(
+async def test_without_the_opt_in_a_dead_gateway_s_generation_is_ended_for_it(
     cluster: Cluster, gateways: Gateways
 ) -> None:
     one, two = gateways
@@ -211,23 +214,19 @@ async def test_without_the_opt_in_a_dead_gateway_s_work_is_ended_with_the_next_h
     heard = Heard()
     streaming = asyncio.create_task(stream(one, chat("usual"), heard))
     await begun(cluster, heard)
-    began = time.monotonic()
     cluster.kill("gateway")
     await asyncio.gather(streaming, return_exceptions=True)
     await counts(cluster, "usual", running=0, aborted=1)
-    assert time.monotonic() - began < 4, "heartbeats come every two seconds"
     assert "no answer" in error(await two.get(f"/v1/streams/{heard.request}"), 404)["message"]
 
 
-async def test_a_client_that_leaves_ends_its_generation_at_once_unless_it_may_come_back(
+async def test_a_client_that_leaves_ends_its_generation_unless_it_may_come_back(
     cluster: Cluster, gateways: Gateways
 ) -> None:
     one, two = gateways
     await load(cluster, gateways, "leaves", options={**SLOW, "simulate-tokens": 100})
     async with broken_off(one, cluster, chat("leaves")):
-        began = time.monotonic()
-        await counts(cluster, "leaves", running=0, aborted=1)
-        assert time.monotonic() - began < 2
+        await counts(cluster, "leaves", running=0, finished=0, aborted=1)
     async with broken_off(one, cluster, chat("leaves"), X_Resumable="true") as heard:
         await counts(cluster, "leaves", running=0, finished=1, aborted=1)
         assert (await resume(two, heard.request)).text == " ".join(["hello"] * 100)
@@ -256,7 +255,7 @@ async def test_a_resumable_stream_goes_on_elsewhere_too_and_is_given_again_as_it
     assert (await resume(one, heard.request, 10)).event_ids[0] == 11
 
 
-async def test_what_ends_with_an_error_ends_so_for_who_comes_back_too(
+async def test_an_error_that_ends_an_answer_also_ends_the_resumed_one(
     cluster: Cluster, gateways: Gateways
 ) -> None:
     one, two = gateways
@@ -273,7 +272,7 @@ async def test_what_ends_with_an_error_ends_so_for_who_comes_back_too(
     assert (again.chunks, again.error) == ([], heard.error)
 
 
-async def test_after_gateway_and_engine_have_died_who_comes_back_is_told_so(
+async def test_after_gateway_and_engine_have_died_a_client_that_comes_back_is_told_so(
     cluster: Cluster, gateways: Gateways
 ) -> None:
     one, two = gateways
@@ -300,7 +299,7 @@ async def test_an_unknown_stream_and_a_place_that_is_none_are_refused(gateways: 
             assert "Last-Event-ID" in error(answer, 400)["message"]
 
 
-async def test_of_an_answer_that_is_forgotten_who_comes_back_is_told_and_its_key_runs_no_other(
+async def test_for_an_answer_that_is_forgotten_the_client_is_told_and_its_key_runs_no_other(
     cluster: Cluster, gateways: Gateways
 ) -> None:
     one, two = gateways
@@ -323,7 +322,7 @@ async def test_of_an_answer_that_is_forgotten_who_comes_back_is_told_and_its_key
 # The same key twice
 
 
-async def test_two_who_use_one_key_at_once_start_one_generation_and_get_the_same_bytes(
+async def test_two_requests_with_one_key_at_once_start_one_generation_and_get_the_same_bytes(
     cluster: Cluster, gateways: Gateways
 ) -> None:
     one, two = gateways
@@ -339,6 +338,47 @@ async def test_two_who_use_one_key_at_once_start_one_generation_and_get_the_same
     later = await stream(two, body, Idempotency_Key="once-1")
     assert later.raw == first.raw
     await counts(cluster, "once", running=0, finished=1, aborted=0)
+
+
+async def test_an_answer_is_its_owner_s_alone(cluster: Cluster, gateways: Gateways) -> None:
+    one, two = gateways
+    await load(cluster, gateways, "owned")
+    key = {"Idempotency-Key": "order-1"}
+    mine, theirs = {"Authorization": "Bearer mine"}, {"Authorization": "Bearer theirs"}
+    first = await one.post(CHAT, json=chat("owned", "mine"), headers=key | mine)
+    identity = first.headers["x-request-id"]
+    assert len(identity) == 32
+    other = await two.post(CHAT, json=chat("owned", "theirs"), headers=key | theirs)
+    assert other.status_code == 200
+    assert other.headers["x-request-id"] != identity
+    for headers in (theirs, {}):
+        answer = await two.get(f"/v1/streams/{identity}", headers=headers)
+        assert error(answer, 404)["code"] == "unknown_stream"
+    again = await two.get(f"/v1/streams/{identity}", headers=mine)
+    assert again.content == first.content
+    repeated = await two.post(CHAT, json=chat("owned", "mine"), headers=key | mine)
+    assert repeated.content == first.content
+    assert repeated.headers["x-request-id"] == identity
+    await counts(cluster, "owned", running=0, finished=2, aborted=0)
+
+
+async def test_large_requests_push_out_no_claim(cluster: Cluster, gateways: Gateways) -> None:
+    one, two = gateways
+    await load(cluster, gateways, "large")
+    first = await one.post(CHAT, json=chat("large"), headers={"Idempotency-Key": "small"})
+    client = await nats.connect(cluster.nats_url)
+    try:
+        before = (await client.jetstream().stream_info(CLAIMS)).state.bytes
+        for number in range(3):
+            body = chat("large", "x" * 2_000_000)
+            answer = await one.post(CHAT, json=body, headers={"Idempotency-Key": f"l-{number}"})
+            assert answer.status_code == 200
+        after = (await client.jetstream().stream_info(CLAIMS)).state.bytes
+    finally:
+        await client.close()
+    assert 0 < after - before < 3 * 2000
+    again = await two.get(f"/v1/streams/{first.headers['x-request-id']}")
+    assert again.status_code == 200
 
 
 async def test_a_key_serves_whole_answers_completions_and_embeddings_too(
@@ -427,3 +467,49 @@ async def test_what_the_engine_itself_refuses_is_given_again_as_it_was(
     answers = [await http.post(CHAT, json=body, headers=key) for http in (one, two)]
     assert [answer.status_code for answer in answers] == [400, 400]
     assert answers[0].content == answers[1].content
+
+
+async def test_a_stream_that_waits_can_be_resumed_before_its_first_event(
+    gateways: Gateways, cluster: Cluster
+) -> None:
+    await load(
+        cluster, gateways, "late", options={"simulate-first-token": 14, "simulate-tokens": 3}
+    )
+    one, two = gateways
+    headers = {"X-Resumable": "true"}
+    body = chat("late", "one two three", stream=True)
+    async with one.stream("POST", CHAT, json=body, headers=headers, timeout=60) as answer:
+        lines = answer.aiter_lines()
+        assert await anext(lines) == ": waiting", "before the engine has said anything"
+        identity = answer.headers["x-request-id"]
+    assert answer.headers["x-accel-buffering"] == "no"
+    heard = await resume(two, identity)
+    assert (heard.text, heard.event_ids[0]) == ("one two three", 1)
+
+
+async def test_openai_s_client_passes_over_the_comments_of_a_stream_that_waits(
+    gateways: Gateways, cluster: Cluster
+) -> None:
+    await load(
+        cluster, gateways, "slow", options={"simulate-first-token": 12, "simulate-tokens": 2}
+    )
+    base = f"http://127.0.0.1:{cluster.port}/v1"
+    async with openai.AsyncOpenAI(base_url=base, api_key="-", max_retries=0, timeout=60) as client:
+        stream = await client.chat.completions.create(**chat("slow", "one two", stream=True))
+        assert [chunk.choices[0].delta.content or "" async for chunk in stream][1:] == [
+            "one",
+            " two",
+        ]
+
+
+async def test_what_fails_after_an_early_head_ends_in_an_error_event(
+    gateways: Gateways, cluster: Cluster
+) -> None:
+    await load(cluster, gateways, "hung", options={"simulate-first-token": 60})
+    body = chat("hung", "hello", stream=True)
+    headers = {"X-Request-Timeout": "12"}
+    async with gateways[0].stream("POST", CHAT, json=body, headers=headers, timeout=60) as answer:
+        assert answer.status_code == 200
+        lines = [line async for line in answer.aiter_lines() if line]
+    assert set(lines[:-1]) == {": waiting"}
+    assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "timeout"

@@ -59,7 +59,7 @@ async def rolled(cluster: Cluster, **options: object) -> None:
     )
 
 
-async def test_options_change_and_nobody_notices(two: Cluster) -> None:
+async def test_options_change_without_notice(two: Cluster) -> None:
     await two.load("chat", replicas=2)
     first = {each.pid for each in two.engine_processes()}
     async with asked(two):
@@ -68,7 +68,7 @@ async def test_options_change_and_nobody_notices(two: Cluster) -> None:
     assert first.isdisjoint(each.pid for each in two.engine_processes())
 
 
-async def test_a_change_that_does_not_start_is_rolled_back_and_nobody_notices(two: Cluster) -> None:
+async def test_a_change_that_does_not_start_is_rolled_back_without_notice(two: Cluster) -> None:
     await two.load("chat")
     first = {each.pid for each in two.engine_processes()}
     async with asked(two):
@@ -84,7 +84,7 @@ async def test_a_change_that_does_not_start_is_rolled_back_and_nobody_notices(tw
     assert first == {each.pid for each in two.engine_processes()}
 
 
-async def test_a_node_is_drained_and_nobody_notices(two: Cluster) -> None:
+async def test_a_node_is_drained_without_notice(two: Cluster) -> None:
     await two.load("chat", replicas=2)
     async with asked(two):
         told = await two.nebula("drain", "here")
@@ -116,6 +116,6 @@ async def test_over_http_a_node_is_drained_as_by_command(two: Cluster) -> None:
         assert "there are: here, there" in refused.json()["error"]["message"]
     assert (await two.nebula("drain", "nowhere")).code == 1
     told = await two.nebula("drain", "there", "--undo")
-    assert (told.code, told.out) == (0, "there is not draining: nothing was to be done\n")
+    assert (told.code, told.out) == (0, "there is not draining: there was nothing to do\n")
     assert await two.last_seq() == before
     assert not await two.records(ModelLoadRequested)

@@ -1,11 +1,10 @@
-"""Routers that fall silent, or die: requests go to the living ones, and nobody waits for long."""
+"""Routers that fall silent, or die: requests go to the living ones, and none waits for long."""
 
 import asyncio
 import contextlib
 import os
 import re
 import signal
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,9 +15,8 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
-from nebula.actors.gateway.addressing import HEARD, UNHEARD
 from nebula.events import subjects
-from nebula.events.status import RouterStatus
+from nebula.events.heartbeats import RouterHeartbeat
 from nebula.store.server import binary
 from tests.integration.asking import CHAT, chat, error, said
 from tests.integration.cluster import PATIENCE, Cluster, free_port
@@ -31,7 +29,7 @@ async def routers_heard(client: Client, wanted: int) -> list[str]:
     statuses = await client.subscribe(subjects.ROUTER_STATUS)
     names: list[str] = []
     while len(names) < wanted:
-        status = msgspec.json.decode((await statuses.next_msg(PATIENCE)).data, type=RouterStatus)
+        status = msgspec.json.decode((await statuses.next_msg(PATIENCE)).data, type=RouterHeartbeat)
         if status.addressed and status.router not in names:
             names.append(status.router)
     await statuses.unsubscribe()
@@ -39,13 +37,13 @@ async def routers_heard(client: Client, wanted: int) -> list[str]:
 
 
 class Routed:
-    """Who was asked for what: the router that each request was sent to, "" for any."""
+    """Which router was asked for what: the router that each request was sent to, "" for any."""
 
     def __init__(self, sent: Subscription) -> None:
         self._sent = sent
 
     async def now(self) -> Counter[str]:
-        """Give how many requests each router was sent since this was last asked."""
+        """Return how many requests each router was sent since this was last asked."""
         counts: Counter[str] = Counter()
         with contextlib.suppress(nats.errors.TimeoutError):
             while True:
@@ -57,7 +55,7 @@ class Routed:
 
 @contextlib.asynccontextmanager
 async def two_routers(cluster: Cluster) -> AsyncIterator[tuple[Routed, str, str]]:
-    """Run a cluster with two routers; give who is asked, the first router and the second."""
+    """Run a cluster with two routers; return the asked routers, the first and the second."""
     cluster.start_all()
     client = await nats.connect(cluster.nats_url)
     try:
@@ -72,16 +70,12 @@ async def two_routers(cluster: Cluster) -> AsyncIterator[tuple[Routed, str, str]
         await client.close()
 
 
-async def asks(cluster: Cluster, number: int, *, pause: float = 0.0) -> list[float]:
-    """Ask one after the other; every request has to be answered. Give how long each took (s)."""
-    took = []
+async def asks(cluster: Cluster, number: int, *, pause: float = 0.0) -> None:
+    """Ask one after the other; every request has to be answered."""
     async with cluster.http() as http:
         for _ in range(number):
-            began = time.monotonic()
             assert said(await http.post(CHAT, json=chat("chat", max_tokens=1))) == "hello"
-            took.append(time.monotonic() - began)
             await asyncio.sleep(pause)
-    return took
 
 
 async def test_requests_are_shared_out_evenly(own_cluster: Cluster) -> None:
@@ -97,11 +91,9 @@ async def test_a_router_that_stands_still_holds_up_one_request_and_gets_no_more_
         pid = own_cluster.pid("router-2")
         os.kill(pid, signal.SIGSTOP)
         try:
-            late = await asks(own_cluster, 2)
+            await asks(own_cluster, 2)
             assert (await routed.now())[second] == 1
-            # As soon as a heartbeat is overdue what it had is sent elsewhere.
-            assert max(late) < UNHEARD + HEARD
-            assert max(await asks(own_cluster, 30, pause=0.1)) < UNHEARD
+            await asks(own_cluster, 30, pause=0.1)
             assert set(await routed.now()) == {first}
         finally:
             os.kill(pid, signal.SIGCONT)
@@ -144,22 +136,24 @@ async def test_a_lone_router_that_stands_still_is_waited_for_and_named_when_it_w
     cluster = own_cluster
     for name in ("nats", "router", "node"):
         cluster.start(name)
-    cluster.start("gateway", "--load-patience", "17")
+    cluster.start("gateway", "--load-timeout", "17")
     await cluster.ready()
     await cluster.load("chat")
     os.kill(cluster.pid("router"), signal.SIGSTOP)
     try:
-        began = time.monotonic()
         async with cluster.http() as http:
             answer = await http.post(CHAT, json=chat("chat", max_tokens=1))
         told = error(answer, 503)["message"]
-        assert time.monotonic() - began > 17
         assert re.search(
             r"router-\w+, which it was sent to, has not been heard from for 1\d s", told
         )
         assert "may have been begun" in told
+        client = await nats.connect(cluster.nats_url)
+        sent = await client.subscribe(subjects.ALL_REQUESTS)
+        await client.flush()
         waits = asyncio.create_task(asks(cluster, 1))
-        await asyncio.sleep(1)
+        await sent.next_msg(PATIENCE)
+        await client.close()
     finally:
         os.kill(cluster.pid("router"), signal.SIGCONT)
     await waits
@@ -199,14 +193,20 @@ async def test_a_server_that_vanishes_silently_with_a_router_takes_no_requests_o
         cluster.nats_url = here
         client = await nats.connect(here)
         await routers_heard(client, 2)
-        await client.close()
         await cluster.ready()
         await cluster.load("chat")
+        routed = Routed(await client.subscribe(subjects.ALL_REQUESTS))
         await asks(cluster, 4)
+        assert len(await routed.now()) == 2
 
         os.kill(cluster.pid("nats-3"), signal.SIGSTOP)
-        assert sum(took > 1 for took in await asks(cluster, 2)) <= 1
-        assert max(await asks(cluster, 40, pause=0.1)) < 1
+        await asks(cluster, 2)
+        await routed.now()
+        await asks(cluster, 40, pause=0.1)
+        *silent, living = sorted((await routed.now()).values())
+        assert sum(silent) <= 1, "one may be drawn before the silence is noticed"
+        assert living >= 39
+        await client.close()
     finally:
         cluster.close()
 

@@ -10,7 +10,7 @@ from tests.integration.cluster import Cluster
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_client_that_stops_reading_is_given_up_and_holds_nobody_up(
+async def test_a_client_that_stops_reading_is_given_up_and_delays_no_other(
     cluster: Cluster,
 ) -> None:
     await cluster.ready()

@@ -46,7 +46,7 @@ async def grow(log: Log, count: int) -> State:
 
 
 async def begun(log: Log) -> State:
-    """Give the state that an actor begins with, before it follows the log."""
+    """Return the state that an actor begins with, before it follows the log."""
     projection = Projection(log)
     await projection.restore()
     return projection.state
@@ -125,7 +125,7 @@ async def test_a_snapshot_of_another_log_is_passed_over(
     state = await grow(log, 2)
     await Snapshots(log).put(replace(state, time=state.time - 1))
     assert (await begun(log)).seq == 0
-    assert "it was taken of another log" in caplog.text
+    assert "it is a snapshot of another log" in caplog.text
 
 
 async def test_the_command_makes_lists_and_checks_them(log: Log, nats: Cluster) -> None:

@@ -1,9 +1,10 @@
-"""The streams: made by whoever comes first, and refused where they are not as they must be."""
+"""The streams: created by the first actor, and refused if they have wrong settings."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from nats.js import JetStreamContext
@@ -39,7 +40,7 @@ async def config(jetstream: JetStreamContext, name: str) -> StreamConfig:
     return (await jetstream.stream_info(name)).config
 
 
-async def test_whoever_comes_first_creates_them_and_the_next_finds_them(
+async def test_the_first_to_come_creates_them_and_the_next_finds_them(
     jetstream: JetStreamContext,
 ) -> None:
     await streams.ensure(jetstream)
@@ -52,7 +53,7 @@ async def test_whoever_comes_first_creates_them_and_the_next_finds_them(
     assert [each.created for each in first] == [each.created for each in second]
 
 
-async def test_many_who_come_at_once_all_find_them(connect: Connect) -> None:
+async def test_many_that_come_at_once_all_find_them(connect: Connect) -> None:
     connections = [await connect(f"actor-{number}") for number in range(8)]
     await asyncio.gather(
         *(streams.ensure(each.client.jetstream(timeout=5)) for each in connections)
@@ -92,7 +93,7 @@ async def test_of_the_heartbeats_only_the_last_of_each_is_kept(
     for beat in range(5):
         for node in ("alpha", "beta"):
             await connection.client.publish(subjects.node_status(node), b"%d" % beat)
-    async with asyncio.timeout(10):  # stored, not acknowledged: nobody says when
+    async with asyncio.timeout(10):  # stored, not acknowledged: at an unknown time
         while (await jetstream.stream_info(streams.STATUS)).state.last_seq < 10:
             continue
     assert (await jetstream.stream_info(streams.STATUS)).state.messages == 2
@@ -122,7 +123,7 @@ async def test_the_server_deletes_and_purges_nothing_of_the_log(
     assert [entry.seq for entry in await log.read()] == [seq]
 
 
-WRONG = {
+WRONG: dict[str, Any] = {
     "subjects": ["nebula.events.*.*.*"],
     "storage": StorageType.MEMORY,
     "discard": DiscardPolicy.OLD,
@@ -193,10 +194,12 @@ async def test_a_log_with_too_few_copies_is_refused(jetstream: JetStreamContext)
         await streams.ensure(jetstream, replicas=3)
 
 
-async def test_subjects_that_another_stream_holds_are_said_in_the_servers_words(
+async def test_subjects_that_another_stream_holds_are_said_with_its_name_and_what_to_do(
     jetstream: JetStreamContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "_TRIES", 2)
     await jetstream.add_stream(StreamConfig(name="OTHER", subjects=["nebula.events.model.>"]))
-    with pytest.raises(StreamMismatch, match=r"NEBULA_EVENTS can't be created: .*overlap"):
+    with pytest.raises(StreamMismatch, match=r"stream NEBULA_EVENTS can't") as refused:
         await streams.ensure(jetstream)
+    assert "stream 'OTHER' has subjects of nebula.events.> already" in str(refused.value)
+    assert "nats stream rm OTHER" in str(refused.value)

@@ -1,7 +1,6 @@
-"""`X-Request-Timeout`: when nobody wants the answer any more, nobody works on it."""
+"""`X-Request-Timeout`: when an answer is no longer wanted, no work goes into it."""
 
 import asyncio
-import time
 
 import pytest
 
@@ -11,8 +10,8 @@ from tests.integration.cluster import Cluster
 pytestmark = pytest.mark.anyio
 
 LIMIT = 1.0
-LATE = 1.5
-"""Seconds by which a busy machine may be late."""
+HOUR = 3600
+"""Seconds: what ends before them does not wait for them."""
 
 
 async def idle(cluster: Cluster, replica: str, **counts: int) -> None:
@@ -39,16 +38,14 @@ async def test_in_line_the_time_ends_with_a_504_and_the_engine_never_hears_of_it
             return (await cluster.engine_says("line-0"))["running"] == 1
 
         await cluster.poll(it_runs, "the engine has its fill")
-        began = time.monotonic()
         answers = await asyncio.gather(
             *(
                 http.post(CHAT, json=chat("line", stream=stream), headers=headers)
                 for stream in (False, True)
             )
         )
-        assert LIMIT <= time.monotonic() - began < LIMIT + LATE
         for answer in answers:
-            assert error(answer, 504)["message"] == "the request's time is over"
+            assert error(answer, 504)["message"] == "the time of its X-Request-Timeout is over"
         await cluster.tell_engine("line-0", stall=False)
         assert said(await first) == "hello"
         assert said(await http.post(CHAT, json=chat("line", max_tokens=1))) == "hello"
@@ -59,30 +56,29 @@ async def test_in_the_engine_the_time_ends_with_a_504_and_so_does_the_work(
     cluster: Cluster,
 ) -> None:
     await cluster.ready()
-    await cluster.load("engine", memory="64MiB", options={"simulate-first-token": 60})
+    await cluster.load("engine", memory="64MiB", options={"simulate-first-token": HOUR})
     headers = {"X-Request-Timeout": str(LIMIT)}
     async with cluster.http() as http:
-        began = time.monotonic()
         answer = await http.post(CHAT, json=chat("engine"), headers=headers)
-        assert LIMIT <= time.monotonic() - began < LIMIT + LATE
         told = error(answer, 504)
-        assert (told["message"], told["type"]) == ("the request's time is over", "timeout")
+        assert (told["message"], told["type"]) == (
+            "the time of its X-Request-Timeout is over",
+            "timeout",
+        )
     await idle(cluster, "engine-0", finished=0, aborted=1)
 
 
 async def test_a_stream_whose_time_is_over_ends_with_an_error_event(cluster: Cluster) -> None:
     await cluster.ready()
-    slow = {"simulate-token": 0.1, "simulate-tokens": 1000}
+    slow = {"simulate-token": 0.1, "simulate-tokens": 10 * HOUR}
     await cluster.load("long", memory="64MiB", options=slow)
     heard = Heard()
     async with cluster.http() as http:
-        began = time.monotonic()
         await stream(http, chat("long"), heard, X_Request_Timeout=str(LIMIT))
-        assert LIMIT <= time.monotonic() - began < LIMIT + LATE
     assert heard.text.startswith("hello hello")
     assert not heard.whole
     assert heard.error is not None
-    assert heard.error["message"] == "the request's time is over"
+    assert heard.error["message"] == "the time of its X-Request-Timeout is over"
     await idle(cluster, "long-0", finished=0, aborted=1)
 
 
@@ -95,7 +91,7 @@ async def test_an_answer_within_its_time_is_an_answer(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["0", "-1", "soon", "nan", "inf", "1e10"])
-async def test_what_is_no_duration_is_refused(cluster: Cluster, wrong: str) -> None:
+async def test_what_is_not_a_duration_is_refused(cluster: Cluster, wrong: str) -> None:
     await cluster.ready()
     await cluster.load("refuses", memory="64MiB")
     async with cluster.http() as http:

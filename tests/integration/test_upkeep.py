@@ -8,14 +8,16 @@ from dataclasses import replace
 
 import pytest
 from nats.js import JetStreamContext
-from nats.js.api import StorageType, StreamConfig, StreamSource
+from nats.js.api import DiscardPolicy, StorageType, StreamConfig, StreamSource
 
+from nebula.events import subjects
 from nebula.events.intents import ModelScaleRequested
 from nebula.store import streams, upkeep
 from nebula.store.connection import Connection
 from nebula.store.log import Log
 from nebula.store.streams import StreamMismatch, definitions, differences
 from nebula.store.upkeep import Upkeep
+from tests.integration.cluster import Cluster
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +35,7 @@ async def keeping(log: Log, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[as
     """Run the upkeep as an actor does, without the periodic look: what is told is enough."""
     monkeypatch.setattr(upkeep, "SPREAD", 0.1)
     gone = asyncio.Event()
-    task = asyncio.create_task(Upkeep(log.connection, 1, lambda: 1, gone.set).run())
+    task = asyncio.create_task(Upkeep(log.connection, 1, lambda: 1, lambda: False, gone.set).run())
     await asyncio.sleep(0)
     await log.connection.client.flush()
     yield task
@@ -128,7 +130,7 @@ async def test_a_log_that_was_changed_and_has_lost_nothing_is_changed_back(
     await right(jetstream, EVENTS)
     assert await log.append("chat", ModelScaleRequested(2)) == 2
     assert not keeping.done()
-    assert "NEBULA_EVENTS was changed by somebody" in caplog.text
+    assert "NEBULA_EVENTS was changed from outside" in caplog.text
 
 
 async def test_a_log_that_has_lost_events_is_refused(
@@ -151,12 +153,14 @@ async def test_a_sealed_log_is_refused(
         await asyncio.wait_for(keeping, PATIENCE)
 
 
-async def test_a_change_that_nobody_told_of_is_found_by_looking(
+async def test_a_change_without_an_advisory_is_found_by_looking(
     log: Log, jetstream: JetStreamContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep, "ADVISORIES", "nobody.tells")
     monkeypatch.setattr(upkeep, "LOOK", 0.3)
-    task = asyncio.create_task(Upkeep(log.connection, 1, lambda: 1, lambda: None).run())
+    task = asyncio.create_task(
+        Upkeep(log.connection, 1, lambda: 1, lambda: False, lambda: None).run()
+    )
     await jetstream.delete_stream(streams.CLAIMS)
     await right(jetstream, IN_MEMORY[-1])
     task.cancel()
@@ -167,7 +171,7 @@ async def test_a_bucket_of_snapshots_that_is_gone_or_can_t_be_mended_is_told_of(
     log: Log, jetstream: JetStreamContext, connection: Connection
 ) -> None:
     gone = asyncio.Event()
-    kept = Upkeep(connection, 1, lambda: 1, gone.set)
+    kept = Upkeep(connection, 1, lambda: 1, lambda: False, gone.set)
     await kept.look()
     assert gone.is_set()
     gone.clear()
@@ -180,7 +184,42 @@ async def test_a_bucket_of_snapshots_that_is_gone_or_can_t_be_mended_is_told_of(
     assert gone.is_set()
 
 
+async def test_beside_older_actors_the_claims_stay_as_those_need_them_and_none_is_lost(
+    log: Log, jetstream: JetStreamContext, connection: Connection
+) -> None:
+    older = replace(IN_MEMORY[-1], discard=DiscardPolicy.OLD)
+    await jetstream.delete_stream(streams.CLAIMS)
+    await jetstream.add_stream(older)
+    await jetstream.publish(subjects.claim("slot"), b"")
+    beside_older = True
+    kept = Upkeep(connection, 1, lambda: 1, lambda: beside_older, lambda: None)
+    await streams.ensure(jetstream)
+    await kept.look()
+    info = await jetstream.stream_info(streams.CLAIMS)
+    assert (info.config.discard, info.state.messages) == (DiscardPolicy.OLD, 1)
+    beside_older = False
+    await kept.look()
+    info = await jetstream.stream_info(streams.CLAIMS)
+    assert (info.config.discard, info.state.messages) == (DiscardPolicy.NEW, 1)
+
+
 def test_the_more_actors_there_are_the_less_often_each_looks() -> None:
     assert all(upkeep.LOOK / 2 <= upkeep.look_after(number) <= upkeep.LOOK for number in range(10))
     assert min(upkeep.look_after(40) for _ in range(100)) >= 50
     assert max(upkeep.look_after(10_000) for _ in range(100)) <= upkeep.LONGEST_LOOK
+
+
+async def test_a_log_that_has_lost_events_takes_no_changes_of_commands_or_new_actors(
+    log: Log, jetstream: JetStreamContext, own_cluster: Cluster
+) -> None:
+    for replicas in range(3):
+        await log.append("chat", ModelScaleRequested(replicas))
+    found = (await jetstream.stream_info(streams.EVENTS)).config
+    await jetstream.update_stream(replace(found, max_msgs_per_subject=1, discard="old"))  # type: ignore[arg-type]
+    await jetstream.update_stream(found)
+    line = ("load", "simulated", "--id", "x", "--memory", "64MiB", "--no-wait")
+    for arguments, code in ((line, 78), (("events",), 0), (("router",), 78)):
+        done = await own_cluster.nebula(*arguments, nats=log.connection.url)
+        assert done.code == code, done
+        assert "the log has lost 2 of 3 events" in done.err
+    assert await log.last_seq() == 3

@@ -1,4 +1,4 @@
-"""What is a request's own fault costs nobody else: no replica is benched for it, no other ended."""
+"""A request's own fault costs no other request: no replica is benched for it, no other ended."""
 
 from __future__ import annotations
 

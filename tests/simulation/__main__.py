@@ -20,7 +20,7 @@ SHOWN = 5
 
 
 def some(scenario: Scenario, only: str, routers: int, machines: str) -> Scenario:
-    """Give a part of a scenario, as a failure's last line names it."""
+    """Return a part of a scenario, as a failure's last line names it."""
     if only:
         kept = [] if only == "none" else [int(each) for each in only.split(",")]
         scenario = replace(scenario, steps=tuple(scenario.steps[each] for each in kept))

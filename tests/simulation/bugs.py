@@ -11,19 +11,29 @@ from unittest import mock
 from msgspec import Struct
 from msgspec.structs import replace
 
+from nebula.actors.gateway import recovery, timeouts
+from nebula.actors.gateway.core import RequestsInFlight
+from nebula.actors.gateway.in_flight import Deliver, Effect, InFlightRequest, Send, Surroundings
+from nebula.actors.gateway.recovery import Recovery
+from nebula.actors.gateway.timeouts import Verdict
 from nebula.actors.node import reconciliation
 from nebula.actors.node.reconciliation import Action, Running
 from nebula.actors.placement import planning
 from nebula.actors.placement.decision import Decider, Decision
-from nebula.actors.router import observation, routing
+from nebula.actors.router import lifecycle, routing
 from nebula.actors.router.hearing import Silence
-from nebula.events import evolve_replica, snapshot
+from nebula.events import evolve_adapter, evolve_replica, snapshot
+from nebula.events.failures import Failure
 from nebula.events.index import indexed
-from nebula.events.state import Model, Replica, State
+from nebula.events.inference import Piece
+from nebula.events.state import Model, Offer, Replica, State
 from nebula.events.vocabulary import ModelUnschedulable, NodeLost
+from nebula.openai.stream import Form, StreamTranscript
 from tests.simulation.invariants import (
     ALIVE,
     CAUSED,
+    COUNTED,
+    ENDED,
     GAP,
     GRANTED,
     ONCE,
@@ -32,6 +42,7 @@ from tests.simulation.invariants import (
     ROUTED,
     SERVED,
     SETTLED,
+    WHOLE,
 )
 from tests.simulation.journal import SAME, Journal, Message
 from tests.simulation.node import Node
@@ -57,6 +68,12 @@ def planted(bug: Bug) -> Iterator[None]:
         yield
 
 
+_pass_on, _finish, _check, _sent = (
+    InFlightRequest.pass_on,
+    Recovery._finish,
+    timeouts.check,
+    recovery.sent,
+)
 _decide, _reconcile, _store = Decider.decide, reconciliation.reconcile, Journal.store
 _trim = planning._Draft.trim
 _able, _load = routing.able, snapshot.load
@@ -106,7 +123,7 @@ def _again_and_again(self: Decider, state: State) -> tuple[Decision, ...]:
         model = state.models[identity]
         if model.unschedulable:
             event = ModelUnschedulable(model.unschedulable, model.missing)
-            return (Decision(identity, event, model.intent),)
+            return (Decision(identity, event, model.requested_seq),)
     return ()
 
 
@@ -132,11 +149,137 @@ def _own_ear_alone(
             yield Decision(identity, NodeLost("silent"), node.changed)
 
 
+def _first_come(name: str, offer: Offer, serving: Sequence[Replica]) -> Offer | None:
+    answers = [each.adapters.get(name) for each in serving]
+    for status in answers:
+        if status is not None and status.asked == offer.asked and not status.reason:
+            return evolve_adapter._moved(offer, status)
+    return None
+
+
 def _never_removed(state: State, replica: Replica, seq: int) -> State:
     return state
 
 
+def _in_any_order(
+    self: InFlightRequest, chunk: int, attempt: int, body: bytes, now: float
+) -> Piece | None:
+    return _pass_on(self, min(chunk, self.answer.pieces), attempt, body, now)
+
+
+def _of_any_attempt(
+    self: InFlightRequest, chunk: int, attempt: int, body: bytes, now: float
+) -> Piece | None:
+    return _pass_on(self, chunk, self.answer.attempt, body, now)
+
+
+def _in_no_doubt(_: StreamTranscript) -> bytes:
+    return b""
+
+
+def _as_before(self: StreamTranscript, form: Form) -> None:
+    """Another engine goes on, and its events are taken for those of the first."""
+
+
+def _never_settled(self: Recovery) -> None:
+    self.flight.untaken = False
+
+
+def _still_waiting(self: Recovery) -> None:
+    self.flight.accepted = True
+    _finish(self)
+
+
+def _unanswered(self: RequestsInFlight, asking: InFlightRequest, now: float) -> list[Effect]:
+    return []
+
+
+def _engines_live_for_ever(
+    flight: InFlightRequest, now: float, around: Surroundings
+) -> Verdict | Failure:
+    verdict = _check(flight, now, around)
+    gone = verdict in (Verdict.ENGINE_GONE, Verdict.ENGINE_SILENT, Verdict.LOOK_UP)
+    return Verdict.WAIT if gone else verdict
+
+
+def _same_attempt(
+    flight: InFlightRequest, now: float, around: Surroundings, after: str = ""
+) -> Send:
+    return replace(_sent(flight, now, around, after), request=replace(flight.request, attempt=1))
+
+
+def _told_to_one_that_left(self: Recovery, piece: Piece) -> None:
+    self.effects.append(Deliver(self.flight.id, piece))
+    if piece.end and piece.failure:
+        self.effects.append(Deliver(self.flight.id, piece))
+
+
+GATEWAY_BUGS = (
+    Bug(
+        "the fast path takes a piece although an earlier one is missing",
+        (InFlightRequest, "pass_on", _in_any_order),
+        (WHOLE,),
+        10,
+    ),
+    Bug(
+        "the fast path takes what an earlier attempt still says",
+        (InFlightRequest, "pass_on", _of_any_attempt),
+        (WHOLE, "KeyError"),
+        30,
+    ),
+    Bug(
+        "an answer goes on though what the client has of it is in doubt",
+        (StreamTranscript, "doubtful", property(_in_no_doubt)),
+        (WHOLE,),
+        10,
+    ),
+    Bug(
+        "what another engine goes on with is not rewritten",
+        (StreamTranscript, "resume", _as_before),
+        (WHOLE, ENDED),
+        10,
+    ),
+    Bug(
+        "an attempt that another follows still counts at its router",
+        (Recovery, "_settle", _never_settled),
+        (COUNTED,),
+        10,
+    ),
+    Bug(
+        "a request that was never taken counts as waiting after its end",
+        (Recovery, "_finish", _still_waiting),
+        (COUNTED,),
+        10,
+    ),
+    Bug(
+        "a request that asks for a text is never answered",
+        (RequestsInFlight, "_answer", _unanswered),
+        (ENDED,),
+        10,
+    ),
+    Bug(
+        "no engine counts as gone or silent",
+        (timeouts, "check", _engines_live_for_ever),
+        (ENDED,),
+        10,
+    ),
+    Bug(
+        "a further attempt has the number of the first",
+        (recovery, "sent", _same_attempt),
+        (ROUTED, ENDED),
+        10,
+    ),
+    Bug(
+        "a client is told of a failure twice",
+        (Recovery, "_deliver", _told_to_one_that_left),
+        (ENDED,),
+        10,
+    ),
+)
+"""Those of the gateway's core: what its requests in flight come to."""
+
 BUGS = (
+    *GATEWAY_BUGS,
     Bug(
         "placement forgets the memory of replicas that still end",
         (Decider, "decide", _without_retired),
@@ -187,6 +330,12 @@ BUGS = (
         3,
     ),
     Bug(
+        "an adapter's name moves as soon as one replica has the new version",
+        (evolve_adapter, "_next", _first_come),
+        (GAP, SERVED),
+        4,
+    ),
+    Bug(
         "an engine's end frees nothing",
         (evolve_replica, "remove", _never_removed),
         (SERVED,),
@@ -194,7 +343,7 @@ BUGS = (
     ),
     Bug(
         "a router declares lost whom it alone does not hear",
-        (observation, "decide_lost", _own_ear_alone),
+        (lifecycle, "decide_lost", _own_ear_alone),
         (ALIVE,),
         2,
     ),

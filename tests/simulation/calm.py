@@ -9,10 +9,10 @@ from nebula.events.values import Adapter
 from nebula.events.vocabulary import ModelUnschedulable
 from tests.simulation.client import TIMEOUT, Asked
 from tests.simulation.cluster import Cluster
-from tests.simulation.invariants import ANSWERED, SERVED, SETTLED
+from tests.simulation.invariants import ANSWERED, COUNTED, ENDED, SERVED, SETTLED
 from tests.simulation.journal import Broken
 from tests.simulation.machine import BROKEN_OPTION
-from tests.simulation.scenario import FAULTS, PARTITIONS
+from tests.simulation.scenario import BUSY_FAULTS, FAULTS, GATEWAY_FAULTS, PARTITIONS, STOPS
 
 QUIET = 45.0
 """Seconds without an event after which the cluster is taken to be at rest."""
@@ -23,7 +23,7 @@ LONGEST = 3_000.0
 MOST_ASKED = 30
 
 
-LASTING = (*FAULTS, *PARTITIONS)
+LASTING = (*FAULTS, *PARTITIONS, *STOPS, *GATEWAY_FAULTS, *BUSY_FAULTS)
 
 
 def calm(cluster: Cluster) -> None:
@@ -85,21 +85,38 @@ def _ask_all(cluster: Cluster) -> None:
         if any(each.given_up for each in replicas) and not _broken(model.spec):
             raise Broken(SERVED, f"a replica of {identity} was given up though nothing was wrong")
         if any(each.serving for each in replicas) and len(asked) < MOST_ASKED:
-            asked.append(cluster.client.ask(identity))
+            asked.append(cluster.clients.ask(identity))
     _wait_for_answers(cluster)
     for each in asked:
         if each.outcome != "answered":
             raise Broken(ANSWERED, f"{each.id} for {each.model}, which serves: {each.outcome}")
     _wake_all(cluster)
-    for each in cluster.client.asked:
+    for each in cluster.clients.asked:
         if not each.outcome:
-            raise Broken(ANSWERED, f"{each.id} for {each.model} has no answer")
+            raise Broken(ENDED, f"{each.id} for {each.model} has no answer")
+    _counts(cluster)
 
 
 def _wait_for_answers(cluster: Cluster) -> None:
     end = cluster.clock.now + TIMEOUT + 20
-    while cluster.clock.now < end and not all(each.outcome for each in cluster.client.asked):
+    while cluster.clock.now < end and (
+        any(gateway.alive and gateway.core.flights for gateway in cluster.gateways.values())
+        or not all(each.outcome for each in cluster.clients.asked)
+    ):
         cluster.clock.run(cluster.clock.now + 2)
+
+
+def _counts(cluster: Cluster) -> None:
+    """Once all requests have ended nothing is counted, or kept, for any of them."""
+    for gateway in cluster.gateways.values():
+        left = [f"{each.id} {each.phase}" for each in gateway.core.flights.values()]
+        untaken = [each.name for each in gateway.heartbeats.routers() if each.untaken]
+        if gateway.alive and (left or untaken or gateway.admission.waiting or gateway.clients):
+            raise Broken(
+                COUNTED,
+                f"{gateway.id} has {left} in flight, clients of {sorted(gateway.clients)}, "
+                f"untaken ones at {untaken}, {gateway.admission.waiting} that wait",
+            )
 
 
 def _wake_all(cluster: Cluster) -> None:
@@ -113,7 +130,7 @@ def _wake_all(cluster: Cluster) -> None:
         if not comes or model.wanted or _broken(model.spec):
             continue
         before = cluster.journal.seq
-        asked = cluster.client.ask(identity)
+        asked = cluster.clients.ask(identity)
         _wait_for_answers(cluster)
         no_room = bool(cluster.journal.state.models[identity].unschedulable) or any(
             record.id == identity and isinstance(record.content, ModelUnschedulable)
@@ -124,10 +141,10 @@ def _wake_all(cluster: Cluster) -> None:
 
 
 def _again(spec: ModelLoadRequested, adapters: dict[str, str]) -> ModelLoadRequested:
-    """Give the request that asks once more for what there is."""
+    """Return the request that asks once more for what there is."""
     return replace(spec, adapters=tuple(Adapter(name, adapters[name]) for name in sorted(adapters)))
 
 
 def _broken(spec: ModelLoadRequested) -> bool:
-    """Tell whether engines can't get ready whatever one does."""
+    """Return whether engines can't get ready whatever is done."""
     return bool(spec.options.get(BROKEN_OPTION))

@@ -1,29 +1,27 @@
-"""Clients: each request asks until it has an answer, as a gateway does for it."""
+"""Clients: each asks once, and reads what it gets, until the end of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Mapping
+from random import Random
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
-from nebula.events import envelope, inference, subjects
-from nebula.events.inference import Piece, Request
-from nebula.events.record import parse_headers
-from nebula.events.state import State
-from tests.simulation.clock import Process, Signal
-from tests.simulation.machine import Send
-from tests.simulation.network import Link
-
-GATEWAY = "gateway"
-UNHEARD = 4.0
-"""Seconds after which a request of which nobody has said anything is sent again."""
-
-SILENT = 15.0
-"""Seconds after which an engine that has a request and says nothing is given up."""
+from nebula.actors.gateway.not_served import NotServed
+from nebula.events.failures import Failure
+from nebula.events.inference import Piece
+from tests.simulation import answers
+from tests.simulation.clock import Clock
+from tests.simulation.gateway import Gateway
+from tests.simulation.invariants import ENDED, WHOLE
+from tests.simulation.journal import Broken
 
 TIMEOUT = 60.0
+"""Seconds after which some clients want no answer any more."""
+
+LEAVES = 0.05
+"""How many of the clients that may leave do so in the middle of it."""
 
 
 class Asked(Struct):
@@ -32,94 +30,79 @@ class Asked(Struct):
     id: str
     model: str
     at: float
+    gateway: Gateway | None = None
     outcome: str = ""
-    attempts: int = 0
+    pieces: list[Piece] = field(default_factory=list)
+
+    def take(self, piece: Piece) -> None:
+        """Read a piece. Raises Broken."""
+        if self.outcome and self.outcome != "left":
+            raise Broken(ENDED, f"{self.id} gets more after its end, {self.outcome}: {piece}")
+        if self.outcome:
+            return
+        self.pieces.append(piece)
+        try:
+            read = answers.text(self.pieces)
+        except (KeyError, IndexError, ValueError) as error:
+            raise Broken(WHOLE, f"{self.id} has read what makes no sense: {error!r}") from error
+        if not piece.failure and not answers.TEXT.startswith(read):
+            raise Broken(WHOLE, f"{self.id} has read {read!r}")
+        if piece.end:
+            self._ended(piece, read)
+
+    def _ended(self, piece: Piece, read: str) -> None:
+        if piece.failure == Failure.REFUSED:
+            self.outcome = f"refused: {piece.body.decode()}"
+        elif piece.failure:
+            if piece.failure not in set(Failure):
+                raise Broken(ENDED, f"{self.id} ends with {piece.failure!r}")
+            self.outcome = f"{piece.failure}: {piece.body.decode()}"
+        elif read != answers.TEXT:
+            raise Broken(WHOLE, f"{self.id} ends well with {read!r}")
+        else:
+            self.outcome = "answered"
 
 
-class Client(Process):
-    """See the module. `lives` says whether a router does, as its heartbeats tell gateways."""
+class Clients:
+    """All clients, each of which is served by one of the gateways."""
 
-    def __init__(
-        self, link: Link, send: Send, state: Callable[[], State], lives: Callable[[str], bool]
-    ) -> None:
-        super().__init__(link.clock)
+    def __init__(self, clock: Clock, gateways: Mapping[str, Gateway], seed: int) -> None:
         self.asked: list[Asked] = []
-        self._link = link
-        self._send = send
-        self._state = state
-        self._lives = lives
-        self._heard: dict[str, list[Piece]] = {}
-        self._signals: dict[str, Signal] = {}
+        self._clock = clock
+        self._gateways = gateways
+        self._seed = seed
 
-    def ask(self, model: str, adapter: str = "") -> Asked:
-        """Send a request."""
-        asked = Asked(f"r{len(self.asked)}", model, self.clock.now)
+    def ask(self, model: str, *, may_leave: bool = False) -> Asked:
+        """Have a client ask for an answer, streamed or not, resumable or not."""
+        now = self._clock.now
+        at_once = sum(each.at == now and each.model == model for each in self.asked)
+        # An id, and what is drawn, do not depend on other requests: those may be left out.
+        asked = Asked(f"{model}-{now * 1000:.0f}-{at_once}", model, now)
+        rng = Random(f"{self._seed} {asked.id}")
         self.asked.append(asked)
-        self.spawn(self._follow(asked, adapter))
+        serving = [each for each in self._gateways.values() if each.serves]
+        if not serving:
+            asked.outcome = "not served: there is no gateway"
+            return asked
+        gateway = asked.gateway = rng.choice(serving)
+        request = answers.request(asked.id, gateway.id, model, "", stream=rng.random() < 0.8)
+        timeout = TIMEOUT if rng.random() < 0.5 else None
+        request = replace(request, timeout=timeout, keep=rng.random() < 0.2)
+        try:
+            gateway.ask(request, asked)
+        except NotServed as error:
+            asked.outcome = f"not served: {error}"
+        if may_leave and rng.random() < LEAVES:
+            self._clock.after(rng.random() * 4, self._leave, asked)
         return asked
 
-    def on_piece(self, identity: str, header: bytes, body: bytes) -> None:
-        """Take a piece of an answer."""
-        piece = envelope.read_piece(parse_headers(header), body)
-        if piece is not None and identity in self._heard:
-            self._heard[identity].append(piece)
-            self._signals[identity].fire()
+    def _leave(self, asked: Asked) -> None:
+        if not asked.outcome and asked.gateway is not None:
+            asked.outcome = "left"
+            asked.gateway.leave(asked.id)
 
-    def _follow(self, asked: Asked, adapter: str) -> Generator[Any, Any, None]:
-        clock = self.clock
-        request = Request(
-            asked.id, GATEWAY, asked.model, "/v1/completions", b"", adapter, timeout=TIMEOUT
-        )
-        heard = self._heard[asked.id] = []
-        signal = self._signals[asked.id] = Signal(clock)
-        while not asked.outcome:
-            asked.attempts = request.attempt
-            header = envelope.block(envelope.request_headers(request))
-            self._send(self._link, subjects.requests(request.model), header, b"")
-            avoid = yield from self._await(asked, request, heard, signal)
-            request = replace(
-                request,
-                attempt=request.attempt + 1,
-                avoid=avoid,
-                timeout=max(0.1, TIMEOUT - (clock.now - asked.at)),
-            )
-        del self._heard[asked.id], self._signals[asked.id]
-
-    def _await(
-        self, asked: Asked, request: Request, heard: list[Piece], signal: Signal
-    ) -> Generator[Any, Any, str]:
-        """Wait for one attempt's end; give whom to avoid with the next."""
-        sent, replica, router, pid = self.clock.now, "", "", 0
-        heard_at = sent
-        while True:
-            while heard:
-                piece = heard.pop(0)
-                if piece.attempt != request.attempt:
-                    continue
-                heard_at = self.clock.now
-                if piece.failure == inference.REFUSED:
-                    asked.outcome = f"refused: {piece.body.decode()}"
-                elif piece.failure:
-                    return replica
-                elif piece.end:
-                    asked.outcome = "answered"
-                elif piece.replica:
-                    replica, router, pid = piece.replica, "", self._pid(piece.replica)
-                elif piece.queued:
-                    router = piece.queued
-            now = self.clock.now
-            if not asked.outcome and now - asked.at > TIMEOUT + 5:
-                asked.outcome = "timed out"
-            if asked.outcome:
-                return ""
-            if replica and (self._pid(replica) != pid or now - heard_at > SILENT):
-                return replica
-            if router and not self._lives(router) and now - heard_at > 5:
-                return ""
-            if not (replica or router) and now - sent > UNHEARD:
-                return ""
-            yield (signal, 1.0)
-
-    def _pid(self, replica: str) -> int:
-        known = self._state().replicas.get(replica)
-        return known.engine.pid if known is not None and known.engine is not None else 0
+    def lose(self, gateway: Gateway) -> None:
+        """A gateway has crashed: its clients see their connections break."""
+        for asked in self.asked:
+            if asked.gateway is gateway and not asked.outcome:
+                asked.outcome = "its gateway crashed"

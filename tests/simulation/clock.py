@@ -45,14 +45,14 @@ class Clock:
 
 
 class Signal:
-    """Something to wait for. It wakes all who wait at that moment, and stays for nobody else."""
+    """Something to wait for. It wakes all tasks that wait at that moment, and no later ones."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._waiting: list[tuple[Task, int]] = []
 
     def fire(self) -> None:
-        """Wake all who wait."""
+        """Wake all waiting tasks."""
         waiting, self._waiting = self._waiting, []
         for task, wait in waiting:
             self._clock.after(0, task.wake, wait, True)

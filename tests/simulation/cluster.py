@@ -1,4 +1,4 @@
-"""The cluster of a world: its machines with their nodes, its routers, a client, the log, NATS."""
+"""The cluster of a world: machines with their nodes, routers, gateways, clients, the log, NATS."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from random import Random
 
 from nebula.events import record as records
 from nebula.events.vocabulary import Event
-from tests.simulation.client import Client
+from tests.simulation.client import Clients
 from tests.simulation.clock import Clock
 from tests.simulation.delivery import Delivery
+from tests.simulation.gateway import Gateway
 from tests.simulation.invariants import Invariants
 from tests.simulation.journal import Journal, Message
 from tests.simulation.machine import Machine
@@ -20,7 +21,7 @@ from tests.simulation.scenario import Scenario
 
 
 class Cluster:
-    """See the module. `faults` counts what has been done to it."""
+    """The cluster. `faults` counts what has been done to it."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
@@ -37,7 +38,11 @@ class Cluster:
         self.invariants.nodes = self.nodes
         self.routers: dict[str, Router] = {}
         self.router_links: dict[str, Link] = {}
-        self._delivery = Delivery(self.invariants, self.rng, self.routers, self.machines)
+        self.gateways: dict[str, Gateway] = {}
+        self.gateway_links: dict[str, Link] = {}
+        self._delivery = Delivery(
+            self.invariants, self.rng, self.routers, self.machines, self.gateways
+        )
         for hardware in scenario.machines:
             link = self._link(hardware.id, scenario.slow)
             rng = self._random(f"machine {hardware.id}")
@@ -50,6 +55,7 @@ class Cluster:
                 self._delivery.send,
                 laws.on_start,
                 laws.on_take,
+                scenario.seed,
             )
             machine.labels = hardware.labels
             self.machines[machine.id] = machine
@@ -58,12 +64,11 @@ class Cluster:
             name = f"router-{number}"
             self.router_links[name] = self._link(name)
             self.start_router(name)
-        self.client = self._delivery.client = Client(
-            Link(self.clock, self._random("client")),
-            self._delivery.send,
-            lambda: self.journal.state,
-            lambda router: self.routers[router].listening,
-        )
+        for number in range(scenario.gateways):
+            place = f"gateway-{number}"
+            self.gateway_links[place] = self._link(place)
+            self.start_gateway(place)
+        self.clients = Clients(self.clock, self.gateways, scenario.seed)
 
     def _random(self, what: str) -> Random:
         return Random(f"{self.scenario.seed} {what}")
@@ -89,6 +94,32 @@ class Cluster:
             self._delivery.stored,
         )
 
+    def start_gateway(self, place: str) -> None:
+        """Start a gateway where there is none any more; each life has an id of its own."""
+        self._lives += 1
+        name = f"{place}-{self._lives}"
+        self.gateways[name] = Gateway(
+            name,
+            self.journal,
+            self.gateway_links[place],
+            self._random(f"gateway {self._lives}"),
+            self._delivery.send,
+            lambda gateway, request: tuple(self._delivery.kept.get((gateway, request), ())),
+        )
+
+    def crash_gateway(self, place: str) -> bool:
+        """Let the gateway there crash; False where none runs."""
+        for gateway in self.gateways.values():
+            if gateway.alive and gateway.link is self.gateway_links[place]:
+                gateway.crash()
+                self.clients.lose(gateway)
+                return True
+        return False
+
+    def lose_kept(self) -> None:
+        """The server that held the data plane's stream has restarted: the stream is empty."""
+        self._delivery.kept.clear()
+
     def publish(self, identity: str, event: Event) -> None:
         """Append an intent as anybody may."""
         self.publish_raw(records.subject_of(identity, event), records.encode(event))
@@ -99,6 +130,6 @@ class Cluster:
         self.journal.store(Message(subject, payload, {}, f"published-{self._published}"))
 
     def links(self) -> list[Link]:
-        """Give the ways of all machines and routers to NATS."""
+        """Return the ways of all machines, routers and gateways to NATS."""
         machines = [machine.link for machine in self.machines.values()]
-        return [*machines, *self.router_links.values()]
+        return [*machines, *self.router_links.values(), *self.gateway_links.values()]

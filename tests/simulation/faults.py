@@ -10,6 +10,7 @@ from nebula.actors.router.loss import LOST_AFTER
 from nebula.events.values import Device
 from nebula.events.vocabulary import EngineFailed
 from tests.simulation.cluster import Cluster
+from tests.simulation.gateway import Gateway
 from tests.simulation.machine import Machine
 from tests.simulation.network import Link
 from tests.simulation.scenario import Step
@@ -36,7 +37,7 @@ def happen(cluster: Cluster, step: Step) -> None:
             cluster.publish_raw(subject.format(who), payload)
         case "ask":
             for _ in range(int(seconds)):
-                cluster.client.ask(who)
+                cluster.clients.ask(who, may_leave=True)
         case "crash router":
             cluster.routers[who].crash()
             cluster.clock.after(seconds, _restart_router, cluster, who)
@@ -50,13 +51,65 @@ def happen(cluster: Cluster, step: Step) -> None:
                     link.hide(who, seconds)
             if cluster.rng.random() < 0.6:
                 cluster.routers[who].stored_away = cluster.clock.now + seconds
+        case "kill busy" | "cut busy" | "stall busy" | "lossy busy":
+            _trouble_busy(cluster, who, step.what, seconds)
+        case "crash gateway":
+            if cluster.crash_gateway(who):
+                cluster.clock.after(seconds, cluster.start_gateway, who)
+        case "cut gateway":
+            _cut_gateway(cluster, who, seconds)
+        case "lossy gateway":
+            cluster.gateway_links[who].loss = 0.3
+            cluster.clock.after(seconds, cluster.gateway_links[who].heal)
+        case "stream lost":
+            cluster.lose_kept()
         case "nats away":
-            for link in cluster.links():
+            for place in cluster.gateway_links:
+                _cut_gateway(cluster, place, seconds)
+            for link in [*_links_of_others(cluster, "").values()]:
                 link.cut(seconds)
             for name, link in cluster.router_links.items():
                 link.when_back(partial(_reconnected, cluster, name))
         case _ if machine is not None:
             _harm(cluster, machine, step.what, seconds)
+
+
+def _trouble_busy(cluster: Cluster, model: str, what: str, seconds: float) -> None:
+    """Trouble the first engine that has a request for a model, if there is one."""
+    busy = (
+        engine
+        for machine in cluster.machines.values()
+        for engine in machine.engines.values()
+        if engine.model == model and engine.requests
+    )
+    engine = next(busy, None)
+    if engine is None:
+        return
+    link = engine.machine.link
+    match what:
+        case "kill busy":
+            engine.exit(-9)
+        case "cut busy":
+            link.cut(seconds)
+        case "stall busy":
+            link.stall(seconds)
+        case "lossy busy":
+            link.loss = 0.3
+            link.clock.after(seconds, link.heal)
+
+
+def _cut_gateway(cluster: Cluster, place: str, seconds: float) -> None:
+    link = cluster.gateway_links[place]
+    link.cut(seconds)
+    for gateway in cluster.gateways.values():
+        if gateway.alive and gateway.link is link:
+            gateway.on_disconnect()
+            link.when_back(partial(_gateway_back, gateway))
+
+
+def _gateway_back(gateway: Gateway) -> None:
+    if gateway.alive:
+        gateway.on_reconnect()
 
 
 def _harm(cluster: Cluster, machine: Machine, what: str, seconds: float) -> None:
@@ -65,6 +118,9 @@ def _harm(cluster: Cluster, machine: Machine, what: str, seconds: float) -> None
         case "crash node":
             cluster.nodes[machine.id].crash()
             cluster.clock.after(seconds, _restart_node, cluster, machine)
+        case "stop node":
+            ended = partial(cluster.clock.after, seconds, _restart_node, cluster, machine)
+            cluster.nodes[machine.id].stop(ended)
         case "reboot":
             cluster.nodes[machine.id].crash()
             machine.reboot()
@@ -138,5 +194,5 @@ def _links_of_others(cluster: Cluster, router: str) -> dict[str, Link]:
 
 
 def _memory(devices: tuple[Device, ...]) -> int:
-    """Give all of their memory."""
+    """Return all of their memory."""
     return sum(each.memory for each in devices)

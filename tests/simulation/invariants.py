@@ -7,17 +7,27 @@ from typing import TYPE_CHECKING, get_args
 
 from nebula.actors.placement.fleet import Place
 from nebula.actors.placement.sizing import device_at, need, usable
+from nebula.actors.router import routing
 from nebula.actors.router.loss import LOST_AFTER
 from nebula.events import envelope, snapshot
 from nebula.events.evolve import evolve, fold
 from nebula.events.index import indexed
 from nebula.events.inference import Request
+from nebula.events.model_status import model_status
 from nebula.events.record import Record, parse_headers
-from nebula.events.standing import standing
 from nebula.events.state import EMPTY, Model, Replica, State
-from nebula.events.vocabulary import Decided, EventRejected, ModelAssigned, NodeLost
+from nebula.events.vocabulary import (
+    AdapterLoaded,
+    AdapterLoadFailed,
+    Decided,
+    EngineFailed,
+    EventRejected,
+    ModelAssigned,
+    NodeLost,
+)
+from tests.simulation.engine import Engine
 from tests.simulation.journal import SAME, Broken, Journal
-from tests.simulation.machine import Engine, Machine
+from tests.simulation.machine import Machine
 
 if TYPE_CHECKING:
     from tests.simulation.node import Node
@@ -31,18 +41,26 @@ ONCE = "no replica runs twice"
 SERVED = "what can be served is served once it is calm"
 ROUTED = "requests go to replicas that serve"
 ANSWERED = "every request is answered"
+ENDED = "a request ends once, with all of its text or a named failure"
+WHOLE = "no word comes twice, and none is missing"
+COUNTED = "nothing is counted any more for requests that have ended"
 TOLD = "what runs is what the log says"
 SETTLED = "decisions die down"
 ALIVE = "a node that reaches the log is never declared lost, and none twice in a short time"
 
+TRIED = "an engine that has served for long is started again"
+
 SURE = 15.0
 """Seconds for which a node has reached the log without a break, so that it must have answered."""
+
+LATE = 2.0
+"""Seconds between what a node sees and when the log has it, where it reaches that."""
 
 DECISIONS = tuple(kind for kind in get_args(Decided) if kind is not EventRejected)
 
 
 class Invariants:
-    """See the module."""
+    """The laws of a world."""
 
     def __init__(self) -> None:
         self.journal: Journal | None = None
@@ -57,6 +75,10 @@ class Invariants:
         if after.seq != before.seq + 1:
             raise Broken(SAME, f"event {record.seq} was folded as number {after.seq}")
         event = record.content
+        if isinstance(event, EngineFailed):
+            self._tried(record, event, before)
+        if isinstance(event, AdapterLoaded | AdapterLoadFailed):
+            self._kept(record, event, before, after)
         if record.basis is None:
             return
         if isinstance(event, DECISIONS):
@@ -71,6 +93,47 @@ class Invariants:
             self._planned(record, event, before, after)
         if isinstance(event, NodeLost):
             self._truly_lost(record)
+
+    def _kept(
+        self,
+        record: Record,
+        event: AdapterLoaded | AdapterLoadFailed,
+        before: State,
+        after: State,
+    ) -> None:
+        """No report of one replica takes an adapter's name off another that serves it."""
+        replica = before.replicas.get(record.id)
+        model = before.models.get(replica.model) if replica is not None else None
+        if model is None:
+            return
+        served = {each.id for each in routing.able(before, model, event.name)}
+        serve = {each.id for each in routing.able(after, after.models[model.id], event.name)}
+        if served - serve:
+            raise Broken(
+                GAP,
+                f"{event.name} of {model.id} is served no more by {sorted(served - serve)} since "
+                f"the report of {record.id} at {record.seq}",
+            )
+
+    def _tried(self, record: Record, event: EngineFailed, before: State) -> None:
+        """A replica that served for long fails for the first time, by what its node saw and told.
+
+        The log's times are later than what they tell of, by no more than `LATE`.
+        """
+        known = before.replicas.get(record.id)
+        if known is None or not known.serving or known.node != event.node or not known.engine:
+            return
+        served, took = (record.time - known.since) / 1e9, (known.since - known.engine.started) / 1e9
+        machine, node = self.machines[known.node], self.nodes[known.node]
+        saw = min(machine.link.clear, machine.clock.now - node.began)
+        if saw < served + took + LATE or event.attempt == 1:
+            return
+        if served >= min(max(2 * (took + LATE), 10.0), 300.0) + LATE:
+            raise Broken(
+                TRIED,
+                f"{record.id} served for {served:.0f} s after a start of {took:.0f} s, and its "
+                f"failure at {record.seq} counts as number {event.attempt} in a row",
+            )
 
     def _truly_lost(self, record: Record) -> None:
         """A node is lost only where it can't say that it lives, or has not started to."""
@@ -245,11 +308,11 @@ class Invariants:
             self._as_told(state, machine)
 
     def _served(self, state: State, model: Model) -> None:
-        stands = standing(state, model)
+        stands = model_status(state, model)
         if model.unloading:
             raise Broken(SERVED, f"{model.id} is still unloading: {stands.detail}")
-        if model.intent > model.answered:
-            raise Broken(SERVED, f"{model.id} waits for a plan since event {model.intent}")
+        if model.requested_seq > model.planned_seq:
+            raise Broken(SERVED, f"{model.id} waits for a plan since event {model.requested_seq}")
         for replica in state.replicas_of(model):
             if replica.retired:
                 raise Broken(SERVED, f"{replica.id} is retired and still there, {replica.phase}")
@@ -258,12 +321,15 @@ class Invariants:
                     SERVED, f"{replica.id} on {replica.node} does not serve: {replica.phase}"
                 )
             loaded = {name for name, status in replica.adapters.items() if status.loaded}
-            if replica.serving and not loaded <= set(model.adapters) <= set(replica.adapters):
+            if replica.serving and not loaded - set(model.leaving) <= set(model.adapters) <= set(
+                replica.adapters
+            ):
                 raise Broken(
                     SERVED,
                     f"{replica.id} has the adapters {sorted(replica.adapters)}, "
                     f"{model.id} wants {sorted(model.adapters)}",
                 )
+        self._versions(state, model)
         short = model.wanted - len(model.assignments)
         if short < 0 and any(each.given_up for each in state.replicas_of(model)):
             return  # what worked before serves beside what was given up
@@ -271,6 +337,23 @@ class Invariants:
             raise Broken(SERVED, f"{model.id} lacks {short} replicas and is not said to")
         if short:
             self._no_room(state, model)
+
+    def _versions(self, state: State, model: Model) -> None:
+        """At rest no adapter waits, and its name stands for what engines really have."""
+        for name, offer in model.offers.items():
+            if name in model.leaving:
+                continue
+            serving = [each for each in state.replicas_of(model) if each.serving]
+            stuck = [each.id for each in serving if not each.adapters[name].reason]
+            if offer.pending and stuck:
+                raise Broken(SERVED, f"{name} of {model.id} waits, though {stuck} have it")
+            for replica in routing.able(state, model, name):
+                machine = self.machines[replica.node]
+                engine = machine.adopt(replica.engine.pid) if replica.engine else None
+                if engine is None or (name, offer.digest) not in engine.adapters:
+                    raise Broken(SERVED, f"{replica.id} does not have {name} {offer.digest}")
+                if {each for each in engine.adapters if each[0] == name} != {(name, offer.digest)}:
+                    raise Broken(SERVED, f"{replica.id} has more than {name} {offer.digest}")
 
     def _no_room(self, state: State, model: Model) -> None:
         """Look for room where placement found none; only for models that are simple to place."""
@@ -307,7 +390,7 @@ class Invariants:
 
 
 def fits(state: State, replica: Replica) -> bool:
-    """Say whether a replica's node is there, with room for all that was promised of its devices."""
+    """Return whether a replica's node is there, with room for all promises of its devices."""
     node = state.nodes.get(replica.node)
     if node is None or node.lost:
         return False

@@ -112,7 +112,7 @@ class Journal:
         return seq
 
     def stored_last(self, subject: str, identity: str) -> int | None:
-        """Give the sequence of the last message on a subject if it has this id."""
+        """Return the sequence of the last message on a subject if it has this id."""
         known = self._last_id.get(subject)
         return known[1] if known is not None and known[0] == identity else None
 
@@ -244,7 +244,7 @@ class Appender:
 
 
 class _Reply:
-    """One try to store a message, under way without whoever sent it."""
+    """One try to store a message, which goes on without its sender."""
 
     def __init__(self, journal: Journal, link: Link, message: Message, *, again: bool) -> None:
         self._journal = journal

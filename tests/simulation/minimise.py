@@ -16,7 +16,7 @@ RUNS = 400
 
 
 def minimise(scenario: Scenario, law: str) -> Scenario:
-    """Give the smallest scenario found in which the same law is broken."""
+    """Return the smallest scenario found in which the same law is broken."""
     left = RUNS
 
     def broken(tried: Scenario) -> bool:

@@ -19,6 +19,7 @@ class Link:
         self._cuts = 0
         self.loss = 0.0
         self._clear = clock.now
+        self._stalled = 0.0
         self._unheard: Counter[str] = Counter()
         self._waiting: list[Callable[[], None]] = []
 
@@ -30,7 +31,8 @@ class Link:
     def delay(self) -> float:
         """Draw how long (s) one message takes: some milliseconds, rarely up to a second."""
         draw = self._rng.random()
-        return self._slow * draw + (0.001 + 0.004 * draw if draw < 0.97 else (draw - 0.97) * 30)
+        usual = 0.001 + 0.004 * draw if draw < 0.97 else (draw - 0.97) * 30
+        return max(0.0, self._stalled - self.clock.now) + self._slow * draw + usual
 
     def loses(self) -> bool:
         """Draw whether one message is lost, or its acknowledgement."""
@@ -41,10 +43,16 @@ class Link:
         self._cuts += 1
         self.clock.after(seconds, self._mend)
 
+    def stall(self, seconds: float) -> None:
+        """Keep what is sent back for a while: it arrives then, and nothing is lost."""
+        self._stalled = max(self._stalled, self.clock.now + seconds)
+        self._clear = max(self._clear, self._stalled)
+
     @property
     def clear(self) -> float:
         """For how long (s) nothing was cut or lost on it."""
-        return self.clock.now - self._clear if self.up and not self.loss else 0.0
+        known = self.up and not self.loss
+        return max(0.0, self.clock.now - self._clear) if known else 0.0
 
     def hide(self, router: str, seconds: float) -> None:
         """Let a router not hear what is told to all over this link, though both reach NATS."""
@@ -55,13 +63,13 @@ class Link:
         self._unheard[router] -= 1
 
     def hides(self, router: str) -> bool:
-        """Tell whether a router does not hear what is told to all over this link."""
+        """Return whether a router does not hear broadcasts over this link."""
         return self._unheard[router] > 0
 
     def _mend(self) -> None:
         self._cuts -= 1
         if self.up:
-            self._clear = self.clock.now
+            self._clear = max(self._stalled, self.clock.now)
             waiting, self._waiting = self._waiting, []
             for resume in waiting:
                 resume()

@@ -1,4 +1,4 @@
-"""The node's process: what it knows and decides is Nebula's own code, `Roster` and `reconcile`.
+"""The node's process: what it knows and decides is Nebula's own: `EngineTable` and `reconcile`.
 
 The order of events around them is that of nebula/actors/node/actor.py, which has asyncio and real
 processes in it: what changes there is to be changed here.
@@ -6,7 +6,7 @@ processes in it: what changes there is to be changed here.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from random import Random
 from typing import Any
 
@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nebula.actors.node import reconciliation
+from nebula.actors.node.engine_table import EngineEntry, EngineTable, service
 from nebula.actors.node.reconciliation import (
     LoadAdapter,
     Restarts,
@@ -21,11 +22,11 @@ from nebula.actors.node.reconciliation import (
     Stop,
     UnloadAdapter,
 )
-from nebula.actors.node.roster import Entry, Roster
 from nebula.actors.placement.decision import replicas_on
 from nebula.events import subjects
+from nebula.events.heartbeats import NodeHeartbeat
 from nebula.events.state import Replica
-from nebula.events.status import NodeStatus
+from nebula.events.version import SINCE, VERSION
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
@@ -35,11 +36,13 @@ from nebula.events.vocabulary import (
     Event,
     NodeHeard,
     NodeRegistered,
+    NodeStopped,
     ReplicaEvent,
 )
 from tests.simulation.clock import Process, Signal
-from tests.simulation.journal import Appender, Follower, Journal, Unavailable
-from tests.simulation.machine import Engine, Machine
+from tests.simulation.engine import Engine
+from tests.simulation.journal import EPOCH, Appender, Follower, Journal, Unavailable
+from tests.simulation.machine import Machine
 
 HEARTBEAT = 4.0
 """Twice the real one: a node is lost after thirty seconds."""
@@ -51,7 +54,7 @@ DRAIN = 60.0
 LAST_TRY = 3.0
 
 
-class _Entry(Entry):
+class _Entry(EngineEntry):
     """An entry of the node's map, with the engine that runs."""
 
     def __init__(self, replica: Replica, version: int, attempt: int) -> None:
@@ -61,7 +64,7 @@ class _Entry(Entry):
 
 
 class Node(Process):
-    """See the module."""
+    """One node."""
 
     def __init__(self, machine: Machine, journal: Journal, rng: Random, life: int) -> None:
         super().__init__(machine.clock)
@@ -71,11 +74,13 @@ class Node(Process):
         self._name = f"{machine.id}.{life}"
         self._told = 0
         self._appender = Appender(journal, machine.link, self._name)
-        self._engines: Roster[_Entry] = Roster(Restarts())
+        self._engines: EngineTable[_Entry] = EngineTable(Restarts())
         self._wake = Signal(self.clock)
         self._woken = False
         self.follower: Follower | None = None
         self.began = self.clock.now
+        self._registration = 0
+        self._stopping = False
         self.spawn(self._run())
 
     def crash(self) -> None:
@@ -83,6 +88,37 @@ class Node(Process):
         super().crash()
         if self.follower is not None:
             self.follower.close()
+
+    def stop(self, ended: Callable[[], object]) -> None:
+        """End in good order, with all engines, then call `ended`; at once where it only begins."""
+        if self._stopping or not self.alive:
+            return
+        if self.follower is None:
+            self.crash()
+            ended()
+            return
+        self._stopping = True
+        self.spawn(self._stop(ended))
+        # What the log has not taken by then is never told.
+        self.clock.after(GRACE + 2 * LAST_TRY, self._gone, ended)
+
+    def _stop(self, ended: Callable[[], object]) -> Generator[Any, Any, None]:
+        for entry in self._engines:
+            if entry.stop("the node was stopped"):
+                self.spawn(self._end(entry, 0.0))
+        while len(self._engines):
+            yield POLL
+        state = self._follow.state
+        known = state.nodes.get(self.machine.id)
+        told = known is not None and not known.away and known.registered == self._registration
+        if told and state.cluster.version >= SINCE[NodeStopped.__name__, ""]:
+            yield from self._tell(self.machine.id, NodeStopped(self._registration), None)
+        self.clock.after(0.0, self._gone, ended)
+
+    def _gone(self, ended: Callable[[], object]) -> None:
+        if self.alive:
+            self.crash()
+            ended()
 
     @property
     def _follow(self) -> Follower:
@@ -95,19 +131,20 @@ class Node(Process):
         self.follower = Follower(self.journal, self.machine.link, self._rng)
         self.began = self.clock.now
         self.spawn(self._answer_doubts())
-        if not self._is_lost():
-            yield from self._tell(self.machine.id, self._registration(), None)
+        known = self._follow.state.nodes.get(self.machine.id)
+        if known is None or not known.lost:
+            yield from self._register()
         yield from self._adopt()
         self.spawn(self._beat())
         while True:
             self._woken = False
             looked = self.clock.now
             self._act()
-            if self._is_lost():
+            if self._is_out() and not self._stopping:
                 for entry in self._engines:
                     entry.hurried = True
                 if not self._engines:
-                    yield from self._tell(self.machine.id, self._registration(), None)
+                    yield from self._register()
                     continue
             if not self._woken:
                 pause = self._engines.pause(looked, self.clock.now)
@@ -116,8 +153,8 @@ class Node(Process):
                 else:
                     yield (self._wake, pause)
 
-    def _is_lost(self) -> bool:
-        return reconciliation.is_lost(self._follow.state, self.machine.id)
+    def _is_out(self) -> bool:
+        return reconciliation.is_out(self._follow.state, self.machine.id)
 
     def _answer_doubts(self) -> Generator[Any, Any, None]:
         while True:
@@ -127,8 +164,10 @@ class Node(Process):
             else:
                 yield self._follow.changed
 
-    def _registration(self) -> NodeRegistered:
-        return NodeRegistered(self.machine.devices, self.machine.id, self.machine.labels)
+    def _register(self) -> Generator[Any, Any, None]:
+        machine = self.machine
+        offered = NodeRegistered(machine.devices, machine.id, machine.labels, reads=VERSION)
+        self._registration = yield from self._tell(machine.id, offered, None)
 
     def _notice(self) -> None:
         self._woken = True
@@ -141,6 +180,8 @@ class Node(Process):
             self._notice()
 
     def _act(self) -> None:
+        if self._stopping:
+            return
         state = self._follow.state
         mine = replicas_on(state, self.machine.id)
         for action in self._engines.due(state, mine, self.clock.now):
@@ -172,7 +213,7 @@ class Node(Process):
         engine.terminate(GRACE)
 
     def _live(self, entry: _Entry, replica: Replica) -> Generator[Any, Any, None]:
-        started = self.clock.now
+        started, adopted = self.clock.now, entry.engine is not None
         if entry.engine is None:
             launch = replica.launch
             yield 0.02 + 0.2 * self._rng.random()
@@ -189,7 +230,7 @@ class Node(Process):
             if engine.answers:
                 ready = EngineReady("0", round(self.clock.now - started, 1))
                 entry.noted((yield from self._tell(entry.replica, ready, entry.last_seq)))
-                entry.answers(self.clock.now)
+                entry.answers(self.clock.now, None if adopted else self.clock.now - started)
                 self._notice()
             else:
                 yield engine.changed
@@ -227,17 +268,24 @@ class Node(Process):
                 yield 1.0
             else:
                 if isinstance(action, UnloadAdapter):
-                    entry.engine.adapters.discard(action.name)
-                    event = AdapterUnloaded(action.name)
-                elif self.machine.trouble.adapters_fail > self.clock.now:
-                    event = AdapterLoadFailed(action.name, action.source, "refused")
+                    for held in list(entry.engine.adapters):
+                        if held[0] == action.name and action.digest in ("", held[1]):
+                            entry.engine.adapters.discard(held)
+                    event = AdapterUnloaded(action.name, digest=action.digest)
                 else:
-                    entry.engine.adapters.add(action.name)
-                    event = AdapterLoaded(action.name, action.source)
+                    event = self._load_adapter(entry.engine, action)
                 if self._engines.get(action.replica) is entry:
                     yield from self._tell(action.replica, event, cause)
         self._engines.adapted(action.replica)
         self._notice()
+
+    def _load_adapter(self, engine: Engine, action: LoadAdapter) -> Event:
+        digest = self.machine.copy(action.source, action.digest)
+        if not digest or self.machine.trouble.adapters_fail > self.clock.now:
+            why = "refused" if digest else "its files are another version"
+            return AdapterLoadFailed(action.name, action.source, why, asked=action.asked)
+        engine.adapters.add((action.name, digest))
+        return AdapterLoaded(action.name, action.source, digest=digest, asked=action.asked)
 
     def _adopt(self) -> Generator[Any, Any, None]:
         kept: set[int] = set()
@@ -255,7 +303,9 @@ class Node(Process):
                 continue
             entry = _Entry(replica, known.version, replica.attempt)
             entry.engine = engine
-            self._engines.adopt(entry, ready=replica.phase == "ready", now=self.clock.now)
+            ready, now = replica.phase == "ready", self.clock.now
+            served, took = service(replica, EPOCH / 1e9 + now)
+            self._engines.adopt(entry, ready=ready, now=now, served=served, took=took)
             kept.add(engine.pid)
             self.spawn(self._live(entry, replica))
         for pid, engine in list(self.machine.engines.items()):
@@ -283,7 +333,7 @@ class Node(Process):
 
     def _beat(self) -> Generator[Any, Any, None]:
         while True:
-            status = NodeStatus(self.machine.id, 1, len(self._engines), 0)
+            status = NodeHeartbeat(self.machine.id, 1, len(self._engines), 0)
             subject = subjects.node_status(self.machine.id)
             self.machine.say(subject, b"", msgspec.json.encode(status))
             yield HEARTBEAT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from nebula.history.telling import told
+from nebula.history.description import describe
 from tests.simulation.journal import EPOCH
 from tests.simulation.scenario import Scenario
 from tests.simulation.world import Outcome, World
@@ -18,6 +18,7 @@ def summary(outcomes: Iterable[Outcome], seconds: float) -> str:
     runs = list(outcomes)
     faults: Counter[str] = sum((each.faults for each in runs), Counter())
     asked: Counter[str] = sum((each.asked for each in runs), Counter())
+    attempts: Counter[str] = sum((each.attempts for each in runs), Counter())
     events, steps = sum(each.events for each in runs), sum(each.steps for each in runs)
     held = sum(not each.law for each in runs)
     largest = max(runs, key=lambda each: each.nodes)
@@ -29,6 +30,9 @@ def summary(outcomes: Iterable[Outcome], seconds: float) -> str:
         "faults: " + ", ".join(f"{name} {count:,}" for name, count in sorted(faults.items())),
         "requests: " + ", ".join(f"{name} {count:,}" for name, count in sorted(asked.items())),
     ]
+    lines.append(
+        "attempts: " + ", ".join(f"{name} {count:,}" for name, count in sorted(attempts.items()))
+    )
     return "\n".join(lines)
 
 
@@ -54,7 +58,7 @@ def story(scenario: Scenario, original: Scenario) -> str:
         at = (record.time - EPOCH) / 1e9
         cause = f" because of {record.cause}" if record.cause else ""
         lines.append(
-            f"    {record.seq} at {at:.2f} s: {record.type} {record.id}{cause}: {told(record)}"
+            f"    {record.seq} at {at:.2f} s: {record.type} {record.id}{cause}: {describe(record)}"
         )
     if outcome.trace:
         lines.append(outcome.trace)

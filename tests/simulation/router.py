@@ -1,6 +1,6 @@
-"""The router's process: what it decides and whom it sends requests to is Nebula's own code.
+"""The router's process: its decisions and its choice of replicas are Nebula's own code.
 
-The order of events around `Deciding`, `Guards` and `Dispatch` is that of
+The order of events around `PendingDecisions`, `Guards` and `Dispatch` is that of
 nebula/actors/router/actor.py: what changes there is to be changed here.
 """
 
@@ -15,10 +15,10 @@ from msgspec.structs import replace
 
 from nebula.actors.placement import decision as placement
 from nebula.actors.placement.decision import Decision
-from nebula.actors.router.deciding import Deciding
 from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.guards import Guards
-from nebula.actors.router.observing import Observer
+from nebula.actors.router.observer import Observer
+from nebula.actors.router.pending_decisions import PendingDecisions
 from nebula.events import subjects
 from nebula.events.state import State
 from nebula.events.version import VERSION
@@ -43,7 +43,7 @@ TICK = 1.0
 """The real one ticks ten times as often; what waits goes on with every event that matters too."""
 
 
-class _Checked(Deciding):
+class _Checked(PendingDecisions):
     """Now and then it looks whether one that remembers nothing would decide the same."""
 
     def __init__(self, observer: Observer, dispatch: Dispatch, rng: Random) -> None:
@@ -51,7 +51,7 @@ class _Checked(Deciding):
         self._rng = rng
 
     def decide(self, state: State) -> tuple[Decision, ...]:
-        """Give what the state calls for. Raises Broken."""
+        """Return what the state calls for. Raises Broken."""
         due = super().decide(state)
         if self._rng.random() < 0.05:
             anew = placement.decide(state)
@@ -61,7 +61,7 @@ class _Checked(Deciding):
 
 
 class Router(Process):
-    """See the module."""
+    """One router."""
 
     def __init__(
         self,
@@ -111,6 +111,7 @@ class Router(Process):
             lambda: clock.now,
             lambda: EPOCH + int(clock.now * 1e9),
         )
+        dispatch.addressed = True
         observer = self.observer = Observer(self.name, lambda: clock.now)
         follower.on_record = observer.on_record
         deciding = _Checked(observer, dispatch, self._rng)
@@ -142,7 +143,7 @@ class Router(Process):
                     observer.on_stored(node, self._stored[node])
 
     def _tick(
-        self, dispatch: Dispatch, deciding: Deciding, observer: Observer, follower: Follower
+        self, dispatch: Dispatch, deciding: PendingDecisions, observer: Observer, follower: Follower
     ) -> Generator[Any, Any, None]:
         beats = looks = 0.0
         while True:

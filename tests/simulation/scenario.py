@@ -25,14 +25,15 @@ from nebula.events.intents import (
 )
 from nebula.events.memory import GIB
 from nebula.events.values import Adapter, Autoscale, Device, Task
-from nebula.events.vocabulary import Event, NodeDeregistered
+from nebula.events.version import VERSION
+from nebula.events.vocabulary import ClusterFounded, Event, NodeDeregistered
 from tests.simulation.machine import BROKEN_OPTION
 
 MEMORY = (None, None, "8GiB", "12GiB", "20GiB", "36GiB", "60GiB")
 
 
 class Step(Struct, frozen=True):
-    """Something that happens at a time (s): `what`, to whom, and for how long or how much.
+    """Something that happens at a time (s): `what`, to which actor, and for how long or how much.
 
     An intent is `what="publish"` and its event.
     """
@@ -86,6 +87,7 @@ class Scenario(Struct, frozen=True):
     steps: tuple[Step, ...]
     calm: float
     slow: float = 0.0
+    gateways: int = 1
 
 
 FAULTS = (
@@ -112,6 +114,16 @@ PARTITIONS = ("deaf router",)
 """Faults that are drawn apart from the others, so that these stay what they were."""
 
 
+STOPS = ("stop node",)
+"""What people do to nodes, which is not a fault; drawn apart too."""
+
+GATEWAY_FAULTS = ("crash gateway", "cut gateway", "lossy gateway", "stream lost")
+"""Faults of what streams come through, drawn with the requests that they trouble."""
+
+BUSY_FAULTS = ("kill busy", "cut busy", "stall busy", "lossy busy")
+"""Faults of an engine that has a request for a model, or of its machine."""
+
+
 def draw(seed: int) -> Scenario:
     """Draw a seed's scenario: most are small, a few have hundreds of nodes and models."""
     rng = Random(f"scenario {seed}")
@@ -134,12 +146,16 @@ def draw(seed: int) -> Scenario:
     happens += [_step(rng, calm, names, machines, routers) for _ in range(steps)]
     happens += _moves(Random(f"moves {seed}"), calm, names)
     happens += _partitions(Random(f"partitions {seed}"), calm, routers)
+    happens += _stops(Random(f"stops {seed}"), calm, machines)
+    gateways = Random(f"gateways {seed}").randint(1, 2)
+    happens += _streams(Random(f"streams {seed}"), calm, names, gateways)
     happens.sort(key=lambda step: step.at)
-    return Scenario(seed, machines, routers, tuple(happens), calm, 2.0 if large else 0.0)
+    slow = 2.0 if large else 0.0
+    return Scenario(seed, machines, routers, tuple(happens), calm, slow, gateways)
 
 
 def _moves(rng: Random, calm: float, names: list[str]) -> list[Step]:
-    """In a fifth of all worlds somebody wants replicas elsewhere, whether they are there or not."""
+    """In a fifth of all worlds replicas are to move elsewhere, whether they exist or not."""
     if rng.random() > 1 / 5:
         return []
     steps = []
@@ -164,6 +180,34 @@ def _partitions(rng: Random, calm: float, routers: int) -> list[Step]:
         )
         for _ in range(rng.randint(1, 3))
     ]
+
+
+def _stops(rng: Random, calm: float, machines: tuple[Hardware, ...]) -> list[Step]:
+    """In a quarter of all worlds node processes are stopped in good order, and started again."""
+    if rng.random() > 1 / 4:
+        return []
+    founded = Step(0.0, "publish", "c1", event=ClusterFounded("simulated", VERSION))
+    return [founded] + [
+        Step(rng.random() * calm, "stop node", rng.choice(machines).id, rng.random() * 60)
+        for _ in range(rng.randint(1, 4))
+    ]
+
+
+def _streams(rng: Random, calm: float, names: list[str], gateways: int) -> list[Step]:
+    """In all worlds clients ask, and in most of them trouble comes in the middle of their answers.
+
+    Trouble comes shortly after some of them have asked for a model that may serve by then.
+    """
+    steps = []
+    for _ in range(rng.randint(2, 6)):
+        at, model = 15 + rng.random() * max(1.0, calm - 15), rng.choice(names)
+        for _ in range(2):
+            steps.append(Step(at + rng.random(), "ask", model, rng.randint(1, 4)))
+        what = rng.choice((*GATEWAY_FAULTS, *BUSY_FAULTS, *BUSY_FAULTS))
+        seconds = rng.choice((0.5, 4.0, 12.0, 24.0)) * (0.5 + rng.random())
+        who = f"gateway-{rng.randrange(gateways)}" if what in GATEWAY_FAULTS else model
+        steps.append(Step(min(calm, at + 0.5 + rng.random() * 4), what, who, seconds))
+    return steps
 
 
 def _machine(rng: Random, number: int) -> Hardware:

@@ -17,7 +17,7 @@ FAILURES = 3
 
 
 def failure() -> Outcome:
-    """Give the one of the first failures that has the fewest steps."""
+    """Return, of the first failures, that with the fewest steps."""
     found: list[Outcome] = []
     for seed in range(SEEDS):
         outcome = World(draw(seed)).run()

@@ -32,12 +32,13 @@ class Outcome(Struct):
     steps: int = 0
     faults: Counter[str] = Counter()
     asked: Counter[str] = Counter()
+    attempts: Counter[str] = Counter()
     nodes: int = 0
     models: int = 0
 
 
 class World:
-    """See the module."""
+    """One world."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.cluster = Cluster(scenario)
@@ -61,12 +62,14 @@ class World:
         outcome.events, outcome.steps = cluster.journal.seq, cluster.clock.steps
         outcome.faults = cluster.faults
         outcome.models = len(cluster.journal.state.models)
-        outcome.asked = Counter(each.outcome.partition(":")[0] for each in cluster.client.asked)
+        outcome.asked = Counter(each.outcome.partition(":")[0] for each in cluster.clients.asked)
+        sent = (gateway.attempts for gateway in cluster.gateways.values())
+        outcome.attempts = sum(sent, Counter())
         outcome.print = self.fingerprint()
         return outcome
 
     def fingerprint(self) -> str:
-        """Give a hash of the log, its times included, and of the state."""
+        """Return a hash of the log, its times included, and of the state."""
         journal = self.cluster.journal
         whole = hashlib.sha256()
         for record in journal.records:

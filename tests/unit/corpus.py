@@ -12,6 +12,6 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.jsonl"))
 
 
 def records(name: str) -> list[Record]:
-    """Give the records of one recorded log."""
+    """Return the records of one recorded log."""
     with (FOLDER / f"{name}.jsonl").open("rb") as file:
         return list(Reader(file, name).records())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hypothesis import strategies as st
 
 from nebula.actors.placement.decision import Decision, decide
 from nebula.events import record
-from nebula.events.evolve import evolve
+from nebula.events.evolve import evolve, fold
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -24,10 +25,12 @@ from nebula.events.memory import GIB
 from nebula.events.record import Entry, Record
 from nebula.events.state import EMPTY, Engine, Model, Replica, State
 from nebula.events.values import Adapter, Assignment, Autoscale, Device, Target, Weights
+from nebula.events.version import VERSION
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterUnloaded,
+    ClusterFounded,
     EngineFailed,
     EngineReady,
     EngineResumed,
@@ -48,6 +51,7 @@ from nebula.events.vocabulary import (
     NodeHeard,
     NodeLost,
     NodeRegistered,
+    NodeStopped,
     NodeSuspected,
 )
 
@@ -131,22 +135,26 @@ class Story:
         """Let a node give a replica up."""
         return self.given(replica, EngineFailed("ValueError: no", 1, attempt=3))
 
+    def at(self, seq: int) -> State:
+        """Return the state as it was with the event of a sequence."""
+        return fold(EMPTY, self.log[:seq])
+
     def model(self, identity: str = "chat") -> Model:
-        """Give a model as it is now."""
+        """Return a model as it is now."""
         return self.state.models[identity]
 
     def replica(self, identity: str = "chat-0") -> Replica:
-        """Give a replica as it is now."""
+        """Return a replica as it is now."""
         return self.state.replicas[identity]
 
     def engine(self, identity: str = "chat-0") -> Engine:
-        """Give a replica's engine, which is there."""
+        """Return a replica's engine, which is there."""
         engine = self.state.replicas[identity].engine
         assert engine is not None
         return engine
 
     def places(self, identity: str = "chat") -> dict[str, str]:
-        """Give where a model's replicas are planned: replica -> "node/device"."""
+        """Return where a model's replicas are planned: replica -> "node/device"."""
         return {
             place.replica: "+".join(f"{place.node}/{device}" for device in place.devices)
             for place in self.model(identity).assignments
@@ -178,9 +186,9 @@ def cluster(**nodes: Sequence[float]) -> Story:
     return story
 
 
-def load(replicas: int = 1, memory: str | None = None, **fields: object) -> ModelLoadRequested:
+def load(replicas: int = 1, memory: str | None = None, **fields: Any) -> ModelLoadRequested:
     """Ask for a model."""
-    return ModelLoadRequested("/m", replicas=replicas, memory=memory, **fields)  # type: ignore[arg-type]
+    return ModelLoadRequested("/m", replicas=replicas, memory=memory, **fields)
 
 
 _model_ids = st.sampled_from(["a", "b", "b-0"])
@@ -307,13 +315,14 @@ facts: st.SearchStrategy[tuple[str, Event]] = st.one_of(
             st.just(NodeSuspected()),
             st.just(NodeHeard()),
             st.just(NodeLost()),
+            st.builds(NodeStopped, st.sampled_from([0, 2, 9])),
             st.just(NodeDeregistered()),
         ),
     ),
 )
 """What actors report, also in orders in which no actor would."""
 
-plans: st.SearchStrategy[tuple[str, Event]] = st.one_of(map(_plans_of, ("a", "b")))
+plans: st.SearchStrategy[tuple[str, Event]] = st.one_of(*map(_plans_of, ("a", "b")))
 """Plans that name replicas of their own model, as every plan should."""
 
 decisions_by_hand: st.SearchStrategy[tuple[str, Event]] = st.one_of(
@@ -347,7 +356,7 @@ _raw = st.tuples(
 
 
 def message(identity: str, event: Event) -> tuple[str, bytes]:
-    """Give what is published for an event: (subject, payload)."""
+    """Return what is published for an event: (subject, payload)."""
     return record.subject_of(identity, event), record.encode(event)
 
 
@@ -355,6 +364,7 @@ _messages = st.one_of(intents, facts).map(lambda pair: message(*pair))
 _by_hand = decisions_by_hand.map(lambda pair: message(*pair))
 _anything = st.one_of(_messages, _messages, _messages, _by_hand, _raw)
 _UNDER_WAY = [
+    message("c1", ClusterFounded("lab", VERSION)),
     message("n1", gpus(16)),
     message("a", load(lora=True)),
     message("a", ModelAssigned(1, (Assignment("a-0", "n1", (0,), GIB, 1),))),

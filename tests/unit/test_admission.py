@@ -9,7 +9,7 @@ LATE = TARGET + 0.5
 
 
 def behind(*waits: float, waiting: int = CROWD) -> bool:
-    """Say whether what comes after an interval with these waits is refused."""
+    """Return whether what comes after an interval with these waits is refused."""
     admission = Admission()
     admission.waiting = waiting
     for wait in waits:
@@ -26,7 +26,7 @@ def test_few_may_wait_for_however_long() -> None:
     assert not behind(LATE, waiting=CROWD - 1)
 
 
-def test_an_interval_in_which_nobody_is_taken_on_changes_nothing() -> None:
+def test_an_interval_without_new_requests_changes_nothing() -> None:
     assert not behind()
     admission = Admission()
     admission.waiting = CROWD

@@ -18,14 +18,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nebula.actors.gateway.answer import GAP, Answer, Broken
-from nebula.actors.gateway.chunks import CHAT, COMPLETIONS
-from nebula.actors.gateway.continuing import CantContinue, Continuation, Detokenize, Finish
+from nebula.actors.gateway.answer import Answer, Broken
 from nebula.actors.gateway.resuming import Resumption, prepared
 from nebula.events import envelope
-from nebula.events.inference import ENGINE_FAILED, Piece, Request
-from nebula.store.inference_log import Said
-from tests.unit.test_continuing import Split, by_event, groupings, request, splits, tokenised
+from nebula.events.failures import Failure
+from nebula.events.inference import Piece, Request
+from nebula.openai.continuation import CantContinue, Continuation, Detokenize, Finish
+from nebula.openai.stream import CHAT, COMPLETIONS
+from nebula.store.inference_log import StoredMessage
+from tests.unit.test_continuation import Split, by_event, groupings, request, splits, tokenised
 from tests.unit.vllm_stream import Engine, Grouping, one
 
 REQUEST = Request("r", "gw", "chat", "/v1/completions", b"{}")
@@ -72,7 +73,7 @@ def test_a_short_answer_is_one_piece() -> None:
     assert given_by(answer(), whole) == [whole]
 
 
-def test_who_has_the_request_is_known_before_anything_is_given() -> None:
+def test_the_replica_that_has_the_request_is_known_before_anything_is_given() -> None:
     folded = answer()
     assert given_by(folded, Piece(-1, queued="r1")) == []
     assert (folded.queued, folded.replica) == ("r1", "")
@@ -93,13 +94,13 @@ def test_a_piece_that_comes_twice_is_given_once() -> None:
 def test_a_gap_breaks_the_attempt_and_nothing_after_it_is_given() -> None:
     folded = answer(HEAD)
     assert given_by(folded, LAST, MIDDLE) == []
-    assert folded.broken == Broken(GAP)
+    assert folded.broken == Broken(Failure.GAP)
 
 
 def test_an_engine_that_fails_breaks_the_attempt_whatever_its_number() -> None:
     folded = answer(HEAD)
-    assert given_by(folded, Piece(7, end=True, failure=ENGINE_FAILED), MIDDLE) == []
-    assert folded.broken == Broken(ENGINE_FAILED)
+    assert given_by(folded, Piece(7, end=True, failure=Failure.ENGINE_FAILED), MIDDLE) == []
+    assert folded.broken == Broken(Failure.ENGINE_FAILED)
     assert not folded.complete
 
 
@@ -107,7 +108,7 @@ def test_an_error_of_the_engines_own_breaks_the_attempt_and_is_kept() -> None:
     error = Piece(0, b'{"error":{}}', 500, JSON, "chat-0", end=True)
     folded = answer()
     assert given_by(folded, error) == []
-    assert folded.broken == Broken(ENGINE_FAILED, error)
+    assert folded.broken == Broken(Failure.ENGINE_FAILED, error)
     assert not folded.begun
 
 
@@ -153,23 +154,23 @@ def second(piece: Piece, continues: str = "") -> Piece:
 
 
 def test_a_second_attempt_of_what_had_not_begun_is_the_answer() -> None:
-    folded = answer(Piece(-1, replica="chat-0"), Piece(0, end=True, failure=ENGINE_FAILED))
+    folded = answer(Piece(-1, replica="chat-0"), Piece(0, end=True, failure=Failure.ENGINE_FAILED))
     folded.turn_to(2, "")
     assert (folded.broken, folded.replica) == (None, "")
     pieces = given_by(folded, second(HEAD), HEAD, second(MIDDLE), MIDDLE, second(LAST))
     assert b"".join(piece.body for piece in pieces) == b"one two three"
 
 
-def test_who_reads_later_turns_to_the_next_attempt_with_its_first_piece() -> None:
+def test_a_later_reader_turns_to_the_next_attempt_with_its_first_piece() -> None:
     error = Piece(0, b"", 500, JSON, "chat-0", end=True)
     pieces = given_by(answer(), error, second(Piece(-1, queued="r1")), second(HEAD))
     assert pieces == [HEAD]
 
 
 def test_an_answer_that_has_begun_does_not_begin_anew() -> None:
-    folded = answer(HEAD, Piece(1, end=True, failure=ENGINE_FAILED))
+    folded = answer(HEAD, Piece(1, end=True, failure=Failure.ENGINE_FAILED))
     assert given_by(folded, second(HEAD), second(MIDDLE)) == []
-    assert folded.broken == Broken(GAP)
+    assert folded.broken == Broken(Failure.GAP)
 
 
 def test_what_goes_on_without_being_a_stream_is_of_no_use() -> None:
@@ -178,10 +179,10 @@ def test_what_goes_on_without_being_a_stream_is_of_no_use() -> None:
     live.answer.turn_to(2, "rest")
     head = Piece(0, b'{"error":{}}', 400, JSON, "chat-1", end=True, attempt=2, continues="rest")
     assert given_by(live.answer, head) == []
-    assert live.answer.broken == Broken(ENGINE_FAILED)
+    assert live.answer.broken == Broken(Failure.ENGINE_FAILED)
 
 
-def test_a_refusal_of_what_goes_on_ends_the_answer_also_for_who_reads_later() -> None:
+def test_a_refusal_of_what_goes_on_ends_the_answer_also_for_a_later_reader() -> None:
     live = Live(tokens=[b"a", b"b"])
     live.engine(cut=0.5)
     refusal = Piece(
@@ -193,7 +194,7 @@ def test_a_refusal_of_what_goes_on_ends_the_answer_also_for_who_reads_later() ->
     assert resumed(live.said)[-1] == refusal
 
 
-def test_an_answer_that_is_no_stream_can_not_go_on() -> None:
+def test_an_answer_without_a_stream_can_not_go_on() -> None:
     way = answer(HEAD).way_on(CONTEXT)
     assert way == CantContinue("it is no stream of text")
 
@@ -220,7 +221,7 @@ class Live:
         self.engines = 0
         self.asked = Continuation(path, self.request.body, "own")
         self.given: list[Piece] = []
-        self.said: list[Said] = []
+        self.said: list[StoredMessage] = []
         self._tokens, self._grouping, self._split = tokens, grouping, split
         self._unsaid: list[Piece] = []
 
@@ -272,7 +273,7 @@ class Live:
                     self._ends("finished", body)
                     return False
                 case CantContinue(reason=reason):
-                    self._ends("cant-continue", f"{ENGINE_FAILED}: {reason}".encode())
+                    self._ends("cant-continue", f"{Failure.ENGINE_FAILED}: {reason}".encode())
                     return False
 
     def again(self, form: str) -> None:
@@ -292,14 +293,16 @@ class Live:
         self.said.append(self._said("responses.gw.r", piece.body, header))
 
     @staticmethod
-    def _said(subject: str, body: bytes, header: bytes = b"") -> Said:
-        return Said(1, 1, f"nebula.inference.{subject}", header, body, len(body))
+    def _said(subject: str, body: bytes, header: bytes = b"") -> StoredMessage:
+        return StoredMessage(1, 1, f"nebula.inference.{subject}", header, body, len(body))
 
 
-def resumed(said: Sequence[Said], of: Request | None = None, after: int = 0) -> list[Piece]:
+def resumed(
+    said: Sequence[StoredMessage], of: Request | None = None, after: int = 0
+) -> list[Piece]:
     """What a client gets that comes back for the events after `after`."""
     claimed = prepared(Request("r", "gw", "chat", CHAT, request(CHAT, max_tokens=200), keep=True))
-    resumption = Resumption(cast("Any", None), "r", after)
+    resumption = Resumption(cast("Any", None), "r", str(after))
     folded = Answer(of or claimed, after=after)
     given = []
     for each in said:
@@ -333,12 +336,12 @@ def test_the_events_of_a_stream_that_can_be_resumed_are_numbered() -> None:
     assert events[-1] == b"id: %d\ndata: [DONE]\n\n" % len(events)
 
 
-def test_those_of_any_other_are_not() -> None:
+def test_the_events_of_a_stream_that_can_t_be_resumed_have_no_numbers() -> None:
     live = served(Live([b"a", b"b"], keep=False), [])
     assert b"id: " not in text(live.given)
 
 
-def test_a_body_that_is_no_stream_is_not_numbered() -> None:
+def test_a_body_without_a_stream_is_not_numbered() -> None:
     assert text(given_by(answer(keep=True), HEAD, MIDDLE, LAST)) == b"one two three"
 
 
@@ -357,7 +360,7 @@ def test_an_event_that_comes_in_parts_has_one_number() -> None:
 
 
 @pytest.mark.parametrize("failure", ["idle", "cant-continue"])
-def test_the_words_of_a_failure_are_no_event_and_have_no_number(failure: str) -> None:
+def test_the_words_of_a_failure_are_not_an_event_and_have_no_number(failure: str) -> None:
     live = Live([b"a", b"b"])
     live.engine(cut=0.5)
     ended = live.answer.end(Piece(0, b"engine-failed: why", failure=failure))
@@ -370,7 +373,7 @@ def test_an_error_event_of_the_engine_is_its_end_and_is_not_given() -> None:
     given = text(live.given)
     error = b'data: {"error":{"message":"EngineCore died","code":500}}\n\n'
     live.hears(Piece(live.answer.pieces, error, end=True))
-    assert live.answer.broken == Broken(ENGINE_FAILED)
+    assert live.answer.broken == Broken(Failure.ENGINE_FAILED)
     assert not live.answer.complete
     assert text(live.given) == given
     assert live.recovers()
@@ -387,7 +390,7 @@ def test_a_stream_that_has_all_but_its_end_needs_no_engine_for_it() -> None:
     assert text(live.given) == text(served(Live([b"a", b"b"]), []).given)
 
 
-def test_one_that_can_not_go_on_ends_with_the_reason_for_all_who_read_it() -> None:
+def test_one_that_can_not_go_on_ends_with_the_reason_for_all_readers() -> None:
     body = request(CHAT, tools=[{"type": "function"}])
     live = Live([b"a", b"b"], body=body)
     live.engine(cut=0.9)
@@ -403,7 +406,7 @@ CUTS = st.lists(st.sampled_from([0.0, 0.3, 0.5, 0.8, 0.999]) | st.floats(0, 0.99
 @given(st.sampled_from([CHAT, COMPLETIONS]), tokenised(), CUTS, groupings(), splits())
 @example(CHAT, ["😀".encode()[:2], "😀".encode()[2:]], [0.7, 0.7], lambda: 2, by_event)
 @example(CHAT, [b"a", b"b", b"c"], [0.999], lambda: 3, by_event)
-def test_who_reads_an_answer_later_gets_the_same_bytes(
+def test_a_later_reader_of_an_answer_gets_the_same_bytes(
     path: str, tokens: list[bytes], cuts: list[float], grouping: Grouping, split: Split
 ) -> None:
     body = request(path, max_tokens=200, stream_options={"include_usage": True})
@@ -415,7 +418,7 @@ def test_who_reads_an_answer_later_gets_the_same_bytes(
 
 
 @given(tokenised(), CUTS, st.integers(0, 20), splits())
-def test_who_comes_back_gets_the_events_after_the_last_one_it_had(
+def test_a_client_that_comes_back_gets_the_events_after_the_last_one_it_had(
     tokens: list[bytes], cuts: list[float], after: int, split: Split
 ) -> None:
     live = served(Live(tokens, split=split), cuts)

@@ -148,7 +148,7 @@ DAMAGES: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
     ),
     "a line that stands twice": (
         lambda lines: lines[:3] + lines[2:],
-        "line 4: sequence 2 stands where 3 should",
+        "line 4: found sequence 2 instead of 3",
     ),
     "a file that ends too soon": (lambda lines: lines[:4], "truncated: it ends after sequence 3"),
     "a line that ends too soon": (
@@ -161,7 +161,7 @@ DAMAGES: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
     ),
     "an empty file": (lambda lines: lines[:0], "log.jsonl is empty"),
     "no head": (lambda lines: lines[1:], "line 1: "),
-    "anything else": (lambda _: [b"hello\n"], "line 1: this is no exported log"),
+    "anything else": (lambda _: [b"hello\n"], "line 1: this is not an exported log"),
 }
 
 
@@ -174,7 +174,7 @@ def test_damage_is_named_by_line_and_sequence(damage: str) -> None:
 
 
 def resealed(lines: list[bytes]) -> bytes:
-    """Give lines a chain that fits, as somebody would who knows how it is made."""
+    """Return lines with a chain that fits, as a forger could make it."""
     chain, out = b"", []
     for line in lines:
         text = line.rstrip(b"\n").rpartition(b',"chain":')[0]
@@ -188,7 +188,7 @@ def resealed(lines: list[bytes]) -> bytes:
     [
         (b'"format":1', b'"format":2', "line 1: a 'log' of format 2; this Nebula reads"),
         (b'"nebula":"log"', b'"nebula":"cat"', "line 1: a 'cat' of format 1"),
-        (b'"seq":3', b'"seq":4', "line 4: sequence 4 stands where 3 should: the log has a hole"),
+        (b'"seq":3', b'"seq":4', "line 4: found sequence 4 instead of 3: the log has a hole"),
         (b'"time":"1970-01-01T00:00:02.', b'"time":"soon', "line 3: time: 'soon"),
         (b'"time":"1970-01-01T00:00:02.', b'"time":"1970-01-01 00:00:02.', "line 3: time: "),
         (b'"time":"1970-01-01T00:00:02.', b'"time":"1970-01-01T00:00: 2.', "line 3: time: "),
@@ -245,15 +245,18 @@ def test_whatever_the_log_takes_can_be_imported(subject: str) -> None:
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
-        (Entry(1, 1, "foo.events.model.chat.X", b"", b""), "'foo.events.model.chat.X' is no subj"),
-        (Entry(1, 1, "nebula.events.model.ch at.X", b"", b""), "is no subject of the log"),
-        (Entry(1, 1, "nebula.events.model.chat.X\r\n", b"", b""), "is no subject of the log"),
-        (Entry(1, 1, "nebula.events.model..X", b"", b""), "is no subject of the log"),
-        (Entry(1, 1, "nebula.events", b"", b""), "is no subject of the log"),
-        (Entry(1, 1, "", b"", b""), "'' is no subject of the log"),
-        (Entry(1, 1, "nebula.events." + "x" * 4000, b"", b""), "is no subject of the log"),
-        (Entry(1, -1, "nebula.events.x", b"", b""), "its time is none from 1970 to 2262"),
-        (Entry(1, 2**63, "nebula.events.x", b"", b""), "its time is none from 1970 to 2262"),
+        (
+            Entry(1, 1, "foo.events.model.chat.X", b"", b""),
+            ("'foo.events.model.chat.X' is not a subj"),
+        ),
+        (Entry(1, 1, "nebula.events.model.ch at.X", b"", b""), "is not a subject of the log"),
+        (Entry(1, 1, "nebula.events.model.chat.X\r\n", b"", b""), "is not a subject of the log"),
+        (Entry(1, 1, "nebula.events.model..X", b"", b""), "is not a subject of the log"),
+        (Entry(1, 1, "nebula.events", b"", b""), "is not a subject of the log"),
+        (Entry(1, 1, "", b"", b""), "'' is not a subject of the log"),
+        (Entry(1, 1, "nebula.events." + "x" * 4000, b"", b""), "is not a subject of the log"),
+        (Entry(1, -1, "nebula.events.x", b"", b""), "its time is not within 1970 to 2262"),
+        (Entry(1, 2**63, "nebula.events.x", b"", b""), "its time is not within 1970 to 2262"),
         (Entry(1, 1, "nebula.events.x", b"x" * 60_000, b""), "its headers have 60000 bytes"),
     ],
 )

@@ -95,7 +95,7 @@ def appended(due: tuple[Decision, ...], refuses: dict[str, Exception]) -> tuple[
         router = Router(Connection("nats://127.0.0.1:1", "test"))
         log = Log(refuses)
 
-        async def reached(seq: int, timeout: float) -> bool:
+        async def reached(seq: int, timeout: float | None = None) -> bool:
             return True
 
         router.log = log  # type: ignore[assignment]

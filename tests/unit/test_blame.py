@@ -10,7 +10,7 @@ from nebula.actors.router.blame import LONGEST_RECOVERY, RECOVERY, Blame
 A, B, C = ("chat-0", 7), ("chat-1", 8), ("chat-2", 9)
 
 
-def test_one_request_is_no_evidence_however_often_it_is_told() -> None:
+def test_one_request_is_not_evidence_however_often_it_is_told() -> None:
     blame = Blame()
     for _ in range(5):
         blame.failed(A, "r", 0.0)
@@ -70,7 +70,7 @@ def test_with_each_further_request_it_is_avoided_for_longer() -> None:
     assert (pauses[0], pauses[-1]) == (RECOVERY, LONGEST_RECOVERY)
 
 
-def test_what_failed_before_a_success_is_no_evidence_after_it() -> None:
+def test_what_failed_before_a_success_is_not_evidence_after_it() -> None:
     blame = Blame()
     blame.failed(A, "r1", 0.0)
     blame.succeeded(A)
@@ -95,7 +95,7 @@ told = st.lists(
 
 
 @given(told)
-def test_only_so_many_requests_are_remembered_and_the_oldest_are_no_evidence_any_more(
+def test_only_so_many_requests_are_remembered_and_the_oldest_do_not_count_any_more(
     said: list[tuple[tuple[str, int], str, bool, bool]],
 ) -> None:
     blame = Blame(remembered=4)

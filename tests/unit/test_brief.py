@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nebula.actors.placement.decision import decide
 from nebula.events import record
 from nebula.events.brief import LONGEST, brief
-from nebula.events.vocabulary import EngineFailed, EventRejected
+from nebula.events.vocabulary import AGGREGATE_OF, TYPES, EngineFailed, EventRejected
 from tests.unit.story import Story, cluster, load
 
 ROOM = 64 * 1024
@@ -56,10 +56,10 @@ def test_the_answer_to_a_huge_event_is_small(subject: str, payload: bytes) -> No
     assert len(record.encode(answer.event)) < ROOM
 
 
-@given(st.binary(max_size=200), st.integers(1, 5_000), st.sampled_from(sorted(record.TYPES)))
+@given(st.binary(max_size=200), st.integers(1, 5_000), st.sampled_from(sorted(TYPES)))
 def test_whatever_is_published_every_decision_fits(piece: bytes, times: int, name: str) -> None:
     body = b'{"source":"m","' + piece * times + b'":1}'
-    subject = f"nebula.events.{record.AGGREGATE_OF[name]}.x.{name}"
+    subject = f"nebula.events.{AGGREGATE_OF[name]}.x.{name}"
     story = cluster(alpha=[80]).publish(subject, body)
     for decision in decide(story.state):
         assert len(record.encode(decision.event)) < ROOM

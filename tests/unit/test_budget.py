@@ -63,7 +63,7 @@ def test_a_budget_is_never_overdrawn_by_a_second_and_ends_with_nothing(
     assert budget.used == 0
 
 
-def test_of_answers_that_are_not_read_the_one_that_waits_longest_is_named() -> None:
+def test_of_unread_answers_the_slowest_is_named() -> None:
     unread = Unread(10)
     unread.count("first", 4)
     unread.count("second", 5)

@@ -33,7 +33,7 @@ async def test_a_reader_is_cancelled_also_in_the_moment_in_which_something_arriv
     assert following.cancelled()
 
 
-async def test_tasks_that_have_ended_or_fail_while_they_end_are_no_trouble() -> None:
+async def test_tasks_that_have_ended_or_fail_while_they_end_do_not_matter() -> None:
     async def fails() -> None:
         try:
             await asyncio.Event().wait()

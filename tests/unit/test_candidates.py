@@ -1,4 +1,4 @@
-"""What a load request may say of its place, and who loses for what reason."""
+"""What a load request may say of its place, and why candidates are not chosen."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def cpu(gib: int, **fields: object) -> NodeRegistered:
 
 
 def refused(story: Story) -> ModelUnschedulable:
-    """Give what a model is told that is placed nowhere."""
+    """Return what a model is told that is placed nowhere."""
     (told,) = story.settles()
     assert isinstance(told, ModelUnschedulable)
     return told
 
 
 def losers(story: Story) -> list[str]:
-    """Say of each candidate of the last choice why it can't be taken."""
+    """Return why each candidate of the last choice can't be taken."""
     choices = plan(story.state, story.model(), tell=True).choices
     return [each.unfit for each in choices[-1].candidates]
 
@@ -52,14 +52,14 @@ def test_only_a_node_that_carries_all_labels_is_taken() -> None:
     assert set(story.places().values()) == {"beta/0"}
 
 
-def test_a_label_that_nobody_carries_is_told_and_waited_for() -> None:
+def test_a_label_without_a_node_is_told_and_waited_for() -> None:
     story = cluster(alpha=[80]).given("chat", load(1, "8GiB", labels={"gpu": "h200"}))
     assert refused(story).reason == ("no node carries gpu=h200: alpha does not carry gpu=h200")
     story.given("beta", gpus(24, gpu="h200")).settles()
     assert story.places() == {"chat-0": "beta/0"}
 
 
-def test_who_carries_the_label_and_takes_nothing_now_is_named() -> None:
+def test_a_node_with_the_label_that_takes_nothing_now_is_named() -> None:
     story = cluster(alpha=[80]).given("beta", gpus(24, gpu="h200"), NodeDrainRequested())
     story.given("chat", load(1, "8GiB", labels={"gpu": "h200"}))
     assert refused(story).reason == "no node that suits takes replicas: beta is draining"
@@ -78,7 +78,7 @@ def test_replicas_that_are_to_be_apart_from_each_other_share_no_node() -> None:
     assert "alpha has a replica of it, which it is to be kept apart from" in told.reason
 
 
-def test_whoever_comes_second_keeps_apart_whichever_of_both_asked_for_it() -> None:
+def test_the_second_to_come_keeps_apart_whichever_of_both_asked_for_it() -> None:
     story = cluster(alpha=[80], beta=[24])
     story.given("chat", load(1, "8GiB", apart=("other",))).settles()
     story.given("other", load(1, "8GiB")).settles()
@@ -109,7 +109,7 @@ def test_a_pinned_replica_goes_to_its_node_and_device_alone() -> None:
     assert story.places() == {"chat-0": "beta/1", "chat-1": "beta/1"}
 
 
-def test_a_pinned_node_that_nobody_knows_is_waited_for() -> None:
+def test_a_pinned_node_that_is_unknown_is_waited_for() -> None:
     story = cluster(alpha=[80]).given("chat", load(1, "8GiB", node="beta"))
     assert refused(story).reason.startswith("there is no node beta: ")
     story.given("beta", gpus(24)).settles()
@@ -193,7 +193,7 @@ def test_no_cpu_takes_an_engine_of_several_workers_and_one_is_told_so() -> None:
     assert story.places() == {"chat-0": "gamma/0+gamma/1"}
 
 
-def test_two_cpus_and_a_gpu_of_one_node_are_no_two_gpus() -> None:
+def test_two_cpus_and_a_gpu_of_one_node_are_not_two_gpus() -> None:
     mixed = (Device(0, "cpu", "c", 64 * GIB), Device(1, "cpu", "c", 64 * GIB))
     story = Story().given("alpha", NodeRegistered(mixed))
     story.given("beta", NodeRegistered((*mixed, Device(2, "gpu", "g", 64 * GIB))))
@@ -283,7 +283,7 @@ def test_an_engine_that_only_embeds_takes_less_of_a_cpu_and_without_a_cache_no_m
 
 
 @pytest.mark.parametrize("told", [ModelMeasured("/m", reason="no such file"), None])
-def test_what_nobody_can_measure_gets_a_share_of_its_device(told: ModelMeasured | None) -> None:
+def test_what_can_not_be_measured_gets_a_share_of_its_device(told: ModelMeasured | None) -> None:
     story = cluster(alpha=[80]).given("chat", load(), *([told] if told else []))
     story.settles()
     assert story.model().assignments[0].memory == int(80 * GIB * 0.45)
@@ -297,7 +297,7 @@ def test_the_first_plan_waits_for_a_node_that_measures() -> None:
     assert story.model().assignments[0].memory < int(80 * GIB * 0.45)
 
 
-def test_nobody_waits_for_a_measure_where_none_is_to_come() -> None:
+def test_no_model_waits_for_a_measure_that_is_not_to_come() -> None:
     story = cluster(alpha=[80]).given("beta", NodeRegistered((), measures=True))
     story.given("chat", load(memory="8GiB")).settles()
     assert story.places() == {"chat-0": "alpha/0"}

@@ -65,7 +65,7 @@ async def test_there_are_two_files_of_a_log_however_often_it_is_turned_over(file
 
 @settings(max_examples=60, deadline=None)
 @given(steps=st.lists(st.one_of(st.integers(1, 400), st.sampled_from(["turn", "read"]))))
-def test_who_follows_a_log_reads_each_byte_once_and_in_order(
+def test_a_follower_of_a_log_reads_each_byte_once_and_in_order(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int | str]
 ) -> None:
     """As long as it reads before the second turn after a byte was written."""
@@ -154,7 +154,7 @@ async def test_one_file_that_fails_does_not_keep_the_others_from_being_turned_ov
     keeping.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await keeping
-    assert caplog.text.count("can't turn over") == 1
+    assert caplog.text.count("can't rotate") == 1
 
 
 async def test_a_line_of_50_mb_takes_little_memory(file: Path) -> None:

@@ -8,16 +8,21 @@ from typing import Any, cast
 
 import pytest
 from nats.errors import TimeoutError as NatsTimeout
-from nats.js.errors import NoStreamResponseError
+from nats.js.api import DiscardPolicy
+from nats.js.errors import APIError, NoStreamResponseError
 
 from nebula.actors.gateway import claims
-from nebula.actors.gateway.failures import NotServed
+from nebula.actors.gateway.not_served import NotServed
 from nebula.actors.gateway.probing import Probed
+from nebula.actors.gateway.shares import Shares
 from nebula.events.inference import ALL_ATTEMPTS, Request
+from nebula.store.streams import definitions
 
 pytestmark = pytest.mark.anyio
 
-REQUEST = Request("r", "gw", "chat", "/v1/completions", b"{}", keep=True)
+REQUEST = Request(
+    "r", "gw", "chat", "/v1/completions", b"x" * 4_000_000, prefix=("a",) * 9, user="k/u", keep=True
+)
 
 
 class Stream:
@@ -27,8 +32,10 @@ class Stream:
         self.error: Exception | None = None
         self.silent = False
         self.asked: list[float] = []
+        self.sizes: list[int] = []
         self.dropped: list[tuple[str, int, bytes]] = []
         self.claims = Probed()
+        self.claimed = Shares()
         self.connection = SimpleNamespace(connected=True, client=self)
         self.sending = SimpleNamespace(
             drop=lambda request, below, why: self.dropped.append((request.id, below, why))
@@ -37,8 +44,9 @@ class Stream:
     def jetstream(self, **_: object) -> Stream:
         return self
 
-    async def publish(self, _: str, __: bytes, *, timeout: float, **___: object) -> None:
+    async def publish(self, _: str, body: bytes, *, timeout: float, **___: object) -> None:
         self.asked.append(timeout)
+        self.sizes.append(len(body))
         if self.silent:
             await asyncio.sleep(timeout)
             raise NatsTimeout
@@ -98,11 +106,48 @@ async def test_while_it_is_known_to_be_away_one_asks_and_the_others_are_refused_
         await asking
     stream.silent = False
     assert await stream.claim() is None
-    assert await asyncio.gather(stream.claim(), stream.claim()) == [None, None]
+    first, second = await asyncio.gather(stream.claim(), stream.claim())
+    assert first is None
+    assert second is None
 
 
-async def test_without_nats_nobody_waits_for_a_claim(stream: Stream) -> None:
+async def test_without_nats_no_request_waits_for_a_claim(stream: Stream) -> None:
     stream.connection.connected = False
     with pytest.raises(NotServed, match="NATS can't be reached"):
         await stream.claim()
     assert stream.asked == []
+
+
+async def test_a_claim_is_small_whatever_was_asked(stream: Stream) -> None:
+    assert await stream.claim() is None
+    assert stream.sizes == [0]
+    assert 0 < stream.claimed._taken["k"] < 600
+
+
+async def test_an_owner_claims_no_more_than_its_share(stream: Stream) -> None:
+    stream.claimed = Shares(most=500)
+    assert await stream.claim() is None
+    with pytest.raises(claims.TooManyClaims, match="for this API key") as refused:
+        await stream.claim()
+    assert refused.value.retry_after == 300
+    assert len(stream.asked) == 1
+
+
+async def test_a_full_stream_is_told_and_pushes_out_nothing(stream: Stream) -> None:
+    stream.error = APIError(code=503, err_code=10077, description="maximum bytes exceeded")
+    with pytest.raises(NotServed, match="no more answers can be kept") as refused:
+        await stream.claim()
+    assert refused.value.retry_after == claims.FULL_RETRY
+    assert stream.dropped == []
+    assert len(stream.asked) == 1
+    assert definitions()[3].discard == DiscardPolicy.NEW
+
+
+def test_an_id_can_not_be_computed_from_its_key_and_its_claim_is_found_by_it() -> None:
+    ids = {claims.keyed_id("user", 0, b"order-1") for _ in range(100)}
+    assert len(ids) == 100
+    assert {len(each) for each in ids} == {32}
+    assert len({claims._subject(each) for each in ids}) == 1
+    others = (("else", 0, b"order-1"), ("user", 1, b"order-1"), ("user", 0, b"order-2"))
+    slots = {claims._subject(claims.keyed_id(*each)) for each in others}
+    assert len(slots | {claims._subject(each) for each in ids}) == 4

@@ -1,6 +1,6 @@
 """The fast way in and out of NATS: bytes become messages, and messages bytes.
 
-The parser is fed by hand; whom it tells is recorded.
+The parser is fed by hand; its callbacks are recorded.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ async def test_an_arrival_that_raises_loses_nothing_that_comes_after_it(
     with caplog.at_level(logging.ERROR):
         heard = await Heard().feed(message(b"raises", b"1") + message(b"a", b"2") + b"PING\r\n")
     assert heard == [("listened", b"a", b"", b"2"), ("ping",)]
-    assert "could not be taken" in caplog.text
+    assert "could not be processed" in caplog.text
 
 
 async def test_after_a_reset_what_was_left_of_the_old_connection_is_void() -> None:
@@ -241,7 +241,7 @@ async def test_after_a_reset_in_the_middle_of_a_read_so_is_the_rest_of_it() -> N
 
 
 @pytest.mark.parametrize("line", [b"MESSAGE a 1 3\r\n", b"\r\n", b"MSG a 1 many\r\n"])
-async def test_what_is_no_line_of_the_protocol_is_an_error(line: bytes) -> None:
+async def test_what_is_not_a_line_of_the_protocol_is_an_error(line: bytes) -> None:
     heard = Heard()
     with pytest.raises((ProtocolError, ValueError)):
         await heard.feed(message(b"a", b"1") + line)

@@ -9,10 +9,14 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from nebula.cli import asking
-from nebula.cli.main import main
+from nebula.actors.intents import Refused
+from nebula.cli import cluster as cluster_module
+from nebula.cli import submit
+from nebula.cli.main import COMMANDS, main
+from nebula.events.intents import AdapterLoadRequested, AliasRequested
+from nebula.events.values import Target
 from nebula.events.vocabulary import EngineFailed
-from nebula.history.asked_about import replica_standing
+from nebula.history.subject import replica_status
 from nebula.store.archive import Reader, write
 from tests.unit.story import cluster, load
 
@@ -21,7 +25,7 @@ NOBODY = "nats://127.0.0.1:1"
 
 
 def said(*arguments: str) -> tuple[int, str]:
-    """Give a command's exit code and its last line."""
+    """Return a command's exit code and its last line."""
     result = CliRunner().invoke(main, arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit)
     return result.exit_code, result.output.splitlines()[-1] if result.output else ""
@@ -30,33 +34,35 @@ def said(*arguments: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("scale", "chat", "many"), "'many' is no whole number"),
+        (("scale", "chat", "many"), "'many' is not a whole number"),
         (("scale", "chat", "1025"), "1025 is not in the range"),
         (("scale", "chat", "-1"), "-1 is not in the range"),
         (("scale", "chat", "-1", "--jsn"), "No such option '--jsn'"),
         (("scale", "chat", "--", "-1"), "-1 is not in the range"),
         (("why", "seq", "-3"), "-3 is not in the range"),
         (("diff", "-3"), "-3"),
-        (("alias", "", "org/chat"), "an alias's name is empty"),
-        (("why", "seq", "abc"), "'abc' is no whole number"),
+        (("alias", "", "org/chat"), "the name of an alias must not be empty"),
+        (("why", "seq", "abc"), "'abc' is not a whole number"),
         (("models", "--nats", ""), "it is empty: write it like nats://"),
+        (("models", "--nats", "http://127.0.0.1:8000"), "http:// is not what NATS speaks: write"),
         (("up", "--nats", " "), "it is empty: write it like nats://"),
         (
             ("up", "--nats", NOBODY, "--nats-port", "4223"),
             f"--nats-port is for the NATS that it starts, and --nats names one: {NOBODY}",
         ),
-        (("load", ""), "a source is empty: give a folder on the nodes or a hub id"),
-        (("load", "m", "--adapter", "poet="), "a source is empty"),
+        (("load", ""), "the source must not be empty: give a folder on the nodes or a hub id"),
+        (("load", "m", "--adapter", "poet="), "the source must not be empty"),
         (("load", "m", "--id", "x" * 129), "128 at most"),
         (("load", "m", "--autoscale", "3"), "--autoscale '3': write LEAST:MOST, like 1:4"),
         (("load", "m", "--autoscale", "1:2,calmly=3"), "write LEAST:MOST, like 1:4"),
+        (("load", "m", "--autoscale", "1:2,wait=1,foo=3"), "'foo' is not one of in-flight=N, wait"),
         (("load", "m", "--autoscale", "1:many"), "$.autoscale.most"),
         (("load", "m", "--idle-after", "-1"), "-1.0 is not in the range"),
         (("router", "--lost-after", "-1"), "-1.0 is not in the range"),
         (("router", "--lost-after", "19"), "19 s would lose healthy nodes"),
         (("up", "--lost-after", "0.5"), "0.5 s would lose healthy nodes"),
         (("load", "~nobody-has-this-name/m"), "~nobody-has-this-name/m: "),
-        (("adapters", "load", "m", "poet", ""), "a source is empty"),
+        (("adapters", "load", "m", "poet", ""), "the source must not be empty"),
         (("adapters", "load", "m", "", "poet"), "$.name"),
     ],
 )
@@ -68,12 +74,59 @@ def test_bad_arguments_are_named_before_a_cluster_is_asked(
     assert words in told
 
 
+NOT_UTF_8 = "x\udc9b"
+"""How Python has the bytes `x\\x9b` of a command line."""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_takes_an_argument_that_is_not_utf_8(command: str) -> None:
+    assert said(command, "a", NOT_UTF_8) == (2, "nebula: argument 3 is not valid UTF-8")
+    assert said(command, f"--nats={NOT_UTF_8}") == (2, "nebula: argument 2 is not valid UTF-8")
+
+
+@pytest.mark.parametrize(
+    "option", ["--name", "--env", "--label", "--fallback", "--option", "--adapter", "--help"]
+)
+def test_no_option_takes_a_value_that_is_not_utf_8(option: str) -> None:
+    line = ("load", "m", option, f"K={NOT_UTF_8}")
+    assert said(*line) == (2, "nebula: argument 4 is not valid UTF-8")
+
+
+def test_no_environment_variable_may_hold_what_is_not_utf_8(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NEBULA_CLUSTER", NOT_UTF_8)
+    told = "nebula: the variable 'NEBULA_CLUSTER' is not valid UTF-8"
+    assert said("router", "--nats", NOBODY) == (2, told)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands do not wait for a NATS server that is not there yet."""
+    monkeypatch.setattr(cluster_module, "CONNECT_PATIENCE", 0.0)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_text_beyond_ascii_is_taken() -> None:
+    code, told = said("alias", "größe", "日本", "--nats", NOBODY)
+    assert code == 1
+    assert "no NATS server answers" in told
+
+
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("command", [("models",), ("events",), ("import", LOG)])
 def test_where_no_cluster_answers_it_is_said_how_to_start_one(command: tuple[str, ...]) -> None:
     code, told = said(*command, "--nats", NOBODY)
     assert code == 1
     assert told.startswith(f"nebula: no NATS server answers at {NOBODY}")
     assert "`make run` or `nebula up` starts a cluster, --nats URL names another" in told
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_file_that_is_to_hold_the_url_and_is_not_there_is_named() -> None:
+    code, told = said("status", "--nats", "file:/nowhere/nats")
+    assert code == 1
+    assert "file:/nowhere/nats: the file with its URL can't be read (No such file" in told
 
 
 # What a log knows nothing of
@@ -166,19 +219,19 @@ def test_a_fork_s_port_that_is_taken_is_told_before_its_folder_is_made(tmp_path:
             ("model", "poet"),
             "14",
             "poet is ready, 1 of 1 replicas serve as far as is known: "
-            "poet-0 on n2 was ready when n2 was lost: how it is nobody knows",
+            "poet-0 on n2 was ready when n2 was lost: its current state is unknown",
         ),
         (("model", "poet"), "13", "poet is ready, 1 of 1 replicas serve"),
         (("replica", "poet-0"), "13", "poet-0 on n2 is ready"),
         (
             ("replica", "poet-0"),
             "14",
-            "poet-0 on n2 was ready when n2 was lost: how it is nobody knows",
+            "poet-0 on n2 was ready when n2 was lost: its current state is unknown",
         ),
         (
             ("replica", "chat-0"),
             "16",
-            "chat-0 on n2 was starting and retired when n2 was lost: how it is nobody knows",
+            "chat-0 on n2 was starting and retired when n2 was lost: its current state is unknown",
         ),
     ],
 )
@@ -194,11 +247,12 @@ def test_a_replica_that_starts_is_not_told_with_the_last_engine_s_reason() -> No
     story.settles()
     failed = EngineFailed("ValueError: no", 1, attempt=1, retry_in=2.0)
     story.runs("chat-0", ready=False).given("chat-0", failed)
-    said_of = replica_standing(story.state, story.state.replicas["chat-0"])
-    assert said_of == "chat-0 on alpha is failed: ValueError: no"
+    said_of = replica_status(story.state, story.state.replicas["chat-0"])
+    assert said_of.startswith("chat-0 on alpha failed (attempt 1, again after a pause of 2 s)")
+    assert said_of.endswith(": ValueError: no")
     story.runs("chat-0", ready=False)
-    said_of = replica_standing(story.state, story.state.replicas["chat-0"])
-    assert said_of == "chat-0 on alpha is starting"
+    said_of = replica_status(story.state, story.state.replicas["chat-0"])
+    assert said_of == "chat-0 on alpha is starting (attempt 1)"
 
 
 # Files that can't be true
@@ -241,8 +295,11 @@ def test_an_entry_from_the_future_is_named_wherever_it_stands(
     ("fields", "reason"),
     [
         ({"time": 4 * 10**18}, "sequence 9 comes from the future"),
-        ({"time": 253_380_000_000 * 10**9}, "sequence 9: its time is none from 1970 to 2262"),
-        ({"subject": "foo.events.model.poet.X"}, "sequence 9: 'foo.events.model.poet.X' is no su"),
+        ({"time": 253_380_000_000 * 10**9}, "sequence 9: its time is not within 1970 to 2262"),
+        (
+            {"subject": "foo.events.model.poet.X"},
+            ("sequence 9: 'foo.events.model.poet.X' is not a su"),
+        ),
         ({"subject": "nebula.events.model.po et.X"}, "sequence 9: 'nebula.events.model.po et.X' i"),
     ],
 )
@@ -259,7 +316,7 @@ def test_what_can_not_be_imported_is_named_before_anybody_is_asked(
     assert not folder.exists()
 
 
-def test_what_is_on_another_s_subject_is_no_event_of_ours(tmp_path: Path) -> None:
+def test_what_is_on_another_s_subject_is_not_an_event_of_ours(tmp_path: Path) -> None:
     subject = "foo.events.model.poet.ModelLoadRequested"
     path = told_otherwise(tmp_path / "other.jsonl", 7, subject=subject)
     code, told = said("why", "model", "poet", "--log", path, "--at", "7")
@@ -285,6 +342,33 @@ def test_a_file_shows_the_chain_that_its_export_has_told(tmp_path: Path) -> None
     assert chain not in said("replay", "--log", LOG, "--until", "22")[1]
 
 
+def test_now_is_a_moment() -> None:
+    until_now = CliRunner().invoke(main, ["diff", "3", "now", "--log", LOG])
+    assert until_now.exit_code == 0
+    assert until_now.output == CliRunner().invoke(main, ["diff", "3", "--log", LOG]).output
+
+
+def test_why_a_node_says_what_there_is_for_nodes() -> None:
+    told = "nebula: n2 is a node: `nebula events n2` tells what happened to it"
+    assert said("why", "n2", "--log", LOG) == (1, told)
+
+
+def test_what_is_not_a_model_is_told_with_the_command_for_it() -> None:
+    story = cluster(n1=[80]).given("mine", load(1, lora=True))
+    story.settles()
+    story.given("mine", AdapterLoadRequested("poet", "/poet"))
+    story.given("prod", AliasRequested((Target("mine"),), "prod"))
+    for name, words in (
+        ("poet", "poet is an adapter of mine: `nebula adapters unload mine poet`"),
+        ("prod", "prod is an alias: `nebula aliases`"),
+        ("mine-0", "mine-0 is a replica of mine"),
+        ("n1", "n1 is a node: `nebula events n1`"),
+    ):
+        with pytest.raises(Refused) as refused:
+            submit.model_in(story.state, name)
+        assert str(refused.value).startswith(words)
+
+
 # Sources
 
 
@@ -307,13 +391,119 @@ def test_what_is_written_as_a_path_is_sent_as_a_whole_one(
     (here / "there").mkdir(parents=True)
     monkeypatch.chdir(here)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert asking.absolute(source) == sent.format(here=here, above=tmp_path, home=tmp_path / "home")
+    assert submit.absolute(source) == sent.format(here=here, above=tmp_path, home=tmp_path / "home")
 
 
-def test_of_names_that_nobody_has_it_is_said_whose_id_they_are() -> None:
+def test_an_id_used_as_a_name_is_explained() -> None:
     state = cluster(n1=[80]).given("chat", load(name="org/chat")).state
-    assert asking.absent(state, ["org/chat", "chat", "later"]) == [
-        "nobody is called 'chat' yet: no requests go there until then; "
+    assert submit.absent(state, ["org/chat", "chat", "later"]) == [
+        "nothing is called 'chat' yet: until then no requests go there; "
         "the model 'chat' is called 'org/chat'",
-        "nobody is called 'later' yet: no requests go there until then",
+        "nothing is called 'later' yet: until then no requests go there",
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ("chat", "--type", "NodeLost"),
+            "no event meets all conditions: of the 23 of {log}, 6 are about chat, 1 is of "
+            "type NodeLost; what there is: ModelAssigned (2), ",
+        ),
+        (
+            ("chat", "--rejected"),
+            "no event meets all conditions: of the 23 of {log}, 6 are about chat, none is "
+            "rejected, or a rejection",
+        ),
+        (
+            ("chat", "--node", "n9"),
+            "no event meets all conditions: of the 23 of {log}, 6 are about chat, none is "
+            "about node n9, on it or planned for it",
+        ),
+        (
+            ("n2", "--since", "23"),
+            "nothing happened since then: 2 events are what was asked for, but earlier",
+        ),
+        (("--until", "1", "--since", "1", "--node", "n3"), "no event meets all conditions: "),
+    ],
+)
+def test_where_no_event_is_what_was_asked_for_it_is_said_what_happened_instead(
+    arguments: tuple[str, ...], words: str
+) -> None:
+    code, told = said("events", *arguments, "--log", LOG)
+    assert code == 0
+    assert told.startswith(words.format(log=LOG))
+
+
+ASKING = (
+    ("load", "m"),
+    ("unload", "m"),
+    ("scale", "m", "1"),
+    ("drain", "n1"),
+    ("drain", "n1", "--undo"),
+    ("remove-node", "n1"),
+    ("remove-node", "n1", "--drain"),
+    ("rebalance",),
+    ("rebalance", "--yes"),
+    ("models",),
+    ("replicas",),
+    ("nodes",),
+    ("adapters",),
+    ("adapters", "load", "m", "poet", "/poet"),
+    ("adapters", "unload", "m", "poet"),
+    ("weights",),
+    ("weights", "pin", "n1", "m"),
+    ("weights", "unpin", "n1", "m"),
+    ("weights", "remove", "n1", "m"),
+    ("weights", "prune", "n1"),
+    ("alias", "prod", "m"),
+    ("alias", "prod", "--remove"),
+    ("aliases",),
+    ("status",),
+    ("status", "--json"),
+    ("logs", "m-0"),
+    ("logs", "m-0", "-f"),
+    ("state",),
+    ("diff", "1"),
+    ("events",),
+    ("events", "-f"),
+    ("why", "m"),
+    ("why", "m-0"),
+    ("why", "3"),
+    ("why", "request", "r"),
+    ("replay",),
+    ("export", "-"),
+    ("import", LOG),
+    ("snapshots",),
+    ("snapshots", "check"),
+    ("snapshots", "make"),
+    ("revert", "--to", "3", "--yes"),
+)
+"""Every command that asks a cluster for something."""
+
+
+def test_every_command_that_asks_a_cluster_is_among_them() -> None:
+    apart = {"up", "gateway", "router", "node", "fork", "schema"}
+    assert {line[0] for line in ASKING} == COMMANDS.keys() - apart
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("command", ASKING, ids=" ".join)
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (NOBODY, "nothing listens there"),
+        # A resolver may take longer than the command waits, so the reason is not always the same.
+        ("nats://nobody:secret@nowhere.invalid", "nowhere.invalid: it"),
+    ],
+)
+def test_every_command_says_in_one_line_that_nats_is_not_there(
+    command: tuple[str, ...], url: str, words: str
+) -> None:
+    result = CliRunner().invoke(main, [*command, "--nats", url])
+    [line] = result.output.splitlines()
+    assert result.exit_code == 1
+    assert line.startswith("nebula: no NATS server answers at nats://")
+    assert words in line
+    assert "secret" not in line

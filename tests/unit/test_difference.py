@@ -56,7 +56,7 @@ def test_what_became_otherwise_is_told_field_by_field() -> None:
     before = story.state
     story.given("chat-0", EngineFailed("ValueError: no", 1, attempt=1, retry_in=2.0))
     found = {each.field: (each.before, each.after) for each in differences(before, story.state)}
-    assert found["standing"][0] == "ready"
+    assert found["status"][0] == "ready"
     assert found["phase"] == ("ready", "failed")
     assert found["reason"] == ("", "ValueError: no")
     assert {each.sign for each in differences(before, story.state)} == {"~"}
@@ -74,6 +74,28 @@ def test_all_that_is_asked_for_is_told() -> None:
         Change("~", "model", "chat", "options", "", "x=1"),
     ]
     assert asked_otherwise("nobody", before, story.state) == []
+
+
+def test_all_devices_of_a_replica_are_told() -> None:
+    two = {"tensor-parallel-size": 2}
+    story = cluster(n1=[80, 80]).given("chat", load(1, "8GiB", options=two))
+    before = story.state
+    story.settles()
+    changes = {
+        (each.aggregate, each.field): each.after for each in differences(before, story.state)
+    }
+    assert changes["model", "placement"] == "chat-0 on n1/0+1"
+    assert "device 0+1, " in changes["replica", ""]
+
+
+def test_a_version_of_an_adapter_is_told_once_some_replica_answers_with_it() -> None:
+    story = base().given("chat", AdapterLoadRequested("sql", "/sql"))
+    asked, before = story.state.seq, story.state
+    fields = {each.field for each in differences(base().state, story.state)}
+    assert fields == {"adapters"}
+    story.given("chat-0", AdapterLoaded("sql", "/sql", digest="ab" * 32, asked=asked))
+    changes = {each.field: each.after for each in differences(before, story.state)}
+    assert changes["versions"] == "sql=abababababab"
 
 
 def test_counts_places_adapters_and_lost_nodes_are_told() -> None:

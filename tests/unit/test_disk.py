@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import signal
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_why_a_folder_takes_no_file_is_told(
     def fails(*_: object) -> int:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(disk.os, "fsync", fails)
+    monkeypatch.setattr(os, "fsync", fails)
     assert disk.refusal(tmp_path) == "answers with input/output errors"
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""A router's part in serving: who is sent where, who waits, and who is refused.
+"""A router's part in serving: which request is sent where, which waits, and which is refused.
 
 Everything is told to one `Dispatch` by hand, and everything that it publishes is recorded.
 """
@@ -18,18 +18,20 @@ from nebula.actors.router.blame import RECOVERY
 from nebula.actors.router.dispatch import (
     UNKNOWN_MODEL,
     UNKNOWN_WAITING,
+    UNPLACEABLE,
     WAITING_MEMORY,
     Dispatch,
 )
-from nebula.actors.router.loads import SILENCE, STALL
 from nebula.actors.router.prefixes import digests
+from nebula.actors.router.replica_loads import SILENCE, STALL
 from nebula.actors.router.routing import SLACK
-from nebula.events import envelope, inference, subjects
+from nebula.events import envelope, subjects
+from nebula.events.failures import Failure
+from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartbeat
 from nebula.events.inference import FAILED, TRIED, Finished, Piece, Request, Routed
 from nebula.events.intents import AdapterLoadRequested, ModelUnloadRequested
 from nebula.events.memory import MIB
 from nebula.events.record import parse_headers
-from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
 from nebula.events.values import Autoscale
 from nebula.events.vocabulary import (
     AdapterLoaded,
@@ -39,7 +41,7 @@ from nebula.events.vocabulary import (
     ModelScaled,
     ModelWoken,
 )
-from tests.unit.story import Story, cluster, load
+from tests.unit.story import Story, cluster, gpus, load
 
 PREFIX = digests(b"x" * 1024)
 
@@ -122,7 +124,7 @@ class Router:
         )
 
     def beats(self, replica: str, running: int = 0, *, pid: int = 7, **fields: Any) -> None:
-        said = ReplicaStatus(replica, pid, running, 1, **fields)
+        said = ReplicaHeartbeat(replica, pid, running, 1, **fields)
         subject = subjects.replica_status("chat", replica)
         self.dispatch.on_status(subject.encode(), b"", msgspec.json.encode(said))
 
@@ -210,6 +212,27 @@ def test_a_prompt_goes_where_its_beginning_went_before() -> None:
     assert router.sent[1].routed.candidates != router.sent[0].routed.candidates
 
 
+def test_routers_that_know_nothing_yet_send_prompts_with_one_beginning_to_one_replica() -> None:
+    """As after a restart: what draws a prompt is all of it but its end, where prompts differ."""
+
+    def first(beginning: bytes, end: bytes) -> str:
+        router = Router(serving(4))
+        router.ask("r", prefix=digests(beginning * 1024 + end * 1024))
+        return router.went[0][1]
+
+    ends = [b"%c" % number for number in range(16)]
+    assert len({first(b"s", end) for end in ends}) == 1
+    assert len({first(beginning, b"e") for beginning in ends}) > 1
+    assert len({router.went[0][1] for router in map(short, range(16))}) > 1
+
+
+def short(number: int) -> Router:
+    """A router that has sent one request, whose prompt is too short to have a digest."""
+    router = Router(serving(4))
+    router.ask(f"r{number}")
+    return router
+
+
 def test_a_beginning_that_all_prompts_share_draws_them_to_no_replica() -> None:
     router = Router(serving(2))
     for number in range(12):
@@ -266,7 +289,7 @@ def test_a_request_that_has_waited_has_so_much_less_time_left() -> None:
     assert (request.timeout, request.patience) == (5.0, 26.0)
 
 
-def test_who_came_first_goes_first() -> None:
+def test_the_request_that_came_first_goes_first() -> None:
     router = busy()
     for number in range(3):
         router.ask(f"r{number}")
@@ -278,7 +301,7 @@ def test_who_came_first_goes_first() -> None:
 
 
 def drained(router: Router, *, ended: str = "first-0") -> list[str]:
-    """Let the only replica end one request after the other, until nobody waits."""
+    """Let the only replica end one request after the other, until none waits."""
     router.finished("chat-0", ended)
     for each in router.order:
         router.finished("chat-0", each)
@@ -302,7 +325,7 @@ def test_a_lower_priority_number_goes_first() -> None:
     assert drained(router) == ["urgent", "usual", "late", "later"]
 
 
-def test_who_comes_while_others_could_go_does_not_overtake_them() -> None:
+def test_a_request_that_comes_while_others_could_go_does_not_overtake_them() -> None:
     router = busy()
     router.ask("a")
     restarts(router.story, "chat-0", pid=8)  # the router has not been told of it yet
@@ -332,6 +355,35 @@ def test_a_request_waits_while_its_model_is_starting() -> None:
     assert router.went == [("r", "chat-0")]
 
 
+def test_a_request_for_a_model_that_fits_nowhere_is_refused_before_its_time_is_over() -> None:
+    story = cluster(alpha=[4]).given("chat", load(1, "8GiB"))
+    story.settles()
+    router = Router(story)
+    router.ask("r", patience=600.0)
+    router.later(1)
+    router.later(UNPLACEABLE - 2)
+    router.ask("late", patience=600.0)
+    router.later(2)
+    assert router.end("r").status == 503
+    assert not router.end("late").end, "it has waited for 2 s alone"
+    assert router.dispatch.status().queues["chat"].waiting == 1
+
+
+def test_a_model_that_fits_again_in_between_is_waited_for_anew() -> None:
+    story = cluster(alpha=[4]).given("chat", load(1, "8GiB"))
+    story.settles()
+    router = Router(story)
+    router.ask("r", patience=600.0)
+    router.later(UNPLACEABLE - 1)
+    story.given("beta", gpus(80)).settles()
+    router.later(2)
+    router.later(UNPLACEABLE)
+    assert not router.end("r").end
+    story.runs("chat-0")
+    router.dispatch.react()
+    assert router.went == [("r", "chat-0")]
+
+
 def test_a_request_for_a_model_that_the_router_has_not_heard_of_waits_a_moment() -> None:
     router = Router(cluster(alpha=[80]))
     router.ask("r")
@@ -342,16 +394,16 @@ def test_a_request_for_a_model_that_the_router_has_not_heard_of_waits_a_moment()
     assert router.went == [("r", "chat-0")]
 
 
-def test_others_hear_who_waits_where_and_for_how_long() -> None:
+def test_a_router_s_heartbeat_says_how_many_wait_for_a_model_and_for_how_long() -> None:
     router = busy()
-    assert router.dispatch.status() == RouterStatus("r1", {})
+    assert router.dispatch.status() == RouterHeartbeat("r1", {})
     router.ask("a")
     router.clock += 2
     router.ask("b")
     router.clock += 1
-    assert router.dispatch.status() == RouterStatus("r1", {"chat": QueueStatus(2, 3.0)})
+    assert router.dispatch.status() == RouterHeartbeat("r1", {"chat": QueueLength(2, 3.0)})
     drained(router)
-    assert router.dispatch.status() == RouterStatus("r1", {})
+    assert router.dispatch.status() == RouterHeartbeat("r1", {})
 
 
 # Refusing
@@ -399,7 +451,7 @@ def test_requests_wait_only_as_far_as_there_is_memory_for_them() -> None:
     assert router.end("c").queued, "a further attempt takes the place of the one before"
 
 
-def test_those_for_one_model_leave_room_for_others_and_all_together_have_an_end() -> None:
+def test_waiting_requests_for_one_model_leave_room_for_other_models_and_all_have_a_bound() -> None:
     story = cluster(alpha=[80])
     for model in ("chat", "other", "third"):
         story.given(model, load(1, "8GiB"))
@@ -417,7 +469,7 @@ def test_those_for_one_model_leave_room_for_others_and_all_together_have_an_end(
     )
 
 
-def test_only_so_many_requests_wait_for_models_that_nobody_knows() -> None:
+def test_only_so_many_requests_wait_for_unknown_models() -> None:
     router = Router(cluster(alpha=[80]))
     for number in range(UNKNOWN_WAITING + 1):
         router.ask(f"r{number}", model="nope")
@@ -425,7 +477,7 @@ def test_only_so_many_requests_wait_for_models_that_nobody_knows() -> None:
     assert router.end(f"r{UNKNOWN_WAITING}").status == 429
 
 
-def test_a_line_full_of_requests_for_an_adapter_keeps_nobody_else_from_going() -> None:
+def test_a_queue_full_of_requests_for_an_adapter_delays_no_other_request() -> None:
     router = Router(serving(max_waiting=1).given("chat", AdapterLoadRequested("sql", "/a")))
     router.ask("for-sql", adapter="sql")
     router.ask("plain")
@@ -434,7 +486,7 @@ def test_a_line_full_of_requests_for_an_adapter_keeps_nobody_else_from_going() -
     assert router.end("for-sql-too").status == 429
 
 
-def test_where_nobody_may_wait_a_busy_model_refuses_at_once() -> None:
+def test_where_no_request_may_wait_a_busy_model_refuses_at_once() -> None:
     router = busy(max_waiting=0)
     router.ask("r")
     assert router.end("r").status == 429
@@ -448,7 +500,7 @@ def test_a_request_for_a_model_that_goes_is_refused_without_a_wait() -> None:
     assert piece.body == b"model 'chat' has been unloaded"
 
 
-def test_those_that_wait_are_refused_as_soon_as_their_waiting_is_in_vain() -> None:
+def test_waiting_requests_are_refused_as_soon_as_they_wait_in_vain() -> None:
     story = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
     story.settles()
     router = Router(story.runs("chat-0", ready=False))
@@ -465,7 +517,10 @@ def test_an_adapter_that_no_replica_could_load_is_refused_while_others_wait_on()
     router.ask("r", adapter="sql")
     router.story.given("chat-0", AdapterLoadFailed("sql", "/a", "rank too large"))
     router.dispatch.react()
-    assert router.end("r").body == b"adapter 'sql' could not be loaded: rank too large"
+    assert (
+        router.end("r").body
+        == b"adapter 'sql' could not be loaded: chat-0 on alpha: rank too large"
+    )
 
 
 def test_patience_that_is_over_while_the_model_starts_ends_with_how_far_it_is() -> None:
@@ -478,7 +533,11 @@ def test_patience_that_is_over_while_the_model_starts_ends_with_how_far_it_is() 
     router.later(0.2)
     piece = router.end("r")
     assert (piece.status, piece.retry_after) == (503, 5)
-    assert piece.body == b"model 'chat' is loading: chat-0 on alpha is starting (attempt 1)"
+    assert piece.body == (
+        b"model 'chat' is loading: chat-0 on alpha is starting (attempt 1); it has waited for 3 s, "
+        b"which is what its gateway's --load-timeout gives a request, or its X-Request-Timeout "
+        b"where that is shorter"
+    )
 
 
 def test_patience_that_is_over_while_all_are_busy_ends_with_that() -> None:
@@ -487,10 +546,11 @@ def test_patience_that_is_over_while_all_are_busy_ends_with_that() -> None:
     router.later(3.1)
     piece = router.end("r")
     assert (piece.status, piece.retry_after) == (429, 5)
-    assert piece.body == b"model 'chat' is busy: the time to wait for a turn is over"
+    assert piece.body.startswith(b"model 'chat' is busy: no turn has come; it has waited for 3 s")
+    assert b"--load-timeout" in piece.body
 
 
-def test_patience_that_is_over_for_a_model_nobody_knows_ends_with_that() -> None:
+def test_patience_for_an_unknown_model_ends_with_that() -> None:
     router = Router(cluster(alpha=[80]))
     router.ask("r", model="nope")
     router.later(UNKNOWN_MODEL + 0.1)
@@ -499,12 +559,12 @@ def test_patience_that_is_over_for_a_model_nobody_knows_ends_with_that() -> None
     assert piece.body == b"model 'nope' is not known to the router yet"
 
 
-def test_nobody_waits_longer_than_somebody_wants_the_answer() -> None:
+def test_no_request_waits_longer_than_its_answer_is_wanted() -> None:
     router = busy()
     router.ask("r", patience=30.0, timeout=2.0, attempt=2, continues="rest")
     router.later(2.1)
     assert router.end("r") == Piece(
-        0, end=True, failure=inference.ENGINE_TIMED_OUT, attempt=2, continues="rest"
+        0, end=True, failure=Failure.ENGINE_TIMED_OUT, attempt=2, continues="rest"
     )
 
 
@@ -545,7 +605,7 @@ def test_a_cancellation_of_earlier_attempts_leaves_a_later_one() -> None:
     assert drained(router) == []
 
 
-def test_a_further_attempt_takes_the_place_of_the_one_before() -> None:
+def test_a_further_attempt_replaces_the_previous_one() -> None:
     router = busy()
     router.ask("a", attempt=1)
     router.ask("a", attempt=2)
@@ -610,7 +670,7 @@ def test_a_replica_that_failed_different_requests_is_avoided_for_a_while() -> No
     assert not avoided(router, "chat-0")
 
 
-def test_a_request_that_fails_on_two_replicas_is_no_evidence_against_either() -> None:
+def test_a_request_that_fails_on_two_replicas_is_not_evidence_against_either() -> None:
     router = Router(serving(4))
     for number in range(12):
         router.ask(f"bad-{number}")
@@ -667,7 +727,7 @@ def test_a_further_attempt_keeps_only_itself_from_where_it_failed() -> None:
     assert not avoided(router, failing)
 
 
-def test_a_further_attempt_avoids_the_replica_that_failed_the_one_before() -> None:
+def test_a_further_attempt_avoids_the_replica_that_failed_the_previous_one() -> None:
     router = Router(serving(2))
     router.ask("r", prefix=PREFIX)
     failing = router.sent[0].replica
@@ -675,7 +735,7 @@ def test_a_further_attempt_avoids_the_replica_that_failed_the_one_before() -> No
     assert router.sent[1].replica != failing
 
 
-def test_a_further_attempt_goes_back_where_nobody_else_is() -> None:
+def test_a_further_attempt_goes_back_if_there_is_no_other_replica() -> None:
     router = Router(serving(1))
     router.ask("r")
     router.ask("r", attempt=2, avoid="chat-0")
@@ -793,7 +853,7 @@ def test_what_is_neither_a_heartbeat_nor_an_end_changes_nothing(body: bytes) -> 
     assert router.sent == []
 
 
-def test_reports_of_replicas_that_nobody_was_sent_to_change_nothing() -> None:
+def test_reports_of_unused_replicas_change_nothing() -> None:
     router = busy()
     router.ask("r")
     router.beats("nobody", 0)
@@ -804,7 +864,7 @@ def test_reports_of_replicas_that_nobody_was_sent_to_change_nothing() -> None:
 @pytest.mark.parametrize(
     "header", [b"", b"NATS/1.0\r\n\r\n", b"NATS/1.0\r\nNebula-Path: /\r\n\r\n"]
 )
-def test_what_no_gateway_has_sent_is_no_request(header: bytes) -> None:
+def test_what_no_gateway_has_sent_is_not_a_request(header: bytes) -> None:
     router = Router(serving())
     router.dispatch.on_request(subjects.requests("chat").encode(), header, b"{}")
     assert router.sent == []
@@ -931,7 +991,7 @@ def test_a_request_says_for_which_plan_its_replica_was_chosen() -> None:
     assert [each.plan for each in router.sent] == [1]
 
 
-def test_requests_in_engines_and_in_line_are_counted_whoever_sent_them() -> None:
+def test_requests_in_engines_and_in_queues_are_counted_whichever_router_sent_them() -> None:
     router = busy(2)
     router.finished("chat-1", "somebody-else-s", active=3)
     router.ask("waits")
@@ -981,7 +1041,9 @@ def test_a_model_that_is_scaled_by_load_to_nothing_is_waited_for() -> None:
     assert router.order == ["one"]
 
 
-def test_who_waits_in_vain_for_a_sleeping_model_is_told_that_others_have_their_turn() -> None:
+def test_a_request_that_waits_for_a_sleeping_model_in_vain_is_told_that_others_have_a_turn() -> (
+    None
+):
     story = cluster(alpha=[80]).given("chat", replace(load(), on_request=True))
     story.settles()
     router = Router(story)
@@ -989,4 +1051,4 @@ def test_who_waits_in_vain_for_a_sleeping_model_is_told_that_others_have_their_t
     router.later(6)
     refused = router.end("one")
     assert (refused.status, refused.retry_after) == (503, 5)
-    assert refused.body == b"model 'chat' waits for room, which other models have now"
+    assert refused.body.startswith(b"model 'chat' waits for room, which other models have now; ")

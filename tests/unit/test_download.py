@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import huggingface_hub
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.actors.node.weights import download, folder
+from nebula.actors.node.weights import answers, download, folder, listing
+from nebula.actors.node.weights import hub as hub_module
 from nebula.actors.node.weights.download import Damaged, NoRoom
-from nebula.actors.node.weights.hub import (
-    Busy,
-    Hub,
-    Listing,
-    Refused,
-    Unlisted,
-    Unreachable,
-    needed,
-)
+from nebula.actors.node.weights.hub import Busy, Hub, Refused, Unreachable
+from nebula.actors.node.weights.listing import Listing, Malformed, Unlisted, needed
 from nebula.actors.node.weights.measuring import Figures
 from nebula.actors.node.weights.provision import Files
 from tests.hub import COMMIT, SmallHub, tensors
@@ -53,14 +49,14 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 async def fetch(hub: Hub, files: Files = TINY) -> int:
     """Fetch a source; give the bytes that progress told of."""
     told: list[int] = []
-    await download.fetch(hub, hub.listing(files), told.append)
+    await download.fetch(hub, await hub.listing(files), told.append)
     return sum(told)
 
 
 async def test_what_was_fetched_is_what_the_hubs_own_library_finds_without_a_network(
     hub: Hub, server: SmallHub
 ) -> None:
-    listing = hub.listing(TINY)
+    listing = await hub.listing(TINY)
     assert await fetch(hub) == sum(len(each) for each in server.sources["lab/tiny"].values())
     found = huggingface_hub.snapshot_download(
         "lab/tiny", cache_dir=hub.cache, local_files_only=True
@@ -93,7 +89,7 @@ async def test_what_an_earlier_process_has_left_is_not_fetched_again(
     hub: Hub, server: SmallHub
 ) -> None:
     content = server.sources["lab/tiny"]["model.safetensors"]
-    listing = hub.listing(TINY)
+    listing = await hub.listing(TINY)
     blob = blob_of(hub, listing, "model.safetensors")
     blob.parent.mkdir(parents=True)
     blob.with_name(blob.name + ".incomplete").write_bytes(content[:123_456])
@@ -106,7 +102,7 @@ async def test_what_an_earlier_process_has_left_is_not_fetched_again(
 async def test_an_earlier_part_that_was_another_file_is_found_out_and_begun_anew(
     hub: Hub, server: SmallHub
 ) -> None:
-    listing = hub.listing(TINY)
+    listing = await hub.listing(TINY)
     blob = blob_of(hub, listing, "model.safetensors")
     blob.parent.mkdir(parents=True)
     blob.with_name(blob.name + ".incomplete").write_bytes(b"x" * 1000)
@@ -136,7 +132,7 @@ async def test_other_bytes_than_the_hub_lists_are_not_kept(
     with pytest.raises(Damaged, match=f"{path} is not what the hub lists: its {hash_name}"):
         await fetch(hub)
     assert hub.cached(TINY) is None
-    assert not blob_of(hub, hub.listing(TINY), path).exists()
+    assert not blob_of(hub, await hub.listing(TINY), path).exists()
 
 
 async def test_a_connection_that_only_breaks_is_given_up(hub: Hub, server: SmallHub) -> None:
@@ -155,7 +151,7 @@ async def test_a_connection_that_only_breaks_is_given_up(hub: Hub, server: Small
             r"broke off 5 times in a row at byte \d+ of \d+: the hub's answer was too short",
         ),
         ("web page", "answers with a web page instead of the file"),
-        ("compressed", "answers with the file in gzip, which was not asked for"),
+        ("compressed", "answers with the file in gzip, which was not requested"),
         ("redirected", "broke off 5 times in a row at byte 0 of .*: TooManyRedirects"),
         ("nowhere", "broke off 5 times in a row at byte 0 of .*: (OverflowError|ExceptionGroup) "),
     ],
@@ -189,7 +185,7 @@ async def test_of_a_body_without_an_end_only_the_file_is_read(hub: Hub, server: 
     assert hub.cached(TINY) is not None
 
 
-async def test_bytes_that_were_there_before_are_no_progress(hub: Hub, server: SmallHub) -> None:
+async def test_bytes_that_were_there_before_are_not_progress(hub: Hub, server: SmallHub) -> None:
     server.ranges = False
     server.breaks["model.safetensors"] = [200_000, *[1000, 2000, 150_000, 200_000] * 50]
     with pytest.raises(Unreachable, match="broke off 5 times in a row at byte 200000 of"):
@@ -205,9 +201,9 @@ async def test_a_trickle_is_given_up_and_what_came_is_kept(
     monkeypatch.setattr(download, "LEAST", 100_000)
     server.odd["model.safetensors"] = how
     server.rates["model.safetensors"] = 20
-    with pytest.raises(Unreachable, match=r"gets on too slowly: less than 50000 bytes in 0 s"):
+    with pytest.raises(Unreachable, match=r"is too slow: less than 50000 bytes in 0 s"):
         await fetch(hub)
-    listing = hub.listing(TINY)
+    listing = await hub.listing(TINY)
     assert (download.begun(hub, listing, download.missing(hub, listing)) > 0) == (how == "")
 
 
@@ -217,7 +213,7 @@ async def test_a_byte_with_each_connection_is_too_slow_too(
     monkeypatch.setattr(download, "WINDOW", 0.5)
     monkeypatch.setattr(download, "LEAST", 100_000)
     server.breaks["model.safetensors"] = [1] * 100_000
-    with pytest.raises(Unreachable, match="gets on too slowly"):
+    with pytest.raises(Unreachable, match="is too slow"):
         await fetch(hub)
 
 
@@ -240,14 +236,14 @@ def test_a_pace_is_kept_only_by_new_bytes(looks: list[tuple[float, int]]) -> Non
 async def test_a_disk_that_is_too_small_is_told_before_a_byte_is_fetched(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listing = hub.listing(TINY)
-    usage = download.shutil.disk_usage(hub.cache.parent)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    listing = await hub.listing(TINY)
+    usage = shutil.disk_usage(hub.cache.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
     with pytest.raises(NoRoom, match=r"lab/tiny needs .* more on the disk of .* left"):
         download.check_room(hub, listing, download.missing(hub, listing))
 
 
-async def test_who_shares_the_cache_waits_for_the_one_who_fetches(
+async def test_a_node_that_shares_the_cache_waits_for_the_node_that_fetches(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "POLL", 0.01)
@@ -279,7 +275,7 @@ async def test_a_cancelled_download_goes_on_later(
             loop.call_soon_threadsafe(got.set)
 
     loop = asyncio.get_running_loop()
-    task = asyncio.create_task(download.fetch(hub, hub.listing(TINY), progress))
+    task = asyncio.create_task(download.fetch(hub, await hub.listing(TINY), progress))
     await got.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -291,31 +287,33 @@ async def test_a_cancelled_download_goes_on_later(
     assert hub.cached(TINY) is not None
 
 
-def test_what_the_hub_does_not_have_or_give_is_told_apart_from_its_silence(
+async def test_what_the_hub_does_not_have_or_give_is_told_apart_from_its_silence(
     hub: Hub, server: SmallHub
 ) -> None:
     with pytest.raises(Refused, match="has no lab/nothing, or it is private"):
-        hub.listing(Files("lab/nothing"))
+        await hub.listing(Files("lab/nothing"))
     with pytest.raises(Refused, match="has no revision 'v2'"):
-        hub.listing(Files("lab/tiny", "v2"))
+        await hub.listing(Files("lab/tiny", "v2"))
     server.gated.add("lab/tiny")
-    with pytest.raises(Refused, match="only to whom its owner has let in"):
-        hub.listing(TINY)
+    with pytest.raises(Refused, match="only to accounts that its owner has admitted"):
+        await hub.listing(TINY)
     server.down = True
     with pytest.raises(Unreachable, match="does not answer"):
-        hub.listing(TINY)
+        await hub.listing(TINY)
     with pytest.raises(Unreachable, match="does not answer"):
-        Hub(hub.cache, "http://127.0.0.1:9").listing(TINY)
+        await Hub(hub.cache, "http://127.0.0.1:9").listing(TINY)
 
 
-def test_a_hub_that_lists_no_hashes_can_not_be_fetched_from(hub: Hub, server: SmallHub) -> None:
+async def test_a_hub_that_lists_no_hashes_can_not_be_fetched_from(
+    hub: Hub, server: SmallHub
+) -> None:
     server.bare = True
     with pytest.raises(Unlisted, match="does not list sizes and hashes of lab/tiny"):
-        hub.listing(TINY)
+        await hub.listing(TINY)
 
 
 async def test_a_cache_of_plain_files_without_links_is_as_good(hub: Hub, server: SmallHub) -> None:
-    listing = hub.listing(TINY)
+    listing = await hub.listing(TINY)
     for path, content in server.sources["lab/tiny"].items():
         place = hub.snapshot(listing) / path
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -325,11 +323,11 @@ async def test_a_cache_of_plain_files_without_links_is_as_good(hub: Hub, server:
     assert hub.cached(TINY) == hub.snapshot(listing)
 
 
-def test_a_hub_tells_what_a_model_needs_without_its_weights_being_fetched(
+async def test_a_hub_tells_what_a_model_needs_without_its_weights_being_fetched(
     hub: Hub, server: SmallHub
 ) -> None:
     header = len(tensors(0)) + len("300000") - len("0") + len("150000") - len("0")
-    assert hub.measure(TINY) == Figures(SIZE + header, 2 * 4 * 2 * 64 * 2, 2048)
+    assert await hub.measure(TINY) == Figures(SIZE + header, 2 * 4 * 2 * 64 * 2, 2048)
     assert server.fetched("model.safetensors") == []
 
 
@@ -339,7 +337,7 @@ async def test_what_lies_whole_in_the_cache_is_listed_and_can_be_removed(
     assert hub.held() == ()
     await fetch(hub)
     server.model("lab/half", 10_000)
-    listing = hub.listing(Files("lab/half"))
+    listing = await hub.listing(Files("lab/half"))
     blob_of(hub, listing, "model.safetensors").parent.mkdir(parents=True)
     (held,) = hub.held()
     assert held.source == "lab/tiny"
@@ -369,6 +367,30 @@ async def test_a_cache_that_misses_a_shard_is_not_taken_for_whole(
         "model.safetensors.index.json": b'{"weight_map":{"a":"model.safetensors","b":"more"}}'
     }
     await fetch(hub)
+    assert hub.cached(TINY) is None
+
+
+@pytest.mark.parametrize(
+    "commit", ["../../elsewhere", "/elsewhere", "a/../../../elsewhere", "..", ""]
+)
+async def test_a_name_in_the_cache_leads_nowhere_else(hub: Hub, commit: str) -> None:
+    await fetch(hub)
+    whole = hub.cached(TINY)
+    assert whole is not None
+    elsewhere = hub.repository(TINY.source) / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere.parent / "snapshots" / "a").mkdir()
+    for file in whole.iterdir():
+        for place in (
+            elsewhere,
+            elsewhere.parent,
+            elsewhere.parent / "snapshots",
+            hub.cache / "elsewhere",
+        ):
+            place.mkdir(exist_ok=True)
+            (place / file.name).write_bytes(file.read_bytes())
+    commit = str(elsewhere) if commit == "/elsewhere" else commit
+    (elsewhere.parent / "refs" / (TINY.revision or "main")).write_text(commit)
     assert hub.cached(TINY) is None
 
 
@@ -405,3 +427,66 @@ def test_a_fetched_folder_is_measured_from_its_headers(tmp_path: Path, server: S
     for name, content in server.sources["lab/tiny"].items():
         (tmp_path / name).write_bytes(content)
     assert folder.measure(tmp_path) == Figures(SIZE, 2 * 4 * 2 * 64 * 2, 2048)
+
+
+async def test_a_list_without_an_end_is_not_read_on(hub: Hub, server: SmallHub) -> None:
+    server.odd["lab/tiny"] = "endless"
+    with pytest.raises(Malformed, match="gives an endless list of the files of lab/tiny"):
+        await hub.listing(TINY)
+    assert server.sent < 2 * listing.MAX_BYTES
+
+
+async def test_a_list_that_drips_has_an_end_in_time(
+    hub: Hub, server: SmallHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "LISTING_TIME", 0.3)
+    server.odd["lab/tiny"] = "drips"
+    with pytest.raises(Unreachable, match="gives the list of the files of lab/tiny too slowly"):
+        await hub.listing(TINY)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"), [("endless error", "it says 503"), ("endless way", "TooManyRedirects")]
+)
+async def test_unneeded_bodies_are_not_read(
+    hub: Hub, server: SmallHub, how: str, reason: str
+) -> None:
+    server.odd["lab/tiny"] = how
+    with pytest.raises(Unreachable, match=reason):
+        await hub.listing(TINY)
+    assert server.sent < 11 * 8 * 1024 * 1024, "no more than what sockets hold"
+
+
+async def test_the_bodies_of_redirects_of_a_file_are_not_read(hub: Hub, server: SmallHub) -> None:
+    listed = await hub.listing(TINY)
+    server.odd["model.safetensors"] = "endless way"
+    async with httpx.AsyncClient() as client:
+        file = next(file for file in listed.content if file.path == "model.safetensors")
+        with pytest.raises(httpx.TooManyRedirects):
+            async with answers.opened(client, hub.url(listed, file)):
+                pass
+    assert server.sent < 11 * 8 * 1024 * 1024, "no more than what sockets hold"
+
+
+async def test_a_config_without_an_end_is_not_read_on(hub: Hub, server: SmallHub) -> None:
+    server.odd["config.json"] = "endless"
+    with pytest.raises(Malformed, match=r"gives an endless config\.json of lab/tiny"):
+        await hub.measure(TINY)
+    assert server.sent < 2 * listing.MAX_BYTES
+
+
+async def test_a_ref_that_is_not_a_commit_leads_nowhere(hub: Hub) -> None:
+    ref = hub.repository("lab/tiny") / "refs" / "main"
+    ref.parent.mkdir(parents=True)
+    for odd in (b"..", b".", b"", b"\xff\xfe", b"a/../..", b"a" * 10_000_000):
+        ref.write_bytes(odd)
+        assert hub.cached(TINY) is None
+
+
+async def test_a_hub_that_says_nothing_is_told_in_words(
+    hub: Hub, server: SmallHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "SILENCE", 0.005)
+    server.odd["lab/tiny"] = "drips"
+    with pytest.raises(Unreachable, match=r"does not answer: \w+Timeout: nothing arrived for 0 s"):
+        await hub.listing(TINY)

@@ -137,11 +137,13 @@ def test_a_standstill_is_told_and_then_ended() -> None:
     told = heard(standstill, TOLD, 30.0, probed=25.0)
     assert isinstance(told, EngineStalled)
     assert (told.seconds, told.requests, told.ends_in) == (TOLD, 2, 270.0)
-    assert "a probe of one token has had no answer for 25 s" in told.reason
+    assert "a probe of one token was not answered for 25 s" in told.reason
     assert heard(standstill, 299.0, 299.0) is None
     ended = heard(standstill, 301.0, 301.0)
     assert isinstance(ended, Ended)
-    assert ended.reason.startswith("it stood still for 301 s with 2 requests: no token, no step")
+    assert ended.reason.startswith(
+        "it made no progress for 301 s with 2 requests: no token, no step"
+    )
 
 
 def test_progress_is_told_once_and_flapping_does_not_fill_the_log() -> None:
@@ -161,7 +163,7 @@ def test_a_long_prompt_is_given_its_time_and_zero_is_never() -> None:
     assert not isinstance(heard(Standstill(0.0, 0.0), 1e6, 1e6), Ended)
 
 
-def test_a_server_that_does_not_answer_is_ended_and_a_node_that_stood_still_ends_nobody() -> None:
+def test_a_server_that_does_not_answer_is_ended_and_a_node_that_stood_still_ends_none() -> None:
     standstill = Standstill(300.0, 0.0)
     assert standstill.missed(3600.0) is None
     now = 3600.0
@@ -173,12 +175,12 @@ def test_a_server_that_does_not_answer_is_ended_and_a_node_that_stood_still_ends
     assert "its server does not answer" in verdict.reason
 
 
-def test_an_adopted_engine_that_goes_on_is_told_of_though_nobody_saw_it_stand_still() -> None:
+def test_an_adopted_engine_that_goes_on_is_told_of_though_no_node_saw_it_stand_still() -> None:
     standstill = Standstill(300.0, 0.0, told=True)
     assert isinstance(heard(standstill, 0.0, 2.0), EngineResumed)
 
 
-def test_a_server_that_falls_silent_too_is_no_progress_and_gains_no_time() -> None:
+def test_a_server_that_falls_silent_too_is_not_progress_and_gains_no_time() -> None:
     standstill = Standstill(300.0, 0.0)
     assert isinstance(heard(standstill, 200.0, 200.0), EngineStalled)
     now, verdict = 200.0, None

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nebula.events import envelope, inference
-from nebula.events.inference import Candidate, Piece, Request, Routed
+from nebula.events import envelope
+from nebula.events.failures import Failure
+from nebula.events.inference import Piece, ReplicaCandidate, Request, Routed
 from nebula.events.record import parse_headers
 
 tokens = st.from_regex(r"[A-Za-z0-9_-]{1,40}", fullmatch=True)
@@ -45,7 +46,7 @@ heads = st.builds(
     content_type=types,
     replica=words,
     end=st.booleans(),
-    failure=st.sampled_from(["", inference.REFUSED, inference.ENGINE_FAILED]),
+    failure=st.sampled_from(["", Failure.REFUSED, Failure.ENGINE_FAILED]),
     attempt=st.integers(1, 2**31),
     retry_after=st.none() | st.integers(0, 60),
     continues=st.sampled_from(["", "again", "rest"]),
@@ -57,7 +58,7 @@ pieces = st.one_of(
         chunk=st.integers(-1, 2**40),
         body=st.binary(max_size=50),
         end=st.booleans(),
-        failure=st.sampled_from(["", inference.ENGINE_STOPPED, inference.ENGINE_TIMED_OUT]),
+        failure=st.sampled_from(["", Failure.ENGINE_STOPPED, Failure.ENGINE_TIMED_OUT]),
         attempt=st.integers(1, 2**31),
         queued=words,
     ),
@@ -188,7 +189,7 @@ def test_whatever_the_headers_say_reading_them_never_raises(written: dict[str, s
         {**OF_A_GATEWAY, envelope.TIMEOUT: "inf"},
     ],
 )
-def test_what_no_gateway_has_sent_is_no_request(written: dict[str, str] | None) -> None:
+def test_what_no_gateway_has_sent_is_not_a_request(written: dict[str, str] | None) -> None:
     assert envelope.read_request("chat", written, b"{}") is None
 
 
@@ -204,7 +205,7 @@ def test_what_no_gateway_has_sent_is_no_request(written: dict[str, str] | None) 
         {envelope.CHUNK: "0", envelope.RETRY_AFTER: "soon"},
     ],
 )
-def test_what_no_engine_has_sent_is_no_piece(written: dict[str, str] | None) -> None:
+def test_what_no_engine_has_sent_is_not_a_piece(written: dict[str, str] | None) -> None:
     assert envelope.read_piece(written, b"") is None
 
 
@@ -217,7 +218,7 @@ def test_what_no_engine_has_sent_is_no_piece(written: dict[str, str] | None) -> 
         st.integers(0, 2**40),
         st.lists(
             st.builds(
-                Candidate,
+                ReplicaCandidate,
                 tokens,
                 st.integers(0, 9),
                 st.booleans(),
@@ -242,11 +243,13 @@ def test_what_a_router_adds_to_a_request_is_read_and_changes_nothing_else(
     assert found[envelope.ROUTED].isprintable()
 
 
-def test_a_routers_choice_of_before_there_were_lines_is_read() -> None:
+def test_a_routers_choice_older_than_queues_is_read() -> None:
     old = '{"router":"a","seq":7,"candidates":[["chat-0",1]]}'
-    assert envelope.read_routed({envelope.ROUTED: old}) == Routed("a", 7, (Candidate("chat-0", 1),))
+    assert envelope.read_routed({envelope.ROUTED: old}) == Routed(
+        "a", 7, (ReplicaCandidate("chat-0", 1),)
+    )
 
 
 @pytest.mark.parametrize("written", [{}, {envelope.ROUTED: "{"}, {envelope.ROUTED: '{"seq":1}'}])
-def test_what_no_router_has_written_is_no_choice(written: dict[str, str]) -> None:
+def test_what_no_router_has_written_is_not_a_choice(written: dict[str, str]) -> None:
     assert envelope.read_routed(written) is None

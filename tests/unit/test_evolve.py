@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,21 +17,35 @@ from nebula.events.intents import (
     AliasRemoveRequested,
     AliasRequested,
     ModelLoadRequested,
+    ModelRebalanceRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeDrainRequested,
 )
 from nebula.events.record import Malformed, Record
-from nebula.events.state import EMPTY, AdapterStatus, Alias, Named, Rejection, State
+from nebula.events.state import (
+    EMPTY,
+    AdapterStatus,
+    Alias,
+    NameBinding,
+    Node,
+    Rejection,
+    Replica,
+    State,
+)
 from nebula.events.values import Adapter, Assignment, Target
+from nebula.events.version import VERSION
 from nebula.events.vocabulary import (
     AGGREGATE_OF,
     TYPES,
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterUnloaded,
+    ClusterFounded,
     EngineFailed,
     EngineReady,
+    EngineResumed,
+    EngineStalled,
     EngineStarted,
     EngineStopped,
     Event,
@@ -38,6 +54,7 @@ from nebula.events.vocabulary import (
     ModelRolledBack,
     ModelUnloaded,
     ModelUnschedulable,
+    ModelWoken,
     NodeDeregistered,
     NodeLost,
 )
@@ -51,6 +68,7 @@ from tests.unit.story import (
     intents,
     load,
     messages,
+    promised,
 )
 
 STARTED = EngineStarted(7, 1.0, 8001, "/log", plan=1)
@@ -66,7 +84,7 @@ def place(replica: str, version: int = 1) -> Assignment:
     return Assignment(replica, "alpha", (0,), 1, version)
 
 
-def names(story: Story) -> dict[str, Named]:
+def names(story: Story) -> dict[str, NameBinding]:
     return dict(story.state.names.items())
 
 
@@ -77,9 +95,9 @@ def test_a_requested_model_waits_for_a_plan() -> None:
     story = Story().given("chat", load(2, name="org/chat"))
     model = story.model()
     assert (model.name, model.spec.replicas, model.version) == ("org/chat", 2, 0)
-    assert model.intent > model.answered
-    assert model.created == story.state.time == SECOND
-    assert names(story) == {"org/chat": Named("chat")}
+    assert model.requested_seq > model.planned_seq
+    assert model.created_ns == story.state.time == SECOND
+    assert names(story) == {"org/chat": NameBinding("chat")}
     assert story.state.models_seq == story.state.seq
 
 
@@ -87,7 +105,7 @@ def test_a_plan_makes_replicas() -> None:
     story = placed(2)
     model = story.model()
     assert model.replicas == ("chat-0", "chat-1")
-    assert (model.version, model.answered) == (1, model.intent)
+    assert (model.version, model.planned_seq) == (1, model.requested_seq)
     assert story.replica().phase == "assigned"
     assert not story.replica().serving
 
@@ -107,10 +125,10 @@ def test_the_whole_life_ends_with_nothing_left() -> None:
     story = placed(lora=True).runs("chat-0")
     story.given("chat", AdapterLoadRequested("sql", "/sql"))
     story.given("chat-0", AdapterLoaded("sql", "/sql"))
-    assert story.replica().adapters == {"sql": AdapterStatus("/sql", loaded=True)}
+    assert story.replica().adapters == {"sql": AdapterStatus("/sql", loaded=True, asked=6)}
     story.given("chat", ModelUnloadRequested())
     assert story.model().unloading
-    assert story.model().intent == story.state.seq
+    assert story.model().requested_seq == story.state.seq
     assert story.replica().retired
     assert not story.replica().serving
     story.stops("chat-0")
@@ -222,7 +240,7 @@ def test_what_cannot_be_placed_says_why() -> None:
     story = Story().given("chat", load(3)).given("chat", ModelUnschedulable("no GPU", 3))
     model = story.model()
     assert (model.unschedulable, model.missing) == ("no GPU", 3)
-    assert model.answered == model.intent
+    assert model.planned_seq == model.requested_seq
 
 
 def test_a_plan_answers_why_there_was_none() -> None:
@@ -243,7 +261,7 @@ def test_a_plan_may_move_a_replica_and_take_back_a_retired_one() -> None:
     assert not replica.serving
 
 
-def test_an_engine_that_nobody_started_is_not_ready() -> None:
+def test_an_engine_that_was_not_started_is_not_ready() -> None:
     story = placed()
     before = story.replica()
     assert story.given("chat-0", EngineReady("0.11.0")).replica() == before
@@ -258,7 +276,7 @@ def test_a_model_that_is_asked_for_while_it_unloads_stays() -> None:
     story = placed().runs("chat-0").given("chat", ModelUnloadRequested())
     story.given("chat", load(1, "8GiB"))
     assert not story.model().unloading
-    assert story.model().intent > story.model().answered
+    assert story.model().requested_seq > story.model().planned_seq
 
 
 # Adapters
@@ -268,10 +286,10 @@ def test_an_adapter_is_wanted_loaded_and_let_go() -> None:
     story = placed(lora=True).runs("chat-0")
     story.given("chat", AdapterLoadRequested("sql", "/sql"))
     assert story.model().adapters == {"sql": "/sql"}
-    assert names(story) == {"chat": Named("chat"), "sql": Named("chat", "sql")}
+    assert names(story) == {"chat": NameBinding("chat"), "sql": NameBinding("chat", "sql")}
     story.given("chat-0", AdapterLoaded("sql", "/sql"))
     story.given("chat", AdapterUnloadRequested("sql"))
-    assert names(story) == {"chat": Named("chat")}
+    assert names(story) == {"chat": NameBinding("chat")}
     assert "sql" in story.replica().adapters
     story.given("chat-0", AdapterUnloaded("sql"))
     assert story.replica().adapters == {}
@@ -297,13 +315,14 @@ def test_a_repeated_request_forgives_the_adapters_that_failed(
     story = placed(adapters=adapters).runs("chat-0")
     story.given("chat-0", AdapterLoadFailed("sql", "/sql", "rank 64"))
     story.given("chat-0", AdapterLoaded("poet", "/poet"))
-    assert story.replica().adapters["sql"] == AdapterStatus("/sql", loaded=False, reason="rank 64")
+    failed = AdapterStatus("/sql", loaded=False, reason="rank 64", asked=2)
+    assert story.replica().adapters["sql"] == failed
     story.given("chat", again)
-    assert story.replica().adapters == {"poet": AdapterStatus("/poet", loaded=True)}
+    assert story.replica().adapters == {"poet": AdapterStatus("/poet", loaded=True, asked=2)}
 
 
 @pytest.mark.parametrize("gone", [AdapterUnloadRequested("sql"), load(1, "8GiB", lora=True)])
-def test_the_failure_of_an_adapter_that_nobody_wants_any_more_is_forgotten(
+def test_the_failure_of_an_adapter_that_is_no_longer_wanted_is_forgotten(
     gone: ModelLoadRequested | AdapterUnloadRequested,
 ) -> None:
     failed = AdapterLoadFailed("sql", "/sql", "rank 64")
@@ -322,15 +341,15 @@ def test_the_failure_of_an_adapter_that_is_wanted_from_elsewhere_by_now_does_not
     story.given("chat-0", AdapterLoadFailed("sql", "/better", "no such folder"))
     assert not story.replica().adapters["sql"].loaded
     story.given("chat-0", AdapterLoaded("sql", "/better"))
-    assert story.replica().adapters == {"sql": AdapterStatus("/better", loaded=True)}
+    assert story.replica().adapters == {"sql": AdapterStatus("/better", loaded=True, asked=6)}
 
 
 def test_a_new_name_frees_the_old_one() -> None:
     story = placed(name="old", adapters=(Adapter("sql", "/sql"),))
     story.given("chat", load(name="new"))
-    assert names(story) == {"new": Named("chat")}
+    assert names(story) == {"new": NameBinding("chat")}
     story.given("chat", load(name="sql", adapters=(Adapter("old", "/old"),)))
-    assert names(story) == {"sql": Named("chat"), "old": Named("chat", "old")}
+    assert names(story) == {"sql": NameBinding("chat"), "old": NameBinding("chat", "old")}
 
 
 # Nodes
@@ -339,16 +358,16 @@ def test_a_new_name_frees_the_old_one() -> None:
 def test_an_alias_comes_moves_is_renamed_and_goes() -> None:
     story = cluster(alpha=[80]).given("chat", load(name="org/chat"))
     story.given("prod", AliasRequested((Target("org/chat"),)))
-    assert story.state.names["prod"] == Named("", alias="prod")
+    assert story.state.names["prod"] == NameBinding("", alias="prod")
     moved = (Target("org/chat", 9), Target("org/to-come", 1))
     story.given("prod", AliasRequested(moved, "prod/chat", "org/shadow"))
     assert story.state.aliases["prod"] == Alias("prod", "prod/chat", moved, "org/shadow", 4)
     assert dict(story.state.names.items()) == {
-        "org/chat": Named("chat"),
-        "prod/chat": Named("", alias="prod"),
+        "org/chat": NameBinding("chat"),
+        "prod/chat": NameBinding("", alias="prod"),
     }
     story.given("prod", AliasRemoveRequested())
-    assert dict(story.state.names.items()) == {"org/chat": Named("chat")}
+    assert dict(story.state.names.items()) == {"org/chat": NameBinding("chat")}
     assert not story.state.aliases
 
 
@@ -361,8 +380,8 @@ def test_no_rollback_takes_back_a_name_that_an_alias_has_by_now() -> None:
     [rejection] = story.state.rejections.values()
     assert "is taken by now" in rejection.reason
     assert dict(story.state.names.items()) == {
-        "org/new": Named("chat"),
-        "org/old": Named("", alias="prod"),
+        "org/new": NameBinding("chat"),
+        "org/old": NameBinding("", alias="prod"),
     }
 
 
@@ -446,6 +465,98 @@ def test_what_is_reported_about_the_unknown_changes_nothing() -> None:
     assert len(story.state.rejections) == 0
 
 
+# What happens while there is a plan, or while one is asked for
+
+
+def test_a_replica_that_a_plan_moves_frees_the_room_that_it_had() -> None:
+    story = cluster(alpha=[80, 80]).given("chat", load(1, "8GiB"))
+    story.settles()
+    before = story.state.capacity_seq
+    [placed] = story.model().assignments
+    story.given("chat", ModelAssigned(2, (replace(placed, version=2),)))
+    assert story.state.capacity_seq == before
+    story.given("chat", ModelAssigned(3, (replace(placed, devices=(1,), version=3),)))
+    assert story.state.capacity_seq == story.state.seq
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_model_that_is_awake_does_not_fall_asleep_because_it_is_loaded_again(
+    again: bool,
+) -> None:
+    story = cluster(alpha=[80]).given("chat", load(on_request=True))
+    assert story.model().asleep
+    story.given("chat", load(on_request=True))
+    assert story.model().asleep  # nor does one that sleeps wake
+    story.given("chat", ModelWoken(), load(on_request=again))
+    assert not story.model().asleep
+
+
+def test_a_model_that_sleeps_wakes_when_it_is_loaded_to_be_there_at_all_times() -> None:
+    story = cluster(alpha=[80]).given("chat", load(on_request=True), load())
+    assert not story.model().asleep
+
+
+def test_replicas_that_are_to_move_are_added_to_those_that_were_asked_for_before() -> None:
+    story = placed(3).given("chat", ModelRebalanceRequested(("chat-2",)))
+    story.given("chat", ModelRebalanceRequested(("chat-0",)))
+    assert story.model().moving == ("chat-0", "chat-2")
+    plan = story.model().assignments
+    story.given("chat", ModelAssigned(2, plan[1:]))
+    assert story.model().moving == ("chat-2",)  # what no plan holds any more has gone
+
+
+def test_only_an_engine_that_serves_can_stand_still() -> None:
+    story = placed().runs("chat-0", ready=False)
+    started = story.engine()
+    story.given("chat-0", EngineStalled(30.0, 2, 270.0))
+    assert story.engine() == started
+    story.given("chat-0", EngineReady(), EngineStalled(2.0, 2, 3.0))
+    now = story.state.time
+    engine = story.engine()
+    assert (engine.stalled, engine.stuck, engine.ends) == (now - 2 * SECOND, 2, now + 3 * SECOND)
+    story.given("chat-0", EngineStalled(2.0, 2, None))
+    assert story.engine().ends == 0  # its node does not end it
+    story.given("chat-0", EngineResumed(2.0))
+    assert (story.engine().stalled, story.engine().stuck, story.engine().ends) == (0, 0, 0)
+    before = story.state
+    story.given("chat-0", EngineResumed(2.0))
+    assert story.replica() is before.replicas["chat-0"]
+
+
+def test_what_serves_with_fewer_replicas_than_are_wanted_is_not_proven() -> None:
+    story = cluster(alpha=[10]).given("chat", load(2, "8GiB"))
+    story.settles()
+    story.runs("chat-0")
+    assert (len(story.model().assignments), story.model().proven) == (1, None)
+    story.given("chat", ModelScaleRequested(1))
+    story.settles()
+    assert story.model().proven == story.model().spec
+
+
+@pytest.mark.parametrize(("version", "taken"), [(0, True), (1, True), (2, True), (3, False)])
+def test_a_plan_may_repeat_a_version_or_be_the_next_and_skips_none(
+    version: int, taken: bool
+) -> None:
+    """Nodes start engines for the version of a plan: one that is skipped would never come."""
+    story = placed()
+    assert story.model().version == 1
+    story.given("chat", ModelAssigned(version, (place("chat-0", version),)))
+    assert (story.state.seq not in story.state.rejections) == taken
+
+
+def test_a_rollback_keeps_the_adapters_that_the_change_was_to_take_off() -> None:
+    adapters = (Adapter("sql", "/sql"), Adapter("poet", "/poet"))
+    story = cluster(alpha=[80]).given("lab", ClusterFounded("lab", VERSION))
+    story.given("chat", load(1, "8GiB", adapters=adapters)).settles()
+    story.runs("chat-0").given("chat-0", AdapterLoaded("sql", "/sql", digest="a1"))
+    story.given("chat", load(1, "8GiB", adapters=(adapters[1],), options={"seed": 1}))
+    assert (set(story.model().leaving), set(story.model().adapters)) == ({"sql"}, {"poet"})
+    story.given("chat", ModelRolledBack("it does not get ready"))
+    assert story.model().leaving == {}
+    assert story.model().adapters == {"sql": "/sql", "poet": "/poet"}
+    assert names(story)["sql"] == NameBinding("chat", "sql")
+
+
 # Laws
 
 
@@ -516,8 +627,51 @@ def test_the_fold_never_raises_and_ends_at_the_last_entry(log: list[Record]) -> 
     state = fold(EMPTY, log)
     assert state.seq == len(log)
     assert state.time == len(log) * SECOND
-    mine = [each.seq for each in log if each.subject.startswith("nebula.events.model.")]
-    assert state.models_seq == max(mine, default=0)
+    assert state.models_seq == last_of("model", log)
+    assert state.nodes_seq == last_of("node", log)
+
+
+def last_of(aggregate: str, log: list[Record]) -> int:
+    """Return the last sequence under a guard's subject, as JetStream counts: sense or nonsense."""
+    return max(
+        (e.seq for e in log if e.subject.startswith(f"nebula.events.{aggregate}.")), default=0
+    )
+
+
+@pytest.mark.parametrize("aggregate", ["model", "node"])
+@pytest.mark.parametrize("payload", [b"[", b'{"devices": 1}', b"\xff"])
+def test_what_makes_no_sense_moves_the_guard_of_its_subject_and_no_other(
+    aggregate: str, payload: bytes
+) -> None:
+    story = cluster(alpha=[80]).given("chat", load())
+    before = story.state
+    kind = "ModelLoadRequested" if aggregate == "model" else "NodeRegistered"
+    state = story.publish(f"nebula.events.{aggregate}.alpha.{kind}", payload).state
+    assert state.seq in state.rejections
+    moved = (state.models_seq != before.models_seq, state.nodes_seq != before.nodes_seq)
+    assert moved == (aggregate == "model", aggregate == "node")
+
+
+def room(state: State) -> dict[tuple[str, int], int]:
+    """Sum the bytes that may be given to replicas, of every device on a node that takes some."""
+    taken = promised(state)
+    return {
+        (node.id, device.index): device.memory - taken.get((node.id, device.index), 0)
+        for node in state.nodes.values()
+        if node.schedulable
+        for device in node.devices
+    }
+
+
+@given(logs)
+def test_wherever_room_comes_free_models_that_found_none_are_decided_on_again(
+    log: list[Record],
+) -> None:
+    state = EMPTY
+    for entry in log:
+        before, state = room(state), evolve(state, entry)
+        if any(free > before.get(device, 0) for device, free in room(state).items()):
+            assert state.capacity_seq == entry.seq
 
 
 @given(logs, st.data())
@@ -540,21 +694,21 @@ def test_a_state_and_the_tail_of_the_log_are_as_good_as_the_log(
 def test_the_index_of_names_is_what_models_and_aliases_say(log: list[Record]) -> None:
     for seq in range(len(log) + 1):
         state = fold(EMPTY, log[:seq])
-        expected = {model.name: Named(model.id) for model in state.models.values()}
+        expected = {model.name: NameBinding(model.id) for model in state.models.values()}
         for model in state.models.values():
             for name in model.adapters:
                 assert name not in expected
-                expected[name] = Named(model.id, name)
+                expected[name] = NameBinding(model.id, name)
         for alias in state.aliases.values():
             assert alias.name not in expected
-            expected[alias.name] = Named("", alias=alias.id)
+            expected[alias.name] = NameBinding("", alias=alias.id)
         assert dict(state.names.items()) == expected
         adapters = sum(len(each.adapters) for each in state.models.values())
         assert len(state.names) == len(state.models) + adapters + len(state.aliases)
 
 
 @given(logs)
-def test_models_and_replicas_agree_on_who_belongs_to_whom(log: list[Record]) -> None:
+def test_models_and_replicas_agree_on_which_belongs_to_which(log: list[Record]) -> None:
     state = EMPTY
     for entry in log:
         state = evolve(state, entry)
@@ -580,11 +734,13 @@ def test_what_an_entry_changes_bears_its_sequence_and_time(log: list[Record]) ->
         for identity, model in state.models.items():
             earlier = before.models.get(identity)
             if earlier is not None and entry.type == "EngineReady":
-                earlier = replace(earlier, proven=model.proven)  # of which nobody is told
+                earlier = replace(earlier, proven=model.proven)  # which is not reported
             assert model == earlier or model.changed == entry.seq
         if entry.type in ("NodeSuspected", "NodeHeard"):
             continue  # they ask and answer, and change nothing that a node is or offers
-        parts = [(before.nodes, state.nodes)]
+        parts: list[tuple[Mapping[str, Node | Replica], Mapping[str, Node | Replica]]] = [
+            (before.nodes, state.nodes)
+        ]
         if entry.type not in ("ModelLoadRequested", *ADAPTER_INTENTS):
             parts.append((before.replicas, state.replicas))  # those only forgive adapters
         for known, now in parts:
@@ -648,7 +804,7 @@ def test_older_states_stay_as_they_were(log: list[Record]) -> None:
 
 
 @given(logs)
-def test_every_rejection_is_of_an_entry_that_nobody_has_answered(log: list[Record]) -> None:
+def test_every_rejection_is_of_an_unanswered_entry(log: list[Record]) -> None:
     state = fold(EMPTY, log)
     for seq, rejection in state.rejections.items():
         assert rejection.seq == seq

@@ -9,21 +9,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.events.evolve import fold
-from nebula.events.intents import ModelScaleRequested, ModelUnloadRequested, NodeDrainRequested
+from nebula.events.intents import (
+    ModelScaleRequested,
+    ModelUnloadRequested,
+    NodeDrainRequested,
+    NodeUndrainRequested,
+)
 from nebula.events.memory import GIB
 from nebula.events.state import EMPTY
 from nebula.events.values import Assignment
+from nebula.events.version import VERSION
 from nebula.events.vocabulary import (
+    ClusterFounded,
     EngineFailed,
     EngineStopped,
     Event,
     ModelAssigned,
     ModelMeasured,
     NodeLost,
+    NodeStopped,
 )
 from nebula.history.advice import advice
+from nebula.history.description import describe
 from nebula.history.explanation import Causes, Chronicle, without_gaps
-from nebula.history.telling import told
 from tests.unit import corpus
 from tests.unit.story import Story, cluster, facts, gpus, intents, load
 
@@ -42,16 +50,21 @@ def reasons(story: Story) -> tuple[str, ...]:
 # What the router saw
 
 
-def test_how_much_memory_it_takes_is_told_where_nobody_said_it() -> None:
+def test_how_much_memory_it_takes_is_told_if_the_request_did_not_say_it() -> None:
     story = cluster(big=[80]).given("chat", load(), ModelMeasured("/m", 14 * GIB, 131_072, 8192))
     story.decides()
     assert reasons(story)[0] == (
-        "it takes 14.0 GiB of weights, and a cache for 32768 tokens of 131072 bytes"
+        "measured: its files hold 14.0 GiB of weights; its KV cache takes 128.0 KiB for a token, "
+        "and is to hold 32768 tokens"
+    )
+    assert reasons(story)[1] == (
+        "chat-0: big/gpu0 was chosen, 73.6 GiB of it were free; needed: 21.7 GiB: 14.0 GiB for "
+        "weights, 4.0 GiB for a KV cache of at least 32768 tokens, 3.7 GiB for the engine itself"
     )
     story = cluster(big=[80]).given("chat", load(), ModelMeasured("/m", reason="no such file"))
     story.decides()
     assert reasons(story)[0] == (
-        "nobody could measure how much memory it takes (no such file): it gets a share of a device"
+        "its memory need could not be measured (no such file): it gets a share of a device"
     )
 
 
@@ -90,10 +103,12 @@ def test_the_chosen_device_and_every_loser_are_told() -> None:
     story.given("gone", NodeLost()).given("chat", load(1, "8GiB"))
     story.decides()
     assert reasons(story) == (
-        "chat-0: big/gpu0 was chosen, 73.6 GiB of it were free and 8.0 GiB were needed",
+        "chat-0: big/gpu0 was chosen, 73.6 GiB of it were free; needed: 8.0 GiB, as the load "
+        "request asks",
         "chat-0: not twin/gpu0: it is as good, but big/gpu0 comes first by name",
         "chat-0: not small/gpu0: it has less room: 36.8 GiB, not 73.6 GiB",
-        "chat-0: not full/gpu0: full/gpu0 has 3.7 GiB left, needs 8.0 GiB",
+        "chat-0: not full/gpu0: 3.7 GiB are left of the 3.7 GiB that replicas may have of it; "
+        "needed: 8.0 GiB, as the load request asks",
         "chat-0: not gone/gpu0: gone is lost",
     )
 
@@ -104,7 +119,7 @@ def test_replicas_of_a_model_keep_apart_and_say_so() -> None:
     assert "chat-1: not n1/gpu0: n1 has 1 of its replicas already, n2 0" in reasons(story)
 
 
-def test_of_a_device_with_too_little_room_those_are_told_who_have_it() -> None:
+def test_for_a_device_with_too_little_room_the_replicas_that_have_it_are_named() -> None:
     story = cluster(n1=[80]).given("chat", load(2, "20GiB")).given("embed", load(1, "30GiB"))
     story.settles()
     story.given("more", load(2, "1GiB"))
@@ -112,8 +127,9 @@ def test_of_a_device_with_too_little_room_those_are_told_who_have_it() -> None:
     story.given("late", load(1, "9GiB"))
     story.decides()
     assert reasons(story)[-1] == (
-        "late-0: not n1/gpu0: n1/gpu0 has 1.6 GiB left, needs 9.0 GiB, embed-0 has 30.0 GiB, "
-        "chat-0 has 20.0 GiB, chat-1 has 20.0 GiB, more-0 has 1.0 GiB, more-1 has 1.0 GiB"
+        "late-0: not n1/gpu0: 1.6 GiB are left of the 73.6 GiB that replicas may have of it: "
+        "embed-0 has 30.0 GiB, chat-0 has 20.0 GiB, chat-1 has 20.0 GiB, more-0 has 1.0 GiB, "
+        "more-1 has 1.0 GiB; needed: 9.0 GiB, as the load request asks"
     )
 
 
@@ -121,8 +137,9 @@ def test_a_plan_s_own_replicas_have_the_room_that_they_took_before() -> None:
     story = cluster(n1=[80]).given("chat", load(4, "24GiB"))
     story.decides()
     assert reasons(story)[-1] == (
-        "chat-3: not n1/gpu0: n1/gpu0 has 1.6 GiB left, needs 24.0 GiB, chat-0 has 24.0 GiB, "
-        "chat-1 has 24.0 GiB, chat-2 has 24.0 GiB"
+        "chat-3: not n1/gpu0: 1.6 GiB are left of the 73.6 GiB that replicas may have of it: "
+        "chat-0 has 24.0 GiB, chat-1 has 24.0 GiB, chat-2 has 24.0 GiB; needed: 24.0 GiB, as the "
+        "load request asks"
     )
 
 
@@ -137,11 +154,11 @@ def test_what_was_kept_and_what_had_to_go_is_told() -> None:
     )
 
 
-def test_of_many_replicas_the_first_are_told_and_the_one_that_found_no_place() -> None:
+def test_of_many_replicas_the_first_are_told_and_also_a_replica_without_a_place() -> None:
     story = cluster(n1=[80]).given("chat", load(20, "6GiB"))
     story.decides()
     lines = reasons(story)
-    assert [line.partition(":")[0] for line in lines if line.endswith("were needed")] == [
+    assert [line.partition(":")[0] for line in lines if " was chosen, " in line] == [
         f"chat-{number}" for number in range(8)
     ]
     assert lines[-3:-1] == ("and 4 further replicas likewise", "chat-12: no candidate can take it")
@@ -159,7 +176,7 @@ def test_of_many_candidates_the_first_are_told() -> None:
     ("actor", "reason"),
     [
         ("", "written by hand: no router decided this"),
-        ("revert to 2", "brought back by `nebula revert`"),
+        ("revert to 2", "brought back by a reversion"),
     ],
 )
 def test_a_plan_that_no_router_made_says_so(actor: str, reason: str) -> None:
@@ -178,13 +195,13 @@ def test_a_plan_that_no_router_made_says_so(actor: str, reason: str) -> None:
 def test_a_plan_that_says_to_come_from_its_own_future_is_told_so(basis: int) -> None:
     story = cluster(n1=[80]).given("chat", load(1, "8GiB"))
     story.append("chat", ModelAssigned(1, (Assignment("chat-0", "n1", (0,), 1, 1),)), basis=basis)
-    assert reasons(story) == (f"it says that it was decided after event {basis}, which came later",)
+    assert reasons(story) == (f"its basis is event {basis}, which came later",)
 
 
 def test_an_entry_that_was_not_acted_upon_says_why() -> None:
     story = Story().given("chat", ModelScaleRequested(2))
     [line] = chronicle(story).lines
-    assert line.reasons[0].startswith("not acted upon: ")
+    assert line.reasons[0].startswith("rejected: ")
 
 
 # Chains
@@ -235,6 +252,43 @@ def test_a_plan_that_moves_replicas_was_caused_by_the_drain_too_however_long_bef
     assert causes.chain([15]) == {14, 15}, "nothing of it is on the drained node any more"
 
 
+@pytest.mark.parametrize(
+    ("closes", "opens"),
+    [
+        (NodeDrainRequested(), NodeUndrainRequested()),
+        (NodeLost("silent"), gpus(80)),
+        (NodeStopped(), gpus(80)),
+    ],
+    ids=["drained", "lost", "stopped"],
+)
+def test_a_node_that_is_back_is_blamed_for_no_later_plan(closes: Event, opens: Event) -> None:
+    story = Story().given("lab", ClusterFounded("lab", VERSION)).given("n1", gpus(80))
+    story.given("chat", load(1, "8GiB")).settles()
+    story.given("n1", closes)
+    closed = story.state.seq
+    plan = story.model().assignments
+    story.given("chat", ModelAssigned(2, plan))
+    assert closed in causes_in(story).chain([story.state.seq])
+    story.given("n1", opens).given("chat", ModelAssigned(3, plan))
+    assert closed not in causes_in(story).chain([story.state.seq])
+
+
+def test_a_replica_that_takes_several_devices_is_told_what_each_of_them_must_have() -> None:
+    two = {"tensor-parallel-size": 2}
+    story = cluster(n1=[80, 80], n2=[24, 24]).given("other", load(1, "20GiB", node="n2"))
+    story.settles()
+    story.given("chat", load(1, "30GiB", options=two)).decides()
+    found = reasons(story)
+    assert any(
+        each.endswith("needed: 30.0 GiB, as the load request asks, on each device")
+        for each in found
+    ), found
+    story.given("more", load(1, "70GiB", options=two)).decides()
+    found = reasons(story)
+    held = [each for each in found if each.startswith("more-0: not n1/") and "chat-0 has" in each]
+    assert held, found
+
+
 def test_a_story_that_goes_back_to_a_plan_leaves_out_none_since() -> None:
     story = moved()
     found = [record for record in story.log if record.aggregate in ("model", "replica")]
@@ -253,7 +307,7 @@ def test_a_replica_that_starts_anew_in_its_place_says_why() -> None:
     story.decides()
     assert reasons(story)[:3] == (
         "kept where they are: chat-0",
-        "chat-0 starts anew where it is: it runs as was asked for before",
+        "chat-0 is restarted in place: it runs as was asked for before",
         "chat-1: no candidate can take it",
     )
 
@@ -283,7 +337,7 @@ def test_nothing_that_may_happen_can_not_be_told(said: list[tuple[str, Event]]) 
         story.append(identity, event)
         story.decides()
     assert [line.seq for line in chronicle(story).lines] == [each.seq for each in story.log]
-    assert all(told(record) for record in story.log)
+    assert all(describe(record) for record in story.log)
     for model in story.state.models.values():
         assert advice(story.state, model) == "" or advice(story.state, model).endswith(".")
 
@@ -321,7 +375,7 @@ ADVICE: dict[str, tuple[Callable[[], Story], str]] = {
     "no room but on a lost node": (
         lambda: _moved(unplaced(n1=[80], n2=[4], n3=[8]).runs("chat-0").given("n1", NodeLost())),
         "Start the lost node n1 again (`nebula node --name n1` on its machine), add a node with a "
-        "device that has 8.0 GiB to give, unload something from n3/gpu0, or load it again with",
+        "device that has 8.0 GiB free, unload something from n3/gpu0, or load it again with",
     ),
     "lost while it was drained": (
         lambda: _moved(
@@ -332,7 +386,7 @@ ADVICE: dict[str, tuple[Callable[[], Story], str]] = {
     ),
     "no room on a lost node either": (
         lambda: _moved(unplaced(n1=[8], n2=[4]).given("n1", NodeLost())),
-        "Add a node with a device that has 8.0 GiB to give",
+        "Add a node with a device that has 8.0 GiB free",
     ),
     "all lost for good": (
         lambda: _moved(unplaced(n1=[80]).given("n1", NodeLost())),
@@ -340,19 +394,19 @@ ADVICE: dict[str, tuple[Callable[[], Story], str]] = {
     ),
     "too little room": (
         lambda: unplaced(n1=[8]),
-        "Add a node with a device that has 8.0 GiB to give, unload something from n1/gpu0, "
-        "or load it again with --memory 7.3GiB or less.",
+        "Add a node with a device that has 8.0 GiB free, unload something from n1/gpu0, "
+        "or load it again with --memory 7.35GiB or less, which n1/gpu0 has left now.",
     ),
     "not started yet": (settled, "Wait for n1 to start chat-0"),
     "starting": (
         lambda: settled().runs("chat-0", ready=False),
-        "Wait: its engine is loading; `nebula logs -f chat-0`",
+        "Wait: its engine is loading, as `nebula logs -f chat-0` shows",
     ),
     "failing": (
         lambda: settled().given("chat-0", EngineFailed("no", 1, attempt=1, retry_in=1.0)),
-        "Wait: n1 tries chat-0 again",
+        "Mend what its engine says (`nebula logs chat-0` has all of it), or wait: n1 tries",
     ),
-    "given up": (lambda: settled().gives_up("chat-0"), "Mend what the engine says"),
+    "given up": (lambda: settled().gives_up("chat-0"), "Mend what its engine says"),
     "scaled to nothing": (
         lambda: settled().given("chat", ModelScaleRequested(0)),
         "Give it replicas: `nebula scale chat 1`.",
@@ -395,6 +449,6 @@ def test_the_recorded_incident_ends_in_what_to_do() -> None:
     state = fold(EMPTY, corpus.records("lost-node")[:18])
     assert advice(state, state.models["poet"]) == (
         "Start the lost node n2 again (`nebula node --name n2` on its machine), "
-        "add a node with a device that has 14.0 GiB to give, unload something from n1/gpu0, "
-        "or load it again with --memory 4.7GiB or less."
+        "add a node with a device that has 14.0 GiB free, unload something from n1/gpu0, "
+        "or load it again with --memory 4.79GiB or less, which n1/gpu0 has left now."
     )

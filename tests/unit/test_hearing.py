@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from nebula.actors.router.hearing import FRESH, MOST_TOLD, NEVER, Hearing, Silence, Told
+from nebula.events.heartbeats import RouterHeartbeat
 from nebula.events.intents import NodeDrainRequested
-from nebula.events.status import RouterStatus
 from nebula.events.vocabulary import (
     DownloadProgressed,
     EngineFailed,
@@ -77,7 +77,7 @@ def test_silence_begins_anew_with_every_event_of_the_node_s_own(
 
 
 @pytest.mark.parametrize("event", [NodeDrainRequested(), NodeSuspected()])
-def test_what_others_say_of_a_node_is_no_sign_of_its_life(ear: Ear, event: Event) -> None:
+def test_what_others_say_of_a_node_is_not_a_sign_of_its_life(ear: Ear, event: Event) -> None:
     ear.appended("alpha", event)
     assert ear.of("alpha").seconds == 40.0
 
@@ -116,11 +116,11 @@ def test_what_another_router_hears_counts_as_heard(ear: Ear, told: Told, seconds
     assert ear.of("alpha").seconds == seconds + 50, "the router is silent by now itself"
 
 
-def test_a_heartbeat_of_a_router_of_before_tells_nothing_of_nodes() -> None:
-    assert msgspec.json.decode(b'{"router":"r2"}', type=RouterStatus).silent is None
+def test_a_heartbeat_of_an_older_router_tells_nothing_of_nodes() -> None:
+    assert msgspec.json.decode(b'{"router":"r2"}', type=RouterHeartbeat).silent is None
 
 
-def test_a_router_tells_of_those_alone_whom_its_own_ear_does_not_hear(ear: Ear) -> None:
+def test_a_router_tells_only_of_nodes_that_it_does_not_hear_itself(ear: Ear) -> None:
     ear.hearing.on_told("r2", {})
     ear.hearing.on_heartbeat("alpha")
     assert ear.hearing.tell(ear.story.state) == {"beta": NEVER}
@@ -138,7 +138,7 @@ def test_a_router_that_hears_few_of_a_thousand_tells_nothing_and_its_heartbeat_s
     told = ear.hearing.tell(ear.story.state)
     assert told is not None
     assert len(told) == MOST_TOLD
-    assert len(msgspec.json.encode(RouterStatus("r1", {}, dict(told)))) < 2500
+    assert len(msgspec.json.encode(RouterHeartbeat("r1", silent=dict(told)))) < 2500
 
 
 def test_the_time_to_answer_counts_from_when_the_suspicion_is_known_here(ear: Ear) -> None:
@@ -167,6 +167,6 @@ def test_what_other_routers_tell_is_kept_for_the_reason(ear: Ear) -> None:
     assert dict(ear.of("alpha", "r3", "r2").routers) == {"r2": 31.0, "r3": None}
 
 
-def test_whom_it_does_not_hear_it_looks_up(ear: Ear) -> None:
+def test_a_node_that_it_does_not_hear_is_looked_up(ear: Ear) -> None:
     ear.hearing.on_heartbeat("beta")
     assert ear.hearing.doubtful(ear.story.state) == ["alpha"]

@@ -1,13 +1,17 @@
-"""What a gateway hears of routers and replicas: who lives, and what waits where."""
+"""What a gateway hears of routers and replicas: which actors live, and what waits where."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 import pytest
 
 from nebula.actors.gateway.addressing import HEARD
 from nebula.actors.gateway.heartbeats import FORGOTTEN, Heartbeats
-from nebula.events.status import QueueStatus, ReplicaStatus, RouterStatus
+from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartbeat
+from nebula.events.state import EMPTY
+from tests.unit.story import Story, cluster, load
 
 
 class Ear:
@@ -18,11 +22,11 @@ class Ear:
         self.heard = Heartbeats(lambda: self.clock)
 
     def replica(self, name: str, pid: int = 7, context: int = 0) -> None:
-        status = ReplicaStatus(name, pid, 0, 1, context=context)
+        status = ReplicaHeartbeat(name, pid, 0, 1, context=context)
         self.heard.on_replica(b"", b"", msgspec.json.encode(status))
 
-    def router(self, name: str, **queues: QueueStatus) -> None:
-        self.heard.on_router(b"", b"", msgspec.json.encode(RouterStatus(name, queues)))
+    def router(self, name: str, **queues: QueueLength) -> None:
+        self.heard.on_router(b"", b"", msgspec.json.encode(RouterHeartbeat(name, queues)))
 
 
 def test_a_replica_is_silent_since_its_last_heartbeat() -> None:
@@ -51,7 +55,7 @@ def test_a_router_is_silent_since_its_last_heartbeat_or_since_it_was_first_spoke
     assert ear.heard.router_silent("r1", since=1002.0) == 2.0
 
 
-def test_nobody_is_silent_for_longer_than_they_could_be_heard() -> None:
+def test_no_router_is_silent_for_longer_than_it_could_be_heard() -> None:
     ear = Ear()
     ear.replica("chat-0")
     ear.router("r1")
@@ -73,12 +77,12 @@ def test_the_context_is_that_of_the_smallest_engine() -> None:
 
 def test_what_waits_for_a_model_is_what_waits_in_all_routers() -> None:
     ear = Ear()
-    assert ear.heard.queue("chat") == QueueStatus(0, 0.0)
-    ear.router("r1", chat=QueueStatus(2, 3.0), other=QueueStatus(9, 9.0))
-    ear.router("r2", chat=QueueStatus(1, 5.0))
-    assert ear.heard.queue("chat") == QueueStatus(3, 5.0)
+    assert ear.heard.queue("chat") == QueueLength(0, 0.0)
+    ear.router("r1", chat=QueueLength(2, 3.0), other=QueueLength(9, 9.0))
+    ear.router("r2", chat=QueueLength(1, 5.0))
+    assert ear.heard.queue("chat") == QueueLength(3, 5.0)
     ear.router("r2")
-    assert ear.heard.queue("chat") == QueueStatus(2, 3.0)
+    assert ear.heard.queue("chat") == QueueLength(2, 3.0)
 
 
 def test_a_router_lives_for_as_long_as_it_is_heard_every_few_seconds() -> None:
@@ -96,7 +100,7 @@ def test_a_router_is_addressed_once_it_says_so_and_until_it_says_the_opposite() 
     ear = Ear()
     told = []
     for addressed in (False, True, False):
-        status = RouterStatus("r1", addressed=addressed)
+        status = RouterHeartbeat("r1", addressed=addressed)
         ear.heard.on_router(b"", b"", msgspec.json.encode(status))
         told += [each.addressed for each in ear.heard.routers()]
     assert told == [False, True, False]
@@ -110,23 +114,53 @@ def test_the_heartbeat_of_an_older_router_addresses_it_through_the_group() -> No
 
 def test_routers_that_are_long_silent_are_forgotten_with_what_waited_in_them() -> None:
     ear = Ear()
-    ear.router("r1", chat=QueueStatus(2, 3.0))
+    ear.router("r1", chat=QueueLength(2, 3.0))
     ear.clock += FORGOTTEN + 1
-    ear.heard.forget(lambda _: True)
-    assert ear.heard.queue("chat") == QueueStatus(0, 0.0)
+    ear.heard.forget(EMPTY)
+    assert ear.heard.queue("chat") == QueueLength(0, 0.0)
 
 
 def test_replicas_that_are_gone_are_forgotten() -> None:
     ear = Ear()
     ear.replica("chat-0")
     ear.clock += 9
-    ear.heard.forget(lambda replica: replica != "chat-0")
+    ear.heard.forget(EMPTY)
     assert ear.heard.replica_silent("chat-0", 7) == 0.0
 
 
+def served(replicas: int = 1, **fields: Any) -> Story:
+    story = cluster(alpha=[80])
+    story.given("chat", load(replicas, **fields)).settles()
+    return story
+
+
+def test_a_model_s_context_is_the_smallest_that_its_engines_tell() -> None:
+    model = served(replicas=2).model()
+    ear = Ear()
+    assert ear.heard.context_of(model) is None
+    ear.replica("chat-0", context=8192)
+    ear.replica("chat-1")
+    assert ear.heard.context_of(model) == 8192
+    ear.replica("chat-1", context=4096)
+    assert ear.heard.context_of(model) == 4096
+
+
+def test_a_model_s_context_is_still_known_while_it_has_no_replicas() -> None:
+    story = served()
+    ear = Ear()
+    ear.replica("chat-0", context=4096)
+    ear.replica("unloaded-0", context=1)
+    ear.heard.forget(msgspec.structs.replace(story.state, replicas={}))
+    assert ear.heard.context_of(story.model()) == 4096
+
+
+def test_before_any_engine_has_told_it_the_model_s_option_says_its_context() -> None:
+    assert Ear().heard.context_of(served(options={"max_model_len": "4k"}).model()) == 4000
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b'{"replica":1,"router":2}'])
-def test_what_is_no_heartbeat_is_not_heard(body: bytes) -> None:
+def test_what_is_not_a_heartbeat_is_not_heard(body: bytes) -> None:
     ear = Ear()
     ear.heard.on_replica(b"", b"", body)
     ear.heard.on_router(b"", b"", body)
-    assert ear.heard.queue("chat") == QueueStatus(0, 0.0)
+    assert ear.heard.queue("chat") == QueueLength(0, 0.0)

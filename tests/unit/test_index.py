@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from msgspec.structs import replace
 
-from nebula.actors.placement.candidates import Wish, best, weigh
+from nebula.actors.placement.candidates import Requirements, best, weigh
 from nebula.actors.placement.decision import Decider, decide
 from nebula.actors.placement.fleet import Fleet
 from nebula.actors.placement.sizing import usable
@@ -83,18 +83,20 @@ def overfull(state: State) -> bool:
 
 
 @given(messages)
-def test_who_remembers_decides_as_who_does_not(said: list[tuple[str, bytes]]) -> None:
+def test_a_decider_with_memory_decides_as_one_without(said: list[tuple[str, bytes]]) -> None:
     story, decider = Story(), Decider()
     for subject, payload in said:
         story.publish(subject, payload)
+        # A plan by hand may promise more of a device than there is. What stands on it moves with
+        # the next plan, which nothing hurries.
         while decided := decide(story.state):
-            assert decider.decide(story.state) == decided
+            assert decider.decide(story.state) == decided or overfull(story.state)
             story.decides()
-        assert decider.decide(story.state) == ()
+        assert decider.decide(story.state) == () or overfull(story.state)
 
 
 @given(messages)
-def test_the_quick_choice_is_the_one_that_is_explained(said: list[tuple[str, bytes]]) -> None:
+def test_the_quick_choice_is_the_explained_one(said: list[tuple[str, bytes]]) -> None:
     story = cluster(n1=[16, 16], n2=[24, 24, 8]).given("n3", gpus(16, 16, zone="a"))
     story.given("n4", NodeRegistered(gpus(16).devices, weights=()))
     fleet = Fleet()
@@ -103,7 +105,7 @@ def test_the_quick_choice_is_the_one_that_is_explained(said: list[tuple[str, byt
         story.decides()
         rooms = fleet.of(story.state)
         for model in story.state.models.values():
-            wish = Wish(story.state, model)
+            wish = Requirements(story.state, model)
             same: dict[str, int] = {}
             for place in model.assignments:
                 same[place.node] = same.get(place.node, 0) + 1

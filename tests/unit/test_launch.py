@@ -28,9 +28,12 @@ def added_by(options: dict[str, Any]) -> list[str]:
 
 
 def environ(
-    inherited: dict[str, str] | None = None, device: Device = GPU, **launch: Any
+    inherited: dict[str, str] | None = None,
+    device: Device = GPU,
+    replica: Replica = REPLICA,
+    **launch: Any,
 ) -> dict[str, str]:
-    return environment(SITE, replace(LAUNCH, **launch), REPLICA, device, inherited or {})
+    return environment(SITE, replace(LAUNCH, **launch), replica, device, inherited or {})
 
 
 def test_a_chat_model_on_a_gpu_is_started_with_exactly_this_line() -> None:
@@ -117,7 +120,7 @@ def test_the_cpus_cache_is_a_quarter_of_the_share_and_never_too_little_to_start(
     assert cpu_cache(1) == 128 * MIB
 
 
-def test_an_engine_learns_who_it_is_from_its_environment() -> None:
+def test_an_engine_learns_its_identity_from_its_environment() -> None:
     assert environ({"HOME": "/root"}) == {
         "HOME": "/root",
         "VLLM_NO_USAGE_STATS": "1",
@@ -136,9 +139,16 @@ def test_an_engine_on_a_cpu_is_told_nothing_of_gpus() -> None:
     assert "CUDA_VISIBLE_DEVICES" not in environ(device=CPU)
 
 
-def test_the_gpus_of_a_replica_replace_those_that_the_node_itself_sees() -> None:
+@pytest.mark.parametrize(
+    ("devices", "seen"), [((1,), "1"), ((1, 3), "1,3"), ((3, 0, 2, 10), "3,0,2,10")]
+)
+def test_the_gpus_of_a_replica_replace_those_that_the_node_itself_sees(
+    devices: tuple[int, ...], seen: str
+) -> None:
     inherited = {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
-    assert environ(inherited)["CUDA_VISIBLE_DEVICES"] == "1"
+    found = environ(inherited, replica=replace(REPLICA, devices=devices))
+    assert found["CUDA_VISIBLE_DEVICES"] == seen
+    assert found["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"  # the order in which they were numbered
 
 
 def test_adapters_can_be_loaded_at_run_time_only_where_lora_is_wanted() -> None:
@@ -174,12 +184,26 @@ def test_one_core_is_enough_for_a_thread() -> None:
     assert found["OMP_NUM_THREADS"] == "1"
 
 
-def test_who_sets_how_threads_are_bound_is_left_alone() -> None:
+def test_a_setting_of_how_threads_are_bound_is_left_alone() -> None:
     assert threads(inherited={"VLLM_CPU_OMP_THREADS_BIND": "0-3"}) == ["0-3", None, None]
     assert threads(env={"VLLM_CPU_OMP_THREADS_BIND": "auto"}) == ["auto", None, None]
 
 
-def test_who_sets_the_number_of_threads_keeps_it() -> None:
+def test_a_setting_of_the_number_of_threads_is_kept() -> None:
     assert threads(inherited={"OMP_NUM_THREADS": "3"}) == ["nobind", "3", "PASSIVE"]
     assert threads(inherited={"OMP_NUM_THREADS": "3"}, env={"OMP_NUM_THREADS": "2"})[1] == "2"
     assert threads(env={"OMP_WAIT_POLICY": "ACTIVE"})[2] == "ACTIVE"
+
+
+def test_what_the_user_wants_of_the_engine_wins_over_what_nebula_sets_for_it() -> None:
+    own = {"OMP_NUM_THREADS": "2", "VLLM_NO_USAGE_STATS": "0"}
+    found = environ({"VLLM_NO_USAGE_STATS": "1"}, device=CPU, env=own)
+    assert own.items() <= found.items()
+
+
+def test_the_hub_s_token_is_in_no_command_line() -> None:
+    for key in ("hf-token", "hf_token"):
+        assert added_by({key: "hf_SECRET123"}) == []
+        assert environ(options={key: "hf_SECRET123"})["HF_TOKEN"] == "hf_SECRET123"
+    assert added_by({"hf-token": True}) == ["--hf-token"]
+    assert "HF_TOKEN" not in environ(options={"hf-token": True})

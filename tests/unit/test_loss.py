@@ -1,6 +1,8 @@
-"""Who is suspected, vouched for and lost: a loss harms, so no router concludes it by itself."""
+"""Which nodes are suspected, vouched for and lost: a loss harms, so no router decides it alone."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -24,7 +26,11 @@ def due(story: Story, lost_after: float = LOST_AFTER, **seen: Silence) -> list[D
 
 
 def kinds(story: Story, lost_after: float = LOST_AFTER, **seen: Silence) -> list[tuple[str, type]]:
-    return [(each.id, type(each.event)) for each in due(story, lost_after, **seen)]
+    return kinds_of(due(story, lost_after, **seen))
+
+
+def kinds_of(decisions: Iterable[Decision]) -> list[tuple[str, type]]:
+    return [(each.id, type(each.event)) for each in decisions]
 
 
 def asked(story: Story, node: str = "alpha") -> Story:
@@ -41,21 +47,21 @@ def reason(decision: Decision) -> str:
     return decision.event.reason
 
 
-def test_nobody_is_lost_unasked() -> None:
+def test_no_node_is_lost_unasked() -> None:
     story = cluster(alpha=[80])
     assert kinds(story, alpha=Silence(LOST_AFTER - ASK)) == []
     assert kinds(story, alpha=Silence(LONG)) == [("alpha", NodeSuspected)]
 
 
-def test_who_has_not_answered_in_time_is_lost_and_the_reason_has_the_figures() -> None:
+def test_a_node_that_has_not_answered_in_time_is_lost_and_the_reason_has_the_figures() -> None:
     story = asked(cluster(alpha=[80], beta=[80]))
     assert kinds(story, alpha=silent(story, 31, waited=ASK - 1)) == []
     assert kinds(story, alpha=silent(story, 30)) == []
     seen = replace(silent(story, 30.5), routers={"r2": 29.04, "r3": None})
     [lost] = due(story, alpha=seen, beta=Silence(2.0))
     assert lost.event == NodeLost(
-        "not heard from for 30.5 s, more than 30 s; asked in the log 10.0 s ago, and nobody has "
-        "answered; last sign of life: its heartbeat; silent to other routers: r2 (29.0 s), "
+        "not heard from for 30.5 s, more than 30 s; asked in the log 10.0 s ago, without an "
+        "answer; last sign of life: its heartbeat; silent to other routers: r2 (29.0 s), "
         "r3 (has told nothing); 1 of 2 nodes silent: no brake"
     )
     assert lost.cause == story.state.nodes["alpha"].suspected
@@ -126,10 +132,12 @@ def test_most_of_three_nodes_or_more_that_fall_silent_get_twice_the_time(
         }
 
     lost = [(name, NodeLost) for name in names[:many]]
-    assert kinds(story, **seen(31)) == ([] if braked else lost)
-    assert kinds(story, **seen(61)) == lost, "truly dead ones are lost all the same"
+    assert kinds_of(decide_lost(story.state, seen(31), LOST_AFTER)) == ([] if braked else lost)
+    assert kinds_of(decide_lost(story.state, seen(61), LOST_AFTER)) == lost, (
+        "truly dead ones are lost all the same"
+    )
     words = f"{many} of {nodes} nodes silent: {'twice the time for each' if braked else 'no brake'}"
-    assert words in reason(due(story, **seen(61))[0])
+    assert words in reason(next(iter(decide_lost(story.state, seen(61), LOST_AFTER))))
 
 
 # A pause that grows

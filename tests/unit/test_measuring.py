@@ -213,9 +213,12 @@ def test_weights_in_bin_files_are_counted_by_their_size(tmp_path: Path) -> None:
     ("files", "problem"),
     [
         ({"model__safetensors": tensors(10)}, "it has no config.json"),
-        ({"config__json": config()}, "its files hold no weights"),
+        ({"config__json": config()}, "its files have no weights"),
         ({"config__json": b"{", "model__safetensors": tensors(10)}, "config.json can't be read"),
-        ({"config__json": b"[]", "model__safetensors": tensors(10)}, "config.json holds no object"),
+        (
+            {"config__json": b"[]", "model__safetensors": tensors(10)},
+            ("config.json is not a JSON object"),
+        ),
         ({"config__json": config(), "model__safetensors": b"oops"}, "does not begin as one"),
         (
             {"config__json": config(), "model__safetensors": (2**60).to_bytes(8, "little")},
@@ -235,6 +238,6 @@ def test_a_folder_that_does_not_tell_says_why(
 
 
 def test_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
-    with pytest.raises(Unmeasurable, match="is no folder of a model"):
+    with pytest.raises(Unmeasurable, match="is not the folder of a model"):
         folder.measure(tmp_path / "nothing")
     assert not folder.whole(tmp_path / "nothing")

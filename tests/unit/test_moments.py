@@ -46,7 +46,7 @@ def test_a_moment_is_read(text: str, moment: Moment) -> None:
 @pytest.mark.parametrize(
     "text", ["", "0", "-1", "soon", "25:00", "2026-13-01", "1w", "1" * 30, "²", "9999-12-31x"]
 )
-def test_what_is_no_moment_is_refused(text: str) -> None:
+def test_what_is_not_a_moment_is_refused(text: str) -> None:
     with pytest.raises(BadMoment):
         parse(text, NOW)
 
@@ -61,7 +61,7 @@ def test_reading_raises_nothing_else(text: str) -> None:
     ("text", "reason"),
     [
         ("0", "there is no sequence 0: a log begins with 1"),
-        ("9" * 30, "there is no sequence 999999999999999999…: no log is that long"),
+        ("9" * 30, "there is no sequence 999999999999999999…: a log can't be that long"),
     ],
 )
 def test_a_sequence_that_no_log_has_is_told_so(text: str, reason: str) -> None:

@@ -54,7 +54,7 @@ async def test_a_log_that_can_be_written_has_a_fact_before_work_goes_on(log: Log
 
 async def test_what_the_log_does_not_take_holds_nothing_up_and_is_told_in_order(log: Log) -> None:
     last: list[int] = [3]
-    facts = [failed(1), EngineStarted(9, 1.0, 8001, "/log", 1, 2), EngineReady()]
+    facts: list[Event] = [failed(1), EngineStarted(9, 1.0, 8001, "/log", 1, 2), EngineReady()]
     for fact in facts:
         assert not await log.outbox.tell("chat-0", fact, lambda: last[-1], last.append)
     assert not await log.outbox.tell("other-0", EngineReady(), lambda: None)
@@ -87,7 +87,7 @@ async def test_facts_of_several_replicas_are_told_each_once(log: Log) -> None:
 
 
 async def test_a_failure_that_is_told_late_says_how_late(log: Log) -> None:
-    await log.outbox.tell("chat-0", EngineReady(), lambda: 1)  # the one that is being told
+    await log.outbox.tell("chat-0", EngineReady(), lambda: 1)  # the event that is being told
     await log.outbox.tell("chat-0", failed(1), lambda: 1)
     log.clock += LATE + 60
     log.open.set()

@@ -366,7 +366,7 @@ def test_replicas_of_a_lost_node_are_placed_elsewhere_and_end_where_they_were() 
     assert "chat-0" not in story.state.replicas
 
 
-def test_what_a_lost_node_held_and_nobody_else_can_take_waits_for_room() -> None:
+def test_what_a_lost_node_held_and_no_other_can_take_waits_for_room() -> None:
     story = cluster(alpha=[80], beta=[40]).given("chat", load(memory="60GiB"))
     story.settles()
     story.given("alpha", NodeLost("silent")).settles()
@@ -408,7 +408,7 @@ def test_a_device_that_a_node_lists_twice_is_one_device() -> None:
 
 
 def told(said: list[tuple[str, bytes]]) -> Story:
-    """Give the story of messages alone, without a router."""
+    """Return the story of messages alone, without a router."""
     story = Story()
     for subject, payload in said:
         story.publish(subject, payload)

@@ -23,7 +23,7 @@ def test_bounds_double_so_that_few_digests_cover_short_and_long_prompts() -> Non
     assert all(2 * shorter == longer for shorter, longer in pairwise(BOUNDS))
 
 
-def test_a_short_prompt_has_no_digest_and_is_known_to_nobody() -> None:
+def test_a_short_prompt_has_no_digest_and_is_known_to_no_replica() -> None:
     assert digests(b"x" * 255) == ()
     prefixes = Prefixes()
     prefixes.learn("a", ())
@@ -136,7 +136,7 @@ prompts = st.builds(
 )
 replicas = st.sampled_from(["a", "b", "c"])
 histories = st.lists(st.tuples(replicas, st.none() | prompts), max_size=20)
-"""Who was sent what; nothing means that another engine started there."""
+"""Which replica was sent what; nothing means that another engine started there."""
 
 
 def common_length(one: bytes, other: bytes) -> int:
@@ -155,7 +155,7 @@ def told(history: list[tuple[str, bytes | None]], limit: int) -> Prefixes:
 
 
 def truth(history: list[tuple[str, bytes | None]], prompt: bytes) -> dict[str, int]:
-    """Give the longest beginning of the prompt that each replica's present engine was sent."""
+    """Return the longest beginning of the prompt that each replica's present engine was sent."""
     longest: dict[str, int] = {}
     for replica, sent in history:
         if sent is None:

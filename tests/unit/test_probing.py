@@ -1,4 +1,4 @@
-"""Who waits for what may be away: all until it fails, then one at a time, until it is back."""
+"""Waiting for what may be away: all until it fails, then one at a time, until it is back."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nebula.actors.node import processes
+from nebula.actors.node import log_marks, processes
 from nebula.actors.node.processes import EngineProcess, end_group, free_port, marked_groups
 from nebula.store import child_output
 from nebula.store.child_output import tail
@@ -42,6 +42,10 @@ class Machine:
         process = await EngineProcess.start(command, environment, self.log_file)
         self.started.append(process)
         return process
+
+    async def sleeper(self, **variables: str) -> EngineProcess:
+        """Start a process that stays what it is: a shell becomes another one amid a look at it."""
+        return await self.start("sleep", f"{HOUR}", **variables)
 
     async def shell(self, script: str, **variables: str) -> EngineProcess:
         return await self.start("/bin/sh", "-c", script, **variables)
@@ -134,11 +138,21 @@ async def test_a_leader_s_end_is_known_before_the_rest_of_its_group_has_gone(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = await machine.shell(f"sleep {HOUR} & echo up; exit 7")
-    lingering = True  # as what is killed does while others keep its core busy
-    monkeypatch.setattr(processes, "_members", lambda _: lingering)
+    lingering, looks = True, 0  # as what is killed does while others keep its core busy
+    looked = asyncio.Event()
+
+    def members(_: int) -> bool:
+        nonlocal looks
+        looks += 1
+        if looks > 2:
+            looked.set()
+        return lingering
+
+    monkeypatch.setattr(processes, "_members", members)
     assert await asyncio.wait_for(process.wait(), 5) == 7
     going = asyncio.create_task(process.gone())
-    await asyncio.sleep(0.3)
+    looks = 0
+    await looked.wait()
     assert not going.done()
     lingering = False
     await asyncio.wait_for(going, 5)
@@ -149,9 +163,7 @@ async def test_a_process_that_ignores_the_polite_signal_is_killed_after_its_grac
 ) -> None:
     process = await machine.shell(f"trap '' TERM; sleep {HOUR} & wait")
     await sleeping(process, 1)
-    began = time.monotonic()
     await process.end(grace=0.3)
-    assert 0.3 <= time.monotonic() - began < 10
     assert await process.wait() == -signal.SIGKILL
 
 
@@ -163,12 +175,10 @@ async def test_a_process_that_needs_a_moment_to_end_is_given_it(machine: Machine
     assert process.tail() == ("bye",)
 
 
-async def test_ending_what_is_gone_already_is_quick_and_harmless(machine: Machine) -> None:
+async def test_ending_what_is_gone_already_waits_for_nothing(machine: Machine) -> None:
     process = await machine.shell("exit 0")
     await process.wait()
-    began = time.monotonic()
-    await process.end(grace=30)
-    assert time.monotonic() - began < 5
+    await process.end(grace=float(HOUR))
 
 
 async def test_a_running_process_is_adopted_and_watched_to_its_end(machine: Machine) -> None:
@@ -190,7 +200,7 @@ async def test_a_running_process_is_adopted_and_watched_to_its_end(machine: Mach
 
 
 async def test_a_process_that_only_has_the_same_pid_is_not_adopted(machine: Machine) -> None:
-    process = await machine.shell(f"sleep {HOUR}", **MARK)
+    process = await machine.sleeper(**MARK)
     booted, _, ticks = process.birth.partition(":")
     assert machine.adopt(process, f"{booted}:{int(ticks) - 1}") is None
     assert machine.adopt(process, f"{booted}:{int(ticks) + 1}") is None
@@ -198,20 +208,20 @@ async def test_a_process_that_only_has_the_same_pid_is_not_adopted(machine: Mach
 
 
 async def test_a_process_that_another_node_started_is_not_adopted(machine: Machine) -> None:
-    process = await machine.shell(f"sleep {HOUR}", NEBULA_NODE=NODE, NEBULA_NODE_FOLDER="/other")
+    process = await machine.sleeper(NEBULA_NODE=NODE, NEBULA_NODE_FOLDER="/other")
     assert machine.adopt(process) is None
 
 
 async def test_of_an_older_log_a_process_is_adopted_by_its_mark(machine: Machine) -> None:
-    assert machine.adopt(await machine.shell(f"sleep {HOUR}", **MARK), birth="") is not None
-    assert machine.adopt(await machine.shell(f"sleep {HOUR}"), birth="") is None
+    assert machine.adopt(await machine.sleeper(**MARK), birth="") is not None
+    assert machine.adopt(await machine.sleeper(), birth="") is None
 
 
 @pytest.mark.parametrize("step", [-3600.0, -1.0, 1.0, 3600.0])
 async def test_a_step_of_the_clock_ends_no_adopted_process(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, step: float
 ) -> None:
-    process = await machine.shell(f"sleep {HOUR}", **MARK)
+    process = await machine.sleeper(**MARK)
     adopted = machine.adopt(process)
     assert adopted is not None
     watching = asyncio.create_task(adopted.wait())
@@ -231,7 +241,7 @@ async def test_a_step_of_the_clock_ends_no_adopted_process(
 
 
 async def test_a_group_that_another_process_leads_by_now_is_left_alone(machine: Machine) -> None:
-    stranger = await machine.shell(f"sleep {HOUR}")
+    stranger = await machine.sleeper()
     dead = EngineProcess(stranger.pid, "a-boot:1", stranger.log_file)
     await dead.wait()
     await dead.end(grace=0)
@@ -250,6 +260,19 @@ async def test_orphans_are_ended_unless_the_machine_has_booted_since(machine: Ma
     assert living(process.pid) == []
 
 
+async def test_an_adopted_process_quotes_none_that_wrote_to_its_file_before(
+    machine: Machine,
+) -> None:
+    first = await machine.shell("echo 'RuntimeError: of the first'; exit 1")
+    await first.wait()
+    second = await machine.shell(f"echo second; exec sleep {HOUR}", **MARK)
+    await machine.said("second")
+    adopted = machine.adopt(second)
+    assert adopted is not None
+    assert adopted.tail() == ("second",)
+    assert adopted.log_start == second.log_start
+
+
 async def test_a_process_that_has_ended_is_not_adopted(machine: Machine) -> None:
     process = await machine.shell("exit 0")
     await process.wait()
@@ -264,7 +287,8 @@ async def test_a_second_engine_appends_to_the_log_and_tells_only_its_own_lines(
     second = await machine.shell("echo second")
     await second.wait()
     assert second.tail() == ("second",)
-    assert tail(machine.log_file, 10) == ("first", "second")
+    said = tail(machine.log_file, 10)
+    assert [line for line in said if not line.startswith(log_marks.MARK)] == ["first", "second"]
 
 
 async def test_an_engine_s_last_words_are_its_own_after_its_log_was_turned_over(
@@ -296,9 +320,9 @@ async def test_engines_are_found_by_the_node_and_the_folder_they_were_started_wi
     folder = str(machine.folder)
     mine = {"NEBULA_NODE": "alpha", "NEBULA_NODE_FOLDER": folder}
     first = await machine.shell(f"sleep {HOUR} & sleep {HOUR} & wait", **mine)
-    second = await machine.shell(f"sleep {HOUR}", **mine)
-    await machine.shell(f"sleep {HOUR}", **{**mine, "NEBULA_NODE": "beta"})
-    await machine.shell(f"sleep {HOUR}", **{**mine, "NEBULA_NODE_FOLDER": folder + "/other"})
+    second = await machine.sleeper(**mine)
+    await machine.sleeper(**{**mine, "NEBULA_NODE": "beta"})
+    await machine.sleeper(**{**mine, "NEBULA_NODE_FOLDER": folder + "/other"})
     await sleeping(first, 2)
     assert marked_groups("alpha", folder) == {first.pid, second.pid}
 

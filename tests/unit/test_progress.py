@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from io import StringIO
 from typing import Any
 
 import pytest
+from hypothesis import given
 from msgspec.structs import replace
 from rich.console import Console
 
 from nebula.actors.projection import Projection
-from nebula.cli import drain, operate, progress
+from nebula.cli import drain, meanwhile, models, progress
+from nebula.events.evolve import evolve
 from nebula.events.intents import (
     AdapterLoadRequested,
     ModelLoadRequested,
@@ -20,17 +22,21 @@ from nebula.events.intents import (
     ModelUnloadRequested,
     NodeDrainRequested,
 )
+from nebula.events.state import EMPTY, State
 from nebula.events.values import Autoscale
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
+    AdapterUnloaded,
     DownloadFailed,
     EngineFailed,
+    Event,
     NodeLost,
 )
+from nebula.history import leaving, outcome
 from nebula.store.connection import Connection
 from nebula.store.log import Log
-from tests.unit.story import Story, cluster, gpus, load
+from tests.unit.story import Story, cluster, gpus, load, messages
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +44,7 @@ Happening = Callable[[], object]
 
 
 class Told(Projection):
-    """A story of which one more thing happens each time somebody waits for it to go on."""
+    """A story of which one more thing happens each time a command waits for it to go on."""
 
     def __init__(self, story: Story, *happenings: Happening) -> None:
         super().__init__(Log(Connection("nats://nowhere", "test")))
@@ -56,8 +62,16 @@ class Told(Projection):
         await asyncio.sleep(0)
 
 
+def folded(story: Story, seq: int) -> State:
+    """Fold the first entries of a story."""
+    state = EMPTY
+    for record in story.log[:seq]:
+        state = evolve(state, record)
+    return state
+
+
 async def follow(story: Story, *happenings: Happening) -> tuple[bool, str]:
-    """Give whether it was served in the end, and the last line that was said."""
+    """Return whether it was served in the end, and the last line that was said."""
     told = Told(story, *happenings)
     said = StringIO()
     served = await progress.follow(told, "chat", Console(file=said, width=200))
@@ -151,7 +165,7 @@ async def test_what_serves_and_can_not_be_as_asked_for_says_both() -> None:
     assert not await progress.follow(told, "chat", Console(file=said, width=200))
     how, then = said.getvalue().splitlines()
     assert how.startswith(
-        "chat is not as asked for, 9 of 20 replicas serve: 11 of 20 replicas not placed: "
+        "chat is not as requested, 9 of 20 replicas serve: 11 of 20 replicas not placed: "
     )
     assert then == "It is placed as soon as it fits. `nebula why chat` tells what to do."
 
@@ -173,8 +187,13 @@ async def test_an_adapter_has_taken_the_time_until_it_was_in_place() -> None:
 async def test_a_model_that_lacks_an_adapter_is_not_told_as_ready() -> None:
     story = served(lora=True).given("chat", AdapterLoadRequested("poet", "/poet"))
     failed = AdapterLoadFailed("poet", "/poet", "no such folder")
-    ended = await follow(story, lambda: story.given("chat-0", failed))
-    assert ended == (False, "chat is not all there: 1 of 1 replicas after 1 s")
+    told = Told(story, lambda: story.given("chat-0", failed))
+    said = StringIO()
+    assert not await progress.follow(told, "chat", Console(file=said, width=200))
+    assert said.getvalue().splitlines() == [
+        "chat is incomplete: adapter poet is on 0 of 1 replicas: chat-0 on alpha: no such folder",
+        "`nebula why chat` tells what to do.",
+    ]
 
 
 async def test_a_download_that_fails_and_is_tried_again_is_told_once() -> None:
@@ -192,15 +211,222 @@ async def test_a_download_that_fails_and_is_tried_again_is_told_once() -> None:
     assert lines[1:] == ["chat is ready: 1 of 1 replicas after 5 s"]
 
 
-async def test_nobody_waits_for_what_is_left_on_a_lost_node_alone() -> None:
+async def test_a_command_does_not_wait_for_what_is_left_on_a_lost_node_alone() -> None:
     story = served().given("alpha", NodeDrainRequested(), NodeLost())
     said = StringIO()
     assert not await drain.emptied(Told(story), "alpha", Console(file=said, width=200))
-    assert said.getvalue().startswith("alpha is lost: what still runs there nobody knows")
+    assert said.getvalue().startswith("alpha is lost: what still runs there is unknown")
     story.given("chat", ModelUnloadRequested())
-    assert operate.ending(story.state, "chat")
-    assert operate.lost_alone(story.state, "chat")
+    assert not await models.gone(Told(story), Console(file=said, width=200), "chat", 1)
+    assert "chat stays unloading. Start `nebula node --name alpha`" in said.getvalue()
+    left = story.state.seq + 1
+    assert leaving.unloading(story.state, "chat", left).word == "coming", "not yet folded"
     story.given("alpha", gpus(80))
-    assert not operate.lost_alone(story.state, "chat"), "it is back"
-    story.stops("chat-0").settles()
-    assert not operate.ending(story.state, "chat")
+    assert leaving.unloading(story.state, "chat", 1).word == "coming", "it is back"
+    told = Told(story, lambda: story.stops("chat-0"), story.settles)
+    assert await models.gone(told, Console(file=said, width=200), "chat", 1)
+
+
+# What can't come is not waited for
+
+
+async def said_of(story: Story, *happenings: Happening, **about: Any) -> tuple[bool, list[str]]:
+    """Follow what the last event asked for; return whether it is there, and all that was said."""
+    wish = outcome.asked(story.state, "chat", story.state.seq, **about)
+    told = Told(story, *happenings)
+    said = StringIO()
+    there = await progress.follow(told, "chat", Console(file=said, width=200), wish)
+    assert not told.left, "it did not wait for what was still to come"
+    return there, said.getvalue().splitlines()
+
+
+def two(lora: bool | None = None) -> Story:
+    story = cluster(alpha=[80]).given("chat", load(2, "8GiB", lora=lora))
+    story.settles()
+    return story.runs("chat-0")
+
+
+async def test_one_replica_is_given_up_and_the_other_serves() -> None:
+    story = two()
+    ended = await said_of(story, lambda: story.runs("chat-1", ready=False).gives_up("chat-1"))
+    assert ended == (
+        False,
+        [
+            "chat is not as requested, 1 of 2 replicas serve: "
+            "chat-1 on alpha gave up after 3 attempts: ValueError: no",
+            "`nebula why chat` tells what to do.",
+        ],
+    )
+
+
+async def test_one_is_given_up_while_another_may_still_come_which_is_told_at_once() -> None:
+    story = cluster(alpha=[80]).given("chat", load(2, "8GiB"))
+    story.settles()
+    there, lines = await said_of(
+        story,
+        lambda: story.runs("chat-0", ready=False).gives_up("chat-0"),
+        lambda: story.runs("chat-1"),
+    )
+    assert not there
+    assert lines[0] == "chat-0 on alpha is given up, and not tried again: ValueError: no"
+
+
+async def test_an_adapter_does_not_wait_for_a_replica_that_was_given_up() -> None:
+    story = two(lora=True)
+    story.runs("chat-1", ready=False).gives_up("chat-1")
+    story.given("chat", AdapterLoadRequested("poet", "/poet"))
+    there, [line, todo] = await said_of(
+        story, lambda: story.given("chat-0", AdapterLoaded("poet", "/poet")), adapter="poet"
+    )
+    assert there
+    assert line == (
+        "chat is ready: 1 of 2 replicas after 1 s, with poet; "
+        "chat-1 on alpha gave up after 3 attempts: ValueError: no"
+    )
+    assert todo == "`nebula why chat` tells what to do."
+
+
+async def test_a_node_is_lost_and_there_is_room_nowhere_else() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
+    story.settles()
+    there, lines = await said_of(story, lambda: story.given("alpha", NodeLost()), story.settles)
+    assert not there
+    assert lines[0].startswith("chat is unschedulable: 1 of 1 replicas not placed: ")
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "words"),
+    [
+        (ModelUnloadRequested(), "chat was unloaded by a later request"),
+        (ModelScaleRequested(2), "chat is ready, but not as requested here: "),
+    ],
+)
+async def test_something_else_is_requested_meanwhile(meanwhile: Event, words: str) -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
+
+    def other() -> None:
+        story.given("chat", meanwhile).settles()
+        for replica in list(story.state.replicas):
+            story.runs(replica)
+
+    there, lines = await said_of(story, other)
+    assert not there
+    assert lines[-1].startswith(words)
+
+
+async def test_unloaded_is_not_said_of_what_was_asked_for_again() -> None:
+    story = served().given("chat", ModelUnloadRequested())
+    seq = story.state.seq
+    told = Told(story, lambda: story.given("chat", load(1, "8GiB")))
+    said = StringIO()
+    assert not await models.gone(told, Console(file=said, width=200), "chat", seq)
+    assert said.getvalue() == "chat stays: it was requested again\n"
+
+
+async def test_a_node_does_not_get_empty_where_what_replaces_its_replica_is_given_up() -> None:
+    story = served().given("beta", gpus(80)).given("alpha", NodeDrainRequested())
+
+    def fails() -> None:
+        story.settles()
+        story.runs("chat-1", ready=False).gives_up("chat-1").settles()
+
+    told = Told(story, fails)
+    said = StringIO()
+    assert not await drain.emptied(told, "alpha", Console(file=said, width=200))
+    assert "chat-1 on beta gave up after 3 attempts: ValueError: no" in said.getvalue()
+    assert "alpha stays draining: what is left there (chat-0) moves as soon as it can" in (
+        said.getvalue()
+    )
+
+
+# A wait begins after its own event
+
+
+async def test_what_was_there_before_an_event_says_nothing_of_what_it_asked_for() -> None:
+    story = served().given("chat", ModelScaleRequested(3))
+    wish = outcome.asked(story.state, "chat", story.state.seq)
+    for before in range(1, wish.seq):
+        state = folded(story, before)
+        assert outcome.outcome(state, wish).word == "coming"
+    assert outcome.outcome(story.state, wish).word == "coming"
+
+
+async def test_fewer_replicas_are_there_once_the_others_have_gone() -> None:
+    story = cluster(alpha=[80]).given("chat", load(3, "8GiB"))
+    story.settles()
+    story.runs("chat-0").runs("chat-1").runs("chat-2").given("chat", ModelScaleRequested(1))
+    ended = await said_of(
+        story, story.settles, lambda: story.stops("chat-1"), lambda: story.stops("chat-2")
+    )
+    assert ended == (True, ["chat is ready: 1 of 1 replicas after 3 s"])
+
+
+async def test_another_source_of_an_adapter_is_not_there_because_the_previous_one_is() -> None:
+    story = served(lora=True).given("chat", AdapterLoadRequested("poet", "/poet"))
+    story.given("chat-0", AdapterLoaded("poet", "/poet"))
+    story.given("chat", AdapterLoadRequested("poet", "/other"))
+    ended = await said_of(
+        story,
+        lambda: story.given("chat-0", AdapterUnloaded("poet")),
+        lambda: story.given("chat-0", AdapterLoaded("poet", "/other")),
+        adapter="poet",
+    )
+    assert ended == (True, ["chat is ready: 1 of 1 replicas after 2 s, with poet"])
+
+
+@given(messages)
+def test_whatever_is_coming_names_the_actor_that_brings_it_about(
+    said: list[tuple[str, bytes]],
+) -> None:
+    story = Story()
+    for subject, payload in said:
+        story.publish(subject, payload)
+        for identity in story.state.models:
+            wish = outcome.Asked(identity, 0, 0)
+            found = outcome.outcome(story.state, wish)
+            assert (found.word == "coming") == bool(found.coming)
+            assert found.text
+            gone = leaving.unloading(story.state, identity, 0)
+            assert (gone.word == "coming") == bool(gone.coming)
+        for node in story.state.nodes:
+            empty = leaving.emptying(story.state, node)
+            assert (empty.word == "coming") == bool(empty.coming)
+
+
+# No actor is there to bring it about
+
+
+async def test_a_wait_ends_if_no_actor_that_could_bring_it_about_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def nobody(connection: Connection, awaited: Sequence[outcome.Coming]) -> str:
+        return f"{awaited[0].node} has not been heard from for a minute"
+
+    monkeypatch.setattr(progress, "silent", nobody)
+    monkeypatch.setattr(progress, "QUIET", 0.0)
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
+    story.settles()
+    there, lines = await said_of(story, lambda: None, lambda: None)
+    assert not there
+    assert lines == [
+        "chat: alpha has not been heard from for a minute",
+        f"chat is no longer waited for; it is recorded as event {story.state.seq}",
+    ]
+
+
+async def test_a_wait_ends_where_nats_is_away_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "NATS_AWAY", 0.0)
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
+    there, lines = await said_of(story, lambda: None)
+    assert not there
+    assert lines[0] == "chat: the connection to NATS is lost, for 0 s"
+
+
+def test_without_a_terminal_a_wait_is_told_less_and_less_often() -> None:
+    said = StringIO()
+    with meanwhile.Meanwhile(Console(file=said, width=200), "chat") as line:
+        for second in range(200):
+            line.update("chat: chat-0 on n1 is starting [1/2]", float(second))
+    told = [each.rpartition("(")[2] for each in said.getvalue().splitlines()]
+    assert told == ["5 s)", "15 s)", "35 s)", "75 s)", "135 s)", "195 s)"]
+    assert "[1/2]" in said.getvalue()

@@ -1,7 +1,7 @@
-"""The folded state as it grows: nobody who waits for a change misses one."""
+"""The folded state as it grows: no waiter for a change misses one."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -20,7 +20,7 @@ class OneEvent(Log):
     def __init__(self) -> None:
         pass
 
-    async def follow(self, after: int = 0) -> AsyncIterator[list[Record]]:
+    async def follow(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
         yield [record.read(1, 1, "nebula.events.model.m.ModelLoadRequested", b'{"source": "s"}')]
         await asyncio.Event().wait()
 
@@ -31,12 +31,12 @@ class Replaced(Log):
     def __init__(self) -> None:
         pass
 
-    async def follow(self, after: int = 0) -> AsyncIterator[list[Record]]:
+    async def follow(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
         raise LogReplaced("made anew")
         yield []
 
 
-async def test_whoever_waits_for_a_change_learns_that_none_will_come() -> None:
+async def test_a_waiter_for_a_change_learns_that_none_will_come() -> None:
     projection = Projection(Replaced())
     waiting = asyncio.ensure_future(projection.changed())
     with pytest.raises(LogReplaced):
@@ -62,7 +62,7 @@ class Refused(Log):
     def __init__(self) -> None:
         pass
 
-    async def follow(self, after: int = 0) -> AsyncIterator[list[Record]]:
+    async def follow(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
         bad = "nebula.events.model.m.ModelScaleRequested"
         answer = "nebula.events.log.1.EventRejected"
         yield [
@@ -73,9 +73,7 @@ class Refused(Log):
         await asyncio.Event().wait()
 
 
-async def test_who_has_written_what_was_refused_learns_why_even_after_a_router_has_answered() -> (
-    None
-):
+async def test_the_writer_of_a_rejected_entry_learns_why_even_after_a_router_has_answered() -> None:
     projection = Projection(Refused())
     following = asyncio.create_task(projection.run())
     await asyncio.wait_for(projection.reached(1), 1)

@@ -17,8 +17,8 @@ from nebula.events.intents import (
     WeightsRemoveRequested,
 )
 from nebula.events.memory import GIB
-from nebula.events.objections import objection
-from nebula.events.state import Held, Measured
+from nebula.events.state import CachedSource, Measured
+from nebula.events.validation import rejection_reason
 from nebula.events.values import Device, Weights
 from nebula.events.vocabulary import (
     DownloadFailed,
@@ -63,7 +63,7 @@ def due(told: Story, local: Local = NOTHING) -> tuple[Task, ...]:
     return provision.provide(told.state, "n1", replicas_on(told.state, "n1"), local)
 
 
-def held(told: Story, source: str = QWEN) -> Held:
+def held(told: Story, source: str = QWEN) -> CachedSource:
     return told.state.nodes["n1"].weights[source]
 
 
@@ -89,11 +89,12 @@ def test_another_revision_is_fetched_too() -> None:
     assert due(told, Local(ready={Files(QWEN)})) == (Fetch(Files(QWEN, "v2")),)
 
 
-def test_two_sources_are_fetched_side_by_side_and_the_others_wait() -> None:
+def test_all_sources_are_begun_and_those_under_way_are_not_begun_again() -> None:
     models = [(f"m{n}", wants(f"lab/m{n}")) for n in range(4)]
     told = story(*models)
-    assert due(told) == (Fetch(Files("lab/m0")), Fetch(Files("lab/m1")))
-    assert due(told, Local(busy={"lab/m0"})) == (Fetch(Files("lab/m1")),)
+    assert due(told) == tuple(Fetch(Files(f"lab/m{n}")) for n in range(4))
+    busy = Local(busy={"lab/m0", "lab/m3"})
+    assert due(told, busy) == (Fetch(Files("lab/m1")), Fetch(Files("lab/m2")))
 
 
 def test_a_failed_download_waits_for_its_time() -> None:
@@ -102,13 +103,13 @@ def test_a_failed_download_waits_for_its_time() -> None:
     assert due(told, Local(retry_at={QWEN: 9.0}, now=9.0)) == (Fetch(Files(QWEN)),)
 
 
-def test_a_model_that_nobody_wants_here_any_more_is_not_fetched() -> None:
+def test_a_model_that_is_no_longer_wanted_here_is_not_fetched() -> None:
     told = story(("chat", wants()))
     told.given("chat", ModelUnloadRequested())
     assert due(told) == ()
 
 
-def test_a_download_ends_when_nobody_wants_it_here_any_more() -> None:
+def test_a_download_ends_when_it_is_no_longer_wanted_here() -> None:
     told = story(("chat", wants()))
     local = Local(busy={QWEN}, fetching={Files(QWEN)})
     assert due(told, local) == ()
@@ -133,7 +134,7 @@ def test_a_download_ends_when_nobody_wants_it_here_any_more() -> None:
         (QWEN, {"env": {"VLLM_USE_MODELSCOPE": "1"}}),
     ],
 )
-def test_what_is_no_plain_hub_model_is_left_to_the_engine(
+def test_what_is_not_a_plain_hub_model_is_left_to_the_engine(
     source: str, fields: dict[str, Any]
 ) -> None:
     told = story(("chat", wants(source, **fields)))
@@ -167,11 +168,11 @@ def test_progress_is_told_in_steps_of_five_percent_and_slowly() -> None:
 
 def test_a_download_folds_to_how_far_it_is() -> None:
     told = story(("chat", wants())).given("n1", STARTED)
-    assert held(told) == Held(10, 100, fetched=True)
-    assert held(told.given("n1", HALF)) == Held(50, 100, fetched=True)
+    assert held(told) == CachedSource(10, 100, fetched=True)
+    assert held(told.given("n1", HALF)) == CachedSource(50, 100, fetched=True)
     told.given("n1", FAILED)
     assert (held(told).done, held(told).reason, held(told).retry_in) == (50, FAILED.reason, 5.0)
-    assert held(told.given("n1", FINISHED)) == Held(100, 100, whole=True, fetched=True)
+    assert held(told.given("n1", FINISHED)) == CachedSource(100, 100, whole=True, fetched=True)
     told.given("n1", WeightsRemoved(QWEN))
     assert QWEN not in told.state.nodes["n1"].weights
 
@@ -182,10 +183,10 @@ def test_a_node_that_is_back_tells_what_is_whole_and_the_log_remembers_the_rest(
     told.given("n1", replace(STARTED, source="lab/half"), replace(FINISHED, source="lab/lost"))
     told.given(*node("n1", Weights(QWEN, 120), Weights("lab/own", 7)))
     assert told.state.nodes["n1"].weights == {
-        QWEN: Held(120, 120, whole=True, fetched=True),
-        "lab/own": Held(7, 7, whole=True),
-        "lab/half": Held(10, 100, fetched=True),
-        "lab/pinned": Held(pinned=True),
+        QWEN: CachedSource(120, 120, whole=True, fetched=True),
+        "lab/own": CachedSource(7, 7, whole=True),
+        "lab/half": CachedSource(10, 100, fetched=True),
+        "lab/pinned": CachedSource(pinned=True),
     }
 
 
@@ -202,17 +203,28 @@ def test_what_is_asked_to_be_removed_is_once_nothing_uses_it() -> None:
     assert due(told, Local(ready={Files(QWEN)})) == ()
 
 
+def test_files_that_are_in_use_on_another_node_can_be_removed_here() -> None:
+    told = story(("chat", wants(node="n1")), nodes=2).given("n1", FINISHED).given("n2", FINISHED)
+    remove = WeightsRemoveRequested(QWEN)
+    assert "is in use by chat-0" in str(rejection_reason(told.state, "n1", remove))
+    assert rejection_reason(told.state, "n2", remove) is None
+
+
 def test_what_is_pinned_or_in_use_or_not_there_is_not_removed() -> None:
     told = story(("chat", wants()))
     remove = WeightsRemoveRequested(QWEN)
-    assert objection(told.state, "n1", remove) == f"source: node 'n1' has no files of {QWEN!r}"
+    assert (
+        rejection_reason(told.state, "n1", remove) == f"source: node 'n1' has no files of {QWEN!r}"
+    )
     told.given("n1", FINISHED)
-    assert "is in use by chat-0 on node 'n1'" in str(objection(told.state, "n1", remove))
+    assert "is in use by chat-0 on node 'n1'" in str(rejection_reason(told.state, "n1", remove))
     told.given("chat", ModelUnloadRequested()).given("n1", WeightsPinRequested(QWEN))
-    assert "is pinned on node 'n1': unpin it first" in str(objection(told.state, "n1", remove))
+    assert "is pinned on node 'n1': unpin it first" in str(
+        rejection_reason(told.state, "n1", remove)
+    )
     told.given("n1", WeightsPinRequested(QWEN, pinned=False))
-    assert objection(told.state, "n1", remove) is None
-    assert objection(told.state, "n9", remove) == "there is no node 'n9'"
+    assert rejection_reason(told.state, "n1", remove) is None
+    assert rejection_reason(told.state, "n9", remove) == "there is no node 'n9'"
 
 
 def test_a_pin_of_what_never_came_leaves_nothing_behind_and_only_what_is_there_is_unpinned() -> (
@@ -221,9 +233,9 @@ def test_a_pin_of_what_never_came_leaves_nothing_behind_and_only_what_is_there_i
     told = story()
     unpin = WeightsPinRequested("lab/later", pinned=False)
     reason = "source: node 'n1' has no files of 'lab/later'"
-    assert objection(told.state, "n1", unpin) == reason
+    assert rejection_reason(told.state, "n1", unpin) == reason
     told.given("n1", WeightsPinRequested("lab/later"))
-    assert objection(told.state, "n1", unpin) is None
+    assert rejection_reason(told.state, "n1", unpin) is None
     told.given("n1", unpin)
     assert told.state.nodes["n1"].weights == {}
 
@@ -250,10 +262,10 @@ def test_a_model_that_names_no_memory_is_measured_once_for_each_time_it_is_asked
     told = story(("chat", wants("/srv/m", memory=None)), ("sized", wants("/srv/s")))
     model = told.model()
     (task,) = measures(told)
-    assert task == Measure("chat", Files("/srv/m"), model.intent)
-    assert measures(told, chat=model.intent) == ()
+    assert task == Measure("chat", Files("/srv/m"), model.requested_seq)
+    assert measures(told, chat=model.requested_seq) == ()
     told.given("chat", wants("/srv/m", memory=None))
-    assert len(measures(told, chat=model.intent)) == 1
+    assert len(measures(told, chat=model.requested_seq)) == 1
 
 
 def test_the_first_answer_with_figures_counts() -> None:

@@ -12,7 +12,6 @@ from nebula.store.lasting import Silent
 from nebula.store.reaching import (
     LONGEST_PAUSES,
     Cause,
-    Repetitions,
     Trouble,
     final,
     pause,
@@ -122,17 +121,6 @@ def test_pauses_grow_to_a_bound_that_is_lower_where_no_server_is() -> None:
         assert pauses == sorted(pauses)
         assert pauses[0] == 0.25
         assert pauses[-1] == longest
-
-
-def test_a_line_is_said_once_and_again_after_a_while_and_few_are_remembered() -> None:
-    said = Repetitions()
-    assert said.due("a", 0)
-    assert not said.due("a", 59)
-    assert said.due("a", 60)
-    assert said.due("b", 60)
-    for number in range(1000):
-        said.due(str(number), 61)
-    assert len(said._said) <= 100
 
 
 def test_complaints_about_subjects_of_one_kind_are_alike() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -18,7 +20,7 @@ from nebula.actors.gateway.readiness import (
     readiness,
     standing_failure,
 )
-from nebula.events.status import StoreStatus
+from nebula.events.heartbeats import StoreHeartbeat
 from nebula.store.reach import WORD_LASTS, Reach, told_by
 
 NOW = 1000.0
@@ -32,7 +34,7 @@ WELL = Seen(
     reach_at=NOW - 2,
     seq=7,
 )
-FULL = StoreStatus("/s", "/data", refused="the log's disk /data is full")
+FULL = StoreHeartbeat("/s", "/data", refused="the log's disk /data is full")
 
 
 def test_one_that_hears_a_router_and_whose_log_answers_is_ready() -> None:
@@ -84,7 +86,7 @@ def test_a_change_that_failed_counts_until_an_event_or_time_speaks_against_it() 
     assert readiness(seen).reasons == (failure.reason,)
     assert standing_failure(replace(seen, seq=8)) is None
     assert standing_failure(replace(seen, now=NOW + FAILURE_LASTS)) is None
-    healed = StoreStatus("/s", "/data")
+    healed = StoreHeartbeat("/s", "/data")
     assert standing_failure(replace(seen, store=healed, store_at=NOW - 3)) == failure
     later = replace(seen, now=NOW + 4, store=healed, store_at=NOW + 4)
     assert standing_failure(later) is None
@@ -99,14 +101,14 @@ def test_one_that_is_behind_for_long_says_so() -> None:
 
 
 def test_warnings_do_not_make_it_unready() -> None:
-    nearly = StoreStatus("/s", "/data", warning="nearly full")
+    nearly = StoreHeartbeat("/s", "/data", warning="nearly full")
     seen = replace(WELL, store=nearly, store_at=NOW, reach=Reach(7, warning="a copy is gone"))
     found = readiness(seen)
     assert found.reasons == ()
     assert found.warnings == ("nearly full", "a copy is gone")
 
 
-def stream(copies: int, *others: PeerInfo, leader: str = "n1", **config: int) -> StreamInfo:
+def stream(copies: int, *others: PeerInfo, leader: str = "n1", **config: Any) -> StreamInfo:
     """Make a stream's answer as its leader gives it."""
     return StreamInfo(
         config=StreamConfig(name="NEBULA_EVENTS", num_replicas=copies, **config),

@@ -1,4 +1,4 @@
-"""Which replicas would lie better elsewhere, and that they move by surge when somebody asks."""
+"""Which replicas would be better placed elsewhere, and that they move by surge on request."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from nebula.actors.placement.rebalancing import rebalance, requests
 from nebula.events.intents import ModelRebalanceRequested
-from nebula.events.objections import objection
+from nebula.events.validation import rejection_reason
 from nebula.events.vocabulary import ModelAssigned, NodeLost
-from nebula.history.asked_about import Subject, verdict
+from nebula.history.subject import Subject, verdict
 from tests.unit.story import Story, cluster, gpus, load
 
 
@@ -48,7 +48,7 @@ def test_nothing_moves_by_itself() -> None:
 def test_replicas_that_lie_together_since_a_loss_are_shown_with_where_they_would_go() -> None:
     [move] = rebalance(crowded().state).moves
     assert (move.model, move.source, move.target) == ("chat", "n1", "n2")
-    assert move.reason == "2 replicas of chat lie together on n1, 0 there"
+    assert move.reason == "2 replicas of chat share n1, n2 has 0"
 
 
 def test_each_goes_once_another_serves_in_its_place() -> None:
@@ -74,7 +74,7 @@ def test_what_can_t_move_stays_and_is_told_and_asked_for_once() -> None:
     assert not story.model().unschedulable
 
 
-def test_who_lies_well_is_left_alone() -> None:
+def test_replicas_that_are_spread_evenly_are_not_moved() -> None:
     assert rebalance(settled(cluster(n1=[80], n2=[80]).given("chat", load(2, "8GiB"))).state) == (
         rebalance(cluster().state)
     )
@@ -85,19 +85,19 @@ def test_a_model_that_is_to_be_packed_or_changes_is_passed_over() -> None:
     assert rebalance(story.state).passed == ("chat: its policy is binpack",)
     story = crowded().given("chat", load(3, "8GiB"))
     story.settles()
-    assert rebalance(story.state).passed == ("chat: its replicas change just now",)
+    assert rebalance(story.state).passed == ("chat: its replicas are changing now",)
 
 
 def test_what_is_not_there_can_t_be_moved() -> None:
     state = crowded().state
     wish = ModelRebalanceRequested(("chat-7",))
-    assert objection(state, "chat", wish) == "model 'chat' has no replica 'chat-7'"
-    assert objection(state, "none", wish) == "there is no model 'none'"
+    assert rejection_reason(state, "chat", wish) == "model 'chat' has no replica 'chat-7'"
+    assert rejection_reason(state, "none", wish) == "there is no model 'none'"
 
 
 def test_why_says_that_replicas_lie_together_and_what_to_do() -> None:
     said = verdict(crowded().state, Subject("model", "chat"))
-    assert "2 of its replicas lie together on n1" in said.headline
+    assert "2 of its replicas are together on n1" in said.headline
     assert "`nebula rebalance`" in said.todo
 
 

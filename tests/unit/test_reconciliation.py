@@ -22,9 +22,12 @@ from nebula.actors.node.reconciliation import (
     reconcile,
 )
 from nebula.events.intents import ModelLoadRequested
-from nebula.events.state import EMPTY, AdapterStatus, Model, Node, Replica, State
+from nebula.events.start_order import HOLD
+from nebula.events.state import EMPTY, AdapterStatus, Model, Node, Offer, Replica, State
 
 NOW = 100.0
+HERE = replace(EMPTY, nodes=HashTrieMap({"alpha": Node("alpha", ())}))
+"""A cluster of which the node is a part."""
 
 
 def replica(number: int = 0, device: int = 0, **fields: object) -> Replica:
@@ -37,15 +40,18 @@ def running(number: int = 0, device: int = 0, version: int = 1, **fields: bool) 
 
 
 def cluster(**adapters: str) -> State:
-    model = Model("chat", "chat", ModelLoadRequested("/m"), adapters, intent=1)
-    return replace(EMPTY, models=HashTrieMap({"chat": model}))
+    offers = {name: Offer(asked=2, served=1, source="/a", digest="old") for name in adapters}
+    model = Model(
+        "chat", "chat", ModelLoadRequested("/m"), adapters, requested_seq=1, offers=offers
+    )
+    return replace(HERE, models=HashTrieMap({"chat": model}))
 
 
 def due(
     replicas: list[Replica],
     engines: list[Running] | None = None,
     retry_at: dict[str, float] | None = None,
-    state: State = EMPTY,
+    state: State = HERE,
 ) -> list[Action]:
     known = {engine.replica: engine for engine in engines or []}
     return list(reconcile(state, replicas, known, retry_at or {}, NOW))
@@ -109,9 +115,56 @@ def test_a_failed_replica_is_started_again_only_after_its_pause() -> None:
     assert due([failed], retry_at={"chat-0": NOW}) == [Start("chat-0", attempt=2)]
 
 
-def test_a_replica_that_waits_for_its_pause_holds_nobody_up() -> None:
+def test_a_replica_that_waits_for_its_pause_delays_no_other() -> None:
     failed = replica(phase="failed", attempt=1, retry_in=5.0)
     assert due([failed, replica(1)], retry_at={"chat-0": NOW + 5}) == [Start("chat-1", 1)]
+
+
+def test_a_replica_that_served_starts_before_those_that_never_did() -> None:
+    lost = replica(7, phase="failed", attempt=1, retry_in=1.0, served=True)
+    assert due([replica(0), lost, replica(8)]) == [Start("chat-7", attempt=2)]
+    assert due([replica(0), replica(7, phase="stopped", served=True)]) == [Start("chat-7", 1)]
+
+
+def test_nothing_starts_in_the_pause_before_the_restart_of_a_replica_that_served() -> None:
+    lost = replica(7, phase="failed", attempt=1, retry_in=1.0, served=True)
+    assert due([replica(0), lost], retry_at={"chat-7": NOW + HOLD}) == []
+    assert due([replica(0, 1), lost], retry_at={"chat-7": NOW + 1}) == [Start("chat-0", 1)]
+    assert due([replica(0), lost], retry_at={"chat-7": NOW + HOLD + 0.1}) == [Start("chat-0", 1)]
+    given_up = replica(7, phase="failed", attempt=3, retry_in=None, served=True)
+    assert due([replica(0), given_up]) == [Start("chat-0", 1)]
+    assert due([replica(0), lost], retry_at={"chat-7": math.inf}) == [Start("chat-0", 1)]
+
+
+def test_a_replica_that_served_and_whose_files_are_not_here_delays_no_other() -> None:
+    lost = replica(7, phase="stopped", served=True)
+    actions = reconcile(HERE, [replica(0), lost], {}, {}, NOW, frozenset({"chat-7"}))
+    assert actions == (Start("chat-0", 1),)
+
+
+def test_of_a_replica_that_served_on_two_devices_neither_is_taken_while_it_waits_for_one() -> None:
+    lost = replica(7, phase="stopped", served=True, devices=(0, 1))
+    busy = running(3, device=0)
+    assert due([replica(0, 1), replica(3), lost], [busy]) == []
+    assert due([replica(0, 1), replica(3), lost], [running(3, ready=True)]) == [Start("chat-7", 1)]
+
+
+@pytest.mark.parametrize("fields", [{}, {"ready": True, "ending": True}], ids=["starts", "ends"])
+@pytest.mark.parametrize("device", [0, 1])
+def test_an_engine_on_several_devices_keeps_each_of_them_until_it_is_ready_or_gone(
+    fields: dict[str, bool], device: int
+) -> None:
+    wide = Running("chat-0", 1, (0, 1), **fields)
+    here = replica(0, devices=(0, 1), retired=bool(fields))
+    assert due([here, replica(1, device=device)], [wide]) == []
+    assert due([here, replica(1, device=2)], [wide]) == [Start("chat-1", 1)]
+
+
+def test_replicas_on_several_devices_start_one_after_the_other_where_they_share_one() -> None:
+    wide = [
+        replica(number, devices=devices) for number, devices in enumerate([(0, 1), (1, 2), (2, 3)])
+    ]
+    assert due(wide) == [Start("chat-0", 1), Start("chat-2", 1)]
 
 
 def test_a_replica_that_was_given_up_is_not_started() -> None:
@@ -134,26 +187,31 @@ def test_an_engine_of_which_the_log_does_not_know_yet_is_let_be() -> None:
     assert due([replica()], [running(told=False)]) == []
 
 
-def test_adapters_are_loaded_once_the_engine_answers() -> None:
-    state = cluster(sql="/a/sql")
+def test_adapters_are_loaded_once_the_engine_answers_what_serves_first() -> None:
+    state = cluster(sql="/b")
     assert due([replica()], [running()], state=state) == []
     assert due([replica()], [running(ready=True)], state=state) == [
-        LoadAdapter("chat-0", "sql", "/a/sql")
+        LoadAdapter("chat-0", "sql", "/a", "old", 1)
     ]
+
+
+def status(asked: int, *held: str, reason: str = "") -> AdapterStatus:
+    return AdapterStatus("/a", bool(held), reason, held[-1] if held else "", asked, held)
 
 
 @pytest.mark.parametrize(
     ("wanted", "present", "actions"),
     [
-        ({"sql": "/a"}, AdapterStatus("/a", loaded=True), []),
-        ({"sql": "/a"}, AdapterStatus("/a", loaded=False, reason="too large"), []),
-        ({"sql": "/b"}, AdapterStatus("/a", loaded=False), [LoadAdapter("chat-0", "sql", "/b")]),
-        ({"sql": "/b"}, AdapterStatus("/a", loaded=True), [UnloadAdapter("chat-0", "sql")]),
-        ({}, AdapterStatus("/a", loaded=True), [UnloadAdapter("chat-0", "sql")]),
-        ({}, AdapterStatus("/a", loaded=False), []),
+        ({"sql": "/b"}, status(1, "old"), [LoadAdapter("chat-0", "sql", "/b", "", 2)]),
+        ({"sql": "/b"}, status(1, reason="gone"), [LoadAdapter("chat-0", "sql", "/b", "", 2)]),
+        ({"sql": "/b"}, status(2, "old", "new"), []),
+        ({"sql": "/b"}, status(2, reason="too large"), []),
+        ({"sql": "/b"}, status(2, "x", "old", "y"), [UnloadAdapter("chat-0", "sql", "x")]),
+        ({}, status(2, "old"), [UnloadAdapter("chat-0", "sql")]),
+        ({}, status(2), []),
     ],
 )
-def test_an_adapter_is_changed_only_where_it_differs(
+def test_an_adapter_s_version_is_loaded_beside_the_other_and_what_is_neither_goes(
     wanted: dict[str, str], present: AdapterStatus, actions: list[Action]
 ) -> None:
     with_adapter = replica(adapters={"sql": present})
@@ -173,7 +231,7 @@ sources = st.sampled_from(["/a", "/b"])
 names = st.sampled_from(["sql", "poet"])
 replicas = st.lists(
     st.builds(
-        lambda number, devices, version, retired, phase, retry_in, adapters: replace(
+        lambda number, devices, version, retired, phase, retry_in, adapters, served: replace(
             replica(number),
             devices=devices,
             version=version,
@@ -181,6 +239,7 @@ replicas = st.lists(
             phase=phase,
             retry_in=retry_in,
             adapters=adapters,
+            served=served,
         ),
         numbers,
         device_sets,
@@ -189,6 +248,7 @@ replicas = st.lists(
         st.sampled_from(["assigned", "starting", "ready", "failed", "stopped"]),
         st.sampled_from([None, 1.0]),
         st.dictionaries(names, st.builds(AdapterStatus, sources, st.booleans())),
+        st.booleans(),
     ),
     unique_by=lambda each: each.id,
 )
@@ -231,6 +291,24 @@ def test_at_no_time_do_two_engines_start_or_end_on_one_device(
     ]
     assert not set(started) & set(unsettled)
     assert len(started) == len(set(started))
+
+
+@given(states, replicas, engines, retries)
+def test_nothing_that_never_served_starts_where_something_that_served_is_soon_to_start(
+    state: State, wanted: list[Replica], known: list[Running], retry_at: dict[str, float]
+) -> None:
+    started = {each.replica for each in due(wanted, known, retry_at, state) if type(each) is Start}
+    there = {engine.replica for engine in known}
+    awaited = {
+        device
+        for each in wanted
+        if each.served and not each.retired and not each.given_up and each.id not in there
+        if retry_at.get(each.id, 0.0) <= NOW + HOLD
+        for device in each.devices
+    }
+    assert not any(
+        awaited & set(each.devices) for each in wanted if each.id in started and not each.served
+    )
 
 
 @given(states, replicas, engines, retries)
@@ -282,13 +360,19 @@ def perform(action: Action, placed: dict[str, Replica], alive: dict[str, Running
         case Stop():
             if identity in alive:
                 alive[identity] = replace(alive[identity], ending=True)
-        case LoadAdapter(name=name, source=source):
-            status = AdapterStatus(source, loaded=True)
+        case LoadAdapter(name=name, source=source, digest=digest, asked=asked):
+            known = placed[identity].adapters.get(name)
+            digest = digest or "new"
+            held = (*(known.held if known is not None else ()), digest)
+            status = AdapterStatus(source, loaded=True, digest=digest, asked=asked, held=held)
             adapters = {**placed[identity].adapters, name: status}
             placed[identity] = replace(placed[identity], adapters=adapters)
-        case UnloadAdapter(name=name):
+        case UnloadAdapter(name=name, digest=digest):
             adapters = {**placed[identity].adapters}
-            del adapters[name]
+            left = tuple(each for each in adapters[name].held if each != digest)
+            adapters[name] = replace(adapters[name], held=left)
+            if not digest or not left:
+                del adapters[name]
             placed[identity] = replace(placed[identity], adapters=adapters)
 
 
@@ -308,6 +392,24 @@ def test_an_engine_that_has_served_long_enough_fails_for_the_first_time_again() 
     assert restarts.after(3, served=300) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("took", "settles"), [(0.3, 10), (5, 10), (54.6, 109.2), (150, 300), (900, 300), (None, 300)]
+)
+def test_one_that_served_for_twice_as_long_as_its_start_took_has_ended_the_row(
+    took: float | None, settles: float
+) -> None:
+    restarts = Restarts()
+    assert restarts.after(3, settles - 0.1, took) == (3, None)
+    assert restarts.after(3, settles, took) == (1, 1)
+
+
+def test_an_engine_that_fails_after_minutes_of_service_each_time_is_never_given_up() -> None:
+    restarts, attempt = Restarts(), 0
+    for _ in range(10):
+        attempt, pause = restarts.after(attempt + 1, served=160, took=55)
+        assert pause == 1
+
+
 def test_a_limit_of_one_never_starts_again() -> None:
     assert Restarts(limit=1).after(1, served=1000) == (1, None)
 
@@ -322,11 +424,15 @@ def test_a_pause_is_always_a_number_between_the_first_and_the_longest(
     assert wait is None or (math.isfinite(wait) and pause <= wait <= 200)
 
 
-def test_a_node_that_was_lost_ends_all_of_its_engines_and_starts_none() -> None:
-    lost = replace(EMPTY, nodes=HashTrieMap({"alpha": Node("alpha", (), lost=True)}))
+@pytest.mark.parametrize("known", [True, False])
+def test_a_node_that_is_lost_or_taken_out_ends_all_of_its_engines_and_starts_none(
+    known: bool,
+) -> None:
+    nodes = {"alpha": Node("alpha", (), lost=True)} if known else {}
+    lost = replace(EMPTY, nodes=HashTrieMap(nodes))
     here = [replica(0), replica(1, device=1), replica(2, device=2, retired=True)]
     engines = [running(0, ready=True), running(2, device=2, ready=True)]
-    reason = "its node was lost: its place is elsewhere now"
+    reason = "its node was lost, or taken out of the cluster"
     assert due(here, engines, state=lost) == [Stop("chat-0", reason), Stop("chat-2", reason)]
     assert due(here, [], state=lost) == []
 

@@ -43,6 +43,7 @@ from nebula.events.vocabulary import (
     DownloadFinished,
     DownloadProgressed,
     DownloadStarted,
+    DownloadWaits,
     EngineFailed,
     EngineReady,
     EngineResumed,
@@ -63,6 +64,7 @@ from nebula.events.vocabulary import (
     NodeHeard,
     NodeLost,
     NodeRegistered,
+    NodeStopped,
     NodeSuspected,
     WeightsRemoved,
 )
@@ -134,7 +136,10 @@ EVENTS: dict[str, tuple[str, Event]] = {
         (
             "alpha",
             NodeRegistered(
-                (Device(0, "gpu", "NVIDIA H100", 80 * 2**30), Device(1, "cpu", "x86_64", 2**30)),
+                (
+                    Device(0, "gpu", "NVIDIA H100", 80 * 2**30, "GPU-5fd4f087"),
+                    Device(1, "cpu", "x86_64", 2**30, "memory-7c1b"),
+                ),
                 host="alpha.example",
                 labels={"zone": "a"},
                 nebula_version="0.1.0",
@@ -148,6 +153,7 @@ EVENTS: dict[str, tuple[str, Event]] = {
         ("alpha", NodeUndrainRequested()),
         ("alpha", WeightsPinRequested("org/chat", pinned=False)),
         ("alpha", WeightsRemoveRequested("org/chat")),
+        ("alpha", DownloadWaits("org/chat", "asks the hub for its files")),
         ("alpha", DownloadStarted("org/chat", "c0ffee", 7, 2**20, 2**30)),
         ("alpha", DownloadProgressed("org/chat", 2**29, 2**30)),
         ("alpha", DownloadFinished("org/chat", 2**30, "c0ffee", 12.5)),
@@ -159,6 +165,7 @@ EVENTS: dict[str, tuple[str, Event]] = {
         ("alpha", NodeLost("silent for 15 s")),
         ("4f1d0c", ClusterFounded("lab", 1)),
         ("4f1d0c", ClusterVersionRaised(2, "2 routers and 3 nodes know version 2")),
+        ("n1", NodeStopped(2)),
         ("alpha", NodeDeregistered()),
         (
             "prod",
@@ -248,7 +255,7 @@ def test_every_version_that_ever_was_is_in_the_corpus_and_read_as_today_s() -> N
         ("9" * 400, "is no version"),
     ],
 )
-def test_a_version_that_nobody_knows_is_malformed(version: str, reason: str) -> None:
+def test_a_version_that_is_unknown_is_malformed(version: str, reason: str) -> None:
     stored = golden()["EngineStarted"]
     payload = msgspec.json.encode(stored["payload"])
     headers = {record.VERSION_HEADER: version}
@@ -354,7 +361,7 @@ def test_json_that_is_nested_deeper_than_any_stack_is_malformed(name: str, paylo
         ("nebula.events.model.chat.ModelLoadRequested", b'{"source":"\\ud800"}', "ModelLoad"),
     ],
 )
-def test_what_is_no_event_says_why(subject: str, payload: bytes, reason: str) -> None:
+def test_what_is_not_an_event_says_why(subject: str, payload: bytes, reason: str) -> None:
     content = record.decode(subject, payload)[2]
     assert isinstance(content, Malformed)
     assert reason in content.reason
@@ -416,7 +423,7 @@ def test_a_header_block_is_read_as_nats_writes_it() -> None:
 @example(" 1")
 @example("7")
 @example("8")
-def test_a_cause_that_is_no_earlier_sequence_is_left_out(cause: str) -> None:
+def test_a_cause_that_is_not_an_earlier_sequence_is_left_out(cause: str) -> None:
     headers = {record.CAUSE_HEADER: cause, record.BASIS_HEADER: cause}
     entry = record.read(8, 2, "nebula.events.model.chat.ModelUnloaded", b"{}", headers)
     number = int(cause) if len(cause) < 20 and cause.isascii() and cause.isdigit() else 0

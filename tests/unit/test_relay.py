@@ -7,14 +7,17 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai._streaming import SSEDecoder
 
-from nebula.actors.gateway import failures
-from nebula.actors.gateway.answer import GAP
-from nebula.actors.gateway.exchange import ClientGone
-from nebula.actors.gateway.failures import NotServed
-from nebula.events import inference
+from nebula.actors.gateway.delivery import ClientGone, Quiet
+from nebula.actors.gateway.not_served import NotServed
+from nebula.events.failures import Failure
 from nebula.events.inference import Piece
-from nebula.http.relay import relay
+from nebula.http import watching
+from nebula.http.relay import MAX_REFUSAL, relay
+from nebula.http.watching import comment_after
 
 pytestmark = pytest.mark.anyio
 
@@ -45,11 +48,14 @@ class Source:
             raise following
         return following
 
+    def nudge(self) -> None:
+        pass
+
     def leave(self) -> None:
         self._gone.set()
 
 
-async def relayed(*given: Piece | Exception) -> list[Message]:
+async def relayed(*given: Piece | Exception, stream: bool = False) -> list[Message]:
     """What the client's server is told."""
     sent: list[Message] = []
 
@@ -59,8 +65,12 @@ async def relayed(*given: Piece | Exception) -> list[Message]:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await relay(Source(*given), receive, send)  # type: ignore[arg-type]
+    await relay(Source(*given), receive, send, stream=stream)  # type: ignore[arg-type]
     return sent
+
+
+def bodies(sent: list[Message]) -> list[bytes]:
+    return [message["body"] for message in sent[1:]]
 
 
 def error(sent: list[Message]) -> tuple[int, str, dict[bytes, bytes]]:
@@ -76,11 +86,11 @@ async def test_what_an_engine_says_of_when_to_come_back_is_told() -> None:
 
 
 async def test_a_request_that_may_be_what_ends_engines_is_not_to_be_asked_again() -> None:
-    status, text, headers = error(await relayed(Piece(0, b"2", end=True, failure=failures.FATAL)))
+    status, text, headers = error(await relayed(Piece(0, b"2", end=True, failure=Failure.FATAL)))
     assert (status, headers[b"x-should-retry"]) == (500, b"false")
     assert text == (
-        "2 engines in a row failed while they had this request, and said nothing: it may be what "
-        "ends them, so no other gets it. It may have been worked on"
+        "2 tries of this request in a row broke off, and the engines said nothing: it may be what "
+        "breaks them, so it is not tried again. It may have been worked on"
     )
 
 
@@ -95,6 +105,11 @@ async def test_a_whole_answer_has_its_length() -> None:
     assert body == {"type": "http.response.body", "body": b"{}", "more_body": False}
 
 
+async def test_an_answer_without_a_content_type_has_no_such_header() -> None:
+    start, _ = await relayed(Piece(0, b"", 204, "", end=True))
+    assert b"content-type" not in dict(start["headers"])
+
+
 async def test_a_stream_passes_piece_by_piece() -> None:
     start, *bodies = await relayed(HEAD, Piece(0, b"data: 2\n\n"), Piece(0, b"", end=True))
     assert dict(start["headers"])[b"cache-control"] == b"no-cache"
@@ -106,16 +121,16 @@ async def test_a_stream_passes_piece_by_piece() -> None:
 @pytest.mark.parametrize(
     ("failure", "status", "message"),
     [
-        (inference.ENGINE_FAILED, 503, "the engine that worked on this request has failed"),
-        (inference.ENGINE_STOPPED, 503, "the engine that worked on this request was stopped"),
-        (inference.OTHER_PLAN, 503, "no router knew the replica's newest plan yet"),
-        (failures.NATS_LOST, 503, "the connection to NATS was lost"),
-        (failures.NOT_TAKEN, 503, "no router or replica took the request in time"),
-        (failures.TOO_SLOW, 503, "the client reads too slowly"),
-        (GAP, 503, "a part of the answer was lost on its way"),
-        (failures.IDLE, 504, "the engine did not go on in time"),
-        (failures.OVERDUE, 504, "the request's time is over"),
-        (inference.ENGINE_TIMED_OUT, 504, "the request's time is over"),
+        (Failure.ENGINE_FAILED, 503, "the engine that worked on this request has failed"),
+        (Failure.ENGINE_STOPPED, 503, "the engine that worked on this request was stopped"),
+        (Failure.OTHER_PLAN, 503, "no router knew the replica's newest plan yet"),
+        (Failure.NATS_LOST, 503, "the connection to NATS was lost"),
+        (Failure.NOT_TAKEN, 503, "no router or replica took the request in time"),
+        (Failure.TOO_SLOW, 503, "the client reads too slowly"),
+        (Failure.GAP, 503, "a part of the answer was lost on its way"),
+        (Failure.IDLE, 504, "the engine did not go on in time"),
+        (Failure.OVERDUE, 504, "the time of its X-Request-Timeout is over"),
+        (Failure.ENGINE_TIMED_OUT, 504, "the time of its X-Request-Timeout is over"),
     ],
 )
 async def test_a_failure_before_the_first_piece_is_a_response(
@@ -128,25 +143,27 @@ async def test_a_failure_before_the_first_piece_is_a_response(
     ("failure", "message"),
     [
         (
-            failures.NOT_TAKEN,
+            Failure.NOT_TAKEN,
             "no router or replica took the request in time: router-1, which it was sent to, "
             "has not been heard from for 30 s; it may have been begun all the same",
         ),
         (
-            failures.OVERDUE,
-            "the request's time is over: router-1, which it was sent to, has not been heard from "
-            "for 30 s",
+            Failure.OVERDUE,
+            "the time of its X-Request-Timeout is over: router-1, which it was sent to, has not "
+            "been heard from for 30 s",
         ),
     ],
 )
-async def test_a_failure_says_what_was_seen_of_those_who_had_it(failure: str, message: str) -> None:
+async def test_a_failure_says_what_was_seen_of_the_replicas_that_had_it(
+    failure: str, message: str
+) -> None:
     seen = b"router-1, which it was sent to, has not been heard from for 30 s"
     assert error(await relayed(Piece(0, seen, end=True, failure=failure)))[1] == message
 
 
 async def test_what_can_not_go_on_says_what_broke_and_why_it_stays_broken() -> None:
     body = b"engine-failed: tools may be called"
-    sent = await relayed(Piece(0, body, end=True, failure=failures.CANT_CONTINUE))
+    sent = await relayed(Piece(0, body, end=True, failure=Failure.CANT_CONTINUE))
     assert error(sent)[1] == (
         "the engine that worked on this request has failed, "
         "and the answer can't go on elsewhere: tools may be called"
@@ -168,7 +185,7 @@ async def test_what_can_not_be_served_any_more_is_refused() -> None:
 
 
 async def test_a_failure_within_a_stream_is_its_last_event() -> None:
-    _, first, last = await relayed(HEAD, Piece(0, end=True, failure=failures.IDLE))
+    _, first, last = await relayed(HEAD, Piece(0, end=True, failure=Failure.IDLE))
     assert (first["body"], first["more_body"], last["more_body"]) == (b"data: 1\n\n", True, False)
     said = json.loads(last["body"].removeprefix(b"data: ").removesuffix(b"\n\n"))
     assert said["error"]["code"] == "timeout"
@@ -176,9 +193,130 @@ async def test_a_failure_within_a_stream_is_its_last_event() -> None:
 
 async def test_a_failure_within_any_other_answer_breaks_the_connection() -> None:
     with pytest.raises(ConnectionAbortedError):
-        await relayed(JSON_HEAD, Piece(0, end=True, failure=inference.ENGINE_FAILED))
+        await relayed(JSON_HEAD, Piece(0, end=True, failure=Failure.ENGINE_FAILED))
 
 
 async def test_a_client_that_leaves_is_noticed_and_nothing_more_is_sent() -> None:
     async with asyncio.timeout(5):
         assert len(await relayed(HEAD)) == 2
+
+
+async def test_a_stream_of_which_nothing_has_come_for_long_has_its_head_and_a_comment() -> None:
+    start, *_ = sent = await relayed(Quiet(), Quiet(), HEAD, Piece(0, b"", end=True), stream=True)
+    assert start["status"] == 200
+    assert dict(start["headers"]) == {
+        b"content-type": b"text/event-stream; charset=utf-8",
+        b"x-request-id": b"r1",
+        b"cache-control": b"no-cache",
+        b"x-accel-buffering": b"no",
+    }
+    assert bodies(sent) == [b": waiting\n\n", b": waiting\n\n", b"data: 1\n\n", b""]
+
+
+async def test_a_stream_that_is_silent_amid_an_event_says_nothing() -> None:
+    half, rest = Piece(0, b"data: 2"), Piece(0, b"1\n\n")
+    sent = await relayed(HEAD, Quiet(), half, Quiet(), rest, Quiet(), Piece(0, end=True))
+    comment = b": waiting\n\n"
+    assert bodies(sent) == [b"data: 1\n\n", comment, b"data: 2", b"1\n\n", comment, b""]
+
+
+async def test_a_failure_after_an_early_head_is_an_event() -> None:
+    refusal = Piece(0, b"model 'chat' is busy", 503, "text/plain", end=True, failure="refused")
+    for failure in (refusal, NotServed("model 'chat' is busy", 1)):
+        sent = await relayed(Quiet(), failure, stream=True)
+        comment, event = bodies(sent)
+        assert sent[0]["status"] == 200
+        assert comment == b": waiting\n\n"
+        said = json.loads(event.removeprefix(b"data: ").removesuffix(b"\n\n"))
+        assert said["error"]["message"] == "model 'chat' is busy"
+        assert sent[-1]["more_body"] is False
+
+
+async def test_an_answer_that_is_not_a_stream_is_an_event_after_an_early_head() -> None:
+    refused = Piece(0, b'{"error":\n', 400, "application/json")
+    sent = await relayed(Quiet(), refused, Quiet(), Piece(0, b"{}}", end=True), stream=True)
+    assert bodies(sent) == [b": waiting\n\n", b'data: {"error":{}}\n\n']
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            (Piece(0, b"no\nway", 404, "text/plain", end=True),),
+            {"message": "the engine answered with 404: no\nway", "type": "invalid_request_error"},
+        ),
+        ((Piece(0, b"", 500, "", end=True),), {"type": "internal_error"}),
+        (
+            (Piece(0, b"{", 400, "application/json"), Piece(0, end=True, failure=Failure.IDLE)),
+            {"code": "timeout"},
+        ),
+        ((Piece(0, b"x" * (MAX_REFUSAL + 1), 400, "text/plain"),), {"param": None}),
+    ],
+)
+async def test_whatever_an_engine_says_after_an_early_head_is_one_event_with_an_error(
+    given: tuple[Piece, ...], said: dict[str, Any]
+) -> None:
+    start, _, last = await relayed(Quiet(), *given, stream=True)
+    assert (start["status"], last["more_body"]) == (200, False)
+    [line] = last["body"].removesuffix(b"\n\n").split(b"\n")
+    assert said.items() <= json.loads(line.removeprefix(b"data: "))["error"].items()
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 12)), max_size=6), st.booleans())
+def test_a_comment_is_not_an_event_and_breaks_none_wherever_it_comes(
+    events: list[tuple[bool, int]], numbered: bool
+) -> None:
+    """As OpenAI's client reads it, whose decoder takes an empty line after an id for an event."""
+    sent = comment_after(b"")
+    for number, (silent, cut) in enumerate(events):
+        event = b"data: %d\n\n" % number
+        # Events with ids always come whole.
+        pieces = [b"id: %d\n%b" % (number, event)] if numbered else [event[:cut], event[cut:]]
+        for piece in filter(None, pieces):
+            sent += piece + (comment_after(piece) if silent else b"")
+    read = list(SSEDecoder().iter_bytes(iter([sent])))
+    assert [event.data for event in read] == [str(number) for number in range(len(events))]
+
+
+async def test_only_streams_are_kept_from_being_buffered() -> None:
+    whole = Piece(0, b"{}", 200, "application/json", end=True)
+    for piece in (whole, Piece(0, b"", 503, "", end=True)):
+        start, _ = await relayed(piece)
+        assert not {b"x-accel-buffering", b"cache-control"} & dict(start["headers"]).keys()
+
+
+class Waited:
+    """Counts how often it is nudged."""
+
+    def __init__(self) -> None:
+        self.nudges = 0
+        self.nudged = asyncio.Event()
+
+    def nudge(self) -> None:
+        self.nudges += 1
+        self.nudged.set()
+
+    def leave(self) -> None:
+        raise AssertionError("nobody has left")
+
+
+async def never() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def test_a_silent_stream_is_nudged_again_and_again_and_others_never(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("WATCH_AFTER", "HEAD_AFTER", "COMMENT_AFTER", "LOOK"):
+        monkeypatch.setattr(watching, name, 0.001)
+    stream, other = Waited(), Waited()
+    watches = [watching.Watch(stream, never, True), watching.Watch(other, never, False)]  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        for _ in range(3):
+            await stream.nudged.wait()
+            stream.nudged.clear()
+            watches[0].said(b"")
+    assert other.nudges == 0
+    for watch in watches:
+        watch.stop()

@@ -41,7 +41,7 @@ def changed(story: Story, replicas: int = 1, memory: str = "8GiB") -> Story:
 # A change of what is started
 
 
-def test_another_replica_is_planned_beside_the_one_that_serves() -> None:
+def test_another_replica_is_planned_beside_the_serving_one() -> None:
     story = changed(serving())
     assert story.places() == {"chat-0": "alpha/0", "chat-1": "alpha/0"}
     assert story.replica("chat-0").serving
@@ -239,7 +239,7 @@ def test_what_never_worked_has_nothing_to_go_back_to() -> None:
     assert story.settles() == []
 
 
-def test_a_replica_more_of_what_works_is_no_change_to_go_back_on() -> None:
+def test_a_replica_more_of_what_works_is_not_a_change_to_go_back_on() -> None:
     story = serving().given("chat", ModelScaleRequested(2))
     story.settles()
     story.runs("chat-1", ready=False).gives_up("chat-1")

@@ -12,7 +12,9 @@ from nebula.actors.placement import candidates, planning, sizing
 from nebula.actors.placement import decision as placement
 from nebula.actors.placement.decision import decide
 from nebula.events.record import Record
+from nebula.events.version import VERSION
 from nebula.events.vocabulary import (
+    ClusterFounded,
     Event,
     EventRejected,
     ModelAssigned,
@@ -20,6 +22,7 @@ from nebula.events.vocabulary import (
     ModelUnschedulable,
     NodeLost,
 )
+from nebula.history.explanation import Chronicle
 from nebula.history.replay import BadLog, Replay, from_the_future
 from tests.unit import corpus
 from tests.unit.story import SECOND, Story, cluster, facts, gpus, intents, load
@@ -46,7 +49,9 @@ def test_recorded_decisions_are_those_made_today(name: str) -> None:
 
 RULES = {
     "the policy": lambda patch: patch.setattr(
-        placement, "plan", lambda *given, **named: planning.plan(*given[:2], "binpack", **named)
+        placement,
+        "plan",
+        lambda state, model, *_, **named: planning.plan(state, model, "binpack", **named),
     ),
     "how much of a device is promised": lambda patch: patch.setattr(sizing, "USABLE", 0.9),
     "the share of a chat model": lambda patch: patch.setitem(sizing.DEFAULT_SHARE, "chat", 0.44),
@@ -181,7 +186,9 @@ def test_an_entry_out_of_order_is_named() -> None:
         replay.take(story.log[0])
 
 
-def test_a_basis_that_had_not_happened_yet_can_not_be_checked_and_is_no_hand_s() -> None:
+def test_a_basis_that_had_not_happened_yet_can_not_be_checked_and_does_not_count_as_by_hand() -> (
+    None
+):
     story = cluster(alpha=[80])
     for basis in (2, 3, 999):
         story.append("chat", ModelUnschedulable("x", 1), basis=basis)
@@ -207,3 +214,57 @@ def test_what_was_decided_from_what_was_seen_is_taken_as_it_was() -> None:
     replay = replayed(story.log)
     assert replay.differences == []
     assert replay.state.nodes["alpha"].lost
+
+
+# Two versions on one log
+
+
+def rejected_by_an_older_version(subject: str, reason: str) -> Story:
+    """Tell of an event that counts today, and that a router which did not know it has answered."""
+    story = cluster(alpha=[80])
+    story.given("c1", ClusterFounded("lab", VERSION))
+    seq = story.state.seq
+    story.append(str(seq), EventRejected(subject, reason), cause=seq, basis=seq)
+    return story.given("chat", load())
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "'cluster' is none of model, replica, node, alias, log",
+        "'ClusterFounded' is no event type of Nebula",
+        "ClusterFounded: Object contains unknown field `name`",
+        "ClusterFounded of version 2 is newer than this Nebula, which reads up to 1",
+    ],
+)
+def test_an_older_version_s_answer_to_what_it_did_not_know_is_not_a_difference(reason: str) -> None:
+    story = rejected_by_an_older_version("nebula.events.cluster.c1.ClusterFounded", reason)
+    replay = replayed(story.log)
+    assert (replay.differences, replay.by_older) == ([], 1)
+    chronicle = Chronicle(lambda record, *_: isinstance(record.content, EventRejected))
+    for record in story.log:
+        chronicle.take(record)
+    [line] = chronicle.lines
+    assert "an older version wrote this, which did not know the event" in line.reasons
+
+
+@pytest.mark.parametrize(
+    ("subject", "reason"),
+    [
+        ("nebula.events.cluster.c1.ClusterFounded", "this log is of cluster 'c2'"),
+        ("nebula.events.cluster.c1.Nonsense", "'Nonsense' is no event type of Nebula"),
+    ],
+)
+def test_any_other_answer_to_an_event_that_counts_is_one(subject: str, reason: str) -> None:
+    replay = replayed(rejected_by_an_older_version(subject, reason).log)
+    assert (len(replay.differences), replay.by_older) == (1, 0)
+
+
+def test_a_second_answer_to_what_is_not_known_today_either_is_a_difference() -> None:
+    story = cluster(alpha=[80]).publish(
+        "nebula.events.model.chat.ModelScaleRequested", b'{"replicas": 1, "more": 1}'
+    )
+    [first] = story.decides()
+    basis = story.state.seq
+    story.append(first.id, first.event, cause=first.cause, basis=basis)
+    assert len(replayed(story.log).differences) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,12 +16,22 @@ from nebula.events.intents import (
     ModelUnloadRequested,
     NodeDrainRequested,
 )
-from nebula.events.objections import objection
+from nebula.events.memory import GIB
 from nebula.events.state import Model, State
-from nebula.events.values import Target
-from nebula.events.vocabulary import Event, ModelAssigned, ModelUnloaded, NodeDeregistered, NodeLost
+from nebula.events.validation import rejection_reason
+from nebula.events.values import Adapter, Device, Target
+from nebula.events.version import VERSION
+from nebula.events.vocabulary import (
+    ClusterFounded,
+    Event,
+    ModelAssigned,
+    ModelUnloaded,
+    NodeDeregistered,
+    NodeLost,
+    NodeRegistered,
+)
 from nebula.history.reversion import Reversion, Step, meaning, revert
-from tests.unit.story import Story, cluster, intents, load
+from tests.unit.story import Story, cluster, gpus, intents, load
 
 
 def base() -> Story:
@@ -33,7 +44,7 @@ def back(story: Story, then: State) -> Reversion:
     """Append the way back, as `nebula revert` does, and give it."""
     reversion = revert(story.state, then)
     for step in reversion.steps:
-        assert objection(story.state, step.id, step.event) is None
+        assert rejection_reason(story.state, step.id, step.event) is None
         story.append(step.id, step.event)
     return reversion
 
@@ -109,7 +120,7 @@ def test_limits_are_brought_back_and_no_engine_is_started_again_for_them() -> No
     assert story.model().spec == then.models["chat"].spec
 
 
-def test_it_is_told_what_a_load_request_changes_and_that_engines_are_started_again() -> None:
+def test_it_is_told_what_a_load_request_changes_and_that_engines_are_replaced() -> None:
     story = base()
     then = story.state
     story.given("chat", load(2, "9GiB", name="chat", options={"seed": 1}, lora=True))
@@ -119,7 +130,7 @@ def test_it_is_told_what_a_load_request_changes_and_that_engines_are_started_aga
         "name: chat -> org/chat",
         "memory: 9GiB -> 8GiB",
         "options: seed=1 -> nothing",
-        "its engines are started again",
+        "its engines are replaced one after the other",
     )
     assert plans
     assert all(meaning(story.state, each) == () for each in plans)
@@ -185,6 +196,128 @@ def test_a_moved_replica_goes_back_when_its_node_is_there_again() -> None:
     assert story.settles() == []
 
 
+def test_a_replica_that_was_given_up_starts_anew_where_it_is() -> None:
+    story = base()
+    then = story.state
+    story.runs("chat-0").gives_up("chat-1")
+    [step] = back(story, then).steps
+    assert isinstance(step.event, ModelAssigned)
+    assert {each.replica: each.version for each in step.event.replicas} == {
+        "chat-0": 1,
+        "chat-1": 2,
+    }
+    assert not story.replica("chat-1").given_up
+    assert story.replica("chat-0").serving  # the other one is left alone
+
+
+def many_devices() -> Story:
+    """`chat` takes two GPUs of n1 for its replica, `code` one of the same node."""
+    story = cluster(n1=[80, 80, 80]).given("chat", load(1, "70GiB", options=TWO))
+    story.given("code", load(1, "70GiB"))
+    story.settles()
+    assert story.places() == {"chat-0": "n1/0+n1/1"}
+    assert story.places("code") == {"code-0": "n1/2"}
+    return story
+
+
+TWO = {"tensor-parallel-size": 2}
+
+
+def test_room_is_counted_for_each_device_of_a_node_and_not_for_all_at_once() -> None:
+    story = many_devices()
+    then = story.state
+    for model in ("chat", "code"):
+        story.given(model, ModelUnloadRequested(), ModelUnloaded())
+    found = back(story, then)
+    assert found.cannot == ()
+    assert story.places() == {"chat-0": "n1/0+n1/1"}
+    assert story.places("code") == {"code-0": "n1/2"}
+    assert story.settles() == []
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_replica_goes_back_only_where_all_of_its_devices_are(gone: int) -> None:
+    story = many_devices()
+    then = story.state
+    story.given("chat", ModelUnloadRequested(), ModelUnloaded())
+    kept = [Device(index, "gpu", "H100", 80 * GIB) for index in (0, 1, 2) if index != gone]
+    story.given("n1", NodeRegistered(tuple(kept)))
+    assert f"chat-0: not back on n1: it no longer has device {gone}" in back(story, then).cannot
+    small = [Device(i, "gpu", "H100", (8 if i == gone else 80) * GIB) for i in range(3)]
+    story = many_devices()
+    story.given("chat", ModelUnloadRequested(), ModelUnloaded())
+    story.given("n1", NodeRegistered(tuple(small)))
+    assert "chat-0: not back on n1: there is no room" in back(story, then).cannot
+
+
+def test_replicas_of_one_model_do_not_go_back_onto_one_another() -> None:
+    story = cluster(n1=[80]).given("chat", load(2, "30GiB"))
+    story.settles()
+    then = story.state
+    assert set(story.places().values()) == {"n1/0"}
+    story.given("chat", ModelUnloadRequested(), ModelUnloaded()).given("n1", gpus(40))
+    found = back(story, then)
+    assert found.cannot == ("chat-1: not back on n1: there is no room",)
+    assert story.places() == {"chat-0": "n1/0"}
+
+
+def test_adapters_are_brought_back_one_by_one_whatever_became_of_them() -> None:
+    story = base()
+    for name in ("same", "moved", "gone"):
+        story.given("chat", AdapterLoadRequested(name, f"/{name}"))
+    then = story.state
+    story.given("chat", AdapterLoadRequested("moved", "/elsewhere"), AdapterUnloadRequested("gone"))
+    story.given("chat", AdapterLoadRequested("new", "/new"))
+    assert back(story, then).steps == (
+        Step("chat", AdapterUnloadRequested("new")),
+        Step("chat", AdapterLoadRequested("gone", "/gone")),
+        Step("chat", AdapterLoadRequested("moved", "/moved")),
+    )
+    assert wishes(story.state) == wishes(then)
+
+
+def test_a_load_request_that_is_brought_back_takes_off_adapters_that_were_not_there() -> None:
+    story = Story().given("lab", ClusterFounded("lab", VERSION)).given("n1", gpus(80))
+    story.given("chat", load(1, "8GiB", lora=True)).settles()
+    then = story.state
+    story.given("chat", AdapterLoadRequested("new", "/new"))
+    story.given("chat", load(1, "8GiB", lora=True, options={"seed": 1}))
+    assert set(story.model().adapters) == {"new"}
+    assert Step("chat", AdapterUnloadRequested("new")) in back(story, then).steps
+    assert wishes(story.state) == wishes(then)
+
+
+@pytest.mark.parametrize("adapter", ["load", "own"])
+def test_an_adapter_s_name_that_is_still_held_is_waited_for(adapter: str) -> None:
+    story = base()
+    if adapter == "load":
+        story.given("code", load(1, "8GiB", adapters=(Adapter("sql", "/sql"),)))
+    else:
+        story.given("chat", AdapterLoadRequested("sql", "/sql"))
+    story.settles()
+    then = story.state
+    if adapter == "load":
+        story.given("code", ModelUnloadRequested(), ModelUnloaded())
+    else:
+        story.given("chat", AdapterUnloadRequested("sql"))
+    story.given("thief", load(1, "8GiB", name="sql")).settles()
+    story.runs("thief-0").given("thief", ModelUnloadRequested())
+    found = revert(story.state, then)
+    assert found.waits
+    assert any("waits until thief is unloaded" in each for each in found.cannot)
+
+
+def test_an_alias_that_bore_another_name_gives_it_up_before_others_take_theirs() -> None:
+    story = base().given("a", AliasRequested((Target("org/chat"),), "one"))
+    story.given("b", AliasRequested((Target("org/chat"),), "two"))
+    then = story.state
+    story.given("a", AliasRequested((Target("org/chat"),), "three"))
+    story.given("b", AliasRequested((Target("org/chat"),), "one"))
+    story.given("a", AliasRequested((Target("org/chat"),), "two"))
+    assert back(story, then).cannot == ()
+    assert {each.id: each.name for each in story.state.aliases.values()} == {"a": "one", "b": "two"}
+
+
 @given(st.lists(intents, max_size=12), st.lists(intents, max_size=12))
 def test_whatever_was_asked_for_is_asked_for_again(
     early: list[tuple[str, Event]], late: list[tuple[str, Event]]
@@ -205,3 +338,17 @@ def test_whatever_was_asked_for_is_asked_for_again(
         assert wishes(story.state) == wishes(then)
     again = revert(story.state, then)
     assert all(isinstance(step.event, ModelAssigned) for step in again.steps) or reversion.waits
+
+
+def test_engines_that_serve_end_only_when_the_earlier_ones_are_ready_again() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB"))
+    story.settles()
+    then = story.runs("chat-0").state
+    story.given("chat", load(1, "8GiB", options={"seed": 1})).settles()
+    story.runs("chat-1").settles()
+    story.stops("chat-0").settles()
+    for step in revert(story.state, then).steps:
+        story.append(step.id, step.event)
+    story.settles()
+    assert story.replica("chat-1").serving, "until another one serves"
+    assert set(story.places()) == {"chat-0", "chat-1"}

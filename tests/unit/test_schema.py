@@ -1,4 +1,4 @@
-"""What `nebula schema` prints is what Nebula reads, and what docs/ holds is what it prints."""
+"""`nebula schema` prints what Nebula reads, and docs/ holds what it prints."""
 
 from __future__ import annotations
 
@@ -15,12 +15,23 @@ import pytest
 from hypothesis import given
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from msgspec import Struct
 
-from nebula.events import record, subjects
+from nebula.events import (
+    decisions,
+    engine_facts,
+    heartbeats,
+    inference,
+    node_facts,
+    record,
+    subjects,
+    values,
+)
+from nebula.events import intents as intents_
 from nebula.events.record import Malformed
 from nebula.events.vocabulary import INTENTS, TYPES, Event
 from nebula.schema import asyncapi, json_schema, reference
-from nebula.schema.channels import kind_of
+from nebula.schema.channels import OTHERS, kind_of
 from nebula.schema.examples import EXAMPLES
 from tests.unit.story import Story, decisions_by_hand, facts, intents
 
@@ -145,7 +156,7 @@ def test_every_subject_that_the_code_knows_is_a_channel() -> None:
     speaking = {
         name: function
         for name, function in inspect.getmembers(subjects, inspect.isfunction)
-        if (function.__doc__ or "").startswith("Give the subject") or name == "logs"
+        if (function.__doc__ or "").startswith("Return the subject") or name == "logs"
     }
     assert len(speaking) >= 9
     for name, function in speaking.items():
@@ -176,6 +187,50 @@ def test_the_bodies_schemas_are_valid() -> None:
         Draft202012Validator.check_schema(whole)
         for example in message.get("examples", ()):
             jsonschema.validate(example["payload"], whole, cls=Draft202012Validator)
+
+
+# Descriptions of fields
+
+
+def public_fields() -> list[tuple[str, str, str]]:
+    """Return (struct, field, description) of every field of every public struct."""
+    modules = (decisions, engine_facts, inference, intents_, node_facts, heartbeats, values)
+    structs = {
+        each
+        for module in modules
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, Struct) and each is not Struct
+    }
+    bodies = (each for channel in OTHERS for each in (channel.body, channel.reply))
+    structs |= {each for each in bodies if isinstance(each, type) and issubclass(each, Struct)}
+    found = json_schema.definitions(structs, "")
+    rows = []
+    for name, schema in found.items():
+        fields = schema.get("properties") or dict(enumerate(schema.get("prefixItems", ())))
+        rows += [(name, str(key), field.get("description", "")) for key, field in fields.items()]
+    return rows
+
+
+def is_struct(body: object) -> bool:
+    return isinstance(body, type) and issubclass(body, Struct)
+
+
+@pytest.mark.parametrize(("struct", "field", "description"), public_fields())
+def test_every_public_field_has_a_description_of_its_own(
+    struct: str, field: str, description: str
+) -> None:
+    """Write it at the field: `Annotated[..., Meta(description="…")]`, one or more sentences."""
+    assert description, f"{struct}.{field} has no description"
+    assert re.match(r"[A-Zv`].*[.]$", description), f"{struct}.{field}: {description}"
+    assert not re.search(r"`\w+`: ", description), f"{struct}.{field} describes another field too"
+
+
+def test_the_description_of_a_field_is_in_every_document() -> None:
+    schema = json_schema.of_event("EngineFailed")["properties"]["retry_in"]
+    assert schema["description"].startswith("Seconds until the node starts the engine again")
+    schemas = ASYNCAPI["components"]["schemas"]
+    assert schemas["EngineFailed"]["properties"]["retry_in"] == schema
+    assert f"| {schema['description']} |" in reference.markdown()
 
 
 # What is in docs/

@@ -1,4 +1,4 @@
-"""The simulated engine, as those who rehearse with it meet it: over its ASGI app and as a process.
+"""The simulated engine, as rehearsals use it: over its ASGI app and as a process.
 
 Requests that only ask and are answered go through httpx; those that stream, wait or leave are
 ASGI calls made by hand (`Call`), so that every step is awaited and none is slept for.
@@ -15,7 +15,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -24,11 +23,11 @@ from typing import Any
 import httpx
 import pytest
 
-from nebula.actors.gateway.continuing import Continuation, asked, plan
 from nebula.engines.simulated import parse
 from nebula.engines.simulated_app import SimulatedEngine
 from nebula.engines.simulated_orders import Orders, orders
 from nebula.engines.simulated_settings import Settings
+from nebula.openai.continuation import Continuation, plan, with_token_ids
 
 pytestmark = pytest.mark.anyio
 
@@ -62,7 +61,8 @@ async def get(app: Any, path: str) -> httpx.Response:
 
 async def said(app: Any, body: dict[str, Any]) -> str:
     response = await post(app, "/v1/chat/completions", body)
-    return response.json()["choices"][0]["message"]["content"]
+    text: str = response.json()["choices"][0]["message"]["content"]
+    return text
 
 
 class Call:
@@ -153,12 +153,14 @@ async def test_token_ids_are_a_prompt_too() -> None:
 # What it says in token ids
 
 
-FORMS = [("/v1/chat/completions", {"messages": [{"role": "user", "content": "grün x"}]})]
+FORMS: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "grün x"}]})
+]
 FORMS += [("/v1/completions", {"prompt": "grün x"})]
 
 
 @pytest.mark.parametrize(("path", "prompt"), FORMS)
-async def test_token_ids_stand_where_vllms_do_and_are_null_where_nobody_wants_them(
+async def test_token_ids_stand_where_vllms_do_and_are_null_where_they_are_not_wanted(
     path: str, prompt: dict[str, Any]
 ) -> None:
     def lists(data: dict[str, Any]) -> list[Any]:
@@ -213,7 +215,9 @@ async def test_an_answer_goes_on_from_the_ids_of_its_prompt_and_of_what_was_said
     said = choice["token_ids"]
     assert len(said) == limits.get("max_tokens", 6)
     for done in range(1, len(said)):
-        rest = {key: limits[key] - done for key in ("max_tokens", "min_tokens") if key in limits}
+        rest: dict[str, Any] = {
+            key: limits[key] - done for key in ("max_tokens", "min_tokens") if key in limits
+        }
         going_on = {**body, **rest, "prompt": ids + said[:done]}
         more = (await post(app, "/v1/completions", going_on)).json()["choices"][0]
         assert " ".join(text.split(" ")[:done]) + more["text"] == text
@@ -237,7 +241,7 @@ async def test_a_stream_that_is_cut_anywhere_goes_on_as_the_gateway_has_it_go_on
     request = {"model": "Org/Model", "stream": True, "max_tokens": 8, **usage, **prompt}
     plain = "".join(await Call(app, path, request).events())
     body = json.dumps(request).encode()
-    first = asked(path, body)
+    first = with_token_ids(path, body)
     whole = await Call(app, path, json.loads(first.body)).events()
     for cut in range(len(whole) - 4):  # before the last token, the usage, the end, and nothing
         progress = first.progress(path)
@@ -567,11 +571,9 @@ def process(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             running.kill()
 
 
-def test_the_process_starts_fast_answers_and_ends_with_code_0_when_told() -> None:
-    begun = time.monotonic()
+def test_the_process_answers_and_ends_with_code_0_when_told() -> None:
     with process() as (running, address):
         assert httpx.get(f"{address}/health").status_code == 200
-        assert time.monotonic() - begun < 5  # 0.3 s on an idle machine
         running.terminate()
         assert running.wait(timeout=10) == 0
 

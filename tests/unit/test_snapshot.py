@@ -17,7 +17,7 @@ from nebula.events.record import Entry, read_entry
 from nebula.events.snapshot import FOLD, FORMAT, Unusable
 from nebula.events.state import EMPTY, State
 from nebula.store.archive import Reader, write
-from nebula.store.snapshots import Held, slot_for
+from nebula.store.snapshots import SnapshotSlot, slot_for
 from tests.unit import corpus
 from tests.unit.story import SECOND, Story, cluster, load, messages
 
@@ -62,7 +62,7 @@ def test_one_log_is_one_state_whichever_way_it_is_folded(
 
 
 def _imported(entry: Entry) -> Entry:
-    """Give an entry as JetStream stores it when it is imported: later, with headers of its own."""
+    """Return an entry as JetStream stores an imported one: later, with headers of its own."""
     lines = "".join(f"{key}: {value}\r\n" for key, value in wrapped(entry).items())
     headers = f"NATS/1.0\r\n{lines}\r\n".encode()
     return Entry(entry.seq, entry.time + DAY, entry.subject, headers, entry.body)
@@ -125,7 +125,7 @@ def test_an_unknown_version_is_named(field: str, version: int) -> None:
         ({"state-0": 12, "state-1": 5}, "state-0"),
     ],
 )
-def test_the_older_one_is_overwritten_or_the_one_that_was_taken_there(
+def test_the_older_one_is_overwritten_or_one_of_the_same_sequence(
     held: dict[str, int], slot: str
 ) -> None:
-    assert slot_for(12, [Held(seq, name) for name, seq in held.items()]) == slot
+    assert slot_for(12, [SnapshotSlot(seq, name) for name, seq in held.items()]) == slot

@@ -122,7 +122,7 @@ def test_no_subject_that_is_built_from_an_id_has_another_number_of_tokens(
 
 @given(names.filter(lambda name: not is_token(name)))
 def test_an_event_of_an_unsafe_id_has_no_subject(name: str) -> None:
-    with pytest.raises(ValueError, match="is no id"):
+    with pytest.raises(ValueError, match="is not a valid id"):
         subjects.event("model", name, "ModelUnloadRequested")
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from nebula.cli import tables
 from nebula.events.intents import NodeDrainRequested
-from nebula.events.vocabulary import NodeLost
+from nebula.events.vocabulary import EngineReady, EngineStarted, EngineStopped, NodeLost
 from tests.unit.story import cluster, load
 
 
@@ -27,3 +27,22 @@ def test_what_was_promised_of_a_lost_node_counts_no_more() -> None:
         "n1 (draining) gpu0 H100 80.0 GiB 8.0 GiB 1",
         "n2 (lost) gpu0 H100 80.0 GiB void unknown",
     ]
+
+
+def test_beside_an_engine_no_reason_stands_that_is_over() -> None:
+    story = cluster(n1=[80]).given("chat", load(1, "8GiB"))
+    story.settles()
+
+    def row() -> str:
+        return shown(tables.replicas(story.state))[0]
+
+    story.runs("chat-0").given("chat-0", EngineStopped("the node was stopped"))
+    assert row().endswith("stopped the node was stopped")
+    story.given("chat-0", EngineStarted(7, 1.0, 8001, "/log", 1, attempt=1))
+    assert row().endswith("starting 7 8001")
+    story.fails("chat-0").given("chat-0", EngineStarted(7, 1.0, 8001, "/log", 1, attempt=2))
+    assert row().endswith("starting 7 8001 attempt 1 failed: killed")
+    story.given("chat-0", EngineReady())
+    assert row().endswith("ready 7 8001")
+    story.gives_up("chat-0")
+    assert row().endswith("given up ValueError: no")

@@ -1,13 +1,18 @@
 """What an event means depends on the log alone: two versions of Nebula fold it to the same."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, cast
 
 import pytest
 
 from nebula.actors.placement.decision import decide
+from nebula.actors.projection import NewerCluster, Projection
+from nebula.actors.router.lifecycle import Observation, decide_lifecycle
 from nebula.actors.router.raising import HEARD_FOR, Readers, decide_raise
-from nebula.events import objections, snapshot, version
-from nebula.events.evolve import fold
+from nebula.events import snapshot, validation, version
+from nebula.events.evolve import evolve, fold
+from nebula.events.memory import GIB
+from nebula.events.record import Record, read
 from nebula.events.sizes import COUNTS, INTENT, oversized
 from nebula.events.state import EMPTY
 from nebula.events.values import Device
@@ -20,7 +25,9 @@ from nebula.events.vocabulary import (
     NodeLost,
     NodeRegistered,
 )
-from tests.unit.story import GIB, Story, load
+from nebula.history.replay import BadLog, Replay
+from nebula.store.log import Log
+from tests.unit.story import Story, load
 
 OLD: Mapping[tuple[str, str], int] = {}
 NEW: Mapping[tuple[str, str], int] = {("ModelLoadRequested", "evictable"): 2}
@@ -40,7 +47,8 @@ def founded(at: int = 1, *reads: int) -> Story:
 
 @pytest.fixture
 def newer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objections, "SINCE", NEW)
+    monkeypatch.setattr(validation, "SINCE", NEW)
+    monkeypatch.setattr(version, "VERSION", 2)
 
 
 def test_a_field_that_not_all_know_is_refused_by_all_until_they_do(newer: None) -> None:
@@ -113,9 +121,59 @@ def test_no_hand_makes_two_clusters_of_one_log_or_stops_one(
 
 def test_a_nebula_that_is_older_than_the_cluster_says_so() -> None:
     assert too_new(founded(VERSION).state) is None
-    assert "this cluster goes by version 2, and this Nebula knows up to 1" in str(
-        too_new(founded(VERSION + 1).state)
+    assert (
+        f"this cluster goes by version {VERSION + 1}, and this Nebula knows up to {VERSION}"
+        in str(too_new(founded(VERSION + 1).state))
     )
+
+
+@pytest.mark.parametrize(
+    ("subject", "body", "headers"),
+    [
+        ("nebula.events.model.a.ModelMoved", b"{}", {}),
+        ("nebula.events.tenant.a.TenantAdded", b"{}", {}),
+        ("nebula.events.model.a.ModelLoadRequested", b'{"source": "/m", "tenant": "t"}', {}),
+        ("nebula.events.replica.a-0.EngineStarted", b"{}", {"Nebula-Version": "9"}),
+    ],
+)
+def test_what_only_a_newer_cluster_version_may_know_is_answered_by_no_older_nebula(
+    subject: str, body: bytes, headers: dict[str, str]
+) -> None:
+    newer = founded(VERSION + 1, VERSION + 1).given("b", load(memory="8GiB")).state
+    state = evolve(newer, read(newer.seq + 1, 1, subject, body, headers))
+    assert not state.rejections
+    assert state.seq == newer.seq + 1
+    assert decide(state) == ()
+    assert decide_lifecycle(state, Observation(readers={"r2": 9}), lost_after=1.0) == ()
+    # In a cluster of a version that this Nebula knows, no actor could understand it.
+    known = founded(VERSION, VERSION).state
+    state = evolve(known, read(known.seq + 1, 1, subject, body, headers))
+    assert [type(each.event) for each in decide(state)] == [EventRejected]
+
+
+def test_a_log_that_goes_on_by_a_newer_version_is_not_judged_by_an_older_nebula() -> None:
+    story = founded(VERSION + 1).given("a", load(memory="8GiB"))
+    replay = Replay(check=True)
+    first, second = story.log[:2]
+    replay.take(first)
+    with pytest.raises(BadLog, match=r"after event 1 this cluster goes by version"):
+        replay.take(second)
+
+
+@pytest.mark.anyio
+async def test_an_actor_that_starts_from_a_newer_cluster_s_snapshot_does_nothing_with_it() -> None:
+    """Nothing need come after a snapshot for its reader to see by which version it is read."""
+
+    class Quiet:
+        async def follow(self, after: int) -> AsyncIterator[list[Record]]:
+            raise AssertionError(f"it follows the log after {after}")
+            yield []
+
+    projection = Projection(cast("Log", Quiet()))
+    projection.state = founded(VERSION + 1).state
+    with pytest.raises(NewerCluster, match="this Nebula knows up to"):
+        await projection.run()
+    assert projection.ended
 
 
 def test_the_cluster_comes_through_a_snapshot() -> None:
@@ -139,7 +197,7 @@ def test_the_cluster_comes_through_a_snapshot() -> None:
     ],
 )
 def test_what_is_too_large_is_refused_by_its_field_and_stays_where_it_was_accepted(
-    field: str, value: object
+    field: str, value: Any
 ) -> None:
     event = load(**{field: value})
     assert str(oversized(event)).startswith(f"{field}: ")

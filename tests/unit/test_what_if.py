@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.events.intents import (
+    AliasRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
     NodeDrainRequested,
     NodeUndrainRequested,
 )
 from nebula.events.memory import GIB
+from nebula.events.values import Target
 from nebula.events.vocabulary import Event, ModelMeasured, NodeLost
 from nebula.history.what_if import (
     BadCondition,
@@ -61,6 +63,14 @@ def test_a_node_less_would_have_left_models_out() -> None:
     assert (found.otherwise, found.otherwise_missing) == (("n2/gpu0",), 1)
 
 
+def test_every_device_of_a_replica_is_told() -> None:
+    story = cluster(n1=[80, 80], n2=[24, 24])
+    story.given("chat", load(1, "20GiB", options={"tensor-parallel-size": 2})).settles()
+    assert outcomes(story, Without("n1"))["chat"] == Outcome(
+        "chat", ("n1/gpu0", "n1/gpu1"), ("n2/gpu0", "n2/gpu1"), 0, 0
+    )
+
+
 def test_another_policy_would_have_packed_them() -> None:
     story = cluster(n1=[80], n2=[80]).given("chat", load(2, "10GiB"))
     story.settles()
@@ -105,6 +115,13 @@ def test_without_conditions_nothing_would_have_been_otherwise(
             assert (each.actual, each.missing) == (each.otherwise, each.otherwise_missing)
 
 
+def test_a_name_that_an_alias_has_is_taken_otherwise_too() -> None:
+    story = cluster(n1=[80]).given("prod", AliasRequested((Target("a", 1),), "name"))
+    story.given("a", load(0)).settles()
+    story.given("a", load(1, name="name")).settles()
+    assert not outcomes(story)["a"].differs
+
+
 def test_scaling_is_a_wish_too() -> None:
     story = cluster(n1=[80]).given("chat", load(1, "10GiB"), ModelScaleRequested(3))
     story.settles()
@@ -131,17 +148,17 @@ def test_a_condition_is_read(text: str, condition: Condition) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no condition"),
-        ("n4:80GiB", "is no condition"),
-        ("without", "is no condition"),
-        ("without a b", "is no condition"),
+        ("", "is not a condition"),
+        ("n4:80GiB", "is not a condition"),
+        ("without", "is not a condition"),
+        ("without a b", "is not a condition"),
         ("with n4", "n4"),
         ("with n4:lots", "lots"),
-        ("with *:80GiB", "is no condition"),
+        ("with *:80GiB", "is not a condition"),
         ("policy=best", "there is no policy 'best': take spread or binpack"),
     ],
 )
-def test_what_is_no_condition_is_answered(text: str, message: str) -> None:
+def test_what_is_not_a_condition_is_answered(text: str, message: str) -> None:
     with pytest.raises(BadCondition, match=message):
         parse(text)
 

@@ -119,7 +119,7 @@ def test_a_minute_without_a_failed_write_lets_the_next_be_answered_at_once() -> 
     assert restart(remembered, LATCHED, now)[1]
 
 
-def test_a_full_disk_again_at_once_is_no_minute_without_failures() -> None:
+def test_a_full_disk_again_at_once_is_not_a_minute_without_failures() -> None:
     remembered = Restarts(count=1, at=0.0)
     remembered, _ = restart(remembered, WELL, 2.0)
     remembered, _ = restart(remembered, FULL, 4.0)

@@ -4,11 +4,8 @@ import asyncio
 from typing import cast
 
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
 
-from nebula.http import writing
-from nebula.http.writing import TurnProtocol, TurnTransport
+from nebula.http.writing import TurnTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -19,23 +16,12 @@ class Kernel:
     def __init__(self) -> None:
         self.writes: list[bytes] = []
         self.closed_after: int | None = None
-        self.aborted = asyncio.Event()
 
     def write(self, data: bytes) -> None:
         self.writes.append(data)
 
     def close(self) -> None:
         self.closed_after = len(self.writes)
-
-    def abort(self) -> None:
-        self.aborted.set()
-
-    def get_extra_info(self, _: str) -> None:
-        return None
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
 
     def is_closing(self) -> bool:
         return self.closed_after is not None
@@ -81,36 +67,3 @@ async def test_all_else_is_the_transports_own() -> None:
     assert not transport.is_closing()
     kernel.close()
     assert transport.is_closing()
-
-
-# Clients that read nothing
-
-
-def protocol(kernel: Kernel) -> TurnProtocol:
-    config = uvicorn.Config(lambda: None, http=TurnProtocol, lifespan="off", log_config=None)
-    config.load()
-    made = TurnProtocol(config=config, server_state=ServerState(), app_state={})
-    made.connection_made(cast("asyncio.Transport", kernel))
-    return made
-
-
-async def test_a_client_that_reads_nothing_for_long_is_hung_up_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(writing, "UNREAD", 0.01)
-    kernel = Kernel()
-    protocol(kernel).pause_writing()
-    async with asyncio.timeout(5):
-        await kernel.aborted.wait()
-
-
-async def test_one_that_reads_on_or_leaves_is_not() -> None:
-    for goes_on in (TurnProtocol.resume_writing, lambda each: each.connection_lost(None)):
-        kernel = Kernel()
-        made = protocol(kernel)
-        made.pause_writing()
-        hanging_up = made._hanging_up
-        goes_on(made)
-        assert hanging_up is not None
-        assert hanging_up.cancelled()
-        assert made._hanging_up is None

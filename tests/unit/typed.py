@@ -15,7 +15,7 @@ _BIG = 2**53
 
 
 def typed(kind: type[Struct]) -> st.SearchStrategy[Any]:
-    """Give structs of one kind."""
+    """Return structs of one kind."""
     return _of(types.type_info(kind))
 
 
@@ -23,6 +23,8 @@ def _of(kind: types.Type) -> st.SearchStrategy[Any]:
     match kind:
         case types.StructType(cls=cls, fields=fields):
             return st.builds(cls, **{field.name: _of(field.type) for field in fields})
+        case types.Metadata(type=described):
+            return _of(described)
         case types.UnionType(types=several):
             return st.one_of(*map(_of, several))
         case types.StrType(pattern=str(pattern)):
@@ -31,13 +33,14 @@ def _of(kind: types.Type) -> st.SearchStrategy[Any]:
             most = min(kind.max_length or _TEXT, _TEXT)
             return st.text(min_size=kind.min_length or 0, max_size=most)
         case types.IntType():
-            least = kind.gt + 1 if kind.gt is not None else kind.ge
-            most = kind.lt - 1 if kind.lt is not None else kind.le
-            return st.integers(-_BIG if least is None else least, _BIG if most is None else most)
+            lowest = kind.gt + 1 if kind.gt is not None else kind.ge
+            highest = kind.lt - 1 if kind.lt is not None else kind.le
+            return st.integers(
+                -_BIG if lowest is None else lowest, _BIG if highest is None else highest
+            )
         case types.FloatType():
-            least = kind.gt if kind.gt is not None else kind.ge
             return st.floats(
-                least,
+                kind.gt if kind.gt is not None else kind.ge,
                 kind.le,
                 exclude_min=kind.gt is not None,
                 allow_nan=False,
@@ -47,8 +50,8 @@ def _of(kind: types.Type) -> st.SearchStrategy[Any]:
             return st.sampled_from(values)
         case types.VarTupleType(item_type=item) | types.ListType(item_type=item):
             least = kind.min_length or 0
-            several = st.lists(_of(item), min_size=least, max_size=least + _FEW)
-            return several if isinstance(kind, types.ListType) else several.map(tuple)
+            items = st.lists(_of(item), min_size=least, max_size=least + _FEW)
+            return items if isinstance(kind, types.ListType) else items.map(tuple)
         case types.DictType(key_type=key, value_type=value):
             return st.dictionaries(_of(key), _of(value), max_size=_FEW)
         case types.BoolType():

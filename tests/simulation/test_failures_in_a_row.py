@@ -1,0 +1,40 @@
+"""Engines that die again and again in a simulated world, and what the laws say of that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from unittest import mock
+
+from nebula.actors.node.reconciliation import Restarts
+from nebula.events.intents import ModelLoadRequested
+from nebula.events.memory import GIB
+from nebula.events.values import Device
+from nebula.events.vocabulary import EngineFailed
+from tests.simulation.invariants import TRIED
+from tests.simulation.scenario import Hardware, Scenario, Step
+from tests.simulation.world import World
+
+
+def world(kills: Iterable[float]) -> World:
+    """A machine whose only engine is killed at these times (s)."""
+    machine = Hardware("n1", (Device(0, "gpu", "x", 80 * GIB),), {})
+    load = ModelLoadRequested("/m", memory="8GiB")
+    deaths = [Step(at, "kill engine", "n1") for at in kills]
+    steps = (Step(1.0, "publish", "chat", event=load), *deaths)
+    return World(Scenario(1, (machine,), 1, steps, 400.0))
+
+
+def counts(world: World) -> list[int]:
+    failed = [record.content for record in world.cluster.journal.records]
+    return [event.attempt for event in failed if isinstance(event, EngineFailed)]
+
+
+def test_an_engine_that_serves_between_its_deaths_is_started_each_time() -> None:
+    found = world((100.0, 180.0, 260.0, 340.0))
+    assert found.run().law == ""
+    assert counts(found) == [1, 1, 1, 1]
+
+
+def test_the_law_is_broken_where_service_ends_no_row() -> None:
+    with mock.patch.object(Restarts, "settles", return_value=1e9):
+        assert world((100.0, 180.0, 260.0)).run().law == TRIED

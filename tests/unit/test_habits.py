@@ -1,0 +1,61 @@
+"""How tests are written here: none asserts how long something took, and none passes either way."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+FILES = sorted(TESTS.rglob("*.py"))
+CLOCKS = {"monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "elapsed"}
+
+
+def asserts(text: str) -> Iterator[ast.Assert]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Assert):
+            yield node
+
+
+def names(node: ast.AST) -> set[str]:
+    found = {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)}
+    return found | {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+
+
+def timed(node: ast.Assert) -> bool:
+    """Return whether an assertion reads a clock, which a busy machine makes late."""
+    calls = (each for each in ast.walk(node) if isinstance(each, ast.Call))
+    loop = any(ast.unparse(call.func).endswith(("loop.time", "loop().time")) for call in calls)
+    return loop or bool(names(node.test) & CLOCKS)
+
+
+def either(node: ast.Assert) -> bool:
+    """Return whether an assertion is content with one of several texts."""
+    test = node.test
+    if not (isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or)):
+        return False
+    return all(
+        isinstance(value, ast.Compare) and isinstance(value.ops[0], ast.In) for value in test.values
+    )
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(TESTS)))
+def test_no_test_asserts_how_long_something_took_or_one_of_two_texts(file: Path) -> None:
+    lines = [node.lineno for node in asserts(file.read_text()) if timed(node) or either(node)]
+    assert lines == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "assert time.monotonic() - began < 5",
+        "assert answer.elapsed.total_seconds() < 1",
+        "assert loop.time() - began > 0.2",
+        "assert 'a' in text or 'b' in text",
+    ],
+)
+def test_what_is_not_to_be_written_is_found(text: str) -> None:
+    [node] = asserts(text)
+    assert timed(node) != either(node)

@@ -1,0 +1,151 @@
+"""Requests in bytes: however packets are cut, the same ones come of it, and no other ones."""
+
+from itertools import pairwise
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from nebula.http.errors import ApiError
+from nebula.http.heads import Fields, Head
+from nebula.http.parsing import Parsing
+
+HIDDEN = b"DELETE /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
+OFFERS = (
+    b"",
+    b"Connection: Upgrade\r\nUpgrade: h2c\r\n",
+    b"upgrade: foo\r\nCONNECTION: a, upgrade\r\n",
+)
+
+
+class Told:
+    """A reader that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, bytes, bool]] = []
+        self.refused = 0
+        self.promised = 0
+        self.fields: list[Fields] = []
+
+    def begin(self, method: bytes, head: Head, fields: Fields, *, persists: bool) -> None:
+        self.requests.append((f"{method.decode()} {head.path}", b"", False))
+        self.fields.append(fields)
+
+    def body(self, part: bytes) -> None:
+        said, body, _ = self.requests[-1]
+        self.requests[-1] = (said, body + part, False)
+
+    def promise(self, size: int) -> None:
+        self.promised = size
+
+    def end(self) -> None:
+        said, body, _ = self.requests[-1]
+        self.requests[-1] = (said, body, True)
+
+    def refuse(self, error: ApiError) -> None:
+        self.refused = error.status
+        self.parsing.stop()
+
+    def over(self) -> None:
+        self.refused = -1
+        self.parsing.stop()
+
+    parsing: Parsing
+
+
+def told(sent: bytes, cuts: list[int] | None = None) -> Told:
+    reader = Told()
+    reader.parsing = Parsing(reader)
+    places = sorted({0, len(sent), *(cut % (len(sent) + 1) for cut in cuts or ())})
+    for start, end in pairwise(places):
+        if reader.refused:
+            break
+        reader.parsing.feed(sent[start:end])
+    return reader
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[bytes, tuple[str, bytes, bool]]:
+    """Draw a valid request, and what it is."""
+    method = draw(st.sampled_from(["GET", "POST", "PUT", "DELETE"]))
+    path = draw(st.sampled_from(["/", "/a", "/v1/chat/completions?x=y"]))
+    body = draw(st.binary(max_size=40) | st.just(HIDDEN))
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n".encode() + draw(
+        st.sampled_from(OFFERS)
+    )
+    if draw(st.booleans()):
+        step = draw(st.integers(1, 50))
+        chunks = [body[at : at + step] for at in range(0, len(body), step)]
+        coded = b"".join(b"%x;e=1\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+        trailer = draw(st.sampled_from([b"", b"T: v\r\n", OFFERS[1]]))
+        sent = head + b"Transfer-Encoding: chunked\r\n\r\n" + coded + b"0\r\n" + trailer + b"\r\n"
+    else:
+        sent = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    return sent, (f"{method} {path.partition('?')[0]}", body, True)
+
+
+cuts = st.lists(st.integers(0, 10_000), max_size=12)
+
+
+@given(st.lists(requests(), max_size=6), cuts)
+def test_all_requests_come_of_it_whole_and_in_order(
+    drawn: list[tuple[bytes, tuple[str, bytes, bool]]], places: list[int]
+) -> None:
+    reader = told(b"".join(sent for sent, _ in drawn), places)
+    assert not reader.refused
+    assert reader.requests == [request for _, request in drawn]
+    assert all(name not in (b"upgrade", b"t") for fields in reader.fields for name, _ in fields)
+
+
+@given(
+    st.lists(requests(), min_size=1, max_size=3),
+    st.integers(0, 10_000),
+    st.binary(max_size=3),
+    cuts,
+)
+@example([(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", ("GET /", b"", True))], 4, b"\r\n", [5])
+def test_where_bytes_are_wrong_it_makes_no_difference_how_they_are_cut(
+    drawn: list[tuple[bytes, tuple[str, bytes, bool]]], at: int, wrong: bytes, places: list[int]
+) -> None:
+    sent = b"".join(sent for sent, _ in drawn)
+    at %= len(sent)
+    sent = sent[:at] + wrong + sent[at + len(wrong) :]
+    whole, cut = told(sent), told(sent, places)
+    assert bool(cut.refused) == bool(whole.refused)
+    ended = [request for request in whole.requests if request[2]]
+    assert [request for request in cut.requests if request[2]] == ended
+
+
+@given(st.binary(max_size=300), cuts)
+def test_whatever_comes_is_taken_or_refused(sent: bytes, places: list[int]) -> None:
+    told(sent, places)
+    told(b"GET / HTTP/1.1\r\n" + sent, places)
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+LARGE = b"FFFFFFFFFFFFFFFF\r\n"
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=30), max_size=6),
+    st.sampled_from([b"", b";a=b", b"  "]),
+    st.sampled_from([b"", b"\r\n", b"\r\n\r\n"]),
+    st.sampled_from([b"", *OFFERS]),
+    cuts,
+)
+@example([b"a", b"b"], b"", b"", OFFERS[1], [98])  # in the empty line behind a head that offers
+def test_a_body_is_known_to_be_as_long_as_its_chunks_say_before_they_come(
+    parts: list[bytes], after: bytes, before: bytes, offer: bytes, places: list[int]
+) -> None:
+    head = before + CHUNKED[:-2] + offer + b"\r\n"
+    coded = b"".join(b"%x%b\r\n%b\r\n" % (len(part), after, part) for part in parts)
+    sent = head + coded + b"00007" + after + b"\r\n"
+    reader = told(sent, places)
+    assert not reader.refused
+    assert reader.promised == sum(map(len, parts)) + 7
+
+
+@given(cuts)
+@example([])
+def test_a_chunk_that_can_never_come_is_told_when_its_size_is_there(places: list[int]) -> None:
+    assert told(CHUNKED + LARGE, places).promised == 2**64 - 1
+    assert told(CHUNKED + LARGE[:-1], places).promised == 0
