@@ -155,7 +155,7 @@ class Cluster:
         await self._ask("PUT", f"/admin/aliases/{NAME}", wish)
 
     async def scale(self, model: str, replicas: int) -> None:
-        """Give a model another number of replicas."""
+        """Change a model's number of replicas."""
         await self._ask("PATCH", f"/admin/models/{model}", {"replicas": replicas})
 
     async def drain(self, node: str, *, undo: bool = False) -> None:
@@ -187,7 +187,7 @@ class Cluster:
         await self._until(so, f"{replicas} replicas of {model} serve", patience)
 
     async def empty(self, node: str) -> None:
-        """Wait until a node has no replica but those that nobody wants. Raises Failed."""
+        """Wait until a node has only unwanted replicas. Raises Failed."""
 
         async def so() -> bool:
             here = await self._replicas()
@@ -267,7 +267,7 @@ def started(folder: Path, copy: Path) -> Iterator[Cluster]:
 
 
 async def run(cluster: Cluster, *, vllm: bool) -> list[tuple[str, float, Counter[str]]]:
-    """Give what came of the requests of each step, and how long (s) it took. Raises Failed."""
+    """Return what came of the requests of each step, and how long (s) it took. Raises Failed."""
     if vllm:
         cluster.node("n3", "vllm")
         await cluster.load(

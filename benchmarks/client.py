@@ -20,7 +20,7 @@ _EVENT = b"data: {"
 
 
 class Refused(Exception):
-    """Nobody listens there: nothing was sent."""
+    """There is no listener: nothing was sent."""
 
 
 class Answer:

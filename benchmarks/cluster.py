@@ -27,7 +27,7 @@ PARTS = ("gateway", "router", "nats-server", "node")
 
 
 def two_replicas() -> dict[str, object]:
-    """Give the demo's chat model as two small vLLM for few cores. Raises Failed.
+    """Return the demo's chat model as two small vLLM for few cores. Raises Failed.
 
     By themselves all vLLM of a machine would bind their threads to the same core.
     """
@@ -49,7 +49,7 @@ class Wanted(NamedTuple):
 
 
 class Cluster:
-    """See the module. It runs already: `start` makes one."""
+    """A running cluster: `start` makes one."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Cluster:
         return self.folder / "up-0"
 
     def logs(self, name: str) -> list[str]:
-        """Give all that processes of a name have written: of both gateways, for "gateway"."""
+        """Return all that processes of a name have written: of both gateways, for "gateway"."""
         return [
             path.read_text(errors="replace")
             for path in sorted(self.folder.glob(f"up-*/logs/{name}*.log"))
@@ -142,13 +142,13 @@ class Cluster:
     # Its processes
 
     def engines(self) -> dict[str, psutil.Process]:
-        """Give the API servers of all engines that serve, by their replicas."""
+        """Return the API servers of all engines that serve, by their replicas."""
         return {
             replica["id"]: psutil.Process(replica["engine"]["pid"]) for replica in self._serving()
         }
 
     def engine_urls(self) -> dict[str, str]:
-        """Give the addresses of all engines that serve, by their replicas."""
+        """Return the addresses of all engines that serve, by their replicas."""
         return {
             replica["id"]: f"http://127.0.0.1:{replica['engine']['port']}"
             for replica in self._serving()
@@ -166,7 +166,7 @@ class Cluster:
         raise Failed("no gateway tells which engines there are")
 
     def parts(self) -> dict[str, psutil.Process]:
-        """Give all living processes of the cluster but engines: gateway-0, gateway-1, ..."""
+        """Return all living processes of the cluster but engines: gateway-0, gateway-1, ..."""
         found = {}
         for number, root in enumerate(self._roots):
             found[f"up-{number}"] = psutil.Process(root)

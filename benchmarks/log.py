@@ -197,7 +197,7 @@ async def projected(url: str, *, restore: bool) -> State:
 
 
 def gateway(url: str, port: int) -> float:
-    """Give the seconds from the start of a gateway's process until it has read the log.
+    """Return the seconds from the start of a gateway's process until it has read the log.
 
     It is not ready then: it has no router.
     """
@@ -244,7 +244,7 @@ async def keep(url: str, state: State) -> None:
 
 
 def size_of(state: State) -> tuple[int, int]:
-    """Give the bytes of a state in memory and of its snapshot."""
+    """Return the bytes of a state in memory and of its snapshot."""
     data = snapshot.dump(state)
     gc.collect()
     tracemalloc.start()
@@ -256,12 +256,12 @@ def size_of(state: State) -> tuple[int, int]:
 
 
 def without_times(state: State) -> object:
-    """Give what must be equal whichever way a log is read: a server gives entries its own times."""
+    """Return what must be equal whichever way a log is read, without the server's own times."""
     return state.seq, {each.id: each.assignments for each in state.models.values()}
 
 
 def timed(work: Callable[[], State], expected: object) -> float:
-    """Give the seconds that something takes, which must come to the expected state."""
+    """Return the seconds that something takes, which must come to the expected state."""
     gc.collect()
     began = time.perf_counter()
     state = work()

@@ -48,7 +48,7 @@ class Way:
 
 
 async def throughput(way: Way, streams: int, requests: int, tokens: int, salt: int) -> float:
-    """Give requests per second with so many streams at a time."""
+    """Return requests per second with so many streams at a time."""
     numbers = iter(range(salt, salt + requests))
 
     async def worker() -> None:
@@ -61,7 +61,7 @@ async def throughput(way: Way, streams: int, requests: int, tokens: int, salt: i
 
 
 async def first_token(way: Way, requests: int, salt: int) -> float:
-    """Give the median milliseconds to the first token, one request at a time."""
+    """Return the median milliseconds to the first token, one request at a time."""
     times = [await way.stream(salt + number, 2) for number in range(requests)]
     return statistics.median(times) * 1000
 

@@ -135,7 +135,7 @@ def lose(cluster: Cluster, node: str) -> None:
 
 
 def cluster_node(state: State, node: str) -> NodeRegistered:
-    """Give a second node like one that is there."""
+    """Return a second node like one that is there."""
     known = state.nodes[node]
     return NodeRegistered(known.devices, labels=known.labels)
 

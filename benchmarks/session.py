@@ -33,7 +33,7 @@ def _new(text: str) -> Path:
 
 @contextlib.contextmanager
 def session(name: str, kept: Path | None) -> Iterator[Path]:
-    """Give the folder of a run; a signal ends the run, and all that it started on the way out."""
+    """Yield the folder of a run; a signal ends the run, and all that it started on the way out."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     if kept is not None:
@@ -59,7 +59,7 @@ def keep(file: Path | None, facts: Mapping[str, str], **told: object) -> None:
 
 
 def context() -> dict[str, str]:
-    """Say on what machine this is measured, and with which versions."""
+    """Return a line with the machine and the versions that are measured."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,7 +1,7 @@
 """How long a model that sleeps needs to its first token, on real vLLM, and where that time goes.
 
 `python -m benchmarks.waking` from the repository's root; needs the engine and the demo's models. A
-model is loaded on request and unloaded when nobody has asked for some seconds. It is asked while it
+model is loaded on request and unloaded after some seconds without a request. It is asked while it
 sleeps; the events that the log got meanwhile, by the log's own clock, cut the time into its parts.
 Then it is asked while it is awake, and awaited until it sleeps again.
 """
@@ -122,7 +122,7 @@ def main() -> None:
     rounds = []
     with session("waking", options.folder) as folder:
         copy = freeze((), folder / "sources")[REPOSITORY]
-        patience = ("--load-patience", str(PATIENCE))
+        patience = ("--load-timeout", str(PATIENCE))
         with start(folder / "cluster", copy, [], arguments=patience, routers=1) as cluster:
             url = f"{cluster.gateways[0]}/admin/models"
             httpx.post(url, json=wish, trust_env=False, timeout=20).raise_for_status()

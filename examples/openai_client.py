@@ -23,7 +23,7 @@ def chat(model: str, question: str) -> str | None:
 
 
 def likeness(a: list[float], b: list[float]) -> float:
-    """Give the cosine of two vectors."""
+    """Return the cosine of two vectors."""
     product = sum(x * y for x, y in zip(a, b, strict=True))
     return product / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
 

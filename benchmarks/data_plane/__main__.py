@@ -23,7 +23,7 @@ from .ways import REPOSITORY, Serving, Stage, Task, checkout, freeze, start
 
 WORKS = {**works.ALL, "vllm": vllm.WORKS}
 TASKS: tuple[Task, ...] = ("chat", "embedding", "vllm")
-SETTLING = 0.3  # seconds after a load, in which answers that nobody waits for any more end
+SETTLING = 0.3  # seconds after a load, in which abandoned answers end
 
 
 def measure_stage(
@@ -47,7 +47,7 @@ def measure_stage(
             if row.way in ways:
                 _measure(row, ways[row.way], 1.0, stage.folder, "warming up")
         for number in range(options.rounds):
-            # The order turns about, so that none is always the one after the heaviest load.
+            # The order rotates, so that none is always measured after the heaviest load.
             turn = 1 if number % 2 == 0 else -1
             for work in chosen:
                 for row in [row for row in rows if row.work is work][::turn]:

@@ -79,7 +79,7 @@ ALL = {
 
 
 def install(competitor: Competitor, venvs: Path) -> Path:
-    """Give the gateway's virtual environment, made where it is not there yet. Raises Failed."""
+    """Return the gateway's virtual environment, made where it is not there yet. Raises Failed."""
     venv = venvs / competitor.name
     if (venv / "bin" / competitor.package).exists():
         return venv
@@ -100,7 +100,7 @@ def install(competitor: Competitor, venvs: Path) -> Path:
 
 
 def version(competitor: Competitor, venvs: Path) -> str:
-    """Give the version that is installed."""
+    """Return the version that is installed."""
     code = f"import importlib.metadata as m; print(m.version({competitor.package!r}))"
     line = [str(venvs / competitor.name / "bin" / "python"), "-c", code]
     return subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()

@@ -38,6 +38,6 @@ class Work(NamedTuple):
 
 
 def percentile(values: Sequence[float], part: float) -> float:
-    """Give the value below which that part of the values lies."""
+    """Return the value below which that part of the values lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, math.ceil(part * len(ordered)) - 1)]

@@ -21,7 +21,7 @@ class Failed(Exception):
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -72,7 +72,7 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def cpu_seconds(roots: Sequence[int]) -> dict[str, float]:
-    """Give the CPU seconds that the processes and their descendants took so far, by their role."""
+    """Return the CPU seconds that processes and their descendants took so far, by role."""
     seconds: defaultdict[str, float] = defaultdict(float)
     for root in roots:
         for member in _family(root):
@@ -85,7 +85,7 @@ def cpu_seconds(roots: Sequence[int]) -> dict[str, float]:
 
 
 def spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """Give what each role took in between."""
+    """Return what each role took in between."""
     return {role: after[role] - before.get(role, 0.0) for role in after}
 
 
@@ -101,7 +101,7 @@ def _role(line: list[str]) -> str:
 
 
 def last_words(log: Path, lines: int = 4) -> str:
-    """Give the end of a log, for the reason of a failure."""
+    """Return the end of a log, for the reason of a failure."""
     text = log.read_text(errors="replace").splitlines()
     return " / ".join(line.strip() for line in text[-lines:]) or "it said nothing"
 

@@ -76,7 +76,7 @@ def reasons(rows: Sequence[Row]) -> str:
 
 
 def raw(rows: Sequence[Row]) -> list[dict[str, object]]:
-    """Give everything that was measured, for JSON."""
+    """Return everything that was measured, for JSON."""
     return [
         {
             "work": row.work.name,

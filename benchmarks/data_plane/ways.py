@@ -47,13 +47,13 @@ class Stage(NamedTuple):
 
 
 def checkout(way: str) -> Path:
-    """Give the folder whose Nebula a way runs: `nebula@FOLDER` names one, else it is this one."""
+    """Return the folder whose Nebula a way runs: `nebula@FOLDER` names one, else it is this one."""
     folder = way.partition("@")[2]
     return Path(folder).resolve() if folder else REPOSITORY
 
 
 def freeze(ways: Iterable[str], folder: Path) -> dict[Path, Path]:
-    """Copy what the ways run: who edits a file during a run does not change what is measured."""
+    """Copy what the ways run: editing a file during a run does not change what is measured."""
     copies: dict[Path, Path] = {}
     for source in {REPOSITORY, *map(checkout, ways)}:
         copies[source] = folder / f"{len(copies)}"
@@ -63,7 +63,7 @@ def freeze(ways: Iterable[str], folder: Path) -> dict[Path, Path]:
 
 
 def probe(task: Task) -> tuple[str, dict[str, object]]:
-    """Give the path and the body of a small request that shows that a way serves."""
+    """Return the path and the body of a small request that shows that a way serves."""
     if task == "embedding":
         return "/v1/embeddings", {"model": MODEL, "input": "one two"}
     said = [{"role": "user", "content": "one two"}]
@@ -82,7 +82,7 @@ def start(way: str, stage: Stage) -> AbstractContextManager[Serving]:
 
 
 def environment(copy: Path) -> Mapping[str, str]:
-    """Give the environment in which Python imports that Nebula, whatever is installed."""
+    """Return the environment in which Python imports that Nebula, whatever is installed."""
     return {"PYTHONPATH": str(copy), "PYTHONSAFEPATH": "1"}
 
 
@@ -127,7 +127,7 @@ def _nebula(stage: Stage, source: Path) -> Iterator[Serving]:
 
 
 def real_model() -> dict[str, object]:
-    """Give the demo's chat model for vLLM, as `make run` loads it. Raises Failed."""
+    """Return the demo's chat model for vLLM, as `make run` loads it. Raises Failed."""
     if importlib.util.find_spec("vllm") is None:
         raise Failed("vLLM is not installed beside this Python: make install-engine")
     if not DEMO.exists():
@@ -139,18 +139,20 @@ def real_model() -> dict[str, object]:
 def await_model(url: str, model: str, process: Popen[bytes], log: Path, patience: float) -> None:
     """Wait until all replicas of a model serve. Raises Failed."""
     deadline = time.monotonic() + patience
-    standing: dict[str, object] = {}
+    status: dict[str, object] = {}
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise Failed(f"it ended with code {process.returncode}: {last_words(log)}")
         answer = httpx.get(f"{url}/admin/models/{model}", trust_env=False, timeout=20)
-        standing = answer.json().get("standing", {}) if answer.status_code == 200 else {}
-        if standing.get("word") == "ready" and standing.get("ready") == standing.get("wanted"):
+        shown = answer.json() if answer.status_code == 200 else {}
+        status = shown.get("status") or shown.get("standing", {})  # as earlier commits call it
+        phase = status.get("phase") or status.get("word")
+        if phase == "ready" and status.get("ready") == status.get("wanted"):
             return
-        if standing.get("word") == "failed":
+        if phase == "failed":
             break
         time.sleep(0.1)
-    raise Failed(f"{model} does not get ready: {standing}")
+    raise Failed(f"{model} does not get ready: {status}")
 
 
 @contextlib.contextmanager

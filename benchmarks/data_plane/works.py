@@ -56,7 +56,8 @@ def _throughput(path: str, body: bytes) -> Callable[[Serving, float, Path], Meas
         cpu = spent(before, cpu_seconds(way.roots))
         if done.good == 0:
             raise Failed(f"no good answer, {done.failed} failed")
-        # wrk does not look into answers. One that was cut short would be smaller than the first.
+        # wrk does not look into answers. An answer that was cut short would be smaller than the
+        # first.
         if done.bytes / (done.good + done.failed) < 0.9 * len(answer.content):
             raise Failed(f"answers are cut short: {done.bytes} bytes for {done.good} of them")
         figures = {
@@ -69,10 +70,10 @@ def _throughput(path: str, body: bytes) -> Callable[[Serving, float, Path], Meas
 
 
 def gaps(answer: Streamed) -> list[float]:
-    """Give the seconds between one token and the next.
+    """Return the seconds between one token and the next.
 
     The first event opens the answer and comes with the first token, so it has no gap. Tokens that
-    come in one read have none between them: whoever reads them waits only for the first.
+    come in one read have none between them: a reader waits only for the first.
     """
     events = [moment for moment, count in answer.arrivals for _ in range(count)][1:]
     return [later - sooner for sooner, later in itertools.pairwise(events)]
@@ -111,7 +112,7 @@ def _single(way: Serving, seconds: float, _folder: Path) -> Measured:
 
 
 def _good(answers: list[Streamed], tokens: int) -> list[Streamed]:
-    """Give the answers that are whole. Raises Failed when none is."""
+    """Return the answers that are whole. Raises Failed when none is."""
     good = [
         answer
         for answer in answers
@@ -132,7 +133,7 @@ async def _concurrent(url: str, tokens: int, seconds: float) -> list[Streamed]:
     async def keep(connection: Connection, delay: float) -> None:
         await asyncio.sleep(delay)
         while True:
-            # Tokens should take about 2 s; ten times that is no service any more.
+            # Tokens should take about 2 s; ten times that is not a service any more.
             answer = await asyncio.wait_for(connection.ask(wire), 30)
             answers.append(answer)
             if not answer.whole or time.perf_counter() >= deadline:

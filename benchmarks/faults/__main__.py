@@ -101,7 +101,7 @@ class Setting(NamedTuple):
 
 
 def simulated(streams: int) -> Setting:
-    """Give the setting with simulated engines, for which some requests have to wait in line."""
+    """Return the setting with simulated engines, for which some requests have to wait in line."""
     fields = {
         "source": MODEL,
         "memory": "256MiB",
@@ -113,7 +113,7 @@ def simulated(streams: int) -> Setting:
 
 
 def vllm(streams: int) -> Setting:
-    """Give the setting with two vLLM on CPUs. Raises Failed where it is not installed."""
+    """Return the setting with two vLLM on CPUs. Raises Failed where it is not installed."""
     wanted = Wanted(MODEL, two_replicas(), patience=900)
     return Setting(wanted, (), streams, 120, 5.0, 300.0, _stories, True)
 
@@ -124,8 +124,8 @@ def _stories(number: int, tokens: int, stream: bool) -> bytes:
 
 
 def _words(number: int, tokens: int, stream: bool) -> bytes:
-    # The engine repeats the words of the prompt. No word comes twice, so that none can be missing
-    # or be there twice and nobody sees it.
+    # The engine repeats the words of the prompt. No word comes twice, so that a missing or repeated
+    # word is noticed.
     return _chat(" ".join(f"r{number}w{word}" for word in range(tokens)), tokens, stream)
 
 
@@ -335,12 +335,12 @@ def _standing(
         cluster = around.enter_context(
             start(
                 home,
-                copy,
+                other or copy,
                 [setting.model],
                 engine=setting.engine,
                 arguments=arguments,
                 environ=environ,
-                others=other,
+                others=copy if other else None,
             )
         )
         return measure(
@@ -355,9 +355,16 @@ def _cut_apart(folder: Path, copy: Path, setting: Setting, names: Sequence[str])
     """Ride waves on hosts in network namespaces. Raises Failed."""
     model = Wanted(MODEL, {**setting.model.fields, "replicas": 3})
     setting = setting._replace(silence=HANG)
-    with hosts.start(folder / "hosts", copy, [model], engine=setting.engine) as place:
-        results = measure(place, setting, waves(names, setting))
-        _say(f"nodes declared lost: {place.lost_nodes()}")
+    results = []
+    for apart, title in ((False, "hosts"), (True, "apart")):
+        chosen = [name for name in names if (name == "path") == apart]
+        if not chosen:
+            continue
+        with hosts.start(
+            folder / title, copy, [model], engine=setting.engine, apart=apart
+        ) as place:
+            results += measure(place, setting, waves(chosen, setting))
+            _say(f"nodes declared lost: {place.lost_nodes()}; moves: {place.moves()}")
     return results
 
 

@@ -193,7 +193,7 @@ def _lasted(one: Killed) -> str:
 
 
 def raw(done: Done, item: Account) -> dict[str, object]:
-    """Give everything that is known of a wave, for JSON."""
+    """Return everything that is known of a wave, for JSON."""
     began = min(outcome.began for outcome in done.outcomes)
     return {
         "wave": done.wave._asdict(),

@@ -100,7 +100,9 @@ class Clients:
             outcome.resumed += 1
             gateway = 1 - gateway
             await asyncio.sleep(PAUSE)
-        outcome.end("failed", f"gave up after {TRIES} tries: {outcome.reason or 'nobody listens'}")
+        outcome.end(
+            "failed", (f"gave up after {TRIES} tries: {outcome.reason or 'there is no listener'}")
+        )
 
     def _can_come_back(self, outcome: Outcome) -> bool:
         how = outcome.asked.how

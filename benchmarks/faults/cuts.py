@@ -29,7 +29,7 @@ class Check(NamedTuple):
     """An answer held against one vLLM, which was asked for all of it or for the rest alone.
 
     `made`: tokens that it had when it went on elsewhere; 0 where it never did. `same`: the text is
-    the one of vLLM alone; else `gap` is how far apart the log probabilities of the two best tokens
+    that of vLLM alone; else `gap` is how far apart the log probabilities of the two best tokens
     were where they part.
     """
 
@@ -96,7 +96,7 @@ def _check(http: httpx.Client, outcome: Outcome, rest: dict[str, Any] | None) ->
 
 
 def _had(http: httpx.Client, rest: dict[str, Any], made: int) -> str:
-    """Give the text of the tokens that the client had when its answer went on elsewhere."""
+    """Return the text of the tokens that the client had when its answer went on elsewhere."""
     tokens = rest["prompt"][len(rest["prompt"]) - made :]
     answer = http.post("/detokenize", json={"model": rest["model"], "tokens": tokens})
     return str(answer.raise_for_status().json()["prompt"])
@@ -126,7 +126,7 @@ def _compare(
 
 
 def told(checks: Sequence[Check]) -> str:
-    """Say what came of it."""
+    """Return what came of it."""
     lines = []
     for title, some in (
         ("of answers that went on elsewhere differ", [one for one in checks if one.made]),

@@ -32,14 +32,22 @@ _NODES = ("n1", "n2", "n3")
 _ADDRESS = {name: f"{_NET}.{number}" for number, name in enumerate((*_SERVERS, *_NODES), 11)}
 _HERE = f"{_NET}.99"
 
+_APART = {"h1": "h1", "h2": "h2", "n1": "h2", "n2": "h2", "n3": "h2"}
+"""At which server each host's processes are to begin with, where two hosts are to be cut apart."""
+
 
 class Hosts:
-    """The hosts, and what can be done to them; it runs already: `start` makes one."""
+    """The hosts, and what can be done to them; it runs already: `start` makes one.
 
-    def __init__(self, folder: Path, copy: Path, engine: Sequence[str]) -> None:
+    `apart`: one gateway and router begin at the first server, all else at the second; else each
+    process begins at the server that its client draws.
+    """
+
+    def __init__(self, folder: Path, copy: Path, engine: Sequence[str], apart: bool) -> None:
         self.folder = folder
         self._copy = copy
         self._engine = engine
+        self._apart = apart
         self._prefix = f"nb{os.getpid() % 100000}"
         self.gateways: Sequence[str] = [f"http://{_ADDRESS[host]}:8000" for host in ("h1", "h2")]
         self.nats = ",".join(f"nats://{_ADDRESS[host]}:4222" for host in _SERVERS)
@@ -128,6 +136,8 @@ class Hosts:
                     raise Failed(f"{model.id} is not loaded: {answer.text}")
             self._models = models
             self.settle()
+            for file in self.folder.glob("*.url"):
+                file.write_text(self.nats)
             yield
 
     def settle(self) -> None:
@@ -155,7 +165,12 @@ class Hosts:
     def _part(
         self, name: str, host: str, *arguments: str
     ) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
-        line = [sys.executable, "-m", "nebula.cli.main", name, "--nats", self.nats, *arguments]
+        nats = self.nats
+        if self._apart:
+            file = self.folder / f"{host}.url"
+            file.write_text(f"nats://{_ADDRESS[_APART[host]]}:4222")
+            nats = f"file:{file}"
+        line = [sys.executable, "-m", "nebula.cli.main", name, "--nats", nats, *arguments]
         return self._run(name, host, line, environment(self._copy))
 
     def _run(
@@ -168,6 +183,11 @@ class Hosts:
         """Return all that processes of a name have written."""
         files = sorted(self.folder.glob(f"{name}-*.log"))
         return [file.read_text(errors="replace") for file in files]
+
+    def moves(self) -> int:
+        """Return how often gateways, routers and nodes have moved to another server."""
+        names = ("gateway", "router", "node")
+        return sum(log.count("has moved to NATS") for name in names for log in self.logs(name))
 
     # What is done to them
 
@@ -184,7 +204,7 @@ class Hosts:
         self._links(hosts, "down")
         gateways = {place for place, host in enumerate(("h1", "h2")) if host in hosts}
         if what == "minority":
-            gateways = {0, 1}  # the one that is left has no quorum beside it
+            gateways = {0, 1}  # the remaining one has no quorum
         return Disturbed(
             f"{', '.join(hosts)} cut off",
             frozenset(gateways),
@@ -224,11 +244,16 @@ def _run(line: str, *, check: bool = True) -> None:
 
 @contextlib.contextmanager
 def start(
-    folder: Path, copy: Path, models: Sequence[Wanted], *, engine: Sequence[str]
+    folder: Path,
+    copy: Path,
+    models: Sequence[Wanted],
+    *,
+    engine: Sequence[str],
+    apart: bool = False,
 ) -> Iterator[Hosts]:
     """Start a cluster of the Nebula in `copy` on hosts of its own. Raises Failed."""
     folder.mkdir(parents=True)
-    hosts = Hosts(folder, copy, engine)
+    hosts = Hosts(folder, copy, engine, apart)
     with hosts.network():
         try:
             with hosts.up(models):

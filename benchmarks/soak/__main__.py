@@ -28,7 +28,7 @@ from .load import Plan, Result
 TOKEN = 0.01  # seconds between two tokens
 MIB = 2**20
 GROWTH = 1.03  # from the middle to the end, above which it is said that a process grows
-LEAST = 2.0  # MiB; less than that is no growth
+LEAST = 2.0  # MiB; less than that does not count as growth
 BOUNDED = {
     "nats-server": "until it has the last 5 minutes of the data plane, or 256 MiB of it",
     "router": "until it has 65,536 beginnings of prompts, some 40 MiB",
@@ -40,7 +40,7 @@ Samples = dict[str, list[tuple[float, int, float]]]
 
 
 def models() -> list[Wanted]:
-    """Give the models that are asked."""
+    """Return the models that are asked."""
     chat = {
         "source": CHAT_MODEL,
         "memory": "256MiB",
@@ -108,7 +108,7 @@ def _sample(parts: dict[str, psutil.Process], at: float, samples: Samples) -> No
 
 
 def memory(samples: Samples, seconds: float) -> str:
-    """Write each process's memory at the start, in the middle and at the end; say who grows."""
+    """Print each process's memory at the start, middle and end, and which one grows."""
     heads = ["process", "start, MiB", "middle", "end", "most", ""]
     lines = [_line(heads), _line(["---"] * len(heads))]
     for name in sorted(samples):
@@ -127,7 +127,7 @@ def memory(samples: Samples, seconds: float) -> str:
 
 
 def _around(found: Sequence[tuple[float, float]], moment: float) -> float:
-    """Give the median of the three samples nearest to a moment."""
+    """Return the median of the three samples nearest to a moment."""
     near = sorted(found, key=lambda sample: abs(sample[0] - moment))[:3]
     return statistics.median(value for _, value in near)
 

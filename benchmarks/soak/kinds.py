@@ -35,7 +35,7 @@ class Wrong(Exception):
 
 
 class Clients:
-    """Clients of some gateways. Usual ones keep their connections; who breaks off has its own."""
+    """Clients of some gateways. Usual ones keep their connections; those that break off do not."""
 
     def __init__(self, gateways: Sequence[str], seed: int) -> None:
         self._gateways = gateways
@@ -126,7 +126,7 @@ class Clients:
         latencies["answer"] = answer.news - answer.asked
 
     async def broken(self, latencies: dict[str, float]) -> None:
-        """Send what is no JSON."""
+        """Send a body that is not valid JSON."""
         answer = await self._ask(CHAT, _chat(self._prompt(), 16)[:-10])
         if answer.status != 400:
             raise Wrong(_told(answer))
@@ -184,7 +184,7 @@ class Clients:
             connection = kept or await connect(url)
             answer = await _news(connection, connection.ask(wire))
             if kept is not None and not answer.whole and not answer.status:
-                continue  # it was closed, as one that nobody uses, when we began to
+                continue  # it was closed as unused when we began to
             if connection.usable:
                 idle.append(connection)
             return answer
@@ -237,14 +237,14 @@ def _chat(said: str, tokens: int, *, stream: bool = False) -> bytes:
 
 
 def _good(answer: Answer) -> bytes:
-    """Give the body of an answer that is whole. Raises Wrong."""
+    """Return the body of an answer that is whole. Raises Wrong."""
     if not answer.whole or answer.status != 200:
         raise Wrong(_told(answer))
     return bytes(answer.body)
 
 
 def _numbered(body: bytes, last: int) -> tuple[list[bytes], int]:
-    """Give the events of a resumable stream after the last one, and their last id. Raises Wrong."""
+    """Return a resumable stream's events after the last one, and their last id. Raises Wrong."""
     events = body.split(b"\n\n")[:-1]
     for event in events:
         _no_error(event)

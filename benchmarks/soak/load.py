@@ -56,7 +56,7 @@ class Result(Struct):
 
 
 class Load:
-    """See the module."""
+    """The load of one plan."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -99,7 +99,7 @@ class Load:
         return best
 
     async def _closed(self, clients: int) -> float:
-        """Give how many are done in a second, once as many as there are have been."""
+        """Return how many are done in a second, once as many as there are have been."""
         loop = asyncio.get_running_loop()
         end = loop.time() + STEP
         done = [0.0] * 2
