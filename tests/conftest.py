@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from nebula.actors.node.processes import free_port
 from nebula.store.connection import Connection
 from nebula.store.log import Log
 from nebula.store.server import EmbeddedServer
+from tests.ports import free_port
 
 PATIENCE = 10.0
 Connect = Callable[[str], Awaitable[Connection]]
@@ -30,7 +30,7 @@ def anyio_backend() -> str:
 @pytest.fixture
 async def nats_server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
     """A nats-server of the test's own, in an empty folder; the test may kill and restart it."""
-    server = EmbeddedServer(tmp_path / "nats", free_port(set()))
+    server = EmbeddedServer(tmp_path / "nats", free_port())
     await server.start()
     yield server
     await server.stop()

@@ -14,7 +14,7 @@ import httpx
 import openai
 import psutil
 
-from tests.integration.cluster import free_port
+from tests.ports import free_port
 
 CHAT = "smollm2-135m-instruct"
 EMBEDDING = "all-minilm-l6-v2"

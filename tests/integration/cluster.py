@@ -7,10 +7,8 @@ that none can hide from `close`.
 import asyncio
 import contextlib
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +27,7 @@ from nebula.events.record import Record
 from nebula.events.state import Engine, Replica, State
 from nebula.events.vocabulary import Event, EventRejected
 from nebula.store.server import binary, configuration, die_with_parent
+from tests.ports import free_port
 
 PATIENCE = 60.0
 SIMULATED = f"{sys.executable} -m nebula.engines.simulated"
@@ -37,19 +36,6 @@ IMPATIENT = "tests.integration.impatient"
 """The command line for tests that can't wait as long as a real cluster must."""
 
 E = TypeVar("E", bound=Event)
-
-
-def free_port() -> int:
-    """Return a port that stays free until a server listens on it.
-
-    The system gives those from 32768 on to connections (Linux) and to programs that ask for any
-    port: between the look and the use they may go to another test.
-    """
-    while True:
-        port = random.SystemRandom().randrange(15_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class Told(NamedTuple):

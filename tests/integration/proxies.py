@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nebula.store.server import die_with_parent
-from tests.integration.cluster import free_port
+from tests.ports import free_port
 
 PATIENCE = 10.0
 _UNPACKED = Path(sys.prefix) / "proxies"

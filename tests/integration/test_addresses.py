@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from tests.integration.asking import CHAT, chat, said
-from tests.integration.cluster import Cluster, free_port
+from tests.integration.cluster import Cluster
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from nebula.cli.main import main
-from tests.integration.cluster import Cluster, free_port
+from tests.integration.cluster import Cluster
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 

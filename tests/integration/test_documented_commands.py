@@ -22,7 +22,8 @@ from nebula.store.server import binary
 from tests.adapters import trained
 from tests.hub import SmallHub, config, tensors
 from tests.integration.asking import CHAT, chat, said
-from tests.integration.cluster import PATIENCE, Cluster, free_port
+from tests.integration.cluster import PATIENCE, Cluster
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 

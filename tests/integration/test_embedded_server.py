@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nebula.actors.node.processes import free_port
 from nebula.events.intents import ModelScaleRequested
 from nebula.store import server as server_module
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.log import Log
 from nebula.store.server import EmbeddedServer, ServerFailed, configuration
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -59,7 +59,7 @@ async def test_a_running_server_was_started_with_that_configuration(
 
 
 async def test_it_starts_in_a_folder_with_a_strange_name(tmp_path: Path) -> None:
-    server = EmbeddedServer(tmp_path / 'my "data" 名前', free_port(set()))
+    server = EmbeddedServer(tmp_path / 'my "data" 名前', free_port())
     await server.start()
     try:
         connection = await Connection(server.url, "test").open(patience=PATIENCE)
@@ -86,7 +86,7 @@ async def test_a_second_server_in_one_folder_is_refused_and_changes_nothing(
     nats_server: EmbeddedServer, log: Log
 ) -> None:
     config = (nats_server.folder / "nats-server.conf").read_text()
-    second = EmbeddedServer(nats_server.folder, free_port(set()))
+    second = EmbeddedServer(nats_server.folder, free_port())
     told = rf"process {os.getpid()} runs .*{nats_server.folder}.*--folder.*--nats {nats_server.url}"
     with pytest.raises(ServerFailed, match=told):
         await second.start()
@@ -95,14 +95,14 @@ async def test_a_second_server_in_one_folder_is_refused_and_changes_nothing(
     assert (nats_server.folder / "nats-server.conf").read_text() == config
     assert await log.append("chat", ModelScaleRequested(1)) == 1
     with pytest.raises(ServerFailed, match=told):
-        await EmbeddedServer(nats_server.folder, free_port(set())).start()
+        await EmbeddedServer(nats_server.folder, free_port()).start()
 
 
 async def test_a_server_that_was_stopped_leaves_its_folder_to_the_next(
     nats_server: EmbeddedServer,
 ) -> None:
     await nats_server.stop()
-    second = EmbeddedServer(nats_server.folder, free_port(set()))
+    second = EmbeddedServer(nats_server.folder, free_port())
     await second.start()
     await second.stop()
 
@@ -110,14 +110,14 @@ async def test_a_server_that_was_stopped_leaves_its_folder_to_the_next(
 async def test_a_folder_that_cannot_be_had_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ServerFailed, match=f"can't run a nats-server in {tmp_path}/file/nats"):
-        await EmbeddedServer(tmp_path / "file" / "nats", free_port(set())).start()
+        await EmbeddedServer(tmp_path / "file" / "nats", free_port()).start()
 
 
 async def test_a_server_that_does_not_start_is_quoted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "configuration", lambda *_: "nonsense {\n")
-    server = EmbeddedServer(tmp_path, free_port(set()))
+    server = EmbeddedServer(tmp_path, free_port())
     with pytest.raises(ServerFailed, match=r"did not start: .*nats-server"):
         await server.start()
     assert await server.wait() != 0
@@ -163,7 +163,7 @@ async def parent_and_server(folder: Path) -> tuple[asyncio.subprocess.Process, p
         "-c",
         PARENT,
         str(folder),
-        str(free_port(set())),
+        str(free_port()),
         stdout=asyncio.subprocess.PIPE,
     )
     assert parent.stdout is not None
@@ -180,11 +180,11 @@ async def test_a_server_that_outlives_its_killed_parent_is_waited_for(
         parent.kill()
         await parent.wait()
         monkeypatch.setattr(server_module, "LAST_SERVER", 0.2)
-        hasty = EmbeddedServer(tmp_path, free_port(set()))
+        hasty = EmbeddedServer(tmp_path, free_port())
         with pytest.raises(ServerFailed, match=f"started in {tmp_path} still runs"):
             await hasty.start()
         monkeypatch.setattr(server_module, "LAST_SERVER", 20.0)
-        patient = EmbeddedServer(tmp_path, free_port(set()))
+        patient = EmbeddedServer(tmp_path, free_port())
         starting = asyncio.create_task(patient.start())
         await asyncio.sleep(0.5)
         assert not starting.done()

@@ -23,7 +23,8 @@ from tests.integration.asking import (
     stream,
     words,
 )
-from tests.integration.cluster import Cluster, free_port
+from tests.integration.cluster import Cluster
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 

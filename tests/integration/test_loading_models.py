@@ -8,7 +8,8 @@ import pytest
 from nebula.events.model_status import model_status
 from nebula.events.vocabulary import EngineFailed, EngineReady, EngineStarted
 from tests.integration.asking import CHAT, chat, error, said
-from tests.integration.cluster import Cluster, free_port
+from tests.integration.cluster import Cluster
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 

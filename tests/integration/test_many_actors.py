@@ -9,7 +9,8 @@ import pytest
 
 from nebula.events.vocabulary import ModelAssigned, ModelUnloaded, NodeRegistered
 from tests.integration.asking import CHAT, chat, said
-from tests.integration.cluster import Cluster, free_port
+from tests.integration.cluster import Cluster
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from tests.integration.asking import Heard, chat, error, prompt, stream, words
-from tests.integration.cluster import Cluster, free_port
+from tests.integration.cluster import Cluster
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,8 @@ from nebula.events.vocabulary import EngineStarted, ModelAssigned, NodeLost, Nod
 from nebula.store import streams
 from nebula.store.server import binary
 from tests.integration.asking import CHAT, Heard, chat, prompt, said, stream, words
-from tests.integration.cluster import Cluster, free_port
+from tests.integration.cluster import Cluster
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 

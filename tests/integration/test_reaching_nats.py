@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from nats.aio.msg import Msg
 
-from nebula.actors.node.processes import free_port
 from nebula.events import subjects
 from nebula.events.intents import ModelScaleRequested
 from nebula.store import inference_log, reaching
@@ -22,6 +21,7 @@ from nebula.store.connection import Connection, NotLetIn, Unavailable
 from nebula.store.log import Log
 from nebula.store.server import binary, die_with_parent
 from tests.integration.cluster import Cluster
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,7 @@ class Guarded:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = free_port(set())
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def url(self, password: str = "good", scheme: str = "nats") -> str:

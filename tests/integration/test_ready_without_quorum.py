@@ -9,7 +9,8 @@ import pytest
 
 from nebula.store.server import binary
 from tests.integration.asking import error
-from tests.integration.cluster import Cluster, free_port
+from tests.integration.cluster import Cluster
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 

@@ -19,7 +19,8 @@ from nebula.events import subjects
 from nebula.events.heartbeats import RouterHeartbeat
 from nebula.store.server import binary
 from tests.integration.asking import CHAT, chat, error, said
-from tests.integration.cluster import PATIENCE, Cluster, free_port
+from tests.integration.cluster import PATIENCE, Cluster
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 

@@ -24,8 +24,9 @@ from tests.integration.asking import (
     stream,
     words,
 )
-from tests.integration.cluster import Cluster, free_port
+from tests.integration.cluster import Cluster
 from tests.integration.proxies import haproxy, nginx
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
