@@ -127,5 +127,5 @@ def _stands(state: State, name: str, identity: str, seq: int) -> Outcome:
 
 def _find(state: State, name: str) -> Alias | None:
     """Return the alias of a name. An id is not looked up: another alias may have it as its name."""
-    named = state.names.get(name)
-    return state.aliases[named.alias] if named is not None and named.alias else None
+    binding = state.names.get(name)
+    return state.aliases[binding.alias] if binding is not None and binding.alias else None

@@ -142,8 +142,8 @@ def aliases(state: State, only: str = "") -> Table:
     for identity in [only] if only else sorted(state.aliases):
         alias = state.aliases[identity]
         for number, target in enumerate(alias.targets):
-            named = state.names.get(target.model)
-            model = state.models.get(named.model) if named is not None else None
+            binding = state.names.get(target.model)
+            model = state.models.get(binding.model) if binding is not None else None
             table.add_row(
                 *((identity, escape(alias.name)) if not number else ("", "")),
                 escape(target.model),

@@ -17,11 +17,11 @@ def fold_alias(state: State, record: Record, event: AliasEvent) -> State:
     match event:
         case AliasRequested(targets=targets, mirror=mirror):
             alias = Alias(record.id, event.name or record.id, targets, mirror, record.seq)
-            named = NameBinding("", alias=alias.id)
+            binding = NameBinding("", alias=alias.id)
             return replace(
                 state,
                 aliases=state.aliases.insert(alias.id, alias),
-                names=names.insert(alias.name, named),
+                names=names.insert(alias.name, binding),
             )
         case AliasRemoveRequested():
             return replace(state, aliases=state.aliases.discard(record.id), names=names)

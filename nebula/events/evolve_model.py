@@ -42,9 +42,9 @@ def _rename(state: State, old: Model | None, new: Model | None) -> State:
     for name in before:
         if name not in after:
             names = names.discard(name)
-    for name, named in after.items():
-        if before.get(name) != named:
-            names = names.insert(name, named)
+    for name, binding in after.items():
+        if before.get(name) != binding:
+            names = names.insert(name, binding)
     return replace(state, names=names)
 
 

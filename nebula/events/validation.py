@@ -320,7 +320,7 @@ def model_by_reference(state: State, reference: str) -> Model | None:
     """Return a model by its id, or else by its public name."""
     model = state.models.get(reference)
     if model is None:
-        named = state.names.get(reference)
-        if named is not None and not named.adapter:
-            model = state.models.get(named.model)
+        binding = state.names.get(reference)
+        if binding is not None and not binding.adapter:
+            model = state.models.get(binding.model)
     return model

@@ -66,23 +66,23 @@ def resolve_subject(state: State, reference: str) -> Subject | None:
     model = model_by_reference(state, reference)
     if model is not None:
         return Subject("model", model.id)
-    named = state.names.get(reference)
-    if named is not None and named.adapter:
-        return Subject("adapter", named.model, named.adapter)
-    alias = named.alias if named is not None else reference
+    binding = state.names.get(reference)
+    if binding is not None and binding.adapter:
+        return Subject("adapter", binding.model, binding.adapter)
+    alias = binding.alias if binding is not None else reference
     return Subject("alias", alias) if alias in state.aliases else None
 
 
 def other_than_model(state: State, reference: str) -> str:
     """Return what a reference is that is not a model, and which command to use for it; or ""."""
-    named = state.names.get(reference)
-    if named is not None and named.adapter:
+    binding = state.names.get(reference)
+    if binding is not None and binding.adapter:
         return (
-            f"{reference} is an adapter of {named.model}: "
-            f"{command('adapters', 'unload', named.model, named.adapter)} unloads it, and other "
-            f"commands take {named.model}"
+            f"{reference} is an adapter of {binding.model}: "
+            f"{command('adapters', 'unload', binding.model, binding.adapter)} unloads it, and "
+            f"other commands take {binding.model}"
         )
-    alias = named.alias if named is not None else reference
+    alias = binding.alias if binding is not None else reference
     if alias in state.aliases:
         return f"{reference} is an alias: `nebula aliases` shows which models it stands for"
     replica = state.replicas.get(reference)
@@ -242,15 +242,15 @@ def _alias(state: State, alias: Alias, now: int | None) -> Verdict:
 
 
 def _target(state: State, name: str, now: int | None) -> Verdict:
-    named = state.names.get(name)
-    model = state.models.get(named.model) if named is not None else None
-    if named is None or model is None:
+    binding = state.names.get(name)
+    model = state.models.get(binding.model) if binding is not None else None
+    if binding is None or model is None:
         text = "no model has this name: it gets no requests"
         return Verdict(
             text, f"Load it, {command('load', 'SOURCE', '--name', name)}, or move the alias."
         )
-    if named.adapter:
-        return _adapter(state, model, named.adapter, now)
+    if binding.adapter:
+        return _adapter(state, model, binding.adapter, now)
     return _model(state, model.id, model, now)
 
 

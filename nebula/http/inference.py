@@ -16,10 +16,10 @@ from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.budget import Hold
-from nebula.actors.gateway.claims import Reused, TooManyClaims, claim, keyed_id
-from nebula.actors.gateway.copies import Copies
 from nebula.actors.gateway.delivery import new_id
-from nebula.actors.gateway.naming import Destination, resolve, shadow
+from nebula.actors.gateway.idempotency import KeyReused, TooManyClaims, claim, keyed_id
+from nebula.actors.gateway.mirroring import Mirror
+from nebula.actors.gateway.names import Route, resolve, shadow
 from nebula.actors.gateway.not_served import NotServed
 from nebula.actors.gateway.resuming import failed, prepared
 from nebula.actors.router.prefixes import BOUNDS, digests
@@ -100,7 +100,7 @@ class InferenceRoutes:
         self._rest = rest
         self._gateway = gateway
         self._limits = limits
-        self._copies = Copies(gateway)
+        self._mirror = Mirror(gateway)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
@@ -154,49 +154,49 @@ class InferenceRoutes:
         name, prompt = _named(outline), _prompt(path, outline)
         identity, key = new_id(), owner(headers)
         user = _text(outline.user) or _text(outline.safety_identifier)
-        to = self._resolve(path, name, user or kept or identity)
-        named, asked = to.named, body
-        if to.name != name:
-            body = _renamed(body, to.name)
+        route = self._resolve(path, name, user or kept or identity)
+        binding, original = route.binding, body
+        if route.name != name:
+            body = _renamed(body, route.name)
         request = Request(
             identity,
             gateway.id,
-            named.model,
+            binding.model,
             path,
             body,
-            named.adapter,
+            binding.adapter,
             user=f"{key}/{user}" if user else key,
             priority=_number(outline.priority),
             patience=limits.patience.load,
             timeout=timeout,
-            prefix=_prefix(named, prompt) if len(prompt) >= BOUNDS[0] else (),
+            prefix=_prefix(binding, prompt) if len(prompt) >= BOUNDS[0] else (),
         )
         stream = TASK_OF[path] == "chat" and streams(bytes(outline.stream))
         if stream:
             request = prepared(request)
         if kept is not None:
-            request, again = await self._claim(request, kept.encode("latin-1"), asked, stream)
+            request, again = await self._claim(request, kept.encode("latin-1"), original, stream)
             if again:
                 await resume(gateway, request.id, key, 0, receive, send)
                 return
-        delivery = gateway.ask(request, named, idle=limits.patience.idle)
-        if to.mirror or to.awaken:
-            self._copy(request, to, asked)
+        delivery = gateway.ask(request, binding, idle=limits.patience.idle)
+        if route.mirror or route.wake:
+            self._copy(request, route, original)
         try:
-            told = to.name if to.name != name else ""
-            await relay(delivery, receive, send, told, stream=stream)
+            served_by = route.name if route.name != name else ""
+            await relay(delivery, receive, send, served_by, stream=stream)
         finally:
             gateway.leave(delivery, hold)
 
-    def _copy(self, request: Request, to: Destination, asked: bytes) -> None:
+    def _copy(self, request: Request, route: Route, original: bytes) -> None:
         """Send copies of a request to the models that mirror it."""
         state = self._gateway.projection.state
-        if to.awaken:
-            model = state.models[to.awaken]
-            self._copies.wake(request, model.id, _renamed(asked, model.name))
-        mirror = shadow(state, to.mirror, to) if to.mirror else None
-        if mirror is not None:
-            self._copies.mirror(request, mirror.named, _renamed(asked, mirror.name))
+        if route.wake:
+            model = state.models[route.wake]
+            self._mirror.wake(request, model.id, _renamed(original, model.name))
+        copy = shadow(state, route.mirror, route) if route.mirror else None
+        if copy is not None:
+            self._mirror.send(request, copy.binding, _renamed(original, copy.name))
 
     async def _claim(
         self, request: Request, key: bytes, body: bytes, stream: bool
@@ -207,13 +207,13 @@ class InferenceRoutes:
         ApiError if the key was used for another request; raise NotServed.
         """
         gateway = self._gateway
-        asked = hashlib.blake2b(request.path.encode() + b"\n" + body, digest_size=16)
+        fingerprint = hashlib.blake2b(request.path.encode() + b"\n" + body, digest_size=16)
         for number in count():
             identity = keyed_id(request.user, number, key) if key else request.id
             request = replace(request, id=identity, keep=True)
             try:
-                other = await claim(gateway, request, asked.hexdigest(), stream=stream)
-            except Reused:
+                other = await claim(gateway, request, fingerprint.hexdigest(), stream=stream)
+            except KeyReused:
                 raise ApiError(
                     422,
                     "this Idempotency-Key was used for another request",
@@ -233,23 +233,26 @@ class InferenceRoutes:
                 return other.request, True
         raise AssertionError("count() has an end")
 
-    def _resolve(self, path: str, name: str, key: str) -> Destination:
-        """Return the model that answers. Raise ApiError 404 with the known names, 400, 503."""
+    def _resolve(self, path: str, name: str, key: str) -> Route:
+        """Return what answers requests for a name.
+
+        Raise ApiError: 404 with the known names, 400 for another task, 503 without NATS.
+        """
         gateway = self._gateway
         state = gateway.projection.state
-        to = resolve(state, name, key)
-        if to is None:
+        route = resolve(state, name, key)
+        if route is None:
             if not gateway.able:
                 raise unavailable("NATS can't be reached: the present models are unknown")
             raise no_model(state, name)
-        if to.model.task != TASK_OF[path]:
+        if route.model.task != TASK_OF[path]:
             raise ApiError(
                 400,
-                f"{name!r} is a model for {to.model.task}; {path} needs one for {TASK_OF[path]}",
+                f"{name!r} is a model for {route.model.task}; {path} needs one for {TASK_OF[path]}",
                 param="model",
                 code="wrong_task",
             )
-        return to
+        return route
 
 
 def _renamed(body: bytes, name: str) -> bytes:
@@ -294,9 +297,9 @@ def _prompt(path: str, outline: _Outline) -> bytes:
     raise ApiError(400, f"{' or '.join(forms)} is required", param=forms[0])
 
 
-def _prefix(named: NameBinding, prompt: bytes) -> tuple[str, ...]:
+def _prefix(binding: NameBinding, prompt: bytes) -> tuple[str, ...]:
     """Return digests of a prompt's beginnings; each adapter has its own cache in the engine."""
-    return digests(named.adapter.encode() + b"\0" + prompt)
+    return digests(binding.adapter.encode() + b"\0" + prompt)
 
 
 def _text(raw: Raw) -> str:

@@ -69,15 +69,15 @@ def _cards(gateway: Gateway) -> list[ModelCard]:
     state = gateway.projection.state
     cards = []
     for name in known_names(state):
-        named = state.names[name]
-        if named.alias:
-            cards += _alias_card(gateway, state.aliases[named.alias])
+        binding = state.names[name]
+        if binding.alias:
+            cards += _alias_card(gateway, state.aliases[binding.alias])
             continue
-        model = state.models[named.model]
+        model = state.models[binding.model]
         if model.unloading:
             continue
-        if named.adapter:
-            source = {**model.leaving, **model.adapters}[named.adapter]
+        if binding.adapter:
+            source = {**model.leaving, **model.adapters}[binding.adapter]
             cards.append(_card(gateway, name, source, model, model.name))
         else:
             cards.append(_card(gateway, name, model.spec.source, model))
@@ -88,8 +88,8 @@ def _alias_card(gateway: Gateway, alias: Alias) -> list[ModelCard]:
     """Return an alias as the model that gets most of its requests; None if it leads nowhere."""
     state = gateway.projection.state
     for target in sorted(alias.targets, key=lambda each: -each.weight):
-        named = state.names.get(target.model)
-        model = state.models.get(named.model) if named is not None else None
+        binding = state.names.get(target.model)
+        model = state.models.get(binding.model) if binding is not None else None
         if target.weight and model is not None and not model.unloading:
             return [_card(gateway, alias.name, target.model, model)]
     return []

@@ -22,7 +22,11 @@ END = Piece(0, b"c", end=True)
 def delivery(*given: Piece) -> Delivery:
     request = Request("r1", "g1", "chat", "/v1/completions", b"{}")
     flight = InFlightRequest(
-        request=request, named=NameBinding("chat"), answer=Answer(request), idle=600.0, began=100.0
+        request=request,
+        binding=NameBinding("chat"),
+        answer=Answer(request),
+        idle=600.0,
+        began=100.0,
     )
     opened = Delivery(flight)
     for piece in given:

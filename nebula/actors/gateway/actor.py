@@ -100,8 +100,8 @@ class Gateway(Actor):
         self.core = RequestsInFlight(around, new_id)
         self._deliveries: dict[str, Delivery] = {}
         self.sending = Sending(connection, identity, self._heartbeats)
-        self.claims = Probed()
-        self.claimed = Shares()
+        self.claims_stream = Probed()
+        self.claim_shares = Shares()
         self._ear = Ear(connection, lambda: self.projection.state, ear.serving, each_router=True)
         self.log_watch = LogWatch(
             connection, self.projection, lambda: self._heartbeats.router_at, self._ear.told
@@ -135,14 +135,6 @@ class Gateway(Actor):
             self._watch()
             await self.projection.changed()
 
-    def named(self, name: str) -> NameBinding | None:
-        """Return what a public name stands for."""
-        return self.projection.state.names.get(name)
-
-    def model(self, named: NameBinding) -> Model | None:
-        """Return the model behind a name."""
-        return self.projection.state.models.get(named.model)
-
     def model_status(self, model: Model) -> ModelStatus:
         """Return how a model stands."""
         return model_status(self.projection.state, model)
@@ -168,11 +160,11 @@ class Gateway(Actor):
         if self._admission.refuses(asyncio.get_running_loop().time()):
             raise NotServed("requests come faster than they can be taken on", 1)
 
-    def ask(self, request: Request, named: NameBinding, *, idle: float = IDLE) -> Delivery:
+    def ask(self, request: Request, binding: NameBinding, *, idle: float = IDLE) -> Delivery:
         """Send a request on its way. Raises NotServed where that is in vain."""
         self._look_around()
         try:
-            send = self.core.begin(request, named, asyncio.get_running_loop().time(), idle=idle)
+            send = self.core.begin(request, binding, asyncio.get_running_loop().time(), idle=idle)
             flight = self.core.flights[request.id]
             try:
                 self.sending.send(send.request, send.router)

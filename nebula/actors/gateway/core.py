@@ -50,7 +50,7 @@ class RequestsInFlight:
     def begin(
         self,
         request: Request,
-        named: NameBinding,
+        binding: NameBinding,
         now: float,
         *,
         idle: float = IDLE,
@@ -60,14 +60,14 @@ class RequestsInFlight:
         if not self.around.link.connected:
             raise NotServed("NATS can't be reached", 1)
         state = self.around.state
-        model = state.models.get(named.model)
-        if model is None or not routing.served(state, model, named.adapter):
-            reason = routing.hopeless(state, named)
+        model = state.models.get(binding.model)
+        if model is None or not routing.served(state, model, binding.adapter):
+            reason = routing.hopeless(state, binding)
             if reason is not None:
                 raise NotServed(reason, None)
         if request.id in self.flights:
             raise AlreadyInFlight
-        flight, send = reacting.begin(request, named, idle, now, self.around, asked_by=asked_by)
+        flight, send = reacting.begin(request, binding, idle, now, self.around, asked_by=asked_by)
         self.flights[request.id] = flight
         return send
 
@@ -114,7 +114,7 @@ class RequestsInFlight:
         assert isinstance(asks, AskText)
         asking = replace(asks.request, id=self._new_id())
         try:
-            return [self.begin(asking, asks.named, now, asked_by=flight.id)]
+            return [self.begin(asking, asks.binding, now, asked_by=flight.id)]
         except NotServed:
             return self.happened(flight, TextTold(b""), now)
 

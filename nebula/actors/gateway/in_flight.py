@@ -196,7 +196,7 @@ class AskText(Struct, frozen=True):
 
     id: str
     request: Request
-    named: NameBinding
+    binding: NameBinding
 
 
 class Deliver(Struct, frozen=True):
@@ -308,7 +308,7 @@ class InFlightRequest(Struct, kw_only=True, eq=False):
     """
 
     request: Request
-    named: NameBinding
+    binding: NameBinding
     answer: Answer
     idle: float
     began: float

@@ -38,7 +38,7 @@ from nebula.events.state import NameBinding
 
 def begin(
     request: Request,
-    named: NameBinding,
+    binding: NameBinding,
     idle: float,
     now: float,
     around: Surroundings,
@@ -48,7 +48,7 @@ def begin(
     """Return a request that is in flight from now on, and how it is sent."""
     flight = InFlightRequest(
         request=request,
-        named=named,
+        binding=binding,
         answer=Answer(request),
         idle=idle,
         began=now,

@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 
-from nebula.actors.gateway import claims
+from nebula.actors.gateway import idempotency
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.answer import Answer
-from nebula.actors.gateway.claims import Claim
 from nebula.actors.gateway.delivery import ClientGone, Quiet
+from nebula.actors.gateway.idempotency import Claim
 from nebula.actors.gateway.not_served import NotServed
 from nebula.events import envelope, inference, subjects
 from nebula.events.failures import FINISHED, Failure, read_note
@@ -146,7 +146,7 @@ class Resumption:
 
     async def open(self) -> None:
         """Find what was asked. Raises Unknown, Beyond, Unavailable."""
-        claim = await claims.find(self._gateway, self._identity, self._asked_by)
+        claim = await idempotency.find_claim(self._gateway, self._identity, self._asked_by)
         if claim is None:
             raise Unknown
         self._owner = claim.request.gateway

@@ -53,19 +53,19 @@ def _able(state: State, model: Model, adapter: str) -> Iterator[Replica]:
             yield replica
 
 
-def hopeless(state: State, named: NameBinding) -> str | None:
+def hopeless(state: State, binding: NameBinding) -> str | None:
     """Return why waiting for a model, or its adapter, is pointless; else None."""
-    model = state.models.get(named.model)
+    model = state.models.get(binding.model)
     if model is None or model.unloading:
-        return f"model {named.model!r} has been unloaded"
+        return f"model {binding.model!r} has been unloaded"
     stands = model_status(state, model)
     scales = model.spec.autoscale is not None  # a waiting request creates the first replica
     lacked = stands.phase == "unschedulable" and sources.lacked(state, model.spec.source)
     if lacked or stands.phase == "failed" or (stands.phase == "idle" and not scales):
         return f"model {model.name!r} is not served: {stands.detail}"
-    if not named.adapter or stands.phase != "ready":
+    if not binding.adapter or stands.phase != "ready":
         return None
-    return _refused(state, model, named.adapter)
+    return _refused(state, model, binding.adapter)
 
 
 def _refused(state: State, model: Model, adapter: str) -> str | None:
@@ -100,17 +100,17 @@ def moved_on(state: State, request: Request) -> str | None:
     )
 
 
-def progress(state: State, named: NameBinding, now: int) -> str:
+def progress(state: State, binding: NameBinding, now: int) -> str:
     """Return the progress of a model, or of its adapter, towards serving; `now` in ns."""
-    model = state.models.get(named.model)
+    model = state.models.get(binding.model)
     if model is None:
-        return f"model {named.model!r} has been unloaded"
+        return f"model {binding.model!r} has been unloaded"
     if model.asleep:
         # A waiting request wakes it within a second, unless it must wait for memory.
         return f"model {model.name!r} waits for room, which other models have now"
     stands = model_status(state, model, now)
-    if named.adapter and stands.phase == "ready":
-        return f"adapter {named.adapter!r} is loading"
+    if binding.adapter and stands.phase == "ready":
+        return f"adapter {binding.adapter!r} is loading"
     seconds = loading_seconds(state, model, now)
     since = f" for {seconds:.0f} s" if seconds else ""
     return f"model {model.name!r} is {stands.phase}{since}: {stands.detail}"

@@ -1,7 +1,8 @@
-"""Claims: the first request under an id is run, all others with that id get its answer.
+"""Idempotency: the first request under an id runs, and all others with that id get its answer.
 
-They have a stream of their own, apart from the data plane's: that one forgets within seconds what
-much is said after, and a request whose claim is forgotten would run twice.
+The first one claims the id, in a stream that refuses a second claim. Claims are not kept in the
+data plane's stream: under load that stream forgets a message within seconds, and a request whose
+claim is forgotten would run twice.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ _TRY = 2.0
 """Seconds for one try, and for the only one of a request that finds out whether it is back."""
 
 FULL_RETRY = 30
-"""Seconds after which there may be room for claims again: each is there for five minutes."""
+"""Seconds after which there may be room for claims again: each is kept for five minutes."""
 
 RETRY_AFTER = 2
 """Seconds after which it may help to ask again."""
@@ -48,28 +49,28 @@ _FIRST = {"Nats-Expected-Last-Subject-Sequence": "0"}
 
 
 _SLOT = 16
-"""Letters at the end of an id by which its claim is found: of a key's hash, or as random as all."""
+"""Letters at the end of an id that name its claim's subject: a key's hash, or random letters."""
 
 _NO_ROOM = 10077
 """JetStream's code for a stream that is full (server/errors.json of nats-server)."""
 
 
-class Reused(Exception):
-    """The same key was used for another request before."""
+class KeyReused(Exception):
+    """The key was used for a different request before."""
 
 
 class TooManyClaims(NotServed):
-    """An owner has as many answers kept as it may."""
+    """An owner has as many resumable answers as it may have."""
 
 
-class Full(Exception):
-    """The stream of claims has no room for another one."""
+class ClaimsFull(Exception):
+    """The stream of claims is full."""
 
 
 class Claim(Struct, frozen=True):
-    """A request that was claimed, by the gateway that it names, when the server says it was.
+    """A claimed request, which names its gateway, and the server's time of the claim.
 
-    `stream`: a stream was asked for; False too where an older gateway has claimed it.
+    `stream`: whether the client asked for a stream; False also if an older gateway claimed it.
     """
 
     request: Request
@@ -97,8 +98,9 @@ async def claim(
 ) -> Claim | None:
     """Claim a request's id; return the earlier claim for the same request, if there is one.
 
-    What was claimed has the id to go by. Raises Reused where it was another request, NotServed
-    where the stream does not answer or has no room, TooManyClaims where its owner has no more.
+    `fingerprint` tells whether two requests with one id are the same. Raise KeyReused if the
+    earlier claim is for another request, NotServed if the stream does not answer or is full,
+    TooManyClaims if the request's owner has too many.
     """
     claimant = uuid.uuid4().hex
     headers = {
@@ -112,21 +114,21 @@ async def claim(
     subject = _subject(request.id)
     owner = request.user.partition("/")[0]
     size = len(subject) + len(envelope.block(headers))
-    full = gateway.claimed.wait(owner, size, asyncio.get_running_loop().time())
+    full = gateway.claim_shares.wait(owner, size, asyncio.get_running_loop().time())
     if full:
         raise TooManyClaims("so many answers are kept for this API key already", full)
     if not gateway.connection.connected:
         raise NotServed("NATS can't be reached", 1)
     try:
-        with gateway.claims.asking() as alone:
+        with gateway.claims_stream.asking() as alone:
             seconds = _TRY if alone else _PATIENCE
             if await _first(gateway, subject, headers, seconds):
-                gateway.claimed.take(owner, size, asyncio.get_running_loop().time())
+                gateway.claim_shares.take(owner, size, asyncio.get_running_loop().time())
                 return None
             found = await _last(gateway, subject)
     except Away as error:
         raise NotServed(_AWAY, RETRY_AFTER) from error
-    except Full as error:
+    except ClaimsFull as error:
         raise NotServed(str(error), FULL_RETRY) from error
     except (NatsError, TimeoutError) as error:
         # It may be stored all the same: a repeated request must not wait for an answer to it.
@@ -135,13 +137,13 @@ async def claim(
     said = found.headers or {}
     other = _read(found)
     if other is None or said.get(envelope.FINGERPRINT) != fingerprint:
-        raise Reused
+        raise KeyReused
     # Its own, where the acknowledgement of an earlier try was lost.
     return None if said.get(envelope.CLAIMANT) == claimant else other
 
 
 async def _first(gateway: Gateway, subject: str, headers: dict[str, str], seconds: float) -> bool:
-    """Return whether this claim is the first. Raises what nats-py does after so many `seconds`."""
+    """Return whether this claim is the first. Raise nats-py's errors after `seconds`."""
     jetstream = gateway.connection.client.jetstream(timeout=_TRY)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
@@ -157,16 +159,16 @@ async def _first(gateway: Gateway, subject: str, headers: dict[str, str], second
             await asyncio.sleep(0.1)
         except APIError as error:
             if error.err_code == _NO_ROOM:
-                raise Full("no more answers can be kept now") from error
+                raise ClaimsFull("no more answers can be kept now") from error
             if error.err_code not in batch.CONFLICTS:
                 raise
             return False
 
 
-async def find(gateway: Gateway, identity: str, owner: str) -> Claim | None:
-    """Find what an owner asked under an id; None where nothing was, or not lately.
+async def find_claim(gateway: Gateway, identity: str, owner: str) -> Claim | None:
+    """Return the claim of an owner's resumable request, or None if it is unknown or forgotten.
 
-    It knows only what was to be resumable. Raises Unavailable.
+    Raise Unavailable.
     """
     if not subjects.is_token(identity):
         return None

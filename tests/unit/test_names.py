@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.actors.gateway.naming import Destination, resolve, shadow
+from nebula.actors.gateway.names import Route, resolve, shadow
 from nebula.events.intents import (
     AdapterLoadRequested,
     AliasRemoveRequested,
@@ -35,14 +35,14 @@ def standing_for(story: Story, *targets: tuple[str, int], mirror: str = "") -> S
     return story.given("prod", AliasRequested(wanted, "prod/chat", mirror))
 
 
-def led(story: Story, name: str = "prod/chat", key: str = "k") -> Destination:
+def route_of(story: Story, name: str = "prod/chat", key: str = "k") -> Route:
     found = resolve(story.state, name, key)
     assert found is not None
     return found
 
 
 def shares(story: Story) -> dict[str, int]:
-    return dict(Counter(led(story, key=key).name for key in KEYS))
+    return dict(Counter(route_of(story, key=key).name for key in KEYS))
 
 
 # Plain names
@@ -50,8 +50,8 @@ def shares(story: Story) -> dict[str, int]:
 
 def test_a_model_s_own_name_leads_to_it_alone() -> None:
     story = serving("a", "b")
-    found = led(story, "org/a")
-    assert (found.name, found.model.id, found.mirror, found.awaken) == ("org/a", "a", "", "")
+    found = route_of(story, "org/a")
+    assert (found.name, found.model.id, found.mirror, found.wake) == ("org/a", "a", "", "")
     assert resolve(story.state, "a", "k") is None, "an id is no name"
 
 
@@ -59,21 +59,21 @@ def test_a_model_s_own_name_leads_to_it_alone() -> None:
 
 
 def test_an_alias_leads_to_its_target_by_the_target_s_own_name() -> None:
-    found = led(standing_for(serving("a"), ("org/a", 1)))
-    assert (found.name, found.named.model) == ("org/a", "a")
+    found = route_of(standing_for(serving("a"), ("org/a", 1)))
+    assert (found.name, found.binding.model) == ("org/a", "a")
 
 
 def test_an_alias_may_stand_for_an_adapter() -> None:
     story = serving("a").given("a", AdapterLoadRequested("sql", "/s"))
     story.given("a-0", AdapterLoaded("sql", "/s"))
-    found = led(standing_for(story, ("sql", 1)))
-    assert (found.name, found.named.model, found.named.adapter) == ("sql", "a", "sql")
+    found = route_of(standing_for(story, ("sql", 1)))
+    assert (found.name, found.binding.model, found.binding.adapter) == ("sql", "a", "sql")
 
 
 def test_an_alias_moves_with_one_event() -> None:
     story = standing_for(serving("a", "b"), ("org/a", 1))
-    assert led(story).name == "org/a"
-    assert led(standing_for(story, ("org/b", 1))).name == "org/b"
+    assert route_of(story).name == "org/a"
+    assert route_of(standing_for(story, ("org/b", 1))).name == "org/b"
     story.given("prod", AliasRemoveRequested())
     assert resolve(story.state, "prod/chat", "k") is None
 
@@ -86,16 +86,18 @@ def test_requests_are_shared_out_by_weight() -> None:
 
 def test_a_user_that_was_with_a_canary_stays_with_it_as_it_grows() -> None:
     story = standing_for(serving("a", "b"), ("org/a", 95), ("org/b", 5))
-    few = {key for key in KEYS if led(story, key=key).name == "org/b"}
+    few = {key for key in KEYS if route_of(story, key=key).name == "org/b"}
     standing_for(story, ("org/a", 80), ("org/b", 20))
-    more = {key for key in KEYS if led(story, key=key).name == "org/b"}
+    more = {key for key in KEYS if route_of(story, key=key).name == "org/b"}
     assert few < more
 
 
 def test_another_alias_draws_others_for_its_canary() -> None:
     story = standing_for(serving("a", "b"), ("org/a", 1), ("org/b", 1))
     story.given("other", AliasRequested((Target("org/a"), Target("org/b"))))
-    assert any(led(story, key=key).name != led(story, "other", key).name for key in KEYS[:50])
+    assert any(
+        route_of(story, key=key).name != route_of(story, "other", key).name for key in KEYS[:50]
+    )
 
 
 def test_what_has_no_weight_or_is_not_there_gets_nothing() -> None:
@@ -132,22 +134,22 @@ ALL = serving("a", "b", "c")
 
 def test_a_mirror_gets_copies_while_it_has_a_ready_replica() -> None:
     story = standing_for(serving("a", "b"), ("org/a", 1), mirror="org/b")
-    to = led(story)
-    assert to.mirror == "org/b"
-    found = shadow(story.state, to.mirror, to)
+    route = route_of(story)
+    assert route.mirror == "org/b"
+    found = shadow(story.state, route.mirror, route)
     assert found is not None
     assert found.model.id == "b"
     story.stops("b-0")
-    assert shadow(story.state, to.mirror, to) is None
+    assert shadow(story.state, route.mirror, route) is None
 
 
 def test_no_model_mirrors_its_own_answers_another_task_or_what_is_not_there() -> None:
     story = serving("a")
     story.given("e", load(1, "8GiB", task="embedding")).settles()
     story.runs("e-0")
-    to = led(story, "org/a")
+    route = route_of(story, "org/a")
     for name in ("org/a", "e", "absent"):
-        assert shadow(story.state, name, to) is None
+        assert shadow(story.state, name, route) is None
 
 
 # Fallbacks
@@ -163,53 +165,53 @@ def falling(*fallback: str, **fields: object) -> Story:
 
 def test_while_a_model_loads_its_first_ready_fallback_answers() -> None:
     story = falling("absent", "org/a", "org/b")
-    assert led(story, "new").name == "org/a"
+    assert route_of(story, "new").name == "org/a"
     story.stops("a-0")
-    assert led(story, "new").name == "org/b"
-    assert led(story, "new").awaken == "", "it is on its way"
+    assert route_of(story, "new").name == "org/b"
+    assert route_of(story, "new").wake == "", "it is on its way"
     story.runs("new-0")
-    assert led(story, "new").name == "new"
+    assert route_of(story, "new").name == "new"
 
 
 def test_where_no_fallback_is_ready_requests_are_the_model_s_own() -> None:
     story = falling("org/a").stops("a-0")
-    assert led(story, "new").name == "new"
+    assert route_of(story, "new").name == "new"
 
 
 def test_a_fallback_s_fallback_does_not_count() -> None:
     story = falling("org/a")
     story.given("newer", load(1, "8GiB", fallback=("new",))).settles()
-    assert led(story, "newer").name == "newer"
+    assert route_of(story, "newer").name == "newer"
 
 
 def test_a_model_for_another_task_is_not_a_fallback() -> None:
-    assert led(falling("org/a", task="embedding"), "new").name == "new"
+    assert route_of(falling("org/a", task="embedding"), "new").name == "new"
 
 
 def test_a_model_that_sleeps_is_woken_while_its_fallback_answers() -> None:
     story = falling("org/a", on_request=True)
-    found = led(story, "new")
-    assert (found.name, found.awaken) == ("org/a", "new")
+    found = route_of(story, "new")
+    assert (found.name, found.wake) == ("org/a", "new")
     story.runs("a-0").given("a", ModelSlept())
-    assert led(story, "org/a").awaken == "", "it has no fallback: it is asked itself"
+    assert route_of(story, "org/a").wake == "", "it has no fallback: it is asked itself"
 
 
 def test_a_model_that_is_scaled_to_nothing_by_hand_is_not_woken() -> None:
     story = serving("a").given("off", load(0, "8GiB", fallback=("org/a",)))
     story.settles()
-    found = led(story, "off")
-    assert (found.name, found.awaken) == ("org/a", "")
+    found = route_of(story, "off")
+    assert (found.name, found.wake) == ("org/a", "")
 
 
 def test_an_alias_s_target_falls_back_too() -> None:
     story = standing_for(falling("org/a"), ("new", 1), mirror="org/b")
-    found = led(story)
+    found = route_of(story)
     assert (found.name, found.mirror) == ("org/a", "org/b")
 
 
 def test_while_a_model_is_unloaded_its_fallback_answers_until_it_is_gone() -> None:
     story = falling("org/a").runs("new-0").given("new", ModelUnloadRequested())
     story.stops("new-0")
-    assert led(story, "new").name == "org/a"
+    assert route_of(story, "new").name == "org/a"
     story.given("new", ModelUnloaded())
     assert resolve(story.state, "new", "k") is None

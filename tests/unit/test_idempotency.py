@@ -11,7 +11,7 @@ from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import DiscardPolicy
 from nats.js.errors import APIError, NoStreamResponseError
 
-from nebula.actors.gateway import claims
+from nebula.actors.gateway import idempotency
 from nebula.actors.gateway.not_served import NotServed
 from nebula.actors.gateway.probing import Probed
 from nebula.actors.gateway.shares import Shares
@@ -34,8 +34,8 @@ class Stream:
         self.asked: list[float] = []
         self.sizes: list[int] = []
         self.dropped: list[tuple[str, int, bytes]] = []
-        self.claims = Probed()
-        self.claimed = Shares()
+        self.claims_stream = Probed()
+        self.claim_shares = Shares()
         self.connection = SimpleNamespace(connected=True, client=self)
         self.sending = SimpleNamespace(
             drop=lambda request, below, why: self.dropped.append((request.id, below, why))
@@ -54,13 +54,13 @@ class Stream:
             raise self.error
 
     async def claim(self) -> object:
-        return await claims.claim(cast("Any", self), REQUEST, "f")
+        return await idempotency.claim(cast("Any", self), REQUEST, "f")
 
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> Stream:
-    monkeypatch.setattr(claims, "_PATIENCE", 0.3)
-    monkeypatch.setattr(claims, "_TRY", 0.2)
+    monkeypatch.setattr(idempotency, "_PATIENCE", 0.3)
+    monkeypatch.setattr(idempotency, "_TRY", 0.2)
     return Stream()
 
 
@@ -76,7 +76,7 @@ async def test_a_stream_that_does_not_answer_is_asked_until_its_time_is_over(
     stream.error = error
     with pytest.raises(NotServed, match=r"does not answer.*ask without X-Resumable") as refused:
         await stream.claim()
-    assert refused.value.retry_after == claims.RETRY_AFTER
+    assert refused.value.retry_after == idempotency.RETRY_AFTER
     assert len(stream.asked) > 1
     assert all(seconds <= 0.2 for seconds in stream.asked)
 
@@ -121,13 +121,13 @@ async def test_without_nats_no_request_waits_for_a_claim(stream: Stream) -> None
 async def test_a_claim_is_small_whatever_was_asked(stream: Stream) -> None:
     assert await stream.claim() is None
     assert stream.sizes == [0]
-    assert 0 < stream.claimed._taken["k"] < 600
+    assert 0 < stream.claim_shares._taken["k"] < 600
 
 
 async def test_an_owner_claims_no_more_than_its_share(stream: Stream) -> None:
-    stream.claimed = Shares(most=500)
+    stream.claim_shares = Shares(most=500)
     assert await stream.claim() is None
-    with pytest.raises(claims.TooManyClaims, match="for this API key") as refused:
+    with pytest.raises(idempotency.TooManyClaims, match="for this API key") as refused:
         await stream.claim()
     assert refused.value.retry_after == 300
     assert len(stream.asked) == 1
@@ -137,17 +137,17 @@ async def test_a_full_stream_is_told_and_pushes_out_nothing(stream: Stream) -> N
     stream.error = APIError(code=503, err_code=10077, description="maximum bytes exceeded")
     with pytest.raises(NotServed, match="no more answers can be kept") as refused:
         await stream.claim()
-    assert refused.value.retry_after == claims.FULL_RETRY
+    assert refused.value.retry_after == idempotency.FULL_RETRY
     assert stream.dropped == []
     assert len(stream.asked) == 1
     assert definitions()[3].discard == DiscardPolicy.NEW
 
 
 def test_an_id_can_not_be_computed_from_its_key_and_its_claim_is_found_by_it() -> None:
-    ids = {claims.keyed_id("user", 0, b"order-1") for _ in range(100)}
+    ids = {idempotency.keyed_id("user", 0, b"order-1") for _ in range(100)}
     assert len(ids) == 100
     assert {len(each) for each in ids} == {32}
-    assert len({claims._subject(each) for each in ids}) == 1
+    assert len({idempotency._subject(each) for each in ids}) == 1
     others = (("else", 0, b"order-1"), ("user", 1, b"order-1"), ("user", 0, b"order-2"))
-    slots = {claims._subject(claims.keyed_id(*each)) for each in others}
-    assert len(slots | {claims._subject(each) for each in ids}) == 4
+    slots = {idempotency._subject(idempotency.keyed_id(*each)) for each in others}
+    assert len(slots | {idempotency._subject(each) for each in ids}) == 4
