@@ -11,6 +11,7 @@ from unittest import mock
 from msgspec import Struct
 from msgspec.structs import replace
 
+from nebula.actors.engine.attempts import Attempts
 from nebula.actors.gateway import recovery, timeouts
 from nebula.actors.gateway.core import RequestsInFlight
 from nebula.actors.gateway.in_flight import Deliver, Effect, InFlightRequest, Send, Surroundings
@@ -214,6 +215,10 @@ def _told_to_one_that_left(self: Recovery, piece: Piece) -> None:
         self.effects.append(Deliver(self.flight.id, piece))
 
 
+def _whatever_comes(self: Attempts, identity: str, attempt: int, under_way: int = 0) -> bool:
+    return attempt != under_way
+
+
 GATEWAY_BUGS = (
     Bug(
         "the fast path takes a piece although an earlier one is missing",
@@ -280,6 +285,12 @@ GATEWAY_BUGS = (
 
 BUGS = (
     *GATEWAY_BUGS,
+    Bug(
+        "an engine runs an attempt that the next one has overtaken",
+        (Attempts, "wanted", _whatever_comes),
+        (ROUTED,),
+        10,
+    ),
     Bug(
         "placement forgets the memory of replicas that still end",
         (Decider, "decide", _without_retired),

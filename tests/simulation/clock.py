@@ -25,8 +25,12 @@ class Clock:
 
     def after(self, seconds: float, what: Callable[..., None], *given: Any) -> None:
         """Have something happen in so many seconds."""
+        self.at(self.now + seconds, what, *given)
+
+    def at(self, time: float, what: Callable[..., None], *given: Any) -> None:
+        """Have something happen at a time."""
         self._count += 1
-        heappush(self._queue, (self.now + seconds, self._count, what, given))
+        heappush(self._queue, (time, self._count, what, given))
 
     def step(self) -> bool:
         """Do what comes next; False where nothing does."""

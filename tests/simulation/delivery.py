@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from random import Random
+from typing import Any
 
 import msgspec
 
 from nebula.events.inference import ALL_ATTEMPTS, StillWanted
 from nebula.events.reading import number
+from tests.simulation.engine import Engine
 from tests.simulation.gateway import Gateway
 from tests.simulation.invariants import Invariants
 from tests.simulation.machine import Machine
@@ -16,7 +18,13 @@ from tests.simulation.network import Link
 from tests.simulation.router import Router
 
 REPLICAS = "nebula.inference.replicas."
-RESPONSES = "nebula.inference.responses."
+ENGINES = (
+    "nebula.inference.responses.",
+    "nebula.inference.finished.",
+    "nebula.status.replica.",
+    "nebula.waiting.",
+)
+"""What engines say. Each has one connection, on which nothing overtakes what was said before."""
 
 
 class Delivery:
@@ -49,16 +57,15 @@ class Delivery:
             self._laws.on_routed(subject.rpartition(".")[2], header)
         if link.loses():
             return
-        delay = link.delay()
-        if subject.startswith(RESPONSES):
-            delay = self._in_order(link, delay, sent=True)
-        link.clock.after(delay, self._arrive, link, subject, header, body)
+        at = link.clock.now + link.delay()
+        if subject.startswith(ENGINES):
+            at = self._in_order(link, at, sent=True)
+        link.clock.at(at, self._arrive, link, subject, header, body)
 
-    def _in_order(self, link: Link, delay: float, *, sent: bool) -> float:
-        """Return the seconds that a piece takes: on one connection none overtakes another."""
-        now = link.clock.now
-        at = self._last[link, sent] = max(now + delay, self._last.get((link, sent), 0.0))
-        return at - now
+    def _in_order(self, link: Link, at: float, *, sent: bool) -> float:
+        """Return when a message arrives on a connection, where none overtakes another."""
+        at = self._last[link, sent] = max(at, self._last.get((link, sent), 0.0))
+        return at
 
     def _arrive(self, link: Link, subject: str, header: bytes, body: bytes) -> None:
         """NATS delivers a message to the listeners of its subject."""
@@ -82,62 +89,72 @@ class Delivery:
                             link.clock.after(delay, engine.on_request, header, body)
             case "inference", "responses":
                 self.kept.setdefault((rest[0], rest[1]), []).append((header, body))
-                self._to_gateway(rest[0], raw, header, body)
+                gateway = self._gateways.get(rest[0])
+                if gateway is not None and gateway.alive:
+                    self._to_gateway(gateway, gateway.on_piece, raw, header, body)
             case "inference", "finished":
                 self._to_routers(link, "on_finished", raw, header, body)
             case "inference", "cancel":
                 self._to_routers(link, "on_cancel", raw, header, body)
                 below = number(body)
-                self._to_engines(rest[1], ALL_ATTEMPTS if below is None else below)
-            case "waiting", gateway:
-                self._answer_waiting(gateway, body)
+                self._to_engines(rest[0], rest[1], ALL_ATTEMPTS if below is None else below)
+            case "waiting", name:
+                self._ask_gateway(name, body)
             case "status", "replica":
                 self._to_routers(link, "on_status", raw, header, body)
-                self._to_gateways("on_replica", body)
+                for gateway in self._serving():
+                    self._to_gateway(gateway, gateway.heartbeats.on_replica, b"", b"", body)
             case "status", "node":
                 self.stored[rest[0]] = self.stored.get(rest[0], 0) + 1
                 self._to_observers(link, "on_node", raw, body)
             case "status", "router":
                 self._to_observers(link, "on_router", raw, body)
-                self._to_gateways("on_router", body)
+                for gateway in self._serving():
+                    self._to_gateway(gateway, gateway.heartbeats.on_router, b"", b"", body)
 
-    def _to_gateway(self, name: str, subject: bytes, header: bytes, body: bytes) -> None:
-        gateway = self._gateways.get(name)
-        if gateway is not None and gateway.alive and not gateway.link.loses():
-            delay = self._in_order(gateway.link, gateway.link.delay(), sent=False)
-            gateway.clock.after(delay, _say, gateway, subject, header, body)
+    def _serving(self) -> list[Gateway]:
+        return [gateway for gateway in self._gateways.values() if gateway.serves]
 
-    def _to_gateways(self, what: str, body: bytes) -> None:
-        for gateway in self._gateways.values():
-            if gateway.serves and not gateway.link.loses():
-                gateway.clock.after(gateway.link.delay(), _beat, gateway, what, body)
+    def _to_gateway(self, gateway: Gateway, hears: Callable[..., None], *said: Any) -> None:
+        if not gateway.link.loses():
+            arrives = gateway.clock.now + gateway.link.delay()
+            at = self._in_order(gateway.link, arrives, sent=False)
+            gateway.clock.at(at, _hear, gateway, hears, *said)
 
-    def _to_engines(self, identity: str, below: int) -> None:
+    def _to_engines(self, model: str, identity: str, below: int) -> None:
         for machine in self._machines.values():
             for engine in list(machine.engines.values()):
-                if identity in engine.requests and not machine.link.loses():
-                    machine.clock.after(machine.link.delay(), engine.drop, identity, below)
+                if engine.model == model and not machine.link.loses():
+                    machine.clock.after(machine.link.delay(), engine.on_cancel, identity, below)
 
-    def _answer_waiting(self, name: str, body: bytes) -> None:
-        """Have a gateway tell an engine which requests are unwanted, if the gateway is there."""
-        asking = msgspec.json.decode(body, type=StillWanted)
+    def _ask_gateway(self, name: str, body: bytes) -> None:
+        """An engine asks which requests are unwanted: all of them, where no gateway listens."""
         gateway = self._gateways.get(name)
-        engines = [
+        if gateway is not None and gateway.alive and gateway.link.up:
+            self._to_gateway(gateway, self._answer_waiting, gateway, body)
+            return
+        asking = msgspec.json.decode(body, type=StillWanted)
+        for engine in self._reached(asking.replica):
+            delay = engine.machine.link.delay()
+            engine.machine.clock.after(delay, engine.drop_all_of, name)
+
+    def _answer_waiting(self, gateway: Gateway, body: bytes) -> None:
+        asking = msgspec.json.decode(body, type=StillWanted)
+        unwanted = gateway.on_waiting(body)
+        if gateway.link.loses():
+            return
+        for engine in self._reached(asking.replica):
+            delay = gateway.link.delay() + engine.machine.link.delay()
+            for identity, below in unwanted.requests.items():
+                engine.machine.clock.after(delay, engine.drop, identity, below)
+
+    def _reached(self, replica: str) -> list[Engine]:
+        return [
             engine
             for machine in self._machines.values()
             for engine in machine.engines.values()
-            if engine.replica == asking.replica and not machine.link.loses()
+            if engine.replica == replica and not machine.link.loses()
         ]
-        if gateway is None or not gateway.alive or not gateway.link.up:
-            for engine in engines:
-                engine.drop_all_of(name)
-            return
-        if gateway.link.loses():
-            return
-        unwanted = gateway.on_waiting(body)
-        for engine in engines:
-            for identity, below in unwanted.requests.items():
-                engine.drop(identity, below)
 
     def _to_routers(
         self, link: Link, what: str, subject: bytes, header: bytes, body: bytes
@@ -164,14 +181,9 @@ class Delivery:
             )
 
 
-def _say(gateway: Gateway, subject: bytes, header: bytes, body: bytes) -> None:
+def _hear(gateway: Gateway, hears: Callable[..., None], *said: Any) -> None:
     if gateway.alive and gateway.link.up:
-        gateway.on_piece(subject, header, body)
-
-
-def _beat(gateway: Gateway, what: str, body: bytes) -> None:
-    if gateway.alive and gateway.link.up:
-        getattr(gateway.heartbeats, what)(b"", b"", body)
+        hears(*said)
 
 
 def _deliver(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from nebula.actors.engine.attempts import Attempts
+from nebula.actors.engine.bridge import ANNOUNCE_AFTER, HEARTBEAT
 from nebula.events import envelope, subjects
 from nebula.events.failures import Failure
 from nebula.events.inference import (
@@ -24,8 +26,6 @@ from tests.simulation.clock import Signal
 
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
-
-STATUS_EVERY = 4.0
 
 
 class Engine:
@@ -49,6 +49,7 @@ class Engine:
         self.gone = False
         self.code: int | None = None
         self.requests: dict[str, int] = {}
+        self._attempts = Attempts()
         self._asked: dict[str, Request] = {}
         self._said: dict[str, int] = {}
         self.adapters: set[tuple[str, str]] = set()
@@ -97,12 +98,14 @@ class Engine:
         )
         self.machine.say(subjects.replica_status(self.model, self.replica), b"", status)
         self._ask()
-        self.machine.clock.after(STATUS_EVERY, self._beat)
+        self.machine.clock.after(HEARTBEAT, self._beat)
 
     def on_request(self, header: bytes, body: bytes) -> None:
         """Take a request that a router sent here."""
         request = envelope.receive_request(self.model, header, body)
         if request is None or not self.answers:
+            return
+        if not self._attempts.wanted(request.id, request.attempt, self.requests.get(request.id, 0)):
             return
         plan = envelope.read_plan(header)
         if plan is not None and plan != self.version:
@@ -112,16 +115,39 @@ class Engine:
         if request.version and (request.adapter, request.version) not in self.adapters:
             self._refuse(request, Failure.OTHER_VERSION)
             return
+        self.drop(request.id, request.attempt)
         self.machine.on_take(self, request)
         self.requests[request.id] = request.attempt
         self._asked[request.id] = request
         self._said[request.id] = 0
-        self._say(request, Piece(-1, replica=self.replica, attempt=request.attempt))
+        clock = self.machine.clock
+        if request.attempt > 1:
+            self._announce(request)
+        else:
+            clock.after(ANNOUNCE_AFTER, self._announce, request)
+        if request.timeout is not None:
+            clock.after(request.timeout, self._time_out, request)
         self._say_next(request, answer(request, self.replica, self.machine.seed))
 
     def _say_next(self, request: Request, pieces: Iterator[tuple[float, Piece]]) -> None:
         seconds, piece = next(pieces)
         self.machine.clock.after(seconds, self._go_on, request, piece, pieces)
+
+    def _has(self, request: Request) -> bool:
+        return not self.exited and self.requests.get(request.id) == request.attempt
+
+    def _announce(self, request: Request) -> None:
+        """Confirm that it has a request, unless its answer has begun."""
+        if self._has(request) and not self._said[request.id]:
+            self._say(request, Piece(-1, replica=self.replica, attempt=request.attempt))
+
+    def _time_out(self, request: Request) -> None:
+        """End an answer that takes longer than it may."""
+        if self._has(request):
+            failure = Failure.ENGINE_TIMED_OUT
+            last = Piece(self._said[request.id], end=True, failure=failure)
+            self._say(request, replace(last, attempt=request.attempt))
+            self._done(request, unproven=True)
 
     def _say(self, request: Request, piece: Piece) -> None:
         subject = subjects.responses(request.gateway, request.id)
@@ -136,7 +162,7 @@ class Engine:
 
     def _go_on(self, request: Request, piece: Piece, pieces: Iterator[tuple[float, Piece]]) -> None:
         """Publish the next piece of an answer, unless the request has ended."""
-        if self.exited or self.requests.get(request.id) != request.attempt:
+        if not self._has(request):
             return
         self._said[request.id] += 1
         self._say(request, piece)
@@ -147,9 +173,15 @@ class Engine:
 
     def _done(self, request: Request, *, unproven: bool = False) -> None:
         del self.requests[request.id]
+        self._attempts.forgo(request.id, request.attempt + 1)
         ended = (request.id,)
         finished = Finished(self.replica, ended, (), len(self.requests), ended if unproven else ())
         self.machine.tell_finished(self.model, finished)
+
+    def on_cancel(self, identity: str, below: float) -> None:
+        """Hear that attempts with numbers under `below` are wanted no more."""
+        self._attempts.forgo(identity, below)
+        self.drop(identity, below)
 
     def drop(self, identity: str, below: float) -> None:
         """End a request's attempts with numbers under `below`."""

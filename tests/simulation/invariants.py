@@ -69,6 +69,7 @@ class Invariants:
         self._lost: dict[str, int] = {}
         self._basis: dict[str, int] = {}
         self._taken: dict[tuple[str, int], Engine] = {}
+        self._newest: dict[tuple[Engine, str], int] = {}
 
     def on_append(self, record: Record, before: State, after: State) -> None:
         """Look at one more entry of the log. Raises Broken."""
@@ -284,6 +285,14 @@ class Invariants:
 
     def on_take(self, engine: Engine, request: Request) -> None:
         """Look at a request that an engine begins to serve. Raises Broken."""
+        newest = self._newest.get((engine, request.id), 0)
+        if request.attempt < newest:
+            raise Broken(
+                ROUTED,
+                f"{engine.replica} serves attempt {request.attempt} of {request.id} after attempt "
+                f"{newest}",
+            )
+        self._newest[engine, request.id] = request.attempt
         other = self._taken.setdefault((request.id, request.attempt), engine)
         if other is not engine:
             raise Broken(

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Generator
 from random import Random
 from typing import Any
+from unittest import mock
 
+import msgspec
 import pytest
 
 from nebula.events import record as records
 from nebula.events import subjects
+from nebula.events.inference import StillWanted, Unwanted
 from nebula.events.intents import ModelLoadRequested, ModelScaleRequested
 from nebula.events.vocabulary import Event, NodeLost
 from nebula.store.log import Guard
 from tests.simulation.clock import Clock, Process, Signal
+from tests.simulation.cluster import Cluster
+from tests.simulation.gateway import Gateway
 from tests.simulation.journal import WINDOW, Appender, Conflict, Follower, Journal, Message
 from tests.simulation.network import Link
+from tests.simulation.scenario import Hardware, Scenario
 
 LOAD = ModelLoadRequested("/model")
 
@@ -124,3 +130,28 @@ def test_a_wait_for_a_signal_tells_whether_it_came_in_time() -> None:
     clock.after(0.5, signal.fire)
     clock.run(10)
     assert told == [True, False]
+
+
+def test_nothing_that_an_engine_says_to_a_gateway_overtakes_what_it_said_before() -> None:
+    cluster = Cluster(Scenario(1, (Hardware("n", (), {}),), 1, (), 0.0, slow=2.0))
+    [gateway], machine = cluster.gateways.values(), cluster.machines["n"]
+    heard: list[int] = []
+
+    def on_piece(_: Gateway, subject: bytes, header: bytes, body: bytes) -> None:
+        heard.append(int(body))
+
+    def on_waiting(_: Gateway, body: bytes) -> Unwanted:
+        heard.append(int(msgspec.json.decode(body, type=StillWanted).replica))
+        return Unwanted({})
+
+    with (
+        mock.patch.object(Gateway, "on_piece", on_piece),
+        mock.patch.object(Gateway, "on_waiting", on_waiting),
+    ):
+        for number in range(0, 100, 2):
+            machine.say(subjects.responses(gateway.id, "a"), b"", b"%d" % number)
+            asks = msgspec.json.encode(StillWanted(str(number + 1), {}))
+            machine.say(subjects.waiting(gateway.id), b"", asks)
+            cluster.clock.run(cluster.clock.now + 0.1)
+        cluster.clock.run(60)
+    assert heard == list(range(100))

@@ -20,6 +20,7 @@ from nats.errors import Error as NatsError
 from nebula.actors.ear import Ear
 from nebula.actors.engine import adapters, door, liveness
 from nebula.actors.engine.adapters import Adapters
+from nebula.actors.engine.attempts import Attempts
 from nebula.actors.engine.exchange import (
     App,
     EngineExchange,
@@ -49,8 +50,6 @@ FINISHED_AFTER = 0.002
 """Seconds over which ended requests are collected into one message."""
 
 HEARTBEAT = 2.0
-REMEMBERED = 4096
-"""Number of ended or cancelled requests that are remembered, so that a late copy is not run."""
 
 
 class BridgeSettings(Struct, frozen=True):
@@ -82,7 +81,7 @@ class EngineBridge:
         self._connection = Connection(self._settings.url, f"engine {self._settings.replica}")
         self._state: dict[str, Any] = {}
         self._active: dict[str, EngineExchange] = {}
-        self._unwanted_below: dict[str, float] = {}
+        self._attempts = Attempts()
         self._finished: list[EngineExchange] = []
         self._unwanted = ""
         self._living: list[asyncio.Task[None]] = []
@@ -146,7 +145,11 @@ class EngineBridge:
 
     def _on_request(self, _: bytes, header: bytes, body: bytes) -> None:
         request = envelope.receive_request(self._settings.model, header, body)
-        if request is None or request.attempt < self._unwanted_below.get(request.id, 0):
+        if request is None:
+            return
+        earlier = self._active.get(request.id)
+        under_way = 0 if earlier is None else earlier.request.attempt
+        if not self._attempts.wanted(request.id, request.attempt, under_way):
             return
         plan = envelope.read_plan(header)
         if plan is not None and plan != self._settings.version:
@@ -158,10 +161,7 @@ class EngineBridge:
             if version is None and (request.version or self._adapters.has(request.adapter)):
                 self._refuse_version(request)
                 return
-        earlier = self._active.get(request.id)
         if earlier is not None:
-            if earlier.request.attempt >= request.attempt:
-                return
             earlier.abort()
         exchange = self._exchange(request, version)
         if version is not None:
@@ -213,7 +213,7 @@ class EngineBridge:
         identity = last_token(subject)
         attempt = number(body)
         below = attempt if attempt is not None else math.inf
-        self._remember(identity, below)  # the cancellation may have arrived before its request
+        self._attempts.forgo(identity, below)  # also what has not arrived here yet
         self._drop(identity, below)
 
     async def _on_unwanted(self, message: Msg) -> None:
@@ -259,7 +259,7 @@ class EngineBridge:
                 self._adapters.left(exchange.version)
             if self._active.get(request.id) is exchange:
                 del self._active[request.id]
-            self._remember(request.id, request.attempt + 1)
+            self._attempts.forgo(request.id, request.attempt + 1)
             self._end(exchange)
 
     def _end(self, exchange: EngineExchange) -> None:
@@ -277,11 +277,6 @@ class EngineBridge:
             tuple([each.request.id for each in ended if not (each.failed or each.proven)]),
         )
         self._post(subjects.finished(self._settings.model), msgspec.json.encode(finished))
-
-    def _remember(self, identity: str, below: float) -> None:
-        self._unwanted_below[identity] = max(below, self._unwanted_below.pop(identity, 0))
-        if len(self._unwanted_below) > REMEMBERED:
-            del self._unwanted_below[next(iter(self._unwanted_below))]
 
     def _post(self, subject: str, body: bytes) -> None:
         try:

@@ -127,7 +127,11 @@ class _Happening(Recovery):
             self.around.admission.taken(self.now - flight.sent_at, self.now)
 
     def on_asked(self, event: EngineAsks) -> None:
-        """An engine still has this attempt; it may have sent more of it than was heard."""
+        """An engine still has this attempt; it may have sent more of it than was heard.
+
+        No question overtakes pieces, as an engine has one connection: what it has sent before and
+        is not here is not on its way.
+        """
         flight = self.flight
         answer = flight.answer
         if event.attempt != answer.attempt or answer.replica not in ("", event.replica):
