@@ -286,7 +286,7 @@ GATEWAY_BUGS = (
 BUGS = (
     *GATEWAY_BUGS,
     Bug(
-        "an engine runs an attempt that the next one has overtaken",
+        "an engine runs an attempt after a later one, or after its cancellation",
         (Attempts, "wanted", _whatever_comes),
         (ROUTED,),
         10,

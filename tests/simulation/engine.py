@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """One engine process: it starts, gets ready, answers, and ends; then its memory is free."""
+    """One engine process: it starts, gets ready, answers, and ends; then its memory is free.
+
+    `told`: the least attempts of requests that may still be wanted, by what has reached it.
+    """
 
     def __init__(
         self, machine: Machine, pid: int, replica: Replica, version: int, launch: Launch
@@ -49,6 +52,7 @@ class Engine:
         self.gone = False
         self.code: int | None = None
         self.requests: dict[str, int] = {}
+        self.told: dict[str, float] = {}
         self._attempts = Attempts()
         self._asked: dict[str, Request] = {}
         self._said: dict[str, int] = {}
@@ -180,6 +184,7 @@ class Engine:
 
     def on_cancel(self, identity: str, below: float) -> None:
         """Hear that attempts with numbers under `below` are wanted no more."""
+        self.told[identity] = max(below, self.told.get(identity, 0))
         self._attempts.forgo(identity, below)
         self.drop(identity, below)
 

@@ -69,7 +69,6 @@ class Invariants:
         self._lost: dict[str, int] = {}
         self._basis: dict[str, int] = {}
         self._taken: dict[tuple[str, int], Engine] = {}
-        self._newest: dict[tuple[Engine, str], int] = {}
 
     def on_append(self, record: Record, before: State, after: State) -> None:
         """Look at one more entry of the log. Raises Broken."""
@@ -285,14 +284,14 @@ class Invariants:
 
     def on_take(self, engine: Engine, request: Request) -> None:
         """Look at a request that an engine begins to serve. Raises Broken."""
-        newest = self._newest.get((engine, request.id), 0)
-        if request.attempt < newest:
+        least = engine.told.get(request.id, 0)
+        if request.attempt < least:
             raise Broken(
                 ROUTED,
-                f"{engine.replica} serves attempt {request.attempt} of {request.id} after attempt "
-                f"{newest}",
+                f"{engine.replica} serves attempt {request.attempt} of {request.id}, though it has "
+                f"been told that none below {least} is wanted",
             )
-        self._newest[engine, request.id] = request.attempt
+        engine.told[request.id] = request.attempt
         other = self._taken.setdefault((request.id, request.attempt), engine)
         if other is not engine:
             raise Broken(
