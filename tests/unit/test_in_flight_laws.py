@@ -289,6 +289,7 @@ def test_an_answer_in_one_body_does_so_too_and_in_time(
 
 @settings(max_examples=150, deadline=None)
 @given(acts, sizes)
+@example([("says", 0), ("says", 0), ("loses", 0), ("says", 0), ("passes", 1)], 2)
 def test_what_is_looked_up_or_asked_is_asked_once_at_a_time(happens: list[Act], size: int) -> None:
     world = World(chat())
     world.size = size

@@ -113,6 +113,7 @@ class Recovery:
                 self._again(replace(flight.request, **ways), broken)
             case Detokenize():
                 self._move(Phase.DETOKENIZING)
+                flight.drop_early()
                 self.effects.append(AskText(flight.id, self._question(way), flight.binding))
             case CantContinue(reason=reason):
                 self._end(Failure.CANT_CONTINUE, f"{broken.reason}: {reason}".encode())
