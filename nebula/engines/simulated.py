@@ -11,11 +11,15 @@ flag of its own                         meaning
 ``--simulate-token SECONDS``            from one token to the next
 ``--simulate-tokens N``                 tokens of an answer that ``max_tokens`` does not cut (16)
 ``--simulate-dimensions N``             length of an embedding (384)
+``--simulate-tasks TASK ...``           what the model can do, such as ``transcription``
 ``--simulate-missing-model``            starts although ``--model`` is a folder that is not there
 ``--simulate-exit-at-start CODE``       fails before it listens, with a traceback and that code
 ``--simulate-exit-after N``             exits with code 1 when request N+1 begins
 ``--simulate-orders``                   words of a prompt order faults (``simulated_orders``)
 ======================================  ==========================================================
+
+Without ``--simulate-tasks`` its tasks follow from ``--runner`` and ``--convert``, as in vLLM. A
+classifier has one label, so that it reranks; ``--hf-overrides '{"num_labels": N}'`` gives it more.
 
 An answer repeats the words of its prompt. With ``return_token_ids`` it has token ids that hold
 these words, so that any simulated engine can continue it from the ids of the prompt and of the
@@ -32,6 +36,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import json
 import logging
 import signal
 import socket
@@ -45,7 +50,8 @@ from typing import NoReturn
 import msgspec
 import uvicorn
 
-from nebula.engines.simulated_app import SimulatedEngine, log
+from nebula.engines.simulated_app import SimulatedEngine
+from nebula.engines.simulated_core import log
 from nebula.engines.simulated_settings import Settings
 
 
@@ -62,6 +68,8 @@ def parse(arguments: Sequence[str]) -> Settings:
     flag("--port", type=int, default=8000)
     flag("--served-model-name", nargs="+", default=())
     flag("--runner", default="auto")
+    flag("--convert", default="auto")
+    flag("--hf-overrides", type=json.loads, default={})
     flag("--enable-lora", action="store_true")
     flag("--max-lora-rank", type=int, default=16)
     flag("--max-loras", type=int, default=1)
@@ -72,6 +80,7 @@ def parse(arguments: Sequence[str]) -> Settings:
         flag(f"--simulate-{name}", type=float, default=0.0)
     flag("--simulate-tokens", type=int, default=16)
     flag("--simulate-dimensions", type=int, default=384)
+    flag("--simulate-tasks", nargs="+", default=())
     flag("--simulate-missing-model", action="store_true")
     flag("--simulate-exit-at-start", type=int)
     flag("--simulate-exit-after", type=int)

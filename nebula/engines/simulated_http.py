@@ -10,7 +10,7 @@ import asyncio
 import importlib
 import inspect
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
 
@@ -43,15 +43,25 @@ class Refusal(Exception):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
-        # vLLM uses the HTTP phrase ("Not Found") for errors of its framework, and a class name
-        # ("NotFoundError") for its own.
+        self.message = _PATH.sub("<path>", message)
+        # vLLM uses the HTTP phrase ("Bad Request") for what its framework refuses, and a class
+        # name ("BadRequestError") for what it refuses itself.
+        self.kind = kind or HTTPStatus(status).phrase
         error = {
-            "message": _PATH.sub("<path>", message),
-            "type": kind or HTTPStatus(status).phrase,
+            "message": self.message,
+            "type": self.kind,
             "param": param or None,
             "code": status,
         }
         self.body = encode({"error": error})
+
+
+class NoRoute(Refusal):
+    """A path or a method that the engine does not have; vLLM's framework answers it alone."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status, HTTPStatus(status).phrase)
+        self.body = encode({"detail": self.message})
 
 
 def invalid(location: str, message: str, kind: str = "value_error") -> Refusal:
@@ -65,12 +75,13 @@ class Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.path: str = scope["path"]
         self.send = send
         self._receive = receive
         self._departure: asyncio.Task[None] | None = None
 
-    async def read(self, decoder: msgspec.json.Decoder[T], *, typed: bool = True) -> T:
-        """Return the body; refuse it as vLLM does if it is not JSON, or not declared as JSON."""
+    async def read_bytes(self) -> bytes:
+        """Return the body as it came. Raise ConnectionAbortedError if the client leaves."""
         parts = []
         more = True
         while more:
@@ -79,12 +90,17 @@ class Exchange:
                 raise ConnectionAbortedError
             parts.append(message.get("body", b""))
             more = message.get("more_body", False)
+        return b"".join(parts)
+
+    async def read(self, decoder: msgspec.json.Decoder[T], *, typed: bool = True) -> T:
+        """Return the body; refuse it as vLLM does if it is not JSON, or not declared as JSON."""
+        body = await self.read_bytes()
         declared = self.headers.get(b"content-type", b"").partition(b";")[0].lower()
         if typed and declared != b"application/json":
             text = "Unsupported Media Type: Only 'application/json' is allowed"
             raise Refusal(400, f"1 validation error:\n  {text}")
         try:
-            return decoder.decode(b"".join(parts))
+            return decoder.decode(body)
         except msgspec.ValidationError as error:
             # "Object missing required field `role` - at `$.messages[0]`": body.messages.0.role
             missing = re.search(r"missing required field `(\w+)`", str(error))
@@ -97,10 +113,15 @@ class Exchange:
             raise invalid("body", f"JSON decode error: {error}", "json_invalid") from error
 
     async def start(
-        self, status: int, content_type: bytes, length: int | None = None, retry_after: str = ""
+        self,
+        status: int,
+        content_type: bytes,
+        length: int | None = None,
+        retry_after: str = "",
+        more: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
-        """Send the status and the headers."""
-        headers = [(b"content-type", content_type)]
+        """Send the status and the headers; `more`: further ones."""
+        headers = [(b"content-type", content_type), *more]
         if retry_after:
             headers.append((b"retry-after", retry_after.encode()))
         if length is not None:
@@ -145,6 +166,11 @@ class Exchange:
         """Stop watching for the client's departure."""
         if self._departure is not None:
             self._departure.cancel()
+
+
+Handler = Callable[[Exchange], Awaitable[None]]
+Routes = dict[str, dict[str, Handler]]
+"""Handlers by path and method."""
 
 
 async def lifespan(receive: Receive, send: Send) -> None:
