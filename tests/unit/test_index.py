@@ -10,7 +10,7 @@ from nebula.actors.placement.decision import Decider, decide
 from nebula.actors.placement.fleet import Fleet
 from nebula.actors.placement.sizing import usable
 from nebula.events.index import indexed
-from nebula.events.intents import NodeDrainRequested
+from nebula.events.intents import NodeDrainRequested, NodeUndrainRequested
 from nebula.events.state import State
 from nebula.events.vocabulary import NodeRegistered
 from tests.unit.story import Story, cluster, gpus, load, messages, promised
@@ -119,3 +119,37 @@ def test_a_replica_moves_when_its_machine_comes_back_with_less_than_it_was_promi
     story.settles()
     story.given("alpha", gpus(16)).settles()
     assert story.places() == {"chat-1": "beta/0"}
+
+
+def test_only_as_many_replicas_move_off_a_smaller_device_as_must() -> None:
+    story = cluster(alpha=[80], beta=[24]).given("beta", NodeDrainRequested())
+    story.given("chat", load(3, "20GiB")).settles()
+    for replica in story.places():
+        story.runs(replica)
+    story.given("beta", NodeUndrainRequested()).given("alpha", gpus(50))
+    story.given("chat", load(3, "20GiB")).settles()
+    assert sorted(story.places().values()) == ["alpha/0", "alpha/0", "beta/0"]
+
+
+def test_a_replica_that_is_pinned_to_a_full_device_keeps_no_other_model_from_the_next_one() -> None:
+    story, decider = (
+        cluster(alpha=[16, 16]).given("a", load(1, "12GiB", node="alpha", devices=(0,))),
+        Decider(),
+    )
+    for pinned in ((0,), ()):
+        story.given("chat" if pinned else "free", load(1, "12GiB", node="alpha", devices=pinned))
+    for _ in range(4):
+        for each in decider.decide(story.state):
+            story.append(each.id, each.event, each.cause)
+    assert story.places("free") == {"free-0": "alpha/1"}
+    assert story.places("chat") == {}
+
+
+def test_a_router_that_found_no_room_looks_again_once_there_is_some() -> None:
+    story, decider = cluster(alpha=[8]).given("chat", load(1, "12GiB")), Decider()
+    for _ in range(2):
+        for each in decider.decide(story.state):
+            story.append(each.id, each.event, each.cause)
+    assert decider.decide(story.state) == ()
+    story.given("beta", gpus(16))
+    assert decider.decide(story.state) == decide(story.state) != ()

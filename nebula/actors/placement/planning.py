@@ -286,12 +286,25 @@ class _Draft:
             _count(self.gone, place.node, place.devices, replica.memory)
 
     def _overfull(self, place: Assignment) -> bool:
+        """Return whether its devices have too little memory; what engines that end have counts not.
+
+        Otherwise one replica too many would make all others go, one with each plan.
+        """
         for each in place.devices:
             device = device_at(self.state.nodes[place.node], each)
             at = (place.node, each)
-            if device is None or self._promised(at) - self.gone.get(at, 0) > usable(device):
+            if device is None:
+                return True
+            more = self._promised(at) - self.gone.get(at, 0) - usable(device)
+            if more > 0 and more > self._retired(at):
                 return True
         return False
+
+    def _retired(self, at: Place) -> int:
+        """Return the bytes of a device that retired replicas still have."""
+        held = self.state.occupancy.get(at[0])
+        found = [self.state.replicas[each] for each in held.replicas] if held is not None else []
+        return sum(each.memory for each in found if each.retired and at[1] in each.devices)
 
     def _free_numbers(self) -> Iterator[int]:
         """Return the next free number; a replica that moves gets a new number too.
