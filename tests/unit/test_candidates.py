@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from nebula.actors.placement.candidates import Requirements, best, weigh, why_not
+from nebula.actors.placement.fleet import Fleet
 from nebula.actors.placement.planning import plan
-from nebula.events.intents import ModelLoadRequested, NodeDrainRequested
+from nebula.actors.placement.sizing import usable
+from nebula.events.intents import (
+    ModelLoadRequested,
+    NodeDrainRequested,
+    WeightsRemoveRequested,
+)
 from nebula.events.memory import GIB
 from nebula.events.values import Device, Weights
 from nebula.events.vocabulary import (
@@ -14,7 +23,7 @@ from nebula.events.vocabulary import (
     ModelUnschedulable,
     NodeRegistered,
 )
-from tests.unit.story import Story, cluster, gpus, load
+from tests.unit.story import Story, cluster, gpus, load, promised
 
 
 def cpu(gib: int, **fields: object) -> NodeRegistered:
@@ -225,6 +234,91 @@ def test_every_loser_says_why() -> None:
         "drained is draining",
         "bare has none",
     ]
+
+
+def test_with_binpack_other_replicas_on_the_node_are_no_reason() -> None:
+    story = cluster(alpha=[16], beta=[80]).given("chat", load(3, "7GiB", policy="binpack"))
+    choice = plan(story.state, story.model(), tell=True).choices[1]
+    assert [each.node for each in choice.candidates] == ["alpha", "beta"]
+    reason = why_not(choice.candidates[1], choice.candidates[0], "binpack")
+    assert reason == "it has more room: 73.6 GiB, not 7.7 GiB"
+
+
+def test_of_many_full_nodes_those_with_the_most_room_are_named() -> None:
+    sizes = {f"n{number:02}": [number + 1.0] for number in range(12)}
+    told = refused(cluster(**sizes).given("chat", load(1, "80GiB"))).reason
+    assert [each for each in sizes if f"{each}/" in told] == list(sizes)[4:]
+
+
+# The quick choice
+
+_UNIT = 25
+"""Bytes of the smallest device: plans may assign 23 of them, so that needs fit exactly."""
+
+_nodes = st.lists(
+    st.tuples(
+        st.lists(st.integers(1, 4), min_size=1, max_size=3),
+        st.sampled_from(["", "", "", "drained", "holds", "removes"]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+_loads = st.lists(
+    st.builds(
+        lambda memory, count, policy: ModelLoadRequested(
+            "org/m",
+            memory=str(23 * memory),
+            policy=policy,
+            options={"tensor-parallel-size": count},
+        ),
+        st.integers(1, 3),
+        st.integers(1, 2),
+        st.sampled_from(["spread", "binpack"]),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def small(nodes: list[tuple[list[int], str]]) -> Story:
+    """Register nodes with devices of so many units."""
+    story = Story()
+    for number, (sizes, kind) in enumerate(nodes):
+        devices = tuple(
+            Device(index, "gpu", "H100", size * _UNIT) for index, size in enumerate(sizes)
+        )
+        held = (Weights("org/m", GIB),) if kind in ("holds", "removes") else ()
+        story.given(f"n{number}", NodeRegistered(devices, weights=held))
+        if kind == "drained":
+            story.given(f"n{number}", NodeDrainRequested())
+        if kind == "removes":
+            story.given(f"n{number}", WeightsRemoveRequested("org/m"))
+    return story
+
+
+@settings(deadline=None)
+@given(_nodes, _loads)
+def test_the_quick_choice_is_the_explained_one_also_where_a_need_fits_exactly(
+    nodes: list[tuple[list[int], str]], loads: list[ModelLoadRequested]
+) -> None:
+    story, fleet = small(nodes), Fleet()
+    for number, each in enumerate(loads):
+        story.given(f"m{number}", each)
+        model, rooms = story.model(f"m{number}"), fleet.of(story.state)
+        wish = Requirements(story.state, model)
+        first = weigh(rooms, wish, {"n0": 1}, {})[0]
+        found = best(rooms, wish, {"n0": 1}, {})
+        assert found == (None if first.unfit else first)
+        if found is not None:
+            room = rooms[found.node]
+            free = dict(zip((device.index for device in room.devices), room.free, strict=True))
+            assert len(found.devices) == wish.count
+            assert found.room == min(free[index] for index in found.devices) >= found.need
+            assert found.holds == (nodes[int(found.node[1:])][1] == "holds")
+        story.settles()
+    for node, known in story.state.nodes.items():
+        for device in known.devices:
+            assert promised(story.state).get((node, device.index), 0) <= usable(device)
 
 
 # How much memory

@@ -451,6 +451,19 @@ def test_requests_wait_only_as_far_as_there_is_memory_for_them() -> None:
     assert router.end("c").queued, "a further attempt takes the place of the one before"
 
 
+def test_requests_that_fill_the_memory_exactly_wait_and_one_more_byte_is_refused() -> None:
+    request = Request("a", "gw", "chat", "/v1/completions", b"x" * 1000)
+    size = len(envelope.block(envelope.request_headers(request))) + 1000
+    router = Router(serving(max_in_flight=1), waiting_memory=2 * size)
+    router.ask("f")
+    router.ask("a", body=b"x" * 1001)
+    assert router.end("a").status == 429
+    router.ask("a", body=b"x" * 1000)
+    assert router.end("a").queued
+    router.ask("b", body=b"")
+    assert router.end("b").status == 429
+
+
 def test_waiting_requests_for_one_model_leave_room_for_other_models_and_all_have_a_bound() -> None:
     story = cluster(alpha=[80])
     for model in ("chat", "other", "third"):
@@ -566,6 +579,15 @@ def test_no_request_waits_longer_than_its_answer_is_wanted() -> None:
     assert router.end("r") == Piece(
         0, end=True, failure=Failure.ENGINE_TIMED_OUT, attempt=2, continues="rest"
     )
+
+
+def test_at_the_very_moment_at_which_it_is_no_longer_wanted_a_request_is_late_and_not_refused() -> (
+    None
+):
+    router = busy()
+    router.ask("r", patience=30.0, timeout=2.0)
+    router.later(2.0)
+    assert router.end("r").failure == Failure.ENGINE_TIMED_OUT
 
 
 def test_a_refusal_belongs_to_its_attempt_and_says_how_that_goes_on() -> None:
@@ -1019,6 +1041,8 @@ def test_a_request_for_a_model_that_sleeps_waits_and_calls() -> None:
     router.ask("one", patience=20.0)
     assert router.dispatch.called()
     assert not router.dispatch.called()
+    router.ask("two", patience=10.0)
+    assert not router.dispatch.called(), "the first one of a queue calls for all of them"
     router.later(19)
     story.given("chat", ModelWoken())
     story.settles()

@@ -282,7 +282,15 @@ def test_load_and_waiting_call_for_one_more_replica(use: ModelUsage, why: str) -
     assert more.event == ModelScaled(2, why)
 
 
-@pytest.mark.parametrize("use", [ModelUsage(in_flight=4), ModelUsage(4, waiting=3, longest=1.9)])
+@pytest.mark.parametrize(
+    "use",
+    [
+        ModelUsage(in_flight=4),
+        ModelUsage(4, waiting=3, longest=1.9),
+        ModelUsage(4, waiting=3, longest=2.0),
+        ModelUsage(4, waiting=0, longest=9.0),
+    ],
+)
 def test_what_its_replicas_can_take_calls_for_no_more(use: ModelUsage) -> None:
     assert due(scaled(), chat=use) == []
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nebula.actors.placement import rebalancing
 from nebula.actors.placement.rebalancing import rebalance, requests
 from nebula.events.intents import ModelRebalanceRequested
 from nebula.events.validation import rejection_reason
@@ -99,6 +101,22 @@ def test_why_says_that_replicas_lie_together_and_what_to_do() -> None:
     said = verdict(crowded().state, Subject("model", "chat"))
     assert "2 of its replicas are together on n1" in said.headline
     assert "`nebula rebalance`" in said.todo
+
+
+def test_a_plan_has_no_more_moves_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    story = cluster(n1=[80], n2=[80], n3=[80]).given("n2", NodeLost()).given("n3", NodeLost())
+    story.given("chat", load(3, "8GiB"))
+    settled(story).given("n2", gpus(80)).given("n3", gpus(80))
+    assert len(rebalance(story.state).moves) == 2
+    monkeypatch.setattr(rebalancing, "MOST_MOVES", 1)
+    assert len(rebalance(story.state).moves) == 1
+
+
+def test_no_replica_moves_to_a_node_that_has_as_many_already() -> None:
+    story = cluster(n1=[80, 80], n2=[80]).given("other", load(1, "40GiB", node="n1", devices=(0,)))
+    story.given("chat", load(2, "30GiB"))
+    assert places(settled(story)) == ["n1", "n2"]
+    assert rebalance(story.state).moves == ()
 
 
 @settings(max_examples=40, deadline=None)

@@ -283,6 +283,20 @@ def test_after_a_rollback_the_same_change_may_be_asked_for_again() -> None:
     assert story.model().rolled_back == ""
 
 
+def test_a_successor_goes_to_a_node_where_no_replica_of_its_model_serves() -> None:
+    story = changed(serving(1, "8GiB", alpha=[80], beta=[40]))
+    assert story.places() == {"chat-0": "alpha/0", "chat-1": "beta/0"}
+
+
+def test_an_engine_of_a_lost_node_holds_up_no_replacement_elsewhere() -> None:
+    story = serving(2, "16GiB", alpha=[24], beta=[24])
+    version = story.replica("chat-0").version
+    story.given("beta", NodeLost()).settles()
+    changed(story, 1, "16GiB")
+    assert story.places() == {"chat-0": "alpha/0"}
+    assert story.replica("chat-0").version > version, "there is no room for two: it starts in place"
+
+
 # Laws
 
 SPECS = st.builds(

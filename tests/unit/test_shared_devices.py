@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nebula.actors.greeting import shared
 from nebula.actors.placement.decision import decide
-from nebula.actors.placement.fleet import twins
+from nebula.actors.placement.fleet import Fleet, twins
 from nebula.actors.placement.sizing import usable
 from nebula.events.intents import ModelScaleRequested
 from nebula.events.memory import GIB
@@ -47,6 +47,16 @@ def test_what_one_plan_puts_on_a_shared_device_is_taken_for_the_other_node() -> 
     story.settles()
     assert where(story, "a") == ["n1"]
     assert story.state.models["a"].missing == 1
+
+
+def test_a_room_that_is_remembered_shrinks_with_what_the_other_node_takes() -> None:
+    story, fleet = cluster(n1=GPU, n2=GPU).given("a", load(memory="50GiB")), Fleet()
+    before = fleet.of(story.state)["n2"]
+    story.settles()
+    assert where(story, "a") == ["n1"]
+    after = fleet.of(story.state)["n2"]
+    assert after == Fleet().of(story.state)["n2"]
+    assert after.most == before.most - 50 * GIB
 
 
 def test_two_nodes_may_share_a_device_and_what_goes_makes_room_for_the_other() -> None:
