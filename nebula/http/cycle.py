@@ -253,7 +253,6 @@ class Cycle:
     def _start(self, status: int, fields: list[tuple[bytes, bytes]]) -> None:
         if self.started:
             raise RuntimeError("an answer starts once")
-        self.started = True
         if self.more_body and (
             self._expects or self._remaining is None or self._remaining - self.received > DRAINED
         ):
@@ -296,6 +295,7 @@ class Cycle:
             lines.append(b"connection: keep-alive\r\n")
         lines.append(b"\r\n")
         self._sized = sized
+        self.started = True
         self._line.write(b"".join(lines))
 
     def _send(self, body: bytes, *, more: bool) -> None:
