@@ -69,6 +69,9 @@ def test_of_unread_answers_the_slowest_is_named() -> None:
     unread.count("second", 5)
     unread.count("first", 5)
     assert unread.slowest() is None
+    unread.count("first", 6)
+    assert (unread.used, unread.slowest()) == (11, "first"), "more of it makes its wait no shorter"
+    unread.count("first", 5)
     unread.count("second", 6)
     assert (unread.used, unread.slowest()) == (11, "first")
     unread.count("first", 0)

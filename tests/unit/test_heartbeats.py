@@ -28,6 +28,10 @@ class Ear:
     def router(self, name: str, **queues: QueueLength) -> None:
         self.heard.on_router(b"", b"", msgspec.json.encode(RouterHeartbeat(name, queues)))
 
+    def addressed(self, name: str) -> None:
+        status = RouterHeartbeat(name, {}, addressed=True)
+        self.heard.on_router(b"", b"", msgspec.json.encode(status))
+
 
 def test_a_replica_is_silent_since_its_last_heartbeat() -> None:
     ear = Ear()
@@ -164,3 +168,16 @@ def test_what_is_not_a_heartbeat_is_not_heard(body: bytes) -> None:
     ear.heard.on_replica(b"", b"", body)
     ear.heard.on_router(b"", b"", body)
     assert ear.heard.queue("chat") == QueueLength(0, 0.0)
+
+
+def test_what_a_forgotten_router_had_makes_it_no_better_than_others_when_it_is_back() -> None:
+    ear = Ear()
+    ear.addressed("r1")
+    assert ear.heard.assign(ear.clock) == "r1"
+    ear.clock += FORGOTTEN + 1
+    ear.heard.forget(EMPTY)
+    ear.addressed("r1")
+    ear.heard.settle("r1")
+    ear.addressed("r2")
+    assert [each.untaken for each in ear.heard.routers()] == [0, 0]
+    assert {ear.heard.assign(ear.clock) for _ in range(2)} == {"r1", "r2"}

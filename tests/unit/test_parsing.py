@@ -2,11 +2,12 @@
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nebula.http.errors import ApiError
-from nebula.http.heads import Fields, Head
+from nebula.http.heads import FIELDS_LIMIT, URL_LIMIT, Fields, Head
 from nebula.http.parsing import Parsing
 
 HIDDEN = b"DELETE /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -149,3 +150,44 @@ def test_a_body_is_known_to_be_as_long_as_its_chunks_say_before_they_come(
 def test_a_chunk_that_can_never_come_is_told_when_its_size_is_there(places: list[int]) -> None:
     assert told(CHUNKED + LARGE, places).promised == 2**64 - 1
     assert told(CHUNKED + LARGE[:-1], places).promised == 0
+
+
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("last", range(1, 8))
+def test_a_size_that_comes_with_the_end_of_a_head_counts_however_small_the_parts_before(
+    last: int,
+) -> None:
+    sent = HEAD + b"400\r\nab"
+    places = [*range(len(HEAD) - last), len(HEAD) - last]
+    assert told(sent, places).promised == 0x400
+
+
+@pytest.mark.parametrize(
+    "head", [b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"]
+)
+def test_after_a_request_that_ends_its_connection_nothing_is_read(head: bytes) -> None:
+    for cut in (0, len(head), len(head) + 5):
+        reader = told(head + HIDDEN, [cut])
+        assert reader.requests == [("GET /", b"", True)]
+        assert reader.refused == -1
+
+
+def test_a_long_url_and_long_fields_may_come_together_and_in_parts() -> None:
+    url, fields = b"/" + b"x" * (URL_LIMIT - 1), b"A: " + b"y" * (FIELDS_LIMIT - 100) + b"\r\n"
+    sent = b"GET " + url + b" HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n"
+    reader = told(sent, list(range(0, len(sent), 1000)))
+    assert not reader.refused
+    assert len(reader.requests) == 1
+
+
+def test_fields_after_a_body_have_a_bound_also_where_each_comes_by_itself() -> None:
+    reader = told(HEAD + b"1\r\nx\r\n")
+    for _ in range(10):
+        reader.parsing.feed(b"1\r\nx\r\n")
+    reader.parsing.feed(b"0\r\n")
+    for _ in range(FIELDS_LIMIT // 100 + 2):
+        if not reader.refused:
+            reader.parsing.feed(b"t" * 100)
+    assert reader.refused == 431
