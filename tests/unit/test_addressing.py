@@ -35,6 +35,14 @@ def known(number: int) -> st.SearchStrategy[Known]:
     )
 
 
+def test_a_router_in_doubt_comes_after_one_that_is_not_whichever_is_known_first() -> None:
+    sure = Known("sure", NOW, addressed=True, untaken=9, turn=9)
+    doubted = Known("doubted", NOW - 1, addressed=True, doubted=NOW)
+    heard = Known("heard", NOW, addressed=True, untaken=8, doubted=NOW)
+    assert choose([sure, doubted], NOW) is choose([doubted, sure], NOW) is sure
+    assert choose([sure, heard], NOW) is heard, "it was heard since"
+
+
 fleets = st.integers(0, 5).flatmap(lambda count: st.tuples(*map(known, range(count))))
 tries = st.sets(st.sampled_from([f"r{number}" for number in range(5)]))
 

@@ -119,3 +119,12 @@ async def test_nothing_waits_for_a_client_that_has_left() -> None:
     opened.give(Piece(0, b"x" * (MAX_WAITING_BYTES + 1)))
     opened.leave()
     assert not opened.too_slow
+
+
+async def test_the_last_word_takes_the_place_of_what_waits_and_nothing_follows_it() -> None:
+    opened = delivery(HEAD, MIDDLE)
+    opened.let_go(END)
+    opened.give(MIDDLE)
+    assert await opened.next() == END
+    with pytest.raises(ClientGone):
+        await opened.next()

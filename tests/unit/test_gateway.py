@@ -20,7 +20,7 @@ from nats.errors import MaxPayloadError
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.budget import UNCOUNTED, Hold
 from nebula.actors.gateway.delivery import MAX_WAITING_BYTES, ClientGone, Delivery
-from nebula.actors.gateway.not_served import NotServed
+from nebula.actors.gateway.not_served import AlreadyInFlight, NotServed
 from nebula.events import envelope, subjects
 from nebula.events.failures import Failure
 from nebula.events.heartbeats import QueueLength, RouterHeartbeat
@@ -202,6 +202,36 @@ async def test_requests_and_copies_go_to_the_routers_that_are_heard(bench: Bench
         bench.gateway.sending.copy(REQUEST)
     assert bench.subjects == [f"requests.chat.router-{number}" for number in (1, 2, 2)]
     assert bench.gateway.queue("chat") == QueueLength(2, 0.5)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+async def test_a_request_that_can_not_be_sent_is_noted_as_not_begun_if_it_was_claimed(
+    bench: Bench, keep: bool
+) -> None:
+    await bench.nats.dies()
+    with pytest.raises(NotServed):
+        bench.ask(replace(REQUEST, keep=keep))
+    assert bench.subjects == (["cancel.chat.r", "responses.gw.r"] if keep else [])
+
+
+async def test_a_request_whose_id_is_in_flight_ends_not_the_one_that_is(bench: Bench) -> None:
+    request = replace(REQUEST, keep=True)
+    bench.ask(request)
+    with pytest.raises(AlreadyInFlight):
+        bench.ask(request)
+    assert bench.subjects == ["requests.chat"]
+
+
+async def test_nats_is_lost_since_the_first_time_that_it_was_not_there(bench: Bench) -> None:
+    await bench.nats.dies()
+    first = bench.gateway.core.around.link
+    await asyncio.sleep(0.01)
+    await bench.nats.dies()
+    assert bench.gateway.core.around.link == first
+    await bench.nats.returns()
+    assert bench.gateway.core.around.link.lost_at is None
+    await bench.nats.dies()
+    assert (bench.gateway.core.around.link.lost_at or 0) > (first.lost_at or 0)
 
 
 async def test_without_nats_nothing_is_asked(bench: Bench) -> None:

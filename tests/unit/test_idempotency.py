@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 from nats.errors import TimeoutError as NatsTimeout
-from nats.js.api import DiscardPolicy
+from nats.js.api import DiscardPolicy, RawStreamMsg
 from nats.js.errors import APIError, NoStreamResponseError
 
 from nebula.actors.gateway import idempotency
 from nebula.actors.gateway.not_served import NotServed
 from nebula.actors.gateway.probing import Probed
 from nebula.actors.gateway.shares import Shares
+from nebula.events import envelope
 from nebula.events.inference import ALL_ATTEMPTS, Request
 from nebula.store.streams import definitions
 
@@ -141,6 +144,28 @@ async def test_a_full_stream_is_told_and_pushes_out_nothing(stream: Stream) -> N
     assert stream.dropped == []
     assert len(stream.asked) == 1
     assert definitions()[3].discard == DiscardPolicy.NEW
+
+
+@pytest.mark.parametrize(
+    ("identity", "owner", "found"),
+    [("r", "k", True), ("r", "", False), ("r", "other", False), ("x-r", "k", False)],
+)
+async def test_a_claim_is_found_by_its_owner_under_its_whole_id_alone(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, identity: str, owner: str, found: bool
+) -> None:
+    headers = envelope.request_headers(replace(REQUEST, prefix=()))
+    said = RawStreamMsg(
+        headers={**headers, envelope.MODEL: "chat"}, data=b"", time=datetime.now(UTC)
+    )
+
+    async def last(*_: object) -> RawStreamMsg:
+        return said
+
+    monkeypatch.setattr(idempotency, "_last", last)
+    claim = await idempotency.find_claim(cast("Any", stream), identity, owner)
+    assert (claim is not None) == found
+    if claim is not None:
+        assert (claim.request.id, claim.owner, claim.stream) == ("r", "k", False)
 
 
 def test_an_id_can_not_be_computed_from_its_key_and_its_claim_is_found_by_it() -> None:

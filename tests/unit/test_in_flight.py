@@ -573,6 +573,22 @@ def test_a_request_with_which_two_engines_failed_in_a_row_goes_to_no_third(
     assert flights.cancels[-1] == b"fatal: 2"
 
 
+def test_engines_that_fail_count_against_a_request_only_in_a_row(flights: Flights) -> None:
+    client = flights.ask(chat())
+    failed = Piece(0, end=True, failure=Failure.ENGINE_FAILED, replica="chat-0")
+    flights.says(failed)
+    flights.says(Piece(0, b'{"error":{}}', 500, JSON, "chat-1", attempt=2, end=True))
+    assert not client.flight.done or client.flight.fatal == 0
+    again = flights.ask(replace(REQUEST, id="again"))
+    flights.says(failed, to="again")
+    flights.says(Piece(-1, replica="chat-1", attempt=2), to="again")
+    flights.says(replace(failed, attempt=2, failure=Failure.ENGINE_STOPPED), to="again")
+    assert again.flight.fatal == 0, "it was stopped, and did not fail"
+    flights.says(replace(failed, attempt=3), to="again")
+    assert not again.flight.done
+    assert [each.attempt for each in flights.requests if each.id == "again"] == [1, 2, 3, 4]
+
+
 def test_a_request_with_which_two_engines_died_goes_to_no_third(flights: Flights) -> None:
     client = flights.ask()
     for attempt, replica in ((1, "chat-0"), (2, "chat-1")):

@@ -54,3 +54,16 @@ def test_what_was_asked_before_it_failed_and_is_answered_after_shows_that_it_is_
     with probed.asking():
         fails(probed)
     assert not probed.away
+
+
+def test_a_question_of_before_that_fails_lets_no_second_one_find_out() -> None:
+    probed, error = Probed(), TimeoutError()
+    before = probed.asking()
+    assert not before.__enter__()
+    fails(probed)
+    with probed.asking() as alone:
+        assert alone
+        assert not before.__exit__(TimeoutError, error, None)
+        with pytest.raises(Away), probed.asking():
+            raise AssertionError("one finds out already")
+    assert not probed.away

@@ -37,3 +37,22 @@ def test_what_is_over_is_forgotten() -> None:
     assert shares.wait("owner 1", 10, 2000.0) == 0
     assert not shares._taken
     assert not shares._order
+
+
+@given(st.integers(0, 400), st.integers(0, 40))
+def test_after_the_wait_that_it_is_told_an_owner_gets_what_it_asked_for(
+    began: int, later: int
+) -> None:
+    shares = Shares(most=10, lasts=10.0)
+    shares.take("a", 10, began / 4)
+    now = (began + later) / 4
+    wait = shares.wait("a", 10, now)
+    assert shares.wait("a", 10, now + wait) == 0
+    assert wait < 11
+
+
+def test_a_claim_counts_until_it_is_forgotten_and_no_longer() -> None:
+    shares = Shares(most=10, lasts=10.0)
+    shares.take("a", 10, 100.0)
+    assert shares.wait("a", 1, 109.75) == 1
+    assert shares.wait("a", 1, 110.0) == 0
