@@ -236,7 +236,7 @@ def test_every_loser_says_why() -> None:
     ]
 
 
-def test_with_binpack_other_replicas_on_the_node_are_no_reason() -> None:
+def test_with_binpack_other_replicas_on_a_node_do_not_count() -> None:
     story = cluster(alpha=[16], beta=[80]).given("chat", load(3, "7GiB", policy="binpack"))
     choice = plan(story.state, story.model(), tell=True).choices[1]
     assert [each.node for each in choice.candidates] == ["alpha", "beta"]

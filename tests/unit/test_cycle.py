@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from litestar.types import Receive, Scope, Send
@@ -126,7 +127,7 @@ async def test_the_connection_is_kept_if_little_enough_is_still_to_arrive(
 
 @pytest.mark.parametrize("fields", [{"remaining": None}, {"remaining": 5, "expects": True}])
 async def test_a_body_that_may_never_end_or_begin_costs_the_connection(
-    fields: dict[str, object],
+    fields: dict[str, Any],
 ) -> None:
     answering = cycle(Line(), **fields)
     await answering.run(app(start(content_length="2"), part(b"ok")))
@@ -251,7 +252,7 @@ async def test_what_an_application_says_to_one_that_is_gone_is_dropped() -> None
 
 
 @pytest.mark.parametrize("fields", [{"x": "a\nb"}, {"x": "a\0b"}, {"a b": "c"}, {"a:": "c"}])
-async def test_no_field_can_smuggle_another_one(fields: dict[str, str]) -> None:
+async def test_no_field_can_smuggle_another_one(fields: dict[str, Any]) -> None:
     line = Line()
     await cycle(line).run(app(start(**fields), part(b"x")))
     assert line.text.startswith(b"HTTP/1.1 500 ")

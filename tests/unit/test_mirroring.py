@@ -87,7 +87,7 @@ async def test_of_requests_for_an_idle_model_one_wakes_it_until_its_copy_is_give
     assert [each.model for each in gateway.copies] == ["idle", "other", "idle"]
 
 
-async def test_a_copy_that_nats_refuses_harms_nobody() -> None:
+async def test_a_copy_that_nats_refuses_is_dropped() -> None:
     gateway, mirrors = mirror()
     gateway.refuses = ConnectionClosedError()
     mirrors.send(REQUEST, NameBinding("next"), b"{}")

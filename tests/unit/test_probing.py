@@ -56,7 +56,7 @@ def test_what_was_asked_before_it_failed_and_is_answered_after_shows_that_it_is_
     assert not probed.away
 
 
-def test_a_question_of_before_that_fails_lets_no_second_one_find_out() -> None:
+def test_an_earlier_question_that_fails_lets_no_second_one_find_out() -> None:
     probed, error = Probed(), TimeoutError()
     before = probed.asking()
     assert not before.__enter__()
