@@ -21,11 +21,12 @@ FOLD_PATIENCE = 15.0
 async def connected(nats: str, name: str, *, patience: float | None = None) -> Connection:
     """Connect to a cluster. Raise Unavailable, which says how to start or to name one.
 
-    `patience`: seconds for a server to answer [CONNECT_PATIENCE].
+    `patience`: seconds for a server to be there and to answer. Without it, a server has
+    CONNECT_PATIENCE seconds to answer, and one that is not there is not waited for.
     """
     limit = CONNECT_PATIENCE if patience is None else patience
     try:
-        return await Connection(nats, name).open(patience=limit)
+        return await Connection(nats, name).open(patience=limit, if_there=patience is None)
     except NotLetIn:
         raise
     except Unavailable as error:

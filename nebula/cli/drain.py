@@ -46,7 +46,7 @@ async def _drain(nats: str, node: str, undo: bool, wait: bool, as_json: bool) ->
             words = "is not draining" if undo else "is draining already"
             click.echo(f"{node} {words}: there was nothing to do")
         elif not wait:
-            words = "takes replicas again" if undo else "is to be empty"
+            words = "takes replicas again" if undo else "is being emptied"
             click.echo(f"{node} {words}: asked for, event {seq}")
         if wait and not empty:
             raise SystemExit(1)

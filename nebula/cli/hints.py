@@ -1,6 +1,7 @@
 """Explains where an argument belongs that a command was given and does not take."""
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
 
 import click
@@ -40,6 +41,12 @@ def option_hint(command: str, option: str, arguments: Sequence[str]) -> str:
 
     `arguments`: all that the command was given, for the option's value.
     """
+    if command == "load" and option == "--model":
+        from nebula.events.advised import command as advised
+
+        source = _value(option, arguments)
+        source = "SOURCE" if source == SWITCH else source
+        return f" The model is the first argument: {advised('load', source)}."
     if command == "load" and option.removeprefix("--") in _SPEC_OF:
         return f" {_SPEC_OF[option.removeprefix('--')]}"
     homes = [each for each in ELSEWHERE.get(option, ()) if each != command]
@@ -50,7 +57,13 @@ def option_hint(command: str, option: str, arguments: Sequence[str]) -> str:
     key, value = option.removeprefix("--"), _value(option, arguments)
     if key.startswith("no-") and value == SWITCH:
         key, value = key.removeprefix("no-"), "false"
-    return f" If vLLM is to have it: --option {key}={value}."
+    # The list of commands imports nothing that events need.
+    from nebula.events.engine_validation import bad_options
+    from nebula.events.intents import ModelLoadRequested
+
+    if bad_options(ModelLoadRequested("/", options={key: value})):
+        return " Nebula sets vLLM's option of that name itself."
+    return f" If vLLM is to have it: --option {shlex.quote(f'{key}={value}')}."
 
 
 _SPEC_OF = {
@@ -58,6 +71,8 @@ _SPEC_OF = {
     "tensor-parallel-size": "Nebula calls it --tensor-parallel.",
     "enable-lora": "Nebula calls it --lora.",
     "served-model-name": "Nebula calls it --name.",
+    "runner": "Nebula calls it --task: chat, or embedding for --runner pooling.",
+    "lora-modules": "Nebula calls it --adapter NAME=SOURCE.",
 }
 
 

@@ -183,7 +183,7 @@ class _Listing:
         """Return what there is instead if nothing was printed."""
         if self._early:
             events = "1 event is" if self._early == 1 else f"{self._early} events are"
-            return f"nothing happened since then: {events} what was asked for, but earlier"
+            return f"nothing happened since then: {events} of the kind asked for, but earlier"
         return self._sieve.nothing(past.name)
 
     async def check(self, past: Past) -> None:

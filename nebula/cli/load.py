@@ -215,20 +215,20 @@ def _changed(
     """Yield what to print once a load request is recorded; `given`: whether its id was given."""
     known = before.models.get(model)
     if known is not None and known.spec.source != event.source:
-        own = "" if given else "; --id gives it a name of its own"
-        yield f"{model} was {known.spec.source}: it is changed to {event.source}{own}"
+        own = "" if given else " (--id OTHER would load it beside that)"
+        yield f"{model} was loaded from {known.spec.source}, and is now from {event.source}{own}"
     lines = changed(before, after, model)
     if lines:
         yield (
-            f"{model} was there already: this request replaces the whole request before it, and "
-            "what it does not name is dropped. It changes:"
+            f"{model} was loaded already. A new load request replaces the whole one before it, and "
+            "what it does not name is dropped. This one changes:"
         )
         yield from (f"  {line}" for line in lines)
     secrets = recorded(event)
     if secrets:
         yield (
-            f"{secrets}, which forgets nothing: replace what leaked, and set the new value in the "
-            "environment of `nebula node`, which engines inherit"
+            f"{secrets}, from which nothing can be removed: replace the secret, and set the new "
+            "one in the environment of `nebula node`, which engines inherit"
         )
 
 

@@ -27,6 +27,7 @@ from nebula.events.intents import (
 from nebula.events.state import State
 from nebula.events.vocabulary import Event
 from nebula.history.leaving import adapter_unloading, unloading
+from nebula.history.load_command import load_again
 from nebula.history.subject import log_trouble
 from nebula.http.views import model_view, state_view
 from nebula.store.reach import trouble
@@ -122,7 +123,10 @@ def load_adapter(model: str, name: str, source: str, nats: str, wait: bool, as_j
     def intent(state: State) -> tuple[str, Event]:
         base = model_in(state, model)
         if not base.lora and not base.unloading:
-            raise Refused(f"model {base.id!r} was loaded without LoRA: load it with --lora")
+            raise Refused(
+                f"model {base.id!r} was loaded without LoRA; this loads it again so that it takes "
+                f"adapters: {load_again(base, lora=True)}"
+            )
         return base.id, event
 
     run(ask(nats, intent, wait=wait, as_json=as_json, adapter=name))
@@ -177,7 +181,7 @@ async def _unload(nats: str, reference: str, wait: bool, as_json: bool) -> None:
 
 async def gone(projection: Projection, console: Console, identity: str, seq: int) -> bool:
     """Wait until an unloaded model is gone; report it if the model stays, and return False then."""
-    recorded = f"it is recorded as event {seq}, and its engines end anyway"
+    recorded = f"the request is event {seq} of the log, and its engines end anyway"
     found = await progress.until_settled(
         projection, console, identity, partial(unloading, identity=identity, seq=seq), recorded
     )

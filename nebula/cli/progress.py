@@ -88,7 +88,11 @@ async def follow(
     wish = wish or asked(projection.state, identity, projection.state.seq)
     followed = Followed(wish, console)
     found = await until_settled(
-        projection, console, identity, followed.look, f"it is recorded as event {wish.seq}"
+        projection,
+        console,
+        identity,
+        followed.look,
+        f"the request is event {wish.seq} of the log and still counts",
     )
     if found is None:
         return False
@@ -139,7 +143,9 @@ async def settled(
     seq: int,
 ) -> bool:
     """Wait for what the event at `seq` asked for, tell how it stands, return whether it is so."""
-    found = await until_settled(projection, console, who, look, f"it is recorded as event {seq}")
+    found = await until_settled(
+        projection, console, who, look, f"the request is event {seq} of the log and still counts"
+    )
     if found is not None:
         colour = "green" if found.word == "there" else "red"
         console.print(f"[{colour}]{escape(found.text)}[/{colour}]", soft_wrap=True)
@@ -168,10 +174,10 @@ async def until_settled(
                 found = look(projection.state)
     except Lost as error:
         console.print(f"[red]{escape(who)}: {escape(str(error))}[/red]", soft_wrap=True)
-        console.print(f"{escape(who)} is no longer waited for; {recorded}", soft_wrap=True)
+        console.print(f"{escape(who)} is not waited for any longer; {recorded}", soft_wrap=True)
         return None
     except asyncio.CancelledError:
-        console.print(f"{escape(who)} is no longer waited for; {recorded}", soft_wrap=True)
+        console.print(f"{escape(who)} is not waited for any longer; {recorded}", soft_wrap=True)
         raise SystemExit(INTERRUPTED) from None
     return found
 

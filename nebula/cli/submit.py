@@ -84,9 +84,9 @@ def absent(state: State, names: Sequence[str]) -> list[str]:
     said = []
     for name in names:
         model = state.models.get(name)
-        hint = f"; the model {name!r} is called {model.name!r}" if model is not None else ""
+        hint = f"; the model with that id has the name {model.name!r}" if model is not None else ""
         if name not in state.names:
-            said.append(f"nothing is called {name!r} yet: until then no requests go there{hint}")
+            said.append(f"nothing has the name {name!r} yet, so no requests go there{hint}")
     return said
 
 

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from nebula.actors.founding import told
 from nebula.cli import demo, readiness_watch, tables, telling_news
-from nebula.cli.cluster import joined
+from nebula.cli.cluster import CONNECT_PATIENCE, joined
 from nebula.cli.elsewhere import note
 from nebula.cli.options import (
     PORT,
@@ -309,7 +309,7 @@ async def same_cluster(nats: str, settings: UpSettings) -> UpSettings:
     if (settings.folder / "logs").exists():
         return settings  # it is older than cluster ids
     try:
-        async with joined(nats) as projection:
+        async with joined(nats, patience=CONNECT_PATIENCE) as projection:
             there = projection.state.cluster
     except Unavailable:
         return settings
@@ -325,7 +325,7 @@ async def same_cluster(nats: str, settings: UpSettings) -> UpSettings:
 
 async def remember(nats: str, folder: Path) -> None:
     """Note in a folder which cluster it belongs to, so that it never joins another by mistake."""
-    async with joined(nats) as projection:
+    async with joined(nats, patience=CONNECT_PATIENCE) as projection:
         with private.opened(private.folder(folder) / MEMORY, "w") as memory:
             memory.write(projection.state.cluster.id + "\n")
 

@@ -9,7 +9,7 @@ WITHOUT_NATS = frozenset({"up", "schema", "fork"})
 _KINDS = ("model", "replica", "seq", "request")
 """Words that `nebula why` takes for a kind of thing, as it takes a number for an event."""
 
-_ADVISED = re.compile(r"`nebula ((?:'[^']*'|[^`'])+)`")
+_ADVISED = re.compile(r"""`nebula ((?:'[^']*'|"[^"]*"|[^`'"])+)`""")
 
 
 def command(*words: str) -> str:

@@ -46,12 +46,12 @@ def outdated(state: State, replica: Replica, launch: Launch) -> str:
 def out_of_date(node: Node | None, replica: Replica, launch: Launch) -> str:
     """As `outdated`, for a caller that has looked up the replica's node."""
     if replica.launch != launch:
-        return "it runs as was asked for before"
+        return "its engine was started before the last change of its model"
     engine = replica.engine
     if engine is None or node is None or engine.version != replica.version:
         return ""
     if engine.installed and node.engine_version and engine.installed != node.engine_version:
-        return f"{node.id} has engine {node.engine_version} by now, not {engine.installed}"
+        return f"{node.id} has vLLM {node.engine_version} now, and it runs {engine.installed}"
     return ""
 
 
@@ -65,7 +65,7 @@ def out_of_place(node: Node | None, model: Model, replica: Replica) -> str:
     if node is None:
         return ""
     if model.moving and replica.id in model.moving:
-        return "it is to move elsewhere"
+        return "it was asked to move to another node"
     if node.stopped:
         return f"{node.id} was stopped"
     if node.draining:
@@ -74,14 +74,14 @@ def out_of_place(node: Node | None, model: Model, replica: Replica) -> str:
     if replica.engine is None and not wrong:
         wrong = lacks(node, model.spec.source)
     if not wrong and model.spec.devices and not set(replica.devices) <= set(model.spec.devices):
-        return f"it is to be on device {' or '.join(map(str, model.spec.devices))}"
+        return f"its model is to be on device {' or '.join(map(str, model.spec.devices))}"
     return wrong
 
 
 def unsuited(spec: ModelLoadRequested, node: Node) -> str:
     """Return what a node lacks for a load request; empty if it lacks nothing."""
     if spec.node and spec.node != node.id:
-        return f"{node.id} is not {spec.node}"
+        return f"{node.id} is not {spec.node}, the node that was asked for"
     if not spec.labels:
         return ""
     lacking = [f"{key}={value}" for key, value in spec.labels.items() if not _has(node, key, value)]

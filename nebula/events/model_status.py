@@ -93,20 +93,22 @@ def replica_detail(state: State, replica: Replica, why: str = "", now: int | Non
         return f"{where} was {replica.phase} when {node.id} was lost: its current state is unknown"
     if replica.serving:
         return stands_still(replica, now) or (
-            f"{where} serves until its replacement does: {why}" if why else ""
+            f"{where} serves, and is replaced once a new replica serves: {why}" if why else ""
         )
     match replica.phase:
         case "assigned" | "stopped":
             return f"{where} {_waits(state, node, replica, now)}"
         case "starting":
             before = failed_before(replica)
-            before = f"; before, it failed: {before}" if before else ""
+            before = f"; the attempt before failed: {before}" if before else ""
             return f"{where} is starting (attempt {replica.attempt}){before}"
         case "failed" if replica.given_up:
             attempts = "1 attempt" if replica.attempt == 1 else f"{replica.attempt} attempts"
             return f"{where} gave up after {attempts}: {replica.reason}"
         case "failed" if node is not None and node.stopped:
-            return f"{where} waits for {node.id}, which was stopped: {replica.reason}"
+            return (
+                f"{where} waits for {node.id}, which was stopped; it had failed: {replica.reason}"
+            )
         case "failed":
             when = f"attempt {replica.attempt}, {_again(state, replica, now)}"
             return f"{where} failed ({when}): {replica.reason}"
@@ -157,16 +159,20 @@ def stands_still(replica: Replica, now: int | None = None) -> str:
     if engine is None or not engine.stalled:
         return ""
     ends = (
-        f"its node ends it at {_clock(engine.ends)}"
+        f"its node ends it at {_clock(engine.ends)} unless it goes on"
         if engine.ends
-        else ("its node does not end it")
+        else ("its node does not end it (--stall-limit 0)")
     )
     if engine.ends and now is not None and now >= engine.ends:
-        ends = "its node ends it now"
+        ends = "its node ends it now unless it goes on"
     return (
-        f"{replica.id} on {replica.node} has made no progress since {_clock(engine.stalled)} with "
-        f"{engine.stuck} requests and gets no new ones; {ends} unless it makes progress"
+        f"{replica.id} on {replica.node} has {_count(engine.stuck)} and has made no progress "
+        f"since {_clock(engine.stalled)}; it gets no new ones, and {ends}"
     )
+
+
+def _count(requests: int) -> str:
+    return "1 request" if requests == 1 else f"{requests} requests"
 
 
 def _clock(time: int) -> str:
@@ -196,12 +202,15 @@ def _after(first: Replica, replica: Replica, now: int | None) -> str:
     if first.retired:
         return f"until {first.id} has ended on {device}"
     if first.engine is None:
-        return f"until {first.id}, which served and goes first, has started on {device}"
+        return (
+            f"until {first.id} has started on {device}: one engine starts there at a time, and "
+            "one that served before goes first"
+        )
     began = first.engine.started
     long = f"since {_clock(began)}" if now is None else f"for {max(0, now - began) / 1e9:.0f} s"
     return (
-        f"until {first.id} has started on {device}, which is under way {long}: "
-        "one starts there at a time"
+        f"until {first.id} has started on {device}, which is under way {long}: one engine "
+        "starts there at a time"
     )
 
 
@@ -213,7 +222,7 @@ def fetches(node: Node, replica: Replica, now: int | None = None) -> str:
     source = replica.launch.source if replica.launch is not None else ""
     held = node.weights.get(source)
     if held is not None and held.waits:
-        before = f"; before, it failed: {held.reason}" if held.reason else ""
+        before = f"; the attempt before failed: {held.reason}" if held.reason else ""
         return f"{held.waits} since {_clock(held.since)}{before}"
     if held is None or held.whole or not (held.total or held.reason):
         return ""

@@ -28,11 +28,13 @@ def lacked(state: State, source: str) -> bool:
 def unmeasured(state: State, model: Model) -> bool:
     """Return whether a model waits for a node to measure how much memory it needs.
 
-    It does not wait once it has replicas of the same files, or if no node measures.
+    It does not wait if no node measures, or once it has replicas of the same files that were placed
+    without a request for memory either.
     """
-    spec = model.spec
+    spec, launch = model.spec, model.launch
     if spec.memory is not None or model.measured is not None or not model.wanted:
         return False
-    if model.assignments and model.launch is not None and model.launch.source == spec.source:
+    same = launch is not None and (launch.source, launch.memory) == (spec.source, None)
+    if model.assignments and same:
         return False
     return any(node.measures and node.schedulable for node in state.nodes.values())

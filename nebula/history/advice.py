@@ -13,7 +13,7 @@ from nebula.actors.placement.candidates import PlacementCandidate
 from nebula.actors.placement.planning import plan
 from nebula.events import memory
 from nebula.events.advised import command, why
-from nebula.events.engine_options import devices_needed
+from nebula.events.engine_options import PARALLEL, devices_needed, option_name
 from nebula.events.model_status import (
     ended_from_outside,
     failed_before,
@@ -24,6 +24,8 @@ from nebula.events.model_status import (
 )
 from nebula.events.sources import unmeasured
 from nebula.events.state import CachedSource, Model, Node, Replica, State
+from nebula.history.load_command import load_again
+from nebula.history.remedies import remedied
 
 _NAMED = 3
 """Nodes of a kind that are named, at most: a list of a thousand would not help."""
@@ -47,21 +49,17 @@ def advice(state: State, model: Model) -> str:
     if stands.ready == stands.wanted and not (stands.changing and model.unschedulable):
         return ""
     if unmeasured(state, model):
-        return (
-            "Wait: a node measures how much memory it needs, which takes some seconds; load it "
-            "again with --memory to skip this."
-        )
+        return "Wait: a node measures how much memory it needs, which takes some seconds."
     if model.requested_seq > model.planned_seq:
         return "Start a router (`nebula router`) if none runs: none has decided where it goes."
     replicas = [replica for replica in state.replicas_of(model) if not replica.retired]
     failed = next((each for each in replicas if each.given_up), None)
     if failed is not None and (remedy := way_out(failed.reason)):
-        start = f"{remedy[:1].upper()}{remedy[1:]}"
-        return f"{start}. The same request would fail in the same way."
+        return f"{remedied(model, remedy)} Without that it would fail in the same way again."
     if failed is not None:
         return (
-            f"{_mend(failed)}, {_again(model)}, or load it otherwise. It is not tried again by "
-            "itself; a request begins with attempt 1."
+            f"{_mend(failed)}, {_again(model)}. Its node does not try again by itself, and begins "
+            "with attempt 1 once you ask."
         )
     if model.unschedulable:
         return _unschedulable(state, model)
@@ -77,17 +75,16 @@ def _replica(state: State, replica: Replica) -> str:
         return f"Start {command('node', '--name', replica.node)} on its machine again."
     if replica.phase == "failed":
         return (
-            f"{_mend(replica)}, or wait: {replica.node} tries "
-            f"{replica.id} again, and gives it up after some failures in a row. Once an engine "
-            "has served for twice as long as its start took, its failures are counted anew."
+            f"{_mend(replica)}, or wait: {replica.node} starts "
+            f"{replica.id} again, and stops trying after some failures in a row (an engine that "
+            "served for twice as long as its start took begins a new row)."
         )
     if replica.phase == "starting" and failed_before(replica):
-        wait = f"ait for attempt {replica.attempt}, which is under way"
+        wait = f"Wait: attempt {replica.attempt} is under way"
         if ended_from_outside(replica):
-            return (
-                f"W{wait}: the previous engine was ended from outside, not by a fault of its own."
-            )
-        return f"{_mend(replica)}, or w{wait}."
+            return f"{wait}, and the engine before it was killed, not faulty."
+        mend = _mend(replica)
+        return f"{wait}. If it fails too: {mend[:1].lower()}{mend[1:]}."
     if replica.phase == "starting":
         return (
             f"Wait: its engine is loading, as {command('logs', '-f', replica.id)} shows. "
@@ -105,8 +102,8 @@ def _files(state: State, node: Node, replica: Replica) -> str:
     held = node.weights.get(source, CachedSource())
     if held.waits:
         return (
-            f"Wait: {node.id} fetches the files first, and goes on by itself; `nebula weights` "
-            "shows what else it fetches. A hub that does not answer in time is asked again later."
+            f"Wait: {node.id} fetches the files first and tries again by itself; `nebula weights` "
+            "shows what else it fetches."
         )
     if not held.reason:
         return (
@@ -115,13 +112,13 @@ def _files(state: State, node: Node, replica: Replica) -> str:
         )
     again = "it tries again by itself" if held.retry_in is not None else "then ask for it again"
     if not disk_is_full(held.reason):
-        return f"Mend what keeps {node.id} from fetching {source}, {again}."
+        return f"Fix what keeps {node.id} from fetching {source}; {again}."
     if prunable(state, node.id):
         prune = command("weights", "prune", node.id)
-        return f"Make room on the disk of {node.id}, {again}: {prune} removes what no model needs."
+        return f"Make room on the disk of {node.id}; {again}. {prune} removes what no model needs."
     return (
-        f"Make room on the disk of {node.id}, {again}, or give that node another "
-        "--weights-folder: nothing that Nebula fetched there can go."
+        f"Make room on the disk of {node.id}; {again}. Or start that node with another "
+        "--weights-folder: models still need all that Nebula has fetched there."
     )
 
 
@@ -135,18 +132,18 @@ def _mend(replica: Replica) -> str:
     logs = command("logs", replica.id)
     if "ended a process of this machine then" in replica.reason:
         return (
-            f"Have less on {replica.node}, or give the engine less memory (--memory, or "
-            f"--option max-model-len=…): the machine had no more ({logs})"
+            f"Run less on {replica.node}, or load it with less memory (--memory, or "
+            f"--option max-model-len): the machine had no more ({logs})"
         )
     if ended_from_outside(replica):
-        return f"Find out what ended its process on {replica.node} ({logs} has its last words)"
-    return f"Mend what its engine says ({logs} has all of it)"
+        return f"Find out what ended its process on {replica.node} ({logs} shows its last lines)"
+    return f"Fix what its engine complains of ({logs} shows all it wrote)"
 
 
 def _again(model: Model) -> str:
     """Return how to ask for a model again as it is."""
     if model.spec.autoscale is not None:
-        return "then load it again as before (a number of its own would end --autoscale)"
+        return f"then load it again as it is: {load_again(model)}"
     return f"then ask for it again: {command('scale', model.id, str(model.wanted))}"
 
 
@@ -159,20 +156,22 @@ def _turn(state: State, replica: Replica) -> str:
             f"see that {command('node', '--name', replica.node)} runs there."
         )
     if first.retired:
+        if first.phase != "ready":
+            return f"Wait: {first.id} has to end there first."
         return (
-            f"Wait: {first.id} has to end there first, with the requests that it has (`--drain` of "
-            f"its node says for how long)."
+            f"Wait: {first.id} has to end there first, once it has finished its requests "
+            "(`--drain` of its node says how long it may take)."
         )
     if first.engine is None:
         return (
             f"Wait: {first.id} served before, and starts there first; "
-            f"{why(first.id)} tells what became of it."
+            f"{why(first.id)} tells why it does not serve."
         )
     stuck = failed_before(first)
-    mend = f" It failed before ({stuck}): {why(first.id)}." if stuck else ""
+    mend = f" Its attempt before failed ({stuck}): {why(first.id)}." if stuck else ""
     return (
         f"Wait: {first.id} starts there first, as {command('logs', '-f', first.id)} shows. "
-        f"Its node ends a start that gets on no more (`--start-limit`).{mend}"
+        f"Its node ends a start that makes no progress (`--start-limit`).{mend}"
     )
 
 
@@ -180,8 +179,8 @@ def _still(replica: Replica) -> str:
     engine = replica.engine
     if engine is None or engine.ends:
         return (
-            f"Wait: {replica.node} ends {replica.id} if that lasts, and starts it anew; "
-            f"{command('logs', replica.id)} has its last words."
+            f"Wait: {replica.node} ends {replica.id} if it makes no progress, and starts it again; "
+            f"{command('logs', replica.id)} shows its last lines."
         )
     return (
         f"End process {engine.pid} on {replica.node}, so that {replica.id} is started again: "
@@ -203,12 +202,12 @@ def _unschedulable(state: State, model: Model) -> str:
     # The nodes that lack least come first.
     if found[0].lack == "files":
         return (
-            f"Put the model's files at {model.spec.source} on a node, which checks every half "
-            "minute, or load it again with another source."
+            f"Put the model's files into {model.spec.source} on a node, which looks again every "
+            f"half minute, or load it from elsewhere: {load_again(model, source='SOURCE')}."
         )
     if found[0].lack in ("place", "label", "devices"):
         return _nowhere(model, found[0].lack)
-    return _either(_opened(state, model) + _roomier(state, found))
+    return _either(_opened(state, model) + _roomier(state, model, found))
 
 
 def _either(ways: Sequence[str]) -> str:
@@ -257,7 +256,7 @@ def _taking(state: State, model: Model, nodes: Set[str]) -> list[str]:
     return sorted({place.node for place in places if place.node in nodes})[:_NAMED]
 
 
-def _roomier(state: State, found: Sequence[PlacementCandidate]) -> list[str]:
+def _roomier(state: State, model: Model, found: Sequence[PlacementCandidate]) -> list[str]:
     """Return what would make room on the present nodes, or by a new one."""
     full = [each for each in found if each.lack == "room"]
     if not full:
@@ -272,23 +271,35 @@ def _roomier(state: State, found: Sequence[PlacementCandidate]) -> list[str]:
     if min(sizes[index] for index in roomiest.devices) >= roomiest.need:
         ways.append(f"unload something from {roomiest.name}")
     if roomiest.room > 0:
-        offer = f"load it again with --memory {_offer(roomiest.room)} or less"
-        ways.append(f"{offer}, which {roomiest.name} has left now")
+        offer = load_again(model, memory=_offer(roomiest.room))
+        ways.append(f"load it again with less memory, as {roomiest.name} has left now ({offer})")
     return ways
 
 
 def _nowhere(model: Model, lack: str) -> str:
     spec = model.spec
     if lack == "place":
-        return f"Start {command('node', '--name', spec.node)}, or load it again without --node."
+        elsewhere = load_again(model, node="", devices=())
+        return (
+            f"Start {command('node', '--name', spec.node)}, or load it for any node: {elsewhere}."
+        )
     if lack == "label":
         pairs = (("--label", f"{key}={value}") for key, value in sorted(spec.labels.items()))
         start = command("node", *(word for pair in pairs for word in pair))
-        return f"Start a node that carries it ({start}), or load it again without."
+        return (
+            f"Start a node with that label ({start}), or load it without one: "
+            f"{load_again(model, labels={})}."
+        )
     if spec.devices:
-        return f"Load it again with a --device that {spec.node} has."
+        return (
+            f"Load it for any device of {spec.node}, or add a --device that {spec.node} has to "
+            f"this: {load_again(model, devices=())}."
+        )
     count = devices_needed(spec.options)
-    return f"Add a node with {count} GPUs, or load it again with a smaller --tensor-parallel."
+    rest = {key: each for key, each in spec.options.items() if option_name(key) not in PARALLEL}
+    return (
+        f"Add a node with {count} GPUs, or load it for one GPU: {load_again(model, options=rest)}."
+    )
 
 
 def _offer(room: int) -> str:

@@ -3,6 +3,7 @@
 from typing import assert_never
 
 from nebula.events import memory
+from nebula.events.evolve import evolve
 from nebula.events.evolve_adapter import short
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -18,10 +19,11 @@ from nebula.events.intents import (
     WeightsPinRequested,
     WeightsRemoveRequested,
 )
+from nebula.events.model_status import starts_before
 from nebula.events.plain_text import plain
 from nebula.events.record import Malformed, Record
 from nebula.events.sources import is_folder
-from nebula.events.state import EMPTY, State
+from nebula.events.state import EMPTY, Replica, State
 from nebula.events.values import Assignment
 from nebula.events.vocabulary import (
     AdapterLoaded,
@@ -57,7 +59,7 @@ from nebula.events.vocabulary import (
     NodeSuspected,
     WeightsRemoved,
 )
-from nebula.history.load_requests import changes, settings
+from nebula.history.load_requests import replaced, settings
 
 
 def describe(record: Record, before: State = EMPTY) -> str:
@@ -70,7 +72,7 @@ def _told(record: Record, before: State) -> str:
         case Malformed(reason=reason):
             return f"not an event: {reason}"
         case ModelLoadRequested() as event:
-            return _load(event) + _changed(record.id, event, before)
+            return _load(event) + _changed(record, before)
         case ModelScaleRequested(replicas=count):
             return f"asked for {_count(count, 'replica')}"
         case ModelUnloadRequested():
@@ -104,7 +106,7 @@ def _told(record: Record, before: State) -> str:
         case EngineReady(engine_version=version, seconds=seconds):
             return f"engine ready after {seconds:g} s" + (f", version {version}" * bool(version))
         case EngineFailed() as event:
-            return _failed(event)
+            return _failed(event, before.replicas.get(record.id), before)
         case EngineStalled() as event:
             ends = (
                 "its node does not end it"
@@ -117,7 +119,7 @@ def _told(record: Record, before: State) -> str:
         case EngineResumed(seconds=seconds):
             return "makes progress again" + (f" after {seconds:g} s" if seconds else "")
         case EngineStopped(reason=reason):
-            return "engine ended" + (f": {reason}" if reason else "")
+            return "engine ended" + _because(reason)
         case AdapterLoaded(name=name, digest=digest):
             return f"adapter {name!r} loaded" + (f", version {short(digest)}" if digest else "")
         case AdapterLoadFailed(name=name, reason=reason):
@@ -130,27 +132,27 @@ def _told(record: Record, before: State) -> str:
             )
             return f"registered with {listed or 'no devices'}"
         case NodeDrainRequested():
-            return "asked to be empty: its replicas move elsewhere"
+            return "asked to be emptied: its replicas move elsewhere"
         case NodeUndrainRequested():
             return "asked to take replicas again"
         case ModelRebalanceRequested(replicas=moving):
-            return f"asked to have {', '.join(moving)} elsewhere"
+            return f"asked to move {', '.join(moving)} to another node"
         case NodeSuspected(reason=reason):
-            return "suspected" + _because(reason)
+            return "suspected to be lost" + _because(reason)
         case NodeHeard(reason=reason):
-            return "lives" + _because(reason)
+            return "heard from again" + _because(reason)
         case NodeLost(reason=reason):
             return "lost" + _because(reason)
         case NodeStopped():
-            return "stopped in good order, with its engines: replicas go elsewhere, or wait"
+            return "stopped by a person, with its engines: replicas move elsewhere or wait for it"
         case NodeDeregistered():
-            return "left for good"
+            return "removed from the cluster"
         case WeightsPinRequested(source=source, pinned=pinned):
             return f"asked to {'keep' if pinned else 'no longer keep'} {source}"
         case WeightsRemoveRequested(source=source):
             return f"asked to remove {source} from its disk"
         case DownloadWaits(source=source, reason=reason):
-            return f"to fetch {source}, it {reason}"
+            return f"{source} is not fetched yet: the node {reason}"
         case DownloadStarted(source=source, done=done, total=total):
             again = f", {memory.fine(done)} of it there already" if done else ""
             return f"fetching {source}: {memory.fine(total)}{again}"
@@ -163,16 +165,16 @@ def _told(record: Record, before: State) -> str:
         case WeightsRemoved(source=source, reason=reason) if is_folder(source):
             return f"no longer looks for {source}" + _because(reason)
         case DownloadFinished(source=source, bytes=size, seconds=seconds):
-            return f"has {source}: {memory.fine(size)} in {seconds:g} s"
+            return f"fetched {source}: {memory.fine(size)} in {seconds:g} s"
         case DownloadFailed(source=source, reason=reason, retry_in=retry):
-            again = "given up" if retry is None else f"again in {retry:g} s"
+            again = "not tried again" if retry is None else f"tried again in {retry:g} s"
             return f"could not fetch {source} ({again}): {reason}"
         case WeightsRemoved(source=source, reason=reason):
             return f"removed {source} from its disk" + _because(reason)
         case AliasRequested() as event:
             return _alias(event)
         case AliasRemoveRequested():
-            return "asked to be gone"
+            return "asked to remove this alias"
         case ClusterFounded(name=name, version=version):
             return f"founded{f' as {name}' if name else ''}, cluster version {version}"
         case ClusterVersionRaised(version=version, reason=reason):
@@ -214,7 +216,7 @@ def _alias(event: AliasRequested) -> str:
     whole = sum(target.weight for target in event.targets)
     parts = [f"{target.model!r} ({target.weight} of {whole})" for target in event.targets]
     mirror = f", mirrored to {event.mirror!r}" if event.mirror else ""
-    return f"asked to stand for {', '.join(parts)}{mirror}"
+    return f"asked to be an alias of {', '.join(parts)}{mirror}"
 
 
 def _load(event: ModelLoadRequested) -> str:
@@ -222,21 +224,37 @@ def _load(event: ModelLoadRequested) -> str:
     return ", ".join([*parts, *settings(event)])
 
 
-def _changed(model: str, event: ModelLoadRequested, before: State) -> str:
-    """Return what a load request changes of the previous one, if the model was loaded already."""
-    known = before.models.get(model)
+def _changed(record: Record, before: State) -> str:
+    """Return what a load request changes, if the model was loaded already."""
+    known = before.models.get(record.id)
     if known is None or known.unloading:
         return ""
-    lines = changes(known.spec, event)
+    then = evolve(before, record)
+    if record.seq in then.rejections:
+        return ""
+    lines = replaced(known, then.models[record.id])
     if not lines:
-        return "; it changes nothing of the request before it"
-    return f"; compared with the request before it: {'; '.join(lines)}"
+        return "; that changes nothing"
+    return f"; that changes: {'; '.join(lines)}"
 
 
-def _failed(event: EngineFailed) -> str:
-    again = "given up" if event.retry_in is None else f"again in {event.retry_in:g} s"
+def _failed(event: EngineFailed, replica: Replica | None, before: State) -> str:
+    again = "not tried again" if event.retry_in is None else restart(event, replica, before)
     code = "" if event.exit_code is None else f", exit code {event.exit_code}"
     return f"engine failed (attempt {event.attempt}{code}; {again}): {event.reason}"
+
+
+def restart(event: EngineFailed, replica: Replica | None, before: State) -> str:
+    """Return when an engine that failed is started again.
+
+    Where another engine starts on its device, or goes first there, that is waited for too.
+    """
+    first = starts_before(before, replica) if replica is not None else None
+    pause = f"{event.retry_in or 0:g} s"
+    if first is None:
+        return f"started again in {pause}"
+    done = "ended" if first.retired else "started"
+    return f"started again once {first.id} has {done}, in {pause} at the earliest"
 
 
 def _count(number: int, what: str) -> str:

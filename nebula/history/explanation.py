@@ -184,7 +184,7 @@ def _reasons(record: Record, basis: State | None) -> tuple[str, ...]:
     if not isinstance(event, Decided):
         return ()
     if record.actor.startswith("revert to "):
-        return ("brought back by a reversion",)
+        return ("written to bring an earlier state back",)
     if record.basis is None:
         return ("written by hand: no router decided this",)
     if record.basis >= record.seq:
@@ -215,7 +215,7 @@ def weighed(basis: State, identity: str, event: Event) -> tuple[str, ...]:
     }
     for each in planned.kept:
         if each in anew:
-            why = whys.get(each, "it had been given up")
+            why = whys.get(each, "its node had stopped trying")
             reasons.append(f"{each} is restarted in place: {why}")
         elif each in whys and basis.replicas[each].serving:
             reasons.append(f"{each} serves until another one can: {whys[each]}")
@@ -244,7 +244,7 @@ def _evicted(basis: State, model: Model, replica: str, why: str) -> str:
     if why:
         return f"{replica} goes: {why}"
     if known.given_up:
-        return f"{replica} goes: it had been given up"
+        return f"{replica} goes: its node had stopped trying to start it"
     if len(model.assignments) > model.wanted:
         wanted = "1 replica is" if model.wanted == 1 else f"{model.wanted or 'no'} replicas are"
         return f"{replica} goes: {wanted} wanted"

@@ -5,7 +5,7 @@ from nebula.events.advised import command
 from nebula.events.model_status import model_status
 from nebula.events.state import State
 from nebula.history.advice import advice
-from nebula.history.outcome import Coming, Outcome, coming, lives
+from nebula.history.outcome import Coming, Outcome, coming, ends, lives
 
 
 def unloading(state: State, identity: str, seq: int) -> Outcome:
@@ -72,7 +72,7 @@ def emptying(state: State, node: str) -> Outcome:
     if known.lost:
         text = f"{node} is lost: what still runs there is unknown, and ends once it is back"
         return Outcome("not", text)
-    awaited = tuple(Coming(f"{each.id} ends", node) for each in here if each.retired)
+    awaited = tuple(Coming(ends(each), node) for each in here if each.retired)
     models = [state.models[each] for each in sorted({each.model for each in here})]
     for model in models:
         awaited += tuple(coming(state, model))

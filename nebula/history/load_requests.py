@@ -3,7 +3,7 @@
 A load request replaces the whole earlier one: what it does not name is dropped.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from nebula.events.intents import ModelLoadRequested
 from nebula.events.plain_text import one_line
 from nebula.events.showing import shown
 from nebula.events.state import Model, State
-from nebula.events.values import Autoscale
+from nebula.events.values import Adapter, Autoscale
 
 LONGEST_VALUE = 200
 """Characters of a value that a line has room for."""
@@ -64,19 +64,36 @@ def changes(before: ModelLoadRequested, after: ModelLoadRequested) -> tuple[str,
 
 
 def replaced(before: Model, after: Model) -> tuple[str, ...]:
-    """Return what a load request changed of a model that was there.
+    """Return what a load request changed of a model as it was when the request came.
 
     `before` and `after` it was folded. Adapters that were loaded at run time are told where they
     go, or where they stay although no load request has ever named them.
     """
     if before.unloading:
         return ()
-    asked = {each.name for each in (*before.spec.adapters, *after.spec.adapters)}
-    found = list(changes(before.spec, after.spec))
-    for name in sorted(set(before.adapters) - asked):
-        goes = "stays" if name in after.adapters else "goes"
+    named = {each.name for each in after.spec.adapters}
+    was = in_effect(before, named)
+    found = list(changes(was, in_effect(after, named)))
+    for name in sorted(set(before.adapters) - named - {each.name for each in was.adapters}):
+        goes = "stays" if name in after.adapters else "is unloaded"
         found.append(f"adapter {_text(name)}, loaded at run time: {goes}")
     return tuple(found)
+
+
+def in_effect(model: Model, named: Set[str] = frozenset()) -> ModelLoadRequested:
+    """Return a model's load request as it is in effect now.
+
+    That is without adapters that were unloaded or replaced since, with those that are `named` now
+    from wherever they come, and with LoRA on or off.
+    """
+    spec = model.spec
+    asked = {each.name: each.source for each in spec.adapters}
+    adapters = tuple(
+        Adapter(name, source)
+        for name, source in model.adapters.items()
+        if asked.get(name) == source or name in named
+    )
+    return msgspec.structs.replace(spec, adapters=adapters, lora=model.lora)
 
 
 def changed(before: State, after: State, model: str) -> tuple[str, ...]:
@@ -131,7 +148,7 @@ _FIELDS = {
     "task": "task",
     "replicas": "replicas",
     "memory": "memory",
-    "lora": "lora",
+    "lora": "takes LoRA adapters",
     "max_in_flight": "max in flight",
     "max_waiting": "max waiting",
     "policy": "policy",

@@ -18,7 +18,7 @@ from nebula.events.vocabulary import (
     NodeLost,
     NodeRegistered,
 )
-from nebula.history.description import describe
+from nebula.history.description import describe, restart
 
 LONGEST = 300
 """Characters of a line."""
@@ -39,8 +39,9 @@ def news(record: Record, before: State) -> str:
     match record.content:
         case EngineFailed(retry_in=None, reason=reason):
             text = f"is given up, not tried again: {one_line(reason, 200)}; {why(record.id)}"
-        case EngineFailed(retry_in=seconds, reason=reason):
-            text = f"its engine ended: {one_line(reason, 200)}; started again in {seconds:g} s"
+        case EngineFailed(reason=reason) as event:
+            again = restart(event, replica, before)
+            text = f"its engine ended: {one_line(reason, 200)}; {again}"
         case EngineReady() if replica is not None and replica.attempt > 1:
             text = "serves again"
         case NodeRegistered():

@@ -13,7 +13,7 @@ from nebula.actors.placement.decision import due
 from nebula.events.advised import command, why
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.model_status import ModelStatus, model_status, replica_detail
-from nebula.events.sources import unmeasured
+from nebula.events.sources import lacked, unmeasured
 from nebula.events.state import CachedSource, Model, Replica, State, launch_of
 from nebula.history.adapter_outcome import awaits, in_vain, lacking, with_adapters
 
@@ -94,10 +94,10 @@ def outcome(state: State, wish: Asked, waited: bool = False) -> Outcome:
         text = f"{model.id} was rolled back to what last worked: {model.rolled_back}; {serve}"
         return Outcome("not", text, troubles=troubles)
     if wish.spec is not None and model.spec != wish.spec:
-        text = f"{model.id} is {stands.phase}, but not as requested here"
+        text = f"{model.id} is {stands.phase}, but not as this command asked"
         return Outcome(
             "not",
-            f"{text}: event {model.requested_seq} has requested something else since",
+            f"{text}: event {model.requested_seq} asked for something else since",
             troubles=troubles,
         )
     if wish.adapter and (vain := in_vain(model, wish.adapter, wish.seq)):
@@ -111,7 +111,7 @@ def outcome(state: State, wish: Asked, waited: bool = False) -> Outcome:
     if wish.adapter and stands.ready:
         text = f"{_there(state, model, stands, wish, waited)}; {stands.detail}"
         return Outcome("there", text, _why(model.id), (), troubles)
-    return _not_as_asked(model, stands, troubles)
+    return _not_as_asked(state, model, stands, troubles)
 
 
 def _others(troubles: tuple[str, ...], text: str) -> tuple[str, ...]:
@@ -123,11 +123,17 @@ def _coming(text: str, awaited: tuple[Coming, ...], troubles: tuple[str, ...] = 
     return Outcome("coming", text, "", awaited, troubles)
 
 
-def _not_as_asked(model: Model, stands: ModelStatus, troubles: tuple[str, ...]) -> Outcome:
+def _not_as_asked(
+    state: State, model: Model, stands: ModelStatus, troubles: tuple[str, ...]
+) -> Outcome:
     how = f"is {stands.phase}"
     if stands.ready:
         how = f"is not as requested, {stands.ready} of {stands.wanted} replicas serve"
-    stays = "It is placed as soon as it fits. " if model.unschedulable else ""
+    stays = ""
+    if lacked(state, model.spec.source):
+        stays = "It is not started before a node finds a model there. "
+    elif model.unschedulable:
+        stays = "It is started as soon as there is a place for it. "
     text = f"{model.id} {how}: {stands.detail}"
     return Outcome("not", text, stays + _why(model.id), (), troubles)
 
@@ -182,7 +188,15 @@ def _ending(state: State, model: Model) -> Iterator[Coming]:
     launch = launch_of(model)
     for replica in state.replicas_of(model):
         if replica.retired and replica.launch == launch and lives(state, replica.node):
-            yield Coming(f"{replica.id} on {replica.node} finishes its requests", replica.node)
+            yield Coming(ends(replica), replica.node)
+
+
+def ends(replica: Replica) -> str:
+    """Return how a replica ends that is wanted no more: one that never served has no requests."""
+    where = f"{replica.id} on {replica.node}"
+    if replica.phase == "ready":
+        return f"{where} finishes its requests and ends"
+    return f"{where}, which was still starting, ends"
 
 
 def lives(state: State, node: str) -> bool:
@@ -216,7 +230,7 @@ def _given_up(state: State, model: Model) -> Iterator[str]:
     for replica in state.replicas_of(model):
         if replica.given_up and not replica.retired:
             where = f"{replica.id} on {replica.node}"
-            yield f"{where} is given up, and not tried again: {replica.reason}"
+            yield f"{where} failed and is not tried again: {replica.reason}"
 
 
 def _files(state: State, replica: Replica) -> CachedSource | None:

@@ -27,6 +27,7 @@ from nebula.events.validation import model_by_reference
 from nebula.events.vocabulary import AdapterLoaded, AdapterLoadFailed, AdapterUnloaded
 from nebula.history.advice import advice
 from nebula.history.event_filter import model_of
+from nebula.history.load_command import load_words, quoted
 
 Kind: TypeAlias = Literal["model", "alias", "adapter"]
 
@@ -123,8 +124,8 @@ def _adapter_subject(model: str, adapter: str, source: str) -> Subject:
 def _again(record: Record) -> tuple[str, ...]:
     """Return the words that ask again for a model or an alias; none where a record has none."""
     match record.content:
-        case ModelLoadRequested(source=source):
-            return ("load", source, "--id", record.id)
+        case ModelLoadRequested() as event:
+            return load_words(record.id, event)
         case AliasRequested(name=name, targets=targets, mirror=mirror):
             copies = (f"--mirror={mirror}",) if mirror else ()
             return ("alias", name, *(f"{each.model}={each.weight}" for each in targets), *copies)
@@ -183,8 +184,8 @@ def _model(
     again: tuple[str, ...] = (),
 ) -> Verdict:
     if model is None:
-        load = command(*(again or ("load", "SOURCE", "--id", identity)))
-        return Verdict(f"{identity} does not exist", f"Load it again: {load}, with its options.")
+        load = quoted(again or ("load", "SOURCE", "--id", identity))
+        return Verdict(f"{identity} does not exist", f"Load it again: {load}.")
     stands = model_status(state, model, now)
     called = f" ({model.name})" if model.name != identity else ""
     detail = f": {_with_room_of(state, model, stands.detail)}" if stands.detail else ""

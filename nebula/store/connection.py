@@ -68,8 +68,10 @@ class Connection:
         """The URL without user, password or token."""
         return reaching.shown(self.url)
 
-    async def open(self, *, patience: float | None = None) -> "Connection":
+    async def open(self, *, patience: float | None = None, if_there: bool = False) -> "Connection":
         """Connect, waiting up to `patience` seconds for a server (None: for ever).
+
+        `if_there`: do not wait for a server to be started: one that is not there is Unavailable.
 
         Raise NotLetIn if all servers refuse for `reaching.REFUSED_FOR` seconds, or at once if there
         is a patience; raise Unavailable when the time is over.
@@ -88,7 +90,7 @@ class Connection:
                     reaching.trouble(self.shown, error, credentials=True),
                 )
                 self.trouble = reaching.told(self.url, troubles)
-                over = loop.time() >= deadline
+                over = loop.time() >= deadline or (if_there and reaching.nobody_there(troubles))
                 if reaching.final(troubles):
                     if patience is not None or loop.time() - began >= reaching.REFUSED_FOR:
                         raise NotLetIn(self.trouble) from error

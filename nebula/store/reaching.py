@@ -64,6 +64,7 @@ _ABSENT = (
     Cause.NO_ANSWER,
     Cause.SILENT,
 )
+_KNOWN_AT_ONCE = (Cause.NOTHING_LISTENS, Cause.UNKNOWN_NAME, Cause.NO_FILE)
 _CREDENTIALS = ("authorization", "authentication", "credentials")
 
 
@@ -146,6 +147,11 @@ def told(url: str, troubles: Sequence[Trouble]) -> str:
 def final(troubles: Sequence[Trouble]) -> bool:
     """Return whether waiting is useless, because every server refuses."""
     return bool(troubles) and all(each.cause.final for each in troubles)
+
+
+def nobody_there(troubles: Sequence[Trouble]) -> bool:
+    """Return whether it is known at once that there is no server, without waiting for an answer."""
+    return bool(troubles) and all(each.cause in _KNOWN_AT_ONCE for each in troubles)
 
 
 def pause(rounds: int, troubles: Sequence[Trouble]) -> float:

@@ -23,7 +23,7 @@ from tests.integration.cluster import Cluster
 
 pytestmark = pytest.mark.anyio
 
-ADOPTED = "the process ended (exit code unknown: an earlier node process started it)"
+ADOPTED = "its process ended (exit code unknown: it was started before this node process)"
 SLOW = {"simulate-token": 0.1, "simulate-tokens": 30}
 
 
@@ -71,7 +71,7 @@ async def test_an_engine_s_log_is_turned_over_while_it_runs_and_followed_on(
     say(b"ValueError: the end\n")
     os.kill(engine.pid, signal.SIGKILL)
     failed = await own_cluster.logged(EngineFailed, "base-0")
-    assert failed.reason.startswith("killed by signal 9, from outside Nebula")
+    assert failed.reason.startswith("killed by signal 9 (SIGKILL)")
     assert "ValueError" not in failed.reason  # nothing that it wrote can be about that
     assert failed.log_tail[-2:] == ("after", "ValueError: the end")
     assert max(map(len, failed.log_tail)) <= 500

@@ -26,7 +26,7 @@ async def test_a_model_whose_folder_is_nowhere_is_unschedulable_and_costs_nothin
     records = await cluster.records(EngineStarted, EngineFailed)
     assert not [record for record in records if record.id.startswith(name)]
     why = await cluster.nebula("why", name)
-    assert "checks every half minute" in why.out
+    assert "looks again every half minute" in why.out
 
 
 async def test_an_adapter_is_not_taken_for_a_model(cluster: Cluster, tmp_path: Path) -> None:

@@ -44,15 +44,16 @@ def test_nothing_is_to_be_mended_in_an_engine_that_was_ended_from_outside(code: 
     assert told(story).startswith("Find out what ended its process on n1")
     story.given("chat-0", EngineStarted(7, 1.0, 8001, "/log", 1, attempt=2))
     assert told(story) == (
-        "Wait for attempt 2, which is under way: the previous engine was ended from outside, "
-        "not by a fault of its own."
+        "Wait: attempt 2 is under way, and the engine before it was killed, not faulty."
     )
 
 
 @pytest.mark.parametrize("code", [1, -signal.SIGSEGV, None])
 def test_what_an_engine_died_of_by_itself_is_to_be_mended(code: int | None) -> None:
     story = placed().given("chat-0", EngineFailed("no", code, attempt=1, retry_in=1.0))
-    assert told(story).startswith("Mend what its engine says (`nebula logs chat-0` has all of it)")
+    assert told(story).startswith(
+        "Fix what its engine complains of (`nebula logs chat-0` shows all it wrote)"
+    )
 
 
 def test_a_machine_without_memory_is_named_as_the_cause() -> None:
@@ -60,13 +61,13 @@ def test_a_machine_without_memory_is_named_as_the_cause() -> None:
         "killed by signal 9; the kernel's memory killer has ended a process of this machine then"
     )
     story = placed().given("chat-0", EngineFailed(reason, -9, attempt=1, retry_in=1.0))
-    assert told(story).startswith("Have less on n1, or give the engine less memory")
+    assert told(story).startswith("Run less on n1, or load it with less memory")
 
 
 def test_a_disk_is_to_be_cleared_only_where_it_is_full_and_something_can_go() -> None:
     story = placed()
     story.given("n1", DownloadFailed(SOURCE, "the hub answers with 401", 8.0))
-    assert told(story) == f"Mend what keeps n1 from fetching {SOURCE}, it tries again by itself."
+    assert told(story) == f"Fix what keeps n1 from fetching {SOURCE}; it tries again by itself."
     full = f"{SOURCE} needs 9 GiB more on the disk of /cache, which has 1 GiB left"
     story.given("n1", DownloadFailed(SOURCE, full, 8.0))
     assert "prune" not in told(story)
@@ -117,5 +118,6 @@ def test_what_can_only_fail_again_is_not_advised_to_be_requested_again() -> None
     reason = permanent.told("unrecognized arguments: --no-such 1", "load it without that option")
     story = placed().given("chat-0", EngineFailed(reason, 2, attempt=1, retry_in=None))
     assert (
-        told(story) == "Load it without that option. The same request would fail in the same way."
+        told(story)
+        == "Load it without that option. Without that it would fail in the same way again."
     )

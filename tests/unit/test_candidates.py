@@ -407,3 +407,15 @@ def test_a_replica_more_of_what_runs_waits_for_no_measure() -> None:
     story.given("beta", NodeRegistered(gpus(80).devices, measures=True))
     story.given("chat", load(2)).settles()
     assert story.places() == {"chat-0": "alpha/0", "chat-1": "beta/0"}
+
+
+def test_a_model_that_gave_its_memory_is_measured_before_it_is_placed_without() -> None:
+    story = Story().given("alpha", NodeRegistered(gpus(20).devices, measures=True))
+    story.given("chat", load(1, "12GiB"))
+    story.settles()
+    story.runs("chat-0")
+    story.given("chat", load(1, options={"seed": 1}))
+    assert story.settles() == [], "a share of the device would be a guess, and told as a shortage"
+    story.given("chat", ModelMeasured("/m", GIB, 1024, 2048))
+    assert [type(event) for event in story.settles()] == [ModelAssigned]
+    assert story.model().unschedulable == ""

@@ -86,10 +86,17 @@ def test_why_a_replica_serves_on_and_why_it_goes_is_told() -> None:
     [
         (
             {"labels": {"gpu": "h200"}},
-            "Start a node that carries it (`nebula node --label gpu=h200",
+            "Start a node with that label (`nebula node --label gpu=h200",
         ),
-        ({"node": "later"}, "Start `nebula node --name later`, or load it again without --node."),
-        ({"options": {"tensor-parallel-size": 4}}, "Add a node with 4 GPUs, or load it again with"),
+        (
+            {"node": "later"},
+            "Start `nebula node --name later`, or load it for any node: "
+            "`nebula load /m --id chat --memory 8GiB`.",
+        ),
+        (
+            {"options": {"tensor-parallel-size": 4}},
+            "Add a node with 4 GPUs, or load it for one GPU: `nebula load /m --id chat",
+        ),
     ],
 )
 def test_what_would_give_it_a_place_is_advised(wish: dict[str, object], advised: str) -> None:
@@ -176,7 +183,7 @@ def test_of_many_candidates_the_first_are_told() -> None:
     ("actor", "reason"),
     [
         ("", "written by hand: no router decided this"),
-        ("revert to 2", "brought back by a reversion"),
+        ("revert to 2", "written to bring an earlier state back"),
     ],
 )
 def test_a_plan_that_no_router_made_says_so(actor: str, reason: str) -> None:
@@ -307,7 +314,7 @@ def test_a_replica_that_starts_anew_in_its_place_says_why() -> None:
     story.decides()
     assert reasons(story)[:3] == (
         "kept where they are: chat-0",
-        "chat-0 is restarted in place: it runs as was asked for before",
+        "chat-0 is restarted in place: its engine was started before the last change of its model",
         "chat-1: no candidate can take it",
     )
 
@@ -395,7 +402,8 @@ ADVICE: dict[str, tuple[Callable[[], Story], str]] = {
     "too little room": (
         lambda: unplaced(n1=[8]),
         "Add a node with a device that has 8.0 GiB free, unload something from n1/gpu0, "
-        "or load it again with --memory 7.35GiB or less, which n1/gpu0 has left now.",
+        "or load it again with less memory, as n1/gpu0 has left now "
+        "(`nebula load /m --id chat --memory 7.35GiB`).",
     ),
     "not started yet": (settled, "Wait for n1 to start chat-0"),
     "starting": (
@@ -404,9 +412,10 @@ ADVICE: dict[str, tuple[Callable[[], Story], str]] = {
     ),
     "failing": (
         lambda: settled().given("chat-0", EngineFailed("no", 1, attempt=1, retry_in=1.0)),
-        "Mend what its engine says (`nebula logs chat-0` has all of it), or wait: n1 tries",
+        "Fix what its engine complains of (`nebula logs chat-0` shows all it wrote), or wait: "
+        "n1 starts",
     ),
-    "given up": (lambda: settled().gives_up("chat-0"), "Mend what its engine says"),
+    "given up": (lambda: settled().gives_up("chat-0"), "Fix what its engine complains of"),
     "scaled to nothing": (
         lambda: settled().given("chat", ModelScaleRequested(0)),
         "Give it replicas: `nebula scale chat 1`.",
@@ -450,5 +459,6 @@ def test_the_recorded_incident_ends_in_what_to_do() -> None:
     assert advice(state, state.models["poet"]) == (
         "Start the lost node n2 again (`nebula node --name n2` on its machine), "
         "add a node with a device that has 14.0 GiB free, unload something from n1/gpu0, "
-        "or load it again with --memory 4.79GiB or less, which n1/gpu0 has left now."
+        "or load it again with less memory, as n1/gpu0 has left now "
+        "(`nebula load /models/poet-7b --id poet --memory 4.79GiB`)."
     )

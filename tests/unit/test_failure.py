@@ -11,6 +11,7 @@ from nebula.actors.node.failure import (
     LAST_SECONDS,
     LONGEST_LINE,
     MOST_WORDS,
+    OUT_OF_MEMORY,
     Death,
     Recent,
     Sight,
@@ -178,45 +179,49 @@ def test_the_longest_reason_is_cut() -> None:
 
 
 NO = "ValueError: no"
-KILLER = "the kernel's memory killer"
-ADOPTED = "the process ended (exit code unknown: an earlier node process started it)"
+KILLED = "killed by signal 9 (SIGKILL)"
+ADOPTED = "its process ended (exit code unknown: it was started before this node process)"
 
 
 @pytest.mark.parametrize(
     ("death", "words", "reason"),
     [
         (Death(1), NO, NO),
-        (Death(1), "", "it ended with exit code 1, and did not say why"),
-        (Death(0), "", "it ended with exit code 0, and did not say why"),
-        (Death(1, killings=2), NO, f"{NO}; {KILLER} has ended a process of this machine then"),
-        (Death(-9), NO, f"killed by signal 9, from outside Nebula; {KILLER} may have done it"),
+        (Death(1), "", "it ended with exit code 1 without saying why"),
+        (Death(0), "", "it ended with exit code 0 without saying why"),
+        (Death(1, killings=2), NO, f"{NO}; {OUT_OF_MEMORY}"),
+        (
+            Death(-9),
+            NO,
+            f"{KILLED}: by the kernel, if the machine ran out of memory, or by a person or program",
+        ),
         (
             Death(-9, killings=0),
             NO,
-            f"killed by signal 9, from outside Nebula; {KILLER} has ended nothing then",
+            f"{KILLED}: by a person or program, since the machine had not run out of memory",
         ),
         (
             Death(-9, killings=1),
             "",
-            f"killed by signal 9, from outside Nebula; {KILLER} has ended a process of this "
-            "machine then",
+            f"{KILLED}: {OUT_OF_MEMORY}",
         ),
-        (Death(-15), NO, "killed by signal 15, from outside Nebula"),
+        (Death(-15), NO, "killed by signal 15 (SIGTERM), which neither it nor Nebula sent"),
         (
             Death(137),
             NO,
-            f"exit code 137: killed by signal 9, from outside Nebula; {KILLER} may have done it",
+            f"exit code 137: {KILLED}: by the kernel, if the machine ran out of memory, or by a "
+            "person or program",
         ),
         (
             Death(-11),
             "Fatal Python error: Segmentation fault",
-            "killed by signal 11, which it brought about itself; "
+            "crashed with signal 11 (SIGSEGV); "
             "its last words: Fatal Python error: Segmentation fault",
         ),
-        (Death(-6), "", "killed by signal 6, which it brought about itself"),
+        (Death(-6), "", "crashed with signal 6 (SIGABRT)"),
         (Death(adopted=True), NO, f"{ADOPTED}; its last words: {NO}"),
         (Death(adopted=True), "", ADOPTED),
-        (Death(), "", "it ended, and did not say why"),
+        (Death(), "", "it ended without saying why"),
     ],
 )
 def test_how_it_ended_is_said_and_its_words_only_where_they_can_be_about_that(

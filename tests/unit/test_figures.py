@@ -98,7 +98,7 @@ def test_why_tells_the_room_that_is_left_now_as_the_advice_does() -> None:
     assert "n1/gpu0 has 9.2 GiB left" in story.model("big").unschedulable, "it was so then"
     found = verdict(story.state, Subject("model", "big"))
     assert "n1/gpu0 has 6.2 GiB left, needs 9.5 GiB" in found.headline
-    assert "--memory 6.19GiB or less, which n1/gpu0 has left now" in found.todo
+    assert "as n1/gpu0 has left now (`nebula load /m --id big --memory 6.19GiB`)" in found.todo
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4))

@@ -6,6 +6,7 @@ from click.testing import CliRunner
 
 from nebula.cli.hints import ELSEWHERE
 from nebula.cli.main import COMMANDS, main
+from nebula.events.engine_validation import RESERVED_OPTIONS
 
 
 def told(*arguments: str) -> str:
@@ -58,3 +59,18 @@ def test_an_option_is_where_it_is_said_to_be(option: str, homes: tuple[str, ...]
         and any(option in (*each.opts, *each.secondary_opts) for each in command.params)
     }
     assert set(homes) <= takers
+
+
+@pytest.mark.parametrize("option", sorted(RESERVED_OPTIONS))
+def test_what_nebula_sets_itself_is_not_advised_as_an_option(option: str) -> None:
+    if option in ("host", "port", "task"):  # they are options of commands of Nebula's own
+        return
+    line = told("load", "org/model", f"--{option}", "x")
+    assert "--option" not in line
+    assert line.startswith(f"Error: No such option '--{option}'.")
+    assert line != f"Error: No such option '--{option}'."
+
+
+def test_the_model_is_told_as_the_argument_that_it_is() -> None:
+    line = told("load", "--model", "org/a model")
+    assert line.endswith("The model is the first argument: `nebula load 'org/a model'`.")

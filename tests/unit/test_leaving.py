@@ -12,6 +12,7 @@ from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterUnloaded,
+    EngineFailed,
     ModelUnloaded,
     NodeLost,
 )
@@ -96,7 +97,10 @@ def test_a_node_is_empty_when_the_last_engine_there_has_ended() -> None:
     story.runs("chat-1").settles()
     assert story.replica().retired
     found = emptying(story.state, "n1")
-    assert (found.word, found.coming[0]) == ("coming", Coming("chat-0 ends", "n1"))
+    assert (found.word, found.coming[0]) == (
+        "coming",
+        Coming("chat-0 on n1 finishes its requests and ends", "n1"),
+    )
     assert {each.node for each in found.coming} == {"n1"}
     story.stops("chat-0")
     assert emptying(story.state, "n1").word == "there"
@@ -177,3 +181,13 @@ def test_an_adapter_is_not_awaited_of_an_engine_that_goes_anyway() -> None:
     assert story.replica("chat-1").retired
     asked(story)
     assert [each.node for each in stands(story, story.state.seq).coming] == ["n1"]
+
+
+def test_a_replica_that_never_served_is_not_said_to_finish_requests() -> None:
+    story = draining()
+    story.given("chat-0", EngineFailed("killed", -9, attempt=1, retry_in=1.0))
+    story.runs("chat-0", ready=False).runs("chat-1").settles()
+    assert (story.replica().retired, story.replica().phase) == (True, "starting")
+    assert emptying(story.state, "n1").text == (
+        "chat-0 still there: chat-0 on n1, which was still starting, ends"
+    )

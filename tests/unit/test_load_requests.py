@@ -77,7 +77,7 @@ def test_what_a_second_request_does_not_name_is_told_as_dropped() -> None:
         ({"task": "embedding"}, "task: chat -> embedding"),
         ({"replicas": 5}, "replicas: 3 -> 5"),
         ({"memory": 2**30}, "memory: 6GiB -> 1073741824"),
-        ({"lora": False}, "lora: not set -> no"),
+        ({"lora": False}, "takes LoRA adapters: not set -> no"),
         ({"policy": "binpack"}, "policy: spread -> binpack"),
         ({"node": "n1", "devices": (0, 1)}, "only on: not set -> n1/0/1"),
         ({"on_request": True}, "on request: not set -> yes"),
@@ -144,8 +144,8 @@ def test_events_and_why_tell_what_is_set_and_what_a_change_changes() -> None:
     first, second = (line.text for line in chronicle.lines)
     assert first == ("asked to load /m for chat, 2 replicas, memory 8GiB, option seed 1, env A 1")
     assert second == (
-        "asked to load /m for chat, 2 replicas, memory 8GiB, option seed 2; compared with the "
-        "request before it: option seed: 1 -> 2; env A: 1 -> not set"
+        "asked to load /m for chat, 2 replicas, memory 8GiB, option seed 2; that changes: "
+        "option seed: 1 -> 2; env A: 1 -> not set"
     )
 
 
@@ -153,7 +153,7 @@ def test_a_request_that_repeats_the_last_one_says_that_it_changes_nothing() -> N
     story = changed_story()
     before = story.state
     story.given("chat", load(2, "8GiB", options={"seed": 2}))
-    assert describe(story.log[-1], before).endswith("; it changes nothing of the request before it")
+    assert describe(story.log[-1], before).endswith("; that changes nothing")
     assert changed(before, story.state, "chat") == ()
 
 

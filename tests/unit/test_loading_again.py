@@ -27,6 +27,7 @@ from nebula.events.vocabulary import (
     ModelAssigned,
     ModelRolledBack,
 )
+from nebula.history.description import describe
 from nebula.history.load_requests import changed
 from tests.unit.story import Story, gpus, intents, load
 
@@ -220,7 +221,6 @@ def test_what_a_request_does_to_adapters_is_told() -> None:
     before = story.state
     story.given("chat", load(1, "8GiB", **CHANGED))
     assert changed(before, story.state, "chat") == (
-        "lora: not set -> yes",
         "option seed: not set -> 1",
         "adapter poet: /poet -> not set",
         "adapter sql, loaded at run time: stays",
@@ -228,7 +228,9 @@ def test_what_a_request_does_to_adapters_is_told() -> None:
     story = serving()
     before = story.state
     story.given("chat", load(1, "8GiB", lora=False))
-    assert changed(before, story.state, "chat")[-1] == "adapter sql, loaded at run time: goes"
+    assert (
+        changed(before, story.state, "chat")[-1] == "adapter sql, loaded at run time: is unloaded"
+    )
 
 
 @pytest.mark.parametrize("version", range(ADAPTERS_STAY))
@@ -259,3 +261,38 @@ def test_every_name_of_an_adapter_is_wanted_or_leaving(
             if model.leaving and not model.unloading:
                 assert any(each.serving for each in story.state.replicas_of(model))
     assert snapshot.load(snapshot.dump(story.state)) == story.state
+
+
+def told_of(story: Story, **fields: object) -> tuple[str, ...]:
+    before = story.state
+    story.given("chat", load(1, "8GiB", **fields))
+    return changed(before, story.state, "chat")
+
+
+def test_what_was_unloaded_since_is_not_told_as_changed() -> None:
+    story = serving().given("chat", AdapterUnloadRequested("poet"))
+    assert told_of(story, lora=True) == ("adapter sql, loaded at run time: stays",)
+    text = describe(story.log[-1], story.at(len(story.log) - 1))
+    assert text.endswith("; that changes: adapter sql, loaded at run time: stays")
+    assert "poet" not in text
+
+
+def test_engines_that_go_on_taking_adapters_are_not_told_as_changed() -> None:
+    story = serving().given("chat", AdapterUnloadRequested("sql"))
+    assert told_of(story, lora=True, adapters=POET) == ()
+    story = serving()
+    assert told_of(story, lora=False) == (
+        "takes LoRA adapters: yes -> no",
+        "adapter poet: /poet -> not set",
+        "adapter sql, loaded at run time: is unloaded",
+    )
+
+
+def test_an_adapter_is_told_from_where_it_is_not_from_where_it_was_asked_first() -> None:
+    story = serving().given("chat", AdapterLoadRequested("poet", "/better"))
+    assert told_of(story, adapters=(Adapter("poet", "/best"),)) == (
+        "adapter poet: /better -> /best",
+        "adapter sql, loaded at run time: stays",
+    )
+    story = serving()
+    assert told_of(story, adapters=(*POET, Adapter("sql", "/sql"))) == ()

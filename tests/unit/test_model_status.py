@@ -66,7 +66,7 @@ def test_a_replica_that_waits_for_another_start_on_its_device_says_for_which() -
     waiting = model_status(story.state, story.state.models["next"]).detail
     assert waiting == (
         f"next-0 on alpha waits until chat-0 has started on alpha/0, which is under way since "
-        f"{clock(story.state.time)}: one starts there at a time"
+        f"{clock(story.state.time)}: one engine starts there at a time"
     )
     now = story.engine("chat-0").started + 42 * SECOND
     assert "which is under way for 42 s" in stands(story, now, "next").detail
@@ -85,7 +85,7 @@ def test_a_restart_that_waits_for_another_start_names_it_and_no_moment() -> None
     detail = stands(story, story.engine("next-0").started + 70 * SECOND).detail
     assert detail == (
         "chat-0 on alpha failed (attempt 1, it waits until next-0 has started on alpha/0, which is "
-        "under way for 70 s: one starts there at a time): killed"
+        "under way for 70 s: one engine starts there at a time): killed"
     )
 
 
@@ -95,7 +95,8 @@ def test_a_replica_waits_for_one_that_served_and_is_to_start_again_and_says_so()
     story.settles()
     story.fails("chat-0")
     assert stands(story, model="next").detail == (
-        "next-0 on alpha waits until chat-0, which served and goes first, has started on alpha/0"
+        "next-0 on alpha waits until chat-0 has started on alpha/0: one engine starts there at a "
+        "time, and one that served before goes first"
     )
     told = advice(story.state, story.model("next"))
     assert told.startswith("Wait: chat-0 served before, and starts there first")
@@ -108,7 +109,7 @@ def test_a_replica_that_served_keeps_its_turn_where_its_files_are_and_not_where_
     story = placed().runs("chat-0")
     story.given("next", ModelLoadRequested("/other", memory="8GiB")).settles()
     story.stops("chat-0")
-    assert "chat-0, which served and goes first" in stands(story, model="next").detail
+    assert "one that served before goes first" in stands(story, model="next").detail
     story.given("alpha", DownloadProgressed(story.model().spec.source, 3 * GIB, 4 * GIB))
     assert stands(story, model="next").detail == "next-0 on alpha waits to be started"
 
@@ -131,9 +132,11 @@ def test_a_further_attempt_says_why_the_previous_one_failed_and_a_first_one_noth
     story.given("chat-0", failed(1, 4.0))
     story.given("chat-0", EngineStarted(7, 1.0, 8001, "/log", 1, attempt=2))
     assert stands(story).detail == (
-        "chat-0 on alpha is starting (attempt 2); before, it failed: ValueError: no"
+        "chat-0 on alpha is starting (attempt 2); the attempt before failed: ValueError: no"
     )
-    assert advice(story.state, story.model()).startswith("Mend what its engine says")
+    assert advice(story.state, story.model()).startswith(
+        "Wait: attempt 2 is under way. If it fails too: fix what its engine complains of"
+    )
 
 
 def test_what_to_do_about_files_that_come_slowly_or_not_at_all() -> None:
@@ -143,7 +146,7 @@ def test_what_to_do_about_files_that_come_slowly_or_not_at_all() -> None:
     assert advice(story.state, story.model()).startswith("Wait: alpha fetches the files first")
     story.given("alpha", DownloadFailed(source, "it needs 9 GiB more on the disk of /cache", 8.0))
     told = advice(story.state, story.model())
-    assert told.startswith("Make room on the disk of alpha, it tries again by itself")
+    assert told.startswith("Make room on the disk of alpha; it tries again by itself")
 
 
 def test_a_replica_whose_files_are_still_to_come_says_how_far_they_are() -> None:
@@ -175,7 +178,7 @@ def test_a_replica_whose_files_wait_says_what_for_and_since_when() -> None:
     assert "since" not in stands(story).detail
     story.given("alpha", DownloadWaits(source, "waits for a free download: lab/x"))
     assert stands(story).detail.startswith("chat-0 on alpha waits for a free download: lab/x since")
-    assert stands(story).detail.endswith(" UTC; before, it failed: the line is down")
+    assert stands(story).detail.endswith(" UTC; the attempt before failed: the line is down")
     for ends in (DownloadStarted(source, total=9), DownloadFinished(source, 9)):
         story.given("alpha", DownloadWaits(source, "asks the hub for its files"), ends)
         assert "asks" not in stands(story).detail
@@ -243,7 +246,9 @@ def test_a_replica_that_is_to_be_replaced_serves_until_another_does() -> None:
     story.given("chat", load(memory="9GiB")).settles()
     stood = stands(story)
     assert (stood.phase, stood.ready, stood.wanted, stood.changing) == ("ready", 1, 1, 1)
-    assert stood.detail.startswith("chat-0 on alpha serves until its replacement does: ")
+    assert stood.detail.startswith(
+        "chat-0 on alpha serves, and is replaced once a new replica serves: "
+    )
     story.runs("chat-1").settles()
     assert stands(story) == ModelStatus("ready", 1, 1)
 

@@ -11,6 +11,7 @@ from nebula.events.vocabulary import (
     ModelUnschedulable,
     NodeLost,
 )
+from nebula.history.description import describe
 from nebula.history.news import EVERY, LONGEST, MOST, Ration, news
 from tests.unit.story import Story, cluster, gpus, load
 
@@ -83,3 +84,16 @@ def test_of_many_lines_at_once_the_rest_is_counted() -> None:
     assert ration.rest(EVERY) == ["5 more events like these: `nebula events` lists them"]
     assert ration.pass_on("next", EVERY) == ["next"]
     assert ration.rest(EVERY) == []
+
+
+def test_an_engine_that_waits_for_another_start_is_not_promised_sooner() -> None:
+    story = serving().given("next", load(memory="8GiB"))
+    story.settles()
+    story.runs("next-0", ready=False)
+    failed = EngineFailed("killed by signal 9", -9, attempt=1, retry_in=1.0)
+    again = "started again once next-0 has started, in 1 s at the earliest"
+    before = story.state
+    assert told(story, "chat-0", failed) == [
+        f"replica chat-0: its engine ended: killed by signal 9; {again}"
+    ]
+    assert f"; {again}): killed" in describe(story.log[-1], before)

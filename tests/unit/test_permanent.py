@@ -60,7 +60,7 @@ def test_what_can_only_fail_again_is_given_up_with_a_way_out(
         (1, "/m", "OSError: [Errno 98] error while attempting to bind on address: in use"),
         (1, "/m", "error: the address is in use"),
         (None, "/m", "error: unrecognized arguments: --x"),
-        (-9, "/m", "killed by signal 9, from outside Nebula"),
+        (-9, "/m", "killed by signal 9 (SIGKILL)"),
         (1, "org/m", "ValueError: Invalid repository ID or local directory specified: 'org/m'."),
         (1, "org/m", "OSError: We couldn't connect to 'https://huggingface.co' to load the files"),
         (
@@ -70,7 +70,7 @@ def test_what_can_only_fail_again_is_given_up_with_a_way_out(
             "Value error, Invalid repository ID or local directory specified: 'org/m'",
         ),
         (3, "/m", ""),
-        (None, "/m", "it ended, and did not say why"),
+        (None, "/m", "it ended without saying why"),
     ],
 )
 def test_what_may_go_well_the_next_time_is_tried_again(

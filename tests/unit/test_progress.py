@@ -167,7 +167,10 @@ async def test_what_serves_and_can_not_be_as_asked_for_says_both() -> None:
     assert how.startswith(
         "chat is not as requested, 9 of 20 replicas serve: 11 of 20 replicas not placed: "
     )
-    assert then == "It is placed as soon as it fits. `nebula why chat` tells what to do."
+    assert (
+        then
+        == "It is started as soon as there is a place for it. `nebula why chat` tells what to do."
+    )
 
 
 async def test_what_has_failed_before_is_not_what_was_asked_for_now() -> None:
@@ -268,7 +271,7 @@ async def test_one_is_given_up_while_another_may_still_come_which_is_told_at_onc
         lambda: story.runs("chat-1"),
     )
     assert not there
-    assert lines[0] == "chat-0 on alpha is given up, and not tried again: ValueError: no"
+    assert lines[0] == "chat-0 on alpha failed and is not tried again: ValueError: no"
 
 
 async def test_an_adapter_does_not_wait_for_a_replica_that_was_given_up() -> None:
@@ -298,7 +301,7 @@ async def test_a_node_is_lost_and_there_is_room_nowhere_else() -> None:
     ("meanwhile", "words"),
     [
         (ModelUnloadRequested(), "chat was unloaded by a later request"),
-        (ModelScaleRequested(2), "chat is ready, but not as requested here: "),
+        (ModelScaleRequested(2), "chat is ready, but not as this command asked: "),
     ],
 )
 async def test_something_else_is_requested_meanwhile(meanwhile: Event, words: str) -> None:
@@ -410,7 +413,8 @@ async def test_a_wait_ends_if_no_actor_that_could_bring_it_about_is_heard(
     assert not there
     assert lines == [
         "chat: alpha has not been heard from for a minute",
-        f"chat is no longer waited for; it is recorded as event {story.state.seq}",
+        f"chat is not waited for any longer; the request is event {story.state.seq} of the log and "
+        "still counts",
     ]
 
 
@@ -430,3 +434,17 @@ def test_without_a_terminal_a_wait_is_told_less_and_less_often() -> None:
     told = [each.rpartition("(")[2] for each in said.getvalue().splitlines()]
     assert told == ["5 s)", "15 s)", "35 s)", "75 s)", "135 s)", "195 s)"]
     assert "[1/2]" in said.getvalue()
+
+
+async def test_a_folder_without_a_model_is_not_said_to_be_only_out_of_room() -> None:
+    story = cluster(n1=[80]).given("chat", load(1, "8GiB"))
+    story.given("n1", DownloadFailed("/m", "/m does not hold a model: it has no config.json"))
+    story.settles()
+    _, text = await follow(story)
+    assert text == (
+        "It is not started before a node finds a model there. `nebula why chat` tells what to do."
+    )
+    full = cluster(n1=[4]).given("chat", load(1, "8GiB"))
+    full.settles()
+    _, text = await follow(full)
+    assert text.startswith("It is started as soon as there is a place for it. ")

@@ -1,5 +1,6 @@
 """Why NATS can't be reached: the words for it, never a password, and when waiting helps."""
 
+import asyncio
 import socket
 import ssl
 
@@ -8,18 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.errors import Error as NatsError
 
+from nebula.cli import cluster
+from nebula.store.connection import Unavailable
 from nebula.store.lasting import Silent
 from nebula.store.reaching import (
     LONGEST_PAUSES,
     Cause,
     Trouble,
     final,
+    nobody_there,
     pause,
     shown,
     told,
     topic,
     trouble,
 )
+
+pytestmark = pytest.mark.anyio
 
 SERVER = "h:4222"
 characters = st.sampled_from("abcXYZ019:@,/?#%$ ")
@@ -130,3 +136,25 @@ def test_complaints_about_subjects_of_one_kind_are_alike() -> None:
     assert topic(text) != topic(other)
     inbox = 'permissions violation for subscription to "_inbox.{}.*"'
     assert topic(inbox.format("abc")) == topic(inbox.format("xyz"))
+
+
+@given(st.lists(st.sampled_from(Cause), max_size=3))
+def test_an_absent_server_is_known_at_once_only_if_none_may_still_answer(
+    causes: list[Cause],
+) -> None:
+    at_once = {Cause.NOTHING_LISTENS, Cause.UNKNOWN_NAME, Cause.NO_FILE}
+    troubles = [Trouble(SERVER, cause) for cause in causes]
+    assert nobody_there(troubles) == (bool(causes) and set(causes) <= at_once)
+
+
+async def test_a_command_does_not_wait_for_a_server_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would wait for an hour."""
+    monkeypatch.setattr(cluster, "CONNECT_PATIENCE", 3600.0)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        port = taken.getsockname()[1]
+        async with asyncio.timeout(60):
+            with pytest.raises(Unavailable, match="nothing listens there"):
+                await cluster.connected(f"nats://127.0.0.1:{port}", "a command")

@@ -112,7 +112,8 @@ def test_a_change_that_fits_nowhere_leaves_the_old_one_serving_and_is_told() -> 
     (told,) = story.settles()
     assert isinstance(told, ModelUnschedulable)
     assert told.reason.startswith(
-        "chat-0 can't be replaced, though it runs as was asked for before"
+        "chat-0 can't be replaced, though its engine was started before the last change of its "
+        "model"
     )
     assert (told.missing, story.replica().serving) == (1, True)
     story.given("beta", gpus(80)).settles()

@@ -74,8 +74,8 @@ def test_an_alias_tells_which_models_are_behind_it_and_what_made_it_so(tmp_path:
         "  sql: sql is an adapter of chat, in place on 1 of 1 replicas that serve",
     ]
     assert [line.partition("alias prod: ")[2] for line in lines if "alias prod: " in line] == [
-        "asked to stand for 'org/chat' (1 of 1)",
-        "asked to stand for 'org/chat' (95 of 100), 'org/next' (5 of 100), mirrored to 'sql'",
+        "asked to be an alias of 'org/chat' (1 of 1)",
+        "asked to be an alias of 'org/chat' (95 of 100), 'org/next' (5 of 100), mirrored to 'sql'",
     ]
     assert lines[-1].startswith(
         "What to do: Load it, `nebula load SOURCE --name org/next`, or move"
@@ -87,7 +87,7 @@ def test_an_alias_tells_which_models_are_behind_it_and_what_made_it_so(tmp_path:
 def test_an_alias_that_was_removed_is_still_found_by_its_name(tmp_path: Path) -> None:
     lines = why(story().given("prod", AliasRemoveRequested()), "prod/chat", tmp_path)
     assert lines[0] == "prod is no longer an alias"
-    assert "alias prod: asked to be gone" in lines[-3]
+    assert "alias prod: asked to remove this alias" in lines[-3]
 
 
 def test_a_model_that_was_unloaded_is_still_found_by_its_name(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_an_adapter_that_was_in_place_when_it_was_asked_for_again_tells_since_wh
     assert [line.rpartition("  ")[2] for line in why(told, "sql", tmp_path)[-2:]] == [
         "replica chat-0: adapter 'sql' loaded",
         "model chat: asked to load /m for chat, 1 replica, name org/chat, adapter sql /sql; "
-        "it changes nothing of the request before it",
+        "that changes nothing",
     ]
 
 
@@ -179,7 +179,7 @@ def test_what_is_there_no_more_is_asked_for_again_as_it_was() -> None:
     names = {"chat": "model", "sql": "adapter", "prod/chat": "alias"}
     again = {names[name]: verdict(EMPTY, found[name]).todo for name in names}
     assert again == {
-        "model": "Load it again: `nebula load /m --id chat`, with its options.",
+        "model": "Load it again: `nebula load /m --id chat --name org/chat --adapter sql=/sql`.",
         "adapter": "Load it again: `nebula adapters load chat sql /sql`.",
         "alias": "Ask for it again: `nebula alias prod/chat org/chat=95 org/next=5 --mirror=sql`.",
     }

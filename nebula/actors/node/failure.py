@@ -26,7 +26,8 @@ LAST_SECONDS = 30.0
 """Seconds before the end of an engine in which its output may give the reason: older output was
 about other things, such as a refused request."""
 
-_KILLER = "the kernel's memory killer"
+
+OUT_OF_MEMORY = "the kernel ended a process of this machine then, because memory had run out"
 
 _REASON = re.compile(
     r"(?:^|[\s)])((?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt): .+)"
@@ -99,30 +100,40 @@ class Recent:
 
 def death_reason(death: Death, words: str) -> str:
     """Return how a process ended, with its own `words` ("" if it gave none)."""
-    killed = f"; {_KILLER} has ended a process of this machine then" if death.killings else ""
+    killed = f"; {OUT_OF_MEMORY}" if death.killings else ""
     if death.adopted:
-        how = "the process ended (exit code unknown: an earlier node process started it)"
+        how = "its process ended (exit code unknown: it was started before this node process)"
         return how + (f"; its last words: {words}" if words else "") + killed
     code = death.code
     if code is None:
-        return words or "it ended, and did not say why"
+        return words or "it ended without saying why"
     number = -code if code < 0 else code - 128
     if number in FROM_OUTSIDE:
         how = "" if code < 0 else f"exit code {code}: "
-        how += f"killed by signal {number}, from outside Nebula"
-        return how + (_killer(death.killings) if number == signal.SIGKILL else "")
+        how += f"killed by {_signal(number)}"
+        if number != signal.SIGKILL:
+            return f"{how}, which neither it nor Nebula sent"
+        return f"{how}: {_killer(death.killings)}"
     if code < 0:
-        own = f"killed by signal {number}, which it brought about itself"
+        own = f"crashed with {_signal(number)}"
         return own + (f"; its last words: {words}" if words else "")
-    return (words or f"it ended with exit code {code}, and did not say why") + killed
+    return (words or f"it ended with exit code {code} without saying why") + killed
 
 
 def _killer(killings: int | None) -> str:
     if killings is None:
-        return f"; {_KILLER} may have done it"
+        return "by the kernel, if the machine ran out of memory, or by a person or program"
     if not killings:
-        return f"; {_KILLER} has ended nothing then"
-    return f"; {_KILLER} has ended a process of this machine then"
+        return "by a person or program, since the machine had not run out of memory"
+    return OUT_OF_MEMORY
+
+
+def _signal(number: int) -> str:
+    """Return a signal as people know it: `signal 9 (SIGKILL)`."""
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
 
 
 def last_words(lines: Sequence[str]) -> tuple[str, ...]:
