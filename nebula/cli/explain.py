@@ -4,12 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-import msgspec
 from msgspec.structs import replace
-from rich.console import Console
-from rich.markup import escape
 
-from nebula.cli import tables
+from nebula.cli.explain_others import of_actor, of_node
 from nebula.cli.log_source import (
     LivePast,
     Past,
@@ -23,15 +20,14 @@ from nebula.cli.log_source import (
 from nebula.cli.options import Numbered, Whole, json_option, nats_option
 from nebula.cli.process import fail, run
 from nebula.cli.silence import silent
-from nebula.cli.tables import print_json
+from nebula.cli.story_output import tell, tell_request
 from nebula.events.intents import AdapterLoadRequested, ModelLoadRequested
 from nebula.events.record import Record
 from nebula.events.state import State
 from nebula.events.validation import known_names
 from nebula.events.vocabulary import AdapterLoaded, ModelAssigned
-from nebula.history import moments
 from nebula.history.event_filter import model_of
-from nebula.history.explanation import Causes, Chronicle, ExplanationLine, without_gaps
+from nebula.history.explanation import Causes, Chronicle, without_gaps
 from nebula.history.moments import Moment
 from nebula.history.outcome import coming
 from nebula.history.request import RequestStory
@@ -42,7 +38,6 @@ from nebula.history.subject import (
     later,
     log_trouble,
     named_by,
-    other_than_model,
     replica_status,
     resolve_subject,
     verdict,
@@ -74,7 +69,8 @@ class _Why(click.Group):
 def why() -> None:
     """Explain how something came to be: what was requested, decided and done, and why.
 
-    A name alone means a model, an alias, an adapter or a replica, a number alone an event.
+    A name alone means a model, an alias, an adapter, a replica, a node, a router, a gateway or a
+    request; a number alone means an event.
     """
 
 
@@ -107,6 +103,20 @@ def why_replica(
 ) -> None:
     """Why REPLICA is where it is, and what happened to it there."""
     run(_replica(nats, file, replica, whole, at, as_json))
+
+
+@why.command("node")
+@click.argument("node")
+@all_option
+@at_option
+@log_option
+@nats_option
+@json_option
+def why_node(
+    node: str, whole: bool, at: str | None, file: Path | None, nats: str, as_json: bool
+) -> None:
+    """How NODE stands, what it runs, and what happened to it since it last started."""
+    run(_node(nats, file, node, whole, at, as_json))
 
 
 @why.command("seq", cls=Numbered)
@@ -157,13 +167,11 @@ async def _model(
         if subject is None and reference in state.replicas:
             await _tell_replica(past, state, reference, whole, as_json, then)
             return
-        subject = subject or await _once(past, state.seq, reference)
+        if subject is None and reference not in state.nodes:
+            subject = await _once(past, state.seq, reference)
         if subject is None:
-            other = other_than_model(state, reference)
-            if other:
-                fail(other)
-            there = ", ".join(sorted({*state.models, *known_names(state)})) or "none"
-            fail(f"no event of {past.name} is about a model {reference!r}; there are: {there}")
+            await _tell_other(past, state, reference, whole, as_json, then)
+            return
         causes, found = await _causes(
             past, state.seq, lambda record: belongs(subject, record, state)
         )
@@ -176,7 +184,37 @@ async def _model(
         told = verdict(state, subject, reader_time(past, then))
         if then is None:
             told = await _with_trouble(past, await _with_silence(past, state, subject, told))
-        _tell(chronicle, told, earlier, as_json)
+        tell(chronicle, told, earlier, as_json)
+
+
+async def _tell_other(
+    past: Past, state: State, reference: str, whole: bool, as_json: bool, then: Moment | None
+) -> None:
+    """Explain what is not a model: a node, an actor, a replica that is gone, or a request."""
+    now = reader_time(past, then)
+    found = await of_node(past, state, reference, whole, now)
+    found = found or await of_actor(past, state, reference, whole)
+    if found is not None:
+        tell(*found, as_json)
+        return
+    if model_of(reference, state) and await _met(past, state.seq, reference):
+        await _tell_replica(past, state, reference, whole, as_json, then)
+        return
+    if isinstance(past, LivePast) and then is None:
+        messages = await look_up(past.log.connection, reference)
+        if messages:
+            tell_request(RequestStory.of(reference, messages, state), as_json)
+            return
+    there = ", ".join(sorted({*state.models, *known_names(state), *state.nodes})) or "none"
+    fail(f"nothing in {past.name} is called {reference!r}; there are: {there}")
+
+
+async def _met(past: Past, last: int, replica: str) -> bool:
+    """Return whether a log has events of a replica."""
+    async for record in story_until(past, last):
+        if record.aggregate == "replica" and record.id == replica:
+            return True
+    return False
 
 
 async def _with_trouble(past: Past, told: Verdict) -> Verdict:
@@ -230,6 +268,19 @@ async def _replica(
         await _tell_replica(past, state, identity, whole, as_json, then)
 
 
+async def _node(
+    nats: str, file: Path | None, node: str, whole: bool, at: str | None, as_json: bool
+) -> None:
+    then = moment(at)
+    async with opened(nats, file) as past:
+        state = await state_at(past, then)
+        found = await of_node(past, state, node, whole, reader_time(past, then))
+        if found is None:
+            there = ", ".join(sorted(state.nodes)) or "none"
+            fail(f"no event of {past.name} is about a node {node!r}; there are: {there}")
+        tell(*found, as_json)
+
+
 async def _tell_replica(
     past: Past, state: State, identity: str, whole: bool, as_json: bool, then: Moment | None
 ) -> None:
@@ -256,7 +307,7 @@ async def _tell_replica(
     if known is not None and then is None:
         stands = await _with_silence(past, state, subject, stands)
         stands = await _with_trouble(past, stands)
-    _tell(chronicle, stands, len(about - told), as_json)
+    tell(chronicle, stands, len(about - told), as_json)
 
 
 async def _plans(past: Past, last: int, model: str, replica: str) -> list[int]:
@@ -294,7 +345,7 @@ async def _seq(nats: str, file: Path | None, seq: int, as_json: bool) -> None:
             fail(f"there is no sequence {seq}: {past.name} ends with {state.seq}")
         chronicle = await _chronicle(past, causes.chain([seq]) | causes.effects(seq))
         headline = f"event {seq}: {found[0].subject}"
-        _tell(chronicle, Verdict(headline), 0, as_json, mark=seq)
+        tell(chronicle, Verdict(headline), 0, as_json, mark=seq)
 
 
 async def _request(nats: str, request: str, as_json: bool) -> None:
@@ -307,48 +358,4 @@ async def _request(nats: str, request: str, as_json: bool) -> None:
                 "the id is in the answer's x-request-id header"
             )
         state = await state_at(past, None)
-        story = RequestStory.of(request, found, state)
-        if as_json:
-            print_json(story)
-            return
-        output = tables.console()
-        output.print(f"[bold]{escape(story.headline)}[/bold]\n", soft_wrap=True)
-        for step in story.steps:
-            output.print(f"  {moments.clock(step.time)}  {escape(step.text)}", soft_wrap=True)
-            for reason in step.reasons:
-                output.print(f"      [dim]{escape(reason)}[/dim]", soft_wrap=True)
-
-
-def _tell(
-    chronicle: Chronicle, told: Verdict, earlier: int, as_json: bool, mark: int | None = None
-) -> None:
-    if as_json:
-        fields = msgspec.structs.asdict(told)
-        print_json({**fields, "events": chronicle.lines})
-        return
-    output = tables.console()
-    output.print(f"[bold]{escape(told.headline)}[/bold]", soft_wrap=True)
-    for text in told.behind:
-        output.print(f"  {escape(text)}", soft_wrap=True)
-    output.print()
-    if earlier:
-        output.print(f"  [dim]({earlier} earlier events: --all)[/dim]")
-    for line in chronicle.lines:
-        _line(output, line, mark)
-    if told.todo:
-        output.print(f"\n[bold]What to do:[/bold] {escape(told.todo)}", soft_wrap=True)
-
-
-def _line(output: Console, line: ExplanationLine, mark: int | None) -> None:
-    indent = "  " * min(line.depth, 8)
-    cause = f" [dim]<- {line.cause}[/dim]" if line.cause is not None else ""
-    actor = f" [dim]({escape(line.actor)})[/dim]" if line.actor else ""
-    who = " ".join(line.subject.split(".")[2:4])
-    style = "bold" if mark == line.seq else "default"
-    output.print(
-        f"[bold]{line.seq:>6}[/bold]  {moments.clock(line.time)}  {indent}"
-        f"[cyan]{escape(who)}[/cyan]: [{style}]{escape(line.text)}[/{style}]{cause}{actor}",
-        soft_wrap=True,
-    )
-    for reason in line.reasons:
-        output.print(f"{'':>35}{indent}[dim]{escape(reason)}[/dim]", soft_wrap=True)
+        tell_request(RequestStory.of(request, found, state), as_json)

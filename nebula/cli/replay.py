@@ -238,15 +238,19 @@ async def _what_if(
 
 
 def _outcomes(outcomes: list[Outcome]) -> Table:
-    table = tables.columns("", "MODEL", "AS IT WAS", "AS IT WOULD BE")
+    table = tables.columns("SIGN", "MODEL", "CHANGE")
     for each in outcomes:
         table.add_row(
             "[yellow]~[/yellow]" if each.differs else "",
             each.model,
-            _places(each.actual, each.missing),
-            _places(each.otherwise, each.otherwise_missing),
+            _change(each),
         )
     return table
+
+
+def _change(each: Outcome) -> str:
+    was = _places(each.actual, each.missing)
+    return f"{was} -> {_places(each.otherwise, each.otherwise_missing)}" if each.differs else was
 
 
 def _places(places: tuple[str, ...], missing: int) -> str:

@@ -1,6 +1,6 @@
 """How the command line shows the cluster: tables for people, JSON for programs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from nebula.actors.founding import told
 from nebula.actors.placement.fleet import twins
+from nebula.cli.columns import Columns
 from nebula.cli.elsewhere import shown_message
 from nebula.events import memory
 from nebula.events.adapter_status import adapter_status
@@ -22,7 +23,6 @@ from nebula.events.model_status import failed_before, model_status
 from nebula.events.plain_text import one_line
 from nebula.events.showing import secrets_of, shown
 from nebula.events.state import Node, Replica, State
-from nebula.history.description import place
 from nebula.history.difference import Change
 
 _COLOURS = {
@@ -31,7 +31,8 @@ _COLOURS = {
     "starting": "yellow",
     "assigned": "yellow",
     "failed": "red",
-    "given up": "red",
+    "given-up": "red",
+    "stalled": "red",
     "ending": "magenta",
     "unschedulable": "red",
     "unloading": "magenta",
@@ -56,6 +57,10 @@ LONGEST_REASON = 100
 """Longest reason in a table's cell, in characters; `nebula why` prints all of it."""
 
 
+LONGEST_LINE = 100_000
+"""Longest line in a file or a pipe, in characters."""
+
+
 class Shown(Console):
     """A console that removes secrets and control characters from every text.
 
@@ -72,9 +77,9 @@ class Shown(Console):
 
 
 def console(*, errors: bool = False) -> Console:
-    """Return a console for people; text for a file or a pipe is not cut at 80 columns."""
+    """Return a console for people; text for a file or a pipe has lines of any length."""
     made = Shown(stderr=errors, highlight=False)
-    return made if made.is_terminal else Shown(stderr=errors, highlight=False, width=200)
+    return made if made.is_terminal else Shown(stderr=errors, highlight=False, width=LONGEST_LINE)
 
 
 def escape(text: str, most: int = LONGEST_CELL) -> str:
@@ -90,10 +95,7 @@ def coloured(word: str) -> str:
 
 def columns(*names: str) -> Table:
     """Return an empty table in the common style."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in names:
-        table.add_column(name, overflow="fold")
-    return table
+    return Columns(names)
 
 
 def print_json(value: object) -> None:
@@ -141,15 +143,16 @@ def aliases(state: State, only: str = "") -> Table:
     table = columns("ALIAS", "NAME", "TARGET", "WEIGHT", "STATE", "MIRROR")
     for identity in [only] if only else sorted(state.aliases):
         alias = state.aliases[identity]
-        for number, target in enumerate(alias.targets):
+        for target in alias.targets:
             binding = state.names.get(target.model)
             model = state.models.get(binding.model) if binding is not None else None
             table.add_row(
-                *((identity, escape(alias.name)) if not number else ("", "")),
+                identity,
+                escape(alias.name),
                 escape(target.model),
                 str(target.weight),
-                coloured(model_status(state, model).phase) if model is not None else "not there",
-                escape(alias.mirror) if not number else "",
+                coloured(model_status(state, model).phase) if model is not None else "absent",
+                escape(alias.mirror),
             )
     return table
 
@@ -171,7 +174,7 @@ def replicas(state: State) -> Table:
             identity,
             replica.node,
             ",".join(map(str, replica.devices)),
-            memory.text(replica.memory),
+            _size(replica.memory),
             coloured(_phase(state, replica)),
             str(engine.pid) if engine else "",
             str(engine.port) if engine else "",
@@ -204,48 +207,69 @@ def _phase(state: State, replica: Replica) -> str:
     if node is not None and node.lost and replica.engine is not None:
         return "lost"
     if replica.serving and replica.engine is not None and replica.engine.stalled:
-        return "stands still"
+        return "stalled"
     if replica.given_up:
-        return "given up"
+        return "given-up"
     return "ending" if replica.retired else replica.phase
 
 
 def plans(state: State) -> Table:
     """Show the plan of each model, as a router decided it."""
-    table = columns("MODEL", "PLAN", "REPLICAS", "NOT PLACED")
+    table = columns("MODEL", "PLAN", "REPLICA", "NODE", "DEVICE", "MEMORY", "REASON")
     for identity in sorted(state.models):
         model = state.models[identity]
-        table.add_row(
-            identity,
-            str(model.version),
-            "\n".join(place(each) for each in model.assignments),
-            escape(f"{model.missing}: {model.unschedulable}" if model.unschedulable else ""),
-        )
+        version = str(model.version)
+        for each in model.assignments:
+            device = ",".join(map(str, each.devices))
+            table.add_row(
+                identity, version, each.replica, each.node, device, _size(each.memory), ""
+            )
+        if model.unschedulable:
+            reason = escape(f"{model.missing} not placed: {model.unschedulable}")
+            table.add_row(identity, version, "", "", "", "", reason)
+        elif not model.assignments:
+            table.add_row(identity, version, "", "", "", "", "no replicas")
     return table
+
+
+def _size(size: int) -> str:
+    """Return an amount of memory as one word, as `--memory` takes it."""
+    return memory.text(size).replace(" ", "")
 
 
 def changes(found: Sequence[Change]) -> Table:
     """Show what changed between two moments."""
-    table = columns("", "WHAT", "FIELD", "BEFORE", "AFTER")
+    table = columns("SIGN", "KIND", "ID", "FIELD", "CHANGE")
     colours = {"+": "green", "-": "red", "~": "yellow"}
     for each in found:
         colour = colours[each.sign]
         table.add_row(
             f"[{colour}]{each.sign}[/{colour}]",
-            f"{each.aggregate} {each.id}",
-            each.field,
-            escape(each.before),
-            escape(each.after),
+            each.aggregate,
+            each.id,
+            each.field.replace(" ", "-"),
+            _change(each),
         )
     return table
+
+
+def _change(each: Change) -> str:
+    """Return what became of it: of something that came or went, only what it is or was."""
+    if each.sign == "~":
+        return f"{escape(each.before or 'nothing')} -> {escape(each.after or 'nothing')}"
+    return escape(each.after or each.before)
 
 
 def nodes(state: State) -> Table:
     """Show the nodes with their devices and the memory that plans have assigned.
 
-    A lost node has no assignments any more; what still runs there is unknown.
+    A lost node has no assignments any more; what still runs there is unknown. SHARED: the nodes
+    that offer the same device, as they run on the same machine.
     """
-    table = columns("NODE", "HOST", "DEVICE", "NAME", "MEMORY", "PROMISED", "ENGINES", "LABELS")
+    table = columns(
+        *("NODE", "STATE", "HOST", "DEVICE", "MEMORY", "PROMISED", "ENGINES", "SHARED", "LABELS"),
+        "NAME",
+    )
     same = twins(state)
     for identity in sorted(state.nodes):
         node = state.nodes[identity]
@@ -255,19 +279,20 @@ def nodes(state: State) -> Table:
                 for replica in state.replicas.values()
                 if replica.node == identity and device.index in replica.devices
             ]
-            promised = memory.text(sum(replica.memory for replica in here))
+            promised = _size(sum(replica.memory for replica in here))
             others = same.get((identity, device.index), ())
-            promised += "".join(f" (shared with {node})" for node, _ in others)
             engines = str(sum(replica.engine is not None for replica in here))
             table.add_row(
-                identity + _flags(node),
+                identity,
+                _flags(node),
                 escape(node.host),
                 f"{device.kind}{device.index}",
-                escape(device.name),
-                memory.text(device.memory),
+                _size(device.memory),
                 "void" if node.lost else promised,
                 "unknown" if node.lost else engines,
-                escape(" ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))),
+                ",".join(other for other, _ in others),
+                escape(",".join(f"{key}={value}" for key, value in sorted(node.labels.items()))),
+                escape(device.name),
             )
     return table
 
@@ -279,8 +304,7 @@ def _flags(node: Node) -> str:
         ("stopped", node.stopped and not node.lost),
         ("lost", node.lost),
     )
-    flags = [word for word, on in words if on]
-    return f" ({', '.join(flags)})" if flags else ""
+    return ",".join(word for word, on in words if on) or "ready"
 
 
 def status(output: Console, state: State, now: int | None = None) -> None:
@@ -309,11 +333,25 @@ def status(output: Console, state: State, now: int | None = None) -> None:
         detail = model_status(state, state.models[identity], now).detail
         if detail:
             output.print(f"\n[bold]{identity}[/bold]: {as_it_is(detail)}", soft_wrap=True)
+    for name, reason in _troubled_adapters(state):
+        text = f"{as_it_is(reason)} ({as_it_is(why(name))} tells more)"
+        output.print(f"\n[bold]{as_it_is(name)}[/bold]: {text}", soft_wrap=True)
     for identity in sorted(state.models):
         secrets = recorded(state.models[identity].spec)
         if secrets:
             output.print(f"\n[bold]{identity}[/bold]: [yellow]{as_it_is(secrets)}[/yellow]")
     output.print(f"\n{ends(state)}", soft_wrap=True)
+
+
+def _troubled_adapters(state: State) -> Iterator[tuple[str, str]]:
+    """Yield the adapters that do not answer as they should, each with the reason."""
+    for identity in sorted(state.models):
+        model = state.models[identity]
+        for name in sorted(model.adapters):
+            stands = adapter_status(state, model, name)
+            if stands.reason:
+                where = f"adapter of {identity}, on {stands.loaded} of {stands.serving} replicas"
+                yield name, f"{where}: {stands.reason}"
 
 
 def ends(state: State) -> str:

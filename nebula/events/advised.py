@@ -6,7 +6,7 @@ import shlex
 WITHOUT_NATS = frozenset({"up", "schema", "fork"})
 """Commands that ask no cluster which runs already."""
 
-_KINDS = ("model", "replica", "seq", "request")
+_KINDS = ("model", "replica", "node", "seq", "request")
 """Words that `nebula why` takes for a kind of thing, as it takes a number for an event."""
 
 _ADVISED = re.compile(r"""`nebula ((?:'[^']*'|"[^"]*"|[^`'"])+)`""")

@@ -144,7 +144,7 @@ def _told(record: Record, before: State) -> str:
         case NodeLost(reason=reason):
             return "lost" + _because(reason)
         case NodeStopped():
-            return "stopped by a person, with its engines: replicas move elsewhere or wait for it"
+            return "stopped on request, with its engines: its replicas go elsewhere or wait for it"
         case NodeDeregistered():
             return "removed from the cluster"
         case WeightsPinRequested(source=source, pinned=pinned):

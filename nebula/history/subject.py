@@ -12,7 +12,7 @@ from msgspec import Struct
 from nebula.actors.placement.planning import plan
 from nebula.actors.placement.rebalancing import rebalance
 from nebula.events.adapter_status import adapter_status
-from nebula.events.advised import command
+from nebula.events.advised import command, why
 from nebula.events.evolve_adapter import short
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -90,8 +90,7 @@ def other_than_model(state: State, reference: str) -> str:
     if replica is not None:
         return f"{reference} is a replica of {model_of(reference, state)}: give that model"
     if reference in state.nodes:
-        events = command("events", reference)
-        return f"{reference} is a node: {events} tells what happened to it"
+        return f"{reference} is a node: {why(reference)} tells how it stands"
     return ""
 
 

@@ -6,9 +6,8 @@ from msgspec import Struct
 from nebula.actors.gateway.actor import Gateway
 from nebula.events.showing import shown_text
 from nebula.events.state import Alias, Model
-from nebula.events.validation import known_names
 from nebula.http.errors import unavailable
-from nebula.http.names import no_model
+from nebula.http.names import no_model, offered
 from nebula.http.views import ClusterView, cluster_view
 
 
@@ -68,7 +67,7 @@ def _card(
 def _cards(gateway: Gateway) -> list[ModelCard]:
     state = gateway.projection.state
     cards = []
-    for name in known_names(state):
+    for name in offered(state):
         binding = state.names[name]
         if binding.alias:
             cards += _alias_card(gateway, state.aliases[binding.alias])

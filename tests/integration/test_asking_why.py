@@ -57,7 +57,7 @@ async def test_a_model_that_fits_nowhere_ends_in_what_to_do(cluster: Cluster) ->
 async def test_a_model_whose_engine_fails_says_where_to_look(cluster: Cluster) -> None:
     await cluster.load("bad", stands="failed", options={"simulate-exit-at-start": 3})
     text = await told(cluster, "model", "bad")
-    assert "engine failed (attempt 2, exit code 3; given up)" in text
+    assert "engine failed (attempt 2, exit code 3; not tried again)" in text
     assert "`nebula logs bad-0` has all of it" in text
 
 
@@ -94,7 +94,7 @@ async def test_a_request_tells_which_way_it_went(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("model", "nobody"), "is about a model 'nobody'; there are: bad, chat"),
+        (("model", "nobody"), "is called 'nobody'; there are: bad, chat"),
         (("replica", "nobody-0"), "is about a replica 'nobody-0'; there are: "),
         (("seq", "9999"), "there is no sequence 9999"),
         (("request", "nothing"), "no record of request 'nothing': they are kept for some minutes"),

@@ -203,7 +203,7 @@ async def test_what_a_server_would_not_take_is_refused_before_a_stream_is_made(
         (("state", "--at", "2001-01-01"), "is before the first event"),
         (("diff", "1", "99"), "there is no sequence 99"),
         (("why", "seq", "99"), "there is no sequence 99"),
-        (("why", "model", "nobody"), "is about a model 'nobody'; there are: chat, poet, search"),
+        (("why", "model", "nobody"), "is called 'nobody'; there are: chat,"),
         (("why", "replica", "x-0"), "is about a replica 'x-0'; there are: "),
         (("replay", "--until", "99"), "there is no sequence 99"),
     ],

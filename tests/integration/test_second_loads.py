@@ -62,7 +62,7 @@ async def test_a_second_load_tells_what_it_drops_and_takes_no_adapter_before_its
         await cluster.until(lambda state: not state.models["twice"].leaving, "the adapter has gone")
         asking.cancel()
         for line in (
-            "replaces the whole request before it",
+            "replaces the whole one before it",
             "option simulate-tokens: 3 -> not set",
             "option simulate-start: not set -> 2",
             "option hf-token: *** -> not set",
@@ -83,7 +83,7 @@ async def test_a_second_load_tells_what_it_drops_and_takes_no_adapter_before_its
         await cluster.stands("twice", "ready")
     listed = await cluster.nebula("events", "twice", "--type", "ModelLoadRequested")
     assert "option hf-token ***" in listed.out
-    assert "compared with the request before it: " in listed.out
+    assert "; that changes: " in listed.out
     why = await cluster.nebula("why", "twice")
     assert "option simulate-start: 2 -> not set" in why.out
     told = await cluster.nebula("load", "simulated", "--id", "twice", "--replicas", "0", "--json")

@@ -146,7 +146,7 @@ def test_a_word_is_written_as_a_shell_needs_it() -> None:
     assert commands(text) == [["adapters", "load", "chat", "my poet", "./a folder/of `mine`"]]
 
 
-@pytest.mark.parametrize("name", ["42", "seq", "request", "model", "replica", "chat"])
+@pytest.mark.parametrize("name", ["42", "seq", "request", "model", "replica", "node", "chat"])
 def test_why_is_asked_about_what_has_that_name(name: str) -> None:
     with click.Context(main, info_name="nebula") as context:
         (words,) = commands(why(name))

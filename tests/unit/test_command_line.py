@@ -321,7 +321,7 @@ def test_what_is_on_another_s_subject_is_not_an_event_of_ours(tmp_path: Path) ->
     path = told_otherwise(tmp_path / "other.jsonl", 7, subject=subject)
     code, told = said("why", "model", "poet", "--log", path, "--at", "7")
     assert code == 1
-    assert "is about a model 'poet'; there are: " in told
+    assert "is called 'poet'; there are: " in told
 
 
 @pytest.mark.parametrize("moment", ["999999d", "9" * 300 + "h", "0002-01-01", "1970-01-01"])
@@ -348,11 +348,6 @@ def test_now_is_a_moment() -> None:
     assert until_now.output == CliRunner().invoke(main, ["diff", "3", "--log", LOG]).output
 
 
-def test_why_a_node_says_what_there_is_for_nodes() -> None:
-    told = "nebula: n2 is a node: `nebula events n2` tells what happened to it"
-    assert said("why", "n2", "--log", LOG) == (1, told)
-
-
 def test_what_is_not_a_model_is_told_with_the_command_for_it() -> None:
     story = cluster(n1=[80]).given("mine", load(1, lora=True))
     story.settles()
@@ -362,7 +357,7 @@ def test_what_is_not_a_model_is_told_with_the_command_for_it() -> None:
         ("poet", "poet is an adapter of mine: `nebula adapters unload mine poet`"),
         ("prod", "prod is an alias: `nebula aliases`"),
         ("mine-0", "mine-0 is a replica of mine"),
-        ("n1", "n1 is a node: `nebula events n1`"),
+        ("n1", "n1 is a node: `nebula why n1`"),
     ):
         with pytest.raises(Refused) as refused:
             submit.model_in(story.state, name)
@@ -397,9 +392,9 @@ def test_what_is_written_as_a_path_is_sent_as_a_whole_one(
 def test_an_id_used_as_a_name_is_explained() -> None:
     state = cluster(n1=[80]).given("chat", load(name="org/chat")).state
     assert submit.absent(state, ["org/chat", "chat", "later"]) == [
-        "nothing is called 'chat' yet: until then no requests go there; "
-        "the model 'chat' is called 'org/chat'",
-        "nothing is called 'later' yet: until then no requests go there",
+        "nothing has the name 'chat' yet, so no requests go there; "
+        "the model with that id has the name 'org/chat'",
+        "nothing has the name 'later' yet, so no requests go there",
     ]
 
 
@@ -423,7 +418,7 @@ def test_an_id_used_as_a_name_is_explained() -> None:
         ),
         (
             ("n2", "--since", "23"),
-            "nothing happened since then: 2 events are what was asked for, but earlier",
+            "nothing happened since then: 2 events are of the kind asked for, but earlier",
         ),
         (("--until", "1", "--since", "1", "--node", "n3"), "no event meets all conditions: "),
     ],

@@ -181,10 +181,10 @@ def test_a_stopped_node_is_told_in_plain_words() -> None:
     story = two()
     before = story.state
     after = stops(story, "alpha").state
-    assert describe(story.log[-1]).startswith("stopped in good order")
+    assert describe(story.log[-1]).startswith("stopped on request")
     [change] = [each for each in differences(before, after) if each.field == "stopped"]
     assert (change.before, change.after) == ("", "yes")
     output = console()
     with output.capture() as printed:
         output.print(nodes(after))
-    assert "alpha (stopped)" in printed.get()
+    assert "alpha  stopped" in printed.get()

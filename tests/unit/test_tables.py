@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from io import StringIO
 
+import pytest
 from rich.console import Console
 from rich.table import Table
 
 from nebula.cli import tables
-from nebula.events.intents import NodeDrainRequested
-from nebula.events.vocabulary import EngineReady, EngineStarted, EngineStopped, NodeLost
+from nebula.events.intents import AdapterLoadRequested, NodeDrainRequested
+from nebula.events.vocabulary import (
+    AdapterLoadFailed,
+    EngineReady,
+    EngineStarted,
+    EngineStopped,
+    NodeLost,
+)
 from tests.unit.story import cluster, load
 
 
@@ -24,8 +31,8 @@ def test_what_was_promised_of_a_lost_node_counts_no_more() -> None:
     story.settles()
     story.runs("chat-0").runs("chat-1").given("n1", NodeDrainRequested()).given("n2", NodeLost())
     assert shown(tables.nodes(story.state)) == [
-        "n1 (draining) gpu0 H100 80.0 GiB 8.0 GiB 1",
-        "n2 (lost) gpu0 H100 80.0 GiB void unknown",
+        "n1 draining - gpu0 80.0GiB 8.0GiB 1 - - H100",
+        "n2 lost - gpu0 80.0GiB void unknown - - H100",
     ]
 
 
@@ -37,12 +44,29 @@ def test_beside_an_engine_no_reason_stands_that_is_over() -> None:
         return shown(tables.replicas(story.state))[0]
 
     story.runs("chat-0").given("chat-0", EngineStopped("the node was stopped"))
-    assert row().endswith("stopped the node was stopped")
+    assert row().endswith("stopped - - the node was stopped")
     story.given("chat-0", EngineStarted(7, 1.0, 8001, "/log", 1, attempt=1))
-    assert row().endswith("starting 7 8001")
+    assert row().endswith("starting 7 8001 -")
     story.fails("chat-0").given("chat-0", EngineStarted(7, 1.0, 8001, "/log", 1, attempt=2))
     assert row().endswith("starting 7 8001 attempt 1 failed: killed")
     story.given("chat-0", EngineReady())
-    assert row().endswith("ready 7 8001")
+    assert row().endswith("ready 7 8001 -")
     story.gives_up("chat-0")
-    assert row().endswith("given up ValueError: no")
+    assert row().endswith("given-up - - ValueError: no")
+
+
+def test_the_foot_of_the_status_tells_of_adapters_that_could_not_be_loaded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    story = cluster(n1=[80]).given("chat", load(1, "8GiB", lora=True))
+    story.settles()
+    story.runs("chat-0").given("chat", AdapterLoadRequested("poet", "/poet"))
+    tables.status(tables.console(), story.state)
+    assert "on 0 of 1 replicas" not in capsys.readouterr().out, "it may still come"
+    story.given("chat-0", AdapterLoadFailed("poet", "/poet", "its rank is too large"))
+    tables.status(tables.console(), story.state)
+    foot = capsys.readouterr().out.splitlines()[-3]
+    assert foot == (
+        "poet: adapter of chat, on 0 of 1 replicas: chat-0 on n1: its rank is too large "
+        "(`nebula why poet` tells more)"
+    )

@@ -39,11 +39,11 @@ def test_each_source_has_a_line_that_says_how_it_stands() -> None:
     story.given("alpha", WeightsPinRequested("lab/whole"), WeightsPinRequested("lab/later"))
     assert shown(story) == [
         "NODE SOURCE SIZE STATE",
-        "alpha lab/going 1.0 GiB to be removed",
-        "alpha lab/later not there, pinned",
-        "alpha lab/whole 500.0 MiB whole, pinned",
-        "beta lab/broken 10.0 MiB 0 % there, failed: the line [is] down",
-        "beta lab/half 4.0 GiB 25 % there",
+        "alpha lab/going 1.0GiB to be removed",
+        "alpha lab/later - not there, pinned",
+        "alpha lab/whole 500.0MiB whole, pinned",
+        "beta lab/broken 10.0MiB 0 % there, failed: the line [is] down",
+        "beta lab/half 4.0GiB 25 % there",
     ]
 
 

@@ -65,10 +65,10 @@ def hopeless(state: State, binding: NameBinding) -> str | None:
         return f"model {model.name!r} is not served: {stands.detail}"
     if not binding.adapter or stands.phase != "ready":
         return None
-    return _refused(state, model, binding.adapter)
+    return refused(state, model, binding.adapter)
 
 
-def _refused(state: State, model: Model, adapter: str) -> str | None:
+def refused(state: State, model: Model, adapter: str) -> str | None:
     """Return why no replica will have an adapter; None if one has it or may still get it.
 
     A replica that is not ready yet may get it: it loads its adapters when it is.
