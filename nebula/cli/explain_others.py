@@ -17,7 +17,8 @@ from nebula.history.subject import Verdict
 SHOWN = 20
 """Last events of an actor that are listed; `--all` lists all of them."""
 
-_KINDS = ("router", "gateway")
+_KINDS = {"router-": "router", "gw-": "gateway"}
+"""How the ids of actors begin that the log does not name."""
 
 
 async def of_node(
@@ -48,13 +49,13 @@ async def of_actor(
     past: Past, state: State, name: str, whole: bool
 ) -> tuple[Chronicle, Verdict, int] | None:
     """Return what an actor has written last; None if none of that name has written anything."""
-    writer = next((kind for kind in _KINDS if name.startswith(f"{kind}-")), name)
+    writer = next((kind for start, kind in _KINDS.items() if name.startswith(start)), name)
     last: deque[int] = deque(maxlen=None if whole else SHOWN)
     number = 0
     async for record in _written_by(past, state.seq, writer):
         last.append(record.seq)
         number += 1
-    if not number and writer not in _KINDS:
+    if not number and writer not in _KINDS.values():
         return None
     chosen = set(last)
     chronicle = Chronicle(lambda record, *_: record.seq in chosen)

@@ -55,7 +55,7 @@ def advice(state: State, model: Model) -> str:
     replicas = [replica for replica in state.replicas_of(model) if not replica.retired]
     failed = next((each for each in replicas if each.given_up), None)
     if failed is not None and (remedy := way_out(failed.reason)):
-        return f"{remedied(model, remedy)} Without that it would fail in the same way again."
+        return f"{remedied(model, remedy)} As it is, it would fail again in the same way."
     if failed is not None:
         return (
             f"{_mend(failed)}, {_again(model)}. Its node does not try again by itself, and begins "

@@ -63,7 +63,8 @@ def _lines(state: State, node: Node, here: list[Replica], now: int | None) -> It
         yield replica_status(state, replica, now)
     for source, held in sorted(node.weights.items()):
         if held.reason:
-            yield f"refused {source}: {held.reason}"
+            named = "" if source in held.reason else f" {source}"
+            yield f"refused{named}: {held.reason}"
     for replica in here:
         for name, status in sorted(replica.adapters.items()):
             if status.reason:

@@ -118,6 +118,5 @@ def test_what_can_only_fail_again_is_not_advised_to_be_requested_again() -> None
     reason = permanent.told("unrecognized arguments: --no-such 1", "load it without that option")
     story = placed().given("chat-0", EngineFailed(reason, 2, attempt=1, retry_in=None))
     assert (
-        told(story)
-        == "Load it without that option. Without that it would fail in the same way again."
+        told(story) == "Load it without that option. As it is, it would fail again in the same way."
     )

@@ -193,12 +193,12 @@ ADOPTED = "its process ended (exit code unknown: it was started before this node
         (
             Death(-9),
             NO,
-            f"{KILLED}: by the kernel, if the machine ran out of memory, or by a person or program",
+            f"{KILLED}, sent by a person or program, or by the kernel if memory had run out",
         ),
         (
             Death(-9, killings=0),
             NO,
-            f"{KILLED}: by a person or program, since the machine had not run out of memory",
+            f"{KILLED}, sent by a person or program: memory had not run out",
         ),
         (
             Death(-9, killings=1),
@@ -209,8 +209,8 @@ ADOPTED = "its process ended (exit code unknown: it was started before this node
         (
             Death(137),
             NO,
-            f"exit code 137: {KILLED}: by the kernel, if the machine ran out of memory, or by a "
-            "person or program",
+            f"exit code 137: {KILLED}, sent by a person or program, or by the kernel if memory had "
+            "run out",
         ),
         (
             Death(-11),

@@ -127,7 +127,7 @@ def test_a_single_router_is_told_to_be_one_of_those_that_the_log_does_not_tell_a
     result = CliRunner().invoke(main, ["why", "router-0a1b2c3d", "--log", RECORDED])
     assert result.exit_code == 0
     assert "one router from another, such as router-0a1b2c3d" in result.output
-    result = CliRunner().invoke(main, ["why", "gateway-0a1b2c3d", "--json", "--log", RECORDED])
+    result = CliRunner().invoke(main, ["why", "gw-0a1b2c3d", "--json", "--log", RECORDED])
     assert json.loads(result.output)["headline"].startswith("the log does not tell one gateway")
 
 

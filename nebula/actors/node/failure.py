@@ -113,7 +113,7 @@ def death_reason(death: Death, words: str) -> str:
         how += f"killed by {_signal(number)}"
         if number != signal.SIGKILL:
             return f"{how}, which neither it nor Nebula sent"
-        return f"{how}: {_killer(death.killings)}"
+        return how + _killer(death.killings)
     if code < 0:
         own = f"crashed with {_signal(number)}"
         return own + (f"; its last words: {words}" if words else "")
@@ -122,10 +122,10 @@ def death_reason(death: Death, words: str) -> str:
 
 def _killer(killings: int | None) -> str:
     if killings is None:
-        return "by the kernel, if the machine ran out of memory, or by a person or program"
+        return ", sent by a person or program, or by the kernel if memory had run out"
     if not killings:
-        return "by a person or program, since the machine had not run out of memory"
-    return OUT_OF_MEMORY
+        return ", sent by a person or program: memory had not run out"
+    return f": {OUT_OF_MEMORY}"
 
 
 def _signal(number: int) -> str:
