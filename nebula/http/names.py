@@ -19,9 +19,9 @@ def offered(state: State) -> list[str]:
 
 def _refused(state: State, name: str) -> str | None:
     """Return why no replica of an adapter's model will have it; None for all other names."""
-    named = state.names[name]
-    model = state.models.get(named.model) if named.adapter else None
-    return routing.refused(state, model, named.adapter) if model is not None else None
+    binding = state.names[name]
+    model = state.models.get(binding.model) if binding.adapter else None
+    return routing.refused(state, model, binding.adapter) if model is not None else None
 
 
 def no_model(state: State, name: str) -> ApiError:
