@@ -112,6 +112,7 @@ class Recovery:
                 ways = {"path": path, "body": body, "continues": form, "version": version}
                 self._again(replace(flight.request, **ways), broken)
             case Detokenize():
+                flight.drop_early()  # the attempt is over: what came early of it is of no use
                 self._move(Phase.DETOKENIZING)
                 flight.drop_early()
                 self.effects.append(AskText(flight.id, self._question(way), flight.binding))
