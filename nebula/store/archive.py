@@ -26,8 +26,10 @@ _SEAL = b',"chain":"'
 _TAIL = len(_SEAL) + 64 + len(b'"}')
 _sha256 = hashlib.sha256
 _NO_BODY = msgspec.Raw(b"")
-_ROOM = 200
-"""Levels of the stack to reserve for readers: Python counts calls and nested JSON together."""
+_DEEPEST = 200
+"""Levels of nested JSON that are written as JSON. Where a parser stops differs between versions of
+Python, and before 3.12 with the depth of calls: this is far below, so that a log gives the same
+file everywhere, and every reader can read it."""
 
 
 class BadArchive(Exception):
@@ -264,13 +266,23 @@ def _put_body(line: _Line, body: bytes) -> None:
 
 
 def _is_json(body: bytes) -> bool:
-    if body.count(b"[") + body.count(b"{") > _ROOM:
-        body = b"[" * _ROOM + body + b"]" * _ROOM
     try:
-        msgspec.json.decode(body, type=Any)
+        value = msgspec.json.decode(body, type=Any)
     except UNREADABLE:
         return False
-    return True
+    return body.count(b"[") + body.count(b"{") <= _DEEPEST or not _too_deep(value)
+
+
+def _too_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return any(isinstance(each, dict | list) for each in level)
 
 
 def _why(error: Exception) -> str:

@@ -217,6 +217,21 @@ def test_how_deep_json_may_be_where_it_is_read_does_not_matter(depth: int) -> No
     assert deep(100) == entries
 
 
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+@pytest.mark.parametrize(("depth", "form"), [(200, b'"body":'), (201, b'"body_text":')])
+def test_json_of_more_levels_than_every_python_reads_is_written_as_text(
+    opening: bytes, closing: bytes, depth: int, form: bytes
+) -> None:
+    for levels in (depth, depth + 500 if b"text" in form else 1):
+        entries = [Entry(1, 1, "s", b"", opening * levels + b"1" + closing * levels)]
+        assert form in exported(entries)
+        assert read(exported(entries)) == entries
+
+
+def test_many_lists_beside_each_other_are_not_deep() -> None:
+    assert b'"body":' in exported([Entry(1, 1, "s", b"", b"[" + b"[]," * 5000 + b"[]]")])
+
+
 def test_reader_and_writer_end_with_the_same_chain() -> None:
     writer = Writer(5)
     lines = [writer.head, *map(writer.line, story())]
