@@ -21,3 +21,9 @@ smartquotes = False  # `--option` stays two hyphens
 
 html_theme = "furo"
 html_title = "Nebula"
+html_static_path = ["_static"]
+html_css_files = ["nebula.css"]
+html_show_copyright = False
+
+mermaid_height = "auto"
+mermaid_fullscreen = False
