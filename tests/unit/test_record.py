@@ -77,8 +77,8 @@ OLD = GOLDEN.with_name("old_events.json")
 NESTED = (
     b"[" * 100_000,
     b'{"a":' * 100_000,
-    b'{"source":"/m","options":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
-    b'{"source":"/m","options":{"a":' + b'{"b":' * 5_000 + b"1" + b"}" * 5_000 + b"}}",
+    b'{"source":"/m","options":{"deep":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+    b'{"source":"/m","options":{"deep":' + b'{"b":' * 5_000 + b"1" + b"}" * 5_000 + b"}}",
 )
 """Every one of them deeper than the stack of most Pythons; 3.13 reads the last."""
 
