@@ -67,6 +67,20 @@ class EngineReady(Struct, frozen=True, gc=False):
         Meta(description="Time from the process's start until it was ready, in seconds."),
     ] = 0.0
     node: Reporter = ""
+    tasks: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Tasks that the engine supports, by vLLM's names (`generate`, `embed`, "
+            "...); empty if it reports none."
+        ),
+    ] = ()
+    max_model_len: Annotated[
+        int,
+        Meta(
+            description="Tokens that prompt and answer may have together; 0 if the engine reports "
+            "none."
+        ),
+    ] = 0
 
 
 class EngineFailed(Struct, frozen=True, gc=False):

@@ -1,12 +1,13 @@
 """The headers of requests and answers on NATS, written and read. Pure."""
 
 import functools
+import json
 from collections.abc import Mapping
 
 import msgspec
 from msgspec.structs import replace
 
-from nebula.events.inference import Piece, Request, Routed
+from nebula.events.inference import HeaderFields, Piece, Request, Routed
 from nebula.events.reading import UNREADABLE, number
 from nebula.events.record import parse_headers
 from nebula.events.subjects import is_token
@@ -41,6 +42,10 @@ STREAM = "Nebula-Stream"
 QUEUED = "Nebula-Queued"
 RETRY_AFTER = "Nebula-Retry-After"
 VERSION = "Nebula-Adapter-Version"
+QUERY = "Nebula-Query"
+FIELDS = "Nebula-Fields"
+
+_header_fields = msgspec.json.Decoder(HeaderFields)
 
 HEADER_ROOM = 16 * 1024
 """Bytes kept free of a message's body: NATS counts headers towards its payload limit."""
@@ -106,6 +111,10 @@ def _own_headers(request: Request) -> dict[str, str]:
         headers[TOKENS] = request.tokens
     if request.version:
         headers[VERSION] = request.version
+    if request.query:
+        headers[QUERY] = request.query
+    if request.fields:
+        headers[FIELDS] = _fields_text(request.fields)
     return headers
 
 
@@ -140,9 +149,21 @@ def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> 
             headers.get(TOKENS, ""),
             GONE in headers,
             headers.get(VERSION, ""),
+            headers.get(QUERY, ""),
+            _read_fields(headers.get(FIELDS, "")),
         )
-    except ValueError:
+    except UNREADABLE:
         return None
+
+
+def _fields_text(fields: HeaderFields) -> str:
+    """Return header fields of HTTP as one line of ASCII: their values may be any bytes."""
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def _read_fields(text: str) -> HeaderFields:
+    """Return header fields of HTTP. Raise msgspec.DecodeError for text that holds none."""
+    return _header_fields.decode(text) if text else ()
 
 
 _OWN = f"{REQUEST}: ".encode()
@@ -234,6 +255,8 @@ def piece_headers(piece: Piece) -> dict[str, str]:
         headers[CONTINUES] = piece.continues
     if piece.version:
         headers[VERSION] = piece.version
+    if piece.fields:
+        headers[FIELDS] = _fields_text(piece.fields)
     return headers
 
 
@@ -255,8 +278,9 @@ def read_piece(headers: Mapping[str, str] | None, body: bytes) -> Piece | None:
             int(headers[RETRY_AFTER]) if RETRY_AFTER in headers else None,
             headers.get(CONTINUES, ""),
             headers.get(VERSION, ""),
+            _read_fields(headers.get(FIELDS, "")),
         )
-    except (KeyError, ValueError):
+    except (KeyError, *UNREADABLE):
         return None
 
 

@@ -19,6 +19,7 @@ from nebula.events.record import Record
 from nebula.events.state import Measured, Model, NameBinding, Replica, State, launch_of, proven_spec
 from nebula.events.version import ADAPTERS_STAY
 from nebula.events.vocabulary import (
+    EngineReady,
     ModelAssigned,
     ModelEvent,
     ModelMeasured,
@@ -84,6 +85,7 @@ def _load(state: State, record: Record, event: ModelLoadRequested) -> State:
             if stay and event.lora is None and not adapters:
                 event = replace(event, lora=True)  # as where the request itself names adapters
             adapters = {**stay, **adapters}
+        same = _is_same_model(old.spec, event)
         new = replace(
             old,
             name=name,
@@ -98,6 +100,8 @@ def _load(state: State, record: Record, event: ModelLoadRequested) -> State:
             measured=old.measured if event.source == old.spec.source else None,
             rolled_back="",
             offers=offers,
+            tasks=old.tasks if same else (),
+            context=old.context if same else 0,
         )
         state = evolve_adapter.forgive(state, old)
     return set_apart(_rename(_put(state, new), old, new), old, new)
@@ -310,6 +314,21 @@ def let_go(state: State, replica: Replica) -> tuple[State, Replica]:
     now = replace(replica, memory=0)
     occupancy = hold(hold(state.occupancy, replica, -1), now)
     return replace(state, occupancy=occupancy, capacity_seq=replica.changed), now
+
+
+def _is_same_model(before: ModelLoadRequested, now: ModelLoadRequested) -> bool:
+    """Return whether engines of both can do the same."""
+    return (before.source, before.task, before.options) == (now.source, now.task, now.options)
+
+
+def learned(state: State, replica: Replica, event: EngineReady) -> State:
+    """Note what a model's engines can do, unless the engine was started for an earlier request."""
+    model = state.models.get(replica.model)
+    if model is None or not event.tasks or replica.launch != launch_of(model):
+        return state
+    if (model.tasks, model.context) == (event.tasks, event.max_model_len):
+        return state
+    return _put(state, replace(model, tasks=event.tasks, context=event.max_model_len))
 
 
 def proved(state: State, identity: str) -> State:

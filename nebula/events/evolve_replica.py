@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from nebula.events import evolve_adapter
 from nebula.events.brief import brief
-from nebula.events.evolve_model import let_go, proved, remove
+from nebula.events.evolve_model import learned, let_go, proved, remove
 from nebula.events.index import settle
 from nebula.events.record import Record
 from nebula.events.state import Engine, Replica, State
@@ -51,7 +51,7 @@ def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
     replicas = state.replicas.insert(replica.id, replica)
     state = replace(state, seq=seq, time=time, replicas=replicas)
     if isinstance(event, EngineReady):
-        state = proved(state, replica.model)
+        state = proved(learned(state, replica, event), replica.model)
     state = evolve_adapter.settled(state, replica.model)
     # A report alone makes no decision due that was not due before.
     return settle(state, (replica.model,)) if replica.model in state.unsettled else state

@@ -7,9 +7,12 @@ is all of it. Where an engine dies, the gateway asks again under the same id wit
 `attempt`, whose pieces are numbered from 0 again; those of earlier attempts mean nothing any more.
 """
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
+
+HeaderFields: TypeAlias = tuple[tuple[str, str], ...]
+"""Header fields of HTTP: lower-case names, and values in Latin-1."""
 
 ALL_ATTEMPTS = 2**31
 """All attempts of a request have numbers below this one."""
@@ -100,6 +103,11 @@ class Request(Struct, frozen=True, gc=False):
             "is empty."
         ),
     ] = ""
+    query: Annotated[str, Meta(description="Query string of the HTTP request, without `?`.")] = ""
+    fields: Annotated[
+        HeaderFields,
+        Meta(description="Header fields of the client's request that the engine gets too."),
+    ] = ()
 
 
 class Piece(Struct, frozen=True, gc=False):
@@ -137,6 +145,10 @@ class Piece(Struct, frozen=True, gc=False):
     version: Annotated[
         str, Meta(description="Digest of the adapter's version, on the first piece.")
     ] = ""
+    fields: Annotated[
+        HeaderFields,
+        Meta(description="Further header fields of the engine's answer, on the first piece."),
+    ] = ()
 
 
 class ReplicaCandidate(Struct, frozen=True, array_like=True):

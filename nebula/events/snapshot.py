@@ -17,7 +17,7 @@ from nebula.events.state import Alias, Cluster, Model, NameBinding, Node, Reject
 FORMAT = 1
 """Version of the format of these bytes."""
 
-FOLD = 16
+FOLD = 17
 """Version of `evolve`; it grows when the same log folds to a different state. A test checks
 that."""
 

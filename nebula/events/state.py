@@ -164,7 +164,9 @@ class Model(Struct, frozen=True, gc=False):
     replica got ready; `rolled_back` says why the spec after it was given up. `moving`: replicas
     that are to move elsewhere. `adapters` are the sources that are wanted, by name; `offers` what
     each name stands for. `leaving`: adapters that the last load request no longer names, which
-    answer until its replicas serve.
+    answer until its replicas serve. `tasks`: what its engines have told that they support, since
+    its source, task or options last changed. `context`: tokens that prompt and answer may have
+    together, likewise; 0 until it is told.
     """
 
     id: str
@@ -190,6 +192,8 @@ class Model(Struct, frozen=True, gc=False):
     moving: tuple[str, ...] = ()
     offers: dict[str, Offer] = {}
     leaving: dict[str, str] = {}
+    tasks: tuple[str, ...] = ()
+    context: int = 0
 
     @property
     def wanted(self) -> int:

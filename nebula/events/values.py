@@ -4,7 +4,9 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
-Task: TypeAlias = Literal["chat", "embedding"]
+Task: TypeAlias = Literal["chat", "embedding", "classify", "score", "pooling", "transcription"]
+"""What a model is loaded for: it selects vLLM's runner. What it then can do, its engines tell."""
+
 DeviceKind: TypeAlias = Literal["gpu", "cpu"]
 
 PublicName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]

@@ -11,7 +11,7 @@ from typing import Any
 from nebula.events.state import State
 from nebula.events.vocabulary import Event
 
-VERSION = 2
+VERSION = 3
 """The newest cluster version that this Nebula knows."""
 
 SIZES = 1
@@ -25,6 +25,13 @@ SINCE: Mapping[tuple[str, str], int] = {("NodeStopped", ""): 2}
 """The version that introduced a field or, with "" as the field, a type of event; older ones are not
 listed. It lists everything that was added to an intent, and everything that older routers would
 decide differently upon."""
+
+VALUES_SINCE: Mapping[tuple[str, str], Mapping[object, int]] = {
+    ("ModelLoadRequested", "task"): dict.fromkeys(
+        ("classify", "score", "pooling", "transcription"), 3
+    )
+}
+"""The version that introduced a value of a field that is older than the value."""
 
 
 def too_new(state: State) -> str | None:
@@ -68,6 +75,9 @@ def _needs(event: Event, since: Mapping[tuple[str, str], int]) -> Iterator[tuple
             kind_of: Any = type(event)
             if getattr(event, field) != getattr(kind_of(*_required(event)), field):
                 yield f"{field}: it", needed
+    for (kind, field), values in VALUES_SINCE.items():
+        if kind == name and (value := getattr(event, field)) in values:
+            yield f"{field} {value}: it", values[value]
 
 
 def _required(event: Event) -> list[object]:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from nebula.http.dialects import dialect_of
 from nebula.http.errors import ApiError
 from nebula.http.origins import (
     BadHost,
@@ -44,7 +45,7 @@ class Guard:
         if scope["type"] == ScopeType.HTTP:
             refusal = self.refusal(scope["headers"], scope["path"])
             if refusal is not None:
-                await fail(refusal, send)
+                await fail(refusal, send, dialect_of(scope["path"]))
                 return
         await self._app(scope, receive, send)
 

@@ -1,4 +1,4 @@
-"""The three hot paths of OpenAI's API: chat, completions, embeddings.
+"""The paths that engines answer: those of vLLM that clients may use.
 
 They are plain ASGI in front of Litestar, which handles all other paths. To keep a request cheap,
 only the fields that concern the gateway are read from its body.
@@ -8,10 +8,9 @@ import hashlib
 import logging
 from itertools import count
 
-import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
-from msgspec import Raw, Struct
+from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway
@@ -23,15 +22,15 @@ from nebula.actors.gateway.names import Route, resolve, shadow
 from nebula.actors.gateway.not_served import NotServed
 from nebula.actors.gateway.resuming import failed, prepared
 from nebula.actors.router.prefixes import BOUNDS, digests
+from nebula.events.endpoints import ENDPOINTS, Endpoint, able, served, serves
 from nebula.events.envelope import HEADER_ROOM
 from nebula.events.inference import LOAD_PATIENCE, Request
-from nebula.events.reading import UNREADABLE
 from nebula.events.state import NameBinding
-from nebula.events.values import Task
-from nebula.http import own_fields
+from nebula.http import outline, own_fields
 from nebula.http.bodies import ClientLeft, read_body
 from nebula.http.credentials import owner
-from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
+from nebula.http.errors import ApiError, unavailable
+from nebula.http.forwarding import forwarded
 from nebula.http.names import no_model
 from nebula.http.relay import fail, relay
 from nebula.http.resuming import resume
@@ -39,19 +38,7 @@ from nebula.openai.continuation import streams
 
 log = logging.getLogger(__name__)
 
-TASK_OF: dict[str, Task] = {
-    "/v1/chat/completions": "chat",
-    "/v1/completions": "chat",
-    "/v1/embeddings": "embedding",
-}
-_PROMPTS = {
-    "/v1/chat/completions": ("messages",),
-    "/v1/completions": ("prompt", "prompt_embeds"),
-    "/v1/embeddings": ("input", "messages"),
-}
-"""The fields of which one is required, as in vllm/entrypoints, the most common first."""
 _ALLOW = (b"allow", b"POST, OPTIONS")
-_EMPTY = Raw(b"")
 
 
 class Patience(Struct, frozen=True):
@@ -75,24 +62,6 @@ class Limits(Struct, frozen=True):
         return room if self.body is None else min(self.body, room)
 
 
-class _Outline(Struct):
-    """The fields of a request that concern the gateway; the engine reads all others."""
-
-    model: str | None = None
-    stream: Raw = _EMPTY
-    messages: Raw = _EMPTY
-    prompt: Raw = _EMPTY
-    prompt_embeds: Raw = _EMPTY
-    input: Raw = _EMPTY
-    user: Raw = _EMPTY
-    safety_identifier: Raw = _EMPTY
-    priority: Raw = _EMPTY
-
-
-_outlines = msgspec.json.Decoder(_Outline)
-_fields = msgspec.json.Decoder(dict[str, Raw])
-
-
 class InferenceRoutes:
     """An ASGI application for OpenAI's inference paths; `rest` answers all other paths."""
 
@@ -108,7 +77,8 @@ class InferenceRoutes:
             await self._rest(scope, receive, send)
             return
         path = scope["path"].rstrip("/")
-        if path not in TASK_OF:
+        endpoint = ENDPOINTS.get(path)
+        if endpoint is None:
             await self._rest(scope, receive, send)
             return
         try:
@@ -118,9 +88,9 @@ class InferenceRoutes:
                 return
             if scope["method"] != "POST":
                 raise ApiError(405, f"{path} takes POST", allow=_ALLOW[1].decode())
-            await self._infer(path, scope, receive, send)
+            await self._infer(endpoint, scope, receive, send)
         except ApiError as error:
-            await fail(error, send)
+            await fail(error, send, endpoint.dialect)
         except ClientLeft:
             return
         except ConnectionAbortedError:
@@ -128,50 +98,50 @@ class InferenceRoutes:
         except Exception as error:
             log.exception("a request to %s failed", path)
             text = f"internal error: {type(error).__name__}"
-            await fail(ApiError(500, text, kind="internal_error"), send)
+            await fail(ApiError(500, text, kind="internal_error"), send, endpoint.dialect)
 
-    async def _infer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _infer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         gateway = self._gateway
         if not gateway.started:
             raise unavailable("the gateway is starting")
         hold = Hold(gateway.bodies)
         try:
             gateway.admit()
-            await self._answer(path, scope, receive, send, hold)
+            await self._answer(endpoint, scope, receive, send, hold)
         except NotServed as error:
             raise unavailable(str(error), error.retry_after) from error
         finally:
             hold.release()
 
     async def _answer(
-        self, path: str, scope: Scope, receive: Receive, send: Send, hold: Hold
+        self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, hold: Hold
     ) -> None:
         gateway, limits = self._gateway, self._limits
         headers = own_fields.fields(scope["headers"])
         timeout, kept = own_fields.time_limit(headers), own_fields.kept(headers)
         body = await read_body(receive, headers, limits.body_for(gateway), hold)
-        outline = _read(body)
-        name, prompt = _named(outline), _prompt(path, outline)
+        asked = outline.read(endpoint, body)
         identity, key = new_id(), owner(headers)
-        user = _text(outline.user) or _text(outline.safety_identifier)
-        route = self._resolve(path, name, user or kept or identity)
+        route = self._resolve(endpoint, asked.model, asked.user or kept or identity)
         binding, original = route.binding, body
-        if route.name != name:
-            body = _renamed(body, route.name)
+        if route.name != asked.model:
+            body = outline.renamed(body, route.name)
         request = Request(
             identity,
             gateway.id,
             binding.model,
-            path,
+            endpoint.path,
             body,
             binding.adapter,
-            user=f"{key}/{user}" if user else key,
-            priority=_number(outline.priority),
+            user=f"{key}/{asked.user}" if asked.user else key,
+            priority=asked.priority,
             patience=limits.patience.load,
             timeout=timeout,
-            prefix=_prefix(binding, prompt) if len(prompt) >= BOUNDS[0] else (),
+            prefix=_prefix(binding, asked.prompt) if len(asked.prompt) >= BOUNDS[0] else (),
+            query=scope["query_string"].decode("latin-1"),
+            fields=forwarded(headers),
         )
-        stream = TASK_OF[path] == "chat" and streams(bytes(outline.stream))
+        stream = endpoint.streams and streams(asked.stream)
         if stream:
             request = prepared(request)
         if kept is not None:
@@ -183,8 +153,8 @@ class InferenceRoutes:
         if route.mirror or route.wake:
             self._copy(request, route, original)
         try:
-            served_by = route.name if route.name != name else ""
-            await relay(delivery, receive, send, served_by, stream=stream)
+            served_by = route.name if route.name != asked.model else ""
+            await relay(delivery, receive, send, served_by, stream=stream, dialect=endpoint.dialect)
         finally:
             gateway.leave(delivery, hold)
 
@@ -193,10 +163,10 @@ class InferenceRoutes:
         state = self._gateway.projection.state
         if route.wake:
             model = state.models[route.wake]
-            self._mirror.wake(request, model.id, _renamed(original, model.name))
+            self._mirror.wake(request, model.id, outline.renamed(original, model.name))
         copy = shadow(state, route.mirror, route) if route.mirror else None
         if copy is not None:
-            self._mirror.send(request, copy.binding, _renamed(original, copy.name))
+            self._mirror.send(request, copy.binding, outline.renamed(original, copy.name))
 
     async def _claim(
         self, request: Request, key: bytes, body: bytes, stream: bool
@@ -233,10 +203,11 @@ class InferenceRoutes:
                 return other.request, True
         raise AssertionError("count() has an end")
 
-    def _resolve(self, path: str, name: str, key: str) -> Route:
+    def _resolve(self, endpoint: Endpoint, name: str, key: str) -> Route:
         """Return what answers requests for a name.
 
-        Raise ApiError: 404 with the known names, 400 for another task, 503 without NATS.
+        Raise ApiError: 404 with the known names, 400 for a path that it does not serve, 503 without
+        NATS.
         """
         gateway = self._gateway
         state = gateway.projection.state
@@ -245,73 +216,13 @@ class InferenceRoutes:
             if not gateway.able:
                 raise unavailable("NATS can't be reached: the present models are unknown")
             raise no_model(state, name)
-        if route.model.task != TASK_OF[path]:
-            raise ApiError(
-                400,
-                f"{name!r} is a model for {route.model.task}; {path} needs one for {TASK_OF[path]}",
-                param="model",
-                code="wrong_task",
-            )
+        can = able(route.model.task, route.model.tasks)
+        if not serves(endpoint, can):
+            text = f"{name!r} does not serve {endpoint.path}: it serves {', '.join(served(can))}"
+            raise ApiError(400, text, param="model", code="wrong_task")
         return route
-
-
-def _renamed(body: bytes, name: str) -> bytes:
-    """Return the same body with another model."""
-    fields = _fields.decode(body)
-    fields["model"] = Raw(msgspec.json.encode(name))
-    return msgspec.json.encode(fields)
-
-
-def _read(body: bytes) -> _Outline:
-    """Read the fields that the gateway needs. Raise ApiError that names the field at fault."""
-    try:
-        return _outlines.decode(body)
-    except msgspec.ValidationError as error:
-        raise ApiError(400, f"wrong type: {error}", param=field_at_fault(error)) from error
-    except UNREADABLE as error:
-        raise no_json(error) from error
-
-
-def _named(outline: _Outline) -> str:
-    """Return the model that a request names. Raise ApiError if it names none."""
-    if outline.model is None:
-        raise ApiError(400, "you must name a model", param="model")
-    return outline.model
-
-
-def _prompt(path: str, outline: _Outline) -> bytes:
-    """Return the request's input: the first present field of those that vLLM takes.
-
-    The engine validates the rest. Raise ApiError if there is no input or it has a wrong type,
-    because such a request must not wake a model.
-    """
-    forms = _PROMPTS[path]
-    for field in forms:
-        raw = bytes(getattr(outline, field))
-        if not raw or raw == b"null":
-            continue
-        if raw[:1] not in ((b"[",) if field == "messages" else (b"[", b'"')):
-            expected = "a list" if field == "messages" else "a string or a list"
-            raise ApiError(400, f"wrong type: {field} must be {expected}", param=field)
-        return raw
-    raise ApiError(400, f"{' or '.join(forms)} is required", param=forms[0])
 
 
 def _prefix(binding: NameBinding, prompt: bytes) -> tuple[str, ...]:
     """Return digests of a prompt's beginnings; each adapter has its own cache in the engine."""
     return digests(binding.adapter.encode() + b"\0" + prompt)
-
-
-def _text(raw: Raw) -> str:
-    """Return a hash of a user's name; "" if it is not text, which the engine may refuse."""
-    value = bytes(raw)
-    if not value.startswith(b'"') or value == b'""':
-        return ""
-    return hashlib.blake2b(value, digest_size=8).hexdigest()
-
-
-def _number(raw: Raw) -> int:
-    """Read a priority; the engine refuses values that are not numbers."""
-    value = bytes(raw)
-    digits = value.removeprefix(b"-")
-    return int(value) if digits.isdigit() and len(digits) < 10 else 0

@@ -7,13 +7,10 @@ from typing import Any
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
+from nebula.events.endpoints import ENDPOINTS
 from nebula.http.errors import ApiError, respond
 
-INFERENCE = {
-    "/v1/chat/completions": ("POST",),
-    "/v1/completions": ("POST",),
-    "/v1/embeddings": ("POST",),
-}
+INFERENCE = dict.fromkeys(ENDPOINTS, ("POST",))
 """Paths that are answered before Litestar, with their methods."""
 
 _TOLD = 200

@@ -8,12 +8,15 @@ from urllib.parse import quote
 
 import msgspec
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive, Send
+from msgspec.structs import replace
 
 from nebula.actors.gateway.delivery import ClientGone, Quiet
 from nebula.actors.gateway.not_served import NotServed
+from nebula.events.endpoints import Dialect
 from nebula.events.failures import Failure, words
 from nebula.events.inference import Piece
 from nebula.events.reading import UNREADABLE
+from nebula.http import dialects
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.watching import Watch, comment_after
 
@@ -55,12 +58,19 @@ class Source(Protocol):
 
 
 async def relay(
-    source: Source, receive: Receive, send: Send, model: str = "", *, stream: bool = False
+    source: Source,
+    receive: Receive,
+    send: Send,
+    model: str = "",
+    *,
+    stream: bool = False,
+    dialect: Dialect = "openai",
 ) -> None:
     """Send an answer to the client, unless it leaves first.
 
     `model`: the model that answers, if the client is to be told. `stream`: the client asked for
-    events, so that the head can be sent before the first event.
+    events, so that the head can be sent before the first event. `dialect`: in which form the client
+    expects errors.
     """
     watch = Watch(source, receive, stream)
     begun = streaming = early = False
@@ -78,18 +88,23 @@ async def relay(
                 continue
             except NotServed as error:
                 failure = unavailable(str(error), error.retry_after)
-                await _broken(failure, send, begun=begun, streaming=streaming)
+                told = (dialect, watch.last)
+                await _broken(failure, send, told, begun=begun, streaming=streaming)
                 return
             if piece.failure:
-                await _broken(_error(piece), send, begun=begun, streaming=streaming)
+                told = (dialect, watch.last)
+                await _broken(_error(piece), send, told, begun=begun, streaming=streaming)
                 return
             if not begun:
                 begun, streaming = True, source.streaming
+                if piece.status >= 400 and piece.end:
+                    body = dialects.translated(piece.status, piece.body, dialect)
+                    piece = replace(piece, body=body)
                 await send(_start(piece.status, _headers(source, piece, model)))
                 if streaming and not stream:
                     watch.follow()
             elif early and not source.streaming:
-                await _as_event(piece, source, send)
+                await _as_event(piece, source, send, dialect)
                 return
             await send(_part(piece.body, more=not piece.end))
             if piece.end:
@@ -102,7 +117,7 @@ async def relay(
         watch.stop()
 
 
-async def _as_event(piece: Piece, source: Source, send: Send) -> None:
+async def _as_event(piece: Piece, source: Source, send: Send, dialect: Dialect) -> None:
     """Send an answer that is not a stream as the only event of a stream that has begun.
 
     It is JSON on one line, because many clients can't read other events.
@@ -114,12 +129,16 @@ async def _as_event(piece: Piece, source: Source, send: Send) -> None:
         except Quiet:
             continue
         except NotServed as error:
-            await _broken(unavailable(str(error)), send, begun=True, streaming=True)
+            await _broken(unavailable(str(error)), send, (dialect, b""), streaming=True)
             return
         if piece.failure:
-            await _broken(_error(piece), send, begun=True, streaming=True)
+            await _broken(_error(piece), send, (dialect, b""), streaming=True)
             return
         said += piece.body
+    if dialect != "openai":
+        refused = dialects.refusal(status, said)
+        await send(_part(dialects.event(refused, dialect), more=False))
+        return
     try:
         data = msgspec.json.format(said, indent=-1)
     except UNREADABLE:
@@ -143,6 +162,8 @@ def _headers(source: Source, piece: Piece, model: str = "") -> list[tuple[bytes,
         headers.append((b"content-type", piece.content_type.encode("latin-1")))
     if piece.retry_after is not None:
         headers.append((b"retry-after", str(piece.retry_after).encode()))
+    for name, value in piece.fields:
+        headers.append((name.encode("latin-1"), value.encode("latin-1")))
     if model:
         headers.append((b"x-nebula-model", quote(model, _PLAIN).encode()))
     if source.streaming or piece is _EARLY:
@@ -152,21 +173,32 @@ def _headers(source: Source, piece: Piece, model: str = "") -> list[tuple[bytes,
     return headers
 
 
-async def fail(error: ApiError, send: Send) -> None:
-    """Answer with an error."""
+async def fail(error: ApiError, send: Send, dialect: Dialect = "openai") -> None:
+    """Answer with an error, in the form that the client expects."""
+    body = dialects.payload(error, dialect)
     headers = [(b"content-type", b"application/json")]
     headers += [(key.encode(), value.encode()) for key, value in error.headers.items()]
-    headers.append((b"content-length", str(len(error.payload)).encode()))
+    headers.append((b"content-length", str(len(body)).encode()))
     await send(_start(error.status, headers))
-    await send(_part(error.payload, more=False))
+    await send(_part(body, more=False))
 
 
-async def _broken(error: ApiError, send: Send, *, begun: bool, streaming: bool) -> None:
-    """Send an error to the client: as a response, or as the last event of a stream."""
+async def _broken(
+    error: ApiError,
+    send: Send,
+    told: tuple[Dialect, bytes],
+    *,
+    begun: bool = True,
+    streaming: bool,
+) -> None:
+    """Send an error to the client: as a response, or as the last event of a stream.
+
+    `told`: in which form it expects errors, and what it got last.
+    """
     if not begun:
-        await fail(error, send)
+        await fail(error, send, told[0])
     elif streaming:
-        await send(_part(b"data: " + error.payload + b"\n\n", more=False))
+        await send(_part(dialects.event(error, *told), more=False))
     else:
         # Half a JSON body can't be repaired: break the connection, so that the client notices.
         raise ConnectionAbortedError(str(error))

@@ -15,6 +15,7 @@ import logging
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from nebula.http.dialects import dialect_of
 from nebula.http.errors import stopping
 from nebula.http.relay import fail
 
@@ -57,7 +58,7 @@ class Stopping:
                 await app(scope, receive, send)
                 return
             if self.begun.is_set() and scope["path"] != _ALIVE:
-                await fail(stopping(), send)
+                await fail(stopping(), send, dialect_of(scope["path"]))
                 return
             self.under_way += 1
             try:

@@ -20,6 +20,8 @@ from nebula.events.reading import UNREADABLE
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+WITH_TEXT = (CHAT, COMPLETIONS)
+"""Paths whose streams can go on elsewhere; streams of other paths pass as they are."""
 
 _DONE = b"data: [DONE]\n\n"
 _TEXT = rb'"([^"\\]*(?:\\.[^"\\]*)*)"'

@@ -84,7 +84,7 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
     ("chat", ModelMeasured(_QWEN, 988_097_824, 12_288, 32_768)),
     ("chat", ModelAssigned(1, (Assignment("chat-0", "n1", (0,), 6 * GIB, 1),))),
     ("chat-0", EngineStarted(4711, 1795402800.25, 41191, "/srv/nebula/logs/chat-0.log", 1)),
-    ("chat-0", EngineReady("0.12.0", 21.5)),
+    ("chat-0", EngineReady("0.32.0", 21.5, tasks=("generate",), max_model_len=32_768)),
     (
         "chat-0",
         EngineStalled(30.4, 3, 269.6, "no token, no step, a probe of one token waits for 25 s"),

@@ -10,7 +10,9 @@ import pytest
 from nebula.actors.gateway.addressing import HEARD
 from nebula.actors.gateway.heartbeats import FORGOTTEN, Heartbeats
 from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartbeat
+from nebula.events.intents import ModelScaleRequested
 from nebula.events.state import EMPTY
+from nebula.events.vocabulary import EngineReady
 from tests.unit.story import Story, cluster, load
 
 
@@ -151,11 +153,9 @@ def test_a_model_s_context_is_the_smallest_that_its_engines_tell() -> None:
 
 def test_a_model_s_context_is_still_known_while_it_has_no_replicas() -> None:
     story = served()
-    ear = Ear()
-    ear.replica("chat-0", context=4096)
-    ear.replica("unloaded-0", context=1)
-    ear.heard.forget(msgspec.structs.replace(story.state, replicas={}))
-    assert ear.heard.context_of(story.model()) == 4096
+    story.given("chat-0", EngineReady(tasks=("generate",), max_model_len=4096))
+    story.given("chat", ModelScaleRequested(0))
+    assert Ear().heard.context_of(story.model()) == 4096
 
 
 def test_before_any_engine_has_told_it_the_model_s_option_says_its_context() -> None:

@@ -127,7 +127,7 @@ EVENTS: dict[str, tuple[str, Event]] = {
             "chat-0",
             EngineStarted(4711, 1760000000.25, 8001, "/logs/chat-0.log", plan=2, attempt=3),
         ),
-        ("chat-0", EngineReady("0.11.0", 12.5)),
+        ("chat-0", EngineReady("0.11.0", 12.5, "", ("generate",), 4096)),
         ("chat-0", EngineFailed("CUDA out of memory", -9, ("line 1", "line 2"), 2, 4.0)),
         ("chat-0", EngineStopped("no plan holds it")),
         ("chat-0", EngineStalled(31.5, 3, 268.5, "no token, no step")),

@@ -54,7 +54,7 @@ RULES = {
         lambda state, model, *_, **named: planning.plan(state, model, "binpack", **named),
     ),
     "how much of a device is promised": lambda patch: patch.setattr(sizing, "USABLE", 0.9),
-    "the share of a chat model": lambda patch: patch.setitem(sizing.DEFAULT_SHARE, "chat", 0.44),
+    "the share of a chat model": lambda patch: patch.setattr(sizing, "GENERATES", 0.44),
     "a lost node's replicas": lambda patch: patch.setattr(
         planning, "stands", lambda state, place: place.node in state.nodes
     ),

@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from nebula.actors.ear import Ear
-from nebula.actors.engine import adapters, door, liveness
+from nebula.actors.engine import abilities, adapters, door, liveness
 from nebula.actors.engine.adapters import Adapters
 from nebula.actors.engine.attempts import Attempts
 from nebula.actors.engine.exchange import (
@@ -34,6 +34,7 @@ from nebula.actors.engine.liveness import Liveness
 from nebula.actors.engine.load import get, healthy, read_context, read_load, read_name
 from nebula.actors.engine.versions import Version
 from nebula.events import envelope, subjects
+from nebula.events.endpoints import ENDPOINTS
 from nebula.events.failures import Failure
 from nebula.events.heartbeats import ReplicaHeartbeat
 from nebula.events.inference import Finished, Request, StillWanted, UnderWay, Unwanted
@@ -96,6 +97,9 @@ class EngineBridge:
         if scope["type"] == "http" and scope["path"] == liveness.PATH:
             await liveness.answer(self._liveness.tell(self._active.values()), send)
             return
+        if scope["type"] == "http" and scope["path"] == abilities.PATH:
+            await abilities.answer(await abilities.abilities(self.app, self._state), send)
+            return
         if scope["type"] == "http" and scope["path"] == adapters.PATH:
             await self._adapters.answer(scope, receive, send)
             return
@@ -151,6 +155,9 @@ class EngineBridge:
         under_way = 0 if earlier is None else earlier.request.attempt
         if not self._attempts.wanted(request.id, request.attempt, under_way):
             return
+        if request.path not in ENDPOINTS:
+            self._forbid(request)
+            return
         plan = envelope.read_plan(header)
         if plan is not None and plan != self._settings.version:
             self._refuse(request, plan)
@@ -184,6 +191,13 @@ class EngineBridge:
             exchange = self._exchange(request)
             exchange.fail(Failure.OTHER_PLAN)
             self._end(exchange)
+
+    def _forbid(self, request: Request) -> None:
+        """Refuse a path that clients must not reach, such as those that change an engine."""
+        log.warning("request %s is for %s, which no client may use", request.id, request.path)
+        exchange = self._exchange(request)
+        exchange.forbid()
+        self._end(exchange)
 
     def _refuse_version(self, request: Request) -> None:
         """Refuse a request for a version of an adapter that is not loaded."""

@@ -13,8 +13,9 @@ from nats.errors import Error as NatsError
 
 from nebula.actors.engine.versions import Version
 from nebula.events import envelope, inference, subjects
+from nebula.events.endpoints import ENDPOINTS
 from nebula.events.failures import Failure
-from nebula.events.inference import Piece, Request
+from nebula.events.inference import HeaderFields, Piece, Request
 from nebula.store.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -28,11 +29,34 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 ABORT_GRACE = 5.0
 """Seconds after which an app that ignores its client's departure is cancelled."""
 
-WITHOUT_CORE = frozenset({"/tokenize", "/detokenize"})
+WITHOUT_CORE = frozenset(path for path, each in ENDPOINTS.items() if not each.computes)
 """Paths that an engine's server answers without its core."""
+
+_HELD_BACK = frozenset(
+    {
+        b"content-length",
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"transfer-encoding",
+        b"te",
+        b"trailer",
+        b"upgrade",
+        b"x-request-id",
+        b"server",
+        b"date",
+    }
+)
+"""Header fields of an engine's answer that concern its own connection (RFC 9110, 7.6.1), and those
+that the gateway writes itself."""
 
 _ERROR = b'data: {"error"'
 """The beginning of the event with which vLLM ends a failed stream."""
+
+_FORBIDDEN = (
+    b'{"error":{"message":"clients may not use this path of an engine",'
+    b'"type":"invalid_request_error","param":null,"code":"unknown_url"}}'
+)
 
 _NOT_ITS_FAULT = frozenset({Failure.ENGINE_TIMED_OUT, Failure.OTHER_PLAN, Failure.OTHER_VERSION})
 
@@ -73,6 +97,7 @@ class EngineExchange:
         self._status = 0
         self._content_type = ""
         self._retry_after: int | None = None
+        self._fields: HeaderFields = ()
         self._parts: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self.began = self._loop.time()
@@ -103,6 +128,8 @@ class EngineExchange:
                     self._content_type = value.decode("latin-1")
                 elif key == b"retry-after":
                     self._retry_after = seconds_until(value.decode("latin-1"), time.time())
+                elif key not in _HELD_BACK:
+                    self._fields += ((key.decode("latin-1"), value.decode("latin-1")),)
             return
         if message["type"] != "http.response.body" or self.complete:
             return
@@ -132,6 +159,12 @@ class EngineExchange:
             # A client timeout or a stale plan is not the engine's fault.
             self.failed = failure not in _NOT_ITS_FAULT
             self._say(b"", end=True, failure=failure)
+
+    def forbid(self) -> None:
+        """Answer with 404, as for a path that the engine does not have."""
+        self._status, self._content_type = 404, "application/json"
+        self.complete = True
+        self._say(_FORBIDDEN, end=True)
 
     def abort(self) -> None:
         """Tell the app that its client is gone; cancel the app if it does not end soon."""
@@ -187,6 +220,7 @@ class EngineExchange:
             attempt=attempt,
             continues=self.request.continues if first else "",
             version=self.version.digest if first and self.version is not None else "",
+            fields=self._fields if first else (),
         )
         self._post(piece, body)
 
@@ -229,7 +263,11 @@ def request_scope(request: Request, size: int) -> Scope:
         (b"content-length", str(size).encode()),
         (b"x-request-id", request.id.encode()),
     ]
-    return http_scope("POST", request.path, headers)
+    for name, value in request.fields:
+        headers.append((name.encode("latin-1", "replace"), value.encode("latin-1", "replace")))
+    scope = http_scope("POST", request.path, headers)
+    scope["query_string"] = request.query.encode("latin-1", "replace")
+    return scope
 
 
 def http_scope(method: str, path: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> Scope:

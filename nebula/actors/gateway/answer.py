@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from nebula.events import inference
 from nebula.events.failures import Failure
-from nebula.events.inference import Piece, Request
+from nebula.events.inference import HeaderFields, Piece, Request
 from nebula.openai import continuation
 from nebula.openai.continuation import CantContinue, Continuation, Detokenize, Finish, Limits
-from nebula.openai.stream import StreamTranscript
+from nebula.openai.stream import WITH_TEXT, StreamTranscript
 
 Way: TypeAlias = Continuation | Detokenize | Finish | CantContinue
 
@@ -56,6 +56,7 @@ class Answer:
         self._status = 0
         self._content_type = ""
         self._retry_after: int | None = None
+        self._fields: HeaderFields = ()
         self._progress: StreamTranscript | None = None
         self._incomplete = b""
         self._expected = 0
@@ -152,9 +153,9 @@ class Answer:
             self.broken = Broken(Failure.ENGINE_FAILED, replace(piece, end=True))
             return False
         self._status, self._content_type = piece.status, piece.content_type
-        self._retry_after = piece.retry_after
+        self._retry_after, self._fields = piece.retry_after, piece.fields
         self.streaming = streams
-        if streams:
+        if streams and self.request.path in WITH_TEXT:
             tokens = self.request.tokens
             self._progress = StreamTranscript(
                 self.request.path, tracked=bool(tokens), shown=tokens == "shown"
@@ -205,4 +206,5 @@ class Answer:
             end,
             failure,
             retry_after=like.retry_after if like is not None else self._retry_after,
+            fields=self._fields if first and like is None else (),
         )

@@ -38,7 +38,6 @@ class Heartbeats:
         self.heard_at = 0.0
         self._replicas: dict[str, _Replica] = {}
         self._routers: dict[str, _Router] = {}
-        self._contexts: dict[str, int] = {}
         self.router_at: float | None = None
         """When any router was heard last."""
 
@@ -130,7 +129,7 @@ class Heartbeats:
         None where none has told it, and the model's options do not say it either.
         """
         told = self._told(model)
-        return told or context(model.spec.options) or self._contexts.get(model.id)
+        return told or context(model.spec.options) or model.context or None
 
     def _told(self, model: Model) -> int:
         known = (self._replicas.get(each) for each in model.replicas)
@@ -150,16 +149,9 @@ class Heartbeats:
         return (0.0, None) if known is None else (known.at, known.queues.get(model))
 
     def forget(self, state: State) -> None:
-        """Let go of replicas and models that are not there any more, and of routers long silent.
-
-        Of a model whose replicas go, the context is kept.
-        """
+        """Let go of replicas that are not there any more, and of routers long silent."""
         for replica in [each for each in self._replicas if each not in state.replicas]:
-            gone = self._replicas.pop(replica)
-            if gone.context:
-                self._contexts[replica.rpartition("-")[0]] = gone.context
-        for model in [each for each in self._contexts if each not in state.models]:
-            del self._contexts[model]
+            del self._replicas[replica]
         now = self._now()
         for router in [each for each, it in self._routers.items() if now - it.at > FORGOTTEN]:
             del self._routers[router]

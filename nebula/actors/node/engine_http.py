@@ -3,7 +3,8 @@
 import httpx
 import msgspec
 
-from nebula.actors.engine import adapters, liveness
+from nebula.actors.engine import abilities, adapters, liveness
+from nebula.actors.engine.abilities import Abilities
 from nebula.actors.engine.adapters import Loaded, WantedAdapter
 from nebula.actors.engine.load import read_load
 from nebula.actors.engine.progress import EngineProgress
@@ -55,6 +56,14 @@ class EngineClient:
             return str(answer.json()["version"])
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return ""
+
+    async def abilities(self) -> Abilities:
+        """Return what the engine's model can do; nothing if the engine does not report it."""
+        try:
+            answer = await self._http.get(abilities.PATH)
+            return msgspec.json.decode(answer.content, type=Abilities)
+        except (httpx.HTTPError, RuntimeError, *UNREADABLE):  # RuntimeError from a closed client
+            return Abilities()
 
     async def progress(self) -> EngineProgress | None:
         """Return the engine's report of its progress; None if it does not support that.

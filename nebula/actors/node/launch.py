@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from nebula.events.endpoints import generates
 from nebula.events.engine_options import option, option_name
 from nebula.events.memory import MIB
 from nebula.events.state import Launch, Replica
-from nebula.events.values import Device, OptionValue
+from nebula.events.values import Device, OptionValue, Task
 
 BRIDGE = "nebula.actors.engine.bridge.EngineBridge"
 """The value of `--middleware`: the ASGI middleware that connects an engine to NATS."""
@@ -55,11 +56,12 @@ def arguments(
         "--middleware",
         BRIDGE,
     ]
-    if launch.task == "embedding":
-        line += ["--runner", "pooling"]
+    options = {option_name(key): value for key, value in launch.options.items()}
+    for key, kind in _kind(launch.task).items():
+        if key not in options:
+            line += [f"--{key}", kind]
     if launch.lora:
         line.append("--enable-lora")
-    options = {option_name(key): value for key, value in launch.options.items()}
     if device.kind == "gpu" and not options.keys() & {
         "gpu-memory-utilization",
         "kv-cache-memory-bytes",
@@ -74,6 +76,16 @@ def arguments(
         if not (key == HUB_TOKEN and isinstance(value, str)):
             line += _option(key, value)
     return tuple(line)
+
+
+def _kind(task: Task) -> dict[str, str]:
+    """Return the options that a task needs; by itself vLLM would generate where it can.
+
+    A model without a head for classes gets one from `--convert`; one that has it keeps its own.
+    """
+    if generates(task):
+        return {}
+    return {"runner": "pooling", **({"convert": "classify"} if task == "classify" else {})}
 
 
 def _option(key: str, value: OptionValue) -> list[str]:

@@ -143,7 +143,13 @@ class EngineLives:
                 limits = (self._settings.start_limit, self._settings.grace)
                 if not engine.ready and await engine.becomes_ready(watching, *limits):
                     took = self._now() - started
-                    event_ready = EngineReady(await engine.client.version(), round(took, 1))
+                    version, can = await engine.client.version(), await engine.client.abilities()
+                    event_ready = EngineReady(
+                        version,
+                        round(took, 1),
+                        tasks=can.tasks,
+                        max_model_len=can.max_model_len,
+                    )
                     await self._report(engine, event_ready, engine.noted)
                     engine.answers(self._now(), None if process.adopted else took)
                     self._wake()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from nebula.events import memory
+from nebula.events.endpoints import generates
 from nebula.events.engine_options import context, option
 from nebula.events.memory import GIB
 from nebula.events.state import Measured, Model, Node
@@ -13,14 +14,15 @@ from nebula.events.values import Device, DeviceKind, OptionValue, Task
 USABLE = 0.92
 """The part of a device that plans may assign; the rest is for the driver and other programs."""
 
-DEFAULT_SHARE: dict[Task, float] = {"chat": 0.45, "embedding": 0.15}
-"""The part of a device that a replica gets if its memory need is unknown."""
+GENERATES, POOLS = 0.45, 0.15
+"""The part of a device that a replica gets if its memory need is unknown, by vLLM's runner."""
 
-OVERHEAD: dict[DeviceKind, dict[Task, int]] = {
-    "gpu": {"chat": 5 * GIB // 2, "embedding": 5 * GIB // 2},
-    "cpu": {"chat": 7 * GIB // 4, "embedding": 3 * GIB // 2},
+OVERHEAD: dict[DeviceKind, dict[bool, int]] = {
+    "gpu": {True: 5 * GIB // 2, False: 5 * GIB // 2},
+    "cpu": {True: 7 * GIB // 4, False: 3 * GIB // 2},
 }
-"""Bytes that an engine needs besides weights and cache: libraries, activations, graphs.
+"""Bytes that an engine needs besides weights and cache, by whether it generates tokens: libraries,
+activations, graphs.
 
 Measured with vLLM 0.32 on a CPU: the private memory of both processes after some requests was 1.6
 GiB for a generating model (SmolLM2-135M) and 1.3 GiB for an embedding model (all-MiniLM).
@@ -30,6 +32,11 @@ CONCURRENT = 4
 TYPICAL = 8192
 """The cache must hold one request of the full context, which vLLM requires, or `CONCURRENT`
 requests of at most `TYPICAL` tokens, whichever is more."""
+
+
+def default_share(task: Task) -> float:
+    """Return the part of a device that a replica gets if its memory need is unknown."""
+    return GENERATES if generates(task) else POOLS
 
 
 def usable(device: Device) -> int:
@@ -50,7 +57,7 @@ def need(model: Model, device: Device, count: int = 1) -> int:
     if share is not None:
         return int(device.memory * share)
     made_of = parts(model, device, count)
-    return int(device.memory * DEFAULT_SHARE[model.task]) if made_of is None else made_of.total
+    return int(device.memory * default_share(model.task)) if made_of is None else made_of.total
 
 
 class Parts(Struct, frozen=True):
@@ -82,7 +89,7 @@ def parts(model: Model, device: Device, count: int = 1) -> Parts | None:
     if device.kind == "gpu" and _share(model) is not None:
         return None
     weights = -(-measured.weights // count)
-    bare = weights + weights // 12 + OVERHEAD[device.kind][model.task]
+    bare = weights + weights // 12 + OVERHEAD[device.kind][generates(model.task)]
     asked = _number(option(model.spec.options, "kv-cache-memory-bytes"))
     if asked is not None and 0 < asked < 2**62:
         return Parts(weights, int(asked), bare - weights, 0)
@@ -141,7 +148,7 @@ def need_in_words(model: Model, device: Device, count: int = 1) -> str:
     share = _share(model) if device.kind == "gpu" else None
     if share is not None:
         return f"{whole}, {share:.0%} of the device, as its option gpu-memory-utilization asks"
-    return f"{whole}, {DEFAULT_SHARE[model.task]:.0%} of the device, since it was not measured"
+    return f"{whole}, {default_share(model.task):.0%} of the device, since it was not measured"
 
 
 def _number(value: OptionValue) -> float | None:

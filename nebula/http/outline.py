@@ -1,0 +1,114 @@
+"""The part of a request's body that concerns the gateway; the engine reads all of it. Pure."""
+
+import hashlib
+
+import msgspec
+from msgspec import Raw, Struct
+
+from nebula.events.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
+from nebula.events.reading import UNREADABLE
+from nebula.http.errors import ApiError, field_at_fault, no_json
+
+_EMPTY = Raw(b"")
+_LISTS = ("messages",)
+"""Inputs that must be a list."""
+
+
+class Outline(Struct, frozen=True):
+    """What a gateway needs of a request.
+
+    `prompt`: the JSON of its input. `stream`: the JSON of that field, empty if it is absent.
+    `user`: a hash of the user's name, "" for none. `priority`: as in vLLM.
+    """
+
+    model: str
+    prompt: bytes
+    stream: bytes = b""
+    user: str = ""
+    priority: int = 0
+
+
+class _Common(Struct):
+    model: str | None = None
+    stream: Raw = _EMPTY
+    user: Raw = _EMPTY
+    safety_identifier: Raw = _EMPTY
+    priority: Raw = _EMPTY
+
+
+class _Hot(_Common):
+    messages: Raw = _EMPTY
+    prompt: Raw = _EMPTY
+    prompt_embeds: Raw = _EMPTY
+    input: Raw = _EMPTY
+
+
+_hot = msgspec.json.Decoder(_Hot)
+_common = msgspec.json.Decoder(_Common)
+_fields = msgspec.json.Decoder(dict[str, Raw])
+_HOT = frozenset({CHAT.path, COMPLETIONS.path, EMBEDDINGS.path})
+
+
+def read(endpoint: Endpoint, body: bytes) -> Outline:
+    """Read a JSON body. Raise ApiError 400 that names the field at fault.
+
+    The engine validates the rest, but a request without a model or an input must not wake one.
+    """
+    try:
+        if endpoint.path in _HOT:
+            common: _Common = _hot.decode(body)
+            fields = None
+        else:
+            common, fields = _common.decode(body), _fields.decode(body)
+    except msgspec.ValidationError as error:
+        raise ApiError(400, f"wrong type: {error}", param=field_at_fault(error)) from error
+    except UNREADABLE as error:
+        raise no_json(error) from error
+    if common.model is None:
+        raise ApiError(400, "you must name a model", param="model")
+    return Outline(
+        common.model,
+        _input(endpoint, common, fields),
+        bytes(common.stream),
+        _hashed(common.user) or _hashed(common.safety_identifier),
+        _number(common.priority),
+    )
+
+
+def renamed(body: bytes, name: str) -> bytes:
+    """Return the same body with another model."""
+    fields = _fields.decode(body)
+    fields["model"] = Raw(msgspec.json.encode(name))
+    return msgspec.json.encode(fields)
+
+
+def _input(endpoint: Endpoint, common: _Common, fields: dict[str, Raw] | None) -> bytes:
+    """Return the request's input: the first present field of those that vLLM takes."""
+    forms = endpoint.inputs
+    for field in forms:
+        raw = bytes(getattr(common, field) if fields is None else fields.get(field, b""))
+        if not raw or raw == b"null":
+            continue
+        if field in _LISTS:
+            if raw[:1] != b"[":
+                raise ApiError(400, f"wrong type: {field} must be a list", param=field)
+        elif endpoint.path in _HOT and raw[:1] not in (b"[", b'"'):
+            text = f"wrong type: {field} must be a string or a list"
+            raise ApiError(400, text, param=field)
+        return raw
+    raise ApiError(400, f"{' or '.join(forms)} is required", param=forms[0])
+
+
+def _hashed(raw: Raw) -> str:
+    """Return a hash of a user's name; "" if it is not text, which the engine may refuse."""
+    value = bytes(raw)
+    if not value.startswith(b'"') or value == b'""':
+        return ""
+    return hashlib.blake2b(value, digest_size=8).hexdigest()
+
+
+def _number(raw: Raw) -> int:
+    """Read a priority; the engine refuses values that are not numbers."""
+    value = bytes(raw)
+    digits = value.removeprefix(b"-")
+    return int(value) if digits.isdigit() and len(digits) < 10 else 0
