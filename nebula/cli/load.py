@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import get_args
 
 import click
 import msgspec
@@ -14,7 +15,7 @@ from nebula.events import subjects
 from nebula.events.engine_options import option
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.state import State
-from nebula.events.values import OptionValue
+from nebula.events.values import OptionValue, Task
 from nebula.events.vocabulary import Event
 from nebula.history.load_requests import changed
 
@@ -24,7 +25,14 @@ from nebula.history.load_requests import changed
 @nats_option
 @click.option("--name", default="", help="Name of the model in requests [the last part of SOURCE].")
 @click.option("--id", "identity", default=None, help="Id of the model in subjects and commands.")
-@click.option("--task", type=click.Choice(["chat", "embedding"]), default="chat", show_default=True)
+@click.option(
+    "--task",
+    type=click.Choice(get_args(Task)),
+    default="chat",
+    show_default=True,
+    help="What the model is for: it selects vLLM's runner. A model for classify gets a head for "
+    "classes if it has none.",
+)
 @click.option("--replicas", default=1, show_default=True, type=Whole(0, 1024))
 @click.option(
     "--max-in-flight",

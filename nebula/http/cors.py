@@ -13,7 +13,7 @@ from litestar.enums import ScopeType
 from litestar.types import Message, Receive, Scope, Send
 
 from nebula.http.guard import Guard
-from nebula.http.origins import Doors, below_v1, let_in
+from nebula.http.origins import Doors, for_clients, let_in
 from nebula.http.relay import fail
 
 METHODS = b"GET, HEAD, POST, OPTIONS"
@@ -39,7 +39,7 @@ class Cors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
-        if scope["type"] != ScopeType.HTTP or not below_v1(scope["path"]):
+        if scope["type"] != ScopeType.HTTP or not for_clients(scope["path"]):
             await self._guard(scope, receive, send)
             return
         asked: Fields = list(scope["headers"])

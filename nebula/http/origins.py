@@ -12,6 +12,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Struct
 
+from nebula.events.endpoints import ENDPOINTS
+
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 _UNREGISTRABLE = (".localhost", ".local", ".internal", ".home.arpa")
@@ -106,17 +108,21 @@ def own_origin(doors: Doors, origin: str, host: str) -> bool:
 
 
 def let_in(doors: Doors, origin: str, path: str) -> bool:
-    """Return whether a page of another, allowed origin may request a path: only below /v1.
+    """Return whether a page of another, allowed origin may request a path: those of models only.
 
     `*` includes `null`, which any page can send: a file, a sandboxed frame.
     """
-    if not doors.origins or not below_v1(path):
+    if not doors.origins or not for_clients(path):
         return False
     return "*" in doors.origins or origin.lower() in doors.origins
 
 
-def below_v1(path: str) -> bool:
-    """Return whether a path belongs to OpenAI's API and does not leave it by `..`."""
+def for_clients(path: str) -> bool:
+    """Return whether a path is for clients of models: below /v1, without leaving it by `..`, or
+    another one that engines answer.
+    """
+    if path in ENDPOINTS:
+        return True
     return (path == "/v1" or path.startswith("/v1/")) and "/../" not in path and "/./" not in path
 
 

@@ -94,7 +94,10 @@ async def test_a_chat_with_an_embedding_model_is_told_what_the_model_is_for(
 ) -> None:
     async with cluster.http() as http:
         refused = error(await http.post(CHAT, json=chat("embed")), 400)
-    assert refused["message"] == f"'embed' is a model for embedding; {CHAT} needs one for chat"
+    assert refused["message"].startswith(
+        f"'embed' does not serve {CHAT}: it serves /v1/embeddings,"
+    )
+    assert refused["code"] == "wrong_task"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -149,8 +150,8 @@ class Gateway:
         self._pieces = pieces
 
     async def asks(self, identity: str = "r1", body: bytes = b"{}", **fields: Any) -> None:
-        plan = fields.pop("plan", None)
-        request = Request(identity, "g1", "chat", "/v1/chat/completions", body, **fields)
+        plan, path = fields.pop("plan", None), fields.pop("path", "/v1/chat/completions")
+        request = Request(identity, "g1", "chat", path, body, **fields)
         headers = envelope.request_headers(request)
         await self.client.publish(
             subjects.replica_requests("chat", "chat-0"),
@@ -812,3 +813,44 @@ def test_an_engine_that_no_node_has_started_does_not_come_up(
     monkeypatch.delenv("NEBULA_NATS_URL", raising=False)
     with pytest.raises(KeyError, match="NEBULA_NATS_URL"):
         EngineBridge(App())
+
+
+@pytest.mark.parametrize("path", ["/collective_rpc", "/v1/load_lora_adapter", "/nebula/adapters"])
+async def test_a_path_that_is_not_for_clients_never_reaches_the_engine(
+    path: str, running: Engine, gateway: Gateway
+) -> None:
+    async def never(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError(scope["path"])
+
+    running.app.behave = never
+    await gateway.asks(path=path)
+    (answer,) = await gateway.answer()
+    assert (answer.status, answer.failure) == (404, "")
+    assert json.loads(answer.body)["error"]["code"] == "unknown_url"
+
+
+async def test_query_and_header_fields_reach_the_engine_and_its_own_come_back(
+    running: Engine, gateway: Gateway
+) -> None:
+    seen: list[Scope] = []
+
+    async def tells(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"2"),
+            (b"connection", b"close"),
+            (b"openai-version", b"caf\xe9"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    running.app.behave = tells
+    trace = (("traceparent", "00-1-2-01"), ("anthropic-beta", "caf\xe9"))
+    await gateway.asks(path="/v1/messages", query="beta=true", fields=trace)
+    (answer,) = await gateway.answer()
+    assert answer.fields == (("openai-version", "caf\xe9"),)
+    (scope,) = seen
+    assert (scope["path"], scope["query_string"]) == ("/v1/messages", b"beta=true")
+    assert dict(scope["headers"])[b"traceparent"] == b"00-1-2-01"
+    assert dict(scope["headers"])[b"anthropic-beta"] == b"caf\xe9"

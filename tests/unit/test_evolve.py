@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -837,3 +838,36 @@ def test_a_report_from_where_the_replica_is_no_more_says_nothing_about_it() -> N
     ):
         assert story.given("chat-0", late).state.replicas["chat-0"] is before
     assert not story.given("chat-0", EngineStopped(node=home)).state.replicas["chat-0"].serving
+
+
+TOLD = EngineReady("0.32.0", tasks=("generate", "transcription"), max_model_len=4096)
+
+
+def test_what_engines_can_do_is_known_of_their_model_also_while_it_has_no_replicas() -> None:
+    story = placed().given("chat-0", STARTED, TOLD)
+    assert (story.model().tasks, story.model().context) == (TOLD.tasks, 4096)
+    story.given("chat", ModelScaleRequested(0))
+    assert (story.model().tasks, story.model().context) == (TOLD.tasks, 4096)
+
+
+@pytest.mark.parametrize(
+    "change", [{"source": "/other"}, {"task": "embedding"}, {"options": {"dtype": "float16"}}]
+)
+def test_another_model_behind_a_name_has_to_tell_anew_what_it_can_do(
+    change: dict[str, Any],
+) -> None:
+    story = placed().given("chat-0", STARTED, TOLD)
+    story.given("chat", replace(load(), **change))
+    assert (story.model().tasks, story.model().context) == ((), 0)
+    story.given("chat-0", TOLD)
+    assert story.model().tasks == ()
+
+
+def test_a_repeated_request_leaves_what_is_known_of_a_model() -> None:
+    story = placed().given("chat-0", STARTED, TOLD).given("chat", load(3))
+    assert story.model().tasks == TOLD.tasks
+
+
+def test_an_engine_that_tells_nothing_takes_nothing_back() -> None:
+    story = placed().given("chat-0", STARTED, TOLD, EngineReady("0.32.0"))
+    assert (story.model().tasks, story.model().context) == (TOLD.tasks, 4096)

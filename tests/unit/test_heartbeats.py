@@ -152,7 +152,7 @@ def test_a_model_s_context_is_the_smallest_that_its_engines_tell() -> None:
 
 
 def test_a_model_s_context_is_still_known_while_it_has_no_replicas() -> None:
-    story = served()
+    story = served().runs("chat-0")
     story.given("chat-0", EngineReady(tasks=("generate",), max_model_len=4096))
     story.given("chat", ModelScaleRequested(0))
     assert Ear().heard.context_of(story.model()) == 4096

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from nebula.actors.node.launch import BRIDGE, Site, arguments, cpu_cache, environment
 from nebula.events.memory import GIB, MIB
 from nebula.events.state import Launch, Replica
-from nebula.events.values import Device
+from nebula.events.values import Device, Task
 
 SITE = Site("alpha", "/var/nebula", ("python", "-m", "vllm"), "nats://127.0.0.1:4222", cores=8)
 CPU = Device(0, "cpu", "x86_64, 2 cores", 16 * GIB)
@@ -70,6 +70,25 @@ def test_an_embedding_model_is_started_as_a_pooling_runner() -> None:
     started = line(task="embedding")
     assert started[started.index("--runner") + 1] == "pooling"
     assert "--runner" not in line()
+
+
+@pytest.mark.parametrize("task", ["score", "pooling"])
+def test_models_that_compute_vectors_or_scores_are_pooling_runners(task: Task) -> None:
+    started = line(task=task)
+    assert started[started.index("--runner") + 1] == "pooling"
+    assert "--convert" not in started
+
+
+def test_a_model_for_classes_gets_a_head_for_them_unless_its_options_say_otherwise() -> None:
+    started = line(task="classify")
+    assert started[started.index("--convert") + 1] == "classify"
+    mine = line(task="classify", options={"convert": "none", "runner": "auto"})
+    assert (mine.count("--convert"), mine.count("--runner")) == (0, 0)
+    assert {"--convert=none", "--runner=auto"} <= set(mine)
+
+
+def test_a_model_for_speech_is_a_generating_runner() -> None:
+    assert "--runner" not in line(task="transcription")
 
 
 def test_lora_is_switched_on_only_where_it_is_wanted() -> None:

@@ -15,8 +15,8 @@ from nebula.events.memory import GIB
 from nebula.events.record import Record, read
 from nebula.events.sizes import COUNTS, INTENT, oversized
 from nebula.events.state import EMPTY
-from nebula.events.values import Device
-from nebula.events.version import VERSION, too_new
+from nebula.events.values import Device, Task
+from nebula.events.version import SINCE, VERSION, premature, too_new
 from nebula.events.vocabulary import (
     ClusterFounded,
     ClusterVersionRaised,
@@ -212,3 +212,15 @@ def test_what_is_within_the_bounds_is_taken() -> None:
     assert oversized(load(env={"A": "x" * (INTENT - 1000)})) is None
     assert oversized(node(1)) is None
     assert version.premature(founded(1).state, load(evictable=True), OLD) is None
+
+
+@pytest.mark.parametrize(("task", "since"), [("chat", 0), ("embedding", 0), ("classify", 3)])
+def test_a_task_that_not_all_know_is_refused_by_all_until_they_do(task: Task, since: int) -> None:
+    """Older ones can't read the request at all, and newer ones must not decide otherwise."""
+    for known in range(VERSION + 1):
+        story = founded(known) if known else Story()
+        reason = premature(story.state, load(task=task), SINCE)
+        assert (reason is None) == (known >= since), (known, reason)
+    assert "task classify: it needs cluster version 3" in str(
+        premature(founded(2).state, load(task="classify"), SINCE)
+    )

@@ -335,7 +335,8 @@ class EngineBridge:
         subject = subjects.replica_status(settings.model, settings.replica)
         models = await get(self.app, self._state, "/v1/models")
         context = read_context(models)
-        self._liveness.knows(read_name(models), self._state)
+        can = await abilities.abilities(self.app, self._state)
+        self._liveness.knows(read_name(models), can.tasks, self._state)
         while True:
             load = read_load(await get(self.app, self._state, "/metrics"))
             self._liveness.counted(load)

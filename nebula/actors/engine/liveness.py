@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
 from nebula.actors.engine.exchange import WITHOUT_CORE, App, EngineExchange, Scope, Send
 from nebula.actors.engine.load import EngineLoad
-from nebula.actors.engine.probe import probe
+from nebula.actors.engine.probe import path_of, probe
 from nebula.actors.engine.progress import (
     PROBE_AFTER,
     EngineProgress,
@@ -30,14 +30,15 @@ class Liveness:
         self._progress = Progress(0.0)  # the loop, whose clock counts, may not run yet
         self._model = ""
         self._path = ""
+        self._tasks: Collection[str] = ()
         self._state: Scope = {}
         self._probe: asyncio.Task[None] | None = None
         self._probed = 0.0
         self._probes = True
 
-    def knows(self, model: str, state: Scope) -> None:
-        """Store the engine's name of its model, and what its app's scopes contain."""
-        self._model, self._state = model, state
+    def knows(self, model: str, tasks: Collection[str], state: Scope) -> None:
+        """Store the engine's name of its model, its tasks, and what its app's scopes contain."""
+        self._model, self._tasks, self._state = model, tasks, state
 
     def came(self, exchange: EngineExchange) -> None:
         """Note a request."""
@@ -69,7 +70,8 @@ class Liveness:
 
     def _may_probe(self, now: float) -> bool:
         """Return whether it takes probes; a probe that fails at once is repeated after a pause."""
-        return self._probes and bool(self._model) and now - self._probed >= PROBE_AFTER
+        can = self._probes and self._model and path_of(self._tasks, self._path)
+        return bool(can) and now - self._probed >= PROBE_AFTER
 
     def tell(self, exchanges: Iterable[EngineExchange]) -> EngineProgress:
         """Return its progress for its node; `exchanges`: the running requests."""
@@ -88,7 +90,8 @@ class Liveness:
 
     async def _ask(self) -> None:
         try:
-            status = await probe(self._app, self._state, self._model, self._path)
+            path = path_of(self._tasks, self._path)
+            status = await probe(self._app, self._state, self._model, path)
         finally:
             self._probe = None
         if status == 200:

@@ -1,26 +1,40 @@
 """A probe of one token: the smallest request that passes through an engine's own queue."""
 
 import asyncio
+from collections.abc import Collection
 
 import msgspec
 
 from nebula.actors.engine.exchange import App, Message, Scope, http_scope
+from nebula.events.endpoints import COMPLETIONS, EMBEDDINGS, ENDPOINTS, Endpoint
 
-EMBEDDINGS = "/v1/embeddings"
-_COMPLETIONS = "/v1/completions"
+PROBES: tuple[tuple[str, Endpoint], ...] = (
+    ("generate", COMPLETIONS),
+    ("embed", EMBEDDINGS),
+    ("classify", ENDPOINTS["/classify"]),
+)
+"""The tasks that can be probed, and the path of the smallest request for each."""
+
+
+def path_of(tasks: Collection[str], asked: str) -> str:
+    """Return the path that probes an engine; "" if none does.
+
+    `tasks`: those that it supports; if they are unknown, the path of its last request tells.
+    """
+    known = tasks or (ENDPOINTS[asked].tasks if asked in ENDPOINTS else ())
+    return next((endpoint.path for task, endpoint in PROBES if task in known), "")
 
 
 async def probe(app: App, state: Scope, model: str, path: str) -> int:
-    """Request one token from an engine, or one embedding, as its last `path` says.
+    """Request one token of an engine, or one vector, at a path of `path_of`.
 
     Return the answer's HTTP status, 0 if there was none. It waits for as long as the engine takes:
     the caller must bound that.
     """
-    embeds = path == EMBEDDINGS
     body = msgspec.json.encode(
-        {"model": model, "input": "1"}
-        if embeds
-        else {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}
+        {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}
+        if path == COMPLETIONS.path
+        else {"model": model, "input": "1"}
     )
     left, status = [body], 0
 
@@ -38,7 +52,7 @@ async def probe(app: App, state: Scope, model: str, path: str) -> int:
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
     ]
-    scope = http_scope("POST", EMBEDDINGS if embeds else _COMPLETIONS, headers)
+    scope = http_scope("POST", path, headers)
     try:
         await app({**scope, **state}, receive, send)
     except Exception:
