@@ -1,8 +1,8 @@
 """Sphinx directives which write the reference's tables from Nebula's own code.
 
 `{environment-variables}` lists the variables that options of the command line read,
-`{http-routes} PREFIX` the routes of the gateway under a path, and `{subjects}` the NATS subjects
-that carry no events.
+`{engine-paths}` the paths that engines answer, `{http-routes} PREFIX` the gateway's other routes
+under a path, and `{subjects}` the NATS subjects that carry no events.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ from docutils.statemachine import StringList
 from litestar.handlers import HTTPRouteHandler
 
 from nebula.cli.main import COMMANDS, main
-from nebula.http import admin, history, inference, openai, resuming
+from nebula.events.endpoints import ENDPOINTS, GENERATION, POOLING
+from nebula.http import admin, history, openai, resuming
 from nebula.schema.channels import OTHERS
 
 Row = tuple[str, ...]
@@ -46,13 +47,18 @@ def http_routes(prefix: str) -> Iterator[Row]:
         for method in each.http_methods
         if method not in ("HEAD", "OPTIONS")
     ]
-    routes += [
-        (path, "POST", f"OpenAI's API, passed to an engine of a model that does {task}.")
-        for path, task in inference.TASK_OF.items()
-    ]
     for path, method, text in sorted(routes):
         if path.startswith(prefix):
             yield f"`{method} {path.replace(':str', '').replace(':path', '')}`", text
+
+
+def engine_paths() -> Iterator[Row]:
+    """Yield (path, tasks that serve it, whether it streams, form of its errors)."""
+    forms = {"openai": "OpenAI's", "responses": "OpenAI's", "anthropic": "Anthropic's"}
+    for path, endpoint in ENDPOINTS.items():
+        every = endpoint.tasks == GENERATION | POOLING
+        tasks = "any" if every else ", ".join(f"`{task}`" for task in sorted(endpoint.tasks))
+        yield f"`{path}`", tasks, "yes" if endpoint.streams else "", forms[endpoint.dialect]
 
 
 def subjects() -> Iterator[Row]:
@@ -74,6 +80,7 @@ class Table(Directive):
             environment_variables,
             ("Variable", "Option", "Commands", "Meaning"),
         ),
+        "engine-paths": (engine_paths, ("Path", "Tasks", "Streams", "Errors")),
         "http-routes": (http_routes, ("Request", "What it does")),
         "subjects": (subjects, ("Subject", "What is said there", "Stream")),
     }

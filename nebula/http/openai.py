@@ -33,6 +33,7 @@ class ModelCard(Struct, frozen=True):
 
     `root`: a model's source; of an alias the name of the target that gets most of its requests.
     `max_model_len`: the tokens that prompt and answer may have together; null until it is known.
+    `tasks`: what its engines support, by vLLM's names; empty until one has been ready.
     Source: vllm/entrypoints/serve/engine/protocol.py.
     """
 
@@ -46,6 +47,7 @@ class ModelCard(Struct, frozen=True):
     state: str = ""
     max_model_len: int | None = None
     permission: tuple[ModelPermission, ...] = ()
+    tasks: tuple[str, ...] = ()
 
 
 def _card(
@@ -61,6 +63,7 @@ def _card(
         state=gateway.model_status(model).phase,
         max_model_len=gateway.context(model),
         permission=(ModelPermission(f"modelperm-{name}", created),),
+        tasks=model.tasks,
     )
 
 
