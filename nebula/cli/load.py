@@ -30,8 +30,8 @@ from nebula.history.load_requests import changed
     type=click.Choice(get_args(Task)),
     default="chat",
     show_default=True,
-    help="What the model is for: it selects vLLM's runner. A model for classify gets a head for "
-    "classes if it has none.",
+    help="What the model is for: it selects vLLM's runner. A generating model that is loaded for "
+    "classify gets a head for classes.",
 )
 @click.option("--replicas", default=1, show_default=True, type=Whole(0, 1024))
 @click.option(

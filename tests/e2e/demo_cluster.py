@@ -65,10 +65,7 @@ class DemoCluster:
     def await_served(self, patience: float = PATIENCE) -> None:
         """Wait until both demo models and the adapter are in place."""
         self.until(
-            lambda: (
-                {CHAT, EMBEDDING} <= {model["id"] for model in self.models() if _well(model)}
-                and self.model(CHAT)["adapters"][0]["loaded"] == 1
-            ),
+            lambda: self.serves(CHAT, EMBEDDING) and self.model(CHAT)["adapters"][0]["loaded"] == 1,
             "the demo is served",
             patience,
         )
@@ -76,6 +73,10 @@ class DemoCluster:
     def models(self) -> list[dict[str, Any]]:
         answer: list[dict[str, Any]] = self.http.get("/admin/models").json()
         return answer
+
+    def serves(self, *identities: str) -> bool:
+        """Whether all replicas of these models are ready."""
+        return {*identities} <= {model["id"] for model in self.models() if _well(model)}
 
     def model(self, identity: str) -> dict[str, Any]:
         answer: dict[str, Any] = self.http.get(f"/admin/models/{identity}").json()

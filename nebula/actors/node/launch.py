@@ -81,7 +81,8 @@ def arguments(
 def _kind(task: Task) -> dict[str, str]:
     """Return the options that a task needs; by itself vLLM would generate where it can.
 
-    A model without a head for classes gets one from `--convert`; one that has it keeps its own.
+    `--convert` gives a generating model a head for classes. Models that compute classes, scores or
+    vectors by themselves stay as they are.
     """
     if generates(task):
         return {}
