@@ -58,7 +58,7 @@ from nebula.events.values import Device
 from nebula.http.app import create_app
 from nebula.http.capacity import Capacity, raise_open_files
 from nebula.http.connection import HttpConnection
-from nebula.http.inference import Limits, Patience
+from nebula.http.inference import LARGEST_BODY, Limits, Patience
 from nebula.http.listening import CantListen, NotAHost, everywhere, listen, url
 from nebula.http.origins import Doors
 from nebula.http.stopping import UNREAD_LAST, Stopping
@@ -77,7 +77,11 @@ log = logging.getLogger(__name__)
 @allowed_host_option
 @allow_origin_option
 @click.option(
-    "--max-body", type=int, default=None, help="Largest request body in bytes [NATS's limit]."
+    "--max-body",
+    type=click.IntRange(1),
+    default=LARGEST_BODY,
+    show_default="64 MiB",
+    help="Largest request body in bytes.",
 )
 @load_timeout_option
 @keep_alive_option
@@ -117,7 +121,7 @@ def gateway(
     port: int,
     allowed_hosts: tuple[str, ...],
     allowed_origins: tuple[str, ...],
-    max_body: int | None,
+    max_body: int,
     load_timeout: float,
     keep_alive: float,
     grace: float,

@@ -44,6 +44,7 @@ RETRY_AFTER = "Nebula-Retry-After"
 VERSION = "Nebula-Adapter-Version"
 QUERY = "Nebula-Query"
 FIELDS = "Nebula-Fields"
+SIZE = "Nebula-Body-Size"
 
 _header_fields = msgspec.json.Decoder(HeaderFields)
 
@@ -55,6 +56,10 @@ def block(headers: Mapping[str, str]) -> bytes:
     """Return headers in the wire format of NATS (NATS ADR-4)."""
     lines = [f"{key}: {value}\r\n" for key, value in headers.items()]
     return f"NATS/1.0\r\n{''.join(lines)}\r\n".encode()
+
+
+NO_BODY = block({FAILURE: "unknown"})
+"""The header block of a gateway's reply if it does not have the body that an engine asks for."""
 
 
 def request_block(request: Request) -> bytes:
@@ -115,6 +120,8 @@ def _own_headers(request: Request) -> dict[str, str]:
         headers[QUERY] = request.query
     if request.fields:
         headers[FIELDS] = _fields_text(request.fields)
+    if request.size:
+        headers[SIZE] = str(request.size)
     return headers
 
 
@@ -151,6 +158,7 @@ def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> 
             headers.get(VERSION, ""),
             headers.get(QUERY, ""),
             _read_fields(headers.get(FIELDS, "")),
+            max(0, int(headers.get(SIZE, "0"))),
         )
     except UNREADABLE:
         return None

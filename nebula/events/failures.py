@@ -27,6 +27,9 @@ class Failure(StrEnum):
     OTHER_PLAN = "other-plan"
     OTHER_VERSION = "other-version"
 
+    BODY_LOST = "body-lost"
+    """The engine could not fetch the request's body from its gateway."""
+
     GAP = "gap"
     """A piece is missing: what came after it can't be given."""
 
@@ -95,6 +98,12 @@ _WORDS = {
         "it was sent for a different version of the adapter than the engine has",
         "its engine does not have that version of the adapter",
         "sent back: {engine} has another version of the adapter",
+    ),
+    Failure.BODY_LOST: Words(
+        "the engine could not fetch the request's body",
+        "its engine could not fetch its body from its gateway",
+        "its engine could not fetch its body",
+        "given up: {engine} could not fetch its body from the gateway",
     ),
     Failure.GAP: Words(
         "a part of the answer was lost on its way",

@@ -108,6 +108,18 @@ class Request(Struct, frozen=True, gc=False):
         HeaderFields,
         Meta(description="Header fields of the client's request that the engine gets too."),
     ] = ()
+    size: Annotated[
+        int,
+        Meta(
+            description="Bytes of a body that is not in this message: the engine fetches it from "
+            "the gateway. 0 if it is here."
+        ),
+    ] = 0
+
+    @property
+    def whole_size(self) -> int:
+        """The bytes of its body, wherever that is."""
+        return self.size or len(self.body)
 
 
 class Piece(Struct, frozen=True, gc=False):
@@ -197,6 +209,15 @@ class UnderWay(Struct, frozen=True, array_like=True):
 
     attempt: Annotated[int, Meta(description="Attempt that it works on, from 1.")]
     chunks: Annotated[int, Meta(description="Number of pieces that it has sent.")]
+
+
+class BodyWanted(Struct, frozen=True):
+    """An engine asks a gateway for a part of the body of one of its requests."""
+
+    request: Annotated[str, Meta(description="Id of the request.")]
+    attempt: Annotated[int, Meta(description="Number of the attempt that the engine has.")]
+    offset: Annotated[int, Meta(ge=0, description="Bytes of the body that come before the part.")]
+    size: Annotated[int, Meta(ge=0, description="Bytes of the part at most.")]
 
 
 class StillWanted(Struct, frozen=True):

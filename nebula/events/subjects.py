@@ -94,6 +94,11 @@ def waiting(gateway: str) -> str:
     return f"nebula.waiting.{gateway}"
 
 
+def bodies(gateway: str) -> str:
+    """Return the request-reply subject on which a gateway hands out large bodies in parts."""
+    return f"nebula.bodies.{gateway}"
+
+
 def claim(slot: str) -> str:
     """Return the subject on which gateways claim a request that is to be resumable: the first wins.
 

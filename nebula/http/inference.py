@@ -23,8 +23,8 @@ from nebula.actors.gateway.not_served import NotServed
 from nebula.actors.gateway.resuming import failed, prepared
 from nebula.actors.router.prefixes import BOUNDS, digests
 from nebula.events.endpoints import ENDPOINTS, Endpoint, able, served, serves
-from nebula.events.envelope import HEADER_ROOM
 from nebula.events.inference import LOAD_PATIENCE, Request
+from nebula.events.memory import MIB
 from nebula.events.state import NameBinding
 from nebula.http import outline, own_fields
 from nebula.http.bodies import ClientLeft, read_body
@@ -38,6 +38,9 @@ from nebula.openai.continuation import streams
 
 log = logging.getLogger(__name__)
 
+LARGEST_BODY = 64 * MIB
+"""Bytes of a request's body at most, unless the gateway is told another number."""
+
 _ALLOW = (b"allow", b"POST, OPTIONS")
 
 
@@ -49,17 +52,16 @@ class Patience(Struct, frozen=True):
 
 
 class Limits(Struct, frozen=True):
-    """The gateway's limits: bytes of a body, at most what NATS takes, and time limits."""
+    """The gateway's limits: bytes of a body, and time limits."""
 
-    body: int | None = None
+    body: int = LARGEST_BODY
     patience: Patience = Patience()
 
     def body_for(self, gateway: Gateway) -> int:
         """Return the largest body, in bytes, that can be passed on. Raise ApiError 503."""
         if lacking := gateway.connection.lacking:
             raise unavailable(lacking)
-        room = gateway.connection.max_body - HEADER_ROOM
-        return room if self.body is None else min(self.body, room)
+        return self.body
 
 
 class InferenceRoutes:
@@ -145,6 +147,8 @@ class InferenceRoutes:
         if stream:
             request = prepared(request)
         if kept is not None:
+            if not gateway.large_bodies.fits(request.body):
+                raise _too_large_to_keep(gateway.large_bodies.room)
             request, again = await self._claim(request, kept.encode("latin-1"), original, stream)
             if again:
                 await resume(gateway, request.id, key, 0, receive, send)
@@ -226,3 +230,8 @@ class InferenceRoutes:
 def _prefix(binding: NameBinding, prompt: bytes) -> tuple[str, ...]:
     """Return digests of a prompt's beginnings; each adapter has its own cache in the engine."""
     return digests(binding.adapter.encode() + b"\0" + prompt)
+
+
+def _too_large_to_keep(room: int) -> ApiError:
+    text = f"an answer can be kept only if the request has at most {room} bytes"
+    return ApiError(413, text, code="body_too_large")

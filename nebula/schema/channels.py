@@ -13,7 +13,7 @@ from nebula.events.heartbeats import (
     RouterHeartbeat,
     StoreHeartbeat,
 )
-from nebula.events.inference import Finished, StillWanted, Unwanted
+from nebula.events.inference import BodyWanted, Finished, StillWanted, Unwanted
 from nebula.events.original import ORIGINAL_HEADER
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, TYPES, Decided
 
@@ -92,6 +92,12 @@ _REQUEST_HEADERS = (
         "The engine sends token ids too: `shown` to the client, or `tracked` by the gateway only.",
     ),
     Header(envelope.VERSION, "Digest of the adapter's version that must answer."),
+    Header(envelope.QUERY, "Query string of the HTTP request, without `?`."),
+    Header(envelope.FIELDS, "Header fields that the engine gets too: pairs as JSON."),
+    Header(
+        envelope.SIZE,
+        "Bytes of a body that is not in this message: `nebula.bodies.GATEWAY` hands it out.",
+    ),
 )
 
 _PIECE_HEADERS = (
@@ -108,6 +114,7 @@ _PIECE_HEADERS = (
     Header(envelope.QUEUED, "Id of the router that has queued the request."),
     Header(envelope.CONTINUES, "As in the request, on the first piece only."),
     Header(envelope.VERSION, "Digest of the adapter's version, on the first piece only."),
+    Header(envelope.FIELDS, "Further header fields, as JSON, on the first piece only."),
     Header(envelope.RETRY_AFTER, "Seconds after which another try may succeed."),
     Header(envelope.END, "`1` on the piece that ends the answer."),
     Header(
@@ -217,6 +224,14 @@ OTHERS = (
         "An engine asks which of its requests still have a client; the reply names the others.",
         StillWanted,
         reply=Unwanted,
+    ),
+    Channel(
+        "bodies",
+        subjects.bodies("{gateway}"),
+        "receive",
+        "An engine asks for a part of a request's body that is larger than a message.",
+        BodyWanted,
+        reply="the part; a header `Nebula-Failure` if the attempt is not wanted any more",
     ),
     Channel(
         "routerStatus",

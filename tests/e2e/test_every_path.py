@@ -83,7 +83,7 @@ def test_tokens_of_a_message_are_counted_as_they_are_used(claude: anthropic.Anth
     assert counted.input_tokens == answer.usage.input_tokens
 
 
-def test_errors_of_messages_are_anthropic_s_whoever_finds_them(
+def test_errors_of_messages_are_anthropic_s_from_gateway_and_engine(
     claude: anthropic.Anthropic, cluster: DemoCluster
 ) -> None:
     with pytest.raises(anthropic.NotFoundError) as unknown:
@@ -170,7 +170,6 @@ def test_pooled_vectors_and_cohere_s_are_those_of_openai_s_path(cluster: DemoClu
         "/v2/embed",
         model=EMBEDDING,
         texts=["a cat", "a dog"],
-        input_type="search_document",
         embedding_types=["float"],
     )
     plain = cluster.client.embeddings.create(model=EMBEDDING, input=["a cat", "a dog"])

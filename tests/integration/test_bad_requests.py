@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from nebula.http.inference import LARGEST_BODY
 from nebula.store.server import MAX_PAYLOAD
 from tests.integration.asking import CHAT, chat, error, said, stream
 from tests.integration.cluster import Cluster
@@ -139,7 +140,7 @@ async def test_what_only_the_engine_can_judge_is_refused_in_the_engine_s_words(
 async def test_a_body_over_the_limit_is_refused_whether_its_length_is_told_or_not(
     cluster: Cluster,
 ) -> None:
-    body = json.dumps(chat("org/chat", "x" * MAX_PAYLOAD)).encode()
+    body = json.dumps(chat("org/chat", "x" * LARGEST_BODY)).encode()
 
     async def chunked() -> AsyncIterator[bytes]:
         for start in range(0, len(body), 65536):

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from nebula.http.inference import LARGEST_BODY
 from tests.integration.asking import CHAT, Heard, chat, error, prompt, said, stream, words
 from tests.integration.cluster import Cluster
 from tests.integration.proxies import haproxy, nginx
@@ -132,7 +133,7 @@ async def test_an_upload_in_chunks(cluster: Cluster, front: int) -> None:
 
 
 async def test_a_refused_upload_is_told_why(cluster: Cluster, tmp_path: Path) -> None:
-    text = "x" * 12_000_000
+    text = "x" * LARGEST_BODY
     with (
         nginx(tmp_path, cluster.port, location="client_max_body_size 0;") as first,
         nginx(

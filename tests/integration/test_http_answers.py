@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 import msgspec
 import pytest
 
+from nebula.http.inference import LARGEST_BODY
 from tests.integration.cluster import Cluster
 from tests.integration.wire import BODY, Wire, ask_chat, request
 
@@ -213,7 +214,7 @@ def test_9110_15_2_no_interim_answer_is_sent_unasked(cluster: Cluster) -> None:
 
 def test_9112_9_6_a_refused_upload_is_heard_out_and_its_answer_read(cluster: Cluster) -> None:
     """A client that reads nothing before all is sent gets the 413, not a reset."""
-    size = 12_000_000
+    size = LARGEST_BODY + 1
     for sent in (
         request(CHAT, f"Content-Length: {size}") + b"x" * size,
         request(CHAT, "Transfer-Encoding: chunked") + b"%x\r\n" % size + b"x" * size,

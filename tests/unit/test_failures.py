@@ -14,6 +14,7 @@ ENDED_BY_AN_ENGINE = {
     Failure.ENGINE_TIMED_OUT,
     Failure.OTHER_PLAN,
     Failure.OTHER_VERSION,
+    Failure.BODY_LOST,
 }
 
 
@@ -54,6 +55,7 @@ def test_values_travel_between_versions_so_none_changes() -> None:
         "timed-out",
         "other-plan",
         "other-version",
+        "body-lost",
         "gap",
         "not-taken",
         "idle",

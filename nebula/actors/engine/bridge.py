@@ -30,6 +30,7 @@ from nebula.actors.engine.exchange import (
     Send,
     request_scope,
 )
+from nebula.actors.engine.fetching import BodyLost, fetch
 from nebula.actors.engine.liveness import Liveness
 from nebula.actors.engine.load import get, healthy, read_context, read_load, read_name
 from nebula.actors.engine.versions import Version
@@ -254,14 +255,19 @@ class EngineBridge:
 
     async def _serve(self, exchange: EngineExchange) -> None:
         request = exchange.request
-        scope = {**request_scope(request, exchange.size), **self._state}
-        if "state" in scope:
-            scope["state"] = dict(scope["state"])
         try:
+            if request.size:
+                exchange.comes(await fetch(self._connection, request))
+            scope = {**request_scope(request, exchange.size), **self._state}
+            if "state" in scope:
+                scope["state"] = dict(scope["state"])
             await self.app(scope, exchange.receive, exchange.send)
             exchange.fail(Failure.ENGINE_FAILED)  # unless its answer is whole
         except asyncio.CancelledError:
             log.debug("request %s was aborted", request.id)
+        except BodyLost as error:
+            log.warning("the body of request %s could not be fetched: %s", request.id, error)
+            exchange.fail(Failure.BODY_LOST)
         except Exception as error:
             if not exchange.complete:
                 log.error("request %s failed in the engine", request.id, exc_info=error)

@@ -58,7 +58,14 @@ _FORBIDDEN = (
     b'"type":"invalid_request_error","param":null,"code":"unknown_url"}}'
 )
 
-_NOT_ITS_FAULT = frozenset({Failure.ENGINE_TIMED_OUT, Failure.OTHER_PLAN, Failure.OTHER_VERSION})
+_NOT_ITS_FAULT = frozenset(
+    {
+        Failure.ENGINE_TIMED_OUT,
+        Failure.OTHER_PLAN,
+        Failure.OTHER_VERSION,
+        Failure.BODY_LOST,
+    }
+)
 
 _CODE = re.compile(rb'"code": ?(\d{3})\b')
 _LONGEST_RETRY = 24 * 3600
@@ -89,7 +96,9 @@ class EngineExchange:
         self._replica = replica
         self._connection = connection
         self._subject = subjects.responses(request.gateway, request.id)
-        self._body: bytes | None = request.body if version is None else version.asks(request.body)
+        self._body: bytes | None = None
+        if not request.size:
+            self.comes(request.body)
         self._spoke = spoke
         self._healthy = healthy
         self._gone = asyncio.Event()
@@ -107,6 +116,10 @@ class EngineExchange:
     def size(self) -> int:
         """The size of the body that the app gets, in bytes."""
         return len(self._body) if self._body is not None else 0
+
+    def comes(self, body: bytes) -> None:
+        """Take the body of the request."""
+        self._body = body if self.version is None else self.version.asks(body)
 
     async def receive(self) -> Message:
         """Return the body, then wait until the client is gone."""

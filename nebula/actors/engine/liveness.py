@@ -75,7 +75,7 @@ class Liveness:
 
     def tell(self, exchanges: Iterable[EngineExchange]) -> EngineProgress:
         """Return its progress for its node; `exchanges`: the running requests."""
-        unread = [len(each.request.body) for each in exchanges if not each.chunks]
+        unread = [each.request.whole_size for each in exchanges if not each.chunks]
         return EngineProgress(
             round(self.look(), 3),
             self._progress.requests,

@@ -45,6 +45,7 @@ from nebula.actors.gateway.in_flight import (
     Surroundings,
     Ticked,
 )
+from nebula.actors.gateway.large_bodies import LargeBodies
 from nebula.actors.gateway.log_watch import LogWatch
 from nebula.actors.gateway.not_served import AlreadyInFlight, NotServed
 from nebula.actors.gateway.probing import Probed
@@ -99,7 +100,8 @@ class Gateway(Actor):
         around = Surroundings(self.projection.state, self._heartbeats, self._admission)
         self.core = RequestsInFlight(around, new_id)
         self._deliveries: dict[str, Delivery] = {}
-        self.sending = Sending(connection, identity, self._heartbeats)
+        self.large_bodies = LargeBodies(connection, identity)
+        self.sending = Sending(connection, identity, self._heartbeats, self.large_bodies)
         self.claims_stream = Probed()
         self.claim_shares = Shares()
         self._ear = Ear(connection, lambda: self.projection.state, ear.serving, each_router=True)
@@ -116,6 +118,7 @@ class Gateway(Actor):
         client = self.connection.client
         await client.listen(subjects.responses(self.id, "*"), self._on_piece)
         await client.subscribe(subjects.waiting(self.id), cb=self._on_waiting)
+        await self.large_bodies.listen()
         for beats, arrival in (
             (subjects.REPLICA_STATUS, self._heartbeats.on_replica),
             (subjects.ROUTER_STATUS, self._heartbeats.on_router),
@@ -225,6 +228,7 @@ class Gateway(Actor):
                 case Deliver(id=identity, piece=piece):
                     self._deliveries[identity].give(piece)
                 case Forget(id=identity):
+                    self.large_bodies.forget(identity)
                     delivery = self._deliveries.pop(identity, None)
                     if delivery is not None and delivery.hold is not None:
                         delivery.hold.release()

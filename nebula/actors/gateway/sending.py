@@ -3,9 +3,11 @@
 import asyncio
 import logging
 
+from msgspec.structs import replace
 from nats.errors import Error as NatsError
 
 from nebula.actors.gateway.heartbeats import Heartbeats
+from nebula.actors.gateway.large_bodies import LargeBodies
 from nebula.events import envelope, subjects
 from nebula.events.inference import ALL_ATTEMPTS, Request
 from nebula.store.connection import Connection
@@ -16,8 +18,15 @@ log = logging.getLogger(__name__)
 class Sending:
     """What the gateway `identity` sends, to routers of which it knows by `heartbeats`."""
 
-    def __init__(self, connection: Connection, identity: str, heartbeats: Heartbeats) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        identity: str,
+        heartbeats: Heartbeats,
+        large: LargeBodies,
+    ) -> None:
         self._connection = connection
+        self._large = large
         self._gateway = identity
         self._heartbeats = heartbeats
 
@@ -28,10 +37,18 @@ class Sending:
             if router
             else subjects.requests(request.model)
         )
+        if not self._large.fits(request.body):
+            self._large.hold(request)
+            request = replace(request, body=b"", size=len(request.body))
         self._connection.client.post(subject, envelope.request_block(request), request.body)
 
     def copy(self, request: Request) -> None:
-        """Send a request of which no answer is awaited. Raises NatsError."""
+        """Send a request of which no answer is awaited. Raises NatsError.
+
+        One whose body does not fit into a message is not sent: nothing would hold it.
+        """
+        if not self._large.fits(request.body):
+            return
         router = self._heartbeats.assign(asyncio.get_running_loop().time())
         self._heartbeats.settle(router)
         self.send(request, router)

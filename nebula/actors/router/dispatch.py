@@ -52,7 +52,7 @@ class _Held(Struct, frozen=True):
     @property
     def size(self) -> int:
         """The bytes that it takes in the queue."""
-        return len(self.header) + len(self.request.body)
+        return len(self.header) + self.request.whole_size
 
 
 class Dispatch:

@@ -1,0 +1,61 @@
+"""Bodies that are larger than a message: the engine that gets a request fetches its body in parts.
+
+Only the engine needs the body, so routers do not carry it, and it is sent again only if another
+engine gets the request. Each part is asked for, which is the back-pressure. See ADR 52.
+"""
+
+import logging
+
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from nebula.events import envelope, subjects
+from nebula.events.inference import BodyWanted, Request
+from nebula.events.reading import decoded
+from nebula.store.connection import Connection
+
+log = logging.getLogger(__name__)
+
+
+class LargeBodies:
+    """The bodies that engines may fetch from the gateway `identity`, by request."""
+
+    def __init__(self, connection: Connection, identity: str) -> None:
+        self._connection = connection
+        self._gateway = identity
+        self._held: dict[str, Request] = {}
+
+    async def listen(self) -> None:
+        """Answer engines that ask for parts."""
+        await self._connection.client.subscribe(subjects.bodies(self._gateway), cb=self._on_wanted)
+
+    @property
+    def room(self) -> int:
+        """Bytes of a body that one message takes."""
+        return self._connection.max_body - envelope.HEADER_ROOM
+
+    def fits(self, body: bytes) -> bool:
+        """Return whether a body travels within the request's own message."""
+        return len(body) <= self.room
+
+    def hold(self, request: Request) -> None:
+        """Let engines fetch the body of a request's attempt, in place of earlier ones."""
+        self._held[request.id] = request
+
+    def forget(self, identity: str) -> None:
+        """Let go of a request's body."""
+        self._held.pop(identity, None)
+
+    async def _on_wanted(self, message: Msg) -> None:
+        wanted = decoded(message.data, BodyWanted)
+        if wanted is None or not message.reply:
+            return
+        request = self._held.get(wanted.request)
+        header, part = envelope.NO_BODY, b""
+        if request is not None and request.attempt == wanted.attempt:
+            most = min(max(wanted.size, 1), self.room)
+            header, part = b"", request.body[wanted.offset : wanted.offset + most]
+        try:
+            self._connection.client.post(message.reply, header, part)
+        except NatsError as error:
+            log.warning("a part of the body of %s could not be sent: %r", wanted.request, error)
