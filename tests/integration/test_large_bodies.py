@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from nebula.engines.simulated_answers import vector_of
+from nebula.engines.simulated_vectors import vector_of
 from nebula.store.server import MAX_PAYLOAD
 from tests.integration.asking import CHAT, EMBEDDINGS, chat, error
 from tests.integration.cluster import Cluster
