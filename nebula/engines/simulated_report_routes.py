@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from typing import Any
 
 import msgspec
@@ -12,6 +13,16 @@ from nebula.engines.simulated_answers import VERSION
 from nebula.engines.simulated_core import Core
 from nebula.engines.simulated_http import Exchange, Routes, encode
 from nebula.engines.simulated_settings import Control
+
+_PERMITTED = {
+    "allow_create_engine": False,
+    "allow_sampling": True,
+    "allow_logprobs": True,
+    "allow_search_indices": False,
+    "allow_view": True,
+    "allow_fine_tuning": False,
+    "is_blocking": False,
+}
 
 _control = msgspec.json.Decoder(Control)
 
@@ -56,7 +67,16 @@ class ReportRoutes:
             "root": root,
             "parent": parent,
             "max_model_len": self._settings.max_model_len if parent is None else None,
-            "permission": [],
+            "permission": [
+                {
+                    "id": f"modelperm-{uuid.uuid4().hex[:16]}",
+                    "object": "model_permission",
+                    "created": self._created,
+                    "organization": "*",
+                    "group": None,
+                    **_PERMITTED,
+                }
+            ],
         }
 
     async def _metrics(self, exchange: Exchange) -> None:
