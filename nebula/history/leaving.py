@@ -11,7 +11,7 @@ from nebula.history.outcome import Coming, Outcome, coming, ends, lives
 def unloading(state: State, identity: str, seq: int) -> Outcome:
     """Return the progress of the unload that the event at `seq` requested."""
     if state.seq < seq:
-        return Outcome("coming", f"event {seq} is still on its way here")
+        return Outcome("coming", f"waits to read event {seq} in the log")
     model = state.models.get(identity)
     if model is None:
         return Outcome("there", f"{identity}: unloaded")
@@ -33,7 +33,7 @@ def unloading(state: State, identity: str, seq: int) -> Outcome:
 def adapter_unloading(state: State, identity: str, adapter: str, seq: int) -> Outcome:
     """Return how far an adapter is off its model that the event at `seq` asked to unload."""
     if state.seq < seq:
-        return Outcome("coming", f"event {seq} is still on its way here")
+        return Outcome("coming", f"waits to read event {seq} in the log")
     model = state.models.get(identity)
     if model is None or model.unloading:
         return Outcome("there", f"{identity} is unloaded, and {adapter} with it")
@@ -54,7 +54,7 @@ def adapter_unloading(state: State, identity: str, adapter: str, seq: int) -> Ou
     )
     if awaited:
         return Outcome("coming", "; ".join(each.what for each in awaited), coming=awaited)
-    text = f"{adapter} is off {identity}"
+    text = f"{adapter} is unloaded from {identity}"
     if left:
         names = ", ".join(f"{each.id} on {each.node}" for each in left)
         text += f"; {names} will be without it once that node is back"
@@ -70,7 +70,7 @@ def emptying(state: State, node: str) -> Outcome:
     if not known.draining:
         return Outcome("not", f"{node} takes replicas again, by a later request")
     if known.lost:
-        text = f"{node} is lost: what still runs there is unknown, and ends once it is back"
+        text = f"{node} is lost: what runs there is unknown; its engines are ended once it is back"
         return Outcome("not", text)
     awaited = tuple(Coming(ends(each), node) for each in here if each.retired)
     models = [state.models[each] for each in sorted({each.model for each in here})]
@@ -80,7 +80,7 @@ def emptying(state: State, node: str) -> Outcome:
     if awaited:
         awaited = tuple(dict.fromkeys(awaited))
         what = "; ".join(each.what for each in awaited)
-        return Outcome("coming", f"{names} still there: {what}", coming=awaited)
+        return Outcome("coming", f"{node} still has {names}: {what}", coming=awaited)
     stuck = "; ".join(f"{each.id}: {model_status(state, each).detail}" for each in models)
     return Outcome(
         "not",

@@ -76,7 +76,7 @@ def asked(
 def outcome(state: State, wish: Asked, waited: bool = False) -> Outcome:
     """Return the outcome of a request in `state`; `waited`: a node was seen working on it."""
     if state.seq < wish.seq:
-        return _coming(f"event {wish.seq} is still on its way here", ())
+        return _coming(f"waits to read event {wish.seq} in the log", ())
     model = state.models.get(wish.model)
     if model is None:
         return Outcome("not", f"{wish.model} was unloaded by a later request")

@@ -140,7 +140,7 @@ def test_after_kill_9_of_vllm_it_is_reported_and_restarted_and_its_stream_goes_o
     replica = f"{CHAT}-0"
     pid = cluster.engine_pids()[replica]
     own = psutil.Process(pid).ppid() == cluster.child("node").pid
-    how = "killed by signal 9" if own else "an earlier node process started it"
+    how = "killed by signal 9" if own else "it was started before this node process"
     tokens = 300
     heard: list[str] = []
 

@@ -186,7 +186,7 @@ async def test_adapters_are_loaded_listed_and_unloaded(cluster: Cluster) -> None
 
     for name in ("poet", "ghost"):
         gone = await nebula(cluster, "adapters", "unload", "base", name)
-        assert (gone.code, gone.err) == (0, f"{name} is off base\n")
+        assert (gone.code, gone.err) == (0, f"{name} is unloaded from base\n")
     assert "poet" not in (await cluster.state()).replicas["base-0"].adapters
     refused = await nebula(cluster, "adapters", "unload", "base", "poet")
     assert refused.code == 1

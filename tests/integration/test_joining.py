@@ -48,8 +48,8 @@ async def test_a_second_node_of_a_machine_adds_no_memory_and_says_so(own_cluster
     stood = await cluster.stands("second", "unschedulable")
     assert "are another node's, on the same machine" in stood.detail
     shown = (await cluster.nebula("nodes")).out
-    assert "(shared with here)" in shown
-    assert "(shared with there)" in shown
+    shared = {row.split()[0]: row.split()[7] for row in shown.splitlines()}
+    assert shared == {"NODE": "SHARED", "here": "there", "there": "here"}
     said = cluster.output("node") + cluster.output("node-2")
     assert "on the same machine as node" in said
     # A node with given devices has them to itself.

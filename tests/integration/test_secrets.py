@@ -88,11 +88,12 @@ async def test_what_was_refused_is_not_told_as_recorded(cluster: Cluster) -> Non
 
 async def test_another_source_under_a_known_id_is_told(cluster: Cluster) -> None:
     line = ("--replicas", "0", "--no-wait")
-    assert "it is changed to" not in (await cluster.nebula("load", "org/foo", *line)).err
+    assert "is now from" not in (await cluster.nebula("load", "org/foo", *line)).err
     told = await cluster.nebula("load", "other/foo", *line)
     assert (
-        "foo was org/foo: it is changed to other/foo; --id gives it a name of its own" in told.err
-    )
+        "foo was loaded from org/foo, and is now from other/foo "
+        "(--id OTHER would load it beside that)"
+    ) in told.err
 
 
 async def test_of_an_adapter_it_is_told_that_it_is_to_be_unloaded(cluster: Cluster) -> None:

@@ -44,12 +44,12 @@ def stands(story: Story, seq: int) -> Outcome:
 
 def test_an_adapter_is_off_when_no_replica_has_it_any_more() -> None:
     story, seq = asked(serving())
-    assert stands(story, seq + 1).text == f"event {seq + 1} is still on its way here"
+    assert stands(story, seq + 1).text == f"waits to read event {seq + 1} in the log"
     assert stands(story, seq).text == ("chat-0 on n1 unloads poet; chat-1 on n2 unloads poet")
     story.given("chat-1", AdapterUnloaded("poet"))
     assert [each.node for each in stands(story, seq).coming] == ["n1"]
     story.given("chat-0", AdapterUnloaded("poet"))
-    assert stands(story, seq) == Outcome("there", "poet is off chat")
+    assert stands(story, seq) == Outcome("there", "poet is unloaded from chat")
 
 
 def test_a_lost_node_is_not_waited_for_and_named() -> None:
@@ -112,7 +112,7 @@ def test_of_several_replicas_each_is_awaited_by_its_name() -> None:
     moved = [replica for replica, place in story.places().items() if place.startswith("n2")]
     assert len(moved) == 1  # one at a time
     found = emptying(story.state, "n1")
-    assert found.text.startswith("chat-0, chat-1 still there: ")
+    assert found.text.startswith("n1 still has chat-0, chat-1: ")
     assert {each.node for each in found.coming} == {"n2"}
 
 
@@ -139,7 +139,7 @@ def test_a_model_is_awaited_where_its_nodes_are_there_and_not_where_they_are_gon
     story = serving()
     story.given("chat", ModelUnloadRequested())
     seq = story.state.seq
-    on_its_way = Outcome("coming", f"event {seq + 1} is still on its way here")
+    on_its_way = Outcome("coming", f"waits to read event {seq + 1} in the log")
     assert unloading(story.state, "chat", seq + 1) == on_its_way
     awaited = (Coming("chat-0 on n1 ends", "n1"), Coming("chat-1 on n2 ends", "n2"))
     assert unloading(story.state, "chat", seq) == Outcome(
@@ -189,5 +189,5 @@ def test_a_replica_that_never_served_is_not_said_to_finish_requests() -> None:
     story.runs("chat-0", ready=False).runs("chat-1").settles()
     assert (story.replica().retired, story.replica().phase) == (True, "starting")
     assert emptying(story.state, "n1").text == (
-        "chat-0 still there: chat-0 on n1, which was still starting, ends"
+        "n1 still has chat-0: chat-0 on n1, which was still starting, ends"
     )

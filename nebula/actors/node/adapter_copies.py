@@ -154,7 +154,7 @@ class AdapterCopies:
         if free < needed + SPARE:
             raise Unusable(
                 f"{fine(needed)} of adapter don't fit on the disk of {self._folder}: "
-                f"{fine(free)} are free, and {fine(SPARE)} stay so"
+                f"{fine(free)} are free, of which {fine(SPARE)} are kept free"
             )
 
 
