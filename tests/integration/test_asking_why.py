@@ -58,7 +58,7 @@ async def test_a_model_whose_engine_fails_says_where_to_look(cluster: Cluster) -
     await cluster.load("bad", stands="failed", options={"simulate-exit-at-start": 3})
     text = await told(cluster, "model", "bad")
     assert "engine failed (attempt 2, exit code 3; not tried again)" in text
-    assert "`nebula logs bad-0` has all of it" in text
+    assert "`nebula logs bad-0` shows all it wrote" in text
 
 
 async def test_a_replica_tells_its_plan_and_its_engine(cluster: Cluster) -> None:
