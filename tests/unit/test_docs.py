@@ -117,3 +117,12 @@ def test_every_module_that_calls_itself_pure_is_held_to_it_by_import_linter() ->
         if "Pure" in (ast.get_docstring(ast.parse(path.read_text())) or ""):
             packages = [module.rsplit(".", up)[0] for up in range(module.count(".") + 1)]
             assert set(packages) & set(held["source_modules"]), f"{module} is not held to it"
+
+
+def test_pre_commit_makes_every_check_that_make_makes() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    recipe = makefile.partition("\ncheck:")[2].partition("\n\n")[0]
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    checks = re.findall(r"\.venv/bin/(?:python -m )?[\w.-]+(?: format| check)?", recipe)
+    assert len(checks) == 6
+    assert [check for check in checks if check not in hooks] == []
