@@ -1,6 +1,7 @@
 """What every process of Nebula sets up: logging, signals, exit codes, the event loop."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -78,10 +79,16 @@ def set_up_logging(verbose: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+_YOUNG = 10_000
+"""New objects after which Python looks for unreachable cycles among them. A request makes hundreds
+and leaves no cycle behind; Python's own number, 700, costs a gateway a twentieth of its time."""
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on uvloop; an error from outside becomes one line and an exit code."""
     if not logging.getLogger().handlers:
         _set_up_lines()
+    gc.set_threshold(_YOUNG)
     try:
         return uvloop.run(main)
     except (StreamMismatch, LogReplaced, NameTaken, TooLarge) as error:
