@@ -182,6 +182,7 @@ async def _gateway(
     server = _Server(
         uvicorn.Config(
             create_app(actor, limits, doors, stopping),
+            interface="asgi3",
             loop="none",
             http=partial(HttpConnection, capacity=capacity),  # type: ignore[arg-type]
             ws="none",
@@ -192,6 +193,7 @@ async def _gateway(
             timeout_graceful_shutdown=UNREAD_LAST,
         )
     )
+    server.server_state.tasks = stopping.under_way  # uvicorn's set of the requests that run
     log.info(
         "listening on %s%s, for %d connections at most: %d files may be open",
         f"port {port} of all addresses, here " if everywhere(host) else "",

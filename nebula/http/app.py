@@ -24,8 +24,8 @@ def create_app(
 ) -> ASGIApp:
     """Build the app around a gateway actor, which the caller runs.
 
-    `doors`: the hosts and origins that it answers [those of this machine]. `stopping`: counts the
-    running requests and refuses new ones at the end [none].
+    `doors`: the hosts and origins that it answers [those of this machine]. `stopping`: refuses
+    requests at the end [none].
     """
     scans = Scans()
     litestar = Litestar(

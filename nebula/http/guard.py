@@ -3,7 +3,7 @@
 It runs before the hot paths too, so it reads a request's headers once and remembers allowed hosts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from functools import lru_cache
 
 from litestar.enums import ScopeType
@@ -25,6 +25,9 @@ from nebula.http.relay import fail
 _REMEMBERED = 256
 """Number of hosts whose result is remembered."""
 
+_READ = frozenset((b"host", b"origin", b"sec-fetch-site"))
+"""Names of the headers that are read here."""
+
 _TOLD = 200
 """Characters of a header that are repeated in an error."""
 
@@ -40,14 +43,13 @@ class Guard:
         self._doors = doors
         self._refusal_of_host = lru_cache(_REMEMBERED)(self._look_at_host)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one ASGI connection."""
         if scope["type"] == ScopeType.HTTP:
             refusal = self.refusal(scope["headers"], scope["path"])
             if refusal is not None:
-                await fail(refusal, send, dialect_of(scope["path"]))
-                return
-        await self._app(scope, receive, send)
+                return fail(refusal, send, dialect_of(scope["path"]))
+        return self._app(scope, receive, send)
 
     def refusal(self, headers: Iterable[tuple[bytes, bytes]], path: str) -> ApiError | None:
         """Return why a request with these headers is refused; None if it is allowed."""
@@ -55,6 +57,8 @@ class Guard:
         origins = []
         foreign = False
         for name, value in headers:
+            if name not in _READ:
+                continue
             if name == b"host":
                 refused = self._refusal_of_host(value)
                 if refused is not None:

@@ -6,10 +6,11 @@ only the fields that concern the gateway are read from its body.
 
 import hashlib
 import logging
+from collections.abc import Awaitable
 from itertools import count
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -73,52 +74,48 @@ class InferenceRoutes:
         self._limits = limits
         self._mirror = Mirror(gateway)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one ASGI connection."""
         if scope["type"] != ScopeType.HTTP:
-            await self._rest(scope, receive, send)
-            return
-        path = scope["path"].rstrip("/")
-        endpoint = ENDPOINTS.get(path)
+            return self._rest(scope, receive, send)
+        endpoint = ENDPOINTS.get(scope["path"].rstrip("/"))
         if endpoint is None:
-            await self._rest(scope, receive, send)
-            return
+            return self._rest(scope, receive, send)
+        if scope["method"] == "OPTIONS":
+            return _show_methods(send)
+        return self._infer(endpoint, scope, receive, send)
+
+    async def _infer(
+        self, endpoint: Endpoint, scope: HTTPScope, receive: Receive, send: Send
+    ) -> None:
+        hold = Hold(self._gateway.bodies)
         try:
-            if scope["method"] == "OPTIONS":
-                await send({"type": "http.response.start", "status": 204, "headers": [_ALLOW]})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-                return
-            if scope["method"] != "POST":
-                raise ApiError(405, f"{path} takes POST", allow=_ALLOW[1].decode())
-            await self._infer(endpoint, scope, receive, send)
+            await self._answer(endpoint, scope, receive, send, hold)
         except ApiError as error:
             await fail(error, send, endpoint.dialect)
+        except NotServed as error:
+            await fail(unavailable(str(error), error.retry_after), send, endpoint.dialect)
         except ClientLeft:
             return
         except ConnectionAbortedError:
             raise
         except Exception as error:
-            log.exception("a request to %s failed", path)
+            log.exception("a request to %s failed", endpoint.path)
             text = f"internal error: {type(error).__name__}"
             await fail(ApiError(500, text, kind="internal_error"), send, endpoint.dialect)
-
-    async def _infer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
-        gateway = self._gateway
-        if not gateway.started:
-            raise unavailable("the gateway is starting")
-        hold = Hold(gateway.bodies)
-        try:
-            gateway.admit()
-            await self._answer(endpoint, scope, receive, send, hold)
-        except NotServed as error:
-            raise unavailable(str(error), error.retry_after) from error
         finally:
             hold.release()
 
     async def _answer(
-        self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, hold: Hold
+        self, endpoint: Endpoint, scope: HTTPScope, receive: Receive, send: Send, hold: Hold
     ) -> None:
+        """Let a request be answered. Raise ApiError, NotServed, ClientLeft."""
         gateway, limits = self._gateway, self._limits
+        if scope["method"] != "POST":
+            raise ApiError(405, f"{endpoint.path} takes POST", allow=_ALLOW[1].decode())
+        if not gateway.started:
+            raise unavailable("the gateway is starting")
+        gateway.admit()
         headers = own_fields.fields(scope["headers"])
         timeout, kept = own_fields.time_limit(headers), own_fields.kept(headers)
         body = await read_body(receive, headers, limits.body_for(gateway), hold)
@@ -225,6 +222,11 @@ class InferenceRoutes:
             text = f"{name!r} does not serve {endpoint.path}: it serves {', '.join(served(can))}"
             raise ApiError(400, text, param="model", code="wrong_task")
         return route
+
+
+async def _show_methods(send: Send) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": [_ALLOW]})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _prefix(binding: NameBinding, prompt: bytes) -> tuple[str, ...]:

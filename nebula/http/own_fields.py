@@ -47,6 +47,8 @@ def kept(fields: Mapping[bytes, bytes]) -> str | None:
 
     Raise ApiError 400.
     """
+    if b"x-resumable" not in fields and b"idempotency-key" not in fields:
+        return None
     value = fields.get(b"x-resumable", b"no").lower()
     if value not in _YES and value not in _NO:
         raise ApiError(400, "X-Resumable must be true or false (or 1, yes, 0, no)")

@@ -11,6 +11,8 @@ A second signal skips the second step and shortens the third.
 
 import asyncio
 import logging
+from collections.abc import Awaitable
+from typing import Any
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -34,14 +36,13 @@ _ALIVE = "/health"
 
 
 class Stopping:
-    """Whether the gateway is ending, and which requests still run."""
+    """Whether the gateway is ending. `under_way`: the tasks of the requests that still run."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
         self.at_once = False
-        self.under_way = 0
+        self.under_way: set[asyncio.Task[Any]] = set()
         self._hurried = asyncio.Event()
-        self._idle = asyncio.Event()
 
     def signal(self) -> None:
         """Begin to end; end at once at the second call."""
@@ -51,32 +52,23 @@ class Stopping:
         self.begun.set()
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """Return an app that counts the requests of `app`, and refuses new ones at the end."""
+        """Return an app that passes requests on to `app`, and refuses them at the end."""
+        begun = self.begun
 
-        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != ScopeType.HTTP:
-                await app(scope, receive, send)
-                return
-            if self.begun.is_set() and scope["path"] != _ALIVE:
-                await fail(stopping(), send, dialect_of(scope["path"]))
-                return
-            self.under_way += 1
-            try:
-                await app(scope, receive, send)
-            finally:
-                self.under_way -= 1
-                if not self.under_way:
-                    self._idle.set()
+        def passed_on(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+            if begun.is_set() and scope["type"] == ScopeType.HTTP and scope["path"] != _ALIVE:
+                return fail(stopping(), send, dialect_of(scope["path"]))
+            return app(scope, receive, send)
 
-        return counted
+        return passed_on
 
     async def drained(self, grace: float) -> bool:
         """Wait until no request runs; return False after `grace` s or a second signal."""
         if self.under_way:
-            log.info("stopping: %d requests have up to %g s to end", self.under_way, grace)
+            log.info("stopping: %d requests have up to %g s to end", len(self.under_way), grace)
         if await self._idle_within(grace):
             return True
-        log.warning("stopping: %d requests have not ended: they get an error", self.under_way)
+        log.warning("stopping: %d requests have not ended: they get an error", len(self.under_way))
         return False
 
     async def heard_out(self) -> None:
@@ -99,5 +91,4 @@ class Stopping:
 
     async def _until_idle(self) -> None:
         while self.under_way:
-            self._idle.clear()
-            await self._idle.wait()
+            await asyncio.wait(tuple(self.under_way))
