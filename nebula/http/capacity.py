@@ -51,7 +51,8 @@ def connections_within(open_files: int) -> int:
 class Capacity:
     """What the connections of a gateway share: their bounds and present use.
 
-    `bodies`: the budget for the bytes of requests, including bytes that are not read yet.
+    `bodies`: the budget for the bytes of requests, including bytes that are not read yet. `lines`:
+    the `fields` of all answers, as bytes.
     """
 
     def __init__(
@@ -69,15 +70,14 @@ class Capacity:
         self.open = 0
         self.turned_away = 0
         self._said = Repetitions()
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._lines = b""
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.lines = b""
 
-    def lines(self, fields: list[tuple[bytes, bytes]]) -> bytes:
-        """Return the field lines that all answers have; uvicorn renews them once a second."""
-        if fields is not self._fields:
-            self._fields = fields
-            self._lines = b"".join(b"%b: %b\r\n" % field for field in fields)
-        return self._lines
+    def renew_lines(self, fields: list[tuple[bytes, bytes]]) -> bytes:
+        """Return the lines of fields that all answers have; uvicorn renews them once a second."""
+        self.fields = fields
+        self.lines = b"".join(b"%b: %b\r\n" % field for field in fields)
+        return self.lines
 
     def enter(self) -> bool:
         """Count a connection; return False if it is one too many and must be told so."""

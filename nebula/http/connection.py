@@ -6,6 +6,7 @@ has no bounds, and answers HTTP/1.0 in chunks (ADR 35).
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
@@ -65,6 +66,7 @@ class HttpConnection(asyncio.Protocol):
         self._loop = _loop or asyncio.get_running_loop()
         self._entered = True
         self._transport: TurnTransport = None  # type: ignore[assignment]
+        self.write: Callable[[bytes], None] = None  # type: ignore[assignment]
         self._scope_of_all: dict[str, Any] = {}
         self._held = Hold(capacity.bodies)
         self._held_of_head = 0
@@ -90,6 +92,7 @@ class HttpConnection(asyncio.Protocol):
         """Begin, or refuse the connection if it is one too many."""
         self._server.connections.add(self)  # type: ignore[arg-type]
         self._transport = TurnTransport(transport)
+        self.write = self._transport.write
         self._lingering = Lingering(self._transport, self._loop)
         self._scope_of_all = {
             "type": "http",
@@ -183,15 +186,16 @@ class HttpConnection(asyncio.Protocol):
 
     def begin(self, method: bytes, head: Head, fields: Fields, *, persists: bool) -> None:
         """Have a request answered, after the earlier ones on this connection. Raise ApiError."""
-        self._held.shrink(self._held_of_head)
-        self._held_of_head = 0
-        self._arriving = None
+        if self._held_of_head:
+            self._held.shrink(self._held_of_head)
+            self._held_of_head = 0
         if not self._entered:
+            self._arriving = None
             text = f"{self._capacity.connections} connections are open already, as many as may be"
             raise unavailable(text)
         if len(self._waiting) >= PIPELINED:
             self._parsing.last, persists = True, False
-        scope = {
+        scope: Any = {
             **self._scope_of_all,
             "method": method.decode("ascii"),
             "path": head.path,
@@ -204,7 +208,7 @@ class HttpConnection(asyncio.Protocol):
             scope["http_version"] = "1.0"
         cycle = Cycle(
             self,
-            cast("HTTPScope", scope),
+            scope,
             keep_alive=persists,
             remaining=head.length,
             expects=head.expects,
@@ -230,7 +234,8 @@ class HttpConnection(asyncio.Protocol):
 
     def end(self) -> None:
         """Mark a request as complete."""
-        self._arrived()
+        if self._arrival is not None:
+            self._arrived()
         if self._arriving is not None:
             self._arriving.end_body()
 
@@ -277,11 +282,8 @@ class HttpConnection(asyncio.Protocol):
     @property
     def fields(self) -> bytes:
         """Return the field lines that every answer has."""
-        return self._capacity.lines(self._server.default_headers)
-
-    def write(self, data: bytes) -> None:
-        """Send bytes to the client."""
-        self._transport.write(data)
+        capacity, fields = self._capacity, self._server.default_headers
+        return capacity.lines if fields is capacity.fields else capacity.renew_lines(fields)
 
     def break_off(self, *, evident: bool) -> None:
         """End the connection amid an answer, with a reset if the answer would look complete."""
@@ -306,8 +308,9 @@ class HttpConnection(asyncio.Protocol):
 
     def answered(self, cycle: Cycle) -> None:
         """Continue with the next request, or end."""
-        self._held.shrink(cycle.waiting)
-        cycle.waiting = 0
+        if cycle.waiting:
+            self._held.shrink(cycle.waiting)
+            cycle.waiting = 0
         self._running = None
         if self._transport.is_closing():
             return
@@ -318,7 +321,8 @@ class HttpConnection(asyncio.Protocol):
             else:
                 self._transport.close()
             return
-        self.wants_body()
+        if self._reading_held:
+            self.wants_body()
         if self._waiting:
             self._run(*self._waiting.popleft())
         else:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Protocol
 
@@ -17,14 +18,14 @@ log = logging.getLogger(__name__)
 DRAINED = 64 * 1024
 """Bytes of an unread body that are worth reading to keep the connection."""
 
-_NAMES = frozenset(
-    b"cache-control content-length content-type retry-after x-accel-buffering x-nebula-model "
-    b"x-request-id".split()
+_ORDINARY = frozenset(
+    b"cache-control content-type retry-after x-accel-buffering x-nebula-model x-request-id".split()
 )
-"""Names of fields that are known to be valid."""
+"""Names of fields that are known to be valid, and concern only the client."""
 
 _BAD_NAME = re.compile(b'[\x00-\x20\x7f-\xff()<>@,;:\\[\\]={}"/?\\\\]')
-_BAD_VALUE = re.compile(b"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROLS = bytes(each for each in (*range(32), 127) if each != ord("\t"))
+"""Characters that no field may contain."""
 
 
 def _status_line(status: int) -> bytes:
@@ -36,6 +37,14 @@ def _status_line(status: int) -> bytes:
 
 
 _STATUS_LINES = {status: _status_line(status) for status in range(100, 600)}
+
+
+def _joined(lines: Sequence[bytes]) -> bytes:
+    """Return lines as one. Raise RuntimeError if one has control characters before its end."""
+    text = b"".join(lines)
+    if len(text.translate(None, _CONTROLS)) + len(b"\r\n") * len(lines) != len(text):
+        raise RuntimeError(f"a field has a control character: {text!r}")
+    return text
 
 
 class Line(Protocol):
@@ -230,7 +239,7 @@ class Cycle:
             else:
                 self._send(body, more=more)
         elif message["type"] == "http.response.start":
-            self._start(message["status"], list(message.get("headers", ())))
+            self._start(message["status"], message.get("headers", ()))
         else:
             raise RuntimeError(f"the gateway sends no {message['type']}")
 
@@ -250,7 +259,7 @@ class Cycle:
         self._start(error.status, fields)
         self._send(payload, more=False)
 
-    def _start(self, status: int, fields: list[tuple[bytes, bytes]]) -> None:
+    def _start(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> None:
         if self.started:
             raise RuntimeError("an answer starts once")
         if self.more_body and (
@@ -258,15 +267,15 @@ class Cycle:
         ):
             self.keep_alive = False
         content = framing(self.scope["method"], status)
-        lines = [_STATUS_LINES[status], self._line.fields]
+        lines = []
         sized = closes = False
         for name, value in fields:
-            if _BAD_VALUE.search(value):
-                raise RuntimeError(f"not a valid value of a field: {name!r}: {value!r}")
-            if name not in _NAMES:
-                if _BAD_NAME.search(name):
-                    raise RuntimeError(f"not a valid name of a field: {name!r}")
-                name = name.lower()
+            if name in _ORDINARY:
+                lines.append(b"%b: %b\r\n" % (name, value))
+                continue
+            if _BAD_NAME.search(name):
+                raise RuntimeError(f"not a valid name of a field: {name!r}")
+            name = name.lower()
             if name == b"content-length":
                 if content == "none":
                     continue
@@ -293,10 +302,10 @@ class Cycle:
             lines.append(b"connection: close\r\n")
         elif self._http_1_0:
             lines.append(b"connection: keep-alive\r\n")
-        lines.append(b"\r\n")
         self._sized = sized
+        head = b"%b%b%b\r\n" % (_STATUS_LINES[status], self._line.fields, _joined(lines))
         self.started = True
-        self._line.write(b"".join(lines))
+        self._line.write(head)
 
     def _send(self, body: bytes, *, more: bool) -> None:
         if not self.started or self.complete:

@@ -6,6 +6,7 @@ the parser leaves to its user: hosts, targets, methods, versions, codings.
 
 import re
 from functools import lru_cache
+from itertools import chain
 from typing import Literal
 
 from msgspec import Struct
@@ -24,6 +25,11 @@ FIELDS = 100
 
 METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 """Methods that at least one path of the gateway takes."""
+
+_READ = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"content-encoding", b"expect")
+)
+"""Names of the fields that this module reads."""
 
 _HOST = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~%-]+)?\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)"
@@ -66,6 +72,11 @@ class Head(Struct, frozen=True):
     content_codings: bytes = b""
 
 
+def size(fields: Fields) -> int:
+    """Return the bytes that field lines take."""
+    return sum(map(len, chain.from_iterable(fields))) + 4 * len(fields)
+
+
 def read(method: bytes, target: bytes, version: str, fields: Fields) -> Head | Objection:
     """Return a validated head, or why it is refused; names of fields are in lower case."""
     if not version.startswith("1."):
@@ -75,6 +86,8 @@ def read(method: bytes, target: bytes, version: str, fields: Fields) -> Head | O
     hosts, length, coded, expects = 0, 0, b"", False
     host = content = codings = b""
     for name, value in fields:
+        if name not in _READ:
+            continue
         if name == b"host":
             hosts += 1
             host = value
@@ -190,6 +203,7 @@ def without_upgrade(method: bytes, target: bytes, version: str, fields: Fields) 
     return b"".join(lines) + b"\r\n"
 
 
+@lru_cache(_REMEMBERED)
 def framing(method: str, status: int) -> Literal["none", "head", "content"]:
     """Return how much of an answer's content is sent (RFC 9110 6.4.1 and 9112 6.3).
 

@@ -148,7 +148,8 @@ class Parsing:
         if self.in_head:
             self.kept += 0 if self._new else size
             self._new = False
-            if self.kept > URL_LIMIT + FIELDS_LIMIT:
+            too_large = heads.size(self._fields) > FIELDS_LIMIT
+            if too_large or self.kept > URL_LIMIT + FIELDS_LIMIT:
                 self._reader.refuse(_too_many())
             return
         self._silent = 0 if self._body_came else self._silent + size
@@ -164,7 +165,6 @@ class Parsing:
             raise _Enough
         self._target = self._end_of_read = b""
         self._fields = []
-        self._size = 0
         self._sizes = None
         self.arriving = self.in_head = self._new = True
 
@@ -177,17 +177,22 @@ class Parsing:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field line; those of a trailer section are counted and dropped."""
-        self._size += len(name) + len(value) + 4
+        if self.in_head:
+            fields = self._fields
+            if len(fields) == FIELDS:
+                raise _too_many()
+            fields.append((name.lower(), value.rstrip(b" \t")))
+            return
+        self._size += heads.size([(name, value)])
         if self._size > FIELDS_LIMIT:
             raise _too_many()
-        if self.in_head:
-            if len(self._fields) == FIELDS:
-                raise _too_many()
-            self._fields.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """Notify the reader of a request, or refuse it."""
         parser = self._parser
+        self._size = heads.size(self._fields)
+        if self._size > FIELDS_LIMIT:
+            raise _too_many()
         method, version = parser.get_method(), parser.get_http_version()
         if parser.should_upgrade():
             if method == b"CONNECT":

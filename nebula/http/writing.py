@@ -17,6 +17,7 @@ class TurnTransport:
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        self.is_closing = transport.is_closing
         self._kept: list[bytes] = []
         self._loop = asyncio.get_running_loop()
 

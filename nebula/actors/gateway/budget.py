@@ -39,9 +39,11 @@ class Hold:
 
     def grow(self, size: int) -> bool:
         """Hold so many bytes more; False, and nothing more is held, where there is no room."""
-        if not self._budget.fits(size):
+        budget = self._budget
+        used = budget.used + size
+        if used > budget.limit and budget.used:  # as `fits`, for each body of a request
             return False
-        self._budget.used += size
+        budget.used = used
         self.size += size
         return True
 
@@ -57,8 +59,9 @@ class Hold:
 
     def release(self) -> None:
         """Hold nothing any more."""
-        self._budget.used -= self.size
-        self.size = 0
+        if self.size:
+            self._budget.used -= self.size
+            self.size = 0
 
 
 class Unread:
