@@ -84,7 +84,7 @@ async def relay(
                     await send(_start(200, _headers(source, _EARLY, model)))
                 if comment := comment_after(watch.last):
                     await send(_part(comment))
-                    watch.said(b"")
+                    watch.said()
                 continue
             except NotServed as error:
                 failure = unavailable(str(error), error.retry_after)
@@ -110,7 +110,7 @@ async def relay(
             if piece.end:
                 return
             if streaming:
-                watch.said(piece.body)
+                watch.last = piece.body
     except ClientGone:
         return
     finally:

@@ -316,7 +316,7 @@ async def test_a_silent_stream_is_nudged_again_and_again_and_others_never(
         for _ in range(3):
             await stream.nudged.wait()
             stream.nudged.clear()
-            watches[0].said(b"")
+            watches[0].said()
     assert other.nudges == 0
     for watch in watches:
         watch.stop()
