@@ -19,7 +19,7 @@ from nebula.actors import ear
 from nebula.actors.actor import Actor
 from nebula.actors.ear import Ear
 from nebula.actors.gateway.admission import Admission
-from nebula.actors.gateway.budget import ANSWERS, REQUESTS, Budget, Hold, Unread
+from nebula.actors.gateway.budget import ANSWERS, REQUESTS, UNCOUNTED, Budget, Hold, Unread
 from nebula.actors.gateway.core import IDLE, RequestsInFlight
 from nebula.actors.gateway.delivery import Delivery, new_id
 from nebula.actors.gateway.heartbeats import Heartbeats
@@ -279,7 +279,8 @@ class Gateway(Actor):
         if delivery is None:
             self._on_other_piece(self.core.flights.get(identity), header, body)
             return
-        flight, given, piece = delivery.flight, None, None
+        flight = delivery.flight
+        given = piece = None
         now = asyncio.get_running_loop().time()
         chunk = envelope.read_plain(header)
         if chunk is not None:
@@ -293,8 +294,19 @@ class Gateway(Actor):
         if given is not None and flight.attached:
             delivery.give(given)
         if given is None or flight.answer.broken is not None:
-            self._happens(flight, PieceArrived(piece or Piece(chunk or 0, body)), now)
-        if delivery.too_slow and not flight.done:
+            around = self.core.around
+            if around.link.connected:  # as NATS still says something
+                around.state = self.projection.state
+            else:
+                self._look_around()
+            arrived = PieceArrived(piece or Piece(chunk or 0, body))
+            self._perform(self.core.happened(flight, arrived, now))
+        if delivery.size > UNCOUNTED:
+            self._cut_slow(delivery)
+
+    def _cut_slow(self, delivery: Delivery) -> None:
+        """Let clients go where more waits for this one, or for all, than may."""
+        if delivery.too_slow and not delivery.flight.done:
             self._cut(delivery)
         while isinstance(slowest := self._unread.slowest(), Delivery):
             self._cut(slowest)

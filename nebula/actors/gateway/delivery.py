@@ -37,8 +37,9 @@ def new_id() -> str:
 class Delivery:
     """The client's end of a request in flight.
 
-    `detached`: no client waits any more. `hold`: what the request's body takes of the gateway's
-    budget, once no client waits. `unread` counts what waits for all clients.
+    `detached`: no client waits any more. `size`: bytes of the pieces that wait for it. `hold`: what
+    the request's body takes of the gateway's budget, once no client waits. `unread` counts what
+    waits for all clients.
     """
 
     def __init__(self, flight: InFlightRequest, unread: Unread | None = None) -> None:
@@ -46,9 +47,9 @@ class Delivery:
         self.detached = False
         self.hold: Hold | None = None
         self._unread = Unread() if unread is None else unread
-        self._counted_unread = False
+        self._counted = False
         self._given: deque[Piece] = deque()
-        self._size = 0
+        self.size = 0
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -64,29 +65,29 @@ class Delivery:
     @property
     def too_slow(self) -> bool:
         """Whether more of a stream waits for the client than may."""
-        return self._size > MAX_WAITING_BYTES and self.streaming
+        return self.size > MAX_WAITING_BYTES and self.streaming
 
     def give(self, piece: Piece) -> None:
         """Let the client have a piece when it reads on."""
         if self.detached:
             return
         self._given.append(piece)
-        self._size += len(piece.body)
-        if self._size > UNCOUNTED:
-            self._unread.count(self, self._size)
-            self._counted_unread = True
+        self.size += len(piece.body)
+        if self.size > UNCOUNTED:
+            self._unread.count(self, self.size)
+            self._counted = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _clear(self) -> None:
         self._given.clear()
-        self._size = 0
-        if self._counted_unread:
+        self.size = 0
+        if self._counted:
             self._count_unread()
 
     def _count_unread(self) -> None:
-        self._counted_unread = self._size > UNCOUNTED
-        self._unread.count(self, self._size if self._counted_unread else 0)
+        self._counted = self.size > UNCOUNTED
+        self._unread.count(self, self.size if self._counted else 0)
 
     async def next(self) -> Piece:
         """Return the next piece for the client.
@@ -99,8 +100,8 @@ class Delivery:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         piece = self._given.popleft()
-        self._size -= len(piece.body)
-        if self._counted_unread:
+        self.size -= len(piece.body)
+        if self._counted:
             self._count_unread()
         return piece
 

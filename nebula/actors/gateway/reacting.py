@@ -88,7 +88,8 @@ class _Happening(Recovery):
             self._early(piece)
             return
         flight.heard_at = self.now
-        self._accept()
+        if flight.untaken or not flight.accepted:
+            self._accept()
         following: Piece | None = piece
         while following is not None:
             given = answer.take(following)

@@ -4,7 +4,7 @@ Routers that know the same choose the same: neither turns nor chance are involve
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from nebula.events import sources
 from nebula.events.alike import together
@@ -27,30 +27,30 @@ CACHE_FULL = 0.95
 
 def able(state: State, model: Model, adapter: str) -> list[Replica]:
     """Return the replicas that serve the model now, and its adapter if one is asked for."""
-    return list(_able(state, model, adapter))
+    return [each for each in state.replicas_of(model) if _is_able(each, model, adapter)]
 
 
 def served(state: State, model: Model, adapter: str) -> bool:
     """Return whether a replica is `able`; the first one found is enough."""
-    return next(_able(state, model, adapter), None) is not None
+    for identity in model.replicas:
+        replica = state.replicas.get(identity)
+        if replica is not None and _is_able(replica, model, adapter):
+            return True
+    return False
 
 
-def _able(state: State, model: Model, adapter: str) -> Iterator[Replica]:
-    """Yield the replicas that serve the model now, and its adapter if one is asked for.
+def _is_able(replica: Replica, model: Model, adapter: str) -> bool:
+    """Return whether a replica serves its model now, and its adapter if one is asked for.
 
     An engine knows its model by the name that it was started with: of a model that was renamed,
     those still to be replaced serve adapters only. An adapter's name stands for one version, so
     that replicas which have another one in place do not serve it.
     """
-    offer = model.offers.get(adapter) if adapter else None
-    for replica in state.replicas_of(model):
-        if not replica.serving:
-            continue
-        if adapter:
-            if serves(replica.adapters.get(adapter), offer):
-                yield replica
-        elif replica.launch is None or replica.launch.name == model.name:
-            yield replica
+    if not replica.serving:
+        return False
+    if adapter:
+        return serves(replica.adapters.get(adapter), model.offers.get(adapter))
+    return replica.launch is None or replica.launch.name == model.name
 
 
 def hopeless(state: State, binding: NameBinding) -> str | None:
