@@ -50,6 +50,9 @@ _HELD_BACK = frozenset(
 """Header fields of an engine's answer that concern its own connection (RFC 9110, 7.6.1), and those
 that the gateway writes itself."""
 
+FITS = 4 * 1024
+"""Bytes that fit into one message of any server, so that most answers need not ask."""
+
 _ERROR = b'data: {"error"'
 """The beginning of the event with which vLLM ends a failed stream."""
 
@@ -207,11 +210,12 @@ class EngineExchange:
             self._spoke()  # the engine's core may not have seen what its server refuses
         if _ERROR in body and self._status == 200:
             self.failed = self.failed or _told(body)
-        most = self._connection.max_body
-        room = max(most - envelope.HEADER_ROOM, most // 2)  # a running answer continues
-        while len(body) > room:
-            self._piece(body[:room])
-            body = body[room:]
+        if len(body) > FITS:
+            most = self._connection.max_body
+            room = max(most - envelope.HEADER_ROOM, most // 2)  # a running answer continues
+            while len(body) > room:
+                self._piece(body[:room])
+                body = body[room:]
         self._piece(body, end=end, failure=failure)
 
     def _piece(self, body: bytes, *, end: bool = False, failure: str = "") -> None:

@@ -44,16 +44,16 @@ class Liveness:
         """Note a request."""
         if exchange.request.path not in WITHOUT_CORE:
             self._path = exchange.request.path
-            self._progress.came(_now())
+            self._progress.came(exchange.began)
 
     def left(self, exchange: EngineExchange) -> None:
         """Note that a request has ended."""
         if exchange.request.path not in WITHOUT_CORE:
-            self._progress.left(exchange.began, _now())
+            self._progress.left(exchange.began, asyncio.get_running_loop().time())
 
     def spoke(self) -> None:
         """Note a token or an answer of the engine's core."""
-        self._progress.advanced(_now())
+        self._progress.advanced(asyncio.get_running_loop().time())
 
     def counted(self, load: EngineLoad) -> None:
         """Take the engine's metrics."""

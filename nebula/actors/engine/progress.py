@@ -63,7 +63,9 @@ class Progress:
 
     def came(self, now: float) -> None:
         """Note a request for the engine's core."""
-        self.look(now)
+        if self._owes:
+            self.look(now)
+        self._looked = now
         self._working += 1
         self._owes = True
 
