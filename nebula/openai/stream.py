@@ -11,6 +11,7 @@ engine had written them: same id, same kind of chunk, usage counted over all par
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -174,7 +175,27 @@ class StreamTranscript:
         whole, end, self._incomplete = (self._incomplete + message).rpartition(b"\n\n")
         if not end:
             return b""
-        return b"".join([self._event(event + b"\n\n") for event in whole.split(b"\n\n")])
+        return self._events([event + b"\n\n" for event in whole.split(b"\n\n")])
+
+    def _events(self, events: Sequence[bytes]) -> bytes:
+        """Return what the client gets of events. Those of the fixed form take the fewest steps."""
+        given = []
+        match = self._pattern.match
+        for event in events:
+            found = match(event, self._at) if self._at and self._form == "own" else None
+            if found is None or not found[1] or self._textless or self.failure:
+                given.append(self._event(event))
+                continue
+            ids = found[2]
+            self._ids += ids + b","
+            self._last = ids
+            self.texts += 1
+            if not self.shown:
+                start, end = found.span(2)
+                event = event[: start - 1] + b"null" + event[end + 1 :]
+            given.append(event)
+            self.begun = True
+        return b"".join(given)
 
     def flush(self) -> bytes:
         """Return what is left when the engine has closed its answer properly."""
