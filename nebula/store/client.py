@@ -58,7 +58,7 @@ class FastClient(Client):
         size = len(header) + len(body)
         if size > self._max_payload:
             raise MaxPayloadError
-        if not self.is_connected:
+        if self._status != self.CONNECTED and not self.is_connected:
             if self.is_closed:
                 raise ConnectionClosedError
             if self._pending_data_size + size > self._max_pending_size:

@@ -111,17 +111,13 @@ class FastParser(Parser):
                 at = line_end + 2
                 await super().parse()
             else:
-                message = _Message(data, at, line_end)
-                if message.end > len(data):
-                    self._wanted = message.end - at
+                sid, subject, reply, header, body, end = _message(data, at, line_end)
+                if end > len(data):
+                    self._wanted = end - at
                     break
-                at = message.end
+                at = end
                 await client._process_msg(
-                    message.sid,
-                    message.subject,
-                    message.reply,
-                    data[message.body : message.end - 2],
-                    data[message.header : message.body] or None,
+                    sid, subject, reply, data[body : end - 2], data[header:body] or None
                 )
             if self._resets != resets:
                 return  # reconnected meanwhile: the rest is from the old connection
@@ -131,41 +127,40 @@ class FastParser(Parser):
     def _take(self, data: bytes, at: int) -> int:
         """Deliver messages for `listen` up to something else; return where that begins."""
         arrivals = self.nc.arrivals
-        end = len(data)
-        while at < end:
+        size = len(data)
+        while at < size:
             line_end = data.find(b"\r\n", at)
             if line_end < 0 or not data.startswith(_MESSAGES, at):
                 break
-            message = _Message(data, at, line_end)
-            arrival = arrivals.get(message.sid)
+            sid, subject, _, header, body, end = _message(data, at, line_end)
+            arrival = arrivals.get(sid)
             if arrival is None:
                 break
-            if message.end > end:
-                self._wanted = message.end - at
+            if end > size:
+                self._wanted = end - at
                 break
-            at = message.end
-            header, body = message.header, message.body
+            at = end
             try:
-                arrival(message.subject, data[header:body], data[body : at - 2])
+                arrival(subject, data[header:body], data[body : end - 2])
             except Exception:
-                log.exception("a message on %r could not be processed", message.subject)
+                log.exception("a message on %r could not be processed", subject)
         return at
 
 
-class _Message:
-    """The positions of a message's parts in the server's bytes, from its protocol line."""
+def _message(data: bytes, at: int, line_end: int) -> tuple[int, bytes, bytes, int, int, int]:
+    """Return what the protocol line of a message says of it.
 
-    __slots__ = ("body", "end", "header", "reply", "sid", "subject")
-
-    def __init__(self, data: bytes, at: int, line_end: int) -> None:
-        fields = data[at:line_end].split()
-        self.header = self.body = line_end + 2
-        if fields[0] == b"HMSG":
-            self.body += int(fields[-2])
-        self.subject = fields[1]
-        self.sid = int(fields[2])
-        self.reply = fields[3] if len(fields) == (6 if fields[0] == b"HMSG" else 5) else b""
-        self.end = self.header + int(fields[-1]) + 2
+    Its subscription, subject and reply subject; where its header, its body and what is behind it
+    begin.
+    """
+    fields = data[at:line_end].split()
+    header = body = line_end + 2
+    others = 4
+    if fields[0] == b"HMSG":
+        body += int(fields[-2])
+        others = 5
+    reply = fields[3] if len(fields) > others else b""
+    return int(fields[2]), fields[1], reply, header, body, header + int(fields[-1]) + 2
 
 
 class Reader(asyncio.StreamReader):
