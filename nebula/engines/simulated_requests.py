@@ -84,6 +84,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def streams(self) -> bool:
         """Whether the answer is streamed. Raise Refusal for what pydantic refuses."""
+        if isinstance(self.stream, bool):
+            return self.stream
         said = self.stream.lower() if isinstance(self.stream, str) else self.stream
         if said in ("true", "t", "yes", "y", "on", "1", 1):
             return True

@@ -1,6 +1,7 @@
 """Header fields of a client's request that its engine gets too. Pure."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from nebula.events.inference import HeaderFields
 from nebula.http.errors import ApiError
@@ -8,8 +9,16 @@ from nebula.http.errors import ApiError
 _NAMES = frozenset({b"traceparent", b"tracestate"})
 _PREFIXES = (b"anthropic-", b"openai-")
 
+_REMEMBERED = 64
+"""Number of lists of names whose result is remembered: a client's requests have the same names."""
+
 MOST = 8 * 1024
 """Bytes of the fields that are passed on: they travel in the headers of one NATS message."""
+
+
+@lru_cache(_REMEMBERED)
+def _chosen(names: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    return tuple([name for name in names if name.startswith(_PREFIXES) or name in _NAMES])
 
 
 def forwarded(fields: Mapping[bytes, bytes]) -> HeaderFields:
@@ -17,7 +26,7 @@ def forwarded(fields: Mapping[bytes, bytes]) -> HeaderFields:
 
     Raise ApiError 431 if they are too large.
     """
-    chosen = [name for name in fields if name.startswith(_PREFIXES) or name in _NAMES]
+    chosen = _chosen(tuple(fields))
     if not chosen:
         return ()
     size = sum(len(name) + len(fields[name]) for name in chosen)

@@ -36,6 +36,7 @@ from nebula.http.names import no_model
 from nebula.http.relay import fail, relay
 from nebula.http.resuming import resume
 from nebula.openai.continuation import streams
+from nebula.store.needs import LEAST_PAYLOAD
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ class Limits(Struct, frozen=True):
 
     def body_for(self, gateway: Gateway) -> int:
         """Return the largest body, in bytes, that can be passed on. Raise ApiError 503."""
-        if lacking := gateway.connection.lacking:
+        connection = gateway.connection
+        if connection.max_body < LEAST_PAYLOAD and (lacking := connection.lacking):
             raise unavailable(lacking)
         return self.body
 

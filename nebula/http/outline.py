@@ -70,8 +70,8 @@ def read(endpoint: Endpoint, body: bytes) -> Outline:
         common.model,
         _input(endpoint, common, fields),
         bytes(common.stream),
-        _hashed(common.user) or _hashed(common.safety_identifier),
-        _number(common.priority),
+        _user(common) if common.user or common.safety_identifier else "",
+        _number(common.priority) if common.priority else 0,
     )
 
 
@@ -99,12 +99,13 @@ def _input(endpoint: Endpoint, common: _Common, fields: dict[str, Raw] | None) -
     raise ApiError(400, f"{' or '.join(forms)} is required", param=forms[0])
 
 
-def _hashed(raw: Raw) -> str:
+def _user(common: _Common) -> str:
     """Return a hash of a user's name; "" if it is not text, which the engine may refuse."""
-    value = bytes(raw)
-    if not value.startswith(b'"') or value == b'""':
-        return ""
-    return hashlib.blake2b(value, digest_size=8).hexdigest()
+    for raw in (common.user, common.safety_identifier):
+        value = bytes(raw)
+        if value.startswith(b'"') and value != b'""':
+            return hashlib.blake2b(value, digest_size=8).hexdigest()
+    return ""
 
 
 def _number(raw: Raw) -> int:

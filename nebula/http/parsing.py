@@ -52,6 +52,7 @@ class Parsing:
         self._target = b""
         self._fields: Fields = []
         self._size = 0
+        self._small = False
         self._new = False
         self._silent = 0
         self._body_came = False
@@ -81,6 +82,7 @@ class Parsing:
     def feed(self, data: bytes) -> None:
         """Split bytes, and notify the reader of what they are."""
         rest: bytes | memoryview | None = data
+        self._small = not self.arriving and len(data) <= FIELDS_LIMIT
         began, in_body, self._ended = self.arriving, self._sizes is not None, False
         before = self._end_of_read if began else b""  # a head that is parsed again loses this
         while rest is not None:
@@ -190,7 +192,7 @@ class Parsing:
     def on_headers_complete(self) -> None:
         """Notify the reader of a request, or refuse it."""
         parser = self._parser
-        self._size = heads.size(self._fields)
+        self._size = 0 if self._small else heads.size(self._fields)
         if self._size > FIELDS_LIMIT:
             raise _too_many()
         method, version = parser.get_method(), parser.get_http_version()
@@ -207,7 +209,9 @@ class Parsing:
             self.last = True
         self.in_head = False
         self.kept = self._silent = 0
-        self._sizes = Sizes() if head.length is None else None
+        self._sizes = None
+        if head.length is None:
+            self._sizes, self._size = Sizes(), heads.size(self._fields)
         fields = self._fields
         if head.authority is not None:
             # RFC 9112 3.2.2: the target's own host stands for whatever Host says.

@@ -17,6 +17,10 @@ from nebula.store.connection import Connection
 log = logging.getLogger(__name__)
 
 
+_SMALL = 4 * 1024
+"""Bytes that fit into one message of any server, so that most requests need not ask."""
+
+
 class LargeBodies:
     """The bodies that engines may fetch from the gateway `identity`, by request."""
 
@@ -36,7 +40,7 @@ class LargeBodies:
 
     def fits(self, body: bytes) -> bool:
         """Return whether a body travels within the request's own message."""
-        return len(body) <= self.room
+        return len(body) <= _SMALL or len(body) <= self.room
 
     def hold(self, request: Request) -> None:
         """Let engines fetch the body of a request's attempt, in place of earlier ones."""
