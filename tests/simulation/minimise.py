@@ -27,6 +27,8 @@ def minimise(scenario: Scenario, law: str) -> Scenario:
     def with_steps(steps: Sequence[Step]) -> Scenario:
         return replace(scenario, steps=tuple(steps))
 
+    end = World(scenario).run().at  # no later step has mattered
+    scenario = with_steps([step for step in scenario.steps if step.at <= end])
     if scenario.routers > 1 and broken(replace(scenario, routers=1)):
         scenario = replace(scenario, routers=1)
     steps = fewest(scenario.steps, lambda tried: broken(with_steps(tried)))
