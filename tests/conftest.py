@@ -1,6 +1,7 @@
 """What all tests may ask for: an event loop, a real nats-server, and a connection and log on it."""
 
 import contextlib
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -20,6 +21,11 @@ Connect = Callable[[str], Awaitable[Connection]]
 settings.register_profile("nebula", deadline=None)
 settings.register_profile("quick", deadline=None, max_examples=15)
 settings.load_profile("nebula")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in what nohup or a shell's `&` starts: the processes under test would not be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
