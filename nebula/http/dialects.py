@@ -26,6 +26,7 @@ _KINDS = {
 """Anthropic's types of errors by HTTP status; all others are `api_error`, or
 `invalid_request_error` where the client is at fault."""
 
+_NOT_FOUND = b'{"detail":"Not Found"}'
 _NUMBER = re.compile(rb'"sequence_number":\s?(\d{1,18})')
 
 
@@ -86,8 +87,12 @@ def refusal(status: int, body: bytes) -> ApiError:
 def translated(status: int, body: bytes, dialect: Dialect) -> bytes:
     """Return an engine's whole error answer in the form of a path's clients.
 
-    vLLM answers some errors of Anthropic's paths in OpenAI's form.
+    vLLM answers some errors of Anthropic's paths in OpenAI's form, and a path that it does not have
+    for its model, such as scores of a classifier of many classes, in its framework's own.
     """
+    if body == _NOT_FOUND:
+        text = "the engine of this model does not have this path"
+        return payload(ApiError(status, text, code="unknown_url"), dialect)
     if dialect != "anthropic":
         return body
     read = decoded(body, _Refusal)

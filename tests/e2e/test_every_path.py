@@ -185,7 +185,14 @@ def test_a_model_loaded_for_classes_serves_classify_and_nothing_of_text(
 ) -> None:
     source = str((cluster.demo / CHAT).resolve())
     loaded = cluster.http.post(
-        "/admin/models", json={"source": source, "name": CLASSES, "task": "classify"}
+        "/admin/models",
+        json={
+            "source": source,
+            "name": CLASSES,
+            "task": "classify",
+            # vLLM scores pairs of texts with classifiers of one class only.
+            "options": {"hf-overrides": {"num_labels": 1}},
+        },
     )
     assert loaded.status_code == 202, loaded.text
     try:

@@ -508,6 +508,10 @@ async def test_an_answer_that_the_engine_itself_fails_counts_as_failed(
 
 
 ERROR = b'data: {"error": {"message": "no", "code": %d}}\n\n'
+OF_MESSAGES = (
+    b'event: error\ndata: {"type":"error","error":{"type":"internal_error","message":"no"}}\n\n'
+)
+TALKED_OF = b"data: " + json.dumps({"text": OF_MESSAGES.decode()}).encode() + b"\n\n"
 
 
 @pytest.mark.parametrize(
@@ -520,6 +524,8 @@ ERROR = b'data: {"error": {"message": "no", "code": %d}}\n\n'
         (answers(b"{}", status=503), False, True),
         (answers(b"data: {}\n\n", ERROR % 500, content_type=b"text/event-stream"), True, False),
         (answers(b"data: {}\n\n", ERROR % 400, content_type=b"text/event-stream"), False, False),
+        (answers(b"data: {}\n\n", OF_MESSAGES, content_type=b"text/event-stream"), True, False),
+        (answers(TALKED_OF, b"data: {}\n\n", content_type=b"text/event-stream"), False, False),
     ],
 )
 async def test_only_what_an_engine_breaks_is_held_against_it(

@@ -79,6 +79,12 @@ def test_an_engine_s_error_in_openai_s_form_is_translated_for_anthropic_s_client
     assert dialects.translated(400, OPENAI_S, "openai") == OPENAI_S
 
 
+@pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic"])
+def test_a_path_that_the_engine_does_not_have_is_told_so(dialect: Dialect) -> None:
+    said = json.loads(dialects.translated(404, b'{"detail":"Not Found"}', dialect))
+    assert said["error"]["message"] == "the engine of this model does not have this path"
+
+
 @pytest.mark.parametrize("body", [b"", b"\xff", b"Internal Server Error", b"[]", b'{"error":7}'])
 def test_an_engine_s_error_that_can_t_be_read_is_told_as_it_is(body: bytes) -> None:
     said = json.loads(dialects.translated(500, body, "anthropic"))

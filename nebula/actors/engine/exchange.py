@@ -54,7 +54,9 @@ FITS = 4 * 1024
 """Bytes that fit into one message of any server, so that most answers need not ask."""
 
 _ERROR = b'data: {"error"'
-"""The beginning of the event with which vLLM ends a failed stream."""
+_ANTHROPIC_ERROR = b'"error":{"type":"internal_error"'
+"""What stands only in the events with which vLLM ends a failed stream: inside a text, quotes are
+escaped."""
 
 _FORBIDDEN = (
     b'{"error":{"message":"clients may not use this path of an engine",'
@@ -208,7 +210,7 @@ class EngineExchange:
         self._parts.clear()
         if self._status == 200 and not failure and self.request.path not in WITHOUT_CORE:
             self._spoke()  # the engine's core may not have seen what its server refuses
-        if _ERROR in body and self._status == 200:
+        if (_ERROR in body or _ANTHROPIC_ERROR in body) and self._status == 200:
             self.failed = self.failed or _told(body)
         if len(body) > FITS:
             most = self._connection.max_body
