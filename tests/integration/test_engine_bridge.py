@@ -216,7 +216,7 @@ async def test_the_lifespan_passes_through_and_is_answered_once_the_bridge_liste
     started = Engine(App())
     assert await started.lives("startup") == {"type": "lifespan.startup.complete"}
     await gateway.asks()
-    assert (await gateway.answer())[0].status == 200
+    assert (await gateway.answer())[-1].status == 200  # on a busy machine it is announced first
     assert await started.lives("shutdown") == {"type": "lifespan.shutdown.complete"}
     await started.stop()
     assert started.app.lifespan == ["lifespan.startup", "lifespan.shutdown"]
@@ -759,7 +759,7 @@ async def test_an_engine_that_tells_nothing_of_itself_serves_all_the_same(
     beat = msgspec.json.decode((await beats.next_msg(PATIENCE)).data, type=ReplicaHeartbeat)
     assert (beat.context, beat.waiting, beat.cache) == (0, 0, 0.0)
     await gateway.asks()
-    assert (await gateway.answer())[0].status == 200
+    assert (await gateway.answer())[-1].status == 200  # on a busy machine it is announced first
     await started.stop()
 
 
@@ -775,7 +775,7 @@ async def test_a_request_for_the_engine_s_own_plan_is_served(
     running: Engine, gateway: Gateway
 ) -> None:
     await gateway.asks(plan=VERSION)
-    assert (await gateway.answer())[0].status == 200
+    assert (await gateway.answer())[-1].status == 200  # on a busy machine it is announced first
 
 
 async def test_a_request_for_an_older_plan_is_sent_back_and_counts_as_no_failure(
