@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nebula.actors.node.weights import answers, download, folder, listing
 from nebula.actors.node.weights import hub as hub_module
-from nebula.actors.node.weights.download import Damaged, NoRoom
+from nebula.actors.node.weights.download import LEAST, WINDOW, Damaged, NoRoom, _Pace
 from nebula.actors.node.weights.hub import Busy, Hub, Refused, Unreachable
 from nebula.actors.node.weights.listing import Listing, Malformed, Unlisted, needed
 from nebula.actors.node.weights.measuring import Figures
@@ -490,3 +490,10 @@ async def test_a_hub_that_says_nothing_is_told_in_words(
     server.odd["lab/tiny"] = "drips"
     with pytest.raises(Unreachable, match=r"does not answer: \w+Timeout: nothing arrived for 0 s"):
         await hub.listing(TINY)
+
+
+def test_what_came_quickly_at_first_excuses_no_later_standstill() -> None:
+    pace, much = _Pace(0, 0.0), int(10 * LEAST * WINDOW)
+    assert pace.until_after(much, 10.0) == 10.0 + WINDOW
+    assert pace.until_after(much + 1, 20.0) == 10.0 + WINDOW, "no window was met since"
+    assert pace.until_after(much + int(LEAST * WINDOW), 30.0) == 30.0 + WINDOW

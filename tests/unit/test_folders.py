@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 
 from nebula.actors.node.weights import folder
-from nebula.actors.node.weights.folders import asked_for, due, folder_of, forgotten
+from nebula.actors.node.weights.folders import EVERY, Folders, asked_for, due, folder_of, forgotten
 from nebula.actors.placement.decision import decide
 from nebula.actors.router.routing import hopeless
 from nebula.events.intents import WeightsRemoveRequested
@@ -19,6 +22,7 @@ from nebula.events.values import Device
 from nebula.events.vocabulary import (
     DownloadFailed,
     DownloadFinished,
+    Event,
     ModelAssigned,
     ModelUnschedulable,
     NodeRegistered,
@@ -125,6 +129,39 @@ def test_it_is_looked_for_before_a_start_after_each_request_and_again_after_a_wh
     assert due(state, [], held, {key: False}, {"/m": 30.0}, 30.0) == ("/m",)
     assert due(state, [], held, {("/m", 1): False}, {"/m": 30.0}, 0.0) == ("/m",)
     assert due(state, [], {"/other": CachedSource(reason=GONE)}, {}, {}, 0.0) == ()
+
+
+def test_a_folder_is_looked_for_again_with_the_newest_request_of_all_its_models() -> None:
+    story = placed("n1").given("b", load(memory="8GiB"))
+    story.settles()
+    assert asked_for(story.state) == {"/m": story.state.models["b"].requested_seq}
+    story.given("a", load(memory="8GiB"))
+    assert asked_for(story.state) == {"/m": story.state.models["a"].requested_seq}
+
+
+@pytest.mark.anyio
+async def test_a_missing_folder_is_looked_for_once_in_a_while_not_with_each_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state, told, tasks = placed("n1").state, [], []
+
+    async def tell(event: Event) -> None:
+        told.append(event)
+
+    def spawn(work: Coroutine[object, object, None], _: str) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(cast("Coroutine[Any, Any, None]", work))
+        tasks.append(task)
+        return task
+
+    monkeypatch.setattr(folder, "unusable", lambda *_, **__: GONE)
+    folders = Folders(lambda: {}, tell, spawn, lambda: None, enabled=True)
+    now = asyncio.get_running_loop().time()
+    for seconds, looks in ((0, 1), (EVERY - 5, 1), (EVERY + 60, 2)):
+        folders.work(state, list(state.replicas.values()), now + seconds)
+        await asyncio.gather(*tasks)
+        assert len(tasks) == looks
+    assert told == [LACKS, LACKS]
+    assert all(now < again <= now + EVERY + 30 for again in folders.retries)
 
 
 def test_what_no_model_needs_is_forgotten() -> None:

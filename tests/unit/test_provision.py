@@ -25,6 +25,7 @@ from nebula.events.vocabulary import (
     DownloadFinished,
     DownloadProgressed,
     DownloadStarted,
+    EngineFailed,
     ModelMeasured,
     NodeLost,
     NodeRegistered,
@@ -152,6 +153,9 @@ def test_a_download_that_is_given_up_names_the_replicas_that_can_not_start() -> 
     assert [replica.id for replica in found] == ["chat-0", "chat-1"]
     told.runs("chat-0")
     assert [r.id for r in provision.waiting_for(replicas_on(told.state, "n1"), QWEN)] == ["chat-1"]
+    told.given("chat-1", EngineFailed("its files can't be fetched", attempt=3))
+    assert told.replica("chat-1").given_up
+    assert provision.waiting_for(replicas_on(told.state, "n1"), QWEN) == (), "it waits no more"
 
 
 def test_progress_is_told_in_steps_of_five_percent_and_slowly() -> None:
@@ -161,6 +165,8 @@ def test_progress_is_told_in_steps_of_five_percent_and_slowly() -> None:
     assert not worth(0, 0.0, 49, 1000, now=29.0)
     assert worth(0, 0.0, 49, 1000, now=30.0)
     assert not worth(49, 0.0, 49, 1000, now=90.0)
+    assert not worth(500, 0.0, 549, 1000, now=29.0)
+    assert worth(500, 0.0, 550, 1000, now=2.0)
 
 
 # What the log knows

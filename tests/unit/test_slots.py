@@ -52,7 +52,10 @@ def test_where_too_many_are_slow_the_slowest_makes_room() -> None:
     assert set(line.running) == set(names)
     line.wait("late", now)
     assert line.turns(now) == Turns()
-    assert line.turns(now + PATIENCE) == Turns((), names[-1])
+    line.wait("later", now + PATIENCE - 1)
+    assert line.turns(now + PATIENCE - 0.5) == Turns()
+    assert line.turns(now + PATIENCE) == Turns((), names[-1]), "it waits for the longest"
+    line.leave("later")
     line.leave(names[-1])
     assert line.turns(now + PATIENCE) == Turns(("late",))
 

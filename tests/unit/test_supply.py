@@ -174,6 +174,22 @@ async def test_files_that_are_wrong_three_times_in_a_row_are_given_up(
     assert machine.story.replica().reason.startswith("its files can't be fetched: ")
 
 
+async def test_a_source_that_was_given_up_has_all_its_tries_again_once_it_is_asked_for_again(
+    machine: Machine,
+) -> None:
+    machine.loads()
+    wrong = Damaged("other bytes")
+    for _ in range(2):
+        machine.answers = [wrong] * 3
+        for _ in range(3):
+            assert not machine.story.replica().given_up
+            await machine.works()
+            machine.now += 10.0
+        assert machine.story.replica().given_up
+        machine.loads()
+    assert [pause for _, pause in machine.failures] == [1.0, 2.0, None] * 2
+
+
 async def test_files_that_come_in_the_end_have_all_their_tries_again(machine: Machine) -> None:
     machine.loads()
     wrong = Damaged("other bytes")
