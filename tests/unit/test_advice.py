@@ -120,3 +120,9 @@ def test_what_can_only_fail_again_is_not_advised_to_be_requested_again() -> None
     assert (
         told(story) == "Load it without that option. As it is, it would fail again in the same way."
     )
+
+
+def test_a_model_that_is_idle_needs_nothing_until_a_request_comes() -> None:
+    story = placed(on_request=True)
+    assert story.model().asleep
+    assert told(story) == ""

@@ -286,3 +286,14 @@ def test_a_sequence_that_is_not_in_the_file_is_named(until: int) -> None:
         read(exported(story()), until)
     with pytest.raises(BadArchive, match=f"has no sequence {until}: it holds an empty log"):
         read(exported([]), until)
+
+
+@given(logs)
+def test_a_file_that_lacks_any_of_its_last_lines_is_not_taken_for_whole(
+    entries: list[Entry],
+) -> None:
+    lines = exported(entries).splitlines(keepends=True)
+    for kept in range(1, len(lines)):
+        reader = Reader(BytesIO(b"".join(lines[:kept])), "log")
+        with pytest.raises(BadArchive, match=f"truncated: it ends after sequence {kept - 1}"):
+            list(reader.entries())

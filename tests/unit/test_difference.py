@@ -137,3 +137,11 @@ def test_the_way_back_is_the_way_there_turned_round(
         (e.id, e.field, e.after, e.before) for e in differences(b.state, a.state)
     }
     assert differences(a.state, a.state) == []
+
+
+def test_a_replica_whose_engine_still_ends_is_told_to_be_retired() -> None:
+    story = base()
+    before = story.state
+    story.given("chat", ModelScaleRequested(0)).settles()
+    phases = [each for each in differences(before, story.state) if each.field == "phase"]
+    assert phases == [Change("~", "replica", "chat-0", "phase", "ready", "retired")]

@@ -90,3 +90,18 @@ def test_a_written_time_is_read_again(time: int) -> None:
     found = parse(clock(time), NOW)
     assert found.time is not None
     assert abs(found.time - time) < 10**6 + 1000
+
+
+def test_a_time_of_day_that_is_now_is_today_and_a_later_one_was_yesterday() -> None:
+    now = int(datetime.fromisoformat("2026-11-23T03:00:00").astimezone().timestamp()) * 10**9
+    assert parse("03:00", now) == Moment(time=now)
+    assert parse("03:00:01", now) == Moment(time=now - 86399 * 10**9)
+    assert parse("02:59:59", now) == Moment(time=now - 10**9)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2s", 2), ("2m", 120), ("2h", 7200), ("2d", 172800)]
+)
+def test_how_long_ago_is_read_in_its_unit(text: str, seconds: int) -> None:
+    now = 10**18
+    assert parse(text, now) == parse(f"{text} ago", now) == Moment(time=now - seconds * 10**9)

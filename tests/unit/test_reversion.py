@@ -352,3 +352,43 @@ def test_engines_that_serve_end_only_when_the_earlier_ones_are_ready_again() -> 
     story.settles()
     assert story.replica("chat-1").serving, "until another one serves"
     assert set(story.places()) == {"chat-0", "chat-1"}
+
+
+def test_replicas_that_lie_alike_on_one_device_keep_their_own_places() -> None:
+    story = cluster(n1=[80]).given("chat", load(2, "8GiB"))
+    story.settles()
+    for replica in story.places():
+        story.runs(replica)
+    then = story.state
+    story.given("chat", ModelScaleRequested(3)).settles()
+    back(story, then)
+    story.settles()
+    assert story.places() == {"chat-0": "n1/0", "chat-1": "n1/0"}
+    assert [each.version for each in story.model().assignments] == [
+        each.version for each in then.models["chat"].assignments
+    ], "their engines go on"
+
+
+def test_a_moment_amid_a_replacement_is_reverted_to_as_many_replicas_as_were_wanted() -> None:
+    story = cluster(n1=[80], n2=[80]).given("chat", load(1, "8GiB"))
+    story.settles()
+    story.runs("chat-0").given("chat", load(1, "8GiB", options={"max-model-len": 512})).settles()
+    then = story.state
+    assert len(then.models["chat"].assignments) == 2
+    story.given("chat", ModelUnloadRequested()).stops("chat-0").settles()
+    assert not story.state.models
+    reversion = back(story, then)
+    (plan,) = [step.event for step in reversion.steps if isinstance(step.event, ModelAssigned)]
+    assert len(plan.replicas) == 1
+
+
+def test_a_model_that_could_take_adapters_can_take_them_again() -> None:
+    story = cluster(n1=[80])
+    story.given("chat", load(1, "8GiB", adapters=(Adapter("sql", "/sql"),))).settles()
+    story.given("chat", AdapterUnloadRequested("sql"))
+    then = story.state
+    assert then.models["chat"].lora
+    story.given("chat", ModelUnloadRequested()).settles()
+    back(story, then)
+    assert story.model().lora
+    assert not story.model().adapters

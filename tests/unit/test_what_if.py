@@ -180,3 +180,11 @@ def test_nodes_that_were_can_be_absent() -> None:
     for record in cluster(n1=[80]).log:
         what_if.take(record)
     what_if.check()
+
+
+def test_a_model_that_has_one_replica_more_while_it_changes_lacks_none() -> None:
+    story = cluster(n1=[80]).given("chat", load(1, "8GiB"))
+    story.settles()
+    story.runs("chat-0").given("chat", load(1, "8GiB", options={"max-model-len": 512})).settles()
+    assert len(story.places()) == 2
+    assert outcomes(story)["chat"].missing == 0
