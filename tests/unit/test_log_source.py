@@ -11,11 +11,12 @@ from msgspec.structs import replace
 
 from nebula.cli import log_source
 from nebula.cli import replay as command
-from nebula.cli.log_source import BackupPast, LivePast
+from nebula.cli.log_source import ArchivePast, BackupPast, LivePast
 from nebula.events.record import Entry
 from nebula.events.state import EMPTY, State
 from nebula.history.moments import Moment
 from nebula.history.replay import BadLog, Replay
+from nebula.store.archive import write
 from nebula.store.connection import Connection
 from nebula.store.log import Log
 from tests.unit.story import cluster
@@ -69,3 +70,16 @@ class _Whole(LivePast):
     async def snapshot(self, moment: Moment) -> State:
         assert moment == Moment()
         return EMPTY
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3])
+async def test_what_was_read_before_is_not_read_again_wherever_a_log_comes_from(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = cluster(alpha=[80], beta=[80], gamma=[80]).entries
+    monkeypatch.setattr(log_source, "read_backup", lambda _: iter(found))
+    exported = tmp_path / "log.jsonl"
+    exported.write_bytes(b"".join(write(found, 3)))
+    for past in (BackupPast(Path("copy")), ArchivePast(exported)):
+        batches = [batch async for batch in past.records(after)]
+        assert [each.seq for batch in batches for each in batch] == [1, 2, 3][after:]

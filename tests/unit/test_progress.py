@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from io import StringIO
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal, cast
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from nebula.actors.projection import Projection
 from nebula.cli import drain, meanwhile, models, progress
+from nebula.cli.progress import Patience
 from nebula.events.evolve import evolve
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -424,6 +426,78 @@ async def test_a_wait_ends_where_nats_is_away_for_too_long(monkeypatch: pytest.M
     there, lines = await said_of(story, lambda: None)
     assert not there
     assert lines[0] == "chat: the connection to NATS is lost, for 0 s"
+
+
+class Waited:
+    """A wait by a clock of its own, for a cluster in which nothing happens unless it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.checks = 0
+        self.connection = SimpleNamespace(connected=True, trouble="")
+        monkeypatch.setattr(Patience, "_now", staticmethod(lambda: self.now))
+        monkeypatch.setattr(progress, "silent", self.silent)
+        self.patience = Patience(
+            cast(
+                "Any",
+                SimpleNamespace(
+                    changed=self.changed, log=SimpleNamespace(connection=self.connection)
+                ),
+            )
+        )
+
+    async def changed(self) -> None:
+        pass
+
+    async def silent(self, *_: object) -> str:
+        self.checks += 1
+        return ""
+
+    async def later(self, seconds: float, seen: object) -> None:
+        self.now += seconds
+        await self.patience.change((), seen)
+
+
+async def test_whether_actors_live_is_asked_after_a_minute_without_news_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited = Waited(monkeypatch)
+    for seconds, seen, checks in (
+        (progress.QUIET - 1, "one", 0),
+        (progress.QUIET - 1, "one", 0),
+        (2, "one", 1),
+        (progress.QUIET - 1, "one", 1),
+        (2, "two", 1),
+        (progress.QUIET - 1, "two", 1),
+        (2, "two", 2),
+    ):
+        await waited.later(seconds, seen)
+        assert waited.checks == checks
+    assert waited.patience.waited == waited.now - 1000.0
+
+
+async def test_nats_may_be_away_for_so_long_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = Waited(monkeypatch)
+    for number in range(3):
+        waited.connection.connected = False
+        await waited.later(progress.NATS_AWAY - 1, number)
+        waited.connection.connected = True
+        await waited.later(1, number)
+    waited.connection.connected = False
+    await waited.later(progress.NATS_AWAY, "last")
+    with pytest.raises(progress.Lost, match="the connection to NATS is lost, for 31 s"):
+        await waited.later(1, "last")
+
+
+@pytest.mark.parametrize(("word", "so"), [("there", True), ("not", False)])
+async def test_what_is_settled_is_told_and_so_is_whether_it_came_about(
+    word: Literal["there", "not"], so: bool
+) -> None:
+    said = StringIO()
+    found = outcome.Outcome(word, "how it is")
+    console = Console(file=said, width=200)
+    assert await progress.settled(Told(served()), console, "x", lambda _: found, 7) is so
+    assert said.getvalue().splitlines()[-1] == "how it is"
 
 
 def test_without_a_terminal_a_wait_is_told_less_and_less_often() -> None:
