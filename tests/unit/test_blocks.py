@@ -42,7 +42,7 @@ def test_a_log_only_grows() -> None:
     assert seqs(message(5), after=4) == [5]
 
 
-def test_what_was_erased_is_left_out_and_what_was_deleted_is_no_log() -> None:
+def test_what_was_erased_is_left_out_and_a_deleted_message_is_an_error() -> None:
     erased, deleted = 1 << 63, 1 << 62
     assert seqs(message(1), message(2 | erased), message(3)) == [1, 3]
     assert seqs(message(1), message(deleted | 2)) == [1]
