@@ -39,3 +39,15 @@ def test_an_interval_without_new_requests_changes_nothing() -> None:
 @given(st.lists(st.floats(0, 10), min_size=1))
 def test_the_shortest_wait_is_what_counts(waits: list[float]) -> None:
     assert behind(*waits) == (min(waits) > TARGET)
+
+
+def test_each_interval_is_judged_by_its_own_requests() -> None:
+    admission = Admission()
+    admission.waiting = CROWD
+    admission.taken(0.1, 0.0)
+    assert not admission.refuses(1.1)
+    admission.taken(5.0, 1.2)
+    assert admission.refuses(2.3), "all were late, whatever was in time before"
+    assert admission.refuses(3.5), "nothing was taken on, which says nothing"
+    admission.taken(0.1, 3.6)
+    assert not admission.refuses(4.7)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nebula.actors.placement.candidates import Requirements, best, weigh, why_not
 from nebula.actors.placement.fleet import Fleet
 from nebula.actors.placement.planning import plan
-from nebula.actors.placement.sizing import usable
+from nebula.actors.placement.sizing import need, usable
 from nebula.events.intents import (
     ModelLoadRequested,
     NodeDrainRequested,
@@ -356,6 +356,20 @@ def test_what_an_option_says_of_the_memory_counts() -> None:
     assert need_of(gpus(80), load(options={"gpu-memory-utilization": 0.5}), SEVEN) == 40 * GIB
     cache = load(options={"kv-cache-memory-bytes": 8 * GIB})
     assert need_of(gpus(80), cache, SEVEN) == need_of(gpus(80), load(), SEVEN) + 4 * GIB
+
+
+@pytest.mark.parametrize(
+    ("asked", "share"), [(1, 1.0), (0.25, 0.25), (0, None), (1.5, None), ("much", None)]
+)
+def test_a_share_of_a_gpu_is_taken_up_to_all_of_it_and_any_other_is_measured(
+    asked: float | str, share: float | None
+) -> None:
+    story = Story().given("alpha", gpus(80))
+    story.given("chat", load(options={"gpu-memory-utilization": asked}), SEVEN)
+    plain = Story().given("alpha", gpus(80)).given("chat", load(), SEVEN)
+    (device,) = story.state.nodes["alpha"].devices
+    found = need(story.model(), device)
+    assert found == (need(plain.model(), device) if share is None else int(80 * GIB * share))
 
 
 def test_on_a_cpu_the_share_is_such_that_a_quarter_of_it_is_the_cache() -> None:

@@ -285,7 +285,9 @@ def test_one_is_in_its_line_no_longer_than_it_may_be_whatever_the_router_tells(
     client = flights.ask()
     flights.says(Piece(-1, queued="router-1"))
     flights.line = QueueLength(9, 1000.0)
-    flights.later(REQUEST.patience + timeouts.UNASKED + 1, alive=["router-1"])
+    flights.later(REQUEST.patience + timeouts.UNASKED - 1, alive=["router-1"])
+    assert not client.flight.done, "its router says so itself, and has its time for that"
+    flights.later(2, alive=["router-1"])
     assert client.ended()[-1].failure == "not-taken"
 
 
