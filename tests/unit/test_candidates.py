@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nebula.actors.placement.candidates import Requirements, best, weigh, why_not
@@ -12,11 +12,12 @@ from nebula.actors.placement.planning import plan
 from nebula.actors.placement.sizing import need, usable
 from nebula.events.intents import (
     ModelLoadRequested,
+    ModelScaleRequested,
     NodeDrainRequested,
     WeightsRemoveRequested,
 )
 from nebula.events.memory import GIB
-from nebula.events.values import Device, Weights
+from nebula.events.values import Device, OptionValue, Policy, Weights
 from nebula.events.vocabulary import (
     ModelAssigned,
     ModelMeasured,
@@ -96,6 +97,21 @@ def test_the_second_to_come_keeps_apart_whichever_of_both_asked_for_it() -> None
     story.settles()
     story.given("chat", load(1, "8GiB", apart=("other",))).settles()
     assert (story.places(), story.places("other")) == ({"chat-0": "beta/0"}, {"other-0": "alpha/0"})
+
+
+def test_a_replica_may_take_the_node_of_its_model_s_own_engine_that_still_ends() -> None:
+    story = cluster(alpha=[80]).given("chat", load(1, "8GiB", apart=("chat",)))
+    story.settles()
+    story.runs("chat-0").given("chat", ModelScaleRequested(0)).settles()
+    assert story.replica("chat-0").retired
+    story.given("chat", ModelScaleRequested(1)).settles()
+    assert story.places() == {"chat-1": "alpha/0"}
+
+
+def test_a_device_without_memory_takes_nothing() -> None:
+    story = Story().given("alpha", NodeRegistered((Device(0, "gpu", "x", 0),), measures=False))
+    told = refused(story.given("chat", load(1)))
+    assert told.reason.startswith("no device has room: alpha/gpu0 has 0.0 GiB left")
 
 
 def test_one_that_was_kept_apart_is_placed_once_the_other_is_gone() -> None:
@@ -263,17 +279,20 @@ _nodes = st.lists(
     min_size=1,
     max_size=4,
 )
+
+
+def _load(units: int, count: int, policy: Policy) -> ModelLoadRequested:
+    options: dict[str, OptionValue] = {"tensor-parallel-size": count}
+    return ModelLoadRequested("org/m", memory=str(23 * units), policy=policy, options=options)
+
+
+_policies: st.SearchStrategy[Policy] = st.sampled_from(["spread", "binpack"])
 _loads = st.lists(
     st.builds(
-        lambda memory, count, policy: ModelLoadRequested(
-            "org/m",
-            memory=str(23 * memory),
-            policy=policy,
-            options={"tensor-parallel-size": count},
-        ),
+        _load,
         st.integers(1, 3),
         st.integers(1, 2),
-        st.sampled_from(["spread", "binpack"]),
+        _policies,
     ),
     min_size=1,
     max_size=5,
@@ -298,6 +317,8 @@ def small(nodes: list[tuple[list[int], str]]) -> Story:
 
 @settings(deadline=None)
 @given(_nodes, _loads)
+@example([([4, 4], "")], [_load(2, 1, "spread"), _load(3, 1, "binpack")])
+@example([([2, 2], ""), ([3], "holds")], [_load(1, 2, "binpack"), _load(1, 1, "binpack")])
 def test_the_quick_choice_is_the_explained_one_also_where_a_need_fits_exactly(
     nodes: list[tuple[list[int], str]], loads: list[ModelLoadRequested]
 ) -> None:
@@ -370,6 +391,11 @@ def test_a_share_of_a_gpu_is_taken_up_to_all_of_it_and_any_other_is_measured(
     (device,) = story.state.nodes["alpha"].devices
     found = need(story.model(), device)
     assert found == (need(plain.model(), device) if share is None else int(80 * GIB * share))
+
+
+def test_a_share_of_a_gpu_says_nothing_about_a_cpu() -> None:
+    asked = load(options={"gpu-memory-utilization": 0.5})
+    assert need_of(cpu(80), asked, SEVEN) == need_of(cpu(80), load(), SEVEN)
 
 
 def test_on_a_cpu_the_share_is_such_that_a_quarter_of_it_is_the_cache() -> None:

@@ -112,6 +112,15 @@ def test_a_plan_has_no_more_moves_than_it_may(monkeypatch: pytest.MonkeyPatch) -
     assert len(rebalance(story.state).moves) == 1
 
 
+def test_what_is_to_move_already_is_not_asked_for_again() -> None:
+    story = crowded()
+    for identity, event in requests(rebalance(story.state).moves):
+        story.given(identity, event)
+    found = rebalance(story.state)
+    assert found.moves == ()
+    assert found.passed == ("chat: its replicas are changing now",)
+
+
 def test_no_replica_moves_to_a_node_that_has_as_many_already() -> None:
     story = cluster(n1=[80, 80], n2=[80]).given("other", load(1, "40GiB", node="n1", devices=(0,)))
     story.given("chat", load(2, "30GiB"))

@@ -289,6 +289,15 @@ def test_a_successor_goes_to_a_node_where_no_replica_of_its_model_serves() -> No
     assert story.places() == {"chat-0": "alpha/0", "chat-1": "beta/0"}
 
 
+def test_an_engine_that_needs_another_number_of_gpus_is_not_started_in_the_same_place() -> None:
+    story = serving(1, "16GiB", alpha=[24, 24]).given("other", load(1, "16GiB"))
+    story.settles()
+    before = story.model().assignments
+    story.given("chat", load(1, "16GiB", options={"tensor-parallel-size": 2})).settles()
+    assert story.model().assignments == before
+    assert "no device has room" in story.model().unschedulable
+
+
 def test_an_engine_of_a_lost_node_holds_up_no_replacement_elsewhere() -> None:
     story = serving(2, "16GiB", alpha=[24], beta=[24])
     version = story.replica("chat-0").version

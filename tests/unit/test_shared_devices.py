@@ -88,6 +88,17 @@ def test_a_larger_need_is_not_met_in_place_where_the_other_node_has_the_room() -
     assert held <= usable(GPU)
 
 
+def test_a_serving_replica_does_not_grow_in_place_into_what_the_other_node_has() -> None:
+    story = cluster(n1=GPU, n2=GPU).given("a", load(memory="30GiB"))
+    story.settles()
+    story.given("b", load(memory="30GiB", node="n2")).settles()
+    story.runs("a-0").runs("b-0")
+    assert (where(story, "a"), where(story, "b")) == (["n1"], ["n2"])
+    story.given("a", load(memory="50GiB")).settles()
+    assert story.state.replicas["a-0"].memory == 30 * GIB
+    assert story.state.models["a"].missing == 1
+
+
 def test_it_is_known_which_nodes_share_a_device() -> None:
     state = cluster(n1=GPU, n2=GPU, n3=OTHER).state
     assert twins(state) == {("n1", 0): (("n2", 0),), ("n2", 0): (("n1", 0),)}
