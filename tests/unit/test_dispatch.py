@@ -660,6 +660,8 @@ def test_what_waits_is_handed_over_to_other_routers_at_the_end() -> None:
     second = router.ask("b", user="bob")
     router.dispatch.hand_over()
     assert router.handed_over == [replace(first, timeout=6.0, patience=27.0), second]
+    router.dispatch.hand_over()
+    assert len(router.handed_over) == 2
     assert router.dispatch.status().queues == {}
     router.finished("chat-0", "first-0")
     assert router.sent == []

@@ -133,7 +133,11 @@ def test_a_router_that_hears_few_of_a_thousand_tells_nothing_and_its_heartbeat_s
 ):
     ear = Ear(cluster(**{name: [80] for name in ["alpha", *(f"n{i}" for i in range(1000))]}))
     assert ear.hearing.tell(ear.story.state) is None
-    for node in list(ear.story.state.nodes)[MOST_TOLD:]:
+    nodes = list(ear.story.state.nodes)
+    for node in nodes[MOST_TOLD + 1 :]:
+        ear.hearing.on_heartbeat(node)
+    assert ear.hearing.tell(ear.story.state) is None, "it is one too many"
+    for node in nodes[MOST_TOLD:]:
         ear.hearing.on_heartbeat(node)
     told = ear.hearing.tell(ear.story.state)
     assert told is not None

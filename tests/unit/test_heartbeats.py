@@ -181,3 +181,14 @@ def test_what_a_forgotten_router_had_makes_it_no_better_than_others_when_it_is_b
     ear.addressed("r2")
     assert [each.untaken for each in ear.heard.routers()] == [0, 0]
     assert {ear.heard.assign(ear.clock) for _ in range(2)} == {"r1", "r2"}
+
+
+def test_routers_that_take_requests_at_once_get_them_in_turns() -> None:
+    ear = Ear()
+    for name in ("r1", "r2", "r3"):
+        ear.addressed(name)
+    order = []
+    for _ in range(6):
+        order.append(ear.heard.assign(ear.clock))
+        ear.heard.settle(order[-1])
+    assert order == ["r1", "r2", "r3"] * 2

@@ -204,3 +204,17 @@ def test_without_the_last_replica_no_request_is_possible() -> None:
     router.loads.clear()
     router.later(5)
     assert router.use().spare == 5.0
+
+
+def test_a_start_takes_the_time_since_the_engine_failed_not_since_the_first_one() -> None:
+    router = serving()
+    router.later(30)
+    router.story.fails("chat-0")
+    router.later(4)
+    router.story.runs("chat-0")
+    assert router.use().started == 4.0
+    router.later(50)
+    router.story.fails("chat-0")
+    router.later(7)
+    router.story.runs("chat-0")
+    assert router.use().started == 7.0
