@@ -30,7 +30,7 @@ class Stream:
         return SimpleNamespace(seq=self._seqs[subject])
 
 
-async def test_all_are_asked_about_where_they_are_few_whoever_is_first() -> None:
+async def test_a_few_are_all_asked_about_in_turns() -> None:
     stream = cast("Any", Stream(a=1, b=2))
     for first, asked in ((0, ("a", "b", "c")), (2, ("c", "a", "b"))):
         found = await last_heartbeats(stream, ("a", "b", "c"), first)
