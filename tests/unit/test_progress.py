@@ -220,7 +220,7 @@ async def test_a_command_does_not_wait_for_what_is_left_on_a_lost_node_alone() -
     story = served().given("alpha", NodeDrainRequested(), NodeLost())
     said = StringIO()
     assert not await drain.emptied(Told(story), "alpha", Console(file=said, width=200))
-    assert said.getvalue().startswith("alpha is lost: what still runs there is unknown")
+    assert said.getvalue().startswith("alpha is lost: what runs there is unknown")
     story.given("chat", ModelUnloadRequested())
     assert not await models.gone(Told(story), Console(file=said, width=200), "chat", 1)
     assert "chat stays unloading. Start `nebula node --name alpha`" in said.getvalue()
