@@ -55,15 +55,7 @@ def test_the_middleware_is_the_bridge_that_can_be_imported_under_that_name() -> 
 
 def test_a_cpu_gets_a_kv_cache_in_bytes_and_no_share_of_a_gpu() -> None:
     added = line(CPU)[len(line()) - 1 :]
-    assert added == [f"--kv-cache-memory-bytes={5 * GIB}", "--enforce-eager"]
-
-
-@pytest.mark.parametrize("name", ["enforce-eager", "enforce_eager"])
-def test_a_cpu_runs_a_model_that_is_not_compiled_unless_that_is_asked_for(name: str) -> None:
-    compiled = line(CPU, options={name: False})
-    assert [part for part in compiled if "eager" in part] == ["--no-enforce-eager"]
-    assert line(CPU, options={name: True}).count("--enforce-eager") == 1
-    assert not any("eager" in part for part in line(GPU))
+    assert added == [f"--kv-cache-memory-bytes={5 * GIB}"]
 
 
 def test_an_embedding_model_is_started_as_a_pooling_runner() -> None:

@@ -38,11 +38,7 @@ class Site(Struct, frozen=True):
 def arguments(
     site: Site, launch: Launch, replica: Replica, device: Device, port: int
 ) -> tuple[str, ...]:
-    """Return the command line, which has only vLLM's own options.
-
-    On a CPU vLLM 0.32 compiles for minutes, and what it compiles may answer wrongly where the same
-    model, not compiled, answers rightly: it is not compiled unless the option asks for that.
-    """
+    """Return the command line, which has only vLLM's own options."""
     line = [
         *site.command,
         "--model",
@@ -70,8 +66,6 @@ def arguments(
         line.append(f"--gpu-memory-utilization={math.floor(share * 1000) / 1000}")
     if device.kind == "cpu" and "kv-cache-memory-bytes" not in options:
         line.append(f"--kv-cache-memory-bytes={cpu_cache(replica.memory)}")
-    if device.kind == "cpu" and "enforce-eager" not in options:
-        line.append("--enforce-eager")
     for key, value in options.items():
         if not (key == HUB_TOKEN and isinstance(value, str)):
             line += _option(key, value)
