@@ -7,6 +7,7 @@ is all of it. Where an engine dies, the gateway asks again under the same id wit
 `attempt`, whose pieces are numbered from 0 again; those of earlier attempts mean nothing any more.
 """
 
+from enum import StrEnum
 from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
@@ -30,6 +31,26 @@ _VERDICTS = BUSY | {501, 505}
 FAILED, TRIED, SILENT, STALLED = "failed", "tried", "silent", "stalled"
 """Why a replica is avoided: different requests failed there, this very request did, it is not heard
 from, it has requests and stands still."""
+
+
+class Form(StrEnum):
+    """How an attempt's answer relates to the client's: the values of `continues`."""
+
+    ORIGINAL = ""
+    """The answer to the client's own request, from its start."""
+    RESTARTED = "again"
+    """The same answer, from its start once more."""
+    CONTINUED = "rest"
+    """A completion of the prompt and of the tokens so far: only the rest of the answer."""
+
+
+class TokenIds(StrEnum):
+    """What the token ids are for that an engine is asked for: the values of `tokens`."""
+
+    SHOWN = "shown"
+    """For the client, and for the gateway too."""
+    TRACKED = "tracked"
+    """For the gateway only, which may have to continue the answer elsewhere."""
 
 
 def blames(status: int) -> bool:

@@ -8,7 +8,7 @@ from msgspec import Struct
 from nebula.events import envelope
 from nebula.events.evolve_adapter import serves
 from nebula.events.failures import FINISHED, Failure, read_note, words
-from nebula.events.inference import Piece
+from nebula.events.inference import Form, Piece
 from nebula.events.state import Model, Replica, State
 from nebula.history import choice
 
@@ -114,7 +114,10 @@ class _Way:
         if attempt == 1 or not self._attempt:
             self._tell(message, f"{gateway} asked for {_wish(message)}{through}")
         else:
-            how = {"rest": " for the rest of the answer", "again": " for the answer from its start"}
+            how: dict[str, str] = {
+                Form.CONTINUED: " for the rest of the answer",
+                Form.RESTARTED: " for the answer from its start",
+            }
             again = how.get(headers.get(envelope.CONTINUES, ""), "")
             why = self._why_again(headers.get(envelope.AVOID, ""))
             text = f"{gateway} asked again{again}, attempt {attempt}{through}"

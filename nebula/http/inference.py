@@ -15,13 +15,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway
+from nebula.actors.gateway.answer import prepared
 from nebula.actors.gateway.budget import Hold
 from nebula.actors.gateway.delivery import new_id
-from nebula.actors.gateway.idempotency import KeyReused, TooManyClaims, claim, keyed_id
+from nebula.actors.gateway.idempotency import (
+    KeyReused,
+    TooManyClaims,
+    claim,
+    ended_in_failure,
+    keyed_id,
+)
 from nebula.actors.gateway.mirroring import Mirror
 from nebula.actors.gateway.names import Route, resolve, shadow
 from nebula.actors.gateway.not_served import NotServed
-from nebula.actors.gateway.resuming import failed, prepared
 from nebula.actors.router.prefixes import BOUNDS, digests
 from nebula.events.endpoints import ENDPOINTS, Endpoint, able, served, serves
 from nebula.events.inference import LOAD_PATIENCE, Request
@@ -202,7 +208,7 @@ class InferenceRoutes:
                 ) from error
             if other is None:
                 return request, False
-            if not await failed(gateway, other.request):
+            if not await ended_in_failure(gateway, other.request):
                 return other.request, True
         raise AssertionError("count() has an end")
 

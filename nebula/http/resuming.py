@@ -6,7 +6,7 @@ from litestar import Request, get
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.actors.gateway.resuming import Beyond, Resumption, Unknown
+from nebula.actors.gateway.resumption import Beyond, Resumption, Unknown
 from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.relay import relay

@@ -1,12 +1,12 @@
-"""Whether and how a streamed answer goes on at another engine after its own has died. Pure.
+"""Whether and how a streamed answer continues at another engine after its own has died. Pure.
 
-It goes on from token ids, since going on from text is not exact: the next engine is asked for a
-completion of the prompt's ids and of those whose text the client already has. `with_token_ids`
-makes the first engine give the ids, `plan` decides what the next one is asked; ``stream`` follows
-the events in between and afterwards.
+It continues from token ids, because continuing from text is not exact: the next engine is asked for
+a completion of the prompt's ids and of those whose text the client already has. `with_token_ids`
+makes the first engine send the ids, `plan` decides what the next engine is asked, and ``stream``
+rewrites the events in between and afterwards.
 
-Only what comes out as if nothing had happened is gone on with. What counts the tokens of its own
-answer, or keeps a state between them that no token id shows, does not.
+An answer is continued only if the result is the same as without the failure. That excludes requests
+that count the tokens of their own answer, or keep a state that no token id shows.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,11 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
+from nebula.events.inference import Form
 from nebula.events.reading import UNREADABLE
-from nebula.openai.stream import CHAT, COMPLETIONS, Form, StreamTranscript
+from nebula.openai.chunks import CHAT, COMPLETIONS
+from nebula.openai.stream import StreamRewriter
+from nebula.openai.transcript import StreamTranscript
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
 
@@ -67,7 +70,7 @@ _OBSTACLES: dict[str, tuple[frozenset[bytes], str]] = {
     "modalities": (_EMPTY | {b'["text"]'}, "the answer is more than text"),
     "audio": (_NONE, "the answer is more than text"),
 }
-"""What can't be gone on with, unless it has one of these values; and why."""
+"""Parameters that can't be continued, the values with which they can, and the reason."""
 
 _CHAT_ONLY = frozenset(
     {
@@ -92,15 +95,15 @@ _SETTLED = frozenset(
     {"max_tokens", "min_tokens", "seed", "prompt", "stream", "return_token_ids"}
     | {"request_id", "add_special_tokens", "truncation_side"}
 )
-"""What a continuation says itself, or what the prompt's token ids have settled."""
+"""Parameters that a continuation sets itself, or that the prompt's token ids have settled."""
 
 DETOKENIZE = "/detokenize"
 
 _TEXTS = ("text", "input_text", "output_text", "refusal")
-"""Types of a content's parts that are nothing but text."""
+"""Types of the parts of a message that are plain text."""
 
 COMPLETION_TOKENS = 16
-"""What vLLM makes of a completion without max_tokens; a chat then has all the context."""
+"""vLLM's `max_tokens` for a completion that sets none; a chat may then fill the context."""
 
 
 class _Message(Struct):
@@ -116,22 +119,22 @@ class _StreamOptions(Struct):
 
 
 class PreparedBody(Struct, frozen=True):
-    """What to send to the engine in the client's place, and how to follow the answer."""
+    """The body to send to the engine in place of the client's, and how to pass on the answer."""
 
     body: bytes
     tracked: bool = False
     shown: bool = False
 
-    def progress(self, path: str) -> StreamTranscript:
-        """Begin to follow the answer."""
-        return StreamTranscript(path, tracked=self.tracked, shown=self.shown)
+    def rewriter(self, path: str) -> StreamRewriter:
+        """Return what passes the answer on."""
+        return StreamRewriter(path, tracked=self.tracked, shown=self.shown)
 
 
 class Limits(Struct, frozen=True):
-    """How long an engine lets an answer be.
+    """An engine's limits on an answer, in tokens.
 
-    `context`: prompt and answer together (``max_model_len``). `default`: where the client gives no
-    limit; `most`: whatever the client says.
+    `context`: prompt and answer together (``max_model_len``). `default`: if the client sets no
+    limit. `most`: whatever limit the client sets.
     """
 
     context: int
@@ -140,7 +143,7 @@ class Limits(Struct, frozen=True):
 
 
 class Continuation(Struct, frozen=True):
-    """What to ask another engine. Tell the progress (`resume`) before its answer comes."""
+    """What to ask another engine. Call the rewriter's `resume` with `form` before it answers."""
 
     path: str
     body: bytes
@@ -148,9 +151,9 @@ class Continuation(Struct, frozen=True):
 
 
 class Detokenize(Struct, frozen=True):
-    """What to ask any engine of the model first. Give its answer to `settle`, then plan again.
+    """What to ask any engine of the model first. Pass its answer to `settle`, then plan again.
 
-    Going on inside a character is not exact: vLLM then writes the text of the whole prompt too.
+    An answer can't continue inside a character: vLLM would then write the whole prompt's text too.
     """
 
     path: str
@@ -185,7 +188,7 @@ def streams(said: bytes) -> bool:
 
 
 def with_token_ids(path: str, body: bytes) -> PreparedBody:
-    """Ask for token ids too, where that changes nothing else and can be of use."""
+    """Return a body that asks for token ids too, if they can be used and change nothing else."""
     if path not in (CHAT, COMPLETIONS):
         return PreparedBody(body)
     try:
@@ -202,54 +205,53 @@ def with_token_ids(path: str, body: bytes) -> PreparedBody:
     return PreparedBody(_object({**fields, "return_token_ids": Raw(b"true")}), tracked=True)
 
 
-def settle(progress: StreamTranscript, answer: bytes) -> None:
-    """Take an engine's answer to `Detokenize`; any other than that it can't be gone on with."""
+def settle(transcript: StreamTranscript, answer: bytes) -> None:
+    """Record an engine's answer to `Detokenize`; if it is not valid, the stream can't continue."""
     try:
-        progress.settle(msgspec.json.decode(answer, type=_Detokenized).prompt)
+        transcript.settle(msgspec.json.decode(answer, type=_Detokenized).prompt)
     except UNREADABLE:
-        progress.obstacle = "no engine says what text the last token ids are"
+        transcript.obstacle = "no engine says what text the last token ids are"
 
 
 def plan(
-    path: str, body: bytes, progress: StreamTranscript, limits: Limits | None = None
+    path: str, body: bytes, stream: StreamRewriter, limits: Limits | None = None
 ) -> Continuation | Detokenize | Finish | CantContinue:
-    """Decide how the answer to the client's `body` goes on after what `progress` has seen."""
+    """Decide how the answer to the client's `body` continues after what `stream` has passed on."""
+    got = stream.transcript
     try:
         fields = _fields.decode(body)
     except UNREADABLE:
         return CantContinue("the request is no JSON object")
     usage = _usage_wanted(fields)
-    if progress.done or (progress.finish_reason and progress.tracked):
-        return Finish(progress.closing(progress.finish_reason, usage))
-    if not progress.begun:
-        return Continuation(path, with_token_ids(path, body).body, "again")
-    reason = progress.obstacle or _obstacle(path, fields) or _prompt_obstacle(path, fields)
+    if got.done or (got.finish_reason and stream.tracked):
+        return Finish(stream.closing(got.finish_reason, usage))
+    if not got.begun:
+        return Continuation(path, with_token_ids(path, body).body, Form.RESTARTED)
+    reason = got.obstacle or _obstacle(path, fields) or _prompt_obstacle(path, fields)
     if reason:
         return CantContinue(reason)
-    if not progress.tracked or progress.prompt is None:
+    if not stream.tracked or got.prompt is None:
         return CantContinue("the engine did not tell the prompt's token ids")
-    if progress.doubtful:
-        tokens = {"tokens": Raw(b"[" + progress.doubtful + b"]")}
+    if got.possibly_incomplete_ids:
+        tokens = {"tokens": Raw(b"[" + got.possibly_incomplete_ids + b"]")}
         model = {key: fields[key] for key in ("model",) if key in fields}
         return Detokenize(DETOKENIZE, _object(model | tokens))
-    if progress.shown and progress.textless:
+    if stream.shown and got.textless:
         return CantContinue("it was cut inside a character whose token ids the client has")
-    made = progress.completion_tokens
-    rest = _rest(path, fields, progress, limits)
+    rest = _rest(path, fields, got, limits)
     if isinstance(rest, CantContinue):
         return rest
     if rest <= 0:
-        return Finish(progress.closing("length", usage))
-    return Continuation(COMPLETIONS, _rest_body(path, fields, progress, rest, made), "rest")
+        return Finish(stream.closing("length", usage))
+    return Continuation(COMPLETIONS, _rest_body(path, fields, got, rest), Form.CONTINUED)
 
 
-def _rest_body(
-    path: str, fields: Mapping[str, Raw], progress: StreamTranscript, rest: int, made: int
-) -> bytes:
+def _rest_body(path: str, fields: Mapping[str, Raw], got: StreamTranscript, rest: int) -> bytes:
     dropped = _SETTLED | _OBSTACLES.keys() | (_CHAT_ONLY if path == CHAT else frozenset())
     kept = {key: value for key, value in fields.items() if key not in dropped}
-    assert progress.prompt is not None
-    ids = b",".join(part for part in (progress.prompt, progress.ids) if part)
+    assert got.prompt is not None
+    made = got.completion_tokens
+    ids = b",".join(part for part in (got.prompt, got.ids) if part)
     kept["prompt"] = Raw(b"[" + ids + b"]")
     kept["max_tokens"] = Raw(b"%d" % rest)
     least = _whole(_said(fields, "min_tokens"))
@@ -264,9 +266,9 @@ def _rest_body(
 
 
 def _rest(
-    path: str, fields: Mapping[str, Raw], progress: StreamTranscript, limits: Limits | None
+    path: str, fields: Mapping[str, Raw], got: StreamTranscript, limits: Limits | None
 ) -> int | CantContinue:
-    """Return how many tokens are missing at most."""
+    """Return the largest number of tokens that may still be missing."""
     limit = None
     for key in ("max_completion_tokens", "max_tokens") if path == CHAT else ("max_tokens",):
         if limit is None and (said := _said(fields, key)) != b"null":
@@ -278,16 +280,16 @@ def _rest(
     if limits is None:
         if limit is None:
             return CantContinue("no max_tokens is given, and the engine's own limit is not known")
-        return limit - progress.completion_tokens
+        return limit - got.completion_tokens
     if limit is None:
         limit = limits.context if limits.default is None else limits.default
     if limits.most is not None:
         limit = min(limit, limits.most)
-    return min(limit, limits.context - progress.prompt_tokens) - progress.completion_tokens
+    return min(limit, limits.context - got.prompt_tokens) - got.completion_tokens
 
 
 def _obstacle(path: str, fields: Mapping[str, Raw]) -> str:
-    """Return what in the request's parameters can't be gone on with, if anything."""
+    """Return why the request's parameters keep its answer from being continued, or ""."""
     for key in fields.keys() & _OBSTACLES.keys():
         harmless, reason = _OBSTACLES[key]
         value = _said(fields, key)
@@ -298,7 +300,7 @@ def _obstacle(path: str, fields: Mapping[str, Raw]) -> str:
 
 
 def _prompt_obstacle(path: str, fields: Mapping[str, Raw]) -> str:
-    """Return what in the prompt can't be gone on with, if anything."""
+    """Return why the prompt keeps its answer from being continued, or ""."""
     try:
         if path == CHAT:
             messages = msgspec.json.decode(_said(fields, "messages"), type=list[_Message])

@@ -16,7 +16,7 @@ import nats
 import openai
 import pytest
 
-from nebula.actors.gateway.resuming import MAX_PAST
+from nebula.actors.gateway.resumption import MAX_PAST
 from nebula.store.streams import CLAIMS, INFERENCE
 from tests.integration.asking import (
     CHAT,

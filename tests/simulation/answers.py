@@ -8,9 +8,9 @@ from random import Random
 import msgspec
 from msgspec.structs import replace
 
-from nebula.events.inference import Piece, Request
+from nebula.events.inference import Piece, Request, TokenIds
+from nebula.openai.chunks import CHAT, COMPLETIONS
 from nebula.openai.continuation import DETOKENIZE, with_token_ids
-from nebula.openai.stream import CHAT, COMPLETIONS
 from tests.unit.vllm_stream import Engine
 
 TOKENS = [b"Once", b" upon", b" a", b" ti", b"me \xf0\x9f", b"\x8c", b"\x99", b" there", b" was"]
@@ -27,7 +27,7 @@ def request(identity: str, gateway: str, model: str, adapter: str, *, stream: bo
         return Request(identity, gateway, model, COMPLETIONS, b"{}", adapter)
     asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
     body = with_token_ids(CHAT, msgspec.json.encode({**asked, "max_tokens": 50})).body
-    return Request(identity, gateway, model, CHAT, body, adapter, tokens="tracked")
+    return Request(identity, gateway, model, CHAT, body, adapter, tokens=TokenIds.TRACKED)
 
 
 def answer(request: Request, replica: str, seed: int) -> Iterator[tuple[float, Piece]]:

@@ -26,10 +26,11 @@ from nebula.actors.router.hearing import Silence
 from nebula.events import evolve_adapter, evolve_replica, snapshot
 from nebula.events.failures import Failure
 from nebula.events.index import indexed
-from nebula.events.inference import Piece
+from nebula.events.inference import Form, Piece
 from nebula.events.state import Model, Offer, Replica, State
 from nebula.events.vocabulary import ModelUnschedulable, NodeLost
-from nebula.openai.stream import Form, StreamTranscript
+from nebula.openai.stream import StreamRewriter
+from nebula.openai.transcript import StreamTranscript
 from tests.simulation.invariants import (
     ALIVE,
     CAUSED,
@@ -174,11 +175,11 @@ def _of_any_attempt(
     return _pass_on(self, chunk, self.answer.attempt, body, now)
 
 
-def _in_no_doubt(_: StreamTranscript) -> bytes:
+def _all_complete(_: StreamTranscript) -> bytes:
     return b""
 
 
-def _as_before(self: StreamTranscript, form: Form) -> None:
+def _as_before(self: StreamRewriter, form: Form) -> None:
     """Another engine goes on, and its events are taken for those of the first."""
 
 
@@ -234,13 +235,13 @@ GATEWAY_BUGS = (
     ),
     Bug(
         "an answer goes on though what the client has of it is in doubt",
-        (StreamTranscript, "doubtful", property(_in_no_doubt)),
+        (StreamTranscript, "possibly_incomplete_ids", property(_all_complete)),
         (WHOLE,),
         10,
     ),
     Bug(
         "what another engine goes on with is not rewritten",
-        (StreamTranscript, "resume", _as_before),
+        (StreamRewriter, "resume", _as_before),
         (WHOLE, ENDED),
         10,
     ),

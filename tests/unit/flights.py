@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nebula.actors.gateway.admission import Admission
+from nebula.actors.gateway.answer import prepared
 from nebula.actors.gateway.core import IDLE, RequestsInFlight
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.gateway.in_flight import (
@@ -40,8 +41,7 @@ from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartb
 from nebula.events.inference import Piece, Request, StillWanted, UnderWay
 from nebula.events.state import NameBinding
 from nebula.events.vocabulary import EngineReady, EngineStarted
-from nebula.openai.continuation import with_token_ids
-from nebula.openai.stream import CHAT
+from nebula.openai.chunks import CHAT
 from tests.unit.story import Story, cluster, load
 from tests.unit.vllm_stream import Engine
 
@@ -273,13 +273,6 @@ def serving(replicas: int = 2) -> Story:
     for number in range(replicas):
         story.runs(f"chat-{number}")
     return story
-
-
-def prepared(request: Request) -> Request:
-    """Return a request as its engine is to be asked, so that its answer can go on elsewhere."""
-    wish = with_token_ids(request.path, request.body)
-    tokens = "shown" if wish.shown else "tracked" if wish.tracked else ""
-    return replace(request, body=wish.body, tokens=tokens)
 
 
 def chat(identity: str = "r", **fields: object) -> Request:

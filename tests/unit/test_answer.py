@@ -18,13 +18,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nebula.actors.gateway.answer import Answer, Broken
-from nebula.actors.gateway.resuming import Resumption, prepared
+from nebula.actors.gateway.answer import Answer, Broken, prepared
+from nebula.actors.gateway.resumption import Resumption
 from nebula.events import envelope
 from nebula.events.failures import Failure
-from nebula.events.inference import Piece, Request
+from nebula.events.inference import Form, Piece, Request
+from nebula.openai.chunks import CHAT, COMPLETIONS
 from nebula.openai.continuation import CantContinue, Continuation, Detokenize, Finish
-from nebula.openai.stream import CHAT, COMPLETIONS
 from nebula.store.inference_log import StoredMessage
 from tests.unit.test_continuation import Split, by_event, groupings, request, splits, tokenised
 from tests.unit.vllm_stream import Engine, Grouping, one
@@ -219,7 +219,7 @@ class Live:
         self.request = prepared(Request("r", "gw", "chat", path, body, keep=keep))
         self.answer = Answer(self.request)
         self.engines = 0
-        self.asked = Continuation(path, self.request.body, "own")
+        self.asked = Continuation(path, self.request.body, Form.ORIGINAL)
         self.given: list[Piece] = []
         self.said: list[StoredMessage] = []
         self._tokens, self._grouping, self._split = tokens, grouping, split
@@ -230,7 +230,7 @@ class Live:
         self.engines += 1
         engine = Engine(self._tokens, created=self.engines)
         stream = b"".join(engine.stream(self.asked.path, self.asked.body, self._grouping))
-        continues = "" if self.asked.form == "own" else self.asked.form
+        continues = self.asked.form
         pieces = [
             Piece(number, body, attempt=self.answer.attempt)
             for number, body in enumerate(self._split(stream))

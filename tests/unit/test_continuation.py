@@ -14,7 +14,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from nebula.events.inference import Form
 from nebula.openai import continuation
+from nebula.openai.chunks import CHAT, COMPLETIONS
 from nebula.openai.continuation import (
     CantContinue,
     Continuation,
@@ -24,7 +26,7 @@ from nebula.openai.continuation import (
     plan,
     with_token_ids,
 )
-from nebula.openai.stream import CHAT, COMPLETIONS, StreamTranscript
+from nebula.openai.stream import StreamRewriter
 from tests.unit.vllm_stream import BEGIN, PROMPT, Engine, Grouping, one
 
 STREAMS = [
@@ -47,18 +49,18 @@ def request(path: str, **fields: Any) -> bytes:
     return json.dumps({"model": "m", "stream": True, **prompt, **fields}).encode()
 
 
-def fed(progress: StreamTranscript, messages: list[bytes]) -> bytes:
-    return b"".join(map(progress.feed, messages))
+def fed(rewriter: StreamRewriter, messages: list[bytes]) -> bytes:
+    return b"".join(map(rewriter.feed, messages))
 
 
 def settled(
-    path: str, body: bytes, progress: StreamTranscript, engine: Engine
+    path: str, body: bytes, rewriter: StreamRewriter, engine: Engine
 ) -> Continuation | Finish | CantContinue:
-    step = plan(path, body, progress, LIMITS)
+    step = plan(path, body, rewriter, LIMITS)
     while isinstance(step, Detokenize):
         assert step.path == "/detokenize"
-        continuation.settle(progress, engine.detokenize(step.body))
-        step = plan(path, body, progress, LIMITS)
+        continuation.settle(rewriter.transcript, engine.detokenize(step.body))
+        step = plan(path, body, rewriter, LIMITS)
     return step
 
 
@@ -72,21 +74,21 @@ def serve(
 ) -> bytes | CantContinue:
     """Return what the client gets when each engine but the last dies after a part of its bytes."""
     first = with_token_ids(path, body)
-    progress = first.progress(path)
-    out, step = b"", Continuation(path, first.body, "own")
+    rewriter = first.rewriter(path)
+    out, step = b"", Continuation(path, first.body, Form.ORIGINAL)
     for number, cut in enumerate([*cuts, 1.0]):
         engine = Engine(tokens, created=number + 1)
         stream = b"".join(engine.stream(step.path, step.body, grouping))
         stream = stream[: int(cut * len(stream))]
-        out += fed(progress, split(stream))
+        out += fed(rewriter, split(stream))
         if number == len(cuts):
-            return out + progress.flush()
-        after = settled(path, body, progress, engine)
+            return out + rewriter.flush()
+        after = settled(path, body, rewriter, engine)
         if isinstance(after, Finish):
             return out + after.body
         if isinstance(after, CantContinue):
             return after
-        progress.resume(after.form)
+        rewriter.resume(after.form)
         step = after
     raise AssertionError
 
@@ -232,21 +234,21 @@ def test_an_undisturbed_stream_is_what_it_would_be_without_token_ids(
     sizes = [grouping() for _ in range(20)]
     body = request(path, **usage, **most)
     plain = Engine(tokens).stream(path, body, iter(sizes).__next__)
-    progress = with_token_ids(path, body).progress(path)
+    rewriter = with_token_ids(path, body).rewriter(path)
     stream = Engine(tokens).stream(path, with_token_ids(path, body).body, iter(sizes).__next__)
-    assert fed(progress, split(b"".join(stream))) + progress.flush() == b"".join(plain)
-    assert progress.done
-    assert plan(path, body, progress) == Finish(b"")
+    assert fed(rewriter, split(b"".join(stream))) + rewriter.flush() == b"".join(plain)
+    assert rewriter.transcript.done
+    assert plan(path, body, rewriter) == Finish(b"")
 
 
 def test_events_there_are_for_their_token_ids_alone_do_not_reach_the_client() -> None:
-    progress = with_token_ids(CHAT, request(CHAT)).progress(CHAT)
+    rewriter = with_token_ids(CHAT, request(CHAT)).rewriter(CHAT)
     role, text, *_ = Engine([b"a"]).stream(CHAT, with_token_ids(CHAT, request(CHAT)).body)
     empty = text.replace(b'{"content":"a"}', b"{}")
     assert empty != text
-    assert progress.feed(role)
-    assert progress.feed(empty) == b""
-    assert plan(CHAT, request(CHAT), progress) == CantContinue(
+    assert rewriter.feed(role)
+    assert rewriter.feed(empty) == b""
+    assert plan(CHAT, request(CHAT), rewriter) == CantContinue(
         "a parser of the engine holds text back"
     )
 
@@ -309,15 +311,15 @@ def test_where_each_event_is_one_token_every_byte_is_the_same(
     plain = Engine(tokens).stream(path, body)
     events = Engine(tokens).stream(path, first.body)
     after = 1 + after % next(n for n, event in enumerate(plain) if b'_reason":"' in event)
-    progress = first.progress(path)
-    got = fed(progress, split(b"".join(events[:after]) + events[after][:100]))
-    step = plan(path, body, progress, LIMITS)
+    rewriter = first.rewriter(path)
+    got = fed(rewriter, split(b"".join(events[:after]) + events[after][:100]))
+    step = plan(path, body, rewriter, LIMITS)
     if isinstance(step, Finish):  # the cut event had the token that ends it
         return
     assert isinstance(step, Continuation)
-    progress.resume(step.form)
+    rewriter.resume(step.form)
     rest = Engine(tokens, created=2).stream(step.path, step.body)
-    assert got + fed(progress, split(b"".join(rest))) == b"".join(plain)
+    assert got + fed(rewriter, split(b"".join(rest))) == b"".join(plain)
 
 
 @given(KINDS, tokenised(), groupings(), st.lists(st.floats(0, 1), min_size=1, max_size=2))
@@ -336,12 +338,12 @@ def test_a_client_that_wants_token_ids_gets_each_once(
 
 def begun(
     path: str, body: bytes, after: int = 3, tokens: tuple[bytes, ...] = (b"a",) * 9
-) -> StreamTranscript:
-    """The progress after some events of an answer."""
+) -> StreamRewriter:
+    """The rewriter after some events of an answer."""
     first = with_token_ids(path, body)
-    progress = first.progress(path)
-    fed(progress, Engine(list(tokens)).stream(path, first.body)[:after])
-    return progress
+    rewriter = first.rewriter(path)
+    fed(rewriter, Engine(list(tokens)).stream(path, first.body)[:after])
+    return rewriter
 
 
 def test_a_chat_goes_on_as_a_completion_of_its_token_ids() -> None:
@@ -365,10 +367,10 @@ def test_a_chat_goes_on_as_a_completion_of_its_token_ids() -> None:
         cache_salt="s",
         something_new={"a": 1},
     )
-    progress = begun(CHAT, body)
-    step = plan(CHAT, body, progress)
+    rewriter = begun(CHAT, body)
+    step = plan(CHAT, body, rewriter)
     assert isinstance(step, Continuation)
-    assert progress.texts == progress.completion_tokens == 2
+    assert rewriter.transcript.texts == rewriter.transcript.completion_tokens == 2
     assert step.path == COMPLETIONS
     assert json.loads(step.body) == {
         "model": "m",
@@ -452,9 +454,9 @@ def test_what_would_not_go_on_exactly_is_refused_with_a_reason(
     body = request(path, **fields)
     first = with_token_ids(path, body)
     events = Engine([b"a"] * 9).stream(path, with_token_ids(path, request(path)).body)
-    progress = first.progress(path)
-    assert fed(progress, events[:3])
-    assert plan(path, body, progress, LIMITS) == CantContinue(reason)
+    rewriter = first.rewriter(path)
+    assert fed(rewriter, events[:3])
+    assert plan(path, body, rewriter, LIMITS) == CantContinue(reason)
 
 
 @pytest.mark.parametrize(
@@ -469,18 +471,18 @@ def test_what_would_not_go_on_exactly_is_refused_with_a_reason(
 def test_one_prompt_of_text_may_be_written_in_several_ways(
     path: str, fields: dict[str, Any]
 ) -> None:
-    progress = begun(path, request(path))
-    assert isinstance(plan(path, request(path, **fields), progress, LIMITS), Continuation)
+    rewriter = begun(path, request(path))
+    assert isinstance(plan(path, request(path, **fields), rewriter, LIMITS), Continuation)
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
 def test_an_answer_with_reasoning_does_not_go_on(field: str) -> None:
-    progress = begun(CHAT, request(CHAT), 2)
+    rewriter = begun(CHAT, request(CHAT), 2)
     event = b'data: {"choices":[{"index":0,"delta":{"%b":"hm"},"token_ids":[5]}]}\n\n'
-    assert progress.feed(event % field.encode()) == (event % field.encode()).replace(
+    assert rewriter.feed(event % field.encode()) == (event % field.encode()).replace(
         b"[5]", b"null"
     )
-    assert plan(CHAT, request(CHAT), progress, LIMITS) == CantContinue(
+    assert plan(CHAT, request(CHAT), rewriter, LIMITS) == CantContinue(
         "the model's reasoning is told apart from its answer"
     )
 
@@ -492,23 +494,23 @@ def test_before_the_first_token_everything_begins_again_under_the_same_id(
 ) -> None:
     body = request(CHAT, **fields)
     first = with_token_ids(CHAT, body)
-    progress = first.progress(CHAT)
+    rewriter = first.rewriter(CHAT)
     stream = Engine([b"a", b"b"]).stream(CHAT, first.body)
-    got = fed(progress, stream[:after])
-    step = plan(CHAT, body, progress)
-    assert step == Continuation(CHAT, first.body, "again")
-    progress.resume("again")
-    got += fed(progress, Engine([b"a", b"b"], created=2).stream(step.path, step.body))
+    got = fed(rewriter, stream[:after])
+    step = plan(CHAT, body, rewriter)
+    assert step == Continuation(CHAT, first.body, Form.RESTARTED)
+    rewriter.resume(Form.RESTARTED)
+    got += fed(rewriter, Engine([b"a", b"b"], created=2).stream(step.path, step.body))
     number = 1 if after else 2
     assert got == b"".join(Engine([b"a", b"b"], created=number).stream(CHAT, body))
 
 
 def test_what_had_begun_again_can_be_gone_on_with() -> None:
     body = request(CHAT, max_tokens=5)
-    progress = begun(CHAT, body, 1)
-    progress.resume("again")
-    fed(progress, Engine([b"a"] * 9, created=2).stream(CHAT, with_token_ids(CHAT, body).body)[:3])
-    step = plan(CHAT, body, progress)
+    rewriter = begun(CHAT, body, 1)
+    rewriter.resume(Form.RESTARTED)
+    fed(rewriter, Engine([b"a"] * 9, created=2).stream(CHAT, with_token_ids(CHAT, body).body)[:3])
+    step = plan(CHAT, body, rewriter)
     assert isinstance(step, Continuation)
     assert json.loads(step.body)["prompt"] == [*PROMPT, BEGIN, BEGIN + 1]
 
@@ -516,20 +518,20 @@ def test_what_had_begun_again_can_be_gone_on_with() -> None:
 def test_a_stream_with_its_reason_to_finish_needs_no_engine_for_its_end() -> None:
     body = request(CHAT, stream_options={"include_usage": True})
     stream = Engine([b"a", b"b"]).stream(CHAT, with_token_ids(CHAT, body).body)
-    progress = with_token_ids(CHAT, body).progress(CHAT)
-    got = fed(progress, stream[:4])
-    step = plan(CHAT, body, progress)
+    rewriter = with_token_ids(CHAT, body).rewriter(CHAT)
+    got = fed(rewriter, stream[:4])
+    step = plan(CHAT, body, rewriter)
     assert isinstance(step, Finish)
     plain = b"".join(Engine([b"a", b"b"]).stream(CHAT, body))
     assert got + step.body == plain.replace(b',"system_fingerprint":"f"', b"")
-    progress.feed(stream[4])
-    assert plan(CHAT, body, progress) == Finish(b"data: [DONE]\n\n")
+    rewriter.feed(stream[4])
+    assert plan(CHAT, body, rewriter) == Finish(b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
 def test_a_limit_that_is_reached_without_its_event_finishes_the_answer(path: str) -> None:
-    progress = begun(path, request(path), 3 + (path == CHAT))
-    step = plan(path, request(path, max_tokens=3), progress)
+    rewriter = begun(path, request(path), 3 + (path == CHAT))
+    step = plan(path, request(path, max_tokens=3), rewriter)
     assert isinstance(step, Finish)
     *_, last = by_event(step.body)[:-1]
     choice = json.loads(last[6:])["choices"][0]
@@ -550,34 +552,34 @@ ENDS = [
 def test_an_engine_that_tells_its_own_end_is_gone_on_from_too(end: bytes, together: bool) -> None:
     body = request(COMPLETIONS, max_tokens=5)
     first = with_token_ids(COMPLETIONS, body)
-    progress = first.progress(COMPLETIONS)
+    rewriter = first.rewriter(COMPLETIONS)
     stream = Engine([b"a"] * 9).stream(COMPLETIONS, first.body)
     messages = [*stream[:2], end, b"data: [DONE]\n\n"]
-    got = fed(progress, [b"".join(messages)] if together else messages)
-    assert (progress.failure, progress.done) == (end, False)
-    step = plan(COMPLETIONS, body, progress)
+    got = fed(rewriter, [b"".join(messages)] if together else messages)
+    assert (rewriter.failure, rewriter.transcript.done) == (end, False)
+    step = plan(COMPLETIONS, body, rewriter)
     assert isinstance(step, Continuation)
-    progress.resume(step.form)
-    got += fed(progress, Engine([b"a"] * 9).stream(step.path, step.body))
-    assert (got, progress.failure) == (
+    rewriter.resume(step.form)
+    got += fed(rewriter, Engine([b"a"] * 9).stream(step.path, step.body))
+    assert (got, rewriter.failure) == (
         b"".join(Engine([b"a"] * 9).stream(COMPLETIONS, body)),
         b"",
     )
 
 
 def test_what_an_engine_refuses_in_its_stream_does_not_mean_that_it_ended() -> None:
-    progress = begun(CHAT, request(CHAT))
+    rewriter = begun(CHAT, request(CHAT))
     refused = b'data: {"error": {"message": "no", "type": "BadRequestError", "code": 400}}\n\n'
-    assert progress.feed(refused) == refused
-    assert (progress.failure, progress.done) == (b"", True)
+    assert rewriter.feed(refused) == refused
+    assert (rewriter.failure, rewriter.transcript.done) == (b"", True)
 
 
 def test_an_answer_of_several_choices_passes_as_it_is() -> None:
     body = request(CHAT, n=2)
-    progress = with_token_ids(CHAT, body).progress(CHAT)
+    rewriter = with_token_ids(CHAT, body).rewriter(CHAT)
     messages = [b'data: {"choices":[{"index":%d,"delta":{"content":"x"}}]}\n\n' % n for n in (0, 1)]
     messages += [messages[0] + messages[1][:9], messages[1][9:]]
-    assert fed(progress, messages) == b"".join(messages)
+    assert fed(rewriter, messages) == b"".join(messages)
 
 
 @given(KINDS, tokenised(), groupings(), st.floats(0, 1))
@@ -589,7 +591,7 @@ def test_a_later_reader_of_the_parts_comes_to_the_same_progress(
     first = with_token_ids(path, body)
     stream = b"".join(Engine(tokens).stream(path, first.body, grouping))
     stream = stream[: int(cut * len(stream))]
-    live, later = first.progress(path), first.progress(path)
+    live, later = first.rewriter(path), first.rewriter(path)
     assert live.feed(stream) == later.feed(stream)
     step = settled(path, body, live, Engine(tokens))
     if not isinstance(step, Continuation):
@@ -598,7 +600,8 @@ def test_a_later_reader_of_the_parts_comes_to_the_same_progress(
     live.resume(step.form)
     later.resume(step.form)
     assert fed(live, rest) == fed(later, rest)
-    assert (live.prompt, live.ids) == (later.prompt, later.ids)
+    live_got, later_got = live.transcript, later.transcript
+    assert (live_got.prompt, live_got.ids) == (later_got.prompt, later_got.ids)
 
 
 # Real vLLM
@@ -612,33 +615,33 @@ def test_what_vllm_sends_is_stripped_to_what_it_sends_without_token_ids(
         return re.sub(rb'"id":"[^"]*"|"created":\d+', b"", stream)
 
     path, body = recorded["path"], recorded["body"].encode()
-    progress = with_token_ids(path, body).progress(path)
-    got = fed(progress, by_event(recorded["asked"].encode()))
+    rewriter = with_token_ids(path, body).rewriter(path)
+    got = fed(rewriter, by_event(recorded["asked"].encode()))
     if recorded["plain"] is not None:
         assert anonymous(got) == anonymous(recorded["plain"].encode())
     else:
-        assert progress.shown or b'"token_ids":[' not in got
+        assert rewriter.shown or b'"token_ids":[' not in got
 
 
 @pytest.mark.parametrize("recorded", STREAMS, ids=lambda recorded: recorded["name"])
 def test_what_vllm_goes_on_with_is_what_it_would_have_said(recorded: dict[str, Any]) -> None:
     path, body = recorded["path"], recorded["body"].encode()
     events = by_event(recorded["asked"].encode())
-    plain = told(fed(with_token_ids(path, body).progress(path), events))
+    plain = told(fed(with_token_ids(path, body).rewriter(path), events))
     for cut in recorded["cuts"]:
-        progress = with_token_ids(path, body).progress(path)
-        got = fed(progress, events[: cut["after"]])
+        rewriter = with_token_ids(path, body).rewriter(path)
+        got = fed(rewriter, events[: cut["after"]])
         asks = iter(cut["asks"])
         for number, part in enumerate(cut["parts"]):
-            step = plan(path, body, progress)
+            step = plan(path, body, rewriter)
             while isinstance(step, Detokenize):
                 ask = next(asks)
                 assert json.loads(step.body) == json.loads(ask["body"])
-                continuation.settle(progress, ask["answer"].encode())
-                step = plan(path, body, progress)
+                continuation.settle(rewriter.transcript, ask["answer"].encode())
+                step = plan(path, body, rewriter)
             assert isinstance(step, Continuation)
             assert json.loads(step.body) == json.loads(part["body"])
-            progress.resume(step.form)
+            rewriter.resume(step.form)
             more = number < len(cut["parts"]) - 1
-            got += fed(progress, by_event(part["raw"].encode())[: cut["second"] if more else None])
+            got += fed(rewriter, by_event(part["raw"].encode())[: cut["second"] if more else None])
         assert told(got) == plain

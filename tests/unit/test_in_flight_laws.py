@@ -36,7 +36,7 @@ from nebula.actors.gateway.in_flight import (
 )
 from nebula.events.failures import Failure
 from nebula.events.inference import Piece, Request, UnderWay
-from nebula.openai.stream import CHAT
+from nebula.openai.chunks import CHAT
 from tests.simulation.answers import streamed
 from tests.unit.flights import JSON, REQUEST, STREAM, Flights, chat, serving
 from tests.unit.vllm_stream import Engine

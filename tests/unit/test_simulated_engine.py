@@ -184,13 +184,13 @@ async def test_a_stream_that_is_cut_anywhere_goes_on_as_the_gateway_has_it_go_on
     first = with_token_ids(path, body)
     whole = await Call(app, path, json.loads(first.body)).events()
     for cut in range(len(whole) - 4):  # before the last token, the usage, the end, and nothing
-        progress = first.progress(path)
-        got = [progress.feed(event.encode()) for event in whole[:cut]]
-        step = plan(path, body, progress)
+        rewriter = first.rewriter(path)
+        got = [rewriter.feed(event.encode()) for event in whole[:cut]]
+        step = plan(path, body, rewriter)
         assert isinstance(step, Continuation)
-        progress.resume(step.form)
+        rewriter.resume(step.form)
         rest = await Call(app, step.path, json.loads(step.body)).events()
-        got += [progress.feed(event.encode()) for event in rest]
+        got += [rewriter.feed(event.encode()) for event in rest]
         assert anonymous(b"".join(got).decode()) == anonymous(plain)
 
 

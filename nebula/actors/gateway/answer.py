@@ -11,10 +11,11 @@ from msgspec.structs import replace
 
 from nebula.events import inference
 from nebula.events.failures import Failure
-from nebula.events.inference import HeaderFields, Piece, Request
+from nebula.events.inference import Form, HeaderFields, Piece, Request, TokenIds
 from nebula.openai import continuation
+from nebula.openai.chunks import WITH_TEXT
 from nebula.openai.continuation import CantContinue, Continuation, Detokenize, Finish, Limits
-from nebula.openai.stream import WITH_TEXT, StreamTranscript
+from nebula.openai.stream import StreamRewriter
 
 Way: TypeAlias = Continuation | Detokenize | Finish | CantContinue
 
@@ -32,6 +33,13 @@ class Broken(Struct, frozen=True):
     piece: Piece | None = None
     gone: bool = False
     silent: bool = False
+
+
+def prepared(request: Request) -> Request:
+    """Return a request for a stream in the form that lets another engine continue it."""
+    wish = continuation.with_token_ids(request.path, request.body)
+    tokens = TokenIds.SHOWN if wish.shown else TokenIds.TRACKED if wish.tracked else ""
+    return replace(request, body=wish.body, tokens=tokens)
 
 
 class Answer:
@@ -57,7 +65,7 @@ class Answer:
         self._content_type = ""
         self._retry_after: int | None = None
         self._fields: HeaderFields = ()
-        self._progress: StreamTranscript | None = None
+        self._stream: StreamRewriter | None = None
         self._incomplete = b""
         self._expected = 0
 
@@ -110,20 +118,20 @@ class Answer:
         self.pieces = 0
         self._incomplete = b""
         self._continues = continues
-        if self._progress is not None and continues in ("again", "rest"):
-            self._progress.resume("again" if continues == "again" else "rest")
+        if self._stream is not None and continues in (Form.RESTARTED, Form.CONTINUED):
+            self._stream.resume(Form(continues))
 
     def way_on(self, context: int) -> Way:
         """Return how a stream that has begun can go on on a replica with so large a context."""
-        if self._progress is None:
+        if self._stream is None:
             return CantContinue("it is no stream of text")
         limits = Limits(context) if context else None
-        return continuation.plan(self.request.path, self.request.body, self._progress, limits)
+        return continuation.plan(self.request.path, self.request.body, self._stream, limits)
 
     def settle(self, detokenized: bytes) -> None:
         """Take an engine's answer to the Detokenize of `way_on`, which can be asked again then."""
-        if self._progress is not None:
-            continuation.settle(self._progress, detokenized)
+        if self._stream is not None:
+            continuation.settle(self._stream.transcript, detokenized)
 
     def end(self, piece: Piece) -> Piece:
         """End the answer with a piece that no engine sent."""
@@ -157,18 +165,18 @@ class Answer:
         self.streaming = streams
         if streams and self.request.path in WITH_TEXT:
             tokens = self.request.tokens
-            self._progress = StreamTranscript(
-                self.request.path, tracked=bool(tokens), shown=tokens == "shown"
+            self._stream = StreamRewriter(
+                self.request.path, tracked=bool(tokens), shown=tokens == TokenIds.SHOWN
             )
         return True
 
     def _body(self, body: bytes, *, end: bool) -> Piece | None:
-        if self._progress is not None:
-            body = self._progress.feed(body)
-            if self._progress.failure:
+        if self._stream is not None:
+            body = self._stream.feed(body)
+            if self._stream.failure:
                 self.broken, end = Broken(Failure.ENGINE_FAILED), False
             elif end:
-                body += self._progress.flush()
+                body += self._stream.flush()
             if self.request.keep:
                 body = self._number(body, end=end)
         self.complete = end

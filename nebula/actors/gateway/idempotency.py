@@ -17,6 +17,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import RawStreamMsg
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
+from nebula.actors.gateway import stored_answer
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.not_served import NotServed
 from nebula.actors.gateway.probing import Away
@@ -24,7 +25,7 @@ from nebula.actors.gateway.timeouts import RECOVERY
 from nebula.events import envelope, subjects
 from nebula.events.failures import Failure
 from nebula.events.inference import ALL_ATTEMPTS, Request
-from nebula.store import batch, streams
+from nebula.store import batch, inference_log, streams
 from nebula.store.connection import Unavailable
 
 _PATIENCE = RECOVERY
@@ -181,6 +182,18 @@ async def find_claim(gateway: Gateway, identity: str, owner: str) -> Claim | Non
     if found is None or (found.request.id, found.owner) != (identity, owner):
         return None
     return found
+
+
+async def ended_in_failure(gateway: Gateway, request: Request) -> bool:
+    """Return whether the answer of a claimed request ended in a failure. Raise NotServed."""
+    subject = subjects.responses(request.gateway, request.id)
+    try:
+        async for said in inference_log.read(gateway.connection, [subject]):
+            if stored_answer.has_failed(said):
+                return True
+    except Unavailable as error:
+        raise NotServed(str(error), 1) from error
+    return False
 
 
 def _subject(identity: str) -> str:

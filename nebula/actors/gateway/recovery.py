@@ -23,7 +23,7 @@ from nebula.actors.gateway.in_flight import (
 )
 from nebula.actors.router import routing
 from nebula.events.failures import Failure, note
-from nebula.events.inference import ALL_ATTEMPTS, Piece, Request
+from nebula.events.inference import ALL_ATTEMPTS, Form, Piece, Request
 from nebula.openai.continuation import CantContinue, Continuation, Detokenize, Finish
 
 MAX_ATTEMPTS = 4
@@ -108,7 +108,7 @@ class Recovery:
         flight, answer = self.flight, self.flight.answer
         match way := answer.way_on(self._context()):
             case Continuation(path=path, body=body, form=form):
-                version = answer.version if form == "rest" else ""
+                version = answer.version if form == Form.CONTINUED else ""
                 ways = {"path": path, "body": body, "continues": form, "version": version}
                 self._again(replace(flight.request, **ways), broken)
             case Detokenize():

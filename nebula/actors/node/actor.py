@@ -38,8 +38,9 @@ from nebula.actors.node.reconciliation import (
     is_suspected,
 )
 from nebula.actors.node.settings import NodeSettings
+from nebula.actors.node.weights.fetching import Retries
 from nebula.actors.node.weights.hub import Hub
-from nebula.actors.node.weights.supply import Retries, Supply
+from nebula.actors.node.weights.manager import WeightsManager
 from nebula.actors.placement.decision import replicas_on
 from nebula.actors.placement.fleet import twins
 from nebula.events import subjects
@@ -96,7 +97,7 @@ class Node(Actor):
             spawn=self.spawn,
             wake=self._wake.set,
         )
-        self._supply = Supply(
+        self._weights = WeightsManager(
             settings.node,
             hub,
             self.projection,
@@ -113,7 +114,7 @@ class Node(Actor):
             self._site,
             roster=self._engines,
             outbox=self._outbox,
-            supply=self._supply,
+            weights=self._weights,
             spawn=self.spawn,
             wake=self._wake.set,
             now=self._now,
@@ -196,7 +197,7 @@ class Node(Actor):
             try:
                 await asyncio.wait(
                     (changed, woken),
-                    timeout=self._engines.pause(now, self._now(), self._supply.retries),
+                    timeout=self._engines.pause(now, self._now(), self._weights.retries),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if changed.done():
@@ -212,7 +213,7 @@ class Node(Actor):
     async def _register(self) -> bool:
         """Register what this machine offers; return False if the node had to end before."""
         version, held = await asyncio.gather(
-            engine_version.find(self.settings.engine_command), self._supply.held()
+            engine_version.find(self.settings.engine_command), self._weights.held()
         )
         registered = NodeRegistered(
             self.inventory,
@@ -253,8 +254,8 @@ class Node(Actor):
     def _due(self, now: float) -> tuple[Action, ...]:
         state = self.projection.state
         mine = replicas_on(state, self.settings.node)
-        self._supply.work(state, mine, {engine.source for engine in self._engines}, now)
-        return self._engines.due(state, mine, now, self._supply.waiting(mine))
+        self._weights.work(state, mine, {engine.source for engine in self._engines}, now)
+        return self._engines.due(state, mine, now, self._weights.waiting(mine))
 
     def _perform(self, action: Action) -> None:
         match action:

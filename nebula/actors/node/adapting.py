@@ -11,7 +11,7 @@ from nebula.actors.node.managed_engine import ManagedEngine
 from nebula.actors.node.reconciliation import LoadAdapter, UnloadAdapter
 from nebula.actors.node.settings import NodeSettings
 from nebula.actors.node.weights.hub import Hub
-from nebula.actors.node.weights.supply import Tell
+from nebula.actors.node.weights.own_node import Tell
 from nebula.actors.projection import Projection
 from nebula.events.state import State
 

@@ -22,7 +22,7 @@ from nebula.actors.node.outbox import Outbox
 from nebula.actors.node.processes import EngineProcess
 from nebula.actors.node.settings import NodeSettings
 from nebula.actors.node.supervision import supervise
-from nebula.actors.node.weights.supply import Supply
+from nebula.actors.node.weights.manager import WeightsManager
 from nebula.events.state import Replica
 from nebula.events.values import Device
 from nebula.events.vocabulary import EngineReady, EngineStopped, Event
@@ -47,7 +47,7 @@ class EngineLives:
         *,
         roster: EngineTable[ManagedEngine],
         outbox: Outbox,
-        supply: Supply,
+        weights: WeightsManager,
         spawn: Callable[[Coroutine[object, object, None], str], asyncio.Task[None]],
         wake: Callable[[], None],
         now: Callable[[], float],
@@ -57,7 +57,7 @@ class EngineLives:
         self._site = site
         self._engines = roster
         self._outbox = outbox
-        self._supply = supply
+        self._weights = weights
         self._spawn = spawn
         self._wake = wake
         self._now = now
@@ -129,7 +129,7 @@ class EngineLives:
         try:
             process = engine.process
             if process is None:
-                how = (self._supply.environment(os.environ), self._settings.log_file(replica.id))
+                how = (self._weights.environment(os.environ), self._settings.log_file(replica.id))
                 process = await engine.start(self._site(), self._inventory, replica, *how)
                 if engine.stop_reason is not None:
                     self._spawn(process.end(self._settings.grace), f"end {engine.replica}")

@@ -9,12 +9,13 @@ from typing import Any, cast
 
 import pytest
 
-from nebula.actors.node.weights import supply as module
+from nebula.actors.node.weights import fetching, manager
 from nebula.actors.node.weights.download import Damaged
+from nebula.actors.node.weights.fetching import Retries
 from nebula.actors.node.weights.hub import Hub, Refused, Unreachable
 from nebula.actors.node.weights.listing import Malformed
+from nebula.actors.node.weights.manager import WeightsManager
 from nebula.actors.node.weights.provision import Files
-from nebula.actors.node.weights.supply import Retries, Supply
 from nebula.actors.placement.decision import replicas_on
 from nebula.actors.projection import Projection
 from nebula.events.intents import (
@@ -49,9 +50,9 @@ class Machine:
         self.endless: set[asyncio.Task[Any]] = set()
         self.blocked = asyncio.Event()
         self.now = 0.0
-        monkeypatch.setattr(module, "Bringing", lambda *_: self)
-        monkeypatch.setattr(module, "_now", lambda: self.now)
-        self.supply = Supply(
+        monkeypatch.setattr(manager, "Bringing", lambda *_: self)
+        monkeypatch.setattr(fetching, "_now", lambda: self.now)
+        self.weights = WeightsManager(
             "n1",
             cast("Hub", SimpleNamespace(offline=False, remove=self.removed.append)),
             cast("Projection", self.story),
@@ -98,7 +99,7 @@ class Machine:
     async def works(self) -> None:
         """Let the node look at its files, and all that it begins go as far as it can."""
         state = self.story.state
-        self.supply.work(state, replicas_on(state, "n1"), set(), self.now)
+        self.weights.work(state, replicas_on(state, "n1"), set(), self.now)
         while left := self.tasks - self.endless:
             blocked = asyncio.ensure_future(self.blocked.wait())
             await asyncio.wait({*left, blocked}, return_when=asyncio.FIRST_COMPLETED)
@@ -113,7 +114,7 @@ class Machine:
     @property
     def waiting(self) -> frozenset[str]:
         """The replicas here that can't start before their files are there."""
-        return self.supply.waiting(replicas_on(self.story.state, "n1"))
+        return self.weights.waiting(replicas_on(self.story.state, "n1"))
 
     def loads(self, identity: str = "chat", **fields: Any) -> None:
         event = ModelLoadRequested(HUB, memory="8GiB", **fields)
@@ -224,13 +225,13 @@ async def test_a_source_is_tried_again_when_its_pause_is_over_and_not_before(
     machine.loads()
     machine.answers = [FOR_A_WHILE, None]
     await machine.works()
-    assert list(machine.supply.retries) == [1.0]
+    assert list(machine.weights.retries) == [1.0]
     machine.now = 0.9
     await machine.works()
     assert len(machine.tries) == 1
     machine.now = 1.0
     await machine.works()
-    assert (len(machine.tries), list(machine.supply.retries)) == (2, [])
+    assert (len(machine.tries), list(machine.weights.retries)) == (2, [])
 
 
 async def test_what_the_hub_refuses_is_given_up_at_once_for_this_node_s_replicas_alone(
