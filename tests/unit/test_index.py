@@ -5,9 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from msgspec.structs import replace
 
-from nebula.actors.placement.candidates import Requirements, best, weigh
+from nebula.actors.placement.candidates import best, weigh
 from nebula.actors.placement.decision import Decider, decide
 from nebula.actors.placement.fleet import Fleet
+from nebula.actors.placement.requirements import Requirements
 from nebula.actors.placement.sizing import usable
 from nebula.events.index import indexed
 from nebula.events.intents import NodeDrainRequested, NodeUndrainRequested
@@ -105,13 +106,13 @@ def test_the_quick_choice_is_the_explained_one(said: list[tuple[str, bytes]]) ->
         story.decides()
         rooms = fleet.of(story.state)
         for model in story.state.models.values():
-            wish = Requirements(story.state, model)
+            required = Requirements(story.state, model)
             same: dict[str, int] = {}
             for place in model.assignments:
                 same[place.node] = same.get(place.node, 0) + 1
             for delta in ({}, {("n1", 0): 5 * 2**30, ("n2", 1): -(2**30)}):
-                first = weigh(rooms, wish, same, delta)[0]
-                assert best(rooms, wish, same, delta) == (None if first.unfit else first)
+                first = weigh(rooms, required, same, delta)[0]
+                assert best(rooms, required, same, delta) == (None if first.unfit else first)
 
 
 def test_a_replica_moves_when_its_machine_comes_back_with_less_than_it_was_promised() -> None:

@@ -59,7 +59,9 @@ RULES = {
         planning, "stands", lambda state, place: place.node in state.nodes
     ),
     "replicas of a model keep apart": lambda patch: patch.setattr(
-        planning, "best", lambda rooms, wish, _, delta: candidates.best(rooms, wish, {}, delta)
+        planning,
+        "best",
+        lambda rooms, required, _, delta: candidates.best(rooms, required, {}, delta),
     ),
     "numbers of replicas": lambda patch: patch.setattr(
         planning._Draft, "_free_numbers", lambda *_: iter(range(100, 1000))

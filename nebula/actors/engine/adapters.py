@@ -94,32 +94,32 @@ class Adapters:
             await _reply(send, 200, msgspec.json.encode(self.loaded()))
             return
         try:
-            wish = msgspec.json.decode(await _read(receive), type=WantedAdapter)
+            wanted = msgspec.json.decode(await _read(receive), type=WantedAdapter)
         except UNREADABLE as error:
             await _reply(send, 400, msgspec.json.encode({"message": str(error)}))
             return
         if method == "DELETE":
-            self.release(wish.name, wish.digest)
+            self.release(wanted.name, wanted.digest)
             await _reply(send, 200, b"{}")
             return
-        await _reply(send, *await self.load(wish))
+        await _reply(send, *await self.load(wanted))
 
     def loaded(self) -> Loaded:
         """Return the versions that the engine has."""
         kept = [each for versions in self._versions.values() for each in versions]
         return Loaded((*kept, *[each.digest for each in self._leaving.values()]))
 
-    async def load(self, wish: WantedAdapter) -> tuple[int, bytes]:
+    async def load(self, wanted: WantedAdapter) -> tuple[int, bytes]:
         """Load a version beside the others; return the engine's status and message."""
-        version = Version(wish.name, internal(wish.name, wish.digest), wish.digest)
-        versions = self._versions.setdefault(wish.name, {})
-        if wish.digest not in versions and self._leaving.pop(version.own, None) is None:
-            body = {"lora_name": version.own, "lora_path": wish.path}
+        version = Version(wanted.name, internal(wanted.name, wanted.digest), wanted.digest)
+        versions = self._versions.setdefault(wanted.name, {})
+        if wanted.digest not in versions and self._leaving.pop(version.own, None) is None:
+            body = {"lora_name": version.own, "lora_path": wanted.path}
             status, said = await self._post(_LOAD, body)
             if status >= 400:
                 return status, version.answers(said, status)
-        versions.pop(wish.digest, None)  # the newest comes last
-        versions[wish.digest] = version
+        versions.pop(wanted.digest, None)  # the newest comes last
+        versions[wanted.digest] = version
         return 200, b"{}"
 
     def release(self, name: str, digest: str) -> None:

@@ -37,9 +37,9 @@ class Broken(Struct, frozen=True):
 
 def prepared(request: Request) -> Request:
     """Return a request for a stream in the form that lets another engine continue it."""
-    wish = continuation.with_token_ids(request.path, request.body)
-    tokens = TokenIds.SHOWN if wish.shown else TokenIds.TRACKED if wish.tracked else ""
-    return replace(request, body=wish.body, tokens=tokens)
+    asked = continuation.with_token_ids(request.path, request.body)
+    tokens = TokenIds.SHOWN if asked.shown else TokenIds.TRACKED if asked.tracked else ""
+    return replace(request, body=asked.body, tokens=tokens)
 
 
 class Answer:

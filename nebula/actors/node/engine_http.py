@@ -105,11 +105,11 @@ class EngineClient:
         except UNREADABLE as error:
             raise EngineRefused(str(error)) from error
 
-    async def _adapters(self, method: str, wish: WantedAdapter | None) -> bytes:
-        content = b"" if wish is None else msgspec.json.encode(wish)
+    async def _adapters(self, method: str, wanted: WantedAdapter | None) -> bytes:
+        content = b"" if wanted is None else msgspec.json.encode(wanted)
         try:
             answer = await self._http.request(
-                method, adapters.PATH, content=content, timeout=LOAD_LIMIT if wish else SHORT
+                method, adapters.PATH, content=content, timeout=LOAD_LIMIT if wanted else SHORT
             )
         except (httpx.HTTPError, RuntimeError) as error:  # the latter from a closed client
             raise EngineSilent(str(error) or type(error).__name__) from error

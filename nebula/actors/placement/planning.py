@@ -11,12 +11,12 @@ from msgspec import Struct
 
 from nebula.actors.placement.candidates import (
     PlacementCandidate,
-    Requirements,
     best,
     shortage,
     weigh,
 )
 from nebula.actors.placement.fleet import Fleet, Place, promised_beside
+from nebula.actors.placement.requirements import Requirements
 from nebula.actors.placement.sizing import device_at, usable
 from nebula.events import drift, sources
 from nebula.events.state import Model, Replica, State, launch_of, replica_id
@@ -78,7 +78,7 @@ class _Draft:
     ) -> None:
         self.state = state
         self.model = model
-        self.wish = Requirements(state, model, policy)
+        self.required = Requirements(state, model, policy)
         self.rooms = fleet.of(state)
         self.twins = fleet.twins
         self.full = fleet.full
@@ -160,19 +160,21 @@ class _Draft:
         self.idle = self._keep(self.idle, left)
 
     def _choose(self, replica: str) -> PlacementCandidate | None:
-        alike = self.wish.kind if not (self.tell or self.delta or self.wish.hostile) else None
+        alike = (
+            self.required.kind if not (self.tell or self.delta or self.required.exclusive) else None
+        )
         if alike in self.full:
             self.reason = self.full[alike]
             return None
         same: dict[str, int] = {}
         for place in (*self.fresh, *self.old):
             same[place.node] = same.get(place.node, 0) + 1
-        found = best(self.rooms, self.wish, same, self.delta)
+        found = best(self.rooms, self.required, same, self.delta)
         if self.tell:
-            candidates = weigh(self.rooms, self.wish, same, self.delta)
+            candidates = weigh(self.rooms, self.required, same, self.delta)
             self.choices.append(Choice(replica, tuple(candidates)))
         if found is None:
-            self.reason = shortage(self.rooms, self.wish, same, self.delta)
+            self.reason = shortage(self.rooms, self.required, same, self.delta)
             if alike is not None:
                 self.full[alike] = self.reason
         return found
@@ -252,9 +254,9 @@ class _Draft:
         """Return a place with the newest version and need; None if it does not fit there."""
         node = self.state.nodes[place.node]
         devices = [device_at(node, each) for each in place.devices]
-        if len(place.devices) != self.wish.count:
+        if len(place.devices) != self.required.count:
             return None
-        share = max([self.wish.need(device) for device in devices if device is not None])
+        share = max([self.required.need(device) for device in devices if device is not None])
         more = share - self.state.replicas[place.replica].memory
         for device in devices:
             at = (node.id, device.index) if device is not None else (node.id, -1)
