@@ -68,7 +68,7 @@ MEMORY = "cluster"
 """File in the folder of `nebula up --nats` that names the cluster which it joined."""
 
 
-class UpSettings(Struct, frozen=True):
+class UpSettings(Struct, frozen=True, kw_only=True):
     """The settings of `nebula up`."""
 
     nats: str | None

@@ -136,32 +136,43 @@ def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> 
         return None
     prefix = headers.get(PREFIX)
     try:
-        return Request(
+        request = Request(
             headers[REQUEST],
             headers[GATEWAY],
             model,
             path,
             body,
-            bytes.fromhex(headers.get(ADAPTER, "")).decode(),
-            headers.get(CONTENT_TYPE, "application/json"),
-            int(headers.get(ATTEMPT, "1")),
-            headers.get(AVOID, ""),
-            headers.get(USER, ""),
-            int(headers.get(PRIORITY, "0")),
-            _seconds(headers.get(PATIENCE, "30")),
-            _seconds(headers[TIMEOUT]) if TIMEOUT in headers else None,
-            tuple(prefix.split(",")) if prefix else (),
-            KEEP in headers,
-            headers.get(CONTINUES, ""),
-            headers.get(TOKENS, ""),
-            GONE in headers,
-            headers.get(VERSION, ""),
-            headers.get(QUERY, ""),
-            _read_fields(headers.get(FIELDS, "")),
-            max(0, int(headers.get(SIZE, "0"))),
+            adapter=bytes.fromhex(headers.get(ADAPTER, "")).decode(),
+            content_type=headers.get(CONTENT_TYPE, "application/json"),
+            user=headers.get(USER, ""),
+            patience=_seconds(headers.get(PATIENCE, "30")),
+            timeout=_seconds(headers[TIMEOUT]) if TIMEOUT in headers else None,
+            prefix=tuple(prefix.split(",")) if prefix else (),
+            tokens=headers.get(TOKENS, ""),
+            version=headers.get(VERSION, ""),
+            fields=_read_fields(headers.get(FIELDS, "")),
         )
+        return request if _RARE.isdisjoint(headers) else _with_rare(request, headers)
     except UNREADABLE:
         return None
+
+
+_RARE = frozenset({ATTEMPT, AVOID, PRIORITY, KEEP, CONTINUES, GONE, QUERY, SIZE})
+"""Headers that few requests have; a first attempt rarely has any of them."""
+
+
+def _with_rare(request: Request, headers: Mapping[str, str]) -> Request:
+    return replace(
+        request,
+        attempt=int(headers.get(ATTEMPT, "1")),
+        avoid=headers.get(AVOID, ""),
+        priority=int(headers.get(PRIORITY, "0")),
+        keep=KEEP in headers,
+        continues=headers.get(CONTINUES, ""),
+        gone=GONE in headers,
+        query=headers.get(QUERY, ""),
+        size=max(0, int(headers.get(SIZE, "0"))),
+    )
 
 
 def _fields_text(fields: HeaderFields) -> str:
@@ -276,17 +287,17 @@ def read_piece(headers: Mapping[str, str] | None, body: bytes) -> Piece | None:
         return Piece(
             int(headers[CHUNK]),
             body,
-            int(headers.get(STATUS, "0")),
-            headers.get(CONTENT_TYPE, ""),
-            headers.get(REPLICA, ""),
-            END in headers,
-            headers.get(FAILURE, ""),
-            int(headers.get(ATTEMPT, "1")),
-            headers.get(QUEUED, ""),
-            int(headers[RETRY_AFTER]) if RETRY_AFTER in headers else None,
-            headers.get(CONTINUES, ""),
-            headers.get(VERSION, ""),
-            _read_fields(headers.get(FIELDS, "")),
+            status=int(headers.get(STATUS, "0")),
+            content_type=headers.get(CONTENT_TYPE, ""),
+            replica=headers.get(REPLICA, ""),
+            end=END in headers,
+            failure=headers.get(FAILURE, ""),
+            attempt=int(headers.get(ATTEMPT, "1")),
+            queued=headers.get(QUEUED, ""),
+            retry_after=int(headers[RETRY_AFTER]) if RETRY_AFTER in headers else None,
+            continues=headers.get(CONTINUES, ""),
+            version=headers.get(VERSION, ""),
+            fields=_read_fields(headers.get(FIELDS, "")),
         )
     except (KeyError, *UNREADABLE):
         return None

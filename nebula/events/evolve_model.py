@@ -65,10 +65,10 @@ def _load(state: State, record: Record, event: ModelLoadRequested) -> State:
     name = event.name or record.id
     if old is None:
         new = Model(
-            record.id,
-            name,
-            event,
-            adapters,
+            id=record.id,
+            name=name,
+            spec=event,
+            adapters=adapters,
             requested_seq=record.seq,
             changed=record.seq,
             created_ns=record.time,
@@ -214,12 +214,12 @@ def _assign(state: State, model: Model, record: Record, event: ModelAssigned) ->
         known = state.replicas.get(place.replica)
         if known is None:
             replica = Replica(
-                place.replica,
-                model.id,
-                place.node,
-                place.devices,
-                place.memory,
-                place.version,
+                id=place.replica,
+                model=model.id,
+                node=place.node,
+                devices=place.devices,
+                memory=place.memory,
+                version=place.version,
                 changed=record.seq,
                 since=record.time,
                 launch=launch,

@@ -42,11 +42,11 @@ def fold_node(state: State, record: Record, event: NodeEvent) -> State:
     match event:
         case NodeRegistered():
             node = Node(
-                record.id,
-                event.devices,
-                event.host,
-                event.labels,
-                event.nebula_version,
+                id=record.id,
+                devices=event.devices,
+                host=event.host,
+                labels=event.labels,
+                nebula_version=event.nebula_version,
                 draining=node.draining if node is not None else False,
                 engine_version=event.engine_version,
                 measures=event.measures,

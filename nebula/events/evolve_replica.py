@@ -66,11 +66,11 @@ def _replica(
         case EngineStarted():
             node = state.nodes.get(replica.node)
             engine = Engine(
-                event.pid,
-                event.created,
-                event.port,
-                event.log_file,
-                event.plan,
+                pid=event.pid,
+                created=event.created,
+                port=event.port,
+                log_file=event.log_file,
+                version=event.plan,
                 started=time,
                 installed=node.engine_version if node is not None else "",
                 birth=event.birth,

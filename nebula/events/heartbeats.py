@@ -9,7 +9,7 @@ Newest: TypeAlias = Annotated[
 ]
 
 
-class ReplicaHeartbeat(Struct, frozen=True):
+class ReplicaHeartbeat(Struct, frozen=True, kw_only=True):
     """The heartbeat of a replica's engine, with its load."""
 
     replica: Annotated[str, Meta(description="Id of the replica.")]

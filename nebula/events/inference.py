@@ -61,17 +61,22 @@ def blames(status: int) -> bool:
     return status >= 500 and status not in _VERDICTS
 
 
-class Request(Struct, frozen=True, gc=False):
-    """One HTTP request on its way to an engine.
-
-    Its times are durations, not points in time, because the clocks of machines differ.
-    """
+class _RequestStart(Struct, frozen=True, gc=False):
+    """The fields of every request, which may be given by position."""
 
     id: Annotated[str, Meta(description="Id of the request, as in the answer's `x-request-id`.")]
     gateway: Annotated[str, Meta(description="Id of the gateway that waits for the answer.")]
     model: Annotated[str, Meta(description="Id of the model.")]
     path: Annotated[str, Meta(description="Path of the HTTP request, as `/v1/chat/completions`.")]
     body: Annotated[bytes, Meta(description="Body of the HTTP request.")]
+
+
+class Request(_RequestStart, frozen=True, gc=False, kw_only=True):
+    """One HTTP request on its way to an engine.
+
+    Its times are durations, not points in time, because the clocks of machines differ.
+    """
+
     adapter: Annotated[str, Meta(description="Name of the adapter; empty for none.")] = ""
     content_type: Annotated[str, Meta(description="Media type of the body.")] = "application/json"
     attempt: Annotated[
@@ -143,8 +148,8 @@ class Request(Struct, frozen=True, gc=False):
         return self.size or len(self.body)
 
 
-class Piece(Struct, frozen=True, gc=False):
-    """One message of an answer."""
+class _PieceStart(Struct, frozen=True, gc=False):
+    """The fields of most pieces, which may be given by position: keywords cost time per token."""
 
     chunk: Annotated[
         int,
@@ -154,6 +159,11 @@ class Piece(Struct, frozen=True, gc=False):
         ),
     ]
     body: Annotated[bytes, Meta(description="A part of the HTTP answer's body.")] = b""
+
+
+class Piece(_PieceStart, frozen=True, gc=False, kw_only=True):
+    """One message of an answer."""
+
     status: Annotated[int, Meta(description="HTTP status, on the first piece only; else 0.")] = 0
     content_type: Annotated[str, Meta(description="Media type, beside the status.")] = ""
     replica: Annotated[str, Meta(description="Id of the replica that answers.")] = ""

@@ -35,7 +35,7 @@ class _Head(Struct, frozen=True):
     digest: str
 
 
-class _Body(Struct, frozen=True):
+class _Body(Struct, frozen=True, kw_only=True):
     seq: int
     time: int
     models_seq: int
@@ -59,18 +59,18 @@ def canonical(state: State) -> bytes:
     """Return the canonical form of a state: JSON with sorted maps."""
     return _encoder.encode(
         _Body(
-            state.seq,
-            state.time,
-            state.models_seq,
-            state.nodes_seq,
-            state.capacity_seq,
-            dict(state.models),
-            dict(state.replicas),
-            dict(state.nodes),
-            dict(state.aliases),
-            dict(state.names),
-            [state.rejections[seq] for seq in sorted(state.rejections)],
-            state.cluster,
+            seq=state.seq,
+            time=state.time,
+            models_seq=state.models_seq,
+            nodes_seq=state.nodes_seq,
+            capacity_seq=state.capacity_seq,
+            models=dict(state.models),
+            replicas=dict(state.replicas),
+            nodes=dict(state.nodes),
+            aliases=dict(state.aliases),
+            names=dict(state.names),
+            rejections=[state.rejections[seq] for seq in sorted(state.rejections)],
+            cluster=state.cluster,
         )
     )
 
@@ -106,17 +106,17 @@ def load(data: bytes) -> State:
     except UNREADABLE as error:
         raise Unusable(f"it can't be read: {error}") from error
     read = State(
-        found.seq,
-        found.time,
-        found.models_seq,
-        found.nodes_seq,
-        found.capacity_seq,
-        HashTrieMap(found.models),
-        HashTrieMap(found.replicas),
-        HashTrieMap(found.nodes),
-        HashTrieMap(found.aliases),
-        HashTrieMap(found.names),
-        HashTrieMap({rejection.seq: rejection for rejection in found.rejections}),
-        found.cluster,
+        seq=found.seq,
+        time=found.time,
+        models_seq=found.models_seq,
+        nodes_seq=found.nodes_seq,
+        capacity_seq=found.capacity_seq,
+        models=HashTrieMap(found.models),
+        replicas=HashTrieMap(found.replicas),
+        nodes=HashTrieMap(found.nodes),
+        aliases=HashTrieMap(found.aliases),
+        names=HashTrieMap(found.names),
+        rejections=HashTrieMap({rejection.seq: rejection for rejection in found.rejections}),
+        cluster=found.cluster,
     )
     return indexed(read)

@@ -19,7 +19,7 @@ from nebula.events.values import Assignment, Device, OptionValue, Target, Task
 Phase: TypeAlias = Literal["assigned", "starting", "ready", "failed", "stopped"]
 
 
-class Engine(Struct, frozen=True, gc=False):
+class Engine(Struct, frozen=True, gc=False, kw_only=True):
     """A spawned engine process, as its node reported it. `version` is that of its plan.
 
     `birth` tells its process from other processes with the same `pid`; "" if unknown.
@@ -94,7 +94,7 @@ class Launch(Struct, frozen=True, gc=False):
     env: dict[str, str]
 
 
-class Replica(Struct, frozen=True, gc=False):
+class Replica(Struct, frozen=True, gc=False, kw_only=True):
     """One replica of a model, from its assignment until its engine is gone.
 
     `launch` is what its engine is started with, from the plan that gave it its present version.
@@ -153,7 +153,7 @@ class Measured(Struct, frozen=True, gc=False):
     reason: str = ""
 
 
-class Model(Struct, frozen=True, gc=False):
+class Model(Struct, frozen=True, gc=False, kw_only=True):
     """One requested model.
 
     `spec` is what is wanted, `launch` and `assignments` what the last plan made of it.
@@ -236,7 +236,7 @@ class CachedSource(Struct, frozen=True, gc=False):
     since: int = 0
 
 
-class Node(Struct, frozen=True, gc=False):
+class Node(Struct, frozen=True, gc=False, kw_only=True):
     """A machine that offers devices. A lost, stopped or draining node gets no new replicas.
 
     `stopped`: its process ended in good order, and none has registered since.
@@ -328,7 +328,7 @@ class Occupancy(Struct, frozen=True, gc=False):
     used: dict[int, int] = {}
 
 
-class State(Struct, frozen=True, gc=False):
+class State(Struct, frozen=True, gc=False, kw_only=True):
     """The cluster after the event at `seq`.
 
     `models_seq` is the last sequence on the subjects of models, `nodes_seq` on those of nodes:

@@ -13,7 +13,7 @@ from nebula.events.state import AdapterStatus, Alias, Model, Node, Replica, Stat
 from nebula.history.load_requests import autoscale_text
 
 
-class Change(Struct, frozen=True):
+class Change(Struct, frozen=True, kw_only=True):
     """Something that was added (`+`), removed (`-`) or changed (`~`).
 
     `field` is empty if all of it was added or removed; `before` and `after` are in words.
@@ -60,10 +60,14 @@ def _compare(
     for identity in sorted({*old, *new}):
         if identity not in new:
             gone = shown(old[identity])
-            yield Change("-", aggregate, identity, before=_brief(describe_old(gone)))
+            yield Change(
+                sign="-", aggregate=aggregate, id=identity, before=_brief(describe_old(gone))
+            )
         elif identity not in old:
             come = shown(new[identity])
-            yield Change("+", aggregate, identity, after=_brief(describe_new(come)))
+            yield Change(
+                sign="+", aggregate=aggregate, id=identity, after=_brief(describe_new(come))
+            )
         else:
             was, now = describe_old(old[identity]), describe_new(new[identity])
             fields = dict.fromkeys((*was, *now))
@@ -72,7 +76,12 @@ def _compare(
                 was, now = describe_old(shown(old[identity])), describe_new(shown(new[identity]))
             for field in changed:
                 yield Change(
-                    "~", aggregate, identity, field, was.get(field, ""), now.get(field, "")
+                    sign="~",
+                    aggregate=aggregate,
+                    id=identity,
+                    field=field,
+                    before=was.get(field, ""),
+                    after=now.get(field, ""),
                 )
 
 

@@ -139,7 +139,7 @@ class InferenceRoutes:
             binding.model,
             endpoint.path,
             body,
-            binding.adapter,
+            adapter=binding.adapter,
             user=f"{key}/{asked.user}" if asked.user else key,
             priority=asked.priority,
             patience=limits.patience.load,

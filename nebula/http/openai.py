@@ -11,7 +11,7 @@ from nebula.http.names import no_model, offered
 from nebula.http.views import ClusterView, cluster_view
 
 
-class ModelPermission(Struct, frozen=True):
+class ModelPermission(Struct, frozen=True, kw_only=True):
     """Permissions of a model: the same for all, for clients that expect them."""
 
     id: str
@@ -28,7 +28,7 @@ class ModelPermission(Struct, frozen=True):
     is_blocking: bool = False
 
 
-class ModelCard(Struct, frozen=True):
+class ModelCard(Struct, frozen=True, kw_only=True):
     """One entry of the list of models, in vLLM's shape; an adapter names its base as `parent`.
 
     `root`: a model's source; of an alias the name of the target that gets most of its requests.
@@ -55,14 +55,14 @@ def _card(
 ) -> ModelCard:
     created = model.created_ns // 10**9
     return ModelCard(
-        name,
-        created,
-        shown_text(root),
-        parent,
+        id=name,
+        created=created,
+        root=shown_text(root),
+        parent=parent,
         task=model.task,
         state=gateway.model_status(model).phase,
         max_model_len=gateway.context(model),
-        permission=(ModelPermission(f"modelperm-{name}", created),),
+        permission=(ModelPermission(id=f"modelperm-{name}", created=created),),
         tasks=model.tasks,
     )
 

@@ -26,7 +26,7 @@ MAX_REFUSAL = 64 * 1024
 _PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) != "%")
 """Characters that stand in a header unchanged; others are percent-encoded."""
 
-_EARLY = Piece(0, b"", 200, "text/event-stream; charset=utf-8")
+_EARLY = Piece(0, b"", status=200, content_type="text/event-stream; charset=utf-8")
 """Replaces an engine's head for a stream that has not begun yet."""
 
 _OF_STREAMS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]

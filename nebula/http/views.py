@@ -86,7 +86,7 @@ class StateView(Struct, frozen=True):
     rejections: list[Rejection]
 
 
-class EventView(Struct, frozen=True, omit_defaults=True):
+class EventView(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """An entry of the log: `event` is its content, `malformed` is why it has no valid content."""
 
     seq: int
@@ -154,18 +154,18 @@ def event_view(record: Record, before: State = EMPTY) -> EventView:
     content = record.content
     known = None if isinstance(content, Malformed) else content
     view = EventView(
-        record.seq,
-        moment(record.time),
-        record.subject,
-        record.type,
-        record.aggregate,
-        record.id,
-        describe(record, before),
-        known,
-        content.reason if isinstance(content, Malformed) else "",
-        record.cause,
-        record.basis,
-        record.actor,
+        seq=record.seq,
+        time=moment(record.time),
+        subject=record.subject,
+        type=record.type,
+        aggregate=record.aggregate,
+        id=record.id,
+        text=describe(record, before),
+        event=known,
+        malformed=content.reason if isinstance(content, Malformed) else "",
+        cause=record.cause,
+        basis=record.basis,
+        actor=record.actor,
     )
     return shown(view)
 

@@ -244,7 +244,7 @@ async def test_a_short_answer_is_one_message(running: Engine, gateway: Gateway) 
     running.app.behave = answers(b'{"id":1}', status=404, content_type=b"text/plain")
     await gateway.asks()
     assert await gateway.answer() == [
-        Piece(0, b'{"id":1}', 404, "text/plain", "chat-0", end=True),
+        Piece(0, b'{"id":1}', status=404, content_type="text/plain", replica="chat-0", end=True),
     ]
 
 
@@ -677,7 +677,7 @@ async def test_the_heartbeat_tells_its_replica_and_how_much_it_has_to_do(
     async def next_beat() -> ReplicaHeartbeat:
         return msgspec.json.decode((await beats.next_msg(PATIENCE)).data, type=ReplicaHeartbeat)
 
-    idle = ReplicaHeartbeat("chat-0", os.getpid(), running=0, version=3, context=2048)
+    idle = ReplicaHeartbeat(replica="chat-0", pid=os.getpid(), running=0, version=3, context=2048)
     assert await next_beat() == idle
     running.app.behave = holding = Holding()
     await gateway.asks()

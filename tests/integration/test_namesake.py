@@ -18,7 +18,7 @@ from tests.conftest import Connect
 
 pytestmark = pytest.mark.anyio
 
-KNOWN = Node("here", (), "elsewhere")
+KNOWN = Node(id="here", devices=(), host="elsewhere")
 HEARTBEAT = 0.2
 
 

@@ -24,10 +24,10 @@ _STREAM = "text/event-stream"
 def request(identity: str, gateway: str, model: str, adapter: str, *, stream: bool) -> Request:
     """Return what a client asks."""
     if not stream:
-        return Request(identity, gateway, model, COMPLETIONS, b"{}", adapter)
+        return Request(identity, gateway, model, COMPLETIONS, b"{}", adapter=adapter)
     asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
     body = with_token_ids(CHAT, msgspec.json.encode({**asked, "max_tokens": 50})).body
-    return Request(identity, gateway, model, CHAT, body, adapter, tokens=TokenIds.TRACKED)
+    return Request(identity, gateway, model, CHAT, body, adapter=adapter, tokens=TokenIds.TRACKED)
 
 
 def answer(request: Request, replica: str, seed: int) -> Iterator[tuple[float, Piece]]:
@@ -51,7 +51,7 @@ def answer(request: Request, replica: str, seed: int) -> Iterator[tuple[float, P
 def _pieces(request: Request, rng: Random) -> list[Piece]:
     if request.path == DETOKENIZE:
         told = Engine(TOKENS).detokenize(request.body)
-        return [Piece(0, told, 200, "application/json", end=True)]
+        return [Piece(0, told, status=200, content_type="application/json", end=True)]
     if request.tokens:
         size = rng.choice((1, 2, 3))
         engine = Engine(TOKENS, created=request.attempt)

@@ -217,7 +217,7 @@ class Flights:
             return
         engine = self.story.state.replicas[name].engine
         assert engine is not None
-        said = ReplicaHeartbeat(name, engine.pid, 1, 1, context=1000)
+        said = ReplicaHeartbeat(replica=name, pid=engine.pid, running=1, version=1, context=1000)
         self.heartbeats.on_replica(b"", b"", msgspec.json.encode(said))
 
     def restarts(self, replica: str, pid: int = 8) -> None:

@@ -332,12 +332,12 @@ def test_a_request_for_the_model_asks_for_its_adapters_too() -> None:
 
 def test_what_is_left_of_an_answer_comes_from_the_version_that_began_it_or_not_at_all() -> None:
     story, _ = settled(1)
-    rest = Request("r", "g", "chat", "/v1/completions", b"", "sql", version=OLD)
+    rest = Request("r", "g", "chat", "/v1/completions", b"", adapter="sql", version=OLD)
     assert moved_on(story.state, rest) is None
     asked = ask(story)
     loaded(story, "chat-0", NEW, asked)
     assert "another version by now, bbbbbbbbbbbb" in (moved_on(story.state, rest) or "")
-    assert moved_on(story.state, Request("r", "g", "chat", "/", b"", "sql")) is None
+    assert moved_on(story.state, Request("r", "g", "chat", "/", b"", adapter="sql")) is None
 
 
 REPLICAS = ("chat-0", "chat-1")

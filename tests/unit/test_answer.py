@@ -37,7 +37,7 @@ VLLM = [
     for line in (Path(__file__).parent / "data/vllm_streams.jsonl").read_text().splitlines()
 ]
 CONTEXT = 1000
-HEAD = Piece(0, b"one ", 200, JSON, "chat-0")
+HEAD = Piece(0, b"one ", status=200, content_type=JSON, replica="chat-0")
 MIDDLE = Piece(1, b"two ")
 LAST = Piece(2, b"three", end=True)
 
@@ -61,7 +61,7 @@ def given_by(folded: Answer, *pieces: Piece) -> list[Piece]:
 def test_pieces_are_given_as_they_come_and_the_first_has_the_head() -> None:
     folded = answer()
     assert given_by(folded, HEAD, MIDDLE, LAST) == [
-        Piece(0, b"one ", 200, JSON, "chat-0"),
+        Piece(0, b"one ", status=200, content_type=JSON, replica="chat-0"),
         Piece(0, b"two ", replica="chat-0"),
         Piece(0, b"three", replica="chat-0", end=True),
     ]
@@ -69,7 +69,7 @@ def test_pieces_are_given_as_they_come_and_the_first_has_the_head() -> None:
 
 
 def test_a_short_answer_is_one_piece() -> None:
-    whole = Piece(0, b"{}", 200, JSON, "chat-0", end=True)
+    whole = Piece(0, b"{}", status=200, content_type=JSON, replica="chat-0", end=True)
     assert given_by(answer(), whole) == [whole]
 
 
@@ -105,7 +105,7 @@ def test_an_engine_that_fails_breaks_the_attempt_whatever_its_number() -> None:
 
 
 def test_an_error_of_the_engines_own_breaks_the_attempt_and_is_kept() -> None:
-    error = Piece(0, b'{"error":{}}', 500, JSON, "chat-0", end=True)
+    error = Piece(0, b'{"error":{}}', status=500, content_type=JSON, replica="chat-0", end=True)
     folded = answer()
     assert given_by(folded, error) == []
     assert folded.broken == Broken(Failure.ENGINE_FAILED, error)
@@ -113,26 +113,40 @@ def test_an_error_of_the_engines_own_breaks_the_attempt_and_is_kept() -> None:
 
 
 def test_of_an_error_in_several_pieces_the_first_is_kept_as_all_of_it() -> None:
-    folded = answer(Piece(0, b"{", 500, JSON, "chat-0"), Piece(1, b"}", end=True))
+    folded = answer(
+        Piece(0, b"{", status=500, content_type=JSON, replica="chat-0"), Piece(1, b"}", end=True)
+    )
     assert folded.broken is not None
-    assert folded.broken.piece == Piece(0, b"{", 500, JSON, "chat-0", end=True)
+    assert folded.broken.piece == Piece(
+        0, b"{", status=500, content_type=JSON, replica="chat-0", end=True
+    )
 
 
 @pytest.mark.parametrize("status", [429, 501, 503])
 def test_what_an_engine_that_is_full_says_is_an_answer_with_its_retry_after(status: int) -> None:
-    piece = Piece(0, b"{}", status, JSON, "chat-0", end=True, retry_after=7)
+    piece = Piece(
+        0, b"{}", status=status, content_type=JSON, replica="chat-0", end=True, retry_after=7
+    )
     folded = answer()
     assert given_by(folded, piece) == [piece]
     assert (folded.broken, folded.complete) == (None, True)
 
 
 def test_what_the_client_did_wrong_is_an_answer() -> None:
-    refusal = Piece(0, b'{"error":{}}', 400, JSON, "chat-0", end=True)
+    refusal = Piece(0, b'{"error":{}}', status=400, content_type=JSON, replica="chat-0", end=True)
     assert given_by(answer(), refusal) == [refusal]
 
 
 def test_a_routers_refusal_is_the_whole_answer() -> None:
-    refusal = Piece(0, b"busy", 429, "text/plain", end=True, failure="refused", retry_after=3)
+    refusal = Piece(
+        0,
+        b"busy",
+        status=429,
+        content_type="text/plain",
+        end=True,
+        failure="refused",
+        retry_after=3,
+    )
     folded = answer()
     assert given_by(folded, refusal, HEAD) == [refusal]
     assert folded.complete
@@ -162,7 +176,7 @@ def test_a_second_attempt_of_what_had_not_begun_is_the_answer() -> None:
 
 
 def test_a_later_reader_turns_to_the_next_attempt_with_its_first_piece() -> None:
-    error = Piece(0, b"", 500, JSON, "chat-0", end=True)
+    error = Piece(0, b"", status=500, content_type=JSON, replica="chat-0", end=True)
     pieces = given_by(answer(), error, second(Piece(-1, queued="r1")), second(HEAD))
     assert pieces == [HEAD]
 
@@ -177,7 +191,16 @@ def test_what_goes_on_without_being_a_stream_is_of_no_use() -> None:
     live = Live(tokens=[b"a", b"b"])
     live.engine(cut=0.5)
     live.answer.turn_to(2, "rest")
-    head = Piece(0, b'{"error":{}}', 400, JSON, "chat-1", end=True, attempt=2, continues="rest")
+    head = Piece(
+        0,
+        b'{"error":{}}',
+        status=400,
+        content_type=JSON,
+        replica="chat-1",
+        end=True,
+        attempt=2,
+        continues="rest",
+    )
     assert given_by(live.answer, head) == []
     assert live.answer.broken == Broken(Failure.ENGINE_FAILED)
 
@@ -186,7 +209,14 @@ def test_a_refusal_of_what_goes_on_ends_the_answer_also_for_a_later_reader() -> 
     live = Live(tokens=[b"a", b"b"])
     live.engine(cut=0.5)
     refusal = Piece(
-        0, b"busy", 429, "text/plain", end=True, failure="refused", attempt=2, continues="rest"
+        0,
+        b"busy",
+        status=429,
+        content_type="text/plain",
+        end=True,
+        failure="refused",
+        attempt=2,
+        continues="rest",
     )
     live.again("rest")
     live.hears(refusal)

@@ -14,7 +14,7 @@ from nebula.events.state import NameBinding
 
 pytestmark = pytest.mark.anyio
 
-HEAD = Piece(0, b"a", 200, "text/event-stream", "chat-0")
+HEAD = Piece(0, b"a", status=200, content_type="text/event-stream", replica="chat-0")
 MIDDLE = Piece(0, b"b")
 END = Piece(0, b"c", end=True)
 
@@ -110,7 +110,9 @@ async def test_so_many_bytes_of_a_stream_may_wait_for_a_slow_client() -> None:
 
 
 async def test_an_answer_without_a_stream_may_be_as_large_as_it_is() -> None:
-    opened = delivery(Piece(0, b"x" * MAX_WAITING_BYTES, 200, "application/json"), MIDDLE)
+    opened = delivery(
+        Piece(0, b"x" * MAX_WAITING_BYTES, status=200, content_type="application/json"), MIDDLE
+    )
     assert not opened.too_slow
 
 

@@ -27,7 +27,7 @@ def test_what_came_is_told_as_a_whole() -> None:
     before = base().state
     story = base().given("n2", gpus(24))
     [change] = differences(before, story.state)
-    assert change == Change("+", "node", "n2", after="devices gpu0 24.0 GiB")
+    assert change == Change(sign="+", aggregate="node", id="n2", after="devices gpu0 24.0 GiB")
 
 
 def test_what_went_is_told_as_a_whole() -> None:
@@ -43,12 +43,21 @@ def test_an_alias_that_has_moved_is_told() -> None:
     before = story.state
     story.given("prod", AliasRequested((Target("chat", 9), Target("new")), "prod/chat", "old"))
     assert differences(before, story.state) == [
-        Change("~", "alias", "prod", "targets", "chat=1", "chat=9, new=1"),
-        Change("~", "alias", "prod", "mirror", "", "old"),
+        Change(
+            sign="~",
+            aggregate="alias",
+            id="prod",
+            field="targets",
+            before="chat=1",
+            after="chat=9, new=1",
+        ),
+        Change(sign="~", aggregate="alias", id="prod", field="mirror", before="", after="old"),
     ]
     story.given("prod", AliasRemoveRequested())
     [gone] = differences(before, story.state)
-    assert gone == Change("-", "alias", "prod", before="name prod/chat, targets chat=1")
+    assert gone == Change(
+        sign="-", aggregate="alias", id="prod", before="name prod/chat, targets chat=1"
+    )
 
 
 def test_what_became_otherwise_is_told_field_by_field() -> None:
@@ -67,11 +76,15 @@ def test_all_that_is_asked_for_is_told() -> None:
     before = story.state
     story.given("chat", load(1, "9GiB", options={"x": 1}, max_in_flight=8, max_waiting=9))
     assert asked_otherwise("chat", before, story.state) == [
-        Change("~", "model", "chat", "memory", "8GiB", "9GiB"),
-        Change("~", "model", "chat", "lora", "yes", ""),
-        Change("~", "model", "chat", "max in flight", "256", "8"),
-        Change("~", "model", "chat", "max waiting", "1024", "9"),
-        Change("~", "model", "chat", "options", "", "x=1"),
+        Change(sign="~", aggregate="model", id="chat", field="memory", before="8GiB", after="9GiB"),
+        Change(sign="~", aggregate="model", id="chat", field="lora", before="yes", after=""),
+        Change(
+            sign="~", aggregate="model", id="chat", field="max in flight", before="256", after="8"
+        ),
+        Change(
+            sign="~", aggregate="model", id="chat", field="max waiting", before="1024", after="9"
+        ),
+        Change(sign="~", aggregate="model", id="chat", field="options", before="", after="x=1"),
     ]
     assert asked_otherwise("nobody", before, story.state) == []
 
@@ -129,7 +142,14 @@ def test_the_way_back_is_the_way_there_turned_round(
         b.publish(subject, payload)
     turned = {"+": "-", "-": "+", "~": "~"}
     assert [
-        Change(turned[each.sign], each.aggregate, each.id, each.field, each.after, each.before)
+        Change(
+            sign=turned[each.sign],
+            aggregate=each.aggregate,
+            id=each.id,
+            field=each.field,
+            before=each.after,
+            after=each.before,
+        )
         for each in differences(a.state, b.state)
         if each.sign != "~"
     ] == [each for each in differences(b.state, a.state) if each.sign != "~"]

@@ -124,7 +124,7 @@ class Router:
         )
 
     def beats(self, replica: str, running: int = 0, *, pid: int = 7, **fields: Any) -> None:
-        said = ReplicaHeartbeat(replica, pid, running, 1, **fields)
+        said = ReplicaHeartbeat(replica=replica, pid=pid, running=running, version=1, **fields)
         subject = subjects.replica_status("chat", replica)
         self.dispatch.on_status(subject.encode(), b"", msgspec.json.encode(said))
 

@@ -12,12 +12,24 @@ from nebula.events.intents import ModelLoadRequested
 from nebula.events.state import EMPTY, Engine, Model, Node, Replica, State
 from nebula.events.vocabulary import EngineFailed, EngineStarted
 
-REPLICA = Replica("chat-0", "chat", "alpha", (0,), 1, version=3, changed=7)
-RUNNING = replace(REPLICA, phase="starting", engine=Engine(9, 1.0, 8001, "/log", 3, 0))
+REPLICA = Replica(
+    id="chat-0", model="chat", node="alpha", devices=(0,), memory=1, version=3, changed=7
+)
+RUNNING = replace(
+    REPLICA,
+    phase="starting",
+    engine=Engine(pid=9, created=1.0, port=8001, log_file="/log", version=3, started=0),
+)
 STATE: State = replace(
     EMPTY,
-    nodes=HashTrieMap({"alpha": Node("alpha", ())}),
-    models=HashTrieMap({"chat": Model("chat", "chat", ModelLoadRequested("/m"), {}, 1)}),
+    nodes=HashTrieMap({"alpha": Node(id="alpha", devices=())}),
+    models=HashTrieMap(
+        {
+            "chat": Model(
+                id="chat", name="chat", spec=ModelLoadRequested("/m"), adapters={}, requested_seq=1
+            )
+        }
+    ),
 )
 
 
@@ -128,7 +140,9 @@ def test_for_how_long_it_must_have_served_depends_on_its_start() -> None:
 
 def test_an_adopted_engine_has_served_as_long_as_the_log_says() -> None:
     second = 10**9
-    engine = Engine(9, 1.0, 8001, "/log", 3, 1000 * second)
+    engine = Engine(
+        pid=9, created=1.0, port=8001, log_file="/log", version=3, started=1000 * second
+    )
     ready = replace(REPLICA, phase="ready", engine=engine, since=1050 * second, attempt=2)
     served, took = service(ready, 1200.0)
     assert (served, took) == (150.0, 50.0)

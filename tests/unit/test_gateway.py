@@ -35,7 +35,7 @@ from tests.unit.vllm_stream import Engine
 
 pytestmark = pytest.mark.anyio
 
-HEAD = Piece(0, b"one ", 200, JSON, "chat-0")
+HEAD = Piece(0, b"one ", status=200, content_type=JSON, replica="chat-0")
 MIDDLE = Piece(1, b"two ")
 LAST = Piece(2, b"three", end=True)
 TAKEN = Piece(-1, replica="chat-0")
@@ -291,12 +291,14 @@ async def test_an_engine_is_asked_for_a_text_under_an_id_of_its_own(bench: Bench
     delivery = bench.ask(request)
     tokens = [b"Once", b" upon", b" a", b" time"]
     events = Engine(tokens, created=1).stream(request.path, request.body, lambda: 2)
-    head = Piece(0, events[0], 200, "text/event-stream", "chat-0")
+    head = Piece(0, events[0], status=200, content_type="text/event-stream", replica="chat-0")
     bench.says(head, Piece(1, events[1]), Piece(9, end=True, failure=Failure.ENGINE_FAILED))
     asking = bench.requests[1]
     assert (asking.path, len(asking.id)) == ("/detokenize", 32)
     told = Engine(tokens).detokenize(asking.body)
-    bench.says(Piece(0, told, 200, JSON, "chat-1", end=True), to=asking.id)
+    bench.says(
+        Piece(0, told, status=200, content_type=JSON, replica="chat-1", end=True), to=asking.id
+    )
     bench.says(*stream(bench.requests[2], 2, "chat-1"))
     assert words(await ended(delivery)) == "Once upon a time"
 
@@ -369,7 +371,7 @@ async def test_what_a_body_takes_is_held_until_neither_client_nor_gateway_needs_
         bench.gateway.leave(delivery, hold)
         hold.release()
         assert bench.gateway.bodies.used == (100 if keep else 0)
-    bench.says(Piece(0, b"whole", 200, JSON, "chat-0", end=True))
+    bench.says(Piece(0, b"whole", status=200, content_type=JSON, replica="chat-0", end=True))
     assert bench.gateway.bodies.used == 0
 
 
@@ -415,9 +417,11 @@ async def test_where_too_much_waits_for_all_the_client_that_waits_longest_is_let
 async def test_an_answer_that_is_whole_is_let_go_like_any_other(bench: Bench) -> None:
     large = b"x" * max(2 * UNCOUNTED, MAX_WAITING_BYTES // 2)
     slow, other = bench.ask(), bench.ask(replace(REQUEST, id="other"))
-    bench.says(Piece(0, large, 200, JSON, "chat-0", end=True))
+    bench.says(Piece(0, large, status=200, content_type=JSON, replica="chat-0", end=True))
     assert slow.flight.done
-    bench.says(Piece(0, large, 200, JSON, "chat-0", end=True), to="other")
+    bench.says(
+        Piece(0, large, status=200, content_type=JSON, replica="chat-0", end=True), to="other"
+    )
     assert [piece.failure for piece in await ended(slow)] == [Failure.TOO_SLOW]
     assert text(await ended(other)) == large
 

@@ -24,7 +24,7 @@ class Ear:
         self.heard = Heartbeats(lambda: self.clock)
 
     def replica(self, name: str, pid: int = 7, context: int = 0) -> None:
-        status = ReplicaHeartbeat(name, pid, 0, 1, context=context)
+        status = ReplicaHeartbeat(replica=name, pid=pid, running=0, version=1, context=context)
         self.heard.on_replica(b"", b"", msgspec.json.encode(status))
 
     def router(self, name: str, **queues: QueueLength) -> None:

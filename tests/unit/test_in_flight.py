@@ -47,7 +47,7 @@ def flights() -> Flights:
     return Flights()
 
 
-HEAD = Piece(0, b"one ", 200, JSON, "chat-0")
+HEAD = Piece(0, b"one ", status=200, content_type=JSON, replica="chat-0")
 MIDDLE = Piece(1, b"two ")
 LAST = Piece(2, b"three", end=True)
 TAKEN = Piece(-1, replica="chat-0")
@@ -353,7 +353,15 @@ def test_a_request_that_a_replica_has_is_not_sent_again_however_long_it_takes(
 
 def test_a_routers_refusal_is_the_answer(flights: Flights) -> None:
     client = flights.ask()
-    refusal = Piece(0, b"busy", 429, "text/plain", end=True, failure="refused", retry_after=3)
+    refusal = Piece(
+        0,
+        b"busy",
+        status=429,
+        content_type="text/plain",
+        end=True,
+        failure="refused",
+        retry_after=3,
+    )
     flights.says(refusal)
     assert client.ended() == [refusal]
 
@@ -604,7 +612,7 @@ def test_a_request_with_which_two_engines_died_goes_to_no_third(flights: Flights
 
 def test_an_error_that_an_engine_answers_with_is_asked_about_once_more(flights: Flights) -> None:
     client = flights.ask()
-    error = Piece(0, b'{"error":{}}', 500, JSON, "chat-0", end=True)
+    error = Piece(0, b'{"error":{}}', status=500, content_type=JSON, replica="chat-0", end=True)
     flights.says(error)
     assert [each.attempt for each in flights.requests] == [1, 2]
     second = replace(error, attempt=2, replica="chat-1", body=b'{"error":{"message":"no"}}')
@@ -617,7 +625,7 @@ def test_an_error_that_an_engine_answers_with_is_asked_about_once_more(flights: 
 def test_the_engine_that_answered_with_an_error_is_not_asked_a_second_time() -> None:
     flights = Flights(serving(1))
     client = flights.ask()
-    error = Piece(0, b'{"error":{}}', 500, JSON, "chat-0", end=True)
+    error = Piece(0, b'{"error":{}}', status=500, content_type=JSON, replica="chat-0", end=True)
     flights.says(error)
     assert client.ended() == [error]
     assert len(flights.requests) == 1
@@ -628,7 +636,15 @@ def test_what_an_engine_says_that_is_full_is_passed_on_at_once(
     flights: Flights, status: int
 ) -> None:
     client = flights.ask()
-    full = Piece(0, b'{"error":{}}', status, JSON, "chat-0", end=True, retry_after=7)
+    full = Piece(
+        0,
+        b'{"error":{}}',
+        status=status,
+        content_type=JSON,
+        replica="chat-0",
+        end=True,
+        retry_after=7,
+    )
     flights.says(full)
     assert client.ended() == [full]
     assert len(flights.requests) == 1

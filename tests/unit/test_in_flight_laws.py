@@ -132,7 +132,9 @@ class World:
                 failed = Piece(len(self._said), end=True, failure=ENDS[number % len(ENDS)])
                 self._say(replace(failed, replica=self.replica))
             case "answers 500" if not self._said:
-                self._say(Piece(0, b"{}", 500, JSON, self.replica, end=True))
+                self._say(
+                    Piece(0, b"{}", status=500, content_type=JSON, replica=self.replica, end=True)
+                )
             case "queues":
                 self._tell(Piece(-1, queued="router-1"))
             case "takes":
@@ -185,7 +187,15 @@ class World:
         for request in self.flights.requests:
             if request.path == "/detokenize" and request.id in self.flights.core.flights:
                 told = Engine(TOKENS).detokenize(request.body) if exactly else b"{}"
-                whole = Piece(0, told, 200, JSON, "chat-1", end=True, attempt=request.attempt)
+                whole = Piece(
+                    0,
+                    told,
+                    status=200,
+                    content_type=JSON,
+                    replica="chat-1",
+                    end=True,
+                    attempt=request.attempt,
+                )
                 self.flights.says(whole, to=request.id)
 
     def ends(self) -> None:
@@ -198,7 +208,7 @@ class World:
 def answer(request: Request, replica: str, size: int) -> list[Piece]:
     """What an engine answers to an attempt, several tokens at a time."""
     if request.path != CHAT and not request.continues:
-        head = Piece(0, WHOLE[:4].encode(), 200, JSON, replica)
+        head = Piece(0, WHOLE[:4].encode(), status=200, content_type=JSON, replica=replica)
         pieces = [head, Piece(1, WHOLE[4:].encode())]
     else:
         events = Engine(TOKENS, created=request.attempt).stream(

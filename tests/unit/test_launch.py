@@ -16,7 +16,7 @@ SITE = Site("alpha", "/var/nebula", ("python", "-m", "vllm"), "nats://127.0.0.1:
 CPU = Device(0, "cpu", "x86_64, 2 cores", 16 * GIB)
 GPU = Device(1, "gpu", "H100", 80 * GIB)
 LAUNCH = Launch("/models/qwen", "Qwen/Qwen2.5", "chat", False, None, {}, {})
-REPLICA = Replica("chat-0", "chat", "alpha", (1,), 20 * GIB, version=3)
+REPLICA = Replica(id="chat-0", model="chat", node="alpha", devices=(1,), memory=20 * GIB, version=3)
 
 
 def line(device: Device = GPU, replica: Replica = REPLICA, **launch: Any) -> list[str]:

@@ -223,7 +223,7 @@ def test_a_model_that_loads_for_a_waiting_request_is_not_ended() -> None:
 
 def test_a_model_that_gave_up_its_place_does_not_take_it_back_before_the_other_had_it() -> None:
     story = sleeper(tight("a"), "new", evictable=True)
-    uses = {"a": ModelUsage(3, 5, 30.0, serving=TURN), "new": CALLED}
+    uses = {"a": ModelUsage(in_flight=3, waiting=5, longest=30.0, serving=TURN), "new": CALLED}
     sees(story, **uses)
     assert story.model("a").asleep
     assert story.model("new").unschedulable, "the engine of a still ends"
@@ -237,7 +237,7 @@ def test_a_model_that_gave_up_its_place_does_not_take_it_back_before_the_other_h
 
 def test_models_that_take_turns_swap_once_a_turn() -> None:
     story = sleeper(tight("a"), "b", evictable=True)
-    crowd = ModelUsage(3, 5, 30.0, serving=TURN)
+    crowd = ModelUsage(in_flight=3, waiting=5, longest=30.0, serving=TURN)
     for serves, waits in (("a", "b"), ("b", "a"), ("a", "b")):
         replica = f"{serves}-0"
         early = {serves: replace(crowd, serving=TURN / 2), waits: CALLED}
@@ -286,9 +286,9 @@ def test_load_and_waiting_call_for_one_more_replica(use: ModelUsage, why: str) -
     "use",
     [
         ModelUsage(in_flight=4),
-        ModelUsage(4, waiting=3, longest=1.9),
-        ModelUsage(4, waiting=3, longest=2.0),
-        ModelUsage(4, waiting=0, longest=9.0),
+        ModelUsage(in_flight=4, waiting=3, longest=1.9),
+        ModelUsage(in_flight=4, waiting=3, longest=2.0),
+        ModelUsage(in_flight=4, waiting=0, longest=9.0),
     ],
 )
 def test_what_its_replicas_can_take_calls_for_no_more(use: ModelUsage) -> None:

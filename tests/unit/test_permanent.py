@@ -94,7 +94,9 @@ def test_a_program_that_is_not_there_is_not_started_again_and_again() -> None:
 
 def test_the_first_attempt_is_the_last_where_another_would_fail_so_too() -> None:
     roster: EngineTable[EngineEntry] = EngineTable(Restarts(limit=3))
-    entry = EngineEntry(Replica("chat-0", "chat", "alpha", (0,), 1, 1), 1, 1)
+    entry = EngineEntry(
+        Replica(id="chat-0", model="chat", node="alpha", devices=(0,), memory=1, version=1), 1, 1
+    )
     roster.open(entry)
     entry.ended()
     failed = roster.failed(entry, 2, "error: no", (), 5.0, again=False)

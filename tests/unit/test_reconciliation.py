@@ -26,12 +26,14 @@ from nebula.events.start_order import HOLD
 from nebula.events.state import EMPTY, AdapterStatus, Model, Node, Offer, Replica, State
 
 NOW = 100.0
-HERE = replace(EMPTY, nodes=HashTrieMap({"alpha": Node("alpha", ())}))
+HERE = replace(EMPTY, nodes=HashTrieMap({"alpha": Node(id="alpha", devices=())}))
 """A cluster of which the node is a part."""
 
 
 def replica(number: int = 0, device: int = 0, **fields: object) -> Replica:
-    placed = Replica(f"chat-{number}", "chat", "alpha", (device,), 1, version=1)
+    placed = Replica(
+        id=f"chat-{number}", model="chat", node="alpha", devices=(device,), memory=1, version=1
+    )
     return replace(placed, **fields)
 
 
@@ -42,7 +44,12 @@ def running(number: int = 0, device: int = 0, version: int = 1, **fields: bool) 
 def cluster(**adapters: str) -> State:
     offers = {name: Offer(asked=2, served=1, source="/a", digest="old") for name in adapters}
     model = Model(
-        "chat", "chat", ModelLoadRequested("/m"), adapters, requested_seq=1, offers=offers
+        id="chat",
+        name="chat",
+        spec=ModelLoadRequested("/m"),
+        adapters=adapters,
+        requested_seq=1,
+        offers=offers,
     )
     return replace(HERE, models=HashTrieMap({"chat": model}))
 
@@ -428,7 +435,7 @@ def test_a_pause_is_always_a_number_between_the_first_and_the_longest(
 def test_a_node_that_is_lost_or_taken_out_ends_all_of_its_engines_and_starts_none(
     known: bool,
 ) -> None:
-    nodes = {"alpha": Node("alpha", (), lost=True)} if known else {}
+    nodes = {"alpha": Node(id="alpha", devices=(), lost=True)} if known else {}
     lost = replace(EMPTY, nodes=HashTrieMap(nodes))
     here = [replica(0), replica(1, device=1), replica(2, device=2, retired=True)]
     engines = [running(0, ready=True), running(2, device=2, ready=True)]

@@ -21,8 +21,8 @@ from nebula.http.watching import comment_after
 
 pytestmark = pytest.mark.anyio
 
-HEAD = Piece(0, b"data: 1\n\n", 200, "text/event-stream")
-JSON_HEAD = Piece(0, b'{"a":', 200, "application/json")
+HEAD = Piece(0, b"data: 1\n\n", status=200, content_type="text/event-stream")
+JSON_HEAD = Piece(0, b'{"a":', status=200, content_type="application/json")
 Message = dict[str, Any]
 
 
@@ -80,7 +80,7 @@ def error(sent: list[Message]) -> tuple[int, str, dict[bytes, bytes]]:
 
 
 async def test_what_an_engine_says_of_when_to_come_back_is_told() -> None:
-    full = Piece(0, b"{}", 503, "application/json", end=True, retry_after=7)
+    full = Piece(0, b"{}", status=503, content_type="application/json", end=True, retry_after=7)
     start, _ = await relayed(full)
     assert (start["status"], dict(start["headers"])[b"retry-after"]) == (503, b"7")
 
@@ -95,7 +95,9 @@ async def test_a_request_that_may_be_what_ends_engines_is_not_to_be_asked_again(
 
 
 async def test_a_whole_answer_has_its_length() -> None:
-    start, body = await relayed(Piece(0, b"{}", 200, "application/json", end=True))
+    start, body = await relayed(
+        Piece(0, b"{}", status=200, content_type="application/json", end=True)
+    )
     assert start["status"] == 200
     assert dict(start["headers"]) == {
         b"content-type": b"application/json",
@@ -106,7 +108,7 @@ async def test_a_whole_answer_has_its_length() -> None:
 
 
 async def test_an_answer_without_a_content_type_has_no_such_header() -> None:
-    start, _ = await relayed(Piece(0, b"", 204, "", end=True))
+    start, _ = await relayed(Piece(0, b"", status=204, content_type="", end=True))
     assert b"content-type" not in dict(start["headers"])
 
 
@@ -173,7 +175,13 @@ async def test_what_can_not_go_on_says_what_broke_and_why_it_stays_broken() -> N
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_refusal_says_why_and_when_to_come_back(status: int) -> None:
     refusal = Piece(
-        0, b"model 'chat' is busy", status, "text/plain", end=True, failure="refused", retry_after=7
+        0,
+        b"model 'chat' is busy",
+        status=status,
+        content_type="text/plain",
+        end=True,
+        failure="refused",
+        retry_after=7,
     )
     got, message, headers = error(await relayed(refusal))
     assert (got, message, headers[b"retry-after"]) == (status, "model 'chat' is busy", b"7")
@@ -221,7 +229,14 @@ async def test_a_stream_that_is_silent_amid_an_event_says_nothing() -> None:
 
 
 async def test_a_failure_after_an_early_head_is_an_event() -> None:
-    refusal = Piece(0, b"model 'chat' is busy", 503, "text/plain", end=True, failure="refused")
+    refusal = Piece(
+        0,
+        b"model 'chat' is busy",
+        status=503,
+        content_type="text/plain",
+        end=True,
+        failure="refused",
+    )
     for failure in (refusal, NotServed("model 'chat' is busy", 1)):
         sent = await relayed(Quiet(), failure, stream=True)
         comment, event = bodies(sent)
@@ -233,7 +248,7 @@ async def test_a_failure_after_an_early_head_is_an_event() -> None:
 
 
 async def test_an_answer_that_is_not_a_stream_is_an_event_after_an_early_head() -> None:
-    refused = Piece(0, b'{"error":\n', 400, "application/json")
+    refused = Piece(0, b'{"error":\n', status=400, content_type="application/json")
     sent = await relayed(Quiet(), refused, Quiet(), Piece(0, b"{}}", end=True), stream=True)
     assert bodies(sent) == [b": waiting\n\n", b'data: {"error":{}}\n\n']
 
@@ -242,15 +257,21 @@ async def test_an_answer_that_is_not_a_stream_is_an_event_after_an_early_head() 
     ("given", "said"),
     [
         (
-            (Piece(0, b"no\nway", 404, "text/plain", end=True),),
+            (Piece(0, b"no\nway", status=404, content_type="text/plain", end=True),),
             {"message": "the engine answered with 404: no\nway", "type": "invalid_request_error"},
         ),
-        ((Piece(0, b"", 500, "", end=True),), {"type": "internal_error"}),
+        ((Piece(0, b"", status=500, content_type="", end=True),), {"type": "internal_error"}),
         (
-            (Piece(0, b"{", 400, "application/json"), Piece(0, end=True, failure=Failure.IDLE)),
+            (
+                Piece(0, b"{", status=400, content_type="application/json"),
+                Piece(0, end=True, failure=Failure.IDLE),
+            ),
             {"code": "timeout"},
         ),
-        ((Piece(0, b"x" * (MAX_REFUSAL + 1), 400, "text/plain"),), {"param": None}),
+        (
+            (Piece(0, b"x" * (MAX_REFUSAL + 1), status=400, content_type="text/plain"),),
+            {"param": None},
+        ),
     ],
 )
 async def test_whatever_an_engine_says_after_an_early_head_is_one_event_with_an_error(
@@ -279,8 +300,8 @@ def test_a_comment_is_not_an_event_and_breaks_none_wherever_it_comes(
 
 
 async def test_only_streams_are_kept_from_being_buffered() -> None:
-    whole = Piece(0, b"{}", 200, "application/json", end=True)
-    for piece in (whole, Piece(0, b"", 503, "", end=True)):
+    whole = Piece(0, b"{}", status=200, content_type="application/json", end=True)
+    for piece in (whole, Piece(0, b"", status=503, content_type="", end=True)):
         start, _ = await relayed(piece)
         assert not {b"x-accel-buffering", b"cache-control"} & dict(start["headers"]).keys()
 

@@ -122,7 +122,7 @@ def test_a_stream_that_can_not_go_on_ends_with_the_reason(flights: Flights) -> N
 def doubtful(request: Request) -> list[Piece]:
     """The beginning of a stream whose last event had two tokens: both may have given their text."""
     events = Engine(TOKENS, created=1).stream(request.path, request.body, lambda: 2)
-    head = Piece(0, events[0], 200, STREAM, "chat-0")
+    head = Piece(0, events[0], status=200, content_type=STREAM, replica="chat-0")
     return [head, Piece(1, events[1]), Piece(9, end=True, failure=Failure.ENGINE_FAILED)]
 
 
@@ -136,7 +136,9 @@ def test_where_its_text_is_in_doubt_an_engine_is_asked_first(flights: Flights) -
     assert (asking.path, asking.avoid, asking.attempt) == ("/detokenize", "chat-0", 1)
     assert asking.id != "r"
     told = Engine(TOKENS).detokenize(asking.body)
-    flights.says(Piece(0, told, 200, JSON, "chat-1", end=True), to=asking.id)
+    flights.says(
+        Piece(0, told, status=200, content_type=JSON, replica="chat-1", end=True), to=asking.id
+    )
     flights.looks()
     again = flights.requests[2]
     assert (again.id, again.continues) == ("r", "rest")
@@ -150,7 +152,10 @@ def test_where_no_engine_knows_the_text_it_does_not_go_on(flights: Flights) -> N
     flights.beats("chat-0")
     flights.says(*doubtful(request))
     flights.looks()
-    flights.says(Piece(0, b"{}", 404, JSON, "chat-1", end=True), to=flights.requests[1].id)
+    flights.says(
+        Piece(0, b"{}", status=404, content_type=JSON, replica="chat-1", end=True),
+        to=flights.requests[1].id,
+    )
     flights.looks()
     failure = client.ended()[-1]
     assert failure.body == b"engine-failed: no engine says what text the last token ids are"
@@ -164,6 +169,9 @@ def test_a_client_that_leaves_meanwhile_ends_it(flights: Flights) -> None:
     flights.looks()
     flights.leaves()
     told = Engine(TOKENS).detokenize(flights.requests[1].body)
-    flights.says(Piece(0, told, 200, JSON, "chat-1", end=True), to=flights.requests[1].id)
+    flights.says(
+        Piece(0, told, status=200, content_type=JSON, replica="chat-1", end=True),
+        to=flights.requests[1].id,
+    )
     flights.looks()
     assert len(flights.requests) == 2

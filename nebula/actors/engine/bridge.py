@@ -347,14 +347,14 @@ class EngineBridge:
             load = read_load(await get(self.app, self._state, "/metrics"))
             self._liveness.counted(load)
             status = ReplicaHeartbeat(
-                settings.replica,
-                os.getpid(),
-                len(self._active),
-                settings.version,
-                load.waiting,
-                load.cache,
-                self._liveness.look(),
-                context,
+                replica=settings.replica,
+                pid=os.getpid(),
+                running=len(self._active),
+                version=settings.version,
+                waiting=load.waiting,
+                cache=load.cache,
+                stalled=self._liveness.look(),
+                context=context,
             )
             if self._connection.connected:
                 self._post(subject, msgspec.json.encode(status))

@@ -202,17 +202,26 @@ class Answer:
     def _given(
         self, body: bytes, *, end: bool, failure: str = "", like: Piece | None = None
     ) -> Piece:
-        first, self.begun = not self.begun, True
+        retry_after = like.retry_after if like is not None else self._retry_after
+        if self.begun:
+            return Piece(
+                0,
+                body,
+                replica=self.replica,
+                end=end,
+                failure=failure,
+                retry_after=retry_after,
+            )
+        self.begun = True
+        head = like if like is not None and like.status else None
         return Piece(
             0,
             body,
-            (like.status if like is not None and like.status else self._status) if first else 0,
-            (like.content_type if like is not None and like.status else self._content_type)
-            if first
-            else "",
-            self.replica,
-            end,
-            failure,
-            retry_after=like.retry_after if like is not None else self._retry_after,
-            fields=self._fields if first and like is None else (),
+            status=head.status if head is not None else self._status,
+            content_type=head.content_type if head is not None else self._content_type,
+            replica=self.replica,
+            end=end,
+            failure=failure,
+            retry_after=retry_after,
+            fields=self._fields if like is None else (),
         )

@@ -60,7 +60,7 @@ class Mirror:
             binding.model,
             request.path,
             body,
-            binding.adapter,
+            adapter=binding.adapter,
             user=NOBODY,
             priority=_LAST_OF_ALL,
             patience=queue_timeout,

@@ -131,7 +131,7 @@ class Recovery:
             request.model,
             way.path,
             way.body,
-            request.adapter,
+            adapter=request.adapter,
             avoid=flight.answer.replica,
             priority=request.priority,
             timeout=timeouts.within(timeouts.DETOKENIZE, timeouts.left(flight, self.now)),

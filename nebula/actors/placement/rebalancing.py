@@ -23,7 +23,7 @@ MOST_MOVES = 256
 """Moves of one plan, at most; the next plan shows the rest."""
 
 
-class Move(Struct, frozen=True):
+class Move(Struct, frozen=True, kw_only=True):
     """A replica that would be better placed on the node `target` than on `source`, and why."""
 
     model: str
@@ -103,7 +103,16 @@ def _better(state: State, model: Model) -> Iterator[tuple[Move, State]]:
             )
         else:
             continue
-        yield Move(model.id, place.replica, place.node, target.node, reason), after
+        yield (
+            Move(
+                model=model.id,
+                replica=place.replica,
+                source=place.node,
+                target=target.node,
+                reason=reason,
+            ),
+            after,
+        )
 
 
 def _target(state: State, model: Model, place: Assignment) -> Assignment | None:

@@ -30,7 +30,7 @@ LINGER = 2.0
 """Seconds without a request after which a model's queue counts as served."""
 
 
-class ModelUsage(Struct, frozen=True, gc=False):
+class ModelUsage(Struct, frozen=True, gc=False, kw_only=True):
     """What a router has seen of one model's requests, including those in other routers.
 
     `in_flight`: requests in its engines. `waiting`: queued requests, the first of them for

@@ -149,15 +149,15 @@ class Observer:
                 known.wanted_since = now
         self._spare(model, known, load.in_flight, waiting, now)
         return ModelUsage(
-            load.in_flight,
-            waiting,
-            longest,
-            now - known.used,
-            now - known.serving_since if known.serving_since is not None else 0.0,
-            known.started,
-            known.replicas,
-            now - known.spare_since if known.spare_since is not None else 0.0,
-            now - (known.used if load.in_flight or waiting else load.used),
+            in_flight=load.in_flight,
+            waiting=waiting,
+            longest=longest,
+            idle=now - known.used,
+            serving=now - known.serving_since if known.serving_since is not None else 0.0,
+            started=known.started,
+            replicas=known.replicas,
+            spare=now - known.spare_since if known.spare_since is not None else 0.0,
+            asked=now - (known.used if load.in_flight or waiting else load.used),
         )
 
     def _spare(self, model: Model, known: _Model, in_flight: int, waiting: int, now: float) -> None:
