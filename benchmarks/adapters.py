@@ -80,7 +80,7 @@ class Asker:
         return self._http.post(f"{url}/v1/chat/completions", json=body)
 
     def said(self, name: str, url: str = "") -> str:
-        """Return what is answered. Raises Failed."""
+        """Return what is answered. Raise Failed."""
         answer = self.chat(name, url)
         if answer.status_code != 200:
             raise Failed(f"{name}: HTTP {answer.status_code}: {answer.text[:300]}")
@@ -246,7 +246,7 @@ def table(found: Sequence[Step]) -> str:
 
 
 def main() -> None:
-    """Do all of it and print. Raises Failed."""
+    """Do all of it and print. Raise Failed."""
     parser = argparse.ArgumentParser("python -m benchmarks.adapters", description=__doc__)
     parser.add_argument("--tokens", type=int, default=12, help="of each answer [12]")
     parser.add_argument("--moves", type=int, default=6, help="of the name, under load [6]")

@@ -66,7 +66,7 @@ def body(text: str) -> bytes:
 async def load(url: str, bad: str, every: float, seconds: float) -> tuple[list[Answer], int]:
     """Ask for so long; return the answers to good requests, and the number of bad ones.
 
-    Raises Failed where a good request gets anything but its answer, or a bad one does not get its
+    Raise Failed where a good request gets anything but its answer, or a bad one does not get its
     own status.
     """
     end = time.perf_counter() + seconds
@@ -98,7 +98,7 @@ async def load(url: str, bad: str, every: float, seconds: float) -> tuple[list[A
 
 
 def measure(cluster: Cluster, nebula: str, bad: str, every: float, seconds: float) -> Round:
-    """Measure one way. Raises Failed."""
+    """Measure one way. Raise Failed."""
     engines = cluster.engine_urls()
     before = {name: counted(url) for name, url in engines.items()}
     began = time.perf_counter()
@@ -166,7 +166,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Start, ask, end and print. Raises Failed."""
+    """Start, ask, end and print. Raise Failed."""
     options = parse()
     facts = context()
     ways = {"this": REPOSITORY}

@@ -170,7 +170,7 @@ class Cluster:
     async def serves(
         self, model: str, replicas: int, patience: float = 60, options: Any = None
     ) -> None:
-        """Wait until so many replicas of a model serve, all with these options. Raises Failed."""
+        """Wait until so many replicas of a model serve, all with these options. Raise Failed."""
 
         async def so() -> bool:
             here = await self._replicas()
@@ -187,7 +187,7 @@ class Cluster:
         await self._until(so, f"{replicas} replicas of {model} serve", patience)
 
     async def empty(self, node: str) -> None:
-        """Wait until a node has only unwanted replicas. Raises Failed."""
+        """Wait until a node has only unwanted replicas. Raise Failed."""
 
         async def so() -> bool:
             here = await self._replicas()
@@ -248,7 +248,7 @@ async def change(cluster: Cluster) -> AsyncIterator[str]:
 
 @contextlib.contextmanager
 def started(folder: Path, copy: Path) -> Iterator[Cluster]:
-    """Start NATS, a router, a gateway and two nodes. Raises Failed."""
+    """Start NATS, a router, a gateway and two nodes. Raise Failed."""
     port, nats = free_port(), free_port()
     line = [sys.executable, "-m", "nebula.cli.main", "up", "--no-node", "--port", str(port)]
     line += ["--nats-port", str(nats), "--folder", str(folder / "up"), "--routers", "2"]
@@ -267,7 +267,7 @@ def started(folder: Path, copy: Path) -> Iterator[Cluster]:
 
 
 async def run(cluster: Cluster, *, vllm: bool) -> list[tuple[str, float, Counter[str]]]:
-    """Return what came of the requests of each step, and how long (s) it took. Raises Failed."""
+    """Return what came of the requests of each step, and how long (s) it took. Raise Failed."""
     if vllm:
         cluster.node("n3", "vllm")
         await cluster.load(
@@ -295,7 +295,7 @@ async def run(cluster: Cluster, *, vllm: bool) -> list[tuple[str, float, Counter
 
 
 def main() -> int:
-    """Start, change, print; give the exit code: 1 where a request failed. Raises Failed."""
+    """Start, change, print; give the exit code: 1 where a request failed. Raise Failed."""
     parser = argparse.ArgumentParser("python -m benchmarks.changes", description=__doc__)
     parser.add_argument("--vllm", action="store_true", help="a third node with real vLLM")
     options = parser.parse_args()

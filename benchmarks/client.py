@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(url: str, *, buffer: int = 0) -> Connection:
-    """Open a connection to a URL's host. Raises Refused.
+    """Open a connection to a URL's host. Raise Refused.
 
     `buffer`: bytes that the kernel may keep of what is not read yet, if not as many as it likes.
     """
@@ -165,7 +165,7 @@ async def ask(
     on_body: Callable[[Answer], None] | None = None,
     silence: float = 600.0,
 ) -> Answer:
-    """Ask on a connection of its own. Raises Refused.
+    """Ask on a connection of its own. Raise Refused.
 
     The answer is as far as it came after `silence` seconds without news, or with its connection.
     """

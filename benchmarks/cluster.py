@@ -27,7 +27,7 @@ PARTS = ("gateway", "router", "nats-server", "node")
 
 
 def two_replicas() -> dict[str, object]:
-    """Return the demo's chat model as two small vLLM for few cores. Raises Failed.
+    """Return the demo's chat model as two small vLLM for few cores. Raise Failed.
 
     By themselves all vLLM of a machine would bind their threads to the same core.
     """
@@ -86,7 +86,7 @@ class Cluster:
     def up(
         self, copies: Sequence[Path], engine: Sequence[str], arguments: Sequence[str]
     ) -> Iterator[None]:
-        """Start it, and end all of it with the context. Raises Failed.
+        """Start it, and end all of it with the context. Raise Failed.
 
         `copies`: the Nebula of each `nebula up`; the last one is that of all further ones too.
         """
@@ -127,7 +127,7 @@ class Cluster:
         self.settle()
 
     def settle(self) -> None:
-        """Wait until everything serves again. Raises Failed."""
+        """Wait until everything serves again. Raise Failed."""
         for url, process, log in self._await:
             await_answer(f"{url}/ready", process, log)
             for model in self.models:
@@ -181,7 +181,7 @@ class Cluster:
     def kill(self, what: str, number: int = 0) -> str:
         """kill -9 the engine, router, gateway, node or nats-server of that number; say which.
 
-        Raises Failed where there is none.
+        Raise Failed where there is none.
         """
         if what == "engine":
             engines = sorted(self.engines().items())
@@ -225,7 +225,7 @@ def start(
 
     `arguments` are for the `nebula up` that has the node; each has a router and a gateway.
     `environ` is added to the environment of every process. `others`: the Nebula of every
-    `nebula up` but the first, where that is another version. Raises Failed.
+    `nebula up` but the first, where that is another version. Raise Failed.
     """
     cluster = Cluster(folder, models, routers, environ)
     with cluster.up((copy, others or copy), engine, arguments):

@@ -105,7 +105,7 @@ def _body(said: Sequence[dict[str, str]]) -> bytes:
 def measure(
     cluster: Cluster, kind: Kind, way: str, bodies: Sequence[bytes], clients: int, seed: int
 ) -> Round:
-    """Send all prompts one way and see what the engines counted. Raises Failed."""
+    """Send all prompts one way and see what the engines counted. Raise Failed."""
     engines = list(cluster.engine_urls().values())
     if len(engines) != 2:
         raise Failed(f"there are {len(engines)} engines instead of 2")
@@ -141,7 +141,7 @@ def measure(
 
 
 def counted(engine: str) -> dict[str, float]:
-    """Read what an engine counts of its prefix cache, in tokens. Raises Failed."""
+    """Read what an engine counts of its prefix cache, in tokens. Raise Failed."""
     text = httpx.get(f"{engine}/metrics", trust_env=False, timeout=60).text
     found = {name: float(value) for name, value in _COUNTED.findall(text)}
     if found.keys() != {"queries", "hits"}:
@@ -203,7 +203,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Start two engines, ask, end and print. Raises Failed."""
+    """Start two engines, ask, end and print. Raise Failed."""
     options = parse()
     facts = context()
     model = two_replicas() | {"options": {"max-model-len": 2048, "enforce-eager": True}}

@@ -47,7 +47,7 @@ class Taken(NamedTuple):
 
 
 def models() -> list[Wanted]:
-    """Return both models, whose sizes are not given. Raises Failed."""
+    """Return both models, whose sizes are not given. Raise Failed."""
     chat = {key: value for key, value in real_model().items() if key != "memory"}
     embedding = {"source": str(_DEMO / "all-minilm-l6-v2"), "task": "embedding"}
     return [Wanted("chat", chat, 600), Wanted("embed", embedding, 600)]
@@ -83,7 +83,7 @@ def taken(cluster: Cluster) -> list[Taken]:
 
 
 def _on_gpus(pids: set[int]) -> int:
-    """Return the bytes that processes hold of GPUs, as the driver says; 0 where there is none."""
+    """Return the bytes that processes hold of GPUs, as the driver says; 0 if there is none."""
     if shutil.which("nvidia-smi") is None:
         return 0
     line = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
@@ -102,7 +102,7 @@ def table(engines: Sequence[Taken]) -> str:
 
 
 def main() -> None:
-    """Start both, ask both, print. Raises Failed."""
+    """Start both, ask both, print. Raise Failed."""
     parser = argparse.ArgumentParser("python -m benchmarks.sharing", description=__doc__)
     parser.add_argument("--requests", type=int, default=16, help="of each kind, at once [16]")
     parser.add_argument("--json", type=Path, help="write all figures here")

@@ -53,7 +53,7 @@ class Round(NamedTuple):
 
 
 def measure(cluster: Cluster) -> Round:
-    """Ask once while it sleeps and once while it is awake; wait until it sleeps. Raises Failed."""
+    """Ask once while it sleeps and once while it is awake; wait until it sleeps. Raise Failed."""
     url = cluster.gateways[0]
     after = _events(url, 0)[-1]["seq"]
     asked = time.time()
@@ -110,7 +110,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Start, measure, print. Raises Failed."""
+    """Start, measure, print. Raise Failed."""
     parser = argparse.ArgumentParser("python -m benchmarks.waking", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idle", type=float, default=10.0, help="seconds until it sleeps [10]")

@@ -176,7 +176,7 @@ class SmallHub:
                 self._send(part, hub.rates.get(name))
 
             def _without_end(self, how: str) -> bool:
-                """Answer with a body of 64 MiB, or drop by drop; False where that isn't asked."""
+                """Answer with a body of 64 MiB, or drop by drop; False if that isn't asked."""
                 statuses = {"endless": 200, "drips": 200, "endless error": 503, "endless way": 302}
                 if how not in statuses:
                     return False
@@ -200,7 +200,7 @@ class SmallHub:
                 return True
 
             def _oddly(self, how: str, content: bytes, begin: int) -> bool:
-                """Answer as no hub should; False where this request is answered as others."""
+                """Answer as no hub should; False if this request is answered as others."""
                 size, head = len(content), {"Content-Length": str(len(content) - begin)}
                 status, body = 206 if begin else 200, content[begin:]
                 if how == "another part" and begin:

@@ -79,7 +79,7 @@ ALL = {
 
 
 def install(competitor: Competitor, venvs: Path) -> Path:
-    """Return the gateway's virtual environment, made where it is not there yet. Raises Failed."""
+    """Return the gateway's virtual environment, made where it is not there yet. Raise Failed."""
     venv = venvs / competitor.name
     if (venv / "bin" / competitor.package).exists():
         return venv

@@ -114,7 +114,7 @@ def await_answer(
     body: Mapping[str, object] | None = None,
     patience: float = 60.0,
 ) -> httpx.Response:
-    """Ask until the answer is 200, while the process lives. Raises Failed."""
+    """Ask until the answer is 200, while the process lives. Raise Failed."""
     deadline = time.monotonic() + patience
     last = "no answer"
     with httpx.Client(trust_env=False, timeout=20) as client:

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Row(NamedTuple):
-    """One way's measurements of one work, one for each round; None where a round failed."""
+    """One way's measurements of one work, one for each round; None if a round failed."""
 
     work: Work
     way: str

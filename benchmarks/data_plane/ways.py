@@ -71,7 +71,7 @@ def probe(task: Task) -> tuple[str, dict[str, object]]:
 
 
 def start(way: str, stage: Stage) -> AbstractContextManager[Serving]:
-    """Start a way; it ends with the context. Raises Failed."""
+    """Start a way; it ends with the context. Raise Failed."""
     stage.folder.mkdir(parents=True, exist_ok=True)
     name = way.partition("@")[0]
     if name == "direct":
@@ -127,7 +127,7 @@ def _nebula(stage: Stage, source: Path) -> Iterator[Serving]:
 
 
 def real_model() -> dict[str, object]:
-    """Return the demo's chat model for vLLM, as `make run` loads it. Raises Failed."""
+    """Return the demo's chat model for vLLM, as `make run` loads it. Raise Failed."""
     if importlib.util.find_spec("vllm") is None:
         raise Failed("vLLM is not installed beside this Python: make install-engine")
     if not DEMO.exists():
@@ -137,7 +137,7 @@ def real_model() -> dict[str, object]:
 
 
 def await_model(url: str, model: str, process: Popen[bytes], log: Path, patience: float) -> None:
-    """Wait until all replicas of a model serve. Raises Failed."""
+    """Wait until all replicas of a model serve. Raise Failed."""
     deadline = time.monotonic() + patience
     status: dict[str, object] = {}
     while time.monotonic() < deadline:

@@ -112,7 +112,7 @@ def _single(way: Serving, seconds: float, _folder: Path) -> Measured:
 
 
 def _good(answers: list[Streamed], tokens: int) -> list[Streamed]:
-    """Return the answers that are whole. Raises Failed when none is."""
+    """Return the answers that are whole. Raise Failed when none is."""
     good = [
         answer
         for answer in answers

@@ -31,7 +31,7 @@ class Load(NamedTuple):
 
 
 def load(url: str, body: bytes, connections: int, seconds: float, folder: Path) -> Load:
-    """Keep so many connections busy with the same request. Raises Failed."""
+    """Keep so many connections busy with the same request. Raise Failed."""
     wrk = shutil.which("wrk")
     if wrk is None:
         raise Failed("there is no wrk: apt-get install wrk")

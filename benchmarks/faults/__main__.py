@@ -113,7 +113,7 @@ def simulated(streams: int) -> Setting:
 
 
 def vllm(streams: int) -> Setting:
-    """Return the setting with two vLLM on CPUs. Raises Failed where it is not installed."""
+    """Return the setting with two vLLM on CPUs. Raise Failed where it is not installed."""
     wanted = Wanted(MODEL, two_replicas(), patience=900)
     return Setting(wanted, (), streams, 120, 5.0, 300.0, _stories, True)
 
@@ -200,7 +200,7 @@ class Tested(Place, Protocol):
         ...
 
     def settle(self) -> None:
-        """Wait until everything serves again. Raises Failed."""
+        """Wait until everything serves again. Raise Failed."""
         ...
 
 
@@ -210,7 +210,7 @@ def measure(
     planned: Sequence[Wave],
     engine: Callable[[], str] | None = None,
 ) -> list[Result]:
-    """Ride all waves, each length of answers first undisturbed. Raises Failed.
+    """Ride all waves, each length of answers first undisturbed. Raise Failed.
 
     `engine` returns the address of an engine that differing texts of real vLLM are checked with.
     """
@@ -281,7 +281,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Start, disturb, end and print; give the exit code. Raises Failed."""
+    """Start, disturb, end and print; give the exit code. Raise Failed."""
     options = parse()
     facts = context()
     if options.engine == "vllm":
@@ -320,7 +320,7 @@ def main() -> int:
 def _standing(
     folder: Path, copy: Path, other: Path | None, setting: Setting, names: Sequence[str]
 ) -> list[Result]:
-    """Ride waves on a cluster of two `nebula up` on this machine. Raises Failed."""
+    """Ride waves on a cluster of two `nebula up` on this machine. Raise Failed."""
     home = folder / names[0]
     arguments = ["--restart-limit", "1000", "--restart-pause", "0.5"]
     arguments += ["--stall-limit", str(STALL_LIMIT)] if "stall" in names else []
@@ -352,7 +352,7 @@ def _standing(
 
 
 def _cut_apart(folder: Path, copy: Path, setting: Setting, names: Sequence[str]) -> list[Result]:
-    """Ride waves on hosts in network namespaces. Raises Failed."""
+    """Ride waves on hosts in network namespaces. Raise Failed."""
     model = Wanted(MODEL, {**setting.model.fields, "replicas": 3})
     setting = setting._replace(silence=HANG)
     results = []

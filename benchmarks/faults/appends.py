@@ -84,7 +84,7 @@ class Kept(NamedTuple):
 
 
 async def kept(url: str, appends: Sequence[Append]) -> Kept:
-    """Look for every acknowledged change in the log at this NATS URL. Raises Unavailable."""
+    """Look for every acknowledged change in the log at this NATS URL. Raise Unavailable."""
     connection = await Connection(url, "benchmark").open(patience=20)
     try:
         records = await Log(connection).read()

@@ -28,7 +28,7 @@ _PATIENCE = 300.0
 class Check(NamedTuple):
     """An answer held against one vLLM, which was asked for all of it or for the rest alone.
 
-    `made`: tokens that it had when it went on elsewhere; 0 where it never did. `same`: the text is
+    `made`: tokens that it had when it went on elsewhere; 0 if it never did. `same`: the text is
     that of vLLM alone; else `gap` is how far apart the log probabilities of the two best tokens
     were where they part.
     """
@@ -45,7 +45,7 @@ class Check(NamedTuple):
 
 
 def check(differing: Sequence[Outcome], nats: str, model: str, engine: str) -> list[Check]:
-    """Hold answers against what the engine at that address gives alone. Raises Failed."""
+    """Hold answers against what the engine at that address gives alone. Raise Failed."""
     asked = run(_continuations(nats, model))
     with httpx.Client(base_url=engine, timeout=_PATIENCE, trust_env=False) as http:
         return [_check(http, outcome, _last(asked, outcome)) for outcome in differing]

@@ -56,7 +56,7 @@ class Hosts:
 
     @contextlib.contextmanager
     def network(self) -> Iterator[None]:
-        """Make the hosts and the switch between them; they go with the context. Raises Failed."""
+        """Make the hosts and the switch between them; they go with the context. Raise Failed."""
         try:
             self._make("br")
             _run(f"ip -n {self._space('br')} link add br0 type bridge")
@@ -104,7 +104,7 @@ class Hosts:
 
     @contextlib.contextmanager
     def up(self, models: Sequence[Wanted]) -> Iterator[None]:
-        """Start all parts, load the models, and end everything with the context. Raises Failed."""
+        """Start all parts, load the models, and end everything with the context. Raise Failed."""
         replicas = ("--stream-replicas", "3")
         with contextlib.ExitStack() as everything:
             for number, host in enumerate(_SERVERS, 1):
@@ -141,7 +141,7 @@ class Hosts:
             yield
 
     def settle(self) -> None:
-        """Wait until both gateways are ready and every model serves. Raises Failed."""
+        """Wait until both gateways are ready and every model serves. Raise Failed."""
         for url, process, log in self._await:
             await_answer(f"{url}/ready", process, log)
             for model in self._models:
@@ -192,7 +192,7 @@ class Hosts:
     # What is done to them
 
     def disturb(self, what: str, number: int) -> Disturbed:
-        """Cut a host, a path or the leader of the log off, until it is undone. Raises Failed."""
+        """Cut a host, a path or the leader of the log off, until it is undone. Raise Failed."""
         if what == "path":
             return self._cut_path("h1", "h2")
         if what == "leader":
@@ -251,7 +251,7 @@ def start(
     engine: Sequence[str],
     apart: bool = False,
 ) -> Iterator[Hosts]:
-    """Start a cluster of the Nebula in `copy` on hosts of its own. Raises Failed."""
+    """Start a cluster of the Nebula in `copy` on hosts of its own. Raise Failed."""
     folder.mkdir(parents=True)
     hosts = Hosts(folder, copy, engine, apart)
     with hosts.network():

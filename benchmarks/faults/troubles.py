@@ -33,7 +33,7 @@ class Standing:
         self.settle = cluster.settle
 
     def disturb(self, what: str, number: int) -> Disturbed:
-        """Kill or disturb one part of the cluster. Raises Failed."""
+        """Kill or disturb one part of the cluster. Raise Failed."""
         match what:
             case "disk":
                 return self._fill()
@@ -100,7 +100,7 @@ class Standing:
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """Mount a disk of `STORE` bytes there; needs root. Raises Failed."""
+    """Mount a disk of `STORE` bytes there; needs root. Raise Failed."""
     folder.mkdir(parents=True)
     line = ["mount", "-t", "tmpfs", "-o", f"size={STORE}", "tmpfs", str(folder)]
     done = subprocess.run(line, capture_output=True, text=True)

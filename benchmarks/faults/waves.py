@@ -29,7 +29,7 @@ class Place(Protocol):
     gateways: Sequence[str]
 
     def disturb(self, what: str, number: int) -> Disturbed:
-        """Kill or disturb one part of it. Raises Failed."""
+        """Kill or disturb one part of it. Raise Failed."""
         ...
 
 

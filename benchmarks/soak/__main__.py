@@ -52,7 +52,7 @@ def models() -> list[Wanted]:
 
 
 def hold(cluster: Cluster, plan: Plan, folder: Path, every: float) -> tuple[Result, Samples]:
-    """Let the load run, and look at all processes meanwhile. Raises Failed."""
+    """Let the load run, and look at all processes meanwhile. Raise Failed."""
     path = folder / "plan.json"
     path.write_bytes(msgspec.json.encode(plan))
     result = Path(plan.result)
@@ -173,7 +173,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Start, load, end and print; give the exit code. Raises Failed."""
+    """Start, load, end and print; give the exit code. Raise Failed."""
     options = parse()
     facts = context()
     seconds = options.minutes * 60

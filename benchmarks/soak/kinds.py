@@ -196,7 +196,7 @@ class Clients:
         latencies["end"] = answer.news - answer.asked
 
     async def _leave(self, url: str, body: bytes, headers: dict[str, str]) -> Answer:
-        """Ask, and break the connection after some events. Raises Wrong."""
+        """Ask, and break the connection after some events. Raise Wrong."""
         connection = await connect(url)
         enough: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         events = self._chance.randint(5, 100)
@@ -216,7 +216,7 @@ class Clients:
 
 
 async def _news(connection: Connection, ended: asyncio.Future[Answer]) -> Answer:
-    """Wait for the end of an answer, as long as there is news of it. Raises Wrong."""
+    """Wait for the end of an answer, as long as there is news of it. Raise Wrong."""
     while not ended.done():
         left = connection.answer.news + SILENCE - time.perf_counter()
         if left <= 0:
@@ -237,14 +237,14 @@ def _chat(said: str, tokens: int, *, stream: bool = False) -> bytes:
 
 
 def _good(answer: Answer) -> bytes:
-    """Return the body of an answer that is whole. Raises Wrong."""
+    """Return the body of an answer that is whole. Raise Wrong."""
     if not answer.whole or answer.status != 200:
         raise Wrong(_told(answer))
     return bytes(answer.body)
 
 
 def _numbered(body: bytes, last: int) -> tuple[list[bytes], int]:
-    """Return a resumable stream's events after the last one, and their last id. Raises Wrong."""
+    """Return a resumable stream's events after the last one, and their last id. Raise Wrong."""
     events = body.split(b"\n\n")[:-1]
     for event in events:
         _no_error(event)
@@ -255,14 +255,14 @@ def _numbered(body: bytes, last: int) -> tuple[list[bytes], int]:
 
 
 def _no_error(body: bytes) -> None:
-    """Look for an error event. Raises Wrong."""
+    """Look for an error event. Raise Wrong."""
     at = body.find(b'data: {"error"')
     if at >= 0:
         raise Wrong(body[at:][:200].decode(errors="replace"))
 
 
 def _whole(answer: Answer, tokens: int) -> None:
-    """Check a stream. Raises Wrong."""
+    """Check a stream. Raise Wrong."""
     body = _good(answer)
     _no_error(body)
     events = body.count(b"data: {")

@@ -73,7 +73,7 @@ def alias(
 @nats_option
 @json_option
 def aliases(nats: str, as_json: bool) -> None:
-    """List the aliases, and which models get their requests."""
+    """List the aliases and the models that get their requests."""
     run(_show(nats, as_json))
 
 
@@ -118,7 +118,7 @@ def _targets(given: Sequence[str]) -> list[dict[str, object]]:
 
 
 def _stands(state: State, name: str, identity: str, seq: int) -> Outcome:
-    """Return how an alias stands: with its event it has moved, for all requests after that."""
+    """Return the outcome of an alias request, which takes effect with its event."""
     found = state.aliases.get(identity)
     if found is None:
         return Outcome("there", f"{name} is an alias no more, since event {seq}")
@@ -126,6 +126,7 @@ def _stands(state: State, name: str, identity: str, seq: int) -> Outcome:
 
 
 def _find(state: State, name: str) -> Alias | None:
-    """Return the alias of a name. An id is not looked up: another alias may have it as its name."""
+    """Return the alias with this name. Ids are not looked up: another alias may have one as its
+    name."""
     binding = state.names.get(name)
     return state.aliases[binding.alias] if binding is not None and binding.alias else None

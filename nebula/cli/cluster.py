@@ -36,10 +36,10 @@ async def connected(nats: str, name: str, *, patience: float | None = None) -> C
 
 @asynccontextmanager
 async def joined(nats: str, *, patience: float | None = None) -> AsyncIterator[Projection]:
-    """Join the cluster at `nats` and fold its log; the projection goes on following it.
+    """Join the cluster at `nats` and fold its log; the projection keeps following it.
 
-    It creates no stream: only actors know how many copies a log has. Raise
-    Unavailable, NoLog, StreamMismatch.
+    No stream is created: only actors know how many copies a log has. Raise Unavailable, NoLog,
+    StreamMismatch.
     """
     connection = await connected(nats, "nebula command", patience=patience)
     try:

@@ -24,16 +24,17 @@ EMBEDDING = "all-minilm-l6-v2"
 ADAPTER = "nebula-adapter"
 
 SILENT = 10.0
-"""Seconds between two lines about what is awaited, where there is no terminal."""
+"""Seconds between two lines about what is awaited, if there is no terminal."""
 
 BUILT_WITHIN = 600.0
-"""Seconds for which the adapter is awaited that `make run` still builds; the models answer then."""
+"""Seconds to wait for the adapter that `make run` is still building; the models answer meanwhile.
+"""
 
 LOOK = 1.0
-"""Seconds from one look for the adapter's folder to the next."""
+"""Seconds between two checks of the adapter's folder."""
 
 NODE_COMES = 30.0
-"""Seconds within which the node of `nebula up` is back; before, its models have no place."""
+"""Seconds for the node of `nebula up` to return; until then its models have no place."""
 
 
 class DemoModel(Struct, frozen=True):
@@ -68,12 +69,12 @@ def models(folder: Path) -> tuple[DemoModel, ...]:
 
 
 def has_a_node(state: State) -> bool:
-    """Return whether a node is there: after a restart the last one has stopped at first."""
+    """Return whether a node is there: after a restart it still counts as stopped at first."""
     return any(not node.away for node in state.nodes.values())
 
 
 async def bring_up(projection: Projection, folder: Path, address: str, console: Console) -> None:
-    """Load what is not loaded yet, and say of each model how to try it once it answers.
+    """Load the models that are not loaded yet, and print how to try each once it answers.
 
     The adapter comes last: the models answer while it is still being built.
     """
@@ -100,7 +101,7 @@ async def bring_up(projection: Projection, folder: Path, address: str, console: 
 
 
 async def built(adapter: Path, console: Console, within: float = BUILT_WITHIN) -> bool:
-    """Wait until the folder of an adapter is there; where it does not come, say so."""
+    """Wait for the folder of an adapter; print a line if it does not come."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     text = f"{adapter.name}: `make run` still builds it"
@@ -117,7 +118,7 @@ async def built(adapter: Path, console: Console, within: float = BUILT_WITHIN) -
 
 
 async def _adapter(projection: Projection, source: str) -> Asked:
-    """Ask for the adapter unless it is wanted from there already."""
+    """Request the adapter unless it is already wanted from this folder."""
     before = projection.state
     known = before.models.get(CHAT)
     seq = before.seq
@@ -132,9 +133,9 @@ async def follow_all(
     console: Console,
     then: Callable[[str], str] = lambda _: "",
 ) -> bool:
-    """Show how several models come up at the same time; return whether all are there in the end.
+    """Show how several models start at the same time; return whether all are ready in the end.
 
-    Each is told as soon as it is there, in whatever order they come, with what `then` says of it.
+    Each is printed as soon as it is ready, followed by what `then` returns for it.
     """
     left = [progress.Followed(wish, console) for wish in wishes]
     served = []
@@ -163,7 +164,7 @@ async def _change(
     line: Meanwhile,
     console: Console,
 ) -> bool:
-    """Show what is awaited, wait for news, and return whether any can come; tell where not."""
+    """Show what is awaited and wait for news; return whether any model can still come."""
     texts = (found.text + _reached(stages.of(model)) for model, found in coming.items())
     line.update("; ".join(texts), patience.waited)
     try:

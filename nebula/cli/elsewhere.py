@@ -1,6 +1,6 @@
-"""Has the commands that a message advises run here, and reach the cluster that it is about.
+"""Makes the commands in messages runnable as they stand, on this machine and for this cluster.
 
-A command that was given `--nats` speaks of a cluster that the same command without it would miss.
+A command that was given `--nats` advises commands that need the same option.
 """
 
 import os
@@ -20,14 +20,14 @@ _NOTED = "nebula.nats"
 
 
 def note(nats: str) -> None:
-    """Have messages from now on speak of the cluster at `nats`, for a command that starts it."""
+    """Set the NATS address that advised commands need from now on."""
     context = click.get_current_context(silent=True)
     if context is not None:
         context.meta[_NOTED] = nats
 
 
 def elsewhere() -> str:
-    """Return the address, without secrets, that advised commands need; "" where they need none."""
+    """Return the address, without secrets, that advised commands need; "" if they need none."""
     context = click.get_current_context(silent=True)
     if context is None:
         return ""
@@ -37,7 +37,7 @@ def elsewhere() -> str:
 
 
 def program() -> str:
-    """Return how the `nebula` command is called here: by its path, where it is not on the PATH."""
+    """Return how to call `nebula` here: by its path if it is not on the PATH."""
     called = sys.argv[0]
     by_path = Path(called).name == "nebula" and os.sep in called
     return called if by_path and shutil.which("nebula") is None else "nebula"
@@ -46,7 +46,7 @@ def program() -> str:
 def shown_message(text: str, escape: Callable[[str], str] = str) -> str:
     """Return a text for people: without secrets, its commands as they reach this cluster.
 
-    `escape`: how an address is written in a text of that kind.
+    `escape` prepares an address for that kind of text.
     """
     text = shown_text(text)
     if "`nebula " not in text:

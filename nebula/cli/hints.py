@@ -1,4 +1,4 @@
-"""Explains where an argument belongs that a command was given and does not take."""
+"""Explains an argument that a command does not take: where it belongs."""
 
 import difflib
 import shlex
@@ -25,21 +25,21 @@ ELSEWHERE = {
     "--port": ("gateway", "up"),
     "--host": ("gateway", "up"),
 }
-"""Options of the actors that people look for in commands which ask for something."""
+"""Options of the actors that people look for in client commands."""
 
 SWITCH = "true"
 
 
 def command_like(name: str, known: Iterable[str]) -> str:
-    """Return which commands may have been meant by a name that none has; "" for none."""
+    """Return the commands that an unknown name may have meant; "" for none."""
     close = difflib.get_close_matches(name, list(known), n=3)
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def option_hint(command: str, option: str, arguments: Sequence[str]) -> str:
-    """Return where an option goes that a command does not take; "" where that is not known.
+    """Return which command takes an option that this one does not; "" if that is unknown.
 
-    `arguments`: all that the command was given, for the option's value.
+    `arguments`: all arguments of the command, for the option's value.
     """
     if command == "load" and option == "--model":
         from nebula.events.advised import command as advised

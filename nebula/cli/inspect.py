@@ -25,10 +25,11 @@ from nebula.history.moments import BadMoment, Moment
 from nebula.http.views import event_view, state_view
 
 WIDEST = 40
-"""Characters of the column that says what an event is about; what is longer moves the others."""
+"""Width in characters of the column that names what an event is about; longer names move the other
+columns."""
 
 PAGE = 500
-"""Events whose columns are of the same width, at least."""
+"""Least number of events whose columns have the same width."""
 
 _TYPE = max(map(len, TYPES))
 
@@ -165,7 +166,7 @@ class _Listing:
     ) -> None:
         self.state: State = EMPTY
         self.nothing = True
-        """Whether there was no event at all."""
+        """Whether no event was printed."""
         self.printed = 0
         self._early = 0
         self._chosen = chosen
@@ -180,7 +181,7 @@ class _Listing:
         self._width = 0
 
     def instead(self, past: Past) -> str:
-        """Return what there is instead if nothing was printed."""
+        """Return what happened instead if nothing was printed."""
         if self._early:
             events = "1 event is" if self._early == 1 else f"{self._early} events are"
             return f"nothing happened since then: {events} of the kind asked for, but earlier"
@@ -194,7 +195,7 @@ class _Listing:
             raise BadMoment(f"there is no sequence {asked}: {past.name} ends with {last}")
 
     async def read(self, past: Past) -> list[str]:
-        """Print the selected events; return what was selected but is not in the log at all."""
+        """Print the selected events; return the selected ids that the log does not have at all."""
         async with aclosing(past.records()) as batches:
             async for batch in batches:
                 self.nothing = False
@@ -239,7 +240,7 @@ class _Listing:
             self.flush()
 
     def flush(self) -> None:
-        """Print the rows that are there, their columns as wide as all so far need."""
+        """Print the collected rows, with columns as wide as all rows so far need."""
         if not self._page:
             return
         first = not self._width
@@ -260,7 +261,7 @@ class _Listing:
 
 
 class _Row(NamedTuple):
-    """An event as a line of the list."""
+    """One line of a list of events."""
 
     seq: int
     time: str

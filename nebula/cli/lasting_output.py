@@ -15,9 +15,9 @@ _STDOUT = 1
 
 
 class LastingOutput(logging.StreamHandler[TextIO]):
-    """Writes to a stream, and looks before each line whether the file behind it is still there.
+    """Writes to a stream; before each line it checks whether the file behind it still exists.
 
-    A stream that is not a file, or whose path the system does not tell, is written to as it is.
+    A stream that is not a file, or whose path is unknown, is written to as it is.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -33,7 +33,7 @@ class LastingOutput(logging.StreamHandler[TextIO]):
         super().emit(record)
 
     def _anew(self, descriptor: int, path: Path) -> bool:
-        """Let the stream, and stdout where it goes to the same file, write to a new one."""
+        """Have the stream, and stdout if it goes to the same file, write to a new file."""
         self.flush()
         same = [descriptor]
         if _same_file(descriptor, _STDOUT):

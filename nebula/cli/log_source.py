@@ -71,21 +71,21 @@ class LivePast:
         self.chain = ""
 
     async def last(self) -> int:
-        """See Past."""
+        """Return the last sequence; 0 for an empty log."""
         return await self.log.last_seq()
 
     def entries(self) -> AsyncGenerator[list[Entry], None]:
-        """See Past."""
+        """Return every entry byte for byte, in batches."""
         return self.log.entries()
 
     async def records(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
-        """See Past."""
+        """Return every record after a sequence, in batches."""
         async with aclosing(self.log.entries(after)) as batches:
             async for batch in batches:
                 yield [read_entry(entry) for entry in batch]
 
     async def snapshot(self, moment: Moment) -> State:
-        """See Past."""
+        """Return a state at or before a moment, from which folding may begin."""
         snapshots = Snapshots(self.log)
         try:
             found = await snapshots.newest(lambda state: not moment.passed(state.seq, state.time))
@@ -103,12 +103,12 @@ class ArchivePast:
         self.chain = ""
 
     async def last(self) -> int:
-        """See Past."""
+        """Return the last sequence; 0 for an empty log."""
         with self._path.open("rb") as file:
             return Reader(file, self.name).last
 
     async def entries(self) -> AsyncGenerator[list[Entry], None]:
-        """See Past."""
+        """Return every entry byte for byte, in batches."""
         with self._path.open("rb") as file:
             reader = Reader(file, self.name)
             for batch in _batches(reader.entries(), self.name):
@@ -116,7 +116,7 @@ class ArchivePast:
             self.chain = reader.chain
 
     async def records(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
-        """See Past."""
+        """Return every record after a sequence, in batches."""
         with self._path.open("rb") as file:
             reader = Reader(file, self.name)
             for batch in _batches(reader.records(), self.name):
@@ -144,12 +144,12 @@ class BackupPast:
         return last
 
     async def entries(self) -> AsyncGenerator[list[Entry], None]:
-        """See Past."""
+        """Return every entry byte for byte, in batches."""
         for batch in _batches(read_backup(self._path), self.name):
             yield batch
 
     async def records(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
-        """See Past."""
+        """Return every record after a sequence, in batches."""
         for batch in _batches(read_backup(self._path), self.name):
             yield [read_entry(entry) for entry in batch if entry.seq > after]
 

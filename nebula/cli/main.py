@@ -144,7 +144,7 @@ class Lazy(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command; of a name that none has it is said which may have been meant."""
+        """Find a command; for an unknown name, say which command may have been meant."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
             raise click.UsageError(

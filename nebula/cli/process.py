@@ -62,14 +62,15 @@ class ShownFormatter(logging.Formatter):
         return plain(super().formatMessage(record)).replace("\n", "\\n")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one."""
+        """Write a record."""
         return shown_message(super().format(record))
 
 
 def set_up_logging(verbose: bool) -> None:
-    """Log to stderr, one line a message, without secrets; the same line once a minute.
+    """Log to stderr: one line per message, without secrets, and the same line at most once a
+    minute.
 
-    Where stderr is a file that is deleted, it is made anew.
+    If stderr is a file that is deleted, it is created again.
     """
     handler = LastingOutput(sys.stderr)
     handler.addFilter(Repeating())

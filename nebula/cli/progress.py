@@ -101,7 +101,7 @@ async def follow(
 
 
 class Followed:
-    """What is told of one wish while it is waited for, and at the end."""
+    """Reports one request while it is waited for, and its outcome."""
 
     def __init__(self, wish: Asked, console: Console) -> None:
         self.wish = wish
@@ -111,7 +111,7 @@ class Followed:
         self._waited = False
 
     def look(self, state: State) -> Outcome:
-        """Return how the wish stands, and tell each trouble once."""
+        """Return the progress of the request, and print each problem once."""
         found = outcome(state, self.wish, self._waited)
         if not self.wish.adapter:
             self._failing = _failing(state, self.wish.model) or self._failing
@@ -142,7 +142,7 @@ async def settled(
     look: Callable[[State], Outcome],
     seq: int,
 ) -> bool:
-    """Wait for what the event at `seq` asked for, tell how it stands, return whether it is so."""
+    """Wait for what the event at `seq` requested; return whether it was fulfilled."""
     found = await until_settled(
         projection, console, who, look, f"the request is event {seq} of the log and still counts"
     )

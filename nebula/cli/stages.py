@@ -1,4 +1,4 @@
-"""Which stage engines that start have reached: the last thing that each has written to its log."""
+"""Reports which stage starting engines have reached, from the last lines of their logs."""
 
 import asyncio
 import contextlib
@@ -22,20 +22,20 @@ ANSWER = 2.0
 """Seconds that a node gets to read a log."""
 
 LINES = 10
-"""Last lines of a log that are looked at."""
+"""Number of last lines of a log that are read."""
 
 LONGEST = 90
-"""Characters of a stage."""
+"""Longest stage, in characters."""
 
 _BEFORE = re.compile(
     r"^(?:\([^()]*pid=\d+\)\s*)?"
     r"(?:(?:DEBUG|INFO|WARNING|ERROR)\s+[\d-]+ [\d:.]+ \[[^\]]*\]\s*|(?:INFO|WARNING):\s+)?"
 )
-"""What stands before the words of a line of vLLM's log (0.32) or of uvicorn's."""
+"""The prefix of a line of the logs of vLLM (0.32) and uvicorn."""
 
 
 def stage(lines: list[str]) -> str:
-    """Return what an engine has said last, in words; "" where it has said nothing."""
+    """Return the last line of an engine's log, without its prefix; "" if there is none."""
     for line in reversed(lines):
         words = _BEFORE.sub("", shown_text(line.rpartition("\r")[2])).strip()
         if words and any(map(str.isalpha, words)) and not words.startswith("nebula: "):
@@ -62,7 +62,7 @@ class Stages:
             await self._asking
 
     def of(self, model: str) -> str:
-        """Return the stage of a model's engine that starts; "" where none is known."""
+        """Return the stage of a model's starting engine; "" if none is known."""
         known = self._projection.state.models.get(model)
         starting = [each.id for each in self._starting() if known and each.id in known.replicas]
         return next((text for each in starting if (text := self._known.get(each))), "")

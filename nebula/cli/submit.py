@@ -68,7 +68,7 @@ def pairs(option: str, given: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def model_in(state: State, reference: str) -> Model:
-    """Find a model by its id or name. Raises Refused."""
+    """Find a model by its id or name. Raise Refused."""
     model = model_by_reference(state, reference)
     if model is None:
         other = other_than_model(state, reference)
@@ -80,7 +80,7 @@ def model_in(state: State, reference: str) -> Model:
 
 
 def absent(state: State, names: Sequence[str]) -> list[str]:
-    """Return a line for each name that nothing has now: it may appear later, or be misspelt."""
+    """Return a line for each unknown name: it may appear later, or be misspelt."""
     said = []
     for name in names:
         model = state.models.get(name)
@@ -91,7 +91,7 @@ def absent(state: State, names: Sequence[str]) -> list[str]:
 
 
 def node_in(state: State, identity: str) -> Node:
-    """Find a node. Raises Refused."""
+    """Find a node. Raise Refused."""
     node = state.nodes.get(identity)
     if node is None:
         there = ", ".join(sorted(state.nodes)) or "none"

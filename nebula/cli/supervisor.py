@@ -155,10 +155,10 @@ class Supervisor:
             await asyncio.sleep(pause)
 
     def _last_word(self, name: str, output: IO[bytes]) -> str:
-        """Return a child's last line, also where its log file was deleted meanwhile.
+        """Return a child's last line, even if its log file was deleted meanwhile.
 
-        A child that has noticed continues in a new file; otherwise it is in the file that is open
-        here.
+        A child that has noticed continues in a new file; otherwise its line is in the file that is
+        open here.
         """
         try:
             with self.log_file(name).open("rb") as there:

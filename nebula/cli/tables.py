@@ -184,7 +184,7 @@ def replicas(state: State) -> Table:
 
 
 def _reason_of(reason: str, name: str) -> str:
-    """Return a reason as a cell; of a long one its beginning, and which command tells the rest."""
+    """Return a reason as a cell; a long one is cut, and names the command that prints all of it."""
     if len(one_line(reason, LONGEST_REASON + 1)) <= LONGEST_REASON:
         return escape(reason)
     return f"{escape(reason, LONGEST_REASON)} ({as_it_is(why(name))})"

@@ -1,4 +1,4 @@
-"""Prints in `nebula up` what happens to the cluster and its operator must know."""
+"""Prints the events in `nebula up` that its operator needs to know."""
 
 import asyncio
 import contextlib
@@ -16,11 +16,11 @@ from nebula.store.connection import Unavailable
 from nebula.store.tail import LogReplaced
 
 AGAIN = 5.0
-"""Seconds before NATS is joined again where it does not answer."""
+"""Seconds between two tries to reach NATS."""
 
 
 async def tell(nats: str, console: Console) -> None:
-    """Tell of a cluster's events from now on, for ever; NATS may go and come back meanwhile."""
+    """Print a cluster's news from now on, for ever, also across losses of NATS."""
     ration = Ration()
     while True:
         with contextlib.suppress(Unavailable, LogReplaced):

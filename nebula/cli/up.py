@@ -56,16 +56,16 @@ from nebula.store.reaching import shown
 from nebula.store.server import NO_LIMIT, EmbeddedServer
 
 QUIET = 15.0
-"""Seconds after which `nebula up` says what a gateway waits for that is not ready yet."""
+"""Seconds after which `nebula up` prints why its gateway is not ready yet."""
 
 LOCAL = "nats://127.0.0.1:{}"
 """The URL of the NATS that it starts, with its port."""
 
 LOOK = 3.0
-"""Seconds that a NATS of the user's own gets to answer before it is said what is in the way."""
+"""Seconds to wait for the user's own NATS before `nebula up` prints what is wrong."""
 
 MEMORY = "cluster"
-"""File in the folder of `nebula up --nats` that names the cluster which it joined."""
+"""File in the folder of `nebula up --nats` with the cluster that it joined."""
 
 
 class UpSettings(Struct, frozen=True, kw_only=True):
@@ -279,9 +279,9 @@ def _server(settings: UpSettings) -> EmbeddedServer:
 
 
 async def answers(nats: str, console: Console) -> bool:
-    """Return whether a NATS answers; where none does, say why and that it is tried again.
+    """Return whether a NATS answers; if not, print why and that it is tried again.
 
-    Raises NotLetIn where it answers and waiting would not help, as for a wrong password.
+    Raise NotLetIn if waiting would not help, as for a wrong password.
     """
     connection = Connection(nats, "nebula up")
     try:
@@ -324,7 +324,7 @@ async def same_cluster(nats: str, settings: UpSettings) -> UpSettings:
 
 
 async def remember(nats: str, folder: Path) -> None:
-    """Note in a folder which cluster it belongs to, so that it never joins another by mistake."""
+    """Write to a folder which cluster it belongs to, so that it never joins another by mistake."""
     async with joined(nats, patience=CONNECT_PATIENCE) as projection:
         with private.opened(private.folder(folder) / MEMORY, "w") as memory:
             memory.write(projection.state.cluster.id + "\n")

@@ -57,8 +57,9 @@ def tokens_of(prompt: Prompt, count: int, adapter: str | None = None) -> list[st
 class Answer(msgspec.Struct, frozen=True):
     """A generated answer, before it is written as one body or as a stream of events.
 
-    ``said``: how many of its tokens the prompt has already. ``prompt_ids``: where the client wants
-    token ids. ``interval``: how many tokens each event of a stream has, but for the first and last.
+    ``said``: how many of its tokens the prompt already has. ``prompt_ids``: whether the client
+    wants token ids. ``interval``: tokens per event of a stream, except for the first and last
+    event.
     """
 
     chat: bool

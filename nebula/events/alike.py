@@ -1,16 +1,16 @@
-"""Several things of which the same is to be said: it is said once. Pure."""
+"""Writes one sentence for several things that share it. Pure."""
 
 from collections.abc import Iterable
 
 NAMED = 8
-"""Of those that are like the first, so many are named."""
+"""Number of such things that are named."""
 
 
 def together(said: Iterable[tuple[str, str]]) -> list[str]:
-    """Return one text for all things that the same is said of, in the order of the first of each.
+    """Return one text for all things that share a sentence, in the order of the first of each.
 
-    `said`: what each is called, and what follows its name. Figures may differ, such as times and
-    attempts: then those of the first are told.
+    `said`: each thing's name, and what follows it. Figures such as times and attempts may differ;
+    those of the first are shown.
     """
     kinds: dict[str, tuple[str, list[str]]] = {}
     for name, words in said:

@@ -14,7 +14,7 @@ FINISHED = "finished"
 
 
 class Failure(StrEnum):
-    """Why there is no answer, or no further one."""
+    """Why an answer failed, before its first piece or after it."""
 
     REFUSED = "refused"
     """A router refused the request; the piece's body is the reason in words."""
@@ -44,22 +44,22 @@ class Failure(StrEnum):
     The piece's body is how many."""
 
     CANT_CONTINUE = "cant-continue"
-    """The attempt broke, and the answer can't go on elsewhere. The piece's body is `FAILURE: WHY`,
-    where FAILURE is what broke the attempt."""
+    """The attempt broke, and the answer can't continue elsewhere. The piece's body is `FAILURE:
+    WHY`, where FAILURE is what broke the attempt."""
 
     STOPPING = "stopping"
     """The gateway ends, and its grace is over."""
 
     BEYOND = "beyond"
-    """The stream that is resumed ended before the event that its client asked to go on from."""
+    """The resumed stream ended before the event after which its client asked to resume."""
 
 
 class Words(Struct, frozen=True):
-    """What is said of a failure.
+    """The words for a failure, by their readers.
 
-    `client`: to its client, and in the gateway's log. `history`: by `nebula why`, of a request that
-    its gateway gave up. `attempt`: of an engine that had the request, where another got it after
-    it. `ended`: of an attempt that ended so, where `{engine}` stands for its engine.
+    `client`: its client, and the gateway's log. `history`: `nebula why`, about a request that its
+    gateway gave up. `attempt`: `nebula why`, about an engine that had the request before another
+    one got it. `ended`: about an attempt that ended so; `{engine}` stands for its engine.
     """
 
     client: str
@@ -145,7 +145,7 @@ _WORDS = {
 
 
 def words(failure: str) -> Words:
-    """Return what is said of a failure; of one that is not known here, its value."""
+    """Return the words for a failure; for an unknown failure, its value."""
     try:
         return _WORDS[Failure(failure)]
     except ValueError:
@@ -153,14 +153,15 @@ def words(failure: str) -> Words:
 
 
 def note(failure: str, body: bytes) -> bytes:
-    """Return the note by which a gateway ends a request everywhere.
+    """Return the note with which a gateway ends a request everywhere.
 
-    `failure` is "" where the answer has ended well; `body` says more, or is what was missing.
+    `failure` is "" if the answer has ended well; `body` explains a failure, or is the answer's
+    missing end.
     """
     return b"%b: %b" % ((failure or FINISHED).encode(), body)
 
 
 def read_note(said: bytes) -> tuple[str, bytes]:
-    """Return the failure of a note, or FINISHED, and the rest of it."""
+    """Return the failure in a note, or FINISHED, and the text after it."""
     word, _, rest = said.partition(b": ")
     return word.decode(errors="replace"), rest

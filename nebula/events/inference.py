@@ -19,9 +19,9 @@ ALL_ATTEMPTS = 2**31
 """All attempts of a request have numbers below this one."""
 
 LOAD_PATIENCE = 600.0
-"""Seconds that a gateway lets a request wait for a replica, unless it is told otherwise: as long as
-OpenAI's clients wait for an answer. vLLM may need minutes to start; a client that wants to wait for
-less ends the request, or sets X-Request-Timeout."""
+"""Default seconds that a gateway lets a request wait for a replica: as long as OpenAI's clients
+wait for an answer. vLLM may need minutes to start; a client that wants to wait for less ends the
+request, or sets X-Request-Timeout."""
 
 BUSY = frozenset({429, 503})
 """Statuses by which an engine says that it is full, not broken: they are passed on as they are."""
@@ -29,8 +29,8 @@ BUSY = frozenset({429, 503})
 _VERDICTS = BUSY | {501, 505}
 
 FAILED, TRIED, SILENT, STALLED = "failed", "tried", "silent", "stalled"
-"""Why a replica is avoided: different requests failed there, this very request did, it is not heard
-from, it has requests and stands still."""
+"""Why a replica is avoided: it failed several requests, it failed this very request, it sends no
+heartbeat, or it has requests and makes no progress."""
 
 
 class Form(StrEnum):
@@ -54,9 +54,10 @@ class TokenIds(StrEnum):
 
 
 def blames(status: int) -> bool:
-    """Return whether an engine's own answer may be its fault: another engine could do better then.
+    """Return whether an engine's answer may be its own fault, so that another engine could do
+    better.
 
-    It is not where a status tells of the request (4xx, 501), or of an engine that is full (BUSY).
+    It is not if the status blames the request (4xx, 501), or says that the engine is full (BUSY).
     """
     return status >= 500 and status not in _VERDICTS
 

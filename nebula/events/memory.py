@@ -29,9 +29,9 @@ def text(size: int) -> str:
 
 
 def shares(whole: int, *parts: int) -> tuple[str, ...]:
-    """Return parts of a whole for people, then what is left of it: as written they add up to it.
+    """Return parts of a whole for people, then what is left of it; as printed they add up.
 
-    Each is off by a tenth of a GiB at most; the rest takes what rounding makes of the others.
+    Each is off by at most a tenth of a GiB; the last one takes the rounding errors of the others.
     """
     left = _tenths(whole)
     written: list[int] = []

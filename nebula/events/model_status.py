@@ -154,7 +154,7 @@ def _in(pause: float, since: int, now: int | None) -> str:
 
 
 def stands_still(replica: Replica, now: int | None = None) -> str:
-    """Return since when a ready replica's engine stands still, and what follows; "" where not."""
+    """Return since when a ready replica's engine has stalled, and what follows; else ""."""
     engine = replica.engine
     if engine is None or not engine.stalled:
         return ""

@@ -1,4 +1,4 @@
-"""What nodes have told of a model's files: whether they have them, and what they measured. Pure."""
+"""What nodes have reported about a model's files: their presence, and measurements. Pure."""
 
 from nebula.events.state import Model, Node, State
 

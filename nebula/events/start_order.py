@@ -19,15 +19,15 @@ def ordered(replicas: Iterable[Replica]) -> list[Replica]:
 
 
 def starts_soon(replica: Replica, pause: float) -> bool:
-    """Return whether others have to leave a replica's devices free for its restart.
+    """Return whether other replicas must leave a replica's devices free for its restart.
 
-    `pause`: seconds until the restart is due; 0 or less where it is due already.
+    `pause`: seconds until the restart is due; 0 or less if it is due already.
     """
     return replica.served and not replica.given_up and pause <= HOLD
 
 
 def goes_before(first: Replica, other: Replica) -> bool:
-    """Return whether the log tells that `first` is to start before `other`, though both wait."""
+    """Return whether `first` is to start before `other` while both wait, by the log."""
     if first.retired or first.engine is not None or other.served:
         return False
     return starts_soon(first, first.retry_in or 0.0)

@@ -272,7 +272,7 @@ class Node(Struct, frozen=True, gc=False, kw_only=True):
 
     @property
     def closed(self) -> str:
-        """Why no new replicas may be placed here, in one word; "" where they may."""
+        """Why no new replicas may be placed here, in one word; "" if they may."""
         if self.lost:
             return "lost"
         return "stopped" if self.stopped else "draining" if self.draining else ""

@@ -24,9 +24,9 @@ _DEFAULTS = ModelLoadRequested("/")
 
 
 class _Setting(Struct, frozen=True):
-    """One thing that a load request sets. `value` is compared, `text` is what people are shown.
+    """One setting of a load request.
 
-    `kind` says where it stands among the others.
+    `value` is compared, `text` is shown to people, `kind` gives its position among the others.
     """
 
     kind: int
@@ -51,7 +51,7 @@ def settings(request: ModelLoadRequested) -> tuple[str, ...]:
 def changes(before: ModelLoadRequested, after: ModelLoadRequested) -> tuple[str, ...]:
     """Return what a load request changes or drops of the previous one, one line for each.
 
-    Both are shown without secrets; of a secret it is told that it is another one.
+    Both are shown without secrets; a changed secret is only reported as changed.
     """
     was = {each.label: each for each in _settings(before)}
     now = {each.label: each for each in _settings(after)}
@@ -116,7 +116,7 @@ def _value(setting: _Setting | None) -> object:
 
 
 def _settings(request: ModelLoadRequested) -> Iterator[_Setting]:
-    """Yield all that a request sets; what it leaves to its default only where that is a value."""
+    """Yield all settings of a request; a default counts only if it is a value."""
     for kind, (field, label) in enumerate(_FIELDS.items()):
         value = getattr(request, field)
         default = field not in _REQUIRED and value == getattr(_DEFAULTS, field)

@@ -35,7 +35,7 @@ Kind: TypeAlias = Literal["model", "alias", "adapter"]
 class Subject(Struct, frozen=True):
     """What a question is about: `id` is the id of the aggregate, or of an `adapter`'s model.
 
-    `again`: the words after `nebula` that ask for it again, of what may be there no more.
+    `again`: the words after `nebula` that request it again, if it may be gone.
     """
 
     kind: Kind
@@ -121,7 +121,7 @@ def _adapter_subject(model: str, adapter: str, source: str) -> Subject:
 
 
 def _again(record: Record) -> tuple[str, ...]:
-    """Return the words that ask again for a model or an alias; none where a record has none."""
+    """Return the words that request a model or an alias again; none if a record has none."""
     match record.content:
         case ModelLoadRequested() as event:
             return load_words(record.id, event)

@@ -148,7 +148,7 @@ class WhatIf:
             self._append(each.node, NodeRegistered(devices), 0)
 
     def take(self, entry: Record) -> None:
-        """Fold one more record. Raises BadLog."""
+        """Fold one more record. Raise BadLog."""
         self.actual.take(entry)
         event = entry.content
         if not isinstance(event, _FROM_OUTSIDE):

@@ -30,7 +30,7 @@ async def listen(
         patterns: the subjects to subscribe to.
         enough: whether these subjects are enough, so that there is no need to listen on.
 
-    None where there is no connection to the server for all of that time.
+    None if there is no connection to the server for all of that time.
     """
     heard: set[bytes] = set()
     changed = asyncio.Event()

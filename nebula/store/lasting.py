@@ -128,9 +128,9 @@ class LastingClient(FastClient):
         raise LookupError(server)
 
     async def move(self, server: str) -> None:
-        """Leave its server for another one; what was posted goes through the old one, if it can.
+        """Leave its server for another one; what was posted goes through the old server, if it can.
 
-        All goes on as after a loss: where the other server is gone, the next one is tried.
+        Everything else is as after a loss: if the other server is gone, the next one is tried.
 
         Args:
             server: host and port of one of those that it knows.

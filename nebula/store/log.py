@@ -316,7 +316,7 @@ class Log:
     async def follow(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
         """Yield every record after a sequence, in order and without gaps, for ever, in batches.
 
-        Raises LogReplaced.
+        Raise LogReplaced.
         """
         async with contextlib.aclosing(self._follow(after, _record)) as batches:
             async for batch in batches:
@@ -325,7 +325,7 @@ class Log:
     async def follow_entries(self, after: int = 0) -> AsyncGenerator[list[Entry], None]:
         """Yield every entry after a sequence as it is stored, for ever, in batches.
 
-        Raises LogReplaced.
+        Raise LogReplaced.
         """
         async with contextlib.aclosing(self._follow(after, _entry)) as batches:
             async for batch in batches:

@@ -89,7 +89,7 @@ def told_by(info: StreamInfo) -> Reach:
 
 
 def read_store_status(body: bytes) -> StoreHeartbeat | None:
-    """Read a store's heartbeat; None where it is not one."""
+    """Read a store's heartbeat; None if it is not valid."""
     return decoded(body, StoreHeartbeat)
 
 

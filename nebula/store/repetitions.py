@@ -1,7 +1,7 @@
 """Which line is to be logged again: a line that is still true is logged once a minute. Pure."""
 
 AGAIN = 60.0
-"""Seconds after which a line that is repeated all the time is said once more."""
+"""Seconds after which a line that keeps repeating is written again."""
 
 REMEMBERED = 500
 """How many different lines are remembered; the oldest line is forgotten first."""

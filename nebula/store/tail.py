@@ -55,7 +55,7 @@ class Tail(Generic[T]):
     async def next(self) -> list[T]:
         """Return what has arrived, perhaps nothing, after at most one heartbeat interval.
 
-        Raises LogReplaced.
+        Raise LogReplaced.
         """
         if self._stale:
             await self._restart()

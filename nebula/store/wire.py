@@ -125,7 +125,7 @@ class FastParser(Parser):
         client.write()
 
     def _take(self, data: bytes, at: int) -> int:
-        """Deliver messages for `listen` up to something else; return where that begins."""
+        """Deliver messages for `listen` until something else comes; return its position."""
         arrivals = self.nc.arrivals
         size = len(data)
         while at < size:

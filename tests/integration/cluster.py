@@ -125,7 +125,7 @@ class Cluster:
     def pid(self, name: str) -> int:
         """Return the pid of a process that was started, or of a child of `up`.
 
-        Raises LookupError while `up` has none of that name.
+        Raise LookupError while `up` has none of that name.
         """
         if name in self._processes:
             return self._processes[name].pid

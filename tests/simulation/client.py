@@ -35,7 +35,7 @@ class Asked(Struct):
     pieces: list[Piece] = field(default_factory=list)
 
     def take(self, piece: Piece) -> None:
-        """Read a piece. Raises Broken."""
+        """Read a piece. Raise Broken."""
         if self.outcome and self.outcome != "left":
             raise Broken(ENDED, f"{self.id} gets more after its end, {self.outcome}: {piece}")
         if self.outcome:

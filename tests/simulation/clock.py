@@ -33,7 +33,7 @@ class Clock:
         heappush(self._queue, (time, self._count, what, given))
 
     def step(self) -> bool:
-        """Do what comes next; False where nothing does."""
+        """Do what comes next; False if nothing does."""
         if not self._queue:
             return False
         self.now, _, what, given = heappop(self._queue)

@@ -108,7 +108,7 @@ class Cluster:
         )
 
     def crash_gateway(self, place: str) -> bool:
-        """Let the gateway there crash; False where none runs."""
+        """Let the gateway there crash; False if none runs."""
         for gateway in self.gateways.values():
             if gateway.alive and gateway.link is self.gateway_links[place]:
                 gateway.crash()

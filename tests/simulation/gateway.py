@@ -122,7 +122,7 @@ class Gateway(Process):
             self._watch()
 
     def ask(self, request: Request, client: Client) -> None:
-        """Send a client's request on its way. Raises NotServed."""
+        """Send a client's request on its way. Raise NotServed."""
         self._look_around()
         send = self.core.begin(request, NameBinding(request.model, request.adapter), self.clock.now)
         self.clients[request.id] = client

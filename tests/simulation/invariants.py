@@ -71,7 +71,7 @@ class Invariants:
         self._taken: dict[tuple[str, int], Engine] = {}
 
     def on_append(self, record: Record, before: State, after: State) -> None:
-        """Look at one more entry of the log. Raises Broken."""
+        """Look at one more entry of the log. Raise Broken."""
         if after.seq != before.seq + 1:
             raise Broken(SAME, f"event {record.seq} was folded as number {after.seq}")
         event = record.content
@@ -235,7 +235,7 @@ class Invariants:
                 )
 
     def on_start(self, new: Engine) -> None:
-        """Look at an engine that is about to run, whatever plans say. Raises Broken."""
+        """Look at an engine that is about to run, whatever plans say. Raise Broken."""
         machine = new.machine
         for other in machine.engines.values():
             if other.replica == new.replica:
@@ -273,7 +273,7 @@ class Invariants:
                 )
 
     def on_routed(self, replica: str, header: bytes) -> None:
-        """Look at a request that a router sends on. Raises Broken."""
+        """Look at a request that a router sends on. Raise Broken."""
         routed = envelope.read_routed(parse_headers(header))
         assert routed is not None
         assert self.journal is not None
@@ -283,7 +283,7 @@ class Invariants:
             raise Broken(ROUTED, f"{replica} got one and was {phase} after event {routed.seq}")
 
     def on_take(self, engine: Engine, request: Request) -> None:
-        """Look at a request that an engine begins to serve. Raises Broken."""
+        """Look at a request that an engine begins to serve. Raise Broken."""
         least = engine.told.get(request.id, 0)
         if request.attempt < least:
             raise Broken(
@@ -301,7 +301,7 @@ class Invariants:
             )
 
     def at_rest(self) -> None:
-        """Look at the cluster once nothing has happened for long. Raises Broken."""
+        """Look at the cluster once nothing has happened for long. Raise Broken."""
         assert self.journal is not None
         state = self.journal.state
         same_index(state)

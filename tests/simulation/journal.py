@@ -85,7 +85,7 @@ class Journal:
         return len(self.records)
 
     def store(self, message: Message) -> int:
-        """Store a message as the server does, and give its sequence. Raises Conflict."""
+        """Store a message as the server does, and give its sequence. Raise Conflict."""
         guard = message.guard
         if guard is not None and guard.seq != self._guarded[guard.subject]:
             raise Conflict
@@ -211,7 +211,7 @@ class Appender:
         message_id: str | None = None,
         patience: float = 20.0,
     ) -> Generator[Any, Any, int]:
-        """Append an event and give its sequence. Raises Conflict, Unavailable."""
+        """Append an event and give its sequence. Raise Conflict, Unavailable."""
         self._count += 1
         headers = records.headers_for(event)
         if cause is not None:
@@ -225,7 +225,7 @@ class Appender:
         return (yield from self.send(message, patience))
 
     def send(self, message: Message, patience: float) -> Generator[Any, Any, int]:
-        """Store a message, trying again for `patience` seconds. Raises Conflict, Unavailable."""
+        """Store a message, trying again for `patience` seconds. Raise Conflict, Unavailable."""
         clock = self._journal.clock
         end = clock.now + patience
         again = False

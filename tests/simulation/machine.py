@@ -98,7 +98,7 @@ class Machine:
         return engine
 
     def copy(self, source: str, digest: str) -> str:
-        """Copy an adapter's files and give their digest; "" where they are not that version.
+        """Copy an adapter's files and give their digest; "" if they are not that version.
 
         They are trained anew every 100 seconds, and reach each machine at another time.
         """

@@ -51,7 +51,7 @@ class _Checked(PendingDecisions):
         self._rng = rng
 
     def decide(self, state: State) -> tuple[Decision, ...]:
-        """Return what the state calls for. Raises Broken."""
+        """Return what the state calls for. Raise Broken."""
         due = super().decide(state)
         if self._rng.random() < 0.05:
             anew = placement.decide(state)

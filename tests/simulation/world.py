@@ -17,7 +17,7 @@ from tests.simulation.scenario import Scenario
 
 
 class Outcome(Struct):
-    """What a run was: the `law` that was broken, and how; both empty where all held.
+    """What a run was: the `law` that was broken, and how; both empty if all held.
 
     `print` is the hash of the whole log: two runs with the same one were the same run.
     """

@@ -27,7 +27,7 @@ SAMPLE = "sample"
 
 
 def refused(words: list[str]) -> str:
-    """Return why the command line refuses the words after `nebula`; "" where it takes them."""
+    """Return why the command line refuses the words after `nebula`; "" if it takes them."""
     if words == ["--help"]:
         return ""
     try:

@@ -285,7 +285,7 @@ class Live:
             self.given.append(given)
 
     def recovers(self) -> bool:
-        """Go on as the gateway does; False where the answer is over."""
+        """Go on as the gateway does; False if the answer is over."""
         if self.answer.complete:
             return False
         if not self.answer.begun:

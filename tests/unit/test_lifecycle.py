@@ -338,14 +338,14 @@ def test_a_number_that_was_requested_is_left_alone() -> None:
 
 _uses = st.builds(
     ModelUsage,
-    st.integers(0, 40),
-    st.integers(0, 3),
-    st.sampled_from([0.0, 1.0, 50.0]),
-    st.sampled_from([0.0, 5.0, 500.0]),
-    st.sampled_from([0.0, 5.0, 500.0]),
-    st.sampled_from([0.0, 30.0]),
-    st.integers(0, 3),
-    st.sampled_from([0.0, 500.0]),
+    in_flight=st.integers(0, 40),
+    waiting=st.integers(0, 3),
+    longest=st.sampled_from([0.0, 1.0, 50.0]),
+    idle=st.sampled_from([0.0, 5.0, 500.0]),
+    serving=st.sampled_from([0.0, 5.0, 500.0]),
+    started=st.sampled_from([0.0, 30.0]),
+    replicas=st.integers(0, 3),
+    spare=st.sampled_from([0.0, 500.0]),
 )
 _models = st.sampled_from(["a", "b", "c"])
 _lives = st.builds(

@@ -1,1 +1,1 @@
-"""The gateway: requests go out, answers come back, whatever dies in between."""
+"""The gateway: passes requests on to routers, and brings answers to clients whatever fails."""

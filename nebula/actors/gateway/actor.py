@@ -1,7 +1,7 @@
-"""The gateway's shell: it lets what happens on NATS happen to its requests, and does what follows.
+"""The gateway's shell: hands events to its requests in flight, and carries out the effects.
 
-What follows is decided in `core`, whose effects are carried out here. It must not know HTTP: what a
-client is told of a failure is decided above it.
+The effects are decided in `core`. The gateway does not know HTTP: `nebula.http` decides what a
+client is told about a failure.
 """
 
 import asyncio
@@ -133,21 +133,22 @@ class Gateway(Actor):
         self.started = True
 
     async def work(self) -> None:
-        """Act upon engines that are gone as soon as the log says so."""
+        """Act upon lost engines as soon as the log reports them."""
         while True:
             self._watch()
             await self.projection.changed()
 
     def model_status(self, model: Model) -> ModelStatus:
-        """Return how a model stands."""
+        """Return a model's status."""
         return model_status(self.projection.state, model)
 
     def context(self, model: Model) -> int | None:
-        """Return the tokens that a request to a model may have in all; None where it is unknown."""
+        """Return the context length of a model in tokens; None if it is unknown."""
         return self._heartbeats.context_of(model)
 
     def queue(self, model: str) -> QueueLength:
-        """Return how many requests wait for a model in all routers, and the longest wait (s)."""
+        """Return how many requests wait for a model in all routers, and the longest wait in
+        seconds."""
         return self._heartbeats.queue(model)
 
     @property
@@ -156,15 +157,16 @@ class Gateway(Actor):
         return self.started and self.connection.connected
 
     def admit(self) -> None:
-        """Let one more request in. Raises NotServed while the cluster is behind with those it has.
+        """Admit one more request. Raise NotServed while the cluster is behind with earlier
+        requests.
 
-        To be asked before a client's request is claimed or sent.
+        Call it before a client's request is claimed or sent.
         """
         if self._admission.refuses(asyncio.get_running_loop().time()):
             raise NotServed("requests come faster than they can be taken on", 1)
 
     def ask(self, request: Request, binding: NameBinding, *, idle: float = IDLE) -> Delivery:
-        """Send a request on its way. Raises NotServed where that is in vain."""
+        """Send a request. Raise NotServed if it can't be served."""
         self._look_around()
         try:
             send = self.core.begin(request, binding, asyncio.get_running_loop().time(), idle=idle)
@@ -184,9 +186,9 @@ class Gateway(Actor):
         return delivery
 
     def leave(self, delivery: Delivery, hold: Hold | None = None) -> None:
-        """The client is gone: end its request wherever it is now, unless it is to be resumable.
+        """End a request whose client is gone, unless it is resumable.
 
-        Then what is held of its body goes on to be held.
+        The bytes that a resumable request holds of the budget (`hold`) stay held.
         """
         delivery.leave()
         flight = delivery.flight
@@ -197,9 +199,9 @@ class Gateway(Actor):
         self._happens(flight, ClientLeft())
 
     def let_all_go(self) -> None:
-        """Tell every client that still waits that this gateway ends.
+        """Tell every waiting client that this gateway ends.
 
-        What is to be resumable goes on: another gateway has the rest.
+        Resumable requests continue: another gateway can deliver the rest.
         """
         for flight in tuple(self.core.flights.values()):
             self._happens(flight, GatewayStops())
@@ -265,7 +267,7 @@ class Gateway(Actor):
         self._happens(flight, LookedUp())
 
     def _cut(self, delivery: Delivery) -> None:
-        """Let a client go that reads too slowly; its answer may be whole already."""
+        """Disconnect a client that reads too slowly; its answer may be complete already."""
         if delivery.flight.done:
             delivery.let_go(Piece(0, end=True, failure=Failure.TOO_SLOW))
         else:
@@ -312,12 +314,12 @@ class Gateway(Actor):
             self._cut(slowest)
 
     def _on_other_piece(self, flight: InFlightRequest | None, header: bytes, body: bytes) -> None:
-        """Take a piece for another request of this gateway's, if it is for any."""
+        """Handle a piece of one of this gateway's requests that has no client."""
         if flight is not None and (piece := envelope.read_answer(header, body)) is not None:
             self._happens(flight, PieceArrived(piece))
 
     async def _on_waiting(self, message: Msg) -> None:
-        """Answer an engine that asks which of its requests are no longer wanted."""
+        """Tell an engine which of its requests are no longer wanted."""
         asking = decoded(message.data, StillWanted)
         if asking is None:
             return

@@ -1,8 +1,8 @@
-"""Which router a gateway sends a request to: one that lives, the least behind, in turns. Pure.
+"""Chooses the router for a request: a living one, the least behind, in turns. Pure.
 
-NATS draws one of a queue group, and goes on drawing a router whose machine has vanished until it
-notices that: minutes, by its own settings. So each router listens on a subject of its own as well,
-and says so in its heartbeat, which a gateway hears.
+A NATS queue group would choose at random, and would go on choosing a router whose machine has
+vanished until NATS notices that: minutes, with its default settings. So each router also listens on
+a subject of its own, and says so in its heartbeat, which gateways hear.
 """
 
 from collections.abc import Collection, Iterable
@@ -10,20 +10,21 @@ from collections.abc import Collection, Iterable
 from msgspec import Struct
 
 HEARD = 2.5
-"""Seconds since its last heartbeat for which a router counts as living: one comes each second."""
+"""Seconds since its last heartbeat within which a router counts as living; it sends one each
+second."""
 
 UNHEARD = 1.5
-"""Seconds after which an untaken request is sent to another router, if its own router has not been
-heard from since and another has: one heartbeat is missing then."""
+"""Seconds after which an untaken request is sent to another router, if its own router has missed a
+heartbeat meanwhile and another router has not."""
 
 
 class Known(Struct):
     """A router as a gateway knows it.
 
-    `at`: when it was heard last, in seconds of a monotonic clock. `addressed`: it listens on a
-    subject of its own. `untaken`: requests that were sent to it and are not taken yet.
-    `turn`: grows with every choice, the largest was chosen last. `doubted`: when a request was sent
-    elsewhere because this router, not heard from meanwhile, had it.
+    `at`: when its last heartbeat came, in seconds of a monotonic clock. `addressed`: whether it
+    listens on a subject of its own. `untaken`: number of requests that were sent to it and that it
+    has not taken yet. `turn`: grows with every choice; the largest was chosen last. `doubted`: when
+    a request of this router's was sent elsewhere because its heartbeat was missing.
     """
 
     name: str
@@ -35,17 +36,17 @@ class Known(Struct):
 
 
 def living(known: Known, now: float) -> bool:
-    """Return whether a router is known to live."""
+    """Return whether a router is known to be alive."""
     return now - known.at <= HEARD
 
 
 def choose(routers: Iterable[Known], now: float, tried: Collection[str] = ()) -> Known | None:
-    """Return the router to send a request to; None where none that can be addressed is living.
+    """Return the router to send a request to; None if no living router can be addressed.
 
-    Among the living it is one that has not been `tried` with this request, then one that is not in
-    doubt, then the router with the fewest untaken requests, then the least recently chosen router.
-    So a router that falls silent is left alone as soon as its first request is not taken, and
-    requests that are taken at once are shared out evenly.
+    Among the living routers it prefers one that has not been `tried` with this request, then one
+    that is not in doubt, then a router with the fewest untaken requests, then the least recently
+    chosen. So a silent router is avoided as soon as its first request is not taken, and requests
+    that are taken at once are spread evenly.
     """
     best: Known | None = None
     for each in routers:
@@ -65,9 +66,9 @@ def _before(one: Known, other: Known, tried: Collection[str]) -> bool:
 
 
 def silent_with_it(routers: Iterable[Known], router: str, sent_at: float, now: float) -> bool:
-    """Return whether the router that a request went to at `sent_at` has to be thought gone with it.
+    """Return whether the router that got a request at `sent_at` seems to be lost.
 
-    It has to where it was not heard from since, although a heartbeat was due, and another one was.
+    It does if its next heartbeat is overdue while another router's has come.
     """
     if now - sent_at <= UNHEARD:
         return False

@@ -1,24 +1,24 @@
-"""Whether a gateway takes on more: a cluster that falls behind refuses what it could not answer.
+"""Decides whether a gateway admits one more request: an overloaded cluster refuses. Pure.
 
-Pure. A request that is not taken on in time is sent again, so that lateness makes for more work
-and that for more lateness. As in CoDel (RFC 8289) what counts is the shortest wait in a while:
-a long one alone may be one that was lost, but when all are long the cluster is behind.
+A request that is not taken in time is sent again, so delay causes more work and more delay. As in
+CoDel (RFC 8289), the shortest wait in an interval counts: one long wait may be a lost message, but
+if all waits are long the cluster is overloaded.
 """
 
 import math
 
 TARGET = 1.0
-"""Seconds within which some request of each interval has to be taken on by a replica or router."""
+"""Seconds within which a replica or router must take at least one request of each interval."""
 
 INTERVAL = 1.0
-"""Seconds over which the shortest wait is taken."""
+"""Length of an interval, in seconds."""
 
 CROWD = 128
-"""Requests that may wait to be taken on however long that lasts."""
+"""Number of requests that may wait to be taken, however long they wait."""
 
 
 class Admission:
-    """Decides whether one more request is let in. Times are seconds of a monotonic clock."""
+    """Decides whether one more request is admitted. Times are seconds of a monotonic clock."""
 
     def __init__(self) -> None:
         self.waiting = 0
@@ -27,17 +27,17 @@ class Admission:
         self._behind = False
 
     def taken(self, waited: float, now: float) -> None:
-        """Count a request that a replica or router has taken on after `waited` seconds."""
+        """Record that a replica or router took a request after `waited` seconds."""
         self._turn(now)
         self._least = min(self._least, waited)
 
     def refuses(self, now: float) -> bool:
-        """Return whether what comes now is to be refused."""
+        """Return whether new requests are refused now."""
         self._turn(now)
         return self._behind and self.waiting >= CROWD
 
     def _turn(self, now: float) -> None:
-        """End the interval when it is over; if nothing was taken on in it, it says nothing."""
+        """End an interval that is over; if no request was taken in it, it tells nothing."""
         if now < self._due:
             return
         if self._least < math.inf:

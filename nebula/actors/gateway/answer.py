@@ -1,7 +1,7 @@
-"""What a client gets of an answer: the pieces of all attempts, folded into one. Pure.
+"""Folds the pieces of all attempts into the answer that the client gets. Pure.
 
-The gateway that sent a request folds its pieces as they come; one that is asked to resume an answer
-folds what the data plane's stream holds of it, and comes to the same bytes.
+The gateway that sent the request folds pieces as they arrive. A gateway that resumes the answer
+folds the stored pieces and gets the same bytes.
 """
 
 from typing import TypeAlias
@@ -23,10 +23,10 @@ _EVENTS = "text/event-stream"
 
 
 class Broken(Struct, frozen=True):
-    """The attempt is over before its end, and why. `piece`: what the engine itself said of it.
+    """Why an attempt ended early.
 
-    Nothing is awaited after that: where it came in several pieces, the first is all that is kept.
-    `gone`: of its engine nothing is heard any more. `silent`: that is all that is known of it.
+    `piece`: what the engine itself reported; if that came in several pieces, only the first is
+    kept. `gone`: the engine is lost. `silent`: nothing more is known than that it is silent.
     """
 
     reason: str
@@ -45,7 +45,7 @@ def prepared(request: Request) -> Request:
 class Answer:
     """One answer, folded from the pieces of all attempts.
 
-    The events of a stream that can be resumed get an `id:`, and those up to `after` are left out.
+    The events of a resumable stream get an `id:`, and those up to `after` are left out.
     """
 
     def __init__(self, request: Request, *, after: int = 0) -> None:
@@ -70,9 +70,10 @@ class Answer:
         self._expected = 0
 
     def take(self, piece: Piece) -> Piece | None:
-        """Fold one more piece; give what it brings to the client, if anything.
+        """Fold one more piece; return what the client gets of it, if anything.
 
-        Sets `broken` where the attempt can't go on: `turn_to` the next one then, or `end` it.
+        Sets `broken` if the attempt can't continue: then call `turn_to` with the next attempt, or
+        `end`.
         """
         if self.complete or piece.attempt < max(self.attempt, self._expected):
             return None
@@ -96,19 +97,19 @@ class Answer:
         return self._body(piece.body, end=piece.end)
 
     def pass_on(self, body: bytes) -> Piece | None:
-        """Fold the next piece of an attempt whose head is there; it is not the last one.
+        """Fold the next piece of an attempt that has begun and does not end with it.
 
-        As `take`, for all but a few of the pieces: the caller has made sure of the rest.
+        A shorter `take` for nearly all pieces: the caller has checked what `take` would check.
         """
         self.pieces += 1
         return self._body(body, end=False)
 
     def expect(self, attempt: int) -> None:
-        """Take no more of earlier attempts than this: its gateway has given them up."""
+        """Ignore pieces of attempts before this one, which the answer's gateway has given up."""
         self._expected = max(self._expected, attempt)
 
     def turn_to(self, attempt: int, continues: str) -> None:
-        """Expect the pieces of a further attempt; one that does not continue begins anew."""
+        """Expect the pieces of the next attempt; if it does not continue, it begins anew."""
         if self.begun and not continues:
             self.broken = Broken(Failure.GAP)
             return
@@ -122,14 +123,14 @@ class Answer:
             self._stream.resume(Form(continues))
 
     def way_on(self, context: int) -> Way:
-        """Return how a stream that has begun can go on on a replica with so large a context."""
+        """Return how a stream that has begun can continue on a replica with this context length."""
         if self._stream is None:
             return CantContinue("it is no stream of text")
         limits = Limits(context) if context else None
         return continuation.plan(self.request.path, self.request.body, self._stream, limits)
 
     def settle(self, detokenized: bytes) -> None:
-        """Take an engine's answer to the Detokenize of `way_on`, which can be asked again then."""
+        """Record an engine's answer to the Detokenize of `way_on`; then call `way_on` again."""
         if self._stream is not None:
             continuation.settle(self._stream.transcript, detokenized)
 
@@ -149,7 +150,7 @@ class Answer:
         return piece
 
     def _head(self, piece: Piece) -> bool:
-        """Take the first piece of an attempt; False where it is of no use to the client."""
+        """Handle an attempt's first piece; return False if the client gets nothing of it."""
         self.queued = ""
         self.replica, self.version = piece.replica, piece.version
         streams = piece.status == 200 and piece.content_type.startswith(_EVENTS)
@@ -185,7 +186,7 @@ class Answer:
         return self._given(body, end=end)
 
     def _number(self, body: bytes, *, end: bool) -> bytes:
-        """Number the events that are whole; what is left when the answer ends counts as one."""
+        """Number complete events; an incomplete event counts as one when the answer ends."""
         body, self._incomplete = self._incomplete + body, b""
         if not end:
             whole, separator, self._incomplete = body.rpartition(b"\n\n")

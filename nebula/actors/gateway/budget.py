@@ -1,31 +1,31 @@
-"""How many bytes a gateway holds for its clients: for each, and for all of them together. Pure."""
+"""Bounds the bytes that a gateway holds for its clients, for each and in total. Pure."""
 
 from nebula.events.memory import MIB
 
 REQUESTS = 512 * MIB
-"""Bytes of requests' bodies that a gateway has in hand, unless it is told another number."""
+"""Default bytes of request bodies that a gateway holds."""
 
 ANSWERS = 256 * MIB
-"""Bytes of answers that wait in a gateway for slow clients, unless it is told another number."""
+"""Default bytes of answers that a gateway holds for slow clients."""
 
 UNCOUNTED = 64 * 1024
-"""Bytes that may wait for each client besides."""
+"""Bytes for each client that do not count towards the total."""
 
 
 class Budget:
-    """Bytes that are held, of those that may be."""
+    """A bound on bytes, and the bytes that are held."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
 
     def fits(self, size: int) -> bool:
-        """Return whether so many bytes more may be held; the first always may, however large."""
+        """Return whether `size` more bytes may be held; the first holder always may."""
         return not self.used or self.used + size <= self.limit
 
 
 class Hold:
-    """What one request holds of a budget, from its first byte until it is no longer needed."""
+    """The bytes of a budget that one request holds, from its first byte until they are released."""
 
     __slots__ = ("_budget", "size")
 
@@ -38,7 +38,7 @@ class Hold:
         return self._budget.fits(size)
 
     def grow(self, size: int) -> bool:
-        """Hold so many bytes more; False, and nothing more is held, where there is no room."""
+        """Hold `size` more bytes; return False, and hold nothing more, if there is no room."""
         budget = self._budget
         used = budget.used + size
         if used > budget.limit and budget.used:  # as `fits`, for each body of a request
@@ -48,26 +48,26 @@ class Hold:
         return True
 
     def shrink(self, size: int) -> None:
-        """Hold so many bytes less."""
+        """Release `size` bytes."""
         self._budget.used -= size
         self.size -= size
 
     def handed_on(self) -> "Hold":
-        """Return what is held as another's; this one holds nothing any more."""
+        """Return a new hold with the bytes of this one, which then holds nothing."""
         other, self.size = Hold(self._budget, self.size), 0
         return other
 
     def release(self) -> None:
-        """Hold nothing any more."""
+        """Release all bytes."""
         if self.size:
             self._budget.used -= self.size
             self.size = 0
 
 
 class Unread:
-    """Bytes of answers that wait for their clients, and whose wait longest.
+    """The bytes of answers that wait for their clients, and which client has waited longest.
 
-    A client with no more than UNCOUNTED bytes is not counted, so that most pieces cost nothing.
+    A client with at most UNCOUNTED bytes is not counted, so that most pieces cost nothing.
     """
 
     def __init__(self, limit: int = ANSWERS) -> None:
@@ -76,7 +76,7 @@ class Unread:
         self._of: dict[object, int] = {}
 
     def count(self, holder: object, size: int) -> None:
-        """Note how many bytes wait for a client now."""
+        """Record how many bytes wait for a client now."""
         self.used += size - self._of.get(holder, 0)
         if size:
             self._of[holder] = size
@@ -84,7 +84,7 @@ class Unread:
             self._of.pop(holder, None)
 
     def slowest(self) -> object | None:
-        """Return whose bytes have waited longest, where more wait than may; else None."""
+        """Return the client whose bytes have waited longest if the total is too large; or None."""
         if self.used <= self.limit:
             return None
         return next(iter(self._of), None)

@@ -1,8 +1,8 @@
-"""All requests that one gateway has in flight, and what they bring to pass for each other. Pure.
+"""The requests that one gateway has in flight, and what they do to each other. Pure.
 
-Of each, `in_flight` has the theory. Two things concern more than one: an engine asks at once about
-all that it has of a gateway, and a request asks another one's engine for a text (`AskText`), which
-is a request in flight like any other, only that its answer is for the first.
+`in_flight` explains a single request. Two things concern several: an engine asks at once about all
+its requests of a gateway, and a request may need a text from an engine (`AskText`), which becomes a
+second request in flight whose answer is for the first.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,17 +28,17 @@ from nebula.events.inference import ALL_ATTEMPTS, Request, StillWanted
 from nebula.events.state import NameBinding
 
 IDLE = 600.0
-"""Seconds that an engine may stay silent within an answer, unless a request says otherwise."""
+"""Default seconds that an engine may be silent within an answer."""
 
 _DONE = Phase.DONE
 
 
 class RequestsInFlight:
-    """The requests by their ids. `new_id` gives ids for those by which they ask each other.
+    """The requests by id.
 
-    What runs it keeps `around` up to date and carries out the effects that each method returns, in
-    their order; `AskText` is none of them, as it leads to a request here. Times are seconds of one
-    monotonic clock.
+    `new_id` returns ids for the requests that they send themselves. The shell keeps `around` up to
+    date, and carries out the effects that each method returns, in order; `AskText` is handled here.
+    Times are seconds of one monotonic clock.
     """
 
     def __init__(self, around: Surroundings, new_id: Callable[[], str]) -> None:
@@ -56,7 +56,7 @@ class RequestsInFlight:
         idle: float = IDLE,
         asked_by: str = "",
     ) -> Send:
-        """Put a request in flight; return how it is sent. Raise NotServed where that is in vain."""
+        """Put a request in flight; return how it is sent. Raise NotServed if it can't be served."""
         if not self.around.link.connected:
             raise NotServed("NATS can't be reached", 1)
         state = self.around.state
@@ -72,7 +72,7 @@ class RequestsInFlight:
         return send
 
     def happened(self, flight: InFlightRequest, event: Event, now: float) -> list[Effect]:
-        """Let an event happen to a request. What is for another request has happened to it then."""
+        """Hand an event to a request; return the effects, those on other requests included."""
         effects = reacting.step(flight, event, now, self.around)
         if flight.asked_by:
             effects = self._kept_back(flight, effects)
@@ -85,7 +85,7 @@ class RequestsInFlight:
         return effects
 
     def still_wanted(self, asking: StillWanted, now: float) -> tuple[dict[str, int], list[Effect]]:
-        """Return which of an engine's requests are unwanted, as `Unwanted` has it."""
+        """Return which of an engine's requests are unwanted (`Unwanted`), and the effects."""
         unwanted: dict[str, int] = {}
         effects: list[Effect] = []
         for identity, under_way in asking.requests.items():
@@ -100,7 +100,7 @@ class RequestsInFlight:
         return unwanted, effects
 
     def _kept_back(self, asking: InFlightRequest, effects: Iterable[Effect]) -> list[Effect]:
-        """Keep what is delivered for the request that asked, and return the rest."""
+        """Keep the pieces that are for another request; return the other effects."""
         rest: list[Effect] = []
         for effect in effects:
             if isinstance(effect, Deliver):
@@ -110,7 +110,7 @@ class RequestsInFlight:
         return rest
 
     def _ask(self, flight: InFlightRequest, asks: Effect, now: float) -> list[Effect]:
-        """Put the request in flight by which another one asks for a text."""
+        """Put the request for a text in flight."""
         assert isinstance(asks, AskText)
         asking = replace(asks.request, id=self._new_id())
         try:
@@ -119,7 +119,7 @@ class RequestsInFlight:
             return self.happened(flight, TextTold(b""), now)
 
     def _answer(self, asking: InFlightRequest, now: float) -> list[Effect]:
-        """Deliver the text to the request that asked for it, unless that has ended meanwhile."""
+        """Deliver the text to the request that asked for it, unless that request has ended."""
         told = self._told.pop(asking.id, b"")
         flight = self.flights.get(asking.asked_by)
         return [] if flight is None else self.happened(flight, TextTold(told), now)

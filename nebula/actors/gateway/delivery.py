@@ -1,4 +1,4 @@
-"""An answer on its way to its client: the pieces that wait until the client reads on."""
+"""Holds the pieces of an answer until its client reads them."""
 
 import asyncio
 import os
@@ -9,25 +9,25 @@ from nebula.actors.gateway.in_flight import InFlightRequest
 from nebula.events.inference import Piece
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024
-"""Bytes of a stream that may wait for a client that reads slower than the engine writes."""
+"""Bytes of a stream that may wait for a slow client."""
 
 
 class ClientGone(Exception):
-    """The client has left: what would come next is unwanted."""
+    """The client has left, so further pieces are unwanted."""
 
 
 class Quiet(Exception):
-    """Nothing has come yet, and it is time to let the client know that its request still lives."""
+    """No piece has come yet, and the client should get a sign that its request is alive."""
 
 
 _AT_ONCE = 256
-"""Ids whose randomness is drawn with one call of the system."""
+"""Number of ids whose random bits are drawn with one system call."""
 
 _drawn: list[str] = []
 
 
 def new_id() -> str:
-    """Return a request's id, of 128 random bits: it is enough to resume the answer."""
+    """Return a new request id of 128 random bits: knowing it is enough to resume the answer."""
     if not _drawn:
         bits = os.urandom(16 * _AT_ONCE).hex()
         _drawn.extend(bits[at : at + 32] for at in range(0, len(bits), 32))
@@ -37,9 +37,9 @@ def new_id() -> str:
 class Delivery:
     """The client's end of a request in flight.
 
-    `detached`: no client waits any more. `size`: bytes of the pieces that wait for it. `hold`: what
-    the request's body takes of the gateway's budget, once no client waits. `unread` counts what
-    waits for all clients.
+    `detached`: no client waits any more. `size`: bytes of the pieces that wait for it. `hold`: the
+    bytes of the gateway's budget that the request's body keeps once no client waits. `unread`
+    counts the bytes that wait for all clients.
     """
 
     def __init__(self, flight: InFlightRequest, unread: Unread | None = None) -> None:
@@ -68,7 +68,7 @@ class Delivery:
         return self.size > MAX_WAITING_BYTES and self.streaming
 
     def give(self, piece: Piece) -> None:
-        """Let the client have a piece when it reads on."""
+        """Add a piece for the client."""
         if self.detached:
             return
         self._given.append(piece)
@@ -92,7 +92,7 @@ class Delivery:
     async def next(self) -> Piece:
         """Return the next piece for the client.
 
-        Raises ClientGone once `leave` was called, Quiet after `nudge`.
+        Raise ClientGone after `leave`, Quiet after `nudge`.
         """
         while not self._given:
             if self.detached:
@@ -106,19 +106,19 @@ class Delivery:
         return piece
 
     def nudge(self) -> None:
-        """Let `next` raise Quiet where it waits for a piece."""
+        """Have `next` raise Quiet if it waits for a piece."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(Quiet())
 
     def let_go(self, last: Piece) -> None:
-        """Deliver a last piece; the answer goes on without it."""
+        """Deliver a last piece; the answer continues without this client."""
         self.detached = False
         self._clear()
         self.give(last)
         self.detached = True
 
     def leave(self) -> None:
-        """The client is gone: what still comes is dropped here."""
+        """Drop all further pieces: the client is gone."""
         self.detached = True
         self._clear()
         if self._waiter is not None and not self._waiter.done():

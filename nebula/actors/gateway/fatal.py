@@ -1,16 +1,16 @@
-"""Which requests may be what ends engines: those with which several failed in a row. Pure."""
+"""Recognises requests that may crash engines: several failed with them in a row. Pure."""
 
 from nebula.events.state import State
 
 MAX_FATAL = 2
-"""Engines in a row that may fail with a request, and say nothing, before no other gets it."""
+"""Engines that may fail in a row with a request, without an answer, before it is given up."""
 
 
 def ended_since(state: State, model: str, time: int) -> bool:
-    """Return whether an engine of a model has failed, or another has taken its place, since `time`.
+    """Return whether an engine of a model has failed, or was replaced, since `time`.
 
-    `time`: of the log, in ns. Where no replica has said that it has a request, that is where
-    it may have been.
+    `time`: nanoseconds, of the log. If no replica has confirmed the request, it may have been at
+    any of the model's engines.
     """
     known = state.models.get(model)
     if known is None or state.time == time:

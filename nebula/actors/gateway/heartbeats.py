@@ -1,4 +1,4 @@
-"""What a gateway hears of routers and replicas beyond the log: which live, what waits where."""
+"""What a gateway knows of routers and replicas from their heartbeats."""
 
 from collections.abc import Callable, Collection, Iterable
 
@@ -12,7 +12,7 @@ from nebula.events.reading import decoded
 from nebula.events.state import Model, State
 
 FORGOTTEN = 60.0
-"""Seconds of silence after which a router is no longer spoken of."""
+"""Seconds of silence after which a router is forgotten."""
 
 
 class _Replica(Struct):
@@ -26,9 +26,10 @@ class _Router(Known):
 
 
 class Heartbeats:
-    """The routers and replicas as one gateway hears them. `now`: seconds of a monotonic clock.
+    """The routers and replicas that one gateway hears.
 
-    `heard_at`: when any of them was heard last; 0 before.
+    `now` returns seconds of a monotonic clock. `heard_at`: when the last heartbeat came; 0 before
+    the first.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -39,10 +40,10 @@ class Heartbeats:
         self._replicas: dict[str, _Replica] = {}
         self._routers: dict[str, _Router] = {}
         self.router_at: float | None = None
-        """When any router was heard last."""
+        """When the last heartbeat of any router came."""
 
     def on_replica(self, _: bytes, __: bytes, body: bytes) -> None:
-        """Take a replica's heartbeat."""
+        """Record a replica's heartbeat."""
         status = decoded(body, ReplicaHeartbeat)
         if status is None:
             return
@@ -50,7 +51,7 @@ class Heartbeats:
         self._replicas[status.replica] = _Replica(now, status.pid, status.context)
 
     def on_router(self, _: bytes, __: bytes, body: bytes) -> None:
-        """Take a router's heartbeat."""
+        """Record a router's heartbeat."""
         status = decoded(body, RouterHeartbeat)
         if status is None:
             return
@@ -61,13 +62,14 @@ class Heartbeats:
         known.addressed, known.queues = status.addressed, status.queues
 
     def routers(self) -> Collection[Known]:
-        """Return the routers that were heard within FORGOTTEN seconds."""
+        """Return the routers with a heartbeat within FORGOTTEN seconds."""
         return self._routers.values()
 
     def assign(self, now: float, tried: Collection[str] = ()) -> str:
-        """Return the router that an attempt goes to, which counts as untaken there until `settle`.
+        """Return the router for an attempt, which counts as untaken there until `settle`.
 
-        `tried`: those that had the request before. "" where none that can be addressed is living.
+        `tried`: routers that had the request before. Return "" if no living router can be
+        addressed.
         """
         router = addressing.choose(self._routers.values(), now, tried)
         if router is None:
@@ -78,55 +80,58 @@ class Heartbeats:
         return router.name
 
     def settle(self, name: str) -> None:
-        """Count an attempt no longer among the untaken ones of a router."""
+        """Stop counting an attempt as untaken at its router."""
         router = self._routers.get(name)
         if router is not None:
             router.untaken = max(0, router.untaken - 1)  # one that was forgotten began anew
 
     def doubt(self, name: str, sent_at: float) -> bool:
-        """Note that a router did not have an attempt of `sent_at` taken; False if it is unknown."""
+        """Record that a router did not take an attempt sent at `sent_at`; return False if the
+        router is unknown."""
         router = self._routers.get(name)
         if router is not None:
             router.doubted = sent_at
         return router is not None
 
     def routers_alive(self) -> tuple[str, ...]:
-        """Return the routers that are living now, by their heartbeats."""
+        """Return the routers that are alive by their heartbeats."""
         now = self._now()
         return tuple(each.name for each in self.routers() if addressing.living(each, now))
 
     def restart(self) -> None:
-        """Count silence from now on: nothing could be heard until now."""
+        """Measure silence from now on: until now no heartbeat could arrive."""
         self._since = self._now()
 
     def replica_silent(self, replica: str, pid: int) -> float:
-        """Return for how long (s) a replica's engine has been silent; 0 for one never heard."""
+        """Return the seconds since a replica's engine was heard last; 0 if it never was."""
         known = self._replicas.get(replica)
         if known is None or known.pid != pid:
             return 0.0
         return self._now() - max(known.at, self._since)
 
     def replica_beat(self, replica: str, pid: int) -> float:
-        """Return when a replica's engine was heard last; 0 for one never heard."""
+        """Return when the last heartbeat of a replica's engine came; 0 if none has."""
         known = self._replicas.get(replica)
         return 0.0 if known is None or known.pid != pid else known.at
 
     def router_silent(self, router: str, since: float) -> float:
-        """Return for how long (s) a router has been silent, at most since `since`."""
+        """Return for how many seconds a router has been silent, counted from `since` at the
+        earliest."""
         known = self._routers.get(router)
         return self._now() - max(known.at if known is not None else 0.0, self._since, since)
 
     def context(self, replicas: Iterable[str]) -> int:
-        """Return the smallest context of these replicas' engines; 0 where none has told it."""
+        """Return the smallest context length of these replicas' engines; 0 if none is known."""
         told = [
             known.context for each in replicas if (known := self._replicas.get(each)) is not None
         ]
         return min(told, default=0)
 
     def context_of(self, model: Model) -> int | None:
-        """Return the smallest context that engines of a model tell, or told when they last served.
+        """Return the smallest context length that a model's engines report, or reported when they
+        last served.
 
-        None where none has told it, and the model's options do not say it either.
+        If none has, return what the model's options say, or None.
         """
         told = self._told(model)
         return told or context(model.spec.options) or model.context or None
@@ -137,19 +142,21 @@ class Heartbeats:
         return min(told, default=0)
 
     def queue(self, model: str) -> QueueLength:
-        """Return how many requests wait for a model in all routers, and the longest wait (s)."""
+        """Return how many requests wait for a model in all routers, and the longest wait in
+        seconds."""
         lines = [each.queues[model] for each in self._routers.values() if model in each.queues]
         return QueueLength(
             sum(line.waiting for line in lines), max((line.oldest for line in lines), default=0.0)
         )
 
     def line(self, router: str, model: str) -> tuple[float, QueueLength | None]:
-        """Return when a router was heard last, 0 for never, and its line for a model, if any."""
+        """Return when the last heartbeat of a router came (0: never), and its queue for a model, if
+        any."""
         known = self._routers.get(router)
         return (0.0, None) if known is None else (known.at, known.queues.get(model))
 
     def forget(self, state: State) -> None:
-        """Let go of replicas that are not there any more, and of routers long silent."""
+        """Drop replicas that no longer exist, and routers that have long been silent."""
         for replica in [each for each in self._replicas if each not in state.replicas]:
             del self._replicas[replica]
         now = self._now()

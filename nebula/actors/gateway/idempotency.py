@@ -29,11 +29,11 @@ from nebula.store import batch, inference_log, streams
 from nebula.store.connection import Unavailable
 
 _PATIENCE = RECOVERY
-"""Seconds in which the stream has to answer, however often it is asked: its servers elect a new
-leader within four to nine seconds after the old one was cut off."""
+"""Seconds within which the stream must answer, over all tries: its servers elect a new leader
+within four to nine seconds after losing the previous leader."""
 
 _TRY = 2.0
-"""Seconds for one try, and for the only one of a request that finds out whether it is back."""
+"""Seconds for one try; also the only try of a request that probes whether the stream is back."""
 
 FULL_RETRY = 30
 """Seconds after which there may be room for claims again: each is kept for five minutes."""

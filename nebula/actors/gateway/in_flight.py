@@ -6,8 +6,8 @@ Theory of operation
 A client asks once; behind that, a gateway makes *attempts*. An attempt is one message to a router,
 which passes it on to a replica, whose engine answers with numbered pieces. An attempt may break off
 anywhere: a router dies with it, an engine dies in the middle of a word, NATS loses a message. Then
-the gateway makes the next attempt, and the client is to notice nothing. The rules of that game are
-here; what travels, and on what, is elsewhere.
+the gateway makes the next attempt, and the client notices nothing. The rules for that are here; the
+messages and how they travel are elsewhere.
 
 *Events in, effects out.* `reacting.step` takes one event and the time, changes the request, and
 returns what is to be done, as values. It reads no clock and sends nothing. Its shell (the
@@ -56,14 +56,14 @@ from nebula.events.inference import Piece, Request
 from nebula.events.state import NameBinding, State
 
 MAX_EARLY = 4096
-"""Pieces that are kept while those before them are looked for."""
+"""Number of pieces that are kept while earlier ones are looked for."""
 
 MAX_EARLY_BYTES = 16 * 1024 * 1024
 """Bytes of such pieces: two of the largest messages that NATS carries."""
 
 
 class Phase(StrEnum):
-    """What has a request; the theory of operation explains each phase."""
+    """Where a request is; the theory of operation explains each phase."""
 
     SENT = "sent"
     QUEUED = "queued"
@@ -78,8 +78,8 @@ class Phase(StrEnum):
 class Search(StrEnum):
     """What is looked for in the data plane's stream.
 
-    NOTHING: no look-up is under way. PERHAPS: pieces may be there that were not heard. SURELY: at
-    least one that was not heard has been sent.
+    NOTHING: no look-up is under way. PERHAPS: pieces may have been missed. SURELY: at least one
+    piece was sent and has not arrived.
     """
 
     NOTHING = "nothing"
@@ -94,30 +94,30 @@ _ANSWERING = Phase.ANSWERING
 
 
 class PieceArrived(Struct, frozen=True):
-    """A router or an engine says something, now or, where it was looked up, earlier."""
+    """A piece from a router or an engine has arrived, now or by a look-up."""
 
     piece: Piece
 
 
 class LookedUp(Struct, frozen=True):
-    """A look-up has ended: what it found came before, as pieces."""
+    """A look-up has ended; the pieces that it found came before."""
 
 
 class TextTold(Struct, frozen=True):
-    """What an engine answered to `AskText`: the text, or anything else where none has told it."""
+    """An engine's answer to `AskText`: the text, or anything else if no engine has told it."""
 
     body: bytes
 
 
 class NotSent(Struct, frozen=True):
-    """NATS has not taken what `Send` was to send, and why; `too_large`: it never will."""
+    """NATS has not taken a message, and why. `too_large`: it never will."""
 
     why: str
     too_large: bool = False
 
 
 class EngineAsks(Struct, frozen=True):
-    """The engine of `replica` has this attempt, and has sent so many pieces of its answer."""
+    """The engine of `replica` reports that it has this attempt, and how many pieces it has sent."""
 
     replica: str
     attempt: int
@@ -125,11 +125,11 @@ class EngineAsks(Struct, frozen=True):
 
 
 class Reconnected(Struct, frozen=True):
-    """NATS was away, and is back: what was said meanwhile was not heard."""
+    """NATS is back; whatever was sent meanwhile has been missed."""
 
 
 class Ticked(Struct, frozen=True):
-    """Some time has passed, or the log has changed."""
+    """Some time has passed, or the state has changed."""
 
 
 class ClientLeft(Struct, frozen=True):
@@ -137,15 +137,15 @@ class ClientLeft(Struct, frozen=True):
 
 
 class ClientTooSlow(Struct, frozen=True):
-    """More waits for the client than may, as it does not read."""
+    """The client does not read, and more bytes wait for it than may."""
 
 
 class GatewayStops(Struct, frozen=True):
-    """This gateway ends, and its grace is over."""
+    """This gateway ends, and its grace period is over."""
 
 
 class Stuck(Struct, frozen=True):
-    """The request can't be watched: a step of it has raised an exception."""
+    """A step of the request has raised an exception, so it can't be watched any more."""
 
 
 Event: TypeAlias = (
@@ -167,7 +167,7 @@ Event: TypeAlias = (
 
 
 class Send(Struct, frozen=True):
-    """Send an attempt to a router, or where it is "" to any. `after`: what broke the last one."""
+    """Send an attempt to a router, or to any if it is "". `after`: what broke the last attempt."""
 
     id: str
     request: Request
@@ -176,7 +176,7 @@ class Send(Struct, frozen=True):
 
 
 class Cancel(Struct, frozen=True):
-    """Have all end the attempts of a request that are below a number. `note`: why, for all."""
+    """Have every actor end the attempts with numbers below `below`. `note`: the reason."""
 
     id: str
     request: Request
@@ -185,7 +185,7 @@ class Cancel(Struct, frozen=True):
 
 
 class LookUp(Struct, frozen=True):
-    """Look for pieces in the data plane's stream, for so many seconds at most."""
+    """Look for pieces in the data plane's stream, for at most `seconds`."""
 
     id: str
     seconds: float
@@ -200,21 +200,21 @@ class AskText(Struct, frozen=True):
 
 
 class Deliver(Struct, frozen=True):
-    """Deliver a piece to the client. The piece that ends the answer is the last one."""
+    """Deliver a piece to the client. A piece with `end` is the last."""
 
     id: str
     piece: Piece
 
 
 class LetGo(Struct, frozen=True):
-    """Deliver this piece in place of all pieces that wait for the client, and nothing after it."""
+    """Deliver this piece instead of all pieces that wait for the client, and nothing after it."""
 
     id: str
     piece: Piece
 
 
 class Forget(Struct, frozen=True):
-    """The request is done: what is held for it is not needed any more."""
+    """The request is done: release what is held for it."""
 
     id: str
 
@@ -227,7 +227,7 @@ Effect: TypeAlias = Send | Cancel | LookUp | AskText | Deliver | LetGo | Forget
 _P = Phase
 _OPEN = (_P.SENT, _P.QUEUED, _P.TAKEN, _P.ANSWERING)
 _BROKEN = frozenset({_P.SENT, _P.DETOKENIZING, _P.DONE})
-"""Where an attempt that has broken off leads."""
+"""Phases that a broken attempt can lead to."""
 
 TABLE: Mapping[tuple[Phase, type[Event]], frozenset[Phase]] = {
     # What is said of an attempt moves it forward, or shows that it has broken off.
@@ -260,12 +260,14 @@ TABLE: Mapping[tuple[Phase, type[Event]], frozenset[Phase]] = {
     },
     **{(phase, Stuck): frozenset({_P.DONE}) for phase in (*_OPEN, _P.DETOKENIZING)},
 }
-"""For each phase and event, the phases that it may lead to. An event that a phase has no row for
-means nothing in it, and is passed over: no row is for DONE."""
+"""For each phase and event, the phases that it may lead to.
+
+An event without a row in a phase is ignored in it; DONE has no rows.
+"""
 
 
 class Link(Struct, frozen=True):
-    """The connection to NATS: whether it is there, and since when (it is there, or was lost)."""
+    """The connection to NATS: whether it is up, since when it has been, and when it was lost."""
 
     connected: bool = True
     connected_at: float = 0.0
@@ -273,7 +275,7 @@ class Link(Struct, frozen=True):
 
 
 class Surroundings(Struct):
-    """What a gateway knows beside its requests, and what they share."""
+    """What a gateway knows besides its requests, and the counters that they share."""
 
     state: State
     heartbeats: Heartbeats
@@ -282,29 +284,30 @@ class Surroundings(Struct):
 
 
 class InFlightRequest(Struct, kw_only=True, eq=False):
-    """What is known of one request in flight. Times are seconds of one monotonic clock.
+    """The state of one request in flight. Times are seconds of one monotonic clock.
 
     `request`: the attempt that is under way; `answer` folds the pieces of all attempts. `idle`:
     seconds that an engine may stay silent; `deadline`: when the answer is no longer wanted.
 
-    `began`: when the first attempt was sent, `sent_at`: this one; `heard_at`: when something of its
-    answer was heard last, `asked_at`: when its engine last asked about it; `orphaned_at`: since
-    when neither a replica nor a line has had the request; `waits_since`: since when its patience
-    counts; `unlined_at`: since when its router's heartbeats tell of no such request in its line.
-    `state_time`: of the last event (ns) that was known when this attempt was sent.
+    `began`: when the first attempt was sent, `sent_at`: this attempt; `heard_at`: when the last
+    piece or message about its answer came, `asked_at`: when its engine last asked about it;
+    `orphaned_at`: since when neither a replica nor a queue has had the request; `waits_since`:
+    since when its queue timeout counts; `unlined_at`: since when its router's heartbeats report no
+    such request in its queue. `state_time`: time of the last event (ns) that was known when this
+    attempt was sent. `pid`: process of the engine that has it, once known.
 
-    `pid`: of the engine that has it, once that is known. `router`: where this attempt was sent, ""
-    for any router; `tried`: the routers that did not have it taken in time. `untaken`: it counts
-    among the attempts that its router has and that were not taken yet. `accepted`: it counts no
-    longer among those that wait to be taken on. `attached`: its client waits; a resumable answer
-    goes on without.
+    `router`: where this attempt was sent, "" for any router; `tried`: the routers that did not take
+    it in time. `untaken`: whether it counts among the attempts that its router has not taken yet.
+    `accepted`: whether it no longer counts among those that wait to be taken. `attached`: whether
+    its client waits; a resumable answer continues without.
 
-    `lost`: how often it was sent without being taken, since an engine had it; `resent`: attempts
-    that followed one that broke; `fatal`: engines in a row that have failed with the request and
-    said nothing, where `counted` is the last attempt that was looked at for that.
+    `lost`: how often it was sent without being taken, since an engine last had it; `resent`: number
+    of attempts that followed a broken one; `fatal`: number of engines in a row that have failed
+    with the request without an answer, where `counted` is the last attempt that was checked for
+    that.
 
-    `early`: pieces that came before those that are missing. `looked_from`: the attempt, its pieces
-    and `heard_at` when the look-up began. `asked_by`: the request that this one asks for text for.
+    `early`: pieces that came before missing ones. `looked_from`: the attempt, its pieces and
+    `heard_at` when the look-up began. `asked_by`: the request that this one fetches a text for.
     """
 
     request: Request
@@ -348,10 +351,10 @@ class InFlightRequest(Struct, kw_only=True, eq=False):
         return self.phase is Phase.DONE
 
     def pass_on(self, chunk: int, attempt: int, body: bytes, now: float) -> Piece | None:
-        """Take a plain piece of an answer that has begun, and return what the client gets of it.
+        """Fold a plain piece of an answer that has begun; return what the client gets of it.
 
-        That is the fast path: a piece that is not the last one, and says nothing but its `chunk`
-        and `attempt`. Where it returns None, or `answer.broken` is set, `step` must have the piece.
+        This is the fast path: a piece that is not the last, and has nothing but its `chunk` and
+        `attempt`. If it returns None, or sets `answer.broken`, hand the piece to `step`.
         """
         answer = self.answer
         if (
@@ -366,26 +369,26 @@ class InFlightRequest(Struct, kw_only=True, eq=False):
         return answer.pass_on(body)
 
     def move(self, phase: Phase, event: type[Event]) -> None:
-        """Go on to a phase because of an event. Raises ValueError where `TABLE` has no such row."""
+        """Move to a phase because of an event. Raise ValueError if `TABLE` has no such row."""
         if phase not in TABLE[self.phase, event]:
             raise ValueError(f"{self.id}: {event.__name__} can't lead from {self.phase} to {phase}")
         self.phase = phase
 
     def keep_early(self, piece: Piece) -> bool:
-        """Keep a piece while those before it are looked for; False where it is one too many."""
+        """Keep a piece while earlier ones are looked for; return False if there are too many."""
         known = self.early.get(piece.chunk)
         self.early_bytes += len(piece.body) - (len(known.body) if known is not None else 0)
         self.early[piece.chunk] = piece
         return len(self.early) <= MAX_EARLY and self.early_bytes <= MAX_EARLY_BYTES
 
     def take_early(self, chunk: int) -> Piece | None:
-        """Return the piece of that number, if it was kept."""
+        """Remove and return the kept piece with this number; None if there is none."""
         piece = self.early.pop(chunk, None)
         if piece is not None:
             self.early_bytes -= len(piece.body)
         return piece
 
     def drop_early(self) -> None:
-        """Keep no pieces any more."""
+        """Drop the kept pieces."""
         self.early.clear()
         self.early_bytes = 0

@@ -1,4 +1,4 @@
-"""What a gateway finds out, over and over, about whether it could serve and change something."""
+"""Checks again and again whether a gateway could serve requests and change the log."""
 
 import asyncio
 import logging
@@ -20,17 +20,17 @@ from nebula.store.reach import Reach, reach, read_store_status
 log = logging.getLogger(__name__)
 
 EVERY = 3.0
-"""Seconds between two looks at the log's stream: one small request to NATS."""
+"""Seconds between two checks of the log's stream, each one small request to NATS."""
 
 TRY_AGAIN = 5.0
-"""Seconds after a change that failed in which others are refused at once; then one is tried."""
+"""Seconds after a failed change in which others are refused at once; then one is tried."""
 
 
 class LogWatch:
     """Watches for one gateway whether the log can be read and written.
 
-    `router_at` returns when a router was heard last, None for never; `unheard` which other
-    actors are not heard, in words.
+    `router_at` returns when the last heartbeat of any router came, None if none has. `unheard`
+    returns in words which other actors are not heard.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class LogWatch:
         self._behind_since: float | None = None
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Check for ever."""
         self.restart()
         self._started = True
         while True:
@@ -73,21 +73,21 @@ class LogWatch:
             self._behind_since = _now()
 
     def on_store(self, _: bytes, __: bytes, body: bytes) -> None:
-        """Take the heartbeat of a store."""
+        """Record the heartbeat of a store."""
         status = read_store_status(body)
         if status is not None:
             self._store, self._store_at = status, _now()
 
     def restart(self) -> None:
-        """Count silence from now on: nothing could be heard until now."""
+        """Measure silence from now on: until now no heartbeat could arrive."""
         self._since = _now()
 
     def failed(self, reason: str) -> None:
-        """Note that the log did not take a change."""
+        """Record that the log did not take a change."""
         self._failure = Failure(_now(), reason, self._projection.state.seq)
 
     def succeeded(self) -> None:
-        """Note that the log took a change."""
+        """Record that the log took a change."""
         self._failure = None
 
     def readiness(self) -> Readiness:
@@ -95,7 +95,7 @@ class LogWatch:
         return readiness(self._seen())
 
     def refuses(self) -> str:
-        """Return why a change would fail, where that is known and need not be tried; else ""."""
+        """Return why a change would fail, if that is known without a try; else ""."""
         seen = self._seen()
         failure = standing_failure(seen)
         reason = log_refuses(seen)

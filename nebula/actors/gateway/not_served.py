@@ -2,7 +2,10 @@
 
 
 class NotServed(Exception):
-    """A known model can't answer now. `retry_after` in seconds; None where waiting won't help."""
+    """The model is known but can't answer now.
+
+    `retry_after`: seconds; None if waiting won't help.
+    """
 
     def __init__(self, reason: str, retry_after: int | None) -> None:
         super().__init__(reason)
@@ -10,7 +13,7 @@ class NotServed(Exception):
 
 
 class AlreadyInFlight(NotServed):
-    """A request under the same id is in flight: its key was forgotten before it had ended."""
+    """A request with the same id is in flight: its claim was forgotten before it ended."""
 
     def __init__(self) -> None:
         super().__init__("a request with this key is still being answered", 1)

@@ -1,15 +1,16 @@
-"""What may be away: while it is, one question finds out whether it is back, and no other waits."""
+"""Probes a service that may be away: while it is, one request at a time tries it and no other
+waits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class Away(Exception):
-    """It is away, and another question finds out whether it is back."""
+    """The service is away, and another request is probing it."""
 
 
 class Probed:
-    """What is asked by many. It counts as away from a question that fails until one is answered."""
+    """A service that many requests use. It counts as away from a failure until the next success."""
 
     def __init__(self) -> None:
         self.away = False
@@ -17,9 +18,9 @@ class Probed:
 
     @contextmanager
     def asking(self) -> Iterator[bool]:
-        """Ask within the block, which is left with an exception where no answer came.
+        """Use the service within the block; an exception that leaves the block counts as a failure.
 
-        Yields whether this question finds out. Raises Away where another one does.
+        Yield whether this request is the probe. Raise Away if another request is.
         """
         probing = self.away
         if probing and self._probing:

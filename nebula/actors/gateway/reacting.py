@@ -1,4 +1,4 @@
-"""What follows from each event of a request in flight: `in_flight` has the theory. Pure."""
+"""Handles each event of a request in flight; `in_flight` has the theory. Pure."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -45,7 +45,7 @@ def begin(
     *,
     asked_by: str = "",
 ) -> tuple[InFlightRequest, Send]:
-    """Return a request that is in flight from now on, and how it is sent."""
+    """Return a new request in flight, and how it is sent."""
     flight = InFlightRequest(
         request=request,
         binding=binding,
@@ -62,7 +62,7 @@ def begin(
 
 
 def step(flight: InFlightRequest, event: Event, now: float, around: Surroundings) -> list[Effect]:
-    """Let an event happen to a request; return what is to be done, in this order."""
+    """Hand an event to a request; return the effects, in order."""
     if (flight.phase, type(event)) not in TABLE:
         return []
     happening = _Happening(flight, type(event), now, around)
@@ -71,14 +71,15 @@ def step(flight: InFlightRequest, event: Event, now: float, around: Surroundings
 
 
 class _Happening(Recovery):
-    """One event of a request on its way through the rules."""
+    """Applies the rules to one event of a request."""
 
     # What comes
 
     def on_piece(self, event: PieceArrived) -> None:
-        """Fold a piece, with those that waited for it, or keep it until those before it are there.
+        """Fold a piece and the pieces that waited for it, or keep it until the missing pieces have
+        come.
 
-        Only what is of this attempt counts.
+        Pieces of other attempts are ignored.
         """
         flight, piece = self.flight, event.piece
         answer = flight.answer
@@ -117,7 +118,7 @@ class _Happening(Recovery):
             self._end(Failure.GAP)
 
     def _accept(self) -> None:
-        """Note that someone has this attempt."""
+        """Record that a router or replica has this attempt."""
         flight = self.flight
         if flight.untaken:
             self._settle()
@@ -128,10 +129,10 @@ class _Happening(Recovery):
             self.around.admission.taken(self.now - flight.sent_at, self.now)
 
     def on_asked(self, event: EngineAsks) -> None:
-        """An engine still has this attempt; it may have sent more of it than was heard.
+        """Handle an engine's report that it has this attempt; it may have sent more pieces.
 
-        No question overtakes pieces, as an engine has one connection: what it has sent before and
-        is not here is not on its way.
+        An engine has one connection, so its question does not overtake its pieces: what it sent
+        before and is not here is not on its way.
         """
         flight = self.flight
         answer = flight.answer
@@ -142,7 +143,7 @@ class _Happening(Recovery):
             self._look_up(Search.SURELY)
 
     def on_reconnected(self, _: Reconnected) -> None:
-        """What was said meanwhile is looked up; what may have got lost has its time once more."""
+        """Look up what was missed while NATS was away; restart the time limits of the attempt."""
         flight = self.flight
         if not flight.answer.replica:
             flight.sent_at, flight.lost = self.now, 0  # from the shortest try on
@@ -161,7 +162,7 @@ class _Happening(Recovery):
             flight.search = search
 
     def on_looked_up(self, _: LookedUp) -> None:
-        """What must have been sent, and is not in the stream either, is lost for good."""
+        """Handle the end of a look-up: a piece that was sent and is not stored is lost."""
         flight, answer = self.flight, self.flight.answer
         attempt, pieces, heard_at = flight.looked_from
         surely, flight.search = flight.search is Search.SURELY, Search.NOTHING
@@ -182,7 +183,7 @@ class _Happening(Recovery):
     # What goes wrong
 
     def on_tick(self, _: Ticked) -> None:
-        """Act upon what takes too long, and upon engines and routers that are gone."""
+        """Act upon time limits, and upon engines and routers that are gone."""
         flight = self.flight
         match timeouts.check(flight, self.now, self.around):
             case Verdict.WAIT:
@@ -202,14 +203,14 @@ class _Happening(Recovery):
                 self._end(Failure(failure), self._seen())
 
     def on_text(self, event: TextTold) -> None:
-        """Go on from what the client certainly has."""
+        """Continue from the tokens that the client certainly has."""
         answer = self.flight.answer
         answer.settle(event.body)
         assert answer.broken is not None
         self._recover(answer.broken)
 
     def on_not_sent(self, event: NotSent) -> None:
-        """Fail what NATS has not taken; its refusal of a first attempt is told by `NotServed`."""
+        """Fail a request that NATS did not take; `NotServed` reports this for a first attempt."""
         if self.flight.request.attempt == 1:
             self._finish()
         elif event.too_large:
@@ -219,7 +220,7 @@ class _Happening(Recovery):
             self._end(Failure.NATS_LOST, event.why.encode())
 
     def on_left(self, _: ClientLeft) -> None:
-        """End it wherever it is now, unless it is to be resumable."""
+        """End the request wherever it is now, unless it is resumable."""
         flight = self.flight
         flight.attached = False
         if not flight.request.keep:
@@ -227,7 +228,7 @@ class _Happening(Recovery):
             self._finish()
 
     def on_too_slow(self, _: ClientTooSlow) -> None:
-        """Let the client go; what may be resumed goes on without it."""
+        """Disconnect the client; a resumable request continues without it."""
         flight = self.flight
         last = Piece(0, end=True, failure=Failure.TOO_SLOW)
         self.effects.append(LetGo(flight.id, last))
@@ -238,7 +239,8 @@ class _Happening(Recovery):
             self._finish()
 
     def on_stop(self, _: GatewayStops) -> None:
-        """Tell the client that this gateway ends. What is resumable goes on: another has it."""
+        """Tell the client that this gateway ends. A resumable request continues: another gateway
+        has it."""
         flight = self.flight
         if flight.request.keep:
             self._deliver(elsewhere(flight.id))
@@ -247,12 +249,12 @@ class _Happening(Recovery):
             self._end(Failure.STOPPING)
 
     def on_stuck(self, _: Stuck) -> None:
-        """Nothing can be said for it any more."""
+        """Fail a request that can't be watched any more."""
         self._end(Failure.ENGINE_FAILED)
 
 
 def elsewhere(identity: str) -> Piece:
-    """Return what ends an answer here that can be had elsewhere."""
+    """Return the piece that ends an answer here which another gateway can deliver."""
     text = f"GET /v1/streams/{identity} of another gateway gives the rest of this answer"
     return Piece(0, text.encode(), end=True, failure=Failure.STOPPING)
 

@@ -1,7 +1,7 @@
-"""Whether a gateway would serve a request for a ready model, and take a change; if not, why. Pure.
+"""Decides whether a gateway can serve a request for a ready model, and take a change. Pure.
 
-What it rests on is seen by the gateway itself, moments ago: its connection, routers' heartbeats,
-the log's stream, the store's heartbeat, and how its own changes fared.
+It rests on what the gateway itself has observed in the last moments: its connection, routers'
+heartbeats, the log's stream, the store's heartbeat, and its own changes.
 """
 
 from msgspec import Struct
@@ -10,21 +10,21 @@ from nebula.events.heartbeats import StoreHeartbeat
 from nebula.store.reach import WORD_LASTS, Reach
 
 ROUTER_SILENCE = 5.0
-"""Seconds without any router's heartbeat after which requests count as in vain; one comes each
-second, and a router that is started again needs a few."""
+"""Seconds without any router's heartbeat after which requests would fail; routers send one each
+second, and a restarting router needs a few."""
 
 LOOK_LASTS = 10.0
-"""Seconds for which a look at the log's stream counts; there is one every three."""
+"""Seconds for which a check of the log's stream counts; there is one every three."""
 
 FAILURE_LASTS = 30.0
-"""Seconds for which a change that failed counts against the log, unless an event got into it."""
+"""Seconds for which a failed change counts against the log, unless an event got into it."""
 
 BEHIND = 10.0
-"""Seconds for which a gateway may know of events that it has not folded."""
+"""Seconds for which a gateway may lag behind the events that it knows of."""
 
 
 class Failure(Struct, frozen=True):
-    """A change that the log did not take, at a time: why, and how far the log was folded then."""
+    """A change that the log did not take: when, why, and how far the log was folded then."""
 
     at: float
     reason: str
@@ -34,10 +34,10 @@ class Failure(Struct, frozen=True):
 class Seen(Struct, frozen=True):
     """What a gateway knows; times in seconds of a monotonic clock, None for never.
 
-    `since`: when it began to listen on its present connection. `router_at`: when a router was
-    heard last. `seq`: the event up to which it has folded the log; `behind_since`: since when it
-    has known of more. `trouble`: what the connection says is in its way. `unheard`: which
-    actors it does not hear though they should live.
+    `since`: when its present connection began. `router_at`: when the last heartbeat of any router
+    came. `seq`: the last event that it has folded; `behind_since`: since when it has known of later
+    events. `trouble`: what is wrong with the connection. `unheard`: which living actors it does not
+    hear.
     """
 
     now: float
@@ -57,7 +57,7 @@ class Seen(Struct, frozen=True):
 
 
 class Readiness(Struct, frozen=True):
-    """Why a gateway is not ready, a sentence each, none where it is; and what may soon be so."""
+    """Why a gateway is not ready, one sentence each, empty if it is ready; and warnings."""
 
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -79,9 +79,9 @@ def readiness(seen: Seen) -> Readiness:
 
 
 def log_refuses(seen: Seen) -> str:
-    """Return why the log takes no events now, as far as is known; "" where nothing speaks for it.
+    """Return why the log takes no events now, as far as is known; "" if it seems to take them.
 
-    The store's own word goes before what is concluded from outside.
+    The store's own report goes before conclusions from outside.
     """
     if not seen.connected:
         return _unreached(seen)
@@ -97,9 +97,9 @@ def log_refuses(seen: Seen) -> str:
 
 
 def standing_failure(seen: Seen) -> Failure | None:
-    """Return the last failure of a change, where nothing has shown since that the log takes events.
+    """Return the last failed change, unless the log has taken events since.
 
-    An event that came into the log shows it, and so does a store that says so afterwards.
+    A later event in the log shows that, and so does a later report of the store.
     """
     failure = seen.failure
     if failure is None or seen.now - failure.at > FAILURE_LASTS or seen.seq > failure.seq:

@@ -1,6 +1,6 @@
-"""What follows where an attempt breaks off: the next one, the text of its last tokens, or the end.
+"""Decides what follows when an attempt breaks off: another attempt, a question, or the end. Pure.
 
-Pure. `in_flight` has the theory, `reacting` the events that lead here.
+`in_flight` has the theory; `reacting` handles the events that lead here.
 """
 
 from msgspec.structs import replace
@@ -27,11 +27,11 @@ from nebula.events.inference import ALL_ATTEMPTS, Form, Piece, Request
 from nebula.openai.continuation import CantContinue, Continuation, Detokenize, Finish
 
 MAX_ATTEMPTS = 4
-"""Attempts after which a request is given up whose engines fail, though they began to answer it."""
+"""Attempts after which a request is given up if engines fail after they have begun to answer."""
 
 
 class Recovery:
-    """What a request, of which something is known to have gone wrong, comes to because of an event.
+    """Decides about a request that has gone wrong, because of one event.
 
     `effects` collects what is to be done.
     """
@@ -53,13 +53,13 @@ class Recovery:
             self.effects.append(Deliver(self.flight.id, piece))
 
     def _settle(self) -> None:
-        """Count this attempt no longer among those that its router has."""
+        """Stop counting this attempt at its router."""
         if self.flight.untaken:
             self.flight.untaken = False
             self.around.heartbeats.settle(self.flight.router)
 
     def _try_again(self) -> None:
-        """Send a request again that got lost on its way to a replica, through another router."""
+        """Send a request that was lost on its way to a replica again, through another router."""
         flight, state = self.flight, self.around.state
         queued = flight.answer.queued
         router = queued or flight.router
@@ -75,14 +75,14 @@ class Recovery:
             self._again(flight.request)
 
     def _count(self, *, fatal: bool) -> None:
-        """Count, once for each attempt, in how many in a row the engine failed without a word."""
+        """Count, once for each attempt, how many engines in a row failed without an answer."""
         flight = self.flight
         if flight.counted < flight.answer.attempt:
             flight.counted = flight.answer.attempt
             flight.fatal = flight.fatal + 1 if fatal else 0
 
     def _recover(self, broken: Broken) -> None:
-        """Go on elsewhere with a request whose attempt is broken, or say why that can't be."""
+        """Continue a request whose attempt is broken elsewhere, or say why that is impossible."""
         flight, answer = self.flight, self.flight.answer
         own = broken.piece is not None
         failed = broken.reason == Failure.ENGINE_FAILED and not broken.silent
@@ -104,7 +104,7 @@ class Recovery:
             self._go_on(broken)
 
     def _go_on(self, broken: Broken) -> None:
-        """Go on with an answer of which the client has a part."""
+        """Continue an answer that the client has a part of."""
         flight, answer = self.flight, self.flight.answer
         match way := answer.way_on(self._context()):
             case Continuation(path=path, body=body, form=form):
@@ -122,7 +122,7 @@ class Recovery:
                 self._end("", body)
 
     def _question(self, way: Detokenize) -> Request:
-        """Return the request for any engine of the model's that may take so long."""
+        """Return the request for the text of token ids, for any engine of the model."""
         flight = self.flight
         request = flight.request
         return Request(
@@ -138,12 +138,12 @@ class Recovery:
         )
 
     def _context(self) -> int:
-        """Return the context of a replica that may go on; 0 where none has told it."""
+        """Return the context length of a replica that may continue; 0 if none is known."""
         model = self.around.state.models.get(self.flight.request.model)
         return self.around.heartbeats.context(model.replicas if model is not None else ())
 
     def _elsewhere(self) -> bool:
-        """Return whether another replica can serve a request that its replica has failed."""
+        """Return whether another replica can serve a request that its own replica failed."""
         flight, state = self.flight, self.around.state
         model = state.models.get(flight.request.model)
         if model is None:
@@ -152,7 +152,7 @@ class Recovery:
         return any(replica.id != flight.answer.replica for replica in able)
 
     def _again(self, request: Request, broken: Broken | None = None) -> None:
-        """Send a request once more, as its next attempt. `broken`: how the last one ended."""
+        """Send a request's next attempt. `broken`: how the last attempt ended."""
         flight, answer, now = self.flight, self.flight.answer, self.now
         if broken is not None:
             flight.waits_since, flight.lost = now, 0
@@ -197,7 +197,7 @@ class Recovery:
         self._finish()
 
     def _end(self, failure: str, body: bytes = b"") -> None:
-        """End an answer here, with a failure or, without one, with its last bytes."""
+        """End an answer here: with a failure, or without one and with its last bytes."""
         flight = self.flight
         self._deliver(flight.answer.end(Piece(0, body, failure=failure)))
         self.effects.append(Cancel(flight.id, flight.request, ALL_ATTEMPTS, note(failure, body)))
@@ -215,7 +215,7 @@ class Recovery:
 
 
 def sent(flight: InFlightRequest, now: float, around: Surroundings, after: str = "") -> Send:
-    """Send the attempt that is under way now, to a router that lives."""
+    """Send the present attempt, to a living router."""
     flight.sent_at = flight.heard_at = now
     flight.state_time = around.state.time
     flight.router = around.heartbeats.assign(now, flight.tried)

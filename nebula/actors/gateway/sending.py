@@ -1,4 +1,4 @@
-"""What a gateway sends: requests, each to a router that lives, and the end of unwanted ones."""
+"""Sends requests, each to a living router, and ends unwanted ones."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Sending:
-    """What the gateway `identity` sends, to routers of which it knows by `heartbeats`."""
+    """Sends the messages of the gateway `identity`; `heartbeats` tells which routers live."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Sending:
         self._heartbeats = heartbeats
 
     def send(self, request: Request, router: str) -> None:
-        """Send an attempt to a router; to any, where it is "". Raises NatsError."""
+        """Send an attempt to a router, or to any if it is "". Raise NatsError."""
         subject = (
             subjects.router_requests(request.model, router)
             if router
@@ -43,9 +43,9 @@ class Sending:
         self._connection.client.post(subject, envelope.request_block(request), request.body)
 
     def copy(self, request: Request) -> None:
-        """Send a request of which no answer is awaited. Raises NatsError.
+        """Send a request whose answer is not read. Raise NatsError.
 
-        One whose body does not fit into a message is not sent: nothing would hold it.
+        A request whose body does not fit into a message is not sent: nothing would hold the body.
         """
         if not self._large.fits(request.body):
             return
@@ -54,10 +54,10 @@ class Sending:
         self.send(request, router)
 
     def drop(self, request: Request, below: int, reason: bytes = b"") -> None:
-        """Have every router and engine end a request's attempts with numbers under `below`.
+        """Have every router and engine end the attempts of a request with numbers below `below`.
 
-        For a gateway that resumes the answer the same is noted beside its pieces: the note has no
-        header block, which no piece lacks.
+        A note beside the answer's pieces tells the same to a gateway that resumes the answer;
+        unlike pieces, a note has no header block.
         """
         body = reason if below == ALL_ATTEMPTS else b"%d" % below
         try:

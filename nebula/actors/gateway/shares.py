@@ -1,4 +1,4 @@
-"""How much of what all share one owner has taken lately, so that none takes it all. Pure."""
+"""Bounds how much of a shared resource each owner takes. Pure."""
 
 import math
 from collections import deque
@@ -6,17 +6,14 @@ from collections import deque
 from nebula.events.memory import MIB
 
 LASTS = 300.0
-"""Seconds after which a claim is forgotten, as by its stream."""
+"""Seconds after which a claim is forgotten, as in its stream."""
 
 MOST = 16 * MIB
-"""Bytes of claims that one owner may have through one gateway: a quarter of their stream."""
+"""Bytes of claims that one owner may have through one gateway: a quarter of the stream."""
 
 
 class Shares:
-    """What each owner has taken of something that is given back after `lasts` seconds.
-
-    An owner gets `most` bytes of it.
-    """
+    """The bytes that each owner has taken in the last `lasts` seconds; each may take `most`."""
 
     def __init__(self, most: int = MOST, lasts: float = LASTS) -> None:
         self._most = most
@@ -25,7 +22,7 @@ class Shares:
         self._order: deque[tuple[float, str, int]] = deque()
 
     def wait(self, owner: str, size: int, now: float) -> int:
-        """Return the seconds until there is room for so many bytes of an owner, 0 where it is."""
+        """Return the seconds until an owner may take `size` more bytes; 0 if it may now."""
         self._forget(now)
         excess = self._taken.get(owner, 0) + size - self._most
         if excess <= 0:
@@ -38,7 +35,7 @@ class Shares:
         return math.ceil(self._lasts)
 
     def take(self, owner: str, size: int, now: float) -> None:
-        """Note that an owner takes so many bytes."""
+        """Record that an owner takes `size` bytes."""
         self._order.append((now, owner, size))
         self._taken[owner] = self._taken.get(owner, 0) + size
 

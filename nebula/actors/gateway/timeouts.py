@@ -1,8 +1,7 @@
-"""The timeouts of a request in flight: whether to wait on, try again, look for pieces, or fail it.
+"""The timeouts of a request in flight: whether to wait, try again, look for pieces, or fail. Pure.
 
-Pure. What goes wrong with a request that is under way has one deadline, RECOVERY seconds after the
-last sign of life: whatever is waited for and looked up meanwhile shares that time, and does not add
-to it.
+One deadline holds for all that may go wrong: RECOVERY seconds after the last sign of life. Waiting,
+look-ups and further attempts share that time.
 """
 
 from enum import StrEnum
@@ -14,73 +13,74 @@ from nebula.events.failures import Failure
 from nebula.events.state import Engine, State
 
 TICK = 0.25
-"""Seconds between two looks at each request."""
+"""Seconds between two checks of each request."""
 
 RECOVERY = 10.0
-"""Seconds after the last sign of life within which a request goes on, or ends."""
+"""Seconds after the last sign of life within which a request continues or ends."""
 
 ACCEPT = (2.0, 4.0, 4.0, 5.0)
-"""Seconds within which some replica or router must have said that it has the request, try by try:
-a router that dies takes the requests that are on their way through it with it, and so does one that
-does not hear the replicas, until it has moved to another NATS server. The last is that of all
-further tries."""
+"""Seconds within which a replica or router must confirm a request, for each try; the last value is
+for all further tries. A router that dies loses the requests on their way through it, and so does
+one that does not hear the replicas, until it has moved to another NATS server."""
 
 UNTAKEN = sum(ACCEPT)
-"""Seconds after which an untaken request is given up, unless its patience is longer."""
+"""Seconds after which an untaken request is given up, unless its queue timeout is longer."""
 
 UNTAKEN_MOST = 30.0
-"""As UNTAKEN, however long its patience is: that is for starts of engines, and none was asked."""
+"""As UNTAKEN, but whatever the queue timeout is: that is for starting engines, and no router was
+reached to start one."""
 
 AFRESH = ACCEPT[0] + ACCEPT[1]
-"""Seconds that are left, at least, to a request whose engine fell silent: two tries."""
+"""Least number of seconds that a request has left when its engine falls silent: two tries."""
 
 SILENCE = RECOVERY
 """Seconds without a heartbeat of the serving replica after which its attempt is given up."""
 
 SILENCE_ALONE = 20.0
-"""As SILENCE, of a replica beside which all are silent: it may only pause, and has all so far."""
+"""As SILENCE, if all other replicas are silent too: the engine may only pause."""
 
 SILENCE_WHEN_LOST = 5.0
-"""As SILENCE, of a replica whose node is lost: two of its heartbeats are missing then."""
+"""As SILENCE, if the replica's node is lost: two heartbeats of the replica are missing then."""
 
 HEARD_LATELY = 5.0
-"""Seconds since its last heartbeat within which a replica can go on with what another had. As long
-a gateway that was cut off listens before it holds any actor silent."""
+"""Seconds since its last heartbeat within which a replica can continue another's answer; also how
+long a gateway that was cut off listens before it calls an actor silent."""
 
 ROUTER_SILENCE = 3.5
-"""Seconds without a heartbeat of a router after which those in its line are sent again."""
+"""Seconds without a heartbeat of a router after which the requests in its queue are sent again."""
 
 UNASKED = 3.0
-"""Seconds between the last sign of a request from its engine and a heartbeat of that engine after
-which the request counts as lost: with every heartbeat engines ask about what they have."""
+"""Seconds after an engine last mentioned a request within which its heartbeat must come with
+another mention; otherwise the request counts as lost. Engines ask about their requests with every
+heartbeat."""
 
 NATS = RECOVERY
-"""Seconds after the last sign of life for which requests that are under way wait for NATS."""
+"""Seconds after the last sign of life for which requests under way wait for NATS."""
 
 RECONNECTING = 5.0
-"""Seconds that there are, at least, to reach another NATS server once the loss has been noticed."""
+"""Least number of seconds to reach another NATS server after a loss is noticed."""
 
 LOOK_UP = (1.0, 4.0)
-"""Seconds, at least and at most, to look up pieces that are missing: they lie in memory."""
+"""Least and most seconds for a look-up of missing pieces, which lie in memory."""
 
 DETOKENIZE = (3.0, RECOVERY)
-"""Seconds, at least and at most, for asking an engine for the text of an answer's last tokens."""
+"""Least and most seconds for asking an engine for the text of the last tokens."""
 
 _IN_STEP = 1.0
 """Seconds by which a router and a gateway may differ about when a request began to wait."""
 
 _SILENT = 3.0
-"""Seconds of silence from which on it is worth telling: more than any heartbeat takes."""
+"""Seconds of silence that are worth reporting: more than any heartbeat takes."""
 
 _NAMED = 3
 
 
 class Verdict(StrEnum):
-    """What is to become of a request that does not fail.
+    """What to do with a request that does not fail.
 
-    LOOK_UP: pieces must be there that were not heard. TRY_AGAIN: it got lost on its way to a
-    replica. ENGINE_GONE: the engine that has it is another process by now; ENGINE_SILENT: it is not
-    heard from any more.
+    LOOK_UP: pieces were sent that have not arrived. TRY_AGAIN: it was lost on its way to a replica.
+    ENGINE_GONE: its engine is another process by now. ENGINE_SILENT: its engine is not heard any
+    more.
     """
 
     WAIT = "wait"
@@ -91,7 +91,7 @@ class Verdict(StrEnum):
 
 
 def check(flight: InFlightRequest, now: float, around: Surroundings) -> Verdict | Failure:
-    """Return what is to become of a request under way. It takes note of its engine's pid."""
+    """Return what to do with a request under way; record its engine's pid."""
     link, heartbeats = around.link, around.heartbeats
     if flight.deadline is not None and now > flight.deadline:
         return Failure.OVERDUE
@@ -119,15 +119,15 @@ def _of_sent(flight: InFlightRequest, now: float, heartbeats: Heartbeats) -> Ver
 
 
 def _budget(flight: InFlightRequest) -> float:
-    """Return the seconds after which a request is given up that no router or replica has."""
+    """Return the seconds after which a request that no router or replica has is given up."""
     return max(UNTAKEN, min(flight.answer.request.patience, UNTAKEN_MOST))
 
 
 def orphaned_at(flight: InFlightRequest, now: float, heartbeats: Heartbeats) -> float:
     """Return since when no actor has had a request whose engine, or router, fell silent.
 
-    That is since the last sign of life, so that the time in which it was waited for and the time to
-    find another one are one budget; AFRESH seconds of it are left.
+    This counts from the last sign of life, so that waiting and finding another engine share one
+    budget; at least AFRESH seconds of it are left.
     """
     answer = flight.answer
     if answer.queued:
@@ -149,11 +149,11 @@ def _in_line(flight: InFlightRequest, now: float, heartbeats: Heartbeats) -> Ver
 
 
 def _left_its_line(flight: InFlightRequest, heartbeats: Heartbeats) -> bool:
-    """Return whether a request has left its router's line without a word of it reaching here.
+    """Return whether a request has left its router's queue and no message about that has arrived.
 
-    What the engine says that has it may be lost. Where the router's heartbeats tell of no request
-    that has waited for so long, over the time of a try, it is not there. It takes note of when that
-    was told first.
+    The engine's confirmation may be lost. If the router's heartbeats report no request that has
+    waited as long, for the duration of a try, the request is not in its queue. Record when such a
+    heartbeat first came.
     """
     told_at, line = heartbeats.line(flight.answer.queued, flight.request.model)
     if told_at <= flight.heard_at:
@@ -166,7 +166,7 @@ def _left_its_line(flight: InFlightRequest, heartbeats: Heartbeats) -> bool:
 
 
 def _nats_is_lost(now: float, link: Link, heartbeats: Heartbeats) -> bool:
-    """Return whether NATS has been away for too long: a loss may be noticed late."""
+    """Return whether NATS has been away for too long; a loss may be noticed late."""
     if link.lost_at is None:
         return False
     last_sign = heartbeats.heard_at or link.lost_at
@@ -200,16 +200,16 @@ def _of_engine(flight: InFlightRequest, now: float, around: Surroundings) -> Ver
 def _silence(
     replica: str, engine: Engine, now: float, heartbeats: Heartbeats
 ) -> tuple[float, float]:
-    """Return for how long (s) an engine was not heard, and for how long it could have been.
+    """Return for how many seconds an engine was silent, and for how many it could have been heard.
 
-    Both are 0 for one that was never heard.
+    Both are 0 for an engine that was never heard.
     """
     beat = heartbeats.replica_beat(replica, engine.pid)
     return (now - beat if beat else 0.0), heartbeats.replica_silent(replica, engine.pid)
 
 
 def _another(flight: InFlightRequest, heartbeats: Heartbeats, state: State) -> bool:
-    """Return whether another replica of the model could go on: none that is known to be silent."""
+    """Return whether another replica of the model could continue: a replica that is not silent."""
     model = state.models.get(flight.request.model)
     for identity in model.replicas if model is not None else ():
         replica = state.replicas.get(identity)
@@ -222,22 +222,22 @@ def _another(flight: InFlightRequest, heartbeats: Heartbeats, state: State) -> b
 
 
 def left(flight: InFlightRequest, now: float) -> float:
-    """Return the seconds that are left to get a request going again; below 0 where it is late.
+    """Return the seconds that are left to get a request going again; negative if it is late.
 
-    They count from what was last heard of its answer: that is what its client waits for, whether
-    its engine lives or not.
+    They count from the last piece or message about the answer: the client waits for it whether the
+    engine lives or not.
     """
     return flight.heard_at + RECOVERY - now
 
 
 def within(bounds: tuple[float, float], seconds: float) -> float:
-    """Return `seconds`, but no fewer and no more than the bounds."""
+    """Return `seconds`, limited to the bounds."""
     least, most = bounds
     return max(least, min(most, seconds))
 
 
 def seen(flight: InFlightRequest, now: float, around: Surroundings) -> str:
-    """Return in words which actors had a failed request, as far as one has fallen silent."""
+    """Return in words which actors had a failed request, if one of them has fallen silent."""
     heartbeats, state = around.heartbeats, around.state
     answer = flight.answer
     if answer.replica:

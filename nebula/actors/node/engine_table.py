@@ -146,8 +146,8 @@ class EngineTable(Generic[E]):
     ) -> EngineFailed:
         """Return the event for an engine that has ended by itself, and schedule its next start.
 
-        `again`: False where a further start can't go well. Until `has_told_failure` the log does
-        not have it, and only this map knows it.
+        `again`: False if another start can't succeed. Until `has_told_failure`, the log does not
+        have the event and only this table knows it.
         """
         served = 0.0 if entry.ready_since is None else now - entry.ready_since
         attempt, pause = self._restarts.after(entry.attempt, served, entry.took)

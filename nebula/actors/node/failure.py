@@ -53,7 +53,7 @@ _REMEDIES = (
         "pip uninstall torchvision torchaudio torchcodec",
     ),
 )
-"""What helps where an engine can't start for a reason that looks so; it is told with the reason."""
+"""Remedies for known reasons why engines can't start, by a pattern of the reason."""
 
 
 class Death(Struct, frozen=True):
@@ -178,7 +178,7 @@ def failure_reason(lines: Sequence[str]) -> str:
 
 
 def _with_remedy(reason: str) -> str:
-    """Add what helps to a reason, where that is known."""
+    """Add the remedy to a reason, if one is known."""
     return next((f"{reason} ({text})" for look, text in _REMEDIES if look.search(reason)), reason)
 
 

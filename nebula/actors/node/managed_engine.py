@@ -55,7 +55,7 @@ class ManagedEngine(EngineEntry):
         inherited: Mapping[str, str],
         log_file: Path,
     ) -> EngineProcess:
-        """Start its process. Raises OSError where that can't be."""
+        """Start its process. Raise OSError if that fails."""
         how = replica.launch
         if how is None:
             raise OSError("no plan says how it is started")
@@ -117,7 +117,7 @@ class ManagedEngine(EngineEntry):
         return death_reason(death, failure_reason(process.tail(REASON_LINES, since)))
 
     def remedy(self, code: int | None, reason: str) -> str:
-        """Return what to do about its end, where a further start would end so too; else ""."""
+        """Return what to do about its end, if another start would end the same way; else ""."""
         if self.ready_since is not None or self.hung:
             return ""
         return permanent.remedy(reason, code, self.source)

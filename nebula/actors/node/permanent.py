@@ -82,14 +82,14 @@ _RULES = (
 _OF_THE_HUB = re.compile(
     r"repositor|hugging ?face|\bhub\b|connect|offline|timed? ?out|resolve|\bSSL\b|\bHTTP", re.I
 )
-"""Words of a hub that could not be asked, whatever else is said beside them."""
+"""Words that show that a hub could not be reached, whatever else a message says."""
 
 
 def remedy(reason: str, code: int | None, source: str) -> str:
-    """Return what to do about a start that failed, where trying it again can't help; else "".
+    """Return what to do about a failed start, if another try can't help; else "".
 
-    `reason`: the engine's own, of one that never answered. `code`: its exit code, None where that
-    is not known. `source`: the folder or hub id that its model comes from.
+    `reason`: the engine's own last words, if it never answered. `code`: its exit code, None if
+    unknown. `source`: the folder or hub id of its model.
     """
     folder = is_folder(source)
     if not folder and _OF_THE_HUB.search(reason):

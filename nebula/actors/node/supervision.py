@@ -24,8 +24,8 @@ async def supervise(
 ) -> None:
     """Watch a ready engine until it is to end; end it if it has stalled for too long.
 
-    `replica`: as the log has it, where an earlier process of the node may have reported a stall.
-    `report` reports to the log what the engine does.
+    `replica`: from the log, which may hold a stall that an earlier process of the node reported.
+    `report` appends the engine's events.
     """
     now = asyncio.get_running_loop().time
     known = replica.engine

@@ -1,4 +1,4 @@
-"""The memory that plans have left on every node, computed again only where it may have changed."""
+"""The memory that plans have left on every node, recomputed only if it may have changed."""
 
 from collections.abc import Mapping
 from typing import TypeAlias

@@ -231,9 +231,9 @@ class _Draft:
         )
 
     def _awaited(self) -> int:
-        """Return how many replicas fit nowhere but on a node that was stopped, and wait for it.
+        """Return how many replicas wait for a stopped node because they fit nowhere else.
 
-        Such a node comes back with what it had: until then nothing else could be told of them.
+        A stopped node returns with its engines, so these replicas do not count as missing.
         """
         return sum(self.state.nodes[place.node].stopped for place in self.idle)
 

@@ -61,10 +61,10 @@ def need(model: Model, device: Device, count: int = 1) -> int:
 
 
 class Parts(Struct, frozen=True):
-    """What a replica's need of one device is made of, in bytes, where its model was measured.
+    """The parts of a replica's need on one device, in bytes, if its model was measured.
 
-    `weights`: of the files. `cache`: the KV cache that its engine gets, which holds `tokens` tokens
-    at least; 0 tokens where an option sets its size. `engine`: all else that the engine takes.
+    `weights`: the files. `cache`: the engine's KV cache, which holds at least `tokens` tokens; 0
+    tokens if an option sets its size. `engine`: everything else that the engine takes.
     """
 
     weights: int
@@ -79,9 +79,9 @@ class Parts(Struct, frozen=True):
 
 
 def parts(model: Model, device: Device, count: int = 1) -> Parts | None:
-    """Return what the need of a replica is made of, of `count` such devices; see `need`.
+    """Return the parts of a replica's need on each of `count` such devices; see `need`.
 
-    None where it does not follow from what was measured.
+    None if the need does not follow from a measurement.
     """
     measured = model.measured
     if model.spec.memory is not None or measured is None or not measured.weights:
@@ -114,7 +114,7 @@ def _tokens(model: Model, measured: Measured) -> int:
 
 
 def sized_by(model: Model) -> str:
-    """Return where the need of a model comes from; "" where its load request names the memory."""
+    """Return where the need of a model comes from; "" if its load request names the memory."""
     measured, options = model.measured, model.spec.options
     if model.spec.memory is not None:
         return ""
