@@ -126,7 +126,9 @@ def _stands(state: State, name: str, identity: str, seq: int) -> Outcome:
 
 
 def _find(state: State, name: str) -> Alias | None:
-    """Return the alias with this name. Ids are not looked up: another alias may have one as its
-    name."""
+    """Return the alias with this name.
+
+    Ids are not looked up: another alias may have one as its name.
+    """
     binding = state.names.get(name)
     return state.aliases[binding.alias] if binding is not None and binding.alias else None

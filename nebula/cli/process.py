@@ -67,10 +67,10 @@ class ShownFormatter(logging.Formatter):
 
 
 def set_up_logging(verbose: bool) -> None:
-    """Log to stderr: one line per message, without secrets, and the same line at most once a
-    minute.
+    """Log to stderr, one line per message, without secrets.
 
-    If stderr is a file that is deleted, it is created again.
+    The same line is written at most once a minute. If stderr is a file that is deleted, it is
+    created again.
     """
     handler = LastingOutput(sys.stderr)
     handler.addFilter(Repeating())

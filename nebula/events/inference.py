@@ -54,8 +54,7 @@ class TokenIds(StrEnum):
 
 
 def blames(status: int) -> bool:
-    """Return whether an engine's answer may be its own fault, so that another engine could do
-    better.
+    """Return whether an engine's answer may be its own fault: another engine may do better.
 
     It is not if the status blames the request (4xx, 501), or says that the engine is full (BUSY).
     """

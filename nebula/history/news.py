@@ -31,8 +31,10 @@ EVERY = 60.0
 
 
 def news(record: Record, before: State) -> str:
-    """Return what an event means for the operator; "" if it is not news. `before`: the state before
-    it."""
+    """Return what an event means for the operator; "" if it is not news.
+
+    `before`: the state before the event.
+    """
     replica = before.replicas.get(record.id)
     match record.content:
         case EngineFailed(retry_in=None, reason=reason):

@@ -82,8 +82,7 @@ async def look_up(connection: Connection, request: str) -> list[StoredMessage]:
 
 
 async def kept_since(connection: Connection) -> datetime | None:
-    """Return the server's time of the oldest kept message; None if there is none. Raise
-    Unavailable."""
+    """Return the server's time of the oldest kept message, or None. Raise Unavailable."""
     first = await _message(connection, seq=1, subject=subjects.INFERENCE, next=True)
     return first.time if first is not None else None
 

@@ -147,8 +147,7 @@ class Gateway(Actor):
         return self._heartbeats.context_of(model)
 
     def queue(self, model: str) -> QueueLength:
-        """Return how many requests wait for a model in all routers, and the longest wait in
-        seconds."""
+        """Return how many requests wait for a model in all routers, and the longest wait (s)."""
         return self._heartbeats.queue(model)
 
     @property
@@ -157,8 +156,7 @@ class Gateway(Actor):
         return self.started and self.connection.connected
 
     def admit(self) -> None:
-        """Admit one more request. Raise NotServed while the cluster is behind with earlier
-        requests.
+        """Admit one more request. Raise NotServed while the cluster is overloaded.
 
         Call it before a client's request is claimed or sent.
         """

@@ -86,8 +86,7 @@ class Heartbeats:
             router.untaken = max(0, router.untaken - 1)  # one that was forgotten began anew
 
     def doubt(self, name: str, sent_at: float) -> bool:
-        """Record that a router did not take an attempt sent at `sent_at`; return False if the
-        router is unknown."""
+        """Record that a router did not take an attempt in time; False if the router is unknown."""
         router = self._routers.get(name)
         if router is not None:
             router.doubted = sent_at
@@ -115,8 +114,7 @@ class Heartbeats:
         return 0.0 if known is None or known.pid != pid else known.at
 
     def router_silent(self, router: str, since: float) -> float:
-        """Return for how many seconds a router has been silent, counted from `since` at the
-        earliest."""
+        """Return for how many seconds a router has been silent, at most since `since`."""
         known = self._routers.get(router)
         return self._now() - max(known.at if known is not None else 0.0, self._since, since)
 
@@ -128,8 +126,7 @@ class Heartbeats:
         return min(told, default=0)
 
     def context_of(self, model: Model) -> int | None:
-        """Return the smallest context length that a model's engines report, or reported when they
-        last served.
+        """Return the smallest context length that a model's engines report, or last reported.
 
         If none has, return what the model's options say, or None.
         """
@@ -142,16 +139,14 @@ class Heartbeats:
         return min(told, default=0)
 
     def queue(self, model: str) -> QueueLength:
-        """Return how many requests wait for a model in all routers, and the longest wait in
-        seconds."""
+        """Return how many requests wait for a model in all routers, and the longest wait (s)."""
         lines = [each.queues[model] for each in self._routers.values() if model in each.queues]
         return QueueLength(
             sum(line.waiting for line in lines), max((line.oldest for line in lines), default=0.0)
         )
 
     def line(self, router: str, model: str) -> tuple[float, QueueLength | None]:
-        """Return when the last heartbeat of a router came (0: never), and its queue for a model, if
-        any."""
+        """Return when a router was heard last (0: never), and its queue for a model, if any."""
         known = self._routers.get(router)
         return (0.0, None) if known is None else (known.at, known.queues.get(model))
 

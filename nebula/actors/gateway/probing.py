@@ -1,5 +1,4 @@
-"""Probes a service that may be away: while it is, one request at a time tries it and no other
-waits."""
+"""Probes a service that may be away: one request at a time tries it, and no other waits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -76,8 +76,7 @@ class _Happening(Recovery):
     # What comes
 
     def on_piece(self, event: PieceArrived) -> None:
-        """Fold a piece and the pieces that waited for it, or keep it until the missing pieces have
-        come.
+        """Fold a piece and those that waited for it, or keep it until the missing ones have come.
 
         Pieces of other attempts are ignored.
         """
@@ -239,8 +238,10 @@ class _Happening(Recovery):
             self._finish()
 
     def on_stop(self, _: GatewayStops) -> None:
-        """Tell the client that this gateway ends. A resumable request continues: another gateway
-        has it."""
+        """Tell the client that this gateway ends.
+
+        A resumable request continues: another gateway has its answer.
+        """
         flight = self.flight
         if flight.request.keep:
             self._deliver(elsewhere(flight.id))
