@@ -18,7 +18,7 @@ from nebula.events.intents import AliasRemoveRequested, AliasRequested
 from nebula.events.state import Alias, State
 from nebula.events.subjects import model_id
 from nebula.events.vocabulary import Event
-from nebula.history.outcome import Outcome
+from nebula.history.outcome import Outcome, Progress
 from nebula.history.subject import Subject, verdict
 
 
@@ -64,7 +64,8 @@ def alias(
         return identity, replace(wanted, replaces=0)
 
     names = [] if wanted is None else [target.model for target in wanted.targets]
-    names += [mirror] * bool(mirror)
+    if mirror:
+        names.append(mirror)
     stands = partial(_stands, name=name)
     run(ask(nats, intent, wait=not as_json, as_json=as_json, names=names, look=stands))
 
@@ -121,8 +122,10 @@ def _stands(state: State, name: str, identity: str, seq: int) -> Outcome:
     """Return the outcome of an alias request, which takes effect with its event."""
     found = state.aliases.get(identity)
     if found is None:
-        return Outcome("there", f"{name} is an alias no more, since event {seq}")
-    return Outcome("there", f"{verdict(state, Subject('alias', identity)).headline}: event {seq}")
+        return Outcome(Progress.FULFILLED, f"{name} is an alias no more, since event {seq}")
+    return Outcome(
+        Progress.FULFILLED, f"{verdict(state, Subject('alias', identity)).headline}: event {seq}"
+    )
 
 
 def _find(state: State, name: str) -> Alias | None:

@@ -17,7 +17,7 @@ from nebula.events.advised import command
 from nebula.events.intents import AdapterLoadRequested, ModelLoadRequested
 from nebula.events.model_status import model_status
 from nebula.events.state import State
-from nebula.history.outcome import Asked, Outcome, asked
+from nebula.history.outcome import Asked, Outcome, Progress, asked
 
 CHAT = "smollm2-135m-instruct"
 EMBEDDING = "all-minilm-l6-v2"
@@ -145,12 +145,12 @@ async def follow_all(
             while left:
                 stand = [(each, each.look(projection.state)) for each in left]
                 for each, found in stand:
-                    if found.word != "coming":
+                    if found.progress != Progress.PENDING:
                         each.tell(found)
-                        served.append(found.word == "there")
-                    if found.word == "there":
+                        served.append(found.progress == Progress.FULFILLED)
+                    if found.progress == Progress.FULFILLED:
                         console.print(then(each.wish.model), soft_wrap=True)
-                left = [each for each, found in stand if found.word == "coming"]
+                left = [each for each, found in stand if found.progress == Progress.PENDING]
                 coming = {each.wish.model: found for each, found in stand if each in left}
                 if coming and not await _change(patience, coming, stages, line, console):
                     return False

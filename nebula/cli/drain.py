@@ -17,6 +17,7 @@ from nebula.cli.tables import print_json
 from nebula.events.advised import command
 from nebula.events.intents import NodeDrainRequested, NodeUndrainRequested
 from nebula.history.leaving import emptying
+from nebula.history.outcome import Progress
 
 
 @click.command()
@@ -64,8 +65,8 @@ async def emptied(projection: Projection, node: str, console: Console) -> bool:
     found = await progress.until_settled(
         projection, console, node, partial(emptying, node=node), recorded
     )
-    if found is not None and found.word == "not":
+    if found is not None and found.progress == Progress.IMPOSSIBLE:
         console.print(f"[red]{escape(found.text)}[/red]", soft_wrap=True)
         if found.todo:
             console.print(escape(found.todo), soft_wrap=True)
-    return found is not None and found.word == "there"
+    return found is not None and found.progress == Progress.FULFILLED

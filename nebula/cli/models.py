@@ -28,6 +28,7 @@ from nebula.events.state import State
 from nebula.events.vocabulary import Event
 from nebula.history.leaving import adapter_unloading, unloading
 from nebula.history.load_command import load_again
+from nebula.history.outcome import Progress
 from nebula.history.subject import log_trouble
 from nebula.http.views import model_view, state_view
 from nebula.store.reach import trouble
@@ -185,9 +186,9 @@ async def gone(projection: Projection, console: Console, identity: str, seq: int
     found = await progress.until_settled(
         projection, console, identity, partial(unloading, identity=identity, seq=seq), recorded
     )
-    if found is not None and found.word == "not":
+    if found is not None and found.progress == Progress.IMPOSSIBLE:
         console.print(f"[red]{escape(found.text)}[/red]", soft_wrap=True)
-    return found is not None and found.word == "there"
+    return found is not None and found.progress == Progress.FULFILLED
 
 
 async def _show(

@@ -12,7 +12,7 @@ from nebula.cli.exits import INTERRUPTED
 from nebula.cli.meanwhile import Meanwhile
 from nebula.cli.silence import silent
 from nebula.events.state import Replica, State
-from nebula.history.outcome import Asked, Coming, Outcome, asked, outcome
+from nebula.history.outcome import Asked, Coming, Outcome, Progress, asked, outcome
 
 QUIET = 60.0
 """Seconds without news before a command checks whether the responsible actors are alive."""
@@ -97,7 +97,7 @@ async def follow(
     if found is None:
         return False
     followed.tell(found)
-    return found.word == "there"
+    return found.progress == Progress.FULFILLED
 
 
 class Followed:
@@ -124,7 +124,7 @@ class Followed:
 
     def tell(self, found: Outcome) -> None:
         """Print the final state of the request."""
-        if found.word == "there":
+        if found.progress == Progress.FULFILLED:
             head, colon, rest = found.text.partition(":")
             text = f"[green]{escape(head)}[/green]{escape(colon + rest)}"
         else:
@@ -147,9 +147,9 @@ async def settled(
         projection, console, who, look, f"the request is event {seq} of the log and still counts"
     )
     if found is not None:
-        colour = "green" if found.word == "there" else "red"
+        colour = "green" if found.progress == Progress.FULFILLED else "red"
         console.print(f"[{colour}]{escape(found.text)}[/{colour}]", soft_wrap=True)
-    return found is not None and found.word == "there"
+    return found is not None and found.progress == Progress.FULFILLED
 
 
 async def until_settled(
@@ -168,7 +168,7 @@ async def until_settled(
         patience = Patience(projection)
         found = look(projection.state)
         with Meanwhile(console, f"{who}: asked for") as line:
-            while found.word == "coming":
+            while found.progress == Progress.PENDING:
                 line.update(f"{who}: {found.text}", patience.waited)
                 await patience.change(found.coming, found)
                 found = look(projection.state)

@@ -341,7 +341,7 @@ def node(
         version=importlib.metadata.version("nebula-serving"),
         weights=weights.resolve() if weights is not None else None,
         fetches=fetch,
-        rehearses=imagined is not None,
+        simulated=imagined is not None,
     )
     try:
         inventory = devices.probe() if imagined is None else devices.imagined(imagined)

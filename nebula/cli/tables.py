@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nebula.actors.founding import told
-from nebula.actors.placement.fleet import twins
+from nebula.actors.placement.capacity import twins
 from nebula.cli.columns import Columns
 from nebula.cli.elsewhere import shown_message
 from nebula.events import memory

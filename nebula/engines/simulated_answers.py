@@ -85,7 +85,8 @@ class Answer(msgspec.Struct, frozen=True):
 
     def body(self) -> bytes:
         """The answer in one piece."""
-        text = " ".join([""] * bool(self.said and self.tokens) + self.tokens)
+        space = " " if self.said and self.tokens else ""
+        text = space + " ".join(self.tokens)
         ids = None if self.prompt_ids is None else ids_of(self.tokens)
         told = {"prompt_token_ids": self.prompt_ids}
         said: dict[str, Any] = {"text": text}
@@ -173,7 +174,9 @@ class Answer(msgspec.Struct, frozen=True):
         bounds = [0, *range(1, len(tokens), self.interval), len(tokens)]
         told = encode(self.prompt_ids)
         for begin, end in pairwise(bounds):
-            text = " ".join([""] * bool(begin or self.said) + tokens[begin:end])
+            text = " ".join(tokens[begin:end])
+            if text and (begin or self.said):
+                text = " " + text
             reason = self.finish_reason if end == len(tokens) else None
             ids = None if self.prompt_ids is None else ids_of(tokens[begin:end])
             yield head + encode(text) + self._end(encode(reason), told, encode(ids))

@@ -28,9 +28,18 @@ BUSY = frozenset({429, 503})
 
 _VERDICTS = BUSY | {501, 505}
 
-FAILED, TRIED, SILENT, STALLED = "failed", "tried", "silent", "stalled"
-"""Why a replica is avoided: it failed several requests, it failed this very request, it sends no
-heartbeat, or it has requests and makes no progress."""
+
+class Doubt(StrEnum):
+    """Why a router prefers other replicas: the values of `doubt`."""
+
+    FAILED = "failed"
+    """It has failed several requests since its last success."""
+    TRIED = "tried"
+    """It has failed this very request."""
+    SILENT = "silent"
+    """It sends no heartbeat."""
+    STALLED = "stalled"
+    """It has requests and makes no progress."""
 
 
 class Form(StrEnum):

@@ -9,7 +9,7 @@ from rpds import HashTrieMap
 
 from nebula.actors.node.permanent import way_out
 from nebula.actors.node.weights.provision import prunable
-from nebula.actors.placement.candidates import PlacementCandidate
+from nebula.actors.placement.candidates import Lack, PlacementCandidate
 from nebula.actors.placement.planning import plan
 from nebula.events import memory
 from nebula.events.advised import command, why
@@ -200,12 +200,12 @@ def _unschedulable(state: State, model: Model) -> str:
             else "Wait: there is room for it now, and a router will place it."
         )
     # The nodes that lack least come first.
-    if found[0].lack == "files":
+    if found[0].lack == Lack.FILES:
         return (
             f"Put the model's files into {model.spec.source} on a node, which looks again every "
             f"half minute, or load it from elsewhere: {load_again(model, source='SOURCE')}."
         )
-    if found[0].lack in ("place", "label", "devices"):
+    if found[0].lack in (Lack.PLACE, Lack.LABEL, Lack.DEVICES):
         return _nowhere(model, found[0].lack)
     return _either(_opened(state, model) + _roomier(state, model, found))
 
@@ -258,7 +258,7 @@ def _taking(state: State, model: Model, nodes: Set[str]) -> list[str]:
 
 def _roomier(state: State, model: Model, found: Sequence[PlacementCandidate]) -> list[str]:
     """Return what would make room on the present nodes, or by a new one."""
-    full = [each for each in found if each.lack == "room"]
+    full = [each for each in found if each.lack == Lack.ROOM]
     if not full:
         return ["start another `nebula node`"]
     roomiest = max(full, key=lambda each: each.room)
@@ -276,14 +276,14 @@ def _roomier(state: State, model: Model, found: Sequence[PlacementCandidate]) ->
     return ways
 
 
-def _nowhere(model: Model, lack: str) -> str:
+def _nowhere(model: Model, lack: Lack) -> str:
     spec = model.spec
-    if lack == "place":
+    if lack == Lack.PLACE:
         elsewhere = load_again(model, node="", devices=())
         return (
             f"Start {command('node', '--name', spec.node)}, or load it for any node: {elsewhere}."
         )
-    if lack == "label":
+    if lack == Lack.LABEL:
         pairs = (("--label", f"{key}={value}") for key, value in sorted(spec.labels.items()))
         start = command("node", *(word for pair in pairs for word in pair))
         return (

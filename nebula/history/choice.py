@@ -8,14 +8,13 @@ listed with its reason.
 from collections.abc import Sequence
 
 from nebula.actors.router.routing import CACHE_FULL, SLACK, doubtful
-from nebula.events import inference
-from nebula.events.inference import ReplicaCandidate
+from nebula.events.inference import Doubt, ReplicaCandidate
 
-_DOUBTS = {
-    inference.FAILED: "it has failed several requests since its last success",
-    inference.TRIED: "it has failed this very request before",
-    inference.SILENT: "it sends no heartbeat",
-    inference.STALLED: "it is stalled",
+_DOUBTS: dict[str, str] = {
+    Doubt.FAILED: "it has failed several requests since its last success",
+    Doubt.TRIED: "it has failed this very request before",
+    Doubt.SILENT: "it sends no heartbeat",
+    Doubt.STALLED: "it is stalled",
 }
 _DOUBT = "it had failed, stalled or sent no heartbeat"
 
@@ -48,7 +47,7 @@ def _why_not(
     limit: int | None,
 ) -> str:
     facts = f"({_facts(each)})"
-    if doubtful(each) > doubtful(best) or (each.avoided and each.doubt == inference.STALLED):
+    if doubtful(each) > doubtful(best) or (each.avoided and each.doubt == Doubt.STALLED):
         return f"{_doubt(each)} {facts}"
     full = limit is not None and each.in_flight >= limit > best.in_flight
     if full or doubtful(each) < doubtful(best):

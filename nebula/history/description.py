@@ -104,7 +104,8 @@ def _told(record: Record, before: State) -> str:
                 f"attempt {event.attempt}"
             )
         case EngineReady(engine_version=version, seconds=seconds):
-            return f"engine ready after {seconds:g} s" + (f", version {version}" * bool(version))
+            known = f", version {version}" if version else ""
+            return f"engine ready after {seconds:g} s{known}"
         case EngineFailed() as event:
             return _failed(event, before.replicas.get(record.id), before)
         case EngineStalled() as event:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from nebula.actors.placement import candidates
-from nebula.actors.placement.candidates import PlacementCandidate
+from nebula.actors.placement.candidates import Lack, PlacementCandidate
 from nebula.actors.placement.planning import Choice, plan
 from nebula.actors.placement.sizing import device_at, need_in_words, sized_by, usable
 from nebula.events import drift, memory
@@ -322,7 +322,7 @@ class _Told:
     def _lost(self, each: PlacementCandidate, best: PlacementCandidate) -> str:
         device = self._device(each)
         if (
-            each.lack != "room"
+            each.lack != Lack.ROOM
             or each.room >= each.need
             or device is None
             or " left, " not in each.unfit

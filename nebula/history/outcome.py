@@ -5,7 +5,7 @@ what can't come: a replica that was given up, a lost node, a place that does not
 """
 
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
+from enum import StrEnum
 
 from msgspec import Struct
 
@@ -17,7 +17,15 @@ from nebula.events.sources import lacked, unmeasured
 from nebula.events.state import CachedSource, Model, Replica, State, launch_of
 from nebula.history.adapter_outcome import awaits, in_vain, lacking, with_adapters
 
-Word: TypeAlias = Literal["coming", "there", "not"]
+
+class Progress(StrEnum):
+    """How far a request is."""
+
+    PENDING = "pending"
+    """It can still be fulfilled by itself."""
+    FULFILLED = "fulfilled"
+    IMPOSSIBLE = "impossible"
+    """It is not fulfilled without a further request or an operator."""
 
 
 class Asked(Struct, frozen=True):
@@ -50,7 +58,7 @@ class Outcome(Struct, frozen=True):
     `coming` is what is still awaited, `troubles` is what went wrong so far.
     """
 
-    word: Word
+    progress: Progress
     text: str
     todo: str = ""
     coming: tuple[Coming, ...] = ()
@@ -79,9 +87,9 @@ def outcome(state: State, wish: Asked, waited: bool = False) -> Outcome:
         return _coming(f"waits to read event {wish.seq} in the log", ())
     model = state.models.get(wish.model)
     if model is None:
-        return Outcome("not", f"{wish.model} was unloaded by a later request")
+        return Outcome(Progress.IMPOSSIBLE, f"{wish.model} was unloaded by a later request")
     if model.unloading:
-        return Outcome("not", f"{model.id} is being unloaded by a later request")
+        return Outcome(Progress.IMPOSSIBLE, f"{model.id} is being unloaded by a later request")
     troubles = tuple(_troubles(state, model))
     awaited = tuple(coming(state, model))
     if any(each.node for each in awaited) and not wish.adapter:
@@ -92,25 +100,27 @@ def outcome(state: State, wish: Asked, waited: bool = False) -> Outcome:
     if model.rolled_back and model.rolled_back != wish.rolled_back:
         serve = f"{stands.ready} of {stands.wanted} replicas serve as before"
         text = f"{model.id} was rolled back to what last worked: {model.rolled_back}; {serve}"
-        return Outcome("not", text, troubles=troubles)
+        return Outcome(Progress.IMPOSSIBLE, text, troubles=troubles)
     if wish.spec is not None and model.spec != wish.spec:
         text = f"{model.id} is {stands.phase}, but not as this command asked"
         return Outcome(
-            "not",
+            Progress.IMPOSSIBLE,
             f"{text}: event {model.requested_seq} asked for something else since",
             troubles=troubles,
         )
     if wish.adapter and (vain := in_vain(model, wish.adapter, wish.seq)):
-        return Outcome("not", vain, _why(wish.adapter), (), _others(troubles, vain))
+        return Outcome(Progress.IMPOSSIBLE, vain, _why(wish.adapter), (), _others(troubles, vain))
     names = [wish.adapter] if wish.adapter else sorted(model.adapters)
     if lacks := lacking(state, model, names, wish.seq):
         todo, text = _why(wish.adapter or model.id), f"{model.id} is incomplete: {lacks}"
-        return Outcome("not", text, todo, (), _others(troubles, lacks))
+        return Outcome(Progress.IMPOSSIBLE, text, todo, (), _others(troubles, lacks))
     if stands.ready == stands.wanted and not stands.changing:
-        return Outcome("there", _there(state, model, stands, wish, waited), troubles=troubles)
+        return Outcome(
+            Progress.FULFILLED, _there(state, model, stands, wish, waited), troubles=troubles
+        )
     if wish.adapter and stands.ready:
         text = f"{_there(state, model, stands, wish, waited)}; {stands.detail}"
-        return Outcome("there", text, _why(model.id), (), troubles)
+        return Outcome(Progress.FULFILLED, text, _why(model.id), (), troubles)
     return _not_as_asked(state, model, stands, troubles)
 
 
@@ -120,7 +130,7 @@ def _others(troubles: tuple[str, ...], text: str) -> tuple[str, ...]:
 
 
 def _coming(text: str, awaited: tuple[Coming, ...], troubles: tuple[str, ...] = ()) -> Outcome:
-    return Outcome("coming", text, "", awaited, troubles)
+    return Outcome(Progress.PENDING, text, "", awaited, troubles)
 
 
 def _not_as_asked(
@@ -135,7 +145,7 @@ def _not_as_asked(
     elif model.unschedulable:
         stays = "It is started as soon as there is a place for it. "
     text = f"{model.id} {how}: {stands.detail}"
-    return Outcome("not", text, stays + _why(model.id), (), troubles)
+    return Outcome(Progress.IMPOSSIBLE, text, stays + _why(model.id), (), troubles)
 
 
 def _why(name: str) -> str:

@@ -231,7 +231,9 @@ def _alias(state: State, alias: Alias, now: int | None) -> Verdict:
     share = " ({} of {})" if len(alias.targets) > 1 else ""
     parts = [each.model + share.format(each.weight, whole) for each in alias.targets]
     copies = f", {alias.mirror} gets a copy of each request" if alias.mirror else ""
-    names = [each.model for each in alias.targets if each.weight] + [alias.mirror] * bool(copies)
+    names = [each.model for each in alias.targets if each.weight]
+    if alias.mirror:
+        names.append(alias.mirror)
     verdicts = {name: _target(state, name, now) for name in names}
     todo = next((each.todo for each in verdicts.values() if each.todo), "")
     return Verdict(

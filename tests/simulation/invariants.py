@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, get_args
 
-from nebula.actors.placement.fleet import Place
+from nebula.actors.placement.capacity import Place
 from nebula.actors.placement.sizing import device_at, need, usable
 from nebula.actors.router import routing
 from nebula.actors.router.loss import LOST_AFTER

@@ -174,7 +174,7 @@ def test_only_what_is_wanted_is_kept_and_nothing_of_what_comes_meanwhile_goes(
 
 
 def test_a_rehearsal_touches_no_files(tmp_path: Path) -> None:
-    kept = copies(tmp_path, rehearses=True)
+    kept = copies(tmp_path, simulated=True)
     assert kept.take("/not/here", "known") == "known"
     assert kept.take("/not/here") == kept.take("/not/here") != kept.take("/nor/here")
     assert kept.path("/not/here", "known") == Path("/not/here")

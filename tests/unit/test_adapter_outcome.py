@@ -5,7 +5,7 @@ from __future__ import annotations
 from nebula.events.intents import AdapterLoadRequested, AdapterUnloadRequested
 from nebula.events.state import State
 from nebula.events.vocabulary import AdapterLoaded, AdapterLoadFailed
-from nebula.history.outcome import Asked, asked, outcome
+from nebula.history.outcome import Asked, Progress, asked, outcome
 from tests.unit.story import Story, cluster, load
 
 OLD, NEW = "a" * 64, "b" * 64
@@ -36,13 +36,13 @@ def answer(story: Story, replica: str, digest: str) -> None:
 def test_it_is_waited_for_until_every_replica_has_said_what_came_of_it() -> None:
     story = served()
     wish = ask(story, "/sql")
-    assert outcome(story.state, wish).word == "coming"
+    assert outcome(story.state, wish).progress == Progress.PENDING
     answer(story, "chat-0", NEW)
     found = outcome(story.state, wish)
-    assert (found.word, found.text) == ("coming", "chat-1 loads sql")
+    assert (found.progress, found.text) == (Progress.PENDING, "chat-1 loads sql")
     answer(story, "chat-1", NEW)
     found = outcome(story.state, wish)
-    assert found.word == "there"
+    assert found.progress == Progress.FULFILLED
     assert found.text.endswith("with sql, version bbbbbbbbbbbb")
 
 
@@ -63,7 +63,7 @@ def test_what_was_taken_back_is_told_with_what_answers() -> None:
     failed = AdapterLoadFailed("sql", "/broken", "rank 64", asked=wish.seq)
     story.given("chat-1", failed)
     found = outcome(story.state, wish)
-    assert found.word == "not"
+    assert found.progress == Progress.IMPOSSIBLE
     assert found.text == (
         "sql was not changed, version aaaaaaaaaaaa answers as before: chat-1 on n2: rank 64"
     )
@@ -76,11 +76,11 @@ def test_a_later_request_is_what_counts() -> None:
     for replica in ("chat-0", "chat-1"):
         answer(story, replica, NEW)
     told = outcome(story.state, first)
-    assert (told.word, told.text) == (
-        "not",
+    assert (told.progress, told.text) == (
+        Progress.IMPOSSIBLE,
         f"sql was requested again by event {second.seq}, which replaces this request",
     )
-    assert outcome(story.state, second).word == "there"
+    assert outcome(story.state, second).progress == Progress.FULFILLED
 
 
 def test_one_that_was_taken_off_meanwhile_is_not_waited_for() -> None:
@@ -88,7 +88,7 @@ def test_one_that_was_taken_off_meanwhile_is_not_waited_for() -> None:
     wish = ask(story, "/sql")
     story.given("chat", AdapterUnloadRequested("sql"))
     told = outcome(story.state, wish)
-    assert (told.word, told.text) == (
-        "not",
+    assert (told.progress, told.text) == (
+        Progress.IMPOSSIBLE,
         "sql was unloaded from chat by a later request",
     )

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nebula.actors.placement.candidates import Requirements, best, weigh, why_not
-from nebula.actors.placement.fleet import Fleet
+from nebula.actors.placement.candidates import best, weigh, why_not
+from nebula.actors.placement.capacity import Capacity
 from nebula.actors.placement.planning import plan
+from nebula.actors.placement.requirements import Requirements
 from nebula.actors.placement.sizing import need, usable
 from nebula.events.intents import (
     ModelLoadRequested,
@@ -322,7 +323,7 @@ def small(nodes: list[tuple[list[int], str]]) -> Story:
 def test_the_quick_choice_is_the_explained_one_also_where_a_need_fits_exactly(
     nodes: list[tuple[list[int], str]], loads: list[ModelLoadRequested]
 ) -> None:
-    story, fleet = small(nodes), Fleet()
+    story, fleet = small(nodes), Capacity()
     for number, each in enumerate(loads):
         story.given(f"m{number}", each)
         model, rooms = story.model(f"m{number}"), fleet.of(story.state)

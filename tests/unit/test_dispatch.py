@@ -28,7 +28,7 @@ from nebula.actors.router.routing import SLACK
 from nebula.events import envelope, subjects
 from nebula.events.failures import Failure
 from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartbeat
-from nebula.events.inference import FAILED, TRIED, Finished, Piece, Request, Routed
+from nebula.events.inference import Doubt, Finished, Piece, Request, Routed
 from nebula.events.intents import AdapterLoadRequested, ModelUnloadRequested
 from nebula.events.memory import MIB
 from nebula.events.record import parse_headers
@@ -725,7 +725,7 @@ def test_no_replica_that_is_avoided_stands_idle_beside_a_line() -> None:
     router.finished("chat-0", "a", unproven=True)
     assert router.went[1] == ("b", "chat-0")
     (known,) = [each for each in router.sent[1].routed.candidates if each.replica == "chat-0"]
-    assert known.doubt == FAILED
+    assert known.doubt == Doubt.FAILED
 
 
 def test_a_replica_that_was_gone_with_a_request_is_avoided_by_all() -> None:
@@ -747,7 +747,7 @@ def test_a_further_attempt_keeps_only_itself_from_where_it_failed() -> None:
     failing = router.sent[0].replica
     router.ask("r", attempt=2, avoid=failing)
     known = {each.replica: each.doubt for each in router.sent[1].routed.candidates}
-    assert known[failing] == TRIED
+    assert known[failing] == Doubt.TRIED
     assert not avoided(router, failing)
 
 

@@ -587,7 +587,8 @@ def test_engines_that_fail_count_against_a_request_only_in_a_row(flights: Flight
     client = flights.ask(chat())
     failed = Piece(0, end=True, failure=Failure.ENGINE_FAILED, replica="chat-0")
     flights.says(failed)
-    flights.says(Piece(0, b'{"error":{}}', 500, JSON, "chat-1", attempt=2, end=True))
+    refusal = Piece(0, b'{"error":{}}', status=500, content_type=JSON, replica="chat-1", attempt=2)
+    flights.says(replace(refusal, end=True))
     assert not client.flight.done or client.flight.fatal == 0
     again = flights.ask(replace(REQUEST, id="again"))
     flights.says(failed, to="again")

@@ -6,8 +6,8 @@ from hypothesis import given
 from msgspec.structs import replace
 
 from nebula.actors.placement.candidates import best, weigh
+from nebula.actors.placement.capacity import Capacity
 from nebula.actors.placement.decision import Decider, decide
-from nebula.actors.placement.fleet import Fleet
 from nebula.actors.placement.requirements import Requirements
 from nebula.actors.placement.sizing import usable
 from nebula.events.index import indexed
@@ -100,11 +100,11 @@ def test_a_decider_with_memory_decides_as_one_without(said: list[tuple[str, byte
 def test_the_quick_choice_is_the_explained_one(said: list[tuple[str, bytes]]) -> None:
     story = cluster(n1=[16, 16], n2=[24, 24, 8]).given("n3", gpus(16, 16, zone="a"))
     story.given("n4", NodeRegistered(gpus(16).devices, weights=()))
-    fleet = Fleet()
+    capacity = Capacity()
     for subject, payload in said:
         story.publish(subject, payload)
         story.decides()
-        rooms = fleet.of(story.state)
+        rooms = capacity.of(story.state)
         for model in story.state.models.values():
             required = Requirements(story.state, model)
             same: dict[str, int] = {}

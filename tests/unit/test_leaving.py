@@ -17,7 +17,7 @@ from nebula.events.vocabulary import (
     NodeLost,
 )
 from nebula.history.leaving import adapter_unloading, emptying, unloading
-from nebula.history.outcome import Coming, Outcome
+from nebula.history.outcome import Coming, Outcome, Progress
 from tests.unit.story import Story, cluster, gpus, load
 
 
@@ -49,14 +49,14 @@ def test_an_adapter_is_off_when_no_replica_has_it_any_more() -> None:
     story.given("chat-1", AdapterUnloaded("poet"))
     assert [each.node for each in stands(story, seq).coming] == ["n1"]
     story.given("chat-0", AdapterUnloaded("poet"))
-    assert stands(story, seq) == Outcome("there", "poet is unloaded from chat")
+    assert stands(story, seq) == Outcome(Progress.FULFILLED, "poet is unloaded from chat")
 
 
 def test_a_lost_node_is_not_waited_for_and_named() -> None:
     story, seq = asked(serving())
     story.given("chat-1", AdapterUnloaded("poet")).given("n1", NodeLost("silent"))
     found = stands(story, seq)
-    assert found.word == "there"
+    assert found.progress == Progress.FULFILLED
     assert "chat-0 on n1 will be without it once that node is back" in found.text
 
 
@@ -65,15 +65,15 @@ def test_what_never_was_loaded_has_nothing_to_go() -> None:
     story.settles()
     story.runs("chat-0").given("chat", AdapterLoadRequested("poet", "/poet"))
     story.given("chat-0", AdapterLoadFailed("poet", "/poet", "no"))
-    assert stands(*asked(story)).word == "there"
+    assert stands(*asked(story)).progress == Progress.FULFILLED
 
 
 def test_an_adapter_that_is_wanted_again_stays_and_goes_with_its_model() -> None:
     story, seq = asked(serving())
     story.given("chat", AdapterLoadRequested("poet", "/poet"))
-    assert stands(story, seq).word == "not"
+    assert stands(story, seq).progress == Progress.IMPOSSIBLE
     story.given("chat", ModelUnloadRequested())
-    assert stands(story, seq) == Outcome("there", "chat is unloaded, and poet with it")
+    assert stands(story, seq) == Outcome(Progress.FULFILLED, "chat is unloaded, and poet with it")
 
 
 # A node that is to be empty
@@ -93,18 +93,18 @@ def draining(replicas: int = 1, nodes: int = 2) -> Story:
 
 def test_a_node_is_empty_when_the_last_engine_there_has_ended() -> None:
     story = draining()
-    assert emptying(story.state, "n1").word == "coming"  # its successor starts
+    assert emptying(story.state, "n1").progress == Progress.PENDING  # its successor starts
     story.runs("chat-1").settles()
     assert story.replica().retired
     found = emptying(story.state, "n1")
-    assert (found.word, found.coming[0]) == (
-        "coming",
+    assert (found.progress, found.coming[0]) == (
+        Progress.PENDING,
         Coming("chat-0 on n1 finishes its requests and ends", "n1"),
     )
     assert {each.node for each in found.coming} == {"n1"}
     story.stops("chat-0")
-    assert emptying(story.state, "n1").word == "there"
-    assert emptying(story.state, "n9").word == "there"
+    assert emptying(story.state, "n1").progress == Progress.FULFILLED
+    assert emptying(story.state, "n9").progress == Progress.FULFILLED
 
 
 def test_of_several_replicas_each_is_awaited_by_its_name() -> None:
@@ -118,7 +118,7 @@ def test_of_several_replicas_each_is_awaited_by_its_name() -> None:
 
 def test_a_node_whose_replicas_can_go_nowhere_stays_as_it_is() -> None:
     found = emptying(draining(nodes=1).state, "n1")
-    assert (found.word, found.coming) == ("not", ())
+    assert (found.progress, found.coming) == (Progress.IMPOSSIBLE, ())
     assert "what is left there (chat-0) moves as soon as it can" in found.todo
 
 
@@ -128,7 +128,7 @@ def test_a_node_that_is_lost_or_takes_replicas_again_is_not_awaited() -> None:
     assert emptying(story.state, "n1").text.startswith("n1 takes replicas again")
     story = draining()
     story.given("n1", NodeLost("silent"))
-    assert emptying(story.state, "n1").word == "not"
+    assert emptying(story.state, "n1").progress == Progress.IMPOSSIBLE
     assert "n1 is lost" in emptying(story.state, "n1").text
 
 
@@ -139,17 +139,17 @@ def test_a_model_is_awaited_where_its_nodes_are_there_and_not_where_they_are_gon
     story = serving()
     story.given("chat", ModelUnloadRequested())
     seq = story.state.seq
-    on_its_way = Outcome("coming", f"waits to read event {seq + 1} in the log")
+    on_its_way = Outcome(Progress.PENDING, f"waits to read event {seq + 1} in the log")
     assert unloading(story.state, "chat", seq + 1) == on_its_way
     awaited = (Coming("chat-0 on n1 ends", "n1"), Coming("chat-1 on n2 ends", "n2"))
     assert unloading(story.state, "chat", seq) == Outcome(
-        "coming", "chat-0 on n1 ends; chat-1 on n2 ends", coming=awaited
+        Progress.PENDING, "chat-0 on n1 ends; chat-1 on n2 ends", coming=awaited
     )
     story.given("n1", NodeLost("silent"))
     assert [each.node for each in unloading(story.state, "chat", seq).coming] == ["n2"]
     story.stops("chat-1")
     found = unloading(story.state, "chat", seq)
-    assert (found.word, found.coming) == ("not", ())
+    assert (found.progress, found.coming) == (Progress.IMPOSSIBLE, ())
     assert found.text.startswith("chat stays unloading. Start `nebula node --name n1`")
 
 
@@ -159,7 +159,7 @@ def test_a_model_that_is_requested_again_stays() -> None:
     seq = story.state.seq
     story.given("chat", load(2, "8GiB", lora=True))
     found = unloading(story.state, "chat", seq)
-    assert (found.word, found.coming) == ("not", ())
+    assert (found.progress, found.coming) == (Progress.IMPOSSIBLE, ())
     assert found.text.startswith("chat stays: it was requested")
 
 
@@ -172,7 +172,7 @@ def test_a_model_is_gone_once_a_router_has_said_so() -> None:
     [router] = unloading(story.state, "chat", seq).coming
     assert router == Coming("its engines have ended, a router has yet to record that it is gone")
     story.given("chat", ModelUnloaded())
-    assert unloading(story.state, "chat", seq) == Outcome("there", "chat: unloaded")
+    assert unloading(story.state, "chat", seq) == Outcome(Progress.FULFILLED, "chat: unloaded")
 
 
 def test_an_adapter_is_not_awaited_of_an_engine_that_goes_anyway() -> None:

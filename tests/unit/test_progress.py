@@ -225,9 +225,13 @@ async def test_a_command_does_not_wait_for_what_is_left_on_a_lost_node_alone() -
     assert not await models.gone(Told(story), Console(file=said, width=200), "chat", 1)
     assert "chat stays unloading. Start `nebula node --name alpha`" in said.getvalue()
     left = story.state.seq + 1
-    assert leaving.unloading(story.state, "chat", left).word == "coming", "not yet folded"
+    assert leaving.unloading(story.state, "chat", left).progress == outcome.Progress.PENDING, (
+        "not yet folded"
+    )
     story.given("alpha", gpus(80))
-    assert leaving.unloading(story.state, "chat", 1).word == "coming", "it is back"
+    assert leaving.unloading(story.state, "chat", 1).progress == outcome.Progress.PENDING, (
+        "it is back"
+    )
     told = Told(story, lambda: story.stops("chat-0"), story.settles)
     assert await models.gone(told, Console(file=said, width=200), "chat", 1)
 
@@ -352,8 +356,8 @@ async def test_what_was_there_before_an_event_says_nothing_of_what_it_asked_for(
     wish = outcome.asked(story.state, "chat", story.state.seq)
     for before in range(1, wish.seq):
         state = folded(story, before)
-        assert outcome.outcome(state, wish).word == "coming"
-    assert outcome.outcome(story.state, wish).word == "coming"
+        assert outcome.outcome(state, wish).progress == outcome.Progress.PENDING
+    assert outcome.outcome(story.state, wish).progress == outcome.Progress.PENDING
 
 
 async def test_fewer_replicas_are_there_once_the_others_have_gone() -> None:
@@ -389,13 +393,13 @@ def test_whatever_is_coming_names_the_actor_that_brings_it_about(
         for identity in story.state.models:
             wish = outcome.Asked(identity, 0, 0)
             found = outcome.outcome(story.state, wish)
-            assert (found.word == "coming") == bool(found.coming)
+            assert (found.progress == outcome.Progress.PENDING) == bool(found.coming)
             assert found.text
             gone = leaving.unloading(story.state, identity, 0)
-            assert (gone.word == "coming") == bool(gone.coming)
+            assert (gone.progress == outcome.Progress.PENDING) == bool(gone.coming)
         for node in story.state.nodes:
             empty = leaving.emptying(story.state, node)
-            assert (empty.word == "coming") == bool(empty.coming)
+            assert (empty.progress == outcome.Progress.PENDING) == bool(empty.coming)
 
 
 # No actor is there to bring it about

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from nebula.actors.router import routing
 from nebula.actors.router.routing import CACHE_FULL
-from nebula.events import envelope, inference, subjects
+from nebula.events import envelope, subjects
 from nebula.events.failures import Failure, note, words
-from nebula.events.inference import Piece, ReplicaCandidate, Request, Routed
+from nebula.events.inference import Doubt, Piece, ReplicaCandidate, Request, Routed
 from nebula.events.record import parse_headers
 from nebula.events.state import EMPTY, State
 from nebula.events.vocabulary import EngineFailed
@@ -208,7 +208,7 @@ def doubted(replica: str, doubt: str, in_flight: int = 0) -> ReplicaCandidate:
 
 
 def test_each_doubt_about_a_replica_is_told() -> None:
-    doubts = (inference.FAILED, inference.TRIED, inference.SILENT, inference.STALLED)
+    doubts = (Doubt.FAILED, Doubt.TRIED, Doubt.SILENT, Doubt.STALLED)
     others = [doubted(f"x-{number}", doubt) for number, doubt in enumerate(doubts)]
     assert reasons(ReplicaCandidate("chat-0", 1), *others)[1:] == [
         "not x-0: it has failed several requests since its last success (0 in flight)",
@@ -221,9 +221,9 @@ def test_each_doubt_about_a_replica_is_told() -> None:
 def test_one_that_is_avoided_was_chosen_where_all_others_had_their_fill() -> None:
     limit = state().models["chat"].spec.max_in_flight
     assert reasons(
-        doubted("chat-0", inference.FAILED),
+        doubted("chat-0", Doubt.FAILED),
         ReplicaCandidate("chat-1", limit),
-        doubted("chat-2", inference.TRIED),
+        doubted("chat-2", Doubt.TRIED),
     ) == [
         "chat-0 was chosen: 0 in flight, although it has failed several requests since its last "
         "success: the preferred replicas have as many requests as allowed",
@@ -233,7 +233,7 @@ def test_one_that_is_avoided_was_chosen_where_all_others_had_their_fill() -> Non
 
 
 def test_one_that_was_to_be_preferred_to_the_chosen_one_can_only_have_had_its_fill() -> None:
-    assert reasons(doubted("chat-0", inference.FAILED), ReplicaCandidate("chat-1", 3)) == [
+    assert reasons(doubted("chat-0", Doubt.FAILED), ReplicaCandidate("chat-1", 3)) == [
         "chat-0 was chosen: 0 in flight, although it has failed several requests since its last "
         "success: the preferred replicas have as many requests as allowed",
         "not chat-1: it has as many requests as allowed (3 in flight)",
@@ -241,7 +241,7 @@ def test_one_that_was_to_be_preferred_to_the_chosen_one_can_only_have_had_its_fi
 
 
 def test_one_that_stands_still_is_not_called_as_good_as_a_silent_one() -> None:
-    told = reasons(doubted("chat-0", inference.SILENT), doubted("chat-1", inference.STALLED))
+    told = reasons(doubted("chat-0", Doubt.SILENT), doubted("chat-1", Doubt.STALLED))
     assert told[1] == "not chat-1: it is stalled (0 in flight)"
 
 
@@ -254,7 +254,7 @@ _candidates = st.lists(
         st.integers(0, 2),
         st.sampled_from([0.0, 0.5, CACHE_FULL]),
         st.sampled_from([0, 0, 256, 1024]),
-        st.sampled_from(["", inference.FAILED, inference.TRIED, inference.SILENT]),
+        st.sampled_from(["", Doubt.FAILED, Doubt.TRIED, Doubt.SILENT]),
     ),
     min_size=1,
     max_size=4,
@@ -282,7 +282,7 @@ def test_a_replica_that_lost_the_draw_could_have_won_it_and_no_other_could(
 
 
 def test_where_a_request_goes_back_to_why_is_told() -> None:
-    assert reasons(doubted("chat-0", inference.TRIED), doubted("chat-1", inference.SILENT)) == [
+    assert reasons(doubted("chat-0", Doubt.TRIED), doubted("chat-1", Doubt.SILENT)) == [
         "chat-0 was chosen: 0 in flight, although it has failed this very request before: "
         "there is no better one",
         "not chat-1: it sends no heartbeat (0 in flight)",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.actors.router.routing import CACHE_FULL, SLACK, able, choose, hopeless, progress, served
-from nebula.events.inference import FAILED, SILENT, STALLED, TRIED, ReplicaCandidate
+from nebula.events.inference import Doubt, ReplicaCandidate
 from nebula.events.intents import AdapterLoadRequested, ModelScaleRequested, ModelUnloadRequested
 from nebula.events.state import NameBinding
 from nebula.events.values import Adapter, Assignment
@@ -27,9 +27,9 @@ candidate = st.builds(
     st.integers(0, 5),
     st.sampled_from([0.0, 0.5, CACHE_FULL, 1.0]),
     st.sampled_from([0, 0, 256, 512, 4096]),
-    st.sampled_from(["", FAILED, TRIED, SILENT, STALLED]),
+    st.sampled_from(["", Doubt.FAILED, Doubt.TRIED, Doubt.SILENT, Doubt.STALLED]),
 )
-MUTE = (SILENT, STALLED)
+MUTE = (Doubt.SILENT, Doubt.STALLED)
 candidates = st.lists(candidate, max_size=8, unique_by=lambda each: each.replica)
 limits = st.integers(1, 14)
 keys = st.text(max_size=5)
@@ -63,7 +63,7 @@ def test_an_avoided_replica_is_chosen_only_where_no_other_is_left() -> None:
 
 
 def test_no_replica_that_has_failed_requests_stands_idle_beside_a_line() -> None:
-    failed, tried = avoided("a", FAILED), avoided("b", TRIED)
+    failed, tried = avoided("a", Doubt.FAILED), avoided("b", Doubt.TRIED)
     full = ReplicaCandidate("c", LIMIT)
     assert choose([tried, failed, full], "key", LIMIT) == "a"
     assert choose([tried, full], "key", LIMIT) == "b"
@@ -72,9 +72,11 @@ def test_no_replica_that_has_failed_requests_stands_idle_beside_a_line() -> None
 def test_a_request_waits_for_another_rather_than_go_where_nothing_is_heard() -> None:
     for doubt in MUTE:
         assert choose([avoided("a", doubt), ReplicaCandidate("c", LIMIT)], "key", LIMIT) is None
-        assert choose([avoided("a", doubt), avoided("b", FAILED)], "key", LIMIT) == "b"
-    assert choose([avoided("a", SILENT)], "key", LIMIT) == "a"
-    assert choose([avoided("a", STALLED)], "key", LIMIT) is None, "it has to show progress first"
+        assert choose([avoided("a", doubt), avoided("b", Doubt.FAILED)], "key", LIMIT) == "b"
+    assert choose([avoided("a", Doubt.SILENT)], "key", LIMIT) == "a"
+    assert choose([avoided("a", Doubt.STALLED)], "key", LIMIT) is None, (
+        "it has to show progress first"
+    )
 
 
 def test_a_replica_that_has_its_fill_gets_nothing_more() -> None:
@@ -171,7 +173,7 @@ def avoided(replica: str, doubt: str, **fields: int) -> ReplicaCandidate:
 
 def heard(known: list[ReplicaCandidate]) -> list[ReplicaCandidate]:
     """Those that are heard from, or all where there are none such; none that stands still."""
-    known = [each for each in known if not (each.avoided and each.doubt == STALLED)]
+    known = [each for each in known if not (each.avoided and each.doubt == Doubt.STALLED)]
     return [each for each in known if not (each.avoided and each.doubt in MUTE)] or known
 
 

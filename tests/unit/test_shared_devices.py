@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.actors.greeting import shared
+from nebula.actors.placement.capacity import Capacity, twins
 from nebula.actors.placement.decision import decide
-from nebula.actors.placement.fleet import Fleet, twins
 from nebula.actors.placement.sizing import usable
 from nebula.events.intents import ModelScaleRequested
 from nebula.events.memory import GIB
@@ -50,12 +50,12 @@ def test_what_one_plan_puts_on_a_shared_device_is_taken_for_the_other_node() -> 
 
 
 def test_a_room_that_is_remembered_shrinks_with_what_the_other_node_takes() -> None:
-    story, fleet = cluster(n1=GPU, n2=GPU).given("a", load(memory="50GiB")), Fleet()
+    story, fleet = cluster(n1=GPU, n2=GPU).given("a", load(memory="50GiB")), Capacity()
     before = fleet.of(story.state)["n2"]
     story.settles()
     assert where(story, "a") == ["n1"]
     after = fleet.of(story.state)["n2"]
-    assert after == Fleet().of(story.state)["n2"]
+    assert after == Capacity().of(story.state)["n2"]
     assert after.most == before.most - 50 * GIB
 
 

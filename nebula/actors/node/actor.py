@@ -41,8 +41,8 @@ from nebula.actors.node.settings import NodeSettings
 from nebula.actors.node.weights.fetching import Retries
 from nebula.actors.node.weights.hub import Hub
 from nebula.actors.node.weights.manager import WeightsManager
+from nebula.actors.placement.capacity import twins
 from nebula.actors.placement.decision import replicas_on
-from nebula.actors.placement.fleet import twins
 from nebula.events import subjects
 from nebula.events.heartbeats import NodeHeartbeat
 from nebula.events.state import Replica
@@ -105,7 +105,7 @@ class Node(Actor):
             spawn=self.spawn,
             wake=self._wake.set,
             fetches=settings.fetches,
-            rehearses=settings.rehearses,
+            simulated=settings.simulated,
             retries=Retries(settings.restarts.pause),
         )
         self._lives = EngineLives(
@@ -264,7 +264,8 @@ class Node(Actor):
             case Stop(replica=identity, reason=reason, drains=drains):
                 stopped = self._engines.get(identity)
                 if stopped is not None:
-                    self._lives.stop(stopped, reason, self.settings.drain * drains)
+                    seconds = self.settings.drain if drains else 0.0
+                    self._lives.stop(stopped, reason, seconds)
             case LoadAdapter() | UnloadAdapter():
                 self._adapting.begin(action)
 

@@ -37,21 +37,21 @@ class AdapterCopies:
     """A node's copies of adapters' files. All methods except `fetch` block: call them in a thread.
 
     A folder without an adapter's files is never given to an engine; the engine validates their
-    content. `rehearses`: files are simulated, and the disk is not touched.
+    content. `simulated`: files are simulated, and the disk is not touched.
     """
 
-    def __init__(self, folder: Path, node: str, hub: Hub, *, rehearses: bool = False) -> None:
+    def __init__(self, folder: Path, node: str, hub: Hub, *, simulated: bool = False) -> None:
         self._folder = folder
         self._node = node
         self._hub = hub
-        self._rehearses = rehearses
+        self._simulated = simulated
         self._lock = threading.Lock()
         self.taken = 0
         """Counts taken versions: `prune` must know of those taken after its decision."""
 
     def path(self, source: str, digest: str) -> Path:
         """Return the folder of a taken version of a source."""
-        return Path(source) if self._rehearses else self._folder / digest
+        return Path(source) if self._simulated else self._folder / digest
 
     def problem(self, source: str) -> str:
         """Return why a source's folder is not that of an adapter; "" if it may be."""
@@ -63,7 +63,7 @@ class AdapterCopies:
 
         Call it in the event loop, before `take`. Raise Unusable.
         """
-        if self._rehearses:
+        if self._simulated:
             return
         copied = await asyncio.to_thread((self._folder / digest).is_dir) if digest else False
         if copied:
@@ -79,7 +79,7 @@ class AdapterCopies:
         With a `digest` it must be that version: an existing copy is enough, whatever the source has
         now. Raise Unusable.
         """
-        if self._rehearses:
+        if self._simulated:
             return digest or hashlib.sha256(source.encode()).hexdigest()
         with self._lock:
             self.taken += 1
@@ -100,7 +100,7 @@ class AdapterCopies:
         If versions were taken since the count was `taken`, delete nothing and return False.
         """
         with self._lock:
-            if self._rehearses or not self._folder.is_dir():
+            if self._simulated or not self._folder.is_dir():
                 return True
             if self.taken != taken:
                 return False

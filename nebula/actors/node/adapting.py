@@ -43,7 +43,7 @@ class Adapting:
             settings.folder / "adapters" / settings.node,
             settings.node,
             hub,
-            rehearses=settings.rehearses,
+            simulated=settings.simulated,
         )
         self._engines = engines
         self._projection = projection

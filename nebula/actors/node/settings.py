@@ -18,7 +18,7 @@ class NodeSettings(Struct, frozen=True):
     `stall_limit`: seconds without progress after which a ready engine is restarted; 0: never.
     `leave_engines`: a stopped node leaves its engines running for the next one to adopt. `weights`:
     the folder of the hub's cache [the hub library's own]. `fetches`: whether the node fetches files
-    before an engine starts. `rehearses`: devices and files are simulated. `measures`: whether it
+    before an engine starts. `simulated`: devices and files are simulated. `measures`: whether it
     measures how much memory models need.
     """
 
@@ -36,7 +36,7 @@ class NodeSettings(Struct, frozen=True):
     version: str = ""
     weights: Path | None = None
     fetches: bool = True
-    rehearses: bool = False
+    simulated: bool = False
     measures: bool = True
 
     def log_file(self, replica: str) -> Path:

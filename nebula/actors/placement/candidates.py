@@ -2,12 +2,12 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum
 from heapq import nsmallest
-from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from nebula.actors.placement.fleet import Place, Room
+from nebula.actors.placement.capacity import NodeCapacity, Place
 from nebula.actors.placement.requirements import Rank, Requirements
 from nebula.events import memory
 from nebula.events.drift import unsuited
@@ -15,18 +15,20 @@ from nebula.events.sources import lacks
 from nebula.events.state import Node
 from nebula.events.values import Device, Policy
 
-Lack: TypeAlias = Literal["", "place", "label", "files", "devices", "open", "room"]
-"""What a candidate lacks, ordered by severity: lack of room is the mildest."""
 
-_NEARNESS: dict[Lack, int] = {
-    "place": 0,
-    "label": 1,
-    "files": 2,
-    "devices": 3,
-    "open": 4,
-    "room": 5,
-    "": 6,
-}
+class Lack(IntEnum):
+    """What a place lacks, the hardest to mend first: a lack of room is the mildest."""
+
+    PLACE = 0
+    """The load request names another node."""
+    LABEL = 1
+    FILES = 2
+    DEVICES = 3
+    OPEN = 4
+    """The node takes no replicas now."""
+    ROOM = 5
+    NOTHING = 6
+
 
 SHOWN = 8
 """Candidates that a reason names, at most."""
@@ -37,8 +39,8 @@ class PlacementCandidate(Struct, frozen=True):
 
     `need` and `room` are bytes of each device: what the replica needs, and what plans have left
     (the least of several devices). `same` counts the model's replicas on the node; `holds` says
-    whether its weights are there. `unfit` says why it can't be chosen, `lack` the kind of that
-    reason; both are empty if it can.
+    whether its weights are there. `unfit` says why it can't be chosen, "" if it can; `lack` is the
+    kind of that reason.
     """
 
     node: str
@@ -49,7 +51,7 @@ class PlacementCandidate(Struct, frozen=True):
     same: int
     holds: bool = False
     unfit: str = ""
-    lack: Lack = ""
+    lack: Lack = Lack.NOTHING
 
     @property
     def name(self) -> str:
@@ -58,7 +60,7 @@ class PlacementCandidate(Struct, frozen=True):
 
 
 def best(
-    rooms: Mapping[str, Room],
+    rooms: Mapping[str, NodeCapacity],
     required: Requirements,
     same: Mapping[str, int],
     delta: Mapping[Place, int],
@@ -87,7 +89,7 @@ def best(
             continue
         if shape is None or spec.devices or identity in changed:
             for each in _options(room, required, here, delta):
-                if not each.lack and (
+                if each.lack is Lack.NOTHING and (
                     found is None or _rank(each, required) < _rank(found, required)
                 ):
                     found, best_rank = each, _rank(each, required)[0]
@@ -110,7 +112,7 @@ def _carries(node: Node, labels: Sequence[tuple[str, str]]) -> bool:
 
 
 def _place(
-    room: Room, shape: Device, left: int, required: Requirements, same: int
+    room: NodeCapacity, shape: Device, left: int, required: Requirements, same: int
 ) -> PlacementCandidate:
     """Return the best place on a node whose devices are alike.
 
@@ -135,7 +137,7 @@ def _place(
 
 
 def weigh(
-    rooms: Mapping[str, Room],
+    rooms: Mapping[str, NodeCapacity],
     required: Requirements,
     same: Mapping[str, int],
     delta: Mapping[Place, int],
@@ -150,13 +152,11 @@ def weigh(
         for identity, room in rooms.items()
         for each in _options(room, required, same.get(identity, 0), delta)
     ]
-    return sorted(
-        found, key=lambda each: (bool(each.unfit), -_NEARNESS[each.lack], _rank(each, required))
-    )
+    return sorted(found, key=lambda each: (bool(each.unfit), -each.lack, _rank(each, required)))
 
 
 def _options(
-    room: Room, required: Requirements, same: int, delta: Mapping[Place, int]
+    room: NodeCapacity, required: Requirements, same: int, delta: Mapping[Place, int]
 ) -> Iterator[PlacementCandidate]:
     """Yield a node's devices as places, checked only for devices and room."""
     node, asked = room.node, required.spec.devices
@@ -171,12 +171,12 @@ def _options(
         return
     for index, (left, device) in free.items():
         needed = required.need(device)
-        lack: Lack = "" if left >= max(needed, 1) else "room"
+        lack = Lack.NOTHING if left >= max(needed, 1) else Lack.ROOM
         yield PlacementCandidate(
             node.id, (index,), device.kind, needed, left, same, holds, "", lack
         )
     if not free:
-        yield PlacementCandidate(node.id, (), "", 0, 0, same, holds, "", "devices")
+        yield PlacementCandidate(node.id, (), "", 0, 0, same, holds, "", Lack.DEVICES)
 
 
 def _several(
@@ -217,28 +217,30 @@ def _several(
         same,
         holds,
         "",
-        "devices" if len(gpus) < required.count else "room",
+        Lack.DEVICES if len(gpus) < required.count else Lack.ROOM,
     )
 
 
-def _explained(each: PlacementCandidate, room: Room, required: Requirements) -> PlacementCandidate:
+def _explained(
+    each: PlacementCandidate, room: NodeCapacity, required: Requirements
+) -> PlacementCandidate:
     """Return why it can't be chosen: the reason that is hardest to fix."""
     spec, node, lack, unfit = required.spec, room.node, each.lack, ""
     wrong, lacking = unsuited(spec, node), lacks(node, spec.source)
     conflict = required.conflict(node.id, each.same)
     if wrong:
-        lack, unfit = ("place" if spec.node and spec.node != node.id else "label"), wrong
+        lack, unfit = (Lack.PLACE if spec.node and spec.node != node.id else Lack.LABEL), wrong
     elif lacking:
-        lack, unfit = "files", lacking
-    elif lack == "devices":
+        lack, unfit = Lack.FILES, lacking
+    elif lack == Lack.DEVICES:
         unfit = _too_few(each, node, required)
     elif node.closed:
-        lack, unfit = "open", f"{node.id} is {node.closed}"
+        lack, unfit = Lack.OPEN, f"{node.id} is {node.closed}"
     elif conflict:
-        lack = "room"
+        lack = Lack.ROOM
         other = "a replica of it" if conflict == required.model.id else conflict
         unfit = f"{node.id} has {other}, which it is to be kept apart from"
-    elif lack == "room":
+    elif lack == Lack.ROOM:
         unfit = (
             f"{each.name} has {memory.text(max(each.room, 0))} left, needs {memory.text(each.need)}"
         )
@@ -283,7 +285,7 @@ def why_not(each: PlacementCandidate, best: PlacementCandidate, policy: Policy =
 
 
 def shortage(
-    rooms: Mapping[str, Room],
+    rooms: Mapping[str, NodeCapacity],
     required: Requirements,
     same: Mapping[str, int],
     delta: Mapping[Place, int],
@@ -292,11 +294,11 @@ def shortage(
 
     If there are many nodes, those with the most room are named.
     """
-    nearest: Lack = "open" if not rooms else "place"
-    near: list[Room] = []
+    nearest: Lack = Lack.OPEN if not rooms else Lack.PLACE
+    near: list[NodeCapacity] = []
     for room in rooms.values():
         lack = _node_lacks(room, required)
-        if _NEARNESS[lack] > _NEARNESS[nearest]:
+        if lack > nearest:
             nearest, near = lack, []
         if lack == nearest:
             near.append(room)
@@ -309,37 +311,37 @@ def shortage(
     told = "; ".join(list(dict.fromkeys(each.unfit for each in found if each.unfit))[:SHOWN])
     spec = required.spec
     match nearest:
-        case "place":
+        case Lack.PLACE:
             return f"there is no node {spec.node}: it was asked for as the only place"
-        case "label":
+        case Lack.LABEL:
             labels = ", ".join(f"{key}={value}" for key, value in sorted(spec.labels.items()))
             return f"no node carries {labels}: {told}"
-        case "files":
+        case Lack.FILES:
             return f"no node can serve {spec.source}: {told}"
-        case "devices" if spec.devices:
+        case Lack.DEVICES if spec.devices:
             return f"a device that was asked for is not there: {told}"
-        case "devices":
+        case Lack.DEVICES:
             gpus = f"{required.count} GPUs" if required.count > 1 else "devices"
             return f"no node has {gpus} for one replica: {told}"
-        case "open" if rooms and (spec.node or spec.labels):
+        case Lack.OPEN if rooms and (spec.node or spec.labels):
             return f"no node that suits takes replicas: {told}"
-        case "open":
+        case Lack.OPEN:
             return "no node takes replicas: start one with `nebula node`"
         case _:
             return f"no device has room: {told}"
 
 
-def _node_lacks(room: Room, required: Requirements) -> Lack:
+def _node_lacks(room: NodeCapacity, required: Requirements) -> Lack:
     """Return what a node lacks, for its device that lacks least."""
     node, spec = room.node, required.spec
     if (spec.node or spec.labels) and unsuited(spec, node):
-        return "place" if spec.node and spec.node != node.id else "label"
+        return Lack.PLACE if spec.node and spec.node != node.id else Lack.LABEL
     if lacks(node, spec.source):
-        return "files"
+        return Lack.FILES
     devices = room.devices
     if spec.devices:
         devices = tuple([device for device in devices if device.index in spec.devices])
     fit = devices if required.count == 1 else [each for each in devices if each.kind == "gpu"]
     if len(fit) < required.count:
-        return "devices"
-    return "open" if node.closed else "room"
+        return Lack.DEVICES
+    return Lack.OPEN if node.closed else Lack.ROOM

@@ -7,7 +7,7 @@ that was lost, and after a decision was appended nothing is left to decide.
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nebula.actors.placement.fleet import Fleet
+from nebula.actors.placement.capacity import Capacity
 from nebula.actors.placement.planning import Plan, plan
 from nebula.events.brief import brief
 from nebula.events.sources import unmeasured
@@ -51,7 +51,7 @@ class Decider:
 
     def __init__(self, policy: Policy | None = None) -> None:
         self._policy = policy
-        self._fleet = Fleet()
+        self._capacity = Capacity()
         self._all_quiet: tuple[object, int] = (None, -1)
         self._quiet: dict[str, tuple[object, ...]] = {}
 
@@ -71,7 +71,7 @@ class Decider:
             now = (model, *state.replicas_of(model))
             if self._known_quiet(state, now):
                 continue
-            decision = _of_model(state, model, self._policy, self._fleet)
+            decision = _of_model(state, model, self._policy, self._capacity)
             if decision is not None:
                 return (decision, *rejected)
             self._quiet[identity] = (state.capacity_seq, *now)
@@ -92,10 +92,12 @@ def due(state: State, model: Model) -> Decision | None:
     """Return the due decision on one model, if there is one."""
     if model.id not in state.unsettled:
         return None
-    return _of_model(state, model, None, Fleet())
+    return _of_model(state, model, None, Capacity())
 
 
-def _of_model(state: State, model: Model, policy: Policy | None, fleet: Fleet) -> Decision | None:
+def _of_model(
+    state: State, model: Model, policy: Policy | None, capacity: Capacity
+) -> Decision | None:
     if model.unloading:
         if model.replicas:
             return None
@@ -108,13 +110,13 @@ def _of_model(state: State, model: Model, policy: Policy | None, fleet: Fleet) -
             return Decision(model.id, back, failed.changed)
     if unmeasured(state, model):
         return None
-    planned = plan(state, model, policy, fleet=fleet)
+    planned = plan(state, model, policy, capacity=capacity)
     cause = model.requested_seq if due else _cause(state, model)
     if planned.assignments != model.assignments or (_answers(model) and not planned.missing):
         return Decision(model.id, ModelAssigned(model.version + 1, planned.assignments), cause)
     if planned.missing and (due or _told_otherwise(model, planned)):
         return Decision(model.id, ModelUnschedulable(brief(planned.reason), planned.missing), cause)
-    if planned.missing and _stranded(state, model, policy, fleet):
+    if planned.missing and _stranded(state, model, policy, capacity):
         why = f"it fits nowhere, and what worked before is gone: {planned.reason}"
         back = _rolled_back(state, model, why)
         return None if back is None else Decision(model.id, back, cause)
@@ -126,12 +128,12 @@ def _rolled_back(state: State, model: Model, reason: str) -> ModelRolledBack | N
     return back if rejection_reason(state, model.id, back) is None else None
 
 
-def _stranded(state: State, model: Model, policy: Policy | None, fleet: Fleet) -> bool:
+def _stranded(state: State, model: Model, policy: Policy | None, capacity: Capacity) -> bool:
     """Return whether a change that fits nowhere prevents serving by the previous spec."""
     before = _before_change(model)
     if before is None or any(replica.serving for replica in state.replicas_of(model)):
         return False
-    return bool(plan(state, before, policy, fleet=fleet).assignments)
+    return bool(plan(state, before, policy, capacity=capacity).assignments)
 
 
 def _answers(model: Model) -> bool:

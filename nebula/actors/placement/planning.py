@@ -15,7 +15,7 @@ from nebula.actors.placement.candidates import (
     shortage,
     weigh,
 )
-from nebula.actors.placement.fleet import Fleet, Place, promised_beside
+from nebula.actors.placement.capacity import Capacity, Place, promised_beside
 from nebula.actors.placement.requirements import Requirements
 from nebula.actors.placement.sizing import device_at, usable
 from nebula.events import drift, sources
@@ -50,14 +50,14 @@ def plan(
     model: Model,
     policy: Policy | None = None,
     *,
-    fleet: Fleet | None = None,
+    capacity: Capacity | None = None,
     tell: bool = False,
 ) -> Plan:
     """Return a plan of a model's replicas in `state`. `tell`: with all candidates of each choice.
 
     Replicas that their nodes gave up are tried again after a new request for the model.
     """
-    draft = _Draft(state, model, policy, fleet or Fleet(), tell)
+    draft = _Draft(state, model, policy, capacity or Capacity(), tell)
     draft.sort()
     draft.trim()
     draft.add()
@@ -74,14 +74,14 @@ class _Draft:
     """
 
     def __init__(
-        self, state: State, model: Model, policy: Policy | None, fleet: Fleet, tell: bool
+        self, state: State, model: Model, policy: Policy | None, capacity: Capacity, tell: bool
     ) -> None:
         self.state = state
         self.model = model
         self.required = Requirements(state, model, policy)
-        self.rooms = fleet.of(state)
-        self.twins = fleet.twins
-        self.full = fleet.full
+        self.rooms = capacity.of(state)
+        self.twins = capacity.twins
+        self.full = capacity.full
         self.tell = tell
         self.launch = launch_of(model)
         self.version = model.version + 1

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nebula.actors.placement.fleet import Fleet
+from nebula.actors.placement.capacity import Capacity
 from nebula.actors.placement.planning import plan
 from nebula.events.evolve import evolve
 from nebula.events.intents import ModelRebalanceRequested
@@ -118,7 +118,7 @@ def _better(state: State, model: Model) -> Iterator[tuple[Move, State]]:
 def _target(state: State, model: Model, place: Assignment) -> Assignment | None:
     """Return where the planner would put the successor of a replica."""
     wished = _fold(state, model.id, ModelRebalanceRequested((place.replica,)))
-    planned = plan(wished, wished.models[model.id], fleet=Fleet())
+    planned = plan(wished, wished.models[model.id], capacity=Capacity())
     before = {each.replica for each in model.assignments}
     return next((each for each in planned.assignments if each.replica not in before), None)
 

@@ -1,10 +1,18 @@
 """Eviction: which sleeping model is woken, and which one makes room for it. Pure.
 
-A waiting request wakes a sleeping model. If there is no room, `evictable` models go to sleep, the
-least recently used first and only as many as needed. To keep two models from thrashing, a model
-keeps its place until the queue that it was woken for is served, or for the length of a turn while
-requests keep arriving. A model that was evicted, or requested later, cannot take room that is
-reserved for an earlier waiter.
+The models that requests wait for are considered one after the other: those awake that still lack
+room first, then the longest wait first. For each one, the first rule that applies decides:
+
+1. If it needs no room, or its need is not known yet, it is woken.
+2. If it fits into room that no earlier model waits for, it is woken; if it is awake, that room is
+   reserved for it.
+3. If ending `evictable` models would make room, they go to sleep, the least recently used first and
+   only as many as needed; the model is woken.
+4. If not even ending all of them would make room, it is woken: once it is awake, its state says
+   what is missing.
+
+To keep two models from thrashing, a model keeps its place until the queue that it was woken for is
+served, or for the length of a turn while requests keep arriving (`_may_go`).
 """
 
 import math
@@ -13,8 +21,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from nebula.actors.placement.capacity import Capacity, Place
 from nebula.actors.placement.decision import Decision
-from nebula.actors.placement.fleet import Fleet, Place
 from nebula.actors.placement.planning import plan
 from nebula.events.index import hold
 from nebula.events.sources import unmeasured
@@ -71,25 +79,26 @@ def decide_eviction(state: State, uses: Mapping[str, ModelUsage]) -> tuple[Decis
     )
     if not calling:
         return ()
-    fleet, coming = Fleet(), _as_wanted(state)
+    capacity, coming = Capacity(), _as_wanted(state)
     taken: set[Place] = set()
     for model, use in calling:
         awake = replace(model, asleep=False)
-        woken = (Decision(model.id, ModelWoken(in_line(use)), model.changed),) * model.asleep
-        if not awake.wanted or unmeasured(state, awake):
+        wakes = Decision(model.id, ModelWoken(in_line(use)), model.changed)
+        woken = (wakes,) if model.asleep else ()
+        if not awake.wanted or unmeasured(state, awake):  # rule 1
             if woken:
                 return woken
             continue
-        places = _places(plan(coming, awake, fleet=fleet).assignments)
-        if places and not places & taken:
+        places = _places(plan(coming, awake, capacity=capacity).assignments)
+        if places and not places & taken:  # rule 2
             if woken:
                 return woken
             taken |= places  # the room that it waits for is being cleared
             continue
-        evictable = _evictable(state, uses, but=model.id)
+        evictable = _evictable(state, uses, excluding=model.id)
         may_go = [each for each in evictable if _may_go(state, each, uses[each.id])]
-        chosen = _least(coming, awake, may_go, taken, fleet)
-        if chosen:
+        chosen = _least(coming, awake, may_go, taken, capacity)
+        if chosen:  # rule 3
             return (
                 *(
                     Decision(
@@ -99,10 +108,8 @@ def decide_eviction(state: State, uses: Mapping[str, ModelUsage]) -> tuple[Decis
                 ),
                 *woken,
             )
-        if woken and not places and not _least(coming, awake, evictable, set(), fleet):
-            return (
-                woken  # no model will make room for it: once awake, its state says what is missing
-            )
+        if woken and not places and not _least(coming, awake, evictable, set(), capacity):
+            return woken  # rule 4
     return ()
 
 
@@ -120,12 +127,12 @@ def _makes_room(use: ModelUsage, model: Model, waiting: ModelUsage) -> str:
     )
 
 
-def _evictable(state: State, uses: Mapping[str, ModelUsage], *, but: str) -> list[Model]:
+def _evictable(state: State, uses: Mapping[str, ModelUsage], *, excluding: str) -> list[Model]:
     """Return the models that may be ended, the least recently used first."""
     found = [
         model
         for identity in uses
-        if identity != but
+        if identity != excluding
         and (model := state.models.get(identity)) is not None
         and model.spec.evictable
         and model.assignments
@@ -144,7 +151,7 @@ def _may_go(state: State, model: Model, use: ModelUsage) -> bool:
 
 
 def _least(
-    state: State, model: Model, sleepers: Sequence[Model], taken: set[Place], fleet: Fleet
+    state: State, model: Model, sleepers: Sequence[Model], taken: set[Place], capacity: Capacity
 ) -> tuple[Model, ...]:
     """Return the fewest of `sleepers`, preferably the first, whose eviction makes room.
 
@@ -152,7 +159,7 @@ def _least(
     """
 
     def places(chosen: Iterable[Model]) -> set[Place]:
-        found = _places(plan(_without(state, chosen), model, fleet=fleet).assignments)
+        found = _places(plan(_without(state, chosen), model, capacity=capacity).assignments)
         return set() if found & taken else found
 
     if not sleepers or not places(sleepers):

@@ -1,7 +1,8 @@
 """The decisions that a router appends now: from the state, and from what it has seen. Pure.
 
-Each state is decided upon once. What was seen is considered on request, and again after it has led
-to a decision, since only the most urgent kind is decided at a time.
+What was seen is considered first, but only on request (`look`); then the state, once for each
+state. If what was seen led to a decision, it is considered once more, since only the most urgent
+kind is decided at a time.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,11 +28,11 @@ class PendingDecisions:
         self._lost_after = lost_after
         self._decider = Decider()
         self._decided: State | None = None
-        self._looks = self._again = False
+        self._look_due = self._look_again = False
 
     def look(self) -> None:
         """Let the next decision consider what was seen."""
-        self._looks = True
+        self._look_due = True
 
     def due(self, state: State, *, connected: bool) -> tuple[Decision, ...]:
         """Return the decisions to append together; none until the state changes or a look is due.
@@ -46,21 +47,21 @@ class PendingDecisions:
             if due:
                 self._decided = None  # if it is not appended, it is due again
                 return due
-            if not self._again:
+            if not self._look_again:
                 return ()
-            self._again, self._looks = False, True
+            self._look_again, self._look_due = False, True
 
     def decide(self, state: State) -> tuple[Decision, ...]:
         """Return the decisions that follow from the state."""
         return self._decider.decide(state)
 
     def _observed(self, state: State, connected: bool) -> tuple[Decision, ...]:
-        if not self._looks:
+        if not self._look_due:
             return ()
-        self._looks = False
+        self._look_due = False
         if not connected:
             return ()
         seen = self._observer.observe(state, self._loads())
         due = decide_lifecycle(state, seen, lost_after=self._lost_after)
-        self._again = bool(due)
+        self._look_again = bool(due)
         return due

@@ -14,15 +14,7 @@ from nebula.actors.router.blame import Blame
 from nebula.actors.router.observer import ModelLoad
 from nebula.actors.router.prefixes import BOUNDS, Prefixes
 from nebula.events.heartbeats import ReplicaHeartbeat
-from nebula.events.inference import (
-    FAILED,
-    SILENT,
-    STALLED,
-    TRIED,
-    Finished,
-    ReplicaCandidate,
-    Request,
-)
+from nebula.events.inference import Doubt, Finished, ReplicaCandidate, Request
 from nebula.events.state import Model, Replica, State
 
 SILENCE = 8.0
@@ -154,13 +146,13 @@ class ReplicaLoads:
             load = self._load(replica)
             doubt = ""
             if now - load.heard > SILENCE:
-                doubt = SILENT
+                doubt = Doubt.SILENT
             elif load.stalled > STALL:
-                doubt = STALLED
+                doubt = Doubt.STALLED
             elif replica.id == tried:
-                doubt = TRIED
+                doubt = Doubt.TRIED
             elif self._blame.avoids((replica.id, load.pid), now):
-                doubt = FAILED
+                doubt = Doubt.FAILED
             found.append(
                 ReplicaCandidate(
                     replica.id,

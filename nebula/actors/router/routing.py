@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from nebula.events import sources
 from nebula.events.alike import together
 from nebula.events.evolve_adapter import serves, short
-from nebula.events.inference import FAILED, SILENT, STALLED, TRIED, ReplicaCandidate, Request
+from nebula.events.inference import Doubt, ReplicaCandidate, Request
 from nebula.events.model_status import loading_seconds, model_status
 from nebula.events.state import Model, NameBinding, Replica, State
 
@@ -17,8 +17,8 @@ SLACK = 4
 """Requests by which a replica that has seen a prompt's beginning may be busier than the least busy
 one and still be chosen; it may also be up to twice as busy."""
 
-_MUTE = frozenset({SILENT, STALLED})
-_DOUBTS = {"": 1, FAILED: 1, TRIED: 2, SILENT: 3, STALLED: 3}
+_MUTE = frozenset({Doubt.SILENT, Doubt.STALLED})
+_DOUBTS = {"": 1, Doubt.FAILED: 1, Doubt.TRIED: 2, Doubt.SILENT: 3, Doubt.STALLED: 3}
 """The reasons for avoiding a replica, the weakest first."""
 
 CACHE_FULL = 0.95
@@ -157,7 +157,7 @@ def doubtful(candidate: ReplicaCandidate) -> int:
 
 def _doubted(candidates: Sequence[ReplicaCandidate], limit: int) -> list[ReplicaCandidate]:
     """Return the replicas with room that are least to be avoided, if only such have room."""
-    candidates = [each for each in candidates if not (each.avoided and each.doubt == STALLED)]
+    candidates = [each for each in candidates if not (each.avoided and each.doubt == Doubt.STALLED)]
     heard = [each for each in candidates if not (each.avoided and each.doubt in _MUTE)]
     free = [each for each in heard or candidates if each.in_flight < limit]
     least = min(map(doubtful, free), default=0)

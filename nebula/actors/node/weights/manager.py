@@ -26,7 +26,7 @@ SCAN_TIME = 5.0
 class WeightsManager:
     """The files of one node. `fetches`: whether the node downloads from the hub itself.
 
-    With `rehearses`, its files are those that the log mentions, and the disk is not touched.
+    With `simulated`, its files are those that the log mentions, and the disk is not touched.
     """
 
     def __init__(
@@ -39,23 +39,23 @@ class WeightsManager:
         spawn: Spawn,
         wake: Callable[[], None],
         fetches: bool = True,
-        rehearses: bool = False,
+        simulated: bool = False,
         retries: Retries,
     ) -> None:
         self.hub = hub
-        self.fetches = fetches and not hub.offline and not rehearses
-        self.rehearses = rehearses
+        self.fetches = fetches and not hub.offline and not simulated
+        self.simulated = simulated
         self._own = own = OwnNode(node, projection, tell=tell, spawn=spawn, wake=wake)
         bringing = Bringing(hub, own.report, lambda: own.held)
-        checks = fetches and not rehearses
+        checks = fetches and not simulated
         self._folders = Folders(lambda: own.held, own.report, spawn, wake, enabled=checks)
         self._surveying = Surveying(own, hub, bringing, self._folders)
         self._fetching = Fetching(own, bringing, retries, self._surveying.look_again)
-        self._removing = Removing(own, None if rehearses else hub)
+        self._removing = Removing(own, None if simulated else hub)
 
     async def held(self) -> tuple[Weights, ...]:
         """Return the sources that are complete on the disk; nothing if that takes too long."""
-        if self.rehearses:
+        if self.simulated:
             known = self._own.held.items()
             return tuple(Weights(source, held.total) for source, held in known if held.whole)
         try:

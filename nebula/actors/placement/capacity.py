@@ -13,7 +13,7 @@ Place: TypeAlias = tuple[str, int]
 """A node and the index of one of its devices."""
 
 
-class Room(Struct, frozen=True):
+class NodeCapacity(Struct, frozen=True):
     """What plans have left of a node: bytes of each of its `devices`.
 
     `ranked`: the same, least first. `shape`: the common properties of its devices, if they are
@@ -40,18 +40,18 @@ class Room(Struct, frozen=True):
         return self.ranked[-1] if self.ranked else 0
 
 
-class Fleet:
+class Capacity:
     """Computes the room on all nodes for consecutive states."""
 
     def __init__(self) -> None:
-        self._rooms: dict[str, Room] = {}
+        self._rooms: dict[str, NodeCapacity] = {}
         self._seen: tuple[object, object] = (None, None)
         self.twins: Mapping[Place, tuple[Place, ...]] = {}
         """For each device that several nodes offer, its other nodes."""
         self.full: dict[object, str] = {}
-        """The requirements (`Wish.kind`) that have no room now, with the reason."""
+        """The requirements (`Requirements.kind`) that have no room now, with the reason."""
 
-    def of(self, state: State) -> Mapping[str, Room]:
+    def of(self, state: State) -> Mapping[str, NodeCapacity]:
         """Return the room on every node, in no order."""
         if self._seen[0] is state.nodes and self._seen[1] is state.occupancy:
             return self._rooms
@@ -104,7 +104,7 @@ def promised_beside(occupancy: Mapping[str, Occupancy], others: tuple[Place, ...
     return sum(held.used.get(index, 0) for held, index in found if held is not None)
 
 
-def _room(node: Node, held: Occupancy | None, beside: tuple[int, ...]) -> Room:
+def _room(node: Node, held: Occupancy | None, beside: tuple[int, ...]) -> NodeCapacity:
     devices = tuple(distinct(node))
     used = held.used if held is not None else {}
     others = beside or (0,) * len(devices)
@@ -116,4 +116,4 @@ def _room(node: Node, held: Occupancy | None, beside: tuple[int, ...]) -> Room:
     )
     alike = len({(device.kind, device.memory) for device in devices}) == 1
     ranked = tuple(sorted(free))
-    return Room(node, held, devices, free, ranked, devices[0] if alike else None, beside)
+    return NodeCapacity(node, held, devices, free, ranked, devices[0] if alike else None, beside)
