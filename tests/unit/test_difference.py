@@ -164,4 +164,13 @@ def test_a_replica_whose_engine_still_ends_is_told_to_be_retired() -> None:
     before = story.state
     story.given("chat", ModelScaleRequested(0)).settles()
     phases = [each for each in differences(before, story.state) if each.field == "phase"]
-    assert phases == [Change("~", "replica", "chat-0", "phase", "ready", "retired")]
+    assert phases == [
+        Change(
+            sign="~",
+            aggregate="replica",
+            id="chat-0",
+            field="phase",
+            before="ready",
+            after="retired",
+        )
+    ]

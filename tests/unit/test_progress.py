@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from io import StringIO
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -493,12 +493,14 @@ async def test_nats_may_be_away_for_so_long_each_time(monkeypatch: pytest.Monkey
         await waited.later(1, "last")
 
 
-@pytest.mark.parametrize(("word", "so"), [("there", True), ("not", False)])
+@pytest.mark.parametrize(
+    ("state", "so"), [(outcome.Progress.FULFILLED, True), (outcome.Progress.IMPOSSIBLE, False)]
+)
 async def test_what_is_settled_is_told_and_so_is_whether_it_came_about(
-    word: Literal["there", "not"], so: bool
+    state: outcome.Progress, so: bool
 ) -> None:
     said = StringIO()
-    found = outcome.Outcome(word, "how it is")
+    found = outcome.Outcome(state, "how it is")
     console = Console(file=said, width=200)
     assert await progress.settled(Told(served()), console, "x", lambda _: found, 7) is so
     assert said.getvalue().splitlines()[-1] == "how it is"
