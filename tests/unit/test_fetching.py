@@ -66,7 +66,12 @@ async def test_the_parts_are_the_body_and_none_is_larger_than_a_message(
     nats.bodies.hold(request(body))
     assert await fetch(nats, sent(body)) == body  # type: ignore[arg-type]
     assert len(nats.asked) == -(-len(body) // room)
-    assert nats.bodies.fits(body) == (len(body) <= room)
+    assert nats.bodies.fits(body), "it fits into one message of any server that is not refused"
+
+
+@given(length=st.integers(0, 20_000), room=st.integers(8 * 1024, 12 * 1024))
+def test_a_body_that_fits_into_a_message_is_not_fetched(length: int, room: int) -> None:
+    assert Nats(room).bodies.fits(bytes(length)) == (length <= room)
 
 
 async def test_a_part_that_is_lost_on_its_way_is_asked_for_again() -> None:
