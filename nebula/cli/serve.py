@@ -1,7 +1,5 @@
 """The commands that run an actor in the foreground: gateway, router, node."""
 
-import asyncio
-import contextlib
 import fcntl
 import importlib.metadata
 import logging
@@ -9,13 +7,10 @@ import shlex
 import socket
 import sys
 import uuid
-from collections.abc import Generator
-from functools import partial
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 import click
-import uvicorn
 
 from nebula.actors.actor import Actor
 from nebula.actors.gateway.actor import Gateway
@@ -24,6 +19,7 @@ from nebula.actors.node.actor import Node
 from nebula.actors.node.reconciliation import Restarts
 from nebula.actors.node.settings import NodeSettings
 from nebula.actors.router.actor import Router
+from nebula.cli.http_server import serve_http
 from nebula.cli.options import (
     PORT,
     Amount,
@@ -55,13 +51,8 @@ from nebula.cli.options import (
 from nebula.cli.process import FATAL, fail, on_stop, run, set_up_logging
 from nebula.events import subjects
 from nebula.events.values import Device
-from nebula.http.app import create_app
-from nebula.http.capacity import Capacity, raise_open_files
-from nebula.http.connection import HttpConnection
 from nebula.http.inference import LARGEST_BODY, Limits, Patience
-from nebula.http.listening import CantListen, NotAHost, everywhere, listen, url
 from nebula.http.origins import Doors
-from nebula.http.stopping import UNREAD_LAST, Stopping
 from nebula.store import private
 from nebula.store.connection import Connection
 
@@ -142,92 +133,7 @@ def gateway(
     )
     actor.cluster = cluster
     doors = Doors(bound=host, hosts=allowed_hosts, origins=allowed_origins)
-    run(_gateway(actor, host, port, Limits(max_body, patience), doors, keep_alive, grace))
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which would end the process before the actor."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
-
-    def give_up_arriving(self) -> None:
-        """Refuse the requests that have not arrived completely."""
-        for connection in tuple(self.server_state.connections):
-            cast("HttpConnection", connection).give_up_arriving()
-
-    def stop(self) -> None:
-        """Stop taking requests, finish the present ones, and return."""
-        self.should_exit = True
-
-
-async def _gateway(
-    actor: Gateway,
-    host: str,
-    port: int,
-    limits: Limits,
-    doors: Doors,
-    keep_alive: float,
-    grace: float,
-) -> None:
-    try:
-        listening = listen(host, port)
-    except NotAHost as error:
-        fail(f"--host: {error}", FATAL)
-    except CantListen as error:
-        fail(str(error.strerror), FATAL)
-    capacity = Capacity(actor.bodies, open_files=raise_open_files(), keep_alive=keep_alive)
-    stopping = Stopping()
-    server = _Server(
-        uvicorn.Config(
-            create_app(actor, limits, doors, stopping),
-            interface="asgi3",
-            loop="none",
-            http=partial(HttpConnection, capacity=capacity),  # type: ignore[arg-type]
-            ws="none",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=UNREAD_LAST,
-        )
-    )
-    server.server_state.tasks = stopping.under_way  # uvicorn's set of the requests that run
-    log.info(
-        "listening on %s%s, for %d connections at most: %d files may be open",
-        f"port {port} of all addresses, here " if everywhere(host) else "",
-        url(host, port),
-        capacity.connections,
-        capacity.open_files,
-    )
-
-    def signalled() -> None:
-        stopping.signal()
-        server.force_exit = stopping.at_once  # it waits for no connection then
-
-    on_stop(signalled)
-    acting = asyncio.create_task(actor.run())
-    stopped = asyncio.create_task(stopping.begun.wait())
-    serving = asyncio.create_task(server.serve(sockets=listening))
-    watching = asyncio.create_task(capacity.watch())
-    try:
-        await asyncio.wait((acting, serving, stopped), return_when=asyncio.FIRST_COMPLETED)
-        stopping.begun.set()
-        actor.leaving.set()
-        if acting.done() or not await stopping.drained(grace):
-            actor.let_all_go()
-            server.give_up_arriving()
-            await stopping.heard_out()
-    finally:
-        watching.cancel()
-        stopped.cancel()
-        server.stop()
-        await asyncio.gather(serving, return_exceptions=True)
-        actor.stop()
-        await asyncio.gather(acting, return_exceptions=True)
-        await actor.connection.close()
-    await acting
+    run(serve_http(actor, host, port, Limits(max_body, patience), doors, keep_alive, grace))
 
 
 @click.command()

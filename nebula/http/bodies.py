@@ -7,7 +7,7 @@ from litestar.types import Receive
 
 from nebula.actors.gateway.budget import Hold
 from nebula.http import codings
-from nebula.http.errors import ApiError, unavailable
+from nebula.http.errors import ApiError, overdue, unavailable
 
 PART_PATIENCE = 30.0
 """Seconds within which the next part of a body must arrive."""
@@ -92,7 +92,7 @@ async def _parts(
                 message = await receive()
         except TimeoutError:
             text = f"nothing more of the body arrived for {PART_PATIENCE:.0f} s"
-            raise ApiError(408, text, kind="timeout", code="timeout") from None
+            raise overdue(text) from None
     raise ClientLeft
 
 

@@ -18,7 +18,7 @@ from nebula.actors.gateway.budget import Hold
 from nebula.http import lingering
 from nebula.http.capacity import Capacity
 from nebula.http.cycle import Cycle
-from nebula.http.errors import ApiError, stopping, unavailable
+from nebula.http.errors import ApiError, overdue, stopping, unavailable
 from nebula.http.heads import Fields, Head
 from nebula.http.lingering import Lingering
 from nebula.http.parsing import Parsing
@@ -369,7 +369,7 @@ class HttpConnection(asyncio.Protocol):
         """Refuse a request that does not arrive in time."""
         self._arrival = None
         if self._parsing.in_head:
-            self.refuse(_overdue(f"the request's head did not arrive within {HEAD_TIME:.0f} s"))
+            self.refuse(overdue(f"the request's head did not arrive within {HEAD_TIME:.0f} s"))
             return
         now = self._loop.time()
         if self._reading_held:
@@ -380,7 +380,7 @@ class HttpConnection(asyncio.Protocol):
             self._arrival = self._loop.call_later(left, self._late)
             return
         pace = f"{BODY_TIME:.0f} s and a second for {PACE} bytes of it"
-        self.refuse(_overdue(f"the body arrived too slowly: it may take {pace}"))
+        self.refuse(overdue(f"the body arrived too slowly: it may take {pace}"))
 
     def _linger(self) -> None:
         """Close the sending side, and read on while the client is still sending."""
@@ -397,7 +397,3 @@ class HttpConnection(asyncio.Protocol):
 async def _nobody(_: Scope, receive: Receive, __: Send) -> None:
     """Answer a request that was refused before it was complete: its cycle knows why."""
     await receive()
-
-
-def _overdue(text: str) -> ApiError:
-    return ApiError(408, text, kind="timeout", code="timeout")

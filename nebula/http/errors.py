@@ -91,6 +91,11 @@ def unavailable(message: str, retry_after: int | None = 1) -> ApiError:
     )
 
 
+def overdue(text: str) -> ApiError:
+    """Return a 408 for a request that did not arrive in time."""
+    return ApiError(408, text, kind="timeout", code="timeout")
+
+
 def stopping() -> ApiError:
     """Return the error for a request that arrives or ends too late while the gateway stops."""
     return ApiError(

@@ -1,0 +1,111 @@
+"""Runs a gateway with its HTTP server, and ends both in order: requests first."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Generator
+from functools import partial
+from typing import cast
+
+import uvicorn
+
+from nebula.actors.gateway.actor import Gateway
+from nebula.cli.process import FATAL, fail, on_stop
+from nebula.http.app import create_app
+from nebula.http.capacity import Capacity, raise_open_files
+from nebula.http.connection import HttpConnection
+from nebula.http.inference import Limits
+from nebula.http.listening import CantListen, NotAHost, everywhere, listen, url
+from nebula.http.origins import Doors
+from nebula.http.stopping import UNREAD_LAST, Stopping
+
+log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers, which would end the process before the actor."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    def give_up_arriving(self) -> None:
+        """Refuse the requests that have not arrived completely."""
+        for connection in tuple(self.server_state.connections):
+            cast("HttpConnection", connection).give_up_arriving()
+
+    def stop(self) -> None:
+        """Stop taking requests, finish the present ones, and return."""
+        self.should_exit = True
+
+
+async def serve_http(
+    actor: Gateway,
+    host: str,
+    port: int,
+    limits: Limits,
+    doors: Doors,
+    keep_alive: float,
+    grace: float,
+) -> None:
+    """Run a gateway and its HTTP server until a signal or the actor's end.
+
+    `keep_alive`: seconds that a connection may be idle. `grace`: seconds that requests get to end.
+    """
+    try:
+        listening = listen(host, port)
+    except NotAHost as error:
+        fail(f"--host: {error}", FATAL)
+    except CantListen as error:
+        fail(str(error.strerror), FATAL)
+    capacity = Capacity(actor.bodies, open_files=raise_open_files(), keep_alive=keep_alive)
+    stopping = Stopping()
+    server = _Server(
+        uvicorn.Config(
+            create_app(actor, limits, doors, stopping),
+            interface="asgi3",
+            loop="none",
+            http=partial(HttpConnection, capacity=capacity),  # type: ignore[arg-type]
+            ws="none",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=UNREAD_LAST,
+        )
+    )
+    server.server_state.tasks = stopping.under_way  # uvicorn's set of the requests that run
+    log.info(
+        "listening on %s%s, for %d connections at most: %d files may be open",
+        f"port {port} of all addresses, here " if everywhere(host) else "",
+        url(host, port),
+        capacity.connections,
+        capacity.open_files,
+    )
+
+    def signalled() -> None:
+        stopping.signal()
+        server.force_exit = stopping.at_once  # it waits for no connection then
+
+    on_stop(signalled)
+    acting = asyncio.create_task(actor.run())
+    stopped = asyncio.create_task(stopping.begun.wait())
+    serving = asyncio.create_task(server.serve(sockets=listening))
+    watching = asyncio.create_task(capacity.watch())
+    try:
+        await asyncio.wait((acting, serving, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopping.begun.set()
+        actor.leaving.set()
+        if acting.done() or not await stopping.drained(grace):
+            actor.let_all_go()
+            server.give_up_arriving()
+            await stopping.heard_out()
+    finally:
+        watching.cancel()
+        stopped.cancel()
+        server.stop()
+        await asyncio.gather(serving, return_exceptions=True)
+        actor.stop()
+        await asyncio.gather(acting, return_exceptions=True)
+        await actor.connection.close()
+    await acting
