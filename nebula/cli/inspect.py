@@ -278,12 +278,13 @@ def _row(record: Record, before: State, after: State) -> _Row:
     if rejection is not None and rejection.reason not in text:
         text = f"{text}; rejected: {rejection.reason}"
     cause = f"<- {record.cause}" if record.cause is not None else ""
+    actor = f"({record.actor})" if record.actor else ""
     return _Row(
         record.seq,
         moments.clock(record.time),
         plain(f"{record.aggregate} {record.id}" if record.id else record.subject),
         plain(record.type),
         one_line(text, LONGEST_LINE),
-        "".join(f" {each}" for each in (cause, record.actor) if each),
+        "".join(f" {each}" for each in (cause, actor) if each),
         "red" if is_rejection(record, after) else "default",
     )
