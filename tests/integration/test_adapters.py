@@ -213,7 +213,8 @@ async def test_the_command_line_names_the_flag_that_a_model_was_loaded_without(
 ) -> None:
     told = await cluster.nebula("adapters", "load", "plain", "x", "/x")
     assert told.code == 1
-    assert "model 'plain' was loaded without LoRA: load it with --lora\n" in told.err
+    assert "model 'plain' was loaded without LoRA; this loads it again" in told.err
+    assert "`nebula load simulated --id plain --memory 512MiB --lora`" in told.err
 
 
 async def test_by_hand_too_an_adapter_for_a_model_without_lora_is_rejected(
