@@ -81,5 +81,5 @@ class Link:
     def heal(self) -> None:
         """Lose nothing more from now on."""
         if self.loss:
-            self._clear = self.clock.now
+            self._clear = max(self._stalled, self.clock.now)
         self.loss = 0.0

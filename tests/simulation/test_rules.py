@@ -83,6 +83,19 @@ def test_a_follower_that_is_cut_off_goes_on_where_it_was() -> None:
     assert follower.state.seq == 1
 
 
+def test_a_link_is_clear_once_the_last_of_its_troubles_is_over() -> None:
+    clock = Clock()
+    link = Link(clock, Random(1))
+    link.stall(30)
+    link.loss = 0.3
+    clock.run(5)
+    link.heal()
+    clock.run(20)
+    assert link.clear == 0, "what is sent is still kept back"
+    clock.run(32)
+    assert link.clear == 2
+
+
 def test_an_append_whose_acknowledgements_are_lost_is_stored_once() -> None:
     clock = Clock()
     journal = Journal(clock)
