@@ -249,7 +249,7 @@ class HttpConnection(asyncio.Protocol):
             scope = {**self._scope_of_all, "method": method, "path": "", "headers": []}
             cycle = Cycle(self, cast("HTTPScope", scope), keep_alive=False, remaining=None)
             cycle.refuse(error)
-            self._queue(cycle, _nobody)
+            self._queue(cycle, _await_refusal)
         elif cycle.complete:
             self._linger()
         else:
@@ -394,6 +394,6 @@ class HttpConnection(asyncio.Protocol):
             self._lingering.hurry()
 
 
-async def _nobody(_: Scope, receive: Receive, __: Send) -> None:
+async def _await_refusal(_: Scope, receive: Receive, __: Send) -> None:
     """Answer a request that was refused before it was complete: its cycle knows why."""
     await receive()

@@ -90,7 +90,7 @@ class Connection:
                     reaching.trouble(self.shown, error, credentials=True),
                 )
                 self.trouble = reaching.told(self.url, troubles)
-                over = loop.time() >= deadline or (if_there and reaching.nobody_there(troubles))
+                over = loop.time() >= deadline or (if_there and reaching.absent(troubles))
                 if reaching.final(troubles):
                     if patience is not None or loop.time() - began >= reaching.REFUSED_FOR:
                         raise NotLetIn(self.trouble) from error
@@ -172,8 +172,8 @@ class Connection:
     def refusal(self, error: Exception) -> str:
         """Return in words why a request to JetStream failed."""
         said = (error.description or "") if isinstance(error, APIError) else ""
-        nobody = isinstance(error, NoRespondersError | ServiceUnavailableError) and not said
-        return needs.refusal(self.server, self.client.has_jetstream, said, nobody)
+        no_responder = isinstance(error, NoRespondersError | ServiceUnavailableError) and not said
+        return needs.refusal(self.server, self.client.has_jetstream, said, no_responder)
 
     def on_reconnect(self, listener: Listener) -> None:
         """Call `listener` after every reconnection."""

@@ -26,23 +26,23 @@ def lacking(server: str, max_payload: int) -> str:
     )
 
 
-def refusal(server: str, enabled: bool, said: str, nobody: bool) -> str:
+def refusal(server: str, enabled: bool, said: str, no_responder: bool) -> str:
     """Return why a request to JetStream failed.
 
     Args:
         server: host and port.
         enabled: whether the server has JetStream enabled; in a cluster others may have it.
         said: JetStream's own words; "" if there are none.
-        nobody: whether NATS says that there is no responder for JetStream.
+        no_responder: whether NATS says that there is no responder for JetStream.
     """
-    if said and not nobody:
+    if said and not no_responder:
         return f"JetStream refuses the log: {said}"
-    if nobody and not enabled:
+    if no_responder and not enabled:
         return (
             f"JetStream is not enabled on {server}: start it with -js, or write jetstream {{}} "
             "into its configuration"
         )
-    if nobody:
+    if no_responder:
         return f"JetStream does not answer at {server}: it starts, or has no leader now"
     return f"JetStream does not answer at {server}"
 

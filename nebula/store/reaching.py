@@ -149,7 +149,7 @@ def final(troubles: Sequence[Trouble]) -> bool:
     return bool(troubles) and all(each.cause.final for each in troubles)
 
 
-def nobody_there(troubles: Sequence[Trouble]) -> bool:
+def absent(troubles: Sequence[Trouble]) -> bool:
     """Return whether it is known at once that there is no server, without waiting for an answer."""
     return bool(troubles) and all(each.cause in _KNOWN_AT_ONCE for each in troubles)
 

@@ -10,7 +10,7 @@ import pytest
 from nats.errors import ConnectionClosedError
 
 from nebula.actors.gateway import mirroring
-from nebula.actors.gateway.mirroring import NOBODY, QUEUE_TIMEOUT, WAKING, Mirror
+from nebula.actors.gateway.mirroring import NO_GATEWAY, QUEUE_TIMEOUT, WAKING, Mirror
 from nebula.events.heartbeats import QueueLength
 from nebula.events.inference import Request
 from nebula.events.state import NameBinding
@@ -50,7 +50,7 @@ async def test_a_copy_is_answered_to_its_end_by_the_other_model_behind_all_other
     mirrors.send(REQUEST, NameBinding("next", "sql"), b"other")
     (copy,) = gateway.copies
     assert (copy.model, copy.adapter, copy.body) == ("next", "sql", b"other")
-    assert (copy.gateway, copy.user, copy.path) == (NOBODY, NOBODY, REQUEST.path)
+    assert (copy.gateway, copy.user, copy.path) == (NO_GATEWAY, NO_GATEWAY, REQUEST.path)
     assert copy.id != REQUEST.id
     assert copy.keep, "no gateway asks for it: its engine must not take it for unwanted"
     assert copy.priority > 10**8

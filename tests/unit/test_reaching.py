@@ -16,8 +16,8 @@ from nebula.store.reaching import (
     LONGEST_PAUSES,
     Cause,
     Trouble,
+    absent,
     final,
-    nobody_there,
     pause,
     shown,
     told,
@@ -144,7 +144,7 @@ def test_an_absent_server_is_known_at_once_only_if_none_may_still_answer(
 ) -> None:
     at_once = {Cause.NOTHING_LISTENS, Cause.UNKNOWN_NAME, Cause.NO_FILE}
     troubles = [Trouble(SERVER, cause) for cause in causes]
-    assert nobody_there(troubles) == (bool(causes) and set(causes) <= at_once)
+    assert absent(troubles) == (bool(causes) and set(causes) <= at_once)
 
 
 async def test_a_command_does_not_wait_for_a_server_that_is_not_there(

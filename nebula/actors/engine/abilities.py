@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
-from nebula.actors.engine.exchange import App, Scope, Send
-from nebula.actors.engine.load import get, read_context
+from nebula.actors.engine.exchange import Scope
+from nebula.actors.engine.load import read_context
 
 PATH = "/nebula/abilities"
 """Path on an engine's own port that reports what its model can do."""
@@ -22,14 +21,15 @@ class Abilities(Struct, frozen=True):
     max_model_len: int = 0
 
 
-async def abilities(app: App, state: Scope) -> Abilities:
-    """Ask an engine's server, whose scopes contain `state`, what its model can do.
+async def abilities(state: Scope, models: bytes) -> Abilities:
+    """Return what an engine's model can do.
 
-    vLLM keeps its client of the engine's core, which knows the tasks, as `engine_client` in the
-    application's state (vllm/entrypoints/launchers/api_server/app_state.py).
+    `state`: what the scopes of its app contain. `models`: its list of models. vLLM keeps its client
+    of the engine's core, which knows the tasks, as `engine_client` in the application's state
+    (vllm/entrypoints/launchers/api_server/app_state.py).
     """
     client = getattr(getattr(state.get("app"), "state", None), "engine_client", None)
-    return Abilities(await _tasks(client), read_context(await get(app, state, "/v1/models")))
+    return Abilities(await _tasks(client), read_context(models))
 
 
 async def _tasks(client: Any) -> tuple[str, ...]:
@@ -37,14 +37,3 @@ async def _tasks(client: Any) -> tuple[str, ...]:
         return tuple(sorted(str(task) for task in await client.get_supported_tasks()))
     except Exception:  # another version of vLLM, whose tasks the path's own errors tell
         return ()
-
-
-async def answer(told: Abilities, send: Send) -> None:
-    """Answer an HTTP request for an engine's abilities."""
-    body = msgspec.json.encode(told)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

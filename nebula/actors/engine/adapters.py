@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from nebula.actors.engine.exchange import App, Message, Receive, Scope, Send, http_scope
+from nebula.actors.engine.replying import reply
 from nebula.actors.engine.versions import Version, internal
 from nebula.events.reading import UNREADABLE
 
@@ -91,18 +92,19 @@ class Adapters:
         """Answer an HTTP request of the engine's node."""
         method = scope["method"]
         if method == "GET":
-            await _reply(send, 200, msgspec.json.encode(self.loaded()))
+            await reply(send, msgspec.json.encode(self.loaded()))
             return
         try:
             wanted = msgspec.json.decode(await _read(receive), type=WantedAdapter)
         except UNREADABLE as error:
-            await _reply(send, 400, msgspec.json.encode({"message": str(error)}))
+            await reply(send, msgspec.json.encode({"message": str(error)}), 400)
             return
         if method == "DELETE":
             self.release(wanted.name, wanted.digest)
-            await _reply(send, 200, b"{}")
+            await reply(send, b"{}")
             return
-        await _reply(send, *await self.load(wanted))
+        status, body = await self.load(wanted)
+        await reply(send, body, status)
 
     def loaded(self) -> Loaded:
         """Return the versions that the engine has."""
@@ -186,12 +188,3 @@ async def _read(receive: Receive) -> bytes:
         if message["type"] != "http.request" or not message.get("more_body", False):
             break
     return bytes(body)
-
-
-async def _reply(send: Send, status: int, body: bytes) -> None:
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

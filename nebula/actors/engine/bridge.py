@@ -32,7 +32,8 @@ from nebula.actors.engine.exchange import (
 )
 from nebula.actors.engine.fetching import BodyLost, fetch
 from nebula.actors.engine.liveness import Liveness
-from nebula.actors.engine.load import get, healthy, read_context, read_load, read_name
+from nebula.actors.engine.load import get, healthy, read_load, read_name
+from nebula.actors.engine.replying import reply
 from nebula.actors.engine.versions import Version
 from nebula.events import envelope, subjects
 from nebula.events.endpoints import ENDPOINTS
@@ -96,10 +97,13 @@ class EngineBridge:
             await door.refuse(scope["type"], receive, send)
             return
         if scope["type"] == "http" and scope["path"] == liveness.PATH:
-            await liveness.answer(self._liveness.tell(self._active.values()), send)
+            progress = self._liveness.tell(self._active.values())
+            await reply(send, msgspec.json.encode(progress))
             return
         if scope["type"] == "http" and scope["path"] == abilities.PATH:
-            await abilities.answer(await abilities.abilities(self.app, self._state), send)
+            models = await get(self.app, self._state, "/v1/models")
+            can = await abilities.abilities(self._state, models)
+            await reply(send, msgspec.json.encode(can))
             return
         if scope["type"] == "http" and scope["path"] == adapters.PATH:
             await self._adapters.answer(scope, receive, send)
@@ -340,8 +344,7 @@ class EngineBridge:
         settings = self._settings
         subject = subjects.replica_status(settings.model, settings.replica)
         models = await get(self.app, self._state, "/v1/models")
-        context = read_context(models)
-        can = await abilities.abilities(self.app, self._state)
+        can = await abilities.abilities(self._state, models)
         self._liveness.knows(read_name(models), can.tasks, self._state)
         while True:
             load = read_load(await get(self.app, self._state, "/metrics"))
@@ -354,7 +357,7 @@ class EngineBridge:
                 waiting=load.waiting,
                 cache=load.cache,
                 stalled=self._liveness.look(),
-                context=context,
+                context=can.max_model_len,
             )
             if self._connection.connected:
                 self._post(subject, msgspec.json.encode(status))

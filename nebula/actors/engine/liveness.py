@@ -4,9 +4,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterable
 
-import msgspec
-
-from nebula.actors.engine.exchange import WITHOUT_CORE, App, EngineExchange, Scope, Send
+from nebula.actors.engine.exchange import WITHOUT_CORE, App, EngineExchange, Scope
 from nebula.actors.engine.load import EngineLoad
 from nebula.actors.engine.probe import path_of, probe
 from nebula.actors.engine.progress import (
@@ -105,14 +103,3 @@ class Liveness:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-async def answer(progress: EngineProgress, send: Send) -> None:
-    """Answer an HTTP request for an engine's progress."""
-    body = msgspec.json.encode(progress)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -14,7 +14,7 @@ from nebula.actors.gateway.delivery import new_id
 from nebula.events.inference import Request
 from nebula.events.state import NameBinding
 
-NOBODY = "nobody"
+NO_GATEWAY = "nobody"
 """The gateway and the user that copies name: no gateway listens for pieces that are sent there."""
 
 QUEUE_TIMEOUT = 1.0
@@ -56,12 +56,12 @@ class Mirror:
     ) -> None:
         copy = Request(
             new_id(),
-            NOBODY,
+            NO_GATEWAY,
             binding.model,
             request.path,
             body,
             adapter=binding.adapter,
-            user=NOBODY,
+            user=NO_GATEWAY,
             priority=_LAST_OF_ALL,
             patience=queue_timeout,
             timeout=request.timeout,
