@@ -53,7 +53,12 @@ def models(folder: Path) -> tuple[DemoModel, ...]:
                 str(folder / CHAT),
                 lora=True,
                 memory="5GiB",
-                options={"max-model-len": 2048, "enforce-eager": True},
+                options={
+                    "max-model-len": 2048,
+                    "enforce-eager": True,
+                    "enable-auto-tool-choice": True,
+                    "tool-call-parser": "hermes",
+                },
             ),
         ),
         DemoModel(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import anthropic
 import pytest
 
 from tests.e2e.demo_cluster import COLD_START, DemoCluster
@@ -21,3 +22,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoCluster]:
         yield cluster
     finally:
         cluster.end()
+
+
+@pytest.fixture(scope="module")
+def claude(cluster: DemoCluster) -> Iterator[anthropic.Anthropic]:
+    """Anthropic's client, pointed at the gateway."""
+    base = f"http://127.0.0.1:{cluster.port}"
+    with anthropic.Anthropic(base_url=base, api_key="none", max_retries=0, timeout=120) as client:
+        yield client

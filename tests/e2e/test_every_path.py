@@ -1,7 +1,5 @@
 """Every path that clients of vLLM use, through Nebula, with the clients that people use there."""
 
-from collections.abc import Iterator
-
 import anthropic
 import httpx
 import openai
@@ -21,14 +19,6 @@ def asked(cluster: DemoCluster, path: str, **body: object) -> dict[str, object]:
     assert answer.status_code == 200, answer.text
     read: dict[str, object] = answer.json()
     return read
-
-
-@pytest.fixture(scope="module")
-def claude(cluster: DemoCluster) -> Iterator[anthropic.Anthropic]:
-    """Anthropic's client, pointed at the gateway."""
-    base = f"http://127.0.0.1:{cluster.port}"
-    with anthropic.Anthropic(base_url=base, api_key="none", max_retries=0, timeout=120) as client:
-        yield client
 
 
 def test_a_response(cluster: DemoCluster) -> None:
