@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,6 +69,7 @@ class Cluster:
         self.nats = f"nats://127.0.0.1:{self._nats_port}"
         self._roots: list[int] = []
         self._await: list[Any] = []
+        self._start_all: Callable[[], None] = lambda: None
 
     @property
     def home(self) -> Path:
@@ -100,18 +101,42 @@ class Cluster:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with contextlib.ExitStack() as everything:
-                for number, (line, url) in enumerate(zip(lines, self.gateways, strict=True)):
-                    log = self.folder / f"up-{number}.log"
-                    copy = copies[min(number, len(copies) - 1)]
-                    environ = {**environment(copy), **self._environ}
-                    process = everything.enter_context(running(line, log, environ))
-                    self._roots.append(process.pid)
-                    self._await.append((url, process, log))
-                    await_answer(f"{url}/ready", process, log)
+
+                def start() -> None:
+                    for number in range(len(lines)):
+                        copy = copies[min(number, len(copies) - 1)]
+                        self._start(number, lines[number], copy, everything)
+
+                self._start_all = start
+                start()
                 self._load()
                 yield
         finally:
             self._end_engines()
+
+    def _start(
+        self, number: int, line: Sequence[str], copy: Path, everything: contextlib.ExitStack
+    ) -> None:
+        url, log = self.gateways[number], self.folder / f"up-{number}.log"
+        environ = {**environment(copy), **self._environ}
+        process = everything.enter_context(running(line, log, environ))
+        self._roots.append(process.pid)
+        self._await.append((url, process, log))
+        await_answer(f"{url}/ready", process, log)
+
+    def kill_everything(self) -> None:
+        """kill -9 every process of the cluster, engines too, then start it again. Raise Failed."""
+        processes = [*self.engines().values(), *self.parts().values()]
+        for root in self._roots:
+            processes += psutil.Process(root).children(recursive=True)
+        for process in sorted(processes, key=lambda each: each.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=10)
+        self._roots.clear()
+        self._await.clear()
+        self._start_all()
+        self.settle()
 
     def _line(self, number: int) -> list[str]:
         line = [sys.executable, "-m", "nebula.cli.main", "up", "--port", str(self._ports[number])]
