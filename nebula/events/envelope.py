@@ -45,6 +45,7 @@ VERSION = "Nebula-Adapter-Version"
 QUERY = "Nebula-Query"
 FIELDS = "Nebula-Fields"
 SIZE = "Nebula-Body-Size"
+SLACK = "Nebula-Slack"
 
 _header_fields = msgspec.json.Decoder(HeaderFields)
 
@@ -122,6 +123,8 @@ def _own_headers(request: Request) -> dict[str, str]:
         headers[FIELDS] = _fields_text(request.fields)
     if request.size:
         headers[SIZE] = str(request.size)
+    if request.slack:
+        headers[SLACK] = "1"
     return headers
 
 
@@ -157,7 +160,7 @@ def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> 
         return None
 
 
-_RARE = frozenset({ATTEMPT, AVOID, PRIORITY, KEEP, CONTINUES, GONE, QUERY, SIZE})
+_RARE = frozenset({ATTEMPT, AVOID, PRIORITY, KEEP, CONTINUES, GONE, QUERY, SIZE, SLACK})
 """Headers that few requests have; a first attempt rarely has any of them."""
 
 
@@ -172,6 +175,7 @@ def _with_rare(request: Request, headers: Mapping[str, str]) -> Request:
         gone=GONE in headers,
         query=headers.get(QUERY, ""),
         size=max(0, int(headers.get(SIZE, "0"))),
+        slack=SLACK in headers,
     )
 
 

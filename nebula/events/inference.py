@@ -143,6 +143,13 @@ class Request(_RequestStart, frozen=True, gc=False, kw_only=True):
         HeaderFields,
         Meta(description="Header fields of the client's request that the engine gets too."),
     ] = ()
+    slack: Annotated[
+        bool,
+        Meta(
+            description="Whether it takes spare capacity only: behind all requests that clients "
+            "wait for, and without waking a model."
+        ),
+    ] = False
     size: Annotated[
         int,
         Meta(

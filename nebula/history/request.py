@@ -252,6 +252,8 @@ def _wish(message: Message) -> str:
         wish += f", within {headers[envelope.TIMEOUT]} s"
     if envelope.KEEP in headers:
         wish += ", to be resumable"
+    if envelope.SLACK in headers:
+        wish += ", in spare capacity"
     return wish
 
 

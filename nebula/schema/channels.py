@@ -94,6 +94,7 @@ _REQUEST_HEADERS = (
     Header(envelope.VERSION, "Digest of the adapter's version that must answer."),
     Header(envelope.QUERY, "Query string of the HTTP request, without `?`."),
     Header(envelope.FIELDS, "Header fields that the engine gets too: pairs as JSON."),
+    Header(envelope.SLACK, "`1`: it takes spare capacity only, behind all that clients wait for."),
     Header(
         envelope.SIZE,
         "Bytes of a body that is not in this message: `nebula.bodies.GATEWAY` hands it out.",

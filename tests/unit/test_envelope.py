@@ -37,6 +37,7 @@ requests = st.builds(
     keep=st.booleans(),
     continues=st.sampled_from(["", "again", "rest"]),
     tokens=st.sampled_from(["", "tracked", "shown"]),
+    slack=st.booleans(),
 )
 heads = st.builds(
     Piece,
