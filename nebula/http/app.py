@@ -6,7 +6,7 @@ from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.http import admin, errors, history, openai, paths, resuming
+from nebula.http import admin, errors, files, history, openai, paths, resuming
 from nebula.http.cors import Cors
 from nebula.http.guard import Guard
 from nebula.http.inference import InferenceRoutes, Limits
@@ -14,6 +14,7 @@ from nebula.http.origins import Doors
 from nebula.http.scanning import Scans
 from nebula.http.semantics import Semantics
 from nebula.http.stopping import Stopping
+from nebula.store.files import Files
 
 
 def create_app(
@@ -28,6 +29,7 @@ def create_app(
     requests at the end [none].
     """
     scans = Scans()
+    stored = Files(gateway.connection, gateway.log.replicas)
     litestar = Litestar(
         route_handlers=[
             openai.list_models,
@@ -35,6 +37,11 @@ def create_app(
             openai.health,
             openai.ready,
             resuming.show_stream,
+            files.create_file,
+            files.list_files,
+            files.show_file,
+            files.show_content,
+            files.remove_file,
             admin.load,
             admin.list_models,
             admin.show_model,
@@ -63,6 +70,7 @@ def create_app(
             "gateway": Provide(lambda: gateway, sync_to_thread=False),
             "scans": Provide(lambda: scans, sync_to_thread=False),
             "limits": Provide(lambda: limits, sync_to_thread=False),
+            "files": Provide(lambda: stored, sync_to_thread=False),
         },
         exception_handlers={
             NotFoundException: paths.respond_to_path,

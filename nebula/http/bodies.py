@@ -55,6 +55,27 @@ async def read_body(
     return bytes(parts)
 
 
+async def body_parts(
+    receive: Receive, headers: Mapping[bytes, bytes], limit: int
+) -> AsyncIterator[bytes]:
+    """Yield a body of at most `limit` bytes, part by part as it arrives; nothing of it is kept.
+
+    Raise ApiError 413, 408, 415 for a compressed body; raise ClientLeft.
+    """
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > limit:
+        raise _too_large(limit)
+    if _codings(headers.get(b"content-encoding", b"identity")):
+        text = "Content-Encoding: this path takes bodies that are not compressed"
+        raise ApiError(415, text, code="unsupported_encoding", accept_encoding="identity")
+    size = 0
+    async for part in _parts(await receive(), receive, limit):
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        yield part
+
+
 async def _decoded(receive: Receive, coded: list[str], limit: int, hold: Hold) -> bytes:
     decoder, body, slices = codings.Decoder(coded), bytearray(), 0
     try:

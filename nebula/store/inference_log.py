@@ -111,10 +111,15 @@ async def _message(connection: Connection, **which: Any) -> RawStreamMsg | None:
 
 
 async def read(
-    connection: Connection, wanted: Sequence[str], *, bodies: bool = True
+    connection: Connection,
+    wanted: Sequence[str],
+    *,
+    bodies: bool = True,
+    stream: str = streams.INFERENCE,
 ) -> AsyncGenerator[StoredMessage, None]:
-    """Yield what the stream has now on these subjects, in order. Raise Unavailable."""
-    async with contextlib.aclosing(follow(connection, wanted, bodies=bodies)) as following:
+    """Yield what a stream has now on these subjects, in order. Raise Unavailable."""
+    following_all = follow(connection, wanted, bodies=bodies, stream=stream)
+    async with contextlib.aclosing(following_all) as following:
         async for said in following:
             if said is None:
                 return
@@ -122,9 +127,13 @@ async def read(
 
 
 async def follow(
-    connection: Connection, wanted: Sequence[str], *, bodies: bool = True
+    connection: Connection,
+    wanted: Sequence[str],
+    *,
+    bodies: bool = True,
+    stream: str = streams.INFERENCE,
 ) -> AsyncGenerator[StoredMessage | None, None]:
-    """Yield what the stream has on these subjects, then None once, then new messages, for ever.
+    """Yield what a stream has on these subjects, then None once, then new messages, for ever.
 
     A single subject without wildcards is looked up in the server's index. For anything else the
     server scans all its messages and does nothing else meanwhile: fifty times the work. A slow
@@ -144,7 +153,7 @@ async def follow(
         connection.on_disconnect(lost)
         try:
             making = client.jetstream(timeout=_PATIENCE).add_consumer(
-                streams.INFERENCE,
+                stream,
                 ConsumerConfig(
                     deliver_policy=DeliverPolicy.ALL,
                     ack_policy=AckPolicy.NONE,
@@ -154,12 +163,12 @@ async def follow(
                     mem_storage=True,
                 ),
             )
-            info = await _unless_offline(connection, making)
+            info = await _unless_offline(connection, making, stream)
             made = info.name
             left = int(info.num_pending or 0)
             if left == 0:
                 yield None
-            async for message in _pulled(client, made, inbox, arrived):
+            async for message in _pulled(client, made, inbox, arrived, stream):
                 yield _said(message)
                 left -= 1
                 if left == 0:
@@ -169,14 +178,18 @@ async def follow(
             with contextlib.suppress(NatsError):
                 if made:
                     # Without this, NATS would check each new message against it for some time.
-                    gone = f"$JS.API.CONSUMER.DELETE.{streams.INFERENCE}.{made}"
+                    gone = f"$JS.API.CONSUMER.DELETE.{stream}.{made}"
                     await client.publish(gone, reply=client.new_inbox())
                 await subscription.unsubscribe()
     except (NatsError, APIError, TimeoutError) as error:
-        raise Unavailable(f"the data plane's stream does not answer: {error!r}") from error
+        raise Unavailable(f"{_named(stream)} does not answer: {error!r}") from error
 
 
-async def _unless_offline(connection: Connection, making: Coroutine[Any, Any, T]) -> T:
+def _named(stream: str) -> str:
+    return "the data plane's stream" if stream == streams.INFERENCE else f"stream {stream}"
+
+
+async def _unless_offline(connection: Connection, making: Coroutine[Any, Any, T], stream: str) -> T:
     """Return the result of a request to the stream, unless its server is gone.
 
     Raise Unavailable then, long before the request's own timeout: a client is waiting, and the
@@ -191,7 +204,7 @@ async def _unless_offline(connection: Connection, making: Coroutine[Any, Any, T]
             if asking.done():
                 return asking.result()
             try:
-                await jetstream.stream_info(streams.INFERENCE)
+                await jetstream.stream_info(stream)
                 silent = 0
             except TimeoutError:
                 silent += 1
@@ -204,13 +217,17 @@ async def _unless_offline(connection: Connection, making: Coroutine[Any, Any, T]
 
 
 async def _pulled(
-    client: Client, consumer: str, inbox: str, arrived: "asyncio.Queue[Msg | None]"
+    client: Client,
+    consumer: str,
+    inbox: str,
+    arrived: "asyncio.Queue[Msg | None]",
+    stream: str = streams.INFERENCE,
 ) -> AsyncGenerator[Msg, None]:
     """Yield a consumer's messages, requested part by part, so that no more than a part waits here.
 
     Status messages of NATS: https://docs.nats.io/reference/reference-protocols/nats_api_reference
     """
-    subject = f"$JS.API.CONSUMER.MSG.NEXT.{streams.INFERENCE}.{consumer}"
+    subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
     alone = False
     for number in count():
         wish: dict[str, int] = {"batch": 1 if alone else _PART, "expires": int(_EXPIRES * 10**9)}
@@ -239,7 +256,7 @@ async def _pulled(
             if status in ("404", "408") or words == "Batch Completed":
                 break
             if status != "100":
-                raise Unavailable(f"the data plane's stream is no longer read: {status} {words}")
+                raise Unavailable(f"{_named(stream)} is no longer read: {status} {words}")
 
 
 def _said(message: Msg) -> StoredMessage:

@@ -1,0 +1,52 @@
+"""Pages of a list, as OpenAI's API has them: `after`, `limit`, `order`, `has_more`. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from nebula.http.errors import ApiError
+
+
+class Identified(Protocol):
+    """An object of a list."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+
+T = TypeVar("T", bound=Identified)
+
+
+def page(
+    items: Sequence[T], query: Mapping[str, str], *, most: int, usual: int, order: str = "desc"
+) -> dict[str, Any]:
+    """Return one page of a list whose items come the oldest first. Raise ApiError 400.
+
+    `most`: the largest `limit`; `usual`: the limit if none is given; `order`: likewise.
+    """
+    order = query.get("order", order)
+    if order not in ("asc", "desc"):
+        raise ApiError(400, f"order: {order!r} is neither asc nor desc", param="order")
+    limit = _limit(query.get("limit"), most, usual)
+    listed = list(items) if order == "asc" else list(reversed(items))
+    if after := query.get("after"):
+        at = next((n for n, item in enumerate(listed) if item.id == after), None)
+        if at is None:
+            raise ApiError(400, f"after: there is no {after!r} in this list", param="after")
+        listed = listed[at + 1 :]
+    shown = listed[:limit]
+    return {
+        "object": "list",
+        "data": shown,
+        "first_id": shown[0].id if shown else None,
+        "last_id": shown[-1].id if shown else None,
+        "has_more": len(listed) > limit,
+    }
+
+
+def _limit(text: str | None, most: int, usual: int) -> int:
+    if text is None:
+        return usual
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= most):
+        raise ApiError(400, f"limit: {text!r} is not a number from 1 to {most}", param="limit")
+    return int(text)

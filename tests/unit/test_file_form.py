@@ -1,0 +1,71 @@
+"""A form with a file is read the same however its bytes arrive."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nebula.http.errors import ApiError
+from nebula.http.file_form import FileForm
+
+TYPE = 'multipart/form-data; boundary="b0undary"'
+
+
+def form(purpose: str, content: bytes, *, file_first: bool = False) -> bytes:
+    heads = b'Content-Disposition: form-data; name="%b"'
+    field = heads % b"purpose" + b"\r\n\r\n" + purpose.encode()
+    file = heads % b"file" + b'; filename="a.jsonl"\r\n\r\n' + content
+    parts = [file, field] if file_first else [field, file]
+    return b"".join(b"--b0undary\r\n" + part + b"\r\n" for part in parts) + b"--b0undary--\r\n"
+
+
+def cut(data: bytes, sizes: list[int]) -> list[bytes]:
+    pieces = []
+    for size in sizes:
+        pieces.append(data[:size])
+        data = data[size:]
+    return [*pieces, data]
+
+
+@given(
+    content=st.binary(max_size=300).filter(lambda data: b"b0undary" not in data),
+    sizes=st.lists(st.integers(0, 40)),
+    file_first=st.booleans(),
+)
+def test_a_file_comes_out_as_it_went_in_however_it_is_cut(
+    content: bytes, sizes: list[int], *, file_first: bool
+) -> None:
+    read, got = FileForm(TYPE), b""
+    for piece in cut(form("batch", content, file_first=file_first), sizes):
+        got += b"".join(read.feed(piece))
+    read.close()
+    assert got == content
+    assert (read.fields, read.filename) == ({"purpose": "batch"}, "a.jsonl")
+
+
+def status_of(data: bytes) -> int:
+    read = FileForm(TYPE)
+    try:
+        list(read.feed(data))
+        read.close()
+    except ApiError as error:
+        return error.status
+    return 200
+
+
+@given(st.integers(0, 160))
+def test_a_form_that_breaks_off_is_never_taken_for_whole(at: int) -> None:
+    whole = form("batch", b"content")
+    assert status_of(whole) == 200
+    assert status_of(whole[: min(at, len(whole) - 4)]) == 400
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_form_or_an_error_of_the_client(data: bytes) -> None:
+    assert status_of(b"--b0undary\r\n" + data) in (200, 400)
+
+
+@pytest.mark.parametrize("kind", ["", "application/json", "multipart/form-data", "multipart/mixed"])
+def test_other_media_types_are_refused(kind: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        FileForm(kind)
+    assert caught.value.status == 415
