@@ -27,7 +27,8 @@ class Endpoint(Struct, frozen=True):
 
     `tasks`: a model serves the path if it has one of these. `inputs`: fields of the body of which
     one is required, the most common first. `streams`: whether `stream` makes the answer a stream of
-    events. `computes`: whether the engine's core works on it, not only its HTTP server.
+    events. `computes`: whether the engine's core works on it, not only its HTTP server. `form`:
+    whether the body is a form with a file, not JSON.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Endpoint(Struct, frozen=True):
     dialect: Dialect = "openai"
     streams: bool = False
     computes: bool = True
+    form: bool = False
 
 
 _TABLE = (
@@ -55,6 +57,10 @@ _TABLE = (
         for path in ("/score", "/v1/score")
     ),
     *(Endpoint(path, _SCORING, ("query",)) for path in ("/rerank", "/v1/rerank", "/v2/rerank")),
+    *(
+        Endpoint(path, frozenset({"transcription"}), ("file",), streams=True, form=True)
+        for path in ("/v1/audio/transcriptions", "/v1/audio/translations")
+    ),
     Endpoint("/tokenize", GENERATION | POOLING, ("prompt", "messages"), computes=False),
     Endpoint("/detokenize", GENERATION | POOLING, ("tokens",), computes=False),
 )

@@ -49,6 +49,12 @@ SLACK = "Nebula-Slack"
 
 _header_fields = msgspec.json.Decoder(HeaderFields)
 
+JSON = "application/json"
+"""The Content-Type of nearly all requests."""
+
+_COMMON_SIZE = 1024
+"""Characters of header fields, and bytes of a block, above which a piece's are not cached."""
+
 HEADER_ROOM = 16 * 1024
 """Bytes kept free of a message's body: NATS counts headers towards its payload limit."""
 
@@ -65,7 +71,8 @@ NO_BODY = block({FAILURE: "unknown"})
 
 def request_block(request: Request) -> bytes:
     """Return the header block of a request message; the part that most share is cached."""
-    common = _common_block(request.gateway, request.path, request.content_type, request.patience)
+    kind = request.content_type if request.content_type == JSON else ""
+    common = _common_block(request.gateway, request.path, kind, request.patience)
     own = "".join([f"{key}: {value}\r\n" for key, value in _own_headers(request).items()])
     return b"%b%b\r\n" % (common, own.encode())
 
@@ -76,22 +83,20 @@ def _common_block(gateway: str, path: str, content_type: str, patience: float) -
 
 
 def _common_headers(gateway: str, path: str, content_type: str, patience: float) -> dict[str, str]:
-    return {
-        GATEWAY: gateway,
-        PATH: path,
-        CONTENT_TYPE: content_type,
-        PATIENCE: format(patience, ".3f"),
-    }
+    headers = {GATEWAY: gateway, PATH: path, PATIENCE: format(patience, ".3f")}
+    return {**headers, CONTENT_TYPE: content_type} if content_type else headers
 
 
 def request_headers(request: Request) -> dict[str, str]:
     """Return the headers of a request message; the model is in the subject."""
-    common = _common_headers(request.gateway, request.path, request.content_type, request.patience)
-    return {**common, **_own_headers(request)}
+    common = _common_headers(request.gateway, request.path, "", request.patience)
+    return {CONTENT_TYPE: request.content_type, **common, **_own_headers(request)}
 
 
 def _own_headers(request: Request) -> dict[str, str]:
     headers = {REQUEST: request.id}
+    if request.content_type != JSON:
+        headers[CONTENT_TYPE] = request.content_type  # a form's has a boundary of its own
     if request.adapter:
         # Names may be any script; NATS headers are safest as ASCII.
         headers[ADAPTER] = request.adapter.encode().hex()
@@ -146,7 +151,7 @@ def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> 
             path,
             body,
             adapter=bytes.fromhex(headers.get(ADAPTER, "")).decode(),
-            content_type=headers.get(CONTENT_TYPE, "application/json"),
+            content_type=headers.get(CONTENT_TYPE, JSON),
             user=headers.get(USER, ""),
             patience=_seconds(headers.get(PATIENCE, "30")),
             timeout=_seconds(headers[TIMEOUT]) if TIMEOUT in headers else None,
@@ -182,6 +187,11 @@ def _with_rare(request: Request, headers: Mapping[str, str]) -> Request:
 def _fields_text(fields: HeaderFields) -> str:
     """Return header fields of HTTP as one line of ASCII: their values may be any bytes."""
     return json.dumps(fields, separators=(",", ":"))
+
+
+def fields_size(fields: HeaderFields) -> int:
+    """Return the bytes that header fields of HTTP take in a message."""
+    return len(_fields_text(fields))
 
 
 def _read_fields(text: str) -> HeaderFields:
@@ -247,12 +257,18 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-@functools.lru_cache(maxsize=1024)
 def piece_block(piece: Piece) -> bytes:
     """Return the header block of a message of an answer; the message is given without its body.
 
     Most answers have the same blocks, which are cached.
     """
+    if piece.fields and sum(len(value) for _, value in piece.fields) > _COMMON_SIZE:
+        return block(piece_headers(piece))
+    return _cached_block(piece)
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached_block(piece: Piece) -> bytes:
     return block(piece_headers(piece))
 
 
@@ -314,6 +330,8 @@ def _read_head(header: bytes) -> Piece | None:
 
 def read_answer(header: bytes, body: bytes) -> Piece | None:
     """Read one message of an answer by its header block; equal blocks are read once."""
+    if len(header) > _COMMON_SIZE:
+        return read_piece(parse_headers(header), body)
     head = _read_head(header)
     return None if head is None else replace(head, body=body)
 

@@ -4,7 +4,6 @@ They are plain ASGI in front of Litestar, which handles all other paths. To keep
 only the fields that concern the gateway are read from its body.
 """
 
-import hashlib
 import logging
 from collections.abc import Awaitable
 from itertools import count
@@ -30,6 +29,7 @@ from nebula.actors.gateway.names import Route, resolve, shadow
 from nebula.actors.gateway.not_served import NotServed
 from nebula.actors.router.prefixes import BOUNDS, digests
 from nebula.events.endpoints import ENDPOINTS, Endpoint, able, served, serves
+from nebula.events.envelope import JSON
 from nebula.events.inference import LOAD_PATIENCE, Request
 from nebula.events.memory import MIB
 from nebula.events.state import NameBinding
@@ -41,6 +41,7 @@ from nebula.http.forwarding import forwarded
 from nebula.http.names import no_model
 from nebula.http.relay import fail, relay
 from nebula.http.resuming import resume
+from nebula.http.uploads import read
 from nebula.openai.continuation import streams
 from nebula.store.needs import LEAST_PAYLOAD
 
@@ -127,12 +128,13 @@ class InferenceRoutes:
         headers = own_fields.fields(scope["headers"])
         timeout, kept = own_fields.time_limit(headers), own_fields.kept(headers)
         body = await read_body(receive, headers, limits.body_for(gateway), hold)
-        asked = outline.read(endpoint, body)
+        kind = headers.get(b"content-type", b"").decode("latin-1") if endpoint.form else JSON
+        asked = await read(endpoint, kind, body) if endpoint.form else outline.read(endpoint, body)
         identity, key = new_id(), owner(headers)
         route = self._resolve(endpoint, asked.model, asked.user or kept or identity)
         binding, original = route.binding, body
         if route.name != asked.model:
-            body = outline.renamed(body, route.name)
+            body = outline.renamed(body, route.name, kind)
         request = Request(
             identity,
             gateway.id,
@@ -140,6 +142,7 @@ class InferenceRoutes:
             endpoint.path,
             body,
             adapter=binding.adapter,
+            content_type=kind,
             user=f"{key}/{asked.user}" if asked.user else key,
             priority=asked.priority,
             patience=limits.patience.load,
@@ -172,10 +175,12 @@ class InferenceRoutes:
         state = self._gateway.projection.state
         if route.wake:
             model = state.models[route.wake]
-            self._mirror.wake(request, model.id, outline.renamed(original, model.name))
+            body = outline.renamed(original, model.name, request.content_type)
+            self._mirror.wake(request, model.id, body)
         copy = shadow(state, route.mirror, route) if route.mirror else None
         if copy is not None:
-            self._mirror.send(request, copy.binding, outline.renamed(original, copy.name))
+            body = outline.renamed(original, copy.name, request.content_type)
+            self._mirror.send(request, copy.binding, body)
 
     async def _claim(
         self, request: Request, key: bytes, body: bytes, stream: bool
@@ -186,12 +191,12 @@ class InferenceRoutes:
         ApiError if the key was used for another request; raise NotServed.
         """
         gateway = self._gateway
-        fingerprint = hashlib.blake2b(request.path.encode() + b"\n" + body, digest_size=16)
+        fingerprint = outline.fingerprint(request.path, body, request.content_type)
         for number in count():
             identity = keyed_id(request.user, number, key) if key else request.id
             request = replace(request, id=identity, keep=True)
             try:
-                other = await claim(gateway, request, fingerprint.hexdigest(), stream=stream)
+                other = await claim(gateway, request, fingerprint, stream=stream)
             except KeyReused:
                 raise ApiError(
                     422,

@@ -6,8 +6,10 @@ import msgspec
 from msgspec import Raw, Struct
 
 from nebula.events.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
+from nebula.events.envelope import JSON
 from nebula.events.reading import UNREADABLE
 from nebula.http.errors import ApiError, field_at_fault, no_json
+from nebula.openai import forms
 
 _EMPTY = Raw(b"")
 _LISTS = ("messages",)
@@ -75,11 +77,20 @@ def read(endpoint: Endpoint, body: bytes) -> Outline:
     )
 
 
-def renamed(body: bytes, name: str) -> bytes:
-    """Return the same body with another model."""
+def renamed(body: bytes, name: str, content_type: str = JSON) -> bytes:
+    """Return the same body, JSON or a form, with another model."""
+    if content_type != JSON:
+        return forms.renamed(content_type, body, name)
     fields = _fields.decode(body)
     fields["model"] = Raw(msgspec.json.encode(name))
     return msgspec.json.encode(fields)
+
+
+def fingerprint(path: str, body: bytes, content_type: str = JSON) -> str:
+    """Return a digest by which a repeated request is recognised."""
+    digest = hashlib.blake2b(path.encode() + b"\n", digest_size=16)
+    digest.update(body if content_type == JSON else forms.fingerprint(content_type, body))
+    return digest.hexdigest()
 
 
 def _input(endpoint: Endpoint, common: _Common, fields: dict[str, Raw] | None) -> bytes:

@@ -10,7 +10,7 @@ from nebula.events.endpoints import ENDPOINTS
 from nebula.http import outline
 from nebula.http.errors import ApiError
 
-PATHS = sorted(ENDPOINTS)
+PATHS = sorted(path for path, endpoint in ENDPOINTS.items() if not endpoint.form)
 
 
 def body(path: str, **fields: object) -> bytes:

@@ -10,7 +10,9 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Raw, Struct
 
+from nebula.events.envelope import JSON
 from nebula.events.reading import UNREADABLE
+from nebula.openai import forms
 
 DIGITS = 16
 """Characters of a digest that are part of a name: the engine refuses a duplicate name."""
@@ -30,11 +32,13 @@ class Version(Struct, frozen=True):
     own: str
     digest: str
 
-    def asks(self, body: bytes) -> bytes:
-        """Return a request's body with the engine's own name; a body that is not JSON stays."""
+    def asks(self, body: bytes, content_type: str = JSON) -> bytes:
+        """Return a request's body, JSON or a form, with the engine's own name; any other stays."""
         try:
+            if content_type != JSON:
+                return forms.renamed(content_type, body, self.own)
             fields = _fields.decode(body)
-        except UNREADABLE:
+        except (*UNREADABLE, forms.BadForm):
             return body
         fields["model"] = Raw(b'"%b"' % self.own.encode())
         return msgspec.json.encode(fields)

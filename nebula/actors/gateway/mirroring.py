@@ -61,6 +61,7 @@ class Mirror:
             request.path,
             body,
             adapter=binding.adapter,
+            content_type=request.content_type,
             user=NO_GATEWAY,
             priority=_LAST_OF_ALL,
             patience=queue_timeout,

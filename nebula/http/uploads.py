@@ -1,0 +1,42 @@
+"""Reads what concerns the gateway of a request whose body is a form with a file."""
+
+import asyncio
+
+from nebula.events.endpoints import Endpoint
+from nebula.http.errors import ApiError
+from nebula.http.outline import Outline
+from nebula.openai.forms import BadForm, Form, FormReader
+
+_SLICE = 64 * 1024
+_AT_ONCE = 16
+"""Slices that are read before other tasks run: 1 MiB."""
+
+_WANTED = frozenset({"model", "stream"})
+_ON = frozenset({"1", "on", "t", "true", "y", "yes"})
+"""What pydantic, by which vLLM reads a form, takes for true."""
+
+
+async def read(endpoint: Endpoint, content_type: str, body: bytes) -> Outline:
+    """Read a form. Raise ApiError 400, 413 or 415 that names the field at fault."""
+    try:
+        form = await _read(content_type, body)
+    except BadForm as error:
+        kind = {413: "body_too_large", 415: "unsupported_media_type"}.get(error.status, "bad_form")
+        raise ApiError(error.status, str(error), param=error.param, code=kind) from error
+    model = form.fields.get("model", "")
+    if not model:
+        raise ApiError(400, "you must name a model", param="model")
+    for name in endpoint.inputs:
+        if name not in form.names:
+            raise ApiError(400, f"{name} is required", param=name)
+    streams = form.fields.get("stream", "").lower() in _ON
+    return Outline(model, b"", b"true" if streams else b"")
+
+
+async def _read(content_type: str, body: bytes) -> Form:
+    reader = FormReader(content_type, _WANTED)
+    for number, at in enumerate(range(0, len(body), _SLICE), 1):
+        reader.feed(body[at : at + _SLICE])
+        if not number % _AT_ONCE:
+            await asyncio.sleep(0)
+    return reader.end()
