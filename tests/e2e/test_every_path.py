@@ -1,5 +1,8 @@
 """Every path that clients of vLLM use, through Nebula, with the clients that people use there."""
 
+import array
+import json
+
 import anthropic
 import httpx
 import openai
@@ -168,6 +171,21 @@ def test_pooled_vectors_and_cohere_s_are_those_of_openai_s_path(cluster: DemoClu
     vectors = cohere["embeddings"]
     assert isinstance(vectors, dict)
     assert vectors["float"][0] == pytest.approx(plain.data[0].embedding, abs=1e-3)
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/pooling"])
+def test_vectors_in_bytes_are_those_in_json(cluster: DemoCluster, path: str) -> None:
+    body = {"model": EMBEDDING, "input": ["a cat", "a dog"], "encoding_format": "bytes"}
+    answer = cluster.http.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/octet-stream"
+    items = json.loads(answer.headers["metadata"])["data"]
+    plain = cluster.client.embeddings.create(model=EMBEDDING, input=["a cat", "a dog"])
+    for item, expected in zip(items, plain.data, strict=True):
+        vector = array.array("f", answer.content[item["start"] : item["end"]])
+        assert list(vector) == pytest.approx(expected.embedding, abs=1e-3)
+    bare = cluster.http.post(path, json={**body, "encoding_format": "bytes_only"})
+    assert (bare.content, "metadata" in bare.headers) == (answer.content, False)
 
 
 def test_a_model_loaded_for_classes_serves_classify_and_nothing_of_text(

@@ -526,6 +526,7 @@ TALKED_OF = b"data: " + json.dumps({"text": OF_MESSAGES.decode()}).encode() + b"
         (answers(b"data: {}\n\n", ERROR % 400, content_type=b"text/event-stream"), False, False),
         (answers(b"data: {}\n\n", OF_MESSAGES, content_type=b"text/event-stream"), True, False),
         (answers(TALKED_OF, b"data: {}\n\n", content_type=b"text/event-stream"), False, False),
+        (answers(b"\x00" + ERROR % 500, content_type=b"audio/wav"), False, False),
     ],
 )
 async def test_only_what_an_engine_breaks_is_held_against_it(

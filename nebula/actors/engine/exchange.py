@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
+import msgspec
 from nats.errors import Error as NatsError
 
 from nebula.actors.engine.versions import Version
@@ -50,6 +51,16 @@ _HELD_BACK = frozenset(
 """Header fields of an engine's answer that concern its own connection (RFC 9110, 7.6.1), and those
 that the gateway writes itself."""
 
+FIELDS_SIZE = 48 * 1024
+"""Bytes of the further header fields of an engine's answer, as JSON, at most: JetStream stores
+messages with 64 KiB of headers."""
+
+ANSWER_HEADER_ROOM = 64 * 1024
+"""Bytes that the headers of an answer's first message may take."""
+
+_TEXTS = ("application/json", "text/event-stream")
+"""Content types of answers that name a model, or report errors, in their text."""
+
 FITS = 4 * 1024
 """Bytes that fit into one message of any server, so that most answers need not ask."""
 
@@ -57,11 +68,6 @@ _ERROR = b'data: {"error"'
 _ANTHROPIC_ERROR = b'"error":{"type":"internal_error"'
 """What stands only in the events with which vLLM ends a failed stream: inside a text, quotes are
 escaped."""
-
-_FORBIDDEN = (
-    b'{"error":{"message":"clients may not use this path of an engine",'
-    b'"type":"invalid_request_error","param":null,"code":"unknown_url"}}'
-)
 
 _NOT_ITS_FAULT = frozenset(
     {
@@ -110,6 +116,7 @@ class EngineExchange:
         self.chunks = 0
         self._status = 0
         self._content_type = ""
+        self._is_text = False
         self._retry_after: int | None = None
         self._fields: HeaderFields = ()
         self._parts: list[bytes] = []
@@ -124,7 +131,8 @@ class EngineExchange:
 
     def comes(self, body: bytes) -> None:
         """Take the body of the request."""
-        self._body = body if self.version is None else self.version.asks(body)
+        version = self.version
+        self._body = body if version is None else version.asks(body, self.request.content_type)
 
     async def receive(self) -> Message:
         """Return the body, then wait until the client is gone."""
@@ -147,12 +155,15 @@ class EngineExchange:
                 elif key == b"retry-after":
                     self._retry_after = seconds_until(value.decode("latin-1"), time.time())
                 elif key not in _HELD_BACK:
-                    self._fields += ((key.decode("latin-1"), value.decode("latin-1")),)
+                    self._fields += (self._field(key, value),)
+            self._is_text = self._content_type.startswith(_TEXTS)
+            if self._fields and envelope.fields_size(self._fields) > FIELDS_SIZE:
+                self._refuse_fields()
             return
         if message["type"] != "http.response.body" or self.complete:
             return
         body = message.get("body", b"")
-        if self.version is not None:
+        if self.version is not None and self._is_text:
             body = self.version.answers(body, self._status)
         if message.get("more_body", False):
             if body:
@@ -180,9 +191,28 @@ class EngineExchange:
 
     def forbid(self) -> None:
         """Answer with 404, as for a path that the engine does not have."""
-        self._status, self._content_type = 404, "application/json"
+        text = "clients may not use this path of an engine"
+        self._refuse(404, text, "unknown_url")
+
+    def _refuse_fields(self) -> None:
+        """Answer with an error in place of an answer whose header fields are too large."""
+        text = (
+            f"the engine's answer has more than {FIELDS_SIZE} bytes of header fields: ask for "
+            'fewer inputs at once, or for "bytes_only" where it answers in bytes'
+        )
+        self._fields = ()
+        self._refuse(422, text, "headers_too_large")
+
+    def _refuse(self, status: int, text: str, code: str) -> None:
+        self._status, self._content_type = status, "application/json"
+        error = {"message": text, "type": "invalid_request_error", "param": None, "code": code}
         self.complete = True
-        self._say(_FORBIDDEN, end=True)
+        self._say(msgspec.json.encode({"error": error}), end=True)
+
+    def _field(self, key: bytes, value: bytes) -> tuple[str, str]:
+        if self.version is not None:
+            value = self.version.answers(value, self._status)
+        return key.decode("latin-1"), value.decode("latin-1")
 
     def abort(self) -> None:
         """Tell the app that its client is gone; cancel the app if it does not end soon."""
@@ -210,11 +240,13 @@ class EngineExchange:
         self._parts.clear()
         if self._status == 200 and not failure and self.request.path not in WITHOUT_CORE:
             self._spoke()  # the engine's core may not have seen what its server refuses
-        if (_ERROR in body or _ANTHROPIC_ERROR in body) and self._status == 200:
+        if self._is_text and (_ERROR in body or _ANTHROPIC_ERROR in body) and self._status == 200:
             self.failed = self.failed or _told(body)
         if len(body) > FITS:
             most = self._connection.max_body
             room = max(most - envelope.HEADER_ROOM, most // 2)  # a running answer continues
+            if self._fields and not self.chunks:
+                room = max(most - ANSWER_HEADER_ROOM, most // 2)
             while len(body) > room:
                 self._piece(body[:room])
                 body = body[room:]
