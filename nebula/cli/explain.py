@@ -42,7 +42,7 @@ from nebula.history.subject import (
     resolve_subject,
     verdict,
 )
-from nebula.store.inference_log import look_up
+from nebula.store.inference_log import called, look_up
 from nebula.store.reach import trouble
 
 all_option = click.option(
@@ -134,7 +134,10 @@ def why_seq(seq: int, file: Path | None, nats: str, as_json: bool) -> None:
 @nats_option
 @json_option
 def why_request(request: str, nats: str, as_json: bool) -> None:
-    """The way of REQUEST (its answer's x-request-id), while its records are kept."""
+    """The way of REQUEST, while its records are kept.
+
+    REQUEST is an answer's x-request-id: Nebula's own id, or the one that its caller gave it.
+    """
     run(_request(nats, request, as_json))
 
 
@@ -201,9 +204,9 @@ async def _tell_other(
         await _tell_replica(past, state, reference, whole, as_json, then)
         return
     if isinstance(past, LivePast) and then is None:
-        messages = await look_up(past.log.connection, reference)
-        if messages:
-            tell_request(RequestStory.of(reference, messages, state), as_json)
+        story = await _story(past, reference, state)
+        if story is not None:
+            tell_request(story, as_json)
             return
     there = ", ".join(sorted({*state.models, *known_names(state), *state.nodes})) or "none"
     fail(f"nothing in {past.name} is called {reference!r}; there are: {there}")
@@ -351,11 +354,24 @@ async def _seq(nats: str, file: Path | None, seq: int, as_json: bool) -> None:
 async def _request(nats: str, request: str, as_json: bool) -> None:
     async with opened(nats, None) as past:
         assert isinstance(past, LivePast)
-        found = await look_up(past.log.connection, request)
-        if not found:
+        story = await _story(past, request, await state_at(past, None))
+        if story is None:
             fail(
                 f"no record of request {request!r}: they are kept for some minutes, in memory; "
-                "the id is in the answer's x-request-id header"
+                "the id is in the answer's x-request-id header. A request that its gateway "
+                "refused has none"
             )
-        state = await state_at(past, None)
-        tell_request(RequestStory.of(request, found, state), as_json)
+        tell_request(story, as_json)
+
+
+async def _story(past: LivePast, request: str, state: State) -> RequestStory | None:
+    """Return the way of a request, by Nebula's id or its caller's: of several the newest."""
+    connection = past.log.connection
+    messages = await look_up(connection, request)
+    if messages:
+        return RequestStory.of(request, messages, state)
+    ids = await called(connection, request)
+    if not ids:
+        return None
+    newest, *others = ids
+    return RequestStory.of(newest, await look_up(connection, newest), state, others)

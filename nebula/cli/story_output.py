@@ -58,6 +58,9 @@ def tell_request(story: RequestStory, as_json: bool) -> None:
         return
     output = tables.console()
     output.print(f"[bold]{escape(story.headline)}[/bold]\n", soft_wrap=True)
+    if story.others:
+        others = ", ".join(story.others)
+        output.print(f"Earlier requests with this id: {escape(others)}\n", soft_wrap=True)
     for step in story.steps:
         output.print(f"  {moments.clock(step.time)}  {escape(step.text)}", soft_wrap=True)
         for reason in step.reasons:

@@ -46,6 +46,7 @@ QUERY = "Nebula-Query"
 FIELDS = "Nebula-Fields"
 SIZE = "Nebula-Body-Size"
 SLACK = "Nebula-Slack"
+CALLER_IDS = "Nebula-Caller-Ids"
 
 _header_fields = msgspec.json.Decoder(HeaderFields)
 
@@ -108,6 +109,8 @@ def _own_headers(request: Request) -> dict[str, str]:
         headers[GONE] = "1"
     if request.user:
         headers[USER] = request.user
+    if request.caller_ids:
+        headers[CALLER_IDS] = " ".join(request.caller_ids)
     if request.priority:
         headers[PRIORITY] = str(request.priority)
     if request.timeout is not None:
@@ -165,7 +168,7 @@ def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> 
         return None
 
 
-_RARE = frozenset({ATTEMPT, AVOID, PRIORITY, KEEP, CONTINUES, GONE, QUERY, SIZE, SLACK})
+_RARE = frozenset({ATTEMPT, AVOID, PRIORITY, KEEP, CONTINUES, GONE, QUERY, SIZE, SLACK, CALLER_IDS})
 """Headers that few requests have; a first attempt rarely has any of them."""
 
 
@@ -181,6 +184,7 @@ def _with_rare(request: Request, headers: Mapping[str, str]) -> Request:
         query=headers.get(QUERY, ""),
         size=max(0, int(headers.get(SIZE, "0"))),
         slack=SLACK in headers,
+        caller_ids=tuple(headers.get(CALLER_IDS, "").split()),
     )
 
 
@@ -201,6 +205,7 @@ def _read_fields(text: str) -> HeaderFields:
 
 _OWN = f"{REQUEST}: ".encode()
 _USER_LINE = f"{USER}: ".encode()
+_CALLERS_LINE = f"{CALLER_IDS}: ".encode()
 _PLAN = f"{PLAN}: ".encode()
 _ROUTED = f"{ROUTED}: ".encode()
 _ROUTERS_LINES = (_ROUTED, _PLAN)
@@ -215,10 +220,12 @@ def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
     first = _first_of(common)
     if first is not None:
         identity, *rest = own.split(b"\r\n")
-        user = b""
+        user = callers = b""
         for line in rest:
             if line.startswith(_USER_LINE):
                 user = line[len(_USER_LINE) :]
+            elif line.startswith(_CALLERS_LINE):
+                callers = line[len(_CALLERS_LINE) :]
             elif line and not line.startswith(_ROUTERS_LINES):
                 break
         else:
@@ -233,6 +240,7 @@ def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
                     content_type=first.content_type,
                     user=user.decode("utf-8", "replace"),
                     patience=first.patience,
+                    caller_ids=tuple(callers.decode("utf-8", "replace").split()),
                 )
                 if is_token(name)
                 else None

@@ -157,6 +157,9 @@ class Request(_RequestStart, frozen=True, gc=False, kw_only=True):
             "the gateway. 0 if it is here."
         ),
     ] = 0
+    caller_ids: Annotated[
+        tuple[str, ...], Meta(description="Ids that the caller gave the request, to find it by.")
+    ] = ()
 
     @property
     def whole_size(self) -> int:

@@ -53,13 +53,19 @@ class Step(Struct, frozen=True):
 
 
 class RequestStory(Struct, frozen=True):
-    """A request's way in steps; `headline` says how it ended."""
+    """A request's way in steps; `headline` says how it ended.
+
+    `others`: earlier requests that had the same id of their caller's.
+    """
 
     headline: str
     steps: tuple[Step, ...]
+    others: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, request: str, said: Sequence[Message], state: State) -> "RequestStory":
+    def of(
+        cls, request: str, said: Sequence[Message], state: State, others: Sequence[str] = ()
+    ) -> "RequestStory":
         """Return a request's way; `state` is the cluster's present state, to compare with."""
         way = _Way(state)
         for message in said:
@@ -77,7 +83,8 @@ class RequestStory(Struct, frozen=True):
         headline = (
             f"request {request}: {way.end}" if way.end else f"request {request} has no answer yet"
         )
-        return cls(headline, tuple(sorted(way.steps, key=lambda step: step.time)))
+        steps = sorted(way.steps, key=lambda step: step.time)
+        return cls(headline, tuple(steps), tuple(others))
 
 
 class _Way:
@@ -254,6 +261,8 @@ def _wish(message: Message) -> str:
         wish += ", to be resumable"
     if envelope.SLACK in headers:
         wish += ", in spare capacity"
+    if envelope.CALLER_IDS in headers:
+        wish += f"; its caller calls it {headers[envelope.CALLER_IDS].replace(' ', ' and ')}"
     return wish
 
 

@@ -246,7 +246,8 @@ class HttpConnection(asyncio.Protocol):
         cycle = self._arriving
         if cycle is None or not cycle.more_body:
             method = "HEAD" if self._parsing.heads_only else "GET"
-            scope = {**self._scope_of_all, "method": method, "path": "", "headers": []}
+            came = {"method": method, "path": "", "headers": self._parsing.fields}
+            scope = {**self._scope_of_all, **came}
             cycle = Cycle(self, cast("HTTPScope", scope), keep_alive=False, remaining=None)
             cycle.refuse(error)
             self._queue(cycle, _await_refusal)

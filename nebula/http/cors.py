@@ -19,7 +19,10 @@ from nebula.http.relay import fail
 METHODS = b"GET, HEAD, POST, OPTIONS"
 """Methods of the paths below /v1."""
 
-EXPOSED = b"x-request-id, retry-after, x-nebula-model, x-should-retry, allow, accept-encoding"
+EXPOSED = (
+    b"x-request-id, x-client-request-id, x-nebula-request-id, openai-processing-ms, retry-after, "
+    b"x-nebula-model, x-should-retry, allow, accept-encoding"
+)
 """Headers of Nebula's answers that a page may read only if it is permitted to."""
 
 MAX_AGE = b"600"

@@ -5,10 +5,13 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
+from time import monotonic
 from typing import Protocol
 
 from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPRequestEvent, HTTPScope, Message
 
+from nebula.actors.gateway.delivery import new_id
+from nebula.http import dialects, request_ids
 from nebula.http.bodies import PROMISED
 from nebula.http.errors import ApiError, stopping
 from nebula.http.heads import framing
@@ -19,7 +22,7 @@ DRAINED = 64 * 1024
 """Bytes of an unread body that are worth reading to keep the connection."""
 
 _ORDINARY = frozenset(
-    b"cache-control content-type retry-after x-accel-buffering x-nebula-model x-request-id".split()
+    b"cache-control content-type retry-after x-accel-buffering x-nebula-model".split()
 )
 """Names of fields that are known to be valid, and concern only the client."""
 
@@ -84,8 +87,9 @@ class Cycle:
 
     __slots__ = (
         *("_body_told", "_chunked", "_event", "_expects", "_http_1_0", "_left", "_line", "_parts"),
-        *("_promised", "_remaining", "_silent", "_sized", "complete", "disconnected", "keep_alive"),
-        *("left", "more_body", "received", "refusal", "scope", "started", "waiting"),
+        *("_arrived_at", "_promised", "_remaining", "_silent", "_sized", "complete"),
+        *("disconnected", "keep_alive", "left", "more_body", "received", "refusal", "scope"),
+        *("started", "waiting"),
     )
 
     def __init__(
@@ -120,6 +124,7 @@ class Cycle:
         self._silent = False
         self._sized = False
         self._left = 0
+        self._arrived_at = 0.0
 
     # Called by the connection
 
@@ -141,6 +146,7 @@ class Cycle:
     def end_body(self) -> None:
         """Note that the body is complete."""
         self.more_body = False
+        self._arrived_at = monotonic()
         if self._event is not None:
             self._event.set()
 
@@ -252,7 +258,8 @@ class Cycle:
         if self.started or error is None:
             self._line.break_off(evident=not self.started or self._chunked or self._sized)
             return
-        payload = error.payload
+        dialect = dialects.dialect_for(self.scope["path"], self.scope["headers"])
+        payload = dialects.payload(error, dialect)
         fields = [(b"content-type", b"application/json")]
         fields += [(name.encode(), value.encode()) for name, value in error.headers.items()]
         fields.append((b"content-length", b"%d" % len(payload)))
@@ -269,9 +276,13 @@ class Cycle:
         content = framing(self.scope["method"], status)
         lines = []
         sized = closes = False
+        identity = b""
         for name, value in fields:
             if name in _ORDINARY:
                 lines.append(b"%b: %b\r\n" % (name, value))
+                continue
+            if name == b"x-request-id":
+                identity = value
                 continue
             if _BAD_NAME.search(name):
                 raise RuntimeError(f"not a valid name of a field: {name!r}")
@@ -288,6 +299,11 @@ class Cycle:
                     closes = True
                 continue
             lines.append(b"%b: %b\r\n" % (name, value))
+        ids = request_ids.given(dict(self.scope["headers"]))
+        lines.extend(request_ids.lines(identity or new_id().encode(), ids))
+        if self._arrived_at:
+            took = (monotonic() - self._arrived_at) * 1000
+            lines.append(b"openai-processing-ms: %d\r\n" % took)
         if content != "content":
             self._silent = True
         elif not sized:

@@ -5,6 +5,7 @@ OpenAI's: https://platform.openai.com/docs/api-reference/responses-streaming/err
 """
 
 import re
+from collections.abc import Iterable
 
 import msgspec
 from msgspec import Struct
@@ -34,6 +35,17 @@ def dialect_of(path: str) -> Dialect:
     """Return the form of errors that a client of a path expects."""
     endpoint = ENDPOINTS.get(path.rstrip("/"))
     return endpoint.dialect if endpoint is not None else "openai"
+
+
+def dialect_for(path: str, fields: Iterable[tuple[bytes, bytes]]) -> Dialect:
+    """Return the form of errors that a client expects whose path may be unknown.
+
+    Anthropic's clients name the version of its API in every request.
+    """
+    if path.rstrip("/") in ENDPOINTS:
+        return dialect_of(path)
+    named = any(name == b"anthropic-version" for name, _ in fields)
+    return "anthropic" if named else "openai"
 
 
 def payload(error: ApiError, dialect: Dialect) -> bytes:

@@ -33,7 +33,7 @@ from nebula.events.envelope import JSON
 from nebula.events.inference import LOAD_PATIENCE, Request
 from nebula.events.memory import MIB
 from nebula.events.state import NameBinding
-from nebula.http import outline, own_fields
+from nebula.http import outline, own_fields, request_ids
 from nebula.http.bodies import ClientLeft, read_body
 from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
@@ -150,6 +150,7 @@ class InferenceRoutes:
             prefix=_prefix(binding, asked.prompt) if len(asked.prompt) >= BOUNDS[0] else (),
             query=scope["query_string"].decode("latin-1"),
             fields=forwarded(headers),
+            caller_ids=request_ids.texts(headers),
         )
         stream = endpoint.streams and streams(asked.stream)
         if stream:

@@ -73,6 +73,11 @@ class Parsing:
         """Whether the arriving or last request asks for an answer without content."""
         return bool(self._target) and self._parser.get_method() == b"HEAD"
 
+    @property
+    def fields(self) -> Fields:
+        """The fields of an incomplete head that have arrived."""
+        return self._fields if self.in_head else []
+
     def stop(self) -> None:
         """Ignore all further bytes, and drop what has arrived."""
         self._stopped = True

@@ -8,7 +8,10 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from nebula.events.endpoints import ENDPOINTS
-from nebula.http.errors import ApiError, respond
+from nebula.http import near_misses
+from nebula.http.dialects import dialect_for, dialect_of, payload
+from nebula.http.errors import ApiError
+from nebula.http.near_misses import NearMiss
 
 INFERENCE = dict.fromkeys(ENDPOINTS, ("POST",))
 """Paths that are answered before Litestar, with their methods."""
@@ -20,26 +23,44 @@ _KIND = re.compile(r":\w+}")
 
 
 def respond_to_path(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Answer a request for an unknown path or with a wrong method."""
-    served = {**INFERENCE, **_routes(request.app.routes)}
+    """Answer a request for an unknown path or with a wrong method, in the form of its client."""
     path = request.scope["path"]
+    dialect = dialect_for(path, request.scope["headers"])
     if error.status_code == 405:
         headers = {key.lower(): value for key, value in (error.headers or {}).items()}
         allow = headers.get("allow", "")
         takes = allow or "another method"
         api = ApiError(405, f"{request.method} {_cut(path)}: this path takes {takes}", allow=allow)
     else:
-        api = ApiError(404, no_path(path, served), code="unknown_url")
-    return respond(request, api)
+        served = {**INFERENCE, **_routes(request.app.routes)}
+        miss = near_misses.nearest(path, served)
+        if miss is not None and dialect == "openai":
+            dialect = dialect_of(miss.meant)
+        api = ApiError(404, no_path(path, served, miss), code="unknown_url")
+    return Response(
+        payload(api, dialect),
+        status_code=api.status,
+        headers=api.headers,
+        media_type="application/json",
+    )
 
 
-def no_path(path: str, served: Mapping[str, Iterable[str]]) -> str:
-    """Return the message for an unknown `path`, with the nearest of the `served` paths."""
+def no_path(path: str, served: Mapping[str, Iterable[str]], miss: NearMiss | None = None) -> str:
+    """Return the message for an unknown `path`, with the one that was meant or all `served`."""
+    nothing = f"there is nothing at {_cut(path)}"
+    if miss is not None:
+        wrong = near_misses.advice(miss)
+        meant = f"{_methods(served[miss.meant])} {miss.meant}"
+        return f"{nothing}. Did you mean {meant}?" + (f" Then {wrong}." if wrong else "")
     first = "/" + path.lstrip("/").partition("/")[0]
     near = [each for each in served if each.startswith(f"{first}/")]
     near = near or [each for each in served if not each.startswith("/admin/")]
-    listed = ", ".join(f"{'|'.join(sorted(served[each]))} {each}" for each in sorted(near))
-    return f"there is nothing at {_cut(path)}; there is: {listed}"
+    listed = ", ".join(f"{_methods(served[each])} {each}" for each in sorted(near))
+    return f"{nothing}; there is: {listed}"
+
+
+def _methods(methods: Iterable[str]) -> str:
+    return "|".join(sorted(methods))
 
 
 def _cut(path: str) -> str:

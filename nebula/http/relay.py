@@ -87,13 +87,14 @@ async def relay(
                     watch.said()
                 continue
             except NotServed as error:
-                failure = unavailable(str(error), error.retry_after)
-                told = (dialect, watch.last)
-                await _broken(failure, send, told, begun=begun, streaming=streaming)
-                return
-            if piece.failure:
-                told = (dialect, watch.last)
-                await _broken(_error(piece), send, told, begun=begun, streaming=streaming)
+                failure: ApiError | None = unavailable(str(error), error.retry_after)
+            else:
+                failure = _error(piece) if piece.failure else None
+            if failure is not None:
+                if not begun:
+                    await fail(failure, send, dialect, source.id)
+                else:
+                    await _broken(failure, send, (dialect, watch.last), streaming=streaming)
                 return
             if not begun:
                 begun, streaming = True, source.streaming
@@ -173,10 +174,17 @@ def _headers(source: Source, piece: Piece, model: str = "") -> list[tuple[bytes,
     return headers
 
 
-async def fail(error: ApiError, send: Send, dialect: Dialect = "openai") -> None:
-    """Answer with an error, in the form that the client expects."""
+async def fail(
+    error: ApiError, send: Send, dialect: Dialect = "openai", identity: str = ""
+) -> None:
+    """Answer with an error, in the form that the client expects.
+
+    `identity`: the id of the request, if it has become one in the cluster.
+    """
     body = dialects.payload(error, dialect)
     headers = [(b"content-type", b"application/json")]
+    if identity:
+        headers.append((b"x-request-id", identity.encode()))
     headers += [(key.encode(), value.encode()) for key, value in error.headers.items()]
     headers.append((b"content-length", str(len(body)).encode()))
     await send(_start(error.status, headers))
@@ -188,16 +196,13 @@ async def _broken(
     send: Send,
     told: tuple[Dialect, bytes],
     *,
-    begun: bool = True,
     streaming: bool,
 ) -> None:
-    """Send an error to the client: as a response, or as the last event of a stream.
+    """Send an error to the client amid an answer: as the last event of a stream.
 
     `told`: in which form it expects errors, and what it got last.
     """
-    if not begun:
-        await fail(error, send, told[0])
-    elif streaming:
+    if streaming:
         await send(_part(dialects.event(error, *told), more=False))
     else:
         # Half a JSON body can't be repaired: break the connection, so that the client notices.

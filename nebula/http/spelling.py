@@ -11,6 +11,10 @@ from urllib.parse import unquote
 
 from msgspec import Struct
 
+_TOLD = 200
+"""Characters of a path that are repeated in an error."""
+
+_EMPTY = re.compile("/{2,}")
 _SLASH = re.compile(rb"%2[Ff]")
 WITHIN = (
     ("", "v1", "models"),
@@ -33,7 +37,7 @@ def read(raw_path: bytes) -> str | Misspelled:
     """
     path = raw_path.decode("ascii")
     if "//" in path:
-        return Misspelled("a path has no empty segments")
+        return Misspelled(f"it has an empty segment; without that it is {squeezed(path)!r}")
     if "%" not in path:
         return path
     if _SLASH.search(raw_path):
@@ -44,6 +48,12 @@ def read(raw_path: bytes) -> str | Misspelled:
         if "" in "/".join(segments[before:]).split("/") and before < len(segments):
             return Misspelled("a name has no empty segments")
     return unquote(path)
+
+
+def squeezed(path: str) -> str:
+    """Return a path without empty segments, cut to what fits into a sentence."""
+    plain = _EMPTY.sub("/", path)
+    return plain if len(plain) <= _TOLD else f"{plain[:_TOLD]}…"
 
 
 def _before_name(segments: list[str]) -> int:

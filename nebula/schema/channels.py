@@ -99,6 +99,7 @@ _REQUEST_HEADERS = (
         envelope.SIZE,
         "Bytes of a body that is not in this message: `nebula.bodies.GATEWAY` hands it out.",
     ),
+    Header(envelope.CALLER_IDS, "Ids that the caller gave the request, separated by spaces."),
 )
 
 _PIECE_HEADERS = (

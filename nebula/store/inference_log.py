@@ -81,6 +81,19 @@ async def look_up(connection: Connection, request: str) -> list[StoredMessage]:
     return [await _whole(connection, said) if _says_why(said) else said for said in found]
 
 
+async def called(connection: Connection, caller_id: str) -> list[str]:
+    """Return Nebula's ids of the requests that had this id of their caller's, newest first.
+
+    Raise Unavailable.
+    """
+    found: dict[str, None] = {}
+    async for said in read(connection, [subjects.ALL_REQUESTS], bodies=False):
+        headers = said.headers
+        if caller_id in headers.get(envelope.CALLER_IDS, "").split():
+            found[headers.get(envelope.REQUEST, "")] = None
+    return list(reversed(found))
+
+
 async def kept_since(connection: Connection) -> datetime | None:
     """Return the server's time of the oldest kept message, or None. Raise Unavailable."""
     first = await _message(connection, seq=1, subject=subjects.INFERENCE, next=True)

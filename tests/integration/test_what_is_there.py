@@ -1,5 +1,7 @@
 """What a gateway and `nebula status` say: which paths there are, and which cluster it is."""
 
+import anthropic
+import openai
 import pytest
 
 from tests.integration.cluster import Cluster
@@ -68,3 +70,54 @@ async def test_ready_and_status_say_which_cluster_it_is(cluster: Cluster) -> Non
     assert (
         f"cluster {there.id!r}, version {there.version}; " in (await cluster.nebula("status")).out
     )
+
+
+@pytest.mark.parametrize(
+    ("base", "advice"),
+    [
+        ("", "the client's base URL lacks '/v1'"),
+        ("/v1/v1", "the client's base URL has '/v1' too much"),
+        ("/openai/v1", "the client's base URL has '/openai' too much"),
+        ("/api", "the client's base URL has '/api' in place of '/v1'"),
+    ],
+)
+async def test_openais_client_with_a_wrong_base_url_is_told_the_right_one(
+    cluster: Cluster, base: str, advice: str
+) -> None:
+    await cluster.ready()
+    url = f"http://127.0.0.1:{cluster.port}{base}"
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        with pytest.raises(openai.NotFoundError) as chatted:
+            await client.chat.completions.create(model="chat", messages=[])
+        assert f"Did you mean POST /v1/chat/completions? Then {advice}" in str(chatted.value)
+        with pytest.raises(openai.NotFoundError) as listed:
+            await client.models.list()
+        assert f"Did you mean GET /v1/models? Then {advice}" in str(listed.value)
+
+
+@pytest.mark.parametrize("base", ["/v1", "/anthropic", "//"])
+async def test_anthropics_client_with_a_wrong_base_url_is_told_in_its_own_form(
+    cluster: Cluster, base: str
+) -> None:
+    await cluster.ready()
+    url = f"http://127.0.0.1:{cluster.port}{base}"
+    async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as client:
+        with pytest.raises(anthropic.NotFoundError) as asked:
+            await client.messages.create(model="chat", max_tokens=1, messages=[])
+    assert asked.value.body["type"] == "error"  # type: ignore[index]
+    assert "/v1/messages" in str(asked.value)
+
+
+async def test_a_get_where_a_post_is_meant_is_told_so(cluster: Cluster) -> None:
+    await cluster.ready()
+    async with cluster.http() as http:
+        got = await http.get("/v1/chat/completions")
+        missed = await http.get("/chat/completions")
+        version = {"anthropic-version": "2023-06-01"}
+        unknown = await http.post("/nothing", headers=version)
+    assert got.status_code == 405
+    assert got.headers["allow"] == "POST, OPTIONS"
+    assert "takes POST" in got.json()["error"]["message"]
+    assert missed.status_code == 404
+    assert "Did you mean POST /v1/chat/completions?" in missed.json()["error"]["message"]
+    assert unknown.json()["error"]["type"] == "not_found_error"

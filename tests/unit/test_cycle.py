@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -152,7 +153,10 @@ async def test_a_client_that_has_left_amid_its_body_is_told_from_one_that_waits(
 async def test_an_answer_of_known_length_is_that_long() -> None:
     line = Line()
     await cycle(line).run(app(start(content_length="5"), part(b"he", more=True), part(b"llo")))
-    assert line.text == b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
+    head, _, body = line.text.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n")
+    assert b"transfer-encoding" not in head
+    assert body == b"hello"
     assert len(line.done) == 1
 
 
@@ -257,3 +261,23 @@ async def test_no_field_can_smuggle_another_one(fields: dict[str, Any]) -> None:
     await cycle(line).run(app(start(**fields), part(b"x")))
     assert line.text.startswith(b"HTTP/1.1 500 ")
     assert b"a\nb" not in line.text
+
+
+async def test_an_answer_names_its_request_once() -> None:
+    line = Line()
+    await cycle(line).run(app(start(x_request_id="r1", content_length="0"), part(b"")))
+    assert line.text.count(b"\r\nx-request-id: ") == 1
+    assert b"\r\nx-request-id: r1\r\n" in line.text
+    nameless = Line()
+    await cycle(nameless).run(app(start(content_length="0"), part(b"")))
+    assert nameless.text.count(b"\r\nx-request-id: ") == 1
+
+
+async def test_the_time_counts_from_the_requests_end() -> None:
+    whole, half = Line(), Line()
+    complete = cycle(whole)
+    complete.end_body()
+    for each in (complete, cycle(half)):
+        await each.run(app(start(content_length="0"), part(b"")))
+    assert re.search(rb"\r\nopenai-processing-ms: \d+\r\n", whole.text)
+    assert b"openai-processing-ms" not in half.text

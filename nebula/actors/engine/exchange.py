@@ -44,6 +44,9 @@ _HELD_BACK = frozenset(
         b"trailer",
         b"upgrade",
         b"x-request-id",
+        b"x-client-request-id",
+        b"x-nebula-request-id",
+        b"openai-processing-ms",
         b"server",
         b"date",
     }
