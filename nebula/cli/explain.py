@@ -136,7 +136,7 @@ def why_seq(seq: int, file: Path | None, nats: str, as_json: bool) -> None:
 def why_request(request: str, nats: str, as_json: bool) -> None:
     """The way of REQUEST, while its records are kept.
 
-    REQUEST is an answer's x-request-id: Nebula's own id, or the one that its caller gave it.
+    REQUEST is an answer's x-request-id: Nebula's own id, or its caller's.
     """
     run(_request(nats, request, as_json))
 

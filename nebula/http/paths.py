@@ -46,7 +46,7 @@ def respond_to_path(request: Request[Any, Any, Any], error: HTTPException) -> Re
 
 
 def no_path(path: str, served: Mapping[str, Iterable[str]], miss: NearMiss | None = None) -> str:
-    """Return the message for an unknown `path`, with the one that was meant or all `served`."""
+    """Return the message for an unknown `path`, with the path that was meant or all `served`."""
     nothing = f"there is nothing at {_cut(path)}"
     if miss is not None:
         wrong = near_misses.advice(miss)

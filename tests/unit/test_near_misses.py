@@ -1,4 +1,4 @@
-"""A request that just misses a path is told which one it is, and nobody else's."""
+"""The error for a path that is just missed names the path that was meant."""
 
 from __future__ import annotations
 
