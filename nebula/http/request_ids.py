@@ -27,6 +27,8 @@ def given(fields: Mapping[bytes, bytes]) -> Given:
 
     An id has visible ASCII characters only, so that it can stand in any header, log or command.
     """
+    if _REQUEST not in fields and _CLIENT not in fields:
+        return ()
     return tuple(
         (name, fields[name])
         for name in (_REQUEST, _CLIENT)
@@ -36,7 +38,8 @@ def given(fields: Mapping[bytes, bytes]) -> Given:
 
 def texts(fields: Mapping[bytes, bytes]) -> tuple[str, ...]:
     """Return the different ids that a caller gave."""
-    return tuple(dict.fromkeys(value.decode("ascii") for _, value in given(fields)))
+    ids = given(fields)
+    return tuple(dict.fromkeys(value.decode("ascii") for _, value in ids)) if ids else ()
 
 
 def lines(own: bytes, ids: Given) -> list[bytes]:
