@@ -90,4 +90,6 @@ def _guard(state: State, event: Event) -> Guard:
     """Return the guard for most objections: the last event of the same kind of aggregate."""
     if AGGREGATE_OF[type(event).__name__] == "node":
         return Guard(subjects.NODE_EVENTS, state.nodes_seq)
+    if AGGREGATE_OF[type(event).__name__] == "batch":
+        return Guard(subjects.BATCH_EVENTS, state.batches_seq)
     return Guard(subjects.MODEL_EVENTS, state.models_seq)

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from nebula.events.brief import brief
 from nebula.events.evolve_alias import fold_alias
+from nebula.events.evolve_batch import fold_batch
 from nebula.events.evolve_cluster import cluster_objection, fold_cluster
 from nebula.events.evolve_model import fold_model
 from nebula.events.evolve_node import fold_node
@@ -25,6 +26,7 @@ from nebula.events.validation import rejection_reason
 from nebula.events.version import too_new
 from nebula.events.vocabulary import (
     AliasEvent,
+    BatchEvent,
     ClusterEvent,
     EventRejected,
     ModelEvent,
@@ -84,6 +86,13 @@ def _of_alias(state: State, record: Record, event: AliasEvent) -> State:
     return fold_alias(state, record, event) if reason is None else _reject(state, record, reason)
 
 
+def _of_batch(state: State, record: Record, event: BatchEvent) -> State:
+    seq = record.seq
+    state = replace(state, seq=seq, time=record.time, batches_seq=seq)
+    reason = rejection_reason(state, record.id, event)
+    return fold_batch(state, record, event) if reason is None else _reject(state, record, reason)
+
+
 def _of_cluster(state: State, record: Record, event: ClusterEvent) -> State:
     state = replace(state, seq=record.seq, time=record.time)
     reason = cluster_objection(state, record.id, event)
@@ -97,7 +106,7 @@ def _answer(state: State, record: Record, _: EventRejected) -> State:
 
 
 def _malformed(state: State, record: Record, content: Malformed) -> State:
-    """Malformed entries on subjects of models or nodes still advance their guards."""
+    """Malformed entries on subjects of models, nodes or batches still advance their guards."""
     seq, subject = record.seq, record.subject
     state = replace(
         state,
@@ -105,6 +114,7 @@ def _malformed(state: State, record: Record, content: Malformed) -> State:
         time=record.time,
         models_seq=seq if subject.startswith("nebula.events.model.") else state.models_seq,
         nodes_seq=seq if subject.startswith("nebula.events.node.") else state.nodes_seq,
+        batches_seq=seq if subject.startswith("nebula.events.batch.") else state.batches_seq,
     )
     if too_new(state) is not None:
         return state  # a Nebula that knows its version may understand it
@@ -124,6 +134,7 @@ FOLDS: dict[type, Callable[[State, Record, Any], State]] = {
     **dict.fromkeys(get_args(ReplicaEvent), fold_report),
     **dict.fromkeys(get_args(NodeEvent), _of_node),
     **dict.fromkeys(get_args(AliasEvent), _of_alias),
+    **dict.fromkeys(get_args(BatchEvent), _of_batch),
     **dict.fromkeys(get_args(ClusterEvent), _of_cluster),
     EventRejected: _answer,
     Malformed: _malformed,

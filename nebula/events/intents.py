@@ -247,5 +247,58 @@ class AliasRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     ] = None
 
 
+class BatchRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A request to answer every line of a file, within the slack that other requests leave."""
+
+    input: Annotated[Token, Meta(description="Id of the file whose lines are requests.")]
+    endpoint: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=256,
+            description="Path that every line is sent to, as `/v1/chat/completions`.",
+        ),
+    ]
+    window: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=604_800,
+            description="Seconds after which lines without an answer are given up.",
+        ),
+    ] = 86_400.0
+    owner: Annotated[
+        str,
+        Meta(max_length=128, description="Hash of the API key of its client; empty for none."),
+    ] = ""
+    idempotency: Annotated[
+        str,
+        Meta(
+            max_length=128,
+            description="Hash of its `Idempotency-Key`: an owner has one batch with it. Empty for "
+            "none.",
+        ),
+    ] = ""
+    metadata: Annotated[
+        dict[
+            Annotated[str, Meta(min_length=1, max_length=64)], Annotated[str, Meta(max_length=512)]
+        ],
+        Meta(max_length=16, description="Pairs of the client's own."),
+    ] = {}
+    wake: Annotated[
+        bool, Meta(description="Whether its lines start a model that sleeps; else they wait.")
+    ] = False
+    keep: Annotated[
+        int,
+        Meta(
+            ge=3600, le=2_592_000, description="Seconds for which its files with results are kept."
+        ),
+    ] = 2_592_000
+
+
+class BatchCancelRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A request to end a batch early; the answers that are there are kept."""
+
+
 class AliasRemoveRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A request to remove an alias."""

@@ -10,14 +10,24 @@ import msgspec
 from msgspec import Struct
 from rpds import HashTrieMap
 
+from nebula.events.batch import Batch
 from nebula.events.index import indexed
 from nebula.events.reading import UNREADABLE
-from nebula.events.state import Alias, Cluster, Model, NameBinding, Node, Rejection, Replica, State
+from nebula.events.state import (
+    Alias,
+    Cluster,
+    Model,
+    NameBinding,
+    Node,
+    Rejection,
+    Replica,
+    State,
+)
 
 FORMAT = 1
 """Version of the format of these bytes."""
 
-FOLD = 17
+FOLD = 18
 """Version of `evolve`; it grows when the same log folds to a different state. A test checks
 that."""
 
@@ -48,6 +58,8 @@ class _Body(Struct, frozen=True, kw_only=True):
     names: dict[str, NameBinding]
     rejections: list[Rejection]
     cluster: Cluster = Cluster()
+    batches_seq: int = 0
+    batches: dict[str, Batch] = {}
 
 
 _encoder = msgspec.json.Encoder(order="deterministic")
@@ -71,6 +83,8 @@ def canonical(state: State) -> bytes:
             names=dict(state.names),
             rejections=[state.rejections[seq] for seq in sorted(state.rejections)],
             cluster=state.cluster,
+            batches_seq=state.batches_seq,
+            batches=dict(state.batches),
         )
     )
 
@@ -118,5 +132,7 @@ def load(data: bytes) -> State:
         names=HashTrieMap(found.names),
         rejections=HashTrieMap({rejection.seq: rejection for rejection in found.rejections}),
         cluster=found.cluster,
+        batches_seq=found.batches_seq,
+        batches=HashTrieMap(found.batches),
     )
     return indexed(read)

@@ -13,6 +13,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 from rpds import HashTrieMap, HashTrieSet
 
+from nebula.events.batch import Batch
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.values import Assignment, Device, OptionValue, Target, Task
 
@@ -331,9 +332,9 @@ class Occupancy(Struct, frozen=True, gc=False):
 class State(Struct, frozen=True, gc=False, kw_only=True):
     """The cluster after the event at `seq`.
 
-    `models_seq` is the last sequence on the subjects of models, `nodes_seq` on those of nodes:
-    decisions are appended under these guards. `capacity_seq` is the last event that may have made
-    room for more replicas.
+    `models_seq` is the last sequence on the subjects of models, `nodes_seq` on those of nodes,
+    `batches_seq` on those of batches: decisions and intents are appended under these guards.
+    `capacity_seq` is the last event that may have made room for more replicas.
 
     The last three follow from the others. `occupancy`: the use of each node. `apart`: by model, the
     other models that must not share a node with it. `unsettled`: the models for which a decision
@@ -344,12 +345,14 @@ class State(Struct, frozen=True, gc=False, kw_only=True):
     time: int = 0
     models_seq: int = 0
     nodes_seq: int = 0
+    batches_seq: int = 0
     capacity_seq: int = 0
     models: HashTrieMap[str, Model] = HashTrieMap()
     replicas: HashTrieMap[str, Replica] = HashTrieMap()
     nodes: HashTrieMap[str, Node] = HashTrieMap()
     aliases: HashTrieMap[str, Alias] = HashTrieMap()
     names: HashTrieMap[str, NameBinding] = HashTrieMap()
+    batches: HashTrieMap[str, Batch] = HashTrieMap()
     rejections: HashTrieMap[int, Rejection] = HashTrieMap()
     cluster: Cluster = Cluster()
     occupancy: HashTrieMap[str, Occupancy] = HashTrieMap()

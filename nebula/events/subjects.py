@@ -9,6 +9,7 @@ import re
 EVENTS = "nebula.events.>"
 MODEL_EVENTS = "nebula.events.model.>"
 NODE_EVENTS = "nebula.events.node.>"
+BATCH_EVENTS = "nebula.events.batch.>"
 CLUSTER_EVENTS = "nebula.events.cluster.>"
 STATUS = "nebula.status.>"
 INFERENCE = "nebula.inference.>"
@@ -56,6 +57,11 @@ def event(aggregate: str, identity: str, event_type: str) -> str:
     if not is_token(identity):
         raise ValueError(f"{identity!r} is not a valid id: use {ID_FORM}")
     return f"nebula.events.{aggregate}.{identity}.{event_type}"
+
+
+def batch_events(batch: str) -> str:
+    """Return the wildcard for all events of one batch."""
+    return f"nebula.events.batch.{batch}.>"
 
 
 def requests(model: str) -> str:

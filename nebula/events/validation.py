@@ -7,11 +7,14 @@ answer without writing to the log.
 from nebula.events.brief import brief
 from nebula.events.engine_options import devices_needed
 from nebula.events.engine_validation import bad_memory, bad_options
+from nebula.events.evolve_batch import batch_objection
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
+    BatchCancelRequested,
+    BatchRequested,
     ModelLoadRequested,
     ModelRebalanceRequested,
     ModelScaleRequested,
@@ -66,6 +69,8 @@ def _objection(state: State, identity: str, event: Event) -> str | None:
             return _alias(state, identity, event)
         case AliasRemoveRequested():
             return None if identity in state.aliases else f"there is no alias {identity!r}"
+        case BatchRequested() | BatchCancelRequested():
+            return batch_objection(state, identity, event)
         case ModelAssigned():
             return _assigned(state, identity, event)
         case ModelRolledBack():

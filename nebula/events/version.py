@@ -11,7 +11,7 @@ from typing import Any
 from nebula.events.state import State
 from nebula.events.vocabulary import Event
 
-VERSION = 3
+VERSION = 4
 """The newest cluster version that this Nebula knows."""
 
 SIZES = 1
@@ -21,7 +21,18 @@ ADAPTERS_STAY = 2
 """The version from which a load request leaves adapters alone that were loaded at run time, and
 those that it no longer names answer until its replicas serve."""
 
-SINCE: Mapping[tuple[str, str], int] = {("NodeStopped", ""): 2}
+BATCHES = 4
+"""The version from which a log may contain batches."""
+
+SINCE: Mapping[tuple[str, str], int] = {
+    ("NodeStopped", ""): 2,
+    ("BatchRequested", ""): BATCHES,
+    ("BatchStarted", ""): BATCHES,
+    ("BatchProgressed", ""): BATCHES,
+    ("BatchCancelRequested", ""): BATCHES,
+    ("BatchFinished", ""): BATCHES,
+    ("BatchCancelled", ""): BATCHES,
+}
 """The version that introduced a field or, with "" as the field, a type of event; older ones are not
 listed. It lists everything that was added to an intent, and everything that older routers would
 decide differently upon."""

@@ -9,6 +9,12 @@ actor can read a newer one's log.
 
 from typing import TypeAlias, get_args
 
+from nebula.events.batch_facts import (
+    BatchCancelled,
+    BatchFinished,
+    BatchProgressed,
+    BatchStarted,
+)
 from nebula.events.decisions import (
     ClusterVersionRaised,
     EventRejected,
@@ -38,6 +44,8 @@ from nebula.events.intents import (
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
+    BatchCancelRequested,
+    BatchRequested,
     ModelLoadRequested,
     ModelRebalanceRequested,
     ModelScaleRequested,
@@ -71,6 +79,11 @@ __all__ = [
     "AdapterLoaded",
     "AdapterUnloaded",
     "AliasEvent",
+    "BatchCancelled",
+    "BatchEvent",
+    "BatchFinished",
+    "BatchProgressed",
+    "BatchStarted",
     "ClusterEvent",
     "ClusterFounded",
     "ClusterVersionRaised",
@@ -110,7 +123,7 @@ __all__ = [
     "WeightsRemoved",
 ]
 
-AGGREGATES = ("model", "replica", "node", "alias", "log", "cluster")
+AGGREGATES = ("model", "replica", "node", "alias", "batch", "log", "cluster")
 
 ModelEvent: TypeAlias = (
     ModelLoadRequested
@@ -161,8 +174,18 @@ NodeEvent: TypeAlias = (
     | WeightsEvent
 )
 AliasEvent: TypeAlias = AliasRequested | AliasRemoveRequested
+BatchEvent: TypeAlias = (
+    BatchRequested
+    | BatchStarted
+    | BatchProgressed
+    | BatchCancelRequested
+    | BatchFinished
+    | BatchCancelled
+)
 ClusterEvent: TypeAlias = ClusterFounded | ClusterVersionRaised
-Event: TypeAlias = ModelEvent | ReplicaEvent | NodeEvent | AliasEvent | ClusterEvent | EventRejected
+Event: TypeAlias = (
+    ModelEvent | ReplicaEvent | NodeEvent | AliasEvent | BatchEvent | ClusterEvent | EventRejected
+)
 Observed: TypeAlias = (
     ModelScaled | ModelSlept | ModelWoken | NodeSuspected | NodeLost | ClusterVersionRaised
 )
@@ -177,6 +200,7 @@ AGGREGATE_OF: dict[str, str] = {
     **{event.__name__: "replica" for event in get_args(ReplicaEvent)},
     **{event.__name__: "node" for event in get_args(NodeEvent)},
     **{event.__name__: "alias" for event in get_args(AliasEvent)},
+    **{event.__name__: "batch" for event in get_args(BatchEvent)},
     **{event.__name__: "cluster" for event in get_args(ClusterEvent)},
     EventRejected.__name__: "log",
 }

@@ -10,6 +10,8 @@ from nebula.events.intents import (
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
+    BatchCancelRequested,
+    BatchRequested,
     ModelLoadRequested,
     ModelRebalanceRequested,
     ModelScaleRequested,
@@ -29,6 +31,10 @@ from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterUnloaded,
+    BatchCancelled,
+    BatchFinished,
+    BatchProgressed,
+    BatchStarted,
     ClusterFounded,
     ClusterVersionRaised,
     DownloadFailed,
@@ -176,6 +182,22 @@ def _told(record: Record, before: State) -> str:
             return _alias(event)
         case AliasRemoveRequested():
             return "asked to remove this alias"
+        case BatchRequested(endpoint=endpoint, input=file):
+            return f"asked to send every line of {file} to {endpoint}"
+        case BatchStarted(lines=lines):
+            return f"its input is valid: {_count(lines, 'line')}"
+        case BatchProgressed() as event:
+            return _lines_done(event)
+        case BatchCancelRequested():
+            return "asked to cancel it"
+        case BatchFinished(outcome="failed", problems=problems):
+            first = problems[0].message if problems else ""
+            more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+            return "failed, its input is not valid" + _because(first) + more
+        case BatchFinished(outcome=outcome) as event:
+            return f"{outcome}: {_lines_done(event)}"
+        case BatchCancelled() as event:
+            return f"cancelled: {_lines_done(event)}"
         case ClusterFounded(name=name, version=version):
             return f"founded{f' as {name}' if name else ''}, cluster version {version}"
         case ClusterVersionRaised(version=version, reason=reason):
@@ -184,6 +206,10 @@ def _told(record: Record, before: State) -> str:
             return f"event {record.id} was rejected: {reason}"
         case _:
             assert_never(record.content)
+
+
+def _lines_done(event: BatchProgressed | BatchFinished | BatchCancelled) -> str:
+    return f"{_count(event.completed, 'line')} completed, {event.failed} failed"
 
 
 def place(each: Assignment) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from msgspec import Struct
 
 from nebula.events import memory
+from nebula.events.batch import Batch
 from nebula.events.evolve_adapter import short
 from nebula.events.model_status import model_status
 from nebula.events.showing import shown
@@ -28,12 +29,13 @@ class Change(Struct, frozen=True, kw_only=True):
 
 
 def differences(before: State, after: State) -> list[Change]:
-    """Return what differs in `after`: models, replicas, nodes and aliases, each by id."""
+    """Return what differs in `after`: models, replicas, nodes, aliases and batches, each by id."""
     return [
         *_compare("model", before.models, after.models, _model(before), _model(after)),
         *_compare("replica", before.replicas, after.replicas, _replica, _replica),
         *_compare("node", before.nodes, after.nodes, _node, _node),
         *_compare("alias", before.aliases, after.aliases, _alias, _alias),
+        *_compare("batch", before.batches, after.batches, _batch, _batch),
     ]
 
 
@@ -173,6 +175,19 @@ def _alias(alias: Alias) -> Mapping[str, str]:
         "name": alias.name,
         "targets": ", ".join(f"{each.model}={each.weight}" for each in alias.targets),
         "mirror": alias.mirror,
+    }
+
+
+def _batch(batch: Batch) -> Mapping[str, str]:
+    return {
+        "status": batch.phase,
+        "endpoint": batch.request.endpoint,
+        "input": batch.request.input,
+        "lines": str(batch.lines or ""),
+        "completed": str(batch.completed or ""),
+        "failed": str(batch.failed or ""),
+        "output": batch.output,
+        "errors": batch.errors,
     }
 
 

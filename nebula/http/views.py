@@ -5,12 +5,22 @@ from datetime import UTC, datetime
 from msgspec import Struct
 
 from nebula.events.adapter_status import adapter_status
+from nebula.events.batch import Batch
 from nebula.events.heartbeats import QueueLength
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.model_status import ModelStatus, model_status
 from nebula.events.record import Malformed, Record
 from nebula.events.showing import shown
-from nebula.events.state import EMPTY, Alias, CachedSource, Model, Node, Rejection, Replica, State
+from nebula.events.state import (
+    EMPTY,
+    Alias,
+    CachedSource,
+    Model,
+    Node,
+    Rejection,
+    Replica,
+    State,
+)
 from nebula.events.values import Assignment
 from nebula.events.vocabulary import Event
 from nebula.history.description import describe
@@ -83,6 +93,7 @@ class StateView(Struct, frozen=True):
     replicas: list[Replica]
     nodes: list[Node]
     aliases: list[Alias]
+    batches: list[Batch]
     rejections: list[Rejection]
 
 
@@ -135,6 +146,7 @@ def state_view(state: State, now: int | None = None) -> StateView:
         replica_views(state),
         node_views(state),
         [shown(state.aliases[identity]) for identity in sorted(state.aliases)],
+        [state.batches[identity] for identity in sorted(state.batches)],
         [shown(state.rejections[seq]) for seq in sorted(state.rejections)],
     )
 

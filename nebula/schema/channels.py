@@ -127,7 +127,7 @@ _PIECE_HEADERS = (
 )
 
 MEANINGS = {
-    "id": "Id of the model, replica, node, alias or cluster.",
+    "id": "Id of the model, replica, node, alias, batch or cluster.",
     "seq": "Sequence of the event that was rejected.",
     "model": f"Id of the model: {ID}.",
     "replica": "Id of the replica: the model's id, `-`, a number.",

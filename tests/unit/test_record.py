@@ -12,11 +12,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nebula.events import record
+from nebula.events.batch_facts import Problem
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
+    BatchCancelRequested,
+    BatchRequested,
     ModelLoadRequested,
     ModelRebalanceRequested,
     ModelScaleRequested,
@@ -39,6 +42,10 @@ from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterUnloaded,
+    BatchCancelled,
+    BatchFinished,
+    BatchProgressed,
+    BatchStarted,
     ClusterFounded,
     ClusterVersionRaised,
     DownloadFailed,
@@ -109,6 +116,29 @@ EVENTS: dict[str, tuple[str, Event]] = {
                 idle_after=600.5,
                 evictable=True,
                 fallback=("org/small", "org/smaller"),
+            ),
+        ),
+        (
+            "batch_1",
+            BatchRequested(
+                "file-1",
+                "/v1/embeddings",
+                window=3600.5,
+                owner="0a1b",
+                idempotency="2c3d",
+                metadata={"run": "nächtlich"},
+                wake=True,
+                keep=7200,
+            ),
+        ),
+        ("batch_1", BatchStarted(50)),
+        ("batch_1", BatchProgressed(20, 1)),
+        ("batch_1", BatchCancelRequested()),
+        ("batch_1", BatchCancelled(21, 1, "file-2", "file-3")),
+        (
+            "batch_1",
+            BatchFinished(
+                "failed", problems=(Problem("invalid_json_line", "it is not JSON", 3, "body"),)
             ),
         ),
         ("chat", ModelScaleRequested(3)),
