@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from msgspec.structs import replace
 
-from nebula.cli.explain_others import of_actor, of_node
+from nebula.cli.explain_others import of_actor, of_batch, of_node
 from nebula.cli.log_source import (
     LivePast,
     Past,
@@ -69,8 +69,8 @@ class _Why(click.Group):
 def why() -> None:
     """Explain how something came to be: what was requested, decided and done, and why.
 
-    A name alone means a model, an alias, an adapter, a replica, a node, a router, a gateway or a
-    request; a number alone means an event.
+    A name alone means a model, an alias, an adapter, a replica, a node, a batch, a router, a
+    gateway or a request; a number alone means an event.
     """
 
 
@@ -117,6 +117,17 @@ def why_node(
 ) -> None:
     """How NODE stands, what it runs, and what happened to it since it last started."""
     run(_node(nats, file, node, whole, at, as_json))
+
+
+@why.command("batch")
+@click.argument("batch")
+@at_option
+@log_option
+@nats_option
+@json_option
+def why_batch(batch: str, at: str | None, file: Path | None, nats: str, as_json: bool) -> None:
+    """How BATCH stands, and what happened to it."""
+    run(_batch(nats, file, batch, at, as_json))
 
 
 @why.command("seq", cls=Numbered)
@@ -193,9 +204,10 @@ async def _model(
 async def _tell_other(
     past: Past, state: State, reference: str, whole: bool, as_json: bool, then: Moment | None
 ) -> None:
-    """Explain what is not a model: a node, an actor, a replica that is gone, or a request."""
+    """Explain what is not a model: a node, a batch, an actor, a replica that is gone, a request."""
     now = reader_time(past, then)
     found = await of_node(past, state, reference, whole, now)
+    found = found or await of_batch(past, state, reference)
     found = found or await of_actor(past, state, reference, whole)
     if found is not None:
         tell(*found, as_json)
@@ -281,6 +293,16 @@ async def _node(
         if found is None:
             there = ", ".join(sorted(state.nodes)) or "none"
             fail(f"no event of {past.name} is about a node {node!r}; there are: {there}")
+        tell(*found, as_json)
+
+
+async def _batch(nats: str, file: Path | None, batch: str, at: str | None, as_json: bool) -> None:
+    async with opened(nats, file) as past:
+        state = await state_at(past, moment(at))
+        found = await of_batch(past, state, batch)
+        if found is None:
+            there = ", ".join(sorted(state.batches)) or "none"
+            fail(f"no event of {past.name} is about a batch {batch!r}; there are: {there}")
         tell(*found, as_json)
 
 

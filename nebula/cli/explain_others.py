@@ -1,4 +1,4 @@
-"""`nebula why` for what is not a model: nodes, and the routers, gateways and commands that wrote.
+"""`nebula why` for what is not a model: nodes, batches, and what actors and commands wrote.
 
 A name of a router or gateway, as heartbeats and `nebula why request` have it, stands for its kind:
 the log names only that.
@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from nebula.cli.log_source import Past, story_until
 from nebula.events.record import Record
 from nebula.events.state import State
+from nebula.history.batch_story import batch_verdict
 from nebula.history.explanation import Chronicle
 from nebula.history.node_story import about_node, node_verdict
 from nebula.history.subject import Verdict
@@ -43,6 +44,16 @@ async def of_node(
     async for record in story_until(past, state.seq):
         chronicle.take(record)
     return (chronicle, node_verdict(state, node, now), earlier) if met or known else None
+
+
+async def of_batch(past: Past, state: State, batch: str) -> tuple[Chronicle, Verdict, int] | None:
+    """Return the story of a batch; None if the log has none with that id."""
+    chronicle = Chronicle(lambda record, *_: record.aggregate == "batch" and record.id == batch)
+    met = False
+    async for record in story_until(past, state.seq):
+        met |= record.aggregate == "batch" and record.id == batch
+        chronicle.take(record)
+    return (chronicle, batch_verdict(state, batch), 0) if met else None
 
 
 async def of_actor(
