@@ -1,6 +1,7 @@
 """The demo that `make run` ends with: a chat model, an embedding model and a LoRA adapter."""
 
 import asyncio
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from nebula.events.intents import AdapterLoadRequested, ModelLoadRequested
 from nebula.events.model_status import model_status
 from nebula.events.state import State
 from nebula.history.outcome import Asked, Outcome, Progress, asked
+from nebula.http.unix_sockets import SCHEME
 
 CHAT = "smollm2-135m-instruct"
 EMBEDDING = "all-minilm-l6-v2"
@@ -189,6 +191,9 @@ def tries(model: str, address: str) -> str:
     """Return the commands that try a model of the demo, or its adapter."""
     chat = '{"model": "%s", "messages": [{"role": "user", "content": "%s"}], "temperature": 0%s}'
     json = "-H 'Content-Type: application/json'"
+    if address.startswith(SCHEME):
+        socket = shlex.quote(address.removeprefix(SCHEME))
+        address = f"--unix-socket {socket} http://localhost"
     if model == CHAT:
         paris = chat % (CHAT, "What is the capital of France?", ', "stream": true')
         return f"""

@@ -15,9 +15,11 @@ from nebula.http.app import create_app
 from nebula.http.capacity import Capacity, raise_open_files
 from nebula.http.connection import HttpConnection
 from nebula.http.inference import Limits
-from nebula.http.listening import CantListen, NotAHost, everywhere, listen, url
+from nebula.http.listening import CantListen, HostPort, NotAHost
 from nebula.http.origins import Doors
+from nebula.http.root_path import NotARoot
 from nebula.http.stopping import UNREAD_LAST, Stopping
+from nebula.http.unix_sockets import UnixSocket
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,7 @@ class _Server(uvicorn.Server):
 
 async def serve_http(
     actor: Gateway,
-    host: str,
-    port: int,
+    place: HostPort | UnixSocket,
     limits: Limits,
     doors: Doors,
     keep_alive: float,
@@ -52,17 +53,22 @@ async def serve_http(
 
     `keep_alive`: seconds that a connection may be idle. `grace`: seconds that requests get to end.
     """
+    stopping = Stopping()
     try:
-        listening = listen(host, port)
+        app = create_app(actor, limits, doors, stopping)
+    except NotARoot as error:
+        fail(f"--root-path: {error}", FATAL)
+    try:
+        listening = place.listen()
     except NotAHost as error:
         fail(f"--host: {error}", FATAL)
     except CantListen as error:
         fail(str(error.strerror), FATAL)
     capacity = Capacity(actor.bodies, open_files=raise_open_files(), keep_alive=keep_alive)
-    stopping = Stopping()
     server = _Server(
         uvicorn.Config(
-            create_app(actor, limits, doors, stopping),
+            app,
+            root_path=doors.root,
             interface="asgi3",
             loop="none",
             http=partial(HttpConnection, capacity=capacity),  # type: ignore[arg-type]
@@ -76,9 +82,8 @@ async def serve_http(
     )
     server.server_state.tasks = stopping.under_way  # uvicorn's set of the requests that run
     log.info(
-        "listening on %s%s, for %d connections at most: %d files may be open",
-        f"port {port} of all addresses, here " if everywhere(host) else "",
-        url(host, port),
+        "listening on %s, for %d connections at most: %d files may be open",
+        place.described,
         capacity.connections,
         capacity.open_files,
     )
@@ -105,6 +110,7 @@ async def serve_http(
         stopped.cancel()
         server.stop()
         await asyncio.gather(serving, return_exceptions=True)
+        place.close()
         actor.stop()
         await asyncio.gather(acting, return_exceptions=True)
         await actor.connection.close()

@@ -5,16 +5,26 @@ import logging
 
 import httpx
 
+from nebula.http.unix_sockets import SCHEME
+
 log = logging.getLogger(__name__)
 
 EVERY = 3.0
 """Seconds between two requests to `/ready`."""
 
 
-async def reason(client: httpx.AsyncClient, address: str) -> str | None:
+def client(address: str) -> httpx.AsyncClient:
+    """Return a client of the gateway at an address, which may be `unix:PATH`."""
+    if not address.startswith(SCHEME):
+        return httpx.AsyncClient(base_url=address, trust_env=False)
+    transport = httpx.AsyncHTTPTransport(uds=address.removeprefix(SCHEME))
+    return httpx.AsyncClient(base_url="http://localhost", transport=transport, trust_env=False)
+
+
+async def reason(client: httpx.AsyncClient) -> str | None:
     """Return why a gateway is not ready ("" if it does not say), or None if it is ready."""
     try:
-        answer = await client.get(f"{address}/ready")
+        answer = await client.get("/ready")
         if answer.status_code == 200:
             return None
         return str(answer.json()["error"]["message"])
@@ -30,10 +40,10 @@ def kind(told: str) -> str:
 async def tell(address: str) -> None:
     """Watch a gateway that has been ready, for ever; print nothing while it restarts."""
     said = ""
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with client(address) as asking:
         while True:
             await asyncio.sleep(EVERY)
-            why = await reason(client, address)
+            why = await reason(asking)
             if why and kind(why) != kind(said):
                 log.warning("not ready: %s", why)
                 said = why

@@ -19,6 +19,7 @@ from nebula.actors.node.actor import Node
 from nebula.actors.node.reconciliation import Restarts
 from nebula.actors.node.settings import NodeSettings
 from nebula.actors.router.actor import Router
+from nebula.cli.gateway_options import place, root_path_option, uds_mode_option, uds_option
 from nebula.cli.http_server import serve_http
 from nebula.cli.options import (
     PORT,
@@ -65,6 +66,9 @@ log = logging.getLogger(__name__)
 @cluster_option
 @host_option
 @click.option("--port", default=8000, show_default=True, type=PORT, help="Port to listen on.")
+@uds_option
+@uds_mode_option
+@root_path_option
 @allowed_host_option
 @allow_origin_option
 @click.option(
@@ -110,6 +114,9 @@ def gateway(
     cluster: str,
     host: str,
     port: int,
+    uds: Path | None,
+    uds_mode: int,
+    root_path: str,
     allowed_hosts: tuple[str, ...],
     allowed_origins: tuple[str, ...],
     max_body: int,
@@ -132,8 +139,10 @@ def gateway(
         answer_memory=answer_memory,
     )
     actor.cluster = cluster
-    doors = Doors(bound=host, hosts=allowed_hosts, origins=allowed_origins)
-    run(serve_http(actor, host, port, Limits(max_body, patience), doors, keep_alive, grace))
+    where = place(host, port, uds, uds_mode)
+    bound = where.url if uds else host
+    doors = Doors(bound=bound, hosts=allowed_hosts, origins=allowed_origins, root=root_path)
+    run(serve_http(actor, where, Limits(max_body, patience), doors, keep_alive, grace))
 
 
 @click.command()

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import click
-import httpx
 from click.core import ParameterSource
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,6 +17,7 @@ from nebula.actors.founding import told
 from nebula.cli import demo, readiness_watch, tables, telling_news
 from nebula.cli.cluster import CONNECT_PATIENCE, joined
 from nebula.cli.elsewhere import note
+from nebula.cli.gateway_options import place, root_path_option, uds_mode_option, uds_option
 from nebula.cli.options import (
     PORT,
     Whole,
@@ -49,7 +49,9 @@ from nebula.cli.options import (
 )
 from nebula.cli.process import FATAL, fail, on_stop, run, say, set_up_logging
 from nebula.cli.supervisor import ChildFailed, Supervisor
-from nebula.http import listening
+from nebula.http.listening import HostPort, everywhere
+from nebula.http.listening import url as url_of
+from nebula.http.unix_sockets import UnixSocket
 from nebula.store import private
 from nebula.store.connection import Connection, NotLetIn, Unavailable
 from nebula.store.reaching import shown
@@ -78,8 +80,7 @@ class UpSettings(Struct, frozen=True, kw_only=True):
     stream_replicas: int
     cluster: str
     folder: Path
-    host: str
-    port: int
+    place: HostPort | UnixSocket
     routers: int
     node: bool
     gateway_arguments: tuple[str, ...]
@@ -109,6 +110,9 @@ class UpSettings(Struct, frozen=True, kw_only=True):
 @folder_option
 @host_option
 @click.option("--port", default=8000, show_default=True, type=PORT, help="Port of the gateway.")
+@uds_option
+@uds_mode_option
+@root_path_option
 @allowed_host_option
 @allow_origin_option
 @load_timeout_option
@@ -146,6 +150,9 @@ def up(
     folder: Path,
     host: str,
     port: int,
+    uds: Path | None,
+    uds_mode: int,
+    root_path: str,
     allowed_hosts: tuple[str, ...],
     allowed_origins: tuple[str, ...],
     load_timeout: float,
@@ -203,14 +210,19 @@ def up(
         stream_replicas=stream_replicas,
         cluster=cluster,
         folder=folder.resolve(),
-        host=host,
-        port=port,
+        place=place(host, port, uds, uds_mode),
         routers=routers,
         node=node,
         gateway_arguments=(
             *("--load-timeout", str(load_timeout)),
             *("--keep-alive", str(keep_alive)),
             *("--grace", str(grace)),
+            *(
+                ("--uds", str(uds.absolute()), "--uds-mode", f"{uds_mode:o}")
+                if uds
+                else ("--host", host, "--port", str(port))
+            ),
+            *(("--root-path", root_path) if root_path else ()),
             *(argument for host in allowed_hosts for argument in ("--allowed-host", host)),
             *(argument for url in allowed_origins for argument in ("--allow-origin", url)),
         ),
@@ -248,7 +260,6 @@ async def _up(settings: UpSettings, grace: float) -> None:
             line += settings.node_arguments
             supervisor.start("node", line, {"NEBULA_NATS_URL": url})
         line = [*_command("gateway", settings), *settings.gateway_arguments]
-        line += ["--host", settings.host, "--port", str(settings.port)]
         supervisor.start("gateway", line, {"NEBULA_NATS_URL": url})
         serving = asyncio.create_task(_serve(settings, url, console))
         failing = asyncio.create_task(supervisor.failure())
@@ -344,13 +355,14 @@ def _command(actor: str, settings: UpSettings) -> list[str]:
 
 async def _serve(settings: UpSettings, url: str, console: Console) -> None:
     """Print when the cluster is up, load the demo if it was requested, then watch the gateway."""
-    address = listening.url(settings.host, settings.port)
+    where = settings.place
+    address = where.url
     await _ready(address, console)
     if settings.nats:
         await remember(settings.nats, settings.folder)
     console.print(f"[green]Nebula is up[/green]: {address}  (NATS: {shown(url)})", soft_wrap=True)
-    if listening.everywhere(settings.host):
-        there = escape(listening.url(socket.gethostname(), settings.port))
+    if isinstance(where, HostPort) and everywhere(where.host):
+        there = escape(url_of(socket.gethostname(), where.port))
         text = f"It listens on all addresses of this machine: elsewhere try {there}"
         console.print(text, soft_wrap=True)
     engines = f"; of engines: {settings.folder}/nodes/*/logs" if settings.node else ""
@@ -368,9 +380,9 @@ async def _ready(address: str, console: Console) -> None:
     """Wait until the gateway is ready; after some seconds print each reason for waiting once."""
     loop = asyncio.get_running_loop()
     patient_until, said = loop.time() + QUIET, ""
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with readiness_watch.client(address) as client:
         while True:
-            reason = await readiness_watch.reason(client, address)
+            reason = await readiness_watch.reason(client)
             if reason is None:
                 return
             kind = readiness_watch.kind(reason)

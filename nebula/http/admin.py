@@ -289,9 +289,9 @@ async def put_alias(
 
 
 @put("/admin/aliases")
-async def put_unnamed_alias() -> None:
+async def put_unnamed_alias(root: str) -> None:
     """Return an error that says what is missing from the path."""
-    text = "the alias has no name: PUT /admin/aliases/NAME, its id, with its targets as JSON"
+    text = f"the alias has no name: PUT {root}/admin/aliases/NAME, its id, with its targets as JSON"
     raise ApiError(400, text, param="alias")
 
 

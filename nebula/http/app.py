@@ -1,12 +1,14 @@
 """The Litestar application: its handlers and their dependencies."""
 
+from functools import partial
+
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.http import admin, errors, files, history, openai, paths, resuming
+from nebula.http import admin, errors, files, history, openai, paths, resuming, root_path
 from nebula.http.cors import Cors
 from nebula.http.guard import Guard
 from nebula.http.inference import InferenceRoutes, Limits
@@ -26,9 +28,12 @@ def create_app(
     """Build the app around a gateway actor, which the caller runs.
 
     `doors`: the hosts and origins that it answers [those of this machine]. `stopping`: refuses
-    requests at the end [none].
+    requests at the end [none]. Raise NotARoot.
     """
     scans = Scans()
+    doors = doors or Doors()
+    root = doors.root
+    respond_to_path = partial(paths.respond_to_path, root)
     stored = Files(gateway.connection, gateway.log.replicas)
     litestar = Litestar(
         route_handlers=[
@@ -70,17 +75,18 @@ def create_app(
             "gateway": Provide(lambda: gateway, sync_to_thread=False),
             "scans": Provide(lambda: scans, sync_to_thread=False),
             "limits": Provide(lambda: limits, sync_to_thread=False),
+            "root": Provide(lambda: root, sync_to_thread=False),
             "files": Provide(lambda: stored, sync_to_thread=False),
         },
         exception_handlers={
-            NotFoundException: paths.respond_to_path,
-            MethodNotAllowedException: paths.respond_to_path,
+            NotFoundException: respond_to_path,
+            MethodNotAllowedException: respond_to_path,
             Exception: errors.respond,
         },
         openapi_config=None,
         logging_config=None,
     )
-    inference = InferenceRoutes(Semantics(litestar), gateway, limits)
-    doors = doors or Doors()
+    root_path.check(root, paths.served_by(litestar))
+    inference = InferenceRoutes(Semantics(litestar), gateway, limits, root)
     guard = Guard(stopping.around(inference) if stopping else inference, doors)
     return Cors(guard, doors) if doors.origins else guard

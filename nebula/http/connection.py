@@ -70,7 +70,7 @@ class HttpConnection(asyncio.Protocol):
         self._scope_of_all: dict[str, Any] = {}
         self._held = Hold(capacity.bodies)
         self._held_of_head = 0
-        self._parsing = Parsing(self)
+        self._parsing = Parsing(self, config.root_path)
         self._arriving: Cycle | None = None
         self._running: Cycle | None = None
         self._waiting: deque[tuple[Cycle, ASGIApp]] = deque()

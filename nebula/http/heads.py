@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from nebula.http import spelling
+from nebula.http import root_path, spelling
 from nebula.http.spelling import Misspelled
 
 URL_LIMIT = 8 * 1024
@@ -77,8 +77,13 @@ def size(fields: Fields) -> int:
     return sum(map(len, chain.from_iterable(fields))) + 4 * len(fields)
 
 
-def read(method: bytes, target: bytes, version: str, fields: Fields) -> Head | Objection:
-    """Return a validated head, or why it is refused; names of fields are in lower case."""
+def read(
+    method: bytes, target: bytes, version: str, fields: Fields, root: str = ""
+) -> Head | Objection:
+    """Return a validated head, or why it is refused; names of fields are in lower case.
+
+    `root`: the prefix under which proxies show the gateway. A path may have it or not.
+    """
     if not version.startswith("1."):
         return Objection(505, f"HTTP/{version} is not supported, HTTP/1.1 is", "http_version")
     if method not in METHODS:
@@ -112,7 +117,7 @@ def read(method: bytes, target: bytes, version: str, fields: Fields) -> Head | O
         return Objection(400, f"a request has one Host field, this one has {how}", "host")
     if hosts and not _is_host(host):
         return Objection(400, "the Host field does not hold a valid host", "host")
-    where = _target(method, target)
+    where = _target(method, target, root)
     if isinstance(where, Objection):
         return where
     path, raw_path, query, authority = where
@@ -148,7 +153,9 @@ def _is_host(host: bytes) -> bool:
 
 
 @lru_cache(_REMEMBERED)
-def _target(method: bytes, target: bytes) -> tuple[str, bytes, bytes, bytes | None] | Objection:
+def _target(
+    method: bytes, target: bytes, root: str
+) -> tuple[str, bytes, bytes, bytes | None] | Objection:
     """Return decoded path, raw path, query and authority of a target (RFC 9112 3.2)."""
     authority = None
     if not target.startswith(b"/"):
@@ -168,7 +175,8 @@ def _target(method: bytes, target: bytes) -> tuple[str, bytes, bytes, bytes | No
             400, "the request's target has characters that are not allowed in a URL", ("target")
         )
     raw_path, _, query = target.partition(b"?")
-    path = spelling.read(raw_path)
+    raw_path = root_path.without(root, raw_path)
+    path = spelling.read(raw_path, root)
     if isinstance(path, Misspelled):
         return Objection(404, f"there is nothing at this path: {path.text}", "unknown_url")
     return path, raw_path, query, authority

@@ -75,12 +75,16 @@ class Limits(Struct, frozen=True):
 
 
 class InferenceRoutes:
-    """An ASGI application for OpenAI's inference paths; `rest` answers all other paths."""
+    """An ASGI application for OpenAI's inference paths; `rest` answers all other paths.
 
-    def __init__(self, rest: ASGIApp, gateway: Gateway, limits: Limits) -> None:
+    `root`: the prefix under which a proxy shows the gateway's paths.
+    """
+
+    def __init__(self, rest: ASGIApp, gateway: Gateway, limits: Limits, root: str = "") -> None:
         self._rest = rest
         self._gateway = gateway
         self._limits = limits
+        self._root = root
         self._mirror = Mirror(gateway)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -121,7 +125,7 @@ class InferenceRoutes:
         """Let a request be answered. Raise ApiError, NotServed, ClientLeft."""
         gateway, limits = self._gateway, self._limits
         if scope["method"] != "POST":
-            raise ApiError(405, f"{endpoint.path} takes POST", allow=_ALLOW[1].decode())
+            raise ApiError(405, f"{self._root}{endpoint.path} takes POST", allow=_ALLOW[1].decode())
         if not gateway.started:
             raise unavailable("the gateway is starting")
         gateway.admit()
@@ -233,7 +237,8 @@ class InferenceRoutes:
             raise no_model(state, name)
         can = able(route.model.task, route.model.tasks)
         if not serves(endpoint, can):
-            text = f"{name!r} does not serve {endpoint.path}: it serves {', '.join(served(can))}"
+            paths = ", ".join(f"{self._root}{path}" for path in served(can))
+            text = f"{name!r} does not serve {self._root}{endpoint.path}: it serves {paths}"
             raise ApiError(400, text, param="model", code="wrong_task")
         return route
 

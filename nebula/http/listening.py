@@ -11,10 +11,13 @@ import os
 import socket
 from typing import Any
 
+from msgspec import Struct
+
 TURNS_TAKE = 16
 """Connections that are accepted in one turn of the event loop, at most."""
 
-_BACKLOG = 2048
+BACKLOG = 2048
+"""Connections that wait to be accepted, at most."""
 
 _MISSING = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 """Errors of a machine that lacks an address, or IPv6."""
@@ -26,6 +29,32 @@ class NotAHost(ValueError):
 
 class CantListen(OSError):
     """Listening on an address of this machine failed; the text says why, and what to do."""
+
+
+class HostPort(Struct, frozen=True):
+    """The place of a gateway that listens on a port of a host's addresses."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The address by which this machine reaches it."""
+        return url(self.host, self.port)
+
+    @property
+    def described(self) -> str:
+        """Where it is, for a line of the log."""
+        if not everywhere(self.host):
+            return self.url
+        return f"port {self.port} of all addresses, here {self.url}"
+
+    def listen(self) -> list[socket.socket]:
+        """Listen. Raise NotAHost, CantListen."""
+        return listen(self.host, self.port)
+
+    def close(self) -> None:
+        """Do nothing: a port needs no cleaning up."""
 
 
 def bare(host: str) -> str:
@@ -116,7 +145,7 @@ def _listen(family: socket.AddressFamily, address: Any) -> socket.socket:
             only = not ipaddress.ip_address(address[0].partition("%")[0]).is_unspecified
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
         made.bind(address)
-        made.listen(_BACKLOG)
+        made.listen(BACKLOG)
     except OSError:
         made.close()
         raise

@@ -60,9 +60,14 @@ def nearest(path: str, served: Iterable[str]) -> NearMiss | None:
     return NearMiss(meant, *_bases(asked, _segments(meant)))
 
 
-def advice(miss: NearMiss) -> str:
-    """Return what is wrong with the base URL of a client; "" if that is not the reason."""
+def advice(miss: NearMiss, root: str = "") -> str:
+    """Return what is wrong with the base URL of a client; "" if that is not the reason.
+
+    `root`: what stands before both paths.
+    """
     right, wrong = miss.base, miss.wrong_base
+    if right and wrong and root:
+        right, wrong = root + right, root + wrong
     said = repr(wrong if len(wrong) <= _TOLD else f"{wrong[:_TOLD]}…")
     if right and wrong:
         return f"the client's base URL has {said} in place of {right!r}"

@@ -32,12 +32,14 @@ class Doors(Struct, frozen=True):
 
     `bound`: the address that it listens on. `hosts`: further names, as `--allowed-host` gives them:
     NAME, NAME:PORT, `*.NAME` for all below it, `*` for any. `origins`: pages of other origins that
-    may use paths below /v1, each as `plain_origin` returns it, or `*`.
+    may use paths below /v1, each as `plain_origin` returns it, or `*`. `root`: the prefix of
+    the gateway's paths as a proxy shows them.
     """
 
     bound: str = "127.0.0.1"
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    root: str = ""
 
 
 def parse_host(text: str) -> tuple[str, str]:

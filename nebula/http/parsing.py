@@ -40,14 +40,16 @@ class Parsing:
     """Splits a connection's bytes into requests.
 
     `arriving`: a request has begun and is not complete. `last`: no other request may follow it.
+    `root`: a prefix that paths may have, which no path of the application begins with.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, root: str = "") -> None:
         self.arriving = False
         self.in_head = False
         self.last = False
         self.kept = 0
         self._reader = reader
+        self._root = root
         self._parser = self._new_parser()
         self._target = b""
         self._fields: Fields = []
@@ -206,7 +208,7 @@ class Parsing:
                 raise _refusal(heads.unknown_method(method))
             self._offered = (method, version)
             return
-        head = heads.read(method, self._target, version, self._fields)
+        head = heads.read(method, self._target, version, self._fields, self._root)
         if isinstance(head, Objection):
             raise _refusal(head)
         persists = parser.should_keep_alive()

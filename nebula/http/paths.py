@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from litestar import Request, Response
+from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 
 from nebula.events.endpoints import ENDPOINTS
@@ -22,21 +22,28 @@ _TOLD = 200
 _KIND = re.compile(r":\w+}")
 
 
-def respond_to_path(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Answer a request for an unknown path or with a wrong method, in the form of its client."""
+def respond_to_path(
+    root: str, request: Request[Any, Any, Any], error: HTTPException
+) -> Response[bytes]:
+    """Answer a request for an unknown path or with a wrong method, in the form of its client.
+
+    `root`: the prefix under which a proxy shows the gateway's paths.
+    """
     path = request.scope["path"]
     dialect = dialect_for(path, request.scope["headers"])
     if error.status_code == 405:
         headers = {key.lower(): value for key, value in (error.headers or {}).items()}
         allow = headers.get("allow", "")
         takes = allow or "another method"
-        api = ApiError(405, f"{request.method} {_cut(path)}: this path takes {takes}", allow=allow)
+        api = ApiError(
+            405, f"{request.method} {_cut(root + path)}: this path takes {takes}", allow=allow
+        )
     else:
-        served = {**INFERENCE, **_routes(request.app.routes)}
+        served = served_by(request.app)
         miss = near_misses.nearest(path, served)
         if miss is not None and dialect == "openai":
             dialect = dialect_of(miss.meant)
-        api = ApiError(404, no_path(path, served, miss), code="unknown_url")
+        api = ApiError(404, no_path(path, served, miss, root), code="unknown_url")
     return Response(
         payload(api, dialect),
         status_code=api.status,
@@ -45,17 +52,22 @@ def respond_to_path(request: Request[Any, Any, Any], error: HTTPException) -> Re
     )
 
 
-def no_path(path: str, served: Mapping[str, Iterable[str]], miss: NearMiss | None = None) -> str:
+def no_path(
+    path: str,
+    served: Mapping[str, Iterable[str]],
+    miss: NearMiss | None = None,
+    root: str = "",
+) -> str:
     """Return the message for an unknown `path`, with the path that was meant or all `served`."""
-    nothing = f"there is nothing at {_cut(path)}"
+    nothing = f"there is nothing at {_cut(root + path)}"
     if miss is not None:
-        wrong = near_misses.advice(miss)
-        meant = f"{_methods(served[miss.meant])} {miss.meant}"
+        wrong = near_misses.advice(miss, root)
+        meant = f"{_methods(served[miss.meant])} {root}{miss.meant}"
         return f"{nothing}. Did you mean {meant}?" + (f" Then {wrong}." if wrong else "")
     first = "/" + path.lstrip("/").partition("/")[0]
     near = [each for each in served if each.startswith(f"{first}/")]
     near = near or [each for each in served if not each.startswith("/admin/")]
-    listed = ", ".join(f"{_methods(served[each])} {each}" for each in sorted(near))
+    listed = ", ".join(f"{_methods(served[each])} {root}{each}" for each in sorted(near))
     return f"{nothing}; there is: {listed}"
 
 
@@ -65,6 +77,11 @@ def _methods(methods: Iterable[str]) -> str:
 
 def _cut(path: str) -> str:
     return repr(path if len(path) <= _TOLD else f"{path[:_TOLD]}…")
+
+
+def served_by(app: Litestar) -> dict[str, tuple[str, ...]]:
+    """Return all paths that a gateway serves, with the methods of each."""
+    return {**INFERENCE, **_routes(app.routes)}
 
 
 def _routes(routes: Iterable[Any]) -> dict[str, tuple[str, ...]]:

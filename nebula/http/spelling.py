@@ -30,14 +30,14 @@ class Misspelled(Struct, frozen=True):
     text: str
 
 
-def read(raw_path: bytes) -> str | Misspelled:
+def read(raw_path: bytes, root: str = "") -> str | Misspelled:
     """Return the decoded path of a request's target, or why it does not exist.
 
-    A slash at its end is accepted.
+    A slash at its end is accepted. `root`: what stands before the paths that are told.
     """
     path = raw_path.decode("ascii")
     if "//" in path:
-        return Misspelled(f"it has an empty segment; without that it is {squeezed(path)!r}")
+        return Misspelled(f"it has an empty segment; without that it is {squeezed(root + path)!r}")
     if "%" not in path:
         return path
     if _SLASH.search(raw_path):

@@ -67,7 +67,8 @@ class Cluster:
 
     def up(self, *arguments: str, own_nats: bool = True, name: str = "up") -> None:
         """Run `nebula up`, with quick restarts and the simulated engine."""
-        line = ["--port", str(self.port), "--folder", str(self.folder / "home"), "--name", "here"]
+        line = ["--folder", str(self.folder / "home"), "--name", "here"]
+        line += [] if "--uds" in arguments else ["--port", str(self.port)]
         line += ["--nats-port", str(self.nats_port)] if own_nats else ["--nats", self.nats_url]
         line += ["--engine-command", SIMULATED, "--grace", "3"]
         line += ["--restart-limit", "2", "--restart-pause", "0.2", *arguments]
@@ -83,7 +84,7 @@ class Cluster:
             return
         module = IMPATIENT if "--lost-after" in arguments else "nebula.cli.main"
         line = [sys.executable, "-m", module, actor, "--nats", self.nats_url]
-        if actor == "gateway" and "--port" not in arguments:
+        if actor == "gateway" and not {"--port", "--uds"}.intersection(arguments):
             line += ["--port", str(self.port)]
         if actor == "node":
             line += ["--folder", str(self.folder / "home"), "--engine-command", SIMULATED]

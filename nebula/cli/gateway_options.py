@@ -1,0 +1,63 @@
+"""Options of `nebula gateway` and `nebula up`: where a gateway is reached."""
+
+import re
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from nebula.http import root_path
+from nebula.http.listening import HostPort
+from nebula.http.root_path import NotARoot
+from nebula.http.unix_sockets import MODE, UnixSocket
+
+
+def place(host: str, port: int, uds: Path | None, mode: int) -> HostPort | UnixSocket:
+    """Return where a gateway listens. End the program if it is told two places."""
+    if uds is None:
+        return HostPort(host, port)
+    source = click.get_current_context().get_parameter_source
+    for name in ("host", "port"):
+        if source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--uds is instead of --host and --port, and --{name} is given")
+    return UnixSocket(uds, mode)
+
+
+def _mode(_: click.Context, __: click.Parameter, text: str) -> int:
+    """Return the permissions that octal digits stand for."""
+    if re.fullmatch("0?[0-7]{3}", text) is None:
+        raise click.BadParameter(f"{text!r} is not a mode such as 600, 660 or 666")
+    return int(text, 8)
+
+
+def _root(_: click.Context, __: click.Parameter, text: str) -> str:
+    try:
+        return root_path.plain(text)
+    except NotARoot as error:
+        raise click.BadParameter(str(error)) from error
+
+
+root_path_option = click.option(
+    "--root-path",
+    default="",
+    metavar="PATH",
+    envvar="NEBULA_ROOT_PATH",
+    callback=_root,
+    help="The prefix under which a proxy shows the gateway, such as /llm, whether or not the proxy "
+    "removes it. [env: NEBULA_ROOT_PATH]",
+)
+uds_option = click.option(
+    "--uds",
+    default=None,
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Listen on this Unix socket, and on no port.",
+)
+uds_mode_option = click.option(
+    "--uds-mode",
+    default=f"{MODE:o}",
+    show_default=True,
+    metavar="MODE",
+    callback=_mode,
+    help="Who may connect to the Unix socket: the permissions of its file, as for chmod.",
+)
