@@ -14,7 +14,7 @@ SCHEME = "unix:"
 """What the address of a Unix socket begins with."""
 
 MODE = 0o600
-"""Who may connect by default: the user of the gateway. It is as good as a login on the nodes."""
+"""Only the user of the gateway may connect by default: it is as good as a login on the nodes."""
 
 LONGEST = 107
 """Bytes of a socket's path at most (unix(7), Linux)."""

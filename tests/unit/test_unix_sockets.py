@@ -1,4 +1,4 @@
-"""A Unix socket to listen on: who may connect, and what becomes of what was there before."""
+"""A Unix socket to listen on: its permissions, and what becomes of what was there before."""
 
 import socket
 import stat
