@@ -59,5 +59,5 @@ uds_mode_option = click.option(
     show_default=True,
     metavar="MODE",
     callback=_mode,
-    help="Permissions of the Unix socket's file, as for chmod; those who may write may connect.",
+    help="Permissions of the Unix socket's file, as for chmod: connecting needs write.",
 )
