@@ -25,22 +25,20 @@ from nebula.actors.gateway.idempotency import (
     keyed_id,
 )
 from nebula.actors.gateway.mirroring import Mirror
-from nebula.actors.gateway.names import Route, resolve, shadow
+from nebula.actors.gateway.names import Route, shadow
 from nebula.actors.gateway.not_served import NotServed
-from nebula.actors.router.prefixes import BOUNDS, digests
-from nebula.events.endpoints import ENDPOINTS, Endpoint, able, served, serves
+from nebula.events.endpoints import ENDPOINTS, Endpoint
 from nebula.events.envelope import JSON
 from nebula.events.inference import LOAD_PATIENCE, Request
 from nebula.events.memory import MIB
-from nebula.events.state import NameBinding
 from nebula.http import outline, own_fields, request_ids
 from nebula.http.bodies import ClientLeft, read_body
 from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.forwarding import forwarded
-from nebula.http.names import no_model
 from nebula.http.relay import fail, relay
 from nebula.http.resuming import resume
+from nebula.http.routed import prefix_of, route_of
 from nebula.http.uploads import read
 from nebula.openai.continuation import streams
 from nebula.store.needs import LEAST_PAYLOAD
@@ -135,7 +133,8 @@ class InferenceRoutes:
         kind = headers.get(b"content-type", b"").decode("latin-1") if endpoint.form else JSON
         asked = await read(endpoint, kind, body) if endpoint.form else outline.read(endpoint, body)
         identity, key = new_id(), owner(headers)
-        route = self._resolve(endpoint, asked.model, asked.user or kept or identity)
+        who = asked.user or kept or identity
+        route = route_of(gateway, endpoint, asked.model, who, self._root)
         binding, original = route.binding, body
         if route.name != asked.model:
             body = outline.renamed(body, route.name, kind)
@@ -151,7 +150,7 @@ class InferenceRoutes:
             priority=asked.priority,
             patience=limits.patience.load,
             timeout=timeout,
-            prefix=_prefix(binding, asked.prompt) if len(asked.prompt) >= BOUNDS[0] else (),
+            prefix=prefix_of(binding, asked.prompt),
             query=scope["query_string"].decode("latin-1"),
             fields=forwarded(headers),
             caller_ids=request_ids.texts(headers),
@@ -222,35 +221,10 @@ class InferenceRoutes:
                 return other.request, True
         raise AssertionError("count() has an end")
 
-    def _resolve(self, endpoint: Endpoint, name: str, key: str) -> Route:
-        """Return what answers requests for a name.
-
-        Raise ApiError: 404 with the known names, 400 for a path that it does not serve, 503 without
-        NATS.
-        """
-        gateway = self._gateway
-        state = gateway.projection.state
-        route = resolve(state, name, key)
-        if route is None:
-            if not gateway.able:
-                raise unavailable("NATS can't be reached: the present models are unknown")
-            raise no_model(state, name)
-        can = able(route.model.task, route.model.tasks)
-        if not serves(endpoint, can):
-            paths = ", ".join(f"{self._root}{path}" for path in served(can))
-            text = f"{name!r} does not serve {self._root}{endpoint.path}: it serves {paths}"
-            raise ApiError(400, text, param="model", code="wrong_task")
-        return route
-
 
 async def _show_methods(send: Send) -> None:
     await send({"type": "http.response.start", "status": 204, "headers": [_ALLOW]})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _prefix(binding: NameBinding, prompt: bytes) -> tuple[str, ...]:
-    """Return digests of a prompt's beginnings; each adapter has its own cache in the engine."""
-    return digests(binding.adapter.encode() + b"\0" + prompt)
 
 
 def _too_large_to_keep(room: int) -> ApiError:
