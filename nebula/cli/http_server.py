@@ -9,17 +9,22 @@ from typing import cast
 
 import uvicorn
 
+from nebula.actors.actor import cancel
 from nebula.actors.gateway.actor import Gateway
+from nebula.actors.gateway.batch_keeper import BatchKeeper
 from nebula.cli.process import FATAL, fail, on_stop
 from nebula.http.app import create_app
 from nebula.http.capacity import Capacity, raise_open_files
 from nebula.http.connection import HttpConnection
 from nebula.http.inference import Limits
+from nebula.http.line_worker import LineWorker
 from nebula.http.listening import CantListen, HostPort, NotAHost
 from nebula.http.origins import Doors
 from nebula.http.root_path import NotARoot
 from nebula.http.stopping import UNREAD_LAST, Stopping
 from nebula.http.unix_sockets import UnixSocket
+from nebula.store.batch_queue import BatchQueue
+from nebula.store.files import Files
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +99,7 @@ async def serve_http(
 
     on_stop(signalled)
     acting = asyncio.create_task(actor.run())
+    batches = _work_on_batches(actor, limits)
     stopped = asyncio.create_task(stopping.begun.wait())
     serving = asyncio.create_task(server.serve(sockets=listening))
     watching = asyncio.create_task(capacity.watch())
@@ -101,12 +107,14 @@ async def serve_http(
         await asyncio.wait((acting, serving, stopped), return_when=asyncio.FIRST_COMPLETED)
         stopping.begun.set()
         actor.leaving.set()
+        await cancel(batches)
         if acting.done() or not await stopping.drained(grace):
             actor.let_all_go()
             server.give_up_arriving()
             await stopping.heard_out()
     finally:
         watching.cancel()
+        await cancel(batches)
         stopped.cancel()
         server.stop()
         await asyncio.gather(serving, return_exceptions=True)
@@ -115,3 +123,13 @@ async def serve_http(
         await asyncio.gather(acting, return_exceptions=True)
         await actor.connection.close()
     await acting
+
+
+def _work_on_batches(actor: Gateway, limits: Limits) -> list[asyncio.Task[None]]:
+    """Start the parts of a gateway that work without a client."""
+    replicas = actor.log.replicas
+    files, queue = Files(actor.connection, replicas), BatchQueue(actor.connection, replicas)
+    return [
+        asyncio.create_task(BatchKeeper(actor, files, queue).run(), name="keep batches"),
+        asyncio.create_task(LineWorker(actor, files, queue, limits).run(), name="send lines"),
+    ]

@@ -50,6 +50,7 @@ COMMANDS = {
     "aliases": Place(
         "nebula.cli.alias:aliases", ("List the aliases, and which models get their requests.")
     ),
+    "batch": Place("nebula.cli.batch:batch", "Answer every line of a file, as there is room."),
     "status": Place(
         "nebula.cli.models:status", ("Show the whole cluster, and what is wrong with it.")
     ),

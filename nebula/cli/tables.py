@@ -1,6 +1,6 @@
 """How the command line shows the cluster: tables for people, JSON for programs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -17,6 +17,7 @@ from nebula.cli.elsewhere import shown_message
 from nebula.events import memory
 from nebula.events.adapter_status import adapter_status
 from nebula.events.advised import why
+from nebula.events.batch import Batch
 from nebula.events.evolve_adapter import short
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.model_status import failed_before, model_status
@@ -154,6 +155,21 @@ def aliases(state: State, only: str = "") -> Table:
                 coloured(model_status(state, model).phase) if model is not None else "absent",
                 escape(alias.mirror),
             )
+    return table
+
+
+def batches(found: Iterable[Batch]) -> Table:
+    """Show batches, and how many of their lines have an answer."""
+    table = columns("BATCH", "STATE", "ENDPOINT", "LINES", "COMPLETED", "FAILED")
+    for batch in found:
+        table.add_row(
+            batch.id,
+            coloured(batch.phase),
+            escape(batch.request.endpoint),
+            str(batch.lines),
+            str(batch.completed),
+            str(batch.failed),
+        )
     return table
 
 

@@ -14,6 +14,9 @@ CLUSTER_EVENTS = "nebula.events.cluster.>"
 STATUS = "nebula.status.>"
 INFERENCE = "nebula.inference.>"
 CLAIMS = "nebula.claims.*"
+BATCH_LINES = "nebula.batches.lines.*.*"
+BATCH_RESULTS = "nebula.batches.results.*.*"
+BATCH_LEASES = "nebula.batches.leases.*"
 REQUESTS = "nebula.inference.requests.*"
 ALL_REQUESTS = "nebula.inference.requests.>"
 FINISHED = "nebula.inference.finished.*"
@@ -59,9 +62,19 @@ def event(aggregate: str, identity: str, event_type: str) -> str:
     return f"nebula.events.{aggregate}.{identity}.{event_type}"
 
 
-def batch_events(batch: str) -> str:
-    """Return the wildcard for all events of one batch."""
-    return f"nebula.events.batch.{batch}.>"
+def batch_line(batch: str, line: str) -> str:
+    """Return the subject on which a line of a batch waits to be sent, by its number."""
+    return f"nebula.batches.lines.{batch}.{line}"
+
+
+def batch_result(batch: str, line: str) -> str:
+    """Return the subject of the result of a batch's line: the first message counts."""
+    return f"nebula.batches.results.{batch}.{line}"
+
+
+def batch_lease(batch: str) -> str:
+    """Return the subject on which the gateway that keeps a batch says so from time to time."""
+    return f"nebula.batches.leases.{batch}"
 
 
 def requests(model: str) -> str:

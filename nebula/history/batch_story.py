@@ -1,8 +1,12 @@
 """How a batch stands, in words, and what to do about it. Pure."""
 
+from nebula.events.advised import command
 from nebula.events.batch import Batch
 from nebula.events.state import State
 from nebula.history.subject import Verdict
+
+_WIDTH = 24
+"""Characters of a progress bar."""
 
 
 def batch_verdict(state: State, identity: str) -> Verdict:
@@ -17,8 +21,20 @@ def batch_verdict(state: State, identity: str) -> Verdict:
     return Verdict(f"batch {identity} {_stands(batch)}", _todo(batch), wrong)
 
 
+def lines_done(batch: Batch) -> str:
+    """Return how many lines have an answer, in words."""
+    return f"{batch.completed} of {batch.lines} lines completed, {batch.failed} failed"
+
+
+def bar(done: int, whole: int) -> str:
+    """Return a progress bar of one line, with the percentage."""
+    part = min(done / whole, 1.0) if whole else 0.0
+    full = int(part * _WIDTH)
+    return f"{'█' * full}{'░' * (_WIDTH - full)} {int(part * 100)} %"
+
+
 def _stands(batch: Batch) -> str:
-    done = f"{batch.completed} of {batch.lines} lines completed, {batch.failed} failed"
+    done = lines_done(batch)
     match batch.phase:
         case "validating":
             return "is new: its input is still to be read"
@@ -34,8 +50,9 @@ def _stands(batch: Batch) -> str:
 
 def _todo(batch: Batch) -> str:
     if batch.output or batch.errors:
-        files = [each for each in (batch.output, batch.errors) if each]
-        return f"Its results are in {' and '.join(files)}."
+        answers = command("batch", "results", batch.id) if batch.output else ""
+        errors = command("batch", "results", batch.id, "--errors") if batch.errors else ""
+        return f"{' and '.join(filter(None, (answers, errors)))} write its results."
     if batch.phase == "failed":
         return "Mend the input, and submit it again."
     return ""

@@ -8,7 +8,17 @@ from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.http import admin, errors, files, history, openai, paths, resuming, root_path
+from nebula.http import (
+    admin,
+    batches,
+    errors,
+    files,
+    history,
+    openai,
+    paths,
+    resuming,
+    root_path,
+)
 from nebula.http.cors import Cors
 from nebula.http.guard import Guard
 from nebula.http.inference import InferenceRoutes, Limits
@@ -16,6 +26,7 @@ from nebula.http.origins import Doors
 from nebula.http.scanning import Scans
 from nebula.http.semantics import Semantics
 from nebula.http.stopping import Stopping
+from nebula.store.batch_queue import BatchQueue
 from nebula.store.files import Files
 
 
@@ -35,6 +46,7 @@ def create_app(
     root = doors.root
     respond_to_path = partial(paths.respond_to_path, root)
     stored = Files(gateway.connection, gateway.log.replicas)
+    queue = BatchQueue(gateway.connection, gateway.log.replicas)
     litestar = Litestar(
         route_handlers=[
             openai.list_models,
@@ -47,6 +59,10 @@ def create_app(
             files.show_file,
             files.show_content,
             files.remove_file,
+            batches.create_batch,
+            batches.list_batches,
+            batches.show_batch,
+            batches.cancel_batch,
             admin.load,
             admin.list_models,
             admin.show_model,
@@ -77,6 +93,7 @@ def create_app(
             "limits": Provide(lambda: limits, sync_to_thread=False),
             "root": Provide(lambda: root, sync_to_thread=False),
             "files": Provide(lambda: stored, sync_to_thread=False),
+            "queue": Provide(lambda: queue, sync_to_thread=False),
         },
         exception_handlers={
             NotFoundException: respond_to_path,

@@ -16,6 +16,8 @@ from nebula.events.heartbeats import (
 from nebula.events.inference import BodyWanted, Finished, StillWanted, Unwanted
 from nebula.events.original import ORIGINAL_HEADER
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, TYPES, Decided
+from nebula.store import batch_queue
+from nebula.store.batch_queue import QueuedLine
 
 Kind: TypeAlias = Literal["intent", "decision", "fact"]
 Action: TypeAlias = Literal["send", "receive"]
@@ -136,6 +138,8 @@ MEANINGS = {
     "request": "Id of the request.",
     "slot": "The last 16 characters of the request's id.",
     "router": "Id of the router.",
+    "batch": "Id of the batch.",
+    "line": "Number of the line in the batch's input, from 1.",
     "server": "Name of the NATS server; the server of `nebula up` is called `nebula`.",
 }
 """What the parameters in addresses stand for."""
@@ -201,6 +205,34 @@ OTHERS = (
             Header(envelope.STREAM, "`1`: the client asked for a stream."),
         ),
         stream="NEBULA_CLAIMS",
+    ),
+    Channel(
+        "batchLines",
+        subjects.batch_line("{batch}", "{line}"),
+        "send",
+        "A line of a batch waits until a gateway has sent it and stored its result.",
+        QueuedLine,
+        stream=batch_queue.LINES,
+    ),
+    Channel(
+        "batchResults",
+        subjects.batch_result("{batch}", "{line}"),
+        "send",
+        "What came of a line of a batch: the first message counts.",
+        "the line of the output or of the errors; empty if a file has it",
+        (
+            Header(batch_queue.OUTCOME, "`completed`, `failed` or `none`.", needed=True),
+            Header(batch_queue.FILE, "Id of the file that has it, if it is too large."),
+        ),
+        stream=batch_queue.RESULTS,
+    ),
+    Channel(
+        "batchLeases",
+        subjects.batch_lease("{batch}"),
+        "send",
+        "The gateway that keeps a batch says so every few seconds.",
+        "text that only this gateway has",
+        stream=batch_queue.RESULTS,
     ),
     Channel(
         "cancel",

@@ -182,6 +182,7 @@ class Upload:
         self._buffer = bytearray()
         self._chunks = 0
         self._first = 0
+        self._sealed = False
 
     async def write(self, data: bytes) -> None:
         """Add bytes. Raise TooLarge, NoRoom, Unavailable."""
@@ -219,17 +220,22 @@ class Upload:
         )
         subject = _meta_subject(self.id)
         body = _written(file, f"SHA-256={digest}")
+        self._sealed = True  # it may be stored although no acknowledgement comes
         if await durable.store(self._connection, subject, body, durable.FIRST) is not None:
             return file
         found = await durable.last(self._connection, STREAM, subject)
         there = None if found is None else _decoded(found.data or b"")
-        if there is not None and there.nuid != self._nuid:
-            await self.abandon()
-            return there
-        return file
+        if there is None or there.nuid == self._nuid:
+            return file
+        await self._purge()
+        return there
 
     async def abandon(self) -> None:
-        """Remove what was written, as far as NATS can be reached; NATS drops it later anyway."""
+        """Remove what was written, unless it may be complete; NATS drops it later anyway."""
+        if not self._sealed:
+            await self._purge()
+
+    async def _purge(self) -> None:
         with contextlib.suppress(Unavailable):
             await durable.purge(self._connection, STREAM, _chunk_subject(self._nuid))
 

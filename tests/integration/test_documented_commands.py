@@ -35,6 +35,7 @@ AGE = re.compile(r"\b(?:10m|8h|5m|5s|1m)\b")
 """Ages that pages name: longer ago than the cluster of a test began."""
 
 ASKED_BEFORE = {
+    "batches.md": ("chat", "org/chat"),
     "incident.md": ("chat", "org/chat"),
     "requests.md": ("chat", "org/chat"),
     "README.md": ("smollm2-135m-instruct", "./smollm2-135m-instruct"),

@@ -153,7 +153,9 @@ def test_a_batch_is_told_in_words() -> None:
     assert batch_verdict(story.state, "b1").headline == (
         "batch b1 is completed: 9 of 10 lines completed, 1 failed"
     )
-    assert batch_verdict(story.state, "b1").todo == "Its results are in file-2 and file-3."
+    assert batch_verdict(story.state, "b1").todo == (
+        "`nebula batch results b1` and `nebula batch results b1 --errors` write its results."
+    )
 
 
 def test_what_is_wrong_with_the_input_is_told_line_by_line() -> None:

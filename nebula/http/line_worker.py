@@ -1,0 +1,351 @@
+"""Sends the lines of batches as requests: one worker in each gateway, beside its HTTP server.
+
+Any gateway takes any line. A line is done once its result is stored; until then it is taken again
+by another gateway when this one dies. Its request takes spare capacity only.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from contextlib import aclosing
+
+from msgspec import Struct
+from nats.aio.msg import Msg
+from nats.errors import MaxPayloadError
+
+from nebula.actors.actor import cancel
+from nebula.actors.gateway.actor import Gateway
+from nebula.actors.gateway.budget import Hold
+from nebula.actors.gateway.delivery import new_id
+from nebula.actors.gateway.mirroring import Mirror
+from nebula.actors.gateway.names import Route
+from nebula.actors.gateway.not_served import NotServed
+from nebula.actors.router import routing
+from nebula.events import subjects
+from nebula.events.batch import Batch
+from nebula.events.endpoints import ENDPOINTS, Endpoint
+from nebula.events.failures import Failure, words
+from nebula.events.inference import BUSY, Piece, Request
+from nebula.events.memory import MIB
+from nebula.events.reading import UNREADABLE, decoded
+from nebula.http import outline
+from nebula.http.errors import ApiError
+from nebula.http.inference import Limits
+from nebula.http.routed import prefix_of, route_of
+from nebula.openai.batch_lines import answered, body_of, unanswered
+from nebula.openai.continuation import streams
+from nebula.store import batch_queue, work_queue
+from nebula.store.batch_queue import BatchQueue, LineResult, Outcome, QueuedLine
+from nebula.store.connection import Unavailable
+from nebula.store.files import FileFacts, Files, StoredFile
+
+log = logging.getLogger(__name__)
+
+AT_A_TIME = 64
+"""Number of lines that one gateway has under way at a time."""
+
+AGAIN = 2.0
+"""Seconds until a line that can't be answered now is tried again."""
+
+LONGEST_PAUSE = 30.0
+
+PATIENCE = 300.0
+"""Seconds that a line waits in a router for spare capacity, before it is taken back for a while."""
+
+LARGEST_ANSWER = 64 * MIB
+
+_CHUNKS = 32
+"""Parts of inputs that are kept in memory: many short lines are in one part."""
+
+_PARTS_OWNER = "nebula"
+"""The owner of files that hold a large result: no client has it."""
+
+_TRANSIENT = frozenset(
+    {
+        Failure.REFUSED,
+        Failure.NATS_LOST,
+        Failure.STOPPING,
+        Failure.TOO_SLOW,
+        Failure.NOT_TAKEN,
+        Failure.BODY_LOST,
+        Failure.ENGINE_STOPPED,
+        Failure.OTHER_PLAN,
+        Failure.OTHER_VERSION,
+        Failure.GAP,
+    }
+)
+"""Failures that say nothing about the request: it is simply tried again."""
+
+
+class Later(Exception):
+    """A line can't be answered now. The argument is after how many seconds to try again."""
+
+
+class _Answer(Struct, frozen=True):
+    request: str
+    status: int
+    body: bytes
+
+
+class LineWorker:
+    """The worker of one gateway."""
+
+    def __init__(self, gateway: Gateway, files: Files, queue: BatchQueue, limits: Limits) -> None:
+        self._gateway = gateway
+        self._files = files
+        self._queue = queue
+        self._limits = limits
+        self._mirror = Mirror(gateway)
+        self._running: dict[str, tuple[Msg, asyncio.Task[None]]] = {}
+        self._room = asyncio.Event()
+        self._room.set()
+        self._chunks: OrderedDict[tuple[str, int], tuple[int, bytes]] = OrderedDict()
+
+    async def run(self) -> None:
+        """Take lines and send them, until cancelled; then those under way are given back."""
+        signs = asyncio.create_task(self._signs(), name="signs of life of lines")
+        leaving = asyncio.create_task(self._drop_ended(), name="drop lines of ended batches")
+        try:
+            while True:
+                try:
+                    await self._take()
+                except Unavailable as error:
+                    log.debug("no lines are taken now: %s", error)
+                await asyncio.sleep(1)
+        finally:
+            await cancel([signs, leaving, *(task for _, task in self._running.values())])
+
+    async def _take(self) -> None:
+        """Take lines until the stream is lost. Raise Unavailable."""
+        gateway = self._gateway
+        await gateway.projection.until(
+            lambda state: any(not batch.over for batch in state.batches.values())
+        )
+        if not gateway.able:
+            raise Unavailable("the gateway is not ready")
+        await self._queue.open()
+        works = work_queue.works(
+            gateway.connection,
+            batch_queue.LINES,
+            subjects.BATCH_LINES,
+            batch_queue.WORKERS,
+            self._free,
+        )
+        async with aclosing(works):
+            async for message in works:
+                self._begin(message)
+
+    async def _free(self) -> int:
+        await self._room.wait()
+        return AT_A_TIME - len(self._running)
+
+    def _begin(self, message: Msg) -> None:
+        subject = message.subject
+        if subject in self._running:
+            return  # this gateway has it still, and was too busy to say so
+        task = asyncio.create_task(self._work(message), name=f"send {subject}")
+        self._running[subject] = (message, task)
+        task.add_done_callback(lambda _: self._forget(subject))
+        if len(self._running) >= AT_A_TIME:
+            self._room.clear()
+
+    def _forget(self, subject: str) -> None:
+        self._running.pop(subject, None)
+        self._room.set()
+
+    async def _signs(self) -> None:
+        """Note from time to time that lines are under way."""
+        while True:
+            await asyncio.sleep(work_queue.SIGN)
+            for message, _ in tuple(self._running.values()):
+                await work_queue.going_on(message)
+
+    async def _drop_ended(self) -> None:
+        """End the requests of batches that are cancelled or over."""
+        projection = self._gateway.projection
+        while True:
+            await projection.changed()
+            for subject, (_, task) in tuple(self._running.items()):
+                batch = projection.state.batches.get(subject.split(".")[3])
+                if batch is not None and batch.ending:
+                    task.cancel()
+
+    async def _work(self, message: Msg) -> None:
+        try:
+            await self._answer(message)
+            await work_queue.done(message)
+        except asyncio.CancelledError:
+            await work_queue.later(message)  # whichever gateway takes it next looks at its batch
+            raise
+        except Later as error:
+            await work_queue.later(message, _pause(message, float(error.args[0])))
+        except Unavailable as error:
+            log.debug("%s is left: %s", message.subject, error)
+            await work_queue.later(message, AGAIN)
+        except Exception:
+            log.exception("%s is left", message.subject)
+            await work_queue.later(message, LONGEST_PAUSE)
+
+    async def _answer(self, message: Msg) -> None:
+        """Store the result of a line, unless it is not wanted. Raise Later, Unavailable."""
+        _, _, _, identity, said = message.subject.split(".")
+        line = decoded(message.data, QueuedLine)
+        if line is None or not said.isdigit():
+            return
+        projection = self._gateway.projection
+        if not await projection.reached(line.after, timeout=5):
+            raise Later(AGAIN)
+        batch = projection.state.batches.get(identity)
+        if batch is None or batch.ending or time.time_ns() >= batch.expires_ns:
+            return
+        number = int(said)
+        if await self._queue.result(identity, number) is None:
+            await self._store(batch, number, await self._result(batch, number, line))
+
+    async def _store(self, batch: Batch, number: int, result: LineResult) -> None:
+        try:
+            await self._queue.put_result(batch.id, number, result)
+        except MaxPayloadError:
+            upload = await self._files.upload()
+            await upload.write(result.text)
+            now = int(time.time())
+            facts = FileFacts(
+                owner=_PARTS_OWNER,
+                filename=f"{batch.id}_{number}",
+                purpose="batch_result",
+                created=now,
+                expires=now + batch_queue.LONGEST,
+            )
+            stored = await upload.finish(facts)
+            large = LineResult(result.outcome, file=stored.id)
+            await self._queue.put_result(batch.id, number, large)
+
+    async def _result(self, batch: Batch, number: int, line: QueuedLine) -> LineResult:
+        """Return what comes of a line. Raise Later, Unavailable."""
+        hold = Hold(self._gateway.bodies)
+        if not hold.grow(line.length):
+            raise Later(AGAIN)
+        try:
+            text = await self._text(batch, line)
+            if text is None:
+                why = "the input file does not exist any more"
+                told = unanswered(batch.id, number, line.custom_id, "input_file_not_found", why)
+                return LineResult("failed", told)
+            try:
+                answer = await self._ask(batch, body_of(text))
+            except ApiError as error:
+                answer = _Answer(new_id(), error.status, error.payload)
+            except UNREADABLE as error:
+                told = unanswered(batch.id, number, line.custom_id, "invalid_line", str(error))
+                return LineResult("failed", told)
+        finally:
+            hold.release()
+        outcome: Outcome = "completed" if answer.status < 400 else "failed"
+        told = answered(
+            batch.id, number, line.custom_id, answer.request, answer.status, answer.body
+        )
+        return LineResult(outcome, told)
+
+    async def _text(self, batch: Batch, line: QueuedLine) -> bytes | None:
+        """Return a line of an input; None if that is gone. Raise Unavailable."""
+        file = await self._files.find(batch.request.input)
+        if file is None:
+            return None
+        seq, chunk = await self._chunk(file, line.chunk)
+        found = bytearray(chunk[line.offset : line.offset + line.length])
+        while len(found) < line.length:
+            seq, chunk = await self._chunk(file, seq + 1)
+            found += chunk[: line.length - len(found)]
+        return bytes(found)
+
+    async def _chunk(self, file: StoredFile, seq: int) -> tuple[int, bytes]:
+        key = (file.nuid, seq)
+        known = self._chunks.get(key)
+        if known is None:
+            known = self._chunks[key] = await self._files.chunk(file, seq)
+        self._chunks.move_to_end(key)
+        while len(self._chunks) > _CHUNKS:
+            self._chunks.popitem(last=False)
+        return known
+
+    async def _ask(self, batch: Batch, body: bytes) -> _Answer:
+        """Have a line answered. Raise ApiError for what will not change, Later, Unavailable."""
+        gateway = self._gateway
+        endpoint = ENDPOINTS[batch.request.endpoint]
+        request, route = self._request(batch, endpoint, body)
+        if not routing.served(gateway.projection.state, route.model, route.binding.adapter):
+            if batch.request.wake and route.model.asleep:
+                self._mirror.wake(request, route.model.id, body)
+            raise Later(AGAIN)
+        try:
+            gateway.admit()
+            delivery = gateway.ask(request, route.binding, idle=self._limits.patience.idle)
+        except NotServed as error:
+            raise Later(error.retry_after or AGAIN) from error
+        try:
+            status, whole = 0, bytearray()
+            while True:
+                piece = await delivery.next()
+                if piece.failure:
+                    raise _failed(piece)
+                status = status or piece.status
+                whole += piece.body
+                if len(whole) > LARGEST_ANSWER:
+                    text = f"the answer has more than {LARGEST_ANSWER} bytes"
+                    raise ApiError(500, text, kind="server_error", code="too_large")
+                if piece.end:
+                    break
+        finally:
+            gateway.leave(delivery)
+        if status in BUSY:
+            raise Later(AGAIN)
+        return _Answer(request.id, status, bytes(whole))
+
+    def _request(self, batch: Batch, endpoint: Endpoint, body: bytes) -> tuple[Request, Route]:
+        """Return a line's request, and what answers it. Raise ApiError, Later."""
+        gateway = self._gateway
+        asked = outline.read(endpoint, body)
+        if endpoint.streams and streams(asked.stream):
+            text = "stream can't be set in a batch: each line gets one whole answer"
+            raise ApiError(400, text, param="stream")
+        if not gateway.able:
+            raise Later(AGAIN)
+        identity = new_id()
+        route = route_of(gateway, endpoint, asked.model, asked.user or batch.id)
+        if route.name != asked.model:
+            body = outline.renamed(body, route.name)
+        owner = batch.request.owner
+        left = (batch.expires_ns - time.time_ns()) / 1e9
+        request = Request(
+            identity,
+            gateway.id,
+            route.binding.model,
+            endpoint.path,
+            body,
+            adapter=route.binding.adapter,
+            user=f"{owner}/{asked.user}" if asked.user else owner,
+            priority=asked.priority,
+            patience=PATIENCE,
+            timeout=max(left, 1.0),
+            prefix=prefix_of(route.binding, asked.prompt),
+            slack=True,
+        )
+        return request, route
+
+
+def _pause(message: Msg, seconds: float) -> float:
+    """Return the seconds until a line is tried again: the more, the more often it was tried."""
+    tried = message.metadata.num_delivered or 1
+    return min(LONGEST_PAUSE, max(seconds, AGAIN * min(tried, 15) / 3))
+
+
+def _failed(piece: Piece) -> Exception:
+    """Return what to raise for an attempt that broke off."""
+    if piece.failure in _TRANSIENT:
+        return Later(piece.retry_after or AGAIN)
+    text = piece.body.decode("utf-8", "replace")
+    said = words(piece.failure).client
+    timed_out = piece.failure in (Failure.OVERDUE, Failure.ENGINE_TIMED_OUT)
+    why = f"{said}: {text}" if text else said
+    return ApiError(504 if timed_out else 500, why, kind="server_error", code=str(piece.failure))
