@@ -33,6 +33,9 @@ class Failure(StrEnum):
     GAP = "gap"
     """A piece is missing: what came after it can't be given."""
 
+    TAKEN_BACK = "taken-back"
+    """A router takes a request back that takes spare capacity only, before it is answered."""
+
     NOT_TAKEN = "not-taken"
     IDLE = "idle"
     OVERDUE = "overdue"
@@ -108,6 +111,12 @@ _WORDS = {
     Failure.GAP: Words(
         "a part of the answer was lost on its way",
         "a part of the answer was lost",
+    ),
+    Failure.TAKEN_BACK: Words(
+        "its replica was needed for requests that clients wait for",
+        "its replica was needed for requests that clients wait for",
+        "its router took it back, for requests that clients wait for",
+        "taken back: {engine} was needed for requests that clients wait for",
     ),
     Failure.NOT_TAKEN: Words(
         "no router or replica took the request in time",

@@ -37,15 +37,27 @@ class ReplicaHeartbeat(Struct, frozen=True, kw_only=True):
         int,
         Meta(description="Tokens that a prompt and its answer may have together; 0 if unknown."),
     ] = 0
+    slack: Annotated[
+        int,
+        Meta(description="Number of the `running` requests that take spare capacity only."),
+    ] = 0
 
 
 class QueueLength(Struct, frozen=True):
     """The queue of one model in a router."""
 
-    waiting: Annotated[int, Meta(description="Number of requests in the queue.")]
+    waiting: Annotated[
+        int, Meta(description="Number of requests in the queue, but for those of `slack`.")
+    ]
     oldest: Annotated[
         float, Meta(description="Time that the first of them has waited, in seconds.")
     ]
+    slack: Annotated[
+        int, Meta(description="Number of requests that wait for spare capacity, behind all others.")
+    ] = 0
+    slack_oldest: Annotated[
+        float, Meta(description="Time that the first of these has waited, in seconds.")
+    ] = 0.0
 
 
 class RouterHeartbeat(Struct, frozen=True):

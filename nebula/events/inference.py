@@ -307,3 +307,10 @@ class Finished(Struct, frozen=True):
             "cancelled, out of time, or refused by it."
         ),
     ] = ()
+    slack: Annotated[
+        tuple[str, ...],
+        Meta(description="Ids of those among them that took spare capacity only."),
+    ] = ()
+    active_slack: Annotated[
+        int, Meta(description="Number of the `active` requests that take spare capacity only.")
+    ] = 0

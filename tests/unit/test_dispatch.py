@@ -17,11 +17,10 @@ from msgspec.structs import replace
 from nebula.actors.router.blame import RECOVERY
 from nebula.actors.router.dispatch import (
     UNKNOWN_MODEL,
-    UNKNOWN_WAITING,
     UNPLACEABLE,
-    WAITING_MEMORY,
     Dispatch,
 )
+from nebula.actors.router.lines import UNKNOWN_WAITING, WAITING_MEMORY
 from nebula.actors.router.prefixes import digests
 from nebula.actors.router.replica_loads import SILENCE, STALL
 from nebula.actors.router.routing import SLACK

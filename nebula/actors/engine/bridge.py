@@ -84,6 +84,8 @@ class EngineBridge:
         self._connection = Connection(self._settings.url, f"engine {self._settings.replica}")
         self._state: dict[str, Any] = {}
         self._active: dict[str, EngineExchange] = {}
+        self._slack: set[str] = set()
+        """Those of the active requests that take spare capacity only."""
         self._attempts = Attempts()
         self._finished: list[EngineExchange] = []
         self._unwanted = ""
@@ -180,6 +182,8 @@ class EngineBridge:
             self._adapters.came(version)
         self._liveness.came(exchange)
         self._active[request.id] = exchange
+        if request.slack:
+            self._slack.add(request.id)
         if request.attempt > 1:
             exchange.announce()  # it may end engines, so it must be known which engine had it
         exchange.task = asyncio.create_task(self._serve(exchange))
@@ -283,6 +287,7 @@ class EngineBridge:
                 self._adapters.left(exchange.version)
             if self._active.get(request.id) is exchange:
                 del self._active[request.id]
+                self._slack.discard(request.id)
             self._attempts.forgo(request.id, request.attempt + 1)
             self._end(exchange)
 
@@ -299,6 +304,8 @@ class EngineBridge:
             tuple([exchange.request.id for exchange in ended if exchange.failed]),
             len(self._active),
             tuple([each.request.id for each in ended if not (each.failed or each.proven)]),
+            tuple([each.request.id for each in ended if each.request.slack]),
+            len(self._slack),
         )
         self._post(subjects.finished(self._settings.model), msgspec.json.encode(finished))
 
@@ -358,6 +365,7 @@ class EngineBridge:
                 cache=load.cache,
                 stalled=self._liveness.look(),
                 context=can.max_model_len,
+                slack=len(self._slack),
             )
             if self._connection.connected:
                 self._post(subject, msgspec.json.encode(status))

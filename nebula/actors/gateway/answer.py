@@ -143,6 +143,8 @@ class Answer:
         return self._given(body, end=True, failure=piece.failure, like=piece)
 
     def _fail(self, piece: Piece) -> Piece | None:
+        if piece.failure == Failure.TAKEN_BACK and self.begun:
+            return None  # too late: what has begun goes on
         if piece.failure != Failure.REFUSED:
             self.broken = Broken(piece.failure)
             return None

@@ -142,7 +142,10 @@ class Heartbeats:
         """Return how many requests wait for a model in all routers, and the longest wait (s)."""
         lines = [each.queues[model] for each in self._routers.values() if model in each.queues]
         return QueueLength(
-            sum(line.waiting for line in lines), max((line.oldest for line in lines), default=0.0)
+            sum(line.waiting for line in lines),
+            max((line.oldest for line in lines), default=0.0),
+            sum(line.slack for line in lines),
+            max((line.slack_oldest for line in lines), default=0.0),
         )
 
     def line(self, router: str, model: str) -> tuple[float, QueueLength | None]:

@@ -84,6 +84,9 @@ class Recovery:
     def _recover(self, broken: Broken) -> None:
         """Continue a request whose attempt is broken elsewhere, or say why that is impossible."""
         flight, answer = self.flight, self.flight.answer
+        if broken.reason == Failure.TAKEN_BACK:
+            self._again(flight.request, broken)
+            return
         own = broken.piece is not None
         failed = broken.reason == Failure.ENGINE_FAILED and not broken.silent
         self._count(fatal=failed and not own and not answer.pieces)
@@ -156,15 +159,16 @@ class Recovery:
         flight, answer, now = self.flight, self.flight.answer, self.now
         if broken is not None:
             flight.waits_since, flight.lost = now, 0
-            flight.resent += 1
+            flight.resent += not _gave_way(request, broken)
         if answer.queued or (broken is not None and broken.silent):
             flight.orphaned_at = timeouts.orphaned_at(flight, now, self.around.heartbeats)
         elif broken is not None:
             flight.orphaned_at = now
+        reason = broken.reason if broken is not None else Failure.NOT_TAKEN
         request = replace(
             request,
             attempt=answer.attempt + 1,
-            avoid=answer.replica,
+            avoid=answer.replica if reason != Failure.TAKEN_BACK else "",
             gone=broken is not None and (broken.gone or broken.reason == Failure.ENGINE_STOPPED),
             patience=max(0.0, answer.request.patience - (now - flight.waits_since)),
             timeout=None if flight.deadline is None else max(0.0, flight.deadline - now),
@@ -179,8 +183,7 @@ class Recovery:
             flight.search = Search.PERHAPS
         self._move(Phase.SENT)
         self.effects.append(Cancel(flight.id, request, request.attempt))
-        after = broken.reason if broken is not None else Failure.NOT_TAKEN
-        self.effects.append(sent(flight, now, self.around, after))
+        self.effects.append(sent(flight, now, self.around, reason))
 
     # How it ends
 
@@ -212,6 +215,11 @@ class Recovery:
         self._settle()
         flight.drop_early()
         self.effects.append(Forget(flight.id))
+
+
+def _gave_way(request: Request, broken: Broken) -> bool:
+    """Return whether an attempt ended since slack makes room, which says nothing against it."""
+    return request.slack and broken.reason in (Failure.TAKEN_BACK, Failure.ENGINE_STOPPED)
 
 
 def sent(flight: InFlightRequest, now: float, around: Surroundings, after: str = "") -> Send:

@@ -158,7 +158,9 @@ def _left_its_line(flight: InFlightRequest, heartbeats: Heartbeats) -> bool:
     told_at, line = heartbeats.line(flight.answer.queued, flight.request.model)
     if told_at <= flight.heard_at:
         return False
-    if line is not None and told_at - line.oldest <= flight.heard_at + _IN_STEP:
+    slack = flight.request.slack
+    oldest = 0.0 if line is None else line.slack_oldest if slack else line.oldest
+    if line is not None and told_at - oldest <= flight.heard_at + _IN_STEP:
         flight.unlined_at = None
     elif flight.unlined_at is None:
         flight.unlined_at = told_at

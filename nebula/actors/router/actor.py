@@ -21,9 +21,10 @@ from nebula.actors.actor import Actor
 from nebula.actors.ear import Ear
 from nebula.actors.placement.decision import Decision
 from nebula.actors.router.backlog import Backlog
-from nebula.actors.router.dispatch import WAITING_MEMORY, Dispatch
+from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.guards import Guards
 from nebula.actors.router.last_heartbeats import EVERY, last_heartbeats
+from nebula.actors.router.lines import WAITING_MEMORY
 from nebula.actors.router.loss import LOST_AFTER
 from nebula.actors.router.observer import Observer
 from nebula.actors.router.pending_decisions import PendingDecisions
@@ -64,6 +65,7 @@ class Router(Actor):
         """
         super().__init__(connection, stream_replicas=stream_replicas)
         self.id = f"router-{uuid.uuid4().hex[:8]}"
+        self._observer = Observer(self.id, time.monotonic)
         self._dispatch = Dispatch(
             self.id,
             self._post,
@@ -71,8 +73,8 @@ class Router(Actor):
             time.monotonic,
             time.time_ns,
             waiting_memory,
+            self._observer.others,
         )
-        self._observer = Observer(self.id, time.monotonic)
         self._deciding = PendingDecisions(self._observer, self._dispatch.loads, lost_after)
         self._backlog = Backlog(time.monotonic)
         self._ear = Ear(

@@ -3,22 +3,30 @@
 It sends and reads the time only through the functions that it is given.
 """
 
-import math
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors.router import routing
-from nebula.actors.router.fair_queue import FairQueue, QueuedRequest
+from nebula.actors.router.fair_queue import QueuedRequest
+from nebula.actors.router.lines import (
+    UNKNOWN_WAITING,
+    WAITING_MEMORY,
+    Line,
+    Lines,
+    longest,
+    retry_after,
+)
 from nebula.actors.router.observer import ModelLoad
 from nebula.actors.router.replica_loads import ReplicaLoads
-from nebula.events import envelope, memory, subjects
+from nebula.actors.router.slack import Others
+from nebula.events import envelope, subjects
 from nebula.events.failures import Failure
-from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartbeat
-from nebula.events.inference import Finished, Piece, Request, Routed
-from nebula.events.memory import MIB
+from nebula.events.heartbeats import ReplicaHeartbeat, RouterHeartbeat
+from nebula.events.inference import Finished, Piece, ReplicaCandidate, Request, Routed
 from nebula.events.reading import decoded, last_token, number
 from nebula.events.state import Model, NameBinding, State
 
@@ -27,16 +35,6 @@ Post: TypeAlias = Callable[[str, bytes, bytes], None]
 
 UNKNOWN_MODEL = 2.0
 """Seconds that a request waits for a model that this router does not know yet."""
-
-UNKNOWN_WAITING = 256
-"""Number of requests that may wait for such a model."""
-
-WAITING_MEMORY = 512 * MIB
-"""Default for the bytes of requests that may wait in a router."""
-
-ONE_MODELS_PART = 0.5
-"""The part of them that requests for one model may use, so that other models have room."""
-
 
 UNPLACEABLE = 90.0
 """Seconds for which requests wait for a model that fits nowhere; engines drain for 60 at most."""
@@ -59,8 +57,9 @@ class Dispatch:
     """Sends requests to replicas, and queues those that no replica can take.
 
     `state` returns the newest state, `now` seconds of a monotonic clock, `wall` ns since the epoch.
-    `waiting_memory`: bytes of requests that may wait here. `addressed`: whether gateways may send
-    requests to this router's own subject, as its heartbeat says.
+    `waiting_memory`: bytes of requests that may wait here. `others`: what other routers tell of
+    themselves and a model. `addressed`: whether gateways may send requests to this router's own
+    subject, as its heartbeat says.
     """
 
     def __init__(
@@ -71,16 +70,17 @@ class Dispatch:
         now: Callable[[], float],
         wall: Callable[[], int],
         waiting_memory: int = WAITING_MEMORY,
+        others: Callable[[str], Others] = lambda _: Others(),
     ) -> None:
         self.router = router
-        self._memory = waiting_memory
+        self._others = others
         self.addressed = False
         self._post = post
         self._state = state
         self._now = now
         self._wall = wall
         self._loads = ReplicaLoads(state, now)
-        self._lines: dict[str, FairQueue] = {}
+        self._lines = Lines(waiting_memory)
         self._held: dict[str, _Held] = {}
         self._called = False
         self._unplaceable: dict[str, float] = {}
@@ -103,7 +103,8 @@ class Dispatch:
             if earlier.request.attempt > request.attempt:
                 return  # a router that ended passed it on too late
             self._take_out(request.id)  # a further attempt replaces the previous one
-        if not self._lines.get(model_id) and self._send(held):
+        line = self._lines.get(model_id)
+        if not (request.slack or (line is not None and line.asked)) and self._send(held):
             return
         self._enqueue(held)
         self._advance(model_id)
@@ -121,7 +122,9 @@ class Dispatch:
         if finished is None:
             return
         if self._loads.finished(finished):
-            self._advance(last_token(subject))
+            model_id = last_token(subject)
+            self._take_back(model_id, finished.replica)
+            self._advance(model_id)
 
     def on_status(self, subject: bytes, _: bytes, body: bytes) -> None:
         """Take a replica's heartbeat."""
@@ -129,7 +132,9 @@ class Dispatch:
         if status is None:
             return
         if self._loads.beats(status):
-            self._advance(subject.split(b".")[3].decode("utf-8", "replace"))
+            model_id = subject.split(b".")[3].decode("utf-8", "replace")
+            self._take_back(model_id, status.replica)
+            self._advance(model_id)
 
     def react(self) -> None:
         """Do what is due after a change of the state or after some time."""
@@ -149,20 +154,19 @@ class Dispatch:
         now = self._now()
         return RouterHeartbeat(
             self.router,
-            {
-                model: QueueLength(len(line), round(now - (line.oldest() or now), 3))
-                for model, line in self._lines.items()
-                if line
-            },
+            {model: line.length(now) for model, line in self._lines.items() if line},
             addressed=self.addressed,
         )
 
     def loads(self) -> dict[str, ModelLoad]:
-        """Return what is known of each model's requests in engines and in this router's queues."""
+        """Return what is known of each model's requests in engines and in this router's queues.
+
+        Slack is left out: it is no reason to start an engine, nor to let one run.
+        """
         now, loads = self._now(), self._loads.of_models()
         for model, line in self._lines.items():
             load = loads.setdefault(model, ModelLoad())
-            load.waiting, load.longest = len(line), now - (line.oldest() or now)
+            load.waiting, load.longest = len(line.asked), longest(line.asked, now)
         return loads
 
     def called(self) -> bool:
@@ -182,7 +186,8 @@ class Dispatch:
         request, now = held.request, held.since
         state = self._state()
         model = state.models.get(request.model)
-        line = self._lines.setdefault(request.model, FairQueue())
+        line = self._lines.setdefault(request.model, Line())
+        queue = line.slack if request.slack else line.asked
         patience = request.patience
         if model is None:
             patience = min(patience, UNKNOWN_MODEL)
@@ -191,20 +196,22 @@ class Dispatch:
             if reason is not None:
                 self._refuse(request, 503, reason, None)
                 return
-        full = self._full(request.model, model, line, held)
+        name = request.model if model is None else model.name
+        most = UNKNOWN_WAITING if model is None else model.spec.max_waiting
+        full = self._lines.full(name, line, most, held.size, slack=request.slack)
         if full is not None:
             # Everyone in the queue may wait for an adapter, while this request can run now.
-            if not self._send(held):
-                self._refuse(request, 429, full, _retry_after(line, now))
+            if request.slack or not self._send(held):
+                self._refuse(request, 429, full, retry_after(queue, now))
             if not line:
                 del self._lines[request.model]
             return
         if request.timeout is not None:
             patience = min(patience, request.timeout)
         self._held[request.id] = held
-        if model is not None and not line and not model.assignments:
+        if model is not None and not (queue or request.slack or model.assignments):
             self._called = True
-        line.add(
+        queue.add(
             QueuedRequest(
                 request.id,
                 request.user,
@@ -227,17 +234,44 @@ class Dispatch:
         if model is None:
             return
 
-        def can_go(adapter: str) -> bool:
+        def can_go(adapter: str, *, slack: bool = False) -> bool:
             candidates = self._loads.candidates(state, model, adapter)
             if not candidates:
                 return routing.hopeless(state, NameBinding(model.id, adapter)) is not None
+            if slack:
+                candidates = self._with_room(model, candidates)
             return routing.choose(candidates, "", model.spec.max_in_flight) is not None
 
-        while (waiting := line.next(can_go)) is not None:
-            held = self._held.pop(waiting.id)
-            if not self._send(held):
-                reason = routing.hopeless(state, NameBinding(model.id, waiting.adapter))
-                self._refuse(held.request, 503, reason or "no replica is ready", None)
+        while (waiting := line.asked.next(can_go)) is not None:
+            self._send_queued(model, waiting)
+        if not line.slack or line.asked or self._others(model_id).waiting:
+            return
+        for_slack = partial(can_go, slack=True)
+        while (waiting := line.slack.next(for_slack)) is not None:
+            self._send_queued(model, waiting)
+
+    def _send_queued(self, model: Model, waiting: QueuedRequest) -> None:
+        """Send a request on that has just left its queue; refuse it if it can't go anywhere."""
+        held = self._held.pop(waiting.id)
+        if not self._send(held):
+            reason = routing.hopeless(self._state(), NameBinding(model.id, waiting.adapter))
+            self._refuse(held.request, 503, reason or "no replica is ready", None)
+
+    def _with_room(
+        self, model: Model, candidates: list[ReplicaCandidate]
+    ) -> list[ReplicaCandidate]:
+        return self._loads.with_room(model, candidates, self._others(model.id))
+
+    def _take_back(self, model_id: str, replica: str) -> None:
+        """Have requests of slack leave a replica that has more than it may beside clients'."""
+        if not self._loads.has_slack(replica):
+            return
+        model = self._state().models.get(model_id)
+        if model is None:
+            return
+        for sent in self._loads.taken_back(model, replica, self._others(model_id)):
+            last = Piece(0, end=True, failure=Failure.TAKEN_BACK, attempt=sent.attempt)
+            self._post(subjects.responses(sent.gateway, sent.id), envelope.piece_block(last), b"")
 
     def _send(self, held: _Held) -> bool:
         """Send a request to a replica; return False if none can take it now."""
@@ -249,6 +283,8 @@ class Dispatch:
         candidates = self._loads.candidates(
             state, model, request.adapter, request.prefix, request.avoid
         )
+        if request.slack:
+            candidates = self._with_room(model, candidates)
         if not candidates:
             return False
         replica = routing.choose(candidates, _key(request), model.spec.max_in_flight)
@@ -263,6 +299,8 @@ class Dispatch:
         header = envelope.routed_block(self._header(held), version, routed, digest)
         self._post(subjects.replica_requests(model.id, replica), header, request.body)
         self._loads.sent(replica, request)
+        if not request.slack:
+            self._take_back(model.id, replica)
         return True
 
     def _header(self, held: _Held) -> bytes:
@@ -292,7 +330,7 @@ class Dispatch:
         if now - since < UNPLACEABLE:
             return
         for held in [each for each in self._held.values() if each.request.model == model_id]:
-            if now - held.since >= UNPLACEABLE:
+            if now - held.since >= UNPLACEABLE and not held.request.slack:
                 self._take_out(held.request.id)
                 far = routing.progress(state, NameBinding(model_id), self._wall())
                 waited = f"it has waited for {now - held.since:.0f} s for room, which did not come"
@@ -331,26 +369,6 @@ class Dispatch:
         far = routing.progress(state, NameBinding(model.id, request.adapter), self._wall())
         return 503, f"{far}; {bound}", 5
 
-    def _full(self, identity: str, model: Model | None, line: FairQueue, held: _Held) -> str | None:
-        """Return which bound keeps a request out of the queue, if one does."""
-        name = identity if model is None else model.name
-        most = UNKNOWN_WAITING if model is None else model.spec.max_waiting
-        if len(line) >= most:
-            return f"model {name!r} is busy: {len(line)} requests wait already"
-        own = int(self._memory * ONE_MODELS_PART)
-        if line.size + held.size > own:
-            return (
-                f"model {name!r} is busy: requests of {memory.fine(line.size)} wait already, and "
-                f"{memory.fine(own)} may, half of the router's --waiting-memory"
-            )
-        waiting = sum(each.size for each in self._lines.values())
-        if waiting + held.size > self._memory:
-            return (
-                f"the router is busy: requests of {memory.fine(waiting)} wait in it already, and "
-                f"{memory.fine(self._memory)} may (--waiting-memory)"
-            )
-        return None
-
     def _refuse(self, request: Request, status: int, reason: str, retry_after: int | None) -> None:
         refusal = Piece(
             0,
@@ -367,11 +385,6 @@ class Dispatch:
     def _answer(self, request: Request, piece: Piece, body: bytes) -> None:
         header = envelope.piece_block(piece)
         self._post(subjects.responses(request.gateway, request.id), header, body)
-
-
-def _retry_after(line: FairQueue, now: float) -> int:
-    """Return the seconds to retry after: at least as long as the first in the queue has waited."""
-    return min(60, max(1, math.ceil(now - (line.oldest() or now))))
 
 
 def _key(request: Request) -> str:

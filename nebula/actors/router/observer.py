@@ -14,6 +14,7 @@ from nebula.actors.router.eviction import ModelUsage
 from nebula.actors.router.hearing import Hearing, Told
 from nebula.actors.router.lifecycle import Observation
 from nebula.actors.router.raising import Readers
+from nebula.actors.router.slack import Others
 from nebula.events.heartbeats import QueueLength, RouterHeartbeat
 from nebula.events.reading import decoded, last_token
 from nebula.events.record import Record
@@ -95,6 +96,14 @@ class Observer:
         self._routers[router] = (self._now(), status.queues)
         self._hearing.on_told(router, status.silent)
         self._readers.heard(router, status.reads, self._now())
+
+    def others(self, model: str) -> Others:
+        """Return how many other routers are heard, and whether clients wait for a model there."""
+        heard = [
+            queues for at, queues in self._routers.values() if self._now() - at <= ROUTER_SILENCE
+        ]
+        waiting = any(model in queues and queues[model].waiting for queues in heard)
+        return Others(len(heard), waiting)
 
     def restart(self) -> None:
         """Start all times now, because nothing could be seen before."""

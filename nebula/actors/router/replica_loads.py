@@ -8,11 +8,13 @@ import math
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from nebula.actors.router import routing
+from nebula.actors.router import routing, slack
 from nebula.actors.router.blame import Blame
 from nebula.actors.router.observer import ModelLoad
 from nebula.actors.router.prefixes import BOUNDS, Prefixes
+from nebula.actors.router.slack import Others, Spare
 from nebula.events.heartbeats import ReplicaHeartbeat
 from nebula.events.inference import Doubt, Finished, ReplicaCandidate, Request
 from nebula.events.state import Model, Replica, State
@@ -24,21 +26,53 @@ STALL = 15.0
 """Seconds for which a replica with requests may make no progress before others are preferred."""
 
 
+class SlackSent(Struct, frozen=True):
+    """A request of slack that a replica has; `leaves`: whether it has been taken back."""
+
+    id: str
+    gateway: str
+    attempt: int
+    leaves: bool = False
+
+
 class _ReplicaLoad(Struct):
     """What is known of one replica.
 
     `others` counts requests of other routers: the engine's `running` ones less our own. `used`:
-    when one of its requests was last reported as ended, from any router.
+    when one of its requests was last reported as ended, from any router. `slack`: those of `sent`
+    that take spare capacity only, and `others_slack` of `others`; neither counts as use. `busy`:
+    when the replica was last known to have a request that a client waits for.
     """
 
     pid: int = 0
     heard: float = 0.0
     sent: dict[str, float] = {}
     others: int = 0
+    slack: dict[str, SlackSent] = {}
+    others_slack: int = 0
+    busy: float = 0.0
     waiting: int = 0
     cache: float = 0.0
     stalled: float = 0.0
     used: float = -math.inf
+
+    @property
+    def in_flight(self) -> int:
+        """The requests that it has, or that are on their way to it."""
+        return len(self.sent) + self.others
+
+    @property
+    def asked(self) -> int:
+        """Those of them that clients wait for."""
+        return self.in_flight - len(self.slack) - self.others_slack
+
+    def tell(self, running: int, slack_running: int, now: float) -> None:
+        """Take from an engine how many requests it has, and how many of them are slack."""
+        self.others = max(0, running - len(self.sent))
+        if slack_running or self.slack or self.others_slack:
+            self.others_slack = min(self.others, max(0, slack_running - len(self.slack)))
+        if self.asked:
+            self.busy = now
 
 
 class ReplicaLoads:
@@ -56,7 +90,12 @@ class ReplicaLoads:
 
     def sent(self, replica: str, request: Request) -> None:
         """Note that a replica, one of the last candidates, was sent a request."""
-        self._of[replica].sent[request.id] = self._now()
+        load, now = self._of[replica], self._now()
+        load.sent[request.id] = now
+        if request.slack:
+            load.slack[request.id] = SlackSent(request.id, request.gateway, request.attempt)
+        else:
+            load.busy = now
         if request.prefix:
             self._prefixes.learn(replica, request.prefix)
 
@@ -65,10 +104,14 @@ class ReplicaLoads:
         load = self._known(finished.replica)
         if load is None:
             return False
-        load.used = now = self._now()
+        now = self._now()
+        if len(finished.requests) > len(finished.slack):
+            load.used = load.busy = now
         for identity in finished.requests:
             load.sent.pop(identity, None)
-        load.others = max(0, finished.active - len(load.sent))
+        for identity in finished.requests if load.slack else ():
+            load.slack.pop(identity, None)
+        load.tell(finished.active, finished.active_slack, now)
         engine = (finished.replica, load.pid)
         for identity in finished.failed:
             self._blame.failed(engine, identity, now)
@@ -88,7 +131,8 @@ class ReplicaLoads:
             recent = {key: sent for key, sent in load.sent.items() if now - sent < 2}
             if status.running == 0 or len(recent) >= status.running:
                 load.sent = recent
-        load.others = max(0, status.running - len(load.sent))
+                load.slack = {key: sent for key, sent in load.slack.items() if key in recent}
+        load.tell(status.running, status.slack, now)
         return True
 
     def gone(self, replica: str, request: str) -> None:
@@ -124,7 +168,7 @@ class ReplicaLoads:
             load = loads.setdefault(replica.model, ModelLoad())
             load.used = max(load.used, known.used)
             if replica.engine is not None and known.pid in (0, replica.engine.pid):
-                load.in_flight += len(known.sent) + known.others
+                load.in_flight += known.asked
         return loads
 
     def candidates(
@@ -156,7 +200,7 @@ class ReplicaLoads:
             found.append(
                 ReplicaCandidate(
                     replica.id,
-                    len(load.sent) + load.others,
+                    load.in_flight,
                     bool(doubt),
                     load.waiting,
                     load.cache,
@@ -165,6 +209,49 @@ class ReplicaLoads:
                 )
             )
         return found
+
+    def with_room(
+        self, model: Model, candidates: Sequence[ReplicaCandidate], others: Others
+    ) -> list[ReplicaCandidate]:
+        """Return the candidates, found by `candidates`, that may get one more request of slack."""
+        slots = slack.slots(model)
+        return [
+            each
+            for each in candidates
+            if slack.has_room(self._spare(self._of[each.replica]), slots, others.routers)
+        ]
+
+    def taken_back(self, model: Model, replica: str, others: Others) -> list[SlackSent]:
+        """Return the requests of slack to take back from a replica now, the newest first.
+
+        Each is returned once. They count as the replica's until it says that they have ended.
+        """
+        load = self._of[replica]
+        many = slack.excess(self._spare(load), slack.slots(model), others.routers)
+        many -= sum(each.leaves for each in load.slack.values())
+        chosen = [
+            each
+            for each in reversed(load.slack.values())
+            if not each.leaves and each.attempt < slack.TAKEN_BACK
+        ][: max(0, many)]
+        for each in chosen:
+            load.slack[each.id] = replace(each, leaves=True)
+        return chosen
+
+    def has_slack(self, replica: str) -> bool:
+        """Return whether a replica has requests of slack from this router."""
+        load = self._of.get(replica)
+        return load is not None and bool(load.slack)
+
+    def _spare(self, load: _ReplicaLoad) -> Spare:
+        return Spare(
+            load.in_flight,
+            len(load.slack) + load.others_slack,
+            len(load.slack),
+            0.0 if load.asked else self._now() - load.busy,
+            load.waiting,
+            load.cache,
+        )
 
     def _known(self, identity: str, pid: int = 0) -> _ReplicaLoad | None:
         """Return what is known of a replica; start afresh for a new replica or a new engine."""
@@ -183,5 +270,5 @@ class ReplicaLoads:
                 # It is a new engine: its cache is empty, and it has no requests.
                 self._prefixes.forget(replica.id)
                 self._blame.forget((replica.id, load.pid))
-            load = self._of[replica.id] = _ReplicaLoad(pid=pid, heard=self._now())
+            load = self._of[replica.id] = _ReplicaLoad(pid=pid, heard=self._now(), busy=self._now())
         return load
