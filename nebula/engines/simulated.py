@@ -9,6 +9,7 @@ flag of its own                         meaning
 ``--simulate-start SECONDS``            how long it takes until it listens
 ``--simulate-first-token SECONDS``      from a request's turn to its first token, or its embeddings
 ``--simulate-token SECONDS``            from one token to the next
+``--simulate-crowding SECONDS``         how much longer that takes for each request beside it
 ``--simulate-tokens N``                 tokens of an answer that ``max_tokens`` does not cut (16)
 ``--simulate-dimensions N``             length of an embedding (384)
 ``--simulate-tasks TASK ...``           what the model can do, such as ``transcription``
@@ -76,7 +77,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     flag("--max-model-len", type=int, default=32768)
     flag("--max-num-seqs", type=int, default=256)
     flag("--middleware", action="append", default=[])
-    for name in ("start", "first-token", "token"):
+    for name in ("start", "first-token", "token", "crowding"):
         flag(f"--simulate-{name}", type=float, default=0.0)
     flag("--simulate-tokens", type=int, default=16)
     flag("--simulate-dimensions", type=int, default=384)

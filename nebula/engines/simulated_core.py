@@ -118,6 +118,11 @@ class Core:
 
     # Time
 
+    @property
+    def next_token(self) -> float:
+        """The time from one token to the next beside all that runs now, as steps are shared."""
+        return self.token + self.settings.crowding * (self.running - 1)
+
     async def pace(self, exchange: Exchange, seconds: float) -> None:
         """Wait for the time of the next token, and for the end of a stall."""
         await exchange.wait(seconds=seconds)

@@ -95,9 +95,13 @@ class AnswerSender:
 
     async def _whole(self, exchange: Exchange, job: tuple[StreamableAnswer, Answer]) -> None:
         answer, generated = job
-        seconds = self._core.first_token + self._core.token * (len(generated.tokens) - 1)
-        if seconds or self._core.stalled:
-            await self._core.pace(exchange, seconds)
+        core, rest = self._core, len(generated.tokens) - 1
+        if core.settings.crowding:
+            await core.pace(exchange, core.first_token)
+            for _ in range(rest):
+                await core.pace(exchange, core.next_token)
+        elif (seconds := core.first_token + core.token * rest) or core.stalled:
+            await core.pace(exchange, seconds)
         await exchange.reply(answer.body())
 
     async def _streamed(self, exchange: Exchange, job: tuple[StreamableAnswer, Answer]) -> None:
@@ -113,7 +117,7 @@ class AnswerSender:
                 for opening in answer.opening():
                     await exchange.part(opening)
             await exchange.part(event)
-            seconds = core.token * interval
+            seconds = core.next_token * interval
         for event in answer.closing():
             await exchange.part(event)
         await exchange.part(b"", more=False)

@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     start: Seconds = 0.0
     first_token: Seconds = 0.0
     token: Seconds = 0.0
+    crowding: Seconds = 0.0
     tokens: Annotated[int, msgspec.Meta(ge=1)] = 16
     dimensions: Annotated[int, msgspec.Meta(ge=1)] = 384
     tasks: tuple[Task, ...] = ()

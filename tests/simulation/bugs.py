@@ -22,7 +22,11 @@ from nebula.actors.node.reconciliation import Action, Running
 from nebula.actors.placement import planning
 from nebula.actors.placement.decision import Decider, Decision
 from nebula.actors.router import lifecycle, routing
+from nebula.actors.router.dispatch import Dispatch
+from nebula.actors.router.fair_queue import FairQueue
 from nebula.actors.router.hearing import Silence
+from nebula.actors.router.lines import Line
+from nebula.actors.router.observer import ModelLoad
 from nebula.events import evolve_adapter, evolve_replica, snapshot
 from nebula.events.failures import Failure
 from nebula.events.index import indexed
@@ -39,11 +43,13 @@ from tests.simulation.invariants import (
     GAP,
     GRANTED,
     ONCE,
+    PASSED,
     PROMISED,
     ROOM,
     ROUTED,
     SERVED,
     SETTLED,
+    WAKES,
     WHOLE,
 )
 from tests.simulation.journal import SAME, Journal, Message
@@ -78,6 +84,7 @@ _pass_on, _finish, _check, _sent = (
 )
 _decide, _reconcile, _store = Decider.decide, reconciliation.reconcile, Journal.store
 _trim = planning._Draft.trim
+_loads = Dispatch.loads
 _able, _load = routing.able, snapshot.load
 
 
@@ -149,6 +156,17 @@ def _own_ear_alone(
         node = state.nodes.get(identity)
         if node is not None and not node.lost and silence.seconds > lost_after:
             yield Decision(identity, NodeLost("silent"), node.changed)
+
+
+def _one_queue(self: Line) -> None:
+    self.asked = self.slack = FairQueue()
+
+
+def _slack_is_demand(self: Dispatch) -> dict[str, ModelLoad]:
+    loads = _loads(self)
+    for model, line in self._lines.items():
+        loads[model].waiting += len(line.slack)
+    return loads
 
 
 def _first_come(name: str, offer: Offer, serving: Sequence[Replica]) -> Offer | None:
@@ -340,6 +358,18 @@ BUGS = (
         (routing, "able", _any_replica),
         (ROUTED,),
         3,
+    ),
+    Bug(
+        "slack waits among what clients wait for",
+        (Line, "__init__", _one_queue),
+        (PASSED, WAKES),
+        4,
+    ),
+    Bug(
+        "slack that waits counts as demand",
+        (Dispatch, "loads", _slack_is_demand),
+        (WAKES,),
+        4,
     ),
     Bug(
         "an adapter's name moves as soon as one replica has the new version",

@@ -30,6 +30,7 @@ class Asked(Struct):
     id: str
     model: str
     at: float
+    slack: bool = False
     gateway: Gateway | None = None
     outcome: str = ""
     pieces: list[Piece] = field(default_factory=list)
@@ -72,12 +73,20 @@ class Clients:
         self._gateways = gateways
         self._seed = seed
 
-    def ask(self, model: str, *, may_leave: bool = False) -> Asked:
-        """Have a client ask for an answer, streamed or not, resumable or not."""
+    @property
+    def now(self) -> float:
+        """The present time, in seconds."""
+        return self._clock.now
+
+    def ask(self, model: str, *, may_leave: bool = False, slack: bool = False) -> Asked:
+        """Have a client ask for an answer, streamed or not, resumable or not.
+
+        `slack`: nobody waits for it, and it is to take spare capacity only.
+        """
         now = self._clock.now
         at_once = sum(each.at == now and each.model == model for each in self.asked)
         # An id, and what is drawn, do not depend on other requests: those may be left out.
-        asked = Asked(f"{model}-{now * 1000:.0f}-{at_once}", model, now)
+        asked = Asked(f"{model}-{now * 1000:.0f}-{at_once}", model, now, slack)
         rng = Random(f"{self._seed} {asked.id}")
         self.asked.append(asked)
         serving = [each for each in self._gateways.values() if each.serves]
@@ -87,7 +96,7 @@ class Clients:
         gateway = asked.gateway = rng.choice(serving)
         request = answers.request(asked.id, gateway.id, model, "", stream=rng.random() < 0.8)
         timeout = TIMEOUT if rng.random() < 0.5 else None
-        request = replace(request, timeout=timeout, keep=rng.random() < 0.2)
+        request = replace(request, timeout=timeout, keep=rng.random() < 0.2, slack=asked.slack)
         try:
             gateway.ask(request, asked)
         except NotServed as error:

@@ -69,6 +69,7 @@ class Cluster:
             self.gateway_links[place] = self._link(place)
             self.start_gateway(place)
         self.clients = Clients(self.clock, self.gateways, scenario.seed)
+        self.invariants.routers, self.invariants.clients = self.routers, self.clients
 
     def _random(self, what: str) -> Random:
         return Random(f"{self.scenario.seed} {what}")

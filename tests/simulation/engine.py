@@ -94,15 +94,20 @@ class Engine:
     def _beat(self) -> None:
         if not self.answers:
             return
-        status = b'{"replica":"%b","pid":%d,"running":%d,"version":%d}' % (
+        status = b'{"replica":"%b","pid":%d,"running":%d,"version":%d,"slack":%d}' % (
             self.replica.encode(),
             self.pid,
             len(self.requests),
             self.version,
+            self._slack(),
         )
         self.machine.say(subjects.replica_status(self.model, self.replica), b"", status)
         self._ask()
         self.machine.clock.after(HEARTBEAT, self._beat)
+
+    def _slack(self) -> int:
+        """Return how many of its requests take spare capacity only."""
+        return sum(self._asked[identity].slack for identity in self.requests)
 
     def on_request(self, header: bytes, body: bytes) -> None:
         """Take a request that a router sent here."""
@@ -161,7 +166,12 @@ class Engine:
     def _refuse(self, request: Request, failure: str = Failure.OTHER_PLAN) -> None:
         """Serve for no other plan than the own one, nor with another version of an adapter."""
         self._say(request, Piece(0, end=True, failure=failure, attempt=request.attempt))
-        finished = Finished(self.replica, (request.id,), (request.id,), len(self.requests))
+        ended = (request.id,)
+        self._tell_finished(request, Finished(self.replica, ended, ended, len(self.requests)))
+
+    def _tell_finished(self, request: Request, finished: Finished) -> None:
+        slack = finished.requests if request.slack else ()
+        finished = replace(finished, slack=slack, active_slack=self._slack())
         self.machine.tell_finished(self.model, finished)
 
     def _go_on(self, request: Request, piece: Piece, pieces: Iterator[tuple[float, Piece]]) -> None:
@@ -180,7 +190,7 @@ class Engine:
         self._attempts.forgo(request.id, request.attempt + 1)
         ended = (request.id,)
         finished = Finished(self.replica, ended, (), len(self.requests), ended if unproven else ())
-        self.machine.tell_finished(self.model, finished)
+        self._tell_finished(request, finished)
 
     def on_cancel(self, identity: str, below: float) -> None:
         """Hear that attempts with numbers under `below` are wanted no more."""

@@ -27,7 +27,7 @@ def happen(cluster: Cluster, step: Step) -> None:
     """Let a step happen; one that makes no sense at that moment does nothing."""
     who, seconds = step.who, step.amount
     machine = cluster.machines.get(who)
-    if step.what not in ("publish", "ask"):
+    if step.what not in ("publish", "ask", "slack"):
         cluster.faults[step.what] += 1
     match step.what:
         case "publish" if step.event is not None:
@@ -38,6 +38,9 @@ def happen(cluster: Cluster, step: Step) -> None:
         case "ask":
             for _ in range(int(seconds)):
                 cluster.clients.ask(who, may_leave=True)
+        case "slack":
+            for _ in range(int(seconds)):
+                cluster.clients.ask(who, slack=True)
         case "crash router":
             cluster.routers[who].crash()
             cluster.clock.after(seconds, _restart_router, cluster, who)

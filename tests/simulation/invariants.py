@@ -23,6 +23,8 @@ from nebula.events.vocabulary import (
     EngineFailed,
     EventRejected,
     ModelAssigned,
+    ModelScaled,
+    ModelWoken,
     NodeLost,
 )
 from tests.simulation.engine import Engine
@@ -30,7 +32,9 @@ from tests.simulation.journal import SAME, Broken, Journal
 from tests.simulation.machine import Machine
 
 if TYPE_CHECKING:
+    from tests.simulation.client import Clients
     from tests.simulation.node import Node
+    from tests.simulation.router import Router
 
 GRANTED = "nothing speaks against a router's decision"
 CAUSED = "every decision has a cause, and none is undone without a new one"
@@ -42,6 +46,8 @@ SERVED = "what can be served is served once it is calm"
 ROUTED = "requests go to replicas that serve"
 ANSWERED = "every request is answered"
 ENDED = "a request ends once, with all of its text or a named failure"
+PASSED = "slack passes no request that a client waits for"
+WAKES = "slack wakes no model"
 WHOLE = "no word comes twice, and none is missing"
 COUNTED = "nothing is counted any more for requests that have ended"
 TOLD = "what runs is what the log says"
@@ -56,6 +62,9 @@ SURE = 15.0
 LATE = 2.0
 """Seconds between what a node sees and when the log has it, where it reaches that."""
 
+ASKED = 120.0
+"""Seconds for which a request may wait in a router's line, and for which that may be told."""
+
 DECISIONS = tuple(kind for kind in get_args(Decided) if kind is not EventRejected)
 
 
@@ -66,6 +75,8 @@ class Invariants:
         self.journal: Journal | None = None
         self.machines: dict[str, Machine] = {}
         self.nodes: Mapping[str, Node] = {}
+        self.routers: Mapping[str, Router] = {}
+        self.clients: Clients | None = None
         self._lost: dict[str, int] = {}
         self._basis: dict[str, int] = {}
         self._taken: dict[tuple[str, int], Engine] = {}
@@ -91,8 +102,24 @@ class Invariants:
                 )
         if isinstance(event, ModelAssigned):
             self._planned(record, event, before, after)
+        if isinstance(event, ModelWoken) or (
+            isinstance(event, ModelScaled) and event.replicas > before.models[record.id].wanted == 0
+        ):
+            self._called(record)
         if isinstance(event, NodeLost):
             self._truly_lost(record)
+
+    def _called(self, record: Record) -> None:
+        """A model starts for requests only if clients have asked for it."""
+        assert self.clients is not None
+        asked = [each for each in self.clients.asked if each.model == record.id]
+        now = self.clients.now
+        if not any(not (each.slack or (each.outcome and now > each.at + ASKED)) for each in asked):
+            raise Broken(
+                WAKES,
+                f"{record.type} {record.id} at {record.seq}: no client waits for it, "
+                f"only {sum(not each.outcome for each in asked)} requests of slack",
+            )
 
     def _kept(
         self,
@@ -281,6 +308,20 @@ class Invariants:
         if known is None or not known.serving:
             phase = "not there" if known is None else known.phase
             raise Broken(ROUTED, f"{replica} got one and was {phase} after event {routed.seq}")
+        if envelope.SLACK in parse_headers(header):
+            self._passes_none(known, routed.router)
+
+    def _passes_none(self, replica: Replica, name: str) -> None:
+        router = self.routers.get(name)
+        if router is None or router.dispatch is None:
+            return
+        line = router.dispatch.status().queues.get(replica.model)
+        if line is not None and line.waiting:
+            raise Broken(
+                PASSED,
+                f"{replica.id} gets slack from {name}, where {line.waiting} requests that clients "
+                f"wait for are in line for {replica.model}",
+            )
 
     def on_take(self, engine: Engine, request: Request) -> None:
         """Look at a request that an engine begins to serve. Raise Broken."""

@@ -104,15 +104,16 @@ class Router(Process):
             yield 0.25
         clock: Clock = self.clock
         follower = self.follower = Follower(self._journal, self.link, self._rng)
+        observer = self.observer = Observer(self.name, lambda: clock.now)
         dispatch = self.dispatch = Dispatch(
             self.name,
             self._post,
             lambda: follower.state,
             lambda: clock.now,
             lambda: EPOCH + int(clock.now * 1e9),
+            others=observer.others,
         )
         dispatch.addressed = True
-        observer = self.observer = Observer(self.name, lambda: clock.now)
         follower.on_record = observer.on_record
         deciding = _Checked(observer, dispatch, self._rng)
         self.spawn(self._tick(dispatch, deciding, observer, follower))

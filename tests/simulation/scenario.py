@@ -149,6 +149,7 @@ def draw(seed: int) -> Scenario:
     happens += _stops(Random(f"stops {seed}"), calm, machines)
     gateways = Random(f"gateways {seed}").randint(1, 2)
     happens += _streams(Random(f"streams {seed}"), calm, names, gateways)
+    happens += _slack(Random(f"slack {seed}"), calm, names)
     happens.sort(key=lambda step: step.at)
     slow = 2.0 if large else 0.0
     return Scenario(seed, machines, routers, tuple(happens), calm, slow, gateways)
@@ -207,6 +208,19 @@ def _streams(rng: Random, calm: float, names: list[str], gateways: int) -> list[
         seconds = rng.choice((0.5, 4.0, 12.0, 24.0)) * (0.5 + rng.random())
         who = f"gateway-{rng.randrange(gateways)}" if what in GATEWAY_FAULTS else model
         steps.append(Step(min(calm, at + 0.5 + rng.random() * 4), what, who, seconds))
+    return steps
+
+
+def _slack(rng: Random, calm: float, names: list[str]) -> list[Step]:
+    """In half of all worlds much comes that takes spare capacity only, then perhaps a client."""
+    if rng.random() > 1 / 2:
+        return []
+    steps = []
+    for _ in range(rng.randint(1, 3)):
+        at, model = 15 + rng.random() * max(1.0, calm - 15), rng.choice(names)
+        steps.append(Step(at, "slack", model, rng.randint(1, 12)))
+        if rng.random() < 0.7:
+            steps.append(Step(at + rng.random() * 3, "ask", model, 1))
     return steps
 
 

@@ -24,6 +24,7 @@ from nebula.actors.router.lines import UNKNOWN_WAITING, WAITING_MEMORY
 from nebula.actors.router.prefixes import digests
 from nebula.actors.router.replica_loads import SILENCE, STALL
 from nebula.actors.router.routing import SLACK
+from nebula.actors.router.slack import Others
 from nebula.events import envelope, subjects
 from nebula.events.failures import Failure
 from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartbeat
@@ -65,6 +66,7 @@ class Router:
         self.sent: list[Sent] = []
         self.answers: dict[str, list[Piece]] = {}
         self.handed_over: list[Request] = []
+        self.others = Others()
         self.dispatch = Dispatch(
             "r1",
             self._published,
@@ -72,6 +74,7 @@ class Router:
             lambda: self.clock,
             lambda: self.story.state.time,
             waiting_memory,
+            lambda _: self.others,
         )
 
     def _published(self, subject: str, header: bytes, body: bytes) -> None:
@@ -110,6 +113,8 @@ class Router:
         failed: bool = False,
         active: int = 0,
         unproven: bool = False,
+        slack: bool = False,
+        active_slack: int = 0,
     ) -> None:
         said = Finished(
             replica,
@@ -117,6 +122,8 @@ class Router:
             identities if failed else (),
             active,
             identities if unproven else (),
+            identities if slack else (),
+            active_slack,
         )
         self.dispatch.on_finished(
             subjects.finished("chat").encode(), b"", msgspec.json.encode(said)
