@@ -25,6 +25,7 @@ import pytest
 
 from nebula.engines.simulated import parse
 from nebula.engines.simulated_app import SimulatedEngine
+from nebula.engines.simulated_core import Core
 from nebula.engines.simulated_orders import Orders, orders
 from nebula.engines.simulated_settings import Settings
 from nebula.openai.continuation import Continuation, plan, with_token_ids
@@ -59,6 +60,14 @@ async def test_an_answer_ends_by_itself_unless_max_tokens_cuts_it() -> None:
     assert await said(app, chat("a")) == "a a a a"
     assert await said(app, chat("a", max_tokens=9, max_completion_tokens=2)) == "a a"
     assert await said(app, chat("a", max_tokens=6, ignore_eos=True)) == "a a a a a a"
+
+
+def test_each_request_beside_it_makes_the_next_token_of_an_answer_later() -> None:
+    core = Core(Settings(model="m", token=0.02, crowding=0.005))
+    core.running = 1
+    assert core.next_token == 0.02
+    core.running = 5
+    assert core.next_token == pytest.approx(0.04)
 
 
 async def test_a_chat_stream_has_the_role_then_one_send_for_each_token_then_the_usage() -> None:
