@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 
 from nebula.events.failures import FINISHED, Failure, note, read_note, words
 
-ENDED_BY_AN_ENGINE = {
+ENDS_AN_ATTEMPT = {
     Failure.ENGINE_FAILED,
     Failure.ENGINE_STOPPED,
     Failure.ENGINE_TIMED_OUT,
     Failure.OTHER_PLAN,
     Failure.OTHER_VERSION,
     Failure.BODY_LOST,
+    Failure.TAKEN_BACK,
 }
 
 
@@ -23,7 +24,7 @@ def test_every_failure_has_words_in_which_its_value_is_not_needed(failure: Failu
     said = words(failure)
     for text in (said.client, said.history):
         assert len(text.split()) > 2, "a sentence, not a word"
-    assert bool(said.ended) == (failure in ENDED_BY_AN_ENGINE)
+    assert bool(said.ended) == (failure in ENDS_AN_ATTEMPT)
 
 
 def test_a_failure_of_a_later_version_is_its_own_word() -> None:
@@ -57,6 +58,7 @@ def test_values_travel_between_versions_so_none_changes() -> None:
         "other-version",
         "body-lost",
         "gap",
+        "taken-back",
         "not-taken",
         "idle",
         "overdue",
