@@ -81,7 +81,7 @@ class Clients:
     def ask(self, model: str, *, may_leave: bool = False, slack: bool = False) -> Asked:
         """Have a client ask for an answer, streamed or not, resumable or not.
 
-        `slack`: nobody waits for it, and it is to take spare capacity only.
+        `slack`: it is to take spare capacity only.
         """
         now = self._clock.now
         at_once = sum(each.at == now and each.model == model for each in self.asked)

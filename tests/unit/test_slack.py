@@ -147,7 +147,7 @@ def test_an_engine_that_is_full_as_it_says_gets_no_slack(told: dict[str, Any]) -
     assert router.order == ["s0"]
 
 
-def test_slack_of_other_routers_is_no_request_of_a_client() -> None:
+def test_slack_of_other_routers_does_not_count_as_requests_of_clients() -> None:
     router = calm()
     router.beats("chat-0", running=50, slack=50)
     assert len(ask_slack(router, 20)) == 20
@@ -339,7 +339,7 @@ def test_slack_wakes_no_model_and_goes_once_another_has_woken_it() -> None:
     assert router.order == ["slack"]
 
 
-def test_slack_under_way_is_no_use_of_its_model() -> None:
+def test_slack_under_way_does_not_count_as_use_of_its_model() -> None:
     router = calm()
     ask_slack(router, 3)
     router.beats("chat-0", running=8, slack=8)
@@ -357,7 +357,7 @@ def test_clients_beside_slack_are_use_of_their_model() -> None:
     assert router.dispatch.loads()["chat"].in_flight == 2
 
 
-def test_slack_in_another_router_is_no_demand() -> None:
+def test_slack_in_another_router_does_not_count_as_demand() -> None:
     router = observing()
     router.hears_router("r2", chat=QueueLength(0, 0.0, 5, 60.0))
     assert router.use().waiting == 0
@@ -461,7 +461,7 @@ class Cluster:
         self.routers[router].on_request(subjects.requests("chat").encode(), header, b"")
 
     def end(self, identity: str) -> None:
-        """The replica ends a request, and says so to both routers, who hear it some time."""
+        """The replica ends a request, and tells both routers, which hear it later."""
         of_slack = self.running.pop(identity, None)
         if of_slack is not None:
             ended = (identity,)

@@ -161,7 +161,7 @@ class Dispatch:
     def loads(self) -> dict[str, ModelLoad]:
         """Return what is known of each model's requests in engines and in this router's queues.
 
-        Slack is left out: it is no reason to start an engine, nor to let one run.
+        Slack is left out: it neither starts engines nor keeps them running.
         """
         now, loads = self._now(), self._loads.of_models()
         for model, line in self._lines.items():
