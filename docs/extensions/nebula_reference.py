@@ -16,7 +16,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from nebula.cli.main import COMMANDS, main
 from nebula.events.endpoints import ENDPOINTS, GENERATION, POOLING
-from nebula.http import admin, history, openai, resuming
+from nebula.http import admin, describing, files, history, openai, resuming
 from nebula.schema.channels import OTHERS
 
 Row = tuple[str, ...]
@@ -40,7 +40,7 @@ def http_routes(prefix: str) -> Iterator[Row]:
     """Yield (method and path, what it does) of the gateway's routes under a path, sorted."""
     routes = [
         (path, method, " ".join((each.fn.__doc__ or "").split("\n\n")[0].split()))
-        for module in (openai, resuming, admin, history)
+        for module in (openai, resuming, files, describing, admin, history)
         for each in vars(module).values()
         if isinstance(each, HTTPRouteHandler)
         for path in each.paths

@@ -1,6 +1,7 @@
 """The Litestar application: its handlers and their dependencies."""
 
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 from litestar import Litestar
 from litestar.di import Provide
@@ -11,6 +12,7 @@ from nebula.actors.gateway.actor import Gateway
 from nebula.http import (
     admin,
     batches,
+    describing,
     errors,
     files,
     history,
@@ -19,6 +21,7 @@ from nebula.http import (
     resuming,
     root_path,
 )
+from nebula.http.api_document import document
 from nebula.http.cors import Cors
 from nebula.http.guard import Guard
 from nebula.http.inference import InferenceRoutes, Limits
@@ -53,6 +56,9 @@ def create_app(
             openai.show_model,
             openai.health,
             openai.ready,
+            describing.show_version,
+            describing.show_document,
+            describing.show_page,
             resuming.show_stream,
             files.create_file,
             files.list_files,
@@ -91,6 +97,7 @@ def create_app(
             "gateway": Provide(lambda: gateway, sync_to_thread=False),
             "scans": Provide(lambda: scans, sync_to_thread=False),
             "limits": Provide(lambda: limits, sync_to_thread=False),
+            "description": Provide(lambda: description, sync_to_thread=False),
             "root": Provide(lambda: root, sync_to_thread=False),
             "files": Provide(lambda: stored, sync_to_thread=False),
             "queue": Provide(lambda: queue, sync_to_thread=False),
@@ -103,6 +110,11 @@ def create_app(
         openapi_config=None,
         logging_config=None,
     )
+
+    @cache
+    def description() -> dict[str, Any]:
+        return document(litestar, root, describing.version())
+
     root_path.check(root, paths.served_by(litestar))
     inference = InferenceRoutes(Semantics(litestar), gateway, limits, root)
     guard = Guard(stopping.around(inference) if stopping else inference, doors)

@@ -24,9 +24,9 @@ def definitions(kinds: Iterable[type[Struct]], prefix: str) -> dict[str, Schema]
     example and the version of their payload.
     """
     _, found = msgspec.json.schema_components(
-        tuple(kinds), schema_hook=_anything, ref_template=prefix + "{name}"
+        tuple(kinds), schema_hook=anything, ref_template=prefix + "{name}"
     )
-    return {name: _finished(name, schema) for name, schema in sorted(found.items())}
+    return {name: finished(name, schema) for name, schema in sorted(found.items())}
 
 
 def of_all_events() -> Schema:
@@ -51,14 +51,15 @@ def of_event(name: str) -> Schema:
     return {**document, "$defs": found} if found else document
 
 
-def _anything(kind: type) -> Schema:
+def anything(kind: type) -> Schema:
     """Return the schema of `object`, which stands for any JSON in the vocabulary."""
     if kind is object:
         return {"description": "any JSON"}
     raise NotImplementedError(kind)
 
 
-def _finished(name: str, schema: Schema) -> Schema:
+def finished(name: str, schema: Schema) -> Schema:
+    """Return the schema of a struct with its description, and of an event with an example."""
     found: Schema = _portable(schema)
     found["description"] = inspect.cleandoc(found.get("description", ""))
     if name in TYPES:

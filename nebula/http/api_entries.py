@@ -1,0 +1,215 @@
+"""What the OpenAPI document tells of each path beyond the code: examples, bodies, queries.
+
+**To add a path:** add an entry under its method and path. Its summary is the docstring of its
+handler, or `says` for a path that engines answer; its answer is described by what the handler
+returns. A test fails while a path has no entry, and tries each example with a real gateway. Pure.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from nebula.events.intents import (
+    AdapterLoadRequested,
+    AliasRequested,
+    ModelLoadRequested,
+    ModelScaleRequested,
+    WeightsPinRequested,
+)
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """What is told of one method of a path.
+
+    `body`: the struct that its body is read as, `beside`: fields beside it. `example`: a body, or
+    the fields of a form with a `file`. `values`: for each parameter of the path an example.
+    `query`, `fields`: what each parameter of the query and each header field means. `hidden`:
+    whether it is left out of the document.
+    """
+
+    says: str = ""
+    example: Any = None
+    body: type[Struct] | None = None
+    beside: tuple[str, ...] = ()
+    form: bool = False
+    values: Mapping[str, str] = {}
+    query: Mapping[str, str] = {}
+    fields: Mapping[str, str] = {}
+    hidden: bool = False
+
+
+MODELS: Mapping[str, str] = {
+    "chat": "chat",
+    "embed": "embedding",
+    "classes": "classify",
+    "ears": "transcription",
+}
+"""The names of the models of the examples, with the tasks for which they are loaded."""
+
+_HELLO = [{"role": "user", "content": "Hello"}]
+_RERANK = {
+    "model": "embed",
+    "query": "What is a cat?",
+    "documents": ["An animal.", "A number."],
+}
+_SCORE = {"model": "embed", "text_1": "a cat", "text_2": ["a kitten", "a stone"]}
+_PAGE = {
+    "after": "Id of the object after which the page begins.",
+    "limit": "Objects of a page, at most.",
+    "order": "`asc` or `desc`, by the time of creation.",
+}
+_RERANKED = "Order documents by how well they answer a query (Jina's and Cohere's form)."
+_SCORED = "Return how well texts match (vLLM's form)."
+
+_ANSWERED_BY_ENGINES = {
+    "POST /v1/chat/completions": Entry(
+        says="Answer a conversation (OpenAI's form); an event stream with `stream`.",
+        example={"model": "chat", "messages": _HELLO, "max_tokens": 20},
+    ),
+    "POST /v1/chat/completions/batch": Entry(
+        says="Answer several conversations at once (vLLM's form).",
+        example={"model": "chat", "messages": [_HELLO, _HELLO], "max_tokens": 20},
+    ),
+    "POST /v1/completions": Entry(
+        says="Continue a text (OpenAI's form); an event stream with `stream`.",
+        example={"model": "chat", "prompt": "Once upon a time", "max_tokens": 20},
+    ),
+    "POST /v1/responses": Entry(
+        says="Answer an input (OpenAI's responses); an event stream with `stream`.",
+        example={"model": "chat", "input": "Hello"},
+    ),
+    "POST /v1/messages": Entry(
+        says="Answer a conversation (Anthropic's form); an event stream with `stream`.",
+        example={"model": "chat", "max_tokens": 20, "messages": _HELLO},
+    ),
+    "POST /v1/messages/count_tokens": Entry(
+        says="Count the tokens of a conversation (Anthropic's form).",
+        example={"model": "chat", "messages": _HELLO},
+    ),
+    "POST /generative_scoring": Entry(
+        says="Return how likely labels follow each item (vLLM's form).",
+        example={
+            "model": "chat",
+            "query": "Is it good? ",
+            "items": ["yes"],
+            "label_token_ids": [1],
+        },
+    ),
+    "POST /v1/embeddings": Entry(
+        says="Return the vectors of texts (OpenAI's form).",
+        example={"model": "embed", "input": ["a cat", "a kitten"]},
+    ),
+    "POST /v2/embed": Entry(
+        says="Return the vectors of texts (Cohere's form).",
+        example={"model": "embed", "texts": ["a cat"], "embedding_types": ["float"]},
+    ),
+    "POST /pooling": Entry(
+        says="Return what a pooling model makes of texts (vLLM's form).",
+        example={"model": "embed", "input": "a cat"},
+    ),
+    "POST /classify": Entry(
+        says="Return the classes of texts (vLLM's form).",
+        example={"model": "classes", "input": ["a cat", "a stone"]},
+    ),
+    "POST /score": Entry(says=_SCORED, example=_SCORE),
+    "POST /v1/score": Entry(says=_SCORED, example=_SCORE),
+    "POST /rerank": Entry(says=_RERANKED, example=_RERANK),
+    "POST /v1/rerank": Entry(says=_RERANKED, example=_RERANK),
+    "POST /v2/rerank": Entry(says=_RERANKED, example=_RERANK),
+    "POST /v1/audio/transcriptions": Entry(
+        says="Write down what is said in a sound (OpenAI's form).",
+        example={"model": "ears"},
+        form=True,
+    ),
+    "POST /v1/audio/translations": Entry(
+        says="Write down in English what is said in a sound (OpenAI's form).",
+        example={"model": "ears"},
+        form=True,
+    ),
+    "POST /tokenize": Entry(
+        says="Return the tokens of a text or a conversation (vLLM's form).",
+        example={"model": "chat", "prompt": "Hello"},
+    ),
+    "POST /detokenize": Entry(
+        says="Return the text of tokens (vLLM's form).",
+        example={"model": "chat", "tokens": [1, 2]},
+    ),
+}
+
+_MODEL = {"model": "chat"}
+_NODE = {"node": "here"}
+
+ENTRIES: Mapping[str, Entry] = {
+    **_ANSWERED_BY_ENGINES,
+    "GET /v1/models": Entry(),
+    "GET /v1/models/{name}": Entry(values={"name": "chat"}),
+    "GET /v1/streams/{identity}": Entry(
+        values={"identity": "0123456789abcdef"},
+        fields={"Last-Event-ID": "The event after which the rest begins; the start if missing."},
+    ),
+    "POST /v1/files": Entry(example={"purpose": "user_data"}, form=True),
+    "GET /v1/files": Entry(query={"purpose": "Only files of this purpose.", **_PAGE}),
+    "GET /v1/files/{file}": Entry(values={"file": "file-0123"}),
+    "GET /v1/files/{file}/content": Entry(values={"file": "file-0123"}),
+    "DELETE /v1/files/{file}": Entry(values={"file": "file-0123"}),
+    "GET /health": Entry(),
+    "GET /ready": Entry(),
+    "GET /version": Entry(),
+    "GET /openapi.json": Entry(),
+    "GET /docs": Entry(),
+    "POST /admin/models": Entry(
+        body=ModelLoadRequested,
+        beside=("id",),
+        example={"id": "chat", "source": "Qwen/Qwen3-0.6B", "replicas": 1, "lora": True},
+    ),
+    "GET /admin/models": Entry(),
+    "GET /admin/models/{model}": Entry(values=_MODEL),
+    "PATCH /admin/models/{model}": Entry(
+        body=ModelScaleRequested, example={"replicas": 2}, values=_MODEL
+    ),
+    "DELETE /admin/models/{model}": Entry(values=_MODEL),
+    "POST /admin/models/{model}/adapters": Entry(
+        body=AdapterLoadRequested,
+        example={"name": "law", "source": "/adapters/law"},
+        values=_MODEL,
+    ),
+    "DELETE /admin/models/{model}/adapters/{adapter}": Entry(values={**_MODEL, "adapter": "law"}),
+    "GET /admin/aliases": Entry(),
+    "GET /admin/aliases/{alias}": Entry(values={"alias": "best"}),
+    "PUT /admin/aliases": Entry(hidden=True),
+    "PUT /admin/aliases/{alias}": Entry(
+        body=AliasRequested,
+        example={"name": "best", "targets": [{"model": "chat", "weight": 1}]},
+        values={"alias": "best"},
+    ),
+    "DELETE /admin/aliases/{alias}": Entry(values={"alias": "best"}),
+    "GET /admin/replicas": Entry(),
+    "GET /admin/nodes": Entry(),
+    "POST /admin/nodes/{node}/drain": Entry(values=_NODE),
+    "DELETE /admin/nodes/{node}/drain": Entry(values=_NODE),
+    "DELETE /admin/nodes/{node}": Entry(values=_NODE),
+    "GET /admin/rebalance": Entry(),
+    "POST /admin/rebalance": Entry(),
+    "PATCH /admin/nodes/{node}/weights": Entry(
+        body=WeightsPinRequested,
+        example={"source": "Qwen/Qwen3-0.6B", "pinned": True},
+        values=_NODE,
+    ),
+    "DELETE /admin/nodes/{node}/weights/{source}": Entry(
+        values={**_NODE, "source": "Qwen/Qwen3-0.6B"}
+    ),
+    "GET /admin/state": Entry(query={"at": "A sequence or a time; now if missing."}),
+    "GET /admin/events": Entry(
+        query={
+            "after": "Sequence after which the page begins.",
+            "limit": "Events of a page, at most.",
+            "aggregate": "Only events of this kind of aggregate, or of `KIND/ID`.",
+            "type": "Only events of these types, separated by commas.",
+            "node": "Only events of this node.",
+            "cause": "Only what this sequence led to.",
+            "rejected": "Only intents that were rejected, if `true`.",
+        },
+        fields={"Last-Event-ID": "Sequence after which a stream (`Accept`) begins."},
+    ),
+}
