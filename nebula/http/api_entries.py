@@ -2,7 +2,7 @@
 
 **To add a path:** add an entry under its method and path. Its summary is the docstring of its
 handler, or `says` for a path that engines answer; its answer is described by what the handler
-returns. A test fails while a path has no entry, and tries each example with a real gateway. Pure.
+returns. A test fails while a path has no entry, and tries each example with a real gateway.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from nebula.events.intents import (
     ModelScaleRequested,
     WeightsPinRequested,
 )
+from nebula.http.batches import BatchCreation
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -153,6 +154,17 @@ ENTRIES: Mapping[str, Entry] = {
     "GET /v1/files/{file}": Entry(values={"file": "file-0123"}),
     "GET /v1/files/{file}/content": Entry(values={"file": "file-0123"}),
     "DELETE /v1/files/{file}": Entry(values={"file": "file-0123"}),
+    "POST /v1/batches": Entry(
+        body=BatchCreation,
+        example={
+            "input_file_id": "file-0123",
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+        },
+    ),
+    "GET /v1/batches": Entry(query={name: _PAGE[name] for name in ("after", "limit")}),
+    "GET /v1/batches/{batch}": Entry(values={"batch": "batch_0123"}),
+    "POST /v1/batches/{batch}/cancel": Entry(values={"batch": "batch_0123"}),
     "GET /health": Entry(),
     "GET /ready": Entry(),
     "GET /version": Entry(),

@@ -1,6 +1,7 @@
 """The examples of the OpenAPI document do what they say, at a real gateway."""
 
 import asyncio
+import json
 from typing import Any
 
 import httpx
@@ -46,7 +47,9 @@ async def ask(
         }
         return await http.request(method, path, data=fields, files={"file": SOUND})
     if content:
-        return await http.request(method, path, json=content["application/json"]["example"])
+        example = content["application/json"]["example"]
+        body = {name: values.get(name, value) for name, value in example.items()}
+        return await http.request(method, path, json=body)
     return await http.request(method, path)
 
 
@@ -57,7 +60,14 @@ async def test_every_example_is_answered_as_the_document_says(served: Cluster) -
         openapi_spec_validator.validate(told)
         kept = await http.post(CHAT, json=chat("chat"), headers={"x-resumable": "true"})
         stored = await http.post("/v1/files", data={"purpose": "user_data"}, files={"file": SOUND})
-        values = {"identity": kept.headers["x-request-id"], "file": stored.json()["id"]}
+        line = {"custom_id": "1", "method": "POST", "url": CHAT, "body": chat("chat")}
+        lines = {"file": ("lines.jsonl", json.dumps(line).encode())}
+        batch = await http.post("/v1/files", data={"purpose": "batch"}, files=lines)
+        values = {
+            "identity": kept.headers["x-request-id"],
+            "file": stored.json()["id"],
+            "input_file_id": batch.json()["id"],
+        }
         asked = [
             (method.upper(), path, operation)
             for path, methods in told["paths"].items()
@@ -73,6 +83,8 @@ async def test_every_example_is_answered_as_the_document_says(served: Cluster) -
                 assert answer.status_code in (400, 409), which
                 documented = told["components"]["responses"]["Error"]
             schema = documented.get("content", {}).get("application/json", {}).get("schema", {})
+            if path == "/v1/batches" and method == "POST":
+                values["batch"] = answer.json()["id"]
             if schema and answer.headers["content-type"].startswith("application/json"):
                 jsonschema.validate(answer.json(), {**schema, "components": told["components"]})
 
