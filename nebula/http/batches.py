@@ -1,6 +1,7 @@
 """OpenAI's batches: /v1/batches. They are requested and cancelled by events, as all else is."""
 
 import hashlib
+import time
 from typing import Any
 
 import msgspec
@@ -85,6 +86,9 @@ async def create_batch(
     file = await file_routes.find(files, asked.input_file_id, whose)
     if file.facts.purpose != "batch":
         text = f"the file's purpose is {file.facts.purpose}: a batch needs one of purpose batch"
+        raise ApiError(400, text, param="input_file_id")
+    if file.facts.expires < time.time() + wanted.window:
+        text = "the file expires before the completion window is over: upload it for longer"
         raise ApiError(400, text, param="input_file_id")
     try:
         await queue.open()

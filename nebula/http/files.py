@@ -174,9 +174,15 @@ async def _content(files: Files, file: StoredFile) -> AsyncIterator[bytes]:
 
 
 @delete("/v1/files/{file:str}", status_code=200)
-async def remove_file(file: str, request: Request[Any, Any, Any], files: Files) -> dict[str, Any]:
-    """Remove a file."""
+async def remove_file(
+    file: str, request: Request[Any, Any, Any], gateway: Gateway, files: Files
+) -> dict[str, Any]:
+    """Remove a file, unless a batch needs it."""
     found = await find(files, file, _owner(request))
+    for batch in gateway.projection.state.batches.values():
+        if batch.request.input == file and not batch.over:
+            text = f"the file is the input of batch {batch.id}, which is not over: cancel it first"
+            raise ApiError(409, text, param="id", code="in_use")
     try:
         await files.remove(found)
     except Unavailable as error:

@@ -105,12 +105,11 @@ class BatchQueue:
 
     def __init__(self, connection: Connection, replicas: int = 1) -> None:
         self.connection = connection
-        self._replicas = replicas
+        self._streams = durable.Streams(connection, definitions(replicas))
 
     async def open(self) -> None:
         """Create the streams if they are missing. Raise NoRoom, Unavailable."""
-        for wanted in definitions(self._replicas):
-            await durable.make(self.connection, wanted)
+        await self._streams.open()
 
     async def put_line(self, batch: str, number: int, line: QueuedLine) -> None:
         """Queue a line unless it is queued already. Raise NoRoom, Unavailable."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nats.errors import Error as NatsError
@@ -19,6 +19,9 @@ PATIENCE = 20.0
 """Seconds for a message to be stored, over all tries: NATS may restart meanwhile."""
 
 _TRY = 3.0
+
+_REFUSED_FOR = 30.0
+"""Seconds until a server that had no room for a stream is asked again."""
 
 FIRST: Mapping[str, str] = {"Nats-Expected-Last-Subject-Sequence": "0"}
 """Headers with which only the first message on a subject is stored."""
@@ -41,6 +44,31 @@ async def make(connection: Connection, wanted: StreamConfig) -> None:
         raise NoRoom(str(error)) from error
     except (NatsError, TimeoutError) as error:
         raise Unavailable(f"JetStream does not answer: {unanswered(error)}") from error
+
+
+class Streams:
+    """Streams that are made when they are first needed.
+
+    That a server has no room for them is remembered for a while: it is found out slowly.
+    """
+
+    def __init__(self, connection: Connection, wanted: Sequence[StreamConfig]) -> None:
+        self._connection = connection
+        self._wanted = wanted
+        self._refusal = ""
+        self._until = 0.0
+
+    async def open(self) -> None:
+        """Create the streams that are missing. Raise NoRoom, Unavailable."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._until:
+            raise NoRoom(self._refusal)
+        for wanted in self._wanted:
+            try:
+                await make(self._connection, wanted)
+            except NoRoom as error:
+                self._refusal, self._until = str(error), loop.time() + _REFUSED_FOR
+                raise
 
 
 async def store(

@@ -111,11 +111,11 @@ class Files:
 
     def __init__(self, connection: Connection, replicas: int = 1) -> None:
         self.connection = connection
-        self._replicas = replicas
+        self._streams = durable.Streams(connection, [definition(replicas)])
 
     async def upload(self, identity: str = "", *, limit: int = LARGEST) -> "Upload":
         """Begin a file. Raise NoRoom, Unavailable."""
-        await durable.make(self.connection, definition(self._replicas))
+        await self._streams.open()
         return Upload(self.connection, identity or new_id(), limit)
 
     async def find(self, identity: str) -> StoredFile | None:

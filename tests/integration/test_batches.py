@@ -316,6 +316,26 @@ async def test_a_file_of_another_purpose_is_not_an_input(cluster: Cluster) -> No
             )
 
 
+async def test_an_input_stays_as_long_as_its_batch_needs_it(cluster: Cluster) -> None:
+    await cluster.load("rests", on_request=True, stands="asleep")
+    async with official(cluster) as client:
+        batch = await submitted(client, jsonl([line("x", chat("rests"))]))
+        with pytest.raises(openai.ConflictError, match="is the input of batch"):
+            await client.files.delete(batch.input_file_id)
+        await client.batches.cancel(batch.id)
+        await over(cluster, client, batch.id)
+        assert (await client.files.delete(batch.input_file_id)).deleted
+        short = await client.files.create(
+            file=("b.jsonl", b"{}"),
+            purpose="batch",
+            expires_after={"anchor": "created_at", "seconds": 3600},
+        )
+        with pytest.raises(openai.BadRequestError, match="expires before"):
+            await client.batches.create(
+                input_file_id=short.id, endpoint="/v1/embeddings", completion_window="24h"
+            )
+
+
 async def test_the_log_tells_of_a_batch_and_of_no_line(cluster: Cluster) -> None:
     async with official(cluster) as client:
         lines = [line(f"q{n}", chat("chat", max_tokens=1)) for n in range(5)]
