@@ -3,6 +3,7 @@
 import os
 import signal
 
+import openai
 import pytest
 
 from nebula.store import batch_queue
@@ -21,6 +22,12 @@ async def kept(cluster: Cluster, stream: str) -> int:
     async with cluster.joined() as projection:
         jetstream = projection.log.connection.client.jetstream()
         return int((await jetstream.stream_info(stream)).state.messages)
+
+
+def official_at(port: int) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{port}/v1", api_key="-", max_retries=0, timeout=60
+    )
 
 
 async def results_kept(cluster: Cluster) -> int:
@@ -83,3 +90,42 @@ async def test_each_line_has_one_result_whatever_is_killed(own_cluster: Cluster)
     assert (counts.total, counts.completed, counts.failed) == (LINES, LINES, 0)
     assert await kept(cluster, batch_queue.LINES) == 0
     assert await kept(cluster, batch_queue.RESULTS) == 0
+
+
+async def test_a_gateway_that_stood_still_changes_nothing_when_it_goes_on(
+    own_cluster: Cluster,
+) -> None:
+    cluster, port = own_cluster, free_port()
+    cluster.start_all()
+    await cluster.ready()
+    await cluster.load("chat")
+    await cluster.tell_engine("chat-0", token=0.2)
+    lines = [line(f"l{n}", chat("chat", f"word {n}", max_tokens=10)) for n in range(100)]
+    async with official(cluster) as client:
+        batch = await submitted(client, jsonl(lines))
+
+    async def begun() -> bool:
+        return await kept(cluster, batch_queue.RESULTS) >= 10
+
+    await cluster.poll(begun, "some lines have a result", PATIENCE)
+    os.kill(cluster.pid("gateway"), signal.SIGSTOP)
+    cluster.start("gateway-2", "--port", str(port))
+    async with cluster.joined() as projection:
+        assert await projection.until(lambda state: state.batches[batch.id].over, PATIENCE)
+    async with official_at(port) as other:
+        found = await other.batches.retrieve(batch.id)
+        before = await read(other, found.output_file_id)
+    os.kill(cluster.pid("gateway"), signal.SIGCONT)
+    await cluster.ready()
+
+    async def clean() -> bool:
+        return await kept(cluster, batch_queue.LINES) == 0
+
+    await cluster.poll(clean, "no line is left")
+    async with official(cluster) as client:
+        assert await client.batches.retrieve(batch.id) == found
+        assert await read(client, found.output_file_id) == before
+    assert [each["custom_id"] for each in before] == [f"l{n}" for n in range(100)]
+    assert [each.type for each in await cluster.records(identity=batch.id)].count(
+        "BatchFinished"
+    ) == 1
