@@ -247,7 +247,8 @@ class Gateway(Actor):
         flight = self.core.flights[send.id]
         if send.after:
             number, why = send.request.attempt, words(send.after).client
-            log.warning("request %s: attempt %d, as %s", send.id, number, why)
+            level = logging.INFO if send.after == Failure.TAKEN_BACK else logging.WARNING
+            log.log(level, "request %s: attempt %d, as %s", send.id, number, why)
         try:
             self.sending.send(send.request, send.router)
         except NatsError as error:
