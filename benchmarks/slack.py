@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--beside-tokens", type=int, default=100, help="of each of them [100]")
     parser.add_argument("--token", type=float, default=0.05, help="seconds [0.05]")
     parser.add_argument("--crowding", type=float, default=0.01, help="part of a token [0.01]")
-    parser.add_argument("--slots", type=int, default=64, help="the engine's [64]")
+    parser.add_argument("--slots", type=int, default=256, help="the engine's [256]")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--real", action="store_true", help="on vLLM")
     parser.add_argument("--json", type=Path, help="write all figures here")

@@ -14,7 +14,7 @@ from nebula.actors.router import slack
 from nebula.actors.router.dispatch import UNPLACEABLE, Dispatch
 from nebula.actors.router.lines import ONE_MODELS_PART, SLACK_PART, UNKNOWN_WAITING
 from nebula.actors.router.observer import ROUTER_SILENCE
-from nebula.actors.router.slack import BESIDE, CACHE, DOUBLES, TAKEN_BACK, Others, Spare
+from nebula.actors.router.slack import CACHE, DOUBLES, TAKEN_BACK, Others, Spare
 from nebula.events import envelope, subjects
 from nebula.events.failures import Failure
 from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat
@@ -27,6 +27,9 @@ from tests.unit.flights import JSON, Flights, chat, stream, words
 from tests.unit.story import Story, cluster, load
 from tests.unit.test_dispatch import Router, busy, serving
 from tests.unit.test_observer import serving as observing
+
+BESIDE = slack.share(256, 0)
+"""Requests of slack beside those of clients, at a replica that says nothing of its slots."""
 
 AGES = 100.0
 """Seconds without clients in which a replica comes to have as much slack as it may."""
@@ -65,7 +68,7 @@ def taken_back(router: Router) -> list[str]:
 
 def test_slack_goes_behind_every_request_of_a_client_whatever_their_priorities() -> None:
     router = busy(max_waiting=10)
-    router.ask("slack", slack=True, priority=-100)
+    router.ask("slack", slack=True, priority=-100, patience=9000.0)
     router.ask("late", priority=100)
     router.finished("chat-0", "first-0")
     router.finished("chat-0", "late")
@@ -124,6 +127,19 @@ def test_a_replica_with_clients_gets_a_little_slack_beside_them() -> None:
     router = calm()
     router.ask("client")
     assert len(ask_slack(router, 20)) == BESIDE
+
+
+def test_a_small_replica_with_clients_gets_no_slack_until_they_have_been_gone_for_a_while() -> None:
+    router = calm(max_in_flight=32)
+    router.ask("client")
+    assert ask_slack(router, 5) == []
+    router.finished("chat-0", "client")
+    router.later(DOUBLES / 2)
+    assert router.order == ["client"]
+    router.later(DOUBLES / 2)
+    assert router.order == ["client", "s0"]
+    router.ask("another")
+    assert taken_back(router) == ["s0"]
 
 
 def test_after_the_last_client_slack_comes_back_little_by_little() -> None:
@@ -390,7 +406,8 @@ def test_shares_hold_together_and_grow_with_calm(
     slots: int, one: float, two: float, routers: int
 ) -> None:
     early, late = sorted((one, two))
-    assert 1 <= slack.share(slots, early) <= slack.share(slots, late) <= max(1, slots - 1)
+    assert 0 <= slack.share(slots, early) <= slack.share(slots, late) <= max(1, slots - 1)
+    assert slack.share(slots, AGES) >= 1
     parts = slack.own_share(slots, late, routers) * (routers + 1)
     assert parts <= max(slack.share(slots, late), routers + 1)
 

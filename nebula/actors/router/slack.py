@@ -1,10 +1,10 @@
 """How much spare capacity of a replica a router gives to slack. Pure.
 
 A request of slack slows down all that its engine works on beside it, since an engine computes the
-next token of all its requests in one step. So a replica that has requests of clients gets BESIDE
-requests of slack at most. Once it has none, that number doubles every DOUBLES seconds, up to the
-replica's free slots less a reserve: a replica whose requests come now and then is not full when the
-next one comes.
+next token of all its requests in one step. So of the slots of a replica that has requests of
+clients, slack gets the part BESIDE at most: none of a small engine's, where each request counts.
+Once it has no requests of clients, that part doubles every DOUBLES seconds, up to all but a reserve:
+a replica whose clients come now and then is not full when the next one comes.
 
 All routers divide that number evenly, without a word between them, so that its sum holds.
 """
@@ -13,11 +13,11 @@ from msgspec import Struct
 
 from nebula.events.state import Model
 
-BESIDE = 4
-"""Requests of slack that a replica has at most while it has requests of clients."""
+BESIDE = 1 / 64
+"""The part of a replica's slots that slack may have while the replica has requests of clients."""
 
 DOUBLES = 2.0
-"""Seconds without requests of clients in which that number doubles."""
+"""Seconds without requests of clients in which that part doubles."""
 
 RESERVE = 1 / 8
 """The part of a replica's slots that slack leaves free for requests of clients that come."""
@@ -63,12 +63,13 @@ def share(slots: int, calm: float) -> int:
     """Return how much slack a replica may have, of all routers together."""
     most = max(1, slots - max(1, int(slots * RESERVE)))
     doubled = min(calm / DOUBLES, 16.0)  # beyond any number of slots
-    return min(most, int(BESIDE * 2**doubled))
+    return min(most, int(slots * BESIDE * 2**doubled))
 
 
 def own_share(slots: int, calm: float, routers: int) -> int:
-    """Return one router's part of it: at least one request, which any router may have waiting."""
-    return max(1, share(slots, calm) // (routers + 1))
+    """Return one router's part of it: at least one request, if there is any for all of them."""
+    whole = share(slots, calm)
+    return max(min(1, whole), whole // (routers + 1))
 
 
 def has_room(spare: Spare, slots: int, routers: int) -> bool:
