@@ -3,8 +3,8 @@
 A request of slack slows down all that its engine works on beside it, since an engine computes the
 next token of all its requests in one step. So of the slots of a replica that has requests of
 clients, slack gets the part BESIDE at most: none of a small engine's, where each request counts.
-Once it has no requests of clients, that part doubles every DOUBLES seconds, up to all but a reserve:
-a replica whose clients come now and then is not full when the next one comes.
+Once it has no requests of clients, that part doubles every DOUBLES seconds, up to all but a
+reserve: a replica whose clients come now and then is not full when the next one comes.
 
 All routers divide that number evenly, without a word between them, so that its sum holds.
 """
