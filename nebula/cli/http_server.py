@@ -14,6 +14,7 @@ from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.batch_keeper import BatchKeeper
 from nebula.cli.process import FATAL, fail, on_stop
 from nebula.http.app import create_app
+from nebula.http.background import BackgroundWork
 from nebula.http.capacity import Capacity, raise_open_files
 from nebula.http.connection import HttpConnection
 from nebula.http.inference import Limits
@@ -25,6 +26,7 @@ from nebula.http.stopping import UNREAD_LAST, Stopping
 from nebula.http.unix_sockets import UnixSocket
 from nebula.store.batch_queue import BatchQueue
 from nebula.store.files import Files
+from nebula.store.responses import ResponseStore
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +55,16 @@ async def serve_http(
     doors: Doors,
     keep_alive: float,
     grace: float,
+    store: ResponseStore,
 ) -> None:
     """Run a gateway and its HTTP server until a signal or the actor's end.
 
     `keep_alive`: seconds that a connection may be idle. `grace`: seconds that requests get to end.
+    `store`: of responses and conversations.
     """
     stopping = Stopping()
     try:
-        app = create_app(actor, limits, doors, stopping)
+        app = create_app(actor, limits, doors, stopping, store)
     except NotARoot as error:
         fail(f"--root-path: {error}", FATAL)
     try:
@@ -99,7 +103,7 @@ async def serve_http(
 
     on_stop(signalled)
     acting = asyncio.create_task(actor.run())
-    batches = _work_on_batches(actor, limits)
+    clientless = _work_without_clients(actor, limits, store)
     stopped = asyncio.create_task(stopping.begun.wait())
     serving = asyncio.create_task(server.serve(sockets=listening))
     watching = asyncio.create_task(capacity.watch())
@@ -107,14 +111,14 @@ async def serve_http(
         await asyncio.wait((acting, serving, stopped), return_when=asyncio.FIRST_COMPLETED)
         stopping.begun.set()
         actor.leaving.set()
-        await cancel(batches)
+        await cancel(clientless)
         if acting.done() or not await stopping.drained(grace):
             actor.let_all_go()
             server.give_up_arriving()
             await stopping.heard_out()
     finally:
         watching.cancel()
-        await cancel(batches)
+        await cancel(clientless)
         stopped.cancel()
         server.stop()
         await asyncio.gather(serving, return_exceptions=True)
@@ -125,11 +129,14 @@ async def serve_http(
     await acting
 
 
-def _work_on_batches(actor: Gateway, limits: Limits) -> list[asyncio.Task[None]]:
+def _work_without_clients(
+    actor: Gateway, limits: Limits, store: ResponseStore
+) -> list[asyncio.Task[None]]:
     """Start the parts of a gateway that work without a client."""
     replicas = actor.log.replicas
     files, queue = Files(actor.connection, replicas), BatchQueue(actor.connection, replicas)
     return [
         asyncio.create_task(BatchKeeper(actor, files, queue).run(), name="keep batches"),
         asyncio.create_task(LineWorker(actor, files, queue, limits).run(), name="send lines"),
+        asyncio.create_task(BackgroundWork(actor, store, limits).run(), name="make responses"),
     ]

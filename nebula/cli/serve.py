@@ -56,6 +56,7 @@ from nebula.http.inference import LARGEST_BODY, Limits, Patience
 from nebula.http.origins import Doors
 from nebula.store import private
 from nebula.store.connection import Connection
+from nebula.store.responses import KEEP, ResponseStore
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,28 @@ log = logging.getLogger(__name__)
         "off. [env: NEBULA_ANSWER_MEMORY]"
     ),
 )
+@click.option(
+    "--keep-responses",
+    envvar="NEBULA_KEEP_RESPONSES",
+    default=KEEP,
+    show_default="30 days",
+    type=click.FloatRange(60.0),
+    help=(
+        "Seconds for which responses are kept, and conversations after their last use; the same "
+        "for all gateways. [env: NEBULA_KEEP_RESPONSES]"
+    ),
+)
+@click.option(
+    "--responses-room",
+    envvar="NEBULA_RESPONSES_ROOM",
+    default="1GiB",
+    show_default=True,
+    type=Amount(1024 * 1024),
+    help=(
+        "Disk of the NATS server for responses and conversations: beyond it the oldest go; the "
+        "same for all gateways. [env: NEBULA_RESPONSES_ROOM]"
+    ),
+)
 @verbose_option
 def gateway(
     nats: str,
@@ -126,6 +149,8 @@ def gateway(
     request_memory: int,
     answer_memory: int,
     idle_timeout: float,
+    keep_responses: float,
+    responses_room: int,
     verbose: bool,
 ) -> None:
     """Serve OpenAI's API and the admin API over HTTP."""
@@ -142,7 +167,9 @@ def gateway(
     where = place(host, port, uds, uds_mode)
     bound = where.url if uds else host
     doors = Doors(bound=bound, hosts=allowed_hosts, origins=allowed_origins, root=root_path)
-    run(serve_http(actor, where, Limits(max_body, patience), doors, keep_alive, grace))
+    store = ResponseStore(actor.connection, stream_replicas, keep_responses, responses_room)
+    limits = Limits(max_body, patience)
+    run(serve_http(actor, where, limits, doors, keep_alive, grace, store))
 
 
 @click.command()

@@ -17,6 +17,9 @@ CLAIMS = "nebula.claims.*"
 BATCH_LINES = "nebula.batches.lines.*.*"
 BATCH_RESULTS = "nebula.batches.results.*.*"
 BATCH_LEASES = "nebula.batches.leases.*"
+STORED = "nebula.stored.>"
+BACKGROUND = "nebula.stored.background.*"
+OVER = "nebula.over.*"
 REQUESTS = "nebula.inference.requests.*"
 ALL_REQUESTS = "nebula.inference.requests.>"
 FINISHED = "nebula.inference.finished.*"
@@ -125,6 +128,40 @@ def claim(slot: str) -> str:
     by which a repeated request finds the whole id.
     """
     return f"nebula.claims.{slot}"
+
+
+def background(response: str) -> str:
+    """Return the subject of a response that is to be made without a client that waits.
+
+    Workers take it from there, and it is the first part of what is stored of it.
+    """
+    return f"nebula.stored.background.{response}"
+
+
+def stored_response(response: str) -> str:
+    """Return the subject of what has become of a response."""
+    return f"nebula.stored.responses.{response}"
+
+
+def stored_key(slot: str) -> str:
+    """Return the subject of an `Idempotency-Key` that stands for a stored response.
+
+    `slot`: a hash of the key and of its owner.
+    """
+    return f"nebula.stored.keys.{slot}"
+
+
+def conversation(identity: str) -> str:
+    """Return the subject of a conversation."""
+    return f"nebula.stored.conversations.{identity}"
+
+
+def over(response: str) -> str:
+    """Return the subject on which workers hear that a response was cancelled or deleted.
+
+    It is in no stream: a worker that misses it finds out a little later.
+    """
+    return f"nebula.over.{response}"
 
 
 def finished(model: str) -> str:

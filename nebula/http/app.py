@@ -18,6 +18,7 @@ from nebula.http import (
     history,
     openai,
     paths,
+    responses,
     resuming,
     root_path,
 )
@@ -31,6 +32,7 @@ from nebula.http.semantics import Semantics
 from nebula.http.stopping import Stopping
 from nebula.store.batch_queue import BatchQueue
 from nebula.store.files import Files
+from nebula.store.responses import ResponseStore
 
 
 def create_app(
@@ -38,12 +40,15 @@ def create_app(
     limits: Limits,
     doors: Doors | None = None,
     stopping: Stopping | None = None,
+    store: ResponseStore | None = None,
 ) -> ASGIApp:
     """Build the app around a gateway actor, which the caller runs.
 
     `doors`: the hosts and origins that it answers [those of this machine]. `stopping`: refuses
-    requests at the end [none]. Raise NotARoot.
+    requests at the end [none]. `store`: of responses and conversations [one of default size].
+    Raise NotARoot.
     """
+    kept = store or ResponseStore(gateway.connection, gateway.log.replicas)
     scans = Scans()
     doors = doors or Doors()
     root = doors.root
@@ -69,6 +74,10 @@ def create_app(
             batches.list_batches,
             batches.show_batch,
             batches.cancel_batch,
+            responses.show_response,
+            responses.cancel_response,
+            responses.delete_response,
+            responses.list_input_items,
             admin.load,
             admin.list_models,
             admin.show_model,
@@ -96,6 +105,7 @@ def create_app(
         dependencies={
             "gateway": Provide(lambda: gateway, sync_to_thread=False),
             "scans": Provide(lambda: scans, sync_to_thread=False),
+            "responses_kept": Provide(lambda: kept, sync_to_thread=False),
             "limits": Provide(lambda: limits, sync_to_thread=False),
             "description": Provide(lambda: description, sync_to_thread=False),
             "root": Provide(lambda: root, sync_to_thread=False),
@@ -116,6 +126,6 @@ def create_app(
         return document(litestar, root, describing.version())
 
     root_path.check(root, paths.served_by(litestar))
-    inference = InferenceRoutes(Semantics(litestar), gateway, limits, root)
+    inference = InferenceRoutes(Semantics(litestar), gateway, limits, kept, root)
     guard = Guard(stopping.around(inference) if stopping else inference, doors)
     return Cors(guard, doors) if doors.origins else guard

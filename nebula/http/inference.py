@@ -31,17 +31,19 @@ from nebula.events.endpoints import ENDPOINTS, Endpoint
 from nebula.events.envelope import JSON
 from nebula.events.inference import LOAD_PATIENCE, Request
 from nebula.events.memory import MIB
-from nebula.http import outline, own_fields, request_ids
+from nebula.http import outline, own_fields, request_ids, turns
 from nebula.http.bodies import ClientLeft, read_body
 from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.forwarding import forwarded
-from nebula.http.relay import fail, relay
+from nebula.http.recording import Recorded
+from nebula.http.relay import Source, fail, relay
 from nebula.http.resuming import resume
 from nebula.http.routed import prefix_of, route_of
 from nebula.http.uploads import read
 from nebula.openai.continuation import streams
 from nebula.store.needs import LEAST_PAYLOAD
+from nebula.store.responses import ResponseStore
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +80,16 @@ class InferenceRoutes:
     `root`: the prefix under which a proxy shows the gateway's paths.
     """
 
-    def __init__(self, rest: ASGIApp, gateway: Gateway, limits: Limits, root: str = "") -> None:
+    def __init__(
+        self,
+        rest: ASGIApp,
+        gateway: Gateway,
+        limits: Limits,
+        responses: ResponseStore,
+        root: str = "",
+    ) -> None:
         self._rest = rest
+        self._responses = responses
         self._gateway = gateway
         self._limits = limits
         self._root = root
@@ -131,11 +141,16 @@ class InferenceRoutes:
         timeout, kept = own_fields.time_limit(headers), own_fields.kept(headers)
         body = await read_body(receive, headers, limits.body_for(gateway), hold)
         kind = headers.get(b"content-type", b"").decode("latin-1") if endpoint.form else JSON
-        asked = await read(endpoint, kind, body) if endpoint.form else outline.read(endpoint, body)
         identity, key = new_id(), owner(headers)
+        original, turn = body, None
+        if endpoint.dialect == "responses":
+            limit = limits.body_for(gateway)
+            turn = await turns.read_turn(self._responses, body, key, identity, limit)
+            body = body if turn is None else turn.body
+        asked = await read(endpoint, kind, body) if endpoint.form else outline.read(endpoint, body)
         who = asked.user or kept or identity
         route = route_of(gateway, endpoint, asked.model, who, self._root)
-        binding, original = route.binding, body
+        binding, sent = route.binding, body
         if route.name != asked.model:
             body = outline.renamed(body, route.name, kind)
         request = Request(
@@ -156,6 +171,10 @@ class InferenceRoutes:
             caller_ids=request_ids.texts(headers),
         )
         stream = endpoint.streams and streams(asked.stream)
+        if turn is not None and turn.stored and (turn.wishes.background or kept is not None):
+            made = (turn, request, (kept or "").encode("latin-1"), original)
+            await turns.give_made(self._responses, made, receive, send, stream=stream)
+            return
         if stream:
             request = prepared(request)
         if kept is not None:
@@ -167,10 +186,13 @@ class InferenceRoutes:
                 return
         delivery = gateway.ask(request, binding, idle=limits.patience.idle)
         if route.mirror or route.wake:
-            self._copy(request, route, original)
+            self._copy(request, route, sent)
+        source: Source = delivery
+        if turn is not None:
+            source = Recorded(delivery, self._responses, turn.head, stored=turn.stored)
         try:
             served_by = route.name if route.name != asked.model else ""
-            await relay(delivery, receive, send, served_by, stream=stream, dialect=endpoint.dialect)
+            await relay(source, receive, send, served_by, stream=stream, dialect=endpoint.dialect)
         finally:
             gateway.leave(delivery, hold)
 

@@ -1,28 +1,27 @@
 """Pages of a list, as OpenAI's API has them: `after`, `limit`, `order`, `has_more`. Pure."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, TypeVar
 
 from nebula.http.errors import ApiError
 
-
-class Identified(Protocol):
-    """An object of a list."""
-
-    @property
-    def id(self) -> str:
-        """Its id."""
-
-
-T = TypeVar("T", bound=Identified)
+T = TypeVar("T")
 
 
 def page(
-    items: Sequence[T], query: Mapping[str, str], *, most: int, usual: int, order: str = "desc"
+    items: Sequence[T],
+    query: Mapping[str, str],
+    *,
+    most: int,
+    usual: int,
+    order: str = "desc",
+    identify: Callable[[T], str] = attrgetter("id"),
 ) -> dict[str, Any]:
     """Return one page of a list whose items come the oldest first. Raise ApiError 400.
 
     `most`: the largest `limit`; `usual`: the limit if none is given; `order`: likewise.
+    `identify`: returns an item's id.
     """
     order = query.get("order", order)
     if order not in ("asc", "desc"):
@@ -30,7 +29,7 @@ def page(
     limit = _limit(query.get("limit"), most, usual)
     listed = list(items) if order == "asc" else list(reversed(items))
     if after := query.get("after"):
-        at = next((n for n, item in enumerate(listed) if item.id == after), None)
+        at = next((n for n, item in enumerate(listed) if identify(item) == after), None)
         if at is None:
             raise ApiError(400, f"after: there is no {after!r} in this list", param="after")
         listed = listed[at + 1 :]
@@ -38,8 +37,8 @@ def page(
     return {
         "object": "list",
         "data": shown,
-        "first_id": shown[0].id if shown else None,
-        "last_id": shown[-1].id if shown else None,
+        "first_id": identify(shown[0]) if shown else None,
+        "last_id": identify(shown[-1]) if shown else None,
         "has_more": len(listed) > limit,
     }
 

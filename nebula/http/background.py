@@ -1,0 +1,371 @@
+"""Makes the responses that no client waits for: one worker in each gateway, beside its HTTP server.
+
+Any gateway may take any of them. What an engine says is stored as it comes; where engine, gateway
+or NATS dies meanwhile, the response runs again, here or elsewhere, and goes on where it was.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from contextlib import aclosing
+
+from nats.aio.msg import Msg
+
+from nebula.actors.gateway.actor import Gateway
+from nebula.actors.gateway.budget import Hold
+from nebula.actors.gateway.delivery import ClientGone, Delivery, Quiet, new_id
+from nebula.actors.gateway.not_served import NotServed
+from nebula.events import subjects
+from nebula.events.endpoints import ENDPOINTS
+from nebula.events.failures import Failure, words
+from nebula.events.inference import BUSY, Piece, Request
+from nebula.events.reading import last_token
+from nebula.events.state import NameBinding
+from nebula.events.stored_responses import Asked, Deleted, Ended, read
+from nebula.http import dialects, outline
+from nebula.http.errors import ApiError
+from nebula.http.inference import Limits
+from nebula.http.routed import prefix_of, route_of
+from nebula.http.stored_attempt import Attempt, Overtaken, StoredEnd
+from nebula.http.turns import keep_turn
+from nebula.openai.response_events import TERMINAL, Splitter, data_of
+from nebula.openai.stored_response import StoredResponse, fold
+from nebula.store import responses as stream
+from nebula.store import work_queue
+from nebula.store.connection import Unavailable
+from nebula.store.responses import ResponseStore, TooLarge
+
+log = logging.getLogger(__name__)
+
+AT_A_TIME = 64
+"""Number of responses that one gateway makes at a time."""
+
+ENGINES = 3
+"""Number of engines that may fail one response before it is given up."""
+
+WAITING = 3600.0
+"""Seconds that a response may wait for a replica in all."""
+
+FLUSH = 0.25
+"""Seconds after which what an engine has said is stored."""
+
+FLUSH_BYTES = 16 * 1024
+
+AGAIN = 2.0
+"""Seconds until a response that no replica takes now is tried again."""
+
+_ENDPOINT = ENDPOINTS["/v1/responses"]
+_NOT_ENGINES = frozenset({Failure.NATS_LOST, Failure.STOPPING, Failure.TOO_SLOW, Failure.NOT_TAKEN})
+"""Failures that say nothing about the request: it is simply tried again."""
+
+
+class Later(Exception):
+    """A response can't be made now. The argument is after how many seconds to try again."""
+
+
+class EngineFailed(Exception):
+    """An engine has not finished a response; the text says why."""
+
+
+class BackgroundWork:
+    """The worker of one gateway."""
+
+    def __init__(self, gateway: Gateway, store: ResponseStore, limits: Limits) -> None:
+        self._gateway = gateway
+        self._store = store
+        self._limits = limits
+        self._running: dict[str, tuple[Msg, asyncio.Task[None]]] = {}
+        self._room = asyncio.Event()
+        self._room.set()
+
+    async def run(self) -> None:
+        """Take responses and make them, until cancelled; then those under way are given back."""
+        signs = asyncio.create_task(self._signs(), name="signs of life of responses")
+        try:
+            while True:
+                try:
+                    await self._take()
+                except Unavailable as error:
+                    log.debug("no responses are taken now: %s", error)
+                await asyncio.sleep(1)
+        finally:
+            signs.cancel()
+            tasks = [task for _, task in self._running.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, signs, return_exceptions=True)
+
+    async def _take(self) -> None:
+        """Take responses until the stream is lost. Raise Unavailable."""
+        gateway = self._gateway
+        if not gateway.able:
+            raise Unavailable("the gateway is not ready")
+        await self._store.open()
+        over = await gateway.connection.client.listen(subjects.OVER, self._on_over)
+        try:
+            works = work_queue.works(
+                gateway.connection,
+                stream.STREAM,
+                subjects.BACKGROUND,
+                stream.QUEUE,
+                self._free,
+            )
+            async with aclosing(works):
+                async for message in works:
+                    self._begin(message)
+        finally:
+            with contextlib.suppress(Exception):
+                await over.unsubscribe()
+
+    async def _free(self) -> int:
+        await self._room.wait()
+        return AT_A_TIME - len(self._running)
+
+    def _begin(self, message: Msg) -> None:
+        identity = last_token(message.subject.encode())
+        if identity in self._running:
+            return  # this gateway has it still, and was too busy to say so
+        task = asyncio.create_task(self._respond(message), name=f"make {identity}")
+        self._running[identity] = (message, task)
+        task.add_done_callback(lambda _: self._forget(identity))
+        if len(self._running) >= AT_A_TIME:
+            self._room.clear()
+
+    def _forget(self, identity: str) -> None:
+        self._running.pop(identity, None)
+        self._room.set()
+
+    def _on_over(self, subject: bytes, _: bytes, __: bytes) -> None:
+        """Leave a response that was cancelled or deleted."""
+        running = self._running.get(last_token(subject))
+        if running is not None:
+            running[1].cancel()
+
+    async def _signs(self) -> None:
+        """Say from time to time that responses are still being made."""
+        while True:
+            await asyncio.sleep(work_queue.SIGN)
+            for identity, (message, task) in tuple(self._running.items()):
+                await work_queue.going_on(message)
+                with contextlib.suppress(Unavailable):
+                    last, _ = await self._store.last(identity)
+                    if isinstance(last, Ended | Deleted):
+                        task.cancel()  # the message that says so was missed
+
+    async def _respond(self, message: Msg) -> None:
+        asked = read(message.data)
+        if not isinstance(asked, Asked):
+            await work_queue.done(message)
+            return
+        try:
+            await self._make(asked)
+            await work_queue.done(message)
+        except asyncio.CancelledError:
+            await work_queue.later(message)  # who takes it next finds out whether it is over
+            raise
+        except Overtaken:
+            log.info("response %s is made elsewhere", asked.head.id)
+        except Later as error:
+            await work_queue.later(message, float(error.args[0]))
+        except Unavailable as error:
+            log.warning("response %s is left: %s", asked.head.id, error)
+            await work_queue.later(message, AGAIN)
+        except Exception:
+            log.exception("response %s is left", asked.head.id)
+            await work_queue.later(message, AGAIN)
+
+    async def _make(self, asked: Asked) -> None:
+        """Make a response, or what is missing of it. Raise Later, Overtaken, Unavailable."""
+        identity = asked.head.id
+        entries, last = await self._store.entries(identity)
+        found = fold([asked, *entries])
+        if found is None:
+            return
+        if found.ended is None:
+            attempt = Attempt(self._store, found, last, f"{self._gateway.id} {uuid.uuid4().hex}")
+            try:
+                await self._try(asked, found, attempt)
+            except ApiError as error:
+                await attempt.fail(error)
+            except EngineFailed as error:
+                await self._broke(attempt, found, str(error))
+            except TooLarge as error:
+                text = f"the response is larger than {error} bytes, the most that can be stored"
+                await attempt.fail(ApiError(500, text, kind="server_error", code="too_large"))
+            except StoredEnd:
+                pass
+            entries, _ = await self._store.entries(identity)
+            found = fold([asked, *entries])
+        if found is not None and found.ended is not None:
+            await keep_turn(self._store, found.ended)
+
+    async def _broke(self, attempt: Attempt, found: StoredResponse, why: str) -> None:
+        """Note that an engine failed; give the response up after several. Raise Later."""
+        log.warning("response %s: %s", found.head.id, why)
+        if len(found.broke) + 1 < ENGINES:
+            await attempt.broke(why)
+            raise Later(0)
+        text = f"{ENGINES} engines in a row have not finished it: {why}"
+        await attempt.fail(ApiError(500, text, kind="server_error", code="engines_failed"))
+
+    async def _try(self, asked: Asked, found: StoredResponse, attempt: Attempt) -> None:
+        """Have an engine make a response. Raise ApiError for what will not change, Later."""
+        gateway = self._gateway
+        first = not found.attempt
+        hold = Hold(gateway.bodies)
+        if not hold.grow(len(bytes(asked.body))):
+            raise Later(AGAIN)
+        try:
+            request, binding = self._request(asked, first)
+            try:
+                gateway.admit()
+                delivery = gateway.ask(request, binding, idle=self._limits.patience.idle)
+            except NotServed as error:
+                raise _wait(asked, str(error), error.retry_after) from error
+            try:
+                await _Answer(asked, delivery, attempt).run()
+            finally:
+                gateway.leave(delivery)
+        finally:
+            hold.release()
+
+    def _request(self, asked: Asked, first: bool) -> tuple[Request, NameBinding]:
+        """Return the request to an engine. Raise ApiError, Later."""
+        gateway = self._gateway
+        body = bytes(asked.body)
+        outlined = outline.read(_ENDPOINT, body)
+        identity = new_id()
+        if not gateway.able:
+            raise Later(AGAIN)
+        route = route_of(gateway, _ENDPOINT, outlined.model, outlined.user or identity)
+        binding = route.binding
+        if route.name != outlined.model:
+            body = outline.renamed(body, route.name)
+        request = Request(
+            asked.head.id.removeprefix("resp_") if first else identity,
+            gateway.id,
+            binding.model,
+            _ENDPOINT.path,
+            body,
+            adapter=binding.adapter,
+            user=asked.user,
+            priority=asked.priority,
+            patience=self._limits.patience.load,
+            timeout=asked.timeout,
+            prefix=prefix_of(binding, outlined.prompt),
+            query=asked.query,
+            fields=asked.fields,
+        )
+        return request, binding
+
+
+class _Answer:
+    """The answer of one engine to one response, on its way into the store."""
+
+    def __init__(self, asked: Asked, delivery: Delivery, attempt: Attempt) -> None:
+        self._asked = asked
+        self._delivery = delivery
+        self._attempt = attempt
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Store it to its end. Raise ApiError, EngineFailed, Later, and what an Attempt raises."""
+        splitter, status, body = Splitter(), 0, b""
+        try:
+            while True:
+                try:
+                    piece = await self._delivery.next()
+                except Quiet:
+                    await self._flush()
+                    continue
+                except ClientGone:
+                    raise Later(AGAIN) from None
+                if piece.failure:
+                    await self._flush()
+                    raise _failed(self._asked, piece)
+                status = piece.status or status
+                if status != 200 or not self._delivery.streaming:
+                    body += piece.body
+                    if piece.end:
+                        raise _refused(self._asked, status, body, piece.retry_after)
+                    continue
+                for event in splitter.feed(piece.body):
+                    if await self._event(event):
+                        return
+                if piece.end:
+                    await self._flush()
+                    raise EngineFailed("the engine ended its stream before the response")
+                await self._flush_soon()
+        finally:
+            self._stop_timer()
+
+    async def _event(self, event: bytes) -> bool:
+        """Take an event; return whether it was the last one."""
+        data = data_of(event)
+        if data is None:
+            return False
+        if data["type"] == "error":
+            await self._flush()
+            raise EngineFailed(f"the engine says: {data.get('message')}")
+        await self._attempt.begin()
+        if data["type"] in TERMINAL:
+            await self._attempt.finish(data["response"], data["type"])
+            return True
+        self._attempt.run.take(data)
+        return False
+
+    async def _flush_soon(self) -> None:
+        added = self._attempt.run.added
+        if not added:
+            return
+        if sum(len(event.get("delta") or "") + 200 for event in added) >= FLUSH_BYTES:
+            await self._flush()
+        elif self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(FLUSH, self._nudge)
+
+    def _nudge(self) -> None:
+        self._timer = None
+        self._delivery.nudge()
+
+    async def _flush(self) -> None:
+        self._stop_timer()
+        await self._attempt.flush()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _wait(asked: Asked, why: str, seconds: float | None) -> Exception:
+    """Return what to raise for a response that no replica takes now."""
+    if time.time() - asked.head.created > WAITING:
+        text = f"no replica has taken it within {WAITING:g} s: {why}"
+        return ApiError(503, text, kind="server_error", code="unavailable")
+    return Later(max(AGAIN, seconds or 0.0))
+
+
+def _failed(asked: Asked, piece: Piece) -> Exception:
+    """Return what to raise for an attempt that broke off."""
+    text = piece.body.decode(errors="replace")
+    said = words(piece.failure).client
+    match piece.failure:
+        case Failure.REFUSED:
+            return _wait(asked, text, piece.retry_after)
+        case Failure.OVERDUE | Failure.ENGINE_TIMED_OUT:
+            return ApiError(504, said, kind="timeout", code="timeout")
+        case failure if failure in _NOT_ENGINES:
+            return _wait(asked, said, None)
+        case _:
+            return EngineFailed(f"{said}: {text}" if text else said)
+
+
+def _refused(asked: Asked, status: int, body: bytes, retry_after: int | None) -> Exception:
+    """Return what to raise for an engine's answer that is no stream."""
+    if status in BUSY:
+        return _wait(asked, "the engine is full", retry_after)
+    error = dialects.refusal(status, body)
+    return EngineFailed(str(error)) if status >= 500 or status == 200 else error

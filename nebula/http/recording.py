@@ -1,0 +1,109 @@
+"""The answer of an engine to a client that waits for it, stored before the client has its end."""
+
+import logging
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+from msgspec.structs import replace
+
+from nebula.events.inference import Piece
+from nebula.events.reading import decoded
+from nebula.events.stored_responses import Ended, Head
+from nebula.http.relay import Source
+from nebula.http.turns import keep_turn
+from nebula.openai.response_events import OPENING, TERMINAL, Splitter, data_of, written
+from nebula.openai.responses import dressed
+from nebula.store.connection import Unavailable
+from nebula.store.responses import ResponseStore, TooLarge
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5.0
+"""Seconds for a finished response to be stored: its client is waiting."""
+
+
+class Recorded:
+    """A source whose response is stored, if it is to be, and says so in its field `store`."""
+
+    def __init__(self, source: Source, store: ResponseStore, head: Head, *, stored: bool) -> None:
+        self._source = source
+        self._store = store
+        self._head = head
+        self._stored = stored
+        self._splitter = Splitter()
+        self._first: Piece | None = None
+        self._body = b""
+        self._refused = False
+
+    @property
+    def id(self) -> str:
+        """The request's id."""
+        return self._source.id
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the answer is a stream of events."""
+        return self._source.streaming
+
+    def nudge(self) -> None:
+        """Let a waiting `next` raise Quiet."""
+        self._source.nudge()
+
+    def leave(self) -> None:
+        """Note that the client has disconnected."""
+        self._source.leave()
+
+    async def next(self) -> Piece:
+        """Return the next piece. Raise as the source does."""
+        while True:
+            piece = await self._source.next()
+            if piece.status:
+                self._refused = piece.status != 200
+            if piece.failure or self._refused:
+                return piece
+            if self._source.streaming:
+                body = await self._events(piece)
+                if body or piece.status or piece.end:
+                    return replace(piece, body=body)
+                continue
+            self._first = self._first or piece
+            self._body += piece.body
+            if piece.end:
+                return replace(self._first, body=await self._whole(), end=True)
+
+    async def _events(self, piece: Piece) -> bytes:
+        given = []
+        for event in self._splitter.feed(piece.body):
+            data = data_of(event) if b'"response":' in event else None
+            response = data.get("response") if data is not None else None
+            if data is None or not isinstance(response, dict):
+                given.append(event)
+                continue
+            kind = data["type"]
+            if kind in TERMINAL:
+                given.append(written({**data, "response": await self._record(response)}))
+            elif kind in OPENING:
+                dress = dressed(response, self._head, stored=self._stored)
+                given.append(written({**data, "response": dress}))
+            else:
+                given.append(event)
+        return b"".join(given) + (self._splitter.flush() if piece.end else b"")
+
+    async def _whole(self) -> bytes:
+        response = decoded(self._body, dict)
+        return self._body if response is None else msgspec.json.encode(await self._record(response))
+
+    async def _record(self, response: dict[str, Any]) -> dict[str, Any]:
+        """Store a response; return what the client gets of it."""
+        if not self._stored:
+            return dressed(response, self._head, stored=False)
+        dress = dressed(response, self._head, stored=True)
+        ended = Ended(head=self._head, response=Raw(msgspec.json.encode(dress)))
+        try:
+            await self._store.append(self._head.id, ended, 0, patience=PATIENCE)
+            await keep_turn(self._store, ended)
+            return dress
+        except (Unavailable, TooLarge) as error:
+            log.warning("response %s could not be stored: %s", self._head.id, error)
+            return dressed(response, self._head, stored=False)

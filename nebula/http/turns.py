@@ -1,0 +1,300 @@
+"""A request to /v1/responses, before an engine gets it: what comes before it, and what is stored.
+
+Engines keep nothing. What a client says with `previous_response_id` or `conversation` is read from
+the store and put before the request's own input.
+"""
+
+import hashlib
+import time
+
+import msgspec
+from litestar.types import Receive, Send
+from msgspec import Raw, Struct
+
+from nebula.events.inference import Request
+from nebula.events.reading import UNREADABLE
+from nebula.events.stored_responses import (
+    Asked,
+    Conversation,
+    ConversationItem,
+    Ended,
+    Head,
+    Key,
+)
+from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
+from nebula.http.following import Followed, Whole
+from nebula.http.relay import relay
+from nebula.openai import responses
+from nebula.openai.response_items import of_output, own_items
+from nebula.openai.responses import BadWish, Wishes
+from nebula.store.connection import Unavailable
+from nebula.store.responses import ResponseStore, TooLarge
+
+MOST_TURNS = 1000
+"""Number of responses before another at most."""
+
+_USABLE = ("completed", "incomplete")
+_SPARE = 1024 * 1024
+"""Bytes of a conversation that are left for the answer of a turn."""
+
+
+class Turn(Struct, frozen=True, kw_only=True):
+    """A request with all that comes before it. `stored`: whether the response is to be stored."""
+
+    wishes: Wishes
+    head: Head
+    body: bytes
+    stored: bool
+
+
+def no_response(identity: str, *, previous: bool = False) -> ApiError:
+    """Return the error for a response that does not exist, or belongs to another."""
+    if previous:
+        return ApiError(
+            404,
+            f"Previous response with id '{identity}' not found.",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    return ApiError(404, f"Response with id '{identity}' not found.")
+
+
+def no_conversation(identity: str) -> ApiError:
+    """Return the error for a conversation that does not exist, or belongs to another."""
+    return ApiError(404, f"Conversation with id '{identity}' not found.")
+
+
+def too_large(error: TooLarge, what: str) -> ApiError:
+    """Return a 413 that names the limit."""
+    text = f"{what} is larger than {error} bytes, which is the most that can be stored"
+    return ApiError(413, text, code="too_large")
+
+
+async def read_turn(
+    store: ResponseStore, body: bytes, owner: str, identity: str, limit: int
+) -> Turn | None:
+    """Return a request with what comes before it; None if the plane has nothing to do with it.
+
+    `identity`: of the request, from which the response gets its own. `limit`: bytes of the whole.
+    Raise ApiError.
+    """
+    wishes = _wishes(body)
+    if not (wishes.store or wishes.previous or wishes.conversation):
+        return None
+    try:
+        before = await _before(store, wishes, owner, limit)
+        stored = wishes.store and await _can_store(store, wishes)
+    except Unavailable as error:
+        raise unavailable(f"responses can't be read or stored now: {error}") from error
+    try:
+        head = Head(
+            id=responses.PREFIX + identity,
+            owner=owner,
+            created=int(time.time()),
+            items=own_items(responses.input_of(body)),
+            previous=wishes.previous,
+            conversation=wishes.conversation,
+            background=wishes.background,
+        )
+        whole = responses.for_engine(body, head.id, before)
+    except UNREADABLE as error:
+        text = "wrong type: input must be a string or a list"
+        raise ApiError(400, text, param="input") from error
+    if len(whole) > limit:
+        text = f"the request and what comes before it have {len(whole)} bytes, at most {limit}"
+        raise ApiError(413, text, code="body_too_large")
+    return Turn(wishes=wishes, head=head, body=whole, stored=stored)
+
+
+def _wishes(body: bytes) -> Wishes:
+    try:
+        return responses.wishes(body)
+    except BadWish as error:
+        raise ApiError(400, str(error), param=error.param) from error
+    except msgspec.ValidationError as error:
+        raise ApiError(400, f"wrong type: {error}", param=field_at_fault(error)) from error
+    except UNREADABLE as error:
+        raise no_json(error) from error
+
+
+async def _can_store(store: ResponseStore, wishes: Wishes) -> bool:
+    """Return whether a response can be stored; without it, only what asks for it is refused."""
+    try:
+        await store.open()
+        return True
+    except Unavailable:
+        if wishes.said or wishes.background:
+            raise
+        return False
+
+
+async def _before(store: ResponseStore, wishes: Wishes, owner: str, limit: int) -> list[bytes]:
+    """Return the lists of items that come before a request's own. Raise ApiError, Unavailable."""
+    if wishes.conversation:
+        said = await _conversation(store, wishes.conversation, owner)
+        if len(said) > store.connection.max_body - _SPARE:
+            text = f"this conversation has {len(said)} bytes and can't grow any more: begin another"
+            raise ApiError(413, text, param="conversation", code="too_large")
+        return [said]
+    before: list[bytes] = []
+    size, identity = 0, wishes.previous
+    while identity:
+        ended = await _ended(store, identity, owner)
+        if ended.head.conversation:
+            before.append(await _conversation(store, ended.head.conversation, owner, identity))
+            break
+        output = msgspec.json.encode(of_output(msgspec.json.decode(ended.response)))
+        before += [output, bytes(ended.head.items)]
+        size += len(output) + len(bytes(ended.head.items))
+        if size > limit or len(before) > 2 * MOST_TURNS:
+            text = (
+                f"what comes before this request is longer than {limit} bytes or {MOST_TURNS} "
+                "responses: begin anew"
+            )
+            raise ApiError(413, text, param="previous_response_id", code="body_too_large")
+        identity = ended.head.previous
+    return before[::-1]
+
+
+async def _conversation(store: ResponseStore, identity: str, owner: str, until: str = "") -> bytes:
+    """Return a conversation's items, or those up to the end of one response.
+
+    Raise ApiError, Unavailable.
+    """
+    found, _ = await store.conversation(identity)
+    if found is None or found.owner != owner:
+        raise no_conversation(identity)
+    ends = [number for number, each in enumerate(found.items, 1) if each.of == until]
+    items = found.items[: ends[-1]] if until and ends else found.items
+    return msgspec.json.encode([each.item for each in items])
+
+
+async def _ended(store: ResponseStore, identity: str, owner: str) -> Ended:
+    """Return a response that another can follow. Raise ApiError, Unavailable."""
+    found, _ = await find(store, identity, owner, previous=True)
+    if isinstance(found, Ended) and found.status in _USABLE:
+        return found
+    status = found.status if isinstance(found, Ended) else "in progress"
+    text = f"Previous response with id '{identity}' is {status}: it has no whole output."
+    raise ApiError(400, text, param="previous_response_id", code="previous_response_not_usable")
+
+
+async def find(
+    store: ResponseStore, identity: str, owner: str, *, previous: bool = False
+) -> tuple[Ended | Asked, bool]:
+    """Return what is known of an owner's response: its end, or else what was asked of it.
+
+    Also return whether anything but that is stored. Raise ApiError 404, Unavailable.
+    """
+    if not responses.is_id(identity):
+        raise no_response(identity, previous=previous)
+    last, seq = await store.last(identity)
+    found: Ended | Asked | None = last if isinstance(last, Ended) else None
+    if found is None:
+        found = await store.asked(identity)
+    if found is None or found.head.owner != owner:
+        raise no_response(identity, previous=previous)
+    return found, bool(seq)
+
+
+async def keep_turn(store: ResponseStore, ended: Ended) -> None:
+    """Add a turn to the conversation that it belongs to, once. Raise TooLarge, Unavailable.
+
+    A conversation that was deleted meanwhile stays so.
+    """
+    head = ended.head
+    if not head.conversation or ended.status not in _USABLE:
+        return
+    output = of_output(msgspec.json.decode(ended.response))
+    said = [*msgspec.json.decode(head.items, type=list[Raw]), *map(msgspec.json.encode, output)]
+    new = [ConversationItem(Raw(bytes(item)), head.id) for item in said]
+    while True:
+        found, seq = await store.conversation(head.conversation)
+        if found is None or any(each.of == head.id for each in found.items):
+            return
+        grown = msgspec.structs.replace(found, items=[*found.items, *new])
+        if await store.put_conversation(grown, seq):
+            return
+
+
+async def begin(
+    store: ResponseStore, turn: Turn, request: Request, key: bytes | None, original: bytes
+) -> str:
+    """Have a response made by a worker, and return its id: an earlier one's for a repeated key.
+
+    `key`: the client's `Idempotency-Key`. Raise ApiError.
+    """
+    head = turn.head
+    try:
+        if key:
+            head = await _first(store, head, key, original)
+        body = responses.repeatable(responses.renamed_id(turn.body, head.id))
+        asked = Asked(
+            head=head,
+            body=Raw(body),
+            response=Raw(msgspec.json.encode(responses.queued(body, head))),
+            user=request.user,
+            priority=request.priority,
+            timeout=request.timeout,
+            fields=request.fields,
+            query=request.query,
+        )
+        await store.ask(asked)
+    except TooLarge as error:
+        raise too_large(error, "this request") from error
+    except Unavailable as error:
+        raise unavailable(f"the response can't be stored now: {error}") from error
+    return head.id
+
+
+async def _first(store: ResponseStore, head: Head, key: bytes, original: bytes) -> Head:
+    """Return the head of the first request with a key. Raise ApiError, Unavailable."""
+    slot = hashlib.blake2b(f"{head.owner}\n".encode() + key, digest_size=16).hexdigest()
+    fingerprint = hashlib.blake2b(original, digest_size=16).hexdigest()
+    first = await store.take_key(slot, Key(id=head.id, fingerprint=fingerprint))
+    if first.fingerprint != fingerprint:
+        text = "this Idempotency-Key was used for another request"
+        raise ApiError(422, text, code="idempotency_key_reused")
+    return msgspec.structs.replace(head, id=first.id)
+
+
+def new_conversation(identity: str, owner: str, metadata: Raw, items: list[Raw]) -> Conversation:
+    """Return a conversation that begins now."""
+    return Conversation(
+        id=identity,
+        owner=owner,
+        created=int(time.time()),
+        metadata=metadata,
+        items=[ConversationItem(item) for item in items],
+    )
+
+
+async def give_made(
+    store: ResponseStore,
+    made: tuple[Turn, Request, bytes, bytes],
+    receive: Receive,
+    send: Send,
+    *,
+    stream: bool,
+) -> None:
+    """Have a response made by a worker, and answer: at once, with its stream, or with its end.
+
+    `made`: as `begin` takes it. Raise ApiError.
+    """
+    turn = made[0]
+    identity = await begin(store, *made)
+    try:
+        asked = await store.asked(identity)
+    except Unavailable as error:
+        raise unavailable(f"the response can't be read now: {error}") from error
+    if asked is None:
+        raise no_response(identity)
+    if turn.wishes.background and not stream:
+        source: Whole | Followed = Whole(identity.removeprefix(responses.PREFIX), asked.response)
+        await relay(source, receive, send, dialect="responses")
+        return
+    source = Followed(store, asked, stream=stream)
+    try:
+        await relay(source, receive, send, stream=stream, dialect="responses")
+    finally:
+        await source.close()

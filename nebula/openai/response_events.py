@@ -1,0 +1,52 @@
+"""The events of a response's stream as bytes. Pure.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html; OpenAI gives each event its type
+twice, as a field of the stream and in its data.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from nebula.events.reading import decoded
+from nebula.events.stored_responses import Event
+
+TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
+"""Types of the events that end a stream."""
+
+OPENING = frozenset({"response.created", "response.queued", "response.in_progress"})
+
+
+def written(event: Event) -> bytes:
+    """Return an event as it is sent."""
+    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), msgspec.json.encode(event))
+
+
+def numbered(events: Iterable[Event], first: int) -> list[Event]:
+    """Return events with sequence numbers from `first` on."""
+    return [{**event, "sequence_number": number} for number, event in enumerate(events, first)]
+
+
+def data_of(event: bytes) -> Event | None:
+    """Return the data of an event; None if it has none that is understood."""
+    lines = [line for line in event.split(b"\n") if line.startswith(b"data:")]
+    data = b"\n".join(line[5:].removeprefix(b" ") for line in lines)
+    read = decoded(data, dict)
+    return read if read is not None and isinstance(read.get("type"), str) else None
+
+
+class Splitter:
+    """Cuts the bytes of a stream into whole events, each with the empty line that ends it."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, part: bytes) -> list[bytes]:
+        """Return the events that are whole with this part."""
+        *events, self._rest = (self._rest + part).split(b"\n\n")
+        return [event + b"\n\n" for event in events if event.strip()]
+
+    def flush(self) -> bytes:
+        """Return what is left once the stream has ended."""
+        rest, self._rest = self._rest, b""
+        return rest
