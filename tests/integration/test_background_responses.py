@@ -1,0 +1,192 @@
+"""Responses in the background: made without a client that waits, whatever dies meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import openai
+import pytest
+from openai.types.responses import Response
+
+from tests.integration.asking import prompt, words
+from tests.integration.cluster import Cluster
+
+pytestmark = pytest.mark.anyio
+
+MANY = 20
+TOKENS = 40
+
+
+def client_of(port: int, key: str = "mine") -> openai.AsyncOpenAI:
+    """Return OpenAI's own client of a gateway."""
+    url = f"http://127.0.0.1:{port}/v1"
+    return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0)
+
+
+async def over(client: openai.AsyncOpenAI, identity: str) -> Response:
+    """Poll a response to its end, as OpenAI's examples do, past a gateway that is away."""
+    while True:
+        try:
+            found = await client.responses.retrieve(identity)
+        except (openai.APIConnectionError, openai.InternalServerError):
+            await asyncio.sleep(0.2)
+            continue
+        if found.status not in ("queued", "in_progress"):
+            return found
+        await asyncio.sleep(0.2)
+
+
+async def ask(client: openai.AsyncOpenAI, number: int = 0, **fields: Any) -> Response:
+    return await client.responses.create(
+        model="chat",
+        input=prompt(number),
+        background=True,
+        max_output_tokens=TOKENS,
+        extra_body={"ignore_eos": True},
+        **fields,
+    )
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with two gateways and a chat model."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+
+    async def load() -> None:
+        await cluster.ready()
+        await cluster.load("chat", memory="64MiB")
+
+    try:
+        cluster.start_all()
+        asyncio.run(load())
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+async def client(served: Cluster) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with client_of(served.port) as client:
+        yield client
+
+
+async def test_a_response_is_queued_at_once_and_made_without_its_client(
+    client: openai.AsyncOpenAI,
+) -> None:
+    asked = await ask(client, metadata={"a": "b"})
+    assert (asked.status, asked.output, asked.background) == ("queued", [], True)
+    done = await over(client, asked.id)
+    assert (done.status, done.output_text) == ("incomplete", words(0, TOKENS))
+    assert (done.id, done.created_at) == (asked.id, asked.created_at)
+    assert (done.background, done.metadata) == (True, {"a": "b"})
+    following = await client.responses.create(
+        model="chat", input="and", previous_response_id=done.id
+    )
+    assert following.previous_response_id == done.id
+
+
+async def test_its_stream_can_be_read_from_any_event_as_often_as_one_likes(
+    client: openai.AsyncOpenAI,
+) -> None:
+    stream = await ask(client, stream=True)
+    events = [event async for event in stream]  # type: ignore[attr-defined]
+    kinds = [event.type.removeprefix("response.") for event in events]
+    assert kinds[:3] == ["created", "queued", "in_progress"]
+    assert kinds[-1] == "completed"
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert said == words(0, TOKENS) == events[-1].response.output_text
+    identity = events[0].response.id
+    for after in (None, 0, 3, len(events) - 2, len(events) + 5):
+        given = {} if after is None else {"starting_after": after}
+        again = await client.responses.retrieve(identity, stream=True, **given)
+        rest = [event async for event in again]
+        assert rest == events[0 if after is None else after + 1 :]
+
+
+async def test_a_cancelled_response_stays_cancelled(
+    served: Cluster, client: openai.AsyncOpenAI
+) -> None:
+    await served.tell_engine("chat-0", token=0.2)
+    stream = await ask(client, stream=True)
+    seen = []
+    async for event in stream:  # type: ignore[attr-defined]
+        seen.append(event)
+        if event.type == "response.output_text.delta" and len(seen) == 6:
+            cancelled = await client.responses.cancel(seen[0].response.id)
+            assert cancelled.status == "cancelled"
+    assert seen[-1].response.status == "cancelled"
+    assert [event.sequence_number for event in seen] == list(range(len(seen)))
+    await served.tell_engine("chat-0", token=0.0)
+    await served.poll(lambda: _idle(served), "the engine is left")
+    again = await client.responses.cancel(cancelled.id)
+    assert again == cancelled == await client.responses.retrieve(cancelled.id)
+
+
+async def _idle(cluster: Cluster) -> bool:
+    return not (await cluster.engine_says("chat-0"))["running"]
+
+
+async def test_a_response_with_a_client_can_t_be_cancelled_and_a_finished_one_stays(
+    client: openai.AsyncOpenAI,
+) -> None:
+    foreground = await client.responses.create(model="chat", input="x")
+    with pytest.raises(openai.BadRequestError, match="Cannot cancel a synchronous response"):
+        await client.responses.cancel(foreground.id)
+    done = await over(client, (await ask(client)).id)
+    assert await client.responses.cancel(done.id) == done
+
+
+async def test_a_response_that_is_deleted_is_not_made_any_more(
+    served: Cluster, client: openai.AsyncOpenAI
+) -> None:
+    await served.tell_engine("chat-0", token=0.2)
+    asked = await ask(client)
+    await served.poll(lambda: _busy(served), "an engine works on it")
+    await client.responses.delete(asked.id)
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.retrieve(asked.id)
+    await served.poll(lambda: _idle(served), "the engine is left")
+    await served.tell_engine("chat-0", token=0.0)
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.retrieve(asked.id)
+
+
+async def _busy(cluster: Cluster) -> bool:
+    return bool((await cluster.engine_says("chat-0"))["running"])
+
+
+async def test_what_an_engine_refuses_fails_with_its_words(client: openai.AsyncOpenAI) -> None:
+    asked = await ask(client, tools=[], tool_choice="required")
+    done = await over(client, asked.id)
+    assert done.status == "failed"
+    assert done.error is not None
+    assert done.error.code == "invalid_prompt"
+    assert "Tool choice 'required' must be specified" in done.error.message
+    with pytest.raises(openai.BadRequestError, match="failed"):
+        await client.responses.create(model="chat", input="x", previous_response_id=done.id)
+
+
+async def test_the_same_key_gives_the_same_response(client: openai.AsyncOpenAI) -> None:
+    key = {"Idempotency-Key": "one"}
+    first, second = await asyncio.gather(
+        ask(client, extra_headers=key), ask(client, extra_headers=key)
+    )
+    assert first.id == second.id
+    with pytest.raises(openai.UnprocessableEntityError, match="used for another request"):
+        await ask(client, 1, extra_headers=key)
+    waited = [
+        await client.responses.create(
+            model="chat", input=prompt(3), extra_headers={"Idempotency-Key": "two"}
+        )
+        for _ in range(2)
+    ]
+    assert waited[0] == waited[1]
+    assert waited[0].background is False
+    with pytest.raises(openai.BadRequestError, match="Tool choice 'required'"):
+        await client.responses.create(
+            model="chat",
+            input="x",
+            tool_choice="required",
+            extra_headers={"Idempotency-Key": "three"},
+        )

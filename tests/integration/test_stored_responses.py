@@ -1,0 +1,136 @@
+"""Responses that are stored, with OpenAI's own client: shown, continued, deleted, listed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import openai
+import pytest
+
+from tests.integration.cluster import Cluster
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with two gateways and a chat model."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+
+    async def load() -> None:
+        await cluster.ready()
+        await cluster.load("chat", memory="64MiB")
+
+    try:
+        cluster.start_all()
+        asyncio.run(load())
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+async def client(served: Cluster) -> AsyncIterator[openai.AsyncOpenAI]:
+    url = f"http://127.0.0.1:{served.port}/v1"
+    async with openai.AsyncOpenAI(base_url=url, api_key="mine", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+async def stranger(served: Cluster) -> AsyncIterator[openai.AsyncOpenAI]:
+    url = f"http://127.0.0.1:{served.port}/v1"
+    async with openai.AsyncOpenAI(base_url=url, api_key="other", max_retries=0) as client:
+        yield client
+
+
+async def test_a_response_is_shown_as_it_was_given(client: openai.AsyncOpenAI) -> None:
+    made = await client.responses.create(model="chat", input="one two three")
+    assert made.output_text
+    assert made.id.startswith("resp_")
+    again = await client.responses.retrieve(made.id)
+    assert again == made
+    assert again.model_extra == {**(made.model_extra or {}), "store": True}
+
+
+async def test_a_streamed_response_is_stored_before_its_end_is_told(
+    client: openai.AsyncOpenAI,
+) -> None:
+    stream = await client.responses.create(model="chat", input="one two", stream=True)
+    events = [event async for event in stream]
+    last = events[-1]
+    assert last.type == "response.completed"
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert await client.responses.retrieve(last.response.id) == last.response
+
+
+async def test_a_response_follows_a_previous_one(client: openai.AsyncOpenAI) -> None:
+    first = await client.responses.create(model="chat", input="one two three", instructions="x y")
+    second = await client.responses.create(
+        model="chat", input="four five", previous_response_id=first.id
+    )
+    third = await client.responses.create(
+        model="chat",
+        input=[{"role": "user", "content": "six"}],
+        previous_response_id=second.id,
+    )
+    assert second.previous_response_id == first.id
+    assert second.instructions is None
+    assert first.usage
+    assert second.usage
+    assert third.usage
+    said = len(first.output_text.split())
+    assert first.usage.input_tokens == 5
+    assert second.usage.input_tokens == 3 + said + 2
+    said += len(second.output_text.split())
+    assert third.usage.input_tokens == 3 + 2 + said + 1
+
+
+async def test_input_items_are_listed_in_pages(client: openai.AsyncOpenAI) -> None:
+    said = [{"role": "user", "content": text} for text in ("a", "b", "c")]
+    made = await client.responses.create(model="chat", input=said)  # type: ignore[arg-type]
+    page = await client.responses.input_items.list(made.id, limit=2)
+    texts = [item.content[0].text async for item in page]  # type: ignore[union-attr]
+    assert texts == ["c", "b", "a"]
+    assert page.has_more
+    oldest = await client.responses.input_items.list(made.id, order="asc", limit=1)
+    assert oldest.data[0].status == "completed"  # type: ignore[union-attr]
+    after = await client.responses.input_items.list(made.id, order="asc", after=oldest.data[0].id)
+    assert [item.content[0].text for item in after.data] == ["b", "c"]  # type: ignore[union-attr]
+
+
+async def test_a_response_that_is_not_stored_or_deleted_or_another_s_is_not_found(
+    client: openai.AsyncOpenAI, stranger: openai.AsyncOpenAI
+) -> None:
+    unstored = await client.responses.create(model="chat", input="x", store=False)
+    made = await client.responses.create(model="chat", input="x")
+    with pytest.raises(openai.NotFoundError, match="not found"):
+        await client.responses.retrieve(unstored.id)
+    with pytest.raises(openai.NotFoundError, match="not found"):
+        await stranger.responses.retrieve(made.id)
+    with pytest.raises(openai.NotFoundError, match="not found"):
+        await stranger.responses.delete(made.id)
+    with pytest.raises(openai.NotFoundError, match=f"Previous response with id '{made.id}'"):
+        await stranger.responses.create(model="chat", input="x", previous_response_id=made.id)
+    assert (await client.responses.retrieve(made.id)).id == made.id
+    await client.responses.delete(made.id)
+    with pytest.raises(openai.NotFoundError, match="not found"):
+        await client.responses.retrieve(made.id)
+    with pytest.raises(openai.NotFoundError, match="not found"):
+        await client.responses.delete(made.id)
+
+
+async def test_what_can_t_be_is_refused_with_the_field_at_fault(
+    client: openai.AsyncOpenAI,
+) -> None:
+    async def refused(**fields: object) -> openai.APIStatusError:
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.responses.create(model="chat", input="x", extra_body=fields)
+        return caught.value
+
+    both = await refused(previous_response_id="resp_1", conversation="conv_1")
+    assert (both.status_code, both.param) == (400, "previous_response_id")
+    unstored = await refused(background=True, store=False)
+    assert (unstored.status_code, unstored.param) == (400, "background")
+    wrong = await refused(store="maybe")
+    assert (wrong.status_code, wrong.param) == (400, "store")
+    unknown = await refused(previous_response_id="../x")
+    assert (unknown.status_code, unknown.code) == (404, "previous_response_not_found")
