@@ -1,6 +1,7 @@
 """Stored responses over HTTP: shown, streamed, cancelled, deleted, and their input items."""
 
 from collections.abc import Mapping
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -9,10 +10,11 @@ from litestar import Request, Response, delete, get, post
 from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Raw
 
+from nebula.actors.gateway.delivery import new_id
 from nebula.events.stored_responses import Asked, Ended
 from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
-from nebula.http.following import Followed
+from nebula.http.following import Followed, Whole
 from nebula.http.paging import page
 from nebula.http.relay import relay
 from nebula.http.turns import find
@@ -49,17 +51,22 @@ async def found(
 @get("/v1/responses/{identity:str}")
 async def show_response(
     identity: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
-) -> Response[bytes] | ASGIApp:
+) -> ASGIApp:
     """Return a response as it is now, or its stream from an event on."""
     known, begun = await found(responses_kept, identity, request)
     query = request.query_params
     if _yes(query, "stream"):
         asked = await _asked(responses_kept, known)
         return _stream(responses_kept, asked, _number(query, "starting_after"))
-    if isinstance(known, Ended):
-        return as_json(known.response)
-    response = msgspec.json.decode(known.response)
-    return as_json({**response, "status": RUNNING} if begun else response)
+    response = known.response
+    if begun and isinstance(known, Asked):
+        shown = {**msgspec.json.decode(response), "status": RUNNING}
+        response = Raw(msgspec.json.encode(shown))
+    return partial(_show, response)
+
+
+async def _show(response: Raw, _: Scope, receive: Receive, send: Send) -> None:
+    await relay(Whole(new_id(), response), receive, send)
 
 
 async def _asked(store: ResponseStore, known: Ended | Asked) -> Asked:
