@@ -140,6 +140,7 @@ _ANSWERED_BY_ENGINES = {
 
 _MODEL = {"model": "chat"}
 _NODE = {"node": "here"}
+_RESPONSE = {"identity": "resp_0123"}
 
 ENTRIES: Mapping[str, Entry] = {
     **_ANSWERED_BY_ENGINES,
@@ -149,6 +150,16 @@ ENTRIES: Mapping[str, Entry] = {
         values={"identity": "0123456789abcdef"},
         fields={"Last-Event-ID": "The event after which the rest begins; the start if missing."},
     ),
+    "GET /v1/responses/{identity}": Entry(
+        values=_RESPONSE,
+        query={
+            "stream": "Whether to return its events, also those that are still to come.",
+            "starting_after": "Number of the event after which the stream begins.",
+        },
+    ),
+    "DELETE /v1/responses/{identity}": Entry(values=_RESPONSE),
+    "POST /v1/responses/{identity}/cancel": Entry(values=_RESPONSE),
+    "GET /v1/responses/{identity}/input_items": Entry(values=_RESPONSE, query=_PAGE),
     "POST /v1/files": Entry(example={"purpose": "user_data"}, form=True),
     "GET /v1/files": Entry(query={"purpose": "Only files of this purpose.", **_PAGE}),
     "GET /v1/files/{file}": Entry(values={"file": "file-0123"}),

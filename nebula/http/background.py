@@ -357,6 +357,8 @@ def _failed(asked: Asked, piece: Piece) -> Exception:
             return _wait(asked, text, piece.retry_after)
         case Failure.OVERDUE | Failure.ENGINE_TIMED_OUT:
             return ApiError(504, said, kind="timeout", code="timeout")
+        case Failure.FATAL:
+            return ApiError(500, f"{text} {said}", kind="server_error", code="engines_failed")
         case failure if failure in _NOT_ENGINES:
             return _wait(asked, said, None)
         case _:

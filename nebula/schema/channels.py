@@ -15,9 +15,11 @@ from nebula.events.heartbeats import (
 )
 from nebula.events.inference import BodyWanted, Finished, StillWanted, Unwanted
 from nebula.events.original import ORIGINAL_HEADER
+from nebula.events.stored_responses import Key
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, TYPES, Decided
 from nebula.store import batch_queue
 from nebula.store.batch_queue import QueuedLine
+from nebula.store.responses import STREAM
 
 Kind: TypeAlias = Literal["intent", "decision", "fact"]
 Action: TypeAlias = Literal["send", "receive"]
@@ -139,6 +141,9 @@ MEANINGS = {
     "slot": "The last 16 characters of the request's id.",
     "router": "Id of the router.",
     "batch": "Id of the batch.",
+    "response": "Id of the response.",
+    "conversation": "Id of the conversation.",
+    "key": "Hash of the key and of its owner.",
     "line": "Number of the line in the batch's input, from 1.",
     "server": "Name of the NATS server; the server of `nebula up` is called `nebula`.",
 }
@@ -233,6 +238,46 @@ OTHERS = (
         "The gateway that keeps a batch says so every few seconds.",
         "text that only this gateway has",
         stream=batch_queue.RESULTS,
+    ),
+    Channel(
+        "background",
+        subjects.background("{response}"),
+        "send",
+        "A response that is made without a client that waits: a gateway takes it from here.",
+        "JSON: `head` (whose response it is), `body` of the request to the engine, and the queued "
+        "`response`",
+        stream=STREAM,
+    ),
+    Channel(
+        "storedResponses",
+        subjects.stored_response("{response}"),
+        "send",
+        "What becomes of a response: an entry for each step, the first end counts.",
+        "JSON with the kind of entry in `type`: `began`, `progress`, `broke`, `ended`, `deleted`",
+        stream=STREAM,
+    ),
+    Channel(
+        "storedKeys",
+        subjects.stored_key("{key}"),
+        "send",
+        "The response that an `Idempotency-Key` stands for: the first message counts.",
+        Key,
+        stream=STREAM,
+    ),
+    Channel(
+        "conversations",
+        subjects.conversation("{conversation}"),
+        "send",
+        "A conversation with all its items; each message takes the place of the last one.",
+        "JSON: `id`, `owner`, `created`, `metadata`, `items`",
+        stream=STREAM,
+    ),
+    Channel(
+        "over",
+        subjects.over("{response}"),
+        "send",
+        "A response was cancelled or deleted: the gateway that makes it leaves it.",
+        "none",
     ),
     Channel(
         "cancel",
