@@ -1,12 +1,12 @@
 """What is stored of responses and conversations: the messages of one stream. Pure.
 
-A response is a run of messages on a subject of its own. One that a client waited for is a single
-`Ended`. One that runs in the background begins with `Asked`, on a subject of its own from which
-workers take it; `Began`, `Progress` and `Broke` follow, and an `Ended`, after which nothing counts.
+A response is a run of messages on a subject of its own. A response that a client waited for is a
+single `Ended`. A response in the background begins with `Asked`, on another subject, from which a
+worker takes it; `Began`, `Progress` and `Broke` follow, and an `Ended`, after which nothing counts.
 `Deleted` takes the place of all of them. A conversation is one message that is replaced.
 
-Who writes a message names the last one that it has read, and the stream refuses it if there is a
-later one. So only one worker at a time can write, and one that was paused can do no harm.
+A writer names the last message that it has read, and the stream refuses its own if there is a later
+one. So only one worker at a time can write, and one that was paused can do no harm.
 """
 
 from typing import Any, TypeAlias

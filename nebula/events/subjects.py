@@ -143,17 +143,17 @@ def stored_response(response: str) -> str:
     return f"nebula.stored.responses.{response}"
 
 
-def stored_key(slot: str) -> str:
+def stored_key(key: str) -> str:
     """Return the subject of an `Idempotency-Key` that stands for a stored response.
 
-    `slot`: a hash of the key and of its owner.
+    `key`: a hash of the key and of its owner.
     """
-    return f"nebula.stored.keys.{slot}"
+    return f"nebula.stored.keys.{key}"
 
 
-def conversation(identity: str) -> str:
+def conversation(conversation: str) -> str:
     """Return the subject of a conversation."""
-    return f"nebula.stored.conversations.{identity}"
+    return f"nebula.stored.conversations.{conversation}"
 
 
 def over(response: str) -> str:

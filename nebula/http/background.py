@@ -144,7 +144,7 @@ class BackgroundWork:
             running[1].cancel()
 
     async def _signs(self) -> None:
-        """Say from time to time that responses are still being made."""
+        """Send signs of life for the responses that are being made."""
         while True:
             await asyncio.sleep(work_queue.SIGN)
             for identity, (message, task) in tuple(self._running.items()):
@@ -163,7 +163,7 @@ class BackgroundWork:
             await self._make(asked)
             await work_queue.done(message)
         except asyncio.CancelledError:
-            await work_queue.later(message)  # who takes it next finds out whether it is over
+            await work_queue.later(message)  # the next worker finds out whether it is over
             raise
         except Overtaken:
             log.info("response %s is made elsewhere", asked.head.id)
@@ -366,7 +366,7 @@ def _failed(asked: Asked, piece: Piece) -> Exception:
 
 
 def _refused(asked: Asked, status: int, body: bytes, retry_after: int | None) -> Exception:
-    """Return what to raise for an engine's answer that is no stream."""
+    """Return what to raise for an engine's answer that is not a stream."""
     if status in BUSY:
         return _wait(asked, "the engine is full", retry_after)
     error = dialects.refusal(status, body)

@@ -151,7 +151,7 @@ class Whole:
         return Piece(0, self._body, status=200, content_type="application/json", end=True)
 
     def nudge(self) -> None:
-        """Do nothing: nobody waits."""
+        """Do nothing: it is there already."""
 
     def leave(self) -> None:
-        """Do nothing: nobody waits."""
+        """Do nothing: it is there already."""

@@ -5,6 +5,7 @@ the store and put before the request's own input.
 """
 
 import hashlib
+import os
 import time
 
 import msgspec
@@ -228,7 +229,8 @@ async def begin(
     try:
         if key:
             head = await _first(store, head, key, original)
-        body = responses.repeatable(responses.renamed_id(turn.body, head.id))
+        seed = int.from_bytes(os.urandom(4))
+        body = responses.repeatable(responses.renamed_id(turn.body, head.id), seed)
         asked = Asked(
             head=head,
             body=Raw(body),

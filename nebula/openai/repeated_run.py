@@ -139,7 +139,7 @@ class RepeatedRun:
         return own
 
     def _name(self, name: object, place: int) -> None:
-        """Give an engine's name, which is another in each run, a name that all runs share."""
+        """Map an engine's name, which differs in each run, to a name that all runs share."""
         if isinstance(name, str) and name not in self._names:
             kind = "call" if name.startswith(_DRAWN) else name.partition("_")[0]
             of = f"{self._identity} {place} {kind}".encode()

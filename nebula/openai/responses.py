@@ -1,6 +1,5 @@
 """OpenAI's responses as requests and objects: what a gateway reads of them, and sets. Pure."""
 
-import os
 import re
 from typing import Any
 
@@ -108,12 +107,15 @@ def renamed_id(body: bytes, identity: str) -> bytes:
     return msgspec.json.encode(fields)
 
 
-def repeatable(body: bytes) -> bytes:
-    """Return a body for an engine whose answer is a stream, the same each time as far as it can."""
+def repeatable(body: bytes, seed: int) -> bytes:
+    """Return a body for which an engine makes a stream, the same each time as far as it can.
+
+    `seed`: for a request without one.
+    """
     fields = _fields.decode(body)
     fields["stream"] = Raw(b"true")
     if bytes(fields.get("seed", _NULL)) == b"null":
-        fields["seed"] = Raw(b"%d" % int.from_bytes(os.urandom(4)))
+        fields["seed"] = Raw(b"%d" % seed)
     return msgspec.json.encode(fields)
 
 

@@ -15,7 +15,6 @@ from nebula.events.heartbeats import (
 )
 from nebula.events.inference import BodyWanted, Finished, StillWanted, Unwanted
 from nebula.events.original import ORIGINAL_HEADER
-from nebula.events.stored_responses import Key
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, TYPES, Decided
 from nebula.store import batch_queue
 from nebula.store.batch_queue import QueuedLine
@@ -261,7 +260,7 @@ OTHERS = (
         subjects.stored_key("{key}"),
         "send",
         "The response that an `Idempotency-Key` stands for: the first message counts.",
-        Key,
+        "JSON: `id` of the response, `fingerprint` of the request",
         stream=STREAM,
     ),
     Channel(

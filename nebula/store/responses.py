@@ -94,7 +94,7 @@ class ResponseStore:
                 self._made = True
 
     async def _resize(self) -> None:
-        """Give the stream the age and size that this gateway was told."""
+        """Set the stream's age and size as this gateway was told."""
         jetstream = durable.jetstream(self.connection)
         try:
             found = (await jetstream.stream_info(STREAM)).config
@@ -206,7 +206,7 @@ class ResponseStore:
         return None if read.deleted else read, int(found.seq or 0)
 
     async def put_conversation(self, conversation: Conversation, after: int) -> bool:
-        """Store a conversation in the place of the one with sequence `after`, 0 for none.
+        """Store a conversation that replaces its message with sequence `after`, 0 for none.
 
         Return False if another was stored meanwhile. Raise TooLarge, Unavailable.
         """

@@ -37,7 +37,7 @@ async def over(client: openai.AsyncOpenAI, identity: str) -> Response:
 
 
 async def ask(client: openai.AsyncOpenAI, number: int = 0, **fields: Any) -> Response:
-    return await client.responses.create(
+    made: Response = await client.responses.create(
         model="chat",
         input=prompt(number),
         background=True,
@@ -45,6 +45,7 @@ async def ask(client: openai.AsyncOpenAI, number: int = 0, **fields: Any) -> Res
         extra_body={"ignore_eos": True},
         **fields,
     )
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +99,9 @@ async def test_its_stream_can_be_read_from_any_event_as_often_as_one_likes(
     assert said == words(0, TOKENS) == events[-1].response.output_text
     identity = events[0].response.id
     for after in (None, 0, 3, len(events) - 2, len(events) + 5):
-        given = {} if after is None else {"starting_after": after}
-        again = await client.responses.retrieve(identity, stream=True, **given)
+        again = await client.responses.retrieve(
+            identity, stream=True, starting_after=openai.omit if after is None else after
+        )
         rest = [event async for event in again]
         assert rest == events[0 if after is None else after + 1 :]
 

@@ -23,7 +23,7 @@ async def begin(cluster: Cluster, *more: str) -> None:
         cluster.start(name)
     await cluster.ready()
     await cluster.load(
-        "chat", replicas=2, memory="64MiB", args={"simulate-token": 0.05, "max-num-seqs": 64}
+        "chat", replicas=2, memory="64MiB", options={"simulate-token": 0.05, "max-num-seqs": 64}
     )
 
 

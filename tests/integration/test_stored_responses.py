@@ -88,13 +88,13 @@ async def test_input_items_are_listed_in_pages(client: openai.AsyncOpenAI) -> No
     said = [{"role": "user", "content": text} for text in ("a", "b", "c")]
     made = await client.responses.create(model="chat", input=said)  # type: ignore[arg-type]
     page = await client.responses.input_items.list(made.id, limit=2)
-    texts = [item.content[0].text async for item in page]  # type: ignore[union-attr]
+    texts = [item.content[0].text async for item in page]  # type: ignore[union-attr, index]
     assert texts == ["c", "b", "a"]
     assert page.has_more
     oldest = await client.responses.input_items.list(made.id, order="asc", limit=1)
     assert oldest.data[0].status == "completed"  # type: ignore[union-attr]
     after = await client.responses.input_items.list(made.id, order="asc", after=oldest.data[0].id)
-    assert [item.content[0].text for item in after.data] == ["b", "c"]  # type: ignore[union-attr]
+    assert [item.content[0].text for item in after.data] == ["b", "c"]  # type: ignore[union-attr, index]
 
 
 async def test_a_response_that_is_not_stored_or_deleted_or_another_s_is_not_found(

@@ -1,4 +1,4 @@
-"""What is stored of a response folds to one whole answer, whoever wrote it and whatever died."""
+"""What is stored of a response folds to one whole answer, whichever worker wrote it."""
 
 from __future__ import annotations
 
