@@ -162,8 +162,10 @@ async def test_a_stream_whose_engine_dies_ends_with_its_protocol_s_error(
     path: str, mortal: Cluster
 ) -> None:
     for replica in ("chat-0", "chat-1"):
-        await mortal.tell_engine(replica, token=0.05)
-    most = {"max_tokens": 400} if path == "/v1/messages" else {"max_output_tokens": 400}
+        await mortal.tell_engine(replica, token=0.2)
+    most: dict[str, Any] = {"max_tokens": 400}
+    if path == "/v1/responses":
+        most = {"max_output_tokens": 400, "ignore_eos": True}
     asked = request(path, stream=True, **most)
     said = ""
     async with mortal.http() as http, http.stream("POST", path, **asked) as answer:
