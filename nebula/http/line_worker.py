@@ -73,6 +73,7 @@ _TRANSIENT = frozenset(
         Failure.OTHER_PLAN,
         Failure.OTHER_VERSION,
         Failure.GAP,
+        Failure.TAKEN_BACK,
     }
 )
 """Failures that say nothing about the request: it is simply tried again."""

@@ -11,6 +11,7 @@ import pytest
 from openai.types import Batch
 
 from nebula.events.vocabulary import BatchProgressed
+from nebula.store.server import MAX_PAYLOAD
 from tests.integration.asking import chat
 from tests.integration.cluster import PATIENCE, Cluster
 
@@ -150,6 +151,25 @@ async def test_embeddings_are_answered_as_chats_are(cluster: Cluster) -> None:
         results = await read(client, done.output_file_id)
     assert [each["custom_id"] for each in results] == [f"e{n}" for n in range(20)]
     assert all(len(r["response"]["body"]["data"][0]["embedding"]) == 384 for r in results)
+
+
+async def test_an_answer_that_is_larger_than_a_message_is_whole(cluster: Cluster) -> None:
+    url, count = "/v1/embeddings", 3000
+    lines = [
+        line("small", {"model": "embed", "input": "one"}, url),
+        line("large", {"model": "embed", "input": [f"t{n}" for n in range(count)]}, url),
+    ]
+    async with official(cluster) as client:
+        batch = await submitted(client, jsonl(lines), url)
+        done = await over(cluster, client, batch.id)
+        file = await client.files.retrieve(done.output_file_id or "")
+        assert file.bytes > MAX_PAYLOAD
+        small, large = await read(client, done.output_file_id)
+        assert [each.id async for each in client.files.list(purpose="batch_output")]
+        owned = {each.purpose async for each in client.files.list()}
+    assert owned <= {"batch", "batch_output", "user_data"}
+    assert (small["custom_id"], large["custom_id"]) == ("small", "large")
+    assert len(large["response"]["body"]["data"]) == count
 
 
 async def test_an_input_that_is_not_valid_fails_and_says_where(cluster: Cluster) -> None:
