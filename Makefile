@@ -22,7 +22,7 @@ PROXIES := $(STAMPS)/proxies
 DEMO_MODELS := $(addprefix .demo/,smollm2-135m-instruct all-minilm-l6-v2)
 DEMO_ADAPTER := .demo/nebula-adapter
 
-.PHONY: help install-control install-engine install-proxies demo-models docs check unit test coverage \
+.PHONY: fuzz help install-control install-engine install-proxies demo-models docs check unit test coverage \
   mutants simulate run clean
 .NOTPARALLEL: # one pip at a time in one .venv
 .DEFAULT_GOAL := help
@@ -138,6 +138,10 @@ test: install-control install-engine install-proxies demo-models
 SEEDS ?= 1000
 simulate: install-control
 	@.venv/bin/python -m tests.simulation --seeds $(SEEDS)
+
+EXAMPLES ?= 100
+fuzz: install-control
+	@.venv/bin/python -m tests.fuzz --examples $(EXAMPLES)
 
 # exec: no shell stays between make and Nebula, so Ctrl-C and signals reach Nebula itself.
 # The adapter is built meanwhile, and gives way to the engines: they start as if it were not.

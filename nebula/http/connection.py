@@ -246,8 +246,8 @@ class HttpConnection(asyncio.Protocol):
         cycle = self._arriving
         if cycle is None or not cycle.more_body:
             method = "HEAD" if self._parsing.heads_only else "GET"
-            came = {"method": method, "path": "", "headers": self._parsing.fields}
-            scope = {**self._scope_of_all, **came}
+            came = {"method": method, "path": self._parsing.path}
+            scope = {**self._scope_of_all, **came, "headers": self._parsing.fields}
             cycle = Cycle(self, cast("HTTPScope", scope), keep_alive=False, remaining=None)
             cycle.refuse(error)
             self._queue(cycle, _await_refusal)

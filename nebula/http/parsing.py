@@ -8,7 +8,7 @@ from typing import Protocol
 
 import httptools
 
-from nebula.http import heads
+from nebula.http import heads, root_path
 from nebula.http.chunks import Sizes
 from nebula.http.errors import ApiError
 from nebula.http.heads import FIELDS, FIELDS_LIMIT, URL_LIMIT, Fields, Head, Objection
@@ -79,6 +79,12 @@ class Parsing:
     def fields(self) -> Fields:
         """The fields of an incomplete head that have arrived."""
         return self._fields if self.in_head else []
+
+    @property
+    def path(self) -> str:
+        """The path of an incomplete head as it was sent, which may not be valid; "" for none."""
+        raw = self._target.partition(b"?")[0] if self.in_head else b""
+        return root_path.without(self._root, raw).decode("latin-1")
 
     def stop(self) -> None:
         """Ignore all further bytes, and drop what has arrived."""
