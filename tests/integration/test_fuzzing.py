@@ -1,4 +1,4 @@
-"""Bad input at every path: a clear 4xx in the caller's form, in little memory, disturbing nobody.
+"""Bad input at every path: a clear 4xx in the form of the path, in little memory.
 
 `make fuzz` tries more of it, and prints a report.
 """
