@@ -18,6 +18,7 @@ from nebula.events.intents import (
     WeightsPinRequested,
 )
 from nebula.http.batches import BatchCreation
+from nebula.http.conversations import ConversationCreation, ConversationUpdate, NewItems
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -141,6 +142,8 @@ _ANSWERED_BY_ENGINES = {
 _MODEL = {"model": "chat"}
 _NODE = {"node": "here"}
 _RESPONSE = {"identity": "resp_0123"}
+_CONVERSATION = {"identity": "conv_0123"}
+_ITEM = {**_CONVERSATION, "item": "msg_0123"}
 
 ENTRIES: Mapping[str, Entry] = {
     **_ANSWERED_BY_ENGINES,
@@ -150,6 +153,21 @@ ENTRIES: Mapping[str, Entry] = {
         values={"identity": "0123456789abcdef"},
         fields={"Last-Event-ID": "The event after which the rest begins; the start if missing."},
     ),
+    "POST /v1/conversations": Entry(
+        body=ConversationCreation,
+        example={"items": _HELLO, "metadata": {"topic": "demo"}},
+    ),
+    "GET /v1/conversations/{identity}": Entry(values=_CONVERSATION),
+    "POST /v1/conversations/{identity}": Entry(
+        body=ConversationUpdate, example={"metadata": {"topic": "other"}}, values=_CONVERSATION
+    ),
+    "DELETE /v1/conversations/{identity}": Entry(values=_CONVERSATION),
+    "POST /v1/conversations/{identity}/items": Entry(
+        body=NewItems, example={"items": _HELLO}, values=_CONVERSATION
+    ),
+    "GET /v1/conversations/{identity}/items": Entry(values=_CONVERSATION, query=_PAGE),
+    "GET /v1/conversations/{identity}/items/{item}": Entry(values=_ITEM),
+    "DELETE /v1/conversations/{identity}/items/{item}": Entry(values=_ITEM),
     "GET /v1/responses/{identity}": Entry(
         values=_RESPONSE,
         query={

@@ -199,7 +199,10 @@ class BackgroundWork:
             entries, _ = await self._store.entries(identity)
             found = fold([asked, *entries])
         if found is not None and found.ended is not None:
-            await keep_turn(self._store, found.ended)
+            try:
+                await keep_turn(self._store, found.ended)
+            except TooLarge as error:
+                log.warning("response %s does not fit its conversation: %s", identity, error)
 
     async def _broke(self, attempt: Attempt, found: StoredResponse, why: str) -> None:
         """Note that an engine failed; give the response up after several. Raise Later."""

@@ -102,8 +102,11 @@ class Recorded:
         ended = Ended(head=self._head, response=Raw(msgspec.json.encode(dress)))
         try:
             await self._store.append(self._head.id, ended, 0, patience=PATIENCE)
-            await keep_turn(self._store, ended)
-            return dress
         except (Unavailable, TooLarge) as error:
             log.warning("response %s could not be stored: %s", self._head.id, error)
             return dressed(response, self._head, stored=False)
+        try:
+            await keep_turn(self._store, ended)
+        except (Unavailable, TooLarge) as error:
+            log.warning("response %s is not in its conversation: %s", self._head.id, error)
+        return dress

@@ -26,7 +26,7 @@ from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
 from nebula.http.following import Followed, Whole
 from nebula.http.relay import relay
 from nebula.openai import responses
-from nebula.openai.response_items import of_output, own_items
+from nebula.openai.response_items import listed, of_output, own_items
 from nebula.openai.responses import BadWish, Wishes
 from nebula.store.connection import Unavailable
 from nebula.store.responses import ResponseStore, TooLarge
@@ -83,7 +83,7 @@ async def read_turn(
     if not (wishes.store or wishes.previous or wishes.conversation):
         return None
     try:
-        before = await _before(store, wishes, owner, limit)
+        before = await _before(store, wishes, owner, limit, len(body))
         stored = wishes.store and await _can_store(store, wishes)
     except Unavailable as error:
         raise unavailable(f"responses can't be read or stored now: {error}") from error
@@ -129,11 +129,16 @@ async def _can_store(store: ResponseStore, wishes: Wishes) -> bool:
         return False
 
 
-async def _before(store: ResponseStore, wishes: Wishes, owner: str, limit: int) -> list[bytes]:
-    """Return the lists of items that come before a request's own. Raise ApiError, Unavailable."""
+async def _before(
+    store: ResponseStore, wishes: Wishes, owner: str, limit: int, own: int
+) -> list[bytes]:
+    """Return the lists of items that come before a request's own, which has `own` bytes.
+
+    Raise ApiError, Unavailable.
+    """
     if wishes.conversation:
         said = await _conversation(store, wishes.conversation, owner)
-        if len(said) > store.connection.max_body - _SPARE:
+        if len(said) + own > store.connection.max_body - _SPARE:
             text = f"this conversation has {len(said)} bytes and can't grow any more: begin another"
             raise ApiError(413, text, param="conversation", code="too_large")
         return [said]
@@ -207,8 +212,8 @@ async def keep_turn(store: ResponseStore, ended: Ended) -> None:
     if not head.conversation or ended.status not in _USABLE:
         return
     output = of_output(msgspec.json.decode(ended.response))
-    said = [*msgspec.json.decode(head.items, type=list[Raw]), *map(msgspec.json.encode, output)]
-    new = [ConversationItem(Raw(bytes(item)), head.id) for item in said]
+    said = [*listed(bytes(head.items), head.id), *output]
+    new = [ConversationItem(Raw(msgspec.json.encode(item)), head.id) for item in said]
     while True:
         found, seq = await store.conversation(head.conversation)
         if found is None or any(each.of == head.id for each in found.items):

@@ -136,7 +136,9 @@ async def test_a_gateway_that_stops_gives_its_responses_to_another_at_once(
 
 
 async def test_a_response_that_ends_engines_fails(own_cluster: Cluster) -> None:
-    await begin(own_cluster)
+    own_cluster.start_all()
+    await own_cluster.ready()
+    await own_cluster.load("chat", replicas=4, memory="64MiB", options={"simulate-orders": True})
     async with client_of(own_cluster.port) as client:
         made = await client.responses.create(model="chat", input="!exit=1", background=True)
         found = await over(client, made.id)
