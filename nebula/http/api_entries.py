@@ -141,8 +141,8 @@ _ANSWERED_BY_ENGINES = {
 
 _MODEL = {"model": "chat"}
 _NODE = {"node": "here"}
-_RESPONSE = {"identity": "resp_0123"}
-_CONVERSATION = {"identity": "conv_0123"}
+_RESPONSE = {"response": "resp_0123"}
+_CONVERSATION = {"conversation": "conv_0123"}
 _ITEM = {**_CONVERSATION, "item": "msg_0123"}
 
 ENTRIES: Mapping[str, Entry] = {
@@ -157,27 +157,27 @@ ENTRIES: Mapping[str, Entry] = {
         body=ConversationCreation,
         example={"items": _HELLO, "metadata": {"topic": "demo"}},
     ),
-    "GET /v1/conversations/{identity}": Entry(values=_CONVERSATION),
-    "POST /v1/conversations/{identity}": Entry(
+    "GET /v1/conversations/{conversation}": Entry(values=_CONVERSATION),
+    "POST /v1/conversations/{conversation}": Entry(
         body=ConversationUpdate, example={"metadata": {"topic": "other"}}, values=_CONVERSATION
     ),
-    "DELETE /v1/conversations/{identity}": Entry(values=_CONVERSATION),
-    "POST /v1/conversations/{identity}/items": Entry(
+    "DELETE /v1/conversations/{conversation}": Entry(values=_CONVERSATION),
+    "POST /v1/conversations/{conversation}/items": Entry(
         body=NewItems, example={"items": _HELLO}, values=_CONVERSATION
     ),
-    "GET /v1/conversations/{identity}/items": Entry(values=_CONVERSATION, query=_PAGE),
-    "GET /v1/conversations/{identity}/items/{item}": Entry(values=_ITEM),
-    "DELETE /v1/conversations/{identity}/items/{item}": Entry(values=_ITEM),
-    "GET /v1/responses/{identity}": Entry(
+    "GET /v1/conversations/{conversation}/items": Entry(values=_CONVERSATION, query=_PAGE),
+    "GET /v1/conversations/{conversation}/items/{item}": Entry(values=_ITEM),
+    "DELETE /v1/conversations/{conversation}/items/{item}": Entry(values=_ITEM),
+    "GET /v1/responses/{response}": Entry(
         values=_RESPONSE,
         query={
             "stream": "Whether to return its events, also those that are still to come.",
             "starting_after": "Number of the event after which the stream begins.",
         },
     ),
-    "DELETE /v1/responses/{identity}": Entry(values=_RESPONSE),
-    "POST /v1/responses/{identity}/cancel": Entry(values=_RESPONSE),
-    "GET /v1/responses/{identity}/input_items": Entry(values=_RESPONSE, query=_PAGE),
+    "DELETE /v1/responses/{response}": Entry(values=_RESPONSE),
+    "POST /v1/responses/{response}/cancel": Entry(values=_RESPONSE),
+    "GET /v1/responses/{response}/input_items": Entry(values=_RESPONSE, query=_PAGE),
     "POST /v1/files": Entry(example={"purpose": "user_data"}, form=True),
     "GET /v1/files": Entry(query={"purpose": "Only files of this purpose.", **_PAGE}),
     "GET /v1/files/{file}": Entry(values={"file": "file-0123"}),

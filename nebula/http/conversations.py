@@ -186,18 +186,18 @@ async def create_conversation(
     return _view(made)
 
 
-@get("/v1/conversations/{identity:str}")
+@get("/v1/conversations/{conversation:str}")
 async def show_conversation(
-    identity: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
+    conversation: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
 ) -> Response[bytes]:
     """Return a conversation without its items."""
-    found, _ = await _found(responses_kept, identity, request)
+    found, _ = await _found(responses_kept, conversation, request)
     return _view(found)
 
 
-@post("/v1/conversations/{identity:str}", status_code=200)
+@post("/v1/conversations/{conversation:str}", status_code=200)
 async def update_conversation(
-    identity: str,
+    conversation: str,
     request: Request[Any, Any, Any],
     gateway: Gateway,
     limits: Limits,
@@ -208,28 +208,28 @@ async def update_conversation(
     metadata = _metadata(wanted.metadata)
     return _view(
         await _changed(
-            responses_kept, identity, request, lambda found: replace(found, metadata=metadata)
+            responses_kept, conversation, request, lambda found: replace(found, metadata=metadata)
         )
     )
 
 
-@delete("/v1/conversations/{identity:str}", status_code=200)
+@delete("/v1/conversations/{conversation:str}", status_code=200)
 async def delete_conversation(
-    identity: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
+    conversation: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
 ) -> Response[bytes]:
     """Delete a conversation; its responses stay."""
     await _changed(
         responses_kept,
-        identity,
+        conversation,
         request,
         lambda found: replace(found, items=[], metadata=Raw(b"{}"), deleted=True),
     )
-    return as_json({"id": identity, "object": "conversation.deleted", "deleted": True})
+    return as_json({"id": conversation, "object": "conversation.deleted", "deleted": True})
 
 
-@post("/v1/conversations/{identity:str}/items", status_code=200)
+@post("/v1/conversations/{conversation:str}/items", status_code=200)
 async def create_items(
-    identity: str,
+    conversation: str,
     request: Request[Any, Any, Any],
     gateway: Gateway,
     limits: Limits,
@@ -239,34 +239,37 @@ async def create_items(
     wanted = await _read(request, gateway, limits, NewItems)
     new = [ConversationItem(item) for item in _new_items(wanted.items)]
     changed = await _changed(
-        responses_kept, identity, request, lambda found: replace(found, items=[*found.items, *new])
+        responses_kept,
+        conversation,
+        request,
+        lambda found: replace(found, items=[*found.items, *new]),
     )
     return _added(changed, len(new))
 
 
-@get("/v1/conversations/{identity:str}/items")
+@get("/v1/conversations/{conversation:str}/items")
 async def list_items(
-    identity: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
+    conversation: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
 ) -> Response[bytes]:
     """Return the items of a conversation, page by page."""
-    found, _ = await _found(responses_kept, identity, request)
+    found, _ = await _found(responses_kept, conversation, request)
     return as_json(
         page(_items(found), request.query_params, most=100, usual=20, identify=itemgetter("id"))
     )
 
 
-@get("/v1/conversations/{identity:str}/items/{item:str}")
+@get("/v1/conversations/{conversation:str}/items/{item:str}")
 async def show_item(
-    identity: str, item: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
+    conversation: str, item: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
 ) -> Response[bytes]:
     """Return one item of a conversation."""
-    found, _ = await _found(responses_kept, identity, request)
+    found, _ = await _found(responses_kept, conversation, request)
     return as_json(_items(found)[_place(found, item)])
 
 
-@delete("/v1/conversations/{identity:str}/items/{item:str}", status_code=200)
+@delete("/v1/conversations/{conversation:str}/items/{item:str}", status_code=200)
 async def delete_item(
-    identity: str, item: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
+    conversation: str, item: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
 ) -> Response[bytes]:
     """Remove one item of a conversation, and return the conversation."""
 
@@ -275,7 +278,7 @@ async def delete_item(
         kept = [each for number, each in enumerate(found.items) if number != at]
         return replace(found, items=kept)
 
-    return _view(await _changed(responses_kept, identity, request, without))
+    return _view(await _changed(responses_kept, conversation, request, without))
 
 
 def _place(conversation: Conversation, item: str) -> int:

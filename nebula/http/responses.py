@@ -48,25 +48,24 @@ async def found(
         raise unavailable(f"responses can't be read now: {error}") from error
 
 
-@get("/v1/responses/{identity:str}")
+@get("/v1/responses/{response:str}")
 async def show_response(
-    identity: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
+    response: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
 ) -> ASGIApp:
     """Return a response as it is now, or its stream from an event on."""
-    known, begun = await found(responses_kept, identity, request)
+    known, begun = await found(responses_kept, response, request)
     query = request.query_params
     if _yes(query, "stream"):
         asked = await _asked(responses_kept, known)
         return _stream(responses_kept, asked, _number(query, "starting_after"))
-    response = known.response
+    body = known.response
     if begun and isinstance(known, Asked):
-        shown = {**msgspec.json.decode(response), "status": RUNNING}
-        response = Raw(msgspec.json.encode(shown))
-    return partial(_show, response)
+        body = Raw(msgspec.json.encode({**msgspec.json.decode(body), "status": RUNNING}))
+    return partial(_show, body)
 
 
-async def _show(response: Raw, _: Scope, receive: Receive, send: Send) -> None:
-    await relay(Whole(new_id(), response), receive, send)
+async def _show(body: Raw, _: Scope, receive: Receive, send: Send) -> None:
+    await relay(Whole(new_id(), body), receive, send)
 
 
 async def _asked(store: ResponseStore, known: Ended | Asked) -> Asked:
@@ -94,62 +93,62 @@ def _stream(store: ResponseStore, asked: Asked, after: int) -> ASGIApp:
     return respond
 
 
-@post("/v1/responses/{identity:str}/cancel", status_code=200)
+@post("/v1/responses/{response:str}/cancel", status_code=200)
 async def cancel_response(
-    identity: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
+    response: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
 ) -> Response[bytes]:
     """Cancel a response in the background; one that is over stays as it is."""
     store = responses_kept
-    known, _ = await found(store, identity, request)
+    known, _ = await found(store, response, request)
     if not known.head.background:
         text = "Cannot cancel a synchronous response: it has no background=true."
         raise ApiError(400, text, param="response_id")
     try:
         while not isinstance(known, Ended):
-            entries, last = await store.entries(identity)
+            entries, last = await store.entries(response)
             stored = fold([known, *entries])
             if stored is None:
-                raise ApiError(404, f"Response with id '{identity}' not found.")
+                raise ApiError(404, f"Response with id '{response}' not found.")
             if stored.ended is not None:
                 known = stored.ended
                 break
-            run = RepeatedRun(identity, stored.events, stored.section)
-            response = responses.cancelled(stored.response)
-            run.close(response, "response.incomplete")
+            run = RepeatedRun(response, stored.events, stored.section)
+            cancelled = responses.cancelled(stored.response)
+            run.close(cancelled, "response.incomplete")
             ended = Ended(
                 head=known.head,
-                response=Raw(msgspec.json.encode(response)),
+                response=Raw(msgspec.json.encode(cancelled)),
                 first=len(stored.events),
                 events=run.added,
             )
-            if await store.append(identity, ended, last) is not None:
-                store.tell_over(identity)
+            if await store.append(response, ended, last) is not None:
+                store.tell_over(response)
                 known = ended
     except Unavailable as error:
         raise unavailable(f"the response can't be cancelled now: {error}") from error
     return as_json(known.response)
 
 
-@delete("/v1/responses/{identity:str}", status_code=200)
+@delete("/v1/responses/{response:str}", status_code=200)
 async def delete_response(
-    identity: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
+    response: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
 ) -> Response[bytes]:
     """Delete a response; one that is still being made is not made any more."""
-    await found(responses_kept, identity, request)
+    await found(responses_kept, response, request)
     try:
-        await responses_kept.remove(identity)
+        await responses_kept.remove(response)
     except Unavailable as error:
         raise unavailable(f"the response can't be deleted now: {error}") from error
-    return as_json({"id": identity, "object": "response", "deleted": True})
+    return as_json({"id": response, "object": "response", "deleted": True})
 
 
-@get("/v1/responses/{identity:str}/input_items")
+@get("/v1/responses/{response:str}/input_items")
 async def list_input_items(
-    identity: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
+    response: str, request: Request[Any, Any, Any], responses_kept: ResponseStore
 ) -> Response[bytes]:
     """Return the items of a response's own input."""
-    known, _ = await found(responses_kept, identity, request)
-    items = response_items.listed(bytes(known.head.items), identity)
+    known, _ = await found(responses_kept, response, request)
+    items = response_items.listed(bytes(known.head.items), response)
     return as_json(page(items, request.query_params, most=100, usual=20, identify=itemgetter("id")))
 
 
