@@ -201,6 +201,32 @@ def test_runs_that_say_the_same_leave_the_stream_that_one_run_would(
     assert sum(event["type"] == "response.output_item.done" for event in events) == 1
 
 
+def test_a_run_that_says_something_else_is_not_mixed_with_an_earlier_run() -> None:
+    store = Store()
+    first = worker(store, "first", stream(1, "one two three", [10]), 1)
+    while "one two th" not in shown(store.folded().events).values():
+        next(first)
+    for _ in worker(store, "second", stream(2, "one two four", [3, 8]), 1):
+        pass
+    check_whole(store, {"one two three", "one two four"})
+    assert list(shown(store.folded().events).values()) == ["one two th", "one two four"]
+    ends = [e for e in store.folded().events if e["type"] == "response.output_item.done"]
+    assert [end["item"]["status"] for end in ends] == ["incomplete", "completed"]
+    assert [end["output_index"] for end in ends] == [0, 1]
+    assert ends[0]["item"]["content"][0]["text"] == "one two th"
+
+
+def test_a_run_that_ends_earlier_is_not_taken_for_the_longer_one() -> None:
+    store = Store()
+    first = worker(store, "first", stream(1, "one two three", []), 1)
+    while not shown(store.folded().events):
+        next(first)
+    for _ in worker(store, "second", stream(2, "one two", []), 1):
+        pass
+    check_whole(store, {"one two three", "one two"})
+    assert list(shown(store.folded().events).values()) == ["one two three", "one two"]
+
+
 def test_the_first_end_counts_whatever_comes_after_it() -> None:
     ended = Ended(head=HEAD, response=Raw(b'{"status":"cancelled"}'))
     other = Ended(head=HEAD, response=Raw(b'{"status":"completed"}'), attempt=9, writer="w")
