@@ -27,6 +27,7 @@ _KINDS = {
 """Anthropic's types of errors by HTTP status; all others are `api_error`, or
 `invalid_request_error` where the client is at fault."""
 
+_OF_FRAMEWORK = b'{"detail":'
 _NOT_FOUND = b'{"detail":"Not Found"}'
 _NUMBER = re.compile(rb'"sequence_number":\s?(\d{1,18})')
 
@@ -79,6 +80,10 @@ class _Said(Struct):
     code: str | int | None = None
 
 
+class _Detail(Struct):
+    detail: str
+
+
 class _Refusal(Struct):
     error: _Said
     type: str = ""
@@ -100,11 +105,15 @@ def translated(status: int, body: bytes, dialect: Dialect) -> bytes:
     """Return an engine's whole error answer in the form of a path's clients.
 
     vLLM answers some errors of Anthropic's paths in OpenAI's form, and a path that it does not have
-    for its model, such as scores of a classifier of many classes, in its framework's own.
+    for its model, such as scores of a classifier of many classes, in its framework's own, and so a
+    body that Python's `json` can't read, such as a number of thousands of digits.
     """
     if body == _NOT_FOUND:
         text = "the engine of this model does not have this path"
         return payload(ApiError(status, text, code="unknown_url"), dialect)
+    if body.startswith(_OF_FRAMEWORK) and (told := decoded(body, _Detail)) is not None:
+        kind = "invalid_request_error" if status < 500 else "internal_error"
+        return payload(ApiError(status, told.detail, kind=kind), dialect)
     if dialect != "anthropic":
         return body
     read = decoded(body, _Refusal)

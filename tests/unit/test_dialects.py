@@ -90,3 +90,14 @@ def test_an_engine_s_error_that_can_t_be_read_is_told_as_it_is(body: bytes) -> N
     said = json.loads(dialects.translated(500, body, "anthropic"))
     assert said["error"]["type"] == "api_error"
     assert said["error"]["message"].startswith("the engine answered with 500: ")
+
+
+@pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic"])
+def test_what_an_engines_framework_refuses_has_the_form_of_the_path(dialect: Dialect) -> None:
+    """FastAPI answers so if Python's `json` can't read a body that is JSON all the same."""
+    body = b'{"detail":"There was an error parsing the body"}'
+    told = json.loads(dialects.translated(400, body, dialect))
+    assert told["error"]["message"] == "There was an error parsing the body"
+    assert (told.get("type") == "error") == (dialect == "anthropic")
+    for other in (b'{"detail":[{"loc":["body"]}]}', b'{"detail":'):
+        assert dialects.translated(400, other, "openai") == other
