@@ -16,9 +16,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import httpx
 import openai
 from openai import AsyncOpenAI
 
@@ -28,8 +27,10 @@ from benchmarks.data_plane.processes import Failed
 from benchmarks.data_plane.ways import MODEL, REPOSITORY, SIMULATED
 from benchmarks.session import context, folder_option, headline, session
 
-TOKENS = 200  # of a response
-OF_A_LINE = 24  # tokens of a line of the batch
+TOKENS = 2500  # of a response: it must last longer than all deaths take
+OF_A_LINE = 100  # tokens of a line of the batch
+VLLM_TOKENS = 600  # the same on real vLLM, whose contexts are short here
+VLLM_OF_A_LINE = 40
 TOKEN = 0.02  # seconds of a simulated engine for a token
 DEATHS = ("engine", "gateway", "router", "nats-server", "everything")
 APART = 4.0  # seconds between a death and the next, after everything serves again
@@ -37,6 +38,15 @@ PATIENCE = 900.0  # seconds for all work to end
 PAUSE = 0.3  # seconds before a client comes back
 ENDED = ("completed", "failed", "cancelled", "incomplete")
 OVER = ("completed", "failed", "expired", "cancelled")
+
+
+class Work(NamedTuple):
+    """What is asked for: `texts` and `lines` are the right answers, by their numbers."""
+
+    tokens: int
+    of_a_line: int
+    texts: dict[int, str]
+    lines: dict[int, str]
 
 
 class Read(NamedTuple):
@@ -70,8 +80,9 @@ class Clients:
 
     async def read(self, identity: str, number: int, seen: Read) -> None:
         """Follow a response to its end; where the connection breaks, go on after the last event."""
+        over = False
         while True:
-            with contextlib.suppress(openai.APIError, httpx.HTTPError):
+            with contextlib.suppress(openai.APIError):
                 stream = await self.other(number).responses.retrieve(
                     identity,
                     stream=True,
@@ -81,47 +92,78 @@ class Clients:
                     seen.numbers.append(event.sequence_number)
                     if event.type == "response.output_text.delta":
                         seen.text.append(event.delta)
-                    if event.type.removeprefix("response.") in ENDED:
-                        return
+                    over = event.type.removeprefix("response.") in ENDED
+            if over:
+                return
             self.tries["readers that came back"] += 1
             number += 1
             await asyncio.sleep(PAUSE)
 
 
-async def begin(to: Clients, folder: Path, responses: int, lines: int) -> tuple[list[str], str]:
+def simulated(options: argparse.Namespace) -> Work:
+    """Return the work for simulated engines, which repeat the words of a prompt."""
+    texts = {number: words(f"r{number}", TOKENS) for number in range(options.responses)}
+    lines = {number: words(f"l{number}", OF_A_LINE) for number in range(options.lines)}
+    return Work(TOKENS, OF_A_LINE, texts, lines)
+
+
+async def undisturbed(to: Clients, options: argparse.Namespace) -> Work:
+    """Return the work for vLLM, with the answers that it gives while nothing is killed."""
+    texts, lines = {}, {}
+    for number in range(options.responses):
+        answer = await to.each[0].responses.create(**asking(VLLM_TOKENS, told(number)), store=False)
+        texts[number] = answer.output_text
+    for number in range(options.lines):
+        chat = await to.each[0].chat.completions.create(
+            **line(number, VLLM_OF_A_LINE, told(number))
+        )
+        lines[number] = chat.choices[0].message.content or ""
+    return Work(VLLM_TOKENS, VLLM_OF_A_LINE, texts, lines)
+
+
+def told(number: int) -> str:
+    """Return a prompt for vLLM, whose best next token is nearly always far ahead of the others."""
+    return f"Write the numbers from {number + 1} to 300, separated by commas."
+
+
+def asking(tokens: int, said: str) -> dict[str, Any]:
+    """Return the arguments of a response."""
+    return {"model": MODEL, "input": said, "max_output_tokens": tokens, "temperature": 0}
+
+
+async def begin(to: Clients, folder: Path, work: Work, vllm: bool) -> tuple[list[str], str]:
     """Ask for the responses and the batch; return their ids."""
     file = folder / "batch.jsonl"
-    file.write_text("".join(json.dumps(line(number)) + "\n" for number in range(lines)))
+    with file.open("w") as output:
+        for number, text in work.lines.items():
+            each = {
+                "custom_id": f"line-{number}",
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": line(number, work.of_a_line, told(number) if vllm else text),
+            }
+            output.write(json.dumps(each) + "\n")
     made = await to.each[0].files.create(file=file, purpose="batch")
     batch = await to.each[0].batches.create(
         input_file_id=made.id, endpoint="/v1/chat/completions", completion_window="24h"
     )
     asked = [
         to.other(number).responses.create(
-            model=MODEL,
-            input=words(f"r{number}", TOKENS),
-            max_output_tokens=TOKENS,
-            temperature=0,
-            background=True,
+            **asking(work.tokens, told(number) if vllm else text), background=True
         )
-        for number in range(responses)
+        for number, text in work.texts.items()
     ]
     return [each.id for each in await asyncio.gather(*asked)], batch.id
 
 
-def line(number: int) -> dict[str, object]:
-    """Return a line of the batch."""
-    said = words(f"l{number}", OF_A_LINE)
+def line(number: int, tokens: int, said: str) -> dict[str, Any]:
+    """Return the body of a line of the batch."""
     return {
-        "custom_id": f"line-{number}",
-        "method": "POST",
-        "url": "/v1/chat/completions",
-        "body": {
-            "model": MODEL,
-            "messages": [{"role": "user", "content": said}],
-            "max_tokens": OF_A_LINE,
-            "temperature": 0,
-        },
+        "model": MODEL,
+        "messages": [{"role": "user", "content": said}],
+        "max_tokens": tokens,
+        "temperature": 0,
+        "user": f"user-{number}",
     }
 
 
@@ -140,7 +182,7 @@ async def kill(cluster: Cluster) -> None:
 async def ended(to: Clients, batch: str) -> openai.types.Batch:
     """Wait until the batch is over."""
     for number in range(int(PATIENCE / PAUSE)):
-        with contextlib.suppress(openai.APIError, httpx.HTTPError):
+        with contextlib.suppress(openai.APIError):
             found = await to.other(number).batches.retrieve(batch)
             if found.status in OVER:
                 return found
@@ -148,21 +190,22 @@ async def ended(to: Clients, batch: str) -> openai.types.Batch:
     raise Failed(f"the batch did not end within {PATIENCE:.0f} s")
 
 
-async def judge(to: Clients, ids: Sequence[str], seen: Sequence[Read]) -> Counter[str]:
+async def judge(to: Clients, ids: Sequence[str], seen: Sequence[Read], work: Work) -> Counter[str]:
     """Count what became of the responses, as the second gateway has them, and of their readers."""
     count: Counter[str] = Counter()
     for number, identity in enumerate(ids):
         found = await to.each[1].responses.retrieve(identity)
-        right = words(f"r{number}", TOKENS)
         count[f"responses {found.status}"] += 1
-        count["responses with the right text"] += found.output_text.split() == right.split()
+        count["responses with the right text"] += (
+            found.output_text.split() == work.texts[number].split()
+        )
         numbers = seen[number].numbers
         count["readers with each event once"] += numbers == list(range(len(numbers)))
         count["readers with the same text"] += "".join(seen[number].text) == found.output_text
     return count
 
 
-async def judge_batch(to: Clients, batch: openai.types.Batch, lines: int) -> Counter[str]:
+async def judge_batch(to: Clients, batch: openai.types.Batch, work: Work) -> Counter[str]:
     """Count the results of the batch's lines."""
     count: Counter[str] = Counter({f"batch {batch.status}": 1})
     assert batch.request_counts is not None
@@ -173,24 +216,25 @@ async def judge_batch(to: Clients, batch: openai.types.Batch, lines: int) -> Cou
             continue
         content = (await to.each[1].files.content(file)).text
         for each in content.splitlines():
-            told = json.loads(each)
-            results[told["custom_id"]] += 1
-            if told["error"] is not None or told["response"]["status_code"] != 200:
+            result = json.loads(each)
+            results[result["custom_id"]] += 1
+            if result["error"] is not None or result["response"]["status_code"] != 200:
                 count["lines with an error"] += 1
                 continue
-            said = told["response"]["body"]["choices"][0]["message"]["content"]
-            right = words(told["custom_id"].replace("line-", "l"), OF_A_LINE)
+            said = result["response"]["body"]["choices"][0]["message"]["content"]
+            right = work.lines[int(result["custom_id"].removeprefix("line-"))]
             count["lines with the right text"] += said.split() == right.split()
     count["lines with one result"] = sum(number == 1 for number in results.values())
     count["lines with several results"] = sum(number > 1 for number in results.values())
-    count["lines without a result"] = lines - len(results)
+    count["lines without a result"] = len(work.lines) - len(results)
     return count
 
 
 async def run(cluster: Cluster, folder: Path, options: argparse.Namespace) -> Counter[str]:
     """Let everything happen once; return the counts. Raise Failed."""
     to = Clients(cluster.gateways)
-    ids, batch = await begin(to, folder, options.responses, options.lines)
+    work = await undisturbed(to, options) if options.vllm else simulated(options)
+    ids, batch = await begin(to, folder, work, options.vllm)
     seen = [Read([], []) for _ in ids]
     readers = [
         asyncio.create_task(to.read(identity, number + 1, seen[number]))
@@ -201,8 +245,8 @@ async def run(cluster: Cluster, folder: Path, options: argparse.Namespace) -> Co
     async with asyncio.timeout(PATIENCE):
         await asyncio.gather(*readers)
     over = await ended(to, batch)
-    count = await judge(to, ids, seen)
-    return count + await judge_batch(to, over, options.lines) + to.tries
+    count = await judge(to, ids, seen, work)
+    return count + await judge_batch(to, over, work) + to.tries
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ class Core:
         self.settings = settings
         self.running = self.finished = self.aborted = self.begun = self.refused = 0
         self.first_token, self.token = settings.first_token, settings.token
+        self.crowding = settings.crowding
         self.adapters = Adapters(settings.names, settings.max_lora_rank, settings.max_loras)
         self.sick = False
         self.stalled = False
@@ -121,7 +122,7 @@ class Core:
     @property
     def next_token(self) -> float:
         """The time from one token to the next beside all that runs now, as steps are shared."""
-        return self.token + self.settings.crowding * (self.running - 1)
+        return self.token + self.crowding * (self.running - 1)
 
     async def pace(self, exchange: Exchange, seconds: float) -> None:
         """Wait for the time of the next token, and for the end of a stall."""

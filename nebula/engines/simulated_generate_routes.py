@@ -117,7 +117,7 @@ class AnswerSender:
                 for opening in answer.opening():
                     await exchange.part(opening)
             await exchange.part(event)
-            seconds = core.next_token * interval
+            seconds = (core.next_token if core.crowding else core.token) * interval
         for event in answer.closing():
             await exchange.part(event)
         await exchange.part(b"", more=False)
