@@ -109,7 +109,8 @@ class AnswerSender:
         core, seconds = self._core, self._core.first_token
         for event in answer.before():
             await exchange.part(event)
-        interval = generated.interval
+        interval, crowding = generated.interval, core.crowding
+        alone = core.token * interval
         for number, event in enumerate(answer.events()):
             if seconds or core.stalled or number % _BREATH == _BREATH - 1:
                 await core.pace(exchange, seconds)
@@ -117,7 +118,7 @@ class AnswerSender:
                 for opening in answer.opening():
                     await exchange.part(opening)
             await exchange.part(event)
-            seconds = (core.next_token if core.crowding else core.token) * interval
+            seconds = core.next_token * interval if crowding else alone
         for event in answer.closing():
             await exchange.part(event)
         await exchange.part(b"", more=False)
