@@ -80,6 +80,9 @@ class FastClient(Client):
     def write(self) -> None:
         """Pass everything that was posted to the connection now."""
         self._writing = False
+        transport = self._transport
+        if isinstance(transport, DirectTransport) and transport.lost:
+            return  # kept until it is connected again
         if self._pending_data_size and self.is_connected and self._transport is not None:
             pending, self._pending = self._pending, []
             self._pending_data_size = 0

@@ -215,6 +215,26 @@ class DirectTransport(TcpTransport):
         self._bare_io_reader = self._io_reader = reader
         self._bare_io_writer = self._io_writer = writer
 
+    @property
+    def lost(self) -> bool:
+        """Whether the connection has ended, although its end may not have been read yet."""
+        writer = self._io_writer
+        return writer is not None and writer.transport.is_closing()
+
+    def write(self, payload: bytes) -> None:
+        """As nats-py's. What comes after the end is lost with the connection, whose end is read."""
+        if not self.lost:
+            super().write(payload)  # type: ignore[no-untyped-call]
+
+    def writelines(self, payload: list[bytes]) -> None:
+        """As nats-py's, but raise an OSError after the end: then nats-py keeps it and reconnects.
+
+        uvloop raises RuntimeError, which ends tasks of nats-py for good.
+        """
+        if self.lost:
+            raise ConnectionResetError("the connection has ended")
+        super().writelines(payload)  # type: ignore[no-untyped-call]
+
     async def wait_closed(self) -> None:
         """As nats-py's method, with a timeout: a failed TLS connection never reports its close."""
         with contextlib.suppress(TimeoutError, OSError):

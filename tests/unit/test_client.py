@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, cast
+from urllib.parse import urlparse
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
@@ -329,6 +331,7 @@ class Slow(DirectTransport):
     """A connection to a server that reads only as it is told."""
 
     def __init__(self) -> None:
+        super().__init__(Heard().parser)
         self.waits = 0
 
     def write(self, payload: bytes) -> None:
@@ -371,3 +374,45 @@ async def test_a_closed_connection_takes_nothing() -> None:
         client.post("a", b"", b"x")
     await turn()
     assert transport.writes == []
+
+
+# What a connection does whose end is not read yet
+
+
+async def ended() -> DirectTransport:
+    """Return a connection that the server has ended."""
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        transport = DirectTransport(Heard().parser)
+        await transport.connect(urlparse(f"nats://127.0.0.1:{port}"), 4096, 5)
+        transport.close()  # type: ignore[no-untyped-call]
+    return transport
+
+
+def on_uvloop(test: Coroutine[Any, Any, None]) -> None:
+    uvloop.run(test)
+
+
+def test_what_is_written_after_the_end_ends_no_task_of_nats_py() -> None:
+    async def test() -> None:
+        transport = await ended()
+        assert transport.lost
+        transport.write(b"PING\r\n")
+        with pytest.raises(OSError, match="has ended"):
+            transport.writelines([b"PUB a 0\r\n\r\n"])
+
+    on_uvloop(test())
+
+
+def test_what_is_posted_after_the_end_is_kept_until_the_next_connection() -> None:
+    async def test() -> None:
+        client = FastClient()
+        client._transport = await ended()
+        client._status = Client.CONNECTED
+        client._max_payload = 1024
+        client.post("a", b"", b"body")
+        client.write()
+        assert b"".join(client._pending).startswith(b"PUB a 4\r\n")
+
+    on_uvloop(test())
