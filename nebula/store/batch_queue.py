@@ -117,6 +117,11 @@ class BatchQueue:
         body = msgspec.json.encode(line)
         await durable.store(self.connection, subject, body, durable.FIRST)
 
+    async def waits(self, batch: str) -> bool:
+        """Return whether a line of a batch is queued or under way. Raise Unavailable."""
+        wanted = subjects.batch_line(batch, "*")
+        return await durable.next_on(self.connection, LINES, wanted, 1) is not None
+
     async def put_result(self, batch: str, number: int, result: LineResult) -> None:
         """Store a line's result unless it has one. Raise NoRoom, Unavailable, MaxPayloadError."""
         headers = {**durable.FIRST, OUTCOME: result.outcome}

@@ -129,3 +129,28 @@ async def test_a_gateway_that_stood_still_changes_nothing_when_it_goes_on(
     assert [each.type for each in await cluster.records(identity=batch.id)].count(
         "BatchFinished"
     ) == 1
+
+
+async def test_a_batch_goes_on_when_its_streams_are_deleted(own_cluster: Cluster) -> None:
+    cluster = own_cluster
+    cluster.start_all()
+    await cluster.ready()
+    await cluster.load("chat", max_in_flight=8)
+    await cluster.tell_engine("chat-0", token=0.1)
+    lines = [line(f"l{n}", chat("chat", f"word {n}", max_tokens=10)) for n in range(60)]
+    async with official(cluster) as client:
+        batch = await submitted(client, jsonl(lines))
+
+        async def begun() -> bool:
+            return await kept(cluster, batch_queue.RESULTS) >= 10
+
+        await cluster.poll(begun, "some lines have a result", PATIENCE)
+        async with cluster.joined() as projection:
+            jetstream = projection.log.connection.client.jetstream()
+            await jetstream.purge_stream(batch_queue.LINES)
+            await jetstream.delete_stream(batch_queue.RESULTS)
+            assert await projection.until(lambda state: state.batches[batch.id].over, PATIENCE)
+        found = await client.batches.retrieve(batch.id)
+        assert found.status == "completed"
+        results = await read(client, found.output_file_id)
+    assert [each["custom_id"] for each in results] == [f"l{n}" for n in range(60)]

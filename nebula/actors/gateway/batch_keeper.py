@@ -14,7 +14,6 @@ import uuid
 from nebula.actors.actor import cancel
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.batch_run import BatchRun, Over
-from nebula.events.batch import Batch
 from nebula.store.batch_queue import BatchQueue
 from nebula.store.connection import Unavailable
 from nebula.store.files import Files
@@ -51,19 +50,20 @@ class BatchKeeper:
             while True:
                 changed = self._gateway.projection.changed()
                 waiting = asyncio.ensure_future(changed)
-                unkept = self._unkept()
-                for batch in unkept if self._gateway.able else ():
-                    await self._try(batch.id)
-                await asyncio.wait((waiting,), timeout=LOOK if unkept else None)
+                unfinished = self._unfinished()  # a lease may be lost: look at those kept too
+                for batch in unfinished if self._gateway.able else ():
+                    if batch not in self._kept:
+                        await self._try(batch)
+                await asyncio.wait((waiting,), timeout=LOOK if unfinished else None)
                 if waiting.done():
                     waiting.result()  # raises if nothing changes any more
                 await cancel([waiting])
         finally:
             await cancel([sweeping, *self._kept.values()])
 
-    def _unkept(self) -> list[Batch]:
+    def _unfinished(self) -> list[str]:
         batches = self._gateway.projection.state.batches.values()
-        return [each for each in batches if not each.over and each.id not in self._kept]
+        return [each.id for each in batches if not each.over]
 
     async def _try(self, batch: str) -> None:
         """Keep a batch if its lease is free."""

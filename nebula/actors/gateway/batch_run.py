@@ -32,6 +32,9 @@ from nebula.store.log import Conflict, Guard, TooLarge
 ROLL_UP = 5.0
 """Seconds between two events about a batch's progress, at least."""
 
+QUIET = 10.0
+"""Seconds without a result after which it is looked whether the missing lines are still queued."""
+
 OUTPUT = "batch_output"
 """The purpose of files with results."""
 
@@ -54,7 +57,7 @@ class BatchRun:
         self._done: dict[int, Outcome] = {}
         self._known = asyncio.Event()
         self._news = asyncio.Event()
-        self._rolled_up = asyncio.get_running_loop().time()
+        self._rolled_up = self._looked = asyncio.get_running_loop().time()
 
     @property
     def _batch(self) -> Batch:
@@ -66,6 +69,7 @@ class BatchRun:
 
     async def run(self) -> None:
         """Do what is left to do. Raise Unavailable, Over."""
+        await self._queue.open()
         check = await self._checked()
         if check.problems:
             await self._append(BatchFinished("failed", problems=tuple(check.problems)))
@@ -80,6 +84,7 @@ class BatchRun:
                 await self._enqueue(check)
             while not await self._ends(check):
                 await self._roll_up()
+                await self._queue_again(check)
                 self._news.clear()
                 await self._first(self._pause(), following)
             if len(self._done) < len(check.ids):
@@ -159,6 +164,18 @@ class BatchRun:
         missing = [number for number in check.ids if number not in self._done]
         async for part in self._parts(missing):
             await asyncio.gather(*(put(number) for number in part))
+
+    async def _queue_again(self, check: InputCheck) -> None:
+        """Queue the missing lines again if none is queued: their stream was emptied or deleted."""
+        now = asyncio.get_running_loop().time()
+        if self._news.is_set():
+            self._looked = now
+        if now - self._looked < QUIET:
+            return
+        self._looked = now
+        if not await self._queue.waits(self._id):
+            await self._queue.open()
+            await self._enqueue(check)
 
     async def _parts(self, numbers: list[int]) -> AsyncIterator[list[int]]:
         """Yield the numbers part by part, until the batch ends. Raise Over."""
