@@ -42,7 +42,7 @@ async def test_elsewhere_all_but_the_admin_api_is_named_and_the_path_is_cut(
     async with cluster.http() as http:
         told = (await http.get("/metrics%1b" + "x" * 500)).json()["error"]["message"]
     assert told.startswith("there is nothing at '/metrics\\x1bxxx")
-    assert len(told) < 700
+    assert "x" * 201 not in told
     assert "/ready" in told
     assert "/v1/models" in told
 
