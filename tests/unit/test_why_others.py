@@ -141,15 +141,22 @@ def test_every_name_in_the_views_of_a_recorded_log_can_be_explained(name: str) -
         assert result.exit_code == 0, (each, result.output)
 
 
-def test_a_request_is_found_by_its_id_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+def test_a_request_is_looked_for_by_its_id_and_by_its_callers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, str]] = []
 
     async def look_up(connection: object, request: str) -> list[object]:
-        asked.append(request)
+        asked.append(("own", request))
+        return []
+
+    async def called(connection: object, caller_id: str) -> list[str]:
+        asked.append(("caller's", caller_id))
         return []
 
     monkeypatch.setattr(explain, "look_up", look_up)
+    monkeypatch.setattr(explain, "called", called)
     joined(monkeypatch, cluster(n1=[80]))
     result = says("why", "0a1b2c3d")
-    assert (result.exit_code, asked) == (1, ["0a1b2c3d"])
+    assert (result.exit_code, asked) == (1, [("own", "0a1b2c3d"), ("caller's", "0a1b2c3d")])
     assert "is called '0a1b2c3d'; there are: n1" in result.output
