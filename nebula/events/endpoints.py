@@ -67,6 +67,10 @@ _TABLE = (
 
 ENDPOINTS: dict[str, Endpoint] = {endpoint.path: endpoint for endpoint in _TABLE}
 
+REALTIME = Endpoint("/v1/realtime", frozenset({"realtime"}), computes=False)
+"""The one path of sessions, which are WebSockets and not POST. The engine's core has work only for
+parts of a session, so that its silence amid one proves nothing."""
+
 CHAT = ENDPOINTS["/v1/chat/completions"]
 COMPLETIONS = ENDPOINTS["/v1/completions"]
 EMBEDDINGS = ENDPOINTS["/v1/embeddings"]
@@ -99,4 +103,5 @@ def serves(endpoint: Endpoint, tasks: Collection[str]) -> bool:
 
 def served(tasks: Collection[str]) -> list[str]:
     """Return the paths that a model with these tasks serves."""
-    return [path for path, endpoint in ENDPOINTS.items() if serves(endpoint, tasks)]
+    endpoints = (*ENDPOINTS.values(), REALTIME)
+    return [endpoint.path for endpoint in endpoints if serves(endpoint, tasks)]

@@ -23,6 +23,9 @@ LOAD_PATIENCE = 600.0
 wait for an answer. vLLM may need minutes to start; a client that wants to wait for less ends the
 request, or sets X-Request-Timeout."""
 
+SWITCHED = 101
+"""The status of an answer that is a session (RFC 9110, 15.2.2): its body has frames (`frames`)."""
+
 BUSY = frozenset({429, 503})
 """Statuses by which an engine says that it is full, not broken: they are passed on as they are."""
 

@@ -16,25 +16,19 @@ from uvicorn.server import ServerState
 
 from nebula.actors.gateway.budget import Hold
 from nebula.http import lingering
+from nebula.http.arrival import Arrival, Progress
 from nebula.http.capacity import Capacity
 from nebula.http.cycle import Cycle
-from nebula.http.errors import ApiError, overdue, stopping, unavailable
+from nebula.http.errors import ApiError, stopping, unavailable
 from nebula.http.heads import Fields, Head
 from nebula.http.lingering import Lingering
 from nebula.http.parsing import Parsing
+from nebula.http.websocket import SOCKETS, SocketCycle
 from nebula.http.writing import TurnTransport
+from nebula.openai.realtime import TRY_LATER
 
 UNREAD = 60.0
 """Seconds for which a client may read nothing while data waits for it."""
-
-HEAD_TIME = 30.0
-"""Seconds within which a request's head must arrive, from its first byte on."""
-
-BODY_TIME = 60.0
-"""Seconds within which a body must arrive, from its request's first byte on, plus ..."""
-
-PACE = 8 * 1024
-"""... one second for this number of arrived bytes."""
 
 PIPELINED = 32
 """Requests that may wait on a connection for the answer to the previous request."""
@@ -73,6 +67,7 @@ class HttpConnection(asyncio.Protocol):
         self._parsing = Parsing(self, config.root_path)
         self._arriving: Cycle | None = None
         self._running: Cycle | None = None
+        self._socket: SocketCycle | None = None
         self._waiting: deque[tuple[Cycle, ASGIApp]] = deque()
         self._deaf = False
         self._ending = False
@@ -80,9 +75,8 @@ class HttpConnection(asyncio.Protocol):
         self.congested = False
         self._writable = asyncio.Event()
         self._idle_since = 0.0
-        self._began = 0.0
         self._idle: asyncio.TimerHandle | None = None
-        self._arrival: asyncio.TimerHandle | None = None
+        self._arrival = Arrival(self._loop, self._progress, self.refuse)
         self._hanging_up: asyncio.TimerHandle | None = None
         self._lingering: Lingering = None  # type: ignore[assignment]
 
@@ -121,10 +115,10 @@ class HttpConnection(asyncio.Protocol):
                 cycle.disconnect()
         self._waiting.clear()
         self._held.release()
-        for timer in (self._idle, self._arrival, self._hanging_up):
+        self._arrival.end()
+        for timer in (self._idle, self._hanging_up):
             if timer is not None:
                 timer.cancel()
-        self._idle = self._arrival = self._hanging_up = None
         self._lingering.end()
         self._writable.set()
 
@@ -164,6 +158,8 @@ class HttpConnection(asyncio.Protocol):
         if self._hanging_up is not None:
             self._hanging_up.cancel()
             self._hanging_up = None
+        if self._socket is not None:
+            self.wants_body()
 
     def shutdown(self) -> None:
         """End as soon as the running answers are complete; uvicorn's server calls it."""
@@ -184,8 +180,8 @@ class HttpConnection(asyncio.Protocol):
 
     # Called by the parser
 
-    def begin(self, method: bytes, head: Head, fields: Fields, *, persists: bool) -> None:
-        """Have a request answered, after the earlier ones on this connection. Raise ApiError."""
+    def _admit(self) -> None:
+        """Take on a request whose head has come. Raise ApiError 503."""
         if self._held_of_head:
             self._held.shrink(self._held_of_head)
             self._held_of_head = 0
@@ -193,9 +189,9 @@ class HttpConnection(asyncio.Protocol):
             self._arriving = None
             text = f"{self._capacity.connections} connections are open already, as many as may be"
             raise unavailable(text)
-        if len(self._waiting) >= PIPELINED:
-            self._parsing.last, persists = True, False
-        scope: Any = {
+
+    def _scope_of(self, method: bytes, head: Head, fields: Fields) -> Any:
+        return {
             **self._scope_of_all,
             "method": method.decode("ascii"),
             "path": head.path,
@@ -204,6 +200,13 @@ class HttpConnection(asyncio.Protocol):
             "headers": fields,
             "state": self._app_state.copy(),
         }
+
+    def begin(self, method: bytes, head: Head, fields: Fields, *, persists: bool) -> None:
+        """Have a request answered, after the earlier ones on this connection. Raise ApiError."""
+        self._admit()
+        if len(self._waiting) >= PIPELINED:
+            self._parsing.last, persists = True, False
+        scope = self._scope_of(method, head, fields)
         if head.http_1_0:
             scope["http_version"] = "1.0"
         cycle = Cycle(
@@ -216,6 +219,23 @@ class HttpConnection(asyncio.Protocol):
         )
         self._queue(cycle, self._app)
 
+    def switch(self, head: Head, fields: Fields) -> bool:
+        """Begin a WebSocket where there is one; else the offer is passed over. Raise ApiError."""
+        if head.path.rstrip("/") not in SOCKETS:
+            return False
+        self._admit()
+        self._arrival.end()
+        self._socket = SocketCycle(self, self._scope_of(b"GET", head, fields))
+        self._queue(self._socket, self._app)
+        return True
+
+    def raw(self, data: bytes) -> None:
+        """Pass on bytes of a WebSocket."""
+        try:
+            self.body(data)
+        except ApiError as error:
+            self._socket.end(TRY_LATER, str(error))  # type: ignore[union-attr]
+
     def body(self, part: bytes) -> None:
         """Pass on a part of the body. Raise ApiError 503."""
         cycle = self._arriving
@@ -224,7 +244,7 @@ class HttpConnection(asyncio.Protocol):
         if not self._held.grow(len(part)):
             raise unavailable("the gateway has as many bytes of requests in hand as it may")
         cycle.feed(part)
-        if cycle.waiting > WAITING:
+        if cycle.waiting > WAITING or (self.congested and self._socket is not None):
             self._hold_reading()
 
     def promise(self, size: int) -> None:
@@ -234,15 +254,14 @@ class HttpConnection(asyncio.Protocol):
 
     def end(self) -> None:
         """Mark a request as complete."""
-        if self._arrival is not None:
-            self._arrived()
+        self._arrival.end()
         if self._arriving is not None:
             self._arriving.end_body()
 
     def refuse(self, error: ApiError) -> None:
         """Refuse the arriving request, and take no further one."""
         self._deaf = True
-        self._arrived()
+        self._arrival.end()
         cycle = self._arriving
         if cycle is None or not cycle.more_body:
             method = "HEAD" if self._parsing.heads_only else "GET"
@@ -317,7 +336,7 @@ class HttpConnection(asyncio.Protocol):
             return
         if not cycle.keep_alive:
             self._waiting.clear()
-            if self._deaf or self._parsing.arriving:
+            if self._deaf or self._parsing.arriving or self._socket is not None:
                 self._linger()
             else:
                 self._transport.close()
@@ -357,31 +376,11 @@ class HttpConnection(asyncio.Protocol):
             self.refuse(unavailable("the gateway has as many bytes of requests in hand as it may"))
             return
         self._held_of_head += max(more, 0)
-        if self._arrival is None:
-            self._began = self._loop.time()
-            self._arrival = self._loop.call_later(HEAD_TIME, self._late)
+        self._arrival.begin()
 
-    def _arrived(self) -> None:
-        if self._arrival is not None:
-            self._arrival.cancel()
-            self._arrival = None
-
-    def _late(self) -> None:
-        """Refuse a request that does not arrive in time."""
-        self._arrival = None
-        if self._parsing.in_head:
-            self.refuse(overdue(f"the request's head did not arrive within {HEAD_TIME:.0f} s"))
-            return
-        now = self._loop.time()
-        if self._reading_held:
-            self._began = now
-        received = 0 if self._arriving is None else self._arriving.received
-        left = self._began + BODY_TIME + received / PACE - now
-        if left > 0:
-            self._arrival = self._loop.call_later(left, self._late)
-            return
-        pace = f"{BODY_TIME:.0f} s and a second for {PACE} bytes of it"
-        self.refuse(overdue(f"the body arrived too slowly: it may take {pace}"))
+    def _progress(self) -> Progress:
+        received = self._arriving.received if self._arriving is not None else 0
+        return Progress(self._parsing.in_head, self._reading_held, received)
 
     def _linger(self) -> None:
         """Close the sending side, and read on while the client is still sending."""

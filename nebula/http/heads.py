@@ -72,6 +72,14 @@ class Head(Struct, frozen=True):
     content_codings: bytes = b""
 
 
+def offers_websocket(fields: Fields) -> bool:
+    """Return whether a request's head offers to go on as a WebSocket."""
+    return any(
+        name == b"upgrade" and b"websocket" in [each.strip() for each in value.lower().split(b",")]
+        for name, value in fields
+    )
+
+
 def size(fields: Fields) -> int:
     """Return the bytes that field lines take."""
     return sum(map(len, chain.from_iterable(fields))) + 4 * len(fields)

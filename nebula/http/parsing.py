@@ -20,6 +20,15 @@ class Reader(Protocol):
     def begin(self, method: bytes, head: Head, fields: Fields, *, persists: bool) -> None:
         """A request's head is complete; `persists`: others may follow. Raise ApiError."""
 
+    def switch(self, head: Head, fields: Fields) -> bool:
+        """A request offers a WebSocket; return whether all further bytes are one. Raise ApiError.
+
+        If not, the offer is passed over.
+        """
+
+    def raw(self, data: bytes) -> None:
+        """Bytes of a WebSocket have arrived."""
+
     def body(self, part: bytes) -> None:
         """A part of its body has arrived. Raise ApiError."""
 
@@ -41,12 +50,14 @@ class Parsing:
 
     `arriving`: a request has begun and is not complete. `last`: no other request may follow it.
     `root`: a prefix that paths may have, which no path of the application begins with.
+    `switched`: what arrives is a WebSocket from now on.
     """
 
     def __init__(self, reader: Reader, root: str = "") -> None:
         self.arriving = False
         self.in_head = False
         self.last = False
+        self.switched = False
         self.kept = 0
         self._reader = reader
         self._root = root
@@ -94,6 +105,9 @@ class Parsing:
 
     def feed(self, data: bytes) -> None:
         """Split bytes, and notify the reader of what they are."""
+        if self.switched:
+            self._reader.raw(data)
+            return
         rest: bytes | memoryview | None = data
         self._small = not self.arriving and len(data) <= FIELDS_LIMIT
         began, in_body, self._ended = self.arriving, self._sizes is not None, False
@@ -133,6 +147,12 @@ class Parsing:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             rest = memoryview(data)[int(upgrade.args[0]) :]
+            if self.switched:
+                self.arriving = self.in_head = False
+                self.kept = 0
+                if rest:
+                    self._reader.raw(bytes(rest))
+                return None
         except httptools.HttpParserError as error:
             self._broken(error, bytes(data))
             return None
@@ -213,6 +233,7 @@ class Parsing:
             if method == b"CONNECT":
                 raise _refusal(heads.unknown_method(method))
             self._offered = (method, version)
+            self.switched = self._switches(method, version)
             return
         head = heads.read(method, self._target, version, self._fields, self._root)
         if isinstance(head, Objection):
@@ -232,6 +253,18 @@ class Parsing:
         if head.content_codings:
             fields = _with(fields, b"content-encoding", head.content_codings)
         self._reader.begin(method, head, fields, persists=persists)
+
+    def _switches(self, method: bytes, version: str) -> bool:
+        """Return whether the reader takes an offer of a WebSocket (RFC 6455, 4.2.1)."""
+        if method != b"GET" or version != "1.1" or not heads.offers_websocket(self._fields):
+            return False
+        head = heads.read(method, self._target, version, self._fields, self._root)
+        if isinstance(head, Objection) or head.length != 0:
+            return False  # it is parsed again, and refused for that
+        fields = self._fields
+        if head.authority is not None:
+            fields = _with(fields, b"host", head.authority)
+        return self._reader.switch(head, fields)
 
     def on_body(self, body: bytes) -> None:
         """Notify the reader of a part of the body."""

@@ -13,7 +13,7 @@ import uvicorn
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from nebula.actors.gateway.budget import Budget, Hold
-from nebula.http import connection, lingering
+from nebula.http import arrival, connection, lingering
 from nebula.http.bodies import ClientLeft, read_body
 from nebula.http.capacity import Capacity, connections_within
 from nebula.http.connection import HttpConnection
@@ -186,7 +186,7 @@ async def test_empty_lines_do_not_keep_a_connection() -> None:
 async def test_a_head_that_does_not_arrive_in_time_is_a_408(
     monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
-    monkeypatch.setattr(connection, "HEAD_TIME", 0.1)
+    monkeypatch.setattr(arrival, "HEAD_TIME", 0.1)
     async with serving(capacity()) as served:
         peer = await served.peer()
         status, text = await peer.ask(head)
@@ -199,8 +199,8 @@ async def test_a_head_that_does_not_arrive_in_time_is_a_408(
 async def test_a_body_that_drips_is_a_408_however_often_a_byte_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection, "HEAD_TIME", 0.05)
-    monkeypatch.setattr(connection, "BODY_TIME", 0.1)
+    monkeypatch.setattr(arrival, "HEAD_TIME", 0.05)
+    monkeypatch.setattr(arrival, "BODY_TIME", 0.1)
     async with serving(capacity()) as served:
         peer = await served.peer()
         peer.writer.write(post(5000))
@@ -221,9 +221,9 @@ async def test_a_body_that_drips_is_a_408_however_often_a_byte_comes(
 async def test_a_slow_upload_that_keeps_its_pace_is_spared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection, "HEAD_TIME", 0.05)
-    monkeypatch.setattr(connection, "BODY_TIME", 0.1)
-    monkeypatch.setattr(connection, "PACE", 100)
+    monkeypatch.setattr(arrival, "HEAD_TIME", 0.05)
+    monkeypatch.setattr(arrival, "BODY_TIME", 0.1)
+    monkeypatch.setattr(arrival, "PACE", 100)
     async with serving(capacity()) as served:
         peer = await served.peer()
         status, _ = await peer.ask(post(500), *(b"x" * 50 for _ in range(10)))

@@ -16,8 +16,9 @@ from uvicorn.server import ServerState
 
 from nebula.actors.gateway.budget import Budget
 from nebula.http import connection
+from nebula.http.arrival import BODY_TIME, HEAD_TIME, PACE
 from nebula.http.capacity import Capacity
-from nebula.http.connection import BODY_TIME, HEAD_TIME, PACE, UNREAD, HttpConnection
+from nebula.http.connection import UNREAD, HttpConnection
 
 pytestmark = pytest.mark.anyio
 

@@ -31,6 +31,12 @@ class Told:
         self.requests.append((f"{method.decode()} {head.path}", b"", False))
         self.fields.append(fields)
 
+    def switch(self, head: Head, fields: Fields) -> bool:
+        return False
+
+    def raw(self, data: bytes) -> None:
+        raise AssertionError(data)
+
     def body(self, part: bytes) -> None:
         said, body, _ = self.requests[-1]
         self.requests[-1] = (said, body + part, False)
