@@ -157,7 +157,7 @@ def main() -> None:
         host=settings.host,
         port=settings.port,
         lifespan="on",
-        ws="none",
+        ws="websockets-sansio",
         access_log=False,
         log_config=None,
         log_level="warning",

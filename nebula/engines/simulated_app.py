@@ -27,6 +27,7 @@ from nebula.engines.simulated_http import (
     middleware,
 )
 from nebula.engines.simulated_pooling_routes import PoolingRoutes
+from nebula.engines.simulated_realtime import RealtimeSession, refuse
 from nebula.engines.simulated_report_routes import ReportRoutes
 from nebula.engines.simulated_settings import Settings
 from nebula.engines.simulated_speech_routes import SpeechRoutes
@@ -80,6 +81,13 @@ class SimulatedEngine:
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await lifespan(receive, send)
+            return
+        if scope["type"] == "websocket":
+            hears = "realtime" in self.settings.supported_tasks
+            if hears and scope["path"] == "/v1/realtime":
+                await RealtimeSession(self.core, receive, send).serve()
+            else:
+                await refuse(receive, send)
             return
         exchange = Exchange(scope, receive, send)
         try:

@@ -8,7 +8,15 @@ import msgspec
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
-Task = Literal["generate", "transcription", "embed", "classify", "token_embed", "token_classify"]
+Task = Literal[
+    "generate",
+    "transcription",
+    "realtime",
+    "embed",
+    "classify",
+    "token_embed",
+    "token_classify",
+]
 
 POOLING_TASKS: Final[tuple[Task, ...]] = ("embed", "classify", "token_embed", "token_classify")
 """In the order of their priority, where a model supports several."""

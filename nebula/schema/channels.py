@@ -307,9 +307,11 @@ OTHERS = (
         "bodies",
         subjects.bodies("{gateway}"),
         "receive",
-        "An engine asks for a part of a request's body that is larger than a message.",
+        "An engine asks for a part of a request's body that is larger than a message, or for what "
+        "the client of a session has sent.",
         BodyWanted,
-        reply="the part; a header `Nebula-Failure` if the attempt is not wanted any more",
+        reply="the part, empty if a session's client has sent nothing for 5 s; a header "
+        "`Nebula-Failure` if the attempt is not wanted any more",
     ),
     Channel(
         "routerStatus",

@@ -19,10 +19,19 @@ from nebula.actors.engine import exchange as engine_exchange
 from nebula.actors.engine import liveness
 from nebula.actors.engine.bridge import EngineBridge
 from nebula.actors.engine.exchange import Message, Receive, Scope, Send
-from nebula.events import envelope, subjects
+from nebula.events import envelope, frames, subjects
 from nebula.events.failures import Failure
+from nebula.events.frames import Frame, FrameReader
 from nebula.events.heartbeats import ReplicaHeartbeat
-from nebula.events.inference import Finished, Piece, Request, StillWanted, UnderWay, Unwanted
+from nebula.events.inference import (
+    BodyWanted,
+    Finished,
+    Piece,
+    Request,
+    StillWanted,
+    UnderWay,
+    Unwanted,
+)
 from nebula.store.server import MAX_PAYLOAD, EmbeddedServer
 
 pytestmark = pytest.mark.anyio
@@ -55,7 +64,7 @@ class App:
             status = self.health if scope["path"] == "/health" else 200
             await answers(self.own[scope["path"]], status=status)(scope, receive, send)
             return
-        if scope["type"] == "http":
+        if scope["type"] in ("http", "websocket"):
             self.scopes.append(scope)
             await self.behave(scope, receive, send)
             return
@@ -861,3 +870,76 @@ async def test_query_and_header_fields_reach_the_engine_and_its_own_come_back(
     assert (scope["path"], scope["query_string"]) == ("/v1/messages", b"beta=true")
     assert dict(scope["headers"])[b"traceparent"] == b"00-1-2-01"
     assert dict(scope["headers"])[b"anthropic-beta"] == b"caf\xe9"
+
+
+async def test_a_session_is_answered_by_frames_and_asks_for_what_its_client_says(
+    running: Engine, gateway: Gateway
+) -> None:
+    ended = asyncio.Event()
+
+    async def echoes_messages(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (scope["type"], scope["path"]) == ("websocket", "/v1/realtime")
+        assert (await receive())["type"] == "websocket.connect"
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({**message, "type": "websocket.send"})
+        ended.set()
+
+    running.app.behave = echoes_messages
+    questions = await gateway.client.subscribe(subjects.bodies("g1"))
+    await gateway.asks(path="/v1/realtime")
+    opened = await gateway.piece()
+    assert (opened.status, opened.body, opened.end) == (101, b"", False)
+    said = [Frame("text", "hé".encode()), Frame("bytes", b"\xff")]
+    data = b"".join(map(frames.encode, said))
+    heard = b""
+    for start, end in ((0, 3), (3, len(data))):  # cut amid a frame
+        asked = await questions.next_msg(PATIENCE)
+        wanted = msgspec.json.decode(asked.data, type=BodyWanted)
+        assert (wanted.request, wanted.attempt, wanted.offset) == ("r1", 1, start)
+        await asked.respond(data[start:end])
+    while len(heard) < len(data):
+        heard += (await gateway.piece()).body
+    assert heard == data
+    await gateway.cancels()
+    await asyncio.wait_for(ended.wait(), PATIENCE)
+
+
+async def test_an_app_may_refuse_a_session_or_close_it(running: Engine, gateway: Gateway) -> None:
+    async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.close", "code": 1000})
+
+    async def closes(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": 4000, "reason": "enough"})
+
+    running.app.behave = refuses
+    await gateway.asks(path="/v1/realtime")
+    (refused,) = await gateway.answer()
+    assert refused.status == 403
+    assert json.loads(refused.body)["error"]["code"] == "session_refused"
+    running.app.behave = closes
+    await gateway.asks("r2", path="/v1/realtime")
+    opened, closed = await gateway.answer()
+    assert (opened.status, closed.failure) == (101, "")
+    assert list(FrameReader().feed(closed.body)) == [Frame("close", b"enough", 4000)]
+
+
+async def test_a_session_whose_gateway_does_not_know_it_ends(
+    running: Engine, gateway: Gateway
+) -> None:
+    left = asyncio.Event()
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        assert (await receive())["type"] == "websocket.disconnect"
+        left.set()
+
+    running.app.behave = waits
+    questions = await gateway.client.subscribe(subjects.bodies("g1"))
+    await gateway.asks(path="/v1/realtime")
+    asked = await questions.next_msg(PATIENCE)
+    await gateway.client.publish(asked.reply, b"", headers={envelope.FAILURE: "unknown"})
+    await asyncio.wait_for(left.wait(), PATIENCE)
+    assert (await gateway.answer())[-1].failure == Failure.BODY_LOST

@@ -28,15 +28,15 @@ from nebula.actors.engine.exchange import (
     Receive,
     Scope,
     Send,
-    request_scope,
 )
 from nebula.actors.engine.fetching import BodyLost, fetch
 from nebula.actors.engine.liveness import Liveness
 from nebula.actors.engine.load import get, healthy, read_load, read_name
 from nebula.actors.engine.replying import reply
+from nebula.actors.engine.session import EngineSession
 from nebula.actors.engine.versions import Version
 from nebula.events import envelope, subjects
-from nebula.events.endpoints import ENDPOINTS
+from nebula.events.endpoints import ENDPOINTS, REALTIME
 from nebula.events.failures import Failure
 from nebula.events.heartbeats import ReplicaHeartbeat
 from nebula.events.inference import Finished, Request, StillWanted, UnderWay, Unwanted
@@ -162,7 +162,7 @@ class EngineBridge:
         under_way = 0 if earlier is None else earlier.request.attempt
         if not self._attempts.wanted(request.id, request.attempt, under_way):
             return
-        if request.path not in ENDPOINTS:
+        if request.path not in ENDPOINTS and request.path != REALTIME.path:
             self._forbid(request)
             return
         plan = envelope.read_plan(header)
@@ -219,7 +219,8 @@ class EngineBridge:
 
     def _exchange(self, request: Request, version: Version | None = None) -> EngineExchange:
         settings = self._settings
-        return EngineExchange(
+        kind = EngineSession if request.path == REALTIME.path else EngineExchange
+        return kind(
             request,
             settings.replica,
             self._connection,
@@ -266,11 +267,11 @@ class EngineBridge:
         try:
             if request.size:
                 exchange.comes(await fetch(self._connection, request))
-            scope = {**request_scope(request, exchange.size), **self._state}
+            scope = {**exchange.scope(), **self._state}
             if "state" in scope:
                 scope["state"] = dict(scope["state"])
             await self.app(scope, exchange.receive, exchange.send)
-            exchange.fail(Failure.ENGINE_FAILED)  # unless its answer is whole
+            exchange.returned()
         except asyncio.CancelledError:
             log.debug("request %s was aborted", request.id)
         except BodyLost as error:

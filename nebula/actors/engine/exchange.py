@@ -14,7 +14,7 @@ from nats.errors import Error as NatsError
 
 from nebula.actors.engine.versions import Version
 from nebula.events import envelope, inference, subjects
-from nebula.events.endpoints import ENDPOINTS
+from nebula.events.endpoints import ENDPOINTS, REALTIME
 from nebula.events.failures import Failure
 from nebula.events.inference import HeaderFields, Piece, Request
 from nebula.store.connection import Connection
@@ -30,7 +30,9 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 ABORT_GRACE = 5.0
 """Seconds after which an app that ignores its client's departure is cancelled."""
 
-WITHOUT_CORE = frozenset(path for path, each in ENDPOINTS.items() if not each.computes)
+WITHOUT_CORE = frozenset(
+    endpoint.path for endpoint in (*ENDPOINTS.values(), REALTIME) if not endpoint.computes
+)
 """Paths that an engine's server answers without its core."""
 
 _HELD_BACK = frozenset(
@@ -127,10 +129,9 @@ class EngineExchange:
         self.began = self._loop.time()
         self._forcing: asyncio.TimerHandle | None = None
 
-    @property
-    def size(self) -> int:
-        """The size of the body that the app gets, in bytes."""
-        return len(self._body) if self._body is not None else 0
+    def scope(self) -> Scope:
+        """Return the ASGI scope for the app; the body has come before."""
+        return request_scope(self.request, len(self._body) if self._body is not None else 0)
 
     def comes(self, body: bytes) -> None:
         """Take the body of the request."""
@@ -191,6 +192,10 @@ class EngineExchange:
             # A client timeout or a stale plan is not the engine's fault.
             self.failed = failure not in _NOT_ITS_FAULT
             self._say(b"", end=True, failure=failure)
+
+    def returned(self) -> None:
+        """Note that the app has returned: without a whole answer it has failed."""
+        self.fail(Failure.ENGINE_FAILED)
 
     def forbid(self) -> None:
         """Answer with 404, as for a path that the engine does not have."""

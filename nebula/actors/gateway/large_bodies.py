@@ -5,10 +5,12 @@ engine gets the request. Each part is asked for, which is the back-pressure. See
 """
 
 import logging
+from functools import partial
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from nebula.actors.gateway.uplinks import Uplink
 from nebula.events import envelope, subjects
 from nebula.events.inference import BodyWanted, Request
 from nebula.events.reading import decoded
@@ -22,12 +24,16 @@ _SMALL = 4 * 1024
 
 
 class LargeBodies:
-    """The bodies that engines may fetch from the gateway `identity`, by request."""
+    """The bodies that engines may fetch from the gateway `identity`, by request.
+
+    `uplinks`: those of sessions, which have no end.
+    """
 
     def __init__(self, connection: Connection, identity: str) -> None:
         self._connection = connection
         self._gateway = identity
         self._held: dict[str, Request] = {}
+        self.uplinks: dict[str, Uplink] = {}
 
     async def listen(self) -> None:
         """Answer engines that ask for parts."""
@@ -54,12 +60,19 @@ class LargeBodies:
         wanted = decoded(message.data, BodyWanted)
         if wanted is None or not message.reply:
             return
+        most = min(max(wanted.size, 1), self.room)
+        uplink = self.uplinks.get(wanted.request)
+        if uplink is not None:
+            uplink.asked(wanted.offset, most, partial(self._reply, wanted, message.reply, b""))
+            return
         request = self._held.get(wanted.request)
         header, part = envelope.NO_BODY, b""
         if request is not None and request.attempt == wanted.attempt:
-            most = min(max(wanted.size, 1), self.room)
             header, part = b"", request.body[wanted.offset : wanted.offset + most]
+        self._reply(wanted, message.reply, header, part)
+
+    def _reply(self, wanted: BodyWanted, subject: str, header: bytes, part: bytes) -> None:
         try:
-            self._connection.client.post(message.reply, header, part)
+            self._connection.client.post(subject, header, part)
         except NatsError as error:
             log.warning("a part of the body of %s could not be sent: %r", wanted.request, error)
