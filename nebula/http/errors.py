@@ -38,6 +38,7 @@ class ApiError(Exception):
         accept_encoding: str = "",
         final: bool = False,
         close: bool = False,
+        upgrade: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -46,6 +47,7 @@ class ApiError(Exception):
         self.accept_encoding = accept_encoding
         self.final = final
         self.close = close
+        self.upgrade = upgrade
         self.body = ErrorBody(message, kind, param, code)
 
     @property
@@ -64,6 +66,8 @@ class ApiError(Exception):
             headers["x-should-retry"] = "false"
         if self.close:
             headers["connection"] = "close"
+        if self.upgrade:
+            headers["upgrade"] = self.upgrade
         if self.accept_encoding:
             headers["accept-encoding"] = self.accept_encoding
         return {**headers, "allow": self.allow} if self.allow else headers

@@ -33,10 +33,7 @@ _TOLD = 200
 
 
 class Guard:
-    """Passes a request on to `app` unless a foreign page has made a browser send it.
-
-    The gateway's server offers no WebSockets (`ws="none"`): a request for one is a GET like others.
-    """
+    """Passes requests and WebSockets on to `app`, unless a foreign page made a browser ask."""
 
     def __init__(self, app: ASGIApp, doors: Doors) -> None:
         self._app = app
@@ -45,7 +42,7 @@ class Guard:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one ASGI connection."""
-        if scope["type"] == ScopeType.HTTP:
+        if scope["type"] in (ScopeType.HTTP, ScopeType.WEBSOCKET):
             refusal = self.refusal(scope["headers"], scope["path"])
             if refusal is not None:
                 return fail(refusal, send, dialect_of(scope["path"]))

@@ -27,7 +27,7 @@ from nebula.actors.gateway.idempotency import (
 from nebula.actors.gateway.mirroring import Mirror
 from nebula.actors.gateway.names import Route, shadow
 from nebula.actors.gateway.not_served import NotServed
-from nebula.events.endpoints import ENDPOINTS, Endpoint
+from nebula.events.endpoints import ENDPOINTS, REALTIME, Endpoint
 from nebula.events.envelope import JSON
 from nebula.events.inference import LOAD_PATIENCE, Request
 from nebula.events.memory import MIB
@@ -36,6 +36,7 @@ from nebula.http.bodies import ClientLeft, read_body
 from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.forwarding import forwarded
+from nebula.http.realtime import Realtime
 from nebula.http.recording import Recorded
 from nebula.http.relay import Source, fail, relay
 from nebula.http.resuming import resume
@@ -94,13 +95,19 @@ class InferenceRoutes:
         self._limits = limits
         self._root = root
         self._mirror = Mirror(gateway)
+        patience = limits.patience
+        self._realtime = Realtime(gateway, patience.load, patience.idle, root)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one ASGI connection."""
+        if scope["type"] == ScopeType.WEBSOCKET:
+            return self._realtime(scope, receive, send)
         if scope["type"] != ScopeType.HTTP:
             return self._rest(scope, receive, send)
         endpoint = ENDPOINTS.get(scope["path"].rstrip("/"))
         if endpoint is None:
+            if scope["path"].rstrip("/") == REALTIME.path:
+                return fail(_not_a_websocket(), send)
             return self._rest(scope, receive, send)
         if scope["method"] == "OPTIONS":
             return _show_methods(send)
@@ -247,6 +254,11 @@ class InferenceRoutes:
 async def _show_methods(send: Send) -> None:
     await send({"type": "http.response.start", "status": 204, "headers": [_ALLOW]})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _not_a_websocket() -> ApiError:
+    text = f"{REALTIME.path} is a WebSocket: GET with Connection: Upgrade, Upgrade: websocket"
+    return ApiError(426, text, code="upgrade_required", upgrade="websocket")
 
 
 def _too_large_to_keep(room: int) -> ApiError:

@@ -7,13 +7,13 @@ from typing import Any
 from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 
-from nebula.events.endpoints import ENDPOINTS
+from nebula.events.endpoints import ENDPOINTS, REALTIME
 from nebula.http import near_misses
 from nebula.http.dialects import dialect_for, dialect_of, payload
 from nebula.http.errors import ApiError
 from nebula.http.near_misses import NearMiss
 
-INFERENCE = dict.fromkeys(ENDPOINTS, ("POST",))
+INFERENCE = {**dict.fromkeys(ENDPOINTS, ("POST",)), REALTIME.path: ("GET",)}
 """Paths that are answered before Litestar, with their methods."""
 
 _TOLD = 200

@@ -89,7 +89,7 @@ async def relay(
             except NotServed as error:
                 failure: ApiError | None = unavailable(str(error), error.retry_after)
             else:
-                failure = _error(piece) if piece.failure else None
+                failure = error_of(piece) if piece.failure else None
             if failure is not None:
                 if not begun:
                     await fail(failure, send, dialect, source.id)
@@ -133,7 +133,7 @@ async def _as_event(piece: Piece, source: Source, send: Send, dialect: Dialect) 
             await _broken(unavailable(str(error)), send, (dialect, b""), streaming=True)
             return
         if piece.failure:
-            await _broken(_error(piece), send, (dialect, b""), streaming=True)
+            await _broken(error_of(piece), send, (dialect, b""), streaming=True)
             return
         said += piece.body
     if dialect != "openai":
@@ -209,7 +209,8 @@ async def _broken(
         raise ConnectionAbortedError(str(error))
 
 
-def _error(piece: Piece) -> ApiError:
+def error_of(piece: Piece) -> ApiError:
+    """Return the error that a client gets for an answer that failed."""
     text = piece.body.decode(errors="replace")
     said = words(piece.failure).client
     match piece.failure:

@@ -33,6 +33,7 @@ LAST_WORDS_HURRIED = 0.5
 """Seconds that they get after a second signal."""
 
 _ALIVE = "/health"
+_KINDS = (ScopeType.HTTP, ScopeType.WEBSOCKET)
 
 
 class Stopping:
@@ -56,7 +57,7 @@ class Stopping:
         begun = self.begun
 
         def passed_on(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-            if begun.is_set() and scope["type"] == ScopeType.HTTP and scope["path"] != _ALIVE:
+            if begun.is_set() and scope["type"] in _KINDS and scope["path"] != _ALIVE:
                 return fail(stopping(), send, dialect_of(scope["path"]))
             return app(scope, receive, send)
 
