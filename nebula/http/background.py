@@ -12,6 +12,7 @@ import uuid
 from contextlib import aclosing
 
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.budget import Hold
@@ -56,6 +57,9 @@ FLUSH_BYTES = 16 * 1024
 AGAIN = 2.0
 """Seconds until a response that no replica takes now is tried again."""
 
+PAUSE = 1.0
+"""Seconds after which a lost stream is tried again."""
+
 _ENDPOINT = ENDPOINTS["/v1/responses"]
 _NOT_ENGINES = frozenset({Failure.NATS_LOST, Failure.STOPPING, Failure.TOO_SLOW, Failure.NOT_TAKEN})
 """Failures that say nothing about the request: it is simply tried again."""
@@ -87,9 +91,11 @@ class BackgroundWork:
             while True:
                 try:
                     await self._take()
-                except Unavailable as error:
-                    log.debug("no responses are taken now: %s", error)
-                await asyncio.sleep(1)
+                except (Unavailable, NatsError, TimeoutError) as error:
+                    log.debug("no responses are taken now: %r", error)
+                except Exception:
+                    log.exception("no responses are taken now")
+                await asyncio.sleep(PAUSE)
         finally:
             signs.cancel()
             tasks = [task for _, task in self._running.values()]
@@ -160,7 +166,7 @@ class BackgroundWork:
             await work_queue.done(message)
             return
         try:
-            await self._make(asked)
+            await self._make(asked, first=message.metadata.num_delivered == 1)
             await work_queue.done(message)
         except asyncio.CancelledError:
             await work_queue.later(message)  # the next worker finds out whether it is over
@@ -176,8 +182,12 @@ class BackgroundWork:
             log.exception("response %s is left", asked.head.id)
             await work_queue.later(message, AGAIN)
 
-    async def _make(self, asked: Asked) -> None:
-        """Make a response, or what is missing of it. Raise Later, Overtaken, Unavailable."""
+    async def _make(self, asked: Asked, *, first: bool) -> None:
+        """Make a response, or what is missing of it. Raise Later, Overtaken, Unavailable.
+
+        `first`: no worker has tried before. Only then the request has the response's id: actors
+        remember for a while which requests were cancelled.
+        """
         identity = asked.head.id
         entries, last = await self._store.entries(identity)
         found = fold([asked, *entries])
@@ -186,7 +196,7 @@ class BackgroundWork:
         if found.ended is None:
             attempt = Attempt(self._store, found, last, f"{self._gateway.id} {uuid.uuid4().hex}")
             try:
-                await self._try(asked, found, attempt)
+                await self._try(asked, attempt, first=first)
             except ApiError as error:
                 await attempt.fail(error)
             except EngineFailed as error:
@@ -213,10 +223,9 @@ class BackgroundWork:
         text = f"{ENGINES} engines in a row have not finished it: {why}"
         await attempt.fail(ApiError(500, text, kind="server_error", code="engines_failed"))
 
-    async def _try(self, asked: Asked, found: StoredResponse, attempt: Attempt) -> None:
+    async def _try(self, asked: Asked, attempt: Attempt, *, first: bool) -> None:
         """Have an engine make a response. Raise ApiError for what will not change, Later."""
         gateway = self._gateway
-        first = not found.attempt
         hold = Hold(gateway.bodies)
         if not hold.grow(len(bytes(asked.body))):
             raise Later(AGAIN)
