@@ -3,11 +3,16 @@
 import hashlib
 from collections.abc import Mapping
 
+_KEYS = (b"authorization", b"x-api-key", b"api-key")
+"""Fields that hold a key: of most APIs, of Anthropic's, and of Azure's. The first counts."""
+
 
 def owner(headers: Mapping[bytes, bytes]) -> str:
-    """Return a hash of a request's `Authorization`, "" if it has none. It is not verified."""
-    secret = headers.get(b"authorization")
-    return "" if secret is None else hashlib.blake2b(secret, digest_size=8).hexdigest()
+    """Return a hash of a request's API key, "" if it has none. The key is not verified."""
+    for name in _KEYS:
+        if name in headers:
+            return hashlib.blake2b(headers[name], digest_size=8).hexdigest()
+    return ""
 
 
 def message_id(owner: str, key: str, number: int = 0) -> str:

@@ -291,7 +291,7 @@ GATEWAY_BUGS = (
         "a further attempt has the number of the first",
         (recovery, "sent", _same_attempt),
         (ROUTED, ENDED),
-        10,
+        12,
     ),
     Bug(
         "a client is told of a failure twice",

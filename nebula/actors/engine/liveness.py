@@ -61,15 +61,14 @@ class Liveness:
         """Return how long it has been silent, in seconds, and probe it if that is too long."""
         now = _now()
         silence = self._progress.look(now)
-        if silence >= PROBE_AFTER and self._probe is None and self._may_probe(now):
-            self._probed = now
-            self._probe = asyncio.create_task(self._ask())
+        if silence >= PROBE_AFTER and self._probe is None and self._model:
+            if not (self._probes and path_of(self._tasks, self._path)):
+                # Such as one that only transcribes: nothing would ever show that it is well.
+                self._progress.unknowable()
+            elif now - self._probed >= PROBE_AFTER:  # one that fails at once is repeated later
+                self._probed = now
+                self._probe = asyncio.create_task(self._ask())
         return silence
-
-    def _may_probe(self, now: float) -> bool:
-        """Return whether it takes probes; a probe that fails at once is repeated after a pause."""
-        can = self._probes and self._model and path_of(self._tasks, self._path)
-        return bool(can) and now - self._probed >= PROBE_AFTER
 
     def tell(self, exchanges: Iterable[EngineExchange]) -> EngineProgress:
         """Return its progress for its node; `exchanges`: the running requests."""
