@@ -18,6 +18,7 @@ from nebula.events.stored_responses import (
     Asked,
     Conversation,
     ConversationItem,
+    Deleted,
     Ended,
     Head,
     Key,
@@ -234,6 +235,9 @@ async def begin(
     try:
         if key:
             head = await _first(store, head, key, original)
+            last, _ = await store.last(head.id)
+            if isinstance(last, Deleted):
+                raise no_response(head.id)
         seed = int.from_bytes(os.urandom(4))
         body = responses.repeatable(responses.renamed_id(turn.body, head.id), seed)
         asked = Asked(
@@ -292,12 +296,14 @@ async def give_made(
     identity = await begin(store, *made)
     try:
         asked = await store.asked(identity)
+        last, _ = await store.last(identity)
     except Unavailable as error:
         raise unavailable(f"the response can't be read now: {error}") from error
     if asked is None:
         raise no_response(identity)
     if turn.wishes.background and not stream:
-        source: Whole | Followed = Whole(identity.removeprefix(responses.PREFIX), asked.response)
+        now = last.response if isinstance(last, Ended) else asked.response
+        source: Whole | Followed = Whole(identity.removeprefix(responses.PREFIX), now)
         await relay(source, receive, send, dialect="responses")
         return
     source = Followed(store, asked, stream=stream)

@@ -192,3 +192,16 @@ async def test_the_same_key_gives_the_same_response(client: openai.AsyncOpenAI) 
             tool_choice="required",
             extra_headers={"Idempotency-Key": "three"},
         )
+
+
+async def test_the_key_of_a_response_that_is_over_tells_what_became_of_it(
+    client: openai.AsyncOpenAI,
+) -> None:
+    key = {"Idempotency-Key": "four"}
+    first = await ask(client, extra_headers=key)
+    done = await over(client, first.id)
+    again = await ask(client, extra_headers=key)
+    assert (again.id, again.status) == (first.id, done.status)
+    await client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError, match=first.id):
+        await ask(client, extra_headers=key)
