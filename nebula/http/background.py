@@ -12,7 +12,6 @@ import uuid
 from contextlib import aclosing
 
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.budget import Hold
@@ -57,9 +56,6 @@ FLUSH_BYTES = 16 * 1024
 AGAIN = 2.0
 """Seconds until a response that no replica takes now is tried again."""
 
-PAUSE = 1.0
-"""Seconds after which a lost stream is tried again."""
-
 _ENDPOINT = ENDPOINTS["/v1/responses"]
 _NOT_ENGINES = frozenset({Failure.NATS_LOST, Failure.STOPPING, Failure.TOO_SLOW, Failure.NOT_TAKEN})
 """Failures that say nothing about the request: it is simply tried again."""
@@ -88,14 +84,7 @@ class BackgroundWork:
         """Take responses and make them, until cancelled; then those under way are given back."""
         signs = asyncio.create_task(self._signs(), name="signs of life of responses")
         try:
-            while True:
-                try:
-                    await self._take()
-                except (Unavailable, NatsError, TimeoutError) as error:
-                    log.debug("no responses are taken now: %r", error)
-                except Exception:
-                    log.exception("no responses are taken now")
-                await asyncio.sleep(PAUSE)
+            await work_queue.take_again(self._take, "responses")
         finally:
             signs.cancel()
             tasks = [task for _, task in self._running.values()]

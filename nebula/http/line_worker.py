@@ -108,12 +108,7 @@ class LineWorker:
         signs = asyncio.create_task(self._signs(), name="signs of life of lines")
         leaving = asyncio.create_task(self._drop_ended(), name="drop lines of ended batches")
         try:
-            while True:
-                try:
-                    await self._take()
-                except Unavailable as error:
-                    log.debug("no lines are taken now: %s", error)
-                await asyncio.sleep(1)
+            await work_queue.take_again(self._take, "lines")
         finally:
             await cancel([signs, leaving, *(task for _, task in self._running.values())])
 

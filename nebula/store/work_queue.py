@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from itertools import count
 
@@ -12,11 +13,16 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from nebula.store.connection import Connection, Unavailable
 
+log = logging.getLogger(__name__)
+
 TAKEN = 30.0
 """Seconds after which work that its taker says nothing about is given to another."""
 
 SIGN = 10.0
 """Seconds between two signs of life for work that is taken."""
+
+PAUSE = 1.0
+"""Seconds after which a lost stream is tried again."""
 
 _EXPIRES = 20.0
 """Seconds for which NATS waits for work before the taker asks again."""
@@ -87,6 +93,21 @@ async def works(
                 await subscription.unsubscribe()
     except (NatsError, TimeoutError) as error:
         raise Unavailable(f"stream {stream} gives no work: {error!r}") from error
+
+
+async def take_again(take: Callable[[], Awaitable[None]], what: str) -> None:
+    """Call `take` whenever it has ended, for ever: no fault of a stream ends a worker.
+
+    `what`: the work that it takes, for the log.
+    """
+    while True:
+        try:
+            await take()
+        except (Unavailable, NatsError, TimeoutError) as error:
+            log.debug("no %s are taken now: %r", what, error)
+        except Exception:
+            log.exception("no %s are taken now", what)
+        await asyncio.sleep(PAUSE)
 
 
 async def done(message: Msg) -> None:

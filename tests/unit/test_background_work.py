@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 from nats.errors import ConnectionClosedError
 
-from nebula.http import background
 from nebula.http.background import BackgroundWork
 from nebula.http.inference import Limits
+from nebula.store import work_queue
 from nebula.store.connection import Unavailable
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +40,7 @@ class Store:
 
 
 async def test_a_worker_tries_again_whatever_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "PAUSE", 0)
+    monkeypatch.setattr(work_queue, "PAUSE", 0)
     store = Store()
     work = BackgroundWork(cast("Any", Gateway()), cast("Any", store), Limits())
     running = asyncio.create_task(work.run())
