@@ -296,12 +296,13 @@ async def give_made(
     identity = await begin(store, *made)
     try:
         asked = await store.asked(identity)
-        last, _ = await store.last(identity)
+        at_once = turn.wishes.background and not stream
+        last = (await store.last(identity))[0] if at_once else None
     except Unavailable as error:
         raise unavailable(f"the response can't be read now: {error}") from error
     if asked is None:
         raise no_response(identity)
-    if turn.wishes.background and not stream:
+    if at_once:
         now = last.response if isinstance(last, Ended) else asked.response
         source: Whole | Followed = Whole(identity.removeprefix(responses.PREFIX), now)
         await relay(source, receive, send, dialect="responses")

@@ -19,7 +19,7 @@ from nebula.events.memory import GIB
 from nebula.events.stored_responses import Asked, Conversation, Deleted, Entry, Key, read
 from nebula.store import durable, inference_log
 from nebula.store.connection import Connection, Unavailable
-from nebula.store.durable import FIRST, NoRoom
+from nebula.store.durable import FIRST
 
 STREAM = "NEBULA_RESPONSES"
 QUEUE = "background"
@@ -29,9 +29,6 @@ KEEP = 30 * 24 * 3600.0
 
 ROOM = GIB
 """Default bytes of all responses and conversations."""
-
-_AGAIN = 30.0
-"""Seconds after which a server that had no room for the stream is asked again."""
 
 _ONLY = {"Nats-Rollup": "sub"}
 """Headers of a message that takes the place of all others on its subject."""
@@ -69,8 +66,8 @@ class ResponseStore:
         self.connection = connection
         self.keep = keep
         self._wanted = definition(replicas, keep, room)
+        self._streams = durable.Streams(connection, [self._wanted])
         self._made = False
-        self._refused: tuple[float, str] = (0.0, "")
         self._making = asyncio.Lock()
 
     async def open(self) -> None:
@@ -80,17 +77,9 @@ class ResponseStore:
                 raise Unavailable("NATS can't be reached")
             return
         async with self._making:
-            now = asyncio.get_running_loop().time()
-            until, why = self._refused
-            if now < until:
-                raise NoRoom(why)
             if not self._made:
-                try:
-                    await durable.make(self.connection, self._wanted)
-                    await self._resize()
-                except NoRoom as error:
-                    self._refused = (now + _AGAIN, str(error))
-                    raise
+                await self._streams.open()
+                await self._resize()
                 self._made = True
 
     async def _resize(self) -> None:
