@@ -16,7 +16,9 @@ from litestar.handlers import HTTPRouteHandler
 
 from nebula.cli.main import COMMANDS, main
 from nebula.events.endpoints import ENDPOINTS, GENERATION, POOLING
-from nebula.http import admin, describing, files, history, openai, resuming
+from nebula.http import admin, history, openai, resuming
+from nebula.http.document import routes as describing
+from nebula.http.files import routes as files
 from nebula.schema.channels import OTHERS
 
 Row = tuple[str, ...]

@@ -27,7 +27,7 @@ from nebula.events.validation import rejection_reason
 from nebula.events.vocabulary import Event
 from nebula.history.batch_story import bar, batch_verdict, lines_done
 from nebula.history.outcome import Outcome, Progress
-from nebula.http.batch_views import BATCHED, view, window
+from nebula.http.batches.views import BATCHED, view, window
 from nebula.store import streams
 from nebula.store.batch_queue import BatchQueue, new_id
 from nebula.store.connection import Connection, Unavailable

@@ -19,7 +19,7 @@ from nebula.events.intents import AdapterLoadRequested, ModelLoadRequested
 from nebula.events.model_status import model_status
 from nebula.events.state import State
 from nebula.history.outcome import Asked, Outcome, Progress, asked
-from nebula.http.unix_sockets import SCHEME
+from nebula.http.server.unix_sockets import SCHEME
 
 CHAT = "smollm2-135m-instruct"
 EMBEDDING = "all-minilm-l6-v2"

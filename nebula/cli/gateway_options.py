@@ -7,9 +7,9 @@ import click
 from click.core import ParameterSource
 
 from nebula.http import root_path
-from nebula.http.listening import HostPort
 from nebula.http.root_path import NotARoot
-from nebula.http.unix_sockets import MODE, UnixSocket
+from nebula.http.server.listening import HostPort
+from nebula.http.server.unix_sockets import MODE, UnixSocket
 
 
 def place(host: str, port: int, uds: Path | None, mode: int) -> HostPort | UnixSocket:

@@ -14,16 +14,16 @@ from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.batch_keeper import BatchKeeper
 from nebula.cli.process import FATAL, fail, on_stop
 from nebula.http.app import create_app
-from nebula.http.background import BackgroundWork
-from nebula.http.capacity import Capacity, raise_open_files
-from nebula.http.connection import HttpConnection
+from nebula.http.batches.line_worker import LineWorker
 from nebula.http.inference import Limits
-from nebula.http.line_worker import LineWorker
-from nebula.http.listening import CantListen, HostPort, NotAHost
 from nebula.http.origins import Doors
+from nebula.http.responses.background import BackgroundWork
 from nebula.http.root_path import NotARoot
-from nebula.http.stopping import UNREAD_LAST, Stopping
-from nebula.http.unix_sockets import UnixSocket
+from nebula.http.server.capacity import Capacity, raise_open_files
+from nebula.http.server.connection import HttpConnection
+from nebula.http.server.listening import CantListen, HostPort, NotAHost
+from nebula.http.server.stopping import UNREAD_LAST, Stopping
+from nebula.http.server.unix_sockets import UnixSocket
 from nebula.store.batch_queue import BatchQueue
 from nebula.store.files import Files
 from nebula.store.responses import ResponseStore

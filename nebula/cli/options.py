@@ -10,8 +10,8 @@ from nebula.actors.router import loss
 from nebula.cli.elsewhere import DEFAULT_NATS
 from nebula.events import memory
 from nebula.events.inference import LOAD_PATIENCE
-from nebula.http.listening import NotAHost, addresses
 from nebula.http.origins import objection_to_host, plain_origin
+from nebula.http.server.listening import NotAHost, addresses
 
 
 class Whole(click.IntRange):

@@ -5,7 +5,7 @@ import logging
 
 import httpx
 
-from nebula.http.unix_sockets import SCHEME
+from nebula.http.server.unix_sockets import SCHEME
 
 log = logging.getLogger(__name__)
 

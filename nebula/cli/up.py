@@ -49,9 +49,9 @@ from nebula.cli.options import (
 )
 from nebula.cli.process import FATAL, fail, on_stop, run, say, set_up_logging
 from nebula.cli.supervisor import ChildFailed, Supervisor
-from nebula.http.listening import HostPort, everywhere
-from nebula.http.listening import url as url_of
-from nebula.http.unix_sockets import UnixSocket
+from nebula.http.server.listening import HostPort, everywhere
+from nebula.http.server.listening import url as url_of
+from nebula.http.server.unix_sockets import UnixSocket
 from nebula.store import private
 from nebula.store.connection import Connection, NotLetIn, Unavailable
 from nebula.store.reaching import shown

@@ -9,28 +9,20 @@ from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.http import (
-    admin,
-    batches,
-    conversations,
-    describing,
-    errors,
-    files,
-    history,
-    openai,
-    paths,
-    responses,
-    resuming,
-    root_path,
-)
-from nebula.http.api_document import document
+from nebula.http import admin, errors, history, openai, paths, resuming, root_path
+from nebula.http.batches import routes as batches
 from nebula.http.cors import Cors
+from nebula.http.document import routes as describing
+from nebula.http.document.making import document
+from nebula.http.files import routes as files
 from nebula.http.guard import Guard
 from nebula.http.inference import InferenceRoutes, Limits
 from nebula.http.origins import Doors
+from nebula.http.responses import conversations
+from nebula.http.responses import routes as responses
 from nebula.http.scanning import Scans
 from nebula.http.semantics import Semantics
-from nebula.http.stopping import Stopping
+from nebula.http.server.stopping import Stopping
 from nebula.store.batch_queue import BatchQueue
 from nebula.store.files import Files
 from nebula.store.responses import ResponseStore

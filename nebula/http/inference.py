@@ -31,14 +31,15 @@ from nebula.events.endpoints import ENDPOINTS, REALTIME, Endpoint
 from nebula.events.envelope import JSON
 from nebula.events.inference import LOAD_PATIENCE, Request
 from nebula.events.memory import MIB
-from nebula.http import outline, own_fields, request_ids, turns
+from nebula.http import outline, own_fields, request_ids
 from nebula.http.bodies import ClientLeft, read_body
 from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.forwarding import forwarded
 from nebula.http.realtime import Realtime
-from nebula.http.recording import Recorded
 from nebula.http.relay import Source, fail, relay
+from nebula.http.responses import turns
+from nebula.http.responses.recording import Recorded
 from nebula.http.resuming import resume
 from nebula.http.routed import prefix_of, route_of
 from nebula.http.uploads import read

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nebula.http.api_entries import ENTRIES
+from nebula.http.document.entries import ENTRIES
 from tests.e2e.demo_cluster import DemoCluster
 from tests.fuzz import bodies
 from tests.fuzz.verdicts import Verdicts, speaks_anthropic

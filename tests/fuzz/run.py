@@ -8,7 +8,7 @@ import httpx
 import psutil
 from msgspec import Struct
 
-from nebula.http.api_entries import MODELS
+from nebula.http.document.entries import MODELS
 from tests.fuzz import bodies, schema, wires
 from tests.fuzz.bodies import Bad
 from tests.fuzz.verdicts import Verdicts, speaks_anthropic

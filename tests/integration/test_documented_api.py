@@ -9,7 +9,7 @@ import jsonschema
 import openapi_spec_validator
 import pytest
 
-from nebula.http.api_entries import MODELS
+from nebula.http.document.entries import MODELS
 from tests.integration.asking import CHAT, chat
 from tests.integration.cluster import Cluster
 

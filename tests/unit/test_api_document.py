@@ -16,9 +16,9 @@ from litestar.exceptions import LitestarDeprecationWarning
 
 from nebula.events.endpoints import ENDPOINTS
 from nebula.http import app
-from nebula.http.api_document import document, operations
-from nebula.http.api_entries import ENTRIES, MODELS
-from nebula.http.api_page import page
+from nebula.http.document.entries import ENTRIES, MODELS
+from nebula.http.document.making import document, operations
+from nebula.http.document.page import page
 from nebula.http.inference import Limits
 
 
@@ -43,7 +43,7 @@ def told() -> Any:
 
 
 def test_every_route_has_an_entry_and_every_entry_a_route() -> None:
-    """Where this fails: `nebula/http/api_entries.py` says how to add an entry."""
+    """Where this fails: `nebula/http/document/entries.py` says how to add an entry."""
     served = {each.key for each in operations(litestar())}
     assert served - ENTRIES.keys() == set()
     assert ENTRIES.keys() - served == set()

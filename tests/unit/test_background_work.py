@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 from nats.errors import ConnectionClosedError
 
-from nebula.http.background import BackgroundWork
 from nebula.http.inference import Limits
+from nebula.http.responses.background import BackgroundWork
 from nebula.store import work_queue
 from nebula.store.connection import Unavailable
 

@@ -13,13 +13,13 @@ import uvicorn
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from nebula.actors.gateway.budget import Budget, Hold
-from nebula.http import arrival, connection, lingering
 from nebula.http.bodies import ClientLeft, read_body
-from nebula.http.capacity import Capacity, connections_within
-from nebula.http.connection import HttpConnection
 from nebula.http.errors import ApiError
-from nebula.http.listening import listen
 from nebula.http.relay import fail
+from nebula.http.server import arrival, connection, lingering
+from nebula.http.server.capacity import Capacity, connections_within
+from nebula.http.server.connection import HttpConnection
+from nebula.http.server.listening import listen
 
 pytestmark = pytest.mark.anyio
 
@@ -415,8 +415,8 @@ async def test_a_gateway_without_descriptors_says_so_and_not_often(
     def none(*_: object) -> int:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("nebula.http.capacity.os.open", none)
-    monkeypatch.setattr("nebula.http.capacity._LOOK_EVERY", 0.01)
+    monkeypatch.setattr("nebula.http.server.capacity.os.open", none)
+    monkeypatch.setattr("nebula.http.server.capacity._LOOK_EVERY", 0.01)
     watching = asyncio.create_task(capacity().watch())
     await until(lambda: bool(caplog.records))
     await asyncio.sleep(0.1)

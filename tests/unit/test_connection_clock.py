@@ -15,10 +15,10 @@ from litestar.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from nebula.actors.gateway.budget import Budget
-from nebula.http import connection
-from nebula.http.arrival import BODY_TIME, HEAD_TIME, PACE
-from nebula.http.capacity import Capacity
-from nebula.http.connection import UNREAD, HttpConnection
+from nebula.http.server import connection
+from nebula.http.server.arrival import BODY_TIME, HEAD_TIME, PACE
+from nebula.http.server.capacity import Capacity
+from nebula.http.server.connection import UNREAD, HttpConnection
 
 pytestmark = pytest.mark.anyio
 

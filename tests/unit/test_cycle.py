@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from litestar.types import Receive, Scope, Send
 
-from nebula.http.cycle import DRAINED, Cycle
 from nebula.http.errors import ApiError
+from nebula.http.server.cycle import DRAINED, Cycle
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.http.errors import ApiError
-from nebula.http.file_form import FileForm
+from nebula.http.files.form import FileForm
 
 TYPE = 'multipart/form-data; boundary="b0undary"'
 

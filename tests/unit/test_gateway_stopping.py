@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nebula.http import stopping
-from nebula.http.stopping import Stopping
+from nebula.http.server import stopping
+from nebula.http.server.stopping import Stopping
 
 pytestmark = pytest.mark.anyio
 

@@ -4,8 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.http import heads
-from nebula.http.heads import Fields, Head, Objection, framing, read, unparsed, without_upgrade
+from nebula.http.server import heads
+from nebula.http.server.heads import (
+    Fields,
+    Head,
+    Objection,
+    framing,
+    read,
+    unparsed,
+    without_upgrade,
+)
 
 HOST = (b"host", b"x")
 

@@ -6,7 +6,7 @@ import socket
 import pytest
 import uvloop
 
-from nebula.http.listening import TURNS_TAKE, NotAHost, bare, listen, url
+from nebula.http.server.listening import TURNS_TAKE, NotAHost, bare, listen, url
 
 CONNECTIONS = 4 * TURNS_TAKE
 

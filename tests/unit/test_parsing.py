@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nebula.http.errors import ApiError
-from nebula.http.heads import FIELDS_LIMIT, URL_LIMIT, Fields, Head
-from nebula.http.parsing import Parsing
+from nebula.http.server.heads import FIELDS_LIMIT, URL_LIMIT, Fields, Head
+from nebula.http.server.parsing import Parsing
 
 HIDDEN = b"DELETE /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
 OFFERS = (

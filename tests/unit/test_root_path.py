@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.events.endpoints import ENDPOINTS
-from nebula.http import heads, spelling
-from nebula.http.heads import Head
+from nebula.http import spelling
 from nebula.http.root_path import NotARoot, check, plain, without
+from nebula.http.server import heads
+from nebula.http.server.heads import Head
 
 SERVED = (*ENDPOINTS, "/v1/models/{name}", "/admin/models", "/health")
 FIRSTS = {path.split("/")[1] for path in SERVED}

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from nebula.cli.readiness_watch import client
-from nebula.http.listening import CantListen
 from nebula.http.origins import Doors, host_allowed
-from nebula.http.unix_sockets import LONGEST, UnixSocket
+from nebula.http.server.listening import CantListen
+from nebula.http.server.unix_sockets import LONGEST, UnixSocket
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
-from nebula.http import websocket
-from nebula.http.cycle import Cycle
-from nebula.http.websocket import EARLY, SocketCycle
+from nebula.http.server import websocket
+from nebula.http.server.cycle import Cycle
+from nebula.http.server.websocket import EARLY, SocketCycle
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from nebula.http.writing import TurnTransport
+from nebula.http.server.writing import TurnTransport
 
 pytestmark = pytest.mark.anyio
 

@@ -27,9 +27,9 @@ from nebula.events.stored_responses import Asked, Deleted, Ended, read
 from nebula.http import dialects, outline
 from nebula.http.errors import ApiError
 from nebula.http.inference import Limits
+from nebula.http.responses.attempt import Attempt, Overtaken, StoredEnd
+from nebula.http.responses.turns import keep_turn
 from nebula.http.routed import prefix_of, route_of
-from nebula.http.stored_attempt import Attempt, Overtaken, StoredEnd
-from nebula.http.turns import keep_turn
 from nebula.openai.response_events import TERMINAL, Splitter, data_of
 from nebula.openai.stored_response import StoredResponse, fold
 from nebula.store import responses as stream

@@ -8,7 +8,7 @@ import socket
 import stat
 from pathlib import Path
 
-from nebula.http.listening import BACKLOG, TURNS_TAKE, CantListen
+from nebula.http.server.listening import BACKLOG, TURNS_TAKE, CantListen
 
 SCHEME = "unix:"
 """What the address of a Unix socket begins with."""

@@ -15,16 +15,16 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
 from nebula.actors.gateway.budget import Hold
-from nebula.http import lingering
-from nebula.http.arrival import Arrival, Progress
-from nebula.http.capacity import Capacity
-from nebula.http.cycle import Cycle
 from nebula.http.errors import ApiError, stopping, unavailable
-from nebula.http.heads import Fields, Head
-from nebula.http.lingering import Lingering
-from nebula.http.parsing import Parsing
-from nebula.http.websocket import SOCKETS, SocketCycle
-from nebula.http.writing import TurnTransport
+from nebula.http.server import lingering
+from nebula.http.server.arrival import Arrival, Progress
+from nebula.http.server.capacity import Capacity
+from nebula.http.server.cycle import Cycle
+from nebula.http.server.heads import Fields, Head
+from nebula.http.server.lingering import Lingering
+from nebula.http.server.parsing import Parsing
+from nebula.http.server.websocket import SOCKETS, SocketCycle
+from nebula.http.server.writing import TurnTransport
 from nebula.openai.realtime import TRY_LATER
 
 UNREAD = 60.0

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import msgspec
 from litestar import Request, Response, get
 
-from nebula.http.api_page import page
+from nebula.http.document.page import page
 
 Description: TypeAlias = Callable[[], dict[str, Any]]
 """Returns the OpenAPI document."""

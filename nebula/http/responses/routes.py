@@ -14,10 +14,10 @@ from nebula.actors.gateway.delivery import new_id
 from nebula.events.stored_responses import Asked, Ended
 from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
-from nebula.http.following import Followed, Whole
 from nebula.http.paging import page
 from nebula.http.relay import relay
-from nebula.http.turns import find
+from nebula.http.responses.following import Followed, Whole
+from nebula.http.responses.turns import find
 from nebula.openai import response_items, responses
 from nebula.openai.repeated_run import RepeatedRun
 from nebula.openai.stored_response import RUNNING, fold

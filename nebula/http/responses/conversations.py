@@ -18,8 +18,8 @@ from nebula.http.bodies import read_body
 from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
 from nebula.http.inference import Limits
 from nebula.http.paging import page
-from nebula.http.responses import as_json, whose
-from nebula.http.turns import new_conversation, no_conversation, too_large
+from nebula.http.responses.routes import as_json, whose
+from nebula.http.responses.turns import new_conversation, no_conversation, too_large
 from nebula.openai.response_items import shown
 from nebula.store.connection import Unavailable
 from nebula.store.responses import ResponseStore, TooLarge

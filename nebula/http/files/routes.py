@@ -13,7 +13,7 @@ from nebula.http import paging
 from nebula.http.bodies import body_parts
 from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
-from nebula.http.file_form import FileForm
+from nebula.http.files.form import FileForm
 from nebula.store.connection import Unavailable
 from nebula.store.files import (
     LARGEST,

@@ -8,10 +8,11 @@ from typing import Protocol
 
 import httptools
 
-from nebula.http import heads, root_path
-from nebula.http.chunks import Sizes
+from nebula.http import root_path
 from nebula.http.errors import ApiError
-from nebula.http.heads import FIELDS, FIELDS_LIMIT, URL_LIMIT, Fields, Head, Objection
+from nebula.http.server import heads
+from nebula.http.server.chunks import Sizes
+from nebula.http.server.heads import FIELDS, FIELDS_LIMIT, URL_LIMIT, Fields, Head, Objection
 
 
 class Reader(Protocol):

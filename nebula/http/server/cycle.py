@@ -14,7 +14,7 @@ from nebula.actors.gateway.delivery import new_id
 from nebula.http import dialects, request_ids
 from nebula.http.bodies import PROMISED
 from nebula.http.errors import ApiError, stopping
-from nebula.http.heads import framing
+from nebula.http.server.heads import framing
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The gateway's OpenAPI document, made from its routes, their structs, and `api_entries.py`."""
+"""The gateway's OpenAPI document, made from its routes, their structs, and `entries.py`."""
 
 import inspect
 import re
@@ -13,7 +13,7 @@ from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
 from nebula.events.endpoints import ENDPOINTS, Endpoint
-from nebula.http.api_entries import ENTRIES, Entry
+from nebula.http.document.entries import ENTRIES, Entry
 from nebula.http.errors import ErrorBody
 from nebula.schema import json_schema
 

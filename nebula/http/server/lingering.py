@@ -6,7 +6,7 @@ answer.
 
 import asyncio
 
-from nebula.http.writing import TurnTransport
+from nebula.http.server.writing import TurnTransport
 
 LINGERING = 30.0
 """Seconds for which a refused client may keep sending before it reads why."""

@@ -24,8 +24,8 @@ from nebula.events.stored_responses import (
     Key,
 )
 from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
-from nebula.http.following import Followed, Whole
 from nebula.http.relay import relay
+from nebula.http.responses.following import Followed, Whole
 from nebula.openai import responses
 from nebula.openai.response_items import listed, of_output, own_items
 from nebula.openai.responses import BadWish, Wishes

@@ -11,7 +11,7 @@ from nebula.events.inference import Piece
 from nebula.events.reading import decoded
 from nebula.events.stored_responses import Ended, Head
 from nebula.http.relay import Source
-from nebula.http.turns import keep_turn
+from nebula.http.responses.turns import keep_turn
 from nebula.openai.response_events import OPENING, TERMINAL, Splitter, data_of, written
 from nebula.openai.responses import dressed
 from nebula.store.connection import Unavailable

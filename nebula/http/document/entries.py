@@ -17,8 +17,8 @@ from nebula.events.intents import (
     ModelScaleRequested,
     WeightsPinRequested,
 )
-from nebula.http.batches import BatchCreation
-from nebula.http.conversations import ConversationCreation, ConversationUpdate, NewItems
+from nebula.http.batches.routes import BatchCreation
+from nebula.http.responses.conversations import ConversationCreation, ConversationUpdate, NewItems
 
 
 class Entry(Struct, frozen=True, kw_only=True):

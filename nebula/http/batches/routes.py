@@ -16,12 +16,12 @@ from nebula.events.batch import Batch
 from nebula.events.intents import BatchCancelRequested, BatchRequested
 from nebula.events.reading import UNREADABLE
 from nebula.events.vocabulary import Event
-from nebula.http import files as file_routes
 from nebula.http import own_fields, paging
-from nebula.http.batch_views import BATCHED, BatchView, view, window
+from nebula.http.batches.views import BATCHED, BatchView, view, window
 from nebula.http.bodies import read_body
 from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
+from nebula.http.files import routes as file_routes
 from nebula.http.inference import Limits
 from nebula.store.batch_queue import BatchQueue, new_id
 from nebula.store.connection import Unavailable

@@ -1,0 +1,1 @@
+"""OpenAI's batches over HTTP, and the worker that sends their lines."""
