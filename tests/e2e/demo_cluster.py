@@ -42,7 +42,8 @@ class DemoCluster:
     def up(self, *arguments: str, demo: bool = True) -> None:
         line = [sys.executable, "-m", "nebula.cli.main", "up", "--folder", str(self.folder)]
         line += ["--port", str(self.port), "--nats-port", str(self.nats_port)]
-        line += ["--name", "here", "--restart-limit", "2"]
+        # The tests end one engine again and again, at times soon after its start.
+        line += ["--name", "here", "--restart-limit", "10"]
         line += ["--load-timeout", str(PATIENCE)]  # requests wait out an engine's restart
         line += ["--stall-limit", "45"]
         line += ["--demo", str(self.demo)] if demo else []

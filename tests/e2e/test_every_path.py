@@ -12,6 +12,14 @@ from anthropic.types import MessageParam
 from tests.e2e.demo_cluster import CHAT, EMBEDDING, DemoCluster
 
 CLASSES = "classes"
+
+# vLLM scores pairs of texts with classifiers of one class only. The demo's model has no weights for
+# classes, and vLLM would leave what is in memory: they are made from those of two tokens.
+ONE_CLASS = {
+    "num_labels": 1,
+    "classifier_from_token": ["no", "yes"],
+    "method": "from_2_way_softmax",
+}
 QUESTION = "Say hello."
 ASKED: MessageParam = {"role": "user", "content": QUESTION}
 
@@ -198,8 +206,7 @@ def test_a_model_loaded_for_classes_serves_classify_and_nothing_of_text(
             "source": source,
             "name": CLASSES,
             "task": "classify",
-            # vLLM scores pairs of texts with classifiers of one class only.
-            "options": {"hf-overrides": {"num_labels": 1}},
+            "options": {"hf-overrides": ONE_CLASS},
         },
     )
     assert loaded.status_code == 202, loaded.text
@@ -209,6 +216,7 @@ def test_a_model_loaded_for_classes_serves_classify_and_nothing_of_text(
         data = answer["data"]
         assert isinstance(data, list)
         assert len(data) == 2
+        assert all(0 < share < 1 for each in data for share in each["probs"])
         assert asked(cluster, "/score", model=CLASSES, text_1="a cat", text_2="a dog")["data"]
         (card,) = [
             each for each in cluster.http.get("/v1/models").json()["data"] if each["id"] == CLASSES
