@@ -27,11 +27,13 @@ class Place(NamedTuple):
 
 COMMANDS = {
     "up": Place("nebula.cli.up:up", "Run a whole cluster on this machine, NATS included."),
-    "gateway": Place("nebula.cli.serve:gateway", "Serve OpenAI's API and the admin API over HTTP."),
-    "router": Place(
-        "nebula.cli.serve:router", ("Place models on nodes and send requests to replicas.")
+    "gateway": Place(
+        "nebula.cli.gateway:gateway", "Serve OpenAI's API and the admin API over HTTP."
     ),
-    "node": Place("nebula.cli.serve:node", "Run the engines that are assigned to this machine."),
+    "router": Place(
+        "nebula.cli.router:router", ("Place models on nodes and send requests to replicas.")
+    ),
+    "node": Place("nebula.cli.node:node", "Run the engines that are assigned to this machine."),
     "load": Place("nebula.cli.load:load", "Load a model, or change a loaded one."),
     "unload": Place("nebula.cli.models:unload", "Unload a model: end its engines."),
     "scale": Place("nebula.cli.models:scale", "Change a model's number of replicas."),

@@ -12,6 +12,7 @@ import click
 import uvloop
 from nats.errors import Error as NatsError
 
+from nebula.actors.actor import Actor
 from nebula.actors.founding import OtherCluster
 from nebula.actors.node.namesake import NameTaken
 from nebula.actors.projection import NewerCluster
@@ -27,7 +28,16 @@ from nebula.store.server import ServerFailed
 from nebula.store.streams import StreamMismatch
 from nebula.store.tail import LogReplaced
 
-__all__ = ["FATAL", "INTERRUPTED", "fail", "on_stop", "run", "say", "set_up_logging"]
+__all__ = [
+    "FATAL",
+    "INTERRUPTED",
+    "fail",
+    "on_stop",
+    "run",
+    "say",
+    "set_up_logging",
+    "until_stopped",
+]
 
 T = TypeVar("T")
 
@@ -123,3 +133,12 @@ def on_stop(action: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, action)
+
+
+async def until_stopped(actor: Actor) -> None:
+    """Run an actor until a signal or its own end; a second signal hurries it."""
+    on_stop(lambda: (actor.hurry if actor.stopping else actor.stop)())
+    try:
+        await actor.run()
+    finally:
+        await actor.connection.close()

@@ -1,0 +1,140 @@
+"""`nebula gateway`: runs a gateway in the foreground."""
+
+import uuid
+from pathlib import Path
+
+import click
+
+from nebula.actors.gateway.actor import Gateway
+from nebula.cli.gateway_options import place, root_path_option, uds_mode_option, uds_option
+from nebula.cli.http_server import serve_http
+from nebula.cli.options import (
+    PORT,
+    Amount,
+    allow_origin_option,
+    allowed_host_option,
+    cluster_option,
+    host_option,
+    keep_alive_option,
+    load_timeout_option,
+    nats_option,
+    requests_grace_option,
+    stream_replicas_option,
+    verbose_option,
+)
+from nebula.cli.process import run, set_up_logging
+from nebula.http.inference import LARGEST_BODY, Limits, Patience
+from nebula.http.origins import Doors
+from nebula.store.connection import Connection
+from nebula.store.responses import KEEP, ResponseStore
+
+
+@click.command()
+@nats_option
+@stream_replicas_option
+@cluster_option
+@host_option
+@click.option("--port", default=8000, show_default=True, type=PORT, help="Port to listen on.")
+@uds_option
+@uds_mode_option
+@root_path_option
+@allowed_host_option
+@allow_origin_option
+@click.option(
+    "--max-body",
+    type=click.IntRange(1),
+    default=LARGEST_BODY,
+    show_default="64 MiB",
+    help="Largest request body in bytes.",
+)
+@load_timeout_option
+@keep_alive_option
+@requests_grace_option
+@click.option(
+    "--idle-timeout",
+    default=600.0,
+    show_default=True,
+    help="Seconds that an engine may send nothing within one answer.",
+)
+@click.option(
+    "--request-memory",
+    envvar="NEBULA_REQUEST_MEMORY",
+    default="512MiB",
+    show_default=True,
+    type=Amount(),
+    help="Memory for the bodies of all requests at a time; more are refused with 503. "
+    "[env: NEBULA_REQUEST_MEMORY]",
+)
+@click.option(
+    "--answer-memory",
+    envvar="NEBULA_ANSWER_MEMORY",
+    default="256MiB",
+    show_default=True,
+    type=Amount(),
+    help=(
+        "Memory for answers that slow clients have not read yet; beyond it the slowest are cut "
+        "off. [env: NEBULA_ANSWER_MEMORY]"
+    ),
+)
+@click.option(
+    "--keep-responses",
+    envvar="NEBULA_KEEP_RESPONSES",
+    default=KEEP,
+    show_default="30 days",
+    type=click.FloatRange(60.0),
+    help=(
+        "Seconds for which responses are kept, and conversations after their last use; the same "
+        "for all gateways. [env: NEBULA_KEEP_RESPONSES]"
+    ),
+)
+@click.option(
+    "--responses-room",
+    envvar="NEBULA_RESPONSES_ROOM",
+    default="1GiB",
+    show_default=True,
+    type=Amount(1024 * 1024),
+    help=(
+        "Disk of the NATS server for responses and conversations: beyond it the oldest go; the "
+        "same for all gateways. [env: NEBULA_RESPONSES_ROOM]"
+    ),
+)
+@verbose_option
+def gateway(
+    nats: str,
+    stream_replicas: int,
+    cluster: str,
+    host: str,
+    port: int,
+    uds: Path | None,
+    uds_mode: int,
+    root_path: str,
+    allowed_hosts: tuple[str, ...],
+    allowed_origins: tuple[str, ...],
+    max_body: int,
+    load_timeout: float,
+    keep_alive: float,
+    grace: float,
+    request_memory: int,
+    answer_memory: int,
+    idle_timeout: float,
+    keep_responses: float,
+    responses_room: int,
+    verbose: bool,
+) -> None:
+    """Serve OpenAI's API and the admin API over HTTP."""
+    set_up_logging(verbose)
+    patience = Patience(load_timeout, idle_timeout)
+    actor = Gateway(
+        Connection(nats, "gateway"),
+        f"gw-{uuid.uuid4().hex[:8]}",
+        stream_replicas=stream_replicas,
+        request_memory=request_memory,
+        answer_memory=answer_memory,
+    )
+    actor.cluster = cluster
+    where = place(host, port, uds, uds_mode)
+    bound = where.url if uds else host
+    doors = Doors(bound=bound, hosts=allowed_hosts, origins=allowed_origins, root=root_path)
+    store = ResponseStore(actor.connection, stream_replicas, keep_responses, responses_room)
+    limits = Limits(max_body, patience)
+    run(serve_http(actor, where, limits, doors, keep_alive, grace, store))

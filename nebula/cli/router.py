@@ -1,0 +1,52 @@
+"""`nebula router`: runs a router in the foreground."""
+
+import click
+
+from nebula.actors.router.actor import Router
+from nebula.cli.options import (
+    Amount,
+    cluster_option,
+    lost_after_option,
+    nats_option,
+    stream_replicas_option,
+    verbose_option,
+)
+from nebula.cli.process import run, set_up_logging, until_stopped
+from nebula.store.connection import Connection
+
+
+@click.command()
+@nats_option
+@stream_replicas_option
+@cluster_option
+@lost_after_option
+@click.option(
+    "--waiting-memory",
+    envvar="NEBULA_WAITING_MEMORY",
+    default="512MiB",
+    show_default=True,
+    type=Amount(),
+    help=(
+        "Memory for queued requests, half of it for those of one model; more are refused with "
+        "429. [env: NEBULA_WAITING_MEMORY]"
+    ),
+)
+@verbose_option
+def router(
+    nats: str,
+    stream_replicas: int,
+    cluster: str,
+    lost_after: float,
+    waiting_memory: int,
+    verbose: bool,
+) -> None:
+    """Place models on nodes and send every request to a ready replica."""
+    set_up_logging(verbose)
+    actor = Router(
+        Connection(nats, "router"),
+        stream_replicas=stream_replicas,
+        lost_after=lost_after,
+        waiting_memory=waiting_memory,
+    )
+    actor.cluster = cluster
+    run(until_stopped(actor))
