@@ -1,10 +1,11 @@
 """What clients notice of work that no client waits for: their latency with and without it.
 
 `python -m benchmarks.slack` from the repository's root. Clients come at random moments and ask for
-streams; beside them nothing runs, or `--beside` requests of slack at a time, or as many ordinary
-requests of the lowest priority, in turns and in one run. The engine is simulated: a token takes
-`--token` seconds, and `--crowding` of that more for each request beside it, as an engine computes a
-token of all its requests in one step. With `--real` it is vLLM with the demo's chat model.
+streams; beside them nothing runs, or a batch of `/v1/batches`, or `--beside` requests of slack at a
+time, or as many ordinary requests of the lowest priority, in turns and in one run. The engine is
+simulated: a token takes `--token` seconds, and `--crowding` of that more for each request beside
+it, as an engine computes a token of all its requests in one step. With `--real` it is vLLM with the
+demo's chat model.
 """
 
 import argparse
@@ -17,7 +18,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+import openai
 
 from benchmarks.client import Answer, ask
 from benchmarks.cluster import Cluster, Wanted, start
@@ -28,7 +31,8 @@ from benchmarks.data_plane.ways import REPOSITORY, SIMULATED, environment, freez
 from benchmarks.session import context, folder_option, headline, keep, session
 from benchmarks.slack_source import MODEL
 
-KINDS = ("none", "slack", "ordinary")
+KINDS = ("none", "batch", "slack", "ordinary")
+_PATH: Final = "/v1/chat/completions"
 SETTLES = 3.0
 """Seconds before each turn, in which what ran before ends and what is to run begins."""
 
@@ -57,7 +61,7 @@ async def clients(url: str, rate: float, seconds: float, tokens: int, seed: int)
     asked: list[asyncio.Task[Answer]] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        asked.append(asyncio.create_task(ask(f"{url}/v1/chat/completions", wire)))
+        asked.append(asyncio.create_task(ask(f"{url}{_PATH}", wire)))
         await asyncio.sleep(chance.expovariate(rate))
     answers = await asyncio.gather(*asked)
     bad = [each for each in answers if each.status != 200 or not each.whole]
@@ -66,8 +70,40 @@ async def clients(url: str, rate: float, seconds: float, tokens: int, seed: int)
     return answers
 
 
+class Batch:
+    """A batch of more lines than a turn can answer, requested and cancelled as a client does it."""
+
+    def __init__(self, url: str, lines: int, tokens: int) -> None:
+        asked = body(tokens, stream=False).decode()
+        self._client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        whole = "\n".join(
+            f'{{"custom_id":"{n}","method":"POST","url":"{_PATH}","body":{asked}}}'
+            for n in range(lines)
+        )
+        self._file = self._client.files.create(file=whole.encode(), purpose="batch").id
+        self._running = ""
+
+    def begin(self) -> None:
+        """Request it."""
+        batch = self._client.batches.create(
+            input_file_id=self._file, endpoint=_PATH, completion_window="24h"
+        )
+        self._running = batch.id
+
+    def end(self) -> int:
+        """Cancel it; return how many lines were answered. Raise Failed if it is over already."""
+        if self._client.batches.retrieve(self._running).status != "in_progress":
+            raise Failed("the batch did not last for its turn: give --lines")
+        batch = self._client.batches.cancel(self._running)
+        while batch.status != "cancelled":
+            time.sleep(0.1)
+            batch = self._client.batches.retrieve(self._running)
+        assert batch.request_counts is not None
+        return batch.request_counts.completed
+
+
 class Beside:
-    """What runs beside the clients: a process of its own."""
+    """What runs beside the clients, but for a batch: a process of its own."""
 
     def __init__(self, cluster: Cluster, copy: Path, count: int, tokens: int) -> None:
         asked = body(tokens, stream=False).decode()
@@ -100,10 +136,14 @@ class Beside:
 def measure(cluster: Cluster, beside: Beside, options: argparse.Namespace) -> list[Turn]:
     """Measure all kinds in turns, in another order each round. Raise Failed."""
     turns = []
+    batch = Batch(cluster.gateways[0], options.lines, options.beside_tokens)
     for number in range(options.rounds):
         first = number % len(options.kinds)
         for kind in (*options.kinds[first:], *options.kinds[:first]):
-            beside.turn_to(kind)
+            if kind == "batch":
+                batch.begin()
+            else:
+                beside.turn_to(kind)
             time.sleep(SETTLES)
             began = time.monotonic()
             load = clients(
@@ -111,7 +151,7 @@ def measure(cluster: Cluster, beside: Beside, options: argparse.Namespace) -> li
             )
             answers = run(load)
             lasted = time.monotonic() - began + SETTLES
-            answered = beside.turn_to("none")
+            answered = batch.end() if kind == "batch" else beside.turn_to("none")
             first_tokens = [each.first - each.asked for each in answers]
             whole = [each.news - each.asked for each in answers]
             turns.append(Turn(kind, first_tokens, whole, answered / lasted))
@@ -165,6 +205,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=20, help="of each answer [20]")
     parser.add_argument("--beside", type=int, default=64, help="requests at a time [64]")
     parser.add_argument("--beside-tokens", type=int, default=100, help="of each of them [100]")
+    parser.add_argument("--lines", type=int, default=2000, help="of the batch [2000]")
     parser.add_argument("--token", type=float, default=0.05, help="seconds [0.05]")
     parser.add_argument("--crowding", type=float, default=0.01, help="part of a token [0.01]")
     parser.add_argument("--slots", type=int, default=256, help="the engine's [256]")
