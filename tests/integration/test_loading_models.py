@@ -166,3 +166,26 @@ async def test_a_start_that_never_ends_is_ended_and_the_next_one_on_the_device_b
     assert "it did not get ready, and has written nothing for" in failed.reason
     await cluster.stands("next")
     await cluster.stands("stuck", "failed")
+
+
+async def test_what_else_listens_on_an_engines_port_is_not_taken_for_the_engine(
+    own_cluster: Cluster,
+) -> None:
+    cluster, asked = own_cluster, asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readline():
+            while (await reader.readline()).strip():
+                pass
+            asked.set()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    cluster.up("--start-limit", "4", "--restart-limit", "1")
+    await cluster.ready()
+    await cluster.load("stuck", options={"simulate-start": 3600}, stands="")
+    started = await cluster.logged(EngineStarted, "stuck-0")
+    async with await asyncio.start_server(answer, "127.0.0.1", started.port):
+        await asked.wait()
+        await cluster.logged(EngineFailed, "stuck-0")
+    assert not await cluster.records(EngineReady)

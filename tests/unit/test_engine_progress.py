@@ -126,9 +126,9 @@ def test_a_long_prompt_buys_time_and_no_more_than_the_bound() -> None:
 
 
 def heard(
-    standstill: Standstill, seconds: float, now: float, **fields: float
+    standstill: Standstill, seconds: float, now: float, probed: float = 0.0, allowance: float = 0.0
 ) -> EngineStalled | EngineResumed | Ended | None:
-    return standstill.heard(EngineProgress(silence=seconds, requests=2, **fields), now)
+    return standstill.heard(EngineProgress(seconds, 2, probed, allowance), now)
 
 
 def test_a_standstill_is_told_and_then_ended() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
@@ -32,6 +33,7 @@ from nebula.actors.engine.exchange import (
 from nebula.actors.engine.fetching import BodyLost, fetch
 from nebula.actors.engine.liveness import Liveness
 from nebula.actors.engine.load import get, healthy, read_load, read_name
+from nebula.actors.engine.progress import whose
 from nebula.actors.engine.replying import reply
 from nebula.actors.engine.session import EngineSession
 from nebula.actors.engine.versions import Version
@@ -62,6 +64,7 @@ class BridgeSettings(Struct, frozen=True):
     model: str
     replica: str
     version: int
+    folder: str = ""
 
     @classmethod
     def from_environment(cls) -> "BridgeSettings":
@@ -72,6 +75,7 @@ class BridgeSettings(Struct, frozen=True):
             environ["NEBULA_MODEL"],
             environ["NEBULA_REPLICA"],
             int(environ["NEBULA_VERSION"]),
+            environ.get("NEBULA_NODE_FOLDER", ""),
         )
 
 
@@ -100,7 +104,8 @@ class EngineBridge:
             return
         if scope["type"] == "http" and scope["path"] == liveness.PATH:
             progress = self._liveness.tell(self._active.values())
-            await reply(send, msgspec.json.encode(progress))
+            own = whose(self._settings.folder, self._settings.replica)
+            await reply(send, msgspec.json.encode(replace(progress, whose=own)))
             return
         if scope["type"] == "http" and scope["path"] == abilities.PATH:
             models = await get(self.app, self._state, "/v1/models")

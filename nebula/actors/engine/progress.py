@@ -30,13 +30,22 @@ class EngineProgress(Struct, frozen=True):
     `silence`: seconds as `Progress` counts them. `requests`: requests that it has, or that left
     without an answer since its last progress. `probed`: seconds for which a probe of one token has
     waited; 0 if there is none. `allowance`: seconds that the longest running prompt may take to be
-    read.
+    read. `whose`: as from `whose`; "" from an older bridge.
     """
 
     silence: float = 0.0
     requests: int = 0
     probed: float = 0.0
     allowance: float = 0.0
+    whose: str = ""
+
+
+def whose(folder: str, replica: str) -> str:
+    """Return what tells an engine from all others of a machine: its node's folder and its replica.
+
+    By it a node notices that something else answers on the port that it gave to an engine.
+    """
+    return f"{folder} {replica}"
 
 
 class Progress:

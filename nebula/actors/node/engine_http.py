@@ -49,6 +49,17 @@ class EngineClient:
         except httpx.HTTPError:
             return False
 
+    async def answers_as(self, whose: str) -> bool:
+        """Whether what answers on its port is this engine: `whose` as from `progress.whose`.
+
+        Another process may have taken the port before the engine did.
+        """
+        try:
+            progress = await self.progress()
+        except EngineSilent:
+            return False
+        return progress is not None and progress.whose == whose
+
     async def version(self) -> str:
         """Return the engine's version; empty if it reports none."""
         try:

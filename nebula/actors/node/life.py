@@ -141,7 +141,8 @@ class EngineLives:
             looking: asyncio.Task[None] | None = None
             try:
                 limits = (self._settings.start_limit, self._settings.grace)
-                if not engine.ready and await engine.becomes_ready(watching, *limits):
+                own = str(self._settings.folder)
+                if not engine.ready and await engine.becomes_ready(own, watching, *limits):
                     took = self._now() - started
                     version, can = await engine.client.version(), await engine.client.abilities()
                     event_ready = EngineReady(

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from nebula.actors.engine.progress import whose
 from nebula.actors.node import launch, memory_killer, permanent, processes
 from nebula.actors.node.adapter_copies import AdapterCopies, Unusable
 from nebula.actors.node.engine_http import EngineClient, EngineRefused, EngineSilent
@@ -74,17 +75,20 @@ class ManagedEngine(EngineEntry):
         return self.process
 
     async def becomes_ready(
-        self, watching: asyncio.Task[int | None], limit: float, grace: float
+        self, folder: str, watching: asyncio.Task[int | None], limit: float, grace: float
     ) -> bool:
         """Wait until it answers; return False if it ends before, as `watching` reports.
 
-        `limit`: seconds without output after which a start is ended as failed; `grace`: seconds
-        that it then gets to end by itself.
+        `folder`: its node's, by which it is known from what else may listen on its port. `limit`:
+        seconds without output after which a start is ended as failed; `grace`: seconds that it then
+        gets to end by itself.
         """
         loop, process = asyncio.get_running_loop(), self.process
-        patience = Patience(limit, loop.time())
+        patience, own = Patience(limit, loop.time()), whose(folder, self.replica)
         while not watching.done():
-            if await self.client.healthy():
+            # An older bridge, which an adopted engine may have, does not say whose it is.
+            older = process is not None and process.adopted
+            if await self.client.healthy() and (older or await self.client.answers_as(own)):
                 return True
             size = process.log_size() if process is not None else 0
             overdue = "" if self.stop_reason is not None else patience.look(loop.time(), size)
