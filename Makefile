@@ -129,10 +129,11 @@ mutants: install-control $(MUTMUT)
 	@.venv/bin/mutmut export-cicd-stats
 	@.venv/bin/mutmut results
 
-# Real engines fill the machine by themselves: they come after the rest, one test at a time.
+# The longest come first, so that no worker ends long before the others. Real engines fill the
+# machine by themselves: they come after the rest, one test at a time.
 test: install-control install-engine install-proxies demo-models
 	@$(MAKE) --no-print-directory check
-	@.venv/bin/pytest -n 3 --dist loadfile tests/unit tests/integration tests/simulation
+	@.venv/bin/pytest -n 4 --dist loadgroup tests/simulation tests/integration tests/unit
 	@.venv/bin/pytest tests/e2e
 
 SEEDS ?= 1000

@@ -14,7 +14,7 @@ from tests.simulation.scenario import draw
 from tests.simulation.world import World
 
 TOGETHER = 25
-SEEDS = 500
+SEEDS = 250
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, TOGETHER))
