@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
 
+from nebula.events.metadata import Metadata
 from nebula.events.values import (
     Adapter,
     Autoscale,
@@ -279,12 +280,7 @@ class BatchRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
             "none.",
         ),
     ] = ""
-    metadata: Annotated[
-        dict[
-            Annotated[str, Meta(min_length=1, max_length=64)], Annotated[str, Meta(max_length=512)]
-        ],
-        Meta(max_length=16, description="Pairs of the client's own."),
-    ] = {}
+    metadata: Annotated[Metadata, Meta(description="Pairs of the client's own.")] = {}
     wake: Annotated[
         bool, Meta(description="Whether its lines start a model that sleeps; else they wait.")
     ] = False

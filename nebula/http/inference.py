@@ -154,7 +154,7 @@ class InferenceRoutes:
         if endpoint.dialect == "responses":
             limit = limits.body_for(gateway)
             turn = await turns.read_turn(self._responses, body, key, identity, limit)
-            body = body if turn is None else turn.body
+            body = turn.body
         asked = await read(endpoint, kind, body) if endpoint.form else outline.read(endpoint, body)
         who = asked.user or kept or identity
         route = route_of(gateway, endpoint, asked.model, who, self._root)

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
+from nebula.events import metadata
 from nebula.events.stored_responses import Head
 from nebula.openai.response_items import joined
 
@@ -34,6 +35,7 @@ class _Wishes(Struct):
     background: bool | None = None
     previous_response_id: str | None = None
     conversation: str | _Conversation | None = None
+    metadata: dict[str, str] | None = None
 
 
 class Wishes(Struct, frozen=True, kw_only=True):
@@ -68,6 +70,8 @@ def wishes(body: bytes) -> Wishes:
     ):
         if value == "":
             raise BadWish(f"{param} must not be empty", param)
+    if problem := metadata.problem(read.metadata):
+        raise BadWish(problem, "metadata")
     return Wishes(
         store=store,
         said=bool(read.store),
@@ -126,10 +130,10 @@ def dressed(response: dict[str, Any], head: Head, *, stored: bool) -> dict[str, 
         "created_at": head.created,
         "background": head.background,
         "previous_response_id": head.previous or None,
+        "conversation": {"id": head.conversation} if head.conversation else None,
+        "metadata": response.get("metadata") or {},
         "store": stored,
     }
-    if head.conversation:
-        ours["conversation"] = {"id": head.conversation}
     return {"error": None, **response, **ours}
 
 

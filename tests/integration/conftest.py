@@ -1,11 +1,14 @@
-"""Clusters for the tests: one that tests share, and one that a test may break."""
+"""Clusters for the tests, which tests share or one may break, and OpenAI's client of one."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import openai
 import pytest
 
 from tests.integration.cluster import Cluster
+from tests.integration.responding import client_of
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +30,27 @@ def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.close()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with two gateways and a chat model that all tests of a module share."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+
+    async def load() -> None:
+        await cluster.ready()
+        await cluster.load("chat", memory="64MiB")
+
+    try:
+        cluster.start_all()
+        asyncio.run(load())
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+async def client(served: Cluster) -> AsyncIterator[openai.AsyncOpenAI]:
+    """OpenAI's own client of what is served."""
+    async with client_of(served.port) as client:
+        yield client

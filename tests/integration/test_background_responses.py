@@ -1,7 +1,6 @@
 """Responses in the background: made without a client that waits, whatever dies meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import openai
@@ -10,30 +9,12 @@ from openai.types.responses import Response
 
 from tests.integration.asking import prompt, words
 from tests.integration.cluster import Cluster
+from tests.integration.responding import over
 
 pytestmark = pytest.mark.anyio
 
 MANY = 20
 TOKENS = 40
-
-
-def client_of(port: int, key: str = "mine") -> openai.AsyncOpenAI:
-    """Return OpenAI's own client of a gateway."""
-    url = f"http://127.0.0.1:{port}/v1"
-    return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0)
-
-
-async def over(client: openai.AsyncOpenAI, identity: str) -> Response:
-    """Poll a response to its end, as OpenAI's examples do, past a gateway that is away."""
-    while True:
-        try:
-            found = await client.responses.retrieve(identity)
-        except (openai.APIConnectionError, openai.InternalServerError):
-            await asyncio.sleep(0.2)
-            continue
-        if found.status not in ("queued", "in_progress"):
-            return found
-        await asyncio.sleep(0.2)
 
 
 async def ask(client: openai.AsyncOpenAI, number: int = 0, **fields: Any) -> Response:
@@ -46,29 +27,6 @@ async def ask(client: openai.AsyncOpenAI, number: int = 0, **fields: Any) -> Res
         **fields,
     )
     return made
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster with two gateways and a chat model."""
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
-
-    async def load() -> None:
-        await cluster.ready()
-        await cluster.load("chat", memory="64MiB")
-
-    try:
-        cluster.start_all()
-        asyncio.run(load())
-        yield cluster
-    finally:
-        cluster.close()
-
-
-@pytest.fixture
-async def client(served: Cluster) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with client_of(served.port) as client:
-        yield client
 
 
 async def test_a_response_is_queued_at_once_and_made_without_its_client(

@@ -1,14 +1,13 @@
 """Conversations, with OpenAI's own client: their items, and the responses that extend them."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import openai
 import pytest
 from openai.types.conversations import ConversationItem
 
 from tests.integration.cluster import Cluster
-from tests.integration.test_background_responses import client_of, over
+from tests.integration.responding import client_of, over
 
 pytestmark = pytest.mark.anyio
 
@@ -23,12 +22,6 @@ def served(cluster: Cluster) -> Cluster:
 
     asyncio.run(load())
     return cluster
-
-
-@pytest.fixture
-async def client(served: Cluster) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with client_of(served.port) as client:
-        yield client
 
 
 async def items(client: openai.AsyncOpenAI, conversation: str) -> list[ConversationItem]:
@@ -163,3 +156,16 @@ async def test_what_can_t_be_is_refused_with_the_field_at_fault(
         with pytest.raises(openai.BadRequestError) as refused:
             await client.conversations.create(extra_body=fields)
         assert refused.value.param == param
+
+
+async def test_a_response_that_is_not_stored_is_added_to_its_conversation_all_the_same(
+    client: openai.AsyncOpenAI,
+) -> None:
+    conversation = (await client.conversations.create()).id
+    made = await client.responses.create(
+        model="chat", input="one two", conversation=conversation, store=False
+    )
+    assert (made.model_extra or {})["store"] is False
+    assert texts(await items(client, conversation)) == ["one two", made.output_text]
+    with pytest.raises(openai.NotFoundError, match="not found"):
+        await client.responses.retrieve(made.id)

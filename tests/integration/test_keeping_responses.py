@@ -1,44 +1,19 @@
 """Responses that are stored, with OpenAI's own client: shown, continued, deleted, listed."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import openai
 import pytest
 
 from tests.integration.cluster import Cluster
+from tests.integration.responding import client_of
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster with two gateways and a chat model."""
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
-
-    async def load() -> None:
-        await cluster.ready()
-        await cluster.load("chat", memory="64MiB")
-
-    try:
-        cluster.start_all()
-        asyncio.run(load())
-        yield cluster
-    finally:
-        cluster.close()
-
-
-@pytest.fixture
-async def client(served: Cluster) -> AsyncIterator[openai.AsyncOpenAI]:
-    url = f"http://127.0.0.1:{served.port}/v1"
-    async with openai.AsyncOpenAI(base_url=url, api_key="mine", max_retries=0) as client:
-        yield client
-
-
 @pytest.fixture
 async def stranger(served: Cluster) -> AsyncIterator[openai.AsyncOpenAI]:
-    url = f"http://127.0.0.1:{served.port}/v1"
-    async with openai.AsyncOpenAI(base_url=url, api_key="other", max_retries=0) as client:
+    async with client_of(served.port, "other") as client:
         yield client
 
 
@@ -134,3 +109,16 @@ async def test_what_can_t_be_is_refused_with_the_field_at_fault(
     assert (wrong.status_code, wrong.param) == (400, "store")
     unknown = await refused(previous_response_id="../x")
     assert (unknown.status_code, unknown.code) == (404, "previous_response_not_found")
+
+
+async def test_a_response_that_is_not_stored_says_so_in_all_its_forms(
+    client: openai.AsyncOpenAI,
+) -> None:
+    plain = await client.responses.create(model="chat", input="one two", store=False)
+    stream = await client.responses.create(model="chat", input="one two", store=False, stream=True)
+    shown = [event.response async for event in stream if hasattr(event, "response")]
+    assert len(shown) == 3
+    for each in (plain, *shown):
+        assert (each.model_extra or {})["store"] is False
+        assert (each.background, each.previous_response_id, each.metadata) == (False, None, {})
+    assert len({each.id for each in shown}) == 1

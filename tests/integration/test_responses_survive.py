@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.asking import prompt, words
 from tests.integration.cluster import Cluster
-from tests.integration.test_background_responses import client_of, over
+from tests.integration.responding import client_of, over
 from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio

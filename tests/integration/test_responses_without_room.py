@@ -5,7 +5,7 @@ import pytest
 
 from nebula.store.server import binary, configuration
 from tests.integration.cluster import Cluster
-from tests.integration.test_background_responses import client_of
+from tests.integration.responding import client_of
 
 pytestmark = pytest.mark.anyio
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import Response
 
+from nebula.events.metadata import Metadata
 from nebula.events.stored_responses import Head
 from nebula.openai import responses
 from nebula.openai.response_events import Splitter, data_of, written
@@ -138,3 +139,42 @@ def test_events_come_whole_however_they_were_cut(texts: list[str], sizes: list[i
 @pytest.mark.parametrize("said", [b": waiting\n\n", b"data: [DONE]\n\n", b"data: {}\n\n", b"\n\n"])
 def test_what_is_not_an_event_of_a_response_has_no_data(said: bytes) -> None:
     assert data_of(said) is None
+
+
+def test_a_response_says_what_was_done_whatever_its_engine_says() -> None:
+    head = Head(id="resp_1", owner="", created=7)
+    engines = {"id": "resp_e", "store": True, "metadata": None, "background": True, "output": []}
+    for stored in (True, False):
+        given = responses.dressed(engines, head, stored=stored)
+        assert given["store"] is stored
+        assert (given["id"], given["background"], given["metadata"]) == ("resp_1", False, {})
+        assert (given["previous_response_id"], given["conversation"]) == (None, None)
+    within = Head(id="resp_1", owner="", created=7, conversation="conv_1")
+    given = responses.dressed({"metadata": {"a": "b"}}, within, stored=False)
+    assert (given["conversation"], given["metadata"]) == ({"id": "conv_1"}, {"a": "b"})
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ({str(number): "" for number in range(17)}, "17 pairs: at most 16"),
+        ({"k" * 65: ""}, "65 characters, at most 64"),
+        ({"k": "v" * 513}, "513 characters, at most 512"),
+        ({"": "v"}, "must not be empty"),
+    ],
+)
+def test_metadata_beyond_its_limits_is_refused_by_one_rule(
+    pairs: dict[str, str], said: str
+) -> None:
+    with pytest.raises(BadWish, match=said) as refused:
+        responses.wishes(body(metadata=pairs))
+    assert refused.value.param == "metadata"
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(pairs, Metadata)
+
+
+def test_metadata_at_its_limits_is_taken() -> None:
+    pairs = {f"{number:064}": "v" * 512 for number in range(16)}
+    responses.wishes(body(metadata=pairs))
+    assert msgspec.convert(pairs, Metadata) == pairs
+    responses.wishes(body(metadata=None))

@@ -11,7 +11,7 @@ from msgspec import Struct
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.budget import Hold
 from nebula.actors.intents import Refused, submit
-from nebula.events import subjects
+from nebula.events import metadata, subjects
 from nebula.events.batch import Batch
 from nebula.events.intents import BatchCancelRequested, BatchRequested
 from nebula.events.reading import UNREADABLE
@@ -130,6 +130,8 @@ def _window(text: str) -> float:
 
 def _intent(asked: BatchCreation, whose: str, key: str | None, keep: int) -> BatchRequested:
     """Return the event of a request for a batch. Raise ApiError 400."""
+    if problem := metadata.problem(asked.metadata):
+        raise ApiError(400, problem, param="metadata")
     of = "" if key is None else hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
     fields = {
         "input": asked.input_file_id,

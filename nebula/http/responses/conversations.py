@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.budget import Hold
+from nebula.events import metadata as rules
 from nebula.events.reading import UNREADABLE
 from nebula.events.stored_responses import Conversation, ConversationItem
 from nebula.http.bodies import read_body
@@ -26,9 +27,6 @@ from nebula.store.responses import ResponseStore, TooLarge
 
 MOST_NEW = 20
 """Number of items that one request may add, as at OpenAI."""
-
-_PAIRS, _KEY, _VALUE = 16, 64, 512
-"""Pairs of metadata, and characters of their keys and values, at most."""
 
 S = TypeVar("S", bound=Struct)
 
@@ -70,17 +68,9 @@ async def _read(
 
 def _metadata(pairs: dict[str, str] | None) -> Raw:
     """Return metadata as JSON. Raise ApiError 400."""
-    pairs = pairs or {}
-    fits = len(pairs) <= _PAIRS and all(
-        len(key) <= _KEY and len(value) <= _VALUE for key, value in pairs.items()
-    )
-    if not fits:
-        text = (
-            f"metadata may have {_PAIRS} pairs, with keys of {_KEY} and values of {_VALUE} "
-            "characters"
-        )
-        raise ApiError(400, text, param="metadata")
-    return Raw(msgspec.json.encode(pairs))
+    if problem := rules.problem(pairs):
+        raise ApiError(400, problem, param="metadata")
+    return Raw(msgspec.json.encode(pairs or {}))
 
 
 def _new_items(items: list[dict[str, Any]] | None) -> list[Raw]:

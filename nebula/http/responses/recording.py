@@ -96,15 +96,14 @@ class Recorded:
 
     async def _record(self, response: dict[str, Any]) -> dict[str, Any]:
         """Store a response; return what the client gets of it."""
-        if not self._stored:
-            return dressed(response, self._head, stored=False)
-        dress = dressed(response, self._head, stored=True)
+        dress = dressed(response, self._head, stored=self._stored)
         ended = Ended(head=self._head, response=Raw(msgspec.json.encode(dress)))
-        try:
-            await self._store.append(self._head.id, ended, 0, patience=PATIENCE)
-        except (Unavailable, TooLarge) as error:
-            log.warning("response %s could not be stored: %s", self._head.id, error)
-            return dressed(response, self._head, stored=False)
+        if self._stored:
+            try:
+                await self._store.append(self._head.id, ended, 0, patience=PATIENCE)
+            except (Unavailable, TooLarge) as error:
+                log.warning("response %s could not be stored: %s", self._head.id, error)
+                return dressed(response, self._head, stored=False)
         try:
             await keep_turn(self._store, ended)
         except (Unavailable, TooLarge) as error:

@@ -74,15 +74,13 @@ def too_large(error: TooLarge, what: str) -> ApiError:
 
 async def read_turn(
     store: ResponseStore, body: bytes, owner: str, identity: str, limit: int
-) -> Turn | None:
-    """Return a request with what comes before it; None if the plane has nothing to do with it.
+) -> Turn:
+    """Return a request with what comes before it.
 
     `identity`: of the request, from which the response gets its own. `limit`: bytes of the whole.
     Raise ApiError.
     """
     wishes = _wishes(body)
-    if not (wishes.store or wishes.previous or wishes.conversation):
-        return None
     try:
         before = await _before(store, wishes, owner, limit, len(body))
         stored = wishes.store and await _can_store(store, wishes)
