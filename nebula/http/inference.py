@@ -196,13 +196,17 @@ class InferenceRoutes:
         if route.mirror or route.wake:
             self._copy(request, route, sent)
         source: Source = delivery
+        recorded: Recorded | None = None
         if turn is not None:
-            source = Recorded(delivery, self._responses, turn.head, stored=turn.stored)
+            recorded = Recorded(delivery, self._responses, turn.head, stored=turn.stored)
+            source = recorded
         try:
             served_by = route.name if route.name != asked.model else ""
             await relay(source, receive, send, served_by, stream=stream, dialect=endpoint.dialect)
         finally:
             gateway.leave(delivery, hold)
+            if recorded is not None:
+                await recorded.close()
 
     def _copy(self, request: Request, route: Route, original: bytes) -> None:
         """Send copies of a request to the models that mirror it."""

@@ -12,19 +12,11 @@ import hashlib
 from typing import Any
 
 from nebula.events.stored_responses import Event
+from nebula.openai.partial_output import ITEM_ADDED, ITEM_DONE, PartialOutput
 from nebula.openai.response_events import OPENING, TERMINAL, numbered
 
-_ADDED, _DONE = "response.output_item.added", "response.output_item.done"
 _DRAWN = ("call_", "chatcmpl-tool-")
 """How ids of calls begin that an engine draws at random; others are the model's own words."""
-
-_TEXT_OF = {
-    "function_call": "arguments",
-    "custom_tool_call": "input",
-    "mcp_call": "arguments",
-    "code_interpreter_call": "code",
-}
-"""The field that holds what the deltas of an item say; messages and reasoning have parts."""
 
 
 class RepeatedRun:
@@ -151,38 +143,26 @@ class RepeatedRun:
         names = {key: item[key] for key in ("id", "call_id") if isinstance(item.get(key), str)}
         return {**item, **{key: self._names.get(name, name) for key, name in names.items()}}
 
+    def output(self) -> list[dict[str, Any]]:
+        """Return the items that the present answer has so far."""
+        return self._partial().items()
+
     def _closing(self) -> list[Event]:
         """Return the events that close the present answer's open items."""
-        items: dict[int, dict[str, Any]] = {}
-        texts: dict[int, str] = {}
-        for event in self.events[self.section :]:
-            place = event.get("output_index", -1)
-            if event["type"] == _ADDED:
-                items[place] = event["item"]
-            elif event["type"] == _DONE:
-                items.pop(place, None)
-            elif event["type"].endswith(".delta") and isinstance(event.get("delta"), str):
-                texts[place] = texts.get(place, "") + event["delta"]
         return [
-            {"type": _DONE, "output_index": place, "item": _cut(item, texts.get(place, ""))}
-            for place, item in items.items()
+            {"type": ITEM_DONE, "output_index": place, "item": item}
+            for place, item in self._partial().unfinished().items()
         ]
 
-
-def _cut(item: dict[str, Any], text: str) -> dict[str, Any]:
-    """Return an item as far as it was said."""
-    cut = {**item, "status": "incomplete"}
-    kind = item.get("type")
-    if kind == "message":
-        part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-        return {**cut, "content": [part] if text else []}
-    if kind == "reasoning":
-        return {**cut, "content": [{"type": "reasoning_text", "text": text}] if text else []}
-    return {**cut, _TEXT_OF[kind]: text} if kind in _TEXT_OF else cut
+    def _partial(self) -> PartialOutput:
+        partial = PartialOutput()
+        for event in self.events[self.section :]:
+            partial.take(event)
+        return partial
 
 
 def _items(events: list[Event]) -> int:
-    return sum(event["type"] == _ADDED for event in events)
+    return sum(event["type"] == ITEM_ADDED for event in events)
 
 
 def _unnumbered(event: Event) -> Event:

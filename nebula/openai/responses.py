@@ -175,9 +175,9 @@ def failed(response: dict[str, Any], message: str, *, clients_fault: bool) -> di
     return {**response, "status": "failed", "error": {"code": code, "message": message}}
 
 
-def cancelled(response: dict[str, Any]) -> dict[str, Any]:
-    """Return a response as cancelled."""
-    return {**response, "status": "cancelled"}
+def cancelled(response: dict[str, Any], output: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a response as cancelled, with the `output` that it has so far."""
+    return {**response, "status": "cancelled", "output": output}
 
 
 def _or(value: Any, default: Any) -> Any:

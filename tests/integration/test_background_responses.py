@@ -76,6 +76,8 @@ async def test_a_cancelled_response_stays_cancelled(
             cancelled = await client.responses.cancel(seen[0].response.id)
             assert cancelled.status == "cancelled"
     assert seen[-1].response.status == "cancelled"
+    said = "".join(each.delta for each in seen if each.type == "response.output_text.delta")
+    assert cancelled.output_text == said != ""
     assert [event.sequence_number for event in seen] == list(range(len(seen)))
     await served.tell_engine("chat-0", token=0.0)
     await served.poll(lambda: _idle(served), "the engine is left")

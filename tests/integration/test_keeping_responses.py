@@ -122,3 +122,35 @@ async def test_a_response_that_is_not_stored_says_so_in_all_its_forms(
         assert (each.model_extra or {})["store"] is False
         assert (each.background, each.previous_response_id, each.metadata) == (False, None, {})
     assert len({each.id for each in shown}) == 1
+
+
+async def test_a_stream_that_its_client_leaves_is_kept_as_cancelled_with_what_was_made(
+    served: Cluster, client: openai.AsyncOpenAI
+) -> None:
+    await served.tell_engine("chat-0", token=0.2)
+    stream = await client.responses.create(model="chat", input="one two three", stream=True)
+    seen = ""
+    async for event in stream:
+        if event.type == "response.created":
+            identity = event.response.id
+        if event.type == "response.output_text.delta":
+            seen += event.delta
+            if len(seen.split()) == 2:
+                break
+    await stream.close()
+
+    async def kept() -> bool:
+        try:
+            await client.responses.retrieve(identity)
+        except openai.NotFoundError:
+            return False
+        return True
+
+    await served.poll(kept, "the response is stored")
+    await served.tell_engine("chat-0", token=0.0)
+    assert not (await served.engine_says("chat-0"))["running"]
+    left = await client.responses.retrieve(identity)
+    assert left.status == "cancelled"
+    assert left.output_text.startswith(seen)
+    with pytest.raises(openai.BadRequestError, match="cancelled"):
+        await client.responses.create(model="chat", input="x", previous_response_id=identity)

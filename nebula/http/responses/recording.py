@@ -9,11 +9,12 @@ from msgspec.structs import replace
 
 from nebula.events.inference import Piece
 from nebula.events.reading import decoded
-from nebula.events.stored_responses import Ended, Head
-from nebula.http.relay import Source
+from nebula.events.stored_responses import Ended, Event, Head
+from nebula.http.relay import Source, error_of
 from nebula.http.responses.turns import keep_turn
+from nebula.openai.partial_output import PartialOutput
 from nebula.openai.response_events import OPENING, TERMINAL, Splitter, data_of, written
-from nebula.openai.responses import dressed
+from nebula.openai.responses import cancelled, dressed, failed
 from nebula.store.connection import Unavailable
 from nebula.store.responses import ResponseStore, TooLarge
 
@@ -32,6 +33,8 @@ class Recorded:
         self._head = head
         self._stored = stored
         self._splitter = Splitter()
+        self._output = PartialOutput()
+        self._shown: dict[str, Any] | None = None
         self._first: Piece | None = None
         self._body = b""
         self._refused = False
@@ -61,9 +64,13 @@ class Recorded:
             if piece.status:
                 self._refused = piece.status != 200
             if piece.failure or self._refused:
+                if piece.failure:
+                    await self._break_off(str(error_of(piece)))
                 return piece
             if self._source.streaming:
                 body = await self._events(piece)
+                if piece.end:
+                    await self._break_off("the engine ended its stream before the response")
                 if body or piece.status or piece.end:
                     return replace(piece, body=body)
                 continue
@@ -72,23 +79,47 @@ class Recorded:
             if piece.end:
                 return replace(self._first, body=await self._whole(), end=True)
 
+    async def close(self) -> None:
+        """Store what there is of a response that its client has left, if it knows its id."""
+        if (shown := self._shown) is not None:
+            self._shown = None
+            await self._keep(cancelled(shown, self._output.items()))
+
+    async def _break_off(self, why: str) -> None:
+        """Store a response that was begun and will not be finished."""
+        if (shown := self._shown) is not None:
+            self._shown = None
+            begun = {**shown, "output": self._output.items()}
+            await self._keep(failed(begun, why, clients_fault=False))
+
     async def _events(self, piece: Piece) -> bytes:
         given = []
         for event in self._splitter.feed(piece.body):
-            data = data_of(event) if b'"response":' in event else None
+            data = data_of(event) if self._stored or b'"response":' in event else None
             response = data.get("response") if data is not None else None
             if data is None or not isinstance(response, dict):
                 given.append(event)
+                if data is not None:
+                    await self._take(data)
                 continue
             kind = data["type"]
             if kind in TERMINAL:
+                self._shown = None
                 given.append(written({**data, "response": await self._record(response)}))
             elif kind in OPENING:
                 dress = dressed(response, self._head, stored=self._stored)
+                self._shown = dress if self._stored else None
                 given.append(written({**data, "response": dress}))
             else:
                 given.append(event)
         return b"".join(given) + (self._splitter.flush() if piece.end else b"")
+
+    async def _take(self, event: Event) -> None:
+        """Note what an event adds to the output."""
+        if event["type"] == "error":
+            await self._break_off(str(event.get("message")))
+        else:
+            self._output.take(event)
 
     async def _whole(self) -> bytes:
         response = decoded(self._body, dict)
@@ -98,14 +129,20 @@ class Recorded:
         """Store a response; return what the client gets of it."""
         dress = dressed(response, self._head, stored=self._stored)
         ended = Ended(head=self._head, response=Raw(msgspec.json.encode(dress)))
-        if self._stored:
-            try:
-                await self._store.append(self._head.id, ended, 0, patience=PATIENCE)
-            except (Unavailable, TooLarge) as error:
-                log.warning("response %s could not be stored: %s", self._head.id, error)
-                return dressed(response, self._head, stored=False)
+        if self._stored and not await self._keep(dress):
+            return dressed(response, self._head, stored=False)
         try:
             await keep_turn(self._store, ended)
         except (Unavailable, TooLarge) as error:
             log.warning("response %s is not in its conversation: %s", self._head.id, error)
         return dress
+
+    async def _keep(self, response: dict[str, Any]) -> bool:
+        """Store a response; return whether it could be stored."""
+        ended = Ended(head=self._head, response=Raw(msgspec.json.encode(response)))
+        try:
+            await self._store.append(self._head.id, ended, 0, patience=PATIENCE)
+        except (Unavailable, TooLarge) as error:
+            log.warning("response %s could not be stored: %s", self._head.id, error)
+            return False
+        return True

@@ -113,7 +113,7 @@ async def cancel_response(
                 known = stored.ended
                 break
             run = RepeatedRun(response, stored.events, stored.section)
-            cancelled = responses.cancelled(stored.response)
+            cancelled = responses.cancelled(stored.response, run.output())
             run.close(cancelled, "response.incomplete")
             ended = Ended(
                 head=known.head,
