@@ -3,16 +3,45 @@
 import hashlib
 from collections.abc import Mapping
 
-_KEYS = (b"authorization", b"x-api-key", b"api-key")
-"""Fields that hold a key: of most APIs, of Anthropic's, and of Azure's. The first counts."""
+_KEYS = (b"x-api-key", b"api-key")
+"""Fields that hold nothing but a key: Anthropic's, and Azure's. `Authorization` goes before."""
+
+_OF_BROWSERS = b"openai-insecure-api-key."
+"""How OpenAI's clients in browsers, which can't set fields of a WebSocket, name their key."""
 
 
 def owner(headers: Mapping[bytes, bytes]) -> str:
-    """Return a hash of a request's API key, "" if it has none. The key is not verified."""
+    """Return a hash of a request's API key, "" if it has none. The key is not verified.
+
+    A key has one owner, whichever field it came in: its holder may send it in any of them. Other
+    credentials, such as a name with a password, have owners that no key has.
+    """
+    known = _authorization(headers[b"authorization"]) if b"authorization" in headers else b""
+    if not known:
+        key = _key(headers)
+        known = b"Bearer " + key if key else b""
+    return hashlib.blake2b(known, digest_size=8).hexdigest() if known else ""
+
+
+def _authorization(value: bytes) -> bytes:
+    """Return a scheme and its credentials; b"" for none. A lone word is a key.
+
+    The case of a scheme and the number of spaces behind it mean nothing (RFC 9110 11.1, 11.4).
+    """
+    scheme, space, credentials = value.strip().partition(b" ")
+    if not space:
+        return b"Bearer " + scheme if scheme and scheme.lower() != b"bearer" else b""
+    return b"%b %b" % (scheme.capitalize(), credentials.strip())
+
+
+def _key(headers: Mapping[bytes, bytes]) -> bytes:
     for name in _KEYS:
-        if name in headers:
-            return hashlib.blake2b(headers[name], digest_size=8).hexdigest()
-    return ""
+        if name in headers and (key := headers[name].strip()):
+            return key
+    for offer in headers.get(b"sec-websocket-protocol", b"").split(b","):
+        if offer.strip().startswith(_OF_BROWSERS):
+            return offer.strip().removeprefix(_OF_BROWSERS)
+    return b""
 
 
 def message_id(owner: str, key: str, number: int = 0) -> str:
