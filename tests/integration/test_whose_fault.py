@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from typing import Any
 
 import httpx
@@ -80,3 +82,27 @@ async def test_of_a_request_that_ends_engines_only_two_die(own_cluster: Cluster)
         good = await http.post(CHAT, json=chat("poisoned", "good", max_tokens=1))
         assert said(good) == "good"
     assert len(await cluster.records(EngineFailed)) == 2
+
+
+async def test_one_death_of_the_only_engine_is_held_against_no_request(
+    own_cluster: Cluster,
+) -> None:
+    cluster = own_cluster
+    cluster.up()
+    await cluster.ready()
+    slow = {"simulate-token": 0.05, "simulate-tokens": 20}
+    await cluster.load("only", memory="64MiB", options=slow)
+    async with cluster.http() as http:
+        http.timeout = httpx.Timeout(60)
+        asked = [
+            asyncio.create_task(http.post(CHAT, json=chat("only", f"w{n}"))) for n in range(40)
+        ]
+
+        async def all_run() -> bool:
+            return (await cluster.engine_says("only-0"))["running"] == len(asked)
+
+        await cluster.poll(all_run, "all run")
+        os.kill((await cluster.engine("only-0")).pid, signal.SIGKILL)
+        answers = await asyncio.gather(*asked)
+    assert [answer.status_code for answer in answers] == [200] * len(asked)
+    assert len(await cluster.records(EngineFailed)) == 1

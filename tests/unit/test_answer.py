@@ -226,7 +226,7 @@ def test_a_refusal_of_what_goes_on_ends_the_answer_also_for_a_later_reader() -> 
 
 def test_an_answer_without_a_stream_can_not_go_on() -> None:
     way = answer(HEAD).way_on(CONTEXT)
-    assert way == CantContinue("it is no stream of text")
+    assert way == CantContinue("it is not a stream of text")
 
 
 # Streams

@@ -575,7 +575,7 @@ def test_a_request_with_which_two_engines_failed_in_a_row_goes_to_no_third(
     client = flights.ask()
     for attempt in range(1, MAX_FATAL + 1):
         assert [each.attempt for each in flights.requests] == list(range(1, attempt + 1))
-        failed = Piece(0, end=True, failure=Failure.ENGINE_FAILED, replica="chat-0")
+        failed = Piece(0, end=True, failure=Failure.ENGINE_FAILED, replica=f"chat-{attempt - 1}")
         flights.says(replace(failed, attempt=attempt))
     (failure,) = client.ended()
     assert (failure.failure, failure.body) == ("fatal", b"2")
@@ -595,7 +595,7 @@ def test_engines_that_fail_count_against_a_request_only_in_a_row(flights: Flight
     flights.says(Piece(-1, replica="chat-1", attempt=2), to="again")
     flights.says(replace(failed, attempt=2, failure=Failure.ENGINE_STOPPED), to="again")
     assert again.flight.fatal == 0, "it was stopped, and did not fail"
-    flights.says(replace(failed, attempt=3), to="again")
+    flights.says(replace(failed, attempt=3, replica="chat-1"), to="again")
     assert not again.flight.done
     assert [each.attempt for each in flights.requests if each.id == "again"] == [1, 2, 3, 4]
 
@@ -605,8 +605,83 @@ def test_a_request_with_which_two_engines_died_goes_to_no_third(flights: Flights
     for attempt, replica in ((1, "chat-0"), (2, "chat-1")):
         flights.says(Piece(-1, replica=replica, attempt=attempt))
         flights.later(1, alive=[replica])
+        flights.story.fails(replica)
+        flights.ticks()
+    (failure,) = client.ended()
+    assert failure.failure == "fatal"
+
+
+def test_a_request_whose_engines_were_stopped_is_not_what_ends_them(flights: Flights) -> None:
+    client = flights.ask()
+    for attempt, replica in ((1, "chat-0"), (2, "chat-1")):
+        flights.says(Piece(-1, replica=replica, attempt=attempt))
+        flights.later(1, alive=[replica])
         flights.story.stops(replica)
         flights.ticks()
+    assert not client.flight.done
+    assert [each.attempt for each in flights.requests] == [1, 2, 3]
+
+
+def test_one_death_counts_once_however_many_ways_a_gateway_hears_of_it(flights: Flights) -> None:
+    client = flights.ask()
+    flights.says(Piece(0, end=True, failure=Failure.ENGINE_FAILED, replica="chat-0"))
+    assert client.flight.fatal == 1
+    flights.story.fails("chat-0")  # the log has it only now, and the next attempt got lost
+    flights.later(timeouts.ACCEPT[0] + 0.1)
+    flights.restarts("chat-0")
+    flights.later(timeouts.ACCEPT[1] + 0.1)
+    assert [each.attempt for each in flights.requests] == [1, 2, 3, 4]
+    assert (client.flight.done, client.flight.fatal) == (False, 1)
+
+
+def test_the_start_of_the_next_engine_is_not_a_second_death() -> None:
+    flights = Flights(serving(1))
+    client = flights.ask()
+    flights.says(TAKEN)
+    flights.later(1, alive=["chat-0"])
+    flights.story.fails("chat-0")
+    flights.ticks()
+    assert [each.attempt for each in flights.requests] == [1, 2]
+    flights.restarts("chat-0")
+    flights.later(timeouts.ACCEPT[0] + 0.1)
+    assert [each.attempt for each in flights.requests] == [1, 2, 3]
+    assert not client.flight.done
+
+
+def test_an_engine_that_refuses_all_since_it_dies_is_waited_for(flights: Flights) -> None:
+    client = flights.ask()
+    failed = Piece(0, end=True, failure=Failure.ENGINE_FAILED, replica="chat-0")
+    flights.says(failed)
+    flights.says(replace(failed, attempt=2))
+    assert [each.attempt for each in flights.requests] == [1, 2]
+    flights.story.fails("chat-0")
+    flights.later(timeouts.ACCEPT[0] + 0.1)
+    assert [each.attempt for each in flights.requests] == [1, 2, 3]
+    flights.says(*(replace(each, attempt=3, replica="") for each in (HEAD, MIDDLE, LAST)))
+    assert text(client.ended()) == b"one two three"
+
+
+def test_an_engine_that_fails_a_request_and_lives_is_asked_a_few_times(flights: Flights) -> None:
+    client = flights.ask()
+    failed = Piece(0, end=True, failure=Failure.ENGINE_FAILED, replica="chat-0")
+    while not client.flight.done:
+        flights.says(replace(failed, attempt=len(flights.requests)))
+        if flights.requests[-1].attempt == client.flight.counted:
+            flights.later(timeouts.ACCEPT[1] + 0.1)
+    assert len(flights.requests) == MAX_ATTEMPTS
+    assert client.ended()[-1].failure == "engine-failed"
+
+
+def test_the_only_engine_that_dies_again_once_it_is_back_counts_again() -> None:
+    flights = Flights(serving(1))
+    client = flights.ask()
+    for attempt in (1, 2):
+        flights.says(replace(TAKEN, attempt=attempt))
+        flights.story.fails("chat-0")
+        flights.ticks()
+        if attempt == 1:
+            flights.says(Piece(-1, queued="router-1", attempt=2))
+            flights.restarts("chat-0")
     (failure,) = client.ended()
     assert failure.failure == "fatal"
 
@@ -657,8 +732,8 @@ def test_an_answer_without_a_stream_that_has_begun_can_not_go_on(flights: Flight
     head, failure = client.ended()
     assert head.body == b"one "
     assert failure.failure == "cant-continue"
-    assert failure.body == b"engine-failed: it is no stream of text"
-    assert flights.cancels == [b"cant-continue: engine-failed: it is no stream of text"]
+    assert failure.body == b"engine-failed: it is not a stream of text"
+    assert flights.cancels == [b"cant-continue: engine-failed: it is not a stream of text"]
 
 
 def test_a_request_whose_time_was_over_elsewhere_is_not_sent_again(flights: Flights) -> None:
@@ -893,7 +968,7 @@ def test_where_it_is_lost_for_good_the_answer_goes_on_elsewhere_or_ends(
     client = flights.ask()
     flights.says(HEAD, LAST)
     flights.looks()
-    assert client.ended()[-1].body == b"gap: it is no stream of text"
+    assert client.ended()[-1].body == b"gap: it is not a stream of text"
     request = replace(chat(), id="s")
     client = flights.ask(request)
     flights.beats("chat-0")

@@ -125,7 +125,7 @@ class Answer:
     def way_on(self, context: int) -> Way:
         """Return how a stream that has begun can continue on a replica with this context length."""
         if self._stream is None:
-            return CantContinue("it is no stream of text")
+            return CantContinue("it is not a stream of text")
         limits = Limits(context) if context else None
         return continuation.plan(self.request.path, self.request.body, self._stream, limits)
 
@@ -146,6 +146,7 @@ class Answer:
         if piece.failure == Failure.TAKEN_BACK and self.begun:
             return None  # too late: what has begun goes on
         if piece.failure != Failure.REFUSED:
+            self.replica = piece.replica or self.replica
             self.broken = Broken(piece.failure)
             return None
         self.complete = True

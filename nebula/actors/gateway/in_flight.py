@@ -51,9 +51,10 @@ from msgspec import Struct, field
 
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.answer import Answer
+from nebula.actors.gateway.fatal import Process
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.events.inference import Piece, Request
-from nebula.events.state import NameBinding, State
+from nebula.events.state import EMPTY, NameBinding, State
 
 MAX_EARLY = 4096
 """Number of pieces that are kept while earlier ones are looked for."""
@@ -293,8 +294,8 @@ class InFlightRequest(Struct, kw_only=True, eq=False):
     piece or message about its answer came, `asked_at`: when its engine last asked about it;
     `orphaned_at`: since when neither a replica nor a queue has had the request; `waits_since`:
     since when its queue timeout counts; `unlined_at`: since when its router's heartbeats report no
-    such request in its queue. `state_time`: time of the last event (ns) that was known when this
-    attempt was sent. `pid`: process of the engine that has it, once known.
+    such request in its queue. `state`: what was known of the cluster when this attempt was sent,
+    or when the engine that has it was first seen. `pid`: that engine's process, once known.
 
     `router`: where this attempt was sent, "" for any router; `tried`: the routers that did not take
     it in time. `untaken`: whether it counts among the attempts that its router has not taken yet.
@@ -304,7 +305,7 @@ class InFlightRequest(Struct, kw_only=True, eq=False):
     `lost`: how often it was sent without being taken, since an engine last had it; `resent`: number
     of attempts that followed a broken one; `fatal`: number of engines in a row that have failed
     with the request without an answer, where `counted` is the last attempt that was checked for
-    that.
+    that; `failed`: the processes of which it is known.
 
     `early`: pieces that came before missing ones. `looked_from`: the attempt, its pieces and
     `heard_at` when the look-up began. `asked_by`: the request that this one fetches a text for.
@@ -332,9 +333,10 @@ class InFlightRequest(Struct, kw_only=True, eq=False):
     attached: bool = True
     lost: int = 0
     resent: int = 0
-    state_time: int = 0
+    state: State = EMPTY
     fatal: int = 0
     counted: int = 0
+    failed: frozenset[Process] = frozenset()
     early: dict[int, Piece] = field(default_factory=dict)
     early_bytes: int = 0
     looked_from: tuple[int, int, float] = (0, 0, 0.0)

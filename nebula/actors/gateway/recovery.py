@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from nebula.actors.gateway import timeouts
 from nebula.actors.gateway.answer import Broken
-from nebula.actors.gateway.fatal import MAX_FATAL, ended_since
+from nebula.actors.gateway.fatal import MAX_FATAL, Process, failed, failed_since, speaking
 from nebula.actors.gateway.in_flight import (
     AskText,
     Cancel,
@@ -67,19 +67,33 @@ class Recovery:
             flight.tried = (*flight.tried, router)
         if not queued:
             flight.lost += 1
-        ended = not queued and ended_since(state, flight.request.model, flight.state_time)
-        self._count(fatal=ended)
+            self._count(failed_since(flight.state, state, flight.request.model))
         if flight.fatal >= MAX_FATAL:
             self._end(Failure.FATAL, b"%d" % flight.fatal)
         else:
             self._again(flight.request)
 
-    def _count(self, *, fatal: bool) -> None:
-        """Count, once for each attempt, how many engines in a row failed without an answer."""
+    def _count(self, processes: frozenset[Process]) -> None:
+        """Count an engine that failed without an answer, unless it is known that it has failed.
+
+        The attempt was at one of `processes`.
+        """
         flight = self.flight
-        if flight.counted < flight.answer.attempt:
-            flight.counted = flight.answer.attempt
-            flight.fatal = flight.fatal + 1 if fatal else 0
+        if not processes <= flight.failed:
+            flight.failed |= processes
+            flight.fatal += 1
+
+    def _failed(self, broken: Broken) -> frozenset[Process]:
+        """Return the process that has failed with a broken attempt without an answer, if any."""
+        flight, state = self.flight, self.around.state
+        answer = flight.answer
+        if broken.reason != Failure.ENGINE_FAILED or broken.silent or broken.piece is not None:
+            return frozenset()
+        if answer.pieces:
+            return frozenset()
+        if broken.gone:
+            return failed(flight.state, state, answer.replica)
+        return frozenset({speaking(flight.state, state, answer.replica)})
 
     def _recover(self, broken: Broken) -> None:
         """Continue a request whose attempt is broken elsewhere, or say why that is impossible."""
@@ -88,15 +102,22 @@ class Recovery:
             self._again(flight.request, broken)
             return
         own = broken.piece is not None
-        failed = broken.reason == Failure.ENGINE_FAILED and not broken.silent
-        self._count(fatal=failed and not own and not answer.pieces)
+        failures = flight.resent >= MAX_ATTEMPTS - 1
+        if flight.counted < answer.attempt:
+            flight.counted = answer.attempt
+            processes = self._failed(broken)
+            if processes and processes <= flight.failed and not broken.gone and not failures:
+                self._wait()
+                return
+            if processes:
+                self._count(processes)
+            elif not broken.silent:
+                flight.fatal = 0
         if broken.reason == Failure.ENGINE_TIMED_OUT:
             self._end(Failure.OVERDUE)
         # What an engine itself answered with is not a sign of its death: once more is enough, and
         # only of another one.
-        elif flight.resent >= MAX_ATTEMPTS - 1 or (
-            own and (answer.attempt > 1 or not self._elsewhere())
-        ):
+        elif failures or (own and (answer.attempt > 1 or not self._elsewhere())):
             self._give_up(broken)
         elif flight.fatal >= MAX_FATAL:
             self._end(Failure.FATAL, b"%d" % flight.fatal)
@@ -105,6 +126,18 @@ class Recovery:
             self._again(replace(flight.request, path=original.path, body=original.body), broken)
         else:
             self._go_on(broken)
+
+    def _wait(self) -> None:
+        """Wait for the end of an engine that says once more that it has failed.
+
+        It has no core any more, and its server refuses what it still gets. With time, the attempt
+        counts as lost, and is sent again.
+        """
+        flight = self.flight
+        flight.answer.broken = None
+        flight.sent_at = self.now
+        flight.resent += 1
+        self._move(Phase.SENT)
 
     def _go_on(self, broken: Broken) -> None:
         """Continue an answer that the client has a part of."""
@@ -225,7 +258,7 @@ def _gave_way(request: Request, broken: Broken) -> bool:
 def sent(flight: InFlightRequest, now: float, around: Surroundings, after: str = "") -> Send:
     """Send the present attempt, to a living router."""
     flight.sent_at = flight.heard_at = now
-    flight.state_time = around.state.time
+    flight.state = around.state
     flight.router = around.heartbeats.assign(now, flight.tried)
     flight.untaken = bool(flight.router)
     return Send(flight.id, flight.request, flight.router, after)

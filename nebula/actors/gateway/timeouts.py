@@ -182,7 +182,8 @@ def _of_engine(flight: InFlightRequest, now: float, around: Surroundings) -> Ver
     engine = replica.engine if replica is not None else None
     if replica is None or engine is None or flight.pid not in (None, engine.pid):
         return Verdict.ENGINE_GONE
-    flight.pid = engine.pid
+    if flight.pid is None:
+        flight.pid, flight.state = engine.pid, state
     node = state.nodes.get(replica.node)
     patience = SILENCE_WHEN_LOST if node is None or node.away else SILENCE
     # The second is what this gateway could have heard of it: nothing, where it was cut off itself.
