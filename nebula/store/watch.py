@@ -32,6 +32,13 @@ DISK_PATIENCE = 5.0
 SERVER_PATIENCE = 3.0
 """Seconds to wait for the server's health."""
 
+LASTS = 1.0
+"""Seconds after which an error counts, if it is still there.
+
+While a stream is made or deleted, nats-server (2.15) finds its folder without the stream, and tells
+at `/healthz` that it could not be recovered.
+"""
+
 
 class StoreWatch:
     """Watches the embedded server's store. `below`: free bytes that count as little room."""
@@ -113,6 +120,14 @@ class StoreWatch:
         return Probed(str(self._store), found, refusal, gone, server, silent, used, limit)
 
     async def _health(self, http: httpx.AsyncClient) -> tuple[str, bool]:
+        first, silent = await self._error(http)
+        if not first:
+            return "", silent
+        await asyncio.sleep(LASTS)
+        again, silent = await self._error(http)
+        return again if again == first else "", silent
+
+    async def _error(self, http: httpx.AsyncClient) -> tuple[str, bool]:
         try:
             answer = await http.get(f"{self._server.monitor}/healthz")
             said = msgspec.json.decode(answer.content, type=dict[str, object])
