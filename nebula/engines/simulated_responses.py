@@ -31,10 +31,12 @@ class Item(msgspec.Struct, frozen=True):
 
     def message(self) -> Message:
         """The message of a chat that stands for it. Raise Refusal."""
-        if self.type == "function_call_output":
+        if self.type in ("function_call_output", "custom_tool_call_output"):
             return Message("tool", self.output)
-        if self.type not in (None, "message"):
+        if self.type in ("function_call", "custom_tool_call", "reasoning"):
             return Message("assistant")
+        if self.type not in (None, "message"):
+            raise _refused(f"Unsupported input item type: {self.type}", "input")
         if self.role is None:
             raise invalid("body.input", "Field required", "missing")
         return Message(self.role, self.content)

@@ -147,7 +147,7 @@ _WORDS = {
     ),
     Failure.STOPPING: Words("the gateway is stopping", "its gateway was stopped"),
     Failure.BEYOND: Words(
-        "the stream has ended and has no event with the number in Last-Event-ID",
+        "the stream has ended and has no event with the number after which to go on",
         "its client asked for a later event than there was",
     ),
 }

@@ -16,6 +16,12 @@ from nebula.http.near_misses import NearMiss
 INFERENCE = {**dict.fromkeys(ENDPOINTS, ("POST",)), REALTIME.path: ("GET",)}
 """Paths that are answered before Litestar, with their methods."""
 
+NOT_OFFERED = {
+    "/v1/responses/compact": "engines can't compact what was said",
+    "/v1/responses/input_tokens": "POST /tokenize returns the tokens of a conversation",
+}
+"""OpenAI's paths that look like an id of ours, and what to say of them."""
+
 _TOLD = 200
 """Characters of an unknown path that are repeated in the error."""
 
@@ -31,7 +37,9 @@ def respond_to_path(
     """
     path = request.scope["path"]
     dialect = dialect_for(path, request.scope["headers"])
-    if error.status_code == 405:
+    if (why := NOT_OFFERED.get(path.rstrip("/"))) is not None:
+        api = ApiError(404, f"{_cut(root + path)} is not offered: {why}", code="unknown_url")
+    elif error.status_code == 405:
         headers = {key.lower(): value for key, value in (error.headers or {}).items()}
         allow = headers.get("allow", "")
         takes = allow or "another method"

@@ -22,6 +22,8 @@ _STATES = frozenset(
 
 _PARTS = {"text": "input_text", "output_text": "output_text"}
 
+_TEXTS = frozenset({"text", "input_text", "output_text", "refusal"})
+
 _raw_list = msgspec.json.Decoder(list[Raw])
 
 
@@ -73,5 +75,22 @@ def of_output(response: dict[str, Any]) -> list[dict[str, Any]]:
 def joined(before: Sequence[bytes], said: bytes) -> Raw:
     """Return one JSON list of all items of several lists, and of a request's `input`."""
     lists = [*before, own_items(said)]
-    items = [bytes(item) for each in lists for item in _raw_list.decode(each)]
+    items = [_readable(bytes(item)) for each in lists for item in _raw_list.decode(each)]
     return Raw(b"[" + b",".join(items) + b"]")
+
+
+def _readable(item: bytes) -> bytes:
+    """Return an item with the text of a model in one part: vLLM reads no further part."""
+    if b'"assistant"' not in item:
+        return item
+    read = msgspec.json.decode(item)
+    parts = read.get("content") if isinstance(read, dict) else None
+    if not isinstance(parts, list) or read.get("role") != "assistant":
+        return item
+    if not all(isinstance(part, dict) and part.get("type") in _TEXTS for part in parts):
+        return item
+    if len(parts) < 2 and not any(part["type"] == "refusal" for part in parts):
+        return item
+    text = "".join(str(part.get("text") or part.get("refusal") or "") for part in parts)
+    part = {"type": "output_text", "text": text, "annotations": []}
+    return msgspec.json.encode({**read, "content": [part]})

@@ -93,7 +93,7 @@ def for_engine(body: bytes, identity: str, before: list[bytes]) -> bytes:
     `before`: lists of the items that come before the request's own input.
     """
     fields = {key: value for key, value in _fields.decode(body).items() if key not in _OURS}
-    if before:
+    if before or bytes(fields.get("input", _NULL)).startswith(b"["):
         fields["input"] = joined(before, input_of(body))
     ours = {"store": Raw(b"false"), "request_id": Raw(msgspec.json.encode(identity))}
     return msgspec.json.encode({**fields, **ours})

@@ -56,12 +56,35 @@ async def test_its_stream_can_be_read_from_any_event_as_often_as_one_likes(
     said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     assert said == words(0, TOKENS) == events[-1].response.output_text
     identity = events[0].response.id
-    for after in (None, 0, 3, len(events) - 2, len(events) + 5):
+    for after in (None, 0, 3, len(events) - 2, len(events) - 1):
         again = await client.responses.retrieve(
             identity, stream=True, starting_after=openai.omit if after is None else after
         )
         rest = [event async for event in again]
         assert rest == events[0 if after is None else after + 1 :]
+    for after in (len(events), len(events) + 5):
+        with pytest.raises(openai.BadRequestError, match="has no event with the number"):
+            await client.responses.retrieve(identity, stream=True, starting_after=after)
+
+
+async def test_an_event_that_is_still_to_come_is_waited_for(
+    served: Cluster, client: openai.AsyncOpenAI
+) -> None:
+    await served.tell_engine("chat-0", token=0.2)
+    asked = await ask(client)
+    waiting = asyncio.create_task(
+        client.responses.retrieve(asked.id, stream=True, starting_after=8)
+    )
+    beyond = asyncio.create_task(
+        client.responses.retrieve(asked.id, stream=True, starting_after=10_000)
+    )
+    rest = await waiting
+    assert (await anext(aiter(rest))).sequence_number == 9
+    await rest.close()
+    await client.responses.cancel(asked.id)
+    await served.tell_engine("chat-0", token=0.0)
+    with pytest.raises(openai.APIError, match="has no event with the number"):
+        [event async for event in await beyond]
 
 
 async def test_a_cancelled_response_stays_cancelled(

@@ -1,6 +1,7 @@
 """Conversations, with OpenAI's own client: their items, and the responses that extend them."""
 
 import asyncio
+from typing import Any
 
 import openai
 import pytest
@@ -148,6 +149,8 @@ async def test_what_can_t_be_is_refused_with_the_field_at_fault(
     for fields, param in (
         ({"items": [message] * 21}, "items"),
         ({"items": [{"content": "x"}]}, "items[0].role"),
+        ({"items": [message, {"type": "nonsense"}]}, "items[1].type"),
+        ({"items": [{"type": "item_reference", "id": "x"}]}, "items[0].type"),
         ({"metadata": {"k" * 65: "v"}}, "metadata"),
         ({"metadata": {str(number): "v" for number in range(17)}}, "metadata"),
         ({"metadata": {"k": 1}}, "metadata[...]"),
@@ -169,3 +172,24 @@ async def test_a_response_that_is_not_stored_is_added_to_its_conversation_all_th
     assert texts(await items(client, conversation)) == ["one two", made.output_text]
     with pytest.raises(openai.NotFoundError, match="not found"):
         await client.responses.retrieve(made.id)
+
+
+async def test_what_is_too_large_is_blamed_and_not_the_conversation(
+    client: openai.AsyncOpenAI,
+) -> None:
+    conversation = (await client.conversations.create()).id
+    large = "x" * 9 * 1024 * 1024
+    with pytest.raises(openai.APIStatusError, match="the input has") as refused:
+        await client.responses.create(model="chat", input=large, conversation=conversation)
+    assert (refused.value.status_code, refused.value.param) == (413, "input")
+    message: Any = {"role": "user", "content": large}
+    with pytest.raises(openai.APIStatusError, match="what is added is larger") as refused:
+        await client.conversations.items.create(conversation, items=[message])
+    assert (refused.value.status_code, refused.value.param) == (413, "items")
+    half: Any = {"role": "user", "content": large[: 4 * 1024 * 1024]}
+    await client.conversations.items.create(conversation, items=[half])
+    with pytest.raises(openai.APIStatusError, match="Begin another conversation") as refused:
+        await client.responses.create(
+            model="chat", input=half["content"], conversation=conversation
+        )
+    assert (refused.value.status_code, refused.value.param) == (413, "conversation")

@@ -154,3 +154,45 @@ async def test_a_stream_that_its_client_leaves_is_kept_as_cancelled_with_what_wa
     assert left.output_text.startswith(seen)
     with pytest.raises(openai.BadRequestError, match="cancelled"):
         await client.responses.create(model="chat", input="x", previous_response_id=identity)
+
+
+async def test_a_response_whose_first_turn_is_gone_names_it_and_what_to_do(
+    client: openai.AsyncOpenAI,
+) -> None:
+    first = await client.responses.create(model="chat", input="one")
+    second = await client.responses.create(model="chat", input="two", previous_response_id=first.id)
+    await client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError, match=f"'{first.id}', on which '{second.id}'") as told:
+        await client.responses.create(model="chat", input="x", previous_response_id=second.id)
+    assert (told.value.param, told.value.code) == (
+        "previous_response_id",
+        "previous_response_not_found",
+    )
+    assert "give what was said before as `input`" in str(told.value)
+    assert (await client.responses.retrieve(second.id)).id == second.id
+    conversation = (await client.conversations.create()).id
+    within = await client.responses.create(model="chat", input="one", conversation=conversation)
+    await client.conversations.delete(conversation)
+    with pytest.raises(openai.NotFoundError, match=f"'{conversation}', on which '{within.id}'"):
+        await client.responses.create(model="chat", input="x", previous_response_id=within.id)
+
+
+async def test_what_engines_would_pass_over_is_refused(client: openai.AsyncOpenAI) -> None:
+    reference = {"type": "item_reference", "id": "msg_1"}
+    file = {"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}
+    for item, param in ((reference, "input[0].type"), (file, "input[0].content[0].type")):
+        for store in (True, False):
+            with pytest.raises(openai.BadRequestError, match="not supported") as refused:
+                await client.responses.create(
+                    model="chat", input="", store=store, extra_body={"input": [item]}
+                )
+            assert refused.value.param == param
+
+
+async def test_paths_of_openai_s_that_are_not_offered_are_told_from_ids(
+    client: openai.AsyncOpenAI,
+) -> None:
+    with pytest.raises(openai.NotFoundError, match="input_tokens' is not offered"):
+        await client.responses.input_tokens.count(model="chat", input="x")
+    with pytest.raises(openai.NotFoundError, match="compact' is not offered"):
+        await client.post("/responses/compact", cast_to=object, body={"model": "chat"})

@@ -172,7 +172,8 @@ ENTRIES: Mapping[str, Entry] = {
         values=_RESPONSE,
         query={
             "stream": "Whether to return its events, also those that are still to come.",
-            "starting_after": "Number of the event after which the stream begins.",
+            "starting_after": "Number of the event after which the stream begins. A response that "
+            "runs is waited for; if it ends without such an event, the answer is an error.",
         },
     ),
     "DELETE /v1/responses/{response}": Entry(values=_RESPONSE),

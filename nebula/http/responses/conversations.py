@@ -21,6 +21,7 @@ from nebula.http.inference import Limits
 from nebula.http.paging import page
 from nebula.http.responses.routes import as_json, whose
 from nebula.http.responses.turns import new_conversation, no_conversation, too_large
+from nebula.openai.input_items import problem
 from nebula.openai.response_items import shown
 from nebula.store.connection import Unavailable
 from nebula.store.responses import ResponseStore, TooLarge
@@ -68,8 +69,8 @@ async def _read(
 
 def _metadata(pairs: dict[str, str] | None) -> Raw:
     """Return metadata as JSON. Raise ApiError 400."""
-    if problem := rules.problem(pairs):
-        raise ApiError(400, problem, param="metadata")
+    if wrong := rules.problem(pairs):
+        raise ApiError(400, wrong, param="metadata")
     return Raw(msgspec.json.encode(pairs or {}))
 
 
@@ -79,11 +80,8 @@ def _new_items(items: list[dict[str, Any]] | None) -> list[Raw]:
     if len(items) > MOST_NEW:
         text = f"{len(items)} items: {MOST_NEW} can be added at a time"
         raise ApiError(400, text, param="items")
-    for number, item in enumerate(items):
-        if item.get("type", "message") == "message" and not isinstance(item.get("role"), str):
-            raise ApiError(400, "a message needs a role", param=f"items[{number}].role")
-        if not isinstance(item.get("type", "message"), str):
-            raise ApiError(400, "a type must be a string", param=f"items[{number}].type")
+    if (found := problem(items, "items")) is not None:
+        raise ApiError(400, found.text, param=found.param)
     made = [shown({**item, "id": None}, uuid.uuid4().hex) for item in items]
     return [Raw(msgspec.json.encode(item)) for item in made]
 
@@ -141,8 +139,12 @@ async def _changed(
     identity: str,
     request: Request[Any, Any, Any],
     change: Callable[[Conversation], Conversation],
+    added: int = 0,
 ) -> Conversation:
-    """Change a conversation, whatever else changes it meanwhile. Raise ApiError."""
+    """Change a conversation, whatever else changes it meanwhile. Raise ApiError.
+
+    `added`: bytes that the change adds.
+    """
     while True:
         found, seq = await _found(store, identity, request)
         changed = change(found)
@@ -150,7 +152,9 @@ async def _changed(
             if await store.put_conversation(changed, seq):
                 return changed
         except TooLarge as error:
-            raise too_large(error, "this conversation") from error
+            if added > int(error.args[0]):
+                raise too_large(error, "what is added", "items") from error
+            raise too_large(error, "this conversation with what is added") from error
         except Unavailable as error:
             raise unavailable(f"the conversation can't be stored now: {error}") from error
 
@@ -170,7 +174,7 @@ async def create_conversation(
         await responses_kept.open()
         await responses_kept.put_conversation(made, 0)
     except TooLarge as error:
-        raise too_large(error, "this conversation") from error
+        raise too_large(error, "what is to be in this conversation", "items") from error
     except Unavailable as error:
         raise unavailable(f"the conversation can't be stored now: {error}") from error
     return _view(made)
@@ -233,6 +237,7 @@ async def create_items(
         conversation,
         request,
         lambda found: replace(found, items=[*found.items, *new]),
+        added=sum(len(bytes(each.item)) for each in new),
     )
     return _added(changed, len(new))
 

@@ -8,6 +8,7 @@ from msgspec import Raw
 
 from nebula.actors.gateway.delivery import ClientGone, Quiet
 from nebula.actors.gateway.not_served import NotServed
+from nebula.events.failures import Failure
 from nebula.events.inference import Piece
 from nebula.events.stored_responses import Asked, Entry
 from nebula.openai.response_events import written
@@ -117,6 +118,8 @@ class Followed:
         """Return the events that the client does not have yet; None if there are none."""
         new = found.events[self._sent :]
         over = found.ended is not None
+        if over and self._sent > len(found.events):
+            return Piece(0, b"", failure=Failure.BEYOND)
         if not new and not over:
             return None
         self._sent = max(self._sent, len(found.events))

@@ -26,7 +26,7 @@ from nebula.events.stored_responses import (
 from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
 from nebula.http.relay import relay
 from nebula.http.responses.following import Followed, Whole
-from nebula.openai import responses
+from nebula.openai import input_items, responses
 from nebula.openai.response_items import listed, of_output, own_items
 from nebula.openai.responses import BadWish, Wishes
 from nebula.store.connection import Unavailable
@@ -52,24 +52,32 @@ class Turn(Struct, frozen=True, kw_only=True):
 def no_response(identity: str, *, previous: bool = False) -> ApiError:
     """Return the error for a response that does not exist, or belongs to another."""
     if previous:
-        return ApiError(
-            404,
-            f"Previous response with id '{identity}' not found.",
-            param="previous_response_id",
-            code="previous_response_not_found",
-        )
+        return _no_previous(f"Previous response with id '{identity}' not found.")
     return ApiError(404, f"Response with id '{identity}' not found.")
 
 
-def no_conversation(identity: str) -> ApiError:
+def no_conversation(identity: str, param: str | None = None) -> ApiError:
     """Return the error for a conversation that does not exist, or belongs to another."""
-    return ApiError(404, f"Conversation with id '{identity}' not found.")
+    return ApiError(404, f"Conversation with id '{identity}' not found.", param=param)
 
 
-def too_large(error: TooLarge, what: str) -> ApiError:
+def _no_previous(text: str) -> ApiError:
+    code = "previous_response_not_found"
+    return ApiError(404, text, param="previous_response_id", code=code)
+
+
+def _gone(what: str, named: str) -> ApiError:
+    """Return the error for a missing part of what comes before the response that is `named`."""
+    return _no_previous(
+        f"{what}, on which '{named}' builds, was deleted or is no longer kept: give what was said "
+        "before as `input`, or begin anew."
+    )
+
+
+def too_large(error: TooLarge, what: str, param: str | None = None) -> ApiError:
     """Return a 413 that names the limit."""
     text = f"{what} is larger than {error} bytes, which is the most that can be stored"
-    return ApiError(413, text, code="too_large")
+    return ApiError(413, text, param=param, code="too_large")
 
 
 async def read_turn(
@@ -81,25 +89,23 @@ async def read_turn(
     Raise ApiError.
     """
     wishes = _wishes(body)
+    said = responses.input_of(body)
+    _check(said)
     try:
-        before = await _before(store, wishes, owner, limit, len(body))
+        before = await _before(store, wishes, owner, limit, len(said))
         stored = wishes.store and await _can_store(store, wishes)
     except Unavailable as error:
         raise unavailable(f"responses can't be read or stored now: {error}") from error
-    try:
-        head = Head(
-            id=responses.PREFIX + identity,
-            owner=owner,
-            created=int(time.time()),
-            items=own_items(responses.input_of(body)),
-            previous=wishes.previous,
-            conversation=wishes.conversation,
-            background=wishes.background,
-        )
-        whole = responses.for_engine(body, head.id, before)
-    except UNREADABLE as error:
-        text = "wrong type: input must be a string or a list"
-        raise ApiError(400, text, param="input") from error
+    head = Head(
+        id=responses.PREFIX + identity,
+        owner=owner,
+        created=int(time.time()),
+        items=own_items(said),
+        previous=wishes.previous,
+        conversation=wishes.conversation,
+        background=wishes.background,
+    )
+    whole = responses.for_engine(body, head.id, before)
     if len(whole) > limit:
         text = f"the request and what comes before it have {len(whole)} bytes, at most {limit}"
         raise ApiError(413, text, code="body_too_large")
@@ -117,6 +123,17 @@ def _wishes(body: bytes) -> Wishes:
         raise no_json(error) from error
 
 
+def _check(said: bytes) -> None:
+    """Raise ApiError 400 for an input that engines can't read."""
+    if said.startswith(b'"'):
+        return
+    items = msgspec.json.decode(said)
+    if not isinstance(items, list):
+        raise ApiError(400, "wrong type: input must be a string or a list", param="input")
+    if (found := input_items.problem(items, "input")) is not None:
+        raise ApiError(400, found.text, param=found.param)
+
+
 async def _can_store(store: ResponseStore, wishes: Wishes) -> bool:
     """Return whether a response can be stored; without it, only what asks for it is refused."""
     try:
@@ -131,22 +148,34 @@ async def _can_store(store: ResponseStore, wishes: Wishes) -> bool:
 async def _before(
     store: ResponseStore, wishes: Wishes, owner: str, limit: int, own: int
 ) -> list[bytes]:
-    """Return the lists of items that come before a request's own, which has `own` bytes.
+    """Return the lists of items that come before a request's input, which has `own` bytes.
 
     Raise ApiError, Unavailable.
     """
     if wishes.conversation:
+        room = store.connection.max_body - _SPARE
+        if own > room:
+            text = f"the input has {own} bytes: a conversation has room for {room}"
+            raise ApiError(413, text, param="input", code="too_large")
         said = await _conversation(store, wishes.conversation, owner)
-        if len(said) + own > store.connection.max_body - _SPARE:
-            text = f"this conversation has {len(said)} bytes and can't grow any more: begin another"
+        if said is None:
+            raise no_conversation(wishes.conversation, "conversation")
+        if len(said) + own > room:
+            text = (
+                f"this conversation has {len(said)} bytes and the input {own}: together they may "
+                f"have {room}. Begin another conversation"
+            )
             raise ApiError(413, text, param="conversation", code="too_large")
         return [said]
     before: list[bytes] = []
     size, identity = 0, wishes.previous
     while identity:
-        ended = await _ended(store, identity, owner)
-        if ended.head.conversation:
-            before.append(await _conversation(store, ended.head.conversation, owner, identity))
+        ended = await _ended(store, identity, owner, wishes.previous)
+        if conversation := ended.head.conversation:
+            said = await _conversation(store, conversation, owner, identity)
+            if said is None:
+                raise _gone(f"Conversation '{conversation}'", wishes.previous)
+            before.append(said)
             break
         output = msgspec.json.encode(of_output(msgspec.json.decode(ended.response)))
         before += [output, bytes(ended.head.items)]
@@ -161,22 +190,32 @@ async def _before(
     return before[::-1]
 
 
-async def _conversation(store: ResponseStore, identity: str, owner: str, until: str = "") -> bytes:
+async def _conversation(
+    store: ResponseStore, identity: str, owner: str, until: str = ""
+) -> bytes | None:
     """Return a conversation's items, or those up to the end of one response.
 
-    Raise ApiError, Unavailable.
+    Return None if its owner does not have it. Raise Unavailable.
     """
     found, _ = await store.conversation(identity)
     if found is None or found.owner != owner:
-        raise no_conversation(identity)
+        return None
     ends = [number for number, each in enumerate(found.items, 1) if each.of == until]
     items = found.items[: ends[-1]] if until and ends else found.items
     return msgspec.json.encode([each.item for each in items])
 
 
-async def _ended(store: ResponseStore, identity: str, owner: str) -> Ended:
-    """Return a response that another can follow. Raise ApiError, Unavailable."""
-    found, _ = await find(store, identity, owner, previous=True)
+async def _ended(store: ResponseStore, identity: str, owner: str, named: str) -> Ended:
+    """Return a response that another can follow, the `named` one or one before it.
+
+    Raise ApiError, Unavailable.
+    """
+    try:
+        found, _ = await find(store, identity, owner, previous=True)
+    except ApiError as error:
+        if identity == named:
+            raise
+        raise _gone(f"Response '{identity}'", named) from error
     if isinstance(found, Ended) and found.status in _USABLE:
         return found
     status = found.status if isinstance(found, Ended) else "in progress"
