@@ -23,6 +23,7 @@ from nebula.http.responses import routes as responses
 from nebula.http.scanning import Scans
 from nebula.http.semantics import Semantics
 from nebula.http.server.stopping import Stopping
+from nebula.http.starting import check_started
 from nebula.store.batch_queue import BatchQueue
 from nebula.store.files import Files
 from nebula.store.responses import ResponseStore
@@ -113,6 +114,7 @@ def create_app(
             "files": Provide(lambda: stored, sync_to_thread=False),
             "queue": Provide(lambda: queue, sync_to_thread=False),
         },
+        before_request=check_started(gateway),
         exception_handlers={
             NotFoundException: respond_to_path,
             MethodNotAllowedException: respond_to_path,

@@ -42,6 +42,7 @@ from nebula.http.responses import turns
 from nebula.http.responses.recording import Recorded
 from nebula.http.resuming import resume
 from nebula.http.routed import prefix_of, route_of
+from nebula.http.starting import starting
 from nebula.http.uploads import read
 from nebula.openai.continuation import streams
 from nebula.store.needs import LEAST_PAYLOAD
@@ -143,7 +144,7 @@ class InferenceRoutes:
         if scope["method"] != "POST":
             raise ApiError(405, f"{self._root}{endpoint.path} takes POST", allow=_ALLOW[1].decode())
         if not gateway.started:
-            raise unavailable("the gateway is starting")
+            raise starting(gateway)
         gateway.admit()
         headers = own_fields.fields(scope["headers"])
         timeout, kept = own_fields.time_limit(headers), own_fields.kept(headers)

@@ -8,6 +8,7 @@ from nebula.events.showing import shown_text
 from nebula.events.state import Alias, Model
 from nebula.http.errors import unavailable
 from nebula.http.names import no_model, offered
+from nebula.http.starting import WITHOUT_LOG
 from nebula.http.views import ClusterView, cluster_view
 
 
@@ -113,7 +114,7 @@ async def show_model(name: str, gateway: Gateway) -> ModelCard:
     raise no_model(gateway.projection.state, wanted)
 
 
-@get("/health")
+@get("/health", opt=WITHOUT_LOG)
 async def health() -> dict[str, str]:
     """Return 200: the process lives."""
     return {"status": "alive"}
@@ -132,7 +133,7 @@ class Ready(Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-@get("/ready")
+@get("/ready", opt=WITHOUT_LOG)
 async def ready(gateway: Gateway) -> Ready:
     """Return whether requests for ready models are served and changes are taken.
 

@@ -30,6 +30,7 @@ from nebula.http.errors import ApiError, unavailable
 from nebula.http.forwarding import forwarded
 from nebula.http.relay import error_of, fail
 from nebula.http.routed import route_of
+from nebula.http.starting import starting
 from nebula.openai import realtime
 from nebula.openai.realtime import (
     Accept,
@@ -90,7 +91,7 @@ class Realtime:
         """Open a session and hold it until its end. Raise ApiError, NotServed before it is open."""
         gateway = self._gateway
         if not gateway.started:
-            raise unavailable("the gateway is starting")
+            raise starting(gateway)
         uplinks = gateway.large_bodies.uplinks
         if len(uplinks) >= SESSIONS:
             raise unavailable(f"{len(uplinks)} sessions are open already, as many as may be")

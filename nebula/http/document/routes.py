@@ -8,6 +8,7 @@ import msgspec
 from litestar import Request, Response, get
 
 from nebula.http.document.page import page
+from nebula.http.starting import WITHOUT_LOG
 
 Description: TypeAlias = Callable[[], dict[str, Any]]
 """Returns the OpenAPI document."""
@@ -21,19 +22,19 @@ def version() -> str:
     return importlib.metadata.version("nebula-serving")
 
 
-@get("/version")
+@get("/version", opt=WITHOUT_LOG)
 async def show_version() -> dict[str, str]:
     """Return the version of Nebula, where vLLM returns its own."""
     return {"version": version()}
 
 
-@get("/openapi.json")
+@get("/openapi.json", opt=WITHOUT_LOG)
 async def show_document(description: Description) -> Response[bytes]:
     """Return this document: OpenAPI 3.1."""
     return Response(msgspec.json.encode(description()), media_type="application/json")
 
 
-@get("/docs")
+@get("/docs", opt=WITHOUT_LOG)
 async def show_page(request: Request[Any, Any, Any], description: Description) -> Response[str]:
     """Return this document as a page for people."""
     host = request.headers.get("host", "localhost")
