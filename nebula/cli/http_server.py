@@ -14,6 +14,7 @@ from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.batch_keeper import BatchKeeper
 from nebula.cli.process import FATAL, fail, on_stop
 from nebula.http.app import create_app
+from nebula.http.batches.line_requests import LineRequests
 from nebula.http.batches.line_worker import LineWorker
 from nebula.http.inference import Limits
 from nebula.http.origins import Doors
@@ -135,8 +136,9 @@ def _work_without_clients(
     """Start the parts of a gateway that work without a client."""
     replicas = actor.log.replicas
     files, queue = Files(actor.connection, replicas), BatchQueue(actor.connection, replicas)
+    requests = LineRequests(actor, store, limits)
     return [
         asyncio.create_task(BatchKeeper(actor, files, queue).run(), name="keep batches"),
-        asyncio.create_task(LineWorker(actor, files, queue, limits).run(), name="send lines"),
+        asyncio.create_task(LineWorker(actor, files, queue, requests).run(), name="send lines"),
         asyncio.create_task(BackgroundWork(actor, store, limits).run(), name="make responses"),
     ]

@@ -10,31 +10,17 @@ import time
 from collections import OrderedDict
 from contextlib import aclosing
 
-from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.errors import MaxPayloadError
 
 from nebula.actors.actor import cancel
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.budget import Hold
-from nebula.actors.gateway.delivery import new_id
-from nebula.actors.gateway.mirroring import Mirror
-from nebula.actors.gateway.names import Route
-from nebula.actors.gateway.not_served import NotServed
-from nebula.actors.router import routing
 from nebula.events import subjects
 from nebula.events.batch import Batch
-from nebula.events.endpoints import ENDPOINTS, Endpoint
-from nebula.events.failures import Failure, words
-from nebula.events.inference import BUSY, Piece, Request
-from nebula.events.memory import MIB
 from nebula.events.reading import UNREADABLE, decoded
-from nebula.http import outline
-from nebula.http.errors import ApiError
-from nebula.http.inference import Limits
-from nebula.http.routed import prefix_of, route_of
+from nebula.http.batches.line_requests import AGAIN, Later, LineRequests
 from nebula.openai.batch_lines import answered, body_of, unanswered
-from nebula.openai.continuation import streams
 from nebula.store import batch_queue, work_queue
 from nebula.store.batch_queue import BatchQueue, LineResult, Outcome, QueuedLine
 from nebula.store.connection import Unavailable
@@ -45,15 +31,7 @@ log = logging.getLogger(__name__)
 AT_A_TIME = 64
 """Number of lines that one gateway has under way at a time."""
 
-AGAIN = 2.0
-"""Seconds until a line that can't be answered now is tried again."""
-
 LONGEST_PAUSE = 30.0
-
-PATIENCE = 300.0
-"""Seconds that a line waits in a router for spare capacity, before it is taken back for a while."""
-
-LARGEST_ANSWER = 64 * MIB
 
 _CHUNKS = 32
 """Parts of inputs that are kept in memory: many short lines are in one part."""
@@ -61,43 +39,17 @@ _CHUNKS = 32
 _PARTS_OWNER = "nebula"
 """The owner of files that hold a large result: no client has it."""
 
-_TRANSIENT = frozenset(
-    {
-        Failure.REFUSED,
-        Failure.NATS_LOST,
-        Failure.STOPPING,
-        Failure.TOO_SLOW,
-        Failure.NOT_TAKEN,
-        Failure.BODY_LOST,
-        Failure.ENGINE_STOPPED,
-        Failure.OTHER_PLAN,
-        Failure.OTHER_VERSION,
-        Failure.GAP,
-        Failure.TAKEN_BACK,
-    }
-)
-"""Failures that say nothing about the request: it is simply tried again."""
-
-
-class Later(Exception):
-    """A line can't be answered now. The argument is after how many seconds to try again."""
-
-
-class _Answer(Struct, frozen=True):
-    request: str
-    status: int
-    body: bytes
-
 
 class LineWorker:
     """The worker of one gateway."""
 
-    def __init__(self, gateway: Gateway, files: Files, queue: BatchQueue, limits: Limits) -> None:
+    def __init__(
+        self, gateway: Gateway, files: Files, queue: BatchQueue, requests: LineRequests
+    ) -> None:
         self._gateway = gateway
         self._files = files
         self._queue = queue
-        self._limits = limits
-        self._mirror = Mirror(gateway)
+        self._requests = requests
         self._running: dict[str, tuple[Msg, asyncio.Task[None]]] = {}
         self._room = asyncio.Event()
         self._room.set()
@@ -229,9 +181,7 @@ class LineWorker:
                 told = unanswered(batch.id, number, line.custom_id, "input_file_not_found", why)
                 return LineResult("failed", told)
             try:
-                answer = await self._ask(batch, body_of(text))
-            except ApiError as error:
-                answer = _Answer(new_id(), error.status, error.payload)
+                answer = await self._requests.answer(batch, number, body_of(text))
             except UNREADABLE as error:
                 told = unanswered(batch.id, number, line.custom_id, "invalid_line", str(error))
                 return LineResult("failed", told)
@@ -265,83 +215,8 @@ class LineWorker:
             self._chunks.popitem(last=False)
         return known
 
-    async def _ask(self, batch: Batch, body: bytes) -> _Answer:
-        """Have a line answered. Raise ApiError for what will not change, Later, Unavailable."""
-        gateway = self._gateway
-        endpoint = ENDPOINTS[batch.request.endpoint]
-        request, route = self._request(batch, endpoint, body)
-        if not routing.served(gateway.projection.state, route.model, route.binding.adapter):
-            if batch.request.wake and route.model.asleep:
-                self._mirror.wake(request, route.model.id, body)
-            raise Later(AGAIN)
-        try:
-            gateway.admit()
-            delivery = gateway.ask(request, route.binding, idle=self._limits.patience.idle)
-        except NotServed as error:
-            raise Later(error.retry_after or AGAIN) from error
-        try:
-            status, whole = 0, bytearray()
-            while True:
-                piece = await delivery.next()
-                if piece.failure:
-                    raise _failed(piece)
-                status = status or piece.status
-                whole += piece.body
-                if len(whole) > LARGEST_ANSWER:
-                    text = f"the answer has more than {LARGEST_ANSWER} bytes"
-                    raise ApiError(500, text, kind="server_error", code="too_large")
-                if piece.end:
-                    break
-        finally:
-            gateway.leave(delivery)
-        if status in BUSY:
-            raise Later(AGAIN)
-        return _Answer(request.id, status, bytes(whole))
-
-    def _request(self, batch: Batch, endpoint: Endpoint, body: bytes) -> tuple[Request, Route]:
-        """Return a line's request, and what answers it. Raise ApiError, Later."""
-        gateway = self._gateway
-        asked = outline.read(endpoint, body)
-        if endpoint.streams and streams(asked.stream):
-            text = "stream can't be set in a batch: each line gets one whole answer"
-            raise ApiError(400, text, param="stream")
-        if not gateway.able:
-            raise Later(AGAIN)
-        identity = new_id()
-        route = route_of(gateway, endpoint, asked.model, asked.user or batch.id)
-        if route.name != asked.model:
-            body = outline.renamed(body, route.name)
-        owner = batch.request.owner
-        left = (batch.expires_ns - time.time_ns()) / 1e9
-        request = Request(
-            identity,
-            gateway.id,
-            route.binding.model,
-            endpoint.path,
-            body,
-            adapter=route.binding.adapter,
-            user=f"{owner}/{asked.user}" if asked.user else owner,
-            priority=asked.priority,
-            patience=PATIENCE,
-            timeout=max(left, 1.0),
-            prefix=prefix_of(route.binding, asked.prompt),
-            slack=True,
-        )
-        return request, route
-
 
 def _pause(message: Msg, seconds: float) -> float:
     """Return the seconds until a line is tried again: the more, the more often it was tried."""
     tried = message.metadata.num_delivered or 1
     return min(LONGEST_PAUSE, max(seconds, AGAIN * min(tried, 15) / 3))
-
-
-def _failed(piece: Piece) -> Exception:
-    """Return what to raise for an attempt that broke off."""
-    if piece.failure in _TRANSIENT:
-        return Later(piece.retry_after or AGAIN)
-    text = piece.body.decode("utf-8", "replace")
-    said = words(piece.failure).client
-    timed_out = piece.failure in (Failure.OVERDUE, Failure.ENGINE_TIMED_OUT)
-    why = f"{said}: {text}" if text else said
-    return ApiError(504 if timed_out else 500, why, kind="server_error", code=str(piece.failure))
