@@ -9,7 +9,7 @@ from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.http import admin, errors, history, openai, paths, resuming, root_path
+from nebula.http import admin, exceptions, history, openai, paths, resuming, root_path
 from nebula.http.batches import routes as batches
 from nebula.http.cors import Cors
 from nebula.http.document import routes as describing
@@ -118,7 +118,7 @@ def create_app(
         exception_handlers={
             NotFoundException: respond_to_path,
             MethodNotAllowedException: respond_to_path,
-            Exception: errors.respond,
+            Exception: exceptions.respond,
         },
         openapi_config=None,
         logging_config=None,

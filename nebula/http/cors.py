@@ -12,16 +12,17 @@ from typing import TypeAlias
 from litestar.enums import ScopeType
 from litestar.types import Message, Receive, Scope, Send
 
+from nebula.http.dialects import dialect_for
 from nebula.http.guard import Guard
 from nebula.http.origins import Doors, for_clients, let_in
 from nebula.http.relay import fail
 
-METHODS = b"GET, HEAD, POST, OPTIONS"
+METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
 """Methods of the paths below /v1."""
 
 EXPOSED = (
     b"x-request-id, x-client-request-id, x-nebula-request-id, openai-processing-ms, retry-after, "
-    b"x-nebula-model, x-should-retry, allow, accept-encoding"
+    b"request-id, x-nebula-model, x-should-retry, allow, accept-encoding"
 )
 """Headers of Nebula's answers that a page may read only if it is permitted to."""
 
@@ -57,7 +58,7 @@ class Cors:
         if allowed is None:
             await self._guard(scope, receive, sharing)
         elif (refusal := self._guard.refusal(asked, scope["path"])) is not None:
-            await fail(refusal, sharing)
+            await fail(refusal, sharing, dialect_for(scope["path"], asked))
         else:
             await sharing({"type": "http.response.start", "status": 204, "headers": allowed})
             await sharing({"type": "http.response.body", "body": b"", "more_body": False})

@@ -43,8 +43,9 @@ def dialect_for(path: str, fields: Iterable[tuple[bytes, bytes]]) -> Dialect:
 
     Anthropic's clients name the version of its API in every request.
     """
-    if path.rstrip("/") in ENDPOINTS:
-        return dialect_of(path)
+    endpoint = ENDPOINTS.get(path.rstrip("/"))
+    if endpoint is not None:
+        return endpoint.dialect
     named = any(name == b"anthropic-version" for name, _ in fields)
     return "anthropic" if named else "openai"
 

@@ -1,12 +1,8 @@
 """Errors in the form of OpenAI's API: `{"error": {"message", "type", "param", "code"}}`."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 import msgspec
-from litestar import Request, Response
-from litestar.exceptions import HTTPException
 from msgspec import Struct
 
 
@@ -109,23 +105,4 @@ def stopping() -> ApiError:
         code="unavailable",
         retry_after=1,
         close=True,
-    )
-
-
-def respond(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Return any exception of a handler as an OpenAI error."""
-    headers: Mapping[str, str] | None = None
-    if isinstance(error, ApiError):
-        api, headers = error, error.headers
-    elif isinstance(error, HTTPException):
-        kind = "invalid_request_error" if error.status_code < 500 else "internal_error"
-        api = ApiError(error.status_code, error.detail or "error", kind=kind)
-        headers = error.headers
-    else:
-        api = ApiError(500, f"internal error: {type(error).__name__}", kind="internal_error")
-    return Response(
-        api.payload,
-        status_code=api.status,
-        headers=headers,
-        media_type="application/json",
     )

@@ -9,7 +9,7 @@ from functools import lru_cache
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from nebula.http.dialects import dialect_of
+from nebula.http.dialects import dialect_for
 from nebula.http.errors import ApiError
 from nebula.http.origins import (
     BadHost,
@@ -45,7 +45,7 @@ class Guard:
         if scope["type"] in (ScopeType.HTTP, ScopeType.WEBSOCKET):
             refusal = self.refusal(scope["headers"], scope["path"])
             if refusal is not None:
-                return fail(refusal, send, dialect_of(scope["path"]))
+                return fail(refusal, send, dialect_for(scope["path"], scope["headers"]))
         return self._app(scope, receive, send)
 
     def refusal(self, headers: Iterable[tuple[bytes, bytes]], path: str) -> ApiError | None:

@@ -31,7 +31,7 @@ from nebula.events.endpoints import ENDPOINTS, REALTIME, Endpoint
 from nebula.events.envelope import JSON
 from nebula.events.inference import LOAD_PATIENCE, Request
 from nebula.events.memory import MIB
-from nebula.http import outline, own_fields, request_ids
+from nebula.http import outline, own_fields, paths, request_ids
 from nebula.http.bodies import ClientLeft, read_body
 from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
@@ -142,7 +142,8 @@ class InferenceRoutes:
         """Let a request be answered. Raise ApiError, NotServed, ClientLeft."""
         gateway, limits = self._gateway, self._limits
         if scope["method"] != "POST":
-            raise ApiError(405, f"{self._root}{endpoint.path} takes POST", allow=_ALLOW[1].decode())
+            path = f"{self._root}{endpoint.path}"
+            raise paths.wrong_method(scope["method"], path, _ALLOW[1].decode())
         if not gateway.started:
             raise starting(gateway)
         gateway.admit()

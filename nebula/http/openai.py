@@ -1,11 +1,15 @@
 """OpenAI's list of models, and the gateway's health and readiness."""
 
-from litestar import get
+from typing import Any
+
+from litestar import Request, get
 from msgspec import Struct
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.events.showing import shown_text
 from nebula.events.state import Alias, Model
+from nebula.http.anthropic import ModelInfo, model_info, model_page
+from nebula.http.dialects import dialect_for
 from nebula.http.errors import unavailable
 from nebula.http.names import no_model, offered
 from nebula.http.starting import WITHOUT_LOG
@@ -98,19 +102,35 @@ def _alias_card(gateway: Gateway, alias: Alias) -> list[ModelCard]:
     return []
 
 
+def _of_anthropic(request: Request[Any, Any, Any]) -> bool:
+    return dialect_for(request.scope["path"], request.scope["headers"]) == "anthropic"
+
+
+def _info(card: ModelCard) -> ModelInfo:
+    return model_info(card.id, card.created, card.max_model_len)
+
+
 @get("/v1/models")
-async def list_models(gateway: Gateway) -> dict[str, object]:
-    """List every name that a request may use, adapters with their parent."""
-    return {"object": "list", "data": _cards(gateway)}
+async def list_models(request: Request[Any, Any, Any], gateway: Gateway) -> dict[str, Any]:
+    """List every name that a request may use, adapters with their parent.
+
+    Clients that name a version of Anthropic's API get its form, in pages.
+    """
+    cards = _cards(gateway)
+    if _of_anthropic(request):
+        return model_page([_info(card) for card in cards], dict(request.query_params))
+    return {"object": "list", "data": cards}
 
 
 @get("/v1/models/{name:path}")
-async def show_model(name: str, gateway: Gateway) -> ModelCard:
+async def show_model(
+    name: str, request: Request[Any, Any, Any], gateway: Gateway
+) -> ModelCard | ModelInfo:
     """Show one model or adapter; its name may hold slashes."""
     wanted = name.removeprefix("/")
     for card in _cards(gateway):
         if card.id == wanted:
-            return card
+            return _info(card) if _of_anthropic(request) else card
     raise no_model(gateway.projection.state, wanted)
 
 

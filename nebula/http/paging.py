@@ -26,24 +26,25 @@ def page(
     order = query.get("order", order)
     if order not in ("asc", "desc"):
         raise ApiError(400, f"order: {order!r} is neither asc nor desc", param="order")
-    limit = _limit(query.get("limit"), most, usual)
+    shown_at_most = limit(query.get("limit"), most, usual)
     listed = list(items) if order == "asc" else list(reversed(items))
     if after := query.get("after"):
         at = next((n for n, item in enumerate(listed) if identify(item) == after), None)
         if at is None:
             raise ApiError(400, f"after: there is no {after!r} in this list", param="after")
         listed = listed[at + 1 :]
-    shown = listed[:limit]
+    shown = listed[:shown_at_most]
     return {
         "object": "list",
         "data": shown,
         "first_id": identify(shown[0]) if shown else None,
         "last_id": identify(shown[-1]) if shown else None,
-        "has_more": len(listed) > limit,
+        "has_more": len(listed) > shown_at_most,
     }
 
 
-def _limit(text: str | None, most: int, usual: int) -> int:
+def limit(text: str | None, most: int, usual: int) -> int:
+    """Return how many items a page may have, by its query. Raise ApiError 400."""
     if text is None:
         return usual
     if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= most):

@@ -12,6 +12,7 @@ from nebula.http import near_misses
 from nebula.http.dialects import dialect_for, dialect_of, payload
 from nebula.http.errors import ApiError
 from nebula.http.near_misses import NearMiss
+from nebula.http.not_offered import not_offered
 
 INFERENCE = {**dict.fromkeys(ENDPOINTS, ("POST",)), REALTIME.path: ("GET",)}
 """Paths that are answered before Litestar, with their methods."""
@@ -41,17 +42,14 @@ def respond_to_path(
         api = ApiError(404, f"{_cut(root + path)} is not offered: {why}", code="unknown_url")
     elif error.status_code == 405:
         headers = {key.lower(): value for key, value in (error.headers or {}).items()}
-        allow = headers.get("allow", "")
-        takes = allow or "another method"
-        api = ApiError(
-            405, f"{request.method} {_cut(root + path)}: this path takes {takes}", allow=allow
-        )
+        api = wrong_method(request.method, root + path, headers.get("allow", ""))
     else:
         served = served_by(request.app)
-        miss = near_misses.nearest(path, served)
+        missing = not_offered(path, root)
+        miss = near_misses.nearest(path, served) if not missing else None
         if miss is not None and dialect == "openai":
             dialect = dialect_of(miss.meant)
-        api = ApiError(404, no_path(path, served, miss, root), code="unknown_url")
+        api = ApiError(404, no_path(path, served, miss, root, missing), code="unknown_url")
     return Response(
         payload(api, dialect),
         status_code=api.status,
@@ -60,23 +58,30 @@ def respond_to_path(
     )
 
 
+def wrong_method(method: str, path: str, allow: str) -> ApiError:
+    """Return the error for a method that a path does not take; `allow`: those that it takes."""
+    text = f"{_cut(path)} does not take {method}: it takes {allow or 'another method'}"
+    return ApiError(405, text, allow=allow, code="method_not_allowed")
+
+
 def no_path(
     path: str,
     served: Mapping[str, Iterable[str]],
     miss: NearMiss | None = None,
     root: str = "",
+    missing: str = "",
 ) -> str:
-    """Return the message for an unknown `path`, with the path that was meant or all `served`."""
+    """Return the message for an unknown `path`: the path that was meant, or where all are told.
+
+    `missing`: what a client of another API wants there, in words.
+    """
     nothing = f"there is nothing at {_cut(root + path)}"
     if miss is not None:
         wrong = near_misses.advice(miss, root)
         meant = f"{_methods(served[miss.meant])} {root}{miss.meant}"
         return f"{nothing}. Did you mean {meant}?" + (f" Then {wrong}." if wrong else "")
-    first = "/" + path.lstrip("/").partition("/")[0]
-    near = [each for each in served if each.startswith(f"{first}/")]
-    near = near or [each for each in served if not each.startswith("/admin/")]
-    listed = ", ".join(f"{_methods(served[each])} {root}{each}" for each in sorted(near))
-    return f"{nothing}; there is: {listed}"
+    what = f": {missing}" if missing else ""
+    return f"{nothing}{what}. GET {root}/docs lists all paths, and GET {root}/openapi.json too"
 
 
 def _methods(methods: Iterable[str]) -> str:

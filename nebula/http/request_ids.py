@@ -1,12 +1,14 @@
 """The ids of a request: Nebula's own, and those that its caller gave it. Pure.
 
-OpenAI's clients read `x-request-id` of every answer, and callers and proxies name requests by
-`X-Request-Id` or OpenAI's `X-Client-Request-Id`.
+OpenAI's clients read `x-request-id` of every answer, and Anthropic's `request-id`. Callers and
+proxies name requests by `X-Request-Id` or OpenAI's `X-Client-Request-Id`.
 """
 
 import re
 from collections.abc import Mapping
 from typing import TypeAlias
+
+from nebula.events.endpoints import Dialect
 
 Given: TypeAlias = tuple[tuple[bytes, bytes], ...]
 """The ids that a caller gave, by the names of their fields."""
@@ -15,6 +17,8 @@ _REQUEST, _CLIENT = b"x-request-id", b"x-client-request-id"
 
 OWN = b"x-nebula-request-id"
 """The name of Nebula's own id where the caller's is in `x-request-id`."""
+
+_ANTHROPIC = b"request-id"
 
 LONGEST = 512
 """Bytes of an id that is handed back, at most: as many as OpenAI takes."""
@@ -42,13 +46,14 @@ def texts(fields: Mapping[bytes, bytes]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value.decode("ascii") for _, value in ids)) if ids else ()
 
 
-def lines(own: bytes, ids: Given) -> list[bytes]:
+def lines(own: bytes, ids: Given, dialect: Dialect = "openai") -> list[bytes]:
     """Return the field lines of an answer that name its request.
 
     `x-request-id` is the caller's id if it gave one, and Nebula's `own` has another name then.
     """
-    if not ids:
-        return [b"x-request-id: %b\r\n" % own]
-    theirs = [b"%b: %b\r\n" % each for each in ids]
-    name = OWN if ids[0][0] == _REQUEST else _REQUEST
-    return [*theirs, b"%b: %b\r\n" % (name, own)]
+    found = [b"%b: %b\r\n" % each for each in ids]
+    name = OWN if ids and ids[0][0] == _REQUEST else _REQUEST
+    found.append(b"%b: %b\r\n" % (name, own))
+    if dialect == "anthropic":
+        found.append(b"%b: %b\r\n" % (_ANTHROPIC, own))
+    return found

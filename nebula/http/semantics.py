@@ -16,6 +16,7 @@ from litestar.types import (
     Send,
 )
 
+from nebula.http.dialects import dialect_for
 from nebula.http.errors import ApiError
 from nebula.http.relay import fail
 
@@ -44,7 +45,7 @@ class Semantics:
         elif method == "HEAD":
             await self._rest(_as_get(scope), receive, _HeadOnly(send))
         elif method in _CHANGES and (error := await self._objection(method, scope)):
-            await fail(error, send)
+            await fail(error, send, dialect_for(scope["path"], scope["headers"]))
         else:
             await self._rest(scope, receive, send)
 

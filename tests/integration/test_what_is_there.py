@@ -10,7 +10,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("path", ["/v1/nothing", "/v1/audio/speech", "/v1"])
-async def test_an_unknown_path_is_named_with_those_that_there_are(
+async def test_an_unknown_path_is_named_and_where_all_are_listed(
     cluster: Cluster, path: str
 ) -> None:
     await cluster.ready()
@@ -21,30 +21,18 @@ async def test_an_unknown_path_is_named_with_those_that_there_are(
             error = answer.json()["error"]
             assert error["code"] == "unknown_url"
             assert error["type"] == "invalid_request_error"
-            assert error["message"].startswith(f"there is nothing at {path!r}; there is: ")
-            for each in ("/v1/chat/completions", "/v1/models", "/v1/streams/{"):
-                assert each in error["message"]
-            assert "/admin/" not in error["message"]
+            assert error["message"].startswith(f"there is nothing at {path!r}")
+            assert "GET /docs lists all paths" in error["message"]
+            assert len(error["message"]) < 200
 
 
-async def test_an_unknown_path_of_the_admin_api_names_those(cluster: Cluster) -> None:
-    await cluster.ready()
-    async with cluster.http() as http:
-        told = (await http.get("/admin/nonsense")).json()["error"]["message"]
-    assert "DELETE|GET|PATCH /admin/models/{model}" in told
-    assert "/v1/" not in told
-
-
-async def test_elsewhere_all_but_the_admin_api_is_named_and_the_path_is_cut(
-    cluster: Cluster,
-) -> None:
+async def test_a_long_path_is_cut(cluster: Cluster) -> None:
     await cluster.ready()
     async with cluster.http() as http:
         told = (await http.get("/metrics%1b" + "x" * 500)).json()["error"]["message"]
     assert told.startswith("there is nothing at '/metrics\\x1bxxx")
     assert "x" * 201 not in told
-    assert "/ready" in told
-    assert "/v1/models" in told
+    assert told.endswith("GET /docs lists all paths, and GET /openapi.json too")
 
 
 async def test_a_method_that_a_path_does_not_take_is_named_with_those_that_it_takes(
@@ -52,10 +40,12 @@ async def test_a_method_that_a_path_does_not_take_is_named_with_those_that_it_ta
 ) -> None:
     await cluster.ready()
     async with cluster.http() as http:
-        answer = await http.put("/v1/models")
-    assert answer.status_code == 405
-    assert answer.headers["allow"]
-    assert answer.json()["error"]["message"].startswith("PUT '/v1/models': this path takes ")
+        for path in ("/v1/models", "/v1/chat/completions"):
+            answer = await http.put(path)
+            assert answer.status_code == 405
+            said = f"{path!r} does not take PUT: it takes {answer.headers['allow']}"
+            assert answer.json()["error"]["message"] == said
+            assert answer.json()["error"]["code"] == "method_not_allowed"
 
 
 async def test_ready_and_status_say_which_cluster_it_is(cluster: Cluster) -> None:
@@ -117,7 +107,7 @@ async def test_a_get_where_a_post_is_meant_is_told_so(cluster: Cluster) -> None:
         unknown = await http.post("/nothing", headers=version)
     assert got.status_code == 405
     assert got.headers["allow"] == "POST, OPTIONS"
-    assert "takes POST" in got.json()["error"]["message"]
+    assert "does not take GET: it takes POST" in got.json()["error"]["message"]
     assert missed.status_code == 404
     assert "Did you mean POST /v1/chat/completions?" in missed.json()["error"]["message"]
     assert unknown.json()["error"]["type"] == "not_found_error"

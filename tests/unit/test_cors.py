@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from nebula.http.cors import Cors, preflight
+from nebula.http.cors import METHODS, Cors, preflight
+from nebula.http.document.entries import ENTRIES
 from nebula.http.errors import ApiError
 from nebula.http.guard import Guard
 from nebula.http.origins import Doors, let_in, plain_origin
@@ -132,3 +133,8 @@ def test_an_allowed_origin_is_kept_as_a_browser_names_it(given_as: str, named: s
 def test_what_is_not_an_origin_is_refused_with_the_form_of_one(text: str) -> None:
     with pytest.raises(ValueError, match="is not an origin: write https://NAME"):
         plain_origin(text)
+
+
+def test_pages_may_use_every_method_of_the_paths_for_clients() -> None:
+    used = {key.partition(" ")[0] for key in ENTRIES if " /v1/" in key}
+    assert used <= set(METHODS.decode().split(", "))

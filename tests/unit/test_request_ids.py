@@ -51,6 +51,12 @@ def test_a_callers_own_id_is_x_request_id_and_openais_stands_beside_it() -> None
     assert named(b"own", client) == {**client, b"x-request-id": b"own"}
 
 
+def test_anthropics_clients_read_a_name_of_their_own() -> None:
+    told = request_ids.lines(b"own", ((b"x-request-id", b"theirs"),), "anthropic")
+    assert b"request-id: own\r\n" in told
+    assert b"x-request-id: theirs\r\n" in told
+
+
 def test_an_id_that_would_not_fit_into_a_line_is_passed_over() -> None:
     for unfit in (b"", b"two words", b"\xc3\xa9", b"a" * (LONGEST + 1), b"a\tb"):
         assert named(b"own", {b"x-request-id": unfit}) == {b"x-request-id": b"own"}

@@ -139,6 +139,7 @@ _ANSWERED_BY_ENGINES = {
     ),
 }
 
+_ANTHROPIC = {"anthropic-version": "With any value, the answer has Anthropic's form."}
 _MODEL = {"model": "chat"}
 _NODE = {"node": "here"}
 _RESPONSE = {"response": "resp_0123"}
@@ -147,8 +148,15 @@ _ITEM = {**_CONVERSATION, "item": "msg_0123"}
 
 ENTRIES: Mapping[str, Entry] = {
     **_ANSWERED_BY_ENGINES,
-    "GET /v1/models": Entry(),
-    "GET /v1/models/{name}": Entry(values={"name": "chat"}),
+    "GET /v1/models": Entry(
+        query={
+            "limit": "Models of a page, at most (Anthropic's form).",
+            "after_id": "Model after which the page begins (Anthropic's form).",
+            "before_id": "Model before which the page ends (Anthropic's form).",
+        },
+        fields=_ANTHROPIC,
+    ),
+    "GET /v1/models/{name}": Entry(values={"name": "chat"}, fields=_ANTHROPIC),
     "GET /v1/streams/{identity}": Entry(
         values={"identity": "0123456789abcdef"},
         fields={"Last-Event-ID": "The event after which the rest begins; the start if missing."},

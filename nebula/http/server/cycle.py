@@ -299,8 +299,10 @@ class Cycle:
                     closes = True
                 continue
             lines.append(b"%b: %b\r\n" % (name, value))
-        ids = request_ids.given(dict(self.scope["headers"]))
-        lines.extend(request_ids.lines(identity or new_id().encode(), ids))
+        headers = self.scope["headers"]
+        ids = request_ids.given(dict(headers))
+        dialect = dialects.dialect_for(self.scope["path"], headers)
+        lines.extend(request_ids.lines(identity or new_id().encode(), ids, dialect))
         if self._arrived_at:
             took = (monotonic() - self._arrived_at) * 1000
             lines.append(b"openai-processing-ms: %d\r\n" % took)

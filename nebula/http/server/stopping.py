@@ -17,7 +17,7 @@ from typing import Any
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from nebula.http.dialects import dialect_of
+from nebula.http.dialects import dialect_for
 from nebula.http.errors import stopping
 from nebula.http.relay import fail
 
@@ -58,7 +58,7 @@ class Stopping:
 
         def passed_on(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
             if begun.is_set() and scope["type"] in _KINDS and scope["path"] != _ALIVE:
-                return fail(stopping(), send, dialect_of(scope["path"]))
+                return fail(stopping(), send, dialect_for(scope["path"], scope["headers"]))
             return app(scope, receive, send)
 
         return passed_on
