@@ -14,8 +14,9 @@ from nebula.cli.process import fail, run
 from nebula.cli.submit import ask, intent_of
 from nebula.cli.tables import print_json
 from nebula.events.advised import command
+from nebula.events.alias import Alias
 from nebula.events.intents import AliasRemoveRequested, AliasRequested
-from nebula.events.state import Alias, State
+from nebula.events.state import State
 from nebula.events.subjects import model_id
 from nebula.events.vocabulary import Event
 from nebula.history.outcome import Outcome, Progress

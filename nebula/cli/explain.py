@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from msgspec.structs import replace
 
-from nebula.cli.explain_others import of_actor, of_batch, of_node
+from nebula.cli.explain_others import of_actor, of_batch, of_node, of_request
 from nebula.cli.log_source import (
     LivePast,
     Past,
@@ -30,7 +30,6 @@ from nebula.history.event_filter import model_of
 from nebula.history.explanation import Causes, Chronicle, without_gaps
 from nebula.history.moments import Moment
 from nebula.history.outcome import coming
-from nebula.history.request import RequestStory
 from nebula.history.subject import (
     Subject,
     Verdict,
@@ -42,7 +41,6 @@ from nebula.history.subject import (
     resolve_subject,
     verdict,
 )
-from nebula.store.inference_log import called, look_up
 from nebula.store.reach import trouble
 
 all_option = click.option(
@@ -216,7 +214,7 @@ async def _tell_other(
         await _tell_replica(past, state, reference, whole, as_json, then)
         return
     if isinstance(past, LivePast) and then is None:
-        story = await _story(past, reference, state)
+        story = await of_request(past, reference, state)
         if story is not None:
             tell_request(story, as_json)
             return
@@ -376,7 +374,7 @@ async def _seq(nats: str, file: Path | None, seq: int, as_json: bool) -> None:
 async def _request(nats: str, request: str, as_json: bool) -> None:
     async with opened(nats, None) as past:
         assert isinstance(past, LivePast)
-        story = await _story(past, request, await state_at(past, None))
+        story = await of_request(past, request, await state_at(past, None))
         if story is None:
             fail(
                 f"no record of request {request!r}: they are kept for some minutes, in memory; "
@@ -384,16 +382,3 @@ async def _request(nats: str, request: str, as_json: bool) -> None:
                 "refused has none"
             )
         tell_request(story, as_json)
-
-
-async def _story(past: LivePast, request: str, state: State) -> RequestStory | None:
-    """Return the way of a request, by Nebula's id or its caller's: of several the newest."""
-    connection = past.log.connection
-    messages = await look_up(connection, request)
-    if messages:
-        return RequestStory.of(request, messages, state)
-    ids = await called(connection, request)
-    if not ids:
-        return None
-    newest, *others = ids
-    return RequestStory.of(newest, await look_up(connection, newest), state, others)

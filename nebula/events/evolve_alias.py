@@ -4,9 +4,10 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
+from nebula.events.alias import Alias
 from nebula.events.intents import AliasRemoveRequested, AliasRequested
 from nebula.events.record import Record
-from nebula.events.state import Alias, NameBinding, State
+from nebula.events.state import NameBinding, State
 from nebula.events.vocabulary import AliasEvent
 
 

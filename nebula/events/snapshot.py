@@ -10,19 +10,11 @@ import msgspec
 from msgspec import Struct
 from rpds import HashTrieMap
 
+from nebula.events.alias import Alias
 from nebula.events.batch import Batch
 from nebula.events.index import indexed
 from nebula.events.reading import UNREADABLE
-from nebula.events.state import (
-    Alias,
-    Cluster,
-    Model,
-    NameBinding,
-    Node,
-    Rejection,
-    Replica,
-    State,
-)
+from nebula.events.state import Cluster, Model, NameBinding, Node, Rejection, Replica, State
 
 FORMAT = 1
 """Version of the format of these bytes."""

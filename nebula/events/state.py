@@ -13,9 +13,10 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 from rpds import HashTrieMap, HashTrieSet
 
+from nebula.events.alias import Alias
 from nebula.events.batch import Batch
 from nebula.events.intents import ModelLoadRequested
-from nebula.events.values import Assignment, Device, OptionValue, Target, Task
+from nebula.events.values import Assignment, Device, OptionValue, Task
 
 Phase: TypeAlias = Literal["assigned", "starting", "ready", "failed", "stopped"]
 
@@ -299,16 +300,6 @@ class Rejection(Struct, frozen=True, gc=False):
     seq: int
     subject: str
     reason: str
-
-
-class Alias(Struct, frozen=True, gc=False):
-    """A name that stands for other models: its targets, and its mirror."""
-
-    id: str
-    name: str
-    targets: tuple[Target, ...]
-    mirror: str = ""
-    changed: int = 0
 
 
 class NameBinding(Struct, frozen=True, gc=False):

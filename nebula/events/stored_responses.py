@@ -43,7 +43,7 @@ class Asked(Struct, frozen=True, kw_only=True, tag="asked"):
     """A response that workers are to make.
 
     `body`: of the request to the engine, with all that comes before. `response`: the response as
-    it is shown while it is queued. `user` and `priority` are the request's.
+    it is shown while it is queued. `user`, `priority` and `caller_ids` are the request's.
     """
 
     head: Head
@@ -54,6 +54,7 @@ class Asked(Struct, frozen=True, kw_only=True, tag="asked"):
     timeout: float | None = None
     fields: HeaderFields = ()
     query: str = ""
+    caller_ids: tuple[str, ...] = ()
 
 
 class Began(Struct, frozen=True, kw_only=True, tag="began"):

@@ -6,11 +6,12 @@ from typing import Any
 from msgspec import Struct
 
 from nebula.events import memory
+from nebula.events.alias import Alias
 from nebula.events.batch import Batch
 from nebula.events.evolve_adapter import short
 from nebula.events.model_status import model_status
 from nebula.events.showing import shown
-from nebula.events.state import AdapterStatus, Alias, Model, Node, Replica, State
+from nebula.events.state import AdapterStatus, Model, Node, Replica, State
 from nebula.history.load_requests import autoscale_text
 
 

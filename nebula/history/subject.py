@@ -13,6 +13,7 @@ from nebula.actors.placement.planning import plan
 from nebula.actors.placement.rebalancing import rebalance
 from nebula.events.adapter_status import adapter_status
 from nebula.events.advised import command, why
+from nebula.events.alias import Alias
 from nebula.events.evolve_adapter import short
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -22,7 +23,7 @@ from nebula.events.intents import (
 )
 from nebula.events.model_status import model_status, replica_detail
 from nebula.events.record import Record
-from nebula.events.state import Alias, Model, Replica, State
+from nebula.events.state import Model, Replica, State
 from nebula.events.validation import model_by_reference
 from nebula.events.vocabulary import AdapterLoaded, AdapterLoadFailed, AdapterUnloaded
 from nebula.history.advice import advice

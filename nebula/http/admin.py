@@ -16,6 +16,7 @@ from nebula.actors.placement.rebalancing import Rebalancing, rebalance, requests
 from nebula.actors.presence import answers
 from nebula.actors.removal import occupied, stays
 from nebula.events import subjects
+from nebula.events.alias import Alias
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -30,7 +31,7 @@ from nebula.events.intents import (
     WeightsRemoveRequested,
 )
 from nebula.events.reading import UNREADABLE
-from nebula.events.state import Alias, Model, Node, Replica, State
+from nebula.events.state import Model, Node, Replica, State
 from nebula.events.vocabulary import Event, NodeDeregistered
 from nebula.history.load_requests import changed
 from nebula.http import own_fields

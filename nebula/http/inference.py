@@ -178,7 +178,7 @@ class InferenceRoutes:
             prefix=prefix_of(binding, asked.prompt),
             query=scope["query_string"].decode("latin-1"),
             fields=forwarded(headers),
-            caller_ids=request_ids.texts(headers),
+            caller_ids=request_ids.texts(headers) + (() if turn is None else (turn.head.id,)),
         )
         stream = endpoint.streams and streams(asked.stream)
         if turn is not None and turn.stored and (turn.wishes.background or kept is not None):

@@ -6,8 +6,9 @@ from litestar import Request, get
 from msgspec import Struct
 
 from nebula.actors.gateway.actor import Gateway
+from nebula.events.alias import Alias
 from nebula.events.showing import shown_text
-from nebula.events.state import Alias, Model
+from nebula.events.state import Model
 from nebula.http.anthropic import ModelInfo, model_info, model_page
 from nebula.http.dialects import dialect_for
 from nebula.http.errors import unavailable

@@ -5,22 +5,14 @@ from datetime import UTC, datetime
 from msgspec import Struct
 
 from nebula.events.adapter_status import adapter_status
+from nebula.events.alias import Alias
 from nebula.events.batch import Batch
 from nebula.events.heartbeats import QueueLength
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.model_status import ModelStatus, model_status
 from nebula.events.record import Malformed, Record
 from nebula.events.showing import shown
-from nebula.events.state import (
-    EMPTY,
-    Alias,
-    CachedSource,
-    Model,
-    Node,
-    Rejection,
-    Replica,
-    State,
-)
+from nebula.events.state import EMPTY, CachedSource, Model, Node, Rejection, Replica, State
 from nebula.events.values import Assignment
 from nebula.events.vocabulary import Event
 from nebula.history.description import describe

@@ -87,6 +87,14 @@ async def test_a_request_is_found_by_its_callers_ids(cluster: Cluster) -> None:
     assert "Earlier requests with this id: " in said.out
 
 
+async def test_a_request_for_a_response_is_found_by_the_responses_id(cluster: Cluster) -> None:
+    async with cluster.http() as http:
+        sent = {"model": "chat", "input": "x", "store": False}
+        answer = await http.post("/v1/responses", json=sent)
+    found = await story(cluster, answer.json()["id"])
+    assert answer.headers["x-request-id"] in found["headline"]
+
+
 async def test_an_error_after_the_request_was_sent_names_it(cluster: Cluster) -> None:
     await cluster.load("slow", options={"simulate-first-token": 3600})
     async with cluster.http() as http:

@@ -1,6 +1,7 @@
 """Responses in the background survive whatever dies: each text whole, nothing twice."""
 
 import asyncio
+import json
 from collections.abc import Callable
 
 import openai
@@ -133,6 +134,12 @@ async def test_a_gateway_that_stops_gives_its_responses_to_another_at_once(
         await own_cluster.ready(port)
         assert own_cluster.stop("gateway") == 0
         await check(other, identities)
+    told = await own_cluster.nebula("why", "request", identities[0], "--json")
+    story = json.loads(told.out)
+    first = identities[0].removeprefix("resp_")
+    assert story["others"][-1] == first
+    again = await own_cluster.nebula("why", "request", first, "--json")
+    assert json.loads(again.out) == story
 
 
 async def test_a_response_that_ends_engines_fails(own_cluster: Cluster) -> None:

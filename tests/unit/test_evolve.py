@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nebula.events import record
+from nebula.events.alias import Alias
 from nebula.events.evolve import FOLDS, evolve, fold
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -24,16 +25,7 @@ from nebula.events.intents import (
     NodeDrainRequested,
 )
 from nebula.events.record import Malformed, Record
-from nebula.events.state import (
-    EMPTY,
-    AdapterStatus,
-    Alias,
-    NameBinding,
-    Node,
-    Rejection,
-    Replica,
-    State,
-)
+from nebula.events.state import EMPTY, AdapterStatus, NameBinding, Node, Rejection, Replica, State
 from nebula.events.values import Adapter, Assignment, Target
 from nebula.events.version import VERSION
 from nebula.events.vocabulary import (

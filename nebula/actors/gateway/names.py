@@ -9,7 +9,8 @@ import hashlib
 from msgspec import Struct
 
 from nebula.actors.router import routing
-from nebula.events.state import Alias, Model, NameBinding, State
+from nebula.events.alias import Alias
+from nebula.events.state import Model, NameBinding, State
 
 
 class Route(Struct, frozen=True, gc=False):

@@ -257,6 +257,7 @@ class BackgroundWork:
             timeout=asked.timeout,
             prefix=prefix_of(binding, outlined.prompt),
             query=asked.query,
+            caller_ids=tuple(dict.fromkeys((*asked.caller_ids, asked.head.id))),
             fields=asked.fields,
         )
         return request, binding

@@ -286,6 +286,7 @@ async def begin(
             timeout=request.timeout,
             fields=request.fields,
             query=request.query,
+            caller_ids=request.caller_ids,
         )
         await store.ask(asked)
     except TooLarge as error:
