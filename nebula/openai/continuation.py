@@ -221,7 +221,7 @@ def plan(
     try:
         fields = _fields.decode(body)
     except UNREADABLE:
-        return CantContinue("the request is no JSON object")
+        return CantContinue("the request is not a JSON object")
     usage = _usage_wanted(fields)
     if got.done or (got.finish_reason and stream.tracked):
         return Finish(stream.closing(got.finish_reason, usage))
@@ -274,7 +274,7 @@ def _rest(
         if limit is None and (said := _said(fields, key)) != b"null":
             limit = _whole(said)
             if limit is None:
-                return CantContinue(f"{key} is no whole number")
+                return CantContinue(f"{key} is not a whole number")
     if limit is None and path == COMPLETIONS:
         limit = COMPLETION_TOKENS
     if limits is None:

@@ -445,7 +445,7 @@ IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url":
         (CHAT, {"messages": IMAGE}, "the prompt is more than text"),
         (COMPLETIONS, {"prompt": ["a", "b"]}, "there is more than one prompt"),
         (COMPLETIONS, {"prompt": [[1], [2]]}, "there is more than one prompt"),
-        (COMPLETIONS, {"max_tokens": "many"}, "max_tokens is no whole number"),
+        (COMPLETIONS, {"max_tokens": "many"}, "max_tokens is not a whole number"),
     ],
 )
 def test_what_would_not_go_on_exactly_is_refused_with_a_reason(

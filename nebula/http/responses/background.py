@@ -19,7 +19,7 @@ from nebula.actors.gateway.delivery import ClientGone, Delivery, Quiet, new_id
 from nebula.actors.gateway.not_served import NotServed
 from nebula.events import subjects
 from nebula.events.endpoints import ENDPOINTS
-from nebula.events.failures import Failure, words
+from nebula.events.failures import Failure, read_note, words
 from nebula.events.inference import BUSY, Piece, Request
 from nebula.events.reading import last_token
 from nebula.events.state import NameBinding
@@ -209,7 +209,9 @@ class BackgroundWork:
         if len(found.broke) + 1 < ENGINES:
             await attempt.broke(why)
             raise Later(0)
-        text = f"{ENGINES} engines in a row have not finished it: {why}"
+        text = f"{ENGINES} engines have failed before it was complete: {why}"
+        if any(event["type"].endswith(".delta") for event in attempt.run.events):
+            text += "; what has been given of it so far stays, and is not the whole"
         await attempt.fail(ApiError(500, text, kind="server_error", code="engines_failed"))
 
     async def _try(self, asked: Asked, attempt: Attempt, *, first: bool) -> None:
@@ -357,6 +359,11 @@ def _failed(asked: Asked, piece: Piece) -> Exception:
     match piece.failure:
         case Failure.REFUSED:
             return _wait(asked, text, piece.retry_after)
+        case Failure.CANT_CONTINUE:  # this stream can't, but the response is simply run again
+            cause, _ = read_note(piece.body)
+            return (
+                Later(0) if cause == Failure.ENGINE_STOPPED else EngineFailed(words(cause).client)
+            )
         case Failure.OVERDUE | Failure.ENGINE_TIMED_OUT:
             return ApiError(504, said, kind="timeout", code="timeout")
         case Failure.FATAL:
