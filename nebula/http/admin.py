@@ -35,9 +35,10 @@ from nebula.events.state import Model, Node, Replica, State
 from nebula.events.vocabulary import Event, NodeDeregistered
 from nebula.history.load_requests import changed
 from nebula.http import own_fields
+from nebula.http.bad_json import no_json
 from nebula.http.bodies import read_body
 from nebula.http.credentials import message_id, owner
-from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
+from nebula.http.errors import ApiError, field_at_fault, unavailable
 from nebula.http.inference import Limits
 from nebula.http.views import Accepted, ModelView, model_view, node_views, replica_views
 from nebula.store.connection import Unavailable
@@ -59,6 +60,7 @@ async def _body(
     """Read an intent from a body, and the fields beside it that are not part of the event."""
     hold = Hold(gateway.bodies)
     headers = dict(request.scope["headers"])
+    raw = b""
     try:
         raw = await read_body(request.receive, headers, limits.body_for(gateway), hold)
         fields = msgspec.json.decode(raw or b"{}", type=dict[str, object])
@@ -67,7 +69,7 @@ async def _body(
     except msgspec.ValidationError as error:
         raise ApiError(400, str(error), param=field_at_fault(error)) from error
     except UNREADABLE as error:
-        raise no_json(error) from error
+        raise no_json(raw, error) from error
     finally:
         hold.release()
 

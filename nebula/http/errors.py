@@ -79,11 +79,6 @@ def field_at_fault(error: msgspec.ValidationError) -> str | None:
     return ".".join(match[1] for match in found if match is not None) or None
 
 
-def no_json(error: Exception) -> ApiError:
-    """Return a 400 for a body that can't be read."""
-    return ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json")
-
-
 def unavailable(message: str, retry_after: int | None = 1) -> ApiError:
     """Return a 503 for something that is temporarily missing."""
     return ApiError(

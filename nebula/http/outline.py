@@ -9,7 +9,8 @@ from msgspec import Raw, Struct
 from nebula.events.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
 from nebula.events.envelope import JSON
 from nebula.events.reading import UNREADABLE
-from nebula.http.errors import ApiError, field_at_fault, no_json
+from nebula.http.bad_json import no_json
+from nebula.http.errors import ApiError, field_at_fault
 from nebula.openai import forms
 
 _EMPTY = Raw(b"")
@@ -69,7 +70,7 @@ def read(endpoint: Endpoint, body: bytes) -> Outline:
     except msgspec.ValidationError as error:
         raise ApiError(400, f"wrong type: {error}", param=field_at_fault(error)) from error
     except UNREADABLE as error:
-        raise no_json(error) from error
+        raise no_json(body, error) from error
     if common.model is None:
         raise ApiError(400, "you must name a model", param="model")
     return Outline(

@@ -71,5 +71,5 @@ def test_a_body_that_is_not_utf_8_is_refused_wherever_that_is(odd: bytes, filler
     try:
         body.decode()
     except UnicodeDecodeError:
-        with pytest.raises(ApiError, match="not valid JSON"):
+        with pytest.raises(ApiError, match="not UTF-8"):
             outline.read(CHAT, body)

@@ -17,10 +17,11 @@ from nebula.events.intents import BatchCancelRequested, BatchRequested
 from nebula.events.reading import UNREADABLE
 from nebula.events.vocabulary import Event
 from nebula.http import own_fields, paging
+from nebula.http.bad_json import no_json
 from nebula.http.batches.views import BATCHED, BatchView, view, window
 from nebula.http.bodies import read_body
 from nebula.http.credentials import owner
-from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
+from nebula.http.errors import ApiError, field_at_fault, unavailable
 from nebula.http.files import routes as file_routes
 from nebula.http.inference import Limits
 from nebula.store.batch_queue import BatchQueue, new_id
@@ -109,13 +110,14 @@ async def _read(
     request: Request[Any, Any, Any], gateway: Gateway, limits: Limits, headers: dict[bytes, bytes]
 ) -> BatchCreation:
     hold = Hold(gateway.bodies)
+    raw = b""
     try:
         raw = await read_body(request.receive, headers, limits.body_for(gateway), hold)
         return msgspec.json.decode(raw, type=BatchCreation)
     except msgspec.ValidationError as error:
         raise ApiError(400, str(error), param=field_at_fault(error)) from error
     except UNREADABLE as error:
-        raise no_json(error) from error
+        raise no_json(raw, error) from error
     finally:
         hold.release()
 

@@ -15,8 +15,9 @@ from nebula.actors.gateway.budget import Hold
 from nebula.events import metadata as rules
 from nebula.events.reading import UNREADABLE
 from nebula.events.stored_responses import Conversation, ConversationItem
+from nebula.http.bad_json import no_json
 from nebula.http.bodies import read_body
-from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
+from nebula.http.errors import ApiError, field_at_fault, unavailable
 from nebula.http.inference import Limits
 from nebula.http.paging import page
 from nebula.http.responses.routes import as_json, whose
@@ -56,13 +57,14 @@ async def _read(
 ) -> S:
     hold = Hold(gateway.bodies)
     headers = dict(request.scope["headers"])
+    raw = b""
     try:
         raw = await read_body(request.receive, headers, limits.body_for(gateway), hold)
         return msgspec.json.decode(raw or b"{}", type=kind)
     except msgspec.ValidationError as error:
         raise ApiError(400, str(error), param=field_at_fault(error)) from error
     except UNREADABLE as error:
-        raise no_json(error) from error
+        raise no_json(raw, error) from error
     finally:
         hold.release()
 

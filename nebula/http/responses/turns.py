@@ -23,7 +23,8 @@ from nebula.events.stored_responses import (
     Head,
     Key,
 )
-from nebula.http.errors import ApiError, field_at_fault, no_json, unavailable
+from nebula.http.bad_json import no_json
+from nebula.http.errors import ApiError, field_at_fault, unavailable
 from nebula.http.relay import relay
 from nebula.http.responses.following import Followed, Whole
 from nebula.openai import input_items, responses
@@ -120,7 +121,7 @@ def _wishes(body: bytes) -> Wishes:
     except msgspec.ValidationError as error:
         raise ApiError(400, f"wrong type: {error}", param=field_at_fault(error)) from error
     except UNREADABLE as error:
-        raise no_json(error) from error
+        raise no_json(body, error) from error
 
 
 def _check(said: bytes) -> None:
