@@ -3,6 +3,7 @@
 import asyncio
 
 from nebula.events.endpoints import Endpoint
+from nebula.http.bad_form import no_form
 from nebula.http.errors import ApiError
 from nebula.http.outline import Outline
 from nebula.openai.forms import BadForm, Form, FormReader
@@ -21,8 +22,7 @@ async def read(endpoint: Endpoint, content_type: str, body: bytes) -> Outline:
     try:
         form = await _read(content_type, body)
     except BadForm as error:
-        kind = {413: "body_too_large", 415: "unsupported_media_type"}.get(error.status, "bad_form")
-        raise ApiError(error.status, str(error), param=error.param, code=kind) from error
+        raise no_form(error) from error
     model = form.fields.get("model", "")
     if not model:
         raise ApiError(400, "you must name a model", param="model")

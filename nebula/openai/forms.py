@@ -82,10 +82,7 @@ class FormReader:
         self._parts += 1
         if self._parts > MOST_PARTS:
             raise BadForm(f"the form has more than {MOST_PARTS} parts, as many as are read")
-        name = segment.name or ""
-        values = [value for key, value in segment.headerlist if key == "Content-Disposition"]
-        if len(values) != 1 or not _unequivocal(values[0]) or "\\" in name:
-            raise BadForm(f"Content-Disposition of part {self._parts} is not valid")
+        name = name_of(segment, self._parts)
         if name in self._wanted:
             if name in self._kept:
                 raise BadForm(f"{name} may occur once", param=name)
@@ -117,6 +114,15 @@ def boundary_of(content_type: str) -> bytes:
     if not boundary or not _unequivocal(content_type):
         raise BadForm("Content-Type must have one boundary: multipart/form-data; boundary=…")
     return str(boundary).encode("latin-1")
+
+
+def name_of(segment: multipart.MultipartSegment, number: int) -> str:
+    """Return the name of a part, the `number`th of its form. Raise BadForm."""
+    name = segment.name or ""
+    values = [value for key, value in segment.headerlist if key == "Content-Disposition"]
+    if len(values) != 1 or not _unequivocal(values[0]) or "\\" in name:
+        raise BadForm(f"Content-Disposition of part {number} is not valid")
+    return name
 
 
 def renamed(content_type: str, body: bytes, name: str) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.integration.asking import error
 from tests.integration.cluster import PATIENCE, Cluster
 
 pytestmark = pytest.mark.anyio
@@ -98,9 +99,10 @@ DATA = b'Content-Disposition: form-data; name="file"; filename="a"\r\n\r\ndata'
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        (form(DATA), "purpose: '' is none of"),
+        (form(DATA), "purpose is required"),
+        (form(DATA, PURPOSE.replace(b"batch", b"")), "purpose: '' is none of"),
         (form(DATA, PURPOSE.replace(b"batch", b"magic")), "purpose: 'magic' is none of"),
-        (form(PURPOSE), "the form has no file"),
+        (form(PURPOSE), "file is required"),
         (form(PURPOSE, DATA.replace(b'; filename="a"', b"")), "its part has no filename"),
         (form(PURPOSE, PURPOSE, DATA), "purpose may occur once"),
         (form(PURPOSE, DATA, DATA), "file may occur once"),
@@ -108,7 +110,6 @@ DATA = b'Content-Disposition: form-data; name="file"; filename="a"\r\n\r\ndata'
         (form(PURPOSE, DATA)[:-6], "ends before its last boundary"),
         (b"", "ends before its last boundary"),
         (form(PURPOSE.replace(b"batch", b"b\xff"), DATA), "not text in UTF-8"),
-        (form(PURPOSE.replace(b"batch", b"x" * 5000), DATA), "more than 4096 bytes"),
     ],
 )
 async def test_a_bad_form_is_refused_and_leaves_nothing(
@@ -121,6 +122,13 @@ async def test_a_bad_form_is_refused_and_leaves_nothing(
     assert answer.status_code == 400, answer.text
     assert says in answer.json()["error"]["message"]
     assert listed.json()["data"] == []
+
+
+async def test_a_field_that_is_too_large_is_refused(cluster: Cluster) -> None:
+    body = form(PURPOSE.replace(b"batch", b"x" * 5000), DATA)
+    async with cluster.http() as http:
+        answer = await http.post("/v1/files", content=body, headers=FORM)
+    assert "more than 4096 bytes" in error(answer, 413)["message"]
 
 
 async def test_a_body_that_is_not_a_form_is_refused(cluster: Cluster) -> None:

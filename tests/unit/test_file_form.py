@@ -4,8 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nebula.events.endpoints import ENDPOINTS
+from nebula.http import uploads
 from nebula.http.errors import ApiError
 from nebula.http.files.form import FileForm
+
+pytestmark = pytest.mark.anyio
 
 TYPE = 'multipart/form-data; boundary="b0undary"'
 
@@ -64,8 +68,46 @@ def test_any_bytes_are_a_form_or_an_error_of_the_client(data: bytes) -> None:
     assert status_of(b"--b0undary\r\n" + data) in (200, 400)
 
 
-@pytest.mark.parametrize("kind", ["", "application/json", "multipart/form-data", "multipart/mixed"])
-def test_other_media_types_are_refused(kind: str) -> None:
-    with pytest.raises(ApiError) as caught:
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "",
+        "application/json",
+        "multipart/mixed; boundary=b",
+        "multipart/form-data",
+        "multipart/form-data; boundary=a; boundary=b",
+        "multipart/form-data; boundary=" + "b" * 1100,
+    ],
+)
+async def test_every_path_that_takes_a_form_refuses_the_same_types(kind: str) -> None:
+    with pytest.raises(ApiError) as stored:
         FileForm(kind)
-    assert caught.value.status == 415
+    with pytest.raises(ApiError) as transcribed:
+        await uploads.read(ENDPOINTS["/v1/audio/transcriptions"], kind, form("batch", b"sound"))
+    assert (stored.value.status, stored.value.body) == (
+        transcribed.value.status,
+        transcribed.value.body,
+    )
+    assert stored.value.status == (400 if "form-data" in kind else 415)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        'form-data; name="purpose"; name="other"',
+        "form-data; name*=utf-8''purpose",
+        'form-data; name="pur\\\\pose"',
+    ],
+)
+async def test_every_path_refuses_a_part_that_could_have_several_names(head: str) -> None:
+    part = f"--b0undary\r\nContent-Disposition: {head}\r\n\r\nx\r\n--b0undary--\r\n".encode()
+    with pytest.raises(ApiError) as stored:
+        list(FileForm(TYPE).feed(part))
+    with pytest.raises(ApiError) as transcribed:
+        await uploads.read(ENDPOINTS["/v1/audio/transcriptions"], TYPE, part)
+    assert stored.value.body == transcribed.value.body
+    assert stored.value.body.code == "bad_form"
+
+
+def test_a_field_that_is_too_large_is_refused() -> None:
+    assert status_of(form("x" * 5000, b"content")) == 413

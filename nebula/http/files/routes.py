@@ -111,7 +111,9 @@ async def _abandon(upload: Upload | None) -> None:
 
 
 def _facts(form: FileForm, whose: str) -> FileFacts:
-    purpose = form.fields.get("purpose", "")
+    if "purpose" not in form.fields:
+        raise ApiError(400, "purpose is required", param="purpose")
+    purpose = form.fields["purpose"]
     if purpose not in PURPOSES:
         there = ", ".join(PURPOSES)
         raise ApiError(400, f"purpose: {purpose!r} is none of {there}", param="purpose")
