@@ -6,6 +6,7 @@ only the fields that concern the gateway are read from its body.
 
 import logging
 from collections.abc import Awaitable
+from functools import partial
 from itertools import count
 
 from litestar.enums import ScopeType
@@ -40,6 +41,7 @@ from nebula.http.realtime import Realtime
 from nebula.http.relay import Source, fail, relay
 from nebula.http.responses import turns
 from nebula.http.responses.recording import Recorded
+from nebula.http.responses.turns import Turn
 from nebula.http.resuming import resume
 from nebula.http.routed import prefix_of, route_of
 from nebula.http.starting import starting
@@ -192,7 +194,11 @@ class InferenceRoutes:
                 raise _too_large_to_keep(gateway.large_bodies.room)
             request, again = await self._claim(request, kept.encode("latin-1"), original, stream)
             if again:
-                await resume(gateway, request.id, key, 0, receive, send)
+                dialect = endpoint.dialect
+                around = None if turn is None else partial(self._recorded, turn, again=True)
+                await resume(
+                    gateway, request.id, key, 0, receive, send, around=around, dialect=dialect
+                )
                 return
         delivery = gateway.ask(request, binding, idle=limits.patience.idle)
         if route.mirror or route.wake:
@@ -200,8 +206,7 @@ class InferenceRoutes:
         source: Source = delivery
         recorded: Recorded | None = None
         if turn is not None:
-            recorded = Recorded(delivery, self._responses, turn.head, stored=turn.stored)
-            source = recorded
+            source = recorded = self._recorded(turn, delivery)
         try:
             served_by = route.name if route.name != asked.model else ""
             await relay(source, receive, send, served_by, stream=stream, dialect=endpoint.dialect)
@@ -209,6 +214,10 @@ class InferenceRoutes:
             gateway.leave(delivery, hold)
             if recorded is not None:
                 await recorded.close()
+
+    def _recorded(self, turn: Turn, source: Source, *, again: bool = False) -> Recorded:
+        """Return the answer to a request for a response, to be stored if it is to be."""
+        return Recorded(source, self._responses, turn.head, stored=turn.stored, again=again)
 
     def _copy(self, request: Request, route: Route, original: bytes) -> None:
         """Send copies of a request to the models that mirror it."""

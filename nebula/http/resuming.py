@@ -1,5 +1,6 @@
 """Resumes answers: for a client that reconnects for the rest of its stream, or asks twice."""
 
+from collections.abc import Callable
 from typing import Any
 
 from litestar import Request, get
@@ -7,9 +8,10 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.resumption import Beyond, Resumption, Unknown
+from nebula.events.endpoints import Dialect
 from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
-from nebula.http.relay import relay
+from nebula.http.relay import Source, relay
 from nebula.store.connection import Unavailable
 
 MAX_RESUMED = 1024
@@ -20,10 +22,19 @@ _DIGITS = 19
 
 
 async def resume(
-    gateway: Gateway, identity: str, owner: str, after: int, receive: Receive, send: Send
+    gateway: Gateway,
+    identity: str,
+    owner: str,
+    after: int,
+    receive: Receive,
+    send: Send,
+    *,
+    around: Callable[[Source], Source] | None = None,
+    dialect: Dialect = "openai",
 ) -> None:
     """Send a stored answer to its owner, from the event after `after`.
 
+    `around`: what the answer passes through. `dialect`: in which form the client expects errors.
     Raise ApiError 400, 404, 503.
     """
     already = len(gateway.given_again)
@@ -32,14 +43,18 @@ async def resume(
     resumption = Resumption(gateway, identity, owner, after)
     gateway.given_again.add(resumption)
     try:
-        await _resume(resumption, identity, after, receive, send)
+        await _open(resumption, identity, after)
+        source = resumption if around is None else around(resumption)
+        try:
+            await relay(source, receive, send, stream=resumption.streams, dialect=dialect)
+        finally:
+            await resumption.close()
     finally:
         gateway.given_again.discard(resumption)
 
 
-async def _resume(
-    resumption: Resumption, identity: str, after: int, receive: Receive, send: Send
-) -> None:
+async def _open(resumption: Resumption, identity: str, after: int) -> None:
+    """Read what is stored of an answer. Raise ApiError."""
     try:
         await resumption.open()
     except Unknown:
@@ -54,10 +69,6 @@ async def _resume(
         ) from None
     except Unavailable as error:
         raise unavailable(str(error)) from error
-    try:
-        await relay(resumption, receive, send, stream=resumption.streams)
-    finally:
-        await resumption.close()
 
 
 @get("/v1/streams/{identity:str}")

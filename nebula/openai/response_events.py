@@ -22,6 +22,13 @@ def written(event: Event) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), msgspec.json.encode(event))
 
 
+def rewritten(event: bytes, data: Event) -> bytes:
+    """Return an event with other data; what else it says, such as its id, stays."""
+    lines = [line for line in event.split(b"\n") if line]
+    kept = [line for line in lines if not line.startswith((b"event:", b"data:"))]
+    return b"".join(line + b"\n" for line in kept) + written(data)
+
+
 def numbered(events: Iterable[Event], first: int) -> list[Event]:
     """Return events with sequence numbers from `first` on."""
     return [{**event, "sequence_number": number} for number, event in enumerate(events, first)]

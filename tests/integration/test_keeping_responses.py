@@ -1,6 +1,7 @@
 """Responses that are stored, with OpenAI's own client: shown, continued, deleted, listed."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import openai
 import pytest
@@ -196,3 +197,29 @@ async def test_paths_of_openai_s_that_are_not_offered_are_told_from_ids(
         await client.responses.input_tokens.count(model="chat", input="x")
     with pytest.raises(openai.NotFoundError, match="compact' is not offered"):
         await client.post("/responses/compact", cast_to=object, body={"model": "chat"})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_repeated_request_gets_the_same_response_that_is_not_stored(
+    client: openai.AsyncOpenAI, stream: bool
+) -> None:
+    conversation = (await client.conversations.create()).id
+    given: list[Any] = []
+    for _ in range(2):
+        made: Any = await client.responses.create(
+            model="chat",
+            input="one two",
+            store=False,
+            stream=stream,
+            conversation=conversation,
+            extra_headers={"Idempotency-Key": conversation},
+        )
+        if isinstance(made, openai.AsyncStream):
+            given.append([event async for event in made])
+        else:
+            given.append(made)
+    assert given[0] == given[1]
+    last = given[1][-1].response if isinstance(given[1], list) else given[1]
+    assert (last.model_extra or {})["store"] is False
+    assert last.conversation.id == conversation
+    assert len((await client.conversations.items.list(conversation)).data) == 2

@@ -13,7 +13,7 @@ from nebula.events.failures import Failure
 from nebula.events.inference import Piece
 from nebula.events.stored_responses import Ended, Head
 from nebula.http.responses.recording import Recorded
-from nebula.openai.response_events import written
+from nebula.openai.response_events import data_of, written
 from nebula.store.connection import Unavailable
 
 pytestmark = pytest.mark.anyio
@@ -145,3 +145,13 @@ async def test_what_breaks_off_is_kept_as_failed_before_its_client_is_told(
 async def test_what_can_t_be_kept_ends_as_it_would() -> None:
     await recorded(BEGUN, None, Store(reachable=False))
     await recorded(BEGUN, Piece(0, b"", end=True), Store(reachable=False))
+
+
+async def test_a_repeated_answer_keeps_the_id_and_the_time_of_the_first() -> None:
+    event = {**COMPLETED, "response": {**COMPLETED["response"], "id": "resp_0", "created_at": 5}}
+    source = Recorded(Engine([event], None), cast("Any", Store()), HEAD, stored=False, again=True)
+    await source.next()
+    given = data_of((await source.next()).body)
+    assert given is not None
+    response = given["response"]
+    assert (response["id"], response["created_at"], response["store"]) == ("resp_0", 5, False)

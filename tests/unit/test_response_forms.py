@@ -11,7 +11,7 @@ from openai.types.responses import Response
 from nebula.events.metadata import Metadata
 from nebula.events.stored_responses import Head
 from nebula.openai import responses
-from nebula.openai.response_events import Splitter, data_of, written
+from nebula.openai.response_events import Splitter, data_of, rewritten, written
 from nebula.openai.response_items import joined, listed, of_output, own_items
 from nebula.openai.responses import BadWish, Wishes
 
@@ -178,3 +178,12 @@ def test_metadata_at_its_limits_is_taken() -> None:
     responses.wishes(body(metadata=pairs))
     assert msgspec.convert(pairs, Metadata) == pairs
     responses.wishes(body(metadata=None))
+
+
+def test_an_event_with_other_data_keeps_its_id() -> None:
+    event = b'id: 7\nevent: a\ndata: {"type": "a"}\n\n'
+    given = rewritten(event, {"type": "response.created", "response": {}})
+    assert given.startswith(b"id: 7\nevent: response.created\n")
+    assert data_of(given) == {"type": "response.created", "response": {}}
+    assert given.endswith(b"}\n\n")
+    assert given.count(b"\n\n") == 1

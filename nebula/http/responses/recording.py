@@ -13,7 +13,7 @@ from nebula.events.stored_responses import Ended, Event, Head
 from nebula.http.relay import Source, error_of
 from nebula.http.responses.turns import keep_turn
 from nebula.openai.partial_output import PartialOutput
-from nebula.openai.response_events import OPENING, TERMINAL, Splitter, data_of, written
+from nebula.openai.response_events import OPENING, TERMINAL, Splitter, data_of, rewritten
 from nebula.openai.responses import cancelled, dressed, failed
 from nebula.store.connection import Unavailable
 from nebula.store.responses import ResponseStore, TooLarge
@@ -25,10 +25,22 @@ PATIENCE = 5.0
 
 
 class Recorded:
-    """A source whose response is stored, if it is to be, and says so in its field `store`."""
+    """A source whose response is stored, if it is to be, and says so in its field `store`.
 
-    def __init__(self, source: Source, store: ResponseStore, head: Head, *, stored: bool) -> None:
+    `again`: the answer is an earlier request's, whose response has an id of its own.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        store: ResponseStore,
+        head: Head,
+        *,
+        stored: bool,
+        again: bool = False,
+    ) -> None:
         self._source = source
+        self._again = again
         self._store = store
         self._head = head
         self._stored = stored
@@ -105,11 +117,11 @@ class Recorded:
             kind = data["type"]
             if kind in TERMINAL:
                 self._shown = None
-                given.append(written({**data, "response": await self._record(response)}))
+                given.append(rewritten(event, {**data, "response": await self._record(response)}))
             elif kind in OPENING:
-                dress = dressed(response, self._head, stored=self._stored)
+                dress = self._dressed(response)
                 self._shown = dress if self._stored else None
-                given.append(written({**data, "response": dress}))
+                given.append(rewritten(event, {**data, "response": dress}))
             else:
                 given.append(event)
         return b"".join(given) + (self._splitter.flush() if piece.end else b"")
@@ -127,7 +139,7 @@ class Recorded:
 
     async def _record(self, response: dict[str, Any]) -> dict[str, Any]:
         """Store a response; return what the client gets of it."""
-        dress = dressed(response, self._head, stored=self._stored)
+        dress = self._dressed(response)
         ended = Ended(head=self._head, response=Raw(msgspec.json.encode(dress)))
         if self._stored and not await self._keep(dress):
             return dressed(response, self._head, stored=False)
@@ -136,6 +148,17 @@ class Recorded:
         except (Unavailable, TooLarge) as error:
             log.warning("response %s is not in its conversation: %s", self._head.id, error)
         return dress
+
+    def _dressed(self, response: dict[str, Any]) -> dict[str, Any]:
+        """Return a response as its client gets it, unless it can't be stored.
+
+        What is not stored has its engine's time, which is the same whenever it is given again.
+        """
+        if not self._stored and isinstance(created := response.get("created_at"), int):
+            self._head = replace(self._head, created=created)
+        if self._again and isinstance(identity := response.get("id"), str):
+            self._head = replace(self._head, id=identity)
+        return dressed(response, self._head, stored=self._stored)
 
     async def _keep(self, response: dict[str, Any]) -> bool:
         """Store a response; return whether it could be stored."""
