@@ -1,6 +1,5 @@
 """The part of a request's body that concerns the gateway; the engine reads all of it. Pure."""
 
-import codecs
 import hashlib
 
 import msgspec
@@ -9,12 +8,12 @@ from msgspec import Raw, Struct
 from nebula.events.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
 from nebula.events.envelope import JSON
 from nebula.events.reading import UNREADABLE
+from nebula.events.utf8 import check_text
 from nebula.http.bad_json import no_json
 from nebula.http.errors import ApiError, field_at_fault
 from nebula.openai import forms
 
 _EMPTY = Raw(b"")
-_AT_ONCE = 256 * 1024
 _LISTS = ("messages",)
 """Inputs that must be a list."""
 
@@ -60,8 +59,7 @@ def read(endpoint: Endpoint, body: bytes) -> Outline:
     The engine validates the rest, but a request without a model or an input must not wake one.
     """
     try:
-        if not body.isascii():
-            _check_text(body)
+        check_text(body)
         if endpoint.path in _HOT:
             common: _Common = _hot.decode(body)
             fields = None
@@ -80,14 +78,6 @@ def read(endpoint: Endpoint, body: bytes) -> Outline:
         _user(common) if common.user or common.safety_identifier else "",
         _number(common.priority) if common.priority else 0,
     )
-
-
-def _check_text(body: bytes) -> None:
-    """Raise UnicodeDecodeError if a body is not UTF-8, also in parts that only the engine reads."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    for at in range(0, len(body), _AT_ONCE):
-        decoder.decode(body[at : at + _AT_ONCE])
-    decoder.decode(b"", final=True)
 
 
 def renamed(body: bytes, name: str, content_type: str = JSON) -> bytes:

@@ -3,6 +3,7 @@
 Forms of OpenAI's API: https://platform.openai.com/docs/api-reference/batch/request-input
 """
 
+import codecs
 import hashlib
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from msgspec import Raw, Struct
 from nebula.events.batch_facts import Problem
 from nebula.events.memory import MIB
 from nebula.events.reading import UNREADABLE
+from nebula.events.utf8 import check_text
 
 MOST_LINES = 50_000
 """Lines of an input, at most, as at OpenAI."""
@@ -144,8 +146,12 @@ class InputCheck:
         self.problems.append(Problem("line_too_long", text, number))
 
     def _checked(self, number: int, text: bytes) -> str | Problem:
+        if text.startswith(codecs.BOM_UTF8):
+            said = "the line begins with a byte order mark: save the file as UTF-8 without one"
+            return _problem("invalid_json_line", said, number)
         try:
             line = _line.decode(text)
+            check_text(text)
         except msgspec.ValidationError as error:
             return _problem("invalid_line", f"wrong type: {error}", number)
         except UNREADABLE as error:
@@ -224,5 +230,9 @@ def _on_one_line(body: bytes) -> bytes:
 
 
 def _id(batch: str, number: int) -> str:
-    digest = hashlib.blake2b(f"{batch}/{number}".encode(), digest_size=16).hexdigest()
-    return f"batch_req_{digest}"
+    return f"batch_req_{line_digest(batch, number)}"
+
+
+def line_digest(batch: str, number: int) -> str:
+    """Return a text that only this line has, and that stays the same."""
+    return hashlib.blake2b(f"{batch}/{number}".encode(), digest_size=16).hexdigest()

@@ -1,5 +1,6 @@
 """The files of a batch: input is cut and checked line by line, each result is one line."""
 
+import codecs
 import json
 
 import pytest
@@ -105,6 +106,7 @@ def test_any_bytes_are_lines_or_problems(texts: list[bytes]) -> None:
     [
         (b"{", "invalid_json_line", None),
         (b"\xef\xbb\xbf" + written("a"), "invalid_json_line", None),
+        (written("a").replace(b'"m"', b'"\xff"'), "invalid_json_line", None),
         (b"[1]", "invalid_line", None),
         (written("a", url=7), "invalid_line", None),
         (written(""), "missing_required_parameter", "custom_id"),
@@ -120,6 +122,12 @@ def test_a_line_that_is_not_valid_is_told_with_its_number(
 ) -> None:
     [problem] = checked(written("first"), text).problems
     assert (problem.code, problem.line, problem.param) == (code, 2, param)
+
+
+def test_a_byte_order_mark_is_named() -> None:
+    [problem] = checked(codecs.BOM_UTF8 + written("a")).problems
+    assert "byte order mark" in problem.message
+    assert problem.line == 1
 
 
 def test_an_empty_input_is_not_valid() -> None:
