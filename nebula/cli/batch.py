@@ -280,6 +280,5 @@ def _known(state: State, identity: str) -> Batch:
     """Return a batch. Raise Refused."""
     known = state.batches.get(identity)
     if known is None:
-        there = ", ".join(sorted(state.batches)) or "none"
-        raise Refused(f"there is no batch {identity!r}; there are: {there}")
+        raise Refused(f"there is no batch {identity[:80]!r}: {command('batch')} lists them")
     return known
