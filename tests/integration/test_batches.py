@@ -419,3 +419,6 @@ async def test_the_command_line_cancels_a_batch_and_tells_what_failed(
     assert "line 1: custom_id is required" in failed.err
     unknown = await cluster.nebula("batch", "status", "nothing")
     assert (unknown.code, "there is no batch 'nothing'" in unknown.err) == (1, True)
+    unknown = await cluster.nebula("batch", "cancel", "nothing")
+    assert (unknown.code, "lists them" in unknown.err) == (1, True)
+    assert identity not in unknown.err
