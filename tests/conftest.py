@@ -29,11 +29,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one worker: they share what they start. Simulations do not."""
-    simulations = Path(__file__).parent / "simulation"
+    """Keep tests that share what they start on one worker: those of a file, or of the demo."""
+    here = Path(__file__).parent
     for item in items:
-        if simulations not in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if here / "simulation" in item.path.parents:
+            continue
+        demo = here / "e2e" in item.path.parents and "cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("demo" if demo else item.path.stem))
 
 
 @pytest.fixture

@@ -9,17 +9,9 @@ import openai
 import pytest
 from anthropic.types import MessageParam
 
-from tests.e2e.demo_cluster import CHAT, EMBEDDING, DemoCluster
+from tests.e2e.demo_cluster import CHAT, EMBEDDING, ONE_CLASS, DemoCluster
 
 CLASSES = "classes"
-
-# vLLM scores pairs of texts with classifiers of one class only. The demo's model has no weights for
-# classes, and vLLM would leave what is in memory: they are made from those of two tokens.
-ONE_CLASS = {
-    "num_labels": 1,
-    "classifier_from_token": ["no", "yes"],
-    "method": "from_2_way_softmax",
-}
 QUESTION = "Say hello."
 ASKED: MessageParam = {"role": "user", "content": QUESTION}
 

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import DEMO
+from tests.e2e.demo_cluster import ONE_CLASS
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
@@ -42,7 +43,7 @@ CLASSIFIER = ["--runner", "pooling", "--convert", "classify", "--hf-overrides"]
 ENGINES = {
     "chat": [str(CHAT), "--max-model-len", "512"],
     "embedding": [str(EMBEDDING), "--max-model-len", "256", "--runner", "pooling"],
-    "reranker": [str(CHAT), "--max-model-len", "512", *CLASSIFIER, '{"num_labels": 1}'],
+    "reranker": [str(CHAT), "--max-model-len", "512", *CLASSIFIER, json.dumps(ONE_CLASS)],
 }
 
 SAID = [{"role": "user", "content": "Say hi"}]
