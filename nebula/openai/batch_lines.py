@@ -5,6 +5,7 @@ Forms of OpenAI's API: https://platform.openai.com/docs/api-reference/batch/requ
 
 import codecs
 import hashlib
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -102,6 +103,7 @@ class BatchRequestLine(Struct):
     body: Raw = Raw(b"")
 
 
+_PLACE = re.compile(r"at `\$\.([a-z_]+)`$")
 _line = msgspec.json.Decoder(BatchRequestLine)
 
 
@@ -146,24 +148,24 @@ class InputCheck:
         self.problems.append(Problem("line_too_long", text, number))
 
     def _checked(self, number: int, text: bytes) -> str | Problem:
-        if text.startswith(codecs.BOM_UTF8):
-            said = "the line begins with a byte order mark: save the file as UTF-8 without one"
-            return _problem("invalid_json_line", said, number)
         try:
             line = _line.decode(text)
             check_text(text)
         except msgspec.ValidationError as error:
-            return _problem("invalid_line", f"wrong type: {error}", number)
+            return _wrong_type(error, number)
         except UNREADABLE as error:
-            return _problem("invalid_json_line", f"the line is not valid JSON: {error}", number)
+            return _problem("invalid_json_line", _not_json(text, error), number)
         for param in ("custom_id", "method", "url"):
             if not getattr(line, param):
                 return _problem("missing_required_parameter", f"{param} is required", number, param)
         if line.method != "POST":
-            return _problem("invalid_method", "method must be POST", number, "method")
+            said = f"method must be POST, not {_short(line.method)}"
+            return _problem("invalid_method", said, number, "method")
         if line.url != self._endpoint:
-            said = f"url must be {self._endpoint}, as of the batch"
+            said = f"url must be {self._endpoint}, the batch's endpoint, not {_short(line.url)}"
             return _problem("invalid_url", said, number, "url")
+        if not bytes(line.body):
+            return _problem("missing_required_parameter", "body is required", number, "body")
         if not bytes(line.body).startswith(b"{"):
             return _problem("invalid_body", "body must be a JSON object", number, "body")
         identity = line.custom_id or ""
@@ -172,13 +174,40 @@ class InputCheck:
             return _problem("invalid_custom_id", said, number, "custom_id")
         first = self._seen.setdefault(identity, number)
         if first != number:
-            said = f"custom_id {identity[:80]!r} is that of line {first} too"
+            said = f"custom_id {_short(identity)} is that of line {first} too"
             return _problem("duplicate_custom_id", said, number, "custom_id")
         return identity
 
 
 def _problem(code: str, text: str, line: int, param: str | None = None) -> Problem:
     return Problem(code, text[:_SAID], line, param)
+
+
+def _short(text: str | None) -> str:
+    return repr((text or "")[:80])
+
+
+def _wrong_type(error: msgspec.ValidationError, number: int) -> Problem:
+    """Return what is wrong with a line that is JSON, and not a request."""
+    place = _PLACE.search(str(error))
+    if place is None:
+        said = "the line is not a JSON object: each line must be one request"
+        return _problem("invalid_line", said, number)
+    return _problem("invalid_line", f"{place[1]} must be a string", number, place[1])
+
+
+def _not_json(text: bytes, error: Exception) -> str:
+    """Return why a line is not JSON, and what to mend."""
+    if text.startswith(codecs.BOM_UTF8):
+        return "the line begins with a byte order mark: save the file as UTF-8 without one"
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "the line is UTF-16: save the file as UTF-8"
+    if isinstance(error, UnicodeDecodeError):
+        return f"the line is not UTF-8: {error.reason}"
+    said = str(error).removeprefix("JSON is malformed: ")
+    if said == "Input data was truncated":
+        said = "it ends too early: a request must be on one line"
+    return f"the line is not valid JSON: {said}"
 
 
 def body_of(text: bytes) -> bytes:

@@ -21,6 +21,7 @@ from nebula.openai.batch_lines import (
 )
 
 PATH = "/v1/chat/completions"
+MISSING = "missing_required_parameter"
 
 
 def cut(chunks: list[bytes]) -> list[InputLine]:
@@ -108,12 +109,13 @@ def test_any_bytes_are_lines_or_problems(texts: list[bytes]) -> None:
         (b"\xef\xbb\xbf" + written("a"), "invalid_json_line", None),
         (written("a").replace(b'"m"', b'"\xff"'), "invalid_json_line", None),
         (b"[1]", "invalid_line", None),
-        (written("a", url=7), "invalid_line", None),
+        (written("a", url=7), "invalid_line", "url"),
         (written(""), "missing_required_parameter", "custom_id"),
         (written("a", method="GET"), "invalid_method", "method"),
         (written("a", url="/v1/embeddings"), "invalid_url", "url"),
         (written("a", url=None), "missing_required_parameter", "url"),
         (written("a", body="text"), "invalid_body", "body"),
+        (b'{"custom_id": "a", "method": "POST", "url": "%b"}' % PATH.encode(), MISSING, "body"),
         (written("a" * 513), "invalid_custom_id", "custom_id"),
     ],
 )
@@ -124,9 +126,22 @@ def test_a_line_that_is_not_valid_is_told_with_its_number(
     assert (problem.code, problem.line, problem.param) == (code, 2, param)
 
 
-def test_a_byte_order_mark_is_named() -> None:
-    [problem] = checked(codecs.BOM_UTF8 + written("a")).problems
-    assert "byte order mark" in problem.message
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (codecs.BOM_UTF8 + written("a"), "byte order mark"),
+        (written("a").decode().encode("utf-16"), "is UTF-16"),
+        (written("ä").decode().replace("\\u00e4", "ä").encode("latin-1"), "is not UTF-8"),
+        (b"{", "must be on one line"),
+        (b"[%b]" % written("a"), "each line must be one request"),
+        (written("a").replace(b'"a"', b"7"), "custom_id must be a string"),
+        (written("a", method="post"), "POST, not 'post'"),
+        (written("a", url="/v1/embeddings"), "not '/v1/embeddings'"),
+    ],
+)
+def test_the_first_line_says_what_is_to_mend(text: bytes, says: str) -> None:
+    [problem] = checked(text).problems
+    assert says in problem.message
     assert problem.line == 1
 
 
