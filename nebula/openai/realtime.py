@@ -141,7 +141,13 @@ def step(session: Session, event: Event) -> tuple[Session, tuple[Effect, ...]]:
 
 
 def _from_client(session: Session, frame: Frame) -> Effect:
-    """Return what becomes of a client's message: `session.update` may name the session's model."""
+    """Return what becomes of a client's message: `session.update` may name the session's model.
+
+    vLLM ends a session for bytes, or for half a character, and so does not get them.
+    """
+    if not _is_object(frame):
+        text = "a message must be a JSON object, as text"
+        return ToClient(error_event(text, "invalid_request_error", "invalid_event"))
     named = model_of(frame)
     if named is None or named == session.own:
         return ToEngine(frame)
@@ -149,6 +155,13 @@ def _from_client(session: Session, frame: Frame) -> Effect:
         return ToEngine(Frame("text", with_model(frame.data, session.own)))
     text = f"this session is for the model {session.asked!r}: open another one for {named[:200]!r}"
     return ToClient(error_event(text, "invalid_request_error", "model_mismatch"))
+
+
+def _is_object(frame: Frame) -> bool:
+    try:
+        return frame.kind == "text" and isinstance(_fields.decode(frame.data), dict)
+    except UNREADABLE:
+        return False
 
 
 def model_of(frame: Frame) -> str | None:

@@ -102,6 +102,12 @@ class Wire:
         got, self._got = self._got, b""
         return got
 
+    def switched(self) -> "Wire":
+        """Wait until the other side has switched to another protocol."""
+        head = self._until(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101"), head
+        return self
+
     def silent(self, seconds: float = 0.3) -> bool:
         """Return whether nothing comes for a while, and the connection stays."""
         self._socket.settimeout(seconds)

@@ -91,15 +91,35 @@ def test_an_update_with_another_model_does_not_reach_the_engine() -> None:
         update(model=None),
         update(model=["alias"]),
         Frame("text", b'{"type":"other","note":"session.update","model":"x"}'),
-        Frame("text", b'session.update {"model":"x"}'),
-        Frame("text", b"[]"),
-        Frame("bytes", update(model="x").data),
     ],
 )
 def test_all_other_messages_reach_the_engine_as_they_are(said: Frame) -> None:
     assert after(OPEN, ClientSaid(said)) == (OPEN, [ToEngine(said)])
-    if said.kind == "text":
-        assert realtime.with_model(said.data, "own") == said.data
+    assert realtime.with_model(said.data, "own") == said.data
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Frame("text", b""),
+        Frame("text", b"[]"),
+        Frame("text", b'{"type": "session.update", "model": "x"'),
+        Frame("text", rb'{"type": "session.update", "model": "\ud800"}'),
+        Frame("text", b'{"a":' * 100_000),
+        Frame("text", b'"session.update"'),
+        Frame("text", b'session.update {"model":"x"}'),
+        Frame("text", b" " * 100_000),
+        Frame("bytes", update(model="x").data),
+        Frame("bytes", b""),
+    ],
+)
+def test_other_messages_are_answered_with_an_error_and_the_session_goes_on(said: Frame) -> None:
+    session, effects = after(OPEN, ClientSaid(said))
+    assert session == OPEN
+    (told,) = effects
+    assert isinstance(told, ToClient)
+    error = json.loads(told.frame.data)["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_event")
 
 
 MESSAGES = st.one_of(

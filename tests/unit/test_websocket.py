@@ -12,7 +12,7 @@ from websockets.uri import parse_uri
 
 from nebula.http.server import websocket
 from nebula.http.server.cycle import Cycle
-from nebula.http.server.websocket import EARLY, SocketCycle
+from nebula.http.server.websocket import EARLY, FRAGMENTS, SocketCycle
 
 pytestmark = pytest.mark.anyio
 
@@ -165,6 +165,19 @@ async def test_text_that_is_not_utf_8_closes_it() -> None:
     client.protocol.send_text(b"\xff")
     client.socket.feed(client.sent())
     assert client.closed == (1007, "a message of text is not valid UTF-8")
+    assert (await client.socket.receive())["type"] == "websocket.disconnect"
+
+
+async def test_fragments_without_an_end_close_it_and_keep_nothing() -> None:
+    client = Client()
+    await client.opens()
+    client.protocol.send_text(b"x", fin=False)
+    for _ in range(FRAGMENTS):
+        client.protocol.send_continuation(b"", fin=False)
+    client.protocol.send_continuation(b"", fin=True)
+    client.protocol.send_text(b"more")
+    client.socket.feed(client.sent())
+    assert client.closed == (1009, f"a message has more than {FRAGMENTS} fragments")
     assert (await client.socket.receive())["type"] == "websocket.disconnect"
 
 

@@ -31,11 +31,15 @@ PING = 20.0
 EARLY = 64 * 1024
 """Bytes that a client may send before it is told that its WebSocket is open."""
 
+FRAGMENTS = 16 * 1024
+"""Fragments of a message at most: those without content cost memory, too."""
+
 _REALTIME = Subprotocol("realtime")
 """OpenAI's clients in browsers offer it, and end a WebSocket that names none."""
 
 _SWITCHED = 101
 _INVALID_TEXT = 1007
+_TOO_BIG = 1009
 
 
 class SocketCycle(Cycle):
@@ -73,7 +77,7 @@ class SocketCycle(Cycle):
             return
         self._protocol.receive_data(part)
         for event in self._protocol.events_received():
-            if isinstance(event, Frame):
+            if isinstance(event, Frame) and not self.complete:
                 self._frame(event)
         self._write()
         if self._event is not None:
@@ -184,6 +188,10 @@ class SocketCycle(Cycle):
             self._kind, self._size = frame.opcode, 0
         self._fragments.append(bytes(frame.data))
         self._size += wire
+        if len(self._fragments) > FRAGMENTS:
+            self._fragments.clear()
+            self.end(_TOO_BIG, f"a message has more than {FRAGMENTS} fragments")
+            return
         if not frame.fin:
             return
         data = b"".join(self._fragments)
