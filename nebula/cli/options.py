@@ -271,7 +271,7 @@ restart_limit_option = click.option(
     "--restart-limit",
     default=3,
     show_default=True,
-    help="Failed starts in a row after which an engine is given up.",
+    help="Failed starts in a row after which an engine is given up; 1: none is started again.",
 )
 restart_pause_option = click.option(
     "--restart-pause",

@@ -10,13 +10,13 @@ import os
 import re
 import shutil
 import signal
-from functools import partial
 from typing import Any
 
 import pytest
 
+from nebula.events import record
 from nebula.events.state import State
-from nebula.events.vocabulary import AdapterLoaded, AdapterUnloaded
+from nebula.events.vocabulary import AdapterLoaded, AdapterUnloaded, EngineFailed
 from tests.adapters import trained
 from tests.integration.asking import CHAT, chat, error, said
 from tests.integration.cluster import Cluster
@@ -217,22 +217,11 @@ async def test_changes_under_load_lose_no_request_and_mix_nothing(cluster: Clust
     assert set(got) == {"v0", "v1"}
 
 
-def another_or_none(pid: int, state: State) -> bool:
-    replica = state.replicas["pair-1"]
-    return replica.given_up or (replica.engine is not None and replica.engine.pid != pid)
-
-
 async def test_a_command_does_not_wait_for_a_replica_that_was_given_up(cluster: Cluster) -> None:
     await cluster.load("pair", replicas=2, lora=True)
-    for _ in range(3):
-        pid = (await cluster.engine("pair-1")).pid
-        os.kill(pid, signal.SIGKILL)
-        await cluster.until(
-            partial(another_or_none, pid),
-            "it is started again or given up",
-        )
-        if (await cluster.state()).replicas["pair-1"].given_up:
-            break
+    failed = EngineFailed("RuntimeError: no", 1, attempt=2)
+    await cluster.publish(record.subject_of("pair-1", failed), record.encode(failed))
+    await cluster.until(lambda state: state.replicas["pair-1"].given_up, "it is given up")
     source = train(cluster, "lonely", "lonely")
     told = await cluster.nebula("adapters", "load", "pair", "lonely", source)
     assert told.code == 0, told.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, get_args
 
+from nebula.actors.node.reconciliation import Restarts
 from nebula.actors.placement.capacity import Place
 from nebula.actors.placement.sizing import device_at, need, usable
 from nebula.actors.router import routing
@@ -54,7 +55,7 @@ TOLD = "what runs is what the log says"
 SETTLED = "decisions die down"
 ALIVE = "a node that reaches the log is never declared lost, and none twice in a short time"
 
-TRIED = "an engine that has served for long is started again"
+TRIED = "an engine that was ready is started again, and soon if it has served for long"
 
 SURE = 15.0
 """Seconds for which a node has reached the log without a break, so that it must have answered."""
@@ -143,9 +144,10 @@ class Invariants:
             )
 
     def _tried(self, record: Record, event: EngineFailed, before: State) -> None:
-        """A replica that served for long fails for the first time, by what its node saw and told.
+        """A replica that served is started again, after a short pause if it served for long.
 
-        The log's times are later than what they tell of, by no more than `LATE`.
+        That holds for what its node saw and told. The log's times are later than what they tell
+        of, by no more than `LATE`.
         """
         known = before.replicas.get(record.id)
         if known is None or not known.serving or known.node != event.node or not known.engine:
@@ -153,13 +155,14 @@ class Invariants:
         served, took = (record.time - known.since) / 1e9, (known.since - known.engine.started) / 1e9
         machine, node = self.machines[known.node], self.nodes[known.node]
         saw = min(machine.link.clear, machine.clock.now - node.began)
-        if saw < served + took + LATE or event.attempt == 1:
+        if saw < served + took + LATE:
             return
-        if served >= min(max(2 * (took + LATE), 10.0), 300.0) + LATE:
+        long = served >= min(max(2 * (took + LATE), 10.0), 300.0) + LATE
+        if event.retry_in is None or (long and event.retry_in > Restarts().pause):
             raise Broken(
                 TRIED,
-                f"{record.id} served for {served:.0f} s after a start of {took:.0f} s, and its "
-                f"failure at {record.seq} counts as number {event.attempt} in a row",
+                f"{record.id} served for {served:.0f} s after a start of {took:.0f} s, and after "
+                f"its failure at {record.seq} it is started again in {event.retry_in} s",
             )
 
     def _truly_lost(self, record: Record) -> None:

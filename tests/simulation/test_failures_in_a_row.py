@@ -24,17 +24,22 @@ def world(kills: Iterable[float]) -> World:
     return World(Scenario(1, (machine,), 1, steps, 400.0))
 
 
-def counts(world: World) -> list[int]:
+def pauses(world: World) -> list[float | None]:
     failed = [record.content for record in world.cluster.journal.records]
-    return [event.attempt for event in failed if isinstance(event, EngineFailed)]
+    return [event.retry_in for event in failed if isinstance(event, EngineFailed)]
 
 
-def test_an_engine_that_serves_between_its_deaths_is_started_each_time() -> None:
+def test_an_engine_that_serves_between_its_deaths_is_started_soon_each_time() -> None:
     found = world((100.0, 180.0, 260.0, 340.0))
     assert found.run().law == ""
-    assert counts(found) == [1, 1, 1, 1]
+    assert pauses(found) == [1.0] * 4
 
 
 def test_the_law_is_broken_where_service_ends_no_row() -> None:
     with mock.patch.object(Restarts, "settles", return_value=1e9):
         assert world((100.0, 180.0, 260.0)).run().law == TRIED
+
+
+def test_the_law_is_broken_where_an_engine_that_was_ready_is_given_up() -> None:
+    with mock.patch.object(Restarts, "gives_up", side_effect=[False, True]):
+        assert world((100.0, 180.0)).run().law == TRIED

@@ -131,11 +131,53 @@ def test_one_that_served_for_long_has_all_its_attempts_again() -> None:
     assert (told.attempt, told.retry_in) == (1, 5.0)
 
 
-def test_for_how_long_it_must_have_served_depends_on_its_start() -> None:
-    roster, entry = opened()
-    entry.attempt = 2
-    entry.answers(100.0, took=55.0)
-    assert roster.failed(entry, -9, "killed", (), 210.1).attempt == 1
+def fails(
+    roster: EngineTable[EngineEntry], attempt: int, served: float | None, took: float = 25.0
+) -> EngineFailed:
+    """Let the replica's next engine fail, after so many seconds of service; None: as it started."""
+    entry = EngineEntry(REPLICA, REPLICA.version, attempt)
+    roster.open(entry)
+    if served is not None:
+        entry.answers(100.0, took=took)
+    told = roster.failed(entry, -9, "killed", (), 100.0 + (served or 0.0))
+    roster.has_told_failure(told, "chat-0")
+    roster.close(entry)
+    return told
+
+
+def test_an_engine_that_was_ready_is_never_given_up_and_waits_longer_each_time() -> None:
+    roster: EngineTable[EngineEntry] = EngineTable(Restarts(limit=2, longest=20.0))
+    told = [fails(roster, 1, 41.0), *(fails(roster, 2, 41.0) for _ in range(6))]
+    assert [each.retry_in for each in told] == [1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0]
+    assert {each.attempt for each in told} == {1}
+
+
+def test_one_that_served_for_twice_as_long_as_its_start_took_waits_shortly_again() -> None:
+    roster: EngineTable[EngineEntry] = EngineTable(Restarts())
+    pauses = [fails(roster, 2, served).retry_in for served in (49.9, 49.9, 50.0, 49.9)]
+    assert pauses == [2.0, 4.0, 1.0, 2.0]
+
+
+def test_starts_that_fail_are_counted_from_the_last_engine_that_was_ready() -> None:
+    roster: EngineTable[EngineEntry] = EngineTable(Restarts(limit=3))
+    for _ in range(5):
+        fails(roster, 3, 5.0)
+    told = [fails(roster, attempt, None) for attempt in (2, 3)]
+    assert [each.attempt for each in told] == [2, 3]
+    assert [each.retry_in is None for each in told] == [False, True]
+
+
+def test_another_plan_begins_with_the_shortest_pause() -> None:
+    roster: EngineTable[EngineEntry] = EngineTable(Restarts())
+    fails(roster, 1, 5.0)
+    assert fails(roster, 2, 5.0).retry_in == 2.0
+    roster.due(STATE, [replace(REPLICA, version=REPLICA.version + 1)], 1000.0)
+    assert fails(roster, 1, 5.0).retry_in == 1.0
+
+
+def test_with_a_limit_of_one_nothing_is_started_again() -> None:
+    roster: EngineTable[EngineEntry] = EngineTable(Restarts(limit=1))
+    assert fails(roster, 1, 1000.0).retry_in is None
 
 
 def test_an_adopted_engine_has_served_as_long_as_the_log_says() -> None:

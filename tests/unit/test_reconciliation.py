@@ -383,20 +383,15 @@ def perform(action: Action, placed: dict[str, Replica], alive: dict[str, Running
             placed[identity] = replace(placed[identity], adapters=adapters)
 
 
-def test_pauses_grow_twofold_until_the_limit_of_starts_is_reached() -> None:
-    restarts = Restarts(limit=5, pause=1.5, longest=60)
-    after = [restarts.after(attempt, served=0) for attempt in range(1, 6)]
-    assert after == [(1, 1.5), (2, 3.0), (3, 6.0), (4, 12.0), (5, None)]
+def test_pauses_grow_twofold_up_to_the_longest() -> None:
+    restarts = Restarts(pause=1.5, longest=60)
+    assert [restarts.after(failures) for failures in range(1, 5)] == [1.5, 3.0, 6.0, 12.0]
+    assert restarts.after(50) == 60
 
 
-def test_no_pause_is_longer_than_the_longest() -> None:
-    assert Restarts(limit=100, pause=1, longest=60).after(50, 0) == (50, 60)
-
-
-def test_an_engine_that_has_served_long_enough_fails_for_the_first_time_again() -> None:
-    restarts = Restarts(limit=3, pause=1, settled=300)
-    assert restarts.after(3, served=299.9) == (3, None)
-    assert restarts.after(3, served=300) == (1, 1)
+def test_an_engine_is_given_up_at_the_limit_of_failed_starts() -> None:
+    restarts = Restarts(limit=3)
+    assert [restarts.gives_up(number) for number in (1, 2, 3, 4)] == [False, False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -405,30 +400,16 @@ def test_an_engine_that_has_served_long_enough_fails_for_the_first_time_again() 
 def test_one_that_served_for_twice_as_long_as_its_start_took_has_ended_the_row(
     took: float | None, settles: float
 ) -> None:
-    restarts = Restarts()
-    assert restarts.after(3, settles - 0.1, took) == (3, None)
-    assert restarts.after(3, settles, took) == (1, 1)
+    assert Restarts().settles(took) == settles
 
 
-def test_an_engine_that_fails_after_minutes_of_service_each_time_is_never_given_up() -> None:
-    restarts, attempt = Restarts(), 0
-    for _ in range(10):
-        attempt, pause = restarts.after(attempt + 1, served=160, took=55)
-        assert pause == 1
-
-
-def test_a_limit_of_one_never_starts_again() -> None:
-    assert Restarts(limit=1).after(1, served=1000) == (1, None)
-
-
-@given(st.integers(1, 10**6), st.integers(1, 10**6), st.floats(0, 1e6), st.floats(0.01, 100))
+@given(st.integers(1, 10**6), st.floats(0.01, 100))
 def test_a_pause_is_always_a_number_between_the_first_and_the_longest(
-    limit: int, attempt: int, served: float, pause: float
+    failures: int, pause: float
 ) -> None:
-    number, wait = Restarts(limit=limit, pause=pause, longest=200).after(attempt, served)
-    assert number in (1, attempt)
-    assert (wait is None) == (number >= limit)
-    assert wait is None or (math.isfinite(wait) and pause <= wait <= 200)
+    wait = Restarts(pause=pause, longest=200).after(failures)
+    assert math.isfinite(wait)
+    assert pause <= wait <= 200
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -92,6 +92,9 @@ class EngineTable(Generic[E]):
         self._entries: dict[str, E] = {}
         self._retry_at: dict[str, float] = {}
         self._untold: dict[str, int] = {}
+        self._failures: dict[str, tuple[int, int]] = {}
+        """By replica: its version, and its failures in a row, those of ready engines included. They
+        set the pause."""
         self._adapting: set[str] = set()
 
     def __len__(self) -> int:
@@ -108,6 +111,10 @@ class EngineTable(Generic[E]):
         self, state: State, replicas: Sequence[Replica], now: float, waiting: Set[str] = frozenset()
     ) -> tuple[Action, ...]:
         """Return the actions for these replicas, which are all of this node's."""
+        if self._failures:
+            versions = {each.id: each.version for each in replicas}
+            failures = self._failures.items()
+            self._failures = {key: row for key, row in failures if versions.get(key) == row[0]}
         running = {each.replica: each.running for each in self._entries.values()}
         actions = reconciliation.reconcile(state, replicas, running, self._retry_at, now, waiting)
         return tuple(self._counted(action) for action in actions)
@@ -149,9 +156,18 @@ class EngineTable(Generic[E]):
         `again`: False if another start can't succeed. Until `has_told_failure`, the log does not
         have the event and only this table knows it.
         """
-        served = 0.0 if entry.ready_since is None else now - entry.ready_since
-        attempt, pause = self._restarts.after(entry.attempt, served, entry.took)
-        pause = pause if again else None
+        restarts, attempt = self._restarts, entry.attempt
+        version, row = self._failures.get(entry.replica, (entry.version, attempt - 1))
+        if version != entry.version:
+            row = 0
+        if entry.ready_since is not None:
+            attempt = 1
+            if now - entry.ready_since >= restarts.settles(entry.took):
+                row = 0
+        self._failures[entry.replica] = (entry.version, row + 1)
+        pause = restarts.after(row + 1) if again and not restarts.gives_up(attempt) else None
+        if pause is None:
+            del self._failures[entry.replica]
         self._untold[entry.replica] = attempt
         self._retry_at[entry.replica] = math.inf if pause is None else now + pause
         return EngineFailed(reason, code, lines, attempt, pause)

@@ -192,8 +192,10 @@ def _found(state: State, model: Model, name: str, offer: Offer) -> str:
 class Restarts(Struct, frozen=True):
     """Pauses before an engine that ended by itself is started again, in seconds, doubled each time.
 
-    `limit` counts failures in a row. An engine that has served for twice as long as its start took,
-    at least `least` and at most `settled` seconds, starts a new row: it failed for another reason.
+    `limit` counts starts in a row that failed: an engine that was ready has shown that it can
+    start, so it is never given up, unless `limit` is 1, with which nothing is restarted. Its pauses
+    grow all the same. An engine that has served for twice as long as its start took, at least
+    `least` and at most `settled` seconds, ends their growth: it failed for another reason.
     """
 
     limit: int = 3
@@ -203,22 +205,17 @@ class Restarts(Struct, frozen=True):
     least: float = 10.0
 
     def settles(self, took: float | None) -> float:
-        """Return the seconds of service after which failures are counted from 1 again.
+        """Return the seconds of service after which pauses are short again.
 
         `took`: seconds from an engine's start until it was ready; None if unknown.
         """
         return self.settled if took is None else min(max(2 * took, self.least), self.settled)
 
-    def after(
-        self, attempt: int, served: float, took: float | None = None
-    ) -> tuple[int, float | None]:
-        """Return (the number of this failure, the pause before the next start).
+    def gives_up(self, number: int) -> bool:
+        """Return whether an engine is not started again after so many failures in a row."""
+        return number >= self.limit
 
-        `served`: seconds for which the engine was ready; `took`: seconds of its start. Without a
-        pause, give up.
-        """
-        number = 1 if served >= self.settles(took) else attempt
-        if number >= self.limit:
-            return number, None
+    def after(self, failures: int) -> float:
+        """Return the pause after so many failures in a row, those of ready engines included."""
         # A larger exponent is never needed, and would overflow a float.
-        return number, min(self.pause * 2 ** min(number - 1, 64), self.longest)
+        return min(self.pause * 2.0 ** min(failures - 1, 64), self.longest)
