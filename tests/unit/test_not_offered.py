@@ -62,6 +62,12 @@ def test_a_part_of_another_api_is_known_below_any_base_url(path: str) -> None:
     assert "does not offer threads" in not_offered(path)
 
 
+def test_gemini_s_methods_are_known_by_their_colon() -> None:
+    for method in ("generateContent", "streamGenerateContent", "countTokens"):
+        assert "Gemini's API" in not_offered(f"/v1beta/models/chat:{method}")
+    assert not_offered("/v1beta/models/llama3:8b") == ""
+
+
 def test_other_paths_have_their_nearest_one() -> None:
     assert not_offered("/v1/nothing") == not_offered("/") == ""
     assert nearest("/v1/batchs", SERVED) is not None
