@@ -83,15 +83,17 @@ async def test_what_comes_before_a_line_is_put_before_it(cluster: Cluster) -> No
     async with official(cluster, "ours") as client:
         items = [item async for item in client.conversations.items.list(talk.id, order="asc")]
     assert len(items) == 3
-    absent, background = await answers(
+    absent, background, unstored = await answers(
         cluster,
         RESPONSES,
         {**asked, "previous_response_id": "resp_" + "0" * 32},
         {**asked, "background": True},
+        {**asked, "conversation": talk.id, "store": False},
     )
     assert absent["body"]["error"]["param"] == "previous_response_id"
     assert background["status_code"] == 400
     assert background["body"]["error"]["param"] == "background"
+    assert (unstored["status_code"], unstored["body"]["error"]["param"]) == (400, "store")
 
 
 async def test_errors_have_the_form_of_the_lines_path(cluster: Cluster) -> None:

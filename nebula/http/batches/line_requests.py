@@ -1,8 +1,8 @@
 """Has the request of a batch's line answered, as the same request of a client would be."""
 
-import hashlib
 import time
 
+import msgspec
 from msgspec import Struct
 
 from nebula.actors.gateway.actor import Gateway
@@ -16,16 +16,12 @@ from nebula.events.endpoints import ENDPOINTS, Endpoint
 from nebula.events.failures import Failure, words
 from nebula.events.inference import BUSY, Piece, Request
 from nebula.events.memory import MIB
-from nebula.events.stored_responses import Ended
 from nebula.http import dialects, outline
+from nebula.http.batches.line_responses import found_before, keep, line_id, read_line
 from nebula.http.errors import ApiError
 from nebula.http.inference import Limits
-from nebula.http.relay import Source
-from nebula.http.responses.recording import Recorded
-from nebula.http.responses.turns import Turn, keep_turn, read_turn
 from nebula.http.routed import prefix_of, route_of
 from nebula.openai.continuation import streams
-from nebula.openai.responses import PREFIX
 from nebula.store.responses import ResponseStore
 
 AGAIN = 2.0
@@ -94,23 +90,18 @@ class LineRequests:
         A line that is answered again, since the first answer was not noted, has the same id: what
         is stored under it is its answer. Raise ApiError, Later, Unavailable.
         """
-        store, identity = self._responses, _response_id(batch.id, number)
+        store, identity = self._responses, line_id(batch.id, number)
+        if (before := await found_before(store, identity)) is not None:
+            return Answer(identity, 200, before)
         limit = self._limits.body_for(self._gateway)
-        turn = await read_turn(store, body, batch.request.owner, identity, limit)
-        if turn.wishes.background:
-            text = "background can't be set in a batch: no client waits for its lines"
-            raise ApiError(400, text, param="background")
-        if turn.stored:
-            last, _ = await store.last(PREFIX + identity)
-            if isinstance(last, Ended):
-                await keep_turn(store, last)
-                return Answer(identity, 200, bytes(last.response))
+        turn = await read_line(store, batch, identity, body, limit)
         request, route = self._request(batch, endpoint, turn.body)
-        return await self._asked(endpoint, request, route, turn)
+        answer = await self._asked(endpoint, request, route)
+        if answer.status != 200:
+            return answer
+        return msgspec.structs.replace(answer, body=await keep(store, turn, answer.body))
 
-    async def _asked(
-        self, endpoint: Endpoint, request: Request, route: Route, turn: Turn | None = None
-    ) -> Answer:
+    async def _asked(self, endpoint: Endpoint, request: Request, route: Route) -> Answer:
         """Have a request answered. Raise ApiError for what will not change, Later."""
         gateway = self._gateway
         try:
@@ -118,13 +109,10 @@ class LineRequests:
             delivery = gateway.ask(request, route.binding, idle=self._limits.patience.idle)
         except NotServed as error:
             raise Later(error.retry_after or AGAIN) from error
-        source: Source = delivery
-        if turn is not None:
-            source = Recorded(delivery, self._responses, turn.head, stored=turn.stored)
         try:
             status, whole = 0, bytearray()
             while True:
-                piece = await source.next()
+                piece = await delivery.next()
                 if piece.failure:
                     raise _failed(piece)
                 status = status or piece.status
@@ -176,11 +164,6 @@ class LineRequests:
                 self._mirror.wake(request, route.model.id, body)
             raise Later(AGAIN)
         return request, route
-
-
-def _response_id(batch: str, number: int) -> str:
-    """Return what follows the prefix of a line's response, the same whenever it is sent."""
-    return hashlib.blake2b(f"{batch} {number}".encode(), digest_size=16).hexdigest()
 
 
 def _failed(piece: Piece) -> Exception:
