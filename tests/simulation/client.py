@@ -11,10 +11,11 @@ from msgspec.structs import replace
 from nebula.actors.gateway.not_served import NotServed
 from nebula.events.failures import Failure
 from nebula.events.inference import Piece
+from nebula.events.vocabulary import EngineFailed
 from tests.simulation import answers
 from tests.simulation.clock import Clock
 from tests.simulation.gateway import Gateway
-from tests.simulation.invariants import ENDED, WHOLE
+from tests.simulation.invariants import BLAMED, ENDED, WHOLE
 from tests.simulation.journal import Broken
 
 TIMEOUT = 60.0
@@ -25,13 +26,17 @@ LEAVES = 0.05
 
 
 class Asked(Struct):
-    """One request: what became of it is `outcome`, and until then empty."""
+    """One request: what became of it is `outcome`, and until then empty.
+
+    `seq`: of the last event in the log when it was asked.
+    """
 
     id: str
     model: str
     at: float
     slack: bool = False
     gateway: Gateway | None = None
+    seq: int = 0
     outcome: str = ""
     pieces: list[Piece] = field(default_factory=list)
 
@@ -57,11 +62,25 @@ class Asked(Struct):
         elif piece.failure:
             if piece.failure not in set(Failure):
                 raise Broken(ENDED, f"{self.id} ends with {piece.failure!r}")
+            if piece.failure == Failure.FATAL:
+                self._blamed(int(piece.body))
             self.outcome = f"{piece.failure}: {piece.body.decode()}"
         elif read != answers.TEXT:
             raise Broken(WHOLE, f"{self.id} ends well with {read!r}")
         else:
             self.outcome = "answered"
+
+    def _blamed(self, number: int) -> None:
+        """As many engines of its model have failed meanwhile. Raise Broken."""
+        assert self.gateway is not None
+        since = [each for each in self.gateway.journal.records if each.seq > self.seq]
+        failed = [
+            each.seq
+            for each in since
+            if isinstance(each.content, EngineFailed) and each.id.startswith(f"{self.model}-")
+        ]
+        if number > len(failed):
+            raise Broken(BLAMED, f"{self.id} is blamed for {number}, and these failed: {failed}")
 
 
 class Clients:
@@ -94,6 +113,7 @@ class Clients:
             asked.outcome = "not served: there is no gateway"
             return asked
         gateway = asked.gateway = rng.choice(serving)
+        asked.seq = gateway.journal.seq
         request = answers.request(asked.id, gateway.id, model, "", stream=rng.random() < 0.8)
         timeout = TIMEOUT if rng.random() < 0.5 else None
         request = replace(request, timeout=timeout, keep=rng.random() < 0.2, slack=asked.slack)

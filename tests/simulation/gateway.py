@@ -72,7 +72,7 @@ class Gateway(Process):
         super().__init__(link.clock)
         self.id = identity
         self.link = link
-        self._journal = journal
+        self.journal = journal
         self._rng = rng
         self._publish = publish
         self._kept = kept
@@ -107,7 +107,7 @@ class Gateway(Process):
     def _run(self) -> Generator[Any, Any, None]:
         while not self.link.up:
             yield 0.25
-        self.follower = Follower(self._journal, self.link, self._rng)
+        self.follower = Follower(self.journal, self.link, self._rng)
         self.spawn(self._act(self.follower))
         while True:
             if not self.core.flights:

@@ -57,6 +57,8 @@ ALIVE = "a node that reaches the log is never declared lost, and none twice in a
 
 TRIED = "an engine that was ready is started again, and soon if it has served for long"
 
+BLAMED = "a request is blamed for no more failures of engines than the log has"
+
 SURE = 15.0
 """Seconds for which a node has reached the log without a break, so that it must have answered."""
 
