@@ -52,7 +52,8 @@ def _todo(batch: Batch) -> str:
     if batch.output or batch.errors:
         answers = command("batch", "results", batch.id) if batch.output else ""
         errors = command("batch", "results", batch.id, "--errors") if batch.errors else ""
-        return f"{' and '.join(filter(None, (answers, errors)))} write its results."
+        write = "write" if answers and errors else "writes"
+        return f"{' and '.join(filter(None, (answers, errors)))} {write} its results."
     if batch.phase == "failed":
         return "Mend the input, and submit it again."
     return ""

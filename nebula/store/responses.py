@@ -188,6 +188,8 @@ class ResponseStore:
 
     async def conversation(self, identity: str) -> tuple[Conversation | None, int]:
         """Return a conversation, and its sequence. Raise Unavailable."""
+        if not subjects.is_token(identity):
+            return None, 0
         found = await durable.last(self.connection, STREAM, subjects.conversation(identity))
         if found is None:
             return None, 0

@@ -230,15 +230,21 @@ async def test_a_batch_that_is_cancelled_keeps_the_answers_that_are_there(
 
 async def test_a_batch_whose_time_is_over_expires(cluster: Cluster) -> None:
     await cluster.load("asleep", on_request=True, stands="asleep")
-    lines = [line("now", chat("chat", max_tokens=1)), line("never", chat("asleep"))]
+    await cluster.load("slow", options={"simulate-token": 5})
+    lines = [
+        line("now", chat("chat", max_tokens=1)),
+        line("never", chat("asleep")),
+        line("under way", chat("slow", max_tokens=50)),
+    ]
     async with official(cluster) as client:
         batch = await submitted(client, jsonl(lines), completion_window="8s")
         done = await over(cluster, client, batch.id)
         assert done.status == "expired"
         [good] = await read(client, done.output_file_id)
-        [bad] = await read(client, done.error_file_id)
+        bad = await read(client, done.error_file_id)
     assert good["custom_id"] == "now"
-    assert (bad["custom_id"], bad["error"]["code"]) == ("never", "batch_expired")
+    assert [each["custom_id"] for each in bad] == ["never", "under way"]
+    assert {each["error"]["code"] for each in bad} == {"batch_expired"}
     state = await cluster.state()
     assert state.models["asleep"].asleep, "a batch wakes no model unless it is asked to"
 

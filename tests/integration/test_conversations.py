@@ -193,3 +193,14 @@ async def test_what_is_too_large_is_blamed_and_not_the_conversation(
             model="chat", input=half["content"], conversation=conversation
         )
     assert (refused.value.status_code, refused.value.param) == (413, "conversation")
+
+
+@pytest.mark.parametrize("identity", ["conv_.", ".a", "conv_a..b", "conv_*", "conv_>", "conv_a b"])
+async def test_what_can_not_be_an_id_is_not_found(
+    client: openai.AsyncOpenAI, identity: str
+) -> None:
+    with pytest.raises(openai.NotFoundError, match="not found"):
+        await client.conversations.retrieve(identity)
+    with pytest.raises(openai.NotFoundError, match="not found") as refused:
+        await client.responses.create(model="chat", input="one", conversation=identity)
+    assert refused.value.param == "conversation"

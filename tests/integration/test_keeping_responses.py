@@ -223,3 +223,14 @@ async def test_a_repeated_request_gets_the_same_response_that_is_not_stored(
     assert (last.model_extra or {})["store"] is False
     assert last.conversation.id == conversation
     assert len((await client.conversations.items.list(conversation)).data) == 2
+
+
+async def test_what_is_too_large_to_be_stored_is_refused_only_if_it_must_be_stored(
+    client: openai.AsyncOpenAI,
+) -> None:
+    large: dict[str, Any] = {"model": "chat", "input": "x" * 8_000_000, "max_output_tokens": 1}
+    with pytest.raises(openai.APIStatusError, match="can be stored") as refused:
+        await client.responses.create(**large, store=True)
+    assert (refused.value.status_code, refused.value.param) == (413, "input")
+    made = await client.responses.create(**large)
+    assert (made.model_extra or {})["store"] is False

@@ -45,9 +45,13 @@ _TRANSIENT = frozenset(
         Failure.OTHER_VERSION,
         Failure.GAP,
         Failure.TAKEN_BACK,
+        Failure.OVERDUE,
     }
 )
-"""Failures that say nothing about the request: it is simply tried again."""
+"""Failures that say nothing about the request: it is simply tried again.
+
+Overdue is a line at the end of its batch's window: the batch then says that it has expired.
+"""
 
 
 class Later(Exception):
@@ -172,6 +176,6 @@ def _failed(piece: Piece) -> Exception:
         return Later(piece.retry_after or AGAIN)
     text = piece.body.decode("utf-8", "replace")
     said = words(piece.failure).client
-    timed_out = piece.failure in (Failure.OVERDUE, Failure.ENGINE_TIMED_OUT)
+    timed_out = piece.failure is Failure.ENGINE_TIMED_OUT
     why = f"{said}: {text}" if text else said
     return ApiError(504 if timed_out else 500, why, kind="server_error", code=str(piece.failure))

@@ -84,7 +84,7 @@ async def create_batch(
     known = _before(gateway, wanted)
     if known is not None:
         return view(known)
-    file = await file_routes.find(files, asked.input_file_id, whose)
+    file = await file_routes.find(files, asked.input_file_id, whose, "input_file_id")
     if file.facts.purpose != "batch":
         text = f"the file's purpose is {file.facts.purpose}: a batch needs one of purpose batch"
         raise ApiError(400, text, param="input_file_id")

@@ -60,14 +60,14 @@ def view(file: StoredFile) -> FileView:
     )
 
 
-async def find(files: Files, identity: str, whose: str) -> StoredFile:
-    """Return an owner's file. Raise ApiError 404, 503."""
+async def find(files: Files, identity: str, whose: str, param: str = "id") -> StoredFile:
+    """Return an owner's file; `param` names its id. Raise ApiError 404, 503."""
     try:
         file = await files.find(identity)
     except Unavailable as error:
         raise unavailable(str(error)) from error
     if file is None or file.facts.owner != whose:
-        raise ApiError(404, f"No such File object: {identity[:80]}", param="id", code="not_found")
+        raise ApiError(404, f"No such File object: {identity[:80]}", param=param, code="not_found")
     return file
 
 

@@ -54,12 +54,12 @@ def no_response(identity: str, *, previous: bool = False) -> ApiError:
     """Return the error for a response that does not exist, or belongs to another."""
     if previous:
         return _no_previous(f"Previous response with id '{identity}' not found.")
-    return ApiError(404, f"Response with id '{identity}' not found.")
+    return ApiError(404, f"Response with id '{identity[:80]}' not found.")
 
 
 def no_conversation(identity: str, param: str | None = None) -> ApiError:
     """Return the error for a conversation that does not exist, or belongs to another."""
-    return ApiError(404, f"Conversation with id '{identity}' not found.", param=param)
+    return ApiError(404, f"Conversation with id '{identity[:80]}' not found.", param=param)
 
 
 def _no_previous(text: str) -> ApiError:
@@ -110,6 +110,12 @@ async def read_turn(
     if len(whole) > limit:
         text = f"the request and what comes before it have {len(whole)} bytes, at most {limit}"
         raise ApiError(413, text, code="body_too_large")
+    room = store.connection.max_body - _SPARE
+    if stored and len(bytes(head.items)) > room:
+        if wishes.said or wishes.background:
+            text = f"the input has {len(said)} bytes: it can be stored with at most {room}"
+            raise ApiError(413, text, param="input", code="too_large")
+        stored = False
     return Turn(wishes=wishes, head=head, body=whole, stored=stored)
 
 
