@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, Phase
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
-from tests.fuzz.verdicts import Verdicts, speaks_anthropic
+from nebula.http.dialects import dialect_for
+from tests.fuzz.verdicts import Verdicts
 
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 
@@ -43,8 +44,6 @@ def ask(operation: Any, url: str, verdicts: Verdicts, examples: int, seed: int) 
 def _ask(
     operation: Any, mode: GenerationMode, url: str, verdicts: Verdicts, examples: int, seed: int
 ) -> None:
-    anthropic = speaks_anthropic(operation.path)
-
     @hypothesis.seed(seed)
     @hypothesis.settings(
         max_examples=examples,
@@ -58,14 +57,17 @@ def _ask(
         answer = case.call(base_url=url, timeout=60)
         status = answer.status_code
         name = f"{operation.method.upper()} {operation.path}"
-        # A path or a method of its own, which another operation answers, has OpenAI's form.
-        other = status in (404, 405) and anthropic and b'"type":"error"' not in answer.content
+        # A path or a method of its own, which another operation answers, has OpenAI's form, unless
+        # the request names the version of Anthropic's API.
+        fields = [(name.lower().encode(), b"") for name in case.headers or ()]
+        named = dialect_for(operation.path, fields) == "anthropic"
+        other = status in (404, 405) and named and b'"type":"error"' not in answer.content
         verdicts.take(
             "schema",
             f"{name}: {mode.value}, body {str(case.body)[:200]}, {case.query} {case.headers}",
             status,
             answer.content,
-            anthropic=anthropic and not other,
+            anthropic=named and not other,
         )
 
     send()

@@ -9,6 +9,8 @@ import httpx
 import nats
 import pytest
 
+from nebula.events import subjects
+from nebula.store.server import NAME
 from tests.integration.asking import CHAT, chat, error
 from tests.integration.cluster import Cluster
 
@@ -26,6 +28,15 @@ async def not_ready(cluster: Cluster, http: httpx.AsyncClient, words: str) -> st
     return str(error(await http.get("/ready"), 503)["message"])
 
 
+async def looked_at(cluster: Cluster) -> None:
+    """Wait until the log has been seen by the watch of its store, which tells of each look."""
+    client = await nats.connect(cluster.nats_url)
+    looks = await client.subscribe(subjects.store_status(NAME))
+    for _ in range(2):  # the first may have begun before there was a log
+        await looks.next_msg(30)
+    await client.close()
+
+
 async def test_a_log_deleted_from_disk_is_told_and_can_still_be_exported(
     own_cluster: Cluster,
 ) -> None:
@@ -34,6 +45,7 @@ async def test_a_log_deleted_from_disk_is_told_and_can_still_be_exported(
     await cluster.ready()
     await cluster.load("chat")
     events = await cluster.last_seq()
+    await looked_at(cluster)
     shutil.rmtree(cluster.folder / "home" / "nats")
     async with cluster.http() as http:
         reason = await not_ready(cluster, http, "nebula export")

@@ -225,7 +225,7 @@ async def test_a_request_that_kills_engines_is_refused_in_the_end(cluster: Clust
     async with cluster.http() as http:
         refused = error(await http.post(CHAT, json=chat("poisoned")), 500)
     assert refused["code"] == "engines_failed"
-    await cluster.stands("poisoned", "failed")
+    await cluster.stands("poisoned")
 
 
 async def test_a_client_that_leaves_while_its_stream_has_no_engine_gets_none(

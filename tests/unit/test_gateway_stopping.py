@@ -31,7 +31,7 @@ async def ask(app: Any, path: str = "/v1/models") -> list[dict[str, Any]]:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await app({"type": "http", "path": path}, None, send)
+    await app({"type": "http", "path": path, "headers": []}, None, send)
     return sent
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from nebula.cli import explain
+from nebula.cli import explain_others
 from nebula.cli.main import main
 from nebula.events.evolve import evolve
 from nebula.events.intents import AdapterLoadRequested, NodeDrainRequested
@@ -154,8 +154,8 @@ def test_a_request_is_looked_for_by_its_id_and_by_its_callers(
         asked.append(("caller's", caller_id))
         return []
 
-    monkeypatch.setattr(explain, "look_up", look_up)
-    monkeypatch.setattr(explain, "called", called)
+    monkeypatch.setattr(explain_others, "look_up", look_up)
+    monkeypatch.setattr(explain_others, "called", called)
     joined(monkeypatch, cluster(n1=[80]))
     result = says("why", "0a1b2c3d")
     assert (result.exit_code, asked) == (1, [("own", "0a1b2c3d"), ("caller's", "0a1b2c3d")])
