@@ -130,12 +130,11 @@ mutants: install-control $(MUTMUT)
 	@.venv/bin/mutmut results
 
 # The longest come first, so that no worker ends long before the others. Real engines fill the
-# machine by themselves, so they come after the rest: one worker has the demo's cluster, the other
-# engines without a cluster.
+# machine by themselves: they come after the rest, one test at a time.
 test: install-control install-engine install-proxies demo-models
 	@$(MAKE) --no-print-directory check
-	@.venv/bin/pytest -n 4 --dist loadgroup tests/simulation tests/integration tests/unit
-	@.venv/bin/pytest -n 2 --dist loadgroup tests/e2e
+	@.venv/bin/pytest -n 4 --dist loadfile tests/simulation tests/integration tests/unit
+	@.venv/bin/pytest tests/e2e
 
 SEEDS ?= 1000
 simulate: install-control

@@ -28,17 +28,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share what they start on one worker: those of a file, or of the demo."""
-    here = Path(__file__).parent
-    for item in items:
-        if here / "simulation" in item.path.parents:
-            continue
-        demo = here / "e2e" in item.path.parents and "cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("demo" if demo else item.path.stem))
-
-
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
