@@ -133,7 +133,7 @@ mutants: install-control $(MUTMUT)
 # machine by themselves: they come after the rest, one test at a time.
 test: install-control install-engine install-proxies demo-models
 	@$(MAKE) --no-print-directory check
-	@.venv/bin/pytest -n 4 --dist loadfile tests/simulation tests/integration tests/unit
+	@.venv/bin/pytest -n 4 --dist loadfile --no-loadscope-reorder tests/simulation tests/integration tests/unit
 	@.venv/bin/pytest tests/e2e
 
 SEEDS ?= 1000
