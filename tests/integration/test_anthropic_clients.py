@@ -53,11 +53,11 @@ async def test_other_clients_get_openai_s_list_of_models(two_models: Cluster) ->
 
 async def test_errors_of_all_kinds_have_anthropic_s_form(client: AsyncAnthropic) -> None:
     for asking, status, kind in (
-        (client.models.retrieve("nobody"), 404, "not_found_error"),
-        (client.messages.create(model="nobody", max_tokens=1, messages=[]), 404, "not_found_error"),
+        (client.models.retrieve("absent"), 404, "not_found_error"),
+        (client.messages.create(model="absent", max_tokens=1, messages=[]), 404, "not_found_error"),
         (client.messages.batches.retrieve("msgbatch_1"), 404, "not_found_error"),
         (client.models.list(limit=9999), 400, "invalid_request_error"),
-        (client.models.list(after_id="nobody"), 400, "invalid_request_error"),
+        (client.models.list(after_id="absent"), 400, "invalid_request_error"),
     ):
         with pytest.raises(anthropic.APIStatusError) as refused:
             await asking

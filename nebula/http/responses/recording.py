@@ -141,7 +141,7 @@ class Recorded:
         """Store a response; return what the client gets of it."""
         dress = self._dressed(response)
         ended = Ended(head=self._head, response=Raw(msgspec.json.encode(dress)))
-        if self._stored and not await self._keep(dress):
+        if self._stored and not await self._append(ended):
             return dressed(response, self._head, stored=False)
         try:
             await keep_turn(self._store, ended)
@@ -162,7 +162,11 @@ class Recorded:
 
     async def _keep(self, response: dict[str, Any]) -> bool:
         """Store a response; return whether it could be stored."""
-        ended = Ended(head=self._head, response=Raw(msgspec.json.encode(response)))
+        return await self._append(
+            Ended(head=self._head, response=Raw(msgspec.json.encode(response)))
+        )
+
+    async def _append(self, ended: Ended) -> bool:
         try:
             await self._store.append(self._head.id, ended, 0, patience=PATIENCE)
         except (Unavailable, TooLarge) as error:
