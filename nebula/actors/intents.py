@@ -92,4 +92,6 @@ def _guard(state: State, event: Event) -> Guard:
         return Guard(subjects.NODE_EVENTS, state.nodes_seq)
     if AGGREGATE_OF[type(event).__name__] == "batch":
         return Guard(subjects.BATCH_EVENTS, state.batches_seq)
+    if AGGREGATE_OF[type(event).__name__] == "key":
+        return Guard(subjects.KEY_EVENTS, state.keys_seq)
     return Guard(subjects.MODEL_EVENTS, state.models_seq)

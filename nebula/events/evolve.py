@@ -14,6 +14,7 @@ from nebula.events.brief import brief
 from nebula.events.evolve_alias import fold_alias
 from nebula.events.evolve_batch import fold_batch
 from nebula.events.evolve_cluster import cluster_objection, fold_cluster
+from nebula.events.evolve_key import fold_key
 from nebula.events.evolve_model import fold_model
 from nebula.events.evolve_node import fold_node
 from nebula.events.evolve_replica import fold_report
@@ -29,6 +30,7 @@ from nebula.events.vocabulary import (
     BatchEvent,
     ClusterEvent,
     EventRejected,
+    KeyEvent,
     ModelEvent,
     NodeEvent,
     NodeHeard,
@@ -93,6 +95,13 @@ def _of_batch(state: State, record: Record, event: BatchEvent) -> State:
     return fold_batch(state, record, event) if reason is None else _reject(state, record, reason)
 
 
+def _of_key(state: State, record: Record, event: KeyEvent) -> State:
+    seq = record.seq
+    state = replace(state, seq=seq, time=record.time, keys_seq=seq)
+    reason = rejection_reason(state, record.id, event)
+    return fold_key(state, record, event) if reason is None else _reject(state, record, reason)
+
+
 def _of_cluster(state: State, record: Record, event: ClusterEvent) -> State:
     state = replace(state, seq=record.seq, time=record.time)
     reason = cluster_objection(state, record.id, event)
@@ -106,7 +115,7 @@ def _answer(state: State, record: Record, _: EventRejected) -> State:
 
 
 def _malformed(state: State, record: Record, content: Malformed) -> State:
-    """Malformed entries on subjects of models, nodes or batches still advance their guards."""
+    """Malformed entries on subjects of models, nodes, batches and keys advance their guards."""
     seq, subject = record.seq, record.subject
     state = replace(
         state,
@@ -115,6 +124,7 @@ def _malformed(state: State, record: Record, content: Malformed) -> State:
         models_seq=seq if subject.startswith("nebula.events.model.") else state.models_seq,
         nodes_seq=seq if subject.startswith("nebula.events.node.") else state.nodes_seq,
         batches_seq=seq if subject.startswith("nebula.events.batch.") else state.batches_seq,
+        keys_seq=seq if subject.startswith("nebula.events.key.") else state.keys_seq,
     )
     if too_new(state) is not None:
         return state  # a Nebula that knows its version may understand it
@@ -135,6 +145,7 @@ FOLDS: dict[type, Callable[[State, Record, Any], State]] = {
     **dict.fromkeys(get_args(NodeEvent), _of_node),
     **dict.fromkeys(get_args(AliasEvent), _of_alias),
     **dict.fromkeys(get_args(BatchEvent), _of_batch),
+    **dict.fromkeys(get_args(KeyEvent), _of_key),
     **dict.fromkeys(get_args(ClusterEvent), _of_cluster),
     EventRejected: _answer,
     Malformed: _malformed,

@@ -64,6 +64,7 @@ _FORMS = re.compile(
     r"|xox[abeoprs]-[A-Za-z0-9-]{10,}"
     r"|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,}|ya29\.[A-Za-z0-9_-]{16,}"
     r"|nvapi-[A-Za-z0-9_-]{16,}|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{30,}"
+    r"|nbl_[A-Za-z0-9_-]{44,}"
     r"|S[ACNOUX][A-Z2-7]{56}"
     r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[^-]|-(?!----END))*(?:-----END [A-Z ]*KEY-----)?"
@@ -95,7 +96,7 @@ _SUSPECT = (
     "://", "token", "key", "connection", "secret", "pass", "credential", "auth", "cookie", "jwt",
     "bearer", "basic", "dsn", "sig", "pwd", "pat", "hf_", "sk-", "gho_", "ghp_", "ghs_", "ghu_",
     "ghr_", "glpat", "xox", "akia", "asia", "aiza", "ya29", "nvapi", "npm_", "pypi-", "api_org_",
-    "eyj",
+    "eyj", "nbl_",
 )  # fmt: skip
 _SEED = re.compile(r"S[ACNOUX][A-Z2-7]{56}")
 """A part of every secret's name or form: text without it needs no further check."""

@@ -13,13 +13,14 @@ from rpds import HashTrieMap
 from nebula.events.alias import Alias
 from nebula.events.batch import Batch
 from nebula.events.index import indexed
+from nebula.events.key import Key
 from nebula.events.reading import UNREADABLE
 from nebula.events.state import Cluster, Model, NameBinding, Node, Rejection, Replica, State
 
 FORMAT = 1
 """Version of the format of these bytes."""
 
-FOLD = 18
+FOLD = 19
 """Version of `evolve`; it grows when the same log folds to a different state. A test checks
 that."""
 
@@ -52,6 +53,8 @@ class _Body(Struct, frozen=True, kw_only=True):
     cluster: Cluster = Cluster()
     batches_seq: int = 0
     batches: dict[str, Batch] = {}
+    keys_seq: int = 0
+    keys: dict[str, Key] = {}
 
 
 _encoder = msgspec.json.Encoder(order="deterministic")
@@ -77,6 +80,8 @@ def canonical(state: State) -> bytes:
             cluster=state.cluster,
             batches_seq=state.batches_seq,
             batches=dict(state.batches),
+            keys_seq=state.keys_seq,
+            keys=dict(state.keys),
         )
     )
 
@@ -126,5 +131,8 @@ def load(data: bytes) -> State:
         cluster=found.cluster,
         batches_seq=found.batches_seq,
         batches=HashTrieMap(found.batches),
+        keys_seq=found.keys_seq,
+        keys=HashTrieMap(found.keys),
+        valid_keys=sum(not key.revoked_ns for key in found.keys.values()),
     )
     return indexed(read)

@@ -16,6 +16,7 @@ from rpds import HashTrieMap, HashTrieSet
 from nebula.events.alias import Alias
 from nebula.events.batch import Batch
 from nebula.events.intents import ModelLoadRequested
+from nebula.events.key import Key
 from nebula.events.values import Assignment, Device, OptionValue, Task
 
 Phase: TypeAlias = Literal["assigned", "starting", "ready", "failed", "stopped"]
@@ -324,7 +325,8 @@ class State(Struct, frozen=True, gc=False, kw_only=True):
     """The cluster after the event at `seq`.
 
     `models_seq` is the last sequence on the subjects of models, `nodes_seq` on those of nodes,
-    `batches_seq` on those of batches: decisions and intents are appended under these guards.
+    `batches_seq` on those of batches, `keys_seq` on those of keys: decisions and intents are
+    appended under these guards. `valid_keys`: how many keys are not revoked.
     `capacity_seq` is the last event that may have made room for more replicas.
 
     The last three follow from the others. `occupancy`: the use of each node. `apart`: by model, the
@@ -337,6 +339,8 @@ class State(Struct, frozen=True, gc=False, kw_only=True):
     models_seq: int = 0
     nodes_seq: int = 0
     batches_seq: int = 0
+    keys_seq: int = 0
+    valid_keys: int = 0
     capacity_seq: int = 0
     models: HashTrieMap[str, Model] = HashTrieMap()
     replicas: HashTrieMap[str, Replica] = HashTrieMap()
@@ -344,6 +348,7 @@ class State(Struct, frozen=True, gc=False, kw_only=True):
     aliases: HashTrieMap[str, Alias] = HashTrieMap()
     names: HashTrieMap[str, NameBinding] = HashTrieMap()
     batches: HashTrieMap[str, Batch] = HashTrieMap()
+    keys: HashTrieMap[str, Key] = HashTrieMap()
     rejections: HashTrieMap[int, Rejection] = HashTrieMap()
     cluster: Cluster = Cluster()
     occupancy: HashTrieMap[str, Occupancy] = HashTrieMap()

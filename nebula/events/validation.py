@@ -8,6 +8,7 @@ from nebula.events.brief import brief
 from nebula.events.engine_options import devices_needed
 from nebula.events.engine_validation import bad_memory, bad_options
 from nebula.events.evolve_batch import batch_objection
+from nebula.events.evolve_key import key_objection
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -24,6 +25,7 @@ from nebula.events.intents import (
     WeightsPinRequested,
     WeightsRemoveRequested,
 )
+from nebula.events.key_events import KeyChanged, KeyIssued, KeyRevoked
 from nebula.events.sizes import oversized
 from nebula.events.sources import is_folder
 from nebula.events.state import Model, State
@@ -71,6 +73,8 @@ def _objection(state: State, identity: str, event: Event) -> str | None:
             return None if identity in state.aliases else f"there is no alias {identity!r}"
         case BatchRequested() | BatchCancelRequested():
             return batch_objection(state, identity, event)
+        case KeyIssued() | KeyChanged() | KeyRevoked():
+            return key_objection(state, identity, event)
         case ModelAssigned():
             return _assigned(state, identity, event)
         case ModelRolledBack():

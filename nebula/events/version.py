@@ -11,7 +11,7 @@ from typing import Any
 from nebula.events.state import State
 from nebula.events.vocabulary import Event
 
-VERSION = 4
+VERSION = 5
 """The newest cluster version that this Nebula knows."""
 
 SIZES = 1
@@ -24,6 +24,9 @@ those that it no longer names answer until its replicas serve."""
 BATCHES = 4
 """The version from which a log may contain batches."""
 
+LOCKS = 5
+"""The version from which a log may contain API keys."""
+
 SINCE: Mapping[tuple[str, str], int] = {
     ("NodeStopped", ""): 2,
     ("BatchRequested", ""): BATCHES,
@@ -32,6 +35,9 @@ SINCE: Mapping[tuple[str, str], int] = {
     ("BatchCancelRequested", ""): BATCHES,
     ("BatchFinished", ""): BATCHES,
     ("BatchCancelled", ""): BATCHES,
+    ("KeyIssued", ""): LOCKS,
+    ("KeyChanged", ""): LOCKS,
+    ("KeyRevoked", ""): LOCKS,
 }
 """The version that introduced a field or, with "" as the field, a type of event; older ones are not
 listed. It lists everything that was added to an intent, and everything that older routers would

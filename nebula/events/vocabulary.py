@@ -55,6 +55,7 @@ from nebula.events.intents import (
     WeightsPinRequested,
     WeightsRemoveRequested,
 )
+from nebula.events.key_events import KeyChanged, KeyIssued, KeyRevoked
 from nebula.events.node_facts import (
     ClusterFounded,
     DownloadFailed,
@@ -101,6 +102,10 @@ __all__ = [
     "EngineStopped",
     "Event",
     "EventRejected",
+    "KeyChanged",
+    "KeyEvent",
+    "KeyIssued",
+    "KeyRevoked",
     "ModelAssigned",
     "ModelEvent",
     "ModelMeasured",
@@ -123,7 +128,7 @@ __all__ = [
     "WeightsRemoved",
 ]
 
-AGGREGATES = ("model", "replica", "node", "alias", "batch", "log", "cluster")
+AGGREGATES = ("model", "replica", "node", "alias", "batch", "key", "log", "cluster")
 
 ModelEvent: TypeAlias = (
     ModelLoadRequested
@@ -182,9 +187,17 @@ BatchEvent: TypeAlias = (
     | BatchFinished
     | BatchCancelled
 )
+KeyEvent: TypeAlias = KeyIssued | KeyChanged | KeyRevoked
 ClusterEvent: TypeAlias = ClusterFounded | ClusterVersionRaised
 Event: TypeAlias = (
-    ModelEvent | ReplicaEvent | NodeEvent | AliasEvent | BatchEvent | ClusterEvent | EventRejected
+    ModelEvent
+    | ReplicaEvent
+    | NodeEvent
+    | AliasEvent
+    | BatchEvent
+    | KeyEvent
+    | ClusterEvent
+    | EventRejected
 )
 Observed: TypeAlias = (
     ModelScaled | ModelSlept | ModelWoken | NodeSuspected | NodeLost | ClusterVersionRaised
@@ -201,6 +214,7 @@ AGGREGATE_OF: dict[str, str] = {
     **{event.__name__: "node" for event in get_args(NodeEvent)},
     **{event.__name__: "alias" for event in get_args(AliasEvent)},
     **{event.__name__: "batch" for event in get_args(BatchEvent)},
+    **{event.__name__: "key" for event in get_args(KeyEvent)},
     **{event.__name__: "cluster" for event in get_args(ClusterEvent)},
     EventRejected.__name__: "log",
 }

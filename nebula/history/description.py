@@ -21,6 +21,7 @@ from nebula.events.intents import (
     WeightsPinRequested,
     WeightsRemoveRequested,
 )
+from nebula.events.key_events import KeyChanged, KeyIssued, KeyRevoked
 from nebula.events.model_status import starts_before
 from nebula.events.plain_text import plain
 from nebula.events.record import Malformed, Record
@@ -65,6 +66,7 @@ from nebula.events.vocabulary import (
     NodeSuspected,
     WeightsRemoved,
 )
+from nebula.history.key_rights import key_rights
 from nebula.history.load_requests import replaced, settings
 
 
@@ -92,6 +94,13 @@ def _told(record: Record, before: State) -> str:
             return f"plan {version}: {where}"
         case ModelUnschedulable(reason=reason, missing=missing):
             return f"{_count(missing, 'replica')} can't be placed: {reason}"
+        case KeyIssued():
+            return f"key issued: {key_rights(record.content)}"
+        case KeyChanged(hash=new):
+            what = "key replaced by a new one" if new else "key changed"
+            return f"{what}: {key_rights(record.content)}"
+        case KeyRevoked(reason=reason):
+            return "key revoked" + _because(reason)
         case ModelUnloaded():
             return "gone: its last engine has ended"
         case ModelMeasured() as event:

@@ -9,9 +9,11 @@ from nebula.events import memory
 from nebula.events.alias import Alias
 from nebula.events.batch import Batch
 from nebula.events.evolve_adapter import short
+from nebula.events.key import Key
 from nebula.events.model_status import model_status
 from nebula.events.showing import shown
 from nebula.events.state import AdapterStatus, Model, Node, Replica, State
+from nebula.events.usage_limits import limit_texts
 from nebula.history.load_requests import autoscale_text
 
 
@@ -30,13 +32,14 @@ class Change(Struct, frozen=True, kw_only=True):
 
 
 def differences(before: State, after: State) -> list[Change]:
-    """Return what differs in `after`: models, replicas, nodes, aliases and batches, each by id."""
+    """Return what differs in `after`: models, replicas, nodes, aliases, batches and keys."""
     return [
         *_compare("model", before.models, after.models, _model(before), _model(after)),
         *_compare("replica", before.replicas, after.replicas, _replica, _replica),
         *_compare("node", before.nodes, after.nodes, _node, _node),
         *_compare("alias", before.aliases, after.aliases, _alias, _alias),
         *_compare("batch", before.batches, after.batches, _batch, _batch),
+        *_compare("key", before.keys, after.keys, _key, _key),
     ]
 
 
@@ -189,6 +192,19 @@ def _batch(batch: Batch) -> Mapping[str, str]:
         "failed": str(batch.failed or ""),
         "output": batch.output,
         "errors": batch.errors,
+    }
+
+
+def _key(key: Key) -> Mapping[str, str]:
+    return {
+        "name": key.name,
+        "begins": key.prefix,
+        "scopes": ", ".join(key.scopes),
+        "models": ", ".join(key.models),
+        "tenant": key.tenant,
+        "expires": key.expires,
+        "revoked": "yes" if key.revoked_ns else "",
+        "limits": ", ".join(limit_texts(key.limits)),
     }
 
 

@@ -1,5 +1,7 @@
 """One example of every event, all from one story: a chat model, and what became of it."""
 
+from datetime import UTC, datetime
+
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -16,7 +18,9 @@ from nebula.events.intents import (
     WeightsPinRequested,
     WeightsRemoveRequested,
 )
+from nebula.events.key_events import KeyChanged, KeyIssued, KeyRevoked
 from nebula.events.memory import GIB
+from nebula.events.usage_limits import UsageLimits
 from nebula.events.values import Adapter, Assignment, Device, Target
 from nebula.events.vocabulary import (
     AdapterLoaded,
@@ -59,6 +63,7 @@ from nebula.events.vocabulary import (
 )
 
 _DIGEST = "3f1c9e0b7d5a42688e9b1f0c6d4a7e2519c8b3f6a0d7e4c1925b8f3a6d0e7c14"
+_KEY = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5"
 _QWEN = "Qwen/Qwen2.5-0.5B-Instruct"
 
 _EVENTS: tuple[tuple[str, Event], ...] = (
@@ -122,8 +127,8 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
     ("n1", WeightsPinRequested(_QWEN, pinned=False)),
     ("n1", WeightsRemoveRequested(_QWEN)),
     ("n1", WeightsRemoved(_QWEN, "it was requested")),
-    ("4f1d0c", ClusterFounded("lab", 4)),
-    ("4f1d0c", ClusterVersionRaised(5, "2 routers and 3 nodes know version 5")),
+    ("4f1d0c", ClusterFounded("lab", 5)),
+    ("4f1d0c", ClusterVersionRaised(6, "2 routers and 3 nodes know version 6")),
     (
         "batch_6f0e",
         BatchRequested("file-81c2", "/v1/chat/completions", metadata={"run": "nightly"}),
@@ -133,6 +138,21 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
     ("batch_6f0e", BatchCancelRequested()),
     ("batch_6f0e", BatchCancelled(417, 3, "file-c1e4", "file-d2f5")),
     ("batch_81c0", BatchFinished("completed", 995, 5, "file-9a3d", "file-b07f")),
+    (
+        "ci",
+        KeyIssued(
+            _KEY,
+            ("infer",),
+            name="nightly checks",
+            prefix="nbl_ci_x7Qa9d",
+            models=("qwen", "org/*"),
+            tenant="team-a",
+            expires=datetime(2027, 1, 1, tzinfo=UTC),
+            limits=UsageLimits(requests_per_minute=600, priority=(0, 9)),
+        ),
+    ),
+    ("ci", KeyChanged(("infer", "view"), name="nightly checks", models=("qwen",))),
+    ("ci", KeyRevoked("left the team")),
     ("42", EventRejected("nebula.events.model.chat.ModelScaleRequested", "there is no such model")),
     ("n1", NodeSuspected("not heard from for 20.4 s: it is lost after 30 s")),
     ("n1", NodeHeard("it reads this log")),

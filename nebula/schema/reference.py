@@ -37,6 +37,10 @@ _LIMITS = {
 }
 
 
+_ID = "[A-Za-z0-9_-]"
+"""What the patterns of ids have in common."""
+
+
 def markdown() -> str:
     """Return the whole page."""
     return "\n".join(_lines())
@@ -185,12 +189,17 @@ def _type(field: Schema) -> str:
         return " or ".join(dict.fromkeys(_type(each) for each in field["anyOf"]))
     kind = field.get("type", "any JSON")
     if kind == "array":
+        if "prefixItems" in field:
+            kinds = dict.fromkeys(_type(each) for each in field["prefixItems"])
+            return f"{len(field['prefixItems'])} of {' or '.join(kinds)}"
         return f"list of {_type(field['items'])}" if "items" in field else "list"
     if kind == "object":
         values = field.get("additionalProperties")
         return f"object of {_type(values)}" if isinstance(values, dict) and values else "object"
-    if "pattern" in field:
+    if _ID in field.get("pattern", ""):
         return f"string: {ID}"
+    if field.get("format") == "date-time":
+        return "string: a time as in RFC 3339, with its zone"
     limits = ", ".join(f"{word} {field[key]}" for key, word in _LIMITS.items() if key in field)
     return f"{kind}, {limits}" if limits else str(kind)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ from nebula.events.intents import (
     WeightsPinRequested,
     WeightsRemoveRequested,
 )
+from nebula.events.key_events import KeyChanged, KeyIssued, KeyRevoked
 from nebula.events.record import Entry, Malformed, Record
 from nebula.events.state import EMPTY
 from nebula.events.upcasting import version_of
+from nebula.events.usage_limits import UsageLimits
 from nebula.events.validation import rejection_reason
 from nebula.events.values import Adapter, Assignment, Autoscale, Device, Target, Weights
 from nebula.events.vocabulary import (
@@ -131,6 +134,43 @@ EVENTS: dict[str, tuple[str, Event]] = {
                 keep=7200,
             ),
         ),
+        (
+            "ci",
+            KeyIssued(
+                "0123456789abcdef" * 4,
+                ("infer", "view"),
+                name="für Prüfungen",
+                prefix="nbl_ci_Ab3",
+                models=("org/*", "embed"),
+                tenant="team-a",
+                expires=datetime(2027, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC),
+                limits=UsageLimits(
+                    requests_per_minute=600,
+                    tokens_per_minute=200_000,
+                    in_flight=16,
+                    waiting=0,
+                    priority=(-5, 9),
+                    tokens_per_day=10**7,
+                    tokens_per_month=10**8,
+                    max_tokens=4096,
+                ),
+            ),
+        ),
+        (
+            "ci",
+            KeyChanged(
+                ("operate",),
+                name="ci",
+                models=("embed",),
+                tenant="team-b",
+                expires=datetime(2028, 1, 1, tzinfo=UTC),
+                limits=UsageLimits(in_flight=2),
+                hash="fedcba9876543210" * 4,
+                prefix="nbl_ci_Xy9",
+                overlap=3600.5,
+            ),
+        ),
+        ("ci", KeyRevoked("verloren")),
         ("batch_1", BatchStarted(50)),
         ("batch_1", BatchProgressed(20, 1)),
         ("batch_1", BatchCancelRequested()),

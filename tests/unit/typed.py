@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import Any
 
 import msgspec.inspect as types
@@ -52,6 +53,10 @@ def _of(kind: types.Type) -> st.SearchStrategy[Any]:
             least = kind.min_length or 0
             items = st.lists(_of(item), min_size=least, max_size=least + _FEW)
             return items if isinstance(kind, types.ListType) else items.map(tuple)
+        case types.TupleType(item_types=items_of):
+            return st.tuples(*map(_of, items_of))
+        case types.DateTimeType():
+            return st.datetimes(timezones=st.just(UTC))
         case types.DictType(key_type=key, value_type=value):
             return st.dictionaries(_of(key), _of(value), max_size=_FEW)
         case types.BoolType():
