@@ -1,0 +1,309 @@
+"""What one gateway may use of a subject's limits without asking, and what it reports of it. Pure.
+
+`nebula.events.ledger` has the theory. An allowance has a *purse* for each meter of its subject:
+what the gateway holds, what its running requests have reserved, and what it has spent and not
+reported yet. A request reserves the most that it can use, and is settled with what it used.
+
+`now` is the gateway's monotonic clock, `wall` the NATS server's, both in seconds.
+"""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from nebula.events import ledger
+from nebula.events.ledger import (
+    AT_A_TIME,
+    EXPIRES,
+    HOLDS,
+    Account,
+    Entry,
+    Report,
+    Tally,
+    window,
+)
+
+REPORTS = 2.0
+"""Seconds between two reports of what is in use."""
+
+_NEVER = -1e9
+
+
+class Purse:
+    """One meter of a subject, as far as this gateway has to do with it.
+
+    `held`: of its lease, with what it has `spent` and not reported yet, what is `reserved`, and
+    what is `returned` by the report under way. `taken`: since the last report. `wanted`: by
+    requests that wait for it. `epoch` changes when nothing is owed to earlier reservations any
+    more. As last read: the `tally`, what `others` hold, and how much of that was idle.
+    """
+
+    __slots__ = (
+        "end",
+        "epoch",
+        "held",
+        "limit",
+        "meter",
+        "others",
+        "others_idle",
+        "reserved",
+        "returned",
+        "spent",
+        "taken",
+        "tally",
+        "wanted",
+        "window",
+    )
+
+    def __init__(self, meter: str, limit: int) -> None:
+        self.meter = meter
+        self.limit = limit
+        self.window = self.end = 0
+        self.held = self.spent = self.reserved = self.returned = 0
+        self.taken = self.wanted = self.epoch = 0
+        self.tally = Tally()
+        self.others = self.others_idle = 0
+
+    @property
+    def free(self) -> int:
+        """What a request may reserve now."""
+        return self.held - self.spent - self.reserved - self.returned
+
+    @property
+    def remaining(self) -> int:
+        """What is left of the limit, as far as this gateway knows."""
+        used = self.tally.spent if self.tally.window == self.window else 0
+        return max(0, self.limit - used - self.others - self.spent - self.reserved)
+
+    def turn(self, wall: float) -> None:
+        """Begin the present window, unless that has begun."""
+        begin, end = window(self.meter, wall)
+        if begin > self.window:
+            self._turn(begin, end)
+        elif not self.end:
+            self.end = end
+
+    def _turn(self, begin: int, end: int) -> None:
+        self.window, self.end = begin, end
+        if self.meter not in AT_A_TIME:
+            self.held = self.spent = self.reserved = self.returned = self.taken = 0
+            self.others = self.others_idle = 0
+            self.epoch += 1
+
+    def entry(self, *, lent: bool) -> Entry:
+        """Return what is reported, and set aside what the report gives back.
+
+        `lent`: give back all that no request waits for.
+        """
+        taken, self.taken = self.taken, 0
+        kept = min(max(self.free, 0), self.wanted if lent else max(2 * taken, self.wanted))
+        self.returned += max(self.free - kept, 0)
+        return Entry(
+            self.limit,
+            self.window,
+            spent=self.spent,
+            kept=self.reserved + kept,
+            busy=self.reserved,
+            needs=max(0, self.wanted - kept),
+            spare=0 if lent else max(0, 2 * (taken + self.wanted) - kept),
+        )
+
+    def granted(self, entry: Entry, tally: Tally, held: int) -> None:
+        """Take in what a report led to."""
+        self.returned = 0
+        if tally.window > self.window:
+            self._turn(tally.window, window(self.meter, tally.window)[1])
+        if tally.window < self.window:
+            self.held = 0
+        else:
+            self.held = held
+            if entry.window == self.window:
+                self.spent -= entry.spent
+
+    def lost(self) -> None:
+        """Note that the lease was expired: what it held counts as spent."""
+        self.returned = 0
+        if self.meter not in AT_A_TIME:
+            self.spent = max(0, self.spent + self.reserved - self.held)
+            self.reserved = 0
+            self.epoch += 1
+        self.held = 0
+
+
+Reservation: TypeAlias = list[tuple[Purse, int, int]]
+"""What one request has reserved: how much of each purse, and in which epoch of it."""
+
+
+class _Pending(Struct, frozen=True):
+    """A report that may count: it was to replace the account at `seq`, and was sent at `sent`."""
+
+    report: Report
+    seq: int
+    sent: float
+
+
+class Allowance:
+    """A gateway's part of one subject's limits.
+
+    `holder`: the gateway, by a name for this run. `until`: when its lease ends. `asked`: another
+    gateway needs more than there is. `seq`: of the account that was read last.
+    """
+
+    def __init__(self, holder: str, limits: Mapping[str, int]) -> None:
+        self.holder = holder
+        self.purses: dict[str, Purse] = {}
+        self.until = _NEVER
+        self.asked = False
+        self._numbers = 0
+        self._last = 0
+        self._sent_at = _NEVER
+        self.seq = 0
+        self._pending: list[_Pending] = []
+        self._seen: dict[str, tuple[int, float]] = {}
+        self.limit(limits)
+
+    def limit(self, limits: Mapping[str, int]) -> None:
+        """Set the limits of the subject."""
+        for meter in self.purses.keys() - limits.keys():
+            del self.purses[meter]
+        for meter, limit in limits.items():
+            purse = self.purses.get(meter)
+            if purse is None:
+                self.purses[meter] = Purse(meter, limit)
+            else:
+                purse.limit = limit
+
+    # Requests
+
+    def lacks(self, needs: Mapping[str, int], now: float, wall: float) -> list[Purse]:
+        """Return the purses that can't give what a request needs of them now."""
+        held = now < self.until
+        lacking = []
+        for meter, purse in self.purses.items():
+            amount = needs.get(meter, 0)
+            if wall >= purse.end:
+                purse.turn(wall)
+            if amount and (not held or purse.free < amount):
+                lacking.append(purse)
+        return lacking
+
+    def take(self, needs: Mapping[str, int], into: Reservation) -> None:
+        """Reserve what a request needs, which `lacks` has found to be there."""
+        for meter, purse in self.purses.items():
+            if amount := needs.get(meter, 0):
+                purse.reserved += amount
+                purse.taken += amount
+                into.append((purse, amount, purse.epoch))
+
+    # Reports
+
+    @property
+    def in_use(self) -> bool:
+        """Whether there is something to report, now or later."""
+        return bool(self._pending) or any(
+            purse.held or purse.spent or purse.wanted for purse in self.purses.values()
+        )
+
+    @property
+    def short(self) -> bool:
+        """Whether a request waits for more than there is."""
+        return any(purse.wanted > purse.free for purse in self.purses.values())
+
+    def due(self, now: float) -> bool:
+        """Return whether it is time for a report."""
+        return self.in_use and (self.asked or now >= self._sent_at + REPORTS)
+
+    def read(self, account: Account, seq: int, now: float) -> None:
+        """Take in the account as it was found at `seq`, and what has become of reports.
+
+        A report whose acknowledgement is lost may still come to count, until the account has been
+        replaced.
+        """
+        if seq < self.seq:
+            return
+        self.seq = seq
+        lease = account.leases.get(self.holder)
+        number = lease.report if lease is not None else 0
+        counted = [each for each in self._pending if each.report.number == number]
+        if counted:
+            self._counts(counted[0], account)
+        elif number != self._last:
+            self._lost()
+        self._resolve(seq)
+        self._look(account, now)
+
+    def report(self, account: Account, now: float, wall: float) -> Account:
+        """Return the account that is to replace what was `read`."""
+        account = self._expire(account, now)
+        self._numbers += 1
+        lent = self.asked or self._others_lack(account)
+        entries = {}
+        for meter, purse in self.purses.items():
+            purse.turn(wall)
+            entries[meter] = purse.entry(lent=lent)
+        report = Report(self._numbers, self._last, entries)
+        self._pending.append(_Pending(report, self.seq, now))
+        return ledger.settled(account, self.holder, report)
+
+    def _counts(self, pending: "_Pending", account: Account) -> None:
+        report, sent = pending.report, pending.sent
+        self._pending.clear()
+        lease = account.leases[self.holder]
+        self._last = report.number
+        self._sent_at = sent
+        self.until = sent + HOLDS
+        self.asked = False
+        for meter, purse in self.purses.items():
+            if (entry := report.entries.get(meter)) is not None:
+                purse.granted(entry, account.tallies[meter], lease.held.get(meter, 0))
+
+    def _resolve(self, seq: int) -> None:
+        """Forget the reports that can't count any more, and what they would have given back."""
+        self._pending = [each for each in self._pending if each.seq == seq]
+        if not self._pending:
+            for purse in self.purses.values():
+                purse.returned = 0
+
+    def _lost(self) -> None:
+        self._last = 0
+        self.until = _NEVER
+        for purse in self.purses.values():
+            purse.lost()
+
+    def _look(self, account: Account, now: float) -> None:
+        """Note how long the leases of others have been as they are, and what is left."""
+        self._seen = {
+            name: self._seen[name]
+            if name in self._seen and self._seen[name][0] == lease.report
+            else (lease.report, now)
+            for name, lease in account.leases.items()
+            if name != self.holder
+        }
+        others = [lease for name, lease in account.leases.items() if name != self.holder]
+        for meter, purse in self.purses.items():
+            purse.tally = account.tallies.get(meter, purse.tally)
+            held = sum(lease.held.get(meter, 0) for lease in others)
+            purse.others = held
+            purse.others_idle = held - sum(lease.busy.get(meter, 0) for lease in others)
+
+    def _expire(self, account: Account, now: float) -> Account:
+        for name, (_, since) in self._seen.items():
+            if now >= since + EXPIRES:
+                account = ledger.expired(account, name)
+        return account
+
+    def _others_lack(self, account: Account) -> bool:
+        return any(lease.lacks for name, lease in account.leases.items() if name != self.holder)
+
+
+def settle(reservation: Reservation, used: Mapping[str, int]) -> None:
+    """Settle what a request has reserved with what it used, by meter; absent is nothing."""
+    for purse, amount, epoch in reservation:
+        actual = used.get(purse.meter, 0)
+        if purse.epoch == epoch:
+            purse.reserved -= amount
+            purse.spent += actual if purse.meter not in AT_A_TIME else 0
+        elif actual > amount:
+            purse.spent += actual - amount
+    reservation.clear()

@@ -1,0 +1,122 @@
+"""Laws of limits that several gateways share, in worlds with faults; and that they find bugs."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nebula.actors.gateway.allowance import Allowance, Purse, Reservation, settle
+from nebula.events import ledger
+from nebula.events.ledger import Account, Meter
+from tests.unit.ledger_world import STEP, World
+
+SEEDS = st.integers(0, 2**32)
+STEPS = 300
+
+
+@given(SEEDS)
+def test_no_limit_is_exceeded_whatever_goes_wrong(seed: int) -> None:
+    World(seed).run(STEPS)
+
+
+@given(SEEDS)
+def test_requests_in_flight_are_never_too_many_while_no_gateway_is_suspended(seed: int) -> None:
+    World(seed, pauses=False).run(STEPS)
+
+
+@given(SEEDS)
+def test_without_faults_the_account_says_what_was_used(seed: int) -> None:
+    world = World(seed, faults=False)
+    world.run(STEPS)
+    world.calm()
+    (begun,) = [begun for meter, begun in world.used if meter == Meter.DAY]
+    assert world.account.tallies[Meter.DAY].spent == world.used[Meter.DAY, begun]
+
+
+@given(SEEDS)
+def test_after_the_faults_nothing_is_held_in_vain(seed: int) -> None:
+    world = World(seed)
+    world.run(STEPS)
+    world.calm()
+    world.busy = True
+    world.step()
+    for _ in range(int(30 / STEP)):  # leases expire where the account is in use
+        world.step()
+    world.calm()
+    held = [lease.held for lease in world.account.leases.values()]
+    assert not any(held), held
+
+
+def test_a_gateway_alone_can_use_all_of_a_limit() -> None:
+    alone = Allowance("g", {Meter.REQUESTS: 7})
+    account, taken, seq, now = ledger.EMPTY, 0, 0, 0.0
+    for _ in range(40):
+        now += STEP
+        if alone.lacks({Meter.REQUESTS: 1}, now, 60.0 + now):
+            alone.purses[Meter.REQUESTS].wanted = 1
+            account, seq = alone.report(account, now, 60.0 + now), seq + 1
+            alone.read(account, seq, now)
+            alone.purses[Meter.REQUESTS].wanted = 0
+        else:
+            reserved: Reservation = []
+            alone.take({Meter.REQUESTS: 1}, reserved)
+            settle(reserved, {Meter.REQUESTS: 1})
+            taken += 1
+    assert taken == 7
+    assert alone.purses[Meter.REQUESTS].remaining == 0
+
+
+def test_a_lease_is_not_spent_after_its_time() -> None:
+    one = Allowance("g", {Meter.IN_FLIGHT: 5})
+    one.purses[Meter.IN_FLIGHT].wanted = 3
+    one.read(one.report(ledger.EMPTY, 10.0, 60.0), 1, 10.5)
+    need: dict[str, int] = {Meter.IN_FLIGHT: 1}
+    assert not one.lacks(need, 10.0 + ledger.HOLDS - 0.1, 60.0)
+    assert one.lacks(need, 10.0 + ledger.HOLDS, 60.0)
+
+
+def _frees_what_a_dead_gateway_held(account: Account, holder: str) -> Account:
+    leases = {name: lease for name, lease in account.leases.items() if name != holder}
+    return Account(account.tallies, leases)
+
+
+def _forgets_reports_too_soon(self: Allowance, _: int) -> None:
+    self._pending = []
+    for purse in self.purses.values():
+        purse.returned = 0
+
+
+def _keeps_what_it_gives_back(self: Purse, *, lent: bool) -> ledger.Entry:
+    entry = _entry(self, lent=lent)
+    self.returned = 0
+    return entry
+
+
+_entry = Purse.entry
+
+BUGS: dict[str, tuple[object, str, object]] = {
+    "what a dead gateway held is free again": (
+        ledger,
+        "expired",
+        _frees_what_a_dead_gateway_held,
+    ),
+    "a report without an answer is taken for lost": (
+        Allowance,
+        "_resolve",
+        _forgets_reports_too_soon,
+    ),
+    "what is given back is used meanwhile": (Purse, "entry", _keeps_what_it_gives_back),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(*BUGS[bug])
+
+    def found(seed: int) -> bool:
+        try:
+            World(seed, loss=0.25).run(STEPS)
+        except AssertionError:
+            return True
+        return False
+
+    assert any(map(found, range(300)))
