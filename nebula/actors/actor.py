@@ -10,6 +10,8 @@ import random
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
+from nats.js.api import StreamConfig
+
 from nebula.actors.founding import found
 from nebula.actors.greeting import greeting
 from nebula.actors.projection import Projection
@@ -17,7 +19,7 @@ from nebula.store.connection import Connection, Unavailable
 from nebula.store.log import Log
 from nebula.store.snapshots import Snapshots
 from nebula.store.tail import LogReplaced
-from nebula.store.upkeep import Upkeep
+from nebula.store.upkeep import Upkeep, all_streams
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,12 @@ SNAPSHOT_JITTER = 2.0
 
 class Actor:
     """A process of the cluster: override `begin`, `work` and `end`."""
+
+    makes_snapshots = False
+    """Whether it makes the snapshots that later starts believe."""
+
+    keeps_streams = True
+    """Whether it creates and repairs the streams in memory."""
 
     def __init__(self, connection: Connection, *, stream_replicas: int = 1) -> None:
         self.connection = connection
@@ -48,6 +56,16 @@ class Actor:
             lambda: len(self.projection.state.nodes),
             lambda: self.projection.state.cluster.version == 0,
             self._snapshots_gone.set,
+            self._streams(stream_replicas),
+        )
+
+    def _streams(self, replicas: int) -> tuple[StreamConfig, ...]:
+        """Return the streams that it looks after."""
+        log, *in_memory, snapshots = all_streams(replicas)
+        return (
+            log,
+            *(in_memory if self.keeps_streams else ()),
+            *((snapshots,) if self.makes_snapshots else ()),
         )
 
     def stop(self) -> None:
@@ -80,7 +98,8 @@ class Actor:
             ):
                 await self.begin()
                 self.greet()
-                self.spawn(self._keep_snapshots(), "keep snapshots")
+                if self.makes_snapshots:
+                    self.spawn(self._keep_snapshots(), "keep snapshots")
                 working = asyncio.create_task(self.work(), name="work")
                 await asyncio.wait(
                     (following, working, keeping, stopping),
@@ -100,7 +119,8 @@ class Actor:
         await self.connection.open()
         await self.log.open()
         await self.projection.restore()
-        self.connection.on_reconnect(self._on_return_of_nats)
+        if self.keeps_streams:
+            self.connection.on_reconnect(self._on_return_of_nats)
 
     async def _on_return_of_nats(self) -> None:
         self.spawn(self._restore_memory(), "restore the streams in memory")
@@ -135,13 +155,13 @@ class Actor:
         """Release what `begin` acquired; also called if `begin` was never reached."""
 
     async def _keep_snapshots(self) -> None:
-        """Make a snapshot whenever one is due and no other actor has made it."""
+        """Make a snapshot whenever one is due and no other router has made it."""
         snapshots = Snapshots(self.log)
         newest = 0
         while True:
             if await self._snapshot_due(newest + SNAPSHOT_EVERY):
                 newest = 0
-            # All actors notice at the same event: an actor that waits longer finds the work done.
+            # All routers notice at the same event: one that waits longer finds the work done.
             await asyncio.sleep(random.uniform(0, SNAPSHOT_JITTER))
             try:
                 newest = max([newest, *await snapshots.seqs()])

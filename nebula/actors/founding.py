@@ -31,7 +31,7 @@ async def found(projection: Projection, name: str) -> Cluster:
         await _append(projection, name)
     if name and name not in (known.name, known.id):
         raise OtherCluster(
-            f"the log at {projection.log.connection.url} is of cluster {told(known)}, not of "
+            f"the log at {projection.log.connection.shown} is of cluster {told(known)}, not of "
             f"{name!r}: name that one with --cluster, or use another NATS"
         )
     return known

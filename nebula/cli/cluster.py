@@ -18,15 +18,19 @@ FOLD_PATIENCE = 15.0
 """Seconds to wait for the log: a cluster that loses the log's leader needs up to nine."""
 
 
-async def connected(nats: str, name: str, *, patience: float | None = None) -> Connection:
+async def connected(
+    nats: str, name: str, *, patience: float | None = None, role: str = "operator"
+) -> Connection:
     """Connect to a cluster. Raise Unavailable, which says how to start or to name one.
 
     `patience`: seconds for a server to be there and to answer. Without it, a server has
-    CONNECT_PATIENCE seconds to answer, and one that is not there is not waited for.
+    CONNECT_PATIENCE seconds to answer, and one that is not there is not waited for. `role`: whose
+    credentials are used at the server of `nebula up`.
     """
     limit = CONNECT_PATIENCE if patience is None else patience
+    connection = Connection(nats, name, role=role)
     try:
-        return await Connection(nats, name).open(patience=limit, if_there=patience is None)
+        return await connection.open(patience=limit, if_there=patience is None)
     except NotLetIn:
         raise
     except Unavailable as error:

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from nebula.cli import tables
+from nebula.cli.embedded import embedded, environment
 from nebula.cli.log_source import ArchivePast, moment, state_at
 from nebula.cli.options import PORT, verbose_option
 from nebula.cli.process import fail, on_stop, run, set_up_logging
@@ -20,6 +21,7 @@ from nebula.events.state import Node, State
 from nebula.events.vocabulary import EngineStopped
 from nebula.history.moments import BadMoment, clock
 from nebula.history.replay import BadLog
+from nebula.schema.parties import RoleName
 from nebula.store.archive import BadArchive
 from nebula.store.connection import Connection
 from nebula.store.importing import NotTaken, OtherHistory
@@ -98,14 +100,14 @@ async def _fork(sandbox: _Sandbox, at: str | None) -> None:
     if not _free(sandbox.port):
         fail(f"something listens on port {sandbox.port} already: give another --port")
     console = tables.console(errors=True)
-    server = EmbeddedServer(sandbox.folder / "nats", sandbox.nats_port)
+    server = embedded(sandbox.folder / "nats", sandbox.nats_port)
     supervisor = Supervisor(sandbox.folder / "logs", server)
     stopping = asyncio.Event()
     on_stop(lambda: (supervisor.hurry if stopping.is_set() else stopping.set)())
     await supervisor.start_server()
     try:
-        await _fill(sandbox, server.url, state)
-        _start(sandbox, supervisor, server.url, nodes)
+        await _fill(sandbox, server.login("provision"), state)
+        _start(sandbox, supervisor, server, nodes)
         _announce(console, sandbox, server.url, state, nodes)
         failing = asyncio.create_task(supervisor.failure())
         stopped = asyncio.create_task(stopping.wait())
@@ -138,7 +140,7 @@ async def _fill(sandbox: _Sandbox, url: str, state: State) -> None:
 
     They belong to the original cluster: a node here that found them alive would adopt or end them.
     """
-    connection = await Connection(url, "nebula fork").open(patience=10)
+    connection = await Connection(url, "nebula fork", role="provision").open(patience=10)
     try:
         log = await Log(connection, actor="fork").open(patience=15)
         await put(log, sandbox.path, until=state.seq)
@@ -151,17 +153,21 @@ async def _fill(sandbox: _Sandbox, url: str, state: State) -> None:
         await connection.close()
 
 
-def _start(sandbox: _Sandbox, supervisor: Supervisor, url: str, nodes: list[Node]) -> None:
-    environment = {"NEBULA_NATS_URL": url}
-    supervisor.start("router", sandbox.command("router"), environment)
+def _start(
+    sandbox: _Sandbox, supervisor: Supervisor, server: EmbeddedServer, nodes: list[Node]
+) -> None:
+    def environ(role: RoleName) -> dict[str, str]:
+        return environment(role, server, server.url)
+
+    supervisor.start("router", sandbox.command("router"), environ("router"))
     for node in nodes:
         devices = ",".join(f"{each.kind}:{each.memory}" for each in node.devices)
         labels = [f"--label={key}={value}" for key, value in sorted(node.labels.items())]
         line = ["--name", node.id, "--folder", str(sandbox.folder), "--devices", devices]
         line += [*labels, "--grace", "3", "--engine-command", sandbox.engine]
-        supervisor.start(f"node-{node.id}", sandbox.command("node", *line), environment)
+        supervisor.start(f"node-{node.id}", sandbox.command("node", *line), environ("node"))
     line = ["--host", "127.0.0.1", "--port", str(sandbox.port), "--grace", "3"]
-    supervisor.start("gateway", sandbox.command("gateway", *line), environment)
+    supervisor.start("gateway", sandbox.command("gateway", *line), environ("gateway"))
 
 
 def _announce(

@@ -125,7 +125,7 @@ def gateway(
     set_up_logging(verbose)
     patience = Patience(load_timeout, idle_timeout)
     actor = Gateway(
-        Connection(nats, "gateway"),
+        Connection(nats, "gateway", role="gateway"),
         f"gw-{uuid.uuid4().hex[:8]}",
         stream_replicas=stream_replicas,
         request_memory=request_memory,

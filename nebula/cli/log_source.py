@@ -169,11 +169,11 @@ def _batches(items: Iterator[T], name: str) -> Iterator[list[T]]:
 
 
 @asynccontextmanager
-async def opened(nats: str, file: Path | None) -> AsyncIterator[Past]:
-    """Open a log. An error becomes a message and an exit code."""
+async def opened(nats: str, file: Path | None, *, role: str = "operator") -> AsyncIterator[Past]:
+    """Open a log, a live one in a role. An error becomes a message and an exit code."""
     try:
         if file is None:
-            async with _live(nats) as past:
+            async with _live(nats, role) as past:
                 yield past
         else:
             yield _of_file(file)
@@ -186,8 +186,8 @@ def _of_file(path: Path) -> Past:
 
 
 @asynccontextmanager
-async def _live(nats: str) -> AsyncIterator[Past]:
-    connection = await connected(nats, "nebula command")
+async def _live(nats: str, role: str) -> AsyncIterator[Past]:
+    connection = await connected(nats, "nebula command", role=role)
     try:
         log = Log(connection, actor="cli")
         deadline = asyncio.get_running_loop().time() + FOLD_PATIENCE

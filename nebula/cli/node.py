@@ -72,6 +72,16 @@ from nebula.store.connection import Connection
 )
 @weights_option
 @fetch_option
+@click.option(
+    "--engine-nats",
+    envvar="NEBULA_ENGINE_NATS_URL",
+    default="",
+    metavar="URL",
+    help=(
+        "NATS URL for its engines, with credentials that are theirs [the node's own]. [env: "
+        "NEBULA_ENGINE_NATS_URL]"
+    ),
+)
 @verbose_option
 def node(
     nats: str,
@@ -92,6 +102,7 @@ def node(
     imagined: str | None,
     weights: Path | None,
     fetch: bool,
+    engine_nats: str,
     verbose: bool,
 ) -> None:
     """Run the engines that the cluster assigns to this machine."""
@@ -115,6 +126,7 @@ def node(
         weights=weights.resolve() if weights is not None else None,
         fetches=fetch,
         simulated=imagined is not None,
+        engine_nats=engine_nats,
     )
     try:
         inventory = devices.probe() if imagined is None else devices.imagined(imagined)
@@ -134,7 +146,7 @@ async def _node(
     settings: NodeSettings,
     inventory: tuple[Device, ...],
 ) -> None:
-    connection = Connection(nats, f"node {settings.node}")
+    connection = Connection(nats, f"node {settings.node}", role="node")
     actor = Node(connection, settings, inventory, stream_replicas=stream_replicas)
     actor.cluster = cluster
     await until_stopped(actor)

@@ -43,7 +43,7 @@ def router(
     """Place models on nodes and send every request to a ready replica."""
     set_up_logging(verbose)
     actor = Router(
-        Connection(nats, "router"),
+        Connection(nats, "router", role="router"),
         stream_replicas=stream_replicas,
         lost_after=lost_after,
         waiting_memory=waiting_memory,

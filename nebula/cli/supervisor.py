@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from nebula.actors.actor import cancel
+from nebula.cli.embedded import LogKeeper
 from nebula.cli.process import FATAL
 from nebula.store import child_output, private
 from nebula.store.server import EmbeddedServer, ServerFailed, die_with_parent
@@ -36,18 +37,24 @@ class Supervisor:
     """The child processes of `nebula up`, which end together, with its NATS server if any."""
 
     def __init__(
-        self, log_folder: Path, server: EmbeddedServer | None, *, warn_below: int = WARN_BELOW
+        self,
+        log_folder: Path,
+        server: EmbeddedServer | None,
+        *,
+        warn_below: int = WARN_BELOW,
+        stream_replicas: int = 1,
     ) -> None:
         self._log_folder = log_folder
         self._server = server
         self._warn_below = warn_below
+        self._stream_replicas = stream_replicas
         self._children: dict[str, asyncio.subprocess.Process] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._hurried = asyncio.Event()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start_server(self) -> None:
-        """Start the embedded server and keep it running. Raise ServerFailed.
+        """Start the embedded server, create its log and keep both. Raise ServerFailed.
 
         From here on the log files of the server and the children are bounded.
         """
@@ -63,6 +70,9 @@ class Supervisor:
             self._keepers["nats-server"] = asyncio.create_task(self._keep_server(self._server))
             watch = StoreWatch(self._server, below=self._warn_below)
             self._keepers["store watch"] = asyncio.create_task(watch.run())
+            keeper = LogKeeper(watch, self._stream_replicas)
+            self._keepers["log"] = asyncio.create_task(keeper.run())
+            await keeper.created()
 
     def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start a child and keep it running; its output goes to its own log file."""
@@ -116,7 +126,8 @@ class Supervisor:
 
     async def stop_server(self) -> None:
         """End the embedded server, after everything else."""
-        keepers = [self._keepers.pop(each, None) for each in ("logs", "store watch", "nats-server")]
+        names = ("logs", "log", "store watch", "nats-server")
+        keepers = [self._keepers.pop(each, None) for each in names]
         await cancel(keeper for keeper in keepers if keeper is not None)
         if self._server is not None:
             await self._server.stop()

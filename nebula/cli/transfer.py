@@ -156,7 +156,7 @@ async def _import(
             "export it again with --secrets, or import it as it is with --masked"
         )
     last = found.last
-    connection = await connected(nats, "nebula import")
+    connection = await connected(nats, "nebula import", role="provision")
     try:
         if found.size > connection.max_body:
             fail(
@@ -317,7 +317,7 @@ async def _verdict(store: Snapshots, each: SnapshotSlot, folded: State) -> str:
 
 
 async def _make(nats: str, as_json: bool) -> None:
-    async with opened(nats, None) as past:
+    async with opened(nats, None, role="provision") as past:
         assert isinstance(past, LivePast)
         state = EMPTY
         async with aclosing(past.records()) as batches:

@@ -17,6 +17,7 @@ from nebula.actors.founding import told
 from nebula.cli import demo, readiness_watch, tables, telling_news
 from nebula.cli.cluster import CONNECT_PATIENCE, joined
 from nebula.cli.elsewhere import note
+from nebula.cli.embedded import embedded, environment
 from nebula.cli.gateway_options import place, root_path_option, uds_mode_option, uds_option
 from nebula.cli.options import (
     PORT,
@@ -246,7 +247,12 @@ async def _up(settings: UpSettings, grace: float) -> None:
     url = settings.nats or (server.url if server else "")
     note(url)
     private.tighten(settings.folder, settings.folder / "nats", settings.folder / "logs")
-    supervisor = Supervisor(settings.folder / "logs", server, warn_below=settings.log_warning)
+    supervisor = Supervisor(
+        settings.folder / "logs",
+        server,
+        warn_below=settings.log_warning,
+        stream_replicas=settings.stream_replicas,
+    )
     stopping = asyncio.Event()
     on_stop(lambda: (supervisor.hurry if stopping.is_set() else stopping.set)())
     routers = [f"router-{number}" for number in range(settings.routers)]
@@ -254,13 +260,13 @@ async def _up(settings: UpSettings, grace: float) -> None:
     try:
         for name in routers:
             line = [*_command("router", settings), *settings.router_arguments]
-            supervisor.start(name, line, {"NEBULA_NATS_URL": url})
+            supervisor.start(name, line, environment("router", server, url))
         if settings.node:
             line = [*_command("node", settings), "--folder", str(settings.folder)]
             line += settings.node_arguments
-            supervisor.start("node", line, {"NEBULA_NATS_URL": url})
+            supervisor.start("node", line, environment("node", server, url))
         line = [*_command("gateway", settings), *settings.gateway_arguments]
-        supervisor.start("gateway", line, {"NEBULA_NATS_URL": url})
+        supervisor.start("gateway", line, environment("gateway", server, url))
         serving = asyncio.create_task(_serve(settings, url, console))
         failing = asyncio.create_task(supervisor.failure())
         stopped = asyncio.create_task(stopping.wait())
@@ -286,7 +292,7 @@ async def _up(settings: UpSettings, grace: float) -> None:
 
 def _server(settings: UpSettings) -> EmbeddedServer:
     limit = NO_LIMIT if settings.log_limit is None else settings.log_limit
-    return EmbeddedServer(settings.folder / "nats", settings.nats_port, limit=limit)
+    return embedded(settings.folder / "nats", settings.nats_port, limit)
 
 
 async def answers(nats: str, console: Console) -> bool:

@@ -11,12 +11,13 @@ from msgspec import Struct
 from nebula.schema.channels import OTHERS, Channel, event_channels, kind_of
 
 RoleName: TypeAlias = Literal[
-    "gateway", "router", "node", "engine", "operator", "viewer", "store", "provision"
+    "gateway", "router", "node", "engine", "operator", "viewer", "provision", "admin"
 ]
 """What a NATS user may be.
 
-`operator` is the command line, `viewer` one that only looks, `store` the watch over the disk of the
-server of `nebula up`. `provision` creates the streams, and imports logs.
+`operator` is the command line, `viewer` one that only looks. `provision` creates the log and
+imports one; `nebula up` has this role for its server. `admin` may do anything: for repairs and
+backups with NATS's own tools.
 """
 
 ROLES: tuple[RoleName, ...] = get_args(RoleName)
@@ -90,7 +91,7 @@ _OTHERS: dict[str, Parties] = {
     ),
     "nodeStatus": Parties(_NODE, ("router", "node", "operator", "viewer")),
     "replicaStatus": Parties(("engine",), ("gateway", "router", "operator", "viewer")),
-    "storeStatus": Parties(("store",), ("gateway", "operator", "viewer")),
+    "storeStatus": Parties(("provision",), ("gateway", "operator", "viewer")),
     "logs": Parties(("gateway", "node", "operator"), _NODE),
 }
 """The roles of the other subjects. What a stream keeps is also read through JetStream, for which

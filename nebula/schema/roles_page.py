@@ -14,9 +14,12 @@ MEANINGS: dict[RoleName, str] = {
     "engine": "The engine of replica `R` of model `M`. It uses no stream.",
     "operator": "The command line: intents, logs of engines, what became of a request.",
     "viewer": "Reading only: the log and heartbeats, but neither prompts nor answers.",
-    "store": "The watch of `nebula up` over the disk of its NATS server.",
-    "provision": "Creating the streams, importing a log, making a snapshot by hand.",
+    "provision": "`nebula up` itself: creating the log, watching its disk. Importing a log, "
+    "making a snapshot by hand.",
+    "admin": "Anything: repairs and backups with NATS's own tools.",
 }
+
+_LIMITED = tuple(name for name in ROLES if name != "admin")
 
 _HEAD = """\
 <!-- Made by `make docs` from nebula/schema: change the code, not this page. -->
@@ -55,10 +58,10 @@ def _lines() -> Iterator[str]:
     for channel in channels():
         who = parties(channel)
         yield f"| `{channel.address}` | {_named(who.publish)} | {_named(who.subscribe)} |"
-    yield _STREAMS + " | ".join(ROLES) + " |"
-    yield "|---" * (len(ROLES) + 1) + "|"
+    yield _STREAMS + " | ".join(_LIMITED) + " |"
+    yield "|---" * (len(_LIMITED) + 1) + "|"
     for stream, uses in RIGHTS.items():
-        cells = (", ".join(uses.get(role, ())) for role in ROLES)
+        cells = (", ".join(uses.get(role, ())) for role in _LIMITED)
         yield f"| `{stream}` | {' | '.join(cells)} |"
     yield ""
     yield "## Exact permissions"

@@ -125,7 +125,7 @@ _ALL_STREAMS: dict[RoleName, tuple[str, ...]] = {
 }
 """What is asked of the account: which stream has a subject, which streams there are."""
 
-ADVISED: tuple[RoleName, ...] = ("gateway", "router", "node")
+ADVISED: tuple[RoleName, ...] = ("gateway", "router", "node", "provision")
 """The roles that hear when a stream was created, changed or deleted."""
 
 __all__ = ["ADVISED", "ADVISORIES", "RIGHTS", "SNAPSHOTS", "Use", "stream_subjects"]

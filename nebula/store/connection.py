@@ -7,13 +7,14 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import nats
+from msgspec.structs import replace
 from nats.errors import NoRespondersError, SlowConsumerError
 from nats.js.errors import APIError, ServiceUnavailableError
 
-from nebula.store import needs, reaching
+from nebula.store import credentials, needs, reaching
+from nebula.store.credentials import Way
 from nebula.store.lasting import LastingClient, ToldByServer
 from nebula.store.repetitions import Repetitions
 
@@ -32,8 +33,6 @@ LONGEST_TRY = 60.0
 CLOSING = 2.0
 """Seconds to send pending data when the connection is closed, and the same again to end it."""
 
-_FILE = "file:"
-
 
 class Unavailable(Exception):
     """NATS, or JetStream on it, can't be reached now."""
@@ -49,13 +48,18 @@ class Connection:
     Subscriptions survive every loss of the connection, whatever ended it.
 
     Args: url: the server, or several of a cluster joined by commas; or `file:PATH`, a file with
-    that text, which is read again before every try to connect, so that credentials may change.
+    that text or a context of the `nats` program, which is read again before every try to connect,
+    so that credentials may change.
     name: name of this connection in NATS's own tools and log lines.
+    role: the role whose credentials are used at a server of `nebula up`, if `url` has none.
     """
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str, name: str, *, role: str = "operator") -> None:
         self.url = url
         self.name = name
+        self.role = role
+        self._named = url
+        self._only = ""
         self.trouble = ""
         self._moving = False
         self.client = self._new_client()
@@ -66,7 +70,7 @@ class Connection:
     @property
     def shown(self) -> str:
         """The URL without user, password or token."""
-        return reaching.shown(self.url)
+        return reaching.shown(self._named)
 
     async def open(self, *, patience: float | None = None, if_there: bool = False) -> "Connection":
         """Connect, waiting up to `patience` seconds for a server (None: for ever).
@@ -89,7 +93,7 @@ class Connection:
                 troubles = tuple(self.client.troubles.values()) or (
                     reaching.trouble(self.shown, error, credentials=True),
                 )
-                self.trouble = reaching.told(self.url, troubles)
+                self.trouble = reaching.told(self._named, troubles)
                 over = loop.time() >= deadline or (if_there and reaching.absent(troubles))
                 if reaching.final(troubles):
                     if patience is not None or loop.time() - began >= reaching.REFUSED_FOR:
@@ -119,16 +123,22 @@ class Connection:
         self.trouble = ""
 
     def _new_client(self) -> LastingClient:
-        return LastingClient(self._servers, self._on_trouble)
+        return LastingClient(self._way, self._on_trouble)
 
-    def _servers(self) -> list[str]:
-        """Return the URLs of all servers as they are now. Raise OSError."""
-        url = self.url
-        if url.startswith(_FILE):
-            path = url.removeprefix(_FILE)
-            path = path.removeprefix("//") if path.startswith("///") else path
-            url = Path(path).read_text("utf-8").strip()
-        return url.split(",")
+    def _way(self) -> Way:
+        """Return the way to the servers as it is now. Raise OSError, BadFile."""
+        way = credentials.way(self.url, self.role)
+        self._named = ",".join(way.servers)
+        return replace(way, servers=(self._only,)) if self._only else way
+
+    def beside(self, server: str, name: str) -> "Connection":
+        """Return a new connection, with the same credentials, to another server of the cluster.
+
+        `server`: host and port of one of the client's `others`. Raise LookupError.
+        """
+        other = Connection(self.url, name, role=self.role)
+        other._only = self.client.url_of(server)
+        return other
 
     @property
     def connected(self) -> bool:
@@ -226,7 +236,7 @@ class Connection:
         if not self.client.was_connected:
             return  # `open` tells
         troubles = tuple(self.client.troubles.values())
-        self.trouble = reaching.told(self.url, troubles)
+        self.trouble = reaching.told(self._named, troubles)
         if self._said.due(self.trouble, asyncio.get_running_loop().time()):
             level = logging.ERROR if reaching.final(troubles) else logging.WARNING
             log.log(level, "%s: %s", self.name, self.trouble)

@@ -40,7 +40,7 @@ async def listen(
             heard.add(bytes(subject))
             changed.set()
 
-    other = Connection(connection.client.url_of(server), f"{connection.name} (listens)")
+    other = connection.beside(server, f"{connection.name} (listens)")
     try:
         async with asyncio.timeout(LONGEST):
             await other.open(patience=0)

@@ -8,8 +8,9 @@ subscriptions are restored after a reconnection.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 from nats.aio.client import Client, Srv
 from nats.errors import Error as NatsError
@@ -17,6 +18,7 @@ from nats.errors import NoServersError
 
 from nebula.store import reaching
 from nebula.store.client import FastClient
+from nebula.store.credentials import Way
 from nebula.store.reaching import Trouble
 
 _LAST_WORDS = 1.0
@@ -37,17 +39,15 @@ class ToldByServer(NatsError):
 class LastingClient(FastClient):
     """A client that reconnects until `close`.
 
-    Args: servers: returns the URLs to connect to; called before every try, so that changed
-    credentials are used. It raises OSError if they are unknown. on_trouble: called with the problem
-    whenever connecting to a server failed.
+    Args: way: returns the way to the servers; called before every try, so that changed credentials
+    are used. It raises OSError or ValueError if they are unknown. on_trouble: called with the
+    problem whenever connecting to a server failed.
     """
 
-    def __init__(
-        self, servers: Callable[[], Sequence[str]], on_trouble: Callable[[], None]
-    ) -> None:
+    def __init__(self, way: Callable[[], Way], on_trouble: Callable[[], None]) -> None:
         super().__init__()
         self.troubles: dict[str, Trouble] = {}
-        self._named = servers
+        self._way = way
         self._given: tuple[str, ...] = ()
         self._on_trouble = on_trouble
         self._untried: list[Srv] | None = None
@@ -58,7 +58,10 @@ class LastingClient(FastClient):
 
     async def connect(self, *_: Any, **options: Any) -> None:
         """Connect to one of the servers, trying each once. Raise NoServersError, OSError."""
-        self._given = tuple(self._named())
+        way = self._way()
+        self._given = way.servers
+        if way.inbox:
+            options["inbox_prefix"] = way.inbox
         # The first connection must fail if there is no server; later ones are tried for ever.
         await super().connect(
             servers=list(self._given),
@@ -176,7 +179,7 @@ class LastingClient(FastClient):
     def _renew(self) -> None:
         """Use the present URLs, if they have changed and can be read."""
         with contextlib.suppress(OSError, NatsError, ValueError):
-            named = tuple(self._named())
+            named = self._way().servers
             pool = [Srv(self._parse_server_uri(each)) for each in named]
             if pool and named != self._given:
                 self._given, self._server_pool = named, pool
@@ -200,9 +203,12 @@ class LastingClient(FastClient):
         with_credentials = self._with_credentials(self._current_server)
         if with_credentials is not None:
             uri = with_credentials.uri
-            token = uri.username if uri.password is None else None
-            user = uri.username if uri.password is not None else None
-            self.options |= {"user": user, "password": uri.password, "token": token}
+            name = unquote(uri.username or "")
+            if uri.password is None:
+                self.options |= {"user": None, "password": None, "token": name}
+            else:
+                password = unquote(uri.password)
+                self.options |= {"user": name, "password": password, "token": None}
         return super()._connect_command()
 
     # Connecting, once and again

@@ -20,6 +20,10 @@ LONGEST_PAUSES = (1.0, 5.0)
 """Seconds between later tries: if there is no server, and if one refuses."""
 
 
+class BadFile(ValueError):
+    """The file with a server's URL makes no sense; the text says why."""
+
+
 class Cause(enum.Enum):
     """Causes of a failed connection; waiting does not help against `final` ones."""
 
@@ -27,6 +31,7 @@ class Cause(enum.Enum):
     UNKNOWN_NAME = "its name does not resolve"
     NO_WAY = "there is no way to it"
     NO_FILE = "the file with its URL can't be read"
+    BAD_FILE = "the file with its URL is not a valid context of the nats program"
     NO_ANSWER = f"it does not take the connection within {CONNECT:.0f} s"
     SILENT = f"something listens there that says nothing for {CONNECT:.0f} s"
     ENDED = "it ends the connection"
@@ -50,6 +55,7 @@ class Cause(enum.Enum):
 
 _FINAL = (
     Cause.NOT_NATS,
+    Cause.BAD_FILE,
     Cause.BAD_URL,
     Cause.CREDENTIALS,
     Cause.NO_CREDENTIALS,
@@ -104,6 +110,8 @@ def trouble(server: str, error: BaseException, *, credentials: bool) -> Trouble:
         return Trouble(server, Cause.UNKNOWN_NAME)
     if server.startswith("file:") and isinstance(error, OSError):
         return Trouble(server, Cause.NO_FILE, error.strerror or words)
+    if isinstance(error, BadFile):
+        return Trouble(server, Cause.BAD_FILE, words)
     if isinstance(error, ConnectionRefusedError) or "Errno 111" in words:
         return Trouble(server, Cause.NOTHING_LISTENS)
     if isinstance(error, TimeoutError):
@@ -165,5 +173,5 @@ def topic(complaint: str) -> str:
 
     Subjects of one kind are alike in their first three tokens, and inboxes all are.
     """
-    alike = re.sub(r"_inbox\.[^\s\"']+", "_inbox", complaint.lower())
+    alike = re.sub(r"_inbox[^\s\"']+", "_inbox", complaint.lower())
     return re.sub(r"([^\s\"'.]+\.[^\s\"'.]+\.[^\s\"'.]+)\.[^\s\"']+", r"\1", alike)

@@ -20,10 +20,12 @@ import shutil
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from nebula.store import child_output, private
+from nebula.store import child_output, credentials, private
+from nebula.store.users import Rights, authorization
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +60,11 @@ def binary() -> str:
     return found
 
 
-def configuration(port: int, store: Path, limit: int = NO_LIMIT) -> str:
-    """Return the server's configuration file; `limit`: bytes that it may keep in files."""
+def configuration(port: int, store: Path, limit: int = NO_LIMIT, users: str = "") -> str:
+    """Return the server's configuration file.
+
+    `limit`: bytes that it may keep in files. `users`: the part about them; "": anyone is let in.
+    """
     return (
         f'listen: "127.0.0.1:{port}"\n'
         f"server_name: {NAME}\n"
@@ -73,6 +78,7 @@ def configuration(port: int, store: Path, limit: int = NO_LIMIT) -> str:
         f"  max_memory_store: {1024 * 1024 * 1024}\n"
         f"  max_file_store: {limit}\n"
         "}\n"
+        f"{users}"
     )
 
 
@@ -88,10 +94,21 @@ def _before_it_runs() -> None:
 
 
 class EmbeddedServer:
-    """A nats-server that belongs to this process and ends with it."""
+    """A nats-server that belongs to this process and ends with it.
 
-    def __init__(self, folder: Path, port: int, *, limit: int = NO_LIMIT) -> None:
+    `roles`: the users that it lets in, each with its rights; None: anyone may do anything.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        *,
+        limit: int = NO_LIMIT,
+        roles: Mapping[str, Rights] | None = None,
+    ) -> None:
         self.folder = folder
+        self.roles = roles
         self.port = port
         self.limit = limit
         self.monitor = ""
@@ -100,6 +117,12 @@ class EmbeddedServer:
         self.log_file = folder / "nats-server.log"
         self.process: asyncio.subprocess.Process | None = None
         self._locks: tuple[IO[str], IO[str]] | None = None
+
+    def login(self, role: str) -> str:
+        """Return the URL with which a role connects: of the file with its credentials."""
+        if self.roles is None:
+            return self.url
+        return f"file:{credentials.file_of(self.folder.absolute(), role)}"
 
     async def start(self, patience: float = 30.0) -> None:
         """Start it, and return once it accepts connections. Raise ServerFailed."""
@@ -144,13 +167,22 @@ class EmbeddedServer:
     def _configure(self) -> Path:
         """Write the configuration unless it is there already: the disk may be full."""
         config = self.folder / "nats-server.conf"
-        text = configuration(self.port, self.folder / "jetstream", self.limit)
+        users = "" if self.roles is None else self._users(self.roles)
+        text = configuration(self.port, self.folder / "jetstream", self.limit, users)
         if not config.exists() or config.read_text("utf-8", "replace") != text:
             written = config.with_suffix(".new")
             with private.opened(written, "wb") as file:
                 file.write(text.encode())
             written.replace(config)
         return config
+
+    def _users(self, roles: Mapping[str, Rights]) -> str:
+        """Return the configuration of the users; make their passwords if they have none yet."""
+        passwords = {
+            name: credentials.ensure(self.folder, name, self.url, of.inbox)
+            for name, of in roles.items()
+        }
+        return authorization(roles, passwords)
 
     async def wait(self) -> int:
         """Wait until the server has ended, and give its exit code."""

@@ -8,7 +8,7 @@ a log with wrong settings is refused, because it is unknown for how long they we
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from nats.errors import Error as NatsError
@@ -51,6 +51,11 @@ SNAPSHOTS = StreamConfig(
 )
 
 
+def all_streams(replicas: int) -> tuple[StreamConfig, ...]:
+    """Return the streams that are kept: the log first, the snapshots last."""
+    return (*definitions(replicas), SNAPSHOTS)
+
+
 def look_after(actors: int) -> float:
     """Return the seconds until one of this many actors checks the streams again."""
     longest = min(LONGEST_LOOK, LOOK * max(1.0, actors / ALONE))
@@ -77,6 +82,7 @@ class Upkeep:
         actors: returns how many actors there are, roughly.
         beside_older: returns whether actors of cluster version 0 may be there.
         snapshots_gone: called if the bucket of the snapshots does not exist.
+        kept: the streams that it keeps [all].
     """
 
     def __init__(
@@ -86,12 +92,15 @@ class Upkeep:
         actors: Callable[[], int],
         beside_older: Callable[[], bool],
         snapshots_gone: Callable[[], None],
+        kept: Sequence[StreamConfig] | None = None,
     ) -> None:
         self._connection = connection
         self._replicas = replicas
         self._actors = actors
         self._beside_older = beside_older
         self._snapshots_gone = snapshots_gone
+        self._kept = all_streams(replicas) if kept is None else kept
+        self._unmended = False
         self._told = asyncio.Event()
 
     async def run(self) -> None:
@@ -119,7 +128,7 @@ class Upkeep:
     async def look(self) -> None:
         """Check all streams once, and repair them. Raise StreamMismatch, nats-py's errors."""
         jetstream = self._connection.client.jetstream(timeout=_PATIENCE)
-        for wanted in (*definitions(self._replicas), SNAPSHOTS):
+        for wanted in self._kept:
             try:
                 info = await jetstream.stream_info(wanted.name or "")
             except NotFoundError:
@@ -155,6 +164,7 @@ class Upkeep:
         if damage := streams.damage(info, wrong):
             raise StreamMismatch(damage)
         if not wrong and info.config.allow_direct:
+            self._unmended = False
             return
         text = "; ".join(wrong) or "allow_direct is False"
         try:
@@ -162,6 +172,14 @@ class Upkeep:
             left = differences(wanted, changed.config)
         except APIError as error:
             left = [*wrong, f"it can't be changed back: {error.description}"]
+        except (NatsError, TimeoutError):
+            # Only those that create the log may change it (`nebula up` does): the next look tells.
+            if not self._unmended:
+                self._unmended = True
+                self._told.set()
+                log.error("stream %s was changed from outside: %s", wanted.name, text)
+                return
+            left = [*wrong, "it can't be changed back: NATS does not do so"]
         if left:
             raise StreamMismatch(
                 f"stream {wanted.name} was changed while it was used: {'; '.join(left)}"

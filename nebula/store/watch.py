@@ -47,7 +47,9 @@ class StoreWatch:
         self._server = server
         self._store = server.folder / "jetstream"
         self._below = below
-        self._connection = Connection(server.url, "store")
+        self.connection = Connection(server.login("provision"), "store")
+        self.connected = asyncio.Event()
+        """Whether the server was reached."""
         self._probing: asyncio.Task[tuple[bool, Disk, str]] | None = None
         self._restarts = Restarts()
         self._refused_since: float | None = None
@@ -56,7 +58,7 @@ class StoreWatch:
 
     async def run(self) -> None:
         """Watch for ever."""
-        opening = asyncio.create_task(self._connection.open())
+        opening = asyncio.create_task(self._open())
         try:
             async with httpx.AsyncClient(trust_env=False, timeout=SERVER_PATIENCE) as http:
                 while True:
@@ -67,7 +69,11 @@ class StoreWatch:
                     await asyncio.sleep(EVERY)
         finally:
             opening.cancel()
-            await self._connection.close()
+            await self.connection.close()
+
+    async def _open(self) -> None:
+        await self.connection.open()
+        self.connected.set()
 
     async def _look(self, http: httpx.AsyncClient) -> None:
         now = asyncio.get_running_loop().time()
@@ -79,9 +85,9 @@ class StoreWatch:
         elif self._refused_since is None:
             self._refused_since = now
         self._say(told)
-        if self._connection.connected:
+        if self.connection.connected:
             with contextlib.suppress(NatsError):
-                self._connection.client.post(
+                self.connection.client.post(
                     subjects.store_status(NAME), b"", msgspec.json.encode(told)
                 )
         if due:

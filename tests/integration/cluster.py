@@ -26,6 +26,7 @@ from nebula.events.model_status import ModelStatus, model_status
 from nebula.events.record import Record
 from nebula.events.state import Engine, Replica, State
 from nebula.events.vocabulary import Event, EventRejected
+from nebula.store import credentials
 from nebula.store.server import binary, configuration, die_with_parent
 from tests.ports import free_port
 
@@ -62,6 +63,14 @@ class Cluster:
         """What comes before the command line of `up`, such as what enters a namespace."""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lines: dict[str, list[str]] = {}
+
+    def url(self, role: str = "admin") -> str:
+        """Return the URL of NATS, with the credentials of a role where `up` runs the server.
+
+        Tests that do what no actor does, such as publishing an engine's answer, are `admin`.
+        """
+        file = credentials.file_of(self.folder / "home" / "nats", role)
+        return credentials.read(file).servers[0] if file.exists() else self.nats_url
 
     # Processes
 
@@ -199,6 +208,12 @@ class Cluster:
 
     def _log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
+
+    def violations(self) -> list[str]:
+        """Return what a NATS server here has refused because of the roles."""
+        logs = self.folder.rglob("nats-server.log")
+        lines = (line for log in logs for line in log.read_text(errors="replace").splitlines())
+        return [line for line in lines if "Violation" in line]
 
     def last_words(self) -> str:
         """Return the end of every log file there is, for a test that fails."""
@@ -375,7 +390,7 @@ class Cluster:
 
     async def publish(self, subject: str, payload: bytes) -> None:
         """Send exactly what `nats pub SUBJECT PAYLOAD` sends: no header, no acknowledgement."""
-        client = await nats.connect(self.nats_url)
+        client = await nats.connect(self.url())
         await client.publish(subject, payload)
         await client.close()
 

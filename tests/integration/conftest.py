@@ -20,6 +20,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.close()
+    assert not cluster.violations()
 
 
 @pytest.fixture
@@ -30,6 +31,7 @@ def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.close()
+    assert not cluster.violations()
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def to(*targets: str) -> list[dict[str, object]]:
 @contextlib.asynccontextmanager
 async def heard(cluster: Cluster, model: str) -> AsyncIterator[asyncio.Queue[bytes]]:
     """Hear what is sent to a model's engines."""
-    client = await nats.connect(cluster.nats_url)
+    client = await nats.connect(cluster.url())
     bodies: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def hear(message: Any) -> None:

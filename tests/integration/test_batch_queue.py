@@ -24,7 +24,7 @@ FACTS = FileFacts(owner="o", filename="f", purpose="batch", created=0, expires=2
 @pytest.fixture
 async def connection(own_cluster: Cluster) -> AsyncIterator[Connection]:
     own_cluster.start("nats")
-    connection = await Connection(own_cluster.nats_url, "test").open(patience=PATIENCE)
+    connection = await Connection(own_cluster.url(), "test").open(patience=PATIENCE)
     yield connection
     await connection.close()
 
@@ -172,7 +172,7 @@ async def test_a_server_without_room_says_so(own_cluster: Cluster) -> None:
         f'jetstream {{ store_dir: "{own_cluster.folder / "small"}", max_file_store: 100MB }}\n'
     )
     own_cluster.program("nats", binary(), "-c", str(config))
-    connection = await Connection(own_cluster.nats_url, "test").open(patience=PATIENCE)
+    connection = await Connection(own_cluster.url(), "test").open(patience=PATIENCE)
     store = Files(connection)
     try:
         with pytest.raises(NoRoom, match="insufficient storage"):

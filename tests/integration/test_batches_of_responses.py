@@ -116,7 +116,7 @@ async def test_errors_have_the_form_of_the_lines_path(cluster: Cluster) -> None:
 async def test_a_line_that_is_sent_again_has_the_answer_that_was_stored(cluster: Cluster) -> None:
     async with official(cluster, "ours") as client:
         talk = await client.conversations.create()
-    gateway = Gateway(Connection(cluster.nats_url, "second"), "gw-second")
+    gateway = Gateway(Connection(cluster.url(), "second"), "gw-second")
     running = asyncio.create_task(gateway.run())
 
     async def able() -> bool:

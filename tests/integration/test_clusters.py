@@ -44,7 +44,7 @@ async def test_a_second_up_does_not_join_unasked(own_cluster: Cluster, tmp_path:
 
 async def test_an_older_log_is_raised_once_all_know_the_version(own_cluster: Cluster) -> None:
     own_cluster.start("nats")
-    connection = await Connection(own_cluster.nats_url, "older").open(patience=10)
+    connection = await Connection(own_cluster.url(), "older").open(patience=10)
     log = await Log(connection).open(patience=10)
     await log.append("early", ModelLoadRequested("simulated"))
     await connection.close()

@@ -19,7 +19,7 @@ async def test_a_stream_that_is_configured_otherwise_is_refused_with_the_differe
     own_cluster: Cluster,
 ) -> None:
     own_cluster.start("nats")
-    client = await nats.connect(own_cluster.nats_url, max_reconnect_attempts=-1)
+    client = await nats.connect(own_cluster.url(), max_reconnect_attempts=-1)
     await client.jetstream().add_stream(
         name="NEBULA_EVENTS", subjects=["nebula.events.>"], storage="memory", max_msgs=1000
     )

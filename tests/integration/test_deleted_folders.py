@@ -30,7 +30,7 @@ async def not_ready(cluster: Cluster, http: httpx.AsyncClient, words: str) -> st
 
 async def looked_at(cluster: Cluster) -> None:
     """Wait until the log has been seen by the watch of its store, which tells of each look."""
-    client = await nats.connect(cluster.nats_url)
+    client = await nats.connect(cluster.url())
     looks = await client.subscribe(subjects.store_status(NAME))
     for _ in range(2):  # the first may have begun before there was a log
         await looks.next_msg(30)
@@ -86,7 +86,7 @@ async def test_an_actor_s_last_word_is_told_although_its_log_file_was_deleted(
     cluster.up(own_nats=False)
     await cluster.ready()
     shutil.rmtree(cluster.folder / "home" / "logs")
-    client = await nats.connect(cluster.nats_url)
+    client = await nats.connect(cluster.url())
     await client.jetstream().delete_stream("NEBULA_EVENTS")
     await client.close()
     assert cluster.ended("up") == 1

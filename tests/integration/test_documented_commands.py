@@ -141,6 +141,8 @@ async def test_the_commands_of_a_page_do_what_it_says(
         "nats://127.0.0.1:4333": f"nats://127.0.0.1:{empty}",
         "why request REQUEST": f"why request {request}",
         "make run": "true",
+        "$PWD/.nebula": str(cluster.folder / "home"),
+        ".nebula/nats/roles": str(cluster.folder / "home" / "nats" / "roles"),
     }
     environ = {
         **os.environ,

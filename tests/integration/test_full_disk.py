@@ -211,7 +211,7 @@ async def test_a_limit_of_the_store_is_told_with_its_name(own_cluster: Cluster) 
 
 async def fill_log(cluster: Cluster, most: int) -> int:
     """Append events of 8 KiB until none is taken, or `most`; return how many were."""
-    connection = await Connection(cluster.nats_url, "filling").open(patience=10)
+    connection = await Connection(cluster.url(), "filling").open(patience=10)
     log = Log(connection)
     try:
         for number in range(most):

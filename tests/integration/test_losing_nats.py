@@ -149,7 +149,7 @@ async def test_streams_come_whole_although_nats_dies_under_them(own_cluster: Clu
         assert (len(each.ids), each.roles, each.ends) == (1, 1, ["stop"])
     await recovered(cluster)
 
-    client = await nats.connect(cluster.nats_url)
+    client = await nats.connect(cluster.url())
     for name in (streams.EVENTS, streams.INFERENCE, streams.STATUS):
         assert (await client.jetstream().stream_info(name)).config.name == name
     await client.close()

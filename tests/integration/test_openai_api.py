@@ -110,7 +110,7 @@ async def test_the_list_of_models_names_an_adapter_s_base_as_its_parent(cluster:
 async def test_the_list_of_models_tells_what_engines_say_of_their_context(
     cluster: Cluster,
 ) -> None:
-    client = await nats.connect(cluster.nats_url)
+    client = await nats.connect(cluster.url())
     async with cluster.http() as http:
         told = await client.subscribe(subjects.REPLICA_STATUS)
         # Two heartbeats of it: when the second is there, the gateway has taken the first.

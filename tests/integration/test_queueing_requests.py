@@ -63,7 +63,7 @@ async def next_beat(beats: Subscription) -> ReplicaHeartbeat:
 
 @contextlib.asynccontextmanager
 async def ear(cluster: Cluster, model: str) -> AsyncIterator[Ear]:
-    client = await nats.connect(cluster.nats_url)
+    client = await nats.connect(cluster.url())
     try:
         queued = await client.subscribe(subjects.responses("*", "*"))
         sent = await client.subscribe(subjects.replica_requests(model, "*"))

@@ -307,7 +307,7 @@ async def test_for_an_answer_that_is_forgotten_the_client_is_told_and_its_key_ru
     await load(cluster, gateways, "forgotten")
     key = {"Idempotency-Key": "forgotten"}
     first = await one.post(CHAT, json=chat("forgotten"), headers=key)
-    client = await nats.connect(cluster.nats_url)
+    client = await nats.connect(cluster.url())
     try:
         await client.jetstream().purge_stream(INFERENCE)
     finally:
@@ -367,7 +367,7 @@ async def test_large_requests_push_out_no_claim(cluster: Cluster, gateways: Gate
     one, two = gateways
     await load(cluster, gateways, "large")
     first = await one.post(CHAT, json=chat("large"), headers={"Idempotency-Key": "small"})
-    client = await nats.connect(cluster.nats_url)
+    client = await nats.connect(cluster.url())
     try:
         before = (await client.jetstream().stream_info(CLAIMS)).state.bytes
         for number in range(3):

@@ -58,7 +58,7 @@ class Routed:
 async def two_routers(cluster: Cluster) -> AsyncIterator[tuple[Routed, str, str]]:
     """Run a cluster with two routers; return the asked routers, the first and the second."""
     cluster.start_all()
-    client = await nats.connect(cluster.nats_url)
+    client = await nats.connect(cluster.url())
     try:
         (first,) = await routers_heard(client, 1)
         cluster.start("router-2")
@@ -149,7 +149,7 @@ async def test_a_lone_router_that_stands_still_is_waited_for_and_named_when_it_w
             r"router-\w+, which it was sent to, has not been heard from for 1\d s", told
         )
         assert "may have been begun" in told
-        client = await nats.connect(cluster.nats_url)
+        client = await nats.connect(cluster.url())
         sent = await client.subscribe(subjects.ALL_REQUESTS)
         await client.flush()
         waits = asyncio.create_task(asks(cluster, 1))

@@ -156,13 +156,19 @@ async def test_of_two_at_one_sequence_the_other_is_left_to_start_from(log: Log) 
     assert await begun(log) == state
 
 
-async def test_actors_make_one_when_it_is_due(
+class Maker(actor.Actor):
+    """An actor that makes snapshots, as routers do."""
+
+    makes_snapshots = True
+
+
+async def test_an_actor_makes_one_when_it_is_due(
     log: Log, nats: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actor, "SNAPSHOT_EVERY", 5)
     monkeypatch.setattr(actor, "SNAPSHOT_JITTER", 0.0)
     connection = Connection(log.connection.url, "an actor")
-    living = actor.Actor(connection)
+    living = Maker(connection)
     running = asyncio.create_task(living.run())
     try:
         await grow(log, 6)

@@ -41,11 +41,18 @@ class Sandbox:
         self.stopped: list[str] = []
         self.told_to_end: Callable[[], None] = lambda: None
 
+    def login(self, role: str) -> str:
+        return f"file:{role}.json"
+
     async def start_server(self) -> None:
         self.started["nats-server"] = ()
 
     def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-        assert environment == {"NEBULA_NATS_URL": self.url}  # never the cluster's own
+        role = name.partition("-")[0]
+        wanted = {"NEBULA_NATS_URL": self.login(role)}  # never the cluster's own
+        if role == "node":
+            wanted["NEBULA_ENGINE_NATS_URL"] = self.login("engine")
+        assert environment == wanted
         self.started[name] = arguments
 
     async def failure(self) -> None:
@@ -83,9 +90,9 @@ class Fork:
             self.sandbox.told_to_end = action
 
         for name, value in {
-            "EmbeddedServer": lambda folder, port: self.sandbox,
+            "embedded": lambda folder, port: self.sandbox,
             "Supervisor": lambda folder, server: self.sandbox,
-            "Connection": lambda url, name: SimpleNamespace(open=opened),
+            "Connection": lambda url, name, role: SimpleNamespace(open=opened),
             "Log": lambda connection, **_: self.log,
             "_free": lambda port: self.free,
             "on_stop": on_stop,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from nebula.store.credentials import Way
 from nebula.store.lasting import LastingClient
 
 
 def client(*servers: str) -> LastingClient:
     """Return a client that is connected to the first of these servers."""
-    made = LastingClient(lambda: servers, lambda: None)
+    made = LastingClient(lambda: Way(servers), lambda: None)
     made._setup_server_pool(list(servers))
     made._given = servers
     made._current_server = made._server_pool[0]
@@ -35,7 +36,7 @@ def test_credentials_go_along_also_to_one_that_was_named_without() -> None:
 
 def test_servers_that_were_named_since_are_known() -> None:
     named = ["nats://a:4222"]
-    known = LastingClient(lambda: named, lambda: None)
+    known = LastingClient(lambda: Way(tuple(named)), lambda: None)
     known._setup_server_pool(named)
     known._given = tuple(named)
     known._current_server = known._server_pool[0]

@@ -85,7 +85,8 @@ class EngineBridge:
     def __init__(self, app: App) -> None:
         self.app = app
         self._settings = BridgeSettings.from_environment()
-        self._connection = Connection(self._settings.url, f"engine {self._settings.replica}")
+        name = f"engine {self._settings.replica}"
+        self._connection = Connection(self._settings.url, name, role="engine")
         self._state: dict[str, Any] = {}
         self._active: dict[str, EngineExchange] = {}
         self._slack: set[str] = set()

@@ -71,6 +71,8 @@ LAST_TRY = 3.0
 class Node(Actor):
     """The actor of a node."""
 
+    keeps_streams = False
+
     def __init__(
         self,
         connection: Connection,
@@ -126,7 +128,7 @@ class Node(Actor):
             settings.node,
             str(settings.folder),
             settings.engine_command,
-            self.connection.url,
+            settings.engine_nats or self.connection.url,
             devices.cores(),
         )
 

@@ -19,7 +19,8 @@ class NodeSettings(Struct, frozen=True):
     `leave_engines`: a stopped node leaves its engines running for the next one to adopt. `weights`:
     the folder of the hub's cache [the hub library's own]. `fetches`: whether the node fetches files
     before an engine starts. `simulated`: devices and files are simulated. `measures`: whether it
-    measures how much memory models need.
+    measures how much memory models need. `engine_nats`: the NATS URL that its engines get
+    [its own].
     """
 
     node: str
@@ -38,6 +39,7 @@ class NodeSettings(Struct, frozen=True):
     fetches: bool = True
     simulated: bool = False
     measures: bool = True
+    engine_nats: str = ""
 
     def log_file(self, replica: str) -> Path:
         """Return the file that a replica's engines write to."""

@@ -51,6 +51,8 @@ FAREWELL = 0.25
 class Router(Actor):
     """The actor of a router: subscribes, sends requests on, and appends decisions."""
 
+    makes_snapshots = True
+
     def __init__(
         self,
         connection: Connection,

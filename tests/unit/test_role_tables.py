@@ -6,13 +6,16 @@ import pytest
 
 from nebula.schema import parties, roles, roles_page, stream_rights
 from nebula.schema.channels import Channel
-from nebula.schema.parties import ROLES, RoleName, channels
+from nebula.schema.parties import ROLES as ALL_ROLES
+from nebula.schema.parties import RoleName, channels
 from nebula.schema.roles import EXAMPLES, rights, role
 from nebula.store import batch_queue, files, responses, streams, upkeep
+from nebula.store.users import Rights
 from tests.unit.subject_patterns import covers
 
 ROOT = Path(__file__).parents[2]
-ALL = {name: rights(EXAMPLES[name]) for name in ROLES}
+ROLES: tuple[RoleName, ...] = tuple(name for name in ALL_ROLES if name != "admin")
+ALL: dict[RoleName, Rights] = {name: rights(EXAMPLES[name]) for name in ROLES}
 
 
 @pytest.mark.parametrize("channel", channels(), ids=lambda channel: channel.name)
