@@ -179,7 +179,7 @@ def write(file: Path, context: Context) -> None:
 
 
 def rotate(server: Running) -> list[str]:
-    """Give each role of a server a new password, and return the roles.
+    """Change the password of each role of a server, and return the roles.
 
     Connections with an old password are ended, and come back with the new one. Raise OSError.
     """

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nebula.schema import parties, roles, roles_page, stream_rights
-from nebula.schema.channels import Channel
+from nebula.schema import parties, roles, stream_rights
 from nebula.schema.parties import ROLES as ALL_ROLES
 from nebula.schema.parties import RoleName, channels
 from nebula.schema.roles import EXAMPLES, rights, role
@@ -16,11 +15,6 @@ from tests.unit.subject_patterns import covers
 ROOT = Path(__file__).parents[2]
 ROLES: tuple[RoleName, ...] = tuple(name for name in ALL_ROLES if name != "admin")
 ALL: dict[RoleName, Rights] = {name: rights(EXAMPLES[name]) for name in ROLES}
-
-
-@pytest.mark.parametrize("channel", channels(), ids=lambda channel: channel.name)
-def test_every_subject_has_roles_that_publish_there(channel: Channel) -> None:
-    assert parties.parties(channel).publish
 
 
 def test_a_subject_that_is_in_no_stream_is_subscribed_to() -> None:
@@ -42,11 +36,6 @@ def test_every_stream_has_rights() -> None:
         upkeep.SNAPSHOTS,
     )
     assert {each.name for each in made} == stream_rights.RIGHTS.keys()
-
-
-def test_the_reference_lists_what_each_role_may_do() -> None:
-    page = ROOT / "docs" / "reference" / "roles.md"
-    assert page.read_text("utf-8") == roles_page.markdown()
 
 
 @pytest.mark.parametrize("name", ROLES)

@@ -30,9 +30,10 @@ from nebula.events import (
 from nebula.events import intents as intents_
 from nebula.events.record import Malformed
 from nebula.events.vocabulary import INTENTS, TYPES, Event
-from nebula.schema import asyncapi, json_schema, reference
-from nebula.schema.channels import OTHERS, kind_of
+from nebula.schema import asyncapi, json_schema, reference, roles_page
+from nebula.schema.channels import OTHERS, Channel, kind_of
 from nebula.schema.examples import EXAMPLES
+from nebula.schema.parties import channels, parties
 from tests.unit.story import Story, decisions_by_hand, facts, intents
 
 ROOT = Path(__file__).parents[2]
@@ -260,3 +261,16 @@ def test_the_examples_tell_one_story_that_nebula_accepts() -> None:
         if kind_of(type(event).__name__) != "decision" or identity == "chat":
             story.append(identity, event)
             assert not story.state.rejections, event
+
+
+# Roles
+
+
+@pytest.mark.parametrize("channel", channels(), ids=lambda channel: channel.name)
+def test_every_subject_has_roles_that_publish_there(channel: Channel) -> None:
+    assert parties(channel).publish
+
+
+def test_the_reference_lists_what_each_role_may_do() -> None:
+    page = ROOT / "docs" / "reference" / "roles.md"
+    assert page.read_text("utf-8") == roles_page.markdown(), "make docs"
