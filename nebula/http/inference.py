@@ -189,6 +189,8 @@ class InferenceRoutes:
             return
         if stream:
             request = prepared(request)
+        if not gateway.connection.connected:
+            await gateway.reconnected()
         if kept is not None:
             if not gateway.large_bodies.fits(request.body):
                 raise _too_large_to_keep(gateway.large_bodies.room)

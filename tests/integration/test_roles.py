@@ -11,6 +11,7 @@ import stat
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -258,3 +259,35 @@ async def test_a_cluster_serves_all_that_it_offers_within_its_roles(own_cluster:
         )["password"]
         assert secret not in environ
         assert secret not in cluster.last_words()
+
+
+async def test_new_passwords_cost_no_request(own_cluster: Cluster) -> None:
+    cluster = own_cluster
+    cluster.up()
+    await cluster.ready()
+    await cluster.load("chat", memory="64MiB")
+    ended = asyncio.Event()
+    answers: list[int | str] = []
+
+    async def client(http: httpx.AsyncClient) -> None:
+        while not ended.is_set():
+            answer = await http.post(CHAT, json=chat("chat"))
+            answers.append(answer.status_code if answer.status_code == 200 else answer.text)
+
+    async with cluster.http() as http, asyncio.TaskGroup() as clients:
+        for _ in range(8):
+            clients.create_task(client(http))
+        before = credentials.file_of(cluster.folder / "home" / "nats", "engine").read_text()
+        for _ in range(3):
+            done = await cluster.nebula("auth", "rotate")
+            assert done.code == 0, done
+            asked = len(answers)
+
+            async def more(asked: int = asked) -> bool:
+                return len(answers) > asked + 100
+
+            await cluster.poll(more, "requests are answered after it")
+        ended.set()
+    assert set(answers) == {200}
+    assert credentials.file_of(cluster.folder / "home" / "nats", "engine").read_text() != before
+    assert (await cluster.nebula("status")).code == 0

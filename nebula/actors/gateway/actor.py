@@ -65,6 +65,9 @@ from nebula.store.connection import Connection, Unavailable
 
 log = logging.getLogger(__name__)
 
+SHORT_LOSS = 1.0
+"""Seconds after a loss of NATS for which a new request waits, before it is refused."""
+
 
 class GivenAgain(Protocol):
     """An answer that is delivered again to a client that came back for it."""
@@ -112,6 +115,7 @@ class Gateway(Actor):
         self._unread = Unread(answer_memory)
         self._connected_at = 0.0
         self._lost_at: float | None = None
+        self._back = asyncio.Event()
 
     async def begin(self) -> None:
         """Listen for answers and heartbeats."""
@@ -154,6 +158,18 @@ class Gateway(Actor):
     def able(self) -> bool:
         """Whether requests can be served: NATS is there and the log has been folded."""
         return self.started and self.connection.connected
+
+    async def reconnected(self) -> None:
+        """Wait until NATS is back, if it was lost a moment ago: most losses are that short."""
+        loop = asyncio.get_running_loop()
+        until = (loop.time() if self._lost_at is None else self._lost_at) + SHORT_LOSS
+        try:
+            async with asyncio.timeout_at(until):
+                while not self.connection.connected:
+                    self._back.clear()
+                    await self._back.wait()
+        except TimeoutError:
+            return
 
     def admit(self) -> None:
         """Admit one more request. Raise NotServed while the cluster is overloaded.
@@ -339,6 +355,7 @@ class Gateway(Actor):
 
     async def _on_reconnect(self) -> None:
         self._lost_at, self._connected_at = None, asyncio.get_running_loop().time()
+        self._back.set()
         self._link()
         self._heartbeats.restart()
         self.log_watch.restart()
