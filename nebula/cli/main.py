@@ -69,6 +69,7 @@ COMMANDS = {
     "snapshots": Place(
         "nebula.cli.transfer:snapshots", "List, check and make snapshots of the log."
     ),
+    "provision": Place("nebula.cli.provision:provision", "Create the log on NATS servers."),
     "auth": Place("nebula.cli.auth:auth", "Manage the credentials for NATS."),
     "fork": Place("nebula.cli.fork:fork", "Start a sandbox that continues an exported log."),
     "revert": Place("nebula.cli.revert:revert_to", "Return models to an earlier state."),

@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.events.reading import UNREADABLE
-from nebula.store import private
+from nebula.store import claims, private
 from nebula.store.reaching import BadFile
 
 FOLDER = "roles"
@@ -28,10 +28,15 @@ _FILE = "file:"
 
 
 class Way(Struct, frozen=True):
-    """The way to a server: URLs with user and password in them, and the prefix of inboxes."""
+    """The way to a server: URLs with user and password in them, and the prefix of inboxes.
+
+    `token` and `seed`: a signed token about the user, and the user's private key.
+    """
 
     servers: tuple[str, ...]
     inbox: str = ""
+    token: str = ""
+    seed: str = ""
 
 
 class Context(Struct, omit_defaults=True):
@@ -42,6 +47,7 @@ class Context(Struct, omit_defaults=True):
     token: str = ""
     user: str = ""
     password: str = ""
+    creds: str = ""
     inbox_prefix: str = ""
 
 
@@ -81,7 +87,15 @@ def read(path: Path) -> Way:
     if not context.url:
         raise BadFile("it has no `url`")
     servers = (each.strip() for each in context.url.split(","))
-    return Way(tuple(_with_user(each, context) for each in servers), context.inbox_prefix)
+    found = Way(tuple(_with_user(each, context) for each in servers), context.inbox_prefix)
+    if not context.creds:
+        return found
+    creds = path.parent / Path(context.creds).expanduser()
+    try:
+        token, seed = claims.read_credentials(creds.read_text("utf-8", "replace"))
+    except ValueError as error:
+        raise BadFile(f"{creds}: {error}") from error
+    return replace(found, token=token, seed=seed)
 
 
 def _with_user(url: str, context: Context) -> str:

@@ -7,6 +7,7 @@ subscriptions are restored after a reconnection.
 """
 
 import asyncio
+import base64
 import contextlib
 from collections.abc import Callable
 from typing import Any
@@ -49,6 +50,7 @@ class LastingClient(FastClient):
         self.troubles: dict[str, Trouble] = {}
         self._way = way
         self._given: tuple[str, ...] = ()
+        self._login = Way(())
         self._on_trouble = on_trouble
         self._untried: list[Srv] | None = None
         self._left = 0
@@ -58,7 +60,7 @@ class LastingClient(FastClient):
 
     async def connect(self, *_: Any, **options: Any) -> None:
         """Connect to one of the servers, trying each once. Raise NoServersError, OSError."""
-        way = self._way()
+        way = self._login = self._way()
         self._given = way.servers
         if way.inbox:
             options["inbox_prefix"] = way.inbox
@@ -179,7 +181,8 @@ class LastingClient(FastClient):
     def _renew(self) -> None:
         """Use the present URLs, if they have changed and can be read."""
         with contextlib.suppress(OSError, NatsError, ValueError):
-            named = self._way().servers
+            way = self._login = self._way()
+            named = way.servers
             pool = [Srv(self._parse_server_uri(each)) for each in named]
             if pool and named != self._given:
                 self._given, self._server_pool = named, pool
@@ -187,7 +190,7 @@ class LastingClient(FastClient):
 
     def _failed(self, server: Srv, error: BaseException) -> None:
         host = _host(server)
-        known = self._with_credentials(server) is not None
+        known = bool(self._login.token) or self._with_credentials(server) is not None
         self.troubles[host] = reaching.trouble(host, error, credentials=known)
         self._on_trouble()
 
@@ -200,7 +203,9 @@ class LastingClient(FastClient):
 
     def _connect_command(self) -> bytes:
         assert self._current_server is not None
+        self._sign_in(self._login)
         with_credentials = self._with_credentials(self._current_server)
+        self._auth_configured = bool(self._login.token) or with_credentials is not None
         if with_credentials is not None:
             uri = with_credentials.uri
             name = unquote(uri.username or "")
@@ -210,6 +215,20 @@ class LastingClient(FastClient):
                 password = unquote(uri.password)
                 self.options |= {"user": name, "password": password, "token": None}
         return super()._connect_command()
+
+    def _sign_in(self, way: Way) -> None:
+        """Prove with its private key to be the user of a token, if there is one."""
+        if not way.token:
+            self._user_jwt_cb = self._signature_cb = None
+            return
+        import nkeys  # only tokens need it
+
+        def sign(nonce: str) -> bytes:
+            pair = nkeys.from_seed(bytearray(way.seed.encode()))
+            return base64.b64encode(bytes(pair.sign(nonce.encode())))
+
+        self._user_jwt_cb = lambda: bytearray(way.token.encode())
+        self._signature_cb = sign
 
     # Connecting, once and again
 

@@ -460,6 +460,7 @@ ASKING = (
     ("batch", "status", "b"),
     ("batch", "cancel", "b"),
     ("batch", "results", "b"),
+    ("provision",),
     ("status",),
     ("status", "--json"),
     ("logs", "m-0"),
@@ -484,7 +485,7 @@ ASKING = (
 
 
 def test_every_command_that_asks_a_cluster_is_among_them() -> None:
-    apart = {"up", "gateway", "router", "node", "fork", "schema"}
+    apart = {"up", "gateway", "router", "node", "fork", "schema", "auth"}
     assert {line[0] for line in ASKING} == COMMANDS.keys() - apart
 
 

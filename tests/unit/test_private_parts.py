@@ -27,6 +27,7 @@ from nebula.store import client, lasting, wire
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 KEPT = {
+    "_auth_configured",
     "_current_server",
     "_error_cb",
     "_flusher_task",
@@ -42,8 +43,10 @@ KEPT = {
     "_server_info",
     "_server_pool",
     "_sid",
+    "_signature_cb",
     "_status",
     "_transport",
+    "_user_jwt_cb",
 }
 """What a nats-py client keeps in attributes that Nebula reads or writes."""
 

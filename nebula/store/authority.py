@@ -1,0 +1,197 @@
+"""The keys of a cluster on NATS servers of its own: its users and roles, in signed tokens.
+
+The folder of an authority has the private keys; NATS servers only need `nats-auth.conf`, and each
+process the files of its own user. All are readable by their owner only.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import nkeys
+from msgspec import Struct
+
+from nebula.store import claims, private
+from nebula.store.credentials import Context, write
+from nebula.store.users import Rights
+
+SERVERS = "nats-auth.conf"
+"""The file for the configuration of each NATS server."""
+
+SYSTEM = "system"
+_USERS = "users"
+_REVOKED = "revoked.json"
+_KINDS = {
+    "operator": nkeys.PREFIX_BYTE_OPERATOR,
+    "account": nkeys.PREFIX_BYTE_ACCOUNT,
+    SYSTEM: nkeys.PREFIX_BYTE_ACCOUNT,
+}
+
+
+class NoAuthority(Exception):
+    """A folder has no keys of an authority, or has them already; the text says which."""
+
+
+class Key:
+    """A private key of NATS's."""
+
+    def __init__(self, seed: str) -> None:
+        self.seed = seed
+        self._pair = nkeys.from_seed(bytearray(seed.encode()))
+
+    @classmethod
+    def new(cls, prefix: int) -> "Key":
+        """Return a new random key."""
+        return cls(nkeys.encode_seed(os.urandom(32), prefix).decode())
+
+    @property
+    def public(self) -> str:
+        """The public key."""
+        return bytes(self._pair.public_key).decode()
+
+    def sign(self, data: bytes) -> bytes:
+        """Return the signature of some data."""
+        return bytes(self._pair.sign(data))
+
+
+class User(Struct, frozen=True):
+    """A user that was made, and the files with its credentials."""
+
+    name: str
+    context: Path
+    creds: Path
+
+
+class Authority:
+    """The keys of one cluster, in a folder.
+
+    `rights`: for each role what its users may do, with `{{tag(x)}}` where a user's own name stands.
+    """
+
+    def __init__(self, folder: Path, rights: Mapping[str, Rights]) -> None:
+        self.folder = folder
+        self._rights = rights
+
+    def create(self, name: str) -> None:
+        """Make the keys. Raise NoAuthority if there are some, OSError."""
+        if self._file("operator").exists():
+            raise NoAuthority(f"{self.folder} has keys already")
+        for kind, prefix in _KINDS.items():
+            self._write(self._file(kind), Key.new(prefix).seed + "\n")
+        for role in self._rights:
+            self._role_key(role)
+        self._write(self.folder / "name", name + "\n")
+        system = self._key(SYSTEM)
+        key = Key.new(nkeys.PREFIX_BYTE_USER)
+        said = claims.system_user(key.public, SYSTEM)
+        token = claims.token(said, system.public, system.sign, self._now())
+        self._write(self.system_creds, claims.credentials(token, key.seed))
+        self.publish()
+
+    @property
+    def servers(self) -> Path:
+        """The file for the configuration of NATS servers."""
+        return self.folder / SERVERS
+
+    @property
+    def system_creds(self) -> Path:
+        """The file with the credentials that tell servers of a changed account."""
+        return self.folder / _USERS / f"{SYSTEM}.creds"
+
+    def account(self) -> str:
+        """Return the account's token, signed by the operator."""
+        account, operator = self._key("account"), self._key("operator")
+        roles = [(role, self._role_key(role).public, of) for role, of in self._rights.items()]
+        said = claims.account(account.public, self._name, roles, self._revoked(), streams=True)
+        return claims.token(said, operator.public, operator.sign, self._now())
+
+    def publish(self) -> None:
+        """Write the file for NATS servers. Raise NoAuthority, OSError."""
+        operator, system = self._key("operator"), self._key(SYSTEM)
+        now, account = self._now(), self._key("account").public
+        said = claims.operator(operator.public, self._name, system.public)
+        theirs = claims.account(system.public, "SYS")
+        self._write(
+            self.servers,
+            f"operator: {claims.token(said, operator.public, operator.sign, now)}\n"
+            f"system_account: {system.public}\n"
+            'resolver: { type: full, dir: "./jwt", allow_delete: false, interval: "2m" }\n'
+            "resolver_preload: {\n"
+            f"  {system.public}: {claims.token(theirs, operator.public, operator.sign, now)}\n"
+            f"  {account}: {self.account()}\n"
+            "}\n",
+        )
+
+    def add(
+        self, role: str, name: str, tags: Mapping[str, str], url: str, inbox: str, days: int = 0
+    ) -> User:
+        """Make a user of a role, and its files. Raise NoAuthority, OSError.
+
+        `tags`: its own names; `days`: after which its token expires, 0: never.
+        """
+        signer, key = self._role_key(role), Key.new(nkeys.PREFIX_BYTE_USER)
+        now = self._now()
+        expires = now + days * 86400 if days else 0
+        said = claims.user(key.public, name, self._key("account").public, tags, expires)
+        token = claims.token(said, signer.public, signer.sign, now)
+        known = self.folder / _USERS / f"{name}.keys"
+        before = known.read_text().split() if known.exists() else []
+        self._write(known, "\n".join([*before, key.public]) + "\n")
+        creds, file = known.with_suffix(".creds"), known.with_suffix(".json")
+        self._write(creds, claims.credentials(token, key.seed))
+        context = Context(
+            description=f"Nebula: {role} {name}", url=url, creds=creds.name, inbox_prefix=inbox
+        )
+        write(file, context)
+        return User(name, file, creds)
+
+    def revoke(self, name: str) -> int:
+        """Refuse all tokens of a user from now on; return how many. Raise NoAuthority, OSError."""
+        known = self.folder / _USERS / f"{name}.keys"
+        if not known.exists():
+            there = ", ".join(sorted(each.stem for each in known.parent.glob("*.keys"))) or "none"
+            raise NoAuthority(f"{self.folder} has no user {name!r}; its users: {there}")
+        keys = known.read_text().split()
+        revoked = self._revoked() | dict.fromkeys(keys, self._now())
+        self._write(self.folder / _REVOKED, json.dumps(revoked, indent=2) + "\n")
+        self.publish()
+        return len(keys)
+
+    @property
+    def _name(self) -> str:
+        return (self.folder / "name").read_text().strip()
+
+    def _revoked(self) -> dict[str, int]:
+        file = self.folder / _REVOKED
+        if not file.exists():
+            return {}
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, int])
+
+    def _role_key(self, role: str) -> Key:
+        """Return the key that signs a role's users; a role that is new gets one."""
+        file = self.folder / "roles" / f"{role}.nk"
+        if not file.exists():
+            self._write(file, Key.new(nkeys.PREFIX_BYTE_ACCOUNT).seed + "\n")
+        return Key(file.read_text().strip())
+
+    def _key(self, kind: str) -> Key:
+        try:
+            return Key(self._file(kind).read_text().strip())
+        except FileNotFoundError:
+            raise NoAuthority(f"{self.folder} has no keys: `nebula auth init` makes them") from None
+
+    def _file(self, kind: str) -> Path:
+        return self.folder / f"{kind}.nk"
+
+    def _write(self, file: Path, text: str) -> None:
+        private.folder(file.parent)
+        written = file.with_suffix(".new")
+        with private.opened(written, "wb") as output:
+            output.write(text.encode())
+        written.replace(file)
+
+    def _now(self) -> int:
+        return int(time.time())

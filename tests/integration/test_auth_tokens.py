@@ -1,0 +1,215 @@
+"""`nebula auth`: a cluster on a NATS server of its own, whose users have signed tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from nebula.cli.main import main
+from nebula.events import subjects
+from nebula.store.connection import Connection, NotLetIn, Unavailable
+from nebula.store.server import binary, die_with_parent
+from tests.integration.asking import CHAT, chat, said
+from tests.integration.cluster import Cluster
+from tests.integration.test_roles import Listening
+from tests.ports import free_port
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 20.0
+
+
+class Guarded:
+    """A nats-server that trusts an operator, and the keys of that operator."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self.keys = folder / "keys"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def auth(self, *arguments: str) -> str:
+        """Run `nebula auth`, and return what it prints."""
+        done = self.try_auth(*arguments)
+        assert done[0] == 0, done
+        return done[1]
+
+    def try_auth(self, *arguments: str) -> tuple[int, str]:
+        line = ["auth", *arguments, "--keys", str(self.keys)]
+        line += ["--nats", self.url] if arguments[0] != "init" else []
+        done = CliRunner().invoke(main, line)
+        return done.exit_code, done.output
+
+    def user(self, *arguments: str) -> str:
+        """Make a user, and return the URL with its credentials."""
+        printed = self.auth(*arguments).strip()
+        assert printed.startswith("NEBULA_NATS_URL=file:")
+        return printed.removeprefix("NEBULA_NATS_URL=")
+
+    def start(self) -> None:
+        config = self.folder / "nats.conf"
+        config.write_text(
+            f'listen: "127.0.0.1:{self.port}"\n'
+            f'server_name: guarded\njetstream {{ store_dir: "{self.folder / "store"}" }}\n'
+            f"max_payload: 8388608\ninclude keys/nats-auth.conf\n"
+        )
+        with (self.folder / "nats-server.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                [binary(), "-c", str(config)],
+                cwd=self.folder,
+                stdout=output,
+                stderr=output,
+                preexec_fn=die_with_parent,
+            )
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Guarded]:
+    guarded = Guarded(tmp_path)
+    guarded.auth("init", "--name", "prod")
+    guarded.start()
+    yield guarded
+    guarded.stop()
+
+
+async def test_a_whole_cluster_serves_with_tokens(guarded: Guarded, tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    urls = {role: guarded.user(role) for role in ("router", "gateway", "operator", "provision")}
+    urls["node"] = guarded.user("node", "here")
+    engine = guarded.user("engine")
+    for _ in range(2):
+        done = await cluster.nebula("provision", nats=urls["provision"])
+        assert done.out == "the log is there, with 0 events\n", done
+    try:
+        for role in ("router", "node", "gateway"):
+            cluster.nats_url = urls[role]
+            os.environ["NEBULA_ENGINE_NATS_URL"] = engine
+            cluster.start(role)
+        cluster.nats_url = urls["operator"]
+        await cluster.ready()
+        await cluster.load("chat", memory="64MiB")
+        async with cluster.http() as http:
+            assert said(await http.post(CHAT, json=chat("chat")))
+        done = await cluster.nebula("scale", "chat", "2")
+        assert done.code == 0, done
+        assert (await cluster.nebula("logs", "chat-0")).code == 0
+        done = await cluster.nebula("events", nats=guarded.user("viewer", "eve"))
+        assert done.code == 0, done
+        assert cluster.violations() == []
+    finally:
+        del os.environ["NEBULA_ENGINE_NATS_URL"]
+        cluster.close()
+
+
+async def test_a_user_has_its_own_names_only(guarded: Guarded) -> None:
+    url = guarded.user("node", "N1")
+    connection = await Listening(url).open(patience=PATIENCE)
+    assert isinstance(connection, Listening)
+    for each in ("N1", "n2"):
+        connection.client.post(subjects.node_status(each), b"", b"{}")
+        connection.client.post(subjects.event("node", each, "NodeRegistered"), b"", b"{}")
+    await connection.client.flush()
+    await connection.close()
+    assert connection.refused == {
+        "nebula.status.node.n2",
+        "nebula.events.node.n2.noderegistered",
+    }
+    assert connection.client.new_inbox().startswith("_INBOX_node.N1.")
+    engine = await Listening(guarded.user("engine", "e", "--model", "m", "--replica", "m-0")).open(
+        patience=PATIENCE
+    )
+    assert isinstance(engine, Listening)
+    for each in ("m-0", "m-1"):
+        engine.client.post(subjects.replica_status("m", each), b"", b"{}")
+    await engine.client.flush()
+    await engine.close()
+    assert engine.refused == {"nebula.status.replica.m.m-1"}
+
+
+async def test_a_user_that_is_revoked_is_ended_and_let_in_no_more(guarded: Guarded) -> None:
+    url, other = guarded.user("node", "bad"), guarded.user("node", "good")
+    bad = await Connection(url, "bad").open(patience=PATIENCE)
+    good = await Connection(other, "good").open(patience=PATIENCE)
+    lost = asyncio.Event()
+
+    async def on_loss() -> None:
+        lost.set()
+
+    bad.on_disconnect(on_loss)
+    await asyncio.to_thread(guarded.auth, "revoke", "bad")
+    async with asyncio.timeout(PATIENCE):
+        await lost.wait()
+    await bad.close()
+    with pytest.raises(NotLetIn, match="refuses the user or password"):
+        await Connection(url, "bad").open(patience=PATIENCE)
+    assert good.connected
+    await good.close()
+    again = await Connection(guarded.user("node", "bad"), "bad").open(patience=PATIENCE)
+    await again.close()
+    code, words = guarded.try_auth("revoke", "nobody")
+    assert code == 1
+    assert "has no user 'nobody'; its users: bad, good" in words
+
+
+async def test_revocations_outlive_a_restart_of_the_server(guarded: Guarded) -> None:
+    url = guarded.user("operator", "eve")
+    await asyncio.to_thread(guarded.auth, "revoke", "eve")
+    guarded.stop()
+    guarded.start()
+    with pytest.raises((NotLetIn, Unavailable), match="refuses the user"):
+        await Connection(url, "eve").open(patience=PATIENCE)
+
+
+async def test_credentials_may_expire(guarded: Guarded) -> None:
+    url = guarded.user("viewer", "guest", "--days", "1")
+    connection = await Connection(url, "guest").open(patience=PATIENCE)
+    await connection.close()
+
+
+async def test_keys_and_credentials_are_the_owners_only(guarded: Guarded) -> None:
+    guarded.user("operator", "alice")
+    for each in (guarded.keys, *guarded.keys.rglob("*")):
+        assert stat.S_IMODE(each.stat().st_mode) == (0o700 if each.is_dir() else 0o600)
+    context = json.loads((guarded.keys / "users" / "alice.json").read_text())
+    assert context == {
+        "description": "Nebula: operator alice",
+        "url": guarded.url,
+        "creds": "alice.creds",
+        "inbox_prefix": "_INBOX_operator",
+    }
+    config = (guarded.keys / "nats-auth.conf").read_text()
+    for each in guarded.keys.rglob("*.nk"):
+        assert each.read_text().strip() not in config
+
+
+def test_a_folder_with_keys_stays_as_it_is(guarded: Guarded) -> None:
+    code, words = guarded.try_auth("init")
+    assert code == 1
+    assert "has keys already" in words
+
+
+@pytest.mark.parametrize("name", ["a.b", "*", "../up", ""])
+def test_a_name_that_is_not_a_valid_id_is_refused(guarded: Guarded, name: str) -> None:
+    code, words = guarded.try_auth("node", name)
+    assert code == 2
+    assert "is not a valid name" in words
+
+
+def test_without_keys_the_way_to_make_some_is_told(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["auth", "node", "n1", "--keys", str(tmp_path / "none")])
+    assert done.exit_code == 1
+    assert "has no keys: `nebula auth init` makes them" in done.output
