@@ -180,8 +180,8 @@ class World:
                 self.beyond[key] = self.beyond.get(key, 0) + beyond
                 if now != request.windows[meter]:
                     self.beyond[meter, now] = self.beyond.get((meter, now), 0) + beyond
-        for meter, actual in used.items():
-            self._count(meter, request.windows[meter], actual - request.needs[meter])
+        for name, actual in used.items():
+            self._count(name, request.windows[name], actual - request.needs[name])
         settle(request.reservation, used)
 
     def _count(self, meter: str, window: int, amount: int) -> None:
