@@ -45,9 +45,9 @@ def test_an_account_lists_its_roles_and_what_it_has_revoked() -> None:
 
 
 def test_credentials_are_read_as_they_were_written() -> None:
-    text = claims.credentials("a.b.c", "SUSEED")
-    assert claims.read_credentials(text) == ("a.b.c", "SUSEED")
-    assert claims.read_credentials(text.replace("\n", "\r\n")) == ("a.b.c", "SUSEED")
+    text = claims.credentials("a.b.c", "SUAB")
+    assert claims.read_credentials(text) == ("a.b.c", "SUAB")
+    assert claims.read_credentials(text.replace("\n", "\r\n")) == ("a.b.c", "SUAB")
 
 
 @pytest.mark.parametrize("text", ["", "a.b.c", "-----BEGIN NATS USER JWT-----\na.b.c"])
