@@ -14,6 +14,7 @@ from nebula.actors.node import devices
 from nebula.actors.node.actor import Node
 from nebula.actors.node.reconciliation import Restarts
 from nebula.actors.node.settings import NodeSettings
+from nebula.cli.node_policy import policy_of, policy_options
 from nebula.cli.options import (
     cluster_option,
     drain_option,
@@ -82,6 +83,7 @@ from nebula.store.connection import Connection
         "NEBULA_ENGINE_NATS_URL]"
     ),
 )
+@policy_options
 @verbose_option
 def node(
     nats: str,
@@ -103,6 +105,10 @@ def node(
     weights: Path | None,
     fetch: bool,
     engine_nats: str,
+    policy: Path | None,
+    sources: tuple[str, ...],
+    options: tuple[str, ...],
+    variables: tuple[str, ...],
     verbose: bool,
 ) -> None:
     """Run the engines that the cluster assigns to this machine."""
@@ -127,6 +133,7 @@ def node(
         fetches=fetch,
         simulated=imagined is not None,
         engine_nats=engine_nats,
+        policy=policy_of(policy, sources, options, variables),
     )
     try:
         inventory = devices.probe() if imagined is None else devices.imagined(imagined)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nebula.actors.founding import told
-from nebula.cli import demo, readiness_watch, tables, telling_news
+from nebula.cli import demo, node_policy, readiness_watch, tables, telling_news
 from nebula.cli.cluster import CONNECT_PATIENCE, joined
 from nebula.cli.elsewhere import note
 from nebula.cli.embedded import embedded, environment
@@ -133,6 +133,7 @@ class UpSettings(Struct, frozen=True, kw_only=True):
 @engine_command_option
 @weights_option
 @fetch_option
+@node_policy.policy_options
 @log_limit_option
 @log_warning_option
 @click.option(
@@ -173,6 +174,10 @@ def up(
     engine_command: str | None,
     weights: Path | None,
     fetch: bool,
+    policy: Path | None,
+    sources: tuple[str, ...],
+    options: tuple[str, ...],
+    variables: tuple[str, ...],
     log_limit: int | None,
     log_warning: int,
     demo_folder: Path | None,
@@ -203,6 +208,7 @@ def up(
     node_arguments += ["--engine-command", engine_command] if engine_command else []
     node_arguments += ["--weights-folder", str(weights)] if weights is not None else []
     node_arguments += [] if fetch else ["--no-fetch"]
+    node_arguments += node_policy.arguments(policy, sources, options, variables)
     settings = UpSettings(
         nats=nats,
         nats_port=nats_port,

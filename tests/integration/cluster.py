@@ -6,6 +6,7 @@ that none can hide from `close`.
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -32,7 +33,9 @@ from tests.ports import free_port
 
 PATIENCE = 60.0
 SIMULATED = f"{sys.executable} -m nebula.engines.simulated"
-MARK = "NEBULA_TEST_CLUSTER"
+MARK = "TESTED_CLUSTER"
+POLICY = {"env": ["SOME"], "inherit": [MARK]}
+"""What the nodes of tests allow: engines carry the mark, as all processes do."""
 IMPATIENT = "tests.integration.impatient"
 """The command line for tests that can't wait as long as a real cluster must."""
 
@@ -120,6 +123,13 @@ class Cluster:
         """Run a process that has ended once more, as it ran before."""
         self._run(name, self._lines[name])
 
+    @property
+    def marks(self) -> dict[str, str]:
+        """Return the variables of every process of the cluster."""
+        policy = self.folder / "policy.json"
+        policy.write_text(json.dumps(POLICY))
+        return {MARK: str(self.folder), "NEBULA_POLICY": str(policy)}
+
     def _run(self, name: str, line: list[str]) -> None:
         self._lines[name] = line
         with self._log(name).open("ab") as output:
@@ -128,7 +138,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={"HF_HUB_OFFLINE": "1", **os.environ, MARK: str(self.folder)},
+                env={"HF_HUB_OFFLINE": "1", **os.environ, **self.marks},
                 preexec_fn=die_with_parent,
             )
 

@@ -32,7 +32,7 @@ from nebula.store.connection import Connection, Unavailable
 from nebula.store.log import Log
 from nebula.store.server import MAX_PAYLOAD, binary, die_with_parent
 from tests.integration.asking import CHAT, chat, said
-from tests.integration.cluster import MARK, PATIENCE, SIMULATED, Cluster
+from tests.integration.cluster import PATIENCE, SIMULATED, Cluster
 
 COMPOSE = Path(__file__).parents[2] / "compose"
 CONFIG = "/etc/nebula/nats.conf"
@@ -95,7 +95,7 @@ class Composed(Cluster):
 
     def environment(self, service: str) -> dict[str, str]:
         own = {name: self.here(service, value) for name, value in environment(service).items()}
-        return {MARK: str(self.folder), **own}
+        return {**self.marks, **own}
 
     def line(self, service: str, command: list[str]) -> list[str]:
         programs = {

@@ -10,6 +10,8 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
+from nebula.actors.node.policy.gate import Gate
+from nebula.actors.node.policy.rules import NodePolicy
 from nebula.actors.node.weights import folder
 from nebula.actors.node.weights.folders import EVERY, Folders, asked_for, due, folder_of, forgotten
 from nebula.actors.placement.decision import decide
@@ -154,7 +156,7 @@ async def test_a_missing_folder_is_looked_for_once_in_a_while_not_with_each_look
         return task
 
     monkeypatch.setattr(folder, "unusable", lambda *_, **__: GONE)
-    folders = Folders(lambda: {}, tell, spawn, lambda: None, enabled=True)
+    folders = Folders(lambda: {}, tell, spawn, lambda: None, gate=Gate(NodePolicy()), enabled=True)
     now = asyncio.get_running_loop().time()
     for seconds, looks in ((0, 1), (EVERY - 5, 1), (EVERY + 60, 2)):
         folders.work(state, list(state.replicas.values()), now + seconds)

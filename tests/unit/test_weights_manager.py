@@ -8,7 +8,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
+from nebula.actors.node.policy.gate import Gate
+from nebula.actors.node.policy.rules import NodePolicy
 from nebula.actors.node.weights import fetching, manager
 from nebula.actors.node.weights.download import Damaged
 from nebula.actors.node.weights.fetching import Retries
@@ -59,6 +62,7 @@ class Machine:
             tell=self.tell,
             spawn=self.spawn,
             wake=lambda: None,
+            gate=Gate(NodePolicy()),
             retries=Retries(pause=1.0, longest=8.0, damaged=3),
         )
 
@@ -257,3 +261,20 @@ async def test_a_download_ends_when_its_model_is_unloaded(machine: Machine) -> N
     await machine.works()  # the other one's turn, once the first has let go of the source
     assert machine.tries == [Files(HUB), Files(HUB, "v2")]
     await machine.ends()
+
+
+async def test_an_engine_does_not_ask_the_hub_without_the_token_of_its_node(
+    machine: Machine,
+) -> None:
+    machine.loads()
+    launch = machine.story.state.replicas["chat-0"].launch
+    assert launch is not None
+    environ = {"HF_TOKEN": "hidden", "PATH": "/bin"}
+    weights = machine.weights
+    weights.hub = cast("Hub", SimpleNamespace(chosen=False))
+    assert weights.environment(environ, launch) == {"PATH": "/bin", "HF_HUB_OFFLINE": "1"}
+    assert weights.environment({"PATH": "/bin"}, launch) == {"PATH": "/bin"}
+    other = replace(launch, options={"tokenizer": "org/other"})
+    assert weights.environment(environ, other) == {"PATH": "/bin"}
+    weights.fetches = False
+    assert weights.environment(environ, launch) == {"PATH": "/bin"}

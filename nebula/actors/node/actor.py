@@ -28,6 +28,7 @@ from nebula.actors.node.log_keeping import forget_logs
 from nebula.actors.node.managed_engine import ManagedEngine
 from nebula.actors.node.namesake import refuse_namesake
 from nebula.actors.node.outbox import Outbox
+from nebula.actors.node.policy.gate import Gate
 from nebula.actors.node.reconciliation import (
     Action,
     LoadAdapter,
@@ -90,11 +91,13 @@ class Node(Actor):
         self._wake = asyncio.Event()
         self._outbox = Outbox(self._tell, self.spawn, self._now)
         hub = Hub(settings.weights)
+        self._gate = Gate(settings.policy)
         self._adapting = Adapting(
             settings,
             hub,
             self._engines,
             self.projection,
+            gate=self._gate,
             tell=self._tell,
             spawn=self.spawn,
             wake=self._wake.set,
@@ -108,12 +111,14 @@ class Node(Actor):
             wake=self._wake.set,
             fetches=settings.fetches,
             simulated=settings.simulated,
+            gate=self._gate,
             retries=Retries(settings.restarts.pause),
         )
         self._lives = EngineLives(
             settings,
             inventory,
             self._site,
+            gate=self._gate,
             roster=self._engines,
             outbox=self._outbox,
             weights=self._weights,
@@ -256,8 +261,14 @@ class Node(Actor):
     def _due(self, now: float) -> tuple[Action, ...]:
         state = self.projection.state
         mine = replicas_on(state, self.settings.node)
-        self._weights.work(state, mine, {engine.source for engine in self._engines}, now)
-        return self._engines.due(state, mine, now, self._weights.waiting(mine))
+        # What the policy refuses gets no files: its start fails, with the policy's words.
+        fetched = [
+            replica
+            for replica in mine
+            if replica.launch is None or not self._gate.withholds(replica.launch)
+        ]
+        self._weights.work(state, fetched, {engine.source for engine in self._engines}, now)
+        return self._engines.due(state, mine, now, self._weights.waiting(fetched))
 
     def _perform(self, action: Action) -> None:
         match action:

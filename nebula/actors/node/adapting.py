@@ -8,12 +8,14 @@ from nebula.actors.node.adapter_copies import AdapterCopies
 from nebula.actors.node.engine_http import EngineRefused, EngineSilent
 from nebula.actors.node.engine_table import EngineTable
 from nebula.actors.node.managed_engine import ManagedEngine
+from nebula.actors.node.policy.gate import Gate, NotAllowed
 from nebula.actors.node.reconciliation import LoadAdapter, UnloadAdapter
 from nebula.actors.node.settings import NodeSettings
 from nebula.actors.node.weights.hub import Hub
 from nebula.actors.node.weights.own_node import Tell
 from nebula.actors.projection import Projection
 from nebula.events.state import State
+from nebula.events.vocabulary import AdapterLoadFailed, Event
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +36,13 @@ class Adapting:
         engines: EngineTable[ManagedEngine],
         projection: Projection,
         *,
+        gate: Gate,
         tell: Tell,
         spawn: Callable[[Coroutine[object, object, None], str], asyncio.Task[None]],
         wake: Callable[[], None],
     ) -> None:
         self._node = settings.node
+        self._gate = gate
         self._copies = AdapterCopies(
             settings.folder / "adapters" / settings.node,
             settings.node,
@@ -91,7 +95,7 @@ class Adapting:
             model = self._projection.state.models.get(replica.model)
             cause = model.changed if model is not None else engine.last_seq
             try:
-                event = await engine.adapt(action, self._copies)
+                event = await self._changed(engine, action)
             except EngineSilent as error:
                 log.warning("%s does not answer about its adapters: %s", action.replica, error)
                 await asyncio.sleep(RETRY)
@@ -101,6 +105,16 @@ class Adapting:
         finally:
             self._engines.adapted(action.replica)
             self._wake()
+
+    async def _changed(self, engine: ManagedEngine, action: LoadAdapter | UnloadAdapter) -> Event:
+        """Change an adapter, if the node's policy allows its source. Raise EngineSilent."""
+        if isinstance(action, LoadAdapter):
+            try:
+                await self._gate.admit_source(action.source)
+            except NotAllowed as error:
+                name, source = action.name, action.source
+                return AdapterLoadFailed(name, source, str(error), asked=action.asked)
+        return await engine.adapt(action, self._copies)
 
 
 def wanted(state: State, node: str) -> frozenset[str]:

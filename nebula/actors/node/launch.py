@@ -102,7 +102,7 @@ def _option(key: str, value: OptionValue) -> list[str]:
 def environment(
     site: Site, launch: Launch, replica: Replica, device: Device, inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the engine's environment: the node's, and the settings of vLLM and of the bridge."""
+    """Return the engine's environment: what it inherits, with vLLM's and the bridge's settings."""
     environ = {"VLLM_NO_USAGE_STATS": "1", **inherited}
     if device.kind == "cpu":
         environ = {**_threads(site, launch, inherited), **environ}

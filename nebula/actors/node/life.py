@@ -19,11 +19,12 @@ from nebula.actors.node.failure import last_words
 from nebula.actors.node.launch import Site
 from nebula.actors.node.managed_engine import ManagedEngine
 from nebula.actors.node.outbox import Outbox
+from nebula.actors.node.policy.gate import Gate, NotAllowed
 from nebula.actors.node.processes import EngineProcess
 from nebula.actors.node.settings import NodeSettings
 from nebula.actors.node.supervision import supervise
 from nebula.actors.node.weights.manager import WeightsManager
-from nebula.events.state import Replica
+from nebula.events.state import Launch, Replica
 from nebula.events.values import Device
 from nebula.events.vocabulary import EngineReady, EngineStopped, Event
 
@@ -35,8 +36,9 @@ Gone: TypeAlias = Callable[[Replica], Coroutine[object, object, None]]
 class EngineLives:
     """Starts, adopts, follows and ends the engines in a node's `roster`.
 
-    `site`: how engines reach the node and NATS. `spawn` runs a task beside the node's other work;
-    `wake` lets the node reconcile again; `now` is a monotonic clock, in seconds.
+    `gate`: which of them may run here. `site`: how engines reach the node and NATS. `spawn` runs a
+    task beside the node's other work; `wake` lets the node reconcile again; `now` is a monotonic
+    clock, in seconds.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class EngineLives:
         inventory: Sequence[Device],
         site: Callable[[], Site],
         *,
+        gate: Gate,
         roster: EngineTable[ManagedEngine],
         outbox: Outbox,
         weights: WeightsManager,
@@ -53,6 +56,7 @@ class EngineLives:
         now: Callable[[], float],
     ) -> None:
         self._settings = settings
+        self._gate = gate
         self._inventory = inventory
         self._site = site
         self._engines = roster
@@ -109,6 +113,10 @@ class EngineLives:
                 await processes.end_orphans(known.pid, known.birth)
                 await gone(replica)
                 continue
+            if replica.launch is not None and not await self._admits(replica.launch):
+                await process.end(self._settings.grace)
+                await gone(replica)
+                continue
             engine = ManagedEngine(replica, known.version, replica.attempt, known.port)
             engine.process = process
             ready, (served, took) = replica.phase == "ready", service(replica, time.time())
@@ -121,6 +129,14 @@ class EngineLives:
             log.warning("ending process group %d: an engine that is not wanted", group)
             await processes.end_group(group, grace=5)
 
+    async def _admits(self, launch: Launch) -> bool:
+        try:
+            await self._gate.admit(launch)
+        except NotAllowed as error:
+            log.warning("an engine of an earlier process is ended: %s", error)
+            return False
+        return True
+
     async def _live(self, engine: ManagedEngine, replica: Replica) -> None:
         """Follow one engine from its start or adoption to its end, and report both to the log."""
         started = self._now()
@@ -129,7 +145,10 @@ class EngineLives:
         try:
             process = engine.process
             if process is None:
-                how = (self._weights.environment(os.environ), self._settings.log_file(replica.id))
+                if replica.launch is not None:
+                    await self._gate.admit(replica.launch)
+                given = self._weights.environment(os.environ, replica.launch)
+                how = (given, self._settings.log_file(replica.id))
                 process = await engine.start(self._site(), self._inventory, replica, *how)
                 if engine.stop_reason is not None:
                     self._spawn(process.end(self._settings.grace), f"end {engine.replica}")
@@ -165,6 +184,8 @@ class EngineLives:
                     looking.cancel()
             reason = engine.words(process, code, self._now())
             remedy = engine.remedy(code, reason)
+        except NotAllowed as error:
+            reason, remedy = error.why.reason, error.why.remedy
         except OSError as error:
             reason = f"can't run {' '.join(self._settings.engine_command)}: {error}"
             remedy = permanent.remedy_of_command(error, self._settings.engine_command[0])

@@ -41,7 +41,8 @@ _RULES = (
     ),
     _Rule(
         re.compile(r"trust_remote_code|trust-remote-code"),
-        "load it again with `--option trust-remote-code=true` if you trust the code in its files",
+        "load it again with `--option trust-remote-code=true` if you trust the code in its files "
+        "and its node allows it (`nebula node --allow-option trust-remote-code`)",
     ),
     _Rule(
         re.compile(r"does not support LoRA"),

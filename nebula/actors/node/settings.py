@@ -4,6 +4,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from nebula.actors.node.policy.rules import NodePolicy
 from nebula.actors.node.reconciliation import Restarts
 from nebula.actors.node.starting import LIMIT
 from nebula.store import child_output
@@ -19,8 +20,8 @@ class NodeSettings(Struct, frozen=True):
     `leave_engines`: a stopped node leaves its engines running for the next one to adopt. `weights`:
     the folder of the hub's cache [the hub library's own]. `fetches`: whether the node fetches files
     before an engine starts. `simulated`: devices and files are simulated. `measures`: whether it
-    measures how much memory models need. `engine_nats`: the NATS URL that its engines get
-    [its own].
+    measures how much memory models need. `engine_nats`: the NATS URL that its engines get [its
+    own]. `policy`: what load requests may use here.
     """
 
     node: str
@@ -40,6 +41,7 @@ class NodeSettings(Struct, frozen=True):
     simulated: bool = False
     measures: bool = True
     engine_nats: str = ""
+    policy: NodePolicy = NodePolicy()
 
     def log_file(self, replica: str) -> Path:
         """Return the file that a replica's engines write to."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from nebula.actors.node.policy.gate import Gate, NotAllowed
 from nebula.actors.node.weights import folder
 from nebula.events.engine_options import option
 from nebula.events.sources import is_folder
@@ -55,12 +56,14 @@ class Folders:
         spawn: Spawn,
         wake: Callable[[], None],
         *,
+        gate: Gate,
         enabled: bool,
     ) -> None:
         self._held = held
         self._tell = tell
         self._spawn = spawn
         self._wake = wake
+        self._gate = gate
         self._enabled = enabled
         self._there: dict[tuple[str, int], bool] = {}
         self._described: frozenset[str] = frozenset()
@@ -109,7 +112,7 @@ class Folders:
         """
         if not self._enabled or not is_folder(source):
             return ""
-        reason = await _looked(source, source in self._described)
+        reason = await self._unfit(source)
         async with self._telling:
             known = self._held().get(source)
             if reason and (known is None or known.whole or known.reason != reason):
@@ -117,6 +120,14 @@ class Folders:
             elif not reason and known is not None and known.reason:
                 await self._tell(DownloadFinished(source, await asyncio.to_thread(_size, source)))
         return reason
+
+    async def _unfit(self, source: str) -> str:
+        """Return why a folder can't be served; nothing is told of one that the policy refuses."""
+        try:
+            await self._gate.admit_source(source)
+        except NotAllowed as error:
+            return str(error)
+        return await _looked(source, source in self._described)
 
     async def _look(self, source: str, asked: int) -> None:
         now = asyncio.get_running_loop().time

@@ -4,6 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 
+from nebula.actors.node.policy.gate import Gate
+from nebula.actors.node.policy.rules import sources_of
+from nebula.actors.node.policy.variables import inherited
 from nebula.actors.node.weights import provision
 from nebula.actors.node.weights.bringing import Bringing
 from nebula.actors.node.weights.fetching import Fetching, Retries
@@ -14,10 +17,13 @@ from nebula.actors.node.weights.provision import Abandon, Fetch, Local, Remove
 from nebula.actors.node.weights.removing import Removing
 from nebula.actors.node.weights.surveying import Surveying
 from nebula.actors.projection import Projection
-from nebula.events.state import Replica, State
+from nebula.events.state import Launch, Replica, State
 from nebula.events.values import Weights
 
 log = logging.getLogger(__name__)
+
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+"""Variables with the node's token for the hub."""
 
 SCAN_TIME = 5.0
 """Seconds that searching the cache may take at the start of a node."""
@@ -40,16 +46,20 @@ class WeightsManager:
         wake: Callable[[], None],
         fetches: bool = True,
         simulated: bool = False,
+        gate: Gate,
         retries: Retries,
     ) -> None:
         self.hub = hub
         self.fetches = fetches and not hub.offline and not simulated
         self.simulated = simulated
+        self._gate = gate
         self._own = own = OwnNode(node, projection, tell=tell, spawn=spawn, wake=wake)
         bringing = Bringing(hub, own.report, lambda: own.held)
         checks = fetches and not simulated
-        self._folders = Folders(lambda: own.held, own.report, spawn, wake, enabled=checks)
-        self._surveying = Surveying(own, hub, bringing, self._folders)
+        self._folders = Folders(
+            lambda: own.held, own.report, spawn, wake, gate=gate, enabled=checks
+        )
+        self._surveying = Surveying(own, hub, bringing, self._folders, gate)
         self._fetching = Fetching(own, bringing, retries, self._surveying.look_again)
         self._removing = Removing(own, None if simulated else hub)
 
@@ -72,10 +82,22 @@ class WeightsManager:
             waiting |= provision.waiting(replicas, self._fetching.ready)
         return waiting
 
-    def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
-        """Return the environment of engines, so that they use this node's cache of the hub."""
+    def environment(self, environ: Mapping[str, str], launch: Launch | None) -> dict[str, str]:
+        """Return what an engine gets of this node's `environ`, with this node's cache of the hub.
+
+        Without the token with which the node fetched its files it could not ask the hub about them,
+        so it does not ask.
+        """
+        given = inherited(environ, self._gate.policy.inherit)
+        withheld = any(environ.get(name) and name not in given for name in TOKENS)
+        fetched = (
+            self.fetches
+            and launch is not None
+            and provision.files_of(launch) is not None
+            and sources_of(launch) == (launch.source,)
+        )
         place = {"HF_HUB_CACHE": str(self.hub.cache)} if self.hub.chosen else {}
-        return {**inherited, **place}
+        return {**given, **place, **({"HF_HUB_OFFLINE": "1"} if fetched and withheld else {})}
 
     def work(
         self, state: State, replicas: Sequence[Replica], running: Set[str], now: float

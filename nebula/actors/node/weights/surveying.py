@@ -4,6 +4,7 @@ import asyncio
 import logging
 from pathlib import Path
 
+from nebula.actors.node.policy.gate import Gate, NotAllowed
 from nebula.actors.node.weights import folder, provision
 from nebula.actors.node.weights.bringing import Bringing
 from nebula.actors.node.weights.folders import Folders
@@ -24,11 +25,14 @@ OTHERS_TIME = 2.0
 class Surveying:
     """The measurements of models that one node makes, each once for each load request."""
 
-    def __init__(self, own: OwnNode, hub: Hub, bringing: Bringing, folders: Folders) -> None:
+    def __init__(
+        self, own: OwnNode, hub: Hub, bringing: Bringing, folders: Folders, gate: Gate
+    ) -> None:
         self._own = own
         self._hub = hub
         self._bringing = bringing
         self._folders = folders
+        self._gate = gate
         self._tried: dict[str, int] = {}
         self._looked_at: object = None
 
@@ -78,6 +82,10 @@ class Surveying:
         )
 
     async def _figures(self, files: Files) -> Figures:
+        try:
+            await self._gate.admit_source(files.source)
+        except NotAllowed as error:
+            raise Unmeasurable(str(error)) from error
         found = await asyncio.to_thread(self._figures_here, files)
         if found is not None:
             return found

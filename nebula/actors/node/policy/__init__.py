@@ -1,0 +1,1 @@
+"""A node's own policy: what load requests may use on its machine."""

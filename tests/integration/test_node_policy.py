@@ -1,0 +1,104 @@
+"""A node refuses what its owner's policy does not allow, and tells the cluster so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nebula.events.state import State
+from tests.integration.cluster import Cluster
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_refused_load_says_why_and_how_to_allow_it(own_cluster: Cluster) -> None:
+    own_cluster.up()
+    await own_cluster.ready()
+    for line, words in (
+        (("--option", "trust-remote-code=true"), "--allow-option trust-remote-code"),
+        (("--env", "LD_PRELOAD=/tmp/x.so"), "--allow-env LD_PRELOAD"),
+    ):
+        told = await own_cluster.nebula("load", "simulated", "--id", "bad", "--wait", *line)
+        assert told.code != 0
+        said = " ".join((told.out + told.err).split())
+        assert "this node's policy does not allow" in said
+        assert words in said
+        assert not own_cluster.engine_processes()
+        why = await own_cluster.nebula("why", "bad")
+        assert words in " ".join(why.out.split())
+    failed = (await own_cluster.state()).replicas["bad-0"]
+    assert failed.given_up, "no restart helps"
+    await own_cluster.load("good", options={"simulate-tokens": 3})
+
+
+async def test_a_folder_of_the_system_is_not_looked_at(
+    own_cluster: Cluster, tmp_path: Path
+) -> None:
+    own_cluster.up()
+    await own_cluster.ready()
+    link = tmp_path / "link"
+    link.symlink_to("/etc")
+
+    def refused(state: State) -> bool:
+        model = state.models["bad"]
+        return "policy does not allow" in model.unschedulable
+
+    for source in ("/etc", "/root/.ssh", "/no/../etc", str(link)):
+        await own_cluster.load("bad", source=source, stands="unschedulable")
+        state = await own_cluster.until(refused, "the node refuses the folder")
+        assert source in state.models["bad"].unschedulable
+
+
+async def test_an_adapter_from_elsewhere_is_refused(own_cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    own_cluster.up("--allow-source", "simulated")
+    await own_cluster.ready()
+    await own_cluster.load("chat", lora=True)
+    async with own_cluster.http() as http:
+        wish = {"name": "more", "source": str(tmp_path / "adapter")}
+        answer = await http.post("/admin/models/chat/adapters", json=wish)
+        assert answer.status_code == 202, answer.text
+
+    def refused(state: State) -> bool:
+        status = state.replicas["chat-0"].adapters.get("more")
+        return status is not None and "--allow-source" in status.reason
+
+    await own_cluster.until(refused, "the adapter is refused")
+
+
+async def test_an_engine_gets_no_credentials_of_its_node(
+    own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "NEBULA_SECRET", "DATABASE_URL"):
+        monkeypatch.setenv(name, "hidden")
+    own_cluster.up()
+    await own_cluster.ready()
+    await own_cluster.load("chat")
+    engine = (await own_cluster.engine("chat-0")).pid
+    environ = psutil.Process(engine).environ()
+    assert "hidden" not in environ.values()
+    assert environ["PATH"]
+
+
+async def test_an_engine_that_a_new_policy_refuses_is_not_adopted(own_cluster: Cluster) -> None:
+    for name in ("nats", "router", "gateway"):
+        own_cluster.start(name)
+    own_cluster.start("node", "--leave-engines", "--allow-env", "MINE")
+    await own_cluster.ready()
+    await own_cluster.load("chat", env={"MINE": "1"})
+    own_cluster.stop("node")
+    own_cluster.start("node-2")
+    await own_cluster.stands("chat", "failed")
+    assert not own_cluster.engine_processes()
+
+
+async def test_a_policy_that_makes_no_sense_ends_the_node(
+    own_cluster: Cluster, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text("colour = []")
+    told = await own_cluster.nebula("node", "--policy", str(policy))
+    assert told.code == 78
+    assert "unknown field `colour`" in told.err
