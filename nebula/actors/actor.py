@@ -91,6 +91,7 @@ class Actor:
         opening.result()
         following = asyncio.create_task(self.projection.run(), name="follow the log")
         working: asyncio.Task[None] | None = None
+        barred = asyncio.create_task(self.connection.barred(), name="wait for a revocation")
         keeping = asyncio.create_task(self._upkeep.run(), name="keep streams")
         try:
             if await self._caught_up(following, stopping) and await self._founded(
@@ -102,18 +103,17 @@ class Actor:
                     self.spawn(self._keep_snapshots(), "keep snapshots")
                 working = asyncio.create_task(self.work(), name="work")
                 await asyncio.wait(
-                    (following, working, keeping, stopping),
+                    (following, working, keeping, barred, stopping),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-            for task in (following, keeping, working):
+            for task in (following, keeping, barred, working):
                 if task is not None and task.done():
                     task.result()
         finally:
             self.stop()
             await self.end()
-            await cancel(
-                [following, keeping, stopping, *([working] if working else []), *self._tasks]
-            )
+            own = (following, keeping, barred, stopping)
+            await cancel([*own, *([working] if working else []), *self._tasks])
 
     async def _open(self) -> None:
         await self.connection.open()

@@ -60,6 +60,9 @@ class Connection:
         self.role = role
         self._named = url
         self._only = ""
+        self._withdrawn = ""
+        self._refused_since: float | None = None
+        self._barred = asyncio.Event()
         self.trouble = ""
         self._moving = False
         self.client = self._new_client()
@@ -199,6 +202,15 @@ class Connection:
             if listener in listeners:
                 listeners.remove(listener)
 
+    async def barred(self) -> None:
+        """Wait until NATS has withdrawn the credentials for good. Raise NotLetIn then.
+
+        That is so once it has said that they are revoked or expired, and has refused whatever is in
+        their file for `reaching.REFUSED_FOR` seconds.
+        """
+        await self._barred.wait()
+        raise NotLetIn(f"{self.trouble}: {self._withdrawn}")
+
     async def close(self) -> None:
         """Send what is pending, then disconnect, within twice CLOSING seconds. Never raises."""
         if self.client.is_connected:
@@ -220,6 +232,8 @@ class Connection:
         now = asyncio.get_running_loop().time()
         words = str(error)
         if isinstance(error, ToldByServer):
+            if reaching.withdrawn(words):
+                self._withdrawn = words
             if "permissions violation" in words:
                 if self._said.due(reaching.topic(words), now, again=math.inf):
                     log.error("%s: NATS does not allow this: %s", self.name, words)
@@ -237,7 +251,12 @@ class Connection:
             return  # `open` tells
         troubles = tuple(self.client.troubles.values())
         self.trouble = reaching.told(self._named, troubles)
-        if self._said.due(self.trouble, asyncio.get_running_loop().time()):
+        now = asyncio.get_running_loop().time()
+        if self._withdrawn and reaching.final(troubles):
+            self._refused_since = now if self._refused_since is None else self._refused_since
+            if now - self._refused_since >= reaching.REFUSED_FOR:
+                self._barred.set()
+        if self._said.due(self.trouble, now):
             level = logging.ERROR if reaching.final(troubles) else logging.WARNING
             log.log(level, "%s: %s", self.name, self.trouble)
 
@@ -247,7 +266,8 @@ class Connection:
         await self._tell(self._lost)
 
     async def _on_reconnect(self) -> None:
-        self.trouble = ""
+        self.trouble = self._withdrawn = ""
+        self._refused_since = None
         if self._moving:
             log.warning("%s: has moved to NATS at %s", self.name, self.server)
         else:

@@ -133,6 +133,12 @@ def trouble(server: str, error: BaseException, *, credentials: bool) -> Trouble:
     return Trouble(server, Cause.ENDED, _own_words(words))
 
 
+def withdrawn(words: str) -> bool:
+    """Return whether a server says that credentials were valid and no longer are."""
+    lower = words.lower()
+    return "authentication revoked" in lower or "authentication expired" in lower
+
+
 def _own_words(text: str) -> str:
     return text.removeprefix("nats: ").strip("'\" ")
 

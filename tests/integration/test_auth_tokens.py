@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from nebula.cli.main import main
+from nebula.cli.process import FATAL
 from nebula.events import subjects
 from nebula.store.connection import Connection, NotLetIn, Unavailable
 from nebula.store.server import binary, die_with_parent
@@ -163,6 +164,28 @@ async def test_a_user_that_is_revoked_is_ended_and_let_in_no_more(guarded: Guard
     code, words = guarded.try_auth("revoke", "nobody")
     assert code == 1
     assert "has no user 'nobody'; its users: bad, good" in words
+
+
+async def test_an_actor_that_is_revoked_ends_and_says_why(guarded: Guarded, tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    done = await cluster.nebula("provision", nats=guarded.user("provision"))
+    assert done.code == 0, done
+    cluster.nats_url = guarded.user("router", "router-1")
+    try:
+        cluster.start("router")
+
+        async def joined() -> bool:
+            return "is in cluster" in cluster.output("router")
+
+        await cluster.poll(joined, "the router is in the cluster")
+        await asyncio.to_thread(guarded.auth, "revoke", "router-1")
+        code = await asyncio.to_thread(cluster.ended, "router")
+        assert code == FATAL
+        last = cluster.output("router").splitlines()[-1]
+        assert "it refuses the user or password" in last
+        assert "user authentication revoked" in last
+    finally:
+        cluster.close()
 
 
 async def test_revocations_outlive_a_restart_of_the_server(guarded: Guarded) -> None:
