@@ -37,11 +37,14 @@ async def submit(
     *,
     message_id: str | None = None,
     unless: Callable[[State], str] = lambda _: "",
+    by: str = "",
 ) -> int:
     """Append an intent, wait until it is folded here, and return its sequence.
 
-    `unless` returns a further reason against it, in the state to which it is appended.
-    `message_id`: if it was used for the same intent before, that intent's sequence is returned.
+    `unless` returns a further reason against it, in the state to which it is appended. `by`: the
+    principal that asks for it. `message_id`: if it was used for the same intent before, that
+    intent's sequence is returned.
+
     Raise Refused, Reused if it was used for another intent, TooLarge, Unavailable if the log does
     not answer, and NotAppended if it did not acknowledge the intent.
     """
@@ -63,6 +66,7 @@ async def submit(
                 message_id=message_id,
                 patience=PATIENCE,
                 exact=message_id is not None,
+                by=by,
             )
         except Conflict:
             if not await projection.reached(state.seq + 1, timeout=FOLDED):

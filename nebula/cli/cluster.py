@@ -1,11 +1,15 @@
 """The command line's own view of the cluster: one connection, the log folded up to now."""
 
 import asyncio
+import getpass
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from nebula.actors.actor import cancel
 from nebula.actors.projection import Projection
+from nebula.events.plain_text import plain
 from nebula.store.connection import Connection, NotLetIn, Unavailable
 from nebula.store.log import Log, NoLog
 from nebula.store.reach import trouble
@@ -16,6 +20,15 @@ CONNECT_PATIENCE = 3.0
 
 FOLD_PATIENCE = 15.0
 """Seconds to wait for the log: a cluster that loses the log's leader needs up to nine."""
+
+
+def person() -> str:
+    """Return the principal of a command, as events tell it: `cli:USER@HOST`. Nothing proves it."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = str(os.getuid())
+    return plain(f"cli:{user}@{socket.gethostname()}").encode("ascii", "replace").decode()
 
 
 async def connected(
@@ -47,7 +60,7 @@ async def joined(nats: str, *, patience: float | None = None) -> AsyncIterator[P
     """
     connection = await connected(nats, "nebula command", patience=patience)
     try:
-        projection = Projection(Log(connection, actor="cli"))
+        projection = Projection(Log(connection, actor="cli", by=person()))
         await projection.restore()
         following = asyncio.create_task(projection.run())
         try:

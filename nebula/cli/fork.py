@@ -167,6 +167,7 @@ def _start(
         line += [*labels, "--grace", "3", "--engine-command", sandbox.engine]
         supervisor.start(f"node-{node.id}", sandbox.command("node", *line), environ("node"))
     line = ["--host", "127.0.0.1", "--port", str(sandbox.port), "--grace", "3"]
+    line += ["--open", "admin"]
     supervisor.start("gateway", sandbox.command("gateway", *line), environ("gateway"))
 
 

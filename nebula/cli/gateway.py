@@ -6,7 +6,14 @@ from pathlib import Path
 import click
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.cli.gateway_options import place, root_path_option, uds_mode_option, uds_option
+from nebula.cli.gateway_options import (
+    open_option,
+    open_scopes,
+    place,
+    root_path_option,
+    uds_mode_option,
+    uds_option,
+)
 from nebula.cli.http_server import serve_http
 from nebula.cli.options import (
     PORT,
@@ -40,6 +47,7 @@ from nebula.store.responses import KEEP, ResponseStore
 @root_path_option
 @allowed_host_option
 @allow_origin_option
+@open_option
 @click.option(
     "--max-body",
     type=click.IntRange(1),
@@ -110,6 +118,7 @@ def gateway(
     root_path: str,
     allowed_hosts: tuple[str, ...],
     allowed_origins: tuple[str, ...],
+    opened: tuple[str, ...],
     max_body: int,
     load_timeout: float,
     keep_alive: float,
@@ -134,7 +143,13 @@ def gateway(
     actor.cluster = cluster
     where = place(host, port, uds, uds_mode)
     bound = where.url if uds else host
-    doors = Doors(bound=bound, hosts=allowed_hosts, origins=allowed_origins, root=root_path)
+    doors = Doors(
+        bound=bound,
+        hosts=allowed_hosts,
+        origins=allowed_origins,
+        root=root_path,
+        open_scopes=open_scopes(opened, where),
+    )
     store = ResponseStore(actor.connection, stream_replicas, keep_responses, responses_room)
     limits = Limits(max_body, patience)
     run(serve_http(actor, where, limits, doors, keep_alive, grace, store))

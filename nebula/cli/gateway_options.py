@@ -1,15 +1,21 @@
-"""Options of `nebula gateway` and `nebula up`: where a gateway is reached."""
+"""Options of `nebula gateway` and `nebula up`: where a gateway is reached, and without a key."""
 
 import re
 from pathlib import Path
+from typing import cast, get_args
 
 import click
 from click.core import ParameterSource
 
+from nebula.events.key_events import Scope
 from nebula.http import root_path
+from nebula.http.origins import is_loopback
 from nebula.http.root_path import NotARoot
 from nebula.http.server.listening import HostPort
 from nebula.http.server.unix_sockets import MODE, UnixSocket
+
+NOTHING = "none"
+"""Stands for no scope."""
 
 
 def place(host: str, port: int, uds: Path | None, mode: int) -> HostPort | UnixSocket:
@@ -21,6 +27,14 @@ def place(host: str, port: int, uds: Path | None, mode: int) -> HostPort | UnixS
         if source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--uds is instead of --host and --port, and --{name} is given")
     return UnixSocket(uds, mode)
+
+
+def open_scopes(given: tuple[str, ...], where: HostPort | UnixSocket) -> tuple[Scope, ...]:
+    """Return what a gateway answers without a key: inference where only this machine gets."""
+    if given:
+        return cast("tuple[Scope, ...]", tuple(each for each in given if each != NOTHING))
+    local = isinstance(where, UnixSocket) or is_loopback(where.host)
+    return ("infer",) if local else ()
 
 
 def _mode(_: click.Context, __: click.Parameter, text: str) -> int:
@@ -37,6 +51,15 @@ def _root(_: click.Context, __: click.Parameter, text: str) -> str:
         raise click.BadParameter(str(error)) from error
 
 
+open_option = click.option(
+    "--open",
+    "opened",
+    multiple=True,
+    envvar="NEBULA_OPEN",
+    type=click.Choice((*get_args(Scope), NOTHING)),
+    help="What to answer without an API key; `none` for nothing. Repeatable. [infer on a loopback "
+    "address or a Unix socket, none elsewhere] [env: NEBULA_OPEN]",
+)
 root_path_option = click.option(
     "--root-path",
     default="",

@@ -12,12 +12,15 @@ import uvicorn
 from nebula.actors.actor import cancel
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.batch_keeper import BatchKeeper
+from nebula.cli.keyless import keyless
 from nebula.cli.process import FATAL, fail, on_stop
 from nebula.http.app import create_app
+from nebula.http.authentication import key_ring
 from nebula.http.batches.line_requests import LineRequests
 from nebula.http.batches.line_worker import LineWorker
 from nebula.http.inference import Limits
 from nebula.http.origins import Doors
+from nebula.http.principals import KeyRing
 from nebula.http.responses.background import BackgroundWork
 from nebula.http.root_path import NotARoot
 from nebula.http.server.capacity import Capacity, raise_open_files
@@ -104,12 +107,13 @@ async def serve_http(
 
     on_stop(signalled)
     acting = asyncio.create_task(actor.run())
-    clientless = _work_without_clients(actor, limits, store)
+    clientless = _work_without_clients(actor, limits, store, key_ring(actor, doors))
     stopped = asyncio.create_task(stopping.begun.wait())
+    locked = asyncio.create_task(keyless(actor, place, doors))
     serving = asyncio.create_task(server.serve(sockets=listening))
     watching = asyncio.create_task(capacity.watch())
     try:
-        await asyncio.wait((acting, serving, stopped), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((acting, serving, stopped, locked), return_when=asyncio.FIRST_COMPLETED)
         stopping.begun.set()
         actor.leaving.set()
         await cancel(clientless)
@@ -121,6 +125,7 @@ async def serve_http(
         watching.cancel()
         await cancel(clientless)
         stopped.cancel()
+        locked.cancel()
         server.stop()
         await asyncio.gather(serving, return_exceptions=True)
         place.close()
@@ -128,17 +133,21 @@ async def serve_http(
         await asyncio.gather(acting, return_exceptions=True)
         await actor.connection.close()
     await acting
+    if not locked.cancelled():
+        fail(locked.result(), FATAL)
 
 
 def _work_without_clients(
-    actor: Gateway, limits: Limits, store: ResponseStore
+    actor: Gateway, limits: Limits, store: ResponseStore, keys: KeyRing
 ) -> list[asyncio.Task[None]]:
     """Start the parts of a gateway that work without a client."""
     replicas = actor.log.replicas
     files, queue = Files(actor.connection, replicas), BatchQueue(actor.connection, replicas)
-    requests = LineRequests(actor, store, limits)
+    requests = LineRequests(actor, store, limits, keys)
     return [
         asyncio.create_task(BatchKeeper(actor, files, queue).run(), name="keep batches"),
         asyncio.create_task(LineWorker(actor, files, queue, requests).run(), name="send lines"),
-        asyncio.create_task(BackgroundWork(actor, store, limits).run(), name="make responses"),
+        asyncio.create_task(
+            BackgroundWork(actor, store, limits, keys).run(), name="make responses"
+        ),
     ]

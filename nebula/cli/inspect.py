@@ -97,6 +97,7 @@ async def _diff(
 @click.option("--until", default=None, metavar="SEQ|TIME", help="End with this moment.")
 @click.option("--cause", default=None, type=Whole(1), help="Only events that this event led to.")
 @click.option("--rejected", is_flag=True, help="Only rejected events and their rejections.")
+@click.option("--by", default="", help="Only events of this principal, as key:ci, or actor.")
 @click.option("-n", "--last", default=None, type=Whole(1), help="Only this number of last events.")
 @click.option("-f", "--follow", is_flag=True, help="Continue as the log grows.")
 @log_option
@@ -110,6 +111,7 @@ def events(
     until: str | None,
     cause: int | None,
     rejected: bool,
+    by: str,
     last: int | None,
     follow: bool,
     file: Path | None,
@@ -119,7 +121,7 @@ def events(
     """List the events of all or some aggregates: `model`, `chat` (with its replicas), `node/n1`."""
     if follow and (file is not None or until is not None):
         fail("--follow can't be combined with --log or --until: what they select does not grow", 2)
-    chosen = FilterSpec(aggregates, types, node, cause, rejected)
+    chosen = FilterSpec(aggregates, types, node, cause, rejected, by)
     begin, end = moment(since), moment(until)
     if begin is not None and end is not None and _after(begin, end):
         fail(f"--since {since} is after --until {until}: nothing can lie between them", 2)
@@ -278,7 +280,8 @@ def _row(record: Record, before: State, after: State) -> _Row:
     if rejection is not None and rejection.reason not in text:
         text = f"{text}; rejected: {rejection.reason}"
     cause = f"<- {record.cause}" if record.cause is not None else ""
-    actor = f"({record.actor})" if record.actor else ""
+    whose = record.by or record.actor
+    actor = f"({plain(whose)})" if whose else ""
     return _Row(
         record.seq,
         moments.clock(record.time),

@@ -53,6 +53,7 @@ COMMANDS = {
         "nebula.cli.alias:aliases", ("List the aliases, and which models get their requests.")
     ),
     "batch": Place("nebula.cli.batch:batch", "Answer every line of a file, as there is room."),
+    "key": Place("nebula.cli.key:key", "Issue, list, change, rotate and revoke API keys."),
     "status": Place(
         "nebula.cli.models:status", ("Show the whole cluster, and what is wrong with it.")
     ),

@@ -39,7 +39,8 @@ def tell(
 def _line(output: Console, line: ExplanationLine, mark: int | None) -> None:
     indent = "  " * min(line.depth, 8)
     cause = f" [dim]<- {line.cause}[/dim]" if line.cause is not None else ""
-    actor = f" [dim]({escape(line.actor)})[/dim]" if line.actor else ""
+    actor = line.by or line.actor
+    actor = f" [dim]({escape(actor)})[/dim]" if actor else ""
     who = " ".join(line.subject.split(".")[2:4])
     style = "bold" if mark == line.seq else "default"
     output.print(

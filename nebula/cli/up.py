@@ -13,12 +13,18 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.markup import escape
 
-from nebula.actors.founding import told
-from nebula.cli import demo, node_policy, readiness_watch, tables, telling_news
+from nebula.cli import admin_key, demo, node_policy, readiness_watch, tables, telling_news
 from nebula.cli.cluster import CONNECT_PATIENCE, joined
 from nebula.cli.elsewhere import note
 from nebula.cli.embedded import embedded, environment
-from nebula.cli.gateway_options import place, root_path_option, uds_mode_option, uds_option
+from nebula.cli.gateway_options import (
+    open_option,
+    place,
+    root_path_option,
+    uds_mode_option,
+    uds_option,
+)
+from nebula.cli.joining import answers, remember, same_cluster
 from nebula.cli.options import (
     PORT,
     Whole,
@@ -48,13 +54,12 @@ from nebula.cli.options import (
     weights_option,
     whole_grace_option,
 )
-from nebula.cli.process import FATAL, fail, on_stop, run, say, set_up_logging
+from nebula.cli.process import fail, on_stop, run, say, set_up_logging
 from nebula.cli.supervisor import ChildFailed, Supervisor
 from nebula.http.server.listening import HostPort, everywhere
 from nebula.http.server.listening import url as url_of
 from nebula.http.server.unix_sockets import UnixSocket
 from nebula.store import private
-from nebula.store.connection import Connection, NotLetIn, Unavailable
 from nebula.store.reaching import shown
 from nebula.store.server import NO_LIMIT, EmbeddedServer
 
@@ -63,12 +68,6 @@ QUIET = 15.0
 
 LOCAL = "nats://127.0.0.1:{}"
 """The URL of the NATS that it starts, with its port."""
-
-LOOK = 3.0
-"""Seconds to wait for the user's own NATS before `nebula up` prints what is wrong."""
-
-MEMORY = "cluster"
-"""File in the folder of `nebula up --nats` with the cluster that it joined."""
 
 
 class UpSettings(Struct, frozen=True, kw_only=True):
@@ -116,6 +115,7 @@ class UpSettings(Struct, frozen=True, kw_only=True):
 @root_path_option
 @allowed_host_option
 @allow_origin_option
+@open_option
 @load_timeout_option
 @keep_alive_option
 @click.option("--routers", default=1, show_default=True, type=Whole(1, 16))
@@ -157,6 +157,7 @@ def up(
     root_path: str,
     allowed_hosts: tuple[str, ...],
     allowed_origins: tuple[str, ...],
+    opened: tuple[str, ...],
     load_timeout: float,
     keep_alive: float,
     routers: int,
@@ -232,6 +233,7 @@ def up(
             *(("--root-path", root_path) if root_path else ()),
             *(argument for host in allowed_hosts for argument in ("--allowed-host", host)),
             *(argument for url in allowed_origins for argument in ("--allow-origin", url)),
+            *(argument for scope in opened for argument in ("--open", scope)),
         ),
         router_arguments=("--lost-after", str(lost_after)),
         node_arguments=tuple(node_arguments),
@@ -248,7 +250,8 @@ async def _up(settings: UpSettings, grace: float) -> None:
         using = f"Using the NATS at {shown(settings.nats)}{named}, starting none"
         console.print(using, soft_wrap=True)
         if await answers(settings.nats, console):
-            settings = await same_cluster(settings.nats, settings)
+            cluster = await same_cluster(settings.nats, settings.cluster, settings.folder)
+            settings = replace(settings, cluster=cluster)
     server = None if settings.nats else _server(settings)
     url = settings.nats or (server.url if server else "")
     note(url)
@@ -301,58 +304,6 @@ def _server(settings: UpSettings) -> EmbeddedServer:
     return embedded(settings.folder / "nats", settings.nats_port, limit)
 
 
-async def answers(nats: str, console: Console) -> bool:
-    """Return whether a NATS answers; if not, print why and that it is tried again.
-
-    Raise NotLetIn if waiting would not help, as for a wrong password.
-    """
-    connection = Connection(nats, "nebula up")
-    try:
-        await connection.open(patience=LOOK)
-    except NotLetIn:
-        raise
-    except Unavailable as error:
-        console.print(f"{escape(str(error))}; tried again until it answers", soft_wrap=True)
-        return False
-    finally:
-        await connection.close()
-    return True
-
-
-async def same_cluster(nats: str, settings: UpSettings) -> UpSettings:
-    """Return `settings` with the cluster that this folder belongs to, if that is known.
-
-    End the program if that NATS has another cluster which the user did not ask to join.
-    """
-    memory = settings.folder / MEMORY
-    if settings.cluster:
-        return settings
-    if memory.exists():
-        return replace(settings, cluster=memory.read_text().strip())
-    if (settings.folder / "logs").exists():
-        return settings  # it is older than cluster ids
-    try:
-        async with joined(nats, patience=CONNECT_PATIENCE) as projection:
-            there = projection.state.cluster
-    except Unavailable:
-        return settings
-    if there.id:
-        fail(
-            f"there is a cluster at {shown(nats)} already, {told(there)}. To join it with a "
-            f"gateway, router and node of this folder: --cluster {there.name or there.id}. For a "
-            "cluster of its own: another NATS, or none, and `nebula up` starts one",
-            FATAL,
-        )
-    return settings
-
-
-async def remember(nats: str, folder: Path) -> None:
-    """Write to a folder which cluster it belongs to, so that it never joins another by mistake."""
-    async with joined(nats, patience=CONNECT_PATIENCE) as projection:
-        with private.opened(private.folder(folder) / MEMORY, "w") as memory:
-            memory.write(projection.state.cluster.id + "\n")
-
-
 def _command(actor: str, settings: UpSettings) -> list[str]:
     return [
         sys.executable,
@@ -372,12 +323,16 @@ async def _serve(settings: UpSettings, url: str, console: Console) -> None:
     await _ready(address, console)
     if settings.nats:
         await remember(settings.nats, settings.folder)
+    async with joined(url, patience=CONNECT_PATIENCE) as projection:
+        key_file = await admin_key.ensure(projection, settings.folder)
     console.print(f"[green]Nebula is up[/green]: {address}  (NATS: {shown(url)})", soft_wrap=True)
     if isinstance(where, HostPort) and everywhere(where.host):
         there = escape(url_of(socket.gethostname(), where.port))
         text = f"It listens on all addresses of this machine: elsewhere try {there}"
         console.print(text, soft_wrap=True)
     engines = f"; of engines: {settings.folder}/nodes/*/logs" if settings.node else ""
+    if key_file is not None:
+        console.print(f"Admin key: {key_file}", soft_wrap=True)
     console.print(f"Logs: {settings.folder}/logs{engines}", soft_wrap=True)
     if settings.demo is not None:
         async with joined(url, patience=30) as projection:

@@ -8,12 +8,13 @@ from msgspec import Struct
 from nebula.events.key_events import Scope
 from nebula.events.usage_limits import NO_LIMITS, UsageLimits
 
-_INCLUDES: dict[Scope, frozenset[Scope]] = {
+INCLUDES: dict[Scope, frozenset[Scope]] = {
     "infer": frozenset({"infer"}),
     "view": frozenset({"view"}),
     "operate": frozenset({"operate", "view"}),
     "admin": frozenset({"admin", "operate", "view", "infer"}),
 }
+"""The scopes that each scope includes."""
 
 
 class Key(Struct, frozen=True, gc=False, kw_only=True):
@@ -56,7 +57,7 @@ class Key(Struct, frozen=True, gc=False, kw_only=True):
 
     def has(self, scope: Scope) -> bool:
         """Return whether it has a scope, perhaps within a larger one."""
-        return any(scope in _INCLUDES[each] for each in self.scopes)
+        return any(scope in INCLUDES[each] for each in self.scopes)
 
     def may_use(self, name: str) -> bool:
         """Return whether it may use the model, adapter or alias with this name."""

@@ -14,7 +14,7 @@ Scope: TypeAlias = Literal["infer", "view", "operate", "admin"]
 LONGEST_NAME = 256
 
 _Name: TypeAlias = Annotated[
-    str, Meta(max_length=LONGEST_NAME, description="Whose key it is, in words.")
+    str, Meta(max_length=LONGEST_NAME, description="Its holder, in words.")
 ]
 _Hash: TypeAlias = Annotated[
     str,
@@ -58,6 +58,17 @@ _Expires: TypeAlias = Annotated[
     Meta(description="When the key stops being valid; null for never."),
 ]
 _Limits: TypeAlias = Annotated[UsageLimits, Meta(description="How much it may use.")]
+
+
+class Rights(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """What a key may do, as people ask for it."""
+
+    scopes: _Scopes = ("infer",)
+    name: _Name = ""
+    models: _Models = ("*",)
+    tenant: _Tenant = ""
+    expires: _Expires = None
+    limits: _Limits = NO_LIMITS
 
 
 class KeyIssued(Struct, frozen=True, gc=False, forbid_unknown_fields=True):

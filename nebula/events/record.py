@@ -17,6 +17,7 @@ from nebula.events.vocabulary import AGGREGATE_OF, AGGREGATES, TYPES, Event
 
 CAUSE_HEADER = "Nebula-Cause"
 ACTOR_HEADER = "Nebula-Actor"
+BY_HEADER = "Nebula-By"
 BASIS_HEADER = "Nebula-Basis"
 VERSION_HEADER = "Nebula-Version"
 _PREAMBLE = b"NATS/1.0\r\n"
@@ -50,7 +51,9 @@ class Record(Struct, frozen=True, gc=False):
 
     `seq`: its place in the log, from 1. `time`: when the server stored it, in nanoseconds since the
     epoch. `cause`: sequence of the event that led to it, None if it came from outside. `basis`: for
-    a decision, the last sequence that its maker had folded.
+    a decision, the last sequence that its maker had folded. `actor`: the process that wrote it.
+    `by`: the principal that asked for it, as `key:ci`; "" if it is the actor
+    itself.
     """
 
     seq: int
@@ -62,6 +65,7 @@ class Record(Struct, frozen=True, gc=False):
     cause: int | None = None
     basis: int | None = None
     actor: str = ""
+    by: str = ""
 
     @property
     def type(self) -> str:
@@ -171,6 +175,7 @@ def read(
         None if cause is None else _earlier(cause, seq),
         None if basis is None else _sequence(basis),
         headers.get(ACTOR_HEADER, ""),
+        headers.get(BY_HEADER, ""),
     )
 
 

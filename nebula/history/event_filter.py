@@ -24,7 +24,7 @@ class FilterSpec(Struct, frozen=True):
     `aggregates`: any of `model`, `chat` or `model/chat`; a model includes its replicas. `types`:
     names of event types. `node`: events about a node or about what runs there. `cause`: direct and
     indirect consequences of the event at this sequence. `rejected`: rejected entries and their
-    rejections only.
+    rejections only. `by`: events of this principal, or that this actor wrote of itself.
     """
 
     aggregates: tuple[str, ...] = ()
@@ -32,6 +32,7 @@ class FilterSpec(Struct, frozen=True):
     node: str = ""
     cause: int | None = None
     rejected: bool = False
+    by: str = ""
 
     @property
     def needs_states(self) -> bool:
@@ -81,6 +82,8 @@ class EventFilter:
                 self.effects.add(record.seq)
         if wanted.rejected:
             met["rejected, or a rejection"] = is_rejection(record, after)
+        if wanted.by:
+            met[f"by {wanted.by}"] = wanted.by == (record.by or record.actor)
         otherwise = all(met.values())
         if wanted.types:
             met[f"of type {' or '.join(wanted.types)}"] = record.type in wanted.types
@@ -163,4 +166,5 @@ def selection(fields: Mapping[str, str]) -> FilterSpec:
         fields.get("node", ""),
         None if cause is None else int(cause),
         rejected,
+        fields.get("by", ""),
     )

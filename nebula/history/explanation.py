@@ -46,6 +46,7 @@ class ExplanationLine(Struct, frozen=True):
     depth: int
     text: str
     reasons: tuple[str, ...] = ()
+    by: str = ""
 
 
 class Chronicle:
@@ -98,6 +99,7 @@ class Chronicle:
                 depth,
                 describe(record, before),
                 reasons,
+                record.by,
             )
         )
 

@@ -1,5 +1,10 @@
-"""What a key may do, in words."""
+"""What a key may do: in words, and as the event that changes a part of it. Pure."""
 
+from collections.abc import Mapping
+
+import msgspec
+
+from nebula.events.key import Key
 from nebula.events.key_events import KeyChanged, KeyIssued
 from nebula.events.usage_limits import limit_texts
 
@@ -15,3 +20,19 @@ def key_rights(event: KeyIssued | KeyChanged) -> str:
     if event.expires is not None:
         parts.append(f"until {event.expires.isoformat()}")
     return ", ".join([*parts, *limit_texts(event.limits)])
+
+
+def with_changes(key: Key, fields: Mapping[str, object]) -> KeyChanged:
+    """Return the event that changes these fields of a key and leaves all others as they are.
+
+    Raise ValidationError for a field that a key does not have, or a value that it can't have.
+    """
+    present: dict[str, object] = {
+        "name": key.name,
+        "scopes": key.scopes,
+        "models": key.models,
+        "tenant": key.tenant,
+        "expires": key.expires or None,
+        "limits": msgspec.to_builtins(key.limits),
+    }
+    return msgspec.convert({**present, **fields}, KeyChanged)

@@ -1,17 +1,13 @@
 """The admin API: the same intents that anyone may publish, and the state they led to."""
 
 import time
-from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-import msgspec
 from litestar import Request, delete, get, patch, post, put
 from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.actors.gateway.budget import Hold
-from nebula.actors.intents import Refused, submit
 from nebula.actors.placement.rebalancing import Rebalancing, rebalance, requests
 from nebula.actors.presence import answers
 from nebula.actors.removal import occupied, stays
@@ -30,149 +26,20 @@ from nebula.events.intents import (
     WeightsPinRequested,
     WeightsRemoveRequested,
 )
-from nebula.events.reading import UNREADABLE
 from nebula.events.state import Model, Node, Replica, State
 from nebula.events.vocabulary import Event, NodeDeregistered
 from nebula.history.load_requests import changed
-from nebula.http import own_fields
-from nebula.http.bad_json import no_json
-from nebula.http.bodies import read_body
-from nebula.http.credentials import message_id, owner
-from nebula.http.errors import ApiError, field_at_fault, unavailable
+from nebula.http.errors import ApiError
 from nebula.http.inference import Limits
+from nebula.http.intents import known, read_intent, submitted, valid_id
 from nebula.http.views import Accepted, ModelView, model_view, node_views, replica_views
-from nebula.store.connection import Unavailable
-from nebula.store.log import Reused, TooLarge
-from nebula.store.refusals import NotAppended
-from nebula.store.tail import LogReplaced
 
 E = TypeVar("E", bound=Event)
 K = TypeVar("K")
 
 
-RETRY_CHANGES = 10
-"""Seconds for `Retry-After` if the log took no change: an operator has to make room first."""
-
-
-async def _body(
-    request: Request[Any, Any, Any], gateway: Gateway, limits: Limits, kind: type[E], *drop: str
-) -> tuple[E, Mapping[str, object]]:
-    """Read an intent from a body, and the fields beside it that are not part of the event."""
-    hold = Hold(gateway.bodies)
-    headers = dict(request.scope["headers"])
-    raw = b""
-    try:
-        raw = await read_body(request.receive, headers, limits.body_for(gateway), hold)
-        fields = msgspec.json.decode(raw or b"{}", type=dict[str, object])
-        extra = {key: fields.pop(key) for key in drop if key in fields}
-        return msgspec.convert(fields, kind), extra
-    except msgspec.ValidationError as error:
-        raise ApiError(400, str(error), param=field_at_fault(error)) from error
-    except UNREADABLE as error:
-        raise no_json(raw, error) from error
-    finally:
-        hold.release()
-
-
-async def _submit(
-    request: Request[Any, Any, Any],
-    gateway: Gateway,
-    identity: str,
-    event: Event,
-    number: int = 0,
-    unless: Callable[[State], str] = lambda _: "",
-    there: Callable[[], object] = lambda: None,
-) -> Accepted:
-    """Append an intent. `number`: its place among the intents of this request.
-
-    `unless` returns a further reason to reject it. `there` raises ApiError if the object of the
-    intent does not exist; it is not asked for a repeated request, which may itself have removed it.
-    """
-    try:
-        there()
-    except ApiError:
-        before = await _before(request, gateway, identity, event)
-        if before is None:
-            raise
-        return before
-    if not gateway.able:
-        raise unavailable("NATS can't be reached")
-    watch = gateway.log_watch
-    refused = watch.refuses()
-    if refused:
-        raise unavailable(f"{refused}; nothing was recorded", RETRY_CHANGES)
-    try:
-        seq = await submit(
-            gateway.projection,
-            identity,
-            event,
-            message_id=_message_id(request, number),
-            unless=unless,
-        )
-    except Refused as error:
-        field = str(error).partition(":")[0]
-        param = field if field.isidentifier() else None
-        status = 409 if "is already" in str(error) or field == "replaces" else 400
-        raise ApiError(status, str(error), param=param, code="refused") from error
-    except Reused as error:
-        raise _reused(error) from error
-    except TooLarge as error:
-        raise ApiError(413, str(error), code="too_large") from error
-    except NotAppended as error:
-        watch.failed(error.reason)
-        reason = watch.refuses() or error.reason
-        raise unavailable(f"{reason}; {error.outcome}", RETRY_CHANGES) from error
-    except (Unavailable, LogReplaced) as error:
-        raise unavailable(str(error)) from error
-    watch.succeeded()
-    return Accepted(identity, seq, _shown(gateway, identity))
-
-
-def _shown(gateway: Gateway, identity: str) -> ModelView | None:
-    state = gateway.projection.state
-    model = state.models.get(identity)
-    return model_view(state, model, time.time_ns()) if model is not None else None
-
-
-def _reused(error: Reused) -> ApiError:
-    text = f"this Idempotency-Key was used for another request: {error}"
-    return ApiError(422, text, code="idempotency_key_reused")
-
-
-async def _before(
-    request: Request[Any, Any, Any], gateway: Gateway, identity: str, event: Event
-) -> Accepted | None:
-    """Return the earlier answer to the same request. Raise ApiError."""
-    key = _message_id(request, 0)
-    if key is None or not subjects.is_token(identity):
-        return None
-    try:
-        seq = await gateway.projection.log.under(key, identity, event)
-    except Reused as error:
-        raise _reused(error) from error
-    except Unavailable as error:
-        raise unavailable(str(error)) from error
-    return None if seq is None else Accepted(identity, seq, _shown(gateway, identity))
-
-
-def _message_id(request: Request[Any, Any, Any], number: int) -> str | None:
-    headers = own_fields.fields(request.scope["headers"])
-    key = own_fields.idempotency_key(headers)
-    return message_id(owner(headers), key, number) if key else None
-
-
-def _known(kind: str, of: Mapping[str, K], identity: str) -> K:
-    """Return the object that has this id. Raise ApiError."""
-    found = of.get(identity)
-    if found is None:
-        there = ", ".join(sorted(of)) or "none"
-        text = f"there is no {kind} with the id {identity!r}; there are: {there}"
-        raise ApiError(404, text, param=kind, code=f"{kind}_not_found")
-    return found
-
-
 def _model(gateway: Gateway, identity: str) -> Model:
-    return _known("model", gateway.projection.state.models, identity)
+    return known("model", gateway.projection.state.models, identity)
 
 
 def _adapter(gateway: Gateway, model: str, name: str) -> None:
@@ -182,25 +49,17 @@ def _adapter(gateway: Gateway, model: str, name: str) -> None:
 
 
 def _alias(gateway: Gateway, identity: str) -> Alias:
-    return _known("alias", gateway.projection.state.aliases, identity)
+    return known("alias", gateway.projection.state.aliases, identity)
 
 
 def _node(gateway: Gateway, identity: str) -> Node:
-    return _known("node", gateway.projection.state.nodes, identity)
-
-
-def _id(text: object, param: str) -> str:
-    if not isinstance(text, str) or not subjects.is_token(text):
-        raise ApiError(
-            400, f"{param}: {text!r} is not a valid id: use {subjects.ID_FORM}", param=param
-        )
-    return text
+    return known("node", gateway.projection.state.nodes, identity)
 
 
 @post("/admin/models", status_code=202, request_max_body_size=None)
 async def load(request: Request[Any, Any, Any], gateway: Gateway, limits: Limits) -> Accepted:
     """Load a model: the body is the load request as JSON, perhaps with an `id`."""
-    event, extra = await _body(request, gateway, limits, ModelLoadRequested, "id")
+    event, extra = await read_intent(request, gateway, limits, ModelLoadRequested, "id")
     identity = extra.get("id") or subjects.default_id(event.source, event.name)
     met = gateway.projection.state
 
@@ -209,7 +68,7 @@ async def load(request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
         met = state
         return ""
 
-    accepted = await _submit(request, gateway, _id(identity, "id"), event, unless=meets)
+    accepted = await submitted(request, gateway, valid_id(identity, "id"), event, unless=meets)
     after = gateway.projection.state
     return replace(accepted, changes=changed(met, after, accepted.id))
 
@@ -238,15 +97,15 @@ async def scale(
     model: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> Accepted:
     """Change a model's number of replicas."""
-    event, _ = await _body(request, gateway, limits, ModelScaleRequested)
-    return await _submit(request, gateway, model, event, there=partial(_model, gateway, model))
+    event, _ = await read_intent(request, gateway, limits, ModelScaleRequested)
+    return await submitted(request, gateway, model, event, there=partial(_model, gateway, model))
 
 
 @delete("/admin/models/{model:str}", status_code=202)
 async def unload(model: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
     """Unload a model."""
     there = partial(_model, gateway, model)
-    return await _submit(request, gateway, model, ModelUnloadRequested(), there=there)
+    return await submitted(request, gateway, model, ModelUnloadRequested(), there=there)
 
 
 @post("/admin/models/{model:str}/adapters", status_code=202, request_max_body_size=None)
@@ -254,8 +113,8 @@ async def load_adapter(
     model: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> Accepted:
     """Load an adapter onto every replica of a model."""
-    event, _ = await _body(request, gateway, limits, AdapterLoadRequested)
-    return await _submit(request, gateway, model, event, there=partial(_model, gateway, model))
+    event, _ = await read_intent(request, gateway, limits, AdapterLoadRequested)
+    return await submitted(request, gateway, model, event, there=partial(_model, gateway, model))
 
 
 @delete("/admin/models/{model:str}/adapters/{adapter:path}", status_code=202)
@@ -265,7 +124,7 @@ async def unload_adapter(
     """Unload an adapter."""
     event = AdapterUnloadRequested(adapter.removeprefix("/"))
     there = partial(_adapter, gateway, model, event.name)
-    return await _submit(request, gateway, model, event, there=there)
+    return await submitted(request, gateway, model, event, there=there)
 
 
 @get("/admin/aliases")
@@ -286,8 +145,8 @@ async def put_alias(
     alias: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> Accepted:
     """Make a name stand for models, or change the models that it stands for."""
-    event, _ = await _body(request, gateway, limits, AliasRequested)
-    accepted = await _submit(request, gateway, _id(alias, "alias"), event)
+    event, _ = await read_intent(request, gateway, limits, AliasRequested)
+    accepted = await submitted(request, gateway, valid_id(alias, "alias"), event)
     return replace(accepted, model=None, alias=gateway.projection.state.aliases.get(alias))
 
 
@@ -302,7 +161,7 @@ async def put_unnamed_alias(root: str) -> None:
 async def remove_alias(alias: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
     """Remove an alias."""
     there = partial(_alias, gateway, alias)
-    accepted = await _submit(request, gateway, alias, AliasRemoveRequested(), there=there)
+    accepted = await submitted(request, gateway, alias, AliasRemoveRequested(), there=there)
     return replace(accepted, model=None)
 
 
@@ -322,14 +181,14 @@ async def list_nodes(gateway: Gateway) -> list[Node]:
 async def drain(node: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
     """Empty a node: it gets no new replicas, and its replicas move elsewhere first."""
     there = partial(_node, gateway, node)
-    return await _submit(request, gateway, node, NodeDrainRequested(), there=there)
+    return await submitted(request, gateway, node, NodeDrainRequested(), there=there)
 
 
 @delete("/admin/nodes/{node:str}/drain", status_code=202)
 async def undrain(node: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
     """Let a node take replicas again."""
     there = partial(_draining, gateway, node)
-    return await _submit(request, gateway, node, NodeUndrainRequested(), there=there)
+    return await submitted(request, gateway, node, NodeUndrainRequested(), there=there)
 
 
 def _draining(gateway: Gateway, node: str) -> None:
@@ -340,10 +199,12 @@ def _draining(gateway: Gateway, node: str) -> None:
 @delete("/admin/nodes/{node:str}", status_code=202)
 async def remove_node(node: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
     """Remove a node for good that does not run and has no replicas."""
-    known = node in gateway.projection.state.nodes
-    lives = await answers(gateway.connection, node) if known else None
+    there_is = node in gateway.projection.state.nodes
+    lives = await answers(gateway.connection, node) if there_is else None
     there, unless = partial(_removable, gateway, node, lives), partial(occupied, node=node)
-    accepted = await _submit(request, gateway, node, NodeDeregistered(), unless=unless, there=there)
+    accepted = await submitted(
+        request, gateway, node, NodeDeregistered(), unless=unless, there=there
+    )
     return replace(accepted, model=None)
 
 
@@ -364,7 +225,7 @@ async def do_rebalance(request: Request[Any, Any, Any], gateway: Gateway) -> lis
     """Request the moves that `GET` shows: each replica ends once another one serves."""
     moves = rebalance(gateway.projection.state).moves
     wanted = enumerate(requests(moves))
-    return [await _submit(request, gateway, *intent, number) for number, intent in wanted]
+    return [await submitted(request, gateway, *intent, number) for number, intent in wanted]
 
 
 @patch("/admin/nodes/{node:str}/weights", status_code=202, request_max_body_size=None)
@@ -372,9 +233,9 @@ async def pin(
     node: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> Accepted:
     """Protect a source's files on a node from pruning, or end the protection."""
-    event, _ = await _body(request, gateway, limits, WeightsPinRequested)
+    event, _ = await read_intent(request, gateway, limits, WeightsPinRequested)
     there = partial(_node, gateway, node)
-    accepted = await _submit(request, gateway, node, event, there=there)
+    accepted = await submitted(request, gateway, node, event, there=there)
     known = gateway.projection.state.nodes.get(node)
     held = known.weights.get(event.source) if known is not None else None
     return replace(accepted, model=None, weights=held)
@@ -387,7 +248,7 @@ async def remove_weights(
     """Remove a source's files from a node."""
     event = WeightsRemoveRequested(source.removeprefix("/"))
     there = partial(_holding, gateway, node, event.source)
-    return await _submit(request, gateway, node, event, there=there)
+    return await submitted(request, gateway, node, event, there=there)
 
 
 def _holding(gateway: Gateway, node: str, source: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 _KEYS = (b"x-api-key", b"api-key")
 """Fields that hold nothing but a key: Anthropic's, and Azure's. `Authorization` goes before."""
 
+_BEARER = b"Bearer "
 _OF_BROWSERS = b"openai-insecure-api-key."
 """How OpenAI's clients in browsers, which can't set fields of a WebSocket, name their key."""
 
@@ -16,11 +17,22 @@ def owner(headers: Mapping[bytes, bytes]) -> str:
     A key has one owner, whichever field it came in: its holder may send it in any of them. Other
     credentials, such as a name with a password, have owners that no key has.
     """
+    known = _credentials(headers)
+    return hashlib.blake2b(known, digest_size=8).hexdigest() if known else ""
+
+
+def key_in(headers: Mapping[bytes, bytes]) -> bytes:
+    """Return the API key of a request; b"" if it has none."""
+    known = _credentials(headers)
+    return known.removeprefix(_BEARER) if known.startswith(_BEARER) else b""
+
+
+def _credentials(headers: Mapping[bytes, bytes]) -> bytes:
     known = _authorization(headers[b"authorization"]) if b"authorization" in headers else b""
     if not known:
         key = _key(headers)
-        known = b"Bearer " + key if key else b""
-    return hashlib.blake2b(known, digest_size=8).hexdigest() if known else ""
+        known = _BEARER + key if key else b""
+    return known
 
 
 def _authorization(value: bytes) -> bytes:
@@ -30,7 +42,7 @@ def _authorization(value: bytes) -> bytes:
     """
     scheme, space, credentials = value.strip().partition(b" ")
     if not space:
-        return b"Bearer " + scheme if scheme and scheme.lower() != b"bearer" else b""
+        return _BEARER + scheme if scheme and scheme.lower() != b"bearer" else b""
     return b"%b %b" % (scheme.capitalize(), credentials.strip())
 
 

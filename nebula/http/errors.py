@@ -54,14 +54,16 @@ class ApiError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         """`Retry-After` if waiting helps, `Allow` if another method would work, `Accept-Encoding`
-        if another coding would, `Connection` if the connection ends, and `X-Should-Retry`, which
-        OpenAI's clients obey.
+        if another coding would, `WWW-Authenticate` if a key would, `Connection` if the connection
+        ends, and `X-Should-Retry`, which OpenAI's clients obey.
         """
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
         if self.final:
             headers["x-should-retry"] = "false"
         if self.close:
             headers["connection"] = "close"
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
         if self.upgrade:
             headers["upgrade"] = self.upgrade
         if self.accept_encoding:

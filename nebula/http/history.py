@@ -39,7 +39,7 @@ BUSY = "as many requests as allowed read the log through this gateway"
 RETRY_READING = 5
 """Seconds after which another request may be allowed to read the log."""
 
-_FILTERS = ("aggregate", "type", "node", "cause", "rejected")
+_FILTERS = ("aggregate", "type", "node", "cause", "rejected", "by")
 
 
 class EventPage(Struct, frozen=True):

@@ -34,9 +34,9 @@ from nebula.events.inference import LOAD_PATIENCE, Request
 from nebula.events.memory import MIB
 from nebula.http import outline, own_fields, paths, request_ids
 from nebula.http.bodies import ClientLeft, read_body
-from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.forwarding import forwarded
+from nebula.http.principals import required
 from nebula.http.realtime import Realtime
 from nebula.http.relay import Source, fail, relay
 from nebula.http.responses import turns
@@ -148,12 +148,13 @@ class InferenceRoutes:
             raise paths.wrong_method(scope["method"], path, _ALLOW[1].decode())
         if not gateway.started:
             raise starting(gateway)
+        principal = required(scope, "infer")
         gateway.admit()
         headers = own_fields.fields(scope["headers"])
         timeout, kept = own_fields.time_limit(headers), own_fields.kept(headers)
         body = await read_body(receive, headers, limits.body_for(gateway), hold)
         kind = headers.get(b"content-type", b"").decode("latin-1") if endpoint.form else JSON
-        identity, key = new_id(), owner(headers)
+        identity, key = new_id(), principal.owner
         original, turn = body, None
         if endpoint.dialect == "responses":
             limit = limits.body_for(gateway)
@@ -161,7 +162,7 @@ class InferenceRoutes:
             body = turn.body
         asked = await read(endpoint, kind, body) if endpoint.form else outline.read(endpoint, body)
         who = asked.user or kept or identity
-        route = route_of(gateway, endpoint, asked.model, who, self._root)
+        route = route_of(gateway, endpoint, asked.model, who, self._root, principal.may_use)
         binding, sent = route.binding, body
         if route.name != asked.model:
             body = outline.renamed(body, route.name, kind)

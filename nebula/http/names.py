@@ -1,5 +1,7 @@
 """The names that requests may use, and the 404 for other names, which lists them."""
 
+from collections.abc import Callable
+
 from nebula.actors.router import routing
 from nebula.events.state import State
 from nebula.events.validation import known_names
@@ -24,12 +26,15 @@ def _refused(state: State, name: str) -> str | None:
     return routing.refused(state, model, binding.adapter) if model is not None else None
 
 
-def no_model(state: State, name: str) -> ApiError:
-    """Return the error for an unknown name, or for an alias without existing targets."""
+def no_model(state: State, name: str, may_use: Callable[[str], bool] = lambda _: True) -> ApiError:
+    """Return the error for an unknown name, or for an alias without existing targets.
+
+    `may_use` returns whether the caller may use a name: for it, no other names exist.
+    """
     said = name if len(name) <= _TOLD else f"{name[:_TOLD]}..."
-    names = [each for each in offered(state) if each != name]
+    names = [each for each in offered(state) if each != name and may_use(each)]
     there = ", ".join(repr(known) for known in names[:_LISTED]) if names else "none yet"
-    known = state.names.get(name)
+    known = state.names.get(name) if may_use(name) else None
     what = f"The model {said!r} does not exist"
     if known is not None and known.alias:
         targets = ", ".join(repr(each.model) for each in state.aliases[known.alias].targets)

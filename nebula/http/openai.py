@@ -13,6 +13,7 @@ from nebula.http.anthropic import ModelInfo, model_info, model_page
 from nebula.http.dialects import dialect_for
 from nebula.http.errors import unavailable
 from nebula.http.names import no_model, offered
+from nebula.http.principals import Principal, required
 from nebula.http.starting import WITHOUT_LOG
 from nebula.http.views import ClusterView, cluster_view
 
@@ -73,10 +74,11 @@ def _card(
     )
 
 
-def _cards(gateway: Gateway) -> list[ModelCard]:
+def _cards(gateway: Gateway, principal: Principal) -> list[ModelCard]:
+    """Return a card for each name that a principal may use."""
     state = gateway.projection.state
     cards = []
-    for name in offered(state):
+    for name in filter(principal.may_use, offered(state)):
         binding = state.names[name]
         if binding.alias:
             cards += _alias_card(gateway, state.aliases[binding.alias])
@@ -117,7 +119,7 @@ async def list_models(request: Request[Any, Any, Any], gateway: Gateway) -> dict
 
     Clients that name a version of Anthropic's API get its form, in pages.
     """
-    cards = _cards(gateway)
+    cards = _cards(gateway, required(request.scope, "infer"))
     if _of_anthropic(request):
         return model_page([_info(card) for card in cards], dict(request.query_params))
     return {"object": "list", "data": cards}
@@ -129,10 +131,11 @@ async def show_model(
 ) -> ModelCard | ModelInfo:
     """Show one model or adapter; its name may hold slashes."""
     wanted = name.removeprefix("/")
-    for card in _cards(gateway):
+    principal = required(request.scope, "infer")
+    for card in _cards(gateway, principal):
         if card.id == wanted:
             return _info(card) if _of_anthropic(request) else card
-    raise no_model(gateway.projection.state, wanted)
+    raise no_model(gateway.projection.state, wanted, principal.may_use)
 
 
 @get("/health", opt=WITHOUT_LOG)

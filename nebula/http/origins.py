@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from msgspec import Struct
 
 from nebula.events.endpoints import ENDPOINTS
+from nebula.events.key_events import Scope
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
@@ -33,13 +34,15 @@ class Doors(Struct, frozen=True):
     `bound`: the address that it listens on. `hosts`: further names, as `--allowed-host` gives them:
     NAME, NAME:PORT, `*.NAME` for all below it, `*` for any. `origins`: pages of other origins that
     may use paths below /v1, each as `plain_origin` returns it, or `*`. `root`: the prefix of
-    the gateway's paths as a proxy shows them.
+    the gateway's paths as a proxy shows them. `open_scopes`: what a request may ask for without a
+    key.
     """
 
     bound: str = "127.0.0.1"
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     root: str = ""
+    open_scopes: tuple[Scope, ...] = ("infer",)
 
 
 def parse_host(text: str) -> tuple[str, str]:

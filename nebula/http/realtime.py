@@ -25,9 +25,9 @@ from nebula.events.frames import BadFrame, Frame, FrameReader
 from nebula.events.inference import SWITCHED, Piece, Request
 from nebula.events.state import State
 from nebula.http import own_fields, request_ids
-from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.forwarding import forwarded
+from nebula.http.principals import Principal, required
 from nebula.http.relay import error_of, fail
 from nebula.http.routed import route_of
 from nebula.http.starting import starting
@@ -92,14 +92,15 @@ class Realtime:
         gateway = self._gateway
         if not gateway.started:
             raise starting(gateway)
+        principal = required(scope, "infer")
         uplinks = gateway.large_bodies.uplinks
         if len(uplinks) >= SESSIONS:
             raise unavailable(f"{len(uplinks)} sessions are open already, as many as may be")
         gateway.admit()
         headers = own_fields.fields(scope["headers"])
-        identity, key = new_id(), owner(headers)
-        asked = _model(scope["query_string"], gateway.projection.state)
-        route = route_of(gateway, REALTIME, asked, identity, self._root)
+        identity, key = new_id(), principal.owner
+        asked = _model(scope["query_string"], gateway.projection.state, principal)
+        route = route_of(gateway, REALTIME, asked, identity, self._root, principal.may_use)
         request = Request(
             identity,
             gateway.id,
@@ -130,7 +131,7 @@ class Realtime:
             del uplinks[identity]
 
 
-def _model(query: bytes, state: State) -> str:
+def _model(query: bytes, state: State, principal: Principal) -> str:
     """Return the model that a query names, or else the only one with sessions. Raise ApiError 400.
 
     vLLM's clients name none before their first event.
@@ -138,7 +139,11 @@ def _model(query: bytes, state: State) -> str:
     named = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("model", [])
     if len(named) == 1:
         return named[0]
-    known = [model.name for model in state.models.values() if serves(REALTIME, model.tasks)]
+    known = [
+        model.name
+        for model in state.models.values()
+        if serves(REALTIME, model.tasks) and principal.may_use(model.name)
+    ]
     if not named and len(known) == 1:
         return known[0]
     listed = ", ".join(map(repr, sorted(known)[:_LISTED])) or "none yet"

@@ -9,8 +9,8 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.resumption import Beyond, Resumption, Unknown
 from nebula.events.endpoints import Dialect
-from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
+from nebula.http.principals import required
 from nebula.http.relay import Source, relay
 from nebula.store.connection import Unavailable
 
@@ -80,7 +80,7 @@ async def show_stream(identity: str, request: Request[Any, Any, Any], gateway: G
     if not (last.isascii() and last.isdigit() and len(last) < _DIGITS):
         raise ApiError(400, "Last-Event-ID must be the id of an event of this stream")
 
-    whose = owner(dict(request.scope["headers"]))
+    whose = required(request.scope, "infer").owner
 
     async def respond(_: Scope, receive: Receive, send: Send) -> None:
         await resume(gateway, identity, whose, int(last), receive, send)

@@ -1,5 +1,6 @@
 """The cluster and its events as JSON, for HTTP and the command line."""
 
+import time
 from datetime import UTC, datetime
 
 from msgspec import Struct
@@ -9,10 +10,12 @@ from nebula.events.alias import Alias
 from nebula.events.batch import Batch
 from nebula.events.heartbeats import QueueLength
 from nebula.events.intents import ModelLoadRequested
+from nebula.events.key import Key
 from nebula.events.model_status import ModelStatus, model_status
 from nebula.events.record import Malformed, Record
 from nebula.events.showing import shown
 from nebula.events.state import EMPTY, CachedSource, Model, Node, Rejection, Replica, State
+from nebula.events.usage_limits import UsageLimits
 from nebula.events.values import Assignment
 from nebula.events.vocabulary import Event
 from nebula.history.description import describe
@@ -51,6 +54,27 @@ class ModelView(Struct, frozen=True):
     queue: QueueLength | None = None
 
 
+class KeyView(Struct, frozen=True):
+    """A key without its secret: `begins` with the characters by which its holder knows it.
+
+    `state`: `valid`, `expired` or `revoked`. Times are in ISO 8601, "" for none.
+    """
+
+    id: str
+    name: str
+    begins: str
+    state: str
+    scopes: tuple[str, ...]
+    models: tuple[str, ...]
+    tenant: str
+    limits: UsageLimits
+    issued: str
+    expires: str
+    revoked: str
+    reason: str
+    changed: int
+
+
 class Accepted(Struct, frozen=True):
     """An intent is in the log at `seq`; its outcome shows in the model or the alias.
 
@@ -86,6 +110,7 @@ class StateView(Struct, frozen=True):
     nodes: list[Node]
     aliases: list[Alias]
     batches: list[Batch]
+    keys: list[KeyView]
     rejections: list[Rejection]
 
 
@@ -104,6 +129,7 @@ class EventView(Struct, frozen=True, omit_defaults=True, kw_only=True):
     cause: int | None = None
     basis: int | None = None
     actor: str = ""
+    by: str = ""
 
 
 def model_view(state: State, model: Model, now: int | None = None) -> ModelView:
@@ -139,7 +165,27 @@ def state_view(state: State, now: int | None = None) -> StateView:
         node_views(state),
         [shown(state.aliases[identity]) for identity in sorted(state.aliases)],
         [state.batches[identity] for identity in sorted(state.batches)],
+        [key_view(state.keys[identity], now) for identity in sorted(state.keys)],
         [shown(state.rejections[seq]) for seq in sorted(state.rejections)],
+    )
+
+
+def key_view(key: Key, now: int | None = None) -> KeyView:
+    """Show a key as it is at a time (ns since the epoch) [now]."""
+    return KeyView(
+        key.id,
+        key.name,
+        key.prefix,
+        key.invalid(time.time_ns() if now is None else now) or "valid",
+        key.scopes,
+        key.models,
+        key.tenant,
+        key.limits,
+        moment(key.issued_ns),
+        key.expires,
+        moment(key.revoked_ns) if key.revoked_ns else "",
+        key.reason,
+        key.changed,
     )
 
 
@@ -170,6 +216,7 @@ def event_view(record: Record, before: State = EMPTY) -> EventView:
         cause=record.cause,
         basis=record.basis,
         actor=record.actor,
+        by=record.by,
     )
     return shown(view)
 

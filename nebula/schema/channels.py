@@ -61,6 +61,10 @@ EVENT_HEADERS = (
     ),
     Header(record.ACTOR_HEADER, "The actor that wrote the event."),
     Header(
+        record.BY_HEADER,
+        "The principal of it: `key:ID`, `anonymous` or `cli:USER@HOST`; the actor if missing.",
+    ),
+    Header(
         ORIGINAL_HEADER,
         "On imported events: the original time in nanoseconds and the original headers in base64.",
     ),

@@ -19,7 +19,14 @@ from nats.js.errors import APIError, NotFoundError
 
 from nebula.events import record as records
 from nebula.events.original import ORIGINAL_HEADER, original
-from nebula.events.record import ACTOR_HEADER, BASIS_HEADER, CAUSE_HEADER, Entry, Record
+from nebula.events.record import (
+    ACTOR_HEADER,
+    BASIS_HEADER,
+    BY_HEADER,
+    CAUSE_HEADER,
+    Entry,
+    Record,
+)
 from nebula.events.vocabulary import Event
 from nebula.store import batch, repeats, streams
 from nebula.store.client import Headers
@@ -66,10 +73,13 @@ class Guard(Struct, frozen=True):
 
 
 class Log:
-    """Nebula's log, over one connection."""
+    """Nebula's log, over one connection. `by`: the usual principal of its events."""
 
-    def __init__(self, connection: Connection, *, replicas: int = 1, actor: str = "") -> None:
+    def __init__(
+        self, connection: Connection, *, replicas: int = 1, actor: str = "", by: str = ""
+    ) -> None:
         self.connection = connection
+        self.by = by
         self.actor = actor or connection.name
         self.replicas = replicas
         self._unfit = ""
@@ -123,6 +133,7 @@ class Log:
         message_id: str | None = None,
         patience: float = 20.0,
         exact: bool = False,
+        by: str = "",
     ) -> int:
         """Append one event, and return its sequence once it is on disk.
 
@@ -131,13 +142,14 @@ class Log:
         event that NATS will never take, NotAppended after `patience` seconds or sooner if JetStream
         has no room: the event may still be stored if only its acknowledgement was lost.
 
-        With `exact`, an earlier event with this message id must be the same event, else raise
-        Reused. JetStream remembers ids for two minutes. Raise Unfit if a `check` has found a
-        reason.
+        `by`: its principal. With `exact`, an earlier event with this message id must be
+        the same event, else raise Reused. JetStream remembers ids for two minutes. Raise Unfit if a
+        `check` has found a reason.
         """
         self._refuse_unfit()
         headers = {"Nats-Msg-Id": message_id or uuid.uuid4().hex, ACTOR_HEADER: self.actor}
         headers |= records.headers_for(event)
+        headers |= self._by(by)
         if guard is not None:
             headers |= _guard_headers(guard)
         if cause is not None:
@@ -185,7 +197,7 @@ class Log:
             (
                 records.subject_of(identity, event),
                 records.encode(event),
-                {ACTOR_HEADER: actor or self.actor, **records.headers_for(event)},
+                {ACTOR_HEADER: actor or self.actor, **records.headers_for(event), **self._by()},
             )
             for identity, event in events
         ]
@@ -203,6 +215,9 @@ class Log:
             raise self._too_large([(subject, body) for subject, body, _ in messages]) from error
         except (NatsError, TimeoutError) as error:
             raise NotAppended(in_words(error), MAYBE) from error
+
+    def _by(self, by: str = "") -> dict[str, str]:
+        return {BY_HEADER: by or self.by} if by or self.by else {}
 
     async def _publish(
         self, subject: str, payload: bytes, headers: dict[str, str], *, again: bool

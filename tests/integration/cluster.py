@@ -36,6 +36,9 @@ SIMULATED = f"{sys.executable} -m nebula.engines.simulated"
 MARK = "TESTED_CLUSTER"
 POLICY = {"env": ["SOME"], "inherit": [MARK]}
 """What the nodes of tests allow: engines carry the mark, as all processes do."""
+DEFAULTS = {"HF_HUB_OFFLINE": "1", "NEBULA_OPEN": "admin"}
+"""The environment unless a test has another: most of them ask without API keys."""
+
 IMPATIENT = "tests.integration.impatient"
 """The command line for tests that can't wait as long as a real cluster must."""
 
@@ -62,6 +65,10 @@ class Cluster:
         self.port = free_port()
         self.nats_port = free_port()
         self.nats_url = f"nats://127.0.0.1:{self.nats_port}"
+        self.key = ""
+        """The API key that its clients send."""
+        self.variables: dict[str, str] = {}
+        """Environment of its processes, beyond DEFAULTS."""
         self.within: tuple[str, ...] = ()
         """What comes before the command line of `up`, such as what enters a namespace."""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -138,7 +145,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={"HF_HUB_OFFLINE": "1", **os.environ, **self.marks},
+                env={**DEFAULTS, **os.environ, **self.variables, **self.marks},
                 preexec_fn=die_with_parent,
             )
 
@@ -253,7 +260,10 @@ class Cluster:
     def http(self, port: int | None = None) -> httpx.AsyncClient:
         """Return a client of the gateway."""
         return httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port or self.port}", timeout=PATIENCE, trust_env=False
+            base_url=f"http://127.0.0.1:{port or self.port}",
+            timeout=PATIENCE,
+            trust_env=False,
+            headers={"authorization": f"Bearer {self.key}"} if self.key else {},
         )
 
     async def ready(self, port: int | None = None) -> None:
@@ -278,6 +288,15 @@ class Cluster:
 
         async with self.http(port) as http:
             await self.poll(answers, "the gateway is ready and knows a node")
+
+    async def take_key(self) -> None:
+        """Wait for the key that `nebula up` writes, and ask with it from now on."""
+
+        async def there() -> bool:
+            return "Admin key" in self.output("up")
+
+        await self.poll(there, "nebula up has written its key")
+        self.key = (self.folder / "home" / "admin.key").read_text().strip()
 
     async def load(self, identity: str, *, stands: str = "ready", **fields: Any) -> None:
         """Load a model over HTTP and wait until it stands so; "" waits for nothing."""

@@ -11,9 +11,11 @@ import pytest
 from nebula.actors.gateway.actor import Gateway
 from nebula.events.batch import Batch
 from nebula.events.intents import BatchRequested
+from nebula.http.authentication import key_ring
 from nebula.http.batches.line_requests import LineRequests
 from nebula.http.credentials import owner
 from nebula.http.inference import Limits
+from nebula.http.origins import Doors
 from nebula.store.connection import Connection
 from nebula.store.responses import ResponseStore
 from tests.integration.cluster import Cluster
@@ -127,7 +129,9 @@ async def test_a_line_that_is_sent_again_has_the_answer_that_was_stored(cluster:
         await cluster.poll(able, "the gateway is ready")
         owned = BatchRequested("file-1", RESPONSES, owner=owner({b"authorization": b"Bearer ours"}))
         batch = Batch(id="batch_1", request=owned, created_ns=time.time_ns())
-        requests = LineRequests(gateway, ResponseStore(gateway.connection, 1), Limits())
+        requests = LineRequests(
+            gateway, ResponseStore(gateway.connection, 1), Limits(), key_ring(gateway, Doors())
+        )
         body = json.dumps({"model": "chat", "input": "six", "conversation": talk.id}).encode()
         first, again = [await requests.answer(batch, 1, body) for _ in range(2)]
         other = await requests.answer(batch, 2, body)

@@ -118,8 +118,11 @@ async def test_the_commands_of_a_page_do_what_it_says(
         return
     cluster = own_cluster
     monkeypatch.chdir(folder)
+    cluster.variables["NEBULA_OPEN"] = ""
     cluster.up("--name", "n1")
+    await cluster.take_key()
     await cluster.ready()
+    (folder / ".nebula").symlink_to(cluster.folder / "home")
     request = ""
     if page.name in ASKED_BEFORE:
         model, source = ASKED_BEFORE[page.name]

@@ -46,7 +46,7 @@ class Store:
 async def test_a_worker_tries_again_whatever_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work_queue, "PAUSE", 0)
     store = Store()
-    work = BackgroundWork(cast("Any", Gateway()), cast("Any", store), Limits())
+    work = BackgroundWork(cast("Any", Gateway()), cast("Any", store), Limits(), cast("Any", None))
     running = asyncio.create_task(work.run())
     await store.tried_again.wait()
     running.cancel()

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from nebula.cli import up
+from nebula.cli import joining, up
 from nebula.cli.main import main
 from nebula.store.connection import Connection, NotLetIn, Unavailable
 
@@ -70,13 +70,13 @@ async def test_what_keeps_a_nats_from_answering_is_told_before_anything_starts(
     told = io.StringIO()
     reason = f"no NATS server answers at {ELSEWHERE}: nothing listens there"
     opening(monkeypatch, Unavailable(reason))
-    assert not await up.answers(ELSEWHERE, Console(file=told, width=200))
+    assert not await joining.answers(ELSEWHERE, Console(file=told, width=200))
     assert told.getvalue() == (f"{reason}; tried again until it answers\n")
     opening(monkeypatch, NotLetIn("it refuses the user or password"))
     with pytest.raises(NotLetIn):
-        await up.answers(ELSEWHERE, Console(file=told))
+        await joining.answers(ELSEWHERE, Console(file=told))
     opening(monkeypatch, None)
-    assert await up.answers(ELSEWHERE, Console(file=told))
+    assert await joining.answers(ELSEWHERE, Console(file=told))
 
 
 def test_the_two_ways_to_name_a_nats_exclude_each_other(settings: list[up.UpSettings]) -> None:

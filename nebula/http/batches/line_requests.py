@@ -20,6 +20,7 @@ from nebula.http import dialects, outline
 from nebula.http.batches.line_responses import found_before, keep, line_id, read_line
 from nebula.http.errors import ApiError
 from nebula.http.inference import Limits
+from nebula.http.principals import KeyRing
 from nebula.http.routed import prefix_of, route_of
 from nebula.openai.continuation import streams
 from nebula.store.responses import ResponseStore
@@ -69,7 +70,10 @@ class Answer(Struct, frozen=True):
 class LineRequests:
     """Sends the requests of lines to engines, and stores the responses among them."""
 
-    def __init__(self, gateway: Gateway, responses: ResponseStore, limits: Limits) -> None:
+    def __init__(
+        self, gateway: Gateway, responses: ResponseStore, limits: Limits, keys: KeyRing
+    ) -> None:
+        self._keys = keys
         self._gateway = gateway
         self._responses = responses
         self._limits = limits
@@ -138,13 +142,15 @@ class LineRequests:
     def _request(self, batch: Batch, endpoint: Endpoint, body: bytes) -> tuple[Request, Route]:
         """Return a line's request, and what answers it now. Raise ApiError, Later."""
         gateway = self._gateway
+        principal = self._keys.of_owner(batch.request.owner)
         asked = outline.read(endpoint, body)
         if endpoint.streams and streams(asked.stream):
             text = "stream can't be set in a batch: each line gets one whole answer"
             raise ApiError(400, text, param="stream")
         if not gateway.able:
             raise Later(AGAIN)
-        route = route_of(gateway, endpoint, asked.model, asked.user or batch.id)
+        user = asked.user or batch.id
+        route = route_of(gateway, endpoint, asked.model, user, may_use=principal.may_use)
         if route.name != asked.model:
             body = outline.renamed(body, route.name)
         owner = batch.request.owner

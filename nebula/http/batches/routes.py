@@ -20,10 +20,10 @@ from nebula.http import own_fields, paging
 from nebula.http.bad_json import no_json
 from nebula.http.batches.views import BATCHED, BatchView, view, window
 from nebula.http.bodies import read_body
-from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, field_at_fault, unavailable
 from nebula.http.files import routes as file_routes
 from nebula.http.inference import Limits
+from nebula.http.principals import principal_of, required
 from nebula.store.batch_queue import BatchQueue, new_id
 from nebula.store.connection import Unavailable
 from nebula.store.files import Files
@@ -59,7 +59,7 @@ def check_endpoint(path: str) -> None:
 def _of(request: Request[Any, Any, Any], gateway: Gateway, identity: str) -> Batch:
     """Return a batch of the caller. Raise ApiError 404."""
     batch = gateway.projection.state.batches.get(identity)
-    if batch is None or batch.request.owner != owner(dict(request.scope["headers"])):
+    if batch is None or batch.request.owner != required(request.scope, "infer").owner:
         text = f"No batch found with id {identity[:80]!r}"
         raise ApiError(404, text, param="batch_id", code="not_found")
     return batch
@@ -76,7 +76,8 @@ async def create_batch(
     """Request a batch: every line of a file is sent to an endpoint."""
     headers = own_fields.fields(request.scope["headers"])
     asked = await _read(request, gateway, limits, headers)
-    whose, key = owner(headers), own_fields.idempotency_key(headers)
+    whose = required(request.scope, "infer").owner
+    key = own_fields.idempotency_key(headers)
     check_endpoint(asked.endpoint)
     life = asked.output_expires_after
     keep = file_routes.lifetime(life and life.anchor, life and life.seconds, "output_expires_after")
@@ -97,7 +98,7 @@ async def create_batch(
         raise unavailable(f"no batch can be taken: {error}") from error
     identity = new_id()
     try:
-        await _submit(gateway, identity, wanted)
+        await _submit(request, gateway, identity, wanted)
     except Refused as error:
         known = _before(gateway, wanted)
         if known is not None:
@@ -171,14 +172,16 @@ def _before(gateway: Gateway, wanted: BatchRequested) -> Batch | None:
     return None
 
 
-async def _submit(gateway: Gateway, identity: str, event: Event) -> None:
+async def _submit(
+    request: Request[Any, Any, Any], gateway: Gateway, identity: str, event: Event
+) -> None:
     """Append an intent. Raise Refused, ApiError."""
     if not gateway.able:
         raise unavailable("NATS can't be reached")
     if refused := gateway.log_watch.refuses():
         raise unavailable(f"{refused}; nothing was recorded", 10)
     try:
-        await submit(gateway.projection, identity, event)
+        await submit(gateway.projection, identity, event, by=principal_of(request.scope).name)
     except TooLarge as error:
         raise ApiError(413, str(error), code="too_large") from error
     except (Unavailable, LogReplaced) as error:
@@ -188,7 +191,7 @@ async def _submit(gateway: Gateway, identity: str, event: Event) -> None:
 @get("/v1/batches")
 async def list_batches(request: Request[Any, Any, Any], gateway: Gateway) -> dict[str, Any]:
     """List the caller's batches, the newest first: `after` and `limit` choose."""
-    whose = owner(dict(request.scope["headers"]))
+    whose = required(request.scope, "infer").owner
     batches = gateway.projection.state.batches.values()
     owned = [each for each in batches if each.request.owner == whose]
     owned.sort(key=lambda batch: (batch.created_ns, batch.id))
@@ -208,7 +211,7 @@ async def cancel_batch(batch: str, request: Request[Any, Any, Any], gateway: Gat
     known = _of(request, gateway, batch)
     if not known.ending:
         try:
-            await _submit(gateway, batch, BatchCancelRequested())
+            await _submit(request, gateway, batch, BatchCancelRequested())
         except Refused as error:
             if not _of(request, gateway, batch).ending:
                 raise ApiError(409, str(error), code="refused") from error

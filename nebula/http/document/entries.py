@@ -17,7 +17,9 @@ from nebula.events.intents import (
     ModelScaleRequested,
     WeightsPinRequested,
 )
+from nebula.events.key_events import Rights
 from nebula.http.batches.routes import BatchCreation
+from nebula.http.keys import KeyRotation
 from nebula.http.responses.conversations import ConversationCreation, ConversationUpdate, NewItems
 
 
@@ -141,6 +143,7 @@ _ANSWERED_BY_ENGINES = {
 
 _ANTHROPIC = {"anthropic-version": "With any value, the answer has Anthropic's form."}
 _MODEL = {"model": "chat"}
+_KEY = {"key": "ci"}
 _NODE = {"node": "here"}
 _RESPONSE = {"response": "resp_0123"}
 _CONVERSATION = {"conversation": "conv_0123"}
@@ -249,6 +252,18 @@ ENTRIES: Mapping[str, Entry] = {
     "DELETE /admin/nodes/{node}/weights/{source}": Entry(
         values={**_NODE, "source": "Qwen/Qwen3-0.6B"}
     ),
+    "POST /admin/keys": Entry(
+        body=Rights,
+        beside=("id",),
+        example={"id": "ci", "scopes": ["infer"], "models": ["chat", "org/*"], "tenant": "team-a"},
+    ),
+    "GET /admin/keys": Entry(),
+    "GET /admin/keys/{key}": Entry(values=_KEY),
+    "PATCH /admin/keys/{key}": Entry(body=Rights, example={"scopes": ["view"]}, values=_KEY),
+    "POST /admin/keys/{key}/rotate": Entry(
+        body=KeyRotation, example={"overlap": 3600}, values=_KEY
+    ),
+    "DELETE /admin/keys/{key}": Entry(values=_KEY),
     "GET /admin/state": Entry(query={"at": "A sequence or a time; now if missing."}),
     "GET /admin/events": Entry(
         query={
@@ -258,6 +273,7 @@ ENTRIES: Mapping[str, Entry] = {
             "type": "Only events of these types, separated by commas.",
             "node": "Only events of this node.",
             "cause": "Only what this sequence led to.",
+            "by": "Only events of this principal, as `key:ci`.",
             "rejected": "Only intents that were rejected, if `true`.",
         },
         fields={"Last-Event-ID": "Sequence after which a stream (`Accept`) begins."},

@@ -11,9 +11,9 @@ from msgspec import Struct
 from nebula.actors.gateway.actor import Gateway
 from nebula.http import paging
 from nebula.http.bodies import body_parts
-from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.files.form import FileForm
+from nebula.http.principals import required
 from nebula.store.connection import Unavailable
 from nebula.store.files import (
     LARGEST,
@@ -72,7 +72,7 @@ async def find(files: Files, identity: str, whose: str, param: str = "id") -> St
 
 
 def _owner(request: Request[Any, Any, Any]) -> str:
-    return owner(dict(request.scope["headers"]))
+    return required(request.scope, "infer").owner
 
 
 @post("/v1/files", status_code=200, request_max_body_size=None)
@@ -89,7 +89,7 @@ async def create_file(request: Request[Any, Any, Any], gateway: Gateway, files: 
                 upload = upload or await files.upload()
                 await upload.write(data)
         form.close()
-        facts = _facts(form, owner(headers))
+        facts = _facts(form, _owner(request))
         upload = upload or await files.upload()
         if not upload.size:
             raise ApiError(400, "the file is empty", param="file", code="invalid_file")

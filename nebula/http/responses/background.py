@@ -27,6 +27,7 @@ from nebula.events.stored_responses import Asked, Deleted, Ended, read
 from nebula.http import dialects, outline
 from nebula.http.errors import ApiError
 from nebula.http.inference import Limits
+from nebula.http.principals import KeyRing
 from nebula.http.responses.attempt import Attempt, Overtaken, StoredEnd
 from nebula.http.responses.turns import keep_turn
 from nebula.http.routed import prefix_of, route_of
@@ -72,7 +73,10 @@ class EngineFailed(Exception):
 class BackgroundWork:
     """The worker of one gateway."""
 
-    def __init__(self, gateway: Gateway, store: ResponseStore, limits: Limits) -> None:
+    def __init__(
+        self, gateway: Gateway, store: ResponseStore, limits: Limits, keys: KeyRing
+    ) -> None:
+        self._keys = keys
         self._gateway = gateway
         self._store = store
         self._limits = limits
@@ -242,7 +246,9 @@ class BackgroundWork:
         identity = new_id()
         if not gateway.able:
             raise Later(AGAIN)
-        route = route_of(gateway, _ENDPOINT, outlined.model, outlined.user or identity)
+        principal = self._keys.of_owner(asked.head.owner)
+        user = outlined.user or identity
+        route = route_of(gateway, _ENDPOINT, outlined.model, user, may_use=principal.may_use)
         binding = route.binding
         if route.name != outlined.model:
             body = outline.renamed(body, route.name)

@@ -12,9 +12,9 @@ from msgspec import Raw
 
 from nebula.actors.gateway.delivery import new_id
 from nebula.events.stored_responses import Asked, Ended
-from nebula.http.credentials import owner
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.paging import page
+from nebula.http.principals import required
 from nebula.http.relay import relay
 from nebula.http.responses.following import Followed, Whole
 from nebula.http.responses.turns import find
@@ -29,7 +29,7 @@ _DIGITS = 9
 
 def whose(request: Request[Any, Any, Any]) -> str:
     """Return the owner of what a request may see."""
-    return owner(dict(request.scope["headers"]))
+    return required(request.scope, "infer").owner
 
 
 def as_json(value: object) -> Response[bytes]:

@@ -1,0 +1,150 @@
+"""The principal of a request, and what it may ask for: the holder of an API key, or anyone."""
+
+import hmac
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+
+from msgspec import Struct
+
+from nebula.events import key_text
+from nebula.events.key import INCLUDES, Key
+from nebula.events.key_events import Scope
+from nebula.http.credentials import key_in, owner
+from nebula.http.errors import ApiError
+
+ANONYMOUS = "anonymous"
+"""The principal of a request without a key."""
+
+STATE = "principal"
+"""Where the state of an ASGI scope has the principal, or the error for its key."""
+
+_REMEMBERED = 4096
+"""Keys whose check is remembered, at most."""
+
+_OF_KEY = "key:"
+
+
+class Principal(Struct, frozen=True, gc=False):
+    """The caller of a request. `owner`: the owner of the answers. `scopes`: what it may ask for."""
+
+    owner: str
+    scopes: frozenset[Scope]
+    key: Key | None = None
+
+    @property
+    def name(self) -> str:
+        """What the log calls it, as `key:ci`."""
+        return ANONYMOUS if self.key is None else f"{_OF_KEY}{self.key.id}"
+
+    def may_use(self, model: str) -> bool:
+        """Return whether it may use the model, adapter or alias with this name."""
+        return self.key is None or self.key.may_use(model)
+
+
+class KeyRing:
+    """Recognizes the keys of requests. A key that is not valid costs a hash and leaves no trace.
+
+    Args:
+        keys: returns the keys as the log tells of them now.
+        open_scopes: what a request may ask for without a key.
+        now: the time in ns since the epoch.
+    """
+
+    def __init__(
+        self,
+        keys: Callable[[], Mapping[str, Key]],
+        open_scopes: Iterable[Scope],
+        now: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._present = keys
+        self._now = now
+        self._open = frozenset(each for scope in open_scopes for each in INCLUDES[scope])
+        self._known: dict[bytes, Principal] = {}
+        self._keys: Mapping[str, Key] = {}
+
+    def principal(self, headers: Mapping[bytes, bytes]) -> Principal:
+        """Return the principal of a request. Raise ApiError 401 for a key that is not valid."""
+        keys = self._present()
+        if keys is not self._keys:
+            self._keys = keys
+            self._known.clear()
+        text = key_in(headers)
+        if not text.startswith(key_text.MARK.encode()):
+            return Principal(owner(headers), self._open)
+        known = self._known.get(text) or self._recognized(text)
+        key = cast("Key", known.key)
+        if why := key.invalid(self._now()):
+            raise _refused(f"the API key {key.prefix}… is {why}", f"key_{why}")
+        return known
+
+    def of_owner(self, owner: str) -> Principal:
+        """Return the principal that owns something which was stored earlier. Raise ApiError 401."""
+        if not owner.startswith(_OF_KEY):
+            if "infer" not in self._open:
+                raise _refused("this was asked for without an API key", "missing_api_key")
+            return Principal(owner, self._open)
+        key = self._present().get(owner.removeprefix(_OF_KEY))
+        if key is None:
+            raise _refused("the API key that asked for this is not known any more", "invalid_key")
+        if why := key.invalid(self._now()):
+            raise _refused(
+                f"the API key {key.prefix}…, which asked for this, is {why}", f"key_{why}"
+            )
+        return self._with(key)
+
+    def _recognized(self, text: bytes) -> Principal:
+        plain = text.decode("latin-1")
+        key = self._keys.get(key_text.identity_in(plain))
+        if key is None:
+            raise _refused("the API key is not valid: this cluster has none with its id")
+        hashed = key_text.hashed(plain)
+        if hmac.compare_digest(hashed, key.hash):
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[text] = self._with(key)
+        elif not (key.old_hash and hmac.compare_digest(hashed, key.old_hash)):
+            raise _refused("the API key is not valid: this cluster has another with its id")
+        elif self._now() >= key.old_until_ns:
+            raise _refused(f"the API key was replaced by {key.prefix}…", "key_replaced")
+        return self._with(key)
+
+    def _with(self, key: Key) -> Principal:
+        scopes = frozenset(each for scope in key.scopes for each in INCLUDES[scope])
+        return Principal(f"{_OF_KEY}{key.id}", scopes | self._open, key)
+
+
+def _refused(text: str, code: str = "invalid_api_key") -> ApiError:
+    return ApiError(401, text, kind="authentication_error", code=code)
+
+
+def principal_of(scope: Any) -> Principal:
+    """Return the principal of a request of ASGI. Raise ApiError for a key that is not valid."""
+    found = scope["state"][STATE]
+    if isinstance(found, ApiError):
+        raise found
+    return cast("Principal", found)
+
+
+def required(scope: Any, needed: Scope) -> Principal:
+    """Return the principal of a request of ASGI that needs a scope.
+
+    Raise ApiError: 401 without a valid key, 403 for a key without that scope, and what stood in
+    the way of a check.
+    """
+    principal = principal_of(scope)
+    if needed in principal.scopes:
+        return principal
+    if principal.key is None:
+        raise _refused(
+            f"this needs an API key with the scope {needed}: send it as `Authorization: Bearer "
+            "KEY`. `nebula key issue ID` makes one",
+            "missing_api_key",
+        )
+    raise ApiError(
+        403,
+        f"the API key {principal.key.prefix}… has the scopes {', '.join(principal.key.scopes)}, "
+        f"and this needs {needed}",
+        kind="permission_error",
+        code="missing_scope",
+    )
