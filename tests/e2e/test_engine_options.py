@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 
 import pytest
 
+from nebula.actors.node.launch import NO_MEDIA, Site, arguments
 from nebula.actors.node.policy import options, variables
 from nebula.events.engine_validation import RESERVED_OPTIONS
+from nebula.events.memory import MIB
+from nebula.events.state import Launch, Replica
+from nebula.events.values import Device
 
 _LISTED = """
 import json
@@ -20,6 +25,19 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 actions = make_arg_parser(FlexibleArgumentParser())._actions
 words = [[w[2:], a.nargs] for a in actions for w in a.option_strings if w.startswith("--")]
 print("LISTED", json.dumps([words, sorted(vllm.envs.environment_variables)]))
+"""
+
+_FETCHES = """
+import sys
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.multimodal.media.connector import MediaConnector
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+given = make_arg_parser(FlexibleArgumentParser()).parse_args(sys.argv[2:])
+connector = MediaConnector(allowed_media_domains=given.allowed_media_domains)
+try:
+    connector.fetch_image(sys.argv[1])
+except Exception as error:
+    print("REFUSED", error)
 """
 
 _REACHES_OUT = re.compile(
@@ -71,3 +89,23 @@ def test_no_variable_of_vllm_that_names_a_place_is_allowed(
     assert {name for name in allowed if _REACHES_OUT.search(name)} <= _TUNES_ALL_THE_SAME
     stale = {name for name in variables.TUNING if name.startswith("VLLM_")} - set(listed[1])
     assert stale == set(), "vLLM no longer has these"
+
+
+def test_an_image_url_is_not_a_way_into_the_nodes_network() -> None:
+    site = Site("here", "/nowhere", (), "nats://127.0.0.1:4222", cores=1)
+    launch = Launch("org/model", "chat", "chat", lora=False, memory=None, options={}, env={})
+    replica = Replica(id="chat-0", model="chat", node="here", devices=(0,), memory=MIB, version=1)
+    line = arguments(site, launch, replica, Device(0, "cpu", "", MIB), 8001)
+    with socket.create_server(("127.0.0.1", 0)) as asked:
+        asked.setblocking(False)
+        url = f"http://127.0.0.1:{asked.getsockname()[1]}/latest/meta-data"
+        told = subprocess.run(
+            [sys.executable, "-c", _FETCHES, url, *line],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        ).stdout
+        assert f"REFUSED The URL must be from one of the allowed domains: ['{NO_MEDIA}']" in told
+        with pytest.raises(BlockingIOError):
+            asked.accept()

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nebula.actors.node.launch import BRIDGE, Site, arguments, cpu_cache, environment
+from nebula.actors.node.launch import (
+    BRIDGE,
+    DEFAULTS,
+    NO_MEDIA,
+    Site,
+    arguments,
+    cpu_cache,
+    environment,
+)
 from nebula.events.memory import GIB, MIB
 from nebula.events.state import Launch, Replica
 from nebula.events.values import Device, Task
@@ -44,6 +52,7 @@ def test_a_chat_model_on_a_gpu_is_started_with_exactly_this_line() -> None:
         *("--host", "127.0.0.1"),
         *("--port", "8001"),
         *("--middleware", BRIDGE),
+        *("--allowed-media-domains", NO_MEDIA),
         "--gpu-memory-utilization=0.25",
     ]
 
@@ -142,7 +151,7 @@ def test_the_cpus_cache_is_a_quarter_of_the_share_and_never_too_little_to_start(
 def test_an_engine_learns_its_identity_from_its_environment() -> None:
     assert environ({"HOME": "/root"}) == {
         "HOME": "/root",
-        "VLLM_NO_USAGE_STATS": "1",
+        **DEFAULTS,
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": "1",
         "NEBULA_NATS_URL": "nats://127.0.0.1:4222",
@@ -226,3 +235,13 @@ def test_the_hub_s_token_is_in_no_command_line() -> None:
         assert environ(options={key: "hf_SECRET123"})["HF_TOKEN"] == "hf_SECRET123"
     assert added_by({"hf-token": True}) == ["--hf-token"]
     assert "HF_TOKEN" not in environ(options={"hf-token": True})
+
+
+def test_a_node_says_from_where_media_may_be_fetched() -> None:
+    site = replace(SITE, media_domains=("a.example", "b.example"))
+    started = arguments(site, LAUNCH, REPLICA, GPU, 8001)
+    at = started.index("--allowed-media-domains")
+    assert started[at + 1 : at + 3] == ("a.example", "b.example")
+    assert started[at + 3].startswith("--")
+    assert environ()["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
+    assert environ({"VLLM_HOST_IP": "10.0.0.1"})["VLLM_HOST_IP"] == "10.0.0.1"

@@ -135,6 +135,7 @@ class Node(Actor):
             settings.engine_command,
             settings.engine_nats or self.connection.url,
             devices.cores(),
+            settings.policy.media_domains,
         )
 
     async def begin(self) -> None:

@@ -18,6 +18,16 @@ BRIDGE = "nebula.actors.engine.bridge.EngineBridge"
 HUB_TOKEN = "hf-token"
 """The option that is passed in the environment (HF_TOKEN), since command lines are public."""
 
+NO_MEDIA = "none.invalid"
+"""A domain that nothing can have. Without any, vLLM fetches media from every address."""
+
+DEFAULTS = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+    "VLLM_HOST_IP": "127.0.0.1",
+}
+"""Variables of engines unless their node sets them: all processes of one are on one machine."""
+
 BIND = "VLLM_CPU_OMP_THREADS_BIND"
 
 
@@ -25,7 +35,8 @@ class Site(Struct, frozen=True):
     """What a node adds to every engine it starts.
 
     `command` is the program and its first arguments; `folder` is the node's own and marks its
-    engines among the machine's processes; `cores` is the number of cores that it may use.
+    engines among the machine's processes; `cores` is the number of cores that it may use. From
+    `media_domains` engines may fetch what requests name by URL.
     """
 
     node: str
@@ -33,6 +44,7 @@ class Site(Struct, frozen=True):
     command: tuple[str, ...]
     nats_url: str
     cores: int
+    media_domains: tuple[str, ...] = ()
 
 
 def arguments(
@@ -51,6 +63,8 @@ def arguments(
         str(port),
         "--middleware",
         BRIDGE,
+        "--allowed-media-domains",
+        *(site.media_domains or (NO_MEDIA,)),
     ]
     options = {option_name(key): value for key, value in launch.options.items()}
     for key, kind in _kind(launch.task).items():
@@ -103,7 +117,7 @@ def environment(
     site: Site, launch: Launch, replica: Replica, device: Device, inherited: Mapping[str, str]
 ) -> dict[str, str]:
     """Return the engine's environment: what it inherits, with vLLM's and the bridge's settings."""
-    environ = {"VLLM_NO_USAGE_STATS": "1", **inherited}
+    environ = {**DEFAULTS, **inherited}
     if device.kind == "cpu":
         environ = {**_threads(site, launch, inherited), **environ}
     if launch.lora:
