@@ -18,6 +18,7 @@ CLAIMS = "nebula.claims.*"
 BATCH_LINES = "nebula.batches.lines.*.*"
 BATCH_RESULTS = "nebula.batches.results.*.*"
 BATCH_LEASES = "nebula.batches.leases.*"
+LEDGER = "nebula.ledger.*.*"
 STORED = "nebula.stored.>"
 BACKGROUND = "nebula.stored.background.*"
 OVER = "nebula.over.*"
@@ -79,6 +80,11 @@ def batch_result(batch: str, line: str) -> str:
 def batch_lease(batch: str) -> str:
     """Return the subject on which the gateway that keeps a batch says so from time to time."""
     return f"nebula.batches.leases.{batch}"
+
+
+def account(kind: str, subject: str) -> str:
+    """Return the subject of the account of what a key, a tenant or a model uses of its limits."""
+    return f"nebula.ledger.{kind}.{subject}"
 
 
 def requests(model: str) -> str:

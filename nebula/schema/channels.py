@@ -16,7 +16,7 @@ from nebula.events.heartbeats import (
 from nebula.events.inference import BodyWanted, Finished, StillWanted, Unwanted
 from nebula.events.original import ORIGINAL_HEADER
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, TYPES, Decided
-from nebula.store import batch_queue
+from nebula.store import batch_queue, ledger
 from nebula.store.batch_queue import QueuedLine
 from nebula.store.responses import STREAM
 
@@ -134,6 +134,8 @@ _PIECE_HEADERS = (
 )
 
 MEANINGS = {
+    "kind": "`key`, `tenant` or `model`.",
+    "subject": "Id of that key, tenant or model.",
     "id": "Id of the model, replica, node, alias, batch or cluster.",
     "seq": "Sequence of the event that was rejected.",
     "model": f"Id of the model: {ID}.",
@@ -213,6 +215,22 @@ OTHERS = (
             Header(envelope.STREAM, "`1`: the client asked for a stream."),
         ),
         stream="NEBULA_CLAIMS",
+    ),
+    Channel(
+        "ledger",
+        subjects.account("{kind}", "{subject}"),
+        "send",
+        "The account of what a key, a tenant or a model (`kind`) uses of its limits. A gateway "
+        "replaces the last account that it has seen, and no other one.",
+        "the account as JSON: what is spent of each limit in its window, and what gateways hold",
+        (
+            Header(
+                "Nats-Expected-Last-Subject-Sequence",
+                "Sequence of the account that is replaced.",
+                needed=True,
+            ),
+        ),
+        stream=ledger.STREAM,
     ),
     Channel(
         "batchLines",

@@ -74,6 +74,7 @@ _OTHERS: dict[str, Parties] = {
     "replicaRequests": Parties(("router",), ("engine",)),
     "responses": Parties(("engine", "router", "gateway"), _GATEWAY),
     "claims": Parties(_GATEWAY),
+    "ledger": Parties(_GATEWAY, _GATEWAY),
     "batchLines": Parties(_GATEWAY),
     "batchResults": Parties(_GATEWAY),
     "batchLeases": Parties(_GATEWAY),

@@ -8,7 +8,7 @@ a consumer of a stream can read all of it.
 from typing import Literal, TypeAlias
 
 from nebula.schema.parties import RoleName
-from nebula.store import batch_queue, files, responses, snapshots
+from nebula.store import batch_queue, files, ledger, responses, snapshots
 from nebula.store.streams import CLAIMS, EVENTS, INFERENCE, STATUS
 from nebula.store.upkeep import ADVISORIES
 
@@ -99,6 +99,7 @@ RIGHTS: dict[str, dict[RoleName, tuple[Use, ...]]] = {
     batch_queue.LINES: _GATEWAYS_OWN,
     batch_queue.RESULTS: _GATEWAYS_OWN,
     responses.STREAM: _GATEWAYS_OWN,
+    ledger.STREAM: _GATEWAYS_OWN,
     files.STREAM: {
         "gateway": ("look", "make", "get", "read", "purge", "put"),
         "operator": ("look", "make", "get", "read", "purge", "put"),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.actors.gateway.allowance import Allowance, Purse, Reservation, settle
+from nebula.actors.gateway.allowance import Allowance, Purse, Reservation, settle, unwant
 from nebula.events import ledger
 from nebula.events.ledger import Account, Meter
 from tests.unit.ledger_world import STEP, World
@@ -74,15 +74,24 @@ def test_a_lease_is_not_spent_after_its_time() -> None:
     assert one.lacks(need, 10.0 + ledger.HOLDS, 60.0)
 
 
+def test_what_an_unanswered_report_gives_back_is_not_used_until_it_can_not_count() -> None:
+    one = Allowance("g", {Meter.REQUESTS: 5})
+    need: dict[str, int] = {Meter.REQUESTS: 1}
+    wanted = one.want({Meter.REQUESTS: 4})
+    account = one.report(ledger.EMPTY, 10.0, 60.0)
+    unwant(wanted)
+    one.read(account, 1, 10.0)
+    one.report(account, 12.0, 62.0)  # gives all back, and was perhaps stored
+    one.read(account, 1, 12.5)
+    assert one.lacks(need, 12.5, 62.5)
+    one.read(one.report(account, 13.0, 63.0), 2, 13.0)
+    assert one.purses[Meter.REQUESTS].free == 0
+    assert one.purses[Meter.REQUESTS].remaining == 5
+
+
 def _frees_what_a_dead_gateway_held(account: Account, holder: str) -> Account:
     leases = {name: lease for name, lease in account.leases.items() if name != holder}
     return Account(account.tallies, leases)
-
-
-def _forgets_reports_too_soon(self: Allowance, _: int) -> None:
-    self._pending = []
-    for purse in self.purses.values():
-        purse.returned = 0
 
 
 def _keeps_what_it_gives_back(self: Purse, *, lent: bool) -> ledger.Entry:
@@ -98,11 +107,6 @@ BUGS: dict[str, tuple[object, str, object]] = {
         ledger,
         "expired",
         _frees_what_a_dead_gateway_held,
-    ),
-    "a report without an answer is taken for lost": (
-        Allowance,
-        "_resolve",
-        _forgets_reports_too_soon,
     ),
     "what is given back is used meanwhile": (Purse, "entry", _keeps_what_it_gives_back),
 }

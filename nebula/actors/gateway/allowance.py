@@ -71,10 +71,15 @@ class Purse:
         return self.held - self.spent - self.reserved - self.returned
 
     @property
+    def spent_in_all(self) -> int:
+        """What is spent in this window, as far as this gateway knows."""
+        return self.spent + (self.tally.spent if self.tally.window == self.window else 0)
+
+    @property
     def remaining(self) -> int:
-        """What is left of the limit, as far as this gateway knows."""
-        used = self.tally.spent if self.tally.window == self.window else 0
-        return max(0, self.limit - used - self.others - self.spent - self.reserved)
+        """What no request has used or reserved, as far as this gateway knows."""
+        busy = self.others - self.others_idle + self.reserved
+        return max(0, self.limit - self.spent_in_all - busy)
 
     def turn(self, wall: float) -> None:
         """Begin the present window, unless that has begun."""
@@ -146,8 +151,9 @@ class _Pending(Struct, frozen=True):
 class Allowance:
     """A gateway's part of one subject's limits.
 
-    `holder`: the gateway, by a name for this run. `until`: when its lease ends. `asked`: another
-    gateway needs more than there is. `seq`: of the account that was read last.
+    A request reserves the whole of a limit at most. `holder`: the gateway, by a name for this run.
+    `until`: when its lease ends. `asked`: another gateway needs more than there is. `seq`: of the
+    account that was read last.
     """
 
     def __init__(self, holder: str, limits: Mapping[str, int]) -> None:
@@ -181,7 +187,7 @@ class Allowance:
         held = now < self.until
         lacking = []
         for meter, purse in self.purses.items():
-            amount = needs.get(meter, 0)
+            amount = min(needs.get(meter, 0), purse.limit)
             if wall >= purse.end:
                 purse.turn(wall)
             if amount and (not held or purse.free < amount):
@@ -191,10 +197,19 @@ class Allowance:
     def take(self, needs: Mapping[str, int], into: Reservation) -> None:
         """Reserve what a request needs, which `lacks` has found to be there."""
         for meter, purse in self.purses.items():
-            if amount := needs.get(meter, 0):
+            if amount := min(needs.get(meter, 0), purse.limit):
                 purse.reserved += amount
                 purse.taken += amount
                 into.append((purse, amount, purse.epoch))
+
+    def want(self, needs: Mapping[str, int]) -> list[tuple[Purse, int]]:
+        """Note that a request waits for what it needs; return it, for `unwant`."""
+        wanted = [
+            (purse, min(needs.get(meter, 0), purse.limit)) for meter, purse in self.purses.items()
+        ]
+        for purse, amount in wanted:
+            purse.wanted += amount
+        return wanted
 
     # Reports
 
@@ -237,7 +252,7 @@ class Allowance:
         """Return the account that is to replace what was `read`."""
         account = self._expire(account, now)
         self._numbers += 1
-        lent = self.asked or self._others_lack(account)
+        lent = self.asked or self.others_lack(account)
         entries = {}
         for meter, purse in self.purses.items():
             purse.turn(wall)
@@ -293,12 +308,27 @@ class Allowance:
                 account = ledger.expired(account, name)
         return account
 
-    def _others_lack(self, account: Account) -> bool:
-        return any(lease.lacks for name, lease in account.leases.items() if name != self.holder)
+    def others_lack(self, account: Account) -> bool:
+        """Return whether another gateway needs more than there is of what this one holds."""
+        return any(
+            meter in lease.lacks
+            for name, lease in account.leases.items()
+            if name != self.holder
+            for meter in self.purses
+        )
+
+
+def unwant(wanted: list[tuple[Purse, int]]) -> None:
+    """Note that a request does not wait any more."""
+    for purse, amount in wanted:
+        purse.wanted -= amount
 
 
 def settle(reservation: Reservation, used: Mapping[str, int]) -> None:
-    """Settle what a request has reserved with what it used, by meter; absent is nothing."""
+    """Settle what a request has reserved with what it used, by meter; absent is nothing.
+
+    Nothing is settled a second time.
+    """
     for purse, amount, epoch in reservation:
         actual = used.get(purse.meter, 0)
         if purse.epoch == epoch:
