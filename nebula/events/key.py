@@ -61,10 +61,11 @@ class Key(Struct, frozen=True, gc=False, kw_only=True):
 
     def may_use(self, name: str) -> bool:
         """Return whether it may use the model, adapter or alias with this name."""
-        return any(_matches(pattern, name) for pattern in self.models)
+        models = self.models
+        if name in models or "*" in models:
+            return True
+        return any(_matches(pattern, name) for pattern in models)
 
 
 def _matches(pattern: str, name: str) -> bool:
-    return pattern in ("*", name) or (
-        "*" in pattern and fnmatchcase(name, pattern.replace("[", "[[]").replace("?", "[?]"))
-    )
+    return "*" in pattern and fnmatchcase(name, pattern.replace("[", "[[]").replace("?", "[?]"))

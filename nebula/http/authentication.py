@@ -8,7 +8,6 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from litestar.connection import ASGIConnection
-from litestar.enums import ScopeType
 from litestar.handlers.base import BaseRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -23,6 +22,7 @@ H = TypeVar("H", bound=BaseRouteHandler)
 
 _NEEDS = "scope"
 _NOTHING = "none"
+_ASKING = frozenset(("http", "websocket"))
 
 
 def key_ring(gateway: Gateway, doors: Doors) -> KeyRing:
@@ -40,7 +40,7 @@ class Authentication:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one ASGI connection."""
-        if scope["type"] in (ScopeType.HTTP, ScopeType.WEBSOCKET):
+        if scope["type"] in _ASKING:
             scope.setdefault("state", {})[STATE] = self._principal(scope)
         return self._app(scope, receive, send)
 

@@ -6,7 +6,6 @@ It runs before the hot paths too, so it reads a request's headers once and remem
 from collections.abc import Awaitable, Iterable
 from functools import lru_cache
 
-from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from nebula.http.dialects import dialect_for
@@ -28,6 +27,8 @@ _REMEMBERED = 256
 _READ = frozenset((b"host", b"origin", b"sec-fetch-site"))
 """Names of the headers that are read here."""
 
+_ASKING = frozenset(("http", "websocket"))
+
 _TOLD = 200
 """Characters of a header that are repeated in an error."""
 
@@ -42,7 +43,7 @@ class Guard:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one ASGI connection."""
-        if scope["type"] in (ScopeType.HTTP, ScopeType.WEBSOCKET):
+        if scope["type"] in _ASKING:
             refusal = self.refusal(scope["headers"], scope["path"])
             if refusal is not None:
                 return fail(refusal, send, dialect_for(scope["path"], scope["headers"]))

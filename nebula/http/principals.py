@@ -20,7 +20,7 @@ STATE = "principal"
 """Where the state of an ASGI scope has the principal, or the error for its key."""
 
 _REMEMBERED = 4096
-"""Keys whose check is remembered, at most."""
+"""Values of `Authorization` whose principal is remembered, at most."""
 
 _OF_KEY = "key:"
 
@@ -69,12 +69,16 @@ class KeyRing:
         if keys is not self._keys:
             self._keys = keys
             self._known.clear()
-        text = key_in(headers)
-        if not text.startswith(key_text.MARK.encode()):
-            return Principal(owner(headers), self._open)
-        known = self._known.get(text) or self._recognized(text)
-        key = cast("Key", known.key)
-        if why := key.invalid(self._now()):
+        sent = headers.get(b"authorization", b"")
+        known = self._known.get(sent)
+        if known is None:
+            known, lasts = self._recognized(headers)
+            if sent and lasts:
+                if len(self._known) >= _REMEMBERED:
+                    self._known.clear()
+                self._known[sent] = known
+        key = known.key
+        if key is not None and (why := key.invalid(self._now())):
             raise _refused(f"the API key {key.prefix}… is {why}", f"key_{why}")
         return known
 
@@ -93,21 +97,25 @@ class KeyRing:
             )
         return self._with(key)
 
-    def _recognized(self, text: bytes) -> Principal:
-        plain = text.decode("latin-1")
+    def _recognized(self, headers: Mapping[bytes, bytes]) -> tuple[Principal, bool]:
+        """Return the principal, and whether it stays the same until the keys change.
+
+        Raise ApiError 401.
+        """
+        plain = key_in(headers).decode("latin-1")
+        if not plain.startswith(key_text.MARK):
+            return Principal(owner(headers), self._open), True
         key = self._keys.get(key_text.identity_in(plain))
         if key is None:
             raise _refused("the API key is not valid: this cluster has none with its id")
         hashed = key_text.hashed(plain)
         if hmac.compare_digest(hashed, key.hash):
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            self._known[text] = self._with(key)
-        elif not (key.old_hash and hmac.compare_digest(hashed, key.old_hash)):
+            return self._with(key), True
+        if not (key.old_hash and hmac.compare_digest(hashed, key.old_hash)):
             raise _refused("the API key is not valid: this cluster has another with its id")
-        elif self._now() >= key.old_until_ns:
+        if self._now() >= key.old_until_ns:
             raise _refused(f"the API key was replaced by {key.prefix}…", "key_replaced")
-        return self._with(key)
+        return self._with(key), False
 
     def _with(self, key: Key) -> Principal:
         scopes = frozenset(each for scope in key.scopes for each in INCLUDES[scope])

@@ -95,6 +95,7 @@ class Gateway(Actor):
         """`request_memory`: bytes of requests' bodies; `answer_memory`: of answers not read yet."""
         super().__init__(connection, stream_replicas=stream_replicas)
         self.id = identity
+        self.started = False
         self.begun = asyncio.Event()
         self.given_again: set[GivenAgain] = set()
         self.leaving = asyncio.Event()
@@ -134,6 +135,7 @@ class Gateway(Actor):
         self.spawn(self._tick(), "watch requests")
         self.spawn(self.log_watch.run(), "watch the log")
         self.spawn(self._ear.run(), "listen for living actors")
+        self.started = True
         self.begun.set()
 
     async def work(self) -> None:
@@ -153,11 +155,6 @@ class Gateway(Actor):
     def queue(self, model: str) -> QueueLength:
         """Return how many requests wait for a model in all routers, and the longest wait (s)."""
         return self._heartbeats.queue(model)
-
-    @property
-    def started(self) -> bool:
-        """Whether it has read the log."""
-        return self.begun.is_set()
 
     @property
     def able(self) -> bool:
