@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from nebula.actors.projection import Projection
 from nebula.events import subjects
-from nebula.events.intents import ModelLoadRequested
-from nebula.events.masking import MASK
+from nebula.events.clear_secrets import in_clear
 from nebula.events.sizes import oversized
 from nebula.events.state import State
 from nebula.events.validation import rejection_reason
@@ -50,7 +49,7 @@ async def submit(
     """
     while True:
         state = projection.state
-        reason = oversized(event) or unshown(event) or rejection_reason(state, identity, event)
+        reason = oversized(event) or in_clear(event) or rejection_reason(state, identity, event)
         reason = reason or unless(state) or None
         if reason is not None:
             before = message_id and await projection.log.under(message_id, identity, event)
@@ -78,16 +77,6 @@ async def submit(
         if reason is not None:
             raise Refused(reason)
         return seq
-
-
-def unshown(event: Event) -> str | None:
-    """Return an error if a value is the mask that replaces secrets in views, not a secret."""
-    if isinstance(event, ModelLoadRequested):
-        for field, pairs in (("options", event.options), ("env", event.env)):
-            for name, value in pairs.items():
-                if value == MASK:
-                    return f"{field}: {name} is {MASK!r}, which stands for a secret: give it itself"
-    return None
 
 
 def _guard(state: State, event: Event) -> Guard:

@@ -1,6 +1,6 @@
 """`nebula load`: every field of a load request as an option."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import get_args
 
@@ -10,7 +10,6 @@ import msgspec
 from nebula.cli.options import Whole, json_option, nats_option
 from nebula.cli.process import fail, run
 from nebula.cli.submit import absolute, ask, intent_of, pairs, wait_option
-from nebula.cli.tables import recorded
 from nebula.events import subjects
 from nebula.events.engine_options import option
 from nebula.events.intents import ModelLoadRequested
@@ -97,10 +96,16 @@ from nebula.history.load_requests import changed
     "environment",
     multiple=True,
     metavar="KEY=VALUE",
-    help=(
-        "Environment variable of the engine. It is recorded in the log for ever, so put secrets "
-        "into the environment of `nebula node` instead, which engines inherit."
-    ),
+    help="Environment variable of the engine. It is recorded in the log for ever, so what looks "
+    "like a secret is refused: see --secret.",
+)
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME:VARIABLE",
+    help="Environment variable of the engine whose value is a secret of its node, by name. Only "
+    "the name is recorded; repeatable.",
 )
 @click.option(
     "--on-request", is_flag=True, help=("Start engines only when the first request arrives.")
@@ -150,6 +155,7 @@ def load(
     lora: bool | None,
     options: tuple[str, ...],
     environment: tuple[str, ...],
+    secrets: tuple[str, ...],
     on_request: bool,
     idle_after: float | None,
     evictable: bool,
@@ -179,7 +185,7 @@ def load(
         "lora": lora,
         "memory": memory,
         "options": chosen,
-        "env": dict(pairs("env", environment)),
+        "env": {**dict(pairs("env", environment)), **_by_name(secrets)},
         "max_in_flight": max_in_flight,
         "max_waiting": max_waiting,
         "policy": policy,
@@ -232,12 +238,17 @@ def _changed(
             "what it does not name is dropped. This one changes:"
         )
         yield from (f"  {line}" for line in lines)
-    secrets = recorded(event)
-    if secrets:
-        yield (
-            f"{secrets}, from which nothing can be removed: replace the secret, and set the new "
-            "one in the environment of `nebula node`, which engines inherit"
-        )
+
+
+def _by_name(given: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Read NAME:VARIABLE; end the command for anything else, without showing it."""
+    found = {}
+    for each in given:
+        name, colon, variable = each.partition(":")
+        if not colon or not subjects.is_token(name) or not variable:
+            fail("--secret: write it as NAME:VARIABLE, such as hf:HF_TOKEN", 2)
+        found[variable] = {"secret": name}
+    return found
 
 
 def _autoscale(text: str) -> dict[str, OptionValue]:

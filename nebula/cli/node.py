@@ -28,6 +28,8 @@ from nebula.cli.options import (
     nats_option,
     restart_limit_option,
     restart_pause_option,
+    secret_command_option,
+    secrets_folder_option,
     stall_limit_option,
     start_limit_option,
     stream_replicas_option,
@@ -84,6 +86,8 @@ from nebula.store.connection import Connection
     ),
 )
 @policy_options
+@secrets_folder_option
+@secret_command_option
 @verbose_option
 def node(
     nats: str,
@@ -109,6 +113,8 @@ def node(
     sources: tuple[str, ...],
     options: tuple[str, ...],
     variables: tuple[str, ...],
+    secrets_folder: Path | None,
+    secret_command: str,
     verbose: bool,
 ) -> None:
     """Run the engines that the cluster assigns to this machine."""
@@ -134,6 +140,8 @@ def node(
         simulated=imagined is not None,
         engine_nats=engine_nats,
         policy=policy_of(policy, sources, options, variables),
+        secrets_folder=(secrets_folder or folder / "secrets").resolve(),
+        secret_command=secret_command,
     )
     try:
         inventory = devices.probe() if imagined is None else devices.imagined(imagined)

@@ -1,5 +1,6 @@
 """Options that several commands share, with their environment variables."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,19 @@ def _origins(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> t
         raise click.BadParameter(str(error)) from error
 
 
+def _secret_command(_: click.Context, __: click.Parameter, value: str) -> str:
+    """Refuse a command that could not print each secret."""
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a command: {error}") from error
+    if words and not any("{name}" in word for word in words[1:]):
+        raise click.BadParameter(
+            f"{value!r} does not say which secret it prints: write {{name}} where its name belongs"
+        )
+    return value
+
+
 PORT = Whole(1, 65535)
 
 nats_option = click.option(
@@ -173,6 +187,23 @@ fetch_option = click.option(
     default=True,
     show_default=True,
     help="Fetch a model's files before its engine starts, or let the engine do it.",
+)
+secrets_folder_option = click.option(
+    "--secrets-folder",
+    envvar="NEBULA_SECRETS_FOLDER",
+    default=None,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the secrets that load requests name, a file NAME for each, which only its "
+    "owner may read [`secrets` in --folder]. [env: NEBULA_SECRETS_FOLDER]",
+)
+secret_command_option = click.option(
+    "--secret-command",
+    envvar="NEBULA_SECRET_COMMAND",
+    default="",
+    metavar="COMMAND",
+    callback=_secret_command,
+    help="Command that prints a secret which is in no file, such as 'pass show nebula/{name}'. "
+    "[env: NEBULA_SECRET_COMMAND]",
 )
 allowed_host_option = click.option(
     "--allowed-host",

@@ -1,5 +1,6 @@
 """How the command line shows the cluster: tables for people, JSON for programs."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -62,6 +63,10 @@ LONGEST_LINE = 100_000
 """Longest line in a file or a pipe, in characters."""
 
 
+_TAG = re.compile(r"(?<!\\)(\[/?[a-z][a-z ]*\])")
+"""A tag of Rich's markup, as commands write it; those of other texts are escaped."""
+
+
 class Shown(Console):
     """A console that removes secrets and control characters from every text.
 
@@ -73,8 +78,13 @@ class Shown(Console):
         raise
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Render a text, without secrets and control characters."""
-        return super().render_str(shown_message(text, as_it_is), **options)
+        """Render a text, without secrets and control characters.
+
+        What is between two tags is looked at by itself: a secret never contains a tag.
+        """
+        parts = _TAG.split(text)
+        parts[::2] = [shown_message(part, as_it_is) for part in parts[::2]]
+        return super().render_str("".join(parts), **options)
 
 
 def console(*, errors: bool = False) -> Console:

@@ -47,6 +47,8 @@ from nebula.cli.options import (
     not_empty,
     restart_limit_option,
     restart_pause_option,
+    secret_command_option,
+    secrets_folder_option,
     stall_limit_option,
     start_limit_option,
     stream_replicas_option,
@@ -134,6 +136,8 @@ class UpSettings(Struct, frozen=True, kw_only=True):
 @weights_option
 @fetch_option
 @node_policy.policy_options
+@secrets_folder_option
+@secret_command_option
 @log_limit_option
 @log_warning_option
 @click.option(
@@ -179,6 +183,8 @@ def up(
     sources: tuple[str, ...],
     options: tuple[str, ...],
     variables: tuple[str, ...],
+    secrets_folder: Path | None,
+    secret_command: str,
     log_limit: int | None,
     log_warning: int,
     demo_folder: Path | None,
@@ -198,16 +204,27 @@ def up(
             f"Other commands need --nats {LOCAL.format(nats_port)}, or that in NEBULA_NATS_URL"
         )
         nats = None
-    node_arguments = ["--grace", str(grace), "--drain", str(drain)]
-    node_arguments += ["--restart-limit", str(restart_limit)]
-    node_arguments += ["--restart-pause", str(restart_pause)]
-    node_arguments += ["--start-limit", str(start_limit)]
-    node_arguments += ["--engine-log-limit", str(engine_log_limit)]
-    node_arguments += ["--stall-limit", str(stall_limit)]
-    node_arguments += ["--name", name] if name else []
+    own = {
+        "--grace": grace,
+        "--drain": drain,
+        "--restart-limit": restart_limit,
+        "--restart-pause": restart_pause,
+        "--start-limit": start_limit,
+        "--engine-log-limit": engine_log_limit,
+        "--stall-limit": stall_limit,
+        "--name": name,
+        "--engine-command": engine_command,
+        "--weights-folder": weights,
+        "--secrets-folder": secrets_folder and secrets_folder.resolve(),
+        "--secret-command": secret_command,
+    }
+    node_arguments = [
+        word
+        for key, value in own.items()
+        if value is not None and value != ""
+        for word in (key, str(value))
+    ]
     node_arguments += [argument for label in labels for argument in ("--label", label)]
-    node_arguments += ["--engine-command", engine_command] if engine_command else []
-    node_arguments += ["--weights-folder", str(weights)] if weights is not None else []
     node_arguments += [] if fetch else ["--no-fetch"]
     node_arguments += node_policy.arguments(policy, sources, options, variables)
     settings = UpSettings(

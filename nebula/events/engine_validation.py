@@ -64,10 +64,10 @@ def bad_options(event: ModelLoadRequested) -> str | None:
             return f"options: an item of {key!r} begins with '-', so that it would be an option"
         if any("\0" in str(item) for item in (value if isinstance(value, list) else (value,))):
             return f"options: the value of {key!r} holds a NUL"
-    for key, value in event.env.items():
+    for key, variable in event.env.items():
         if not _VARIABLE.fullmatch(key) or key.startswith("NEBULA_"):
             return f"env: {key!r} can't be set"
-        if "\0" in value:
+        if isinstance(variable, str) and "\0" in variable:
             return f"env: the value of {key!r} holds a NUL"
     return None
 

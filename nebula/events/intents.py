@@ -21,6 +21,7 @@ from nebula.events.values import (
     Target,
     Task,
     Token,
+    Variable,
 )
 
 ModelSource: TypeAlias = Annotated[
@@ -79,7 +80,11 @@ class ModelLoadRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=Tr
         ),
     ] = {}
     env: Annotated[
-        dict[str, str], Meta(description="Environment variables for the engine process.")
+        dict[str, Variable],
+        Meta(
+            description="Environment variables for the engine process: text, or a secret of the "
+            'node by its name, as `{"HF_TOKEN": {"secret": "hf"}}`.'
+        ),
     ] = {}
     max_in_flight: Annotated[
         int,

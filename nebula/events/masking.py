@@ -105,14 +105,21 @@ _IN_QUERY = frozenset(("pass", "pwd"))
 """Names of secrets in a URL's query, in addition to the vague ones."""
 
 _VAGUE = frozenset(("key", "keys", "token", "auth", "sig", "pat", "bearer"))
-_NOTHING = frozenset(("none", "null", "true", "false", "", MASK))
+_NOTHING = frozenset(("none", "null", "true", "false", "name", "", MASK))
+_SPECIAL_TOKEN = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]")
+_PATH = re.compile(r"~?/[\w./-]*")
+_PLACES = frozenset(("command", "dir", "directory", "file", "folder", "path"))
+"""Last words of names that say where a secret is, and not what it is."""
+
+_BY_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}:[A-Z][A-Z0-9_]*(?![\w:-])")
+"""What follows `--secret` in a command of Nebula: the name of a secret, and the variable."""
 
 
 @lru_cache(maxsize=4096)
 def secret_name(name: str) -> bool:
     """Return whether a name is that of a secret."""
     words = [word.lower() for word in _WORDS.findall(name)]
-    if not words:
+    if not words or words[-1] in _PLACES:
         return False
     if any(part in word for word in words for part in _ALWAYS):
         return True
@@ -149,8 +156,15 @@ def is_secret(name: str, value: object) -> bool:
     if number or (isinstance(value, str) and value.replace(".", "", 1).isdecimal()):
         return any(part in name.lower() for part in _ALWAYS)
     if isinstance(value, str):
-        return value.lower() not in _NOTHING
+        return value.lower() not in _NOTHING and not _harmless(name, value)
     return isinstance(value, Mapping | list | tuple) and bool(value)
+
+
+def _harmless(name: str, value: str) -> bool:
+    """Return whether a value is certainly none: a special token of a model, or where a file is."""
+    if name.lower().endswith("credentials"):
+        return _PATH.fullmatch(value) is not None
+    return "token" in name.lower() and _SPECIAL_TOKEN.fullmatch(value) is not None
 
 
 def suspect(text: str) -> bool:
@@ -177,6 +191,8 @@ def masked(text: str) -> str:
 def _in_place(match: re.Match[str]) -> str:
     before, name, sign, value = match.groups()
     if not _telling(name.lstrip("-"), value):
+        return match[0]
+    if name == "--secret" and _BY_NAME.match(value):
         return match[0]
     quote = _QUOTE.match(value)
     if quote is not None:

@@ -6,7 +6,7 @@ or for a file passes through here.
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -99,14 +99,30 @@ def _through(value: object, text: Callable[[str], str], depth: int) -> object:
 
 
 def _mapping(
-    value: Mapping[object, object], text: Callable[[str], str], depth: int
+    value: Mapping[object, object],
+    text: Callable[[str], str],
+    depth: int,
+    *,
+    variables: bool = False,
 ) -> Mapping[object, object]:
+    """`variables`: these are variables of an engine, which may be secrets by name."""
     made: dict[object, object] = {}
     changed = False
     for key, old in value.items():
         name = text(key) if isinstance(key, str) else key
-        secret = isinstance(key, str) and is_secret(key, old)
-        new = MASK if secret else _through(old, text, depth - 1)
+        if variables and isinstance(old, Mapping) and names_a_secret(old):
+            new: object = old if text(old["secret"]) == old["secret"] else MASK
+        elif isinstance(key, str) and is_secret(key, old):
+            new = MASK
+        elif key == "env" and isinstance(old, Mapping) and depth > 1:
+            new = _mapping(old, text, depth - 1, variables=True)
+        else:
+            new = _through(old, text, depth - 1)
         changed = changed or new is not old or name != key
         made[name] = new
     return made if changed else value
+
+
+def names_a_secret(value: Mapping[Any, Any]) -> bool:
+    """Return whether a variable's value, as JSON, is a secret by its name."""
+    return value.keys() == {"secret"} and isinstance(value["secret"], str)

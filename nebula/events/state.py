@@ -17,7 +17,7 @@ from nebula.events.alias import Alias
 from nebula.events.batch import Batch
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.key import Key
-from nebula.events.values import Assignment, Device, OptionValue, Task
+from nebula.events.values import Assignment, Device, OptionValue, Task, Variable
 
 Phase: TypeAlias = Literal["assigned", "starting", "ready", "failed", "stopped"]
 
@@ -94,7 +94,7 @@ class Launch(Struct, frozen=True, gc=False):
     lora: bool
     memory: int | str | None
     options: dict[str, OptionValue]
-    env: dict[str, str]
+    env: dict[str, Variable]
 
 
 class Replica(Struct, frozen=True, gc=False, kw_only=True):

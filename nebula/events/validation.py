@@ -5,6 +5,7 @@ answer without writing to the log.
 """
 
 from nebula.events.brief import brief
+from nebula.events.clear_secrets import in_clear
 from nebula.events.engine_options import devices_needed
 from nebula.events.engine_validation import bad_memory, bad_options
 from nebula.events.evolve_batch import batch_objection
@@ -30,7 +31,7 @@ from nebula.events.sizes import oversized
 from nebula.events.sources import is_folder
 from nebula.events.state import Model, State
 from nebula.events.values import Adapter
-from nebula.events.version import SINCE, SIZES, premature
+from nebula.events.version import SECRETS, SINCE, SIZES, premature
 from nebula.events.vocabulary import Event, ModelAssigned, ModelRolledBack
 
 
@@ -42,6 +43,8 @@ def rejection_reason(state: State, identity: str, event: Event) -> str | None:
     reason = premature(state, event, SINCE)
     if reason is None and state.cluster.version >= SIZES:
         reason = oversized(event)
+    if reason is None and state.cluster.version >= SECRETS:
+        reason = in_clear(event)
     reason = reason or _objection(state, identity, event)
     return None if reason is None else brief(reason)
 

@@ -21,8 +21,18 @@ Policy: TypeAlias = Literal["spread", "binpack"]
 """`spread`: the node with the fewest replicas of the model, then the device with the most room.
 `binpack`: the device with the least room that suffices."""
 
+
 Scalar: TypeAlias = str | int | float | bool | None
 OptionValue: TypeAlias = Scalar | list[Scalar] | dict[str, object]
+
+
+class SecretReference(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A secret by its name: the node that starts the engine finds its value."""
+
+    secret: Annotated[Token, Meta(description="Name of the secret on the nodes.")]
+
+
+Variable: TypeAlias = str | SecretReference
 
 
 class Adapter(Struct, frozen=True, gc=False, forbid_unknown_fields=True):

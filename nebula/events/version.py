@@ -8,7 +8,9 @@ nodes know the next one.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nebula.events.intents import ModelLoadRequested
 from nebula.events.state import State
+from nebula.events.values import SecretReference
 from nebula.events.vocabulary import Event
 
 VERSION = 5
@@ -26,6 +28,9 @@ BATCHES = 4
 
 LOCKS = 5
 """The version from which a log may contain API keys."""
+SECRETS = 5
+"""The version from which variables may be secrets by name, and what looks like a secret in clear is
+refused."""
 
 SINCE: Mapping[tuple[str, str], int] = {
     ("NodeStopped", ""): 2,
@@ -95,6 +100,10 @@ def _needs(event: Event, since: Mapping[tuple[str, str], int]) -> Iterator[tuple
     for (kind, field), values in VALUES_SINCE.items():
         if kind == name and (value := getattr(event, field)) in values:
             yield f"{field} {value}: it", values[value]
+    if isinstance(event, ModelLoadRequested):
+        for variable, value in event.env.items():
+            if isinstance(value, SecretReference):
+                yield f"env: {variable} as a secret by name: it", SECRETS
 
 
 def _required(event: Event) -> list[object]:

@@ -14,6 +14,7 @@ from nebula.events.model_status import model_status
 from nebula.events.showing import shown
 from nebula.events.state import AdapterStatus, Model, Node, Replica, State
 from nebula.events.usage_limits import limit_texts
+from nebula.events.values import SecretReference, Variable
 from nebula.history.load_requests import autoscale_text
 
 
@@ -122,7 +123,7 @@ def _model(state: State) -> Callable[[Model], Mapping[str, str]]:
             "fallback": ", ".join(spec.fallback),
             "only on": "/".join((spec.node, *map(str, spec.devices))),
             "options": _pairs(spec.options),
-            "env": _pairs(spec.env),
+            "env": _variables(spec.env),
             "adapters": _pairs(model.adapters),
             "adapters that leave": _pairs(model.leaving),
             "versions": _pairs(
@@ -206,6 +207,14 @@ def _key(key: Key) -> Mapping[str, str]:
         "revoked": "yes" if key.revoked_ns else "",
         "limits": ", ".join(limit_texts(key.limits)),
     }
+def _variables(env: Mapping[str, Variable]) -> str:
+    by_name = [
+        f"{key} from the secret {each.secret}"
+        for key, each in sorted(env.items())
+        if isinstance(each, SecretReference)
+    ]
+    others = {key: each for key, each in env.items() if isinstance(each, str)}
+    return ", ".join((*filter(None, (_pairs(others),)), *by_name))
 
 
 def _pairs(pairs: Mapping[str, object]) -> str:

@@ -13,7 +13,7 @@ from nebula.events.intents import ModelLoadRequested
 from nebula.events.plain_text import one_line
 from nebula.events.showing import shown
 from nebula.events.state import Model, State
-from nebula.events.values import Adapter, Autoscale
+from nebula.events.values import Adapter, Autoscale, SecretReference
 
 LONGEST_VALUE = 200
 """Characters of a value that a line has room for."""
@@ -171,6 +171,8 @@ def autoscale_text(value: Autoscale) -> str:
 
 def _given(value: object) -> str:
     """Return a value as it was given: JSON, unless it is a text."""
+    if isinstance(value, SecretReference):
+        return f"the secret {value.secret}"
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     return one_line(text, LONGEST_VALUE)
 

@@ -18,7 +18,7 @@ UMASK = 0o077
 
 _FOLDER = 0o700
 _FILE = 0o600
-_OWN = frozenset(("nats", "logs", "nodes", "cluster", "admin.key"))
+_OWN = frozenset(("nats", "logs", "nodes", "cluster", "admin.key", "secrets"))
 """What Nebula puts into its folder: a folder with anything else in it is left unchanged."""
 
 

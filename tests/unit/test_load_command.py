@@ -114,8 +114,8 @@ def test_secrets_are_left_for_the_reader_to_write_out() -> None:
     text = quoted(load_words("mini", request))
     assert "hf_" not in text
     assert MASK not in text
-    assert f"--env HF_TOKEN={SECRET} --env OMP_NUM_THREADS=4" in text
-    assert text.endswith(f"` (write each {SECRET} out: it is not shown)")
+    assert f"--env OMP_NUM_THREADS=4 --secret {SECRET}:HF_TOKEN" in text
+    assert text.endswith(f"` (put each {SECRET} on the nodes, and write its name for it)")
 
 
 def test_an_adapter_for_an_engine_without_lora_is_told_with_all_that_the_model_was_loaded_with(

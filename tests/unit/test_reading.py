@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nebula.actors.engine.bridge import EngineBridge
 from nebula.actors.engine.load import read_context, read_load, read_name
 from nebula.actors.gateway.heartbeats import Heartbeats
-from nebula.actors.node.log_reading import answer
+from nebula.actors.node.log_reading import read_request
 from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.observer import Observer
 from nebula.events import envelope, record
@@ -89,7 +89,7 @@ def _handlers() -> dict[str, Callable[[bytes, bytes, bytes], None]]:
         "an engine's words": lambda _, __, body: _drop(
             (read_context(body), read_name(body), read_load(body))
         ),
-        "a question for a log": lambda _, __, body: _drop(answer(body, Path)),
+        "a question for a log": lambda _, __, body: _drop(read_request(body)),
     }
 
 

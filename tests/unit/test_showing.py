@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from nebula.actors.intents import unshown
 from nebula.cli import logs, tables
 from nebula.cli.process import ShownFormatter
+from nebula.events.clear_secrets import in_clear
 from nebula.events.evolve import evolve
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.masking import MASK, secret_name
@@ -121,9 +121,22 @@ def test_a_console_shows_no_secret_and_no_escape(capsys: pytest.CaptureFixture[s
     assert said.count("y") == tables.LONGEST_CELL - 1
 
 
+@pytest.mark.parametrize("text", ["--api-key abc", "x HF_TOKEN=abc", "https://h?token=abc"])
+def test_a_secret_at_the_end_of_a_coloured_text_takes_no_tag_with_it(text: str) -> None:
+    said = io.StringIO()
+    output = tables.console()
+    output.file = said
+    output.print(f"[dim]{text}[/dim][bold]{text}[/bold] \\[dim]")
+    assert "abc" not in said.getvalue()
+    assert said.getvalue().count(MASK) == 2
+    assert said.getvalue().rstrip().endswith(" [dim]")
+
+
 def test_a_mask_is_not_taken_for_a_secret() -> None:
-    assert "stands for a secret" in (unshown(ModelLoadRequested("m", env={"HF_TOKEN": MASK})) or "")
-    assert unshown(ModelLoadRequested("m", env={"A": "b"})) is None
+    assert "that stands for one" in (
+        in_clear(ModelLoadRequested("m", env={"HF_TOKEN": MASK})) or ""
+    )
+    assert in_clear(ModelLoadRequested("m", env={"A": "b"})) is None
 
 
 def test_json_for_programs_has_none_either(capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,8 @@ from nebula.actors.node.reconciliation import (
     is_out,
     is_suspected,
 )
+from nebula.actors.node.secret_masks import Mask, unmasked
+from nebula.actors.node.secrets import EngineSecrets, SecretSources
 from nebula.actors.node.settings import NodeSettings
 from nebula.actors.node.weights.fetching import Retries
 from nebula.actors.node.weights.hub import Hub
@@ -114,6 +116,8 @@ class Node(Actor):
             gate=self._gate,
             retries=Retries(settings.restarts.pause),
         )
+        sources = SecretSources(settings.secrets_folder, os.environ, settings.secret_command)
+        self._secrets = EngineSecrets(sources)
         self._lives = EngineLives(
             settings,
             inventory,
@@ -122,6 +126,7 @@ class Node(Actor):
             roster=self._engines,
             outbox=self._outbox,
             weights=self._weights,
+            secrets=self._secrets,
             spawn=self.spawn,
             wake=self._wake.set,
             now=self._now,
@@ -216,7 +221,9 @@ class Node(Actor):
 
     def _held_here(self) -> set[str]:
         held = {replica.id for replica in replicas_on(self.projection.state, self.settings.node)}
-        return held | {engine.replica for engine in self._engines}
+        held |= {engine.replica for engine in self._engines}
+        self._secrets.forget(held)
+        return held
 
     async def _register(self) -> bool:
         """Register what this machine offers; return False if the node had to end before."""
@@ -361,8 +368,12 @@ class Node(Actor):
 
     async def _on_log_request(self, message: Msg) -> None:
         if message.reply:
-            reply = log_reading.answer(message.data, self.settings.log_file)
+            reply = await log_reading.answer(message.data, self.settings.log_file, self._mask)
             await self.connection.client.publish(message.reply, reply)
+
+    async def _mask(self, replica: str) -> Mask:
+        known = self.projection.state.replicas.get(replica)
+        return await self._secrets.mask(known) if known is not None else unmasked
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

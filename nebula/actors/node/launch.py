@@ -114,9 +114,17 @@ def _option(key: str, value: OptionValue) -> list[str]:
 
 
 def environment(
-    site: Site, launch: Launch, replica: Replica, device: Device, inherited: Mapping[str, str]
+    site: Site,
+    launch: Launch,
+    replica: Replica,
+    device: Device,
+    inherited: Mapping[str, str],
+    secrets: Mapping[str, str] = {},
 ) -> dict[str, str]:
-    """Return the engine's environment: what it inherits, with vLLM's and the bridge's settings."""
+    """Return the engine's environment: what it inherits, with vLLM's and the bridge's settings.
+
+    `secrets`: the values of the variables that the load request gives as names of secrets.
+    """
     environ = {**DEFAULTS, **inherited}
     if device.kind == "cpu":
         environ = {**_threads(site, launch, inherited), **environ}
@@ -129,7 +137,8 @@ def environment(
     token = option(launch.options, HUB_TOKEN)
     return {
         **environ,
-        **launch.env,
+        **{key: value for key, value in launch.env.items() if isinstance(value, str)},
+        **secrets,
         **({"HF_TOKEN": token} if isinstance(token, str) else {}),
         "NEBULA_NATS_URL": site.nats_url,
         "NEBULA_NODE": site.node,

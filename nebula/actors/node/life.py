@@ -21,6 +21,7 @@ from nebula.actors.node.managed_engine import ManagedEngine
 from nebula.actors.node.outbox import Outbox
 from nebula.actors.node.policy.gate import Gate, NotAllowed
 from nebula.actors.node.processes import EngineProcess
+from nebula.actors.node.secrets import EngineSecrets, SecretMissing
 from nebula.actors.node.settings import NodeSettings
 from nebula.actors.node.supervision import supervise
 from nebula.actors.node.weights.manager import WeightsManager
@@ -51,6 +52,7 @@ class EngineLives:
         roster: EngineTable[ManagedEngine],
         outbox: Outbox,
         weights: WeightsManager,
+        secrets: EngineSecrets,
         spawn: Callable[[Coroutine[object, object, None], str], asyncio.Task[None]],
         wake: Callable[[], None],
         now: Callable[[], float],
@@ -62,6 +64,7 @@ class EngineLives:
         self._engines = roster
         self._outbox = outbox
         self._weights = weights
+        self._secrets = secrets
         self._spawn = spawn
         self._wake = wake
         self._now = now
@@ -119,6 +122,7 @@ class EngineLives:
                 continue
             engine = ManagedEngine(replica, known.version, replica.attempt, known.port)
             engine.process = process
+            process.mask = await self._secrets.mask(replica, process.pid)
             ready, (served, took) = replica.phase == "ready", service(replica, time.time())
             self._engines.adopt(engine, ready=ready, now=self._now(), served=served, took=took)
             kept.add(process.pid)
@@ -148,7 +152,7 @@ class EngineLives:
                 if replica.launch is not None:
                     await self._gate.admit(replica.launch)
                 given = self._weights.environment(os.environ, replica.launch)
-                how = (given, self._settings.log_file(replica.id))
+                how = (given, self._settings.log_file(replica.id), self._secrets)
                 process = await engine.start(self._site(), self._inventory, replica, *how)
                 if engine.stop_reason is not None:
                     self._spawn(process.end(self._settings.grace), f"end {engine.replica}")
@@ -189,6 +193,9 @@ class EngineLives:
         except OSError as error:
             reason = f"can't run {' '.join(self._settings.engine_command)}: {error}"
             remedy = permanent.remedy_of_command(error, self._settings.engine_command[0])
+        except SecretMissing as error:
+            # An engine that has served is started again: its secret was here before.
+            reason, remedy = error.told(again=replica.served)
         await self._ended(engine, code, reason, remedy)
 
     async def _ended(

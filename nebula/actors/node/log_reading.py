@@ -1,12 +1,13 @@
 """Requests for lines of an engine's log over NATS, and how they are answered from its file."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
+from nebula.actors.node.secret_masks import Mask, unmasked
 from nebula.events.reading import UNREADABLE
 from nebula.events.values import Token
 from nebula.store import child_output
@@ -40,23 +41,37 @@ class LogReply(Struct, frozen=True):
     error: Annotated[str, Meta(description="Why the log can't be read; empty if it was read.")] = ""
 
 
-def answer(request: bytes, path_of: Callable[[str], Path]) -> bytes:
-    """Return the reply to a request from NATS; `path_of` returns the path of a replica's log."""
+async def answer(
+    request: bytes, path_of: Callable[[str], Path], mask_of: Callable[[str], Awaitable[Mask]]
+) -> bytes:
+    """Return the reply to a request from NATS.
+
+    `path_of` returns the path of a replica's log, `mask_of` what masks the replica's secrets in it.
+    """
+    asked = read_request(request)
+    if isinstance(asked, LogRequest):
+        asked = read_log(path_of(asked.replica), asked, await mask_of(asked.replica))
+    return msgspec.json.encode(asked)
+
+
+def read_request(request: bytes) -> LogRequest | LogReply:
+    """Return a request from NATS, or the reply that says what is wrong with it. Never raises."""
     try:
-        asked = msgspec.json.decode(request, type=LogRequest)
-        reply = read_log(path_of(asked.replica), asked)
+        return msgspec.json.decode(request, type=LogRequest)
     except UNREADABLE as error:
-        reply = LogReply(error=str(error))
-    return msgspec.json.encode(reply)
+        return LogReply(error=str(error))
 
 
-def read_log(path: Path, request: LogRequest) -> LogReply:
+def read_log(path: Path, request: LogRequest, mask: Mask = unmasked) -> LogReply:
     """Return the reply to a request from the log at `path`, at most 512 KiB of it."""
     if not path.exists():
         return LogReply(error=f"this node has no log of {request.replica!r}")
     if request.offset is None:
         offset = child_output.end(path)
-        lines = child_output.tail(path, max(1, min(request.lines, 10_000)))
+        lines = map(mask, child_output.tail(path, max(1, min(request.lines, 10_000))))
         return LogReply("".join(f"{line}\n" for line in lines)[-MAX_REPLY:], offset)
     data, offset = child_output.read(path, request.offset, MAX_REPLY)
-    return LogReply(data.decode(errors="replace"), offset)
+    if mask is not unmasked and (cut := max(data.rfind(b"\n"), data.rfind(b"\r")) + 1):
+        offset -= len(data) - cut  # what follows may be the beginning of a secret
+        data = data[:cut]
+    return LogReply(mask(data.decode(errors="replace")), offset)

@@ -15,6 +15,7 @@ from nebula.actors.node.failure import Death, Recent, Sight, death_reason, failu
 from nebula.actors.node.launch import Site
 from nebula.actors.node.processes import EngineProcess
 from nebula.actors.node.reconciliation import LoadAdapter, UnloadAdapter
+from nebula.actors.node.secrets import EngineSecrets
 from nebula.actors.node.standstill import Standstill, Verdict
 from nebula.actors.node.starting import Patience
 from nebula.events.state import Replica
@@ -55,8 +56,9 @@ class ManagedEngine(EngineEntry):
         replica: Replica,
         inherited: Mapping[str, str],
         log_file: Path,
+        secrets: EngineSecrets,
     ) -> EngineProcess:
-        """Start its process. Raise OSError if that fails."""
+        """Start its process. Raise OSError if that fails, and SecretMissing."""
         how = replica.launch
         if how is None:
             raise OSError("no plan says how it is started")
@@ -69,9 +71,12 @@ class ManagedEngine(EngineEntry):
         device = max((there[index] for index in replica.devices), key=lambda item: item.memory)
         self.hint = _hint(how.source)
         line = launch.arguments(site, how, replica, device, self.port)
-        environ = launch.environment(site, how, replica, device, inherited)
+        environ = launch.environment(
+            site, how, replica, device, inherited, await secrets.give(replica)
+        )
         log.info("starting %s on port %d: %s", replica.id, self.port, " ".join(line))
         self.process = await EngineProcess.start(line, environ, log_file)
+        self.process.mask = await secrets.mask(replica)
         return self.process
 
     async def becomes_ready(

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from nebula.actors.node import identity, log_marks
+from nebula.actors.node.secret_masks import Mask, unmasked
 from nebula.store import child_output, private
 
 POLL = 0.25
@@ -21,7 +22,10 @@ POLL = 0.25
 
 
 class EngineProcess:
-    """One engine, which leads its process group: a child, or adopted from an earlier process."""
+    """One engine, which leads its process group: a child, or adopted from an earlier process.
+
+    `mask` masks in its output what it was given as secrets.
+    """
 
     def __init__(
         self,
@@ -34,6 +38,7 @@ class EngineProcess:
         self.pid = pid
         self.birth = birth
         self.created = time.time()
+        self.mask: Mask = unmasked
         self.log_file = log_file
         self._child = child
         self._log_start = log_start
@@ -135,7 +140,7 @@ class EngineProcess:
     def tail(self, lines: int = 40, since: int | None = None) -> tuple[str, ...]:
         """Return the last lines that this engine wrote, or the last ones since a position."""
         start = self._log_start if since is None else since
-        return child_output.tail(self.log_file, lines, start=start)
+        return tuple(map(self.mask, child_output.tail(self.log_file, lines, start=start)))
 
 
 async def end_group(group: int, grace: float) -> None:
