@@ -207,6 +207,8 @@ def _key(key: Key) -> Mapping[str, str]:
         "revoked": "yes" if key.revoked_ns else "",
         "limits": ", ".join(limit_texts(key.limits)),
     }
+
+
 def _variables(env: Mapping[str, Variable]) -> str:
     by_name = [
         f"{key} from the secret {each.secret}"

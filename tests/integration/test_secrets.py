@@ -42,7 +42,7 @@ def _served(cluster: Cluster) -> None:
     async def load() -> None:
         await cluster.ready()
         put(cluster, "hf", SECRET)
-        await cluster.load("chat", name="org/chat", env={"PLAIN": "x", **BY_NAME})
+        await cluster.load("chat", name="org/chat", env={"VLLM_LOGGING_LEVEL": "INFO", **BY_NAME})
         body = {"source": "simulated", "env": {"HF_TOKEN": CLEAR}, "options": {"hf-token": CLEAR}}
         reason = await cluster.publish_rejected(
             "nebula.events.model.remote.ModelLoadRequested", json.dumps(body).encode()
@@ -82,7 +82,7 @@ async def test_no_answer_holds_it(cluster: Cluster, path: str) -> None:
 async def test_its_name_is_shown(cluster: Cluster) -> None:
     async with cluster.http() as http:
         spec = (await http.get("/admin/models/chat")).json()["spec"]
-    assert spec["env"] == {"PLAIN": "x", **BY_NAME}
+    assert spec["env"] == {"VLLM_LOGGING_LEVEL": "INFO", **BY_NAME}
     assert "env HF_TOKEN the secret hf" in (await cluster.nebula("events", "chat")).out
     lines = (await cluster.nebula("export", "-")).out.splitlines()
     assert any(json.loads(line).get("body", {}).get("env") == spec["env"] for line in lines)
@@ -91,7 +91,7 @@ async def test_its_name_is_shown(cluster: Cluster) -> None:
 async def test_the_engine_gets_it_and_its_command_line_does_not(cluster: Cluster) -> None:
     (engine,) = {each.pid: each for each in cluster.engine_processes()}.values()
     environment = psutil.Process(engine.pid).environ()
-    assert (environment["HF_TOKEN"], environment["PLAIN"]) == (SECRET, "x")
+    assert (environment["HF_TOKEN"], environment["VLLM_LOGGING_LEVEL"]) == (SECRET, "INFO")
     for process in psutil.process_iter():
         try:
             line = process.cmdline()
@@ -149,13 +149,13 @@ async def test_a_secret_in_clear_is_refused_and_not_recorded(
 
 async def test_a_secret_is_given_by_its_name_on_the_command_line(cluster: Cluster) -> None:
     line = ("load", "simulated", "--id", "later", "--memory", "64MiB")
-    told = await cluster.nebula(*line, "--secret", "hf:API_KEY")
+    told = await cluster.nebula(*line, "--secret", "hf:HF_TOKEN")
     assert told.code == 0, told.err
     engine = await cluster.engine("later-0")
-    assert psutil.Process(engine.pid).environ()["API_KEY"] == SECRET
+    assert psutil.Process(engine.pid).environ()["HF_TOKEN"] == SECRET
     why = await cluster.nebula("why", "later")
-    assert "env API_KEY the secret hf" in why.out
-    again = await cluster.nebula(*line, "--secret", "hf:API_KEY", "--secret", "nowhere:OTHER")
+    assert "env HF_TOKEN the secret hf" in why.out
+    again = await cluster.nebula(*line, "--secret", "hf:HF_TOKEN", "--secret", "nowhere:OTHER")
     assert "env OTHER: not set -> the secret nowhere" in again.err
     assert (await cluster.nebula("unload", "later")).code == 0
     for wrong in ("API_KEY", f"API_KEY={CLEAR}", ":A", "hf:"):
@@ -168,7 +168,7 @@ async def test_a_secret_is_given_by_its_name_on_the_command_line(cluster: Cluste
 async def test_what_is_missing_on_the_node_is_told_and_found_once_it_is_there(
     cluster: Cluster,
 ) -> None:
-    line = ("load", "simulated", "--id", "lacks", "--memory", "64MiB", "--secret", "none:TOKEN")
+    line = ("load", "simulated", "--id", "lacks", "--memory", "64MiB", "--secret", "none:HF_TOKEN")
     told = await cluster.nebula(*line)
     assert told.code == 1
     failed = await cluster.logged(EngineFailed, "lacks-0")
@@ -252,7 +252,7 @@ async def back(cluster: Cluster) -> None:
     await cluster.poll(answers, "the node is back")
 
 
-async def test_an_engine_that_writes_its_secret_tells_nobody(own_cluster: Cluster) -> None:
+async def test_what_an_engine_writes_of_its_secret_is_masked(own_cluster: Cluster) -> None:
     cluster = own_cluster
     for name in ("nats", "router", "gateway"):
         cluster.start(name)
@@ -274,7 +274,7 @@ async def test_an_engine_that_writes_its_secret_tells_nobody(own_cluster: Cluste
     assert SECRET not in logs.out
 
 
-async def test_an_adopted_engine_keeps_its_secret_and_tells_nobody(own_cluster: Cluster) -> None:
+async def test_what_an_adopted_engine_writes_of_its_secret_is_masked(own_cluster: Cluster) -> None:
     cluster = own_cluster
     for name in ("nats", "router", "gateway"):
         cluster.start(name)

@@ -99,7 +99,7 @@ def test_a_secret_in_clear_is_refused_with_the_right_way_and_without_its_value(
         AdapterLoadRequested("a", "/adapters/a"),
     ],
 )
-def test_what_is_no_secret_is_let_pass(event: Event) -> None:
+def test_other_values_are_let_pass(event: Event) -> None:
     assert in_clear(event) is None
 
 

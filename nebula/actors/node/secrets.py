@@ -11,10 +11,12 @@ from pathlib import Path
 import psutil
 from msgspec import Struct
 
-from nebula.actors.node import launch
 from nebula.actors.node.secret_masks import Mask, masking
 from nebula.events.state import Replica
 from nebula.events.values import SecretReference, Variable
+
+PREFIX = "NEBULA_SECRET_"
+"""The beginning of the node's variables that hold secrets. Engines inherit none of Nebula's own."""
 
 PATIENCE = 30.0
 """Seconds for the command to print a secret."""
@@ -128,7 +130,7 @@ class SecretSources(Struct, frozen=True):
 
 def variable(name: str) -> str:
     """Return the node's variable that may hold a secret: `hf-token` -> NEBULA_SECRET_HF_TOKEN."""
-    return launch.SECRETS + name.upper().replace("-", "_")
+    return PREFIX + name.upper().replace("-", "_")
 
 
 def _text(name: str, data: bytes) -> str:

@@ -21,8 +21,8 @@ class NodeSettings(Struct, frozen=True):
     the folder of the hub's cache [the hub library's own]. `fetches`: whether the node fetches files
     before an engine starts. `simulated`: devices and files are simulated. `measures`: whether it
     measures how much memory models need. `engine_nats`: the NATS URL that its engines get [its
-    own]. `policy`: what load requests may use here. `secrets_folder`, `secret_command`: where it finds
-    the secrets that load requests name.
+    own]. `policy`: what load requests may use here. `secrets_folder`,
+    `secret_command`: where it finds the secrets that load requests name.
     """
 
     node: str
