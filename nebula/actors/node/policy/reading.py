@@ -7,6 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nebula.actors.node.policy.rules import ANY_SOURCE, NodePolicy
+from nebula.events.reading import UNREADABLE
 
 LARGEST = 1 << 20
 """Largest policy file, in bytes."""
@@ -29,7 +30,7 @@ def read(file: Path) -> NodePolicy:
         if file.suffix == ".json":
             return msgspec.json.decode(content, type=NodePolicy)
         return msgspec.convert(tomllib.loads(content.decode()), NodePolicy)
-    except (ValueError, RecursionError) as error:  # msgspec's and tomllib's errors are of this kind
+    except UNREADABLE as error:  # tomllib's are ValueErrors
         kind = "JSON" if file.suffix == ".json" else "TOML"
         raise BadPolicy(f"{file} is not a valid policy in {kind}: {error}") from error
 
