@@ -63,6 +63,8 @@ class TokenIds(StrEnum):
     """For the client, and for the gateway too."""
     TRACKED = "tracked"
     """For the gateway only, which may have to continue the answer elsewhere."""
+    USAGE = "usage"
+    """None; but the engine tells its usage at the end, which is for the gateway only."""
 
 
 def blames(status: int) -> bool:
@@ -128,7 +130,8 @@ class Request(_RequestStart, frozen=True, gc=False, kw_only=True):
         str,
         Meta(
             description="Whether the engine sends token ids too, and for which use: `shown` to the "
-            "client or `tracked` by the gateway alone; empty if it sends none."
+            "client or `tracked` by the gateway alone; empty if it sends none, or `usage` "
+            "if it tells only the number of tokens, for the gateway alone."
         ),
     ] = ""
     gone: Annotated[

@@ -119,15 +119,19 @@ class _StreamOptions(Struct):
 
 
 class PreparedBody(Struct, frozen=True):
-    """The body to send to the engine in place of the client's, and how to pass on the answer."""
+    """The body to send to the engine in place of the client's, and how to pass on the answer.
+
+    `counted`: the engine is asked for its usage, which the client does not want.
+    """
 
     body: bytes
     tracked: bool = False
     shown: bool = False
+    counted: bool = False
 
     def rewriter(self, path: str) -> StreamRewriter:
         """Return what passes the answer on."""
-        return StreamRewriter(path, tracked=self.tracked, shown=self.shown)
+        return StreamRewriter(path, tracked=self.tracked, shown=self.shown, counted=self.counted)
 
 
 class Limits(Struct, frozen=True):
@@ -205,6 +209,25 @@ def with_token_ids(path: str, body: bytes) -> PreparedBody:
     return PreparedBody(_object({**fields, "return_token_ids": Raw(b"true")}), tracked=True)
 
 
+def with_usage(path: str, body: bytes) -> PreparedBody:
+    """Return a body that asks for the engine's usage at the end, for a stream without token ids."""
+    if path not in (CHAT, COMPLETIONS):
+        return PreparedBody(body)
+    try:
+        fields = _fields.decode(body)
+        options = msgspec.json.decode(_said(fields, "stream_options"), type=dict[str, Raw] | None)
+    except UNREADABLE:
+        return PreparedBody(body)  # the engine refuses it
+    if not streams(_said(fields, "stream")) or _said(options or {}, "include_usage") not in _OFF:
+        return PreparedBody(body)
+    if "stream_options" not in fields:
+        at = body.index(b"{") + 1
+        asked = b'"stream_options":{"include_usage":true},'
+        return PreparedBody(body[:at] + asked + body[at:], counted=True)
+    more = _object({**(options or {}), "include_usage": Raw(b"true")})
+    return PreparedBody(_object({**fields, "stream_options": Raw(more)}), counted=True)
+
+
 def settle(transcript: StreamTranscript, answer: bytes) -> None:
     """Record an engine's answer to `Detokenize`; if it is not valid, the stream can't continue."""
     try:
@@ -222,7 +245,7 @@ def plan(
         fields = _fields.decode(body)
     except UNREADABLE:
         return CantContinue("the request is not a JSON object")
-    usage = _usage_wanted(fields)
+    usage = _usage_wanted(fields) and not stream.counted
     if got.done or (got.finish_reason and stream.tracked):
         return Finish(stream.closing(got.finish_reason, usage))
     if not got.begun:

@@ -7,7 +7,7 @@ id, same kind of chunk, usage counted over all parts.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -29,21 +29,27 @@ from nebula.openai.chunks import (
     objects,
     without_ids,
 )
+from nebula.openai.token_usage import Tokens, TokenUsage, told
 from nebula.openai.transcript import StreamTranscript
+
+_NO_CHOICES = b'"choices":[]'
+_USAGE = b'"usage":{'
 
 
 class StreamRewriter:
     """Takes an engine's bytes, in order, and returns those for the client.
 
     `tracked`: the engine was asked for token ids, for an answer of one choice. `shown`: the client
-    wants them too. `failure` holds the event with which an engine ended itself: that event, and
-    whatever follows it, is not returned.
+    wants them too. `counted`: the engine was asked for its usage, which the client does not want.
+    `tokens` is what the answer has taken so far. `failure` holds the event with which an engine
+    ended itself: that event, and whatever follows it, is not returned.
     """
 
-    def __init__(self, path: str, *, tracked: bool, shown: bool) -> None:
+    def __init__(self, path: str, *, tracked: bool, shown: bool, counted: bool = False) -> None:
         self.chat = path == CHAT
         self.tracked = tracked
         self.shown = shown
+        self.counted = counted
         self.failure = b""
         self.transcript = StreamTranscript()
         self._pattern = common_choice(chat=self.chat)
@@ -55,6 +61,21 @@ class StreamRewriter:
         self._before = 0
         self._usage_details: dict[str, Any] = {}
         self._roles_to_skip = 0
+        self._told: Mapping[str, Any] | None = None
+        self._counts = None if tracked else TokenUsage(path, streams=True)
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens that the answer has taken so far: as the client was told, if it was."""
+        got = self.transcript
+        if self._told is not None:
+            return told(self._told)
+        if self._counts is not None:
+            return self._counts.tokens
+        made = got.completion_tokens + got.without_text
+        if got.prompt is None:
+            return Tokens(completion=made or got.texts, counted="tokens" if made else "events")
+        return Tokens(got.prompt_tokens, 0, made, "tokens")
 
     def resume(self, form: Form) -> None:
         """Expect another engine's answer; drop what the last engine had sent of an event."""
@@ -67,9 +88,12 @@ class StreamRewriter:
 
     def feed(self, message: bytes) -> bytes:
         """Take the engine's next bytes, return the client's next bytes."""
+        if self._counts is not None:
+            self._counts.feed(message)
         if not self._incomplete and message.find(b"\n\n") == len(message) - 2 >= 0:
             return self._event(message)
-        if self._original and not self.tracked and self.transcript.begun:
+        passes = self._original and not (self.tracked or self.counted)
+        if passes and self.transcript.begun:
             message, self._incomplete = self._incomplete + message, b""
             return message
         whole, end, self._incomplete = (self._incomplete + message).rpartition(b"\n\n")
@@ -118,7 +142,8 @@ class StreamRewriter:
             if found is not None:
                 return self._fast_path(event, found)
         elif self._original and not self.tracked and self.transcript.begun:
-            return event
+            hidden = self.counted and _NO_CHOICES in event and _USAGE in event
+            return b"" if hidden else event
         return self._parsed(event)
 
     def _fast_path(self, event: bytes, found: re.Match[bytes]) -> bytes:
@@ -168,7 +193,10 @@ class StreamRewriter:
             return b""
         self._measure(event)
         if not chunk.choices and chunk.usage is not None:
+            if self.counted:
+                return b""
             got.usage_sent = True
+            self._told = chunk.usage
         if self._original:
             got.add_prompt(chunk)
             self._usage_details = self._usage_details or _details(chunk.usage)
@@ -244,6 +272,8 @@ class StreamRewriter:
         prompt = usage.get("prompt_tokens_details")
         if isinstance(prompt, dict) and prompt.get("cached_tokens"):
             prompt["cached_tokens"] = min(prompt["cached_tokens"], self.transcript.prompt_tokens)
+        if final:
+            self._told = usage
         return msgspec.json.encode(usage)
 
 

@@ -41,6 +41,11 @@ class StreamTranscript:
         return self._ids.count(b",")
 
     @property
+    def without_text(self) -> int:
+        """The number of the last tokens that have no text yet."""
+        return sum(ids.count(b",") + 1 for ids in self._textless)
+
+    @property
     def prompt_tokens(self) -> int:
         """The number of tokens in the client's prompt."""
         return self.prompt.count(b",") + 1 if self.prompt else 0

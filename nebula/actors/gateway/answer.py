@@ -16,6 +16,7 @@ from nebula.openai import continuation
 from nebula.openai.chunks import WITH_TEXT
 from nebula.openai.continuation import CantContinue, Continuation, Detokenize, Finish, Limits
 from nebula.openai.stream import StreamRewriter
+from nebula.openai.token_usage import Tokens, TokenUsage
 
 Way: TypeAlias = Continuation | Detokenize | Finish | CantContinue
 
@@ -36,10 +37,16 @@ class Broken(Struct, frozen=True):
 
 
 def prepared(request: Request) -> Request:
-    """Return a request for a stream in the form that lets another engine continue it."""
+    """Return a request for a stream in the form that lets another engine continue it.
+
+    Where none could, the engine is to tell the tokens at the end.
+    """
     asked = continuation.with_token_ids(request.path, request.body)
-    tokens = TokenIds.SHOWN if asked.shown else TokenIds.TRACKED if asked.tracked else ""
-    return replace(request, body=asked.body, tokens=tokens)
+    if asked.tracked:
+        tokens = TokenIds.SHOWN if asked.shown else TokenIds.TRACKED
+        return replace(request, body=asked.body, tokens=tokens)
+    asked = continuation.with_usage(request.path, request.body)
+    return replace(request, body=asked.body, tokens=TokenIds.USAGE if asked.counted else "")
 
 
 class Answer:
@@ -68,6 +75,20 @@ class Answer:
         self._stream: StreamRewriter | None = None
         self._incomplete = b""
         self._expected = 0
+        self._counts: TokenUsage | None = None
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """The tokens of what the client gets; None if it gets nothing but an error.
+
+        A prompt counts once, however many engines it was sent to. An answer that comes as a whole
+        counts once it is complete.
+        """
+        if not self._status or self._status >= 400 or not (self.streaming or self.complete):
+            return None
+        if self._stream is not None:
+            return self._stream.tokens
+        return self._counts.tokens if self._counts is not None else Tokens()
 
     def take(self, piece: Piece) -> Piece | None:
         """Fold one more piece; return what the client gets of it, if anything.
@@ -170,8 +191,13 @@ class Answer:
         if streams and self.request.path in WITH_TEXT:
             tokens = self.request.tokens
             self._stream = StreamRewriter(
-                self.request.path, tracked=bool(tokens), shown=tokens == TokenIds.SHOWN
+                self.request.path,
+                tracked=tokens in (TokenIds.SHOWN, TokenIds.TRACKED),
+                shown=tokens == TokenIds.SHOWN,
+                counted=tokens == TokenIds.USAGE,
             )
+        else:
+            self._counts = TokenUsage(self.request.path, streams=streams)
         return True
 
     def _body(self, body: bytes, *, end: bool) -> Piece | None:
@@ -183,6 +209,8 @@ class Answer:
                 body += self._stream.flush()
             if self.request.keep:
                 body = self._number(body, end=end)
+        elif self._counts is not None:
+            self._counts.feed(body)
         self.complete = end
         if not body and not end and self.begun:
             return None

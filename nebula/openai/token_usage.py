@@ -1,0 +1,104 @@
+"""Reads what an engine says of the tokens that an answer took, as its bytes pass by. Pure.
+
+vLLM ends its answers with a `usage`, in the words of OpenAI's or Anthropic's API. Inside a JSON
+string every quote is escaped, so that `"usage":{` can be nothing but a key.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from nebula.events.reading import UNREADABLE
+from nebula.events.usage import Counted
+from nebula.openai.chunks import COMPLETIONS
+
+_MARK = b'"usage":{'
+_USAGE = re.compile(rb'"usage":(\{(?:[^{}]|\{[^{}]*\})*\})')
+_LONGEST = 4096
+_OPENING = b'"delta":{"role"'
+"""What the event of a chat has that only opens a message."""
+
+
+class Tokens(Struct, frozen=True, gc=False):
+    """The tokens of one answer."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    counted: Counted = "engine"
+
+
+class TokenUsage:
+    """Takes the bytes of an answer, in order; `tokens` is what is known by then."""
+
+    def __init__(self, path: str, *, streams: bool) -> None:
+        self._delta = b'"text":' if path == COMPLETIONS else b'"delta":'
+        self._streams = streams
+        self._told: Tokens | None = None
+        self._events = 0
+        self._kept = b""
+
+    def feed(self, body: bytes) -> None:
+        """Take the next bytes."""
+        if self._streams:
+            self._events += body.count(self._delta) - body.count(_OPENING)
+        if self._kept:
+            body = self._kept + body
+        if _MARK not in body:
+            self._kept = body[1 - len(_MARK) :]
+            return
+        end = 0
+        for found in _USAGE.finditer(body):
+            end = found.end()
+            self._told = told(decoded(found[1]), self._told)
+        begun = body.rfind(_MARK, end)
+        self._kept = body[begun : begun + _LONGEST] if begun >= 0 else body[end:][1 - len(_MARK) :]
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens as the engine has told them last, else as many as there were events.
+
+        A stream may begin with a usage that has no tokens of the answer yet.
+        """
+        known = Tokens() if self._told is None else self._told
+        if known.completion or self._events <= 0:
+            return known
+        return Tokens(known.prompt, known.cached, self._events, "events")
+
+
+def decoded(usage: bytes) -> Mapping[str, Any]:
+    """Return a usage as a mapping; an empty one if it is not JSON."""
+    try:
+        return msgspec.json.decode(usage, type=dict[str, Any])
+    except UNREADABLE:
+        return {}
+
+
+def told(usage: Mapping[str, Any], before: Tokens | None = None) -> Tokens:
+    """Return the tokens of a usage; what it does not say is as `before`."""
+    before = before or Tokens()
+    prompt = _count(usage, "prompt_tokens", "input_tokens")
+    completion = _count(usage, "completion_tokens", "output_tokens")
+    total = _count(usage, "total_tokens")
+    if prompt is None and total is not None:
+        prompt = max(0, total - (completion or 0))
+    cached = _count(usage, "cache_read_input_tokens")
+    for details in ("prompt_tokens_details", "input_tokens_details"):
+        if isinstance(usage.get(details), dict):
+            cached = _count(usage[details], "cached_tokens") or cached
+    return Tokens(
+        before.prompt if prompt is None else prompt,
+        before.cached if cached is None else cached,
+        before.completion if completion is None else completion,
+    )
+
+
+def _count(usage: Mapping[str, Any], *names: str) -> int | None:
+    for name in names:
+        value = usage.get(name)
+        if isinstance(value, int) and 0 <= value < 2**53:
+            return value
+    return None
