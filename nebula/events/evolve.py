@@ -23,6 +23,7 @@ from nebula.events.intents import AdapterLoadRequested, AdapterUnloadRequested
 from nebula.events.record import Malformed, Record
 from nebula.events.sources import is_folder
 from nebula.events.state import Rejection, State
+from nebula.events.usage_limits import limits_of
 from nebula.events.validation import rejection_reason
 from nebula.events.version import too_new
 from nebula.events.vocabulary import (
@@ -31,6 +32,7 @@ from nebula.events.vocabulary import (
     ClusterEvent,
     EventRejected,
     KeyEvent,
+    LimitsEvent,
     ModelEvent,
     NodeEvent,
     NodeHeard,
@@ -102,6 +104,16 @@ def _of_key(state: State, record: Record, event: KeyEvent) -> State:
     return fold_key(state, record, event) if reason is None else _reject(state, record, reason)
 
 
+def _of_limits(state: State, record: Record, event: LimitsEvent) -> State:
+    state = replace(state, seq=record.seq, time=record.time)
+    reason = rejection_reason(state, record.id, event)
+    if reason is not None:
+        return _reject(state, record, reason)
+    place = limits_of(event.kind, record.id)
+    known = state.limits.discard(place)
+    return replace(state, limits=known if event.limits.empty else known.insert(place, event.limits))
+
+
 def _of_cluster(state: State, record: Record, event: ClusterEvent) -> State:
     state = replace(state, seq=record.seq, time=record.time)
     reason = cluster_objection(state, record.id, event)
@@ -146,6 +158,7 @@ FOLDS: dict[type, Callable[[State, Record, Any], State]] = {
     **dict.fromkeys(get_args(AliasEvent), _of_alias),
     **dict.fromkeys(get_args(BatchEvent), _of_batch),
     **dict.fromkeys(get_args(KeyEvent), _of_key),
+    LimitsEvent: _of_limits,
     **dict.fromkeys(get_args(ClusterEvent), _of_cluster),
     EventRejected: _answer,
     Malformed: _malformed,

@@ -51,6 +51,9 @@ class Meter(StrEnum):
 OF_TOKENS = frozenset({Meter.TOKENS, Meter.DAY, Meter.MONTH})
 """Meters that count tokens."""
 
+BUDGETS = frozenset({Meter.DAY, Meter.MONTH})
+"""Meters of which more comes much later only."""
+
 AT_A_TIME = frozenset({Meter.IN_FLIGHT, Meter.WAITING})
 """Meters without a window: what they count ends."""
 
@@ -79,8 +82,8 @@ class Tally(Struct, frozen=True, array_like=True):
 class Lease(Struct, frozen=True, array_like=True):
     """What one gateway holds by meter, in the windows of the tallies.
 
-    `report`: the number of its last report. `busy`: how much of it its running requests have
-    reserved. `lacks`: what it needed beside and did not get.
+    `report`: the number of its last report. `busy`: how much of it its requests have reserved or
+    wait for. `lacks`: what it needed beside and did not get.
     """
 
     report: int
@@ -100,8 +103,8 @@ class Entry(Struct, frozen=True):
     """What a gateway reports of one meter.
 
     `limit`: as it knows it. `window`: the present one, and that of what it reports. `spent`: since
-    its last report. `kept`: of its lease, with what is reserved (`busy`). `needs`: what it wants
-    more. `spare`: what it would take beside.
+    its last report. `kept`: of its lease, with what requests have or wait for (`busy`). `needs`:
+    what it wants more. `spare`: what it would take beside.
     """
 
     limit: int
@@ -157,8 +160,8 @@ def settled(account: Account, holder: str, report: Report) -> Account:
         tallies[meter] = Tally(tally.window, spent)
         if kept + given:
             held[meter] = kept + given
-        if entry.busy:
-            busy[meter] = entry.busy
+        if entry.busy + given:
+            busy[meter] = entry.busy + min(given, entry.needs)
         if given < entry.needs:
             lacks[meter] = entry.needs - given
     leases[holder] = Lease(report.number, held, busy, lacks)

@@ -16,11 +16,12 @@ from nebula.events.index import indexed
 from nebula.events.key import Key
 from nebula.events.reading import UNREADABLE
 from nebula.events.state import Cluster, Model, NameBinding, Node, Rejection, Replica, State
+from nebula.events.usage_limits import UsageLimits
 
 FORMAT = 1
 """Version of the format of these bytes."""
 
-FOLD = 19
+FOLD = 20
 """Version of `evolve`; it grows when the same log folds to a different state. A test checks
 that."""
 
@@ -55,6 +56,7 @@ class _Body(Struct, frozen=True, kw_only=True):
     batches: dict[str, Batch] = {}
     keys_seq: int = 0
     keys: dict[str, Key] = {}
+    limits: dict[str, UsageLimits] = {}
 
 
 _encoder = msgspec.json.Encoder(order="deterministic")
@@ -82,6 +84,7 @@ def canonical(state: State) -> bytes:
             batches=dict(state.batches),
             keys_seq=state.keys_seq,
             keys=dict(state.keys),
+            limits=dict(state.limits),
         )
     )
 
@@ -133,6 +136,7 @@ def load(data: bytes) -> State:
         batches=HashTrieMap(found.batches),
         keys_seq=found.keys_seq,
         keys=HashTrieMap(found.keys),
+        limits=HashTrieMap(found.limits),
         valid_keys=sum(not key.revoked_ns for key in found.keys.values()),
     )
     return indexed(read)

@@ -17,6 +17,7 @@ from nebula.events.alias import Alias
 from nebula.events.batch import Batch
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.key import Key
+from nebula.events.usage_limits import UsageLimits
 from nebula.events.values import Assignment, Device, OptionValue, Task, Variable
 
 Phase: TypeAlias = Literal["assigned", "starting", "ready", "failed", "stopped"]
@@ -326,7 +327,8 @@ class State(Struct, frozen=True, gc=False, kw_only=True):
 
     `models_seq` is the last sequence on the subjects of models, `nodes_seq` on those of nodes,
     `batches_seq` on those of batches, `keys_seq` on those of keys: decisions and intents are
-    appended under these guards. `valid_keys`: how many keys are not revoked.
+    appended under these guards. `valid_keys`: how many keys are not revoked. `limits`: those of
+    tenants and models, by `limits_of`.
     `capacity_seq` is the last event that may have made room for more replicas.
 
     The last three follow from the others. `occupancy`: the use of each node. `apart`: by model, the
@@ -349,6 +351,7 @@ class State(Struct, frozen=True, gc=False, kw_only=True):
     names: HashTrieMap[str, NameBinding] = HashTrieMap()
     batches: HashTrieMap[str, Batch] = HashTrieMap()
     keys: HashTrieMap[str, Key] = HashTrieMap()
+    limits: HashTrieMap[str, UsageLimits] = HashTrieMap()
     rejections: HashTrieMap[int, Rejection] = HashTrieMap()
     cluster: Cluster = Cluster()
     occupancy: HashTrieMap[str, Occupancy] = HashTrieMap()

@@ -1,4 +1,4 @@
-"""Who used how many tokens of what: the record of each request, and the event that sums them. Pure.
+"""What was used of what: the record of each request, and the event that sums them. Pure.
 
 A gateway writes a record when the answer of a request has ended there. From time to time a gateway
 sums the records of a range of the stream in an event; what `UsageRolledUp` says of a range and what

@@ -42,6 +42,11 @@ class UsageLimits(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
         _Number | None, Meta(description="Tokens that one answer may have at most.")
     ] = None
 
+    @property
+    def empty(self) -> bool:
+        """Whether there are no limits."""
+        return self is NO_LIMITS or self == NO_LIMITS
+
 
 def limit_texts(limits: UsageLimits) -> list[str]:
     """Return the limits that are set, each in words."""
@@ -56,6 +61,11 @@ def limit_texts(limits: UsageLimits) -> list[str]:
 
 NO_LIMITS = UsageLimits()
 """The limits of what has none."""
+
+
+def limits_of(kind: str, identity: str) -> str:
+    """Return where the limits of a tenant or a model are in `State.limits`: `tenant.lab`."""
+    return f"{kind}.{identity}"
 
 
 def problem(limits: UsageLimits) -> str | None:

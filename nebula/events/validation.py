@@ -27,9 +27,11 @@ from nebula.events.intents import (
     WeightsRemoveRequested,
 )
 from nebula.events.key_events import KeyChanged, KeyIssued, KeyRevoked
+from nebula.events.limit_events import LimitsSet
 from nebula.events.sizes import oversized
 from nebula.events.sources import is_folder
 from nebula.events.state import Model, State
+from nebula.events.usage_limits import problem
 from nebula.events.values import Adapter
 from nebula.events.version import SECRETS, SINCE, SIZES, premature
 from nebula.events.vocabulary import Event, ModelAssigned, ModelRolledBack
@@ -78,6 +80,8 @@ def _objection(state: State, identity: str, event: Event) -> str | None:
             return batch_objection(state, identity, event)
         case KeyIssued() | KeyChanged() | KeyRevoked():
             return key_objection(state, identity, event)
+        case LimitsSet(limits=limits):
+            return problem(limits)
         case ModelAssigned():
             return _assigned(state, identity, event)
         case ModelRolledBack():

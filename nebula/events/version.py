@@ -43,6 +43,7 @@ SINCE: Mapping[tuple[str, str], int] = {
     ("KeyIssued", ""): LOCKS,
     ("KeyChanged", ""): LOCKS,
     ("KeyRevoked", ""): LOCKS,
+    ("LimitsSet", ""): LOCKS,
 }
 """The version that introduced a field or, with "" as the field, a type of event; older ones are not
 listed. It lists everything that was added to an intent, and everything that older routers would

@@ -56,6 +56,7 @@ from nebula.events.intents import (
     WeightsRemoveRequested,
 )
 from nebula.events.key_events import KeyChanged, KeyIssued, KeyRevoked
+from nebula.events.limit_events import LimitsSet
 from nebula.events.node_facts import (
     ClusterFounded,
     DownloadFailed,
@@ -106,6 +107,8 @@ __all__ = [
     "KeyEvent",
     "KeyIssued",
     "KeyRevoked",
+    "LimitsEvent",
+    "LimitsSet",
     "ModelAssigned",
     "ModelEvent",
     "ModelMeasured",
@@ -128,7 +131,7 @@ __all__ = [
     "WeightsRemoved",
 ]
 
-AGGREGATES = ("model", "replica", "node", "alias", "batch", "key", "log", "cluster")
+AGGREGATES = ("model", "replica", "node", "alias", "batch", "key", "limits", "log", "cluster")
 
 ModelEvent: TypeAlias = (
     ModelLoadRequested
@@ -188,6 +191,7 @@ BatchEvent: TypeAlias = (
     | BatchCancelled
 )
 KeyEvent: TypeAlias = KeyIssued | KeyChanged | KeyRevoked
+LimitsEvent: TypeAlias = LimitsSet
 ClusterEvent: TypeAlias = ClusterFounded | ClusterVersionRaised
 Event: TypeAlias = (
     ModelEvent
@@ -196,6 +200,7 @@ Event: TypeAlias = (
     | AliasEvent
     | BatchEvent
     | KeyEvent
+    | LimitsEvent
     | ClusterEvent
     | EventRejected
 )
@@ -215,6 +220,7 @@ AGGREGATE_OF: dict[str, str] = {
     **{event.__name__: "alias" for event in get_args(AliasEvent)},
     **{event.__name__: "batch" for event in get_args(BatchEvent)},
     **{event.__name__: "key" for event in get_args(KeyEvent)},
+    LimitsSet.__name__: "limits",
     **{event.__name__: "cluster" for event in get_args(ClusterEvent)},
     EventRejected.__name__: "log",
 }

@@ -22,11 +22,13 @@ from nebula.events.intents import (
     WeightsRemoveRequested,
 )
 from nebula.events.key_events import KeyChanged, KeyIssued, KeyRevoked
+from nebula.events.limit_events import LimitsSet
 from nebula.events.model_status import starts_before
 from nebula.events.plain_text import plain
 from nebula.events.record import Malformed, Record
 from nebula.events.sources import is_folder
 from nebula.events.state import EMPTY, Replica, State
+from nebula.events.usage_limits import limit_texts
 from nebula.events.values import Assignment
 from nebula.events.vocabulary import (
     AdapterLoaded,
@@ -101,6 +103,8 @@ def _told(record: Record, before: State) -> str:
             return f"{what}: {key_rights(record.content)}"
         case KeyRevoked(reason=reason):
             return "key revoked" + _because(reason)
+        case LimitsSet(kind=kind, limits=limits):
+            return f"limits of this {kind}: {', '.join(limit_texts(limits)) or 'none'}"
         case ModelUnloaded():
             return "gone: its last engine has ended"
         case ModelMeasured() as event:

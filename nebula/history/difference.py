@@ -13,7 +13,7 @@ from nebula.events.key import Key
 from nebula.events.model_status import model_status
 from nebula.events.showing import shown
 from nebula.events.state import AdapterStatus, Model, Node, Replica, State
-from nebula.events.usage_limits import limit_texts
+from nebula.events.usage_limits import UsageLimits, limit_texts
 from nebula.events.values import SecretReference, Variable
 from nebula.history.load_requests import autoscale_text
 
@@ -33,7 +33,7 @@ class Change(Struct, frozen=True, kw_only=True):
 
 
 def differences(before: State, after: State) -> list[Change]:
-    """Return what differs in `after`: models, replicas, nodes, aliases, batches and keys."""
+    """Return what differs in `after`: models, replicas, nodes, aliases, batches, keys, limits."""
     return [
         *_compare("model", before.models, after.models, _model(before), _model(after)),
         *_compare("replica", before.replicas, after.replicas, _replica, _replica),
@@ -41,6 +41,7 @@ def differences(before: State, after: State) -> list[Change]:
         *_compare("alias", before.aliases, after.aliases, _alias, _alias),
         *_compare("batch", before.batches, after.batches, _batch, _batch),
         *_compare("key", before.keys, after.keys, _key, _key),
+        *_compare("limits", before.limits, after.limits, _limits, _limits),
     ]
 
 
@@ -194,6 +195,10 @@ def _batch(batch: Batch) -> Mapping[str, str]:
         "output": batch.output,
         "errors": batch.errors,
     }
+
+
+def _limits(limits: UsageLimits) -> Mapping[str, str]:
+    return {"limits": ", ".join(limit_texts(limits))}
 
 
 def _key(key: Key) -> Mapping[str, str]:

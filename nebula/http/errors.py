@@ -1,6 +1,7 @@
 """Errors in the form of OpenAI's API: `{"error": {"message", "type", "param", "code"}}`."""
 
 import re
+from collections.abc import Mapping
 
 import msgspec
 from msgspec import Struct
@@ -18,7 +19,8 @@ class ErrorBody(Struct, frozen=True):
 class ApiError(Exception):
     """An error answer; `retry_after` (seconds), `allow` and `accept_encoding` become headers.
 
-    `final`: OpenAI's clients are told not to retry, which they do after any other 5xx.
+    `more`: further header fields. `final`: OpenAI's clients are told not to retry, which they do
+    after any other 5xx.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class ApiError(Exception):
         final: bool = False,
         close: bool = False,
         upgrade: str = "",
+        more: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -44,6 +47,7 @@ class ApiError(Exception):
         self.final = final
         self.close = close
         self.upgrade = upgrade
+        self.more = more or {}
         self.body = ErrorBody(message, kind, param, code)
 
     @property
@@ -57,7 +61,9 @@ class ApiError(Exception):
         if another coding would, `WWW-Authenticate` if a key would, `Connection` if the connection
         ends, and `X-Should-Retry`, which OpenAI's clients obey.
         """
-        headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        headers = dict(self.more)
+        if self.retry_after is not None:
+            headers["retry-after"] = str(self.retry_after)
         if self.final:
             headers["x-should-retry"] = "false"
         if self.close:

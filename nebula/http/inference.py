@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway
+from nebula.actors.gateway.allowance import Reservation, settle
 from nebula.actors.gateway.answer import prepared
 from nebula.actors.gateway.budget import Hold
 from nebula.actors.gateway.delivery import new_id
@@ -32,7 +33,7 @@ from nebula.events.endpoints import ENDPOINTS, REALTIME, Endpoint
 from nebula.events.envelope import JSON
 from nebula.events.inference import LOAD_PATIENCE, Request
 from nebula.events.memory import MIB
-from nebula.http import outline, own_fields, paths, request_ids
+from nebula.http import outline, own_fields, paths, quotas, request_ids
 from nebula.http.bodies import ClientLeft, read_body
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.forwarding import forwarded
@@ -121,8 +122,9 @@ class InferenceRoutes:
         self, endpoint: Endpoint, scope: HTTPScope, receive: Receive, send: Send
     ) -> None:
         hold = Hold(self._gateway.bodies)
+        reserved: Reservation = []
         try:
-            await self._answer(endpoint, scope, receive, send, hold)
+            await self._answer(endpoint, scope, receive, send, hold, reserved)
         except ApiError as error:
             await fail(error, send, endpoint.dialect)
         except NotServed as error:
@@ -137,11 +139,22 @@ class InferenceRoutes:
             await fail(ApiError(500, text, kind="internal_error"), send, endpoint.dialect)
         finally:
             hold.release()
+            if reserved:
+                settle(reserved, {})
 
     async def _answer(
-        self, endpoint: Endpoint, scope: HTTPScope, receive: Receive, send: Send, hold: Hold
+        self,
+        endpoint: Endpoint,
+        scope: HTTPScope,
+        receive: Receive,
+        send: Send,
+        hold: Hold,
+        reserved: Reservation,
     ) -> None:
-        """Let a request be answered. Raise ApiError, NotServed, ClientLeft."""
+        """Let a request be answered. Raise ApiError, NotServed, ClientLeft.
+
+        `reserved`: gets what the request reserves of its limits, until it is sent.
+        """
         gateway, limits = self._gateway, self._limits
         if scope["method"] != "POST":
             path = f"{self._root}{endpoint.path}"
@@ -166,6 +179,9 @@ class InferenceRoutes:
         binding, sent = route.binding, body
         if route.name != asked.model:
             body = outline.renamed(body, route.name, kind)
+        quota = quotas.quota_of(gateway.projection.state, principal, binding.model)
+        if quota is not None:
+            body = quotas.shaped(quota, endpoint, body, asked.priority)
         request = Request(
             identity,
             gateway.id,
@@ -175,7 +191,7 @@ class InferenceRoutes:
             adapter=binding.adapter,
             content_type=kind,
             user=f"{key}/{asked.user}" if asked.user else key,
-            priority=asked.priority,
+            priority=asked.priority if quota is None else quota.priority(asked.priority),
             patience=limits.patience.load,
             timeout=timeout,
             prefix=prefix_of(binding, asked.prompt),
@@ -188,6 +204,11 @@ class InferenceRoutes:
             made = (turn, request, (kept or "").encode("latin-1"), original)
             await turns.give_made(self._responses, made, receive, send, stream=stream)
             return
+        if quota is not None:
+            context = quotas.context_of(gateway, route.model)
+            needs = quotas.needs_of(endpoint, request.body, asked.prompt, context)
+            reserved += await quotas.reserved(gateway, quota, needs, endpoint.dialect)
+            send = quotas.Telling(send, gateway, quota, endpoint.dialect)
         if stream:
             request = prepared(request)
         if not gateway.connection.connected:
@@ -197,6 +218,7 @@ class InferenceRoutes:
                 raise _too_large_to_keep(gateway.large_bodies.room)
             request, again = await self._claim(request, kept.encode("latin-1"), original, stream)
             if again:
+                settle(reserved, {})
                 dialect = endpoint.dialect
                 around = None if turn is None else partial(self._recorded, turn, again=True)
                 await resume(
@@ -204,6 +226,9 @@ class InferenceRoutes:
                 )
                 return
         delivery = gateway.ask(request, binding, idle=limits.patience.idle)
+        if reserved:
+            delivery.reserved = list(reserved)
+            reserved.clear()
         if route.mirror or route.wake:
             self._copy(request, route, sent)
         source: Source = delivery

@@ -19,6 +19,7 @@ from nebula.events.intents import (
     WeightsRemoveRequested,
 )
 from nebula.events.key_events import KeyChanged, KeyIssued, KeyRevoked
+from nebula.events.limit_events import LimitsSet
 from nebula.events.memory import GIB
 from nebula.events.usage_limits import UsageLimits
 from nebula.events.values import Adapter, Assignment, Device, Target
@@ -153,6 +154,7 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
     ),
     ("ci", KeyChanged(("infer", "view"), name="nightly checks", models=("qwen",))),
     ("ci", KeyRevoked("left the team")),
+    ("team-a", LimitsSet("tenant", UsageLimits(tokens_per_month=50_000_000, in_flight=64))),
     ("42", EventRejected("nebula.events.model.chat.ModelScaleRequested", "there is no such model")),
     ("n1", NodeSuspected("not heard from for 20.4 s: it is lost after 30 s")),
     ("n1", NodeHeard("it reads this log")),

@@ -31,6 +31,7 @@ from nebula.events.intents import (
     WeightsRemoveRequested,
 )
 from nebula.events.key_events import KeyChanged, KeyIssued, KeyRevoked
+from nebula.events.limit_events import LimitsSet
 from nebula.events.record import Entry, Malformed, Record
 from nebula.events.state import EMPTY
 from nebula.events.upcasting import version_of
@@ -171,6 +172,7 @@ EVENTS: dict[str, tuple[str, Event]] = {
             ),
         ),
         ("ci", KeyRevoked("verloren")),
+        ("chat", LimitsSet("model", UsageLimits(tokens_per_day=1_000_000, max_tokens=2048))),
         ("batch_1", BatchStarted(50)),
         ("batch_1", BatchProgressed(20, 1)),
         ("batch_1", BatchCancelRequested()),

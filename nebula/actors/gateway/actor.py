@@ -19,6 +19,7 @@ from nebula.actors import ear
 from nebula.actors.actor import Actor
 from nebula.actors.ear import Ear
 from nebula.actors.gateway.admission import Admission
+from nebula.actors.gateway.allowance import settle, used_by
 from nebula.actors.gateway.budget import ANSWERS, REQUESTS, UNCOUNTED, Budget, Hold, Unread
 from nebula.actors.gateway.core import IDLE, RequestsInFlight
 from nebula.actors.gateway.delivery import Delivery, new_id
@@ -46,6 +47,7 @@ from nebula.actors.gateway.in_flight import (
     Ticked,
 )
 from nebula.actors.gateway.large_bodies import LargeBodies
+from nebula.actors.gateway.limiting import Limiting
 from nebula.actors.gateway.log_watch import LogWatch
 from nebula.actors.gateway.not_served import AlreadyInFlight, NotServed
 from nebula.actors.gateway.probing import Probed
@@ -62,6 +64,7 @@ from nebula.events.reading import decoded, last_token
 from nebula.events.state import Model, NameBinding
 from nebula.store import inference_log
 from nebula.store.connection import Connection, Unavailable
+from nebula.store.ledger import LedgerStore
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +117,7 @@ class Gateway(Actor):
         )
         self.bodies = Budget(request_memory)
         self._unread = Unread(answer_memory)
+        self.limiting = Limiting(connection, LedgerStore(connection, stream_replicas))
         self._connected_at = 0.0
         self._lost_at: float | None = None
         self._back = asyncio.Event()
@@ -132,6 +136,7 @@ class Gateway(Actor):
         await client.listen(subjects.STORE_STATUS, self.log_watch.on_store)
         self.connection.on_disconnect(self._on_disconnect)
         self.connection.on_reconnect(self._on_reconnect)
+        self.spawn(self.limiting.run(), "report what is used of limits")
         self.spawn(self._tick(), "watch requests")
         self.spawn(self.log_watch.run(), "watch the log")
         self.spawn(self._ear.run(), "listen for living actors")
@@ -248,8 +253,8 @@ class Gateway(Actor):
                 case Forget(id=identity):
                     self.large_bodies.forget(identity)
                     delivery = self._deliveries.pop(identity, None)
-                    if delivery is not None and delivery.hold is not None:
-                        delivery.hold.release()
+                    if delivery is not None:
+                        self._release(delivery)
                 case Send():
                     self._send(effect)
                 case Cancel(request=request, below=below, note=note):
@@ -260,6 +265,12 @@ class Gateway(Actor):
                     self.spawn(work, f"look for pieces of {identity}")
                 case LetGo(id=identity, piece=piece):
                     self._deliveries[identity].let_go(piece)
+
+    def _release(self, delivery: Delivery) -> None:
+        if delivery.hold is not None:
+            delivery.hold.release()
+        if delivery.reserved:
+            settle(delivery.reserved, used_by(delivery.flight.answer))
 
     def _send(self, send: Send) -> None:
         flight = self.core.flights[send.id]

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from nebula.actors.gateway.answer import Answer
 from nebula.events import ledger
 from nebula.events.ledger import (
     AT_A_TIME,
@@ -19,6 +20,7 @@ from nebula.events.ledger import (
     HOLDS,
     Account,
     Entry,
+    Meter,
     Report,
     Tally,
     window,
@@ -109,7 +111,7 @@ class Purse:
             self.window,
             spent=self.spent,
             kept=self.reserved + kept,
-            busy=self.reserved,
+            busy=self.reserved + min(kept, self.wanted),
             needs=max(0, self.wanted - kept),
             spare=0 if lent else max(0, 2 * (taken + self.wanted) - kept),
         )
@@ -316,6 +318,13 @@ class Allowance:
             if name != self.holder
             for meter in self.purses
         )
+
+
+def used_by(answer: Answer) -> dict[str, int]:
+    """Return what a request used whose answer has ended, by meter."""
+    tokens = answer.tokens
+    count = 0 if tokens is None else tokens.prompt + tokens.completion
+    return {Meter.REQUESTS: 1, Meter.TOKENS: count, Meter.DAY: count, Meter.MONTH: count}
 
 
 def unwant(wanted: list[tuple[Purse, int]]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections import deque
 
+from nebula.actors.gateway.allowance import Reservation
 from nebula.actors.gateway.budget import UNCOUNTED, Hold, Unread
 from nebula.actors.gateway.in_flight import InFlightRequest
 from nebula.events.inference import Piece
@@ -38,7 +39,8 @@ class Delivery:
     """The client's end of a request in flight.
 
     `detached`: no client waits any more. `size`: bytes of the pieces that wait for it. `hold`: the
-    bytes of the gateway's budget that the request's body keeps once no client waits. `unread`
+    bytes of the gateway's budget that the request's body keeps once no client waits. `reserved`:
+    what it may use of its limits. `unread`
     counts the bytes that wait for all clients.
     """
 
@@ -46,6 +48,7 @@ class Delivery:
         self.flight = flight
         self.detached = False
         self.hold: Hold | None = None
+        self.reserved: Reservation = []
         self._unread = Unread() if unread is None else unread
         self._counted = False
         self._given: deque[Piece] = deque()

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import random
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -109,6 +109,10 @@ class Limiting:
         now = asyncio.get_running_loop().time()
         all_known = [self._get(each) for each in limited]
         return self._reserved(all_known, needs, now)
+
+    def purses(self, each: Limited) -> Iterable[Purse]:
+        """Return what this gateway knows of a subject's limits, by meter."""
+        return self._get(each).allowance.purses.values()
 
     async def obtain(self, limited: Sequence[Limited], needs: Mapping[str, int]) -> Reservation:
         """Reserve what a request needs of each subject. Raise Exceeded, Unavailable."""

@@ -1,0 +1,212 @@
+"""Limits of keys, tenants and models at two gateways: what is refused, and what is told of it."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.integration.cluster import Cluster
+from tests.ports import free_port
+
+pytestmark = pytest.mark.anyio
+
+CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
+
+
+class Two(Cluster):
+    """A cluster with two gateways; the second may be killed."""
+
+    second: int = 0
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
+    cluster = Two(tmp_path_factory.mktemp("cluster"))
+    try:
+        asyncio.run(begun(cluster))
+        yield cluster
+    finally:
+        cluster.close()
+
+
+async def begun(cluster: Two) -> None:
+    cluster.start_all()
+    await cluster.ready()
+    await cluster.load("chat", memory="64MiB")
+    await cluster.load("other", memory="64MiB")
+    cluster.second = await another(cluster, "gateway-2")
+
+
+async def another(cluster: Cluster, name: str) -> int:
+    port = free_port()
+    cluster.start(name, "--port", str(port))
+    await cluster.ready(port)
+    return port
+
+
+async def key(cluster: Cluster, **rights: Any) -> str:
+    """Issue a key that all gateways know; return its text."""
+    async with cluster.http() as http:
+        answer = await http.post("/admin/keys", json={"scopes": ["infer"], **rights})
+    assert answer.status_code == 201, answer.text
+    text: str = answer.json()["secret"]
+    for port in (cluster.port, *([cluster.second] if isinstance(cluster, Two) else [])):
+        await known(port, text)
+    return text
+
+
+async def known(port: int, text: str) -> None:
+    """Wait until a gateway knows a key."""
+    async with asyncio.timeout(60), client(port, text) as http:
+        for _ in count():
+            if (await http.get("/v1/models")).status_code != 401:
+                return
+            await asyncio.sleep(0.05)
+
+
+def client(port: int, text: str) -> httpx.AsyncClient:
+    headers = {"authorization": f"Bearer {text}"}
+    return httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, trust_env=False
+    )
+
+
+async def test_two_gateways_let_through_as_many_requests_as_a_minute_allows(two: Two) -> None:
+    text = await key(two, limits={"requests_per_minute": 25})
+    async with client(two.port, text) as one, client(two.second, text) as other:
+        answers = await asyncio.gather(
+            *(each.post("/v1/chat/completions", json=CHAT) for each in (one, other) * 40)
+        )
+    refused = [answer for answer in answers if answer.status_code == 429]
+    told = Counter(answer.status_code for answer in answers)
+    minutes = {answer.headers["x-ratelimit-limit-requests"] for answer in answers}
+    assert minutes == {"25"}
+    assert told[200] + told[429] == 80
+    assert told[200] in (25, 50)  # a minute may have ended meanwhile
+    assert {answer.headers["x-ratelimit-remaining-requests"] for answer in refused} == {"0"}
+    assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer in refused)
+    error = refused[0].json()["error"]
+    assert error["code"] == "rate_limit_exceeded"
+    assert "25 requests per minute" in error["message"]
+
+
+async def test_a_budget_is_settled_with_what_engines_say(two: Two) -> None:
+    text = await key(two, limits={"tokens_per_day": 5000})
+    body = {**CHAT, "max_tokens": 1000}
+    used = 0
+    async with client(two.port, text) as http:
+        for stream in (False, True, False):
+            asked = {**body, "stream": stream, "stream_options": {"include_usage": True}}
+            if not stream:
+                del asked["stream_options"]
+            answer = await http.post("/v1/chat/completions", json=asked)
+            assert answer.status_code == 200, answer.text
+            if not stream:
+                used += answer.json()["usage"]["total_tokens"]
+            else:
+                used += used
+        left = (await http.post("/v1/chat/completions", json=CHAT)).headers
+    assert int(left["x-ratelimit-remaining-tokens"]) >= 5000 - 2 * used - 200
+    assert int(left["x-ratelimit-remaining-tokens"]) < 5000 - used // 2
+
+
+async def test_concurrent_requests_never_exceed_a_budget_of_tokens(two: Two) -> None:
+    text = await key(two, limits={"tokens_per_day": 300})
+    used = 0
+    async with client(two.port, text) as one, client(two.second, text) as other:
+        for _ in range(4):
+            answers = await asyncio.gather(
+                *(each.post("/v1/chat/completions", json=CHAT) for each in (one, other) * 10)
+            )
+            used += sum(
+                answer.json()["usage"]["total_tokens"]
+                for answer in answers
+                if answer.status_code == 200
+            )
+            assert used <= 300
+        refused = await one.post("/v1/chat/completions", json={**CHAT, "max_tokens": 250})
+    assert used > 200
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "insufficient_quota"
+
+
+async def test_requests_in_flight_are_limited_and_end(two: Two) -> None:
+    text = await key(two, limits={"in_flight": 2})
+    await two.tell_engine("chat-0", token=0.2)
+    try:
+        async with client(two.port, text) as one, client(two.second, text) as other:
+            answers = await asyncio.gather(
+                *(each.post("/v1/chat/completions", json=CHAT) for each in (one, other, one, other))
+            )
+            assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429]
+            async with asyncio.timeout(60):
+                for _ in count():
+                    last = await other.post("/v1/chat/completions", json=CHAT)
+                    if last.status_code == 200:
+                        break
+                    await asyncio.sleep(0.1)
+    finally:
+        await two.tell_engine("chat-0", token=0.0)
+
+
+async def test_a_longer_answer_than_allowed_is_refused_and_one_without_length_is_cut(
+    two: Two,
+) -> None:
+    text = await key(two, limits={"max_tokens": 5})
+    async with client(two.port, text) as http:
+        long = await http.post("/v1/chat/completions", json=CHAT)
+        assert long.status_code == 400
+        assert long.json()["error"]["param"] == "max_tokens"
+        short = {name: value for name, value in CHAT.items() if name != "max_tokens"}
+        answer = await http.post("/v1/chat/completions", json=short)
+    assert answer.status_code == 200
+    assert answer.json()["usage"]["completion_tokens"] <= 5
+
+
+async def test_anthropics_clients_get_their_own_fields(two: Two) -> None:
+    text = await key(two, limits={"requests_per_minute": 1, "tokens_per_minute": 100_000})
+    async with client(two.port, text) as http:
+        answers = [await http.post("/v1/messages", json=CHAT) for _ in range(3)]
+    refused = answers[-1]
+    assert refused.status_code == 429
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert refused.headers["anthropic-ratelimit-requests-limit"] == "1"
+    assert refused.headers["anthropic-ratelimit-requests-remaining"] == "0"
+    assert refused.headers["anthropic-ratelimit-requests-reset"].endswith("Z")
+    assert refused.headers["anthropic-ratelimit-tokens-limit"] == "100000"
+
+
+async def test_openais_client_waits_and_tries_again(two: Two) -> None:
+    text = await key(two, limits={"in_flight": 1})
+    base = f"http://127.0.0.1:{two.port}/v1"
+    async with openai.AsyncOpenAI(base_url=base, api_key=text, max_retries=20) as asking:
+        answers = await asyncio.gather(
+            *(asking.chat.completions.create(**CHAT) for _ in range(3))  # type: ignore[call-overload]
+        )
+    assert len(answers) == 3
+
+
+async def test_after_a_gateway_is_killed_no_more_is_spent_than_the_budget(two: Two) -> None:
+    text = await key(two, limits={"tokens_per_day": 400})
+    port = await another(two, "gateway-3")
+    await known(port, text)
+    used = 0
+
+    async def spend(http: httpx.AsyncClient) -> int:
+        try:
+            answer = await http.post("/v1/chat/completions", json=CHAT)
+        except httpx.HTTPError:
+            return 0
+        done = answer.status_code == 200
+        return int(answer.json()["usage"]["total_tokens"]) if done else 0
+
+    async with client(two.port, text) as one, client(port, text) as other:
+        used += sum(await asyncio.gather(*(spend(each) for each in (one, other) * 3)))
+        two.kill("gateway-3")
+        used += sum([await spend(one) for _ in range(60)])
+    assert used <= 400
