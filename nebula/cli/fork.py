@@ -18,6 +18,7 @@ from nebula.cli.process import fail, on_stop, run, set_up_logging
 from nebula.cli.supervisor import ChildFailed, Supervisor
 from nebula.cli.transfer import check_archive, put
 from nebula.events.state import Node, State
+from nebula.events.version import reporter
 from nebula.events.vocabulary import EngineStopped
 from nebula.history.moments import BadMoment, clock
 from nebula.history.replay import BadLog
@@ -146,7 +147,8 @@ async def _fill(sandbox: _Sandbox, url: str, state: State) -> None:
         await put(log, sandbox.path, until=state.seq)
         for replica in sorted(state.replicas.values(), key=lambda each: each.id):
             if replica.engine is not None:
-                await log.append(replica.id, EngineStopped("it stays with the original cluster"))
+                stays = EngineStopped("it stays with the original cluster", node=replica.node)
+                await log.append(replica.id, stays, node=reporter(state, stays, replica.node))
     except (OtherHistory, NotTaken) as error:
         fail(str(error))
     finally:

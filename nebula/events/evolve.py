@@ -25,7 +25,7 @@ from nebula.events.sources import is_folder
 from nebula.events.state import Rejection, State
 from nebula.events.usage_limits import limits_of
 from nebula.events.validation import rejection_reason
-from nebula.events.version import too_new
+from nebula.events.version import too_new, unnamed
 from nebula.events.vocabulary import (
     AliasEvent,
     BatchEvent,
@@ -59,12 +59,18 @@ def evolve(state: State, record: Record) -> State:
 def _of_model(state: State, record: Record, event: ModelEvent) -> State:
     seq = record.seq
     state = replace(state, seq=seq, time=record.time, models_seq=seq)
-    reason = rejection_reason(state, record.id, event)
+    reason = rejection_reason(state, record.id, event) or unnamed(state, record)
     if reason is not None:
         return _reject(state, record, reason)
     state = fold_model(state, record, event)
     # Reports on adapters never change which decisions are due.
     return state if isinstance(event, _OF_ADAPTERS) else settle(state, (record.id,))
+
+
+def _of_replica(state: State, record: Record, event: ReplicaEvent) -> State:
+    if not record.node and (reason := unnamed(state, record)) is not None:
+        return _reject(replace(state, seq=record.seq, time=record.time), record, reason)
+    return fold_report(state, record, event)
 
 
 def _of_node(state: State, record: Record, event: NodeEvent) -> State:
@@ -153,7 +159,7 @@ _WITHOUT_ROOM = WeightsEvent | NodeSuspected | NodeHeard
 
 FOLDS: dict[type, Callable[[State, Record, Any], State]] = {
     **dict.fromkeys(get_args(ModelEvent), _of_model),
-    **dict.fromkeys(get_args(ReplicaEvent), fold_report),
+    **dict.fromkeys(get_args(ReplicaEvent), _of_replica),
     **dict.fromkeys(get_args(NodeEvent), _of_node),
     **dict.fromkeys(get_args(AliasEvent), _of_alias),
     **dict.fromkeys(get_args(BatchEvent), _of_batch),

@@ -165,6 +165,8 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
             known = model.measured
             if event.source != model.spec.source:
                 return state
+            if record.node and record.node not in state.nodes:
+                return state
             if known is not None and known.source == event.source and known.weights:
                 return state  # the first answer with figures counts
             known = Measured(

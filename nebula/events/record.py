@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from nebula.events import subjects
 from nebula.events.reading import UNREADABLE
 from nebula.events.upcasting import upcast, version_of
-from nebula.events.vocabulary import AGGREGATE_OF, AGGREGATES, TYPES, Event
+from nebula.events.vocabulary import AGGREGATE_OF, AGGREGATES, REPORTS, TYPES, Event
 
 CAUSE_HEADER = "Nebula-Cause"
 ACTOR_HEADER = "Nebula-Actor"
@@ -52,8 +52,9 @@ class Record(Struct, frozen=True, gc=False):
     `seq`: its place in the log, from 1. `time`: when the server stored it, in nanoseconds since the
     epoch. `cause`: sequence of the event that led to it, None if it came from outside. `basis`: for
     a decision, the last sequence that its maker had folded. `actor`: the process that wrote it.
-    `by`: the principal that asked for it, as `key:ci`; "" if it is the actor
-    itself.
+    `by`: the principal that asked for it, as `key:ci`; "" if it is the actor itself. `node`: the
+    node whose report it is, by its subject; empty for other events, and for reports from before
+    cluster version 5.
     """
 
     seq: int
@@ -66,11 +67,13 @@ class Record(Struct, frozen=True, gc=False):
     basis: int | None = None
     actor: str = ""
     by: str = ""
+    node: str = ""
 
     @property
     def type(self) -> str:
         """The event's type as the subject names it."""
-        return self.subject.rpartition(".")[2]
+        subject = self.subject.removesuffix(f".{self.node}") if self.node else self.subject
+        return subject.rpartition(".")[2]
 
 
 _encoder = msgspec.json.Encoder()
@@ -83,10 +86,16 @@ def encode(event: Event) -> bytes:
     return _encoder.encode(event)
 
 
-def subject_of(identity: str, event: Event) -> str:
-    """Return the subject of an event. Raise ValueError for an unsafe id."""
+def subject_of(identity: str, event: Event, node: str = "") -> str:
+    """Return the subject of an event, reported by a `node` if any; raise ValueError for bad ids."""
     name = type(event).__name__
-    return subjects.event(AGGREGATE_OF[name], identity, name)
+    return subjects.event(AGGREGATE_OF[name], identity, name, node)
+
+
+def supposed(seq: int, time: int, identity: str, event: Event, node: str = "") -> Record:
+    """Return the record of an event that is not in the log, reported by a `node` if any."""
+    subject, aggregate = subject_of(identity, event, node), AGGREGATE_OF[type(event).__name__]
+    return Record(seq, time, subject, aggregate, identity, event, node=node)
 
 
 def headers_for(event: Event) -> dict[str, str]:
@@ -97,29 +106,57 @@ def headers_for(event: Event) -> dict[str, str]:
 
 def decode(subject: str, payload: bytes, version: str = "1") -> tuple[str, str, Content]:
     """Read a stored message as (aggregate, id, event or Malformed). Never raises."""
-    aggregate, identity, name = _address(subject)
+    aggregate, identity, _, content = _decode(subject, payload, version)
+    return aggregate, identity, content
+
+
+def _decode(subject: str, payload: bytes, version: str) -> tuple[str, str, str, Content]:
+    """Read a stored message as (aggregate, id, reporting node, event or Malformed)."""
+    aggregate, identity, node, name = _address(subject)
     if isinstance(name, Malformed):
-        return aggregate, identity, name
-    return aggregate, identity, _content(name, payload or b"{}", version)
+        return aggregate, identity, node, name
+    content = _content(name, payload or b"{}", version)
+    return aggregate, identity, node, _reported(content, node) if node else content
+
+
+def _reported(content: Content, node: str) -> Content:
+    """Return a report as the word of the node in its subject, which its body may not contradict."""
+    said = getattr(content, "node", None)
+    if said is None or said == node:
+        return content
+    if said:
+        kind = type(content).__name__
+        return Malformed(f"{kind}: its body is of node {said[:128]!r}, its subject of {node!r}")
+    named: Content = structs.replace(content, node=node)
+    return named
 
 
 @functools.lru_cache(maxsize=8192)
-def _address(subject: str) -> tuple[str, str, str | Malformed]:
-    """Read a subject as (aggregate, id, type of event or what is wrong with it)."""
+def _address(subject: str) -> tuple[str, str, str, str | Malformed]:
+    """Read a subject as (aggregate, id, reporting node, type of event or what is wrong with it)."""
     tokens = subject.split(".")
-    if len(tokens) != 5 or tokens[:2] != ["nebula", "events"]:
-        return "", "", Malformed("the subject is not nebula.events.<aggregate>.<id>.<EventType>")
-    _, _, aggregate, identity, name = tokens
+    named = len(tokens) == 6 and tokens[4] in REPORTS
+    if not (named or len(tokens) == 5) or tokens[:2] != ["nebula", "events"]:
+        return (
+            "",
+            "",
+            "",
+            Malformed("the subject is not nebula.events.<aggregate>.<id>.<EventType>"),
+        )
+    _, _, aggregate, identity, name, *reporter = tokens
     if aggregate not in AGGREGATES:
-        return "", "", Malformed(f"{aggregate!r} is none of {', '.join(AGGREGATES)}")
+        return "", "", "", Malformed(f"{aggregate!r} is none of {', '.join(AGGREGATES)}")
     if not subjects.is_token(identity):
-        return "", "", Malformed(f"{identity!r} is no id: use {subjects.ID_FORM}")
+        return "", "", "", Malformed(f"{identity!r} is no id: use {subjects.ID_FORM}")
     if name not in TYPES:
-        return aggregate, identity, Malformed(f"{name!r} is no event type of Nebula")
+        return aggregate, identity, "", Malformed(f"{name!r} is no event type of Nebula")
     if AGGREGATE_OF[name] != aggregate:
         problem = f"{name} is an event of a {AGGREGATE_OF[name]}, not of a {aggregate}"
-        return aggregate, identity, Malformed(problem)
-    return aggregate, identity, name
+        return aggregate, identity, "", Malformed(problem)
+    if named and not subjects.is_token(reporter[0]):
+        problem = f"{reporter[0]!r} is not a node's name: use {subjects.ID_FORM}"
+        return aggregate, identity, "", Malformed(problem)
+    return aggregate, identity, reporter[0] if named else "", name
 
 
 def _content(name: str, payload: bytes, version: str) -> Content:
@@ -161,9 +198,10 @@ def read(
 ) -> Record:
     """Read a message whose headers are already parsed. Never raises."""
     if not headers:
-        aggregate, identity, content = decode(subject, payload)
-        return Record(seq, time, subject, aggregate, identity, content)
-    aggregate, identity, content = decode(subject, payload, headers.get(VERSION_HEADER, "1"))
+        aggregate, identity, node, content = _decode(subject, payload, "1")
+        return Record(seq, time, subject, aggregate, identity, content, node=node)
+    version = headers.get(VERSION_HEADER, "1")
+    aggregate, identity, node, content = _decode(subject, payload, version)
     cause, basis = headers.get(CAUSE_HEADER), headers.get(BASIS_HEADER)
     return Record(
         seq,
@@ -176,6 +214,7 @@ def read(
         None if basis is None else _sequence(basis),
         headers.get(ACTOR_HEADER, ""),
         headers.get(BY_HEADER, ""),
+        node,
     )
 
 

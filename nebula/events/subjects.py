@@ -60,11 +60,16 @@ def default_id(source: str, name: str = "") -> str:
     return model_id(name or source.rstrip("/").rpartition("/")[2] or source)
 
 
-def event(aggregate: str, identity: str, event_type: str) -> str:
-    """Return the subject that an event is stored under. Raise ValueError for an unsafe id."""
-    if not is_token(identity):
-        raise ValueError(f"{identity!r} is not a valid id: use {ID_FORM}")
-    return f"nebula.events.{aggregate}.{identity}.{event_type}"
+def event(aggregate: str, identity: str, event_type: str, node: str = "") -> str:
+    """Return the subject that an event is stored under. Raise ValueError for an unsafe id.
+
+    `node`: the node that reports it about something else than itself, if any.
+    """
+    for each in (identity, node) if node else (identity,):
+        if not is_token(each):
+            raise ValueError(f"{each!r} is not a valid id: use {ID_FORM}")
+    subject = f"nebula.events.{aggregate}.{identity}.{event_type}"
+    return f"{subject}.{node}" if node else subject
 
 
 def batch_line(batch: str, line: str) -> str:

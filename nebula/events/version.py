@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nebula.events.intents import ModelLoadRequested
+from nebula.events.record import Record
 from nebula.events.state import State
 from nebula.events.values import SecretReference
-from nebula.events.vocabulary import Event
+from nebula.events.vocabulary import REPORTS, Event
 
 VERSION = 5
 """The newest cluster version that this Nebula knows."""
@@ -27,7 +28,8 @@ BATCHES = 4
 """The version from which a log may contain batches."""
 
 LOCKS = 5
-"""The version from which a log may contain API keys."""
+"""The version from which a log may contain API keys, and reports of nodes have the node in their
+subject."""
 SECRETS = 5
 """The version from which variables may be secrets by name, and what looks like a secret in clear is
 refused."""
@@ -78,6 +80,36 @@ def premature(state: State, event: Event, since: Mapping[tuple[str, str], int]) 
                 "all of its routers and nodes run a Nebula that knows it"
             )
     return None
+
+
+def reporter(state: State, event: Event, node: str) -> str:
+    """Return the node for the subject of an event that it writes; "" if it has no place there.
+
+    It has none in events about the node itself, and in reports before the version `LOCKS`, which
+    older routers would not understand.
+    """
+    return node if state.cluster.version >= LOCKS and type(event).__name__ in REPORTS else ""
+
+
+def came_late(state: State, event: Event, seq: int) -> bool:
+    """Return whether a report without its node in the subject was stored too late to count.
+
+    Its writer did not know yet that the version was raised.
+    """
+    cluster = state.cluster
+    late = cluster.version >= LOCKS and cluster.changed < seq
+    return late and type(event).__name__ in REPORTS
+
+
+def unnamed(state: State, record: Record) -> str | None:
+    """Return why a report does not count whose subject does not name the node; None if it does.
+
+    NATS lets a node publish only subjects with its own name, so that the subject proves whose
+    report it is.
+    """
+    if record.node or state.cluster.version < LOCKS or record.type not in REPORTS:
+        return None
+    return f"a report ends with its node from cluster version {LOCKS} on: {record.subject}.<node>"
 
 
 def behind(state: State, version: int) -> list[str]:

@@ -76,6 +76,7 @@ __all__ = [
     "AGGREGATES",
     "AGGREGATE_OF",
     "INTENTS",
+    "REPORTS",
     "TYPES",
     "AdapterLoadFailed",
     "AdapterLoaded",
@@ -225,6 +226,9 @@ AGGREGATE_OF: dict[str, str] = {
     EventRejected.__name__: "log",
 }
 TYPES: dict[str, type[Event]] = {event.__name__: event for event in get_args(Event)}
+REPORTS = frozenset(event.__name__ for event in (*get_args(ReplicaEvent), ModelMeasured))
+"""Names of the events that a node writes about something else than itself: their subjects end with
+the node's name."""
 INTENTS = frozenset(
     name for name, event in TYPES.items() if event.__struct_config__.forbid_unknown_fields
 )

@@ -140,6 +140,8 @@ def model_of(replica: str, *states: State) -> str:
 def _on_node(record: Record, node: str, before: State, after: State) -> bool:
     if record.aggregate == "node":
         return record.id == node
+    if record.node == node:
+        return True
     if record.aggregate == "replica":
         known = before.replicas.get(record.id) or after.replicas.get(record.id)
         return known is not None and known.node == node

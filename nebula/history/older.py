@@ -19,4 +19,7 @@ _UNKNOWN = re.compile(
 
 def did_not_know(answer: EventRejected) -> bool:
     """Return whether an answer says that its writer did not know an event which is known today."""
-    return answer.subject.rpartition(".")[2] in TYPES and _UNKNOWN.match(answer.reason) is not None
+    return (
+        not TYPES.keys().isdisjoint(answer.subject.split(".")[4:5])
+        and _UNKNOWN.match(answer.reason) is not None
+    )

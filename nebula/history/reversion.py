@@ -10,7 +10,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors.placement.sizing import device_at, usable
-from nebula.events import record
 from nebula.events.evolve import evolve
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -21,11 +20,11 @@ from nebula.events.intents import (
     ModelScaleRequested,
     ModelUnloadRequested,
 )
-from nebula.events.record import Record
+from nebula.events.record import Record, supposed
 from nebula.events.state import Model, State, launch_of, replica_id
 from nebula.events.validation import rejection_reason
 from nebula.events.values import Adapter, Assignment
-from nebula.events.vocabulary import AGGREGATE_OF, Event, ModelAssigned
+from nebula.events.vocabulary import Event, ModelAssigned
 from nebula.history.difference import asked_otherwise
 
 
@@ -121,9 +120,7 @@ def meaning(now: State, step: Step) -> tuple[str, ...]:
 
 
 def _record(now: State, step: Step) -> Record:
-    subject = record.subject_of(step.id, step.event)
-    aggregate = AGGREGATE_OF[type(step.event).__name__]
-    return Record(now.seq + 1, now.time, subject, aggregate, step.id, step.event)
+    return supposed(now.seq + 1, now.time, step.id, step.event)
 
 
 class _Way:

@@ -11,7 +11,7 @@ from typing import TypeAlias, get_args
 from msgspec import Struct
 
 from nebula.actors.placement.decision import decide
-from nebula.events import memory, record, subjects
+from nebula.events import memory, subjects
 from nebula.events.evolve import evolve
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -25,7 +25,7 @@ from nebula.events.intents import (
     NodeDrainRequested,
     NodeUndrainRequested,
 )
-from nebula.events.record import Record
+from nebula.events.record import Record, supposed
 from nebula.events.state import EMPTY, Model, State
 from nebula.events.values import Device, Policy
 from nebula.events.vocabulary import (
@@ -159,7 +159,7 @@ class WhatIf:
             entry.id in self._absent or entry.id in {each.node for each in self._given}
         ):
             return
-        self._append(entry.id, event, entry.time)
+        self._append(entry.id, event, entry.time, entry.node)
         for _ in range(ROUNDS):
             decisions = decide(self.otherwise, self._policy)
             if not decisions:
@@ -167,13 +167,9 @@ class WhatIf:
             for each in decisions:
                 self._append(each.id, each.event, entry.time)
 
-    def _append(self, identity: str, event: Event, time: int) -> None:
+    def _append(self, identity: str, event: Event, time: int, node: str = "") -> None:
         seq = self.otherwise.seq + 1
-        subject = record.subject_of(identity, event)
-        aggregate = subject.split(".")[2]
-        self.otherwise = evolve(
-            self.otherwise, Record(seq, time, subject, aggregate, identity, event)
-        )
+        self.otherwise = evolve(self.otherwise, supposed(seq, time, identity, event, node))
 
     def check(self) -> None:
         """Check that every node that is to be absent was there. Raise BadCondition."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from nebula.events.version import LOCKS
 from nebula.events.vocabulary import TYPES
 from nebula.schema import json_schema
 from nebula.schema.channels import MEANINGS, OTHERS, Channel, Header, event_channels
@@ -56,6 +57,8 @@ def _channel(channel: Channel) -> Schema:
     found["parameters"] = {name: {"description": MEANINGS[name]} for name in parameters}
     if channel.stream:
         found["description"] = f"Kept in the JetStream stream {channel.stream}."
+    if channel.older:
+        found["description"] += f" Before cluster version {LOCKS} its address was {channel.older}."
     if channel.reply:
         found["messages"][_reply(channel)] = _ref("components", "messages", _reply(channel))
     return found

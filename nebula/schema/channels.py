@@ -15,7 +15,7 @@ from nebula.events.heartbeats import (
 )
 from nebula.events.inference import BodyWanted, Finished, StillWanted, Unwanted
 from nebula.events.original import ORIGINAL_HEADER
-from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, TYPES, Decided
+from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, REPORTS, TYPES, Decided
 from nebula.store import batch_queue, ledger
 from nebula.store.batch_queue import QueuedLine
 from nebula.store.responses import STREAM
@@ -39,7 +39,8 @@ class Channel(Struct, frozen=True):
     """A subject with its parameters in braces, and the messages on it.
 
     `action`: whether Nebula itself sends or receives there. `body`: the struct whose JSON the body
-    is, or a description of another body. `reply`: the same of the reply to a request.
+    is, or a description of another body. `reply`: the same of the reply to a request. `older`: the
+    address in clusters of earlier versions.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Channel(Struct, frozen=True):
     headers: tuple[Header, ...] = ()
     reply: type[Struct] | str = ""
     stream: str = ""
+    older: str = ""
 
 
 EVENT_HEADERS = (
@@ -394,14 +396,17 @@ def event_channels() -> tuple[Channel, ...]:
 def _event(name: str) -> Channel:
     aggregate = AGGREGATE_OF[name]
     identity = "{seq}" if aggregate == "log" else "{id}"
+    address = f"{subjects.EVENTS.rstrip('>')}{aggregate}.{identity}.{name}"
+    reported = name in REPORTS
     return Channel(
         name,
-        f"{subjects.EVENTS.rstrip('>')}{aggregate}.{identity}.{name}",
+        f"{address}.{{node}}" if reported else address,
         "receive" if kind_of(name) == "intent" else "send",
         _summary(TYPES[name]),
         TYPES[name],
         EVENT_HEADERS,
         stream="NEBULA_EVENTS",
+        older=address if reported else "",
     )
 
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from nebula.events import record
 from nebula.events.upcasting import version_of
+from nebula.events.version import LOCKS
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, TYPES
 from nebula.schema import json_schema
 from nebula.schema.channels import EVENT_HEADERS, ID, OTHERS, Channel, event_channels, kind_of
@@ -155,6 +156,8 @@ def _event(channel: Channel) -> Iterator[str]:
     yield f"`{channel.address}`" + (f", version {version}" if version > 1 else "")
     yield ""
     yield schema["description"]
+    if channel.older:
+        yield f"Before cluster version {LOCKS} the node was not in the subject."
     yield from _fields(schema)
     yield ""
     yield f"Example, of {AGGREGATE_OF[name]} `{identity}`:"

@@ -61,15 +61,17 @@ def rights(of: Role) -> Rights:
 def _filled(of: Role, action: str) -> Iterator[str]:
     for channel in channels():
         if of.name in getattr(parties(channel), action):
-            yield subject(channel, of)
+            yield _subject(channel, channel.address, of)
+            if channel.older:
+                yield _subject(channel, channel.older, of)
 
 
-def subject(channel: Channel, of: Role) -> str:
-    """Return the subject of a channel, as a role may use it."""
+def _subject(channel: Channel, address: str, of: Role) -> str:
+    """Return the subject of a channel's address, as a role may use it."""
     names = dict(of.own)
     if AGGREGATE_OF.get(channel.name) == "node" and "node" in names:
         names["id"] = names["node"]
-    return _PARAMETER.sub(lambda found: names.get(found[1], "*"), channel.address)
+    return _PARAMETER.sub(lambda found: names.get(found[1], "*"), address)
 
 
 EXAMPLES: dict[RoleName, Role] = {

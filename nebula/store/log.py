@@ -134,6 +134,7 @@ class Log:
         patience: float = 20.0,
         exact: bool = False,
         by: str = "",
+        node: str = "",
     ) -> int:
         """Append one event, and return its sequence once it is on disk.
 
@@ -142,9 +143,9 @@ class Log:
         event that NATS will never take, NotAppended after `patience` seconds or sooner if JetStream
         has no room: the event may still be stored if only its acknowledgement was lost.
 
-        `by`: its principal. With `exact`, an earlier event with this message id must be
-        the same event, else raise Reused. JetStream remembers ids for two minutes. Raise Unfit if a
-        `check` has found a reason.
+        `by`: its principal. `node`: the node whose report it is, for its subject. With `exact`, an
+        earlier event with this message id must be the same event, else raise Reused. JetStream
+        remembers ids for two minutes. Raise Unfit if a `check` has found a reason.
         """
         self._refuse_unfit()
         headers = {"Nats-Msg-Id": message_id or uuid.uuid4().hex, ACTOR_HEADER: self.actor}
@@ -156,7 +157,7 @@ class Log:
             headers[CAUSE_HEADER] = str(cause)
         if basis is not None:
             headers[BASIS_HEADER] = str(basis)
-        subject, payload = records.subject_of(identity, event), records.encode(event)
+        subject, payload = records.subject_of(identity, event, node), records.encode(event)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         problem: Exception | None = None

@@ -220,7 +220,7 @@ async def test_changes_under_load_lose_no_request_and_mix_nothing(cluster: Clust
 async def test_a_command_does_not_wait_for_a_replica_that_was_given_up(cluster: Cluster) -> None:
     await cluster.load("pair", replicas=2, lora=True)
     failed = EngineFailed("RuntimeError: no", 1, attempt=2)
-    await cluster.publish(record.subject_of("pair-1", failed), record.encode(failed))
+    await cluster.publish(record.subject_of("pair-1", failed, "here"), record.encode(failed))
     await cluster.until(lambda state: state.replicas["pair-1"].given_up, "it is given up")
     source = train(cluster, "lonely", "lonely")
     told = await cluster.nebula("adapters", "load", "pair", "lonely", source)

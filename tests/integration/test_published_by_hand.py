@@ -204,7 +204,7 @@ async def test_a_forged_start_of_an_engine_is_put_right_by_the_next_node(
     await own_cluster.ready()
     await own_cluster.load("chat")
     real = await own_cluster.engine("chat-0")
-    await own_cluster.publish("nebula.events.replica.chat-0.EngineStarted", started())
+    await own_cluster.publish("nebula.events.replica.chat-0.EngineStarted.here", started())
     own_cluster.kill("node")
     seq = await own_cluster.last_seq()
     own_cluster.again("node")
@@ -224,7 +224,7 @@ async def test_an_engine_that_is_said_to_have_failed_and_runs_is_ended_and_start
     before = await cluster.engine("said-0")
     report = b'{"reason": "so I say"}' if given_up else b'{"reason": "so I say", "retry_in": 1}'
     seq = await cluster.last_seq()
-    await cluster.publish("nebula.events.replica.said-0.EngineFailed", report)
+    await cluster.publish("nebula.events.replica.said-0.EngineFailed.here", report)
     if given_up:
         await cluster.logged(EngineStopped, "said-0", after=seq)
         await cluster.stands("said", "failed")

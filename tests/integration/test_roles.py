@@ -32,7 +32,12 @@ pytestmark = pytest.mark.anyio
 
 PATIENCE = 20.0
 LIMITED: tuple[RoleName, ...] = tuple(name for name in ROLES if name != "admin")
-SUBJECTS = [re.sub(r"{\w+}", "any", channel.address) for channel in channels()]
+SUBJECTS = [
+    re.sub(r"{\w+}", "any", address)
+    for channel in channels()
+    for address in (channel.address, channel.older)
+    if address
+]
 INBOXES = [f"{rights(Role(name)).inbox}.id.token" for name in ROLES]
 STREAMS = [
     f"$JS.API.{what.format(stream)}"

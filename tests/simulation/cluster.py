@@ -121,9 +121,9 @@ class Cluster:
         """The server that held the data plane's stream has restarted: the stream is empty."""
         self._delivery.kept.clear()
 
-    def publish(self, identity: str, event: Event) -> None:
-        """Append an intent as anybody may."""
-        self.publish_raw(records.subject_of(identity, event), records.encode(event))
+    def publish(self, identity: str, event: Event, node: str = "") -> None:
+        """Append an intent as anybody may, or what a node may report."""
+        self.publish_raw(records.subject_of(identity, event, node), records.encode(event))
 
     def publish_raw(self, subject: str, payload: bytes) -> None:
         """Append any message as anybody may."""

@@ -13,7 +13,7 @@ from tests.simulation.cluster import Cluster
 from tests.simulation.gateway import Gateway
 from tests.simulation.machine import Machine
 from tests.simulation.network import Link
-from tests.simulation.scenario import Step
+from tests.simulation.scenario import FORGED, Step
 
 NONSENSE = (
     ("nebula.events.model.{}.ModelLoadRequested", b"{"),
@@ -143,8 +143,9 @@ def _harm(cluster: Cluster, machine: Machine, what: str, seconds: float) -> None
             running = [each for each in machine.engines.values() if not each.exited]
             if running:
                 given_up = int(seconds) % 2
-                said = EngineFailed("so I say", retry_in=None if given_up else seconds)
-                cluster.publish(running[int(seconds * 7) % len(running)].replica, said)
+                said = EngineFailed(FORGED, retry_in=None if given_up else seconds)
+                replica = running[int(seconds * 7) % len(running)].replica
+                cluster.publish(replica, said, machine.id)
         case "starts fail":
             trouble.starts_fail = max(trouble.starts_fail, now + seconds)
         case "slow starts":

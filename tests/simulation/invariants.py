@@ -31,6 +31,7 @@ from nebula.events.vocabulary import (
 from tests.simulation.engine import Engine
 from tests.simulation.journal import SAME, Broken, Journal
 from tests.simulation.machine import Machine
+from tests.simulation.scenario import FORGED
 
 if TYPE_CHECKING:
     from tests.simulation.client import Clients
@@ -153,6 +154,8 @@ class Invariants:
         """
         known = before.replicas.get(record.id)
         if known is None or not known.serving or known.node != event.node or not known.engine:
+            return
+        if event.reason == FORGED:
             return
         served, took = (record.time - known.since) / 1e9, (known.since - known.engine.started) / 1e9
         machine, node = self.machines[known.node], self.nodes[known.node]

@@ -210,6 +210,7 @@ class Appender:
         basis: int | None = None,
         message_id: str | None = None,
         patience: float = 20.0,
+        node: str = "",
     ) -> Generator[Any, Any, int]:
         """Append an event and give its sequence. Raise Conflict, Unavailable."""
         self._count += 1
@@ -220,7 +221,11 @@ class Appender:
             headers[BASIS_HEADER] = str(basis)
         unique = message_id or f"{self._actor}/{self._journal.clock.now}/{self._count}"
         message = Message(
-            records.subject_of(identity, event), records.encode(event), headers, unique, guard
+            records.subject_of(identity, event, node),
+            records.encode(event),
+            headers,
+            unique,
+            guard,
         )
         return (yield from self.send(message, patience))
 

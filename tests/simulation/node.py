@@ -26,7 +26,7 @@ from nebula.actors.placement.decision import replicas_on
 from nebula.events import subjects
 from nebula.events.heartbeats import NodeHeartbeat
 from nebula.events.state import Replica
-from nebula.events.version import SINCE, VERSION
+from nebula.events.version import SINCE, VERSION, came_late, reporter
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
@@ -322,14 +322,22 @@ class Node(Process):
         self._told += 1
         unique = f"{self._name}/{self._told}"
         while True:
+            node = reporter(self._follow.state, event, self.machine.id)
             try:
                 seq: int = yield from self._appender.append(
-                    identity, event, cause=cause, message_id=unique, patience=LAST_TRY
+                    identity,
+                    event,
+                    cause=cause,
+                    message_id=unique,
+                    patience=LAST_TRY,
+                    node=node,
                 )
             except Unavailable:
                 continue
             yield from self._follow.until(seq)
-            return seq
+            if node or not came_late(self._follow.state, event, seq):
+                return seq
+            unique += "-named"
 
     def _beat(self) -> Generator[Any, Any, None]:
         while True:

@@ -110,6 +110,9 @@ FAULTS = (
 )
 
 
+FORGED = "so I say"
+"""The reason of a false report, which names the replica's own node."""
+
 PARTITIONS = ("deaf router",)
 """Faults that are drawn apart from the others, so that these stay what they were."""
 

@@ -25,8 +25,9 @@ from nebula.events.memory import GIB
 from nebula.events.record import Entry, Record
 from nebula.events.state import EMPTY, Engine, Model, Replica, State
 from nebula.events.values import Adapter, Assignment, Autoscale, Device, Target, Weights
-from nebula.events.version import VERSION
+from nebula.events.version import VERSION, reporter
 from nebula.events.vocabulary import (
+    REPORTS,
     AdapterLoaded,
     AdapterLoadFailed,
     AdapterUnloaded,
@@ -91,7 +92,14 @@ class Story:
             headers[record.CAUSE_HEADER] = str(cause)
         if basis is not None:
             headers[record.BASIS_HEADER] = str(basis)
-        return self.publish(record.subject_of(identity, event), record.encode(event), headers)
+        subject = record.subject_of(identity, event, self._reporter(identity, event))
+        return self.publish(subject, record.encode(event), headers)
+
+    def _reporter(self, identity: str, event: Event) -> str:
+        """Return the node that has a reason to report an event, as a subject names it."""
+        held, nodes = self.state.replicas.get(identity), sorted(self.state.nodes)
+        node = getattr(event, "node", "") or (held.node if held is not None else "".join(nodes[:1]))
+        return reporter(self.state, event, node)
 
     def given(self, identity: str, *events: Event) -> Story:
         """Append events of one aggregate."""
@@ -348,6 +356,8 @@ _raw = st.tuples(
             "nebula.events.model.a.Nonsense",
             "nebula.events.node.a.ModelLoadRequested",
             "nebula.events.replica.a-0.EngineStarted",
+            "nebula.events.replica.a-0.EngineReady.n2",
+            "nebula.events.model.a.ModelLoadRequested.n1",
             "nebula.events.what",
         ]
     ),
@@ -356,8 +366,9 @@ _raw = st.tuples(
 
 
 def message(identity: str, event: Event) -> tuple[str, bytes]:
-    """Return what is published for an event: (subject, payload)."""
-    return record.subject_of(identity, event), record.encode(event)
+    """Return what is published for an event, by node n1 if it is a report: (subject, payload)."""
+    node = "n1" if type(event).__name__ in REPORTS else ""
+    return record.subject_of(identity, event, node), record.encode(event)
 
 
 _messages = st.one_of(intents, facts).map(lambda pair: message(*pair))

@@ -138,8 +138,10 @@ def test_engines_of_the_original_are_let_go_and_only_those(fork: Fork) -> None:
     story = serving()
     result = fork(story)
     assert result.exit_code == 0, result.output
-    gone = EngineStopped("it stays with the original cluster")
-    assert fork.log.appended == [("chat-0", gone), ("code-0", gone)]
+    gone = EngineStopped("it stays with the original cluster", node="alpha")
+    assert fork.log.appended == [
+        (each, replace(gone, node=story.state.replicas[each].node)) for each in ("chat-0", "code-0")
+    ]
     assert all(each.engine is None for each in fork.log.story.state.replicas.values())
 
 

@@ -29,7 +29,7 @@ from nebula.events import (
 )
 from nebula.events import intents as intents_
 from nebula.events.record import Malformed
-from nebula.events.vocabulary import INTENTS, TYPES, Event
+from nebula.events.vocabulary import INTENTS, REPORTS, TYPES, Event
 from nebula.schema import asyncapi, json_schema, reference, roles_page
 from nebula.schema.channels import OTHERS, Channel, kind_of
 from nebula.schema.examples import EXAMPLES
@@ -145,7 +145,7 @@ def test_every_reference_leads_somewhere() -> None:
 def test_every_event_is_a_channel_with_an_operation() -> None:
     for name in TYPES:
         channel = ASYNCAPI["channels"][name]
-        assert channel["address"].endswith(f".{name}")
+        assert channel["address"].endswith(f".{name}.{{node}}" if name in REPORTS else f".{name}")
         action = "receive" if kind_of(name) == "intent" else "send"
         operation = ASYNCAPI["operations"][f"{action}{name}"]
         assert resolved(operation["channel"]["$ref"]) == channel

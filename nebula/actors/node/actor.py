@@ -50,7 +50,7 @@ from nebula.events import subjects
 from nebula.events.heartbeats import NodeHeartbeat
 from nebula.events.state import Replica
 from nebula.events.values import Device
-from nebula.events.version import SINCE, VERSION
+from nebula.events.version import SINCE, VERSION, came_late, reporter
 from nebula.events.vocabulary import (
     EngineStopped,
     Event,
@@ -306,14 +306,22 @@ class Node(Actor):
             event = replace(event, node=self.settings.node)
         message_id = message_id or uuid.uuid4().hex
         while not self.projection.ended:
+            node = reporter(self.projection.state, event, self.settings.node)
             try:
                 seq = await self.log.append(
-                    identity, event, cause=cause, message_id=message_id, patience=LAST_TRY
+                    identity,
+                    event,
+                    cause=cause,
+                    message_id=message_id,
+                    patience=LAST_TRY,
+                    node=node,
                 )
                 while not await self.projection.reached(seq, timeout=LAST_TRY):
                     if self.stopping:
                         break
-                return seq
+                if node or not came_late(self.projection.state, event, seq):
+                    return seq
+                message_id += "-named"
             except LogReplaced:
                 break
             except TooLarge as error:

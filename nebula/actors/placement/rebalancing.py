@@ -14,7 +14,7 @@ from nebula.actors.placement.capacity import Capacity
 from nebula.actors.placement.planning import plan
 from nebula.events.evolve import evolve
 from nebula.events.intents import ModelRebalanceRequested
-from nebula.events.record import Record, subject_of
+from nebula.events.record import supposed
 from nebula.events.state import Model, Node, Occupancy, State
 from nebula.events.values import Assignment
 from nebula.events.vocabulary import EngineStopped, Event, ModelAssigned
@@ -132,13 +132,11 @@ def _moved(state: State, model: Model, old: Assignment, new: Assignment) -> Stat
     engine = replace(known.engine, version=version) if known.engine is not None else None
     successor = replace(state.replicas[new.replica], phase="ready", engine=engine)
     state = replace(state, replicas=state.replicas.insert(successor.id, successor))
-    return _fold(state, old.replica, EngineStopped(node=old.node))
+    return _fold(state, old.replica, EngineStopped(node=old.node), old.node)
 
 
-def _fold(state: State, identity: str, event: Event) -> State:
-    subject = subject_of(identity, event)
-    aggregate = subject.split(".")[2]
-    return evolve(state, Record(state.seq + 1, state.time, subject, aggregate, identity, event))
+def _fold(state: State, identity: str, event: Event, node: str = "") -> State:
+    return evolve(state, supposed(state.seq + 1, state.time, identity, event, node))
 
 
 def _load(state: State, node: str) -> float:

@@ -29,8 +29,9 @@ from nebula.actors.router.loss import LOST_AFTER
 from nebula.actors.router.observer import Observer
 from nebula.actors.router.pending_decisions import PendingDecisions
 from nebula.events import subjects
+from nebula.events.record import Record
 from nebula.events.state import State
-from nebula.events.version import VERSION
+from nebula.events.version import VERSION, unnamed
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.log import Conflict, TooLarge
 
@@ -107,7 +108,7 @@ class Router(Actor):
         ):
             await client.listen(beats, self._ear.noting(beats, arrival))
         self.connection.on_reconnect(self._on_reconnect)
-        self.projection.listen(self._observer.on_record)
+        self.projection.listen(self._on_record)
         self._observer.restart()
         own = subjects.router_requests("*", self.id)
         self._requests = (
@@ -118,6 +119,10 @@ class Router(Actor):
         self.spawn(self._tick(), "send what waits")
         self.spawn(self._look_at_stored(), "look at stored heartbeats")
         self.spawn(self._ear.run(), "listen for living actors")
+
+    def _on_record(self, record: Record) -> None:
+        if unnamed(self.projection.state, record) is None:
+            self._observer.on_record(record)
 
     async def work(self) -> None:
         """Append the decisions that are due whenever the state or what was seen has changed."""

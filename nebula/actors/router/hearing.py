@@ -97,9 +97,8 @@ class Hearing:
     def on_record(self, record: Record) -> None:
         """Take an entry of the log: an event of a node shows that the node is alive."""
         event = record.content
-        if isinstance(event, ReplicaEvent):
-            if event.node:
-                self._sign(event.node, f"its {record.type} in the log")
+        if reporter := record.node or (event.node if isinstance(event, ReplicaEvent) else ""):
+            self._sign(reporter, f"its {record.type} in the log")
         elif isinstance(event, _OWN):
             self._sign(record.id, f"its {record.type} in the log")
 
