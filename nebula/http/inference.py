@@ -35,6 +35,7 @@ from nebula.events.inference import LOAD_PATIENCE, Request
 from nebula.events.memory import MIB
 from nebula.http import outline, own_fields, paths, quotas, request_ids
 from nebula.http.bodies import ClientLeft, read_body
+from nebula.http.cache_salt import salted
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.forwarding import forwarded
 from nebula.http.principals import required
@@ -174,6 +175,7 @@ class InferenceRoutes:
             turn = await turns.read_turn(self._responses, body, key, identity, limit)
             body = turn.body
         asked = await read(endpoint, kind, body) if endpoint.form else outline.read(endpoint, body)
+        body, salt = salted(endpoint, body, principal.tenant)
         who = asked.user or kept or identity
         route = route_of(gateway, endpoint, asked.model, who, self._root, principal.may_use)
         binding, sent = route.binding, body
@@ -194,7 +196,7 @@ class InferenceRoutes:
             priority=asked.priority if quota is None else quota.priority(asked.priority),
             patience=limits.patience.load,
             timeout=timeout,
-            prefix=prefix_of(binding, asked.prompt),
+            prefix=prefix_of(binding, asked.prompt, salt),
             query=scope["query_string"].decode("latin-1"),
             fields=forwarded(headers),
             caller_ids=request_ids.texts(headers) + (() if turn is None else (turn.head.id,)),

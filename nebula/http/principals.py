@@ -37,6 +37,11 @@ class Principal(Struct, frozen=True, gc=False):
         """What the log calls it, as `key:ci`."""
         return ANONYMOUS if self.key is None else f"{_OF_KEY}{self.key.id}"
 
+    @property
+    def tenant(self) -> str:
+        """The tenant of its key; "" for none."""
+        return "" if self.key is None else self.key.tenant
+
     def may_use(self, model: str) -> bool:
         """Return whether it may use the model, adapter or alias with this name."""
         return self.key is None or self.key.may_use(model)

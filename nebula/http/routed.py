@@ -40,8 +40,9 @@ def route_of(
     return route
 
 
-def prefix_of(binding: NameBinding, prompt: bytes) -> tuple[str, ...]:
-    """Return digests of a prompt's beginnings; each adapter has its own cache in the engine."""
+def prefix_of(binding: NameBinding, prompt: bytes, salt: str) -> tuple[str, ...]:
+    """Return digests of a prompt's beginnings; each adapter and salt has its own cache."""
     if len(prompt) < BOUNDS[0]:
         return ()
-    return digests(binding.adapter.encode() + b"\0" + prompt)
+    apart = f"{salt}\n{binding.adapter}" if salt else binding.adapter
+    return digests(apart.encode() + b"\0" + prompt)

@@ -11,8 +11,11 @@ import httpx
 import openai
 import pytest
 
+from nebula.events import subjects
 from nebula.events.endpoints import ENDPOINTS
+from nebula.events.envelope import REQUEST
 from nebula.http.document.entries import ENTRIES
+from nebula.store.inference_log import read
 from tests.integration.cluster import Cluster
 
 pytestmark = pytest.mark.anyio
@@ -346,3 +349,27 @@ async def test_a_batch_of_a_revoked_key_gets_errors(locked: Cluster) -> None:
         assert (await http.delete(f"/admin/keys/{identity}")).status_code == 202
     state = await locked.until(lambda s: s.batches[batch.id].over, "the batch is over")
     assert state.batches[batch.id].failed > 0
+
+
+async def salt_sent(cluster: Cluster, request: str) -> str:
+    """Return the salt with which a request went to its engine."""
+    async with cluster.joined() as projection:
+        sent = read(projection.log.connection, [subjects.replica_requests("chat", "*")])
+        bodies = [each.body async for each in sent if each.headers[REQUEST] == request]
+    return str(json.loads(bodies[0]).get("cache_salt", ""))
+
+
+async def test_engines_get_a_salt_of_each_tenant(locked: Cluster) -> None:
+    seen = []
+    for tenant in ("red", "red", "blue", ""):
+        _, key = await issued(locked, tenant=tenant)
+        async with client(locked, key) as http:
+            answer = await http.post(
+                "/v1/chat/completions",
+                json={"model": "chat", "messages": [{"role": "user", "content": "Hi"}]},
+            )
+        assert answer.status_code == 200, answer.text
+        seen.append(await salt_sent(locked, answer.headers["x-request-id"]))
+    assert seen[0] == seen[1] != seen[2]
+    assert seen[3] == ""
+    assert all(seen[:3])

@@ -18,6 +18,7 @@ from nebula.events.inference import BUSY, Piece, Request
 from nebula.events.memory import MIB
 from nebula.http import dialects, outline
 from nebula.http.batches.line_responses import found_before, keep, line_id, read_line
+from nebula.http.cache_salt import salted
 from nebula.http.errors import ApiError
 from nebula.http.inference import Limits
 from nebula.http.principals import KeyRing
@@ -149,6 +150,7 @@ class LineRequests:
             raise ApiError(400, text, param="stream")
         if not gateway.able:
             raise Later(AGAIN)
+        body, salt = salted(endpoint, body, principal.tenant)
         user = asked.user or batch.id
         route = route_of(gateway, endpoint, asked.model, user, may_use=principal.may_use)
         if route.name != asked.model:
@@ -166,7 +168,7 @@ class LineRequests:
             priority=asked.priority,
             patience=PATIENCE,
             timeout=max(left, 1.0),
-            prefix=prefix_of(route.binding, asked.prompt),
+            prefix=prefix_of(route.binding, asked.prompt, salt),
             slack=True,
         )
         if not routing.served(gateway.projection.state, route.model, route.binding.adapter):

@@ -25,6 +25,7 @@ from nebula.events.reading import last_token
 from nebula.events.state import NameBinding
 from nebula.events.stored_responses import Asked, Deleted, Ended, read
 from nebula.http import dialects, outline
+from nebula.http.cache_salt import salt_of
 from nebula.http.errors import ApiError
 from nebula.http.inference import Limits
 from nebula.http.principals import KeyRing
@@ -247,6 +248,7 @@ class BackgroundWork:
         if not gateway.able:
             raise Later(AGAIN)
         principal = self._keys.of_owner(asked.head.owner)
+        salt = salt_of(principal.tenant) if principal.tenant else ""  # the body has it
         user = outlined.user or identity
         route = route_of(gateway, _ENDPOINT, outlined.model, user, may_use=principal.may_use)
         binding = route.binding
@@ -263,7 +265,7 @@ class BackgroundWork:
             priority=asked.priority,
             patience=self._limits.patience.load,
             timeout=asked.timeout,
-            prefix=prefix_of(binding, outlined.prompt),
+            prefix=prefix_of(binding, outlined.prompt, salt),
             query=asked.query,
             caller_ids=tuple(dict.fromkeys((*asked.caller_ids, asked.head.id))),
             fields=asked.fields,
