@@ -51,7 +51,7 @@ def test_no_client_can_give_itself_the_salt_of_a_tenant(tenant: str, other: str)
         assert sent(stolen, other)[FIELD] != mine
 
 
-def test_the_salt_that_counts_is_the_one_that_stands_last() -> None:
+def test_the_last_of_two_salts_counts() -> None:
     body = b'{"cache_salt":"a","model":"m","cache_salt":"b"}'
     assert sent(body, "red") == sent(b'{"model":"m","cache_salt":"b"}', "red")
 
