@@ -67,6 +67,7 @@ COMMANDS = {
     "import": Place(
         "nebula.cli.transfer:import_log", ("Write an exported log into an empty cluster.")
     ),
+    "log": Place("nebula.cli.log:log", "Found the log anew without a secret."),
     "snapshots": Place(
         "nebula.cli.transfer:snapshots", "List, check and make snapshots of the log."
     ),

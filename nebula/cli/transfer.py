@@ -300,7 +300,7 @@ async def _check(nats: str, as_json: bool) -> None:
             if secrets:
                 say(
                     f"{len(secrets)} events hold secrets in clear, first event {secrets[0]}: the "
-                    "log forgets nothing, so replace those secrets",
+                    "log forgets nothing, so replace those secrets: `nebula log redact --find`",
                     warning=True,
                 )
         if not good:

@@ -341,3 +341,48 @@ async def test_of_an_old_log_secrets_in_clear_are_told_until_they_have_names(
     back = await cluster.nebula("revert", "--to", "1", "--yes")
     assert "looks like a secret in clear" in back.out + back.err
     assert CLEAR not in back.out + back.err
+
+
+async def test_a_log_is_founded_anew_without_a_secret(own_cluster: Cluster, tmp_path: Path) -> None:
+    event = ModelLoadRequested("simulated", replicas=0, env={"HF_TOKEN": CLEAR})
+    entry = Entry(1, 1, record.subject_of("chat", event), b"", record.encode(event))
+    old, export, clean = (tmp_path / f"{name}.jsonl" for name in ("old", "export", "clean"))
+    old.write_bytes(b"".join(write([entry], 1)))
+    cluster = own_cluster
+    cluster.start("nats")
+    assert (await cluster.nebula("import", str(old))).code == 0
+    put(cluster, "hf", SECRET)
+    for name in ("router", "node", "gateway"):
+        cluster.start(name)
+    await cluster.ready()
+    await cluster.until(lambda state: state.cluster.version == VERSION, "the version is raised")
+    found = await cluster.nebula("log", "redact", "--find")
+    assert (found.code, found.out) == (
+        1, "event 1: nebula.events.model.chat.ModelLoadRequested: env.HF_TOKEN\n"
+    )  # fmt: skip
+    line = ("load", "simulated", "--id", "chat", "--memory", "64MiB", "--secret", "hf:HF_TOKEN")
+    assert (await cluster.nebula(*line)).code == 0
+    for name in ("gateway", "node", "router"):
+        cluster.stop(name)
+    assert (await cluster.nebula("export", "--secrets", str(export))).code == 0
+    told = await cluster.nebula("log", "redact", str(export), "--all", "-o", str(clean))
+    assert told.code == 0, told.err
+    assert "would start with" not in told.err
+    cluster.stop("nats")
+    for path in (export, old):
+        path.unlink()
+    (cluster.folder / "jetstream").rename(tmp_path / "the-old-store")
+    cluster.again("nats")
+    assert (await cluster.nebula("import", str(clean))).code == 0
+    for name in ("router", "node", "gateway"):
+        cluster.again(name)
+    await cluster.ready()
+    await cluster.stands("chat")
+    engine = await cluster.engine("chat-0")
+    assert psutil.Process(engine.pid).environ()["HF_TOKEN"] == SECRET
+    assert (await cluster.nebula("snapshots", "make")).code == 0
+    checked = await cluster.nebula("snapshots", "check")
+    assert (checked.code, checked.err) == (0, "")
+    assert (await cluster.nebula("log", "redact", "--find")).code == 0
+    for file in (cluster.folder / "jetstream").rglob("*"):
+        assert not file.is_file() or CLEAR.encode() not in file.read_bytes()

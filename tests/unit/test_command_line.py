@@ -481,6 +481,7 @@ ASKING = (
     ("replay",),
     ("export", "-"),
     ("import", LOG),
+    ("log", "redact", "--find"),
     ("snapshots",),
     ("snapshots", "check"),
     ("snapshots", "make"),
