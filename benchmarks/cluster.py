@@ -140,7 +140,7 @@ class Cluster:
 
     def _line(self, number: int) -> list[str]:
         line = [sys.executable, "-m", "nebula.cli.main", "up", "--port", str(self._ports[number])]
-        return [*line, "--folder", str(self.folder / f"up-{number}")]
+        return [*line, "--engine-listen", "port", "--folder", str(self.folder / f"up-{number}")]
 
     def _load(self) -> None:
         for model in self.models:

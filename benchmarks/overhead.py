@@ -1,8 +1,8 @@
 """What Nebula costs on real vLLM: the same engine through Nebula and called directly, in turns.
 
-Needs a cluster with the demo (`make run`). Prints a table of medians, and the ratio of each round
-with its spread. Every round asks the two ways one after the other, so that a machine that slows
-down slows down both.
+Needs a cluster with the demo whose engines listen on ports (`NEBULA_ENGINE_LISTEN=port make run`).
+Prints a table of medians, and the ratio of each round with its spread. Every round asks the two
+ways one after the other, so that a machine that slows down slows down both.
 """
 
 import argparse

@@ -110,6 +110,7 @@ def _nebula(stage: Stage, source: Path) -> Iterator[Serving]:
     port = free_port()
     log = stage.folder / "nebula.log"
     line = [sys.executable, "-m", "nebula.cli.main", "up", "--folder", str(stage.folder / "nebula")]
+    line += ["--engine-listen", "port"]
     line += ["--port", str(port), "--nats-port", str(free_port())]
     request: dict[str, object] = {"id": MODEL, "source": MODEL, "memory": "256MiB"}
     if stage.task == "vllm":

@@ -14,7 +14,7 @@ from nebula.actors.node import devices
 from nebula.actors.node.actor import Node
 from nebula.actors.node.reconciliation import Restarts
 from nebula.actors.node.settings import NodeSettings
-from nebula.cli.node_policy import policy_of, policy_options
+from nebula.cli.node_policy import engine_listen_option, policy_of, policy_options
 from nebula.cli.options import (
     cluster_option,
     drain_option,
@@ -88,6 +88,7 @@ from nebula.store.connection import Connection
 @policy_options
 @secrets_folder_option
 @secret_command_option
+@engine_listen_option
 @verbose_option
 def node(
     nats: str,
@@ -115,6 +116,7 @@ def node(
     variables: tuple[str, ...],
     secrets_folder: Path | None,
     secret_command: str,
+    engine_listen: str,
     verbose: bool,
 ) -> None:
     """Run the engines that the cluster assigns to this machine."""
@@ -142,6 +144,7 @@ def node(
         policy=policy_of(policy, sources, options, variables),
         secrets_folder=(secrets_folder or folder / "secrets").resolve(),
         secret_command=secret_command,
+        engine_sockets=engine_listen == "socket",
     )
     try:
         inventory = devices.probe() if imagined is None else devices.imagined(imagined)

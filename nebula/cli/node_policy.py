@@ -1,4 +1,4 @@
-"""The options of `nebula node` and `nebula up` that say what load requests may use on a node."""
+"""The options of `nebula node` and `nebula up` that keep engines apart from all else."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +43,17 @@ _OPTIONS = (
         help="An environment variable that load requests may set beyond those that tune an "
         "engine; repeatable.",
     ),
+)
+
+
+engine_listen_option = click.option(
+    "--engine-listen",
+    envvar="NEBULA_ENGINE_LISTEN",
+    default="socket",
+    show_default=True,
+    type=click.Choice(["socket", "port"]),
+    help="Where engines listen: on Unix sockets that only the node's user may reach, or on TCP "
+    "ports of 127.0.0.1, which every user of the machine reaches. [env: NEBULA_ENGINE_LISTEN]",
 )
 
 

@@ -138,6 +138,7 @@ class UpSettings(Struct, frozen=True, kw_only=True):
 @node_policy.policy_options
 @secrets_folder_option
 @secret_command_option
+@node_policy.engine_listen_option
 @log_limit_option
 @log_warning_option
 @click.option(
@@ -185,6 +186,7 @@ def up(
     variables: tuple[str, ...],
     secrets_folder: Path | None,
     secret_command: str,
+    engine_listen: str,
     log_limit: int | None,
     log_warning: int,
     demo_folder: Path | None,
@@ -227,6 +229,7 @@ def up(
     node_arguments += [argument for label in labels for argument in ("--label", label)]
     node_arguments += [] if fetch else ["--no-fetch"]
     node_arguments += node_policy.arguments(policy, sources, options, variables)
+    node_arguments += ["--engine-listen", engine_listen]
     settings = UpSettings(
         nats=nats,
         nats_port=nats_port,

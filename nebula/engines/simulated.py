@@ -67,6 +67,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     flag("--model", required=True)
     flag("--host", default="0.0.0.0")
     flag("--port", type=int, default=8000)
+    flag("--uds")
     flag("--served-model-name", nargs="+", default=())
     flag("--runner", default="auto")
     flag("--convert", default="auto")
@@ -113,7 +114,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            log.info("Listening on http://%s:%d", self.config.host, self.config.port)
+            where = f"http://{self.config.host}:{self.config.port}"
+            log.info("Listening on %s", f"unix:{self.config.uds}" if self.config.uds else where)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -156,6 +158,7 @@ def main() -> None:
         engine,
         host=settings.host,
         port=settings.port,
+        uds=settings.uds,
         lifespan="on",
         ws="websockets-sansio",
         access_log=False,

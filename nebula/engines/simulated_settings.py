@@ -36,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     host: str = "0.0.0.0"
+    uds: str | None = None
     port: int = 8000
     served_model_name: tuple[str, ...] = ()
     runner: str = "auto"

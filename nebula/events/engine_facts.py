@@ -38,7 +38,13 @@ class EngineStarted(Struct, frozen=True, gc=False):
     created: Annotated[
         float, Meta(description="Start time of the process, in seconds since the Unix epoch.")
     ]
-    port: Annotated[Port, Meta(description="TCP port of the engine's HTTP server on its node.")]
+    port: Annotated[
+        Port,
+        Meta(
+            description="Port number of the engine on its node: the name of its Unix socket, or "
+            "where it listens with `--engine-listen port`."
+        ),
+    ]
     log_file: Annotated[str, Meta(description="Path of the engine's log file on its node.")]
     plan: Annotated[
         int, Meta(description="Version of the placement plan that the engine was started for.")

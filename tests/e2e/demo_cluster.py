@@ -14,6 +14,7 @@ import httpx
 import openai
 import psutil
 
+from tests.engines import socket_of_engine
 from tests.ports import free_port
 
 CHAT = "smollm2-135m-instruct"
@@ -28,6 +29,15 @@ ONE_CLASS = {
 }
 PATIENCE = 240.0
 COLD_START = 840.0  # two engines read gigabytes of libraries, which a cold disk hands out slowly
+
+
+def metrics_of(engine: dict[str, Any]) -> str:
+    """Return vLLM's own metrics, from its socket. `engine`: as `/admin/replicas` shows it."""
+    transport = httpx.HTTPTransport(uds=socket_of_engine(engine["pid"], engine["port"]))
+    with httpx.Client(
+        base_url="http://localhost", transport=transport, timeout=60, trust_env=False
+    ) as http:
+        return http.get("/metrics").text
 
 
 class DemoCluster:

@@ -7,11 +7,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
-from tests.e2e.demo_cluster import CHAT, COLD_START, DemoCluster
+from tests.e2e.demo_cluster import CHAT, COLD_START, DemoCluster, metrics_of
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(1200)]
 
@@ -123,8 +122,7 @@ def who_has_it(cluster: DemoCluster) -> int:
     """Return the pid of the twin whose vLLM has a request."""
     for replica in cluster.http.get("/admin/replicas").json():
         if replica["model"] == TWINS:
-            port = replica["engine"]["port"]
-            metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+            metrics = metrics_of(replica["engine"])
             for line in metrics.splitlines():
                 if line.startswith("vllm:num_requests_running") and not line.endswith(" 0.0"):
                     return int(replica["engine"]["pid"])

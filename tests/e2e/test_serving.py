@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from tests.e2e.demo_cluster import ADAPTER, CHAT, EMBEDDING, DemoCluster
+from tests.e2e.demo_cluster import ADAPTER, CHAT, EMBEDDING, DemoCluster, metrics_of
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -135,10 +135,10 @@ def test_100_chats_and_100_embeddings_at_once_are_all_answered_and_none_is_mixed
 
 
 def test_a_client_that_goes_away_ends_the_generation_in_vllm(cluster: DemoCluster) -> None:
-    port = cluster.replica(f"{CHAT}-0")["engine"]["port"]
+    engine = cluster.replica(f"{CHAT}-0")["engine"]
 
     def running() -> float:
-        metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+        metrics = metrics_of(engine)
         return sum(
             float(line.rpartition(" ")[2])
             for line in metrics.splitlines()

@@ -29,6 +29,7 @@ from nebula.events.state import Engine, Replica, State
 from nebula.events.vocabulary import Event, EventRejected
 from nebula.store import credentials
 from nebula.store.server import binary, configuration, die_with_parent
+from tests.engines import socket_of_engine
 from tests.ports import free_port
 
 PATIENCE = 60.0
@@ -307,17 +308,25 @@ class Cluster:
         if stands:
             await self.stands(identity, stands)
 
+    async def engine_http(self, replica: str) -> httpx.AsyncClient:
+        """Return a client of an engine itself."""
+        engine = await self.engine(replica)
+        return httpx.AsyncClient(
+            base_url="http://localhost",
+            transport=httpx.AsyncHTTPTransport(uds=socket_of_engine(engine.pid, engine.port)),
+            timeout=PATIENCE,
+            trust_env=False,
+        )
+
     async def engine_says(self, replica: str) -> dict[str, int]:
-        """Ask an engine, on its own port, what it is at."""
-        port = (await self.engine(replica)).port
-        async with self.http(port) as http:
+        """Ask an engine, on its own socket, what it is at."""
+        async with await self.engine_http(replica) as http:
             counts: dict[str, int] = (await http.get("/simulate")).json()
         return counts
 
     async def tell_engine(self, replica: str, **wish: Any) -> None:
         """Have an engine behave otherwise from now on."""
-        port = (await self.engine(replica)).port
-        async with self.http(port) as http:
+        async with await self.engine_http(replica) as http:
             assert (await http.post("/simulate", json=wish)).status_code == 200
 
     async def poll(self, holds: Callable[[], Any], what: str, patience: float = PATIENCE) -> None:

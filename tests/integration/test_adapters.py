@@ -109,7 +109,7 @@ async def test_an_adapter_is_loaded_and_unloaded_at_run_time_over_http(
         )
         again = error(await http.delete(f"/admin/models/base/adapters/{name}"), 404)
         assert name in again["message"]
-        async with cluster.http((await cluster.engine("base-0")).port) as direct:
+        async with await cluster.engine_http("base-0") as direct:
             listed = {card["id"] for card in (await direct.get("/v1/models")).json()["data"]}
         assert name not in listed
     assert await cluster.engine("base-0") == engine, "nothing was restarted"

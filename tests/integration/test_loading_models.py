@@ -181,7 +181,7 @@ async def test_what_else_listens_on_an_engines_port_is_not_taken_for_the_engine(
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
         writer.close()
 
-    cluster.up("--start-limit", "4", "--restart-limit", "1")
+    cluster.up("--start-limit", "4", "--restart-limit", "1", "--engine-listen", "port")
     await cluster.ready()
     await cluster.load("stuck", options={"simulate-start": 3600}, stands="")
     started = await cluster.logged(EngineStarted, "stuck-0")

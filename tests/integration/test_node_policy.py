@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import psutil
 import pytest
 
 from nebula.events.state import State
+from tests.engines import socket_of_engine
 from tests.integration.cluster import Cluster
 
 pytestmark = pytest.mark.anyio
@@ -92,6 +94,59 @@ async def test_an_engine_that_a_new_policy_refuses_is_not_adopted(own_cluster: C
     own_cluster.start("node-2")
     await own_cluster.stands("chat", "failed")
     assert not own_cluster.engine_processes()
+
+
+async def test_an_engine_listens_on_a_socket_of_its_nodes_user_and_on_no_port(
+    own_cluster: Cluster,
+) -> None:
+    cluster = own_cluster
+    for name in ("nats", "router", "gateway"):
+        cluster.start(name)
+    cluster.start("node", "--leave-engines")
+    await cluster.ready()
+    await cluster.load("chat")
+    engine = await cluster.engine("chat-0")
+    socket = Path(socket_of_engine(engine.pid, engine.port))
+    assert private(socket)
+    assert not listening(engine.pid)
+    async with await cluster.engine_http("chat-0") as http:
+        assert (await http.get("/health")).status_code == 200
+    # The next process of the node finds it there.
+    cluster.stop("node")
+    cluster.start("node-2")
+    await cluster.until(lambda state: not state.nodes["here"].away, "the node is back")
+    await cluster.load("chat", options={"simulate-tokens": 3}, stands="")
+
+    def replaced(state: State) -> bool:
+        return [replica.id for replica in state.replicas.values()] == ["chat-1"]
+
+    await cluster.until(replaced, "another replica is in its place")
+    assert not private(socket), "it was replaced"
+    assert await cluster.engine_says("chat-1")
+    cluster.stop("node-2")
+    assert not private(socket.parent)
+
+
+async def test_engines_listen_on_ports_where_the_owner_wants_it(own_cluster: Cluster) -> None:
+    own_cluster.up("--engine-listen", "port")
+    await own_cluster.ready()
+    await own_cluster.load("chat")
+    engine = await own_cluster.engine("chat-0")
+    assert listening(engine.pid) == {engine.port}
+
+
+def private(path: Path) -> bool:
+    """Return whether there is something that only its user may reach."""
+    return path.exists() and stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def listening(pid: int) -> set[int]:
+    """Return the TCP ports on which a process listens."""
+    return {
+        found.laddr.port
+        for found in psutil.Process(pid).net_connections("tcp")
+        if found.status == psutil.CONN_LISTEN
+    }
 
 
 async def test_a_policy_that_makes_no_sense_ends_the_node(

@@ -120,8 +120,7 @@ async def test_the_list_of_models_tells_what_engines_say_of_their_context(
         cards = {card["id"]: card for card in (await http.get("/v1/models")).json()["data"]}
         shown = (await http.get("/v1/models/pirate")).json()
     await client.close()
-    port = (await cluster.engine("chat-0")).port
-    async with cluster.http(port) as direct:
+    async with await cluster.engine_http("chat-0") as direct:
         own = (await direct.get("/v1/models")).json()["data"][0]
     assert cards["chat"]["max_model_len"] == own["max_model_len"] > 0
     assert cards["pirate"]["max_model_len"] == shown["max_model_len"] == own["max_model_len"]

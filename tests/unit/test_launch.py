@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 import pytest
@@ -245,3 +246,9 @@ def test_a_node_says_from_where_media_may_be_fetched() -> None:
     assert started[at + 3].startswith("--")
     assert environ()["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
     assert environ({"VLLM_HOST_IP": "10.0.0.1"})["VLLM_HOST_IP"] == "10.0.0.1"
+
+
+def test_an_engine_listens_on_its_socket_where_it_has_one() -> None:
+    started = arguments(SITE, LAUNCH, REPLICA, GPU, 8001, PurePath("/var/nebula/8001.sock"))
+    assert started[started.index("--uds") + 1] == "/var/nebula/8001.sock"
+    assert "--uds" not in line()

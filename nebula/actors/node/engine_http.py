@@ -1,5 +1,7 @@
 """The HTTP calls of a node to its engines: health, version, adapters."""
 
+from pathlib import Path
+
 import httpx
 import msgspec
 
@@ -31,11 +33,14 @@ class EngineSilent(Exception):
 
 
 class EngineClient:
-    """HTTP to one engine on this machine."""
+    """HTTP to one engine on this machine: on its Unix `socket`, or else on its TCP port."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, socket: Path | None = None) -> None:
         self._http = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", timeout=httpx.Timeout(5.0), trust_env=False
+            base_url=f"http://127.0.0.1:{port}",
+            transport=None if socket is None else httpx.AsyncHTTPTransport(uds=str(socket)),
+            timeout=httpx.Timeout(5.0),
+            trust_env=False,
         )
 
     async def close(self) -> None:
@@ -50,7 +55,7 @@ class EngineClient:
             return False
 
     async def answers_as(self, whose: str) -> bool:
-        """Whether what answers on its port is this engine: `whose` as from `progress.whose`.
+        """Whether what answers there is this engine: `whose` as from `progress.whose`.
 
         Another process may have taken the port before the engine did.
         """

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from pathlib import PurePath
 
 from msgspec import Struct
 
@@ -48,9 +49,17 @@ class Site(Struct, frozen=True):
 
 
 def arguments(
-    site: Site, launch: Launch, replica: Replica, device: Device, port: int
+    site: Site,
+    launch: Launch,
+    replica: Replica,
+    device: Device,
+    port: int,
+    socket: PurePath | None = None,
 ) -> tuple[str, ...]:
-    """Return the command line, which has only vLLM's own options."""
+    """Return the command line, which has only vLLM's own options.
+
+    With a `socket` vLLM listens there instead of on its port.
+    """
     line = [
         *site.command,
         "--model",
@@ -66,6 +75,8 @@ def arguments(
         "--allowed-media-domains",
         *(site.media_domains or (NO_MEDIA,)),
     ]
+    if socket is not None:
+        line += ["--uds", str(socket)]
     options = {option_name(key): value for key, value in launch.options.items()}
     for key, kind in _kind(launch.task).items():
         if key not in options:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from nebula.actors.node import permanent, processes
+from nebula.actors.node import engine_sockets, permanent, processes
 from nebula.actors.node.engine_table import EngineTable, service
 from nebula.actors.node.failure import last_words
 from nebula.actors.node.launch import Site
@@ -58,6 +58,7 @@ class EngineLives:
         now: Callable[[], float],
     ) -> None:
         self._settings = settings
+        self._sockets = engine_sockets.place(settings.folder)
         self._gate = gate
         self._inventory = inventory
         self._site = site
@@ -72,7 +73,15 @@ class EngineLives:
     def start(self, replica: Replica, attempt: int) -> None:
         """Start a replica's engine and follow it."""
         ports = {engine.port for engine in self._engines}
-        engine = ManagedEngine(replica, replica.version, attempt, processes.free_port(ports))
+        port = processes.free_port(ports)
+        socket = engine_sockets.socket_of(self._sockets, port)
+        engine = ManagedEngine(
+            replica,
+            replica.version,
+            attempt,
+            port,
+            socket if self._settings.engine_sockets else None,
+        )
         self._engines.open(engine)
         engine.life = self._spawn(self._live(engine, replica), f"engine {replica.id}")
 
@@ -99,6 +108,7 @@ class EngineLives:
         for engine in self._engines:
             self.stop(engine, "the node was stopped")
         await asyncio.gather(*lives, return_exceptions=True)
+        engine_sockets.tidy(self._sockets, ())
 
     async def adopt(self, replicas: Sequence[Replica], gone: Gone) -> None:
         """Adopt the engines of an earlier process of this node, and end unwanted ones.
@@ -120,7 +130,9 @@ class EngineLives:
                 await process.end(self._settings.grace)
                 await gone(replica)
                 continue
-            engine = ManagedEngine(replica, known.version, replica.attempt, known.port)
+            socket = engine_sockets.socket_of(self._sockets, known.port)
+            there = socket if socket.exists() else None  # an older one listens on its port
+            engine = ManagedEngine(replica, known.version, replica.attempt, known.port, there)
             engine.process = process
             process.mask = await self._secrets.mask(replica, process.pid)
             ready, (served, took) = replica.phase == "ready", service(replica, time.time())
@@ -132,6 +144,7 @@ class EngineLives:
         for group in processes.marked_groups(*mark) - kept:
             log.warning("ending process group %d: an engine that is not wanted", group)
             await processes.end_group(group, grace=5)
+        engine_sockets.tidy(self._sockets, {engine.port for engine in self._engines})
 
     async def _admits(self, launch: Launch) -> bool:
         try:
@@ -212,6 +225,8 @@ class EngineLives:
             await self._failed(engine, code, reason, remedy)
         if engine.process is not None:
             await engine.process.gone()
+        if engine.socket is not None:
+            engine.socket.unlink(missing_ok=True)
         if as_wanted:
             await self._report(engine, EngineStopped(engine.stop_reason or ""), engine.noted)
         self._engines.close(engine)

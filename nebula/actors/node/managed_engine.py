@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from nebula.actors.engine.progress import whose
-from nebula.actors.node import launch, memory_killer, permanent, processes
+from nebula.actors.node import engine_sockets, launch, memory_killer, permanent, processes
 from nebula.actors.node.adapter_copies import AdapterCopies, Unusable
 from nebula.actors.node.engine_http import EngineClient, EngineRefused, EngineSilent
 from nebula.actors.node.engine_table import EngineEntry
@@ -35,13 +35,16 @@ class ManagedEngine(EngineEntry):
     """One engine of a node. `hint`: text before an engine's own reason when it fails.
 
     `hung`: why its node ends it, if it stalled or its start took too long. `recent`: what the node
-    saw of its last seconds.
+    saw of its last seconds. `socket`: on which it listens, if not on its TCP port.
     """
 
-    def __init__(self, replica: Replica, version: int, attempt: int, port: int) -> None:
+    def __init__(
+        self, replica: Replica, version: int, attempt: int, port: int, socket: Path | None
+    ) -> None:
         super().__init__(replica, version, attempt)
         self.port = port
-        self.client = EngineClient(port)
+        self.socket = socket
+        self.client = EngineClient(port, socket)
         self.process: EngineProcess | None = None
         self.hint = ""
         self.hung = ""
@@ -70,7 +73,9 @@ class ManagedEngine(EngineEntry):
         # another.
         device = max((there[index] for index in replica.devices), key=lambda item: item.memory)
         self.hint = _hint(how.source)
-        line = launch.arguments(site, how, replica, device, self.port)
+        if self.socket is not None:
+            engine_sockets.prepare(self.socket)
+        line = launch.arguments(site, how, replica, device, self.port, self.socket)
         environ = launch.environment(
             site, how, replica, device, inherited, await secrets.give(replica)
         )

@@ -21,8 +21,9 @@ class NodeSettings(Struct, frozen=True):
     the folder of the hub's cache [the hub library's own]. `fetches`: whether the node fetches files
     before an engine starts. `simulated`: devices and files are simulated. `measures`: whether it
     measures how much memory models need. `engine_nats`: the NATS URL that its engines get [its
-    own]. `policy`: what load requests may use here. `secrets_folder`,
-    `secret_command`: where it finds the secrets that load requests name.
+    own]. `policy`: what load requests may use here. `engine_sockets`: engines listen on Unix
+    sockets instead of TCP ports. `secrets_folder`, `secret_command`: where it finds the secrets
+    that load requests name.
     """
 
     node: str
@@ -45,6 +46,7 @@ class NodeSettings(Struct, frozen=True):
     policy: NodePolicy = NodePolicy()
     secrets_folder: Path = Path("secrets")
     secret_command: str = ""
+    engine_sockets: bool = True
 
     def log_file(self, replica: str) -> Path:
         """Return the file that a replica's engines write to."""

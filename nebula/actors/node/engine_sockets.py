@@ -1,0 +1,52 @@
+"""The Unix sockets on which a node's engines listen, in a folder that only the node's user enters.
+
+A socket is named by its engine's port number, so that the next process of the node finds it.
+"""
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+from nebula.store import private
+
+LONGEST = 107
+"""Longest path of a socket that Linux takes, in bytes."""
+
+_SHORT = Path("/tmp")
+
+
+def place(folder: Path) -> Path:
+    """Return the folder of the sockets of the node with this `folder`."""
+    usual = folder / "sockets"
+    if len(os.fsencode(socket_of(usual, 65_535))) <= LONGEST:
+        return usual
+    name = hashlib.blake2b(os.fsencode(folder), digest_size=8).hexdigest()
+    return _SHORT / f"nebula-{os.geteuid()}-{name}"
+
+
+def socket_of(sockets: Path, port: int) -> Path:
+    """Return the path of the socket of the engine with a port number."""
+    return sockets / f"{port}.sock"
+
+
+def prepare(socket: Path) -> None:
+    """Make room for an engine's socket. Raise OSError if others could reach it."""
+    private.folder(socket.parent)
+    found = socket.parent.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise PermissionError(f"{socket.parent} belongs to another user")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        socket.parent.chmod(0o700)
+    socket.unlink(missing_ok=True)
+
+
+def tidy(sockets: Path, kept: Collection[int]) -> None:
+    """Remove the sockets of engines that are gone, and the folder once it is empty."""
+    with contextlib.suppress(OSError):
+        for socket in sockets.glob("*.sock"):
+            if socket not in {socket_of(sockets, port) for port in kept}:
+                socket.unlink()
+        sockets.rmdir()
