@@ -1,13 +1,16 @@
 """OpenAI's list of models, and the gateway's health and readiness."""
 
+from pathlib import PurePath
 from typing import Any
 
 from litestar import Request, get
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.events.alias import Alias
 from nebula.events.showing import shown_text
+from nebula.events.sources import is_folder
 from nebula.events.state import Model
 from nebula.http.anthropic import ModelInfo, model_info, model_page
 from nebula.http.dialects import dialect_for
@@ -38,7 +41,8 @@ class ModelPermission(Struct, frozen=True, kw_only=True):
 class ModelCard(Struct, frozen=True, kw_only=True):
     """One entry of the list of models, in vLLM's shape; an adapter names its base as `parent`.
 
-    `root`: a model's source; of an alias the name of the target that gets most of its requests.
+    `root`: a model's source, without the path of a folder unless the
+    caller may see the cluster; of an alias the name of the target that gets most of its requests.
     `max_model_len`: the tokens that prompt and answer may have together; null until it is known.
     `tasks`: what its engines support, by vLLM's names; empty until one has been ready.
     Source: vllm/entrypoints/serve/engine/protocol.py.
@@ -91,7 +95,12 @@ def _cards(gateway: Gateway, principal: Principal) -> list[ModelCard]:
             cards.append(_card(gateway, name, source, model, model.name))
         else:
             cards.append(_card(gateway, name, model.spec.source, model))
-    return cards
+    return cards if "view" in principal.scopes else list(map(_without_path, cards))
+
+
+def _without_path(card: ModelCard) -> ModelCard:
+    """Return a card for those that may not see the cluster: of a folder its name alone."""
+    return replace(card, root=PurePath(card.root).name) if is_folder(card.root) else card
 
 
 def _alias_card(gateway: Gateway, alias: Alias) -> list[ModelCard]:

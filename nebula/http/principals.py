@@ -151,7 +151,8 @@ def required(scope: Any, needed: Scope) -> Principal:
     if principal.key is None:
         raise _refused(
             f"this needs an API key with the scope {needed}: send it as `Authorization: Bearer "
-            "KEY`. `nebula key issue ID` makes one",
+            "KEY`. `nebula key issue ID` makes one, and `nebula up` has "
+            "written one with all scopes to the file admin.key in its folder",
             "missing_api_key",
         )
     raise ApiError(

@@ -373,3 +373,15 @@ async def test_engines_get_a_salt_of_each_tenant(locked: Cluster) -> None:
     assert seen[0] == seen[1] != seen[2]
     assert seen[3] == ""
     assert all(seen[:3])
+
+
+async def test_the_path_of_a_model_is_shown_to_those_that_may_see_the_cluster(
+    locked: Cluster,
+) -> None:
+    await locked.load("held", source=str(locked.folder / "held"), stands="")
+    roots = []
+    for scopes in (["infer"], ["infer", "view"]):
+        _, key = await issued(locked, scopes=scopes)
+        async with client(locked, key) as http:
+            roots.append((await http.get("/v1/models/held")).json()["root"])
+    assert roots == ["held", str(locked.folder / "held")]
