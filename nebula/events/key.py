@@ -1,5 +1,6 @@
 """One API key in the state of the cluster. Pure."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
@@ -65,6 +66,13 @@ class Key(Struct, frozen=True, gc=False, kw_only=True):
         if name in models or "*" in models:
             return True
         return any(_matches(pattern, name) for pattern in models)
+
+
+def tenant_of(keys: Mapping[str, Key], user: str) -> str:
+    """Return the tenant whose key made a request, by the request's `user`; "" for none."""
+    mark, _, identity = user.partition("/")[0].partition(":")
+    key = keys.get(identity) if mark == "key" else None
+    return key.tenant if key is not None else ""
 
 
 def _matches(pattern: str, name: str) -> bool:

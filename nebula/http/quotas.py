@@ -17,10 +17,13 @@ from msgspec import Raw, Struct
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.allowance import Purse, Reservation
 from nebula.actors.gateway.limiting import Exceeded, Limited
+from nebula.actors.gateway.not_served import NotServed
 from nebula.events.endpoints import COMPLETIONS, Dialect, Endpoint
+from nebula.events.inference import Request
 from nebula.events.ledger import BUDGETS, OF_TOKENS, Meter
 from nebula.events.state import Model, State
 from nebula.events.usage_limits import UsageLimits, limits_of
+from nebula.http import outline
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.principals import Principal
 from nebula.store.connection import Unavailable
@@ -30,6 +33,9 @@ BYTES_OF_TOKEN = 4
 
 CONTEXT = 8192
 """Tokens of prompt and answer where no engine of the model has told its context length."""
+
+SESSION: Mapping[str, int] = {Meter.REQUESTS: 1, Meter.IN_FLIGHT: 1}
+"""What a session of /v1/realtime needs, of which no engine tells tokens beforehand."""
 
 _LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _UNSAID = 16
@@ -205,6 +211,22 @@ async def reserved(
         raise exceeded(gateway, quota, error, dialect) from error
     except Unavailable as error:
         raise unavailable(f"the limits of this request can't be looked up: {error}") from error
+
+
+async def reserved_later(
+    gateway: Gateway, principal: Principal, endpoint: Endpoint, request: Request
+) -> Reservation:
+    """Reserve what a request needs that no client waits for. Raise NotServed if it has to wait."""
+    state = gateway.projection.state
+    quota = quota_of(state, principal, request.model)
+    if quota is None:
+        return []
+    prompt = outline.read(endpoint, request.body).prompt
+    context = context_of(gateway, state.models[request.model])
+    try:
+        return await reserved(gateway, quota, needs_of(endpoint, request.body, prompt, context))
+    except ApiError as error:
+        raise NotServed(str(error), error.retry_after) from error
 
 
 def exceeded(gateway: Gateway, quota: Quota, error: Exceeded, dialect: Dialect) -> ApiError:

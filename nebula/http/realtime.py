@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 from litestar.types import Receive, Send
 
 from nebula.actors.gateway.actor import Gateway
+from nebula.actors.gateway.allowance import settle
 from nebula.actors.gateway.budget import Hold
 from nebula.actors.gateway.delivery import ClientGone, Delivery, new_id
 from nebula.actors.gateway.not_served import NotServed
@@ -24,7 +25,7 @@ from nebula.events.failures import Failure
 from nebula.events.frames import BadFrame, Frame, FrameReader
 from nebula.events.inference import SWITCHED, Piece, Request
 from nebula.events.state import State
-from nebula.http import own_fields, request_ids
+from nebula.http import own_fields, quotas, request_ids
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.forwarding import forwarded
 from nebula.http.principals import Principal, required
@@ -115,9 +116,12 @@ class Realtime:
             fields=forwarded(headers),
             caller_ids=request_ids.texts(headers),
         )
+        quota = quotas.quota_of(gateway.projection.state, principal, request.model)
+        reserved = [] if quota is None else await quotas.reserved(gateway, quota, quotas.SESSION)
         uplink = uplinks[identity] = Uplink(Hold(gateway.bodies))
         try:
             delivery = gateway.ask(request, route.binding, idle=math.inf)
+            delivery.reserved, reserved = reserved, []
             try:
                 fields = [(b"x-request-id", identity.encode())]
                 if not await _taken(delivery, receive, send):
@@ -127,6 +131,7 @@ class Realtime:
             finally:
                 gateway.leave(delivery)
         finally:
+            settle(reserved, {})
             uplink.close()
             del uplinks[identity]
 

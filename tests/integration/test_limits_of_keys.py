@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 import httpx
+import msgspec
 import openai
 import pytest
 
@@ -189,6 +190,34 @@ async def test_openais_client_waits_and_tries_again(two: Two) -> None:
             *(asking.chat.completions.create(**CHAT) for _ in range(3))  # type: ignore[call-overload]
         )
     assert len(answers) == 3
+
+
+async def test_lines_of_a_batch_wait_for_room_and_for_the_budget(two: Two) -> None:
+    text = await key(two, limits={"in_flight": 1, "tokens_per_day": 200})
+    lines = (
+        {"custom_id": f"{n}", "method": "POST", "url": "/v1/chat/completions", "body": CHAT}
+        for n in range(20)
+    )
+    file = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+    base = f"http://127.0.0.1:{two.port}/v1"
+    async with openai.AsyncOpenAI(base_url=base, api_key=text) as asking:
+        given = await asking.files.create(file=("lines.jsonl", file), purpose="batch")
+        batch = await asking.batches.create(
+            input_file_id=given.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+
+        async def spent() -> bool:
+            async with client(two.port, text) as http:
+                answer = await http.post("/v1/chat/completions", json={**CHAT, "max_tokens": 150})
+            told: dict[str, Any] = answer.json()
+            return bool(told.get("error", {}).get("code") == "insufficient_quota")
+
+        await two.poll(spent, "the batch has spent the budget")
+        found = await asking.batches.retrieve(batch.id)
+        assert found.status == "in_progress"
+        assert found.request_counts is not None
+        assert found.request_counts.failed == 0
+        await asking.batches.cancel(batch.id)
 
 
 async def test_after_a_gateway_is_killed_no_more_is_spent_than_the_budget(two: Two) -> None:

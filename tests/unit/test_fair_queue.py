@@ -23,8 +23,9 @@ def request(
     since: float = 0.0,
     until: float = 60.0,
     size: int = 0,
+    tenant: str = "",
 ) -> QueuedRequest:
-    return QueuedRequest(identity, user, priority, adapter, since, until, size)
+    return QueuedRequest(identity, user, priority, adapter, since, until, size, tenant)
 
 
 def line_of(*requests: QueuedRequest) -> FairQueue:
@@ -107,6 +108,25 @@ def test_a_key_that_invents_users_gains_nothing() -> None:
     line.add(request("honest-0", "honest"))
     line.add(request("honest-1", "honest"))
     assert served(line) == ["crowd-0", "honest-0", "crowd-1", "honest-1", "crowd-2", "crowd-3"]
+
+
+def test_tenants_take_turns_however_many_keys_one_of_them_has() -> None:
+    line = line_of(
+        *(request(f"a{n}", f"a{n}", tenant="lab") for n in range(3)),
+        request("b0", "b", tenant="shop"),
+        request("c0", "c"),
+        request("b1", "b", tenant="shop"),
+    )
+    assert served(line) == ["a0", "b0", "c0", "a1", "b1", "a2"]
+
+
+def test_keys_of_one_tenant_take_turns_and_within_a_key_its_users() -> None:
+    line = line_of(
+        *(request(f"a{n}", "a/ann", tenant="lab") for n in range(2)),
+        request("a2", "a/bob", tenant="lab"),
+        request("b0", "b", tenant="lab"),
+    )
+    assert served(line) == ["a0", "b0", "a2", "a1"]
 
 
 def test_a_lower_priority_number_goes_first_whichever_user_had_the_last_turn() -> None:

@@ -27,6 +27,7 @@ from nebula.events import envelope, subjects
 from nebula.events.failures import Failure
 from nebula.events.heartbeats import ReplicaHeartbeat, RouterHeartbeat
 from nebula.events.inference import Finished, Piece, ReplicaCandidate, Request, Routed
+from nebula.events.key import tenant_of
 from nebula.events.reading import decoded, last_token, number
 from nebula.events.state import Model, NameBinding, State
 
@@ -220,6 +221,7 @@ class Dispatch:
                 now,
                 now + patience,
                 held.size,
+                tenant_of(state.keys, request.user),
             )
         )
         self._answer(request, Piece(-1, queued=self.router, attempt=request.attempt), b"")

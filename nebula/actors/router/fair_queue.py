@@ -1,9 +1,10 @@
 """The fair queue in which requests for one model wait until a replica can take them.
 
 It decides which request goes next and nothing else. A lower priority number goes first. Within one
-priority API keys take turns, so that a key that sends a thousand requests delays another key by one
-request and not by a thousand. Within one key its users take turns in the same way, so that a key
-divides its turn among the users that it names, and gains nothing by naming many. Within one user
+priority tenants take turns, so that one that sends a thousand requests delays another by one
+request and not by a thousand; a key without a tenant counts as one by itself. Within one tenant its
+keys take turns in the same way, and within one key its users, so that a key divides its turn among
+the users that it names, and gains nothing by naming many. Within one user
 the request that has waited longest goes first. A request whose adapter no replica can serve now is
 skipped, and keeps its place and the turns of its user and key.
 
@@ -24,8 +25,9 @@ class QueuedRequest(Struct, frozen=True):
 
     `user` is the user that fairness counts it for, as KEY or KEY/USER. All requests without a key
     share the turn of the key "", and all requests of a key without a user that of its user "".
-    `adapter` is "" for the base model. A lower `priority` goes first, as in vLLM. It waits from
-    `since` and is given up at `until`. `size`: the bytes that it takes here.
+    `tenant`: that of the key, "" for none. `adapter` is "" for the base model. A lower `priority`
+    goes first, as in vLLM. It waits from `since` and is given up at `until`. `size`: the bytes that
+    it takes here.
     """
 
     id: str
@@ -35,6 +37,7 @@ class QueuedRequest(Struct, frozen=True):
     since: float
     until: float
     size: int = 0
+    tenant: str = ""
 
 
 _Place = tuple[float, int, QueuedRequest]
@@ -46,7 +49,10 @@ _Users: TypeAlias = OrderedDict[str, dict[str, list[_Place]]]
 """The queued requests of one key's users, by adapter; the user whose turn it is comes first."""
 
 _Keys: TypeAlias = OrderedDict[str, _Users]
-"""The queued requests of each key in one priority; the key whose turn it is comes first."""
+"""The queued requests of one tenant's keys; the key whose turn it is comes first."""
+
+_Tenants: TypeAlias = OrderedDict[str, _Keys]
+"""Those of each tenant in one priority. A key without a tenant is one by itself."""
 
 
 class FairQueue:
@@ -65,7 +71,7 @@ class FairQueue:
         self._by_until: list[_Place] = []
         self._adapters: Counter[str] = Counter()
         self._priorities: list[int] = []
-        self._turns: dict[int, _Keys] = {}
+        self._turns: dict[int, _Tenants] = {}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -92,7 +98,8 @@ class FairQueue:
             turns = self._turns[request.priority] = OrderedDict()
             insort(self._priorities, request.priority)
         key, _, user = request.user.partition("/")
-        adapters = turns.setdefault(key, OrderedDict()).setdefault(user, {})
+        keys = turns.setdefault(_tenant(request), OrderedDict())
+        adapters = keys.setdefault(key, OrderedDict()).setdefault(user, {})
         insort(adapters.setdefault(request.adapter, []), place)
 
     def remove(self, identity: str) -> QueuedRequest | None:
@@ -109,7 +116,8 @@ class FairQueue:
             del self._adapters[request.adapter]
         key, _, user = request.user.partition("/")
         turns = self._turns[request.priority]
-        users = turns[key]
+        keys = turns[tenant := _tenant(request)]
+        users = keys[key]
         adapters = users[user]
         _delete(adapters[request.adapter], place)
         if not adapters[request.adapter]:
@@ -117,7 +125,9 @@ class FairQueue:
         if not adapters:
             del users[user]
         if not users:
-            del turns[key]
+            del keys[key]
+        if not keys:
+            del turns[tenant]
         if not turns:
             del self._turns[request.priority]
             _delete(self._priorities, request.priority)
@@ -126,7 +136,7 @@ class FairQueue:
     def next(self, able: Callable[[str], bool]) -> QueuedRequest | None:
         """Remove and return the first request whose adapter is `able`, called once per adapter.
 
-        The next turns of its key and of its user come last.
+        The next turns of its tenant, of its key and of its user come last.
         """
         able = cache(able)
         # The common case while all replicas are busy, decided without checking each user.
@@ -134,13 +144,15 @@ class FairQueue:
             return None
         for priority in self._priorities:
             turns = self._turns[priority]
-            for key, users in turns.items():
-                for user, adapters in users.items():
-                    for _, _, request in sorted([places[0] for places in adapters.values()]):
-                        if able(request.adapter):
-                            users.move_to_end(user)
-                            turns.move_to_end(key)
-                            return self.remove(request.id)
+            for tenant, keys in turns.items():
+                for key, users in keys.items():
+                    for user, adapters in users.items():
+                        for _, _, request in sorted([places[0] for places in adapters.values()]):
+                            if able(request.adapter):
+                                users.move_to_end(user)
+                                keys.move_to_end(key)
+                                turns.move_to_end(tenant)
+                                return self.remove(request.id)
         return None
 
     def expired(self, now: float) -> list[QueuedRequest]:
@@ -158,6 +170,11 @@ class FairQueue:
     def oldest(self) -> float | None:
         """Return since when the oldest request has waited."""
         return self._by_since[0][0] if self._by_since else None
+
+
+def _tenant(request: QueuedRequest) -> str:
+    """Return whose turn a request waits for: a tenant's, or a key's that belongs to none."""
+    return request.tenant or f"/{request.user.partition('/')[0]}"
 
 
 def _delete(ordered: list[_Sorted], value: _Sorted) -> None:

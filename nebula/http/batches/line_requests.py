@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from nebula.actors.gateway.actor import Gateway
+from nebula.actors.gateway.allowance import Reservation, settle
 from nebula.actors.gateway.delivery import new_id
 from nebula.actors.gateway.mirroring import Mirror
 from nebula.actors.gateway.names import Route
@@ -16,7 +17,7 @@ from nebula.events.endpoints import ENDPOINTS, Endpoint
 from nebula.events.failures import Failure, words
 from nebula.events.inference import BUSY, Piece, Request
 from nebula.events.memory import MIB
-from nebula.http import dialects, outline
+from nebula.http import dialects, outline, quotas
 from nebula.http.batches.line_responses import found_before, keep, line_id, read_line
 from nebula.http.cache_salt import salted
 from nebula.http.errors import ApiError
@@ -113,11 +114,16 @@ class LineRequests:
     async def _asked(self, endpoint: Endpoint, request: Request, route: Route) -> Answer:
         """Have a request answered. Raise ApiError for what will not change, Later."""
         gateway = self._gateway
+        principal = self._keys.of_owner(request.user.partition("/")[0])
+        reserved: Reservation = []
         try:
             gateway.admit()
+            reserved += await quotas.reserved_later(gateway, principal, endpoint, request)
             delivery = gateway.ask(request, route.binding, idle=self._limits.patience.idle)
         except NotServed as error:
+            settle(reserved, {})
             raise Later(error.retry_after or AGAIN) from error
+        delivery.reserved = reserved
         try:
             status, whole = 0, bytearray()
             while True:
@@ -155,6 +161,11 @@ class LineRequests:
         route = route_of(gateway, endpoint, asked.model, user, may_use=principal.may_use)
         if route.name != asked.model:
             body = outline.renamed(body, route.name)
+        quota = quotas.quota_of(gateway.projection.state, principal, route.binding.model)
+        priority = asked.priority
+        if quota is not None:
+            body = quotas.shaped(quota, endpoint, body, priority)
+            priority = quota.priority(priority)
         owner = batch.request.owner
         left = (batch.expires_ns - time.time_ns()) / 1e9
         request = Request(
@@ -165,7 +176,7 @@ class LineRequests:
             body,
             adapter=route.binding.adapter,
             user=f"{owner}/{asked.user}" if asked.user else owner,
-            priority=asked.priority,
+            priority=priority,
             patience=PATIENCE,
             timeout=max(left, 1.0),
             prefix=prefix_of(route.binding, asked.prompt, salt),

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from nats.aio.msg import Msg
 
 from nebula.actors.gateway.actor import Gateway
+from nebula.actors.gateway.allowance import Reservation, settle
 from nebula.actors.gateway.budget import Hold
 from nebula.actors.gateway.delivery import ClientGone, Delivery, Quiet, new_id
 from nebula.actors.gateway.not_served import NotServed
@@ -24,7 +25,7 @@ from nebula.events.inference import BUSY, Piece, Request
 from nebula.events.reading import last_token
 from nebula.events.state import NameBinding
 from nebula.events.stored_responses import Asked, Deleted, Ended, read
-from nebula.http import dialects, outline
+from nebula.http import dialects, outline, quotas
 from nebula.http.cache_salt import salt_of
 from nebula.http.errors import ApiError
 from nebula.http.inference import Limits
@@ -227,11 +228,16 @@ class BackgroundWork:
             raise Later(AGAIN)
         try:
             request, binding = self._request(asked, first)
+            reserved: Reservation = []
             try:
                 gateway.admit()
+                principal = self._keys.of_owner(asked.head.owner)
+                reserved += await quotas.reserved_later(gateway, principal, _ENDPOINT, request)
                 delivery = gateway.ask(request, binding, idle=self._limits.patience.idle)
             except NotServed as error:
+                settle(reserved, {})
                 raise _wait(asked, str(error), error.retry_after) from error
+            delivery.reserved = reserved
             try:
                 await _Answer(asked, delivery, attempt).run()
             finally:
