@@ -171,7 +171,8 @@ class Hosts:
             file.write_text(f"nats://{_ADDRESS[_APART[host]]}:4222")
             nats = f"file:{file}"
         line = [sys.executable, "-m", "nebula.cli.main", name, "--nats", nats, *arguments]
-        return self._run(name, host, line, environment(self._copy))
+        environ = {**environment(self._copy), "NEBULA_ENGINE_LISTEN": "port"}
+        return self._run(name, host, line, environ)
 
     def _run(
         self, name: str, host: str, line: Sequence[str], environ: Mapping[str, str]

@@ -30,6 +30,12 @@ from nebula.store.log import Log
 from nebula.store.server import EmbeddedServer
 
 ENGINE = f"{shlex.quote(sys.executable)} -m nebula.engines.simulated --simulate-missing-model"
+ALLOWED = [
+    *("--allow-source", "*", "--allow-source", "/", "--allow-source", "*://*"),
+    *("--allow-option", "*", "--allow-env", "*"),
+]
+"""The policy of nodes with simulated engines, which run nothing: whatever the real nodes ran."""
+
 MOST_NODES = 32
 """Each is a process of its own."""
 
@@ -167,6 +173,7 @@ def _start(
         labels = [f"--label={key}={value}" for key, value in sorted(node.labels.items())]
         line = ["--name", node.id, "--folder", str(sandbox.folder), "--devices", devices]
         line += [*labels, "--grace", "3", "--engine-command", sandbox.engine]
+        line += ALLOWED if sandbox.engine == ENGINE else []
         supervisor.start(f"node-{node.id}", sandbox.command("node", *line), environ("node"))
     line = ["--host", "127.0.0.1", "--port", str(sandbox.port), "--grace", "3"]
     line += ["--open", "admin"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from pathlib import Path
 
@@ -147,6 +148,20 @@ def listening(pid: int) -> set[int]:
         for found in psutil.Process(pid).net_connections("tcp")
         if found.status == psutil.CONN_LISTEN
     }
+
+
+async def test_a_fork_takes_what_the_real_nodes_took(own_cluster: Cluster, tmp_path: Path) -> None:
+    own_cluster.up("--allow-option", "trust-remote-code")
+    await own_cluster.ready()
+    await own_cluster.load("chat", options={"trust-remote-code": True})
+    log = tmp_path / "log.jsonl"
+    assert (await own_cluster.nebula("export", str(log))).code == 0
+    assert own_cluster.stop("up") == 0
+    (tmp_path / "sandbox").mkdir()
+    with contextlib.closing(Cluster(tmp_path / "sandbox")) as sandbox:
+        sandbox.fork(log)
+        await sandbox.ready()
+        await sandbox.stands("chat")
 
 
 async def test_a_policy_that_makes_no_sense_ends_the_node(
