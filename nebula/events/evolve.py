@@ -38,6 +38,7 @@ from nebula.events.vocabulary import (
     NodeHeard,
     NodeSuspected,
     ReplicaEvent,
+    UsageEvent,
     WeightsEvent,
 )
 
@@ -120,6 +121,11 @@ def _of_limits(state: State, record: Record, event: LimitsEvent) -> State:
     return replace(state, limits=known if event.limits.empty else known.insert(place, event.limits))
 
 
+def _of_usage(state: State, record: Record, _: UsageEvent) -> State:
+    """Nothing is decided by what was used: readers sum the events themselves."""
+    return replace(state, seq=record.seq, time=record.time)
+
+
 def _of_cluster(state: State, record: Record, event: ClusterEvent) -> State:
     state = replace(state, seq=record.seq, time=record.time)
     reason = cluster_objection(state, record.id, event)
@@ -165,6 +171,7 @@ FOLDS: dict[type, Callable[[State, Record, Any], State]] = {
     **dict.fromkeys(get_args(BatchEvent), _of_batch),
     **dict.fromkeys(get_args(KeyEvent), _of_key),
     LimitsEvent: _of_limits,
+    UsageEvent: _of_usage,
     **dict.fromkeys(get_args(ClusterEvent), _of_cluster),
     EventRejected: _answer,
     Malformed: _malformed,

@@ -19,6 +19,8 @@ BATCH_LINES = "nebula.batches.lines.*.*"
 BATCH_RESULTS = "nebula.batches.results.*.*"
 BATCH_LEASES = "nebula.batches.leases.*"
 LEDGER = "nebula.ledger.*.*"
+USAGE_EVENTS = "nebula.events.usage.>"
+USAGE = "nebula.usage.*.*"
 STORED = "nebula.stored.>"
 BACKGROUND = "nebula.stored.background.*"
 OVER = "nebula.over.*"
@@ -90,6 +92,16 @@ def batch_lease(batch: str) -> str:
 def account(kind: str, subject: str) -> str:
     """Return the subject of the account of what a key, a tenant or a model uses of its limits."""
     return f"nebula.ledger.{kind}.{subject}"
+
+
+def usage_of_requests(run: str) -> str:
+    """Return the subject on which one run of a gateway writes what its requests used."""
+    return f"nebula.usage.requests.{run}"
+
+
+def usage_once(record: str) -> str:
+    """Return the subject of what one thing used that several gateways may do: the first counts."""
+    return f"nebula.usage.once.{record}"
 
 
 def requests(model: str) -> str:

@@ -28,8 +28,8 @@ BATCHES = 4
 """The version from which a log may contain batches."""
 
 LOCKS = 5
-"""The version from which a log may contain API keys, and reports of nodes have the node in their
-subject."""
+"""The version from which a log may contain API keys and what was used, and reports of nodes
+have the node in their subject."""
 SECRETS = 5
 """The version from which variables may be secrets by name, and what looks like a secret in clear is
 refused."""
@@ -46,6 +46,7 @@ SINCE: Mapping[tuple[str, str], int] = {
     ("KeyChanged", ""): LOCKS,
     ("KeyRevoked", ""): LOCKS,
     ("LimitsSet", ""): LOCKS,
+    ("UsageRolledUp", ""): LOCKS,
 }
 """The version that introduced a field or, with "" as the field, a type of event; older ones are not
 listed. It lists everything that was added to an intent, and everything that older routers would

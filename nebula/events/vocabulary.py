@@ -71,6 +71,7 @@ from nebula.events.node_facts import (
     NodeStopped,
     WeightsRemoved,
 )
+from nebula.events.usage import UsageRolledUp
 
 __all__ = [
     "AGGREGATES",
@@ -128,11 +129,16 @@ __all__ = [
     "NodeSuspected",
     "Observed",
     "ReplicaEvent",
+    "UsageEvent",
+    "UsageRolledUp",
     "WeightsEvent",
     "WeightsRemoved",
 ]
 
-AGGREGATES = ("model", "replica", "node", "alias", "batch", "key", "limits", "log", "cluster")
+AGGREGATES = (
+    *("model", "replica", "node", "alias", "batch", "key", "limits", "usage"),
+    *("log", "cluster"),
+)
 
 ModelEvent: TypeAlias = (
     ModelLoadRequested
@@ -194,6 +200,7 @@ BatchEvent: TypeAlias = (
 KeyEvent: TypeAlias = KeyIssued | KeyChanged | KeyRevoked
 LimitsEvent: TypeAlias = LimitsSet
 ClusterEvent: TypeAlias = ClusterFounded | ClusterVersionRaised
+UsageEvent: TypeAlias = UsageRolledUp
 Event: TypeAlias = (
     ModelEvent
     | ReplicaEvent
@@ -202,6 +209,7 @@ Event: TypeAlias = (
     | BatchEvent
     | KeyEvent
     | LimitsEvent
+    | UsageEvent
     | ClusterEvent
     | EventRejected
 )
@@ -222,6 +230,7 @@ AGGREGATE_OF: dict[str, str] = {
     **{event.__name__: "batch" for event in get_args(BatchEvent)},
     **{event.__name__: "key" for event in get_args(KeyEvent)},
     LimitsSet.__name__: "limits",
+    UsageRolledUp.__name__: "usage",
     **{event.__name__: "cluster" for event in get_args(ClusterEvent)},
     EventRejected.__name__: "log",
 }

@@ -28,6 +28,7 @@ from nebula.events.plain_text import plain
 from nebula.events.record import Malformed, Record
 from nebula.events.sources import is_folder
 from nebula.events.state import EMPTY, Replica, State
+from nebula.events.usage import UsageRolledUp
 from nebula.events.usage_limits import limit_texts
 from nebula.events.values import Assignment
 from nebula.events.vocabulary import (
@@ -101,6 +102,11 @@ def _told(record: Record, before: State) -> str:
         case KeyChanged(hash=new):
             what = "key replaced by a new one" if new else "key changed"
             return f"{what}: {key_rights(record.content)}"
+        case UsageRolledUp(sums=sums, lost=lost):
+            requests = sum(each.requests for each in sums)
+            tokens = sum(each.prompt + each.completion for each in sums)
+            gone = f"; {lost} messages with records were lost" if lost else ""
+            return f"usage summed: {requests:,} requests, {tokens:,} tokens{gone}"
         case KeyRevoked(reason=reason):
             return "key revoked" + _because(reason)
         case LimitsSet(kind=kind, limits=limits):

@@ -15,8 +15,9 @@ from nebula.events.heartbeats import (
 )
 from nebula.events.inference import BodyWanted, Finished, StillWanted, Unwanted
 from nebula.events.original import ORIGINAL_HEADER
+from nebula.events.usage import UsageRecords
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, REPORTS, TYPES, Decided
-from nebula.store import batch_queue, ledger
+from nebula.store import batch_queue, ledger, usage
 from nebula.store.batch_queue import QueuedLine
 from nebula.store.responses import STREAM
 
@@ -98,7 +99,8 @@ _REQUEST_HEADERS = (
     ),
     Header(
         envelope.TOKENS,
-        "The engine sends token ids too: `shown` to the client, or `tracked` by the gateway only.",
+        "The engine sends token ids too: `shown` to the client, or `tracked` by the gateway only; "
+        "or its `usage`, for the gateway only.",
     ),
     Header(envelope.VERSION, "Digest of the adapter's version that must answer."),
     Header(envelope.QUERY, "Query string of the HTTP request, without `?`."),
@@ -148,6 +150,8 @@ MEANINGS = {
     "slot": "The last 16 characters of the request's id.",
     "router": "Id of the router.",
     "batch": "Id of the batch.",
+    "run": "Id of a gateway, `-`, and what no other run of it has.",
+    "record": "Id of the record: of a request, of a response, or of a batch and its line.",
     "response": "Id of the response.",
     "conversation": "Id of the conversation.",
     "key": "Hash of the key and of its owner.",
@@ -251,6 +255,7 @@ OTHERS = (
         (
             Header(batch_queue.OUTCOME, "`completed`, `failed` or `none`.", needed=True),
             Header(batch_queue.FILE, "Id of the file that has it, if it is too large."),
+            Header(batch_queue.USAGE, "The record of what it used, as JSON; none for nothing."),
         ),
         stream=batch_queue.RESULTS,
     ),
@@ -261,6 +266,30 @@ OTHERS = (
         "The gateway that keeps a batch says so every few seconds.",
         "text that only this gateway has",
         stream=batch_queue.RESULTS,
+    ),
+    Channel(
+        "usageOfRequests",
+        subjects.usage_of_requests("{run}"),
+        "send",
+        "A gateway writes what requests used whose answers have ended.",
+        UsageRecords,
+        (
+            Header(usage.MESSAGE, "Id of the message: the run, `-`, its number.", needed=True),
+            Header(
+                "Nats-Expected-Last-Subject-Sequence",
+                "Sequence of the run's last message: none is stored twice.",
+                needed=True,
+            ),
+        ),
+        stream=usage.STREAM,
+    ),
+    Channel(
+        "usageOnce",
+        subjects.usage_once("{record}"),
+        "send",
+        "What a request used that several gateways may have served: the first message counts.",
+        UsageRecords,
+        stream=usage.STREAM,
     ),
     Channel(
         "background",

@@ -21,6 +21,7 @@ from nebula.events.intents import (
 from nebula.events.key_events import KeyChanged, KeyIssued, KeyRevoked
 from nebula.events.limit_events import LimitsSet
 from nebula.events.memory import GIB
+from nebula.events.usage import UsageRolledUp, UsageSum
 from nebula.events.usage_limits import UsageLimits
 from nebula.events.values import Adapter, Assignment, Device, Target
 from nebula.events.vocabulary import (
@@ -155,6 +156,26 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
     ("ci", KeyChanged(("infer", "view"), name="nightly checks", models=("qwen",))),
     ("ci", KeyRevoked("left the team")),
     ("team-a", LimitsSet("tenant", UsageLimits(tokens_per_month=50_000_000, in_flight=64))),
+    (
+        "20261129T053000000000",
+        UsageRolledUp(
+            0,
+            57,
+            (
+                UsageSum(
+                    1795928400,
+                    "ci",
+                    "chat",
+                    "/v1/chat/completions",
+                    tenant="team-a",
+                    requests=310,
+                    prompt=40_180,
+                    cached=12_288,
+                    completion=61_022,
+                ),
+            ),
+        ),
+    ),
     ("42", EventRejected("nebula.events.model.chat.ModelScaleRequested", "there is no such model")),
     ("n1", NodeSuspected("not heard from for 20.4 s: it is lost after 30 s")),
     ("n1", NodeHeard("it reads this log")),

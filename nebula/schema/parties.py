@@ -64,6 +64,7 @@ _FACTS: dict[str, tuple[RoleName, ...]] = {
     "BatchProgressed": _GATEWAY,
     "BatchFinished": _GATEWAY,
     "BatchCancelled": _GATEWAY,
+    "UsageRolledUp": _GATEWAY,
     "ClusterFounded": ("gateway", "router", "node"),
 }
 """The actors that report each fact."""
@@ -78,6 +79,8 @@ _OTHERS: dict[str, Parties] = {
     "batchLines": Parties(_GATEWAY),
     "batchResults": Parties(_GATEWAY),
     "batchLeases": Parties(_GATEWAY),
+    "usageOfRequests": Parties(_GATEWAY),
+    "usageOnce": Parties(_GATEWAY),
     "background": Parties(_GATEWAY),
     "storedResponses": Parties(_GATEWAY),
     "storedKeys": Parties(_GATEWAY),

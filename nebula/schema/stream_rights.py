@@ -8,7 +8,7 @@ a consumer of a stream can read all of it.
 from typing import Literal, TypeAlias
 
 from nebula.schema.parties import RoleName
-from nebula.store import batch_queue, files, ledger, responses, snapshots
+from nebula.store import batch_queue, files, ledger, responses, snapshots, usage
 from nebula.store.streams import CLAIMS, EVENTS, INFERENCE, STATUS
 from nebula.store.upkeep import ADVISORIES
 
@@ -79,7 +79,7 @@ RIGHTS: dict[str, dict[RoleName, tuple[Use, ...]]] = {
         "router": ("look", "get", "follow"),
         "node": ("look", "get", "follow"),
         "operator": ("look", "get", "follow"),
-        "viewer": ("look", "follow"),
+        "viewer": ("look", "get", "follow"),
         "provision": ("look", "make", "change", "get", "follow"),
     },
     STATUS: {
@@ -100,6 +100,12 @@ RIGHTS: dict[str, dict[RoleName, tuple[Use, ...]]] = {
     batch_queue.RESULTS: _GATEWAYS_OWN,
     responses.STREAM: _GATEWAYS_OWN,
     ledger.STREAM: _GATEWAYS_OWN,
+    usage.STREAM: {
+        "gateway": ("look", "make", "get", "read"),
+        "operator": ("look", "get", "read"),
+        "viewer": ("look", "get", "read"),
+        "provision": ("look", "make", "change"),
+    },
     files.STREAM: {
         "gateway": ("look", "make", "get", "read", "purge", "put"),
         "operator": ("look", "make", "get", "read", "purge", "put"),

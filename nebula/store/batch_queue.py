@@ -35,6 +35,7 @@ RESULTS_ROOM = 2 * GIB
 
 OUTCOME = "Nebula-Outcome"
 FILE = "Nebula-File"
+USAGE = "Nebula-Usage"
 
 Outcome: TypeAlias = Literal["completed", "failed", "none"]
 """What came of a line: `none` if it was given up without an answer."""
@@ -55,11 +56,15 @@ class QueuedLine(Struct, frozen=True):
 
 
 class LineResult(Struct, frozen=True):
-    """What came of a line. `text`: its line of the output or the errors; `file`: has it instead."""
+    """What came of a line. `text`: its line of the output or the errors; `file`: has it instead.
+
+    `usage`: the record of what it used, as JSON; empty for nothing.
+    """
 
     outcome: Outcome
     text: bytes = b""
     file: str = ""
+    usage: str = ""
 
 
 def new_id() -> str:
@@ -127,6 +132,8 @@ class BatchQueue:
         headers = {**durable.FIRST, OUTCOME: result.outcome}
         if result.file:
             headers[FILE] = result.file
+        if result.usage:
+            headers[USAGE] = result.usage
         subject = subjects.batch_result(batch, str(number))
         await durable.store(self.connection, subject, result.text, headers)
 
@@ -137,7 +144,12 @@ class BatchQueue:
         if found is None:
             return None
         headers = found.headers or {}
-        return LineResult(_outcome(headers.get(OUTCOME)), found.data or b"", headers.get(FILE, ""))
+        return LineResult(
+            _outcome(headers.get(OUTCOME)),
+            found.data or b"",
+            headers.get(FILE, ""),
+            headers.get(USAGE, ""),
+        )
 
     async def outcomes(self, batch: str) -> AsyncGenerator[tuple[int, Outcome] | None, None]:
         """Yield what came of each line that has a result, then None, then the new ones, for ever.

@@ -129,9 +129,13 @@ async def read(
     *,
     bodies: bool = True,
     stream: str = streams.INFERENCE,
+    after: int = 0,
 ) -> AsyncGenerator[StoredMessage, None]:
-    """Yield what a stream has now on these subjects, in order. Raise Unavailable."""
-    following_all = follow(connection, wanted, bodies=bodies, stream=stream)
+    """Yield what a stream has now on these subjects after a sequence, in order.
+
+    Raise Unavailable.
+    """
+    following_all = follow(connection, wanted, bodies=bodies, stream=stream, after=after)
     async with contextlib.aclosing(following_all) as following:
         async for said in following:
             if said is None:
@@ -145,8 +149,11 @@ async def follow(
     *,
     bodies: bool = True,
     stream: str = streams.INFERENCE,
+    after: int = 0,
 ) -> AsyncGenerator[StoredMessage | None, None]:
     """Yield what a stream has on these subjects, then None once, then new messages, for ever.
+
+    `after`: the sequence after which it begins.
 
     A single subject without wildcards is looked up in the server's index. For anything else the
     server scans all its messages and does nothing else meanwhile: fifty times the work. A slow
@@ -168,7 +175,10 @@ async def follow(
             making = client.jetstream(timeout=_PATIENCE).add_consumer(
                 stream,
                 ConsumerConfig(
-                    deliver_policy=DeliverPolicy.ALL,
+                    deliver_policy=(
+                        DeliverPolicy.BY_START_SEQUENCE if after else DeliverPolicy.ALL
+                    ),
+                    opt_start_seq=after + 1 if after else None,
                     ack_policy=AckPolicy.NONE,
                     filter_subjects=list(wanted),
                     headers_only=not bodies,

@@ -35,6 +35,7 @@ from nebula.events.limit_events import LimitsSet
 from nebula.events.record import Entry, Malformed, Record
 from nebula.events.state import EMPTY
 from nebula.events.upcasting import version_of
+from nebula.events.usage import UsageRolledUp, UsageSum
 from nebula.events.usage_limits import UsageLimits
 from nebula.events.validation import rejection_reason
 from nebula.events.values import Adapter, Assignment, Autoscale, Device, Target, Weights
@@ -173,6 +174,31 @@ EVENTS: dict[str, tuple[str, Event]] = {
         ),
         ("ci", KeyRevoked("verloren")),
         ("chat", LimitsSet("model", UsageLimits(tokens_per_day=1_000_000, max_tokens=2048))),
+        (
+            "20261129T053000000000",
+            UsageRolledUp(
+                3,
+                9,
+                (
+                    UsageSum(
+                        1795928400,
+                        "ci",
+                        "chat",
+                        "/v1/completions",
+                        tenant="team-a",
+                        user="5f0c",
+                        adapter="sql",
+                        requests=5,
+                        prompt=70,
+                        cached=16,
+                        completion=40,
+                        estimated=8,
+                    ),
+                ),
+                lost=1,
+                dropped=2,
+            ),
+        ),
         ("batch_1", BatchStarted(50)),
         ("batch_1", BatchProgressed(20, 1)),
         ("batch_1", BatchCancelRequested()),

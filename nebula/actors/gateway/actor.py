@@ -22,7 +22,7 @@ from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.allowance import settle, used_by
 from nebula.actors.gateway.budget import ANSWERS, REQUESTS, UNCOUNTED, Budget, Hold, Unread
 from nebula.actors.gateway.core import IDLE, RequestsInFlight
-from nebula.actors.gateway.delivery import Delivery, new_id
+from nebula.actors.gateway.delivery import NOT_RECORDED, Delivery, new_id
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.gateway.in_flight import (
     Cancel,
@@ -55,6 +55,8 @@ from nebula.actors.gateway.reacting import elsewhere
 from nebula.actors.gateway.sending import Sending
 from nebula.actors.gateway.shares import Shares
 from nebula.actors.gateway.timeouts import TICK
+from nebula.actors.gateway.usage_recording import UsageRecorder
+from nebula.actors.gateway.usage_roll_up import UsageRollUp
 from nebula.events import envelope, subjects
 from nebula.events.failures import Failure, words
 from nebula.events.heartbeats import QueueLength
@@ -118,6 +120,7 @@ class Gateway(Actor):
         self.bodies = Budget(request_memory)
         self._unread = Unread(answer_memory)
         self.limiting = Limiting(connection, LedgerStore(connection, stream_replicas))
+        self.usage = UsageRecorder(connection, identity, stream_replicas, self.projection)
         self._connected_at = 0.0
         self._lost_at: float | None = None
         self._back = asyncio.Event()
@@ -137,6 +140,8 @@ class Gateway(Actor):
         self.connection.on_disconnect(self._on_disconnect)
         self.connection.on_reconnect(self._on_reconnect)
         self.spawn(self.limiting.run(), "report what is used of limits")
+        self.spawn(self.usage.run(), "record usage")
+        self.spawn(UsageRollUp(self.log, self.projection, self.usage.store).run(), "sum usage")
         self.spawn(self._tick(), "watch requests")
         self.spawn(self.log_watch.run(), "watch the log")
         self.spawn(self._ear.run(), "listen for living actors")
@@ -186,8 +191,10 @@ class Gateway(Actor):
         if self._admission.refuses(asyncio.get_running_loop().time()):
             raise NotServed("requests come faster than they can be taken on", 1)
 
-    def ask(self, request: Request, binding: NameBinding, *, idle: float = IDLE) -> Delivery:
-        """Send a request. Raise NotServed if it can't be served."""
+    def ask(
+        self, request: Request, binding: NameBinding, *, idle: float = IDLE, usage: str = ""
+    ) -> Delivery:
+        """Send a request; `usage` as in Delivery. Raise NotServed if it can't be served."""
         self._look_around()
         try:
             send = self.core.begin(request, binding, asyncio.get_running_loop().time(), idle=idle)
@@ -203,7 +210,7 @@ class Gateway(Actor):
             if request.keep:  # it was claimed: a repeated request need not wait for its answer
                 self.sending.drop(request, ALL_ATTEMPTS, Failure.NOT_TAKEN.encode())
             raise
-        delivery = self._deliveries[request.id] = Delivery(flight, self._unread)
+        delivery = self._deliveries[request.id] = Delivery(flight, self._unread, usage)
         return delivery
 
     def leave(self, delivery: Delivery, hold: Hold | None = None) -> None:
@@ -271,6 +278,8 @@ class Gateway(Actor):
             delivery.hold.release()
         if delivery.reserved:
             settle(delivery.reserved, used_by(delivery.flight.answer))
+        if delivery.usage != NOT_RECORDED:
+            self.usage.ended(delivery.flight.answer, delivery.usage)
 
     def _send(self, send: Send) -> None:
         flight = self.core.flights[send.id]

@@ -13,6 +13,10 @@ MAX_WAITING_BYTES = 4 * 1024 * 1024
 """Bytes of a stream that may wait for a slow client."""
 
 
+NOT_RECORDED = "-"
+"""Stands for the id where the sender of a request records its usage itself."""
+
+
 class ClientGone(Exception):
     """The client has left, so further pieces are unwanted."""
 
@@ -40,12 +44,16 @@ class Delivery:
 
     `detached`: no client waits any more. `size`: bytes of the pieces that wait for it. `hold`: the
     bytes of the gateway's budget that the request's body keeps once no client waits. `reserved`:
-    what it may use of its limits. `unread`
-    counts the bytes that wait for all clients.
+    what it may use of its limits. `unread` counts the bytes that wait for all clients. `usage`: the
+    id under which its usage is recorded, if another gateway may record the same; NOT_RECORDED if it
+    is not recorded here.
     """
 
-    def __init__(self, flight: InFlightRequest, unread: Unread | None = None) -> None:
+    def __init__(
+        self, flight: InFlightRequest, unread: Unread | None = None, usage: str = ""
+    ) -> None:
         self.flight = flight
+        self.usage = usage or (flight.request.id if flight.request.keep else "")
         self.detached = False
         self.hold: Hold | None = None
         self.reserved: Reservation = []

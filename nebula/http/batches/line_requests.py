@@ -7,7 +7,8 @@ from msgspec import Struct
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.allowance import Reservation, settle
-from nebula.actors.gateway.delivery import new_id
+from nebula.actors.gateway.answer import Answer as EngineAnswer
+from nebula.actors.gateway.delivery import NOT_RECORDED, new_id
 from nebula.actors.gateway.mirroring import Mirror
 from nebula.actors.gateway.names import Route
 from nebula.actors.gateway.not_served import NotServed
@@ -62,11 +63,15 @@ class Later(Exception):
 
 
 class Answer(Struct, frozen=True):
-    """What came of a line's request: the request's id, the HTTP status, the whole body."""
+    """What came of a line's request: the request's id, the HTTP status, the whole body.
+
+    `of_engine`: the answer as an engine gave it, if one did now.
+    """
 
     request: str
     status: int
     body: bytes
+    of_engine: EngineAnswer | None = None
 
 
 class LineRequests:
@@ -119,7 +124,9 @@ class LineRequests:
         try:
             gateway.admit()
             reserved += await quotas.reserved_later(gateway, principal, endpoint, request)
-            delivery = gateway.ask(request, route.binding, idle=self._limits.patience.idle)
+            delivery = gateway.ask(
+                request, route.binding, idle=self._limits.patience.idle, usage=NOT_RECORDED
+            )
         except NotServed as error:
             settle(reserved, {})
             raise Later(error.retry_after or AGAIN) from error
@@ -144,7 +151,7 @@ class LineRequests:
         said = bytes(whole)
         if status >= 400:
             said = dialects.translated(status, said, endpoint.dialect)
-        return Answer(request.id, status, said)
+        return Answer(request.id, status, said, delivery.flight.answer)
 
     def _request(self, batch: Batch, endpoint: Endpoint, body: bytes) -> tuple[Request, Route]:
         """Return a line's request, and what answers it now. Raise ApiError, Later."""

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from contextlib import aclosing
 
+import msgspec
 from nats.aio.msg import Msg
 from nats.errors import MaxPayloadError
 
@@ -19,6 +20,7 @@ from nebula.actors.gateway.budget import Hold
 from nebula.events import subjects
 from nebula.events.batch import Batch
 from nebula.events.reading import UNREADABLE, decoded
+from nebula.events.usage import UsageRecord
 from nebula.http.batches.line_requests import AGAIN, Later, LineRequests
 from nebula.openai.batch_lines import answered, body_of, unanswered
 from nebula.store import batch_queue, work_queue
@@ -148,8 +150,13 @@ class LineWorker:
         if batch is None or batch.ending or time.time_ns() >= batch.expires_ns:
             return
         number = int(said)
-        if await self._queue.result(identity, number) is None:
+        result = await self._queue.result(identity, number)
+        if result is None:
             await self._store(batch, number, await self._result(batch, number, line))
+            result = await self._queue.result(identity, number)  # which may be another gateway's
+        record = decoded(result.usage.encode(), UsageRecord) if result is not None else None
+        if record is not None:
+            await self._gateway.usage.record_now(record)
 
     async def _store(self, batch: Batch, number: int, result: LineResult) -> None:
         try:
@@ -166,7 +173,7 @@ class LineWorker:
                 expires=now + batch_queue.LONGEST,
             )
             stored = await upload.finish(facts)
-            large = LineResult(result.outcome, file=stored.id)
+            large = LineResult(result.outcome, file=stored.id, usage=result.usage)
             await self._queue.put_result(batch.id, number, large)
 
     async def _result(self, batch: Batch, number: int, line: QueuedLine) -> LineResult:
@@ -191,7 +198,12 @@ class LineWorker:
         told = answered(
             batch.id, number, line.custom_id, answer.request, answer.status, answer.body
         )
-        return LineResult(outcome, told)
+        record = None
+        if answer.of_engine is not None:
+            recorder = self._gateway.usage
+            record = recorder.record(answer.of_engine, f"{batch.id}_{number}", batch.id)
+        usage = msgspec.json.encode(record).decode() if record is not None else ""
+        return LineResult(outcome, told, usage=usage)
 
     async def _text(self, batch: Batch, line: QueuedLine) -> bytes | None:
         """Return a line of an input; None if that is gone. Raise Unavailable."""

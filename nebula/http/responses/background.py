@@ -16,7 +16,13 @@ from nats.aio.msg import Msg
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.allowance import Reservation, settle
 from nebula.actors.gateway.budget import Hold
-from nebula.actors.gateway.delivery import ClientGone, Delivery, Quiet, new_id
+from nebula.actors.gateway.delivery import (
+    NOT_RECORDED,
+    ClientGone,
+    Delivery,
+    Quiet,
+    new_id,
+)
 from nebula.actors.gateway.not_served import NotServed
 from nebula.events import subjects
 from nebula.events.endpoints import ENDPOINTS
@@ -233,7 +239,8 @@ class BackgroundWork:
                 gateway.admit()
                 principal = self._keys.of_owner(asked.head.owner)
                 reserved += await quotas.reserved_later(gateway, principal, _ENDPOINT, request)
-                delivery = gateway.ask(request, binding, idle=self._limits.patience.idle)
+                idle = self._limits.patience.idle
+                delivery = gateway.ask(request, binding, idle=idle, usage=NOT_RECORDED)
             except NotServed as error:
                 settle(reserved, {})
                 raise _wait(asked, str(error), error.retry_after) from error
@@ -242,6 +249,10 @@ class BackgroundWork:
                 await _Answer(asked, delivery, attempt).run()
             finally:
                 gateway.leave(delivery)
+            # What breaks off is made again: a response is used once, when it is whole.
+            record = gateway.usage.record(delivery.flight.answer, asked.head.id)
+            if record is not None and not record.cut:
+                gateway.usage.add(record, alone=True)
         finally:
             hold.release()
 
