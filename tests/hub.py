@@ -66,6 +66,8 @@ class SmallHub:
         self.bare = False
         """Whether it lists files by their names alone."""
         self.gated: set[str] = set()
+        self.tokens: dict[str, str] = {}
+        """For a private source, the token without which it is not given."""
         self.asked: list[tuple[str, str, str]] = []
         """Every request: method, path, and the range that was asked for."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -128,7 +130,7 @@ class SmallHub:
                     return
                 if source in hub.gated:
                     self._error(403, "GatedRepo", "this one is gated")
-                elif source not in hub.sources:
+                elif source not in hub.sources or not self._let_in(source):
                     self._error(401, "RepoNotFound", "no such model")
                 elif rest not in ("", "main", COMMIT):
                     self._error(404, "RevisionNotFound", "no such revision")
@@ -139,11 +141,15 @@ class SmallHub:
                     told = {"id": source, "sha": COMMIT, "siblings": siblings}
                     self._json(told | hub.lists.get(source, {}))
 
+            def _let_in(self, source: str) -> bool:
+                token = hub.tokens.get(source)
+                return token is None or self.headers.get("Authorization") == f"Bearer {token}"
+
             def _file(self, path: str) -> None:
                 source, _, rest = path.partition("/resolve/")
                 name = rest.partition("/")[2]
                 content = hub.sources.get(source, {}).get(name)
-                if content is None:
+                if content is None or not self._let_in(source):
                     self._error(404, "EntryNotFound", "no such file")
                     return
                 etag = digest(content)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nebula.actors.node.secrets import SecretSources
 from nebula.actors.node.weights import answers, download, folder, listing
 from nebula.actors.node.weights import hub as hub_module
 from nebula.actors.node.weights.download import LEAST, WINDOW, Damaged, NoRoom, _Pace
@@ -497,3 +498,27 @@ def test_what_came_quickly_at_first_excuses_no_later_standstill() -> None:
     assert pace.until_after(much, 10.0) == 10.0 + WINDOW
     assert pace.until_after(much + 1, 20.0) == 10.0 + WINDOW, "no window was met since"
     assert pace.until_after(much + int(LEAST * WINDOW), 30.0) == 30.0 + WINDOW
+
+
+async def test_a_private_source_is_fetched_with_the_token_that_its_load_request_names(
+    server: SmallHub, tmp_path: Path
+) -> None:
+    server.tokens["lab/tiny"] = "the-token"
+    secrets = {"NEBULA_SECRET_HF": "the-token", "NEBULA_SECRET_OLD": "another"}
+    sources = SecretSources(tmp_path / "secrets", secrets)
+    hub = Hub(tmp_path / "cache", server.url, sources.value)
+    for files, reason in (
+        (TINY, "it is private and this node has no token"),
+        (Files("lab/tiny", secret="old"), "it is private and this node has no token"),
+        (Files("lab/tiny", secret="none"), "this node has no secret 'none': write it to"),
+    ):
+        with pytest.raises(Refused, match=reason):
+            await fetch(hub, files)
+    assert await fetch(hub, Files("lab/tiny", secret="hf")) > SIZE
+    assert (await hub.measure(Files("lab/tiny", secret="hf"))).weights
+
+
+async def test_a_token_from_a_command_that_fails_is_asked_for_again(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, "http://127.0.0.1:9", SecretSources(tmp_path, {}, "false {name}").value)
+    with pytest.raises(Unreachable, match="ended with exit code 1"):
+        await hub.listing(Files("lab/tiny", secret="hf"))

@@ -17,9 +17,9 @@ from nebula.events.intents import (
     WeightsRemoveRequested,
 )
 from nebula.events.memory import GIB
-from nebula.events.state import CachedSource, Measured
+from nebula.events.state import CachedSource, Launch, Measured
 from nebula.events.validation import rejection_reason
-from nebula.events.values import Device, Weights
+from nebula.events.values import Device, SecretReference, Weights
 from nebula.events.vocabulary import (
     DownloadFailed,
     DownloadFinished,
@@ -141,6 +141,17 @@ def test_what_is_not_a_plain_hub_model_is_left_to_the_engine(
     told = story(("chat", wants(source, **fields)))
     assert due(told) == ()
     assert provision.waiting(replicas_on(told.state, "n1"), set()) == frozenset()
+
+
+def test_a_token_that_is_given_by_name_is_used_for_the_download() -> None:
+    def launch(**env: str | SecretReference) -> Launch:
+        return Launch(QWEN, "m", "chat", False, None, {"revision": "v2"}, dict(env))
+
+    hub = SecretReference("hf")
+    assert provision.files_of(launch(HF_TOKEN=hub)) == Files(QWEN, "v2", "hf")
+    assert provision.files_of(launch(OTHER=hub)) == Files(QWEN, "v2")
+    assert provision.files_of(launch(HF_TOKEN=hub, HF_ENDPOINT="http://mirror")) is None
+    assert provision.files_of(launch(HF_TOKEN="in-an-old-log")) is None
 
 
 def test_a_node_that_leaves_fetching_to_its_engines_fetches_nothing() -> None:

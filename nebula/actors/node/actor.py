@@ -92,7 +92,8 @@ class Node(Actor):
         self._registration = 0
         self._wake = asyncio.Event()
         self._outbox = Outbox(self._tell, self.spawn, self._now)
-        hub = Hub(settings.weights)
+        sources = SecretSources(settings.secrets_folder, os.environ, settings.secret_command)
+        hub = Hub(settings.weights, token=sources.value)
         self._gate = Gate(settings.policy)
         self._adapting = Adapting(
             settings,
@@ -116,7 +117,6 @@ class Node(Actor):
             gate=self._gate,
             retries=Retries(settings.restarts.pause),
         )
-        sources = SecretSources(settings.secrets_folder, os.environ, settings.secret_command)
         self._secrets = EngineSecrets(sources)
         self._lives = EngineLives(
             settings,

@@ -112,7 +112,8 @@ async def fetch(hub: Hub, listing: Listing, progress: Progress) -> None:
     Raise Unreachable, Damaged, and OSError if the disk fails.
     """
     slots = asyncio.Semaphore(SIDE_BY_SIDE)
-    async with httpx.AsyncClient(timeout=httpx.Timeout(SILENCE), headers=hub.headers()) as client:
+    headers = await hub.headers(listing.files)
+    async with httpx.AsyncClient(timeout=httpx.Timeout(SILENCE), headers=headers) as client:
 
         async def one(file: File) -> None:
             async with slots:

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,6 +19,7 @@ import httpx
 import huggingface_hub
 from huggingface_hub import constants
 
+from nebula.actors.node.secrets import SecretMissing
 from nebula.actors.node.weights import answers, folder, listing, measuring
 from nebula.actors.node.weights.answers import Answer
 from nebula.actors.node.weights.listing import File, Listing, Malformed
@@ -50,9 +51,18 @@ class Refused(Exception):
 
 
 class Hub:
-    """One hub, as the environment names it (HF_ENDPOINT, HF_TOKEN), and one cache."""
+    """One hub, as the environment names it (HF_ENDPOINT, HF_TOKEN), and one cache.
 
-    def __init__(self, cache: Path | None = None, endpoint: str | None = None) -> None:
+    `token`: finds the value of a secret that a load request names, or raises SecretMissing.
+    """
+
+    def __init__(
+        self,
+        cache: Path | None = None,
+        endpoint: str | None = None,
+        token: Callable[[str], Awaitable[str]] | None = None,
+    ) -> None:
+        self._token = token
         self.chosen = cache is not None
         """Whether the cache was configured; otherwise it is where engines look by default."""
         self.cache = cache or Path(constants.HF_HUB_CACHE)
@@ -73,6 +83,7 @@ class Hub:
             raise Unreachable("this node must not use the hub (HF_HUB_OFFLINE)")
         at = f"/revision/{quote(files.revision, safe='')}" if files.revision else ""
         answer = await self._asked(
+            files,
             f"{self.endpoint}/api/models/{files.source}{at}?blobs=true",
             f"list of the files of {files.source}",
             most=listing.MAX_BYTES,
@@ -99,10 +110,13 @@ class Hub:
             )
         return found
 
-    async def _asked(self, url: str, what: str, *, most: int, seconds: float) -> Answer:
-        """Return a short answer. Raise Unreachable, and Malformed if it is not short."""
+    async def _asked(
+        self, files: Files, url: str, what: str, *, most: int, seconds: float
+    ) -> Answer:
+        """Return a short answer. Raise Unreachable, Refused, and Malformed if it is not short."""
+        headers = await self.headers(files)
         try:
-            return await answers.read(url, self.headers(), most=most, seconds=seconds)
+            return await answers.read(url, headers, most=most, seconds=seconds)
         except answers.Overlong as error:
             raise Malformed(f"{self.endpoint} gives an endless {what}: {error}") from error
         except answers.Overdue as error:
@@ -127,9 +141,19 @@ class Hub:
             listing.files.source, file.path, revision=listing.commit, endpoint=self.endpoint
         )
 
-    def headers(self) -> dict[str, str]:
-        """Return the headers of a request for a file, with the token if there is one."""
-        token = huggingface_hub.get_token()
+    async def headers(self, files: Files) -> dict[str, str]:
+        """Return the headers of a request for a file, with the token if there is one.
+
+        Raise Refused or Unreachable if the token is a secret that this node does not find.
+        """
+        if files.secret and self._token is not None:
+            try:
+                token: str | None = (await self._token(files.secret)).strip()
+            except SecretMissing as error:
+                lasts = bool(error.told(again=False)[1])
+                raise (Refused if lasts else Unreachable)(error.told(again=True)[0]) from None
+        else:
+            token = huggingface_hub.get_token()
         made = {"User-Agent": "nebula", "Accept-Encoding": "identity"}
         return {**made, "Authorization": f"Bearer {token}"} if token else made
 
@@ -142,6 +166,7 @@ class Hub:
         if config is None:
             raise Unmeasurable("it has no config.json")
         answer = await self._asked(
+            files,
             self.url(listed, config),
             f"config.json of {files.source}",
             most=folder.CONFIG_BYTES,

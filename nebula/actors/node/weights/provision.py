@@ -8,10 +8,13 @@ from msgspec import Struct
 
 from nebula.events.engine_options import option_name
 from nebula.events.state import CachedSource, Launch, Model, Node, Replica, State
+from nebula.events.values import SecretReference, Variable
 
 _HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 _REVISION = re.compile(r"(?!.*\.\.)(?!.*//)[\w.][\w./-]{0,199}", re.ASCII)
+
+_TOKEN = "HF_TOKEN"
 
 _PLAIN_FORMATS = frozenset({"auto", "hf", "safetensors", "fastsafetensors", "mistral", "pt"})
 """Values of vLLM's `load-format` that read plain files from the hub's cache."""
@@ -21,10 +24,14 @@ TURN = 3.0
 
 
 class Files(Struct, frozen=True):
-    """A hub id and one of its revisions (a branch, tag or commit; empty: the hub's default)."""
+    """A hub id and one of its revisions (a branch, tag or commit; empty: the hub's default).
+
+    `secret`: the name of the node's secret that is the hub's token for them; empty: the node's own.
+    """
 
     source: str
     revision: str = ""
+    secret: str = ""
 
 
 class Fetch(Struct, frozen=True):
@@ -94,10 +101,14 @@ def files_of(launch: Launch) -> Files | None:
         not is_hub_id(launch.source)
         or "download-dir" in options
         or options.get("load-format", "auto") not in _PLAIN_FORMATS
-        or any(key.startswith(("HF_", "TRANSFORMERS_", "VLLM_USE_MODEL")) for key in launch.env)
+        or any(
+            key.startswith(("HF_", "TRANSFORMERS_", "VLLM_USE_MODEL"))
+            for key in launch.env
+            if not (key == _TOKEN and _secret(launch.env))
+        )
     ):
         return None
-    return _files_at(launch.source, options)
+    return _files_at(launch.source, options, _secret(launch.env))
 
 
 def provide(state: State, node: str, replicas: Iterable[Replica], local: Local) -> tuple[Task, ...]:
@@ -227,13 +238,22 @@ def _wanted(replicas: Iterable[Replica]) -> list[Files]:
 
 def _source(model: Model) -> Files:
     options = {option_name(key): value for key, value in model.spec.options.items()}
-    return _files_at(model.spec.source, options) or Files(model.spec.source)
+    secret = _secret(model.spec.env)
+    return _files_at(model.spec.source, options, secret) or Files(model.spec.source, "", secret)
 
 
-def _files_at(source: str, options: Mapping[str, object]) -> Files | None:
+def _files_at(source: str, options: Mapping[str, object], secret: str) -> Files | None:
     """Return the files of a revision; None for a name that could lead out of the cache."""
     revision = str(options.get("revision") or "")
-    return Files(source, revision) if not revision or _REVISION.fullmatch(revision) else None
+    if revision and not _REVISION.fullmatch(revision):
+        return None
+    return Files(source, revision, secret)
+
+
+def _secret(env: Mapping[str, Variable]) -> str:
+    """Return the name of the secret that is the hub's token; "" if the request names none."""
+    token = env.get(_TOKEN)
+    return token.secret if isinstance(token, SecretReference) else ""
 
 
 def _turn(state: State, me: Node, model: Model) -> float:
