@@ -21,6 +21,7 @@ import httpx
 import nats
 import psutil
 
+from nebula.actors.node.engine_sockets import place
 from nebula.actors.projection import Projection
 from nebula.cli.cluster import joined
 from nebula.events.model_status import ModelStatus, model_status
@@ -212,6 +213,8 @@ class Cluster:
                 raise AssertionError(f"these do not end: {self._living()}")
             self.kill_everything()
         shutil.rmtree(self.folder / "jetstream", ignore_errors=True)
+        for node in self.folder.glob("*/nodes/*"):  # sockets of killed nodes may lie elsewhere
+            shutil.rmtree(place(node), ignore_errors=True)
 
     def engine_processes(self) -> list[psutil.Process]:
         """Return the living processes of all engines."""
