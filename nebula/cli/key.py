@@ -13,6 +13,7 @@ from nebula.actors.intents import Refused
 from nebula.cli import tables
 from nebula.cli.cluster import joined
 from nebula.cli.columns import Columns
+from nebula.cli.limit_options import limit_option
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run
 from nebula.cli.submit import append
@@ -22,7 +23,7 @@ from nebula.events.key import Key
 from nebula.events.key_events import KeyIssued, KeyRevoked, Scope
 from nebula.events.state import State
 from nebula.events.subjects import model_id
-from nebula.events.usage_limits import UsageLimits, limit_texts
+from nebula.events.usage_limits import limit_texts
 from nebula.events.vocabulary import Event
 from nebula.history.key_rights import with_changes
 from nebula.http.views import KeyView, key_view
@@ -63,25 +64,6 @@ def _overlap(_: click.Context, __: click.Parameter, text: str) -> float:
     return span
 
 
-def _limits(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, object]:
-    """Read NAME=NUMBER; `priority` has two numbers, and an empty value ends a limit."""
-    found: dict[str, object] = {}
-    for each in given:
-        name, equals, text = each.partition("=")
-        name = name.replace("-", "_")
-        numbers = [int(part) for part in re.findall(r"-?\d+", text)]
-        wanted = 2 if name == "priority" else 1
-        form = r"-?\d+\.\.-?\d+" if wanted == 2 else r"\d+"
-        if not equals or name not in UsageLimits.__struct_fields__:
-            there = ", ".join(each.replace("_", "-") for each in UsageLimits.__struct_fields__)
-            raise click.BadParameter(f"{each!r}: write NAME=NUMBER with one of {there}")
-        if text and re.fullmatch(form, text) is None:
-            example = "priority=0..9" if wanted == 2 else f"{name.replace('_', '-')}=600"
-            raise click.BadParameter(f"{each!r}: write it like {example}")
-        found[name] = (numbers if wanted == 2 else numbers[0]) if text else None
-    return found
-
-
 _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option("--name", default=None, metavar="TEXT", help="Its holder, in words."),
     click.option(
@@ -107,14 +89,7 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         callback=_expiry,
         help="When it stops being valid: a time, or how long from now: 30d, 12h. [never]",
     ),
-    click.option(
-        "--limit",
-        "limits",
-        multiple=True,
-        metavar="NAME=NUMBER",
-        callback=_limits,
-        help="A limit, such as requests-per-minute=600, in-flight=16, priority=0..9. Repeatable.",
-    ),
+    limit_option,
 )
 
 

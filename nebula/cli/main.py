@@ -55,6 +55,7 @@ COMMANDS = {
     "batch": Place("nebula.cli.batch:batch", "Answer every line of a file, as there is room."),
     "key": Place("nebula.cli.key:key", "Issue, list, change, rotate and revoke API keys."),
     "usage": Place("nebula.cli.usage:usage", "Show how many tokens were used, by key and model."),
+    "limits": Place("nebula.cli.limits:limits", "Set and list limits of tenants and models."),
     "status": Place(
         "nebula.cli.models:status", ("Show the whole cluster, and what is wrong with it.")
     ),

@@ -73,4 +73,6 @@ def problem(limits: UsageLimits) -> str | None:
     if limits.priority is not None and limits.priority[0] > limits.priority[1]:
         first, last = limits.priority
         return f"limits: priority goes from {first} to {last}, and the lower number comes first"
+    if limits.waiting is not None:
+        return "limits: waiting can't be limited yet: in_flight counts requests that wait too"
     return None

@@ -9,7 +9,17 @@ from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.http import admin, exceptions, history, keys, openai, paths, resuming, root_path
+from nebula.http import (
+    admin,
+    exceptions,
+    history,
+    keys,
+    limit_routes,
+    openai,
+    paths,
+    resuming,
+    root_path,
+)
 from nebula.http.authentication import (
     Authentication,
     check_scope,
@@ -129,6 +139,8 @@ def create_app(
                 keys.change_key,
                 keys.rotate_key,
                 keys.revoke_key,
+                limit_routes.list_limits,
+                limit_routes.put_limits,
             ),
         ],
         guards=[check_scope],

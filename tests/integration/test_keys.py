@@ -34,7 +34,7 @@ def needed(method: str, path: str) -> str:
     """Return the scope that the manual names for a path; "" for none."""
     if path in OPEN:
         return ""
-    if path.startswith("/admin/keys"):
+    if path.startswith(("/admin/keys", "/admin/limits")):
         return "admin"
     if path.startswith("/admin"):
         return "view" if method == "GET" else "operate"

@@ -192,6 +192,37 @@ async def test_openais_client_waits_and_tries_again(two: Two) -> None:
     assert len(answers) == 3
 
 
+async def test_a_tenant_s_keys_and_a_model_s_requests_share_a_limit(two: Two) -> None:
+    texts = [await key(two, tenant="lab") for _ in range(2)]
+    told = await two.nebula("limits", "set", "tenant", "lab", "--limit", "tokens-per-day=100")
+    assert told.code == 0, told.err
+    async with two.http() as http:
+        answer = await http.put("/admin/limits/model/other", json={"requests_per_minute": 1})
+        assert answer.status_code == 202, answer.text
+        listed = (await http.get("/admin/limits")).json()
+    assert [(each["kind"], each["id"]) for each in listed] == [
+        ("model", "other"),
+        ("tenant", "lab"),
+    ]
+    used, refused = 0, ""
+    async with client(two.port, texts[0]) as one, client(two.second, texts[1]) as other:
+        for each in (one, other) * 15:
+            answer = await each.post("/v1/chat/completions", json=CHAT)
+            if answer.status_code == 200:
+                used += answer.json()["usage"]["total_tokens"]
+            else:
+                refused = answer.json()["error"]["message"]
+        assert used <= 100
+        assert "tenant 'lab'" in refused
+    async with two.http() as http:
+        answers = [
+            await http.post("/v1/chat/completions", json={**CHAT, "model": "other"})
+            for _ in range(3)
+        ]
+    assert answers[-1].status_code == 429
+    assert "model 'other'" in answers[-1].json()["error"]["message"]
+
+
 async def test_lines_of_a_batch_wait_for_room_and_for_the_budget(two: Two) -> None:
     text = await key(two, limits={"in_flight": 1, "tokens_per_day": 200})
     lines = (

@@ -259,8 +259,7 @@ class Gateway(Actor):
                     self._deliveries[identity].give(piece)
                 case Forget(id=identity):
                     self.large_bodies.forget(identity)
-                    delivery = self._deliveries.pop(identity, None)
-                    if delivery is not None:
+                    if (delivery := self._deliveries.pop(identity, None)) is not None:
                         self._release(delivery)
                 case Send():
                     self._send(effect)

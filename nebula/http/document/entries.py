@@ -18,6 +18,7 @@ from nebula.events.intents import (
     WeightsPinRequested,
 )
 from nebula.events.key_events import Rights
+from nebula.events.usage_limits import UsageLimits
 from nebula.http.batches.routes import BatchCreation
 from nebula.http.keys import KeyRotation
 from nebula.http.responses.conversations import ConversationCreation, ConversationUpdate, NewItems
@@ -264,6 +265,12 @@ ENTRIES: Mapping[str, Entry] = {
         body=KeyRotation, example={"overlap": 3600}, values=_KEY
     ),
     "DELETE /admin/keys/{key}": Entry(values=_KEY),
+    "GET /admin/limits": Entry(),
+    "PUT /admin/limits/{kind}/{subject}": Entry(
+        body=UsageLimits,
+        example={"tokens_per_month": 50_000_000, "in_flight": 64},
+        values={"kind": "tenant", "subject": "team-a"},
+    ),
     "GET /admin/state": Entry(query={"at": "A sequence or a time; now if missing."}),
     "GET /admin/events": Entry(
         query={

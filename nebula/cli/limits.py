@@ -1,0 +1,78 @@
+"""`nebula limits`: how much all keys of a tenant, or all requests to a model, may use."""
+
+import click
+import msgspec
+
+from nebula.cli import tables
+from nebula.cli.cluster import joined
+from nebula.cli.columns import Columns
+from nebula.cli.limit_options import limit_option
+from nebula.cli.options import json_option, nats_option
+from nebula.cli.process import fail, run
+from nebula.cli.submit import append
+from nebula.cli.tables import print_json
+from nebula.events.limit_events import Kind, LimitsSet
+from nebula.events.state import State
+from nebula.events.subjects import model_id
+from nebula.events.usage_limits import NO_LIMITS, UsageLimits, limit_texts, limits_of
+from nebula.events.vocabulary import Event
+
+
+@click.group()
+def limits() -> None:
+    """Set and list the limits of tenants and models; those of a key belong to the key."""
+
+
+@limits.command("set")
+@click.argument("kind", type=click.Choice(("tenant", "model")))
+@click.argument("identity", metavar="ID")
+@limit_option
+@nats_option
+@json_option
+def set_limits(
+    kind: Kind, identity: str, limits: dict[str, object], nats: str, as_json: bool
+) -> None:
+    """Set limits of a tenant or a model; the others stay. `--limit NAME=` ends a limit."""
+    if not limits:
+        fail("no limit is given: name one, such as --limit tokens-per-day=1000000", 2)
+    identity = model_id(identity) if kind == "model" else identity
+
+    def intent(state: State) -> tuple[str, Event]:
+        known = state.limits.get(limits_of(kind, identity), NO_LIMITS)
+        try:
+            changed = msgspec.convert({**msgspec.to_builtins(known), **limits}, UsageLimits)
+        except msgspec.ValidationError as error:
+            fail(str(error), 2)
+        return identity, LimitsSet(kind, changed)
+
+    async def change() -> None:
+        async with joined(nats) as projection:
+            await append(projection, intent)
+            _show(projection.state, as_json=as_json)
+
+    run(change())
+
+
+@limits.command("list")
+@nats_option
+@json_option
+def list_limits(nats: str, as_json: bool) -> None:
+    """List the limits of tenants and models."""
+
+    async def show() -> None:
+        async with joined(nats) as projection:
+            _show(projection.state, as_json=as_json)
+
+    run(show())
+
+
+def _show(state: State, *, as_json: bool) -> None:
+    there = {place: state.limits[place] for place in sorted(state.limits)}
+    if as_json:
+        print_json(there)
+        return
+    table = Columns(("KIND", "ID", "LIMITS"))
+    for place, found in there.items():
+        kind, _, identity = place.partition(".")
+        table.add_row(kind, identity, ", ".join(limit_texts(found)))
+    tables.console().print(table)
