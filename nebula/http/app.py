@@ -19,6 +19,7 @@ from nebula.http import (
     paths,
     resuming,
     root_path,
+    usage,
 )
 from nebula.http.authentication import (
     Authentication,
@@ -113,6 +114,8 @@ def create_app(
                 admin.show_rebalance,
                 history.show_state,
                 history.list_events,
+                usage.show_completions,
+                usage.show_embeddings,
             ),
             *needing(
                 "operate",

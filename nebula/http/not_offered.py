@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 _VERSION = re.compile(r"v\d\w*")
+_USAGE = re.compile(r"\borganization/usage/(completions|embeddings)$")
+"""What is offered of the paths of organizations."""
+
 _GEMINI = re.compile(r":(?:stream)?(?:generate|embed|batchEmbed|count)\w+$", re.IGNORECASE)
 _ID = re.compile(r"[\d_-]")
 """What an id has, and no segment of a path that is served."""
@@ -85,6 +88,8 @@ def not_offered(path: str, root: str = "") -> str:
     """
     if _GEMINI.search(path):
         return f"Nebula does not offer Gemini's API: clients of OpenAI's use {root}/v1"
+    if _USAGE.search(path):
+        return ""
     for beginning in _beginnings(path):
         missing = _PARTS.get(beginning)
         if missing is not None:

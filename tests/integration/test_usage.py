@@ -116,6 +116,25 @@ async def test_each_kind_of_answer_is_recorded_as_its_client_counts_it(
     assert (await cluster.nebula("usage", "--csv")).out.startswith(
         "key,model,requests,prompt_tokens"
     )
+    today = int(time.time()) // 86400 * 86400 - 86400
+    async with cluster.http() as http:
+        path = "/v1/organization/usage/completions"
+        wrong = ["", "start_time=x"]
+        wrong += [f"start_time=1&{each}" for each in ("bucket_width=1m", "group_by=day", "limit=0")]
+        for query in wrong:
+            assert (await http.get(f"{path}?{query}")).status_code == 400
+        wished: dict[str, Any] = {"start_time": today, "group_by": ["model"], "limit": 1}
+        page = (await http.get(path, params=wished)).json()
+        assert (page["object"], page["has_more"]) == ("page", True)
+        rest = (await http.get(path, params=wished | {"page": page["next_page"]})).json()
+        (result,) = [
+            each for bucket in (*page["data"], *rest["data"]) for each in bucket["results"]
+        ]
+        assert (result["model"], result["num_model_requests"]) == ("chat", len(counted))
+        assert result["output_tokens"] == sum(made for _, made in counted.values())
+        assert result["input_tokens"] == sum(prompt for prompt, _ in counted.values())
+        vectors = (await http.get(path.replace("completions", "embeddings"), params=wished)).json()
+        assert [bucket["results"] for bucket in vectors["data"]] == [[]]
 
 
 class Client:

@@ -64,6 +64,14 @@ _PAGE = {
     "limit": "Objects of a page, at most.",
     "order": "`asc` or `desc`, by the time of creation.",
 }
+_USAGE = {
+    "start_time": "Begin, in seconds since 1970; rounded down to a bucket.",
+    "end_time": "End; no bucket begins there or later.",
+    "bucket_width": "`1h` or `1d`, the default; hours and days are in UTC.",
+    "group_by": "`project_id` (the tenant), `user_id`, `api_key_id` or `model`; may be repeated.",
+    "limit": "Buckets of a page, at most.",
+    "page": "`next_page` of the page before.",
+}
 _RERANKED = "Order documents by how well they answer a query (Jina's and Cohere's form)."
 _SCORED = "Return how well texts match (vLLM's form)."
 
@@ -207,6 +215,8 @@ ENTRIES: Mapping[str, Entry] = {
     "GET /v1/batches": Entry(query={name: _PAGE[name] for name in ("after", "limit")}),
     "GET /v1/batches/{batch}": Entry(values={"batch": "batch_0123"}),
     "POST /v1/batches/{batch}/cancel": Entry(values={"batch": "batch_0123"}),
+    "GET /v1/organization/usage/completions": Entry(query=_USAGE),
+    "GET /v1/organization/usage/embeddings": Entry(query=_USAGE),
     "GET /health": Entry(),
     "GET /ready": Entry(),
     "GET /version": Entry(),
