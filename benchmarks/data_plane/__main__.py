@@ -19,7 +19,7 @@ from benchmarks.session import context, folder_option, headline, keep, session
 from . import competitors, report, vllm, works
 from .figures import Measured, Work
 from .processes import Failed
-from .ways import REPOSITORY, Serving, Stage, Task, checkout, freeze, start
+from .ways import KEYED, NEBULA, REPOSITORY, Serving, Stage, Task, checkout, freeze, start
 
 WORKS = {**works.ALL, "vllm": vllm.WORKS}
 TASKS: tuple[Task, ...] = ("chat", "embedding", "vllm")
@@ -95,7 +95,7 @@ def parse() -> argparse.Namespace:
         type=_names,
         default=["direct", "nebula", *competitors.ALL],
         help="of direct, nebula, smg, vllm-router, litellm [all]; nebula@FOLDER is Nebula as it "
-        "is in another checkout",
+        "is in another checkout, and nebula-keyed is asked with an API key that has limits",
     )
     parser.add_argument(
         "--work",
@@ -109,7 +109,7 @@ def parse() -> argparse.Namespace:
     folder_option(parser)
     parser.add_argument("--json", type=Path, help="write all figures of all rounds here")
     options = parser.parse_args()
-    known = {"direct", "nebula", *competitors.ALL}
+    known = {"direct", NEBULA, KEYED, *competitors.ALL}
     for name in options.ways:
         if name not in known and not name.startswith("nebula@"):
             parser.error(f"--ways: there is no {name!r}")

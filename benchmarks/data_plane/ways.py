@@ -18,6 +18,7 @@ from .processes import Failed, await_answer, free_port, last_words, running
 
 Task = Literal["chat", "embedding", "vllm"]
 REPOSITORY = Path(__file__).resolve().parents[2]
+NEBULA, KEYED = "nebula", "nebula-keyed"
 DEMO = REPOSITORY / ".demo" / "smollm2-135m-instruct"
 MODEL = "bench"
 # Answers are as long as a request's `max_tokens` says, up to this.
@@ -25,11 +26,15 @@ SIMULATED = (sys.executable, "-m", "nebula.engines.simulated", "--simulate-token
 
 
 class Serving(NamedTuple):
-    """A way that is up: its address, its engine's address, and the processes that began it."""
+    """A way that is up: its address, its engine's address, and the processes that began it.
+
+    `headers`: what each request has beside its body.
+    """
 
     url: str
     engine: str
     roots: tuple[int, ...]
+    headers: Mapping[str, str] = {}
 
 
 class Stage(NamedTuple):
@@ -76,8 +81,8 @@ def start(way: str, stage: Stage) -> AbstractContextManager[Serving]:
     name = way.partition("@")[0]
     if name == "direct":
         return _direct(stage)
-    if name == "nebula":
-        return _nebula(stage, checkout(way))
+    if name in (NEBULA, KEYED):
+        return _nebula(stage, checkout(way), keyed=name == KEYED)
     return _competitor(competitors.ALL[name], stage)
 
 
@@ -106,11 +111,12 @@ def _direct(stage: Stage) -> Iterator[Serving]:
 
 
 @contextlib.contextmanager
-def _nebula(stage: Stage, source: Path) -> Iterator[Serving]:
+def _nebula(stage: Stage, source: Path, *, keyed: bool) -> Iterator[Serving]:
     port = free_port()
     log = stage.folder / "nebula.log"
     line = [sys.executable, "-m", "nebula.cli.main", "up", "--folder", str(stage.folder / "nebula")]
-    line += ["--engine-listen", "port"]
+    if (source / "nebula" / "cli" / "node_policy.py").exists():
+        line += ["--engine-listen", "port"]  # earlier commits know no other way
     line += ["--port", str(port), "--nats-port", str(free_port())]
     request: dict[str, object] = {"id": MODEL, "source": MODEL, "memory": "256MiB"}
     if stage.task == "vllm":
@@ -121,13 +127,24 @@ def _nebula(stage: Stage, source: Path) -> Iterator[Serving]:
     with running(line, log, environment(stage.sources[source])) as process:
         url = f"http://127.0.0.1:{port}"
         await_answer(f"{url}/ready", process, log)
+        headers = _key(url) if keyed else {}
         httpx.post(f"{url}/admin/models", json=request, trust_env=False).raise_for_status()
         await_model(url, MODEL, process, log, 600 if stage.task == "vllm" else 60)
         path, body = probe(stage.task)
         await_answer(url + path, process, log, body=body)
         replicas = httpx.get(f"{url}/admin/replicas", trust_env=False).json()
         engine = f"http://127.0.0.1:{replicas[0]['engine']['port']}"
-        yield Serving(url, engine, (process.pid,))
+        yield Serving(url, engine, (process.pid,), headers)
+
+
+def _key(url: str) -> dict[str, str]:
+    """Issue a key with a tenant and limits that no run reaches; return the header with it."""
+    limits = dict.fromkeys(("requests_per_minute", "tokens_per_minute"), 10**12)
+    limits |= {"tokens_per_day": 10**14, "in_flight": 10**6}
+    rights = {"models": [MODEL], "tenant": "red", "limits": limits}
+    answer = httpx.post(f"{url}/admin/keys", json=rights, trust_env=False, timeout=20)
+    answer.raise_for_status()
+    return {"Authorization": f"Bearer {answer.json()['secret']}"}
 
 
 def real_model() -> dict[str, object]:

@@ -45,14 +45,14 @@ def _throughput(path: str, body: bytes) -> Callable[[Serving, float, Path], Meas
         answer = httpx.post(
             way.url + path,
             content=body,
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", **way.headers},
             trust_env=False,
             timeout=30,
         )
         if answer.status_code != 200 or not _whole(body, answer.text):
             raise Failed(f"a wrong answer: {answer.status_code} {answer.text[:300]}")
         before = cpu_seconds(way.roots)
-        done = load(way.url + path, body, CONNECTIONS, seconds, folder)
+        done = load(way.url + path, body, CONNECTIONS, seconds, folder, way.headers)
         cpu = spent(before, cpu_seconds(way.roots))
         if done.good == 0:
             raise Failed(f"no good answer, {done.failed} failed")
@@ -84,7 +84,7 @@ def _paced(way: Serving, seconds: float, _folder: Path) -> Measured:
     httpx.post(f"{way.engine}/simulate", json={"token": TOKEN}, trust_env=False).raise_for_status()
     try:
         before = cpu_seconds(way.roots)
-        answers = run(_concurrent(way.url, tokens, seconds))
+        answers = run(_concurrent(way, tokens, seconds))
         cpu = spent(before, cpu_seconds(way.roots))
     finally:
         httpx.post(f"{way.engine}/simulate", json={"token": 0.0}, trust_env=False)
@@ -103,7 +103,7 @@ def _paced(way: Serving, seconds: float, _folder: Path) -> Measured:
 def _single(way: Serving, seconds: float, _folder: Path) -> Measured:
     tokens = 16
     before = cpu_seconds(way.roots)
-    answers = run(_alone(way.url, tokens, seconds))
+    answers = run(_alone(way, tokens, seconds))
     cpu = spent(before, cpu_seconds(way.roots))
     good = _good(answers, tokens)
     times = [answer.first - answer.asked for answer in good]
@@ -123,10 +123,10 @@ def _good(answers: list[Streamed], tokens: int) -> list[Streamed]:
     return good
 
 
-async def _concurrent(url: str, tokens: int, seconds: float) -> list[Streamed]:
+async def _concurrent(way: Serving, tokens: int, seconds: float) -> list[Streamed]:
     """Keep all streams going, each on its connection, until the time is over."""
-    url += "/v1/chat/completions"
-    wire = request(url, _chat(tokens, stream=True))
+    url = f"{way.url}/v1/chat/completions"
+    wire = request(url, _chat(tokens, stream=True), way.headers)
     deadline = time.perf_counter() + seconds
     answers: list[Streamed] = []
 
@@ -154,10 +154,10 @@ async def _concurrent(url: str, tokens: int, seconds: float) -> list[Streamed]:
     return answers
 
 
-async def _alone(url: str, tokens: int, seconds: float) -> list[Streamed]:
+async def _alone(way: Serving, tokens: int, seconds: float) -> list[Streamed]:
     """Ask one request after the other on one connection until the time is over."""
-    url += "/v1/chat/completions"
-    wire = request(url, _chat(tokens, stream=True))
+    url = f"{way.url}/v1/chat/completions"
+    wire = request(url, _chat(tokens, stream=True), way.headers)
     deadline = time.perf_counter() + seconds
     answers: list[Streamed] = []
     connection = await connect(url, FIRST.encode())

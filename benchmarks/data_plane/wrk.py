@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ _SCRIPT = """\
 wrk.method = "POST"
 wrk.body = %s
 wrk.headers["Content-Type"] = "application/json"
+%s
 done = function(summary, latency)
   local e = summary.errors
   io.write(string.format('\\n{"requests": %%d, "microseconds": %%d, "bytes": %%d, "statuses": %%d, '
@@ -30,13 +32,21 @@ class Load(NamedTuple):
     bytes: int
 
 
-def load(url: str, body: bytes, connections: int, seconds: float, folder: Path) -> Load:
+def load(
+    url: str,
+    body: bytes,
+    connections: int,
+    seconds: float,
+    folder: Path,
+    headers: Mapping[str, str],
+) -> Load:
     """Keep so many connections busy with the same request. Raise Failed."""
     wrk = shutil.which("wrk")
     if wrk is None:
         raise Failed("there is no wrk: apt-get install wrk")
     script = folder / "wrk.lua"
-    script.write_text(_SCRIPT % f"[==[{body.decode()}]==]")
+    fields = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items())
+    script.write_text(_SCRIPT % (f"[==[{body.decode()}]==]", fields))
     line = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s"]
     ended = subprocess.run(
         [*line, "-s", str(script), url], capture_output=True, text=True, check=False
