@@ -3,8 +3,8 @@
 import re
 import shlex
 
-WITHOUT_NATS = frozenset({"up", "schema", "fork"})
-"""Commands that ask no cluster which runs already."""
+WITHOUT_NATS = frozenset({"up", "schema", "fork", "auth init"})
+"""Commands that ask no cluster which runs already: by one word, or by two in a group."""
 
 _KINDS = ("model", "replica", "node", "seq", "request")
 """Words that `nebula why` takes for a kind of thing, as it takes a number for an event."""
@@ -26,6 +26,11 @@ def why(name: str) -> str:
     return command("why", *kind, name)
 
 
+def asks(*words: str) -> bool:
+    """Return whether a command asks a running cluster; `words`: what follows `nebula`."""
+    return words[0] not in WITHOUT_NATS and " ".join(words[:2]) not in WITHOUT_NATS
+
+
 def commands(text: str) -> list[list[str]]:
     """Return the words after `nebula` of each command that a text advises."""
     return [shlex.split(found[1]) for found in _ADVISED.finditer(text)]
@@ -39,7 +44,7 @@ def reaching(text: str, nats: str) -> str:
 
     def completed(found: re.Match[str]) -> str:
         words = found[1].split()
-        if words[0] in WITHOUT_NATS or "--nats" in words or "--log" in words:
+        if not asks(*words) or "--nats" in words or "--log" in words:
             return found[0]
         return f"`nebula {found[1]} --nats {shlex.quote(nats)}`"
 

@@ -11,7 +11,7 @@ import pytest
 from nebula.cli.elsewhere import shown_message
 from nebula.cli.main import main
 from nebula.cli.tables import console
-from nebula.events.advised import WITHOUT_NATS, command, commands, reaching, why
+from nebula.events.advised import asks, command, commands, reaching, why
 from nebula.events.evolve import evolve
 from nebula.events.state import EMPTY
 from nebula.history.advice import advice
@@ -176,7 +176,8 @@ def test_every_command_that_can_be_told_where_the_cluster_listens_takes_it() -> 
         inner = found.commands.values() if isinstance(found, click.Group) else ()
         for each in inner or (found,):
             takes = any("--nats" in parameter.opts for parameter in each.params)
-            assert takes != (name in WITHOUT_NATS - {"up"}), f"{name} {each.name}"
+            words = (name, each.name or "") if inner else (name,)
+            assert takes == (asks(*words) or name == "up"), words
 
 
 @pytest.mark.parametrize(

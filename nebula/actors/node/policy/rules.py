@@ -5,7 +5,6 @@ a node allows what tunes an engine, and no more.
 """
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from msgspec import Meta, Struct
 
 from nebula.actors.node.policy import options, variables
 from nebula.actors.node.policy.variables import matches, named
+from nebula.events.advised import command
 from nebula.events.engine_options import option_name
 from nebula.events.state import Launch
 from nebula.events.values import OptionValue
@@ -233,7 +233,12 @@ def _way_out(flag: str, name: str) -> str:
 
 
 def _by_owner(flag: str, name: str) -> str:
-    return f"have the node's owner allow it: `nebula node {flag} {shlex.quote(name)}`"
+    ways = {
+        "--allow-source": command("node", "--allow-source", name),
+        "--allow-option": command("node", "--allow-option", name),
+        "--allow-env": command("node", "--allow-env", name),
+    }
+    return f"have the node's owner allow it: {ways[flag]}"
 
 
 def _refused(what: str, why: str, remedy: str) -> Refusal:
