@@ -16,7 +16,7 @@ from nebula.events.usage import Counted
 from nebula.openai.chunks import COMPLETIONS
 
 _MARK = b'"usage":{'
-_USAGE = re.compile(rb'"usage":(\{(?:[^{}]|\{[^{}]*\})*\})')
+_USAGE = re.compile(rb'"usage":(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _LONGEST = 4096
 _OPENING = b'"delta":{"role"'
 """What the event of a chat has that only opens a message."""
@@ -47,11 +47,12 @@ class TokenUsage:
             self._events += body.count(self._delta) - body.count(_OPENING)
         if self._kept:
             body = self._kept + body
-        if _MARK not in body:
+        first = body.find(_MARK)
+        if first < 0:
             self._kept = body[1 - len(_MARK) :]
             return
         end = 0
-        for found in _USAGE.finditer(body):
+        for found in _USAGE.finditer(body, first):
             end = found.end()
             self._told = told(decoded(found[1]), self._told)
         begun = body.rfind(_MARK, end)
