@@ -12,8 +12,9 @@ from msgspec import Struct
 from nebula.events.version import LOCKS
 from nebula.events.vocabulary import TYPES
 from nebula.schema import json_schema
-from nebula.schema.channels import MEANINGS, OTHERS, Channel, Header, event_channels
+from nebula.schema.channels import MEANINGS, OTHERS, Channel, event_channels
 from nebula.schema.json_schema import Schema
+from nebula.schema.message_headers import Header
 
 _SCHEMAS = "#/components/schemas/"
 _JSON = "application/json"

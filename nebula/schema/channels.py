@@ -5,8 +5,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from nebula.actors.node.log_reading import LogReply, LogRequest
-from nebula.events import envelope, record, subjects
-from nebula.events.failures import Failure
+from nebula.events import envelope, subjects
 from nebula.events.heartbeats import (
     NodeHeartbeat,
     ReplicaHeartbeat,
@@ -14,9 +13,14 @@ from nebula.events.heartbeats import (
     StoreHeartbeat,
 )
 from nebula.events.inference import BodyWanted, Finished, StillWanted, Unwanted
-from nebula.events.original import ORIGINAL_HEADER
 from nebula.events.usage import UsageRecords
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, REPORTS, TYPES, Decided
+from nebula.schema.message_headers import (
+    EVENT_HEADERS,
+    PIECE_HEADERS,
+    REQUEST_HEADERS,
+    Header,
+)
 from nebula.store import batch_queue, ledger, usage
 from nebula.store.batch_queue import QueuedLine
 from nebula.store.responses import STREAM
@@ -26,14 +30,6 @@ Action: TypeAlias = Literal["send", "receive"]
 
 ID = "letters, digits, `_` and `-`, 128 at most"
 """The characters and length of an id, in words."""
-
-
-class Header(Struct, frozen=True):
-    """A header of a message, and whether every message needs it."""
-
-    name: str
-    meaning: str
-    needed: bool = False
 
 
 class Channel(Struct, frozen=True):
@@ -54,88 +50,6 @@ class Channel(Struct, frozen=True):
     stream: str = ""
     older: str = ""
 
-
-EVENT_HEADERS = (
-    Header("Nats-Msg-Id", "Id by which JetStream drops a repeated message for two minutes."),
-    Header(record.VERSION_HEADER, "Version of the event's payload; 1 if missing."),
-    Header(record.CAUSE_HEADER, "Sequence of the event that led to this one."),
-    Header(
-        record.BASIS_HEADER, "Sequence of the last event that the router had folded to decide this."
-    ),
-    Header(record.ACTOR_HEADER, "The actor that wrote the event."),
-    Header(
-        record.BY_HEADER,
-        "The principal of it: `key:ID`, `anonymous` or `cli:USER@HOST`; the actor if missing.",
-    ),
-    Header(
-        ORIGINAL_HEADER,
-        "On imported events: the original time in nanoseconds and the original headers in base64.",
-    ),
-)
-
-_REQUEST_HEADERS = (
-    Header(envelope.REQUEST, "Id of the request, as in the answer's `x-request-id`.", needed=True),
-    Header(envelope.GATEWAY, "Id of the gateway that waits for the answer.", needed=True),
-    Header(envelope.PATH, "Path of the HTTP request, as `/v1/chat/completions`.", needed=True),
-    Header(envelope.ADAPTER, "Name of the adapter: its UTF-8 as hexadecimal digits."),
-    Header(envelope.CONTENT_TYPE, "Media type of the body; `application/json` if missing."),
-    Header(envelope.ATTEMPT, "Number of the attempt, from 1: a later one follows a failed engine."),
-    Header(envelope.AVOID, "Id of the replica that has just failed it: others are preferred."),
-    Header(envelope.GONE, "`1`: the replica in `Nebula-Avoid` was stopped or fell silent."),
-    Header(
-        envelope.USER,
-        "User that fairness counts the request for: a hash of the API key, `/`, a hash of `user`.",
-    ),
-    Header(envelope.PRIORITY, "Priority as in vLLM: a lower number goes first; 0 if missing."),
-    Header(envelope.PATIENCE, "Seconds that the request may queue in a router."),
-    Header(envelope.TIMEOUT, "Seconds until the client stops waiting for the answer."),
-    Header(
-        envelope.PREFIX, "Digests of the prompt's beginnings, shortest first, separated by commas."
-    ),
-    Header(envelope.KEEP, "`1`: it runs to its end even if no gateway waits for the answer."),
-    Header(
-        envelope.CONTINUES,
-        "How the answer continues an earlier attempt's: `again` from the start, or its `rest`.",
-    ),
-    Header(
-        envelope.TOKENS,
-        "The engine sends token ids too: `shown` to the client, or `tracked` by the gateway only; "
-        "or its `usage`, for the gateway only.",
-    ),
-    Header(envelope.VERSION, "Digest of the adapter's version that must answer."),
-    Header(envelope.QUERY, "Query string of the HTTP request, without `?`."),
-    Header(envelope.FIELDS, "Header fields that the engine gets too: pairs as JSON."),
-    Header(envelope.SLACK, "`1`: it takes spare capacity only, behind all that clients wait for."),
-    Header(
-        envelope.SIZE,
-        "Bytes of a body that is not in this message: `nebula.bodies.GATEWAY` hands it out.",
-    ),
-    Header(envelope.CALLER_IDS, "Ids that the caller gave the request, separated by spaces."),
-)
-
-_PIECE_HEADERS = (
-    Header(
-        envelope.CHUNK,
-        "Number of the piece, from 0 without gaps; -1 for a note that only tells which replica or "
-        "router has the request.",
-        needed=True,
-    ),
-    Header(envelope.ATTEMPT, "Attempt of the request that this answers; 1 if missing."),
-    Header(envelope.STATUS, "HTTP status, on the first piece only."),
-    Header(envelope.CONTENT_TYPE, "Media type of the body, on the first piece only."),
-    Header(envelope.REPLICA, "Id of the replica that answers."),
-    Header(envelope.QUEUED, "Id of the router that has queued the request."),
-    Header(envelope.CONTINUES, "As in the request, on the first piece only."),
-    Header(envelope.VERSION, "Digest of the adapter's version, on the first piece only."),
-    Header(envelope.FIELDS, "Further header fields, as JSON, on the first piece only."),
-    Header(envelope.RETRY_AFTER, "Seconds after which another try may succeed."),
-    Header(envelope.END, "`1` on the piece that ends the answer."),
-    Header(
-        envelope.FAILURE,
-        f"Why the answer ends here: `{Failure.REFUSED}`, `{Failure.ENGINE_FAILED}`, "
-        f"`{Failure.ENGINE_STOPPED}`, `{Failure.OTHER_PLAN}` or `{Failure.OTHER_VERSION}`.",
-    ),
-)
 
 MEANINGS = {
     "kind": "`key`, `tenant` or `model`.",
@@ -167,7 +81,7 @@ OTHERS = (
         "receive",
         "A gateway sends a request for a model; one router takes it.",
         "the body of the HTTP request, as the client sent it",
-        _REQUEST_HEADERS,
+        REQUEST_HEADERS,
         stream="NEBULA_INFERENCE",
     ),
     Channel(
@@ -176,7 +90,7 @@ OTHERS = (
         "receive",
         "A gateway sends a request to one router whose heartbeat says `addressed`.",
         "the body of the HTTP request, as the client sent it",
-        _REQUEST_HEADERS,
+        REQUEST_HEADERS,
         stream="NEBULA_INFERENCE",
     ),
     Channel(
@@ -186,7 +100,7 @@ OTHERS = (
         "A router sends a request to the engine of one replica.",
         "the body of the HTTP request, as the client sent it",
         (
-            *_REQUEST_HEADERS[:-1],
+            *REQUEST_HEADERS[:-1],
             Header(envelope.VERSION, "Digest of the adapter's version that must answer."),
             Header(envelope.PLAN, "Version of the plan that the replica's engine must run for."),
             Header(
@@ -204,7 +118,7 @@ OTHERS = (
         "An engine answers a request in numbered pieces.",
         "a part of the HTTP answer's body. A message without headers is the gateway's own note for "
         "gateways that resume the answer; its body is that of `cancel`",
-        _PIECE_HEADERS,
+        PIECE_HEADERS,
         stream="NEBULA_INFERENCE",
     ),
     Channel(
@@ -214,7 +128,7 @@ OTHERS = (
         "A gateway claims a request that is to be resumable: the first claim counts.",
         "none; the headers say what was requested",
         (
-            *_REQUEST_HEADERS,
+            *REQUEST_HEADERS,
             Header(envelope.MODEL, "Id of the model.", needed=True),
             Header(envelope.FINGERPRINT, "Hash of the path and the body.", needed=True),
             Header(envelope.CLAIMANT, "Text that no other claim has.", needed=True),

@@ -11,7 +11,7 @@ from nats.errors import ConnectionClosedError
 from nebula.events.failures import Failure, words
 from nebula.events.inference import Piece
 from nebula.http.inference import Limits
-from nebula.http.responses import background
+from nebula.http.responses import background_answer
 from nebula.http.responses.background import BackgroundWork
 from nebula.store import work_queue
 from nebula.store.connection import Unavailable
@@ -57,14 +57,14 @@ async def test_a_worker_tries_again_whatever_went_wrong(monkeypatch: pytest.Monk
 def broken(cause: str) -> Exception:
     """What follows where a stream of /v1/responses broke, which no gateway continues."""
     body = f"{cause}: it is not a stream of text".encode()
-    return background._failed(ASKED, Piece(3, body, end=True, failure=Failure.CANT_CONTINUE))
+    return background_answer._failed(ASKED, Piece(3, body, end=True, failure=Failure.CANT_CONTINUE))
 
 
 def test_a_response_whose_engine_died_is_told_what_broke_it() -> None:
     failed = broken(Failure.ENGINE_FAILED)
-    assert isinstance(failed, background.EngineFailed)
+    assert isinstance(failed, background_answer.EngineFailed)
     assert str(failed) == words(Failure.ENGINE_FAILED).client
 
 
 def test_a_response_whose_engine_was_stopped_is_run_again_and_blames_nothing() -> None:
-    assert isinstance(broken(Failure.ENGINE_STOPPED), background.Later)
+    assert isinstance(broken(Failure.ENGINE_STOPPED), background_answer.Later)
