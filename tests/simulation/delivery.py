@@ -103,14 +103,14 @@ class Delivery:
             case "status", "replica":
                 self._to_routers(link, "on_status", raw, header, body)
                 for gateway in self._serving():
-                    self._to_gateway(gateway, gateway.heartbeats.on_replica, b"", b"", body)
+                    self._to_gateway(gateway, gateway.heartbeats.on_replica, raw, b"", body)
             case "status", "node":
                 self.stored[rest[0]] = self.stored.get(rest[0], 0) + 1
                 self._to_observers(link, "on_node", raw, body)
             case "status", "router":
                 self._to_observers(link, "on_router", raw, body)
                 for gateway in self._serving():
-                    self._to_gateway(gateway, gateway.heartbeats.on_router, b"", b"", body)
+                    self._to_gateway(gateway, gateway.heartbeats.on_router, raw, b"", body)
 
     def _serving(self) -> list[Gateway]:
         return [gateway for gateway in self._gateways.values() if gateway.serves]

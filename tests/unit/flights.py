@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from nebula.actors.attribution import SUBJECT_OF
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.answer import prepared
 from nebula.actors.gateway.core import IDLE, RequestsInFlight
@@ -37,6 +38,7 @@ from nebula.actors.gateway.in_flight import (
     Ticked,
 )
 from nebula.actors.gateway.timeouts import TICK
+from nebula.events import subjects
 from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartbeat
 from nebula.events.inference import Piece, Request, StillWanted, UnderWay
 from nebula.events.state import NameBinding
@@ -213,12 +215,14 @@ class Flights:
         if name.startswith("router"):
             queues = {"chat": self.line} if self.line is not None else {}
             status = RouterHeartbeat(name, queues, addressed=not name.endswith("old"))
-            self.heartbeats.on_router(b"", b"", msgspec.json.encode(status))
+            subject = subjects.router_status(status.router).encode()
+            self.heartbeats.on_router(subject, b"", msgspec.json.encode(status))
             return
         engine = self.story.state.replicas[name].engine
         assert engine is not None
         said = ReplicaHeartbeat(replica=name, pid=engine.pid, running=1, version=1, context=1000)
-        self.heartbeats.on_replica(b"", b"", msgspec.json.encode(said))
+        subject = SUBJECT_OF[ReplicaHeartbeat](said).encode()
+        self.heartbeats.on_replica(subject, b"", msgspec.json.encode(said))
 
     def restarts(self, replica: str, pid: int = 8) -> None:
         """Let another engine take the place of a replica's, as the log has it."""

@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from nebula.actors.attribution import SUBJECT_OF
 from nebula.actors.gateway.addressing import HEARD
 from nebula.actors.gateway.heartbeats import FORGOTTEN, Heartbeats
+from nebula.events import subjects
 from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartbeat
 from nebula.events.intents import ModelScaleRequested
 from nebula.events.state import EMPTY
@@ -25,14 +27,22 @@ class Ear:
 
     def replica(self, name: str, pid: int = 7, context: int = 0) -> None:
         status = ReplicaHeartbeat(replica=name, pid=pid, running=0, version=1, context=context)
-        self.heard.on_replica(b"", b"", msgspec.json.encode(status))
+        self.heard.on_replica(
+            SUBJECT_OF[ReplicaHeartbeat](status).encode(), b"", msgspec.json.encode(status)
+        )
 
     def router(self, name: str, **queues: QueueLength) -> None:
-        self.heard.on_router(b"", b"", msgspec.json.encode(RouterHeartbeat(name, queues)))
+        self.heard.on_router(
+            subjects.router_status(name).encode(),
+            b"",
+            msgspec.json.encode(RouterHeartbeat(name, queues)),
+        )
 
     def addressed(self, name: str) -> None:
         status = RouterHeartbeat(name, {}, addressed=True)
-        self.heard.on_router(b"", b"", msgspec.json.encode(status))
+        self.heard.on_router(
+            subjects.router_status(status.router).encode(), b"", msgspec.json.encode(status)
+        )
 
 
 def test_a_replica_is_silent_since_its_last_heartbeat() -> None:
@@ -107,14 +117,16 @@ def test_a_router_is_addressed_once_it_says_so_and_until_it_says_the_opposite() 
     told = []
     for addressed in (False, True, False):
         status = RouterHeartbeat("r1", addressed=addressed)
-        ear.heard.on_router(b"", b"", msgspec.json.encode(status))
+        ear.heard.on_router(
+            subjects.router_status(status.router).encode(), b"", msgspec.json.encode(status)
+        )
         told += [each.addressed for each in ear.heard.routers()]
     assert told == [False, True, False]
 
 
 def test_the_heartbeat_of_an_older_router_addresses_it_through_the_group() -> None:
     ear = Ear()
-    ear.heard.on_router(b"", b"", b'{"router":"r1","queues":{}}')
+    ear.heard.on_router(b"nebula.status.router.r1", b"", b'{"router":"r1","queues":{}}')
     assert [each.addressed for each in ear.heard.routers()] == [False]
 
 

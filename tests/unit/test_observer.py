@@ -10,7 +10,7 @@ import pytest
 from nebula.actors.router.eviction import ModelUsage
 from nebula.actors.router.observer import ABSENT, ROUTER_SILENCE, ModelLoad, Observer
 from nebula.events import subjects
-from nebula.events.heartbeats import QueueLength, RouterHeartbeat
+from nebula.events.heartbeats import NodeHeartbeat, QueueLength, RouterHeartbeat
 from nebula.events.intents import ModelScaleRequested
 from nebula.events.values import Autoscale
 from nebula.events.vocabulary import EngineFailed, ModelSlept
@@ -32,7 +32,11 @@ class Router:
             self.clock += 1
 
     def hears(self, node: str) -> None:
-        self.observer.on_node(subjects.node_status(node).encode(), b"", b"{}")
+        self.observer.on_node(
+            subjects.node_status(node).encode(),
+            b"",
+            msgspec.json.encode(NodeHeartbeat(node, 7, 0, 0)),
+        )
 
     def hears_router(self, router: str, **queues: QueueLength) -> None:
         body = msgspec.json.encode(RouterHeartbeat(router, queues))

@@ -4,11 +4,11 @@ from collections.abc import Callable, Collection, Iterable
 
 from msgspec import Struct, field
 
+from nebula.actors.attribution import attributed
 from nebula.actors.gateway import addressing
 from nebula.actors.gateway.addressing import Known
 from nebula.events.engine_options import context
 from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartbeat
-from nebula.events.reading import decoded
 from nebula.events.state import Model, State
 
 FORGOTTEN = 60.0
@@ -42,17 +42,17 @@ class Heartbeats:
         self.router_at: float | None = None
         """When the last heartbeat of any router came."""
 
-    def on_replica(self, _: bytes, __: bytes, body: bytes) -> None:
+    def on_replica(self, subject: bytes, _: bytes, body: bytes) -> None:
         """Record a replica's heartbeat."""
-        status = decoded(body, ReplicaHeartbeat)
+        status = attributed(subject, body, ReplicaHeartbeat)
         if status is None:
             return
         now = self.heard_at = self._now()
         self._replicas[status.replica] = _Replica(now, status.pid, status.context)
 
-    def on_router(self, _: bytes, __: bytes, body: bytes) -> None:
+    def on_router(self, subject: bytes, _: bytes, body: bytes) -> None:
         """Record a router's heartbeat."""
-        status = decoded(body, RouterHeartbeat)
+        status = attributed(subject, body, RouterHeartbeat)
         if status is None:
             return
         known = self._routers.get(status.router)

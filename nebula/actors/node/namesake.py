@@ -13,10 +13,10 @@ import psutil
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
+from nebula.actors.attribution import attributed
 from nebula.actors.presence import answers
 from nebula.events import subjects
 from nebula.events.heartbeats import NodeHeartbeat
-from nebula.events.reading import decoded
 from nebula.events.state import Node
 from nebula.store import streams
 from nebula.store.connection import Connection, Unavailable
@@ -53,8 +53,8 @@ async def refuse_namesake(
     last = await _last(connection, node)
     heard = asyncio.Event()
 
-    def arrived(_: bytes, __: bytes, body: bytes) -> None:
-        status = decoded(body, NodeHeartbeat)
+    def arrived(subject: bytes, _: bytes, body: bytes) -> None:
+        status = attributed(subject, body, NodeHeartbeat)
         if status is not None and status.pid != os.getpid():
             heard.set()
 
@@ -108,4 +108,4 @@ async def _last(connection: Connection, node: str) -> NodeHeartbeat | None:
         )
     except (NotFoundError, NatsError, TimeoutError):
         return None
-    return decoded(message.data or b"", NodeHeartbeat)
+    return attributed(subject.encode(), message.data or b"", NodeHeartbeat)

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
+from nebula.actors.attribution import attributed
 from nebula.actors.router import routing
 from nebula.actors.router.fair_queue import QueuedRequest
 from nebula.actors.router.lines import (
@@ -28,7 +29,7 @@ from nebula.events.failures import Failure
 from nebula.events.heartbeats import ReplicaHeartbeat, RouterHeartbeat
 from nebula.events.inference import Finished, Piece, ReplicaCandidate, Request, Routed
 from nebula.events.key import tenant_of
-from nebula.events.reading import decoded, last_token, number
+from nebula.events.reading import last_token, number
 from nebula.events.state import Model, NameBinding, State
 
 Post: TypeAlias = Callable[[str, bytes, bytes], None]
@@ -119,7 +120,7 @@ class Dispatch:
 
     def on_finished(self, subject: bytes, _: bytes, body: bytes) -> None:
         """Count the requests that an engine has finished, and send queued ones in their place."""
-        finished = decoded(body, Finished)
+        finished = attributed(subject, body, Finished)
         if finished is None:
             return
         if self._loads.finished(finished):
@@ -129,7 +130,7 @@ class Dispatch:
 
     def on_status(self, subject: bytes, _: bytes, body: bytes) -> None:
         """Take a replica's heartbeat."""
-        status = decoded(body, ReplicaHeartbeat)
+        status = attributed(subject, body, ReplicaHeartbeat)
         if status is None:
             return
         if self._loads.beats(status):

@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
+from nebula.actors.attribution import attributed
 from nebula.actors.router.eviction import ModelUsage
 from nebula.actors.router.hearing import Hearing, Told
 from nebula.actors.router.lifecycle import Observation
 from nebula.actors.router.raising import Readers
 from nebula.actors.router.slack import Others
-from nebula.events.heartbeats import QueueLength, RouterHeartbeat
-from nebula.events.reading import decoded, last_token
+from nebula.events.heartbeats import NodeHeartbeat, QueueLength, RouterHeartbeat
+from nebula.events.reading import last_token
 from nebula.events.record import Record
 from nebula.events.state import Model, State
 
@@ -65,9 +66,11 @@ class Observer:
         self._routers: dict[str, tuple[float, dict[str, QueueLength]]] = {}
         self._models: dict[str, _Model] = {}
 
-    def on_node(self, subject: bytes, _: bytes, __: bytes) -> None:
+    def on_node(self, subject: bytes, _: bytes, body: bytes) -> None:
         """Take a node's heartbeat."""
-        self._hearing.on_heartbeat(last_token(subject))
+        status = attributed(subject, body, NodeHeartbeat)
+        if status is not None:
+            self._hearing.on_heartbeat(status.node)
 
     def on_record(self, record: Record) -> None:
         """Take an entry of the log: an event of a node is a sign of life."""
@@ -90,7 +93,7 @@ class Observer:
         router = last_token(subject)
         if router == self._router:
             return
-        status = decoded(body, RouterHeartbeat)
+        status = attributed(subject, body, RouterHeartbeat)
         if status is None:
             return
         self._routers[router] = (self._now(), status.queues)

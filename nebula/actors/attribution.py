@@ -1,0 +1,56 @@
+"""Reads messages whose bodies tell whose they are: it must be the sender that their subjects name.
+
+NATS lets a user publish on its own subjects alone (ADR 59): the subject proves what a body claims.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from nebula.events import subjects
+from nebula.events.heartbeats import NodeHeartbeat, ReplicaHeartbeat, RouterHeartbeat
+from nebula.events.inference import Finished
+from nebula.events.reading import decoded
+
+log = logging.getLogger(__name__)
+T = TypeVar("T", bound=Struct)
+
+KEPT = 1024
+"""Subjects that are remembered, so that a wrong body is logged once for each."""
+
+
+def _model_of(replica: str) -> str:
+    return replica.rpartition("-")[0]
+
+
+SUBJECT_OF: Mapping[type[Struct], Callable[[Any], str]] = {
+    ReplicaHeartbeat: lambda said: subjects.replica_status(_model_of(said.replica), said.replica),
+    RouterHeartbeat: lambda said: subjects.router_status(said.router),
+    NodeHeartbeat: lambda said: subjects.node_status(said.node),
+    Finished: lambda said: subjects.finished(_model_of(said.replica)),
+}
+"""The subject that the sender of a message publishes on, by what its body tells."""
+
+
+def attributed(subject: bytes, body: bytes, kind: type[T]) -> T | None:
+    """Return a message whose body tells the sender that its subject names; None for others.
+
+    What is not valid is passed over as everywhere. A body of another sender is logged once for each
+    subject.
+    """
+    said = decoded(body, kind)
+    if said is None:
+        return None
+    if SUBJECT_OF[kind](said).encode("utf-8", "replace") != subject:
+        _warn(subject)
+        return None
+    return said
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _warn(subject: bytes) -> None:
+    name = subject[:500].decode("utf-8", "replace")
+    log.warning("passed over a message on %s: its body is of another sender", name)

@@ -1,0 +1,153 @@
+"""A message counts only as a message of the sender in its subject, whatever its body tells."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Struct
+
+from nebula.actors import attribution
+from nebula.actors.attribution import SUBJECT_OF, attributed
+from nebula.actors.gateway.heartbeats import Heartbeats
+from nebula.actors.router.dispatch import Dispatch
+from nebula.actors.router.observer import Observer
+from nebula.events.heartbeats import (
+    NodeHeartbeat,
+    ReplicaHeartbeat,
+    RouterHeartbeat,
+    StoreHeartbeat,
+)
+from nebula.events.inference import BodyWanted, Finished, StillWanted
+from nebula.schema.channels import OTHERS
+from nebula.store.batch_queue import QueuedLine
+from tests.unit.story import cluster, load
+
+OWN: dict[type[Struct], tuple[str, Struct]] = {
+    ReplicaHeartbeat: (
+        "nebula.status.replica.chat.chat-0",
+        ReplicaHeartbeat(replica="chat-0", pid=7, running=0, version=1, context=2048),
+    ),
+    RouterHeartbeat: ("nebula.status.router.r2", RouterHeartbeat("r2", addressed=True)),
+    NodeHeartbeat: ("nebula.status.node.alpha", NodeHeartbeat("alpha", 7, 1, 0)),
+    Finished: ("nebula.inference.finished.chat", Finished("chat-0", ("q1",))),
+}
+"""A message of each sender, on its own subject."""
+
+OTHER: dict[type[Struct], str] = {
+    ReplicaHeartbeat: "nebula.status.replica.poet.poet-0",
+    RouterHeartbeat: "nebula.status.router.r3",
+    NodeHeartbeat: "nebula.status.node.beta",
+    Finished: "nebula.inference.finished.poet",
+}
+"""The subject of another sender of the same kind."""
+
+WITHOUT: set[type[Struct]] = {StoreHeartbeat, StillWanted, BodyWanted, QueuedLine}
+"""Bodies that tell nothing that their subjects name; `logs` has one that the node's own subject
+brings, and which names an engine of this node."""
+
+
+@pytest.fixture(autouse=True)
+def forgetful() -> None:
+    attribution._warn.cache_clear()
+
+
+@pytest.mark.parametrize("channel", OTHERS, ids=lambda channel: channel.name)
+def test_every_body_that_names_its_sender_is_held_to_its_subject(channel: Any) -> None:
+    if isinstance(channel.body, str):
+        return
+    if channel.body in SUBJECT_OF:
+        subject, said = OWN[channel.body]
+        assert SUBJECT_OF[channel.body](said) == subject
+        pattern, tokens = channel.address.split("."), subject.split(".")
+        assert len(pattern) == len(tokens)
+        assert all(a == b or a.startswith("{") for a, b in zip(pattern, tokens, strict=True))
+        return
+    assert channel.body in WITHOUT or channel.name == "logs", "say in SUBJECT_OF whose it is"
+    named = {each.strip("{}") for each in channel.address.split(".") if each.startswith("{")}
+    assert not named & set(channel.body.__struct_fields__)
+
+
+@pytest.mark.parametrize("kind", SUBJECT_OF, ids=lambda kind: kind.__name__)
+def test_a_message_on_its_senders_subject_is_read_and_on_another_it_is_not(
+    kind: type[Struct], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    subject, said = OWN[kind]
+    body = msgspec.json.encode(said)
+    assert attributed(subject.encode(), body, kind) == said
+    assert caplog.records == []
+    for other in (OTHER[kind], f"{subject}.x", subject.rpartition(".")[0], "x", ""):
+        assert attributed(other.encode(), body, kind) is None
+    assert attributed(b"\xff\xfe", body, kind) is None
+    assert attributed(subject.encode(), b"{", kind) is None
+
+
+@pytest.mark.parametrize("kind", SUBJECT_OF, ids=lambda kind: kind.__name__)
+def test_a_body_of_another_sender_is_logged_once_for_each_subject(
+    kind: type[Struct], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    body = msgspec.json.encode(OWN[kind][1])
+    for _ in range(3):
+        attributed(OTHER[kind].encode(), body, kind)
+    [line] = caplog.records
+    assert line.levelno == logging.WARNING
+    assert OTHER[kind] in line.getMessage()
+
+
+def handlers() -> dict[str, tuple[type[Struct], Callable[[], tuple[Any, Callable[[], object]]]]]:
+    """Return for each handler what it reads, and what makes one with a view of what it knows."""
+    story = cluster(alpha=[80], beta=[80])
+    story.given("chat", load()).settles()
+    story.runs("chat-0")
+
+    def gateway(name: str) -> tuple[Any, Callable[[], object]]:
+        heard = Heartbeats(lambda: 1.0)
+        return getattr(heard, name), lambda: (
+            heard.replica_beat("chat-0", 7),
+            heard.routers_alive(),
+        )
+
+    def dispatch(name: str) -> tuple[Any, Callable[[], object]]:
+        clock = [1.0]
+        router = Dispatch(
+            "r1", lambda *_: None, lambda: story.state, lambda: clock[0], lambda: story.state.time
+        )
+        clock[0] = 2.0
+        return getattr(router, name), lambda: repr(
+            msgspec.to_builtins(vars(router._loads), enc_hook=repr, str_keys=True)
+        )
+
+    def observer(name: str) -> tuple[Any, Callable[[], object]]:
+        clock = [1.0]
+        seen = Observer("r1", lambda: clock[0])
+        clock[0] = 2.0
+        return getattr(seen, name), lambda: (
+            *(dict(seen._routers), dict(seen._hearing._ear), dict(seen._hearing._told)),
+        )
+
+    return {
+        "gateway: replica": (ReplicaHeartbeat, lambda: gateway("on_replica")),
+        "gateway: router": (RouterHeartbeat, lambda: gateway("on_router")),
+        "router: replica": (ReplicaHeartbeat, lambda: dispatch("on_status")),
+        "router: finished": (Finished, lambda: dispatch("on_finished")),
+        "router: node": (NodeHeartbeat, lambda: observer("on_node")),
+        "router: router": (RouterHeartbeat, lambda: observer("on_router")),
+    }
+
+
+@pytest.mark.parametrize("name", handlers())
+def test_a_handler_takes_the_word_of_the_sender_and_of_no_other(name: str) -> None:
+    kind, make = handlers()[name]
+    subject, said = OWN[kind]
+    body = msgspec.json.encode(said)
+    handle, knows = make()
+    before = knows()
+    handle(OTHER[kind].encode(), b"", body)
+    assert knows() == before
+    handle(subject.encode(), b"", body)
+    assert knows() != before
