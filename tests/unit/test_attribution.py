@@ -22,6 +22,7 @@ from nebula.events.heartbeats import (
     StoreHeartbeat,
 )
 from nebula.events.inference import BodyWanted, Finished, StillWanted
+from nebula.events.usage import UsageRecords
 from nebula.schema.channels import OTHERS
 from nebula.store.batch_queue import QueuedLine
 from tests.unit.story import cluster, load
@@ -45,7 +46,13 @@ OTHER: dict[type[Struct], str] = {
 }
 """The subject of another sender of the same kind."""
 
-WITHOUT: set[type[Struct]] = {StoreHeartbeat, StillWanted, BodyWanted, QueuedLine}
+WITHOUT: set[type[Struct]] = {
+    StoreHeartbeat,
+    StillWanted,
+    BodyWanted,
+    QueuedLine,
+    UsageRecords,
+}
 """Bodies that tell nothing that their subjects name; `logs` has one that the node's own subject
 brings, and which names an engine of this node."""
 
