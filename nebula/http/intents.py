@@ -35,14 +35,24 @@ RETRY_CHANGES = 10
 
 
 async def read_intent(
-    request: Request[Any, Any, Any], gateway: Gateway, limits: Limits, kind: type[E], *drop: str
+    request: Request[Any, Any, Any],
+    gateway: Gateway,
+    limits: Limits,
+    kind: type[E],
+    *drop: str,
+    optional: bool = True,
 ) -> tuple[E, Mapping[str, object]]:
-    """Read an intent from a body, and the fields beside it that are not part of the event."""
+    """Read an intent from a body, and the fields beside it that are not part of the event.
+
+    `optional`: whether no body stands for an object without fields.
+    """
     hold = Hold(gateway.bodies)
     headers = dict(request.scope["headers"])
     raw = b""
     try:
         raw = await read_body(request.receive, headers, limits.body_for(gateway), hold)
+        if not (raw or optional):
+            raise ApiError(400, "the body is empty: it must be a JSON object")
         fields = msgspec.json.decode(raw or b"{}", type=dict[str, object])
         extra = {key: fields.pop(key) for key in drop if key in fields}
         return msgspec.convert(fields, kind), extra

@@ -73,7 +73,7 @@ async def show_key(key: str, gateway: Gateway) -> KeyView:
 @post("/admin/keys", status_code=201, request_max_body_size=None)
 async def issue_key(request: Request[Any, Any, Any], gateway: Gateway, limits: Limits) -> IssuedKey:
     """Issue a key: the body is its rights as JSON, perhaps with an `id`."""
-    rights, extra = await read_intent(request, gateway, limits, Rights, "id")
+    rights, extra = await read_intent(request, gateway, limits, Rights, "id", optional=False)
     identity = valid_id(extra.get("id") or f"key-{secrets.token_hex(4)}", "id")
     new = _new(identity)
     event = msgspec.convert(
@@ -88,7 +88,7 @@ async def change_key(
     key: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> Change:
     """Change the rights of a key: those that the body does not name stay."""
-    fields, _ = await read_intent(request, gateway, limits, dict[str, object])
+    fields, _ = await read_intent(request, gateway, limits, dict[str, object], optional=False)
     try:
         event = with_changes(_key(gateway, key), fields)
     except msgspec.ValidationError as error:
@@ -102,7 +102,7 @@ async def rotate_key(
     key: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> IssuedKey:
     """Replace a key by a new one with the same id and rights."""
-    rotation, _ = await read_intent(request, gateway, limits, KeyRotation)
+    rotation, _ = await read_intent(request, gateway, limits, KeyRotation, optional=False)
     event, new = rotated(_key(gateway, key), rotation.overlap)
     accepted = await submitted(request, gateway, key, event)
     return IssuedKey(key, new.text, accepted.seq, _view(gateway, key))

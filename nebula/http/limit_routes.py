@@ -42,7 +42,7 @@ async def put_limits(
     if kind not in get_args(Kind):
         raise ApiError(400, f"{kind!r} has no limits: use tenant or model", param="kind")
     identity = valid_id(subject, "id")
-    found, _ = await read_intent(request, gateway, limits, UsageLimits)
+    found, _ = await read_intent(request, gateway, limits, UsageLimits, optional=False)
     event = LimitsSet("tenant" if kind == "tenant" else "model", found)
     await submitted(request, gateway, identity, event)
     return _view(gateway.projection.state, kind, identity)

@@ -42,8 +42,11 @@ class Semantics:
             fields = [(b"allow", ALLOWED), (b"content-length", b"0")]
             await send({"type": "http.response.start", "status": 200, "headers": fields})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+        elif method == "OPTIONS" and (allowed := await self._allowed(scope)):
+            await send({"type": "http.response.start", "status": 204, "headers": [allowed]})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         elif method == "HEAD":
-            await self._rest(_as_get(scope), receive, _HeadOnly(send))
+            await self._rest(_with_method("GET", scope), receive, _HeadOnly(send))
         elif method in _CHANGES and (error := await self._objection(method, scope)):
             await fail(error, send, dialect_for(scope["path"], scope["headers"]))
         else:
@@ -68,17 +71,26 @@ class Semantics:
 
     async def _is_there(self, scope: Scope) -> bool:
         """Return whether GET of this path would succeed."""
-        told = _Status()
-
-        async def nothing() -> HTTPRequestEvent:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        await self._rest(_as_get(scope), nothing, told)
+        told = _Head()
+        await self._rest(_with_method("GET", scope), _nothing, told)
         return told.status == 200
 
+    async def _allowed(self, scope: Scope) -> tuple[bytes, bytes] | None:
+        """Return the field that tells the methods of a path; None if there is nothing.
 
-def _as_get(scope: Scope) -> Scope:
-    return cast("Scope", {**scope, "method": "GET", "state": dict(scope["state"])})
+        Litestar's own answer to OPTIONS tells only the method that was registered first.
+        """
+        told = _Head()
+        await self._rest(_with_method("TRACE", scope), _nothing, told)
+        return told.allow if told.status == 405 else None
+
+
+async def _nothing() -> HTTPRequestEvent:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+def _with_method(method: str, scope: Scope) -> Scope:
+    return cast("Scope", {**scope, "method": method, "state": dict(scope["state"])})
 
 
 class _HeadOnly:
@@ -97,11 +109,15 @@ class _HeadOnly:
         await self._send(message)
 
 
-class _Status:
-    """A `send` that keeps only the status."""
+class _Head:
+    """A `send` that keeps only the status and which methods are allowed."""
 
     status = 0
+    allow: tuple[bytes, bytes] | None = None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            for field in message["headers"]:
+                if field[0] == b"allow":
+                    self.allow = (field[0], field[1])

@@ -117,12 +117,27 @@ class EmbeddedServer:
         self.log_file = folder / "nats-server.log"
         self.process: asyncio.subprocess.Process | None = None
         self._locks: tuple[IO[str], IO[str]] | None = None
+        self._logins: dict[Path, bytes] = {}
 
     def login(self, role: str) -> str:
         """Return the URL with which a role connects: of the file with its credentials."""
         if self.roles is None:
             return self.url
         return f"file:{credentials.file_of(self.folder.absolute(), role)}"
+
+    def keep_logins(self) -> None:
+        """Write the files with credentials that were deleted again, as they were last.
+
+        Without them a server that runs on could not be reached, as to export its log. Raise OSError.
+        """
+        for role in self.roles or ():
+            file = credentials.file_of(self.folder, role)
+            try:
+                self._logins[file] = file.read_bytes()
+            except FileNotFoundError:
+                if file in self._logins:
+                    with private.opened(private.folder(file.parent) / file.name, "wb") as output:
+                        output.write(self._logins[file])
 
     async def start(self, patience: float = 30.0) -> None:
         """Start it, and return once it accepts connections. Raise ServerFailed."""

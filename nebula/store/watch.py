@@ -107,6 +107,8 @@ class StoreWatch:
         self._said = kind
 
     async def _probe(self, http: httpx.AsyncClient) -> Probed:
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(self._server.keep_logins)
         found: Disk | None = None
         if self._probing is None:
             self._probing = asyncio.create_task(asyncio.to_thread(_try_disk, self._store))

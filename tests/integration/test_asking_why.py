@@ -64,7 +64,7 @@ async def test_a_model_whose_engine_fails_says_where_to_look(cluster: Cluster) -
 async def test_a_replica_tells_its_plan_and_its_engine(cluster: Cluster) -> None:
     found = await story(cluster, "replica", "chat-1")
     assert found["headline"] == "chat-1 on here is ready"
-    types = [line["subject"].rpartition(".")[2] for line in found["events"]]
+    types = [line["subject"].split(".")[4] for line in found["events"]]
     assert types == ["ModelLoadRequested", "ModelAssigned", "EngineStarted", "EngineReady"]
 
 

@@ -63,14 +63,14 @@ async def test_load_waits_until_the_model_is_served_and_unload_until_it_is_gone(
 ) -> None:
     line = ("load", "simulated", "--id", "mine", "--memory", "512MiB")
     options = ("--option", "simulate-start=0.5", "--option", "simulate_tokens=2")
-    loaded = await nebula(cluster, *line, *options, "--env", "COLOUR=red")
+    loaded = await nebula(cluster, *line, *options, "--env", "SOME=red")
     assert loaded.code == 0, loaded.err
     assert "mine is ready" in loaded.err
     async with cluster.http() as http:
         assert said(await http.post(CHAT, json=chat("mine"))) == "hello hello"
     spec = (await cluster.state()).models["mine"].spec
     assert spec.options == {"simulate-start": 0.5, "simulate_tokens": 2}
-    assert spec.env == {"COLOUR": "red"}
+    assert spec.env == {"SOME": "red"}
 
     unloaded = await nebula(cluster, "unload", "mine")
     assert (unloaded.code, unloaded.out) == (0, "mine: unloaded\n")

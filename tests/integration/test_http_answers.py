@@ -84,7 +84,7 @@ def test_9110_9_3_7_options_of_the_server(cluster: Cluster, target: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("path", "methods"), [("/v1/models", {"GET"}), ("/admin/models", {"POST"})]
+    ("path", "methods"), [("/v1/models", {"GET"}), ("/admin/models", {"GET", "POST"})]
 )
 def test_9110_9_3_7_options_of_a_path(cluster: Cluster, path: str, methods: set[str]) -> None:
     with Wire(cluster.port) as wire:

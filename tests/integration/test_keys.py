@@ -34,6 +34,8 @@ def needed(method: str, path: str) -> str:
     """Return the scope that the manual names for a path; "" for none."""
     if path in OPEN:
         return ""
+    if path.startswith("/v1/organization"):
+        return "view"
     if path.startswith(("/admin/keys", "/admin/limits")):
         return "admin"
     if path.startswith("/admin"):
