@@ -128,7 +128,9 @@ class EmbeddedServer:
     def keep_logins(self) -> None:
         """Write the files with credentials that were deleted again, as they were last.
 
-        Without them a server that runs on could not be reached, as to export its log. Raise OSError.
+        Without them a server that runs on could not be reached, as to export its log.
+
+        Raise OSError.
         """
         for role in self.roles or ():
             file = credentials.file_of(self.folder, role)

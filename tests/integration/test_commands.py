@@ -207,7 +207,7 @@ async def test_everything_is_shown_for_people_and_as_json_for_scripts(cluster: C
     assert node["devices"][0]["memory"] > 0
     whole = (await nebula(cluster, "status", "--json")).json
     of_state = {"seq", "time", "cluster", "nodes", "models", "replicas", "aliases", "rejections"}
-    of_state.add("batches")
+    of_state |= {"batches", "keys"}
     assert set(whole) == {*of_state, "log"}
 
     assert "A/Base" in (await nebula(cluster, "models")).out
