@@ -1,6 +1,7 @@
 """The demo cluster as a stranger runs it, and the ways to hurt it that the tests need."""
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -131,14 +132,18 @@ class DemoCluster:
         }
 
     def publish(self, subject: str, body: bytes) -> None:
-        """Send exactly the bytes that `nats pub SUBJECT BODY` sends."""
+        """Send exactly the bytes that `nats pub SUBJECT BODY` sends, as the operator."""
+        context = json.loads((self.folder / "nats" / "roles" / "operator.json").read_bytes())
+        hello = {"verbose": False, "user": context["user"], "pass": context["password"]}
         with socket.create_connection(("127.0.0.1", self.nats_port)) as wire:
             wire.recv(4096)
-            wire.sendall(b'CONNECT {"verbose":false}\r\n')
+            wire.sendall(b"CONNECT %s\r\n" % json.dumps(hello).encode())
             wire.sendall(b"PUB %s %d\r\n%s\r\nPING\r\n" % (subject.encode(), len(body), body))
             answer = b""
             while b"PONG" not in answer:
-                answer += wire.recv(4096)
+                said = wire.recv(4096)
+                assert said, answer
+                answer += said
 
     def child(self, actor: str) -> psutil.Process:
         """The process of one actor under `nebula up`."""
