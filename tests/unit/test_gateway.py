@@ -196,7 +196,8 @@ async def test_what_no_engine_has_sent_changes_nothing(bench: Bench, header: byt
 async def test_requests_and_copies_go_to_the_routers_that_are_heard(bench: Bench) -> None:
     for name in ("router-1", "router-2"):
         status = RouterHeartbeat(name, {"chat": QueueLength(1, 0.5)}, addressed=True)
-        bench.nats.heard[subjects.ROUTER_STATUS](b"", b"", msgspec.json.encode(status))
+        subject = subjects.router_status(name).encode()
+        bench.nats.heard[subjects.ROUTER_STATUS](subject, b"", msgspec.json.encode(status))
     bench.ask()
     for _ in range(2):
         bench.gateway.sending.copy(REQUEST)

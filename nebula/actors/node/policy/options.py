@@ -103,7 +103,7 @@ PARTS: Final = frozenset(
     f"{option}.{part}"
     for option, parts in {
         "hf-overrides": """
-            num_labels architectures is_matryoshka matryoshka_dimensions classifier_from_token
+            num_labels architectures is_matryoshka matryoshka_dimensions classifier_from_token method
             is_original_qwen3_reranker rope_scaling rope_parameters rope_theta
             max_position_embeddings num_hidden_layers""",
         "mm-processor-kwargs": """
