@@ -103,8 +103,8 @@ PARTS: Final = frozenset(
     f"{option}.{part}"
     for option, parts in {
         "hf-overrides": """
-            num_labels architectures is_matryoshka matryoshka_dimensions classifier_from_token method
-            is_original_qwen3_reranker rope_scaling rope_parameters rope_theta
+            num_labels architectures is_matryoshka matryoshka_dimensions classifier_from_token
+            method is_original_qwen3_reranker rope_scaling rope_parameters rope_theta
             max_position_embeddings num_hidden_layers""",
         "mm-processor-kwargs": """
             max_pixels min_pixels num_crops max_dynamic_patch min_dynamic_patch fps
