@@ -28,7 +28,7 @@ _LAST = ("auth", "authorization", "cookie", "cookies", "dsn", "signature", "sig"
 _PLAIN_TOKENS = frozenset((
     "added", "all", "audio", "bad", "batched", "begin", "boi", "bos", "bot", "cache", "cls",
     "context", "decode", "decoded", "decoder", "draft", "each", "end", "eoi", "eos", "eot",
-    "expert", "extra", "first", "generated", "image", "input", "last", "mask", "max", "min",
+    "expert", "extra", "first", "from", "generated", "image", "input", "last", "mask", "max", "min",
     "new", "next", "num", "observation", "output", "pad", "per", "placeholder", "prefill",
     "processed", "prompt", "sampled", "scheduled", "sep", "single", "special", "start", "stop",
     "target", "text", "think", "thinking", "tool", "top", "total", "unk", "video", "vision",
