@@ -108,7 +108,8 @@ def test_a_url_tells_no_user(user: str) -> None:
     ["http://h:8000/a@b", "https://huggingface.co/org/model", "mail me at a@b.c", "nats://h:4222",
      "key=5", "the token 'Paris'", "token=' the'", "hf_overrides", "task-12345678", "risk-averse",
      "sk-learn", "token_ids=[1, 2]", "Basic idea", "wrong password: try again", "a key: value",
-     "hf_token=None, seed=0", "max_tokens=16", "classifier_from_token=yes", "use_auth_token: true", "x-request-id: abc"],
+     "hf_token=None, seed=0", "max_tokens=16",
+     "classifier_from_token=yes", "use_auth_token: true", "x-request-id: abc"],
 )  # fmt: skip
 def test_other_text_is_left_alone(text: str) -> None:
     assert masked(text) == text
