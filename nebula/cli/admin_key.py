@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from nebula.actors.intents import submit
+from nebula.actors.new_keys import new_key
 from nebula.actors.projection import Projection
 from nebula.events import key_text
 from nebula.events.key_events import KeyIssued
@@ -27,7 +28,7 @@ async def ensure(projection: Projection, folder: Path) -> Path | None:
     if path.exists() and valid(projection.state, path.read_text("utf-8", "replace").strip()):
         return path
     identity = f"admin-{secrets.token_hex(4)}"
-    new = key_text.made(identity, secrets.token_bytes(key_text.SECRET_BYTES))
+    new = new_key(identity)
     # The file comes first: a key that is in the log and nowhere else is lost.
     private.folder(folder)
     path.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """`nebula key`: issues, lists, changes, rotates and revokes API keys."""
 
 import re
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +9,7 @@ import msgspec
 from rich.table import Table
 
 from nebula.actors.intents import Refused
+from nebula.actors.new_keys import new_key
 from nebula.cli import tables
 from nebula.cli.cluster import joined
 from nebula.cli.columns import Columns
@@ -18,14 +18,13 @@ from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run
 from nebula.cli.submit import append
 from nebula.cli.tables import print_json
-from nebula.events import key_text
 from nebula.events.key import Key
 from nebula.events.key_events import KeyIssued, KeyRevoked, Scope
 from nebula.events.state import State
 from nebula.events.subjects import model_id
 from nebula.events.usage_limits import limit_texts
 from nebula.events.vocabulary import Event
-from nebula.history.key_rights import with_changes
+from nebula.history.key_rights import rotated, with_changes
 from nebula.http.views import KeyView, key_view
 
 _SPAN = re.compile(r"(\d+)([smhdw])")
@@ -143,7 +142,7 @@ def issue(
 ) -> None:
     """Issue a key and print it: this once, since it is stored nowhere."""
     identity = model_id(identity)
-    new = key_text.made(identity, secrets.token_bytes(key_text.SECRET_BYTES))
+    new = new_key(identity)
     given = _given(name, scopes, models, tenant, expires)
     fields = {"scopes": ("infer",), "hash": new.hash, "prefix": new.prefix, **given}
     event = _converted({**fields, "limits": limits})
@@ -230,11 +229,10 @@ def change(
 @json_option
 def rotate(identity: str, overlap: float, nats: str, as_json: bool) -> None:
     """Replace a key by a new one with the same id and rights, and print it."""
-    new = key_text.made(identity, secrets.token_bytes(key_text.SECRET_BYTES))
+    new = new_key(identity)
 
     def intent(state: State) -> tuple[str, Event]:
-        fields = {"hash": new.hash, "prefix": new.prefix, "overlap": overlap}
-        return identity, with_changes(_key(state, identity), fields)
+        return identity, rotated(_key(state, identity), new, overlap)
 
     run(_changed(nats, intent, new.text, as_json=as_json))
 

@@ -6,6 +6,7 @@ import msgspec
 
 from nebula.events.key import Key
 from nebula.events.key_events import KeyChanged, KeyIssued
+from nebula.events.key_text import NewKey
 from nebula.events.usage_limits import limit_texts
 
 
@@ -36,3 +37,11 @@ def with_changes(key: Key, fields: Mapping[str, object]) -> KeyChanged:
         "limits": msgspec.to_builtins(key.limits),
     }
     return msgspec.convert({**present, **fields}, KeyChanged)
+
+
+def rotated(key: Key, new: NewKey, overlap: float) -> KeyChanged:
+    """Return the event that replaces a key by a new one. `overlap`: seconds that both are valid.
+
+    Raise ValidationError for a time that is too long.
+    """
+    return with_changes(key, {"hash": new.hash, "prefix": new.prefix, "overlap": overlap})

@@ -8,12 +8,11 @@ from litestar import Request, delete, get, patch, post
 from msgspec import Meta, Struct
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.events import key_text
+from nebula.actors.new_keys import new_key
 from nebula.events.key import Key
-from nebula.events.key_events import KeyChanged, KeyIssued, KeyRevoked, Rights
-from nebula.events.key_text import NewKey
+from nebula.events.key_events import KeyIssued, KeyRevoked, Rights
 from nebula.events.values import Seconds
-from nebula.history.key_rights import with_changes
+from nebula.history.key_rights import rotated, with_changes
 from nebula.http.errors import ApiError, field_at_fault
 from nebula.http.inference import Limits
 from nebula.http.intents import known, read_intent, submitted, valid_id
@@ -53,10 +52,6 @@ def _view(gateway: Gateway, identity: str) -> KeyView:
     return key_view(gateway.projection.state.keys[identity])
 
 
-def _new(identity: str) -> NewKey:
-    return key_text.made(identity, secrets.token_bytes(key_text.SECRET_BYTES))
-
-
 @get("/admin/keys")
 async def list_keys(gateway: Gateway) -> list[KeyView]:
     """List all keys, without their secrets."""
@@ -75,7 +70,7 @@ async def issue_key(request: Request[Any, Any, Any], gateway: Gateway, limits: L
     """Issue a key: the body is its rights as JSON, perhaps with an `id`."""
     rights, extra = await read_intent(request, gateway, limits, Rights, "id", optional=False)
     identity = valid_id(extra.get("id") or f"key-{secrets.token_hex(4)}", "id")
-    new = _new(identity)
+    new = new_key(identity)
     event = msgspec.convert(
         {**msgspec.to_builtins(rights), "hash": new.hash, "prefix": new.prefix}, KeyIssued
     )
@@ -103,16 +98,10 @@ async def rotate_key(
 ) -> IssuedKey:
     """Replace a key by a new one with the same id and rights."""
     rotation, _ = await read_intent(request, gateway, limits, KeyRotation, optional=False)
-    event, new = rotated(_key(gateway, key), rotation.overlap)
+    new = new_key(key)
+    event = rotated(_key(gateway, key), new, rotation.overlap)
     accepted = await submitted(request, gateway, key, event)
     return IssuedKey(key, new.text, accepted.seq, _view(gateway, key))
-
-
-def rotated(key: Key, overlap: float) -> tuple[KeyChanged, NewKey]:
-    """Return the event by which a key gets a new text, and the new key."""
-    new = _new(key.id)
-    fields = {"hash": new.hash, "prefix": new.prefix, "overlap": overlap}
-    return with_changes(key, fields), new
 
 
 @delete("/admin/keys/{key:str}", status_code=202)
