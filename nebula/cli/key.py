@@ -208,10 +208,7 @@ def change(
     def intent(state: State) -> tuple[str, Event]:
         known = _key(state, identity)
         changed = {**msgspec.to_builtins(known.limits), **limits}
-        try:
-            return identity, with_changes(known, {**fields, "limits": changed})
-        except msgspec.ValidationError as error:
-            fail(str(error), 2)
+        return identity, with_changes(known, {**fields, "limits": changed})
 
     run(_changed(nats, intent, as_json=as_json))
 
@@ -256,7 +253,10 @@ async def _changed(
     nats: str, intent: Callable[[State], tuple[str, Event]], text: str = "", *, as_json: bool
 ) -> None:
     async with joined(nats) as projection:
-        identity, _ = await append(projection, intent)
+        try:
+            identity, _ = await append(projection, intent)
+        except msgspec.ValidationError as error:
+            fail(str(error), 2)
         _say(projection.state, identity, text, as_json=as_json)
 
 

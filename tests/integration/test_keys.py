@@ -269,6 +269,10 @@ async def test_the_command_line_issues_lists_and_revokes(locked: Cluster) -> Non
     (mine,) = [each for each in json.loads(listed.out) if each["id"] == "colleague"]
     assert key.startswith(mine["begins"])
     assert key not in listed.out
+    long = await locked.nebula("key", "rotate", "colleague", "--overlap", "999w")
+    assert (long.code, long.out) == (2, "")
+    assert "overlap" in long.err
+    assert "Traceback" not in long.err
     again = await locked.nebula("key", "issue", "colleague")
     assert (again.code, again.out) == (1, "")
     assert "there is already a key 'colleague'" in again.err
