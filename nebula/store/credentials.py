@@ -30,13 +30,18 @@ _FILE = "file:"
 class Way(Struct, frozen=True):
     """The way to a server: URLs with user and password in them, and the prefix of inboxes.
 
-    `token` and `seed`: a signed token about the user, and the user's private key.
+    `token` and `seed`: a signed token about the user, and the user's private key. `ca`, `cert`,
+    `key`: files for TLS, of the authority that signed the server's certificate, of the client's own
+    certificate and of its key.
     """
 
     servers: tuple[str, ...]
     inbox: str = ""
     token: str = ""
     seed: str = ""
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
 
 
 class Context(Struct, omit_defaults=True):
@@ -48,6 +53,9 @@ class Context(Struct, omit_defaults=True):
     user: str = ""
     password: str = ""
     creds: str = ""
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
     inbox_prefix: str = ""
 
 
@@ -87,15 +95,26 @@ def read(path: Path) -> Way:
     if not context.url:
         raise BadFile("it has no `url`")
     servers = (each.strip() for each in context.url.split(","))
-    found = Way(tuple(_with_user(each, context) for each in servers), context.inbox_prefix)
+    found = Way(
+        tuple(_with_user(each, context) for each in servers),
+        context.inbox_prefix,
+        ca=_beside(path, context.ca),
+        cert=_beside(path, context.cert),
+        key=_beside(path, context.key),
+    )
     if not context.creds:
         return found
-    creds = path.parent / Path(context.creds).expanduser()
+    creds = Path(_beside(path, context.creds))
     try:
         token, seed = claims.read_credentials(creds.read_text("utf-8", "replace"))
     except ValueError as error:
         raise BadFile(f"{creds}: {error}") from error
     return replace(found, token=token, seed=seed)
+
+
+def _beside(file: Path, named: str) -> str:
+    """Return the path of a file that a context names: a relative one is beside the context."""
+    return str(file.parent / Path(named).expanduser()) if named else ""
 
 
 def _with_user(url: str, context: Context) -> str:

@@ -9,6 +9,7 @@ subscriptions are restored after a reconnection.
 import asyncio
 import base64
 import contextlib
+import ssl
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
@@ -20,7 +21,7 @@ from nats.errors import NoServersError
 from nebula.store import reaching
 from nebula.store.client import FastClient
 from nebula.store.credentials import Way
-from nebula.store.reaching import Trouble
+from nebula.store.reaching import BadFile, Trouble
 
 _LAST_WORDS = 1.0
 """Seconds for the server that it leaves to take what was posted."""
@@ -144,6 +145,21 @@ class LastingClient(FastClient):
             await self.flush(timeout=_LAST_WORDS)
         self._server_pool.sort(key=lambda each: _host(each) != server)
         await self.force_reconnect()
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """As nats-py's method, with the files for TLS as they are now. Raise BadFile."""
+        way = self._login
+        if not way.ca and not way.cert:
+            return super().ssl_context
+        try:
+            context = ssl.create_default_context(cafile=way.ca or None)
+            if way.cert:
+                context.load_cert_chain(way.cert, way.key or None)
+        except OSError as error:
+            files = ", ".join(filter(None, (way.ca, way.cert, way.key)))
+            raise BadFile(f"{files}: {error.strerror or error}") from error
+        return context
 
     # Which server, and when
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 import socket
@@ -218,6 +219,44 @@ async def test_a_certificate_that_is_not_trusted_ends_the_start_with_its_name(
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(NotLetIn, match=r"certificate is not trusted \(self.signed"):
             await Connection(guarded.url(scheme=scheme), "cli").open(patience=2)
+
+
+def tls_context(folder: Path, guarded: Guarded, **files: str) -> str:
+    """Write a context with files for TLS beside it, and return its URL."""
+    text = json.dumps(
+        {"url": guarded.url(scheme="tls"), "user": "u", "password": "good", "ca": "cert.pem"}
+        | files
+    )
+    (folder / "context.json").write_text(text)
+    return f"file:{folder / 'context.json'}"
+
+
+@pytest.mark.parametrize("verify", [False, True])
+async def test_a_context_names_the_files_for_tls(
+    guarded: Guarded, tmp_path: Path, verify: bool
+) -> None:
+    """The certificate signs itself, so that it also is the authority."""
+    tls = certificate(tmp_path)
+    if verify:
+        tls = tls.replace(" }", f', ca_file: "{tmp_path}/cert.pem", verify: true }}')
+    guarded.configure(more=tls)
+    await guarded.start()
+    url = tls_context(tmp_path, guarded)
+    if verify:
+        with pytest.raises(Unavailable):
+            await Connection(url, "without a certificate").open(patience=1)
+        url = tls_context(tmp_path, guarded, cert="cert.pem", key="key.pem")
+    connection = await Connection(url, "with tls").open(patience=PATIENCE)
+    await connection.client.flush()
+    await connection.close()
+
+
+async def test_a_file_for_tls_that_is_not_there_is_named(guarded: Guarded, tmp_path: Path) -> None:
+    guarded.configure(more=certificate(tmp_path))
+    await guarded.start()
+    url = tls_context(tmp_path, guarded, ca="nowhere.pem")
+    with pytest.raises(NotLetIn, match=r"nowhere\.pem: No such file"):
+        await Connection(url, "cli").open(patience=PATIENCE)
 
 
 async def test_a_server_that_wants_tls_later_is_noticed_and_told(
