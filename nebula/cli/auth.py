@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from msgspec.structs import replace
 from nats.errors import Error as NatsError
 
 from nebula.cli.options import Whole, nats_option
@@ -16,7 +17,7 @@ from nebula.store import credentials
 from nebula.store.authority import Authority, NoAuthority
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.credentials import Context, write
-from nebula.store.reaching import shown
+from nebula.store.reaching import BadFile, shown
 from nebula.store.users import Rights
 
 _UPDATE = "$SYS.REQ.CLAIMS.UPDATE"
@@ -60,14 +61,20 @@ def rotate(nats: str) -> None:
 @auth.command()
 @keys_option
 @click.option("--name", default="nebula", show_default=True, help="Name of the cluster.")
-def init(keys: Path, name: str) -> None:
+@click.option(
+    "--keep", is_flag=True, help="If there are keys, keep them: write the servers' file alone anew."
+)
+def init(keys: Path, name: str, keep: bool) -> None:
     """Make the keys of a cluster on NATS servers of its own.
 
     The servers need the file that is printed; `nebula auth node` and so on make users.
     """
     authority = _authority(keys)
     try:
-        authority.create(name)
+        if keep and authority.exists:
+            authority.publish()
+        else:
+            authority.create(name)
     except (NoAuthority, OSError) as error:
         fail(str(error))
     click.echo(f"include this in the configuration of each NATS server: {authority.servers}")
@@ -105,7 +112,13 @@ def push(keys: Path, nats: str) -> None:
 async def _push(authority: Authority, nats: str) -> None:
     """Send the account's token to the servers; end the command if they do not take it."""
     context = authority.folder / "users" / "system.json"
-    write(context, Context(url=nats, creds=authority.system_creds.name))
+    try:
+        way = credentials.way(nats, "operator")
+        url = shown(",".join(way.servers))
+        creds = authority.system_creds.name
+        write(context, Context(url=url, creds=creds, ca=way.ca, cert=way.cert, key=way.key))
+    except (OSError, BadFile) as error:
+        fail(f"{nats}: {error}")
     connection = Connection(f"file:{context}", "nebula auth")
     try:
         await connection.open(patience=_PATIENCE)
@@ -143,8 +156,9 @@ def _adding(role: RoleName) -> click.Command:
                 fail(f"{each!r} is not a valid id: use {ID_FORM}", 2)
         inbox = Role(role, names).inbox.replace("*", "any")
         try:
-            made = _authority(keys).add(role, name, names, nats, inbox, days)
-        except (NoAuthority, OSError) as error:
+            context = replace(credentials.bare(nats), inbox_prefix=inbox)
+            made = _authority(keys).add(role, name, names, context, days)
+        except (NoAuthority, OSError, BadFile) as error:
             fail(str(error))
         click.echo(f"NEBULA_NATS_URL=file:{made.context.absolute()}")
 
@@ -159,7 +173,8 @@ def _words(role: RoleName) -> str:
     whose = "node NAME" if role == "node" else f"role {role}"
     return (
         f"Make credentials for {whose}, and print the variable that names them.\n\n"
-        "Move both files, the context and the .creds beside it, to where they are used."
+        "Move both files, the context and the .creds beside it, to where they are used. "
+        "`--nats file:CONTEXT` takes the servers and the files for TLS from a context."
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import nkeys
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nebula.store import claims, private
 from nebula.store.credentials import Context, write
@@ -75,9 +76,14 @@ class Authority:
         self.folder = folder
         self._rights = rights
 
+    @property
+    def exists(self) -> bool:
+        """Whether the folder has keys."""
+        return self._file("operator").exists()
+
     def create(self, name: str) -> None:
         """Make the keys. Raise NoAuthority if there are some, OSError."""
-        if self._file("operator").exists():
+        if self.exists:
             raise NoAuthority(f"{self.folder} has keys already")
         for kind, prefix in _KINDS.items():
             self._write(self._file(kind), Key.new(prefix).seed + "\n")
@@ -126,11 +132,12 @@ class Authority:
         )
 
     def add(
-        self, role: str, name: str, tags: Mapping[str, str], url: str, inbox: str, days: int = 0
+        self, role: str, name: str, tags: Mapping[str, str], context: Context, days: int = 0
     ) -> User:
         """Make a user of a role, and its files. Raise NoAuthority, OSError.
 
-        `tags`: its own names; `days`: after which its token expires, 0: never.
+        `tags`: its own names; `context`: the way to the servers, without credentials; `days`: after
+        which its token expires, 0: never.
         """
         signer, key = self._role_key(role), Key.new(nkeys.PREFIX_BYTE_USER)
         now = self._now()
@@ -142,10 +149,7 @@ class Authority:
         self._write(known, "\n".join([*before, key.public]) + "\n")
         creds, file = known.with_suffix(".creds"), known.with_suffix(".json")
         self._write(creds, claims.credentials(token, key.seed))
-        context = Context(
-            description=f"Nebula: {role} {name}", url=url, creds=creds.name, inbox_prefix=inbox
-        )
-        write(file, context)
+        write(file, replace(context, description=f"Nebula: {role} {name}", creds=creds.name))
         return User(name, file, creds)
 
     def revoke(self, name: str) -> int:

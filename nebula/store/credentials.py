@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from nebula.events.reading import UNREADABLE
 from nebula.store import claims, private
-from nebula.store.reaching import BadFile
+from nebula.store.reaching import BadFile, shown
 
 FOLDER = "roles"
 """The folder with a file for each role, beside the configuration of the server that has them."""
@@ -83,17 +83,18 @@ def path_of(url: str) -> Path:
     return Path(path.removeprefix("//") if path.startswith("///") else path)
 
 
+def bare(url: str) -> Context:
+    """Return the servers of a URL and the names of files for TLS, as a context without credentials.
+
+    `url` may be `file:PATH`, as for `way`. Raise OSError, BadFile.
+    """
+    known = _context(path_of(url)) if url.startswith(_FILE) else Context(url=url)
+    return Context(url=shown(known.url), ca=known.ca, cert=known.cert, key=known.key)
+
+
 def read(path: Path) -> Way:
     """Read a context, or URLs alone. Raise OSError, BadFile."""
-    text = path.read_text("utf-8", "replace").strip()
-    if not text.startswith("{"):
-        return Way(tuple(text.split(",")))
-    try:
-        context = msgspec.json.decode(text, type=Context)
-    except UNREADABLE as error:
-        raise BadFile(str(error)) from error
-    if not context.url:
-        raise BadFile("it has no `url`")
+    context = _context(path)
     servers = (each.strip() for each in context.url.split(","))
     found = Way(
         tuple(_with_user(each, context) for each in servers),
@@ -112,6 +113,20 @@ def read(path: Path) -> Way:
     return replace(found, token=token, seed=seed)
 
 
+def _context(path: Path) -> Context:
+    """Read a context, or URLs alone as one. Raise OSError, BadFile."""
+    text = path.read_text("utf-8", "replace").strip()
+    if not text.startswith("{"):
+        return Context(url=text)
+    try:
+        context = msgspec.json.decode(text, type=Context)
+    except UNREADABLE as error:
+        raise BadFile(str(error)) from error
+    if not context.url:
+        raise BadFile("it has no `url`")
+    return context
+
+
 def _beside(file: Path, named: str) -> str:
     """Return the path of a file that a context names: a relative one is beside the context."""
     return str(file.parent / Path(named).expanduser()) if named else ""
@@ -119,8 +134,10 @@ def _beside(file: Path, named: str) -> str:
 
 def _with_user(url: str, context: Context) -> str:
     """Return a server's URL with the context's user, unless it has its own."""
+    if not (context.user or context.token):
+        return url
     parts = urlsplit(url)
-    if "@" in parts.netloc or not (context.user or context.token):
+    if "@" in parts.netloc:
         return url
     user = quote(context.user, safe="") + ":" + quote(context.password, safe="")
     login = user if context.user else quote(context.token, safe="")

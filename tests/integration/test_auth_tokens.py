@@ -225,6 +225,37 @@ def test_a_folder_with_keys_stays_as_it_is(guarded: Guarded) -> None:
     assert "has keys already" in words
 
 
+def test_keys_that_are_kept_get_the_servers_file_anew(guarded: Guarded) -> None:
+    before = {each: each.read_text() for each in guarded.keys.rglob("*.nk")}
+    servers = guarded.keys / "nats-auth.conf"
+    servers.unlink()
+    guarded.auth("init", "--keep")
+    assert {each: each.read_text() for each in guarded.keys.rglob("*.nk")} == before
+    assert "resolver_preload" in servers.read_text()
+
+
+def test_a_new_context_takes_servers_and_files_for_tls_from_another_and_no_credentials(
+    guarded: Guarded, tmp_path: Path
+) -> None:
+    files = {"ca": "ca.crt", "cert": "tls.pem", "key": "tls.pem"}
+    other = {"url": "tls://u:secret@a,tls://b", "creds": "x.creds", "user": "u", **files}
+    (tmp_path / "servers.json").write_text(json.dumps(other))
+    guarded.url = f"file:{tmp_path / 'servers.json'}"
+    made = json.loads(Path(guarded.user("node", "n2").removeprefix("file:")).read_text())
+    assert made == {
+        "description": "Nebula: node n2",
+        "url": "tls://a,tls://b",
+        "creds": "n2.creds",
+        "inbox_prefix": "_INBOX_node.n2",
+        **files,
+    }
+    guarded.url = f"file:{tmp_path / 'nowhere.json'}"
+    for line in (("node", "n3"), ("push",)):
+        code, words = guarded.try_auth(*line)
+        assert code == 1
+        assert "nowhere.json" in words
+
+
 @pytest.mark.parametrize("name", ["a.b", "*", "../up", ""])
 def test_a_name_that_is_not_a_valid_id_is_refused(guarded: Guarded, name: str) -> None:
     code, words = guarded.try_auth("node", name)
