@@ -60,9 +60,10 @@ async def check(client: openai.AsyncOpenAI, identities: list[str]) -> None:
 
 async def half_said(client: openai.AsyncOpenAI, identity: str) -> None:
     """Wait until a response has some text."""
-    async for event in await client.responses.retrieve(identity, stream=True):
-        if event.type == "response.output_text.delta":
-            return
+    async with await client.responses.retrieve(identity, stream=True) as stream:
+        async for event in stream:
+            if event.type == "response.output_text.delta":
+                return
 
 
 def kill_engine(cluster: Cluster) -> None:
@@ -127,13 +128,11 @@ async def test_a_gateway_that_stops_gives_its_responses_to_another_at_once(
 ) -> None:
     port = free_port()
     await begin(own_cluster)
-    # Before the questions: an answer that ends while a gateway starts has nothing to give away.
-    own_cluster.start("gateway-2", "--port", str(port))
-    await own_cluster.ready(port)
     async with client_of(own_cluster.port) as client, client_of(port) as other:
         identities = await ask_many(client)
         await half_said(client, identities[-1])
         assert own_cluster.stop("gateway") == 0
+        own_cluster.start("gateway-2", "--port", str(port))
         await check(other, identities)
     told = await own_cluster.nebula("why", "request", identities[-1], "--json")
     story = json.loads(told.out)
