@@ -136,6 +136,27 @@ async def _push(authority: Authority, nats: str) -> None:
         fail(f"the NATS servers do not take it: {told['error'].get('description', told['error'])}")
 
 
+@auth.command()
+@click.argument("name")
+@keys_option
+@nats_option
+def engines(name: str, keys: Path, nats: str) -> None:
+    """Make a key with which node NAME signs credentials for its engines.
+
+    Each of its engines gets a token for its own replica. The variable that is printed is for the
+    node; move both files, the context and the .nk beside it, to where it runs.
+    """
+    if not is_token(name):
+        fail(f"{name!r} is not a valid name: use {ID_FORM}", 2)
+    authority = _authority(keys)
+    try:
+        context = authority.add_signer(name, credentials.bare(nats))
+    except (NoAuthority, OSError, BadFile) as error:
+        fail(str(error))
+    click.echo(f"NEBULA_ENGINE_NATS_URL=file:{context.absolute()}")
+    click.echo("NATS servers that run already learn of it by `nebula auth push`", err=True)
+
+
 def _adding(role: RoleName) -> click.Command:
     """Return the command that makes users of a role."""
     of_node = role == "node"

@@ -14,7 +14,7 @@ from nebula.events.vocabulary import AGGREGATE_OF
 from nebula.schema.channels import Channel
 from nebula.schema.parties import ROLES, RoleName, channels, parties
 from nebula.schema.stream_rights import ADVISED, ADVISORIES, stream_subjects
-from nebula.store.users import Rights
+from nebula.store.users import Rights, inbox_of
 
 OWN: dict[RoleName, tuple[str, ...]] = {"node": ("node",), "engine": ("model", "replica")}
 """The parameters of subjects that name a user of a role: it may only use its own."""
@@ -31,7 +31,7 @@ class Role(Struct, frozen=True):
     @property
     def inbox(self) -> str:
         """The prefix of its inboxes, in which no other role may read."""
-        return ".".join((f"_INBOX_{self.name}", *self.own.values()))
+        return inbox_of(self.name, self.own.values())
 
 
 def role(name: RoleName, **own: str) -> Role:

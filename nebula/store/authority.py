@@ -5,7 +5,6 @@ process the files of its own user. All are readable by their owner only.
 """
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from msgspec.structs import replace
 
 from nebula.store import claims, private
 from nebula.store.credentials import Context, write
+from nebula.store.nats_key import Key
 from nebula.store.users import Rights
 
 SERVERS = "nats-auth.conf"
@@ -25,6 +25,8 @@ SERVERS = "nats-auth.conf"
 SYSTEM = "system"
 _USERS = "users"
 _REVOKED = "revoked.json"
+_SIGNERS = "signers"
+_ENGINE = "engine"
 _KINDS = {
     "operator": nkeys.PREFIX_BYTE_OPERATOR,
     "account": nkeys.PREFIX_BYTE_ACCOUNT,
@@ -34,28 +36,6 @@ _KINDS = {
 
 class NoAuthority(Exception):
     """A folder has no keys of an authority, or has them already; the text says which."""
-
-
-class Key:
-    """A private key of NATS's."""
-
-    def __init__(self, seed: str) -> None:
-        self.seed = seed
-        self._pair = nkeys.from_seed(bytearray(seed.encode()))
-
-    @classmethod
-    def new(cls, prefix: int) -> "Key":
-        """Return a new random key."""
-        return cls(nkeys.encode_seed(os.urandom(32), prefix).decode())
-
-    @property
-    def public(self) -> str:
-        """The public key."""
-        return bytes(self._pair.public_key).decode()
-
-    def sign(self, data: bytes) -> bytes:
-        """Return the signature of some data."""
-        return bytes(self._pair.sign(data))
 
 
 class User(Struct, frozen=True):
@@ -111,6 +91,8 @@ class Authority:
         """Return the account's token, signed by the operator."""
         account, operator = self._key("account"), self._key("operator")
         roles = [(role, self._role_key(role).public, of) for role, of in self._rights.items()]
+        for file in sorted((self.folder / _SIGNERS).glob("*.nk")):
+            roles.append((_ENGINE, Key(file.read_text().strip()).public, self._rights[_ENGINE]))
         said = claims.account(account.public, self._name, roles, self._revoked(), streams=True)
         return claims.token(said, operator.public, operator.sign, self._now())
 
@@ -152,9 +134,42 @@ class Authority:
         write(file, replace(context, description=f"Nebula: {role} {name}", creds=creds.name))
         return User(name, file, creds)
 
+    def add_signer(self, name: str, context: Context) -> Path:
+        """Make a key that signs users for engines; return its context.
+
+        Raise NoAuthority, OSError.
+        """
+        account = self._key("account").public
+        key = Key.new(nkeys.PREFIX_BYTE_ACCOUNT)
+        self._write(self.folder / _SIGNERS / f"{name}.nk", key.seed + "\n")
+        self.publish()
+        file = self.folder / _USERS / f"{name}.engines.json"
+        own = file.with_suffix(".nk")
+        self._write(own, key.seed + "\n")
+        write(
+            file,
+            replace(
+                context,
+                description=f"Nebula: engines of {name}",
+                inbox_prefix="",
+                signing_key=own.name,
+                account=account,
+            ),
+        )
+        return file
+
     def revoke(self, name: str) -> int:
-        """Refuse all tokens of a user from now on; return how many. Raise NoAuthority, OSError."""
+        """Refuse all tokens of a user from now on; return how many. Raise NoAuthority, OSError.
+
+        Those that its key for engines has signed are refused too.
+        """
         known = self.folder / _USERS / f"{name}.keys"
+        signer = self.folder / _SIGNERS / f"{name}.nk"
+        if signer.exists():
+            signer.unlink()
+            self.publish()
+            if not known.exists():
+                return 1
         if not known.exists():
             there = ", ".join(sorted(each.stem for each in known.parent.glob("*.keys"))) or "none"
             raise NoAuthority(f"{self.folder} has no user {name!r}; its users: {there}")

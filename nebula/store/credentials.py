@@ -45,7 +45,11 @@ class Way(Struct, frozen=True):
 
 
 class Context(Struct, omit_defaults=True):
-    """The fields of a context that Nebula uses; it may have others."""
+    """The fields of a context that Nebula uses; it may have others.
+
+    `signing_key` and `account` are Nebula's own: a file with the key that signs users, and the
+    public key of their account.
+    """
 
     description: str = ""
     url: str = ""
@@ -57,6 +61,8 @@ class Context(Struct, omit_defaults=True):
     cert: str = ""
     key: str = ""
     inbox_prefix: str = ""
+    signing_key: str = ""
+    account: str = ""
 
 
 def way(url: str, role: str) -> Way:
@@ -88,24 +94,24 @@ def bare(url: str) -> Context:
 
     `url` may be `file:PATH`, as for `way`. Raise OSError, BadFile.
     """
-    known = _context(path_of(url)) if url.startswith(_FILE) else Context(url=url)
+    known = context_at(path_of(url)) if url.startswith(_FILE) else Context(url=url)
     return Context(url=shown(known.url), ca=known.ca, cert=known.cert, key=known.key)
 
 
 def read(path: Path) -> Way:
     """Read a context, or URLs alone. Raise OSError, BadFile."""
-    context = _context(path)
+    context = context_at(path)
     servers = (each.strip() for each in context.url.split(","))
     found = Way(
         tuple(_with_user(each, context) for each in servers),
         context.inbox_prefix,
-        ca=_beside(path, context.ca),
-        cert=_beside(path, context.cert),
-        key=_beside(path, context.key),
+        ca=beside(path, context.ca),
+        cert=beside(path, context.cert),
+        key=beside(path, context.key),
     )
     if not context.creds:
         return found
-    creds = Path(_beside(path, context.creds))
+    creds = Path(beside(path, context.creds))
     try:
         token, seed = claims.read_credentials(creds.read_text("utf-8", "replace"))
     except ValueError as error:
@@ -113,7 +119,7 @@ def read(path: Path) -> Way:
     return replace(found, token=token, seed=seed)
 
 
-def _context(path: Path) -> Context:
+def context_at(path: Path) -> Context:
     """Read a context, or URLs alone as one. Raise OSError, BadFile."""
     text = path.read_text("utf-8", "replace").strip()
     if not text.startswith("{"):
@@ -127,7 +133,7 @@ def _context(path: Path) -> Context:
     return context
 
 
-def _beside(file: Path, named: str) -> str:
+def beside(file: Path, named: str) -> str:
     """Return the path of a file that a context names: a relative one is beside the context."""
     return str(file.parent / Path(named).expanduser()) if named else ""
 

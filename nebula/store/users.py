@@ -1,7 +1,7 @@
 """The users of a NATS server, as its configuration file names them. Pure."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
@@ -23,6 +23,11 @@ class Rights(Struct, frozen=True):
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
     replies: bool
+
+
+def inbox_of(role: str, names: Iterable[str] = ()) -> str:
+    """Return the prefix of the inboxes of a role's user with these names of its own."""
+    return ".".join((f"_INBOX_{role}", *names))
 
 
 def authorization(rights: Mapping[str, Rights], passwords: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -113,6 +114,54 @@ async def test_a_whole_cluster_serves_with_tokens(guarded: Guarded, tmp_path: Pa
         assert cluster.violations() == []
     finally:
         del os.environ["NEBULA_ENGINE_NATS_URL"]
+        cluster.close()
+
+
+async def test_each_engine_gets_a_token_for_its_own_replica(
+    guarded: Guarded, tmp_path: Path
+) -> None:
+    cluster = Cluster(tmp_path)
+    urls = {role: guarded.user(role) for role in ("router", "gateway", "operator", "provision")}
+    urls["node"] = guarded.user("node", "here")
+    printed = guarded.auth("engines", "here").splitlines()[0]
+    variable, _, url = printed.partition("=")
+    assert variable == "NEBULA_ENGINE_NATS_URL"
+    assert stat.S_IMODE(guarded.keys.joinpath("users", "here.engines.nk").stat().st_mode) == 0o600
+    await asyncio.to_thread(guarded.auth, "push")
+    assert (await cluster.nebula("provision", nats=urls["provision"])).code == 0
+    try:
+        for role in ("router", "node", "gateway"):
+            cluster.nats_url = urls[role]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(variable, url)
+                cluster.start(role)
+        cluster.nats_url = urls["operator"]
+        await cluster.ready()
+        await cluster.load("chat", memory="64MiB", replicas=2)
+        async with cluster.http() as http:
+            assert said(await http.post(CHAT, json=chat("chat")))
+        assert cluster.violations() == []
+        process = psutil.Process((await cluster.engine("chat-0")).pid)
+        own = process.environ()["NEBULA_NATS_URL"]
+        assert own == f"file:{tmp_path}/home/nodes/here/credentials/chat-0.json"
+        forged = await Listening(own).open(patience=PATIENCE)
+        assert isinstance(forged, Listening)
+        for each in ("chat-0", "chat-1"):
+            forged.client.post(subjects.replica_status("chat", each), b"", b"{}")
+        await forged.client.flush()
+        await forged.close()
+        assert forged.refused == {"nebula.status.replica.chat.chat-1"}
+        assert (await cluster.nebula("scale", "chat", "1")).code == 0
+        left = tmp_path / "home" / "nodes" / "here" / "credentials"
+
+        async def one_left() -> bool:
+            return {each.stem for each in left.iterdir()} == {"chat-0"}
+
+        await cluster.poll(one_left, "the files of the engine that ended are gone")
+        await asyncio.to_thread(guarded.auth, "revoke", "here")
+        with pytest.raises(NotLetIn):
+            await Connection(own, "engine").open(patience=PATIENCE)
+    finally:
         cluster.close()
 
 

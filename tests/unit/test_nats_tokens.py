@@ -8,7 +8,7 @@ import nkeys
 import pytest
 
 from nebula.store import claims
-from nebula.store.authority import Key
+from nebula.store.nats_key import Key
 from nebula.store.users import Rights
 
 RIGHTS = Rights("_INBOX_node", ("nebula.status.node.{{tag(node)}}",), ("_INBOX_node.>",), True)

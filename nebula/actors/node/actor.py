@@ -61,6 +61,7 @@ from nebula.events.vocabulary import (
 )
 from nebula.store.child_output import keep_bounded
 from nebula.store.connection import Connection, Unavailable
+from nebula.store.engine_logins import EngineLogins
 from nebula.store.log import TooLarge
 from nebula.store.tail import LogReplaced
 
@@ -118,6 +119,9 @@ class Node(Actor):
             retries=Retries(settings.restarts.pause),
         )
         self._secrets = EngineSecrets(sources)
+        self._logins = EngineLogins(
+            settings.engine_nats or self.connection.url, settings.folder / "credentials"
+        )
         self._lives = EngineLives(
             settings,
             inventory,
@@ -127,18 +131,20 @@ class Node(Actor):
             outbox=self._outbox,
             weights=self._weights,
             secrets=self._secrets,
+            logins=self._logins,
             spawn=self.spawn,
             wake=self._wake.set,
             now=self._now,
         )
 
-    def _site(self) -> Site:
+    def _site(self, replica: Replica) -> Site:
+        """Raise NoLogin."""
         settings = self.settings
         return Site(
             settings.node,
             str(settings.folder),
             settings.engine_command,
-            settings.engine_nats or self.connection.url,
+            self._logins.url_of(replica.model, replica.id),
             devices.cores(),
             settings.policy.media_domains,
         )

@@ -28,6 +28,7 @@ from nebula.actors.node.weights.manager import WeightsManager
 from nebula.events.state import Launch, Replica
 from nebula.events.values import Device
 from nebula.events.vocabulary import EngineReady, EngineStopped, Event
+from nebula.store.engine_logins import EngineLogins, NoLogin
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +47,14 @@ class EngineLives:
         self,
         settings: NodeSettings,
         inventory: Sequence[Device],
-        site: Callable[[], Site],
+        site: Callable[[Replica], Site],
         *,
         gate: Gate,
         roster: EngineTable[ManagedEngine],
         outbox: Outbox,
         weights: WeightsManager,
         secrets: EngineSecrets,
+        logins: EngineLogins,
         spawn: Callable[[Coroutine[object, object, None], str], asyncio.Task[None]],
         wake: Callable[[], None],
         now: Callable[[], float],
@@ -66,6 +68,7 @@ class EngineLives:
         self._outbox = outbox
         self._weights = weights
         self._secrets = secrets
+        self._logins = logins
         self._spawn = spawn
         self._wake = wake
         self._now = now
@@ -166,7 +169,7 @@ class EngineLives:
                     await self._gate.admit(replica.launch)
                 given = self._weights.environment(os.environ, replica.launch)
                 how = (given, self._settings.log_file(replica.id), self._secrets)
-                process = await engine.start(self._site(), self._inventory, replica, *how)
+                process = await engine.start(self._site(replica), self._inventory, replica, *how)
                 if engine.stop_reason is not None:
                     self._spawn(process.end(self._settings.grace), f"end {engine.replica}")
                 pid, made, file = process.pid, process.created, str(process.log_file)
@@ -203,6 +206,8 @@ class EngineLives:
             remedy = engine.remedy(code, reason)
         except NotAllowed as error:
             reason, remedy = error.why.reason, error.why.remedy
+        except NoLogin as error:
+            reason = str(error)
         except OSError as error:
             reason = f"can't run {' '.join(self._settings.engine_command)}: {error}"
             remedy = permanent.remedy_of_command(error, self._settings.engine_command[0])
@@ -227,6 +232,7 @@ class EngineLives:
             await engine.process.gone()
         if engine.socket is not None:
             engine.socket.unlink(missing_ok=True)
+        self._logins.forget(engine.replica)
         if as_wanted:
             await self._report(engine, EngineStopped(engine.stop_reason or ""), engine.noted)
         self._engines.close(engine)
