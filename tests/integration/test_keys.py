@@ -16,6 +16,7 @@ from nebula.events.endpoints import ENDPOINTS
 from nebula.events.envelope import REQUEST
 from nebula.http.document.entries import ENTRIES
 from nebula.store.inference_log import read
+from tests.integration.asking import CHAT, chat
 from tests.integration.cluster import Cluster
 
 pytestmark = pytest.mark.anyio
@@ -224,14 +225,60 @@ async def test_many_refused_keys_leave_no_trace(locked: Cluster) -> None:
     assert (await locked.state()).seq == before
 
 
+async def stored_by(http: httpx.AsyncClient) -> dict[str, str]:
+    """Store one of everything with a client's key; return the path of each kind."""
+    asked = {"model": "chat", "input": "Hello", "max_output_tokens": 5, "background": True}
+    response = (await http.post("/v1/responses", json=asked)).json()["id"]
+    conversation = (await http.post("/v1/conversations", json={})).json()["id"]
+    line = {"custom_id": "1", "method": "POST", "url": CHAT, "body": chat("chat")}
+    content = {"file": ("lines.jsonl", json.dumps(line).encode())}
+    file = (await http.post("/v1/files", data={"purpose": "batch"}, files=content)).json()["id"]
+    batch = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
+    made = (await http.post("/v1/batches", json=batch)).json()["id"]
+    streamed = {**chat("chat"), "stream": True}
+    stream = await http.post(CHAT, json=streamed, headers={"X-Resumable": "true"})
+    return {
+        "response": f"/v1/responses/{response}",
+        "conversation": f"/v1/conversations/{conversation}",
+        "file": f"/v1/files/{file}",
+        "batch": f"/v1/batches/{made}",
+        "stream": f"/v1/streams/{stream.headers['x-request-id']}",
+    }
+
+
 async def test_what_one_key_has_stored_is_not_there_for_another(locked: Cluster) -> None:
     (_, mine), (_, yours) = await issued(locked), await issued(locked)
-    asked = {"model": "chat", "input": "Hello", "max_output_tokens": 5}
-    async with client(locked, mine) as http:
-        made = (await http.post("/v1/responses", json=asked)).json()["id"]
-        assert (await http.get(f"/v1/responses/{made}")).status_code == 200
-    async with client(locked, yours) as http:
-        assert (await http.get(f"/v1/responses/{made}")).status_code == 404
+    async with client(locked, mine) as own, client(locked, yours) as other:
+        stored = await stored_by(own)
+        below = {
+            "response": ("POST cancel", "GET input_items", "DELETE"),
+            "conversation": ("GET items", "POST", "DELETE"),
+            "file": ("GET content", "DELETE"),
+            "batch": ("POST cancel",),
+            "stream": (),
+        }
+        for kind, path in stored.items():
+            for each in ("GET", *below[kind]):
+                method, _, rest = each.partition(" ")
+                body: dict[str, Any] | None = {"metadata": {}} if each == "POST" else None
+                there = f"{path}/{rest}" if rest else path
+                answer = await other.request(method, there, json=body)
+                assert answer.status_code == 404, (kind, each, answer.text)
+            assert (await own.get(path)).status_code == 200, kind
+        for listed in ("files", "batches"):
+            assert (await other.get(f"/v1/{listed}")).json()["data"] == []
+
+
+async def test_keys_that_choose_the_same_idempotency_key_do_not_meet(locked: Cluster) -> None:
+    (_, mine), (_, yours) = await issued(locked), await issued(locked)
+    headers = {"Idempotency-Key": "monday"}
+    async with client(locked, mine) as own, client(locked, yours) as other:
+        first = await own.post(CHAT, json=chat("chat"), headers=headers)
+        again = await own.post(CHAT, json=chat("chat"), headers=headers)
+        assert again.json()["id"] == first.json()["id"]
+        others = await other.post(CHAT, json=chat("chat"), headers=headers)
+        assert others.status_code == 200
+        assert others.json()["id"] != first.json()["id"]
 
 
 async def test_what_a_key_has_stored_stays_its_own_after_a_rotation(locked: Cluster) -> None:
