@@ -42,7 +42,8 @@ def environ(
     replica: Replica = REPLICA,
     **launch: Any,
 ) -> dict[str, str]:
-    return environment(SITE, replace(LAUNCH, **launch), replica, device, inherited or {})
+    how = replace(LAUNCH, **launch)
+    return environment(SITE, how, replica, device, 8123, inherited or {})
 
 
 def test_a_chat_model_on_a_gpu_is_started_with_exactly_this_line() -> None:
@@ -161,6 +162,8 @@ def test_an_engine_learns_its_identity_from_its_environment() -> None:
         "NEBULA_MODEL": "chat",
         "NEBULA_REPLICA": "chat-0",
         "NEBULA_VERSION": "3",
+        "NEBULA_ENGINE_PORT": "8123",
+        "NEBULA_CLUSTER": "",
     }
 
 
@@ -209,7 +212,7 @@ def test_engines_on_a_cpu_share_its_cores_instead_of_being_bound_to_the_same() -
 
 def test_one_core_is_enough_for_a_thread() -> None:
     site = replace(SITE, cores=1)
-    found = environment(site, LAUNCH, REPLICA, CPU, {})
+    found = environment(site, LAUNCH, REPLICA, CPU, 8123, {})
     assert found["OMP_NUM_THREADS"] == "1"
 
 

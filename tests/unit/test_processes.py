@@ -13,16 +13,25 @@ from pathlib import Path
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
 from nebula.actors.node import log_marks, processes
-from nebula.actors.node.processes import EngineProcess, end_group, free_port, marked_groups
+from nebula.actors.node.engine_mark import EngineMark
+from nebula.actors.node.processes import (
+    EngineProcess,
+    NotAdopted,
+    end_group,
+    free_port,
+    marked_groups,
+)
 from nebula.store import child_output
 from nebula.store.child_output import tail
 
 pytestmark = pytest.mark.anyio
 
 NODE, FOLDER = "n1", "/srv/n1"
-MARK = {"NEBULA_NODE": NODE, "NEBULA_NODE_FOLDER": FOLDER}
+ENGINE = EngineMark(NODE, FOLDER, "chat-0", "3", "8123", "a-cluster")
+MARK = ENGINE.variables
 HOUR = "3600"  # nothing here outlasts it
 
 
@@ -50,9 +59,15 @@ class Machine:
     async def shell(self, script: str, **variables: str) -> EngineProcess:
         return await self.start("/bin/sh", "-c", script, **variables)
 
-    def adopt(self, process: EngineProcess, birth: str | None = None) -> EngineProcess | None:
+    def adopt(
+        self, process: EngineProcess, birth: str | None = None, mark: EngineMark = ENGINE
+    ) -> EngineProcess:
         told = process.birth if birth is None else birth
-        return EngineProcess.adopt(process.pid, told, process.log_file, NODE, FOLDER)
+        return EngineProcess.adopt(process.pid, told, process.log_file, mark)
+
+    async def end_orphans(self, process: EngineProcess, birth: str | None = None) -> None:
+        told = process.birth if birth is None else birth
+        await processes.end_orphans(process.pid, told, ENGINE, self.log_file)
 
     async def said(self, text: str) -> None:
         async with asyncio.timeout(20):
@@ -186,7 +201,6 @@ async def test_a_running_process_is_adopted_and_watched_to_its_end(machine: Mach
     await machine.said("up")
     await sleeping(process, 1)
     adopted = machine.adopt(process)
-    assert adopted is not None
     assert adopted.alive
     assert adopted.tail() == ("up",)
     watching = asyncio.create_task(adopted.wait())
@@ -202,19 +216,36 @@ async def test_a_running_process_is_adopted_and_watched_to_its_end(machine: Mach
 async def test_a_process_that_only_has_the_same_pid_is_not_adopted(machine: Machine) -> None:
     process = await machine.sleeper(**MARK)
     booted, _, ticks = process.birth.partition(":")
-    assert machine.adopt(process, f"{booted}:{int(ticks) - 1}") is None
-    assert machine.adopt(process, f"{booted}:{int(ticks) + 1}") is None
-    assert machine.adopt(process, f"another-boot:{ticks}") is None
+    for birth in (f"{booted}:{int(ticks) - 1}", f"{booted}:{int(ticks) + 1}", f"other:{ticks}"):
+        with pytest.raises(NotAdopted, match="it ended"):
+            machine.adopt(process, birth)
 
 
-async def test_a_process_that_another_node_started_is_not_adopted(machine: Machine) -> None:
-    process = await machine.sleeper(NEBULA_NODE=NODE, NEBULA_NODE_FOLDER="/other")
-    assert machine.adopt(process) is None
+@pytest.mark.parametrize("field", ["node", "folder", "replica", "version", "port", "cluster"])
+async def test_an_engine_with_another_mark_is_not_adopted(machine: Machine, field: str) -> None:
+    process = await machine.sleeper(**MARK)
+    with pytest.raises(NotAdopted, match=f"another {field}"):
+        machine.adopt(process, mark=replace(ENGINE, **{field: "other"}))
+
+
+async def test_a_process_without_a_mark_that_can_be_read_is_not_adopted(machine: Machine) -> None:
+    for variables in ({}, {"NEBULA_NODE": NODE, "NEBULA_NODE_FOLDER": FOLDER}):
+        process = await machine.sleeper(**variables)
+        for birth in (process.birth, ""):
+            with pytest.raises(NotAdopted, match="no mark that can be read"):
+                machine.adopt(process, birth)
 
 
 async def test_of_an_older_log_a_process_is_adopted_by_its_mark(machine: Machine) -> None:
-    assert machine.adopt(await machine.sleeper(**MARK), birth="") is not None
-    assert machine.adopt(await machine.sleeper(), birth="") is None
+    assert machine.adopt(await machine.sleeper(**MARK), birth="").alive
+
+
+async def test_an_engine_of_an_older_version_is_adopted_by_what_its_mark_has(
+    machine: Machine,
+) -> None:
+    later = ("NEBULA_ENGINE_PORT", "NEBULA_CLUSTER")
+    older = {key: value for key, value in MARK.items() if key not in later}
+    assert machine.adopt(await machine.sleeper(**older)).alive
 
 
 @pytest.mark.parametrize("step", [-3600.0, -1.0, 1.0, 3600.0])
@@ -223,7 +254,6 @@ async def test_a_step_of_the_clock_ends_no_adopted_process(
 ) -> None:
     process = await machine.sleeper(**MARK)
     adopted = machine.adopt(process)
-    assert adopted is not None
     watching = asyncio.create_task(adopted.wait())
     # What a step moves: the clock, and with it the time of boot that /proc/stat tells.
     now, boot_time = time.time, psutil._pslinux.boot_time
@@ -231,7 +261,7 @@ async def test_a_step_of_the_clock_ends_no_adopted_process(
     monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot_time() + step)
     assert psutil.Process(process.pid).create_time() != pytest.approx(process.created, abs=0.5)
     assert adopted.alive
-    assert machine.adopt(process) is not None
+    assert machine.adopt(process).alive
     done, _ = await asyncio.wait((watching,), timeout=3 * processes.POLL)
     assert not done
     assert living(process.pid) != []
@@ -253,11 +283,30 @@ async def test_orphans_are_ended_unless_the_machine_has_booted_since(machine: Ma
     process = await machine.shell(f"sleep {HOUR} & exec sleep 0.2")
     await asyncio.wait_for(process._child.wait(), 20)  # type: ignore[union-attr]
     assert living(process.pid) == ["sleep"]
-    await processes.end_orphans(process.pid, f"another-boot:{process.birth.partition(':')[2]}")
-    await processes.end_orphans(process.pid, "")
+    await machine.end_orphans(process, f"another-boot:{process.birth.partition(':')[2]}")
+    await machine.end_orphans(process, "")
     assert living(process.pid) == ["sleep"]
-    await processes.end_orphans(process.pid, process.birth)
+    await machine.end_orphans(process)
     assert living(process.pid) == []
+
+
+async def test_orphans_that_write_elsewhere_are_ended_only_with_the_mark_of_the_engine(
+    machine: Machine,
+) -> None:
+    orphan = f"sleep {HOUR} >/dev/null 2>&1 & wait"
+    marks = {
+        "stranger": {},
+        "other": replace(ENGINE, replica="chat-1").variables,
+        "own": ENGINE.variables,
+    }
+    groups = {name: await machine.shell(orphan, **mark) for name, mark in marks.items()}
+    for process in groups.values():
+        await sleeping(process, 1)
+        os.kill(process.pid, signal.SIGKILL)
+        await asyncio.wait_for(process._child.wait(), 20)  # type: ignore[union-attr]
+        await machine.end_orphans(process)
+    left = {name: living(process.pid) for name, process in groups.items()}
+    assert left == {"stranger": ["sleep"], "other": ["sleep"], "own": []}
 
 
 async def test_an_adopted_process_quotes_none_that_wrote_to_its_file_before(
@@ -268,7 +317,6 @@ async def test_an_adopted_process_quotes_none_that_wrote_to_its_file_before(
     second = await machine.shell(f"echo second; exec sleep {HOUR}", **MARK)
     await machine.said("second")
     adopted = machine.adopt(second)
-    assert adopted is not None
     assert adopted.tail() == ("second",)
     assert adopted.log_start == second.log_start
 
@@ -276,7 +324,8 @@ async def test_an_adopted_process_quotes_none_that_wrote_to_its_file_before(
 async def test_a_process_that_has_ended_is_not_adopted(machine: Machine) -> None:
     process = await machine.shell("exit 0")
     await process.wait()
-    assert machine.adopt(process) is None
+    with pytest.raises(NotAdopted, match="it ended"):
+        machine.adopt(process)
 
 
 async def test_a_second_engine_appends_to_the_log_and_tells_only_its_own_lines(

@@ -147,6 +147,7 @@ class Node(Actor):
             self._logins.url_of(replica.model, replica.id),
             devices.cores(),
             settings.policy.media_domains,
+            self.projection.state.cluster.id,
         )
 
     async def begin(self) -> None:
@@ -163,7 +164,9 @@ class Node(Actor):
         )
         if known is None or not known.lost:
             await self._register()
-        await self._lives.adopt(replicas_on(self.projection.state, self.settings.node), self._gone)
+        state = self.projection.state
+        mine = replicas_on(state, self.settings.node)
+        await self._lives.adopt(mine, state.cluster.id, self._gone)
         self.spawn(self._watch_gpus(), "watch GPUs")
         self.spawn(self._beat(), "heartbeat")
         ear = Ear(self.connection)
@@ -296,9 +299,8 @@ class Node(Actor):
             case LoadAdapter() | UnloadAdapter():
                 self._adapting.begin(action)
 
-    async def _gone(self, replica: Replica) -> None:
-        gone = EngineStopped("it ended while no node watched it")
-        await self._tell(replica.id, gone, replica.changed)
+    async def _gone(self, replica: Replica, reason: str) -> None:
+        await self._tell(replica.id, EngineStopped(reason), replica.changed)
 
     async def _tell(
         self, identity: str, event: Event, cause: int | None, message_id: str | None = None

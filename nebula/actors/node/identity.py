@@ -5,10 +5,14 @@ No wall clock is used. Linux gives the start of a process in clock ticks since b
 neither changes when the clock is set. Elsewhere the process's creation time is used.
 """
 
+import contextlib
 import functools
 from pathlib import Path
 
 import psutil
+
+from nebula.actors.node import engine_mark
+from nebula.actors.node.engine_mark import EngineMark
 
 _PROC = Path("/proc")
 _STATE, _STARTED = 0, 19
@@ -33,20 +37,25 @@ def birth(pid: int) -> str:
     return f"{booted}:{fields[_STARTED]}"
 
 
-def marked(pid: int, node: str, folder: str) -> bool | None:
-    """Return whether a process was started by this node; None if unknown.
+def mark(pid: int) -> EngineMark | None:
+    """Return the mark of a process; None if it has none, or none that can be read.
 
-    It is unknown if the process may not be read, or has written its title over its environment, as
-    vLLM's children do.
+    That is so if the process belongs to another user, or has written its title over its
+    environment, as vLLM's children do.
     """
     try:
-        block = (_PROC / str(pid) / "environ").read_bytes()
+        return engine_mark.read((_PROC / str(pid) / "environ").read_bytes())
     except OSError:
         return None
-    variables = set(block.split(b"\0"))
-    if not any(variable.startswith((b"PATH=", b"NEBULA_")) for variable in variables):
-        return None
-    return {b"NEBULA_NODE=" + node.encode(), b"NEBULA_NODE_FOLDER=" + folder.encode()} <= variables
+
+
+def writes_to(pid: int, file: Path) -> bool:
+    """Return whether the output or the errors of a process go to a file."""
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            if (_PROC / str(pid) / "fd" / str(number)).samefile(file):
+                return True
+    return False
 
 
 @functools.cache

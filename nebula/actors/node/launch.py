@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 from msgspec import Struct
 
+from nebula.actors.node.engine_mark import EngineMark
 from nebula.events.endpoints import generates
 from nebula.events.engine_options import option, option_name
 from nebula.events.memory import MIB
@@ -35,9 +36,9 @@ BIND = "VLLM_CPU_OMP_THREADS_BIND"
 class Site(Struct, frozen=True):
     """What a node adds to every engine it starts.
 
-    `command` is the program and its first arguments; `folder` is the node's own and marks its
-    engines among the machine's processes; `cores` is the number of cores that it may use. From
-    `media_domains` engines may fetch what requests name by URL.
+    `command` is the program and its first arguments; `folder` is the node's own; `cores` is the
+    number of cores that it may use. From `media_domains` engines may fetch what requests name by
+    URL. `cluster`: the cluster's id; "" before it has one.
     """
 
     node: str
@@ -46,6 +47,7 @@ class Site(Struct, frozen=True):
     nats_url: str
     cores: int
     media_domains: tuple[str, ...] = ()
+    cluster: str = ""
 
 
 def arguments(
@@ -129,6 +131,7 @@ def environment(
     launch: Launch,
     replica: Replica,
     device: Device,
+    port: int,
     inherited: Mapping[str, str],
     secrets: Mapping[str, str] = {},
 ) -> dict[str, str]:
@@ -146,17 +149,16 @@ def environment(
         environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in replica.devices)
     token = option(launch.options, HUB_TOKEN)
+    which = (replica.id, str(replica.version), str(port))
+    mark = EngineMark(site.node, site.folder, *which, site.cluster)
     return {
         **environ,
         **{key: value for key, value in launch.env.items() if isinstance(value, str)},
         **secrets,
         **({"HF_TOKEN": token} if isinstance(token, str) else {}),
         "NEBULA_NATS_URL": site.nats_url,
-        "NEBULA_NODE": site.node,
-        "NEBULA_NODE_FOLDER": site.folder,
         "NEBULA_MODEL": replica.model,
-        "NEBULA_REPLICA": replica.id,
-        "NEBULA_VERSION": str(replica.version),
+        **mark.variables,
     }
 
 

@@ -10,17 +10,17 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import TypeAlias
 
 from nebula.actors.node import engine_sockets, permanent, processes
+from nebula.actors.node.engine_mark import EngineMark
 from nebula.actors.node.engine_table import EngineTable, service
 from nebula.actors.node.failure import last_words
 from nebula.actors.node.launch import Site
 from nebula.actors.node.managed_engine import ManagedEngine
 from nebula.actors.node.outbox import Outbox
 from nebula.actors.node.policy.gate import Gate, NotAllowed
-from nebula.actors.node.processes import EngineProcess
+from nebula.actors.node.processes import EngineProcess, NotAdopted
 from nebula.actors.node.secrets import EngineSecrets, SecretMissing
 from nebula.actors.node.settings import NodeSettings
 from nebula.actors.node.supervision import supervise
@@ -32,7 +32,7 @@ from nebula.store.engine_logins import EngineLogins, NoLogin
 
 log = logging.getLogger(__name__)
 
-Gone: TypeAlias = Callable[[Replica], Coroutine[object, object, None]]
+Gone: TypeAlias = Callable[[Replica, str], Coroutine[object, object, None]]
 
 
 class EngineLives:
@@ -113,25 +113,34 @@ class EngineLives:
         await asyncio.gather(*lives, return_exceptions=True)
         engine_sockets.tidy(self._sockets, ())
 
-    async def adopt(self, replicas: Sequence[Replica], gone: Gone) -> None:
+    async def adopt(self, replicas: Sequence[Replica], cluster: str, gone: Gone) -> None:
         """Adopt the engines of an earlier process of this node, and end unwanted ones.
 
-        `gone` reports an engine of a replica that has ended meanwhile to the log.
+        `cluster`: its id. `gone` reports to the log why an engine of a replica is not adopted.
         """
         kept: set[int] = set()
         for replica in replicas:
             if replica.engine is None:
                 continue
             known = replica.engine
-            owner = (self._settings.node, str(self._settings.folder))
-            process = EngineProcess.adopt(known.pid, known.birth, Path(known.log_file), *owner)
-            if process is None:
-                await processes.end_orphans(known.pid, known.birth)
-                await gone(replica)
+            which = (replica.id, str(known.version), str(known.port))
+            mark = EngineMark(self._settings.node, str(self._settings.folder), *which, cluster)
+            log_file = self._settings.log_file(replica.id)
+            try:
+                if known.log_file != str(log_file):
+                    raise NotAdopted(f"its report names a log file that is not {log_file}")
+                process = EngineProcess.adopt(known.pid, known.birth, log_file, mark)
+            except NotAdopted as error:
+                if str(error) != processes.ENDED:
+                    log.warning("%s is not adopted: %s", replica.id, error)
+                await processes.end_orphans(known.pid, known.birth, mark, log_file)
+                await gone(replica, str(error))
                 continue
-            if replica.launch is not None and not await self._admits(replica.launch):
+            refused = await self._refused(replica.launch)
+            if refused:
+                log.warning("an engine of an earlier process is ended: %s", refused)
                 await process.end(self._settings.grace)
-                await gone(replica)
+                await gone(replica, refused)
                 continue
             socket = engine_sockets.socket_of(self._sockets, known.port)
             there = socket if socket.exists() else None  # an older one listens on its port
@@ -143,19 +152,20 @@ class EngineLives:
             kept.add(process.pid)
             log.info("adopted %s: pid %d, port %d", replica.id, known.pid, known.port)
             engine.life = self._spawn(self._live(engine, replica), f"engine {replica.id}")
-        mark = self._settings.node, str(self._settings.folder)
-        for group in processes.marked_groups(*mark) - kept:
+        owner = self._settings.node, str(self._settings.folder)
+        for group in processes.marked_groups(*owner) - kept:
             log.warning("ending process group %d: an engine that is not wanted", group)
             await processes.end_group(group, grace=5)
         engine_sockets.tidy(self._sockets, {engine.port for engine in self._engines})
 
-    async def _admits(self, launch: Launch) -> bool:
+    async def _refused(self, launch: Launch | None) -> str:
+        """Return why an engine may not run here; "" if it may."""
         try:
-            await self._gate.admit(launch)
+            if launch is not None:
+                await self._gate.admit(launch)
         except NotAllowed as error:
-            log.warning("an engine of an earlier process is ended: %s", error)
-            return False
-        return True
+            return str(error)
+        return ""
 
     async def _live(self, engine: ManagedEngine, replica: Replica) -> None:
         """Follow one engine from its start or adoption to its end, and report both to the log."""

@@ -77,7 +77,7 @@ class ManagedEngine(EngineEntry):
             engine_sockets.prepare(self.socket)
         line = launch.arguments(site, how, replica, device, self.port, self.socket)
         environ = launch.environment(
-            site, how, replica, device, inherited, await secrets.give(replica)
+            site, how, replica, device, self.port, inherited, await secrets.give(replica)
         )
         log.info("starting %s on port %d: %s", replica.id, self.port, " ".join(line))
         self.process = await EngineProcess.start(line, environ, log_file)

@@ -8,17 +8,25 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 from nebula.actors.node import identity, log_marks
+from nebula.actors.node.engine_mark import EngineMark
 from nebula.actors.node.secret_masks import Mask, unmasked
 from nebula.store import child_output, private
 
 POLL = 0.25
 """Seconds between two looks at a process that is not a child, or at an ending group."""
+
+
+ENDED = "it ended while no node watched it"
+
+
+class NotAdopted(Exception):
+    """An engine that the log has as running is not adopted; the text says why."""
 
 
 class EngineProcess:
@@ -62,18 +70,20 @@ class EngineProcess:
         return cls(child.pid, identity.birth(child.pid), log_file, child, log_start)
 
     @classmethod
-    def adopt(
-        cls, pid: int, birth: str, log_file: Path, node: str, folder: str
-    ) -> "EngineProcess | None":
-        """Adopt a running process; return None if it is gone, or not this node's.
+    def adopt(cls, pid: int, birth: str, log_file: Path, mark: EngineMark) -> "EngineProcess":
+        """Adopt a running process. Raise NotAdopted if it is gone, or is not the one with `mark`.
 
-        `birth` is what was reported at its start; if that is missing, as in older versions, the
-        process must have the mark of this `node` and its `folder`.
+        `birth` is what was reported at its start; older versions reported none.
         """
         found = identity.birth(pid)
-        mark = identity.marked(pid, node, folder)
-        if not found or mark is False or (found != birth if birth else not mark):
-            return None
+        if not found or birth not in ("", found):
+            raise NotAdopted(ENDED)
+        told = identity.mark(pid)
+        objection = "it has no mark that can be read" if told is None else mark.objection(told)
+        if objection:
+            raise NotAdopted(
+                f"process {pid}, which its report names, is not its engine: {objection}"
+            )
         return cls(pid, found, log_file, log_start=log_marks.beginning(log_file))
 
     @property
@@ -176,24 +186,36 @@ def _members(group: int) -> bool:
         return False
     except PermissionError:
         return True
+    return any(True for _ in _living(group))
+
+
+def _living(group: int) -> Iterator[int]:
+    """Yield the pids of a group's processes; zombies count as gone."""
     for process in psutil.process_iter():
         try:
             if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                return True
+                yield process.pid
         except (psutil.Error, ProcessLookupError):
             continue
-    return False
 
 
-async def end_orphans(leader: int, birth: str) -> None:
-    """End the rest of the group of a dead leader, if the machine has not booted since its birth.
+async def end_orphans(leader: int, birth: str, mark: EngineMark, log_file: Path) -> None:
+    """End the rest of the group of a dead leader, if it was the engine with this mark.
 
-    vLLM's children write their titles over the environment with the mark, so only the group
-    identifies them. The kernel gives no process a pid that is still a group's.
+    vLLM's children write their titles over the environment with the mark, but go on writing to the
+    engine's `log_file`. Nothing is ended if the machine has booted since the leader's birth. The
+    kernel gives no process a pid that is still a group's.
     """
     booted_since = not birth or birth.partition(":")[0] != identity.boot()
-    if not booted_since and not identity.birth(leader) and _members(leader):
+    if booted_since or identity.birth(leader) or leader == os.getpgid(0):
+        return
+    if any(_is_of(pid, mark, log_file) for pid in _living(leader)):
         await end_group(leader, grace=0)
+
+
+def _is_of(pid: int, mark: EngineMark, log_file: Path) -> bool:
+    told = identity.mark(pid)
+    return (told is not None and not mark.objection(told)) or identity.writes_to(pid, log_file)
 
 
 def marked_groups(node: str, folder: str) -> set[int]:
