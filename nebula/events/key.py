@@ -68,10 +68,15 @@ class Key(Struct, frozen=True, gc=False, kw_only=True):
         return any(_matches(pattern, name) for pattern in models)
 
 
+def key_of(keys: Mapping[str, Key], user: str) -> Key | None:
+    """Return the key that made a request, by the request's `user`; None for none."""
+    mark, _, identity = user.partition("/")[0].partition(":")
+    return keys.get(identity) if mark == "key" else None
+
+
 def tenant_of(keys: Mapping[str, Key], user: str) -> str:
     """Return the tenant whose key made a request, by the request's `user`; "" for none."""
-    mark, _, identity = user.partition("/")[0].partition(":")
-    key = keys.get(identity) if mark == "key" else None
+    key = key_of(keys, user)
     return key.tenant if key is not None else ""
 
 

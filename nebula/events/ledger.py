@@ -43,7 +43,6 @@ class Meter(StrEnum):
     DAY = "tokens_per_day"
     MONTH = "tokens_per_month"
     IN_FLIGHT = "in_flight"
-    WAITING = "waiting"
 
     __hash__ = str.__hash__  # an Enum's own is a function in Python
 
@@ -54,7 +53,7 @@ OF_TOKENS = frozenset({Meter.TOKENS, Meter.DAY, Meter.MONTH})
 BUDGETS = frozenset({Meter.DAY, Meter.MONTH})
 """Meters of which more comes much later only."""
 
-AT_A_TIME = frozenset({Meter.IN_FLIGHT, Meter.WAITING})
+AT_A_TIME = frozenset({Meter.IN_FLIGHT})
 """Meters without a window: what they count ends."""
 
 

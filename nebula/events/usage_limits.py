@@ -23,7 +23,7 @@ class UsageLimits(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     ] = None
     waiting: Annotated[
         Annotated[int, Meta(ge=0, lt=2**53)] | None,
-        Meta(description="Requests that may wait for a replica at a time."),
+        Meta(description="Requests that may wait for a replica at a time, in each router."),
     ] = None
     priority: Annotated[
         tuple[_Priority, _Priority] | None,
@@ -73,6 +73,4 @@ def problem(limits: UsageLimits) -> str | None:
     if limits.priority is not None and limits.priority[0] > limits.priority[1]:
         first, last = limits.priority
         return f"limits: priority goes from {first} to {last}, and the lower number comes first"
-    if limits.waiting is not None:
-        return "limits: waiting can't be limited yet: in_flight counts requests that wait too"
     return None

@@ -47,7 +47,6 @@ _COUNTED = {
     Meter.DAY: "{} tokens per day (UTC)",
     Meter.MONTH: "{} tokens per month (UTC)",
     Meter.IN_FLIGHT: "{} requests in flight",
-    Meter.WAITING: "{} waiting requests",
 }
 
 

@@ -155,6 +155,27 @@ async def test_requests_in_flight_are_limited_and_end(two: Two) -> None:
         await two.tell_engine("chat-0", token=0.0)
 
 
+async def test_a_key_has_only_so_many_requests_that_wait(two: Two) -> None:
+    text = await key(two, limits={"waiting": 0})
+    other = await key(two)
+    await two.load("narrow", memory="64MiB", max_in_flight=1, options={"simulate-token": 0.1})
+    body = {**CHAT, "model": "narrow", "max_tokens": 20}
+    async with client(two.port, other) as free, client(two.second, text) as bound:
+        streamed = {**body, "stream": True}
+        async with free.stream("POST", "/v1/chat/completions", json=streamed) as first:
+            said = first.aiter_lines()
+            await anext(said)
+            refused = await bound.post("/v1/chat/completions", json=body)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+            assert "may have 0 waiting requests" in refused.json()["error"]["message"]
+            assert [line async for line in said][-2] == "data: [DONE]"
+
+        async def free_again() -> bool:
+            return (await bound.post("/v1/chat/completions", json=body)).status_code == 200
+
+        await two.poll(free_again, "the router has heard that the replica is free")
+
+
 async def test_a_longer_answer_than_allowed_is_refused_and_one_without_length_is_cut(
     two: Two,
 ) -> None:

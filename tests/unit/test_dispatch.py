@@ -30,12 +30,17 @@ from nebula.events.failures import Failure
 from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartbeat
 from nebula.events.inference import Doubt, Finished, Piece, Request, Routed
 from nebula.events.intents import AdapterLoadRequested, ModelUnloadRequested
+from nebula.events.key_events import KeyIssued
+from nebula.events.limit_events import LimitsSet
 from nebula.events.memory import MIB
 from nebula.events.record import parse_headers
+from nebula.events.usage_limits import UsageLimits
 from nebula.events.values import Autoscale
+from nebula.events.version import LOCKS
 from nebula.events.vocabulary import (
     AdapterLoaded,
     AdapterLoadFailed,
+    ClusterFounded,
     EngineReady,
     EngineStarted,
     ModelScaled,
@@ -43,6 +48,8 @@ from nebula.events.vocabulary import (
 )
 from tests.unit.story import Story, cluster, gpus, load
 
+TWO = UsageLimits(waiting=2)
+HASH = "0" * 64
 PREFIX = digests(b"x" * 1024)
 
 
@@ -424,6 +431,42 @@ def test_a_request_beyond_those_that_may_wait_is_refused_and_hears_when_to_come_
     piece = router.end("c")
     assert (piece.failure, piece.end, piece.status, piece.retry_after) == ("refused", True, 429, 8)
     assert piece.body == b"model 'chat' is busy: 2 requests wait already"
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (KeyIssued(HASH, ("infer",), tenant="lab", limits=TWO), b"key 'k' may have 2"),
+        (LimitsSet("tenant", TWO), b"tenant 'lab' may have 2"),
+        (LimitsSet("model", TWO), b"model 'chat' may have 2"),
+    ],
+)
+def test_a_key_a_tenant_and_a_model_have_only_so_many_requests_that_wait(
+    event: KeyIssued | LimitsSet, words: bytes
+) -> None:
+    router = busy()
+    router.story.given("c1", ClusterFounded("lab", LOCKS))
+    if isinstance(event, LimitsSet):
+        router.story.given("k", KeyIssued(HASH, ("infer",), tenant="lab"))
+        router.story.given("lab" if event.kind == "tenant" else "chat", event)
+    else:
+        router.story.given("k", event)
+    for identity in ("a", "b", "c"):
+        router.ask(identity, user="key:k/ann")
+    piece = router.end("c")
+    assert (piece.failure, piece.status, piece.retry_after) == ("refused", 429, 1)
+    assert piece.body == words + b" waiting requests, and has 2"
+    router.ask("again", user="key:k/ann", attempt=2)  # it has begun: its engine died
+    router.ask("batch", user="key:k/ann", slack=True)
+    router.ask("other", user="key:other", model="chat")
+    assert [each.status for each in router.answers["again"] + router.answers["batch"]] == [0, 0]
+    refused = router.answers["other"][-1].status == 429
+    assert refused == (isinstance(event, LimitsSet) and event.kind == "model")
+    router.cancel("a")
+    router.cancel("again")
+    router.cancel("other")
+    router.ask("d", user="key:k/ann")
+    assert router.end("d").failure == ""
 
 
 @pytest.mark.parametrize(("waited", "retry_after"), [(0.0, 1), (3600.0, 60)])

@@ -79,10 +79,6 @@ def test_a_key_with_a_date_before_1970_has_expired() -> None:
             KeyIssued(HASH, ("infer",), limits=UsageLimits(priority=(5, 1))),
             "limits: priority goes from 5 to 1",
         ),
-        (
-            KeyIssued(HASH, ("infer",), limits=UsageLimits(waiting=3)),
-            "limits: waiting can't be limited yet",
-        ),
         (KeyChanged(("infer",)), "there is no key 'ci'"),
         (KeyRevoked(), "there is no key 'ci'"),
     ],

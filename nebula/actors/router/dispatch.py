@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors.attribution import attributed
-from nebula.actors.router import routing
+from nebula.actors.router import routing, waiting_limits
 from nebula.actors.router.fair_queue import QueuedRequest
 from nebula.actors.router.lines import (
     UNKNOWN_WAITING,
@@ -201,6 +201,8 @@ class Dispatch:
         name = request.model if model is None else model.name
         most = UNKNOWN_WAITING if model is None else model.spec.max_waiting
         full = self._lines.full(name, line, most, held.size, slack=request.slack)
+        if full is None and not request.slack and request.attempt == 1:
+            full = waiting_limits.exceeded(state, request, self._lines.values(), line)
         if full is not None:
             # Everyone in the queue may wait for an adapter, while this request can run now.
             if request.slack or not self._send(held):

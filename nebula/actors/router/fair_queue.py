@@ -58,13 +58,16 @@ _Tenants: TypeAlias = OrderedDict[str, _Keys]
 class FairQueue:
     """The fair queue of one model.
 
-    `size`: the bytes of all queued requests. All lists are kept sorted. Inserting into or deleting
+    `size`: the bytes of all queued requests. `of_keys`, `of_tenants`: how many requests of each
+    wait, for a key as in a request's `user`. All lists are kept sorted. Inserting into or deleting
     from a list of thousands moves a few kilobytes, which costs less than a heap with deleted
     entries.
     """
 
     def __init__(self) -> None:
         self.size = 0
+        self.of_keys: Counter[str] = Counter()
+        self.of_tenants: Counter[str] = Counter()
         self._arrivals = 0
         self._places: dict[str, _Place] = {}
         self._by_since: list[_Place] = []
@@ -98,6 +101,9 @@ class FairQueue:
             turns = self._turns[request.priority] = OrderedDict()
             insort(self._priorities, request.priority)
         key, _, user = request.user.partition("/")
+        self.of_keys[key] += 1
+        if request.tenant:
+            self.of_tenants[request.tenant] += 1
         keys = turns.setdefault(_tenant(request), OrderedDict())
         adapters = keys.setdefault(key, OrderedDict()).setdefault(user, {})
         insort(adapters.setdefault(request.adapter, []), place)
@@ -111,10 +117,11 @@ class FairQueue:
         self.size -= request.size
         _delete(self._by_since, place)
         _delete(self._by_until, (request.until, arrival, request))
-        self._adapters[request.adapter] -= 1
-        if not self._adapters[request.adapter]:
-            del self._adapters[request.adapter]
+        _count_down(self._adapters, request.adapter)
         key, _, user = request.user.partition("/")
+        _count_down(self.of_keys, key)
+        if request.tenant:
+            _count_down(self.of_tenants, request.tenant)
         turns = self._turns[request.priority]
         keys = turns[tenant := _tenant(request)]
         users = keys[key]
@@ -175,6 +182,12 @@ class FairQueue:
 def _tenant(request: QueuedRequest) -> str:
     """Return whose turn a request waits for: a tenant's, or a key's that belongs to none."""
     return request.tenant or f"/{request.user.partition('/')[0]}"
+
+
+def _count_down(counts: Counter[str], name: str) -> None:
+    counts[name] -= 1
+    if not counts[name]:
+        del counts[name]
 
 
 def _delete(ordered: list[_Sorted], value: _Sorted) -> None:
