@@ -145,7 +145,7 @@ async def _state_at(gateway: Gateway, scans: Scans, wanted: Moment) -> State:
         wanted.seq == newest.seq or wanted.time is not None
     ):
         return newest
-    async with _place(scans) as scan:
+    async with reading(scans) as scan:
         state = await _begin(gateway, scans, wanted)
         first: Record | None = None
         async with aclosing(_records(gateway, scan, state.seq, newest.seq)) as records:
@@ -164,7 +164,8 @@ async def _state_at(gateway: Gateway, scans: Scans, wanted: Moment) -> State:
 
 
 @asynccontextmanager
-async def _place(scans: Scans) -> AsyncIterator[Scan]:
+async def reading(scans: Scans) -> AsyncIterator[Scan]:
+    """Read within the block. Raise ApiError 503 if as many requests as allowed read already."""
     try:
         async with scans.place() as scan:
             yield scan
@@ -213,7 +214,7 @@ async def _page(
 ) -> EventPage:
     newest = gateway.projection.state.seq
     events: list[EventView] = []
-    async with _place(scans) as scan:
+    async with reading(scans) as scan:
         state, sieve = await _start(gateway, scans, after, chosen)
         seq = state.seq
         async with aclosing(_records(gateway, scan, seq, newest)) as records:

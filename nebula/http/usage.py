@@ -11,7 +11,9 @@ from nebula.events.usage_sums import HOUR
 from nebula.history import bill
 from nebula.http import paging
 from nebula.http.errors import ApiError, unavailable
+from nebula.http.history import reading
 from nebula.http.principals import principal_of
+from nebula.http.scanning import Scans
 from nebula.store import usage_log
 from nebula.store.connection import Unavailable
 
@@ -28,21 +30,27 @@ _VECTORS = frozenset(
 
 
 @get("/v1/organization/usage/completions")
-async def show_completions(request: Request[Any, Any, Any], gateway: Gateway) -> dict[str, Any]:
+async def show_completions(
+    request: Request[Any, Any, Any], gateway: Gateway, scans: Scans
+) -> dict[str, Any]:
     """Show the tokens of requests that were answered with text, in buckets of time.
 
     A key that belongs to a tenant sees what that tenant used.
     """
-    return await _show(request, gateway, "completions")
+    return await _show(request, gateway, scans, "completions")
 
 
 @get("/v1/organization/usage/embeddings")
-async def show_embeddings(request: Request[Any, Any, Any], gateway: Gateway) -> dict[str, Any]:
+async def show_embeddings(
+    request: Request[Any, Any, Any], gateway: Gateway, scans: Scans
+) -> dict[str, Any]:
     """Show the tokens of requests that were answered with vectors, in buckets of time."""
-    return await _show(request, gateway, "embeddings")
+    return await _show(request, gateway, scans, "embeddings")
 
 
-async def _show(request: Request[Any, Any, Any], gateway: Gateway, kind: str) -> dict[str, Any]:
+async def _show(
+    request: Request[Any, Any, Any], gateway: Gateway, scans: Scans, kind: str
+) -> dict[str, Any]:
     query = request.query_params
     width, usual, most = _width(query.get("bucket_width", "1d"))
     begin = _time(query.get("page") or query.get("start_time"), "start_time") // width * width
@@ -57,7 +65,8 @@ async def _show(request: Request[Any, Any, Any], gateway: Gateway, kind: str) ->
     shown = buckets[:limit]
     try:
         until = shown[-1] + width if shown else begin
-        found = await usage_log.usage(gateway.connection, begin, until)
+        async with reading(scans) as scan:
+            found = await usage_log.usage(gateway.connection, begin, until, scan.worked)
     except Unavailable as error:
         raise unavailable(str(error), 1) from error
     vectors = kind == "embeddings"

@@ -1,6 +1,8 @@
 """The stream of usage records: each is stored once, whatever is lost, and kept for a while."""
 
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -24,6 +26,13 @@ KEPT = 31 * 24 * 3600
 ROOM = 256 * MIB
 
 MESSAGE = "Nats-Msg-Id"
+
+Pace: TypeAlias = Callable[[float], Awaitable[None]]
+"""Waits after so many seconds of work, so that other tasks can run."""
+
+
+async def unhurried(_: float) -> None:
+    """Wait for nothing."""
 
 
 class Kept(Struct, frozen=True):
@@ -110,15 +119,22 @@ class UsageStore:
         identity = created.strftime("%Y%m%dT%H%M%S%f")
         return Kept(identity, int(state.first_seq), int(state.last_seq), int(state.bytes))
 
-    async def read(self, after: int, until: int) -> AsyncGenerator[Stored, None]:
-        """Yield the messages after a sequence up to and including another. Raise Unavailable."""
+    async def read(
+        self, after: int, until: int, pace: Pace = unhurried
+    ) -> AsyncGenerator[Stored, None]:
+        """Yield the messages after a sequence up to and including another. Raise Unavailable.
+
+        `pace` is awaited after each, with what it took to read and to use it.
+        """
         if until <= after:
             return
         messages = inference_log.read(self.connection, [subjects.USAGE], stream=STREAM, after=after)
         async for said in messages:
             if said.seq > until:
                 return
+            began = time.monotonic()
             found = decoded(said.body, UsageRecords) or UsageRecords()
             yield Stored(said.seq, found.records, found.dropped)
+            await pace(time.monotonic() - began)
             if said.seq == until:
                 return

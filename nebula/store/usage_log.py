@@ -1,5 +1,6 @@
 """Usage as the log and the stream of records have it together: rolled up, and not yet."""
 
+import time
 from collections.abc import AsyncGenerator
 
 from msgspec import Struct
@@ -10,7 +11,7 @@ from nebula.events.usage import UsageRolledUp, UsageSum
 from nebula.events.usage_sums import RollUp, Sums, difference
 from nebula.store import durable, streams
 from nebula.store.connection import Connection
-from nebula.store.usage import Kept, UsageStore
+from nebula.store.usage import Kept, Pace, UsageStore, unhurried
 
 
 class RolledUp(Struct, frozen=True):
@@ -58,17 +59,24 @@ async def newest(connection: Connection) -> tuple[int, RolledUp | None]:
     return seq, event
 
 
-async def rolled_up(connection: Connection) -> AsyncGenerator[RolledUp, None]:
-    """Yield the events that sum records, in order. Raise Unavailable."""
+async def rolled_up(
+    connection: Connection, pace: Pace = unhurried
+) -> AsyncGenerator[RolledUp, None]:
+    """Yield the events that sum records, in order. Raise Unavailable.
+
+    `pace` is awaited after each, with what it took to read and to use it.
+    """
     seq = 1
     while True:
         found = await durable.next_on(connection, streams.EVENTS, subjects.USAGE_EVENTS, seq)
         if found is None:
             return
+        began = time.monotonic()
         seq = int(found.seq or 0) + 1
         event = _read(seq - 1, found.subject or "", found.data or b"")
         if event is not None:
             yield event
+        await pace(time.monotonic() - began)
 
 
 def _read(seq: int, subject: str, body: bytes) -> RolledUp | None:
@@ -78,12 +86,14 @@ def _read(seq: int, subject: str, body: bytes) -> RolledUp | None:
     return RolledUp(seq, record.id, record.content)
 
 
-async def usage(connection: Connection, since: int = 0, until: int = 2**62) -> Usage:
+async def usage(
+    connection: Connection, since: int = 0, until: int = 2**62, pace: Pace = unhurried
+) -> Usage:
     """Return what was used in the hours from `since` to before `until`. Raise Unavailable."""
     sums = Sums()
     before: RolledUp | None = None
     lost = dropped = fresh = 0
-    async for before in rolled_up(connection):
+    async for before in rolled_up(connection, pace):
         lost += before.event.lost
         dropped += before.event.dropped
         for each in before.event.sums:
@@ -92,7 +102,7 @@ async def usage(connection: Connection, since: int = 0, until: int = 2**62) -> U
     store = UsageStore(connection)
     kept = await store.kept()
     if kept is not None:
-        rest = await summed(store, follows(before, kept), kept.last, whole=True)
+        rest = await summed(store, follows(before, kept), kept.last, whole=True, pace=pace)
         lost += rest.lost
         dropped += rest.dropped
         for each in rest.sums:
@@ -108,14 +118,19 @@ def follows(newest: RolledUp | None, kept: Kept) -> int:
 
 
 async def summed(
-    store: UsageStore, after: int, until: int, *, whole: bool = False
+    store: UsageStore,
+    after: int,
+    until: int,
+    *,
+    whole: bool = False,
+    pace: Pace = unhurried,
 ) -> UsageRolledUp:
     """Return the sums of records after a sequence up to another. Raise Unavailable.
 
     They end sooner where there are more than an event takes, unless the `whole` is wanted.
     """
     adding = RollUp(after)
-    async for message in store.read(after, until):
+    async for message in store.read(after, until, pace):
         adding.take(message.seq, message.records, message.dropped)
         if adding.full and not whole:
             return adding.event()

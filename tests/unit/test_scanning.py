@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from litestar.datastructures import MultiDict
 
 from nebula.events.evolve import evolve
 from nebula.events.record import Entry, read_entry
 from nebula.events.state import EMPTY, State
 from nebula.history.event_filter import EventFilter, FilterSpec
 from nebula.history.moments import Moment
-from nebula.http import history, scanning
+from nebula.http import history, scanning, usage
 from nebula.http.errors import ApiError
 from nebula.http.scanning import Busy, Credit, Scans
+from nebula.store import inference_log, usage_log
 from nebula.store.archive import Reader
+from nebula.store.inference_log import StoredMessage
+from nebula.store.usage import Pace, UsageStore
+from nebula.store.usage_log import Usage
 from tests.unit.corpus import FOLDER
 
 pytestmark = pytest.mark.anyio
@@ -147,6 +153,48 @@ async def test_only_so_many_read_at_a_time(
     leaving.set()
     await asyncio.gather(*reading)
     assert (await history._page(cast("Any", gateway), scans, 0, 5, FilterSpec())).events
+
+
+async def test_usage_is_read_within_the_same_places_and_at_the_same_pace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paces: list[Pace] = []
+
+    async def found(_: object, __: int, ___: int, pace: Pace) -> Usage:
+        paces.append(pace)
+        return Usage((), 0, 0, 0)
+
+    monkeypatch.setattr(usage_log, "usage", found)
+    monkeypatch.setattr(scanning, "PATIENCE", 0.01)
+    monkeypatch.setattr(usage, "principal_of", lambda _: SimpleNamespace(key=None))
+    scans, gateway = Scans(), cast("Any", SimpleNamespace(connection=None))
+    asked = cast("Any", SimpleNamespace(query_params=MultiDict({"start_time": "86400"}), scope={}))
+    shown = functools.partial(usage._show, asked, gateway, scans, "completions")
+    async with AsyncExitStack() as all_places:
+        for _ in range(scanning.PLACES):
+            await all_places.enter_async_context(scans.place())
+        with pytest.raises(ApiError) as refused:
+            await shown()
+        assert (refused.value.status, paces) == (503, [])
+    assert (await shown())["object"] == "page"
+    assert len(paces) == 1
+
+
+async def test_reading_usage_pauses_after_each_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [StoredMessage(seq, 0, "", b"", b"{}", 2) for seq in range(1, 6)]
+    paused: list[float] = []
+
+    async def messages(*_: object, **__: object) -> AsyncGenerator[StoredMessage, None]:
+        for each in said:
+            yield each
+
+    async def pace(worked: float) -> None:
+        paused.append(worked)
+
+    monkeypatch.setattr(inference_log, "read", messages)
+    store = UsageStore(cast("Any", None))
+    event = await usage_log.summed(store, 0, 5, whole=True, pace=pace)
+    assert (event.until, event.lost, len(paused)) == (5, 0, 5)
 
 
 def test_only_so_many_streams_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
