@@ -30,6 +30,7 @@ from nebula.cli.options import (
     verbose_option,
 )
 from nebula.cli.process import run, set_up_logging
+from nebula.cli.sign_in_options import SignInOptions, sign_in_options
 from nebula.http.inference import LARGEST_BODY, Limits, Patience
 from nebula.http.origins import Doors
 from nebula.store.connection import Connection
@@ -48,6 +49,7 @@ from nebula.store.responses import KEEP, ResponseStore
 @allowed_host_option
 @allow_origin_option
 @open_option
+@sign_in_options
 @click.option(
     "--max-body",
     type=click.IntRange(1),
@@ -119,6 +121,7 @@ def gateway(
     allowed_hosts: tuple[str, ...],
     allowed_origins: tuple[str, ...],
     opened: tuple[str, ...],
+    sign_in: SignInOptions,
     max_body: int,
     load_timeout: float,
     keep_alive: float,
@@ -152,4 +155,4 @@ def gateway(
     )
     store = ResponseStore(actor.connection, stream_replicas, keep_responses, responses_room)
     limits = Limits(max_body, patience)
-    run(serve_http(actor, where, limits, doors, keep_alive, grace, store))
+    run(serve_http(actor, where, limits, doors, keep_alive, grace, store, sign_in.settings()))

@@ -28,6 +28,8 @@ from nebula.http.server.connection import HttpConnection
 from nebula.http.server.listening import CantListen, HostPort, NotAHost
 from nebula.http.server.stopping import UNREAD_LAST, Stopping
 from nebula.http.server.unix_sockets import UnixSocket
+from nebula.http.sign_in.provider import Provider
+from nebula.http.sign_in.settings import SignInSettings
 from nebula.store.batch_queue import BatchQueue
 from nebula.store.files import Files
 from nebula.store.responses import ResponseStore
@@ -60,15 +62,17 @@ async def serve_http(
     keep_alive: float,
     grace: float,
     store: ResponseStore,
+    sign_in: SignInSettings | None = None,
 ) -> None:
     """Run a gateway and its HTTP server until a signal or the actor's end.
 
     `keep_alive`: seconds that a connection may be idle. `grace`: seconds that requests get to end.
-    `store`: of responses and conversations.
+    `store`: of responses and conversations. `sign_in`: where people sign in, if anywhere.
     """
+    provider = Provider(sign_in) if sign_in else None
     stopping = Stopping()
     try:
-        app = create_app(actor, limits, doors, stopping, store)
+        app = create_app(actor, limits, doors, stopping, store, provider)
     except NotARoot as error:
         fail(f"--root-path: {error}", FATAL)
     try:

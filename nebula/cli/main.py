@@ -54,6 +54,8 @@ COMMANDS = {
     ),
     "batch": Place("nebula.cli.batch:batch", "Answer every line of a file, as there is room."),
     "key": Place("nebula.cli.key:key", "Issue, list, change, rotate and revoke API keys."),
+    "login": Place("nebula.cli.login:login", "Sign in, and keep a short-lived API key."),
+    "logout": Place("nebula.cli.login:logout", "Revoke the key of `nebula login`."),
     "usage": Place("nebula.cli.usage:usage", "Show how many tokens were used, by key and model."),
     "limits": Place("nebula.cli.limits:limits", "Set and list limits of tenants and models."),
     "status": Place(

@@ -57,6 +57,7 @@ from nebula.cli.options import (
     whole_grace_option,
 )
 from nebula.cli.process import fail, on_stop, run, say, set_up_logging
+from nebula.cli.sign_in_options import SignInOptions, sign_in_options
 from nebula.cli.supervisor import ChildFailed, Supervisor
 from nebula.http.server.listening import HostPort, everywhere
 from nebula.http.server.listening import url as url_of
@@ -118,6 +119,7 @@ class UpSettings(Struct, frozen=True, kw_only=True):
 @allowed_host_option
 @allow_origin_option
 @open_option
+@sign_in_options
 @load_timeout_option
 @keep_alive_option
 @click.option("--routers", default=1, show_default=True, type=Whole(1, 16))
@@ -163,6 +165,7 @@ def up(
     allowed_hosts: tuple[str, ...],
     allowed_origins: tuple[str, ...],
     opened: tuple[str, ...],
+    sign_in: SignInOptions,
     load_timeout: float,
     keep_alive: float,
     routers: int,
@@ -254,6 +257,7 @@ def up(
             *(argument for host in allowed_hosts for argument in ("--allowed-host", host)),
             *(argument for url in allowed_origins for argument in ("--allow-origin", url)),
             *(argument for scope in opened for argument in ("--open", scope)),
+            *sign_in.arguments(),
         ),
         router_arguments=("--lost-after", str(lost_after)),
         node_arguments=tuple(node_arguments),

@@ -3,7 +3,7 @@
 import re
 import shlex
 
-WITHOUT_NATS = frozenset({"up", "schema", "fork", "auth init"})
+WITHOUT_NATS = frozenset({"up", "schema", "fork", "auth init", "login", "logout"})
 """Commands that ask no cluster which runs already: by one word, or by two in a group."""
 
 _KINDS = ("model", "replica", "node", "seq", "request")

@@ -41,6 +41,8 @@ from nebula.http.responses import routes as responses
 from nebula.http.scanning import Scans
 from nebula.http.semantics import Semantics
 from nebula.http.server.stopping import Stopping
+from nebula.http.sign_in import routes as sign_in_routes
+from nebula.http.sign_in.provider import Provider
 from nebula.http.starting import check_started
 from nebula.store.batch_queue import BatchQueue
 from nebula.store.files import Files
@@ -53,11 +55,13 @@ def create_app(
     doors: Doors | None = None,
     stopping: Stopping | None = None,
     store: ResponseStore | None = None,
+    sign_in: Provider | None = None,
 ) -> ASGIApp:
     """Build the app around a gateway actor, which the caller runs.
 
     `doors`: the hosts and origins that it answers [those of this machine]. `stopping`: refuses
     requests at the end [none]. `store`: of responses and conversations [one of default size].
+    `sign_in`: where people sign in [nowhere].
     Raise NotARoot.
     """
     kept = store or ResponseStore(gateway.connection, gateway.log.replicas)
@@ -75,6 +79,9 @@ def create_app(
                 describing.show_version,
                 describing.show_document,
                 describing.show_page,
+                sign_in_routes.show_settings,
+                sign_in_routes.take_token,
+                sign_in_routes.log_out,
             ),
             *needing(
                 "infer",
@@ -156,6 +163,7 @@ def create_app(
             "root": Provide(lambda: root, sync_to_thread=False),
             "files": Provide(lambda: stored, sync_to_thread=False),
             "queue": Provide(lambda: queue, sync_to_thread=False),
+            "sign_in": Provide(lambda: sign_in, sync_to_thread=False),
         },
         before_request=check_started(gateway),
         exception_handlers={

@@ -72,11 +72,14 @@ async def submitted(
     number: int = 0,
     unless: Callable[[State], str] = lambda _: "",
     there: Callable[[], object] = lambda: None,
+    by: str = "",
 ) -> Accepted:
     """Append an intent. `number`: its place among the intents of this request.
 
     `unless` returns a further reason to reject it. `there` raises ApiError if the object of the
     intent does not exist; it is not asked for a repeated request, which may itself have removed it.
+    `by`: on whose behalf the gateway itself appends it, whatever the request's principal and its
+    `Idempotency-Key`.
     """
     try:
         there()
@@ -96,9 +99,9 @@ async def submitted(
             gateway.projection,
             identity,
             event,
-            message_id=_message_id(request, number),
+            message_id=None if by else _message_id(request, number),
             unless=unless,
-            by=principal_of(request.scope).name,
+            by=by or principal_of(request.scope).name,
         )
     except Refused as error:
         field = str(error).partition(":")[0]

@@ -25,7 +25,8 @@ EVENT_HEADERS = (
     Header(record.ACTOR_HEADER, "The actor that wrote the event."),
     Header(
         record.BY_HEADER,
-        "The principal of it: `key:ID`, `anonymous` or `cli:USER@HOST`; the actor if missing.",
+        "The principal of it: `key:ID`, `anonymous`, `person:NAME` or `cli:USER@HOST`; the actor "
+        "if missing.",
     ),
     Header(
         ORIGINAL_HEADER,

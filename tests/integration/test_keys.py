@@ -21,7 +21,8 @@ from tests.integration.cluster import Cluster
 
 pytestmark = pytest.mark.anyio
 
-OPEN = {"/health", "/ready", "/version", "/openapi.json", "/docs"}
+OPEN = {"/health", "/ready", "/version", "/openapi.json", "/docs", "/login/settings"}
+OPEN |= {"/login/token", "/logout"}
 INCLUDED = {
     "infer": {"infer"},
     "view": {"view"},

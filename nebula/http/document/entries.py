@@ -22,6 +22,7 @@ from nebula.events.usage_limits import UsageLimits
 from nebula.http.batches.routes import BatchCreation
 from nebula.http.keys import KeyRotation
 from nebula.http.responses.conversations import ConversationCreation, ConversationUpdate, NewItems
+from nebula.http.sign_in.routes import TokenPresented
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -222,6 +223,9 @@ ENTRIES: Mapping[str, Entry] = {
     "GET /version": Entry(),
     "GET /openapi.json": Entry(),
     "GET /docs": Entry(),
+    "GET /login/settings": Entry(),
+    "POST /login/token": Entry(body=TokenPresented, example={"id_token": "eyJhbGciOi…"}),
+    "POST /logout": Entry(),
     "POST /admin/models": Entry(
         body=ModelLoadRequested,
         beside=("id",),
