@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from nebula.actors.gateway.resumption import MAX_PAST
+from nebula.events.usage import UsageRecord
 from nebula.store.streams import CLAIMS, INFERENCE
 from tests.integration.asking import (
     CHAT,
@@ -32,6 +33,7 @@ from tests.integration.asking import (
     words,
 )
 from tests.integration.cluster import Cluster
+from tests.integration.test_usage import recorded
 from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
@@ -146,6 +148,7 @@ async def test_a_client_that_comes_back_gets_exactly_the_rest_while_it_runs_and_
     assert whole.text == words(1, TOKENS)
     assert len(whole.ids) == whole.roles == len(whole.ends) == len(whole.usage) == 1
     await counts(cluster, "rest", running=0, finished=1, aborted=0)
+    assert await used(cluster, [heard]) == {heard.request: TOKENS}
 
 
 async def test_a_long_answer_is_given_again_as_it_was_given(
@@ -205,6 +208,22 @@ async def test_a_gateway_that_dies_takes_no_resumable_answer_with_it(
         assert rest.event_ids[0] == each.event_ids[-1] + 1
         assert each.ids == rest.ids
     await counts(cluster, "orphan", running=0, finished=5, aborted=0)
+    await asyncio.gather(*(resume(two, each.request) for each in heard))
+    assert await used(cluster, heard) == {each.request: TOKENS for each in heard}
+
+
+async def used(cluster: Cluster, heard: Sequence[Heard]) -> dict[str, int]:
+    """Wait until each answer has its usage record; return the tokens of each, that has just one."""
+    asked = {each.request for each in heard}
+    found: list[UsageRecord] = []
+
+    async def so() -> bool:
+        found[:] = [each for each in await recorded(cluster) if each.id in asked]
+        return {each.id for each in found} == asked
+
+    await cluster.poll(so, f"records of {len(asked)} answers")
+    assert len(found) == len(asked), "none is recorded twice"
+    return {each.id: each.completion for each in found}
 
 
 async def test_without_the_opt_in_a_dead_gateway_s_generation_is_ended_for_it(

@@ -59,7 +59,7 @@ class Resumption:
         self._quiet = 0.0
         self._nudged = False
         self._last: Piece | None = None
-        self._stream = False
+        self._stream = self._recorded = False
         self._answer: Answer | None = None
 
     @property
@@ -160,7 +160,13 @@ class Resumption:
         self._nudged = True
 
     async def close(self) -> None:
-        """Read no further."""
+        """Read no further, and record what the answer used if it has ended.
+
+        Its own gateway records the same, unless it died before: the first record counts.
+        """
+        if self._answer is not None and self._answer.complete and not self._recorded:
+            self._recorded = True
+            self._gateway.usage.ended(self._answer, self._identity)
         if self._coming is not None:
             self._coming.cancel()
             await asyncio.gather(self._coming, return_exceptions=True)
