@@ -14,6 +14,7 @@ from nebula.events import subjects
 from nebula.events.heartbeats import NodeHeartbeat, ReplicaHeartbeat, RouterHeartbeat
 from nebula.events.inference import Finished
 from nebula.events.reading import decoded
+from nebula.store.users import inbox_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T", bound=Struct)
@@ -48,6 +49,31 @@ def attributed(subject: bytes, body: bytes, kind: type[T]) -> T | None:
         _warn(subject)
         return None
     return said
+
+
+def is_inbox(reply: str) -> bool:
+    """Return whether a question's reply subject is an inbox, the only place for an answer.
+
+    NATS lets a user that may reply do so on whatever subject the question names: also on one that
+    the asker itself may not publish on, such as an event's.
+    """
+    return reply.startswith(("_INBOX.", "_INBOX_"))
+
+
+def is_inbox_of_engine(reply: str, model: str, replica: str = "") -> bool:
+    """Return whether a reply subject may be an inbox of an engine of a model, or of its `replica`.
+
+    The inboxes of an engine with a user of its own name both, and it hears no others (ADR 59).
+    """
+    tokens = reply.split(".")
+    if tokens[0] != _ENGINE or len(tokens) <= _SHARED:
+        return is_inbox(reply)
+    return tokens[1] == model and replica in ("", tokens[2])
+
+
+_ENGINE = inbox_of("engine")
+_SHARED = 3
+"""Tokens of an inbox of engines that share a user: the prefix, and two that a client draws."""
 
 
 @functools.lru_cache(maxsize=KEPT)

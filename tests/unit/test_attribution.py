@@ -11,7 +11,7 @@ import pytest
 from msgspec import Struct
 
 from nebula.actors import attribution
-from nebula.actors.attribution import SUBJECT_OF, attributed
+from nebula.actors.attribution import SUBJECT_OF, attributed, is_inbox, is_inbox_of_engine
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.observer import Observer
@@ -24,6 +24,7 @@ from nebula.events.heartbeats import (
 from nebula.events.inference import BodyWanted, Finished, StillWanted
 from nebula.events.usage import UsageRecords
 from nebula.schema.channels import OTHERS
+from nebula.schema.roles import role
 from nebula.store.batch_queue import QueuedLine
 from tests.unit.story import cluster, load
 
@@ -104,6 +105,31 @@ def test_a_body_of_another_sender_is_logged_once_for_each_subject(
     [line] = caplog.records
     assert line.levelno == logging.WARNING
     assert OTHER[kind] in line.getMessage()
+
+
+@pytest.mark.parametrize("prefix", ["_INBOX", "_INBOX_engine", "_INBOX_gateway"])
+def test_an_answer_may_go_to_any_inbox(prefix: str) -> None:
+    assert is_inbox(f"{prefix}.id.token")
+    assert is_inbox_of_engine(f"{prefix}.id.token", "chat")
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["", "nebula.events.model.chat.ModelUnloadRequested", "$JS.API.STREAM.DELETE.X", "x._INBOX.id"],
+)
+def test_an_answer_goes_nowhere_else(subject: str) -> None:
+    assert not is_inbox(subject)
+    assert not is_inbox_of_engine(subject, "chat")
+
+
+def test_an_engine_with_a_user_of_its_own_has_inboxes_for_its_own_model_and_replica() -> None:
+    own = role("engine", model="chat", replica="chat-0").inbox + ".id.token"
+    assert is_inbox_of_engine(own, "chat")
+    assert is_inbox_of_engine(own, "chat", "chat-0")
+    assert not is_inbox_of_engine(own, "chat", "chat-1")
+    assert not is_inbox_of_engine(own, "poet")
+    shared = role("engine").inbox + ".id.token"
+    assert is_inbox_of_engine(shared, "chat", "chat-0"), "all engines of one user are one"
 
 
 def handlers() -> dict[str, tuple[type[Struct], Callable[[], tuple[Any, Callable[[], object]]]]]:

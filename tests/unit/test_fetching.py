@@ -21,6 +21,8 @@ from nebula.events.record import parse_headers
 
 pytestmark = pytest.mark.anyio
 
+OWN, OTHER = "_INBOX_engine.chat.chat-0.id.token", "_INBOX_engine.poet.poet-0.id.token"
+
 
 class Nats:
     """A gateway and an engine on one connection, whose messages hold `room` bytes of a body."""
@@ -30,8 +32,13 @@ class Nats:
         self.client = self
         self.failures: list[Exception] = []
         self.asked: list[BodyWanted] = []
-        self.bodies = LargeBodies(self, "g1")  # type: ignore[arg-type]
+        self.bodies = LargeBodies(self, "g1", self.gives)  # type: ignore[arg-type]
+        self.inbox = OWN
         self._reply: tuple[bytes, bytes] = (b"", b"")
+
+    def gives(self, identity: str, reply: str) -> bool:
+        assert identity == "r1"
+        return reply == OWN
 
     def post(self, subject: str, header: bytes, body: bytes) -> None:
         assert len(body) <= self.max_body - HEADER_ROOM
@@ -42,7 +49,7 @@ class Nats:
         if self.failures:
             raise self.failures.pop(0)
         self.asked.append(msgspec.json.decode(body, type=BodyWanted))
-        message = SimpleNamespace(data=body, reply="inbox")
+        message = SimpleNamespace(data=body, reply=self.inbox)
         await self.bodies._on_wanted(message)  # type: ignore[arg-type]
         header, part = self._reply
         return SimpleNamespace(data=part, headers=parse_headers(header) if header else None)
@@ -103,6 +110,23 @@ async def test_an_attempt_that_is_not_wanted_any_more_gets_no_part() -> None:
         await fetch(nats, sent(b"12345", attempt=2))  # type: ignore[arg-type]
 
 
+async def test_a_part_goes_to_no_inbox_of_another_engine() -> None:
+    nats = Nats(2)
+    nats.bodies.hold(request(b"12345"))
+    nats.inbox = OTHER
+    with pytest.raises(BodyLost, match="does not want it any more"):
+        await fetch(nats, sent(b"12345"))  # type: ignore[arg-type]
+
+
+async def test_a_part_goes_to_no_subject_that_is_not_an_inbox() -> None:
+    nats = Nats(2)
+    nats.bodies.hold(request(b"12345"))
+    nats.inbox = "nebula.events.model.chat.ModelLoadRequested"
+    nats.gives = lambda *_: True  # type: ignore[method-assign]
+    with pytest.raises(BodyLost):
+        await fetch(nats, sent(b"12345"))  # type: ignore[arg-type]
+
+
 async def test_a_size_that_was_never_true_ends_the_attempt() -> None:
     nats = Nats(2)
     nats.bodies.hold(request(b"12345"))
@@ -113,7 +137,7 @@ async def test_a_size_that_was_never_true_ends_the_attempt() -> None:
 @pytest.mark.parametrize("question", [b"", b"{", b'{"request":1}', b'{"offset":-1}'])
 async def test_what_is_not_a_question_is_passed_over(question: bytes) -> None:
     nats = Nats(2)
-    message = SimpleNamespace(data=question, reply="inbox")
+    message = SimpleNamespace(data=question, reply=OWN)
     await nats.bodies._on_wanted(message)  # type: ignore[arg-type]
     assert nats._reply == (b"", b"")
     assert isinstance(message, SimpleNamespace | Msg)

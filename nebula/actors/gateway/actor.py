@@ -17,6 +17,7 @@ from nats.errors import MaxPayloadError
 
 from nebula.actors import ear
 from nebula.actors.actor import Actor
+from nebula.actors.attribution import is_inbox
 from nebula.actors.ear import Ear
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.allowance import settle, used_by
@@ -109,7 +110,7 @@ class Gateway(Actor):
         around = Surroundings(self.projection.state, self._heartbeats, self._admission)
         self.core = RequestsInFlight(around, new_id)
         self._deliveries: dict[str, Delivery] = {}
-        self.large_bodies = LargeBodies(connection, identity)
+        self.large_bodies = LargeBodies(connection, identity, self.core.gives)
         self.sending = Sending(connection, identity, self._heartbeats, self.large_bodies)
         self.claims_stream = Probed()
         self.claim_shares = Shares()
@@ -357,17 +358,16 @@ class Gateway(Actor):
     async def _on_waiting(self, message: Msg) -> None:
         """Tell an engine which of its requests are no longer wanted."""
         asking = decoded(message.data, StillWanted)
-        if asking is None:
+        if asking is None or not is_inbox(message.reply):
             return
         self._look_around()
         now = asyncio.get_running_loop().time()
         unwanted, effects = self.core.still_wanted(asking, now)
         self._perform(effects)
-        if unwanted and message.reply:
+        if unwanted:
             with contextlib.suppress(NatsError):
-                self.connection.client.post(
-                    message.reply, b"", msgspec.json.encode(Unwanted(unwanted))
-                )
+                said = msgspec.json.encode(Unwanted(unwanted))
+                self.connection.client.post(message.reply, b"", said)
 
     async def _on_disconnect(self) -> None:
         if self._lost_at is None:

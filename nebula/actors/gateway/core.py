@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
+from nebula.actors.attribution import is_inbox, is_inbox_of_engine
 from nebula.actors.gateway import reacting
 from nebula.actors.gateway.in_flight import (
     AskText,
@@ -98,6 +99,13 @@ class RequestsInFlight:
                 asks = EngineAsks(asking.replica, under_way.attempt, under_way.chunks)
                 effects += self.happened(flight, asks, now)
         return unwanted, effects
+
+    def gives(self, identity: str, reply: str) -> bool:
+        """Return whether a request's body may go to this inbox: of an engine that it went to."""
+        flight = self.flights.get(identity)
+        if flight is None:
+            return is_inbox(reply)
+        return is_inbox_of_engine(reply, flight.answer.request.model, flight.answer.replica)
 
     def _kept_back(self, asking: InFlightRequest, effects: Iterable[Effect]) -> list[Effect]:
         """Keep the pieces that are for another request; return the other effects."""

@@ -5,11 +5,13 @@ engine gets the request. Each part is asked for, which is the back-pressure. See
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from nebula.actors.attribution import is_inbox
 from nebula.actors.gateway.uplinks import Uplink
 from nebula.events import envelope, subjects
 from nebula.events.inference import BodyWanted, Request
@@ -26,12 +28,16 @@ _SMALL = 4 * 1024
 class LargeBodies:
     """The bodies that engines may fetch from the gateway `identity`, by request.
 
-    `uplinks`: those of sessions, which have no end.
+    `gives`: whether a request's body may go to an inbox. `uplinks`: those of sessions, which have
+    no end.
     """
 
-    def __init__(self, connection: Connection, identity: str) -> None:
+    def __init__(
+        self, connection: Connection, identity: str, gives: Callable[[str, str], bool]
+    ) -> None:
         self._connection = connection
         self._gateway = identity
+        self._gives = gives
         self._held: dict[str, Request] = {}
         self.uplinks: dict[str, Uplink] = {}
 
@@ -58,16 +64,17 @@ class LargeBodies:
 
     async def _on_wanted(self, message: Msg) -> None:
         wanted = decoded(message.data, BodyWanted)
-        if wanted is None or not message.reply:
+        if wanted is None or not is_inbox(message.reply):
             return
+        given = self._gives(wanted.request, message.reply)
         most = min(max(wanted.size, 1), self.room)
         uplink = self.uplinks.get(wanted.request)
-        if uplink is not None:
+        if uplink is not None and given:
             uplink.asked(wanted.offset, most, partial(self._reply, wanted, message.reply, b""))
             return
         request = self._held.get(wanted.request)
         header, part = envelope.NO_BODY, b""
-        if request is not None and request.attempt == wanted.attempt:
+        if given and request is not None and request.attempt == wanted.attempt:
             header, part = b"", request.body[wanted.offset : wanted.offset + most]
         self._reply(wanted, message.reply, header, part)
 

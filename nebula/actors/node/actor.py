@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from nebula.actors.actor import Actor
+from nebula.actors.attribution import is_inbox
 from nebula.actors.ear import Ear
 from nebula.actors.greeting import offer, shared
 from nebula.actors.node import devices, engine_version, log_reading
@@ -383,7 +384,7 @@ class Node(Actor):
             await asyncio.sleep(HEARTBEAT)
 
     async def _on_log_request(self, message: Msg) -> None:
-        if message.reply:
+        if is_inbox(message.reply):
             reply = await log_reading.answer(message.data, self.settings.log_file, self._mask)
             await self.connection.client.publish(message.reply, reply)
 
