@@ -13,6 +13,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.events import key_events
+from nebula.http import own_fields
 from nebula.http.errors import ApiError
 from nebula.http.origins import Doors
 from nebula.http.principals import STATE, KeyRing, required
@@ -48,7 +49,7 @@ class Authentication:
         if not self._gateway.started:
             return starting(self._gateway)
         try:
-            return self._keys.principal(dict(scope["headers"]))
+            return self._keys.principal(own_fields.by_name(scope))
         except ApiError as error:
             return error
 

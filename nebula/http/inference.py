@@ -39,6 +39,7 @@ from nebula.http.cache_salt import salted
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.forwarding import forwarded
 from nebula.http.principals import required
+from nebula.http.quota_fields import Telling
 from nebula.http.realtime import Realtime
 from nebula.http.relay import Source, fail, relay
 from nebula.http.responses import turns
@@ -164,7 +165,7 @@ class InferenceRoutes:
             raise starting(gateway)
         principal = required(scope, "infer")
         gateway.admit()
-        headers = own_fields.fields(scope["headers"])
+        headers = own_fields.fields(scope)
         timeout, kept = own_fields.time_limit(headers), own_fields.kept(headers)
         body = await read_body(receive, headers, limits.body_for(gateway), hold)
         kind = headers.get(b"content-type", b"").decode("latin-1") if endpoint.form else JSON
@@ -182,8 +183,10 @@ class InferenceRoutes:
         if route.name != asked.model:
             body = outline.renamed(body, route.name, kind)
         quota = quotas.quota_of(gateway.projection.state, principal, binding.model)
+        priority = asked.priority
         if quota is not None:
-            body = quotas.shaped(quota, endpoint, body, asked.priority)
+            body = quotas.shaped(quota, endpoint, body, priority)
+            priority = quota.priority(priority)
         request = Request(
             identity,
             gateway.id,
@@ -193,7 +196,9 @@ class InferenceRoutes:
             adapter=binding.adapter,
             content_type=kind,
             user=f"{key}/{asked.user}" if asked.user else key,
-            priority=asked.priority if quota is None else quota.priority(asked.priority),
+            priority=quota.priority(asked.priority)
+            if quota and quota.priorities
+            else asked.priority,
             patience=limits.patience.load,
             timeout=timeout,
             prefix=prefix_of(binding, asked.prompt, salt),
@@ -207,10 +212,9 @@ class InferenceRoutes:
             await turns.give_made(self._responses, made, receive, send, stream=stream)
             return
         if quota is not None:
-            context = quotas.context_of(gateway, route.model)
-            needs = quotas.needs_of(endpoint, request.body, asked.prompt, context)
+            needs = quotas.needs_of(gateway, quota, endpoint, request, asked.prompt)
             reserved += await quotas.reserved(gateway, quota, needs, endpoint.dialect)
-            send = quotas.Telling(send, gateway, quota, endpoint.dialect)
+            send = Telling(send, gateway.limiting, quota.limited, endpoint.dialect)
         if stream:
             request = prepared(request)
         if not gateway.connection.connected:

@@ -150,7 +150,7 @@ async def _before(
 
 
 def _message_id(request: Request[Any, Any, Any], number: int) -> str | None:
-    headers = own_fields.fields(request.scope["headers"])
+    headers = own_fields.fields(request.scope)
     key = own_fields.idempotency_key(headers)
     return message_id(principal_of(request.scope).owner, key, number) if key else None
 

@@ -1,9 +1,13 @@
 """Nebula's own header fields: reads them, and refuses values that are not valid. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from nebula.http.errors import ApiError
+
+_STATE = "fields"
+"""Where the state of a scope has its header fields by name: they are read in several places."""
 
 _SECONDS = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _ONCE = (b"x-request-timeout", b"idempotency-key", b"x-resumable")
@@ -11,10 +15,18 @@ _YES = (b"1", b"true", b"yes")
 _NO = (b"0", b"false", b"no")
 
 
-def fields(pairs: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+def by_name(scope: Any) -> dict[bytes, bytes]:
+    """Return the header fields of a request of ASGI by name: the last of those with one name."""
+    state = scope.setdefault("state", {})
+    found: dict[bytes, bytes] | None = state.get(_STATE)
+    if found is None:
+        found = state[_STATE] = dict(scope["headers"])
+    return found
+
+
+def fields(scope: Any) -> dict[bytes, bytes]:
     """Return header fields by name. Raise ApiError 400 if one of Nebula's own occurs twice."""
-    came = list(pairs)
-    found = dict(came)
+    found, came = by_name(scope), scope["headers"]
     if len(found) < len(came):
         names = [name for name, _ in came]
         for name in _ONCE:

@@ -7,23 +7,22 @@ https://docs.anthropic.com/en/api/rate-limits.
 
 import math
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from functools import lru_cache
 
 import msgspec
-from litestar.types import Message, Send
 from msgspec import Raw, Struct
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.actors.gateway.allowance import Purse, Reservation
+from nebula.actors.gateway.allowance import Reservation
 from nebula.actors.gateway.limiting import Exceeded, Limited
 from nebula.actors.gateway.not_served import NotServed
 from nebula.events.endpoints import COMPLETIONS, Dialect, Endpoint
 from nebula.events.inference import Request
-from nebula.events.ledger import BUDGETS, OF_TOKENS, Meter
+from nebula.events.key import Key
+from nebula.events.ledger import BUDGETS, OF_TOKENS, Meter, amounts
 from nebula.events.state import Model, State
-from nebula.events.usage_limits import UsageLimits, limits_of
-from nebula.http import outline
+from nebula.events.usage_limits import NO_LIMITS, UsageLimits, limits_of
+from nebula.http import outline, quota_fields
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.principals import Principal
 from nebula.store.connection import Unavailable
@@ -34,8 +33,11 @@ BYTES_OF_TOKEN = 4
 CONTEXT = 8192
 """Tokens of prompt and answer where no engine of the model has told its context length."""
 
-SESSION: Mapping[str, int] = {Meter.REQUESTS: 1, Meter.IN_FLIGHT: 1}
-"""What a session of /v1/realtime needs, of which no engine tells tokens beforehand."""
+ONE: Mapping[str, int] = {Meter.REQUESTS.value: 1, Meter.IN_FLIGHT.value: 1}
+"""What a request needs whose tokens are not counted beforehand."""
+
+_MOST = 4096
+"""Quotas that are remembered."""
 
 _LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _UNSAID = 16
@@ -53,13 +55,14 @@ _COUNTED = {
 class Quota(Struct, frozen=True):
     """All limits that hold for a request.
 
-    `limited`: those that are counted. `priorities`: the lowest and the highest that it may have.
-    `longest`: tokens of its answer.
+    `limited`: those that are counted, of `tokens` too or not. `priorities`: the lowest and the
+    highest that it may have. `longest`: tokens of its answer.
     """
 
     limited: tuple[Limited, ...]
     priorities: tuple[tuple[int, int], ...] = ()
     longest: int | None = None
+    tokens: bool = False
 
     def priority(self, asked: int) -> int:
         """Return the priority that a request has in the end: the nearest that it may have."""
@@ -83,12 +86,36 @@ _fields = msgspec.json.Decoder(dict[str, Raw])
 def quota_of(state: State, principal: Principal, model: str) -> Quota | None:
     """Return the limits of a request; None if it has none."""
     key = principal.key
-    if key is None and not state.limits:
+    if not state.limits and (key is None or key.limits is NO_LIMITS):
         return None
-    own = None if key is None or key.limits.empty else (("key", key.id), key.limits)
-    if own is None and not state.limits:
-        return None
-    return _quota(own, *_shared(state, key.tenant if key is not None else "", model))
+    return _remembered.quota(state, key, model)
+
+
+class _Remembered:
+    """The quotas of requests that came, as long as no limits of tenants and models change."""
+
+    def __init__(self) -> None:
+        self._limits: object = None
+        self._quotas: dict[tuple[str, str, str], tuple[UsageLimits | None, Quota | None]] = {}
+
+    def quota(self, state: State, key: Key | None, model: str) -> Quota | None:
+        """Return the quota of a request of a key, or of none."""
+        if state.limits is not self._limits or len(self._quotas) > _MOST:
+            self._limits = state.limits
+            self._quotas.clear()
+        limits = None if key is None else key.limits
+        place = ("", "", model) if key is None else (key.id, key.tenant, model)
+        found = self._quotas.get(place)
+        if found is None or found[0] is not limits:
+            own = None
+            if key is not None and not key.limits.empty:
+                own = ("key", key.id), key.limits
+            quota = _quota(own, *_shared(state, place[1], model))
+            found = self._quotas[place] = limits, quota
+        return found[1]
+
+
+_remembered = _Remembered()
 
 
 def _shared(
@@ -99,7 +126,7 @@ def _shared(
         yield None if found is None else ((kind, identity), found)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_MOST)
 def _quota(*each: tuple[tuple[str, str], UsageLimits] | None) -> Quota | None:
     there = [found for found in each if found is not None]
     limited = tuple(
@@ -111,13 +138,14 @@ def _quota(*each: tuple[tuple[str, str], UsageLimits] | None) -> Quota | None:
     )
     if not limited and not priorities and longest is None:
         return None
-    return Quota(limited, priorities, longest)
+    tokens = any(meter in OF_TOKENS for each in limited for meter in each.limits)
+    return Quota(limited, priorities, longest, tokens)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_MOST)
 def _counted(limits: UsageLimits) -> Mapping[str, int]:
     counted = ((meter, getattr(limits, meter)) for meter in Meter)
-    return {str(meter): limit for meter, limit in counted if limit is not None}
+    return {meter.value: limit for meter, limit in counted if limit is not None}
 
 
 def shaped(quota: Quota, endpoint: Endpoint, body: bytes, priority: int) -> bytes:
@@ -125,9 +153,9 @@ def shaped(quota: Quota, endpoint: Endpoint, body: bytes, priority: int) -> byte
 
     Raise ApiError 400 for a longer answer than is allowed.
     """
-    changes: dict[str, bytes] = {}
-    if endpoint.form:
+    if endpoint.form or not (quota.priorities or quota.longest is not None):
         return body
+    changes: dict[str, bytes] = {}
     allowed = quota.priority(priority)
     if allowed != priority and b'"priority"' in body:
         changes["priority"] = b"%d" % allowed
@@ -150,40 +178,49 @@ def shaped(quota: Quota, endpoint: Endpoint, body: bytes, priority: int) -> byte
     return msgspec.json.encode(fields)
 
 
-def needs_of(endpoint: Endpoint, body: bytes, prompt: bytes, context: int) -> dict[str, int]:
-    """Return the most that a request can use, by meter."""
-    tokens = _most(endpoint, body, prompt, context)
-    return {
-        Meter.REQUESTS: 1,
-        Meter.TOKENS: tokens,
-        Meter.DAY: tokens,
-        Meter.MONTH: tokens,
-        Meter.IN_FLIGHT: 1,
-    }
+def needs_of(
+    gateway: Gateway, quota: Quota, endpoint: Endpoint, request: Request, prompt: bytes
+) -> Mapping[str, int]:
+    """Return the most that a request can use, by meter; `prompt`: the JSON of its input.
+
+    Tokens are not counted where they have no limit.
+    """
+    if not quota.tokens:
+        return ONE
+    context = context_of(gateway, gateway.projection.state.models[request.model])
+    return amounts(most(endpoint, request.body, prompt, context), in_flight=1)
 
 
 def context_of(gateway: Gateway, model: Model) -> int:
     """Return the tokens that prompt and answer may have together, as far as is known."""
-    measured = model.measured.context if model.measured is not None else 0
-    return gateway.context(model) or model.context or measured or CONTEXT
+    if known := gateway.context(model) or model.context:
+        return known
+    return (model.measured.context if model.measured is not None else 0) or CONTEXT
 
 
-def _most(endpoint: Endpoint, body: bytes, prompt: bytes, context: int) -> int:
+def most(endpoint: Endpoint, body: bytes, prompt: bytes, context: int) -> int:
+    """Return the most tokens that a request can use; `context`: what an engine takes."""
     if not endpoint.computes:
         return 0
     if endpoint.form:
         return context
-    read = math.ceil(len(prompt) / BYTES_OF_TOKEN)
+    read = -(-len(prompt) // BYTES_OF_TOKEN)
     if not _generates(endpoint):
         return read
     asked = _asked.decode(body)
-    choices = max(1, _number(asked.n) or 1, _number(asked.best_of) or 1)
-    lengths = [length for name in _LENGTHS if (length := _number(getattr(asked, name))) is not None]
-    if not lengths and endpoint is COMPLETIONS:
-        lengths = [_UNSAID]
-    if not lengths:
-        return context * choices
-    return min(read + max(lengths) * choices, context * choices)
+    choices = 1
+    for raw in (asked.n, asked.best_of):
+        if raw:
+            choices = max(choices, _number(raw) or 1)
+    longest: int | None = None
+    for raw in (asked.max_tokens, asked.max_completion_tokens, asked.max_output_tokens):
+        if raw and (length := _number(raw)) is not None:
+            longest = length if longest is None else max(longest, length)
+    if longest is None:
+        if endpoint is not COMPLETIONS:
+            return context * choices
+        longest = _UNSAID
+    return min(read + longest * choices, context * choices)
 
 
 def _generates(endpoint: Endpoint) -> bool:
@@ -221,9 +258,9 @@ async def reserved_later(
     if quota is None:
         return []
     prompt = outline.read(endpoint, request.body).prompt
-    context = context_of(gateway, state.models[request.model])
     try:
-        return await reserved(gateway, quota, needs_of(endpoint, request.body, prompt, context))
+        needs = needs_of(gateway, quota, endpoint, request, prompt)
+        return await reserved(gateway, quota, needs)
     except ApiError as error:
         raise NotServed(str(error), error.retry_after) from error
 
@@ -247,57 +284,5 @@ def exceeded(gateway: Gateway, quota: Quota, error: Exceeded, dialect: Dialect) 
         kind="insufficient_quota" if spent else "rate_limit_error",
         code="insufficient_quota" if spent else "rate_limit_exceeded",
         retry_after=seconds,
-        more=headers(gateway, quota, dialect),
+        more=quota_fields.texts(gateway.limiting, quota.limited, dialect),
     )
-
-
-def headers(gateway: Gateway, quota: Quota, dialect: Dialect) -> dict[str, str]:
-    """Return the header fields that tell how much is left, of what has the least left."""
-    told: dict[str, str] = {}
-    purses = [purse for each in quota.limited for purse in gateway.limiting.purses(each)]
-    for what, meters in (("requests", {Meter.REQUESTS}), ("tokens", OF_TOKENS)):
-        counted = [purse for purse in purses if purse.meter in meters]
-        if not counted:
-            continue
-        least = min(counted, key=_left)
-        if dialect == "anthropic":
-            name = f"anthropic-ratelimit-{what}-{{}}"
-            reset = datetime.fromtimestamp(least.end, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        else:
-            name = f"x-ratelimit-{{}}-{what}"
-            reset = _duration(least.end - gateway.limiting.wall)
-        told[name.format("limit")] = str(least.limit)
-        told[name.format("remaining")] = str(least.remaining)
-        told[name.format("reset")] = reset
-    return told
-
-
-def _left(purse: Purse) -> int:
-    return purse.remaining
-
-
-def _duration(seconds: float) -> str:
-    """Return a time as Go writes it, which OpenAI's clients know: `6m0s`."""
-    whole = max(0, math.ceil(seconds))
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    if hours:
-        return f"{hours}h{minutes}m{rest}s"
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
-
-
-class Telling:
-    """A `send` that tells in the answer's head how much of its limits a request leaves."""
-
-    def __init__(self, send: Send, gateway: Gateway, quota: Quota, dialect: Dialect) -> None:
-        self._send = send
-        self._gateway = gateway
-        self._quota = quota
-        self._dialect = dialect
-
-    async def __call__(self, message: Message) -> None:
-        """Send a message."""
-        if message["type"] == "http.response.start":
-            told = headers(self._gateway, self._quota, self._dialect).items()
-            fields = [(name.encode(), value.encode()) for name, value in told]
-            message = {**message, "headers": [*message["headers"], *fields]}
-        await self._send(message)

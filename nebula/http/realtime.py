@@ -98,7 +98,7 @@ class Realtime:
         if len(uplinks) >= SESSIONS:
             raise unavailable(f"{len(uplinks)} sessions are open already, as many as may be")
         gateway.admit()
-        headers = own_fields.fields(scope["headers"])
+        headers = own_fields.fields(scope)
         identity, key = new_id(), principal.owner
         asked = _model(scope["query_string"], gateway.projection.state, principal)
         route = route_of(gateway, REALTIME, asked, identity, self._root, principal.may_use)
@@ -117,7 +117,7 @@ class Realtime:
             caller_ids=request_ids.texts(headers),
         )
         quota = quotas.quota_of(gateway.projection.state, principal, request.model)
-        reserved = [] if quota is None else await quotas.reserved(gateway, quota, quotas.SESSION)
+        reserved = [] if quota is None else await quotas.reserved(gateway, quota, quotas.ONE)
         uplink = uplinks[identity] = Uplink(Hold(gateway.bodies))
         try:
             delivery = gateway.ask(request, route.binding, idle=math.inf)

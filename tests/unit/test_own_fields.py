@@ -68,8 +68,8 @@ def test_a_key_is_not_empty() -> None:
 @pytest.mark.parametrize("name", ["X-Request-Timeout", "Idempotency-Key", "X-Resumable"])
 def test_none_of_them_comes_twice(name: str) -> None:
     field = (name.lower().encode(), b"1")
-    assert own_fields.fields([field]) == dict([field])
+    assert own_fields.fields({"headers": [field]}) == dict([field])
     with pytest.raises(ApiError, match=f"{name} may occur once, and occurred 2 times"):
-        own_fields.fields([field, (b"accept", b"*/*"), field])
+        own_fields.fields({"headers": [field, (b"accept", b"*/*"), field]})
     twice = [(b"accept", b"a"), (b"accept", b"b"), field]
-    assert own_fields.fields(twice)[b"accept"] == b"b"
+    assert own_fields.fields({"headers": twice})[b"accept"] == b"b"

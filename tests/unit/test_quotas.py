@@ -10,7 +10,7 @@ from nebula.events.state import EMPTY, State
 from nebula.events.usage_limits import UsageLimits
 from nebula.http.errors import ApiError
 from nebula.http.principals import Principal
-from nebula.http.quotas import Quota, needs_of, quota_of, shaped
+from nebula.http.quotas import Quota, most, quota_of, shaped
 
 MESSAGES = b'[{"role":"user","content":"hello"}]'
 
@@ -45,6 +45,26 @@ def test_a_request_is_held_to_its_key_its_tenant_and_its_model() -> None:
     ]
     assert quota.longest == 50
     assert [quota.priority(asked) for asked in (-4, 4, 70)] == [3, 4, 5]
+
+
+def test_a_change_of_any_limits_holds_for_the_next_request() -> None:
+    def requests(there: State, who: Principal, model: str = "chat") -> list[int]:
+        quota = quota_of(there, who, model)
+        limited = () if quota is None else quota.limited
+        return [each.limits[Meter.REQUESTS] for each in limited]
+
+    few, many = UsageLimits(requests_per_minute=5), UsageLimits(requests_per_minute=50)
+    there = state(tenant_lab=few)
+    assert requests(there, principal(few, "lab")) == [5, 5]
+    assert requests(there, principal(many, "lab")) == [50, 5]
+    assert requests(there, principal(UsageLimits(), "lab")) == [5]
+    assert requests(there, principal(few, "other")) == [5]
+    assert requests(there, Principal("", frozenset()), "chat") == []
+    there = state(tenant_lab=many, model_chat=few)
+    assert requests(there, principal(few, "lab")) == [5, 50, 5]
+    assert requests(there, principal(few, "lab"), "other") == [5, 50]
+    assert requests(there, Principal("", frozenset()), "chat") == [5]
+    assert requests(EMPTY, principal(few, "lab")) == [5]
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
@@ -88,6 +108,4 @@ def test_a_priority_in_the_body_is_cut_too() -> None:
 def test_a_request_reserves_the_most_that_it_can_take(
     endpoint: Endpoint, body: bytes, tokens: int
 ) -> None:
-    needs = needs_of(endpoint, body, MESSAGES, 1000)
-    assert needs[Meter.TOKENS] == needs[Meter.DAY] == needs[Meter.MONTH] == tokens
-    assert needs[Meter.REQUESTS] == needs[Meter.IN_FLIGHT] == 1
+    assert most(endpoint, body, MESSAGES, 1000) == tokens

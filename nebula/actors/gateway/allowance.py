@@ -7,7 +7,7 @@ reported yet. A request reserves the most that it can use, and is settled with w
 `now` is the gateway's monotonic clock, `wall` the NATS server's, both in seconds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -18,11 +18,13 @@ from nebula.events.ledger import (
     AT_A_TIME,
     EXPIRES,
     HOLDS,
+    OF_TOKENS,
     Account,
     Entry,
     Meter,
     Report,
     Tally,
+    amounts,
     window,
 )
 
@@ -38,13 +40,15 @@ class Purse:
     `held`: of its lease, with what it has `spent` and not reported yet, what is `reserved`, and
     what is `returned` by the report under way. `taken`: since the last report. `wanted`: by
     requests that wait for it. `epoch` changes when nothing is owed to earlier reservations any
-    more. As last read: the `tally`, what `others` hold, and how much of that was idle.
+    more. `lasting`: the meter has no window. As last read: the `tally`, what `others` hold, and how
+    much of that was idle.
     """
 
     __slots__ = (
         "end",
         "epoch",
         "held",
+        "lasting",
         "limit",
         "meter",
         "others",
@@ -61,6 +65,7 @@ class Purse:
     def __init__(self, meter: str, limit: int) -> None:
         self.meter = meter
         self.limit = limit
+        self.lasting = meter in AT_A_TIME
         self.window = self.end = 0
         self.held = self.spent = self.reserved = self.returned = 0
         self.taken = self.wanted = self.epoch = 0
@@ -80,8 +85,8 @@ class Purse:
     @property
     def remaining(self) -> int:
         """What no request has used or reserved, as far as this gateway knows."""
-        busy = self.others - self.others_idle + self.reserved
-        return max(0, self.limit - self.spent_in_all - busy)
+        left = least((self,))
+        return 0 if left is None else left[1]
 
     def turn(self, wall: float) -> None:
         """Begin the present window, unless that has begun."""
@@ -93,7 +98,7 @@ class Purse:
 
     def _turn(self, begin: int, end: int) -> None:
         self.window, self.end = begin, end
-        if self.meter not in AT_A_TIME:
+        if not self.lasting:
             self.held = self.spent = self.reserved = self.returned = self.taken = 0
             self.others = self.others_idle = 0
             self.epoch += 1
@@ -131,11 +136,27 @@ class Purse:
     def lost(self) -> None:
         """Note that the lease was expired: what it held counts as spent."""
         self.returned = 0
-        if self.meter not in AT_A_TIME:
+        if not self.lasting:
             self.spent = max(0, self.spent + self.reserved - self.held)
             self.reserved = 0
             self.epoch += 1
         self.held = 0
+
+
+def least(purses: Iterable[Purse]) -> tuple[Purse, int] | None:
+    """Return the purse of which the least remains, and how much; None of none."""
+    found = None
+    smallest = 0
+    for purse in purses:
+        left = purse.limit - purse.spent - purse.reserved - purse.others + purse.others_idle
+        tally = purse.tally
+        if tally.window == purse.window:
+            left -= tally.spent
+        if left < 0:
+            left = 0
+        if found is None or left < smallest:
+            found, smallest = purse, left
+    return None if found is None else (found, smallest)
 
 
 Reservation: TypeAlias = list[tuple[Purse, int, int]]
@@ -155,12 +176,14 @@ class Allowance:
 
     A request reserves the whole of a limit at most. `holder`: the gateway, by a name for this run.
     `until`: when its lease ends. `asked`: another gateway needs more than there is. `seq`: of the
-    account that was read last.
+    account that was read last. `of_requests`, `of_tokens`: the purses that clients are told of.
     """
 
     def __init__(self, holder: str, limits: Mapping[str, int]) -> None:
         self.holder = holder
         self.purses: dict[str, Purse] = {}
+        self.of_requests: tuple[Purse, ...] = ()
+        self.of_tokens: tuple[Purse, ...] = ()
         self.until = _NEVER
         self.asked = False
         self._numbers = 0
@@ -181,6 +204,9 @@ class Allowance:
                 self.purses[meter] = Purse(meter, limit)
             else:
                 purse.limit = limit
+        each = tuple(self.purses.values())
+        self.of_requests = tuple(purse for purse in each if purse.meter == Meter.REQUESTS)
+        self.of_tokens = tuple(purse for purse in each if purse.meter in OF_TOKENS)
 
     # Requests
 
@@ -189,17 +215,23 @@ class Allowance:
         held = now < self.until
         lacking = []
         for meter, purse in self.purses.items():
-            amount = min(needs.get(meter, 0), purse.limit)
             if wall >= purse.end:
                 purse.turn(wall)
-            if amount and (not held or purse.free < amount):
+            amount = needs.get(meter, 0)
+            if amount > purse.limit:
+                amount = purse.limit
+            free = purse.held - purse.spent - purse.reserved - purse.returned
+            if amount and (not held or free < amount):
                 lacking.append(purse)
         return lacking
 
     def take(self, needs: Mapping[str, int], into: Reservation) -> None:
         """Reserve what a request needs, which `lacks` has found to be there."""
         for meter, purse in self.purses.items():
-            if amount := min(needs.get(meter, 0), purse.limit):
+            amount = needs.get(meter, 0)
+            if amount > purse.limit:
+                amount = purse.limit
+            if amount:
                 purse.reserved += amount
                 purse.taken += amount
                 into.append((purse, amount, purse.epoch))
@@ -324,7 +356,7 @@ def used_by(answer: Answer) -> dict[str, int]:
     """Return what a request used whose answer has ended, by meter."""
     tokens = answer.tokens
     count = 0 if tokens is None else tokens.prompt + tokens.completion
-    return {Meter.REQUESTS: 1, Meter.TOKENS: count, Meter.DAY: count, Meter.MONTH: count}
+    return amounts(count)
 
 
 def unwant(wanted: list[tuple[Purse, int]]) -> None:
@@ -342,7 +374,8 @@ def settle(reservation: Reservation, used: Mapping[str, int]) -> None:
         actual = used.get(purse.meter, 0)
         if purse.epoch == epoch:
             purse.reserved -= amount
-            purse.spent += actual if purse.meter not in AT_A_TIME else 0
+            if not purse.lasting:
+                purse.spent += actual
         elif actual > amount:
             purse.spent += actual - amount
     reservation.clear()

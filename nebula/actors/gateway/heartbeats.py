@@ -38,6 +38,7 @@ class Heartbeats:
         self._turn = 0
         self.heard_at = 0.0
         self._replicas: dict[str, _Replica] = {}
+        self._contexts: dict[str, tuple[Model, int | None]] = {}
         self._routers: dict[str, _Router] = {}
         self.router_at: float | None = None
         """When the last heartbeat of any router came."""
@@ -48,6 +49,9 @@ class Heartbeats:
         if status is None:
             return
         now = self.heard_at = self._now()
+        known = self._replicas.get(status.replica)
+        if known is None or known.context != status.context:
+            self._contexts.clear()
         self._replicas[status.replica] = _Replica(now, status.pid, status.context)
 
     def on_router(self, subject: bytes, _: bytes, body: bytes) -> None:
@@ -130,8 +134,12 @@ class Heartbeats:
 
         If none has, return what the model's options say, or None.
         """
-        told = self._told(model)
-        return told or context(model.spec.options) or model.context or None
+        known = self._contexts.get(model.id)
+        if known is None or known[0] is not model:
+            told = self._told(model)
+            found = told or context(model.spec.options) or model.context or None
+            known = self._contexts[model.id] = model, found
+        return known[1]
 
     def _told(self, model: Model) -> int:
         known = (self._replicas.get(each) for each in model.replicas)
@@ -157,6 +165,8 @@ class Heartbeats:
         """Drop replicas that no longer exist, and routers that have long been silent."""
         for replica in [each for each in self._replicas if each not in state.replicas]:
             del self._replicas[replica]
+        for identity in [each for each in self._contexts if each not in state.models]:
+            del self._contexts[identity]
         now = self._now()
         for router in [each for each, it in self._routers.items() if now - it.at > FORGOTTEN]:
             del self._routers[router]

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import random
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -107,12 +107,11 @@ class Limiting:
         if self._ahead is None:
             return None
         now = asyncio.get_running_loop().time()
-        all_known = [self._get(each) for each in limited]
-        return self._reserved(all_known, needs, now)
+        return self._reserved(self._all(limited), needs, now)
 
-    def purses(self, each: Limited) -> Iterable[Purse]:
-        """Return what this gateway knows of a subject's limits, by meter."""
-        return self._get(each).allowance.purses.values()
+    def allowances(self, limited: Sequence[Limited]) -> list[Allowance]:
+        """Return what this gateway may use of each subject's limits."""
+        return [known.allowance for known in self._all(limited)]
 
     async def obtain(self, limited: Sequence[Limited], needs: Mapping[str, int]) -> Reservation:
         """Reserve what a request needs of each subject. Raise Exceeded, Unavailable."""
@@ -120,7 +119,7 @@ class Limiting:
         if self._ahead is None:
             await self._begin()
         deadline = loop.time() + PATIENCE
-        all_known = [self._get(each) for each in limited]
+        all_known = self._all(limited)
         wanted = [each for known in all_known for each in known.allowance.want(needs)]
         waiter: asyncio.Future[None] = loop.create_future()
         try:
@@ -176,6 +175,15 @@ class Limiting:
                 self._clock_at = asyncio.get_running_loop().time()
                 self._ahead = ahead
 
+    def _all(self, limited: Sequence[Limited]) -> list["_Known"]:
+        found = []
+        for each in limited:
+            known = self._known.get(each.subject)
+            if known is None or known.limits is not each.limits:
+                known = self._get(each)
+            found.append(known)
+        return found
+
     def _get(self, each: Limited) -> _Known:
         known = self._known.get(each.subject)
         if known is None:
@@ -188,7 +196,7 @@ class Limiting:
     def _reserved(
         self, all_known: Sequence[_Known], needs: Mapping[str, int], now: float
     ) -> Reservation | None:
-        wall = self.wall
+        wall = now + (self._ahead or 0.0)
         for known in all_known:
             if known.allowance.lacks(needs, now, wall):
                 return None

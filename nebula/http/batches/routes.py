@@ -74,7 +74,7 @@ async def create_batch(
     limits: Limits,
 ) -> BatchView:
     """Request a batch: every line of a file is sent to an endpoint."""
-    headers = own_fields.fields(request.scope["headers"])
+    headers = own_fields.fields(request.scope)
     asked = await _read(request, gateway, limits, headers)
     whose = required(request.scope, "infer").owner
     key = own_fields.idempotency_key(headers)

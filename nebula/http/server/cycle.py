@@ -11,7 +11,7 @@ from typing import Protocol
 from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPRequestEvent, HTTPScope, Message
 
 from nebula.actors.gateway.delivery import new_id
-from nebula.http import dialects, request_ids
+from nebula.http import dialects, own_fields, quota_fields, request_ids
 from nebula.http.bodies import PROMISED
 from nebula.http.errors import ApiError, stopping
 from nebula.http.server.heads import framing
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 DRAINED = 64 * 1024
 """Bytes of an unread body that are worth reading to keep the connection."""
 
-_ORDINARY = frozenset(
+_ORDINARY = quota_fields.NAMES | frozenset(
     b"cache-control content-type retry-after x-accel-buffering x-nebula-model".split()
 )
 """Names of fields that are known to be valid, and concern only the client."""
@@ -299,9 +299,8 @@ class Cycle:
                     closes = True
                 continue
             lines.append(b"%b: %b\r\n" % (name, value))
-        headers = self.scope["headers"]
-        ids = request_ids.given(dict(headers))
-        dialect = dialects.dialect_for(self.scope["path"], headers)
+        ids = request_ids.given(own_fields.by_name(self.scope))
+        dialect = dialects.dialect_for(self.scope["path"], self.scope["headers"])
         lines.extend(request_ids.lines(identity or new_id().encode(), ids, dialect))
         if self._arrived_at:
             took = (monotonic() - self._arrived_at) * 1000
