@@ -53,7 +53,7 @@ engine_listen_option = click.option(
     show_default=True,
     type=click.Choice(["socket", "port"]),
     help="Where engines listen: on Unix sockets that only the node's user may reach, or on TCP "
-    "ports of 127.0.0.1, which every user of the machine reaches. [env: NEBULA_ENGINE_LISTEN]",
+    "ports of 127.0.0.1, with a key for each engine. [env: NEBULA_ENGINE_LISTEN]",
 )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nebula.actors.node.engine_sockets import place
 from nebula.events.state import State
 from tests.engines import socket_of_engine
 from tests.integration.cluster import Cluster
@@ -134,6 +135,50 @@ async def test_engines_listen_on_ports_where_the_owner_wants_it(own_cluster: Clu
     await own_cluster.load("chat")
     engine = await own_cluster.engine("chat-0")
     assert listening(engine.pid) == {engine.port}
+
+
+async def test_an_engine_on_a_port_demands_the_key_that_its_node_made(
+    own_cluster: Cluster,
+) -> None:
+    cluster = own_cluster
+    for name in ("nats", "router", "gateway"):
+        cluster.start(name)
+    cluster.start("node", "--leave-engines", "--engine-listen", "port")
+    await cluster.ready()
+    await cluster.load("chat")
+    await cluster.load("other")
+    engine, other = await cluster.engine("chat-0"), await cluster.engine("other-0")
+    file = place(cluster.folder / "home" / "nodes" / "here") / f"{engine.port}.key"
+    key = file.read_text()
+    assert private(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert key not in " ".join(psutil.Process(engine.pid).cmdline())
+    assert key not in cluster.last_words()
+    own = {"authorization": f"Bearer {key}"}
+    tried: tuple[tuple[int, dict[str, str], int], ...] = (
+        (engine.port, {}, 401),
+        (engine.port, {"authorization": "Bearer none"}, 401),
+        (engine.port, {**own, "origin": "http://127.0.0.1"}, 403),
+        (other.port, own, 401),
+        (engine.port, own, 200),
+    )
+    for port, headers, status in tried:
+        async with cluster.http(port) as http:
+            for path in ("/metrics", "/health", "/v1/models", "/simulate"):
+                answer = await http.get(path, headers=headers)
+                assert answer.status_code == status, (path, headers, answer)
+    # The next process of the node finds the key, and removes it with the engine.
+    cluster.stop("node")
+    cluster.start("node-2", "--engine-listen", "port")
+
+    async def adopted() -> bool:
+        return "adopted chat-0" in cluster.output("node-2")
+
+    await cluster.poll(adopted, "the engine is adopted")
+    await cluster.load("more")
+    assert (await cluster.engine("chat-0")).pid == engine.pid
+    assert cluster.stop("node-2") == 0
+    assert not private(file)
 
 
 def private(path: Path) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nebula.actors.engine.door import from_a_page, refuse
+from nebula.actors.engine.door import from_a_page, refusal, refuse
 
 HERE = (b"host", b"127.0.0.1:43029")
 
@@ -51,9 +51,47 @@ def test_it_is_refused_in_its_own_protocol(kind: str) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(refuse(kind, receive, send))
+    asyncio.run(refuse("foreign_page", kind, receive, send))
     if kind == "websocket":
         assert sent == [{"type": "websocket.close", "code": 1008}]
     else:
         assert sent[0]["status"] == 403
         assert json.loads(sent[1]["body"])["error"]["code"] == "foreign_page"
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ([], "invalid_api_key"),
+        ([(b"authorization", b"Bearer other")], "invalid_api_key"),
+        ([(b"authorization", b"k3y")], "invalid_api_key"),
+        ([(b"authorization", b"Bearer ")], "invalid_api_key"),
+        (
+            [(b"authorization", b"Bearer other"), (b"authorization", b"Bearer k3y")],
+            "invalid_api_key",
+        ),
+        ([(b"authorization", b"Bearer k3y")], ""),
+        ([(b"authorization", b"Bearer k3y"), (b"origin", b"null")], "foreign_page"),
+    ],
+)
+def test_an_engine_with_a_key_lets_in_only_what_has_it(
+    given: list[tuple[bytes, bytes]], why: str
+) -> None:
+    assert refusal([HERE, *given], "k3y") == why
+
+
+def test_an_engine_without_a_key_needs_none() -> None:
+    assert refusal([HERE], "") == ""
+    assert refusal([HERE, (b"authorization", b"Bearer any")], "") == ""
+
+
+def test_what_has_no_key_is_told_that_it_needs_one() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(refuse("invalid_api_key", "http", send, send))
+    assert sent[0]["status"] == 401
+    assert (b"www-authenticate", b"Bearer") in sent[0]["headers"]
+    assert json.loads(sent[1]["body"])["error"]["code"] == "invalid_api_key"

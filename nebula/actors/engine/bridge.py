@@ -65,6 +65,7 @@ class BridgeSettings(Struct, frozen=True):
     replica: str
     version: int
     folder: str = ""
+    key: str = ""
 
     @classmethod
     def from_environment(cls) -> "BridgeSettings":
@@ -76,6 +77,7 @@ class BridgeSettings(Struct, frozen=True):
             environ["NEBULA_REPLICA"],
             int(environ["NEBULA_VERSION"]),
             environ.get("NEBULA_NODE_FOLDER", ""),
+            environ.get("NEBULA_ENGINE_KEY", ""),
         )
 
 
@@ -100,9 +102,11 @@ class EngineBridge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on; connect to NATS when the lifespan starts, disconnect when it ends."""
-        if scope["type"] != "lifespan" and door.from_a_page(scope.get("headers", ())):
-            await door.refuse(scope["type"], receive, send)
-            return
+        if scope["type"] != "lifespan":
+            why = door.refusal(scope.get("headers", ()), self._settings.key)
+            if why:
+                await door.refuse(why, scope["type"], receive, send)
+                return
         if scope["type"] == "http" and scope["path"] == liveness.PATH:
             progress = self._liveness.tell(self._active.values())
             own = whose(self._settings.folder, self._settings.replica)

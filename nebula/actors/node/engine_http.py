@@ -33,12 +33,16 @@ class EngineSilent(Exception):
 
 
 class EngineClient:
-    """HTTP to one engine on this machine: on its Unix `socket`, or else on its TCP port."""
+    """HTTP to one engine on this machine: on its Unix `socket`, or else on its TCP port.
 
-    def __init__(self, port: int, socket: Path | None = None) -> None:
+    `key`: what an engine on a port demands.
+    """
+
+    def __init__(self, port: int, socket: Path | None = None, key: str = "") -> None:
         self._http = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}",
             transport=None if socket is None else httpx.AsyncHTTPTransport(uds=str(socket)),
+            headers={"authorization": f"Bearer {key}"} if key else None,
             timeout=httpx.Timeout(5.0),
             trust_env=False,
         )

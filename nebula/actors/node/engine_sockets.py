@@ -15,6 +15,9 @@ from nebula.store import private
 LONGEST = 107
 """Longest path of a socket that Linux takes, in bytes."""
 
+KEY = ".key"
+"""How the files end that hold the keys of engines which listen on TCP ports instead."""
+
 _SHORT = Path("/tmp")
 
 
@@ -44,9 +47,10 @@ def prepare(socket: Path) -> None:
 
 
 def tidy(sockets: Path, kept: Collection[int]) -> None:
-    """Remove the sockets of engines that are gone, and the folder once it is empty."""
+    """Remove the sockets and keys of engines that are gone, and the folder once it is empty."""
+    there = {socket_of(sockets, port).stem for port in kept}
     with contextlib.suppress(OSError):
-        for socket in sockets.glob("*.sock"):
-            if socket not in {socket_of(sockets, port) for port in kept}:
-                socket.unlink()
+        for file in (*sockets.glob("*.sock"), *sockets.glob(f"*{KEY}")):
+            if file.stem not in there:
+                file.unlink()
         sockets.rmdir()

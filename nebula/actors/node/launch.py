@@ -134,10 +134,12 @@ def environment(
     port: int,
     inherited: Mapping[str, str],
     secrets: Mapping[str, str] = {},
+    key: str = "",
 ) -> dict[str, str]:
     """Return the engine's environment: what it inherits, with vLLM's and the bridge's settings.
 
     `secrets`: the values of the variables that the load request gives as names of secrets.
+    `key`: what it demands of requests on its TCP port.
     """
     environ = {**DEFAULTS, **inherited}
     if device.kind == "cpu":
@@ -159,6 +161,7 @@ def environment(
         "NEBULA_NATS_URL": site.nats_url,
         "NEBULA_MODEL": replica.model,
         **mark.variables,
+        **({"NEBULA_ENGINE_KEY": key} if key else {}),
     }
 
 

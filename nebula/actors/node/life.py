@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TypeAlias
 
-from nebula.actors.node import engine_sockets, permanent, processes
+from nebula.actors.node import engine_keys, engine_sockets, permanent, processes
 from nebula.actors.node.engine_mark import EngineMark
 from nebula.actors.node.engine_table import EngineTable, service
 from nebula.actors.node.failure import last_words
@@ -84,6 +84,7 @@ class EngineLives:
             attempt,
             port,
             socket if self._settings.engine_sockets else None,
+            engine_keys.new(self._sockets, port),
         )
         self._engines.open(engine)
         engine.life = self._spawn(self._live(engine, replica), f"engine {replica.id}")
@@ -144,7 +145,9 @@ class EngineLives:
                 continue
             socket = engine_sockets.socket_of(self._sockets, known.port)
             there = socket if socket.exists() else None  # an older one listens on its port
-            engine = ManagedEngine(replica, known.version, replica.attempt, known.port, there)
+            key = engine_keys.known(self._sockets, known.port)
+            plan = (replica, known.version, replica.attempt)
+            engine = ManagedEngine(*plan, known.port, there, key)
             engine.process = process
             process.mask = await self._secrets.mask(replica, process.pid)
             ready, (served, took) = replica.phase == "ready", service(replica, time.time())

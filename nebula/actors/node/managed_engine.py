@@ -10,6 +10,7 @@ from nebula.actors.engine.progress import whose
 from nebula.actors.node import engine_sockets, launch, memory_killer, permanent, processes
 from nebula.actors.node.adapter_copies import AdapterCopies, Unusable
 from nebula.actors.node.engine_http import EngineClient, EngineRefused, EngineSilent
+from nebula.actors.node.engine_keys import EngineKey
 from nebula.actors.node.engine_table import EngineEntry
 from nebula.actors.node.failure import Death, Recent, Sight, death_reason, failure_reason
 from nebula.actors.node.launch import Site
@@ -35,16 +36,23 @@ class ManagedEngine(EngineEntry):
     """One engine of a node. `hint`: text before an engine's own reason when it fails.
 
     `hung`: why its node ends it, if it stalled or its start took too long. `recent`: what the node
-    saw of its last seconds. `socket`: on which it listens, if not on its TCP port.
+    saw of its last seconds. `socket`: on which it listens, if not on its TCP port with a `key`.
     """
 
     def __init__(
-        self, replica: Replica, version: int, attempt: int, port: int, socket: Path | None
+        self,
+        replica: Replica,
+        version: int,
+        attempt: int,
+        port: int,
+        socket: Path | None,
+        key: EngineKey,
     ) -> None:
         super().__init__(replica, version, attempt)
         self.port = port
         self.socket = socket
-        self.client = EngineClient(port, socket)
+        self.key = key
+        self.client = EngineClient(port, socket, key.text)
         self.process: EngineProcess | None = None
         self.hint = ""
         self.hung = ""
@@ -75,10 +83,12 @@ class ManagedEngine(EngineEntry):
         self.hint = _hint(how.source)
         if self.socket is not None:
             engine_sockets.prepare(self.socket)
+        else:
+            self.key.write()
         line = launch.arguments(site, how, replica, device, self.port, self.socket)
-        environ = launch.environment(
-            site, how, replica, device, self.port, inherited, await secrets.give(replica)
-        )
+        given = await secrets.give(replica)
+        key = "" if self.socket is not None else self.key.text
+        environ = launch.environment(site, how, replica, device, self.port, inherited, given, key)
         log.info("starting %s on port %d: %s", replica.id, self.port, " ".join(line))
         self.process = await EngineProcess.start(line, environ, log_file)
         self.process.mask = await secrets.mask(replica)
