@@ -5,9 +5,11 @@ process the files of its own user. All are readable by their owner only.
 """
 
 import json
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import nkeys
@@ -27,6 +29,7 @@ _USERS = "users"
 _REVOKED = "revoked.json"
 _SIGNERS = "signers"
 _ENGINE = "engine"
+_TOKEN = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+")
 _KINDS = {
     "operator": nkeys.PREFIX_BYTE_OPERATOR,
     "account": nkeys.PREFIX_BYTE_ACCOUNT,
@@ -89,29 +92,49 @@ class Authority:
 
     def account(self) -> str:
         """Return the account's token, signed by the operator."""
-        account, operator = self._key("account"), self._key("operator")
-        roles = [(role, self._role_key(role).public, of) for role, of in self._rights.items()]
-        for file in sorted((self.folder / _SIGNERS).glob("*.nk")):
-            roles.append((_ENGINE, Key(file.read_text().strip()).public, self._rights[_ENGINE]))
-        said = claims.account(account.public, self._name, roles, self._revoked(), streams=True)
-        return claims.token(said, operator.public, operator.sign, self._now())
+        return self._signed(self._account(), self._key("operator"))
 
     def publish(self) -> None:
-        """Write the file for NATS servers. Raise NoAuthority, OSError."""
+        """Write the file for NATS servers. Raise NoAuthority, OSError.
+
+        What it says already stays the same to the letter: a server that runs takes no new token
+        about its operator.
+        """
         operator, system = self._key("operator"), self._key(SYSTEM)
-        now, account = self._now(), self._key("account").public
-        said = claims.operator(operator.public, self._name, system.public)
-        theirs = claims.account(system.public, "SYS")
+        known = self._published()
+        says = claims.operator(operator.public, self._name, system.public)
+        tokens = [
+            self._signed(each, operator, known)
+            for each in (says, claims.account(system.public, "SYS"), self._account())
+        ]
         self._write(
             self.servers,
-            f"operator: {claims.token(said, operator.public, operator.sign, now)}\n"
+            f"operator: {tokens[0]}\n"
             f"system_account: {system.public}\n"
             'resolver: { type: full, dir: "./jwt", allow_delete: false, interval: "2m" }\n'
             "resolver_preload: {\n"
-            f"  {system.public}: {claims.token(theirs, operator.public, operator.sign, now)}\n"
-            f"  {account}: {self.account()}\n"
+            f"  {system.public}: {tokens[1]}\n"
+            f"  {self._key('account').public}: {tokens[2]}\n"
             "}\n",
         )
+
+    def _account(self) -> dict[str, Any]:
+        roles = [(role, self._role_key(role).public, of) for role, of in self._rights.items()]
+        for file in sorted((self.folder / _SIGNERS).glob("*.nk")):
+            roles.append((_ENGINE, Key(file.read_text().strip()).public, self._rights[_ENGINE]))
+        public = self._key("account").public
+        return claims.account(public, self._name, roles, self._revoked(), streams=True)
+
+    def _published(self) -> list[str]:
+        """Return the tokens in the file for NATS servers."""
+        if not self.servers.exists():
+            return []
+        return _TOKEN.findall(self.servers.read_text("utf-8", "replace"))
+
+    def _signed(self, said: dict[str, Any], issuer: Key, known: Sequence[str] = ()) -> str:
+        """Return one of the known tokens, if it says the same, or a new one."""
+        same = (each for each in known if claims.says(each, said, issuer.public))
+        return next(same, "") or claims.token(said, issuer.public, issuer.sign, self._now())
 
     def add(
         self, role: str, name: str, tags: Mapping[str, str], context: Context, days: int = 0

@@ -135,7 +135,7 @@ def context_at(path: Path) -> Context:
 
 def beside(file: Path, named: str) -> str:
     """Return the path of a file that a context names: a relative one is beside the context."""
-    return str(file.parent / Path(named).expanduser()) if named else ""
+    return str((file.parent / Path(named).expanduser()).absolute()) if named else ""
 
 
 def _with_user(url: str, context: Context) -> str:

@@ -207,7 +207,10 @@ class LastingClient(FastClient):
     def _failed(self, server: Srv, error: BaseException) -> None:
         host = _host(server)
         known = bool(self._login.token) or self._with_credentials(server) is not None
-        self.troubles[host] = reaching.trouble(host, error, credentials=known)
+        certificate = bool(self._login.cert) or not self._server_info.get("tls_verify")
+        self.troubles[host] = reaching.trouble(
+            host, error, credentials=known, certificate=certificate
+        )
         self._on_trouble()
 
     def _with_credentials(self, server: Srv) -> Srv | None:

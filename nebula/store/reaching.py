@@ -39,6 +39,7 @@ class Cause(enum.Enum):
     BAD_URL = "that is not a valid URL of a NATS server: nats:// and [USER:PASSWORD@]HOST[:PORT]"
     CREDENTIALS = "it refuses the user or password"
     NO_CREDENTIALS = "it wants a user and password or a token before the host: USER:PASSWORD@HOST"
+    NO_CERTIFICATE = "it wants a certificate: `cert` and `key` of a context name its files"
     CERTIFICATE = "its certificate is not trusted"
     TLS = "TLS fails"
 
@@ -59,6 +60,7 @@ _FINAL = (
     Cause.BAD_URL,
     Cause.CREDENTIALS,
     Cause.NO_CREDENTIALS,
+    Cause.NO_CERTIFICATE,
     Cause.CERTIFICATE,
     Cause.TLS,
 )
@@ -84,7 +86,7 @@ class Trouble(Struct, frozen=True):
     def told(self) -> str:
         """Return it as half a sentence."""
         if self.cause is Cause.CERTIFICATE:
-            hint = "SSL_CERT_FILE names the file of the authority that signed it"
+            hint = "`ca` of a context, or SSL_CERT_FILE, names the authority that signed it"
             return f"{self.cause.value} ({self.words}); {hint}"
         return f"{self.cause.value} ({self.words})" if self.words else self.cause.value
 
@@ -95,13 +97,18 @@ def shown(url: str) -> str:
     return bare if "://" in bare else bare.rpartition("@")[2]
 
 
-def trouble(server: str, error: BaseException, *, credentials: bool) -> Trouble:
+def trouble(
+    server: str, error: BaseException, *, credentials: bool, certificate: bool = True
+) -> Trouble:
     """Return the complaint about a server that an error means.
 
-    `credentials`: whether the URL has a user, password or token.
+    `credentials`: whether the URL has a user, password or token. `certificate`: whether it has a
+    certificate, or the server wants none.
     """
     words, kind = str(error), type(error).__name__
     lower = words.lower()
+    if not certificate and _ended(error):
+        return Trouble(server, Cause.NO_CERTIFICATE)
     if isinstance(error, ssl.SSLCertVerificationError):
         return Trouble(server, Cause.CERTIFICATE, str(getattr(error, "verify_message", words)))
     if isinstance(error, ssl.SSLError):
@@ -131,6 +138,12 @@ def trouble(server: str, error: BaseException, *, credentials: bool) -> Trouble:
     if "connect url" in lower:
         return Trouble(server, Cause.BAD_URL)
     return Trouble(server, Cause.ENDED, _own_words(words))
+
+
+def _ended(error: BaseException) -> bool:
+    """Return whether the server has ended the connection after it was made."""
+    other = (ssl.SSLCertVerificationError, ConnectionRefusedError)
+    return isinstance(error, (ssl.SSLError, ConnectionError)) and not isinstance(error, other)
 
 
 def withdrawn(words: str) -> bool:

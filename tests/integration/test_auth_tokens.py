@@ -274,13 +274,21 @@ def test_a_folder_with_keys_stays_as_it_is(guarded: Guarded) -> None:
     assert "has keys already" in words
 
 
-def test_keys_that_are_kept_get_the_servers_file_anew(guarded: Guarded) -> None:
-    before = {each: each.read_text() for each in guarded.keys.rglob("*.nk")}
-    servers = guarded.keys / "nats-auth.conf"
-    servers.unlink()
+def test_keys_that_are_kept_get_the_servers_file_anew_which_says_the_same_in_the_same_words(
+    guarded: Guarded,
+) -> None:
+    def content() -> dict[Path, str]:
+        return {each: each.read_text() for each in guarded.keys.rglob("*") if each.is_file()}
+
+    before = content()
+    (guarded.keys / "nats-auth.conf").write_text(before[guarded.keys / "nats-auth.conf"] + "\n")
     guarded.auth("init", "--keep")
-    assert {each: each.read_text() for each in guarded.keys.rglob("*.nk")} == before
-    assert "resolver_preload" in servers.read_text()
+    assert content() == before
+    guarded.user("viewer", "eve")
+    assert guarded.try_auth("revoke", "eve")[0] == 0
+    after = guarded.keys / "nats-auth.conf"
+    assert after.read_text() != before[after]
+    assert after.read_text().splitlines()[:4] == before[after].splitlines()[:4], "the operator's"
 
 
 def test_a_new_context_takes_servers_and_files_for_tls_from_another_and_no_credentials(

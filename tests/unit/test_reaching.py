@@ -66,6 +66,20 @@ def untrusted() -> ssl.SSLCertVerificationError:
     return error
 
 
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(), ssl.SSLError(1, "tlsv13 alert certificate required")]
+)
+def test_a_server_that_ends_a_connection_without_the_certificate_it_wants_is_told_as_such(
+    error: Exception,
+) -> None:
+    found = trouble("h:4222", error, credentials=True, certificate=False)
+    assert found.cause is Cause.NO_CERTIFICATE
+    assert found.cause.final
+    for other in (untrusted(), ConnectionRefusedError()):
+        found = trouble("h:4222", other, credentials=True, certificate=False)
+        assert found.cause is not Cause.NO_CERTIFICATE
+
+
 TROUBLES = [
     (ConnectionRefusedError(111, "Connect call failed"), Cause.NOTHING_LISTENS),
     (OSError("Multiple exceptions: [Errno 111] a, [Errno 111] b"), Cause.NOTHING_LISTENS),
