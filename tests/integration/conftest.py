@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from tests.integration.cluster import Cluster
+from tests.integration.composed import Composed
 from tests.integration.responding import client_of
 
 
@@ -46,6 +47,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         cluster.start_all()
         asyncio.run(load())
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
+    """All services of the compose file, in its order, that all tests of a module share."""
+    cluster = Composed(tmp_path_factory.mktemp("compose"))
+    try:
+        cluster.run_all()
         yield cluster
     finally:
         cluster.close()

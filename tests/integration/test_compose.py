@@ -1,219 +1,39 @@
-"""The compose file: what it says is accepted, and carries a cluster of real processes.
-
-No container runs here. Every service gets a loopback address of its own instead, so its ports stay
-as the file has them, and names of services are replaced by these addresses.
-"""
+"""The compose file: what it says is accepted, and carries a cluster of real processes."""
 
 import asyncio
-import contextlib
 import json
 import os
-import random
 import re
 import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import httpx
-import nats
 import pytest
-import yaml
-from nats.aio.client import Client
 
-from nebula.actors.projection import Projection
 from nebula.cli.main import main
 from nebula.store import streams
-from nebula.store.connection import Connection, Unavailable
-from nebula.store.log import Log
-from nebula.store.server import MAX_PAYLOAD, binary, die_with_parent
-from tests.integration.asking import CHAT, chat, said
-from tests.integration.cluster import PATIENCE, SIMULATED, Cluster
-
-COMPOSE = Path(__file__).parents[2] / "compose"
-CONFIG = "/etc/nebula/nats.conf"
-SERVERS = ("nats-1", "nats-2", "nats-3")
-ACTORS = ("gateway-1", "gateway-2", "router-1", "router-2", "node-cpu")
-GATEWAYS = ("gateway-1", "gateway-2")
-NEBULA = (*ACTORS, "node-gpu")
-
-
-def read(text: str) -> dict[str, Any]:
-    """Read the compose file as docker compose does when no variable is set."""
-    document = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text))
-    assert "$" not in json.dumps(document), "a variable without a default"
-    services: dict[str, Any] = document["services"]
-    return services
-
-
-SERVICES = read((COMPOSE / "compose.yaml").read_text())
-
-
-def environment(service: str) -> dict[str, str]:
-    found = SERVICES[service].get("environment", {})
-    return {name: value for name, value in found.items() if value is not None}
-
-
-class Composed(Cluster):
-    """The services of the compose file as processes of this machine."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        network = f"127.{random.randint(1, 254)}.{random.randint(0, 255)}"
-        self.addresses = {name: f"{network}.{n}" for n, name in enumerate(SERVICES, start=1)}
-        self.nats_url = self.here("gateway-1", environment("gateway-1")["NEBULA_NATS_URL"])
-
-    def here(self, service: str, text: str) -> str:
-        """Return what a text of a service's means on this machine."""
-        text = re.sub(r"\b(0\.0\.0\.0|127\.0\.0\.1)\b", self.addresses[service], text)
-        for name, address in self.addresses.items():
-            text = re.sub(rf"\b{name}:(?=\d)", f"{address}:", text)
-        for volume in SERVICES[service].get("volumes", ()):
-            if isinstance(volume, str):
-                name, _, target = volume.partition(":")
-                text = text.replace(target, str(self.folder / name))
-        return text.replace(CONFIG, str(COMPOSE / "nats.conf"))
-
-    def run(self, service: str) -> None:
-        """Start a service, as docker would; engines are simulated."""
-        line = self.line(service, SERVICES[service]["command"])
-        if service == "node-cpu":
-            line += ["--engine-command", SIMULATED, "--grace", "3"]
-        with self._log(service).open("ab") as output:
-            self._processes[service] = subprocess.Popen(
-                line,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, **self.environment(service)},
-                preexec_fn=die_with_parent,
-            )
-
-    def environment(self, service: str) -> dict[str, str]:
-        own = {name: self.here(service, value) for name, value in environment(service).items()}
-        return {**self.marks, **own, **({"NEBULA_OPEN": "admin"} if service in GATEWAYS else {})}
-
-    def line(self, service: str, command: list[str]) -> list[str]:
-        programs = {
-            "nats-server": [binary()],
-            "nebula": [sys.executable, "-m", "nebula.cli.main"],
-            "python": [sys.executable],
-        }
-        return [*programs[command[0]], *(self.here(service, word) for word in command[1:])]
-
-    def run_all(self) -> None:
-        for service in (*SERVERS, *ACTORS):
-            self.run(service)
-
-    @contextlib.asynccontextmanager
-    async def without(self, server: str) -> AsyncIterator[None]:
-        """Kill a NATS server, and start it again afterwards."""
-        self.kill(server)
-        try:
-            yield
-        finally:
-            self.run(server)
-
-    async def healthy(self, service: str, patience: float = 30) -> None:
-        """Wait until docker would call a service healthy."""
-        how, *check = SERVICES[service]["healthcheck"]["test"]
-        assert how == "CMD"
-
-        async def passes() -> bool:
-            assert self._processes[service].poll() is None, self.last_words()
-            line = self.line(service, check)
-            told = await asyncio.to_thread(subprocess.run, line, capture_output=True, check=False)
-            return told.returncode == 0
-
-        await self.poll(passes, f"{service} is healthy", patience)
-
-    async def all_healthy(self) -> None:
-        for service in (*SERVERS, *GATEWAYS):
-            await self.healthy(service)
-
-    async def load(self, identity: str, *, stands: str = "ready", **fields: Any) -> None:
-        """Load a model; a 503 says to try again later, while the log has no leader."""
-
-        async def taken() -> bool:
-            async with self.http() as http:
-                request = {"id": identity, "source": "simulated", "memory": "512MiB", **fields}
-                answer = await http.post("/admin/models", json=request)
-            assert answer.status_code in (202, 503), answer.text
-            return answer.status_code == 202
-
-        await self.poll(taken, f"{identity} is asked for", 30)
-        if stands:
-            await self.stands(identity, stands)
-
-    def of(self, gateway: str) -> httpx.AsyncClient:
-        """Return a client of a gateway."""
-        address = f"http://{self.addresses[gateway]}:8000"
-        return httpx.AsyncClient(base_url=address, timeout=30, trust_env=False)
-
-    def http(self, port: int | None = None) -> httpx.AsyncClient:
-        return self.of("gateway-1") if port is None else super().http(port)
-
-    async def answers(self, model: str) -> None:
-        """Have a model answer through both gateways."""
-        for gateway in GATEWAYS:
-            async with self.of(gateway) as http:
-
-                async def knows(http: httpx.AsyncClient = http) -> bool:
-                    return (await http.get(f"/v1/models/{model}")).status_code == 200
-
-                await self.poll(knows, f"{gateway} knows {model}")
-                assert said(await http.post(CHAT, json=chat(model, max_tokens=1))) == "hello"
-
-    @contextlib.asynccontextmanager
-    async def joined(self) -> AsyncIterator[Projection]:
-        """Fold the log without a look at the other streams, which may be gone with a server."""
-        connection = await Connection(self.nats_url, "test").open(patience=PATIENCE)
-        projection = Projection(Log(connection))
-        following = asyncio.create_task(projection.run())
-
-        async def caught_up() -> bool:
-            with contextlib.suppress(Unavailable):  # its leader is dead and none chosen yet
-                await projection.caught_up()
-                return True
-            return False
-
-        try:
-            await self.poll(caught_up, "the log has been read")
-            yield projection
-        finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
-            await connection.close()
-
-    @contextlib.asynccontextmanager
-    async def nats_client(self) -> AsyncIterator[Client]:
-        client = await nats.connect(self.nats_url.split(","))
-        try:
-            yield client
-        finally:
-            await client.close()
-
-    async def leader(self, stream: str) -> str:
-        """Name the server that leads a stream."""
-        async with self.nats_client() as client:
-            cluster = (await client.jetstream().stream_info(stream)).cluster
-        assert cluster is not None
-        return str(cluster.leader)
-
-
-@pytest.fixture(scope="module")
-def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
-    """All services, started at the same moment."""
-    cluster = Composed(tmp_path_factory.mktemp("compose"))
-    try:
-        cluster.run_all()
-        yield cluster
-    finally:
-        cluster.close()
+from nebula.store.server import MAX_PAYLOAD
+from tests.integration.asking import CHAT, chat
+from tests.integration.composed import (
+    ACTORS,
+    COMMAND,
+    COMPOSE,
+    CONFIG,
+    CONTEXT,
+    CREDENTIALS,
+    GATEWAYS,
+    NEBULA,
+    ONCE,
+    ROLES,
+    SERVERS,
+    SERVICES,
+    Composed,
+    environment,
+    volumes_of,
+)
 
 
 @pytest.mark.parametrize("service", NEBULA)
@@ -229,21 +49,17 @@ def test_the_nebula_command_takes_what_the_file_gives_it(
         assert command is not None
         parameters = command.make_context(called, rest, parent=context).params
     assert parameters["stream_replicas"] == len(SERVERS)
-    assert parameters["nats"] == ",".join(f"nats://{server}:4222" for server in SERVERS)
-    if name == "node":
+    assert parameters["nats"] == CONTEXT
+    if called == "node":
         assert parameters["name"] == SERVICES[service]["hostname"], "the same after every start"
-        targets = [volume.partition(":")[2] for volume in volumes_of(service)]
+        targets = [target for _, target in volumes_of(service)]
         assert str(parameters["folder"]) in targets, "its folder is kept"
         grace = seconds(SERVICES[service]["stop_grace_period"])
         assert grace >= parameters["grace"] + 10, "docker leaves it the time to end its engines"
-    if name == "gateway":
+    if called == "gateway":
         (port,) = SERVICES[service]["ports"]
         assert port.endswith(f":{parameters['port']}")
         assert parameters["host"] == "0.0.0.0"
-
-
-def volumes_of(service: str) -> list[str]:
-    return [volume for volume in SERVICES[service]["volumes"] if isinstance(volume, str)]
 
 
 def seconds(text: str) -> float:
@@ -252,12 +68,35 @@ def seconds(text: str) -> float:
 
 
 def test_every_service_is_here() -> None:
-    assert set(SERVICES) == {*SERVERS, *NEBULA}
+    assert set(SERVICES) == {*ONCE, *SERVERS, *NEBULA, COMMAND}
     published = [SERVICES[service]["ports"][0] for service in (*SERVERS, *GATEWAYS)]
     assert len({port.rsplit(":", 1)[0] for port in published}) == len(published)
     for service in SERVERS:
         assert SERVICES[service]["environment"]["NATS_NAME"] == service
         assert SERVICES[service]["command"][-1] == CONFIG
+
+
+def test_what_is_to_last_is_started_again_and_what_ends_is_waited_for() -> None:
+    for name, service in SERVICES.items():
+        once = "no" if name == COMMAND else "on-failure"
+        assert service["restart"] == (once if name in {*ONCE, COMMAND} else "unless-stopped")
+        if name in ONCE:  # `up --wait` takes an end that no service waits for as a failure
+            waits = [each for each in SERVICES.values() if name in each.get("depends_on", ())]
+            assert waits
+            for each in waits:
+                condition = each["depends_on"][name]["condition"]
+                assert condition == "service_completed_successfully"
+
+
+def test_each_service_has_the_credentials_of_its_own_role_only() -> None:
+    for name in SERVICES:
+        role = re.sub(r"-\d$", "", name)
+        role = {"admin-key": "operator", COMMAND: "operator"}.get(name, role)
+        found = [volume for volume, _ in volumes_of(name) if volume.startswith(ROLES)]
+        if name != "credentials":
+            assert found == [f"{ROLES}{role}"]
+            readable = f"{ROLES}{role}:{CREDENTIALS}" + ("" if name == "admin-key" else ":ro")
+            assert readable in SERVICES[name]["volumes"]
 
 
 def test_images_are_stages_of_the_dockerfile() -> None:
@@ -277,6 +116,17 @@ def test_images_are_stages_of_the_dockerfile() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
     assert all((COMPOSE.parent / path).exists() for paths in copied for path in paths.split())
     assert f"COPY compose/nats.conf {CONFIG}" in dockerfile
+    for script in COMPOSE.glob("*.sh"):
+        assert f"compose/{script.name}" in dockerfile
+        assert f"!compose/{script.name}\n" in (COMPOSE / "Dockerfile.dockerignore").read_text()
+    folders = {target for _, target in volumes_of("credentials")}
+    assert folders == {f"/credentials/{each}" for each in _made_folders(dockerfile)}
+
+
+def _made_folders(dockerfile: str) -> list[str]:
+    """Return the folders that the image has for the volumes of credentials: with their owner."""
+    (made,) = re.findall(r"cd /credentials .*\n && install -d .* 700 (.*)", dockerfile)
+    return str(made).split()
 
 
 def test_the_example_of_settings_is_what_holds_without_any() -> None:
@@ -295,7 +145,7 @@ def test_docker_compose_reads_the_same(tmp_path: Path) -> None:
     empty = tmp_path / "env"
     empty.touch()
     line = [docker_compose(), "--env-file", str(empty), "--file", str(COMPOSE / "compose.yaml")]
-    line += ["--profile", "gpu", "config", "--format", "json"]
+    line += ["--profile", "gpu", "--profile", "command", "config", "--format", "json"]
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     told = subprocess.run(line, capture_output=True, text=True, check=False, env=kept)
     assert told.returncode == 0, told.stderr
@@ -304,11 +154,12 @@ def test_docker_compose_reads_the_same(tmp_path: Path) -> None:
     assert set(services) == set(SERVICES)
     for name, service in services.items():
         ours = SERVICES[name]
-        assert service["command"] == ours["command"]
+        assert service["command"] == ours.get("command")
+        assert service["entrypoint"] == ours.get("entrypoint")
         assert service.get("environment") == ours.get("environment")
         assert service["image"] == ours["image"]
         assert service.get("build", {}).get("target") == ours.get("build", {}).get("target")
-        assert service["restart"] == "unless-stopped"
+        assert service["restart"] == ours["restart"]
         assert service["init"]
 
 
@@ -416,3 +267,9 @@ class TestTheClusterOfTheFile:
         await composed.answers("fourth")
         composed.run(gone)
         await composed.all_healthy()
+
+    async def test_no_service_has_asked_for_more_than_its_role_may(
+        self, composed: Composed
+    ) -> None:
+        await composed.all_healthy()
+        assert composed.violations() == []
