@@ -41,6 +41,7 @@ from nebula.http.responses import routes as responses
 from nebula.http.scanning import Scans
 from nebula.http.semantics import Semantics
 from nebula.http.server.stopping import Stopping
+from nebula.http.sign_in import browser
 from nebula.http.sign_in import routes as sign_in_routes
 from nebula.http.sign_in.provider import Provider
 from nebula.http.starting import check_started
@@ -80,6 +81,8 @@ def create_app(
                 describing.show_document,
                 describing.show_page,
                 sign_in_routes.show_settings,
+                browser.begin,
+                browser.call_back,
                 sign_in_routes.take_token,
                 sign_in_routes.log_out,
             ),
@@ -182,6 +185,6 @@ def create_app(
     root_path.check(root, paths.served_by(litestar))
     inference = InferenceRoutes(Semantics(litestar), gateway, limits, kept, root)
     app = stopping.around(inference) if stopping else inference
-    known = Authentication(app, gateway, key_ring(gateway, doors))
+    known = Authentication(app, gateway, key_ring(gateway, doors), doors)
     guard = Guard(known, doors)
     return Cors(guard, doors) if doors.origins else guard

@@ -4,7 +4,7 @@ A scope is checked where something is done: each handler of Litestar has a scope
 needs `admin` if it has none; the paths that engines answer need `infer`.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
 from litestar.connection import ASGIConnection
@@ -17,6 +17,7 @@ from nebula.http import own_fields
 from nebula.http.errors import ApiError
 from nebula.http.origins import Doors
 from nebula.http.principals import STATE, KeyRing, required
+from nebula.http.sign_in.cookies import with_session
 from nebula.http.starting import starting
 
 H = TypeVar("H", bound=BaseRouteHandler)
@@ -34,10 +35,11 @@ def key_ring(gateway: Gateway, doors: Doors) -> KeyRing:
 class Authentication:
     """Passes connections on to `app` with the principal in their state, or why there is none."""
 
-    def __init__(self, app: ASGIApp, gateway: Gateway, keys: KeyRing) -> None:
+    def __init__(self, app: ASGIApp, gateway: Gateway, keys: KeyRing, doors: Doors) -> None:
         self._app = app
         self._gateway = gateway
         self._keys = keys
+        self._doors = doors
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one ASGI connection."""
@@ -48,8 +50,11 @@ class Authentication:
     def _principal(self, scope: Any) -> object:
         if not self._gateway.started:
             return starting(self._gateway)
+        headers: Mapping[bytes, bytes] = own_fields.by_name(scope)
         try:
-            return self._keys.principal(own_fields.by_name(scope))
+            if b"cookie" in headers:
+                headers = with_session(scope.get("method", ""), headers, self._doors)
+            return self._keys.principal(headers)
         except ApiError as error:
             return error
 

@@ -27,6 +27,9 @@ _REMEMBERED = 256
 _READ = frozenset((b"host", b"origin", b"sec-fetch-site"))
 """Names of the headers that are read here."""
 
+RETURN = "/login/callback"
+"""Where a provider's page sends a browser: what it brings counts only with a secret cookie."""
+
 _ASKING = frozenset(("http", "websocket"))
 
 _TOLD = 200
@@ -106,7 +109,7 @@ class Guard:
                     code="foreign_origin",
                 )
             guest = True
-        if foreign and not guest:
+        if foreign and not guest and path != RETURN:
             return ApiError(
                 403,
                 "a page of another site made a browser ask for this (Sec-Fetch-Site): only this "

@@ -22,7 +22,7 @@ from tests.integration.cluster import Cluster
 pytestmark = pytest.mark.anyio
 
 OPEN = {"/health", "/ready", "/version", "/openapi.json", "/docs", "/login/settings"}
-OPEN |= {"/login/token", "/logout"}
+OPEN |= {"/login", "/login/callback", "/login/token", "/logout"}
 INCLUDED = {
     "infer": {"infer"},
     "view": {"view"},

@@ -223,6 +223,15 @@ ENTRIES: Mapping[str, Entry] = {
     "GET /version": Entry(),
     "GET /openapi.json": Entry(),
     "GET /docs": Entry(),
+    "GET /login": Entry(query={"next": "Path of the gateway to go to after the sign-in."}),
+    "GET /login/callback": Entry(
+        query={
+            "code": "What the provider gives for an ID token.",
+            "state": "What the sign-in began with.",
+            "iss": "The provider (RFC 9207).",
+            "error": "Why there is no code.",
+        }
+    ),
     "GET /login/settings": Entry(),
     "POST /login/token": Entry(body=TokenPresented, example={"id_token": "eyJhbGciOi…"}),
     "POST /logout": Entry(),

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from litestar import Request, get, post
+from litestar import Request, Response, get, post
+from litestar.datastructures import Cookie
 from msgspec import Struct
 
 from nebula.actors.gateway.actor import Gateway
@@ -12,7 +13,7 @@ from nebula.http.errors import ApiError, unavailable
 from nebula.http.inference import Limits
 from nebula.http.intents import read_intent, submitted
 from nebula.http.principals import principal_of
-from nebula.http.sign_in import persons
+from nebula.http.sign_in import cookies, persons
 from nebula.http.sign_in.fetching import ProviderFailed
 from nebula.http.sign_in.id_token import NotSignedIn
 from nebula.http.sign_in.provider import Provider, TooBusy
@@ -92,8 +93,17 @@ async def take_token(
 
 
 @post("/logout", status_code=200)
-async def log_out(request: Request[Any, Any, Any], gateway: Gateway) -> LoggedOut:
-    """Revoke the key of the sign-in that asks for it."""
+async def log_out(request: Request[Any, Any, Any], gateway: Gateway) -> Response[LoggedOut]:
+    """Revoke the key of the sign-in that asks for it, and clear the browser's cookie."""
+    name, _ = cookies.named(dict(request.scope["headers"]), cookies.SESSION)
+    secure = name.startswith(cookies.SECURE)
+    gone = Cookie(key=name, value="", path="/", max_age=0, secure=secure, httponly=True)
+    revoked = await _revoked(request, gateway)
+    return Response(LoggedOut(revoked), cookies=[gone] if name else [])
+
+
+async def _revoked(request: Request[Any, Any, Any], gateway: Gateway) -> str:
+    """Revoke the key of a session and return its id; "" if there is none. Raise ApiError."""
     try:
         key = principal_of(request.scope).key
     except ApiError as error:
@@ -101,7 +111,7 @@ async def log_out(request: Request[Any, Any, Any], gateway: Gateway) -> LoggedOu
             raise
         key = None
     if key is None:
-        return LoggedOut("")
+        return ""
     if not persons.of_a_person(key.id):
         raise ApiError(
             400,
@@ -110,4 +120,4 @@ async def log_out(request: Request[Any, Any, Any], gateway: Gateway) -> LoggedOu
             code="no_session",
         )
     await submitted(request, gateway, key.id, KeyRevoked("logged out"))
-    return LoggedOut(key.id)
+    return key.id
