@@ -241,6 +241,7 @@ class Limiting:
             if str(error) != self._problem:
                 log.warning("the account of %s %s: %s", *known.subject, error)
             self._problem = str(error)
+            await asyncio.sleep(TICK)  # a refusal may come at once, and again and again
         finally:
             known.reporting = False
             for waiter in known.waiters:

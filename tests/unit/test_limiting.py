@@ -1,0 +1,48 @@
+"""The shell around allowances, in virtual time."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from nebula.actors.gateway.limiting import PATIENCE, TICK, Limited, Limiting
+from nebula.events.ledger import Account, Meter
+from nebula.store.connection import Unavailable
+from tests.simulation.virtual_loop import run
+
+
+class NoLeader:
+    """A stream of accounts that refuses at once, as a server without a leader does."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def open(self) -> float:
+        return 1_790_000_000.0
+
+    async def read(self, _: str, __: str) -> tuple[Account, int]:
+        self.asked += 1
+        if self.asked > 1000:  # asked without a pause: let time pass all the same
+            await asyncio.sleep(PATIENCE)
+        raise Unavailable("stream NEBULA_LEDGER has no leader now")
+
+
+def test_accounts_that_refuse_at_once_are_not_asked_without_a_pause() -> None:
+    store = NoLeader()
+
+    async def listen(*_: object) -> None:
+        return None
+
+    connection = cast("Any", SimpleNamespace(client=SimpleNamespace(listen=listen)))
+
+    async def ask() -> float:
+        limiting = Limiting(connection, cast("Any", store))
+        one: dict[str, int] = {Meter.REQUESTS: 1}
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(Unavailable, match="no leader"):
+            await limiting.obtain([Limited(("key", "k"), {Meter.REQUESTS: 5})], one)
+        return asyncio.get_running_loop().time() - began
+
+    assert run(ask()) <= PATIENCE + 2 * TICK
+    assert 1 < store.asked <= PATIENCE / TICK + 1
