@@ -244,6 +244,24 @@ async def test_a_tenant_s_keys_and_a_model_s_requests_share_a_limit(two: Two) ->
     assert "model 'other'" in answers[-1].json()["error"]["message"]
 
 
+async def test_a_gateway_that_stops_leaves_the_rest_of_a_budget_to_the_other(two: Two) -> None:
+    text = await key(two, limits={"tokens_per_day": 1000, "in_flight": 1})
+    third = await another(two, "gateway-3")
+    await known(third, text)
+    used = 0
+    async with client(third, text) as http:
+        for _ in range(3):
+            answer = await http.post("/v1/chat/completions", json=CHAT)
+            assert answer.status_code == 200, answer.text
+            used += answer.json()["usage"]["total_tokens"]
+    assert await asyncio.to_thread(two.stop, "gateway-3") == 0
+    prompt = -(-len(msgspec.json.encode(CHAT["messages"])) // 4)
+    all_the_rest = {**CHAT, "max_tokens": 1000 - used - prompt}
+    async with client(two.port, text) as http:
+        answer = await http.post("/v1/chat/completions", json=all_the_rest)
+    assert answer.status_code == 200, answer.text
+
+
 async def test_lines_of_a_batch_wait_for_room_and_for_the_budget(two: Two) -> None:
     text = await key(two, limits={"in_flight": 1, "tokens_per_day": 200})
     lines = (

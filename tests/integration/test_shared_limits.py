@@ -136,6 +136,20 @@ async def test_what_a_killed_gateway_held_is_spent_and_its_requests_make_room(
     assert taken <= 1
 
 
+async def test_what_a_gateway_that_ends_has_not_used_is_there_at_once(gateways: Gateways) -> None:
+    await gateways.start(2)
+    limited = Limited(KEY, {Meter.DAY: 100, Meter.IN_FLIGHT: 2})
+    needs: dict[str, int] = {Meter.DAY: 60, Meter.IN_FLIGHT: 2}
+    first = await gateways.take(0, limited, needs)
+    assert first is not None
+    settle(first, {Meter.DAY: 10})
+    await gateways.each[0].give_back()
+    await gateways.kill(0)
+    rest = await gateways.take(1, limited, {Meter.DAY: 90, Meter.IN_FLIGHT: 2})
+    assert rest is not None
+    assert await gateways.take(1, limited, {Meter.DAY: 1}) is None
+
+
 async def test_a_budget_outlives_a_restart_of_nats(
     gateways: Gateways, own_cluster: Cluster
 ) -> None:

@@ -149,6 +149,10 @@ class Gateway(Actor):
         self.started = True
         self.begun.set()
 
+    async def end(self) -> None:
+        """Return what this gateway holds of limits, so that others need not wait for it."""
+        await self.limiting.give_back()
+
     async def work(self) -> None:
         """Act upon lost engines as soon as the log reports them."""
         while True:

@@ -175,8 +175,9 @@ class Allowance:
     """A gateway's part of one subject's limits.
 
     A request reserves the whole of a limit at most. `holder`: the gateway, by a name for this run.
-    `until`: when its lease ends. `asked`: another gateway needs more than there is. `seq`: of the
-    account that was read last. `of_requests`, `of_tokens`: the purses that clients are told of.
+    `until`: when its lease ends. `asked`: another gateway needs more than there is. `leaving`: the
+    gateway ends. `seq`: of the account that was read last. `of_requests`, `of_tokens`: the purses
+    that clients are told of.
     """
 
     def __init__(self, holder: str, limits: Mapping[str, int]) -> None:
@@ -185,7 +186,7 @@ class Allowance:
         self.of_requests: tuple[Purse, ...] = ()
         self.of_tokens: tuple[Purse, ...] = ()
         self.until = _NEVER
-        self.asked = False
+        self.asked = self.leaving = False
         self._numbers = 0
         self._last = 0
         self._sent_at = _NEVER
@@ -286,7 +287,7 @@ class Allowance:
         """Return the account that is to replace what was `read`."""
         account = self._expire(account, now)
         self._numbers += 1
-        lent = self.asked or self.others_lack(account)
+        lent = self.asked or self.leaving or self.others_lack(account)
         entries = {}
         for meter, purse in self.purses.items():
             purse.turn(wall)

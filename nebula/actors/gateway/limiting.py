@@ -45,6 +45,9 @@ SOON = 5.0
 TRIES = 10
 """How often in a row an account is replaced that other gateways replace too."""
 
+LEAVING = 1.0
+"""Seconds for which the end of a gateway waits for its reports, twice at most."""
+
 IDLE = 600.0
 """Seconds after which the allowance of a subject without requests is forgotten."""
 
@@ -159,13 +162,19 @@ class Limiting:
                     self._ahead = await self._store.clock()
 
     async def give_back(self) -> None:
-        """Return what is held and not used to the accounts: the gateway ends."""
+        """Return to the accounts what no request has reserved: the gateway ends.
+
+        A report that is under way may keep more, so that another one follows it.
+        """
+        for known in self._known.values():
+            known.allowance.leaving = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=LEAVING)
         for known in self._known.values():
             if known.allowance.in_use:
-                known.allowance.asked = True
                 self._report(known)
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=1.0)
+            await asyncio.wait(self._tasks, timeout=LEAVING)
 
     async def _begin(self) -> None:
         async with self._beginning:
