@@ -16,6 +16,8 @@ import fcntl
 import json
 import logging
 import os
+import re
+import secrets
 import shutil
 import signal
 import socket
@@ -40,6 +42,8 @@ NO_LIMIT = 2**62
 """Bytes. By default JetStream limits itself to three quarters of the disk's free room at its start,
 and refuses events beyond that, however much room there is later."""
 
+_MONITOR = re.compile(r'^http_base_path: "(/[\w-]+)"$', re.MULTILINE | re.ASCII)
+
 LAST_SERVER = 15.0
 """Seconds that a server whose supervisor is gone gets to end: JetStream flushes its data."""
 
@@ -60,11 +64,15 @@ def binary() -> str:
     return found
 
 
-def configuration(port: int, store: Path, limit: int = NO_LIMIT, users: str = "") -> str:
+def configuration(
+    port: int, store: Path, limit: int = NO_LIMIT, users: str = "", monitor: str = ""
+) -> str:
     """Return the server's configuration file.
 
     `limit`: bytes that it may keep in files. `users`: the part about them; "": anyone is let in.
+    `monitor`: the path below which its monitoring answers.
     """
+    below = f'http_base_path: "{monitor}"\n' if monitor else ""
     return (
         f'listen: "127.0.0.1:{port}"\n'
         f"server_name: {NAME}\n"
@@ -78,6 +86,7 @@ def configuration(port: int, store: Path, limit: int = NO_LIMIT, users: str = ""
         f"  max_memory_store: {1024 * 1024 * 1024}\n"
         f"  max_file_store: {limit}\n"
         "}\n"
+        f"{below}"
         f"{users}"
     )
 
@@ -112,7 +121,11 @@ class EmbeddedServer:
         self.port = port
         self.limit = limit
         self.monitor = ""
-        """The address of its monitoring, while it runs: https://docs.nats.io, "monitoring"."""
+        """The address of its monitoring, while it runs: https://docs.nats.io, "monitoring".
+
+        Its path is a secret, for nats-server demands no password there.
+        """
+        self._monitor_path = ""
         self.url = f"nats://127.0.0.1:{port}"
         self.log_file = folder / "nats-server.log"
         self.process: asyncio.subprocess.Process | None = None
@@ -159,7 +172,7 @@ class EmbeddedServer:
                 f"or use what is there with --nats nats://127.0.0.1:{self.port}"
             )
         config, monitor = self._configure(), _free_port()
-        self.monitor = f"http://127.0.0.1:{monitor}"
+        self.monitor = f"http://127.0.0.1:{monitor}{self._monitor_path}"
         with private.opened(self.log_file, "ab") as output:
             self.process = await asyncio.create_subprocess_exec(
                 binary(),
@@ -185,8 +198,13 @@ class EmbeddedServer:
         """Write the configuration unless it is there already: the disk may be full."""
         config = self.folder / "nats-server.conf"
         users = "" if self.roles is None else self._users(self.roles)
-        text = configuration(self.port, self.folder / "jetstream", self.limit, users)
-        if not config.exists() or config.read_text("utf-8", "replace") != text:
+        there = config.read_text("utf-8", "replace") if config.exists() else ""
+        if not self._monitor_path:
+            found = _MONITOR.search(there)
+            self._monitor_path = found[1] if found else f"/{secrets.token_urlsafe(32)}"
+        store = self.folder / "jetstream"
+        text = configuration(self.port, store, self.limit, users, self._monitor_path)
+        if there != text:
             written = config.with_suffix(".new")
             with private.opened(written, "wb") as file:
                 file.write(text.encode())
