@@ -84,20 +84,27 @@ class Actor:
         """Run until `stop` is called. Raise the error that makes continuing impossible."""
         stopping = asyncio.create_task(self._stopping.wait(), name="wait for stop")
         opening = asyncio.create_task(self._open(), name="connect")
-        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+        prevented = asyncio.create_task(self.connection.prevented(), name="wait for a refusal")
+        await asyncio.wait((opening, stopping, prevented), return_when=asyncio.FIRST_COMPLETED)
         if not opening.done():
             await cancel([opening, stopping])
-            return
+            if not prevented.done():
+                await cancel([prevented])
+                return
+            prevented.result()
         opening.result()
         following = asyncio.create_task(self.projection.run(), name="follow the log")
         working: asyncio.Task[None] | None = None
         barred = asyncio.create_task(self.connection.barred(), name="wait for a revocation")
         keeping = asyncio.create_task(self._upkeep.run(), name="keep streams")
+        starting = asyncio.create_task(self._start(following, stopping), name="start")
         try:
-            if await self._caught_up(following, stopping) and await self._founded(
-                following, stopping
-            ):
-                await self.begin()
+            await asyncio.wait((starting, prevented), return_when=asyncio.FIRST_COMPLETED)
+            if prevented.done():
+                await cancel([starting])
+                prevented.result()
+            if starting.result():
+                prevented.cancel()  # from now on it is logged, and ends nothing
                 self.greet()
                 if self.makes_snapshots:
                     self.spawn(self._keep_snapshots(), "keep snapshots")
@@ -112,8 +119,16 @@ class Actor:
         finally:
             self.stop()
             await self.end()
-            own = (following, keeping, barred, stopping)
+            own = (following, keeping, barred, stopping, starting, prevented)
             await cancel([*own, *([working] if working else []), *self._tasks])
+
+    async def _start(self, following: asyncio.Task[None], stopping: asyncio.Task[bool]) -> bool:
+        """Catch up with the log and get ready; return False if that ends before. Raise NotLetIn."""
+        if await self._caught_up(following, stopping) and await self._founded(following, stopping):
+            await self.begin()
+            await self.connection.heard()
+            return True
+        return False
 
     async def _open(self) -> None:
         await self.connection.open()

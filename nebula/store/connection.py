@@ -4,6 +4,7 @@ It does not know what is sent over it.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from nats.errors import NoRespondersError, SlowConsumerError
 from nats.js.errors import APIError, ServiceUnavailableError
 
-from nebula.store import credentials, needs, reaching
+from nebula.store import credentials, needs, reaching, violations
 from nebula.store.credentials import Way
 from nebula.store.lasting import LastingClient, ToldByServer
 from nebula.store.repetitions import Repetitions
@@ -29,6 +30,9 @@ UNANSWERED_PINGS = 2
 
 LONGEST_TRY = 60.0
 """Seconds for a first try of all servers together; each has its own limits within that."""
+
+ROUND_TRIP = 5.0
+"""Seconds for the server to have seen what was sent."""
 
 CLOSING = 2.0
 """Seconds to send pending data when the connection is closed, and the same again to end it."""
@@ -63,6 +67,8 @@ class Connection:
         self._withdrawn = ""
         self._refused_since: float | None = None
         self._barred = asyncio.Event()
+        self._prevented = asyncio.Event()
+        self._prevents = ""
         self.trouble = ""
         self._moving = False
         self.client = self._new_client()
@@ -211,6 +217,18 @@ class Connection:
         await self._barred.wait()
         raise NotLetIn(f"{self.trouble}: {self._withdrawn}")
 
+    async def prevented(self) -> None:
+        """Wait until NATS refuses what the role can't do without. Raise NotLetIn then."""
+        await self._prevented.wait()
+        raise NotLetIn(f"{self.name}: {self._prevents}")
+
+    async def heard(self) -> None:
+        """Wait until NATS has said what it refuses of what was sent. Raise NotLetIn as above."""
+        with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
+            await self.client.flush(timeout=ROUND_TRIP)
+        if self._prevents:
+            await self.prevented()
+
     async def close(self) -> None:
         """Send what is pending, then disconnect, within twice CLOSING seconds. Never raises."""
         if self.client.is_connected:
@@ -234,7 +252,11 @@ class Connection:
         if isinstance(error, ToldByServer):
             if reaching.withdrawn(words):
                 self._withdrawn = words
-            if "permissions violation" in words:
+            if violations.is_violation(words):
+                source = self.url if self.url.startswith("file:") else self.shown
+                self._prevents = self._prevents or violations.prevents(words, self.role, source)
+                if self._prevents:
+                    self._prevented.set()
                 if self._said.due(reaching.topic(words), now, again=math.inf):
                     log.error("%s: NATS does not allow this: %s", self.name, words)
             elif self._said.due(words, now):
