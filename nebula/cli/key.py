@@ -53,7 +53,10 @@ def _expiry(_: click.Context, __: click.Parameter, text: str | None) -> str | No
             f"{text!r} is neither a time such as 2027-01-31 or 2027-01-31T12:00Z, nor how long "
             "from now, such as 30d, 12h or 4w"
         ) from error
-    return (moment if moment.tzinfo else moment.astimezone()).isoformat()
+    moment = moment if moment.tzinfo else moment.astimezone()
+    if moment <= datetime.now(UTC):
+        raise click.BadParameter(f"{text!r} is over: `nebula key revoke ID` ends a key at once")
+    return moment.isoformat()
 
 
 def _overlap(_: click.Context, __: click.Parameter, text: str) -> float:
@@ -273,7 +276,11 @@ def _say(state: State, identity: str, text: str, *, as_json: bool) -> None:
     """Print a key, and its text if it is new: alone on the standard output."""
     view = key_view(state.keys[identity])
     if as_json:
-        print_json({"id": identity, "secret": text, "rights": view} if text else view)
+        if not text:
+            print_json(view)
+            return
+        told = msgspec.json.encode({"id": identity, "secret": text, "rights": view})
+        click.echo(msgspec.json.format(told, indent=2))  # the key itself, which is masked elsewhere
         return
     tables.console(errors=bool(text)).print(_table([view]))
     if text:

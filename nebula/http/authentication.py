@@ -14,6 +14,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from nebula.actors.gateway.actor import Gateway
 from nebula.events import key_events
 from nebula.http import own_fields
+from nebula.http.credentials import FIELDS
 from nebula.http.errors import ApiError
 from nebula.http.origins import Doors
 from nebula.http.principals import STATE, KeyRing, required
@@ -50,8 +51,8 @@ class Authentication:
     def _principal(self, scope: Any) -> object:
         if not self._gateway.started:
             return starting(self._gateway)
-        headers: Mapping[bytes, bytes] = own_fields.by_name(scope)
         try:
+            headers: Mapping[bytes, bytes] = own_fields.fields(scope, FIELDS)
             if b"cookie" in headers:
                 headers = with_session(scope.get("method", ""), headers, self._doors)
             return self._keys.principal(headers)

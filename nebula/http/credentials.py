@@ -6,6 +6,9 @@ from collections.abc import Mapping
 _KEYS = (b"x-api-key", b"api-key")
 """Fields that hold nothing but a key: Anthropic's, and Azure's. `Authorization` goes before."""
 
+FIELDS = (b"authorization", *_KEYS)
+"""The fields that may hold a key. Each may occur once: a proxy may look at the first of two."""
+
 _BEARER = b"Bearer "
 _OF_BROWSERS = b"openai-insecure-api-key."
 """How OpenAI's clients in browsers, which can't set fields of a WebSocket, name their key."""
@@ -25,6 +28,16 @@ def key_in(headers: Mapping[bytes, bytes]) -> bytes:
     """Return the API key of a request; b"" if it has none."""
     known = _credentials(headers)
     return known.removeprefix(_BEARER) if known.startswith(_BEARER) else b""
+
+
+def contradictory(headers: Mapping[bytes, bytes], mark: bytes) -> bool:
+    """Return whether two fields hold different keys of Nebula's, which begin with `mark`."""
+    known = _credentials({b"authorization": headers.get(b"authorization", b"")})
+    keys = {
+        known.removeprefix(_BEARER),
+        *(headers[each].strip() for each in _KEYS if each in headers),
+    }
+    return len({each for each in keys if each.startswith(mark)}) > 1
 
 
 def _credentials(headers: Mapping[bytes, bytes]) -> bytes:

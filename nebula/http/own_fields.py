@@ -24,12 +24,12 @@ def by_name(scope: Any) -> dict[bytes, bytes]:
     return found
 
 
-def fields(scope: Any) -> dict[bytes, bytes]:
-    """Return header fields by name. Raise ApiError 400 if one of Nebula's own occurs twice."""
+def fields(scope: Any, once: tuple[bytes, ...] = _ONCE) -> dict[bytes, bytes]:
+    """Return header fields by name. Raise ApiError 400 if one of `once` [Nebula's] occurs twice."""
     found, came = by_name(scope), scope["headers"]
     if len(found) < len(came):
         names = [name for name, _ in came]
-        for name in _ONCE:
+        for name in once:
             if names.count(name) > 1:
                 text = f"{_shown(name)} may occur once, and occurred {names.count(name)} times"
                 raise ApiError(400, text)

@@ -10,7 +10,7 @@ from msgspec import Struct
 from nebula.events import key_text
 from nebula.events.key import INCLUDES, Key
 from nebula.events.key_events import Scope
-from nebula.http.credentials import key_in, owner
+from nebula.http.credentials import contradictory, key_in, owner
 from nebula.http.errors import ApiError
 
 ANONYMOUS = "anonymous"
@@ -23,6 +23,14 @@ _REMEMBERED = 4096
 """Values of `Authorization` whose principal is remembered, at most."""
 
 _OF_KEY = "key:"
+_MARK = key_text.MARK.encode()
+
+
+_UNKNOWN = (
+    "the API key is not valid: this cluster has not issued it, or it is not complete. A key has "
+    "three parts, as nbl_ID_SECRET"
+)
+"""Said whether or not there is a key with that id: only a key's holder learns of it."""
 
 
 class Principal(Struct, frozen=True, gc=False):
@@ -74,6 +82,8 @@ class KeyRing:
         if keys is not self._keys:
             self._keys = keys
             self._known.clear()
+        if (b"x-api-key" in headers or b"api-key" in headers) and contradictory(headers, _MARK):
+            raise ApiError(400, "the header fields hold different API keys: send one")
         sent = headers.get(b"authorization", b"")
         known = self._known.get(sent)
         if known is None:
@@ -112,12 +122,12 @@ class KeyRing:
             return Principal(owner(headers), self._open), True
         key = self._keys.get(key_text.identity_in(plain))
         if key is None:
-            raise _refused("the API key is not valid: this cluster has none with its id")
+            raise _refused(_UNKNOWN)
         hashed = key_text.hashed(plain)
         if hmac.compare_digest(hashed, key.hash):
             return self._with(key), True
         if not (key.old_hash and hmac.compare_digest(hashed, key.old_hash)):
-            raise _refused("the API key is not valid: this cluster has another with its id")
+            raise _refused(_UNKNOWN)
         if self._now() >= key.old_until_ns:
             raise _refused(f"the API key was replaced by {key.prefix}…", "key_replaced")
         return self._with(key), False

@@ -106,7 +106,7 @@ class Connection:
                 over = loop.time() >= deadline or (if_there and reaching.absent(troubles))
                 if reaching.final(troubles):
                     if patience is not None or loop.time() - began >= reaching.REFUSED_FOR:
-                        raise NotLetIn(self.trouble) from error
+                        raise NotLetIn(self.trouble) from None  # it tells all of `error`
                 elif over:
                     raise Unavailable(self.trouble) from error
                 if patience is None and self._said.due(self.trouble, loop.time()):

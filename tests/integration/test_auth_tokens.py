@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from nebula.cli.main import main
 from nebula.cli.process import FATAL
 from nebula.events import subjects
+from nebula.events.vocabulary import EngineFailed
 from nebula.store.connection import Connection, NotLetIn, Unavailable
 from nebula.store.server import binary, die_with_parent
 from tests.integration.asking import CHAT, chat, said
@@ -127,7 +128,6 @@ async def test_each_engine_gets_a_token_for_its_own_replica(
     variable, _, url = printed.partition("=")
     assert variable == "NEBULA_ENGINE_NATS_URL"
     assert stat.S_IMODE(guarded.keys.joinpath("users", "here.engines.nk").stat().st_mode) == 0o600
-    await asyncio.to_thread(guarded.auth, "push")
     assert (await cluster.nebula("provision", nats=urls["provision"])).code == 0
     try:
         for role in ("router", "node", "gateway"):
@@ -137,7 +137,11 @@ async def test_each_engine_gets_a_token_for_its_own_replica(
                 cluster.start(role)
         cluster.nats_url = urls["operator"]
         await cluster.ready()
-        await cluster.load("chat", memory="64MiB", replicas=2)
+        await cluster.load("chat", stands="", memory="64MiB", replicas=2)
+        failed = await cluster.logged(EngineFailed, "chat-0")
+        assert "NATS does not let the engine in" in failed.reason
+        await asyncio.to_thread(guarded.auth, "push")
+        await cluster.stands("chat")
         async with cluster.http() as http:
             assert said(await http.post(CHAT, json=chat("chat")))
         assert cluster.violations() == []

@@ -169,6 +169,34 @@ async def test_a_key_may_come_in_any_of_the_usual_fields(locked: Cluster, field:
     assert answer.status_code == 200
 
 
+async def test_a_request_with_two_keys_is_refused(locked: Cluster) -> None:
+    (_, one), (_, other) = await issued(locked), await issued(locked)
+    bearer = [("authorization", f"Bearer {each}") for each in (one, other)]
+    async with client(locked, "") as http:
+        for fields in (
+            bearer,
+            bearer[::-1],
+            [bearer[0], ("x-api-key", other)],
+            [("x-api-key", one), ("x-api-key", other)],
+            [("api-key", one), ("x-api-key", other)],
+        ):
+            answer = await http.get("/v1/models", headers=fields)
+            assert answer.status_code == 400, answer.text
+        same = [bearer[0], ("x-api-key", one)]
+        assert (await http.get("/v1/models", headers=same)).status_code == 200
+
+
+async def test_what_is_said_of_a_wrong_key_does_not_tell_which_ids_exist(locked: Cluster) -> None:
+    identity, key = await issued(locked)
+    told = set()
+    for wrong in (f"nbl_{identity}_{'x' * 43}", f"nbl_nowhere_{'x' * 43}", key[:-30]):
+        async with client(locked, wrong) as http:
+            answer = await http.get("/v1/models")
+        assert answer.status_code == 401
+        told.add(answer.text)
+    assert len(told) == 1
+
+
 async def test_a_revoked_key_opens_nothing_from_then_on(locked: Cluster) -> None:
     identity, key = await issued(locked)
     async with locked.http() as http:
@@ -317,6 +345,15 @@ async def test_the_command_line_issues_lists_and_revokes(locked: Cluster) -> Non
     (mine,) = [each for each in json.loads(listed.out) if each["id"] == "colleague"]
     assert key.startswith(mine["begins"])
     assert key not in listed.out
+    over = await locked.nebula("key", "issue", "late", "--expires", "2020-01-01")
+    assert over.code == 2
+    assert "'2020-01-01' is over" in over.err
+    told = await locked.nebula("key", "issue", "script", "--json")
+    async with client(locked, json.loads(told.out)["secret"]) as http:
+        assert (await http.get("/v1/models")).status_code == 200
+    told = await locked.nebula("key", "rotate", "script", "--json")
+    async with client(locked, json.loads(told.out)["secret"]) as http:
+        assert (await http.get("/v1/models")).status_code == 200
     long = await locked.nebula("key", "rotate", "colleague", "--overlap", "999w")
     assert (long.code, long.out) == (2, "")
     assert "overlap" in long.err

@@ -43,7 +43,7 @@ from nebula.events.failures import Failure
 from nebula.events.heartbeats import ReplicaHeartbeat
 from nebula.events.inference import Finished, Request, StillWanted, UnderWay, Unwanted
 from nebula.events.reading import decoded, last_token, number
-from nebula.store.connection import Connection
+from nebula.store.connection import Connection, NotLetIn
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,10 @@ class EngineBridge:
 
     async def _open(self) -> None:
         settings = self._settings
-        await self._connection.open()
+        try:
+            await self._connection.open()
+        except NotLetIn as error:  # a node takes the reason from the line of an ...Error
+            raise PermissionError(f"NATS does not let the engine in: {error}") from None
         client = self._connection.client
         await client.listen(
             subjects.replica_requests(settings.model, settings.replica), self._on_request
