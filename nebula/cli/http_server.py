@@ -113,7 +113,7 @@ async def serve_http(
     acting = asyncio.create_task(actor.run())
     clientless = _work_without_clients(actor, limits, store, key_ring(actor, doors))
     stopped = asyncio.create_task(stopping.begun.wait())
-    locked = asyncio.create_task(keyless(actor, place, doors))
+    locked = asyncio.create_task(keyless(actor, place, doors, sign_in=sign_in is not None))
     serving = asyncio.create_task(server.serve(sockets=listening))
     watching = asyncio.create_task(capacity.watch())
     try:

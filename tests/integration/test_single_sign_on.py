@@ -273,6 +273,21 @@ async def test_a_gateway_without_a_provider_says_so(own_cluster: Cluster) -> Non
             assert (answer.status_code, code_of(answer)) == (404, "no_single_sign_on")
 
 
+async def test_a_gateway_on_other_addresses_needs_no_key_where_people_sign_in(
+    own_cluster: Cluster, provider: Provider
+) -> None:
+    own_cluster.variables["NEBULA_OPEN"] = ""
+    own_cluster.up(
+        *("--no-node", "--host", "0.0.0.0", "--oidc-issuer", provider.issuer),
+        *("--oidc-client", provider.device_client, "--oidc-grant", "ops=admin"),
+    )
+    await own_cluster.ready()
+    answer = await handed_in(own_cluster, provider.id_token(provider.device_client))
+    assert answer.status_code == 201, answer.text
+    async with client(own_cluster, answer.json()["secret"]) as http:
+        assert (await http.get("/admin/keys")).status_code == 200
+
+
 async def test_a_provider_that_is_away_is_told_and_not_waited_for(own_cluster: Cluster) -> None:
     away = Provider()
     away.close()

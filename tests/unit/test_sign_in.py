@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import click
 import httpx
 import pytest
 from joserfc import jwt
-from joserfc.jwk import ECKey, KeySet, RSAKey
+from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
 
 from nebula.cli.device_flow import GRANT, Authorization, Client, NotLoggedIn, id_token
 from nebula.cli.sign_in_options import SignInOptions
@@ -17,7 +20,7 @@ from nebula.events.key import Key
 from nebula.http.sign_in import persons
 from nebula.http.sign_in.fetching import LARGEST, ProviderFailed
 from nebula.http.sign_in.grants import Grant, Granted, granted, groups_in, parsed
-from nebula.http.sign_in.id_token import NotSignedIn, key_set
+from nebula.http.sign_in.id_token import NotSignedIn, checked, key_set
 from nebula.http.sign_in.provider import PAUSE, Provider
 from nebula.http.sign_in.settings import SignInSettings, safe_url
 
@@ -164,6 +167,79 @@ def test_the_principal_of_a_sign_in_fits_into_a_header() -> None:
 def test_a_key_set_has_to_have_public_keys(keys: Any) -> None:
     with pytest.raises(ValueError, match="no key"):
         key_set(keys)
+
+
+CLAIMS: dict[str, Any] = {"iss": ISSUER, "aud": "c", "sub": "s", "iat": 1000, "exp": 2000}
+RSA = RSAKey.generate_key(2048, {"kid": "a"})
+
+
+def part(told: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(told).encode()).decode().rstrip("=")
+
+
+def proven(token: str, *keys: Any) -> Mapping[str, Any]:
+    return checked(token, key_set(KeySet(list(keys)).as_dict(private=False)), ISSUER, "c", 1000)
+
+
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
+@pytest.mark.parametrize(
+    ("algorithm", "key"),
+    [
+        ("RS256", RSA),
+        ("PS512", RSA),
+        ("ES256", ECKey.generate_key("P-256", {"kid": "a"})),
+        ("ES384", ECKey.generate_key("P-384", {"kid": "a"})),
+        ("EdDSA", OKPKey.generate_key("Ed25519", {"kid": "a"})),
+        ("Ed25519", OKPKey.generate_key("Ed25519", {"kid": "a"})),
+    ],
+    ids=["RS256", "PS512", "ES256", "ES384", "EdDSA", "Ed25519"],
+)
+def test_the_usual_signatures_with_key_pairs_are_understood(algorithm: str, key: Any) -> None:
+    token = jwt.encode({"alg": algorithm, "kid": "a"}, CLAIMS, key, [algorithm])
+    assert proven(token, key)["sub"] == "s"
+    with pytest.raises(NotSignedIn):
+        proven(token[:-8] + "A" * 8, key)
+
+
+def test_a_key_of_another_kind_checks_no_signature() -> None:
+    token = jwt.encode({"alg": "RS256", "kid": "a"}, CLAIMS, RSA, ["RS256"])
+    with pytest.raises(NotSignedIn, match="not signed by"):
+        proven(token, ECKey.generate_key("P-256", {"kid": "a"}))
+
+
+def test_a_token_without_a_key_s_id_is_checked_with_the_only_key() -> None:
+    token = jwt.encode({"alg": "RS256"}, CLAIMS, RSA, ["RS256"])
+    assert proven(token, RSA)["sub"] == "s"
+    with pytest.raises(NotSignedIn, match="names no key"):
+        proven(token, RSA, ECKey.generate_key("P-256", {"kid": "b"}))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"alg": "RS256", "kid": ["a"]},
+        {"alg": "RS256", "kid": {}},
+        {"alg": ["RS256"], "kid": "a"},
+        {"alg": None, "kid": "a"},
+        {"alg": "none", "kid": "a"},
+        {"alg": "HS256", "kid": "a"},
+        {"alg": "RS256", "kid": "a", "crit": ["b64"], "b64": False},
+        {"alg": "RS256", "kid": "a", "crit": 5},
+        [],
+        5,
+    ],
+    ids=str,
+)
+def test_a_header_that_is_not_that_of_a_token_proves_nothing(head: object) -> None:
+    rest = jwt.encode({"alg": "RS256", "kid": "a"}, CLAIMS, RSA, ["RS256"]).partition(".")[2]
+    with pytest.raises(NotSignedIn):
+        proven(f"{part(head)}.{rest}", RSA)
+
+
+def test_a_header_of_many_levels_proves_nothing() -> None:
+    deep = base64.urlsafe_b64encode(b'{"alg":' + b"[" * 20_000).decode().rstrip("=")
+    with pytest.raises(NotSignedIn, match="not an ID token"):
+        proven(f"{deep}.e30.x", RSA)
 
 
 class Web:
