@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -159,7 +160,9 @@ class Hosts:
             "NATS_ROUTES": f"[{routes}]",
             "NATS_STORE": str(self.folder / f"store-{host}"),
         }
-        line = [server.binary(), "--config", str(REPOSITORY / "compose" / "nats.conf")]
+        config = self.folder / "nats.conf"
+        config.write_text(without_locks((REPOSITORY / "compose" / "nats.conf").read_text()))
+        line = [server.binary(), "--config", str(config)]
         return self._run("nats", host, line, environ)
 
     def _part(
@@ -235,6 +238,11 @@ class Hosts:
     def lost_nodes(self) -> int:
         """Return how often routers have declared a node lost, as their logs tell."""
         return sum(log.count("NodeLost n") for log in self.logs("router"))
+
+
+def without_locks(config: str) -> str:
+    """Return the configuration of a server in compose without its users and TLS."""
+    return re.sub(r"(?m)^include .*\n|^ *tls \{[^}]*\}\n", "", config)
 
 
 def _run(line: str, *, check: bool = True) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.hosts import without_locks
 from nebula.cli.main import main
 from nebula.store import streams
 from nebula.store.server import MAX_PAYLOAD
@@ -161,6 +162,15 @@ def test_docker_compose_reads_the_same(tmp_path: Path) -> None:
         assert service.get("build", {}).get("target") == ours.get("build", {}).get("target")
         assert service["restart"] == ours["restart"]
         assert service["init"]
+
+
+def test_benchmarks_take_the_servers_configuration_without_users_and_tls() -> None:
+    config = without_locks((COMPOSE / "nats.conf").read_text())
+    assert "jetstream {" in config
+    assert "cluster {" in config
+    assert "tls {" not in config
+    assert "include" not in config
+    assert config.count("{") == config.count("}")
 
 
 @pytest.mark.anyio
