@@ -6,8 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from nebula.events import record, snapshot
+from nebula.events.evolve import fold
 from nebula.events.record import Malformed
-from nebula.events.state import State
+from nebula.events.state import EMPTY, State
 from nebula.events.version import LOCKS, VERSION, came_late, reporter, unnamed
 from nebula.events.vocabulary import (
     AGGREGATE_OF,
@@ -24,6 +25,7 @@ from nebula.events.vocabulary import (
 )
 from nebula.history.description import describe
 from nebula.schema.examples import EXAMPLES
+from tests.unit import corpus
 from tests.unit.story import Story, gpus, load
 
 STARTED = EngineStarted(7, 1.0, 8001, "/log", plan=1)
@@ -183,3 +185,17 @@ def test_a_report_that_meets_the_raise_is_written_again() -> None:
     assert unnamed(story.state, story.log[-1]) is not None
     assert told(story, "alpha", "chat-0", ready).replicas["chat-0"].serving
     assert unnamed(story.state, story.log[-1]) is None
+
+
+def test_a_recorded_log_of_reports_with_their_nodes_is_read_for_ever() -> None:
+    records = corpus.records("reports-of-two-nodes")
+    reports = [each for each in records if each.type in REPORTS]
+    assert {each.subject.rpartition(".")[2] for each in reports} == {"n1", "n2"}
+    assert [each.node for each in reports] == [each.subject.rpartition(".")[2] for each in reports]
+    assert all(each.content == replace(each.content, node=each.node) for each in reports)
+    kinds = {type(each.content) for each in reports}
+    assert kinds == {EngineStarted, EngineReady, EngineFailed, EngineStopped}
+    [foreign] = [each.seq for each in reports if each.node == "n2" and each.id == "chat-0"]
+    before, after = (fold(EMPTY, records[:number]) for number in (foreign - 1, foreign))
+    assert after.seq == foreign
+    assert same(before, after)
