@@ -41,7 +41,7 @@ async def connected(
     credentials are used at the server of `nebula up`.
     """
     limit = CONNECT_PATIENCE if patience is None else patience
-    connection = Connection(nats, name, role=role)
+    connection = Connection(nats, name, role=role, forbids_at_once=True)
     try:
         return await connection.open(patience=limit, if_there=patience is None)
     except NotLetIn:

@@ -21,9 +21,12 @@ from nebula.cli.exits import FATAL, INTERRUPTED, fail
 from nebula.cli.lasting_output import LastingOutput
 from nebula.cli.repeating import Repeating
 from nebula.events.plain_text import plain
+from nebula.events.subjects import EVENTS
 from nebula.store.connection import NotLetIn, Unavailable
+from nebula.store.forbidden import Forbidden
 from nebula.store.log import TooLarge
 from nebula.store.needs import Unfit
+from nebula.store.refusals import NOTHING
 from nebula.store.server import ServerFailed
 from nebula.store.streams import StreamMismatch
 from nebula.store.tail import LogReplaced
@@ -104,6 +107,8 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return uvloop.run(main)
     except (StreamMismatch, LogReplaced, NameTaken, TooLarge) as error:
         fail(str(error), FATAL)
+    except Forbidden as error:
+        fail(_forbidden(error), FATAL)
     except (NewerCluster, OtherCluster, NotLetIn, Unfit) as error:
         fail(str(error), FATAL)
     except (Unavailable, ServerFailed) as error:
@@ -116,6 +121,17 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         fail(_words(error))
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
+
+
+def _forbidden(error: Forbidden) -> str:
+    """Return what a user may not do, and which role may."""
+    from nebula.schema.roles import role_to_publish  # not for every command
+
+    if error.subscribing:
+        return f"{error}: a file with credentials must have the `inbox_prefix` of its user's role"
+    role = role_to_publish(error.subject)
+    recorded = f"; {NOTHING}" if error.subject.startswith(EVENTS.rstrip(">")) else ""
+    return f"{error}, which the role {role} may{recorded}"
 
 
 def _words(error: Exception) -> str:

@@ -74,6 +74,33 @@ def _subject(channel: Channel, address: str, of: Role) -> str:
     return _PARAMETER.sub(lambda found: names.get(found[1], "*"), address)
 
 
+_LEAST_FIRST: tuple[RoleName, ...] = ("viewer", "operator", "provision")
+"""The roles of people, those with the fewest rights first."""
+
+
+def role_to_publish(subject: str) -> RoleName:
+    """Return the role with the fewest rights that may publish on a subject, of people's if any."""
+    actors = tuple(name for name in ROLES if name not in (*_LEAST_FIRST, "admin"))
+    for name in (*_LEAST_FIRST, *actors):
+        if any(_covers(each, subject) for each in rights(Role(name)).publish):
+            return name
+    return "admin"
+
+
+def _covers(pattern: str, subject: str) -> bool:
+    """Return whether a subject is one of those of a pattern with NATS's wildcards."""
+    tokens = subject.split(".")
+    wanted = pattern.split(".")
+    if wanted[-1] == ">":
+        wanted = wanted[:-1]
+        if len(tokens) <= len(wanted):
+            return False
+        tokens = tokens[: len(wanted)]
+    return len(tokens) == len(wanted) and all(
+        each in ("*", token) for each, token in zip(wanted, tokens, strict=True)
+    )
+
+
 EXAMPLES: dict[RoleName, Role] = {
     **{name: Role(name) for name in ROLES},
     "node": Role("node", {"node": "N"}),

@@ -56,12 +56,17 @@ class Connection:
     so that credentials may change.
     name: name of this connection in NATS's own tools and log lines.
     role: the role whose credentials are used at a server of `nebula up`, if `url` has none.
+    forbids_at_once: a request that NATS does not permit raises Forbidden at once; else it has no
+    answer in time.
     """
 
-    def __init__(self, url: str, name: str, *, role: str = "operator") -> None:
+    def __init__(
+        self, url: str, name: str, *, role: str = "operator", forbids_at_once: bool = False
+    ) -> None:
         self.url = url
         self.name = name
         self.role = role
+        self._forbids_at_once = forbids_at_once
         self._named = url
         self._only = ""
         self._withdrawn = ""
@@ -132,7 +137,7 @@ class Connection:
         self.trouble = ""
 
     def _new_client(self) -> LastingClient:
-        return LastingClient(self._way, self._on_trouble)
+        return LastingClient(self._way, self._on_trouble, forbids_at_once=self._forbids_at_once)
 
     def _way(self) -> Way:
         """Return the way to the servers as it is now. Raise OSError, BadFile."""

@@ -4,12 +4,13 @@ A context is JSON; `nats --context FILE.json` reads the same file. Nebula reads 
 try to connect, so that credentials may change while it runs.
 """
 
+import contextlib
 import ipaddress
 import os
 import secrets
 import signal
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import msgspec
 import psutil
@@ -32,7 +33,7 @@ class Way(Struct, frozen=True):
 
     `token` and `seed`: a signed token about the user, and the user's private key. `ca`, `cert`,
     `key`: files for TLS, of the authority that signed the server's certificate, of the client's own
-    certificate and of its key.
+    certificate and of its key. `file`: the context that all this is from; "" for a URL.
     """
 
     servers: tuple[str, ...]
@@ -42,6 +43,17 @@ class Way(Struct, frozen=True):
     ca: str = ""
     cert: str = ""
     key: str = ""
+    file: str = ""
+
+    @property
+    def login(self) -> str:
+        """The user and where its credentials are from, in words."""
+        name = (urlsplit(self.servers[0]).username or "") if self.servers else ""
+        if self.token:
+            with contextlib.suppress(ValueError):
+                name = str(claims.read(self.token).get("name", ""))
+        user = f"user {unquote(name)!r}" if name else "a login without a user"
+        return f"{user} of {self.file or shown(','.join(self.servers))}"
 
 
 class Context(Struct, omit_defaults=True):
@@ -108,6 +120,7 @@ def read(path: Path) -> Way:
         ca=beside(path, context.ca),
         cert=beside(path, context.cert),
         key=beside(path, context.key),
+        file=str(path),
     )
     if not context.creds:
         return found

@@ -21,6 +21,7 @@ from nats.errors import NoServersError
 from nebula.store import reaching
 from nebula.store.client import FastClient
 from nebula.store.credentials import Way
+from nebula.store.forbidden import OpenRequests
 from nebula.store.reaching import BadFile, Trouble
 
 _LAST_WORDS = 1.0
@@ -43,11 +44,19 @@ class LastingClient(FastClient):
 
     Args: way: returns the way to the servers; called before every try, so that changed credentials
     are used. It raises OSError or ValueError if they are unknown. on_trouble: called with the
-    problem whenever connecting to a server failed.
+    problem whenever connecting to a server failed. forbids_at_once: a request that NATS does not
+    permit raises Forbidden at once.
     """
 
-    def __init__(self, way: Callable[[], Way], on_trouble: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        way: Callable[[], Way],
+        on_trouble: Callable[[], None],
+        *,
+        forbids_at_once: bool = False,
+    ) -> None:
         super().__init__()
+        self._open_requests = OpenRequests() if forbids_at_once else None
         self.troubles: dict[str, Trouble] = {}
         self._way = way
         self._given: tuple[str, ...] = ()
@@ -297,8 +306,28 @@ class LastingClient(FastClient):
     async def _process_err(self, err_msg: str) -> None:
         if "stale connection" in err_msg:
             await super()._process_err(err_msg)
-        else:
+        elif not self._refuses_request(err_msg):
             await self._error_cb(ToldByServer(err_msg.strip("' ")))
+
+    def _refuses_request(self, words: str) -> bool:
+        if self._open_requests is None:
+            return False
+        inbox = bytes(self._resp_sub_prefix or b"").decode()
+        return self._open_requests.refuse(words, inbox, self._login.login)
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """As nats-py's method. For a request, `request` has already made what awaits its answer."""
+        if reply and self._open_requests is not None:
+            answer = self._resp_map.get(reply.rpartition(".")[2])
+            if answer is not None:
+                self._open_requests.begin(answer, subject)
+        await super().publish(subject, payload, reply, headers)
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         if not self.was_connected or self._closing or self.is_closed:

@@ -16,11 +16,14 @@ import psutil
 import pytest
 
 from nebula.cli.embedded import embedded
+from nebula.cli.exits import FATAL
+from nebula.events.intents import ModelScaleRequested, ModelUnloadRequested
 from nebula.schema.parties import ROLES, RoleName, channels
 from nebula.schema.roles import Role, rights
 from nebula.schema.stream_rights import RIGHTS
 from nebula.store import credentials
 from nebula.store.connection import Connection, NotLetIn
+from nebula.store.forbidden import Forbidden
 from nebula.store.log import Log
 from nebula.store.server import EmbeddedServer
 from tests.integration.asking import CHAT, chat, said
@@ -296,3 +299,46 @@ async def test_new_passwords_cost_no_request(own_cluster: Cluster) -> None:
     assert set(answers) == {200}
     assert credentials.file_of(cluster.folder / "home" / "nats", "engine").read_text() != before
     assert (await cluster.nebula("status")).code == 0
+
+
+async def test_a_command_ends_at_once_when_nats_does_not_permit_it(own_cluster: Cluster) -> None:
+    cluster = own_cluster
+    cluster.up()
+    await cluster.ready()
+    await cluster.load("chat", memory="64MiB")
+    file = credentials.file_of(cluster.folder / "home" / "nats", "viewer")
+    nats = f"file:{file}"
+    cluster.refused_users = ("viewer",)
+    event = "nebula.events.model.chat"
+    intent = "which the role operator may; nothing was recorded"
+    before = await cluster.last_seq()
+    for command, subject, needs in (
+        (("scale", "chat", "2", "--no-wait"), f"{event}.ModelScaleRequested", intent),
+        (("unload", "chat"), f"{event}.ModelUnloadRequested", intent),
+        (("load", "/nowhere", "--id", "new"), "nebula.events.model.new.ModelLoadRequested", intent),
+        (("drain", "here"), "nebula.events.node.here.NodeDrainRequested", intent),
+        (("logs", "chat"), "nebula.logs.here", "which the role operator may"),
+        (("why", "request", "unknown"), "$JS.API.", "which the role operator may"),
+    ):
+        done = await cluster.nebula(*command, nats=nats)
+        lines = done.err.splitlines()
+        assert len(lines) == 1, (command, done)
+        begin = f"nebula: NATS does not let user 'viewer' of {file} publish on {subject}"
+        assert lines[0].startswith(begin), (command, lines)
+        assert lines[0].endswith(needs), (command, lines)
+        assert done.code == FATAL, (command, done)
+    assert not await cluster.records(ModelScaleRequested, ModelUnloadRequested)
+    assert await cluster.last_seq() == before
+    for allowed in ("status", "why chat", "events", "models", "key list", "limits list"):
+        done = await cluster.nebula(*allowed.split(), nats=nats)
+        assert done.code == 0, (allowed, done)
+        assert not done.err, (allowed, done)
+
+
+async def test_a_command_whose_inbox_is_refused_says_so(guarded: EmbeddedServer) -> None:
+    known = credentials.read(credentials.file_of(guarded.folder, "operator"))
+    connection = Connection(known.servers[0], "command", forbids_at_once=True)
+    await connection.open(patience=PATIENCE)
+    with pytest.raises(Forbidden, match=r"user 'operator' of .* subscribe to _INBOX\."):
+        await Log(connection).check()
+    await connection.close()
