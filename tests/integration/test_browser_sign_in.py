@@ -292,3 +292,22 @@ async def test_a_provider_that_is_away_is_told_on_the_page(own_cluster: Cluster)
         answer = await http.get("/login")
     assert answer.status_code == 502
     assert "be reached" in answer.text
+
+
+async def test_a_sign_in_goes_through_a_prefix(own_cluster: Cluster, provider: Provider) -> None:
+    provider.redirects.add(f"http://127.0.0.1:{own_cluster.port}/llm/login/callback")
+    secret = own_cluster.folder / "client-secret"
+    secret.write_text(provider.secret)
+    own_cluster.variables["NEBULA_OPEN"] = "none"
+    own_cluster.up(
+        *("--no-node", "--root-path", "/llm", "--oidc-issuer", provider.issuer),
+        *("--oidc-client", provider.client, "--oidc-secret-file", str(secret)),
+        *("--oidc-grant", "ops=operate"),
+    )
+    await own_cluster.take_key()
+    await own_cluster.ready()
+    async with browser(own_cluster) as http:
+        answer = await signed_in(http, "/llm/login")
+        assert answer.status_code == 200, answer.text
+        assert "url=/llm/docs'" in answer.text
+        assert (await http.get("/llm/admin/state")).status_code == 200
