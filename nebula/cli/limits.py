@@ -3,6 +3,7 @@
 import click
 import msgspec
 
+from nebula.actors.projection import Projection
 from nebula.cli import tables
 from nebula.cli.cluster import joined
 from nebula.cli.columns import Columns
@@ -16,6 +17,8 @@ from nebula.events.state import State
 from nebula.events.subjects import model_id
 from nebula.events.usage_limits import NO_LIMITS, UsageLimits, limit_texts, limits_of
 from nebula.events.vocabulary import Event
+from nebula.store.connection import Unavailable
+from nebula.store.ledger import LedgerStore
 
 
 @click.group()
@@ -48,7 +51,7 @@ def set_limits(
     async def change() -> None:
         async with joined(nats) as projection:
             await append(projection, intent)
-            _show(projection.state, as_json=as_json)
+            await _show(projection, as_json=as_json)
 
     run(change())
 
@@ -57,22 +60,35 @@ def set_limits(
 @nats_option
 @json_option
 def list_limits(nats: str, as_json: bool) -> None:
-    """List the limits of tenants and models."""
+    """List the limits of tenants and models, and what is used of them."""
 
     async def show() -> None:
         async with joined(nats) as projection:
-            _show(projection.state, as_json=as_json)
+            await _show(projection, as_json=as_json)
 
     run(show())
 
 
-def _show(state: State, *, as_json: bool) -> None:
-    there = {place: state.limits[place] for place in sorted(state.limits)}
+async def _used(store: LedgerStore, place: str) -> dict[str, int] | None:
+    try:
+        return await store.used(*place.split(".", 1))
+    except Unavailable:
+        return None
+
+
+async def _show(projection: Projection, *, as_json: bool) -> None:
+    limits, store = projection.state.limits, LedgerStore(projection.log.connection)
+    there = {place: limits[place] for place in sorted(limits)}
+    used = {place: await _used(store, place) for place in there}
     if as_json:
-        print_json(there)
+        shown = {
+            place: {**msgspec.to_builtins(each), "used": used[place]}
+            for place, each in there.items()
+        }
+        print_json(shown)
         return
     table = Columns(("KIND", "ID", "LIMITS"))
     for place, found in there.items():
         kind, _, identity = place.partition(".")
-        table.add_row(kind, identity, ", ".join(limit_texts(found)))
+        table.add_row(kind, identity, ", ".join(limit_texts(found, used[place])))
     tables.console().print(table)

@@ -198,6 +198,22 @@ def expired(account: Account, holder: str) -> Account:
     return Account(tallies, leases)
 
 
+def used(account: Account, now: float, silent: float) -> dict[str, int]:
+    """Return what is used by meter: spent in the present window or reserved, or at a time.
+
+    `silent`: seconds since the account was replaced; after `EXPIRES` no lease in it holds.
+    """
+    if silent >= EXPIRES:
+        for holder in account.leases:
+            account = expired(account, holder)
+    found = {}
+    for meter, tally in account.tallies.items():
+        present = tally.window >= window(meter, now)[0]
+        busy = sum(lease.busy.get(meter, 0) for lease in account.leases.values())
+        found[meter] = tally.spent + busy if present else 0
+    return found
+
+
 def _without(lease: Lease, meter: str) -> Lease:
     """Return a lease without a meter, whose window is over."""
     if meter not in lease.held and meter not in lease.lacks:

@@ -1,5 +1,6 @@
 """How much a key, a tenant or a model may use. Pure."""
 
+from collections.abc import Mapping
 from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
@@ -48,14 +49,19 @@ class UsageLimits(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
         return self is NO_LIMITS or self == NO_LIMITS
 
 
-def limit_texts(limits: UsageLimits) -> list[str]:
-    """Return the limits that are set, each in words."""
+def limit_texts(limits: UsageLimits, used: Mapping[str, int] | None = None) -> list[str]:
+    """Return the limits that are set, each in words, with what is `used` of them if that is known.
+
+    Limits that nothing is counted for, such as the longest answer, have none.
+    """
     texts = []
     for field in limits.__struct_fields__:
         value = getattr(limits, field)
         if value is not None:
             number = f"{value[0]} to {value[1]}" if isinstance(value, tuple) else f"{value:,}"
-            texts.append(f"{field.replace('_', ' ')} {number}")
+            spent = (used or {}).get(field)
+            part = "" if spent is None else f" ({spent:,} used)"
+            texts.append(f"{field.replace('_', ' ')} {number}{part}")
     return texts
 
 

@@ -12,6 +12,7 @@ from nebula.events.usage_limits import NO_LIMITS, UsageLimits, limits_of
 from nebula.http.errors import ApiError
 from nebula.http.inference import Limits
 from nebula.http.intents import read_intent, submitted, valid_id
+from nebula.store.connection import Unavailable
 
 
 class LimitsView(Struct, frozen=True):
@@ -22,16 +23,33 @@ class LimitsView(Struct, frozen=True):
     limits: UsageLimits
 
 
+class LimitsInUse(LimitsView, frozen=True):
+    """The limits of a tenant or a model, and what is used of those that are counted.
+
+    `used`: by name, what is spent in the present window or reserved by running requests, or is in
+    flight, as gateways told within the last seconds; null if that can't be looked up now.
+    """
+
+    used: dict[str, int] | None = None
+
+
 def _view(state: State, kind: str, identity: str) -> LimitsView:
     return LimitsView(kind, identity, state.limits.get(limits_of(kind, identity), NO_LIMITS))
 
 
 @get("/admin/limits")
-async def list_limits(gateway: Gateway) -> list[LimitsView]:
-    """List the limits of tenants and models."""
+async def list_limits(gateway: Gateway) -> list[LimitsInUse]:
+    """List the limits of tenants and models, and what is used of them."""
     state = gateway.projection.state
-    places = (place.split(".", 1) for place in sorted(state.limits))
-    return [_view(state, kind, identity) for kind, identity in places]
+    found = []
+    for place in sorted(state.limits):
+        kind, identity = place.split(".", 1)
+        try:
+            used = await gateway.limiting.used((kind, identity))
+        except Unavailable:
+            used = None
+        found.append(LimitsInUse(kind, identity, state.limits[place], used))
+    return found
 
 
 @put("/admin/limits/{kind:str}/{subject:str}", status_code=202, request_max_body_size=None)

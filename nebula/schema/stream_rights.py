@@ -99,7 +99,11 @@ RIGHTS: dict[str, dict[RoleName, tuple[Use, ...]]] = {
     batch_queue.LINES: _GATEWAYS_OWN,
     batch_queue.RESULTS: _GATEWAYS_OWN,
     responses.STREAM: _GATEWAYS_OWN,
-    ledger.STREAM: _GATEWAYS_OWN,
+    ledger.STREAM: {
+        **_GATEWAYS_OWN,
+        "operator": ("look", "make", "get"),
+        "viewer": ("look", "get"),
+    },
     usage.STREAM: {
         "gateway": ("look", "make", "get", "read"),
         "operator": ("look", "get", "read"),

@@ -6,6 +6,7 @@ first subject with limits is used.
 
 import asyncio
 import re
+import time
 from datetime import UTC, datetime
 
 import msgspec
@@ -89,6 +90,16 @@ class LedgerStore:
         if found is None:
             return ledger.EMPTY, 0
         return decoded(found.data or b"", Account) or ledger.EMPTY, int(found.seq or 0)
+
+    async def used(self, kind: str, identity: str) -> dict[str, int]:
+        """Return what a subject uses of its limits now, by meter. Raise Unavailable."""
+        found = await durable.last(self._connection, STREAM, subjects.account(kind, identity))
+        account = None if found is None else decoded(found.data or b"", Account)
+        if found is None or account is None:
+            return {}
+        now = time.time()
+        silent = now - found.time.timestamp() if found.time is not None else 0.0
+        return ledger.used(account, now, silent)
 
     async def write(self, kind: str, identity: str, account: Account, after: int) -> int | None:
         """Replace the account at sequence `after`; return None if it was replaced before.

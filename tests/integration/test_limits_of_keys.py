@@ -235,6 +235,17 @@ async def test_a_tenant_s_keys_and_a_model_s_requests_share_a_limit(two: Two) ->
                 refused = answer.json()["error"]["message"]
         assert used <= 100
         assert "tenant 'lab'" in refused
+
+    async def listed_as_used() -> bool:
+        async with two.http() as http:
+            (lab,) = (
+                each for each in (await http.get("/admin/limits")).json() if each["id"] == "lab"
+            )
+        return bool(lab["used"]["tokens_per_day"] == used)
+
+    await two.poll(listed_as_used, "what the tenant has used is listed")
+    shown = await two.nebula("limits", "list")
+    assert f"tokens per day 100 ({used} used)" in " ".join(shown.out.split())
     async with two.http() as http:
         answers = [
             await http.post("/v1/chat/completions", json={**CHAT, "model": "other"})

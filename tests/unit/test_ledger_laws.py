@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from nebula.actors.gateway.allowance import Allowance, Purse, Reservation, settle, unwant
 from nebula.events import ledger
-from nebula.events.ledger import Account, Meter
+from nebula.events.ledger import Account, Lease, Meter, Tally
 from tests.unit.ledger_world import STEP, World
 
 SEEDS = st.integers(0, 2**32)
@@ -124,3 +124,24 @@ def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> No
         return False
 
     assert any(map(found, range(300)))
+
+
+def test_what_is_used_is_of_the_present_window_and_of_gateways_that_report() -> None:
+    noon = 1_790_000_000 // 86_400 * 86_400 + 43_200
+    account = Account(
+        {
+            Meter.REQUESTS: Tally(noon, 7),
+            Meter.DAY: Tally(noon - 43_200, 500),
+            Meter.IN_FLIGHT: Tally(),
+        },
+        {
+            "a": Lease(1, {Meter.DAY: 90, Meter.IN_FLIGHT: 3}, {Meter.DAY: 40, Meter.IN_FLIGHT: 2}),
+            "b": Lease(1, {Meter.IN_FLIGHT: 1}, {Meter.IN_FLIGHT: 1}),
+        },
+    )
+    seen = ledger.used(account, noon + 59.0, 2.0)
+    assert seen == {Meter.REQUESTS: 7, Meter.DAY: 540, Meter.IN_FLIGHT: 3}
+    assert ledger.used(account, noon + 61.0, 2.0)[Meter.REQUESTS] == 0
+    assert ledger.used(account, noon + 86_400.0, 2.0)[Meter.DAY] == 0
+    silent = ledger.used(account, noon + 59.0, ledger.EXPIRES)
+    assert silent == {Meter.REQUESTS: 7, Meter.DAY: 590, Meter.IN_FLIGHT: 0}

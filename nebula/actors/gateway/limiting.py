@@ -144,6 +144,10 @@ class Limiting:
                 known.waiters.discard(waiter)
         return reservation
 
+    async def used(self, subject: Subject) -> dict[str, int]:
+        """Return what all gateways have told of a subject's limits, by meter. Raise Unavailable."""
+        return await self._store.used(*subject)
+
     async def run(self) -> None:
         """Report what is used, from time to time, until cancelled."""
         loop = asyncio.get_running_loop()
