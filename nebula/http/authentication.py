@@ -5,9 +5,11 @@ needs `admin` if it has none; the paths that engines answer need `infer`.
 """
 
 from collections.abc import Awaitable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from litestar.connection import ASGIConnection
+from litestar.enums import ScopeType
 from litestar.handlers.base import BaseRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -17,7 +19,7 @@ from nebula.http import own_fields
 from nebula.http.credentials import FIELDS
 from nebula.http.errors import ApiError
 from nebula.http.origins import Doors
-from nebula.http.principals import STATE, KeyRing, required
+from nebula.http.principals import PRESENT, STATE, KeyRing, required
 from nebula.http.sign_in.cookies import with_session
 from nebula.http.starting import starting
 
@@ -46,6 +48,8 @@ class Authentication:
         """Answer one ASGI connection."""
         if scope["type"] in _ASKING:
             scope.setdefault("state", {})[STATE] = self._principal(scope)
+            if scope["type"] == ScopeType.WEBSOCKET:
+                scope["state"][PRESENT] = partial(self._principal, scope)
         return self._app(scope, receive, send)
 
     def _principal(self, scope: Any) -> object:

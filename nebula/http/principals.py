@@ -19,6 +19,9 @@ ANONYMOUS = "anonymous"
 STATE = "principal"
 """Where the state of an ASGI scope has the principal, or the error for its key."""
 
+PRESENT = "present_principal"
+"""Where the state of a WebSocket has a function that finds its principal anew."""
+
 _REMEMBERED = 4096
 """Values of `Authorization` whose principal is remembered, at most."""
 
@@ -143,7 +146,10 @@ def _refused(text: str, code: str = "invalid_api_key") -> ApiError:
 
 def principal_of(scope: Any) -> Principal:
     """Return the principal of a request of ASGI. Raise ApiError for a key that is not valid."""
-    found = scope["state"][STATE]
+    return _valid(scope["state"][STATE])
+
+
+def _valid(found: object) -> Principal:
     if isinstance(found, ApiError):
         raise found
     return cast("Principal", found)
@@ -155,7 +161,15 @@ def required(scope: Any, needed: Scope) -> Principal:
     Raise ApiError: 401 without a valid key, 403 for a key without that scope, and what stood in
     the way of a check.
     """
-    principal = principal_of(scope)
+    return _having(principal_of(scope), needed)
+
+
+def still_required(scope: Any, needed: Scope) -> Principal:
+    """Return the principal that a WebSocket of ASGI has by now. Raise ApiError as `required`."""
+    return _having(_valid(scope["state"][PRESENT]()), needed)
+
+
+def _having(principal: Principal, needed: Scope) -> Principal:
     if needed in principal.scopes:
         return principal
     if principal.key is None:

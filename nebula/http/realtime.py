@@ -7,7 +7,8 @@ What its engine says comes as the pieces of an answer; what its client says wait
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -28,7 +29,7 @@ from nebula.events.state import State
 from nebula.http import own_fields, quotas, request_ids
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.forwarding import forwarded
-from nebula.http.principals import Principal, required
+from nebula.http.principals import Principal, required, still_required
 from nebula.http.relay import error_of, fail
 from nebula.http.routed import route_of
 from nebula.http.starting import starting
@@ -54,6 +55,9 @@ log = logging.getLogger(__name__)
 
 LARGEST_REFUSAL = 64 * 1024
 """Bytes of an engine's refusal that are passed on."""
+
+LOOK = 1.0
+"""Seconds between two looks at the API key of a session in which its client says nothing."""
 
 _LISTED = 10
 """Models that an error lists at most."""
@@ -127,13 +131,21 @@ class Realtime:
                 if not await _taken(delivery, receive, send):
                     return
                 session = _Running(Session(asked, route.name), delivery, uplink, send, fields)
-                await session.run(receive, self._idle)
+                check = partial(_check, scope, asked)
+                await session.run(receive, self._idle, check)
             finally:
                 gateway.leave(delivery)
         finally:
             settle(reserved, {})
             uplink.close()
             del uplinks[identity]
+
+
+def _check(scope: Any, model: str) -> None:
+    """Raise ApiError unless the key with which a session was opened allows it now."""
+    if not still_required(scope, "infer").may_use(model):
+        text = f"the API key may not use the model {model!r} any more"
+        raise ApiError(403, text, kind="permission_error", code="model_not_allowed")
 
 
 def _model(query: bytes, state: State, principal: Principal) -> str:
@@ -210,10 +222,18 @@ class _Running:
         self._fields = fields
         self._active = asyncio.get_running_loop().time()
 
-    async def run(self, receive: Receive, idle: float) -> None:
-        """Pass messages both ways until either side ends, or both are silent for `idle` s."""
+    async def run(self, receive: Receive, idle: float, check: Callable[[], None]) -> None:
+        """Pass messages both ways until either side ends, or both are silent for `idle` s.
+
+        It ends too once `check` raises ApiError, which is asked before each message of the client.
+        """
         await self._happens(Accepted())
-        works = (self._from_client(receive), self._from_engine(), self._until_idle(idle))
+        works = (
+            self._from_client(receive, check),
+            self._from_engine(),
+            self._until_idle(idle),
+            self._until_refused(check),
+        )
         tasks = [asyncio.ensure_future(work) for work in works]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -226,11 +246,13 @@ class _Running:
                 log.error("session %s failed", self._delivery.id, exc_info=error)
                 await self._happens(Ended(realtime.INTERNAL, "the gateway failed"))
 
-    async def _from_client(self, receive: Receive) -> None:
+    async def _from_client(self, receive: Receive, check: Callable[[], None]) -> None:
         while self._session.phase is Phase.OPEN:
             message: Any = await receive()
             if message["type"] != "websocket.receive":
                 await self._happens(ClientLeft())
+                return
+            if await self._refused(check):
                 return
             self._active = asyncio.get_running_loop().time()
             text = message.get("text")
@@ -268,6 +290,23 @@ class _Running:
             await asyncio.sleep(left)
         text = f"neither side has said anything for {idle:.0f} s"
         await self._happens(Ended(realtime.POLICY, text, reason="session_idle"))
+
+    async def _until_refused(self, check: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            if await self._refused(check):
+                return
+
+    async def _refused(self, check: Callable[[], None]) -> bool:
+        """Return whether the client may not go on, which ends the session."""
+        try:
+            check()
+        except ApiError as error:
+            said = error.body
+            ended = Ended(realtime.POLICY, said.message, said.type, str(said.code))
+            await self._happens(ended)
+            return True
+        return False
 
     async def _happens(self, event: Event) -> None:
         self._session, effects = realtime.step(self._session, event)

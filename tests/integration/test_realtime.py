@@ -180,6 +180,39 @@ async def test_another_model_s_name_amid_a_session_is_refused_with_an_event(
         assert (await hears(socket))["code"] == "unknown_event"
 
 
+@pytest.mark.parametrize("speaks", [True, False], ids=["speaking", "silent"])
+@pytest.mark.parametrize(
+    ("method", "path", "change", "code"),
+    [
+        ("DELETE", "", None, "key_revoked"),
+        ("PATCH", "", {"models": ["chat"]}, "model_not_allowed"),
+        ("PATCH", "", {"expires": "2020-01-01T00:00:00Z"}, "key_expired"),
+        ("POST", "/rotate", {}, "invalid_api_key"),
+    ],
+    ids=["revoked", "without-the-model", "expired", "replaced"],
+)
+async def test_a_session_ends_with_its_key(
+    served: Cluster, speaks: bool, method: str, path: str, change: dict[str, Any] | None, code: str
+) -> None:
+    async with served.http() as http:
+        issued = (await http.post("/admin/keys", json={"scopes": ["infer"]})).json()
+        fields = {"authorization": f"Bearer {issued['secret']}"}
+        async with session(served, additional_headers=fields) as socket:
+            await hears(socket)
+            await says(socket, UPDATE, COMMIT, append(b"one"))
+            assert (await hears(socket))["delta"].strip() == words(b"one")
+            place = f"/admin/keys/{issued['id']}{path}"
+            answer = await http.request(method, place, json=change)
+            assert answer.is_success, answer.text
+            if speaks:
+                with contextlib.suppress(ConnectionClosed):
+                    await says(socket, append(b"two"))
+            last, closed, reason = await end_of(socket)
+    assert (last["error"]["code"], closed) == (code, 1008)
+    assert last["error"]["message"].startswith(reason.removesuffix("…"))
+    await idle(served)
+
+
 async def test_what_is_refused_is_refused_before_the_session_is_open(served: Cluster) -> None:
     for how, status, code in (
         ({"model": "nothing"}, 404, "model_not_found"),
