@@ -74,6 +74,10 @@ def key_of(keys: Mapping[str, Key], user: str) -> Key | None:
     return keys.get(identity) if mark == "key" else None
 
 
+OF_KEY = "key:"
+"""What the user of a request begins with that was made with a key of the log."""
+
+
 def tenant_of(keys: Mapping[str, Key], user: str) -> str:
     """Return the tenant whose key made a request, by the request's `user`; "" for none."""
     key = key_of(keys, user)

@@ -176,6 +176,7 @@ class InferenceRoutes:
             turn = await turns.read_turn(self._responses, body, key, identity, limit)
             body = turn.body
         asked = await read(endpoint, kind, body) if endpoint.form else outline.read(endpoint, body)
+        body, asked = quotas.within_reach(principal, endpoint, body, asked)
         body, salt = salted(endpoint, body, principal.tenant)
         who = asked.user or kept or identity
         route = route_of(gateway, endpoint, asked.model, who, self._root, principal.may_use)

@@ -8,7 +8,7 @@ from typing import Any, cast
 from msgspec import Struct
 
 from nebula.events import key_text
-from nebula.events.key import INCLUDES, Key
+from nebula.events.key import INCLUDES, OF_KEY, Key
 from nebula.events.key_events import Scope
 from nebula.http.credentials import contradictory, key_in, owner
 from nebula.http.errors import ApiError
@@ -25,7 +25,6 @@ PRESENT = "present_principal"
 _REMEMBERED = 4096
 """Values of `Authorization` whose principal is remembered, at most."""
 
-_OF_KEY = "key:"
 _MARK = key_text.MARK.encode()
 
 
@@ -46,7 +45,7 @@ class Principal(Struct, frozen=True, gc=False):
     @property
     def name(self) -> str:
         """What the log calls it, as `key:ci`."""
-        return ANONYMOUS if self.key is None else f"{_OF_KEY}{self.key.id}"
+        return ANONYMOUS if self.key is None else f"{OF_KEY}{self.key.id}"
 
     @property
     def tenant(self) -> str:
@@ -102,11 +101,11 @@ class KeyRing:
 
     def of_owner(self, owner: str) -> Principal:
         """Return the principal that owns something which was stored earlier. Raise ApiError 401."""
-        if not owner.startswith(_OF_KEY):
+        if not owner.startswith(OF_KEY):
             if "infer" not in self._open:
                 raise _refused("this was asked for without an API key", "missing_api_key")
             return Principal(owner, self._open)
-        key = self._present().get(owner.removeprefix(_OF_KEY))
+        key = self._present().get(owner.removeprefix(OF_KEY))
         if key is None:
             raise _refused("the API key that asked for this is not known any more", "invalid_key")
         if why := key.invalid(self._now()):
@@ -137,7 +136,7 @@ class KeyRing:
 
     def _with(self, key: Key) -> Principal:
         scopes = frozenset(each for scope in key.scopes for each in INCLUDES[scope])
-        return Principal(f"{_OF_KEY}{key.id}", scopes | self._open, key)
+        return Principal(f"{OF_KEY}{key.id}", scopes | self._open, key)
 
 
 def _refused(text: str, code: str = "invalid_api_key") -> ApiError:

@@ -6,11 +6,13 @@ https://docs.anthropic.com/en/api/rate-limits.
 """
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.allowance import Reservation
@@ -71,6 +73,9 @@ class Quota(Struct, frozen=True):
         return asked
 
 
+_KEYLESS = Quota((), ((0, sys.maxsize),))
+
+
 class _Asked(Struct):
     max_tokens: Raw = Raw(b"")
     max_completion_tokens: Raw = Raw(b"")
@@ -81,6 +86,18 @@ class _Asked(Struct):
 
 _asked = msgspec.json.Decoder(_Asked)
 _fields = msgspec.json.Decoder(dict[str, Raw])
+
+
+def within_reach(
+    principal: Principal, endpoint: Endpoint, body: bytes, asked: outline.Outline
+) -> tuple[bytes, outline.Outline]:
+    """Return a body and what is read of it, with a priority that the caller may have.
+
+    What comes without a key goes before no other, unless it may operate the cluster.
+    """
+    if asked.priority >= 0 or principal.key is not None or "operate" in principal.scopes:
+        return body, asked
+    return shaped(_KEYLESS, endpoint, body, asked.priority), replace(asked, priority=0)
 
 
 def quota_of(state: State, principal: Principal, model: str) -> Quota | None:

@@ -408,12 +408,13 @@ async def test_10_a_key_of_one_change_swallows_no_other(usual: Cluster) -> None:
 async def test_11_priority_and_share_are_what_a_key_allows(usual: Cluster) -> None:
     """Any client could go before all others, or be a new user with each request."""
     own = await issued(usual, limits={"priority": [0, 9]})
-    async with client(usual, own) as http:
-        answer = await http.post(CHAT, json=chat("chat", priority=-999_999_999))
-    request = await sent(usual, answer.headers["x-request-id"])
-    assert request["priority"] == 0
-    assert PRIORITY not in request["headers"]
-    assert request["headers"][USER].startswith("key:")
+    for key in ("", "any", own):
+        async with client(usual, key) as http:
+            answer = await http.post(CHAT, json=chat("chat", priority=-999_999_999))
+        request = await sent(usual, answer.headers["x-request-id"])
+        assert request["priority"] == 0
+        assert PRIORITY not in request["headers"]
+        assert request["headers"].get(USER, "").startswith("key:") is (key == own)
     limited = await issued(usual, limits={"in_flight": 1, "requests_per_minute": 2})
     async with client(usual, limited) as http:
         statuses = [(await http.post(CHAT, json=chat("chat"))).status_code for _ in range(5)]

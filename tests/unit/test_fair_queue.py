@@ -110,6 +110,13 @@ def test_a_key_that_invents_users_gains_nothing() -> None:
     assert served(line) == ["crowd-0", "honest-0", "crowd-1", "honest-1", "crowd-2", "crowd-3"]
 
 
+def test_callers_without_a_key_share_one_turn_whatever_they_send_in_its_place() -> None:
+    line = line_of(*(request(f"made-up-{n}", f"hash{n}") for n in range(3)))
+    line.add(request("own-0", "key:ci"))
+    line.add(request("own-1", "key:ci/ann"))
+    assert served(line) == ["made-up-0", "own-0", "made-up-1", "own-1", "made-up-2"]
+
+
 def test_tenants_take_turns_however_many_keys_one_of_them_has() -> None:
     line = line_of(
         *(request(f"a{n}", f"a{n}", tenant="lab") for n in range(3)),

@@ -2,7 +2,8 @@
 
 It decides which request goes next and nothing else. A lower priority number goes first. Within one
 priority tenants take turns, so that one that sends a thousand requests delays another by one
-request and not by a thousand; a key without a tenant counts as one by itself. Within one tenant its
+request and not by a thousand; a key without a tenant counts as one by itself, and all requests
+without a key that the log knows as one together. Within one tenant its
 keys take turns in the same way, and within one key its users, so that a key divides its turn among
 the users that it names, and gains nothing by naming many. Within one user
 the request that has waited longest goes first. A request whose adapter no replica can serve now is
@@ -18,6 +19,8 @@ from functools import cache
 from typing import TypeAlias, TypeVar
 
 from msgspec import Struct
+
+from nebula.events.key import OF_KEY
 
 
 class QueuedRequest(Struct, frozen=True):
@@ -180,8 +183,12 @@ class FairQueue:
 
 
 def _tenant(request: QueuedRequest) -> str:
-    """Return whose turn a request waits for: a tenant's, or a key's that belongs to none."""
-    return request.tenant or f"/{request.user.partition('/')[0]}"
+    """Return whose turn a request waits for: a tenant's, or a key's that belongs to none.
+
+    All that come without a key that the log knows share one, whatever they send in its place.
+    """
+    key = request.user.partition("/")[0]
+    return request.tenant or (f"/{key}" if key.startswith(OF_KEY) else "/")
 
 
 def _count_down(counts: Counter[str], name: str) -> None:

@@ -163,6 +163,7 @@ class LineRequests:
             raise ApiError(400, text, param="stream")
         if not gateway.able:
             raise Later(AGAIN)
+        body, asked = quotas.within_reach(principal, endpoint, body, asked)
         body, salt = salted(endpoint, body, principal.tenant)
         user = asked.user or batch.id
         route = route_of(gateway, endpoint, asked.model, user, may_use=principal.may_use)
