@@ -164,6 +164,7 @@ def test_an_engine_learns_its_identity_from_its_environment() -> None:
         "NEBULA_VERSION": "3",
         "NEBULA_ENGINE_PORT": "8123",
         "NEBULA_CLUSTER": "",
+        "SPT_NOENV": "1",
     }
 
 

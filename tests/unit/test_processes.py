@@ -290,6 +290,17 @@ async def test_orphans_are_ended_unless_the_machine_has_booted_since(machine: Ma
     assert living(process.pid) == []
 
 
+async def test_an_engine_that_can_t_be_adopted_is_ended_by_what_it_writes_to(
+    machine: Machine,
+) -> None:
+    process = await machine.sleeper()  # as with a title in place of its mark
+    await processes.end_orphans(process.pid, process.birth, ENGINE, machine.folder / "other.log")
+    await machine.end_orphans(process, f"{process.birth.partition(':')[0]}:1")
+    assert living(process.pid) == ["sleep"]
+    await machine.end_orphans(process)
+    assert living(process.pid) == []
+
+
 async def test_orphans_that_write_elsewhere_are_ended_only_with_the_mark_of_the_engine(
     machine: Machine,
 ) -> None:

@@ -30,6 +30,10 @@ DEFAULTS = {
 }
 """Variables of engines unless their node sets them: all processes of one are on one machine."""
 
+TITLES = "SPT_NOENV"
+"""The variable with which vLLM's processes do not write their titles over their environment, which
+has the mark."""
+
 BIND = "VLLM_CPU_OMP_THREADS_BIND"
 
 
@@ -161,6 +165,7 @@ def environment(
         "NEBULA_NATS_URL": site.nats_url,
         "NEBULA_MODEL": replica.model,
         **mark.variables,
+        TITLES: "1",
         **({"NEBULA_ENGINE_KEY": key} if key else {}),
     }
 

@@ -200,14 +200,15 @@ def _living(group: int) -> Iterator[int]:
 
 
 async def end_orphans(leader: int, birth: str, mark: EngineMark, log_file: Path) -> None:
-    """End the rest of the group of a dead leader, if it was the engine with this mark.
+    """End what is left of the group of an engine with this mark that is not adopted.
 
-    vLLM's children write their titles over the environment with the mark, but go on writing to the
-    engine's `log_file`. Nothing is ended if the machine has booted since the leader's birth. The
-    kernel gives no process a pid that is still a group's.
+    Processes may have written their titles over the environment with the mark, but go on writing to
+    the engine's `log_file`. Nothing is ended if the machine has booted since the leader's birth.
+    The kernel gives no process a pid that is still a group's.
     """
     booted_since = not birth or birth.partition(":")[0] != identity.boot()
-    if booted_since or identity.birth(leader) or leader == os.getpgid(0):
+    other = identity.birth(leader) not in ("", birth)
+    if booted_since or other or leader == os.getpgid(0):
         return
     if any(_is_of(pid, mark, log_file) for pid in _living(leader)):
         await end_group(leader, grace=0)
