@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 from msgspec.structs import replace
 
+from nebula.cli.explain_key import why_key
 from nebula.cli.explain_others import of_actor, of_batch, of_node, of_request
 from nebula.cli.log_source import (
     LivePast,
@@ -70,6 +71,9 @@ def why() -> None:
     A name alone means a model, an alias, an adapter, a replica, a node, a batch, a router, a
     gateway or a request; a number alone means an event.
     """
+
+
+why.add_command(why_key)
 
 
 @why.command("model")

@@ -34,9 +34,12 @@ def prevents(words: str, role: str, credentials: str) -> str:
     found = _VIOLATION.search(words)
     if found is None or not _NEEDED[found["what"]].match(found["subject"]):
         return ""
-    command = f"nebula auth {role} NAME" if role in _NAMED else f"nebula auth {role}"
+    named = role in _NAMED
+    command = f"nebula auth {role} NAME" if named else f"nebula auth {role}"
+    whose = f", one file for each {role}," if named else ","
     return (
         f"NATS does not let it {_ACTION[found['what']]} {found['subject']}, which the role {role} "
-        f"needs: `{command}` makes credentials of that role, in place of those in {credentials}; "
-        "after an upgrade `nebula auth push` tells the NATS servers what each role may do now"
+        f"needs: `{command}` makes credentials of that role{whose} in place of those in "
+        f"{credentials}; after an upgrade `nebula auth push` tells the NATS servers what each "
+        "role may do now"
     )

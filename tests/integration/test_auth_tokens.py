@@ -241,6 +241,24 @@ async def test_an_actor_that_is_revoked_ends_and_says_why(guarded: Guarded, tmp_
         cluster.close()
 
 
+async def test_a_node_with_the_credentials_of_another_says_so(
+    guarded: Guarded, tmp_path: Path
+) -> None:
+    cluster = Cluster(tmp_path)
+    done = await cluster.nebula("provision", nats=guarded.user("provision"))
+    assert done.code == 0, done
+    cluster.nats_url = guarded.user("node", "n1")
+    try:
+        cluster.start("node", "--name", "n2")
+        code = await asyncio.to_thread(cluster.ended, "node")
+        last = cluster.output("node").splitlines()[-1]
+        assert "NATS does not let it subscribe to nebula.status.node.n2" in last
+        assert "one file for each node" in last
+        assert code == FATAL
+    finally:
+        cluster.close()
+
+
 async def test_revocations_outlive_a_restart_of_the_server(guarded: Guarded) -> None:
     url = guarded.user("operator", "eve")
     await asyncio.to_thread(guarded.auth, "revoke", "eve")

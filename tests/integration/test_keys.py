@@ -476,3 +476,18 @@ async def test_the_path_of_a_model_is_shown_to_those_that_may_see_the_cluster(
         async with client(locked, key) as http:
             roots.append((await http.get("/v1/models/held")).json()["root"])
     assert roots == ["held", str(locked.folder / "held")]
+
+
+async def test_why_tells_the_events_of_a_key(locked: Cluster) -> None:
+    identity, _ = await issued(locked, name="Ann of why")
+    assert (await locked.nebula("key", "change", identity, "--scope", "view")).code == 0
+    assert (await locked.nebula("key", "revoke", identity, "--reason", "lost")).code == 0
+    for reference in (identity, "Ann of why"):
+        told = await locked.nebula("why", "key", reference)
+        assert told.code == 0, told
+        assert f"key {identity} (Ann of why) is revoked: lost" in told.out
+        for event in ("key issued", "key changed", "key revoked: lost", "cli:"):
+            assert event in told.out, (event, told.out)
+    unknown = await locked.nebula("why", "key", "nobody")
+    assert unknown.code == 1
+    assert "has no key 'nobody'" in unknown.err

@@ -47,3 +47,11 @@ def test_a_refusal_of_what_a_role_needs_is_told_with_what_helps(refused: str) ->
 )
 def test_what_an_actor_can_do_without_ends_none(words: str) -> None:
     assert prevents(words, "router", FILE) == ""
+
+
+def test_a_node_with_the_credentials_of_another_is_told_so() -> None:
+    words = 'permissions violation for subscription to "nebula.status.node.n2"'
+    said = prevents(words, "node", FILE)
+    assert "subscribe to nebula.status.node.n2" in said
+    assert "one file for each node" in said
+    assert "one file" not in prevents(words, "router", FILE)
