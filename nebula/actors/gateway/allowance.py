@@ -7,7 +7,8 @@ reported yet. A request reserves the most that it can use, and is settled with w
 `now` is the gateway's monotonic clock, `wall` the NATS server's, both in seconds.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -180,19 +181,23 @@ class Allowance:
     that clients are told of.
     """
 
-    def __init__(self, holder: str, limits: Mapping[str, int]) -> None:
+    def __init__(
+        self, holder: str, limits: Mapping[str, int], numbers: Iterator[int] | None = None
+    ) -> None:
+        """`numbers`: of its reports; the holder uses none twice, so others see that it reports."""
         self.holder = holder
         self.purses: dict[str, Purse] = {}
         self.of_requests: tuple[Purse, ...] = ()
         self.of_tokens: tuple[Purse, ...] = ()
         self.until = _NEVER
         self.asked = self.leaving = False
-        self._numbers = 0
+        self._numbers = count(1) if numbers is None else numbers
         self._last = 0
         self._sent_at = _NEVER
         self.seq = 0
         self._pending: list[_Pending] = []
         self._seen: dict[str, tuple[int, float]] = {}
+        self._holding: tuple[str, ...] = ()
         self.limit(limits)
 
     def limit(self, limits: Mapping[str, int]) -> None:
@@ -261,8 +266,10 @@ class Allowance:
         return any(purse.wanted > purse.free for purse in self.purses.values())
 
     def due(self, now: float) -> bool:
-        """Return whether it is time for a report."""
-        return self.in_use and (self.asked or now >= self._sent_at + REPORTS)
+        """Return whether it is time for a report, also where only silent leases are to expire."""
+        if self.in_use and (self.asked or now >= self._sent_at + REPORTS):
+            return True
+        return any(now >= self._seen[name][1] + EXPIRES for name in self._holding)
 
     def read(self, account: Account, seq: int, now: float) -> None:
         """Take in the account as it was found at `seq`, and what has become of reports.
@@ -286,13 +293,12 @@ class Allowance:
     def report(self, account: Account, now: float, wall: float) -> Account:
         """Return the account that is to replace what was `read`."""
         account = self._expire(account, now)
-        self._numbers += 1
         lent = self.asked or self.leaving or self.others_lack(account)
         entries = {}
         for meter, purse in self.purses.items():
             purse.turn(wall)
             entries[meter] = purse.entry(lent=lent)
-        report = Report(self._numbers, self._last, entries)
+        report = Report(next(self._numbers), self._last, entries)
         self._pending.append(_Pending(report, self.seq, now))
         return ledger.settled(account, self.holder, report)
 
@@ -330,6 +336,7 @@ class Allowance:
             for name, lease in account.leases.items()
             if name != self.holder
         }
+        self._holding = tuple(name for name in self._seen if account.leases[name].held)
         others = [lease for name, lease in account.leases.items() if name != self.holder]
         for meter, purse in self.purses.items():
             purse.tally = account.tallies.get(meter, purse.tally)

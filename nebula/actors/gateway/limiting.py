@@ -10,6 +10,7 @@ import logging
 import random
 import uuid
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -76,12 +77,12 @@ class _Known:
     `sought`: another gateway needs more than there is.
     """
 
-    def __init__(self, each: Limited, holder: str) -> None:
+    def __init__(self, each: Limited, allowance: Allowance, now: float) -> None:
         self.subject = each.subject
         self.limits = each.limits
-        self.allowance = Allowance(holder, each.limits)
+        self.allowance = allowance
         self.account: Account | None = None
-        self.fresh_at = self.used_at = -1e9
+        self.fresh_at, self.used_at = -1e9, now
         self.reporting = self.sought = False
         self.waiters: set[asyncio.Future[None]] = set()
 
@@ -93,6 +94,7 @@ class Limiting:
         self._connection = connection
         self._store = store
         self._holder = uuid.uuid4().hex[:16]
+        self._numbers = count(1)
         self._known: dict[Subject, _Known] = {}
         self._ahead: float | None = None
         self._clock_at = 0.0
@@ -200,7 +202,9 @@ class Limiting:
     def _get(self, each: Limited) -> _Known:
         known = self._known.get(each.subject)
         if known is None:
-            known = self._known[each.subject] = _Known(each, self._holder)
+            allowance = Allowance(self._holder, each.limits, self._numbers)
+            now = asyncio.get_running_loop().time()
+            known = self._known[each.subject] = _Known(each, allowance, now)
         elif known.limits is not each.limits:
             known.limits = each.limits
             known.allowance.limit(each.limits)

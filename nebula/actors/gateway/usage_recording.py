@@ -141,10 +141,11 @@ class UsageRecorder:
     async def _store_all(self) -> None:
         if self._news.is_set():
             await self.store.open()
-        while self._alone:
-            await self.store.store_once(self._alone[0])
-            self._alone.popleft()
-        while self._taken is not None or self._waiting or self._dropped:
+        while self._alone or self._taken is not None or self._waiting or self._dropped:
+            if self._alone:
+                await self.store.store_once(self._alone[0])
+                self._alone.popleft()
+                continue
             self._taken = self._take() if self._taken is None else self._taken
             message = f"{self._writer}-{self._number}"
             self._after = await self.store.store(self._writer, message, self._taken, self._after)
