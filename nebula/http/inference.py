@@ -186,7 +186,11 @@ class InferenceRoutes:
         quota = quotas.quota_of(gateway.projection.state, principal, binding.model)
         priority = asked.priority
         if quota is not None:
-            body = quotas.shaped(quota, endpoint, body, priority)
+            body = (
+                quotas.shaped_form(quota, endpoint, kind, body, asked.lengths)
+                if endpoint.form
+                else quotas.shaped(quota, endpoint, body, priority)
+            )
             priority = quota.priority(priority)
         request = Request(
             identity,

@@ -1,6 +1,7 @@
 """The part of a request's body that concerns the gateway; the engine reads all of it. Pure."""
 
 import hashlib
+from collections.abc import Mapping
 
 import msgspec
 from msgspec import Raw, Struct
@@ -22,7 +23,8 @@ class Outline(Struct, frozen=True):
     """What a gateway needs of a request.
 
     `prompt`: the JSON of its input. `stream`: the JSON of that field, empty if it is absent.
-    `user`: a hash of the user's name, "" for none. `priority`: as in vLLM.
+    `user`: a hash of the user's name, "" for none. `priority`: as in vLLM. `lengths`: the
+    fields of a form that name the length of its answer.
     """
 
     model: str
@@ -30,6 +32,7 @@ class Outline(Struct, frozen=True):
     stream: bytes = b""
     user: str = ""
     priority: int = 0
+    lengths: Mapping[str, str] = {}
 
 
 class _Common(Struct):

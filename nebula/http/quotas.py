@@ -18,15 +18,16 @@ from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.allowance import Reservation
 from nebula.actors.gateway.limiting import Exceeded, Limited
 from nebula.actors.gateway.not_served import NotServed
-from nebula.events.endpoints import COMPLETIONS, Dialect, Endpoint
+from nebula.events.endpoints import Dialect, Endpoint
 from nebula.events.inference import Request
 from nebula.events.key import Key
 from nebula.events.ledger import BUDGETS, OF_TOKENS, Meter, amounts
 from nebula.events.state import Model, State
 from nebula.events.usage_limits import NO_LIMITS, UsageLimits, limits_of
-from nebula.http import outline, quota_fields
+from nebula.http import answer_lengths, outline, quota_fields
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.principals import Principal
+from nebula.openai import forms
 from nebula.store.connection import Unavailable
 
 BYTES_OF_TOKEN = 4
@@ -40,10 +41,6 @@ ONE: Mapping[str, int] = {Meter.REQUESTS.value: 1, Meter.IN_FLIGHT.value: 1}
 
 _MOST = 4096
 """Quotas that are remembered."""
-
-_LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-_UNSAID = 16
-"""Tokens of an answer of /v1/completions that names no number, as at OpenAI."""
 
 _COUNTED = {
     Meter.REQUESTS: "{} requests per minute",
@@ -165,12 +162,26 @@ def _counted(limits: UsageLimits) -> Mapping[str, int]:
     return {meter.value: limit for meter, limit in counted if limit is not None}
 
 
+def shaped_form(
+    quota: Quota, endpoint: Endpoint, content_type: str, body: bytes, said: Mapping[str, str]
+) -> bytes:
+    """Return a form as the engine may have it: with a length that is allowed.
+
+    `said`: its fields that name a length. Raise ApiError 400 for a longer answer than is allowed.
+    """
+    if quota.longest is None:
+        return body
+    lengths = {name: value.encode() for name, value in said.items()}
+    name = answer_lengths.missing(endpoint, lengths, quota.longest)
+    return forms.with_field(content_type, body, name, str(quota.longest)) if name else body
+
+
 def shaped(quota: Quota, endpoint: Endpoint, body: bytes, priority: int) -> bytes:
-    """Return a body as the engine may have it: with a priority and a length that are allowed.
+    """Return a JSON body as the engine may have it: with a priority and a length that are allowed.
 
     Raise ApiError 400 for a longer answer than is allowed.
     """
-    if endpoint.form or not (quota.priorities or quota.longest is not None):
+    if not (quota.priorities or quota.longest is not None):
         return body
     changes: dict[str, bytes] = {}
     allowed = quota.priority(priority)
@@ -178,15 +189,8 @@ def shaped(quota: Quota, endpoint: Endpoint, body: bytes, priority: int) -> byte
         changes["priority"] = b"%d" % allowed
     if quota.longest is not None and _generates(endpoint):
         asked = _asked.decode(body)
-        said = False
-        for name in _LENGTHS:
-            length = _number(getattr(asked, name))
-            if length is not None and length > quota.longest:
-                text = f"{name}: an answer may have at most {quota.longest} tokens"
-                raise ApiError(400, text, param=name, code="max_tokens_exceeded")
-            said = said or length is not None
-        if not said:
-            name = "max_output_tokens" if endpoint.dialect == "responses" else "max_tokens"
+        name = answer_lengths.missing(endpoint, _lengths(endpoint, asked), quota.longest)
+        if name:
             changes[name] = b"%d" % quota.longest
     if not changes:
         return body
@@ -228,15 +232,17 @@ def most(endpoint: Endpoint, body: bytes, prompt: bytes, context: int) -> int:
     choices = 1
     for raw in (asked.n, asked.best_of):
         if raw:
-            choices = max(choices, _number(raw) or 1)
+            choices = max(choices, answer_lengths.number(bytes(raw)) or 1)
     longest: int | None = None
-    for raw in (asked.max_tokens, asked.max_completion_tokens, asked.max_output_tokens):
-        if raw and (length := _number(raw)) is not None:
-            longest = length if longest is None else max(longest, length)
-    if longest is None:
-        if endpoint is not COMPLETIONS:
+    for text in _lengths(endpoint, asked).values():
+        length = answer_lengths.number(text)
+        if length is None:
             return context * choices
-        longest = _UNSAID
+        longest = length if longest is None else max(longest, length)
+    if longest is None:
+        longest = answer_lengths.UNSAID.get(endpoint.path)
+        if longest is None:
+            return context * choices
     return min(read + longest * choices, context * choices)
 
 
@@ -244,9 +250,14 @@ def _generates(endpoint: Endpoint) -> bool:
     return endpoint.computes and "generate" in endpoint.tasks
 
 
-def _number(raw: Raw) -> int | None:
-    value = bytes(raw)
-    return int(value) if value.isdigit() and len(value) < 16 else None
+def _lengths(endpoint: Endpoint, asked: _Asked) -> Mapping[str, bytes]:
+    """Return the fields that name the length of an answer, but those that are null."""
+    found = {}
+    for name in answer_lengths.LENGTHS.get(endpoint.path, ()):
+        raw = getattr(asked, name)
+        if raw and (text := bytes(raw)) != b"null":
+            found[name] = text
+    return found
 
 
 async def reserved(

@@ -3,6 +3,7 @@
 import asyncio
 
 from nebula.events.endpoints import Endpoint
+from nebula.http.answer_lengths import LENGTHS
 from nebula.http.bad_form import no_form
 from nebula.http.errors import ApiError
 from nebula.http.outline import Outline
@@ -12,7 +13,7 @@ _SLICE = 64 * 1024
 _AT_ONCE = 16
 """Slices that are read before other tasks run: 1 MiB."""
 
-_WANTED = frozenset({"model", "stream"})
+_OWN = ("model", "stream")
 _ON = frozenset({"1", "on", "t", "true", "y", "yes"})
 """What pydantic, by which vLLM reads a form, takes for true."""
 
@@ -20,7 +21,7 @@ _ON = frozenset({"1", "on", "t", "true", "y", "yes"})
 async def read(endpoint: Endpoint, content_type: str, body: bytes) -> Outline:
     """Read a form. Raise ApiError 400, 413 or 415 that names the field at fault."""
     try:
-        form = await _read(content_type, body)
+        form = await _read(endpoint, content_type, body)
     except BadForm as error:
         raise no_form(error) from error
     model = form.fields.get("model", "")
@@ -30,11 +31,12 @@ async def read(endpoint: Endpoint, content_type: str, body: bytes) -> Outline:
         if name not in form.names:
             raise ApiError(400, f"{name} is required", param=name)
     streams = form.fields.get("stream", "").lower() in _ON
-    return Outline(model, b"", b"true" if streams else b"")
+    lengths = {name: value for name, value in form.fields.items() if name not in _OWN}
+    return Outline(model, b"", b"true" if streams else b"", lengths=lengths)
 
 
-async def _read(content_type: str, body: bytes) -> Form:
-    reader = FormReader(content_type, _WANTED)
+async def _read(endpoint: Endpoint, content_type: str, body: bytes) -> Form:
+    reader = FormReader(content_type, (*_OWN, *LENGTHS[endpoint.path]))
     for number, at in enumerate(range(0, len(body), _SLICE), 1):
         reader.feed(body[at : at + _SLICE])
         if not number % _AT_ONCE:

@@ -135,6 +135,15 @@ def renamed(content_type: str, body: bytes, name: str) -> bytes:
     return body
 
 
+def with_field(content_type: str, body: bytes, name: str, value: str) -> bytes:
+    """Return a form that was read before with one more field before all others."""
+    mark = b"--" + boundary_of(content_type)
+    at = body.find(mark)
+    heads = b'\r\nContent-Disposition: form-data; name="%b"' % name.encode()
+    added = b"".join((mark, heads, _HEADS_END, value.encode(), b"\r\n"))
+    return b"".join((memoryview(body)[:at], added, memoryview(body)[at:]))
+
+
 def fingerprint(content_type: str, body: bytes) -> bytes:
     """Return a digest of a form that a client's next try has too, which draws a new boundary."""
     digest = hashlib.blake2b(digest_size=16)

@@ -228,3 +228,20 @@ async def test_a_file_of_which_nothing_was_said_yet_goes_to_another_engine(
         await mortal.poll(lambda: _kill_the_busy_one(mortal), "an engine works on it")
         answer = await asked
     assert answer.json()["text"] == words(sound), answer.text
+
+
+@pytest.mark.parametrize("path", [TRANSCRIBE, TRANSLATE])
+async def test_a_form_is_held_to_the_longest_answer_of_its_key(served: Cluster, path: str) -> None:
+    rights = {"scopes": ["infer"], "limits": {"max_tokens": 3}}
+    async with served.http() as http:
+        issued = (await http.post("/admin/keys", json=rights)).json()
+        fields = {"authorization": f"Bearer {issued['secret']}"}
+        longer = upload(max_completion_tokens="4")
+        refused = await http.post(path, **longer, headers=fields)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (
+            400,
+            "max_completion_tokens",
+        )
+        cut = await http.post(path, **upload(), headers=fields)
+        whole = await http.post(path, **upload())
+    assert len(cut.json()["text"].split()) == 3 < len(whole.json()["text"].split())

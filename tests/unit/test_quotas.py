@@ -1,5 +1,7 @@
 """What a request may have within the limits of its key, and how much it reserves."""
 
+import asyncio
+
 import msgspec
 import pytest
 
@@ -8,9 +10,11 @@ from nebula.events.key import Key
 from nebula.events.ledger import Meter
 from nebula.events.state import EMPTY, State
 from nebula.events.usage_limits import UsageLimits
+from nebula.http import uploads
+from nebula.http.answer_lengths import LENGTHS
 from nebula.http.errors import ApiError
 from nebula.http.principals import Principal
-from nebula.http.quotas import Quota, most, quota_of, shaped
+from nebula.http.quotas import Quota, most, quota_of, shaped, shaped_form
 
 MESSAGES = b'[{"role":"user","content":"hello"}]'
 
@@ -83,6 +87,81 @@ def test_a_longer_answer_than_allowed_is_refused_by_its_field(name: str) -> None
 def test_a_request_without_a_length_gets_the_longest_allowed(path: str, field: str) -> None:
     body = shaped(Quota((), longest=5), ENDPOINTS[path], b'{"model":"m"}', 0)
     assert msgspec.json.decode(body) == {"model": "m", field: 5}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", b'{"max_tokens":1}'),
+        ("/v1/chat/completions", b'{"max_output_tokens":1}'),
+        ("/v1/chat/completions", b'{"max_completion_tokens":null}'),
+        ("/v1/messages", b'{"max_completion_tokens":1}'),
+    ],
+)
+def test_what_an_engine_does_not_read_as_a_length_is_none(path: str, body: bytes) -> None:
+    fields = msgspec.json.decode(shaped(Quota((), longest=5), ENDPOINTS[path], body, 0))
+    assert fields[LENGTHS[path][0]] == 5
+
+
+@pytest.mark.parametrize("value", [b'"6"', b"6.0", b"1e9", b"-1", b"true", b"9" * 16])
+def test_a_length_that_is_not_in_digits_is_refused_where_a_limit_holds(value: bytes) -> None:
+    body = b'{"max_completion_tokens":%b}' % value
+    with pytest.raises(ApiError) as refused:
+        shaped(Quota((), longest=5), CHAT, body, 0)
+    assert refused.value.body.param == "max_completion_tokens"
+
+
+def test_a_completion_that_names_no_length_gets_its_own_default_or_less() -> None:
+    assert shaped(Quota((), longest=16), COMPLETIONS, b"{}", 0) == b"{}"
+    assert shaped(Quota((), longest=15), COMPLETIONS, b"{}", 0) == b'{"max_tokens":15}'
+
+
+def test_each_path_that_generates_has_the_fields_of_its_length() -> None:
+    generating = {
+        path
+        for path, endpoint in ENDPOINTS.items()
+        if endpoint.computes and endpoint.tasks & {"generate", "transcription"}
+    }
+    assert generating - LENGTHS.keys() == {"/generative_scoring"}  # its answers have one token
+
+
+KIND = "multipart/form-data; boundary=b"
+
+
+def form(*fields: tuple[str, str]) -> bytes:
+    head = b"--b\r\nContent-Disposition: form-data; name="
+    parts = [head + b'"%b"\r\n\r\n%b\r\n' % (n.encode(), v.encode()) for n, v in fields]
+    file = head + b'"file"; filename="a"\r\n\r\nRIFF\r\n'
+    return b"".join([*parts, file, b"--b--\r\n"])
+
+
+def heard(longest: int | None, path: str, *fields: tuple[str, str]) -> bytes:
+    """Return the form that an engine gets."""
+    body, endpoint = form(("model", "ears"), *fields), ENDPOINTS[path]
+    lengths = asyncio.run(uploads.read(endpoint, KIND, body)).lengths
+    return shaped_form(Quota((), longest=longest), endpoint, KIND, body, lengths)
+
+
+HEARING = ("/v1/audio/transcriptions", "/v1/audio/translations")
+
+
+@pytest.mark.parametrize("path", HEARING)
+@pytest.mark.parametrize("value", ["6", "", "+5", " 5", "5_0", "many", "\u0665"])
+def test_a_form_is_refused_that_asks_for_a_longer_answer(path: str, value: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        heard(5, path, ("max_completion_tokens", value))
+    error = refused.value
+    assert (error.status, error.body.param) == (400, "max_completion_tokens")
+
+
+@pytest.mark.parametrize("path", HEARING)
+def test_a_form_without_a_length_gets_the_longest_allowed(path: str) -> None:
+    within = ("max_completion_tokens", "5")
+    assert heard(5, path, within) == form(("model", "ears"), within)
+    assert heard(None, path) == form(("model", "ears"))
+    sent = heard(5, path)
+    read = asyncio.run(uploads.read(ENDPOINTS[path], KIND, sent))
+    assert (read.model, dict(read.lengths)) == ("ears", {"max_completion_tokens": "5"})
 
 
 def test_a_priority_in_the_body_is_cut_too() -> None:
