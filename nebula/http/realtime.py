@@ -25,6 +25,7 @@ from nebula.events.endpoints import REALTIME, serves
 from nebula.events.failures import Failure
 from nebula.events.frames import BadFrame, Frame, FrameReader
 from nebula.events.inference import SWITCHED, Piece, Request
+from nebula.events.ledger import amounts
 from nebula.events.state import State
 from nebula.http import own_fields, quotas, request_ids
 from nebula.http.errors import ApiError, unavailable
@@ -121,7 +122,7 @@ class Realtime:
             caller_ids=request_ids.texts(headers),
         )
         quota = quotas.quota_of(gateway.projection.state, principal, request.model)
-        reserved = [] if quota is None else await quotas.reserved(gateway, quota, quotas.ONE)
+        reserved = [] if quota is None else await quotas.reserved(gateway, quota, _needs(quota))
         uplink = uplinks[identity] = Uplink(Hold(gateway.bodies))
         try:
             delivery = gateway.ask(request, route.binding, idle=math.inf)
@@ -139,6 +140,11 @@ class Realtime:
             settle(reserved, {})
             uplink.close()
             del uplinks[identity]
+
+
+def _needs(quota: quotas.Quota) -> Mapping[str, int]:
+    """Return what a session needs to begin: of tokens any; it is settled with what it used."""
+    return amounts(1, in_flight=1) if quota.tokens else quotas.ONE
 
 
 def _check(scope: Any, model: str) -> None:

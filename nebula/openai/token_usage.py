@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from nebula.events.endpoints import REALTIME
 from nebula.events.reading import UNREADABLE
 from nebula.events.usage import Counted
 from nebula.openai.chunks import COMPLETIONS
@@ -32,11 +33,15 @@ class Tokens(Struct, frozen=True, gc=False):
 
 
 class TokenUsage:
-    """Takes the bytes of an answer, in order; `tokens` is what is known by then."""
+    """Takes the bytes of an answer, in order; `tokens` is what is known by then.
+
+    An answer tells its tokens at its end, and a session at the end of each of its turns.
+    """
 
     def __init__(self, path: str, *, streams: bool) -> None:
         self._delta = b'"text":' if path == COMPLETIONS else b'"delta":'
         self._streams = streams
+        self._turns = path == REALTIME.path
         self._told: Tokens | None = None
         self._events = 0
         self._kept = b""
@@ -54,7 +59,8 @@ class TokenUsage:
         end = 0
         for found in _USAGE.finditer(body, first):
             end = found.end()
-            self._told = told(decoded(found[1]), self._told)
+            said = told(decoded(found[1]), None if self._turns else self._told)
+            self._told = _sum(self._told, said) if self._turns and self._told else said
         begun = body.rfind(_MARK, end)
         self._kept = body[begun : begun + _LONGEST] if begun >= 0 else body[end:][1 - len(_MARK) :]
 
@@ -68,6 +74,15 @@ class TokenUsage:
         if known.completion or self._events <= 0:
             return known
         return Tokens(known.prompt, known.cached, self._events, "events")
+
+
+def _sum(one: Tokens, other: Tokens) -> Tokens:
+    return Tokens(
+        one.prompt + other.prompt,
+        one.cached + other.cached,
+        one.completion + other.completion,
+        one.counted,
+    )
 
 
 def decoded(usage: bytes) -> Mapping[str, Any]:

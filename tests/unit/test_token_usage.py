@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from nebula.actors.gateway.answer import Answer, prepared
 from nebula.actors.gateway.usage_recording import record_of
-from nebula.events.inference import Piece, Request
+from nebula.events import frames
+from nebula.events.endpoints import REALTIME
+from nebula.events.frames import Frame
+from nebula.events.inference import SWITCHED, Piece, Request
 from nebula.openai import continuation
 from nebula.openai.chunks import CHAT, COMPLETIONS
 from nebula.openai.token_usage import Tokens, TokenUsage
@@ -152,3 +155,20 @@ def test_half_of_an_answer_that_comes_as_a_whole_is_not_used() -> None:
     answer = Answer(asked(CHAT))
     answer.take(Piece(0, WHOLE, status=200, content_type="application/json"))
     assert record_of(answer, 1.0) is None
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_session_counts_all_its_turns_also_where_its_client_leaves(size: int) -> None:
+    turns = [
+        b'{"type":"transcription.done","text":"%d","usage":{"prompt_tokens":%d,'
+        b'"completion_tokens":%d,"total_tokens":0}}' % (number, number, 10 * number)
+        for number in (1, 2, 3)
+    ]
+    said = b"".join(frames.encode(Frame("text", turn)) for turn in turns)
+    answer = Answer(Request("r", "g", "m", REALTIME.path, b"", user="key:k"))
+    pieces = [b"", *(said[at : at + size] for at in range(0, len(said), size))]
+    for chunk, body in enumerate(pieces):
+        answer.take(Piece(chunk, body, status=SWITCHED))
+    record = record_of(answer, 0)
+    assert record is not None
+    assert (record.prompt, record.completion) == (6, 60)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from nebula.events import inference
 from nebula.events.failures import Failure
-from nebula.events.inference import Form, HeaderFields, Piece, Request, TokenIds
+from nebula.events.inference import SWITCHED, Form, HeaderFields, Piece, Request, TokenIds
 from nebula.openai import continuation
 from nebula.openai.chunks import WITH_TEXT
 from nebula.openai.continuation import CantContinue, Continuation, Detokenize, Finish, Limits
@@ -82,9 +82,11 @@ class Answer:
         """The tokens of what the client gets; None if it gets nothing but an error.
 
         A prompt counts once, however many engines it was sent to. An answer that comes as a whole
-        counts once it is complete.
+        counts once it is complete, and a session counts each turn that its engine has ended.
         """
-        if not self._status or self._status >= 400 or not (self.streaming or self.complete):
+        if not self._status or self._status >= 400:
+            return None
+        if not (self.streaming or self.complete or self._status == SWITCHED):
             return None
         if self._stream is not None:
             return self._stream.tokens
