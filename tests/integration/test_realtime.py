@@ -213,6 +213,31 @@ async def test_a_session_ends_with_its_key(
     await idle(served)
 
 
+async def test_the_tokens_of_a_session_are_taken_from_its_key_s_budget(served: Cluster) -> None:
+    rights = {"scopes": ["infer"], "limits": {"tokens_per_month": 8}}
+    async with served.http() as http:
+        issued = (await http.post("/admin/keys", json=rights)).json()
+    fields = {"authorization": f"Bearer {issued['secret']}"}
+    async with session(served, additional_headers=fields) as socket:
+        await hears(socket)
+        await says(socket, UPDATE, COMMIT, append(b"one"))
+        await hears(socket)
+        await says(socket, FINAL)
+        assert (await hears(socket))["usage"]["total_tokens"] == 8
+    await idle(served)
+
+    async def spent() -> bool:
+        try:
+            async with session(served, additional_headers=fields):
+                return False
+        except InvalidStatus as refused:
+            error = json.loads(refused.response.body or b"{}")["error"]
+            return bool(error["code"] == "insufficient_quota")
+
+    await served.poll(spent, "the budget is spent")
+    await idle(served)
+
+
 async def test_what_is_refused_is_refused_before_the_session_is_open(served: Cluster) -> None:
     for how, status, code in (
         ({"model": "nothing"}, 404, "model_not_found"),
