@@ -11,6 +11,7 @@ from nebula.events.record import Entry
 from nebula.store import batch
 from nebula.store.connection import Unavailable
 from nebula.store.log import Log
+from nebula.store.snapshots import Snapshots
 
 SIZE = 200
 """Entries that are stored together, with one fsync."""
@@ -54,6 +55,8 @@ async def import_entries(
 ) -> int:
     """Write entries into an empty log, or the missing ones into a log that begins like them.
 
+    Snapshots that an empty log still has are deleted.
+
     Return how many were written; `progress` is called with the sequence reached. Raise OtherHistory
     before anything is written, NotTaken, and Unavailable.
     """
@@ -61,6 +64,8 @@ async def import_entries(
     last = await log.last_seq()
     if last:
         await _compare(log, coming, last)
+    else:
+        await Snapshots(log).clear()  # a redacted log has the times of the log that it replaces
     written = 0
     while chunk := list(islice(coming, SIZE)):
         messages = [(entry.subject, entry.body, wrapped(entry)) for entry in chunk]

@@ -93,6 +93,18 @@ class Snapshots:
         await self._belongs(state)
         return state
 
+    async def clear(self) -> None:
+        """Delete all snapshots: they are of a log that is gone. Raise Unavailable."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                store = await self._open()
+                for each in await self._held(store):
+                    await store.delete(each.slot)
+        except BucketNotFoundError:
+            pass
+        except _TROUBLES as error:
+            raise Unavailable(f"snapshots can't be deleted: {unanswered(error)}") from error
+
     async def newest(self, fits: Callable[[State], bool] = lambda _: True) -> State | None:
         """Return the newest valid snapshot that `fits`; None if there is none.
 

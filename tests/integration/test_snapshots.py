@@ -15,8 +15,10 @@ from nebula.events.intents import ModelLoadRequested, ModelScaleRequested
 from nebula.events.snapshot import FOLD
 from nebula.events.state import State
 from nebula.store.connection import Connection
+from nebula.store.importing import import_entries
 from nebula.store.log import Log
 from nebula.store.snapshots import BUCKET, SLOTS, Snapshots
+from nebula.store.streams import EVENTS, ensure
 from tests.integration.cluster import PATIENCE, Cluster
 
 pytestmark = pytest.mark.anyio
@@ -126,6 +128,17 @@ async def test_a_snapshot_of_another_log_is_passed_over(
     await Snapshots(log).put(replace(state, time=state.time - 1))
     assert (await begun(log)).seq == 0
     assert "it is a snapshot of another log" in caplog.text
+
+
+async def test_an_import_into_an_empty_log_leaves_no_earlier_snapshot(log: Log) -> None:
+    jetstream = log.connection.client.jetstream()
+    state = await grow(log, 2)
+    await Snapshots(log).put(state)
+    entries = [entry async for some in log.entries(0, state.seq) for entry in some]
+    await jetstream.delete_stream(EVENTS)
+    await ensure(jetstream)
+    assert await import_entries(log, entries) == state.seq
+    assert await Snapshots(log).seqs() == []
 
 
 async def test_the_command_makes_lists_and_checks_them(log: Log, nats: Cluster) -> None:
