@@ -5,8 +5,16 @@ secret instead (ADR 62). The mask is refused in the same words as what it stands
 means the same with and without its secrets; only a token amid other text leaves no trace there.
 """
 
+import msgspec
+
 from nebula.events.engine_options import option_name
-from nebula.events.intents import AdapterLoadRequested, ModelLoadRequested
+from nebula.events.intents import (
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    AliasRequested,
+    ModelLoadRequested,
+)
+from nebula.events.key_events import KeyChanged, KeyIssued
 from nebula.events.masking import MASK
 from nebula.events.showing import without_secrets
 from nebula.events.values import SecretReference
@@ -16,6 +24,19 @@ _LOOKS = (
     f"holds what looks like a secret in clear, or the {MASK} that stands for one, and the log "
     "keeps it for ever: put the secret on the nodes, and give its name instead"
 )
+_TEXT = (
+    f"holds what looks like a secret in clear, or the {MASK} that stands for one, and the log "
+    "keeps it for ever: leave it out"
+)
+_WRITTEN = (
+    *(ModelLoadRequested, AdapterLoadRequested, AdapterUnloadRequested, AliasRequested),
+    *(KeyIssued, KeyChanged),
+)
+"""What operators write texts in. Nothing keeps a key from being revoked."""
+
+_HELD_APART = frozenset(("source", "adapters", "env", "options"))
+"""Fields for which there is a way to give a secret."""
+
 _LIKELY = "a1B2c3D4e5F6g7H8"
 """What is put in place of a mask to see whether it stands where a secret would."""
 
@@ -25,11 +46,12 @@ def in_clear(event: Event) -> str | None:
     match event:
         case ModelLoadRequested():
             sources = (event.source, *(each.source for each in event.adapters))
-            return _variables(event) or _options(event) or _sources(sources)
+            found = _variables(event) or _options(event) or _sources(sources)
         case AdapterLoadRequested():
-            return _sources((event.source,))
+            found = _sources((event.source,))
         case _:
-            return None
+            found = None
+    return found or (_texts(event) if isinstance(event, _WRITTEN) else None)
 
 
 def _variables(event: ModelLoadRequested) -> str | None:
@@ -47,6 +69,14 @@ def _options(event: ModelLoadRequested) -> str | None:
         if holds_secret(name, value):
             variable = "HF_TOKEN" if option_name(name) == "hf-token" else "VARIABLE"
             return f"options: {name} {_LOOKS}, for a variable of the engine ({_load(variable)})"
+    return None
+
+
+def _texts(event: Event) -> str | None:
+    """Return why another field of a request is refused, such as a name or a label."""
+    for name in event.__struct_fields__:
+        if name not in _HELD_APART and holds_secret("", msgspec.to_builtins(getattr(event, name))):
+            return f"{name}: it {_TEXT}"
     return None
 
 

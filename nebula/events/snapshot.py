@@ -21,7 +21,7 @@ from nebula.events.usage_limits import UsageLimits
 FORMAT = 1
 """Version of the format of these bytes."""
 
-FOLD = 21
+FOLD = 22
 """Version of `evolve`; it grows when the same log folds to a different state. A test checks
 that."""
 
