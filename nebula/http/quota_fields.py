@@ -43,11 +43,12 @@ def fields(
     requests = least([purse for each in allowances for purse in each.of_requests])
     tokens = least([purse for each in allowances for purse in each.of_tokens])
     told: list[tuple[bytes, bytes]] = []
+    wall = limiting.wall
     for names, found in zip(_ANTHROPIC if anthropic else _OPENAI, (requests, tokens), strict=True):
         if found is not None:
             purse, left = found
             limit, remaining, reset = names
-            at = _moment(purse.end) if anthropic else duration(ceil(purse.end - limiting.wall))
+            at = _moment(purse.end) if anthropic else duration(ceil(purse.end - wall))
             told += (limit, b"%d" % purse.limit), (remaining, b"%d" % left), (reset, at)
     return told
 

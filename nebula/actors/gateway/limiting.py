@@ -9,7 +9,7 @@ import contextlib
 import logging
 import random
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import TypeAlias
 
@@ -51,6 +51,10 @@ LEAVING = 1.0
 
 IDLE = 600.0
 """Seconds after which the allowance of a subject without requests is forgotten."""
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class Limited(Struct, frozen=True):
@@ -97,6 +101,7 @@ class Limiting:
         self._numbers = count(1)
         self._known: dict[Subject, _Known] = {}
         self._ahead: float | None = None
+        self._now: Callable[[], float] = _loop_time
         self._clock_at = 0.0
         self._beginning = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,14 +110,13 @@ class Limiting:
     @property
     def wall(self) -> float:
         """The NATS server's time, in seconds since 1970."""
-        return asyncio.get_running_loop().time() + (self._ahead or 0.0)
+        return self._now() + (self._ahead or 0.0)
 
     def reserve(self, limited: Sequence[Limited], needs: Mapping[str, int]) -> Reservation | None:
         """Reserve what a request needs of each subject; None if that has to be asked for."""
         if self._ahead is None:
             return None
-        now = asyncio.get_running_loop().time()
-        return self._reserved(self._all(limited), needs, now)
+        return self._reserved(self._all(limited), needs, self._now())
 
     def allowances(self, limited: Sequence[Limited]) -> list[Allowance]:
         """Return what this gateway may use of each subject's limits."""
@@ -187,7 +191,9 @@ class Limiting:
             if self._ahead is None:
                 ahead = await self._store.open()
                 await self._connection.client.listen(subjects.LEDGER, self._on_account)
-                self._clock_at = asyncio.get_running_loop().time()
+                # Python 3.11 makes a system call to find the running loop.
+                self._now = asyncio.get_running_loop().time
+                self._clock_at = self._now()
                 self._ahead = ahead
 
     def _all(self, limited: Sequence[Limited]) -> list["_Known"]:
