@@ -12,13 +12,11 @@ import click
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
-from litestar.handlers import HTTPRouteHandler
 
 from nebula.cli.main import COMMANDS, main
 from nebula.events.endpoints import ENDPOINTS, GENERATION, POOLING
-from nebula.http import admin, history, openai, resuming
-from nebula.http.document import routes as describing
-from nebula.http.files import routes as files
+from nebula.http.authentication import needs
+from nebula.http.routes import HANDLERS
 from nebula.schema.channels import OTHERS
 
 Row = tuple[str, ...]
@@ -39,19 +37,18 @@ def environment_variables() -> Iterator[Row]:
 
 
 def http_routes(prefix: str) -> Iterator[Row]:
-    """Yield (method and path, what it does) of the gateway's routes under a path, sorted."""
+    """Yield (request, scope, what it does) of the gateway's routes under a path, sorted."""
     routes = [
-        (path, method, " ".join((each.fn.__doc__ or "").split("\n\n")[0].split()))
-        for module in (openai, resuming, files, describing, admin, history)
-        for each in vars(module).values()
-        if isinstance(each, HTTPRouteHandler)
+        (path, method, needs(each), " ".join((each.fn.__doc__ or "").split("\n\n")[0].split()))
+        for each in HANDLERS
         for path in each.paths
         for method in each.http_methods
         if method not in ("HEAD", "OPTIONS")
     ]
-    for path, method, text in sorted(routes):
+    for path, method, scope, text in sorted(routes):
         if path.startswith(prefix):
-            yield f"`{method} {path.replace(':str', '').replace(':path', '')}`", text
+            shown = path.replace(":str", "").replace(":path", "")
+            yield f"`{method} {shown}`", f"`{scope}`" if scope else "", text
 
 
 def engine_paths() -> Iterator[Row]:
@@ -83,7 +80,7 @@ class Table(Directive):
             ("Variable", "Option", "Commands", "Meaning"),
         ),
         "engine-paths": (engine_paths, ("Path", "Tasks", "Streams", "Errors")),
-        "http-routes": (http_routes, ("Request", "What it does")),
+        "http-routes": (http_routes, ("Request", "Scope", "What it does")),
         "subjects": (subjects, ("Subject", "What is said there", "Stream")),
     }
 
