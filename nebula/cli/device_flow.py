@@ -8,6 +8,7 @@ import httpx
 import msgspec
 from msgspec import Meta, Struct
 
+from nebula.events.reading import UNREADABLE
 from nebula.http.sign_in.discovery import discovered
 from nebula.http.sign_in.fetching import ProviderFailed, asked
 from nebula.http.sign_in.settings import safe_url
@@ -126,7 +127,7 @@ async def _of_gateway(
         told = msgspec.json.decode(answer.content, type=dict[str, Any])
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise NotLoggedIn(f"{url} can't be reached: {error or type(error).__name__}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise NotLoggedIn(f"{url} does not answer as a gateway does, with JSON") from error
     if answer.is_success:
         return told

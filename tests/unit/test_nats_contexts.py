@@ -28,7 +28,7 @@ def test_a_context_gives_the_servers_with_its_user(tmp_path: Path) -> None:
         jetstream_domain="of other programs",
     )
     assert credentials.way(f"file:{file}", "operator") == Way(
-        ("nats://u%20s:p%40%2F%3A@a:4222", "tls://own@b:4222"), "_INBOX_x"
+        ("nats://u%20s:p%40%2F%3A@a:4222", "tls://own@b:4222"), "_INBOX_x", file=str(file)
     )
 
 
@@ -41,7 +41,7 @@ def test_a_file_may_have_just_urls(tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text("nats://u:p@a:1,nats://b:2\n")
     for url in (f"file:{file}", f"file://{file}"):
-        assert credentials.way(url, "node") == Way(("nats://u:p@a:1", "nats://b:2"))
+        assert credentials.way(url, "node") == Way(("nats://u:p@a:1", "nats://b:2"), file=str(file))
 
 
 @pytest.mark.parametrize("text", ["{", '{"url": 5}', "{}", '{"user": "u"}'])

@@ -40,6 +40,8 @@ KEPT = {
     "_ps",
     "_reading_task",
     "_reconnection_task",
+    "_resp_map",
+    "_resp_sub_prefix",
     "_server_info",
     "_server_pool",
     "_sid",

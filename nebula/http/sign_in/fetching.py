@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 import msgspec
 
+from nebula.events.reading import UNREADABLE
+
 PATIENCE = 10.0
 """Seconds for a whole answer."""
 
@@ -55,5 +57,5 @@ async def asked(
         raise ProviderFailed(f"{url} can't be reached: {error or type(error).__name__}") from error
     try:
         return answer.status_code, msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ProviderFailed(f"{url} answers {answer.status_code} and no JSON object") from error
