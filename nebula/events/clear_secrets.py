@@ -34,8 +34,8 @@ _WRITTEN = (
 )
 """What operators write texts in. Nothing keeps a key from being revoked."""
 
-_HELD_APART = frozenset(("source", "adapters", "env", "options"))
-"""Fields for which there is a way to give a secret."""
+_HELD_APART = frozenset(("source", "adapters", "env", "options", "hash", "prefix"))
+"""Fields for which there is a way to give a secret, and what is known of a key by design."""
 
 _LIKELY = "a1B2c3D4e5F6g7H8"
 """What is put in place of a mask to see whether it stands where a secret would."""
