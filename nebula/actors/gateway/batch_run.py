@@ -38,6 +38,9 @@ QUIET = 10.0
 OUTPUT = "batch_output"
 """The purpose of files with results."""
 
+_SOON = 0.02
+"""Seconds until it is looked again whether all lines have left their queue."""
+
 _AT_ONCE = 64
 """Messages that are written or read side by side."""
 
@@ -221,6 +224,7 @@ class BatchRun:
         """Write the files, tell the log, and remove what is not needed any more."""
         good, bad = self._ids()
         output, errors = await self._write(check, good, bad)
+        await self._settled()
         completed, failed = self._counts()
         given_up = "none" in self._done.values()
         if self._batch.ending:
@@ -231,6 +235,16 @@ class BatchRun:
             )
             await self._append(outcome)
         await self._queue.clear(self._id)
+
+    async def _settled(self) -> None:
+        """Wait until what each result has used is recorded: then its line leaves the queue.
+
+        Another gateway does that for one that has died.
+        """
+        pause = _SOON
+        while not self._batch.ending and await self._queue.waits(self._id):
+            await asyncio.sleep(pause)
+            pause = min(1.0, 2 * pause)
 
     def _ids(self) -> tuple[str, str]:
         """Return the ids of the output and of the errors: the same whichever gateway writes."""

@@ -146,12 +146,12 @@ class LineWorker:
         projection = self._gateway.projection
         if not await projection.reached(line.after, timeout=5):
             raise Later(AGAIN)
-        batch = projection.state.batches.get(identity)
-        if batch is None or batch.ending or time.time_ns() >= batch.expires_ns:
-            return
         number = int(said)
         result = await self._queue.result(identity, number)
         if result is None:
+            batch = projection.state.batches.get(identity)
+            if batch is None or batch.ending or time.time_ns() >= batch.expires_ns:
+                return
             await self._store(batch, number, await self._result(batch, number, line))
             result = await self._queue.result(identity, number)  # which may be another gateway's
         record = decoded(result.usage.encode(), UsageRecord) if result is not None else None
