@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import os
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -96,6 +97,7 @@ class EngineBridge:
         self._attempts = Attempts()
         self._finished: list[EngineExchange] = []
         self._unwanted = ""
+        self._questions = count()
         self._living: list[asyncio.Task[None]] = []
         self._liveness = Liveness(app)
         self._adapters = Adapters(app)
@@ -151,7 +153,7 @@ class EngineBridge:
         )
         await client.listen(subjects.cancel(settings.model, "*"), self._on_cancel)
         self._unwanted = client.new_inbox()
-        await client.subscribe(f"{self._unwanted}.*", cb=self._on_unwanted)
+        await client.subscribe(f"{self._unwanted}.*.*", cb=self._on_unwanted)
         ear = Ear(self._connection)
         await client.listen(subjects.ROUTER_STATUS, ear.noting(subjects.ROUTER_STATUS))
         await client.flush()
@@ -255,7 +257,7 @@ class EngineBridge:
 
     async def _on_unwanted(self, message: Msg) -> None:
         """Abort the requests that a gateway no longer wants, or all of a gateway that is gone."""
-        gateway = message.subject.rpartition(".")[2]
+        gateway = message.subject.split(".")[-2]
         told = decoded(message.data, Unwanted)
         if told is not None:
             unwanted = told.requests
@@ -341,7 +343,8 @@ class EngineBridge:
                 await self._connection.client.publish(
                     subjects.waiting(gateway),
                     msgspec.json.encode(asking),
-                    reply=f"{self._unwanted}.{gateway}",
+                    # NATS lets one answer through for each reply subject.
+                    reply=f"{self._unwanted}.{gateway}.{next(self._questions)}",
                 )
             except NatsError as error:
                 log.warning("could not ask %s: %r", gateway, error)
