@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pytest
 
@@ -42,12 +42,14 @@ class Told:
             self.events.append(event)
             self._more.notify_all()
 
-    async def of(self, kind: type[E], source: str) -> E:
+    async def of(self, kind: type[E], source: str, reason: str = "") -> E:
+        """Return the first event of a kind about a source with a reason that begins so."""
         async with asyncio.timeout(20), self._more:
             while True:
                 for event in self.events:
-                    if isinstance(event, kind) and getattr(event, "source", "") == source:
-                        return event
+                    about = isinstance(event, kind) and getattr(event, "source", "") == source
+                    if about and getattr(event, "reason", "").startswith(reason):
+                        return cast("E", event)
                 await self._more.wait()
 
 
@@ -119,9 +121,8 @@ async def test_those_behind_say_for_which_they_wait_and_run_beside_slow_ones(
             dripping.append(group.create_task(fetches.bring(Files(source))))
             await told.of(DownloadStarted, source)
         await fetches.bring(Files("lab/fine"))
-        waits = await told.of(DownloadWaits, "lab/fine")
-        assert isinstance(waits, DownloadWaits)
-        assert waits.reason.startswith("waits for a free download: ")
+        # On a busy machine it may also tell that it asks the hub.
+        waits = await told.of(DownloadWaits, "lab/fine", "waits for a free download: ")
         assert set(waits.reason.rpartition(": ")[2].split(", ")) == {"lab/s1", "lab/s2"}
         await told.of(DownloadFinished, "lab/fine")
         for task in dripping:
