@@ -201,9 +201,7 @@ class InferenceRoutes:
             adapter=binding.adapter,
             content_type=kind,
             user=f"{key}/{asked.user}" if asked.user else key,
-            priority=quota.priority(asked.priority)
-            if quota and quota.priorities
-            else asked.priority,
+            priority=priority,
             patience=limits.patience.load,
             timeout=timeout,
             prefix=prefix_of(binding, asked.prompt, salt),

@@ -9,6 +9,7 @@ import pytest
 
 from tests.integration.cluster import Cluster
 from tests.integration.composed import Composed
+from tests.integration.provider import Provider
 from tests.integration.responding import client_of
 
 
@@ -61,6 +62,16 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
         yield cluster
     finally:
         cluster.close()
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    """A provider of OpenID Connect that all tests of a module share."""
+    made = Provider()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture

@@ -20,15 +20,6 @@ LED = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    made = Provider()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture(scope="module")
 def second() -> int:
     """The port of the second gateway."""
     return free_port()

@@ -22,15 +22,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    made = Provider()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture(scope="module")
 def signing(tmp_path_factory: pytest.TempPathFactory, provider: Provider) -> Iterator[Cluster]:
     """A cluster without a node whose people sign in at the provider."""
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))

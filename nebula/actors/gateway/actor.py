@@ -365,8 +365,7 @@ class Gateway(Actor):
         if asking is None or not is_inbox(message.reply):
             return
         self._look_around()
-        now = asyncio.get_running_loop().time()
-        unwanted, effects = self.core.still_wanted(asking, now)
+        unwanted, effects = self.core.still_wanted(asking, asyncio.get_running_loop().time())
         self._perform(effects)
         if unwanted:
             with contextlib.suppress(NatsError):
