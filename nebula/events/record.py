@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 from nebula.events import subjects
 from nebula.events.reading import UNREADABLE
 from nebula.events.upcasting import upcast, version_of
+from nebula.events.utf8 import not_text
 from nebula.events.vocabulary import AGGREGATE_OF, AGGREGATES, REPORTS, TYPES, Event
 
 CAUSE_HEADER = "Nebula-Cause"
@@ -174,7 +175,8 @@ def _content(name: str, payload: bytes, version: str) -> Content:
         old = msgspec.json.decode(payload, type=dict[str, object])
         return msgspec.convert(upcast(name, number, old), TYPES[name])
     except UNREADABLE as error:
-        return Malformed(f"{name}: {error}")
+        reason = not_text(payload)
+        return Malformed(f"{name}: not UTF-8: {reason}" if reason else f"{name}: {error}")
 
 
 def parse_headers(block: bytes) -> dict[str, str]:

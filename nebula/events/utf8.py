@@ -13,3 +13,12 @@ def check_text(body: bytes) -> None:
     for at in range(0, len(body), _AT_ONCE):
         decoder.decode(body[at : at + _AT_ONCE])
     decoder.decode(b"", final=True)
+
+
+def not_text(body: bytes) -> str | None:
+    """Return why bytes are not UTF-8, in the same words for each decoder; None if they are."""
+    try:
+        check_text(body)
+    except UnicodeDecodeError as error:
+        return error.reason
+    return None

@@ -3,6 +3,7 @@
 import codecs
 import re
 
+from nebula.events.utf8 import not_text
 from nebula.http.errors import ApiError
 
 _ESCAPE = re.compile(
@@ -32,8 +33,8 @@ def _reason(body: bytes, error: Exception) -> str:
         return "the body begins with a byte order mark (EF BB BF): send JSON without one"
     if start.startswith(b"--") or _URL_FORM.match(start):
         return "the body is a form: this path takes JSON"
-    if isinstance(error, UnicodeDecodeError):
-        return f"the body is not UTF-8: {error.reason}"
+    if reason := not_text(body):
+        return f"the body is not UTF-8: {reason}"
     if half := _half(body[:_LOOKED_AT]):
         return f"the body is not valid JSON: {half} is half of a surrogate pair, and no character"
     said = str(error).removeprefix("JSON is malformed: ")

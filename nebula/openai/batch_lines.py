@@ -14,7 +14,7 @@ from msgspec import Raw, Struct
 from nebula.events.batch_facts import Problem
 from nebula.events.memory import MIB
 from nebula.events.reading import UNREADABLE
-from nebula.events.utf8 import check_text
+from nebula.events.utf8 import check_text, not_text
 
 MOST_LINES = 50_000
 """Lines of an input, at most, as at OpenAI."""
@@ -202,8 +202,8 @@ def _not_json(text: bytes, error: Exception) -> str:
         return "the line begins with a byte order mark: save the file as UTF-8 without one"
     if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "the line is UTF-16: save the file as UTF-8"
-    if isinstance(error, UnicodeDecodeError):
-        return f"the line is not UTF-8: {error.reason}"
+    if reason := not_text(text):
+        return f"the line is not UTF-8: {reason}"
     said = str(error).removeprefix("JSON is malformed: ")
     if said == "Input data was truncated":
         said = "it ends too early: a request must be on one line"

@@ -54,11 +54,15 @@ async def submitted(
     return await client.batches.create(input_file_id=file.id, endpoint=endpoint, **how)
 
 
-async def over(cluster: Cluster, client: openai.AsyncOpenAI, batch: str) -> Batch:
+async def over(
+    cluster: Cluster, client: openai.AsyncOpenAI, batch: str, patience: float = PATIENCE
+) -> Batch:
+    """Return a batch once the gateway knows that it is over."""
+
     async def ended() -> bool:
         return (await client.batches.retrieve(batch)).status in OVER
 
-    await cluster.poll(ended, "the batch is over")
+    await cluster.poll(ended, "the batch is over", patience)
     return await client.batches.retrieve(batch)
 
 

@@ -9,7 +9,7 @@ import pytest
 from nebula.store import batch_queue
 from tests.integration.asking import chat
 from tests.integration.cluster import Cluster
-from tests.integration.test_batches import OVER, jsonl, line, official, read, submitted
+from tests.integration.test_batches import jsonl, line, official, over, read, submitted
 from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
@@ -71,12 +71,7 @@ async def test_each_line_has_one_result_whatever_is_killed(own_cluster: Cluster)
         cluster.kill_everything()
         cluster.start_all()
         await cluster.ready()
-
-        async def ended() -> bool:
-            return (await client.batches.retrieve(batch.id)).status in OVER
-
-        await cluster.poll(ended, "the batch is over", PATIENCE)
-        found = await client.batches.retrieve(batch.id)
+        found = await over(cluster, client, batch.id, PATIENCE)
         assert found.status == "completed"
         results = await read(client, found.output_file_id)
         assert found.error_file_id is None
@@ -113,7 +108,7 @@ async def test_a_gateway_that_stood_still_changes_nothing_when_it_goes_on(
     async with cluster.joined() as projection:
         assert await projection.until(lambda state: state.batches[batch.id].over, PATIENCE)
     async with official_at(port) as other:
-        found = await other.batches.retrieve(batch.id)
+        found = await over(cluster, other, batch.id)
         before = await read(other, found.output_file_id)
     os.kill(cluster.pid("gateway"), signal.SIGCONT)
     await cluster.ready()
@@ -150,7 +145,7 @@ async def test_a_batch_goes_on_when_its_streams_are_deleted(own_cluster: Cluster
             await jetstream.purge_stream(batch_queue.LINES)
             await jetstream.delete_stream(batch_queue.RESULTS)
             assert await projection.until(lambda state: state.batches[batch.id].over, PATIENCE)
-        found = await client.batches.retrieve(batch.id)
+        found = await over(cluster, client, batch.id)
         assert found.status == "completed"
         results = await read(client, found.output_file_id)
     assert [each["custom_id"] for each in results] == [f"l{n}" for n in range(60)]

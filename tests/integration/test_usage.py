@@ -17,7 +17,7 @@ from nebula.store import usage_log
 from nebula.store.usage import UsageStore
 from tests.integration.asking import CHAT, COMPLETIONS, chat
 from tests.integration.cluster import Cluster
-from tests.integration.test_batches import OVER, jsonl, line, official, submitted
+from tests.integration.test_batches import jsonl, line, official, over, submitted
 from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
@@ -230,12 +230,7 @@ async def test_the_bill_is_right_to_the_token_whatever_is_killed(own_cluster: Cl
         await more()
         enough.set()
     async with official(cluster) as official_client:
-
-        async def over() -> bool:
-            return (await official_client.batches.retrieve(batch.id)).status in OVER
-
-        await cluster.poll(over, "the batch is over", PATIENCE)
-        assert (await official_client.batches.retrieve(batch.id)).status == "completed"
+        assert (await over(cluster, official_client, batch.id, PATIENCE)).status == "completed"
     expected = {key: count for client in steady for key, count in client.whole.items()}
     at_killed = {key: count for client in killed for key, count in client.whole.items()}
     cut = {key for client in (*steady, *killed) for key in client.cut}
