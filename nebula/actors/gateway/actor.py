@@ -5,25 +5,22 @@ client is told about a failure.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Iterable
 from typing import Protocol
 
-import msgspec
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
 from nebula.actors import ear
 from nebula.actors.actor import Actor
-from nebula.actors.attribution import is_inbox
 from nebula.actors.ear import Ear
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.allowance import settle, used_by
 from nebula.actors.gateway.budget import ANSWERS, REQUESTS, UNCOUNTED, Budget, Hold, Unread
 from nebula.actors.gateway.core import IDLE, RequestsInFlight
 from nebula.actors.gateway.delivery import NOT_RECORDED, Delivery, new_id
+from nebula.actors.gateway.engine_questions import EngineQuestions
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.gateway.in_flight import (
     Cancel,
@@ -61,9 +58,9 @@ from nebula.actors.gateway.usage_roll_up import UsageRollUp
 from nebula.events import envelope, subjects
 from nebula.events.failures import Failure, words
 from nebula.events.heartbeats import QueueLength
-from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, StillWanted, Unwanted
+from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, StillWanted
 from nebula.events.model_status import ModelStatus, model_status
-from nebula.events.reading import decoded, last_token
+from nebula.events.reading import last_token
 from nebula.events.state import Model, NameBinding
 from nebula.store import inference_log
 from nebula.store.connection import Connection, Unavailable
@@ -111,6 +108,7 @@ class Gateway(Actor):
         self.core = RequestsInFlight(around, new_id)
         self._deliveries: dict[str, Delivery] = {}
         self.large_bodies = LargeBodies(connection, identity, self.core.gives)
+        self._questions = EngineQuestions(connection, identity, self._unwanted)
         self.sending = Sending(connection, identity, self._heartbeats, self.large_bodies)
         self.claims_stream = Probed()
         self.claim_shares = Shares()
@@ -130,7 +128,7 @@ class Gateway(Actor):
         """Listen for answers and heartbeats."""
         client = self.connection.client
         await client.listen(subjects.responses(self.id, "*"), self._on_piece)
-        await client.subscribe(subjects.waiting(self.id), cb=self._on_waiting)
+        await self._questions.listen()
         await self.large_bodies.listen()
         for beats, arrival in (
             (subjects.REPLICA_STATUS, self._heartbeats.on_replica),
@@ -359,18 +357,12 @@ class Gateway(Actor):
         if flight is not None and (piece := envelope.read_answer(header, body)) is not None:
             self._happens(flight, PieceArrived(piece))
 
-    async def _on_waiting(self, message: Msg) -> None:
-        """Tell an engine which of its requests are no longer wanted."""
-        asking = decoded(message.data, StillWanted)
-        if asking is None or not is_inbox(message.reply):
-            return
+    def _unwanted(self, asking: StillWanted) -> dict[str, int]:
+        """Return which of an engine's requests are no longer wanted."""
         self._look_around()
         unwanted, effects = self.core.still_wanted(asking, asyncio.get_running_loop().time())
         self._perform(effects)
-        if unwanted:
-            with contextlib.suppress(NatsError):
-                said = msgspec.json.encode(Unwanted(unwanted))
-                self.connection.client.post(message.reply, b"", said)
+        return unwanted
 
     async def _on_disconnect(self) -> None:
         if self._lost_at is None:
