@@ -99,6 +99,7 @@ docs: install-control $(SITE)
 	@.venv/bin/nebula schema --markdown > docs/events.md
 	@.venv/bin/nebula schema --asyncapi > docs/asyncapi.json
 	@.venv/bin/nebula schema --roles > docs/reference/roles.md
+	@.venv/bin/nebula schema --metrics > docs/reference/metrics.md
 	@.venv/bin/sphinx-build -q -E -W --keep-going -b html docs docs/_build
 	@echo "The documentation is in docs/_build/index.html"
 

@@ -7,7 +7,7 @@ import msgspec
 
 from nebula.cli.process import fail
 from nebula.events.vocabulary import TYPES
-from nebula.schema import asyncapi, json_schema, reference, roles_page
+from nebula.schema import asyncapi, json_schema, metrics_page, reference, roles_page
 
 
 @click.command()
@@ -15,10 +15,11 @@ from nebula.schema import asyncapi, json_schema, reference, roles_page
 @click.option("--asyncapi", "subjects", is_flag=True, help="AsyncAPI 3 document of all subjects.")
 @click.option("--markdown", is_flag=True, help="docs/events.md.")
 @click.option("--roles", is_flag=True, help="What each role may do on NATS, as Markdown.")
-def schema(event: str | None, subjects: bool, markdown: bool, roles: bool) -> None:
+@click.option("--metrics", is_flag=True, help="Every metric, as Markdown.")
+def schema(event: str | None, subjects: bool, markdown: bool, roles: bool, metrics: bool) -> None:
     """Print JSON Schema of every event, or of EVENT alone."""
-    if (event is not None) + subjects + markdown + roles > 1:
-        fail("take one of EVENT, --asyncapi, --markdown and --roles", 2)
+    if (event is not None) + subjects + markdown + roles + metrics > 1:
+        fail("take one of EVENT, --asyncapi, --markdown, --roles and --metrics", 2)
     if event is not None and event not in TYPES:
         fail(f"there is no event {event!r}: take one of {', '.join(TYPES)}", 2)
     if markdown:
@@ -26,6 +27,9 @@ def schema(event: str | None, subjects: bool, markdown: bool, roles: bool) -> No
         return
     if roles:
         click.echo(roles_page.markdown(), nl=False)
+        return
+    if metrics:
+        click.echo(metrics_page.markdown(), nl=False)
         return
     if subjects:
         found = asyncapi.document(version("nebula-serving"))

@@ -30,7 +30,7 @@ from nebula.events import (
 from nebula.events import intents as intents_
 from nebula.events.record import Malformed
 from nebula.events.vocabulary import INTENTS, REPORTS, TYPES, Event
-from nebula.schema import asyncapi, json_schema, reference, roles_page
+from nebula.schema import asyncapi, json_schema, metrics_page, reference, roles_page
 from nebula.schema.channels import OTHERS, Channel, kind_of
 from nebula.schema.examples import EXAMPLES
 from nebula.schema.parties import channels, parties
@@ -269,6 +269,11 @@ def test_the_examples_tell_one_story_that_nebula_accepts() -> None:
 @pytest.mark.parametrize("channel", channels(), ids=lambda channel: channel.name)
 def test_every_subject_has_roles_that_publish_there(channel: Channel) -> None:
     assert parties(channel).publish
+
+
+def test_the_reference_lists_every_metric() -> None:
+    page = ROOT / "docs" / "reference" / "metrics.md"
+    assert page.read_text("utf-8") == metrics_page.markdown(), "make docs"
 
 
 def test_the_reference_lists_what_each_role_may_do() -> None:

@@ -1,0 +1,1 @@
+"""Metrics: the table of all of them, what is counted, and how figures become Prometheus's text."""

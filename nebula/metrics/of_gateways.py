@@ -1,0 +1,145 @@
+"""The metrics that gateways emit, beside those of all actors. Pure."""
+
+from nebula.metrics.metric import (
+    CLUSTER,
+    DURATION,
+    ENGINES,
+    FIRST_TOKEN,
+    OUTPUT_TOKEN,
+    ActorKind,
+    Metric,
+)
+
+_GATEWAY: tuple[ActorKind, ...] = ("gateway",)
+_SERVED = ("model", "adapter", "path")
+
+GATEWAY: tuple[Metric, ...] = (
+    Metric(
+        "nebula_requests_total",
+        "counter",
+        "Requests that have ended. Status: of the HTTP answer; of the error, where one ended a "
+        "stream that had begun; 499 where the client left. Model is empty where a request was "
+        "refused before its model was known.",
+        _GATEWAY,
+        (*_SERVED, "status", "tenant"),
+    ),
+    Metric(
+        "nebula_request_duration_seconds",
+        "histogram",
+        "Time from sending a request to a router until the end of its answer; only of answers "
+        "with a status below 400.",
+        _GATEWAY,
+        _SERVED,
+        DURATION,
+    ),
+    Metric(
+        "nebula_time_to_first_token_seconds",
+        "histogram",
+        "Time from sending a request to a router until the first part of its stream.",
+        _GATEWAY,
+        _SERVED,
+        FIRST_TOKEN,
+    ),
+    Metric(
+        "nebula_time_per_output_token_seconds",
+        "histogram",
+        "Mean time of each token after a stream's first, one observation for each stream.",
+        _GATEWAY,
+        _SERVED,
+        OUTPUT_TOKEN,
+    ),
+    Metric(
+        "nebula_tokens_total",
+        "counter",
+        "Tokens of prompts (type input) and answers (type output).",
+        _GATEWAY,
+        ("model", "adapter", "tenant", "type"),
+    ),
+    Metric(
+        "nebula_cached_tokens_total",
+        "counter",
+        "Tokens of prompts that engines took from their caches, as far as they tell; they count as "
+        "input, too.",
+        _GATEWAY,
+        ("model", "adapter", "tenant"),
+    ),
+    Metric(
+        "nebula_requests_in_flight", "gauge", "Requests that have not ended.", _GATEWAY, ("model",)
+    ),
+    Metric(
+        "nebula_requests_refused_total",
+        "counter",
+        "Requests that were refused before they were sent to a router; the reason is the error's "
+        "code.",
+        _GATEWAY,
+        ("path", "reason", "tenant"),
+    ),
+    Metric(
+        "nebula_requests_failed_total",
+        "counter",
+        "Requests that were sent and got an error from Nebula. Reason: refused (by a router), "
+        "engine-failed, timed-out, cant-continue and so on.",
+        _GATEWAY,
+        ("model", "reason"),
+    ),
+    Metric(
+        "nebula_request_retries_total",
+        "counter",
+        "Further attempts at requests, by what broke the last one.",
+        _GATEWAY,
+        ("model", "reason"),
+    ),
+    Metric(
+        "nebula_streams_continued_total",
+        "counter",
+        "Streams that another engine was asked to continue.",
+        _GATEWAY,
+        ("model",),
+    ),
+    Metric(
+        "nebula_answers_resumed_total",
+        "counter",
+        "Answers that were given again, or from where their client had left.",
+        _GATEWAY,
+    ),
+    Metric("nebula_request_memory_bytes", "gauge", "Memory that bodies of requests use.", _GATEWAY),
+    Metric("nebula_request_memory_limit_bytes", "gauge", "How much they may use in all.", _GATEWAY),
+    Metric(
+        "nebula_answer_memory_bytes",
+        "gauge",
+        "Memory of answers that slow clients have not read yet.",
+        _GATEWAY,
+    ),
+    Metric("nebula_answer_memory_limit_bytes", "gauge", "How much they may use in all.", _GATEWAY),
+    Metric(
+        "nebula_limit",
+        "gauge",
+        "A limit of a key, a tenant or a model (kind), by its meter.",
+        _GATEWAY,
+        ("kind", "subject", "meter"),
+    ),
+    Metric(
+        "nebula_limit_used",
+        "gauge",
+        "What all gateways have spent or reserved of a limit in its present window, as this one "
+        "knows; only of limits that its requests have used of late.",
+        _GATEWAY,
+        ("kind", "subject", "meter"),
+    ),
+    Metric(
+        "nebula_actor_up",
+        "gauge",
+        "Whether a router or a node has told its figures in time: 1 or 0.",
+        _GATEWAY,
+        ("actor", "name"),
+        path=CLUSTER,
+    ),
+    Metric(
+        "nebula_engine_up",
+        "gauge",
+        "Whether a ready engine told its figures in time: 1 or 0.",
+        _GATEWAY,
+        ("node", "replica", "model"),
+        path=ENGINES,
+    ),
+)
