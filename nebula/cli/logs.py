@@ -4,18 +4,14 @@ import asyncio
 import sys
 
 import click
-import msgspec
-from nats.errors import Error as NatsError
 
+from nebula.actors.engine_logs import NoLog, ask_log
 from nebula.actors.node.log_reading import LogReply, LogRequest
 from nebula.actors.projection import Projection
 from nebula.cli.cluster import joined
 from nebula.cli.options import nats_option
 from nebula.cli.process import fail, run
-from nebula.events import subjects
-from nebula.events.advised import command
 from nebula.events.masking import masked
-from nebula.events.reading import decoded
 from nebula.events.showing import shown_text
 from nebula.events.validation import model_by_reference
 from nebula.history.subject import other_than_model
@@ -44,12 +40,12 @@ async def _logs(nats: str, reference: str, lines: int, follow: bool) -> None:
                 fail(other)
             there = ", ".join(sorted(state.replicas)) or "none"
             fail(f"there is no replica {reference!r}; there are: {there}")
-        reply = await _ask_log(projection, replica.node, LogRequest(replica.id, lines))
+        reply = await _asked(projection, replica.node, LogRequest(replica.id, lines))
         _write(reply.text)
         while follow:
             await asyncio.sleep(0.5)
             request = LogRequest(replica.id, offset=reply.offset)
-            reply = await _ask_log(projection, replica.node, request)
+            reply = await _asked(projection, replica.node, request)
             _write(reply.text)
 
 
@@ -59,23 +55,8 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-async def _ask_log(projection: Projection, node: str, request: LogRequest) -> LogReply:
-    client = projection.log.connection.client
+async def _asked(projection: Projection, node: str, request: LogRequest) -> LogReply:
     try:
-        answer = await client.request(subjects.logs(node), msgspec.json.encode(request), timeout=5)
-    except (NatsError, TimeoutError):
-        connection = projection.log.connection
-        if not connection.connected:
-            fail(connection.trouble or "the connection to NATS is lost")
-        fail(
-            f"node {node!r} does not answer: see that {command('node', '--name', node)} runs there"
-        )
-    reply = decoded(answer.data, LogReply)
-    if reply is None:
-        fail(
-            f"the program that answers for node {node!r} is not a Nebula node, or is one of "
-            "another version"
-        )
-    if reply.error:
-        fail(reply.error)
-    return reply
+        return await ask_log(projection.log.connection, node, request)
+    except NoLog as error:
+        fail(str(error))

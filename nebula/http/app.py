@@ -14,6 +14,7 @@ from nebula.http.authentication import Authentication, check_scope, key_ring
 from nebula.http.cors import Cors
 from nebula.http.document import routes as describing
 from nebula.http.document.making import document
+from nebula.http.engine_logs import Followers
 from nebula.http.guard import Guard
 from nebula.http.inference import InferenceRoutes, Limits
 from nebula.http.origins import Doors
@@ -44,7 +45,7 @@ def create_app(
     Raise NotARoot.
     """
     kept = store or ResponseStore(gateway.connection, gateway.log.replicas)
-    scans = Scans()
+    scans, followers = Scans(), Followers()
     doors = doors or Doors()
     root = doors.root
     respond_to_path = partial(paths.respond_to_path, root)
@@ -56,6 +57,7 @@ def create_app(
         dependencies={
             "gateway": Provide(lambda: gateway, sync_to_thread=False),
             "scans": Provide(lambda: scans, sync_to_thread=False),
+            "followers": Provide(lambda: followers, sync_to_thread=False),
             "responses_kept": Provide(lambda: kept, sync_to_thread=False),
             "limits": Provide(lambda: limits, sync_to_thread=False),
             "description": Provide(lambda: description, sync_to_thread=False),

@@ -1,6 +1,6 @@
 """All routes of a gateway beside the paths that engines answer, by the scope that each needs."""
 
-from nebula.http import admin, history, keys, limit_routes, openai, resuming, usage
+from nebula.http import admin, engine_logs, history, keys, limit_routes, openai, resuming, usage
 from nebula.http.authentication import needing, open_to_all
 from nebula.http.batches import routes as batches
 from nebula.http.document import routes as describing
@@ -80,6 +80,7 @@ HANDLERS = (
         admin.do_rebalance,
         admin.pin,
         admin.remove_weights,
+        engine_logs.show_log,
     ),
     *needing(
         "admin",

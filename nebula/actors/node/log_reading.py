@@ -71,7 +71,8 @@ def read_log(path: Path, request: LogRequest, mask: Mask = unmasked) -> LogReply
         lines = map(mask, child_output.tail(path, max(1, min(request.lines, 10_000))))
         return LogReply("".join(f"{line}\n" for line in lines)[-MAX_REPLY:], offset)
     data, offset = child_output.read(path, request.offset, MAX_REPLY)
-    if mask is not unmasked and (cut := max(data.rfind(b"\n"), data.rfind(b"\r")) + 1):
+    cut = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+    if cut or len(data) < MAX_REPLY:
         offset -= len(data) - cut  # what follows may be the beginning of a secret
         data = data[:cut]
     return LogReply(mask(data.decode(errors="replace")), offset)

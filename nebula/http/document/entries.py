@@ -262,6 +262,16 @@ ENTRIES: Mapping[str, Entry] = {
     ),
     "DELETE /admin/aliases/{alias}": Entry(values={"alias": "best"}),
     "GET /admin/replicas": Entry(),
+    "GET /admin/replicas/{replica}/logs": Entry(
+        values={"replica": "chat-0"},
+        query={
+            "tail": "Number of last lines, 10,000 at most; 100 if missing.",
+            "after": "Position after which to begin: `X-Nebula-Log-Position` of an earlier answer.",
+            "follow": "Whether to go on as the log grows, if `true`: as text, or as events "
+            "(`Accept`).",
+        },
+        fields={"Last-Event-ID": "Position after which a stream of events goes on."},
+    ),
     "GET /admin/nodes": Entry(),
     "POST /admin/nodes/{node}/drain": Entry(values=_NODE),
     "DELETE /admin/nodes/{node}/drain": Entry(values=_NODE),
