@@ -33,7 +33,7 @@ from nebula.events.endpoints import ENDPOINTS, REALTIME, Endpoint
 from nebula.events.envelope import JSON
 from nebula.events.inference import LOAD_PATIENCE, Request
 from nebula.events.memory import MIB
-from nebula.http import outline, own_fields, paths, quotas, request_ids
+from nebula.http import outline, own_fields, paths, quotas, request_ids, turned_away
 from nebula.http.bodies import ClientLeft, read_body
 from nebula.http.cache_salt import salted
 from nebula.http.errors import ApiError, unavailable
@@ -128,17 +128,22 @@ class InferenceRoutes:
         try:
             await self._answer(endpoint, scope, receive, send, hold, reserved)
         except ApiError as error:
+            turned_away.count(self._gateway, endpoint.path, scope, error)
             await fail(error, send, endpoint.dialect)
         except NotServed as error:
-            await fail(unavailable(str(error), error.retry_after), send, endpoint.dialect)
+            refusal = unavailable(str(error), error.retry_after)
+            turned_away.count(self._gateway, endpoint.path, scope, refusal)
+            await fail(refusal, send, endpoint.dialect)
         except ClientLeft:
-            return
+            turned_away.count(self._gateway, endpoint.path, scope, None)
         except ConnectionAbortedError:
             raise
         except Exception as error:
             log.exception("a request to %s failed", endpoint.path)
             text = f"internal error: {type(error).__name__}"
-            await fail(ApiError(500, text, kind="internal_error"), send, endpoint.dialect)
+            broken = ApiError(500, text, kind="internal_error")
+            turned_away.count(self._gateway, endpoint.path, scope, broken)
+            await fail(broken, send, endpoint.dialect)
         finally:
             hold.release()
             if reserved:

@@ -27,7 +27,7 @@ from nebula.events.frames import BadFrame, Frame, FrameReader
 from nebula.events.inference import SWITCHED, Piece, Request
 from nebula.events.ledger import amounts
 from nebula.events.state import State
-from nebula.http import own_fields, quotas, request_ids
+from nebula.http import own_fields, quotas, request_ids, turned_away
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.forwarding import forwarded
 from nebula.http.principals import Principal, required, still_required
@@ -89,9 +89,12 @@ class Realtime:
         try:
             await self._serve(scope, receive, send)
         except ApiError as error:
+            turned_away.count(self._gateway, REALTIME.path, scope, error)
             await fail(error, send)
         except NotServed as error:
-            await fail(unavailable(str(error), error.retry_after), send)
+            refusal = unavailable(str(error), error.retry_after)
+            turned_away.count(self._gateway, REALTIME.path, scope, refusal)
+            await fail(refusal, send)
 
     async def _serve(self, scope: Any, receive: Receive, send: Send) -> None:
         """Open a session and hold it until its end. Raise ApiError, NotServed before it is open."""

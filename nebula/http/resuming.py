@@ -44,6 +44,7 @@ async def resume(
     gateway.given_again.add(resumption)
     try:
         await _open(resumption, identity, after)
+        gateway.figures.counts.resumed += 1
         source = resumption if around is None else around(resumption)
         try:
             await relay(source, receive, send, stream=resumption.streams, dialect=dialect)

@@ -1,6 +1,16 @@
 """All routes of a gateway beside the paths that engines answer, by the scope that each needs."""
 
-from nebula.http import admin, engine_logs, history, keys, limit_routes, openai, resuming, usage
+from nebula.http import (
+    admin,
+    engine_logs,
+    history,
+    keys,
+    limit_routes,
+    metrics,
+    openai,
+    resuming,
+    usage,
+)
 from nebula.http.authentication import needing, open_to_all
 from nebula.http.batches import routes as batches
 from nebula.http.document import routes as describing
@@ -63,6 +73,7 @@ HANDLERS = (
         history.list_events,
         usage.show_completions,
         usage.show_embeddings,
+        metrics.show_metrics,
     ),
     *needing(
         "operate",

@@ -78,7 +78,7 @@ GATEWAY: tuple[Metric, ...] = (
         "nebula_requests_failed_total",
         "counter",
         "Requests that were sent and got an error from Nebula. Reason: refused (by a router), "
-        "engine-failed, timed-out, cant-continue and so on.",
+        "engine-failed, overdue, cant-continue and so on.",
         _GATEWAY,
         ("model", "reason"),
     ),

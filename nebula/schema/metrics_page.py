@@ -10,9 +10,10 @@ _HEAD = f"""\
 
 # Metrics
 
-Each actor emits its metrics at `{OWN}`, in Prometheus's text format or in OpenMetrics. A model,
-an adapter or a tenant is named by its id; where there are more of them than a bound, the rest
-together are `{OTHER}`. Beside these metrics each actor has `process_…` about its process."""
+Each actor emits its metrics at `{OWN}`, in Prometheus's text format or in OpenMetrics;
+[the guide](../how-to/metrics.md) says how to scrape them. A model, an adapter or a tenant is named
+by its id; where there are more of them than a bound, the rest together are `{OTHER}`. Beside these
+metrics each actor has `process_…` about its process."""
 
 _TITLES = {
     ACTORS: "All actors",

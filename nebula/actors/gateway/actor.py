@@ -7,7 +7,6 @@ client is told about a failure.
 import asyncio
 import logging
 from collections.abc import Iterable
-from typing import Protocol
 
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
@@ -19,8 +18,9 @@ from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.allowance import settle, used_by
 from nebula.actors.gateway.budget import ANSWERS, REQUESTS, UNCOUNTED, Budget, Hold, Unread
 from nebula.actors.gateway.core import IDLE, RequestsInFlight
-from nebula.actors.gateway.delivery import NOT_RECORDED, Delivery, new_id
+from nebula.actors.gateway.delivery import NOT_RECORDED, Delivery, GivenAgain, new_id
 from nebula.actors.gateway.engine_questions import EngineQuestions
+from nebula.actors.gateway.figures import GatewayFigures
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.gateway.in_flight import (
     Cancel,
@@ -72,17 +72,6 @@ SHORT_LOSS = 1.0
 """Seconds after a loss of NATS for which a new request waits, before it is refused."""
 
 
-class GivenAgain(Protocol):
-    """An answer that is delivered again to a client that came back for it."""
-
-    @property
-    def id(self) -> str:
-        """The request's id."""
-
-    def let_go(self, last: Piece) -> None:
-        """Deliver a last piece to the client."""
-
-
 class Gateway(Actor):
     """One gateway: its requests in flight, the clients that wait for them, and what it hears."""
 
@@ -117,9 +106,10 @@ class Gateway(Actor):
             connection, self.projection, lambda: self._heartbeats.router_at, self._ear.told
         )
         self.bodies = Budget(request_memory)
-        self._unread = Unread(answer_memory)
+        self.unread = Unread(answer_memory)
         self.limiting = Limiting(connection, LedgerStore(connection, stream_replicas))
         self.usage = UsageRecorder(connection, identity, stream_replicas, self.projection)
+        self.figures = GatewayFigures(self)
         self._connected_at = 0.0
         self._lost_at: float | None = None
         self._back = asyncio.Event()
@@ -213,7 +203,7 @@ class Gateway(Actor):
             if request.keep:  # it was claimed: a repeated request need not wait for its answer
                 self.sending.drop(request, ALL_ATTEMPTS, Failure.NOT_TAKEN.encode())
             raise
-        delivery = self._deliveries[request.id] = Delivery(flight, self._unread, usage)
+        delivery = self._deliveries[request.id] = Delivery(flight, self.unread, usage)
         return delivery
 
     def leave(self, delivery: Delivery, hold: Hold | None = None) -> None:
@@ -259,11 +249,14 @@ class Gateway(Actor):
         for effect in effects:
             match effect:
                 case Deliver(id=identity, piece=piece):
-                    self._deliveries[identity].give(piece)
+                    delivery = self._deliveries[identity]
+                    if piece.status or piece.failure:
+                        delivery.told = piece.status, piece.failure
+                    delivery.give(piece)
                 case Forget(id=identity):
                     self.large_bodies.forget(identity)
-                    if (delivery := self._deliveries.pop(identity, None)) is not None:
-                        self._release(delivery)
+                    if (forgotten := self._deliveries.pop(identity, None)) is not None:
+                        self._release(forgotten)
                 case Send():
                     self._send(effect)
                 case Cancel(request=request, below=below, note=note):
@@ -273,6 +266,7 @@ class Gateway(Actor):
                     work = self._look_up(flight, seconds)
                     self.spawn(work, f"look for pieces of {identity}")
                 case LetGo(id=identity, piece=piece):
+                    self._deliveries[identity].told = 0, piece.failure
                     self._deliveries[identity].let_go(piece)
 
     def _release(self, delivery: Delivery) -> None:
@@ -280,8 +274,9 @@ class Gateway(Actor):
             delivery.hold.release()
         if delivery.reserved:
             settle(delivery.reserved, used_by(delivery.flight.answer))
-        if delivery.usage != NOT_RECORDED:
-            self.usage.ended(delivery.flight.answer, delivery.usage)
+        recorded = delivery.usage != NOT_RECORDED
+        record = self.usage.ended(delivery.flight.answer, delivery.usage) if recorded else None
+        self.figures.ended(delivery, record)
 
     def _send(self, send: Send) -> None:
         flight = self.core.flights[send.id]
@@ -289,6 +284,7 @@ class Gateway(Actor):
             number, why = send.request.attempt, words(send.after).client
             level = logging.INFO if send.after == Failure.TAKEN_BACK else logging.WARNING
             log.log(level, "request %s: attempt %d, as %s", send.id, number, why)
+            self.figures.again(send)
         try:
             self.sending.send(send.request, send.router)
         except NatsError as error:
@@ -349,7 +345,7 @@ class Gateway(Actor):
         """Let clients go where more waits for this one, or for all, than may."""
         if delivery.too_slow and not delivery.flight.done:
             self._cut(delivery)
-        while isinstance(slowest := self._unread.slowest(), Delivery):
+        while isinstance(slowest := self.unread.slowest(), Delivery):
             self._cut(slowest)
 
     def _on_other_piece(self, flight: InFlightRequest | None, header: bytes, body: bytes) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections import deque
+from typing import Protocol
 
 from nebula.actors.gateway.allowance import Reservation
 from nebula.actors.gateway.budget import UNCOUNTED, Hold, Unread
@@ -39,6 +40,17 @@ def new_id() -> str:
     return _drawn.pop()
 
 
+class GivenAgain(Protocol):
+    """An answer that is delivered again to a client that came back for it."""
+
+    @property
+    def id(self) -> str:
+        """The request's id."""
+
+    def let_go(self, last: Piece) -> None:
+        """Deliver a last piece to the client."""
+
+
 class Delivery:
     """The client's end of a request in flight.
 
@@ -46,7 +58,8 @@ class Delivery:
     bytes of the gateway's budget that the request's body keeps once no client waits. `reserved`:
     what it may use of its limits. `unread` counts the bytes that wait for all clients. `usage`: the
     id under which its usage is recorded, if another gateway may record the same; NOT_RECORDED if it
-    is not recorded here.
+    is not recorded here. `told`: the status of what the client got first (0: nothing), and the
+    failure that ended the answer, if any.
     """
 
     def __init__(
@@ -54,6 +67,7 @@ class Delivery:
     ) -> None:
         self.flight = flight
         self.usage = usage or (flight.request.id if flight.request.keep else "")
+        self.told: tuple[int, str] = (0, "")
         self.detached = False
         self.hold: Hold | None = None
         self.reserved: Reservation = []

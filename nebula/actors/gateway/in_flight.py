@@ -290,7 +290,8 @@ class InFlightRequest(Struct, kw_only=True, eq=False):
     `request`: the attempt that is under way; `answer` folds the pieces of all attempts. `idle`:
     seconds that an engine may stay silent; `deadline`: when the answer is no longer wanted.
 
-    `began`: when the first attempt was sent, `sent_at`: this attempt; `heard_at`: when the last
+    `began`: when the first attempt was sent, `sent_at`: this attempt; `first_at`: when the first
+    piece for the client came, 0 before; `heard_at`: when the last
     piece or message about its answer came, `asked_at`: when its engine last asked about it;
     `orphaned_at`: since when neither a replica nor a queue has had the request; `waits_since`:
     since when its queue timeout counts; `unlined_at`: since when its router's heartbeats report no
@@ -319,6 +320,7 @@ class InFlightRequest(Struct, kw_only=True, eq=False):
     phase: Phase = Phase.SENT
     search: Search = Search.NOTHING
     sent_at: float = 0.0
+    first_at: float = 0.0
     heard_at: float = 0.0
     orphaned_at: float = 0.0
     waits_since: float = 0.0

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import random
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import TypeAlias
 
@@ -149,6 +149,13 @@ class Limiting:
             for known in all_known:
                 known.waiters.discard(waiter)
         return reservation
+
+    def in_use(self) -> Iterator[tuple[Subject, str, int]]:
+        """Yield what is used of limits, by subject and meter, as far as this gateway knows."""
+        for subject, known in self._known.items():
+            for purse in known.allowance.purses.values():
+                over = purse.end and purse.end <= self.wall
+                yield subject, purse.meter, 0 if over else purse.limit - purse.remaining
 
     async def used(self, subject: Subject) -> dict[str, int]:
         """Return what all gateways have told of a subject's limits, by meter. Raise Unavailable."""

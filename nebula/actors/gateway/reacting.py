@@ -98,6 +98,8 @@ class _Happening(Recovery):
             if answer.broken is not None:
                 break
             following = flight.take_early(answer.pieces) if flight.early else None
+        if answer.begun and not flight.first_at:
+            flight.first_at = self.now
         if answer.complete:
             self._finish()
         elif answer.broken is not None:

@@ -88,14 +88,15 @@ class UsageRecorder:
         self._taken: UsageRecords | None = None
         self._number = self._after = 0
 
-    def ended(self, answer: Answer, identity: str = "") -> None:
-        """Record an answer that has ended.
+    def ended(self, answer: Answer, identity: str = "") -> UsageRecord | None:
+        """Record an answer that has ended; return the record, None if its client got nothing of it.
 
         `identity`: what it was made for, if another gateway may record the same.
         """
         record = self.record(answer, identity)
         if record is not None:
             self.add(record, alone=bool(identity))
+        return record
 
     def record(self, answer: Answer, identity: str = "", batch: str = "") -> UsageRecord | None:
         """Return what an answer used that has ended now; None if its client got nothing of it."""

@@ -221,6 +221,7 @@ ENTRIES: Mapping[str, Entry] = {
     "GET /health": Entry(),
     "GET /ready": Entry(),
     "GET /version": Entry(),
+    "GET /metrics": Entry(fields={"Accept": "OpenMetrics, or Prometheus's text format."}),
     "GET /openapi.json": Entry(),
     "GET /docs": Entry(),
     "GET /login": Entry(query={"next": "Path of the gateway to go to after the sign-in."}),

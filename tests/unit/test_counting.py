@@ -1,0 +1,123 @@
+"""Counters, histograms and sheets: Prometheus reads what was counted, and all of it is bounded."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import Histogram as LibraryHistogram
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from nebula.actors.gateway.request_counts import status_of
+from nebula.events.failures import Failure
+from nebula.events.inference import Piece
+from nebula.http.relay import error_of
+from nebula.metrics import sheet as sheets
+from nebula.metrics.counting import Counter, Histogram, Series
+from nebula.metrics.exposition import exposition, of_actor
+from nebula.metrics.metric import OUTPUT_TOKEN
+from nebula.metrics.sheet import Sheet
+
+NAME = "nebula_time_per_output_token_seconds"
+
+
+def read(text: bytes) -> dict[tuple[Any, ...], float]:
+    return {
+        (each.name, *sorted(each.labels.items())): each.value
+        for family in parse(text.decode())
+        for each in family.samples
+    }
+
+
+@given(st.lists(st.floats(0, 100)))
+def test_a_histogram_is_written_as_the_library_writes_its_own(observed: list[float]) -> None:
+    registry = CollectorRegistry()
+    library = LibraryHistogram(
+        NAME, "h", ["model", "adapter", "path"], registry=registry, buckets=OUTPUT_TOKEN
+    ).labels("chat", "", "/p")
+    own = Histogram(OUTPUT_TOKEN)
+    for each in observed:
+        library.observe(each)
+        own.observe(each)
+    sheet = Sheet("gateway", {})
+    sheet.add_histogram(NAME, own, "chat", "", "/p")
+    wanted = read(generate_latest(registry))
+    assert {key: n for key, n in wanted.items() if not key[0].endswith("_created")} == read(
+        exposition(sheet.families()).body
+    )
+
+
+@given(st.lists(st.text(max_size=3)))
+def test_series_beyond_the_bound_count_together(values: list[str]) -> None:
+    series: Series[Counter] = Series(Counter, 4, lambda _: ("other",))
+    for each in values:
+        series.get((each,)).add()
+    assert len(series.known) <= 5
+    assert sum(counter.value for counter in series.known.values()) == len(values)
+
+
+def test_room_is_made_only_where_there_is_none() -> None:
+    series: Series[Counter] = Series(Counter, 2, lambda _: ("other",))
+    series.get(("a",)).add()
+    series.keep(lambda key: key == ("b",))
+    assert set(series.known) == {("a",)}
+    series.get(("b",)).add()
+    series.keep(lambda key: key == ("b",))
+    assert set(series.known) == {("b",)}
+
+
+def test_what_the_table_does_not_have_is_not_emitted() -> None:
+    sheet = Sheet("gateway", {})
+    with pytest.raises(KeyError):
+        sheet.add("nebula_invented", 1)
+    with pytest.raises(KeyError):
+        sheet.add("nebula_engines", 1)
+    with pytest.raises(ValueError, match="has the labels"):
+        sheet.add("nebula_requests_in_flight", 1)
+
+
+def test_every_figure_of_a_router_says_which_router_it_is() -> None:
+    sheet = Sheet("router", {"router": "r1"})
+    sheet.add("nebula_nats_connected", 1)
+    found = read(of_actor(sheet).body)
+    assert all(("router", "r1") in key for key in found)
+    assert any(key[0].startswith("process_") for key in found)
+
+
+def test_of_very_many_subjects_the_rest_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sheets, "SUBJECTS", 2)
+    sheet = Sheet("gateway", {})
+    sheet.add_all("nebula_requests_in_flight", (((f"m{n}",), n) for n in range(5)))
+    assert read(exposition(sheet.families()).body) == {
+        ("nebula_requests_in_flight", ("model", "m0")): 0,
+        ("nebula_requests_in_flight", ("model", "m1")): 1,
+        ("nebula_requests_in_flight", ("model", "other")): 9,
+    }
+
+
+@given(st.text(max_size=20))
+def test_any_label_value_can_be_read_again(model: str) -> None:
+    sheet = Sheet("gateway", {})
+    sheet.add("nebula_requests_in_flight", 3, model)
+    text = exposition(sheet.families()).body.decode()
+    (family,) = parse(text)
+    assert [each.labels for each in family.samples] == [{"model": model}]
+
+
+@pytest.mark.parametrize("accept", ["", "*/*", "\x00;q=x", "text/html;q=0.1, " * 1000])
+def test_any_accept_gets_some_format(accept: str) -> None:
+    sheet = Sheet("gateway", {})
+    sheet.add("nebula_nats_connected", 1)
+    found = exposition(sheet.families(), accept)
+    assert found.media_type.startswith("text/plain")
+    assert b"nebula_nats_connected 1.0" in found.body
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("failure", list(Failure))
+def test_a_failure_is_counted_with_the_status_that_its_client_gets(
+    failure: Failure, status: int
+) -> None:
+    piece = Piece(0, b"engine-failed: x", status=status, end=True, failure=failure)
+    assert status_of(failure, status) == error_of(piece).status
