@@ -19,11 +19,12 @@ SITE := $(STAMPS)/site
 MUTMUT := $(STAMPS)/mutmut
 DEMO_PACKAGES := $(STAMPS)/demo-packages
 PROXIES := $(STAMPS)/proxies
+PROMETHEUS := $(STAMPS)/prometheus
 DEMO_MODELS := $(addprefix .demo/,smollm2-135m-instruct all-minilm-l6-v2)
 DEMO_ADAPTER := .demo/nebula-adapter
 
-.PHONY: fuzz help install-control install-engine install-proxies demo-models docs check unit test coverage \
-  mutants simulate run clean
+.PHONY: fuzz help install-control install-engine install-proxies install-prometheus demo-models docs check unit \
+  test coverage mutants simulate run clean
 .NOTPARALLEL: # one pip at a time in one .venv
 .DEFAULT_GOAL := help
 
@@ -41,6 +42,7 @@ help:
 install-control: $(CONTROL)
 install-engine: $(ENGINE_STAMP)
 install-proxies: $(PROXIES)
+install-prometheus: $(PROMETHEUS)
 demo-models: $(DEMO_MODELS) $(DEMO_ADAPTER)
 
 $(VENV):
@@ -69,9 +71,14 @@ $(ENGINE_STAMP): | $(VENV)
 	  $(PIP) uninstall -y torchvision torchaudio torchcodec;; esac
 	@rm -f $(STAMPS)/engine-* && touch $@
 
-$(PROXIES): tests/install_proxies.sh | $(VENV)
+$(PROXIES): tests/install_packages.sh | $(VENV)
 	@echo "Unpacking nginx and haproxy into .venv, for the tests (some seconds)"
-	@sh tests/install_proxies.sh .venv/proxies
+	@sh tests/install_packages.sh .venv/proxies nginx haproxy
+	@touch $@
+
+$(PROMETHEUS): tests/install_packages.sh | $(VENV)
+	@echo "Unpacking Prometheus into .venv, for the tests (some seconds)"
+	@sh tests/install_packages.sh .venv/prometheus prometheus
 	@touch $@
 
 $(DEMO_PACKAGES): demo/requirements.txt | $(ENGINE_STAMP)
@@ -133,7 +140,7 @@ mutants: install-control $(MUTMUT)
 
 # The longest come first, so that no worker ends long before the others. Real engines fill the
 # machine by themselves: they come after the rest, one test at a time.
-test: install-control install-engine install-proxies demo-models
+test: install-control install-engine install-proxies install-prometheus demo-models
 	@$(MAKE) --no-print-directory check
 	@.venv/bin/pytest -n 4 --dist loadfile --no-loadscope-reorder tests/simulation tests/integration tests/unit
 	@.venv/bin/pytest tests/e2e

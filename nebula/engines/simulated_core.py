@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 from nebula.engines.simulated_adapters import Adapter, Adapters
 from nebula.engines.simulated_http import Exchange, Refusal
+from nebula.engines.simulated_metrics import Metrics
 from nebula.engines.simulated_orders import Orders, orders
 from nebula.engines.simulated_settings import Settings, Task
 
@@ -28,6 +30,7 @@ class Core:
         self.running = self.finished = self.aborted = self.begun = self.refused = 0
         self.first_token, self.token = settings.first_token, settings.token
         self.crowding = settings.crowding
+        self.metrics = Metrics(settings.max_model_len)
         self.adapters = Adapters(settings.names, settings.max_lora_rank, settings.max_loras)
         self.sick = False
         self.stalled = False
@@ -77,6 +80,7 @@ class Core:
         if self.settings.exit_after is not None and self.begun > self.settings.exit_after:
             log.error("Exits, as told, at the beginning of request %d", self.begun)
             os._exit(1)
+        begun = turn = time.monotonic()
         try:
             if stream:  # vLLM sends the headers before the request has its turn
                 await exchange.start(200, b"text/event-stream; charset=utf-8")
@@ -84,6 +88,7 @@ class Core:
                 self.running += 1
             else:
                 await self._turn(exchange)
+                turn = time.monotonic()
             try:
                 await work(exchange, job)
             finally:
@@ -95,6 +100,7 @@ class Core:
             raise
         else:
             self.finished += 1
+            self.metrics.finished(queued=turn - begun, whole=time.monotonic() - begun)
         finally:
             exchange.close()
 

@@ -80,11 +80,13 @@ class ReportRoutes:
         }
 
     async def _metrics(self, exchange: Exchange) -> None:
-        labels = f'{{engine="0",model_name={json.dumps(self._settings.names[0])}}}'
+        quoted = json.dumps(self._settings.names[0])
+        labels = f'{{engine="0",model_name={quoted}}}'
         lines = [
             f"# TYPE vllm:{name} gauge\nvllm:{name}{labels} {float(value)}\n"
             for name, value in self._core.gauges().items()
         ]
+        lines.append(self._core.metrics.text(quoted))
         await exchange.text("".join(lines), b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _counts(self, exchange: Exchange) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.conftest import DEMO
 from tests.e2e.demo_cluster import ONE_CLASS
@@ -225,6 +226,15 @@ def told(answer: httpx.Response) -> list[Any]:
     return head
 
 
+def metrics(http: httpx.Client) -> set[tuple[str, str, tuple[tuple[str, str], ...]]]:
+    """Return kind, name and labels of every line of an engine's metrics."""
+    return {
+        (family.type, sample.name, tuple(sorted(sample.labels.items())))
+        for family in text_string_to_metric_families(http.get("/metrics").text)
+        for sample in family.samples
+    }
+
+
 @pytest.mark.parametrize("kind", ENGINES)
 def test_the_simulated_engine_answers_in_the_shapes_of_vllm(kind: str, tmp_path: Path) -> None:
     assert DEMO.exists(), "the demo models are missing: run `make demo-models`"
@@ -242,4 +252,6 @@ def test_the_simulated_engine_answers_in_the_shapes_of_vllm(kind: str, tmp_path:
             )
             if ours != theirs:
                 differences.append(f"{path} {json.dumps(fields)[:200]}\n  {ours}\n  {theirs}")
+        unknown = metrics(simulated) - metrics(real)  # vLLM has more of them
+        differences += [f"vLLM has no metric {each}" for each in sorted(unknown)]
     assert not differences, "\n".join(differences)

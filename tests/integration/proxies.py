@@ -1,6 +1,6 @@
 """nginx and haproxy as they come, before a gateway: how tests start and end them.
 
-`make test` unpacks them into .venv/proxies where the machine has none (tests/install_proxies.sh).
+`make test` unpacks them into .venv/proxies where the machine has none (tests/install_packages.sh).
 """
 
 import contextlib
