@@ -1,7 +1,6 @@
 """The counters and histograms of a simulated engine, in the names and buckets of vLLM 0.32.
 
-Pure, and no more of them than the boards in `compose/observability` ask for: the text of all is made
-with every heartbeat.
+Pure, and no more of them than boards ask for: the text of all is made with every heartbeat.
 """
 
 from __future__ import annotations

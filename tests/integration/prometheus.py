@@ -3,13 +3,13 @@
 `make test` unpacks it into .venv/prometheus where the machine has none (tests/install_packages.sh).
 """
 
-import asyncio
 import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,31 +47,36 @@ def promtool(*arguments: str, cwd: Path | None = None, given: str = "") -> str:
 class Prometheus:
     """A Prometheus that runs."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
-        self._http = http
+    def __init__(self, address: str) -> None:
+        self._http = httpx.Client(base_url=f"http://{address}/", trust_env=False)
 
-    async def query(self, expression: str) -> list[dict[str, Any]]:
+    def ready(self) -> bool:
+        """Return whether it answers."""
+        try:
+            return self._http.get("/-/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
         """Return what an expression gives now: a list of series, each with its value."""
-        answer = await self._http.get("/api/v1/query", params={"query": expression})
-        assert answer.status_code == 200, f"{expression}\n{answer.text}"
-        data = answer.json()["data"]
+        data = self.get("query", {"query": expression})
         if data["resultType"] == "scalar":
             return [{"metric": {}, "value": data["result"]}]
         return list(data["result"])
 
-    async def get(self, path: str, parameters: Mapping[str, str | list[str]]) -> Any:
+    def get(self, path: str, parameters: Mapping[str, str | list[str]]) -> Any:
         """Return the data of a path of its API."""
-        answer = await self._http.get(f"/api/v1/{path}", params=parameters)
-        assert answer.status_code == 200, answer.text
+        answer = self._http.get(f"/api/v1/{path}", params=parameters)
+        assert answer.status_code == 200, f"{parameters}\n{answer.text}"
         return answer.json()["data"]
 
-    async def targets(self) -> list[dict[str, Any]]:
+    def targets(self) -> list[dict[str, Any]]:
         """Return what it scrapes, each with how the last time went."""
-        return list((await self.get("targets", {"state": "active"}))["activeTargets"])
+        return list(self.get("targets", {"state": "active"})["activeTargets"])
 
 
-@contextlib.asynccontextmanager
-async def prometheus(folder: Path, config: Path) -> AsyncIterator[Prometheus]:
+@contextlib.contextmanager
+def prometheus(folder: Path, config: Path) -> Iterator[Prometheus]:
     """Run Prometheus with a configuration, with its data in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     address = f"127.0.0.1:{free_port()}"
@@ -81,24 +86,25 @@ async def prometheus(folder: Path, config: Path) -> AsyncIterator[Prometheus]:
         process = subprocess.Popen(
             line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent
         )
+
+    def said() -> str:
+        assert process.poll() is None, f"Prometheus has ended: {process.returncode}"
+        return (folder / "prometheus.log").read_text(errors="replace")
+
+    server = Prometheus(address)
     try:
-        async with (
-            asyncio.timeout(PATIENCE),
-            httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as http,
-        ):
-            while not await _ready(http):
-                said = (folder / "prometheus.log").read_text(errors="replace")
-                assert process.poll() is None, f"Prometheus has ended: {said}"
-                await asyncio.sleep(0.05)
-        async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as http:
-            yield Prometheus(http)
+        until(server.ready, said)
+        yield server
     finally:
         process.kill()
         process.wait()
 
 
-async def _ready(http: httpx.AsyncClient) -> bool:
-    try:
-        return (await http.get("/-/ready")).status_code == 200
-    except httpx.TransportError:
-        return False
+def until(holds: Callable[[], Any], what: Callable[[], str]) -> None:
+    """Wait until something holds; `what` tells of it meanwhile, and where it never does."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        told = what()
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not in {PATIENCE} s: {told}")
+        time.sleep(0.05)

@@ -1,10 +1,10 @@
 """The metrics of a simulated engine, read by a real Prometheus as boards for vLLM ask for them."""
 
-import asyncio
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -12,10 +12,8 @@ import pytest
 
 from nebula.store.server import die_with_parent
 from tests.integration.asking import CHAT, chat, said
-from tests.integration.prometheus import PATIENCE, prometheus
+from tests.integration.prometheus import prometheus, until
 from tests.ports import free_port
-
-pytestmark = pytest.mark.anyio
 
 ASKED = (
     "sum by (le) (vllm:time_to_first_token_seconds_bucket)",
@@ -41,23 +39,20 @@ def address(tmp_path: Path) -> Iterator[str]:
         process.wait()
 
 
-async def test_prometheus_reads_a_simulated_engine(address: str, tmp_path: Path) -> None:
-    async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as http:
-        async with asyncio.timeout(PATIENCE):
-            while not await _healthy(http):
-                await asyncio.sleep(0.05)
-        assert said(await http.post(CHAT, json=chat("m")))
+def test_prometheus_reads_a_simulated_engine(address: str, tmp_path: Path) -> None:
+    with httpx.Client(base_url=f"http://{address}", trust_env=False) as http:
+
+        def healthy() -> bool:
+            try:
+                return http.get("/health").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        until(healthy, lambda: "the engine is healthy")
+        assert said(http.post(CHAT, json=chat("m")))
     config = tmp_path / "prometheus.json"
     jobs = [{"job_name": "engines", "static_configs": [{"targets": [address]}]}]
     config.write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}))
-    async with prometheus(tmp_path / "prometheus", config) as server, asyncio.timeout(PATIENCE):
+    with prometheus(tmp_path / "prometheus", config) as server:
         for expression in ASKED:
-            while not await server.query(expression):
-                await asyncio.sleep(0.1)
-
-
-async def _healthy(http: httpx.AsyncClient) -> bool:
-    try:
-        return (await http.get("/health")).status_code == 200
-    except httpx.TransportError:
-        return False
+            until(partial(server.query, expression), partial(str, expression))
