@@ -15,6 +15,7 @@ from nats.js.api import StreamConfig
 from nebula.actors.founding import found
 from nebula.actors.greeting import greeting
 from nebula.actors.projection import Projection
+from nebula.events.log_fields import event_fields
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.log import Log
 from nebula.store.snapshots import Snapshots
@@ -184,7 +185,7 @@ class Actor:
                 if state.seq - newest >= SNAPSHOT_EVERY:
                     await snapshots.put(state)
                     newest = state.seq
-                    log.info("made a snapshot at event %d", newest)
+                    log.info("made a snapshot at event %d", newest, extra=event_fields(newest))
             except Unavailable as error:
                 log.warning("%s", error)
                 await asyncio.sleep(10)

@@ -6,6 +6,7 @@ import uuid
 
 from nebula.actors.projection import Projection
 from nebula.events import subjects
+from nebula.events.log_fields import event_fields
 from nebula.events.state import Cluster
 from nebula.events.version import VERSION
 from nebula.events.vocabulary import ClusterFounded
@@ -49,7 +50,7 @@ async def _append(projection: Projection, name: str) -> None:
     identity = uuid.uuid4().hex[:12]
     try:
         seq = await projection.log.append(identity, event, guard=guard, patience=_PATIENCE)
-        log.info("founded cluster %s", told(Cluster(identity, name)))
+        log.info("founded cluster %s", told(Cluster(identity, name)), extra=event_fields(seq))
         await projection.reached(seq)
     except Conflict:
         # Another actor was first: its event will arrive.

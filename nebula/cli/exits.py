@@ -30,8 +30,13 @@ EPILOG = (
 
 def fail(message: str, code: int = NOT_DONE) -> NoReturn:
     """End with a message for people, without secrets and without control characters."""
-    from nebula.cli.elsewhere import shown_message  # not for `nebula --help`, which takes no time
+    # Not for `nebula --help`, which takes no time.
+    from nebula.cli.elsewhere import shown_message
+    from nebula.cli.log_lines import as_json, log
 
+    if as_json():
+        log.critical("%s", message)
+        raise SystemExit(code)
     click.secho(f"nebula: {shown_message(message)}", fg="red", err=True)
     raise SystemExit(code)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from nebula.cli import tables
 from nebula.cli.embedded import embedded, environment
 from nebula.cli.log_source import ArchivePast, moment, state_at
-from nebula.cli.options import PORT, verbose_option
-from nebula.cli.process import fail, on_stop, run, set_up_logging
+from nebula.cli.logging_options import LogOptions, log_console, logging_options
+from nebula.cli.options import PORT
+from nebula.cli.process import fail, on_stop, run
 from nebula.cli.supervisor import ChildFailed, Supervisor
 from nebula.cli.transfer import check_archive, put
 from nebula.events.state import Node, State
@@ -58,7 +58,7 @@ MOST_NODES = 32
 @click.option(
     "--engine-command", default=ENGINE, help=("Command that starts an engine [a simulated engine].")
 )
-@verbose_option
+@logging_options
 def fork(
     source: str,
     at: str | None,
@@ -66,25 +66,34 @@ def fork(
     port: int,
     nats_port: int,
     engine_command: str,
-    verbose: bool,
+    logs: LogOptions,
 ) -> None:
     """Start a sandbox from the exported log FILE: same state, same nodes, simulated engines.
 
     Ctrl-C ends it. The original cluster is not touched.
     """
-    set_up_logging(verbose)
+    logs.set_up()
     path = Path(source)
     home = folder or Path(tempfile.mkdtemp(prefix="nebula-fork-"))
     if (home / "nats").exists():
         fail(f"{home} holds a NATS store already: give another --folder", 2)
-    sandbox = _Sandbox(path, home.resolve(), port, nats_port, engine_command)
+    sandbox = _Sandbox(path, home.resolve(), port, nats_port, engine_command, logs)
     run(_fork(sandbox, at))
 
 
 class _Sandbox:
     """Where it all is."""
 
-    def __init__(self, path: Path, folder: Path, port: int, nats_port: int, engine: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        folder: Path,
+        port: int,
+        nats_port: int,
+        engine: str,
+        logs: LogOptions,
+    ) -> None:
+        self.logs = logs
         self.path = path
         self.folder = folder
         self.port = port
@@ -92,7 +101,7 @@ class _Sandbox:
         self.engine = engine
 
     def command(self, actor: str, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "nebula.cli.main", actor, *arguments]
+        return [sys.executable, "-m", "nebula.cli.main", actor, *self.logs.arguments(), *arguments]
 
 
 async def _fork(sandbox: _Sandbox, at: str | None) -> None:
@@ -106,7 +115,7 @@ async def _fork(sandbox: _Sandbox, at: str | None) -> None:
         fail(f"the log has {len(nodes)} nodes: a sandbox runs {MOST_NODES} at most")
     if not _free(sandbox.port):
         fail(f"something listens on port {sandbox.port} already: give another --port")
-    console = tables.console(errors=True)
+    console = log_console()
     server = embedded(sandbox.folder / "nats", sandbox.nats_port)
     supervisor = Supervisor(sandbox.folder / "logs", server)
     stopping = asyncio.Event()

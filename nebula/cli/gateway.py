@@ -15,6 +15,7 @@ from nebula.cli.gateway_options import (
     uds_option,
 )
 from nebula.cli.http_server import serve_http
+from nebula.cli.logging_options import LogOptions, logging_options
 from nebula.cli.options import (
     PORT,
     Amount,
@@ -27,9 +28,8 @@ from nebula.cli.options import (
     nats_option,
     requests_grace_option,
     stream_replicas_option,
-    verbose_option,
 )
-from nebula.cli.process import run, set_up_logging
+from nebula.cli.process import run
 from nebula.cli.sign_in_options import SignInOptions, sign_in_options
 from nebula.http.inference import LARGEST_BODY, Limits, Patience
 from nebula.http.origins import Doors
@@ -108,7 +108,7 @@ from nebula.store.responses import KEEP, ResponseStore
         "same for all gateways. [env: NEBULA_RESPONSES_ROOM]"
     ),
 )
-@verbose_option
+@logging_options
 def gateway(
     nats: str,
     stream_replicas: int,
@@ -131,10 +131,10 @@ def gateway(
     idle_timeout: float,
     keep_responses: float,
     responses_room: int,
-    verbose: bool,
+    logs: LogOptions,
 ) -> None:
     """Serve OpenAI's API and the admin API over HTTP."""
-    set_up_logging(verbose)
+    logs.set_up()
     patience = Patience(load_timeout, idle_timeout)
     actor = Gateway(
         Connection(nats, "gateway", role="gateway"),

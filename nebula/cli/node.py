@@ -14,6 +14,7 @@ from nebula.actors.node import devices
 from nebula.actors.node.actor import Node
 from nebula.actors.node.reconciliation import Restarts
 from nebula.actors.node.settings import NodeSettings
+from nebula.cli.logging_options import LogOptions, logging_options
 from nebula.cli.node_policy import engine_listen_option, policy_of, policy_options
 from nebula.cli.options import (
     cluster_option,
@@ -33,10 +34,9 @@ from nebula.cli.options import (
     stall_limit_option,
     start_limit_option,
     stream_replicas_option,
-    verbose_option,
     weights_option,
 )
-from nebula.cli.process import FATAL, fail, run, set_up_logging, until_stopped
+from nebula.cli.process import FATAL, fail, run, until_stopped
 from nebula.events import subjects
 from nebula.events.values import Device
 from nebula.store import private
@@ -89,7 +89,7 @@ from nebula.store.connection import Connection
 @secrets_folder_option
 @secret_command_option
 @engine_listen_option
-@verbose_option
+@logging_options
 def node(
     nats: str,
     stream_replicas: int,
@@ -117,10 +117,10 @@ def node(
     secrets_folder: Path | None,
     secret_command: str,
     engine_listen: str,
-    verbose: bool,
+    logs: LogOptions,
 ) -> None:
     """Run the engines that the cluster assigns to this machine."""
-    set_up_logging(verbose)
+    logs.set_up()
     identity = name or subjects.model_id(socket.gethostname())
     if not subjects.is_token(identity):
         fail(f"--name {identity!r}: use {subjects.ID_FORM}", FATAL)

@@ -365,5 +365,4 @@ stall_limit_option = click.option(
         "0: never. [env: NEBULA_STALL_LIMIT]"
     ),
 )
-verbose_option = click.option("--verbose", is_flag=True, help="Log more.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")

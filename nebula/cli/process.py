@@ -18,9 +18,7 @@ from nebula.actors.node.namesake import NameTaken
 from nebula.actors.projection import NewerCluster
 from nebula.cli.elsewhere import shown_message
 from nebula.cli.exits import FATAL, INTERRUPTED, fail
-from nebula.cli.lasting_output import LastingOutput
-from nebula.cli.repeating import Repeating
-from nebula.events.plain_text import plain
+from nebula.cli.log_lines import as_json
 from nebula.events.subjects import EVENTS
 from nebula.store.connection import NotLetIn, Unavailable
 from nebula.store.forbidden import Forbidden
@@ -38,7 +36,6 @@ __all__ = [
     "on_stop",
     "run",
     "say",
-    "set_up_logging",
     "until_stopped",
 ]
 
@@ -62,35 +59,6 @@ def _set_up_lines() -> None:
     logging.getLogger("nebula").addHandler(_Lines(logging.WARNING))
     # A missing snapshot costs a command some milliseconds; users need not know.
     logging.getLogger("nebula.actors.projection").setLevel(logging.ERROR)
-
-
-class ShownFormatter(logging.Formatter):
-    """Writes log lines without secrets and without control characters.
-
-    A message is always one line, so that its text can't forge another message.
-    """
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """Write a message, without the traceback that may follow it."""
-        return plain(super().formatMessage(record)).replace("\n", "\\n")
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Write a record."""
-        return shown_message(super().format(record))
-
-
-def set_up_logging(verbose: bool) -> None:
-    """Log to stderr, one line per message, without secrets.
-
-    The same line is written at most once a minute. If stderr is a file that is deleted, it is
-    created again.
-    """
-    handler = LastingOutput(sys.stderr)
-    handler.addFilter(Repeating())
-    handler.setFormatter(ShownFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
-    for noisy in ("httpx", "httpcore", "nats", "uvicorn.access"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 _YOUNG = 10_000
@@ -141,6 +109,9 @@ def _words(error: Exception) -> str:
 
 def say(text: str, *, warning: bool = False) -> None:
     """Print a message to stderr, without secrets and without control characters."""
+    if as_json():
+        logging.getLogger("nebula").log(logging.WARNING if warning else logging.INFO, "%s", text)
+        return
     click.secho(shown_message(text), fg="yellow" if warning else None, err=True)
 
 

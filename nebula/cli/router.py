@@ -3,15 +3,15 @@
 import click
 
 from nebula.actors.router.actor import Router
+from nebula.cli.logging_options import LogOptions, logging_options
 from nebula.cli.options import (
     Amount,
     cluster_option,
     lost_after_option,
     nats_option,
     stream_replicas_option,
-    verbose_option,
 )
-from nebula.cli.process import run, set_up_logging, until_stopped
+from nebula.cli.process import run, until_stopped
 from nebula.store.connection import Connection
 
 
@@ -31,17 +31,17 @@ from nebula.store.connection import Connection
         "429. [env: NEBULA_WAITING_MEMORY]"
     ),
 )
-@verbose_option
+@logging_options
 def router(
     nats: str,
     stream_replicas: int,
     cluster: str,
     lost_after: float,
     waiting_memory: int,
-    verbose: bool,
+    logs: LogOptions,
 ) -> None:
     """Place models on nodes and send every request to a ready replica."""
-    set_up_logging(verbose)
+    logs.set_up()
     actor = Router(
         Connection(nats, "router", role="router"),
         stream_replicas=stream_replicas,

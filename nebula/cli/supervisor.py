@@ -10,6 +10,7 @@ from typing import IO
 
 from nebula.actors.actor import cancel
 from nebula.cli.embedded import LogKeeper
+from nebula.cli.log_lines import message_of
 from nebula.cli.process import FATAL
 from nebula.store import child_output, private
 from nebula.store.server import EmbeddedServer, ServerFailed, die_with_parent
@@ -157,9 +158,7 @@ class Supervisor:
                 code = await child.wait()
                 said = self._last_word(name, output)
             if code == FATAL:
-                self._fail(
-                    f"{name} can't run: {said.removeprefix('nebula: ') or 'it said nothing'}"
-                )
+                self._fail(f"{name} can't run: {message_of(said) or 'it said nothing'}")
                 return
             pause = 0.25 if loop.time() - began > 30 else min(pause * 2, LONGEST_PAUSE)
             log.warning("%s ended (exit code %s); starting it again in %.1f s", name, code, pause)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.markup import escape
 
-from nebula.cli import admin_key, demo, node_policy, readiness_watch, tables, telling_news
+from nebula.cli import admin_key, demo, node_policy, readiness_watch, telling_news
 from nebula.cli.cluster import CONNECT_PATIENCE, joined
 from nebula.cli.elsewhere import note
 from nebula.cli.embedded import embedded, environment
@@ -25,6 +25,7 @@ from nebula.cli.gateway_options import (
     uds_option,
 )
 from nebula.cli.joining import answers, remember, same_cluster
+from nebula.cli.logging_options import LogOptions, log_console, logging_options
 from nebula.cli.options import (
     PORT,
     Whole,
@@ -52,11 +53,10 @@ from nebula.cli.options import (
     stall_limit_option,
     start_limit_option,
     stream_replicas_option,
-    verbose_option,
     weights_option,
     whole_grace_option,
 )
-from nebula.cli.process import fail, on_stop, run, say, set_up_logging
+from nebula.cli.process import fail, on_stop, run, say
 from nebula.cli.sign_in_options import SignInOptions, sign_in_options
 from nebula.cli.supervisor import ChildFailed, Supervisor
 from nebula.http.server.listening import HostPort, everywhere
@@ -90,6 +90,7 @@ class UpSettings(Struct, frozen=True, kw_only=True):
     router_arguments: tuple[str, ...]
     node_arguments: tuple[str, ...]
     demo: Path | None
+    logs: LogOptions = LogOptions()
 
 
 @click.command()
@@ -150,7 +151,7 @@ class UpSettings(Struct, frozen=True, kw_only=True):
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Load the demo models from this folder and print how to try them.",
 )
-@verbose_option
+@logging_options
 def up(
     nats: str | None,
     nats_port: int,
@@ -193,10 +194,10 @@ def up(
     log_limit: int | None,
     log_warning: int,
     demo_folder: Path | None,
-    verbose: bool,
+    logs: LogOptions,
 ) -> None:
     """Run NATS, a gateway, a router and a node on this machine, and end them together."""
-    set_up_logging(verbose)
+    logs.set_up()
     source = click.get_current_context().get_parameter_source
     if nats and source("nats_port") is ParameterSource.COMMANDLINE:
         if source("nats") is ParameterSource.COMMANDLINE:
@@ -262,12 +263,13 @@ def up(
         router_arguments=("--lost-after", str(lost_after)),
         node_arguments=tuple(node_arguments),
         demo=demo_folder.resolve() if demo_folder else None,
+        logs=logs,
     )
     run(_up(settings, grace))
 
 
 async def _up(settings: UpSettings, grace: float) -> None:
-    console = tables.console(errors=True)
+    console = log_console()
     if settings.nats:
         from_environment = os.environ.get("NEBULA_NATS_URL") == settings.nats
         named = " of NEBULA_NATS_URL" if from_environment else ""
@@ -337,6 +339,7 @@ def _command(actor: str, settings: UpSettings) -> list[str]:
         "--stream-replicas",
         str(settings.stream_replicas),
         *(("--cluster", settings.cluster) if settings.cluster else ()),
+        *settings.logs.arguments(),
     ]
 
 

@@ -26,6 +26,7 @@ from nebula.events.failures import Failure
 from nebula.events.frames import BadFrame, Frame, FrameReader
 from nebula.events.inference import SWITCHED, Piece, Request
 from nebula.events.ledger import amounts
+from nebula.events.log_fields import request_fields
 from nebula.events.state import State
 from nebula.http import own_fields, quotas, request_ids, turned_away
 from nebula.http.errors import ApiError, unavailable
@@ -252,7 +253,8 @@ class _Running:
             ended = await asyncio.gather(*tasks, return_exceptions=True)
         for error in ended:
             if isinstance(error, Exception):
-                log.error("session %s failed", self._delivery.id, exc_info=error)
+                about = request_fields(self._delivery.flight.request)
+                log.error("session %s failed", self._delivery.id, exc_info=error, extra=about)
                 await self._happens(Ended(realtime.INTERNAL, "the gateway failed"))
 
     async def _from_client(self, receive: Receive, check: Callable[[], None]) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from nebula.cli import logs, tables
-from nebula.cli.process import ShownFormatter
+from nebula.cli.log_lines import ShownFormatter
 from nebula.events.clear_secrets import in_clear
 from nebula.events.evolve import evolve
 from nebula.events.intents import ModelLoadRequested

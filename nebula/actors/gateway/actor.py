@@ -59,6 +59,7 @@ from nebula.events import envelope, subjects
 from nebula.events.failures import Failure, words
 from nebula.events.heartbeats import QueueLength
 from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, StillWanted
+from nebula.events.log_fields import request_fields
 from nebula.events.model_status import ModelStatus, model_status
 from nebula.events.reading import last_token
 from nebula.events.state import Model, NameBinding
@@ -283,7 +284,8 @@ class Gateway(Actor):
         if send.after:
             number, why = send.request.attempt, words(send.after).client
             level = logging.INFO if send.after == Failure.TAKEN_BACK else logging.WARNING
-            log.log(level, "request %s: attempt %d, as %s", send.id, number, why)
+            about = request_fields(send.request)
+            log.log(level, "request %s: attempt %d, as %s", send.id, number, why, extra=about)
             self.figures.again(send)
         try:
             self.sending.send(send.request, send.router)
@@ -298,7 +300,8 @@ class Gateway(Actor):
                 async for said in inference_log.read(self.connection, [subject]):
                     self._on_piece(said.subject.encode(), said.header, said.body)
         except (Unavailable, TimeoutError) as error:
-            log.warning("pieces of %s could not be looked up: %r", flight.id, error)
+            about = request_fields(flight.request)
+            log.warning("pieces of %s could not be looked up: %r", flight.id, error, extra=about)
         self._happens(flight, LookedUp())
 
     def _cut(self, delivery: Delivery) -> None:
@@ -386,6 +389,7 @@ class Gateway(Actor):
             try:
                 self._perform(self.core.happened(flight, Ticked(), now))
             except Exception:
-                log.exception("request %s can't be watched", flight.id)
+                about = request_fields(flight.request)
+                log.exception("request %s can't be watched", flight.id, extra=about)
                 self._happens(flight, Stuck())
         self._heartbeats.forget(self.projection.state)

@@ -11,6 +11,7 @@ from nebula.actors.gateway.answer import Answer
 from nebula.events import subjects
 from nebula.events.failures import Failure
 from nebula.events.inference import ALL_ATTEMPTS, Request, StillWanted, UnderWay, Unwanted
+from nebula.events.log_fields import request_fields
 from nebula.events.reading import decoded
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ def report(gateway: Gateway, request: Request, owner: str, failure: Failure) -> 
         client.post(subjects.cancel(request.model, request.id), b"", failure.encode())
         client.post(subjects.responses(owner, request.id), b"", failure.encode())
     except NatsError as error:
-        log.warning("could not say that %s has failed: %r", request.id, error)
+        about = request_fields(request)
+        log.warning("could not say that %s has failed: %r", request.id, error, extra=about)
 
 
 async def _cared_for(gateway: Gateway, answer: Answer, owner: str) -> bool:

@@ -10,6 +10,7 @@ from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.gateway.large_bodies import LargeBodies
 from nebula.events import envelope, subjects
 from nebula.events.inference import ALL_ATTEMPTS, Request
+from nebula.events.log_fields import request_fields
 from nebula.store.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -66,4 +67,4 @@ class Sending:
                 told = subjects.responses(self._gateway, request.id)
                 self._connection.client.post(told, b"", body)
         except NatsError as error:
-            log.warning("could not cancel %s: %r", request.id, error)
+            log.warning("could not cancel %s: %r", request.id, error, extra=request_fields(request))

@@ -29,6 +29,7 @@ from nebula.actors.router.loss import LOST_AFTER
 from nebula.actors.router.observer import Observer
 from nebula.actors.router.pending_decisions import PendingDecisions
 from nebula.events import subjects
+from nebula.events.log_fields import event_fields
 from nebula.events.record import Record
 from nebula.events.state import State
 from nebula.events.version import VERSION, unnamed
@@ -246,5 +247,6 @@ class Router(Actor):
             patience=PATIENCE,
         )
         guards.appended(held, seq)
-        log.info("%s %s", type(decision.event).__name__, decision.id)
+        about = event_fields(seq, decision.cause)
+        log.info("%s %s", type(decision.event).__name__, decision.id, extra=about)
         return max(seq, state.seq + 1)

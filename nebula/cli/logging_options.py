@@ -1,0 +1,72 @@
+"""The options of every process of Nebula about what it logs."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import IO, cast
+
+import click
+from msgspec import Struct
+from rich.console import Console
+
+from nebula.cli import log_lines, tables
+from nebula.cli.log_lines import LogFormat, log
+
+
+class LogOptions(Struct, frozen=True):
+    """What a process logs, and in which form."""
+
+    verbose: bool = False
+    form: LogFormat = "text"
+
+    def set_up(self) -> None:
+        """Log so from now on."""
+        log_lines.set_up(self.verbose, self.form)
+
+    def arguments(self) -> tuple[str, ...]:
+        """Return the arguments by which a child's lines have the same form."""
+        return () if self.form == "text" else ("--log-format", self.form)
+
+
+def logging_options(wrapped: Callable[..., None]) -> Callable[..., None]:
+    """Add the options to a command, which gets them as `logs`."""
+
+    @click.option(
+        "--log-format",
+        envvar="NEBULA_LOG_FORMAT",
+        default="text",
+        show_default=True,
+        type=click.Choice(["text", "json"]),
+        help="Form of log lines: text, or a JSON object for each. [env: NEBULA_LOG_FORMAT]",
+    )
+    @click.option("--verbose", is_flag=True, help="Log more.")
+    @wraps(wrapped)
+    def gathered(*, verbose: bool, log_format: str, **given: object) -> None:
+        wrapped(**given, logs=LogOptions(verbose, cast("LogFormat", log_format)))
+
+    return gathered
+
+
+class _LogStream:
+    """A stream for a console: each line that is written to it becomes a line of the log."""
+
+    def __init__(self) -> None:
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        """Log the lines that are complete."""
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            if line.strip():
+                log.info("%s", line.rstrip())
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: a line is logged when it ends."""
+
+
+def log_console() -> Console:
+    """Return the console on stderr of a process that logs there too; as JSON it is the log."""
+    if not log_lines.as_json():
+        return tables.console(errors=True)
+    stream = cast("IO[str]", _LogStream())
+    return tables.Shown(file=stream, width=tables.LONGEST_LINE, highlight=False, color_system=None)
