@@ -43,6 +43,9 @@ COMMANDS = {
         "nebula.cli.rebalance:rebalance_replicas",
         ("Show which replicas would be better placed elsewhere."),
     ),
+    "resilience": Place(
+        "nebula.cli.resilience:resilience", "Show what would have no place if a node were lost."
+    ),
     "models": Place("nebula.cli.models:models", "List the models."),
     "replicas": Place("nebula.cli.models:replicas", "List the replicas and their engines."),
     "nodes": Place("nebula.cli.models:nodes", "List the nodes and their devices."),

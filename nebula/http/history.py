@@ -59,7 +59,7 @@ async def show_state(gateway: Gateway, scans: Scans, at: str | None = None) -> S
     """Show the whole cluster, now or `at` a sequence or time."""
     if at is None:
         return state_view(gateway.projection.state, time.time_ns())
-    return state_view(await _state_at(gateway, scans, _moment(at)))
+    return state_view(await state_at(gateway, scans, read_moment(at)))
 
 
 @get("/admin/events")
@@ -96,7 +96,8 @@ async def list_events(
     return Response(await _page(gateway, scans, begin, size, chosen))
 
 
-def _moment(text: str) -> Moment:
+def read_moment(text: str) -> Moment:
+    """Read the parameter `at`. Raise ApiError."""
     try:
         return moments.parse(text, time.time_ns())
     except BadMoment as error:
@@ -133,7 +134,8 @@ def _sequence(name: str, text: str | None, most: int, least: int = 0) -> int:
     return int(text)
 
 
-async def _state_at(gateway: Gateway, scans: Scans, wanted: Moment) -> State:
+async def state_at(gateway: Gateway, scans: Scans, wanted: Moment) -> State:
+    """Return the state at a moment. Raise ApiError for one outside the log."""
     newest = gateway.projection.state
     if wanted.seq is not None and wanted.seq > newest.seq:
         raise ApiError(

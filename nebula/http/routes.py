@@ -8,6 +8,7 @@ from nebula.http import (
     limit_routes,
     metrics,
     openai,
+    resilience,
     resuming,
     usage,
 )
@@ -71,6 +72,7 @@ HANDLERS = (
         admin.show_rebalance,
         history.show_state,
         history.list_events,
+        resilience.show_resilience,
         usage.show_completions,
         usage.show_embeddings,
         metrics.show_metrics,

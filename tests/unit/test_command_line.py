@@ -441,6 +441,8 @@ ASKING = (
     ("remove-node", "n1", "--drain"),
     ("rebalance",),
     ("rebalance", "--yes"),
+    ("resilience",),
+    ("resilience", "--node", "n1"),
     ("models",),
     ("replicas",),
     ("nodes",),

@@ -49,9 +49,9 @@ class Decider:
     free. The cache never changes a decision.
     """
 
-    def __init__(self, policy: Policy | None = None) -> None:
+    def __init__(self, policy: Policy | None = None, *, capacity: Capacity | None = None) -> None:
         self._policy = policy
-        self._capacity = Capacity()
+        self._capacity = capacity or Capacity()
         self._all_quiet: tuple[object, int] = (None, -1)
         self._quiet: dict[str, tuple[object, ...]] = {}
 

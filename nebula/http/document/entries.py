@@ -305,6 +305,13 @@ ENTRIES: Mapping[str, Entry] = {
         example={"tokens_per_month": 50_000_000, "in_flight": 64},
         values={"kind": "tenant", "subject": "team-a"},
     ),
+    "GET /admin/resilience": Entry(
+        query={
+            "at": "A sequence or a time; now if missing.",
+            "node": "Only the loss of this node.",
+            "after": "Name of the node after which the page begins.",
+        }
+    ),
     "GET /admin/state": Entry(query={"at": "A sequence or a time; now if missing."}),
     "GET /admin/events": Entry(
         query={
