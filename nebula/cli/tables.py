@@ -109,9 +109,12 @@ def columns(*names: str) -> Table:
     return Columns(names)
 
 
-def print_json(value: object) -> None:
-    """Print JSON for programs, indented for people."""
-    click.echo(msgspec.json.format(msgspec.json.encode(shown(value)), indent=2))
+def print_json(value: object, *, ids: bool = False) -> None:
+    """Print JSON for programs, indented for people.
+
+    `ids`: its texts are ids and hashes, of which none is hidden, whatever the name of its field.
+    """
+    click.echo(msgspec.json.format(msgspec.json.encode(value if ids else shown(value)), indent=2))
 
 
 def models(state: State) -> Table:

@@ -90,7 +90,7 @@ async def _show(
         await connection.close()
     lines = bill.lines(found.sums, by)
     if as_json:
-        tables.print_json([bill.told(line, by) for line in lines])
+        tables.print_json([bill.told(line, by) for line in lines], ids=True)
     elif as_csv:
         names = bill.told(bill.Line(("",) * len(by)), by)
         writer = csv.DictWriter(sys.stdout, list(names))

@@ -14,10 +14,16 @@ MARK = "nbl_"
 
 _FORM = re.compile(rf"{MARK}([A-Za-z0-9_-]{{1,128}})_[A-Za-z0-9_-]{{43}}")
 _SHOWN = 6
+"""Characters of the secret by which its holder recognizes a key."""
+_SHOWN_ID = 32
+"""Characters of the id in a prefix: one that is as long as a key would be hidden as a secret."""
 
 
 class NewKey(Struct, frozen=True):
-    """A key that was made now: its text for its holder, its hash and prefix for the log."""
+    """A key that was made now: its text for its holder, its hash and prefix for the log.
+
+    `prefix` has the first characters of its id and of its secret.
+    """
 
     text: str
     hash: str
@@ -28,7 +34,8 @@ def made(identity: str, secret: bytes) -> NewKey:
     """Return the key with an id and SECRET_BYTES random bytes."""
     encoded = base64.urlsafe_b64encode(secret).decode().rstrip("=")
     text = f"{MARK}{identity}_{encoded}"
-    return NewKey(text, hashed(text), f"{MARK}{identity}_{encoded[:_SHOWN]}")
+    begin = identity if len(identity) <= _SHOWN_ID else f"{identity[: _SHOWN_ID - 2]}.."
+    return NewKey(text, hashed(text), f"{MARK}{begin}_{encoded[:_SHOWN]}")
 
 
 def hashed(text: str) -> str:

@@ -108,6 +108,8 @@ _VAGUE = frozenset(("key", "keys", "token", "auth", "sig", "pat", "bearer"))
 _NOTHING = frozenset(("none", "null", "true", "false", "name", "", MASK))
 _SPECIAL_TOKEN = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]")
 _PATH = re.compile(r"~?/[\w./-]*")
+_KEY_ID = re.compile(r"key:[A-Za-z0-9_-]{1,128}")
+"""An API key by its id, as usage is told by key."""
 _PLACES = frozenset(("command", "dir", "directory", "file", "folder", "path"))
 """Last words of names that say where a secret is, and not what it is."""
 
@@ -161,7 +163,12 @@ def is_secret(name: str, value: object) -> bool:
 
 
 def _harmless(name: str, value: str) -> bool:
-    """Return whether a value is certainly none: a special token of a model, or where a file is."""
+    """Return whether a value is certainly none.
+
+    Such are a special token of a model, where a file is, and the id of an API key.
+    """
+    if name.lower() == "key":
+        return _KEY_ID.fullmatch(value) is not None
     if name.lower().endswith("credentials"):
         return _PATH.fullmatch(value) is not None
     return "token" in name.lower() and _SPECIAL_TOKEN.fullmatch(value) is not None

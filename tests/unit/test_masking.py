@@ -61,6 +61,13 @@ def test_what_can_not_be_a_token_is_none(value: object) -> None:
     assert not is_secret("hf-token", value)
 
 
+def test_the_id_of_an_api_key_is_shown_in_what_was_used() -> None:
+    used = {"sums": [{"key": "key:person-ab12", "requests": 1}]}
+    assert shown(used) is used
+    assert shown({"key": "abc"}) == {"key": MASK}
+    assert shown({"api_key": "key:abc"}) == {"api_key": MASK}
+
+
 def test_a_password_may_be_a_number() -> None:
     assert is_secret("password", 1234)
     assert is_secret("DB_PASSWORD", "1234")
