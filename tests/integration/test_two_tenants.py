@@ -326,11 +326,11 @@ async def the_bill_is_right(
             assert (of[name].prompt, of[name].completion) == (each.prompt, each.completion)
             assert of[name].key.removeprefix("key:") == each.key or not each.key
             assert of[name].tenant == KEYS.get(each.key, ("", {}))[0]
-    for by, value in (("key", lambda each: each.key), ("tenant", lambda each: each.tenant)):
+    for by in ("key", "tenant"):
         sums: Counter[str] = Counter()
-        for each in records:
-            sums[value(each)] += each.prompt + each.completion
-        shown = {each[by]: each["total_tokens"] for each in await bill(cluster, by)}
+        for record in records:
+            sums[getattr(record, by)] += record.prompt + record.completion
+        shown = {line[by]: line["total_tokens"] for line in await bill(cluster, by)}
         assert shown == dict(sums)
     await roll_up(cluster)
     told = await cluster.nebula("usage", "--recompute", "--json")
