@@ -23,14 +23,16 @@ PATIENCE = 2.0
 class Figures:
     """The figures of one actor; for each kind of actor there is a subclass.
 
-    `identity`: the labels that say which actor it is.
+    `identity`: the labels that say which actor it is. `address`: HOST:PORT at which they can be
+    scraped; empty for nowhere.
     """
 
     kind: ClassVar[ActorKind]
 
     def __init__(self, actor: Actor, **identity: str) -> None:
-        self._actor = actor
+        self.actor = actor
         self._identity = identity
+        self.address = ""
         self._reconnects = 0
         self._version = version("nebula-serving")
         self._scraping = asyncio.Lock()
@@ -43,7 +45,7 @@ class Figures:
             await asyncio.gather(self._look_at_log(sheet), self.look(sheet))
             self._own(sheet)
             self.now(sheet)
-            state = self._actor.projection.state
+            state = self.actor.projection.state
             return await asyncio.to_thread(self._text, sheet, state, accept)
 
     async def look(self, sheet: Sheet) -> None:
@@ -60,7 +62,7 @@ class Figures:
         return of_actor(sheet, accept)
 
     async def _look_at_log(self, sheet: Sheet) -> None:
-        actor = self._actor
+        actor = self.actor
         try:
             async with asyncio.timeout(PATIENCE):
                 last = await actor.log.last_seq()
@@ -70,7 +72,7 @@ class Figures:
         sheet.add("nebula_fold_lag_events", max(0, last - actor.projection.state.seq))
 
     def _own(self, sheet: Sheet) -> None:
-        actor, state = self._actor, self._actor.projection.state
+        actor, state = self.actor, self.actor.projection.state
         sheet.add("nebula_build_info", 1, self.kind, self._version)
         sheet.add("nebula_nats_connected", int(actor.connection.connected))
         sheet.add("nebula_nats_reconnects_total", self._reconnects)

@@ -213,6 +213,21 @@ def store_status(server: str) -> str:
     return f"nebula.status.store.{server}"
 
 
+def gateway_metrics() -> str:
+    """Return the request-reply subject on which all gateways tell where their metrics are."""
+    return "nebula.metrics.gateways"
+
+
+def router_metrics(router: str) -> str:
+    """Return the request-reply subject on which a router tells its metrics."""
+    return f"nebula.metrics.router.{router}"
+
+
+def node_metrics(node: str) -> str:
+    """Return the request-reply subject on which a node tells its metrics and its engines'."""
+    return f"nebula.metrics.node.{node}"
+
+
 def logs(node: str) -> str:
     """Return the request-reply subject on which a node answers with lines of an engine's log."""
     return f"nebula.logs.{node}"

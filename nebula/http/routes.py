@@ -76,6 +76,9 @@ HANDLERS = (
         usage.show_completions,
         usage.show_embeddings,
         metrics.show_metrics,
+        metrics.show_cluster,
+        metrics.show_engines,
+        metrics.list_targets,
     ),
     *needing(
         "operate",

@@ -109,7 +109,7 @@ ROUTER: tuple[Metric, ...] = (
     Metric(
         "nebula_snapshot_age_seconds",
         "gauge",
-        "Age of the newest snapshot; missing before there is one.",
+        "Time since the event that the newest snapshot was taken at; missing before there is one.",
         _ROUTER,
     ),
     Metric(

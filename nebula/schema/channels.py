@@ -13,6 +13,7 @@ from nebula.events.heartbeats import (
     StoreHeartbeat,
 )
 from nebula.events.inference import BodyWanted, Finished, StillWanted, Unwanted
+from nebula.events.metrics_messages import MetricsAsked, MetricsTold
 from nebula.events.usage import UsageRecords
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, REPORTS, TYPES, Decided
 from nebula.schema.message_headers import (
@@ -311,6 +312,30 @@ OTHERS = (
         "The heartbeat of the NATS server that `nebula up` runs: whether its store takes events.",
         StoreHeartbeat,
         stream="NEBULA_STATUS",
+    ),
+    Channel(
+        "gatewayMetrics",
+        subjects.gateway_metrics(),
+        "receive",
+        "A gateway asks all gateways where their metrics are.",
+        MetricsAsked,
+        reply=MetricsTold,
+    ),
+    Channel(
+        "routerMetrics",
+        subjects.router_metrics("{router}"),
+        "receive",
+        "A gateway asks a router for its metrics.",
+        MetricsAsked,
+        reply=MetricsTold,
+    ),
+    Channel(
+        "nodeMetrics",
+        subjects.node_metrics("{node}"),
+        "receive",
+        "A gateway asks a node for its metrics, or for those of its engines.",
+        MetricsAsked,
+        reply=MetricsTold,
     ),
     Channel(
         "logs",

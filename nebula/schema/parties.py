@@ -96,6 +96,9 @@ _OTHERS: dict[str, Parties] = {
     "nodeStatus": Parties(_NODE, ("router", "node", "operator", "viewer")),
     "replicaStatus": Parties(("engine",), ("gateway", "router", "operator", "viewer")),
     "storeStatus": Parties(("provision",), ("gateway", "operator", "viewer")),
+    "gatewayMetrics": Parties(_GATEWAY, _GATEWAY),
+    "routerMetrics": Parties(_GATEWAY, ("router",)),
+    "nodeMetrics": Parties(_GATEWAY, _NODE),
     "logs": Parties(("gateway", "node", "operator"), _NODE),
 }
 """The roles of the other subjects. What a stream keeps is also read through JetStream, for which

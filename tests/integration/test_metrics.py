@@ -12,10 +12,12 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from nebula.cli.cluster import joined
 from nebula.metrics.metric import ActorKind
 from nebula.metrics.table import rows
+from nebula.store.snapshots import Snapshots
 from tests.integration.asking import CHAT, Heard, chat, stream
-from tests.integration.cluster import Cluster
+from tests.integration.cluster import PATIENCE, Cluster
 from tests.integration.test_going_on import SLOW, begun, kill_engine
 
 pytestmark = pytest.mark.anyio
@@ -88,6 +90,9 @@ async def use(cluster: Cluster) -> None:
         again = await http.get(f"/v1/streams/{kept.headers['x-request-id']}")
         assert again.status_code == 200
         await failed(cluster, http)
+        await refused(cluster, http)
+        await come_and_gone(cluster, http)
+    await snapshot(cluster)
 
 
 async def continued(cluster: Cluster, http: httpx.AsyncClient) -> None:
@@ -104,6 +109,29 @@ async def failed(cluster: Cluster, http: httpx.AsyncClient) -> None:
     """Have a request get an error from Nebula."""
     answer = await http.post(CHAT, json=chat("chat"), headers={"x-request-timeout": "0.2"})
     assert answer.status_code == 504, answer.text
+
+
+async def refused(cluster: Cluster, http: httpx.AsyncClient) -> None:
+    """Have a router refuse a request."""
+    await cluster.load("full", memory="64MiB", options=SLOW, max_in_flight=1, max_waiting=0)
+    heard = Heard()
+    running = asyncio.create_task(stream(http, chat("full"), heard))
+    await begun(cluster, [heard], 1)
+    assert (await http.post(CHAT, json=chat("full"))).status_code == 429
+    await running
+
+
+async def come_and_gone(cluster: Cluster, http: httpx.AsyncClient) -> None:
+    """Have a model woken and put to sleep."""
+    await cluster.load("shy", memory="64MiB", on_request=True, idle_after=1.0, stands="asleep")
+    assert (await http.post(CHAT, json=chat("shy"))).status_code == 200
+    await cluster.stands("shy", "asleep")
+
+
+async def snapshot(cluster: Cluster) -> None:
+    """Make a snapshot, which routers make after many events."""
+    async with joined(cluster.url(), patience=PATIENCE) as projection:
+        await Snapshots(projection.log).put(projection.state)
 
 
 @contextlib.asynccontextmanager
@@ -134,6 +162,65 @@ async def test_a_gateway_emits_every_metric_of_the_table_and_no_other(used: Clus
     assert value(found, "nebula_requests_in_flight", model="chat") == 1
     assert value(found, "nebula_limit", kind="model", subject="chat") == 10_000_000
     assert value(found, "nebula_limit_used", kind="model", subject="chat") > 0
+
+
+async def test_a_gateway_hands_on_the_metrics_of_routers_and_nodes(used: Cluster) -> None:
+    async with used.http() as http:
+        found = await scrape(http, "/metrics/cluster")
+    ups = [each for each in found if each[0] == "nebula_actor_up"]
+    assert sorted(labels["actor"] for _, labels, _ in ups) == ["node", "router"]
+    assert all(number == 1 for *_, number in ups)
+    check(ups, "gateway", "/metrics/cluster")
+    for actor in ("router", "node"):
+        (name,) = [labels["name"] for _, labels, _ in ups if labels["actor"] == actor]
+        of_one = [each for each in found if each[1].get(actor) == name]
+        check(of_one, actor)
+        assert any(each[0] == "process_resident_memory_bytes" for each in of_one)
+    check_router(found)
+    check_node(found)
+
+
+def check_router(found: Samples) -> None:
+    assert value(found, "nebula_queue_wait_seconds", model="chat") >= 10
+    reason = {"model": "full", "reason": "queue-full"}
+    assert value(found, "nebula_router_requests_refused_total", **reason) == 1
+    assert value(found, "nebula_model_wakes_total", model="shy") == 1
+    assert value(found, "nebula_model_sleeps_total", model="shy") >= 1
+    assert value(found, "nebula_model_placements_total", model="chat") >= 1
+    assert value(found, "nebula_decisions_total", type="ModelWoken") == 1
+    assert value(found, "nebula_models", phase="asleep") == 1
+    assert value(found, "nebula_models") == 3
+    assert value(found, "nebula_nodes", state="ready") == 1
+    assert value(found, "nebula_model_replicas_wanted", model="chat") == 2
+    assert value(found, "nebula_stream_up", stream="NEBULA_EVENTS") == 1
+    assert value(found, "nebula_stream_replicas_current", stream="NEBULA_EVENTS") == 1
+    assert value(found, "nebula_snapshot_lag_events") == 0
+
+
+def check_node(found: Samples) -> None:
+    assert value(found, "nebula_engine_failures_total", replica="chat-0") == 1
+    assert value(found, "nebula_engine_starts_total", replica="chat-0") == 2
+    assert value(found, "nebula_engine_starts_total", model="shy") == 1
+    assert value(found, "nebula_engine_start_duration_seconds", model="chat") >= 2
+    assert value(found, "nebula_device_memory_promised_bytes") >= 3 * 64 * 1024**2
+    assert value(found, "nebula_device_memory_free_bytes") > 0
+
+
+async def test_a_gateway_hands_on_what_engines_tell_with_where_it_is_from(used: Cluster) -> None:
+    async with await used.engine_http("chat-1") as engine:
+        own = (await engine.get("/metrics")).text
+    async with used.http() as http:
+        found = await scrape(http, "/metrics/engines")
+        other = await scrape(http, "/metrics/engines?node=nowhere")
+    check([each for each in found if each[0] == "nebula_engine_up"], "gateway", "/metrics/engines")
+    where = {"node": "here", "replica": "chat-1", "model": "chat"}
+    of_it = [each for each in found if where.items() <= each[1].items()]
+    handed_on = {(name, *sorted(labels.items())) for name, labels, _ in of_it}
+    told = {(name, *sorted({**labels, **where}.items())) for name, labels, _ in samples(own)}
+    assert told < handed_on
+    assert value(found, "vllm:num_requests_running", model="chat", replica="chat-1") == 0
+    assert value(found, "nebula_engine_up") == 3
+    assert not other
 
 
 async def test_metrics_are_also_told_in_openmetrics(used: Cluster) -> None:

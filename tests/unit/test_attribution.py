@@ -22,6 +22,7 @@ from nebula.events.heartbeats import (
     StoreHeartbeat,
 )
 from nebula.events.inference import BodyWanted, Finished, StillWanted
+from nebula.events.metrics_messages import MetricsAsked
 from nebula.events.usage import UsageRecords
 from nebula.schema.channels import OTHERS
 from nebula.schema.roles import role
@@ -53,6 +54,7 @@ WITHOUT: set[type[Struct]] = {
     BodyWanted,
     QueuedLine,
     UsageRecords,
+    MetricsAsked,
 }
 """Bodies that tell nothing that their subjects name; `logs` has one that the node's own subject
 brings, and which names an engine of this node."""

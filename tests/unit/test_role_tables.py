@@ -98,7 +98,7 @@ def test_no_role_may_delete_the_log() -> None:
 
 
 def test_actors_that_answer_questions_may_reply() -> None:
-    assert {name for name in ROLES if ALL[name].replies} == {"gateway", "node"}
+    assert {name for name in ROLES if ALL[name].replies} == {"gateway", "router", "node"}
 
 
 @pytest.mark.parametrize("bad", ["", "a.b", "*", ">", "a b", 'x"', "x" * 129])

@@ -55,6 +55,7 @@ from nebula.actors.gateway.shares import Shares
 from nebula.actors.gateway.timeouts import TICK
 from nebula.actors.gateway.usage_recording import UsageRecorder
 from nebula.actors.gateway.usage_roll_up import UsageRollUp
+from nebula.actors.telling_metrics import MetricsTeller
 from nebula.events import envelope, subjects
 from nebula.events.failures import Failure, words
 from nebula.events.heartbeats import QueueLength
@@ -121,6 +122,7 @@ class Gateway(Actor):
         await client.listen(subjects.responses(self.id, "*"), self._on_piece)
         await self._questions.listen()
         await self.large_bodies.listen()
+        await MetricsTeller(self.connection, self.figures).listen(subjects.gateway_metrics())
         for beats, arrival in (
             (subjects.REPLICA_STATUS, self._heartbeats.on_replica),
             (subjects.ROUTER_STATUS, self._heartbeats.on_router),
@@ -159,6 +161,10 @@ class Gateway(Actor):
     def queue(self, model: str) -> QueueLength:
         """Return how many requests wait for a model in all routers, and the longest wait (s)."""
         return self._heartbeats.queue(model)
+
+    def routers_alive(self) -> tuple[str, ...]:
+        """Return the routers that are alive by their heartbeats."""
+        return self._heartbeats.routers_alive()
 
     @property
     def able(self) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from nebula.actors.figures import Figures
 from nebula.actors.gateway.delivery import Delivery
 from nebula.actors.gateway.in_flight import Send
+from nebula.actors.gateway.metrics_gathering import MetricsGathering
 from nebula.actors.gateway.request_counts import RequestCounts
 from nebula.events.key import OF_KEY, tenant_of
 from nebula.events.ledger import Meter
@@ -30,6 +31,7 @@ class GatewayFigures(Figures):
         super().__init__(gateway)
         self._gateway = gateway
         self.counts = RequestCounts()
+        self.gathering = MetricsGathering(gateway)
 
     def ended(self, delivery: Delivery, record: UsageRecord | None) -> None:
         """Count a request that has ended; `record`: what it used, if this gateway records it."""

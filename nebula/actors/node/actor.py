@@ -23,6 +23,8 @@ from nebula.actors.greeting import offer, shared
 from nebula.actors.node import devices, engine_version, log_reading
 from nebula.actors.node.adapting import Adapting
 from nebula.actors.node.engine_table import EngineTable
+from nebula.actors.node.figures import NodeFigures
+from nebula.actors.node.gpu_watch import GpuWatch
 from nebula.actors.node.launch import Site
 from nebula.actors.node.life import EngineLives
 from nebula.actors.node.log_keeping import forget_logs
@@ -47,6 +49,7 @@ from nebula.actors.node.weights.hub import Hub
 from nebula.actors.node.weights.manager import WeightsManager
 from nebula.actors.placement.capacity import twins
 from nebula.actors.placement.decision import replicas_on
+from nebula.actors.telling_metrics import MetricsTeller
 from nebula.events import subjects
 from nebula.events.heartbeats import NodeHeartbeat
 from nebula.events.state import Replica
@@ -90,7 +93,8 @@ class Node(Actor):
         self.settings = settings
         self.inventory = inventory
         self._engines: EngineTable[ManagedEngine] = EngineTable(settings.restarts)
-        self._gpus_free: tuple[int, ...] = ()
+        self._gpus = GpuWatch(inventory, HEARTBEAT)
+        self.figures = NodeFigures(self, self._engines, self._gpus)
         self._registration = 0
         self._wake = asyncio.Event()
         self._outbox = Outbox(self._tell, self.spawn, self._now)
@@ -136,6 +140,7 @@ class Node(Actor):
             spawn=self.spawn,
             wake=self._wake.set,
             now=self._now,
+            counts=self.figures.counts,
         )
 
     def _site(self, replica: Replica) -> Site:
@@ -168,7 +173,9 @@ class Node(Actor):
         state = self.projection.state
         mine = replicas_on(state, self.settings.node)
         await self._lives.adopt(mine, state.cluster.id, self._gone)
-        self.spawn(self._watch_gpus(), "watch GPUs")
+        teller = MetricsTeller(self.connection, self.figures, self.figures.texts_of_engines)
+        await teller.listen(subjects.node_metrics(self.settings.node))
+        self.spawn(self._gpus.run(), "watch GPUs")
         self.spawn(self._beat(), "heartbeat")
         ear = Ear(self.connection)
         await self.connection.client.listen(
@@ -362,25 +369,11 @@ class Node(Actor):
     async def _beat(self) -> None:
         while True:
             engines, free = len(self._engines), devices.memory_free()
-            status = NodeHeartbeat(self.settings.node, os.getpid(), engines, free, self._gpus_free)
+            status = NodeHeartbeat(self.settings.node, os.getpid(), engines, free, self._gpus.free)
             if self.connection.connected:
                 subject = subjects.node_status(self.settings.node)
                 with contextlib.suppress(NatsError):
                     await self.connection.client.publish(subject, msgspec.json.encode(status))
-            await asyncio.sleep(HEARTBEAT)
-
-    async def _watch_gpus(self) -> None:
-        """It is separate from the heartbeat, so that a hanging driver does not delay that."""
-        look: devices.Look[tuple[int, ...]] | None = None
-        while any(device.kind == "gpu" for device in self.inventory):
-            try:
-                hung = look
-                look = look or devices.Look(devices.gpus_free)
-                self._gpus_free = await asyncio.to_thread(look.found, devices.PATIENCE)
-                look = None
-            except devices.DriverSilent as error:
-                if hung is None:
-                    log.warning("%s: how much memory is free there is not known", error)
             await asyncio.sleep(HEARTBEAT)
 
     async def _on_log_request(self, message: Msg) -> None:

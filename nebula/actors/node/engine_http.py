@@ -1,5 +1,6 @@
 """The HTTP calls of a node to its engines: health, version, adapters."""
 
+import asyncio
 from pathlib import Path
 
 import httpx
@@ -11,6 +12,7 @@ from nebula.actors.engine.adapters import Loaded, WantedAdapter
 from nebula.actors.engine.load import read_load
 from nebula.actors.engine.progress import EngineProgress
 from nebula.events.reading import UNREADABLE
+from nebula.metrics.merging import LARGEST
 
 LOAD_LIMIT = 600.0
 """Seconds that an engine may take to load an adapter."""
@@ -105,6 +107,22 @@ class EngineClient:
         except (httpx.HTTPError, RuntimeError):  # the latter from a closed client by now
             return 0
         return load.running + load.waiting
+
+    async def metrics(self, patience: float) -> bytes | None:
+        """Return the engine's metrics in Prometheus's text format; None if it does not tell them.
+
+        It gets `patience` seconds.
+        """
+        try:
+            async with asyncio.timeout(patience), self._http.stream("GET", "/metrics") as answer:
+                text = b""
+                async for part in answer.aiter_bytes():
+                    text += part
+                    if len(text) > LARGEST:
+                        return None
+                return text if answer.status_code == 200 else None
+        except (httpx.HTTPError, RuntimeError, TimeoutError):  # RuntimeError: a closed client
+            return None
 
     async def load_adapter(self, name: str, digest: str, path: str) -> None:
         """Load a version of a LoRA adapter beside those that it has.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TypeAlias
 
 from nebula.actors.node import engine_keys, engine_sockets, permanent, processes
+from nebula.actors.node.engine_counts import EngineCounts
 from nebula.actors.node.engine_mark import EngineMark
 from nebula.actors.node.engine_table import EngineTable, service
 from nebula.actors.node.failure import last_words
@@ -58,6 +59,7 @@ class EngineLives:
         spawn: Callable[[Coroutine[object, object, None], str], asyncio.Task[None]],
         wake: Callable[[], None],
         now: Callable[[], float],
+        counts: EngineCounts,
     ) -> None:
         self._settings = settings
         self._sockets = engine_sockets.place(settings.folder)
@@ -72,6 +74,7 @@ class EngineLives:
         self._spawn = spawn
         self._wake = wake
         self._now = now
+        self._counts = counts
 
     def start(self, replica: Replica, attempt: int) -> None:
         """Start a replica's engine and follow it."""
@@ -87,6 +90,7 @@ class EngineLives:
             engine_keys.new(self._sockets, port),
         )
         self._engines.open(engine)
+        self._counts.started(replica.model, replica.id)
         engine.life = self._spawn(self._live(engine, replica), f"engine {replica.id}")
 
     def stop(self, engine: ManagedEngine, reason: str, drain: float = 0.0) -> None:
@@ -196,6 +200,7 @@ class EngineLives:
                 own = str(self._settings.folder)
                 if not engine.ready and await engine.becomes_ready(own, watching, *limits):
                     took = self._now() - started
+                    self._counts.ready(replica.model, took)
                     version, can = await engine.client.version(), await engine.client.abilities()
                     event_ready = EngineReady(
                         version,
@@ -260,6 +265,7 @@ class EngineLives:
         lines = last_words(process.tail()) if process is not None else ()
         reason, now = engine.hint + reason, self._now()
         failed = self._engines.failed(engine, code, reason, lines, now, again=not remedy)
+        self._counts.failed(engine.replica)
         log.warning("%s failed (attempt %d): %s", engine.replica, failed.attempt, reason)
 
         def told(seq: int) -> None:

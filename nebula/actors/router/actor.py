@@ -22,12 +22,14 @@ from nebula.actors.ear import Ear
 from nebula.actors.placement.decision import Decision
 from nebula.actors.router.backlog import Backlog
 from nebula.actors.router.dispatch import Dispatch
+from nebula.actors.router.figures import RouterFigures
 from nebula.actors.router.guards import Guards
 from nebula.actors.router.last_heartbeats import EVERY, last_heartbeats
 from nebula.actors.router.lines import WAITING_MEMORY
 from nebula.actors.router.loss import LOST_AFTER
 from nebula.actors.router.observer import Observer
 from nebula.actors.router.pending_decisions import PendingDecisions
+from nebula.actors.telling_metrics import MetricsTeller
 from nebula.events import subjects
 from nebula.events.log_fields import event_fields
 from nebula.events.record import Record
@@ -81,6 +83,7 @@ class Router(Actor):
         )
         self._deciding = PendingDecisions(self._observer, self._dispatch.loads, lost_after)
         self._backlog = Backlog(time.monotonic)
+        self.figures = RouterFigures(self, self._dispatch)
         self._ear = Ear(
             connection,
             lambda: self.projection.state,
@@ -117,6 +120,8 @@ class Router(Actor):
             await client.listen(own, dispatch.on_request),
         )
         dispatch.addressed = True
+        teller = MetricsTeller(self.connection, self.figures)
+        await teller.listen(subjects.router_metrics(self.id))
         self.spawn(self._tick(), "send what waits")
         self.spawn(self._look_at_stored(), "look at stored heartbeats")
         self.spawn(self._ear.run(), "listen for living actors")
@@ -247,6 +252,7 @@ class Router(Actor):
             patience=PATIENCE,
         )
         guards.appended(held, seq)
+        self.figures.decided(decision)
         about = event_fields(seq, decision.cause)
         log.info("%s %s", type(decision.event).__name__, decision.id, extra=about)
         return max(seq, state.seq + 1)

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from nebula.actors.attribution import attributed
 from nebula.actors.router import routing, waiting_limits
 from nebula.actors.router.fair_queue import QueuedRequest
+from nebula.actors.router.lateness import why_late
 from nebula.actors.router.lines import (
     UNKNOWN_WAITING,
     WAITING_MEMORY,
@@ -23,6 +24,7 @@ from nebula.actors.router.lines import (
 )
 from nebula.actors.router.observer import ModelLoad
 from nebula.actors.router.replica_loads import ReplicaLoads
+from nebula.actors.router.request_counts import Reason, RouterCounts
 from nebula.actors.router.slack import Others
 from nebula.events import envelope, subjects
 from nebula.events.failures import Failure
@@ -84,6 +86,7 @@ class Dispatch:
         self._loads = ReplicaLoads(state, now)
         self._lines = Lines(waiting_memory)
         self._held: dict[str, _Held] = {}
+        self.counts = RouterCounts()
         self._called = False
         self._unplaceable: dict[str, float] = {}
         """Since when a model for which requests wait has been known to fit nowhere."""
@@ -95,7 +98,7 @@ class Dispatch:
         if request is None:
             return
         if request.version and (moved := routing.moved_on(self._state(), request)) is not None:
-            self._refuse(request, 503, moved, None)
+            self._refuse(request, "moved-on", 503, moved, None)
             return
         held = _Held(request, header, self._now())
         if request.gone:
@@ -196,7 +199,7 @@ class Dispatch:
         else:
             reason = routing.hopeless(state, NameBinding(model.id, request.adapter))
             if reason is not None:
-                self._refuse(request, 503, reason, None)
+                self._refuse(request, "hopeless", 503, reason, None)
                 return
         name = request.model if model is None else model.name
         most = UNKNOWN_WAITING if model is None else model.spec.max_waiting
@@ -206,7 +209,7 @@ class Dispatch:
         if full is not None:
             # Everyone in the queue may wait for an adapter, while this request can run now.
             if request.slack or not self._send(held):
-                self._refuse(request, 429, full, retry_after(queue, now))
+                self._refuse(request, "queue-full", 429, full, retry_after(queue, now))
             if not line:
                 del self._lines[request.model]
             return
@@ -260,7 +263,8 @@ class Dispatch:
         held = self._held.pop(waiting.id)
         if not self._send(held):
             reason = routing.hopeless(self._state(), NameBinding(model.id, waiting.adapter))
-            self._refuse(held.request, 503, reason or "no replica is ready", None)
+            why = reason or "no replica is ready"
+            self._refuse(held.request, "hopeless", 503, why, None)
 
     def _with_room(
         self, model: Model, candidates: list[ReplicaCandidate]
@@ -304,6 +308,7 @@ class Dispatch:
         header = envelope.routed_block(self._header(held), version, routed, digest)
         self._post(subjects.replica_requests(model.id, replica), header, request.body)
         self._loads.sent(replica, request)
+        self.counts.sent(model.id, now - held.since)
         if not request.slack:
             self._take_back(model.id, replica)
         return True
@@ -339,42 +344,30 @@ class Dispatch:
                 self._take_out(held.request.id)
                 far = routing.progress(state, NameBinding(model_id), self._wall())
                 waited = f"it has waited for {now - held.since:.0f} s for room, which did not come"
-                self._refuse(held.request, 503, f"{far}; {waited}", 30)
+                self._refuse(held.request, "no-place", 503, f"{far}; {waited}", 30)
 
     def _expire(self, held: _Held, now: float) -> None:
         """Refuse a request that has waited too long: its time is over, or why it had to wait."""
         request = held.request
         if request.timeout is None or now < held.since + request.timeout:
-            self._refuse(request, *self._why_late(request, now - held.since))
+            still = self._loads.standing_still
+            late = why_late(self._state(), request, now - held.since, self._wall(), still)
+            self._refuse(request, "waited-too-long", *late)
             return
-        late = Piece(
+        self.counts.refused(request.model, "waited-too-long")
+        overdue = Piece(
             0,
             end=True,
             failure=Failure.ENGINE_TIMED_OUT,
             attempt=request.attempt,
             continues=request.continues,
         )
-        self._answer(request, late, b"")
+        self._answer(request, overdue, b"")
 
-    def _why_late(self, request: Request, waited: float) -> tuple[int, str, int | None]:
-        """Return why a request waited so long (s): status, words, retry after (s)."""
-        bound = (
-            f"it has waited for {waited:.0f} s, which is what its gateway's --load-timeout gives "
-            "a request, or its X-Request-Timeout where that is shorter"
-        )
-        state = self._state()
-        model = state.models.get(request.model)
-        if model is None:
-            return 503, f"model {request.model!r} is not known to the router yet", 1
-        if able := routing.able(state, model, request.adapter):
-            still = self._loads.standing_still([each.id for each in able])
-            if still is not None:
-                return 503, f"model {model.name!r} is served, but {still}; {bound}", 5
-            return 429, f"model {model.name!r} is busy: no turn has come; {bound}", 5
-        far = routing.progress(state, NameBinding(model.id, request.adapter), self._wall())
-        return 503, f"{far}; {bound}", 5
-
-    def _refuse(self, request: Request, status: int, reason: str, retry_after: int | None) -> None:
+    def _refuse(
+        self, request: Request, kind: Reason, status: int, reason: str, retry_after: int | None
+    ) -> None:
+        self.counts.refused(request.model, kind)
         refusal = Piece(
             0,
             status=status,

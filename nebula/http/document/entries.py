@@ -222,6 +222,8 @@ ENTRIES: Mapping[str, Entry] = {
     "GET /ready": Entry(),
     "GET /version": Entry(),
     "GET /metrics": Entry(fields={"Accept": "OpenMetrics, or Prometheus's text format."}),
+    "GET /metrics/cluster": Entry(query={"node": "Only those of this node."}),
+    "GET /metrics/engines": Entry(query={"node": "Only engines of this node."}),
     "GET /openapi.json": Entry(),
     "GET /docs": Entry(),
     "GET /login": Entry(query={"next": "Path of the gateway to go to after the sign-in."}),
@@ -312,6 +314,7 @@ ENTRIES: Mapping[str, Entry] = {
             "after": "Name of the node after which the page begins.",
         }
     ),
+    "GET /admin/sd": Entry(),
     "GET /admin/state": Entry(query={"at": "A sequence or a time; now if missing."}),
     "GET /admin/events": Entry(
         query={

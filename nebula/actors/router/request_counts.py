@@ -1,0 +1,28 @@
+"""What a router counts of the requests that it sends on and refuses. Pure."""
+
+from typing import Literal, TypeAlias
+
+from nebula.metrics.counting import Counter, Histogram, Series
+from nebula.metrics.metric import OTHER, WAIT
+
+MODELS = 2000
+"""Models that are counted apart."""
+
+Reason: TypeAlias = Literal["queue-full", "waited-too-long", "no-place", "moved-on", "hopeless"]
+"""Why a router refuses a request; `hopeless`: no replica can come."""
+
+
+class RouterCounts:
+    """What one router has counted since its start."""
+
+    def __init__(self) -> None:
+        self.waits: Series[Histogram] = Series(lambda: Histogram(WAIT), MODELS, lambda _: (OTHER,))
+        self.refusals: Series[Counter] = Series(Counter, MODELS, lambda key: (OTHER, key[1]))
+
+    def sent(self, model: str, waited: float) -> None:
+        """Count a request that went to an engine after it has waited for some seconds."""
+        self.waits.get((model,)).observe(waited)
+
+    def refused(self, model: str, reason: Reason) -> None:
+        """Count a request that was refused."""
+        self.refusals.get((model, reason)).add()
