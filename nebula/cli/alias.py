@@ -10,6 +10,7 @@ from nebula.actors.intents import Refused
 from nebula.cli import tables
 from nebula.cli.cluster import joined
 from nebula.cli.options import json_option, nats_option
+from nebula.cli.plan_first import plan_option
 from nebula.cli.process import fail, run
 from nebula.cli.submit import ask, intent_of
 from nebula.cli.tables import print_json
@@ -30,6 +31,7 @@ from nebula.history.subject import Subject, verdict
     "--mirror", default="", metavar="MODEL", help=("A model that gets a copy of each request.")
 )
 @click.option("--remove", is_flag=True, help="Remove the alias.")
+@plan_option
 @nats_option
 @json_option
 def alias(

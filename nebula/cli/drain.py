@@ -11,6 +11,7 @@ from nebula.actors.projection import Projection
 from nebula.cli import progress, tables
 from nebula.cli.cluster import joined
 from nebula.cli.options import json_option, nats_option
+from nebula.cli.plan_first import only_planned, plan_option
 from nebula.cli.process import run
 from nebula.cli.submit import append, node_in, wait_option
 from nebula.cli.tables import print_json
@@ -25,6 +26,7 @@ from nebula.history.outcome import Progress
 @click.option("--undo", is_flag=True, help="Let it take replicas again.")
 @nats_option
 @wait_option
+@plan_option
 @json_option
 def drain(node: str, undo: bool, nats: str, wait: bool, as_json: bool) -> None:
     """Empty NODE: it gets no new replicas, and its replicas end once others serve instead."""
@@ -36,7 +38,7 @@ async def _drain(nats: str, node: str, undo: bool, wait: bool, as_json: bool) ->
         known = projection.state.nodes.get(node)
         wanted = not undo
         so_already = known is not None and known.draining == wanted
-        seq = None if so_already else await _ask(projection, node, undo)
+        seq = None if so_already and not only_planned() else await _ask(projection, node, undo)
         empty = await emptied(projection, node, tables.console(errors=True)) if wait else False
         left = [replica.id for replica in replicas_on(projection.state, node)]
         if as_json:

@@ -15,6 +15,7 @@ from nebula.cli.cluster import joined
 from nebula.cli.columns import Columns
 from nebula.cli.limit_options import limit_option
 from nebula.cli.options import json_option, nats_option
+from nebula.cli.plan_first import plan_option
 from nebula.cli.process import fail, run
 from nebula.cli.submit import append
 from nebula.cli.tables import print_json
@@ -130,6 +131,7 @@ def key() -> None:
 @key.command()
 @click.argument("identity", metavar="ID")
 @_rights
+@plan_option
 @nats_option
 @json_option
 def issue(
@@ -187,6 +189,7 @@ def list_keys(whole: bool, nats: str, as_json: bool) -> None:
 @key.command()
 @click.argument("identity", metavar="ID")
 @_rights
+@plan_option
 @nats_option
 @json_option
 def change(
@@ -225,6 +228,7 @@ def change(
     callback=_overlap,
     help="For how long the previous key stays valid, such as 1h.",
 )
+@plan_option
 @nats_option
 @json_option
 def rotate(identity: str, overlap: float, nats: str, as_json: bool) -> None:
@@ -240,6 +244,7 @@ def rotate(identity: str, overlap: float, nats: str, as_json: bool) -> None:
 @key.command()
 @click.argument("identity", metavar="ID")
 @click.option("--reason", default="", help="Why, for the log.")
+@plan_option
 @nats_option
 @json_option
 def revoke(identity: str, reason: str, nats: str, as_json: bool) -> None:

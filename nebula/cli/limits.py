@@ -9,6 +9,7 @@ from nebula.cli.cluster import joined
 from nebula.cli.columns import Columns
 from nebula.cli.limit_options import limit_option
 from nebula.cli.options import json_option, nats_option
+from nebula.cli.plan_first import plan_option
 from nebula.cli.process import fail, run
 from nebula.cli.submit import append
 from nebula.cli.tables import print_json
@@ -30,6 +31,7 @@ def limits() -> None:
 @click.argument("kind", type=click.Choice(("tenant", "model")))
 @click.argument("identity", metavar="ID")
 @limit_option
+@plan_option
 @nats_option
 @json_option
 def set_limits(

@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from nebula.cli.options import Whole, json_option, nats_option
+from nebula.cli.plan_first import plan_option
 from nebula.cli.process import fail, run
 from nebula.cli.submit import absolute, ask, intent_of, pairs, wait_option
 from nebula.events import subjects
@@ -134,6 +135,7 @@ from nebula.history.load_requests import changed
     help="Name of a model that answers while it has no ready replica; repeatable, in order.",
 )
 @wait_option
+@plan_option
 @json_option
 def load(
     source: str,

@@ -15,6 +15,7 @@ from nebula.actors.projection import Projection
 from nebula.cli import progress, tables
 from nebula.cli.cluster import joined
 from nebula.cli.options import Numbered, Whole, json_option, nats_option
+from nebula.cli.plan_first import plan_option
 from nebula.cli.process import run
 from nebula.cli.submit import absolute, append, ask, intent_of, model_in, wait_option
 from nebula.cli.tables import print_json
@@ -38,6 +39,7 @@ from nebula.store.reach import trouble
 @click.argument("model")
 @nats_option
 @wait_option
+@plan_option
 @json_option
 def unload(model: str, nats: str, wait: bool, as_json: bool) -> None:
     """Unload MODEL (an id or a name): end its engines and free their memory."""
@@ -49,6 +51,7 @@ def unload(model: str, nats: str, wait: bool, as_json: bool) -> None:
 @click.argument("replicas", type=Whole(0, 1024))
 @nats_option
 @wait_option
+@plan_option
 @json_option
 def scale(model: str, replicas: int, nats: str, wait: bool, as_json: bool) -> None:
     """Change MODEL's number of replicas to REPLICAS."""
@@ -116,6 +119,7 @@ def adapters(context: click.Context, nats: str, as_json: bool) -> None:
 @click.argument("source")
 @nats_option
 @wait_option
+@plan_option
 @json_option
 def load_adapter(model: str, name: str, source: str, nats: str, wait: bool, as_json: bool) -> None:
     """Load the adapter NAME from SOURCE onto every replica of MODEL."""
@@ -138,6 +142,7 @@ def load_adapter(model: str, name: str, source: str, nats: str, wait: bool, as_j
 @click.argument("name")
 @nats_option
 @wait_option
+@plan_option
 @json_option
 def unload_adapter(model: str, name: str, nats: str, wait: bool, as_json: bool) -> None:
     """Unload the adapter NAME from every replica of MODEL."""

@@ -9,6 +9,7 @@ from nebula.actors.placement.rebalancing import Rebalancing, rebalance, requests
 from nebula.cli import progress, tables
 from nebula.cli.cluster import joined
 from nebula.cli.options import json_option, nats_option
+from nebula.cli.plan_first import end_with_plan, only_planned, plan_option
 from nebula.cli.process import run
 from nebula.cli.submit import append, wait_option
 from nebula.cli.tables import print_json
@@ -21,6 +22,7 @@ from nebula.history.outcome import Asked, asked
 @click.option("--yes", is_flag=True, help="Move them: each replica ends once another one serves.")
 @nats_option
 @wait_option
+@plan_option
 @json_option
 def rebalance_replicas(yes: bool, nats: str, wait: bool, as_json: bool) -> None:
     """Show which replicas share a node or are on full nodes, and where they would move."""
@@ -30,6 +32,8 @@ def rebalance_replicas(yes: bool, nats: str, wait: bool, as_json: bool) -> None:
 async def _rebalance(nats: str, yes: bool, wait: bool, as_json: bool) -> None:
     async with joined(nats) as projection:
         planned = rebalance(projection.state)
+        if only_planned():
+            end_with_plan(projection.state, list(requests(planned.moves)))
         seqs: list[int] = []
         wishes: list[Asked] = []
         if yes:

@@ -14,6 +14,7 @@ from nebula.cli import tables
 from nebula.cli.cluster import joined
 from nebula.cli.drain import emptied
 from nebula.cli.options import json_option, nats_option
+from nebula.cli.plan_first import end_with_plan, only_planned, plan_option
 from nebula.cli.process import fail, run
 from nebula.cli.submit import append, node_in
 from nebula.cli.tables import print_json
@@ -29,6 +30,7 @@ PATIENCE = 600.0
 @click.option(
     "--drain", is_flag=True, help="Empty it first, then wait until its process has been ended."
 )
+@plan_option
 @nats_option
 @json_option
 def remove_node(node: str, drain: bool, nats: str, as_json: bool) -> None:
@@ -40,6 +42,9 @@ async def _remove(nats: str, node: str, drain: bool, as_json: bool) -> None:
     async with joined(nats) as projection:
         try:
             node_in(projection.state, node)
+            if only_planned():
+                first = [(node, NodeDrainRequested())] if drain else []
+                end_with_plan(projection.state, [*first, (node, NodeDeregistered())])
             if drain:
                 await _drained(projection, node)
             reason = stays(projection.state, node, await answers(projection.log.connection, node))

@@ -13,6 +13,7 @@ from nebula.cli.cluster import joined
 from nebula.cli.log_source import moment, opened, state_at
 from nebula.cli.models import gone
 from nebula.cli.options import json_option, nats_option
+from nebula.cli.plan_first import end_with_plan, only_planned, plan_option
 from nebula.cli.process import INTERRUPTED, fail, run
 from nebula.cli.tables import print_json
 from nebula.events import record, subjects
@@ -29,11 +30,12 @@ from nebula.store.log import Conflict, Guard
 @click.option("--to", "to", required=True, metavar="SEQ|TIME", help="The moment to go back to.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only show the events.")
+@plan_option
 @nats_option
 @json_option
 def revert_to(to: str, yes: bool, dry_run: bool, nats: str, as_json: bool) -> None:
     """Return models, replicas, adapters and placement to an earlier state, by new events."""
-    if as_json and not (yes or dry_run):
+    if as_json and not (yes or dry_run or only_planned()):
         fail("--json can't ask for confirmation: add --yes or --dry-run", 2)
     at = moment(to)
     assert at is not None
@@ -47,6 +49,8 @@ async def _revert(nats: str, at: Moment, yes: bool, dry_run: bool, as_json: bool
         output = tables.console(errors=as_json)
         now = projection.state
         plan = revert(now, then)
+        if only_planned():
+            end_with_plan(now, [(step.id, step.event) for step in plan.steps])
         _show(output, now, then, plan)
         appended: list[int] = []
         if plan.steps and not dry_run:

@@ -12,6 +12,7 @@ from nebula.actors.intents import Refused, submit
 from nebula.actors.projection import Projection
 from nebula.cli import progress, tables
 from nebula.cli.cluster import joined
+from nebula.cli.plan_first import end_with_plan, only_planned
 from nebula.cli.process import fail, say
 from nebula.cli.tables import print_json
 from nebula.events.state import Model, Node, State
@@ -104,8 +105,14 @@ async def append(
 ) -> tuple[str, int]:
     """Append an intent and return its id and sequence; end the command if it is rejected.
 
-    Raise NotAppended, at once if the log is known to take no events now.
+    With `--plan` the command ends with the plan instead. Raise NotAppended, at once if the log is
+    known to take no events now.
     """
+    if only_planned():
+        try:
+            end_with_plan(projection.state, [intent(projection.state)])
+        except Refused as error:
+            fail(str(error))
     refused, warning = await trouble(projection.log.connection)
     if refused:
         raise NotAppended(refused, NOTHING)

@@ -10,6 +10,7 @@ from nebula.actors.projection import Projection
 from nebula.cli import tables
 from nebula.cli.cluster import joined
 from nebula.cli.options import json_option, nats_option
+from nebula.cli.plan_first import end_with_plan, only_planned, plan_option
 from nebula.cli.process import fail, run
 from nebula.cli.submit import append, node_in
 from nebula.cli.tables import print_json
@@ -48,6 +49,7 @@ def weights(context: click.Context, nats: str, as_json: bool) -> None:
 @weights.command()
 @click.argument("node")
 @click.argument("source")
+@plan_option
 @nats_option
 def pin(node: str, source: str, nats: str) -> None:
     """Protect the files of SOURCE on NODE from pruning; they need not be there yet."""
@@ -57,6 +59,7 @@ def pin(node: str, source: str, nats: str) -> None:
 @weights.command()
 @click.argument("node")
 @click.argument("source")
+@plan_option
 @nats_option
 def unpin(node: str, source: str, nats: str) -> None:
     """No longer protect the files of SOURCE on NODE from pruning."""
@@ -66,6 +69,7 @@ def unpin(node: str, source: str, nats: str) -> None:
 @weights.command()
 @click.argument("node")
 @click.argument("source")
+@plan_option
 @nats_option
 def remove(node: str, source: str, nats: str) -> None:
     """Remove the files of SOURCE from NODE, unless they are pinned or in use."""
@@ -74,6 +78,7 @@ def remove(node: str, source: str, nats: str) -> None:
 
 @weights.command()
 @click.argument("node")
+@plan_option
 @nats_option
 def prune(node: str, nats: str) -> None:
     """Remove from NODE the files that Nebula downloaded and that are neither needed nor pinned."""
@@ -169,6 +174,10 @@ async def _prune(nats: str, node: str) -> None:
         except Refused as error:
             fail(str(error))
         sources = prunable(projection.state, node)
+        if only_planned():
+            end_with_plan(
+                projection.state, [(node, WeightsRemoveRequested(each)) for each in sources]
+            )
         if not sources:
             click.echo(f"nothing on {node} can go: the rest is needed, pinned, or not Nebula's")
         for source in sources:
