@@ -1,8 +1,10 @@
 """`nebula replay`: fold a log again, check its decisions, or decide under other conditions."""
 
 import time
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import msgspec
@@ -10,24 +12,36 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nebula.actors.placement.decision import Decision
 from nebula.cli import tables
-from nebula.cli.log_source import LivePast, Past, log_option, moment, opened
+from nebula.cli.log_source import LivePast, Past, log_option, moment, opened, state_at
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run, say
 from nebula.cli.tables import print_json
 from nebula.events import snapshot
 from nebula.events.record import Record
-from nebula.events.state import EMPTY
+from nebula.events.state import EMPTY, State
 from nebula.history import what_if
 from nebula.history.description import describe
 from nebula.history.difference import differences
+from nebula.history.invariants import broken, following
 from nebula.history.moments import BadMoment, Moment, clock
 from nebula.history.replay import Difference, Replay, from_the_future
 from nebula.history.what_if import BadCondition, Condition, Outcome, WhatIf
 
+LISTED = 20
+"""Differences, and decisions that would come next, that are listed at most."""
+
 
 @click.command()
+@click.option(
+    "--since",
+    default=None,
+    metavar="SEQ|TIME",
+    help="Check only the decisions from this moment on, and begin with the state before it.",
+)
 @click.option("--until", default=None, metavar="SEQ|TIME", help="Fold up to this moment [all].")
+@click.option("--all", "everything", is_flag=True, help="List every difference, not the first.")
 @click.option("--step", is_flag=True, help="Show what each event changes.")
 @click.option("--snapshot", "from_snapshot", is_flag=True, help="Begin with the newest snapshot.")
 @click.option(
@@ -41,7 +55,9 @@ from nebula.history.what_if import BadCondition, Condition, Outcome, WhatIf
 @nats_option
 @json_option
 def replay(
+    since: str | None,
     until: str | None,
+    everything: bool,
     step: bool,
     from_snapshot: bool,
     conditions: tuple[str, ...],
@@ -51,35 +67,49 @@ def replay(
 ) -> None:
     """Fold a log from its beginning and check that today's decisions are the recorded ones.
 
-    End with exit code 1 at the first decision that differs.
+    Also check that the states hold what always must hold. End with exit code 1 at the first
+    decision that differs, or if something does not hold.
     """
     try:
         parsed = [what_if.parse(each) for each in conditions]
     except BadCondition as error:
         fail(str(error), 2)
-    if parsed and (step or from_snapshot):
+    if parsed and (step or from_snapshot or since is not None or everything):
         fail("--what-if begins with the first event and shows only the end", 2)
+    if from_snapshot and since is not None:
+        fail("--since begins with its moment, --snapshot with the newest snapshot: take one", 2)
     if from_snapshot and file is not None:
         fail("--snapshot needs a cluster: a file holds none", 2)
     at = moment(until)
     if parsed:
         run(_what_if(nats, file, parsed, at, as_json))
     else:
-        run(_replay(nats, file, at, step, from_snapshot, as_json))
+        asked = _Asked(moment(since), at, from_snapshot, everything, step)
+        run(_replay(nats, file, asked, as_json))
 
 
-async def _replay(
-    nats: str, file: Path | None, until: Moment | None, step: bool, shortcut: bool, as_json: bool
-) -> None:
+class _Asked(NamedTuple):
+    """What to replay: since and until which moment, and what to show of it."""
+
+    since: Moment | None
+    until: Moment | None
+    shortcut: bool
+    everything: bool
+    step: bool
+
+
+async def _replay(nats: str, file: Path | None, asked: _Asked, as_json: bool) -> None:
+    until = asked.until
     async with opened(nats, file) as past:
-        begin = await past.snapshot(until or Moment()) if shortcut else EMPTY
+        begin = await _begin(past, asked)
         folding = Replay(begin)
         output = tables.console()
+        shown = output if asked.step else None
         started = time.perf_counter()
-        found = await _fold(past, folding, until, output if step else None)
+        found = await _fold(past, folding, until, shown, asked.everything)
         seconds = time.perf_counter() - started
-        if found is None and until is None:
-            found = folding.end()
+        if until is None and (found is None or asked.everything):
+            found = folding.end() or found
         if folding.state.seq == 0:
             raise BadMoment(
                 f"{past.name} is empty: nothing has happened yet"
@@ -90,18 +120,73 @@ async def _replay(
             raise BadMoment(
                 f"there is no sequence {until.seq}: {past.name} ends with {folding.state.seq}"
             )
+        ending = _End.of(folding.state)
         if as_json:
-            print_json(_summary(folding, begin.seq, seconds, found) | {"chain": past.chain or None})
+            summary = _summary(folding, begin.seq, seconds, found) | ending.summary
+            print_json(summary | {"chain": past.chain or None})
         else:
-            _report(output, folding, begin.seq, seconds, found)
+            _report(output, folding, begin.seq, seconds)
+            _show_differences(output, folding.differences)
+            ending.show(output)
             if past.chain:
                 output.print(f"the file ends with chain {past.chain}", soft_wrap=True)
-        if found is not None:
+        if folding.differences or ending.failed:
             raise SystemExit(1)
 
 
+class _End(NamedTuple):
+    """What the last state breaks, and what would be decided next, and whether that ends."""
+
+    broken: list[str]
+    due: list[Decision]
+    ends: bool
+
+    @classmethod
+    def of(cls, state: State) -> "_End":
+        return cls(broken(state), *following(state))
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.broken) or not self.ends
+
+    @property
+    def summary(self) -> dict[str, object]:
+        due = [_decided(each) for each in self.due[:LISTED]]
+        return {"broken": self.broken, "due": due, "due_count": len(self.due), "ends": self.ends}
+
+    def show(self, output: Console) -> None:
+        for each in self.broken:
+            output.print(f"[red]the last state is not sound[/red]: {escape(each)}", soft_wrap=True)
+        if not self.ends:
+            output.print(f"[red]after {len(self.due)} decisions there are still more[/red]")
+        if self.due:
+            count = "1 thing" if len(self.due) == 1 else f"{len(self.due)} things"
+            output.print(f"\nfrom the last state this version would decide {count}:")
+        for next_one in self.due[:LISTED]:
+            output.print(f"  {escape(_plain(next_one.id, next_one.event))}", soft_wrap=True)
+
+
+async def _begin(past: Past, asked: _Asked) -> State:
+    """Return the state to begin with."""
+    since = asked.since
+    if since is None:
+        return await past.snapshot(asked.until or Moment()) if asked.shortcut else EMPTY
+    if since.seq == 1:
+        return EMPTY
+    if since.seq is not None:
+        return await state_at(past, Moment(seq=since.seq - 1))
+    try:
+        return await state_at(past, since)
+    except BadMoment:
+        return EMPTY  # it was before the first event
+
+
 async def _fold(
-    past: Past, folding: Replay, until: Moment | None, output: Console | None
+    past: Past,
+    folding: Replay,
+    until: Moment | None,
+    output: Console | None,
+    everything: bool = False,
 ) -> Difference | None:
     now, warned = time.time_ns(), not isinstance(past, LivePast)
     async with aclosing(past.records(folding.state.seq)) as batches:
@@ -114,9 +199,9 @@ async def _fold(
                 if until is not None and until.passed(record.seq, record.time):
                     return None
                 found = folding.take(record) if output is None else _step(folding, record, output)
-                if found is not None:
+                if found is not None and not everything:
                     return found
-    return None
+    return folding.differences[0] if folding.differences else None
 
 
 def _step(folding: Replay, record: Record, output: Console) -> Difference | None:
@@ -148,6 +233,7 @@ def _summary(
         "by_older": folding.by_older,
         "state": snapshot.digest(folding.state),
         "difference": None if found is None else _both_sides(found),
+        "differences": [_both_sides(each) for each in folding.differences],
     }
 
 
@@ -159,16 +245,15 @@ def _both_sides(found: Difference) -> dict[str, object]:
         "recorded": None
         if found.recorded is None
         else {"type": type(found.recorded).__name__, "event": found.recorded},
-        "decided": [
-            {"id": each.id, "type": type(each.event).__name__, "event": each.event}
-            for each in found.decided
-        ],
+        "decided": [_decided(each) for each in found.decided],
     }
 
 
-def _report(
-    output: Console, folding: Replay, begin: int, seconds: float, found: Difference | None
-) -> None:
+def _decided(each: Decision) -> dict[str, object]:
+    return {"id": each.id, "type": type(each.event).__name__, "event": each.event}
+
+
+def _report(output: Console, folding: Replay, begin: int, seconds: float) -> None:
     count = folding.state.seq - begin
     output.print(
         f"folded events {begin + 1} to {folding.state.seq} in {seconds:.2f} s "
@@ -183,19 +268,26 @@ def _report(
     if folding.by_older:
         parts.append(f"{folding.by_older} are an older version's, which did not know the event")
     output.print("; ".join(parts), soft_wrap=True)
-    if found is None:
-        return
-    output.print(
-        f"\n[red]first difference at event {found.seq}[/red], decided from the state "
-        f"after event {found.basis}:",
-        soft_wrap=True,
-    )
-    recorded = "nothing" if found.recorded is None else _plain(found.id, found.recorded)
-    output.print(f"  recorded: {escape(recorded)}", soft_wrap=True)
-    for each in found.decided:
-        output.print(f"  decided:  {escape(_plain(each.id, each.event))}", soft_wrap=True)
-    if not found.decided:
-        output.print("  decided:  nothing")
+
+
+def _show_differences(output: Console, found: Sequence[Difference]) -> None:
+    for number, each in enumerate(found[:LISTED]):
+        head = "difference" if number else "first difference"
+        output.print(
+            f"\n[red]{head} at event {each.seq}[/red], decided from the state "
+            f"after event {each.basis}:",
+            soft_wrap=True,
+        )
+        recorded = "nothing" if each.recorded is None else _plain(each.id, each.recorded)
+        output.print(f"  recorded: {escape(recorded)}", soft_wrap=True)
+        for decision in each.decided:
+            output.print(
+                f"  decided:  {escape(_plain(decision.id, decision.event))}", soft_wrap=True
+            )
+        if not each.decided:
+            output.print("  decided:  nothing")
+    if len(found) > LISTED:
+        output.print(f"\n{len(found) - LISTED} more differ; --json has all of them")
 
 
 def _plain(identity: str, event: object) -> str:
