@@ -25,6 +25,7 @@ from nebula.events.state import State
 from nebula.events.subjects import model_id
 from nebula.events.usage_limits import limit_texts
 from nebula.events.vocabulary import Event
+from nebula.events.wrong_values import in_words
 from nebula.history.key_rights import rotated, with_changes
 from nebula.http.views import KeyView, key_view
 
@@ -164,7 +165,7 @@ def _converted(fields: Mapping[str, object]) -> KeyIssued:
     try:
         return msgspec.convert(fields, KeyIssued)
     except msgspec.ValidationError as error:
-        fail(str(error), 2)
+        fail(in_words(error), 2)
 
 
 @key.command("list")
@@ -264,7 +265,7 @@ async def _changed(
         try:
             identity, _ = await append(projection, intent)
         except msgspec.ValidationError as error:
-            fail(str(error), 2)
+            fail(in_words(error), 2)
         _say(projection.state, identity, text, as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""`nebula limits`: how much all keys of a tenant, or all requests to a model, may use."""
+"""`nebula limits`: how much keys, all keys of a tenant, or all requests to a model, may use."""
 
 import click
 import msgspec
@@ -18,13 +18,15 @@ from nebula.events.state import State
 from nebula.events.subjects import model_id
 from nebula.events.usage_limits import NO_LIMITS, UsageLimits, limit_texts, limits_of
 from nebula.events.vocabulary import Event
+from nebula.events.wrong_values import in_words
+from nebula.history.limits import present_limits
 from nebula.store.connection import Unavailable
 from nebula.store.ledger import LedgerStore
 
 
 @click.group()
 def limits() -> None:
-    """Set and list the limits of tenants and models; those of a key belong to the key."""
+    """Set the limits of tenants and models, and list all; `nebula key change` sets a key's."""
 
 
 @limits.command("set")
@@ -47,7 +49,7 @@ def set_limits(
         try:
             changed = msgspec.convert({**msgspec.to_builtins(known), **limits}, UsageLimits)
         except msgspec.ValidationError as error:
-            fail(str(error), 2)
+            fail(in_words(error), 2)
         return identity, LimitsSet(kind, changed)
 
     async def change() -> None:
@@ -62,7 +64,7 @@ def set_limits(
 @nats_option
 @json_option
 def list_limits(nats: str, as_json: bool) -> None:
-    """List the limits of tenants and models, and what is used of them."""
+    """List the limits of keys, tenants and models, and what is used of them."""
 
     async def show() -> None:
         async with joined(nats) as projection:
@@ -79,8 +81,7 @@ async def _used(store: LedgerStore, place: str) -> dict[str, int] | None:
 
 
 async def _show(projection: Projection, *, as_json: bool) -> None:
-    limits, store = projection.state.limits, LedgerStore(projection.log.connection)
-    there = {place: limits[place] for place in sorted(limits)}
+    there, store = present_limits(projection.state), LedgerStore(projection.log.connection)
     used = {place: await _used(store, place) for place in there}
     if as_json:
         shown = {

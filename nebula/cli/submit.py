@@ -18,6 +18,7 @@ from nebula.cli.tables import print_json
 from nebula.events.state import Model, Node, State
 from nebula.events.validation import model_by_reference
 from nebula.events.vocabulary import Event
+from nebula.events.wrong_values import in_words
 from nebula.history.outcome import Outcome, asked
 from nebula.history.subject import other_than_model
 from nebula.http.views import model_view
@@ -37,7 +38,7 @@ def intent_of(fields: dict[str, object], kind: type[E]) -> E:
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
-        fail(str(error), 2)
+        fail(in_words(error), 2)
 
 
 def absolute(source: str) -> str:

@@ -14,6 +14,7 @@ from nebula.events import subjects
 from nebula.events.reading import UNREADABLE
 from nebula.events.state import State
 from nebula.events.vocabulary import Event
+from nebula.events.wrong_values import in_words
 from nebula.http import own_fields
 from nebula.http.bad_json import no_json
 from nebula.http.bodies import read_body
@@ -57,7 +58,7 @@ async def read_intent(
         extra = {key: fields.pop(key) for key in drop if key in fields}
         return msgspec.convert(fields, kind), extra
     except msgspec.ValidationError as error:
-        raise ApiError(400, str(error), param=field_at_fault(error)) from error
+        raise ApiError(400, in_words(error), param=field_at_fault(error)) from error
     except UNREADABLE as error:
         raise no_json(raw, error) from error
     finally:

@@ -12,6 +12,7 @@ from nebula.actors.new_keys import new_key
 from nebula.events.key import Key
 from nebula.events.key_events import KeyIssued, KeyRevoked, Rights
 from nebula.events.values import Seconds
+from nebula.events.wrong_values import in_words
 from nebula.history.key_rights import rotated, with_changes
 from nebula.http.errors import ApiError, field_at_fault
 from nebula.http.inference import Limits
@@ -87,7 +88,7 @@ async def change_key(
     try:
         event = with_changes(_key(gateway, key), fields)
     except msgspec.ValidationError as error:
-        raise ApiError(400, str(error), param=field_at_fault(error)) from error
+        raise ApiError(400, in_words(error), param=field_at_fault(error)) from error
     accepted = await submitted(request, gateway, key, event)
     return Change(key, accepted.seq, _view(gateway, key))
 

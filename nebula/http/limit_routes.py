@@ -1,4 +1,4 @@
-"""The admin API of limits: those of tenants and models; those of a key belong to the key."""
+"""The admin API of limits: those of tenants and models are set here, those of a key at the key."""
 
 from typing import Any, get_args
 
@@ -9,6 +9,7 @@ from nebula.actors.gateway.actor import Gateway
 from nebula.events.limit_events import Kind, LimitsSet
 from nebula.events.state import State
 from nebula.events.usage_limits import NO_LIMITS, UsageLimits, limits_of
+from nebula.history.limits import present_limits
 from nebula.http.errors import ApiError
 from nebula.http.inference import Limits
 from nebula.http.intents import read_intent, submitted, valid_id
@@ -16,7 +17,7 @@ from nebula.store.connection import Unavailable
 
 
 class LimitsView(Struct, frozen=True):
-    """The limits of a tenant or a model."""
+    """The limits of a key, a tenant or a model."""
 
     kind: str
     id: str
@@ -24,7 +25,7 @@ class LimitsView(Struct, frozen=True):
 
 
 class LimitsInUse(LimitsView, frozen=True):
-    """The limits of a tenant or a model, and what is used of those that are counted.
+    """The limits of a key, a tenant or a model, and what is used of those that are counted.
 
     `used`: by name, what is spent in the present window or reserved by running requests, or is in
     flight, as gateways told within the last seconds; null if that can't be looked up now.
@@ -39,16 +40,15 @@ def _view(state: State, kind: str, identity: str) -> LimitsView:
 
 @get("/admin/limits")
 async def list_limits(gateway: Gateway) -> list[LimitsInUse]:
-    """List the limits of tenants and models, and what is used of them."""
-    state = gateway.projection.state
+    """List the limits of keys, tenants and models, and what is used of them."""
     found = []
-    for place in sorted(state.limits):
+    for place, limits in present_limits(gateway.projection.state).items():
         kind, identity = place.split(".", 1)
         try:
             used = await gateway.limiting.used((kind, identity))
         except Unavailable:
             used = None
-        found.append(LimitsInUse(kind, identity, state.limits[place], used))
+        found.append(LimitsInUse(kind, identity, limits, used))
     return found
 
 

@@ -10,6 +10,7 @@ from nebula.events.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
 from nebula.events.envelope import JSON
 from nebula.events.reading import UNREADABLE
 from nebula.events.utf8 import check_text
+from nebula.events.wrong_values import in_words
 from nebula.http.bad_json import no_json
 from nebula.http.errors import ApiError, field_at_fault
 from nebula.openai import forms
@@ -69,7 +70,7 @@ def read(endpoint: Endpoint, body: bytes) -> Outline:
         else:
             common, fields = _common.decode(body), _fields.decode(body)
     except msgspec.ValidationError as error:
-        raise ApiError(400, f"wrong type: {error}", param=field_at_fault(error)) from error
+        raise ApiError(400, in_words(error), param=field_at_fault(error)) from error
     except UNREADABLE as error:
         raise no_json(body, error) from error
     if common.model is None:
@@ -108,9 +109,9 @@ def _input(endpoint: Endpoint, common: _Common, fields: dict[str, Raw] | None) -
             continue
         if field in _LISTS:
             if raw[:1] != b"[":
-                raise ApiError(400, f"wrong type: {field} must be a list", param=field)
+                raise ApiError(400, f"{field} must be an array", param=field)
         elif endpoint.path in _HOT and raw[:1] not in (b"[", b'"'):
-            text = f"wrong type: {field} must be a string or a list"
+            text = f"{field} must be a string or an array"
             raise ApiError(400, text, param=field)
         return raw
     raise ApiError(400, f"{' or '.join(forms)} is required", param=forms[0])

@@ -1,6 +1,7 @@
 """Limits of keys, tenants and models at two gateways: what is refused, and what is told of it."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
@@ -136,6 +137,26 @@ async def test_concurrent_requests_never_exceed_a_budget_of_tokens(two: Two) -> 
     assert refused.json()["error"]["code"] == "insufficient_quota"
 
 
+async def test_what_a_key_has_used_of_its_limits_is_listed_until_it_is_revoked(two: Two) -> None:
+    text = await key(two, id="listed", limits={"tokens_per_day": 5000, "max_tokens": 100})
+    async with client(two.port, text) as http:
+        used = (await http.post("/v1/chat/completions", json=CHAT)).json()["usage"]["total_tokens"]
+
+    async def listed_as_used() -> bool:
+        told = json.loads((await two.nebula("limits", "list", "--json")).out)
+        assert told["key.listed"]["max_tokens"] == 100
+        return bool(told["key.listed"]["used"]["tokens_per_day"] == used)
+
+    await two.poll(listed_as_used, "what the key has used is listed")
+    async with two.http() as http:
+        (found,) = (
+            each for each in (await http.get("/admin/limits")).json() if each["id"] == "listed"
+        )
+        assert (found["kind"], found["used"]["tokens_per_day"]) == ("key", used)
+        assert (await http.delete("/admin/keys/listed")).status_code in (200, 202)
+    assert "key.listed" not in (await two.nebula("limits", "list", "--json")).out
+
+
 async def test_requests_in_flight_are_limited_and_end(two: Two) -> None:
     text = await key(two, limits={"in_flight": 2})
     await two.tell_engine("chat-0", token=0.2)
@@ -221,7 +242,7 @@ async def test_a_tenant_s_keys_and_a_model_s_requests_share_a_limit(two: Two) ->
         answer = await http.put("/admin/limits/model/other", json={"requests_per_minute": 1})
         assert answer.status_code == 202, answer.text
         listed = (await http.get("/admin/limits")).json()
-    assert [(each["kind"], each["id"]) for each in listed] == [
+    assert [(each["kind"], each["id"]) for each in listed if each["kind"] != "key"] == [
         ("model", "other"),
         ("tenant", "lab"),
     ]

@@ -44,7 +44,7 @@ def test_without_a_model_a_request_is_refused(path: str, model: object) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/chat/completions", "/tokenize"])
 def test_messages_are_a_list(path: str) -> None:
-    with pytest.raises(ApiError, match="messages must be a list"):
+    with pytest.raises(ApiError, match="messages must be an array"):
         outline.read(ENDPOINTS[path], b'{"model":"m","messages":"hello"}')
 
 

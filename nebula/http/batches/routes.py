@@ -16,6 +16,7 @@ from nebula.events.batch import Batch
 from nebula.events.intents import BatchCancelRequested, BatchRequested
 from nebula.events.reading import UNREADABLE
 from nebula.events.vocabulary import Event
+from nebula.events.wrong_values import in_words
 from nebula.http import own_fields, paging
 from nebula.http.bad_json import no_json
 from nebula.http.batches.views import BATCHED, BatchView, view, window
@@ -116,7 +117,7 @@ async def _read(
         raw = await read_body(request.receive, headers, limits.body_for(gateway), hold)
         return msgspec.json.decode(raw, type=BatchCreation)
     except msgspec.ValidationError as error:
-        raise ApiError(400, str(error), param=field_at_fault(error)) from error
+        raise ApiError(400, in_words(error), param=field_at_fault(error)) from error
     except UNREADABLE as error:
         raise no_json(raw, error) from error
     finally:
@@ -152,7 +153,7 @@ def _intent(asked: BatchCreation, whose: str, key: str | None, keep: int) -> Bat
     try:
         return msgspec.convert(fields, BatchRequested)
     except msgspec.ValidationError as error:
-        raise ApiError(400, str(error), param=field_at_fault(error)) from error
+        raise ApiError(400, in_words(error), param=field_at_fault(error)) from error
 
 
 def _before(gateway: Gateway, wanted: BatchRequested) -> Batch | None:

@@ -15,6 +15,7 @@ from nebula.actors.gateway.budget import Hold
 from nebula.events import metadata as rules
 from nebula.events.reading import UNREADABLE
 from nebula.events.stored_responses import Conversation, ConversationItem
+from nebula.events.wrong_values import in_words
 from nebula.http.bad_json import no_json
 from nebula.http.bodies import read_body
 from nebula.http.errors import ApiError, field_at_fault, unavailable
@@ -62,7 +63,7 @@ async def _read(
         raw = await read_body(request.receive, headers, limits.body_for(gateway), hold)
         return msgspec.json.decode(raw or b"{}", type=kind)
     except msgspec.ValidationError as error:
-        raise ApiError(400, str(error), param=field_at_fault(error)) from error
+        raise ApiError(400, in_words(error), param=field_at_fault(error)) from error
     except UNREADABLE as error:
         raise no_json(raw, error) from error
     finally:

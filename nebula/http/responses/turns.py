@@ -23,6 +23,7 @@ from nebula.events.stored_responses import (
     Head,
     Key,
 )
+from nebula.events.wrong_values import in_words
 from nebula.http.bad_json import no_json
 from nebula.http.errors import ApiError, field_at_fault, unavailable
 from nebula.http.relay import relay
@@ -125,7 +126,7 @@ def _wishes(body: bytes) -> Wishes:
     except BadWish as error:
         raise ApiError(400, str(error), param=error.param) from error
     except msgspec.ValidationError as error:
-        raise ApiError(400, f"wrong type: {error}", param=field_at_fault(error)) from error
+        raise ApiError(400, in_words(error), param=field_at_fault(error)) from error
     except UNREADABLE as error:
         raise no_json(body, error) from error
 
@@ -136,7 +137,7 @@ def _check(said: bytes) -> None:
         return
     items = msgspec.json.decode(said)
     if not isinstance(items, list):
-        raise ApiError(400, "wrong type: input must be a string or a list", param="input")
+        raise ApiError(400, "input must be a string or an array", param="input")
     if (found := input_items.problem(items, "input")) is not None:
         raise ApiError(400, found.text, param=found.param)
 
