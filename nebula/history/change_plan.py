@@ -74,7 +74,8 @@ class ChangePlan(Struct, frozen=True):
 
     `changes`: what is asked for otherwise than now. `effects`: what happens to replicas. `lacks`:
     models without enough room afterwards. `displaced`: models that make room for others when
-    requests come. `unknown`: what the log does not tell, in sentences.
+    requests come. `unknown`: what the log does not tell, in sentences. `possible`: nothing is
+    refused, and no model would lack room that has it now.
     """
 
     at: int
@@ -84,11 +85,7 @@ class ChangePlan(Struct, frozen=True):
     refused: tuple[Refusal, ...] = ()
     displaced: tuple[Displacement, ...] = ()
     unknown: tuple[str, ...] = ()
-
-    @property
-    def possible(self) -> bool:
-        """Whether nothing would be refused, and no model would newly lack room."""
-        return not self.refused and all(lack.anyway for lack in self.lacks)
+    possible: bool = True
 
 
 def plan_change(state: State, intents: Sequence[tuple[str, Event]]) -> ChangePlan:
@@ -111,16 +108,18 @@ def plan_change(state: State, intents: Sequence[tuple[str, Event]]) -> ChangePla
     found = (*asked, *_effects(supposed))
     effects = tuple(_marked(each, due) for each in found)
     after = supposed.state
+    lacks = tuple(_lacks(without.state, after))
     concerned = {each.model for each in found} | _differing(state, wished)
     return shown(
         ChangePlan(
             at=state.seq,
             changes=tuple(_changes(state, wished)),
             effects=effects,
-            lacks=tuple(_lacks(without.state, after)),
+            lacks=lacks,
             refused=tuple(refused),
             displaced=tuple(_displaced(after, concerned)),
             unknown=tuple(_unknown(state, after, concerned, effects, intents, supposed)),
+            possible=not refused and all(each.anyway for each in lacks),
         )
     )
 

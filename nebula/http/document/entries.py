@@ -21,6 +21,7 @@ from nebula.events.key_events import Rights
 from nebula.events.usage_limits import UsageLimits
 from nebula.http.batches.routes import BatchCreation
 from nebula.http.keys import KeyRotation
+from nebula.http.plans import PlanRequest
 from nebula.http.responses.conversations import ConversationCreation, ConversationUpdate, NewItems
 from nebula.http.sign_in.routes import TokenPresented
 
@@ -315,6 +316,12 @@ ENTRIES: Mapping[str, Entry] = {
         }
     ),
     "GET /admin/sd": Entry(),
+    "POST /admin/plan": Entry(
+        body=PlanRequest,
+        example={
+            "intents": [{"type": "ModelScaleRequested", "id": "chat", "event": {"replicas": 3}}]
+        },
+    ),
     "GET /admin/state": Entry(query={"at": "A sequence or a time; now if missing."}),
     "GET /admin/events": Entry(
         query={
