@@ -1,9 +1,7 @@
 """Runs a gateway with its HTTP server, and ends both in order: requests first."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Generator
 from functools import partial
 from typing import cast
 
@@ -14,6 +12,7 @@ from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.batch_keeper import BatchKeeper
 from nebula.cli.keyless import keyless
 from nebula.cli.process import FATAL, fail, on_stop
+from nebula.cli.quiet_server import QuietServer
 from nebula.http.app import create_app
 from nebula.http.authentication import key_ring
 from nebula.http.batches.line_requests import LineRequests
@@ -25,7 +24,7 @@ from nebula.http.responses.background import BackgroundWork
 from nebula.http.root_path import NotARoot
 from nebula.http.server.capacity import Capacity, raise_open_files
 from nebula.http.server.connection import HttpConnection
-from nebula.http.server.listening import CantListen, HostPort, NotAHost
+from nebula.http.server.listening import CantListen, HostPort, NotAHost, reached_at
 from nebula.http.server.stopping import UNREAD_LAST, Stopping
 from nebula.http.server.unix_sockets import UnixSocket
 from nebula.http.sign_in.provider import Provider
@@ -37,21 +36,13 @@ from nebula.store.responses import ResponseStore
 log = logging.getLogger(__name__)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which would end the process before the actor."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
+class _Server(QuietServer):
+    """The server of a gateway."""
 
     def give_up_arriving(self) -> None:
         """Refuse the requests that have not arrived completely."""
         for connection in tuple(self.server_state.connections):
             cast("HttpConnection", connection).give_up_arriving()
-
-    def stop(self) -> None:
-        """Stop taking requests, finish the present ones, and return."""
-        self.should_exit = True
 
 
 async def serve_http(
@@ -81,6 +72,8 @@ async def serve_http(
         fail(f"--host: {error}", FATAL)
     except CantListen as error:
         fail(str(error.strerror), FATAL)
+    if isinstance(place, HostPort):
+        actor.figures.address = reached_at(place.host, place.port)
     capacity = Capacity(actor.bodies, open_files=raise_open_files(), keep_alive=keep_alive)
     server = _Server(
         uvicorn.Config(

@@ -15,6 +15,7 @@ from nebula.actors.node.actor import Node
 from nebula.actors.node.reconciliation import Restarts
 from nebula.actors.node.settings import NodeSettings
 from nebula.cli.logging_options import LogOptions, logging_options
+from nebula.cli.metrics_port import MetricsPort, metrics_options
 from nebula.cli.node_policy import engine_listen_option, policy_of, policy_options
 from nebula.cli.options import (
     cluster_option,
@@ -89,6 +90,7 @@ from nebula.store.connection import Connection
 @secrets_folder_option
 @secret_command_option
 @engine_listen_option
+@metrics_options
 @logging_options
 def node(
     nats: str,
@@ -117,6 +119,7 @@ def node(
     secrets_folder: Path | None,
     secret_command: str,
     engine_listen: str,
+    metrics: MetricsPort,
     logs: LogOptions,
 ) -> None:
     """Run the engines that the cluster assigns to this machine."""
@@ -154,7 +157,7 @@ def node(
         fail(f"{error}. A node that knows of no GPU would offer the CPU instead, so it ends")
     with _lock(settings.folder):
         private.tighten(folder.resolve(), settings.folder)
-        run(_node(nats, stream_replicas, cluster, settings, inventory))
+        run(_node(nats, stream_replicas, cluster, settings, inventory, metrics))
 
 
 async def _node(
@@ -163,11 +166,13 @@ async def _node(
     cluster: str,
     settings: NodeSettings,
     inventory: tuple[Device, ...],
+    metrics: MetricsPort,
 ) -> None:
     connection = Connection(nats, f"node {settings.node}", role="node")
     actor = Node(connection, settings, inventory, stream_replicas=stream_replicas)
     actor.cluster = cluster
-    await until_stopped(actor)
+    async with metrics.serving(actor.figures, actor.figures.engines):
+        await until_stopped(actor)
 
 
 def _engine_arguments(command: str | None) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import click
 
 from nebula.actors.router.actor import Router
 from nebula.cli.logging_options import LogOptions, logging_options
+from nebula.cli.metrics_port import MetricsPort, metrics_options
 from nebula.cli.options import (
     Amount,
     cluster_option,
@@ -31,6 +32,7 @@ from nebula.store.connection import Connection
         "429. [env: NEBULA_WAITING_MEMORY]"
     ),
 )
+@metrics_options
 @logging_options
 def router(
     nats: str,
@@ -38,6 +40,7 @@ def router(
     cluster: str,
     lost_after: float,
     waiting_memory: int,
+    metrics: MetricsPort,
     logs: LogOptions,
 ) -> None:
     """Place models on nodes and send every request to a ready replica."""
@@ -49,4 +52,9 @@ def router(
         waiting_memory=waiting_memory,
     )
     actor.cluster = cluster
-    run(until_stopped(actor))
+    run(_router(actor, metrics))
+
+
+async def _router(actor: Router, metrics: MetricsPort) -> None:
+    async with metrics.serving(actor.figures):
+        await until_stopped(actor)

@@ -6,7 +6,7 @@ from litestar import Request, Response, get
 from msgspec import Struct
 
 from nebula.actors.gateway.actor import Gateway
-from nebula.http.origins import is_loopback, parse_host
+from nebula.http.origins import BadHost, is_loopback, parse_host
 from nebula.metrics.exposition import PLAIN
 
 
@@ -44,7 +44,7 @@ async def list_targets(gateway: Gateway) -> list[TargetGroup]:
 
     Loopback addresses are listed by gateways on loopback only: to others they lead elsewhere.
     """
-    local = _is_local(gateway.figures.address)
+    local = _is_listed(gateway.figures.address, loopback=True)
     found = await gateway.figures.gathering.targets()
     return [
         TargetGroup(
@@ -52,9 +52,15 @@ async def list_targets(gateway: Gateway) -> list[TargetGroup]:
             {"__meta_nebula_actor": each.kind, "__meta_nebula_name": each.name},
         )
         for each in found
-        if local or not _is_local(each.address)
+        if _is_listed(each.address, loopback=False)
+        or (local and _is_listed(each.address, loopback=True))
     ]
 
 
-def _is_local(address: str) -> bool:
-    return bool(address) and is_loopback(parse_host(address)[0])
+def _is_listed(address: str, *, loopback: bool) -> bool:
+    """Return whether this is an address on loopback, or else one that is not."""
+    try:
+        name, port = parse_host(address)
+    except BadHost:
+        return False
+    return bool(port) and is_loopback(name) == loopback

@@ -138,7 +138,7 @@ GATEWAY: tuple[Metric, ...] = (
         "nebula_engine_up",
         "gauge",
         "Whether a ready engine told its figures in time: 1 or 0.",
-        _GATEWAY,
+        ("gateway", "node"),
         ("node", "replica", "model"),
         path=ENGINES,
     ),

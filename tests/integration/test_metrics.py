@@ -19,6 +19,7 @@ from nebula.store.snapshots import Snapshots
 from tests.integration.asking import CHAT, Heard, chat, stream
 from tests.integration.cluster import PATIENCE, Cluster
 from tests.integration.test_going_on import SLOW, begun, kill_engine
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -125,7 +126,7 @@ async def come_and_gone(cluster: Cluster, http: httpx.AsyncClient) -> None:
     """Have a model woken and put to sleep."""
     await cluster.load("shy", memory="64MiB", on_request=True, idle_after=1.0, stands="asleep")
     assert (await http.post(CHAT, json=chat("shy"))).status_code == 200
-    await cluster.stands("shy", "asleep")
+    await cluster.until(lambda state: "shy-0" not in state.replicas, "its engine is gone")
 
 
 async def snapshot(cluster: Cluster) -> None:
@@ -202,7 +203,7 @@ def check_node(found: Samples) -> None:
     assert value(found, "nebula_engine_starts_total", replica="chat-0") == 2
     assert value(found, "nebula_engine_starts_total", model="shy") == 1
     assert value(found, "nebula_engine_start_duration_seconds", model="chat") >= 2
-    assert value(found, "nebula_device_memory_promised_bytes") >= 3 * 64 * 1024**2
+    assert value(found, "nebula_device_memory_promised_bytes") == 3 * 64 * 1024**2
     assert value(found, "nebula_device_memory_free_bytes") > 0
 
 
@@ -231,6 +232,48 @@ async def test_metrics_are_also_told_in_openmetrics(used: Cluster) -> None:
     assert answer.text.endswith("# EOF\n")
     families = parse_openmetrics(answer.text)  # type: ignore[no-untyped-call]
     assert "nebula_build_info" in [each.name for each in families]
+
+
+async def test_routers_and_nodes_have_ports_that_are_found_by_service_discovery(
+    own_cluster: Cluster,
+) -> None:
+    cluster, ports = own_cluster, {"router": free_port(), "node": free_port()}
+    cluster.start("nats")
+    cluster.start("gateway")
+    for actor, port in ports.items():
+        cluster.start(actor, "--metrics-port", str(port))
+    await cluster.ready()
+    await cluster.load("chat", memory="64MiB")
+    async with cluster.http() as http:
+        issued = await http.post("/admin/keys", json={"scopes": ["view"]})
+        cluster.key = issued.json()["secret"]
+        targets = (await http.get("/admin/sd")).json()
+    found = {each["labels"]["__meta_nebula_actor"]: each["targets"] for each in targets}
+    assert found == {
+        "gateway": [f"127.0.0.1:{cluster.port}"],
+        **{actor: [f"127.0.0.1:{port}"] for actor, port in ports.items()},
+    }
+    async with cluster.http(ports["router"]) as http:
+        assert value(await scrape(http), "nebula_models") == 1
+        assert (await http.get("/metrics/engines")).status_code == 404
+        assert (await http.post("/metrics")).status_code == 405
+    async with cluster.http(ports["node"]) as http:
+        assert value(await scrape(http), "nebula_engines") == 1
+        assert value(await scrape(http, "/metrics/engines"), "nebula_engine_up") == 1
+        assert (await http.get("/metrics", headers={"authorization": ""})).status_code == 401
+    cluster.stop("node")
+    cluster.start("node", "--metrics-port", str(ports["node"]), "--metrics-open")
+    cluster.key = ""
+    async with cluster.http(ports["node"]) as http:
+
+        async def answers() -> bool:
+            with contextlib.suppress(httpx.HTTPError):
+                return (await http.get("/metrics")).status_code == 200
+            return False
+
+        await cluster.poll(answers, "the node tells metrics without a key")
+        foreign = await http.get("/metrics", headers={"host": "evil.example.com"})
+        assert foreign.status_code == 421
 
 
 async def test_metrics_need_a_key_with_the_scope_view(own_cluster: Cluster, tmp_path: Path) -> None:

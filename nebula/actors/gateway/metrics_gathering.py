@@ -10,13 +10,14 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from nebula.actors.engine_metrics import LARGEST, of_engines
 from nebula.events import subjects
 from nebula.events.metrics_messages import MetricsAsked, MetricsTold, Wanted
 from nebula.events.reading import decoded
 from nebula.events.state import State
 from nebula.metrics.exposition import exposition
 from nebula.metrics.merging import Merged, unpack
-from nebula.metrics.metric import CLUSTER, ENGINES, ActorKind
+from nebula.metrics.metric import CLUSTER, ActorKind
 from nebula.metrics.sheet import Sheet
 from nebula.metrics.table import rows
 
@@ -34,9 +35,6 @@ LISTENING = 1.0
 
 AT_ONCE = 64
 """Actors that are asked at a time."""
-
-LARGEST = 64 * 1024 * 1024
-"""Bytes of a scrape's text, at most."""
 
 GATEWAYS = 1000
 """Gateways that are listed, at most."""
@@ -162,23 +160,17 @@ def _of_cluster(told: dict[_Asked, MetricsTold | None]) -> bytes:
 
 
 def _of_engines(told: dict[_Asked, MetricsTold | None], state: State, node: str) -> bytes:
-    sheet, merged = Sheet("gateway", {}, ENGINES), Merged(LARGEST)
     texts = {
         (name, engine.replica): engine.text
         for (_, name), each in told.items()
         if each is not None
         for engine in each.engines
     }
-    for identity, replica in sorted(state.replicas.items()):
-        if replica.phase != "ready" or node not in ("", replica.node):
-            continue
-        text = unpack(texts.get((replica.node, identity), b""))
-        labels = {"node": replica.node, "replica": identity, "model": replica.model}
-        there = text is not None and merged.add(text, labels, _is_foreign)
-        sheet.add("nebula_engine_up", int(there), *labels.values())
-    return exposition(sheet.families()).body + merged.text().encode()
-
-
-def _is_foreign(name: str) -> bool:
-    """Return whether a family is an engine's own: none may pass for Nebula's."""
-    return not name.startswith("nebula_")
+    ready = (
+        replica
+        for _, replica in sorted(state.replicas.items())
+        if replica.phase == "ready" and node in ("", replica.node)
+    )
+    return of_engines(
+        "gateway", ((each, unpack(texts.get((each.node, each.id), b""))) for each in ready)
+    )

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter as Tally
 from typing import TYPE_CHECKING, ClassVar
 
+from nebula.actors.engine_metrics import of_engines
 from nebula.actors.figures import PATIENCE, Figures
 from nebula.actors.node import devices
 from nebula.actors.node.engine_counts import EngineCounts
@@ -74,6 +75,17 @@ class NodeFigures(Figures):
         return {
             each.replica: text for each, text in zip(ready, found, strict=True) if text is not None
         }
+
+    async def engines(self) -> bytes:
+        """Return the metrics of the node's engines, for its own port."""
+        state, node = self.actor.projection.state, self._node.settings.node
+        found = await self.texts_of_engines()
+        texts = [
+            (each, found[each.id].decode("utf-8", "replace") if each.id in found else None)
+            for each in replicas_on(state, node)
+            if each.phase == "ready"
+        ]
+        return await asyncio.to_thread(of_engines, "node", texts)
 
     def _add_files(self, sheet: Sheet, sources: list[CachedSource]) -> None:
         parts = [each for each in sources if not each.whole]

@@ -83,6 +83,14 @@ def url(host: str, port: int) -> str:
     return f"http://[{inside}]:{port}" if ":" in inside else f"http://{inside}:{port}"
 
 
+def reached_at(host: str, port: int) -> str:
+    """Return HOST:PORT by which others reach a server that listens on a host."""
+    inside = bare(host)
+    if everywhere(inside):
+        inside = socket.gethostname()
+    return f"[{inside}]:{port}" if ":" in inside else f"{inside}:{port}"
+
+
 def everywhere(host: str) -> bool:
     """Return whether a host stands for all addresses of the machine."""
     try:
