@@ -22,6 +22,7 @@ from nebula.http.routes import HANDLERS
 from nebula.http.scanning import Scans
 from nebula.http.semantics import Semantics
 from nebula.http.server.stopping import Stopping
+from nebula.http.shown_log import GatewayLog
 from nebula.http.sign_in.provider import Provider
 from nebula.http.starting import check_started
 from nebula.store.batch_queue import BatchQueue
@@ -46,6 +47,7 @@ def create_app(
     """
     kept = store or ResponseStore(gateway.connection, gateway.log.replicas)
     scans, followers = Scans(), Followers()
+    past = GatewayLog(gateway)
     doors = doors or Doors()
     root = doors.root
     respond_to_path = partial(paths.respond_to_path, root)
@@ -56,6 +58,7 @@ def create_app(
         guards=[check_scope],
         dependencies={
             "gateway": Provide(lambda: gateway, sync_to_thread=False),
+            "past": Provide(lambda: past, sync_to_thread=False),
             "scans": Provide(lambda: scans, sync_to_thread=False),
             "followers": Provide(lambda: followers, sync_to_thread=False),
             "responses_kept": Provide(lambda: kept, sync_to_thread=False),

@@ -30,6 +30,10 @@ _READ = frozenset((b"host", b"origin", b"sec-fetch-site"))
 RETURN = "/login/callback"
 """Where a provider's page sends a browser: what it brings counts only with a secret cookie."""
 
+CONSOLE = "/console"
+"""A page without anything of the cluster, and the files that it loads: a link elsewhere may lead
+to it."""
+
 _ASKING = frozenset(("http", "websocket"))
 
 _TOLD = 200
@@ -109,7 +113,7 @@ class Guard:
                     code="foreign_origin",
                 )
             guest = True
-        if foreign and not guest and path != RETURN:
+        if foreign and not guest and not _linked(path):
             return ApiError(
                 403,
                 "a page of another site made a browser ask for this (Sec-Fetch-Site): only this "
@@ -119,6 +123,11 @@ class Guard:
                 code="foreign_site",
             )
         return None
+
+
+def _linked(path: str) -> bool:
+    """Return whether a page of another site may lead a browser to a path."""
+    return path in (RETURN, CONSOLE) or path.startswith(f"{CONSOLE}/")
 
 
 def _told(value: bytes) -> str:

@@ -13,7 +13,6 @@ from litestar.response import Response, ServerSentEvent, ServerSentEventMessage
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nebula.actors.gateway.actor import Gateway
 from nebula.events.evolve import evolve
 from nebula.events.record import Record, read_entry
 from nebula.events.state import EMPTY, State
@@ -23,9 +22,9 @@ from nebula.history.event_filter import EventFilter, FilterSpec, selection
 from nebula.history.moments import BadMoment, Moment
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.scanning import Busy, Scan, Scans
+from nebula.http.shown_log import ShownLog
 from nebula.http.views import EventView, StateView, event_view, state_view
 from nebula.store.connection import Unavailable
-from nebula.store.snapshots import Snapshots
 from nebula.store.tail import LogReplaced
 
 LARGEST_PAGE = 1000
@@ -55,17 +54,17 @@ class EventPage(Struct, frozen=True):
 
 
 @get("/admin/state")
-async def show_state(gateway: Gateway, scans: Scans, at: str | None = None) -> StateView:
+async def show_state(past: ShownLog, scans: Scans, at: str | None = None) -> StateView:
     """Show the whole cluster, now or `at` a sequence or time."""
     if at is None:
-        return state_view(gateway.projection.state, time.time_ns())
-    return state_view(await state_at(gateway, scans, read_moment(at)))
+        return state_view(past.state, time.time_ns())
+    return state_view(await state_at(past, scans, read_moment(at)))
 
 
 @get("/admin/events")
 async def list_events(
     request: Request[Any, Any, Any],
-    gateway: Gateway,
+    past: ShownLog,
     scans: Scans,
     after: str | None = None,
     limit: str = "100",
@@ -73,9 +72,9 @@ async def list_events(
 ) -> Response[EventPage] | ServerSentEvent:
     """List events after a sequence as a page, or stream them if the client accepts that."""
     chosen = _selection(request.query_params)
-    if not gateway.able:
+    if not past.able:
         raise unavailable("NATS can't be reached")
-    newest = gateway.projection.state.seq
+    newest = past.state.seq
     if chosen.cause is not None and chosen.cause > newest:
         raise ApiError(
             400,
@@ -90,14 +89,14 @@ async def list_events(
             scans.check_streams()
         except Busy:
             raise unavailable(BUSY, RETRY_READING) from None
-        return ServerSentEvent(_stream(gateway, scans, begin, chosen))
+        return ServerSentEvent(_stream(past, scans, begin, chosen))
     size = _sequence("limit", limit, LARGEST_PAGE, least=1)
     begin = _sequence("after", after, newest)
-    return Response(await _page(gateway, scans, begin, size, chosen))
+    return Response(await _page(past, scans, begin, size, chosen))
 
 
 def read_moment(text: str) -> Moment:
-    """Read the parameter `at`. Raise ApiError."""
+    """Read a moment. Raise ApiError 400."""
     try:
         return moments.parse(text, time.time_ns())
     except BadMoment as error:
@@ -134,9 +133,9 @@ def _sequence(name: str, text: str | None, most: int, least: int = 0) -> int:
     return int(text)
 
 
-async def state_at(gateway: Gateway, scans: Scans, wanted: Moment) -> State:
-    """Return the state at a moment. Raise ApiError for one outside the log."""
-    newest = gateway.projection.state
+async def state_at(past: ShownLog, scans: Scans, wanted: Moment) -> State:
+    """Return the state at a moment. Raise ApiError."""
+    newest = past.state
     if wanted.seq is not None and wanted.seq > newest.seq:
         raise ApiError(
             400,
@@ -148,9 +147,9 @@ async def state_at(gateway: Gateway, scans: Scans, wanted: Moment) -> State:
     ):
         return newest
     async with reading(scans) as scan:
-        state = await _begin(gateway, scans, wanted)
+        state = await _begin(past, scans, wanted)
         first: Record | None = None
-        async with aclosing(_records(gateway, scan, state.seq, newest.seq)) as records:
+        async with aclosing(_records(past, scan, state.seq, newest.seq)) as records:
             async for record in records:
                 first = first or record
                 if wanted.passed(record.seq, record.time):
@@ -180,24 +179,17 @@ def _not_yet(seq: int) -> ApiError:
     return unavailable(f"the log was read up to event {seq}: ask again to continue from there")
 
 
-async def _begin(gateway: Gateway, scans: Scans, wanted: Moment) -> State:
+async def _begin(past: ShownLog, scans: Scans, wanted: Moment) -> State:
     """Return a known state at or before a moment; the empty state if there is none."""
-    kept = scans.state(wanted)
-    try:
-        found = await Snapshots(gateway.log).newest(
-            lambda state: state.seq > kept.seq and not wanted.passed(state.seq, state.time)
-        )
-    except Unavailable:
-        return kept
-    return found or kept
+    return await past.before(wanted, scans.state(wanted))
 
 
 async def _records(
-    gateway: Gateway, scan: Scan, after: int, until: int
+    past: ShownLog, scan: Scan, after: int, until: int
 ) -> AsyncGenerator[Record, None]:
     """Yield records one by one, and let other tasks run in between."""
     try:
-        async with aclosing(gateway.log.entries(after, until)) as batches:
+        async with aclosing(past.entries(after, until)) as batches:
             async for batch in batches:
                 began = time.monotonic()
                 for number, entry in enumerate(batch):
@@ -212,14 +204,14 @@ async def _records(
 
 
 async def _page(
-    gateway: Gateway, scans: Scans, after: int, size: int, chosen: FilterSpec
+    past: ShownLog, scans: Scans, after: int, size: int, chosen: FilterSpec
 ) -> EventPage:
-    newest = gateway.projection.state.seq
+    newest = past.state.seq
     events: list[EventView] = []
     async with reading(scans) as scan:
-        state, sieve = await _start(gateway, scans, after, chosen)
+        state, sieve = await _start(past, scans, after, chosen)
         seq = state.seq
-        async with aclosing(_records(gateway, scan, seq, newest)) as records:
+        async with aclosing(_records(past, scan, seq, newest)) as records:
             async for record in records:
                 before, seq = state, record.seq
                 if chosen.needs_states:
@@ -241,7 +233,7 @@ async def _page(
 
 
 async def _start(
-    gateway: Gateway, scans: Scans, after: int, chosen: FilterSpec
+    past: ShownLog, scans: Scans, after: int, chosen: FilterSpec
 ) -> tuple[State, EventFilter]:
     """Return the state from which to read events after a sequence, and the filter at that point."""
     start = after
@@ -252,29 +244,29 @@ async def _start(
         start = min(after, chosen.cause - 1)
     if not chosen.needs_states:
         return replace(EMPTY, seq=start), EventFilter(chosen)
-    return await _begin(gateway, scans, Moment(seq=start)), EventFilter(chosen)
+    return await _begin(past, scans, Moment(seq=start)), EventFilter(chosen)
 
 
 async def _stream(
-    gateway: Gateway, scans: Scans, after: int, chosen: FilterSpec
+    past: ShownLog, scans: Scans, after: int, chosen: FilterSpec
 ) -> AsyncGenerator[ServerSentEventMessage, None]:
     """Yield the selected events until the gateway stops.
 
     A client that reconnects says which event it received last.
     """
     with scans.stream() as scan:
-        async with aclosing(_selected(gateway, scans, scan, after, chosen)) as messages:
+        async with aclosing(_selected(past, scans, scan, after, chosen)) as messages:
             async for message in messages:
                 yield message
 
 
 async def _selected(
-    gateway: Gateway, scans: Scans, scan: Scan, after: int, chosen: FilterSpec
+    past: ShownLog, scans: Scans, scan: Scan, after: int, chosen: FilterSpec
 ) -> AsyncGenerator[ServerSentEventMessage, None]:
-    state, sieve = await _start(gateway, scans, after, chosen)
-    async with aclosing(gateway.log.follow(state.seq)) as batches:
+    state, sieve = await _start(past, scans, after, chosen)
+    async with aclosing(past.follow(state.seq)) as batches:
         coming = asyncio.ensure_future(anext(batches))
-        leaving = asyncio.ensure_future(gateway.leaving.wait())
+        leaving = asyncio.ensure_future(past.leaving.wait())
         loop = asyncio.get_running_loop()
         said_at = loop.time()
         try:

@@ -5,11 +5,11 @@ import time
 from litestar import get
 from msgspec import Struct
 
-from nebula.actors.gateway.actor import Gateway
 from nebula.actors.placement.resilience import NodeLoss, Resilience
 from nebula.http.errors import ApiError
 from nebula.http.history import read_moment, reading, state_at
 from nebula.http.scanning import Scans
+from nebula.http.shown_log import ShownLog
 
 
 class ResiliencePage(Struct, frozen=True):
@@ -26,16 +26,16 @@ class ResiliencePage(Struct, frozen=True):
 
 @get("/admin/resilience")
 async def show_resilience(
-    gateway: Gateway,
+    past: ShownLog,
     scans: Scans,
     at: str | None = None,
     node: str | None = None,
     after: str = "",
 ) -> ResiliencePage:
     """Show for each node what would have no place if it were lost, now or `at` a moment."""
-    state = gateway.projection.state
+    state = past.state
     if at is not None:
-        state = await state_at(gateway, scans, read_moment(at))
+        state = await state_at(past, scans, read_moment(at))
     if node is not None and node not in state.nodes:
         raise ApiError(404, f"there is no node {node!r}", param="node")
     found: list[NodeLoss] = []

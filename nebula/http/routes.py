@@ -15,6 +15,8 @@ from nebula.http import (
 )
 from nebula.http.authentication import needing, open_to_all
 from nebula.http.batches import routes as batches
+from nebula.http.console import data as console_data
+from nebula.http.console import pages as console
 from nebula.http.document import routes as describing
 from nebula.http.files import routes as files
 from nebula.http.responses import conversations
@@ -29,6 +31,8 @@ HANDLERS = (
         describing.show_version,
         describing.show_document,
         describing.show_page,
+        console.show_console,
+        console.show_file,
         sign_in_routes.show_settings,
         browser.begin,
         browser.call_back,
@@ -75,6 +79,12 @@ HANDLERS = (
         history.show_state,
         history.list_events,
         resilience.show_resilience,
+        console_data.show_attention,
+        console_data.outline_models,
+        console_data.outline_model,
+        console_data.outline_nodes,
+        console_data.outline_node,
+        console_data.show_differences,
         usage.show_completions,
         usage.show_embeddings,
         metrics.show_metrics,

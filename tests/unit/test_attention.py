@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from nebula.events.intents import AliasRequested, NodeDrainRequested
 from nebula.events.state import State
 from nebula.events.values import Target
-from nebula.events.vocabulary import EngineFailed, NodeLost, NodeStopped
+from nebula.events.vocabulary import EngineFailed
 from nebula.history import attention
 from nebula.history.attention import Concern, Healthy, Suspect
 from tests.unit.story import Story, cluster, load
@@ -83,12 +83,12 @@ def test_what_mends_itself_comes_last() -> None:
     ]
 
 
-@pytest.mark.parametrize("event", [NodeLost(), NodeStopped()])
-def test_a_node_that_is_gone_with_replicas_is_told_with_both_ways_out(
-    event: NodeLost | NodeStopped,
-) -> None:
-    story = serving().given("n1", event)
-    [node] = [each for each in told(story.state) if each.kind == "node"]
+@pytest.mark.parametrize("how", ["lost", "stopped"])
+def test_a_node_that_is_gone_with_replicas_is_told_with_both_ways_out(how: str) -> None:
+    state = serving().state
+    gone = replace(state.nodes["n1"], lost=how == "lost", stopped=how == "stopped")
+    state = replace(state, nodes=state.nodes.insert("n1", gone))
+    [node] = [each for each in told(state) if each.kind == "node"]
     assert node.command == "nebula node --name n1"
     assert node.why == "nebula why node n1"
     assert "nebula remove-node n1" in node.todo
@@ -100,7 +100,7 @@ def test_a_node_that_is_being_emptied_is_no_reason_to_worry() -> None:
 
 
 def test_an_alias_that_leads_nowhere_is_bad() -> None:
-    story = serving().given("gpt", AliasRequested("gpt", (Target("chat", 1), Target("none", 1))))
+    story = serving().given("gpt", AliasRequested((Target("chat", 1), Target("none", 1))))
     [only] = told(story.state)
     assert (only.severity, only.kind, only.id) == ("bad", "alias", "gpt")
     assert "none: no model has this name" in only.text

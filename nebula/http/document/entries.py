@@ -323,6 +323,36 @@ ENTRIES: Mapping[str, Entry] = {
         },
     ),
     "GET /admin/state": Entry(query={"at": "A sequence or a time; now if missing."}),
+    "GET /console": Entry(hidden=True),
+    "GET /console/{page}": Entry(hidden=True),
+    "GET /console/static/{name}": Entry(hidden=True),
+    "GET /admin/attention": Entry(query={"at": "A sequence or a time; now if missing."}),
+    "GET /admin/outline/models": Entry(
+        query={
+            "at": "A sequence or a time; now if missing.",
+            "find": "Only models whose id or name contains this.",
+            "phase": "Only models in this phase.",
+            "after": "Number of models before the page.",
+            "limit": "Models of a page, at most.",
+        }
+    ),
+    "GET /admin/outline/models/{model}": Entry(
+        values={"model": "chat"}, query={"at": "A sequence or a time; now if missing."}
+    ),
+    "GET /admin/outline/nodes": Entry(
+        query={
+            "at": "A sequence or a time; now if missing.",
+            "find": "Only nodes whose name or host contains this.",
+            "after": "Number of nodes before the page.",
+            "limit": "Nodes of a page, at most.",
+        }
+    ),
+    "GET /admin/outline/nodes/{node}": Entry(
+        values={"node": "n1"}, query={"at": "A sequence or a time; now if missing."}
+    ),
+    "GET /admin/differences": Entry(
+        query={"from": "A sequence or a time.", "to": "A sequence or a time; now if missing."}
+    ),
     "GET /admin/events": Entry(
         query={
             "after": "Sequence after which the page begins.",

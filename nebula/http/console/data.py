@@ -1,0 +1,337 @@
+"""What the console's pages show of the cluster, now or at any moment: short answers, page by page.
+
+Everything that passes over all models lets other tasks run in between, because a gateway serves
+tokens too.
+"""
+
+import time
+from typing import Annotated
+
+from litestar import get
+from litestar.params import QueryParameter
+from msgspec import Struct
+
+from nebula.events.showing import shown
+from nebula.events.state import Node, Replica, State
+from nebula.history import attention, places
+from nebula.history.attention import Concern, Healthy, Suspect
+from nebula.history.difference import Change, differences
+from nebula.history.node_story import node_verdict
+from nebula.history.subject import Subject, verdict
+from nebula.http import paging
+from nebula.http.console import rows
+from nebula.http.console.rows import ModelRow, NodeRow, PlaceRow
+from nebula.http.errors import ApiError
+from nebula.http.history import read_moment, reading, state_at
+from nebula.http.intents import known
+from nebula.http.scanning import Scan, Scans
+from nebula.http.shown_log import ShownLog
+from nebula.http.views import ClusterView, ModelView, cluster_view, model_view, moment
+
+
+CONCERNS = 100
+"""Concerns that are listed, at most."""
+
+LARGEST = 500
+"""Rows of a page, at most."""
+
+USUAL = 100
+"""Rows of a page, unless a client asks for another number."""
+
+PLACES = 100
+CHANGES = 500
+
+
+class Shown(Struct, frozen=True, kw_only=True):
+    """The moment that is shown: the event at `seq`, and the newest event `last` with its time."""
+
+    seq: int
+    time: str
+    last: int
+    last_time: str
+    live: bool
+
+
+class Attention(Shown, frozen=True, kw_only=True):
+    """What needs attention (`more`: how many further lines there are), and how much there is.
+
+    `models`: by phase. `nodes`: by state. `serving` of all `replicas` serve.
+    """
+
+    cluster: ClusterView
+    lines: list[Concern]
+    more: int
+    models: dict[str, int]
+    nodes: dict[str, int]
+    replicas: int
+    serving: int
+    aliases: int
+    adapters: int
+    batches: int
+    keys: int
+
+
+class ModelPage(Shown, frozen=True, kw_only=True):
+    """A page of models: the next one begins with `after` = `next`, unless that is null."""
+
+    rows: list[ModelRow]
+    next: int | None
+    total: int
+    phases: dict[str, int]
+
+
+class NodePage(Shown, frozen=True, kw_only=True):
+    """A page of nodes: the next one begins with `after` = `next`, unless that is null."""
+
+    rows: list[NodeRow]
+    next: int | None
+    total: int
+
+
+class ModelDetail(Shown, frozen=True, kw_only=True):
+    """A model, how it stands and what to do, its replicas, and the places for one more."""
+
+    model: ModelView
+    aliases: list[str]
+    headline: str
+    todo: str
+    replicas: list[Replica]
+    places: list[PlaceRow]
+    more_places: int
+
+
+class NodeDetail(Shown, frozen=True, kw_only=True):
+    """A node, how it stands and what to do, and its replicas."""
+
+    row: NodeRow
+    node: Node
+    headline: str
+    todo: str
+    lines: tuple[str, ...]
+    replicas: list[Replica]
+
+
+class Differences(Struct, frozen=True):
+    """What changed between the events at two sequences; `more`: changes that are not listed."""
+
+    begin: int
+    begin_time: str
+    end: int
+    end_time: str
+    last: int
+    last_time: str
+    changes: list[Change]
+    more: int
+
+
+async def _found(past: ShownLog, scans: Scans, at: str | None) -> State:
+    return past.state if not at else await state_at(past, scans, read_moment(at))
+
+
+def _shown(past: ShownLog, state: State) -> dict[str, object]:
+    newest = past.state
+    return {
+        "seq": state.seq,
+        "time": moment(state.time),
+        "last": newest.seq,
+        "last_time": moment(newest.time),
+        "live": past.live,
+    }
+
+
+def _now(at: str | None, past: ShownLog) -> int | None:
+    """Return the reader's time for what is shown of the present; None for the past."""
+    return time.time_ns() if not at and past.live else None
+
+
+class _Pace:
+    """Lets other tasks run after each piece of a pass."""
+
+    def __init__(self, scan: Scan) -> None:
+        self._scan = scan
+        self._began = time.monotonic()
+
+    async def pause(self) -> None:
+        """Let other tasks run."""
+        await self._scan.worked(time.monotonic() - self._began)
+        self._began = time.monotonic()
+
+
+@get("/admin/attention")
+async def show_attention(past: ShownLog, scans: Scans, at: str | None = None) -> Attention:
+    """Show what needs attention, now or `at` a sequence or time."""
+    state = await _found(past, scans, at)
+    found: list[Suspect] = []
+    phases: dict[str, int] = {}
+    async with reading(scans) as scan:
+        pace = _Pace(scan)
+        for each in attention.suspects(state):
+            if isinstance(each, Healthy):
+                for phase, number in each.phases.items():
+                    phases[phase] = phases.get(phase, 0) + number
+                await pace.pause()
+            else:
+                found.append(each)
+                if each.kind == "model":
+                    phases[each.phase] = phases.get(each.phase, 0) + 1
+        found = attention.order(found)
+        lines = []
+        for concern in attention.concerns(state, found[:CONCERNS], _now(at, past)):
+            lines.append(shown(concern))
+            await pace.pause()
+    nodes: dict[str, int] = {}
+    for node in state.nodes.values():
+        stands = node.closed or "ready"
+        nodes[stands] = nodes.get(stands, 0) + 1
+    return Attention(
+        **_shown(past, state),  # type: ignore[arg-type]
+        cluster=cluster_view(state),
+        lines=lines,
+        more=max(0, len(found) - CONCERNS),
+        models=phases,
+        nodes=nodes,
+        replicas=len(state.replicas),
+        serving=sum(each.serving for each in state.replicas.values()),
+        aliases=len(state.aliases),
+        adapters=sum(len(each.adapters) for each in state.models.values()),
+        batches=len(state.batches),
+        keys=state.valid_keys,
+    )
+
+
+@get("/admin/outline/models")
+async def outline_models(
+    past: ShownLog,
+    scans: Scans,
+    at: str | None = None,
+    find: str = "",
+    phase: str = "",
+    after: str = "0",
+    limit: str | None = None,
+) -> ModelPage:
+    """List models in short, page by page, now or `at` a sequence or time."""
+    size, begin = paging.limit(limit, LARGEST, USUAL), _offset(after)
+    state = await _found(past, scans, at)
+    phases: dict[str, int] = {}
+    matching = []
+    wanted = find.lower()
+    async with reading(scans) as scan:
+        pace = _Pace(scan)
+        for number, identity in enumerate(sorted(state.models), 1):
+            model = state.models[identity]
+            if wanted not in identity.lower() and wanted not in model.name.lower():
+                continue
+            stands = rows.phase_of(state, model)
+            phases[stands] = phases.get(stands, 0) + 1
+            if phase in ("", stands):
+                matching.append(model)
+            if number % attention.PIECE == 0:
+                await pace.pause()
+    aliases = rows.shares(state)
+    now = _now(at, past)
+    page = matching[begin : begin + size]
+    return ModelPage(
+        **_shown(past, state),  # type: ignore[arg-type]
+        rows=[rows.model_row(state, each, aliases, now) for each in page],
+        next=begin + size if begin + size < len(matching) else None,
+        total=len(matching),
+        phases=phases,
+    )
+
+
+@get("/admin/outline/nodes")
+async def outline_nodes(
+    past: ShownLog,
+    scans: Scans,
+    at: str | None = None,
+    find: str = "",
+    after: str = "0",
+    limit: str | None = None,
+) -> NodePage:
+    """List nodes with their devices, page by page, now or `at` a sequence or time."""
+    size, begin = paging.limit(limit, LARGEST, USUAL), _offset(after)
+    state = await _found(past, scans, at)
+    wanted = find.lower()
+    matching = [
+        each for each in sorted(state.nodes) if wanted in f"{each} {state.nodes[each].host}".lower()
+    ]
+    page = matching[begin : begin + size]
+    return NodePage(
+        **_shown(past, state),  # type: ignore[arg-type]
+        rows=[rows.node_row(state, state.nodes[each]) for each in page],
+        next=begin + size if begin + size < len(matching) else None,
+        total=len(matching),
+    )
+
+
+@get("/admin/outline/models/{model:str}")
+async def outline_model(
+    model: str, past: ShownLog, scans: Scans, at: str | None = None
+) -> ModelDetail:
+    """Show how one model stands, what to do, and the places for one more replica of it."""
+    state = await _found(past, scans, at)
+    found = known("model", state.models, model)
+    told = verdict(state, Subject("model", model), _now(at, past))
+    candidates = places.places(state, found)
+    return ModelDetail(
+        **_shown(past, state),  # type: ignore[arg-type]
+        model=model_view(state, found, _now(at, past)),
+        aliases=rows.shares(state).get(model, []),
+        headline=shown(told.headline),
+        todo=shown(told.todo),
+        replicas=[shown(each) for each in state.replicas_of(found)],
+        places=[rows.place_row(each) for each in candidates[:PLACES]],
+        more_places=max(0, len(candidates) - PLACES),
+    )
+
+
+@get("/admin/outline/nodes/{node:str}")
+async def outline_node(
+    node: str, past: ShownLog, scans: Scans, at: str | None = None
+) -> NodeDetail:
+    """Show how one node stands, what to do, and what it runs."""
+    state = await _found(past, scans, at)
+    found = known("node", state.nodes, node)
+    told = node_verdict(state, node, _now(at, past))
+    occupancy = state.occupancy.get(node)
+    here = sorted(occupancy.replicas) if occupancy is not None else []
+    return NodeDetail(
+        **_shown(past, state),  # type: ignore[arg-type]
+        row=rows.node_row(state, found),
+        node=shown(found),
+        headline=shown(told.headline),
+        todo=shown(told.todo),
+        lines=shown(told.behind),
+        replicas=[shown(state.replicas[each]) for each in here],
+    )
+
+
+@get("/admin/differences")
+async def show_differences(
+    past: ShownLog,
+    scans: Scans,
+    begin: Annotated[str, QueryParameter(name="from")] = "",
+    to: str | None = None,
+) -> Differences:
+    """Show what changed between two moments, each a sequence or a time; without `to`, until now."""
+    if not begin:
+        raise ApiError(400, "from: give a sequence or a time", param="from")
+    one, two = await _found(past, scans, begin), await _found(past, scans, to)
+    changes = differences(one, two)
+    newest = past.state
+    return Differences(
+        one.seq,
+        moment(one.time),
+        two.seq,
+        moment(two.time),
+        newest.seq,
+        moment(newest.time),
+        changes[:CHANGES],
+        max(0, len(changes) - CHANGES),
+    )
+
+
+def _offset(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ApiError(400, f"after: {text[:80]!r} is not a whole number", param="after")
+    return int(text)

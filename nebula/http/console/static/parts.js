@@ -1,0 +1,119 @@
+// What several pages are made of.
+import { html } from "./store.js";
+import { href } from "./moment.js";
+
+const GIB = 2 ** 30;
+
+export function gib(bytes) {
+  if (bytes >= GIB) return `${(bytes / GIB).toFixed(1)} GiB`;
+  return `${Math.round(bytes / 2 ** 20)} MiB`;
+}
+
+/** Return an ISO time as this reader's clock shows it. */
+export function clock(iso) {
+  if (!iso) return "";
+  const time = new Date(iso);
+  const two = (value) => String(value).padStart(2, "0");
+  const day = `${time.getFullYear()}-${two(time.getMonth() + 1)}-${two(time.getDate())}`;
+  return `${day} ${two(time.getHours())}:${two(time.getMinutes())}:${two(time.getSeconds())}`;
+}
+
+export function ofNanoseconds(time) {
+  return time ? new Date(time / 1e6).toISOString() : "";
+}
+
+export function count(number, one, many = `${one}s`) {
+  return `${number} ${number === 1 ? one : many}`;
+}
+
+const TONES = {
+  ready: "good", serving: "good", valid: "good", completed: "good",
+  failed: "bad", unschedulable: "bad", lost: "bad", bad: "bad",
+  warning: "warn", stopped: "warn", suspected: "warn", draining: "warn", unloading: "warn",
+  working: "busy", loading: "busy", starting: "busy", assigned: "busy", in_progress: "busy",
+};
+
+const WORDS = { bad: "needs you", warning: "look at it", working: "in progress" };
+
+export function badge(phase) {
+  return html`<span class="badge ${TONES[phase] ?? "calm"}">${WORDS[phase] ?? phase}</span>`;
+}
+
+export function link(kind, id) {
+  const path = { model: "/models", node: "/nodes" }[kind];
+  if (!path) return id;
+  return html`<a href=${href(`${path}/${encodeURIComponent(id)}`)}>${id}</a>`;
+}
+
+export function atEvent(seq, text) {
+  return html`<a class="seq" href=${href("/events", { at: seq })}
+    title="Show the events up to ${seq}">${text ?? seq}</a>`;
+}
+
+/** A command with a button that copies it. */
+export function command(text) {
+  const copy = (event) => {
+    const button = event.currentTarget;
+    const done = () => {
+      button.textContent = "Copied";
+      setTimeout(() => (button.textContent = "Copy"), 1500);
+    };
+    const chosen = getSelection();
+    chosen.selectAllChildren(button.previousElementSibling);
+    navigator.clipboard?.writeText(text).then(done, () => {});
+  };
+  return html`<span class="command"><code>${text}</code
+    ><button type="button" onClick=${copy} aria-label=${`Copy ${text}`}>Copy</button></span>`;
+}
+
+/** Text whose `commands` are set as code. */
+export function prose(text) {
+  return text.split("`").map((part, at) => (at % 2 ? html`<code>${part}</code>` : part));
+}
+
+/** A table. `columns`: pairs of a heading and a function that returns a row's cell. */
+export function table(label, columns, rows, keyOf) {
+  return html`<div class="scroll" tabindex="0" role="region" aria-label=${label}><table>
+    <thead><tr>${columns.map(([name]) => html`<th scope="col">${name}</th>`)}</tr></thead>
+    <tbody>${rows.map((row) => html`<tr key=${keyOf?.(row)}>
+      ${columns.map(([, cell], at) => (at ? html`<td>${cell(row)}</td>` : html`<th scope="row">${cell(row)}</th>`))}
+    </tr>`)}</tbody></table></div>`;
+}
+
+export function pager(page, query, path) {
+  const after = Number(query.after || 0);
+  if (!after && page.next === null) return null;
+  const size = page.rows.length;
+  const back = Math.max(0, after - 100);
+  return html`<nav class="pager" aria-label="Pages">
+    ${after > 0 && html`<a class="button" href=${href(path, { ...query, after: back || "" })}>Earlier rows</a>`}
+    <span>${after + 1} to ${after + size} of ${page.total}</span>
+    ${page.next !== null && html`<a class="button" href=${href(path, { ...query, after: page.next })}>Further rows</a>`}
+  </nav>`;
+}
+
+/** A device as a bar: what is promised to replicas, the weights in it, and what is free. */
+export function deviceBar(device) {
+  const share = (bytes) => `${(100 * bytes) / device.memory}%`;
+  const used = device.held.reduce((sum, each) => sum + each.memory, 0);
+  const free = Math.max(0, device.usable - used);
+  const name = `${device.kind}${device.index}`;
+  const words = `${name} ${device.name}: ${gib(used)} of ${gib(device.usable)} promised, ${gib(free)} free`;
+  return html`<div class="device">
+    <span class="name">${name}</span>
+    <div class="bar" role="img" aria-label=${words} title=${words}>
+      ${device.held.map((each) => html`<span class="held ${each.phase}" style=${{ width: share(each.memory) }}
+        title=${`${each.replica}, ${each.phase}: ${gib(each.memory)}${each.weights ? `, ${gib(each.weights)} of it weights` : ""}`}>
+        ${each.weights > 0 && html`<span class="weights" style=${{ width: `${(100 * each.weights) / each.memory}%` }}></span>`}
+        <span class="label">${each.replica}</span></span>`)}
+      <span class="free" style=${{ width: share(free) }}></span>
+    </div>
+    <span class="figure">${gib(used)} / ${gib(device.usable)}</span>
+  </div>`;
+}
+
+export function facts(pairs) {
+  return html`<dl class="facts">${pairs
+    .filter(([, value]) => value !== undefined && value !== null && value !== "")
+    .map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+}

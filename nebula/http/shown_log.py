@@ -1,0 +1,85 @@
+"""The log whose past and present a server shows: that of a gateway's cluster, or of a file."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+
+from nebula.actors.gateway.actor import Gateway
+from nebula.events.record import Entry, Record
+from nebula.events.state import EMPTY, State
+from nebula.history.moments import Moment
+from nebula.store.connection import Unavailable
+from nebula.store.snapshots import Snapshots
+
+
+class ShownLog(ABC):
+    """A log with the state at its end. `live`: whether it grows."""
+
+    live = True
+
+    @property
+    @abstractmethod
+    def state(self) -> State:
+        """The state at the end of the log."""
+
+    @property
+    @abstractmethod
+    def able(self) -> bool:
+        """Whether the log can be read now."""
+
+    @property
+    @abstractmethod
+    def leaving(self) -> asyncio.Event:
+        """Set once the server stops."""
+
+    @abstractmethod
+    def entries(self, after: int, until: int) -> AsyncGenerator[list[Entry], None]:
+        """Yield the entries after one sequence, up to another. Raise Unavailable, LogReplaced."""
+
+    @abstractmethod
+    def follow(self, after: int) -> AsyncGenerator[list[Record], None]:
+        """Yield every record after a sequence, for ever. Raise LogReplaced."""
+
+    @abstractmethod
+    async def before(self, wanted: Moment, known: State) -> State:
+        """Return the latest kept state at or before a moment; `known` if none is later."""
+
+
+class GatewayLog(ShownLog):
+    """The log of a gateway's cluster."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    @property
+    def state(self) -> State:
+        """The state that the gateway has folded."""
+        return self._gateway.projection.state
+
+    @property
+    def able(self) -> bool:
+        """Whether NATS can be reached."""
+        return self._gateway.able
+
+    @property
+    def leaving(self) -> asyncio.Event:
+        """Set once the gateway stops."""
+        return self._gateway.leaving
+
+    def entries(self, after: int, until: int) -> AsyncGenerator[list[Entry], None]:
+        """Yield the entries after one sequence, up to another. Raise Unavailable, LogReplaced."""
+        return self._gateway.log.entries(after, until)
+
+    def follow(self, after: int) -> AsyncGenerator[list[Record], None]:
+        """Yield every record after a sequence, for ever. Raise LogReplaced."""
+        return self._gateway.log.follow(after)
+
+    async def before(self, wanted: Moment, known: State = EMPTY) -> State:
+        """Return the latest snapshot at or before a moment; `known` if none is later."""
+        try:
+            found = await Snapshots(self._gateway.log).newest(
+                lambda state: state.seq > known.seq and not wanted.passed(state.seq, state.time)
+            )
+        except Unavailable:
+            return known
+        return found or known
