@@ -20,11 +20,12 @@ MUTMUT := $(STAMPS)/mutmut
 DEMO_PACKAGES := $(STAMPS)/demo-packages
 PROXIES := $(STAMPS)/proxies
 PROMETHEUS := $(STAMPS)/prometheus
+BROWSER := $(STAMPS)/browser
 DEMO_MODELS := $(addprefix .demo/,smollm2-135m-instruct all-minilm-l6-v2)
 DEMO_ADAPTER := .demo/nebula-adapter
 
-.PHONY: fuzz help install-control install-engine install-proxies install-prometheus demo-models docs check unit \
-  test coverage mutants simulate run clean
+.PHONY: fuzz help install-control install-engine install-proxies install-prometheus install-browser demo-models docs \
+  check unit test coverage mutants simulate run clean
 .NOTPARALLEL: # one pip at a time in one .venv
 .DEFAULT_GOAL := help
 
@@ -43,6 +44,7 @@ install-control: $(CONTROL)
 install-engine: $(ENGINE_STAMP)
 install-proxies: $(PROXIES)
 install-prometheus: $(PROMETHEUS)
+install-browser: $(BROWSER)
 demo-models: $(DEMO_MODELS) $(DEMO_ADAPTER)
 
 $(VENV):
@@ -79,6 +81,11 @@ $(PROXIES): tests/install_packages.sh | $(VENV)
 $(PROMETHEUS): tests/install_packages.sh | $(VENV)
 	@echo "Unpacking Prometheus into .venv, for the tests (some seconds)"
 	@sh tests/install_packages.sh .venv/prometheus prometheus
+	@touch $@
+
+$(BROWSER): tests/install_browser.sh | $(CONTROL)
+	@echo "Fetching Chromium into .venv where there is none, for the tests of the console"
+	@sh tests/install_browser.sh .venv/browser
 	@touch $@
 
 $(DEMO_PACKAGES): demo/requirements.txt | $(ENGINE_STAMP)
@@ -140,7 +147,7 @@ mutants: install-control $(MUTMUT)
 
 # The longest come first, so that no worker ends long before the others. Real engines fill the
 # machine by themselves: they come after the rest, one test at a time.
-test: install-control install-engine install-proxies install-prometheus demo-models
+test: install-control install-engine install-proxies install-prometheus install-browser demo-models
 	@$(MAKE) --no-print-directory check
 	@.venv/bin/pytest -n 4 --dist loadfile --no-loadscope-reorder tests/simulation tests/integration tests/unit
 	@.venv/bin/pytest tests/e2e

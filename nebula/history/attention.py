@@ -10,7 +10,6 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from nebula.events.advised import command, commands, why
-from nebula.events.alias import Alias
 from nebula.events.model_status import model_status, stands_still
 from nebula.events.state import Model, Node, State
 from nebula.history.node_story import node_verdict
@@ -140,12 +139,11 @@ def concerns(state: State, found: Sequence[Suspect], now: int | None = None) -> 
 def _node(state: State, node: Node) -> Suspect | None:
     held = state.occupancy.get(node.id)
     occupied = bool(held is not None and held.replicas)
+    lacks_files = any(each.reason for each in node.weights.values())
     severity: Severity
     if node.lost:
         severity = "bad" if occupied else "warning"
-    elif node.stopped and occupied:
-        severity = "warning"
-    elif node.suspected or any(each.reason for each in node.weights.values()):
+    elif (node.stopped and occupied) or node.suspected or lacks_files:
         severity = "warning"
     elif node.draining and not node.stopped:
         severity = "working"

@@ -109,6 +109,7 @@ def _turn(asked: tuple[str, str, Any]) -> tuple[bool, int, int]:
 REFUSED = {
     ("GET", "/v1/organization/usage/completions"),
     ("GET", "/v1/organization/usage/embeddings"),
+    ("GET", "/admin/differences"),
     ("GET", "/login"),
     ("GET", "/login/callback"),
     ("GET", "/login/settings"),

@@ -49,6 +49,8 @@ def test_it_holds_the_package_its_types_the_licence_and_the_docs(wheel: Path) ->
         [metadata] = [name for name in names if name.endswith(".dist-info/METADATA")]
         about = BytesParser().parsebytes(archive.read(metadata))
     assert {"nebula/py.typed", "nebula/cli/main.py", "nebula/engines/simulated.py"} <= names
+    console = (CLONE / "nebula" / "http" / "console" / "static").rglob("*")
+    assert {str(each.relative_to(CLONE)) for each in console if each.is_file()} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     docs = {name.rpartition("share/doc/nebula-serving/")[2] for name in names}
     pages = {str(page.relative_to(CLONE / "docs")) for page in (CLONE / "docs").rglob("*.md")}

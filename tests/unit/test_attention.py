@@ -94,7 +94,7 @@ def test_a_node_that_is_gone_with_replicas_is_told_with_both_ways_out(how: str) 
     assert "nebula remove-node n1" in node.todo
 
 
-def test_a_node_that_is_being_emptied_is_no_reason_to_worry() -> None:
+def test_a_node_that_is_being_emptied_mends_itself() -> None:
     story = serving().given("n1", NodeDrainRequested())
     assert {each.severity for each in told(story.state) if each.kind == "node"} == {"working"}
 

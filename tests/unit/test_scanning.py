@@ -19,9 +19,10 @@ from nebula.events.record import Entry, read_entry
 from nebula.events.state import EMPTY, State
 from nebula.history.event_filter import EventFilter, FilterSpec
 from nebula.history.moments import Moment
-from nebula.http import history, scanning, usage
+from nebula.http import history, scanning, shown_log, usage
 from nebula.http.errors import ApiError
 from nebula.http.scanning import Busy, Credit, Scans
+from nebula.http.shown_log import GatewayLog
 from nebula.store import inference_log, usage_log
 from nebula.store.archive import Reader
 from nebula.store.inference_log import StoredMessage
@@ -76,7 +77,7 @@ class NoSnapshots:
 
 @pytest.fixture
 def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
-    monkeypatch.setattr(history, "Snapshots", NoSnapshots)
+    monkeypatch.setattr(shown_log, "Snapshots", NoSnapshots)
     monkeypatch.setattr(scanning, "ENTRIES", 7)
     return Gateway()
 
@@ -93,7 +94,7 @@ def passing(chosen: FilterSpec) -> list[int]:
 async def page(gateway: Gateway, scans: Scans, after: int, chosen: FilterSpec) -> Any:
     before = gateway.read
     try:
-        return await history._page(cast("Any", gateway), scans, after, 5, chosen)
+        return await history._page(GatewayLog(cast("Any", gateway)), scans, after, 5, chosen)
     finally:
         assert gateway.read - before <= 8
 
@@ -125,7 +126,7 @@ async def test_page_after_page_gives_all_that_is_selected(
 
 async def test_thestate_at_a_moment_is_come_by_in_steps(gateway: Gateway) -> None:
     wanted, folded = Moment(seq=20), EMPTY
-    asking = functools.partial(history.state_at, cast("Any", gateway), Scans(), wanted)
+    asking = functools.partial(history.state_at, GatewayLog(cast("Any", gateway)), Scans(), wanted)
     with pytest.raises(ApiError, match="read up to event 7"):
         await asking()
     for record in RECORDS[:20]:
@@ -148,11 +149,11 @@ async def test_only_so_many_read_at_a_time(
     reading = [asyncio.create_task(read()) for _ in range(scanning.PLACES)]
     await entered.wait()
     with pytest.raises(ApiError) as refused:
-        await history._page(cast("Any", gateway), scans, 0, 5, FilterSpec())
+        await history._page(GatewayLog(cast("Any", gateway)), scans, 0, 5, FilterSpec())
     assert (refused.value.status, refused.value.retry_after) == (503, history.RETRY_READING)
     leaving.set()
     await asyncio.gather(*reading)
-    assert (await history._page(cast("Any", gateway), scans, 0, 5, FilterSpec())).events
+    assert (await history._page(GatewayLog(cast("Any", gateway)), scans, 0, 5, FilterSpec())).events
 
 
 async def test_usage_is_read_within_the_same_places_and_at_the_same_pace(

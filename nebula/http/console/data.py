@@ -28,7 +28,6 @@ from nebula.http.scanning import Scan, Scans
 from nebula.http.shown_log import ShownLog
 from nebula.http.views import ClusterView, ModelView, cluster_view, model_view, moment
 
-
 CONCERNS = 100
 """Concerns that are listed, at most."""
 

@@ -1,7 +1,7 @@
 """The console's files over HTTP: one shell for all of its pages, and what the shell loads.
 
-The shell and its files hold nothing of a cluster: what the pages show they ask for with the reader's
-key. So anyone may load them, also through a link on another site (`guard.py`).
+The shell and its files hold nothing of a cluster: what the pages show they ask for with the
+reader's key. So anyone may load them, also through a link on another site (`guard.py`).
 """
 
 import hashlib

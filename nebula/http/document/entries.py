@@ -348,7 +348,7 @@ ENTRIES: Mapping[str, Entry] = {
         }
     ),
     "GET /admin/outline/nodes/{node}": Entry(
-        values={"node": "n1"}, query={"at": "A sequence or a time; now if missing."}
+        values=_NODE, query={"at": "A sequence or a time; now if missing."}
     ),
     "GET /admin/differences": Entry(
         query={"from": "A sequence or a time.", "to": "A sequence or a time; now if missing."}
