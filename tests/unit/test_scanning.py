@@ -124,7 +124,7 @@ async def test_page_after_page_gives_all_that_is_selected(
     assert found == [seq for seq in passing(chosen) if seq > begin]
 
 
-async def test_thestate_at_a_moment_is_come_by_in_steps(gateway: Gateway) -> None:
+async def test_the_state_at_a_moment_is_come_by_in_steps(gateway: Gateway) -> None:
     wanted, folded = Moment(seq=20), EMPTY
     asking = functools.partial(history.state_at, GatewayLog(cast("Any", gateway)), Scans(), wanted)
     with pytest.raises(ApiError, match="read up to event 7"):
