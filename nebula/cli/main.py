@@ -56,6 +56,9 @@ COMMANDS = {
         "nebula.cli.alias:aliases", ("List the aliases, and which models get their requests.")
     ),
     "batch": Place("nebula.cli.batch:batch", "Answer every line of a file, as there is room."),
+    "requests": Place(
+        "nebula.cli.requests_in_flight:requests", "List the requests in flight; cancel one."
+    ),
     "key": Place("nebula.cli.key:key", "Issue, list, change, rotate and revoke API keys."),
     "login": Place("nebula.cli.login:login", "Sign in, and keep a short-lived API key."),
     "logout": Place("nebula.cli.login:logout", "Revoke the key of `nebula login`."),

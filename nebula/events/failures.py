@@ -56,6 +56,9 @@ class Failure(StrEnum):
     BEYOND = "beyond"
     """The resumed stream ended before the event after which its client asked to resume."""
 
+    CANCELLED = "cancelled"
+    """An operator cancelled the request. A note's text is the operator's name."""
+
 
 class Words(Struct, frozen=True):
     """The words for a failure, by their readers.
@@ -149,6 +152,9 @@ _WORDS = {
     Failure.BEYOND: Words(
         "the stream has ended and has no event with the number after which to go on",
         "its client asked for a later event than there was",
+    ),
+    Failure.CANCELLED: Words(
+        "an operator of the cluster cancelled the request", "an operator cancelled it"
     ),
 }
 

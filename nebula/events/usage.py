@@ -52,6 +52,9 @@ class UsageRecord(Struct, frozen=True, omit_defaults=True, gc=False):
     cut: Annotated[bool, Meta(description="Whether the answer ended before its end.")] = False
     replica: Annotated[str, Meta(description="Id of the replica that answered last.")] = ""
     batch: Annotated[str, Meta(description="Id of the batch; empty for none.")] = ""
+    cancelled_by: Annotated[
+        str, Meta(description="Operator that cancelled the request; empty for none.")
+    ] = ""
 
 
 class UsageRecords(Struct, frozen=True, omit_defaults=True):

@@ -68,6 +68,7 @@ _CODES: Mapping[str, int] = {
     Failure.STOPPING: realtime.GOING_AWAY,
     Failure.NATS_LOST: realtime.TRY_LATER,
     Failure.TOO_SLOW: realtime.POLICY,
+    Failure.CANCELLED: realtime.POLICY,
     Failure.OVERDUE: realtime.POLICY,
     Failure.ENGINE_TIMED_OUT: realtime.POLICY,
     Failure.ENGINE_STOPPED: realtime.RESTART,

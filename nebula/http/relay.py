@@ -230,6 +230,8 @@ def error_of(piece: Piece) -> ApiError:
             return ApiError(
                 500, f"{text} {said}", kind="engine_failed", code="engines_failed", final=True
             )
+        case Failure.CANCELLED:
+            return ApiError(409, said, kind="cancelled", code="request_cancelled", final=True)
         case Failure.CANT_CONTINUE:
             failure, _, reason = text.partition(": ")
             return unavailable(f"{words(failure).client}, and {said}: {reason}")

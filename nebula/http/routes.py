@@ -9,6 +9,7 @@ from nebula.http import (
     metrics,
     openai,
     plans,
+    requests_in_flight,
     resilience,
     resuming,
     usage,
@@ -85,6 +86,7 @@ HANDLERS = (
         console_data.outline_nodes,
         console_data.outline_node,
         console_data.show_differences,
+        requests_in_flight.list_requests,
         usage.show_completions,
         usage.show_embeddings,
         metrics.show_metrics,
@@ -109,6 +111,7 @@ HANDLERS = (
         admin.pin,
         admin.remove_weights,
         engine_logs.show_log,
+        requests_in_flight.cancel_request,
     ),
     *needing(
         "admin",

@@ -12,7 +12,8 @@ from msgspec import Struct
 from nebula.events.version import LOCKS
 from nebula.events.vocabulary import TYPES
 from nebula.schema import json_schema
-from nebula.schema.channels import MEANINGS, OTHERS, Channel, event_channels
+from nebula.schema.channel import Channel
+from nebula.schema.channels import MEANINGS, OTHERS, event_channels
 from nebula.schema.json_schema import Schema
 from nebula.schema.message_headers import Header
 

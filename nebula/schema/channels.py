@@ -4,7 +4,6 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from nebula.actors.node.log_reading import LogReply, LogRequest
 from nebula.events import envelope, subjects
 from nebula.events.heartbeats import (
     NodeHeartbeat,
@@ -12,45 +11,22 @@ from nebula.events.heartbeats import (
     RouterHeartbeat,
     StoreHeartbeat,
 )
-from nebula.events.inference import BodyWanted, Finished, StillWanted, Unwanted
-from nebula.events.metrics_messages import MetricsAsked, MetricsTold
+from nebula.events.inference import Finished
 from nebula.events.usage import UsageRecords
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, REPORTS, TYPES, Decided
+from nebula.schema.channel import ID, Channel
 from nebula.schema.message_headers import (
     EVENT_HEADERS,
     PIECE_HEADERS,
     REQUEST_HEADERS,
     Header,
 )
+from nebula.schema.question_channels import QUESTIONS
 from nebula.store import batch_queue, ledger, usage
 from nebula.store.batch_queue import QueuedLine
 from nebula.store.responses import STREAM
 
 Kind: TypeAlias = Literal["intent", "decision", "fact"]
-Action: TypeAlias = Literal["send", "receive"]
-
-ID = "letters, digits, `_` and `-`, 128 at most"
-"""The characters and length of an id, in words."""
-
-
-class Channel(Struct, frozen=True):
-    """A subject with its parameters in braces, and the messages on it.
-
-    `action`: whether Nebula itself sends or receives there. `body`: the struct whose JSON the body
-    is, or a description of another body. `reply`: the same of the reply to a request. `older`: the
-    address in clusters of earlier versions.
-    """
-
-    name: str
-    address: str
-    action: Action
-    summary: str
-    body: type[Struct] | str
-    headers: tuple[Header, ...] = ()
-    reply: type[Struct] | str = ""
-    stream: str = ""
-    older: str = ""
-
 
 MEANINGS = {
     "kind": "`key`, `tenant` or `model`.",
@@ -264,24 +240,6 @@ OTHERS = (
         stream="NEBULA_INFERENCE",
     ),
     Channel(
-        "waiting",
-        subjects.waiting("{gateway}"),
-        "receive",
-        "An engine asks which of its requests still have a client; the reply names the others.",
-        StillWanted,
-        reply=Unwanted,
-    ),
-    Channel(
-        "bodies",
-        subjects.bodies("{gateway}"),
-        "receive",
-        "An engine asks for a part of a request's body that is larger than a message, or for what "
-        "the client of a session has sent.",
-        BodyWanted,
-        reply="the part, empty if a session's client has sent nothing for 5 s; a header "
-        "`Nebula-Failure` if the attempt is not wanted any more",
-    ),
-    Channel(
         "routerStatus",
         subjects.router_status("{router}"),
         "send",
@@ -313,38 +271,7 @@ OTHERS = (
         StoreHeartbeat,
         stream="NEBULA_STATUS",
     ),
-    Channel(
-        "gatewayMetrics",
-        subjects.gateway_metrics(),
-        "receive",
-        "A gateway asks all gateways where their metrics are.",
-        MetricsAsked,
-        reply=MetricsTold,
-    ),
-    Channel(
-        "routerMetrics",
-        subjects.router_metrics("{router}"),
-        "receive",
-        "A gateway asks a router for its metrics.",
-        MetricsAsked,
-        reply=MetricsTold,
-    ),
-    Channel(
-        "nodeMetrics",
-        subjects.node_metrics("{node}"),
-        "receive",
-        "A gateway asks a node for its metrics, or for those of its engines.",
-        MetricsAsked,
-        reply=MetricsTold,
-    ),
-    Channel(
-        "logs",
-        subjects.logs("{node}"),
-        "receive",
-        "A request for lines of an engine's log.",
-        LogRequest,
-        reply=LogReply,
-    ),
+    *QUESTIONS,
 )
 """All subjects that carry no events."""
 

@@ -8,7 +8,8 @@ from typing import Literal, TypeAlias, get_args
 
 from msgspec import Struct
 
-from nebula.schema.channels import OTHERS, Channel, event_channels, kind_of
+from nebula.schema.channel import Channel
+from nebula.schema.channels import OTHERS, event_channels, kind_of
 
 RoleName: TypeAlias = Literal[
     "gateway", "router", "node", "engine", "operator", "viewer", "provision", "admin"
@@ -99,6 +100,8 @@ _OTHERS: dict[str, Parties] = {
     "gatewayMetrics": Parties(_GATEWAY, _GATEWAY),
     "routerMetrics": Parties(_GATEWAY, ("router",)),
     "nodeMetrics": Parties(_GATEWAY, _NODE),
+    "inFlight": Parties(("gateway", "operator", "viewer"), ("gateway", "router")),
+    "cancelInFlight": Parties(("gateway", "operator"), _GATEWAY),
     "logs": Parties(("gateway", "node", "operator"), _NODE),
 }
 """The roles of the other subjects. What a stream keeps is also read through JetStream, for which

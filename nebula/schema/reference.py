@@ -11,7 +11,8 @@ from nebula.events.upcasting import version_of
 from nebula.events.version import LOCKS
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, TYPES
 from nebula.schema import json_schema
-from nebula.schema.channels import ID, OTHERS, Channel, event_channels, kind_of
+from nebula.schema.channel import ID, Channel
+from nebula.schema.channels import OTHERS, event_channels, kind_of
 from nebula.schema.examples import EXAMPLES
 from nebula.schema.json_schema import Schema
 from nebula.schema.message_headers import EVENT_HEADERS

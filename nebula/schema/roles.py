@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from nebula.events.subjects import EVENTS, ID_FORM, is_token
 from nebula.events.vocabulary import AGGREGATE_OF
-from nebula.schema.channels import Channel
+from nebula.schema.channel import Channel
 from nebula.schema.parties import ROLES, RoleName, channels, parties
 from nebula.schema.stream_rights import ADVISED, ADVISORIES, stream_subjects
 from nebula.store.users import Rights, inbox_of

@@ -116,11 +116,12 @@ REFUSED = {
     ("POST", "/login/token"),
     ("POST", "/v1/batches/{batch}/cancel"),
     ("DELETE", "/admin/nodes/{node}"),
+    ("DELETE", "/admin/requests/{identity}"),
     ("DELETE", "/admin/nodes/{node}/weights/{source}"),
 }
 """Operations whose objects are in use here: a node that runs, files that were just pinned;
-or a batch that is over by then; or that need a parameter of the query, or a provider at which
-people sign in."""
+or a batch or a request that is over by then; or that need a parameter of the query, or a provider
+at which people sign in."""
 
 
 async def test_the_page_is_shown_to_a_browser(served: Cluster) -> None:

@@ -38,6 +38,7 @@ ASKED_BEFORE = {
     "batches.md": ("chat", "org/chat"),
     "incident.md": ("chat", "org/chat"),
     "requests.md": ("chat", "org/chat"),
+    "requests-in-flight.md": ("chat", "org/chat"),
     "responses.md": ("chat", "org/chat"),
     "README.md": ("smollm2-135m-instruct", "./smollm2-135m-instruct"),
     "tutorial.md": ("smollm2-135m-instruct", "./smollm2-135m-instruct"),

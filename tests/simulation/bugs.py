@@ -164,7 +164,7 @@ def _one_queue(self: Line) -> None:
 
 def _slack_is_demand(self: Dispatch) -> dict[str, ModelLoad]:
     loads = _loads(self)
-    for model, line in self._lines.items():
+    for model, line in self.lines.items():
         loads[model].waiting += len(line.slack)
     return loads
 

@@ -15,7 +15,7 @@ import msgspec
 
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.core import RequestsInFlight
-from nebula.actors.gateway.heartbeats import Heartbeats
+from nebula.actors.gateway.heartbeats import Heartbeats, Link
 from nebula.actors.gateway.in_flight import (
     Cancel,
     ClientLeft,
@@ -25,7 +25,6 @@ from nebula.actors.gateway.in_flight import (
     Forget,
     InFlightRequest,
     LetGo,
-    Link,
     LookedUp,
     LookUp,
     NotSent,

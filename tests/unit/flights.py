@@ -15,7 +15,7 @@ from nebula.actors.attribution import SUBJECT_OF
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.answer import prepared
 from nebula.actors.gateway.core import IDLE, RequestsInFlight
-from nebula.actors.gateway.heartbeats import Heartbeats
+from nebula.actors.gateway.heartbeats import Heartbeats, Link
 from nebula.actors.gateway.in_flight import (
     Cancel,
     ClientLeft,
@@ -27,7 +27,6 @@ from nebula.actors.gateway.in_flight import (
     GatewayStops,
     InFlightRequest,
     LetGo,
-    Link,
     LookedUp,
     LookUp,
     NotSent,

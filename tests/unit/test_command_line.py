@@ -470,6 +470,8 @@ ASKING = (
     ("key", "revoke", "ci"),
     ("usage",),
     ("limits", "list"),
+    ("requests", "list"),
+    ("requests", "cancel", "r"),
     ("limits", "set", "tenant", "team-a", "--limit", "in-flight=8"),
     ("status",),
     ("status", "--json"),

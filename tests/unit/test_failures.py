@@ -68,4 +68,5 @@ def test_values_travel_between_versions_so_none_changes() -> None:
         "cant-continue",
         "stopping",
         "beyond",
+        "cancelled",
     ]

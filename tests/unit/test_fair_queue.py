@@ -376,7 +376,8 @@ def test_after_any_history_a_line_is_what_a_list_sorted_each_time_would_be(
         assert line.oldest() == min((each.since for each in waiting), default=None)
         for each in waiting:
             assert each.id in line
-    assert served(line) == served_by(naive)
+    order = line.order()
+    assert served(line) == served_by(naive) == order
 
 
 def served_by(naive: Naive) -> list[str]:

@@ -19,6 +19,7 @@ from nebula.actors.gateway import reacting, timeouts
 from nebula.actors.gateway.core import IDLE
 from nebula.actors.gateway.in_flight import (
     TABLE,
+    CancelRequested,
     Deliver,
     Event,
     Forget,
@@ -75,7 +76,7 @@ ACTS = (
 )
 """What can happen, the usual more often."""
 
-LEAVES = ("leaves", "reads too slowly", "stops", "is stuck")
+LEAVES = ("leaves", "reads too slowly", "is cancelled", "stops", "is stuck")
 
 
 class World:
@@ -167,6 +168,8 @@ class World:
                 flights.leaves()
             case "reads too slowly":
                 flights.reads_too_slowly()
+            case "is cancelled":
+                flights.happens("r", CancelRequested("key:ops"))
             case "stops":
                 flights.stops()
             case "is stuck":

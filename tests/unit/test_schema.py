@@ -31,7 +31,8 @@ from nebula.events import intents as intents_
 from nebula.events.record import Malformed
 from nebula.events.vocabulary import INTENTS, REPORTS, TYPES, Event
 from nebula.schema import asyncapi, json_schema, metrics_page, reference, roles_page
-from nebula.schema.channels import OTHERS, Channel, kind_of
+from nebula.schema.channel import Channel
+from nebula.schema.channels import OTHERS, kind_of
 from nebula.schema.examples import EXAMPLES
 from nebula.schema.parties import channels, parties
 from tests.unit.story import Story, decisions_by_hand, facts, intents

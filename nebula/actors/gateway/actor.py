@@ -21,7 +21,7 @@ from nebula.actors.gateway.core import IDLE, RequestsInFlight
 from nebula.actors.gateway.delivery import NOT_RECORDED, Delivery, GivenAgain, new_id
 from nebula.actors.gateway.engine_questions import EngineQuestions
 from nebula.actors.gateway.figures import GatewayFigures
-from nebula.actors.gateway.heartbeats import Heartbeats
+from nebula.actors.gateway.heartbeats import Heartbeats, Link
 from nebula.actors.gateway.in_flight import (
     Cancel,
     ClientLeft,
@@ -33,7 +33,6 @@ from nebula.actors.gateway.in_flight import (
     GatewayStops,
     InFlightRequest,
     LetGo,
-    Link,
     LookedUp,
     LookUp,
     NotSent,
@@ -48,6 +47,7 @@ from nebula.actors.gateway.large_bodies import LargeBodies
 from nebula.actors.gateway.limiting import Limiting
 from nebula.actors.gateway.log_watch import LogWatch
 from nebula.actors.gateway.not_served import AlreadyInFlight, NotServed
+from nebula.actors.gateway.overseeing import Overseeing
 from nebula.actors.gateway.probing import Probed
 from nebula.actors.gateway.reacting import elsewhere
 from nebula.actors.gateway.sending import Sending
@@ -100,6 +100,9 @@ class Gateway(Actor):
         self._deliveries: dict[str, Delivery] = {}
         self.large_bodies = LargeBodies(connection, identity, self.core.gives)
         self._questions = EngineQuestions(connection, identity, self._unwanted)
+        self._overseeing = Overseeing(
+            connection, identity, self.core.flights, lambda: self.projection.state, self._happens
+        )
         self.sending = Sending(connection, identity, self._heartbeats, self.large_bodies)
         self.claims_stream = Probed()
         self.claim_shares = Shares()
@@ -121,6 +124,7 @@ class Gateway(Actor):
         client = self.connection.client
         await client.listen(subjects.responses(self.id, "*"), self._on_piece)
         await self._questions.listen()
+        await self._overseeing.listen()
         await self.large_bodies.listen()
         await MetricsTeller(self.connection, self.figures).listen(subjects.gateway_metrics())
         for beats, arrival in (

@@ -62,6 +62,7 @@ class Answer:
         self.queued = ""
         self.begun = False
         self.complete = False
+        self.failure = self.cancelled_by = ""
         self.broken: Broken | None = None
         self.streaming = False
         self.pieces = 0
@@ -159,7 +160,7 @@ class Answer:
 
     def end(self, piece: Piece) -> Piece:
         """End the answer with a piece that no engine sent."""
-        self.complete = True
+        self.complete, self.failure = True, piece.failure
         body = piece.body
         if self.request.keep and self.streaming and not piece.failure:
             body = self._number(body, end=True)

@@ -15,6 +15,14 @@ FORGOTTEN = 60.0
 """Seconds of silence after which a router is forgotten."""
 
 
+class Link(Struct, frozen=True):
+    """The connection to NATS: whether it is up, since when it has been, and when it was lost."""
+
+    connected: bool = True
+    connected_at: float = 0.0
+    lost_at: float | None = None
+
+
 class _Replica(Struct):
     at: float
     pid: int

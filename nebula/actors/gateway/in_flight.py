@@ -52,7 +52,7 @@ from msgspec import Struct, field
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.answer import Answer
 from nebula.actors.gateway.fatal import Process
-from nebula.actors.gateway.heartbeats import Heartbeats
+from nebula.actors.gateway.heartbeats import Heartbeats, Link
 from nebula.events.inference import Piece, Request
 from nebula.events.state import EMPTY, NameBinding, State
 
@@ -141,6 +141,12 @@ class ClientTooSlow(Struct, frozen=True):
     """The client does not read, and more bytes wait for it than may."""
 
 
+class CancelRequested(Struct, frozen=True):
+    """An operator, `by` name, cancels the request."""
+
+    by: str
+
+
 class GatewayStops(Struct, frozen=True):
     """This gateway ends, and its grace period is over."""
 
@@ -159,6 +165,7 @@ Event: TypeAlias = (
     | Ticked
     | ClientLeft
     | ClientTooSlow
+    | CancelRequested
     | GatewayStops
     | Stuck
 )
@@ -259,20 +266,16 @@ TABLE: Mapping[tuple[Phase, type[Event]], frozenset[Phase]] = {
         for phase in (*_OPEN, _P.DETOKENIZING)
         for event in (ClientLeft, ClientTooSlow, GatewayStops)
     },
-    **{(phase, Stuck): frozenset({_P.DONE}) for phase in (*_OPEN, _P.DETOKENIZING)},
+    **{
+        (phase, event): frozenset({_P.DONE})
+        for phase in (*_OPEN, _P.DETOKENIZING)
+        for event in (CancelRequested, Stuck)
+    },
 }
 """For each phase and event, the phases that it may lead to.
 
 An event without a row in a phase is ignored in it; DONE has no rows.
 """
-
-
-class Link(Struct, frozen=True):
-    """The connection to NATS: whether it is up, since when it has been, and when it was lost."""
-
-    connected: bool = True
-    connected_at: float = 0.0
-    lost_at: float | None = None
 
 
 class Surroundings(Struct):

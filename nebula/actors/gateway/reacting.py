@@ -8,6 +8,7 @@ from nebula.actors.gateway.answer import Answer, Broken
 from nebula.actors.gateway.in_flight import (
     TABLE,
     Cancel,
+    CancelRequested,
     ClientLeft,
     ClientTooSlow,
     Effect,
@@ -239,6 +240,18 @@ class _Happening(Recovery):
             self.effects.append(Cancel(flight.id, flight.request, ALL_ATTEMPTS, why))
             self._finish()
 
+    def on_cancelled(self, event: CancelRequested) -> None:
+        """End the request wherever it is now, also if it is resumable.
+
+        Its client does not get the operator's name.
+        """
+        flight = self.flight
+        flight.answer.cancelled_by = event.by
+        self._deliver(flight.answer.end(Piece(0, failure=Failure.CANCELLED)))
+        why = note(Failure.CANCELLED, event.by.encode())
+        self.effects.append(Cancel(flight.id, flight.request, ALL_ATTEMPTS, why))
+        self._finish()
+
     def on_stop(self, _: GatewayStops) -> None:
         """Tell the client that this gateway ends.
 
@@ -274,6 +287,7 @@ _HANDLERS: Mapping[type[Event], _Handler] = {
     Ticked: _Happening.on_tick,
     ClientLeft: _Happening.on_left,
     ClientTooSlow: _Happening.on_too_slow,
+    CancelRequested: _Happening.on_cancelled,
     GatewayStops: _Happening.on_stop,
     Stuck: _Happening.on_stuck,
 }

@@ -7,8 +7,8 @@ look-ups and further attempts share that time.
 from enum import StrEnum
 
 from nebula.actors.gateway.addressing import silent_with_it
-from nebula.actors.gateway.heartbeats import Heartbeats
-from nebula.actors.gateway.in_flight import InFlightRequest, Link, Phase, Surroundings
+from nebula.actors.gateway.heartbeats import Heartbeats, Link
+from nebula.actors.gateway.in_flight import InFlightRequest, Phase, Surroundings
 from nebula.events.failures import Failure
 from nebula.events.state import Engine, State
 

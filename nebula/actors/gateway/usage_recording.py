@@ -66,9 +66,10 @@ def record_of(
         cached=min(tokens.cached, tokens.prompt),
         completion=tokens.completion,
         counted=tokens.counted,
-        cut=not answer.complete,
+        cut=not answer.complete or bool(answer.failure),
         replica=answer.replica,
         batch=batch,
+        cancelled_by=answer.cancelled_by,
     )
 
 

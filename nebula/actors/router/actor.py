@@ -12,12 +12,14 @@ import uuid
 
 import msgspec
 from msgspec.structs import replace
+from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.errors import FlushTimeoutError
 
 from nebula.actors import ear
 from nebula.actors.actor import Actor
+from nebula.actors.attribution import is_inbox
 from nebula.actors.ear import Ear
 from nebula.actors.placement.decision import Decision
 from nebula.actors.router.backlog import Backlog
@@ -25,14 +27,16 @@ from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.figures import RouterFigures
 from nebula.actors.router.guards import Guards
 from nebula.actors.router.last_heartbeats import EVERY, last_heartbeats
-from nebula.actors.router.lines import WAITING_MEMORY
+from nebula.actors.router.lines import WAITING_MEMORY, positions
 from nebula.actors.router.loss import LOST_AFTER
 from nebula.actors.router.observer import Observer
 from nebula.actors.router.pending_decisions import PendingDecisions
 from nebula.actors.telling_metrics import MetricsTeller
 from nebula.events import subjects
 from nebula.events.log_fields import event_fields
+from nebula.events.reading import decoded
 from nebula.events.record import Record
+from nebula.events.requests_in_flight import InFlightQuestion, InFlightReply
 from nebula.events.state import State
 from nebula.events.version import VERSION, unnamed
 from nebula.store.connection import Connection, Unavailable
@@ -111,6 +115,7 @@ class Router(Actor):
             (subjects.ROUTER_STATUS, self._observer.on_router),
         ):
             await client.listen(beats, self._ear.noting(beats, arrival))
+        await client.subscribe(subjects.IN_FLIGHT, cb=self._on_question)
         self.connection.on_reconnect(self._on_reconnect)
         self.projection.listen(self._on_record)
         self._observer.restart()
@@ -125,6 +130,14 @@ class Router(Actor):
         self.spawn(self._tick(), "send what waits")
         self.spawn(self._look_at_stored(), "look at stored heartbeats")
         self.spawn(self._ear.run(), "listen for living actors")
+
+    async def _on_question(self, message: Msg) -> None:
+        """Tell the places of the requests that wait here."""
+        question = decoded(message.data, InFlightQuestion)
+        if question is not None and is_inbox(message.reply):
+            told = positions(self._dispatch.lines, question.model, question.limit)
+            reply = InFlightReply(router=self.id, positions=told)
+            self._post(message.reply, b"", msgspec.json.encode(reply))
 
     def _on_record(self, record: Record) -> None:
         if unnamed(self.projection.state, record) is None:

@@ -84,7 +84,7 @@ class Dispatch:
         self._now = now
         self._wall = wall
         self._loads = ReplicaLoads(state, now)
-        self._lines = Lines(waiting_memory)
+        self.lines = Lines(waiting_memory)
         self._held: dict[str, _Held] = {}
         self.counts = RouterCounts()
         self._called = False
@@ -108,7 +108,7 @@ class Dispatch:
             if earlier.request.attempt > request.attempt:
                 return  # a router that ended passed it on too late
             self._take_out(request.id)  # a further attempt replaces the previous one
-        line = self._lines.get(model_id)
+        line = self.lines.get(model_id)
         if not (request.slack or (line is not None and line.asked)) and self._send(held):
             return
         self._enqueue(held)
@@ -144,13 +144,13 @@ class Dispatch:
     def react(self) -> None:
         """Do what is due after a change of the state or after some time."""
         now = self._now()
-        for model_id, line in tuple(self._lines.items()):
+        for model_id, line in tuple(self.lines.items()):
             for waiting in line.expired(now):
                 self._expire(self._held.pop(waiting.id), now)
             self._advance(model_id)
             self._give_up_unplaceable(model_id, now)
             if not line:
-                del self._lines[model_id]
+                del self.lines[model_id]
                 self._unplaceable.pop(model_id, None)
         self._loads.forget()
 
@@ -159,7 +159,7 @@ class Dispatch:
         now = self._now()
         return RouterHeartbeat(
             self.router,
-            {model: line.length(now) for model, line in self._lines.items() if line},
+            {model: line.length(now) for model, line in self.lines.items() if line},
             addressed=self.addressed,
         )
 
@@ -169,7 +169,7 @@ class Dispatch:
         Slack is left out: it neither starts engines nor keeps them running.
         """
         now, loads = self._now(), self._loads.of_models()
-        for model, line in self._lines.items():
+        for model, line in self.lines.items():
             load = loads.setdefault(model, ModelLoad())
             load.waiting, load.longest = len(line.asked), longest(line.asked, now)
         return loads
@@ -185,13 +185,13 @@ class Dispatch:
             request = held.request
             self._post(subjects.requests(request.model), self._header(held), request.body)
         self._held.clear()
-        self._lines.clear()
+        self.lines.clear()
 
     def _enqueue(self, held: _Held) -> None:
         request, now = held.request, held.since
         state = self._state()
         model = state.models.get(request.model)
-        line = self._lines.setdefault(request.model, Line())
+        line = self.lines.setdefault(request.model, Line())
         queue = line.slack if request.slack else line.asked
         patience = request.patience
         if model is None:
@@ -203,15 +203,15 @@ class Dispatch:
                 return
         name = request.model if model is None else model.name
         most = UNKNOWN_WAITING if model is None else model.spec.max_waiting
-        full = self._lines.full(name, line, most, held.size, slack=request.slack)
+        full = self.lines.full(name, line, most, held.size, slack=request.slack)
         if full is None and not request.slack and request.attempt == 1:
-            full = waiting_limits.exceeded(state, request, self._lines.values(), line)
+            full = waiting_limits.exceeded(state, request, self.lines.values(), line)
         if full is not None:
             # Everyone in the queue may wait for an adapter, while this request can run now.
             if request.slack or not self._send(held):
                 self._refuse(request, "queue-full", 429, full, retry_after(queue, now))
             if not line:
-                del self._lines[request.model]
+                del self.lines[request.model]
             return
         if request.timeout is not None:
             patience = min(patience, request.timeout)
@@ -234,7 +234,7 @@ class Dispatch:
 
     def _advance(self, model_id: str) -> None:
         """Send as many queued requests as replicas have room for; refuse the hopeless ones."""
-        line = self._lines.get(model_id)
+        line = self.lines.get(model_id)
         if not line:
             return
         state = self._state()
@@ -325,7 +325,7 @@ class Dispatch:
 
     def _take_out(self, identity: str) -> None:
         held = self._held.pop(identity)
-        line = self._lines.get(held.request.model)
+        line = self.lines.get(held.request.model)
         if line is not None:
             line.remove(identity)
 

@@ -16,6 +16,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from functools import cache
+from itertools import zip_longest
 from typing import TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -165,6 +166,23 @@ class FairQueue:
                                 return self.remove(request.id)
         return None
 
+    def order(self) -> list[str]:
+        """Return the ids in the order in which `next` would return them if all were able."""
+        order: list[str] = []
+        for priority in self._priorities:
+            tenants = []
+            for keys in self._turns[priority].values():
+                of_keys = []
+                for users in keys.values():
+                    of_users = []
+                    for adapters in users.values():
+                        places = sorted(place for each in adapters.values() for place in each)
+                        of_users.append([request.id for _, _, request in places])
+                    of_keys.append(_in_turn(of_users))
+                tenants.append(_in_turn(of_keys))
+            order += _in_turn(tenants)
+        return order
+
     def expired(self, now: float) -> list[QueuedRequest]:
         """Remove and return all requests that have waited too long, in the order of `until`."""
         end = bisect_right(self._by_until, now, key=lambda place: place[0])
@@ -180,6 +198,12 @@ class FairQueue:
     def oldest(self) -> float | None:
         """Return since when the oldest request has waited."""
         return self._by_since[0][0] if self._by_since else None
+
+
+def _in_turn(waiting: list[list[str]]) -> list[str]:
+    """Return what lists have, one of each in turn."""
+    rounds = zip_longest(*waiting)
+    return [each for turn in rounds for each in turn if each is not None]
 
 
 def _tenant(request: QueuedRequest) -> str:

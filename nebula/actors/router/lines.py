@@ -5,6 +5,7 @@ bounds of what clients wait for, and has bounds of its own. Pure: the caller rea
 """
 
 import math
+from collections.abc import Mapping
 
 from nebula.actors.router.fair_queue import FairQueue, QueuedRequest
 from nebula.events import memory
@@ -66,6 +67,19 @@ def longest(queue: FairQueue, now: float) -> float:
 def retry_after(queue: FairQueue, now: float) -> int:
     """Return the seconds to retry after: at least as long as the first in the queue has waited."""
     return min(60, max(1, math.ceil(longest(queue, now))))
+
+
+def positions(lines: Mapping[str, Line], model: str, most: int) -> dict[str, int]:
+    """Return the place of each queued request, from 1: slack comes behind all others.
+
+    `model`: of one model only, or "" for all. At most `most` places of each model are told.
+    """
+    found: dict[str, int] = {}
+    for identity, line in lines.items():
+        if model in ("", identity):
+            order = (line.asked.order() + line.slack.order())[:most]
+            found |= {each: place for place, each in enumerate(order, 1)}
+    return found
 
 
 class Lines(dict[str, Line]):

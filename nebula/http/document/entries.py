@@ -322,6 +322,14 @@ ENTRIES: Mapping[str, Entry] = {
             "intents": [{"type": "ModelScaleRequested", "id": "chat", "event": {"replicas": 3}}]
         },
     ),
+    "GET /admin/requests": Entry(
+        query={
+            "model": "Only requests for this model, by its id or name.",
+            "tenant": "Only requests of this tenant's keys.",
+            "limit": "Requests at most, the oldest first; 1,000 if missing.",
+        },
+    ),
+    "DELETE /admin/requests/{identity}": Entry(values={"identity": "0123456789abcdef"}),
     "GET /admin/state": Entry(query={"at": "A sequence or a time; now if missing."}),
     "GET /console": Entry(hidden=True),
     "GET /console/{page}": Entry(hidden=True),

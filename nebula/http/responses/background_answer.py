@@ -136,6 +136,8 @@ def _failed(asked: Asked, piece: Piece) -> Exception:
             )
         case Failure.OVERDUE | Failure.ENGINE_TIMED_OUT:
             return ApiError(504, said, kind="timeout", code="timeout")
+        case Failure.CANCELLED:
+            return ApiError(500, said, kind="server_error", code="request_cancelled")
         case Failure.FATAL:
             return ApiError(500, f"{text} {said}", kind="server_error", code="engines_failed")
         case failure if failure in _NOT_ENGINES:
