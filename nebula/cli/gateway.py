@@ -1,6 +1,7 @@
 """`nebula gateway`: runs a gateway in the foreground."""
 
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -31,7 +32,8 @@ from nebula.cli.options import (
 )
 from nebula.cli.process import run
 from nebula.cli.sign_in_options import SignInOptions, sign_in_options
-from nebula.http.inference import LARGEST_BODY, Limits, Patience
+from nebula.cli.tracing_options import TraceOptions, traced, tracing_options
+from nebula.http.inference import LARGEST_BODY, InferenceRoutes, Limits, Patience
 from nebula.http.origins import Doors
 from nebula.store.connection import Connection
 from nebula.store.responses import KEEP, ResponseStore
@@ -108,6 +110,7 @@ from nebula.store.responses import KEEP, ResponseStore
         "same for all gateways. [env: NEBULA_RESPONSES_ROOM]"
     ),
 )
+@tracing_options(prompts=True)
 @logging_options
 def gateway(
     nats: str,
@@ -131,19 +134,11 @@ def gateway(
     idle_timeout: float,
     keep_responses: float,
     responses_room: int,
+    traces: TraceOptions,
     logs: LogOptions,
 ) -> None:
     """Serve OpenAI's API and the admin API over HTTP."""
     logs.set_up()
-    patience = Patience(load_timeout, idle_timeout)
-    actor = Gateway(
-        Connection(nats, "gateway", role="gateway"),
-        f"gw-{uuid.uuid4().hex[:8]}",
-        stream_replicas=stream_replicas,
-        request_memory=request_memory,
-        answer_memory=answer_memory,
-    )
-    actor.cluster = cluster
     where = place(host, port, uds, uds_mode)
     bound = where.url if uds else host
     doors = Doors(
@@ -153,6 +148,20 @@ def gateway(
         root=root_path,
         open_scopes=open_scopes(opened, where),
     )
-    store = ResponseStore(actor.connection, stream_replicas, keep_responses, responses_room)
-    limits = Limits(max_body, patience)
-    run(serve_http(actor, where, limits, doors, keep_alive, grace, store, sign_in.settings()))
+    limits = Limits(max_body, Patience(load_timeout, idle_timeout))
+    with traces.tracing("nebula-gateway") as tracer:
+        made: Callable[..., Gateway] = Gateway
+        routes: Callable[..., InferenceRoutes] = InferenceRoutes
+        if tracer is not None:
+            made, routes = traced(tracer, prompts=traces.prompts)
+        actor = made(
+            Connection(nats, "gateway", role="gateway"),
+            f"gw-{uuid.uuid4().hex[:8]}",
+            stream_replicas=stream_replicas,
+            request_memory=request_memory,
+            answer_memory=answer_memory,
+        )
+        actor.cluster = cluster
+        store = ResponseStore(actor.connection, stream_replicas, keep_responses, responses_room)
+        signing = sign_in.settings()
+        run(serve_http(actor, where, limits, doors, keep_alive, grace, store, signing, routes))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -17,7 +18,7 @@ from nebula.http.app import create_app
 from nebula.http.authentication import key_ring
 from nebula.http.batches.line_requests import LineRequests
 from nebula.http.batches.line_worker import LineWorker
-from nebula.http.inference import Limits
+from nebula.http.inference import InferenceRoutes, Limits
 from nebula.http.origins import Doors
 from nebula.http.principals import KeyRing
 from nebula.http.responses.background import BackgroundWork
@@ -54,16 +55,18 @@ async def serve_http(
     grace: float,
     store: ResponseStore,
     sign_in: SignInSettings | None = None,
+    routes: Callable[..., InferenceRoutes] = InferenceRoutes,
 ) -> None:
     """Run a gateway and its HTTP server until a signal or the actor's end.
 
     `keep_alive`: seconds that a connection may be idle. `grace`: seconds that requests get to end.
     `store`: of responses and conversations. `sign_in`: where people sign in, if anywhere.
+    `routes`: makes the paths that engines answer.
     """
     provider = Provider(sign_in) if sign_in else None
     stopping = Stopping()
     try:
-        app = create_app(actor, limits, doors, stopping, store, provider)
+        app = create_app(actor, limits, doors, stopping, store, provider, routes)
     except NotARoot as error:
         fail(f"--root-path: {error}", FATAL)
     try:

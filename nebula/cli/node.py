@@ -38,6 +38,7 @@ from nebula.cli.options import (
     weights_option,
 )
 from nebula.cli.process import FATAL, fail, run, until_stopped
+from nebula.cli.tracing_options import TraceOptions, tracing_options
 from nebula.events import subjects
 from nebula.events.values import Device
 from nebula.store import private
@@ -91,6 +92,7 @@ from nebula.store.connection import Connection
 @secret_command_option
 @engine_listen_option
 @metrics_options
+@tracing_options(engines=True)
 @logging_options
 def node(
     nats: str,
@@ -120,10 +122,12 @@ def node(
     secret_command: str,
     engine_listen: str,
     metrics: MetricsPort,
+    traces: TraceOptions,
     logs: LogOptions,
 ) -> None:
     """Run the engines that the cluster assigns to this machine."""
     logs.set_up()
+    tracing = traces.settings()
     identity = name or subjects.model_id(socket.gethostname())
     if not subjects.is_token(identity):
         fail(f"--name {identity!r}: use {subjects.ID_FORM}", FATAL)
@@ -148,6 +152,7 @@ def node(
         secrets_folder=(secrets_folder or folder / "secrets").resolve(),
         secret_command=secret_command,
         engine_sockets=engine_listen == "socket",
+        traces=tracing.endpoint if tracing is not None and traces.engines else "",
     )
     try:
         inventory = devices.probe() if imagined is None else devices.imagined(imagined)

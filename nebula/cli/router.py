@@ -13,6 +13,7 @@ from nebula.cli.options import (
     stream_replicas_option,
 )
 from nebula.cli.process import run, until_stopped
+from nebula.cli.tracing_options import TraceOptions, router_posting, tracing_options
 from nebula.store.connection import Connection
 
 
@@ -33,6 +34,7 @@ from nebula.store.connection import Connection
     ),
 )
 @metrics_options
+@tracing_options()
 @logging_options
 def router(
     nats: str,
@@ -41,18 +43,21 @@ def router(
     lost_after: float,
     waiting_memory: int,
     metrics: MetricsPort,
+    traces: TraceOptions,
     logs: LogOptions,
 ) -> None:
     """Place models on nodes and send every request to a ready replica."""
     logs.set_up()
-    actor = Router(
-        Connection(nats, "router", role="router"),
-        stream_replicas=stream_replicas,
-        lost_after=lost_after,
-        waiting_memory=waiting_memory,
-    )
-    actor.cluster = cluster
-    run(_router(actor, metrics))
+    with traces.tracing("nebula-router") as tracer:
+        actor = Router(
+            Connection(nats, "router", role="router"),
+            stream_replicas=stream_replicas,
+            lost_after=lost_after,
+            waiting_memory=waiting_memory,
+            posting=router_posting(tracer),
+        )
+        actor.cluster = cluster
+        run(_router(actor, metrics))
 
 
 async def _router(actor: Router, metrics: MetricsPort) -> None:

@@ -59,6 +59,7 @@ from nebula.cli.options import (
 from nebula.cli.process import fail, on_stop, run, say
 from nebula.cli.sign_in_options import SignInOptions, sign_in_options
 from nebula.cli.supervisor import ChildFailed, Supervisor
+from nebula.cli.tracing_options import TraceOptions, tracing_options
 from nebula.http.server.listening import HostPort, everywhere
 from nebula.http.server.listening import url as url_of
 from nebula.http.server.unix_sockets import UnixSocket
@@ -151,6 +152,7 @@ class UpSettings(Struct, frozen=True, kw_only=True):
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Load the demo models from this folder and print how to try them.",
 )
+@tracing_options(prompts=True, engines=True)
 @logging_options
 def up(
     nats: str | None,
@@ -194,6 +196,7 @@ def up(
     log_limit: int | None,
     log_warning: int,
     demo_folder: Path | None,
+    traces: TraceOptions,
     logs: LogOptions,
 ) -> None:
     """Run NATS, a gateway, a router and a node on this machine, and end them together."""
@@ -233,7 +236,7 @@ def up(
     node_arguments += [argument for label in labels for argument in ("--label", label)]
     node_arguments += [] if fetch else ["--no-fetch"]
     node_arguments += node_policy.arguments(policy, sources, options, variables)
-    node_arguments += ["--engine-listen", engine_listen]
+    node_arguments += ["--engine-listen", engine_listen, *traces.arguments(engines=True)]
     settings = UpSettings(
         nats=nats,
         nats_port=nats_port,
@@ -259,8 +262,9 @@ def up(
             *(argument for url in allowed_origins for argument in ("--allow-origin", url)),
             *(argument for scope in opened for argument in ("--open", scope)),
             *sign_in.arguments(),
+            *traces.arguments(prompts=True),
         ),
-        router_arguments=("--lost-after", str(lost_after)),
+        router_arguments=("--lost-after", str(lost_after), *traces.arguments()),
         node_arguments=tuple(node_arguments),
         demo=demo_folder.resolve() if demo_folder else None,
         logs=logs,

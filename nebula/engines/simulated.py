@@ -78,6 +78,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     flag("--max-model-len", type=int, default=32768)
     flag("--max-num-seqs", type=int, default=256)
     flag("--middleware", action="append", default=[])
+    flag("--otlp-traces-endpoint")
     for name in ("start", "first-token", "token", "crowding"):
         flag(f"--simulate-{name}", type=float, default=0.0)
     flag("--simulate-tokens", type=int, default=16)

@@ -51,6 +51,10 @@ class SimulatedEngine:
         self.state = SimpleNamespace(engine_client=self.core)
         self._routes = self._make_routes()
         self._stack: AsgiApp = self._respond
+        if settings.otlp_traces_endpoint is not None:
+            from nebula.engines.simulated_tracing import traced  # not for engines without traces
+
+            self._stack = traced(self._stack, settings.otlp_traces_endpoint)
         for path in settings.middleware:
             self._stack = middleware(path)(self._stack)
 

@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int = 32768
     max_num_seqs: int = 256
     middleware: tuple[str, ...] = ()
+    otlp_traces_endpoint: str | None = None
     start: Seconds = 0.0
     first_token: Seconds = 0.0
     token: Seconds = 0.0

@@ -1,5 +1,6 @@
 """The Litestar application: its routes and their dependencies."""
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -37,12 +38,13 @@ def create_app(
     stopping: Stopping | None = None,
     store: ResponseStore | None = None,
     sign_in: Provider | None = None,
+    routes: Callable[..., InferenceRoutes] = InferenceRoutes,
 ) -> ASGIApp:
     """Build the app around a gateway actor, which the caller runs.
 
     `doors`: the hosts and origins that it answers [those of this machine]. `stopping`: refuses
     requests at the end [none]. `store`: of responses and conversations [one of default size].
-    `sign_in`: where people sign in [nowhere].
+    `sign_in`: where people sign in [nowhere]. `routes`: makes the paths that engines answer.
     Raise NotARoot.
     """
     kept = store or ResponseStore(gateway.connection, gateway.log.replicas)
@@ -84,7 +86,7 @@ def create_app(
         return document(litestar, root, describing.version())
 
     root_path.check(root, paths.served_by(litestar))
-    inference = InferenceRoutes(Semantics(litestar), gateway, limits, kept, root)
+    inference = routes(Semantics(litestar), gateway, limits, kept, root)
     app = stopping.around(inference) if stopping else inference
     known = Authentication(app, gateway, key_ring(gateway, doors), doors)
     guard = Guard(known, doors)

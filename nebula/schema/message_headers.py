@@ -65,7 +65,11 @@ REQUEST_HEADERS = (
     ),
     Header(envelope.VERSION, "Digest of the adapter's version that must answer."),
     Header(envelope.QUERY, "Query string of the HTTP request, without `?`."),
-    Header(envelope.FIELDS, "Header fields that the engine gets too: pairs as JSON."),
+    Header(
+        envelope.FIELDS,
+        "Header fields that the engine gets too: pairs as JSON. `traceparent` and `tracestate` are "
+        "those of the attempt, where its gateway makes traces.",
+    ),
     Header(envelope.SLACK, "`1`: it takes spare capacity only, behind all that clients wait for."),
     Header(
         envelope.SIZE,

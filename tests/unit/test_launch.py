@@ -256,3 +256,18 @@ def test_an_engine_listens_on_its_socket_where_it_has_one() -> None:
     started = arguments(SITE, LAUNCH, REPLICA, GPU, 8001, PurePath("/var/nebula/8001.sock"))
     assert started[started.index("--uds") + 1] == "/var/nebula/8001.sock"
     assert "--uds" not in line()
+
+
+def test_the_spans_of_an_engine_go_where_its_node_s_go_and_say_whose_they_are() -> None:
+    url = "http://collector:4318/v1/traces"
+    site = replace(SITE, traces=url)
+    told = {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=lab"}
+    assert f"--otlp-traces-endpoint {url}" in " ".join(arguments(site, LAUNCH, REPLICA, GPU, 8001))
+    given = environment(site, LAUNCH, REPLICA, GPU, 8001, told)
+    assert given["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
+    assert given["OTEL_SERVICE_NAME"] == "vllm"
+    assert given["OTEL_RESOURCE_ATTRIBUTES"] == (
+        "deployment.environment.name=lab,nebula.replica=chat-0,nebula.model=chat,nebula.node=alpha"
+    )
+    assert "--otlp-traces-endpoint" not in line()
+    assert not [name for name in environ() if name.startswith("OTEL_")]

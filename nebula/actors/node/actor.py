@@ -154,6 +154,7 @@ class Node(Actor):
             devices.cores(),
             settings.policy.media_domains,
             self.projection.state.cluster.id,
+            settings.traces,
         )
 
     async def begin(self) -> None:

@@ -42,7 +42,8 @@ class Site(Struct, frozen=True):
 
     `command` is the program and its first arguments; `folder` is the node's own; `cores` is the
     number of cores that it may use. From `media_domains` engines may fetch what requests name by
-    URL. `cluster`: the cluster's id; "" before it has one.
+    URL. `cluster`: the cluster's id; "" before it has one. `traces`: the URL of the collector that
+    gets the spans of engines; "" for none.
     """
 
     node: str
@@ -52,6 +53,7 @@ class Site(Struct, frozen=True):
     cores: int
     media_domains: tuple[str, ...] = ()
     cluster: str = ""
+    traces: str = ""
 
 
 def arguments(
@@ -83,6 +85,8 @@ def arguments(
     ]
     if socket is not None:
         line += ["--uds", str(socket)]
+    if site.traces:
+        line += ["--otlp-traces-endpoint", site.traces]
     options = {option_name(key): value for key, value in launch.options.items()}
     for key, kind in _kind(launch.task).items():
         if key not in options:
@@ -164,9 +168,25 @@ def environment(
         **({"HF_TOKEN": token} if isinstance(token, str) else {}),
         "NEBULA_NATS_URL": site.nats_url,
         "NEBULA_MODEL": replica.model,
+        **(_tracing(site, replica, inherited) if site.traces else {}),
         **mark.variables,
         TITLES: "1",
         **({"NEBULA_ENGINE_KEY": key} if key else {}),
+    }
+
+
+def _tracing(site: Site, replica: Replica, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables with which an engine's spans say whose they are.
+
+    vLLM's spans go over gRPC unless it is told otherwise.
+    """
+    told = inherited.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    own = {"replica": replica.id, "model": replica.model, "node": site.node}
+    attributes = [f"nebula.{name}={value}" for name, value in own.items()]
+    return {
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+        "OTEL_SERVICE_NAME": "vllm",
+        "OTEL_RESOURCE_ATTRIBUTES": ",".join([*([told] if told else []), *attributes]),
     }
 
 

@@ -23,7 +23,8 @@ class NodeSettings(Struct, frozen=True):
     measures how much memory models need. `engine_nats`: the NATS URL that its engines get [its
     own]. `policy`: what load requests may use here. `engine_sockets`: engines listen on Unix
     sockets instead of TCP ports. `secrets_folder`, `secret_command`: where it finds the secrets
-    that load requests name.
+    that load requests name. `traces`: the URL of the collector that gets the spans of its engines;
+    "" for none.
     """
 
     node: str
@@ -47,6 +48,7 @@ class NodeSettings(Struct, frozen=True):
     secrets_folder: Path = Path("secrets")
     secret_command: str = ""
     engine_sockets: bool = True
+    traces: str = ""
 
     def log_file(self, replica: str) -> Path:
         """Return the file that a replica's engines write to."""

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import time
 import uuid
+from collections.abc import Callable
 
 import msgspec
 from msgspec.structs import replace
@@ -23,7 +24,7 @@ from nebula.actors.attribution import is_inbox
 from nebula.actors.ear import Ear
 from nebula.actors.placement.decision import Decision
 from nebula.actors.router.backlog import Backlog
-from nebula.actors.router.dispatch import Dispatch
+from nebula.actors.router.dispatch import Dispatch, Post
 from nebula.actors.router.figures import RouterFigures
 from nebula.actors.router.guards import Guards
 from nebula.actors.router.last_heartbeats import EVERY, last_heartbeats
@@ -68,17 +69,19 @@ class Router(Actor):
         stream_replicas: int = 1,
         lost_after: float = LOST_AFTER,
         waiting_memory: int = WAITING_MEMORY,
+        posting: Callable[[Post], Post] = lambda post: post,
     ) -> None:
         """`lost_after`: seconds of silence after which a node is lost; 0: never.
 
-        `waiting_memory`: bytes of requests that may wait here.
+        `waiting_memory`: bytes of requests that may wait here. `posting`: returns what publishes
+        the messages about requests.
         """
         super().__init__(connection, stream_replicas=stream_replicas)
         self.id = f"router-{uuid.uuid4().hex[:8]}"
         self._observer = Observer(self.id, time.monotonic)
         self._dispatch = Dispatch(
             self.id,
-            self._post,
+            posting(self._post),
             lambda: self.projection.state,
             time.monotonic,
             time.time_ns,

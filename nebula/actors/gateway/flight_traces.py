@@ -1,0 +1,166 @@
+"""The spans of a gateway's requests: one for each, and one for each attempt at it.
+
+A gateway without traces has none of this. With traces `TracedGateway` stands in its place, and
+requests are sent with the context of their attempt's span, from which routers and engines go on.
+"""
+
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+from nats.errors import Error as NatsError
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+
+from nebula.actors.gateway.actor import Gateway
+from nebula.actors.gateway.delivery import Delivery
+from nebula.actors.gateway.in_flight import Send
+from nebula.actors.gateway.sending import Sending
+from nebula.events.failures import Failure, words
+from nebula.events.inference import Request
+from nebula.store.connection import Connection
+from nebula.tracing import gen_ai
+from nebula.tracing.carried import context_of, with_span
+
+ATTEMPT, REPLICA, ROUTER = "nebula.attempt", "nebula.replica", "nebula.router"
+CONTINUES, REQUEST, MODEL = "nebula.continues", "nebula.request.id", "nebula.model"
+ERROR = "error.type"
+
+
+class _Flight(Struct):
+    """The spans of a request in flight; `own`: its span ends with it, as no client's does."""
+
+    span: Span
+    own: bool
+    attempt: Span
+    model: str
+
+
+class TracedSending(Sending):
+    """Sends each attempt with the context of a span of its own."""
+
+    def __init__(self, inner: Sending, tracer: Tracer) -> None:
+        self._inner = inner
+        self._tracer = tracer
+        self._flights: dict[str, _Flight] = {}
+
+    @property
+    def under_way(self) -> int:
+        """The number of requests whose spans have not ended."""
+        return len(self._flights)
+
+    def send(self, request: Request, router: str) -> None:
+        """Send an attempt to a router, or to any if it is "". Raise NatsError."""
+        known = self._flights.get(request.id)
+        flight = self._begin(request) if known is None else known
+        if known is not None:
+            self._end_attempt(known, request.avoid)
+        span = flight.span
+        flight.attempt = attempt = self._tracer.start_span(
+            f"attempt {request.attempt}",
+            trace.set_span_in_context(span),
+            SpanKind.CLIENT,
+            {ATTEMPT: request.attempt, MODEL: request.model},
+        )
+        if attempt.is_recording():
+            if router:
+                attempt.set_attribute(ROUTER, router)
+            if request.continues:
+                attempt.set_attribute(CONTINUES, request.continues)
+        try:
+            self._inner.send(replace(request, fields=with_span(request.fields, attempt)), router)
+        except NatsError as error:
+            attempt.set_status(Status(StatusCode.ERROR, str(error)))
+            attempt.end()
+            if known is None:
+                del self._flights[request.id]
+                if flight.own:
+                    span.end()
+            raise
+
+    def copy(self, request: Request) -> None:
+        """Send a request whose answer is not read. Raise NatsError."""
+        span = trace.get_current_span()
+        fields = with_span(request.fields, span) if span.get_span_context().is_valid else ()
+        self._inner.copy(replace(request, fields=fields))
+
+    def drop(self, request: Request, below: int, reason: bytes = b"") -> None:
+        """Have every router and engine end the attempts of a request below a number."""
+        self._inner.drop(request, below, reason)
+
+    def failed(self, identity: str, failure: str) -> None:
+        """Note why the attempt that is under way has failed."""
+        flight = self._flights.get(identity)
+        if flight is not None and flight.attempt.is_recording():
+            _fail(flight.attempt, failure)
+
+    def ended(self, delivery: Delivery) -> None:
+        """End the spans of a request that has ended."""
+        flight = self._flights.pop(delivery.id, None)
+        if flight is None:
+            return
+        answer = delivery.flight.answer
+        status, failure = delivery.told
+        if flight.attempt.is_recording() and failure:
+            _fail(flight.attempt, failure)
+        self._end_attempt(flight, answer.replica)
+        span = flight.span
+        if not span.is_recording():
+            return
+        tokens = answer.tokens
+        if tokens is not None and (tokens.prompt or tokens.completion):
+            span.set_attribute(gen_ai.INPUT_TOKENS, tokens.prompt)
+            span.set_attribute(gen_ai.OUTPUT_TOKENS, tokens.completion)
+            if tokens.cached:
+                span.set_attribute(gen_ai.CACHED_TOKENS, tokens.cached)
+        if failure:
+            _fail(span, failure)
+        if flight.own:
+            if status >= 400:
+                span.set_attribute(ERROR, str(status))
+            span.end()
+
+    def _begin(self, request: Request) -> _Flight:
+        """Return the spans of a request: below its HTTP exchange's span, or below a new span."""
+        span, own = trace.get_current_span(), False
+        if not span.get_span_context().is_valid:
+            own = True
+            name = f"{gen_ai.operation(request.path)} {request.model}"
+            span = self._tracer.start_span(name, context_of(request.fields), SpanKind.INTERNAL)
+            if span.is_recording():
+                body: Any = gen_ai.decoded(request.body)
+                span.set_attributes(gen_ai.of_request(request.path, body))
+        span.set_attribute(REQUEST, request.id)
+        span.set_attribute(MODEL, request.model)
+        flight = _Flight(span, own, trace.INVALID_SPAN, request.model)
+        self._flights[request.id] = flight
+        return flight
+
+    def _end_attempt(self, flight: _Flight, replica: str) -> None:
+        attempt = flight.attempt
+        if attempt.is_recording() and replica:
+            attempt.set_attribute(REPLICA, replica)
+        attempt.end()
+
+
+class TracedGateway(Gateway):
+    """A gateway that makes spans of what it does."""
+
+    def __init__(self, tracer: Tracer, connection: Connection, identity: str, **how: Any) -> None:
+        super().__init__(connection, identity, **how)
+        self.sending = self.traced = TracedSending(self.sending, tracer)
+
+    def _send(self, send: Send) -> None:
+        if send.after:
+            self.traced.failed(send.id, send.after)
+        super()._send(send)
+
+    def _release(self, delivery: Delivery) -> None:
+        self.traced.ended(delivery)
+        super()._release(delivery)
+
+
+def _fail(span: Span, failure: str) -> None:
+    span.set_attribute(ERROR, failure)
+    if failure != Failure.TAKEN_BACK:
+        span.set_status(Status(StatusCode.ERROR, words(failure).client))

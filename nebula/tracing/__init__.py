@@ -1,0 +1,1 @@
+"""Traces with OpenTelemetry. Only `settings` is imported by processes that make none."""
