@@ -4,12 +4,10 @@ A scope is checked where something is done: each handler of Litestar has a scope
 needs `admin` if it has none; the paths that engines answer need `infer`.
 """
 
-from collections.abc import Awaitable, Mapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from litestar.connection import ASGIConnection
-from litestar.enums import ScopeType
 from litestar.handlers.base import BaseRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -43,13 +41,14 @@ class Authentication:
         self._gateway = gateway
         self._keys = keys
         self._doors = doors
+        self._present = self._principal
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one ASGI connection."""
         if scope["type"] in _ASKING:
-            scope.setdefault("state", {})[STATE] = self._principal(scope)
-            if scope["type"] == ScopeType.WEBSOCKET:
-                scope["state"][PRESENT] = partial(self._principal, scope)
+            state = scope.setdefault("state", {})
+            state[STATE] = self._principal(scope)
+            state[PRESENT] = self._present
         return self._app(scope, receive, send)
 
     def _principal(self, scope: Any) -> object:
@@ -86,8 +85,15 @@ def needs(handler: BaseRouteHandler) -> key_events.Scope | None:
     return None if needed == _NOTHING else needed
 
 
-def check_scope(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    """Raise ApiError unless a request may use a handler; every request may ask for its methods."""
+def check_scope(
+    connection: ASGIConnection[Any, Any, Any, Any],
+    handler: BaseRouteHandler,
+    found: Callable[[Any, key_events.Scope], object] = required,
+) -> None:
+    """Raise ApiError unless a request may use a handler; every request may ask for its methods.
+
+    `found`: `required`, or `still_required` for what its key may do by now.
+    """
     needed = needs(handler)
     if needed is not None and connection.scope.get("method") != "OPTIONS":
-        required(connection.scope, needed)
+        found(connection.scope, needed)

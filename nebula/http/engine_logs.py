@@ -15,6 +15,7 @@ from nebula.actors.node.log_reading import LogReply, LogRequest
 from nebula.events.showing import shown_text
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.intents import known
+from nebula.http.lasting_streams import error_event, while_allowed
 
 POSITION = "x-nebula-log-position"
 """The position after the returned lines: `after` of the request that goes on."""
@@ -79,10 +80,14 @@ async def show_log(
     if followers.count >= STREAMS:
         raise unavailable(BUSY, 5)
     if as_events:
-        return ServerSentEvent(_events(gateway, followers, replica, reply))
-    return Stream(
-        _text(gateway, followers, replica, reply), media_type=_TEXT, headers=dict(_HEADERS)
-    )
+        events = _events(gateway, followers, replica, reply)
+        return ServerSentEvent(while_allowed(request, events, error_event))
+    told = while_allowed(request, _text(gateway, followers, replica, reply), _line)
+    return Stream(told, media_type=_TEXT, headers=dict(_HEADERS))
+
+
+def _line(error: ApiError) -> str:
+    return f"nebula: {error}\n"
 
 
 async def _ask(gateway: Gateway, identity: str, request: LogRequest) -> LogReply:
@@ -113,7 +118,7 @@ async def _text(
     async with aclosing(_replies(gateway, followers, replica, reply)) as replies:
         async for each in replies:
             if isinstance(each, ApiError):
-                yield f"nebula: {each}\n"
+                yield _line(each)
             elif each is not None and each.text:
                 yield shown_text(each.text)
 
@@ -125,7 +130,7 @@ async def _events(
     async with aclosing(_replies(gateway, followers, replica, reply)) as replies:
         async for each in replies:
             if isinstance(each, ApiError):
-                yield ServerSentEventMessage(event="error", data=each.payload.decode())
+                yield error_event(each)
             elif each is None:
                 yield ServerSentEventMessage(comment="still here")
             elif each.text:

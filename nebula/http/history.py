@@ -21,6 +21,7 @@ from nebula.history import moments
 from nebula.history.event_filter import EventFilter, FilterSpec, selection
 from nebula.history.moments import BadMoment, Moment
 from nebula.http.errors import ApiError, unavailable
+from nebula.http.lasting_streams import error_event, while_allowed
 from nebula.http.scanning import Busy, Scan, Scans
 from nebula.http.shown_log import ShownLog
 from nebula.http.views import EventView, StateView, event_view, state_view
@@ -89,7 +90,8 @@ async def list_events(
             scans.check_streams()
         except Busy:
             raise unavailable(BUSY, RETRY_READING) from None
-        return ServerSentEvent(_stream(past, scans, begin, chosen))
+        events = _stream(past, scans, begin, chosen)
+        return ServerSentEvent(while_allowed(request, events, error_event))
     size = _sequence("limit", limit, LARGEST_PAGE, least=1)
     begin = _sequence("after", after, newest)
     return Response(await _page(past, scans, begin, size, chosen))

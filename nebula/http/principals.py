@@ -164,8 +164,8 @@ def required(scope: Any, needed: Scope) -> Principal:
 
 
 def still_required(scope: Any, needed: Scope) -> Principal:
-    """Return the principal that a WebSocket of ASGI has by now. Raise ApiError as `required`."""
-    return _having(_valid(scope["state"][PRESENT]()), needed)
+    """Return the principal that a connection of ASGI has by now. Raise ApiError as `required`."""
+    return _having(_valid(scope["state"][PRESENT](scope)), needed)
 
 
 def _having(principal: Principal, needed: Scope) -> Principal:

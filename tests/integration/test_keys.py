@@ -34,12 +34,16 @@ INCLUDED = {
 
 def needed(method: str, path: str) -> str:
     """Return the scope that the manual names for a path; "" for none."""
-    if path in OPEN:
+    if path in OPEN or path.startswith("/console"):
         return ""
     if path.startswith("/v1/organization"):
         return "view"
     if path.startswith(("/admin/keys", "/admin/limits")):
         return "admin"
+    if path.startswith("/metrics") or path == "/admin/plan":
+        return "view"
+    if path.endswith("/logs"):
+        return "operate"
     if path.startswith("/admin"):
         return "view" if method == "GET" else "operate"
     return "infer"
@@ -206,6 +210,37 @@ async def test_a_revoked_key_opens_nothing_from_then_on(locked: Cluster) -> None
         answer = await http.get("/v1/models")
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "key_revoked"
+
+
+@pytest.mark.parametrize("change", ["revoked", "other scopes"])
+@pytest.mark.parametrize(
+    ("path", "accept"),
+    [
+        ("/admin/events", "text/event-stream"),
+        ("/admin/replicas/chat-0/logs?follow=true", "text/plain"),
+        ("/admin/replicas/chat-0/logs", "text/event-stream"),
+    ],
+)
+async def test_a_stream_without_an_end_ends_with_its_key(
+    locked: Cluster, path: str, accept: str, change: str
+) -> None:
+    identity, key = await issued(locked, scopes=["operate"])
+    asked = {"accept": accept, "last-event-id": "0"}
+    async with (
+        client(locked, key) as http,
+        http.stream("GET", path, headers=asked) as answer,
+        locked.http() as admin,
+    ):
+        assert answer.status_code == 200
+        parts = answer.aiter_text()
+        await anext(parts)
+        if change == "revoked":
+            assert (await admin.delete(f"/admin/keys/{identity}")).status_code == 202
+        else:
+            rights = {"scopes": ["infer"]}
+            assert (await admin.patch(f"/admin/keys/{identity}", json=rights)).status_code == 202
+        rest = "".join([part async for part in parts])
+    assert ("is revoked" if change == "revoked" else "and this needs ") in rest
 
 
 async def test_an_expired_key_opens_nothing(locked: Cluster) -> None:
