@@ -37,14 +37,32 @@ class ModelStatus(Struct, frozen=True):
     changing: int = 0
 
 
+def model_phase(state: State, model: Model) -> tuple[Phase, int, int]:
+    """Return the phase of a model, and how many of how many wanted replicas serve."""
+    replicas = [replica for replica in state.replicas_of(model) if not replica.retired]
+    wanted = model.wanted
+    if model.unloading:
+        return "unloading", 0, 0
+    if ready := min(sum(replica.serving for replica in replicas), wanted):
+        return "ready", ready, wanted
+    if model.asleep:
+        return "asleep", 0, 0
+    if wanted == 0:
+        return "idle", 0, 0
+    if replicas and all(replica.given_up for replica in replicas):
+        return "failed", 0, wanted
+    if model.unschedulable and not replicas:
+        return "unschedulable", 0, wanted
+    return "loading", 0, wanted
+
+
 def model_status(state: State, model: Model, now: int | None = None) -> ModelStatus:
     """Return the state of a model: ready if any replica serves, failed if none will by itself.
 
     `now`: nanoseconds since the epoch. Without it the sentence is one that stays true as time goes.
     """
     replicas = [replica for replica in state.replicas_of(model) if not replica.retired]
-    wanted = model.wanted
-    ready = min(sum(replica.serving for replica in replicas), wanted)
+    phase, ready, wanted = model_phase(state, model)
     launch = launch_of(model)
     whys = {replica.id: stale(state, model, replica, launch) for replica in replicas}
     changing = sum(map(bool, whys.values()))
@@ -59,27 +77,24 @@ def model_status(state: State, model: Model, now: int | None = None) -> ModelSta
         details.append(f"{model.missing} of {wanted} replicas not placed: {model.unschedulable}")
     if model.rolled_back:
         details.append(f"rolled back to what last worked: {model.rolled_back}")
-    if model.unloading:
-        left = sum(1 for _ in state.replicas_of(model))
-        engines = "1 engine is" if left == 1 else f"{left} engines are"
-        return ModelStatus("unloading", 0, 0, f"{engines} still ending" if left else "nothing runs")
     detail = "; ".join(details)
-    if ready:
-        return ModelStatus("ready", ready, wanted, detail, changing)
-    if model.asleep:
-        return ModelStatus("asleep", 0, 0, "it sleeps until the next request")
-    if wanted == 0:
-        return ModelStatus("idle", 0, 0, "it is scaled to 0 replicas")
-    if replicas and all(replica.given_up for replica in replicas):
-        return ModelStatus("failed", 0, wanted, detail, changing)
-    if model.unschedulable and not replicas:
-        return ModelStatus("unschedulable", 0, wanted, detail, changing)
-    waits = (
-        "a node measures how much memory it needs"
-        if unmeasured(state, model)
-        else "it waits for a router to place it"
-    )
-    return ModelStatus("loading", 0, wanted, detail or waits, changing)
+    match phase:
+        case "unloading":
+            left = sum(1 for _ in state.replicas_of(model))
+            engines = "1 engine is" if left == 1 else f"{left} engines are"
+            detail = f"{engines} still ending" if left else "nothing runs"
+        case "asleep":
+            detail = "it sleeps until the next request"
+        case "idle":
+            detail = "it is scaled to 0 replicas"
+        case "loading" if not detail:
+            detail = (
+                "a node measures how much memory it needs"
+                if unmeasured(state, model)
+                else "it waits for a router to place it"
+            )
+    told = phase in ("unloading", "asleep", "idle")
+    return ModelStatus(phase, ready, wanted, detail, 0 if told else changing)
 
 
 def replica_detail(state: State, replica: Replica, why: str = "", now: int | None = None) -> str:

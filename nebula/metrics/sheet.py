@@ -34,21 +34,21 @@ class Sheet:
     def add(self, name: str, value: float, *labels: str) -> None:
         """Add a sample; the labels are those of the table, in its order."""
         row, values = self._row(name, labels)
-        family = self._family(row)
-        assert isinstance(family, CounterMetricFamily | GaugeMetricFamily)
-        family.add_metric(values, value)
+        self._plain(row).add_metric(values, value)
 
     def add_all(self, name: str, found: Iterable[tuple[tuple[str, ...], float]]) -> None:
         """Add samples by their labels; of more than SUBJECTS the rest are added up."""
+        row = self._rows[name]
+        own, family = self._values(row), None
         rest: float | None = None
-        width = 1
         for number, (labels, value) in enumerate(found):
             if number < SUBJECTS:
-                self.add(name, value, *labels)
+                family = family or self._plain(row)
+                family.add_metric([*own, *labels], value)
             else:
-                rest, width = (rest or 0) + value, len(labels)
+                rest = (rest or 0) + value
         if rest is not None:
-            self.add(name, rest, *(OTHER,) * width)
+            self.add(name, rest, *(OTHER,) * len(row.labels))
 
     def add_histogram(self, name: str, histogram: Histogram, *labels: str) -> None:
         """Add a histogram."""
@@ -76,10 +76,17 @@ class Sheet:
         row = self._rows[name]
         if len(labels) != len(row.labels):
             raise ValueError(f"{name} has the labels {row.labels}")
-        own = [
-            self._identity[label] for label in row.labels_of(self._actor)[: -len(labels) or None]
-        ]
-        return row, [*own, *labels]
+        return row, [*self._values(row), *labels]
+
+    def _values(self, row: Metric) -> list[str]:
+        """Return the values of the labels that say which actor this is."""
+        labels = row.labels_of(self._actor)
+        return [self._identity[label] for label in labels[: len(labels) - len(row.labels)]]
+
+    def _plain(self, row: Metric) -> CounterMetricFamily | GaugeMetricFamily:
+        family = self._family(row)
+        assert isinstance(family, CounterMetricFamily | GaugeMetricFamily)
+        return family
 
     def _family(self, row: Metric) -> Family:
         family = self._families.get(row.name)

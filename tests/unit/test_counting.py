@@ -1,13 +1,15 @@
 """Counters, histograms and sheets: Prometheus reads what was counted, and all of it is bounded."""
 
+import math
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client import Histogram as LibraryHistogram
 from prometheus_client.parser import text_string_to_metric_families as parse
+from prometheus_client.registry import Collector
 
 from nebula.actors.gateway.request_counts import status_of
 from nebula.events.failures import Failure
@@ -15,7 +17,7 @@ from nebula.events.inference import Piece
 from nebula.http.relay import error_of
 from nebula.metrics import sheet as sheets
 from nebula.metrics.counting import Counter, Histogram, Series
-from nebula.metrics.exposition import exposition, of_actor
+from nebula.metrics.exposition import exposition, of_actor, plain
 from nebula.metrics.metric import OUTPUT_TOKEN
 from nebula.metrics.sheet import Sheet
 
@@ -111,7 +113,7 @@ def test_any_accept_gets_some_format(accept: str) -> None:
     sheet.add("nebula_nats_connected", 1)
     found = exposition(sheet.families(), accept)
     assert found.media_type.startswith("text/plain")
-    assert b"nebula_nats_connected 1.0" in found.body
+    assert b"nebula_nats_connected 1\n" in found.body
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -121,3 +123,37 @@ def test_a_failure_is_counted_with_the_status_that_its_client_gets(
 ) -> None:
     piece = Piece(0, b"engine-failed: x", status=status, end=True, failure=failure)
     assert status_of(failure, status) == error_of(piece).status
+
+
+@given(
+    st.sampled_from(["gauge", "counter"]),
+    st.dictionaries(st.sampled_from(["a", "b"]), st.text(max_size=9)),
+    st.one_of(st.integers(-(2**60), 2**60), st.floats()),
+    st.text(max_size=9),
+)
+def test_a_text_says_what_the_librarys_own_says(
+    kind: str, labels: dict[str, str], number: float, about: str
+) -> None:
+    family = Metric("some", about, kind)
+    family.add_sample("some_total" if kind == "counter" else "some", labels, number)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Same(family))
+    (own,), (library,) = (
+        list(parse(text.decode())) for text in (plain([family]), generate_latest(registry))
+    )
+    assert (own.name, own.type, own.documentation) == (
+        library.name,
+        library.type,
+        library.documentation,
+    )
+    (sample,), (wanted,) = own.samples, library.samples
+    assert sample.labels == wanted.labels == labels
+    assert float(sample.value) == float(wanted.value) or math.isnan(wanted.value)
+
+
+class Same(Collector):
+    def __init__(self, family: Metric) -> None:
+        self.family = family
+
+    def collect(self) -> list[Metric]:
+        return [self.family]

@@ -11,7 +11,7 @@ from nebula.actors.placement.decision import Decision
 from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.request_counts import MODELS
 from nebula.events.decisions import ModelAssigned, ModelSlept, ModelWoken
-from nebula.events.model_status import model_status
+from nebula.events.model_status import model_phase
 from nebula.events.state import State
 from nebula.metrics.counting import Counter, Series
 from nebula.metrics.metric import OTHER, ActorKind
@@ -98,14 +98,14 @@ class RouterFigures(Figures):
 
     def folded(self, sheet: Sheet, state: State) -> None:
         """Add models and nodes."""
-        models = [(model, model_status(state, model)) for _, model in sorted(state.models.items())]
+        models = [(model, model_phase(state, model)) for _, model in sorted(state.models.items())]
         missing = (((model.id,), int(bool(model.unschedulable))) for model, _ in models)
         sheet.add_all("nebula_model_unschedulable", missing)
-        wanted = (((model.id,), status.wanted) for model, status in models)
+        wanted = (((model.id,), number) for model, (_, _, number) in models)
         sheet.add_all("nebula_model_replicas_wanted", wanted)
-        ready = (((model.id,), status.ready) for model, status in models)
+        ready = (((model.id,), number) for model, (_, number, _) in models)
         sheet.add_all("nebula_model_replicas_ready", ready)
-        for phase, number in _filled(PHASES, (status.phase for _, status in models)).items():
+        for phase, number in _filled(PHASES, (phase for _, (phase, _, _) in models)).items():
             sheet.add("nebula_models", number, phase)
         stands = (node.closed or "ready" for node in state.nodes.values())
         for stand, number in _filled(STANDS, stands).items():
