@@ -26,6 +26,7 @@ _STATUS = {
     Failure.ENGINE_TIMED_OUT: 504,
     Failure.FATAL: 500,
     Failure.BEYOND: 400,
+    Failure.CANCELLED: 409,
 }
 
 
