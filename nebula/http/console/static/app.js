@@ -3,10 +3,24 @@ import { render } from "./vendor/preact.mjs";
 import { follow, get, keep, takeFragment } from "./api.js";
 import { go, href, onArrival, readRoute, timeBar } from "./moment.js";
 import { html, onDraw, root, store, update } from "./store.js";
+import * as compare from "./pages/compare.js";
+import * as eventList from "./pages/events.js";
 import * as home from "./pages/home.js";
+import * as model from "./pages/model.js";
+import * as models from "./pages/models.js";
+import * as node from "./pages/node.js";
+import * as nodes from "./pages/nodes.js";
 
-const PAGES = [[/^\/$/, home]];
-const NAVIGATION = [["/", "Home"]];
+const PAGES = [
+  [/^\/$/, home],
+  [/^\/models$/, models],
+  [/^\/models\/([^/]+)$/, model],
+  [/^\/nodes$/, nodes],
+  [/^\/nodes\/([^/]+)$/, node],
+  [/^\/events$/, eventList],
+  [/^\/compare$/, compare],
+];
+const NAVIGATION = [["/", "Home"], ["/models", "Models"], ["/nodes", "Nodes"], ["/events", "Events"]];
 const CALM = 700; // milliseconds between two refreshes, at least
 
 let page = home;

@@ -1,0 +1,72 @@
+// One model: how it stands, its replicas, adapters and aliases, and the table of places.
+import { html } from "../store.js";
+import { href } from "../moment.js";
+import { badge, clock, command, count, facts, gib, link, ofNanoseconds, prose, table } from "../parts.js";
+import { changes } from "../changes.js";
+
+export const title = ([id]) => id;
+
+export const needs = (route, [id]) => ({
+  model: [`/admin/outline/models/${encodeURIComponent(id)}`, {}],
+});
+
+export function view({ model: found }, [id]) {
+  if (!found) return html`<h1>${id}</h1>`;
+  const { model, replicas, places } = found;
+  const spec = model.spec;
+  const told = Object.entries(spec.options).map(([name, value]) => `${name}=${value}`).join(", ");
+  return html`<h1>${model.id} ${badge(model.status.phase)}</h1>
+    <p class="headline">${found.headline}</p>
+    ${found.todo && html`<p class="todo">${prose(found.todo)}</p>`}
+    <div class="commands">${command(`nebula why ${id}`)}
+      <a class="button" href=${href("/events", { about: `model/${id}` })}>Its events</a></div>
+    ${changes("model", model)}
+    <h2>${count(replicas.length, "replica")}</h2>
+    ${replicas.length > 0 && table("Replicas", REPLICAS, replicas, (row) => row.id)}
+    <h2>What it is</h2>
+    ${facts([
+      ["Name for clients", model.name], ["Source", model.source], ["Task", model.task],
+      ["Memory of each replica", spec.memory], ["Replicas", spec.autoscale
+        ? `${spec.autoscale.least} to ${spec.autoscale.most}` : String(spec.replicas)],
+      ["Aliases", found.aliases.join(", ")], ["Policy", spec.policy],
+      ["Labels", Object.entries(spec.labels).map((pair) => pair.join("=")).join(", ")],
+      ["Fallback", spec.fallback.join(", ")], ["Options of its engines", told],
+      ["Starts", spec.on_request ? "with the first request" : ""],
+      ["Waiting now", model.queue ? String(model.queue.waiting ?? "") : ""],
+    ])}
+    ${model.adapters.length > 0 && html`<h2>Adapters</h2>
+      ${table("Adapters", ADAPTERS, model.adapters, (row) => row.name)}`}
+    <h2>Places for one more replica</h2>
+    <p class="soft">In the order in which a router would take them.</p>
+    ${places.length
+      ? table("Places", PLACES, places, (row) => row.name)
+      : html`<p>There is no node to weigh.</p>`}
+    ${found.more_places > 0 && html`<p class="soft">${count(found.more_places, "further place")} not shown.</p>`}`;
+}
+
+export const REPLICAS = [
+  ["Replica", (row) => row.id],
+  ["Phase", (row) => badge(row.retired ? "retired" : row.phase)],
+  ["Node", (row) => html`${link("node", row.node)}/${row.devices.join("+")}`],
+  ["Memory", (row) => html`<span class="nowrap">${gib(row.memory)}</span>`],
+  ["Since", (row) => html`<span class="nowrap">${clock(ofNanoseconds(row.since))}</span>`],
+  ["Engine", (row) => (row.engine ? `pid ${row.engine.pid}, attempt ${row.attempt || 1}` : "")],
+  ["Reason", (row) => html`<span class="detail">${row.reason}</span>`],
+];
+
+const ADAPTERS = [
+  ["Adapter", (row) => row.name],
+  ["Loaded on", (row) => count(row.loaded, "replica")],
+  ["Source", (row) => row.source],
+  ["Version", (row) => row.version.slice(0, 12)],
+  ["Reason", (row) => html`<span class="detail">${row.reason}</span>`],
+];
+
+const PLACES = [
+  ["Place", (row) => html`${row.name}`],
+  ["Node", (row) => link("node", row.node)],
+  ["Needs", (row) => html`<span class="nowrap">${gib(row.need)}</span>`],
+  ["Has left", (row) => html`<span class="nowrap">${gib(Math.max(0, row.room))}</span>`],
+  ["Weights there", (row) => (row.holds ? "yes" : "")],
+  ["Why not", (row) => (row.unfit ? html`<span class="detail">${row.unfit}</span>` : badge("would fit"))],
+];
