@@ -73,6 +73,9 @@ COMMANDS = {
     "events": Place("nebula.cli.inspect:events", "List the events of all or some aggregates."),
     "why": Place("nebula.cli.explain:why", "Explain the state of a model, an event or a request."),
     "replay": Place("nebula.cli.replay:replay", "Fold a log again and check its decisions."),
+    "console": Place(
+        "nebula.cli.console:console", "Open the web console, also of an exported log."
+    ),
     "export": Place("nebula.cli.transfer:export_log", "Write the log to a file."),
     "import": Place(
         "nebula.cli.transfer:import_log", ("Write an exported log into an empty cluster.")

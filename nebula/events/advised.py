@@ -3,7 +3,7 @@
 import re
 import shlex
 
-WITHOUT_NATS = frozenset({"up", "schema", "fork", "auth init", "login", "logout"})
+WITHOUT_NATS = frozenset({"up", "schema", "fork", "auth init", "login", "logout", "console"})
 """Commands that ask no cluster which runs already: by one word, or by two in a group."""
 
 _KINDS = ("model", "replica", "node", "seq", "request")

@@ -89,10 +89,13 @@ class Scan:
 
 
 class Scans:
-    """All reading of history through one gateway, and the states that it recently passed."""
+    """All reading of history through one gateway, and the states that it recently passed.
 
-    def __init__(self) -> None:
-        self._credit = Credit(now=time.monotonic())
+    `share`: of the process's time, 1 where it serves nothing else.
+    """
+
+    def __init__(self, share: float = SHARE) -> None:
+        self._credit = Credit(share, now=time.monotonic())
         self._places = asyncio.Semaphore(PLACES)
         self._streams = 0
         self._states: OrderedDict[int, State] = OrderedDict()

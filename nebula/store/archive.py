@@ -107,13 +107,28 @@ class Writer:
         return b"%b%b%b%b" % (text, _SEAL, self._chain, b'"}\n')
 
 
+class ReadingPlace(Struct, frozen=True):
+    """A place in a file from which it can be read on: after the entry at `seq`."""
+
+    seq: int
+    offset: int
+    chain: str
+
+
 class Reader:
     """Reads a file and checks every line. Raise BadArchive at the first one that is not valid.
 
-    `until`: sequence after which reading ends; what follows is ignored.
+    `until`: sequence after which reading ends; what follows is ignored. `begin`: where an earlier
+    reader was, to read on from there; what was changed since is noticed.
     """
 
-    def __init__(self, file: BinaryIO, name: str, until: int | None = None) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        name: str,
+        until: int | None = None,
+        begin: ReadingPlace | None = None,
+    ) -> None:
         self._file = file
         self._name = name
         self._until = until
@@ -133,6 +148,12 @@ class Reader:
             )
         if self.head.last < 0:
             raise BadArchive(f"{name}, line 1: no log ends with sequence {self.head.last}")
+        self._begun = 0
+        if begin is not None:
+            file.seek(begin.offset)
+            self._chain, self._begun = begin.chain.encode(), begin.seq
+        self.offset = file.tell()
+        """Where the line after the newest entry begins."""
         if until is not None and not 1 <= until <= self.head.last:
             raise BadArchive(
                 f"{name} has no sequence {until}: it holds 1 to {self.head.last}"
@@ -173,9 +194,9 @@ class Reader:
             yield read(line.seq, time, line.subject, body, line.headers)
 
     def _checked(self) -> Iterator[tuple[int, _Line]]:
-        expected, last = 1, self.last
+        expected, last = self._begun + 1, self.last
         decode = _lines.decode
-        for number, raw in enumerate(self._file, 2):
+        for number, raw in enumerate(self._file, expected + 1):
             if expected > last:
                 break
             text = self._unsealed(number, raw, expected)
@@ -188,6 +209,7 @@ class Reader:
                     f"{self._name}, line {number}: found sequence {line.seq} instead of "
                     f"{expected}: the log has a hole"
                 )
+            self.offset += len(raw)
             yield number, line
             expected += 1
         else:

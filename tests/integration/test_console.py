@@ -129,3 +129,51 @@ async def test_attention_is_told_to_programs_as_well(cluster: Cluster) -> None:
     assert (now["seq"], then["seq"]) == (now["last"], 2)
     assert isinstance(wrong, httpx.Response)
     assert wrong.status_code == 400
+
+
+async def test_a_change_shows_its_plan_and_its_other_ways_before_it_is_made(
+    cluster: Cluster, base: str
+) -> None:
+    await cluster.ready()
+    await cluster.load("grows", memory="64MiB")
+    async with console(base) as shown:
+        await shown.open("/models/grows")
+        await shown.page.get_by_role("button", name="Scale").click()
+        await shown.page.get_by_role("spinbutton", name="Replicas").fill("2")
+        await shown.sees("grows-1 would be placed", ".change")
+        await shown.page.get_by_text("The same as a command").click()
+        await shown.sees("nebula scale grows 2", ".ways")
+        await shown.sees("nats pub nebula.events.model.grows.ModelScaleRequested", ".ways")
+        assert len((await cluster.state()).models["grows"].assignments) == 1
+        await shown.page.get_by_role("button", name="Scale to 2").click()
+        await shown.sees("Asked for: event")
+        await shown.sees("grows-1", "table")
+    await cluster.until(lambda state: len(state.models["grows"].replicas) == 2, "it has grown")
+
+
+async def test_models_are_found_and_nodes_show_their_devices(cluster: Cluster, base: str) -> None:
+    await cluster.ready()
+    await cluster.load("needle", memory="64MiB")
+    async with console(base) as shown:
+        await shown.open("/models")
+        await shown.page.get_by_label("Find by id or name").fill("needl")
+        await shown.page.wait_for_url("**/console/models?find=needl")
+        await shown.sees("needle", "tbody")
+        await shown.page.wait_for_function("document.querySelectorAll('tbody tr').length === 1")
+        await shown.open("/nodes")
+        await shown.page.get_by_role("img", name=re.compile(r"^cpu0 .* promised")).first.wait_for()
+        await shown.page.get_by_role("main").get_by_role("link", name="here").first.click()
+        await shown.sees("If this node were lost")
+
+
+async def test_what_others_wrote_is_shown_as_text(cluster: Cluster, base: str) -> None:
+    await cluster.ready()
+    evil = "<img src=x onerror=document.title='owned'>"
+    async with cluster.http() as http:
+        await http.post("/admin/models", json={"id": "evil", "source": evil, "replicas": 0})
+    async with console(base) as shown:
+        await shown.open("/models/evil")
+        await shown.sees(evil)
+        await shown.open("/events?about=model/evil")
+        await shown.sees(evil)
+        assert not await shown.page.locator("main img").count()

@@ -499,6 +499,7 @@ ASKING = (
 
 def test_every_command_that_asks_a_cluster_is_among_them() -> None:
     apart = {"up", "gateway", "router", "node", "fork", "schema", "auth", "login", "logout"}
+    apart |= {"console"}
     assert {line[0] for line in ASKING} == COMMANDS.keys() - apart
 
 

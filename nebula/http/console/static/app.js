@@ -50,8 +50,8 @@ async function load() {
 
 async function fill(name, [path, query], at, control) {
   const search = new URLSearchParams(query);
-  if (at && !search.has("to")) search.set("at", at);
-  if (search.get("at") === "") search.delete("at");
+  if (search.has("at")) search.delete("at"); // what is asked for holds its moment in another way
+  else if (at) search.set("at", at);
   const address = `${path}${search.size ? `?${search}` : ""}`;
   const fixed = Boolean(at) && /^\d+$/.test(at);
   try {
@@ -69,11 +69,12 @@ async function fill(name, [path, query], at, control) {
 
 /** Keep which moment an answer is of, and write a time of the address as the event it means. */
 function noteMoment(value, at) {
-  if (value.seq !== undefined) update({ seq: value.seq, time: value.time, live: value.live });
+  if (value.live !== undefined) update({ seq: value.seq, time: value.time, live: value.live });
   if (value.last >= store.last) update({ last: value.last, lastTime: value.last_time ?? store.lastTime });
   if (at && value.seq !== undefined && !/^\d+$/.test(at)) {
     store.route.query.set("at", value.seq);
-    history.replaceState(null, "", href(store.route.path, Object.fromEntries(store.route.query)));
+    const address = href(store.route.path, Object.fromEntries(store.route.query));
+    setTimeout(() => go(address, { replace: true }));
   }
 }
 
@@ -149,6 +150,12 @@ function shell() {
 }
 
 async function start() {
+  update({ errors: {} });
+  try {
+    noteMoment(await get("/admin/outline/nodes?limit=1"), "");
+  } catch (error) {
+    update({ errors: { start: error.message } });
+  }
   await arrive();
   if (store.live && !store.locked) follow(happened);
 }

@@ -71,8 +71,13 @@ export function prose(text) {
   return text.split("`").map((part, at) => (at % 2 ? html`<code>${part}</code>` : part));
 }
 
-/** A table. `columns`: pairs of a heading and a function that returns a row's cell. */
-export function table(label, columns, rows, keyOf) {
+export function detail(text) {
+  return text ? html`<span class="detail">${prose(text)}</span>` : "";
+}
+
+/** A table. `columns`: pairs of a heading and a function that returns a row's cell; empty ones go. */
+export function table(label, all, rows, keyOf) {
+  const columns = all.filter(([, cell], at) => !at || rows.some((row) => cell(row) !== ""));
   return html`<div class="scroll" tabindex="0" role="region" aria-label=${label}><table>
     <thead><tr>${columns.map(([name]) => html`<th scope="col">${name}</th>`)}</tr></thead>
     <tbody>${rows.map((row) => html`<tr key=${keyOf?.(row)}>

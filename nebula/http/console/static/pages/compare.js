@@ -1,7 +1,7 @@
 // Compare: what differs between two moments.
 import { html, store } from "../store.js";
 import { go, href } from "../moment.js";
-import { badge, clock, link, table } from "../parts.js";
+import { badge, detail, clock, link, table } from "../parts.js";
 
 export const title = () => "Compare";
 

@@ -1,7 +1,7 @@
 // One model: how it stands, its replicas, adapters and aliases, and the table of places.
 import { html } from "../store.js";
 import { href } from "../moment.js";
-import { badge, clock, command, count, facts, gib, link, ofNanoseconds, prose, table } from "../parts.js";
+import { badge, detail, clock, command, count, facts, gib, link, ofNanoseconds, prose, table } from "../parts.js";
 import { changes } from "../changes.js";
 
 export const title = ([id]) => id;
@@ -51,7 +51,7 @@ export const REPLICAS = [
   ["Memory", (row) => html`<span class="nowrap">${gib(row.memory)}</span>`],
   ["Since", (row) => html`<span class="nowrap">${clock(ofNanoseconds(row.since))}</span>`],
   ["Engine", (row) => (row.engine ? `pid ${row.engine.pid}, attempt ${row.attempt || 1}` : "")],
-  ["Reason", (row) => html`<span class="detail">${row.reason}</span>`],
+  ["Reason", (row) => detail(row.reason)],
 ];
 
 const ADAPTERS = [
@@ -59,7 +59,7 @@ const ADAPTERS = [
   ["Loaded on", (row) => count(row.loaded, "replica")],
   ["Source", (row) => row.source],
   ["Version", (row) => row.version.slice(0, 12)],
-  ["Reason", (row) => html`<span class="detail">${row.reason}</span>`],
+  ["Reason", (row) => detail(row.reason)],
 ];
 
 const PLACES = [
@@ -68,5 +68,5 @@ const PLACES = [
   ["Needs", (row) => html`<span class="nowrap">${gib(row.need)}</span>`],
   ["Has left", (row) => html`<span class="nowrap">${gib(Math.max(0, row.room))}</span>`],
   ["Weights there", (row) => (row.holds ? "yes" : "")],
-  ["Why not", (row) => (row.unfit ? html`<span class="detail">${row.unfit}</span>` : badge("would fit"))],
+  ["Why not", (row) => (row.unfit ? detail(row.unfit) : badge("would fit"))],
 ];

@@ -1,7 +1,7 @@
 // Models: a table that is searched and turned over on the server, so that ten thousand are as quick as ten.
 import { html, store } from "../store.js";
 import { go, href } from "../moment.js";
-import { badge, link, pager, table } from "../parts.js";
+import { badge, detail, link, pager, table } from "../parts.js";
 
 const PHASES = ["failed", "unschedulable", "loading", "unloading", "ready", "asleep", "idle"];
 const REST = 250; // milliseconds after the last key before it is searched
@@ -61,5 +61,5 @@ const COLUMNS = [
     ${row.more_nodes > 0 ? ` and ${row.more_nodes} more` : ""}`],
   ["Aliases", (row) => row.aliases.join(", ")],
   ["Adapters", (row) => row.adapters.join(", ")],
-  ["Detail", (row) => html`<span class="detail">${row.detail}</span>`],
+  ["Detail", (row) => detail(row.detail)],
 ];

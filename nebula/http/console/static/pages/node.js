@@ -1,7 +1,7 @@
 // One node: its devices, what it runs, its files, and what its loss would mean.
 import { html } from "../store.js";
 import { href } from "../moment.js";
-import { badge, command, count, deviceBar, facts, gib, link, prose, table } from "../parts.js";
+import { badge, detail, command, count, deviceBar, facts, gib, link, prose, table } from "../parts.js";
 import { changes } from "../changes.js";
 import { REPLICAS } from "./model.js";
 import { legend } from "./nodes.js";
@@ -57,7 +57,7 @@ const LOST = [
   ["Serve elsewhere", (row) => String(row.serves)],
   ["New places", (row) => row.places.join(", ")],
   ["Without a place", (row) => (row.missing ? String(row.missing) : "")],
-  ["Reason", (row) => html`<span class="detail">${row.reason}</span>`],
+  ["Reason", (row) => detail(row.reason)],
 ];
 
 const FILES = [
@@ -65,5 +65,5 @@ const FILES = [
   ["Have", (row) => (row.whole ? "all" : `${gib(row.done)} of ${gib(row.total)}`)],
   ["Pinned", (row) => (row.pinned ? "yes" : "")],
   ["Waits for", (row) => row.waits],
-  ["Reason", (row) => html`<span class="detail">${row.reason}</span>`],
+  ["Reason", (row) => detail(row.reason)],
 ];

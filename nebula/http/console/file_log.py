@@ -1,0 +1,91 @@
+"""An exported log as the console shows it: read once, then from the nearest of some kept places."""
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import AsyncGenerator
+from itertools import islice
+from pathlib import Path
+
+from nebula.events.evolve import evolve
+from nebula.events.record import Entry, Record, read_entry
+from nebula.events.state import EMPTY, State
+from nebula.events.version import too_new
+from nebula.history.moments import Moment
+from nebula.history.replay import BadLog
+from nebula.http.shown_log import ShownLog
+from nebula.store.archive import Reader, ReadingPlace
+
+BATCH = 500
+KEPT = 400
+"""States that are kept, at most: more of them make a move of the slider quicker."""
+
+LEAST = 500
+"""Events between two kept states, at least."""
+
+
+class FileLog(ShownLog):
+    """An exported file. It is read as a whole: Raise BadArchive, BadLog."""
+
+    live = False
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._leaving = asyncio.Event()
+        self._states: list[State] = [EMPTY]
+        self._places: list[ReadingPlace | None] = [None]
+        self._state = EMPTY
+        with path.open("rb") as file:
+            reader = Reader(file, str(path))
+            every = max(LEAST, reader.last // KEPT)
+            for entry in reader.entries():
+                self._state = evolve(self._state, read_entry(entry))
+                if entry.seq % every == 0:
+                    self._keep(reader)
+        if self._state.seq == 0:
+            raise BadLog(f"{path} is empty: nothing has happened yet")
+        reason = too_new(self._state)
+        if reason is not None:
+            raise BadLog(f"{path}: {reason}")
+
+    def _keep(self, reader: Reader) -> None:
+        self._states.append(self._state)
+        self._places.append(ReadingPlace(self._state.seq, reader.offset, reader.chain))
+
+    @property
+    def state(self) -> State:
+        """The state at the end of the log."""
+        return self._state
+
+    @property
+    def able(self) -> bool:
+        """Whether the log can be read: a file can."""
+        return True
+
+    @property
+    def leaving(self) -> asyncio.Event:
+        """Set once the server stops."""
+        return self._leaving
+
+    async def entries(self, after: int, until: int) -> AsyncGenerator[list[Entry], None]:
+        """Yield the entries after one sequence, up to another. Raise BadArchive."""
+        place = self._places[bisect_right(self._states, after, key=lambda each: each.seq) - 1]
+        with self._path.open("rb") as file:
+            last = min(until, self._state.seq)
+            if last <= after:
+                return
+            reader = Reader(file, str(self._path), last, place)
+            wanted = (entry for entry in reader.entries() if entry.seq > after)
+            while batch := list(islice(wanted, BATCH)):
+                yield batch
+
+    async def follow(self, after: int) -> AsyncGenerator[list[Record], None]:
+        """Yield every record after a sequence, and then wait: a file does not grow."""
+        async for batch in self.entries(after, self._state.seq):
+            yield [read_entry(entry) for entry in batch]
+        await self._leaving.wait()
+
+    async def before(self, wanted: Moment, known: State) -> State:
+        """Return the latest kept state at or before a moment; `known` if none is later."""
+        fits = (each for each in reversed(self._states) if not wanted.passed(each.seq, each.time))
+        found = next(fits, EMPTY)
+        return found if found.seq > known.seq else known

@@ -1,0 +1,56 @@
+"""The console over a log alone: its pages, and the paths of the admin API that they ask for."""
+
+from functools import partial
+
+from litestar import Litestar, Response, get
+from litestar.di import Provide
+from litestar.exceptions import MethodNotAllowedException, NotFoundException
+from litestar.types import ASGIApp
+
+from nebula.http import exceptions, history, paths, resilience
+from nebula.http.console import data, pages
+from nebula.http.guard import Guard
+from nebula.http.origins import Doors
+from nebula.http.scanning import Scans
+from nebula.http.shown_log import ShownLog
+
+
+@get("/", include_in_schema=False)
+async def lead_to_console() -> Response[str]:
+    """Lead a browser to the console."""
+    return Response("", status_code=303, headers={"location": "/console"})
+
+
+def create_log_app(past: ShownLog) -> ASGIApp:
+    """Build the app that shows a log to browsers of this machine."""
+    scans = Scans(share=1.0)
+    respond_to_path = partial(paths.respond_to_path, "")
+    app = Litestar(
+        route_handlers=[
+            lead_to_console,
+            pages.show_console,
+            pages.show_file,
+            history.show_state,
+            history.list_events,
+            resilience.show_resilience,
+            data.show_attention,
+            data.outline_models,
+            data.outline_model,
+            data.outline_nodes,
+            data.outline_node,
+            data.show_differences,
+        ],
+        dependencies={
+            "past": Provide(lambda: past, sync_to_thread=False),
+            "scans": Provide(lambda: scans, sync_to_thread=False),
+            "root": Provide(lambda: "", sync_to_thread=False),
+        },
+        exception_handlers={
+            NotFoundException: respond_to_path,
+            MethodNotAllowedException: respond_to_path,
+            Exception: exceptions.respond,
+        },
+        openapi_config=None,
+        logging_config=None,
+    )
+    return Guard(app, Doors())
