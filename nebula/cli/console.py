@@ -18,7 +18,7 @@ from nebula.cli.process import fail
     default=None,
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Show an exported log (`nebula export`) instead of a gateway's cluster.",
+    help="Show an exported log (`nebula export FILE`) instead of a gateway's cluster.",
 )
 @click.option(
     "--port",
