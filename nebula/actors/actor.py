@@ -7,7 +7,7 @@ settings); bad messages and lost connections never end it.
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from nats.js.api import StreamConfig
@@ -48,6 +48,8 @@ class Actor:
         self.projection = Projection(self.log)
         self.cluster = ""
         """Name or id of the cluster that the log must belong to; empty: any."""
+        self.traceparent_of: Callable[[int], str] = no_trace
+        """Returns the `traceparent` of an event's span; "" if this process makes no spans."""
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._snapshots_gone = asyncio.Event()
@@ -242,6 +244,11 @@ class Actor:
             return False
         founding.result()
         return True
+
+
+def no_trace(_: int) -> str:
+    """Return that an event has no span."""
+    return ""
 
 
 async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:

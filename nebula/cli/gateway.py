@@ -32,7 +32,7 @@ from nebula.cli.options import (
 )
 from nebula.cli.process import run
 from nebula.cli.sign_in_options import SignInOptions, sign_in_options
-from nebula.cli.tracing_options import TraceOptions, traced, tracing_options
+from nebula.cli.tracing_options import TraceOptions, trace_events, traced, tracing_options
 from nebula.http.inference import LARGEST_BODY, InferenceRoutes, Limits, Patience
 from nebula.http.origins import Doors
 from nebula.store.connection import Connection
@@ -149,11 +149,11 @@ def gateway(
         open_scopes=open_scopes(opened, where),
     )
     limits = Limits(max_body, Patience(load_timeout, idle_timeout))
-    with traces.tracing("nebula-gateway") as tracer:
+    with traces.tracing("nebula-gateway") as tracing:
         made: Callable[..., Gateway] = Gateway
         routes: Callable[..., InferenceRoutes] = InferenceRoutes
-        if tracer is not None:
-            made, routes = traced(tracer, prompts=traces.prompts)
+        if tracing is not None:
+            made, routes = traced(tracing, prompts=traces.prompts)
         actor = made(
             Connection(nats, "gateway", role="gateway"),
             f"gw-{uuid.uuid4().hex[:8]}",
@@ -162,6 +162,7 @@ def gateway(
             answer_memory=answer_memory,
         )
         actor.cluster = cluster
+        trace_events(actor, tracing)
         store = ResponseStore(actor.connection, stream_replicas, keep_responses, responses_room)
         signing = sign_in.settings()
         run(serve_http(actor, where, limits, doors, keep_alive, grace, store, signing, routes))

@@ -38,9 +38,8 @@ from nebula.cli.options import (
     weights_option,
 )
 from nebula.cli.process import FATAL, fail, run, until_stopped
-from nebula.cli.tracing_options import TraceOptions, tracing_options
+from nebula.cli.tracing_options import TraceOptions, trace_events, tracing_options
 from nebula.events import subjects
-from nebula.events.values import Device
 from nebula.store import private
 from nebula.store.connection import Connection
 
@@ -160,22 +159,16 @@ def node(
         fail(f"--devices: {error}", FATAL)
     except devices.DriverSilent as error:
         fail(f"{error}. A node that knows of no GPU would offer the CPU instead, so it ends")
-    with _lock(settings.folder):
+    with _lock(settings.folder), traces.tracing("nebula-node") as made:
         private.tighten(folder.resolve(), settings.folder)
-        run(_node(nats, stream_replicas, cluster, settings, inventory, metrics))
+        connection = Connection(nats, f"node {settings.node}", role="node")
+        actor = Node(connection, settings, inventory, stream_replicas=stream_replicas)
+        actor.cluster = cluster
+        trace_events(actor, made)
+        run(_node(actor, metrics))
 
 
-async def _node(
-    nats: str,
-    stream_replicas: int,
-    cluster: str,
-    settings: NodeSettings,
-    inventory: tuple[Device, ...],
-    metrics: MetricsPort,
-) -> None:
-    connection = Connection(nats, f"node {settings.node}", role="node")
-    actor = Node(connection, settings, inventory, stream_replicas=stream_replicas)
-    actor.cluster = cluster
+async def _node(actor: Node, metrics: MetricsPort) -> None:
     async with metrics.serving(actor.figures, actor.figures.engines):
         await until_stopped(actor)
 

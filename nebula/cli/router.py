@@ -13,7 +13,7 @@ from nebula.cli.options import (
     stream_replicas_option,
 )
 from nebula.cli.process import run, until_stopped
-from nebula.cli.tracing_options import TraceOptions, router_posting, tracing_options
+from nebula.cli.tracing_options import TraceOptions, router_posting, trace_events, tracing_options
 from nebula.store.connection import Connection
 
 
@@ -48,15 +48,16 @@ def router(
 ) -> None:
     """Place models on nodes and send every request to a ready replica."""
     logs.set_up()
-    with traces.tracing("nebula-router") as tracer:
+    with traces.tracing("nebula-router") as tracing:
         actor = Router(
             Connection(nats, "router", role="router"),
             stream_replicas=stream_replicas,
             lost_after=lost_after,
             waiting_memory=waiting_memory,
-            posting=router_posting(tracer),
+            posting=router_posting(tracing),
         )
         actor.cluster = cluster
+        trace_events(actor, tracing)
         run(_router(actor, metrics))
 
 

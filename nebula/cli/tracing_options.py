@@ -13,11 +13,11 @@ from nebula.cli.exits import FATAL, fail
 from nebula.tracing.settings import TraceSettings, endpoint_of, found
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer
-
+    from nebula.actors.actor import Actor
     from nebula.actors.gateway.actor import Gateway
     from nebula.actors.router.dispatch import Post
     from nebula.http.inference import InferenceRoutes
+    from nebula.tracing.exporting import Tracing
 
 
 class TraceOptions(Struct, frozen=True):
@@ -37,16 +37,16 @@ class TraceOptions(Struct, frozen=True):
         return TraceSettings(endpoint, self.ratio, self.prompts) if endpoint else None
 
     @contextmanager
-    def tracing(self, service: str) -> "Iterator[Tracer | None]":
-        """Yield a tracer of a service; None if no traces are to be made."""
+    def tracing(self, service: str) -> "Iterator[Tracing | None]":
+        """Yield what makes the spans of a service; None if no traces are to be made."""
         settings = self.settings()
         if settings is None:
             yield None
             return
         from nebula.tracing.exporting import tracing  # the SDK, which others do without
 
-        with tracing(settings, service) as tracer:
-            yield tracer
+        with tracing(settings, service) as made:
+            yield made
 
     def arguments(self, *, prompts: bool = False, engines: bool = False) -> tuple[str, ...]:
         """Return them as arguments of another process.
@@ -130,19 +130,28 @@ def tracing_options(
 
 
 def traced(
-    tracer: "Tracer", *, prompts: bool
+    tracing: "Tracing", *, prompts: bool
 ) -> "tuple[Callable[..., Gateway], Callable[..., InferenceRoutes]]":
     """Return what makes a gateway, and its paths that engines answer, with traces."""
     from nebula.actors.gateway.flight_traces import TracedGateway
     from nebula.http.traced import TracedRoutes
 
+    tracer = tracing.requests
     return partial(TracedGateway, tracer), partial(TracedRoutes, tracer, prompts)
 
 
-def router_posting(tracer: "Tracer | None") -> "Callable[[Post], Post]":
+def router_posting(tracing: "Tracing | None") -> "Callable[[Post], Post]":
     """Return what a router's messages about requests pass through, to be traced."""
-    if tracer is None:
+    if tracing is None:
         return lambda post: post
     from nebula.actors.router.traced import traced_posting
 
-    return traced_posting(tracer)
+    return traced_posting(tracing.requests)
+
+
+def trace_events(actor: "Actor", tracing: "Tracing | None") -> None:
+    """Have what an actor writes into the log become spans, if any are made."""
+    if tracing is not None:
+        from nebula.actors.event_traces import EventTraces
+
+        EventTraces(tracing, actor)

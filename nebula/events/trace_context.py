@@ -7,6 +7,9 @@ from nebula.events.inference import HeaderFields
 PARENT = "traceparent"
 STATE = "tracestate"
 
+VARIABLE = "TRACEPARENT"
+"""The variable from which vLLM takes the context of the spans of its start."""
+
 _FORM = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _NO_VERSION = "ff"
 _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16

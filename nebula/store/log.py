@@ -83,6 +83,8 @@ class Log:
         self.actor = actor or connection.name
         self.replicas = replicas
         self._unfit = ""
+        self.on_appended: Callable[[int, str, Event, int | None], None] | None = None
+        """Called for each event of `append`: its sequence, aggregate's id, event, cause."""
 
     @property
     def _jetstream(self) -> JetStreamContext:
@@ -172,6 +174,8 @@ class Log:
                     )
                     if stored and exact:
                         await self._compare(seq, subject, payload)
+                    if self.on_appended is not None and not stored:
+                        self.on_appended(seq, identity, event, cause)
                     return seq
                 except MaxPayloadError as error:
                     raise self._too_large([(subject, payload)]) from error

@@ -1,6 +1,6 @@
-"""The ids of an event's span follow from the event, so that other spans can link to it.
+"""The ids of an event's span follow from the event, so that other processes' spans can name it.
 
-So the span of a decision links to that of its cause, which another process has made or will make.
+The span of a decision is a child of its cause's span, which another process has made or will make.
 """
 
 import hashlib
@@ -11,11 +11,15 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import SpanContext, TraceFlags
 
 
-def context_of_event(cluster: str, seq: int) -> SpanContext:
-    """Return the context of the span of an event."""
-    digest = hashlib.sha256(f"nebula event {cluster} {seq}".encode()).digest()
-    trace, span = int.from_bytes(digest[:16]), int.from_bytes(digest[16:24])
-    return SpanContext(trace or 1, span or 1, is_remote=True, trace_flags=TraceFlags(1))
+def context_of_event(cluster: str, seq: int, root: int) -> SpanContext:
+    """Return the context of the span of an event. `root`: the event that its trace begins with."""
+    trace = _number(f"nebula trace {cluster} {root}", 16)
+    span = _number(f"nebula event {cluster} {seq}", 8)
+    return SpanContext(trace, span, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+
+
+def _number(text: str, size: int) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:size]) or 1
 
 
 class EventIds(RandomIdGenerator):

@@ -7,12 +7,13 @@ import importlib.metadata
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Tracer
 
 from nebula.tracing.event_ids import EventIds
@@ -24,9 +25,20 @@ ENDING = 2.0
 _PACKAGE = "nebula-serving"
 
 
+class Tracing(NamedTuple):
+    """What makes spans: of requests, some of which are recorded, and of events, which all are.
+
+    `ids`: the ids of the spans of events.
+    """
+
+    requests: Tracer
+    events: Tracer
+    ids: EventIds
+
+
 @contextmanager
-def tracing(settings: TraceSettings, service: str) -> Iterator[Tracer]:
-    """Yield a tracer; at the end its last spans are sent.
+def tracing(settings: TraceSettings, service: str) -> Iterator[Tracing]:
+    """Yield what makes spans; at the end the last ones are sent.
 
     `service`: the name of the service, unless OTEL_SERVICE_NAME has another.
     """
@@ -38,14 +50,19 @@ def tracing(settings: TraceSettings, service: str) -> Iterator[Tracer]:
     else:
         resource = Resource(own).merge(told)
     sampler = None if settings.ratio is None else ParentBased(TraceIdRatioBased(settings.ratio))
-    provider = TracerProvider(
-        resource=resource, sampler=sampler, id_generator=EventIds(), shutdown_on_exit=False
+    ids = EventIds()
+    requests = TracerProvider(resource=resource, sampler=sampler, shutdown_on_exit=False)
+    events = TracerProvider(
+        resource=resource, sampler=ALWAYS_ON, id_generator=ids, shutdown_on_exit=False
     )
-    exporter = OTLPSpanExporter(endpoint=settings.endpoint)
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    sending = BatchSpanProcessor(OTLPSpanExporter(endpoint=settings.endpoint))
+    requests.add_span_processor(sending)
+    events.add_span_processor(sending)
     try:
-        yield provider.get_tracer("nebula", version)
+        yield Tracing(
+            requests.get_tracer("nebula", version), events.get_tracer("nebula", version), ids
+        )
     finally:
-        ending = threading.Thread(target=provider.shutdown, daemon=True)
+        ending = threading.Thread(target=sending.shutdown, daemon=True)
         ending.start()
         ending.join(ENDING)

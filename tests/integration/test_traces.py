@@ -178,6 +178,40 @@ async def test_a_continued_stream_is_one_trace_with_both_attempts(
     assert named(spans, "llm_request").parent == second.id  # a killed engine sends no span
 
 
+async def test_what_the_cluster_does_is_a_trace_from_its_cause_to_its_end(
+    traced: Cluster, collector: Collector
+) -> None:
+    await traced.ready()
+    await traced.load("placed", memory="64MiB", options={"simulate-start": 0.5})
+    kinds = {"ModelLoadRequested": "gateway", "ModelAssigned": "router"}
+    kinds |= {"EngineStarted": "node", "EngineReady": "node"}
+    found: dict[str, Span] = {}
+
+    async def there() -> bool:
+        found.clear()
+        for span in collector.spans:
+            kind, _, what = span.name.partition(" ")
+            if what in ("placed", "placed-0"):
+                found[kind] = span
+        return found.keys() >= kinds.keys()
+
+    await traced.poll(there, "each step has a span", patience=20)
+    records = {record.seq: record for record in await traced.records()}
+    for kind, actor in kinds.items():
+        span = found[kind]
+        record = records[span.attributes["nebula.event.seq"]]
+        assert record.type == kind
+        assert span.attributes.get("nebula.cause.seq") == record.cause
+        assert span.service == f"nebula-{actor}"
+    assert len({found[kind].trace for kind in kinds}) == 1
+    by_seq = {span.attributes["nebula.event.seq"]: span for span in found.values()}
+    for span in by_seq.values():
+        cause = span.attributes.get("nebula.cause.seq")
+        assert span.parent == ("" if cause is None else by_seq[cause].id)
+    ready = found["EngineReady"]
+    assert ready.end - ready.start >= 500_000_000
+
+
 @pytest.mark.parametrize(
     "parent",
     ["nonsense", f"00-{'0' * 32}-{CLIENT}-01", f"ff-{trace_of(5)}-{CLIENT}-01"],

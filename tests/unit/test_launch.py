@@ -260,12 +260,14 @@ def test_an_engine_listens_on_its_socket_where_it_has_one() -> None:
 
 def test_the_spans_of_an_engine_go_where_its_node_s_go_and_say_whose_they_are() -> None:
     url = "http://collector:4318/v1/traces"
-    site = replace(SITE, traces=url)
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    site = replace(SITE, traces=url, traceparent=parent)
     told = {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=lab"}
     assert f"--otlp-traces-endpoint {url}" in " ".join(arguments(site, LAUNCH, REPLICA, GPU, 8001))
     given = environment(site, LAUNCH, REPLICA, GPU, 8001, told)
     assert given["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
     assert given["OTEL_SERVICE_NAME"] == "vllm"
+    assert given["TRACEPARENT"] == parent
     assert given["OTEL_RESOURCE_ATTRIBUTES"] == (
         "deployment.environment.name=lab,nebula.replica=chat-0,nebula.model=chat,nebula.node=alpha"
     )

@@ -44,6 +44,7 @@ from nebula.events.failures import Failure
 from nebula.events.heartbeats import ReplicaHeartbeat
 from nebula.events.inference import Finished, Request, StillWanted, UnderWay, Unwanted
 from nebula.events.reading import decoded, last_token, number
+from nebula.events.trace_context import VARIABLE
 from nebula.store.connection import Connection, NotLetIn
 
 log = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ class EngineBridge:
 
     async def _open(self) -> None:
         settings = self._settings
+        os.environ.pop(VARIABLE, None)  # else requests without a trace belong to that of the start
         try:
             await self._connection.open()
         except NotLetIn as error:  # a node takes the reason from the line of an ...Error

@@ -155,6 +155,7 @@ class Node(Actor):
             settings.policy.media_domains,
             self.projection.state.cluster.id,
             settings.traces,
+            self.traceparent_of(replica.changed),
         )
 
     async def begin(self) -> None:

@@ -12,6 +12,7 @@ from nebula.events.endpoints import generates
 from nebula.events.engine_options import option, option_name
 from nebula.events.memory import MIB
 from nebula.events.state import Launch, Replica
+from nebula.events.trace_context import VARIABLE
 from nebula.events.values import Device, OptionValue, Task
 
 BRIDGE = "nebula.actors.engine.bridge.EngineBridge"
@@ -43,7 +44,8 @@ class Site(Struct, frozen=True):
     `command` is the program and its first arguments; `folder` is the node's own; `cores` is the
     number of cores that it may use. From `media_domains` engines may fetch what requests name by
     URL. `cluster`: the cluster's id; "" before it has one. `traces`: the URL of the collector that
-    gets the spans of engines; "" for none.
+    gets the spans of engines; "" for none. `traceparent`: of the span of the plan for which the
+    engine starts; "" if it has none.
     """
 
     node: str
@@ -54,6 +56,7 @@ class Site(Struct, frozen=True):
     media_domains: tuple[str, ...] = ()
     cluster: str = ""
     traces: str = ""
+    traceparent: str = ""
 
 
 def arguments(
@@ -187,6 +190,7 @@ def _tracing(site: Site, replica: Replica, inherited: Mapping[str, str]) -> dict
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
         "OTEL_SERVICE_NAME": "vllm",
         "OTEL_RESOURCE_ATTRIBUTES": ",".join([*([told] if told else []), *attributes]),
+        **({VARIABLE: site.traceparent} if site.traceparent else {}),
     }
 
 
