@@ -10,6 +10,7 @@ import sys
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,7 +132,8 @@ def _made_folders(dockerfile: str) -> list[str]:
 
 
 def test_the_example_of_settings_is_what_holds_without_any() -> None:
-    text = (COMPOSE / "compose.yaml").read_text()
+    files = (COMPOSE / "compose.yaml", COMPOSE / "observability" / "compose.yaml")
+    text = "".join(file.read_text() for file in files)
     defaults = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", text))
     example = dict(re.findall(r"^(\w+)=(.*)$", (COMPOSE / ".env.example").read_text(), re.M))
     assert example == defaults
@@ -142,16 +144,23 @@ def docker_compose() -> str:
     return str(Path(sys.executable).with_name("docker-compose"))
 
 
-def test_docker_compose_reads_the_same(tmp_path: Path) -> None:
-    empty = tmp_path / "env"
+def compose_config(folder: Path, *files: str) -> dict[str, Any]:
+    """Return what docker compose reads in files, with no variable set."""
+    empty = folder / "env"
     empty.touch()
-    line = [docker_compose(), "--env-file", str(empty), "--file", str(COMPOSE / "compose.yaml")]
+    line = [docker_compose(), "--env-file", str(empty)]
+    line += [word for file in files for word in ("--file", str(COMPOSE / file))]
     line += ["--profile", "gpu", "--profile", "command", "config", "--format", "json"]
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     told = subprocess.run(line, capture_output=True, text=True, check=False, env=kept)
     assert told.returncode == 0, told.stderr
     assert told.stderr == ""
-    services = json.loads(told.stdout)["services"]
+    read: dict[str, Any] = json.loads(told.stdout)
+    return read
+
+
+def test_docker_compose_reads_the_same(tmp_path: Path) -> None:
+    services = compose_config(tmp_path, "compose.yaml")["services"]
     assert set(services) == set(SERVICES)
     for name, service in services.items():
         ours = SERVICES[name]
