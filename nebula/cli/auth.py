@@ -82,16 +82,20 @@ def init(keys: Path, name: str, keep: bool) -> None:
 
 @auth.command()
 @click.argument("name")
+@click.option("--older", is_flag=True, help="All but the newest: a process that has it goes on.")
 @keys_option
 @nats_option
-def revoke(name: str, keys: Path, nats: str) -> None:
+def revoke(name: str, keys: Path, nats: str, *, older: bool) -> None:
     """Refuse the credentials of user NAME from now on, and end its connections."""
     authority = _authority(keys)
     try:
-        number = authority.revoke(name)
+        number = authority.revoke_older(name) if older else authority.revoke(name)
     except (NoAuthority, OSError) as error:
         fail(str(error))
     run(_push(authority, nats))
+    if older:
+        click.echo(f"{name} needs its newest credentials: {number} revoked")
+        return
     click.echo(f"{name} is let in no more: {number} revoked; {authority.servers} says so too")
 
 

@@ -18,12 +18,7 @@ def path_of(gateway: str) -> Path:
 
 def keep(path: Path, text: str) -> None:
     """Write a key; a reader finds the previous one or this one. Raise OSError."""
-    private.folder(path.parent)
-    beside = path.with_name(f"{path.name}.new")
-    beside.unlink(missing_ok=True)
-    with private.opened(beside, "x") as file:
-        file.write(text + "\n")
-    beside.replace(path)
+    private.write(path, f"{text}\n".encode())
 
 
 def kept(path: Path) -> str:

@@ -181,6 +181,15 @@ class Authority:
         )
         return file
 
+    def revoke_older(self, name: str) -> int:
+        """Refuse the tokens of a user from now on but its newest; return how many.
+
+        Raise NoAuthority, OSError.
+        """
+        older = self._keys_of(name)[:-1]
+        self._refuse(older)
+        return len(older)
+
     def revoke(self, name: str) -> int:
         """Refuse all tokens of a user from now on; return how many. Raise NoAuthority, OSError.
 
@@ -193,14 +202,22 @@ class Authority:
             self.publish()
             if not known.exists():
                 return 1
+        keys = self._keys_of(name)
+        self._refuse(keys)
+        return len(keys)
+
+    def _keys_of(self, name: str) -> list[str]:
+        """Return the public keys of a user, the newest last. Raise NoAuthority, OSError."""
+        known = self.folder / _USERS / f"{name}.keys"
         if not known.exists():
             there = ", ".join(sorted(each.stem for each in known.parent.glob("*.keys"))) or "none"
             raise NoAuthority(f"{self.folder} has no user {name!r}; its users: {there}")
-        keys = known.read_text().split()
+        return known.read_text().split()
+
+    def _refuse(self, keys: Sequence[str]) -> None:
         revoked = self._revoked() | dict.fromkeys(keys, self._now())
         self._write(self.folder / _REVOKED, json.dumps(revoked, indent=2) + "\n")
         self.publish()
-        return len(keys)
 
     @property
     def _name(self) -> str:
@@ -229,11 +246,7 @@ class Authority:
         return self.folder / f"{kind}.nk"
 
     def _write(self, file: Path, text: str) -> None:
-        private.folder(file.parent)
-        written = file.with_suffix(".new")
-        with private.opened(written, "wb") as output:
-            output.write(text.encode())
-        written.replace(file)
+        private.write(file, text.encode())
 
     def _now(self) -> int:
         return int(time.time())

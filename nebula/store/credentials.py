@@ -240,11 +240,7 @@ def ensure(folder: Path, role: str, url: str, inbox: str) -> str:
 
 def write(file: Path, context: Context) -> None:
     """Write a context that only the owner can read. Raise OSError."""
-    private.folder(file.parent)
-    written = file.with_suffix(".new")
-    with private.opened(written, "wb") as output:
-        output.write(msgspec.json.format(msgspec.json.encode(context), indent=2) + b"\n")
-    written.replace(file)
+    private.write(file, msgspec.json.format(msgspec.json.encode(context), indent=2) + b"\n")
 
 
 def rotate(server: Running) -> list[str]:
@@ -262,10 +258,7 @@ def rotate(server: Running) -> list[str]:
             text = text.replace(known.password, new)
             write(file, replace(known, password=new))
             roles.append(file.stem)
-    written = config.with_suffix(".new")
-    with private.opened(written, "wb") as output:
-        output.write(text.encode())
-    written.replace(config)
+    private.write(config, text.encode())
     os.kill(server.pid, signal.SIGHUP)
     return roles
 

@@ -53,9 +53,7 @@ class EngineLogins:
         said = claims.user(own.public, f"{_ROLE} {replica}", context.account, names)
         token = claims.token(said, signer.public, signer.sign, int(time.time()))
         creds = self._folder / f"{replica}.creds"
-        private.folder(self._folder)
-        with private.opened(creds, "w") as output:
-            output.write(claims.credentials(token, own.seed))
+        private.write(creds, claims.credentials(token, own.seed).encode())
         file = creds.with_suffix(".json")
         credentials.write(
             file,

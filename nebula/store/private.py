@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +39,23 @@ def opened(path: Path, mode: str) -> IO[Any]:
 
 def _open(path: str, flags: int) -> int:
     return os.open(path, flags, _FILE)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file that only its owner may read, in a folder that is made if it is missing.
+
+    A reader finds the previous content or this one, also after a crash. Raise OSError.
+    """
+    folder(path.parent)
+    number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    beside = Path(name)
+    try:
+        with os.fdopen(number, "wb") as output:
+            output.write(content)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def tighten(home: Path, *below: Path) -> None:

@@ -205,10 +205,7 @@ class EmbeddedServer:
         store = self.folder / "jetstream"
         text = configuration(self.port, store, self.limit, users, self._monitor_path)
         if there != text:
-            written = config.with_suffix(".new")
-            with private.opened(written, "wb") as file:
-                file.write(text.encode())
-            written.replace(config)
+            private.write(config, text.encode())
         return config
 
     def _users(self, roles: Mapping[str, Rights]) -> str:

@@ -118,6 +118,59 @@ async def test_a_whole_cluster_serves_with_tokens(guarded: Guarded, tmp_path: Pa
         cluster.close()
 
 
+async def test_new_tokens_for_all_cost_no_request(
+    guarded: Guarded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(tmp_path)
+    users = {
+        "router": ("router", "router"),
+        "gateway": ("gateway", "gateway"),
+        "node": ("node", "here"),
+        "engine": ("engine", "engine"),
+    }
+    urls = {role: guarded.user(*line) for role, line in users.items()}
+    done = await cluster.nebula("provision", nats=guarded.user("provision"))
+    assert done.code == 0, done
+    monkeypatch.setenv("NEBULA_ENGINE_NATS_URL", urls["engine"])
+    ended = asyncio.Event()
+    answers: list[int | str] = []
+
+    async def client(stream: bool) -> None:
+        async with cluster.http() as http:
+            while not ended.is_set():
+                answer = await http.post(CHAT, json=chat("chat", max_tokens=5, stream=stream))
+                whole = not stream or "[DONE]" in answer.text
+                fine = answer.status_code == 200 and whole
+                answers.append(200 if fine else answer.text)
+
+    try:
+        for role in ("router", "node", "gateway"):
+            cluster.nats_url = urls[role]
+            cluster.start(role)
+        cluster.nats_url = guarded.user("operator")
+        await cluster.ready()
+        await cluster.load("chat", memory="64MiB", options={"simulate-token": 0.01})
+        async with asyncio.TaskGroup() as clients:
+            for number in range(6):
+                clients.create_task(client(bool(number % 2)))
+            for role, line in users.items():
+                assert await asyncio.to_thread(guarded.user, *line) == urls[role]
+                said = await asyncio.to_thread(guarded.auth, "revoke", line[1], "--older")
+                assert said == f"{line[1]} needs its newest credentials: 1 revoked\n"
+                asked = len(answers)
+
+                async def more(asked: int = asked) -> bool:
+                    return len(answers) > asked + 50
+
+                await cluster.poll(more, f"requests are answered with new tokens of {role}")
+            ended.set()
+        assert set(answers) == {200}
+        for role in ("router", "node", "gateway"):
+            assert "NATS is back" in cluster.output(role), "its old token was refused"
+    finally:
+        cluster.close()
+
+
 async def test_each_engine_gets_a_token_for_its_own_replica(
     guarded: Guarded, tmp_path: Path
 ) -> None:

@@ -37,6 +37,31 @@ def test_a_file_that_is_there_is_opened_as_it_was_asked_for(tmp_path: Path, mode
     assert path.read_text() == ("x" if mode == "wb" else "beforex")
 
 
+def test_a_file_is_replaced_as_a_whole_and_closed_to_others(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "file"
+    private.write(path, b"before")
+    with path.open("rb") as reader:
+        private.write(path, b"after")
+        assert reader.read() == b"before"
+    assert path.read_bytes() == b"after"
+    assert modes(tmp_path / "a") == {"a": 0o700, "a/file": 0o600}
+
+
+def test_a_file_that_can_not_be_written_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path, __: Path) -> None:
+        raise OSError(28, "no space left")
+
+    path = tmp_path / "file"
+    private.write(path, b"before")
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        private.write(path, b"after")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    assert path.read_bytes() == b"before"
+
+
 def test_what_was_open_is_closed_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     home = tmp_path / "home"
     (home / "nodes" / "here" / "logs").mkdir(parents=True)
