@@ -112,6 +112,30 @@ GATEWAY: tuple[Metric, ...] = (
     ),
     Metric("nebula_answer_memory_limit_bytes", "gauge", "How much they may use in all.", _GATEWAY),
     Metric(
+        "nebula_ready",
+        "gauge",
+        "Whether the gateway is ready, as GET /ready says: 1 or 0.",
+        _GATEWAY,
+    ),
+    Metric(
+        "nebula_store_disk_bytes",
+        "gauge",
+        "Size of the disk that the log is on; missing unless `nebula up` runs its NATS server.",
+        _GATEWAY,
+    ),
+    Metric(
+        "nebula_store_disk_free_bytes",
+        "gauge",
+        "Free space of that disk.",
+        _GATEWAY,
+    ),
+    Metric(
+        "nebula_usage_records_waiting",
+        "gauge",
+        "Records of what requests used that are not stored yet.",
+        _GATEWAY,
+    ),
+    Metric(
         "nebula_limit",
         "gauge",
         "A limit of a key, a tenant or a model (kind), by its meter.",

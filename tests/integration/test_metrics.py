@@ -162,6 +162,8 @@ async def test_a_gateway_emits_every_metric_of_the_table_and_no_other(used: Clus
     assert value(found, "nebula_answers_resumed_total") == 1
     assert value(found, "nebula_requests_in_flight", model="chat") == 1
     assert value(found, "nebula_limit", kind="model", subject="chat") == 10_000_000
+    assert value(found, "nebula_ready") == 1
+    assert value(found, "nebula_store_disk_bytes") > value(found, "nebula_store_disk_free_bytes")
     assert value(found, "nebula_limit_used", kind="model", subject="chat") > 0
 
 

@@ -114,7 +114,7 @@ class Gateway(Actor):
         self.unread = Unread(answer_memory)
         self.limiting = Limiting(connection, LedgerStore(connection, stream_replicas))
         self.usage = UsageRecorder(connection, identity, stream_replicas, self.projection)
-        self.figures = GatewayFigures(self)
+        self.figures = GatewayFigures(self, self._heartbeats.routers_alive)
         self._connected_at = 0.0
         self._lost_at: float | None = None
         self._back = asyncio.Event()
@@ -165,10 +165,6 @@ class Gateway(Actor):
     def queue(self, model: str) -> QueueLength:
         """Return how many requests wait for a model in all routers, and the longest wait (s)."""
         return self._heartbeats.queue(model)
-
-    def routers_alive(self) -> tuple[str, ...]:
-        """Return the routers that are alive by their heartbeats."""
-        return self._heartbeats.routers_alive()
 
     @property
     def able(self) -> bool:
@@ -260,14 +256,11 @@ class Gateway(Actor):
         for effect in effects:
             match effect:
                 case Deliver(id=identity, piece=piece):
-                    delivery = self._deliveries[identity]
-                    if piece.status or piece.failure:
-                        delivery.told = piece.status, piece.failure
-                    delivery.give(piece)
+                    self._deliveries[identity].tell(piece)
                 case Forget(id=identity):
                     self.large_bodies.forget(identity)
-                    if (forgotten := self._deliveries.pop(identity, None)) is not None:
-                        self._release(forgotten)
+                    if (delivery := self._deliveries.pop(identity, None)) is not None:
+                        self._release(delivery)
                 case Send():
                     self._send(effect)
                 case Cancel(request=request, below=below, note=note):
@@ -277,7 +270,6 @@ class Gateway(Actor):
                     work = self._look_up(flight, seconds)
                     self.spawn(work, f"look for pieces of {identity}")
                 case LetGo(id=identity, piece=piece):
-                    self._deliveries[identity].told = 0, piece.failure
                     self._deliveries[identity].let_go(piece)
 
     def _release(self, delivery: Delivery) -> None:

@@ -92,6 +92,12 @@ class Delivery:
         """Whether more of a stream waits for the client than may."""
         return self.size > MAX_WAITING_BYTES and self.streaming
 
+    def tell(self, piece: Piece) -> None:
+        """Add a piece that begins or ends the answer, and note what it says."""
+        if piece.status or piece.failure:
+            self.told = piece.status, piece.failure
+        self.give(piece)
+
     def give(self, piece: Piece) -> None:
         """Add a piece for the client."""
         if self.detached:
@@ -139,7 +145,7 @@ class Delivery:
         """Deliver a last piece; the answer continues without this client."""
         self.detached = False
         self._clear()
-        self.give(last)
+        self.tell(last)
         self.detached = True
 
     def leave(self) -> None:

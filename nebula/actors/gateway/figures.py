@@ -1,7 +1,7 @@
 """The figures of a gateway: what it has counted, what it has in flight, and the limits."""
 
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from nebula.actors.figures import Figures
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 class GatewayFigures(Figures):
-    """The figures of one gateway."""
+    """The figures of one gateway. `routers_alive` returns the routers that it hears."""
 
     kind: ClassVar[ActorKind] = "gateway"
 
-    def __init__(self, gateway: "Gateway") -> None:
+    def __init__(self, gateway: "Gateway", routers_alive: Callable[[], tuple[str, ...]]) -> None:
         super().__init__(gateway)
         self._gateway = gateway
         self.counts = RequestCounts()
-        self.gathering = MetricsGathering(gateway)
+        self.gathering = MetricsGathering(gateway, routers_alive)
 
     def ended(self, delivery: Delivery, record: UsageRecord | None) -> None:
         """Count a request that has ended; `record`: what it used, if this gateway records it."""
@@ -71,6 +71,12 @@ class GatewayFigures(Figures):
         sheet.add("nebula_request_memory_limit_bytes", bodies.limit)
         sheet.add("nebula_answer_memory_bytes", answers.used)
         sheet.add("nebula_answer_memory_limit_bytes", answers.limit)
+        sheet.add("nebula_ready", int(not gateway.log_watch.readiness().reasons))
+        sheet.add("nebula_usage_records_waiting", gateway.usage.waiting)
+        store = gateway.log_watch.store
+        if store is not None:
+            sheet.add("nebula_store_disk_bytes", store.size)
+            sheet.add("nebula_store_disk_free_bytes", store.free)
         sheet.add_all(
             "nebula_limit_used",
             (((*subject, meter), used) for subject, meter, used in gateway.limiting.in_use()),

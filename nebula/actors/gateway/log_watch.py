@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 EVERY = 3.0
 """Seconds between two checks of the log's stream, each one small request to NATS."""
 
+STORE_HEARD = 30.0
+"""Seconds for which a heartbeat of a store tells how its disk is."""
+
 TRY_AGAIN = 5.0
 """Seconds after a failed change in which others are refused at once; then one is tried."""
 
@@ -77,6 +80,11 @@ class LogWatch:
         status = read_store_status(body)
         if status is not None:
             self._store, self._store_at = status, _now()
+
+    @property
+    def store(self) -> StoreHeartbeat | None:
+        """The last heartbeat of the log's store; None if there is none, or it is too old."""
+        return self._store if _now() - self._store_at <= STORE_HEARD else None
 
     def restart(self) -> None:
         """Measure silence from now on: until now no heartbeat could arrive."""

@@ -51,10 +51,11 @@ class Target(Struct, frozen=True):
 
 
 class MetricsGathering:
-    """Asks other actors for a gateway."""
+    """Asks other actors for a gateway. `routers_alive` returns the routers that it hears."""
 
-    def __init__(self, gateway: "Gateway") -> None:
+    def __init__(self, gateway: "Gateway", routers_alive: Callable[[], tuple[str, ...]]) -> None:
         self._gateway = gateway
+        self._routers_alive = routers_alive
         self._scraping = asyncio.Lock()
 
     async def cluster(self, node: str = "") -> bytes:
@@ -85,7 +86,7 @@ class MetricsGathering:
         return sorted(found, key=lambda each: (each.kind, each.name, each.address))
 
     def _routers(self) -> list[_Asked]:
-        return [("router", name) for name in sorted(self._gateway.routers_alive())]
+        return [("router", name) for name in sorted(self._routers_alive())]
 
     def _nodes(self, only: str = "") -> list[_Asked]:
         nodes = self._gateway.projection.state.nodes

@@ -89,6 +89,12 @@ class UsageRecorder:
         self._taken: UsageRecords | None = None
         self._number = self._after = 0
 
+    @property
+    def waiting(self) -> int:
+        """The number of records that are not stored yet."""
+        taken = len(self._taken.records) if self._taken is not None else 0
+        return len(self._waiting) + len(self._alone) + taken
+
     def ended(self, answer: Answer, identity: str = "") -> UsageRecord | None:
         """Record an answer that has ended; return the record, None if its client got nothing of it.
 
