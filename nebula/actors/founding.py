@@ -6,8 +6,8 @@ import uuid
 
 from nebula.actors.projection import Projection
 from nebula.events import subjects
+from nebula.events.cluster import Cluster
 from nebula.events.log_fields import event_fields
-from nebula.events.state import Cluster
 from nebula.events.version import VERSION
 from nebula.events.vocabulary import ClusterFounded
 from nebula.store.connection import Unavailable

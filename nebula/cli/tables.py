@@ -17,14 +17,16 @@ from nebula.cli.columns import Columns
 from nebula.cli.elsewhere import shown_message
 from nebula.events import memory
 from nebula.events.adapter_status import adapter_status
-from nebula.events.advised import why
+from nebula.events.advised import command, why
 from nebula.events.batch import Batch
+from nebula.events.cluster import at_risk
 from nebula.events.evolve_adapter import short
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.model_status import failed_before, model_status
 from nebula.events.plain_text import one_line
 from nebula.events.showing import secrets_of, shown
 from nebula.events.state import Node, Replica, State
+from nebula.history import moments
 from nebula.history.difference import Change
 
 _COLOURS = {
@@ -369,6 +371,10 @@ def status(output: Console, state: State, now: int | None = None) -> None:
         secrets = recorded(state.models[identity].spec)
         if secrets:
             output.print(f"\n[bold]{identity}[/bold]: [yellow]{as_it_is(secrets)}[/yellow]")
+    if told := at_risk(state.cluster.risks):
+        since = moments.clock(state.cluster.risks.since)
+        more = f"since {since} ({command('resilience')} tells more)"
+        output.print(f"\n[yellow]{as_it_is(told)}[/yellow] {more}", soft_wrap=True)
     output.print(f"\n{ends(state)}", soft_wrap=True)
 
 

@@ -87,6 +87,32 @@ class EventRejected(Struct, frozen=True, gc=False):
     reason: Annotated[str, Meta(description="Why the event was rejected, in words.")]
 
 
+class NodeRisk(Struct, frozen=True, gc=False):
+    """A node whose loss would leave replicas without a place."""
+
+    node: Annotated[str, Meta(description="Name of the node.")]
+    models: Annotated[
+        tuple[str, ...],
+        Meta(description="Ids of the models that would lack replicas; the first ones by name."),
+    ] = ()
+    missing: Annotated[Count, Meta(description="Replicas that would have no place.")] = 0
+    memory: Annotated[Count, Meta(description="Bytes of devices that they need together.")] = 0
+
+
+class ResilienceChanged(Struct, frozen=True, gc=False):
+    """Other nodes than before could not be lost without leaving replicas without a place."""
+
+    nodes: Annotated[
+        tuple[NodeRisk, ...],
+        Meta(description="These nodes, those that need most memory first; at most 50."),
+    ] = ()
+    count: Annotated[Count, Meta(description="Number of these nodes, of all that run.")] = 0
+    models: Annotated[
+        Count, Meta(description="Number of models that the loss of some node would leave short.")
+    ] = 0
+    reason: Reason = ""
+
+
 class ClusterVersionRaised(Struct, frozen=True, gc=False):
     """All routers and nodes know the next cluster version: events that need it count from now on.
 

@@ -12,16 +12,17 @@ from rpds import HashTrieMap
 
 from nebula.events.alias import Alias
 from nebula.events.batch import Batch
+from nebula.events.cluster import Cluster
 from nebula.events.index import indexed
 from nebula.events.key import Key
 from nebula.events.reading import UNREADABLE
-from nebula.events.state import Cluster, Model, NameBinding, Node, Rejection, Replica, State
+from nebula.events.state import Model, NameBinding, Node, Rejection, Replica, State
 from nebula.events.usage_limits import UsageLimits
 
 FORMAT = 1
 """Version of the format of these bytes."""
 
-FOLD = 22
+FOLD = 23
 """Version of `evolve`; it grows when the same log folds to a different state. A test checks
 that."""
 

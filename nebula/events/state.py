@@ -15,6 +15,7 @@ from rpds import HashTrieMap, HashTrieSet
 
 from nebula.events.alias import Alias
 from nebula.events.batch import Batch
+from nebula.events.cluster import Cluster
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.key import Key
 from nebula.events.usage_limits import UsageLimits
@@ -285,15 +286,6 @@ class Node(Struct, frozen=True, gc=False, kw_only=True):
     def schedulable(self) -> bool:
         """Whether new replicas may be placed here."""
         return not (self.draining or self.lost or self.stopped)
-
-
-class Cluster(Struct, frozen=True, gc=False):
-    """The cluster of the log, and its version; without an id, none was founded yet."""
-
-    id: str = ""
-    name: str = ""
-    version: int = 0
-    changed: int = 0
 
 
 class Rejection(Struct, frozen=True, gc=False):

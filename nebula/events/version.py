@@ -34,6 +34,9 @@ SECRETS = 5
 """The version from which variables may be secrets by name, and what looks like a secret in clear is
 refused."""
 
+RESILIENCE = 5
+"""The version from which a log may say which nodes' loss would leave replicas without a place."""
+
 SINCE: Mapping[tuple[str, str], int] = {
     ("NodeStopped", ""): 2,
     ("BatchRequested", ""): BATCHES,
@@ -47,6 +50,7 @@ SINCE: Mapping[tuple[str, str], int] = {
     ("KeyRevoked", ""): LOCKS,
     ("LimitsSet", ""): LOCKS,
     ("UsageRolledUp", ""): LOCKS,
+    ("ResilienceChanged", ""): RESILIENCE,
 }
 """The version that introduced a field or, with "" as the field, a type of event; older ones are not
 listed. It lists everything that was added to an intent, and everything that older routers would

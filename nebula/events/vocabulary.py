@@ -27,6 +27,7 @@ from nebula.events.decisions import (
     ModelWoken,
     NodeLost,
     NodeSuspected,
+    ResilienceChanged,
 )
 from nebula.events.engine_facts import (
     AdapterLoaded,
@@ -129,6 +130,7 @@ __all__ = [
     "NodeSuspected",
     "Observed",
     "ReplicaEvent",
+    "ResilienceChanged",
     "UsageEvent",
     "UsageRolledUp",
     "WeightsEvent",
@@ -199,7 +201,7 @@ BatchEvent: TypeAlias = (
 )
 KeyEvent: TypeAlias = KeyIssued | KeyChanged | KeyRevoked
 LimitsEvent: TypeAlias = LimitsSet
-ClusterEvent: TypeAlias = ClusterFounded | ClusterVersionRaised
+ClusterEvent: TypeAlias = ClusterFounded | ClusterVersionRaised | ResilienceChanged
 UsageEvent: TypeAlias = UsageRolledUp
 Event: TypeAlias = (
     ModelEvent
@@ -218,7 +220,13 @@ Observed: TypeAlias = (
 )
 """What a router concludes from what it sees beside the log, which the reason tells."""
 Decided: TypeAlias = (
-    ModelAssigned | ModelUnschedulable | ModelUnloaded | ModelRolledBack | EventRejected | Observed
+    ModelAssigned
+    | ModelUnschedulable
+    | ModelUnloaded
+    | ModelRolledBack
+    | EventRejected
+    | ResilienceChanged
+    | Observed
 )
 """What a router concludes, from the state or from what it sees."""
 

@@ -3,6 +3,7 @@
 from typing import assert_never
 
 from nebula.events import memory
+from nebula.events.alike import NAMED
 from nebula.events.evolve import evolve
 from nebula.events.evolve_adapter import short
 from nebula.events.intents import (
@@ -67,6 +68,7 @@ from nebula.events.vocabulary import (
     NodeRegistered,
     NodeStopped,
     NodeSuspected,
+    ResilienceChanged,
     WeightsRemoved,
 )
 from nebula.history.key_rights import key_rights
@@ -221,6 +223,10 @@ def _told(record: Record, before: State) -> str:
             return f"founded{f' as {name}' if name else ''}, cluster version {version}"
         case ClusterVersionRaised(version=version, reason=reason):
             return f"now uses cluster version {version}" + _because(reason)
+        case ResilienceChanged(nodes=nodes, count=count, reason=reason):
+            named = ", ".join(each.node for each in nodes[:NAMED])
+            more = f" and {count - NAMED} more" if count > NAMED else ""
+            return f"{reason}: {named}{more}" if named else reason
         case EventRejected(reason=reason):
             return f"event {record.id} was rejected: {reason}"
         case _:

@@ -61,6 +61,14 @@ def node_verdict(state: State, identity: str, now: int | None = None) -> Verdict
 def _lines(state: State, node: Node, here: list[Replica], now: int | None) -> Iterator[str]:
     for replica in here:
         yield replica_status(state, replica, now)
+    for risk in state.cluster.risks.nodes:
+        if risk.node == node.id and not node.away:
+            more = ", …" if len(risk.models) < risk.missing else ""
+            replicas = "1 replica" if risk.missing == 1 else f"{risk.missing} replicas"
+            yield (
+                f"its loss would leave {replicas} without a place, of "
+                f"{', '.join(risk.models)}{more} (event {state.cluster.risks.changed})"
+            )
     for source, held in sorted(node.weights.items()):
         if held.reason:
             named = "" if source in held.reason else f" {source}"

@@ -16,7 +16,7 @@ from nebula.events.evolve import evolve
 from nebula.events.record import Entry, Record
 from nebula.events.state import EMPTY, State
 from nebula.events.version import too_new
-from nebula.events.vocabulary import Decided, Event, EventRejected, Observed
+from nebula.events.vocabulary import Decided, Event, EventRejected, Observed, ResilienceChanged
 from nebula.history.moments import clock
 from nebula.history.older import did_not_know
 
@@ -25,6 +25,11 @@ REACH = 20_000
 
 FUTURE = 3600 * 10**9
 """Nanoseconds by which another machine's clock may be ahead."""
+
+
+_ACCEPTED = Observed | ResilienceChanged
+"""Decisions that are accepted as recorded: those from what was seen, and what nothing follows from.
+"""
 
 
 class BadLog(Exception):
@@ -91,7 +96,7 @@ class Replay:
             )
         difference = None
         if self._check:
-            if isinstance(record.content, Decided) and not isinstance(record.content, Observed):
+            if isinstance(record.content, Decided) and not isinstance(record.content, _ACCEPTED):
                 difference = self._compare(record, record.content)
             self._past.append(self.state)
         self.state = evolve(self.state, record)

@@ -8,6 +8,7 @@ from msgspec import Struct
 from nebula.events.adapter_status import adapter_status
 from nebula.events.alias import Alias
 from nebula.events.batch import Batch
+from nebula.events.cluster import Risks
 from nebula.events.heartbeats import QueueLength
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.key import Key
@@ -92,11 +93,15 @@ class Accepted(Struct, frozen=True):
 
 
 class ClusterView(Struct, frozen=True):
-    """The cluster's id, name and version; without an id, none was founded yet."""
+    """The cluster's id, name and version; without an id, none was founded yet.
+
+    `risks`: the nodes whose loss would leave replicas without a place, as last recorded.
+    """
 
     id: str
     name: str
     version: int
+    risks: Risks = Risks()
 
 
 class StateView(Struct, frozen=True):
@@ -150,8 +155,9 @@ def model_view(state: State, model: Model, now: int | None = None) -> ModelView:
 
 
 def cluster_view(state: State) -> ClusterView:
-    """Show the cluster's id, name and version."""
-    return ClusterView(state.cluster.id, state.cluster.name, state.cluster.version)
+    """Show the cluster's id, name and version, and what it can't lose."""
+    known = state.cluster
+    return ClusterView(known.id, known.name, known.version, known.risks)
 
 
 def state_view(state: State, now: int | None = None) -> StateView:

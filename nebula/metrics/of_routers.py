@@ -107,6 +107,18 @@ ROUTER: tuple[Metric, ...] = (
         ("state",),
     ),
     Metric(
+        "nebula_nodes_at_risk",
+        "gauge",
+        "Nodes whose loss would leave replicas without a place, as last recorded in the log.",
+        _ROUTER,
+    ),
+    Metric(
+        "nebula_models_at_risk",
+        "gauge",
+        "Models that the loss of some node would leave short, as last recorded in the log.",
+        _ROUTER,
+    ),
+    Metric(
         "nebula_snapshot_age_seconds",
         "gauge",
         "Time since the event that the newest snapshot was taken at; missing before there is one.",

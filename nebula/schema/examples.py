@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from nebula.events.decisions import NodeRisk
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -61,6 +62,7 @@ from nebula.events.vocabulary import (
     NodeRegistered,
     NodeStopped,
     NodeSuspected,
+    ResilienceChanged,
     WeightsRemoved,
 )
 
@@ -131,6 +133,15 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
     ("n1", WeightsRemoved(_QWEN, "it was requested")),
     ("4f1d0c", ClusterFounded("lab", 5)),
     ("4f1d0c", ClusterVersionRaised(6, "2 routers and 3 nodes know version 6")),
+    (
+        "4f1d0c",
+        ResilienceChanged(
+            (NodeRisk("n1", ("chat",), 1, 64 * 2**30),),
+            1,
+            1,
+            "1 of 3 nodes can't be lost without leaving replicas of 1 model without a place",
+        ),
+    ),
     (
         "batch_6f0e",
         BatchRequested("file-81c2", "/v1/chat/completions", metadata={"run": "nightly"}),

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from nebula.events.state import State
+from nebula.events.vocabulary import ResilienceChanged
 from tests.integration.cluster import Cluster
 
 pytestmark = pytest.mark.anyio
@@ -67,3 +68,29 @@ async def test_what_is_told_of_a_loss_is_what_happens_when_the_node_is_killed(
         assert node not in planned
     (gone,) = json.loads((await cluster.nebula("resilience", "--json")).out)["nodes"]
     assert gone["node"] != node
+
+
+async def test_routers_record_once_which_nodes_could_not_be_lost(own_cluster: Cluster) -> None:
+    cluster = own_cluster
+    for name in ("nats", "router", "router-2", "node"):
+        cluster.start(name)
+    cluster.start("node-2", "--name", "there")
+    cluster.start("gateway")
+    await cluster.ready()
+    await cluster.until(lambda state: len(state.nodes) == 2, "both nodes are there")
+    await cluster.load("pinned", node="here")
+    state = await cluster.until(
+        lambda state: bool(state.cluster.risks.count), "a router has recorded it"
+    )
+    assert [(each.node, each.models) for each in state.cluster.risks.nodes] == [
+        ("here", ("pinned",))
+    ]
+    told = (await cluster.nebula("status")).out
+    assert "the loss of here would leave replicas of 1 model without a place" in told
+    async with cluster.http() as http:
+        shown = (await http.get("/admin/state")).json()["cluster"]["risks"]
+    assert shown["count"] == 1
+    why = await cluster.nebula("why", "node", "here")
+    assert "its loss would leave 1 replica without a place, of pinned" in why.out
+    assert len(await cluster.records(ResilienceChanged)) == 1
+    assert (await cluster.nebula("replay")).code == 0

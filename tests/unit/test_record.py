@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nebula.events import record
 from nebula.events.batch_facts import Problem
+from nebula.events.decisions import NodeRisk
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -80,6 +81,7 @@ from nebula.events.vocabulary import (
     NodeRegistered,
     NodeStopped,
     NodeSuspected,
+    ResilienceChanged,
     WeightsRemoved,
 )
 from tests.unit.typed import typed
@@ -265,6 +267,7 @@ EVENTS: dict[str, tuple[str, Event]] = {
         ("alpha", NodeLost("silent for 15 s")),
         ("4f1d0c", ClusterFounded("lab", 1)),
         ("4f1d0c", ClusterVersionRaised(2, "2 routers and 3 nodes know version 2")),
+        ("4f1d0c", ResilienceChanged((NodeRisk("n1", ("chat",), 1, 2**30),), 1, 1, "too full")),
         ("n1", NodeStopped(2)),
         ("alpha", NodeDeregistered()),
         (

@@ -169,3 +169,31 @@ def test_room_that_is_followed_step_by_step_is_the_room_that_is_counted_anew(
             branch.step(other.state, (node,))
             assert dict(branch.of(other.state)) == dict(Capacity().of(other.state))
         assert dict(capacity.of(story.state)) == dict(fresh)
+
+
+@given(messages)
+def test_what_is_certain_without_deciding_is_what_is_decided(
+    said: list[tuple[str, bytes]],
+) -> None:
+    story = cluster(n1=[16, 16], n2=[48], n3=[24, 24])
+    for subject, payload in said:
+        story.publish(subject, payload)
+        try:
+            story.settles()
+        except Unsettled:
+            return
+        known = Resilience(story.state)
+        for node in known.nodes:
+            if known.survives(node):
+                assert known.loss(node).missing == 0
+
+
+def test_a_cluster_with_much_room_is_certain_to_survive_and_a_full_one_is_not() -> None:
+    story = cluster(n1=[80], n2=[80], n3=[80])
+    for model in ("a", "b", "c", "d"):
+        story.given(model, load(1, "20GiB")).settles()
+    known = Resilience(story.state)
+    assert [known.survives(node) for node in known.nodes] == [True, True, True]
+    story.given("e", load(2, "50GiB")).settles()
+    known = Resilience(story.state)
+    assert not any(known.survives(node) for node in known.nodes)

@@ -5,7 +5,8 @@ Only models with a replica on the node are decided again: no other model can gai
 unless the node shares a device with another one. Then all models are decided again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,6 +22,8 @@ from nebula.events.record import supposed
 from nebula.events.sources import lacks
 from nebula.events.state import Model, State
 from nebula.events.vocabulary import Event, EventRejected, NodeLost
+
+T = TypeVar("T")
 
 ROUNDS = 100_000
 """Decisions in a row after which a state is taken as it is; no known state needs so many."""
@@ -61,12 +64,26 @@ class NodeLoss(Struct, frozen=True):
 
 
 class Resilience:
-    """Answers for each node of one state, in which decisions that are due are made first."""
+    """Answers for each node of one state, in which decisions that are due are made first.
 
-    def __init__(self, state: State) -> None:
+    `settle`: False if it is known that none is due.
+    """
+
+    def __init__(self, state: State, *, settle: bool = True) -> None:
         self._capacity = Capacity()
-        settled = _settled(state, self._capacity)
-        self._capacity.of(settled)
+        settled = _run(_settled(state, self._capacity)) if settle else state
+        self._rooms = tuple(
+            sorted(self._capacity.of(settled).values(), key=lambda room: -room.most)
+        )
+        self._simple = not self._capacity.twins and all(
+            not room.ranked or room.ranked[0] >= 0 for room in self._rooms
+        )
+        self._lacked = {
+            source
+            for node in settled.nodes.values()
+            for source in node.weights
+            if lacks(node, source)
+        }
         self._sharing = {node for node, _ in self._capacity.twins}
         self._aliases = _aliases(settled)
         self.state = settled
@@ -82,6 +99,46 @@ class Resilience:
 
     def loss(self, node: str) -> NodeLoss:
         """Return what the loss of one node would mean."""
+        return _run(self.steps(node))
+
+    def survives(self, node: str) -> bool:
+        """Return whether it is certain, without deciding, that everything has a place elsewhere.
+
+        A place for a replica takes at most one of the slots that are as large as the largest of all
+        replicas needs. So each finds one if there are as many slots as replicas, in whatever order
+        they are placed. Where other rules than memory count, nothing is certain.
+        """
+        state = self.state
+        models = [state.models[identity] for identity in models_on(state, node)]
+        if not models:
+            return True
+        if not self._simple or not all(self._only_memory(model) for model in models):
+            return False
+        wanted = [Requirements(state, model) for model in models]
+        if any(each.count > 1 or each.exclusive for each in wanted):
+            return False
+        left = sum(place.node == node for model in models for place in model.assignments)
+        sizes: dict[tuple[str, int], int] = {}
+        for room in self._rooms:
+            if left <= 0:
+                break
+            if room.node.closed or room.node.id == node:
+                continue
+            for free, device in zip(room.free, room.devices, strict=True):
+                shape = (device.kind, device.memory)
+                if shape not in sizes:
+                    sizes[shape] = max(1, *(each.need(device) for each in wanted))
+                left -= free // sizes[shape]
+        return left <= 0
+
+    def _only_memory(self, model: Model) -> bool:
+        """Return whether a replica of a model that is at rest may go wherever it has room."""
+        spec = model.spec
+        bound = spec.node or spec.labels or spec.devices or spec.source in self._lacked
+        return not bound and model.id not in self.state.unsettled
+
+    def steps(self, node: str) -> Generator[None, None, NodeLoss]:
+        """As `loss`, but other work may be done after each decision."""
         before = self.state
         affected = models_on(before, node)
         if not affected:
@@ -92,7 +149,7 @@ class Resilience:
         due = HashTrieSet([each for each in affected if each in lost.unsettled])
         capacity = self._capacity.branch()
         capacity.step(lost, (node,))
-        after = _settled(replace(lost, unsettled=due), capacity)
+        after = yield from _settled(replace(lost, unsettled=due), capacity)
         rooms = capacity.of(after)
         models = tuple(
             [
@@ -137,7 +194,16 @@ class Resilience:
         )
 
 
-def _settled(state: State, capacity: Capacity) -> State:
+def _run(steps: Generator[None, None, T]) -> T:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            found: T = ended.value
+            return found
+
+
+def _settled(state: State, capacity: Capacity) -> Generator[None, None, State]:
     """Return the state after all decisions that follow from it, with `capacity` kept up to date."""
     decider = Decider(capacity=capacity)
     state = replace(state, rejections=HashTrieMap())
@@ -146,6 +212,7 @@ def _settled(state: State, capacity: Capacity) -> State:
         if not due or isinstance(due[0].event, EventRejected):
             break
         state = _follow(state, due[0], capacity)
+        yield
     return state
 
 

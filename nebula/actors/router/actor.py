@@ -30,6 +30,7 @@ from nebula.actors.router.guards import Guards
 from nebula.actors.router.last_heartbeats import EVERY, last_heartbeats
 from nebula.actors.router.lines import WAITING_MEMORY, positions
 from nebula.actors.router.loss import LOST_AFTER
+from nebula.actors.router.loss_watch import LossWatch
 from nebula.actors.router.observer import Observer
 from nebula.actors.router.pending_decisions import PendingDecisions
 from nebula.actors.telling_metrics import MetricsTeller
@@ -133,6 +134,12 @@ class Router(Actor):
         self.spawn(self._tick(), "send what waits")
         self.spawn(self._look_at_stored(), "look at stored heartbeats")
         self.spawn(self._ear.run(), "listen for living actors")
+        watch = LossWatch(lambda: self.projection.state, self._looks_at_losses, self._append_all)
+        self.spawn(watch.run(), "look which nodes could not be lost")
+
+    def _looks_at_losses(self, state: State) -> bool:
+        chosen = self.connection.connected and self._observer.first
+        return chosen and self._deciding.quiet(state)
 
     async def _on_question(self, message: Msg) -> None:
         """Tell the places of the requests that wait here."""

@@ -110,6 +110,8 @@ class RouterFigures(Figures):
         stands = (node.closed or "ready" for node in state.nodes.values())
         for stand, number in _filled(STANDS, stands).items():
             sheet.add("nebula_nodes", number, stand)
+        sheet.add("nebula_nodes_at_risk", state.cluster.risks.count)
+        sheet.add("nebula_models_at_risk", state.cluster.risks.models)
 
     async def _look_at_snapshots(self, sheet: Sheet) -> None:
         seq = self._router.projection.state.seq

@@ -15,6 +15,7 @@ from nebula.events.vocabulary import (
     NodeHeard,
     NodeLost,
     NodeSuspected,
+    ResilienceChanged,
 )
 from nebula.store.log import Guard
 
@@ -34,6 +35,7 @@ class Guards:
             subjects.MODEL_EVENTS: state.models_seq,
             subjects.NODE_EVENTS: state.nodes_seq,
         }
+        self._risks = state.cluster.risks.changed
         self._lost: set[str] = set()
 
     def of(self, decision: Decision) -> AppendGuard:
@@ -44,6 +46,9 @@ class Guards:
             return AppendGuard(None, f"rejected-{decision.id}")
         if isinstance(decision.event, ClusterVersionRaised):
             return AppendGuard(None, f"cluster-{decision.id}-{decision.event.version}")
+        if isinstance(decision.event, ResilienceChanged):
+            # Guarded by the answer that it replaces: of several routers' answers one is stored.
+            return AppendGuard(None, f"resilience-{decision.id}-{self._risks}")
         of_node = isinstance(decision.event, NodeSuspected | NodeHeard | NodeLost)
         over = subjects.NODE_EVENTS if of_node else subjects.MODEL_EVENTS
         return AppendGuard(Guard(over, self._seqs[over]), None)

@@ -108,6 +108,16 @@ class Observer:
         waiting = any(model in queues and queues[model].waiting for queues in heard)
         return Others(len(heard), waiting)
 
+    @property
+    def first(self) -> bool:
+        """Whether no router with a smaller id is heard: one is enough for what all would find."""
+        heard = [
+            router
+            for router, (at, _) in self._routers.items()
+            if self._now() - at <= ROUTER_SILENCE
+        ]
+        return all(self._router < router for router in heard)
+
     def restart(self) -> None:
         """Start all times now, because nothing could be seen before."""
         self._last = self._now()

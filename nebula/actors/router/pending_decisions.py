@@ -51,6 +51,10 @@ class PendingDecisions:
                 return ()
             self._look_again, self._look_due = False, True
 
+    def quiet(self, state: State) -> bool:
+        """Return whether it is known that nothing follows from a state."""
+        return state is self._decided
+
     def decide(self, state: State) -> tuple[Decision, ...]:
         """Return the decisions that follow from the state."""
         return self._decider.decide(state)
