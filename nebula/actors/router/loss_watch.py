@@ -16,7 +16,7 @@ TURN = 0.002
 class LossWatch:
     """Runs the standing check. `state`: returns the newest state; `append`: adds to the log.
 
-    `chosen`: returns whether this router is the one to look now, at a state. Other routers would
+    `chosen`: returns whether this router is to look at a state now. Other routers would
     find the same, so that one is enough.
     """
 
