@@ -112,6 +112,7 @@ $(SITE): pyproject.toml | $(CONTROL)
 docs: install-control $(SITE)
 	@.venv/bin/nebula schema --markdown > docs/events.md
 	@.venv/bin/nebula schema --asyncapi > docs/asyncapi.json
+	@.venv/bin/nebula schema --cluster-file > docs/cluster-file.schema.json
 	@.venv/bin/nebula schema --roles > docs/reference/roles.md
 	@.venv/bin/nebula schema --metrics > docs/reference/metrics.md
 	@.venv/bin/sphinx-build -q -E -W --keep-going -b html docs docs/_build

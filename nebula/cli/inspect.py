@@ -9,6 +9,7 @@ import msgspec
 from rich.markup import escape
 
 from nebula.cli import tables
+from nebula.cli.cluster_file import end_with_differences
 from nebula.cli.log_source import LivePast, Past, log_option, moment, opened, reader_time, state_at
 from nebula.cli.options import Numbered, Whole, json_option, nats_option
 from nebula.cli.process import fail, run, say
@@ -59,13 +60,40 @@ async def _state(nats: str, file: Path | None, at: Moment | None, as_json: bool)
 
 
 @click.command(cls=Numbered)
-@click.argument("before", metavar="A")
+@click.argument("before", metavar="A", required=False)
 @click.argument("after", metavar="[B]", required=False)
+@click.option(
+    "-f",
+    "--file",
+    "declared",
+    default=None,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Show instead what differs from a cluster file: now, or at the moment A. Exit codes: 0 "
+    "nothing, 1 something differs, 2 the file is not valid, 3 the cluster can't be looked at.",
+)
+@click.option("--prune", is_flag=True, help="With -f: what the file does not have differs too.")
 @log_option
 @nats_option
 @json_option
-def diff(before: str, after: str | None, file: Path | None, nats: str, as_json: bool) -> None:
+def diff(
+    before: str | None,
+    after: str | None,
+    declared: Path | None,
+    prune: bool,
+    file: Path | None,
+    nats: str,
+    as_json: bool,
+) -> None:
     """Show what changed from the moment A to B, each a sequence or a time; without B, until now."""
+    if declared is not None:
+        if after is not None:
+            fail("-f takes one moment at most", 2)
+        end_with_differences(nats, file, declared, moment(before), prune=prune, as_json=as_json)
+    if before is None:
+        fail("give a moment, such as 8h, or a cluster file with -f", 2)
+    if prune:
+        fail("--prune is for -f", 2)
     first, second = moment(before), moment(after)
     run(_diff(nats, file, first, second, as_json))
 

@@ -1,7 +1,5 @@
 """`nebula revert`: return models, replicas, adapters and placement to an earlier state."""
 
-import signal
-
 import click
 import msgspec
 from rich.console import Console
@@ -10,11 +8,12 @@ from rich.markup import escape
 from nebula.actors.projection import Projection
 from nebula.cli import tables
 from nebula.cli.cluster import joined
+from nebula.cli.confirming import confirmed
 from nebula.cli.log_source import moment, opened, state_at
 from nebula.cli.models import gone
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.plan_first import end_with_plan, only_planned, plan_option
-from nebula.cli.process import INTERRUPTED, fail, run
+from nebula.cli.process import fail, run
 from nebula.cli.tables import print_json
 from nebula.events import record, subjects
 from nebula.events.record import Record
@@ -54,7 +53,7 @@ async def _revert(nats: str, at: Moment, yes: bool, dry_run: bool, as_json: bool
         _show(output, now, then, plan)
         appended: list[int] = []
         if plan.steps and not dry_run:
-            if not yes and not _confirmed():
+            if not yes and not confirmed("Append these events?"):
                 raise SystemExit(1)
             appended, plan = await _append(projection, then, output)
         if as_json:
@@ -63,18 +62,6 @@ async def _revert(nats: str, at: Moment, yes: bool, dry_run: bool, as_json: bool
             output.print(f"\ndone: its last event is {appended[-1]}")
         if plan.cannot and not dry_run:
             raise SystemExit(1)
-
-
-def _confirmed() -> bool:
-    """Ask at the terminal. The event loop's own handler would let Ctrl-C wait for an answer."""
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return click.confirm("\nAppend these events?")
-    except click.Abort:
-        click.echo("\nnothing was appended", err=True)
-        raise SystemExit(INTERRUPTED) from None
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 async def _append(

@@ -204,6 +204,9 @@ def _why_ended(
 def _changes(before: State, after: State) -> Iterator[Change]:
     """Yield what is asked for otherwise; what becomes of it is told by the effects."""
     for each in differences(before, after):
+        now = after.models.get(each.id) if each.field == "status" else None
+        if now is not None and now.unloading:
+            yield Change(sign="-", aggregate="model", id=each.id, before="it is unloaded")
         becomes = each.aggregate == "model" and each.field in ("status", "placement")
         if each.aggregate != "replica" and not becomes and each.field != "unschedulable":
             yield each
@@ -329,8 +332,8 @@ def _change(change: Change) -> str:
     what = f"{change.aggregate} {change.id}"
     if not change.field:
         whole = change.after or change.before
-        if change.aggregate == "model":
-            whole = whole.partition(", ")[2]  # its status comes first, and is not asked for
+        if change.aggregate == "model" and whole.startswith("status "):
+            whole = whole.partition(", ")[2]  # it is not asked for
         return f"{change.sign} {what}: {whole}"
     return (
         f"{change.sign} {what}: {change.field}: {change.before or 'nothing'} -> "

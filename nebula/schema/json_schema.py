@@ -51,6 +51,13 @@ def of_event(name: str) -> Schema:
     return {**document, "$defs": found} if found else document
 
 
+def of_struct(kind: type[Struct], identity: str) -> Schema:
+    """Return a document that defines a struct, and the structs in it; `identity` is its `$id`."""
+    found = definitions([kind], "#/$defs/")
+    own = found.pop(kind.__name__)
+    return {"$schema": DIALECT, "$id": identity, **own, "$defs": found}
+
+
 def anything(kind: type) -> Schema:
     """Return the schema of `object`, which stands for any JSON in the vocabulary."""
     if kind is object:

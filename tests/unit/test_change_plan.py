@@ -283,3 +283,12 @@ def test_a_lack_has_the_models_own_words() -> None:
     [lack] = planned(story, ("chat", ModelScaleRequested(4))).lacks
     story.given("chat", ModelScaleRequested(4)).settles()
     assert lack == Lack("chat", story.model().missing, story.model().unschedulable)
+
+
+def test_an_unloaded_model_is_told_as_a_change() -> None:
+    lines = list(sentences(planned(serving(1), ("chat", ModelUnloadRequested()))))
+    assert lines[1:4] == [
+        "  - model chat: it is unloaded",
+        "What follows:",
+        "  chat-0 on n1 ends: its model is unloaded",
+    ]

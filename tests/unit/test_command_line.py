@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from tests.unit.story import cluster, load
 
 LOG = str(Path(__file__).parents[1] / "corpus" / "lost-node.jsonl")
 NOBODY = "nats://127.0.0.1:1"
+EMPTY_FILE = os.devnull
+"""A cluster file that asks for nothing."""
 
 
 def said(*arguments: str) -> tuple[int, str]:
@@ -479,6 +482,8 @@ ASKING = (
     ("logs", "m-0", "-f"),
     ("state",),
     ("diff", "1"),
+    ("dump",),
+    ("apply", "-f", EMPTY_FILE, "--yes"),
     ("events",),
     ("events", "-f"),
     ("why", "m"),

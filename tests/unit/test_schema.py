@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import given
 from jsonschema import Draft202012Validator
@@ -30,6 +31,7 @@ from nebula.events import (
 from nebula.events import intents as intents_
 from nebula.events.record import Malformed
 from nebula.events.vocabulary import INTENTS, REPORTS, TYPES, Event
+from nebula.history.cluster_file.declaration import ClusterFile
 from nebula.schema import asyncapi, json_schema, metrics_page, reference, roles_page
 from nebula.schema.channel import Channel
 from nebula.schema.channels import OTHERS, kind_of
@@ -243,6 +245,9 @@ def test_the_documents_are_those_of_the_code() -> None:
     assert (ROOT / "docs" / "events.md").read_text("utf-8") == reference.markdown()
     found = json.loads((ROOT / "docs" / "asyncapi.json").read_bytes())
     assert found == json.loads(json.dumps(asyncapi.document(version("nebula-serving"))))
+    found = json.loads((ROOT / "docs" / "cluster-file.schema.json").read_bytes())
+    of_file = json_schema.of_struct(ClusterFile, "urn:nebula:cluster-file")
+    assert found == json.loads(msgspec.json.encode(of_file))
 
 
 def test_the_documented_commands_publish_what_nebula_understands() -> None:
