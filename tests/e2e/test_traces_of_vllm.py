@@ -121,3 +121,18 @@ def busiest(cluster: DemoCluster, pids: dict[str, int]) -> str:
 
     cluster.until(so, "one engine has the request")
     return found[0]
+
+
+def test_what_vllm_does_at_its_start_is_in_the_trace_of_its_placement(
+    traced: DemoCluster, collector: Collector
+) -> None:
+    def there() -> bool:
+        return any(span.name == f"EngineReady {MODEL}-0" for span in collector.spans)
+
+    traced.until(there, "an engine that is ready has a span")
+    (assigned,) = [span for span in collector.spans if span.name == f"ModelAssigned {MODEL}"]
+    spans = collector.of(assigned.trace)
+    print(*(f"{span.service}: {span.name}" for span in spans), sep="\n")
+    loading = [span for span in spans if span.service == "vllm"]
+    assert {"Load model", "Load weights"} <= {span.name for span in loading}
+    assert all(span.start >= assigned.start for span in loading)

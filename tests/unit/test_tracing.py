@@ -275,8 +275,10 @@ def test_a_request_that_can_t_be_sent_leaves_nothing_behind(
     inner = Sent()
     inner.refuses = True
     sending = TracedSending(inner, tracer)
+    request = sending.begin(REQUEST)
     with pytest.raises(NatsError):
-        sending.send(REQUEST, "")
+        sending.send(request, "")
+    sending.abandon(request.id, "no room")
     spans = {span.name: span for span in exported.get_finished_spans()}
     assert set(spans) == {"attempt 1", "text_completion m"}
     assert not spans["attempt 1"].status.is_ok
@@ -291,7 +293,8 @@ def test_a_request_without_a_client_has_a_span_of_its_own_until_it_has_ended(
     flight = InFlightRequest(
         request=REQUEST, binding=NameBinding("m"), answer=Answer(REQUEST), idle=600.0, began=100.0
     )
-    sending.send(flight.request, "router-1")
+    begun = sending.begin(flight.request)
+    sending.send(begun, "router-1")
     assert sending.under_way == 1
     sending.failed(flight.id, Failure.ENGINE_FAILED)
     sending.ended(Delivery(flight))
@@ -308,6 +311,18 @@ def test_a_request_without_a_client_has_a_span_of_its_own_until_it_has_ended(
     carried = dict(inner.requests[0].fields)["traceparent"]
     assert attempt.context is not None
     assert carried == f"00-{TRACE}-{attempt.context.span_id:016x}-01"
+    assert dict(begun.fields)["traceparent"] == f"00-{TRACE}-{own.context.span_id:016x}-01"
+
+
+def test_what_is_sent_beside_a_request_has_no_span_and_is_not_kept(
+    tracer: trace.Tracer, exported: InMemorySpanExporter
+) -> None:
+    inner = Sent()
+    sending = TracedSending(inner, tracer)
+    sending.send(REQUEST, "")
+    assert inner.requests == [REQUEST]
+    assert not sending.under_way
+    assert not exported.get_finished_spans()
 
 
 def test_a_router_s_span_is_made_of_what_it_writes(

@@ -13,11 +13,14 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from nebula.actors.gateway.actor import Gateway
+from nebula.actors.gateway.core import IDLE
 from nebula.actors.gateway.delivery import Delivery
 from nebula.actors.gateway.in_flight import Send
+from nebula.actors.gateway.not_served import AlreadyInFlight, NotServed
 from nebula.actors.gateway.sending import Sending
 from nebula.events.failures import Failure, words
 from nebula.events.inference import Request
+from nebula.events.state import NameBinding
 from nebula.store.connection import Connection
 from nebula.tracing import gen_ai
 from nebula.tracing.carried import context_of, with_span
@@ -33,7 +36,6 @@ class _Flight(Struct):
     span: Span
     own: bool
     attempt: Span
-    model: str
 
 
 class TracedSending(Sending):
@@ -49,16 +51,39 @@ class TracedSending(Sending):
         """The number of requests whose spans have not ended."""
         return len(self._flights)
 
+    def begin(self, request: Request) -> Request:
+        """Return a request that carries the context of its span: so do its attempts, and log lines.
+
+        The span is that of its HTTP exchange, or a new one.
+        """
+        if request.id in self._flights:
+            return request
+        span, own = trace.get_current_span(), False
+        if not span.get_span_context().is_valid:
+            own = True
+            name = f"{gen_ai.operation(request.path)} {request.model}"
+            span = self._tracer.start_span(name, context_of(request.fields), SpanKind.INTERNAL)
+            if span.is_recording():
+                body = gen_ai.decoded(request.body)
+                span.set_attributes(gen_ai.of_request(request.path, body))
+        span.set_attribute(REQUEST, request.id)
+        span.set_attribute(MODEL, request.model)
+        self._flights[request.id] = _Flight(span, own, trace.INVALID_SPAN)
+        return replace(request, fields=with_span(request.fields, span))
+
     def send(self, request: Request, router: str) -> None:
-        """Send an attempt to a router, or to any if it is "". Raise NatsError."""
-        known = self._flights.get(request.id)
-        flight = self._begin(request) if known is None else known
-        if known is not None:
-            self._end_attempt(known, request.avoid)
-        span = flight.span
+        """Send an attempt to a router, or to any if it is "". Raise NatsError.
+
+        What is sent beside a client's request, such as for the text of tokens, gets no span.
+        """
+        flight = self._flights.get(request.id)
+        if flight is None:
+            self._inner.send(request, router)
+            return
+        self._end_attempt(flight, request.avoid)
         flight.attempt = attempt = self._tracer.start_span(
             f"attempt {request.attempt}",
-            trace.set_span_in_context(span),
+            trace.set_span_in_context(flight.span),
             SpanKind.CLIENT,
             {ATTEMPT: request.attempt, MODEL: request.model},
         )
@@ -72,11 +97,16 @@ class TracedSending(Sending):
         except NatsError as error:
             attempt.set_status(Status(StatusCode.ERROR, str(error)))
             attempt.end()
-            if known is None:
-                del self._flights[request.id]
-                if flight.own:
-                    span.end()
             raise
+
+    def abandon(self, identity: str, why: str) -> None:
+        """End the spans of a request that was not sent."""
+        flight = self._flights.pop(identity, None)
+        if flight is not None:
+            flight.attempt.end()
+            if flight.own:
+                flight.span.set_status(Status(StatusCode.ERROR, why))
+                flight.span.end()
 
     def copy(self, request: Request) -> None:
         """Send a request whose answer is not read. Raise NatsError."""
@@ -120,22 +150,6 @@ class TracedSending(Sending):
                 span.set_attribute(ERROR, str(status))
             span.end()
 
-    def _begin(self, request: Request) -> _Flight:
-        """Return the spans of a request: below its HTTP exchange's span, or below a new span."""
-        span, own = trace.get_current_span(), False
-        if not span.get_span_context().is_valid:
-            own = True
-            name = f"{gen_ai.operation(request.path)} {request.model}"
-            span = self._tracer.start_span(name, context_of(request.fields), SpanKind.INTERNAL)
-            if span.is_recording():
-                body: Any = gen_ai.decoded(request.body)
-                span.set_attributes(gen_ai.of_request(request.path, body))
-        span.set_attribute(REQUEST, request.id)
-        span.set_attribute(MODEL, request.model)
-        flight = _Flight(span, own, trace.INVALID_SPAN, request.model)
-        self._flights[request.id] = flight
-        return flight
-
     def _end_attempt(self, flight: _Flight, replica: str) -> None:
         attempt = flight.attempt
         if attempt.is_recording() and replica:
@@ -149,6 +163,18 @@ class TracedGateway(Gateway):
     def __init__(self, tracer: Tracer, connection: Connection, identity: str, **how: Any) -> None:
         super().__init__(connection, identity, **how)
         self.sending = self.traced = TracedSending(self.sending, tracer)
+
+    def ask(
+        self, request: Request, binding: NameBinding, *, idle: float = IDLE, usage: str = ""
+    ) -> Delivery:
+        """Send a request; `usage` as in Delivery. Raise NotServed if it can't be served."""
+        try:
+            return super().ask(self.traced.begin(request), binding, idle=idle, usage=usage)
+        except AlreadyInFlight:
+            raise
+        except NotServed as error:
+            self.traced.abandon(request.id, str(error))
+            raise
 
     def _send(self, send: Send) -> None:
         if send.after:
