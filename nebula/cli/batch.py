@@ -26,12 +26,14 @@ from nebula.events.state import State
 from nebula.events.validation import rejection_reason
 from nebula.events.vocabulary import Event
 from nebula.history.batch_story import bar, batch_verdict, lines_done
+from nebula.history.limits import budget_texts, budgets_of
 from nebula.history.outcome import Outcome, Progress
 from nebula.http.batches.views import BATCHED, view, window
 from nebula.store import streams
 from nebula.store.batch_queue import BatchQueue, new_id
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.files import LARGEST, LONGEST_LIFE, FileFacts, Files, StoredFile
+from nebula.store.ledger import LedgerStore
 
 _PART = 128 * 1024
 
@@ -222,6 +224,21 @@ async def _status(nats: str, identity: str, as_json: bool) -> None:
         click.echo("\n".join(filter(None, (told.headline, *told.behind, told.todo))))
         if not known.over:
             click.echo(_under_way(known))
+            for line in await _budgets(projection, known.request.owner):
+                click.echo(line)
+
+
+async def _budgets(projection: Projection, owner: str) -> list[str]:
+    """Return what is left for a batch of the budgets that its lines take from."""
+    store, texts = LedgerStore(projection.log.connection), []
+    for place, budgets in budgets_of(projection.state, owner).items():
+        try:
+            used = await store.used(*place)
+        except Unavailable:
+            texts.append(f"what {place[0]} {place[1]!r} has used can't be looked up now")
+        else:
+            texts += budget_texts(place, budgets, used)
+    return texts
 
 
 async def _cancel(nats: str, identity: str, wait: bool) -> None:

@@ -319,6 +319,10 @@ async def test_lines_of_a_batch_wait_for_room_and_for_the_budget(two: Two) -> No
         assert found.status == "in_progress"
         assert found.request_counts is not None
         assert found.request_counts.failed == 0
+        told = await two.nebula("batch", "status", batch.id)
+        assert told.code == 0, told
+        assert "of 200 tokens per day: " in told.out
+        assert "wait\n" in told.out
         await asking.batches.cancel(batch.id)
 
 
