@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client import Histogram as LibraryHistogram
+from prometheus_client.openmetrics.exposition import generate_latest as open_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
 from prometheus_client.registry import Collector
 
@@ -107,7 +109,11 @@ def test_any_label_value_can_be_read_again(model: str) -> None:
     assert [each.labels for each in family.samples] == [{"model": model}]
 
 
-@pytest.mark.parametrize("accept", ["", "*/*", "\x00;q=x", "text/html;q=0.1, " * 1000])
+@pytest.mark.parametrize(
+    "accept",
+    ["", "*/*", "\x00;q=x", "text/html;q=0.1, " * 1000, "text/plain; version=a"]
+    + [f"application/openmetrics-text; version={each}" for each in ("x", "1.x", "0.0.1")],
+)
 def test_any_accept_gets_some_format(accept: str) -> None:
     sheet = Sheet("gateway", {})
     sheet.add("nebula_nats_connected", 1)
@@ -157,3 +163,31 @@ class Same(Collector):
 
     def collect(self) -> list[Metric]:
         return [self.family]
+
+
+@given(st.text(max_size=9), st.floats(allow_nan=False), st.text(max_size=9))
+def test_openmetrics_reads_what_is_written_for_it(value: str, number: float, about: str) -> None:
+    sheet = Sheet("gateway", {})
+    sheet.add("nebula_requests_in_flight", number, value)
+    sheet.add("nebula_answers_resumed_total", 3)
+    histogram = Histogram(OUTPUT_TOKEN)
+    histogram.observe(0.3)
+    sheet.add_histogram(NAME, histogram, "chat", "", "/p")
+    families = list(sheet.families())
+    families[0].documentation = about
+    accept = "application/openmetrics-text; version=1.0.0, text/plain;q=0.5"
+    found = exposition(families, accept)
+    assert found.media_type.startswith("application/openmetrics-text; version=1.0.0")
+    registry = CollectorRegistry(auto_describe=False)
+    for each in families:
+        registry.register(Same(each))
+    latest = open_latest(registry, version="1.0.0")  # type: ignore[no-untyped-call]
+    own, library = (
+        [(each.name, each.type, each.documentation, each.samples) for each in read_open(text)]
+        for text in (found.body, latest)
+    )
+    assert own == library
+
+
+def read_open(text: bytes) -> list[Metric]:
+    return list(parse_open(text.decode()))  # type: ignore[no-untyped-call]
