@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from nebula.events.advised import command, commands, why
 from nebula.events.model_status import model_status, stands_still
-from nebula.events.state import Model, Node, State
+from nebula.events.state import Model, Node, Offer, State
 from nebula.history.node_story import node_verdict
 from nebula.history.subject import Subject, Verdict, verdict
 
@@ -90,7 +90,7 @@ def suspects(state: State) -> Iterator[Suspect | Healthy]:
             counted[phase] = counted.get(phase, 0) + 1
         else:
             yield _model(state, model)
-        yield from _adapters(model)
+        yield from _adapters(state, model)
         if number % PIECE == 0:
             yield Healthy(counted)
             counted = {}
@@ -171,10 +171,18 @@ def _model(state: State, model: Model) -> Suspect:
     return Suspect(severity, "model", model.id, model.changed, 0, stands.phase)
 
 
-def _adapters(model: Model) -> Iterator[Suspect]:
-    for name, offer in model.offers.items():
-        if offer.kept or (offer.tried and not offer.served and not offer.pending):
-            yield Suspect("warning", "adapter", model.id, offer.tried, 0, "", name)
+def _adapters(state: State, model: Model) -> Iterator[Suspect]:
+    for name in model.adapters:
+        offer = model.offers.get(name, Offer())
+        if offer.kept:
+            yield Suspect("warning", "adapter", model.id, offer.tried, adapter=name)
+            continue
+        for replica in state.replicas_of(model):
+            status = replica.adapters.get(name)
+            if replica.serving and status is not None and status.reason:
+                seq, time = replica.changed, replica.since
+                yield Suspect("warning", "adapter", model.id, seq, time, adapter=name)
+                break
 
 
 def _concern(state: State, suspect: Suspect, now: int | None, *, advise: bool) -> Concern:

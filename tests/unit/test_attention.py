@@ -3,10 +3,10 @@
 import pytest
 from msgspec.structs import replace
 
-from nebula.events.intents import AliasRequested, NodeDrainRequested
+from nebula.events.intents import AdapterLoadRequested, AliasRequested, NodeDrainRequested
 from nebula.events.state import State
 from nebula.events.values import Target
-from nebula.events.vocabulary import EngineFailed
+from nebula.events.vocabulary import AdapterLoadFailed, EngineFailed
 from nebula.history import attention
 from nebula.history.attention import Concern, Healthy, Suspect
 from tests.unit.story import Story, cluster, load
@@ -104,6 +104,19 @@ def test_an_alias_that_leads_nowhere_is_bad() -> None:
     [only] = told(story.state)
     assert (only.severity, only.kind, only.id) == ("bad", "alias", "gpt")
     assert "none: no model has this name" in only.text
+
+
+def test_an_adapter_that_a_replica_could_not_load_is_told_once() -> None:
+    story = cluster(n1=[80]).given("chat", load(replicas=2, memory="8GiB", lora=True))
+    story.settles()
+    story.runs("chat-0").runs("chat-1").given("chat", AdapterLoadRequested("poet", "/adapter"))
+    asked = story.state.seq
+    for replica in ("chat-0", "chat-1"):
+        story.given(replica, AdapterLoadFailed("poet", "/adapter", "no such folder", asked=asked))
+    [only] = told(story.state)
+    assert (only.severity, only.kind, only.id) == ("warning", "adapter", "poet")
+    assert "no such folder" in only.text
+    assert only.command == "nebula adapters load chat poet /adapter"
 
 
 def test_advice_is_worked_out_for_the_first_concerns_only() -> None:
