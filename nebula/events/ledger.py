@@ -57,23 +57,6 @@ AT_A_TIME = frozenset({Meter.IN_FLIGHT})
 """Meters without a window: what they count ends."""
 
 
-_REQUESTS, _TOKENS, _DAY, _MONTH, _IN_FLIGHT = (
-    each.value for each in (Meter.REQUESTS, Meter.TOKENS, Meter.DAY, Meter.MONTH, Meter.IN_FLIGHT)
-)
-"""Names of meters as plain text, which is found in a `dict` sooner."""
-
-
-def amounts(tokens: int, in_flight: int = 0) -> dict[str, int]:
-    """Return what one request with so many tokens needs or has used, by meter."""
-    return {
-        _REQUESTS: 1,
-        _TOKENS: tokens,
-        _DAY: tokens,
-        _MONTH: tokens,
-        _IN_FLIGHT: in_flight,
-    }
-
-
 def window(meter: str, now: float) -> tuple[int, int]:
     """Return when the window begins and ends that a time is in, in seconds since 1970, UTC."""
     if meter in AT_A_TIME:

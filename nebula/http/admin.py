@@ -76,7 +76,7 @@ async def load(request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 def _live(gateway: Gateway, model: Model) -> ModelView:
     """Show a model, and how many requests wait for it in the routers."""
     view = model_view(gateway.projection.state, model, time.time_ns())
-    return replace(view, queue=gateway.queue(model.id))
+    return replace(view, queue=gateway.heartbeats.queue(model.id))
 
 
 @get("/admin/models")

@@ -32,6 +32,17 @@ UNSAID: Mapping[str, int] = {"/v1/completions": 16}
 _DIGITS = 15
 
 
+def unsaid(path: str, allowed: int | None) -> int | None:
+    """Return the tokens of an answer to a request that names no number; None: as many as fit.
+
+    `allowed`: the most that an answer may have; None for any number.
+    """
+    usual = UNSAID.get(path)
+    if usual is None or allowed is None:
+        return allowed if usual is None else usual
+    return min(usual, allowed)
+
+
 def number(text: bytes) -> int | None:
     """Return the number of tokens that JSON or a form has in digits; None for anything else."""
     return int(text) if text.isdigit() and len(text) <= _DIGITS else None

@@ -39,7 +39,7 @@ from nebula.http.cache_salt import salted
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.forwarding import forwarded
 from nebula.http.principals import required
-from nebula.http.quota_fields import Telling
+from nebula.http.quota_fields import AllLimitLines
 from nebula.http.realtime import Realtime
 from nebula.http.relay import Source, fail, relay
 from nebula.http.responses import turns
@@ -47,6 +47,7 @@ from nebula.http.responses.recording import Recorded
 from nebula.http.responses.turns import Turn
 from nebula.http.resuming import resume
 from nebula.http.routed import prefix_of, route_of
+from nebula.http.server.cycle import LINES
 from nebula.http.starting import starting
 from nebula.http.uploads import read
 from nebula.openai.continuation import streams
@@ -102,6 +103,7 @@ class InferenceRoutes:
         self._limits = limits
         self._root = root
         self._mirror = Mirror(gateway)
+        self._limit_lines = AllLimitLines(gateway.limiting)
         patience = limits.patience
         self._realtime = Realtime(gateway, patience.load, patience.idle, root)
 
@@ -147,7 +149,7 @@ class InferenceRoutes:
         finally:
             hold.release()
             if reserved:
-                settle(reserved, {})
+                settle(reserved, None)
 
     async def _answer(
         self,
@@ -190,11 +192,11 @@ class InferenceRoutes:
             body = outline.renamed(body, route.name, kind)
         quota = quotas.quota_of(gateway.projection.state, principal, binding.model)
         priority = asked.priority
-        if quota is not None:
+        if quota is not None and quota.shapes:
             body = (
                 quotas.shaped_form(quota, endpoint, kind, body, asked.lengths)
                 if endpoint.form
-                else quotas.shaped(quota, endpoint, body, priority)
+                else quotas.shaped(quota, endpoint, body, asked)
             )
             priority = quota.priority(priority)
         request = Request(
@@ -220,9 +222,12 @@ class InferenceRoutes:
             await turns.give_made(self._responses, made, receive, send, stream=stream)
             return
         if quota is not None:
-            needs = quotas.needs_of(gateway, quota, endpoint, request, asked.prompt)
-            reserved += await quotas.reserved(gateway, quota, needs, endpoint.dialect)
-            send = Telling(send, gateway.limiting, quota.limited, endpoint.dialect)
+            tokens = quotas.tokens_of(gateway, quota, endpoint, binding.model, asked)
+            found = gateway.limiting.reserve(quota.limited, tokens)
+            if found is None:
+                found = await quotas.reserved(gateway, quota, tokens, endpoint.dialect)
+            reserved += found
+            scope["state"][LINES] = self._limit_lines.of(quota.limited, endpoint.dialect)
         if stream:
             request = prepared(request)
         if not gateway.connection.connected:
@@ -232,7 +237,7 @@ class InferenceRoutes:
                 raise _too_large_to_keep(gateway.large_bodies.room)
             request, again = await self._claim(request, kept.encode("latin-1"), original, stream)
             if again:
-                settle(reserved, {})
+                settle(reserved, None)
                 dialect = endpoint.dialect
                 around = None if turn is None else partial(self._recorded, turn, again=True)
                 await resume(
@@ -241,7 +246,7 @@ class InferenceRoutes:
                 return
         delivery = gateway.ask(request, binding, idle=limits.patience.idle)
         if reserved:
-            delivery.reserved = list(reserved)
+            delivery.reserved = reserved.copy()
             reserved.clear()
         if route.mirror or route.wake:
             self._copy(request, route, sent)

@@ -72,7 +72,7 @@ def _card(
         parent=parent,
         task=model.task,
         state=gateway.model_status(model).phase,
-        max_model_len=gateway.context(model),
+        max_model_len=gateway.heartbeats.context_of(model),
         permission=(ModelPermission(id=f"modelperm-{name}", created=created),),
         tasks=model.tasks,
     )

@@ -20,12 +20,30 @@ _LISTS = ("messages",)
 """Inputs that must be a list."""
 
 
+class Fields(Struct, frozen=True, gc=False):
+    """The JSON of the fields of a body that concern the gateway on all paths; empty if absent."""
+
+    model: str | None = None
+    stream: Raw = _EMPTY
+    user: Raw = _EMPTY
+    safety_identifier: Raw = _EMPTY
+    priority: Raw = _EMPTY
+    max_tokens: Raw = _EMPTY
+    max_completion_tokens: Raw = _EMPTY
+    max_output_tokens: Raw = _EMPTY
+    n: Raw = _EMPTY
+    best_of: Raw = _EMPTY
+
+
+NO_FIELDS = Fields()
+
+
 class Outline(Struct, frozen=True):
     """What a gateway needs of a request.
 
     `prompt`: the JSON of its input. `stream`: the JSON of that field, empty if it is absent.
     `user`: a hash of the user's name, "" for none. `priority`: as in vLLM. `lengths`: the
-    fields of a form that name the length of its answer.
+    fields of a form that name the length of its answer; `fields`: those of JSON.
     """
 
     model: str
@@ -34,17 +52,10 @@ class Outline(Struct, frozen=True):
     user: str = ""
     priority: int = 0
     lengths: Mapping[str, str] = {}
+    fields: Fields = NO_FIELDS
 
 
-class _Common(Struct):
-    model: str | None = None
-    stream: Raw = _EMPTY
-    user: Raw = _EMPTY
-    safety_identifier: Raw = _EMPTY
-    priority: Raw = _EMPTY
-
-
-class _Hot(_Common):
+class _Hot(Fields, frozen=True, gc=False):
     messages: Raw = _EMPTY
     prompt: Raw = _EMPTY
     prompt_embeds: Raw = _EMPTY
@@ -52,7 +63,7 @@ class _Hot(_Common):
 
 
 _hot = msgspec.json.Decoder(_Hot)
-_common = msgspec.json.Decoder(_Common)
+_common = msgspec.json.Decoder(Fields)
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _HOT = frozenset({CHAT.path, COMPLETIONS.path, EMBEDDINGS.path})
 
@@ -65,7 +76,7 @@ def read(endpoint: Endpoint, body: bytes) -> Outline:
     try:
         check_text(body)
         if endpoint.path in _HOT:
-            common: _Common = _hot.decode(body)
+            common: Fields = _hot.decode(body)
             fields = None
         else:
             common, fields = _common.decode(body), _fields.decode(body)
@@ -81,6 +92,7 @@ def read(endpoint: Endpoint, body: bytes) -> Outline:
         bytes(common.stream),
         _user(common) if common.user or common.safety_identifier else "",
         _number(common.priority) if common.priority else 0,
+        fields=common,
     )
 
 
@@ -100,7 +112,7 @@ def fingerprint(path: str, body: bytes, content_type: str = JSON) -> str:
     return digest.hexdigest()
 
 
-def _input(endpoint: Endpoint, common: _Common, fields: dict[str, Raw] | None) -> bytes:
+def _input(endpoint: Endpoint, common: Fields, fields: dict[str, Raw] | None) -> bytes:
     """Return the request's input: the first present field of those that vLLM takes."""
     forms = endpoint.inputs
     for field in forms:
@@ -117,7 +129,7 @@ def _input(endpoint: Endpoint, common: _Common, fields: dict[str, Raw] | None) -
     raise ApiError(400, f"{' or '.join(forms)} is required", param=forms[0])
 
 
-def _user(common: _Common) -> str:
+def _user(common: Fields) -> str:
     """Return a hash of a user's name; "" if it is not text, which the engine may refuse."""
     for raw in (common.user, common.safety_identifier):
         value = bytes(raw)

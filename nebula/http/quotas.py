@@ -21,7 +21,7 @@ from nebula.actors.gateway.not_served import NotServed
 from nebula.events.endpoints import Dialect, Endpoint
 from nebula.events.inference import Request
 from nebula.events.key import Key
-from nebula.events.ledger import BUDGETS, OF_TOKENS, Meter, amounts
+from nebula.events.ledger import BUDGETS, OF_TOKENS, Meter
 from nebula.events.state import Model, State
 from nebula.events.usage_limits import NO_LIMITS, UsageLimits, limits_of
 from nebula.http import answer_lengths, outline, quota_fields
@@ -35,9 +35,6 @@ BYTES_OF_TOKEN = 4
 
 CONTEXT = 8192
 """Tokens of prompt and answer where no engine of the model has told its context length."""
-
-ONE: Mapping[str, int] = {Meter.REQUESTS.value: 1, Meter.IN_FLIGHT.value: 1}
-"""What a request needs whose tokens are not counted beforehand."""
 
 _MOST = 4096
 """Quotas that are remembered."""
@@ -55,13 +52,14 @@ class Quota(Struct, frozen=True):
     """All limits that hold for a request.
 
     `limited`: those that are counted, of `tokens` too or not. `priorities`: the lowest and the
-    highest that it may have. `longest`: tokens of its answer.
+    highest that it may have. `longest`: tokens of its answer. `shapes`: it may change a body.
     """
 
     limited: tuple[Limited, ...]
     priorities: tuple[tuple[int, int], ...] = ()
     longest: int | None = None
     tokens: bool = False
+    shapes: bool = True
 
     def priority(self, asked: int) -> int:
         """Return the priority that a request has in the end: the nearest that it may have."""
@@ -73,15 +71,6 @@ class Quota(Struct, frozen=True):
 _KEYLESS = Quota((), ((0, sys.maxsize),))
 
 
-class _Asked(Struct):
-    max_tokens: Raw = Raw(b"")
-    max_completion_tokens: Raw = Raw(b"")
-    max_output_tokens: Raw = Raw(b"")
-    n: Raw = Raw(b"")
-    best_of: Raw = Raw(b"")
-
-
-_asked = msgspec.json.Decoder(_Asked)
 _fields = msgspec.json.Decoder(dict[str, Raw])
 
 
@@ -94,38 +83,45 @@ def within_reach(
     """
     if asked.priority >= 0 or principal.key is not None or "operate" in principal.scopes:
         return body, asked
-    return shaped(_KEYLESS, endpoint, body, asked.priority), replace(asked, priority=0)
+    return shaped(_KEYLESS, endpoint, body, asked), replace(asked, priority=0)
 
 
 def quota_of(state: State, principal: Principal, model: str) -> Quota | None:
     """Return the limits of a request; None if it has none."""
     key = principal.key
-    if not state.limits and (key is None or key.limits is NO_LIMITS):
+    if key is None:
+        return _remembered.quota(state, key, model) if state.limits else None
+    if key.limits is NO_LIMITS and not state.limits:
         return None
+    found = _remembered.quotas.get((id(key), model))
+    if found is not None and found[0] is key and state.limits is _remembered.limits:
+        return found[1]
     return _remembered.quota(state, key, model)
 
 
 class _Remembered:
-    """The quotas of requests that came, as long as no limits of tenants and models change."""
+    """The quotas of requests that came, as long as no limits of tenants and models change.
+
+    `quotas`: by the key, which does not change, and the model.
+    """
 
     def __init__(self) -> None:
-        self._limits: object = None
-        self._quotas: dict[tuple[str, str, str], tuple[UsageLimits | None, Quota | None]] = {}
+        self.limits: object = None
+        self.quotas: dict[tuple[int, str], tuple[Key | None, Quota | None]] = {}
 
     def quota(self, state: State, key: Key | None, model: str) -> Quota | None:
         """Return the quota of a request of a key, or of none."""
-        if state.limits is not self._limits or len(self._quotas) > _MOST:
-            self._limits = state.limits
-            self._quotas.clear()
-        limits = None if key is None else key.limits
-        place = ("", "", model) if key is None else (key.id, key.tenant, model)
-        found = self._quotas.get(place)
-        if found is None or found[0] is not limits:
+        if state.limits is not self.limits or len(self.quotas) > _MOST:
+            self.limits = state.limits
+            self.quotas.clear()
+        place = id(key), model
+        found = self.quotas.get(place)
+        if found is None or found[0] is not key:
             own = None
             if key is not None and not key.limits.empty:
                 own = ("key", key.id), key.limits
-            quota = _quota(own, *_shared(state, place[1], model))
-            found = self._quotas[place] = limits, quota
+            tenant = "" if key is None else key.tenant
+            found = self.quotas[place] = key, _quota(own, *_shared(state, tenant, model))
         return found[1]
 
 
@@ -153,7 +149,8 @@ def _quota(*each: tuple[tuple[str, str], UsageLimits] | None) -> Quota | None:
     if not limited and not priorities and longest is None:
         return None
     tokens = any(meter in OF_TOKENS for each in limited for meter in each.limits)
-    return Quota(limited, priorities, longest, tokens)
+    shapes = longest is not None or bool(priorities)
+    return Quota(limited, priorities, longest, tokens, shapes)
 
 
 @lru_cache(maxsize=_MOST)
@@ -176,20 +173,18 @@ def shaped_form(
     return forms.with_field(content_type, body, name, str(quota.longest)) if name else body
 
 
-def shaped(quota: Quota, endpoint: Endpoint, body: bytes, priority: int) -> bytes:
+def shaped(quota: Quota, endpoint: Endpoint, body: bytes, asked: outline.Outline) -> bytes:
     """Return a JSON body as the engine may have it: with a priority and a length that are allowed.
 
-    Raise ApiError 400 for a longer answer than is allowed.
+    `asked`: what was read of it. Raise ApiError 400 for a longer answer than is allowed.
     """
-    if not (quota.priorities or quota.longest is not None):
-        return body
     changes: dict[str, bytes] = {}
-    allowed = quota.priority(priority)
-    if allowed != priority and b'"priority"' in body:
+    allowed = quota.priority(asked.priority)
+    if allowed != asked.priority and b'"priority"' in body:
         changes["priority"] = b"%d" % allowed
     if quota.longest is not None and _generates(endpoint):
-        asked = _asked.decode(body)
-        name = answer_lengths.missing(endpoint, _lengths(endpoint, asked), quota.longest)
+        lengths = _lengths(endpoint, asked.fields)
+        name = answer_lengths.missing(endpoint, lengths, quota.longest)
         if name:
             changes[name] = b"%d" % quota.longest
     if not changes:
@@ -199,58 +194,66 @@ def shaped(quota: Quota, endpoint: Endpoint, body: bytes, priority: int) -> byte
     return msgspec.json.encode(fields)
 
 
-def needs_of(
-    gateway: Gateway, quota: Quota, endpoint: Endpoint, request: Request, prompt: bytes
-) -> Mapping[str, int]:
-    """Return the most that a request can use, by meter; `prompt`: the JSON of its input.
-
-    Tokens are not counted where they have no limit.
-    """
+def tokens_of(
+    gateway: Gateway, quota: Quota, endpoint: Endpoint, model: str, asked: outline.Outline
+) -> int:
+    """Return the most tokens that a request to a model can use; 0 if they have no limit."""
     if not quota.tokens:
-        return ONE
-    context = context_of(gateway, gateway.projection.state.models[request.model])
-    return amounts(most(endpoint, request.body, prompt, context), in_flight=1)
+        return 0
+    context = context_of(gateway, gateway.projection.state.models[model])
+    return most(endpoint, asked, context, quota.longest)
 
 
 def context_of(gateway: Gateway, model: Model) -> int:
     """Return the tokens that prompt and answer may have together, as far as is known."""
-    if known := gateway.context(model) or model.context:
-        return known
-    return (model.measured.context if model.measured is not None else 0) or CONTEXT
+    known = gateway.heartbeats.context_of(model)
+    if known is None:
+        known = model.context or (model.measured.context if model.measured is not None else 0)
+    return known or CONTEXT
 
 
-def most(endpoint: Endpoint, body: bytes, prompt: bytes, context: int) -> int:
-    """Return the most tokens that a request can use; `context`: what an engine takes."""
+def most(
+    endpoint: Endpoint, asked: outline.Outline, context: int, allowed: int | None = None
+) -> int:
+    """Return the most tokens that a request can use.
+
+    `context`: what an engine takes. `allowed`: tokens of an answer at most, if that is limited.
+    """
     if not endpoint.computes:
         return 0
     if endpoint.form:
         return context
-    read = -(-len(prompt) // BYTES_OF_TOKEN)
-    if not _generates(endpoint):
+    read = (len(asked.prompt) + BYTES_OF_TOKEN - 1) // BYTES_OF_TOKEN
+    if "generate" not in endpoint.tasks:
         return read
-    asked = _asked.decode(body)
-    choices = 1
-    for raw in (asked.n, asked.best_of):
-        if raw:
-            choices = max(choices, answer_lengths.number(bytes(raw)) or 1)
-    longest: int | None = None
-    for text in _lengths(endpoint, asked).values():
-        length = answer_lengths.number(text)
-        if length is None:
-            return context * choices
-        longest = length if longest is None else max(longest, length)
+    fields = asked.fields
+    longest = None
+    for name in answer_lengths.LENGTHS.get(endpoint.path, ()):
+        raw = getattr(fields, name)
+        if raw and (text := bytes(raw)) != b"null":
+            length = int(text) if text.isdigit() and len(text) < 10 else context
+            if longest is None or length > longest:
+                longest = length
     if longest is None:
-        longest = answer_lengths.UNSAID.get(endpoint.path)
+        longest = answer_lengths.unsaid(endpoint.path, allowed)
         if longest is None:
-            return context * choices
-    return min(read + longest * choices, context * choices)
+            longest = context
+    if fields.n or fields.best_of:
+        choices = _choices(fields)
+        longest, context = longest * choices, context * choices
+    tokens = read + longest
+    return context if tokens > context else tokens
+
+
+def _choices(fields: outline.Fields) -> int:
+    return max(answer_lengths.number(bytes(raw)) or 1 for raw in (fields.n, fields.best_of))
 
 
 def _generates(endpoint: Endpoint) -> bool:
     return endpoint.computes and "generate" in endpoint.tasks
 
 
-def _lengths(endpoint: Endpoint, asked: _Asked) -> Mapping[str, bytes]:
+def _lengths(endpoint: Endpoint, asked: outline.Fields) -> Mapping[str, bytes]:
     """Return the fields that name the length of an answer, but those that are null."""
     found = {}
     for name in answer_lengths.LENGTHS.get(endpoint.path, ()):
@@ -261,16 +264,16 @@ def _lengths(endpoint: Endpoint, asked: _Asked) -> Mapping[str, bytes]:
 
 
 async def reserved(
-    gateway: Gateway, quota: Quota, needs: Mapping[str, int], dialect: Dialect = "openai"
+    gateway: Gateway, quota: Quota, tokens: int, dialect: Dialect = "openai"
 ) -> Reservation:
     """Reserve what a request needs. Raise ApiError 429 if that exceeds a limit, and 503."""
     if not quota.limited:
         return []
-    found = gateway.limiting.reserve(quota.limited, needs)
+    found = gateway.limiting.reserve(quota.limited, tokens)
     if found is not None:
         return found
     try:
-        return await gateway.limiting.obtain(quota.limited, needs)
+        return await gateway.limiting.obtain(quota.limited, tokens)
     except Exceeded as error:
         raise exceeded(gateway, quota, error, dialect) from error
     except Unavailable as error:
@@ -285,10 +288,10 @@ async def reserved_later(
     quota = quota_of(state, principal, request.model)
     if quota is None:
         return []
-    prompt = outline.read(endpoint, request.body).prompt
+    asked = outline.read(endpoint, request.body)
     try:
-        needs = needs_of(gateway, quota, endpoint, request, prompt)
-        return await reserved(gateway, quota, needs)
+        tokens = tokens_of(gateway, quota, endpoint, request.model, asked)
+        return await reserved(gateway, quota, tokens)
     except ApiError as error:
         raise NotServed(str(error), error.retry_after) from error
 

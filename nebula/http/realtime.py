@@ -25,7 +25,6 @@ from nebula.events.endpoints import REALTIME, serves
 from nebula.events.failures import Failure
 from nebula.events.frames import BadFrame, Frame, FrameReader
 from nebula.events.inference import SWITCHED, Piece, Request
-from nebula.events.ledger import amounts
 from nebula.events.log_fields import request_fields
 from nebula.events.state import State
 from nebula.http import own_fields, quotas, request_ids, turned_away
@@ -127,7 +126,8 @@ class Realtime:
             caller_ids=request_ids.texts(headers),
         )
         quota = quotas.quota_of(gateway.projection.state, principal, request.model)
-        reserved = [] if quota is None else await quotas.reserved(gateway, quota, _needs(quota))
+        # A session begins if any token is left, and is settled with what it used.
+        reserved = [] if quota is None else await quotas.reserved(gateway, quota, int(quota.tokens))
         uplink = uplinks[identity] = Uplink(Hold(gateway.bodies))
         try:
             delivery = gateway.ask(request, route.binding, idle=math.inf)
@@ -142,14 +142,9 @@ class Realtime:
             finally:
                 gateway.leave(delivery)
         finally:
-            settle(reserved, {})
+            settle(reserved, None)
             uplink.close()
             del uplinks[identity]
-
-
-def _needs(quota: quotas.Quota) -> Mapping[str, int]:
-    """Return what a session needs to begin: of tokens any; it is settled with what it used."""
-    return amounts(1, in_flight=1) if quota.tokens else quotas.ONE
 
 
 def _check(scope: Any, model: str) -> None:

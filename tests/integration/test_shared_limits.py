@@ -44,22 +44,22 @@ class Gateways:
         for connection in self._connections:
             await connection.close()
 
-    async def take(self, at: int, limited: Limited, needs: dict[str, int]) -> Reservation | None:
+    async def take(self, at: int, limited: Limited, tokens: int) -> Reservation | None:
         """Return what a request reserves at a gateway; None if it is refused."""
-        limiting = self.each[at]
-        reservation = limiting.reserve([limited], needs)
+        limiting, limits = self.each[at], [limited]
+        reservation = limiting.reserve(limits, tokens)
         if reservation is not None:
             return reservation
         try:
-            return await limiting.obtain([limited], needs)
+            return await limiting.obtain(limits, tokens)
         except Exceeded:
             return None
 
-    async def take_in_time(self, at: int, limited: Limited, needs: dict[str, int]) -> Reservation:
+    async def take_in_time(self, at: int, limited: Limited, tokens: int) -> Reservation:
         """Return what a request reserves at a gateway that tries again as clients do."""
         async with asyncio.timeout(PATIENCE):
             while True:
-                reserved = await self.take(at, limited, needs)
+                reserved = await self.take(at, limited, tokens)
                 if reserved is not None:
                     return reserved
                 await asyncio.sleep(0.1)
@@ -80,11 +80,11 @@ async def test_three_gateways_take_exactly_as_many_requests_as_a_day_allows(
     limited = Limited(KEY, {Meter.DAY: 100})
 
     async def ask(number: int) -> int:
-        reserved = await gateways.take(number % 3, limited, {Meter.DAY: 1})
+        reserved = await gateways.take(number % 3, limited, 1)
         if reserved is None:
             return 0
         await asyncio.sleep(0.01)
-        settle(reserved, {Meter.DAY: 1})
+        settle(reserved, 1)
         return 1
 
     taken = [sum(await asyncio.gather(*map(ask, range(60)))) for _ in range(4)]
@@ -95,27 +95,26 @@ async def test_three_gateways_take_exactly_as_many_requests_as_a_day_allows(
 async def test_what_a_request_did_not_use_is_there_for_the_others(gateways: Gateways) -> None:
     await gateways.start(2)
     limited = Limited(KEY, {Meter.DAY: 100})
-    first = await gateways.take(0, limited, {Meter.DAY: 100})
+    first = await gateways.take(0, limited, 100)
     assert first is not None
-    assert await gateways.take(1, limited, {Meter.DAY: 10}) is None
-    settle(first, {Meter.DAY: 30})
-    second = await gateways.take_in_time(1, limited, {Meter.DAY: 70})
-    settle(second, {Meter.DAY: 70})
-    assert await gateways.take(0, limited, {Meter.DAY: 1}) is None
+    assert await gateways.take(1, limited, 10) is None
+    settle(first, 30)
+    second = await gateways.take_in_time(1, limited, 70)
+    settle(second, 70)
+    assert await gateways.take(0, limited, 1) is None
 
 
 async def test_requests_in_flight_are_counted_across_gateways(gateways: Gateways) -> None:
     await gateways.start(2)
     limited = Limited(KEY, {Meter.IN_FLIGHT: 3})
-    one: dict[str, int] = {Meter.IN_FLIGHT: 1}
-    running = [await gateways.take(number % 2, limited, one) for number in range(3)]
+    running = [await gateways.take(number % 2, limited, 0) for number in range(3)]
     assert all(running)
-    assert await gateways.take(0, limited, one) is None
-    assert await gateways.take(1, limited, one) is None
+    assert await gateways.take(0, limited, 0) is None
+    assert await gateways.take(1, limited, 0) is None
     assert running[0] is not None
-    settle(running[0], {})
-    await gateways.take_in_time(1, limited, one)
-    assert await gateways.take(0, limited, one) is None
+    settle(running[0], 0)
+    await gateways.take_in_time(1, limited, 0)
+    assert await gateways.take(0, limited, 0) is None
 
 
 async def test_what_a_killed_gateway_held_is_spent_and_its_requests_make_room(
@@ -123,31 +122,28 @@ async def test_what_a_killed_gateway_held_is_spent_and_its_requests_make_room(
 ) -> None:
     await gateways.start(2)
     limited = Limited(KEY, {Meter.DAY: 100, Meter.IN_FLIGHT: 2})
-    needs: dict[str, int] = {Meter.DAY: 40, Meter.IN_FLIGHT: 1}
-    assert await gateways.take(0, limited, needs) is not None
-    assert await gateways.take(0, limited, needs) is not None
+    assert await gateways.take(0, limited, 40) is not None
+    assert await gateways.take(0, limited, 40) is not None
     await gateways.kill(0)
-    small: dict[str, int] = {Meter.DAY: 10, Meter.IN_FLIGHT: 1}
     taken = 0
-    settle(await gateways.take_in_time(1, limited, small), {Meter.DAY: 10})
-    while (reserved := await gateways.take(1, limited, small)) is not None:
-        settle(reserved, {Meter.DAY: 10})
+    settle(await gateways.take_in_time(1, limited, 10), 10)
+    while (reserved := await gateways.take(1, limited, 10)) is not None:
+        settle(reserved, 10)
         taken += 1
     assert taken <= 1
 
 
 async def test_what_a_gateway_that_ends_has_not_used_is_there_at_once(gateways: Gateways) -> None:
     await gateways.start(2)
-    limited = Limited(KEY, {Meter.DAY: 100, Meter.IN_FLIGHT: 2})
-    needs: dict[str, int] = {Meter.DAY: 60, Meter.IN_FLIGHT: 2}
-    first = await gateways.take(0, limited, needs)
+    limited = Limited(KEY, {Meter.DAY: 100, Meter.IN_FLIGHT: 1})
+    first = await gateways.take(0, limited, 60)
     assert first is not None
-    settle(first, {Meter.DAY: 10})
+    settle(first, 10)
     await gateways.each[0].give_back()
     await gateways.kill(0)
-    rest = await gateways.take(1, limited, {Meter.DAY: 90, Meter.IN_FLIGHT: 2})
+    rest = await gateways.take(1, limited, 90)
     assert rest is not None
-    assert await gateways.take(1, limited, {Meter.DAY: 1}) is None
+    assert await gateways.take(1, limited, 1) is None
 
 
 async def test_a_budget_outlives_a_restart_of_nats(
@@ -155,11 +151,11 @@ async def test_a_budget_outlives_a_restart_of_nats(
 ) -> None:
     await gateways.start(2)
     limited = Limited(KEY, {Meter.MONTH: 50})
-    spent = await gateways.take(0, limited, {Meter.MONTH: 50})
+    spent = await gateways.take(0, limited, 50)
     assert spent is not None
-    settle(spent, {Meter.MONTH: 50})
+    settle(spent, 50)
     await gateways.each[0].give_back()
     own_cluster.kill("nats")
     own_cluster.again("nats")
     await gateways.start(1)
-    assert await gateways.take(2, limited, {Meter.MONTH: 1}) is None
+    assert await gateways.take(2, limited, 1) is None

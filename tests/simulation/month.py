@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from typing import Any, cast
 from unittest import mock
 
-from nebula.actors.gateway.allowance import Reservation, settle
+from nebula.actors.gateway.allowance import settle
 from nebula.actors.gateway.limiting import Exceeded, Limited, Limiting
 from nebula.actors.gateway.usage_recording import UsageRecorder
 from nebula.actors.gateway.usage_roll_up import UsageRollUp
-from nebula.events.ledger import AT_A_TIME, OF_TOKENS, Meter
+from nebula.events.ledger import AT_A_TIME, Meter
 from nebula.events.usage import UsageRecord
 from nebula.store import inference_log
 from nebula.store.connection import Unavailable
@@ -227,12 +227,10 @@ class Month:
     async def _ask(self, gateway: Gateway, asked: Asked) -> None:
         tenant, of_key = KEYS[asked.key]
         limited = [of_key, TENANTS[tenant], MODEL]
-        needs: dict[str, int] = {Meter.REQUESTS: 1, Meter.IN_FLIGHT: 1}
-        needs |= dict.fromkeys(OF_TOKENS, asked.most)
         try:
-            reservation = gateway.limiting.reserve(limited, needs)
+            reservation = gateway.limiting.reserve(limited, asked.most)
             if reservation is None:
-                reservation = await gateway.limiting.obtain(limited, needs)
+                reservation = await gateway.limiting.obtain(limited, asked.most)
         except Exceeded as error:
             self.figures.refused += 1
             self.figures.vain += error.retry_after <= 0
@@ -240,7 +238,7 @@ class Month:
         except Unavailable:
             self.figures.unavailable += 1
             return
-        counts = self._count(gateway, limited, reservation, asked)
+        counts = self._count(gateway, limited, asked)
         try:
             await self._answer()
         except asyncio.CancelledError:
@@ -252,8 +250,7 @@ class Month:
         finally:
             for at_a_time in counts[1]:
                 self.in_flight[at_a_time] -= 1
-        used: dict[str, int] = dict.fromkeys(OF_TOKENS, asked.tokens)
-        settle(reservation, {Meter.REQUESTS: 1} | used)
+        settle(reservation, asked.tokens)
         for window, unused in counts[0].items():
             self.used[window] -= unused
         self._ended(gateway, asked)
@@ -261,20 +258,20 @@ class Month:
             await self._resume(asked)  # its client has lost the connection, and comes back
 
     def _count(
-        self, gateway: Gateway, limited: list[Limited], reservation: Reservation, asked: Asked
+        self, gateway: Gateway, limited: list[Limited], asked: Asked
     ) -> tuple[Counter[Window], list[tuple[tuple[str, str], str]]]:
         """Count what a request takes, by the calendar; return what it will not have used."""
-        subjects = {
-            id(purse): each.subject
+        purses = [
+            (each.subject, purse)
             for each, allowance in zip(limited, gateway.limiting.allowances(limited), strict=True)
-            for purse in allowance.purses.values()
-        }
+            for purse in allowance._purses.values()
+        ]
         unused: Counter[Window] = Counter()
         at_a_time = []
         for each in limited:
             self.limits[each.subject] = each.limits
-        for purse, amount, _ in reservation:
-            subject = subjects[id(purse)]
+        for subject, purse in purses:
+            amount = purse.amount(asked.most)
             if purse.meter in AT_A_TIME:
                 at_a_time.append((subject, purse.meter))
                 self.in_flight[subject, purse.meter] += 1
@@ -392,7 +389,7 @@ async def everything_is_there_again(world: Month) -> None:
         async with asyncio.timeout(60):
             while True:
                 try:
-                    await gateway.limiting.obtain([Limited(subject, limits)], limits)
+                    await gateway.limiting.obtain([Limited(subject, limits)], max(limits.values()))
                     break
                 except Exceeded:
                     await asyncio.sleep(1)

@@ -26,7 +26,7 @@ LIMITS: dict[str, int] = {
 class Running:
     """A request that was admitted: in which windows, what it reserved, and when it ends."""
 
-    needs: dict[str, int]
+    tokens: int
     windows: dict[str, int]
     reservation: Reservation
     ends: float
@@ -53,10 +53,15 @@ class Actor:
     dead: bool = False
     until: float = 0.0
     running: list[Running] = field(default_factory=list)
-    waiting: dict[str, int] | None = None
+    waiting: int | None = None
     waits: float = 0.0
     waits_for: Written | None = None
     gives_up: float = 0.0
+
+
+def needs(tokens: int) -> dict[str, int]:
+    """Return what a request needs, by meter."""
+    return {Meter.REQUESTS: 1, Meter.TOKENS: tokens, Meter.DAY: tokens, Meter.IN_FLIGHT: 1}
 
 
 class World:
@@ -122,49 +127,53 @@ class World:
         if gateway.waits_for is not None and self.now >= gateway.gives_up:
             gateway.waits_for = None
         if gateway.waiting is None and self.busy and chance.random() < 0.5:
-            most = chance.randrange(1, 300)
-            gateway.waiting = {
-                Meter.REQUESTS: 1,
-                Meter.TOKENS: most,
-                Meter.DAY: most,
-                Meter.IN_FLIGHT: 1,
-            }
-            gateway.waits = self.now + 2
-            self._try(gateway, first=True)
+            for _ in range(chance.choice((1, 1, 2, 3))):
+                if gateway.waiting is None:
+                    gateway.waiting = chance.randrange(1, 300)
+                    gateway.waits = self.now + 2
+                    self._try(gateway, first=True)
         elif gateway.waiting is not None:
             self._try(gateway)
         allowance = gateway.allowance
-        if gateway.waits_for is None and (allowance.due(self.now) or allowance.short):
+        looks = gateway.waiting is not None or not self.busy or chance.random() < 0.5
+        if looks and gateway.waits_for is None and (allowance.due(self.now) or allowance.short):
             self._report(gateway)
 
     def _try(self, gateway: Actor, *, first: bool = False) -> None:
-        needs, allowance = gateway.waiting, gateway.allowance
-        assert needs is not None
-        lacking = allowance.lacks(needs, self.now, self.wall(gateway))
+        tokens, allowance = gateway.waiting, gateway.allowance
+        assert tokens is not None
+        wall = self.wall(gateway)
+        headroom = allowance.headroom
+        if first and headroom.take(tokens, self.now, wall):
+            gateway.waiting = None
+            self._admit(gateway, tokens, [(headroom, tokens)])
+            return
+        lacking = allowance.lacks(tokens, self.now, wall)
         if first and lacking:
-            for meter, amount in needs.items():
+            for meter, amount in needs(tokens).items():
                 allowance.purses[meter].wanted += amount
             return
         over = bool(lacking) and self.now >= gateway.waits
         if lacking and not over:
             return
         if not first:
-            for meter, amount in needs.items():
+            for meter, amount in needs(tokens).items():
                 allowance.purses[meter].wanted -= amount
         gateway.waiting = None
         if over:
             return
-        reservation: Reservation = []
-        allowance.take(needs, reservation)
-        windows = {meter: purse.window for meter, purse in allowance.purses.items()}
+        self._admit(gateway, tokens, [allowance.take(tokens, self.now, wall)])
+
+    def _admit(self, gateway: Actor, tokens: int, reservation: Reservation) -> None:
+        windows = {meter: purse.window for meter, purse in gateway.allowance._purses.items()}
         ends = self.now + self.chance.choice((0.0, 0.5, 3.0, 20.0))
-        gateway.running.append(Running(needs, windows, reservation, ends))
+        gateway.running.append(Running(tokens, windows, reservation, ends))
         self.admitted += 1
-        for meter, amount in needs.items():
+        for meter, amount in needs(tokens).items():
             self._count(meter, windows[meter], amount)
 
     def _end(self, gateway: Actor, request: Running) -> None:
-        most = request.needs[Meter.TOKENS]
+        most = request.tokens
         beyond = self.chance.randrange(50) if self.chance.random() < 0.1 else 0
         tokens = most + beyond if beyond else self.chance.randrange(most + 1)
         used: dict[str, int] = {
@@ -181,8 +190,8 @@ class World:
                 if now != request.windows[meter]:
                     self.beyond[meter, now] = self.beyond.get((meter, now), 0) + beyond
         for name, actual in used.items():
-            self._count(name, request.windows[name], actual - request.needs[name])
-        settle(request.reservation, used)
+            self._count(name, request.windows[name], actual - needs(most)[name])
+        settle(request.reservation, tokens)
 
     def _count(self, meter: str, window: int, amount: int) -> None:
         self.used[meter, window] = self.used.get((meter, window), 0) + amount

@@ -202,7 +202,7 @@ async def test_requests_and_copies_go_to_the_routers_that_are_heard(bench: Bench
     for _ in range(2):
         bench.gateway.sending.copy(REQUEST)
     assert bench.subjects == [f"requests.chat.router-{number}" for number in (1, 2, 2)]
-    assert bench.gateway.queue("chat") == QueueLength(2, 0.5)
+    assert bench.gateway.heartbeats.queue("chat") == QueueLength(2, 0.5)
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.actors.gateway.allowance import Allowance, Purse, Reservation, settle, unwant
+from nebula.actors.gateway.allowance import Allowance, settle, unwant
+from nebula.actors.gateway.purse import Purse
 from nebula.events import ledger
 from nebula.events.ledger import Account, Lease, Meter, Tally
 from tests.unit.ledger_world import STEP, World
@@ -51,15 +52,13 @@ def test_a_gateway_alone_can_use_all_of_a_limit() -> None:
     account, taken, seq, now = ledger.EMPTY, 0, 0, 0.0
     for _ in range(40):
         now += STEP
-        if alone.lacks({Meter.REQUESTS: 1}, now, 60.0 + now):
+        if alone.lacks(0, now, 60.0 + now):
             alone.purses[Meter.REQUESTS].wanted = 1
             account, seq = alone.report(account, now, 60.0 + now), seq + 1
             alone.read(account, seq, now)
             alone.purses[Meter.REQUESTS].wanted = 0
         else:
-            reserved: Reservation = []
-            alone.take({Meter.REQUESTS: 1}, reserved)
-            settle(reserved, {Meter.REQUESTS: 1})
+            settle([alone.take(0, now, 60.0 + now)], 0)
             taken += 1
     assert taken == 7
     assert alone.purses[Meter.REQUESTS].remaining == 0
@@ -69,24 +68,25 @@ def test_a_lease_is_not_spent_after_its_time() -> None:
     one = Allowance("g", {Meter.IN_FLIGHT: 5})
     one.purses[Meter.IN_FLIGHT].wanted = 3
     one.read(one.report(ledger.EMPTY, 10.0, 60.0), 1, 10.5)
-    need: dict[str, int] = {Meter.IN_FLIGHT: 1}
-    assert not one.lacks(need, 10.0 + ledger.HOLDS - 0.1, 60.0)
-    assert one.lacks(need, 10.0 + ledger.HOLDS, 60.0)
+    assert not one.lacks(0, 10.0 + ledger.HOLDS - 0.1, 60.0)
+    headroom = one.opened()
+    assert headroom.take(0, 10.0 + ledger.HOLDS - 0.1, 60.0)
+    assert not headroom.take(0, 10.0 + ledger.HOLDS, 60.0)
+    assert one.lacks(0, 10.0 + ledger.HOLDS, 60.0)
 
 
 def test_what_an_unanswered_report_gives_back_is_not_used_until_it_can_not_count() -> None:
-    one = Allowance("g", {Meter.REQUESTS: 5})
-    need: dict[str, int] = {Meter.REQUESTS: 1}
-    wanted = one.want({Meter.REQUESTS: 4})
+    one = Allowance("g", {Meter.DAY: 5})
+    wanted = one.want(4)
     account = one.report(ledger.EMPTY, 10.0, 60.0)
     unwant(wanted)
     one.read(account, 1, 10.0)
     one.report(account, 12.0, 62.0)  # gives all back, and was perhaps stored
     one.read(account, 1, 12.5)
-    assert one.lacks(need, 12.5, 62.5)
+    assert one.lacks(1, 12.5, 62.5)
     one.read(one.report(account, 13.0, 63.0), 2, 13.0)
-    assert one.purses[Meter.REQUESTS].free == 0
-    assert one.purses[Meter.REQUESTS].remaining == 5
+    assert one.purses[Meter.DAY].free == 0
+    assert one.purses[Meter.DAY].remaining == 5
 
 
 def _frees_what_a_dead_gateway_held(account: Account, holder: str) -> Account:

@@ -6,7 +6,7 @@ import pytest
 
 from nebula.actors.gateway.allowance import Allowance, Reservation, settle
 from nebula.actors.gateway.limiting import Limited, Limiting
-from nebula.events.ledger import Meter, Tally, amounts
+from nebula.events.ledger import Meter, Tally
 from nebula.http import quota_fields
 
 NOON = 1_790_000_000 // 86_400 * 86_400 + 43_200
@@ -16,7 +16,7 @@ class Holder:
     """Stands for the limits of one gateway, which holds all of them."""
 
     def __init__(self, *limited: Limited) -> None:
-        self.wall = NOON + 0.25
+        self.wall = self.seen = NOON + 0.25
         self._each = {each.subject: Allowance("g", each.limits) for each in limited}
         for allowance in self._each.values():
             allowance.until = 1.0
@@ -28,11 +28,9 @@ class Holder:
         return [self._each[each.subject] for each in limited]
 
     def take(self, tokens: int) -> Reservation:
-        into: Reservation = []
         for allowance in self._each.values():
-            assert not allowance.lacks(amounts(tokens, 1), 0.0, self.wall)
-            allowance.take(amounts(tokens, 1), into)
-        return into
+            assert not allowance.lacks(tokens, 0.0, self.wall)
+        return [allowance.take(tokens, 0.0, self.wall) for allowance in self._each.values()]
 
 
 KEY = Limited(("key", "k"), {Meter.REQUESTS: 10, Meter.DAY: 5000, Meter.IN_FLIGHT: 3})
@@ -54,7 +52,7 @@ def test_the_fields_tell_of_the_limit_that_has_the_least_left() -> None:
         "x-ratelimit-remaining-tokens": "500",
         "x-ratelimit-reset-tokens": "1m0s",
     }
-    settle(reserved, amounts(30))
+    settle(reserved, 30)
     assert told(holder, KEY, TENANT)["x-ratelimit-remaining-tokens"] == "570"
     assert told(holder, KEY)["x-ratelimit-remaining-tokens"] == "4970"
     assert told(holder, KEY)["x-ratelimit-reset-tokens"] == "12h0m0s"
@@ -62,13 +60,44 @@ def test_the_fields_tell_of_the_limit_that_has_the_least_left() -> None:
 
 def test_what_other_gateways_have_spent_or_use_is_not_left() -> None:
     holder = Holder(TENANT)
-    (purse,) = holder.allowances((TENANT,))[0].purses.values()
+    (allowance,) = holder.allowances((TENANT,))
+    (purse,) = allowance.purses.values()
     purse.tally, purse.others, purse.others_idle = Tally(purse.window, 50), 30, 10
     assert told(holder, TENANT)["x-ratelimit-remaining-tokens"] == "530"
+    (purse,) = allowance.purses.values()
     purse.tally = Tally(purse.window - 60, 50)
     assert told(holder, TENANT)["x-ratelimit-remaining-tokens"] == "580"
+    (purse,) = allowance.purses.values()
     purse.spent = 900
     assert told(holder, TENANT)["x-ratelimit-remaining-tokens"] == "0"
+
+
+def test_lines_that_are_kept_tell_what_is_left_now() -> None:
+    holder = Holder(KEY)
+    lines = quota_fields.AllLimitLines(cast("Limiting", holder)).of((KEY,), "openai")
+
+    def remaining() -> list[bytes]:
+        text = lines()
+        assert text.endswith(b"\r\n")
+        return [
+            line for line in text.split(b"\r\n") if b"-remaining-" in line or b"-reset-" in line
+        ]
+
+    first = remaining()
+    reserved = holder.take(100)
+    assert remaining() == [
+        b"x-ratelimit-remaining-requests: 9",
+        b"x-ratelimit-reset-requests: 1m0s",
+        b"x-ratelimit-remaining-tokens: 4900",
+        b"x-ratelimit-reset-tokens: 12h0m0s",
+    ]
+    settle(reserved, None)
+    assert remaining() == first
+    holder.wall = holder.seen = NOON + 1.25
+    assert b"x-ratelimit-reset-requests: 59s" in remaining()
+    (purse,) = [each for each in holder.allowances((KEY,))[0].purses.values() if each.of_tokens]
+    purse.spent = 6000
+    assert b"x-ratelimit-remaining-tokens: 0" in remaining()
 
 
 def test_anthropics_clients_get_their_names_and_a_moment() -> None:

@@ -13,10 +13,21 @@ from nebula.events.usage_limits import UsageLimits
 from nebula.http import uploads
 from nebula.http.answer_lengths import LENGTHS
 from nebula.http.errors import ApiError
+from nebula.http.outline import Fields, Outline
 from nebula.http.principals import Principal
 from nebula.http.quotas import Quota, most, quota_of, shaped, shaped_form
 
 MESSAGES = b'[{"role":"user","content":"hello"}]'
+
+
+def asked(body: bytes, priority: int = 0, prompt: bytes = b"") -> Outline:
+    fields = msgspec.json.decode(body, type=Fields)
+    return Outline("m", prompt, priority=priority, fields=fields)
+
+
+def held(quota: Quota, endpoint: Endpoint, body: bytes, priority: int = 0) -> bytes:
+    """Return the body that an engine gets."""
+    return shaped(quota, endpoint, body, asked(body, priority))
 
 
 def principal(limits: UsageLimits, tenant: str = "") -> Principal:
@@ -75,9 +86,9 @@ def test_a_change_of_any_limits_holds_for_the_next_request() -> None:
 def test_a_longer_answer_than_allowed_is_refused_by_its_field(name: str) -> None:
     body = b'{"model":"m","%b":6}' % name.encode()
     with pytest.raises(ApiError) as refused:
-        shaped(Quota((), longest=5), CHAT, body, 0)
+        held(Quota((), longest=5), CHAT, body)
     assert (refused.value.status, refused.value.body.param) == (400, name)
-    assert shaped(Quota((), longest=6), CHAT, body, 0) == body
+    assert held(Quota((), longest=6), CHAT, body) == body
 
 
 @pytest.mark.parametrize(
@@ -85,7 +96,7 @@ def test_a_longer_answer_than_allowed_is_refused_by_its_field(name: str) -> None
     [("/v1/chat/completions", "max_tokens"), ("/v1/responses", "max_output_tokens")],
 )
 def test_a_request_without_a_length_gets_the_longest_allowed(path: str, field: str) -> None:
-    body = shaped(Quota((), longest=5), ENDPOINTS[path], b'{"model":"m"}', 0)
+    body = held(Quota((), longest=5), ENDPOINTS[path], b'{"model":"m"}')
     assert msgspec.json.decode(body) == {"model": "m", field: 5}
 
 
@@ -99,7 +110,7 @@ def test_a_request_without_a_length_gets_the_longest_allowed(path: str, field: s
     ],
 )
 def test_what_an_engine_does_not_read_as_a_length_is_none(path: str, body: bytes) -> None:
-    fields = msgspec.json.decode(shaped(Quota((), longest=5), ENDPOINTS[path], body, 0))
+    fields = msgspec.json.decode(held(Quota((), longest=5), ENDPOINTS[path], body))
     assert fields[LENGTHS[path][0]] == 5
 
 
@@ -107,13 +118,13 @@ def test_what_an_engine_does_not_read_as_a_length_is_none(path: str, body: bytes
 def test_a_length_that_is_not_in_digits_is_refused_where_a_limit_holds(value: bytes) -> None:
     body = b'{"max_completion_tokens":%b}' % value
     with pytest.raises(ApiError) as refused:
-        shaped(Quota((), longest=5), CHAT, body, 0)
+        held(Quota((), longest=5), CHAT, body)
     assert refused.value.body.param == "max_completion_tokens"
 
 
 def test_a_completion_that_names_no_length_gets_its_own_default_or_less() -> None:
-    assert shaped(Quota((), longest=16), COMPLETIONS, b"{}", 0) == b"{}"
-    assert shaped(Quota((), longest=15), COMPLETIONS, b"{}", 0) == b'{"max_tokens":15}'
+    assert held(Quota((), longest=16), COMPLETIONS, b"{}") == b"{}"
+    assert held(Quota((), longest=15), COMPLETIONS, b"{}") == b'{"max_tokens":15}'
 
 
 def test_each_path_that_generates_has_the_fields_of_its_length() -> None:
@@ -166,9 +177,9 @@ def test_a_form_without_a_length_gets_the_longest_allowed(path: str) -> None:
 
 def test_a_priority_in_the_body_is_cut_too() -> None:
     quota = Quota((), priorities=((0, 9),))
-    body = shaped(quota, CHAT, b'{"priority":-3}', -3)
+    body = held(quota, CHAT, b'{"priority":-3}', -3)
     assert msgspec.json.decode(body) == {"priority": 0}
-    assert shaped(quota, EMBEDDINGS, b'{"input":"x"}', 0) == b'{"input":"x"}'
+    assert held(quota, EMBEDDINGS, b'{"input":"x"}') == b'{"input":"x"}'
 
 
 @pytest.mark.parametrize(
@@ -187,4 +198,21 @@ def test_a_priority_in_the_body_is_cut_too() -> None:
 def test_a_request_reserves_the_most_that_it_can_take(
     endpoint: Endpoint, body: bytes, tokens: int
 ) -> None:
-    assert most(endpoint, body, MESSAGES, 1000) == tokens
+    assert most(endpoint, asked(body, prompt=MESSAGES), 1000) == tokens
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "tokens"),
+    [
+        (CHAT, b"{}", 9 + 5),
+        (CHAT, b'{"n":3}', 9 + 15),
+        (CHAT, b'{"max_tokens":3}', 9 + 3),
+        (COMPLETIONS, b"{}", 9 + 5),
+    ],
+)
+def test_a_request_whose_answer_is_limited_reserves_no_longer_one(
+    endpoint: Endpoint, body: bytes, tokens: int
+) -> None:
+    assert most(endpoint, asked(body, prompt=MESSAGES), 1000, allowed=5) == tokens
+    shaped_body = held(Quota((), longest=5), endpoint, body)
+    assert most(endpoint, asked(shaped_body, prompt=MESSAGES), 1000) == tokens

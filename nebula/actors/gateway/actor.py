@@ -6,7 +6,7 @@ client is told about a failure.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
@@ -15,7 +15,7 @@ from nebula.actors import ear
 from nebula.actors.actor import Actor
 from nebula.actors.ear import Ear
 from nebula.actors.gateway.admission import Admission
-from nebula.actors.gateway.allowance import settle, used_by
+from nebula.actors.gateway.allowance import settle
 from nebula.actors.gateway.budget import ANSWERS, REQUESTS, UNCOUNTED, Budget, Hold, Unread
 from nebula.actors.gateway.core import IDLE, RequestsInFlight
 from nebula.actors.gateway.delivery import NOT_RECORDED, Delivery, GivenAgain, new_id
@@ -58,7 +58,6 @@ from nebula.actors.gateway.usage_roll_up import UsageRollUp
 from nebula.actors.telling_metrics import MetricsTeller
 from nebula.events import envelope, subjects
 from nebula.events.failures import Failure, words
-from nebula.events.heartbeats import QueueLength
 from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, StillWanted
 from nebula.events.log_fields import request_fields
 from nebula.events.model_status import ModelStatus, model_status
@@ -93,9 +92,10 @@ class Gateway(Actor):
         self.begun = asyncio.Event()
         self.given_again: set[GivenAgain] = set()
         self.leaving = asyncio.Event()
-        self._heartbeats = Heartbeats(lambda: asyncio.get_running_loop().time())
+        self._now: Callable[[], float] = lambda: asyncio.get_running_loop().time()
+        self.heartbeats = Heartbeats(lambda: self._now())
         self._admission = Admission()
-        around = Surroundings(self.projection.state, self._heartbeats, self._admission)
+        around = Surroundings(self.projection.state, self.heartbeats, self._admission)
         self.core = RequestsInFlight(around, new_id)
         self._deliveries: dict[str, Delivery] = {}
         self.large_bodies = LargeBodies(connection, identity, self.core.gives)
@@ -103,24 +103,25 @@ class Gateway(Actor):
         self._overseeing = Overseeing(
             connection, identity, self.core.flights, lambda: self.projection.state, self._happens
         )
-        self.sending = Sending(connection, identity, self._heartbeats, self.large_bodies)
+        self.sending = Sending(connection, identity, self.heartbeats, self.large_bodies)
         self.claims_stream = Probed()
         self.claim_shares = Shares()
         self._ear = Ear(connection, lambda: self.projection.state, ear.serving, each_router=True)
         self.log_watch = LogWatch(
-            connection, self.projection, lambda: self._heartbeats.router_at, self._ear.told
+            connection, self.projection, lambda: self.heartbeats.router_at, self._ear.told
         )
         self.bodies = Budget(request_memory)
         self.unread = Unread(answer_memory)
         self.limiting = Limiting(connection, LedgerStore(connection, stream_replicas))
         self.usage = UsageRecorder(connection, identity, stream_replicas, self.projection)
-        self.figures = GatewayFigures(self, self._heartbeats.routers_alive)
+        self.figures = GatewayFigures(self, self.heartbeats.routers_alive)
         self._connected_at = 0.0
         self._lost_at: float | None = None
         self._back = asyncio.Event()
 
     async def begin(self) -> None:
         """Listen for answers and heartbeats."""
+        self._now = asyncio.get_running_loop().time  # finding the loop costs a system call
         client = self.connection.client
         await client.listen(subjects.responses(self.id, "*"), self._on_piece)
         await self._questions.listen()
@@ -128,8 +129,8 @@ class Gateway(Actor):
         await self.large_bodies.listen()
         await MetricsTeller(self.connection, self.figures).listen(subjects.gateway_metrics())
         for beats, arrival in (
-            (subjects.REPLICA_STATUS, self._heartbeats.on_replica),
-            (subjects.ROUTER_STATUS, self._heartbeats.on_router),
+            (subjects.REPLICA_STATUS, self.heartbeats.on_replica),
+            (subjects.ROUTER_STATUS, self.heartbeats.on_router),
         ):
             await client.listen(beats, self._ear.noting(beats, arrival))
         await client.listen(subjects.STORE_STATUS, self.log_watch.on_store)
@@ -158,14 +159,6 @@ class Gateway(Actor):
         """Return a model's status."""
         return model_status(self.projection.state, model)
 
-    def context(self, model: Model) -> int | None:
-        """Return the context length of a model in tokens; None if it is unknown."""
-        return self._heartbeats.context_of(model)
-
-    def queue(self, model: str) -> QueueLength:
-        """Return how many requests wait for a model in all routers, and the longest wait (s)."""
-        return self._heartbeats.queue(model)
-
     @property
     def able(self) -> bool:
         """Whether requests can be served: NATS is there and the log has been folded."""
@@ -188,7 +181,7 @@ class Gateway(Actor):
 
         Call it before a client's request is claimed or sent.
         """
-        if self._admission.refuses(asyncio.get_running_loop().time()):
+        if self._admission.refuses(self._now()):
             raise NotServed("requests come faster than they can be taken on", 1)
 
     def ask(
@@ -197,7 +190,7 @@ class Gateway(Actor):
         """Send a request; `usage` as in Delivery. Raise NotServed if it can't be served."""
         self._look_around()
         try:
-            send = self.core.begin(request, binding, asyncio.get_running_loop().time(), idle=idle)
+            send = self.core.begin(request, binding, self._now(), idle=idle)
             flight = self.core.flights[request.id]
             try:
                 self.sending.send(send.request, send.router)
@@ -249,7 +242,7 @@ class Gateway(Actor):
 
     def _happens(self, flight: InFlightRequest, event: Event, now: float | None = None) -> None:
         self._look_around()
-        now = asyncio.get_running_loop().time() if now is None else now
+        now = self._now() if now is None else now
         self._perform(self.core.happened(flight, event, now))
 
     def _perform(self, effects: Iterable[Effect]) -> None:
@@ -275,10 +268,11 @@ class Gateway(Actor):
     def _release(self, delivery: Delivery) -> None:
         if delivery.hold is not None:
             delivery.hold.release()
+        answer, recorded = delivery.flight.answer, delivery.usage != NOT_RECORDED
+        record = self.usage.ended(answer, delivery.usage) if recorded else None
         if delivery.reserved:
-            settle(delivery.reserved, used_by(delivery.flight.answer))
-        recorded = delivery.usage != NOT_RECORDED
-        record = self.usage.ended(delivery.flight.answer, delivery.usage) if recorded else None
+            used = record if recorded else answer.tokens
+            settle(delivery.reserved, 0 if used is None else used.prompt + used.completion)
         self.figures.ended(delivery, record)
 
     def _send(self, send: Send) -> None:
@@ -323,7 +317,7 @@ class Gateway(Actor):
             return
         flight = delivery.flight
         given = piece = None
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         chunk = envelope.read_plain(header)
         if chunk is not None:
             given = flight.pass_on(chunk, 1, body, now)
@@ -361,20 +355,20 @@ class Gateway(Actor):
     def _unwanted(self, asking: StillWanted) -> dict[str, int]:
         """Return which of an engine's requests are no longer wanted."""
         self._look_around()
-        unwanted, effects = self.core.still_wanted(asking, asyncio.get_running_loop().time())
+        unwanted, effects = self.core.still_wanted(asking, self._now())
         self._perform(effects)
         return unwanted
 
     async def _on_disconnect(self) -> None:
         if self._lost_at is None:
-            self._lost_at = asyncio.get_running_loop().time()
+            self._lost_at = self._now()
         self._link()
 
     async def _on_reconnect(self) -> None:
-        self._lost_at, self._connected_at = None, asyncio.get_running_loop().time()
+        self._lost_at, self._connected_at = None, self._now()
         self._back.set()
         self._link()
-        self._heartbeats.restart()
+        self.heartbeats.restart()
         self.log_watch.restart()
         for flight in tuple(self.core.flights.values()):
             self._happens(flight, Reconnected())
@@ -386,7 +380,7 @@ class Gateway(Actor):
 
     def _watch(self) -> None:
         self._look_around()
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         for flight in tuple(self.core.flights.values()):
             try:
                 self._perform(self.core.happened(flight, Ticked(), now))
@@ -394,4 +388,4 @@ class Gateway(Actor):
                 about = request_fields(flight.request)
                 log.exception("request %s can't be watched", flight.id, extra=about)
                 self._happens(flight, Stuck())
-        self._heartbeats.forget(self.projection.state)
+        self.heartbeats.forget(self.projection.state)

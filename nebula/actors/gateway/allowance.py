@@ -7,27 +7,16 @@ reported yet. A request reserves the most that it can use, and is settled with w
 `now` is the gateway's monotonic clock, `wall` the NATS server's, both in seconds.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
-from nebula.actors.gateway.answer import Answer
+from nebula.actors.gateway.headroom import Headroom
+from nebula.actors.gateway.purse import Purse
 from nebula.events import ledger
-from nebula.events.ledger import (
-    AT_A_TIME,
-    EXPIRES,
-    HOLDS,
-    OF_TOKENS,
-    Account,
-    Entry,
-    Meter,
-    Report,
-    Tally,
-    amounts,
-    window,
-)
+from nebula.events.ledger import EXPIRES, HOLDS, Account, Report
 
 REPORTS = 2.0
 """Seconds between two reports of what is in use."""
@@ -35,133 +24,33 @@ REPORTS = 2.0
 _NEVER = -1e9
 
 
-class Purse:
-    """One meter of a subject, as far as this gateway has to do with it.
+class Settler(Protocol):
+    """What a request has reserved something of."""
 
-    `held`: of its lease, with what it has `spent` and not reported yet, what is `reserved`, and
-    what is `returned` by the report under way. `taken`: since the last report. `wanted`: by
-    requests that wait for it. `epoch` changes when nothing is owed to earlier reservations any
-    more. `lasting`: the meter has no window. As last read: the `tally`, what `others` hold, and how
-    much of that was idle.
-    """
-
-    __slots__ = (
-        "end",
-        "epoch",
-        "held",
-        "lasting",
-        "limit",
-        "meter",
-        "others",
-        "others_idle",
-        "reserved",
-        "returned",
-        "spent",
-        "taken",
-        "tally",
-        "wanted",
-        "window",
-    )
-
-    def __init__(self, meter: str, limit: int) -> None:
-        self.meter = meter
-        self.limit = limit
-        self.lasting = meter in AT_A_TIME
-        self.window = self.end = 0
-        self.held = self.spent = self.reserved = self.returned = 0
-        self.taken = self.wanted = self.epoch = 0
-        self.tally = Tally()
-        self.others = self.others_idle = 0
-
-    @property
-    def free(self) -> int:
-        """What a request may reserve now."""
-        return self.held - self.spent - self.reserved - self.returned
-
-    @property
-    def spent_in_all(self) -> int:
-        """What is spent in this window, as far as this gateway knows."""
-        return self.spent + (self.tally.spent if self.tally.window == self.window else 0)
-
-    @property
-    def remaining(self) -> int:
-        """What no request has used or reserved, as far as this gateway knows."""
-        left = least((self,))
-        return 0 if left is None else left[1]
-
-    def turn(self, wall: float) -> None:
-        """Begin the present window, unless that has begun."""
-        begin, end = window(self.meter, wall)
-        if begin > self.window:
-            self._turn(begin, end)
-        elif not self.end:
-            self.end = end
-
-    def _turn(self, begin: int, end: int) -> None:
-        self.window, self.end = begin, end
-        if not self.lasting:
-            self.held = self.spent = self.reserved = self.returned = self.taken = 0
-            self.others = self.others_idle = 0
-            self.epoch += 1
-
-    def entry(self, *, lent: bool) -> Entry:
-        """Return what is reported, and set aside what the report gives back.
-
-        `lent`: give back all that no request waits for.
-        """
-        taken, self.taken = self.taken, 0
-        kept = min(max(self.free, 0), self.wanted if lent else max(2 * taken, self.wanted))
-        self.returned += max(self.free - kept, 0)
-        return Entry(
-            self.limit,
-            self.window,
-            spent=self.spent,
-            kept=self.reserved + kept,
-            busy=self.reserved + min(kept, self.wanted),
-            needs=max(0, self.wanted - kept),
-            spare=0 if lent else max(0, 2 * (taken + self.wanted) - kept),
-        )
-
-    def granted(self, entry: Entry, tally: Tally, held: int) -> None:
-        """Take in what a report led to."""
-        self.returned = 0
-        if tally.window > self.window:
-            self._turn(tally.window, window(self.meter, tally.window)[1])
-        if tally.window < self.window:
-            self.held = 0
-        else:
-            self.held = held
-            if entry.window == self.window:
-                self.spent -= entry.spent
-
-    def lost(self) -> None:
-        """Note that the lease was expired: what it held counts as spent."""
-        self.returned = 0
-        if not self.lasting:
-            self.spent = max(0, self.spent + self.reserved - self.held)
-            self.reserved = 0
-            self.epoch += 1
-        self.held = 0
+    def settle(self, tokens: int, used: int | None) -> None:
+        """Settle a request that reserved so many tokens with those it used; None: not begun."""
 
 
-def least(purses: Iterable[Purse]) -> tuple[Purse, int] | None:
-    """Return the purse of which the least remains, and how much; None of none."""
-    found = None
-    smallest = 0
-    for purse in purses:
-        left = purse.limit - purse.spent - purse.reserved - purse.others + purse.others_idle
-        tally = purse.tally
-        if tally.window == purse.window:
-            left -= tally.spent
-        if left < 0:
-            left = 0
-        if found is None or left < smallest:
-            found, smallest = purse, left
-    return None if found is None else (found, smallest)
+Reservation: TypeAlias = list[tuple[Settler, int]]
+"""What one request has reserved: of what, and how many tokens."""
 
 
-Reservation: TypeAlias = list[tuple[Purse, int, int]]
-"""What one request has reserved: how much of each purse, and in which epoch of it."""
+class Claim:
+    """What one request has reserved of each purse, where that is the whole of a limit."""
+
+    def __init__(self, purses: Iterable[Purse], tokens: int, change: Callable[[], object]) -> None:
+        """`change`: called before purses change."""
+        self._change = change
+        self._each = [(purse, purse.amount(tokens), purse.epoch) for purse in purses]
+        for purse, amount, _ in self._each:
+            purse.reserved += amount
+            purse.taken += amount
+
+    def settle(self, _: int, used: int | None) -> None:
+        """As `Settler.settle`."""
+        self._change()
+        for purse, amount, epoch in self._each:
+            purse.settle(amount, epoch, used)
 
 
 class _Pending(Struct, frozen=True):
@@ -177,8 +66,8 @@ class Allowance:
 
     A request reserves the whole of a limit at most. `holder`: the gateway, by a name for this run.
     `until`: when its lease ends. `asked`: another gateway needs more than there is. `leaving`: the
-    gateway ends. `seq`: of the account that was read last. `of_requests`, `of_tokens`: the purses
-    that clients are told of.
+    gateway ends. `seq`: of the account that was read last. `headroom`: what most requests take
+    from.
     """
 
     def __init__(
@@ -186,9 +75,8 @@ class Allowance:
     ) -> None:
         """`numbers`: of its reports; the holder uses none twice, so others see that it reports."""
         self.holder = holder
-        self.purses: dict[str, Purse] = {}
-        self.of_requests: tuple[Purse, ...] = ()
-        self.of_tokens: tuple[Purse, ...] = ()
+        self._purses: dict[str, Purse] = {}
+        self.headroom = Headroom((), self._close)
         self.until = _NEVER
         self.asked = self.leaving = False
         self._numbers = count(1) if numbers is None else numbers
@@ -200,53 +88,60 @@ class Allowance:
         self._holding: tuple[str, ...] = ()
         self.limit(limits)
 
+    @property
+    def purses(self) -> Mapping[str, Purse]:
+        """The purses by meter, up to date. They may be changed: the next request looks at them."""
+        self._close()
+        return self._purses
+
     def limit(self, limits: Mapping[str, int]) -> None:
         """Set the limits of the subject."""
-        for meter in self.purses.keys() - limits.keys():
-            del self.purses[meter]
+        self._close()
+        for meter in self._purses.keys() - limits.keys():
+            del self._purses[meter]
         for meter, limit in limits.items():
-            purse = self.purses.get(meter)
+            purse = self._purses.get(meter)
             if purse is None:
-                self.purses[meter] = Purse(meter, limit)
+                self._purses[meter] = Purse(meter, limit)
             else:
                 purse.limit = limit
-        each = tuple(self.purses.values())
-        self.of_requests = tuple(purse for purse in each if purse.meter == Meter.REQUESTS)
-        self.of_tokens = tuple(purse for purse in each if purse.meter in OF_TOKENS)
+        self.headroom = Headroom(self._purses.values(), self._close)
+
+    def _close(self) -> None:
+        self.headroom.close()
 
     # Requests
 
-    def lacks(self, needs: Mapping[str, int], now: float, wall: float) -> list[Purse]:
+    def opened(self) -> Headroom:
+        """Return the headroom, of the purses as they are now."""
+        if self.headroom.closed:
+            if self.headroom.stale:
+                self.headroom = Headroom(self._purses.values(), self._close)
+            self.headroom.open(self.until)
+        return self.headroom
+
+    def lacks(self, tokens: int, now: float, wall: float) -> list[Purse]:
         """Return the purses that can't give what a request needs of them now."""
         held = now < self.until
         lacking = []
-        for meter, purse in self.purses.items():
+        for purse in self.purses.values():
             if wall >= purse.end:
                 purse.turn(wall)
-            amount = needs.get(meter, 0)
-            if amount > purse.limit:
-                amount = purse.limit
-            free = purse.held - purse.spent - purse.reserved - purse.returned
-            if amount and (not held or free < amount):
+            amount = purse.amount(tokens)
+            if amount and (not held or purse.free < amount):
                 lacking.append(purse)
         return lacking
 
-    def take(self, needs: Mapping[str, int], into: Reservation) -> None:
+    def take(self, tokens: int, now: float, wall: float) -> tuple[Settler, int]:
         """Reserve what a request needs, which `lacks` has found to be there."""
-        for meter, purse in self.purses.items():
-            amount = needs.get(meter, 0)
-            if amount > purse.limit:
-                amount = purse.limit
-            if amount:
-                purse.reserved += amount
-                purse.taken += amount
-                into.append((purse, amount, purse.epoch))
+        headroom = self.opened()
+        if headroom.take(tokens, now, wall):
+            return headroom, tokens
+        return Claim(self.purses.values(), tokens, self._close), tokens
 
-    def want(self, needs: Mapping[str, int]) -> list[tuple[Purse, int]]:
+    def want(self, tokens: int) -> list[tuple[Purse, int]]:
         """Note that a request waits for what it needs; return it, for `unwant`."""
-        wanted = [
-            (purse, min(needs.get(meter, 0), purse.limit)) for meter, purse in self.purses.items()
-        ]
+        wanted = [(purse, purse.amount(tokens)) for purse in self.purses.values()]
         for purse, amount in wanted:
             purse.wanted += amount
         return wanted
@@ -356,15 +251,8 @@ class Allowance:
             meter in lease.lacks
             for name, lease in account.leases.items()
             if name != self.holder
-            for meter in self.purses
+            for meter in self._purses
         )
-
-
-def used_by(answer: Answer) -> dict[str, int]:
-    """Return what a request used whose answer has ended, by meter."""
-    tokens = answer.tokens
-    count = 0 if tokens is None else tokens.prompt + tokens.completion
-    return amounts(count)
 
 
 def unwant(wanted: list[tuple[Purse, int]]) -> None:
@@ -373,17 +261,11 @@ def unwant(wanted: list[tuple[Purse, int]]) -> None:
         purse.wanted -= amount
 
 
-def settle(reservation: Reservation, used: Mapping[str, int]) -> None:
-    """Settle what a request has reserved with what it used, by meter; absent is nothing.
+def settle(reservation: Reservation, used: int | None) -> None:
+    """Settle what a request has reserved with the tokens it used; None: it was not begun.
 
     Nothing is settled a second time.
     """
-    for purse, amount, epoch in reservation:
-        actual = used.get(purse.meter, 0)
-        if purse.epoch == epoch:
-            purse.reserved -= amount
-            if not purse.lasting:
-                purse.spent += actual
-        elif actual > amount:
-            purse.spent += actual - amount
+    for settler, tokens in reservation:
+        settler.settle(tokens, used)
     reservation.clear()

@@ -16,7 +16,8 @@ from typing import TypeAlias
 from msgspec import Struct
 from nats.errors import MaxPayloadError
 
-from nebula.actors.gateway.allowance import Allowance, Purse, Reservation, unwant
+from nebula.actors.gateway.allowance import Allowance, Reservation, settle, unwant
+from nebula.actors.gateway.purse import Purse
 from nebula.events import subjects
 from nebula.events.ledger import AT_A_TIME, Account
 from nebula.events.reading import decoded
@@ -48,6 +49,9 @@ TRIES = 10
 
 LEAVING = 1.0
 """Seconds for which the end of a gateway waits for its reports, twice at most."""
+
+MOST = 4096
+"""Lists of limits whose accounts are remembered."""
 
 IDLE = 600.0
 """Seconds after which the allowance of a subject without requests is forgotten."""
@@ -91,8 +95,15 @@ class _Known:
         self.waiters: set[asyncio.Future[None]] = set()
 
 
+_Plan: TypeAlias = tuple[Sequence[Limited], Sequence[_Known], Sequence[Allowance]]
+"""The limits of some requests, and what is known of each."""
+
+
 class Limiting:
-    """All subjects with limits that one gateway knows."""
+    """All subjects with limits that one gateway knows.
+
+    `seen`: the NATS server's time when a request was last reserved for (s since 1970).
+    """
 
     def __init__(self, connection: Connection, store: LedgerStore) -> None:
         self._connection = connection
@@ -100,7 +111,9 @@ class Limiting:
         self._holder = uuid.uuid4().hex[:16]
         self._numbers = count(1)
         self._known: dict[Subject, _Known] = {}
+        self._plans: dict[int, _Plan] = {}
         self._ahead: float | None = None
+        self.seen = 0.0
         self._now: Callable[[], float] = _loop_time
         self._clock_at = 0.0
         self._beginning = asyncio.Lock()
@@ -112,36 +125,56 @@ class Limiting:
         """The NATS server's time, in seconds since 1970."""
         return self._now() + (self._ahead or 0.0)
 
-    def reserve(self, limited: Sequence[Limited], needs: Mapping[str, int]) -> Reservation | None:
-        """Reserve what a request needs of each subject; None if that has to be asked for."""
+    def reserve(self, limited: Sequence[Limited], tokens: int) -> Reservation | None:
+        """Reserve what a request needs of each subject; None if that has to be asked for.
+
+        It needs one request, one in flight, and so many `tokens`.
+        """
         if self._ahead is None:
             return None
-        return self._reserved(self._all(limited), needs, self._now())
+        plan = self._plans.get(id(limited))
+        if plan is None or plan[0] is not limited:
+            plan = self._planned(limited)
+        now = self._now()
+        wall = self.seen = now + self._ahead
+        reservation: Reservation = []
+        for known in plan[1]:
+            headroom = known.allowance.headroom
+            if not headroom.take(tokens, now, wall):
+                settle(reservation, None)
+                return self._reserved(plan[1], tokens, now)
+            reservation.append((headroom, tokens))
+            known.used_at = now
+        return reservation
 
-    def allowances(self, limited: Sequence[Limited]) -> list[Allowance]:
+    def allowances(self, limited: Sequence[Limited]) -> Sequence[Allowance]:
         """Return what this gateway may use of each subject's limits."""
-        return [known.allowance for known in self._all(limited)]
+        plan = self._plans.get(id(limited))
+        return (self._planned(limited) if plan is None or plan[0] is not limited else plan)[2]
 
-    async def obtain(self, limited: Sequence[Limited], needs: Mapping[str, int]) -> Reservation:
-        """Reserve what a request needs of each subject. Raise Exceeded, Unavailable."""
+    async def obtain(self, limited: Sequence[Limited], tokens: int) -> Reservation:
+        """Reserve what a request needs of each subject, as `reserve`. Raise Exceeded, Unavailable.
+
+        What is held by other gateways is asked for.
+        """
         loop = asyncio.get_running_loop()
         if self._ahead is None:
             await self._begin()
         deadline = loop.time() + PATIENCE
-        all_known = self._all(limited)
-        wanted = [each for known in all_known for each in known.allowance.want(needs)]
+        all_known = self._planned(limited)[1]
+        wanted = [each for known in all_known for each in known.allowance.want(tokens)]
         waiter: asyncio.Future[None] = loop.create_future()
         try:
-            while (reservation := self._reserved(all_known, needs, loop.time())) is None:
+            while (reservation := self._reserved(all_known, tokens, loop.time())) is None:
                 over = loop.time() >= deadline
                 for known in all_known:
-                    self._refuse(known, needs, over=over)
+                    self._refuse(known, tokens, over=over)
                 if over:
                     raise Unavailable(self._problem or "the accounts of limits do not answer")
                 waiter = loop.create_future()
                 for known in all_known:
                     known.waiters.add(waiter)
-                    if known.allowance.lacks(needs, loop.time(), self.wall):
+                    if known.allowance.lacks(tokens, loop.time(), self.wall):
                         self._report(known)
                 await asyncio.wait([waiter], timeout=TICK)
         finally:
@@ -173,6 +206,7 @@ class Limiting:
                     self._report(known)
                 elif now - known.used_at > IDLE and not known.allowance.in_use:
                     del self._known[subject]
+                    self._plans.clear()
             if self._ahead is not None and now - self._clock_at > CLOCK:
                 self._clock_at = now
                 with contextlib.suppress(Unavailable):
@@ -203,14 +237,12 @@ class Limiting:
                 self._clock_at = self._now()
                 self._ahead = ahead
 
-    def _all(self, limited: Sequence[Limited]) -> list["_Known"]:
-        found = []
-        for each in limited:
-            known = self._known.get(each.subject)
-            if known is None or known.limits is not each.limits:
-                known = self._get(each)
-            found.append(known)
-        return found
+    def _planned(self, limited: Sequence[Limited]) -> "_Plan":
+        if len(self._plans) >= MOST:
+            self._plans.clear()
+        known = [self._get(each) for each in limited]
+        plan = self._plans[id(limited)] = limited, known, [each.allowance for each in known]
+        return plan
 
     def _get(self, each: Limited) -> _Known:
         known = self._known.get(each.subject)
@@ -219,30 +251,28 @@ class Limiting:
             now = asyncio.get_running_loop().time()
             known = self._known[each.subject] = _Known(each, allowance, now)
         elif known.limits is not each.limits:
+            self._plans.clear()
             known.limits = each.limits
             known.allowance.limit(each.limits)
         return known
 
-    def _reserved(
-        self, all_known: Sequence[_Known], needs: Mapping[str, int], now: float
-    ) -> Reservation | None:
+    def _reserved(self, all_known: Sequence[_Known], tokens: int, now: float) -> Reservation | None:
         wall = now + (self._ahead or 0.0)
-        for known in all_known:
-            if known.allowance.lacks(needs, now, wall):
-                return None
+        if any(known.allowance.lacks(tokens, now, wall) for known in all_known):
+            return None
         reservation: Reservation = []
         for known in all_known:
             known.used_at = now
-            known.allowance.take(needs, reservation)
+            reservation.append(known.allowance.take(tokens, now, wall))
         return reservation
 
-    def _refuse(self, known: _Known, needs: Mapping[str, int], *, over: bool) -> None:
+    def _refuse(self, known: _Known, tokens: int, *, over: bool) -> None:
         """Raise Exceeded for what a request can't have: no other gateway holds it unused."""
         now = asyncio.get_running_loop().time()
         if now - known.fresh_at > FRESH and not (over and known.fresh_at > now - PATIENCE):
             return
-        for purse in known.allowance.lacks(needs, now, self.wall):
-            amount = min(needs[purse.meter], purse.limit)
+        for purse in known.allowance.lacks(tokens, now, self.wall):
+            amount = purse.amount(tokens)
             if over or purse.remaining < amount:
                 raise Exceeded(known.subject, purse, amount, self._retry_after(purse, amount))
 

@@ -35,7 +35,7 @@ class Mirror:
 
     def send(self, request: Request, binding: NameBinding, body: bytes) -> None:
         """Have a request answered to its end by another model, unless that model is busy."""
-        if not self._gateway.queue(binding.model).waiting:
+        if not self._gateway.heartbeats.queue(binding.model).waiting:
             self._send(request, binding, body, QUEUE_TIMEOUT, keep=True)
 
     def wake(self, request: Request, model: str, body: bytes) -> None:

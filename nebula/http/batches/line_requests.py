@@ -128,7 +128,7 @@ class LineRequests:
                 request, route.binding, idle=self._limits.patience.idle, usage=NOT_RECORDED
             )
         except NotServed as error:
-            settle(reserved, {})
+            settle(reserved, None)
             raise Later(error.retry_after or AGAIN) from error
         delivery.reserved = reserved
         try:
@@ -172,7 +172,7 @@ class LineRequests:
         quota = quotas.quota_of(gateway.projection.state, principal, route.binding.model)
         priority = asked.priority
         if quota is not None:
-            body = quotas.shaped(quota, endpoint, body, priority)
+            body = quotas.shaped(quota, endpoint, body, asked)
             priority = quota.priority(priority)
         owner = batch.request.owner
         left = (batch.expires_ns - time.time_ns()) / 1e9

@@ -216,7 +216,7 @@ class BackgroundWork:
                 idle = self._limits.patience.idle
                 delivery = gateway.ask(request, binding, idle=idle, usage=NOT_RECORDED)
             except NotServed as error:
-                settle(reserved, {})
+                settle(reserved, None)
                 raise wait(asked, str(error), error.retry_after) from error
             delivery.reserved = reserved
             try:

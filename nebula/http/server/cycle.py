@@ -11,7 +11,7 @@ from typing import Protocol
 from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPRequestEvent, HTTPScope, Message
 
 from nebula.actors.gateway.delivery import new_id
-from nebula.http import dialects, own_fields, quota_fields, request_ids
+from nebula.http import dialects, own_fields, request_ids
 from nebula.http.bodies import PROMISED
 from nebula.http.errors import ApiError, stopping
 from nebula.http.server.heads import framing
@@ -21,10 +21,13 @@ log = logging.getLogger(__name__)
 DRAINED = 64 * 1024
 """Bytes of an unread body that are worth reading to keep the connection."""
 
-_ORDINARY = quota_fields.NAMES | frozenset(
+_ORDINARY = frozenset(
     b"cache-control content-type retry-after x-accel-buffering x-nebula-model".split()
 )
 """Names of fields that are known to be valid, and concern only the client."""
+
+LINES = "lines"
+"""Where the state of a scope has a function that returns further field lines of the answer."""
 
 _BAD_NAME = re.compile(b'[\x00-\x20\x7f-\xff()<>@,;:\\[\\]={}"/?\\\\]')
 _CONTROLS = bytes(each for each in (*range(32), 127) if each != ord("\t"))
@@ -320,7 +323,9 @@ class Cycle:
         elif self._http_1_0:
             lines.append(b"connection: keep-alive\r\n")
         self._sized = sized
-        head = b"%b%b%b\r\n" % (_STATUS_LINES[status], self._line.fields, _joined(lines))
+        more = self.scope["state"].get(LINES)
+        told = more() if more is not None else b""
+        head = b"%b%b%b%b\r\n" % (_STATUS_LINES[status], self._line.fields, _joined(lines), told)
         self.started = True
         self._line.write(head)
 
