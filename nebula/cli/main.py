@@ -46,6 +46,10 @@ COMMANDS = {
     "resilience": Place(
         "nebula.cli.resilience:resilience", "Show what would have no place if a node were lost."
     ),
+    "capacity": Place(
+        "nebula.cli.capacity:capacity",
+        "Show how long models lacked room, and what would help.",
+    ),
     "models": Place("nebula.cli.models:models", "List the models."),
     "replicas": Place("nebula.cli.models:replicas", "List the replicas and their engines."),
     "nodes": Place("nebula.cli.models:nodes", "List the nodes and their devices."),

@@ -446,6 +446,8 @@ ASKING = (
     ("rebalance", "--yes"),
     ("resilience",),
     ("resilience", "--node", "n1"),
+    ("capacity",),
+    ("capacity", "--since", "7d", "--with", "n4: 2x80GiB"),
     ("models",),
     ("replicas",),
     ("nodes",),

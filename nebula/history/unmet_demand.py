@@ -1,0 +1,143 @@
+"""How long models lacked replicas in a window of the log, and how long with other machines. Pure.
+
+The log is folded as it was, and in parallel as if further machines had been there (`what_if`).
+The time between two events counts for every model that lacked a place for a replica then. It also
+counts for a model that was woken by a request and did not serve yet.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from nebula.events import memory, subjects
+from nebula.events.record import Record
+from nebula.events.state import State
+from nebula.events.vocabulary import ModelWoken
+from nebula.history.moments import Moment
+from nebula.history.what_if import BadCondition, WhatIf, With
+
+_MACHINE = re.compile(r"\s*([^\s:]+)\s*:\s*(.+)")
+_DEVICES = re.compile(r"(?:(\d{1,3})\s*x\s*)?(.+)")
+
+MOST_DEVICES = 64
+"""Devices of a machine, at most."""
+
+
+class Unmet(Struct, frozen=True):
+    """Seconds in which a model lacked a place for a replica, and would have `otherwise`.
+
+    `waking`: seconds between a request that woke it and its first replica that served.
+    """
+
+    model: str
+    lacking: float
+    otherwise: float
+    waking: float
+
+
+def machine(text: str) -> With:
+    """Read `n4: 2x80GiB` or `n4: 80GiB, 40GiB`. Raise BadCondition."""
+    found = _MACHINE.fullmatch(text)
+    if found is None or not subjects.is_token(found[1]):
+        raise BadCondition(f"{text!r} is not a machine: write 'n4: 2x80GiB'")
+    sizes: list[int] = []
+    for part in found[2].split(","):
+        devices = _DEVICES.fullmatch(part.strip())
+        if devices is None:
+            raise BadCondition(f"{text!r} is not a machine: write 'n4: 2x80GiB'")
+        try:
+            size = memory.parse(devices[2])
+        except ValueError as error:
+            raise BadCondition(f"{text!r}: {error}") from error
+        sizes += [size] * int(devices[1] or 1)
+    if not 0 < len(sizes) <= MOST_DEVICES:
+        raise BadCondition(f"{text!r}: a machine has 1 to {MOST_DEVICES} devices")
+    return With(found[1], tuple(sizes))
+
+
+class UnmetDemand:
+    """Sums the time of each model, event by event, from the moment `since` on."""
+
+    def __init__(self, machines: Sequence[With] = (), since: Moment | None = None) -> None:
+        self.what_if = WhatIf(machines)
+        self._since = since
+        self._counted = self._end = 0
+        self._lacking: Counter[str] = Counter()
+        self._otherwise: Counter[str] = Counter()
+        self._waking: Counter[str] = Counter()
+        self._woken: set[str] = set()
+        self.seconds = 0.0
+        """Length of the window so far."""
+
+    def take(self, record: Record) -> None:
+        """Fold one more record. Raise BadLog."""
+        self.until(record.time)
+        self.what_if.take(record)
+        state = self.what_if.actual.state
+        if isinstance(record.content, ModelWoken) and record.id in state.models:
+            self._woken.add(record.id)
+        self._woken = {identity for identity in self._woken if _wakes(state, identity)}
+        if self._begun(record) and not self._counted:
+            self._counted = record.time
+        self._end = record.time
+
+    def until(self, time: int) -> None:
+        """Count the time up to a moment (ns) at which nothing has happened since the last event."""
+        begin = self._begin()
+        if begin is None or time <= begin:
+            return
+        passed = time - begin
+        self._counted = time
+        self.seconds += passed / 1e9
+        for sums, models in (
+            (self._lacking, _lacking(self.what_if.actual.state)),
+            (self._otherwise, _lacking(self.what_if.otherwise)),
+            (self._waking, self._woken),
+        ):
+            for identity in models:
+                sums[identity] += passed
+
+    def _begin(self) -> int | None:
+        """Return from when on (ns) time counts that was not counted yet; None for not at all."""
+        if not self._end:
+            return None
+        if self._counted:
+            return self._counted
+        since = self._since
+        return since.time if since is not None and since.time is not None else None
+
+    def _begun(self, record: Record) -> bool:
+        since = self._since
+        if since is None:
+            return True
+        if since.seq is not None:
+            return record.seq >= since.seq
+        return since.time is not None and record.time >= since.time
+
+    def found(self) -> list[Unmet]:
+        """Return the models that lacked something, or would have, those that did longest first."""
+        models = {*self._lacking, *self._otherwise, *self._waking}
+        found = [
+            Unmet(
+                identity,
+                self._lacking[identity] / 1e9,
+                self._otherwise[identity] / 1e9,
+                self._waking[identity] / 1e9,
+            )
+            for identity in models
+        ]
+        return sorted(found, key=lambda each: (-each.lacking, -each.waking, each.model))
+
+
+def _lacking(state: State) -> list[str]:
+    """Return the models that lack a place for a replica."""
+    return [identity for identity in state.unsettled if state.models[identity].unschedulable]
+
+
+def _wakes(state: State, identity: str) -> bool:
+    model = state.models.get(identity)
+    if model is None or model.asleep or model.unloading:
+        return False
+    return not any(replica.serving for replica in state.replicas_of(model))
