@@ -29,6 +29,10 @@ LONG_AGO = 1e6
 """Seconds without a request of a model that is supposed to be unused."""
 
 
+MOST_CALLING = 100
+"""Models without a place for which a plan looks for others that would make room, at most."""
+
+
 class Effect(Struct, frozen=True, kw_only=True):
     """One thing that would happen to a replica or a model, in the order of the decisions.
 
@@ -234,18 +238,24 @@ def _lacks(without: State, after: State) -> Iterator[Lack]:
 
 def _displaced(after: State, concerned: set[str]) -> Iterator[Displacement]:
     """Yield which models a request for a model without a place would put to sleep."""
-    for identity in sorted(concerned):
-        model = after.models.get(identity)
-        if model is None or model.unloading or model.assignments:
-            continue
-        uses = {
-            each: ModelUsage(idle=LONG_AGO, asked=LONG_AGO, serving=LONG_AGO)
-            for each in after.models
-        }
-        uses[identity] = ModelUsage(waiting=1, longest=1.0)
+    unused = ModelUsage(idle=LONG_AGO, asked=LONG_AGO, serving=LONG_AGO)
+    uses = {
+        identity: unused
+        for identity, model in after.models.items()
+        if model.spec.evictable and model.assignments
+    }
+    if not uses:
+        return
+    calling = [
+        each
+        for each in sorted(concerned)
+        if (model := after.models.get(each)) and not (model.unloading or model.assignments)
+    ]
+    for identity in calling[:MOST_CALLING]:
+        called = {**uses, identity: ModelUsage(waiting=1, longest=1.0)}
         sleeping = tuple(
             decision.id
-            for decision in decide_eviction(after, uses)
+            for decision in decide_eviction(after, called)
             if isinstance(decision.event, ModelSlept)
         )
         if sleeping:

@@ -20,6 +20,7 @@ from nebula.events.values import Autoscale, Target
 from nebula.events.version import VERSION
 from nebula.events.vocabulary import ClusterFounded, Event, NodeDeregistered, NodeRegistered
 from nebula.history.change_plan import (
+    MOST_CALLING,
     ChangePlan,
     Displacement,
     Effect,
@@ -292,3 +293,12 @@ def test_an_unloaded_model_is_told_as_a_change() -> None:
         "What follows:",
         "  chat-0 on n1 ends: its model is unloaded",
     ]
+
+
+def test_many_models_without_a_place_are_planned_without_looking_for_room_for_each() -> None:
+    """A plan asks for each such model which others would make room, but not for all of many."""
+    story = serving(evictable=True)
+    wishes = tuple((f"m{number}", load(1, "60GiB")) for number in range(MOST_CALLING + 20))
+    found = planned(story, *wishes)
+    assert len(found.lacks) == MOST_CALLING + 20
+    assert len(found.displaced) == MOST_CALLING

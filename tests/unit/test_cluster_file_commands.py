@@ -21,6 +21,7 @@ from nebula.events.vocabulary import ClusterFounded
 from tests.unit.memory_cluster import MemoryLog, joined, says
 from tests.unit.story import Story, cluster, load
 
+LOG = str(Path(__file__).parents[1] / "corpus" / "lost-node.jsonl")
 CHAT = "models: {chat: {source: /m, memory: 8GiB, replicas: %s}}\n"
 
 
@@ -79,6 +80,16 @@ def test_a_difference_is_told_with_its_event_and_ends_with_one(log: MemoryLog) -
     assert first == "~ models.chat.replicas: 1 in the file, 2 in the cluster"
     assert second.strip().startswith(f"since event {log.story.state.seq}, ")
     assert "ModelScaleRequested" in second
+
+
+def test_an_exported_log_is_compared_without_a_cluster(log: MemoryLog) -> None:
+    shown = says("dump", "--log", LOG)
+    assert shown.exit_code == 0
+    file = written(shown.stdout)
+    assert says("diff", "-f", file, "--prune", "--log", LOG).exit_code == 0
+    result = says("diff", "8", "-f", file, "--log", LOG)
+    assert result.exit_code == 1
+    assert "in the file, and not in the cluster" in result.stdout
 
 
 def test_differences_are_json_for_programs(log: MemoryLog) -> None:

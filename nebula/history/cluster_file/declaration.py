@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import fields, replace
+from msgspec.structs import replace
 
 from nebula.events import memory
 from nebula.events.alias import Alias
@@ -196,7 +196,7 @@ _SPREAD = ("options", "env", "labels")
 
 def values_of(identity: str, entry: Entry) -> dict[str, object]:
     """Return the fields of an entry as they are compared: what means the same is equal."""
-    found = {each.name: getattr(entry, each.name) for each in fields(entry)}
+    found = {each: getattr(entry, each) for each in entry.__struct_fields__}
     if isinstance(entry, ModelLoadRequested | DeclaredAlias):
         found["name"] = entry.name or identity
     if isinstance(entry, ModelLoadRequested):

@@ -5,6 +5,7 @@ the fault says so. A file may use anchors and merge keys, as far as they stay sm
 """
 
 import difflib
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from nebula.history.cluster_file.declaration import (
 LARGEST = 16 * 1024 * 1024
 """Characters of a file, at most."""
 
-MOST_VALUES = 250_000
+MOST_VALUES = 1_000_000
 """Values of a file, at most, counted as often as an anchor repeats them."""
 
 DEEPEST = 32
@@ -73,7 +74,7 @@ def _plain(value: Any) -> Any:
         case Struct():
             return {
                 each.name: _plain(getattr(value, each.name))
-                for each in fields(value)
+                for each in _fields(type(value))
                 if each.required or getattr(value, each.name) != _default(each)
             }
         case dict():
@@ -82,6 +83,9 @@ def _plain(value: Any) -> Any:
             return [_plain(each) for each in value]
         case _:
             return value
+
+
+_fields = functools.cache(fields)
 
 
 def _default(field: FieldInfo) -> Any:
@@ -302,8 +306,7 @@ def _own_faults(value: Any, kind: Any, path: Path, tree: _Tree) -> Iterator[Faul
 def _struct_faults(
     value: dict[str, Any], kind: type[Struct], path: Path, tree: _Tree
 ) -> Iterator[Fault]:
-    hints = get_type_hints(kind, include_extras=True)
-    known = {each.encode_name: hints[each.name] for each in fields(kind)}
+    known = _known(kind)
     for key, each in value.items():
         if key in known:
             yield from _faults(each, known[key], (*path, key), tree)
@@ -311,9 +314,21 @@ def _struct_faults(
         near = difflib.get_close_matches(key, known, n=1)
         hint = f": did you mean {near[0]}?" if near else f"; there are: {', '.join(known)}"
         yield tree.fault((*path, key), f"is not a known field{hint}")
-    for each in fields(kind):
-        if each.required and each.name not in value:
-            yield tree.fault(path, f"{each.name} is missing")
+    for name in _required(kind):
+        if name not in value:
+            yield tree.fault(path, f"{name} is missing")
+
+
+@functools.cache
+def _known(kind: type[Struct]) -> dict[str, Any]:
+    """Return the types of a struct's fields, by their names."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {each.name: hints[each.name] for each in fields(kind)}
+
+
+@functools.cache
+def _required(kind: type[Struct]) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind) if each.required)
 
 
 def _bare(kind: Any) -> Any:
