@@ -140,10 +140,10 @@ def traced(
     return partial(TracedGateway, tracer), partial(TracedRoutes, tracer, prompts)
 
 
-def router_posting(tracing: "Tracing | None") -> "Callable[[Post], Post]":
+def router_posting(tracing: "Tracing | None") -> "Callable[[Post, Actor], Post]":
     """Return what a router's messages about requests pass through, to be traced."""
     if tracing is None:
-        return lambda post: post
+        return lambda post, _: post
     from nebula.actors.router.traced import traced_posting
 
     return traced_posting(tracing.requests)

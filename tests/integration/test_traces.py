@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from nebula.events.vocabulary import EngineReady
 from tests.integration.asking import CHAT, Heard, chat, said, stream
 from tests.integration.cluster import Cluster
 from tests.integration.collector import Collector, Span
@@ -139,6 +140,27 @@ async def test_a_request_that_queues_has_its_queue_in_the_tree(
     other = next(span for span in both if span.name == "llm_request" and span.trace != queue.trace)
     own = next(span for span in both if span.name == "llm_request" and span.trace == queue.trace)
     assert other.start < queue.end <= own.end
+
+
+async def test_a_request_that_waits_for_a_model_names_the_event_that_ended_its_wait(
+    traced: Cluster, collector: Collector
+) -> None:
+    await traced.ready()
+    await traced.load("late", memory="64MiB", options={"simulate-start": 1}, stands="")
+    async with traced.http() as http:
+        assert said(await http.post(CHAT, json=chat("late"), headers=carried(10)))
+    names = ("chat late", "attempt 1", "route late", "queue late", "llm_request")
+    queue = named(await whole(traced, collector, 10, *names), "queue late")
+    (ready,) = await traced.records(EngineReady, identity="late-0")
+    assert queue.attributes["nebula.cause.seq"] == ready.seq
+
+    async def there() -> bool:
+        return any((span.trace, span.id) in queue.links for span in collector.spans)
+
+    await traced.poll(there, "the event has a span", patience=20)
+    (event,) = [span for span in collector.spans if (span.trace, span.id) in queue.links]
+    assert event.name == "EngineReady late-0"
+    assert queue.start < event.end
 
 
 async def test_a_continued_stream_is_one_trace_with_both_attempts(

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from nebula.actors.actor import Actor
 from nebula.actors.gateway.answer import Answer
 from nebula.actors.gateway.delivery import Delivery
 from nebula.actors.gateway.flight_traces import TracedSending
@@ -28,6 +29,7 @@ from nebula.events import envelope, subjects
 from nebula.events.failures import Failure
 from nebula.events.inference import ReplicaCandidate, Request, Routed
 from nebula.events.state import NameBinding
+from nebula.store.connection import Connection
 from nebula.tracing import gen_ai
 from nebula.tracing.carried import context_of, with_span
 from nebula.tracing.settings import TraceSettings, endpoint_of, found
@@ -53,10 +55,11 @@ print([name for name in sys.modules if name.partition(".")[0] == "opentelemetry"
     assert ran.stdout.decode().strip() == "[]", ran.stderr.decode()
 
 
-def test_without_traces_a_router_publishes_through_nothing_else() -> None:
+@pytest.mark.anyio
+async def test_without_traces_a_router_publishes_through_nothing_else() -> None:
     def post(subject: str, header: bytes, body: bytes) -> None: ...
 
-    assert router_posting(None)(post) is post
+    assert router_posting(None)(post, Actor(Connection("nats://127.0.0.1:1", "router"))) is post
 
 
 @pytest.mark.parametrize(
@@ -325,11 +328,13 @@ def test_what_is_sent_beside_a_request_has_no_span_and_is_not_kept(
     assert not exported.get_finished_spans()
 
 
-def test_a_router_s_span_is_made_of_what_it_writes(
+@pytest.mark.anyio
+async def test_a_router_s_span_is_made_of_what_it_writes(
     tracer: trace.Tracer, exported: InMemorySpanExporter
 ) -> None:
     posted: list[str] = []
-    post = traced_posting(tracer)(lambda subject, *_: posted.append(subject))
+    router = Actor(Connection("nats://127.0.0.1:1", "router"))
+    post = traced_posting(tracer)(lambda subject, *_: posted.append(subject), router)
     routed = Routed("router-1", 41, (ReplicaCandidate("m-0", 1),), 2.5)
     header = envelope.routed_block(envelope.request_block(REQUEST), 3, routed)
     post(subjects.replica_requests("m", "m-0"), header, b"")

@@ -70,7 +70,7 @@ class Router(Actor):
         stream_replicas: int = 1,
         lost_after: float = LOST_AFTER,
         waiting_memory: int = WAITING_MEMORY,
-        posting: Callable[[Post], Post] = lambda post: post,
+        posting: Callable[[Post, Actor], Post] = lambda post, _: post,
     ) -> None:
         """`lost_after`: seconds of silence after which a node is lost; 0: never.
 
@@ -82,7 +82,7 @@ class Router(Actor):
         self._observer = Observer(self.id, time.monotonic)
         self._dispatch = Dispatch(
             self.id,
-            posting(self._post),
+            posting(self._post, self),
             lambda: self.projection.state,
             time.monotonic,
             time.time_ns,
