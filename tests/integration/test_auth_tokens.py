@@ -222,6 +222,27 @@ async def test_each_engine_gets_a_token_for_its_own_replica(
         cluster.close()
 
 
+async def test_an_engine_that_may_not_hear_its_requests_ends_and_says_why(
+    guarded: Guarded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(tmp_path)
+    done = await cluster.nebula("provision", nats=guarded.user("provision"))
+    assert done.code == 0, done
+    monkeypatch.setenv("NEBULA_ENGINE_NATS_URL", guarded.user("engine", "--replica", "other-0"))
+    try:
+        for line in (("router",), ("node", "here"), ("gateway",)):
+            cluster.nats_url = guarded.user(*line)
+            cluster.start(line[0])
+        cluster.nats_url = guarded.user("operator")
+        await cluster.ready()
+        await cluster.load("chat", memory="64MiB", stands="")
+        failed = await cluster.logged(EngineFailed, "chat-0")
+        assert "NATS does not let it subscribe to nebula.inference." in failed.reason
+        assert "`nebula auth engine` makes credentials of that role" in failed.reason
+    finally:
+        cluster.close()
+
+
 async def test_a_user_has_its_own_names_only(guarded: Guarded) -> None:
     url = guarded.user("node", "N1")
     connection = await Listening(url).open(patience=PATIENCE)

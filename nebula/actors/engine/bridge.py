@@ -91,6 +91,7 @@ class EngineBridge:
         self._settings = BridgeSettings.from_environment()
         name = f"engine {self._settings.replica}"
         self._connection = Connection(self._settings.url, name, role="engine")
+        self._ear = Ear(self._connection)
         self._state: dict[str, Any] = {}
         self._active: dict[str, EngineExchange] = {}
         self._slack: set[str] = set()
@@ -143,24 +144,25 @@ class EngineBridge:
         await self.app(scope, receiving, sending)
 
     async def _open(self) -> None:
-        settings = self._settings
         os.environ.pop(VARIABLE, None)  # else requests without a trace belong to that of the start
         try:
             await self._connection.open()
+            await self._listen()
+            await self._connection.heard()
         except NotLetIn as error:  # a node takes the reason from the line of an ...Error
             raise PermissionError(f"NATS does not let the engine in: {error}") from None
-        client = self._connection.client
+        works = (self._beat(), self._tick(), self._ear.run())
+        self._living = [asyncio.create_task(work) for work in works]
+
+    async def _listen(self) -> None:
+        settings, client = self._settings, self._connection.client
         await client.listen(
             subjects.replica_requests(settings.model, settings.replica), self._on_request
         )
         await client.listen(subjects.cancel(settings.model, "*"), self._on_cancel)
         self._unwanted = client.new_inbox()
         await client.subscribe(f"{self._unwanted}.*.*", cb=self._on_unwanted)
-        ear = Ear(self._connection)
-        await client.listen(subjects.ROUTER_STATUS, ear.noting(subjects.ROUTER_STATUS))
-        await client.flush()
-        works = (self._beat(), self._tick(), ear.run())
-        self._living = [asyncio.create_task(work) for work in works]
+        await client.listen(subjects.ROUTER_STATUS, self._ear.noting(subjects.ROUTER_STATUS))
 
     async def _close(self) -> None:
         for task in self._living:
