@@ -1,5 +1,6 @@
 """The web console in a real browser: what it shows, at any moment, and what it keeps to itself."""
 
+import asyncio
 import re
 
 import httpx
@@ -177,3 +178,35 @@ async def test_what_others_wrote_is_shown_as_text(cluster: Cluster, base: str) -
         await shown.open("/events?about=model/evil")
         await shown.sees(evil)
         assert not await shown.page.locator("main img").count()
+
+
+async def test_the_playground_asks_models_side_by_side(cluster: Cluster, base: str) -> None:
+    await cluster.ready()
+    await cluster.load("left", memory="64MiB")
+    await cluster.load("right", memory="64MiB")
+    await cluster.load("vectors", memory="64MiB", task="embedding")
+    async with console(base) as shown:
+        page = shown.page
+        await shown.open("/playground")
+        await page.get_by_label("Prompt").fill("one two three")
+        await page.get_by_label("Model first").select_option("left")
+        await page.get_by_label("Model second").select_option("right")
+        await page.get_by_role("button", name="Ask").click()
+        for side in (0, 1):
+            await page.locator(".answer", has_text="one two three").nth(side).wait_for()
+        await page.get_by_label("Texts, one a line").fill("same\nsame\nother")
+        await page.locator("form", has_text="vectors").get_by_role("button", name="Compare").click()
+        await shown.sees("1.000", "tbody")
+
+
+async def test_a_request_in_flight_is_listed_and_cancelled(cluster: Cluster, base: str) -> None:
+    await cluster.ready()
+    await cluster.load("slow", memory="64MiB")
+    await cluster.tell_engine("slow-0", stall=True)
+    async with cluster.http() as http, console(base) as shown:
+        body = {"model": "slow", "messages": [{"role": "user", "content": "Hello"}]}
+        asked = asyncio.create_task(http.post("/v1/chat/completions", json=body))
+        await shown.open("/requests")
+        await shown.page.get_by_role("button", name="Cancel").click()
+        await shown.sees("was cancelled")
+        assert (await asked).status_code >= 400

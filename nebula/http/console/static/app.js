@@ -10,6 +10,8 @@ import * as model from "./pages/model.js";
 import * as models from "./pages/models.js";
 import * as node from "./pages/node.js";
 import * as nodes from "./pages/nodes.js";
+import * as playground from "./pages/playground.js";
+import * as requests from "./pages/requests.js";
 
 const PAGES = [
   [/^\/$/, home],
@@ -19,8 +21,11 @@ const PAGES = [
   [/^\/nodes\/([^/]+)$/, node],
   [/^\/events$/, eventList],
   [/^\/compare$/, compare],
+  [/^\/requests$/, requests],
+  [/^\/playground$/, playground],
 ];
 const NAVIGATION = [["/", "Home"], ["/models", "Models"], ["/nodes", "Nodes"], ["/events", "Events"]];
+const OF_LIVE = [["/requests", "Requests"], ["/playground", "Playground"]]; // a log alone has none
 const CALM = 700; // milliseconds between two refreshes, at least
 
 let page = home;
@@ -139,7 +144,7 @@ function shell() {
   document.title = `${page?.title(found) ?? "Not found"} · Nebula`;
   return html`<a class="skip" href="#main" target="_self">Skip to the page</a>
     <header class="top"><a class="brand" href=${href("/")}>Nebula</a>
-      <nav aria-label="Pages of the console">${NAVIGATION.map(([path, name]) => html`<a href=${href(path)}
+      <nav aria-label="Pages of the console">${[...NAVIGATION, ...(store.live ? OF_LIVE : [])].map(([path, name]) => html`<a href=${href(path)}
         aria-current=${path === top ? "page" : undefined}>${name}</a>`)}</nav></header>
     ${timeBar()}
     <main id="main" tabindex="-1" aria-busy=${String(store.loading > 0)}>
@@ -147,6 +152,12 @@ function shell() {
         ${failures.map((text) => html`<p class="failure" role="alert">${text}</p>`)}
         ${page ? page.view(store.data, found) : missing()}`}
     </main>`;
+}
+
+/** Ask again for what no event tells of, while the tab is visible. */
+async function poll() {
+  if (page?.every && !document.hidden && !store.locked) await load();
+  setTimeout(poll, page?.every ?? CALM);
 }
 
 async function start() {
@@ -164,4 +175,5 @@ takeFragment();
 onDraw(() => render(shell(), document.body));
 onArrival(arrive);
 start();
+poll();
 export { go };

@@ -1,0 +1,44 @@
+// Requests in flight in the whole cluster, and an end to one. They are not in the log: only now.
+import { html, setForm, store } from "../store.js";
+import { send } from "../api.js";
+import { count, link, table } from "../parts.js";
+
+export const title = () => "Requests";
+
+export const every = 2000; // milliseconds after which they are asked for again
+
+export const needs = () => (store.live ? { requests: ["/admin/requests", { limit: 200, at: "" }] } : {});
+
+async function cancel(id) {
+  try {
+    await send("DELETE", `/admin/requests/${encodeURIComponent(id)}`);
+    setForm("told", `${id} was cancelled.`);
+  } catch (error) {
+    setForm("told", error.message);
+  }
+}
+
+export function view({ requests }) {
+  if (!store.live) return html`<h1>Requests</h1><p class="soft">A log does not hold requests in flight.</p>`;
+  const found = requests?.requests ?? [];
+  return html`<h1>Requests in flight now</h1>
+    ${store.form.told && html`<p role="status">${store.form.told}</p>`}
+    ${found.length
+      ? table("Requests in flight", COLUMNS, found, (row) => row.id)
+      : requests && html`<p class="well">No request is in flight.</p>`}
+    ${requests?.more > 0 && html`<p class="soft">${count(requests.more, "further request")} not shown.</p>`}`;
+}
+
+const COLUMNS = [
+  ["Request", (row) => html`<code>${row.id}</code>`],
+  ["Model", (row) => html`${link("model", row.model)}${row.adapter ? ` with ${row.adapter}` : ""}`],
+  ["State", (row) => `${row.state}${row.position ? `, ${row.position}. in its queue` : ""}`],
+  ["At", (row) => row.replica || row.router],
+  ["For", (row) => `${Math.max(0, Date.now() / 1000 - row.started).toFixed(1)} s`],
+  ["Tokens", (row) => (row.stream ? String(row.tokens) : "")],
+  ["Path", (row) => row.path],
+  ["Tenant", (row) => row.tenant],
+  ["Key", (row) => row.key],
+  ["", (row) => html`<button type="button" class="danger" onClick=${() => cancel(row.id)}
+    aria-label=${`Cancel ${row.id}`}>Cancel</button>`],
+];
