@@ -197,3 +197,14 @@ def test_a_cluster_with_much_room_is_certain_to_survive_and_a_full_one_is_not() 
     story.given("e", load(2, "50GiB")).settles()
     known = Resilience(story.state)
     assert not any(known.survives(node) for node in known.nodes)
+
+
+def test_models_that_may_go_to_some_nodes_only_are_certain_where_these_have_room() -> None:
+    story = Story().given("n1", gpus(80, zone="a")).given("n2", gpus(80, zone="a"))
+    story.given("n3", gpus(80, zone="b")).given("n4", gpus(80))
+    story.given("zoned", load(1, "20GiB", labels={"zone": "a"}))
+    story.given("alone", load(1, "20GiB", labels={"zone": "b"}))
+    story.given("apart", load(3, "20GiB", apart=("apart",))).settles()
+    known = Resilience(story.state)
+    for node in known.nodes:
+        assert known.survives(node) == (node != "n3") == (known.loss(node).missing == 0)

@@ -5,7 +5,7 @@ Only models with a replica on the node are decided again: no other model can gai
 unless the node shares a device with another one. Then all models are decided again.
 """
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from typing import TypeVar
 
 from msgspec import Struct
@@ -18,6 +18,7 @@ from nebula.actors.placement.requirements import Requirements
 from nebula.events.drift import unsuited
 from nebula.events.evolve import evolve
 from nebula.events.index import models_on
+from nebula.events.intents import ModelLoadRequested
 from nebula.events.record import supposed
 from nebula.events.sources import lacks
 from nebula.events.state import Model, State
@@ -105,37 +106,61 @@ class Resilience:
         """Return whether it is certain, without deciding, that everything has a place elsewhere.
 
         A place for a replica takes at most one of the slots that are as large as the largest of all
-        replicas needs. So each finds one if there are as many slots as replicas, in whatever order
-        they are placed. Where other rules than memory count, nothing is certain.
+        replicas needs. So each finds one if there are, where it may go, as many slots as replicas,
+        in whatever order they are placed. For replicas on several devices nothing is certain.
         """
         state = self.state
         models = [state.models[identity] for identity in models_on(state, node)]
         if not models:
             return True
-        if not self._simple or not all(self._only_memory(model) for model in models):
+        if not self._simple or any(model.id in state.unsettled for model in models):
             return False
         wanted = [Requirements(state, model) for model in models]
-        if any(each.count > 1 or each.exclusive for each in wanted):
+        if any(each.count > 1 or each.apart for each in wanted):
             return False
-        left = sum(place.node == node for model in models for place in model.assignments)
+        count = sum(place.node == node for model in models for place in model.assignments)
         sizes: dict[tuple[str, int], int] = {}
+        bound = [each for each in wanted if each.exclusive or _bound(each.spec, self._lacked)]
+        free = next((each for each in wanted if each not in bound), None)
+        return all(
+            self._has_slots(count, each, wanted, node, sizes)
+            for each in (*bound, *([free] if free is not None else []))
+        )
+
+    def _has_slots(
+        self,
+        count: int,
+        required: Requirements,
+        wanted: Sequence[Requirements],
+        lost: str,
+        sizes: dict[tuple[str, int], int],
+    ) -> bool:
+        """Return whether one model may go to so many slots, each large enough for all `wanted`.
+
+        `sizes`: how large a slot is on devices of each kind and size, as far as it is known.
+        """
+        spec, left = required.spec, count
+        own = (
+            {each.node for each in self.state.replicas_of(required.model)}
+            if required.exclusive
+            else set()
+        )
         for room in self._rooms:
-            if left <= 0:
-                break
-            if room.node.closed or room.node.id == node:
+            node = room.node
+            if node.closed or node.id == lost or node.id in own:
+                continue
+            if unsuited(spec, node) or lacks(node, spec.source):
                 continue
             for free, device in zip(room.free, room.devices, strict=True):
+                if spec.devices and device.index not in spec.devices:
+                    continue
                 shape = (device.kind, device.memory)
                 if shape not in sizes:
                     sizes[shape] = max(1, *(each.need(device) for each in wanted))
                 left -= free // sizes[shape]
-        return left <= 0
-
-    def _only_memory(self, model: Model) -> bool:
-        """Return whether a replica of a model that is at rest may go wherever it has room."""
-        spec = model.spec
-        bound = spec.node or spec.labels or spec.devices or spec.source in self._lacked
-        return not bound and model.id not in self.state.unsettled
+            if left <= 0:
+                return True
+        return False
 
     def steps(self, node: str) -> Generator[None, None, NodeLoss]:
         """As `loss`, but other work may be done after each decision."""
@@ -151,15 +176,14 @@ class Resilience:
         capacity.step(lost, (node,))
         after = yield from _settled(replace(lost, unsettled=due), capacity)
         rooms = capacity.of(after)
-        models = tuple(
-            [
-                found
-                for identity in sorted(affected)
-                if (found := self._displaced(node, after, rooms, identity)) is not None
-            ]
-        )
+        models: list[Displaced] = []
+        for identity in sorted(affected):
+            found = self._displaced(node, after, rooms, identity)
+            if found is not None:
+                models.append(found)
+                yield
         sizes = [_memory(after, each) for each in models]
-        return NodeLoss(node, models, sum(each.missing for each in models), sum(sizes))
+        return NodeLoss(node, tuple(models), sum(each.missing for each in models), sum(sizes))
 
     def _displaced(
         self, node: str, after: State, rooms: Mapping[str, NodeCapacity], identity: str
@@ -201,6 +225,11 @@ def _run(steps: Generator[None, None, T]) -> T:
         except StopIteration as ended:
             found: T = ended.value
             return found
+
+
+def _bound(spec: ModelLoadRequested, lacked: Set[str]) -> bool:
+    """Return whether a load request may go to some nodes or devices only."""
+    return bool(spec.node or spec.labels or spec.devices or spec.source in lacked)
 
 
 def _settled(state: State, capacity: Capacity) -> Generator[None, None, State]:
