@@ -14,6 +14,8 @@ from nebula.boards.queries import (
     sum_of,
 )
 
+_TOLD = 'nebula_build_info{actor!="gateway"}'
+
 _HEALTH = Row(
     "Is all well?",
     (
@@ -161,6 +163,7 @@ _TROUBLE = Row(
             (
                 Query(per_second("nebula_request_retries_total", "reason"), "again: {{reason}}"),
                 Query(per_second("nebula_streams_continued_total"), "streams continued"),
+                Query(per_second("nebula_answers_resumed_total"), "answers resumed by clients"),
             ),
             "reqps",
         ),
@@ -271,6 +274,34 @@ _CONTROL = Row(
             "Grows while nothing happens, too: act only where the events since then grow.",
             (Query("min (nebula_snapshot_age_seconds)", "age"),),
             "s",
+        ),
+        Panel(
+            "Versions",
+            "How many gateways, routers and nodes run which version. More than one, other than amid an "
+            "upgrade: go on with it, or back (`nebula status`).",
+            (
+                Query(
+                    'count by (actor, version) (nebula_build_info{actor="gateway"})',
+                    "{{actor}} {{version}}",
+                ),
+                Query(
+                    f"count by (actor, version) ({once(_TOLD)})",
+                    "{{actor}} {{version}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Growth of the log",
+            "Events per second that anything adds to the log. Where it grows without requests of yours, "
+            "something goes in circles: `nebula events`.",
+            (Query(f"max (rate(nebula_log_sequence[{INTERVAL}]))", "events"),),
+            "cps",
+        ),
+        Panel(
+            "Messages in streams",
+            "How many messages JetStream keeps. The log only grows; what travels with requests comes "
+            "and goes.",
+            (Query(most("nebula_stream_messages", "stream"), "{{stream}}"),),
         ),
         Panel(
             "Streams' size",

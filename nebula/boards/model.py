@@ -73,7 +73,7 @@ _CLIENTS = Row(
         ),
         Panel(
             "Requests by path",
-            "Which of the API's paths are asked.",
+            "Which of the API's paths are asked: chats, completions, embeddings and so on differ in length.",
             (Query(per_second("nebula_requests_total", "path", where=MODEL), "{{path}}"),),
             "reqps",
             stacked=True,
@@ -102,7 +102,7 @@ _CLIENTS = Row(
         ),
         Panel(
             "Duration of requests",
-            "Of whole answers without an error.",
+            "Of whole answers without an error. Long answers take long: look at the time per output token first.",
             quantiles("nebula_request_duration_seconds", where=MODEL),
             "s",
         ),

@@ -42,7 +42,7 @@ _NOW = Row(
         ),
         alarm(
             "Tokens per second",
-            "Of its prompts and answers together.",
+            "Of its prompts and answers together; `nebula usage` has the exact numbers.",
             per_second("nebula_tokens_total", where=TENANT),
             red=1e12,
         ),
@@ -61,7 +61,7 @@ _USE = Row(
         ),
         Panel(
             "Requests by model",
-            "Which models it asks.",
+            "Which models it asks, and how much; without a name: refused before the model was known.",
             (Query(per_second("nebula_requests_total", "model", where=TENANT), "{{model}}"),),
             "reqps",
             stacked=True,
@@ -118,8 +118,7 @@ _LIMITS = Row(
     (
         Panel(
             "Limits of the tenant",
-            "The used part of each, in its present window. At 1 it refuses "
-            "requests. `nebula limits list` shows them.",
+            "The used part of each, in its present window. At 1 it refuses requests. `nebula limits list` shows them.",
             (Query(_used(LIMITS, "subject", "meter"), "{{subject}} {{meter}}"),),
             "percentunit",
             width=12,

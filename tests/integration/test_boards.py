@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,15 @@ def test_what_two_gateways_hand_on_counts_once(seen: Observed) -> None:
     (engines,) = seen.server.query(sum_of("nebula_engines", told=True))
     (told,) = seen.server.query("max(nebula_engines)")
     assert engines["value"][1] == told["value"][1]
+
+
+def test_boards_go_on_without_a_gateway_which_is_told_to_be_down(seen: Observed) -> None:
+    """The last one that asks this cluster."""
+    seen.cluster.kill("gateway-2")
+    down = 'up{job="nebula-gateways"} == 0'
+    until(partial(seen.server.query, down), lambda: "Prometheus goes on to ask the dead gateway")
+    once = "count(nebula_engines) == 1"
+    until(partial(seen.server.query, once), lambda: "only the other one hands on what nodes tell")
 
 
 def test_promtool_finds_the_rules_right() -> None:
