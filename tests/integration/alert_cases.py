@@ -16,27 +16,27 @@ class Case(NamedTuple):
 
 
 def _gauge(series: str, wrong: float, well: float = 0) -> Case:
-    return Case({series: f"{wrong}x30"}, {series: f"{well}x30"})
+    return Case({series: f"{wrong}x120"}, {series: f"{well}x120"})
 
 
 def _refused(status: str) -> Series:
     return {
-        f'nebula_requests_total{{model="m",status="{status}"}}': "0+60x30",
-        'nebula_requests_total{model="m",status="200"}': "0+60x30",
+        f'nebula_requests_total{{model="m",status="{status}"}}': "0+60x120",
+        'nebula_requests_total{model="m",status="200"}': "0+60x120",
     }
 
 
 def _replicas(wanted: int, there: int) -> Series:
     return {
-        'nebula_model_replicas_wanted{model="m",router="r"}': f"{wanted}x30",
-        'nebula_model_replicas_ready{model="m",router="r"}': f"{there}x30",
+        'nebula_model_replicas_wanted{model="m",router="r"}': f"{wanted}x120",
+        'nebula_model_replicas_ready{model="m",router="r"}': f"{there}x120",
     }
 
 
 def _copies(there: int) -> Series:
     return {
-        'nebula_stream_replicas{stream="EVENTS",router="r"}': "3x30",
-        'nebula_stream_replicas_current{stream="EVENTS",router="r"}': f"{there}x30",
+        'nebula_stream_replicas{stream="EVENTS",router="r"}': "3x120",
+        'nebula_stream_replicas_current{stream="EVENTS",router="r"}': f"{there}x120",
     }
 
 
@@ -44,20 +44,27 @@ def _first_tokens(fast: str) -> Series:
     bucket = "nebula_time_to_first_token_seconds_bucket"
     return {
         f'{bucket}{{model="m",le="1.0"}}': fast,
-        f'{bucket}{{model="m",le="20.0"}}': "0+60x30",
-        f'{bucket}{{model="m",le="+Inf"}}': "0+60x30",
+        f'{bucket}{{model="m",le="20.0"}}': "0+60x120",
+        f'{bucket}{{model="m",le="+Inf"}}': "0+60x120",
     }
 
 
 def _limit(used: int) -> Series:
     labels = '{kind="tenant",subject="t",meter="tokens_per_day"}'
-    return {f"nebula_limit{labels}": "100x30", f"nebula_limit_used{labels}": f"{used}x30"}
+    return {f"nebula_limit{labels}": "100x120", f"nebula_limit_used{labels}": f"{used}x120"}
+
+
+def _disk(free: int) -> Series:
+    return {
+        'nebula_store_disk_free_bytes{instance="g"}': f"{free}x120",
+        'nebula_store_disk_bytes{instance="g"}': "100x120",
+    }
 
 
 def _memory(used: int) -> Series:
     return {
-        'nebula_request_memory_bytes{instance="g"}': f"{used}x30",
-        'nebula_request_memory_limit_bytes{instance="g"}': "100x30",
+        'nebula_request_memory_bytes{instance="g"}': f"{used}x120",
+        'nebula_request_memory_limit_bytes{instance="g"}': "100x120",
     }
 
 
@@ -69,14 +76,17 @@ CASES = {
     "NebulaReplicasMissing": Case(_replicas(2, 1), _replicas(2, 2)),
     "NebulaRequestsFail": Case(_refused("503"), _refused("429")),
     "NebulaRequestsWait": _gauge('nebula_longest_wait_seconds{model="m",router="r"}', 90, 30),
-    "NebulaRequestsRefused": Case({_REFUSED: "0+60x30"}, {_REFUSED: "60x30"}),
-    "NebulaFirstTokenSlow": Case(_first_tokens("0+6x30"), _first_tokens("0+59x30")),
-    "NebulaEnginesEnd": Case({_ENDED: "0+1x30"}, {_ENDED: "3x30"}),
+    "NebulaRequestsRefused": Case({_REFUSED: "0+60x120"}, {_REFUSED: "60x120"}),
+    "NebulaFirstTokenSlow": Case(_first_tokens("0+6x120"), _first_tokens("0+59x120")),
+    "NebulaEnginesEnd": Case({_ENDED: "0+1x120"}, {_ENDED: "3x120"}),
     "NebulaEngineSilent": _gauge('nebula_engine_up{node="n",replica="m-0",model="m"}', 0, 1),
     "NebulaGatewayDown": _gauge('up{job="nebula-gateways",instance="g"}', 0, 1),
     "NebulaNothingScraped": Case({}, {}),
     "NebulaActorSilent": _gauge('nebula_actor_up{actor="router",name="r"}', 0, 1),
     "NebulaNodeLost": _gauge('nebula_nodes{state="lost",router="r"}', 1),
+    "NebulaNotResilient": _gauge('nebula_nodes_at_risk{router="r"}', 1),
+    "NebulaGatewayNotReady": _gauge('nebula_ready{instance="g"}', 0, 1),
+    "NebulaDiskFills": Case(_disk(5), _disk(50)),
     "NebulaNatsUnreachable": _gauge('nebula_nats_connected{instance="g"}', 0, 1),
     "NebulaStreamDown": _gauge('nebula_stream_up{stream="EVENTS",router="r"}', 0, 1),
     "NebulaStreamCopiesMissing": Case(_copies(2), _copies(3)),
@@ -86,7 +96,7 @@ CASES = {
     "NebulaGatewayMemoryFull": Case(_memory(95), _memory(50)),
     "NebulaLimitNearlyUsed": Case(_limit(95), _limit(50)),
 }
-SCRAPED = {'nebula_build_info{actor="gateway",version="1",instance="g"}': "1x30"}
+SCRAPED = {'nebula_build_info{actor="gateway",version="1",instance="g"}': "1x120"}
 
 
 def unit_tests(rules: str) -> dict[str, object]:
@@ -106,5 +116,5 @@ def _test(name: str, series: Series, fires: list[dict[str, object]]) -> dict[str
         "name": name,
         "interval": "1m",
         "input_series": [{"series": each, "values": values} for each, values in series.items()],
-        "promql_expr_test": [{"expr": firing, "eval_time": "25m", "exp_samples": fires}],
+        "promql_expr_test": [{"expr": firing, "eval_time": "100m", "exp_samples": fires}],
     }

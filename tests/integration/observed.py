@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from nebula.boards.panels import Board
+from nebula.store import credentials
 from tests.integration.asking import CHAT, EMBEDDINGS, chat
 from tests.integration.cluster import Cluster
 from tests.integration.prometheus import Prometheus, prometheus, until
@@ -90,9 +91,10 @@ def observed(folder: Path) -> Iterator[Observed]:
     cluster = Cluster(folder)
     second = free_port()
     try:
-        cluster.start_all()
-        cluster.start("gateway-2", "--port", str(second))
+        cluster.up()
         keys = asyncio.run(_begin(cluster))
+        file = credentials.file_of(folder / "home" / "nats", "gateway")
+        cluster.start("gateway-2", "--port", str(second), "--nats", f"file:{file}")
         config = configured(
             folder / "prometheus",
             keys["view"],
