@@ -18,7 +18,7 @@ from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.allowance import Reservation
 from nebula.actors.gateway.limiting import Exceeded, Limited
 from nebula.actors.gateway.not_served import NotServed
-from nebula.events.endpoints import Dialect, Endpoint
+from nebula.events.endpoints import ENDPOINTS, Dialect, Endpoint
 from nebula.events.inference import Request
 from nebula.events.key import Key
 from nebula.events.ledger import BUDGETS, OF_TOKENS, Meter
@@ -219,16 +219,12 @@ def most(
 
     `context`: what an engine takes. `allowed`: tokens of an answer at most, if that is limited.
     """
-    if not endpoint.computes:
-        return 0
-    if endpoint.form:
-        return context
-    read = (len(asked.prompt) + BYTES_OF_TOKEN - 1) // BYTES_OF_TOKEN
-    if "generate" not in endpoint.tasks:
-        return read
-    fields = asked.fields
+    names = _GENERATING.get(endpoint.path)
+    if names is None:
+        return context if endpoint.form else _read(asked) if endpoint.computes else 0
+    fields, read = asked.fields, _read(asked)
     longest = None
-    for name in answer_lengths.LENGTHS.get(endpoint.path, ()):
+    for name in names:
         raw = getattr(fields, name)
         if raw and (text := bytes(raw)) != b"null":
             length = int(text) if text.isdigit() and len(text) < 10 else context
@@ -245,12 +241,25 @@ def most(
     return context if tokens > context else tokens
 
 
+def _read(asked: outline.Outline) -> int:
+    """Return the tokens that a prompt has at most, by its length."""
+    return (len(asked.prompt) + BYTES_OF_TOKEN - 1) // BYTES_OF_TOKEN
+
+
 def _choices(fields: outline.Fields) -> int:
     return max(answer_lengths.number(bytes(raw)) or 1 for raw in (fields.n, fields.best_of))
 
 
 def _generates(endpoint: Endpoint) -> bool:
     return endpoint.computes and "generate" in endpoint.tasks
+
+
+_GENERATING = {
+    path: answer_lengths.LENGTHS.get(path, ())
+    for path, endpoint in ENDPOINTS.items()
+    if _generates(endpoint) and not endpoint.form
+}
+"""The fields that name the length of an answer, by each path that generates from JSON."""
 
 
 def _lengths(endpoint: Endpoint, asked: outline.Fields) -> Mapping[str, bytes]:
