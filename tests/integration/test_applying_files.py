@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from nebula.events.intents import ModelScaleRequested
+from nebula.store import credentials
 from tests.integration.cluster import Cluster, Told
 
 pytestmark = pytest.mark.anyio
@@ -125,3 +127,23 @@ async def test_a_cluster_that_is_not_there_is_no_difference(
     file = await dumped(cluster, tmp_path)
     told = await cluster.nebula("diff", "-f", str(file), nats="nats://127.0.0.1:1")
     assert told.code == 3
+
+
+async def test_a_user_that_may_only_look_may_plan_and_not_apply(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    file = await dumped(cluster, tmp_path)
+    text = re.sub(r"    replicas: \d+\n", "", file.read_text())
+    file.write_text(text.replace("memory: 64MiB\n", "memory: 64MiB\n    replicas: 3\n", 1))
+    seq = await cluster.last_seq()
+    viewer = f"file:{credentials.file_of(cluster.folder / 'home' / 'nats', 'viewer')}"
+    planned = await cluster.nebula("apply", "-f", str(file), "--plan", nats=viewer)
+    assert planned.code == 0, planned
+    assert "chat: replicas: " in planned.out
+    differs = await cluster.nebula("diff", "-f", str(file), nats=viewer)
+    assert differs.code == 1, differs
+    cluster.refused_users = ("viewer",)
+    refused = await cluster.nebula("apply", "-f", str(file), "--yes", nats=viewer)
+    assert refused.code == 78, refused
+    assert "which the role operator may" in refused.err
+    assert await cluster.last_seq() == seq
