@@ -86,7 +86,7 @@ async def drawn(page: Page, base: str, path: str, at: int) -> float:
     began = time.perf_counter()
     await page.goto(f"{base}{path}?at={at}")
     await page.wait_for_selector("main[aria-busy=false] h1")
-    await page.wait_for_function(f"document.querySelector('output b').textContent === '{at}'")
+    await page.locator("output b", has_text=re.compile(f"^{at}$")).wait_for()
     return (time.perf_counter() - began) * 1000
 
 

@@ -5,6 +5,7 @@ import re
 
 import httpx
 import pytest
+from playwright.async_api import expect
 
 from tests.integration.browser import console
 from tests.integration.cluster import Cluster
@@ -160,7 +161,7 @@ async def test_models_are_found_and_nodes_show_their_devices(cluster: Cluster, b
         await shown.page.get_by_label("Find by id or name").fill("needl")
         await shown.page.wait_for_url("**/console/models?find=needl")
         await shown.sees("needle", "tbody")
-        await shown.page.wait_for_function("document.querySelectorAll('tbody tr').length === 1")
+        await expect(shown.page.locator("tbody tr")).to_have_count(1)
         await shown.open("/nodes")
         await shown.page.get_by_role("img", name=re.compile(r"^cpu0 .* promised")).first.wait_for()
         await shown.page.get_by_role("main").get_by_role("link", name="here").first.click()
