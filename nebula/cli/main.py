@@ -63,6 +63,9 @@ COMMANDS = {
     "requests": Place(
         "nebula.cli.requests_in_flight:requests", "List the requests in flight; cancel one."
     ),
+    "capture": Place(
+        "nebula.cli.capture:capture", "Capture requests for a while, redacted, and read them."
+    ),
     "key": Place("nebula.cli.key:key", "Issue, list, change, rotate and revoke API keys."),
     "login": Place("nebula.cli.login:login", "Sign in, and keep a short-lived API key."),
     "logout": Place("nebula.cli.login:logout", "Revoke the key of `nebula login`."),

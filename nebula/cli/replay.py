@@ -17,6 +17,7 @@ from nebula.cli import tables
 from nebula.cli.log_source import LivePast, Past, log_option, moment, opened, state_at
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run, say
+from nebula.cli.replay_request import replay_request
 from nebula.cli.tables import print_json
 from nebula.events import snapshot
 from nebula.events.record import Record
@@ -33,7 +34,7 @@ LISTED = 20
 """Differences, and decisions that would come next, that are listed at most."""
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option(
     "--since",
     default=None,
@@ -54,7 +55,9 @@ LISTED = 20
 @log_option
 @nats_option
 @json_option
+@click.pass_context
 def replay(
+    context: click.Context,
     since: str | None,
     until: str | None,
     everything: bool,
@@ -70,6 +73,8 @@ def replay(
     Also check that the states hold what always must hold. End with exit code 1 at the first
     decision that differs, or if something does not hold.
     """
+    if context.invoked_subcommand is not None:
+        return
     try:
         parsed = [what_if.parse(each) for each in conditions]
     except BadCondition as error:
@@ -86,6 +91,9 @@ def replay(
     else:
         asked = _Asked(moment(since), at, from_snapshot, everything, step)
         run(_replay(nats, file, asked, as_json))
+
+
+replay.add_command(replay_request)
 
 
 class _Asked(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from msgspec.structs import replace
 
 from nebula.events.brief import brief
+from nebula.events.capture import Capture
 from nebula.events.evolve_alias import fold_alias
 from nebula.events.evolve_batch import fold_batch
 from nebula.events.evolve_cluster import cluster_objection, fold_cluster
@@ -29,6 +30,8 @@ from nebula.events.version import too_new, unnamed
 from nebula.events.vocabulary import (
     AliasEvent,
     BatchEvent,
+    CaptureEvent,
+    CaptureStarted,
     ClusterEvent,
     EventRejected,
     KeyEvent,
@@ -121,6 +124,21 @@ def _of_limits(state: State, record: Record, event: LimitsEvent) -> State:
     return replace(state, limits=known if event.limits.empty else known.insert(place, event.limits))
 
 
+def _of_capture(state: State, record: Record, event: CaptureEvent) -> State:
+    state = replace(state, seq=record.seq, time=record.time)
+    reason = rejection_reason(state, record.id, event)
+    if reason is not None:
+        return _reject(state, record, reason)
+    known = state.captures.discard(record.id)
+    for over in [each.id for each in known.values() if each.until_ns <= record.time]:
+        known = known.discard(over)
+    if isinstance(event, CaptureStarted):
+        until = record.time + int(event.seconds * 10**9)
+        capture = Capture(record.id, event, record.time, until, record.by)
+        known = known.insert(record.id, capture)
+    return replace(state, captures=known)
+
+
 def _of_usage(state: State, record: Record, _: UsageEvent) -> State:
     """Nothing is decided by what was used: readers sum the events themselves."""
     return replace(state, seq=record.seq, time=record.time)
@@ -171,6 +189,7 @@ FOLDS: dict[type, Callable[[State, Record, Any], State]] = {
     **dict.fromkeys(get_args(BatchEvent), _of_batch),
     **dict.fromkeys(get_args(KeyEvent), _of_key),
     LimitsEvent: _of_limits,
+    **dict.fromkeys(get_args(CaptureEvent), _of_capture),
     UsageEvent: _of_usage,
     **dict.fromkeys(get_args(ClusterEvent), _of_cluster),
     EventRejected: _answer,

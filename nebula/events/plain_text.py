@@ -32,3 +32,11 @@ def one_line(text: str, most: int) -> str:
     """Return a text as one line of at most `most` characters, for a cell of a table."""
     line = _SPACE.sub(" ", plain(text)).strip() if not text.isprintable() else text
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def without_long_words(text: str, most: int) -> str:
+    """Return a text with the length of each word in its place that has more than `most` characters.
+
+    To look for secrets in a word may take time in proportion to the square of its length.
+    """
+    return re.sub(rf"\S{{{most + 1},}}", lambda word: f"({len(word[0])} characters)", text)

@@ -12,6 +12,7 @@ from rpds import HashTrieMap
 
 from nebula.events.alias import Alias
 from nebula.events.batch import Batch
+from nebula.events.capture import Capture
 from nebula.events.cluster import Cluster
 from nebula.events.index import indexed
 from nebula.events.key import Key
@@ -22,7 +23,7 @@ from nebula.events.usage_limits import UsageLimits
 FORMAT = 1
 """Version of the format of these bytes."""
 
-FOLD = 23
+FOLD = 24
 """Version of `evolve`; it grows when the same log folds to a different state. A test checks
 that."""
 
@@ -58,6 +59,7 @@ class _Body(Struct, frozen=True, kw_only=True):
     keys_seq: int = 0
     keys: dict[str, Key] = {}
     limits: dict[str, UsageLimits] = {}
+    captures: dict[str, Capture] = {}
 
 
 _encoder = msgspec.json.Encoder(order="deterministic")
@@ -86,6 +88,7 @@ def canonical(state: State) -> bytes:
             keys_seq=state.keys_seq,
             keys=dict(state.keys),
             limits=dict(state.limits),
+            captures=dict(state.captures),
         )
     )
 
@@ -138,6 +141,7 @@ def load(data: bytes) -> State:
         keys_seq=found.keys_seq,
         keys=HashTrieMap(found.keys),
         limits=HashTrieMap(found.limits),
+        captures=HashTrieMap(found.captures),
         valid_keys=sum(not key.revoked_ns for key in found.keys.values()),
     )
     return indexed(read)

@@ -1,7 +1,6 @@
 """The state of the cluster at one moment: the aggregates that fold from the log.
 
-Everything here is immutable. The maps are persistent, so that a state shares all unchanged parts
-with the previous state, and keeping an old state costs next to nothing.
+All is immutable. The maps are persistent: a state shares all unchanged parts with the previous one.
 """
 
 from __future__ import annotations  # rpds maps take no [] at run time
@@ -15,6 +14,7 @@ from rpds import HashTrieMap, HashTrieSet
 
 from nebula.events.alias import Alias
 from nebula.events.batch import Batch
+from nebula.events.capture import Capture
 from nebula.events.cluster import Cluster
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.key import Key
@@ -320,8 +320,7 @@ class State(Struct, frozen=True, gc=False, kw_only=True):
     `models_seq` is the last sequence on the subjects of models, `nodes_seq` on those of nodes,
     `batches_seq` on those of batches, `keys_seq` on those of keys: decisions and intents are
     appended under these guards. `valid_keys`: how many keys are not revoked. `limits`: those of
-    tenants and models, by `limits_of`.
-    `capacity_seq` is the last event that may have made room for more replicas.
+    tenants and models, by `limits_of`. `capacity_seq`: the last event that may have made room.
 
     The last three follow from the others. `occupancy`: the use of each node. `apart`: by model, the
     other models that must not share a node with it. `unsettled`: the models for which a decision
@@ -344,6 +343,7 @@ class State(Struct, frozen=True, gc=False, kw_only=True):
     batches: HashTrieMap[str, Batch] = HashTrieMap()
     keys: HashTrieMap[str, Key] = HashTrieMap()
     limits: HashTrieMap[str, UsageLimits] = HashTrieMap()
+    captures: HashTrieMap[str, Capture] = HashTrieMap()
     rejections: HashTrieMap[int, Rejection] = HashTrieMap()
     cluster: Cluster = Cluster()
     occupancy: HashTrieMap[str, Occupancy] = HashTrieMap()

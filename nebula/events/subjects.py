@@ -32,6 +32,7 @@ REPLICA_STATUS = "nebula.status.replica.*.*"
 ROUTER_STATUS = "nebula.status.router.*"
 NODE_STATUS = "nebula.status.node.*"
 STORE_STATUS = "nebula.status.store.*"
+CAPTURED = "nebula.captured.*"
 IN_FLIGHT = "nebula.inflight.list"
 """The request-reply subject on which all gateways and routers tell which requests are in flight."""
 CANCEL_IN_FLIGHT = "nebula.inflight.cancel"
@@ -230,6 +231,11 @@ def router_metrics(router: str) -> str:
 def node_metrics(node: str) -> str:
     """Return the request-reply subject on which a node tells its metrics and its engines'."""
     return f"nebula.metrics.node.{node}"
+
+
+def captured(request: str) -> str:
+    """Return the subject of a request that was captured."""
+    return f"nebula.captured.{request}"
 
 
 def logs(node: str) -> str:

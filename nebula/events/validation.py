@@ -5,6 +5,8 @@ answer without writing to the log.
 """
 
 from nebula.events.brief import brief
+from nebula.events.capture import capture_objection
+from nebula.events.capture_events import CaptureStarted, CaptureStopped
 from nebula.events.clear_secrets import in_clear
 from nebula.events.engine_options import devices_needed
 from nebula.events.engine_validation import bad_memory, bad_options
@@ -82,6 +84,10 @@ def _objection(state: State, identity: str, event: Event) -> str | None:
             return key_objection(state, identity, event)
         case LimitsSet(limits=limits):
             return problem(limits)
+        case CaptureStarted() | CaptureStopped():
+            return capture_objection(
+                state.captures, state.keys, state.models, state.time, identity, event
+            )
         case ModelAssigned():
             return _assigned(state, identity, event)
         case ModelRolledBack():

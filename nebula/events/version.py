@@ -30,6 +30,8 @@ BATCHES = 4
 LOCKS = 5
 """The version from which a log may contain API keys and what was used, and reports of nodes
 have the node in their subject."""
+CAPTURES = 5
+"""The version from which a log may contain captures of requests."""
 SECRETS = 5
 """The version from which variables may be secrets by name, and what looks like a secret in clear is
 refused."""
@@ -51,6 +53,8 @@ SINCE: Mapping[tuple[str, str], int] = {
     ("LimitsSet", ""): LOCKS,
     ("UsageRolledUp", ""): LOCKS,
     ("ResilienceChanged", ""): RESILIENCE,
+    ("CaptureStarted", ""): CAPTURES,
+    ("CaptureStopped", ""): CAPTURES,
 }
 """The version that introduced a field or, with "" as the field, a type of event; older ones are not
 listed. It lists everything that was added to an intent, and everything that older routers would

@@ -15,6 +15,7 @@ from nebula.events.batch_facts import (
     BatchProgressed,
     BatchStarted,
 )
+from nebula.events.capture_events import CaptureStarted, CaptureStopped
 from nebula.events.decisions import (
     ClusterVersionRaised,
     EventRejected,
@@ -89,6 +90,9 @@ __all__ = [
     "BatchFinished",
     "BatchProgressed",
     "BatchStarted",
+    "CaptureEvent",
+    "CaptureStarted",
+    "CaptureStopped",
     "ClusterEvent",
     "ClusterFounded",
     "ClusterVersionRaised",
@@ -139,7 +143,7 @@ __all__ = [
 
 AGGREGATES = (
     *("model", "replica", "node", "alias", "batch", "key", "limits", "usage"),
-    *("log", "cluster"),
+    *("log", "cluster", "capture"),
 )
 
 ModelEvent: TypeAlias = (
@@ -202,6 +206,7 @@ BatchEvent: TypeAlias = (
 KeyEvent: TypeAlias = KeyIssued | KeyChanged | KeyRevoked
 LimitsEvent: TypeAlias = LimitsSet
 ClusterEvent: TypeAlias = ClusterFounded | ClusterVersionRaised | ResilienceChanged
+CaptureEvent: TypeAlias = CaptureStarted | CaptureStopped
 UsageEvent: TypeAlias = UsageRolledUp
 Event: TypeAlias = (
     ModelEvent
@@ -211,6 +216,7 @@ Event: TypeAlias = (
     | BatchEvent
     | KeyEvent
     | LimitsEvent
+    | CaptureEvent
     | UsageEvent
     | ClusterEvent
     | EventRejected
@@ -238,6 +244,7 @@ AGGREGATE_OF: dict[str, str] = {
     **{event.__name__: "batch" for event in get_args(BatchEvent)},
     **{event.__name__: "key" for event in get_args(KeyEvent)},
     LimitsSet.__name__: "limits",
+    **{event.__name__: "capture" for event in get_args(CaptureEvent)},
     UsageRolledUp.__name__: "usage",
     **{event.__name__: "cluster" for event in get_args(ClusterEvent)},
     EventRejected.__name__: "log",

@@ -4,6 +4,7 @@ from typing import assert_never
 
 from nebula.events import memory
 from nebula.events.alike import NAMED
+from nebula.events.capture_events import CaptureStarted, CaptureStopped
 from nebula.events.evolve import evolve
 from nebula.events.evolve_adapter import short
 from nebula.events.intents import (
@@ -113,6 +114,10 @@ def _told(record: Record, before: State) -> str:
             return "key revoked" + _because(reason)
         case LimitsSet(kind=kind, limits=limits):
             return f"limits of this {kind}: {', '.join(limit_texts(limits)) or 'none'}"
+        case CaptureStarted() as event:
+            return _capture(event)
+        case CaptureStopped():
+            return "capture stopped"
         case ModelUnloaded():
             return "gone: its last engine has ended"
         case ModelMeasured() as event:
@@ -311,3 +316,12 @@ def restart(event: EngineFailed, replica: Replica | None, before: State) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _capture(event: CaptureStarted) -> str:
+    chosen = ("model", event.model), ("key", event.key), ("tenant", event.tenant)
+    of = " and ".join(f"{what} {name}" for what, name in chosen if name)
+    return (
+        f"capture of {event.share:.0%} of the requests of {of} for {event.seconds:.0f} s; "
+        f"texts: {event.contents}"
+    )

@@ -8,6 +8,7 @@ from msgspec import Struct
 from nebula.events import memory
 from nebula.events.alias import Alias
 from nebula.events.batch import Batch
+from nebula.events.capture import Capture
 from nebula.events.evolve_adapter import short
 from nebula.events.key import Key
 from nebula.events.model_status import model_status
@@ -42,6 +43,7 @@ def differences(before: State, after: State) -> list[Change]:
         *_compare("batch", before.batches, after.batches, _batch, _batch),
         *_compare("key", before.keys, after.keys, _key, _key),
         *_compare("limits", before.limits, after.limits, _limits, _limits),
+        *_compare("capture", before.captures, after.captures, _captures, _captures),
     ]
 
 
@@ -226,3 +228,9 @@ def _variables(env: Mapping[str, Variable]) -> str:
 
 def _pairs(pairs: Mapping[str, object]) -> str:
     return ", ".join(f"{key}={value}" for key, value in sorted(pairs.items()))
+
+
+def _captures(capture: Capture) -> Mapping[str, str]:
+    rule = capture.rule
+    chosen = {"model": rule.model, "key": rule.key, "tenant": rule.tenant}
+    return {**chosen, "share": f"{rule.share:g}", "contents": rule.contents}

@@ -12,6 +12,7 @@ from litestar.response import Response, ServerSentEvent, ServerSentEventMessage,
 from nebula.actors.engine_logs import NoLog, ask_log
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.node.log_reading import LogReply, LogRequest
+from nebula.events.plain_text import without_long_words
 from nebula.events.showing import shown_text
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.intents import known
@@ -27,6 +28,9 @@ KEEP_ALIVE = 10.0
 """Seconds of silence after which a stream of events sends a sign of life."""
 
 MOST_LINES = 10_000
+
+LONGEST_WORD = 2048
+"""Characters of a word of a log that is shown; a longer one becomes its length."""
 
 STREAMS = 32
 """Logs that are followed through one gateway at a time."""
@@ -76,7 +80,7 @@ async def show_log(
     reply = await _ask(gateway, replica, LogRequest(replica, lines, offset))
     if follow == "false" and not as_events:
         headers = {POSITION: str(reply.offset), "cache-control": "no-store"}
-        return Response(shown_text(reply.text), media_type=_TEXT, headers=headers)
+        return Response(_shown(reply.text), media_type=_TEXT, headers=headers)
     if followers.count >= STREAMS:
         raise unavailable(BUSY, 5)
     if as_events:
@@ -112,6 +116,11 @@ def _number(name: str, text: str, least: int = -(10**15), most: int = 10**15) ->
     return int(text)
 
 
+def _shown(text: str) -> str:
+    """Return what a log says, without secrets and control characters."""
+    return shown_text(without_long_words(text, LONGEST_WORD))
+
+
 async def _text(
     gateway: Gateway, followers: Followers, replica: str, reply: LogReply
 ) -> AsyncGenerator[str, None]:
@@ -120,7 +129,7 @@ async def _text(
             if isinstance(each, ApiError):
                 yield _line(each)
             elif each is not None and each.text:
-                yield shown_text(each.text)
+                yield _shown(each.text)
 
 
 async def _events(
@@ -134,7 +143,7 @@ async def _events(
             elif each is None:
                 yield ServerSentEventMessage(comment="still here")
             elif each.text:
-                text = shown_text(each.text).removesuffix("\n")
+                text = _shown(each.text).removesuffix("\n")
                 yield ServerSentEventMessage(id=str(each.offset), event="lines", data=text)
 
 

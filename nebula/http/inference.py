@@ -36,6 +36,7 @@ from nebula.events.memory import MIB
 from nebula.http import outline, own_fields, paths, quotas, request_ids, turned_away
 from nebula.http.bodies import ClientLeft, read_body
 from nebula.http.cache_salt import salted
+from nebula.http.capturing import capture
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.forwarding import forwarded
 from nebula.http.principals import required
@@ -252,13 +253,17 @@ class InferenceRoutes:
             self._copy(request, route, sent)
         source: Source = delivery
         recorded: Recorded | None = None
+        captured = capture(gateway, delivery, original) if gateway.capturing.rules else None
+        source = captured or source
         if turn is not None:
-            source = recorded = self._recorded(turn, delivery)
+            source = recorded = self._recorded(turn, source)
         try:
             served_by = route.name if route.name != asked.model else ""
             await relay(source, receive, send, served_by, stream=stream, dialect=endpoint.dialect)
         finally:
             gateway.leave(delivery, hold)
+            if captured is not None:
+                captured.close()
             if recorded is not None:
                 await recorded.close()
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.events.alias import Alias
+from nebula.events.model_status import model_status
 from nebula.events.showing import shown_text
 from nebula.events.sources import is_folder
 from nebula.events.state import Model
@@ -71,7 +72,7 @@ def _card(
         root=shown_text(root),
         parent=parent,
         task=model.task,
-        state=gateway.model_status(model).phase,
+        state=model_status(gateway.projection.state, model).phase,
         max_model_len=gateway.heartbeats.context_of(model),
         permission=(ModelPermission(id=f"modelperm-{name}", created=created),),
         tasks=model.tasks,

@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from nebula.events import envelope, subjects
+from nebula.events.captured import CapturedRequest
 from nebula.events.heartbeats import (
     NodeHeartbeat,
     ReplicaHeartbeat,
@@ -22,7 +23,7 @@ from nebula.schema.message_headers import (
     Header,
 )
 from nebula.schema.question_channels import QUESTIONS
-from nebula.store import batch_queue, ledger, usage
+from nebula.store import batch_queue, captures, ledger, usage
 from nebula.store.batch_queue import QueuedLine
 from nebula.store.responses import STREAM
 
@@ -31,7 +32,7 @@ Kind: TypeAlias = Literal["intent", "decision", "fact"]
 MEANINGS = {
     "kind": "`key`, `tenant` or `model`.",
     "subject": "Id of that key, tenant or model.",
-    "id": "Id of the model, replica, node, alias, batch or cluster.",
+    "id": "Id of the model, replica, node, alias, batch, capture or cluster.",
     "seq": "Sequence of the event that was rejected.",
     "model": f"Id of the model: {ID}.",
     "replica": "Id of the replica: the model's id, `-`, a number.",
@@ -181,6 +182,14 @@ OTHERS = (
         "What a request used that several gateways may have served: the first message counts.",
         UsageRecords,
         stream=usage.STREAM,
+    ),
+    Channel(
+        "captured",
+        subjects.captured("{request}"),
+        "send",
+        "A gateway writes a request that was captured, redacted, with what came of it.",
+        CapturedRequest,
+        stream=captures.STREAM,
     ),
     Channel(
         "background",

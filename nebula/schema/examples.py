@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from nebula.events.capture_events import CaptureStarted, CaptureStopped
 from nebula.events.decisions import NodeRisk
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -166,6 +167,8 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
     ),
     ("ci", KeyChanged(("infer", "view"), name="nightly checks", models=("qwen",))),
     ("ci", KeyRevoked("left the team")),
+    ("slow-answers", CaptureStarted(3600.0, tenant="team-a", share=0.05)),
+    ("slow-answers", CaptureStopped()),
     ("team-a", LimitsSet("tenant", UsageLimits(tokens_per_month=50_000_000, in_flight=64))),
     (
         "20261129T053000000000",

@@ -81,6 +81,7 @@ _OTHERS: dict[str, Parties] = {
     "batchResults": Parties(_GATEWAY),
     "batchLeases": Parties(_GATEWAY),
     "usageOfRequests": Parties(_GATEWAY),
+    "captured": Parties(_GATEWAY),
     "usageOnce": Parties(_GATEWAY),
     "background": Parties(_GATEWAY),
     "storedResponses": Parties(_GATEWAY),

@@ -36,6 +36,7 @@ AGE = re.compile(r"\b(?:10m|8h|5m|5s|1m)\b")
 
 ASKED_BEFORE = {
     "batches.md": ("chat", "org/chat"),
+    "capture.md": ("chat", "org/chat"),
     "incident.md": ("chat", "org/chat"),
     "requests.md": ("chat", "org/chat"),
     "requests-in-flight.md": ("chat", "org/chat"),
@@ -153,6 +154,7 @@ async def test_the_commands_of_a_page_do_what_it_says(
         "PATH": f"{folder}/.venv/bin:{os.environ['PATH']}",
         "NEBULA_NATS_URL": cluster.nats_url,
         "PYTHONPATH": str(ROOT),
+        "NEBULA_GATEWAY_URL": f"http://127.0.0.1:{cluster.port}",
     }
     for block in blocks(page):
         if not block.runs:

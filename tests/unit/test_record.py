@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nebula.events import record
 from nebula.events.batch_facts import Problem
+from nebula.events.capture_events import CaptureStarted, CaptureStopped
 from nebula.events.decisions import NodeRisk
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -175,6 +176,13 @@ EVENTS: dict[str, tuple[str, Event]] = {
             ),
         ),
         ("ci", KeyRevoked("verloren")),
+        (
+            "slow",
+            CaptureStarted(
+                60.5, "chat", "ci", "team-a", 0.25, "keep", ("email", "url"), ("Projekt Ö",)
+            ),
+        ),
+        ("slow", CaptureStopped()),
         ("chat", LimitsSet("model", UsageLimits(tokens_per_day=1_000_000, max_tokens=2048))),
         (
             "20261129T053000000000",

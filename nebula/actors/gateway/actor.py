@@ -17,6 +17,7 @@ from nebula.actors.ear import Ear
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.allowance import settle
 from nebula.actors.gateway.budget import ANSWERS, REQUESTS, UNCOUNTED, Budget, Hold, Unread
+from nebula.actors.gateway.capturing import Capturing
 from nebula.actors.gateway.core import IDLE, RequestsInFlight
 from nebula.actors.gateway.delivery import NOT_RECORDED, Delivery, GivenAgain, new_id
 from nebula.actors.gateway.engine_questions import EngineQuestions
@@ -60,9 +61,8 @@ from nebula.events import envelope, subjects
 from nebula.events.failures import Failure, words
 from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, StillWanted
 from nebula.events.log_fields import request_fields
-from nebula.events.model_status import ModelStatus, model_status
 from nebula.events.reading import last_token
-from nebula.events.state import Model, NameBinding
+from nebula.events.state import NameBinding
 from nebula.store import inference_log
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.ledger import LedgerStore
@@ -100,9 +100,7 @@ class Gateway(Actor):
         self._deliveries: dict[str, Delivery] = {}
         self.large_bodies = LargeBodies(connection, identity, self.core.gives)
         self._questions = EngineQuestions(connection, identity, self._unwanted)
-        self._overseeing = Overseeing(
-            connection, identity, self.core.flights, lambda: self.projection.state, self._happens
-        )
+        self._overseeing = Overseeing(connection, identity, self.core, self._happens)
         self.sending = Sending(connection, identity, self.heartbeats, self.large_bodies)
         self.claims_stream = Probed()
         self.claim_shares = Shares()
@@ -115,6 +113,7 @@ class Gateway(Actor):
         self.limiting = Limiting(connection, LedgerStore(connection, stream_replicas))
         self.usage = UsageRecorder(connection, identity, stream_replicas, self.projection)
         self.figures = GatewayFigures(self, self.heartbeats.routers_alive)
+        self.capturing = Capturing(connection, stream_replicas, self.projection)
         self._connected_at = 0.0
         self._lost_at: float | None = None
         self._back = asyncio.Event()
@@ -139,6 +138,7 @@ class Gateway(Actor):
         self.spawn(self.limiting.run(), "report what is used of limits")
         self.spawn(self.usage.run(), "record usage")
         self.spawn(UsageRollUp(self.log, self.projection, self.usage.store).run(), "sum usage")
+        self.spawn(self.capturing.run(), "capture requests")
         self.spawn(self._tick(), "watch requests")
         self.spawn(self.log_watch.run(), "watch the log")
         self.spawn(self._ear.run(), "listen for living actors")
@@ -154,10 +154,6 @@ class Gateway(Actor):
         while True:
             self._watch()
             await self.projection.changed()
-
-    def model_status(self, model: Model) -> ModelStatus:
-        """Return a model's status."""
-        return model_status(self.projection.state, model)
 
     @property
     def able(self) -> bool:
@@ -259,8 +255,7 @@ class Gateway(Actor):
                 case Cancel(request=request, below=below, note=note):
                     self.sending.drop(request, below, note)
                 case LookUp(id=identity, seconds=seconds):
-                    flight = self.core.flights[identity]
-                    work = self._look_up(flight, seconds)
+                    work = self._look_up(self.core.flights[identity], seconds)
                     self.spawn(work, f"look for pieces of {identity}")
                 case LetGo(id=identity, piece=piece):
                     self._deliveries[identity].let_go(piece)

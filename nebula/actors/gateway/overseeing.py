@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 from msgspec import Struct
@@ -13,11 +13,11 @@ from nats.errors import Error as NatsError
 
 from nebula.actors.attribution import is_inbox
 from nebula.actors.gateway import in_flight_view
+from nebula.actors.gateway.core import RequestsInFlight
 from nebula.actors.gateway.in_flight import CancelRequested, InFlightRequest
 from nebula.events import subjects
 from nebula.events.reading import decoded
 from nebula.events.requests_in_flight import CancelQuestion, CancelReply, InFlightQuestion
-from nebula.events.state import State
 from nebula.store.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -26,21 +26,19 @@ log = logging.getLogger(__name__)
 class Overseeing:
     """Replies for the gateway `identity`.
 
-    `flights`: its requests in flight by id. `happens`: hands an event to one of them.
+    `core`: its requests in flight. `happens`: hands an event to one of them.
     """
 
     def __init__(
         self,
         connection: Connection,
         identity: str,
-        flights: Mapping[str, InFlightRequest],
-        state: Callable[[], State],
+        core: RequestsInFlight,
         happens: Callable[[InFlightRequest, CancelRequested], None],
     ) -> None:
         self._connection = connection
         self._gateway = identity
-        self._flights = flights
-        self._state = state
+        self._core = core
         self._happens = happens
 
     async def listen(self) -> None:
@@ -54,9 +52,9 @@ class Overseeing:
         if question is None or not is_inbox(message.reply):
             return
         now = asyncio.get_running_loop().time()
-        flights = self._flights.values()
+        flights = self._core.flights.values()
         told = in_flight_view.reply(
-            self._gateway, flights, question, self._state(), now, time.time()
+            self._gateway, flights, question, self._core.around.state, now, time.time()
         )
         self._reply(message, told)
 
@@ -64,8 +62,8 @@ class Overseeing:
         question = decoded(message.data, CancelQuestion)
         if question is None or not is_inbox(message.reply):
             return
-        state = self._state()
-        flight = in_flight_view.meant(self._flights.values(), question, state)
+        state = self._core.around.state
+        flight = in_flight_view.meant(self._core.flights.values(), question, state)
         if flight is None:
             self._reply(message, CancelReply(self._gateway))
             return
