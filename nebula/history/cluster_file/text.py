@@ -18,6 +18,7 @@ from msgspec.structs import FieldInfo, fields
 
 from nebula.events import subjects
 from nebula.events.plain_text import one_line
+from nebula.events.reading import UNREADABLE
 from nebula.history.cluster_file.declaration import (
     ClusterFile,
 )
@@ -102,7 +103,7 @@ def read(text: str) -> ClusterFile:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise BadFile([_of_yaml(error)]) from error
-    except RecursionError as error:
+    except UNREADABLE as error:  # PyYAML calls itself for each level
         raise BadFile([Fault(0, "", f"it is nested more than {DEEPEST} levels deep")]) from error
     tree = _Tree()
     value = {} if root is None else _filled(tree.value(root, (), 0))
