@@ -1,5 +1,6 @@
 """`GET /admin/resilience`: what would have no place if a node were lost, now or at a moment."""
 
+import asyncio
 import time
 
 from litestar import get
@@ -39,15 +40,15 @@ async def show_resilience(
     if node is not None and node not in state.nodes:
         raise ApiError(404, f"there is no node {node!r}", param="node")
     found: list[NodeLoss] = []
-    async with reading(scans) as scan:
+    async with reading(scans) as scan:  # in a thread, as a log may leave much to decide
         began = time.monotonic()
-        known = Resilience(state)
+        known = await asyncio.to_thread(Resilience, state)
         for each in known.nodes if node is None else (node,):
             if each <= after and node is None:
                 continue
             if scan.over and found:
                 return ResiliencePage(state.seq, found, found[-1].node)
-            found.append(known.loss(each))
+            found.append(await asyncio.to_thread(known.loss, each))
             await scan.worked(time.monotonic() - began)
             began = time.monotonic()
     return ResiliencePage(state.seq, found)
