@@ -95,7 +95,7 @@ _REQUESTS = Row(
         Panel(
             "In flight and waiting",
             "Requests that have not ended, and those of them that wait for an engine. A queue that "
-            "only grows wants more replicas: `nebula scale MODEL N`.",
+            "only grows wants more replicas: `nebula scale MODEL 2`.",
             (
                 Query(sum_of("nebula_requests_in_flight"), "in flight"),
                 Query(sum_of("nebula_requests_waiting", told=True), "waiting"),

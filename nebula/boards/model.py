@@ -40,7 +40,7 @@ _NOW = Row(
         alarm(
             "Longest wait",
             "For how long the oldest request has waited for an engine. Add replicas: `nebula scale "
-            "MODEL N`.",
+            "MODEL 2`.",
             most("nebula_longest_wait_seconds", where=MODEL),
             "s",
             30,

@@ -86,7 +86,7 @@ def start(
         fail(f"--for: {error}", 2)
     fields: dict[str, object] = {
         "seconds": seconds,
-        "key": key,
+        "key_id": key,
         "tenant": tenant,
         "share": share,
         "contents": contents,
@@ -157,7 +157,7 @@ async def _captures(nats: str, as_json: bool) -> None:
         left = f"{max(0.0, each.until_ns / 10**9 - now):.0f}s"
         share = f"{rule.share:g}"
         table.add_row(
-            each.id, rule.model, rule.key, rule.tenant, share, rule.contents, left, each.by
+            each.id, rule.model, rule.key_id, rule.tenant, share, rule.contents, left, each.by
         )
     tables.console().print(table)
 

@@ -26,7 +26,7 @@ class Capture(Struct, frozen=True, gc=False):
         rule = self.rule
         return (
             rule.model in ("", model)
-            and rule.key in ("", key)
+            and rule.key_id in ("", key)
             and rule.tenant in ("", tenant)
             and zlib.crc32(request.encode()) < rule.share * 2**32
         )
@@ -52,12 +52,12 @@ def capture_objection(
     known = captures.get(identity)
     if known is not None and now < known.until_ns:
         return f"id: capture {identity!r} is already running"
-    if not (event.model or event.key or event.tenant):
+    if not (event.model or event.key_id or event.tenant):
         return "model: name a model, a key or a tenant whose requests are captured"
     if event.model and event.model not in models:
         return f"model: there is no model {event.model!r}"
-    if event.key and event.key not in keys:
-        return f"key: there is no key {event.key!r}"
+    if event.key_id and event.key_id not in keys:
+        return f"key_id: there is no key {event.key_id!r}"
     if len(running(captures.values(), now)) >= MOST:
         return f"there are {MOST} captures already: stop one"
     return None

@@ -21,7 +21,7 @@ class CaptureStarted(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
         float, Meta(gt=0, le=604_800, description="Time after which it ends, in seconds.")
     ]
     model: Annotated[str, Meta(description="Id of the model; empty for any.")] = ""
-    key: Annotated[str, Meta(description="Id of the API key; empty for any.")] = ""
+    key_id: Annotated[str, Meta(description="Id of the API key; empty for any.")] = ""
     tenant: Annotated[str, Meta(description="Tenant of the API key; empty for any.")] = ""
     share: Annotated[
         float, Meta(gt=0, le=1, description="Share of the matching requests that is captured.")

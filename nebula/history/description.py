@@ -319,7 +319,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _capture(event: CaptureStarted) -> str:
-    chosen = ("model", event.model), ("key", event.key), ("tenant", event.tenant)
+    chosen = ("model", event.model), ("key", event.key_id), ("tenant", event.tenant)
     of = " and ".join(f"{what} {name}" for what, name in chosen if name)
     return (
         f"capture of {event.share:.0%} of the requests of {of} for {event.seconds:.0f} s; "

@@ -232,5 +232,5 @@ def _pairs(pairs: Mapping[str, object]) -> str:
 
 def _captures(capture: Capture) -> Mapping[str, str]:
     rule = capture.rule
-    chosen = {"model": rule.model, "key": rule.key, "tenant": rule.tenant}
+    chosen = {"model": rule.model, "key": rule.key_id, "tenant": rule.tenant}
     return {**chosen, "share": f"{rule.share:g}", "contents": rule.contents}

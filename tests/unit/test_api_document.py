@@ -30,7 +30,7 @@ def litestar() -> Litestar:
         made.append(Litestar(**given))
         return made[0]
 
-    gateway: Any = SimpleNamespace(connection=None, log=SimpleNamespace(replicas=1))
+    gateway: Any = SimpleNamespace(connection=None, log=SimpleNamespace(replicas=1), limiting=None)
     with patch.object(app, "Litestar", make), warnings.catch_warnings():
         warnings.simplefilter("ignore", LitestarDeprecationWarning)
         app.create_app(gateway, Limits())

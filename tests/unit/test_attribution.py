@@ -15,6 +15,7 @@ from nebula.actors.attribution import SUBJECT_OF, attributed, is_inbox, is_inbox
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.observer import Observer
+from nebula.events.captured import CapturedRequest
 from nebula.events.heartbeats import (
     NodeHeartbeat,
     ReplicaHeartbeat,
@@ -23,6 +24,7 @@ from nebula.events.heartbeats import (
 )
 from nebula.events.inference import BodyWanted, Finished, StillWanted
 from nebula.events.metrics_messages import MetricsAsked
+from nebula.events.requests_in_flight import CancelQuestion, InFlightQuestion
 from nebula.events.usage import UsageRecords
 from nebula.schema.channels import OTHERS
 from nebula.schema.roles import role
@@ -49,6 +51,9 @@ OTHER: dict[type[Struct], str] = {
 """The subject of another sender of the same kind."""
 
 WITHOUT: set[type[Struct]] = {
+    CancelQuestion,
+    CapturedRequest,
+    InFlightQuestion,
     StoreHeartbeat,
     StillWanted,
     BodyWanted,

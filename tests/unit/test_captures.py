@@ -59,7 +59,7 @@ def test_a_capture_that_is_stopped_is_gone() -> None:
     [
         ((("a", CaptureStarted(60.0)),), "name a model, a key or a tenant"),
         ((("a", CaptureStarted(60.0, model="none")),), "there is no model 'none'"),
-        ((("a", CaptureStarted(60.0, key="none")),), "there is no key 'none'"),
+        ((("a", CaptureStarted(60.0, key_id="none")),), "there is no key 'none'"),
         ((("a", CaptureStopped()),), "there is no capture 'a'"),
         ((("a", MINUTE), ("a", MINUTE)), "capture 'a' is already running"),
         (tuple((f"c{n}", MINUTE) for n in range(MOST + 1)), f"{MOST} captures already"),
@@ -73,7 +73,7 @@ def test_what_makes_no_sense_is_rejected(
 
 
 def test_it_captures_its_share_of_what_matches() -> None:
-    rule = CaptureStarted(60.0, model="chat", key="ci", share=0.25)
+    rule = CaptureStarted(60.0, model="chat", key_id="ci", share=0.25)
     capture = Capture("a", rule, 0, 1)
     ids = [f"{number:032x}" for number in range(2000)]
     share = sum(capture.matches(each, "chat", "ci", "") for each in ids) / len(ids)

@@ -30,8 +30,9 @@ class Gateway:
         self.copies: list[Request] = []
         self.refuses: Exception | None = None
         self.sending = SimpleNamespace(copy=self._copy)
+        self.heartbeats = SimpleNamespace(queue=self._queue)
 
-    def queue(self, model: str) -> QueueLength:
+    def _queue(self, model: str) -> QueueLength:
         return QueueLength(self.waiting.get(model, 0), 0.0)
 
     def _copy(self, request: Request) -> None:

@@ -54,7 +54,7 @@ class DeclaredLimits(Struct, frozen=True, forbid_unknown_fields=True):
     tenants: Annotated[_Limits, Meta(description="Limits of all keys of a tenant, by its id.")] = {}
     models: Annotated[_Limits, Meta(description="Limits of all requests, by the model's id.")] = {}
     keys: Annotated[
-        _Limits, Meta(description="Limits of a key, by its id; `nebula key issue` makes keys.")
+        _Limits, Meta(description="Limits of a key, by its id; `nebula key issue ID` makes one.")
     ] = {}
 
 
