@@ -137,9 +137,12 @@ def test_what_a_page_shows_is_taken(path: Path) -> None:
 
 
 def before_the_shell(words: list[str]) -> list[str]:
-    """Return a command's own words, without those by which a shell passes its output on."""
+    """Return a command's own words, without those by which a shell passes its output on.
+
+    What a shell puts in place of `$(…)` is a number.
+    """
     ends = (at for at, word in enumerate(words) if word in (">", "|", "||", "2>&1"))
-    return words[: next(ends, len(words))]
+    return ["1" if word.startswith("$(") else word for word in words[: next(ends, len(words))]]
 
 
 def _unknown(refusal: str) -> bool:
