@@ -55,18 +55,20 @@ _NAMED_BY_PAIR = frozenset(
     ("hf", "api", "auth", "access", "bearer", "refresh", "secret", "session")
 )
 
+# A text may be long, and made to be searched for long: no pattern looks further ahead than a bound
+# from a place that the next search may start at.
 _FORMS = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"hf_(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{8,}"
     r"|api_org_[A-Za-z0-9]{16,}"
-    r"|sk-(?=[A-Za-z_-]*[0-9A-Z])[A-Za-z0-9_-]{8,}"
+    r"|sk-(?=[A-Za-z_-]{0,256}[0-9A-Z])[A-Za-z0-9_-]{8,}"
     r"|gh[opsur]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,}|glpat-[A-Za-z0-9_-]{16,}"
     r"|xox[abeoprs]-[A-Za-z0-9-]{10,}"
     r"|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,}|ya29\.[A-Za-z0-9_-]{16,}"
     r"|nvapi-[A-Za-z0-9_-]{16,}|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{30,}"
     r"|nbl_[A-Za-z0-9_-]{44,}"
     r"|S[ACNOUX][A-Z2-7]{56}"
-    r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"
+    r"|eyJ[A-Za-z0-9_-]{8,1024}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[^-]|-(?!----END))*(?:-----END [A-Z ]*KEY-----)?"
     r")"
 )
@@ -78,18 +80,18 @@ _HEADER = re.compile(
     re.I,
 )
 _USER = re.compile(
-    r"([A-Za-z][A-Za-z0-9+.-]*://)"
-    r"(?:[^\s/?#\"'<>]*|[^\s/@:\"']+:(?!\d+(?:/|$))[^\s@\"']+)@"
+    r"([A-Za-z0-9+.-]://)"
+    r"(?:[^\s/?#\"'<>]*|[^\s/@:\"']+:(?!\d+(?:/|$))[^\s@\"']{1,1024})@"
 )
 _VALUE = (
-    r"\\+[\"'](?:(?!\\+[\"'])[^\n])*(?:\\+[\"'])?"
+    r"\\{1,64}[\"'](?:(?!\\{1,64}[\"'])[^\n])*(?:\\{1,64}[\"'])?"
     r"|\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?|[^\s&\"']+"
 )
 _QUOTE = re.compile(r"\\*[\"']")
-_QUOTED_NAME = re.compile(rf"(\\*[\"'])([A-Za-z_][\w.-]*)(\1\s*:\s*)({_VALUE})")
+_QUOTED_NAME = re.compile(rf"(?<!\\)(\\{{0,64}}[\"'])([A-Za-z_][\w.-]*)(\1\s*:\s*)({_VALUE})")
 _QUERY = re.compile(r"((?:[?&#;]|\\u0026))([A-Za-z_][\w.-]*)(=)([^\s&#;\"'<>\\]+)")
-_ASSIGNED = re.compile(rf"(?<![\w-])()(-{{0,2}}[A-Za-z_][\w.-]*)(=)({_VALUE})")
-_ARGUMENT = re.compile(rf"(?<![\w-])()(--[A-Za-z][\w.-]*)([ \t]+)(?!-)({_VALUE})")
+_ASSIGNED = re.compile(rf"(?<![\w-])()(-{{0,2}}[A-Za-z_][\w.-]{{0,256}})(=)({_VALUE})")
+_ARGUMENT = re.compile(rf"(?<![\w-])()(--[A-Za-z][\w.-]{{0,256}})([ \t]+)(?!-)({_VALUE})")
 _ALONE = re.compile(r"^([ \t]*(?:- )?)([A-Za-z_][\w.-]*)(:[ \t]+)(\S+)[ \t]*$", re.MULTILINE)
 
 _SUSPECT = (

@@ -212,3 +212,19 @@ def test_what_is_nested_beyond_measure_is_hidden_as_a_whole() -> None:
     for _ in range(500):
         nested = [nested]
     assert "SECRET" not in repr(shown(nested))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "http://", "http://a:b", "a://b:c/", "token.a.", "--token.", "--token.--a.", "sk-", "sk-a-",
+        "eyJ_", "eyJ-eyJaaaaaaaa.", "\\", "\\\\\"token\\\"", "\"token\" ", "Bearer ", "bearer a",
+        "cookie: ", "cookie :\t", "?token", "&sig=", "hf_a", "a", "A", "token: a ", "-----BEGIN ",
+        "-----BEGIN PRIVATE KEY-----", "nbl_", "xoxb-", "key=\\\"", "key='\\",
+    ],
+)  # fmt: skip
+def test_a_text_that_is_made_to_be_searched_for_long_is_searched_once(part: str) -> None:
+    """A search that begins anew at each place would take hours."""
+    secret = "hf_" + "Ab1" * 8
+    text = part * (256 * 1024 // len(part)) + f"\n\nHF_TOKEN={secret}\n"
+    assert secret not in masked(text)
