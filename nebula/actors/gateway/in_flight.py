@@ -360,8 +360,7 @@ class InFlightRequest(Struct, kw_only=True, eq=False):
     def pass_on(self, chunk: int, attempt: int, body: bytes, now: float) -> Piece | None:
         """Fold a plain piece of an answer that has begun; return what the client gets of it.
 
-        This is the fast path: a piece that is not the last, and has nothing but its `chunk` and
-        `attempt`. If it returns None, or sets `answer.broken`, hand the piece to `step`.
+        If it returns None, or sets `answer.broken`, hand the piece to `step`.
         """
         answer = self.answer
         if (
