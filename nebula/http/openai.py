@@ -19,7 +19,7 @@ from nebula.http.errors import unavailable
 from nebula.http.names import no_model, offered
 from nebula.http.principals import Principal, required
 from nebula.http.starting import WITHOUT_LOG
-from nebula.http.views import ClusterView, cluster_view
+from nebula.http.views import ClusterIdentity, cluster_identity
 
 
 class ModelPermission(Struct, frozen=True, kw_only=True):
@@ -163,7 +163,7 @@ class Ready(Struct, frozen=True):
 
     status: str
     seq: int
-    cluster: ClusterView
+    cluster: ClusterIdentity
     warnings: tuple[str, ...] = ()
 
 
@@ -178,4 +178,4 @@ async def ready(gateway: Gateway) -> Ready:
     if found.reasons:
         raise unavailable("; ".join(found.reasons))
     state = gateway.projection.state
-    return Ready("ready", state.seq, cluster_view(state), found.warnings)
+    return Ready("ready", state.seq, cluster_identity(state), found.warnings)

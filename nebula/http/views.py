@@ -92,15 +92,20 @@ class Accepted(Struct, frozen=True):
     changes: tuple[str, ...] = ()
 
 
-class ClusterView(Struct, frozen=True):
-    """The cluster's id, name and version; without an id, none was founded yet.
-
-    `risks`: the nodes whose loss would leave replicas without a place, as last recorded.
-    """
+class ClusterIdentity(Struct, frozen=True):
+    """The cluster's id, name and version; without an id, none was founded yet."""
 
     id: str
     name: str
     version: int
+
+
+class ClusterView(ClusterIdentity, frozen=True):
+    """A cluster, for those that may see it.
+
+    `risks`: the nodes whose loss would leave replicas without a place, as last recorded.
+    """
+
     risks: Risks = Risks()
 
 
@@ -152,6 +157,12 @@ def model_view(state: State, model: Model, now: int | None = None) -> ModelView:
         model.spec,
     )
     return shown(view)
+
+
+def cluster_identity(state: State) -> ClusterIdentity:
+    """Show the cluster's id, name and version: each client may learn them."""
+    known = state.cluster
+    return ClusterIdentity(known.id, known.name, known.version)
 
 
 def cluster_view(state: State) -> ClusterView:

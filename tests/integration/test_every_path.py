@@ -235,7 +235,7 @@ async def test_the_clients_of_both_companies_take_answers_and_errors_for_their_o
 
 
 @pytest.mark.parametrize(
-    "path", ["/collective_rpc", "/sleep", "/v1/load_lora_adapter", "/invocations", "/metrics"]
+    "path", ["/collective_rpc", "/sleep", "/v1/load_lora_adapter", "/invocations"]
 )
 async def test_what_is_not_for_clients_is_not_there(path: str, http: httpx.AsyncClient) -> None:
     refused = await http.post(path, json={"model": "chat"})

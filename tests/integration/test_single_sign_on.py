@@ -15,6 +15,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
+from nebula.events import key_text
 from tests.integration.cluster import Cluster, Told
 from tests.integration.provider import Provider
 
@@ -105,7 +106,7 @@ async def test_a_person_signs_in_from_a_terminal_and_out_again(
         (mine,) = [
             each
             for each in (await http.get("/admin/keys")).json()
-            if key.startswith(each["begins"])
+            if each["id"] == key_text.identity_in(key)
         ]
         events = (await http.get("/admin/events?type=KeyIssued&limit=50")).json()["events"]
     assert (mine["name"], mine["scopes"]) == ("dana@example.com", ["infer", "operate"])

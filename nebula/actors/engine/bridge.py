@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from nebula.actors.ear import Ear
-from nebula.actors.engine import abilities, adapters, door, liveness
+from nebula.actors.engine import abilities, adapters, door, ending, liveness
 from nebula.actors.engine.adapters import Adapters
 from nebula.actors.engine.attempts import Attempts
 from nebula.actors.engine.exchange import (
@@ -151,7 +151,12 @@ class EngineBridge:
             await self._connection.heard()
         except NotLetIn as error:  # a node takes the reason from the line of an ...Error
             raise PermissionError(f"NATS does not let the engine in: {error}") from None
-        works = (self._beat(), self._tick(), self._ear.run())
+        works = (
+            self._beat(),
+            self._tick(),
+            self._ear.run(),
+            ending.end_if_prevented(self._connection),
+        )
         self._living = [asyncio.create_task(work) for work in works]
 
     async def _listen(self) -> None:
