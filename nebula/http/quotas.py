@@ -89,14 +89,13 @@ def within_reach(
 def quota_of(state: State, principal: Principal, model: str) -> Quota | None:
     """Return the limits of a request; None if it has none."""
     key = principal.key
-    if key is None:
-        return _remembered.quota(state, key, model) if state.limits else None
-    if key.limits is NO_LIMITS and not state.limits:
+    if not state.limits and (key is None or key.limits is NO_LIMITS):
         return None
-    found = _remembered.quotas.get((id(key), model))
-    if found is not None and found[0] is key and state.limits is _remembered.limits:
-        return found[1]
-    return _remembered.quota(state, key, model)
+    if state.limits is _remembered.limits:
+        found = _remembered.quotas.get((id(key), model))
+        if found is not None and found[0] is key:
+            return found[1]
+    return _remembered.renewed(state, key, model)
 
 
 class _Remembered:
@@ -109,20 +108,17 @@ class _Remembered:
         self.limits: object = None
         self.quotas: dict[tuple[int, str], tuple[Key | None, Quota | None]] = {}
 
-    def quota(self, state: State, key: Key | None, model: str) -> Quota | None:
-        """Return the quota of a request of a key, or of none."""
-        if state.limits is not self.limits or len(self.quotas) > _MOST:
+    def renewed(self, state: State, key: Key | None, model: str) -> Quota | None:
+        """Return the quota of a request of a key, or of none, and remember it."""
+        if state.limits is not self.limits or len(self.quotas) >= _MOST:
             self.limits = state.limits
             self.quotas.clear()
-        place = id(key), model
-        found = self.quotas.get(place)
-        if found is None or found[0] is not key:
-            own = None
-            if key is not None and not key.limits.empty:
-                own = ("key", key.id), key.limits
-            tenant = "" if key is None else key.tenant
-            found = self.quotas[place] = key, _quota(own, *_shared(state, tenant, model))
-        return found[1]
+        own = None
+        if key is not None and not key.limits.empty:
+            own = ("key", key.id), key.limits
+        quota = _quota(own, *_shared(state, "" if key is None else key.tenant, model))
+        self.quotas[id(key), model] = key, quota
+        return quota
 
 
 _remembered = _Remembered()
