@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 
 import msgspec
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import StreamConfig
 
 from nebula.events import subjects
 from nebula.events.captured import CapturedRequest
@@ -23,19 +23,8 @@ ROOM = 64 * MIB
 
 def definition(replicas: int) -> StreamConfig:
     """Return the stream."""
-    return StreamConfig(
-        name=STREAM,
-        description="Nebula's captured requests: read by admins only",
-        subjects=[subjects.CAPTURED],
-        retention=RetentionPolicy.LIMITS,
-        storage=StorageType.FILE,
-        discard=DiscardPolicy.OLD,
-        max_age=KEPT,
-        max_bytes=ROOM,
-        num_replicas=replicas,
-        duplicate_window=120,
-        allow_direct=True,
-    )
+    about = "Nebula's captured requests: read by admins only"
+    return durable.records(STREAM, about, subjects.CAPTURED, replicas, age=KEPT, room=ROOM)
 
 
 class CaptureStore:

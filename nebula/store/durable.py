@@ -8,7 +8,13 @@ from typing import Any
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
 from nats.js import JetStreamContext
-from nats.js.api import RawStreamMsg, StreamConfig
+from nats.js.api import (
+    DiscardPolicy,
+    RawStreamMsg,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
 from nats.js.errors import APIError, NotFoundError
 
 from nebula.store import batch, streams
@@ -29,6 +35,28 @@ FIRST: Mapping[str, str] = {"Nats-Expected-Last-Subject-Sequence": "0"}
 
 class NoRoom(Unavailable):
     """A stream is full, or its server has no room for it."""
+
+
+def records(
+    name: str, description: str, subject: str, replicas: int, *, age: float, room: int
+) -> StreamConfig:
+    """Return a stream of records on one subject, of which the oldest go.
+
+    `age`: seconds for which one is kept. `room`: bytes of all.
+    """
+    return StreamConfig(
+        name=name,
+        description=description,
+        subjects=[subject],
+        retention=RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
+        discard=DiscardPolicy.OLD,
+        max_age=age,
+        max_bytes=room,
+        num_replicas=replicas,
+        duplicate_window=120,
+        allow_direct=True,
+    )
 
 
 def jetstream(connection: Connection) -> JetStreamContext:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 from nats.errors import Error as NatsError
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import StreamConfig
 from nats.js.errors import NotFoundError
 
 from nebula.events import subjects
@@ -57,19 +57,8 @@ class Stored(Struct, frozen=True):
 
 def definition(replicas: int) -> StreamConfig:
     """Return the stream."""
-    return StreamConfig(
-        name=STREAM,
-        description="Nebula's usage records: the tokens of each request",
-        subjects=[subjects.USAGE],
-        retention=RetentionPolicy.LIMITS,
-        storage=StorageType.FILE,
-        discard=DiscardPolicy.OLD,
-        max_age=KEPT,
-        max_bytes=ROOM,
-        num_replicas=replicas,
-        duplicate_window=120,
-        allow_direct=True,
-    )
+    about = "Nebula's usage records: the tokens of each request"
+    return durable.records(STREAM, about, subjects.USAGE, replicas, age=KEPT, room=ROOM)
 
 
 class UsageStore:
