@@ -1,27 +1,19 @@
 """Serves the console over an exported log, on this machine only."""
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import uvicorn
 
 from nebula.cli.process import fail, on_stop, run
+from nebula.cli.quiet_server import QuietServer
 from nebula.history.replay import BadLog
 from nebula.http.console.file_log import FileLog
 from nebula.http.console.log_app import create_log_app
 from nebula.store.archive import BadArchive
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which would end the process before the streams."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
 
 
 def serve_log(path: Path, port: int, show: Callable[[str], object] | None) -> None:
@@ -41,7 +33,7 @@ async def _serve(path: Path, port: int, show: Callable[[str], object] | None) ->
         listening.bind(("127.0.0.1", port))
     except OSError as error:
         fail(f"can't listen on 127.0.0.1:{port}: {error.strerror}")
-    server = _Server(
+    server = QuietServer(
         uvicorn.Config(
             create_log_app(past),
             interface="asgi3",
@@ -59,7 +51,7 @@ async def _serve(path: Path, port: int, show: Callable[[str], object] | None) ->
 
     def stopped() -> None:
         past.leaving.set()
-        server.should_exit = True
+        server.stop()
 
     on_stop(stopped)
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/console"
