@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-import uvicorn
 
 from nebula.cli.process import fail, on_stop, run
-from nebula.cli.quiet_server import QuietServer
+from nebula.cli.quiet_server import server_beside
 from nebula.history.replay import BadLog
 from nebula.http.console.file_log import FileLog
 from nebula.http.console.log_app import create_log_app
@@ -33,21 +32,7 @@ async def _serve(path: Path, port: int, show: Callable[[str], object] | None) ->
         listening.bind(("127.0.0.1", port))
     except OSError as error:
         fail(f"can't listen on 127.0.0.1:{port}: {error.strerror}")
-    server = QuietServer(
-        uvicorn.Config(
-            create_log_app(past),
-            interface="asgi3",
-            loop="none",
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=1,
-        )
-    )
+    server = server_beside(create_log_app(past), http="httptools")
 
     def stopped() -> None:
         past.leaving.set()

@@ -6,13 +6,12 @@ from collections.abc import AsyncIterator, Callable
 from functools import wraps
 
 import click
-import uvicorn
 from msgspec import Struct
 
 from nebula.actors.figures import Figures
 from nebula.cli.options import PORT
 from nebula.cli.process import FATAL, fail
-from nebula.cli.quiet_server import QuietServer
+from nebula.cli.quiet_server import server_beside
 from nebula.http.metrics_app import Engines, metrics_app
 from nebula.http.server.listening import CantListen, HostPort, NotAHost, reached_at
 
@@ -42,21 +41,8 @@ class MetricsPort(Struct, frozen=True):
             fail(f"--metrics-host: {error}", FATAL)
         except CantListen as error:
             fail(str(error.strerror).replace("--port", "--metrics-port"), FATAL)
-        server = QuietServer(
-            uvicorn.Config(
-                metrics_app(figures, engines, self.host, is_open=self.is_open),
-                interface="asgi3",
-                loop="none",
-                ws="none",
-                lifespan="off",
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=AT_ONCE,
-                timeout_graceful_shutdown=1,
-            )
-        )
+        app = metrics_app(figures, engines, self.host, is_open=self.is_open)
+        server = server_beside(app, limit_concurrency=AT_ONCE)
         figures.address = reached_at(self.host, self.port)
         serving = asyncio.create_task(server.serve(sockets=listening), name="serve metrics")
         try:
