@@ -134,7 +134,11 @@ class FastClient(Client):
         return await _or_cancelled(super().request(*args, **options))
 
     async def flush(self, *args: Any, **options: Any) -> None:
-        """As nats-py's."""
+        """As nats-py's method, but the server has seen all that was sent before.
+
+        nats-py's ping overtakes what still waits for its own task to be written.
+        """
+        self.write()
         await _or_cancelled(super().flush(*args, **options))
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:

@@ -65,8 +65,14 @@ async def two_routers(cluster: Cluster) -> AsyncIterator[tuple[Routed, str, str]
         (second,) = set(await routers_heard(client, 2)) - {first}
         await cluster.ready()
         await cluster.load("chat")
-        sent = await client.subscribe(subjects.ALL_REQUESTS)
-        yield Routed(sent), first, second
+        routed = Routed(await client.subscribe(subjects.ALL_REQUESTS))
+
+        async def both_asked() -> bool:
+            await asks(cluster, 2)
+            return set(await routed.now()) == {first, second}
+
+        await cluster.poll(both_asked, "the gateway has heard both routers")
+        yield routed, first, second
     finally:
         await client.close()
 

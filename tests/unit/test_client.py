@@ -291,6 +291,20 @@ async def test_what_is_posted_in_one_turn_leaves_in_one_write() -> None:
     assert transport.writes[1:] == [b"PUB c 0\r\n\r\n"]
 
 
+async def test_a_flush_ends_when_the_server_has_seen_what_was_sent_before() -> None:
+    client, transport = connected()
+    for_ever = asyncio.Event()
+    client._reading_task = client._flusher_task = asyncio.create_task(for_ever.wait())
+    client._flush_queue = asyncio.Queue()
+    await client.subscribe("a")
+    flushing = asyncio.create_task(client.flush())
+    await turn()
+    assert transport.writes == [b"SUB a  1\r\n", b"PING\r\n"]
+    await client._process_pong()
+    await flushing
+    client._flusher_task.cancel()
+
+
 async def test_what_is_posted_while_the_server_is_gone_is_kept_in_order() -> None:
     client, transport = connected()
     client._status = Client.RECONNECTING
