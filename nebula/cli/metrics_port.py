@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from functools import wraps
+from typing import TYPE_CHECKING
 
 import click
 from msgspec import Struct
@@ -11,9 +12,10 @@ from msgspec import Struct
 from nebula.actors.figures import Figures
 from nebula.cli.options import PORT
 from nebula.cli.process import FATAL, fail
-from nebula.cli.quiet_server import server_beside
-from nebula.http.metrics_app import Engines, metrics_app
 from nebula.http.server.listening import CantListen, HostPort, NotAHost, reached_at
+
+if TYPE_CHECKING:
+    from nebula.http.metrics_app import Engines
 
 AT_ONCE = 32
 """Requests that are answered at a time."""
@@ -28,12 +30,15 @@ class MetricsPort(Struct, frozen=True):
 
     @contextlib.asynccontextmanager
     async def serving(
-        self, figures: Figures, engines: Engines | None = None
+        self, figures: Figures, engines: "Engines | None" = None
     ) -> AsyncIterator[None]:
         """Serve an actor's metrics meanwhile. End the program if that is impossible."""
         if not self.port:
             yield
             return
+        from nebula.cli.quiet_server import server_beside  # a web server, which most do without
+        from nebula.http.metrics_app import metrics_app
+
         place = HostPort(self.host, self.port)
         try:
             listening = place.listen()

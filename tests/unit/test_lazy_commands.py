@@ -78,6 +78,20 @@ def test_a_command_that_asks_a_cluster_imports_nothing_that_serves_one() -> None
     assert found == {f"{name} --help": [0, []] for name in names}
 
 
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [
+        ("gateway", ("authlib", "joserfc", "cryptography", "opentelemetry")),
+        ("router", ("litestar", "uvicorn", "httpx", "opentelemetry")),
+        ("node", ("litestar", "uvicorn", "opentelemetry")),
+    ],
+)
+def test_an_actor_imports_what_an_option_needs_with_that_option(
+    name: str, modules: tuple[str, ...]
+) -> None:
+    assert imported([[name, "--help"]], modules) == {f"{name} --help": [0, []]}
+
+
 def test_a_command_that_runs_imports_nothing_that_serves_a_cluster() -> None:
     lines = [[name, "--nats", "nats://127.0.0.1:1"] for name in ("status", "events", "adapters")]
     found = imported([*lines, ["load", "m", "--nats", "nats://127.0.0.1:1"]], SERVING, "hasty")

@@ -20,8 +20,9 @@ from nebula.events.key import Key
 from nebula.http.sign_in import persons
 from nebula.http.sign_in.fetching import LARGEST, ProviderFailed
 from nebula.http.sign_in.grants import Grant, Granted, granted, groups_in, parsed
-from nebula.http.sign_in.id_token import NotSignedIn, checked, key_set
+from nebula.http.sign_in.id_token import checked, key_set
 from nebula.http.sign_in.provider import PAUSE, Provider
+from nebula.http.sign_in.refusals import NotSignedIn
 from nebula.http.sign_in.settings import SignInSettings, safe_url
 
 ISSUER = "https://id.example"

@@ -4,17 +4,15 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
-from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from litestar import Request, Response, get
 from litestar.datastructures import Cookie
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.http.errors import ApiError
 from nebula.http.sign_in import cookies, page, pending
-from nebula.http.sign_in.id_token import NotSignedIn
 from nebula.http.sign_in.pending import Pending
 from nebula.http.sign_in.provider import Provider
+from nebula.http.sign_in.refusals import NotSignedIn
 from nebula.http.sign_in.routes import FAILURES, configured, refused
 from nebula.http.sign_in.sessions import SignedIn, signed_in
 
@@ -24,6 +22,9 @@ async def begin(
     request: Request[Any, Any, Any], sign_in: Provider | None, root: str
 ) -> Response[str]:
     """Send a browser to the provider, to sign in there."""
+    from authlib.oauth2.rfc6749.parameters import prepare_grant_uri  # here with the provider
+    from authlib.oauth2.rfc7636 import create_s256_code_challenge
+
     provider = configured(sign_in)
     settings, headers = provider.settings, dict(request.scope["headers"])
     try:

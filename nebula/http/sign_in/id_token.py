@@ -15,6 +15,8 @@ from joserfc.jwk import KeySet
 from joserfc.jws import extract_compact
 from msgspec import Meta, Struct
 
+from nebula.http.sign_in.refusals import NotSignedIn, UnknownKey
+
 ALGORITHMS = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     *("ES256", "ES384", "ES512", "EdDSA", "Ed25519"),
@@ -29,14 +31,6 @@ LEEWAY = 60
 
 FRESH = 600
 """Seconds within which a new ID token is to be handed in."""
-
-
-class NotSignedIn(Exception):
-    """An ID token proves nothing; the text says why."""
-
-
-class UnknownKey(NotSignedIn):
-    """No key of the provider has the id that an ID token names."""
 
 
 class _Claims(Struct, frozen=True):

@@ -3,15 +3,17 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
-from joserfc.jwk import KeySet
 
 from nebula.http.sign_in.discovery import Metadata, discovered
 from nebula.http.sign_in.fetching import ProviderFailed, asked
-from nebula.http.sign_in.id_token import NotSignedIn, UnknownKey, checked, key_set
+from nebula.http.sign_in.refusals import NotSignedIn, UnknownKey
 from nebula.http.sign_in.settings import SignInSettings
+
+if TYPE_CHECKING:
+    from joserfc.jwk import KeySet
 
 KEPT = 3600.0
 """Seconds for which addresses and keys are kept."""
@@ -41,7 +43,10 @@ class Provider:
         client: httpx.AsyncClient | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        from nebula.http.sign_in import id_token  # Authlib, which gateways without sign-in spare
+
         self.settings = settings
+        self._id_token = id_token
         self._client = client
         self._now = now
         self._metadata: Metadata | None = None
@@ -61,12 +66,12 @@ class Provider:
         issuer, now = self.settings.issuer, int(time.time())
         keys = await self._bounded(self._known_keys)
         try:
-            return checked(token, keys, issuer, client, now, nonce=nonce)
+            return self._id_token.checked(token, keys, issuer, client, now, nonce=nonce)
         except UnknownKey:
             newer = await self._bounded(lambda: self._newer_keys(keys))
             if newer is keys:
                 raise
-            return checked(token, newer, issuer, client, now, nonce=nonce)
+            return self._id_token.checked(token, newer, issuer, client, now, nonce=nonce)
 
     async def redeemed(self, code: str, verifier: str, redirect: str) -> str:
         """Return the ID token for a code. Raise NotSignedIn, ProviderFailed, TooBusy."""
@@ -117,7 +122,7 @@ class Provider:
                 self._stale = self._now() + KEPT
             return self._metadata
 
-    async def _known_keys(self) -> KeySet:
+    async def _known_keys(self) -> "KeySet":
         metadata = await self._discover()
         async with self._lock:
             if self._keys is None or self._now() >= self._keys_stale:
@@ -125,7 +130,7 @@ class Provider:
             assert self._keys is not None
             return self._keys
 
-    async def _newer_keys(self, than: KeySet) -> KeySet:
+    async def _newer_keys(self, than: "KeySet") -> "KeySet":
         """Return the keys that the provider has now, looked up once in PAUSE seconds."""
         metadata = await self._discover()
         async with self._lock:
@@ -140,7 +145,7 @@ class Provider:
         if status != 200:
             raise ProviderFailed(f"{metadata.jwks_uri} answers {status}")
         try:
-            self._keys = key_set(told)
+            self._keys = self._id_token.key_set(told)
         except ValueError as error:
             raise ProviderFailed(f"{metadata.jwks_uri}: {error}") from error
         self._keys_stale = self._now() + KEPT

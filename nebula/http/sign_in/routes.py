@@ -15,8 +15,8 @@ from nebula.http.intents import read_intent, submitted
 from nebula.http.principals import principal_of
 from nebula.http.sign_in import cookies, persons
 from nebula.http.sign_in.fetching import ProviderFailed
-from nebula.http.sign_in.id_token import NotSignedIn
 from nebula.http.sign_in.provider import Provider, TooBusy
+from nebula.http.sign_in.refusals import NotSignedIn
 from nebula.http.sign_in.sessions import SignedIn, signed_in
 
 
