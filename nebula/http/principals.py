@@ -154,6 +154,12 @@ def _valid(found: object) -> Principal:
     return cast("Principal", found)
 
 
+def tenant_of(scope: Any) -> str:
+    """Return the tenant of a request's key; "" for none, and where no key is asked for."""
+    found = scope.get("state", {}).get(STATE)
+    return "" if found is None else _valid(found).tenant
+
+
 def required(scope: Any, needed: Scope) -> Principal:
     """Return the principal of a request of ASGI that needs a scope.
 

@@ -18,6 +18,7 @@ from nebula.http.authentication import needing, open_to_all
 from nebula.http.batches import routes as batches
 from nebula.http.console import data as console_data
 from nebula.http.console import pages as console
+from nebula.http.console import usage as console_usage
 from nebula.http.document import routes as describing
 from nebula.http.files import routes as files
 from nebula.http.responses import conversations
@@ -86,6 +87,9 @@ HANDLERS = (
         console_data.outline_nodes,
         console_data.outline_node,
         console_data.show_differences,
+        console_usage.show_usage,
+        console_usage.write_usage,
+        console_usage.outline_limits,
         requests_in_flight.list_requests,
         usage.show_completions,
         usage.show_embeddings,

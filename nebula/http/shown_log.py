@@ -2,14 +2,17 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.events.record import Entry, Record
 from nebula.events.state import EMPTY, State
 from nebula.history.moments import Moment
+from nebula.store import usage_log
 from nebula.store.connection import Unavailable
 from nebula.store.snapshots import Snapshots
+from nebula.store.usage import Pace, unhurried
+from nebula.store.usage_log import Usage
 
 
 class ShownLog(ABC):
@@ -39,6 +42,14 @@ class ShownLog(ABC):
     @abstractmethod
     def follow(self, after: int) -> AsyncGenerator[list[Record], None]:
         """Yield every record after a sequence, for ever. Raise LogReplaced."""
+
+    @abstractmethod
+    async def usage(self, since: int, until: int, pace: Pace = unhurried) -> Usage:
+        """Return what was used in the hours from `since` to before `until`. Raise Unavailable."""
+
+    @abstractmethod
+    async def used(self, kind: str, identity: str) -> Mapping[str, int] | None:
+        """Return what is used of the limits of a key, tenant or model; None if it is unknown."""
 
     @abstractmethod
     async def before(self, wanted: Moment, known: State) -> State:
@@ -73,6 +84,17 @@ class GatewayLog(ShownLog):
     def follow(self, after: int) -> AsyncGenerator[list[Record], None]:
         """Yield every record after a sequence, for ever. Raise LogReplaced."""
         return self._gateway.log.follow(after)
+
+    async def usage(self, since: int, until: int, pace: Pace = unhurried) -> Usage:
+        """Return what was used in the hours from `since` to before `until`. Raise Unavailable."""
+        return await usage_log.usage(self._gateway.connection, since, until, pace)
+
+    async def used(self, kind: str, identity: str) -> Mapping[str, int] | None:
+        """Return what is used of the limits of a key, tenant or model; None if it is unknown."""
+        try:
+            return await self._gateway.limiting.used((kind, identity))
+        except Unavailable:
+            return None
 
     async def before(self, wanted: Moment, known: State = EMPTY) -> State:
         """Return the latest snapshot at or before a moment; `known` if none is later."""

@@ -1,7 +1,7 @@
 """Usage as the log and the stream of records have it together: rolled up, and not yet."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 
 from msgspec import Struct
 
@@ -110,6 +110,19 @@ async def usage(
                 fresh += each.requests
                 sums.add(each)
     return Usage(sums.rows(), fresh, lost, dropped)
+
+
+def in_events(events: Iterable[UsageRolledUp], since: int = 0, until: int = 2**62) -> Usage:
+    """Return what events tell of the hours from `since` to before `until`. Pure."""
+    sums = Sums()
+    lost = dropped = 0
+    for event in events:
+        lost += event.lost
+        dropped += event.dropped
+        for each in event.sums:
+            if since <= each.hour < until:
+                sums.add(each)
+    return Usage(sums.rows(), 0, lost, dropped)
 
 
 def follows(newest: RolledUp | None, kept: Kept) -> int:

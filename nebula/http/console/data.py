@@ -4,7 +4,6 @@ Everything that passes over all models lets other tasks run in between, because 
 tokens too.
 """
 
-import time
 from typing import Annotated
 
 from litestar import get
@@ -12,7 +11,7 @@ from litestar.params import QueryParameter
 from msgspec import Struct
 
 from nebula.events.showing import shown
-from nebula.events.state import Node, Replica, State
+from nebula.events.state import Node, Replica
 from nebula.history import attention, places
 from nebula.history.attention import Concern, Healthy, Suspect
 from nebula.history.difference import Change, differences
@@ -21,10 +20,18 @@ from nebula.history.subject import Subject, verdict
 from nebula.http import paging
 from nebula.http.console import rows
 from nebula.http.console.rows import ModelRow, NodeRow, PlaceRow
+from nebula.http.console.shown_moment import (
+    Pace,
+    Shown,
+    moment_fields,
+    offset,
+    reader_time,
+    state_shown,
+)
 from nebula.http.errors import ApiError
-from nebula.http.history import read_moment, reading, state_at
+from nebula.http.history import reading
 from nebula.http.intents import known
-from nebula.http.scanning import Scan, Scans
+from nebula.http.scanning import Scans
 from nebula.http.shown_log import ShownLog
 from nebula.http.views import ClusterView, ModelView, cluster_view, model_view, moment
 
@@ -39,16 +46,6 @@ USUAL = 100
 
 PLACES = 100
 CHANGES = 500
-
-
-class Shown(Struct, frozen=True, kw_only=True):
-    """The moment that is shown: the event at `seq`, and the newest event `last` with its time."""
-
-    seq: int
-    time: str
-    last: int
-    last_time: str
-    live: bool
 
 
 class Attention(Shown, frozen=True, kw_only=True):
@@ -123,47 +120,14 @@ class Differences(Struct, frozen=True):
     more: int
 
 
-async def _found(past: ShownLog, scans: Scans, at: str | None) -> State:
-    return past.state if not at else await state_at(past, scans, read_moment(at))
-
-
-def _shown(past: ShownLog, state: State) -> dict[str, object]:
-    newest = past.state
-    return {
-        "seq": state.seq,
-        "time": moment(state.time),
-        "last": newest.seq,
-        "last_time": moment(newest.time),
-        "live": past.live,
-    }
-
-
-def _now(at: str | None, past: ShownLog) -> int | None:
-    """Return the reader's time for what is shown of the present; None for the past."""
-    return time.time_ns() if not at and past.live else None
-
-
-class _Pace:
-    """Lets other tasks run after each piece of a pass."""
-
-    def __init__(self, scan: Scan) -> None:
-        self._scan = scan
-        self._began = time.monotonic()
-
-    async def pause(self) -> None:
-        """Let other tasks run."""
-        await self._scan.worked(time.monotonic() - self._began)
-        self._began = time.monotonic()
-
-
 @get("/admin/attention")
 async def show_attention(past: ShownLog, scans: Scans, at: str | None = None) -> Attention:
     """Show what needs attention, now or `at` a sequence or time."""
-    state = await _found(past, scans, at)
+    state = await state_shown(past, scans, at)
     found: list[Suspect] = []
     phases: dict[str, int] = {}
     async with reading(scans) as scan:
-        pace = _Pace(scan)
+        pace = Pace(scan)
         for each in attention.suspects(state):
             if isinstance(each, Healthy):
                 for phase, number in each.phases.items():
@@ -175,7 +139,7 @@ async def show_attention(past: ShownLog, scans: Scans, at: str | None = None) ->
                     phases[each.phase] = phases.get(each.phase, 0) + 1
         found = attention.order(found)
         lines = []
-        for concern in attention.concerns(state, found[:CONCERNS], _now(at, past)):
+        for concern in attention.concerns(state, found[:CONCERNS], reader_time(at, past)):
             lines.append(shown(concern))
             await pace.pause()
     nodes: dict[str, int] = {}
@@ -183,7 +147,7 @@ async def show_attention(past: ShownLog, scans: Scans, at: str | None = None) ->
         stands = node.closed or "ready"
         nodes[stands] = nodes.get(stands, 0) + 1
     return Attention(
-        **_shown(past, state),  # type: ignore[arg-type]
+        **moment_fields(past, state),  # type: ignore[arg-type]
         cluster=cluster_view(state),
         lines=lines,
         more=max(0, len(found) - CONCERNS),
@@ -209,13 +173,13 @@ async def outline_models(
     limit: str | None = None,
 ) -> ModelPage:
     """List models in short, page by page, now or `at` a sequence or time."""
-    size, begin = paging.limit(limit, LARGEST, USUAL), _offset(after)
-    state = await _found(past, scans, at)
+    size, begin = paging.limit(limit, LARGEST, USUAL), offset(after)
+    state = await state_shown(past, scans, at)
     phases: dict[str, int] = {}
     matching = []
     wanted = find.lower()
     async with reading(scans) as scan:
-        pace = _Pace(scan)
+        pace = Pace(scan)
         for number, identity in enumerate(sorted(state.models), 1):
             model = state.models[identity]
             if wanted not in identity.lower() and wanted not in model.name.lower():
@@ -227,10 +191,10 @@ async def outline_models(
             if number % attention.PIECE == 0:
                 await pace.pause()
     aliases = rows.shares(state)
-    now = _now(at, past)
+    now = reader_time(at, past)
     page = matching[begin : begin + size]
     return ModelPage(
-        **_shown(past, state),  # type: ignore[arg-type]
+        **moment_fields(past, state),  # type: ignore[arg-type]
         rows=[rows.model_row(state, each, aliases, now) for each in page],
         next=begin + size if begin + size < len(matching) else None,
         total=len(matching),
@@ -248,15 +212,15 @@ async def outline_nodes(
     limit: str | None = None,
 ) -> NodePage:
     """List nodes with their devices, page by page, now or `at` a sequence or time."""
-    size, begin = paging.limit(limit, LARGEST, USUAL), _offset(after)
-    state = await _found(past, scans, at)
+    size, begin = paging.limit(limit, LARGEST, USUAL), offset(after)
+    state = await state_shown(past, scans, at)
     wanted = find.lower()
     matching = [
         each for each in sorted(state.nodes) if wanted in f"{each} {state.nodes[each].host}".lower()
     ]
     page = matching[begin : begin + size]
     return NodePage(
-        **_shown(past, state),  # type: ignore[arg-type]
+        **moment_fields(past, state),  # type: ignore[arg-type]
         rows=[rows.node_row(state, state.nodes[each]) for each in page],
         next=begin + size if begin + size < len(matching) else None,
         total=len(matching),
@@ -268,13 +232,13 @@ async def outline_model(
     model: str, past: ShownLog, scans: Scans, at: str | None = None
 ) -> ModelDetail:
     """Show how one model stands, what to do, and the places for one more replica of it."""
-    state = await _found(past, scans, at)
+    state = await state_shown(past, scans, at)
     found = known("model", state.models, model)
-    told = verdict(state, Subject("model", model), _now(at, past))
+    told = verdict(state, Subject("model", model), reader_time(at, past))
     candidates = places.places(state, found)
     return ModelDetail(
-        **_shown(past, state),  # type: ignore[arg-type]
-        model=model_view(state, found, _now(at, past)),
+        **moment_fields(past, state),  # type: ignore[arg-type]
+        model=model_view(state, found, reader_time(at, past)),
         aliases=rows.shares(state).get(model, []),
         headline=shown(told.headline),
         todo=shown(told.todo),
@@ -289,13 +253,13 @@ async def outline_node(
     node: str, past: ShownLog, scans: Scans, at: str | None = None
 ) -> NodeDetail:
     """Show how one node stands, what to do, and what it runs."""
-    state = await _found(past, scans, at)
+    state = await state_shown(past, scans, at)
     found = known("node", state.nodes, node)
-    told = node_verdict(state, node, _now(at, past))
+    told = node_verdict(state, node, reader_time(at, past))
     occupancy = state.occupancy.get(node)
     here = sorted(occupancy.replicas) if occupancy is not None else []
     return NodeDetail(
-        **_shown(past, state),  # type: ignore[arg-type]
+        **moment_fields(past, state),  # type: ignore[arg-type]
         row=rows.node_row(state, found),
         node=shown(found),
         headline=shown(told.headline),
@@ -315,7 +279,7 @@ async def show_differences(
     """Show what changed between two moments, each a sequence or a time; without `to`, until now."""
     if not begin:
         raise ApiError(400, "from: give a sequence or a time", param="from")
-    one, two = await _found(past, scans, begin), await _found(past, scans, to)
+    one, two = await state_shown(past, scans, begin), await state_shown(past, scans, to)
     changes = differences(one, two)
     newest = past.state
     return Differences(
@@ -328,9 +292,3 @@ async def show_differences(
         changes[:CHANGES],
         max(0, len(changes) - CHANGES),
     )
-
-
-def _offset(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ApiError(400, f"after: {text[:80]!r} is not a whole number", param="after")
-    return int(text)

@@ -9,11 +9,15 @@ from pathlib import Path
 from nebula.events.evolve import evolve
 from nebula.events.record import Entry, Record, read_entry
 from nebula.events.state import EMPTY, State
+from nebula.events.usage import UsageRolledUp
 from nebula.events.version import too_new
 from nebula.history.moments import Moment
 from nebula.history.replay import BadLog
 from nebula.http.shown_log import ShownLog
+from nebula.store import usage_log
 from nebula.store.archive import Reader, ReadingPlace
+from nebula.store.usage import Pace, unhurried
+from nebula.store.usage_log import Usage
 
 BATCH = 500
 KEPT = 400
@@ -34,11 +38,15 @@ class FileLog(ShownLog):
         self._states: list[State] = [EMPTY]
         self._places: list[ReadingPlace | None] = [None]
         self._state = EMPTY
+        self._rolled_up: list[UsageRolledUp] = []
         with path.open("rb") as file:
             reader = Reader(file, str(path))
             every = max(LEAST, reader.last // KEPT)
             for entry in reader.entries():
-                self._state = evolve(self._state, read_entry(entry))
+                record = read_entry(entry)
+                self._state = evolve(self._state, record)
+                if isinstance(record.content, UsageRolledUp):
+                    self._rolled_up.append(record.content)
                 if entry.seq % every == 0:
                     self._keep(reader)
         if self._state.seq == 0:
@@ -83,6 +91,14 @@ class FileLog(ShownLog):
         async for batch in self.entries(after, self._state.seq):
             yield [read_entry(entry) for entry in batch]
         await self._leaving.wait()
+
+    async def usage(self, since: int, until: int, pace: Pace = unhurried) -> Usage:  # noqa: ARG002
+        """Return what the log has of what was used in the hours from `since` to before `until`."""
+        return usage_log.in_events(self._rolled_up, since, until)
+
+    async def used(self, kind: str, identity: str) -> None:  # noqa: ARG002
+        """Return None: a log does not tell what is used of limits."""
+        return
 
     async def before(self, wanted: Moment, known: State) -> State:
         """Return the latest kept state at or before a moment; `known` if none is later."""

@@ -6,9 +6,6 @@ returns. A test fails while a path has no entry, and tries each example with a r
 """
 
 from collections.abc import Mapping
-from typing import Any
-
-from msgspec import Struct
 
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -20,31 +17,12 @@ from nebula.events.intents import (
 from nebula.events.key_events import Rights
 from nebula.events.usage_limits import UsageLimits
 from nebula.http.batches.routes import BatchCreation
+from nebula.http.document import console_entries
+from nebula.http.document.entry import Entry
 from nebula.http.keys import KeyRotation
 from nebula.http.plans import PlanRequest
 from nebula.http.responses.conversations import ConversationCreation, ConversationUpdate, NewItems
 from nebula.http.sign_in.routes import TokenPresented
-
-
-class Entry(Struct, frozen=True, kw_only=True):
-    """What is told of one method of a path.
-
-    `body`: the struct that its body is read as, `beside`: fields beside it. `example`: a body, or
-    the fields of a form with a `file`. `values`: for each parameter of the path an example.
-    `query`, `fields`: what each parameter of the query and each header field means. `hidden`:
-    whether it is left out of the document.
-    """
-
-    says: str = ""
-    example: Any = None
-    body: type[Struct] | None = None
-    beside: tuple[str, ...] = ()
-    form: bool = False
-    values: Mapping[str, str] = {}
-    query: Mapping[str, str] = {}
-    fields: Mapping[str, str] = {}
-    hidden: bool = False
-
 
 MODELS: Mapping[str, str] = {
     "chat": "chat",
@@ -331,36 +309,7 @@ ENTRIES: Mapping[str, Entry] = {
     ),
     "DELETE /admin/requests/{identity}": Entry(values={"identity": "0123456789abcdef"}),
     "GET /admin/state": Entry(query={"at": "A sequence or a time; now if missing."}),
-    "GET /console": Entry(hidden=True),
-    "GET /console/{page}": Entry(hidden=True),
-    "GET /console/static/{name}": Entry(hidden=True),
-    "GET /admin/attention": Entry(query={"at": "A sequence or a time; now if missing."}),
-    "GET /admin/outline/models": Entry(
-        query={
-            "at": "A sequence or a time; now if missing.",
-            "find": "Only models whose id or name contains this.",
-            "phase": "Only models in this phase.",
-            "after": "Number of models before the page.",
-            "limit": "Models of a page, at most.",
-        }
-    ),
-    "GET /admin/outline/models/{model}": Entry(
-        values={"model": "chat"}, query={"at": "A sequence or a time; now if missing."}
-    ),
-    "GET /admin/outline/nodes": Entry(
-        query={
-            "at": "A sequence or a time; now if missing.",
-            "find": "Only nodes whose name or host contains this.",
-            "after": "Number of nodes before the page.",
-            "limit": "Nodes of a page, at most.",
-        }
-    ),
-    "GET /admin/outline/nodes/{node}": Entry(
-        values=_NODE, query={"at": "A sequence or a time; now if missing."}
-    ),
-    "GET /admin/differences": Entry(
-        query={"from": "A sequence or a time.", "to": "A sequence or a time; now if missing."}
-    ),
+    **console_entries.ENTRIES,
     "GET /admin/events": Entry(
         query={
             "after": "Sequence after which the page begins.",

@@ -13,7 +13,8 @@ from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
 from nebula.events.endpoints import ENDPOINTS, Endpoint
-from nebula.http.document.entries import ENTRIES, Entry
+from nebula.http.document.entries import ENTRIES
+from nebula.http.document.entry import Entry
 from nebula.http.errors import ErrorBody
 from nebula.schema import json_schema
 

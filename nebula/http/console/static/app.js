@@ -12,6 +12,7 @@ import * as node from "./pages/node.js";
 import * as nodes from "./pages/nodes.js";
 import * as playground from "./pages/playground.js";
 import * as requests from "./pages/requests.js";
+import * as usage from "./pages/usage.js";
 
 const PAGES = [
   [/^\/$/, home],
@@ -23,8 +24,9 @@ const PAGES = [
   [/^\/compare$/, compare],
   [/^\/requests$/, requests],
   [/^\/playground$/, playground],
+  [/^\/usage$/, usage],
 ];
-const NAVIGATION = [["/", "Home"], ["/models", "Models"], ["/nodes", "Nodes"], ["/events", "Events"]];
+const NAVIGATION = [["/", "Home"], ["/models", "Models"], ["/nodes", "Nodes"], ["/events", "Events"], ["/usage", "Usage"]];
 const OF_LIVE = [["/requests", "Requests"], ["/playground", "Playground"]]; // a log alone has none
 const CALM = 700; // milliseconds between two refreshes, at least
 

@@ -1,0 +1,49 @@
+"""What the OpenAPI document tells of the paths that the console asks: as `entries.py`."""
+
+from collections.abc import Mapping
+
+from nebula.history import bill
+from nebula.http.document.entry import Entry
+
+_AT = "A sequence or a time; now if missing."
+_ACCOUNT = {
+    "by": f"What is told apart: one or more of {', '.join(bill.GROUPS)}, separated by commas.",
+    "since": "Begin: a time, or how long before the moment (`7d`); rounded down to an hour.",
+    "at": "End: a sequence or a time, with its whole hour; now if missing.",
+}
+
+ENTRIES: Mapping[str, Entry] = {
+    "GET /console": Entry(hidden=True),
+    "GET /console/{page}": Entry(hidden=True),
+    "GET /console/static/{name}": Entry(hidden=True),
+    "GET /admin/attention": Entry(query={"at": _AT}),
+    "GET /admin/outline/models": Entry(
+        query={
+            "at": _AT,
+            "find": "Only models whose id or name contains this.",
+            "phase": "Only models in this phase.",
+            "after": "Number of models before the page.",
+            "limit": "Models of a page, at most.",
+        }
+    ),
+    "GET /admin/outline/models/{model}": Entry(values={"model": "chat"}, query={"at": _AT}),
+    "GET /admin/outline/nodes": Entry(
+        query={
+            "at": _AT,
+            "find": "Only nodes whose name or host contains this.",
+            "after": "Number of nodes before the page.",
+            "limit": "Nodes of a page, at most.",
+        }
+    ),
+    "GET /admin/outline/nodes/{node}": Entry(values={"node": "here"}, query={"at": _AT}),
+    "GET /admin/usage": Entry(query=_ACCOUNT),
+    "GET /admin/usage.csv": Entry(query=_ACCOUNT),
+    "GET /admin/outline/limits": Entry(
+        query={
+            "at": _AT,
+            "find": "Only limits of keys, tenants and models whose id contains this.",
+            "after": "Number of keys, tenants and models before the page.",
+        }
+    ),
+    "GET /admin/differences": Entry(query={"from": "A sequence or a time.", "to": _AT}),
+}
