@@ -80,7 +80,7 @@ class Core:
         if self.settings.exit_after is not None and self.begun > self.settings.exit_after:
             log.error("Exits, as told, at the beginning of request %d", self.begun)
             os._exit(1)
-        begun = turn = time.monotonic()
+        came = exchange.begun = time.monotonic()
         try:
             if stream:  # vLLM sends the headers before the request has its turn
                 await exchange.start(200, b"text/event-stream; charset=utf-8")
@@ -88,7 +88,7 @@ class Core:
                 self.running += 1
             else:
                 await self._turn(exchange)
-                turn = time.monotonic()
+                exchange.begun = time.monotonic()
             try:
                 await work(exchange, job)
             finally:
@@ -100,7 +100,7 @@ class Core:
             raise
         else:
             self.finished += 1
-            self.metrics.finished(queued=turn - begun, whole=time.monotonic() - begun)
+            self.metrics.finished(exchange.begun - came, time.monotonic() - came)
         finally:
             exchange.close()
 

@@ -96,27 +96,26 @@ class AnswerSender:
     async def _whole(self, exchange: Exchange, job: tuple[StreamableAnswer, Answer]) -> None:
         answer, generated = job
         core, rest = self._core, len(generated.tokens) - 1
-        begun = time.monotonic()
+        begun = exchange.begun
         if core.settings.crowding:
             await core.pace(exchange, core.first_token)
             for _ in range(rest):
                 await core.pace(exchange, core.next_token)
         elif (seconds := core.first_token + core.token * rest) or core.stalled:
             await core.pace(exchange, seconds)
-        core.metrics.generated += len(generated.tokens)
-        self._count(generated, begun, begun + core.first_token)
+        core.metrics.generated += rest + 1
+        now = time.monotonic()
+        self._count(generated, min(core.first_token, now - begun), now - begun)
         await exchange.reply(answer.body())
 
-    def _count(self, generated: Answer, begun: float, first: float) -> None:
-        """Count an answer that began, and had its first token, at these times, and ends now."""
-        metrics, now = self._core.metrics, time.monotonic()
-        metrics.prompt += generated.prompt_tokens
-        metrics.answered(
+    def _count(self, generated: Answer, first: float, whole: float) -> None:
+        """Count an answer: how long its first token took, and all of it."""
+        self._core.metrics.answered(
             generated.prompt_tokens,
             len(generated.tokens),
             generated.finish_reason,
-            prefill=min(first, now) - begun,
-            decode=max(0.0, now - first),
+            first,
+            whole - first,
         )
 
     async def _streamed(self, exchange: Exchange, job: tuple[StreamableAnswer, Answer]) -> None:
@@ -126,21 +125,22 @@ class AnswerSender:
             await exchange.part(event)
         interval, crowding = generated.interval, core.crowding
         alone = core.token * interval
-        begun = first = time.monotonic()
-        left = len(generated.tokens)
+        first, begun = 0.0, exchange.begun
+        whole, counted = len(generated.tokens), 0
         for number, event in enumerate(answer.events()):
             if seconds or core.stalled or number % _BREATH == _BREATH - 1:
+                sent = min(whole, 1 + (number - 1) * interval) if number else 0
+                core.metrics.generated += sent - counted
+                counted = sent
                 await core.pace(exchange, seconds)
             if number == 0:
-                first = time.monotonic()
+                first = time.monotonic() - begun
                 for opening in answer.opening():
                     await exchange.part(opening)
-            made = min(left, interval if number else 1)
-            left -= made
-            core.metrics.generated += made
             await exchange.part(event)
             seconds = core.next_token * interval if crowding else alone
-        self._count(generated, begun, first)
+        core.metrics.generated += whole - counted
+        self._count(generated, first, time.monotonic() - begun)
         for event in answer.closing():
             await exchange.part(event)
         await exchange.part(b"", more=False)

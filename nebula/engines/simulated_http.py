@@ -71,9 +71,13 @@ def invalid(location: str, message: str, kind: str = "value_error") -> Refusal:
 
 
 class Exchange:
-    """One HTTP request and the way back to its client, which may disconnect at any time."""
+    """One HTTP request and the way back to its client, which may disconnect at any time.
+
+    `begun`: the monotonic time at which the engine began to work on it.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.begun = 0.0
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path: str = scope["path"]
         self.send = send

@@ -5,8 +5,10 @@ Pure, and no more of them than boards ask for: the text of all is made with ever
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 _LATENCY = (
     *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0),
@@ -21,6 +23,10 @@ _BETWEEN_TOKENS = (
     *(20.0, 40.0, 80.0),
 )
 
+_REASONS = ("stop", "length", "abort", "error", "repetition")
+_KEPT = 4096
+"""Ended requests that are kept at most before they are counted."""
+
 
 class _Histogram:
     def __init__(self, bounds: tuple[float, ...]) -> None:
@@ -31,6 +37,14 @@ class _Histogram:
     def observe(self, value: float, times: int = 1) -> None:
         self._counts[bisect_left(self._bounds, value)] += times
         self._sum += value * times
+
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Observe many values: the library's functions look at each, not a line of Python."""
+        ordered = sorted(values)
+        ends = [bisect_right(ordered, bound) for bound in self._bounds]
+        for number, (start, end) in enumerate(pairwise((0, *ends, len(ordered)))):
+            self._counts[number] += end - start
+        self._sum += sum(values)
 
     def lines(self, name: str, labels: str) -> Iterator[str]:
         count = 0
@@ -44,13 +58,16 @@ class _Histogram:
 class Metrics:
     """What one engine has counted since it began. All times are seconds.
 
-    `prompt`, `generated`: tokens, as its steps make them.
+    `generated`: tokens, as its steps make them. What is told of answers and requests is kept as it
+    is, and counted together: one by one it would cost a sixth of an answer without delays.
     """
 
     def __init__(self, max_model_len: int) -> None:
         lengths = _lengths(max_model_len)
-        self.prompt = self.generated = 0
-        self._succeeded = dict.fromkeys(("stop", "length", "abort", "error", "repetition"), 0)
+        self.generated = self._prompt = 0
+        self._answers: list[tuple[int, int, str, float, float]] = []
+        self._ended: list[tuple[float, float]] = []
+        self._succeeded = Counter(dict.fromkeys(_REASONS, 0))
         self._first_token = _Histogram(_FIRST_TOKEN)
         self._between_tokens = _Histogram(_BETWEEN_TOKENS)
         self._whole = _Histogram(_LATENCY)
@@ -61,25 +78,41 @@ class Metrics:
         self._generations = _Histogram(lengths)
 
     def answered(
-        self, prompt: int, generated: int, reason: str, *, prefill: float, decode: float
+        self, prompt: int, generated: int, reason: str, prefill: float, decode: float
     ) -> None:
         """Count an answer of tokens: how long the first took, and all after it together."""
-        self._prompts.observe(prompt)
-        self._generations.observe(generated)
-        self._first_token.observe(prefill)
-        self._prefill.observe(prefill)
-        self._decode.observe(decode)
-        if generated > 1:
-            self._between_tokens.observe(decode / (generated - 1), generated - 1)
-        self._succeeded[reason] += 1
+        self._answers.append((prompt, generated, reason, prefill, decode))
 
-    def finished(self, *, queued: float, whole: float) -> None:
+    def finished(self, queued: float, whole: float) -> None:
         """Count a request that has ended, whatever it asked for."""
-        self._queued.observe(queued)
-        self._whole.observe(whole)
+        self._ended.append((queued, whole))
+        if len(self._ended) >= _KEPT:
+            self._count()
+
+    def _count(self) -> None:
+        """Count what was kept."""
+        if self._answers:
+            prompts, generations, reasons, prefills, decodes = zip(*self._answers, strict=True)
+            self._prompt += sum(prompts)
+            self._prompts.observe_all(prompts)
+            self._generations.observe_all(generations)
+            self._succeeded.update(reasons)
+            self._first_token.observe_all(prefills)
+            self._prefill.observe_all(prefills)
+            self._decode.observe_all(decodes)
+            for generated, decode in zip(generations, decodes, strict=True):
+                if generated > 1:
+                    self._between_tokens.observe(decode / (generated - 1), generated - 1)
+        if self._ended:
+            queued, whole = zip(*self._ended, strict=True)
+            self._queued.observe_all(queued)
+            self._whole.observe_all(whole)
+        self._answers.clear()
+        self._ended.clear()
 
     def text(self, model: str) -> str:
         """Return all of them in Prometheus's text format; `model`: the label, quoted."""
+        self._count()
         labels = f'engine="0",model_name={model}'
         lines = []
         for name, value in self._counters().items():
@@ -96,10 +129,10 @@ class Metrics:
 
     def _counters(self) -> dict[str, int]:
         return {
-            "prompt_tokens": self.prompt,
+            "prompt_tokens": self._prompt,
             "generation_tokens": self.generated,
             "num_preemptions": 0,
-            "prefix_cache_queries": self.prompt,
+            "prefix_cache_queries": self._prompt,
             "prefix_cache_hits": 0,
         }
 

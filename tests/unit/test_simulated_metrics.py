@@ -1,13 +1,18 @@
 """What the simulated engine counts, and in which words it tells so."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from nebula.engines.simulated_app import SimulatedEngine
+from nebula.engines.simulated_metrics import _KEPT, Metrics, _Histogram
 from tests.unit.asked_engine import HOUR, Call, chat, engine, get, post
 
 pytestmark = pytest.mark.anyio
+
+BOUNDS = (0.5, 1.0, 2.0, 5.0)
 
 
 async def samples(app: SimulatedEngine) -> list[Sample]:
@@ -65,3 +70,33 @@ async def test_an_embedding_is_counted_as_a_request_without_tokens() -> None:
     await post(app, "/v1/embeddings", {"input": "a"})
     assert await value(app, "vllm:e2e_request_latency_seconds_count") == 1
     assert await value(app, "vllm:time_to_first_token_seconds_count") == 0
+
+
+@given(st.lists(st.floats(0, 10) | st.sampled_from(BOUNDS)))
+def test_many_values_are_observed_as_one_by_one(values: list[float]) -> None:
+    together, alone = _Histogram(BOUNDS), _Histogram(BOUNDS)
+    together.observe_all(values)
+    for value in values:
+        alone.observe(value)
+    counts = [
+        [line for line in each.lines("x", "") if "_sum" not in line] for each in (together, alone)
+    ]
+    assert counts[0] == counts[1]
+
+
+def test_ended_requests_are_counted_once_however_often_they_are_told() -> None:
+    metrics = Metrics(100)
+    for number in range(2 * _KEPT + 1):
+        metrics.answered(3, 2, "stop", 0.0, 1.0)
+        metrics.finished(0.0, 1.0)
+        if number == 5:
+            metrics.text('"m"')
+    for _ in range(2):
+        told = metrics.text('"m"')
+        for name in ("e2e_request_latency", "request_prefill_time", "inter_token_latency"):
+            assert (
+                f'vllm:{name}_seconds_count{{engine="0",model_name="m"}} {2.0 * _KEPT + 1}' in told
+            )
+        assert (
+            f'vllm:prompt_tokens_total{{engine="0",model_name="m"}} {3.0 * (2 * _KEPT + 1)}' in told
+        )
