@@ -8,7 +8,7 @@ import click
 import msgspec
 from rich.markup import escape
 
-from nebula.cli import tables
+from nebula.cli import status_output, tables
 from nebula.cli.cluster_file import end_with_differences
 from nebula.cli.log_source import LivePast, Past, log_option, moment, opened, reader_time, state_at
 from nebula.cli.options import Numbered, Whole, json_option, nats_option
@@ -56,7 +56,7 @@ async def _state(nats: str, file: Path | None, at: Moment | None, as_json: bool)
             return
         output = tables.console()
         output.print(f"after event {found.seq}, {moments.clock(found.time)}\n")
-        tables.status(output, found, now)
+        status_output.status(output, found, now)
 
 
 @click.command(cls=Numbered)

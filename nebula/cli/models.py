@@ -12,7 +12,7 @@ from rich.table import Table
 
 from nebula.actors.intents import Refused
 from nebula.actors.projection import Projection
-from nebula.cli import progress, tables
+from nebula.cli import progress, status_output, tables
 from nebula.cli.cluster import joined
 from nebula.cli.options import Numbered, Whole, json_option, nats_option
 from nebula.cli.plan_first import plan_option
@@ -27,6 +27,7 @@ from nebula.events.intents import (
 )
 from nebula.events.state import State
 from nebula.events.vocabulary import Event
+from nebula.history import attention
 from nebula.history.leaving import adapter_unloading, unloading
 from nebula.history.load_command import load_again
 from nebula.history.outcome import Progress
@@ -163,7 +164,7 @@ def unload_adapter(model: str, name: str, nats: str, wait: bool, as_json: bool) 
 @nats_option
 @json_option
 def status(nats: str, as_json: bool) -> None:
-    """Show the whole cluster."""
+    """Show the whole cluster, what needs attention, and what to do about it."""
     run(_status(nats, as_json))
 
 
@@ -215,10 +216,13 @@ async def _status(nats: str, as_json: bool) -> None:
         refused, warning = await trouble(projection.log.connection)
         if as_json:
             log = {"writable": not refused, "refused": refused, "warning": warning}
-            print_json({**msgspec.to_builtins(state_view(state, now)), "log": log})
+            found = attention.survey(state, status_output.LISTED, now)
+            concerns = {"attention": found.concerns, "more_attention": found.more}
+            view = msgspec.to_builtins(state_view(state, now))
+            print_json({**view, **concerns, "log": log})
             return
         text = log_trouble(refused, warning)
         if text:
             colour = "red" if refused else "yellow"
             tables.console().print(f"[{colour}]{escape(text)}[/{colour}]\n", soft_wrap=True)
-        tables.status(tables.console(), state, now)
+        status_output.status(tables.console(), state, now)

@@ -1,7 +1,7 @@
 """How the command line shows the cluster: tables for people, JSON for programs."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
@@ -11,22 +11,18 @@ from rich.markup import escape as as_it_is
 from rich.table import Table
 from rich.text import Text
 
-from nebula.actors.founding import told
 from nebula.actors.placement.capacity import twins
 from nebula.cli.columns import Columns
 from nebula.cli.elsewhere import shown_message
 from nebula.events import memory
 from nebula.events.adapter_status import adapter_status
-from nebula.events.advised import command, why
+from nebula.events.advised import why
 from nebula.events.batch import Batch
-from nebula.events.cluster import at_risk
 from nebula.events.evolve_adapter import short
-from nebula.events.intents import ModelLoadRequested
 from nebula.events.model_status import failed_before, model_status
 from nebula.events.plain_text import one_line
-from nebula.events.showing import secrets_of, shown
+from nebula.events.showing import shown
 from nebula.events.state import Node, Replica, State
-from nebula.history import moments
 from nebula.history.difference import Change
 
 _COLOURS = {
@@ -43,15 +39,6 @@ _COLOURS = {
     "asleep": "blue",
     "lost": "red",
 }
-
-
-def recorded(spec: ModelLoadRequested) -> str:
-    """Return a sentence about a load request's secrets in the log; "" if there are none."""
-    names = (*secrets_of(spec.env), *secrets_of(spec.options), *secrets_of({"source": spec.source}))
-    if not names:
-        return ""
-    are = "is" if len(names) == 1 else "are"
-    return f"{', '.join(names)} {are} in the log in clear"
 
 
 LONGEST_CELL = 200
@@ -336,61 +323,3 @@ def _flags(node: Node) -> str:
         ("lost", node.lost),
     )
     return ",".join(word for word, on in words if on) or "ready"
-
-
-def status(output: Console, state: State, now: int | None = None) -> None:
-    """Print the whole cluster, and a line for each model that is not healthy.
-
-    `now`: nanoseconds since the epoch; None for a state that is looked back at.
-    """
-    if not state.models and not state.nodes:
-        output.print(f"No nodes and no models yet. {ends(state)[:1].upper()}{ends(state)[1:]}.")
-        return
-    output.print(nodes(state))
-    if state.models:
-        output.print()
-        output.print(models(state))
-        output.print()
-        output.print(plans(state))
-        output.print()
-        output.print(replicas(state))
-    if any(model.adapters or model.leaving for model in state.models.values()):
-        output.print()
-        output.print(adapters(state))
-    if state.aliases:
-        output.print()
-        output.print(aliases(state))
-    for identity in sorted(state.models):
-        detail = model_status(state, state.models[identity], now).detail
-        if detail:
-            output.print(f"\n[bold]{identity}[/bold]: {as_it_is(detail)}", soft_wrap=True)
-    for name, reason in _troubled_adapters(state):
-        text = f"{as_it_is(reason)} ({as_it_is(why(name))} tells more)"
-        output.print(f"\n[bold]{as_it_is(name)}[/bold]: {text}", soft_wrap=True)
-    for identity in sorted(state.models):
-        secrets = recorded(state.models[identity].spec)
-        if secrets:
-            output.print(f"\n[bold]{identity}[/bold]: [yellow]{as_it_is(secrets)}[/yellow]")
-    if told := at_risk(state.cluster.risks):
-        since = moments.clock(state.cluster.risks.since)
-        more = f"since {since} ({command('resilience')} tells more)"
-        output.print(f"\n[yellow]{as_it_is(told)}[/yellow] {more}", soft_wrap=True)
-    output.print(f"\n{ends(state)}", soft_wrap=True)
-
-
-def _troubled_adapters(state: State) -> Iterator[tuple[str, str]]:
-    """Yield the adapters that do not answer as they should, each with the reason."""
-    for identity in sorted(state.models):
-        model = state.models[identity]
-        for name in sorted(model.adapters):
-            stands = adapter_status(state, model, name)
-            if stands.reason:
-                where = f"adapter of {identity}, on {stands.loaded} of {stands.serving} replicas"
-                yield name, f"{where}: {stands.reason}"
-
-
-def ends(state: State) -> str:
-    """Return a line with the cluster's name and the length of its log."""
-    cluster = state.cluster
-    called = f"cluster {escape(told(cluster))}, version {cluster.version}; " if cluster.id else ""
-    return f"{called}{state.seq} events"

@@ -21,6 +21,13 @@ it mends itself."""
 
 _ORDER: dict[Severity, int] = {"bad": 0, "warning": 1, "working": 2}
 
+MARKS: dict[Severity, str] = {
+    "bad": "needs you",
+    "warning": "look at it",
+    "working": "in progress",
+}
+"""What people are told of how urgent something is, as the web console words it."""
+
 MOST_ADVISED = 20
 """Concerns for which advice is worked out: it may weigh each node as a place."""
 
@@ -70,6 +77,46 @@ class Healthy(Struct, frozen=True):
     """How many models of a piece need no attention, by phase."""
 
     phases: dict[str, int]
+
+
+class Survey(Struct, frozen=True):
+    """What needs attention, the most urgent first.
+
+    `more`: how many further concerns there are; `phases`: how many models are in each.
+    """
+
+    concerns: list[Concern]
+    more: int
+    phases: dict[str, int]
+
+
+class Findings:
+    """Gathers what `suspects` yields."""
+
+    def __init__(self) -> None:
+        self.suspects: list[Suspect] = []
+        self.phases: dict[str, int] = {}
+        """How many models are in each phase."""
+
+    def add(self, each: Suspect | Healthy) -> None:
+        """Add what may need attention, or the count of a piece."""
+        if isinstance(each, Healthy):
+            for phase, number in each.phases.items():
+                self.phases[phase] = self.phases.get(phase, 0) + number
+            return
+        self.suspects.append(each)
+        if each.kind == "model":
+            self.phases[each.phase] = self.phases.get(each.phase, 0) + 1
+
+
+def survey(state: State, most: int, now: int | None = None) -> Survey:
+    """Return the `most` urgent concerns of a state; `now` as for `model_status`."""
+    findings = Findings()
+    for each in suspects(state):
+        findings.add(each)
+    found = order(findings.suspects)
+    listed = list(concerns(state, found[:most], now))
+    return Survey(listed, len(found) - len(listed), findings.phases)
 
 
 def suspects(state: State) -> Iterator[Suspect | Healthy]:

@@ -103,6 +103,7 @@ async def test_load_of_what_fails_ends_with_the_engine_s_reason_and_exit_code_1(
     assert "ValueError: The simulated engine was told to fail at its start." in failed.err
     shown = await nebula(cluster, "status")
     assert "gave up after 2 attempts" in shown.out
+    assert "needs you: bad is failed" in shown.out
     assert "told to fail at its start" in shown.out
     assert (await nebula(cluster, "unload", "bad")).code == 0
 
@@ -208,13 +209,14 @@ async def test_everything_is_shown_for_people_and_as_json_for_scripts(cluster: C
     whole = (await nebula(cluster, "status", "--json")).json
     of_state = {"seq", "time", "cluster", "nodes", "models", "replicas", "aliases", "rejections"}
     of_state |= {"batches", "keys"}
-    assert set(whole) == {*of_state, "log"}
+    assert set(whole) == {*of_state, "log", "attention", "more_attention"}
+    assert whole["attention"] == []
 
     assert "A/Base" in (await nebula(cluster, "models")).out
     assert str(engine.pid) in (await nebula(cluster, "replicas")).out
     assert "here" in (await nebula(cluster, "nodes")).out
     status = (await nebula(cluster, "status")).out
-    for word in ("here", "base-0", "A/Base", "ready", "events"):
+    for word in ("here", "base-0", "A/Base", "ready", "events", "nothing needs attention"):
         assert word in status
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from io import StringIO
 
-import pytest
 from rich.console import Console
 from rich.table import Table
 
 from nebula.cli import tables
-from nebula.events.intents import AdapterLoadRequested, NodeDrainRequested
+from nebula.events.intents import NodeDrainRequested
 from nebula.events.vocabulary import (
-    AdapterLoadFailed,
     EngineReady,
     EngineStarted,
     EngineStopped,
@@ -53,20 +51,3 @@ def test_beside_an_engine_no_reason_stands_that_is_over() -> None:
     assert row().endswith("ready 7 8001 -")
     story.gives_up("chat-0")
     assert row().endswith("given-up - - ValueError: no")
-
-
-def test_the_foot_of_the_status_tells_of_adapters_that_could_not_be_loaded(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    story = cluster(n1=[80]).given("chat", load(1, "8GiB", lora=True))
-    story.settles()
-    story.runs("chat-0").given("chat", AdapterLoadRequested("poet", "/poet"))
-    tables.status(tables.console(), story.state)
-    assert "on 0 of 1 replicas" not in capsys.readouterr().out, "it may still come"
-    story.given("chat-0", AdapterLoadFailed("poet", "/poet", "its rank is too large"))
-    tables.status(tables.console(), story.state)
-    foot = capsys.readouterr().out.splitlines()[-3]
-    assert foot == (
-        "poet: adapter of chat, on 0 of 1 replicas: chat-0 on n1: its rank is too large "
-        "(`nebula why poet` tells more)"
-    )

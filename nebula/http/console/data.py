@@ -13,7 +13,7 @@ from msgspec import Struct
 from nebula.events.showing import shown
 from nebula.events.state import Node, Replica
 from nebula.history import attention, places
-from nebula.history.attention import Concern, Healthy, Suspect
+from nebula.history.attention import Concern, Findings, Healthy
 from nebula.history.difference import Change, differences
 from nebula.history.node_story import node_verdict
 from nebula.history.subject import Subject, verdict
@@ -124,20 +124,14 @@ class Differences(Struct, frozen=True):
 async def show_attention(past: ShownLog, scans: Scans, at: str | None = None) -> Attention:
     """Show what needs attention, now or `at` a sequence or time."""
     state = await state_shown(past, scans, at)
-    found: list[Suspect] = []
-    phases: dict[str, int] = {}
+    findings = Findings()
     async with reading(scans) as scan:
         pace = Pace(scan)
         for each in attention.suspects(state):
+            findings.add(each)
             if isinstance(each, Healthy):
-                for phase, number in each.phases.items():
-                    phases[phase] = phases.get(phase, 0) + number
                 await pace.pause()
-            else:
-                found.append(each)
-                if each.kind == "model":
-                    phases[each.phase] = phases.get(each.phase, 0) + 1
-        found = attention.order(found)
+        found = attention.order(findings.suspects)
         lines = []
         for concern in attention.concerns(state, found[:CONCERNS], reader_time(at, past)):
             lines.append(shown(concern))
@@ -151,7 +145,7 @@ async def show_attention(past: ShownLog, scans: Scans, at: str | None = None) ->
         cluster=cluster_view(state),
         lines=lines,
         more=max(0, len(found) - CONCERNS),
-        models=phases,
+        models=findings.phases,
         nodes=nodes,
         replicas=len(state.replicas),
         serving=sum(each.serving for each in state.replicas.values()),
