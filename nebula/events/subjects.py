@@ -79,6 +79,11 @@ def event(aggregate: str, identity: str, event_type: str, node: str = "") -> str
     return f"{subject}.{node}" if node else subject
 
 
+def events_of(aggregate: str, identity: str) -> str:
+    """Return the pattern of the subjects of an aggregate's events."""
+    return f"nebula.events.{aggregate}.{identity}.>"
+
+
 def batch_line(batch: str, line: str) -> str:
     """Return the subject on which a line of a batch waits to be sent, by its number."""
     return f"nebula.batches.lines.{batch}.{line}"

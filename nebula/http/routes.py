@@ -17,6 +17,7 @@ from nebula.http import (
 from nebula.http.authentication import needing, open_to_all
 from nebula.http.batches import routes as batches
 from nebula.http.console import data as console_data
+from nebula.http.console import keys as console_keys
 from nebula.http.console import pages as console
 from nebula.http.console import usage as console_usage
 from nebula.http.document import routes as describing
@@ -87,6 +88,8 @@ HANDLERS = (
         console_data.outline_nodes,
         console_data.outline_node,
         console_data.show_differences,
+        console_keys.outline_keys,
+        console_keys.outline_key,
         console_usage.show_usage,
         console_usage.write_usage,
         console_usage.outline_limits,

@@ -9,6 +9,7 @@ from nebula.events.record import Entry, Record
 from nebula.events.state import EMPTY, State
 from nebula.history.moments import Moment
 from nebula.store import usage_log
+from nebula.store.aggregate_events import events_of
 from nebula.store.connection import Unavailable
 from nebula.store.snapshots import Snapshots
 from nebula.store.usage import Pace, unhurried
@@ -42,6 +43,15 @@ class ShownLog(ABC):
     @abstractmethod
     def follow(self, after: int) -> AsyncGenerator[list[Record], None]:
         """Yield every record after a sequence, for ever. Raise LogReplaced."""
+
+    @abstractmethod
+    def events_of(
+        self, kind: str, identity: str, until: int, pace: Pace = unhurried
+    ) -> AsyncGenerator[Record, None]:
+        """Yield the events of one aggregate up to a sequence. Raise Unavailable, LogReplaced.
+
+        `pace` is awaited after each piece, with the seconds of work that it took.
+        """
 
     @abstractmethod
     async def usage(self, since: int, until: int, pace: Pace = unhurried) -> Usage:
@@ -84,6 +94,12 @@ class GatewayLog(ShownLog):
     def follow(self, after: int) -> AsyncGenerator[list[Record], None]:
         """Yield every record after a sequence, for ever. Raise LogReplaced."""
         return self._gateway.log.follow(after)
+
+    def events_of(
+        self, kind: str, identity: str, until: int, pace: Pace = unhurried
+    ) -> AsyncGenerator[Record, None]:
+        """Yield the events of one aggregate up to a sequence. Raise Unavailable, LogReplaced."""
+        return events_of(self._gateway.connection, kind, identity, until, pace)
 
     async def usage(self, since: int, until: int, pace: Pace = unhurried) -> Usage:
         """Return what was used in the hours from `since` to before `until`. Raise Unavailable."""

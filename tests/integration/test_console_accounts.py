@@ -106,7 +106,7 @@ async def test_usage_of_a_past_moment_is_that_of_the_hours_before(cluster: Clust
     assert then["since"] <= then["time"] < then["until"]
 
 
-async def test_an_exported_log_shows_what_was_summed_in_it(
+async def test_an_exported_log_shows_what_was_summed_in_it_and_its_keys(
     own_cluster: Cluster, tmp_path: Path
 ) -> None:
     own_cluster.start_all()
@@ -119,3 +119,5 @@ async def test_an_exported_log_shows_what_was_summed_in_it(
         await seen.open("/usage?by=key")
         await seen.sees(f"{tokens}", "tbody tr")
         await seen.sees("key:logged", "tbody tr")
+        await seen.open("/keys/logged")
+        await seen.sees("key issued", "table")

@@ -1,11 +1,13 @@
 """An exported log as the console shows it: read once, then from the nearest of some kept places."""
 
 import asyncio
+import time
 from bisect import bisect_right
 from collections.abc import AsyncGenerator
 from itertools import islice
 from pathlib import Path
 
+from nebula.events import subjects
 from nebula.events.evolve import evolve
 from nebula.events.record import Entry, Record, read_entry
 from nebula.events.state import EMPTY, State
@@ -91,6 +93,18 @@ class FileLog(ShownLog):
         async for batch in self.entries(after, self._state.seq):
             yield [read_entry(entry) for entry in batch]
         await self._leaving.wait()
+
+    async def events_of(
+        self, kind: str, identity: str, until: int, pace: Pace = unhurried
+    ) -> AsyncGenerator[Record, None]:
+        """Yield the events of one aggregate up to a sequence. Raise BadArchive."""
+        start = subjects.events_of(kind, identity).removesuffix(">")
+        async for batch in self.entries(0, until):
+            began = time.monotonic()
+            for entry in batch:
+                if entry.subject.startswith(start):
+                    yield read_entry(entry)
+            await pace(time.monotonic() - began)
 
     async def usage(self, since: int, until: int, pace: Pace = unhurried) -> Usage:  # noqa: ARG002
         """Return what the log has of what was used in the hours from `since` to before `until`."""

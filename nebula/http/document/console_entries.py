@@ -36,6 +36,16 @@ ENTRIES: Mapping[str, Entry] = {
         }
     ),
     "GET /admin/outline/nodes/{node}": Entry(values={"node": "here"}, query={"at": _AT}),
+    "GET /admin/outline/keys": Entry(
+        query={
+            "at": _AT,
+            "find": "Only keys whose id, name, beginning or tenant contains this.",
+            "state": "Only keys in this state: `valid`, `expired` or `revoked`.",
+            "after": "Number of keys before the page.",
+            "limit": "Keys of a page, at most.",
+        }
+    ),
+    "GET /admin/outline/keys/{key}": Entry(values={"key": "ci"}, query={"at": _AT}),
     "GET /admin/usage": Entry(query=_ACCOUNT),
     "GET /admin/usage.csv": Entry(query=_ACCOUNT),
     "GET /admin/outline/limits": Entry(

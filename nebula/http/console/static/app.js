@@ -6,6 +6,8 @@ import { html, onDraw, root, store, update } from "./store.js";
 import * as compare from "./pages/compare.js";
 import * as eventList from "./pages/events.js";
 import * as home from "./pages/home.js";
+import * as key from "./pages/key.js";
+import * as keys from "./pages/keys.js";
 import * as model from "./pages/model.js";
 import * as models from "./pages/models.js";
 import * as node from "./pages/node.js";
@@ -25,8 +27,10 @@ const PAGES = [
   [/^\/requests$/, requests],
   [/^\/playground$/, playground],
   [/^\/usage$/, usage],
+  [/^\/keys$/, keys],
+  [/^\/keys\/([^/]+)$/, key],
 ];
-const NAVIGATION = [["/", "Home"], ["/models", "Models"], ["/nodes", "Nodes"], ["/events", "Events"], ["/usage", "Usage"]];
+const NAVIGATION = [["/", "Home"], ["/models", "Models"], ["/nodes", "Nodes"], ["/events", "Events"], ["/usage", "Usage"], ["/keys", "Keys"]];
 const OF_LIVE = [["/requests", "Requests"], ["/playground", "Playground"]]; // a log alone has none
 const CALM = 700; // milliseconds between two refreshes, at least
 

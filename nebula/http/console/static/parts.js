@@ -28,8 +28,8 @@ export function count(number, one, many = `${one}s`) {
 
 const TONES = {
   ready: "good", serving: "good", valid: "good", completed: "good",
-  failed: "bad", unschedulable: "bad", lost: "bad", bad: "bad",
-  warning: "warn", stopped: "warn", suspected: "warn", draining: "warn", unloading: "warn",
+  failed: "bad", revoked: "bad", unschedulable: "bad", lost: "bad", bad: "bad",
+  warning: "warn", expired: "warn", stopped: "warn", suspected: "warn", draining: "warn", unloading: "warn",
   working: "busy", loading: "busy", starting: "busy", assigned: "busy", in_progress: "busy",
 };
 
@@ -40,7 +40,7 @@ export function badge(phase) {
 }
 
 export function link(kind, id) {
-  const path = { model: "/models", node: "/nodes" }[kind];
+  const path = { model: "/models", node: "/nodes", key: "/keys" }[kind];
   if (!path) return id;
   return html`<a href=${href(`${path}/${encodeURIComponent(id)}`)}>${id}</a>`;
 }

@@ -109,12 +109,17 @@ function bars(all) {
 const figureOf = (name) => (row) => html`<span class="number">${number(row[name])}</span>`;
 
 function columns(by) {
-  const kinds = { model: (row) => link("model", row.model), key: (row) => link("key", row.key) };
+  const kinds = { model: (row) => link("model", row.model), key: (row) => ofKey(row.key) };
   return [
     ...by.map((each) => [each, (row) => html`<span class="nowrap">${(kinds[each] ?? ((of) => of[each]))(row)}</span>`]),
     ["Requests", figureOf("requests")], ["Prompt", figureOf("prompt_tokens")], ["Cached", figureOf("cached_tokens")],
     ["Completion", figureOf("completion_tokens")], ["Total", figureOf("total_tokens")],
   ];
+}
+
+/** Usage names keys as the log does, `key:ci`. */
+function ofKey(text) {
+  return text.startsWith("key:") ? link("key", text.slice(4)) : text;
 }
 
 function find(event) {
@@ -133,7 +138,7 @@ function limited(limits) {
     ${pager(limits, query, "/usage")}`;
 }
 
-const LIMITS = [
+export const LIMITS = [
   ["Of", (row) => html`<span class="nowrap">${row.kind} ${link(row.kind, row.id)}</span>`],
   ["Limit", (row) => html`<span class="nowrap">${row.name.replaceAll("_", " ")}</span>`],
   ["At most", (row) => html`<span class="nowrap">${typeof row.limit === "number" ? number(row.limit) : row.limit}</span>`],
