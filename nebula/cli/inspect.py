@@ -242,7 +242,7 @@ class _Listing:
         before, self.state = self.state, evolve(self.state, record)
         if not self._sieve.passes(record, before, self.state):
             return
-        if not self._begun(record):
+        if self._since is not None and not self._since.reached(record.seq, record.time):
             self._early += 1
             return
         if self._kept is None:
@@ -251,14 +251,6 @@ class _Listing:
         self._kept.append((record, before, self.state))
         if self._last is not None and len(self._kept) > self._last:
             del self._kept[0]
-
-    def _begun(self, record: Record) -> bool:
-        since = self._since
-        if since is None:
-            return True
-        if since.seq is not None:
-            return record.seq >= since.seq
-        return since.time is None or record.time >= since.time
 
     def _print(self, record: Record, before: State, after: State) -> None:
         self.printed += 1

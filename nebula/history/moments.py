@@ -28,6 +28,15 @@ class Moment(Struct, frozen=True):
             return seq > self.seq
         return self.time is not None and time > self.time
 
+    def reached(self, seq: int, time: int) -> bool:
+        """Return whether an entry belongs to a window that begins with this moment.
+
+        None does to a window that begins with the end of the log.
+        """
+        if self.seq is not None:
+            return seq >= self.seq
+        return self.time is not None and time >= self.time
+
 
 def parse(text: str, now: int) -> Moment:
     """Read `4711`, `2026-11-23T03:00`, `03:00`, `15m` (ago) or `now`.

@@ -79,7 +79,8 @@ class UnmetDemand:
         if isinstance(record.content, ModelWoken) and record.id in state.models:
             self._woken.add(record.id)
         self._woken = {identity for identity in self._woken if _wakes(state, identity)}
-        if self._begun(record) and not self._counted:
+        since = self._since
+        if not self._counted and (since is None or since.reached(record.seq, record.time)):
             self._counted = record.time
         self._end = record.time
 
@@ -107,14 +108,6 @@ class UnmetDemand:
             return self._counted
         since = self._since
         return since.time if since is not None and since.time is not None else None
-
-    def _begun(self, record: Record) -> bool:
-        since = self._since
-        if since is None:
-            return True
-        if since.seq is not None:
-            return record.seq >= since.seq
-        return since.time is not None and record.time >= since.time
 
     def found(self) -> list[Unmet]:
         """Return the models that lacked something, or would have, those that did longest first."""

@@ -27,7 +27,8 @@ OTHER = "other"
 class Metric(Struct, frozen=True):
     """One metric. `labels`: beside those of `IDENTITY`. `buckets`: upper bounds, of a histogram.
 
-    `path`: where it is emitted.
+    `path`: where it is emitted. `begins`: of a counter, the values of its last labels that are 0
+    before anything was counted, for each subject that its first labels name: a model or a replica.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Metric(Struct, frozen=True):
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     path: str = OWN
+    begins: tuple[tuple[str, ...], ...] = ()
 
     def labels_of(self, actor: ActorKind) -> tuple[str, ...]:
         """Return all labels that it has where this actor emits it."""

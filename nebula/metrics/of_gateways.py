@@ -1,5 +1,6 @@
 """The metrics that gateways emit, beside those of all actors. Pure."""
 
+from nebula.events.failures import Failure
 from nebula.metrics.metric import (
     CLUSTER,
     DURATION,
@@ -81,6 +82,13 @@ GATEWAY: tuple[Metric, ...] = (
         "engine-failed, overdue, cant-continue and so on.",
         _GATEWAY,
         ("model", "reason"),
+        begins=(
+            (Failure.REFUSED,),
+            (Failure.ENGINE_FAILED,),
+            (Failure.ENGINE_TIMED_OUT,),
+            (Failure.OVERDUE,),
+            (Failure.CANT_CONTINUE,),
+        ),
     ),
     Metric(
         "nebula_request_retries_total",
@@ -88,6 +96,7 @@ GATEWAY: tuple[Metric, ...] = (
         "Further attempts at requests, by what broke the last one.",
         _GATEWAY,
         ("model", "reason"),
+        begins=((Failure.ENGINE_FAILED,), (Failure.ENGINE_STOPPED,), (Failure.NOT_TAKEN,)),
     ),
     Metric(
         "nebula_streams_continued_total",
@@ -95,6 +104,7 @@ GATEWAY: tuple[Metric, ...] = (
         "Streams that another engine was asked to continue.",
         _GATEWAY,
         ("model",),
+        begins=((),),
     ),
     Metric(
         "nebula_answers_resumed_total",

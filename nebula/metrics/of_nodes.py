@@ -19,6 +19,7 @@ NODE: tuple[Metric, ...] = (
         "Starts of an engine; all after a replica's first are restarts.",
         _NODE,
         ("model", "replica"),
+        begins=((),),
     ),
     Metric(
         "nebula_engine_failures_total",
@@ -26,6 +27,7 @@ NODE: tuple[Metric, ...] = (
         "Engines that have ended by themselves.",
         _NODE,
         ("model", "replica"),
+        begins=((),),
     ),
     Metric(
         "nebula_engine_start_duration_seconds",

@@ -1,5 +1,8 @@
 """The metrics that routers emit, beside those of all actors. Pure."""
 
+from typing import get_args
+
+from nebula.events.vocabulary import Decided
 from nebula.metrics.metric import WAIT, ActorKind, Metric
 
 _ROUTER: tuple[ActorKind, ...] = ("router",)
@@ -48,6 +51,13 @@ ROUTER: tuple[Metric, ...] = (
         "moved-on, or hopeless, where no replica can come.",
         _ROUTER,
         ("model", "reason"),
+        begins=(
+            ("queue-full",),
+            ("waited-too-long",),
+            ("no-place",),
+            ("moved-on",),
+            ("hopeless",),
+        ),
     ),
     Metric(
         "nebula_decisions_total",
@@ -55,6 +65,7 @@ ROUTER: tuple[Metric, ...] = (
         "Decisions that this router has added to the log, by the event's type.",
         _ROUTER,
         ("type",),
+        begins=tuple((each.__name__,) for each in get_args(Decided)),
     ),
     Metric(
         "nebula_model_placements_total",
@@ -62,6 +73,7 @@ ROUTER: tuple[Metric, ...] = (
         "Plans for a model that this router has added to the log.",
         _ROUTER,
         ("model",),
+        begins=((),),
     ),
     Metric(
         "nebula_model_wakes_total",
@@ -69,6 +81,7 @@ ROUTER: tuple[Metric, ...] = (
         "Times that this router had a sleeping model started.",
         _ROUTER,
         ("model",),
+        begins=((),),
     ),
     Metric(
         "nebula_model_sleeps_total",
@@ -76,6 +89,7 @@ ROUTER: tuple[Metric, ...] = (
         "Times that this router had an idle model ended until it is asked again.",
         _ROUTER,
         ("model",),
+        begins=((),),
     ),
     Metric(
         "nebula_model_unschedulable",

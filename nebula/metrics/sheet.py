@@ -1,6 +1,7 @@
 """The figures of one scrape, held to the table of metrics, as families of Prometheus's library."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 from prometheus_client import Metric as Family
 from prometheus_client.core import (
@@ -16,6 +17,10 @@ from nebula.metrics.table import rows
 
 SUBJECTS = 10_000
 """Models, replicas or limits that a scrape lists each; those beyond are added up as `other`."""
+
+
+BEGUN = 1000
+"""Models or replicas whose counters are 0 before anything was counted; those beyond appear then."""
 
 
 class Sheet:
@@ -56,6 +61,24 @@ class Sheet:
         family = self._family(row)
         assert isinstance(family, HistogramMetricFamily)
         family.add_metric(values, histogram.buckets, histogram.sum)
+
+    def begin(self, subjects: Iterable[tuple[str, ...]]) -> None:
+        """Add 0 for what is not counted yet of these models or replicas, as the table has it.
+
+        So the first that is counted is an increase. Call it when all that was counted is added.
+        """
+        found = list(islice(subjects, BEGUN))
+        for row in self._rows.values():
+            if not row.begins:
+                continue
+            of_all = len(row.begins[0]) == len(row.labels)
+            before = self._families.get(row.name)
+            samples = before.samples if before is not None else ()
+            there = {tuple(each.labels[name] for name in row.labels) for each in samples}
+            for subject in [()] if of_all else found:
+                for rest in row.begins:
+                    if (*subject, *rest) not in there:
+                        self.add(row.name, 0, *subject, *rest)
 
     def families(self) -> Iterator[Family]:
         """Yield all that has samples, in the order of the table."""

@@ -45,6 +45,11 @@ def value(found: Samples, name: str, **labels: str) -> float:
     )
 
 
+def at_zero(found: Samples) -> set[str]:
+    """Return the names of what is 0 for the model `chat`, and not missing."""
+    return {name for name, labels, number in found if labels.get("model") == "chat" and not number}
+
+
 async def scrape(http: httpx.AsyncClient, path: str = "/metrics") -> Samples:
     answer = await http.get(path)
     assert answer.status_code == 200, answer.text
@@ -152,6 +157,9 @@ async def test_a_gateway_emits_every_metric_of_the_table_and_no_other(used: Clus
     assert value(found, "nebula_requests_total", **path, status="200") == 9
     assert value(found, "nebula_requests_total", **path, status="504") == 1
     assert value(found, "nebula_requests_total", model="", status="404") == 1
+    assert ("nebula_requests_total", 0.0) in {
+        (name, number) for name, labels, number in found if labels.get("status") == "503"
+    }
     assert value(found, "nebula_request_duration_seconds", **path) == 9
     assert value(found, "nebula_time_to_first_token_seconds", **path) == 8
     assert value(found, "nebula_time_per_output_token_seconds", **path) == 8
@@ -255,8 +263,13 @@ async def test_routers_and_nodes_have_ports_that_are_found_by_service_discovery(
         "gateway": [f"127.0.0.1:{cluster.port}"],
         **{actor: [f"127.0.0.1:{port}"] for actor, port in ports.items()},
     }
+    async with cluster.http() as http:
+        own = await scrape(http)
+    assert at_zero(own) >= {"nebula_requests_failed_total", "nebula_streams_continued_total"}
     async with cluster.http(ports["router"]) as http:
-        assert value(await scrape(http), "nebula_models") == 1
+        own = await scrape(http)
+        assert value(own, "nebula_models") == 1
+        assert at_zero(own) >= {"nebula_router_requests_refused_total", "nebula_model_wakes_total"}
         assert (await http.get("/metrics/engines")).status_code == 404
         assert (await http.post("/metrics")).status_code == 405
     async with cluster.http(ports["node"]) as http:

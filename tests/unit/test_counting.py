@@ -1,27 +1,30 @@
 """Counters, histograms and sheets: Prometheus reads what was counted, and all of it is bounded."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Histogram as LibraryHistogram
+from prometheus_client import Metric as Family
 from prometheus_client.openmetrics.exposition import generate_latest as open_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
 from prometheus_client.registry import Collector
 
 from nebula.actors.gateway.request_counts import status_of
+from nebula.actors.router.request_counts import Reason
 from nebula.events.failures import Failure
 from nebula.events.inference import Piece
 from nebula.http.relay import error_of
 from nebula.metrics import sheet as sheets
 from nebula.metrics.counting import Counter, Histogram, Series
 from nebula.metrics.exposition import exposition, of_actor, plain
-from nebula.metrics.metric import OUTPUT_TOKEN
+from nebula.metrics.metric import OUTPUT_TOKEN, Metric
 from nebula.metrics.sheet import Sheet
+from nebula.metrics.table import TABLE
 
 NAME = "nebula_time_per_output_token_seconds"
 
@@ -100,6 +103,43 @@ def test_of_very_many_subjects_the_rest_are_added_up(monkeypatch: pytest.MonkeyP
     }
 
 
+def test_a_counter_is_0_before_its_first_event() -> None:
+    sheet = Sheet("router", {"router": "r1"})
+    sheet.add("nebula_router_requests_refused_total", 3, "a", "queue-full")
+    sheet.begin([("a",), ("b",)])
+    found = {
+        (each.labels["model"], each.labels["reason"]): each.value
+        for family in sheet.families()
+        for each in family.samples
+        if family.name == "nebula_router_requests_refused"
+    }
+    reasons = get_args(Reason)
+    assert found == {(m, reason): 0 for m in "ab" for reason in reasons} | {("a", "queue-full"): 3}
+
+
+def test_a_counter_of_no_subject_is_0_where_there_is_none() -> None:
+    sheet = Sheet("router", {"router": "r1"})
+    sheet.begin([])
+    assert [family.name for family in sheet.families()] == ["nebula_decisions"]
+
+
+def test_only_so_many_subjects_begin_at_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sheets, "BEGUN", 2)
+    sheet = Sheet("node", {"node": "n1"})
+    sheet.begin(("chat", f"chat-{number}") for number in range(5))
+    for family in sheet.families():
+        assert [each.labels["replica"] for each in family.samples] == ["chat-0", "chat-1"]
+
+
+@pytest.mark.parametrize("metric", [each for each in TABLE if each.begins], ids=lambda m: m.name)
+def test_what_begins_at_0_are_counters_with_known_values(metric: Metric) -> None:
+    assert metric.kind == "counter"
+    of_all = len(metric.labels) - len(metric.begins[0])
+    assert metric.labels[:of_all] in ((), ("model",), ("model", "replica"))
+    assert {len(each) for each in metric.begins} == {len(metric.begins[0])}
+    assert len(set(metric.begins)) == len(metric.begins) <= 20
+
+
 @given(st.text(max_size=20))
 def test_any_label_value_can_be_read_again(model: str) -> None:
     sheet = Sheet("gateway", {})
@@ -140,7 +180,7 @@ def test_a_failure_is_counted_with_the_status_that_its_client_gets(
 def test_a_text_says_what_the_librarys_own_says(
     kind: str, labels: dict[str, str], number: float, about: str
 ) -> None:
-    family = Metric("some", about, kind)
+    family = Family("some", about, kind)
     family.add_sample("some_total" if kind == "counter" else "some", labels, number)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Same(family))
@@ -158,10 +198,10 @@ def test_a_text_says_what_the_librarys_own_says(
 
 
 class Same(Collector):
-    def __init__(self, family: Metric) -> None:
+    def __init__(self, family: Family) -> None:
         self.family = family
 
-    def collect(self) -> list[Metric]:
+    def collect(self) -> list[Family]:
         return [self.family]
 
 
@@ -189,5 +229,5 @@ def test_openmetrics_reads_what_is_written_for_it(value: str, number: float, abo
     assert own == library
 
 
-def read_open(text: bytes) -> list[Metric]:
+def read_open(text: bytes) -> list[Family]:
     return list(parse_open(text.decode()))  # type: ignore[no-untyped-call]

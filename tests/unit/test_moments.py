@@ -80,6 +80,12 @@ def test_without_a_moment_everything_belongs() -> None:
     assert not Moment().passed(10**18, 10**30)
 
 
+def test_a_window_begins_with_its_first_moment() -> None:
+    assert [Moment(seq=2).reached(seq, 0) for seq in (1, 2, 3)] == [False, True, True]
+    assert [Moment(time=2).reached(9, time) for time in (1, 2, 3)] == [False, True, True]
+    assert not Moment().reached(10**18, 10**30), "nothing lies after the end of the log"
+
+
 @given(st.integers())
 def test_any_time_can_be_written(time: int) -> None:
     assert clock(time)

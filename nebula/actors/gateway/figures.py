@@ -21,6 +21,9 @@ from nebula.metrics.sheet import Sheet
 if TYPE_CHECKING:
     from nebula.actors.gateway.actor import Gateway
 
+FAILED = 503
+"""The status of most requests that fail: 0 of them are told with the first of any other."""
+
 
 class GatewayFigures(Figures):
     """The figures of one gateway. `routers_alive` returns the routers that it hears."""
@@ -83,14 +86,16 @@ class GatewayFigures(Figures):
         )
 
     def folded(self, sheet: Sheet, state: State) -> None:
-        """Add the limits of tenants, models and keys."""
+        """Add the limits of tenants, models and keys, and what is not counted yet."""
         sheet.add_all("nebula_limit", _limits(state))
+        sheet.begin((model,) for model in sorted(state.models))
 
     def _add_requests(self, sheet: Sheet, counts: RequestCounts) -> None:
         tokens: Tally[tuple[str, ...]] = Tally()
         cached: Tally[tuple[str, ...]] = Tally()
         for (model, adapter, path, tenant), row in counts.rows.known.items():
-            for status, number in row.statuses.items():
+            statuses = {FAILED: 0, **row.statuses} if model else row.statuses
+            for status, number in statuses.items():
                 name = "nebula_requests_total"
                 sheet.add(name, number, model, adapter, path, str(status), tenant)
             if model:

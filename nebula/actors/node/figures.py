@@ -55,7 +55,9 @@ class NodeFigures(Figures):
     def folded(self, sheet: Sheet, state: State) -> None:
         """Add what the log has of this node."""
         node = self._node.settings.node
-        replicas = Tally((each.model, each.phase) for each in replicas_on(state, node))
+        here = replicas_on(state, node)
+        sheet.begin((each.model, each.id) for each in here)
+        replicas = Tally((each.model, each.phase) for each in here)
         for (model, phase), number in replicas.items():
             sheet.add("nebula_replicas", number, model, phase)
         occupancy = state.occupancy.get(node)

@@ -97,7 +97,7 @@ class RouterFigures(Figures):
             sheet.add(name, counter.value, model)
 
     def folded(self, sheet: Sheet, state: State) -> None:
-        """Add models and nodes."""
+        """Add models and nodes, and what is not counted yet."""
         models = [(model, model_phase(state, model)) for _, model in sorted(state.models.items())]
         missing = (((model.id,), int(bool(model.unschedulable))) for model, _ in models)
         sheet.add_all("nebula_model_unschedulable", missing)
@@ -112,6 +112,7 @@ class RouterFigures(Figures):
             sheet.add("nebula_nodes", number, stand)
         sheet.add("nebula_nodes_at_risk", state.cluster.risks.count)
         sheet.add("nebula_models_at_risk", state.cluster.risks.models)
+        sheet.begin((model.id,) for model, _ in models)
 
     async def _look_at_snapshots(self, sheet: Sheet) -> None:
         seq = self._router.projection.state.seq
