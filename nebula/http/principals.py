@@ -154,10 +154,16 @@ def _valid(found: object) -> Principal:
     return cast("Principal", found)
 
 
+def caller(scope: Any) -> Principal | None:
+    """Return the principal of a request; None where no key is asked for. Raise ApiError."""
+    found = scope.get("state", {}).get(STATE)
+    return None if found is None else _valid(found)
+
+
 def tenant_of(scope: Any) -> str:
     """Return the tenant of a request's key; "" for none, and where no key is asked for."""
-    found = scope.get("state", {}).get(STATE)
-    return "" if found is None else _valid(found).tenant
+    found = caller(scope)
+    return "" if found is None else found.tenant
 
 
 def required(scope: Any, needed: Scope) -> Principal:

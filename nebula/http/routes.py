@@ -16,6 +16,7 @@ from nebula.http import (
 )
 from nebula.http.authentication import needing, open_to_all
 from nebula.http.batches import routes as batches
+from nebula.http.console import batches as console_batches
 from nebula.http.console import data as console_data
 from nebula.http.console import keys as console_keys
 from nebula.http.console import pages as console
@@ -88,6 +89,8 @@ HANDLERS = (
         console_data.outline_nodes,
         console_data.outline_node,
         console_data.show_differences,
+        console_batches.outline_batches,
+        console_batches.outline_batch,
         console_keys.outline_keys,
         console_keys.outline_key,
         console_usage.show_usage,
@@ -119,6 +122,7 @@ HANDLERS = (
         admin.remove_weights,
         engine_logs.show_log,
         requests_in_flight.cancel_request,
+        console_batches.end_batch,
     ),
     *needing(
         "admin",

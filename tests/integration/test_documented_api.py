@@ -115,6 +115,7 @@ REFUSED = {
     ("GET", "/login/settings"),
     ("POST", "/login/token"),
     ("POST", "/v1/batches/{batch}/cancel"),
+    ("POST", "/admin/batches/{batch}/cancel"),
     ("DELETE", "/admin/nodes/{node}"),
     ("DELETE", "/admin/requests/{identity}"),
     ("DELETE", "/admin/nodes/{node}/weights/{source}"),

@@ -1,15 +1,14 @@
 """What the console shows of API keys, now or at any moment: never a secret."""
 
-from collections import deque
 from typing import Annotated, Any
 
 from litestar import Request, get
 from litestar.params import QueryParameter
 
 from nebula.events.showing import shown
-from nebula.events.state import EMPTY, State
 from nebula.history.key_story import key_verdict
 from nebula.http import paging
+from nebula.http.console.last_events import last_events
 from nebula.http.console.limit_rows import LimitRow, limit_rows
 from nebula.http.console.shown_moment import (
     Shown,
@@ -18,23 +17,17 @@ from nebula.http.console.shown_moment import (
     reader_time,
     state_shown,
 )
-from nebula.http.errors import unavailable
-from nebula.http.history import reading
 from nebula.http.intents import known
 from nebula.http.principals import tenant_of
 from nebula.http.scanning import Scans
 from nebula.http.shown_log import ShownLog
-from nebula.http.views import EventView, KeyView, event_view, key_view
-from nebula.store.connection import Unavailable
+from nebula.http.views import EventView, KeyView, key_view
 
 LARGEST = 500
 """Rows of a page, at most."""
 
 USUAL = 100
 """Rows of a page, unless a client asks for another number."""
-
-LAST = 20
-"""Events of a key that are listed: the last ones."""
 
 
 class KeyPage(Shown, frozen=True, kw_only=True):
@@ -119,7 +112,7 @@ async def outline_key(
     now = reader_time(at, past)
     told = key_verdict(found, now or state.time)
     used = await past.used("key", key) if now else None
-    events, earlier = await _events(past, scans, state, key)
+    events, earlier = await last_events(past, scans, state, "key", key)
     return KeyDetail(
         **moment_fields(past, state),  # type: ignore[arg-type]
         key=shown(key_view(found, now or state.time)),
@@ -129,19 +122,3 @@ async def outline_key(
         events=events,
         earlier=earlier,
     )
-
-
-async def _events(
-    past: ShownLog, scans: Scans, state: State, key: str
-) -> tuple[list[EventView], int]:
-    """Return the last events of a key up to a state, and how many came before. Raise ApiError."""
-    last: deque[EventView] = deque(maxlen=LAST)
-    number = 0
-    try:
-        async with reading(scans) as scan:
-            async for record in past.events_of("key", key, state.seq, scan.worked):
-                last.append(event_view(record, EMPTY))
-                number += 1
-    except Unavailable as error:
-        raise unavailable(str(error), 1) from error
-    return list(reversed(last)), number - len(last)

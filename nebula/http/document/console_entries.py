@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from nebula.history import bill
 from nebula.http.document.entry import Entry
 
+_BATCH = {"batch": "batch_0123"}
 _AT = "A sequence or a time; now if missing."
 _ACCOUNT = {
     "by": f"What is told apart: one or more of {', '.join(bill.GROUPS)}, separated by commas.",
@@ -36,6 +37,17 @@ ENTRIES: Mapping[str, Entry] = {
         }
     ),
     "GET /admin/outline/nodes/{node}": Entry(values={"node": "here"}, query={"at": _AT}),
+    "GET /admin/outline/batches": Entry(
+        query={
+            "at": _AT,
+            "find": "Only batches whose id, key or endpoint contains this.",
+            "state": "Only batches in this state, as `in_progress`.",
+            "after": "Number of batches before the page.",
+            "limit": "Batches of a page, at most.",
+        }
+    ),
+    "GET /admin/outline/batches/{batch}": Entry(values=_BATCH, query={"at": _AT}),
+    "POST /admin/batches/{batch}/cancel": Entry(values=_BATCH),
     "GET /admin/outline/keys": Entry(
         query={
             "at": _AT,

@@ -3,6 +3,8 @@ import { render } from "./vendor/preact.mjs";
 import { follow, get, keep, takeFragment } from "./api.js";
 import { go, href, onArrival, readRoute, timeBar } from "./moment.js";
 import { html, onDraw, root, store, update } from "./store.js";
+import * as batch from "./pages/batch.js";
+import * as batches from "./pages/batches.js";
 import * as compare from "./pages/compare.js";
 import * as eventList from "./pages/events.js";
 import * as home from "./pages/home.js";
@@ -27,10 +29,12 @@ const PAGES = [
   [/^\/requests$/, requests],
   [/^\/playground$/, playground],
   [/^\/usage$/, usage],
+  [/^\/batches$/, batches],
+  [/^\/batches\/([^/]+)$/, batch],
   [/^\/keys$/, keys],
   [/^\/keys\/([^/]+)$/, key],
 ];
-const NAVIGATION = [["/", "Home"], ["/models", "Models"], ["/nodes", "Nodes"], ["/events", "Events"], ["/usage", "Usage"], ["/keys", "Keys"]];
+const NAVIGATION = [["/", "Home"], ["/models", "Models"], ["/nodes", "Nodes"], ["/events", "Events"], ["/usage", "Usage"], ["/keys", "Keys"], ["/batches", "Batches"]];
 const OF_LIVE = [["/requests", "Requests"], ["/playground", "Playground"]]; // a log alone has none
 const CALM = 700; // milliseconds between two refreshes, at least
 

@@ -29,18 +29,18 @@ export function count(number, one, many = `${one}s`) {
 const TONES = {
   ready: "good", serving: "good", valid: "good", completed: "good",
   failed: "bad", revoked: "bad", unschedulable: "bad", lost: "bad", bad: "bad",
-  warning: "warn", expired: "warn", stopped: "warn", suspected: "warn", draining: "warn", unloading: "warn",
-  working: "busy", loading: "busy", starting: "busy", assigned: "busy", in_progress: "busy",
+  warning: "warn", expired: "warn", cancelled: "warn", stopped: "warn", suspected: "warn", draining: "warn", unloading: "warn",
+  working: "busy", loading: "busy", starting: "busy", assigned: "busy", in_progress: "busy", validating: "busy", cancelling: "busy", finalizing: "busy",
 };
 
 const WORDS = { bad: "needs you", warning: "look at it", working: "in progress" };
 
 export function badge(phase) {
-  return html`<span class="badge ${TONES[phase] ?? "calm"}">${WORDS[phase] ?? phase}</span>`;
+  return html`<span class="badge ${TONES[phase] ?? "calm"}">${WORDS[phase] ?? phase.replace("_", " ")}</span>`;
 }
 
 export function link(kind, id) {
-  const path = { model: "/models", node: "/nodes", key: "/keys" }[kind];
+  const path = { model: "/models", node: "/nodes", key: "/keys", batch: "/batches" }[kind];
   if (!path) return id;
   return html`<a href=${href(`${path}/${encodeURIComponent(id)}`)}>${id}</a>`;
 }

@@ -44,7 +44,7 @@ function forms(key) {
     ${shown && shown[2](key)}</section>`;
 }
 
-const EVENTS = [
+export const EVENTS = [
   ["Event", (row) => atEvent(row.seq)],
   ["Time", (row) => html`<span class="nowrap">${clock(row.time)}</span>`],
   ["What", (row) => row.text],

@@ -1,8 +1,8 @@
 // Usage: how many tokens were used by what in a time before the moment, and what is left of which limit.
-import { html, root, store, update } from "../store.js";
-import { ask } from "../api.js";
+import { html, root, store } from "../store.js";
 import { go, href } from "../moment.js";
 import { clock, command, count, link, pager, table } from "../parts.js";
+import { save } from "../saving.js";
 
 const WINDOWS = [["24h", "a day"], ["7d", "a week"], ["30d", "30 days"], ["36500d", "all"]];
 const USUAL = { by: "key,model", since: "7d" };
@@ -60,7 +60,7 @@ function used(usage) {
     ${usage.dropped > 0 && html`<p class="failure">${count(usage.dropped, "request")} missing here: NATS took no
       records for too long.</p>`}
     <div class="commands">${command(`nebula usage --by ${usage.by.join() || "''"} --since ${usage.since.slice(0, 13)}:00Z${at ? ` --until ${usage.until.slice(0, 13)}:00Z` : ""}`)}
-      <button type="button" onClick=${save}>Save as CSV</button>
+      <button type="button" onClick=${() => save(path(), "usage.csv")}>Save as CSV</button>
       ${command(`curl '${location.origin}${root}${path()}'`)}</div>
     ${store.form.failed && html`<p class="failure" role="alert">${store.form.failed}</p>`}`;
 }
@@ -70,20 +70,6 @@ function path() {
   const at = store.route.query.get("at");
   if (at) query.set("at", at);
   return `/admin/usage.csv?${query}`;
-}
-
-/** Save the file: it is fetched, because a link could not send the key. */
-async function save() {
-  try {
-    const address = URL.createObjectURL(await (await ask(path())).blob());
-    const link = document.createElement("a");
-    link.href = address;
-    link.download = "usage.csv";
-    link.click();
-    URL.revokeObjectURL(address);
-  } catch (error) {
-    update({ form: { ...store.form, failed: error.message } });
-  }
 }
 
 function figure(value, words) {
