@@ -155,7 +155,7 @@ def _valid(found: object) -> Principal:
 
 
 def caller(scope: Any) -> Principal | None:
-    """Return the principal of a request; None where no key is asked for. Raise ApiError."""
+    """Return the principal of a request; None if no key is ever asked for. Raise ApiError."""
     found = scope.get("state", {}).get(STATE)
     return None if found is None else _valid(found)
 

@@ -148,7 +148,7 @@ async def outline_batch(
 
 @post("/admin/batches/{batch:str}/cancel", status_code=202)
 async def end_batch(batch: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
-    """End a batch early, whoever asked for it; the answers that are there are kept."""
+    """End a batch early, of whatever caller; the answers that are there are kept."""
 
     def there() -> None:
         found = known("batch", _seen_by(request, gateway.projection.state), batch)

@@ -8,15 +8,15 @@ import { curl, line, sameAs } from "../shell.js";
 import { EVENTS } from "./key.js";
 import { progress } from "./batches.js";
 
-export const title = ([id]) => `Batch ${id}`;
+export const title = ([id]) => id;
 
 export const needs = (route, [id]) => ({ batch: [`/admin/outline/batches/${encodeURIComponent(id)}`, {}] });
 
 export function view({ batch: found }, [id]) {
-  if (!found) return html`<h1>Batch ${id}</h1>`;
+  if (!found) return html`<h1>${id}</h1>`;
   const { row } = found;
   const present = store.live && !store.route.query.get("at");
-  return html`<h1>Batch ${id} ${badge(row.state)}</h1>
+  return html`<h1>${id} ${badge(row.state)}</h1>
     <p class="headline">${found.headline}</p>
     ${progress(row)}
     ${found.lines.length > 0 && html`<ul>${found.lines.map((each) => html`<li>${each}</li>`)}</ul>`}
@@ -55,7 +55,7 @@ function cancelling(id) {
   return html`<section class="change" aria-label="Change"><div class="commands"><button type="button" aria-expanded=${String(open)}
       onClick=${() => update({ form: { action: open ? "" : "cancel" } })}>Cancel</button></div>
     ${open && html`<div class="card"><p>Its lines that are not answered yet are given up; the answers that are there are kept.</p>
-      <button type="button" class="danger" onClick=${end}>Cancel ${id}</button>
+      <button type="button" class="danger" onClick=${end}>Cancel this batch</button>
       ${sameAs([line("nebula", "batch", "cancel", id), curl("POST", path)])}</div>`}</section>`;
 }
 
