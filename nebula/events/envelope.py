@@ -207,45 +207,61 @@ _OWN = f"{REQUEST}: ".encode()
 _USER_LINE = f"{USER}: ".encode()
 _CALLERS_LINE = f"{CALLER_IDS}: ".encode()
 _PLAN = f"{PLAN}: ".encode()
+_PLAN_LINE = b"\r\n" + _PLAN
 _ROUTED = f"{ROUTED}: ".encode()
-_ROUTERS_LINES = (_ROUTED, _PLAN)
 
 
 def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
     """Read a request message by its header block; None if it is not from a gateway.
 
-    The shared part that `request_block` caches is cached here too; other headers are read in full.
+    What most requests share, before their ids and behind them, is read once; other headers are read
+    in full.
     """
     common, _, own = header.partition(_OWN)
     first = _first_of(common)
     if first is not None:
-        identity, *rest = own.split(b"\r\n")
-        user = callers = b""
-        for line in rest:
-            if line.startswith(_USER_LINE):
-                user = line[len(_USER_LINE) :]
-            elif line.startswith(_CALLERS_LINE):
-                callers = line[len(_CALLERS_LINE) :]
-            elif line and not line.startswith(_ROUTERS_LINES):
-                break
-        else:
-            name = identity.decode("ascii", "replace")
-            return (
-                Request(
+        identity, _, more = own.partition(b"\r\n")
+        more, _, routed = more.partition(_ROUTED)
+        if len(more) <= _COMMON_SIZE and (
+            not routed or routed.find(b"\r\n\r\n") == len(routed) - 4
+        ):
+            told = _user_and_callers(more)
+            if told is not None:
+                name = identity.decode("ascii", "replace")
+                if not is_token(name):
+                    return None
+                return Request(
                     name,
                     first.gateway,
                     model,
                     first.path,
                     body,
                     content_type=first.content_type,
-                    user=user.decode("utf-8", "replace"),
+                    user=told[0],
                     patience=first.patience,
-                    caller_ids=tuple(callers.decode("utf-8", "replace").split()),
+                    caller_ids=told[1],
                 )
-                if is_token(name)
-                else None
-            )
     return read_request(model, parse_headers(header), body)
+
+
+@functools.lru_cache(maxsize=1024)
+def _user_and_callers(lines: bytes) -> tuple[str, tuple[str, ...]] | None:
+    """Read what stands behind a request's id; None if that is not all of these lines.
+
+    Those of a router are left out.
+    """
+    user = callers = b""
+    *whole, rest = lines.split(b"\r\n")
+    for line in whole:
+        if line.startswith(_USER_LINE):
+            user = line[len(_USER_LINE) :]
+        elif line.startswith(_CALLERS_LINE):
+            callers = line[len(_CALLERS_LINE) :]
+        elif line and not line.startswith(_PLAN):
+            return None
+    if rest:
+        return None
+    return user.decode("utf-8", "replace"), tuple(callers.decode("utf-8", "replace").split())
 
 
 @functools.lru_cache(maxsize=256)
@@ -381,5 +397,7 @@ def read_routed(headers: Mapping[str, str]) -> Routed | None:
 
 def read_plan(header: bytes) -> int | None:
     """Return the version of the plan for which a request was sent; None if none is named."""
-    plan = header.partition(b"\r\n" + _PLAN)[2].partition(b"\r\n")[0]
-    return number(plan)
+    return _plan(header.partition(_PLAN_LINE)[2].partition(b"\r\n")[0])
+
+
+_plan = functools.lru_cache(maxsize=256)(number)

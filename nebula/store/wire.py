@@ -25,6 +25,9 @@ CLOSING = 1.0
 """Seconds that a connection gets to close."""
 
 _MESSAGES = (b"MSG ", b"HMSG ")
+_KINDS = frozenset((b"MSG", b"HMSG"))
+_FIELDS = 4
+"""Fields that the protocol line of a message has at least."""
 
 
 class Client(Protocol):
@@ -130,20 +133,24 @@ class FastParser(Parser):
         size = len(data)
         while at < size:
             line_end = data.find(b"\r\n", at)
-            if line_end < 0 or not data.startswith(_MESSAGES, at):
+            fields = data[at:line_end].split() if line_end >= 0 else ()
+            if len(fields) < _FIELDS or fields[0] not in _KINDS:
                 break
-            sid, subject, _, header, body, end = _message(data, at, line_end)
-            arrival = arrivals.get(sid)
+            arrival = arrivals.get(int(fields[2]))
             if arrival is None:
                 break
-            if end > size:
-                self._wanted = end - at
+            header = body = line_end + 2
+            if fields[0] == b"HMSG":
+                body += int(fields[-2])
+            end = header + int(fields[-1])
+            if end + 2 > size:
+                self._wanted = end + 2 - at
                 break
-            at = end
+            at = end + 2
             try:
-                arrival(subject, data[header:body], data[body : end - 2])
+                arrival(fields[1], data[header:body], data[body:end])
             except Exception:
-                log.exception("a message on %r could not be processed", subject)
+                log.exception("a message on %r could not be processed", fields[1])
         return at
 
 
