@@ -73,6 +73,11 @@ class Blame:
         """Note that an engine has answered a request, which clears all evidence against it."""
         self._suspicions.pop(engine, None)
 
+    @property
+    def suspected(self) -> bool:
+        """Whether there is evidence against any engine."""
+        return bool(self._suspicions)
+
     def avoids(self, engine: Engine, now: float) -> bool:
         """Return whether an engine is to be avoided."""
         suspicion = self._suspicions.get(engine)

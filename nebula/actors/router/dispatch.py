@@ -181,9 +181,10 @@ class Dispatch:
 
     def hand_over(self) -> None:
         """Pass all queued requests on to the other routers, because this one ends."""
+        now = self._now()
         for held in self._held.values():
             request = held.request
-            self._post(subjects.requests(request.model), self._header(held), request.body)
+            self._post(subjects.requests(request.model), self._header(held, now), request.body)
         self._held.clear()
         self.lines.clear()
 
@@ -305,18 +306,18 @@ class Dispatch:
         if request.adapter and not request.version:
             offer = model.offers.get(request.adapter)
             digest = offer.digest if offer is not None else ""
-        header = envelope.routed_block(self._header(held), version, routed, digest)
+        header = envelope.routed_block(self._header(held, now), version, routed, digest)
         self._post(subjects.replica_requests(model.id, replica), header, request.body)
-        self._loads.sent(replica, request)
+        has_slack = self._loads.sent(replica, request, now)
         self.counts.sent(model.id, now - held.since)
-        if not request.slack:
+        if has_slack and not request.slack:
             self._take_back(model.id, replica)
         return True
 
-    def _header(self, held: _Held) -> bytes:
+    def _header(self, held: _Held, now: float) -> bytes:
         """Return a request's header block, with its limits reduced by the time it has waited."""
         request = held.request
-        waited = self._now() - held.since
+        waited = now - held.since
         if waited < 0.1:
             return held.header
         left = None if request.timeout is None else max(0.0, request.timeout - waited)

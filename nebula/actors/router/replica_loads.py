@@ -84,13 +84,18 @@ class ReplicaLoads:
         self._of: dict[str, _ReplicaLoad] = {}
         self._prefixes = Prefixes()
         self._blame = Blame()
+        self._able_in: State | None = None
+        self._able_of: dict[tuple[str, str], list[tuple[Replica, _ReplicaLoad]]] = {}
 
     def __len__(self) -> int:
         return len(self._of)
 
-    def sent(self, replica: str, request: Request) -> None:
-        """Note that a replica, one of the last candidates, was sent a request."""
-        load, now = self._of[replica], self._now()
+    def sent(self, replica: str, request: Request, now: float) -> bool:
+        """Note that a replica, one of the last candidates, is sent a request now.
+
+        Return whether it has slack of this router.
+        """
+        load = self._of[replica]
         load.sent[request.id] = now
         if request.slack:
             load.slack[request.id] = SlackSent(request.id, request.gateway, request.attempt)
@@ -98,6 +103,7 @@ class ReplicaLoads:
             load.busy = now
         if request.prefix:
             self._prefixes.learn(replica, request.prefix)
+        return bool(load.slack)
 
     def finished(self, finished: Finished) -> bool:
         """Count the requests that an engine has finished; return False for an unknown replica."""
@@ -182,12 +188,12 @@ class ReplicaLoads:
         """Return the replicas that can serve a request now; `tried`: has failed it."""
         now = self._now()
         known = self._prefixes.known(prefix) if prefix else {}
+        suspected = self._blame.suspected
         # A beginning that many prompts share, such as a system prompt, must not send them all to
         # one replica: it is computed once and then cached everywhere.
         least = BOUNDS[max(0, len(prefix) - 2)]
         found = []
-        for replica in routing.able(state, model, adapter):
-            load = self._load(replica)
+        for replica, load in self._able(state, model, adapter):
             doubt = ""
             if now - load.heard > SILENCE:
                 doubt = Doubt.SILENT
@@ -195,7 +201,7 @@ class ReplicaLoads:
                 doubt = Doubt.STALLED
             elif replica.id == tried:
                 doubt = Doubt.TRIED
-            elif self._blame.avoids((replica.id, load.pid), now):
+            elif suspected and self._blame.avoids((replica.id, load.pid), now):
                 doubt = Doubt.FAILED
             found.append(
                 ReplicaCandidate(
@@ -204,10 +210,23 @@ class ReplicaLoads:
                     bool(doubt),
                     load.waiting,
                     load.cache,
-                    seen if (seen := known.get(replica.id, 0)) >= least else 0,
+                    seen if known and (seen := known.get(replica.id, 0)) >= least else 0,
                     doubt,
                 )
             )
+        return found
+
+    def _able(self, state: State, model: Model, adapter: str) -> list[tuple[Replica, _ReplicaLoad]]:
+        """Return the replicas that are able to serve, with what is known of them.
+
+        As long as the state is the same, so are they.
+        """
+        if self._able_in is not state:
+            self._able_in, self._able_of = state, {}
+        found = self._able_of.get((model.id, adapter))
+        if found is None:
+            able = routing.able(state, model, adapter)
+            found = self._able_of[model.id, adapter] = [(each, self._load(each)) for each in able]
         return found
 
     def with_room(

@@ -131,6 +131,8 @@ def choose(candidates: Sequence[ReplicaCandidate], key: str, limit: int) -> str 
        determines: requests with the same key (adapter, prompt's beginning) go to the same replica,
        whichever router sends them.
     """
+    if len(candidates) == 1 and candidates[0].in_flight < limit and not candidates[0].avoided:
+        return candidates[0].replica
     free = [each for each in candidates if each.in_flight < limit and not each.avoided]
     if not free:
         free = _doubted(candidates, limit)
