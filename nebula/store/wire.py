@@ -133,7 +133,7 @@ class FastParser(Parser):
         size = len(data)
         while at < size:
             line_end = data.find(b"\r\n", at)
-            fields = data[at:line_end].split() if line_end >= 0 else ()
+            fields = data[at:line_end].split() if line_end >= 0 else []
             if len(fields) < _FIELDS or fields[0] not in _KINDS:
                 break
             arrival = arrivals.get(int(fields[2]))
