@@ -96,6 +96,16 @@ def in_effect(model: Model, named: Set[str] = frozenset()) -> ModelLoadRequested
     return msgspec.structs.replace(spec, adapters=adapters, lora=model.lora)
 
 
+def to_change(model: Model) -> ModelLoadRequested:
+    """Return a model's load request as it is in effect, to be sent again with other fields.
+
+    Sent as it is, it changes nothing: LoRA is named only where the adapters don't say it.
+    """
+    found = in_effect(model)
+    implied = model.spec.lora is None and bool(found.adapters) == model.lora
+    return msgspec.structs.replace(found, lora=None) if implied else found
+
+
 def changed(before: State, after: State, model: str) -> tuple[str, ...]:
     """Return what a load request changed, in the states before and after it was folded."""
     was, now = before.models.get(model), after.models.get(model)

@@ -1,7 +1,8 @@
 """How a request to the admin API becomes an event of the log, with its principal."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -89,6 +90,26 @@ async def submitted(
         if before is None:
             raise
         return before
+    with recording(gateway):
+        try:
+            seq = await submit(
+                gateway.projection,
+                identity,
+                event,
+                message_id=None if by else _message_id(request, number),
+                unless=unless,
+                by=by or principal_of(request.scope).name,
+            )
+        except Refused as error:
+            raise refused_intent(str(error)) from error
+        except Reused as error:
+            raise _reused(error) from error
+    return Accepted(identity, seq, _shown(gateway, identity))
+
+
+@contextmanager
+def recording(gateway: Gateway) -> Iterator[None]:
+    """Append to the log within the block. Raise ApiError if the log does not take it."""
     if not gateway.able:
         raise unavailable("NATS can't be reached")
     watch = gateway.log_watch
@@ -96,21 +117,7 @@ async def submitted(
     if refused:
         raise unavailable(f"{refused}; nothing was recorded", RETRY_CHANGES)
     try:
-        seq = await submit(
-            gateway.projection,
-            identity,
-            event,
-            message_id=None if by else _message_id(request, number),
-            unless=unless,
-            by=by or principal_of(request.scope).name,
-        )
-    except Refused as error:
-        field = str(error).partition(":")[0]
-        param = field if field.isidentifier() else None
-        status = 409 if "is already" in str(error) or field == "replaces" else 400
-        raise ApiError(status, str(error), param=param, code="refused") from error
-    except Reused as error:
-        raise _reused(error) from error
+        yield
     except TooLarge as error:
         raise ApiError(413, str(error), code="too_large") from error
     except NotAppended as error:
@@ -120,7 +127,14 @@ async def submitted(
     except (Unavailable, LogReplaced) as error:
         raise unavailable(str(error)) from error
     watch.succeeded()
-    return Accepted(identity, seq, _shown(gateway, identity))
+
+
+def refused_intent(reason: str) -> ApiError:
+    """Return the error for an intent that is rejected; a reason begins with the field at fault."""
+    field = reason.partition(":")[0]
+    param = field if field.isidentifier() else None
+    status = 409 if "is already" in reason or field == "replaces" else 400
+    return ApiError(status, reason, param=param, code="refused")
 
 
 def _shown(gateway: Gateway, identity: str) -> ModelView | None:

@@ -2,6 +2,7 @@
 
 from nebula.http import (
     admin,
+    changes,
     engine_logs,
     history,
     keys,
@@ -120,6 +121,7 @@ HANDLERS = (
         admin.do_rebalance,
         admin.pin,
         admin.remove_weights,
+        changes.change,
         engine_logs.show_log,
         requests_in_flight.cancel_request,
         console_batches.end_batch,

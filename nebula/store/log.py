@@ -189,9 +189,16 @@ class Log:
             await asyncio.sleep(1.0 if is_full(problem) else 0.1)
 
     async def append_all(
-        self, events: Sequence[tuple[str, Event]], *, guard: Guard, actor: str = ""
+        self,
+        events: Sequence[tuple[str, Event]],
+        *,
+        guard: Guard,
+        actor: str = "",
+        by: str = "",
     ) -> int:
         """Append up to 1,000 events, all or none, and return the last sequence.
+
+        `by`: the principal that asks for them, if it is not this process's own.
 
         Raise Conflict if `guard` no longer holds; TooLarge if one of them is too large for NATS;
         Unavailable if the log does not answer, in which case they may still be stored, or if its
@@ -202,7 +209,7 @@ class Log:
             (
                 records.subject_of(identity, event),
                 records.encode(event),
-                {ACTOR_HEADER: actor or self.actor, **records.headers_for(event), **self._by()},
+                {ACTOR_HEADER: actor or self.actor, **records.headers_for(event), **self._by(by)},
             )
             for identity, event in events
         ]

@@ -39,6 +39,7 @@ async def test_home_is_one_line_when_all_is_well_and_tells_what_is_not_as_it_com
 
 async def test_every_address_holds_its_moment(cluster: Cluster, base: str) -> None:
     await cluster.ready()
+    await cluster.load("moments", memory="64MiB")
     last = await cluster.last_seq()
     async with console(base) as shown:
         page = shown.page

@@ -110,6 +110,7 @@ REFUSED = {
     ("GET", "/v1/organization/usage/completions"),
     ("GET", "/v1/organization/usage/embeddings"),
     ("GET", "/admin/differences"),
+    ("POST", "/admin/changes"),
     ("GET", "/login"),
     ("GET", "/login/callback"),
     ("GET", "/login/settings"),

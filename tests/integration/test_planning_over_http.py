@@ -57,7 +57,7 @@ async def test_what_would_be_refused_is_told_in_the_plan(cluster: Cluster) -> No
     [
         ({"type": "KeyRevoked", "id": "ci"}, "intents[0]: 'KeyRevoked' can't be planned: take"),
         ({"type": "ModelAssigned", "id": "chat"}, "'ModelAssigned' can't be planned"),
-        ({"type": "ModelScaleRequested", "id": "chat"}, "missing required field `replicas`"),
+        ({"type": "ModelScaleRequested", "id": "chat"}, "the field 'replicas' is missing"),
         ({"type": "ModelScaleRequested", "id": "a b", "event": {"replicas": 1}}, "intents[0].id"),
     ],
 )

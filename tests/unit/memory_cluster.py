@@ -111,7 +111,12 @@ class MemoryLog(Log):
         return self._has([(identity, event)])
 
     async def append_all(
-        self, events: Sequence[tuple[str, Event]], *, guard: Guard, actor: str = ""
+        self,
+        events: Sequence[tuple[str, Event]],
+        *,
+        guard: Guard,
+        actor: str = "",
+        by: str = "",
     ) -> int:
         self._look(guard)
         self.batches.append(len(events))

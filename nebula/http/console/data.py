@@ -10,11 +10,13 @@ from litestar import get
 from litestar.params import QueryParameter
 from msgspec import Struct
 
+from nebula.events.intents import ModelLoadRequested
 from nebula.events.showing import shown
 from nebula.events.state import Node, Replica
 from nebula.history import attention, places
 from nebula.history.attention import Concern, Findings, Healthy
 from nebula.history.difference import Change, differences
+from nebula.history.load_requests import to_change
 from nebula.history.node_story import node_verdict
 from nebula.history.subject import Subject, verdict
 from nebula.http import paging
@@ -85,9 +87,13 @@ class NodePage(Shown, frozen=True, kw_only=True):
 
 
 class ModelDetail(Shown, frozen=True, kw_only=True):
-    """A model, how it stands and what to do, its replicas, and the places for one more."""
+    """A model, how it stands and what to do, its replicas, and the places for one more.
+
+    `request`: its load request as it is in effect, with adapters of now, so that it can be changed.
+    """
 
     model: ModelView
+    request: ModelLoadRequested
     aliases: list[str]
     headline: str
     todo: str
@@ -233,6 +239,7 @@ async def outline_model(
     return ModelDetail(
         **moment_fields(past, state),  # type: ignore[arg-type]
         model=model_view(state, found, reader_time(at, past)),
+        request=shown(to_change(found)),
         aliases=rows.shares(state).get(model, []),
         headline=shown(told.headline),
         todo=shown(told.todo),

@@ -17,6 +17,7 @@ from nebula.events.intents import (
 from nebula.events.key_events import Rights
 from nebula.events.usage_limits import UsageLimits
 from nebula.http.batches.routes import BatchCreation
+from nebula.http.changes import ChangeRequest
 from nebula.http.document import console_entries
 from nebula.http.document.entry import Entry
 from nebula.http.keys import KeyRotation
@@ -298,6 +299,13 @@ ENTRIES: Mapping[str, Entry] = {
         body=PlanRequest,
         example={
             "intents": [{"type": "ModelScaleRequested", "id": "chat", "event": {"replicas": 3}}]
+        },
+    ),
+    "POST /admin/changes": Entry(
+        body=ChangeRequest,
+        example={
+            "intents": [{"type": "ModelScaleRequested", "id": "chat", "event": {"replicas": 1}}],
+            "planned": 1,
         },
     ),
     "GET /admin/requests": Entry(

@@ -30,9 +30,11 @@ export function headers(more = {}) {
 }
 
 export class Failed extends Error {
-  constructor(message, status) {
+  constructor(message, status, { param, code } = {}) {
     super(message);
     this.status = status;
+    this.param = param; // the field at fault
+    this.code = code;
   }
 }
 
@@ -40,13 +42,15 @@ export async function ask(path, options = {}) {
   const answer = await fetch(root + path, { ...options, headers: headers(options.headers) });
   if (answer.ok) return answer;
   let text = `${answer.status} ${answer.statusText}`;
+  let found = {};
   try {
-    text = (await answer.json()).error.message;
+    found = (await answer.json()).error;
+    text = found.message;
   } catch {
     // not JSON: a proxy's page
   }
   if (answer.status === 401) update({ locked: text });
-  throw new Failed(text, answer.status);
+  throw new Failed(text, answer.status, found);
 }
 
 /** Return the JSON at a path; what was `fixed`, because it is of the past, is asked for once. */

@@ -1,12 +1,25 @@
 // Changes: each shows what would follow before it is sent, and the same as a command, curl and NATS.
 import { html, root, setForm, store, update } from "./store.js";
 import { send } from "./api.js";
+import { href } from "./moment.js";
 import { command, count, gib, prose } from "./parts.js";
 
-/** Return the form by which a model or a node is changed; nothing while the past is shown. */
-export function changes(kind, subject) {
-  if (store.route.query.get("at") || !store.live) return null;
-  const actions = kind === "model" ? ofModel(subject) : ofNode(subject);
+const REST = 200; // milliseconds after the last key before a plan is asked for
+
+let current = () => []; // the actions of the page, made from what is typed now
+
+/**
+ * Return the forms by which something is changed. `build` returns the actions from what is typed;
+ * each has `key`, `words` (its button), `verb` (what it does), `intents`, `fields` (a function that
+ * returns its inputs), `fault` (what is wrong before a server is asked), and how else to ask for it.
+ */
+export function changes(build, { past = null } = {}) {
+  const at = store.route.query.get("at");
+  if (!store.live) return html`<p class="soft">This is a log without its cluster: nothing can be changed here.</p>`;
+  if (at) return html`<div class="commands"><span class="soft">This is a past moment, and changes are made now.</span>
+    <a class="button" href=${href(store.route.path, { at: "" })}>Show it now</a>${past}</div>`;
+  current = build;
+  const actions = build();
   const chosen = actions.find((each) => each.key === store.form.action);
   return html`<section class="change" aria-label="Change">
     <div class="commands">${actions.map((each) => html`<button type="button" key=${each.key}
@@ -16,85 +29,85 @@ export function changes(kind, subject) {
   </section>`;
 }
 
-function ofModel(model) {
-  const replicas = Number(store.form.replicas ?? model.spec.replicas);
-  const path = `/admin/models/${encodeURIComponent(model.id)}`;
-  return [
-    {
-      key: "scale", words: "Scale", verb: `Scale to ${replicas}`, id: model.id, field: replicas,
-      type: "ModelScaleRequested", event: { replicas }, aggregate: "model",
-      line: `nebula scale ${model.id} ${replicas}`, method: "PATCH", path, body: { replicas },
-    },
-    {
-      key: "unload", words: "Unload", verb: `Unload ${model.id}`, danger: true, id: model.id,
-      type: "ModelUnloadRequested", event: {}, aggregate: "model",
-      line: `nebula unload ${model.id}`, method: "DELETE", path,
-    },
-  ];
+/** Note what was typed, and plan anew. */
+export function edit(name, value) {
+  update({ form: { ...store.form, [name]: value, stale: true } });
+  planSoon();
 }
 
-function ofNode(node) {
-  const path = `/admin/nodes/${encodeURIComponent(node.id)}/drain`;
-  if (node.draining)
-    return [{
-      key: "undrain", words: "Take replicas again", verb: "Take replicas again", id: node.id,
-      type: "NodeUndrainRequested", event: {}, aggregate: "node",
-      line: `nebula drain ${node.id} --undo`, method: "DELETE", path,
-    }];
-  return [{
-    key: "drain", words: "Drain", verb: `Drain ${node.id}`, danger: true, id: node.id,
-    type: "NodeDrainRequested", event: {}, aggregate: "node",
-    line: `nebula drain ${node.id}`, method: "POST", path,
-  }];
+/** Open a form, as its button does. */
+export function open(key, typed = {}) {
+  update({ form: { ...typed, action: key, plan: null, fault: null, moved: "", done: "", stale: true } });
+  planSoon(0);
 }
 
 function toggle(action) {
-  const open = store.form.action !== action.key;
-  update({ form: { ...store.form, action: open ? action.key : "", plan: null, failed: "", done: "" } });
-  if (open) plan(action);
+  if (store.form.action === action.key) update({ form: {} });
+  else open(action.key);
 }
 
+let resting;
 let asked = 0;
 
-async function plan(action) {
+function planSoon(rest = REST) {
+  clearTimeout(resting);
   const mine = ++asked;
-  try {
-    const intents = [{ type: action.type, id: action.id, event: action.event }];
-    const found = await send("POST", "/admin/plan", { intents });
-    if (mine === asked) update({ form: { ...store.form, plan: found, failed: "" } });
-  } catch (error) {
-    if (mine === asked) update({ form: { ...store.form, plan: null, failed: error.message } });
+  resting = setTimeout(() => plan(mine), rest);
+}
+
+async function plan(mine) {
+  const action = current().find((each) => each.key === store.form.action);
+  if (!action) return;
+  const show = (change) => mine === asked && update({ form: { ...store.form, stale: false, ...change } });
+  if (action.fault || !action.intents.length) {
+    show({ plan: null, fault: action.fault ?? null });
+    return;
   }
+  try {
+    const found = await send("POST", "/admin/plan", { intents: action.intents });
+    const [refused] = found.refused;
+    show({ plan: found, fault: refused ? { field: refused.reason.split(":")[0], text: refused.reason } : null });
+  } catch (error) {
+    show({ plan: null, fault: faultOf(error) });
+  }
+}
+
+function faultOf(error) {
+  return { field: error.param ?? "", text: error.message.replace(/^intents\[\d+\]: /, "") };
 }
 
 async function carryOut(event, action) {
   event.preventDefault();
+  const planned = store.form.plan?.at;
+  if (!planned || store.form.stale) return;
+  setForm("stale", true);
   try {
-    const found = await send(action.method, action.path, action.body);
-    update({ form: { done: `Asked for: event ${found.seq}. This page shows what comes of it.` } });
+    const found = await send("POST", "/admin/changes", { intents: action.intents, planned });
+    update({ form: { done: html`Asked for: event ${found.seqs.at(-1)}. ${action.then ?? "This page shows what comes of it."}` } });
   } catch (error) {
-    setForm("failed", error.message);
+    update({ form: { ...store.form, stale: false, ...(error.code === "plan_moved"
+      ? { moved: error.message, stale: true } : { fault: faultOf(error) }) } });
+    if (error.code === "plan_moved") planSoon(0);
   }
 }
 
 function form(action) {
-  const found = store.form.plan;
-  const typed = (event) => {
-    setForm("replicas", event.target.value);
-    const replicas = Number(event.target.value);
-    plan({ ...action, event: { replicas } });
-  };
+  const { plan: found, fault, moved, stale } = store.form;
+  const beside = fault && action.names?.includes(fault.field);
+  const possible = found && !fault && !stale;
   return html`<div class="card">
     <form onSubmit=${(event) => carryOut(event, action)}>
-      ${action.key === "scale" && html`<label>Replicas <input name="replicas" type="number" min="0" max="1024"
-        value=${action.field} onInput=${typed} /></label>`}
-      <button type="submit" class=${action.danger ? "danger" : "primary"}
-        disabled=${!found || Boolean(store.form.failed)}>${action.verb}</button>
+      ${fault && !beside && html`<p class="failure" role="alert">${fault.text}</p>`}
+      ${moved && html`<p class="failure" role="alert">${moved}. It is planned again below.</p>`}
+      ${action.fields?.()}
+      <h2>What would follow</h2>
+      ${found && action.warning?.(found) && html`<p class="caution">${action.warning(found)}</p>`}
+      <div aria-live="polite" aria-busy=${String(Boolean(stale))}>${found ? follows(found)
+        : html`<p class="soft">${stale ? "It is worked out …" : action.lacking ?? "It can't be planned as it stands."}</p>`}</div>
+      <div class="commands"><button type="submit" class=${action.danger ? "danger" : "primary"}
+        disabled=${!possible}>${action.verb}</button></div>
     </form>
-    ${store.form.failed && html`<p class="failure" role="alert">${store.form.failed}</p>`}
-    <h2>What would follow</h2>
-    ${found ? follows(found) : !store.form.failed && html`<p class="soft">It is worked out …</p>`}
-    <details><summary>The same as a command, with curl and on NATS</summary>${ways(action)}</details>
+    ${found && html`<details><summary>The same as a command, with curl and on NATS</summary>${ways(action, found)}</details>`}
   </div>`;
 }
 
@@ -102,31 +115,52 @@ const KINDS = {
   place: "would be placed", end: "would end", restart: "would be started again", "roll back": "would be rolled back",
 };
 
-/** What a plan of the server says, in sentences. */
+/** What a plan of the server says, in sentences; what is due without the change stands apart. */
 function follows(found) {
-  const due = (each) => (each.anyway ? " (due already, without this)" : "");
+  const told = (anyway) => [
+    ...found.effects.filter((each) => each.anyway === anyway).map(effect),
+    ...found.lacks.filter((each) => each.anyway === anyway)
+      .map((each) => `${each.model} would have ${count(each.missing, "replica")} without a place: ${each.reason}`),
+  ];
   const lines = [
     ...found.refused.map((each) => `refused: ${each.reason}`),
-    ...found.changes.map((each) => `${each.id}: ${each.field || each.aggregate} ${each.before ? `${each.before} → ` : ""}${each.after || "removed"}`),
-    ...found.effects.map((each) => `${each.replica || each.model} ${KINDS[each.kind] ?? each.kind}` +
-      `${each.node ? ` on ${each.node}` : ""}${each.memory ? `, ${gib(each.memory)}` : ""}${each.reason ? `: ${each.reason}` : ""}${due(each)}`),
-    ...found.lacks.map((each) => `${each.model} would have ${count(each.missing, "replica")} without a place: ${each.reason}${due(each)}`),
+    ...found.changes.map((each) => `${each.id}: ${each.field || each.aggregate}: ${each.before ? `${each.before} → ` : ""}${each.after || "removed"}`),
+    ...told(false),
     ...found.displaced.map((each) => `${each.asleep.join(", ")} would be put to sleep once ${each.model} is asked for`),
     ...found.unknown,
   ];
+  const due = told(true);
+  const list = (all) => html`<ul>${all.map((each) => html`<li>${prose(each)}</li>`)}</ul>`;
   return html`${!found.possible && html`<p class="failure">This would be refused, or leave a model without room.</p>`}
-    ${lines.length ? html`<ul>${lines.map((each) => html`<li>${prose(each)}</li>`)}</ul>`
-      : html`<p>Nothing else would change.</p>`}
+    ${lines.length ? list(lines) : html`<p>Nothing would change.</p>`}
+    ${due.length > 0 && html`<details><summary>Due already, without this: ${due.length}</summary>${list(due)}</details>`}
     <p class="soft">Decided on the cluster after event ${found.at}.</p>`;
 }
 
-function ways(action) {
-  const body = action.body ? ` -H 'content-type: application/json' -d '${JSON.stringify(action.body)}'` : "";
-  const subject = `nebula.events.${action.aggregate}.${action.id}.${action.type}`;
+function effect(each) {
+  return `${each.replica || each.model} ${KINDS[each.kind] ?? each.kind}${each.node ? ` on ${each.node}` : ""}` +
+    `${each.memory ? `, ${gib(each.memory)}` : ""}${each.reason ? `: ${each.reason}` : ""}`;
+}
+
+/** Return a text as a shell takes it in single quotes. */
+export function quoted(text) {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+function ways(action, found) {
+  const { method, path, body } = action.http ?? {
+    method: "POST", path: "/admin/changes", body: { intents: action.intents, planned: found.at },
+  };
+  const sent = body ? ` -H 'content-type: application/json' -d ${quoted(JSON.stringify(body))}` : "";
   const lines = [
-    ["nebula", action.line],
-    ["curl", `curl -X ${action.method} ${location.origin}${root}${action.path}${body}`],
-    ["NATS", `nats pub ${subject} '${JSON.stringify(action.event)}'`],
+    ...(action.line ? [action.line] : found.commands),
+    `curl -X ${method} ${quoted(location.origin + root + path)}${sent}`,
+    ...action.intents.map((each) => `nats pub nebula.events.${aggregateOf(each.type)}.${each.id}.${each.type} ${quoted(JSON.stringify(each.event ?? {}))}`),
   ];
-  return html`<div class="ways">${lines.map(([, text]) => html`<div>${command(text)}</div>`)}</div>`;
+  return html`<div class="ways">${lines.filter(Boolean).map((text) => html`<div key=${text}>${command(text)}</div>`)}</div>`;
+}
+
+function aggregateOf(type) {
+  if (type.startsWith("Node")) return "node";
+  return type.startsWith("Alias") ? "alias" : "model";
 }

@@ -3,6 +3,7 @@ import { html } from "../store.js";
 import { href } from "../moment.js";
 import { badge, detail, clock, command, count, facts, gib, link, ofNanoseconds, prose, table } from "../parts.js";
 import { changes } from "../changes.js";
+import { modelActions } from "../forms/model.js";
 
 export const title = ([id]) => id;
 
@@ -20,7 +21,7 @@ export function view({ model: found }, [id]) {
     ${found.todo && html`<p class="todo">${prose(found.todo)}</p>`}
     <div class="commands">${command(`nebula why ${id}`)}
       <a class="button" href=${href("/events", { about: `model/${id}` })}>Its events</a></div>
-    ${changes("model", model)}
+    ${!model.status.phase.startsWith("unloading") && changes(() => modelActions(found))}
     <h2>${count(replicas.length, "replica")}</h2>
     ${replicas.length > 0 && table("Replicas", REPLICAS, replicas, (row) => row.id)}
     <h2>What it is</h2>

@@ -2,6 +2,8 @@
 import { html, store } from "../store.js";
 import { go, href } from "../moment.js";
 import { badge, detail, link, pager, table } from "../parts.js";
+import { changes } from "../changes.js";
+import { loading } from "../forms/load.js";
 
 const PHASES = ["failed", "unschedulable", "loading", "unloading", "ready", "asleep", "idle"];
 const REST = 250; // milliseconds after the last key before it is searched
@@ -43,6 +45,7 @@ export function view({ models }) {
     href=${href("/models", { ...query, phase, after: "" })}>${phase || "all"} ${number}</a>`;
   const all = Object.values(models.phases).reduce((sum, each) => sum + each, 0);
   return html`<h1>Models</h1>
+    ${changes(() => [loading()])}
     <div class="filters">${finder("/models", "Find by id or name")}
       ${chip("", all)}
       ${PHASES.filter((each) => models.phases[each]).map((each) => chip(each, models.phases[each]))}</div>

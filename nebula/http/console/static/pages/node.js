@@ -3,6 +3,7 @@ import { html } from "../store.js";
 import { href } from "../moment.js";
 import { badge, detail, command, count, deviceBar, facts, gib, link, prose, table } from "../parts.js";
 import { changes } from "../changes.js";
+import { nodeActions } from "../forms/node.js";
 import { REPLICAS } from "./model.js";
 import { legend } from "./nodes.js";
 
@@ -23,7 +24,7 @@ export function view({ node: found, loss }, [id]) {
     ${found.todo && html`<p class="todo">${prose(found.todo)}</p>`}
     <div class="commands">${command(`nebula why node ${id}`)}
       <a class="button" href=${href("/events", { node: id })}>Its events</a></div>
-    ${changes("node", node)}
+    ${changes(() => nodeActions(node))}
     <h2>Devices</h2>${legend()}
     ${row.devices.map(deviceBar)}
     ${lost(id, loss)}
