@@ -28,6 +28,7 @@ DEMO_ADAPTER := .demo/nebula-adapter
   check unit test coverage mutants simulate run clean
 .NOTPARALLEL: # one pip at a time in one .venv
 .DEFAULT_GOAL := help
+unexport PYTHONDONTWRITEBYTECODE # else each of a thousand processes compiles all of Nebula anew
 
 help:
 	@echo "make run    install what is missing, start Nebula with the demo models"
@@ -148,8 +149,10 @@ mutants: install-control $(MUTMUT)
 
 # The longest come first, so that no worker ends long before the others. Real engines fill the
 # machine by themselves: they come after the rest, one test at a time.
+# While the checks keep one core busy, the other compiles the tests for all workers.
 test: install-control install-engine install-proxies install-prometheus install-browser demo-models
-	@$(MAKE) --no-print-directory check
+	@.venv/bin/pytest --collect-only -qq tests >/dev/null 2>&1 & \
+	  $(MAKE) --no-print-directory check; checked=$$?; wait; exit $$checked
 	@.venv/bin/pytest -n 4 --dist loadfile --no-loadscope-reorder tests/simulation tests/integration tests/unit
 	@.venv/bin/pytest tests/e2e
 
