@@ -30,7 +30,7 @@ async def test_an_engine_that_only_transcribes_is_silent_while_it_has_a_request(
     )
     watched.came(exchange)
     if ended:  # with a 400, which its server answers without its core
-        watched.left(exchange)
+        watched.left(exchange, now)
     silent = 0.0
     for tick in range(40):
         monkeypatch.setattr(liveness, "_now", lambda tick=tick: now + tick / 2)

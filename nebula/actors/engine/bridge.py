@@ -144,6 +144,7 @@ class EngineBridge:
         await self.app(scope, receiving, sending)
 
     async def _open(self) -> None:
+        self._loop = asyncio.get_running_loop()
         os.environ.pop(VARIABLE, None)  # else requests without a trace belong to that of the start
         try:
             await self._connection.open()
@@ -210,7 +211,7 @@ class EngineBridge:
             self._slack.add(request.id)
         if request.attempt > 1:
             exchange.announce()  # it may end engines, so it must be known which engine had it
-        exchange.task = asyncio.create_task(self._serve(exchange))
+        exchange.task = self._loop.create_task(self._serve(exchange))
 
     def _refuse(self, request: Request, plan: int) -> None:
         """Refuse a request for another plan: its router knows an older or a newer plan.
@@ -242,14 +243,14 @@ class EngineBridge:
         self._end(exchange)
 
     def _exchange(self, request: Request, version: Version | None = None) -> EngineExchange:
-        settings = self._settings
         kind = EngineSession if request.path == REALTIME.path else EngineExchange
         return kind(
             request,
-            settings.replica,
+            self._settings.replica,
             self._connection,
             self._liveness.spoke,
             self._healthy,
+            self._loop,
             version,
         )
 
@@ -291,7 +292,8 @@ class EngineBridge:
         try:
             if request.size:
                 exchange.comes(await fetch(self._connection, request))
-            scope = {**exchange.scope(), **self._state}
+            scope = exchange.scope()
+            scope.update(self._state)
             if "state" in scope:
                 scope["state"] = dict(scope["state"])
             await self.app(scope, exchange.receive, exchange.send)
@@ -307,7 +309,7 @@ class EngineBridge:
             exchange.fail(Failure.ENGINE_FAILED)
         finally:
             exchange.close()
-            self._liveness.left(exchange)
+            self._liveness.left(exchange, self._loop.time())
             if exchange.version is not None:
                 self._adapters.left(exchange.version)
             if self._active.get(request.id) is exchange:
@@ -318,7 +320,7 @@ class EngineBridge:
 
     def _end(self, exchange: EngineExchange) -> None:
         if not self._finished:
-            asyncio.get_running_loop().call_later(FINISHED_AFTER, self._tell_finished)
+            self._loop.call_later(FINISHED_AFTER, self._tell_finished)
         self._finished.append(exchange)
 
     def _tell_finished(self) -> None:
@@ -360,9 +362,8 @@ class EngineBridge:
 
     async def _tick(self) -> None:
         """Confirm requests that take a while, and end requests that may be unwanted."""
-        loop = asyncio.get_running_loop()
         while True:
-            now = loop.time()
+            now = self._loop.time()
             for exchange in tuple(self._active.values()):
                 age = now - exchange.began
                 if age >= ANNOUNCE_AFTER:

@@ -83,6 +83,9 @@ _NOT_ITS_FAULT = frozenset(
     }
 )
 
+_HOST = (b"host", b"nebula")
+_OF_JSON = (b"content-type", envelope.JSON.encode())
+
 _CODE = re.compile(rb'"code": ?(\d{3})\b')
 _LONGEST_RETRY = 24 * 3600
 
@@ -91,43 +94,43 @@ class EngineExchange:
     """One request in an engine. Body parts of one turn of the event loop are sent as one piece.
 
     `version`: that of the adapter that answers, if it is known. `failed`: the engine is at fault.
-    `proven`: the engine has answered correctly, so it is healthy.
+    `proven`: the engine has answered correctly, so it is healthy. `gone`: its client is gone.
     """
+
+    task: asyncio.Task[None] | None = None
+    complete = failed = proven = announced = gone = False
+    chunks = 0
+    _body: bytes | None = None
+    _status = 0
+    _content_type = ""
+    _is_text = False
+    _retry_after: int | None = None
+    _fields: HeaderFields = ()
+    _forcing: asyncio.TimerHandle | None = None
+    _leaving: asyncio.Event | None = None
 
     def __init__(
         self,
         request: Request,
         replica: str,
         connection: Connection,
-        spoke: Callable[[], None],
+        spoke: Callable[[float], None],
         healthy: Callable[[], Awaitable[bool]],
+        loop: asyncio.AbstractEventLoop,
         version: Version | None = None,
     ) -> None:
         self.request = request
         self.version = version
-        self.task: asyncio.Task[None] | None = None
-        self.complete = False
-        self.failed = self.proven = False
-        self.announced = False
         self._replica = replica
         self._connection = connection
         self._subject = subjects.responses(request.gateway, request.id)
-        self._body: bytes | None = None
         if not request.size:
             self.comes(request.body)
         self._spoke = spoke
         self._healthy = healthy
-        self._gone = asyncio.Event()
-        self.chunks = 0
-        self._status = 0
-        self._content_type = ""
-        self._is_text = False
-        self._retry_after: int | None = None
-        self._fields: HeaderFields = ()
         self._parts: list[bytes] = []
-        self._loop = asyncio.get_running_loop()
-        self.began = self._loop.time()
-        self._forcing: asyncio.TimerHandle | None = None
+        self._loop = loop
+        self.began = loop.time()
 
     def scope(self) -> Scope:
         """Return the ASGI scope for the app; the body has come before."""
@@ -143,16 +146,28 @@ class EngineExchange:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        await self._gone.wait()
+        await self._until_gone()
         return {"type": "http.disconnect"}
+
+    async def _until_gone(self) -> None:
+        """Wait until the client is gone; few apps do, and only they need an event for it."""
+        if self._leaving is None:
+            self._leaving = asyncio.Event()
+        if not self.gone:
+            await self._leaving.wait()
+
+    def _leave(self) -> None:
+        self.gone = True
+        if self._leaving is not None:
+            self._leaving.set()
 
     async def send(self, message: Message) -> None:
         """Turn what the app sends into pieces; the head waits for the first part of the body."""
-        if self._gone.is_set():
+        if self.gone:
             raise OSError("the client is gone")
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            self.failed = inference.blames(self._status)
+            self.failed = self._status >= 500 and inference.blames(self._status)
             for key, value in message.get("headers", ()):
                 if key == b"content-type":
                     self._content_type = value.decode("latin-1")
@@ -181,7 +196,7 @@ class EngineExchange:
         if self.complete:
             return
         self.complete = True
-        self._say(b"".join([*self._parts, body]), end=True)
+        self._say(b"".join([*self._parts, body]) if self._parts else body, end=True)
         self.proven = self._status < 400 and not self.failed
 
     def fail(self, failure: str) -> None:
@@ -225,7 +240,7 @@ class EngineExchange:
     def abort(self) -> None:
         """Tell the app that its client is gone; cancel the app if it does not end soon."""
         self.complete = True
-        self._gone.set()
+        self._leave()
         if self.task is not None and self._forcing is None:
             self._forcing = self._loop.call_later(ABORT_GRACE, self.task.cancel)
 
@@ -233,7 +248,8 @@ class EngineExchange:
         """Confirm that this replica has the request, because its answer takes a while."""
         if not self.announced:
             self.announced = True
-            self._post(Piece(-1, replica=self._replica, attempt=self.request.attempt), b"")
+            note = Piece(-1, replica=self._replica, attempt=self.request.attempt)
+            _post(self._connection, self._subject, envelope.piece_block(note), b"")
 
     def close(self) -> None:
         """Cancel the timer."""
@@ -247,7 +263,9 @@ class EngineExchange:
     def _say(self, body: bytes, *, end: bool = False, failure: str = "") -> None:
         self._parts.clear()
         if self._status == 200 and not failure and self.request.path not in WITHOUT_CORE:
-            self._spoke()  # the engine's core may not have seen what its server refuses
+            self._spoke(
+                self._loop.time()
+            )  # the engine's core may not have seen what its server refuses
         if self._is_text and (_ERROR in body or _ANTHROPIC_ERROR in body) and self._status == 200:
             self.failed = self.failed or _told(body)
         if len(body) > FITS:
@@ -267,25 +285,23 @@ class EngineExchange:
         if chunk and attempt == 1 and not end:
             _post(self._connection, self._subject, envelope.plain_block(chunk), body)
             return
-        first = chunk == 0
-        piece = Piece(
-            chunk,
-            status=self._status if first else 0,
-            content_type=self._content_type if first else "",
-            retry_after=self._retry_after if first else None,
-            replica=self._replica if first else "",
-            end=end,
-            failure=failure,
-            attempt=attempt,
-            continues=self.request.continues if first else "",
-            version=self.version.digest if first and self.version is not None else "",
-            fields=self._fields if first else (),
-        )
-        self._post(piece, body)
-
-    def _post(self, piece: Piece, body: bytes) -> None:
-        header = envelope.piece_block(piece)
-        _post(self._connection, self._subject, header, body)
+        if chunk:
+            piece = Piece(chunk, end=end, failure=failure, attempt=attempt)
+        else:
+            piece = Piece(
+                chunk,
+                status=self._status,
+                content_type=self._content_type,
+                retry_after=self._retry_after,
+                replica=self._replica,
+                end=end,
+                failure=failure,
+                attempt=attempt,
+                continues=self.request.continues,
+                version=self.version.digest if self.version is not None else "",
+                fields=self._fields,
+            )
+        _post(self._connection, self._subject, envelope.piece_block(piece), body)
 
 
 def _post(connection: Connection, subject: str, header: bytes, body: bytes) -> None:
@@ -317,20 +333,27 @@ def _told(body: bytes) -> bool:
 
 def request_scope(request: Request, size: int) -> Scope:
     """Return the ASGI scope of a request with a body of `size` bytes, as from an HTTP server."""
+    kind = request.content_type
     headers = [
-        (b"content-type", request.content_type.encode("latin-1", "replace")),
-        (b"content-length", str(size).encode()),
+        _HOST,
+        _OF_JSON if kind == envelope.JSON else (b"content-type", kind.encode("latin-1", "replace")),
+        (b"content-length", b"%d" % size),
         (b"x-request-id", request.id.encode()),
     ]
     for name, value in request.fields:
         headers.append((name.encode("latin-1", "replace"), value.encode("latin-1", "replace")))
-    scope = http_scope("POST", request.path, headers)
-    scope["query_string"] = request.query.encode("latin-1", "replace")
+    scope = _scope("POST", request.path, headers)
+    if request.query:
+        scope["query_string"] = request.query.encode("latin-1", "replace")
     return scope
 
 
 def http_scope(method: str, path: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> Scope:
     """Return the ASGI scope of a request that did not come over a network."""
+    return _scope(method, path, [_HOST, *headers])
+
+
+def _scope(method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Scope:
     return {
         "type": "http",
         # Up to ASGI 2.3 an app learns of a client's departure through `receive`; later only through
@@ -343,7 +366,7 @@ def http_scope(method: str, path: str, headers: Sequence[tuple[bytes, bytes]] = 
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"host", b"nebula"), *headers],
+        "headers": headers,
         "client": ("127.0.0.1", 0),
         "server": ("127.0.0.1", 0),
         "extensions": {},

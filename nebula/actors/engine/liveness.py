@@ -44,14 +44,14 @@ class Liveness:
             self._path = exchange.request.path
             self._progress.came(exchange.began)
 
-    def left(self, exchange: EngineExchange) -> None:
-        """Note that a request has ended."""
+    def left(self, exchange: EngineExchange, now: float) -> None:
+        """Note that a request has ended; `now`: the loop's time, as in all that follows."""
         if exchange.request.path not in WITHOUT_CORE:
-            self._progress.left(exchange.began, asyncio.get_running_loop().time())
+            self._progress.left(exchange.began, now)
 
-    def spoke(self) -> None:
+    def spoke(self, now: float) -> None:
         """Note a token or an answer of the engine's core."""
-        self._progress.advanced(asyncio.get_running_loop().time())
+        self._progress.advanced(now)
 
     def counted(self, load: EngineLoad) -> None:
         """Take the engine's metrics."""
@@ -92,7 +92,7 @@ class Liveness:
         finally:
             self._probe = None
         if status == 200:
-            self.spoke()
+            self.spoke(_now())
         elif 400 <= status < 500 and status != 429:
             log.info("the engine takes no probe (HTTP %d): tokens and counters tell", status)
             self._probes = False

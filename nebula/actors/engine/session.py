@@ -64,7 +64,7 @@ class EngineSession(EngineExchange):
             self._reader, self._came = FrameReader(), deque[Frame]()
             return {"type": "websocket.connect"}
         while not self._came:
-            if self._gone.is_set():
+            if self.gone:
                 return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
             try:
                 data = await self._more()
@@ -73,7 +73,7 @@ class EngineSession(EngineExchange):
             except (SessionLost, BadFrame) as error:
                 log.warning("session %s has lost its client: %s", self.request.id, error)
                 self.fail(Failure.BODY_LOST)
-                self._gone.set()
+                self._leave()
         frame = self._came.popleft()
         if frame.kind == "text":
             data = frame.data
@@ -84,7 +84,7 @@ class EngineSession(EngineExchange):
 
     async def send(self, message: Message) -> None:
         """Turn what the app sends into frames."""
-        if self._gone.is_set():
+        if self.gone:
             raise OSError("the client is gone")
         if self.complete:
             return
@@ -127,7 +127,7 @@ class EngineSession(EngineExchange):
     async def _more(self) -> bytes:
         """Return what the client has sent further, b"" for nothing. Raise SessionLost."""
         asking = asyncio.ensure_future(self._ask())
-        gone = asyncio.ensure_future(self._gone.wait())
+        gone = asyncio.ensure_future(self._until_gone())
         try:
             await asyncio.wait((asking, gone), return_when=asyncio.FIRST_COMPLETED)
             return asking.result() if asking.done() else b""
