@@ -20,17 +20,14 @@ from nebula.cli.log_source import (
 )
 from nebula.cli.options import Numbered, Whole, json_option, nats_option
 from nebula.cli.process import fail, run
-from nebula.cli.silence import silent
 from nebula.cli.story_output import tell, tell_request
-from nebula.events.intents import AdapterLoadRequested, ModelLoadRequested
 from nebula.events.record import Record
 from nebula.events.state import State
 from nebula.events.validation import known_names
-from nebula.events.vocabulary import AdapterLoaded, ModelAssigned
 from nebula.history.event_filter import model_of
 from nebula.history.explanation import Causes, Chronicle, without_gaps
 from nebula.history.moments import Moment
-from nebula.history.outcome import coming
+from nebula.history.story import awaited, last_asked, last_start, with_silence
 from nebula.history.subject import (
     Subject,
     Verdict,
@@ -42,6 +39,7 @@ from nebula.history.subject import (
     resolve_subject,
     verdict,
 )
+from nebula.http.silence import silent
 from nebula.store.reach import trouble
 
 all_option = click.option(
@@ -191,7 +189,7 @@ async def _model(
         causes, found = await _causes(
             past, state.seq, lambda record: belongs(subject, record, state)
         )
-        begin = 0 if whole else _last_asked(state, found)
+        begin = 0 if whole else last_asked(state, found)
         about = {record.seq for record in found if record.seq >= begin}
         if subject.kind == "model":
             about = without_gaps(causes, found, begin)
@@ -245,12 +243,10 @@ async def _with_trouble(past: Past, told: Verdict) -> Verdict:
 
 async def _with_silence(past: Past, state: State, subject: Subject, told: Verdict) -> Verdict:
     """Return advice that replaces "wait" if the actor that would have to act is silent."""
-    model = state.models.get(subject.id) if subject.kind != "alias" else None
-    if not isinstance(past, LivePast) or model is None:
+    waits = awaited(state, subject)
+    if not isinstance(past, LivePast) or not waits:
         return told
-    awaited = tuple(coming(state, model))
-    text = await silent(past.log.connection, awaited) if awaited else ""
-    return replace(told, todo=f"{text[0].upper()}{text[1:]}.") if text else told
+    return with_silence(told, await silent(past.log.connection, waits))
 
 
 async def _once(past: Past, last: int, reference: str) -> Subject | None:
@@ -261,19 +257,6 @@ async def _once(past: Past, last: int, reference: str) -> Subject | None:
             if name == reference:
                 found = later(found, subject)
     return found
-
-
-def _last_asked(state: State, found: list[Record]) -> int:
-    """Begin with the last request for a model or an adapter. An alias shows all: it has moved.
-
-    For an adapter that was loaded before that, begin where it was loaded.
-    """
-    kinds = ModelLoadRequested | AdapterLoadRequested
-    asked = [record.seq for record in found if isinstance(record.content, kinds)]
-    reports = {each.id: each.seq for each in found if isinstance(each.content, AdapterLoaded)}
-    there = [seq for replica, seq in reports.items() if replica in state.replicas]
-    of_model = any(isinstance(each.content, ModelAssigned) for each in found)
-    return min([asked[-1], *([] if of_model else there)]) if asked else 0
 
 
 async def _replica(
@@ -323,7 +306,8 @@ async def _tell_replica(
     model = model_of(identity, state)
     plans = await _plans(past, state.seq, model, identity)
     about = {record.seq for record in found} | set(plans)
-    begin = 0 if whole or not plans else _last_start(found, plans)
+    newest = max((record.seq for record in found), default=plans[-1] if plans else 0)
+    begin = 0 if whole or not plans else last_start(newest, plans)
     told = causes.chain(seq for seq in about if seq >= begin)
     chronicle = await _chronicle(past, told)
     headline, now = f"{identity} no longer exists", reader_time(past, then)
@@ -356,12 +340,6 @@ async def _plans(past: Past, last: int, model: str, replica: str) -> list[int]:
                 seqs.append(record.seq)
             before = now
     return seqs
-
-
-def _last_start(found: list[Record], plans: list[int]) -> int:
-    """Begin with the plan that made the newest of its engines start."""
-    newest = max((record.seq for record in found), default=plans[-1])
-    return max((seq for seq in plans if seq <= newest), default=plans[-1])
 
 
 async def _seq(nats: str, file: Path | None, seq: int, as_json: bool) -> None:

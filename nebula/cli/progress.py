@@ -10,9 +10,9 @@ from rich.markup import escape
 from nebula.actors.projection import Projection
 from nebula.cli.exits import INTERRUPTED
 from nebula.cli.meanwhile import Meanwhile
-from nebula.cli.silence import silent
 from nebula.events.state import Replica, State
 from nebula.history.outcome import Asked, Coming, Outcome, Progress, asked, outcome
+from nebula.http.silence import silent
 
 QUIET = 60.0
 """Seconds without news before a command checks whether the responsible actors are alive."""

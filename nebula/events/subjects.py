@@ -79,9 +79,12 @@ def event(aggregate: str, identity: str, event_type: str, node: str = "") -> str
     return f"{subject}.{node}" if node else subject
 
 
-def events_of(aggregate: str, identity: str) -> str:
-    """Return the pattern of the subjects of an aggregate's events."""
-    return f"nebula.events.{aggregate}.{identity}.>"
+def events_of(aggregate: str, identity: str, event_type: str = "") -> str:
+    """Return the pattern of the subjects of an aggregate's events.
+
+    `event_type`: only of this type, which no node reports.
+    """
+    return f"nebula.events.{aggregate}.{identity}.{event_type or '>'}"
 
 
 def batch_line(batch: str, line: str) -> str:

@@ -57,6 +57,8 @@ class Replay:
     `beyond` counts those whose basis is older than the replay's first state, too far back, or,
     impossibly, newer than the decision. `by_older` counts answers of an older Nebula to events that
     it did not know, and that count.
+
+    Without `check` no decision is compared; with `keep`, states are still kept for `state_at`.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class Replay:
         state: State = EMPTY,
         *,
         check: bool = True,
+        keep: bool = False,
         decider: Callable[[State], tuple[Decision, ...]] = decide,
     ) -> None:
         self.state = state
         self.differences: list[Difference] = []
         self.checked = self.by_hand = self.beyond = self.by_older = 0
         self._check = check
+        self._keep = keep or check
         self._decider = decider
         self._past: deque[State] = deque(maxlen=REACH)
         self._basis = 0
@@ -95,9 +99,10 @@ class Replay:
                 else f"sequence {record.seq} comes after {self.state.seq}: it is out of order"
             )
         difference = None
-        if self._check:
-            if isinstance(record.content, Decided) and not isinstance(record.content, _ACCEPTED):
-                difference = self._compare(record, record.content)
+        content = record.content
+        if self._check and isinstance(content, Decided) and not isinstance(content, _ACCEPTED):
+            difference = self._compare(record, content)
+        if self._keep:
             self._past.append(self.state)
         self.state = evolve(self.state, record)
         if record.seq in self.state.rejections:

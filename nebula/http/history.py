@@ -151,8 +151,8 @@ async def state_at(past: ShownLog, scans: Scans, wanted: Moment) -> State:
     async with reading(scans) as scan:
         state = await _begin(past, scans, wanted)
         first: Record | None = None
-        async with aclosing(_records(past, scan, state.seq, newest.seq)) as records:
-            async for record in records:
+        async with aclosing(records(past, scan, state.seq, newest.seq)) as entries:
+            async for record in entries:
                 first = first or record
                 if wanted.passed(record.seq, record.time):
                     break
@@ -186,7 +186,7 @@ async def _begin(past: ShownLog, scans: Scans, wanted: Moment) -> State:
     return await past.before(wanted, scans.state(wanted))
 
 
-async def _records(
+async def records(
     past: ShownLog, scan: Scan, after: int, until: int
 ) -> AsyncGenerator[Record, None]:
     """Yield records one by one, and let other tasks run in between."""
@@ -213,8 +213,8 @@ async def _page(
     async with reading(scans) as scan:
         state, sieve = await _start(past, scans, after, chosen)
         seq = state.seq
-        async with aclosing(_records(past, scan, seq, newest)) as records:
-            async for record in records:
+        async with aclosing(records(past, scan, seq, newest)) as entries:
+            async for record in entries:
                 before, seq = state, record.seq
                 if chosen.needs_states:
                     state = evolve(state, record)

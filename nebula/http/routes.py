@@ -22,6 +22,7 @@ from nebula.http.console import data as console_data
 from nebula.http.console import keys as console_keys
 from nebula.http.console import pages as console
 from nebula.http.console import usage as console_usage
+from nebula.http.console import why as console_why
 from nebula.http.document import routes as describing
 from nebula.http.files import routes as files
 from nebula.http.responses import conversations
@@ -95,6 +96,7 @@ HANDLERS = (
         console_keys.outline_keys,
         console_keys.outline_key,
         console_usage.show_usage,
+        console_why.explain,
         console_usage.write_usage,
         console_usage.outline_limits,
         requests_in_flight.list_requests,

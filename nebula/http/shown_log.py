@@ -2,15 +2,19 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.events.record import Entry, Record
 from nebula.events.state import EMPTY, State
 from nebula.history.moments import Moment
+from nebula.history.outcome import Coming
+from nebula.history.subject import log_trouble
+from nebula.http.silence import silent
 from nebula.store import usage_log
 from nebula.store.aggregate_events import events_of
 from nebula.store.connection import Unavailable
+from nebula.store.reach import trouble
 from nebula.store.snapshots import Snapshots
 from nebula.store.usage import Pace, unhurried
 from nebula.store.usage_log import Usage
@@ -45,10 +49,20 @@ class ShownLog(ABC):
         """Yield every record after a sequence, for ever. Raise LogReplaced."""
 
     @abstractmethod
+    async def silent(self, awaited: Sequence[Coming]) -> str:
+        """Return a sentence if all actors that would have to act are silent; "" if not so."""
+
+    @abstractmethod
+    async def trouble(self) -> str:
+        """Return a sentence about a log that takes no events, or soon will not; "" if none."""
+
+    @abstractmethod
     def events_of(
-        self, kind: str, identity: str, until: int, pace: Pace = unhurried
+        self, kind: str, identity: str, until: int, pace: Pace = unhurried, *, only: str = ""
     ) -> AsyncGenerator[Record, None]:
         """Yield the events of one aggregate up to a sequence. Raise Unavailable, LogReplaced.
+
+        `only`: of this type.
 
         `pace` is awaited after each piece, with the seconds of work that it took.
         """
@@ -95,11 +109,19 @@ class GatewayLog(ShownLog):
         """Yield every record after a sequence, for ever. Raise LogReplaced."""
         return self._gateway.log.follow(after)
 
+    async def silent(self, awaited: Sequence[Coming]) -> str:
+        """Return a sentence if all actors that would have to act are silent; "" if not so."""
+        return await silent(self._gateway.connection, awaited) if awaited else ""
+
+    async def trouble(self) -> str:
+        """Return a sentence about a log that takes no events, or soon will not; "" if none."""
+        return log_trouble(*await trouble(self._gateway.connection))
+
     def events_of(
-        self, kind: str, identity: str, until: int, pace: Pace = unhurried
+        self, kind: str, identity: str, until: int, pace: Pace = unhurried, *, only: str = ""
     ) -> AsyncGenerator[Record, None]:
         """Yield the events of one aggregate up to a sequence. Raise Unavailable, LogReplaced."""
-        return events_of(self._gateway.connection, kind, identity, until, pace)
+        return events_of(self._gateway.connection, kind, identity, until, pace, only=only)
 
     async def usage(self, since: int, until: int, pace: Pace = unhurried) -> Usage:
         """Return what was used in the hours from `since` to before `until`. Raise Unavailable."""

@@ -15,13 +15,20 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def events_of(
-    connection: Connection, aggregate: str, identity: str, until: int, pace: Pace = unhurried
+    connection: Connection,
+    aggregate: str,
+    identity: str,
+    until: int,
+    pace: Pace = unhurried,
+    *,
+    only: str = "",
 ) -> AsyncGenerator[Record, None]:
     """Yield the events of an aggregate up to a sequence, in order. Raise Unavailable.
 
-    `pace` is awaited after each, with what it took to read and to use it.
+    `pace` is awaited after each, with what it took to read and to use it. `only`: of this type,
+    none of which a node reports.
     """
-    wanted, seq = subjects.events_of(aggregate, identity), 0
+    wanted, seq = subjects.events_of(aggregate, identity, only), 0
     while True:
         found = await durable.next_on(connection, streams.EVENTS, wanted, seq + 1)
         seq = 0 if found is None else int(found.seq or 0)

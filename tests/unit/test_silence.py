@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 from nats.errors import TimeoutError as NatsTimeout
 
-from nebula.cli.silence import silent
 from nebula.events import subjects
 from nebula.history.outcome import Coming
+from nebula.http.silence import silent
 
 pytestmark = pytest.mark.anyio
 

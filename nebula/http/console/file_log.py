@@ -3,7 +3,7 @@
 import asyncio
 import time
 from bisect import bisect_right
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from nebula.events.state import EMPTY, State
 from nebula.events.usage import UsageRolledUp
 from nebula.events.version import too_new
 from nebula.history.moments import Moment
+from nebula.history.outcome import Coming
 from nebula.history.replay import BadLog
 from nebula.http.shown_log import ShownLog
 from nebula.store import usage_log
@@ -94,15 +95,23 @@ class FileLog(ShownLog):
             yield [read_entry(entry) for entry in batch]
         await self._leaving.wait()
 
+    async def silent(self, awaited: Sequence[Coming]) -> str:  # noqa: ARG002
+        """Return nothing: a log of a file waits for no actor."""
+        return ""
+
+    async def trouble(self) -> str:
+        """Return nothing: a log of a file takes no events."""
+        return ""
+
     async def events_of(
-        self, kind: str, identity: str, until: int, pace: Pace = unhurried
+        self, kind: str, identity: str, until: int, pace: Pace = unhurried, *, only: str = ""
     ) -> AsyncGenerator[Record, None]:
         """Yield the events of one aggregate up to a sequence. Raise BadArchive."""
         start = subjects.events_of(kind, identity).removesuffix(">")
         async for batch in self.entries(0, until):
             began = time.monotonic()
             for entry in batch:
-                if entry.subject.startswith(start):
+                if entry.subject.startswith(start) and entry.subject.endswith(only):
                     yield read_entry(entry)
             await pace(time.monotonic() - began)
 

@@ -8,7 +8,7 @@ from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp
 
 from nebula.http import exceptions, history, paths, resilience
-from nebula.http.console import batches, data, keys, pages, usage
+from nebula.http.console import batches, data, keys, pages, usage, why
 from nebula.http.guard import Guard
 from nebula.http.origins import Doors
 from nebula.http.scanning import Scans
@@ -44,6 +44,7 @@ def create_log_app(past: ShownLog) -> ASGIApp:
             keys.outline_keys,
             keys.outline_key,
             usage.show_usage,
+            why.explain,
             usage.write_usage,
             usage.outline_limits,
         ],

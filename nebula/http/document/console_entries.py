@@ -58,6 +58,13 @@ ENTRIES: Mapping[str, Entry] = {
         }
     ),
     "GET /admin/outline/keys/{key}": Entry(values={"key": "ci"}, query={"at": _AT}),
+    "GET /admin/why": Entry(
+        query={
+            "about": "The id or name of a model, an alias, an adapter, a replica or a node.",
+            "kind": "`model`, `replica` or `node`, if several have that name.",
+            "at": _AT,
+        }
+    ),
     "GET /admin/usage": Entry(query=_ACCOUNT),
     "GET /admin/usage.csv": Entry(query=_ACCOUNT),
     "GET /admin/outline/limits": Entry(

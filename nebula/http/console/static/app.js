@@ -16,6 +16,7 @@ import * as node from "./pages/node.js";
 import * as nodes from "./pages/nodes.js";
 import * as playground from "./pages/playground.js";
 import * as requests from "./pages/requests.js";
+import * as why from "./pages/why.js";
 import * as usage from "./pages/usage.js";
 
 const PAGES = [
@@ -29,6 +30,7 @@ const PAGES = [
   [/^\/requests$/, requests],
   [/^\/playground$/, playground],
   [/^\/usage$/, usage],
+  [/^\/why$/, why],
   [/^\/batches$/, batches],
   [/^\/batches\/([^/]+)$/, batch],
   [/^\/keys$/, keys],

@@ -40,9 +40,15 @@ export function badge(phase) {
 }
 
 export function link(kind, id) {
+  if (kind === "replica") return html`<a href=${href("/why", { about: id, kind })}>${id}</a>`;
   const path = { model: "/models", node: "/nodes", key: "/keys", batch: "/batches" }[kind];
   if (!path) return id;
   return html`<a href=${href(`${path}/${encodeURIComponent(id)}`)}>${id}</a>`;
+}
+
+/** A link to the page that says why something is as it is. */
+export function why(kind, id) {
+  return html`<a class="button" aria-label=${`Why ${id}`} href=${href("/why", { about: id, kind })}>Why</a>`;
 }
 
 export function atEvent(seq, text) {

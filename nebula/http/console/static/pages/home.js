@@ -1,7 +1,7 @@
 // Home: what needs attention, and how much there is.
 import { html, store } from "../store.js";
 import { href } from "../moment.js";
-import { atEvent, badge, clock, command, count, link, ofNanoseconds, prose } from "../parts.js";
+import { atEvent, badge, clock, command, count, link, ofNanoseconds, prose, why } from "../parts.js";
 
 export const title = () => "Home";
 
@@ -38,6 +38,7 @@ function concern(line) {
     <div class="commands">
       ${line.command && command(line.command)}
       ${line.why && command(line.why)}
+      ${line.why && why(line.kind === "node" ? "node" : "model", line.id)}
     </div>
   </li>`;
 }

@@ -1,7 +1,7 @@
 // One model: how it stands, its replicas, adapters and aliases, and the table of places.
 import { html } from "../store.js";
 import { href } from "../moment.js";
-import { badge, detail, clock, command, count, facts, gib, link, ofNanoseconds, prose, table } from "../parts.js";
+import { badge, detail, clock, command, count, facts, gib, link, ofNanoseconds, prose, table, why } from "../parts.js";
 import { changes } from "../changes.js";
 import { modelActions } from "../forms/model.js";
 
@@ -19,7 +19,7 @@ export function view({ model: found }, [id]) {
   return html`<h1>${model.id} ${badge(model.status.phase)}</h1>
     <p class="headline">${found.headline}</p>
     ${found.todo && html`<p class="todo">${prose(found.todo)}</p>`}
-    <div class="commands">${command(`nebula why ${id}`)}
+    <div class="commands">${why("model", id)}${command(`nebula why ${id}`)}
       <a class="button" href=${href("/events", { about: `model/${id}` })}>Its events</a></div>
     ${!model.status.phase.startsWith("unloading") && changes(() => modelActions(found))}
     <h2>${count(replicas.length, "replica")}</h2>
@@ -46,7 +46,7 @@ export function view({ model: found }, [id]) {
 }
 
 export const REPLICAS = [
-  ["Replica", (row) => row.id],
+  ["Replica", (row) => html`<span class="nowrap">${link("replica", row.id)}</span>`],
   ["Phase", (row) => badge(row.retired ? "retired" : row.phase)],
   ["Node", (row) => html`${link("node", row.node)}/${row.devices.join("+")}`],
   ["Memory", (row) => html`<span class="nowrap">${gib(row.memory)}</span>`],

@@ -1,7 +1,7 @@
 // One node: its devices, what it runs, its files, and what its loss would mean.
 import { html } from "../store.js";
 import { href } from "../moment.js";
-import { badge, detail, command, count, deviceBar, facts, gib, link, prose, table } from "../parts.js";
+import { badge, detail, command, count, deviceBar, facts, gib, link, prose, table, why } from "../parts.js";
 import { changes } from "../changes.js";
 import { nodeActions } from "../forms/node.js";
 import { REPLICAS } from "./model.js";
@@ -22,7 +22,7 @@ export function view({ node: found, loss }, [id]) {
   return html`<h1>${id} ${badge(row.state)}</h1>
     <p class="headline">${found.headline}</p>
     ${found.todo && html`<p class="todo">${prose(found.todo)}</p>`}
-    <div class="commands">${command(`nebula why node ${id}`)}
+    <div class="commands">${why("node", id)}${command(`nebula why node ${id}`)}
       <a class="button" href=${href("/events", { node: id })}>Its events</a></div>
     ${changes(() => nodeActions(node))}
     <h2>Devices</h2>${legend()}
