@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from itertools import islice
 from pathlib import Path
@@ -221,8 +221,13 @@ def reader_time(past: Past, at: Moment | None) -> int | None:
     return time.time_ns() if at is None and isinstance(past, LivePast) else None
 
 
-async def state_at(past: Past, at: Moment | None) -> State:
-    """Fold a log up to a moment, or to its end. Raise BadMoment for a moment outside it."""
+async def state_at(
+    past: Past, at: Moment | None, passes: Callable[[State], object] = lambda _: None
+) -> State:
+    """Fold a log up to a moment, or to its end. Raise BadMoment for a moment outside it.
+
+    `passes` is called with the states that it passes, one for each batch that is read.
+    """
     wanted = at or Moment()
     state = await past.snapshot(wanted)
     first: Record | None = None
@@ -235,6 +240,7 @@ async def state_at(past: Past, at: Moment | None) -> State:
                 _continues(state, record)
                 state = evolve(state, record)
                 _known(past, state)
+            passes(state)
     return _found(past, state, wanted, first)
 
 

@@ -74,6 +74,7 @@ COMMANDS = {
     "status": Place(
         "nebula.cli.models:status", ("Show the whole cluster, and what is wrong with it.")
     ),
+    "top": Place("nebula.cli.top.command:top", "Watch the cluster, now or in the past."),
     "logs": Place("nebula.cli.logs:logs", "Print an engine's log, wherever it runs."),
     "state": Place("nebula.cli.inspect:state", "Show the cluster as it was at a moment."),
     "diff": Place("nebula.cli.inspect:diff", "Show what changed, or differs from a file."),

@@ -72,7 +72,7 @@ def _attention(output: Console, found: Survey) -> None:
     for each in found.concerns:
         _concern(output, each)
     if found.more:
-        output.print(f"and {found.more} more")
+        output.print(f"and {found.more} more, which {command('top')} lists", soft_wrap=True)
 
 
 def _concern(output: Console, concern: Concern) -> None:

@@ -25,6 +25,7 @@ SERVING = (
     "huggingface_hub",
     "pynvml",
     "aiohttp",
+    "textual",
     "nebula.http.app",
     "nebula.actors.gateway.actor",
     "nebula.actors.node.actor",

@@ -71,7 +71,7 @@ def test_no_more_than_a_screen_of_concerns_is_listed(
     story.settles()
     said = foot(story.state, capsys)
     assert sum("is unschedulable" in line for line in said) == 2
-    assert "and 2 more" in said
+    assert "and 2 more, which `nebula top` lists" in said
 
 
 def test_a_survey_lists_the_most_urgent_and_counts_the_others() -> None:

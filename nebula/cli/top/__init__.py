@@ -1,0 +1,1 @@
+"""`nebula top`: the windows of the web console in a terminal, now and at any past moment."""

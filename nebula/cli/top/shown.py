@@ -1,0 +1,135 @@
+"""What `nebula top` shows: a window at a moment, and all of one thing."""
+
+import time
+from collections.abc import Callable, Iterable
+
+from msgspec.structs import replace
+
+from nebula.actors.in_flight_asking import InFlight
+from nebula.cli.elsewhere import shown_message
+from nebula.cli.top import details, frame, happenings, windows
+from nebula.cli.top.listing import Line, Listing, Span, fit
+from nebula.cli.top.timeline import Timeline
+from nebula.events.record import Record
+from nebula.events.showing import shown
+from nebula.events.state import EMPTY, State
+from nebula.history import attention
+from nebula.history.attention import Concern, Survey
+
+HOME, MODELS, NODES, REQUESTS, EVENTS = range(5)
+
+EVENTS_LISTED = 500
+"""Events that are listed, at most: those before the shown moment."""
+
+CONCERNS = 100
+"""Concerns that are listed, at most."""
+
+
+class Shown:
+    """A window over a state. `grows`: whether the log is a cluster's, and not a file."""
+
+    def __init__(self, state: State, line: Timeline, *, grows: bool) -> None:
+        self.state = state
+        self.line = line
+        self.grows = grows
+        self.window = HOME
+        self.find = ""
+        self.records: list[Record] = []
+        self.requests: InFlight | None = None
+        self.no_requests = "asking …"
+        """What is said instead of requests if there are none."""
+        self._survey: tuple[State, Survey] = (EMPTY, Survey([], 0, {}))
+
+    @property
+    def present(self) -> bool:
+        """Whether it is the present of a cluster."""
+        return self.grows and self.line.live
+
+    @property
+    def _now(self) -> int | None:
+        return time.time_ns() if self.present else None
+
+    @property
+    def survey(self) -> Survey:
+        """What needs attention at this moment."""
+        state, found = self._survey
+        if state is not self.state:
+            found = attention.survey(self.state, CONCERNS, self._now)
+            found = replace(found, concerns=[_runnable(each) for each in found.concerns])
+            self._survey = self.state, found
+        return found
+
+    def listing(self) -> Listing:
+        """Return the list of the open window."""
+        if self.window == HOME:
+            return windows.home(self.survey)
+        if self.window == MODELS:
+            return windows.models(self.state, self.find, self._now)
+        if self.window == NODES:
+            return windows.nodes(self.state, self.find)
+        if self.window == EVENTS:
+            return happenings.events(self._events(), self.find)
+        if not self.present:
+            past = "what was in flight then is not in the log"
+            past += "; l shows the present" if self.grows else ""
+            return happenings.requests((), self.find, 0, past)
+        found = shown(self.requests.requests) if self.requests is not None else ()
+        return happenings.requests(found, self.find, time.time(), self.no_requests)
+
+    def _events(self) -> list[Record]:
+        return [each for each in self.records if each.seq <= self.state.seq][-EVENTS_LISTED:]
+
+    def tabs(self, width: int) -> Line:
+        """Return the line with the names of the windows."""
+        legend = windows.LEGEND if self.window == NODES else ""
+        return frame.tabs(self.window, self.find, legend, width)
+
+    def head(self, listing: Listing, width: int) -> Line:
+        """Return the line above the list."""
+        if self.window == HOME:
+            return (Span(fit(windows.summary(self.state, self.survey), width), "dim"),)
+        return (Span("  "), *listing.head(max(0, width - 2)))
+
+    def missing(self) -> tuple[int, list[Record]]:
+        """Return after which sequence events are still to be read, and those before that stay."""
+        had, until = self.records, self.state.seq
+        begin = max(0, until - EVENTS_LISTED)
+        if not had or had[0].seq > begin + 1 or had[-1].seq < begin:
+            return begin, []
+        return had[-1].seq, [each for each in had if each.seq > begin]
+
+    def page(self, kind: str, identity: str, number: int) -> Callable[[], Iterable[str]] | None:
+        """Return what makes the text about one thing, at whatever moment is shown then."""
+        if kind == "model":
+            return lambda: _told(details.model(self.state, identity, self._now))
+        if kind == "node":
+            return lambda: _told(details.node(self.state, identity, self._now))
+        if kind == "event":
+            record = next((each for each in self.records if str(each.seq) == identity), None)
+            lines = list(_told(details.event(record))) if record is not None else []
+            return (lambda: lines) if lines else None
+        if kind == "request":
+            found = shown(self.requests.requests) if self.requests is not None else ()
+            one = next((each for each in found if each.id == identity), None)
+            return None if one is None else lambda: _told(details.request(one, time.time()))
+        concern = self.survey.concerns[number]
+        return lambda: details.concern(concern)
+
+
+def _told(lines: Iterable[str]) -> Iterable[str]:
+    return (shown_message(each) for each in lines)
+
+
+def _runnable(concern: Concern) -> Concern:
+    """Return a concern whose commands reach this cluster."""
+
+    def reach(line: str) -> str:
+        return shown_message(f"`{line}`").strip("`") if line else ""
+
+    return replace(
+        concern,
+        text=shown_message(concern.text),
+        todo=shown_message(concern.todo),
+        command=reach(concern.command),
+        why=reach(concern.why),
+    )
