@@ -299,7 +299,7 @@ def test_a_node_is_shown_with_its_devices_and_what_they_hold() -> None:
 def test_an_event_and_a_request_are_shown_with_the_command_that_explains_them() -> None:
     record = records()[-1]
     told = list(details.event(record))
-    assert f"`nebula why seq {record.seq}` tells what led to it" in told
+    assert f"`nebula why {record.seq}` tells what led to it" in told
     assert any('"aggregate"' in line for line in told)
     asked = list(details.request(in_flight("r1", replica="chat-0"), 100.0))
     assert asked[0] == "r1 is running at chat-0, 10 s old"

@@ -99,7 +99,7 @@ def event(record: Record) -> Iterator[str]:
     yield f"event {record.seq}, {moments.clock(record.time)}"
     view = event_view(record)
     yield view.text
-    yield f"{command('why', 'seq', str(record.seq))} tells what led to it"
+    yield f"{command('why', str(record.seq))} tells what led to it"
     yield ""
     yield from msgspec.json.format(msgspec.json.encode(view), indent=2).decode().splitlines()
 

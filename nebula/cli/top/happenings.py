@@ -61,9 +61,9 @@ _EVENTS = (
     Column("TIME", 8, rank=1),
     Column("ABOUT", 12, share=1),
     Column("WHAT", 16, share=4),
-    Column("EVENT", 18, rank=4),
+    Column("EVENT", 18, rank=4, roomy=110),
     Column("CAUSE", 8, rank=3),
-    Column("BY", 10, share=1, rank=5),
+    Column("BY", 10, share=1, rank=5, roomy=130),
 )
 
 

@@ -33,13 +33,15 @@ class Column(Struct, frozen=True):
     """A column of a table, of `least` characters.
 
     `share`: its part of what is left of the width. `rank`: where there is too little room, the
-    columns with the highest rank are left out first; those with 0 stay.
+    columns with the highest rank are left out first; those with 0 stay. `roomy`: the width of the
+    whole from which on it is there at all.
     """
 
     name: str
     least: int
     share: int = 0
     rank: int = 0
+    roomy: int = 0
 
 
 class Chosen(NamedTuple):
@@ -77,7 +79,7 @@ def widths(columns: Sequence[Column], width: int) -> list[int]:
 
     What stays becomes narrower where even that does not fit.
     """
-    kept = list(range(len(columns)))
+    kept = [number for number, column in enumerate(columns) if width >= column.roomy]
 
     def needed() -> int:
         return sum(columns[each].least for each in kept) + GAP * (len(kept) - 1)

@@ -89,8 +89,8 @@ _MODELS = (
     Column("STATE", 13),
     Column("SERVE", 5),
     Column("TASK", 9, rank=3),
-    Column("NODES", 12, share=1, rank=4),
-    Column("NAMES", 12, share=1, rank=5),
+    Column("NODES", 12, share=1, rank=4, roomy=90),
+    Column("NAMES", 12, share=1, rank=5, roomy=100),
     Column("DETAIL", 20, share=3, rank=1),
 )
 
