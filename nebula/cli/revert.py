@@ -1,5 +1,9 @@
 """`nebula revert`: return models, replicas, adapters and placement to an earlier state."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, TypeAlias
+
 import click
 import msgspec
 from rich.console import Console
@@ -20,34 +24,55 @@ from nebula.events.record import Record
 from nebula.events.state import State
 from nebula.history.description import describe
 from nebula.history.moments import Moment, clock
-from nebula.history.reversion import Reversion, meaning, revert
+from nebula.history.reversion import Reversion, meaning, revert, revert_one
 from nebula.store import batch
 from nebula.store.log import Conflict, Guard
+
+Way: TypeAlias = Callable[[State, State], Reversion]
+"""Returns the way from the state of now back to an earlier one."""
 
 
 @click.command("revert")
 @click.option("--to", "to", required=True, metavar="SEQ|TIME", help="The moment to go back to.")
+@click.option(
+    "--only",
+    default=None,
+    metavar="KIND/ID",
+    help="Return one model or alias, as model/chat; routers then place its replicas.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only show the events.")
 @plan_option
 @nats_option
 @json_option
-def revert_to(to: str, yes: bool, dry_run: bool, nats: str, as_json: bool) -> None:
+def revert_to(
+    to: str, only: str | None, yes: bool, dry_run: bool, nats: str, as_json: bool
+) -> None:
     """Return models, replicas, adapters and placement to an earlier state, by new events."""
     if as_json and not (yes or dry_run or only_planned()):
         fail("--json can't ask for confirmation: add --yes or --dry-run", 2)
     at = moment(to)
     assert at is not None
-    run(_revert(nats, at, yes, dry_run, as_json))
+    way = revert if only is None else _way_of(only)
+    run(_revert(nats, at, way, yes, dry_run, as_json))
 
 
-async def _revert(nats: str, at: Moment, yes: bool, dry_run: bool, as_json: bool) -> None:
+def _way_of(only: str) -> Way:
+    """Return what returns one model or alias; end the command if `only` names neither."""
+    kind, slash, identity = only.partition("/")
+    if not (slash and identity) or kind not in ("model", "alias"):
+        fail(f"--only {only!r}: write model/ID or alias/ID", 2)
+    one: Literal["model", "alias"] = "model" if kind == "model" else "alias"
+    return partial(revert_one, kind=one, identity=identity)
+
+
+async def _revert(nats: str, at: Moment, way: Way, yes: bool, dry_run: bool, as_json: bool) -> None:
     async with opened(nats, None) as past:
         then = await state_at(past, at)
     async with joined(nats) as projection:
         output = tables.console(errors=as_json)
         now = projection.state
-        plan = revert(now, then)
+        plan = way(now, then)
         if only_planned():
             end_with_plan(now, [(step.id, step.event) for step in plan.steps])
         _show(output, now, then, plan)
@@ -55,7 +80,7 @@ async def _revert(nats: str, at: Moment, yes: bool, dry_run: bool, as_json: bool
         if plan.steps and not dry_run:
             if not yes and not confirmed("Append these events?"):
                 raise SystemExit(1)
-            appended, plan = await _append(projection, then, output)
+            appended, plan = await _append(projection, then, way, output)
         if as_json:
             print_json({"to": then.seq, "appended": appended, **_json(now, plan)})
         elif appended:
@@ -65,12 +90,12 @@ async def _revert(nats: str, at: Moment, yes: bool, dry_run: bool, as_json: bool
 
 
 async def _append(
-    projection: Projection, then: State, output: Console
+    projection: Projection, then: State, way: Way, output: Console
 ) -> tuple[list[int], Reversion]:
     """Append the events of the way back; wait for models whose names are needed to unload."""
     appended: list[int] = []
     while True:
-        plan, last = await _append_once(projection, then)
+        plan, last = await _append_once(projection, then, way)
         if last is not None:
             appended.append(last)
         if not plan.waits or last is None:
@@ -83,11 +108,13 @@ async def _append(
                 raise SystemExit(1)
 
 
-async def _append_once(projection: Projection, then: State) -> tuple[Reversion, int | None]:
+async def _append_once(
+    projection: Projection, then: State, way: Way
+) -> tuple[Reversion, int | None]:
     """Plan and append, again and again until no other event came in between."""
     while True:
         state = projection.state
-        plan = revert(state, then)
+        plan = way(state, then)
         if not plan.steps:
             return plan, None
         if len(plan.steps) > batch.LIMIT:

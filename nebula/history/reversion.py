@@ -5,6 +5,7 @@ event is written that would be rejected.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -70,12 +71,42 @@ def revert(now: State, then: State) -> Reversion:
             way.append(identity, AdapterUnloadRequested(name))  # a load request leaves them alone
     for identity, model in wanted.items():
         way.place(identity, model)
-    for identity, alias in sorted(then.aliases.items()):
-        event = AliasRequested(alias.targets, alias.name, alias.mirror)
-        known = way.state.aliases.get(identity)
-        if known is None or AliasRequested(known.targets, known.name, known.mirror) != event:
-            way.append(identity, event)
+    for identity in sorted(then.aliases):
+        _revert_alias(way, then, identity)
     return Reversion(tuple(way.steps), tuple(way.cannot), way.waits)
+
+
+def revert_one(
+    now: State, then: State, kind: Literal["model", "alias"], identity: str
+) -> Reversion:
+    """Return the way of one model or alias back; where its replicas are is left to routers."""
+    way = _Way(now, {})
+    if kind == "model":
+        was, known = then.models.get(identity), now.models.get(identity)
+        if was is not None and not was.unloading:
+            for event in _wishes(known, was):
+                way.append(identity, event)
+            there = way.state.models.get(identity)
+            left = set(there.adapters if there is not None else ()) - set(was.adapters)
+            for name in sorted(left):
+                way.append(identity, AdapterUnloadRequested(name))
+        elif known is not None and not known.unloading:
+            way.append(identity, ModelUnloadRequested())
+    else:
+        _revert_alias(way, then, identity)
+    return Reversion(tuple(way.steps), tuple(way.cannot), way.waits)
+
+
+def _revert_alias(way: "_Way", then: State, identity: str) -> None:
+    """Return one alias to what it was: by one request, or removed."""
+    was, known = then.aliases.get(identity), way.state.aliases.get(identity)
+    if was is None:
+        if known is not None:
+            way.append(identity, AliasRemoveRequested())
+        return
+    event = AliasRequested(was.targets, was.name, was.mirror)
+    if known is None or AliasRequested(known.targets, known.name, known.mirror) != event:
+        way.append(identity, event)
 
 
 def _wishes(now: Model | None, then: Model) -> Iterator[Event]:

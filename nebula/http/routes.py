@@ -13,10 +13,12 @@ from nebula.http import (
     requests_in_flight,
     resilience,
     resuming,
+    reversion,
     usage,
 )
 from nebula.http.authentication import needing, open_to_all
 from nebula.http.batches import routes as batches
+from nebula.http.console import aliases as console_aliases
 from nebula.http.console import batches as console_batches
 from nebula.http.console import data as console_data
 from nebula.http.console import keys as console_keys
@@ -91,6 +93,9 @@ HANDLERS = (
         console_data.outline_nodes,
         console_data.outline_node,
         console_data.show_differences,
+        console_aliases.outline_aliases,
+        console_aliases.outline_alias,
+        reversion.show_reversion,
         console_batches.outline_batches,
         console_batches.outline_batch,
         console_keys.outline_keys,

@@ -3,6 +3,7 @@
 import pytest
 from playwright.async_api import Page, expect
 
+from nebula.events.values import Target
 from tests.integration.browser import Console, console
 from tests.integration.cluster import Cluster
 
@@ -133,6 +134,72 @@ async def test_adapters_are_loaded_and_unloaded_while_a_model_serves(
         await press(page, "Unload tone")
         await page.get_by_role("heading", name="Adapters").wait_for(state="detached")
     assert not (await cluster.state()).models["base"].adapters
+
+
+async def test_a_canary_is_set_with_a_slider(cluster: Cluster, base: str) -> None:
+    await cluster.ready()
+    await cluster.load("steady", memory="64MiB")
+    await cluster.load("candidate", memory="64MiB")
+    async with console(base) as shown:
+        page = shown.page
+        await shown.open("/aliases")
+        await press(page, "Make an alias")
+        await page.get_by_label("Name for clients").fill("best")
+        await page.get_by_label("Model 1", exact=True).fill("steady")
+        await press(page, "Add a model")
+        await page.get_by_label("Model 2", exact=True).fill("candidate")
+        slider = page.get_by_label("Of 100 requests to candidate")
+        await slider.fill("10")
+        await shown.sees("best: alias: name best, targets steady=90, candidate=10", ".change")
+        assert "nebula alias best steady=90 candidate=10" in await copied(shown)
+        await press(page, "Make best")
+        await page.get_by_role("link", name="What best stands for").click()
+        await shown.sees("90 %", "tbody")
+        await press(page, "Change its models")
+        await slider.focus()
+        await page.keyboard.press("ArrowRight")
+        await expect(page.get_by_label("Weight 2")).to_have_value("11")
+        await shown.sees("→", ".change")
+        await press(page, "Change best")
+        await shown.sees("11 %", "tbody")
+    targets = (await cluster.state()).aliases["best"].targets
+    assert [(each.model, each.weight) for each in targets] == [("steady", 89), ("candidate", 11)]
+
+
+async def test_a_model_is_rolled_back_to_before_its_last_change(
+    cluster: Cluster, base: str
+) -> None:
+    await cluster.ready()
+    await cluster.load("undone", memory="64MiB", max_waiting=5)
+    await cluster.load("undone", memory="64MiB", max_waiting=9)
+    async with console(base) as shown:
+        page = shown.page
+        await shown.open("/models/undone")
+        await press(page, "Roll back")
+        await shown.sees("max waiting: 9 → 5", ".change")
+        assert "nebula revert --to" in (same := await copied(shown))
+        assert "--only model/undone" in same
+        assert (await cluster.state()).models["undone"].spec.max_waiting == 9
+        await page.get_by_role("button", name="Roll back to event").click()
+        await shown.sees("Asked for: event")
+    assert (await cluster.state()).models["undone"].spec.max_waiting == 5
+
+
+async def test_a_past_moment_leads_to_rolling_back_to_it(cluster: Cluster, base: str) -> None:
+    await cluster.ready()
+    await cluster.load("one", memory="64MiB")
+    async with cluster.http() as http:
+        first = {"targets": [{"model": "one"}]}
+        seq = (await http.put("/admin/aliases/past", json=first)).json()["seq"]
+        second = {"targets": [{"model": "one"}, {"model": "later"}]}
+        assert (await http.put("/admin/aliases/past", json=second)).status_code == 202
+    async with console(base) as shown:
+        await shown.open(f"/aliases/past?at={seq}")
+        await shown.page.get_by_role("link", name="Roll it back to this moment").click()
+        await shown.sees("Decided on the cluster", ".change")
+        await press(shown.page, f"Roll back to event {seq}")
+        await shown.sees("Asked for: event")
+    assert (await cluster.state()).aliases["past"].targets == (Target("one"),)
 
 
 async def test_the_forms_are_off_at_a_past_moment_and_say_why(cluster: Cluster, base: str) -> None:

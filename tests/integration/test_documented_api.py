@@ -111,6 +111,7 @@ REFUSED = {
     ("GET", "/v1/organization/usage/embeddings"),
     ("GET", "/admin/differences"),
     ("POST", "/admin/changes"),
+    ("GET", "/admin/reversion"),
     ("GET", "/login"),
     ("GET", "/login/callback"),
     ("GET", "/login/settings"),

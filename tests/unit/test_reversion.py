@@ -30,7 +30,7 @@ from nebula.events.vocabulary import (
     NodeLost,
     NodeRegistered,
 )
-from nebula.history.reversion import Reversion, Step, meaning, revert
+from nebula.history.reversion import Reversion, Step, meaning, revert, revert_one
 from tests.unit.story import Story, cluster, gpus, intents, load
 
 
@@ -392,3 +392,47 @@ def test_a_model_that_could_take_adapters_can_take_them_again() -> None:
     back(story, then)
     assert story.model().lora
     assert not story.model().adapters
+
+
+# One model or alias alone
+
+
+def test_one_model_returns_and_all_else_stays() -> None:
+    story = base().given("other", load(1, "8GiB"))
+    then = story.state
+    story.given("chat", ModelScaleRequested(1)).given("other", ModelScaleRequested(2))
+    way = revert_one(story.state, then, "model", "chat")
+    assert way.steps == (Step("chat", ModelScaleRequested(2)),)
+
+
+def test_one_model_that_was_not_there_is_unloaded() -> None:
+    story = base()
+    then = story.state
+    story.given("fresh", load(1, "8GiB"))
+    way = revert_one(story.state, then, "model", "fresh")
+    assert way.steps == (Step("fresh", ModelUnloadRequested()),)
+
+
+def test_adapters_that_came_later_leave_one_model() -> None:
+    story = base()
+    then = story.state
+    story.given("chat", AdapterLoadRequested("tone", "/tone"))
+    way = revert_one(story.state, then, "model", "chat")
+    assert way.steps == (Step("chat", AdapterUnloadRequested("tone")),)
+
+
+def test_one_alias_returns_or_is_removed() -> None:
+    story = base().given("best", AliasRequested((Target("org/chat"),)))
+    then = story.state
+    story.given("best", AliasRequested((Target("org/chat", 3),)))
+    story.given("late", AliasRequested((Target("org/chat"),)))
+    best = revert_one(story.state, then, "alias", "best")
+    late = revert_one(story.state, then, "alias", "late")
+    assert best.steps == (Step("best", AliasRequested((Target("org/chat"),), "best")),)
+    assert late.steps == (Step("late", AliasRemoveRequested()),)
+
+
+def test_what_is_as_it_was_needs_no_step() -> None:
+    story = base()
+    assert revert_one(story.state, story.state, "model", "chat").steps == ()
+    assert revert_one(story.state, story.state, "alias", "none").steps == ()

@@ -8,7 +8,7 @@ from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp
 
 from nebula.http import exceptions, history, paths, resilience
-from nebula.http.console import batches, data, keys, pages, usage, why
+from nebula.http.console import aliases, batches, data, keys, pages, usage, why
 from nebula.http.guard import Guard
 from nebula.http.origins import Doors
 from nebula.http.scanning import Scans
@@ -39,6 +39,8 @@ def create_log_app(past: ShownLog) -> ASGIApp:
             data.outline_nodes,
             data.outline_node,
             data.show_differences,
+            aliases.outline_aliases,
+            aliases.outline_alias,
             batches.outline_batches,
             batches.outline_batch,
             keys.outline_keys,

@@ -74,5 +74,20 @@ ENTRIES: Mapping[str, Entry] = {
             "after": "Number of keys, tenants and models before the page.",
         }
     ),
+    "GET /admin/outline/aliases": Entry(
+        query={
+            "at": _AT,
+            "find": "Only aliases whose id or name contains this.",
+            "after": "Number of aliases before the page.",
+            "limit": "Aliases of a page, at most.",
+        }
+    ),
+    "GET /admin/outline/aliases/{alias}": Entry(values={"alias": "best"}, query={"at": _AT}),
+    "GET /admin/reversion": Entry(
+        query={
+            "about": "What is to return: a model or an alias, as `model/chat`.",
+            "to": "A sequence or a time; that before its last request if missing.",
+        }
+    ),
     "GET /admin/differences": Entry(query={"from": "A sequence or a time.", "to": _AT}),
 }

@@ -5,6 +5,8 @@ import { go, href, onArrival, readRoute, timeBar } from "./moment.js";
 import { html, onDraw, root, store, update } from "./store.js";
 import * as batch from "./pages/batch.js";
 import * as batches from "./pages/batches.js";
+import * as alias from "./pages/alias.js";
+import * as aliases from "./pages/aliases.js";
 import * as compare from "./pages/compare.js";
 import * as eventList from "./pages/events.js";
 import * as home from "./pages/home.js";
@@ -23,6 +25,8 @@ const PAGES = [
   [/^\/$/, home],
   [/^\/models$/, models],
   [/^\/models\/([^/]+)$/, model],
+  [/^\/aliases$/, aliases],
+  [/^\/aliases\/([^/]+)$/, alias],
   [/^\/nodes$/, nodes],
   [/^\/nodes\/([^/]+)$/, node],
   [/^\/events$/, eventList],
@@ -36,7 +40,7 @@ const PAGES = [
   [/^\/keys$/, keys],
   [/^\/keys\/([^/]+)$/, key],
 ];
-const NAVIGATION = [["/", "Home"], ["/models", "Models"], ["/nodes", "Nodes"], ["/events", "Events"], ["/usage", "Usage"], ["/keys", "Keys"], ["/batches", "Batches"]];
+const NAVIGATION = [["/", "Home"], ["/models", "Models"], ["/aliases", "Aliases"], ["/nodes", "Nodes"], ["/events", "Events"], ["/usage", "Usage"], ["/keys", "Keys"], ["/batches", "Batches"]];
 const OF_LIVE = [["/requests", "Requests"], ["/playground", "Playground"]]; // a log alone has none
 const CALM = 700; // milliseconds between two refreshes, at least
 

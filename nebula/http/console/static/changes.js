@@ -12,6 +12,7 @@ let current = () => []; // the actions of the page, made from what is typed now
  * Return the forms by which something is changed. `build` returns the actions from what is typed;
  * each has `key`, `words` (its button), `verb` (what it does), `intents`, `fields` (a function that
  * returns its inputs), `fault` (what is wrong before a server is asked), and how else to ask for it.
+ * `prepare` returns a promise of what the intents are made of, which is then in `form.prepared`.
  */
 export function changes(build, { past = null } = {}) {
   const at = store.route.query.get("at");
@@ -20,6 +21,8 @@ export function changes(build, { past = null } = {}) {
     <a class="button" href=${href(store.route.path, { at: "" })}>Show it now</a>${past}</div>`;
   current = build;
   const actions = build();
+  const linked = store.route.query.get("form"); // an address may open a form
+  if (linked && store.form.action === undefined && actions.some((each) => each.key === linked)) open(linked);
   const chosen = actions.find((each) => each.key === store.form.action);
   return html`<section class="change" aria-label="Change">
     <div class="commands">${actions.map((each) => html`<button type="button" key=${each.key}
@@ -42,7 +45,7 @@ export function open(key, typed = {}) {
 }
 
 function toggle(action) {
-  if (store.form.action === action.key) update({ form: {} });
+  if (store.form.action === action.key) update({ form: { action: "" } });
   else open(action.key);
 }
 
@@ -56,14 +59,24 @@ function planSoon(rest = REST) {
 }
 
 async function plan(mine) {
-  const action = current().find((each) => each.key === store.form.action);
+  let action = current().find((each) => each.key === store.form.action);
   if (!action) return;
   const show = (change) => mine === asked && update({ form: { ...store.form, stale: false, ...change } });
-  if (action.fault || !action.intents.length) {
-    show({ plan: null, fault: action.fault ?? null });
+  if (action.fault) {
+    show({ plan: null, fault: action.fault });
     return;
   }
   try {
+    if (action.prepare) {
+      const prepared = await action.prepare();
+      if (mine !== asked) return;
+      update({ form: { ...store.form, prepared } });
+      action = current().find((each) => each.key === action.key);
+    }
+    if (!action.intents.length) {
+      show({ plan: null, fault: null });
+      return;
+    }
     const found = await send("POST", "/admin/plan", { intents: action.intents });
     const [refused] = found.refused;
     show({ plan: found, fault: refused ? { field: refused.reason.split(":")[0], text: refused.reason } : null });
@@ -83,7 +96,7 @@ async function carryOut(event, action) {
   setForm("stale", true);
   try {
     const found = await send("POST", "/admin/changes", { intents: action.intents, planned });
-    update({ form: { done: html`Asked for: event ${found.seqs.at(-1)}. ${action.then ?? "This page shows what comes of it."}` } });
+    update({ form: { action: "", done: html`Asked for: event ${found.seqs.at(-1)}. ${action.then ?? "This page shows what comes of it."}` } });
   } catch (error) {
     update({ form: { ...store.form, stale: false, ...(error.code === "plan_moved"
       ? { moved: error.message, stale: true } : { fault: faultOf(error) }) } });

@@ -41,7 +41,7 @@ export function badge(phase) {
 
 export function link(kind, id) {
   if (kind === "replica") return html`<a href=${href("/why", { about: id, kind })}>${id}</a>`;
-  const path = { model: "/models", node: "/nodes", key: "/keys", batch: "/batches" }[kind];
+  const path = { model: "/models", alias: "/aliases", node: "/nodes", key: "/keys", batch: "/batches" }[kind];
   if (!path) return id;
   return html`<a href=${href(`${path}/${encodeURIComponent(id)}`)}>${id}</a>`;
 }

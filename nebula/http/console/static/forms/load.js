@@ -45,7 +45,7 @@ function intent(id, event) {
 }
 
 /** Return an id for a name or a source: its last part, with hyphens for what ids can't hold. */
-function idOf(text) {
+export function idOf(text) {
   return text.replace(/\/+$/, "").split("/").pop().replace(/[^A-Za-z0-9_-]+/g, "-").slice(0, 128);
 }
 

@@ -1,13 +1,14 @@
 // What may be changed of a model that is there.
 import { html } from "../store.js";
 import { changing } from "./load.js";
+import { rollingBack } from "./roll_back.js";
 import { choice, made, number, numberOf, text, value } from "./fields.js";
 
 /** Return the actions for a model, as its page shows it. */
 export function modelActions({ model, request }) {
   const path = `/admin/models/${encodeURIComponent(model.id)}`;
   return [scaling(model, path), changing(model, request), addingAdapter(model, path),
-    ...(model.adapters.length ? [removingAdapter(model, path)] : []), unloading(model, path)];
+    ...(model.adapters.length ? [removingAdapter(model, path)] : []), rollingBack("model", model.id), unloading(model, path)];
 }
 
 function scaling(model, path) {

@@ -4,6 +4,7 @@ import { href } from "../moment.js";
 import { badge, detail, clock, command, count, facts, gib, link, ofNanoseconds, prose, table, why } from "../parts.js";
 import { changes } from "../changes.js";
 import { modelActions } from "../forms/model.js";
+import { backLink } from "../forms/roll_back.js";
 
 export const title = ([id]) => id;
 
@@ -21,7 +22,7 @@ export function view({ model: found }, [id]) {
     ${found.todo && html`<p class="todo">${prose(found.todo)}</p>`}
     <div class="commands">${why("model", id)}${command(`nebula why ${id}`)}
       <a class="button" href=${href("/events", { about: `model/${id}` })}>Its events</a></div>
-    ${!model.status.phase.startsWith("unloading") && changes(() => modelActions(found))}
+    ${!model.status.phase.startsWith("unloading") && changes(() => modelActions(found), { past: backLink(`/models/${encodeURIComponent(id)}`) })}
     <h2>${count(replicas.length, "replica")}</h2>
     ${replicas.length > 0 && table("Replicas", REPLICAS, replicas, (row) => row.id)}
     <h2>What it is</h2>
