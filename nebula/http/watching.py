@@ -6,13 +6,14 @@ comment, which the event stream format provides for that
 """
 
 import asyncio
+from time import monotonic
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from litestar.types import Receive
 
 WATCH_AFTER = 0.05
-"""Seconds after which a task is started to notice that the client disconnects."""
+"""Seconds after which, or up to twice that, a task is started to notice that the client leaves."""
 
 HEAD_AFTER = 10.0
 """Seconds of silence after which a stream's head is sent; an earlier refusal can still set the
@@ -67,9 +68,7 @@ class Watch:
         self._seen = b""
         self._said_at = 0.0
         self._task: asyncio.Task[None] | None = None
-        if not _young:
-            asyncio.get_running_loop().call_later(WATCH_AFTER, _grow_old)
-        _young.add(self)
+        _waiting.add(self)
 
     def said(self) -> None:
         """Note that a sign of life was sent."""
@@ -84,7 +83,7 @@ class Watch:
 
     def stop(self) -> None:
         """Stop watching."""
-        _young.discard(self)
+        _waiting.discard(self)
         if self._task is not None:
             self._task.cancel()
             if self._stream:
@@ -114,8 +113,38 @@ class Watch:
         self._source.leave()
 
 
-_young: set[Watch] = set()
-"""Watches that have not begun: they share one timer, since most answers end before it fires."""
+class _Waiting:
+    """Watches that have not begun: they share one timer, since most answers end before it fires."""
+
+    def __init__(self) -> None:
+        self._young: set[Watch] = set()
+        self._old: set[Watch] = set()
+        self._timed_until = 0.0
+
+    def add(self, watch: Watch) -> None:
+        self._young.add(watch)
+        if monotonic() > self._timed_until:
+            self._wait()
+
+    def discard(self, watch: Watch) -> None:
+        self._young.discard(watch)
+        self._old.discard(watch)
+
+    def _wait(self) -> None:
+        self._timed_until = monotonic() + 2 * WATCH_AFTER  # another loop's timer may never fire
+        asyncio.get_running_loop().call_later(WATCH_AFTER, self._grow_old)
+
+    def _grow_old(self) -> None:
+        """Begin those that had to wait for the whole time."""
+        self._timed_until = 0.0
+        due, self._old, self._young = self._old, self._young, set()
+        for watch in due:
+            watch.start()
+        if self._old:
+            self._wait()
+
+
+_waiting = _Waiting()
 
 
 class _Streams:
@@ -145,10 +174,3 @@ class _Streams:
 
 
 _streams: WeakKeyDictionary[asyncio.AbstractEventLoop, _Streams] = WeakKeyDictionary()
-
-
-def _grow_old() -> None:
-    watches = tuple(_young)
-    _young.clear()
-    for watch in watches:
-        watch.start()
