@@ -54,11 +54,15 @@ class Authentication:
     def _principal(self, scope: Any) -> object:
         if not self._gateway.started:
             return starting(self._gateway)
+        lines = scope["headers"]
+        known = self._keys.principal_again(lines)
+        if known is not None:
+            return known
         try:
             headers: Mapping[bytes, bytes] = own_fields.fields(scope, FIELDS)
             if b"cookie" in headers:
-                headers = with_session(scope.get("method", ""), headers, self._doors)
-            return self._keys.principal(headers)
+                headers, lines = with_session(scope.get("method", ""), headers, self._doors), None
+            return self._keys.principal(headers, lines)
         except ApiError as error:
             return error
 

@@ -5,11 +5,13 @@ It runs before the hot paths too, so it reads a request's headers once and remem
 
 from collections.abc import Awaitable, Iterable
 from functools import lru_cache
+from typing import Any
 
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from nebula.http.dialects import dialect_for
 from nebula.http.errors import ApiError
+from nebula.http.field_lines import read_once
 from nebula.http.origins import (
     BadHost,
     Doors,
@@ -47,14 +49,18 @@ class Guard:
         self._app = app
         self._doors = doors
         self._refusal_of_host = lru_cache(_REMEMBERED)(self._look_at_host)
+        self._checked = self._check
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one ASGI connection."""
         if scope["type"] in _ASKING:
-            refusal = self.refusal(scope["headers"], scope["path"])
+            (refusal,) = read_once(scope, self._checked)
             if refusal is not None:
                 return fail(refusal, send, dialect_for(scope["path"], scope["headers"]))
         return self._app(scope, receive, send)
+
+    def _check(self, scope: Any) -> tuple[ApiError | None]:
+        return (self.refusal(scope["headers"], scope["path"]),)
 
     def refusal(self, headers: Iterable[tuple[bytes, bytes]], path: str) -> ApiError | None:
         """Return why a request with these headers is refused; None if it is allowed."""

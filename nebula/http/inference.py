@@ -31,13 +31,14 @@ from nebula.actors.gateway.names import Route, shadow
 from nebula.actors.gateway.not_served import NotServed
 from nebula.events.endpoints import ENDPOINTS, REALTIME, Endpoint
 from nebula.events.envelope import JSON
-from nebula.events.inference import LOAD_PATIENCE, Request
+from nebula.events.inference import LOAD_PATIENCE, HeaderFields, Request
 from nebula.events.memory import MIB
 from nebula.http import outline, own_fields, paths, quotas, request_ids, turned_away
 from nebula.http.bodies import ClientLeft, read_body
 from nebula.http.cache_salt import salted
 from nebula.http.capturing import capture
 from nebula.http.errors import ApiError, unavailable
+from nebula.http.field_lines import read_once
 from nebula.http.forwarding import forwarded
 from nebula.http.principals import required
 from nebula.http.quota_fields import AllLimitLines
@@ -82,6 +83,30 @@ class Limits(Struct, frozen=True):
         if connection.max_body < LEAST_PAYLOAD and (lacking := connection.lacking):
             raise unavailable(lacking)
         return self.body
+
+
+class _Asks(Struct, frozen=True, gc=False):
+    """What the fields and the query of a request ask for, apart from its body."""
+
+    timeout: float | None
+    kept: str | None
+    content_type: str
+    query: str
+    forwarded: HeaderFields
+    caller_ids: tuple[str, ...]
+
+
+def _asks(scope: HTTPScope) -> _Asks:
+    """Read the fields of a request. Raise ApiError 400, 431."""
+    fields = own_fields.fields(scope)
+    return _Asks(
+        own_fields.time_limit(fields),
+        own_fields.kept(fields),
+        fields.get(b"content-type", b"").decode("latin-1"),
+        scope["query_string"].decode("latin-1"),
+        forwarded(fields),
+        request_ids.texts(fields),
+    )
 
 
 class InferenceRoutes:
@@ -173,10 +198,10 @@ class InferenceRoutes:
             raise starting(gateway)
         principal = required(scope, "infer")
         gateway.admit()
-        headers = own_fields.fields(scope)
-        timeout, kept = own_fields.time_limit(headers), own_fields.kept(headers)
+        asks = read_once(scope, _asks)
+        kept, kind = asks.kept, asks.content_type if endpoint.form else JSON
+        headers = own_fields.by_name(scope)
         body = await read_body(receive, headers, limits.body_for(gateway), hold)
-        kind = headers.get(b"content-type", b"").decode("latin-1") if endpoint.form else JSON
         identity, key = new_id(), principal.owner
         original, turn = body, None
         if endpoint.dialect == "responses":
@@ -211,11 +236,11 @@ class InferenceRoutes:
             user=f"{key}/{asked.user}" if asked.user else key,
             priority=priority,
             patience=limits.patience.load,
-            timeout=timeout,
+            timeout=asks.timeout,
             prefix=prefix_of(binding, asked.prompt, salt),
-            query=scope["query_string"].decode("latin-1"),
-            fields=forwarded(headers),
-            caller_ids=request_ids.texts(headers) + (() if turn is None else (turn.head.id,)),
+            query=asks.query,
+            fields=asks.forwarded,
+            caller_ids=asks.caller_ids if turn is None else (*asks.caller_ids, turn.head.id),
         )
         stream = endpoint.streams and streams(asked.stream)
         if turn is not None and turn.stored and (turn.wishes.background or kept is not None):

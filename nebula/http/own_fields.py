@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nebula.http.errors import ApiError
+from nebula.http.field_lines import FieldLines
 
 _STATE = "fields"
 """Where the state of a scope has its header fields by name: they are read in several places."""
@@ -17,10 +18,15 @@ _NO = (b"0", b"false", b"no")
 
 def by_name(scope: Any) -> dict[bytes, bytes]:
     """Return the header fields of a request of ASGI by name: the last of those with one name."""
+    lines = scope["headers"]
+    if type(lines) is FieldLines:
+        if lines.named is None:
+            lines.named = dict(lines)
+        return lines.named
     state = scope.setdefault("state", {})
     found: dict[bytes, bytes] | None = state.get(_STATE)
     if found is None:
-        found = state[_STATE] = dict(scope["headers"])
+        found = state[_STATE] = dict(lines)
     return found
 
 

@@ -12,6 +12,7 @@ from nebula.events.key import INCLUDES, OF_KEY, Key
 from nebula.events.key_events import Scope
 from nebula.http.credentials import contradictory, key_in, owner
 from nebula.http.errors import ApiError
+from nebula.http.field_lines import FieldLines
 
 ANONYMOUS = "anonymous"
 """The principal of a request without a key."""
@@ -78,15 +79,18 @@ class KeyRing:
         self._known: dict[bytes, Principal] = {}
         self._keys: Mapping[str, Key] = {}
 
-    def principal(self, headers: Mapping[bytes, bytes]) -> Principal:
-        """Return the principal of a request. Raise ApiError 401 for a key that is not valid."""
+    def principal(self, headers: Mapping[bytes, bytes], lines: object = None) -> Principal:
+        """Return the principal of a request. Raise ApiError 401 for a key that is not valid.
+
+        `lines`: keep it with these FieldLines for `principal_again`, if it stays the same.
+        """
         keys = self._present()
         if keys is not self._keys:
             self._keys = keys
             self._known.clear()
         if (b"x-api-key" in headers or b"api-key" in headers) and contradictory(headers, _MARK):
             raise ApiError(400, "the header fields hold different API keys: send one")
-        sent = headers.get(b"authorization", b"")
+        sent, lasts = headers.get(b"authorization", b""), True
         known = self._known.get(sent)
         if known is None:
             known, lasts = self._recognized(headers)
@@ -97,7 +101,16 @@ class KeyRing:
         key = known.key
         if key is not None and (why := key.invalid(self._now())):
             raise _refused(f"the API key {key.prefix}… is {why}", f"key_{why}")
+        if lasts and (key is None or not key.expires_ns) and type(lines) is FieldLines:
+            lines.facts[self] = keys, known
         return known
+
+    def principal_again(self, lines: object) -> Principal | None:
+        """Return the principal that is known of fields which came before; None if it is not."""
+        if type(lines) is not FieldLines:
+            return None
+        found: tuple[object, Principal] | None = lines.facts.get(self)
+        return found[1] if found is not None and found[0] is self._present() else None
 
     def of_owner(self, owner: str) -> Principal:
         """Return the principal that owns something which was stored earlier. Raise ApiError 401."""
@@ -172,7 +185,10 @@ def required(scope: Any, needed: Scope) -> Principal:
     Raise ApiError: 401 without a valid key, 403 for a key without that scope, and what stood in
     the way of a check.
     """
-    return _having(principal_of(scope), needed)
+    found = scope["state"][STATE]
+    if type(found) is Principal and needed in found.scopes:
+        return found
+    return _having(_valid(found), needed)
 
 
 def still_required(scope: Any, needed: Scope) -> Principal:

@@ -11,9 +11,11 @@ from typing import Protocol
 from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPRequestEvent, HTTPScope, Message
 
 from nebula.actors.gateway.delivery import new_id
+from nebula.events.endpoints import Dialect
 from nebula.http import dialects, own_fields, request_ids
 from nebula.http.bodies import PROMISED
 from nebula.http.errors import ApiError, stopping
+from nebula.http.field_lines import read_once
 from nebula.http.server.heads import framing
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,9 @@ _ORDINARY = frozenset(
     b"cache-control content-type retry-after x-accel-buffering x-nebula-model".split()
 )
 """Names of fields that are known to be valid, and concern only the client."""
+
+_REMEMBERED, _LONGEST = 1024, 256
+"""Lines that are remembered, and the bytes of one, at most."""
 
 LINES = "lines"
 """Where the state of a scope has a function that returns further field lines of the answer."""
@@ -51,6 +56,33 @@ def _joined(lines: Sequence[bytes]) -> bytes:
     if len(text.translate(None, _CONTROLS)) + len(b"\r\n") * len(lines) != len(text):
         raise RuntimeError(f"a field has a control character: {text!r}")
     return text
+
+
+_known_lines: dict[tuple[bytes, bytes], bytes] = {}
+"""Lines of ordinary fields that were written before."""
+
+
+def _ordinary_line(field: tuple[bytes, bytes]) -> bytes:
+    """Return the line of a field whose name is known, and remember it."""
+    line = _joined([b"%b: %b\r\n" % field])
+    if len(_known_lines) >= _REMEMBERED:
+        _known_lines.clear()
+    if len(line) <= _LONGEST:
+        _known_lines[field] = line
+    return line
+
+
+def _valid_name(name: bytes) -> bytes:
+    """Return a field's name in lower case. Raise RuntimeError if it is not valid."""
+    if _BAD_NAME.search(name):
+        raise RuntimeError(f"not a valid name of a field: {name!r}")
+    return name.lower()
+
+
+def _naming(scope: HTTPScope) -> tuple[request_ids.Given, Dialect]:
+    """Return the ids that the caller gave a request, and the dialect in which it is answered."""
+    dialect = dialects.dialect_for(scope["path"], scope["headers"])
+    return request_ids.given(own_fields.by_name(scope)), dialect
 
 
 class Line(Protocol):
@@ -280,31 +312,29 @@ class Cycle:
         lines = []
         sized = closes = False
         identity = b""
-        for name, value in fields:
-            if name in _ORDINARY:
-                lines.append(b"%b: %b\r\n" % (name, value))
+        for field in fields:
+            line = _known_lines.get(field)
+            if line is not None:
+                lines.append(line)
                 continue
+            name, value = field
             if name == b"x-request-id":
                 identity = value
-                continue
-            if _BAD_NAME.search(name):
-                raise RuntimeError(f"not a valid name of a field: {name!r}")
-            name = name.lower()
-            if name == b"content-length":
-                if content == "none":
-                    continue
-                sized = True
-                self._left = int(value)
-            elif name == b"transfer-encoding":
-                continue
-            elif name == b"connection":
-                if b"close" in value.lower():
-                    closes = True
-                continue
-            lines.append(b"%b: %b\r\n" % (name, value))
-        ids = request_ids.given(own_fields.by_name(self.scope))
-        dialect = dialects.dialect_for(self.scope["path"], self.scope["headers"])
-        lines.extend(request_ids.lines(identity or new_id().encode(), ids, dialect))
+            elif name == b"content-length":
+                if content != "none":
+                    sized = True
+                    self._left = length = int(value)
+                    lines.append(b"content-length: %d\r\n" % length)
+            elif name in _ORDINARY:
+                lines.append(_ordinary_line(field))
+            else:
+                name = _valid_name(name)
+                if name == b"connection":
+                    closes = closes or b"close" in value.lower()
+                elif name != b"transfer-encoding":
+                    lines.append(_joined([b"%b: %b\r\n" % (name, value)]))
+        ids, dialect = read_once(self.scope, _naming)
+        lines.append(_joined(request_ids.lines(identity or new_id().encode(), ids, dialect)))
         if self._arrived_at:
             took = (monotonic() - self._arrived_at) * 1000
             lines.append(b"openai-processing-ms: %d\r\n" % took)
@@ -325,7 +355,8 @@ class Cycle:
         self._sized = sized
         more = self.scope["state"].get(LINES)
         told = more() if more is not None else b""
-        head = b"%b%b%b%b\r\n" % (_STATUS_LINES[status], self._line.fields, _joined(lines), told)
+        lines += (told, b"\r\n")
+        head = b"%b%b%b" % (_STATUS_LINES[status], self._line.fields, b"".join(lines))
         self.started = True
         self._line.write(head)
 

@@ -13,6 +13,7 @@ from nebula.http.errors import ApiError
 from nebula.http.server import heads
 from nebula.http.server.chunks import Sizes
 from nebula.http.server.heads import FIELDS, FIELDS_LIMIT, URL_LIMIT, Fields, Head, Objection
+from nebula.http.server.repeated_heads import RepeatedHead, repeated
 
 
 class Reader(Protocol):
@@ -75,6 +76,8 @@ class Parsing:
         self._sizes: Sizes | None = None
         self._ended = False
         self._end_of_read = b""
+        self._accepted: tuple[bytes, Head, Fields] | None = None
+        self._again: RepeatedHead | None = None
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
@@ -109,6 +112,13 @@ class Parsing:
         if self.switched:
             self._reader.raw(data)
             return
+        again = self._again
+        if again is not None and not self.arriving and not self.last:
+            body = again.body_in(data)
+            if body:
+                self._repeat(again, body)
+                return
+        self._again = self._accepted = None
         rest: bytes | memoryview | None = data
         self._small = not self.arriving and len(data) <= FIELDS_LIMIT
         began, in_body, self._ended = self.arriving, self._sizes is not None, False
@@ -121,6 +131,20 @@ class Parsing:
                 self._end_of_read = (self._end_of_read + data[-3:])[-3:]
             elif self._sizes is not None:
                 self._promise(self._sizes, data, before, began=began, in_body=in_body)
+        elif self._accepted is not None and not (began or self.last or self._stopped):
+            self._again = repeated(data, *self._accepted)
+
+    def _repeat(self, again: RepeatedHead, body: bytes) -> None:
+        """Notify the reader of a whole request whose head came before."""
+        self.arriving = True
+        try:
+            self._reader.begin(b"POST", again.head, again.fields, persists=True)
+            self._reader.body(body)
+        except ApiError as error:
+            self._reader.refuse(error)
+            return
+        self.arriving = False
+        self._reader.end()
 
     def _promise(
         self, sizes: Sizes, data: bytes, before: bytes, *, began: bool, in_body: bool
@@ -253,6 +277,7 @@ class Parsing:
             fields = _with(fields, b"host", head.authority)
         if head.content_codings:
             fields = _with(fields, b"content-encoding", head.content_codings)
+        self._accepted = (method, head, fields)
         self._reader.begin(method, head, fields, persists=persists)
 
     def _switches(self, method: bytes, version: str) -> bool:
