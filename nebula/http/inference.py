@@ -49,7 +49,7 @@ from nebula.http.responses.recording import Recorded
 from nebula.http.responses.turns import Turn
 from nebula.http.resuming import resume
 from nebula.http.routed import prefix_of, route_of
-from nebula.http.server.cycle import LINES
+from nebula.http.server.cycle import LINES, WHOLE
 from nebula.http.starting import starting
 from nebula.http.uploads import read
 from nebula.openai.continuation import streams
@@ -284,7 +284,13 @@ class InferenceRoutes:
             source = recorded = self._recorded(turn, source)
         try:
             served_by = route.name if route.name != asked.model else ""
-            await relay(source, receive, send, served_by, stream=stream, dialect=endpoint.dialect)
+            whole = scope["state"].get(WHOLE)
+            await relay(
+                *(source, receive, send, served_by),
+                stream=stream,
+                dialect=endpoint.dialect,
+                whole=whole,
+            )
         finally:
             gateway.leave(delivery, hold)
             if captured is not None:

@@ -3,6 +3,7 @@
 Bodies pass through unchanged. A client that goes away ends the generation at once.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import quote
 
@@ -65,12 +66,13 @@ async def relay(
     *,
     stream: bool = False,
     dialect: Dialect = "openai",
+    whole: Callable[[int, bytes, bytes, bytes], bool] | None = None,
 ) -> None:
     """Send an answer to the client, unless it leaves first.
 
     `model`: the model that answers, if the client is to be told. `stream`: the client asked for
     events, so that the head can be sent before the first event. `dialect`: in which form the client
-    expects errors.
+    expects errors. `whole`: sends an answer that is complete at once (`Cycle.send_whole`).
     """
     watch = Watch(source, receive, stream)
     begun = streaming = early = False
@@ -98,6 +100,10 @@ async def relay(
                 return
             if not begun:
                 begun, streaming = True, source.streaming
+                if piece.end and not streaming and whole is not None and _plain(piece, model):
+                    kind = piece.content_type.encode("latin-1")
+                    if whole(piece.status, source.id.encode(), kind, piece.body):
+                        return
                 if piece.status >= 400 and piece.end:
                     body = dialects.translated(piece.status, piece.body, dialect)
                     piece = replace(piece, body=body)
@@ -116,6 +122,16 @@ async def relay(
         return
     finally:
         watch.stop()
+
+
+def _plain(piece: Piece, model: str) -> bool:
+    """Return whether an answer needs no header fields but those that every good answer has."""
+    return (
+        piece.status < 400
+        and piece.content_type != ""
+        and piece.retry_after is None
+        and not (piece.fields or model)
+    )
 
 
 async def _as_event(piece: Piece, source: Source, send: Send, dialect: Dialect) -> None:

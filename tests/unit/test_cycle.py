@@ -54,7 +54,7 @@ class Line:
 
 
 def cycle(line: Line, method: str = "POST", **fields: object) -> Cycle:
-    scope = {"type": "http", "method": method, "path": "/", "headers": []}
+    scope = {"type": "http", "method": method, "path": "/", "headers": [], "state": {}}
     given = {"keep_alive": True, "remaining": 0, **fields}
     return Cycle(line, scope, **given)  # type: ignore[arg-type]
 

@@ -61,6 +61,7 @@ class HttpConnection(asyncio.Protocol):
         self._entered = True
         self._transport: TurnTransport = None  # type: ignore[assignment]
         self.write: Callable[[bytes], None] = None  # type: ignore[assignment]
+        self.write_now: Callable[[bytes], None] = None  # type: ignore[assignment]
         self._scope_of_all: dict[str, Any] = {}
         self._held = Hold(capacity.bodies)
         self._held_of_head = 0
@@ -86,7 +87,7 @@ class HttpConnection(asyncio.Protocol):
         """Begin, or refuse the connection if it is one too many."""
         self._server.connections.add(self)  # type: ignore[arg-type]
         self._transport = TurnTransport(transport)
-        self.write = self._transport.write
+        self.write, self.write_now = self._transport.write, self._transport.write_now
         self._lingering = Lingering(self._transport, self._loop)
         self._scope_of_all = {
             "type": "http",

@@ -31,6 +31,11 @@ _ORDINARY = frozenset(
 _REMEMBERED, _LONGEST = 1024, 256
 """Lines that are remembered, and the bytes of one, at most."""
 
+_WITHOUT_CONTENT = (204, 304)
+
+WHOLE = "send_whole"
+"""Where the state of a scope has `Cycle.send_whole`."""
+
 LINES = "lines"
 """Where the state of a scope has a function that returns further field lines of the answer."""
 
@@ -93,6 +98,9 @@ class Line(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes to the client."""
+
+    def write_now(self, data: bytes) -> None:
+        """Send bytes to the client, without waiting for others of this turn of the event loop."""
 
     def break_off(self, *, evident: bool) -> None:
         """End the connection amid an answer; `evident`: the client sees that it is incomplete."""
@@ -211,6 +219,7 @@ class Cycle:
         try:
             if self.refusal is not None:
                 raise self.refusal
+            self.scope["state"][WHOLE] = self.send_whole
             await app(self.scope, self.receive, self.send)
         except ApiError as error:
             self._answer(error)
@@ -283,6 +292,49 @@ class Cycle:
             self._start(message["status"], message.get("headers", ()))
         else:
             raise RuntimeError(f"the gateway sends no {message['type']}")
+
+    def send_whole(self, status: int, identity: bytes, content_type: bytes, body: bytes) -> bool:
+        """Send an answer that is complete at once; return False if `send` has to do it.
+
+        `identity`: the id of the request in the cluster.
+        """
+        line = self._line
+        if (
+            self.more_body
+            or self.started
+            or self.disconnected
+            or line.congested
+            or self._http_1_0
+            or not (self.keep_alive and identity.isalnum() and self.scope["method"] == "POST")
+            or status in _WITHOUT_CONTENT
+        ):
+            return False
+        field = b"content-type", content_type
+        typed = _known_lines.get(field) or _ordinary_line(field)
+        ids, dialect = read_once(self.scope, _naming)
+        if ids or dialect == "anthropic":
+            named = _joined(request_ids.lines(identity, ids, dialect))
+        else:
+            named = b"x-request-id: %b\r\n" % identity
+        told = self.scope["state"].get(LINES)
+        self.started = self.complete = self._sized = True
+        line.write_now(
+            b"%b%b%b%bcontent-length: %d\r\nopenai-processing-ms: %d\r\n%b\r\n%b"
+            % (
+                _STATUS_LINES[status],
+                line.fields,
+                typed,
+                named,
+                len(body),
+                (monotonic() - self._arrived_at) * 1000,
+                b"" if told is None else told(),
+                body,
+            )
+        )
+        if self._event is not None:
+            self._event.set()
+        line.answered(self)
+        return True
 
     # Bytes
 

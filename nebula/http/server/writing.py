@@ -30,6 +30,13 @@ class TurnTransport:
             self._loop.call_soon(self._flush)
         self._kept.append(data)
 
+    def write_now(self, data: bytes) -> None:
+        """Write data behind what is kept, if anything is."""
+        if self._kept:
+            self._kept.append(data)
+        else:
+            self._transport.write(data)
+
     def write_eof(self) -> None:
         """Write the kept data, then close the sending side."""
         self._flush()
