@@ -6,10 +6,10 @@ string every quote is escaped, so that `"usage":{` can be nothing but a key.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from nebula.events.endpoints import REALTIME
 from nebula.events.reading import UNREADABLE
@@ -21,6 +21,9 @@ _USAGE = re.compile(rb'"usage":(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _LONGEST = 4096
 _OPENING = b'"delta":{"role"'
 """What the event of a chat has that only opens a message."""
+
+
+_Count = Annotated[int, Meta(ge=0, lt=2**53)]
 
 
 class Tokens(Struct, frozen=True, gc=False):
@@ -59,7 +62,7 @@ class TokenUsage:
         end = 0
         for found in _USAGE.finditer(body, first):
             end = found.end()
-            said = told(decoded(found[1]), None if self._turns else self._told)
+            said = tokens_in(found[1], None if self._turns else self._told)
             self._told = _sum(self._told, said) if self._turns and self._told else said
         begun = body.rfind(_MARK, end)
         self._kept = body[begun : begun + _LONGEST] if begun >= 0 else body[end:][1 - len(_MARK) :]
@@ -83,6 +86,47 @@ def _sum(one: Tokens, other: Tokens) -> Tokens:
         one.completion + other.completion,
         one.counted,
     )
+
+
+class _Details(Struct, frozen=True, gc=False):
+    cached_tokens: _Count | None = None
+
+
+class _Usage(Struct, frozen=True, gc=False):
+    """A usage in the words of OpenAI's API."""
+
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    prompt_tokens_details: _Details | None = None
+    input_tokens_details: None = None
+    cache_read_input_tokens: None = None
+
+
+_usage = msgspec.json.Decoder(_Usage)
+
+
+def tokens_in(usage: bytes, before: Tokens | None = None) -> Tokens:
+    """Return the tokens of the JSON of a usage; what it does not say is as `before`."""
+    try:
+        said = _usage.decode(usage)
+    except UNREADABLE:
+        return told(decoded(usage), before)
+    details = said.prompt_tokens_details
+    cached = None if details is None else details.cached_tokens
+    if not cached:
+        cached = 0 if before is None else before.cached
+    return Tokens(said.prompt_tokens, cached, said.completion_tokens)
+
+
+def of_whole(body: bytes) -> Tokens:
+    """Return the tokens of an answer that is complete, and not a stream."""
+    at = body.rfind(_MARK)
+    found = _USAGE.match(body, at) if at >= 0 else None
+    if found is not None:
+        return tokens_in(found[1])
+    usage = TokenUsage("", streams=False)
+    usage.feed(body)
+    return usage.tokens
 
 
 def decoded(usage: bytes) -> Mapping[str, Any]:

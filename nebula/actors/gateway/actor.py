@@ -320,6 +320,9 @@ class Gateway(Actor):
             piece = envelope.read_answer(header, body)
             if piece is None:
                 return
+            if piece.end and self.core.take_whole(flight, piece, now):
+                self._end_whole(delivery, piece)
+                return
             if not (piece.end or piece.failure):
                 given = flight.pass_on(piece.chunk, piece.attempt, body, now)
         if given is not None and flight.attached:
@@ -332,6 +335,16 @@ class Gateway(Actor):
                 self._look_around()
             arrived = PieceArrived(piece or Piece(chunk or 0, body))
             self._perform(self.core.happened(flight, arrived, now))
+        if delivery.size > UNCOUNTED:
+            self._cut_slow(delivery)
+
+    def _end_whole(self, delivery: Delivery, piece: Piece) -> None:
+        """Hand on an answer that has come as one piece."""
+        if delivery.flight.attached:
+            delivery.tell(piece)
+        self.large_bodies.forget(delivery.id)
+        del self._deliveries[delivery.id]
+        self._release(delivery)
         if delivery.size > UNCOUNTED:
             self._cut_slow(delivery)
 

@@ -16,7 +16,7 @@ from nebula.openai import continuation
 from nebula.openai.chunks import WITH_TEXT
 from nebula.openai.continuation import CantContinue, Continuation, Detokenize, Finish, Limits
 from nebula.openai.stream import StreamRewriter
-from nebula.openai.token_usage import Tokens, TokenUsage
+from nebula.openai.token_usage import Tokens, TokenUsage, of_whole
 
 Way: TypeAlias = Continuation | Detokenize | Finish | CantContinue
 
@@ -77,6 +77,7 @@ class Answer:
         self._incomplete = b""
         self._expected = 0
         self._counts: TokenUsage | None = None
+        self._whole: Tokens | None = None
 
     @property
     def tokens(self) -> Tokens | None:
@@ -89,6 +90,8 @@ class Answer:
             return None
         if not (self.streaming or self.complete or self._status == SWITCHED):
             return None
+        if self._whole is not None:
+            return self._whole
         if self._stream is not None:
             return self._stream.tokens
         return self._counts.tokens if self._counts is not None else Tokens()
@@ -127,6 +130,31 @@ class Answer:
         """
         self.pieces += 1
         return self._body(body, end=False)
+
+    def take_whole(self, piece: Piece) -> bool:
+        """Fold an answer that is one piece and not a stream; return False if `take` must have it.
+
+        A shorter `take`, after which the client gets the piece itself.
+        """
+        if (
+            self.begun
+            or self.complete
+            or self.broken is not None
+            or piece.attempt != self.attempt
+            or piece.attempt < self._expected
+            or self._continues
+            or inference.blames(piece.status)
+            or piece.content_type.startswith(_EVENTS)
+        ):
+            return False
+        self.begun = self.complete = True
+        self.pieces, self.queued = 1, ""
+        self.replica, self.version = piece.replica, piece.version
+        self._status, self._content_type = piece.status, piece.content_type
+        self._retry_after, self._fields = piece.retry_after, piece.fields
+        if piece.status < 400:
+            self._whole = of_whole(piece.body)
+        return True
 
     def expect(self, attempt: int) -> None:
         """Ignore pieces of attempts before this one, which the answer's gateway has given up."""

@@ -25,7 +25,7 @@ from nebula.actors.gateway.in_flight import (
 )
 from nebula.actors.gateway.not_served import AlreadyInFlight, NotServed
 from nebula.actors.router import routing
-from nebula.events.inference import ALL_ATTEMPTS, Request, StillWanted
+from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, StillWanted
 from nebula.events.state import NameBinding
 
 IDLE = 600.0
@@ -84,6 +84,16 @@ class RequestsInFlight:
         elif effects and isinstance(effects[-1], AskText):
             effects += self._ask(flight, effects.pop(), now)
         return effects
+
+    def take_whole(self, flight: InFlightRequest, piece: Piece, now: float) -> bool:
+        """Fold an answer that comes as one piece, and so ends its request, which is forgotten.
+
+        Return False if `happened` must have the piece.
+        """
+        whole = reacting.take_whole(flight, piece, now, self.around)
+        if whole:
+            del self.flights[flight.id]
+        return whole
 
     def still_wanted(self, asking: StillWanted, now: float) -> tuple[dict[str, int], list[Effect]]:
         """Return which of an engine's requests are unwanted (`Unwanted`), and the effects."""

@@ -33,10 +33,10 @@ event or a new way through the phases must be entered there first.
 *Searching* goes on beside the phases: at most one look-up is under way, and `Search` says what for.
 Pieces that came early, before those that are missing, are kept meanwhile.
 
-*The fast path.* Nearly all events are plain pieces: the next one of an answer that has begun, and
-not its last. `InFlightRequest.pass_on` takes just those. It may be called in ANSWERING only, moves
-no phase, needs no effect, and returns what the client gets. It returns None for all that is not so
-plain, which `step` must have then. To offer `step` a piece that `pass_on` has taken is harmless.
+*Two fast paths.* Nearly all events are plain pieces: the next one of an answer that has begun, and
+not its last. `InFlightRequest.pass_on` takes just those, in ANSWERING only, without moving a phase,
+and returns what the client gets. `reacting.take_whole` takes answers that are a single piece, and
+moves to DONE. Both leave all that is not so plain to `step`, which ignores what they have taken.
 
 *Counters that all requests share*, how many wait to be taken on (`Admission.waiting`) and how many
 each router has that were not taken yet (`Known.untaken`), rise with an attempt and fall once for

@@ -71,6 +71,43 @@ def step(flight: InFlightRequest, event: Event, now: float, around: Surroundings
     return happening.effects
 
 
+_NOT_BEGUN = frozenset((Phase.SENT, Phase.QUEUED, Phase.TAKEN))
+
+
+def take_whole(flight: InFlightRequest, piece: Piece, now: float, around: Surroundings) -> bool:
+    """Fold an answer that comes as one piece; return False for all else, which `step` must have.
+
+    A shorter `step` for nearly all answers that are not streams. The request has ended after it,
+    and its client gets the piece.
+    """
+    if (
+        piece.chunk
+        or not piece.end
+        or piece.failure
+        or flight.phase not in _NOT_BEGUN
+        or flight.early
+        or flight.asked_by
+        or not flight.answer.take_whole(piece)
+    ):
+        return False
+    flight.heard_at = flight.first_at = now
+    _accept(flight, now, around)
+    flight.phase = Phase.DONE
+    return True
+
+
+def _accept(flight: InFlightRequest, now: float, around: Surroundings) -> None:
+    """Record that a router or replica has this attempt."""
+    if flight.untaken:
+        flight.untaken = False
+        around.heartbeats.settle(flight.router)
+        flight.tried = ()
+    if not flight.accepted:
+        flight.accepted = True
+        around.admission.waiting -= 1
+        around.admission.taken(now - flight.sent_at, now)
+
+
 class _Happening(Recovery):
     """Applies the rules to one event of a request."""
 
@@ -90,7 +127,7 @@ class _Happening(Recovery):
             return
         flight.heard_at = self.now
         if flight.untaken or not flight.accepted:
-            self._accept()
+            _accept(flight, self.now, self.around)
         following: Piece | None = piece
         while following is not None:
             given = answer.take(following)
@@ -118,17 +155,6 @@ class _Happening(Recovery):
         else:
             self.flight.drop_early()
             self._end(Failure.GAP)
-
-    def _accept(self) -> None:
-        """Record that a router or replica has this attempt."""
-        flight = self.flight
-        if flight.untaken:
-            self._settle()
-            flight.tried = ()
-        if not flight.accepted:
-            flight.accepted = True
-            self.around.admission.waiting -= 1
-            self.around.admission.taken(self.now - flight.sent_at, self.now)
 
     def on_asked(self, event: EngineAsks) -> None:
         """Handle an engine's report that it has this attempt; it may have sent more pieces.

@@ -11,9 +11,11 @@ import logging
 import time
 import uuid
 from collections import deque
+from functools import lru_cache
 
 from nebula.actors.gateway.answer import Answer
 from nebula.actors.projection import Projection
+from nebula.events.key import OF_KEY
 from nebula.events.usage import UsageRecord, UsageRecords
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.durable import NoRoom
@@ -28,7 +30,7 @@ AT_ONCE = 256
 """Records of one message at most."""
 
 WAITING = 100_000
-"""Records that wait for NATS at most; further ones are dropped, and counted."""
+"""Records of a kind that wait for NATS at most; further ones are dropped, and counted."""
 
 AGAIN = 2.0
 
@@ -36,9 +38,14 @@ LAST = 2.0
 """Seconds in which an ending gateway stores what is left."""
 
 
-def key_of(answer: Answer) -> str:
-    """Return whose answer it is: `key:` and the id of an API key, or the hash of another key."""
-    return answer.request.user.partition("/")[0]
+@lru_cache(maxsize=4096)
+def _asked_by(user: str) -> tuple[str, str, str]:
+    """Return whose request it is, by its `user`: the owner, the id of its API key, the end user.
+
+    The owner: `key:` and the id of an API key, or the hash of another key.
+    """
+    owner, _, end_user = user.partition("/")
+    return owner, owner.removeprefix(OF_KEY), end_user
 
 
 def record_of(
@@ -52,24 +59,25 @@ def record_of(
     if tokens is None:
         return None
     request = answer.request
-    user = request.user.partition("/")[2]
+    owner, _, user = _asked_by(request.user)
+    cached = tokens.cached
     return UsageRecord(
         identity or request.id,
         int(now),
-        key_of(answer),
+        owner,
         request.model,
         request.path,
-        tenant=tenant,
-        user=user,
-        adapter=request.adapter,
-        prompt=tokens.prompt,
-        cached=min(tokens.cached, tokens.prompt),
-        completion=tokens.completion,
-        counted=tokens.counted,
-        cut=not answer.complete or bool(answer.failure),
-        replica=answer.replica,
-        batch=batch,
-        cancelled_by=answer.cancelled_by,
+        tenant,
+        user,
+        request.adapter,
+        tokens.prompt,
+        cached if cached <= tokens.prompt else tokens.prompt,
+        tokens.completion,
+        tokens.counted,
+        not answer.complete or bool(answer.failure),
+        answer.replica,
+        batch,
+        answer.cancelled_by,
     )
 
 
@@ -102,22 +110,24 @@ class UsageRecorder:
         """
         record = self.record(answer, identity)
         if record is not None:
-            self.add(record, alone=bool(identity))
+            self.add(record, alone=identity != "")
         return record
 
     def record(self, answer: Answer, identity: str = "", batch: str = "") -> UsageRecord | None:
         """Return what an answer used that has ended now; None if its client got nothing of it."""
-        key = self._projection.state.keys.get(key_of(answer).removeprefix("key:"))
+        key = self._projection.state.keys.get(_asked_by(answer.request.user)[1])
         tenant = "" if key is None else key.tenant
         return record_of(answer, time.time(), identity, batch, tenant)
 
     def add(self, record: UsageRecord, *, alone: bool = False) -> None:
         """Add a record; `alone`: another gateway may have one with its id."""
-        if len(self._waiting) + len(self._alone) >= WAITING:
+        waiting = self._alone if alone else self._waiting
+        if len(waiting) >= WAITING:
             self._dropped += 1
             return
-        (self._alone if alone else self._waiting).append(record)
-        self._news.set()
+        if not waiting:
+            self._news.set()
+        waiting.append(record)
 
     async def record_now(self, record: UsageRecord) -> None:
         """Store a record that another gateway may store too. Raise Unavailable.
