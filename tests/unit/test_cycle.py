@@ -11,7 +11,7 @@ import pytest
 from litestar.types import Receive, Scope, Send
 
 from nebula.http.errors import ApiError
-from nebula.http.server.cycle import DRAINED, Cycle
+from nebula.http.server.cycle import DRAINED, LINES, Cycle
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +35,9 @@ class Line:
         return b"".join(self.written)
 
     def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def write_now(self, data: bytes) -> None:
         self.written.append(data)
 
     def break_off(self, *, evident: bool) -> None:
@@ -281,3 +284,64 @@ async def test_the_time_counts_from_the_requests_end() -> None:
         await each.run(app(start(content_length="0"), part(b"")))
     assert re.search(rb"\r\nopenai-processing-ms: \d+\r\n", whole.text)
     assert b"openai-processing-ms" not in half.text
+
+
+TYPED = (b"content-type", b"application/json")
+
+
+def by_name(text: bytes) -> tuple[bytes, dict[bytes, bytes], bytes]:
+    """Return the status line, the fields but for times, and the body."""
+    head, _, body = text.partition(b"\r\n\r\n")
+    status, *lines = head.split(b"\r\n")
+    fields = dict(line.split(b": ", 1) for line in lines)
+    fields.pop(b"openai-processing-ms")
+    return status, fields, body
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+@pytest.mark.parametrize(
+    "named",
+    [{}, {b"x-request-id": b"mine"}, {b"x-client-request-id": b"c"}, {b"x-request-id": b"\n"}],
+)
+@pytest.mark.parametrize("told", [None, b"x-ratelimit-limit-requests: 5\r\n"])
+async def test_an_answer_sent_as_a_whole_is_as_one_sent_in_parts(
+    path: str, named: dict[bytes, bytes], told: bytes | None
+) -> None:
+    async def answered(*, whole: bool) -> tuple[bytes, dict[bytes, bytes], bytes]:
+        line = Line()
+        one = cycle(line, remaining=1)
+        one.scope["path"], one.scope["headers"] = path, list(named.items())
+        if told is not None:
+            one.scope["state"][LINES] = lambda: told
+        one.feed(b"x")
+        one.end_body()
+        if whole:
+            assert one.send_whole(201, b"abc", TYPED[1], b'{"a":1}')
+        else:
+            fields = [(b"x-request-id", b"abc"), TYPED, (b"content-length", b"7")]
+            await one.send({"type": "http.response.start", "status": 201, "headers": fields})
+            await one.send({"type": "http.response.body", "body": b'{"a":1}', "more_body": False})
+        assert line.done == [one]
+        assert one.complete
+        return by_name(line.text)
+
+    assert await answered(whole=True) == await answered(whole=False)
+
+
+async def test_what_cannot_be_sent_as_a_whole_is_left_to_the_usual_way() -> None:
+    late, old, head = (
+        cycle(Line(), remaining=1),
+        cycle(Line(), http_1_0=True),
+        cycle(Line(), "HEAD"),
+    )
+    last, gone, slow = cycle(Line(), keep_alive=False), cycle(Line()), cycle(Line())
+    gone.disconnect()
+    slow._line.congested = True
+    for each in (old, head, last, gone, slow):
+        each.end_body()
+    for each in (late, old, head, last, gone, slow):
+        assert not each.send_whole(200, b"abc", TYPED[1], b"")
+    named = cycle(Line())
+    named.end_body()
+    assert not named.send_whole(200, b"a\r\nb: c", TYPED[1], b"")
+    assert not named.send_whole(204, b"abc", TYPED[1], b"")

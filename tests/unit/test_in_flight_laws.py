@@ -399,6 +399,52 @@ def test_the_fast_path_takes_only_what_needs_no_effect() -> None:
     assert flights.effects == before, "what it took means nothing to `step`"
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    acts,
+    leaving,
+    st.integers(1, 2),
+    st.sampled_from([REQUEST, chat(), replace(REQUEST, keep=True)]),
+)
+def test_short_ways_lead_where_the_long_one_does(
+    happens: list[Act], leaves: Act | None, size: int, request: Request
+) -> None:
+    if leaves is not None:
+        happens.insert(len(happens) // 2, leaves)
+    short, long = World(request), World(request)
+    short.size = long.size = size
+    long.flights.short_ways = False
+    for act in happens:
+        short.let(act)
+        long.let(act)
+        assert outcome(short) == outcome(long)
+    short.ends()
+    long.ends()
+    assert outcome(short) == outcome(long)
+
+
+def outcome(world: World) -> tuple[object, ...]:
+    """Return all that can be seen of a request: of its state, its answer, and what it has done."""
+    flights, flight = world.flights, world.client.flight
+    answer = flight.answer
+    given = [
+        (piece.body, piece.status, piece.content_type, piece.end, piece.failure, piece.replica)
+        for piece in world.client.given
+    ]
+    return (
+        *(
+            given,
+            [type(each) for each in flights.effects if not isinstance(each, Deliver)],
+            flights.forgotten,
+            flights.cancels,
+        ),
+        *(flight.phase, flight.heard_at, flight.first_at, flight.untaken, flight.accepted),
+        *(answer.complete, answer.failure, answer.begun, answer.replica, answer.version),
+        *(answer.tokens, answer.streaming, answer.pieces, flights.admission.waiting, flight.tried),
+        *(sorted(flights.core.flights), [each.untaken for each in flights.heartbeats.routers()]),
+    )
+
+
 def test_every_look_up_has_an_end() -> None:
     flights = Flights()
     flights.answers = False

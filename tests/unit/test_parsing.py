@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nebula.http.errors import ApiError
+from nebula.http.field_lines import FieldLines
 from nebula.http.server.heads import FIELDS_LIMIT, URL_LIMIT, Fields, Head
 from nebula.http.server.parsing import Parsing
 
@@ -197,3 +198,65 @@ def test_fields_after_a_body_have_a_bound_also_where_each_comes_by_itself() -> N
         if not reader.refused:
             reader.parsing.feed(b"t" * 100)
     assert reader.refused == 431
+
+
+HEADS = (
+    b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nA: b\r\n\r\n",
+    b"POST /a?b HTTP/1.1\r\nA: \r\ncontent-length:\t%d\r\nHost: x\r\n\r\n",
+    b"\r\nPOST /a HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\nCONTENT-LENGTH: %d\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
+    b"POST /a HTTP/1.0\r\nHost: x\r\nContent-Length: %d\r\nConnection: keep-alive\r\n\r\n",
+    b"POST http://y/a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: %d\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n",
+    b"HEAD /a HTTP/1.1\r\nHost: x\r\nA: %d\r\n\r\n",
+)
+
+
+@st.composite
+def repeated_requests(draw: st.DrawFn) -> list[bytes]:
+    """Draw reads of a connection: requests with the same head, some of them changed somewhere."""
+    heads = draw(st.lists(st.sampled_from(HEADS), min_size=1, max_size=2))
+    reads = []
+    for _ in range(draw(st.integers(2, 6))):
+        body = draw(st.sampled_from([b"abc", b"de", b"", b"\r\n\r\n", HIDDEN]))
+        sent = draw(st.sampled_from(heads)) % len(body) + body
+        if draw(st.integers(0, 2)) == 0:
+            at = draw(st.integers(0, len(sent)))
+            other = draw(
+                st.sampled_from([b"", b"0", b"\n", b" ", b"\r\n", b"Content-Length: 1\r\n"])
+            )
+            sent = sent[:at] + other + sent[at + draw(st.integers(0, 3)) :]
+        reads.append(sent)
+    return reads
+
+
+def told_by_reads(reads: list[bytes], *, remembers: bool) -> tuple[object, ...]:
+    reader = Told()
+    reader.parsing = Parsing(reader)
+    for read in reads:
+        if not reader.refused:
+            if not remembers:
+                reader.parsing._again = None
+            reader.parsing.feed(read)
+    arriving = reader.parsing.arriving
+    return reader.requests, reader.fields, reader.refused, arriving, reader.parsing.last
+
+
+@given(repeated_requests())
+@example([HEADS[0] % 3 + b"abc", HEADS[0] % 2 + b"de", HEADS[0] % 2 + b"fg"])
+@example([HEADS[0] % 3 + b"abc", HEADS[8] % 3 + b"abc", HEADS[8] % 2 + b"de"])
+def test_a_head_that_came_before_is_read_as_it_is_read_anew(reads: list[bytes]) -> None:
+    assert told_by_reads(reads, remembers=True) == told_by_reads(reads, remembers=False)
+
+
+def test_requests_with_the_same_fields_share_what_is_read_of_them() -> None:
+    reader = told(HEADS[0] % 3 + b"abc")
+    for length in (2, 2, 4):
+        reader.parsing.feed(HEADS[0] % length + b"x" * length)
+    first, *others = reader.fields[1:]
+    assert isinstance(first, FieldLines)
+    assert all(isinstance(each, FieldLines) and each.facts is first.facts for each in others)
+    assert [dict(each)[b"content-length"] for each in reader.fields] == [b"3", b"2", b"2", b"4"]

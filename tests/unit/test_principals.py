@@ -10,6 +10,7 @@ from nebula.events import key_text
 from nebula.events.key import Key
 from nebula.http import principals
 from nebula.http.errors import ApiError
+from nebula.http.field_lines import FieldLines
 from nebula.http.principals import KeyRing, Principal, required
 
 NEW = key_text.made("ci", b"a" * 32)
@@ -136,3 +137,33 @@ def test_the_id_is_found_in_every_key(identity: str, secret: bytes) -> None:
 def test_reading_a_key_never_fails(text: str) -> None:
     key_text.identity_in(text)
     key_text.hashed(text)
+
+
+def test_fields_that_came_before_are_recognized_until_the_keys_change() -> None:
+    world, lines = World(KEY), FieldLines([(b"authorization", f"Bearer {NEW.text}".encode())])
+    assert world.ring.principal_again(lines) is None
+    found = world.ring.principal(dict(lines), lines)
+    assert world.ring.principal_again(lines) is found
+    world.change(replace(KEY, revoked_ns=1))
+    assert world.ring.principal_again(lines) is None
+    with pytest.raises(ApiError):
+        world.ring.principal(dict(lines), lines)
+    assert world.ring.principal_again(lines) is None
+
+
+def test_what_ends_by_itself_is_looked_at_each_time() -> None:
+    old = key_text.made("ci", b"o" * 32)
+    for key, text in (
+        (replace(KEY, expires_ns=NOW + 1), NEW.text),
+        (replace(KEY, old_hash=old.hash, old_until_ns=NOW + 1), old.text),
+    ):
+        world, lines = World(key), FieldLines([(b"authorization", f"Bearer {text}".encode())])
+        world.ring.principal(dict(lines), lines)
+        assert world.ring.principal_again(lines) is None
+
+
+def test_a_caller_without_a_key_is_recognized_too() -> None:
+    world, lines = World(opened=("infer",)), FieldLines([])
+    found = world.ring.principal({}, lines)
+    assert world.ring.principal_again(lines) is found
+    assert found.key is None

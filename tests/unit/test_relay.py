@@ -27,6 +27,7 @@ def _own_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test has its own event loop, and watches share a timer of one loop."""
     monkeypatch.setattr(watching, "_waiting", watching._Waiting())
 
+
 HEAD = Piece(0, b"data: 1\n\n", status=200, content_type="text/event-stream")
 JSON_HEAD = Piece(0, b'{"a":', status=200, content_type="application/json")
 Message = dict[str, Any]

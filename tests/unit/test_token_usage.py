@@ -16,7 +16,7 @@ from nebula.events.frames import Frame
 from nebula.events.inference import SWITCHED, Piece, Request
 from nebula.openai import continuation
 from nebula.openai.chunks import CHAT, COMPLETIONS
-from nebula.openai.token_usage import Tokens, TokenUsage
+from nebula.openai.token_usage import Tokens, TokenUsage, decoded, of_whole, tokens_in, told
 
 WHOLE = msgspec.json.encode(
     {
@@ -172,3 +172,35 @@ def test_a_session_counts_all_its_turns_also_where_its_client_leaves(size: int) 
     record = record_of(answer, 0)
     assert record is not None
     assert (record.prompt, record.completion) == (6, 60)
+
+
+_TOKENS = st.none() | st.integers(-1, 50) | st.booleans() | st.just("1") | st.just(2**60)
+_DETAILS = st.none() | st.dictionaries(st.sampled_from(["cached_tokens", "x"]), _TOKENS, max_size=2)
+_NAMES = ("prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens")
+usages = st.dictionaries(
+    st.sampled_from([*_NAMES, "cache_read_input_tokens"]), _TOKENS, max_size=5
+).flatmap(
+    lambda counts: st.dictionaries(
+        st.sampled_from(["prompt_tokens_details", "input_tokens_details"]), _DETAILS, max_size=2
+    ).map(lambda details: counts | details)
+)
+
+
+@given(usages, st.none() | st.just(Tokens(7, 5, 3)))
+def test_a_usage_is_read_the_short_way_as_the_long_way(
+    usage: dict[str, object], before: Tokens | None
+) -> None:
+    raw = msgspec.json.encode(usage)
+    assert tokens_in(raw, before) == told(decoded(raw), before)
+
+
+@given(usages, st.integers(1, 40))
+def test_an_answer_that_is_one_piece_is_counted_as_one_that_comes_in_pieces(
+    usage: dict[str, object], step: int
+) -> None:
+    body = b'{"a":"\\"usage\\":{}","usage":%b,"b":{}}' % msgspec.json.encode(usage)
+    counts = TokenUsage("/v1/embeddings", streams=False)
+    for at in range(0, len(body), step):
+        counts.feed(body[at : at + step])
+    assert of_whole(body) == counts.tokens
+    assert of_whole(b"{}") == Tokens()

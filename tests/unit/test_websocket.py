@@ -28,6 +28,9 @@ class Line:
         self.taken = 0
         self.broken = self.ended = False
 
+    def write_now(self, data: bytes) -> None:
+        self.write(data)
+
     def write(self, data: bytes) -> None:
         self.written += data
 
