@@ -208,7 +208,7 @@ HEADS = (
     b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
     b"POST /a HTTP/1.0\r\nHost: x\r\nContent-Length: %d\r\nConnection: keep-alive\r\n\r\n",
     b"POST http://y/a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n",
-    b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" + OFFERS[1] + b"\r\n",
     b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: %d\r\n\r\n",
     b"GET /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n",
     b"HEAD /a HTTP/1.1\r\nHost: x\r\nA: %d\r\n\r\n",
