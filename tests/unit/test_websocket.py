@@ -60,7 +60,12 @@ class Client:
         self.protocol.send_request(asked)
         self.protocol.data_to_send()
         fields = [(k.lower().encode(), v.encode()) for k, v in asked.headers.raw_items()]
-        scope = {"path": "/v1/realtime", "raw_path": b"/v1/realtime", "headers": fields}
+        scope = {
+            "path": "/v1/realtime",
+            "raw_path": b"/v1/realtime",
+            "headers": fields,
+            "state": {},
+        }
         self.line = Line()
         self.socket = SocketCycle(self.line, {**scope, "method": "GET"})
 
