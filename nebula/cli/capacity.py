@@ -8,13 +8,15 @@ import click
 from rich.table import Table
 
 from nebula.cli import tables
-from nebula.cli.log_source import LivePast, log_option, moment, opened
+from nebula.cli.log_source import LivePast, Past, log_option, moment, opened
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run
 from nebula.cli.tables import print_json
+from nebula.events.demand import DemandRecord
 from nebula.history.moments import BadMoment, Moment
 from nebula.history.unmet_demand import Unmet, UnmetDemand, machine
 from nebula.history.what_if import BadCondition, With
+from nebula.store.demand import DemandStore
 
 
 @click.command()
@@ -38,7 +40,11 @@ def capacity(
     nats: str,
     as_json: bool,
 ) -> None:
-    """Show how long models lacked a place, and how long they would have with more machines."""
+    """Show how long models lacked a place, and how long they would have with more machines.
+
+    Minutes in which routers refused requests, or had them wait for a model that did not serve, are
+    known of a cluster for 31 days; an exported log does not have them.
+    """
     try:
         given = [machine(each) for each in machines]
     except BadCondition as error:
@@ -54,8 +60,9 @@ async def _capacity(
     as_json: bool,
 ) -> None:
     since, until = window
-    demand = UnmetDemand(machines, since)
     async with opened(nats, file) as past:
+        recorded = await _recorded(past, until)
+        demand = UnmetDemand(machines, since, recorded)
         over = False
         async with aclosing(past.records()) as batches:
             async for batch in batches:
@@ -81,27 +88,60 @@ async def _capacity(
     output.print(verdict(found, machines), soft_wrap=True)
 
 
+async def _recorded(past: Past, until: Moment | None) -> list[DemandRecord]:
+    """Return what routers of a cluster have recorded; none of a file."""
+    if not isinstance(past, LivePast):
+        return []
+    ends = until.time if until is not None and until.time is not None else 2**63
+    store = DemandStore(past.log.connection)
+    async with aclosing(store.all()) as records:
+        return [each async for each in records if each.time < ends]
+
+
 def _table(found: list[Unmet], imagined: bool) -> Table:
-    table = tables.columns(
-        "MODEL", "LACKED A PLACE", *(["IT WOULD HAVE"] if imagined else []), "WAKING"
-    )
+    names = ("LACKED A PLACE", "REFUSED", "WAITED")
+    with_machines = [part for name in names for part in (name, "IT WOULD HAVE")]
+    table = tables.columns("MODEL", *(with_machines if imagined else names), "WAKING", "REQUESTS")
     for each in found:
-        row = [tables.escape(each.model), _minutes(each.lacking)]
-        row += [_minutes(each.otherwise)] if imagined else []
-        table.add_row(*row, _minutes(each.waking))
+        row = [tables.escape(each.model)]
+        for actual, otherwise in (
+            (each.lacking, each.otherwise),
+            (each.refusing, each.refusing_otherwise),
+            (each.waiting, each.waiting_otherwise),
+        ):
+            row += [_minutes(actual), _minutes(otherwise)] if imagined else [_minutes(actual)]
+        table.add_row(*row, _minutes(each.waking), _requests(each))
     return table
+
+
+def _requests(each: Unmet) -> str:
+    """Return what became of requests, in words."""
+    parts = [f"{count} {reason}" for reason, count in each.refused.items()]
+    if each.requests or each.longest:
+        parts.append(f"{each.requests} waited up to {each.longest:.0f} s")
+    return tables.escape(", ".join(parts))
 
 
 def verdict(found: list[Unmet], machines: list[With]) -> str:
     """Return one sentence about all models together."""
     lacking = sum(each.lacking for each in found)
+    of_requests = sum(each.refusing + each.waiting for each in found)
+    if not machines:
+        lacked = f"models lacked a place for {_minutes(lacking)} minutes together"
+        told = lacked if lacking else "no model lacked a place"
+        if of_requests:
+            told += f"; requests were refused or waited in {_minutes(of_requests)} minutes"
+        return told
     if not lacking:
         return "no model lacked a place"
-    if not machines:
-        return f"models lacked a place for {_minutes(lacking)} minutes together"
     saved = lacking - sum(each.otherwise for each in found)
     named = ", ".join(each.node for each in machines)
-    return f"{named} would have saved {_minutes(saved)} of {_minutes(lacking)} minutes"
+    told = f"{named} would have saved {_minutes(saved)} of {_minutes(lacking)} minutes"
+    if of_requests:
+        left = sum(each.refusing_otherwise + each.waiting_otherwise for each in found)
+        told += f", and {_minutes(of_requests - left)} of {_minutes(of_requests)} in which "
+        told += "requests were refused or waited"
+    return told
 
 
 def _minutes(seconds: float) -> str:

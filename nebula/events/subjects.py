@@ -21,6 +21,7 @@ BATCH_LEASES = "nebula.batches.leases.*"
 LEDGER = "nebula.ledger.*.*"
 USAGE_EVENTS = "nebula.events.usage.>"
 USAGE = "nebula.usage.*.*"
+DEMAND = "nebula.demand.*"
 STORED = "nebula.stored.>"
 BACKGROUND = "nebula.stored.background.*"
 OVER = "nebula.over.*"
@@ -115,6 +116,11 @@ def usage_of_requests(run: str) -> str:
 def usage_once(record: str) -> str:
     """Return the subject of what one thing used that several gateways may do: the first counts."""
     return f"nebula.usage.once.{record}"
+
+
+def demand(router: str) -> str:
+    """Return the subject on which a router writes what it could not serve at once."""
+    return f"nebula.demand.{router}"
 
 
 def requests(model: str) -> str:

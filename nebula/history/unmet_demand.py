@@ -2,16 +2,22 @@
 
 The log is folded as it was, and in parallel as if further machines had been there (`what_if`).
 The time between two events counts for every model that lacked a place for a replica then. It also
-counts for a model that was woken by a request and did not serve yet.
+also counts for a model that was woken by a request and did not serve yet.
+
+Routers record which requests they refused or had wait, minute by minute (ADR 74). Such a minute
+would not have been one with the machines if the model lacked a place at some time of it, and would
+have at none.
 """
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nebula.events import memory, subjects
+from nebula.events.demand import MINUTE, DemandRecord, ModelDemand, merged
 from nebula.events.record import Record
 from nebula.events.state import State
 from nebula.events.vocabulary import ModelWoken
@@ -29,12 +35,43 @@ class Unmet(Struct, frozen=True):
     """Seconds in which a model lacked a place for a replica, and would have `otherwise`.
 
     `waking`: seconds between a request that woke it and its first replica that served.
+    `refusing`, `waiting`: seconds of the minutes in which requests were refused, and waited while
+    it did not serve; `refusing_otherwise`, `waiting_otherwise` those that would have been left.
+    `refused`: how many requests were refused, by reason. `requests`: how many waited so, `longest`
+    of them for so many seconds.
     """
 
     model: str
     lacking: float
     otherwise: float
     waking: float
+    refusing: float = 0.0
+    refusing_otherwise: float = 0.0
+    waiting: float = 0.0
+    waiting_otherwise: float = 0.0
+    refused: dict[str, int] = {}
+    requests: int = 0
+    longest: float = 0.0
+
+
+class _Minute(Struct):
+    """A minute of a model with requests that were refused or waited.
+
+    `lacked`: whether the model lacked a place in it. `would_lack`: with the machines.
+    """
+
+    begin: int
+    demand: ModelDemand
+    lacked: bool = False
+    would_lack: bool = False
+
+    @property
+    def saved(self) -> bool:
+        return self.lacked and not self.would_lack
+
+    @property
+    def end(self) -> int:
+        return self.begin + MINUTE
 
 
 def machine(text: str) -> With:
@@ -58,9 +95,17 @@ def machine(text: str) -> With:
 
 
 class UnmetDemand:
-    """Sums the time of each model, event by event, from the moment `since` on."""
+    """Sums the time of each model, event by event, from the moment `since` on.
 
-    def __init__(self, machines: Sequence[With] = (), since: Moment | None = None) -> None:
+    `records`: what routers recorded of requests that were refused or waited.
+    """
+
+    def __init__(
+        self,
+        machines: Sequence[With] = (),
+        since: Moment | None = None,
+        records: Iterable[DemandRecord] = (),
+    ) -> None:
         self.what_if = WhatIf(machines)
         self._since = since
         self._counted = self._end = 0
@@ -68,6 +113,9 @@ class UnmetDemand:
         self._otherwise: Counter[str] = Counter()
         self._waking: Counter[str] = Counter()
         self._woken: set[str] = set()
+        self._coming = deque(_minutes(records))
+        self._current: list[_Minute] = []
+        self._met: defaultdict[str, list[_Minute]] = defaultdict(list)
         self.seconds = 0.0
         """Length of the window so far."""
 
@@ -92,6 +140,7 @@ class UnmetDemand:
         passed = time - begin
         self._counted = time
         self.seconds += passed / 1e9
+        self._meet(begin, time)
         for sums, models in (
             (self._lacking, _lacking(self.what_if.actual.state)),
             (self._otherwise, _lacking(self.what_if.otherwise)),
@@ -109,19 +158,75 @@ class UnmetDemand:
         since = self._since
         return since.time if since is not None and since.time is not None else None
 
+    def _meet(self, begin: int, end: int) -> None:
+        """Look at the minutes that have a part between two events."""
+        while self._coming and self._coming[0].begin < end:
+            minute = self._coming.popleft()
+            if minute.end > begin:
+                self._current.append(minute)
+                self._met[minute.demand.model].append(minute)
+        if self._current:
+            lacking = _lacking(self.what_if.actual.state)
+            would_lack = _lacking(self.what_if.otherwise)
+            for minute in self._current:
+                minute.lacked = minute.lacked or minute.demand.model in lacking
+                minute.would_lack = minute.would_lack or minute.demand.model in would_lack
+            self._current = [each for each in self._current if each.end > end]
+
     def found(self) -> list[Unmet]:
         """Return the models that lacked something, or would have, those that did longest first."""
-        models = {*self._lacking, *self._otherwise, *self._waking}
+        models = {*self._lacking, *self._otherwise, *self._waking, *self._met}
         found = [
-            Unmet(
-                identity,
-                self._lacking[identity] / 1e9,
-                self._otherwise[identity] / 1e9,
-                self._waking[identity] / 1e9,
+            _with_requests(
+                Unmet(
+                    identity,
+                    self._lacking[identity] / 1e9,
+                    self._otherwise[identity] / 1e9,
+                    self._waking[identity] / 1e9,
+                ),
+                self._met.get(identity, []),
             )
             for identity in models
         ]
-        return sorted(found, key=lambda each: (-each.lacking, -each.waking, each.model))
+        return sorted(
+            found,
+            key=lambda each: (
+                -each.lacking,
+                -each.refusing,
+                -each.waiting,
+                -each.waking,
+                each.model,
+            ),
+        )
+
+
+def _minutes(records: Iterable[DemandRecord]) -> list[_Minute]:
+    """Return each minute of each model once, in order, whichever routers recorded it."""
+    found: dict[tuple[int, str], ModelDemand] = {}
+    for record in records:
+        for each in record.models:
+            key = record.time // MINUTE * MINUTE, each.model
+            found[key] = merged(found[key], each) if key in found else each
+    return [_Minute(begin, found[begin, model]) for begin, model in sorted(found)]
+
+
+def _with_requests(unmet: Unmet, minutes: Sequence[_Minute]) -> Unmet:
+    """Return what a model lacked, with the minutes in which requests were refused or waited."""
+    refusing = [each for each in minutes if each.demand.refused]
+    waiting = [each for each in minutes if each.demand.requests or each.demand.waited]
+    whole = ModelDemand(unmet.model)
+    for each in minutes:
+        whole = merged(whole, each.demand)
+    return replace(
+        unmet,
+        refusing=60.0 * len(refusing),
+        refusing_otherwise=60.0 * sum(not each.saved for each in refusing),
+        waiting=60.0 * len(waiting),
+        waiting_otherwise=60.0 * sum(not each.saved for each in waiting),
+        refused=whole.refused,
+        requests=whole.requests,
+        longest=whole.longest,
+    )
 
 
 def _lacking(state: State) -> list[str]:

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from nebula.events import envelope, subjects
 from nebula.events.captured import CapturedRequest
+from nebula.events.demand import DemandRecord
 from nebula.events.heartbeats import (
     NodeHeartbeat,
     ReplicaHeartbeat,
@@ -23,7 +24,7 @@ from nebula.schema.message_headers import (
     Header,
 )
 from nebula.schema.question_channels import QUESTIONS
-from nebula.store import batch_queue, captures, ledger, usage
+from nebula.store import batch_queue, captures, demand, ledger, usage
 from nebula.store.batch_queue import QueuedLine
 from nebula.store.responses import STREAM
 
@@ -190,6 +191,14 @@ OTHERS = (
         "A gateway writes a request that was captured, redacted, with what came of it.",
         CapturedRequest,
         stream=captures.STREAM,
+    ),
+    Channel(
+        "demand",
+        subjects.demand("{router}"),
+        "send",
+        "A router writes after a minute which requests it refused, and which waited for engines.",
+        DemandRecord,
+        stream=demand.STREAM,
     ),
     Channel(
         "background",

@@ -82,6 +82,7 @@ _OTHERS: dict[str, Parties] = {
     "batchLeases": Parties(_GATEWAY),
     "usageOfRequests": Parties(_GATEWAY),
     "captured": Parties(_GATEWAY),
+    "demand": Parties(("router",)),
     "usageOnce": Parties(_GATEWAY),
     "background": Parties(_GATEWAY),
     "storedResponses": Parties(_GATEWAY),

@@ -8,7 +8,7 @@ a consumer of a stream can read all of it.
 from typing import Literal, TypeAlias
 
 from nebula.schema.parties import RoleName
-from nebula.store import batch_queue, captures, files, ledger, responses, snapshots, usage
+from nebula.store import batch_queue, captures, demand, files, ledger, responses, snapshots, usage
 from nebula.store.streams import CLAIMS, EVENTS, INFERENCE, STATUS
 from nebula.store.upkeep import ADVISORIES
 
@@ -111,6 +111,13 @@ RIGHTS: dict[str, dict[RoleName, tuple[Use, ...]]] = {
         "provision": ("look", "make", "change"),
     },
     captures.STREAM: {"gateway": ("look", "make"), "provision": ("look", "make", "change")},
+    demand.STREAM: {
+        "gateway": ("look", "get", "read"),
+        "router": ("look", "make"),
+        "operator": ("look", "get", "read"),
+        "viewer": ("look", "get", "read"),
+        "provision": ("look", "make", "change"),
+    },
     files.STREAM: {
         "gateway": ("look", "make", "get", "read", "purge", "put"),
         "operator": ("look", "make", "get", "read", "purge", "put"),

@@ -102,6 +102,6 @@ def test_models_that_are_no_more_make_room(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_router_counts_waits_and_refusals_by_model() -> None:
     counts = RouterCounts()
     counts.sent("chat", 0.2)
-    counts.refused("chat", "queue-full")
+    counts.refused("chat", "queue-full", slack=False)
     assert counts.waits.known["chat",].sum == 0.2
     assert counts.refusals.known["chat", "queue-full"].value == 1

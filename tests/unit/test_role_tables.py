@@ -8,7 +8,17 @@ from nebula.schema import parties, roles, stream_rights
 from nebula.schema.parties import ROLES as ALL_ROLES
 from nebula.schema.parties import RoleName, channels
 from nebula.schema.roles import EXAMPLES, rights, role
-from nebula.store import batch_queue, captures, files, ledger, responses, streams, upkeep, usage
+from nebula.store import (
+    batch_queue,
+    captures,
+    demand,
+    files,
+    ledger,
+    responses,
+    streams,
+    upkeep,
+    usage,
+)
 from nebula.store.users import Rights
 from tests.unit.subject_patterns import covers
 
@@ -36,6 +46,7 @@ def test_every_stream_has_rights() -> None:
         files.definition(1),
         usage.definition(1),
         captures.definition(1),
+        demand.definition(1),
         upkeep.SNAPSHOTS,
     )
     assert {each.name for each in made} == stream_rights.RIGHTS.keys()

@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
+from nebula.cli.capacity import verdict
 from nebula.cli.main import main
+from nebula.events.demand import MINUTE, DemandRecord, ModelDemand
 from nebula.events.memory import GIB
+from nebula.events.record import Record
 from nebula.events.vocabulary import ModelSlept, ModelWoken
 from nebula.history.moments import Moment
 from nebula.history.unmet_demand import Unmet, UnmetDemand, machine
@@ -88,6 +92,62 @@ def test_a_model_that_was_woken_waits_until_a_replica_serves() -> None:
     assert unmet(story)["a"].waking == story.state.seq - began
 
 
+def minutes(*numbers: int, **fields: Any) -> list[DemandRecord]:
+    return [DemandRecord(each * MINUTE, (ModelDemand("b", **fields),)) for each in numbers]
+
+
+def slow() -> list[Record]:
+    """Return the short log with an event amid each minute: `b` lacks a place from 5 to 7."""
+    return [replace(each, time=each.time * 60 + MINUTE // 2) for each in short().log]
+
+
+def demanded(
+    records: list[DemandRecord], *machines: With, since: Moment | None = None
+) -> Unmet | None:
+    demand = UnmetDemand(machines, since, records)
+    for record in slow():
+        demand.take(record)
+    demand.until(20 * MINUTE)
+    return next((each for each in demand.found() if each.model == "b"), None)
+
+
+def test_minutes_in_which_requests_were_refused_or_waited_are_counted() -> None:
+    records = [
+        *minutes(5, 6, refused={"no-place": 2}),
+        *minutes(6, 7, 8, requests=1, waited=9.0, longest=9.0),
+    ]
+    found = demanded(records)
+    assert found is not None
+    assert (found.refusing, found.waiting) == (120.0, 180.0)
+    assert (found.refused, found.requests, found.longest) == ({"no-place": 4}, 3, 9.0)
+
+
+def test_a_minute_of_several_routers_counts_once() -> None:
+    found = demanded(minutes(5, 5, refused={"no-place": 2}))
+    assert found is not None
+    assert (found.refusing, found.refused) == (60.0, {"no-place": 4})
+
+
+def test_a_machine_saves_the_minutes_in_which_a_place_was_lacking() -> None:
+    records = minutes(5, 6, 12, refused={"queue-full": 1}, requests=1)
+    found = demanded(records, With("n4", (80 * GIB,)))
+    assert found is not None
+    assert (found.refusing, found.refusing_otherwise) == (180.0, 60.0)
+    assert (found.waiting, found.waiting_otherwise) == (180.0, 60.0)
+    found = demanded(records, With("n4", (40 * GIB,)))
+    assert found is not None
+    assert found.refusing_otherwise == 180.0, "it is too small"
+
+
+def test_minutes_outside_the_window_do_not_count() -> None:
+    found = demanded(minutes(0, 5, 30, refused={"no-place": 1}), since=Moment(time=6 * MINUTE))
+    assert found is not None
+    assert found.refusing == 0.0
+    found = demanded(minutes(6, 30, refused={"no-place": 1}), since=Moment(time=6 * MINUTE))
+    assert found is not None
+    assert found.refusing == 60.0
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -123,6 +183,21 @@ def test_the_command_says_what_a_machine_would_have_saved() -> None:
     text = said("--with", "n9: 80GiB")
     assert "n9 would have saved" in text
     assert "no model lacked a place" in said("--until", "5")
+
+
+def test_one_sentence_tells_of_requests_too() -> None:
+    found = [Unmet("b", 120.0, 0.0, 0.0, refusing=120.0, refusing_otherwise=60.0, waiting=60.0)]
+    assert verdict(found, []) == (
+        "models lacked a place for 2.0 minutes together; requests were refused or waited in 3.0 "
+        "minutes"
+    )
+    assert verdict(found, [With("n4", (GIB,))]) == (
+        "n4 would have saved 2.0 of 2.0 minutes, and 2.0 of 3.0 in which requests were refused or "
+        "waited"
+    )
+    assert verdict([Unmet("b", 0.0, 0.0, 0.0, waiting=60.0)], []) == (
+        "no model lacked a place; requests were refused or waited in 1.0 minutes"
+    )
 
 
 def test_the_command_refuses_what_is_not_a_machine() -> None:

@@ -24,6 +24,7 @@ from nebula.actors.attribution import is_inbox
 from nebula.actors.ear import Ear
 from nebula.actors.placement.decision import Decision
 from nebula.actors.router.backlog import Backlog
+from nebula.actors.router.demand_recording import DemandRecorder
 from nebula.actors.router.dispatch import Dispatch, Post
 from nebula.actors.router.figures import RouterFigures
 from nebula.actors.router.guards import Guards
@@ -100,6 +101,8 @@ class Router(Actor):
             any_router=False,
             own=subjects.router_status(self.id),
         )
+        demand = self._dispatch.counts.demand
+        self._demand = DemandRecorder(connection, self.id, stream_replicas, demand)
         self._look = asyncio.Event()
         self._requests: tuple[Subscription, ...] = ()
 
@@ -134,6 +137,7 @@ class Router(Actor):
         self.spawn(self._tick(), "send what waits")
         self.spawn(self._look_at_stored(), "look at stored heartbeats")
         self.spawn(self._ear.run(), "listen for living actors")
+        self.spawn(self._demand.run(), "record what was refused and waited")
         watch = LossWatch(lambda: self.projection.state, self._looks_at_losses, self._append_all)
         self.spawn(watch.run(), "look which nodes could not be lost")
 
@@ -194,6 +198,7 @@ class Router(Actor):
                     2
                 )  # by then, requests that were on their way have arrived
             self._dispatch.hand_over()
+            await self._demand.end()
         except NatsError as error:
             log.warning("requests that waited could not be handed over: %r", error)
 

@@ -184,6 +184,7 @@ class Dispatch:
         now = self._now()
         for held in self._held.values():
             request = held.request
+            self.counts.demand.left(request.id, now)
             self._post(subjects.requests(request.model), self._header(held, now), request.body)
         self._held.clear()
         self.lines.clear()
@@ -231,6 +232,8 @@ class Dispatch:
                 tenant_of(state.keys, request.user),
             )
         )
+        if model is not None and not (request.slack or routing.served(state, model, "")):
+            self.counts.demand.waits(request.id, model.id, now)
         self._answer(request, Piece(-1, queued=self.router, attempt=request.attempt), b"")
 
     def _advance(self, model_id: str) -> None:
@@ -262,6 +265,7 @@ class Dispatch:
     def _send_queued(self, model: Model, waiting: QueuedRequest) -> None:
         """Send a request on that has just left its queue; refuse it if it can't go anywhere."""
         held = self._held.pop(waiting.id)
+        self.counts.demand.left(waiting.id, self._now())
         if not self._send(held):
             reason = routing.hopeless(self._state(), NameBinding(model.id, waiting.adapter))
             why = reason or "no replica is ready"
@@ -326,6 +330,7 @@ class Dispatch:
 
     def _take_out(self, identity: str) -> None:
         held = self._held.pop(identity)
+        self.counts.demand.left(identity, self._now())
         line = self.lines.get(held.request.model)
         if line is not None:
             line.remove(identity)
@@ -350,12 +355,13 @@ class Dispatch:
     def _expire(self, held: _Held, now: float) -> None:
         """Refuse a request that has waited too long: its time is over, or why it had to wait."""
         request = held.request
+        self.counts.demand.left(request.id, now)
         if request.timeout is None or now < held.since + request.timeout:
             still = self._loads.standing_still
             late = why_late(self._state(), request, now - held.since, self._wall(), still)
             self._refuse(request, "waited-too-long", *late)
             return
-        self.counts.refused(request.model, "waited-too-long")
+        self.counts.refused(request.model, "waited-too-long", slack=request.slack)
         overdue = Piece(
             0,
             end=True,
@@ -368,7 +374,7 @@ class Dispatch:
     def _refuse(
         self, request: Request, kind: Reason, status: int, reason: str, retry_after: int | None
     ) -> None:
-        self.counts.refused(request.model, kind)
+        self.counts.refused(request.model, kind, slack=request.slack)
         refusal = Piece(
             0,
             status=status,
