@@ -2,6 +2,7 @@
 
 from nebula.http import (
     admin,
+    captures,
     changes,
     engine_logs,
     history,
@@ -143,6 +144,11 @@ HANDLERS = (
         keys.revoke_key,
         limit_routes.list_limits,
         limit_routes.put_limits,
+        captures.list_captures,
+        captures.start_capture,
+        captures.stop_capture,
+        captures.list_captured,
+        captures.show_captured,
     ),
 )
 """Handlers of Litestar. A handler that stands in no group needs the scope `admin`."""

@@ -110,7 +110,10 @@ RIGHTS: dict[str, dict[RoleName, tuple[Use, ...]]] = {
         "viewer": ("look", "get", "read"),
         "provision": ("look", "make", "change"),
     },
-    captures.STREAM: {"gateway": ("look", "make"), "provision": ("look", "make", "change")},
+    captures.STREAM: {
+        "gateway": ("look", "make", "get", "read"),
+        "provision": ("look", "make", "change"),
+    },
     demand.STREAM: {
         "gateway": ("look", "get", "read"),
         "router": ("look", "make"),

@@ -23,7 +23,7 @@ ROOM = 64 * MIB
 
 def definition(replicas: int) -> StreamConfig:
     """Return the stream."""
-    about = "Nebula's captured requests: read by admins only"
+    about = "Nebula's captured requests: for admins only"
     return durable.records(STREAM, about, subjects.CAPTURED, replicas, age=KEPT, room=ROOM)
 
 

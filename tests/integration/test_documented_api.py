@@ -120,11 +120,12 @@ REFUSED = {
     ("POST", "/admin/batches/{batch}/cancel"),
     ("DELETE", "/admin/nodes/{node}"),
     ("DELETE", "/admin/requests/{identity}"),
+    ("GET", "/admin/captured/{identity}"),
     ("DELETE", "/admin/nodes/{node}/weights/{source}"),
 }
 """Operations whose objects are in use here: a node that runs, files that were just pinned;
-or a batch or a request that is over by then; or that need a parameter of the query, or a provider
-at which people sign in."""
+a batch or a request that is over by then; a request that was not captured; or that need a parameter
+of the query, or a provider at which people sign in."""
 
 
 async def test_the_page_is_shown_to_a_browser(served: Cluster) -> None:

@@ -7,6 +7,7 @@ returns. A test fails while a path has no entry, and tries each example with a r
 
 from collections.abc import Mapping
 
+from nebula.events.capture_events import CaptureStarted
 from nebula.events.intents import (
     AdapterLoadRequested,
     AliasRequested,
@@ -316,6 +317,20 @@ ENTRIES: Mapping[str, Entry] = {
         },
     ),
     "DELETE /admin/requests/{identity}": Entry(values={"identity": "0123456789abcdef"}),
+    "GET /admin/captures": Entry(),
+    "PUT /admin/captures/{capture}": Entry(
+        body=CaptureStarted,
+        example={"seconds": 600, "model": "chat", "share": 0.5, "contents": "mask"},
+        values={"capture": "slow"},
+    ),
+    "DELETE /admin/captures/{capture}": Entry(values={"capture": "slow"}),
+    "GET /admin/captured": Entry(
+        query={
+            "capture": "Only what this capture has captured.",
+            "limit": "Requests at most, the newest; 1,000 if missing.",
+        }
+    ),
+    "GET /admin/captured/{identity}": Entry(values={"identity": "0123456789abcdef"}),
     "GET /admin/state": Entry(query={"at": "A sequence or a time; now if missing."}),
     **console_entries.ENTRIES,
     "GET /admin/events": Entry(
