@@ -7,7 +7,7 @@ reconnecting and everything else are nats-py's.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from nats.aio.client import Client, Srv
@@ -39,6 +39,7 @@ class FastClient(Client):
         super().__init__()
         self._ps = self._parser = FastParser(self)
         self.arrivals: dict[int, Arrival] = {}
+        self._before: list[Callable[[], None]] = []
         self._writing = False
         self._unsent = 0
 
@@ -74,12 +75,23 @@ class FastClient(Client):
         self._pending += (line, header, body, b"\r\n")
         self._pending_data_size += len(line) + size + 2
         if not self._writing:
-            self._writing = True
-            asyncio.get_running_loop().call_soon(self.write)
+            self._write_soon()
+
+    def before_write(self, call: Callable[[], None]) -> None:
+        """Call it before the next write, in this turn or the next: what it posts leaves with it."""
+        self._before.append(call)
+        if not self._writing:
+            self._write_soon()
+
+    def _write_soon(self) -> None:
+        self._writing = True
+        asyncio.get_running_loop().call_soon(self.write)
 
     def write(self) -> None:
         """Pass everything that was posted to the connection now."""
         self._writing = False
+        while self._before:
+            self._before.pop(0)()
         transport = self._transport
         if isinstance(transport, DirectTransport) and transport.lost:
             return  # kept until it is connected again

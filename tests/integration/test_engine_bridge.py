@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
 from nebula.actors.engine import bridge as engine
+from nebula.actors.engine import ended as engine_ended
 from nebula.actors.engine import exchange as engine_exchange
 from nebula.actors.engine import liveness
 from nebula.actors.engine.bridge import EngineBridge
@@ -492,17 +493,17 @@ async def test_every_end_of_a_request_is_told_to_the_routers(
     assert told[-1].active == 0
 
 
-async def test_ends_that_come_close_together_are_told_together(
+async def test_an_end_is_told_at_once_and_those_that_follow_it_closely_together(
     running: Engine, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "FINISHED_AFTER", 0.2)
+    monkeypatch.setattr(engine_ended, "TOLD_EVERY", 1.0)
     ends = await gateway.client.subscribe(subjects.FINISHED)
     for identity in ("r1", "r2", "r3"):
         await gateway.asks(identity)
-    for _ in range(3):
         await gateway.answer()
-    finished = msgspec.json.decode((await ends.next_msg(PATIENCE)).data, type=Finished)
-    assert finished == Finished("chat-0", ("r1", "r2", "r3"))
+    for told in (("r1",), ("r2", "r3")):
+        finished = msgspec.json.decode((await ends.next_msg(PATIENCE)).data, type=Finished)
+        assert finished == Finished("chat-0", told)
 
 
 async def test_an_answer_that_the_engine_itself_fails_counts_as_failed(

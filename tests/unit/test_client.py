@@ -291,6 +291,30 @@ async def test_what_is_posted_in_one_turn_leaves_in_one_write() -> None:
     assert transport.writes[1:] == [b"PUB c 0\r\n\r\n"]
 
 
+async def test_what_is_posted_just_before_a_write_leaves_with_it() -> None:
+    client, transport = connected()
+    client.before_write(lambda: client.post("b"))
+    client.post("a")
+    await turn()
+    await turn()
+    assert transport.writes == [b"PUB a 0\r\n\r\nPUB b 0\r\n\r\n"]
+    client.before_write(lambda: client.post("c"))
+    await turn()
+    await turn()
+    assert transport.writes[1:] == [b"PUB c 0\r\n\r\n"]
+
+
+async def test_an_error_just_before_a_write_keeps_nothing_else_back() -> None:
+    client, transport = connected()
+    client.before_write(lambda: client.post("a", b"", b"x" * 101))
+    client.post("b")
+    with pytest.raises(MaxPayloadError):
+        client.write()
+    client.post("c")
+    client.write()
+    assert transport.writes == [b"PUB b 0\r\n\r\nPUB c 0\r\n\r\n"]
+
+
 async def test_a_flush_ends_when_the_server_has_seen_what_was_sent_before() -> None:
     client, transport = connected()
     for_ever = asyncio.Event()

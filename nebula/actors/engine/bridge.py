@@ -23,6 +23,7 @@ from nebula.actors.ear import Ear
 from nebula.actors.engine import abilities, adapters, door, ending, liveness
 from nebula.actors.engine.adapters import Adapters
 from nebula.actors.engine.attempts import Attempts
+from nebula.actors.engine.ended import EndedRequests
 from nebula.actors.engine.exchange import (
     App,
     EngineExchange,
@@ -42,7 +43,7 @@ from nebula.events import envelope, subjects
 from nebula.events.endpoints import ENDPOINTS, REALTIME
 from nebula.events.failures import Failure
 from nebula.events.heartbeats import ReplicaHeartbeat
-from nebula.events.inference import Finished, Request, StillWanted, UnderWay, Unwanted
+from nebula.events.inference import Request, StillWanted, UnderWay, Unwanted
 from nebula.events.reading import decoded, last_token, number
 from nebula.events.trace_context import VARIABLE
 from nebula.store.connection import Connection, NotLetIn
@@ -53,9 +54,6 @@ ANNOUNCE_AFTER = 0.1
 """Seconds without an answer after which a replica confirms that it has the request."""
 
 TICK = 0.05
-FINISHED_AFTER = 0.002
-"""Seconds over which ended requests are collected into one message."""
-
 HEARTBEAT = 2.0
 
 
@@ -97,8 +95,14 @@ class EngineBridge:
         self._slack: set[str] = set()
         """Those of the active requests that take spare capacity only."""
         self._attempts = Attempts()
-        self._finished: list[EngineExchange] = []
         self._unwanted = ""
+        self._ended = EndedRequests(
+            self._connection,
+            self._settings.model,
+            self._settings.replica,
+            self._active,
+            self._slack,
+        )
         self._questions = count()
         self._living: list[asyncio.Task[None]] = []
         self._liveness = Liveness(app)
@@ -224,14 +228,14 @@ class EngineBridge:
         if plan < settings.version:
             exchange = self._exchange(request)
             exchange.fail(Failure.OTHER_PLAN)
-            self._end(exchange)
+            self._ended.add(exchange, self._loop)
 
     def _forbid(self, request: Request) -> None:
         """Refuse a path that clients must not reach, such as those that change an engine."""
         log.warning("request %s is for %s, which no client may use", request.id, request.path)
         exchange = self._exchange(request)
         exchange.forbid()
-        self._end(exchange)
+        self._ended.add(exchange, self._loop)
 
     def _refuse_version(self, request: Request) -> None:
         """Refuse a request for a version of an adapter that is not loaded."""
@@ -240,7 +244,7 @@ class EngineBridge:
         )
         exchange = self._exchange(request)
         exchange.fail(Failure.OTHER_VERSION)
-        self._end(exchange)
+        self._ended.add(exchange, self._loop)
 
     def _exchange(self, request: Request, version: Version | None = None) -> EngineExchange:
         kind = EngineSession if request.path == REALTIME.path else EngineExchange
@@ -316,25 +320,7 @@ class EngineBridge:
                 del self._active[request.id]
                 self._slack.discard(request.id)
             self._attempts.forgo(request.id, request.attempt + 1)
-            self._end(exchange)
-
-    def _end(self, exchange: EngineExchange) -> None:
-        if not self._finished:
-            self._loop.call_later(FINISHED_AFTER, self._tell_finished)
-        self._finished.append(exchange)
-
-    def _tell_finished(self) -> None:
-        ended, self._finished = self._finished, []
-        finished = Finished(
-            self._settings.replica,
-            tuple([exchange.request.id for exchange in ended]),
-            tuple([exchange.request.id for exchange in ended if exchange.failed]),
-            len(self._active),
-            tuple([each.request.id for each in ended if not (each.failed or each.proven)]),
-            tuple([each.request.id for each in ended if each.request.slack]),
-            len(self._slack),
-        )
-        self._post(subjects.finished(self._settings.model), msgspec.json.encode(finished))
+            self._ended.add(exchange, self._loop)
 
     def _post(self, subject: str, body: bytes) -> None:
         try:
