@@ -2,8 +2,9 @@
 
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,9 @@ from nebula.store.connection import Connection
 from nebula.store.log import Log
 from nebula.store.server import EmbeddedServer
 from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from tests.integration.collector import Collector
 
 PATIENCE = 10.0
 Connect = Callable[[str], Awaitable[Connection]]
@@ -26,6 +30,16 @@ settings.load_profile("nebula")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in what nohup or a shell's `&` starts: the processes under test would not be interrupted.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def collector() -> "Iterator[Collector]":
+    """A collector of spans that the tests of a module share."""
+    from tests.integration.collector import Collector  # OpenTelemetry is needed here only
+
+    made = Collector()
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -27,13 +27,6 @@ BODY = {
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    made = Collector()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[DemoCluster]:
     """Two small replicas of the chat model, with traces."""
     cluster = DemoCluster(DEMO, tmp_path_factory.mktemp("cluster"))

@@ -13,6 +13,16 @@ from nebula.events.vocabulary import EngineReady
 from tests.integration.asking import CHAT, Heard, chat, said, stream
 from tests.integration.cluster import Cluster
 from tests.integration.collector import Collector, Span
+from tests.integration.test_realtime import (
+    COMMIT,
+    FINAL,
+    HEARS,
+    UPDATE,
+    append,
+    hears,
+    says,
+    session,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -26,13 +36,6 @@ def trace_of(number: int) -> str:
 
 def carried(number: int, *, sampled: bool = True, **more: str) -> dict[str, str]:
     return {"traceparent": f"00-{trace_of(number)}-{CLIENT}-{int(sampled):02d}", **more}
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    made = Collector()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +164,58 @@ async def test_a_request_that_waits_for_a_model_names_the_event_that_ended_its_w
     (event,) = [span for span in collector.spans if (span.trace, span.id) in queue.links]
     assert event.name == "EngineReady late-0"
     assert queue.start < event.end
+
+
+async def test_a_mirrored_request_is_in_the_trace_of_what_it_is_a_copy_of(
+    traced: Cluster, collector: Collector
+) -> None:
+    await traced.ready()
+    for model in ("chat", "mirror"):
+        await traced.load(model, memory="64MiB")
+    async with traced.http() as http:
+        alias = {"targets": [{"model": "chat"}], "mirror": "mirror"}
+        assert (await http.put("/admin/aliases/watched", json=alias)).status_code == 202
+
+        async def known() -> bool:
+            return (await http.get("/v1/models/watched")).status_code == 200
+
+        await traced.poll(known, "the gateway knows the alias")
+        assert said(await http.post(CHAT, json=chat("watched"), headers=carried(11)))
+    names = (
+        "chat watched",
+        "attempt 1",
+        "route chat",
+        "llm_request",
+        "route mirror",
+        "llm_request",
+    )
+    spans = await whole(traced, collector, 11, *names)
+    root, route = named(spans, "chat watched"), named(spans, "route mirror")
+    assert route.parent == root.id, "it is no attempt at the request"
+    assert route.attributes["nebula.replica"] == "mirror-0"
+    engines = {span.parent for span in spans if span.name == "llm_request"}
+    assert engines == {named(spans, "attempt 1").id, root.id}
+    assert root.attributes["nebula.model"] == "chat"
+
+
+async def test_a_realtime_session_is_one_trace_from_its_begin_to_its_end(
+    traced: Cluster, collector: Collector
+) -> None:
+    await traced.ready()
+    await traced.load("ears", task="transcription", memory="64MiB", options=HEARS)
+    async with session(traced, additional_headers=carried(12)) as socket:
+        assert (await hears(socket))["type"] == "session.created"
+        await says(socket, {**UPDATE, "model": "ears"}, COMMIT, append(b"a secret"), FINAL)
+        assert (await hears(socket))["type"] == "transcription.delta"
+        assert (await hears(socket))["type"] == "transcription.done"
+    spans = await whole(traced, collector, 12, "realtime ears", "attempt 1", "route ears")
+    root, attempt = named(spans, "realtime ears"), named(spans, "attempt 1")
+    assert (root.parent, attempt.parent) == (CLIENT, root.id)
+    assert named(spans, "route ears").parent == attempt.id
+    assert attempt.attributes["nebula.replica"] == "ears-0"
+    assert root.start <= attempt.start <= attempt.end <= root.end
+    assert not root.failed
+    assert "secret" not in repr(spans)
 
 
 async def test_a_continued_stream_is_one_trace_with_both_attempts(
