@@ -19,7 +19,7 @@ SITE := $(STAMPS)/site
 MUTMUT := $(STAMPS)/mutmut
 DEMO_PACKAGES := $(STAMPS)/demo-packages
 PROXIES := $(STAMPS)/proxies
-PROMETHEUS := $(STAMPS)/prometheus
+PROMETHEUS := $(STAMPS)/prometheus-alertmanager
 BROWSER := $(STAMPS)/browser
 DEMO_MODELS := $(addprefix .demo/,smollm2-135m-instruct all-minilm-l6-v2)
 DEMO_ADAPTER := .demo/nebula-adapter
@@ -80,8 +80,8 @@ $(PROXIES): tests/install_packages.sh | $(VENV)
 	@touch $@
 
 $(PROMETHEUS): tests/install_packages.sh | $(VENV)
-	@echo "Unpacking Prometheus into .venv, for the tests (some seconds)"
-	@sh tests/install_packages.sh .venv/prometheus prometheus
+	@echo "Unpacking Prometheus and Alertmanager into .venv, for the tests (some seconds)"
+	@sh tests/install_packages.sh .venv/prometheus prometheus prometheus-alertmanager
 	@touch $@
 
 $(BROWSER): tests/install_browser.sh | $(CONTROL)

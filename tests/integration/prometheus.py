@@ -22,7 +22,7 @@ PATIENCE = 60.0
 
 
 def program(name: str) -> str:
-    """Return the path of `prometheus` or `promtool`."""
+    """Return the path of `prometheus`, `promtool` or `amtool`."""
     places = f"{sys.prefix}/prometheus/usr/bin:/usr/bin:{os.environ['PATH']}"
     found = shutil.which(name, path=places)
     assert found, f"{name} is not here: `make install-prometheus` unpacks it into .venv"

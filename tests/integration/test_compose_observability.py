@@ -1,4 +1,4 @@
-"""Prometheus and Grafana of the compose file: what they read is there, and their key is good."""
+"""What watches the cluster of the compose file: what it reads is there, and names what there is."""
 
 import asyncio
 import re
@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.composed import COMPOSE, GATEWAYS, Composed
+from tests.integration.composed import COMPOSE, GATEWAYS, NEBULA, Composed
+from tests.integration.prometheus import program
 from tests.integration.test_compose import compose_config
 
 OBSERVABILITY = COMPOSE / "observability"
-ADDED = {"view-key", "prometheus", "grafana"}
+ADDED = {"view-key", "prometheus", "alertmanager", "grafana", "collector", "jaeger"}
+ALERTMANAGER = OBSERVABILITY / "alertmanager.yaml"
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def test_all_that_is_mounted_is_there(read: dict[str, Any], tmp_path: Path) -> N
     before = compose_config(tmp_path, "compose.yaml")
     assert set(read["services"]) == {*before["services"], *ADDED}
     for name in ADDED:
-        for mount in read["services"][name]["volumes"]:
+        for mount in read["services"][name].get("volumes", ()):
             if mount["type"] == "bind":
                 assert Path(mount["source"]).exists(), mount
                 assert mount["read_only"]
@@ -56,6 +58,61 @@ def test_a_configuration_names_only_what_its_service_has(read: dict[str, Any]) -
     assert source["url"] == "http://prometheus:9090"
     home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert (OBSERVABILITY / "grafana" / "boards" / Path(home).name).exists()
+
+
+def loaded(name: str) -> Any:
+    return yaml.safe_load((OBSERVABILITY / name).read_text())
+
+
+def published(read: dict[str, Any], service: str) -> set[int]:
+    return {each["target"] for each in read["services"][service].get("ports", ())}
+
+
+def test_alerts_go_from_prometheus_to_alertmanager(read: dict[str, Any]) -> None:
+    (to,) = loaded("prometheus.yaml")["alerting"]["alertmanagers"][0]["static_configs"]
+    assert to["targets"] == ["alertmanager:9093"]
+    assert published(read, "alertmanager") == {9093}
+    service = read["services"]["alertmanager"]
+    (file,) = [word for word in service["command"] if word.startswith("--config.file=")]
+    targets = {mount["target"]: mount.get("source", "") for mount in service["volumes"]}
+    assert Path(targets[file.partition("=")[2]]) == ALERTMANAGER
+
+
+def test_alertmanager_reads_its_configuration_and_routes_each_alert() -> None:
+    line = [program("amtool"), "check-config", str(ALERTMANAGER)]
+    checked = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    rules = [rule for group in loaded("rules.yaml")["groups"] for rule in group["rules"]]
+    severities = {rule["labels"]["severity"] for rule in rules}
+    receivers = {}
+    for severity in severities:
+        test = ["config", "routes", "test", f"--config.file={ALERTMANAGER}", f"severity={severity}"]
+        told = subprocess.run([line[0], *test], capture_output=True, text=True, check=False)
+        receivers[severity] = told.stdout.strip()
+    assert receivers == {"critical": "critical", "warning": "others", "info": "others"}
+    names = {rule["alert"] for rule in rules}
+    for inhibits in loaded("alertmanager.yaml")["inhibit_rules"]:
+        text = " ".join(inhibits["source_matchers"] + inhibits["target_matchers"])
+        assert set(re.findall(r"Nebula\w+", text)) <= names
+
+
+def test_spans_go_from_every_actor_through_the_collector_to_jaeger(read: dict[str, Any]) -> None:
+    collector = loaded("collector.yaml")
+    for actor in NEBULA:
+        endpoint = read["services"][actor]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]
+        service, port = re.fullmatch(r"http://([\w-]+):(\d+)", endpoint).groups()  # type: ignore[union-attr]
+        assert service == "collector"
+        listens = collector["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
+        assert listens == f"0.0.0.0:{port}"
+    (pipeline,) = collector["service"]["pipelines"].values()
+    for kind in ("receivers", "processors", "exporters"):
+        assert set(pipeline[kind]) == collector[kind].keys(), kind
+    (to,) = (each["endpoint"] for each in collector["exporters"].values())
+    assert to == "jaeger:4317"
+    assert published(read, "jaeger") == {16686}
+    assert not published(read, "collector"), "only the cluster sends spans"
+    (source,) = loaded("grafana/provisioning/datasources/jaeger.yaml")["datasources"]
+    assert source["url"] == "http://jaeger:16686"
 
 
 def test_what_ends_is_waited_for(read: dict[str, Any]) -> None:
