@@ -48,7 +48,7 @@ from nebula.http.responses import turns
 from nebula.http.responses.recording import Recorded
 from nebula.http.responses.turns import Turn
 from nebula.http.resuming import resume
-from nebula.http.routed import prefix_of, route_of
+from nebula.http.routed import Routes, prefix_of
 from nebula.http.server.cycle import LINES, WHOLE
 from nebula.http.starting import starting
 from nebula.http.uploads import read
@@ -129,6 +129,7 @@ class InferenceRoutes:
         self._limits = limits
         self._root = root
         self._mirror = Mirror(gateway)
+        self._routes = Routes(gateway, root)
         self._limit_lines = AllLimitLines(gateway.limiting)
         patience = limits.patience
         self._realtime = Realtime(gateway, patience.load, patience.idle, root)
@@ -212,7 +213,7 @@ class InferenceRoutes:
         body, asked = quotas.within_reach(principal, endpoint, body, asked)
         body, salt = salted(endpoint, body, principal.tenant)
         who = asked.user or kept or identity
-        route = route_of(gateway, endpoint, asked.model, who, self._root, principal.may_use)
+        route = self._routes.of(endpoint, asked.model, who, principal)
         binding, sent = route.binding, body
         if route.name != asked.model:
             body = outline.renamed(body, route.name, kind)

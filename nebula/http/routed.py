@@ -6,9 +6,13 @@ from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.names import Route, resolve
 from nebula.actors.router.prefixes import BOUNDS, digests
 from nebula.events.endpoints import Endpoint, able, served, serves
-from nebula.events.state import NameBinding
+from nebula.events.state import NameBinding, State
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.names import no_model
+from nebula.http.principals import Principal
+
+_REMEMBERED = 1024
+"""Routes that are remembered at most."""
 
 
 def route_of(
@@ -38,6 +42,34 @@ def route_of(
         text = f"{name!r} does not serve {root}{endpoint.path}: it serves {paths}"
         raise ApiError(400, text, param="model", code="wrong_task")
     return route
+
+
+class Routes:
+    """The routes of requests, remembered for as long as nothing changes in the cluster.
+
+    `root`: as in `route_of`.
+    """
+
+    def __init__(self, gateway: Gateway, root: str = "") -> None:
+        self._gateway = gateway
+        self._root = root
+        self._state: State | None = None
+        self._known: dict[tuple[str, str, int], tuple[Principal, Route]] = {}
+
+    def of(self, endpoint: Endpoint, name: str, key: str, principal: Principal) -> Route:
+        """Return what answers requests of a caller for a name. Raise ApiError as `route_of`."""
+        state = self._gateway.projection.state
+        if state is not self._state or len(self._known) >= _REMEMBERED:
+            self._state = state
+            self._known.clear()
+        place = name, endpoint.path, id(principal)
+        known = self._known.get(place)
+        if known is not None and known[0] is principal:
+            return known[1]
+        route = route_of(self._gateway, endpoint, name, key, self._root, principal.may_use)
+        if not (state.names[name].alias or route.model.spec.fallback):  # else it varies
+            self._known[place] = principal, route
+        return route
 
 
 def prefix_of(binding: NameBinding, prompt: bytes, salt: str) -> tuple[str, ...]:

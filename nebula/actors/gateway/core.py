@@ -26,7 +26,7 @@ from nebula.actors.gateway.in_flight import (
 from nebula.actors.gateway.not_served import AlreadyInFlight, NotServed
 from nebula.actors.router import routing
 from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, StillWanted
-from nebula.events.state import NameBinding
+from nebula.events.state import NameBinding, State
 
 IDLE = 600.0
 """Default seconds that an engine may be silent within an answer."""
@@ -47,6 +47,8 @@ class RequestsInFlight:
         self.flights: dict[str, InFlightRequest] = {}
         self._new_id = new_id
         self._told: dict[str, bytes] = {}
+        self._served_in: State | None = None
+        self._served: set[tuple[str, str]] = set()
 
     def begin(
         self,
@@ -61,10 +63,14 @@ class RequestsInFlight:
         if not self.around.link.connected:
             raise NotServed("NATS can't be reached", 1)
         state = self.around.state
-        model = state.models.get(binding.model)
-        if model is None or not routing.served(state, model, binding.adapter):
-            reason = routing.hopeless(state, binding)
-            if reason is not None:
+        if state is not self._served_in:
+            self._served_in, self._served = state, set()
+        wanted = binding.model, binding.adapter
+        if wanted not in self._served:
+            model = state.models.get(binding.model)
+            if model is not None and routing.served(state, model, binding.adapter):
+                self._served.add(wanted)
+            elif (reason := routing.hopeless(state, binding)) is not None:
                 raise NotServed(reason, None)
         if request.id in self.flights:
             raise AlreadyInFlight
