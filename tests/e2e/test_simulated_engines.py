@@ -10,9 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other engines may run on the same cores
     "OMP_NUM_THREADS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 
 Request = tuple[str, dict[str, Any]]
@@ -161,14 +162,43 @@ REQUESTS["embedding"] += SCORES
 REQUESTS["reranker"] += SCORES
 
 
+class Engine(NamedTuple):
+    """A process of an engine, a client of it, and its log."""
+
+    process: subprocess.Popen[bytes]
+    http: httpx.Client
+    log: Path
+
+    def healthy(self) -> httpx.Client:
+        """Wait until it serves, and return the client."""
+        while not _healthy(self.http):
+            assert self.process.poll() is None, self.log.read_text(errors="replace")[-4000:]
+            time.sleep(0.2)
+        return self.http
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], Engine]]:
+    """Start all engines at once, by module and kind: each start keeps one core busy."""
+    assert DEMO.exists(), "the demo models are missing: run `make demo-models`"
+    folder = tmp_path_factory.mktemp("engines")
+    with ExitStack() as started:
+        yield {
+            (module, kind): started.enter_context(serving(module, kind, folder))
+            for module in (VLLM, SIMULATED)
+            for kind in ENGINES
+        }
+
+
 @contextmanager
-def serving(module: str, arguments: list[str], folder: Path) -> Iterator[httpx.Client]:
-    """An engine, and a client of it; all of its processes end with it."""
+def serving(module: str, kind: str, folder: Path) -> Iterator[Engine]:
+    """An engine that has begun to start; all of its processes end with it."""
     port = free_port()
     line = [sys.executable, "-m", module, "--host", "127.0.0.1", "--port", str(port)]
     line += ["--served-model-name", MODEL, "--kv-cache-memory-bytes", str(256 << 20)]
-    line += ["--enforce-eager", "--model", *arguments]
-    log = folder / f"{module}.log"
+    line += ["--distributed-executor-backend", "uni"]
+    line += ["--enforce-eager", "--model", *ENGINES[kind]]
+    log = folder / f"{module}-{kind}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             line, stdout=output, stderr=output, env={**os.environ, **ENVIRONMENT}
@@ -176,10 +206,7 @@ def serving(module: str, arguments: list[str], folder: Path) -> Iterator[httpx.C
     address = f"http://127.0.0.1:{port}"
     try:
         with httpx.Client(base_url=address, timeout=300, trust_env=False) as http:
-            while not _healthy(http):
-                assert process.poll() is None, log.read_text(errors="replace")[-4000:]
-                time.sleep(0.2)
-            yield http
+            yield Engine(process, http, log)
     finally:
         process.terminate()  # vLLM's own way to end its processes
         process.wait()
@@ -236,22 +263,18 @@ def metrics(http: httpx.Client) -> set[tuple[str, str, tuple[tuple[str, str], ..
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_the_simulated_engine_answers_in_the_shapes_of_vllm(kind: str, tmp_path: Path) -> None:
-    assert DEMO.exists(), "the demo models are missing: run `make demo-models`"
+def test_the_simulated_engine_answers_in_the_shapes_of_vllm(
+    kind: str, engines: dict[tuple[str, str], Engine]
+) -> None:
     differences = []
-    with (
-        serving(SIMULATED, ENGINES[kind], tmp_path) as simulated,
-        serving(VLLM, ENGINES[kind], tmp_path) as real,
-    ):
-        for path, fields in REQUESTS[kind]:
-            method, body = ("GET", None) if path == "/v1/models" else ("POST", fields)
-            if body is not None:
-                body = {"model": MODEL, **body}
-            ours, theirs = (
-                told(http.request(method, path, json=body)) for http in (simulated, real)
-            )
-            if ours != theirs:
-                differences.append(f"{path} {json.dumps(fields)[:200]}\n  {ours}\n  {theirs}")
-        unknown = metrics(simulated) - metrics(real)  # vLLM has more of them
-        differences += [f"vLLM has no metric {each}" for each in sorted(unknown)]
+    simulated, real = (engines[module, kind].healthy() for module in (SIMULATED, VLLM))
+    for path, fields in REQUESTS[kind]:
+        method, body = ("GET", None) if path == "/v1/models" else ("POST", fields)
+        if body is not None:
+            body = {"model": MODEL, **body}
+        ours, theirs = (told(http.request(method, path, json=body)) for http in (simulated, real))
+        if ours != theirs:
+            differences.append(f"{path} {json.dumps(fields)[:200]}\n  {ours}\n  {theirs}")
+    unknown = metrics(simulated) - metrics(real)  # vLLM has more of them
+    differences += [f"vLLM has no metric {each}" for each in sorted(unknown)]
     assert not differences, "\n".join(differences)

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from nebula.actors.node.launch import (
+    BIND,
     BRIDGE,
     DEFAULTS,
     NO_MEDIA,
@@ -66,7 +67,19 @@ def test_the_middleware_is_the_bridge_that_can_be_imported_under_that_name() -> 
 
 def test_a_cpu_gets_a_kv_cache_in_bytes_and_no_share_of_a_gpu() -> None:
     added = line(CPU)[len(line()) - 1 :]
-    assert added == [f"--kv-cache-memory-bytes={5 * GIB}"]
+    assert f"--kv-cache-memory-bytes={5 * GIB}" in added
+    assert not [part for part in added if "gpu" in part]
+
+
+def test_an_engine_on_a_cpu_has_no_process_for_its_worker_unless_its_threads_are_bound() -> None:
+    executor, variable = "--distributed-executor-backend", "VLLM_ENABLE_V1_MULTIPROCESSING"
+    assert f"{executor}=uni" in line(CPU)
+    assert not [part for part in line(GPU) if part.startswith(executor)]
+    own = line(CPU, options={"distributed_executor_backend": "mp"})
+    assert [part for part in own if part.startswith(executor)] == [f"{executor}=mp"]
+    assert environ(device=CPU)[variable] == "0"
+    assert variable not in environ(device=GPU)
+    assert variable not in environ({BIND: "0-3"}, device=CPU), "vLLM then takes mp for uni"
 
 
 def test_an_embedding_model_is_started_as_a_pooling_runner() -> None:
