@@ -367,12 +367,27 @@ class Cluster:
         async with self.joined() as projection:
             held = await projection.until(holds, patience)
             assert held, f"not in {patience} s: {what}\n{self.last_words()}"
-            await self._gateway_knows(projection.state.seq)
+            await asyncio.gather(
+                *(self._gateway_knows(port, projection.state.seq) for port in self._gateways())
+            )
             return projection.state
 
-    async def _gateway_knows(self, seq: int) -> None:
-        """Wait until the gateway, where one serves, has folded what we have: it may be behind."""
-        async with self.http() as http:
+    def _gateways(self) -> set[int]:
+        """Return the ports of gateways, without those that a signal has stopped."""
+        ports, at_rest = {self.port}, set[int]()
+        for name, process in self._processes.items():
+            line = self._lines.get(name, [])
+            if name.startswith("gateway") and "--port" in line:
+                port = int(line[line.index("--port") + 1])
+                ports.add(port)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if psutil.Process(process.pid).status() == psutil.STATUS_STOPPED:
+                        at_rest.add(port)
+        return ports - at_rest
+
+    async def _gateway_knows(self, port: int, seq: int) -> None:
+        """Wait until a gateway, where one serves, has folded what we have: it may be behind."""
+        async with self.http(port) as http:
             with contextlib.suppress(httpx.HTTPError):
                 while True:
                     answer = await http.get("/ready")
