@@ -200,6 +200,37 @@ class UnmetDemand:
         )
 
 
+class RecordedDemand(Struct, frozen=True):
+    """What routers recorded of a model: seconds of the minutes in which requests were refused, and
+    waited while it did not serve.
+
+    `refused`: how many requests were refused, by reason. `requests`: how many waited so, `longest`
+    of them for so many seconds.
+    """
+
+    model: str
+    refusing: float
+    waiting: float
+    refused: dict[str, int]
+    requests: int
+    longest: float
+
+
+def recorded(records: Iterable[DemandRecord]) -> list[RecordedDemand]:
+    """Return what routers recorded of each model, that with the most minutes first."""
+    found: defaultdict[str, list[_Minute]] = defaultdict(list)
+    for minute in _minutes(records):
+        found[minute.demand.model].append(minute)
+    sums = [_with_requests(Unmet(model, 0, 0, 0), found[model]) for model in found]
+    sums.sort(key=lambda each: (-each.refusing, -each.waiting, each.model))
+    return [
+        RecordedDemand(
+            each.model, each.refusing, each.waiting, each.refused, each.requests, each.longest
+        )
+        for each in sums
+    ]
+
+
 def _minutes(records: Iterable[DemandRecord]) -> list[_Minute]:
     """Return each minute of each model once, in order, whichever routers recorded it."""
     found: dict[tuple[int, str], ModelDemand] = {}

@@ -37,6 +37,22 @@ async def test_refused_and_awaited_requests_are_told_after_their_router_has_ende
         assert (await http.post(CHAT, json=chat("idle"))).status_code == 200
         await running
     cluster.stop("router")
+    async with cluster.http() as http:
+        (full, shy) = (await http.get("/admin/demand?since=1h")).json()
+        assert full == {
+            "model": "full",
+            "refusing": 60.0,
+            "waiting": 0.0,
+            "refused": {"queue-full": 1},
+            "requests": 0,
+            "longest": 0.0,
+        }
+        assert (shy["model"], shy["requests"], shy["refusing"]) == ("shy", 1, 0.0)
+        assert shy["waiting"] >= 60.0
+        assert (await http.get("/admin/demand?until=1h")).json() == []
+        for wrong in ("4711", "yesterday"):
+            refused = await http.get("/admin/demand", params={"until": wrong})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "until")
     found = await capacity(cluster, "--with", "n9: 80GiB")
     assert found["full"]["refused"] == {"queue-full": 1}
     assert found["full"]["refusing"] == found["full"]["refusing_otherwise"] == 60.0

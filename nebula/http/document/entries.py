@@ -295,6 +295,12 @@ ENTRIES: Mapping[str, Entry] = {
             "after": "Name of the node after which the page begins.",
         }
     ),
+    "GET /admin/demand": Entry(
+        query={
+            "since": "A time, or how long ago: the first minute; all if missing.",
+            "until": "A time, or how long ago: the end; now if missing.",
+        }
+    ),
     "GET /admin/sd": Entry(),
     "POST /admin/plan": Entry(
         body=PlanRequest,
