@@ -127,6 +127,30 @@ async def test_a_log_is_shown_without_a_cluster_from_a_moment_and_ctrl_c_ends_it
         assert await seen.ended() == 0
 
 
+async def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was() -> None:
+    async with terminal("--log", str(LOG)) as seen:
+        await seen.sees("needs you")
+        seen.process.terminate()
+        assert await seen.ended() == 0
+
+
+async def test_nats_may_go_and_come_back_while_it_is_open(own_cluster: Cluster) -> None:
+    own_cluster.start_all()
+    await own_cluster.ready()
+    await own_cluster.load("chat")
+    async with terminal(NEBULA_NATS_URL=own_cluster.nats_url) as seen:
+        await seen.sees("LIVE", "All is well")
+        own_cluster.stop("nats")
+        await seen.sees("CUT OFF")
+        own_cluster.again("nats")
+        await seen.sees("LIVE")
+        await own_cluster.ready()
+        await own_cluster.load("far", stands="unschedulable", memory="9000GiB")
+        await seen.sees("far is unschedulable")
+        seen.press("q")
+        assert await seen.ended() == 0
+
+
 @pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
 async def test_colours_are_left_out_where_they_are_not_wanted(
     variables: dict[str, str], coloured: bool
