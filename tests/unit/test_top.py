@@ -14,7 +14,9 @@ from textual.widgets import Input
 from nebula.actors.in_flight_asking import InFlight
 from nebula.cli.top import windows
 from nebula.cli.top.app import Top
+from nebula.cli.top.shown import Shown
 from nebula.cli.top.source import FileSource, Source
+from nebula.cli.top.timeline import Timeline
 from nebula.cli.top.widgets import ItemList, Page
 from nebula.events.evolve import evolve
 from nebula.events.record import Record
@@ -262,6 +264,17 @@ async def test_only_the_visible_of_many_models_are_made(monkeypatch: pytest.Monk
         await screen.pilot.pause()
         assert 9_999 in made
         assert len(made) < 60
+
+
+async def test_what_needs_attention_is_looked_for_until_another_moment_is_wanted() -> None:
+    state = of_file().newest
+    over = Shown(state, Timeline(LAST, LAST), grows=False)
+    assert over.listing().nothing == "looking …"
+    assert not await over.look(0, lambda: False)
+    assert over.surveyed is None
+    assert await over.look(0, lambda: True)
+    assert over.listing().count == 1
+    assert not await over.look(0, lambda: True), "nothing is new"
 
 
 @pytest.mark.parametrize("size", [(80, 24), (40, 12), (20, 6), (200, 60)])

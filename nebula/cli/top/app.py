@@ -98,6 +98,7 @@ class Top(App[str]):
         self._draw(anew=True)
         for work in (self._follow, self._seek, self._ask):
             self.run_worker(work())
+        self._wake.set()
         self.set_interval(1.0, self._draw_frame)  # the connection may be lost, or come back
 
     # What is shown
@@ -171,6 +172,8 @@ class Top(App[str]):
                 self.shown.state = wanted
                 if self.shown.window == EVENTS:
                     changed = await self._read() or changed
+                if self.shown.window == HOME:
+                    changed = await self._look() or changed
                 self._unread = ""
             except _TROUBLES as error:
                 self._unread, changed = str(error), True
@@ -178,6 +181,14 @@ class Top(App[str]):
                     self.shown.line = replace(self.shown.line, seq=self.shown.state.seq)
             if changed:
                 self._draw()
+
+    async def _look(self) -> bool:
+        """Find what needs attention at the moment; give up once another moment is asked for."""
+        shown = self.shown
+        if shown.line.live:
+            return await shown.look(CALM, lambda: True)
+        seq = shown.state.seq
+        return await shown.look(0, lambda: shown.line.seq == seq and shown.window == HOME)
 
     async def _read(self) -> bool:
         """Read the events before the moment; return whether there were any to read."""

@@ -1,5 +1,6 @@
 """What `nebula top` shows: a window at a moment, and all of one thing."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 
@@ -38,7 +39,9 @@ class Shown:
         self.requests: InFlight | None = None
         self.no_requests = "asking …"
         """What is said instead of requests if there are none."""
-        self._survey: tuple[State, Survey] = (EMPTY, Survey([], 0, {}))
+        self.surveyed: State | None = None
+        """The state of which `survey` tells; None before the first."""
+        self.survey = Survey([], 0, {})
 
     @property
     def present(self) -> bool:
@@ -49,20 +52,37 @@ class Shown:
     def _now(self) -> int | None:
         return time.time_ns() if self.present else None
 
-    @property
-    def survey(self) -> Survey:
-        """What needs attention at this moment."""
-        state, found = self._survey
-        if state is not self.state:
-            found = attention.survey(self.state, CONCERNS, self._now)
-            found = replace(found, concerns=[_runnable(each) for each in found.concerns])
-            self._survey = self.state, found
-        return found
+    async def look(self, rest: float, wanted: Callable[[], bool]) -> bool:
+        """Find what needs attention, piece by piece; return whether there is something new.
+
+        Keys are read between two pieces. `rest`: how long to rest after a piece, in times of what
+        it took. It ends early once it is not `wanted` any more.
+        """
+        state, now = self.state, self._now
+        if self.surveyed is state:
+            return False
+        findings, listed = attention.Findings(), []
+        began = time.monotonic()
+        for each in attention.suspects(state):
+            findings.add(each)
+            if isinstance(each, attention.Healthy):
+                await asyncio.sleep(rest * (time.monotonic() - began))
+                if not wanted():
+                    return False
+                began = time.monotonic()
+        found = attention.order(findings.suspects)
+        for concern in attention.concerns(state, found[:CONCERNS], now):
+            listed.append(_runnable(concern))
+            await asyncio.sleep(0)
+        self.survey = Survey(listed, len(found) - len(listed), findings.phases)
+        self.surveyed = state
+        return True
 
     def listing(self) -> Listing:
         """Return the list of the open window."""
         if self.window == HOME:
-            return windows.home(self.survey)
+            listed = windows.home(self.survey)
+            return listed if self.surveyed is not None else replace(listed, nothing="looking …")
         if self.window == MODELS:
             return windows.models(self.state, self.find, self._now)
         if self.window == NODES:
@@ -87,7 +107,7 @@ class Shown:
     def head(self, listing: Listing, width: int) -> Line:
         """Return the line above the list."""
         if self.window == HOME:
-            return (Span(fit(windows.summary(self.state, self.survey), width), "dim"),)
+            return (Span(fit(windows.summary(self.surveyed or EMPTY, self.survey), width), "dim"),)
         return (Span("  "), *listing.head(max(0, width - 2)))
 
     def missing(self) -> tuple[int, list[Record]]:
