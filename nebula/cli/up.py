@@ -20,6 +20,7 @@ from nebula.cli.embedded import embedded, environment
 from nebula.cli.gateway_options import (
     open_option,
     place,
+    rehearsal_option,
     root_path_option,
     uds_mode_option,
     uds_option,
@@ -121,6 +122,7 @@ class UpSettings(Struct, frozen=True, kw_only=True):
 @allowed_host_option
 @allow_origin_option
 @open_option
+@rehearsal_option
 @sign_in_options
 @load_timeout_option
 @keep_alive_option
@@ -168,6 +170,7 @@ def up(
     allowed_hosts: tuple[str, ...],
     allowed_origins: tuple[str, ...],
     opened: tuple[str, ...],
+    rehearsal: bool,
     sign_in: SignInOptions,
     load_timeout: float,
     keep_alive: float,
@@ -261,6 +264,7 @@ def up(
             *(argument for host in allowed_hosts for argument in ("--allowed-host", host)),
             *(argument for url in allowed_origins for argument in ("--allow-origin", url)),
             *(argument for scope in opened for argument in ("--open", scope)),
+            *(("--rehearsal",) if rehearsal else ()),
             *sign_in.arguments(),
             *traces.arguments(prompts=True),
         ),

@@ -67,6 +67,7 @@ def create_app(
             "limits": Provide(lambda: limits, sync_to_thread=False),
             "description": Provide(lambda: description, sync_to_thread=False),
             "root": Provide(lambda: root, sync_to_thread=False),
+            "doors": Provide(lambda: doors, sync_to_thread=False),
             "files": Provide(lambda: stored, sync_to_thread=False),
             "queue": Provide(lambda: queue, sync_to_thread=False),
             "sign_in": Provide(lambda: sign_in, sync_to_thread=False),

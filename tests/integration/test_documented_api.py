@@ -111,6 +111,7 @@ REFUSED = {
     ("GET", "/v1/organization/usage/embeddings"),
     ("GET", "/admin/differences"),
     ("POST", "/admin/changes"),
+    ("POST", "/admin/replicas/{replica}/kill"),
     ("GET", "/admin/reversion"),
     ("GET", "/login"),
     ("GET", "/login/callback"),

@@ -322,6 +322,8 @@ ENTRIES: Mapping[str, Entry] = {
             "limit": "Requests at most, the oldest first; 1,000 if missing.",
         },
     ),
+    "GET /admin/rehearsal": Entry(),
+    "POST /admin/replicas/{replica}/kill": Entry(values={"replica": "chat-0"}),
     "DELETE /admin/requests/{identity}": Entry(values={"identity": "0123456789abcdef"}),
     "GET /admin/captures": Entry(),
     "PUT /admin/captures/{capture}": Entry(

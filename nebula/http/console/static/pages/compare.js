@@ -38,7 +38,7 @@ export function view({ changed }) {
 const SIGNS = { "+": "added", "-": "removed", "~": "changed" };
 
 const COLUMNS = [
-  ["What", (row) => html`${row.aggregate} ${link(row.aggregate, row.id)}`],
+  ["What", (row) => html`<span class="nowrap">${row.aggregate} ${link(row.aggregate, row.id)}</span>`],
   ["How", (row) => badge(SIGNS[row.sign])],
   ["Field", (row) => row.field],
   ["Before", (row) => html`<span class="detail minus">${row.before}</span>`],

@@ -1,11 +1,14 @@
 // Playground: the same prompt to two models side by side, and how alike texts are to an embedding model.
 import { html, root, setForm, store, update } from "../store.js";
-import { ask, events } from "../api.js";
+import { ask, events, send } from "../api.js";
 import { command, table } from "../parts.js";
 
 export const title = () => "Playground";
 
-export const needs = () => ({ models: ["/admin/outline/models", { phase: "ready", limit: 500, at: "" }] });
+export const needs = () => ({
+  models: ["/admin/outline/models", { phase: "ready", limit: 500, at: "" }],
+  rehearsal: ["/admin/rehearsal", { at: "" }],
+});
 
 const field = (name, usual = "") => store.form[name] ?? usual;
 const typed = (name) => (event) => setForm(name, event.target.value);
@@ -18,14 +21,14 @@ function names(models, task) {
     .filter((name, at, all) => all.indexOf(name) === at);
 }
 
-export function view({ models }) {
+export function view({ models, rehearsal }) {
   if (!models) return html`<h1>Playground</h1>`;
   const chats = names(models, "chat");
   const embeddings = names(models, "embedding");
   return html`<h1>Playground</h1>
     <p class="soft">It asks the models that serve now, whatever moment the bar shows.</p>
     <h2>Chat</h2>
-    ${chats.length ? chat(chats) : html`<p class="soft">No chat model serves.</p>`}
+    ${chats.length ? chat(chats, rehearsal?.rehearsal) : html`<p class="soft">No chat model serves.</p>`}
     <h2>Embeddings</h2>
     ${embeddings.length ? likeness(embeddings) : html`<p class="soft">No embedding model serves.</p>`}`;
 }
@@ -41,7 +44,7 @@ function bodyFor(model) {
   return { model, messages, max_tokens: Number(field("tokens", 200)), stream: true };
 }
 
-function chat(models) {
+function chat(models, rehearsal) {
   const chosen = [field("first", models[0]), field("second")].filter(Boolean);
   const run = (event) => {
     event.preventDefault();
@@ -56,6 +59,8 @@ function chat(models) {
     </form>
     <div class="sides">${chosen.map((model, side) => html`<div key=${side}><b>${model}</b>
       <span class="soft">${field(`took${side}`)}</span>
+      ${rehearsal && field(`request${side}`) && killing(side)}
+      ${field(`killed${side}`) && html`<p class="caution" role="status">${field(`killed${side}`)}</p>`}
       <div class="answer" aria-live="polite">${field(`answer${side}`)}</div></div>`)}</div>
     <details><summary>The same as code</summary><div class="ways">
       ${command(`curl ${location.origin}${root}/v1/chat/completions -H 'content-type: application/json' -d '${text.replaceAll("'", "'\\''")}'`)}
@@ -68,12 +73,16 @@ for piece in client.chat.completions.create(**${JSON.stringify(bodyFor(chosen[0]
 async function stream(model, side) {
   const began = performance.now();
   const show = (answer, took) => update({ form: { ...store.form, [`answer${side}`]: answer, [`took${side}`]: took } });
+  const note = (request, killed) => update({ form: { ...store.form, [`request${side}`]: request, [`killed${side}`]: killed } });
   show("", "waits …");
+  note("", "");
   let answer = "";
   let first = 0;
   try {
     const options = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(bodyFor(model)) };
-    for await (const data of events(await ask("/v1/chat/completions", options))) {
+    const answered = await ask("/v1/chat/completions", options);
+    note(answered.headers.get("x-request-id"), "");
+    for await (const data of events(answered)) {
       if (data === "[DONE]") break;
       const found = JSON.parse(data);
       if (found.error) throw new Error(found.error.message);
@@ -85,6 +94,26 @@ async function stream(model, side) {
     show(answer, `first token after ${Math.round(first)} ms, all after ${Math.round(performance.now() - began)} ms`);
   } catch (error) {
     show(answer, `failed: ${error.message}`);
+  }
+  setForm(`request${side}`, "");
+}
+
+/** On a rehearsal cluster: a button that kills the engine which answers, to see the answer go on. */
+function killing(side) {
+  return html`<button type="button" class="danger" onClick=${() => killEngine(side)}>Kill its engine</button>`;
+}
+
+async function killEngine(side) {
+  const id = field(`request${side}`);
+  const told = (text) => setForm(`killed${side}`, text);
+  try {
+    const found = await (await ask("/admin/requests?limit=1000")).json();
+    const replica = found.requests.find((each) => each.id === id)?.replica;
+    if (!replica) return told("No engine has this request just now.");
+    const { pid } = await send("POST", `/admin/replicas/${encodeURIComponent(replica)}/kill`);
+    told(`The engine of ${replica}, process ${pid}, was killed after ${field(`answer${side}`).length} characters.`);
+  } catch (error) {
+    told(error.message);
   }
 }
 
