@@ -37,6 +37,7 @@ AGE = re.compile(r"\b(?:10m|8h|5m|5s|1m)\b")
 ASKED_BEFORE = {
     "batches.md": ("chat", "org/chat"),
     "capture.md": ("chat", "org/chat"),
+    "console.md": ("smollm2-135m-instruct", "./smollm2-135m-instruct"),
     "incident.md": ("chat", "org/chat"),
     "requests.md": ("chat", "org/chat"),
     "requests-in-flight.md": ("chat", "org/chat"),
