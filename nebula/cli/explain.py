@@ -7,7 +7,7 @@ import click
 from msgspec.structs import replace
 
 from nebula.cli.explain_key import why_key
-from nebula.cli.explain_others import of_actor, of_batch, of_node, of_request
+from nebula.cli.explain_others import of_actor, of_batch, of_node
 from nebula.cli.log_source import (
     LivePast,
     Past,
@@ -39,6 +39,7 @@ from nebula.history.subject import (
     resolve_subject,
     verdict,
 )
+from nebula.http.request_story import of_request
 from nebula.http.silence import silent
 from nebula.store.reach import trouble
 
@@ -216,9 +217,9 @@ async def _tell_other(
         await _tell_replica(past, state, reference, whole, as_json, then)
         return
     if isinstance(past, LivePast) and then is None:
-        story = await of_request(past, reference, state)
-        if story is not None:
-            tell_request(story, as_json)
+        kept = await of_request(past.log.connection, reference, state)
+        if kept is not None:
+            tell_request(kept.story, as_json)
             return
     there = ", ".join(sorted({*state.models, *known_names(state), *state.nodes})) or "none"
     fail(f"nothing in {past.name} is called {reference!r}; there are: {there}")
@@ -356,11 +357,12 @@ async def _seq(nats: str, file: Path | None, seq: int, as_json: bool) -> None:
 async def _request(nats: str, request: str, as_json: bool) -> None:
     async with opened(nats, None) as past:
         assert isinstance(past, LivePast)
-        story = await of_request(past, request, await state_at(past, None))
-        if story is None:
+        state = await state_at(past, None)
+        kept = await of_request(past.log.connection, request, state)
+        if kept is None:
             fail(
                 f"no record of request {request!r}: they are kept for some minutes, in memory; "
                 "the id is in the answer's x-request-id header. A request that its gateway "
                 "refused has none"
             )
-        tell_request(story, as_json)
+        tell_request(kept.story, as_json)

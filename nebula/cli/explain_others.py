@@ -1,4 +1,4 @@
-"""`nebula why` for what is not a model: nodes, batches, requests, and what actors wrote.
+"""`nebula why` for what is not a model: nodes, batches, and what actors wrote.
 
 A name of a router or gateway, as heartbeats and `nebula why request` have it, stands for its kind:
 the log names only that.
@@ -7,17 +7,13 @@ the log names only that.
 from collections import deque
 from collections.abc import AsyncIterator
 
-from nebula.cli.log_source import LivePast, Past, story_until
-from nebula.events import envelope
+from nebula.cli.log_source import Past, story_until
 from nebula.events.record import Record
 from nebula.events.state import State
 from nebula.history.batch_story import batch_verdict
 from nebula.history.explanation import Chronicle
 from nebula.history.node_story import about_node, node_verdict
-from nebula.history.request import RequestStory
 from nebula.history.subject import Verdict
-from nebula.openai.responses import PREFIX
-from nebula.store.inference_log import called, look_up
 
 SHOWN = 20
 """Last events of an actor that are listed; `--all` lists all of them."""
@@ -90,20 +86,3 @@ async def _written_by(past: Past, last: int, writer: str) -> AsyncIterator[Recor
     async for record in story_until(past, last):
         if record.actor and writer in (record.actor, record.actor.removeprefix("node ")):
             yield record
-
-
-async def of_request(past: LivePast, request: str, state: State) -> RequestStory | None:
-    """Return the way of a request, by Nebula's id or its caller's: of several the newest.
-
-    A response in the background is asked for by a new request after each that failed.
-    """
-    connection = past.log.connection
-    messages = await look_up(connection, request)
-    response = any(each.headers.get(envelope.PATH) == "/v1/responses" for each in messages)
-    ids = []
-    if response or not messages:
-        ids = await called(connection, PREFIX + request if response else request)
-    if not ids:
-        return RequestStory.of(request, messages, state) if messages else None
-    newest, *others = ids
-    return RequestStory.of(newest, await look_up(connection, newest), state, others)

@@ -65,8 +65,7 @@ async def cancel_request(
 
     The id may be its caller's own.
     """
-    if _ID.fullmatch(identity) is None:
-        raise ApiError(400, f"{identity[:80]!r} is not a valid id of a request", param="identity")
+    check_id(identity)
     principal = principal_of(request.scope)
     _check(gateway)
     try:
@@ -78,6 +77,12 @@ async def cancel_request(
         text = f"no gateway has a request {identity!r} in flight: it has ended, or never was"
         raise ApiError(404, text, param="identity", code="request_not_found")
     return shown(was)
+
+
+def check_id(identity: str) -> None:
+    """Raise ApiError 400 for what can't be the id of a request."""
+    if _ID.fullmatch(identity) is None:
+        raise ApiError(400, f"{identity[:80]!r} is not a valid id of a request", param="identity")
 
 
 def _check(gateway: Gateway) -> None:

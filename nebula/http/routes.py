@@ -26,6 +26,7 @@ from nebula.http.console import batches as console_batches
 from nebula.http.console import data as console_data
 from nebula.http.console import keys as console_keys
 from nebula.http.console import pages as console
+from nebula.http.console import request as console_request
 from nebula.http.console import usage as console_usage
 from nebula.http.console import why as console_why
 from nebula.http.document import routes as describing
@@ -110,6 +111,7 @@ HANDLERS = (
         console_usage.outline_limits,
         requests_in_flight.list_requests,
         rehearsal.show_rehearsal,
+        console_request.show_request,
         usage.show_completions,
         usage.show_embeddings,
         metrics.show_metrics,

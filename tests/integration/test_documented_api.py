@@ -110,6 +110,7 @@ REFUSED = {
     ("GET", "/v1/organization/usage/completions"),
     ("GET", "/v1/organization/usage/embeddings"),
     ("GET", "/admin/differences"),
+    ("GET", "/admin/why"),
     ("POST", "/admin/changes"),
     ("POST", "/admin/replicas/{replica}/kill"),
     ("GET", "/admin/reversion"),

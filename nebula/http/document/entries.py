@@ -324,6 +324,7 @@ ENTRIES: Mapping[str, Entry] = {
     ),
     "GET /admin/rehearsal": Entry(),
     "POST /admin/replicas/{replica}/kill": Entry(values={"replica": "chat-0"}),
+    "GET /admin/requests/{identity}": Entry(values={"identity": "0123456789abcdef"}),
     "DELETE /admin/requests/{identity}": Entry(values={"identity": "0123456789abcdef"}),
     "GET /admin/captures": Entry(),
     "PUT /admin/captures/{capture}": Entry(

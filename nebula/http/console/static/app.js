@@ -17,6 +17,7 @@ import * as models from "./pages/models.js";
 import * as node from "./pages/node.js";
 import * as nodes from "./pages/nodes.js";
 import * as playground from "./pages/playground.js";
+import * as request from "./pages/request.js";
 import * as requests from "./pages/requests.js";
 import * as why from "./pages/why.js";
 import * as usage from "./pages/usage.js";
@@ -32,6 +33,7 @@ const PAGES = [
   [/^\/events$/, eventList],
   [/^\/compare$/, compare],
   [/^\/requests$/, requests],
+  [/^\/requests\/([^/]+)$/, request],
   [/^\/playground$/, playground],
   [/^\/usage$/, usage],
   [/^\/why$/, why],

@@ -27,6 +27,7 @@ export function count(number, one, many = `${one}s`) {
 }
 
 const TONES = {
+  running: "good", waiting: "busy",
   ready: "good", serving: "good", valid: "good", completed: "good",
   failed: "bad", revoked: "bad", unschedulable: "bad", lost: "bad", bad: "bad",
   warning: "warn", expired: "warn", cancelled: "warn", stopped: "warn", suspected: "warn", draining: "warn", unloading: "warn",
@@ -41,7 +42,9 @@ export function badge(phase) {
 
 export function link(kind, id) {
   if (kind === "replica") return html`<a href=${href("/why", { about: id, kind })}>${id}</a>`;
-  const path = { model: "/models", alias: "/aliases", node: "/nodes", key: "/keys", batch: "/batches" }[kind];
+  const path = {
+    model: "/models", alias: "/aliases", node: "/nodes", request: "/requests", key: "/keys", batch: "/batches",
+  }[kind];
   if (!path) return id;
   return html`<a href=${href(`${path}/${encodeURIComponent(id)}`)}>${id}</a>`;
 }

@@ -1,13 +1,14 @@
 // Requests in flight in the whole cluster, and an end to one. They are not in the log: only now.
 import { html, setForm, store } from "../store.js";
 import { send } from "../api.js";
+import { go, href } from "../moment.js";
 import { count, link, table } from "../parts.js";
 
 export const title = () => "Requests";
 
 export const every = 2000; // milliseconds after which they are asked for again
 
-export const needs = () => (store.live ? { requests: ["/admin/requests", { limit: 200, at: "" }] } : {});
+export const needs = () => (store.live ? { requests: ["/admin/requests", { limit: 200, at: "" }], moment: ["/admin/outline/nodes", { limit: 1 }] } : {});
 
 async function cancel(id) {
   try {
@@ -18,10 +19,17 @@ async function cancel(id) {
   }
 }
 
+function find(event) {
+  event.preventDefault();
+  go(href(`/requests/${encodeURIComponent(event.target.elements.id.value.trim())}`));
+}
+
 export function view({ requests }) {
   if (!store.live) return html`<h1>Requests</h1><p class="soft">A log does not hold requests in flight.</p>`;
   const found = requests?.requests ?? [];
   return html`<h1>Requests in flight now</h1>
+    <form class="filters" onSubmit=${find}><input name="id" required size="36" aria-label="Id of a request"
+      placeholder="x-request-id of any answer" /><button type="submit">Show its way</button></form>
     ${store.form.told && html`<p role="status">${store.form.told}</p>`}
     ${found.length
       ? table("Requests in flight", COLUMNS, found, (row) => row.id)
@@ -30,7 +38,7 @@ export function view({ requests }) {
 }
 
 const COLUMNS = [
-  ["Request", (row) => html`<code>${row.id}</code>`],
+  ["Request", (row) => html`<code class="nowrap">${link("request", row.id)}</code>`],
   ["Model", (row) => html`${link("model", row.model)}${row.adapter ? ` with ${row.adapter}` : ""}`],
   ["State", (row) => `${row.state}${row.position ? `, ${row.position}. in its queue` : ""}`],
   ["At", (row) => row.replica || row.router],

@@ -1,0 +1,73 @@
+// One request: where it is now, its way step by step, and an end to it.
+import { html, root, setForm, store, update } from "../store.js";
+import { send } from "../api.js";
+import { badge, clock, command, facts, link, ofNanoseconds, prose } from "../parts.js";
+import { curl, line, sameAs } from "../shell.js";
+import { href } from "../moment.js";
+
+export const title = ([id]) => `Request ${id}`;
+
+export let every; // milliseconds after which it is asked again, while it is in flight
+
+export const needs = (route, [id]) => (store.live
+  ? { request: [`/admin/requests/${encodeURIComponent(id)}`, { at: "" }], moment: ["/admin/outline/nodes", { limit: 1 }] } : {});
+
+export function view({ request: found }, [id]) {
+  every = found?.in_flight ? 3000 : undefined;
+  if (!store.live) return html`<h1>${id}</h1><p class="soft">A log does not hold requests.</p>`;
+  if (!found) return html`<h1>${id}</h1>`;
+  const now = found.in_flight;
+  return html`<h1>${id} ${now ? badge(now.state) : badge("ended")}</h1>
+    ${store.route.query.get("at") && html`<p class="soft">It is shown as it is now, whatever moment the bar shows.</p>`}
+    <p class="headline">${found.headline}</p>
+    ${found.others.length > 0 && html`<p>Earlier requests with this id: ${found.others.map((other) => html`<a
+      href=${href(`/requests/${encodeURIComponent(other)}`)}>${other}</a> `)}</p>`}
+    <div class="commands">${command(line("nebula", "why", "request", id))}
+      ${command(line("curl", `${location.origin}${root}/admin/requests/${encodeURIComponent(id)}`))}</div>
+    ${now && cancelling(now.id)}
+    ${store.form.done && html`<p class="well" role="status">${store.form.done}</p>`}
+    ${store.form.failed && html`<p class="failure" role="alert">${store.form.failed}</p>`}
+    ${now && html`<h2>Where it is</h2>${facts(place(now))}`}
+    ${found.key && !now && facts([["Key", link("key", found.key)]])}
+    <h2>Its way</h2>
+    ${found.steps.length ? html`<ol class="tree why steps">${found.steps.map(step)}</ol>`
+      : html`<p class="soft">Nothing is kept of it yet.</p>`}`;
+}
+
+function place(now) {
+  const times = now.continued === 1 ? "once" : `${now.continued} times`;
+  return [
+    ["Model", link("model", now.model)], ["Adapter", now.adapter], ["Path", now.path],
+    ["Replica", now.replica && link("replica", now.replica)],
+    ["Queue", now.router && `${now.router}${now.position ? `, place ${now.position}` : ""}`],
+    ["Gateway", now.gateway], ["Began", clock(ofNanoseconds(now.started * 1e9))],
+    ["Tokens so far", now.stream ? String(now.tokens) : ""], ["Attempt", String(now.attempt)],
+    ["Went on elsewhere", now.continued ? times : ""],
+    ["Key", now.key && link("key", now.key)], ["Tenant", now.tenant], ["Ids of its caller's", now.caller_ids.join(", ")],
+    ["Its client", now.attached ? "" : "has left: it runs to its end"], ["Capacity", now.slack ? "only what is spare" : ""],
+  ];
+}
+
+function step(each) {
+  return html`<li><span class="soft nowrap" title=${each.time}>${clock(each.time)}</span>
+    <div class="what">${prose(each.text)}
+      ${each.reasons.length > 0 && html`<ul class="reasons">${each.reasons.map((text) => html`<li>${prose(text)}</li>`)}</ul>`}</div></li>`;
+}
+
+function cancelling(id) {
+  const path = `/admin/requests/${encodeURIComponent(id)}`;
+  const open = store.form.action === "cancel";
+  const end = async () => {
+    try {
+      await send("DELETE", path);
+      update({ form: { done: "It was cancelled." } });
+    } catch (error) {
+      setForm("failed", error.message);
+    }
+  };
+  return html`<section class="change" aria-label="Change"><div class="commands"><button type="button" aria-expanded=${String(open)}
+      onClick=${() => update({ form: { action: open ? "" : "cancel" } })}>Cancel</button></div>
+    ${open && html`<div class="card"><p>Its client gets an error; what it has by then of a stream stays.</p>
+      <button type="button" class="danger" onClick=${end}>Cancel this request</button>
+      ${sameAs([line("nebula", "requests", "cancel", id), curl("DELETE", path)])}</div>`}</section>`;
+}
