@@ -32,11 +32,12 @@ async def streaming(cluster: Cluster, model: str) -> AsyncIterator[str]:
     body = chat(model, max_tokens=4000, stream=True)
     async with cluster.http() as http, http.stream("POST", CHAT, json=body) as answer:
         assert answer.status_code == 200
-        await anext(answer.aiter_bytes())
+        pieces = answer.aiter_bytes()
+        await anext(pieces)
 
         async def read() -> None:
             with contextlib.suppress(httpx.HTTPError):
-                async for _ in answer.aiter_bytes():
+                async for _ in pieces:
                     pass
 
         reading = asyncio.create_task(read())
