@@ -1,5 +1,5 @@
 // One request: where it is now, its way step by step, and an end to it.
-import { html, root, setForm, store, update } from "../store.js";
+import { html, setForm, store, update } from "../store.js";
 import { send } from "../api.js";
 import { badge, clock, command, facts, link, ofNanoseconds, prose } from "../parts.js";
 import { curl, line, sameAs } from "../shell.js";
@@ -23,7 +23,7 @@ export function view({ request: found }, [id]) {
     ${found.others.length > 0 && html`<p>Earlier requests with this id: ${found.others.map((other) => html`<a
       href=${href(`/requests/${encodeURIComponent(other)}`)}>${other}</a> `)}</p>`}
     <div class="commands">${command(line("nebula", "why", "request", id))}
-      ${command(line("curl", `${location.origin}${root}/admin/requests/${encodeURIComponent(id)}`))}</div>
+      ${command(curl("GET", `/admin/requests/${encodeURIComponent(id)}`))}</div>
     ${now && cancelling(now.id)}
     ${store.form.done && html`<p class="well" role="status">${store.form.done}</p>`}
     ${store.form.failed && html`<p class="failure" role="alert">${store.form.failed}</p>`}
@@ -49,7 +49,7 @@ function place(now) {
 }
 
 function step(each) {
-  return html`<li><span class="soft nowrap" title=${each.time}>${clock(each.time)}</span>
+  return html`<li><span class="soft nowrap" title=${each.time}>${clock(each.time)}.${each.time.slice(20, 23)}</span>
     <div class="what">${prose(each.text)}
       ${each.reasons.length > 0 && html`<ul class="reasons">${each.reasons.map((text) => html`<li>${prose(text)}</li>`)}</ul>`}</div></li>`;
 }

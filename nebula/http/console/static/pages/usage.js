@@ -1,8 +1,9 @@
 // Usage: how many tokens were used by what in a time before the moment, and what is left of which limit.
-import { html, root, store } from "../store.js";
+import { html, store } from "../store.js";
 import { go, href } from "../moment.js";
 import { clock, command, count, link, pager, table } from "../parts.js";
 import { save } from "../saving.js";
+import { curl } from "../shell.js";
 
 const WINDOWS = [["24h", "a day"], ["7d", "a week"], ["30d", "30 days"], ["36500d", "all"]];
 const USUAL = { by: "key,model", since: "7d" };
@@ -61,7 +62,7 @@ function used(usage) {
       records for too long.</p>`}
     <div class="commands">${command(`nebula usage --by ${usage.by.join() || "''"} --since ${usage.since.slice(0, 13)}:00Z${at ? ` --until ${usage.until.slice(0, 13)}:00Z` : ""}`)}
       <button type="button" onClick=${() => save(path(), "usage.csv")}>Save as CSV</button>
-      ${command(`curl '${location.origin}${root}${path()}'`)}</div>
+      ${command(curl("GET", path()))}</div>
     ${store.form.failed && html`<p class="failure" role="alert">${store.form.failed}</p>`}`;
 }
 
