@@ -16,6 +16,7 @@ from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.observer import Observer
 from nebula.events.captured import CapturedRequest
+from nebula.events.demand import DemandRecord
 from nebula.events.heartbeats import (
     NodeHeartbeat,
     ReplicaHeartbeat,
@@ -53,6 +54,7 @@ OTHER: dict[type[Struct], str] = {
 WITHOUT: set[type[Struct]] = {
     CancelQuestion,
     CapturedRequest,
+    DemandRecord,
     InFlightQuestion,
     StoreHeartbeat,
     StillWanted,

@@ -53,8 +53,15 @@ class Machine:
         return process
 
     async def sleeper(self, **variables: str) -> EngineProcess:
-        """Start a process that stays what it is: a shell becomes another one amid a look at it."""
-        return await self.start("sleep", f"{HOUR}", **variables)
+        """Start a process that stays what it is: a shell becomes another one amid a look at it.
+
+        Its environment can be read a moment after its program has replaced ours.
+        """
+        process = await self.start("sleep", f"{HOUR}", **variables)
+        async with asyncio.timeout(20):
+            while variables and not environ(process):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        return process
 
     async def shell(self, script: str, **variables: str) -> EngineProcess:
         return await self.start("/bin/sh", "-c", script, **variables)
@@ -94,6 +101,10 @@ def living(group: int) -> list[str]:
         except (psutil.Error, ProcessLookupError):
             continue
     return sorted(names)
+
+
+def environ(process: EngineProcess) -> bytes:
+    return Path(f"/proc/{process.pid}/environ").read_bytes()
 
 
 async def sleeping(process: EngineProcess, count: int) -> None:
