@@ -110,6 +110,8 @@ async function arrive(replaced = false) {
   if (moved) update({ data: {}, errors: {}, form: {} });
   else update();
   await load();
+  const current = document.querySelector("header.top nav a[aria-current]");
+  current?.scrollIntoView({ block: "nearest", inline: "nearest" }); // narrow screens have a row that scrolls
   if (moved && !replaced) document.querySelector("main")?.focus();
 }
 
