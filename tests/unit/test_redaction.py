@@ -183,7 +183,8 @@ def test_no_value_stays_in_any_text(value: str, around: str) -> None:
     redactor = Redactor({value})
     body = json.dumps({"a": [value, {around + value: around + value + around}]}).encode()
     found = redactor.entry(Entry(1, 1, "nebula.events.x", b"", body))
-    assert value not in json.loads(found.body)["a"][0]
+    (items,) = json.loads(found.body).values()  # a line of the value may be "a" too
+    assert value not in items[0]
     if len(value.splitlines()) == 1:
         assert not redactor.holds(found)
         assert redactor.entry(found) == found

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from nebula.cli import explain_others
 from nebula.cli.main import main
 from nebula.events.evolve import evolve
 from nebula.events.intents import AdapterLoadRequested, NodeDrainRequested
@@ -24,6 +23,7 @@ from nebula.events.vocabulary import (
     NodeLost,
 )
 from nebula.history.node_story import node_verdict
+from nebula.http import request_story
 from nebula.store.archive import write
 from tests.unit import corpus
 from tests.unit.memory_cluster import joined, says
@@ -154,8 +154,8 @@ def test_a_request_is_looked_for_by_its_id_and_by_its_callers(
         asked.append(("caller's", caller_id))
         return []
 
-    monkeypatch.setattr(explain_others, "look_up", look_up)
-    monkeypatch.setattr(explain_others, "called", called)
+    monkeypatch.setattr(request_story, "look_up", look_up)
+    monkeypatch.setattr(request_story, "called", called)
     joined(monkeypatch, cluster(n1=[80]))
     result = says("why", "0a1b2c3d")
     assert (result.exit_code, asked) == (1, [("own", "0a1b2c3d"), ("caller's", "0a1b2c3d")])
