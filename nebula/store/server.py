@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from nebula.store import child_output, cores, credentials, private
+from nebula.store import child_output, credentials, private
 from nebula.store.users import Rights, authorization
 
 log = logging.getLogger(__name__)
@@ -180,7 +180,6 @@ class EmbeddedServer:
                 str(config),
                 "-m",
                 str(monitor),
-                env={"GOMAXPROCS": str(cores.of_server()), **os.environ},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

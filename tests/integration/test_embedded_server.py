@@ -9,12 +9,10 @@ import socket
 import sys
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
 from nebula.events.intents import ModelScaleRequested
-from nebula.store import cores
 from nebula.store import server as server_module
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.log import Log
@@ -58,24 +56,6 @@ async def test_a_running_server_was_started_with_that_configuration(
     config = nats_server.folder / "nats-server.conf"
     assert str(config) in psutil.Process(nats_server.process.pid).cmdline()
     assert "  sync_interval: always\n" in config.read_text()
-
-
-@pytest.mark.parametrize("given", [None, "3"])
-async def test_another_number_of_cores_can_be_set_for_it(
-    given: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delenv("GOMAXPROCS", raising=False)
-    if given is not None:
-        monkeypatch.setenv("GOMAXPROCS", given)
-    server = EmbeddedServer(tmp_path, free_port())
-    await server.start()
-    try:
-        asked = f"{server.monitor}/varz"
-        async with httpx.AsyncClient(trust_env=False) as client:
-            told = (await client.get(asked, timeout=PATIENCE)).json()
-    finally:
-        await server.stop()
-    assert told["gomaxprocs"] == int(given or cores.of_server())
 
 
 async def test_it_starts_in_a_folder_with_a_strange_name(tmp_path: Path) -> None:

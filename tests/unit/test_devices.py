@@ -14,7 +14,6 @@ import pytest
 from nebula.actors.node import devices, identity
 from nebula.events.memory import GIB
 from nebula.events.values import Device
-from nebula.store import cores as usable_cores
 
 
 @pytest.mark.parametrize(
@@ -38,25 +37,11 @@ def test_cores_are_real_ones_that_this_process_may_use(
 ) -> None:
     if limit is not None:
         (tmp_path / "cpu.max").write_text(limit + "\n")
-    monkeypatch.setattr(usable_cores, "_CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(devices, "_CPU_MAX", tmp_path / "cpu.max")
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: real)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(allowed)), raising=False)
     assert devices.cores() == cores
-
-
-@pytest.mark.parametrize(
-    ("allowed", "limit", "cores"),
-    [(1, None, 1), (2, None, 1), (16, None, 8), (64, "200000 100000", 1), (64, "800000 100000", 4)],
-)
-def test_the_embedded_nats_server_takes_half_of_the_cores(
-    allowed: int, limit: str | None, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if limit is not None:
-        (tmp_path / "cpu.max").write_text(limit + "\n")
-    monkeypatch.setattr(usable_cores, "_CPU_MAX", tmp_path / "cpu.max")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(allowed)), raising=False)
-    assert usable_cores.of_server() == cores
 
 
 class Driver:

@@ -14,13 +14,13 @@ import pynvml
 from nebula.actors.node import identity
 from nebula.events import memory
 from nebula.events.values import Device, DeviceKind
-from nebula.store.cores import usable
 
 T = TypeVar("T")
 
 PATIENCE = 30.0
 """Seconds to wait for NVML. Without the persistence daemon a driver takes some to wake up."""
 
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY_MAX = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -76,7 +76,16 @@ def gpus_free() -> tuple[int, ...]:
 def cores() -> int:
     """Return how many cores may be used here: physical ones, or a container's limit."""
     real = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    return max(1, min(real, usable()))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else real
+    return max(1, min(real, allowed, _quota() or real))
+
+
+def _quota() -> int | None:
+    try:
+        quota, period = _CPU_MAX.read_text().split()
+    except (OSError, ValueError):
+        return None
+    return max(1, int(quota) // int(period)) if quota.isdigit() else None
 
 
 def _gpus() -> tuple[Device, ...]:
