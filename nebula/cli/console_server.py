@@ -30,6 +30,7 @@ async def _serve(path: Path, port: int, show: Callable[[str], object] | None) ->
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", port))
+        listening.listen()  # its address is told before the server runs
     except OSError as error:
         fail(f"can't listen on 127.0.0.1:{port}: {error.strerror}")
     server = server_beside(create_log_app(past), http="httptools")

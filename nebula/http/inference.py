@@ -49,7 +49,7 @@ from nebula.http.responses.recording import Recorded
 from nebula.http.responses.turns import Turn
 from nebula.http.resuming import resume
 from nebula.http.routed import Routes, prefix_of
-from nebula.http.server.cycle import LINES, WHOLE
+from nebula.http.server.cycle import LINES, whole_of
 from nebula.http.starting import starting
 from nebula.http.uploads import read
 from nebula.openai.continuation import streams
@@ -285,12 +285,11 @@ class InferenceRoutes:
             source = recorded = self._recorded(turn, source)
         try:
             served_by = route.name if route.name != asked.model else ""
-            whole = scope["state"].get(WHOLE)
             await relay(
                 *(source, receive, send, served_by),
                 stream=stream,
                 dialect=endpoint.dialect,
-                whole=whole,
+                whole=whole_of(send),
             )
         finally:
             gateway.leave(delivery, hold)

@@ -23,8 +23,9 @@ def with_models(document: Any) -> Any:
             content = operation.get("requestBody", {}).get("content", {})
             for body in content.values():
                 model = body.get("example", {}).get("model")
-                if model is not None:
-                    body["schema"]["properties"]["model"] = {"enum": [model]}
+                properties = body["schema"].get("properties", {})
+                if model is not None and "model" in properties:
+                    properties["model"] = {"enum": [model]}
     return document
 
 

@@ -66,6 +66,8 @@ async def test_every_answer_can_be_read_whether_it_is_a_stream_or_an_error(
         async with http.stream("POST", CHAT, json=chat("chat", stream=True), headers=PAGE) as got:
             assert (await listen(got)).whole
         answers = [got]
+        answers.append(await http.post(CHAT, json=chat("chat"), headers=PAGE))
+        assert answers[-1].status_code == 200
         answers.append(await http.get("/v1/models", headers=PAGE))
         missing = await http.post(CHAT, json=chat("nope"), headers=PAGE)
         broken = await http.post(CHAT, content="{", headers=PAGE)

@@ -38,7 +38,7 @@ def needed(method: str, path: str) -> str:
         return ""
     if path.startswith("/v1/organization"):
         return "view"
-    if path.startswith(("/admin/keys", "/admin/limits")):
+    if path.startswith(("/admin/keys", "/admin/limits", "/admin/captur")):
         return "admin"
     if path.startswith("/metrics") or path == "/admin/plan":
         return "view"

@@ -49,6 +49,7 @@ def past(cluster: Cluster) -> Past:
     async def happen() -> None:
         await cluster.ready()
         await cluster.until(lambda state: "here" in state.nodes, "the node is there")
+        await cluster.until(lambda state: bool(state.keys), "the administrator's key is there")
         await remember("begun")
         await cluster.load("chat", name="org/chat", lora=True)
         await remember("loaded")

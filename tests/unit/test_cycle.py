@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from litestar.types import Receive, Scope, Send
+from litestar.types import Message, Receive, Scope, Send
 
 from nebula.http.errors import ApiError
-from nebula.http.server.cycle import DRAINED, LINES, Cycle
+from nebula.http.server.cycle import DRAINED, LINES, Cycle, whole_of
 
 pytestmark = pytest.mark.anyio
 
@@ -345,3 +345,13 @@ async def test_what_cannot_be_sent_as_a_whole_is_left_to_the_usual_way() -> None
     named.end_body()
     assert not named.send_whole(200, b"a\r\nb: c", TYPED[1], b"")
     assert not named.send_whole(204, b"abc", TYPED[1], b"")
+
+
+async def test_only_a_cycle_s_own_send_sends_an_answer_as_a_whole() -> None:
+    one = cycle(Line())
+
+    async def counted(message: Message) -> None:
+        await one.send(message)
+
+    assert whole_of(one.send) == one.send_whole
+    assert whole_of(counted) is None

@@ -63,9 +63,11 @@ async def _asked(python: str, package: str) -> str:
         async with asyncio.timeout(PATIENCE):
             out, _ = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         return ""
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     return out.decode(errors="replace").strip()
 
 

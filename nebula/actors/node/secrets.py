@@ -120,6 +120,7 @@ class SecretSources(Struct, frozen=True):
         finally:
             if process.returncode is None:
                 process.kill()
+                await process.wait()
         if process.returncode:
             raise SecretMissing(
                 f"{what} ended with exit code {process.returncode}; what it says is in the "

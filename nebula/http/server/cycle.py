@@ -3,12 +3,19 @@
 import asyncio
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from time import monotonic
 from typing import Protocol
 
-from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPRequestEvent, HTTPScope, Message
+from litestar.types import (
+    ASGIApp,
+    HTTPReceiveMessage,
+    HTTPRequestEvent,
+    HTTPScope,
+    Message,
+    Send,
+)
 
 from nebula.actors.gateway.delivery import new_id
 from nebula.events.endpoints import Dialect
@@ -32,9 +39,6 @@ _REMEMBERED, _LONGEST = 1024, 256
 """Lines that are remembered, and the bytes of one, at most."""
 
 _WITHOUT_CONTENT = (204, 304)
-
-WHOLE = "send_whole"
-"""Where the state of a scope has `Cycle.send_whole`."""
 
 LINES = "lines"
 """Where the state of a scope has a function that returns further field lines of the answer."""
@@ -219,7 +223,6 @@ class Cycle:
         try:
             if self.refusal is not None:
                 raise self.refusal
-            self.scope["state"][WHOLE] = self.send_whole
             await app(self.scope, self.receive, self.send)
         except ApiError as error:
             self._answer(error)
@@ -435,3 +438,12 @@ class Cycle:
             if self._event is not None:
                 self._event.set()
             self._line.answered(self)
+
+
+def whole_of(send: Send) -> Callable[[int, bytes, bytes, bytes], bool] | None:
+    """Return the `Cycle.send_whole` of ASGI's `send`; None for a `send` that something else sees.
+
+    What stands before a cycle's own, such as CORS or a trace, must see each message.
+    """
+    cycle = getattr(send, "__self__", None)
+    return cycle.send_whole if type(cycle) is Cycle else None
