@@ -21,6 +21,7 @@ from nebula.cli.log_source import (
 from nebula.cli.options import Numbered, Whole, json_option, nats_option
 from nebula.cli.process import fail, run
 from nebula.cli.story_output import tell, tell_request
+from nebula.events.advised import command
 from nebula.events.record import Record
 from nebula.events.state import State
 from nebula.events.validation import known_names
@@ -216,6 +217,10 @@ async def _tell_other(
     if model_of(reference, state) and await _met(past, state.seq, reference):
         await _tell_replica(past, state, reference, whole, as_json, then)
         return
+    key = reference.removeprefix("key/")
+    if key in state.keys:
+        way = command("events", f"key/{key}")
+        fail(f"{key!r} is an API key: {way} shows what was done to it")
     if isinstance(past, LivePast) and then is None:
         kept = await of_request(past.log.connection, reference, state)
         if kept is not None:

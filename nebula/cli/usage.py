@@ -144,7 +144,10 @@ async def _recompute(nats: str, *, as_json: bool) -> None:
         for line in found.differences:
             click.echo(line)
         verdict = "differ from" if found.differences else "agree with"
-        click.echo(f"{found.checked} sums of the log {verdict} their records, to the token")
+        if found.checked:
+            click.echo(f"{found.checked} sums of the log {verdict} their records, to the token")
+        else:
+            click.echo("no sums to check yet: records are summed at the end of each hour")
         if found.gone:
             click.echo(f"{found.gone} sums have records that are not kept any more")
     if found.differences:

@@ -89,7 +89,8 @@ class KeyRing:
             self._keys = keys
             self._known.clear()
         if (b"x-api-key" in headers or b"api-key" in headers) and contradictory(headers, _MARK):
-            raise ApiError(400, "the header fields hold different API keys: send one")
+            text = "the header fields hold different API keys: send one"
+            raise ApiError(400, text, code="different_keys")
         sent, lasts = headers.get(b"authorization", b""), True
         known = self._known.get(sent)
         if known is None:

@@ -11,10 +11,12 @@ from click.testing import CliRunner
 from nebula.cli.main import main
 from nebula.events.evolve import evolve
 from nebula.events.intents import AdapterLoadRequested, NodeDrainRequested
+from nebula.events.key_events import KeyIssued
 from nebula.events.record import Record
 from nebula.events.state import EMPTY
 from nebula.events.vocabulary import (
     AdapterLoadFailed,
+    ClusterFounded,
     DownloadFailed,
     DownloadProgressed,
     EngineFailed,
@@ -139,6 +141,18 @@ def test_every_name_in_the_views_of_a_recorded_log_can_be_explained(name: str) -
     for each in (*state.nodes, *state.replicas, *state.models, *state.names, *state.aliases):
         result = CliRunner().invoke(main, ["why", each, "--log", f"tests/corpus/{name}.jsonl"])
         assert result.exit_code == 0, (each, result.output)
+
+
+@pytest.mark.parametrize("name", ["dana", "key/dana"])
+def test_a_key_is_not_explained_but_its_events_are_named(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    story = cluster(n1=[80]).given("c1", ClusterFounded("lab", 5))
+    story.given("dana", KeyIssued("0" * 64, ("infer",)))
+    joined(monkeypatch, story)
+    result = says("why", name)
+    assert result.exit_code == 1
+    assert "`nebula events key/dana` shows what was done to it" in result.output
 
 
 def test_a_request_is_looked_for_by_its_id_and_by_its_callers(
