@@ -205,6 +205,7 @@ async def test_a_stream_that_waits_with_its_head_sent_ends_with_an_event(
     pair: tuple[Cluster, int],
 ) -> None:
     cluster, port = pair
+    await cluster.ready()
     await cluster.ready(port)
     await cluster.load("late", options=STUCK, **SMALL)
     async with cluster.http(port) as http:
