@@ -89,9 +89,12 @@ class FastClient(Client):
 
     def write(self) -> None:
         """Pass everything that was posted to the connection now."""
-        self._writing = False
-        while self._before:
-            self._before.pop(0)()
+        self._writing = True  # what is posted from here on needs no further write
+        try:
+            while self._before:
+                self._before.pop(0)()
+        finally:
+            self._writing = False
         transport = self._transport
         if isinstance(transport, DirectTransport) and transport.lost:
             return  # kept until it is connected again

@@ -2,9 +2,7 @@
 
 import asyncio
 import logging
-import re
-from collections.abc import Callable, Iterable, Sequence
-from http import HTTPStatus
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Protocol
 
@@ -18,11 +16,19 @@ from litestar.types import (
 )
 
 from nebula.actors.gateway.delivery import new_id
-from nebula.events.endpoints import Dialect
-from nebula.http import dialects, own_fields, request_ids
+from nebula.http import dialects, request_ids
 from nebula.http.bodies import PROMISED
 from nebula.http.errors import ApiError, stopping
 from nebula.http.field_lines import read_once
+from nebula.http.server.answer_lines import (
+    ORDINARY,
+    STATUS_LINES,
+    joined,
+    known_lines,
+    naming,
+    ordinary_line,
+    valid_name,
+)
 from nebula.http.server.heads import framing
 
 log = logging.getLogger(__name__)
@@ -30,68 +36,10 @@ log = logging.getLogger(__name__)
 DRAINED = 64 * 1024
 """Bytes of an unread body that are worth reading to keep the connection."""
 
-_ORDINARY = frozenset(
-    b"cache-control content-type retry-after x-accel-buffering x-nebula-model".split()
-)
-"""Names of fields that are known to be valid, and concern only the client."""
-
-_REMEMBERED, _LONGEST = 1024, 256
-"""Lines that are remembered, and the bytes of one, at most."""
-
 _WITHOUT_CONTENT = (204, 304)
 
 LINES = "lines"
 """Where the state of a scope has a function that returns further field lines of the answer."""
-
-_BAD_NAME = re.compile(b'[\x00-\x20\x7f-\xff()<>@,;:\\[\\]={}"/?\\\\]')
-_CONTROLS = bytes(each for each in (*range(32), 127) if each != ord("\t"))
-"""Characters that no field may contain."""
-
-
-def _status_line(status: int) -> bytes:
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        phrase = ""
-    return f"HTTP/1.1 {status} {phrase}\r\n".encode()
-
-
-_STATUS_LINES = {status: _status_line(status) for status in range(100, 600)}
-
-
-def _joined(lines: Sequence[bytes]) -> bytes:
-    """Return lines as one. Raise RuntimeError if one has control characters before its end."""
-    text = b"".join(lines)
-    if len(text.translate(None, _CONTROLS)) + len(b"\r\n") * len(lines) != len(text):
-        raise RuntimeError(f"a field has a control character: {text!r}")
-    return text
-
-
-_known_lines: dict[tuple[bytes, bytes], bytes] = {}
-"""Lines of ordinary fields that were written before."""
-
-
-def _ordinary_line(field: tuple[bytes, bytes]) -> bytes:
-    """Return the line of a field whose name is known, and remember it."""
-    line = _joined([b"%b: %b\r\n" % field])
-    if len(_known_lines) >= _REMEMBERED:
-        _known_lines.clear()
-    if len(line) <= _LONGEST:
-        _known_lines[field] = line
-    return line
-
-
-def _valid_name(name: bytes) -> bytes:
-    """Return a field's name in lower case. Raise RuntimeError if it is not valid."""
-    if _BAD_NAME.search(name):
-        raise RuntimeError(f"not a valid name of a field: {name!r}")
-    return name.lower()
-
-
-def _naming(scope: HTTPScope) -> tuple[request_ids.Given, Dialect]:
-    """Return the ids that the caller gave a request, and the dialect in which it is answered."""
-    dialect = dialects.dialect_for(scope["path"], scope["headers"])
-    return request_ids.given(own_fields.by_name(scope)), dialect
 
 
 class Line(Protocol):
@@ -313,10 +261,10 @@ class Cycle:
         ):
             return False
         field = b"content-type", content_type
-        typed = _known_lines.get(field) or _ordinary_line(field)
-        ids, dialect = read_once(self.scope, _naming)
+        typed = known_lines.get(field) or ordinary_line(field)
+        ids, dialect = read_once(self.scope, naming)
         if ids or dialect == "anthropic":
-            named = _joined(request_ids.lines(identity, ids, dialect))
+            named = joined(request_ids.lines(identity, ids, dialect))
         else:
             named = b"x-request-id: %b\r\n" % identity
         told = self.scope["state"].get(LINES)
@@ -324,7 +272,7 @@ class Cycle:
         line.write_now(
             b"%b%b%b%bcontent-length: %d\r\nopenai-processing-ms: %d\r\n%b\r\n%b"
             % (
-                _STATUS_LINES[status],
+                STATUS_LINES[status],
                 line.fields,
                 typed,
                 named,
@@ -368,7 +316,7 @@ class Cycle:
         sized = closes = False
         identity = b""
         for field in fields:
-            line = _known_lines.get(field)
+            line = known_lines.get(field)
             if line is not None:
                 lines.append(line)
                 continue
@@ -380,16 +328,16 @@ class Cycle:
                     sized = True
                     self._left = length = int(value)
                     lines.append(b"content-length: %d\r\n" % length)
-            elif name in _ORDINARY:
-                lines.append(_ordinary_line(field))
+            elif name in ORDINARY:
+                lines.append(ordinary_line(field))
             else:
-                name = _valid_name(name)
+                name = valid_name(name)
                 if name == b"connection":
                     closes = closes or b"close" in value.lower()
                 elif name != b"transfer-encoding":
-                    lines.append(_joined([b"%b: %b\r\n" % (name, value)]))
-        ids, dialect = read_once(self.scope, _naming)
-        lines.append(_joined(request_ids.lines(identity or new_id().encode(), ids, dialect)))
+                    lines.append(joined([b"%b: %b\r\n" % (name, value)]))
+        ids, dialect = read_once(self.scope, naming)
+        lines.append(joined(request_ids.lines(identity or new_id().encode(), ids, dialect)))
         if self._arrived_at:
             took = (monotonic() - self._arrived_at) * 1000
             lines.append(b"openai-processing-ms: %d\r\n" % took)
@@ -411,7 +359,7 @@ class Cycle:
         more = self.scope["state"].get(LINES)
         told = more() if more is not None else b""
         lines += (told, b"\r\n")
-        head = b"%b%b%b" % (_STATUS_LINES[status], self._line.fields, b"".join(lines))
+        head = b"%b%b%b" % (STATUS_LINES[status], self._line.fields, b"".join(lines))
         self.started = True
         self._line.write(head)
 
