@@ -37,7 +37,8 @@ for package in *.deb; do
   dpkg-deb -x "$package" .
 done
 rm -r apt *.deb
-libraries="$PWD/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || echo "$(uname -m)-linux-gnu")"
+# Some libraries lie in folders of their own, where only an installed system would look for them.
+libraries=$(find "$PWD" -name 'lib*.so*' -exec dirname {} + | sort -u | paste -s -d :)
 cat >chromium <<END
 #!/bin/sh
 export LD_LIBRARY_PATH="$libraries"
