@@ -1,8 +1,9 @@
 """The engine directly, through Nebula and through other gateways, in turns in one run.
 
-`python -m benchmarks.data_plane` from the repository's root. Everything is started here with
-simulated engines, one for each way, and ended with the run. Prints medians, and the ratios of each
-round with their spread. Needs wrk; other gateways are installed from PyPI, each in its own venv.
+`python -m benchmarks.data_plane` from the repository's root. Everything is started here with the
+same stand-in for vLLM, one for each way, and ended with the run. Prints medians, and the ratios of
+each round with their spread. Needs wrk; other gateways are installed from PyPI, each in its own
+venv.
 """
 
 import argparse
@@ -16,12 +17,13 @@ import httpx
 
 from benchmarks.session import context, folder_option, headline, keep, session
 
-from . import competitors, report, vllm, works
+from . import competitors, dynamo, report, vllm, works
 from .figures import Measured, Work
 from .processes import Failed
 from .ways import KEYED, NEBULA, REPOSITORY, Serving, Stage, Task, checkout, freeze, start
 
-WORKS = {**works.ALL, "vllm": vllm.WORKS}
+PEERS = {**competitors.ALL, dynamo.NAME: competitors.DYNAMO}
+WORKS = (*works.ALL, "vllm")
 TASKS: tuple[Task, ...] = ("chat", "embedding", "vllm")
 SETTLING = 0.3  # seconds after a load, in which abandoned answers end
 
@@ -45,7 +47,7 @@ def measure_stage(
                 _fail([row for row in rows if row.way == name], error)
         for row in rows:
             if row.way in ways:
-                _measure(row, ways[row.way], 1.0, stage.folder, "warming up")
+                _measure(row._replace(reasons=[]), ways[row.way], 1.0, stage.folder, "warming up")
         for number in range(options.rounds):
             # The order rotates, so that none is always measured after the heaviest load.
             turn = 1 if number % 2 == 0 else -1
@@ -73,7 +75,8 @@ def _measure(
         f"{report.number(done.figures[figure.name])} {figure.unit}" for figure in row.work.figures
     )
     failed = f", {done.failed} failed" if done.failed else ""
-    print(f"{what}: {row.work.name}, {row.way}: {told}{failed}", file=sys.stderr, flush=True)
+    where = f"{row.work.name}, {row.work.connections} connections, {row.way}"
+    print(f"{what}: {where}: {told}{failed}", file=sys.stderr, flush=True)
     return done
 
 
@@ -93,9 +96,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--ways",
         type=_names,
-        default=["direct", "nebula", *competitors.ALL],
-        help="of direct, nebula, smg, vllm-router, litellm [all]; nebula@FOLDER is Nebula as it "
-        "is in another checkout, and nebula-keyed is asked with an API key that has limits",
+        default=["direct", "nebula", *PEERS],
+        help="of direct, nebula, smg, vllm-router, litellm, dynamo [all]; nebula@FOLDER is "
+        "Nebula as it is in another checkout, nebula-keyed is asked with an API key and limits",
     )
     parser.add_argument(
         "--work",
@@ -103,13 +106,19 @@ def parse() -> argparse.Namespace:
         default=list(works.ALL),
         help=f"of {', '.join(WORKS)} [all but vllm: needs the engine and the demo's models]",
     )
+    parser.add_argument(
+        "--connections",
+        type=lambda text: [int(number) for number in _names(text)],
+        default=[32],
+        help="one number, or several joined by commas [32]",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--venvs", type=Path, default=REPOSITORY / ".bench")
     folder_option(parser)
     parser.add_argument("--json", type=Path, help="write all figures of all rounds here")
     options = parser.parse_args()
-    known = {"direct", NEBULA, KEYED, *competitors.ALL}
+    known = {"direct", NEBULA, KEYED, *PEERS}
     for name in options.ways:
         if name not in known and not name.startswith("nebula@"):
             parser.error(f"--ways: there is no {name!r}")
@@ -129,24 +138,28 @@ def main() -> None:
     options = parse()
     facts = context()
     rows: list[report.Row] = []
+    names = [name for name in options.work if name in works.ALL]
+    chosen = works.chosen(names, options.connections)
+    chosen += vllm.WORKS if "vllm" in options.work else ()
     with session("data-plane", options.folder) as folder:
         sources = freeze(options.ways, folder / "sources")
         for task in TASKS:
-            chosen = [work for name in options.work for work in WORKS[name] if work.task == task]
-            if chosen:
+            mine = [work for work in chosen if work.task == task]
+            if mine:
                 stage = Stage(task, folder / task, options.venvs, sources)
-                rows += measure_stage(chosen, options.ways, stage, options)
+                rows += measure_stage(mine, options.ways, stage, options)
     for name in options.ways:
-        if name in competitors.ALL:
-            there = competitors.version(competitors.ALL[name], options.venvs)
-            facts[name] = there or "not there"
+        if name in PEERS:
+            facts[name] = competitors.version(PEERS[name], options.venvs) or "not there"
     references = [name for name in options.ways if name in ("direct", "smg") or "@" in name]
     print("\n" + headline(facts))
-    print(f"{options.rounds} rounds of {options.seconds:g} s\n")
-    print(report.table(rows, references))
-    for text in (report.added(rows, "single"), report.shares(rows), report.reasons(rows)):
-        if text:
-            print("\n" + "\n".join(f"- {line}" for line in text.splitlines()))
+    print(f"\n{options.rounds} rounds of {options.seconds:g} s\n")
+    print(report.tables(rows, references), end="")
+    for way in options.ways:
+        if way.startswith(NEBULA):
+            print(report.fastest(rows, way, list(competitors.ALL)), end="")
+    print(report.shares(rows), end="")
+    print("\n\n".join(filter(None, (report.added(rows, "single"), report.reasons(rows)))))
     keep(options.json, facts, seconds=options.seconds, figures=report.raw(rows))
 
 

@@ -78,10 +78,14 @@ ALL = {
 }
 
 
+DYNAMO = Competitor("dynamo", "ai-dynamo", "ai-dynamo", lambda *_: [])
+"""Its line is none for an engine's address: `dynamo.py` starts it with its own engine."""
+
+
 def install(competitor: Competitor, venvs: Path) -> Path:
     """Return the gateway's virtual environment, made where it is not there yet. Raise Failed."""
     venv = venvs / competitor.name
-    if (venv / "bin" / competitor.package).exists():
+    if venv.exists() and version(competitor, venvs):
         return venv
     print(f"Installing {competitor.requirement} into {venv}", file=sys.stderr, flush=True)
     if not venvs.exists():

@@ -9,30 +9,41 @@ from .ways import Serving, Task
 
 
 class Figure(NamedTuple):
-    """One of a work's figures, and its unit as it stands in the table."""
+    """One of a work's figures, and its unit as it stands in the table.
+
+    `compared`: each way's is divided by that of others of the same round.
+    """
 
     name: str
     unit: str
+    compared: bool = False
 
 
 class Measured(NamedTuple):
     """One measurement: its figures by name, failed requests, and CPU seconds by role.
 
-    `units` is what the figures per request or per token are over.
+    `requests` and `tokens` are those of the good answers, which the CPU time is shared among; an
+    embedding has no tokens.
     """
 
     figures: dict[str, float]
     failed: int
-    units: int
+    requests: int
+    tokens: int
     cpu: dict[str, float]
 
 
 class Work(NamedTuple):
-    """One kind of work, the engine it needs, and how it is measured for so many seconds."""
+    """One kind of work over so many connections, and how it is measured for so many seconds.
+
+    `engine`: how the engine behaves, in words. `task`: the engine that it needs.
+    """
 
     name: str
     title: str
+    engine: str
     task: Task
+    connections: int
     figures: tuple[Figure, ...]
     measure: Callable[[Serving, float, Path], Measured]
 

@@ -15,6 +15,9 @@ import psutil
 
 from nebula.store.server import die_with_parent
 
+ENGINE = "standin.py"
+"""File of the engine that stands in for vLLM."""
+
 
 class Failed(Exception):
     """Something could not be started, installed or measured; the text says why."""
@@ -92,8 +95,11 @@ def spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, 
 def _role(line: list[str]) -> str:
     if "nebula.cli.main" in line:
         return line[line.index("nebula.cli.main") + 1]
-    if "nebula.engines.simulated" in line or "vllm.entrypoints.openai.api_server" in line:
+    engines = ("nebula.engines.simulated", "vllm.entrypoints.openai.api_server")
+    if any(name in line for name in engines) or any(Path(word).name == ENGINE for word in line[:3]):
         return "engine"
+    if len(line) > 2 and line[1] == "-m":
+        return line[2]
     if any("multiprocessing" in word for word in line):
         return "worker"
     program = Path(line[0]).name if line else ""

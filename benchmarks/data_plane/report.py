@@ -1,7 +1,7 @@
-"""What was measured, as a table to read and as JSON to reckon with."""
+"""What was measured, as tables to read and as JSON to reckon with."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from .figures import Figure, Measured, Work
@@ -18,19 +18,56 @@ class Row(NamedTuple):
     reasons: list[str]
 
 
-def table(rows: Sequence[Row], references: Sequence[str]) -> str:
-    """Write medians, and ratios to the references of the same round with their spread."""
-    heads = ["what", "way", "median", *(f"/ {name}" for name in references), "failed"]
-    lines = [_line(heads), _line(["---"] * len(heads))]
+def tables(rows: Sequence[Row], references: Sequence[str]) -> str:
+    """Write a table of each kind of work, over all numbers of connections and all ways.
+
+    It has medians, and ratios to the references of the same round with their spread.
+    """
+    parts = []
+    for name in dict.fromkeys(row.work.name for row in rows):
+        mine = [row for row in rows if row.work.name == name]
+        work = mine[0].work
+        parts.append(f"### `{name}`: {work.title}\n\nThe engine: {work.engine}.\n\n")
+        compared = [figure for figure in work.figures if figure.compared]
+        heads = ["connections", "way", *(figure.unit for figure in work.figures)]
+        heads += [f"{figure.unit} / {each}" for figure in compared for each in references]
+        parts.append(_table([*heads, "failed"], (_cells(row, rows, references) for row in mine)))
+    return "".join(parts)
+
+
+def _cells(row: Row, rows: Sequence[Row], references: Sequence[str]) -> list[str]:
+    cells = [str(row.work.connections), row.way]
+    for figure in row.work.figures:
+        values = [item.figures[figure.name] for item in row.rounds if item is not None]
+        cells.append(number(statistics.median(values)) if values else "-")
+    for figure in row.work.figures:
+        if figure.compared:
+            cells += [_ratio(row, _other(rows, row.work, each), figure) for each in references]
+    return [*cells, _failed(row)]
+
+
+def fastest(rows: Sequence[Row], way: str, peers: Sequence[str]) -> str:
+    """Write a table of a way beside the peer that is fastest at each work, by its median.
+
+    Peers that bring an engine of their own are not among them.
+    """
+    lines = []
     for row in rows:
-        others = {other.way: other for other in rows if other.work is row.work}
-        for figure in row.work.figures:
-            values = [item.figures[figure.name] for item in row.rounds if item is not None]
-            cells = [f"{row.work.title}: {figure.unit}", row.way]
-            cells.append(number(statistics.median(values)) if values else "-")
-            cells += [_ratio(row, others.get(name), figure) for name in references]
-            lines.append(_line([*cells, _failed(row)]))
-    return "\n".join(lines)
+        if row.way != way or row.work.name == "single":
+            continue
+        others = [(_median(each), each) for each in rows if each.work is row.work]
+        best = [(rate, each) for rate, each in others if rate is not None and each.way in peers]
+        if not best:
+            continue
+        peer = max(best, key=lambda item: item[0])[1]
+        cells = [row.work.name, str(row.work.connections), peer.way]
+        cells += [_ratio(row, peer, figure) for figure in row.work.figures if figure.name == "rate"]
+        cells += [_ratio(row, peer, figure) for figure in row.work.figures if figure.name == "cpu"]
+        lines.append(cells)
+    if not lines:
+        return ""
+    heads = ["work", "connections", "fastest peer", f"rate, {way} / peer", "CPU, same"]
+    return f"### {way} beside the fastest peer\n\n" + _table(heads, lines)
 
 
 def added(rows: Sequence[Row], work: str) -> str:
@@ -52,27 +89,31 @@ def added(rows: Sequence[Row], work: str) -> str:
 
 
 def shares(rows: Sequence[Row]) -> str:
-    """Write which process of a way took how much CPU time, in median."""
+    """Write a table of the CPU time that each process of a way took, in median."""
     lines = []
     for row in rows:
         good = [item for item in row.rounds if item is not None]
-        # Where the work goes through more than the engine, and there is a figure to split.
-        cpu = next((figure for figure in row.work.figures if figure.name == "cpu"), None)
         roles = sorted({role for item in good for role in item.cpu})
-        if cpu is None or len(roles) < 2:
-            continue
-        parts = []
         for role in roles:
-            each = [item.cpu.get(role, 0.0) / item.units * 1000 for item in good]
-            parts.append(f"{role} {statistics.median(each):.3f}")
-        lines.append(f"{row.work.name}, {row.way}, {cpu.unit}: {', '.join(parts)}")
-    return "\n".join(lines)
+            each = [item.cpu.get(role, 0.0) / item.requests * 1e6 for item in good]
+            tokens = [item.cpu.get(role, 0.0) / item.tokens * 1e6 for item in good if item.tokens]
+            if max(each) < 1:
+                continue  # less than a microsecond: it waits
+            cells = [row.work.name, str(row.work.connections), row.way, role]
+            cells += [number(statistics.median(each)), f"{min(each):.4g} to {max(each):.4g}"]
+            lines.append([*cells, number(statistics.median(tokens)) if tokens else ""])
+    heads = ["work", "connections", "way", "process", "CPU µs/request", "spread", "CPU µs/token"]
+    return "### CPU time by process\n\n" + _table(heads, lines) if lines else ""
 
 
 def reasons(rows: Sequence[Row]) -> str:
     """Write why rounds failed, each reason once."""
-    told = {f"{row.work.name}, {row.way}: {reason}": None for row in rows for reason in row.reasons}
-    return "\n".join(told)
+    told = {
+        f"{row.work.name}, {row.work.connections} connections, {row.way}: {reason}": None
+        for row in rows
+        for reason in row.reasons
+    }
+    return "\n".join(f"- {line}" for line in told)
 
 
 def raw(rows: Sequence[Row]) -> list[dict[str, object]]:
@@ -80,6 +121,8 @@ def raw(rows: Sequence[Row]) -> list[dict[str, object]]:
     return [
         {
             "work": row.work.name,
+            "engine": row.work.engine,
+            "connections": row.work.connections,
             "way": row.way,
             "rounds": [item and item._asdict() for item in row.rounds],
             "reasons": row.reasons,
@@ -93,8 +136,18 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows) + "\n"
+
+
+def _other(rows: Sequence[Row], work: Work, way: str) -> Row | None:
+    return next((row for row in rows if row.work is work and row.way == way), None)
+
+
+def _median(row: Row) -> float | None:
+    rates = [item.figures["rate"] for item in row.rounds if item is not None]
+    return statistics.median(rates) if rates else None
 
 
 def _spread(values: Sequence[float], form: str) -> str:

@@ -46,7 +46,8 @@ def _measure(streams: int, way: Serving, seconds: float, _folder: Path) -> Measu
     good = sum(answer.whole for answer in answers)
     if not good:
         raise Failed(f"none of {len(answers)} answers was whole")
-    return Measured({"rate": good * TOKENS / took}, len(answers) - good, good * TOKENS, {})
+    figures = {"rate": good * TOKENS / took}
+    return Measured(figures, len(answers) - good, good, good * TOKENS, {})
 
 
 async def _answers(url: str, streams: int, requests: int) -> list[Streamed]:
@@ -72,10 +73,12 @@ async def _keep(url: str, wires: Iterator[bytes], answers: list[Streamed]) -> No
 
 WORKS = tuple(
     Work(
-        f"vllm-{streams}",
-        f"vLLM, {TOKENS} tokens, {streams} streams",
         "vllm",
-        (Figure("rate", "tokens/s"),),
+        f"streams of {TOKENS} tokens",
+        "real vLLM",
+        "vllm",
+        streams,
+        (Figure("rate", "tokens/s", compared=True),),
         functools.partial(_measure, streams),
     )
     for streams in (8, 32)

@@ -13,35 +13,38 @@ from typing import Literal, NamedTuple
 
 import httpx
 
-from . import competitors
-from .processes import Failed, await_answer, free_port, last_words, running
+from . import competitors, dynamo
+from .processes import ENGINE, Failed, await_answer, free_port, last_words, running
 
 Task = Literal["chat", "embedding", "vllm"]
 REPOSITORY = Path(__file__).resolve().parents[2]
 NEBULA, KEYED = "nebula", "nebula-keyed"
 DEMO = REPOSITORY / ".demo" / "smollm2-135m-instruct"
-MODEL = "bench"
-# Answers are as long as a request's `max_tokens` says, up to this.
+MODEL, ADAPTER = "bench", "bench-adapter"
+IN_FLIGHT = 16_384
+# The engine of other benchmarks. Answers are as long as a request's `max_tokens` says, up to this.
 SIMULATED = (sys.executable, "-m", "nebula.engines.simulated", "--simulate-tokens", "4096")
 
 
 class Serving(NamedTuple):
     """A way that is up: its address, its engine's address, and the processes that began it.
 
-    `headers`: what each request has beside its body.
+    `headers`: what each request has beside its body. `own_engine`: it has an engine of its own,
+    whose answers and pace are other ones.
     """
 
     url: str
     engine: str
     roots: tuple[int, ...]
     headers: Mapping[str, str] = {}
+    own_engine: bool = False
 
 
 class Stage(NamedTuple):
     """What all ways of a comparison have in common.
 
     `venvs` holds the other gateways, `sources` each checkout as it was when the run began.
-    Simulated engines each belong to one way; where `engine` is set, all ways lead to that one.
+    Stand-in engines each belong to one way; where `engine` is set, all ways lead to that one.
     """
 
     task: Task
@@ -64,7 +67,13 @@ def freeze(ways: Iterable[str], folder: Path) -> dict[Path, Path]:
         copies[source] = folder / f"{len(copies)}"
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(source / "nebula", copies[source] / "nebula", ignore=ignored)
+    shutil.copy(Path(__file__).with_name(ENGINE), copies[REPOSITORY])
     return copies
+
+
+def command(stage: Stage) -> list[str]:
+    """Return the command of the engine that stands in for vLLM, the same one for every way."""
+    return [sys.executable, str(stage.sources[REPOSITORY] / ENGINE)]
 
 
 def probe(task: Task) -> tuple[str, dict[str, object]]:
@@ -83,6 +92,8 @@ def start(way: str, stage: Stage) -> AbstractContextManager[Serving]:
         return _direct(stage)
     if name in (NEBULA, KEYED):
         return _nebula(stage, checkout(way), keyed=name == KEYED)
+    if name == dynamo.NAME:
+        return _dynamo(stage)
     return _competitor(competitors.ALL[name], stage)
 
 
@@ -101,13 +112,21 @@ def _direct(stage: Stage) -> Iterator[Serving]:
         return
     port = free_port()
     log = stage.folder / "engine.log"
-    line = [*SIMULATED, "--model", MODEL, "--host", "127.0.0.1", "--port", str(port)]
-    if stage.task == "embedding":
-        line += ["--runner", "pooling"]
+    line = [*command(stage), "--model", MODEL, "--port", str(port)]
+    line += ["--lora-modules", f"{ADAPTER}={_adapter(stage.folder)}"]
     with running(line, log, environment(stage.sources[REPOSITORY])) as process:
         url = f"http://127.0.0.1:{port}"
         await_answer(f"{url}/health", process, log)
         yield Serving(url, url, (process.pid,))
+
+
+def _adapter(folder: Path) -> Path:
+    """Return the folder of an adapter whose weights nothing reads."""
+    adapter = folder / ADAPTER
+    adapter.mkdir(exist_ok=True)
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
+    (adapter / "adapter_model.safetensors").write_bytes(b"nothing")
+    return adapter
 
 
 @contextlib.contextmanager
@@ -119,11 +138,14 @@ def _nebula(stage: Stage, source: Path, *, keyed: bool) -> Iterator[Serving]:
         line += ["--engine-listen", "port"]  # earlier commits know no other way
     line += ["--port", str(port), "--nats-port", str(free_port())]
     request: dict[str, object] = {"id": MODEL, "source": MODEL, "memory": "256MiB"}
+    request |= {"max_in_flight": IN_FLIGHT}
     if stage.task == "vllm":
         request |= real_model()
     else:
-        line += ["--engine-command", " ".join(SIMULATED)]
+        line += ["--engine-command", " ".join(command(stage))]
         request["task"] = stage.task
+    if stage.task == "chat":
+        request["lora"] = True
     with running(line, log, environment(stage.sources[source])) as process:
         url = f"http://127.0.0.1:{port}"
         await_answer(f"{url}/ready", process, log)
@@ -132,6 +154,11 @@ def _nebula(stage: Stage, source: Path, *, keyed: bool) -> Iterator[Serving]:
         await_model(url, MODEL, process, log, 600 if stage.task == "vllm" else 60)
         path, body = probe(stage.task)
         await_answer(url + path, process, log, body=body)
+        if stage.task == "chat":
+            wish = {"name": ADAPTER, "source": str(_adapter(stage.folder))}
+            adapters = f"{url}/admin/models/{MODEL}/adapters"
+            httpx.post(adapters, json=wish, trust_env=False).raise_for_status()
+            await_answer(url + path, process, log, body={**body, "model": ADAPTER})
         replicas = httpx.get(f"{url}/admin/replicas", trust_env=False).json()
         engine = f"http://127.0.0.1:{replicas[0]['engine']['port']}"
         yield Serving(url, engine, (process.pid,), headers)
@@ -186,5 +213,19 @@ def _competitor(competitor: competitors.Competitor, stage: Stage) -> Iterator[Se
         with running(line, log, competitor.environment) as process:
             url = f"http://127.0.0.1:{port}"
             path, body = probe(stage.task)
-            await_answer(url + path, process, log, body=body)
+            await_answer(url + path, process, log, body=body, patience=180)  # LiteLLM's imports
             yield Serving(url, engine.engine, (*engine.roots, process.pid))
+
+
+@contextlib.contextmanager
+def _dynamo(stage: Stage) -> Iterator[Serving]:
+    if stage.task != "chat":
+        raise Failed("its mocker only chats")
+    if not DEMO.exists():
+        raise Failed(f"{DEMO} is not there, whose tokenizer it needs: make demo-models")
+    path, body = probe(stage.task)
+    with dynamo.running_frontend(stage.venvs, stage.folder, DEMO, MODEL, path, body) as (
+        url,
+        roots,
+    ):
+        yield Serving(url, url, roots, own_engine=True)

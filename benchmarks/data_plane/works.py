@@ -1,220 +1,121 @@
-"""What is asked of simulated engines by every way, and the figures that come of it."""
+"""What is asked of a stand-in engine by every way: the requests, and the engine's behaviour."""
 
-import asyncio
-import gc
-import itertools
+import functools
 import json
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import httpx
+from .figures import Figure, Work
+from .pacing import STEP, TOKENS, measure_paced, measure_single
+from .standin import WORDS
+from .throughput import Asked, measure_throughput
+from .ways import ADAPTER, MODEL, Task
 
-from .figures import Figure, Measured, Work, percentile
-from .processes import Failed, cpu_seconds, spent
-from .streams import Connection, Streamed, connect, request, run
-from .ways import MODEL, Serving
-from .wrk import load
+_PROMPT = " ".join(WORDS)
 
-CONNECTIONS = 32
-STREAMS = 64
-TOKEN = 0.01
-FIRST = "alpha"
-PROMPT = f"{FIRST} beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi"
+ALL_AT_ONCE = "all chunks in one turn of its event loop"
+ONE_A_TURN = "one chunk in each turn of its event loop"
+IN_STEPS = f"all streams get a token in the same step, one each {STEP * 1000:.0f} ms"
+WHOLE = "the answer in one piece"
 
-
-def _chat(tokens: int, *, stream: bool = False) -> bytes:
-    said = [{"role": "user", "content": PROMPT}]
-    body = {"model": MODEL, "messages": said, "max_tokens": tokens, "stream": stream}
-    return json.dumps(body).encode()
-
-
-def _whole(body: bytes, text: str) -> bool:
-    """Whether an answer is all that was asked for: 16 tokens, 384 numbers or 128 chunks."""
-    if json.loads(body).get("stream"):
-        wanted: int = json.loads(body)["max_tokens"]
-        return text.count("data: {") >= wanted and "data: [DONE]" in text
-    answer = json.loads(text)
-    if "input" in json.loads(body):
-        return len(answer["data"][0]["embedding"]) == 384
-    return len(answer["choices"][0]["message"]["content"].split()) == 16
-
-
-def _throughput(path: str, body: bytes) -> Callable[[Serving, float, Path], Measured]:
-    def measure(way: Serving, seconds: float, folder: Path) -> Measured:
-        answer = httpx.post(
-            way.url + path,
-            content=body,
-            headers={"Content-Type": "application/json", **way.headers},
-            trust_env=False,
-            timeout=30,
-        )
-        if answer.status_code != 200 or not _whole(body, answer.text):
-            raise Failed(f"a wrong answer: {answer.status_code} {answer.text[:300]}")
-        before = cpu_seconds(way.roots)
-        done = load(way.url + path, body, CONNECTIONS, seconds, folder, way.headers)
-        cpu = spent(before, cpu_seconds(way.roots))
-        if done.good == 0:
-            raise Failed(f"no good answer, {done.failed} failed")
-        # wrk does not look into answers. An answer that was cut short would be smaller than the
-        # first.
-        if done.bytes / (done.good + done.failed) < 0.9 * len(answer.content):
-            raise Failed(f"answers are cut short: {done.bytes} bytes for {done.good} of them")
-        figures = {
-            "rate": done.good / done.seconds,
-            "cpu": sum(cpu.values()) / done.good * 1000,
-        }
-        return Measured(figures, done.failed, done.good, cpu)
-
-    return measure
+_RATES = (
+    Figure("rate", "requests/s", compared=True),
+    Figure("cpu", "CPU ms/request", compared=True),
+    Figure("p50", "ms p50"),
+    Figure("p99", "p99"),
+    Figure("p99.9", "p99.9"),
+)
+_PACES = (
+    Figure("rate", "tokens/s", compared=True),
+    Figure("cpu", "CPU ms/token", compared=True),
+    Figure("p50", "ms between tokens p50"),
+    Figure("p99", "p99"),
+    Figure("p99.9", "p99.9"),
+    Figure("first", "ms to the first p50"),
+)
+_FIRSTS = (
+    Figure("p50", "ms to the first token p50", compared=True),
+    Figure("p99", "p99", compared=True),
+    Figure("p99.9", "p99.9"),
+)
 
 
-def gaps(answer: Streamed) -> list[float]:
-    """Return the seconds between one token and the next.
-
-    The first event opens the answer and comes with the first token, so it has no gap. Tokens that
-    come in one read have none between them: a reader waits only for the first.
-    """
-    events = [moment for moment, count in answer.arrivals for _ in range(count)][1:]
-    return [later - sooner for sooner, later in itertools.pairwise(events)]
-
-
-def _paced(way: Serving, seconds: float, _folder: Path) -> Measured:
-    tokens = 200
-    httpx.post(f"{way.engine}/simulate", json={"token": TOKEN}, trust_env=False).raise_for_status()
-    try:
-        before = cpu_seconds(way.roots)
-        answers = run(_concurrent(way, tokens, seconds))
-        cpu = spent(before, cpu_seconds(way.roots))
-    finally:
-        httpx.post(f"{way.engine}/simulate", json={"token": 0.0}, trust_env=False)
-    good = _good(answers, tokens)
-    ends = max(answer.arrivals[-1][0] for answer in good)
-    waits = [gap for answer in good for gap in gaps(answer)]
-    figures = {
-        "rate": len(good) * tokens / (ends - min(answer.asked for answer in good)),
-        "p50": percentile(waits, 0.5) * 1000,
-        "p99": percentile(waits, 0.99) * 1000,
-        "cpu": sum(cpu.values()) / (len(good) * tokens) * 1000,
-    }
-    return Measured(figures, len(answers) - len(good), len(good) * tokens, cpu)
+def _chat(
+    tokens: int, *, stream: bool = False, word: str = "all", size: int = 0, model: str = MODEL
+) -> Asked:
+    """Return a chat whose prompt begins with the engine's behaviour, and has so many bytes."""
+    text = f"{word} {_PROMPT}"
+    while len(text) < size:
+        text += f" {_PROMPT}"
+    said = [{"role": "user", "content": text[: size or None]}]
+    body = {"model": model, "messages": said, "max_tokens": tokens, "stream": stream}
+    return Asked("/v1/chat/completions", json.dumps(body).encode(), tokens, stream)
 
 
-def _single(way: Serving, seconds: float, _folder: Path) -> Measured:
-    tokens = 16
-    before = cpu_seconds(way.roots)
-    answers = run(_alone(way, tokens, seconds))
-    cpu = spent(before, cpu_seconds(way.roots))
-    good = _good(answers, tokens)
-    times = [answer.first - answer.asked for answer in good]
-    figures = {"p50": percentile(times, 0.5) * 1000, "p99": percentile(times, 0.99) * 1000}
-    return Measured(figures, len(answers) - len(good), len(good), cpu)
+def _embedding(form: str) -> Asked:
+    body = {"model": MODEL, "input": _PROMPT, "encoding_format": form}
+    return Asked("/v1/embeddings", json.dumps(body).encode(), 0, False)
 
 
-def _good(answers: list[Streamed], tokens: int) -> list[Streamed]:
-    """Return the answers that are whole. Raise Failed when none is."""
-    good = [
-        answer
-        for answer in answers
-        if answer.whole and answer.first and sum(count for _, count in answer.arrivals) >= tokens
-    ]
-    if not good:
-        raise Failed(f"none of {len(answers)} answers was whole")
-    return good
+class _Kind(NamedTuple):
+    title: str
+    engine: str
+    asked: Asked
+    task: Task = "chat"
 
 
-async def _concurrent(way: Serving, tokens: int, seconds: float) -> list[Streamed]:
-    """Keep all streams going, each on its connection, until the time is over."""
-    url = f"{way.url}/v1/chat/completions"
-    wire = request(url, _chat(tokens, stream=True), way.headers)
-    deadline = time.perf_counter() + seconds
-    answers: list[Streamed] = []
-
-    async def keep(connection: Connection, delay: float) -> None:
-        await asyncio.sleep(delay)
-        while True:
-            # Tokens should take about 2 s; ten times that is not a service any more.
-            answer = await asyncio.wait_for(connection.ask(wire), 30)
-            answers.append(answer)
-            if not answer.whole or time.perf_counter() >= deadline:
-                return
-
-    connections = [await connect(url, FIRST.encode()) for _ in range(STREAMS)]
-    gc.disable()
-    try:
-        # Not all at the same moment: clients do not agree on when to ask.
-        tasks = [keep(item, number * TOKEN / 8) for number, item in enumerate(connections)]
-        await asyncio.gather(*tasks)
-    except TimeoutError as error:
-        raise Failed("a stream did not end in 30 s") from error
-    finally:
-        gc.enable()
-        for connection in connections:
-            connection.close()
-    return answers
-
-
-async def _alone(way: Serving, tokens: int, seconds: float) -> list[Streamed]:
-    """Ask one request after the other on one connection until the time is over."""
-    url = f"{way.url}/v1/chat/completions"
-    wire = request(url, _chat(tokens, stream=True), way.headers)
-    deadline = time.perf_counter() + seconds
-    answers: list[Streamed] = []
-    connection = await connect(url, FIRST.encode())
-    try:
-        while time.perf_counter() < deadline and (not answers or answers[-1].whole):
-            answers.append(await asyncio.wait_for(connection.ask(wire), 30))
-    except TimeoutError as error:
-        raise Failed("a stream did not end in 30 s") from error
-    finally:
-        connection.close()
-    return answers
-
-
-_EMBEDDINGS = json.dumps({"model": MODEL, "input": PROMPT}).encode()
-
-ALL = {
-    work.name: (work,)
-    for work in (
-        Work(
-            "chat",
-            f"chat, 16 tokens at once, {CONNECTIONS} connections",
-            "chat",
-            (Figure("rate", "requests/s"), Figure("cpu", "CPU ms/request")),
-            _throughput("/v1/chat/completions", _chat(16)),
-        ),
-        Work(
-            "stream",
-            f"stream, 128 chunks without a pause, {CONNECTIONS} connections",
-            "chat",
-            (Figure("rate", "streams/s"), Figure("cpu", "CPU ms/stream")),
-            _throughput("/v1/chat/completions", _chat(128, stream=True)),
-        ),
-        Work(
-            "paced",
-            f"{STREAMS} streams, a token each {TOKEN * 1000:.0f} ms",
-            "chat",
-            (
-                Figure("rate", "tokens/s"),
-                Figure("p50", "ms between tokens, p50"),
-                Figure("p99", "ms between tokens, p99"),
-                Figure("cpu", "CPU s/1,000 tokens"),
-            ),
-            _paced,
-        ),
-        Work(
-            "single",
-            "1 stream at a time, first token",
-            "chat",
-            (Figure("p50", "ms, p50"), Figure("p99", "ms, p99")),
-            _single,
-        ),
-        Work(
-            "embeddings",
-            f"embedding of 384 numbers, {CONNECTIONS} connections",
-            "embedding",
-            (Figure("rate", "requests/s"), Figure("cpu", "CPU ms/request")),
-            _throughput("/v1/embeddings", _EMBEDDINGS),
-        ),
-    )
+_THROUGHPUT = {
+    "chat": _Kind("chat, 16 tokens at once", WHOLE, _chat(16)),
+    "stream-all": _Kind("stream, 128 chunks", ALL_AT_ONCE, _chat(128, stream=True)),
+    "stream-turn": _Kind("stream, 128 chunks", ONE_A_TURN, _chat(128, stream=True, word="turn")),
+    "prompt-4k": _Kind("chat, prompt of 4 kB, 16 tokens at once", WHOLE, _chat(16, size=4096)),
+    "prompt-64k": _Kind("chat, prompt of 64 kB, 16 tokens at once", WHOLE, _chat(16, size=65_536)),
+    "answer-8k": _Kind("chat, 1,500 tokens (8 kB) at once", WHOLE, _chat(1500)),
+    "adapter": _Kind("chat of a LoRA adapter, 16 tokens at once", WHOLE, _chat(16, model=ADAPTER)),
+    "adapter-stream": _Kind(
+        "stream of a LoRA adapter, 128 chunks",
+        ONE_A_TURN,
+        _chat(128, stream=True, word="turn", model=ADAPTER),
+    ),
+    "embeddings": _Kind("embedding of 384 numbers", WHOLE, _embedding("float"), "embedding"),
+    "embeddings-base64": _Kind(
+        "embedding of 384 numbers, base64", WHOLE, _embedding("base64"), "embedding"
+    ),
 }
+
+
+def _throughput(name: str, connections: int) -> Work:
+    kind = _THROUGHPUT[name]
+    measure = functools.partial(measure_throughput, kind.asked, connections)
+    return Work(name, kind.title, kind.engine, kind.task, connections, _RATES, measure)
+
+
+def _paced(connections: int) -> Work:
+    asked = _chat(TOKENS, stream=True, word="step")
+    measure = functools.partial(measure_paced, asked, connections)
+    return Work(
+        "paced", f"streams of {TOKENS} tokens", IN_STEPS, "chat", connections, _PACES, measure
+    )
+
+
+def _single(_connections: int) -> Work:
+    asked = _chat(16, stream=True, word="turn")
+    measure = functools.partial(measure_single, asked)
+    return Work("single", "one stream after the other", ONE_A_TURN, "chat", 1, _FIRSTS, measure)
+
+
+ALL: dict[str, Callable[[int], Work]] = {
+    **{name: functools.partial(_throughput, name) for name in _THROUGHPUT},
+    "paced": _paced,
+    "single": _single,
+}
+
+
+def chosen(names: Sequence[str], connections: Sequence[int]) -> list[Work]:
+    """Return these works over each number of connections; what has only one number, once."""
+    works: dict[tuple[str, int], Work] = {}
+    for name in names:
+        for number in connections:
+            work = ALL[name](number)
+            works[name, work.connections] = work
+    return list(works.values())

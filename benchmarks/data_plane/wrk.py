@@ -17,19 +17,27 @@ wrk.headers["Content-Type"] = "application/json"
 done = function(summary, latency)
   local e = summary.errors
   io.write(string.format('\\n{"requests": %%d, "microseconds": %%d, "bytes": %%d, "statuses": %%d, '
-    .. '"broken": %%d, "timeouts": %%d}\\n', summary.requests, summary.duration, summary.bytes,
-    e.status, e.connect + e.read + e.write, e.timeout))
+    .. '"broken": %%d, "timeouts": %%d, "p50": %%d, "p99": %%d, "p999": %%d}\\n', summary.requests,
+    summary.duration, summary.bytes, e.status, e.connect + e.read + e.write, e.timeout,
+    latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))
 end
 """
 
 
 class Load(NamedTuple):
-    """What came of it: good answers, failed ones, seconds, and bytes with their headers."""
+    """What came of it: good answers, failed ones, seconds, and bytes with their headers.
+
+    The percentiles are of a whole answer's milliseconds. A connection asks again only once it has
+    its answer, so a pause is in them once for each connection.
+    """
 
     good: int
     failed: int
     seconds: float
     bytes: int
+    p50: float
+    p99: float
+    p999: float
 
 
 def load(
@@ -56,4 +64,5 @@ def load(
     told = json.loads(ended.stdout.strip().splitlines()[-1])
     good = told["requests"] - told["statuses"]
     failed = told["statuses"] + told["broken"] + told["timeouts"]
-    return Load(good, failed, told["microseconds"] / 1e6, told["bytes"])
+    times = [told[name] / 1000 for name in ("p50", "p99", "p999")]
+    return Load(good, failed, told["microseconds"] / 1e6, told["bytes"], *times)
