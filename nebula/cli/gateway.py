@@ -11,7 +11,6 @@ from nebula.cli.gateway_options import (
     open_option,
     open_scopes,
     place,
-    rehearsal_option,
     root_path_option,
     uds_mode_option,
     uds_option,
@@ -52,7 +51,6 @@ from nebula.store.responses import KEEP, ResponseStore
 @allowed_host_option
 @allow_origin_option
 @open_option
-@rehearsal_option
 @sign_in_options
 @click.option(
     "--max-body",
@@ -126,7 +124,6 @@ def gateway(
     allowed_hosts: tuple[str, ...],
     allowed_origins: tuple[str, ...],
     opened: tuple[str, ...],
-    rehearsal: bool,
     sign_in: SignInOptions,
     max_body: int,
     load_timeout: float,
@@ -150,7 +147,6 @@ def gateway(
         origins=allowed_origins,
         root=root_path,
         open_scopes=open_scopes(opened, where),
-        rehearsal=rehearsal,
     )
     limits = Limits(max_body, Patience(load_timeout, idle_timeout))
     with traces.tracing("nebula-gateway") as tracing:

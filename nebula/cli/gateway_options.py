@@ -60,13 +60,6 @@ open_option = click.option(
     help="What to answer without an API key; `none` for nothing. Repeatable. [infer on a loopback "
     "address or a Unix socket, none elsewhere] [env: NEBULA_OPEN]",
 )
-rehearsal_option = click.option(
-    "--rehearsal",
-    is_flag=True,
-    envvar="NEBULA_REHEARSAL",
-    help="This is a rehearsal: let operators kill engines of this machine, to see requests go on "
-    "without them. [env: NEBULA_REHEARSAL]",
-)
 root_path_option = click.option(
     "--root-path",
     default="",

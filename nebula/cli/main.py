@@ -46,6 +46,7 @@ COMMANDS = {
     "resilience": Place(
         "nebula.cli.resilience:resilience", "Show what would have no place if a node were lost."
     ),
+    "kill": Place("nebula.cli.kill:kill", "In a rehearsal: kill a replica's engine."),
     "capacity": Place(
         "nebula.cli.capacity:capacity",
         "Show how long models lacked room, and what would help.",

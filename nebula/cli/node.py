@@ -28,6 +28,7 @@ from nebula.cli.options import (
     label_option,
     name_option,
     nats_option,
+    rehearsal_option,
     restart_limit_option,
     restart_pause_option,
     secret_command_option,
@@ -90,6 +91,7 @@ from nebula.store.connection import Connection
 @secrets_folder_option
 @secret_command_option
 @engine_listen_option
+@rehearsal_option
 @metrics_options
 @tracing_options(engines=True)
 @logging_options
@@ -120,6 +122,7 @@ def node(
     secrets_folder: Path | None,
     secret_command: str,
     engine_listen: str,
+    rehearsal: bool,
     metrics: MetricsPort,
     traces: TraceOptions,
     logs: LogOptions,
@@ -152,6 +155,7 @@ def node(
         secret_command=secret_command,
         engine_sockets=engine_listen == "socket",
         traces=tracing.endpoint if tracing is not None and traces.engines else "",
+        rehearsal=rehearsal,
     )
     try:
         inventory = devices.probe() if imagined is None else devices.imagined(imagined)

@@ -365,4 +365,11 @@ stall_limit_option = click.option(
         "0: never. [env: NEBULA_STALL_LIMIT]"
     ),
 )
+rehearsal_option = click.option(
+    "--rehearsal",
+    is_flag=True,
+    envvar="NEBULA_REHEARSAL",
+    help="This is a rehearsal: let operators kill the engines of this node, to see requests go on "
+    "without them. [env: NEBULA_REHEARSAL]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")

@@ -20,7 +20,6 @@ from nebula.cli.embedded import embedded, environment
 from nebula.cli.gateway_options import (
     open_option,
     place,
-    rehearsal_option,
     root_path_option,
     uds_mode_option,
     uds_option,
@@ -47,6 +46,7 @@ from nebula.cli.options import (
     lost_after_option,
     name_option,
     not_empty,
+    rehearsal_option,
     restart_limit_option,
     restart_pause_option,
     secret_command_option,
@@ -238,6 +238,7 @@ def up(
     ]
     node_arguments += [argument for label in labels for argument in ("--label", label)]
     node_arguments += [] if fetch else ["--no-fetch"]
+    node_arguments += ["--rehearsal"] if rehearsal else []
     node_arguments += node_policy.arguments(policy, sources, options, variables)
     node_arguments += ["--engine-listen", engine_listen, *traces.arguments(engines=True)]
     settings = UpSettings(
@@ -264,7 +265,6 @@ def up(
             *(argument for host in allowed_hosts for argument in ("--allowed-host", host)),
             *(argument for url in allowed_origins for argument in ("--allow-origin", url)),
             *(argument for scope in opened for argument in ("--open", scope)),
-            *(("--rehearsal",) if rehearsal else ()),
             *sign_in.arguments(),
             *traces.arguments(prompts=True),
         ),

@@ -18,9 +18,13 @@ from nebula.events.evolve_cluster import cluster_objection, fold_cluster
 from nebula.events.evolve_key import fold_key
 from nebula.events.evolve_model import fold_model
 from nebula.events.evolve_node import fold_node
-from nebula.events.evolve_replica import fold_report
+from nebula.events.evolve_replica import fold_kill, fold_report
 from nebula.events.index import models_on, settle
-from nebula.events.intents import AdapterLoadRequested, AdapterUnloadRequested
+from nebula.events.intents import (
+    AdapterLoadRequested,
+    AdapterUnloadRequested,
+    EngineKillRequested,
+)
 from nebula.events.record import Malformed, Record
 from nebula.events.sources import is_folder
 from nebula.events.state import Rejection, State
@@ -75,6 +79,12 @@ def _of_replica(state: State, record: Record, event: ReplicaEvent) -> State:
     if not record.node and (reason := unnamed(state, record)) is not None:
         return _reject(replace(state, seq=record.seq, time=record.time), record, reason)
     return fold_report(state, record, event)
+
+
+def _of_kill(state: State, record: Record, event: EngineKillRequested) -> State:
+    state = replace(state, seq=record.seq, time=record.time)
+    reason = rejection_reason(state, record.id, event)
+    return fold_kill(state, record) if reason is None else _reject(state, record, reason)
 
 
 def _of_node(state: State, record: Record, event: NodeEvent) -> State:
@@ -184,6 +194,7 @@ _WITHOUT_ROOM = WeightsEvent | NodeSuspected | NodeHeard
 FOLDS: dict[type, Callable[[State, Record, Any], State]] = {
     **dict.fromkeys(get_args(ModelEvent), _of_model),
     **dict.fromkeys(get_args(ReplicaEvent), _of_replica),
+    EngineKillRequested: _of_kill,
     **dict.fromkeys(get_args(NodeEvent), _of_node),
     **dict.fromkeys(get_args(AliasEvent), _of_alias),
     **dict.fromkeys(get_args(BatchEvent), _of_batch),

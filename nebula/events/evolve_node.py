@@ -55,6 +55,7 @@ def fold_node(state: State, record: Record, event: NodeEvent) -> State:
                 doubts=node.doubts if node is not None else 0,
                 doubted=node.doubted if node is not None else 0,
                 reads=event.reads,
+                rehearsal=event.rehearsal,
             )
         case NodeDrainRequested():
             node = replace(node, draining=True) if node is not None else None

@@ -57,6 +57,19 @@ def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
     return settle(state, (replica.model,)) if replica.model in state.unsettled else state
 
 
+def fold_kill(state: State, record: Record) -> State:
+    """Note that a replica's engine is to be killed: the next engine does not have that note.
+
+    So a node that reads the log again kills only the engine that was meant, if it still runs.
+    """
+    replica = state.replicas[record.id]
+    if replica.engine is None:
+        return state
+    engine = replace(replica.engine, killed=record.seq)
+    replica = replace(replica, engine=engine, changed=record.seq)
+    return replace(state, replicas=state.replicas.insert(replica.id, replica))
+
+
 def _replica(
     state: State, replica: Replica, record: Record, event: _EngineReport
 ) -> Replica | None:

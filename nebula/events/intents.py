@@ -204,6 +204,18 @@ class NodeUndrainRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=
     """A request that a drained node take replicas again."""
 
 
+class EngineKillRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A request to kill a replica's engine, as if it had crashed, on a node that is a rehearsal."""
+
+    pid: Annotated[
+        Count | None,
+        Meta(
+            description="Process id of the engine that is meant: the request is rejected if "
+            "another one runs by then. Null for whichever runs."
+        ),
+    ] = None
+
+
 class WeightsPinRequested(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A request to protect a source's files on a node from pruning, or to end the protection."""
 

@@ -68,6 +68,9 @@ class NodeRegistered(Struct, frozen=True, gc=False):
     reads: Annotated[
         Count, Meta(description="The newest cluster version that the node's Nebula can read.")
     ] = 0
+    rehearsal: Annotated[
+        bool, Meta(description="Whether the node's engines may be killed on request.")
+    ] = False
 
 
 class DownloadWaits(Struct, frozen=True, gc=False):

@@ -23,7 +23,7 @@ from nebula.events.usage_limits import UsageLimits
 FORMAT = 1
 """Version of the format of these bytes."""
 
-FOLD = 24
+FOLD = 25
 """Version of `evolve`; it grows when the same log folds to a different state. A test checks
 that."""
 

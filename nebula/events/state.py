@@ -31,7 +31,8 @@ class Engine(Struct, frozen=True, gc=False, kw_only=True):
 
     `engine_version` is what the engine reports, `installed` what was installed on its node then.
     `stalled`: since when (ns) it makes no progress, with `stuck` requests; 0 while it does. `ends`:
-    when (ns) its node ends it if it stays stalled; 0 for never.
+    when (ns) its node ends it if it stays stalled; 0 for never. `killed`: the sequence of the
+    request to kill it; 0 for none.
     """
 
     pid: int
@@ -46,6 +47,7 @@ class Engine(Struct, frozen=True, gc=False, kw_only=True):
     stalled: int = 0
     stuck: int = 0
     ends: int = 0
+    killed: int = 0
 
 
 class AdapterStatus(Struct, frozen=True, gc=False):
@@ -248,7 +250,8 @@ class Node(Struct, frozen=True, gc=False, kw_only=True):
 
     `weights`: the files that it has or fetches, by source. `registered`: the sequence of its last
     registration. `suspected`: the sequence of an unanswered suspicion. `doubts`: how often in a row
-    it was lost or falsely suspected, the last time at `doubted` (ns).
+    it was lost or falsely suspected, the last time at `doubted` (ns). `rehearsal`: its engines may
+    be killed on request.
     """
 
     id: str
@@ -269,6 +272,7 @@ class Node(Struct, frozen=True, gc=False, kw_only=True):
     doubted: int = 0
     reads: int = 0
     stopped: bool = False
+    rehearsal: bool = False
 
     @property
     def away(self) -> bool:

@@ -19,6 +19,7 @@ from nebula.events.intents import (
     AliasRequested,
     BatchCancelRequested,
     BatchRequested,
+    EngineKillRequested,
     ModelLoadRequested,
     ModelRebalanceRequested,
     ModelScaleRequested,
@@ -72,6 +73,8 @@ def _objection(state: State, identity: str, event: Event) -> str | None:
             return None
         case NodeDrainRequested() | NodeUndrainRequested():
             return None if identity in state.nodes else f"there is no node {identity!r}"
+        case EngineKillRequested():
+            return _kill(state, identity, event)
         case WeightsPinRequested() | WeightsRemoveRequested():
             return _weights(state, identity, event)
         case AliasRequested():
@@ -103,6 +106,25 @@ def _rebalance(state: State, identity: str, event: ModelRebalanceRequested) -> s
     planned = {place.replica for place in model.assignments}
     unknown = [each for each in event.replicas if each not in planned]
     return f"model {identity!r} has no replica {unknown[0]!r}" if unknown else None
+
+
+def _kill(state: State, identity: str, event: EngineKillRequested) -> str | None:
+    """Only a node whose own machine allows it kills, and only an engine that it still has."""
+    replica = state.replicas.get(identity)
+    if replica is None:
+        return f"there is no replica {identity!r}"
+    node = state.nodes.get(replica.node)
+    if node is None or node.away:
+        return f"node {replica.node!r} of {identity} is away"
+    if not node.rehearsal:
+        return f"node {node.id!r} was not started with --rehearsal: it kills no engine on request"
+    if replica.engine is None:
+        return f"{identity} has no engine now"
+    if replica.engine.killed > node.registered:
+        return f"the engine of {identity} is killed already: event {replica.engine.killed}"
+    if event.pid is not None and event.pid != replica.engine.pid:
+        return f"pid: the engine of {identity} is process {replica.engine.pid} by now"
+    return None
 
 
 def _weights(

@@ -39,6 +39,9 @@ refused."""
 RESILIENCE = 5
 """The version from which a log may say which nodes' loss would leave replicas without a place."""
 
+REHEARSALS = 5
+"""The version from which a log may ask a node to kill an engine."""
+
 SINCE: Mapping[tuple[str, str], int] = {
     ("NodeStopped", ""): 2,
     ("BatchRequested", ""): BATCHES,
@@ -55,6 +58,7 @@ SINCE: Mapping[tuple[str, str], int] = {
     ("ResilienceChanged", ""): RESILIENCE,
     ("CaptureStarted", ""): CAPTURES,
     ("CaptureStopped", ""): CAPTURES,
+    ("EngineKillRequested", ""): REHEARSALS,
 }
 """The version that introduced a field or, with "" as the field, a type of event; older ones are not
 listed. It lists everything that was added to an intent, and everything that older routers would

@@ -48,6 +48,7 @@ from nebula.events.intents import (
     AliasRequested,
     BatchCancelRequested,
     BatchRequested,
+    EngineKillRequested,
     ModelLoadRequested,
     ModelRebalanceRequested,
     ModelScaleRequested,
@@ -103,6 +104,7 @@ __all__ = [
     "DownloadStarted",
     "DownloadWaits",
     "EngineFailed",
+    "EngineKillRequested",
     "EngineReady",
     "EngineResumed",
     "EngineStalled",
@@ -211,6 +213,7 @@ UsageEvent: TypeAlias = UsageRolledUp
 Event: TypeAlias = (
     ModelEvent
     | ReplicaEvent
+    | EngineKillRequested
     | NodeEvent
     | AliasEvent
     | BatchEvent
@@ -239,6 +242,7 @@ Decided: TypeAlias = (
 AGGREGATE_OF: dict[str, str] = {
     **{event.__name__: "model" for event in get_args(ModelEvent)},
     **{event.__name__: "replica" for event in get_args(ReplicaEvent)},
+    EngineKillRequested.__name__: "replica",
     **{event.__name__: "node" for event in get_args(NodeEvent)},
     **{event.__name__: "alias" for event in get_args(AliasEvent)},
     **{event.__name__: "batch" for event in get_args(BatchEvent)},

@@ -14,6 +14,7 @@ from nebula.events.intents import (
     AliasRequested,
     BatchCancelRequested,
     BatchRequested,
+    EngineKillRequested,
     ModelLoadRequested,
     ModelRebalanceRequested,
     ModelScaleRequested,
@@ -151,6 +152,8 @@ def _told(record: Record, before: State) -> str:
             return f"{still}{_because(event.reason)}; {ends}"
         case EngineResumed(seconds=seconds):
             return "makes progress again" + (f" after {seconds:g} s" if seconds else "")
+        case EngineKillRequested():
+            return "asked to kill its engine, as if it had crashed"
         case EngineStopped(reason=reason):
             return "engine ended" + _because(reason)
         case AdapterLoaded(name=name, digest=digest):

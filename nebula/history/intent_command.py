@@ -6,6 +6,7 @@ from nebula.events.intents import (
     AdapterUnloadRequested,
     AliasRemoveRequested,
     AliasRequested,
+    EngineKillRequested,
     ModelLoadRequested,
     ModelScaleRequested,
     ModelUnloadRequested,
@@ -41,6 +42,8 @@ def _words(state: State, identity: str, event: Event) -> tuple[str, ...]:
             return ("alias", _alias(state, identity, event.name), *shares, *mirror)
         case AliasRemoveRequested():
             return ("alias", _alias(state, identity, ""), "--remove")
+        case EngineKillRequested():
+            return ("kill", identity)
         case NodeDrainRequested():
             return ("drain", identity)
         case NodeUndrainRequested():

@@ -1,4 +1,4 @@
-"""What became of what is to go: a model or adapter that is unloaded, a node to be empty. Pure."""
+"""What became of what is to go: a model or adapter, an engine, all of a node. Pure."""
 
 from nebula.actors.placement.decision import replicas_on
 from nebula.events.advised import command
@@ -28,6 +28,23 @@ def unloading(state: State, identity: str, seq: int) -> Outcome:
     if not awaited:
         return Outcome(Progress.IMPOSSIBLE, f"{identity} stays unloading. {advice(state, model)}")
     return Outcome(Progress.PENDING, "; ".join(each.what for each in awaited), coming=awaited)
+
+
+def killing(state: State, identity: str, seq: int) -> Outcome:
+    """Return whether the engine of a replica is gone that the event at `seq` asked to kill."""
+    if state.seq < seq:
+        return Outcome(Progress.PENDING, f"waits to read event {seq} in the log")
+    replica = state.replicas.get(identity)
+    if replica is None or replica.engine is None or replica.engine.killed != seq:
+        return Outcome(Progress.FULFILLED, f"the engine of {identity} is killed")
+    node = state.nodes.get(replica.node)
+    if node is None or not lives(state, replica.node):
+        return Outcome(Progress.IMPOSSIBLE, f"{replica.node} is away: it kills nothing now")
+    if node.registered > seq:
+        text = f"{replica.node} has started anew since, and killed nothing: ask again"
+        return Outcome(Progress.IMPOSSIBLE, text)
+    awaited = Coming(f"{replica.node} kills the engine of {identity}", replica.node)
+    return Outcome(Progress.PENDING, awaited.what, coming=(awaited,))
 
 
 def adapter_unloading(state: State, identity: str, adapter: str, seq: int) -> Outcome:

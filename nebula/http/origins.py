@@ -35,7 +35,7 @@ class Doors(Struct, frozen=True):
     NAME, NAME:PORT, `*.NAME` for all below it, `*` for any. `origins`: pages of other origins that
     may use paths below /v1, each as `plain_origin` returns it, or `*`. `root`: the prefix of
     the gateway's paths as a proxy shows them. `open_scopes`: what a request may ask for without a
-    key. `rehearsal`: whether operators may kill engines through it.
+    key.
     """
 
     bound: str = "127.0.0.1"
@@ -43,7 +43,6 @@ class Doors(Struct, frozen=True):
     origins: tuple[str, ...] = ()
     root: str = ""
     open_scopes: tuple[Scope, ...] = ("infer",)
-    rehearsal: bool = False
 
 
 def parse_host(text: str) -> tuple[str, str]:

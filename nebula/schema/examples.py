@@ -11,6 +11,7 @@ from nebula.events.intents import (
     AliasRequested,
     BatchCancelRequested,
     BatchRequested,
+    EngineKillRequested,
     ModelLoadRequested,
     ModelRebalanceRequested,
     ModelScaleRequested,
@@ -72,6 +73,7 @@ _KEY = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5"
 _QWEN = "Qwen/Qwen2.5-0.5B-Instruct"
 
 _EVENTS: tuple[tuple[str, Event], ...] = (
+    ("4f1d0c", ClusterFounded("lab", 5)),
     (
         "n1",
         NodeRegistered(
@@ -79,6 +81,7 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
             "gpu-7",
             {"zone": "a"},
             "0.1.0",
+            rehearsal=True,
         ),
     ),
     (
@@ -101,6 +104,7 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
     ("chat", ModelAssigned(1, (Assignment("chat-0", "n1", (0,), 6 * GIB, 1),))),
     ("chat-0", EngineStarted(4711, 1795402800.25, 41191, "/srv/nebula/logs/chat-0.log", 1)),
     ("chat-0", EngineReady("0.32.0", 21.5, tasks=("generate",), max_model_len=32_768)),
+    ("chat-0", EngineKillRequested(4711)),
     (
         "chat-0",
         EngineStalled(30.4, 3, 269.6, "no token, no step, a probe of one token waits for 25 s"),
@@ -132,7 +136,6 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
     ("n1", WeightsPinRequested(_QWEN, pinned=False)),
     ("n1", WeightsRemoveRequested(_QWEN)),
     ("n1", WeightsRemoved(_QWEN, "it was requested")),
-    ("4f1d0c", ClusterFounded("lab", 5)),
     ("4f1d0c", ClusterVersionRaised(6, "2 routers and 3 nodes know version 6")),
     (
         "4f1d0c",

@@ -2,6 +2,7 @@
 
 import pytest
 
+from nebula.events.intents import EngineKillRequested
 from nebula.events.vocabulary import EngineFailed
 from tests.integration.browser import console
 from tests.integration.cluster import Cluster
@@ -31,22 +32,30 @@ async def test_an_engine_is_killed_in_the_playground_and_its_stream_goes_on(
         await page.get_by_role("button", name="Ask").click()
         await shown.sees("w2", ".answer")
         await page.get_by_role("button", name="Kill its engine").click()
-        await shown.sees("was killed after", ".caution")
+        await shown.sees("Asked to kill the engine of chat-", ".caution")
         await shown.sees(words, ".answer")
         await shown.sees("all after", ".sides")
     [failed] = await own_cluster.records(EngineFailed)
     assert isinstance(failed.content, EngineFailed)
-    assert "SIGKILL" in failed.content.reason
+    [asked] = await own_cluster.records(EngineKillRequested)
+    assert (failed.id, failed.cause) == (asked.id, asked.seq)
+    assert asked.by
+    assert f"killed with SIGKILL, as event {asked.seq} asked" in failed.content.reason
 
 
 async def test_no_engine_is_killed_unless_it_is_a_rehearsal(cluster: Cluster) -> None:
     await cluster.ready()
     await cluster.load("safe", memory="64MiB")
     async with cluster.http() as http:
-        assert (await http.get("/admin/rehearsal")).json() == {"rehearsal": False}
+        assert (await http.get("/admin/rehearsal")).json() == {
+            "rehearsal": False,
+            "nodes": [],
+        }
         refused = await http.post("/admin/replicas/safe-0/kill")
-    assert refused.status_code == 409
-    assert "this is not a rehearsal" in refused.json()["error"]["message"]
+        unknown = await http.post("/admin/replicas/safe-9/kill")
+    assert (refused.status_code, unknown.status_code) == (400, 404)
+    assert "was not started with --rehearsal" in refused.json()["error"]["message"]
+    assert await cluster.records(EngineKillRequested) == []
     assert (await cluster.state()).replicas["safe-0"].serving
     async with console(f"http://127.0.0.1:{cluster.port}") as shown:
         await shown.open("/playground")

@@ -484,6 +484,7 @@ ASKING = (
     ("requests", "list"),
     ("requests", "cancel", "r"),
     ("limits", "set", "tenant", "team-a", "--limit", "in-flight=8"),
+    ("kill", "m-0"),
     ("status",),
     ("status", "--json"),
     ("logs", "m-0"),

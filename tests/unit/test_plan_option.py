@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 
 import pytest
+from msgspec.structs import replace
 
 from nebula.cli.main import COMMANDS, main
 from nebula.events.key_events import KeyIssued
 from nebula.events.version import VERSION
 from nebula.events.vocabulary import ClusterFounded
 from tests.unit.memory_cluster import joined, says
-from tests.unit.story import Story, cluster, load
+from tests.unit.story import Story, gpus, load
 
 KEY = KeyIssued("0" * 64, ("infer",))
 
 
 def served() -> Story:
-    story = cluster(n1=[80], n2=[80]).given("c1", ClusterFounded("lab", VERSION))
+    story = Story().given("n1", replace(gpus(80), rehearsal=True)).given("n2", gpus(80))
+    story.given("c1", ClusterFounded("lab", VERSION))
     story.given("chat", load(2, "8GiB", lora=True)).settles()
     story.given("ci", KEY)
     return story.runs("chat-0").runs("chat-1")
@@ -29,6 +31,7 @@ CHANGES = [
     ("scale", "chat", "3"),
     ("adapters", "load", "chat", "sql", "/a"),
     ("alias", "best", "chat"),
+    ("kill", "chat-0"),
     ("drain", "n1"),
     ("rebalance",),
     ("limits", "set", "tenant", "lab", "--limit", "in-flight=4"),

@@ -34,6 +34,7 @@ from nebula.actors.node.outbox import Outbox
 from nebula.actors.node.policy.gate import Gate
 from nebula.actors.node.reconciliation import (
     Action,
+    Kill,
     LoadAdapter,
     Start,
     Stop,
@@ -258,6 +259,7 @@ class Node(Actor):
             held,
             self.settings.measures,
             VERSION,
+            self.settings.rehearsal,
         )
         self._registration = await self._tell(self.settings.node, registered, None)
         return bool(self._registration)
@@ -306,6 +308,11 @@ class Node(Actor):
                 if stopped is not None:
                     seconds = self.settings.drain if drains else 0.0
                     self._lives.stop(stopped, reason, seconds)
+            case Kill(replica=identity, asked=asked):
+                killed = self._engines.get(identity)
+                # The log has what the node said of itself; this machine's owner has the last word.
+                if killed is not None and self.settings.rehearsal:
+                    self._lives.kill_one(killed, asked)
             case LoadAdapter() | UnloadAdapter():
                 self._adapting.begin(action)
 

@@ -18,6 +18,7 @@ class EngineEntry:
     """One replica's engine, from the decision to start it until it is completely gone.
 
     `told`: the log has it as running. `last_seq`: the event that caused its present action.
+    `killed`: the event that asked to kill it; 0 if none did.
     """
 
     def __init__(self, replica: Replica, version: int, attempt: int) -> None:
@@ -33,6 +34,7 @@ class EngineEntry:
         self.took: float | None = None
         self.stop_reason: str | None = None
         self.over = False
+        self.killed = 0
 
     @property
     def running(self) -> Running:
@@ -44,6 +46,7 @@ class EngineEntry:
             self.ready,
             self.stop_reason is not None,
             self.told,
+            bool(self.killed),
         )
 
     def started(
@@ -73,6 +76,11 @@ class EngineEntry:
             return False
         self.stop_reason = reason
         return True
+
+    def kill(self, seq: int) -> str:
+        """Note that an event asks to kill it, which then causes its end; return the reason."""
+        self.killed = self.last_seq = seq
+        return f"killed with SIGKILL, as event {seq} asked"
 
     def ended(self) -> bool:
         """Note that its process has ended; return whether it was to end."""

@@ -100,6 +100,13 @@ class EngineLives:
         if engine.stop(reason):
             self._spawn(engine.end(self._settings.grace, drain), f"end {engine.replica}")
 
+    def kill_one(self, engine: ManagedEngine, asked: int) -> None:
+        """Kill an engine as the event `asked` requests; its end is reported as a failure."""
+        if engine.process is not None:
+            engine.hung = engine.kill(asked)
+            log.warning("%s: %s", engine.replica, engine.hung)
+            engine.process.kill()
+
     def kill(self) -> None:
         """Kill every engine, unless engines are to be left running."""
         for engine in () if self._settings.leave_engines else self._engines:

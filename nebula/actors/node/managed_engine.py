@@ -35,7 +35,8 @@ UNSENT = 0.3
 class ManagedEngine(EngineEntry):
     """One engine of a node. `hint`: text before an engine's own reason when it fails.
 
-    `hung`: why its node ends it, if it stalled or its start took too long. `recent`: what the node
+    `hung`: why its node ends it, if it stalled, if its start took too long, or on request.
+    `recent`: what the node
     saw of its last seconds. `socket`: on which it listens, if not on its TCP port with a `key`.
     """
 

@@ -6,13 +6,14 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from nebula.events.start_order import ordered, starts_soon
-from nebula.events.state import Model, Offer, Replica, State
+from nebula.events.state import Engine, Model, Offer, Replica, State
 
 
 class Running(Struct, frozen=True):
     """An engine process of this node.
 
-    `ready`: it has answered; `ending`: it is being ended; `told`: the log has it as running.
+    `ready`: it has answered; `ending`: it is being ended; `told`: the log has it as running;
+    `killed`: it was killed on request.
     """
 
     replica: str
@@ -21,6 +22,7 @@ class Running(Struct, frozen=True):
     ready: bool = False
     ending: bool = False
     told: bool = False
+    killed: bool = False
 
 
 class Start(Struct, frozen=True):
@@ -36,6 +38,13 @@ class Stop(Struct, frozen=True):
     replica: str
     reason: str
     drains: bool = False
+
+
+class Kill(Struct, frozen=True):
+    """Kill a replica's engine, as the event `asked` requests."""
+
+    replica: str
+    asked: int
 
 
 class LoadAdapter(Struct, frozen=True):
@@ -60,7 +69,7 @@ class UnloadAdapter(Struct, frozen=True):
     digest: str = ""
 
 
-Action: TypeAlias = Start | Stop | LoadAdapter | UnloadAdapter
+Action: TypeAlias = Start | Stop | Kill | LoadAdapter | UnloadAdapter
 
 
 def reconcile(
@@ -105,6 +114,9 @@ def reconcile(
             # free.
             reason = "the log says that it has ended"
             actions.append(Stop(engine.replica, reason, _drains(state, replica)))
+        elif engine.told and replica.engine is not None and replica.engine.killed:
+            if not engine.killed and _is_killed(state, replica, replica.engine):
+                actions.append(Kill(engine.replica, replica.engine.killed))
         elif engine.ready:
             actions += _adapters(state, replica)
     stopped = {action.replica for action in actions if isinstance(action, Stop)}
@@ -139,6 +151,12 @@ def is_out(state: State, node: str) -> bool:
     """
     known = state.nodes.get(node)
     return known is None or known.away
+
+
+def _is_killed(state: State, replica: Replica, engine: Engine) -> bool:
+    """Return whether an engine is to be killed: the request is to the node's present process."""
+    node = state.nodes.get(replica.node)
+    return node is not None and node.rehearsal and engine.killed > node.registered
 
 
 def _drains(state: State, replica: Replica | None) -> bool:

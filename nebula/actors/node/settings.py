@@ -24,7 +24,7 @@ class NodeSettings(Struct, frozen=True):
     own]. `policy`: what load requests may use here. `engine_sockets`: engines listen on Unix
     sockets instead of TCP ports. `secrets_folder`, `secret_command`: where it finds the secrets
     that load requests name. `traces`: the URL of the collector that gets the spans of its engines;
-    "" for none.
+    "" for none. `rehearsal`: whether its engines may be killed on request.
     """
 
     node: str
@@ -49,6 +49,7 @@ class NodeSettings(Struct, frozen=True):
     secret_command: str = ""
     engine_sockets: bool = True
     traces: str = ""
+    rehearsal: bool = False
 
     def log_file(self, replica: str) -> Path:
         """Return the file that a replica's engines write to."""

@@ -110,8 +110,8 @@ async function killEngine(side) {
     const found = await (await ask("/admin/requests?limit=1000")).json();
     const replica = found.requests.find((each) => each.id === id)?.replica;
     if (!replica) return told("No engine has this request just now.");
-    const { pid } = await send("POST", `/admin/replicas/${encodeURIComponent(replica)}/kill`);
-    told(`The engine of ${replica}, process ${pid}, was killed after ${field(`answer${side}`).length} characters.`);
+    const { seq } = await send("POST", `/admin/replicas/${encodeURIComponent(replica)}/kill`);
+    told(`Asked to kill the engine of ${replica} after ${field(`answer${side}`).length} characters: event ${seq}. As a command: nebula kill ${replica}`);
   } catch (error) {
     told(error.message);
   }
