@@ -17,7 +17,7 @@ import httpx
 
 from benchmarks.session import context, folder_option, headline, keep, session
 
-from . import competitors, dynamo, report, vllm, works
+from . import competitors, counters, dynamo, profiles, report, vllm, works
 from .figures import Measured, Work
 from .processes import Failed
 from .ways import KEYED, NEBULA, REPOSITORY, Serving, Stage, Task, checkout, freeze, start
@@ -25,13 +25,21 @@ from .ways import KEYED, NEBULA, REPOSITORY, Serving, Stage, Task, checkout, fre
 PEERS = {**competitors.ALL, dynamo.NAME: competitors.DYNAMO}
 WORKS = (*works.ALL, "vllm")
 TASKS: tuple[Task, ...] = ("chat", "embedding", "vllm")
+PROFILES = REPOSITORY / "benchmarks" / "profiles.md"
 SETTLING = 0.3  # seconds after a load, in which abandoned answers end
 
 
 def measure_stage(
-    chosen: Sequence[Work], names: Sequence[str], stage: Stage, options: argparse.Namespace
+    chosen: Sequence[Work],
+    names: Sequence[str],
+    stage: Stage,
+    options: argparse.Namespace,
+    found: list[profiles.Profile],
 ) -> list[report.Row]:
-    """Measure all works that one kind of engine does. What fails is left out with its reason."""
+    """Measure all works that one kind of engine does. What fails is left out with its reason.
+
+    `found` gets the profiles, where they are wanted.
+    """
     rows = [report.Row(work, name, [], []) for work in chosen for name in names]
     with contextlib.ExitStack() as everything:
         ways: dict[str, Serving] = {}
@@ -56,16 +64,43 @@ def measure_stage(
                     done = None
                     if row.way in ways:
                         what = f"round {number + 1}"
-                        done = _measure(row, ways[row.way], options.seconds, stage.folder, what)
+                        done = _measure(
+                            row,
+                            ways[row.way],
+                            options.seconds,
+                            stage.folder,
+                            what,
+                            count=options.count,
+                        )
                     row.rounds.append(done)
+        for row in rows:
+            if options.profile is not None and row.way in ways and stage.task != "vllm":
+                found += _profile(row, ways[row.way], stage, options)
     return rows
 
 
+def _profile(
+    row: report.Row, way: Serving, stage: Stage, options: argparse.Namespace
+) -> list[profiles.Profile]:
+    try:
+        return profiles.profiled(
+            row.work, row.way, way, options.seconds, stage.folder, options.venvs
+        )
+    except (Failed, OSError, httpx.HTTPError) as error:
+        _fail([row], error)
+        return []
+
+
 def _measure(
-    row: report.Row, way: Serving, seconds: float, folder: Path, what: str
+    row: report.Row, way: Serving, seconds: float, folder: Path, what: str, *, count: bool = False
 ) -> Measured | None:
     try:
-        done = row.work.measure(way, seconds, folder)
+        if count:
+            with counters.counting(way.roots) as counts:
+                done = row.work.measure(way, seconds, folder)
+            done = done._replace(counts=counts)
+        else:
+            done = row.work.measure(way, seconds, folder)
     except (Failed, OSError, httpx.HTTPError) as error:
         _fail([row], error)
         return None
@@ -114,6 +149,20 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument(
+        "--count",
+        action="store_true",
+        help="count instructions, cycles and context switches of each process with perf",
+    )
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        nargs="?",
+        const=PROFILES,
+        metavar="FILE",
+        help="look at each process with py-spy or perf after the last round, and write what "
+        f"takes its time [{PROFILES.relative_to(REPOSITORY)}]",
+    )
     parser.add_argument("--venvs", type=Path, default=REPOSITORY / ".bench")
     folder_option(parser)
     parser.add_argument("--json", type=Path, help="write all figures of all rounds here")
@@ -138,6 +187,7 @@ def main() -> None:
     options = parse()
     facts = context()
     rows: list[report.Row] = []
+    found: list[profiles.Profile] = []
     names = [name for name in options.work if name in works.ALL]
     chosen = works.chosen(names, options.connections)
     chosen += vllm.WORKS if "vllm" in options.work else ()
@@ -147,7 +197,7 @@ def main() -> None:
             mine = [work for work in chosen if work.task == task]
             if mine:
                 stage = Stage(task, folder / task, options.venvs, sources)
-                rows += measure_stage(mine, options.ways, stage, options)
+                rows += measure_stage(mine, options.ways, stage, options, found)
     for name in options.ways:
         if name in PEERS:
             facts[name] = competitors.version(PEERS[name], options.venvs) or "not there"
@@ -160,6 +210,8 @@ def main() -> None:
             print(report.fastest(rows, way, list(competitors.ALL)), end="")
     print(report.shares(rows), end="")
     print("\n\n".join(filter(None, (report.added(rows, "single"), report.reasons(rows)))))
+    if options.profile is not None:
+        options.profile.write_text(profiles.page(found, headline(facts)))
     keep(options.json, facts, seconds=options.seconds, figures=report.raw(rows))
 
 

@@ -1,7 +1,7 @@
 """The form of a measurement: what is measured, with which figures, and how it came out."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class Measured(NamedTuple):
     """One measurement: its figures by name, failed requests, and CPU seconds by role.
 
     `requests` and `tokens` are those of the good answers, which the CPU time is shared among; an
-    embedding has no tokens.
+    embedding has no tokens. `counts`: what perf has counted, by role and event.
     """
 
     figures: dict[str, float]
@@ -31,6 +31,7 @@ class Measured(NamedTuple):
     requests: int
     tokens: int
     cpu: dict[str, float]
+    counts: Mapping[str, Mapping[str, int]] = {}
 
 
 class Work(NamedTuple):

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -56,17 +56,18 @@ def running(
 
 def _end(process: subprocess.Popen[bytes], patience: float = 45.0) -> None:
     """Ask it to end; after some time kill whatever is left of it and its descendants."""
-    family = _family(process.pid)
+    members = family(process.pid)
     process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(patience)
-    for member in family:
+    for member in members:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     process.wait()
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def family(pid: int) -> list[psutil.Process]:
+    """Return a process and its descendants; none where it has ended."""
     try:
         root = psutil.Process(pid)
         return [root, *root.children(recursive=True)]
@@ -76,15 +77,33 @@ def _family(pid: int) -> list[psutil.Process]:
 
 def cpu_seconds(roots: Sequence[int]) -> dict[str, float]:
     """Return the CPU seconds that processes and their descendants took so far, by role."""
-    seconds: defaultdict[str, float] = defaultdict(float)
+
+    def taken(process: psutil.Process) -> float:
+        times = process.cpu_times()
+        # A child that has ended counts in the parent that waited for it.
+        ended: float = times.children_user + times.children_system
+        return float(times.user + times.system + ended)
+
+    return _sums(roots, taken)
+
+
+def memory(roots: Sequence[int]) -> dict[str, float]:
+    """Return the memory (RSS, bytes) of processes and their descendants, by role."""
+    return _sums(roots, lambda process: float(process.memory_info().rss))
+
+
+def open_files(roots: Sequence[int]) -> dict[str, float]:
+    """Return how many files processes and their descendants have open, by role."""
+    return _sums(roots, lambda process: float(process.num_fds()))
+
+
+def _sums(roots: Sequence[int], measure: Callable[[psutil.Process], float]) -> dict[str, float]:
+    sums: defaultdict[str, float] = defaultdict(float)
     for root in roots:
-        for member in _family(root):
+        for member in family(root):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                times = member.cpu_times()
-                # A child that has ended counts in the parent that waited for it.
-                ended = times.children_user + times.children_system
-                seconds[_role(member.cmdline())] += times.user + times.system + ended
-    return dict(seconds)
+                sums[role(member.cmdline())] += measure(member)
+    return dict(sums)
 
 
 def spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
@@ -92,7 +111,8 @@ def spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, 
     return {role: after[role] - before.get(role, 0.0) for role in after}
 
 
-def _role(line: list[str]) -> str:
+def role(line: list[str]) -> str:
+    """Return what a process is, from its command line."""
     if "nebula.cli.main" in line:
         return line[line.index("nebula.cli.main") + 1]
     engines = ("nebula.engines.simulated", "vllm.entrypoints.openai.api_server")

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
+from .counters import EVENTS
 from .figures import Figure, Measured, Work
 
 T = TypeVar("T")
@@ -89,8 +90,20 @@ def added(rows: Sequence[Row], work: str) -> str:
 
 
 def shares(rows: Sequence[Row]) -> str:
-    """Write a table of the CPU time that each process of a way took, in median."""
+    """Write a table of the CPU time that each process of a way took, in median.
+
+    Beside it stands what perf has counted, where it has, with the spread.
+    """
     lines = []
+    counted = {
+        event
+        for row in rows
+        for item in row.rounds
+        if item is not None
+        for counts in item.counts.values()
+        for event in counts
+    }
+    events = [event for event in EVENTS if event in counted]
     for row in rows:
         good = [item for item in row.rounds if item is not None]
         roles = sorted({role for item in good for role in item.cpu})
@@ -101,9 +114,16 @@ def shares(rows: Sequence[Row]) -> str:
                 continue  # less than a microsecond: it waits
             cells = [row.work.name, str(row.work.connections), row.way, role]
             cells += [number(statistics.median(each)), f"{min(each):.4g} to {max(each):.4g}"]
-            lines.append([*cells, number(statistics.median(tokens)) if tokens else ""])
+            cells.append(number(statistics.median(tokens)) if tokens else "")
+            lines.append([*cells, *(_count(good, role, event) for event in events)])
     heads = ["work", "connections", "way", "process", "CPU µs/request", "spread", "CPU µs/token"]
+    heads += [f"{EVENTS[event]}/request" for event in events]
     return "### CPU time by process\n\n" + _table(heads, lines) if lines else ""
+
+
+def _count(good: Sequence[Measured], role: str, event: str) -> str:
+    counts = [item.counts.get(role, {}).get(event, 0) / item.requests for item in good]
+    return f"{number(statistics.median(counts))} ({_spread(counts, '.4g')})"
 
 
 def reasons(rows: Sequence[Row]) -> str:

@@ -45,6 +45,7 @@ class Stage(NamedTuple):
 
     `venvs` holds the other gateways, `sources` each checkout as it was when the run began.
     Stand-in engines each belong to one way; where `engine` is set, all ways lead to that one.
+    `step`: seconds from one step of a stand-in engine to the next.
     """
 
     task: Task
@@ -52,6 +53,7 @@ class Stage(NamedTuple):
     venvs: Path
     sources: Mapping[Path, Path]
     engine: str = ""
+    step: float = 0.01
 
 
 def checkout(way: str) -> Path:
@@ -73,7 +75,7 @@ def freeze(ways: Iterable[str], folder: Path) -> dict[Path, Path]:
 
 def command(stage: Stage) -> list[str]:
     """Return the command of the engine that stands in for vLLM, the same one for every way."""
-    return [sys.executable, str(stage.sources[REPOSITORY] / ENGINE)]
+    return [sys.executable, str(stage.sources[REPOSITORY] / ENGINE), "--step", str(stage.step)]
 
 
 def probe(task: Task) -> tuple[str, dict[str, object]]:

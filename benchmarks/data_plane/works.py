@@ -40,7 +40,7 @@ _FIRSTS = (
 )
 
 
-def _chat(
+def chat(
     tokens: int, *, stream: bool = False, word: str = "all", size: int = 0, model: str = MODEL
 ) -> Asked:
     """Return a chat whose prompt begins with the engine's behaviour, and has so many bytes."""
@@ -65,17 +65,17 @@ class _Kind(NamedTuple):
 
 
 _THROUGHPUT = {
-    "chat": _Kind("chat, 16 tokens at once", WHOLE, _chat(16)),
-    "stream-all": _Kind("stream, 128 chunks", ALL_AT_ONCE, _chat(128, stream=True)),
-    "stream-turn": _Kind("stream, 128 chunks", ONE_A_TURN, _chat(128, stream=True, word="turn")),
-    "prompt-4k": _Kind("chat, prompt of 4 kB, 16 tokens at once", WHOLE, _chat(16, size=4096)),
-    "prompt-64k": _Kind("chat, prompt of 64 kB, 16 tokens at once", WHOLE, _chat(16, size=65_536)),
-    "answer-8k": _Kind("chat, 1,500 tokens (8 kB) at once", WHOLE, _chat(1500)),
-    "adapter": _Kind("chat of a LoRA adapter, 16 tokens at once", WHOLE, _chat(16, model=ADAPTER)),
+    "chat": _Kind("chat, 16 tokens at once", WHOLE, chat(16)),
+    "stream-all": _Kind("stream, 128 chunks", ALL_AT_ONCE, chat(128, stream=True)),
+    "stream-turn": _Kind("stream, 128 chunks", ONE_A_TURN, chat(128, stream=True, word="turn")),
+    "prompt-4k": _Kind("chat, prompt of 4 kB, 16 tokens at once", WHOLE, chat(16, size=4096)),
+    "prompt-64k": _Kind("chat, prompt of 64 kB, 16 tokens at once", WHOLE, chat(16, size=65_536)),
+    "answer-8k": _Kind("chat, 1,500 tokens (8 kB) at once", WHOLE, chat(1500)),
+    "adapter": _Kind("chat of a LoRA adapter, 16 tokens at once", WHOLE, chat(16, model=ADAPTER)),
     "adapter-stream": _Kind(
         "stream of a LoRA adapter, 128 chunks",
         ONE_A_TURN,
-        _chat(128, stream=True, word="turn", model=ADAPTER),
+        chat(128, stream=True, word="turn", model=ADAPTER),
     ),
     "embeddings": _Kind("embedding of 384 numbers", WHOLE, _embedding("float"), "embedding"),
     "embeddings-base64": _Kind(
@@ -91,7 +91,7 @@ def _throughput(name: str, connections: int) -> Work:
 
 
 def _paced(connections: int) -> Work:
-    asked = _chat(TOKENS, stream=True, word="step")
+    asked = chat(TOKENS, stream=True, word="step")
     measure = functools.partial(measure_paced, asked, connections)
     return Work(
         "paced", f"streams of {TOKENS} tokens", IN_STEPS, "chat", connections, _PACES, measure
@@ -99,7 +99,7 @@ def _paced(connections: int) -> Work:
 
 
 def _single(_connections: int) -> Work:
-    asked = _chat(16, stream=True, word="turn")
+    asked = chat(16, stream=True, word="turn")
     measure = functools.partial(measure_single, asked)
     return Work("single", "one stream after the other", ONE_A_TURN, "chat", 1, _FIRSTS, measure)
 

@@ -664,6 +664,21 @@ async def test_with_each_heartbeat_gateways_are_asked_which_requests_are_still_w
     assert (await gateway.piece()).body == b"done"
 
 
+async def test_a_request_is_asked_about_before_the_heartbeat_without_which_it_would_count_as_lost(
+    running: Engine, gateway: Gateway
+) -> None:
+    told = await gateway.client.subscribe(">")
+    running.app.behave = Holding()
+    await gateway.asks()
+    await gateway.piece()
+    beat, question = subjects.replica_status("chat", "chat-0"), subjects.waiting("g1")
+    async with asyncio.timeout(PATIENCE):
+        while (message := await told.next_msg(PATIENCE)).subject != question:
+            if message.subject == beat:
+                status = msgspec.json.decode(message.data, type=ReplicaHeartbeat)
+                assert status.running == 0, "it was not asked about yet"
+
+
 async def test_without_an_answer_to_the_question_only_resumable_requests_go_on(
     running: Engine, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -381,6 +381,7 @@ class EngineBridge:
                 slack=len(self._slack),
             )
             if self._connection.connected:
-                self._post(subject, msgspec.json.encode(status))
+                # A request that a heartbeat comes without a mention of counts as lost.
                 await self._ask()
+                self._post(subject, msgspec.json.encode(status))
             await asyncio.sleep(HEARTBEAT)
