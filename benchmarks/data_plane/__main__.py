@@ -25,7 +25,7 @@ from .ways import KEYED, NEBULA, REPOSITORY, Serving, Stage, Task, checkout, fre
 PEERS = {**competitors.ALL, dynamo.NAME: competitors.DYNAMO}
 WORKS = (*works.ALL, "vllm")
 TASKS: tuple[Task, ...] = ("chat", "embedding", "vllm")
-PROFILES = REPOSITORY / "benchmarks" / "profiles.md"
+PROFILES = REPOSITORY / "benchmarks" / "profiles.txt"
 SETTLING = 0.3  # seconds after a load, in which abandoned answers end
 
 

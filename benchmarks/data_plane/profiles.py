@@ -25,7 +25,8 @@ LEAST = 0.02
 """Part of a way's CPU time that a process must take to be shown."""
 
 _RATE, _PERF_RATE = 400, 4000  # samples a second: perf takes none while a process waits
-_LOOP = "Runner.run (runners)"
+_RUNS, _LOOP = "Runner.run (runners)", "the event loop itself"
+_OTHER_THREAD = "Thread._bootstrap ("
 
 
 class Profile(NamedTuple):
@@ -54,13 +55,25 @@ def profiled(
     all_cpu = sum(done.cpu.values())
     found = []
     for part, cpu in sorted(done.cpu.items(), key=lambda item: -item[1]):
-        samples = seen.get(part, Counter())
-        if cpu < LEAST * all_cpu or not samples:
-            continue
-        most = samples.most_common(FUNCTIONS)
-        parts = [(function, count / samples.total()) for function, count in most]
-        found.append(Profile(work, name, part, cpu / done.requests * 1e6, parts))
+        microseconds = seen.get(part, Counter())
+        if cpu >= LEAST * all_cpu and microseconds:
+            parts = shares(microseconds, cpu * 1e6)
+            found.append(Profile(work, name, part, cpu / done.requests * 1e6, parts))
     return found
+
+
+def shares(microseconds: Counter[str], cpu: float) -> list[tuple[str, float]]:
+    """Return the parts that functions have of a process's CPU time, most first.
+
+    `microseconds`: what each was seen to take. An event loop is seen while it waits, too: it took
+    what is left of the CPU time. A process that is kept waiting for a core is seen for longer than
+    it runs: then all parts shrink alike.
+    """
+    taken = Counter({name: each for name, each in microseconds.items() if name != _LOOP})
+    if _LOOP in microseconds:
+        taken[_LOOP] = max(0, round(cpu) - taken.total())
+    whole = max(1, taken.total())
+    return [(name, each / whole) for name, each in taken.most_common(FUNCTIONS) if each]
 
 
 def _look(process: psutil.Process, spy: Path, seconds: float, folder: Path) -> Counter[str]:
@@ -75,8 +88,10 @@ def _python(pid: int, spy: Path, seconds: float, folder: Path) -> Counter[str]:
     line = [str(spy), "record", "--pid", str(pid), "--duration", str(round(seconds))]
     line += ["--rate", str(_RATE), "--format", "raw", "--function", "--output", str(output)]
     # py-spy would have to stop the process to see its C functions, which costs more than they do.
-    _run([*line, "--nonblocking"])
-    return stacks(output.read_text())
+    _run([*line, "--nonblocking", "--idle"])
+    samples = stacks(output.read_text())
+    each = seconds * 1e6 / max(1, samples.total())
+    return Counter({name: round(count * each) for name, count in samples.items()})
 
 
 def _native(pid: int, seconds: float, folder: Path) -> Counter[str]:
@@ -87,7 +102,8 @@ def _native(pid: int, seconds: float, folder: Path) -> Counter[str]:
     line = [perf, "record", "-e", "cpu-clock", "-F", str(_PERF_RATE), "-p", str(pid)]
     _run([*line, "-o", str(output), "--", "sleep", str(seconds)])
     told = _run([perf, "report", "-i", str(output), "--stdio", "-g", "none", "-F", "sample,symbol"])
-    return symbols(told)
+    each = 1e6 / _PERF_RATE
+    return Counter({name: round(count * each) for name, count in symbols(told).items()})
 
 
 def _run(line: Sequence[str]) -> str:
@@ -98,14 +114,17 @@ def _run(line: Sequence[str]) -> str:
 
 
 def stacks(text: str) -> Counter[str]:
-    """Return the samples of each function that was running, of py-spy's lines of stacks."""
+    """Return how often each function was the last one of a stack, of py-spy's lines.
+
+    Of several threads it is the main one: that of the event loop.
+    """
     samples: Counter[str] = Counter()
     for line in text.splitlines():
         stack, _, count = line.rpartition(" ")
         function, _, file = stack.rpartition(";")[2].partition(" (")
-        if function:
+        if function and not stack.startswith(_OTHER_THREAD):
             named = f"{function} ({Path(file.rstrip(')')).stem})"
-            samples["the event loop itself" if named == _LOOP else named] += int(count)
+            samples[_LOOP if named == _RUNS else named] += int(count)
     return samples
 
 
@@ -128,7 +147,9 @@ def page(profiles: Sequence[Profile], headline: str) -> str:
         "`.venv/bin/python -m benchmarks.data_plane --profile` made these: for each work, way and",
         "process the functions that take most CPU time themselves, as microseconds of one request.",
         "What C libraries take, such as a write to a socket, counts for the Python function that",
-        "called them. uvloop's polls and reads are `the event loop itself`.",
+        "called them. uvloop's own polls, reads and callbacks are `the event loop itself`. A",
+        "process that has to wait for a core is seen where it waits: other work (`load before`)",
+        "blurs this.",
         "",
         headline,
         "",

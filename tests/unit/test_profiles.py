@@ -1,11 +1,14 @@
 """What the benchmark of the data plane reads of py-spy and perf, and its page of profiles."""
 
+from collections import Counter
+
 from benchmarks.data_plane import counters, profiles, works
 
 STACKS = """\
 main (nebula/cli/main.py);run (asyncio/runners.py);data_received (http/connection.py) 12
 main (nebula/cli/main.py);Runner.run (asyncio/runners.py) 3
 main (nebula/cli/main.py);wait (a.py);data_received (http/connection.py) 5
+Thread._bootstrap (threading.py);wait (threading.py) 20
 """
 
 REPORT = """\
@@ -21,6 +24,16 @@ REPORT = """\
 
 def test_the_samples_of_a_stack_count_for_the_function_that_was_running() -> None:
     assert profiles.stacks(STACKS) == {"data_received (connection)": 17, "the event loop itself": 3}
+
+
+def test_an_event_loop_took_what_the_functions_left_of_the_cpu_time() -> None:
+    seen = Counter({"f": 20, "g": 5, "the event loop itself": 400})
+    assert profiles.shares(seen, cpu=100) == [
+        ("the event loop itself", 0.75),
+        ("f", 0.2),
+        ("g", 0.05),
+    ]
+    assert profiles.shares(seen, cpu=10) == [("f", 0.8), ("g", 0.2)]
 
 
 def test_symbols_of_perf_say_which_are_of_the_kernel() -> None:
