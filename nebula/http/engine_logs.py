@@ -16,7 +16,7 @@ from nebula.events.plain_text import without_long_words
 from nebula.events.showing import shown_text
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.intents import known
-from nebula.http.lasting_streams import error_event, while_allowed
+from nebula.http.lasting_streams import STILL_HERE, error_event, while_allowed
 
 POSITION = "x-nebula-log-position"
 """The position after the returned lines: `after` of the request that goes on."""
@@ -141,7 +141,7 @@ async def _events(
             if isinstance(each, ApiError):
                 yield error_event(each)
             elif each is None:
-                yield ServerSentEventMessage(comment="still here")
+                yield STILL_HERE
             elif each.text:
                 text = _shown(each.text).removesuffix("\n")
                 yield ServerSentEventMessage(id=str(each.offset), event="lines", data=text)

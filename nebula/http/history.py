@@ -21,7 +21,7 @@ from nebula.history import moments
 from nebula.history.event_filter import EventFilter, FilterSpec, selection
 from nebula.history.moments import BadMoment, Moment
 from nebula.http.errors import ApiError, unavailable
-from nebula.http.lasting_streams import error_event, while_allowed
+from nebula.http.lasting_streams import STILL_HERE, error_event, while_allowed
 from nebula.http.scanning import Busy, Scan, Scans
 from nebula.http.shown_log import ShownLog
 from nebula.http.views import EventView, StateView, event_view, state_view
@@ -283,7 +283,7 @@ async def _selected(
                     return
                 if left <= 0:
                     said_at = loop.time()
-                    yield ServerSentEventMessage(comment="still here")
+                    yield STILL_HERE
                 if not coming.done():
                     continue
                 worked, began = 0.0, time.monotonic()

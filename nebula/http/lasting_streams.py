@@ -20,6 +20,9 @@ T = TypeVar("T")
 LOOK = 1.0
 """Seconds between two looks at the key while nothing comes."""
 
+STILL_HERE = ServerSentEventMessage(comment="still here", data=None)
+"""A comment for a silent stream; without `data=None`, an event with empty data as well."""
+
 
 def error_event(error: ApiError) -> ServerSentEventMessage:
     """Return an event that tells why a stream ends."""

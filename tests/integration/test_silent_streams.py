@@ -226,8 +226,9 @@ async def test_a_stream_of_events_is_not_silent_where_what_happens_is_not_select
     sse = {"accept": "text/event-stream"}
     async with http.stream("GET", "/admin/events", params=query, headers=sse) as answer:
         async with asyncio.timeout(15):
-            line = await anext(answer.aiter_lines())
-        assert line == ": still here"
+            lines = answer.aiter_lines()
+            assert await anext(lines) == ": still here"
+            assert await anext(lines) == "", "a comment, and not an event without data"
         assert not happening.done()
     happening.cancel()
     await asyncio.gather(happening, return_exceptions=True)
