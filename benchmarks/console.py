@@ -1,14 +1,13 @@
 """How quick the console is over a large log: `python -m benchmarks.console [EVENTS]`.
 
-A simulated log with 1,000 nodes and 10,000 models is written as an exported file and shown as
-`nebula console --log` does. Printed are the seconds until it is served, for each page the time
-until it is drawn (median and worst of some moments), and the frames per second while the slider is
-moved.
+A simulated log with 1,000 nodes, with 10,000 models, aliases, keys and batches each, and with what
+the keys used in a week, is written as an exported file and shown as `nebula console --log` does.
+Printed are the seconds until it is served, for each page the time until it is drawn (median and
+worst of some moments), and the frames per second while the slider is moved.
 """
 
 import asyncio
 import re
-import shutil
 import statistics
 import sys
 import tempfile
@@ -17,14 +16,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page
 
 from nebula.events import record
-from nebula.events.intents import ModelLoadRequested
+from nebula.events.intents import AliasRequested, BatchRequested, ModelLoadRequested
+from nebula.events.key_events import KeyIssued
 from nebula.events.memory import GIB
 from nebula.events.record import Entry
-from nebula.events.values import Assignment, Device
+from nebula.events.usage import UsageRolledUp, UsageSum
+from nebula.events.usage_limits import UsageLimits
+from nebula.events.values import Assignment, Device, Target
 from nebula.events.vocabulary import (
+    BatchFinished,
+    BatchStarted,
     EngineFailed,
     EngineReady,
     EngineStarted,
@@ -33,10 +37,16 @@ from nebula.events.vocabulary import (
     NodeRegistered,
 )
 from nebula.store import archive
+from tests.integration.browser import chromium
 
-NODES, MODELS = 1_000, 10_000
+NODES, MODELS, KEYS, BATCHES = 1_000, 10_000, 10_000, 10_000
+HOURS = 168
 TRIES = 7
-PAGES = ("", "/models", "/models/m00042", "/nodes", "/nodes/n0042", "/events")
+PAGES = (
+    *("", "/models", "/models/m00042", "/nodes", "/nodes/n0042", "/events"),
+    *("/aliases", "/aliases/a00042", "/usage", "/keys", "/keys/k00042"),
+    *("/batches", "/batches/batch_00042"),
+)
 
 
 def happenings(count: int) -> Iterator[tuple[str, Event]]:
@@ -53,12 +63,44 @@ def happenings(count: int) -> Iterator[tuple[str, Event]]:
         yield name, ModelAssigned(1, (place,))
         yield f"{name}-0", EngineStarted(7, 1.0, 8001, "/log", 1)
         yield f"{name}-0", EngineReady()
+    yield from accounts()
     for _ in range(count):
         replica = f"m{chance.randrange(MODELS):05}-0"
         yield replica, EngineFailed("CUDA error: an illegal memory access", 1, retry_in=1.0)
         yield replica, EngineStarted(8, 2.0, 8001, "/log", 1)
         if chance.random() < 0.999:
             yield replica, EngineReady()
+
+
+def accounts() -> Iterator[tuple[str, Event]]:
+    """Yield the events by which models have aliases, and keys, batches and usage are there."""
+    for number in range(MODELS):
+        targets = (Target(f"m{number:05}", 9), Target(f"m{(number + 1) % MODELS:05}", 1))
+        yield f"a{number:05}", AliasRequested(targets, name=f"a{number:05}")
+    for number in range(KEYS):
+        limits = UsageLimits(tokens_per_month=50_000_000, in_flight=64)
+        digest, tenant = f"{number:064x}", f"team-{number % 100}"
+        yield f"k{number:05}", KeyIssued(digest, ("infer",), tenant=tenant, limits=limits)
+    for number in range(BATCHES):
+        batch, owner = f"batch_{number:05}", f"{number:064x}"
+        yield batch, BatchRequested(f"file-{number}", "/v1/chat/completions", owner=owner)
+        yield batch, BatchStarted(1000)
+        if number % 10:
+            yield batch, BatchFinished("completed", 995, 5, f"file-a{number}", f"file-b{number}")
+    now = int(time.time()) // 3600 * 3600
+    for hour in range(HOURS):
+        sums = tuple(
+            UsageSum(
+                *(now - 3600 * (HOURS - hour), f"k{number:05}", f"m{number:05}"),
+                "/v1/chat/completions",
+                tenant=f"team-{number % 100}",
+                requests=number % 50 + 1,
+                prompt=number * 100,
+                completion=number * 10,
+            )
+            for number in range(hour, KEYS, HOURS // 7)
+        )
+        yield f"{hour:020}", UsageRolledUp(hour, hour + 1, sums)
 
 
 def write(path: Path, count: int) -> None:
@@ -114,10 +156,7 @@ async def frames(page: Page, last: int) -> float:
 async def measure(base: str, last: int) -> None:
     """Print the figures of each page."""
     chance = Random(3)
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        )
+    async with chromium() as browser:
         page = await browser.new_page()
         page.set_default_timeout(60_000)
         for path in PAGES:
@@ -128,7 +167,6 @@ async def measure(base: str, last: int) -> None:
         await page.goto(f"{base}/models")
         await page.wait_for_selector("tbody tr")
         print(f"slider on /models {await frames(page, last):5.0f} frames/s")
-        await browser.close()
 
 
 async def main(count: int) -> None:

@@ -3,6 +3,7 @@ import { render } from "./vendor/preact.mjs";
 import { follow, get, keep, takeFragment } from "./api.js";
 import { go, href, onArrival, readRoute, timeBar } from "./moment.js";
 import { html, onDraw, root, store, update } from "./store.js";
+import { focusNext, settleFocus } from "./focus.js";
 import * as batch from "./pages/batch.js";
 import * as batches from "./pages/batches.js";
 import * as alias from "./pages/alias.js";
@@ -109,10 +110,10 @@ async function arrive(replaced = false) {
   const moved = before !== page || path !== store.route.path;
   if (moved) update({ data: {}, errors: {}, form: {} });
   else update();
+  if (moved && !replaced) focusNext(".lock input", "main");
   await load();
   const current = document.querySelector("header.top nav a[aria-current]");
   current?.scrollIntoView({ block: "nearest", inline: "nearest" }); // narrow screens have a row that scrolls
-  if (moved && !replaced) document.querySelector("main")?.focus();
 }
 
 let refreshing = false;
@@ -140,13 +141,14 @@ function unlock(event) {
   event.preventDefault();
   keep(event.target.elements.key.value.trim());
   update({ locked: "" });
+  focusNext("main");
   start();
 }
 
 function lock() {
   const here = encodeURIComponent(location.pathname + location.search);
   return html`<section class="lock"><h1>This cluster wants a key</h1>
-    <p>${store.locked}</p>
+    <p role="alert">${store.locked}</p>
     <form onSubmit=${unlock}><label>API key with the scope <code>view</code> or more
       <input name="key" type="password" autocomplete="off" required autofocus /></label>
       <button type="submit">Use it in this tab</button></form>
@@ -192,7 +194,10 @@ async function start() {
 }
 
 takeFragment();
-onDraw(() => render(shell(), document.body));
+onDraw(() => {
+  render(shell(), document.body);
+  settleFocus();
+});
 onArrival(arrive);
 start();
 poll();

@@ -1,5 +1,7 @@
 // Changes: each shows what would follow before it is sent, and the same as a command, curl and NATS.
 import { html, root, setForm, store, update } from "./store.js";
+import { focusNext } from "./focus.js";
+import { card, opener, show as present, tell, told } from "./opening.js";
 import { send } from "./api.js";
 import { href } from "./moment.js";
 import { command, count, gib, prose } from "./parts.js";
@@ -25,10 +27,9 @@ export function changes(build, { past = null } = {}) {
   if (linked && store.form.action === undefined && actions.some((each) => each.key === linked)) open(linked);
   const chosen = actions.find((each) => each.key === store.form.action);
   return html`<section class="change" aria-label="Change">
-    <div class="commands">${actions.map((each) => html`<button type="button" key=${each.key}
-      aria-expanded=${String(chosen === each)} onClick=${() => toggle(each)}>${each.words}</button>`)}</div>
+    <div class="commands">${actions.map((each) => opener(each.key, each.words, () => begun(each.key)))}</div>
     ${chosen && form(chosen)}
-    ${store.form.done && html`<p class="well" role="status">${store.form.done}</p>`}
+    ${told()}
   </section>`;
 }
 
@@ -40,13 +41,13 @@ export function edit(name, value) {
 
 /** Open a form, as its button does. */
 export function open(key, typed = {}) {
-  update({ form: { ...typed, action: key, plan: null, fault: null, moved: "", done: "", stale: true } });
-  planSoon(0);
+  present(begun(key, typed));
 }
 
-function toggle(action) {
-  if (store.form.action === action.key) update({ form: { action: "" } });
-  else open(action.key);
+/** Return what a form has at first; its plan is asked for. */
+function begun(key, typed = {}) {
+  planSoon(0);
+  return { ...typed, action: key, plan: null, fault: null, moved: "", done: "", stale: true };
 }
 
 let resting;
@@ -96,10 +97,11 @@ async function carryOut(event, action) {
   setForm("stale", true);
   try {
     const found = await send("POST", "/admin/changes", { intents: action.intents, planned });
-    update({ form: { action: "", done: html`Asked for: event ${found.seqs.at(-1)}. ${action.then ?? "This page shows what comes of it."}` } });
+    tell({ action: "", done: html`Asked for: event ${found.seqs.at(-1)}. ${action.then ?? "This page shows what comes of it."}` });
   } catch (error) {
     update({ form: { ...store.form, stale: false, ...(error.code === "plan_moved"
       ? { moved: error.message, stale: true } : { fault: faultOf(error) }) } });
+    focusNext(".change [aria-invalid=true]", ".change h2");
     if (error.code === "plan_moved") planSoon(0);
   }
 }
@@ -108,20 +110,19 @@ function form(action) {
   const { plan: found, fault, moved, stale } = store.form;
   const beside = fault && action.names?.includes(fault.field);
   const possible = found && !fault && !stale;
-  return html`<div class="card">
+  return card(action.words, html`
     <form onSubmit=${(event) => carryOut(event, action)}>
       ${fault && !beside && html`<p class="failure" role="alert">${fault.text}</p>`}
       ${moved && html`<p class="failure" role="alert">${moved}. It is planned again below.</p>`}
       ${action.fields?.()}
-      <h2>What would follow</h2>
+      <h2 tabindex="-1">What would follow</h2>
       ${found && action.warning?.(found) && html`<p class="caution">${action.warning(found)}</p>`}
       <div aria-live="polite" aria-busy=${String(Boolean(stale))}>${found ? follows(found)
         : html`<p class="soft">${stale ? "It is worked out …" : action.lacking ?? "It can't be planned as it stands."}</p>`}</div>
       <div class="commands"><button type="submit" class=${action.danger ? "danger" : "primary"}
         disabled=${!possible}>${action.verb}</button></div>
     </form>
-    ${found && html`<details><summary>The same as a command, with curl and on NATS</summary>${ways(action, found)}</details>`}
-  </div>`;
+    ${found && html`<details><summary>The same as a command, with curl and on NATS</summary>${ways(action, found)}</details>`}`);
 }
 
 const KINDS = {

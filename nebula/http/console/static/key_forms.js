@@ -1,10 +1,13 @@
 // What is asked for a key: its rights as fields, and the same rights as a body and as options.
 import { html, setForm, store, update } from "./store.js";
+import { focusNext } from "./focus.js";
+import { card, failure, tell, tellFailure } from "./opening.js";
 import { send } from "./api.js";
 import { curl, line, sameAs } from "./shell.js";
 
-const SCOPES = [["infer", "requests to models"], ["view", "see the cluster"], ["operate", "change it"], ["admin", "everything"]];
+const SCOPES = [["infer", "sends requests to models"], ["view", "sees the cluster"], ["operate", "changes the cluster"], ["admin", "does all, issues keys too"]];
 const LIMITS = ["requests_per_minute", "tokens_per_minute", "in_flight", "waiting", "tokens_per_day", "tokens_per_month", "max_tokens"];
+const WORDS = { in_flight: "requests in flight", waiting: "requests that wait", max_tokens: "tokens of one answer" };
 const EMPTY = { scopes: ["infer"], name: "", models: ["*"], tenant: "", expires: "", limits: {} };
 
 /** Return whether keys can be changed: not in the past, nor in a log. */
@@ -12,10 +15,10 @@ export function open() {
   return store.live && !store.route.query.get("at");
 }
 
-/** Begin to fill a form in, with the rights of a key if it has some. */
-export function begin(action, key = EMPTY) {
+/** Return what a form has at first: the rights of a key if it has some. */
+export function begun(action, key = EMPTY) {
   const rights = { ...key, limits: present(key.limits), models: key.models.join(", "), expires: local(key.expires) };
-  update({ form: { action: store.form.action === action ? "" : action, rights, filledFrom: key } });
+  return { action, rights, filledFrom: key };
 }
 
 function local(iso) {
@@ -48,13 +51,13 @@ function limit(name, filled) {
 }
 
 function fields(filled) {
-  return html`<label>Its holder, in words <input name="name" maxlength="256" value=${filled.name} onInput=${typed("name")} /></label>
+  return html`<label>Its holder, in your words <input name="name" maxlength="256" value=${filled.name} onInput=${typed("name")} /></label>
     <label>Tenant <input name="tenant" maxlength="128" value=${filled.tenant} onInput=${typed("tenant")} /></label>
     <label>Valid until (your clock; empty: for ever) <input name="expires" type="datetime-local" value=${filled.expires} onInput=${typed("expires")} /></label>
-    <label class="wide">Models, * stands for any text <input name="models" value=${filled.models} onInput=${typed("models")} /></label>
+    <label class="wide">Models that it may ask for (* stands for any text) <input name="models" value=${filled.models} onInput=${typed("models")} /></label>
     <fieldset><legend>Scopes</legend>${SCOPES.map(([name, words]) => html`<label key=${name}><input type="checkbox"
       checked=${filled.scopes.includes(name)} onChange=${scope(name, filled)} /> ${name} <span class="soft">${words}</span></label>`)}</fieldset>
-    <fieldset><legend>Limits (empty: none)</legend>${LIMITS.map((name) => html`<label key=${name}>${name.replaceAll("_", " ")}
+    <fieldset><legend>Limits (empty: none)</legend>${LIMITS.map((name) => html`<label key=${name}>${WORDS[name] ?? name.replaceAll("_", " ")}
       <input type="number" min=${name === "waiting" ? 0 : 1} value=${filled.limits[name] ?? ""} onInput=${limit(name, filled)} /></label>`)}</fieldset>`;
 }
 
@@ -84,16 +87,16 @@ function carryOut(method, path, body, words) {
     try {
       const found = await send(method, path, body);
       const done = `${words(found)} Event ${found.seq}.`;
-      update({ form: { done, secret: found.secret ?? "", secretOf: found.id } });
+      tell({ done, secret: found.secret ?? "", secretOf: found.id });
     } catch (error) {
-      setForm("failed", error.message);
+      tellFailure(error.message);
     }
   };
 }
 
-function box(submit, body, button, lines) {
-  return html`<div class="card"><form class="rights" onSubmit=${submit}>${body}<div class="commands wide">${button}</div></form>
-    ${store.form.failed && html`<p class="failure" role="alert">${store.form.failed}</p>`}${sameAs(lines)}</div>`;
+function box(label, submit, body, button, lines) {
+  return card(label, html`<form class="rights" onSubmit=${submit}>${body}<div class="commands wide">${button}</div></form>
+    ${failure()}${sameAs(lines)}`);
 }
 
 export function issueForm() {
@@ -101,9 +104,9 @@ export function issueForm() {
   const id = store.form.id ?? "";
   const rights = rightsOf(filled);
   const body = id ? { id, ...rights } : rights;
-  return box(
+  return box("Issue a key",
     carryOut("POST", "/admin/keys", body, (found) => `Key ${found.id} was issued.`),
-    html`<label>Id (empty: one is made) <input name="id" maxlength="128" value=${id} onInput=${(event) => setForm("id", event.target.value)} /></label>
+    html`<label>Id (empty: one is made up) <input name="id" maxlength="128" value=${id} onInput=${(event) => setForm("id", event.target.value)} /></label>
       ${fields(filled)}`,
     html`<button type="submit" class="primary" disabled=${!rights.scopes.length}>Issue the key</button>`,
     [line("nebula", "key", "issue", id || "ID", ...options(rights)), curl("POST", "/admin/keys", body)],
@@ -118,7 +121,7 @@ export function changeForm(key) {
   const same = (name) => JSON.stringify(rights[name]) === JSON.stringify(before[name]);
   const changed = Object.fromEntries(Object.entries(rights).filter(([name]) => !same(name)));
   const path = pathOf(key);
-  return box(
+  return box("Change the key",
     carryOut("PATCH", path, changed, () => "Its rights were changed."),
     fields(store.form.rights),
     html`<button type="submit" class="primary" disabled=${!rights.scopes.length || !told.length}>Change ${key.id}</button>`,
@@ -130,7 +133,7 @@ export function rotateForm(key) {
   const hours = Number(store.form.overlap ?? 1);
   const path = `${pathOf(key)}/rotate`;
   const body = { overlap: hours * 3600 };
-  return box(
+  return box("Make a new secret",
     carryOut("POST", path, body, () => "It has a new secret."),
     html`<label>Hours for which the previous secret stays valid <input name="overlap" type="number" min="0" step="any" required
       value=${hours} onInput=${(event) => setForm("overlap", event.target.value)} /></label>`,
@@ -141,7 +144,7 @@ export function rotateForm(key) {
 
 export function revokeForm(key) {
   const path = pathOf(key);
-  return box(
+  return box("Revoke the key",
     carryOut("DELETE", path, undefined, () => "It is revoked."),
     html`<p class="wide">Every gateway refuses it from then on, for good. Its requests in flight are finished.</p>`,
     html`<button type="submit" class="danger">Revoke ${key.id}</button>`,
@@ -155,6 +158,11 @@ function present(limits) {
   return Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== null));
 }
 
+function forget() {
+  update({ form: {} });
+  focusNext("main");
+}
+
 /** What a form has done, with a new secret, which is shown until this page is left. */
 export function outcome() {
   const { done, secret, secretOf } = store.form;
@@ -164,8 +172,8 @@ export function outcome() {
     getSelection().selectAllChildren(button.previousElementSibling);
     navigator.clipboard?.writeText(secret).then(() => (button.textContent = "Copied"), () => {});
   };
-  return html`<div class="well" role="status"><p>${done}</p>
+  return html`<div class="well" role="status" tabindex="-1"><p>${done}</p>
     ${secret && html`<p>Keep the secret of ${secretOf}: it is shown this once, and stored nowhere.</p>
       <span class="command"><code class="secret">${secret}</code><button type="button" onClick=${copy} aria-label="Copy the secret">Copy</button></span>
-      <div><button type="button" onClick=${() => update({ form: {} })}>I have kept it</button></div>`}</div>`;
+      <div><button type="button" onClick=${forget}>I have kept it</button></div>`}</div>`;
 }

@@ -1,5 +1,6 @@
 // The moment that every address holds, and the bar that moves it.
 import { html, root, store, update } from "./store.js";
+import { focusNext } from "./focus.js";
 import { clock } from "./parts.js";
 
 const BASE = `${root}/console`;
@@ -59,8 +60,16 @@ function slide(event) {
   }, HELD);
 }
 
+/** Return the event that the address asks for, which is ahead of what is shown: two quick steps are two. */
+function asked() {
+  const at = store.route.query.get("at");
+  if (!at) return store.last;
+  return /^\d+$/.test(at) ? Number(at) : store.seq;
+}
+
 function step(by) {
-  const seq = Math.min(store.last, Math.max(1, store.seq + by));
+  const seq = Math.min(store.last, Math.max(1, asked() + by));
+  if (seq === 1 || seq === store.last) focusNext(".timebar input[type=range]"); // the button has no more to do
   showAt(seq >= store.last ? "" : String(seq), { replace: true });
 }
 
@@ -73,15 +82,16 @@ function typed(event) {
 export function timeBar() {
   const past = store.route.query.get("at");
   const seq = store.slid ?? store.seq;
+  const place = store.slid ?? asked();
   const end = store.live ? "Live" : "End of the log";
   const state = past ? "past" : store.live && !store.connected ? "waiting" : "live";
   return html`<section class="timebar ${state}" aria-label="Moment">
     <button type="button" class="now" aria-pressed=${String(!past)} onClick=${() => showAt("")}
       title="Show the newest state">${end}</button>
-    <button type="button" aria-label="One event earlier" disabled=${seq <= 1}
+    <button type="button" aria-label="One event earlier" disabled=${place <= 1}
       onClick=${() => step(-1)}>‹</button>
     <input type="range" aria-label="Event that is shown" min="1" max=${Math.max(1, store.last)}
-      value=${seq} onInput=${slide} aria-valuetext=${`event ${seq} of ${store.last}`} />
+      value=${place} onInput=${slide} aria-valuetext=${`event ${place} of ${store.last}`} />
     <button type="button" aria-label="One event later" disabled=${!past}
       onClick=${() => step(1)}>›</button>
     <output><b>${seq}</b> of ${store.last} <span class="clock">${store.slid ? "" : clock(store.time)}</span></output>

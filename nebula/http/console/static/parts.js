@@ -29,7 +29,7 @@ export function count(number, one, many = `${one}s`) {
 const TONES = {
   running: "good", waiting: "busy",
   ready: "good", serving: "good", valid: "good", completed: "good",
-  failed: "bad", revoked: "bad", unschedulable: "bad", lost: "bad", bad: "bad",
+  "no such model": "bad", failed: "bad", revoked: "bad", unschedulable: "bad", lost: "bad", bad: "bad",
   warning: "warn", expired: "warn", cancelled: "warn", stopped: "warn", suspected: "warn", draining: "warn", unloading: "warn",
   working: "busy", loading: "busy", starting: "busy", assigned: "busy", in_progress: "busy", validating: "busy", cancelling: "busy", finalizing: "busy",
 };
@@ -40,13 +40,22 @@ export function badge(phase) {
   return html`<span class="badge ${TONES[phase] ?? "calm"}">${WORDS[phase] ?? phase.replace("_", " ")}</span>`;
 }
 
-export function link(kind, id) {
-  if (kind === "replica") return html`<a href=${href("/why", { about: id, kind })}>${id}</a>`;
+const SHORT = 40; // characters that a table keeps on one line
+
+/** Text of a cell on one line, unless it is so long that it would push the others out of sight. */
+export function brief(text) {
+  return html`<span class=${String(text).length > SHORT ? "long" : "brief"}>${text}</span>`;
+}
+
+/** A link to what has this id, or the id alone where there is no page for its kind. */
+export function link(kind, id, text = id) {
+  const shape = text.length > SHORT ? "long" : "brief";
+  if (kind === "replica") return html`<a class=${shape} href=${href("/why", { about: id, kind })}>${id}</a>`;
   const path = {
     model: "/models", alias: "/aliases", node: "/nodes", request: "/requests", key: "/keys", batch: "/batches",
   }[kind];
   if (!path) return id;
-  return html`<a href=${href(`${path}/${encodeURIComponent(id)}`)}>${id}</a>`;
+  return html`<a class=${shape} href=${href(`${path}/${encodeURIComponent(id)}`)}>${text}</a>`;
 }
 
 /** A link to the page that says why something is as it is. */
@@ -87,8 +96,9 @@ export function detail(text) {
 /** A table. `columns`: pairs of a heading and a function that returns a row's cell; empty ones go. */
 export function table(label, all, rows, keyOf) {
   const columns = all.filter(([, cell], at) => !at || rows.some((row) => cell(row) !== ""));
+  const numeric = (cell) => (rows.length && cell(rows[0])?.props?.class === "number" ? "number" : undefined);
   return html`<div class="scroll" tabindex="0" role="region" aria-label=${label}><table>
-    <thead><tr>${columns.map(([name]) => html`<th scope="col">${name}</th>`)}</tr></thead>
+    <thead><tr>${columns.map(([name, cell]) => html`<th scope="col" class=${numeric(cell)}>${name}</th>`)}</tr></thead>
     <tbody>${rows.map((row) => html`<tr key=${keyOf?.(row)}>
       ${columns.map(([, cell], at) => (at ? html`<td>${cell(row)}</td>` : html`<th scope="row">${cell(row)}</th>`))}
     </tr>`)}</tbody></table></div>`;
@@ -122,7 +132,7 @@ export function deviceBar(device) {
         <span class="label">${each.replica}</span></span>`)}
       <span class="free" style=${{ width: share(free) }}></span>
     </div>
-    <span class="figure">${gib(used)} / ${gib(device.usable)}</span>
+    <span class="figure">${gib(used)} of ${gib(device.usable)}</span>
   </div>`;
 }
 

@@ -2,6 +2,7 @@
 import { html, store } from "../store.js";
 import { href } from "../moment.js";
 import { edit } from "../changes.js";
+import { focusNext } from "../focus.js";
 import { idOf } from "./load.js";
 import { rollingBack } from "./roll_back.js";
 import { Fault, made, text, value } from "./fields.js";
@@ -56,6 +57,14 @@ function setting(key, words, id, name, targets, mirror) {
 
 function rows(typed) {
   const set = (at, change) => edit("targets", typed.map((each, place) => (place === at ? { ...each, ...change } : each)));
+  const add = () => {
+    edit("targets", [...typed, { model: "", weight: typed.length === 1 ? 0 : 1 }]);
+    focusNext(`.targets .target:nth-of-type(${typed.length + 1}) input`);
+  };
+  const leaveOut = (at) => {
+    edit("targets", typed.filter((_, place) => place !== at));
+    focusNext(".targets .target input");
+  };
   const whole = typed.reduce((sum, each) => sum + Number(each.weight || 0), 0);
   const fault = store.form.fault?.field === "targets" && store.form.fault.text;
   return html`<fieldset class="field wide targets"><legend>Models and their shares</legend>
@@ -66,10 +75,10 @@ function rows(typed) {
         onInput=${(event) => set(at, { weight: event.target.value })} />
       <span class="share">${whole ? `${Math.round((1000 * Number(each.weight || 0)) / whole) / 10} %` : ""}</span>
       ${typed.length > 1 && html`<button type="button" aria-label=${`Leave out model ${at + 1}`}
-        onClick=${() => edit("targets", typed.filter((_, place) => place !== at))}>×</button>`}</div>`)}
+        onClick=${() => leaveOut(at)}>×</button>`}</div>`)}
     ${typed.length === 2 && slider(typed, whole)}
     ${fault && html`<p class="fault" role="alert">${fault}</p>`}
-    <div class="commands"><button type="button" onClick=${() => edit("targets", [...typed, { model: "", weight: typed.length === 1 ? 0 : 1 }])}>
+    <div class="commands"><button type="button" onClick=${add}>
       Add a model</button></div></fieldset>`;
 }
 

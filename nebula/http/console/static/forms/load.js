@@ -139,7 +139,7 @@ function fields(was, identity) {
     ${lines("options", "Options of vLLM", { usual: first.options, hint: "One a line: max-model-len=4096." })}
     ${lines("secrets", "Variables from secrets of the nodes", { usual: first.secrets, hint: "One a line, SECRET:VARIABLE: hf:HF_TOKEN. Only the name is recorded." })}
   </div>
-  <details><summary>Where it may run, adapters, and how it follows its load</summary><div class="fields">
+  <details><summary>Where it may run, its adapters, and how it follows the load</summary><div class="fields">
     ${text("node", "Only on the node", { usual: first.node })}
     ${text("devices", "Only on its devices", { usual: first.devices, hint: "Their numbers: 0, 1." })}
     ${choice("policy", "Policy", [["spread", "spread"], ["binpack", "binpack"]], { usual: first.policy })}
@@ -147,9 +147,9 @@ function fields(was, identity) {
     ${lines("labels", "Labels that a node must have", { usual: first.labels, hint: "One a line: zone=a." })}
     ${lines("adapters", "Adapters", { usual: first.adapters, hint: "One a line, NAME=SOURCE." })}
     ${choice("lora", "Takes adapters", [["", "if it has some"], ["true", "yes"], ["false", "no"]], { usual: first.lora })}
-    ${text("autoscale", "Follows its load", { usual: first.autoscale, hint: "LEAST:MOST, like 1:4 or 1:4,in-flight=8." })}
-    ${number("idle_after", "Sleeps after seconds without a request", { usual: first.idle_after })}
-    ${number("max_in_flight", "Requests that a replica has at a time", { usual: first.max_in_flight, min: 1 })}
+    ${text("autoscale", "Replicas follow the load", { usual: first.autoscale, hint: "LEAST:MOST, like 1:4 or 1:4,in-flight=8." })}
+    ${number("idle_after", "Sleeps after so many seconds without a request", { usual: first.idle_after })}
+    ${number("max_in_flight", "Requests that a replica answers at a time", { usual: first.max_in_flight, min: 1 })}
     ${number("max_waiting", "Requests that may queue in a router", { usual: first.max_waiting })}
     ${lines("fallback", "Models that answer in its place", { usual: first.fallback, hint: "One name a line, in their order." })}
     ${lines("env", "Variables in clear", { usual: first.env, hint: "One a line, NAME=VALUE. The log keeps them for ever." })}

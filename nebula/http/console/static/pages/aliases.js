@@ -1,6 +1,5 @@
 // Aliases: names that stand for models, each model with its share of the requests.
 import { html, store } from "../store.js";
-import { href } from "../moment.js";
 import { badge, link, pager, table } from "../parts.js";
 import { changes } from "../changes.js";
 import { naming } from "../forms/alias.js";
@@ -34,7 +33,7 @@ export function shareOf(target, targets) {
 }
 
 const COLUMNS = [
-  ["Alias", (row) => html`<a href=${href(`/aliases/${encodeURIComponent(row.id)}`)}>${row.name}</a>`],
+  ["Alias", (row) => link("alias", row.id, row.name)],
   ["Models", (row) => row.targets.map((each, at) => html`${at > 0 && ", "}${each.id ? link("model", each.id) : each.name} ${shareOf(each, row.targets)}
     ${each.phase !== "ready" && html` ${badge(each.phase || "no such model")}`}`)],
   ["Mirror", (row) => row.mirror],

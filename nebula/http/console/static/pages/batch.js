@@ -1,9 +1,10 @@
 // One batch: how far it is, its files, its last events, and an early end.
-import { html, setForm, store, update } from "../store.js";
+import { html, store } from "../store.js";
 import { send } from "../api.js";
 import { href } from "../moment.js";
 import { atEvent, badge, clock, command, count, facts, link, prose, table } from "../parts.js";
 import { save } from "../saving.js";
+import { card, failure, opener, tell, tellFailure, told } from "../opening.js";
 import { curl, line, sameAs } from "../shell.js";
 import { EVENTS } from "./key.js";
 import { progress } from "./batches.js";
@@ -24,8 +25,7 @@ export function view({ batch: found }, [id]) {
     <div class="commands">${command(line("nebula", "why", "batch", id))}
       <a class="button" href=${href("/events", { about: `batch/${id}` })}>Its events</a></div>
     ${present && !row.over && row.state !== "cancelling" && cancelling(id)}
-    ${store.form.done && html`<p class="well" role="status">${store.form.done}</p>`}
-    ${store.form.failed && html`<p class="failure" role="alert">${store.form.failed}</p>`}
+    ${told()}${failure()}
     <h2>What it is</h2>
     ${facts([
       ["Endpoint", row.endpoint], ["Key", row.key && link("key", row.key)], ["Created", clock(row.created)],
@@ -47,23 +47,22 @@ function cancelling(id) {
   const end = async () => {
     try {
       const found = await send("POST", path);
-      update({ form: { done: `It is asked to end: event ${found.seq}.` } });
+      tell({ done: `It is asked to end: event ${found.seq}.` });
     } catch (error) {
-      setForm("failed", error.message);
+      tellFailure(error.message);
     }
   };
-  return html`<section class="change" aria-label="Change"><div class="commands"><button type="button" aria-expanded=${String(open)}
-      onClick=${() => update({ form: { action: open ? "" : "cancel" } })}>Cancel</button></div>
-    ${open && html`<div class="card"><p>Its lines that are not answered yet are given up; the answers that are there are kept.</p>
+  return html`<section class="change" aria-label="Change"><div class="commands">${opener("cancel", "Cancel")}</div>
+    ${open && card("Cancel this batch", html`<p>Its lines that are not answered yet are given up; the answers that are there are kept.</p>
       <button type="button" class="danger" onClick=${end}>Cancel this batch</button>
-      ${sameAs([line("nebula", "batch", "cancel", id), curl("POST", path)])}</div>`}</section>`;
+      ${sameAs([line("nebula", "batch", "cancel", id), curl("POST", path)])}`)}</section>`;
 }
 
 function files(found, present) {
   return [
     ["What", ([name]) => name],
     ["File", ([, file]) => html`<code>${file}</code>`],
-    ["", ([name, file]) => (found.mine && present
+    [html`<span class="unseen">Save</span>`, ([name, file]) => (found.mine && present
       ? html`<button type="button" aria-label=${`Save ${name}`} onClick=${() => save(`/v1/files/${encodeURIComponent(file)}/content`, `${found.row.id}-${name}.jsonl`)}>Save</button>`
       : "")],
   ];

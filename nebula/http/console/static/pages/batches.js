@@ -40,12 +40,11 @@ export function progress(row) {
 }
 
 const COLUMNS = [
-  ["Batch", (row) => html`<span class="nowrap">${link("batch", row.id)}</span>`],
+  ["Batch", (row) => link("batch", row.id)],
   ["State", (row) => badge(row.state)],
   ["Progress", progress],
   ["Endpoint", (row) => html`<span class="nowrap">${row.endpoint}</span>`],
-  ["Key", (row) => (row.key ? html`<span class="nowrap">${link("key", row.key)}</span>` : "")],
+  ["Key", (row) => (row.key ? link("key", row.key) : "")],
   ["Created", (row) => html`<span class="nowrap">${clock(row.created)}</span>`],
-  ["Ended", (row) => (row.finished ? html`<span class="nowrap">${clock(row.finished)}</span>` : "")],
-  ["Ends by", (row) => (row.over ? "" : html`<span class="nowrap">${clock(row.expires)}</span>`)],
+  ["Ended", (row) => html`<span class="nowrap">${row.over ? clock(row.finished) : html`<span class="soft">by</span> ${clock(row.expires)}`}</span>`],
 ];

@@ -38,9 +38,9 @@ export function view({ changed }) {
 const SIGNS = { "+": "added", "-": "removed", "~": "changed" };
 
 const COLUMNS = [
-  ["What", (row) => html`<span class="nowrap">${row.aggregate} ${link(row.aggregate, row.id)}</span>`],
+  ["What", (row) => html`${row.aggregate} ${link(row.aggregate, row.id)}`],
   ["How", (row) => badge(SIGNS[row.sign])],
   ["Field", (row) => row.field],
-  ["Before", (row) => html`<span class="detail minus">${row.before}</span>`],
-  ["After", (row) => html`<span class="detail plus">${row.after}</span>`],
+  ["Before", (row) => (row.before ? html`<span class="detail minus">${row.before}</span>` : "")],
+  ["After", (row) => (row.after ? html`<span class="detail plus">${row.after}</span>` : "")],
 ];

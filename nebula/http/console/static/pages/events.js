@@ -72,6 +72,12 @@ export function nested(events) {
   return found;
 }
 
+/** The day of an event, unless it is that of the moment which is shown. */
+function dayOf(event) {
+  const day = clock(event.time).slice(0, 10);
+  return day === clock(store.time).slice(0, 10) ? "" : html`<span class="nowrap">${day}</span> `;
+}
+
 function line(event, depth) {
   const rejected = event.type === "EventRejected" || event.malformed;
   const by = event.by || event.actor;
@@ -79,7 +85,7 @@ function line(event, depth) {
     ? html` <a class="soft" href=${href("/events", { cause: event.cause })}>after ${event.cause}</a>` : null;
   return html`<li key=${event.seq}>
     <a class="seq" href=${href("/", { at: event.seq })} title="The cluster as it was then">${event.seq}</a>
-    <span class="soft nowrap" title=${event.time}>${clock(event.time).slice(11)}</span>
+    <span class="soft" title=${event.time}>${dayOf(event)}${clock(event.time).slice(11)}</span>
     <span class="what ${depth ? "deep" : ""} ${rejected ? "rejected" : ""}" style=${{ marginLeft: `${Math.min(depth, 8) * 18}px` }}>
       <b>${link(event.aggregate, event.id) || event.aggregate}</b> ${event.text}${" "}
       <a class="type" href=${href("/events", { cause: event.seq })} title="What it led to">${event.type}</a>

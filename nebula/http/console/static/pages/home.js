@@ -8,7 +8,7 @@ export const title = () => "Home";
 export const needs = () => ({ home: ["/admin/attention", {}] });
 
 export function view({ home }) {
-  if (!home) return null;
+  if (!home) return html`<h1>Nebula</h1>`;
   const when = store.route.query.get("at") ? "at this moment" : "now";
   return html`
     <h1>${home.cluster.name || "Nebula"}</h1>

@@ -1,8 +1,9 @@
 // One key: what it may do, what is left of its limits, its last events, and forms that change it.
-import { html, store, update } from "../store.js";
+import { html, store } from "../store.js";
 import { href } from "../moment.js";
 import { atEvent, badge, clock, command, count, facts, prose, table } from "../parts.js";
-import { begin, changeForm, open, outcome, revokeForm, rotateForm } from "../key_forms.js";
+import { begun, changeForm, open, outcome, revokeForm, rotateForm } from "../key_forms.js";
+import { opener } from "../opening.js";
 import { line } from "../shell.js";
 import { LIMITS } from "./usage.js";
 
@@ -37,10 +38,9 @@ export function view({ key: found }, [id]) {
 
 function forms(key) {
   const shown = FORMS.find(([action]) => action === store.form.action);
-  const toggle = (action) => (action === "change" ? begin(action, key)
-    : update({ form: { action: store.form.action === action ? "" : action } }));
-  return html`<section class="change" aria-label="Change"><div class="commands">${FORMS.map(([action, words]) => html`<button
-      type="button" key=${action} aria-expanded=${String(store.form.action === action)} onClick=${() => toggle(action)}>${words}</button>`)}</div>
+  const opened = { change: () => begun("change", key) };
+  return html`<section class="change" aria-label="Change"><div class="commands">${FORMS.map(([action, words]) =>
+    opener(action, words, opened[action]))}</div>
     ${shown && shown[2](key)}</section>`;
 }
 

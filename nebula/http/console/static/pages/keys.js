@@ -1,8 +1,9 @@
 // Keys: what each is for, and a form that issues one.
 import { html, store } from "../store.js";
 import { href } from "../moment.js";
-import { atEvent, badge, clock, count, link, pager, table } from "../parts.js";
-import { begin, issueForm, open, outcome } from "../key_forms.js";
+import { atEvent, badge, brief, clock, count, link, pager, table } from "../parts.js";
+import { begun, issueForm, open, outcome } from "../key_forms.js";
+import { opener } from "../opening.js";
 import { finder } from "./models.js";
 
 export const title = () => "Keys";
@@ -25,8 +26,7 @@ export function view({ keys }) {
     href=${href("/keys", { ...query, state, after: "" })}>${state || "all"} ${number}</a>`;
   return html`<h1>Keys</h1>
     ${outcome()}
-    ${open() && html`<section class="change" aria-label="Issue a key"><div class="commands"><button type="button"
-      aria-expanded=${String(store.form.action === "issue")} onClick=${() => begin("issue")}>Issue a key</button></div>
+    ${open() && html`<section class="change" aria-label="Issue a key"><div class="commands">${opener("issue", "Issue a key", () => begun("issue"))}</div>
       ${store.form.action === "issue" && issueForm()}</section>`}
     <div class="filters" style=${{ marginTop: "12px" }}>${finder("/keys", "Find by id, name or tenant")}${chip("", all)}
       ${["valid", "expired", "revoked"].filter((each) => keys.states[each]).map((each) => chip(each, keys.states[each]))}</div>
@@ -40,9 +40,9 @@ export function limitsOf(limits) {
 }
 
 const COLUMNS = [
-  ["Key", (row) => html`<span class="nowrap">${link("key", row.id)}</span>`],
+  ["Key", (row) => link("key", row.id)],
   ["State", (row) => badge(row.state)],
-  ["Begins", (row) => html`<code class="nowrap">${row.begins}…</code>`],
+  ["Begins", (row) => html`<code>${brief(`${row.begins}…`)}</code>`],
   ["Holder", (row) => row.name],
   ["Scopes", (row) => row.scopes.join(", ")],
   ["Models", (row) => row.models.join(", ")],

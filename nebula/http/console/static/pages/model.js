@@ -1,9 +1,10 @@
 // One model: how it stands, its replicas, adapters and aliases, and the table of places.
 import { html } from "../store.js";
 import { href } from "../moment.js";
-import { badge, detail, clock, command, count, facts, gib, link, ofNanoseconds, prose, table, why } from "../parts.js";
+import { badge, brief, detail, clock, command, count, facts, gib, link, ofNanoseconds, prose, table, why } from "../parts.js";
 import { changes } from "../changes.js";
 import { modelActions } from "../forms/model.js";
+import { aliasLinks } from "./models.js";
 import { backLink } from "../forms/roll_back.js";
 
 export const title = ([id]) => id;
@@ -30,7 +31,7 @@ export function view({ model: found }, [id]) {
       ["Name for clients", model.name], ["Source", model.source], ["Task", model.task],
       ["Memory of each replica", spec.memory], ["Replicas", spec.autoscale
         ? `${spec.autoscale.least} to ${spec.autoscale.most}` : String(spec.replicas)],
-      ["Aliases", found.aliases.join(", ")], ["Policy", spec.policy],
+      ["Aliases", aliasLinks(found.aliases)], ["Policy", spec.policy],
       ["Labels", Object.entries(spec.labels).map((pair) => pair.join("=")).join(", ")],
       ["Fallback", spec.fallback.join(", ")], ["Options of its engines", told],
       ["Starts", spec.on_request ? "with the first request" : ""],
@@ -47,12 +48,12 @@ export function view({ model: found }, [id]) {
 }
 
 export const REPLICAS = [
-  ["Replica", (row) => html`<span class="nowrap">${link("replica", row.id)}</span>`],
+  ["Replica", (row) => link("replica", row.id)],
   ["Phase", (row) => badge(row.retired ? "retired" : row.phase)],
-  ["Node", (row) => html`${link("node", row.node)}/${row.devices.join("+")}`],
+  ["Node", (row) => html`<span class="brief">${link("node", row.node)}/${row.devices.join("+")}</span>`],
   ["Memory", (row) => html`<span class="nowrap">${gib(row.memory)}</span>`],
   ["Since", (row) => html`<span class="nowrap">${clock(ofNanoseconds(row.since))}</span>`],
-  ["Engine", (row) => (row.engine ? `pid ${row.engine.pid}, attempt ${row.attempt || 1}` : "")],
+  ["Engine", (row) => (row.engine ? brief(`pid ${row.engine.pid}, attempt ${row.attempt || 1}`) : "")],
   ["Reason", (row) => detail(row.reason)],
 ];
 

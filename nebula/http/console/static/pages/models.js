@@ -55,6 +55,11 @@ export function view({ models }) {
     ${pager(models, query, "/models")}`;
 }
 
+/** Links to aliases, which are told as a name with its share: `best 90/100`. */
+export function aliasLinks(aliases) {
+  return aliases.length ? aliases.map((each, at) => html`${at > 0 && ", "}<a href=${href("/aliases", { find: each.split(" ")[0] })}>${each}</a>`) : "";
+}
+
 const COLUMNS = [
   ["Model", (row) => link("model", row.id)],
   ["Phase", (row) => badge(row.phase)],
@@ -62,7 +67,7 @@ const COLUMNS = [
   ["Task", (row) => row.task],
   ["Nodes", (row) => html`${row.nodes.map((each, at) => html`${at ? ", " : ""}${link("node", each)}`)}
     ${row.more_nodes > 0 ? ` and ${row.more_nodes} more` : ""}`],
-  ["Aliases", (row) => row.aliases.join(", ")],
+  ["Aliases", (row) => aliasLinks(row.aliases)],
   ["Adapters", (row) => row.adapters.join(", ")],
   ["Detail", (row) => detail(row.detail)],
 ];

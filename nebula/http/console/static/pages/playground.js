@@ -2,6 +2,7 @@
 import { html, root, setForm, store, update } from "../store.js";
 import { ask, events, send } from "../api.js";
 import { command, table } from "../parts.js";
+import { curl } from "../shell.js";
 
 export const title = () => "Playground";
 
@@ -50,7 +51,6 @@ function chat(models, rehearsal) {
     event.preventDefault();
     chosen.forEach((model, side) => stream(model, side));
   };
-  const text = JSON.stringify(bodyFor(chosen[0]));
   return html`<form class="change" onSubmit=${run}>
       <textarea aria-label="Prompt" onInput=${typed("prompt")}>${field("prompt", LEFT)}</textarea>
       <div class="filters">${select("first", models)} ${select("second", models, true)}
@@ -61,10 +61,10 @@ function chat(models, rehearsal) {
       <span class="soft">${field(`took${side}`)}</span>
       ${rehearsal && field(`request${side}`) && killing(side)}
       ${field(`killed${side}`) && html`<p class="caution" role="status">${field(`killed${side}`)}</p>`}
-      <div class="answer" aria-live="polite">${field(`answer${side}`)}</div></div>`)}</div>
+      <div class="answer" aria-live="polite" aria-busy=${String(Boolean(field(`asks${side}`)))}>${field(`answer${side}`)}</div></div>`)}</div>
     <details><summary>The same as code</summary><div class="ways">
-      ${command(`curl ${location.origin}${root}/v1/chat/completions -H 'content-type: application/json' -d '${text.replaceAll("'", "'\\''")}'`)}
-      <pre>${`from openai import OpenAI
+      ${command(curl("POST", "/v1/chat/completions", bodyFor(chosen[0])))}
+      <pre tabindex="0" role="region" aria-label="The same in Python">${`from openai import OpenAI
 client = OpenAI(base_url="${location.origin}${root}/v1", api_key="KEY")
 for piece in client.chat.completions.create(**${JSON.stringify(bodyFor(chosen[0])).replaceAll(":true", ":True")}):
     print(piece.choices[0].delta.content or "", end="")`}</pre></div></details>`;
@@ -75,6 +75,7 @@ async function stream(model, side) {
   const show = (answer, took) => update({ form: { ...store.form, [`answer${side}`]: answer, [`took${side}`]: took } });
   const note = (request, killed) => update({ form: { ...store.form, [`request${side}`]: request, [`killed${side}`]: killed } });
   show("", "waits …");
+  setForm(`asks${side}`, true); // what is said of the answer is said once, as a whole
   note("", "");
   let answer = "";
   let first = 0;
@@ -96,6 +97,7 @@ async function stream(model, side) {
     show(answer, `failed: ${error.message}`);
   }
   setForm(`request${side}`, "");
+  setForm(`asks${side}`, false);
 }
 
 /** On a rehearsal cluster: a button that kills the engine which answers, to see the answer go on. */

@@ -1,7 +1,8 @@
 // One request: where it is now, its way step by step, and an end to it.
-import { html, setForm, store, update } from "../store.js";
+import { html, store } from "../store.js";
 import { send } from "../api.js";
 import { badge, clock, command, facts, link, ofNanoseconds, prose } from "../parts.js";
+import { card, failure, opener, tell, tellFailure, told } from "../opening.js";
 import { curl, line, sameAs } from "../shell.js";
 import { href } from "../moment.js";
 
@@ -25,8 +26,7 @@ export function view({ request: found }, [id]) {
     <div class="commands">${command(line("nebula", "why", "request", id))}
       ${command(curl("GET", `/admin/requests/${encodeURIComponent(id)}`))}</div>
     ${now && cancelling(now.id)}
-    ${store.form.done && html`<p class="well" role="status">${store.form.done}</p>`}
-    ${store.form.failed && html`<p class="failure" role="alert">${store.form.failed}</p>`}
+    ${told()}${failure()}
     ${now && html`<h2>Where it is</h2>${facts(place(now))}`}
     ${found.key && !now && facts([["Key", link("key", found.key)]])}
     <h2>Its way</h2>
@@ -60,14 +60,13 @@ function cancelling(id) {
   const end = async () => {
     try {
       await send("DELETE", path);
-      update({ form: { done: "It was cancelled." } });
+      tell({ done: "It was cancelled." });
     } catch (error) {
-      setForm("failed", error.message);
+      tellFailure(error.message);
     }
   };
-  return html`<section class="change" aria-label="Change"><div class="commands"><button type="button" aria-expanded=${String(open)}
-      onClick=${() => update({ form: { action: open ? "" : "cancel" } })}>Cancel</button></div>
-    ${open && html`<div class="card"><p>Its client gets an error; what it has by then of a stream stays.</p>
+  return html`<section class="change" aria-label="Change"><div class="commands">${opener("cancel", "Cancel")}</div>
+    ${open && card("Cancel this request", html`<p>Its client gets an error; what it has by then of a stream stays.</p>
       <button type="button" class="danger" onClick=${end}>Cancel this request</button>
-      ${sameAs([line("nebula", "requests", "cancel", id), curl("DELETE", path)])}</div>`}</section>`;
+      ${sameAs([line("nebula", "requests", "cancel", id), curl("DELETE", path)])}`)}</section>`;
 }

@@ -1,5 +1,6 @@
 // Requests in flight in the whole cluster, and an end to one. They are not in the log: only now.
-import { html, setForm, store } from "../store.js";
+import { html, store, update } from "../store.js";
+import { focusNext } from "../focus.js";
 import { send } from "../api.js";
 import { go, href } from "../moment.js";
 import { count, link, table } from "../parts.js";
@@ -13,10 +14,11 @@ export const needs = () => (store.live ? { requests: ["/admin/requests", { limit
 async function cancel(id) {
   try {
     await send("DELETE", `/admin/requests/${encodeURIComponent(id)}`);
-    setForm("told", `${id} was cancelled.`);
+    update({ form: { told: `${id} was cancelled.` } });
   } catch (error) {
-    setForm("told", error.message);
+    update({ form: { told: error.message } });
   }
+  focusNext("main [role=status]");
 }
 
 function find(event) {
@@ -30,7 +32,7 @@ export function view({ requests }) {
   return html`<h1>Requests in flight now</h1>
     <form class="filters" onSubmit=${find}><input name="id" required size="36" aria-label="Id of a request"
       placeholder="x-request-id of any answer" /><button type="submit">Show its way</button></form>
-    ${store.form.told && html`<p role="status">${store.form.told}</p>`}
+    ${store.form.told && html`<p role="status" tabindex="-1">${store.form.told}</p>`}
     ${found.length
       ? table("Requests in flight", COLUMNS, found, (row) => row.id)
       : requests && html`<p class="well">No request is in flight.</p>`}
@@ -38,7 +40,7 @@ export function view({ requests }) {
 }
 
 const COLUMNS = [
-  ["Request", (row) => html`<code class="nowrap">${link("request", row.id)}</code>`],
+  ["Request", (row) => html`<code>${link("request", row.id)}</code>`],
   ["Model", (row) => html`${link("model", row.model)}${row.adapter ? ` with ${row.adapter}` : ""}`],
   ["State", (row) => `${row.state}${row.position ? `, ${row.position}. in its queue` : ""}`],
   ["At", (row) => row.replica || row.router],
@@ -47,6 +49,6 @@ const COLUMNS = [
   ["Path", (row) => row.path],
   ["Tenant", (row) => row.tenant],
   ["Key", (row) => row.key],
-  ["", (row) => html`<button type="button" class="danger" onClick=${() => cancel(row.id)}
+  [html`<span class="unseen">Cancel</span>`, (row) => html`<button type="button" class="danger" onClick=${() => cancel(row.id)}
     aria-label=${`Cancel ${row.id}`}>Cancel</button>`],
 ];

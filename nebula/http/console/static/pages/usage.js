@@ -1,7 +1,7 @@
 // Usage: how many tokens were used by what in a time before the moment, and what is left of which limit.
 import { html, store } from "../store.js";
 import { go, href } from "../moment.js";
-import { clock, command, count, link, pager, table } from "../parts.js";
+import { brief, clock, command, count, link, pager, table } from "../parts.js";
 import { save } from "../saving.js";
 import { curl } from "../shell.js";
 
@@ -93,20 +93,22 @@ function bars(all) {
     <span>highest: ${number(highest)} tokens</span></p>`;
 }
 
+const capital = (word) => word[0].toUpperCase() + word.slice(1);
+
 const figureOf = (name) => (row) => html`<span class="number">${number(row[name])}</span>`;
 
 function columns(by) {
   const kinds = { model: (row) => link("model", row.model), key: (row) => ofKey(row.key) };
   return [
-    ...by.map((each) => [each, (row) => html`<span class="nowrap">${(kinds[each] ?? ((of) => of[each]))(row)}</span>`]),
-    ["Requests", figureOf("requests")], ["Prompt", figureOf("prompt_tokens")], ["Cached", figureOf("cached_tokens")],
-    ["Completion", figureOf("completion_tokens")], ["Total", figureOf("total_tokens")],
+    ...by.map((each) => [capital(each), (row) => (row[each] ? (kinds[each] ?? ((of) => brief(of[each])))(row) : html`<span class="soft">none</span>`)]),
+    ["Requests", figureOf("requests")], ["Tokens of prompts", figureOf("prompt_tokens")], ["Of them cached", figureOf("cached_tokens")],
+    ["Tokens of answers", figureOf("completion_tokens")], ["Tokens in all", figureOf("total_tokens")],
   ];
 }
 
 /** Usage names keys as the log does, `key:ci`. */
 function ofKey(text) {
-  return text.startsWith("key:") ? link("key", text.slice(4)) : text;
+  return text.startsWith("key:") ? link("key", text.slice(4)) : brief(text);
 }
 
 function find(event) {
@@ -126,7 +128,7 @@ function limited(limits) {
 }
 
 export const LIMITS = [
-  ["Of", (row) => html`<span class="nowrap">${row.kind} ${link(row.kind, row.id)}</span>`],
+  ["Of", (row) => html`${row.kind} ${link(row.kind, row.id)}`],
   ["Limit", (row) => html`<span class="nowrap">${row.name.replaceAll("_", " ")}</span>`],
   ["At most", (row) => html`<span class="nowrap">${typeof row.limit === "number" ? number(row.limit) : row.limit}</span>`],
   ["Used", (row) => (row.used === null ? "" : html`<span class="nowrap">${number(row.used)}</span>`)],

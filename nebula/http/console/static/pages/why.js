@@ -22,8 +22,9 @@ function ask(event) {
 export function view({ why }) {
   const { about } = queryOf(store.route);
   return html`<h1>Why ${why ? link(why.kind, why.id) : about}</h1>
-    <form class="filters" onSubmit=${ask}><input name="about" type="search" required size="30" aria-label="Model, alias, adapter, replica or node"
+    <form class="filters" onSubmit=${ask}><input name="about" type="search" required size="36" aria-label="Model, alias, adapter, replica or node"
       placeholder="model, alias, adapter, replica, node" value=${about} /><button type="submit">Why?</button></form>
+    ${!about && html`<p class="soft">Type what you wonder about: it is told how that stands, what to do, and which events made it so.</p>`}
     ${why && told(why)}`;
 }
 
