@@ -26,9 +26,11 @@ from nebula.events.record import Entry
 from nebula.events.usage import UsageRolledUp, UsageSum
 from nebula.events.usage_limits import UsageLimits
 from nebula.events.values import Assignment, Device, Target
+from nebula.events.version import VERSION
 from nebula.events.vocabulary import (
     BatchFinished,
     BatchStarted,
+    ClusterFounded,
     EngineFailed,
     EngineReady,
     EngineStarted,
@@ -52,6 +54,7 @@ PAGES = (
 def happenings(count: int) -> Iterator[tuple[str, Event]]:
     """Yield the events of a cluster that starts its models, and then restarts some of them."""
     chance = Random(7)
+    yield "bench", ClusterFounded("bench", VERSION)
     devices = tuple(Device(index, "gpu", "H200", 140 * GIB) for index in range(8))
     for number in range(NODES):
         yield f"n{number:04}", NodeRegistered(devices, f"host-{number}", {"zone": f"z{number % 3}"})
@@ -85,7 +88,7 @@ def accounts() -> Iterator[tuple[str, Event]]:
         batch, owner = f"batch_{number:05}", f"{number:064x}"
         yield batch, BatchRequested(f"file-{number}", "/v1/chat/completions", owner=owner)
         yield batch, BatchStarted(1000)
-        if number % 10:
+        if number % 100:
             yield batch, BatchFinished("completed", 995, 5, f"file-a{number}", f"file-b{number}")
     now = int(time.time()) // 3600 * 3600
     for hour in range(HOURS):

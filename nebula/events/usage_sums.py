@@ -57,10 +57,15 @@ class Sums:
 
     def add(self, more: UsageSum) -> None:
         """Add a sum."""
-        values = astuple(more)
-        counts = self._rows.setdefault(values[:7], [0, 0, 0, 0, 0])
-        for at, count in enumerate(values[7:]):
-            counts[at] += count
+        row = (more.hour, more.key, more.model, more.path, more.tenant, more.user, more.adapter)
+        counts = self._rows.get(row)
+        if counts is None:
+            counts = self._rows[row] = [0, 0, 0, 0, 0]
+        counts[0] += more.requests
+        counts[1] += more.prompt
+        counts[2] += more.cached
+        counts[3] += more.completion
+        counts[4] += more.estimated
 
     def rows(self) -> tuple[UsageSum, ...]:
         """Return the sums, in an order that does not depend on that of the records."""

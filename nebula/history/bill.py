@@ -1,7 +1,9 @@
 """What was used, by whatever people ask for. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
+from operator import attrgetter
 
 from msgspec import Struct
 
@@ -9,8 +11,6 @@ from nebula.events.usage import UsageSum
 
 GROUPS = ("key", "tenant", "model", "adapter", "user", "path", "day", "hour")
 """What usage can be told apart by. Days and hours are in UTC."""
-
-COUNTS = ("requests", "prompt", "cached", "completion", "estimated")
 
 
 class Line(Struct, frozen=True):
@@ -31,22 +31,39 @@ class Line(Struct, frozen=True):
 
 def lines(sums: Iterable[UsageSum], by: Sequence[str]) -> tuple[Line, ...]:
     """Return what was used by each, in the order of their values."""
+    readers = [_reader(group) for group in by]
     found: dict[tuple[str, ...], list[int]] = {}
-    for each in sums:
-        values = tuple(value(each, group) for group in by)
-        counts = found.setdefault(values, [0] * len(COUNTS))
-        for at, name in enumerate(COUNTS):
-            counts[at] += getattr(each, name)
+    for each in sums:  # a month of a large cluster has hundreds of thousands
+        values = tuple([read(each) for read in readers])
+        counts = found.get(values)
+        if counts is None:
+            counts = found[values] = [0, 0, 0, 0, 0]
+        counts[0] += each.requests
+        counts[1] += each.prompt
+        counts[2] += each.cached
+        counts[3] += each.completion
+        counts[4] += each.estimated
     return tuple(Line(values, *counts) for values, counts in sorted(found.items()))
 
 
-def value(of: UsageSum, group: str) -> str:
-    """Return what a sum has in common by one of GROUPS."""
+def _reader(group: str) -> Callable[[UsageSum], str]:
+    """Return what reads of a sum what it has in common by one of GROUPS."""
     if group == "day":
-        return f"{datetime.fromtimestamp(of.hour, UTC):%Y-%m-%d}"
+        return lambda of: _day(of.hour)
     if group == "hour":
-        return f"{datetime.fromtimestamp(of.hour, UTC):%Y-%m-%dT%H:00Z}"
-    return str(getattr(of, group))
+        return lambda of: _hour(of.hour)
+    read: Callable[[UsageSum], str] = attrgetter(group)
+    return read
+
+
+@lru_cache(1024)
+def _day(hour: int) -> str:
+    return f"{datetime.fromtimestamp(hour, UTC):%Y-%m-%d}"
+
+
+@lru_cache(1024)
+def _hour(hour: int) -> str:
+    return f"{datetime.fromtimestamp(hour, UTC):%Y-%m-%dT%H:00Z}"
 
 
 def told(line: Line, by: Sequence[str]) -> Mapping[str, str | int]:

@@ -42,6 +42,7 @@ class FileLog(ShownLog):
         self._places: list[ReadingPlace | None] = [None]
         self._state = EMPTY
         self._rolled_up: list[UsageRolledUp] = []
+        self._used: tuple[int, int, Usage] | None = None
         with path.open("rb") as file:
             reader = Reader(file, str(path))
             every = max(LEAST, reader.last // KEPT)
@@ -116,8 +117,14 @@ class FileLog(ShownLog):
             await pace(time.monotonic() - began)
 
     async def usage(self, since: int, until: int, pace: Pace = unhurried) -> Usage:  # noqa: ARG002
-        """Return what the log has of what was used in the hours from `since` to before `until`."""
-        return usage_log.in_events(self._rolled_up, since, until)
+        """Return what the log has of what was used in the hours from `since` to before `until`.
+
+        The last answer is kept: the moments of an hour have the same.
+        """
+        if self._used is None or self._used[:2] != (since, until):
+            found = usage_log.in_events(self._rolled_up, since, until)
+            self._used = (since, until, found)
+        return self._used[2]
 
     async def used(self, kind: str, identity: str) -> None:  # noqa: ARG002
         """Return None: a log does not tell what is used of limits."""

@@ -178,7 +178,7 @@ function shell() {
 
 /** Ask again for what no event tells of, while the tab is visible. */
 async function poll() {
-  if (page?.every && !document.hidden && !store.locked) await load();
+  if (page?.every && store.live && !document.hidden && !store.locked) await load();
   setTimeout(poll, page?.every ?? CALM);
 }
 
