@@ -8,6 +8,7 @@ import click
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.cli.gateway_options import (
+    leases_option,
     open_option,
     open_scopes,
     place,
@@ -51,6 +52,7 @@ from nebula.store.responses import KEEP, ResponseStore
 @allowed_host_option
 @allow_origin_option
 @open_option
+@leases_option
 @sign_in_options
 @click.option(
     "--max-body",
@@ -124,6 +126,7 @@ def gateway(
     allowed_hosts: tuple[str, ...],
     allowed_origins: tuple[str, ...],
     opened: tuple[str, ...],
+    leases: bool,
     sign_in: SignInOptions,
     max_body: int,
     load_timeout: float,
@@ -162,6 +165,7 @@ def gateway(
             answer_memory=answer_memory,
         )
         actor.cluster = cluster
+        actor.leasing.asks = leases
         trace_events(actor, tracing)
         store = ResponseStore(actor.connection, stream_replicas, keep_responses, responses_room)
         signing = sign_in.settings()

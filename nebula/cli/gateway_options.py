@@ -60,6 +60,13 @@ open_option = click.option(
     help="What to answer without an API key; `none` for nothing. Repeatable. [infer on a loopback "
     "address or a Unix socket, none elsewhere] [env: NEBULA_OPEN]",
 )
+leases_option = click.option(
+    "--leases",
+    is_flag=True,
+    envvar="NEBULA_LEASES",
+    help="Ask routers for leases of replicas, and send requests there without them as long as none "
+    "waits. [env: NEBULA_LEASES]",
+)
 root_path_option = click.option(
     "--root-path",
     default="",

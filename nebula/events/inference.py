@@ -246,8 +246,8 @@ class ReplicaCandidate(Struct, frozen=True, array_like=True):
         return self.in_flight + self.waiting
 
 
-class Routed(Struct, frozen=True):
-    """Why a router sent a request to the replica that got it."""
+class Routed(Struct, frozen=True, omit_defaults=True):
+    """Why a router, or a gateway that held its lease, sent a request to the replica that got it."""
 
     router: Annotated[str, Meta(description="Id of the router.")]
     seq: Annotated[int, Meta(description="Sequence of the last event that the router had folded.")]
@@ -258,6 +258,13 @@ class Routed(Struct, frozen=True):
     waited: Annotated[
         float, Meta(description="Time that the request queued in the router, in seconds.")
     ] = 0.0
+    gateway: Annotated[
+        str,
+        Meta(
+            description="Id of the gateway that chose and sent it under a lease of the router; "
+            "empty if the router did."
+        ),
+    ] = ""
 
 
 class UnderWay(Struct, frozen=True, array_like=True):

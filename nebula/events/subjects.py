@@ -34,6 +34,7 @@ ROUTER_STATUS = "nebula.status.router.*"
 NODE_STATUS = "nebula.status.node.*"
 STORE_STATUS = "nebula.status.store.*"
 CAPTURED = "nebula.captured.*"
+LEASES_RECALLED = "nebula.leases.recalled.*.*"
 IN_FLIGHT = "nebula.inflight.list"
 """The request-reply subject on which all gateways and routers tell which requests are in flight."""
 CANCEL_IN_FLIGHT = "nebula.inflight.cancel"
@@ -245,6 +246,21 @@ def router_metrics(router: str) -> str:
 def node_metrics(node: str) -> str:
     """Return the request-reply subject on which a node tells its metrics and its engines'."""
     return f"nebula.metrics.node.{node}"
+
+
+def leases_asked(gateway: str, router: str) -> str:
+    """Return the subject on which a gateway reports to a router, which lends it replicas."""
+    return f"nebula.leases.asked.{gateway}.{router}"
+
+
+def leases_granted(gateway: str, router: str) -> str:
+    """Return the subject on which a router answers such a report."""
+    return f"nebula.leases.granted.{gateway}.{router}"
+
+
+def leases_recalled(model: str, router: str) -> str:
+    """Return the subject on which a router tells that clients begin to wait for a model."""
+    return f"nebula.leases.recalled.{model}.{router}"
 
 
 def captured(request: str) -> str:

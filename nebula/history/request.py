@@ -150,6 +150,8 @@ class _Way:
         """Read that a router has sent it to a replica."""
         _, _, _, model_id, replica = message.subject.split(".")
         routed = envelope.read_routed(message.headers)
+        if routed is not None and routed.gateway:
+            self._directly(message, routed.gateway)
         if routed is None:
             self._tell(message, f"sent to {replica}")
             return
@@ -161,7 +163,16 @@ class _Way:
             reasons += _unable(self._state, model, known, _adapter(message.headers))
         waited = f" after {_duration(routed.waited)} in its queue" if routed.waited else ""
         text = f"{routed.router} sent it to {replica}{waited}, as of event {routed.seq}"
+        if routed.gateway:
+            lent = f"under a lease of {routed.router}, as of event {routed.seq}"
+            text = f"{routed.gateway} sent it to {replica} itself, {lent}"
         self._tell(message, text, reasons)
+
+    def _directly(self, message: Message, gateway: str) -> None:
+        """Read a first attempt that no router has had."""
+        self._bound = _bound(message.headers)
+        self._attempt = _number(message.headers.get(envelope.ATTEMPT, "1"))
+        self._tell(message, f"{gateway} asked for {_wish(message)}")
 
     def cancelled(self, message: Message) -> None:
         """Read a cancellation: its client disconnected, or its gateway gives the reason."""

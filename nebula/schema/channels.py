@@ -14,6 +14,7 @@ from nebula.events.heartbeats import (
     StoreHeartbeat,
 )
 from nebula.events.inference import Finished
+from nebula.events.leases import LeasesAsked, LeasesGranted
 from nebula.events.usage import UsageRecords
 from nebula.events.vocabulary import AGGREGATE_OF, INTENTS, REPORTS, TYPES, Decided
 from nebula.schema.channel import ID, Channel
@@ -76,7 +77,7 @@ OTHERS = (
         "replicaRequests",
         subjects.replica_requests("{model}", "{replica}"),
         "send",
-        "A router sends a request to the engine of one replica.",
+        "A router, or a gateway under a lease, sends a request to the engine of one replica.",
         "the body of the HTTP request, as the client sent it",
         (
             *REQUEST_HEADERS[:-1],
@@ -85,10 +86,31 @@ OTHERS = (
             Header(
                 envelope.ROUTED,
                 "JSON: the router, the last event it had folded, the candidates, and the seconds "
-                "that the request queued.",
+                "that the request queued; with a gateway's id, that gateway chose under a lease.",
             ),
         ),
         stream="NEBULA_INFERENCE",
+    ),
+    Channel(
+        "leasesAsked",
+        subjects.leases_asked("{gateway}", "{router}"),
+        "receive",
+        "A gateway reports what it has at replicas directly, and asks for leases.",
+        LeasesAsked,
+    ),
+    Channel(
+        "leasesGranted",
+        subjects.leases_granted("{gateway}", "{router}"),
+        "send",
+        "A router answers such a report, and lends the gateway requests of replicas.",
+        LeasesGranted,
+    ),
+    Channel(
+        "leasesRecalled",
+        subjects.leases_recalled("{model}", "{router}"),
+        "send",
+        "Clients begin to wait for a model in a router: gateways give its leases back.",
+        "none",
     ),
     Channel(
         "responses",

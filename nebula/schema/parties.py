@@ -73,7 +73,10 @@ _FACTS: dict[str, tuple[RoleName, ...]] = {
 _OTHERS: dict[str, Parties] = {
     "requests": Parties(("gateway", "router"), ("router",)),
     "routerRequests": Parties(_GATEWAY, ("router",)),
-    "replicaRequests": Parties(("router",), ("engine",)),
+    "replicaRequests": Parties(("router", "gateway"), ("engine",)),
+    "leasesAsked": Parties(_GATEWAY, ("router",)),
+    "leasesGranted": Parties(("router",), _GATEWAY),
+    "leasesRecalled": Parties(("router",), ("gateway", "router")),
     "responses": Parties(("engine", "router", "gateway"), _GATEWAY),
     "claims": Parties(_GATEWAY),
     "ledger": Parties(_GATEWAY, _GATEWAY),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 from unittest import mock
 
@@ -12,18 +12,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors.engine.attempts import Attempts
-from nebula.actors.gateway import recovery, timeouts
+from nebula.actors.gateway import leasing, reacting, recovery, timeouts
 from nebula.actors.gateway.core import RequestsInFlight
 from nebula.actors.gateway.in_flight import Deliver, Effect, InFlightRequest, Send, Surroundings
+from nebula.actors.gateway.leasing import Direct, Leases
 from nebula.actors.gateway.recovery import Recovery
 from nebula.actors.gateway.timeouts import Verdict
 from nebula.actors.node import reconciliation
 from nebula.actors.node.reconciliation import Action, Running
 from nebula.actors.placement import planning
 from nebula.actors.placement.decision import Decider, Decision
-from nebula.actors.router import lifecycle, routing
+from nebula.actors.router import granting, lifecycle, routing
 from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.fair_queue import FairQueue
+from nebula.actors.router.granting import Holders, Room
 from nebula.actors.router.hearing import Silence
 from nebula.actors.router.lines import Line
 from nebula.actors.router.observer import ModelLoad
@@ -31,6 +33,7 @@ from nebula.events import evolve_adapter, evolve_replica, snapshot
 from nebula.events.failures import Failure
 from nebula.events.index import indexed
 from nebula.events.inference import Form, Piece
+from nebula.events.leases import Lease
 from nebula.events.state import Model, Offer, Replica, State
 from nebula.events.vocabulary import ModelUnschedulable, NodeLost
 from nebula.openai.stream import StreamRewriter
@@ -42,6 +45,7 @@ from tests.simulation.invariants import (
     ENDED,
     GAP,
     GRANTED,
+    LENT,
     ONCE,
     PASSED,
     PROMISED,
@@ -238,6 +242,68 @@ def _whatever_comes(self: Attempts, identity: str, attempt: int, under_way: int 
     return attempt != under_way
 
 
+_lendable, _accept = granting.lendable, reacting._accept
+
+
+def _lent_to_each(room: Room, holders: Holders, gateway: str, now: float) -> int:
+    return _lendable(room, {gateway: holders[gateway]}, gateway, now)
+
+
+def _of_any_plan(
+    state: State, model: str, adapter: str, leases: Iterable[Lease]
+) -> tuple[Lease, ...]:
+    return tuple(leases)
+
+
+def _never_returned(self: Leases, direct: Direct) -> None:
+    """The request has ended, and its credit is still taken."""
+
+
+def _returned_when_taken(flight: InFlightRequest, now: float, around: Surroundings) -> None:
+    _accept(flight, now, around)
+    recovery.release(flight, around)
+
+
+def _without_end(self: Leases, now: float) -> int:
+    self._serial += 1
+    self._sent[self._serial] = now + 100
+    return self._serial
+
+
+LEASE_BUGS = (
+    Bug(
+        "a router lends what another gateway still holds",
+        (granting, "lendable", _lent_to_each),
+        (LENT,),
+        10,
+    ),
+    Bug(
+        "a gateway uses a lease after its end",
+        (Leases, "_next_serial", _without_end),
+        (LENT,),
+        10,
+    ),
+    Bug(
+        "a credit is returned as soon as the replica has taken the request",
+        (reacting, "_accept", _returned_when_taken),
+        (LENT,),
+        10,
+    ),
+    Bug(
+        "requests go directly whatever the log says of the replica",
+        (leasing, "fitting", _of_any_plan),
+        (ROUTED,),
+        10,
+    ),
+    Bug(
+        "the credit of a request that has ended is never returned",
+        (Leases, "release", _never_returned),
+        (COUNTED,),
+        10,
+    ),
+)
+"""Those of leases: what routers lend, and gateways send without them."""
+
 GATEWAY_BUGS = (
     Bug(
         "the fast path takes a piece although an earlier one is missing",
@@ -304,6 +370,7 @@ GATEWAY_BUGS = (
 
 BUGS = (
     *GATEWAY_BUGS,
+    *LEASE_BUGS,
     Bug(
         "an engine runs an attempt after a later one, or after its cancellation",
         (Attempts, "wanted", _whatever_comes),

@@ -111,11 +111,14 @@ def _counts(cluster: Cluster) -> None:
     for gateway in cluster.gateways.values():
         left = [f"{each.id} {each.phase}" for each in gateway.core.flights.values()]
         untaken = [each.name for each in gateway.heartbeats.routers() if each.untaken]
-        if gateway.alive and (left or untaken or gateway.admission.waiting or gateway.clients):
+        lent, lined = gateway.leases.in_flight, gateway.leases.queued
+        some = left or untaken or gateway.admission.waiting or gateway.clients or lent or lined
+        if gateway.alive and some:
             raise Broken(
                 COUNTED,
                 f"{gateway.id} has {left} in flight, clients of {sorted(gateway.clients)}, "
-                f"untaken ones at {untaken}, {gateway.admission.waiting} that wait",
+                f"untaken ones at {untaken}, {gateway.admission.waiting} that wait, "
+                f"{lent} at replicas that were lent, {lined} in lines",
             )
 
 

@@ -70,6 +70,7 @@ class Cluster:
             self.start_gateway(place)
         self.clients = Clients(self.clock, self.gateways, scenario.seed)
         self.invariants.routers, self.invariants.clients = self.routers, self.clients
+        self.invariants.gateways = self.gateways
 
     def _random(self, what: str) -> Random:
         return Random(f"{self.scenario.seed} {what}")
@@ -106,6 +107,7 @@ class Cluster:
             self._random(f"gateway {self._lives}"),
             self._delivery.send,
             lambda gateway, request: tuple(self._delivery.kept.get((gateway, request), ())),
+            self.invariants.on_direct,
         )
 
     def crash_gateway(self, place: str) -> bool:

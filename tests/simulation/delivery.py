@@ -18,6 +18,7 @@ from tests.simulation.network import Link
 from tests.simulation.router import Router
 
 REPLICAS = "nebula.inference.replicas."
+GRANTS = "nebula.leases.granted."
 ENGINES = (
     "nebula.inference.responses.",
     "nebula.inference.finished.",
@@ -55,6 +56,9 @@ class Delivery:
         """Publish a message over a link."""
         if subject.startswith(REPLICAS):
             self._laws.on_routed(subject.rpartition(".")[2], header)
+        if subject.startswith(GRANTS):
+            gateway, router = subject.split(".")[3:]
+            self._laws.on_lent(gateway, router, body, link.clock.now)
         if link.loses():
             return
         at = link.clock.now + link.delay()
@@ -98,6 +102,17 @@ class Delivery:
                 self._to_routers(link, "on_cancel", raw, header, body)
                 below = number(body)
                 self._to_engines(rest[0], rest[1], ALL_ATTEMPTS if below is None else below)
+            case "leases", "asked":
+                if rest[1] in self._routers:
+                    self._to_router(self._routers[rest[1]], "on_leases_asked", raw, header, body)
+            case "leases", "granted":
+                gateway = self._gateways.get(rest[0])
+                if gateway is not None and gateway.alive:
+                    self._to_gateway(gateway, gateway.reporting.on_granted, raw, header, body)
+            case "leases", "recalled":
+                self._to_routers(link, "on_leases_recalled", raw, header, body)
+                for gateway in self._serving():
+                    self._to_gateway(gateway, gateway.reporting.on_recalled, raw, header, body)
             case "waiting", name:
                 self._ask_gateway(name, body)
             case "status", "replica":

@@ -34,6 +34,8 @@ from nebula.actors.gateway.in_flight import (
     Surroundings,
     Ticked,
 )
+from nebula.actors.gateway.lease_reporting import LeaseReporting
+from nebula.actors.gateway.leasing import Direct
 from nebula.actors.gateway.timeouts import TICK
 from nebula.events import envelope, subjects
 from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, StillWanted, Unwanted
@@ -67,6 +69,7 @@ class Gateway(Process):
         rng: Random,
         publish: Publish,
         kept: Kept,
+        on_direct: Callable[[Gateway, Request, Direct], None],
     ) -> None:
         super().__init__(link.clock)
         self.id = identity
@@ -75,6 +78,7 @@ class Gateway(Process):
         self._rng = rng
         self._publish = publish
         self._kept = kept
+        self._on_direct = on_direct
         self.heartbeats = Heartbeats(lambda: self.clock.now)
         self.admission = Admission()
         self._asked = 0
@@ -83,6 +87,9 @@ class Gateway(Process):
         self.clients: dict[str, Client] = {}
         self.attempts: Counter[str] = Counter()
         self.follower: Follower | None = None
+        self.reporting = LeaseReporting(identity, around, lambda: self.clock.now, self._post)
+        self.reporting.asks = True
+        self.leases = around.leases
         self._connected_at = 0.0
         self._lost_at: float | None = None
         self._wake = Signal(self.clock)
@@ -109,10 +116,12 @@ class Gateway(Process):
         self.follower = Follower(self.journal, self.link, self._rng)
         self.spawn(self._act(self.follower))
         while True:
-            if not self.core.flights:
+            if not self.core.flights and self.leases.idle:
                 yield self._wake
             yield TICK
             self._watch()
+            self._look_around()
+            self.reporting.report()
 
     def _act(self, follower: Follower) -> Generator[Any, Any, None]:
         """Act upon engines that are gone as soon as the log says so."""
@@ -165,6 +174,16 @@ class Gateway(Process):
         self.attempts[kind] += 1
         if not self.link.up:
             self._happens(self.core.flights[send.id], NotSent("NATS is away"))
+            return
+        direct = send.direct
+        if direct is not None:
+            self.attempts["direct"] += 1
+            self._on_direct(self, request, direct)
+            header = envelope.routed_block(
+                envelope.request_block(request), direct.plan, direct.routed, direct.version
+            )
+            subject = subjects.replica_requests(request.model, direct.replica)
+            self._post(subject, header, request.body)
             return
         subject = (
             subjects.router_requests(request.model, send.router)

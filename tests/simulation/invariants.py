@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, get_args
 
+import msgspec
+
+from nebula.actors.gateway.in_flight import Phase
+from nebula.actors.gateway.leasing import Direct
 from nebula.actors.node.reconciliation import Restarts
 from nebula.actors.placement.capacity import Place
 from nebula.actors.placement.sizing import device_at, need, usable
@@ -14,6 +18,7 @@ from nebula.events import envelope, snapshot
 from nebula.events.evolve import evolve, fold
 from nebula.events.index import indexed
 from nebula.events.inference import Request
+from nebula.events.leases import TERM, LeasesGranted
 from nebula.events.model_status import model_status
 from nebula.events.record import Record, parse_headers
 from nebula.events.state import EMPTY, Model, Replica, State
@@ -35,6 +40,7 @@ from tests.simulation.scenario import FORGED
 
 if TYPE_CHECKING:
     from tests.simulation.client import Clients
+    from tests.simulation.gateway import Gateway
     from tests.simulation.node import Node
     from tests.simulation.router import Router
 
@@ -48,7 +54,8 @@ SERVED = "what can be served is served once it is calm"
 ROUTED = "requests go to replicas that serve"
 ANSWERED = "every request is answered"
 ENDED = "a request ends once, with all of its text or a named failure"
-PASSED = "slack passes no request that a client waits for"
+PASSED = "no request passes one that a client waits for in a line"
+LENT = "no more goes directly than was lent, nor after the end of a lease"
 WAKES = "slack wakes no model"
 WHOLE = "no word comes twice, and none is missing"
 COUNTED = "nothing is counted any more for requests that have ended"
@@ -81,6 +88,9 @@ class Invariants:
         self.nodes: Mapping[str, Node] = {}
         self.routers: Mapping[str, Router] = {}
         self.clients: Clients | None = None
+        self.gateways: Mapping[str, Gateway] = {}
+        self._direct: dict[tuple[str, str], Direct] = {}
+        self._lent: dict[tuple[str, str, int, str], tuple[float, int, int]] = {}
         self._lost: dict[str, int] = {}
         self._basis: dict[str, int] = {}
         self._taken: dict[tuple[str, int], Engine] = {}
@@ -330,6 +340,55 @@ class Invariants:
                 f"{replica.id} gets slack from {name}, where {line.waiting} requests that clients "
                 f"wait for are in line for {replica.model}",
             )
+
+    def on_lent(self, gateway: str, router: str, body: bytes, now: float) -> None:
+        """Look at what a router lends a gateway."""
+        answer = msgspec.json.decode(body, type=LeasesGranted)
+        for leases in answer.models.values():
+            for lease in leases:
+                key = (gateway, router, answer.serial, lease.replica)
+                self._lent[key] = (now, lease.plan, lease.credits)
+
+    def on_direct(self, gateway: Gateway, request: Request, direct: Direct) -> None:
+        """Look at a request that a gateway sends to a replica itself. Raise Broken."""
+        self._direct[gateway.id, request.id] = direct
+        who = f"{gateway.id} sends a request to {direct.replica} itself"
+        name, replica, model = direct.router, direct.replica, direct.model
+        at, plan, lent = self._lent.get((gateway.id, name, direct.serial, replica), (0.0, 0, 0))
+        if gateway.clock.now > at + TERM or plan != direct.plan:
+            raise Broken(LENT, f"{who}, for plan {direct.plan}, with no lease of {name} for that")
+        own = self._there(replica, gateway=gateway.id)
+        if own > lent:
+            raise Broken(LENT, f"{who}, and has {own} there, with {lent} credits of {name}")
+        assert self.journal is not None
+        spec = self.journal.state.models[model].spec
+        all_there = self._there(replica, router=name)
+        if all_there > spec.max_in_flight:
+            raise Broken(LENT, f"{who}, which has {all_there} then of {spec.max_in_flight}")
+        waits = [
+            each.id
+            for each in gateway.core.flights.values()
+            if each.phase is Phase.QUEUED and each.request.model == model and not each.request.slack
+        ]
+        if waits:
+            raise Broken(PASSED, f"{who}, though {waits} wait for {model}")
+        router = self.routers.get(name)
+        if router is not None and router.alive and router.dispatch is not None:
+            line = router.dispatch.status().queues.get(model)
+            if line is not None and line.waiting and line.oldest > TERM:
+                raise Broken(PASSED, f"{who}, though one has waited for {line.oldest} s in {name}")
+
+    def _there(self, replica: str, *, gateway: str = "", router: str = "") -> int:
+        """Return how many requests that went directly to a replica have not ended."""
+        for name, identity in list(self._direct):
+            flight = self.gateways[name].core.flights.get(identity)
+            ended = not self.gateways[name].alive or flight is None
+            if ended or (flight is not None and flight.request.attempt > 1):
+                del self._direct[name, identity]
+        return sum(
+            direct.replica == replica and gateway in ("", name) and router in ("", direct.router)
+            for (name, _), direct in self._direct.items()
+        )
 
     def on_take(self, engine: Engine, request: Request) -> None:
         """Look at a request that an engine begins to serve. Raise Broken."""

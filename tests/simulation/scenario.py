@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from msgspec import NODEFAULT, Struct
-from msgspec.structs import FieldInfo, fields
+from msgspec.structs import FieldInfo, fields, replace
 
 from nebula.events.intents import (
     AdapterLoadRequested,
@@ -153,6 +153,7 @@ def draw(seed: int) -> Scenario:
     gateways = Random(f"gateways {seed}").randint(1, 2)
     happens += _streams(Random(f"streams {seed}"), calm, names, gateways)
     happens += _slack(Random(f"slack {seed}"), calm, names)
+    happens = _lent(Random(f"lent {seed}"), calm, names, routers, happens)
     happens.sort(key=lambda step: step.at)
     slow = 2.0 if large else 0.0
     return Scenario(seed, machines, routers, tuple(happens), calm, slow, gateways)
@@ -224,6 +225,36 @@ def _slack(rng: Random, calm: float, names: list[str]) -> list[Step]:
         steps.append(Step(at, "slack", model, rng.randint(1, 12)))
         if rng.random() < 0.7:
             steps.append(Step(at + rng.random() * 3, "ask", model, 1))
+    return steps
+
+
+def _lent(
+    rng: Random, calm: float, names: list[str], routers: int, happens: list[Step]
+) -> list[Step]:
+    """In most worlds without slack models have small limits, and many requests come for one.
+
+    Gateways then send some of them to replicas themselves. Replicas with slack are not lent.
+    """
+    if rng.random() > 0.8 or any(step.what == "slack" for step in happens):
+        return happens
+    limits = {name: rng.choice((4, 5, 8, 16)) for name in names}
+    steps = [
+        replace(step, event=replace(step.event, max_in_flight=limits[step.who]))
+        if isinstance(step.event, ModelLoadRequested)
+        else step
+        for step in happens
+    ]
+    for _ in range(rng.randint(2, 4)):
+        at, model = 20 + rng.random() * max(1.0, calm - 30), rng.choice(names)
+        # A request now and then, so that replicas are lent, and many at once amid them.
+        steps += [Step(at + each * 0.4, "ask", model, 1) for each in range(rng.randint(8, 24))]
+        for _ in range(rng.randint(1, 3)):
+            burst = Step(at + 1.5 + rng.random() * 6, "ask", model, rng.randint(3, 9))
+            steps.append(burst)
+        if rng.random() < 0.4:
+            what = rng.choice(("crash router", "cut router"))
+            who = f"router-{rng.randrange(routers)}"
+            steps.append(Step(at + 1 + rng.random() * 3, what, who, 2 + rng.random() * 6))
     return steps
 
 

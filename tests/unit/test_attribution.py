@@ -24,6 +24,7 @@ from nebula.events.heartbeats import (
     StoreHeartbeat,
 )
 from nebula.events.inference import BodyWanted, Finished, StillWanted
+from nebula.events.leases import LeasesAsked, LeasesGranted
 from nebula.events.metrics_messages import MetricsAsked
 from nebula.events.requests_in_flight import CancelQuestion, InFlightQuestion
 from nebula.events.usage import UsageRecords
@@ -56,6 +57,8 @@ WITHOUT: set[type[Struct]] = {
     CapturedRequest,
     DemandRecord,
     InFlightQuestion,
+    LeasesAsked,
+    LeasesGranted,
     StoreHeartbeat,
     StillWanted,
     BodyWanted,

@@ -73,6 +73,7 @@ class Router:
         self.sent: list[Sent] = []
         self.answers: dict[str, list[Piece]] = {}
         self.handed_over: list[Request] = []
+        self.about_leases: list[tuple[str, bytes]] = []
         self.others = Others()
         self.dispatch = Dispatch(
             "r1",
@@ -85,6 +86,9 @@ class Router:
         )
 
     def _published(self, subject: str, header: bytes, body: bytes) -> None:
+        if subject.startswith("nebula.leases."):
+            self.about_leases.append((subject, body))
+            return
         kind, *rest = subject.removeprefix("nebula.inference.").split(".")
         headers = parse_headers(header)
         if kind == "responses":

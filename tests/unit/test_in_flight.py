@@ -9,13 +9,11 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from nebula.actors.gateway import timeouts
+from nebula.actors.gateway import early_pieces, timeouts
 from nebula.actors.gateway.addressing import HEARD, UNHEARD
 from nebula.actors.gateway.admission import CROWD, INTERVAL
 from nebula.actors.gateway.fatal import MAX_FATAL
 from nebula.actors.gateway.in_flight import (
-    MAX_EARLY,
-    MAX_EARLY_BYTES,
     Cancel,
     Forget,
     NotSent,
@@ -1040,14 +1038,14 @@ def test_what_is_looked_for_when_the_next_attempt_begins_is_not_missed(flights: 
 
 def test_only_so_many_pieces_wait_for_one_that_is_missing(flights: Flights) -> None:
     client = flights.ask()
-    flights.says(*(Piece(chunk + 1, b"x") for chunk in range(MAX_EARLY + 1)), kept=False)
+    flights.says(*(Piece(chunk + 1, b"x") for chunk in range(early_pieces.MOST + 1)), kept=False)
     (failure,) = client.ended()
     assert failure.failure == "gap"
 
 
 def test_only_so_many_bytes_wait_for_a_piece_that_is_missing(flights: Flights) -> None:
     client = flights.ask()
-    half = b"x" * (MAX_EARLY_BYTES // 2)
+    half = b"x" * (early_pieces.MOST_BYTES // 2)
     flights.says(Piece(1, half), Piece(2, half), Piece(2, half), kept=False)
     assert not client.flight.done
     flights.says(Piece(3, b"x"), kept=False)

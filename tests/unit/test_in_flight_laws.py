@@ -251,7 +251,7 @@ def judge(world: World, *, streams: bool) -> None:
     assert flights.admission.waiting == 0, "none counts as waiting to be taken on"
     assert [each.untaken for each in flights.heartbeats.routers()] in ([0, 0], [0]), "nor as sent"
     assert client.flight.early == {}
-    assert client.flight.early_bytes == 0
+    assert client.flight.early.size == 0
     last = max(n for n, each in enumerate(flights.effects) if each.id == "r")
     assert isinstance(flights.effects[last], Forget), "nothing is done for a request that is over"
 

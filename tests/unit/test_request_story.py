@@ -53,9 +53,10 @@ def routed(
     time: int = 1,
     waited: float = 0.0,
     adapter: str = "",
+    gateway: str = "",
 ) -> Kept:
     asked = envelope.request_block(replace(REQUEST, adapter=adapter))
-    header = envelope.routed_block(asked, 1, Routed("router-a", 9, candidates, waited))
+    header = envelope.routed_block(asked, 1, Routed("router-a", 9, candidates, waited, gateway))
     subject = f"nebula.inference.replicas.chat.{to}"
     return Kept(time * MILLISECOND, subject, parse_headers(header), 120)
 
@@ -492,6 +493,18 @@ def test_a_cancellation_whose_reason_is_no_longer_kept_is_one() -> None:
     assert story(asked(), replace(cancelled(5, b"idle: "), body=b"")).headline == (
         "request r1: it was cancelled"
     )
+
+
+def test_a_gateway_that_sends_a_request_itself_says_under_whose_lease() -> None:
+    told = story(routed(ReplicaCandidate("chat-0", 0), gateway="gw"))
+    assert texts(told) == [
+        "gw asked for model chat: /v1/chat/completions, 120 bytes",
+        "gw sent it to chat-0 itself, under a lease of router-a, as of event 9",
+    ]
+    again = story(
+        routed(ReplicaCandidate("chat-0", 0), gateway="gw"), asked(3, attempt=2, avoid="chat-0")
+    )
+    assert "attempt 2" in texts(again)[2]
 
 
 def test_what_makes_no_sense_is_passed_over() -> None:

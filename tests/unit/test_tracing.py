@@ -21,6 +21,7 @@ from nebula.actors.gateway.answer import Answer
 from nebula.actors.gateway.delivery import Delivery
 from nebula.actors.gateway.flight_traces import TracedSending
 from nebula.actors.gateway.in_flight import InFlightRequest
+from nebula.actors.gateway.leasing import Direct
 from nebula.actors.gateway.sending import Sending
 from nebula.actors.router.traced import traced_posting
 from nebula.cli.gateway import gateway
@@ -251,7 +252,7 @@ class Sent(Sending):
         self.requests: list[Request] = []
         self.refuses = False
 
-    def send(self, request: Request, router: str) -> None:
+    def send(self, request: Request, router: str, direct: Direct | None = None) -> None:
         if self.refuses:
             raise NatsError("no room")
         self.requests.append(request)

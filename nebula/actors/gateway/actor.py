@@ -5,6 +5,7 @@ client is told about a failure.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 
@@ -45,6 +46,7 @@ from nebula.actors.gateway.in_flight import (
     Ticked,
 )
 from nebula.actors.gateway.large_bodies import LargeBodies
+from nebula.actors.gateway.lease_reporting import LeaseReporting
 from nebula.actors.gateway.limiting import Limiting
 from nebula.actors.gateway.log_watch import LogWatch
 from nebula.actors.gateway.not_served import AlreadyInFlight, NotServed
@@ -102,6 +104,7 @@ class Gateway(Actor):
         self._questions = EngineQuestions(connection, identity, self._unwanted)
         self._overseeing = Overseeing(connection, identity, self.core, self._happens)
         self.sending = Sending(connection, identity, self.heartbeats, self.large_bodies)
+        self.leasing = LeaseReporting(identity, around, lambda: self._now(), self.sending.post)
         self.claims_stream = Probed()
         self.claim_shares = Shares()
         self._ear = Ear(connection, lambda: self.projection.state, ear.serving, each_router=True)
@@ -133,6 +136,7 @@ class Gateway(Actor):
         ):
             await client.listen(beats, self._ear.noting(beats, arrival))
         await client.listen(subjects.STORE_STATUS, self.log_watch.on_store)
+        await self.leasing.listen(client)
         self.connection.on_disconnect(self._on_disconnect)
         self.connection.on_reconnect(self._on_reconnect)
         self.spawn(self.limiting.run(), "report what is used of limits")
@@ -162,15 +166,12 @@ class Gateway(Actor):
 
     async def reconnected(self) -> None:
         """Wait until NATS is back, if it was lost a moment ago: most losses are that short."""
-        loop = asyncio.get_running_loop()
-        until = (loop.time() if self._lost_at is None else self._lost_at) + SHORT_LOSS
-        try:
+        until = (self._now() if self._lost_at is None else self._lost_at) + SHORT_LOSS
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 while not self.connection.connected:
                     self._back.clear()
                     await self._back.wait()
-        except TimeoutError:
-            return
 
     def admit(self) -> None:
         """Admit one more request. Raise NotServed while the cluster is overloaded.
@@ -189,7 +190,7 @@ class Gateway(Actor):
             send = self.core.begin(request, binding, self._now(), idle=idle)
             flight = self.core.flights[request.id]
             try:
-                self.sending.send(send.request, send.router)
+                self.sending.send(send.request, send.router, send.direct)
             except NatsError as error:
                 self._happens(flight, NotSent(str(error)))
                 raise NotServed(f"NATS refused the request: {error}", 1) from error
@@ -281,8 +282,7 @@ class Gateway(Actor):
         try:
             self.sending.send(send.request, send.router)
         except NatsError as error:
-            too_large = isinstance(error, MaxPayloadError)
-            self._happens(flight, NotSent(str(error), too_large=too_large))
+            self._happens(flight, NotSent(str(error), too_large=isinstance(error, MaxPayloadError)))
 
     async def _look_up(self, flight: InFlightRequest, seconds: float) -> None:
         subject = subjects.responses(self.id, flight.id)
@@ -385,6 +385,7 @@ class Gateway(Actor):
         while True:
             await asyncio.sleep(TICK)
             self._watch()
+            self.leasing.report()
 
     def _watch(self) -> None:
         self._look_around()

@@ -16,6 +16,7 @@ from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.core import IDLE
 from nebula.actors.gateway.delivery import Delivery
 from nebula.actors.gateway.in_flight import Send
+from nebula.actors.gateway.leasing import Direct
 from nebula.actors.gateway.not_served import AlreadyInFlight, NotServed
 from nebula.actors.gateway.sending import Sending
 from nebula.events.failures import Failure, words
@@ -27,6 +28,7 @@ from nebula.tracing.carried import context_of, with_span
 
 ATTEMPT, REPLICA, ROUTER = "nebula.attempt", "nebula.replica", "nebula.router"
 CONTINUES, REQUEST, MODEL = "nebula.continues", "nebula.request.id", "nebula.model"
+LEASED, CANDIDATES = "nebula.leased", "nebula.candidates"
 ERROR = "error.type"
 
 
@@ -71,14 +73,14 @@ class TracedSending(Sending):
         self._flights[request.id] = _Flight(span, own, trace.INVALID_SPAN)
         return replace(request, fields=with_span(request.fields, span))
 
-    def send(self, request: Request, router: str) -> None:
-        """Send an attempt to a router, or to any if it is "". Raise NatsError.
+    def send(self, request: Request, router: str, direct: Direct | None = None) -> None:
+        """Send an attempt: `direct`ly, else to a router, "" for any. Raise NatsError.
 
         What is sent beside a client's request, such as for the text of tokens, gets no span.
         """
         flight = self._flights.get(request.id)
         if flight is None:
-            self._inner.send(request, router)
+            self._inner.send(request, router, direct)
             return
         self._end_attempt(flight, request.avoid)
         flight.attempt = attempt = self._tracer.start_span(
@@ -88,12 +90,16 @@ class TracedSending(Sending):
             {ATTEMPT: request.attempt, MODEL: request.model},
         )
         if attempt.is_recording():
-            if router:
-                attempt.set_attribute(ROUTER, router)
+            if router or direct is not None:
+                attempt.set_attribute(ROUTER, router if direct is None else direct.router)
+            if direct is not None:
+                attempt.set_attribute(LEASED, True)  # no router has a span of it
+                attempt.set_attribute(CANDIDATES, len(direct.routed.candidates))
             if request.continues:
                 attempt.set_attribute(CONTINUES, request.continues)
         try:
-            self._inner.send(replace(request, fields=with_span(request.fields, attempt)), router)
+            traced = replace(request, fields=with_span(request.fields, attempt))
+            self._inner.send(traced, router, direct)
         except NatsError as error:
             attempt.set_status(Status(StatusCode.ERROR, str(error)))
             attempt.end()
@@ -107,6 +113,10 @@ class TracedSending(Sending):
             if flight.own:
                 flight.span.set_status(Status(StatusCode.ERROR, why))
                 flight.span.end()
+
+    def post(self, subject: str, header: bytes, body: bytes) -> None:
+        """Publish a message that may get lost."""
+        self._inner.post(subject, header, body)
 
     def copy(self, request: Request) -> None:
         """Send a request whose answer is not read. Raise NatsError."""

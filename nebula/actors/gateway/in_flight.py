@@ -4,10 +4,10 @@ Theory of operation
 ===================
 
 A client asks once; behind that, a gateway makes *attempts*. An attempt is one message to a router,
-which passes it on to a replica, whose engine answers with numbered pieces. An attempt may break off
-anywhere: a router dies with it, an engine dies in the middle of a word, NATS loses a message. Then
-the gateway makes the next attempt, and the client notices nothing. The rules for that are here; the
-messages and how they travel are elsewhere.
+which passes it on to a replica, or to a replica that a router has lent (`leasing`). Its engine
+answers with numbered pieces. An attempt may break off anywhere: a router dies with it, an engine
+dies in the middle of a word, NATS loses a message. Then the gateway makes the next attempt, and the
+client notices nothing. The rules for that are here; messages and how they travel are elsewhere.
 
 *Events in, effects out.* `reacting.step` takes one event and the time, changes the request, and
 returns what is to be done, as values. It reads no clock and sends nothing. Its shell (the
@@ -17,7 +17,7 @@ after what was found came as pieces, and `AskText` always by `TextTold`. So noth
 
 *Phases.* A request is in one phase at a time, named by what has it::
 
-    SENT          a router, as far as is known: no one has confirmed this attempt yet
+    SENT          a router or lent replica, as far as is known: no one has confirmed it yet
     QUEUED        a router has said that the request waits in its line
     TAKEN         a replica has said that it has the request
     ANSWERING     pieces of this attempt's answer have come
@@ -33,14 +33,15 @@ event or a new way through the phases must be entered there first.
 *Searching* goes on beside the phases: at most one look-up is under way, and `Search` says what for.
 Pieces that came early, before those that are missing, are kept meanwhile.
 
-*Two fast paths.* Nearly all events are plain pieces: the next one of an answer that has begun, and
-not its last. `InFlightRequest.pass_on` takes just those, in ANSWERING only, without moving a phase,
-and returns what the client gets. `reacting.take_whole` takes answers that are a single piece, and
-moves to DONE. Both leave all that is not so plain to `step`, which ignores what they have taken.
+*Two fast paths.* Nearly all events are plain pieces amid an answer: `InFlightRequest.pass_on` takes
+those, in ANSWERING only, without moving a phase, and returns what the client gets.
+`reacting.take_whole` takes answers that are a single piece, and moves to DONE. Both leave all that
+is not so plain to `step`, which ignores what they have taken.
 
 *Counters that all requests share*, how many wait to be taken on (`Admission.waiting`) and how many
 each router has that were not taken yet (`Known.untaken`), rise with an attempt and fall once for
-it: when it is taken, followed by another, or done.
+it: when it is taken, followed by another, or done. So do credits taken of leases, which are held
+until the end.
 """
 
 from collections.abc import Mapping
@@ -51,16 +52,12 @@ from msgspec import Struct, field
 
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.answer import Answer
+from nebula.actors.gateway.early_pieces import EarlyPieces
 from nebula.actors.gateway.fatal import Process
 from nebula.actors.gateway.heartbeats import Heartbeats, Link
+from nebula.actors.gateway.leasing import Direct, Leases
 from nebula.events.inference import Piece, Request
 from nebula.events.state import EMPTY, NameBinding, State
-
-MAX_EARLY = 4096
-"""Number of pieces that are kept while earlier ones are looked for."""
-
-MAX_EARLY_BYTES = 16 * 1024 * 1024
-"""Bytes of such pieces: two of the largest messages that NATS carries."""
 
 
 class Phase(StrEnum):
@@ -175,12 +172,13 @@ Event: TypeAlias = (
 
 
 class Send(Struct, frozen=True):
-    """Send an attempt to a router, or to any if it is "". `after`: what broke the last attempt."""
+    """Send an attempt: `direct`ly, else to a router, "" for any. `after`: what broke the last."""
 
     id: str
     request: Request
     router: str
     after: str = ""
+    direct: Direct | None = None
 
 
 class Cancel(Struct, frozen=True):
@@ -285,6 +283,7 @@ class Surroundings(Struct):
     heartbeats: Heartbeats
     admission: Admission
     link: Link = Link()
+    leases: Leases = field(default_factory=Leases)
 
 
 class InFlightRequest(Struct, kw_only=True, eq=False):
@@ -294,17 +293,18 @@ class InFlightRequest(Struct, kw_only=True, eq=False):
     seconds that an engine may stay silent; `deadline`: when the answer is no longer wanted.
 
     `began`: when the first attempt was sent, `sent_at`: this attempt; `first_at`: when the first
-    piece for the client came, 0 before; `heard_at`: when the last
-    piece or message about its answer came, `asked_at`: when its engine last asked about it;
-    `orphaned_at`: since when neither a replica nor a queue has had the request; `waits_since`:
-    since when its queue timeout counts; `unlined_at`: since when its router's heartbeats report no
-    such request in its queue. `state`: what was known of the cluster when this attempt was sent,
-    or when the engine that has it was first seen. `pid`: that engine's process, once known.
+    piece for the client came, 0 before; `heard_at`: when the last piece or message about its answer
+    came, `asked_at`: when its engine last asked about it; `orphaned_at`: since when neither a
+    replica nor a queue has had the request; `waits_since`: since when its queue timeout counts;
+    `unlined_at`: since when its router's heartbeats report no such request in its queue. `state`:
+    what was known of the cluster when this attempt was sent, or when the engine that has it was
+    first seen. `pid`: that engine's process, once known.
 
     `router`: where this attempt was sent, "" for any router; `tried`: the routers that did not take
     it in time. `untaken`: whether it counts among the attempts that its router has not taken yet.
-    `accepted`: whether it no longer counts among those that wait to be taken. `attached`: whether
-    its client waits; a resumable answer continues without.
+    `direct`: its place at a replica that was lent. `accepted`: whether it no longer counts among
+    those that wait to be taken. `attached`: whether its client waits; a resumable answer continues
+    without.
 
     `lost`: how often it was sent without being taken, since an engine last had it; `resent`: number
     of attempts that followed a broken one; `fatal`: number of engines in a row that have failed
@@ -333,6 +333,7 @@ class InFlightRequest(Struct, kw_only=True, eq=False):
     pid: int | None = None
     router: str = ""
     tried: tuple[str, ...] = ()
+    direct: Direct | None = None
     untaken: bool = False
     accepted: bool = False
     attached: bool = True
@@ -342,8 +343,7 @@ class InFlightRequest(Struct, kw_only=True, eq=False):
     fatal: int = 0
     counted: int = 0
     failed: frozenset[Process] = frozenset()
-    early: dict[int, Piece] = field(default_factory=dict)
-    early_bytes: int = 0
+    early: EarlyPieces = field(default_factory=EarlyPieces)
     looked_from: tuple[int, int, float] = (0, 0, 0.0)
     asked_by: str = ""
 
@@ -379,22 +379,3 @@ class InFlightRequest(Struct, kw_only=True, eq=False):
         if phase not in TABLE[self.phase, event]:
             raise ValueError(f"{self.id}: {event.__name__} can't lead from {self.phase} to {phase}")
         self.phase = phase
-
-    def keep_early(self, piece: Piece) -> bool:
-        """Keep a piece while earlier ones are looked for; return False if there are too many."""
-        known = self.early.get(piece.chunk)
-        self.early_bytes += len(piece.body) - (len(known.body) if known is not None else 0)
-        self.early[piece.chunk] = piece
-        return len(self.early) <= MAX_EARLY and self.early_bytes <= MAX_EARLY_BYTES
-
-    def take_early(self, chunk: int) -> Piece | None:
-        """Remove and return the kept piece with this number; None if there is none."""
-        piece = self.early.pop(chunk, None)
-        if piece is not None:
-            self.early_bytes -= len(piece.body)
-        return piece
-
-    def drop_early(self) -> None:
-        """Drop the kept pieces."""
-        self.early.clear()
-        self.early_bytes = 0

@@ -30,7 +30,7 @@ from nebula.actors.gateway.in_flight import (
     TextTold,
     Ticked,
 )
-from nebula.actors.gateway.recovery import Recovery, sent
+from nebula.actors.gateway.recovery import Recovery, release, sent
 from nebula.actors.gateway.timeouts import Verdict
 from nebula.events.failures import Failure, note
 from nebula.events.inference import ALL_ATTEMPTS, Piece, Request
@@ -92,6 +92,12 @@ def take_whole(flight: InFlightRequest, piece: Piece, now: float, around: Surrou
         return False
     flight.heard_at = flight.first_at = now
     _accept(flight, now, around)
+    if flight.direct is not None:
+        release(flight, around)
+    else:
+        around.leases.learn(flight.request, piece.replica)
+        if flight.phase is Phase.QUEUED:
+            around.leases.waits_no_more(flight.request)
     flight.phase = Phase.DONE
     return True
 
@@ -135,9 +141,11 @@ class _Happening(Recovery):
                 self._deliver(given)
             if answer.broken is not None:
                 break
-            following = flight.take_early(answer.pieces) if flight.early else None
+            following = flight.early.take(answer.pieces) if flight.early else None
         if answer.begun and not flight.first_at:
             flight.first_at = self.now
+            if flight.direct is None:
+                self.around.leases.learn(flight.request, answer.replica)
         if answer.complete:
             self._finish()
         elif answer.broken is not None:
@@ -150,10 +158,10 @@ class _Happening(Recovery):
             self._move(Phase.QUEUED)
 
     def _early(self, piece: Piece) -> None:
-        if self.flight.keep_early(piece):
+        if self.flight.early.keep(piece):
             self._look_up(Search.SURELY)
         else:
-            self.flight.drop_early()
+            self.flight.early.drop()
             self._end(Failure.GAP)
 
     def on_asked(self, event: EngineAsks) -> None:

@@ -46,17 +46,22 @@ class Recovery:
         self._event = event
 
     def _move(self, phase: Phase) -> None:
-        self.flight.move(phase, self._event)
+        flight = self.flight
+        if phase is not flight.phase and Phase.QUEUED in (phase, flight.phase):
+            leases = self.around.leases
+            (leases.waits if phase is Phase.QUEUED else leases.waits_no_more)(flight.request)
+        flight.move(phase, self._event)
 
     def _deliver(self, piece: Piece) -> None:
         if self.flight.attached:
             self.effects.append(Deliver(self.flight.id, piece))
 
     def _settle(self) -> None:
-        """Stop counting this attempt at its router."""
+        """Stop counting this attempt at its router, or at the replica that was lent."""
         if self.flight.untaken:
             self.flight.untaken = False
             self.around.heartbeats.settle(self.flight.router)
+        release(self.flight, self.around)
 
     def _try_again(self) -> None:
         """Send a request that was lost on its way to a replica again, through another router."""
@@ -148,9 +153,8 @@ class Recovery:
                 ways = {"path": path, "body": body, "continues": form, "version": version}
                 self._again(replace(flight.request, **ways), broken)
             case Detokenize():
-                flight.drop_early()  # the attempt is over: what came early of it is of no use
+                flight.early.drop()  # the attempt is over: what came early of it is of no use
                 self._move(Phase.DETOKENIZING)
-                flight.drop_early()
                 self.effects.append(AskText(flight.id, self._question(way), flight.binding))
             case CantContinue(reason=reason):
                 self._end(Failure.CANT_CONTINUE, f"{broken.reason}: {reason}".encode())
@@ -198,10 +202,14 @@ class Recovery:
         elif broken is not None:
             flight.orphaned_at = now
         reason = broken.reason if broken is not None else Failure.NOT_TAKEN
+        had = answer.replica
+        if flight.direct is not None:
+            had = flight.direct.replica
+            self.around.leases.doubt(flight.direct)
         request = replace(
             request,
             attempt=answer.attempt + 1,
-            avoid=answer.replica if reason != Failure.TAKEN_BACK else "",
+            avoid=had if reason != Failure.TAKEN_BACK else "",
             gone=broken is not None and (broken.gone or broken.reason == Failure.ENGINE_STOPPED),
             patience=max(0.0, answer.request.patience - (now - flight.waits_since)),
             timeout=None if flight.deadline is None else max(0.0, flight.deadline - now),
@@ -211,7 +219,7 @@ class Recovery:
         flight.request = request
         flight.asked_at = 0.0
         flight.pid = flight.unlined_at = None
-        flight.drop_early()
+        flight.early.drop()
         if flight.search is Search.SURELY:
             flight.search = Search.PERHAPS
         self._move(Phase.SENT)
@@ -246,7 +254,7 @@ class Recovery:
             flight.accepted = True
             self.around.admission.waiting -= 1
         self._settle()
-        flight.drop_early()
+        flight.early.drop()
         self.effects.append(Forget(flight.id))
 
 
@@ -256,9 +264,20 @@ def _gave_way(request: Request, broken: Broken) -> bool:
 
 
 def sent(flight: InFlightRequest, now: float, around: Surroundings, after: str = "") -> Send:
-    """Send the present attempt, to a living router."""
+    """Send the present attempt: to a replica that is lent, else to a living router."""
     flight.sent_at = flight.heard_at = now
     flight.state = around.state
+    flight.direct = around.leases.take(flight.request, around.state, now)
+    if flight.direct is not None:
+        flight.router, flight.untaken = "", False
+        return Send(flight.id, flight.request, "", after, flight.direct)
     flight.router = around.heartbeats.assign(now, flight.tried)
     flight.untaken = bool(flight.router)
     return Send(flight.id, flight.request, flight.router, after)
+
+
+def release(flight: InFlightRequest, around: Surroundings) -> None:
+    """Return the credit that an attempt has taken of a lease, if it has."""
+    if flight.direct is not None:
+        around.leases.release(flight.direct)
+        flight.direct = None

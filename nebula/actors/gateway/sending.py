@@ -8,6 +8,7 @@ from nats.errors import Error as NatsError
 
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.gateway.large_bodies import LargeBodies
+from nebula.actors.gateway.leasing import Direct
 from nebula.events import envelope, subjects
 from nebula.events.inference import ALL_ATTEMPTS, Request
 from nebula.events.log_fields import request_fields
@@ -31,17 +32,27 @@ class Sending:
         self._gateway = identity
         self._heartbeats = heartbeats
 
-    def send(self, request: Request, router: str) -> None:
-        """Send an attempt to a router, or to any if it is "". Raise NatsError."""
-        subject = (
-            subjects.router_requests(request.model, router)
-            if router
-            else subjects.requests(request.model)
-        )
+    def send(self, request: Request, router: str, direct: Direct | None = None) -> None:
+        """Send an attempt: `direct`ly, else to a router, "" for any. Raise NatsError."""
         if not self._large.fits(request.body):
             self._large.hold(request)
             request = replace(request, body=b"", size=len(request.body))
-        self._connection.client.post(subject, envelope.request_block(request), request.body)
+        header = envelope.request_block(request)
+        if direct is not None:
+            subject = subjects.replica_requests(request.model, direct.replica)
+            header = envelope.routed_block(header, direct.plan, direct.routed, direct.version)
+        elif router:
+            subject = subjects.router_requests(request.model, router)
+        else:
+            subject = subjects.requests(request.model)
+        self._connection.client.post(subject, header, request.body)
+
+    def post(self, subject: str, header: bytes, body: bytes) -> None:
+        """Publish a message that may get lost."""
+        try:
+            self._connection.client.post(subject, header, body)
+        except NatsError as error:
+            log.warning("could not publish to %s: %r", subject, error)
 
     def copy(self, request: Request) -> None:
         """Send a request whose answer is not read. Raise NatsError.

@@ -116,6 +116,8 @@ class Router(Actor):
         client, dispatch = self.connection.client, self._dispatch
         await client.listen(subjects.FINISHED, dispatch.on_finished)
         await client.listen(subjects.CANCELS, dispatch.on_cancel)
+        await client.listen(subjects.leases_asked("*", self.id), dispatch.on_leases_asked)
+        await client.listen(subjects.LEASES_RECALLED, dispatch.on_leases_recalled)
         for beats, arrival in (
             (subjects.REPLICA_STATUS, dispatch.on_status),
             (subjects.NODE_STATUS, self._observer.on_node),

@@ -11,9 +11,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.actors.attribution import attributed
-from nebula.actors.router import routing, waiting_limits
+from nebula.actors.router import refusing, routing, waiting_limits
 from nebula.actors.router.fair_queue import QueuedRequest
 from nebula.actors.router.lateness import why_late
+from nebula.actors.router.lending import Lending
 from nebula.actors.router.lines import (
     UNKNOWN_WAITING,
     WAITING_MEMORY,
@@ -85,6 +86,7 @@ class Dispatch:
         self._wall = wall
         self._loads = ReplicaLoads(state, now)
         self.lines = Lines(waiting_memory)
+        self.lending = Lending(router, post, self._loads, state, now, others, self._queued)
         self._held: dict[str, _Held] = {}
         self.counts = RouterCounts()
         self._called = False
@@ -141,6 +143,15 @@ class Dispatch:
             self._take_back(model_id, status.replica)
             self._advance(model_id)
 
+    def on_leases_asked(self, subject: bytes, _: bytes, body: bytes) -> None:
+        """Take a gateway's report, which may give back what it held of a replica."""
+        for model_id in self.lending.on_asked(subject, body):
+            self._advance(model_id)
+
+    def on_leases_recalled(self, subject: bytes, _: bytes, __: bytes) -> None:
+        """Hear that clients wait for a model, here or in another router."""
+        self.lending.on_recalled(subject)
+
     def react(self) -> None:
         """Do what is due after a change of the state or after some time."""
         now = self._now()
@@ -153,6 +164,7 @@ class Dispatch:
                 del self.lines[model_id]
                 self._unplaceable.pop(model_id, None)
         self._loads.forget()
+        self.lending.forget()
 
     def status(self) -> RouterHeartbeat:
         """Return this router's heartbeat with its queues."""
@@ -232,8 +244,11 @@ class Dispatch:
                 tenant_of(state.keys, request.user),
             )
         )
-        if model is not None and not (request.slack or routing.served(state, model, "")):
-            self.counts.demand.waits(request.id, model.id, now)
+        if model is not None and not request.slack:
+            if not routing.served(state, model, ""):
+                self.counts.demand.waits(request.id, model.id, now)
+            elif len(queue) == 1:
+                self.lending.recall(model)
         self._answer(request, Piece(-1, queued=self.router, attempt=request.attempt), b"")
 
     def _advance(self, model_id: str) -> None:
@@ -250,8 +265,7 @@ class Dispatch:
             candidates = self._loads.candidates(state, model, adapter)
             if not candidates:
                 return routing.hopeless(state, NameBinding(model.id, adapter)) is not None
-            if slack:
-                candidates = self._with_room(model, candidates)
+            candidates = self._with_room(model, candidates, slack=slack)
             return routing.choose(candidates, "", model.spec.max_in_flight) is not None
 
         while (waiting := line.asked.next(can_go)) is not None:
@@ -272,9 +286,17 @@ class Dispatch:
             self._refuse(held.request, "hopeless", 503, why, None)
 
     def _with_room(
-        self, model: Model, candidates: list[ReplicaCandidate]
+        self, model: Model, candidates: list[ReplicaCandidate], *, slack: bool
     ) -> list[ReplicaCandidate]:
+        """Return the candidates that are not lent to gateways, and have spare room for slack."""
+        candidates = self.lending.with_room(model, candidates)
+        if not slack:
+            return candidates
         return self._loads.with_room(model, candidates, self._others(model.id))
+
+    def _queued(self, model_id: str) -> bool:
+        line = self.lines.get(model_id)
+        return line is not None and bool(line.asked)
 
     def _take_back(self, model_id: str, replica: str) -> None:
         """Have requests of slack leave a replica that has more than it may beside clients'."""
@@ -297,11 +319,10 @@ class Dispatch:
         candidates = self._loads.candidates(
             state, model, request.adapter, request.prefix, request.avoid
         )
-        if request.slack:
-            candidates = self._with_room(model, candidates)
+        candidates = self._with_room(model, candidates, slack=request.slack)
         if not candidates:
             return False
-        replica = routing.choose(candidates, _key(request), model.spec.max_in_flight)
+        replica = routing.choose(candidates, routing.key_of(request), model.spec.max_in_flight)
         if replica is None:
             return False
         now = self._now()
@@ -362,38 +383,14 @@ class Dispatch:
             self._refuse(request, "waited-too-long", *late)
             return
         self.counts.refused(request.model, "waited-too-long", slack=request.slack)
-        overdue = Piece(
-            0,
-            end=True,
-            failure=Failure.ENGINE_TIMED_OUT,
-            attempt=request.attempt,
-            continues=request.continues,
-        )
-        self._answer(request, overdue, b"")
+        self._answer(request, refusing.overdue(request), b"")
 
     def _refuse(
         self, request: Request, kind: Reason, status: int, reason: str, retry_after: int | None
     ) -> None:
         self.counts.refused(request.model, kind, slack=request.slack)
-        refusal = Piece(
-            0,
-            status=status,
-            content_type="text/plain",
-            end=True,
-            failure=Failure.REFUSED,
-            attempt=request.attempt,
-            retry_after=retry_after,
-            continues=request.continues,
-        )
-        self._answer(request, refusal, reason.encode())
+        self._answer(request, refusing.refusal(request, status, retry_after), reason.encode())
 
     def _answer(self, request: Request, piece: Piece, body: bytes) -> None:
         header = envelope.piece_block(piece)
         self._post(subjects.responses(request.gateway, request.id), header, body)
-
-
-def _key(request: Request) -> str:
-    """Return the key that chooses among equal replicas: the prompt without its end."""
-    if request.prefix:
-        return request.prefix[max(0, len(request.prefix) - 2)]
-    return request.adapter or request.id

@@ -66,6 +66,11 @@ class _ReplicaLoad(Struct):
         """Those of them that clients wait for."""
         return self.in_flight - len(self.slack) - self.others_slack
 
+    @property
+    def has_slack(self) -> bool:
+        """Whether some of its requests take spare capacity only."""
+        return bool(self.slack) or self.others_slack > 0
+
     def tell(self, running: int, slack_running: int, now: float) -> None:
         """Take from an engine how many requests it has, and how many of them are slack."""
         self.others = max(0, running - len(self.sent))
@@ -228,6 +233,30 @@ class ReplicaLoads:
             able = routing.able(state, model, adapter)
             found = self._able_of[model.id, adapter] = [(each, self._load(each)) for each in able]
         return found
+
+    def lendable(self, state: State, model: Model) -> list[ReplicaCandidate]:
+        """Return the replicas of a model that may be lent to gateways.
+
+        One that is avoided is not, nor is one with slack: its router has to know of each request
+        of a client that comes there.
+        """
+        return [
+            each
+            for each in self.candidates(state, model, "")
+            if not (each.avoided or self._of[each.replica].has_slack)
+        ]
+
+    def sent_to(self, replica: str) -> int:
+        """Return how many requests a replica has from this router."""
+        load = self._of.get(replica)
+        return 0 if load is None else len(load.sent)
+
+    def directly(self, replica: str, running: int) -> None:
+        """Take from gateways how many requests a replica has that they sent it directly."""
+        load = self._known(replica)
+        if load is not None and running:
+            load.others = max(load.others, running + load.others_slack)
+            load.busy = self._now()
 
     def with_room(
         self, model: Model, candidates: Sequence[ReplicaCandidate], others: Others

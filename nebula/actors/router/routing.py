@@ -149,7 +149,14 @@ def choose(candidates: Sequence[ReplicaCandidate], key: str, limit: int) -> str 
         free = [each for each in roomy if each.prefix == longest]
         least = min(each.load for each in free)
     equal = [each.replica for each in free if each.load == least]
-    return equal[0] if len(equal) == 1 else max(equal, key=lambda each: _draw(key, each))
+    return equal[0] if len(equal) == 1 else max(equal, key=lambda each: draw(key, each))
+
+
+def key_of(request: Request) -> str:
+    """Return the key that chooses among equal replicas: the prompt without its end."""
+    if request.prefix:
+        return request.prefix[max(0, len(request.prefix) - 2)]
+    return request.adapter or request.id
 
 
 def doubtful(candidate: ReplicaCandidate) -> int:
@@ -166,6 +173,6 @@ def _doubted(candidates: Sequence[ReplicaCandidate], limit: int) -> list[Replica
     return [each for each in free if doubtful(each) == least]
 
 
-def _draw(key: str, replica: str) -> bytes:
-    """Return a sort key for a replica: by request key, the same everywhere (rendezvous hashing)."""
-    return hashlib.blake2b(f"{key} {replica}".encode(), digest_size=8).digest()
+def draw(key: str, actor: str) -> bytes:
+    """Return a sort key for a replica or router: the same everywhere (rendezvous hashing)."""
+    return hashlib.blake2b(f"{key} {actor}".encode(), digest_size=8).digest()

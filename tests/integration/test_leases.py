@@ -1,0 +1,125 @@
+"""Gateways with leases: requests go straight to replicas, and none is lost when an actor dies."""
+
+import asyncio
+import os
+import signal
+
+import nats
+import pytest
+from nats.aio.msg import Msg
+
+from nebula.events import envelope, subjects
+from tests.integration.asking import CHAT, chat, said
+from tests.integration.cluster import PATIENCE, Cluster
+
+pytestmark = pytest.mark.anyio
+
+
+class Sent:
+    """What was sent to replicas: the ids of the requests that a gateway sent itself, and others."""
+
+    def __init__(self) -> None:
+        self.directly: list[str] = []
+        self.by_routers: list[str] = []
+        self._came = asyncio.Event()
+
+    async def another(self) -> None:
+        """Wait until a gateway sends one more itself."""
+        self._came.clear()
+        await asyncio.wait_for(self._came.wait(), PATIENCE)
+
+    async def hear(self, message: Msg) -> None:
+        """Take a request on its way to a replica."""
+        headers = message.headers or {}
+        routed = envelope.read_routed(headers)
+        assert routed is not None
+        assert headers[envelope.PLAN] == "1"
+        to = self.directly if routed.gateway else self.by_routers
+        to.append(headers[envelope.REQUEST])
+        if routed.gateway:
+            self._came.set()
+
+
+async def asks(cluster: Cluster, number: int, model: str = "chat") -> None:
+    """Ask so many times at once; every request has to be answered."""
+    async with cluster.http() as http:
+        asked = [http.post(CHAT, json=chat(model, max_tokens=1)) for _ in range(number)]
+        assert [said(each) for each in await asyncio.gather(*asked)] == ["hello"] * number
+
+
+async def go_directly(cluster: Cluster, sent: Sent) -> None:
+    """Ask until the gateway sends requests itself."""
+
+    async def directly() -> bool:
+        before = len(sent.directly)
+        await asks(cluster, 2)
+        return len(sent.directly) > before
+
+    await cluster.poll(directly, "a gateway sends requests itself")
+
+
+async def test_requests_go_directly_and_their_story_says_so(own_cluster: Cluster) -> None:
+    own_cluster.variables["NEBULA_LEASES"] = "1"
+    own_cluster.start_all()
+    await own_cluster.ready()
+    await own_cluster.load("chat")
+    client = await nats.connect(own_cluster.url())
+    sent = Sent()
+    try:
+        await client.subscribe(subjects.replica_requests("chat", "*"), cb=sent.hear)
+        await go_directly(own_cluster, sent)
+        assert sent.by_routers, "the first request went through a router"
+        told = await own_cluster.nebula("why", "request", sent.directly[-1])
+        assert "asked for model chat" in told.out
+        assert "sent it to chat-0 itself, under a lease of router-" in told.out
+        assert "answered: HTTP 200" in told.out
+    finally:
+        await client.close()
+
+
+async def test_a_router_that_is_killed_takes_no_request_with_it_and_another_one_lends(
+    own_cluster: Cluster,
+) -> None:
+    own_cluster.variables["NEBULA_LEASES"] = "1"
+    own_cluster.start_all()
+    await own_cluster.ready()
+    await own_cluster.load("chat")
+    client = await nats.connect(own_cluster.url())
+    sent = Sent()
+    try:
+        await client.subscribe(subjects.replica_requests("chat", "*"), cb=sent.hear)
+        await go_directly(own_cluster, sent)
+        own_cluster.kill("router")
+        own_cluster.start("router-2")
+        await asks(own_cluster, 4)
+        await go_directly(own_cluster, sent)
+        # No router is needed while a lease lasts, and none is lost when it has ended.
+        assert len(set(sent.directly)) == len(sent.directly)
+    finally:
+        await client.close()
+
+
+async def test_a_replica_that_is_killed_amid_direct_requests_loses_none_of_them(
+    own_cluster: Cluster,
+) -> None:
+    own_cluster.variables["NEBULA_LEASES"] = "1"
+    own_cluster.start_all()
+    await own_cluster.ready()
+    await own_cluster.load("chat", replicas=2)
+    client = await nats.connect(own_cluster.url())
+    sent = Sent()
+    try:
+        await client.subscribe(subjects.replica_requests("chat", "*"), cb=sent.hear)
+        await go_directly(own_cluster, sent)
+        engine = await own_cluster.engine("chat-0")
+        async with own_cluster.http() as http:
+            asked = [
+                asyncio.create_task(http.post(CHAT, json=chat("chat", max_tokens=40)))
+                for _ in range(8)
+            ]
+            await sent.another()
+            os.kill(engine.pid, signal.SIGKILL)
+            answers = await asyncio.gather(*asked)
+        assert [each.status_code for each in answers] == [200] * 8
+    finally:
+        await client.close()
