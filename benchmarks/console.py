@@ -3,7 +3,8 @@
 A simulated log with 1,000 nodes, with 10,000 models, aliases, keys and batches each, and with what
 the keys used in a week, is written as an exported file and shown as `nebula console --log` does.
 Printed are the seconds until it is served, for each page the time until it is drawn (median and
-worst of some moments), and the frames per second while the slider is moved.
+worst of some moments) and for how long the server computed, and the frames per second while the
+slider is moved.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+import psutil
 from playwright.async_api import Page
 
 from nebula.events import record
@@ -156,7 +158,13 @@ async def frames(page: Page, last: int) -> float:
     )
 
 
-async def measure(base: str, last: int) -> None:
+def computed(server: psutil.Process) -> float:
+    """Return the milliseconds for which the server has had a core."""
+    times = server.cpu_times()
+    return float(times.user + times.system) * 1000
+
+
+async def measure(base: str, last: int, server: psutil.Process) -> None:
     """Print the figures of each page."""
     chance = Random(3)
     async with chromium() as browser:
@@ -164,9 +172,17 @@ async def measure(base: str, last: int) -> None:
         page.set_default_timeout(60_000)
         for path in PAGES:
             moments = [last, *(chance.randrange(last // 2, last) for _ in range(TRIES - 1))]
-            took = [await drawn(page, base, path, at) for at in moments]
-            middle = statistics.median(took)
-            print(f"{path or '/':<16} {middle:7.0f} ms, at worst {max(took):7.0f} ms", flush=True)
+            took, cost = [], []
+            for at in moments:
+                before = computed(server)
+                took.append(await drawn(page, base, path, at))
+                cost.append(computed(server) - before)
+            middle, spent = statistics.median(took), statistics.median(cost)
+            print(
+                f"{path or '/':<19} {middle:7.0f} ms, at worst {max(took):7.0f} ms, "
+                f"computed in {spent:5.0f} ms",
+                flush=True,
+            )
         await page.goto(f"{base}/models")
         await page.wait_for_selector("tbody tr")
         print(f"slider on /models {await frames(page, last):5.0f} frames/s")
@@ -188,7 +204,7 @@ async def main(count: int) -> None:
         line = (await process.stdout.readline()).decode()
         print(f"served after {time.perf_counter() - began:.1f} s", flush=True)
         try:
-            await measure(re.findall(r"http://\S+", line)[0], count)
+            await measure(re.findall(r"http://\S+", line)[0], count, psutil.Process(process.pid))
         finally:
             process.terminate()
             await process.wait()

@@ -53,6 +53,17 @@ async def test_a_kept_state_is_the_latest_at_or_before_a_moment(log: FileLog) ->
     assert log.state == state
 
 
+async def test_the_events_of_one_aggregate_are_all_of_the_file(log: FileLog) -> None:
+    there = [read_entry(entry) for entry in entries()]
+    aggregates = {tuple(each.subject.split(".")[2:4]) for each in there}
+    for kind, identity in aggregates:
+        start = f"nebula.events.{kind}.{identity}."
+        for until in (3, 4, 5, len(there)):
+            found = [each async for each in log.events_of(kind, identity, until)]
+            assert found == [e for e in there[:until] if e.subject.startswith(start)]
+    assert not [each async for each in log.events_of("model", "none-such", len(there))]
+
+
 async def test_a_file_that_is_changed_meanwhile_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from array import array
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Sequence
 from itertools import islice
@@ -42,6 +43,7 @@ class FileLog(ShownLog):
         self._places: list[ReadingPlace | None] = [None]
         self._state = EMPTY
         self._rolled_up: list[UsageRolledUp] = []
+        self._touched: dict[str, array[int]] = {}
         self._used: tuple[int, int, Usage] | None = None
         with path.open("rb") as file:
             reader = Reader(file, str(path))
@@ -51,6 +53,7 @@ class FileLog(ShownLog):
                 self._state = evolve(self._state, record)
                 if isinstance(record.content, UsageRolledUp):
                     self._rolled_up.append(record.content)
+                self._touch(entry)
                 if entry.seq % every == 0:
                     self._keep(reader)
         if self._state.seq == 0:
@@ -58,6 +61,15 @@ class FileLog(ShownLog):
         reason = too_new(self._state)
         if reason is not None:
             raise BadLog(f"{path}: {reason}")
+
+    def _touch(self, entry: Entry) -> None:
+        """Note after which of the kept states this aggregate has an event."""
+        aggregate, _, _ = entry.subject.rpartition(".")
+        touched = self._touched.get(aggregate)
+        if touched is None:
+            touched = self._touched[aggregate] = array("I")
+        if not touched or touched[-1] != len(self._states) - 1:
+            touched.append(len(self._states) - 1)
 
     def _keep(self, reader: Reader) -> None:
         self._states.append(self._state)
@@ -109,12 +121,15 @@ class FileLog(ShownLog):
     ) -> AsyncGenerator[Record, None]:
         """Yield the events of one aggregate up to a sequence. Raise BadArchive."""
         start = subjects.events_of(kind, identity).removesuffix(">")
-        async for batch in self.entries(0, until):
-            began = time.monotonic()
-            for entry in batch:
-                if entry.subject.startswith(start) and entry.subject.endswith(only):
-                    yield read_entry(entry)
-            await pace(time.monotonic() - began)
+        begins = [each.seq for each in self._states]
+        ends = [*begins[1:], self._state.seq]
+        for place in self._touched.get(start.removesuffix("."), ()):
+            async for batch in self.entries(begins[place], min(until, ends[place])):
+                began = time.monotonic()
+                for entry in batch:
+                    if entry.subject.startswith(start) and entry.subject.endswith(only):
+                        yield read_entry(entry)
+                await pace(time.monotonic() - began)
 
     async def usage(self, since: int, until: int, pace: Pace = unhurried) -> Usage:  # noqa: ARG002
         """Return what the log has of what was used in the hours from `since` to before `until`.
