@@ -25,6 +25,7 @@ from nebula.events.advised import command
 from nebula.events.record import Record
 from nebula.events.state import State
 from nebula.events.validation import known_names
+from nebula.history import long_lines
 from nebula.history.event_filter import model_of
 from nebula.history.explanation import Causes, Chronicle, without_gaps
 from nebula.history.moments import Moment
@@ -42,6 +43,7 @@ from nebula.history.subject import (
 )
 from nebula.http.request_story import of_request
 from nebula.http.silence import silent
+from nebula.http.told_lines import told_lines
 from nebula.store.reach import trouble
 
 all_option = click.option(
@@ -200,6 +202,7 @@ async def _model(
         told = verdict(state, subject, reader_time(past, then))
         if then is None:
             told = await _with_trouble(past, await _with_silence(past, state, subject, told))
+            told = await _with_line(past, state, subject, told)
         tell(chronicle, told, earlier, as_json)
 
 
@@ -253,6 +256,13 @@ async def _with_silence(past: Past, state: State, subject: Subject, told: Verdic
     if not isinstance(past, LivePast) or not waits:
         return told
     return with_silence(told, await silent(past.log.connection, waits))
+
+
+async def _with_line(past: Past, state: State, subject: Subject, told: Verdict) -> Verdict:
+    """Add to a verdict that requests wait too long, which the log can't contain either."""
+    if not isinstance(past, LivePast):
+        return told
+    return long_lines.of_subject(state, subject, told, await told_lines(past.log.connection))
 
 
 async def _once(past: Past, last: int, reference: str) -> Subject | None:

@@ -27,11 +27,12 @@ from nebula.events.intents import (
 )
 from nebula.events.state import State
 from nebula.events.vocabulary import Event
-from nebula.history import attention
+from nebula.history import attention, long_lines
 from nebula.history.leaving import adapter_unloading, unloading
 from nebula.history.load_command import load_again
 from nebula.history.outcome import Progress
 from nebula.history.subject import log_trouble
+from nebula.http.told_lines import told_lines
 from nebula.http.views import model_view, state_view
 from nebula.store.reach import trouble
 
@@ -214,9 +215,11 @@ async def _status(nats: str, as_json: bool) -> None:
     async with joined(nats) as projection:
         state, now = projection.state, time.time_ns()
         refused, warning = await trouble(projection.log.connection)
+        lines = await told_lines(projection.log.connection)
         if as_json:
             log = {"writable": not refused, "refused": refused, "warning": warning}
             found = attention.survey(state, status_output.LISTED, now)
+            found = long_lines.with_lines(found, state, lines, now)
             concerns = {"attention": found.concerns, "more_attention": found.more}
             view = msgspec.to_builtins(state_view(state, now))
             print_json({**view, **concerns, "log": log})
@@ -225,4 +228,4 @@ async def _status(nats: str, as_json: bool) -> None:
         if text:
             colour = "red" if refused else "yellow"
             tables.console().print(f"[{colour}]{escape(text)}[/{colour}]\n", soft_wrap=True)
-        status_output.status(tables.console(), state, now)
+        status_output.status(tables.console(), state, now, lines)

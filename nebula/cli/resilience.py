@@ -78,7 +78,9 @@ def _rows(loss: NodeLoss, whole: bool) -> Iterator[tuple[str, str, str]]:
     for each in told:
         yield tables.escape(each.model), tables.escape(", ".join(each.replicas)), _then(each)
     if len(told) < len(moving):
-        yield f"[dim]{len(moving) - len(told)} more[/dim]", "", "[dim]have a place elsewhere[/dim]"
+        rest = len(moving) - len(told)
+        words = "more model has" if rest == 1 else "more models have"
+        yield "", "", f"[dim]{rest} {words} a place elsewhere[/dim]"
 
 
 def _then(each: Displaced) -> str:

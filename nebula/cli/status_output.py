@@ -1,6 +1,6 @@
 """How the command line shows the whole cluster: its tables, and what needs attention below them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.console import Console
 from rich.markup import escape as as_it_is
@@ -10,11 +10,12 @@ from nebula.cli import tables
 from nebula.events.adapter_status import adapter_status
 from nebula.events.advised import command, why
 from nebula.events.cluster import at_risk
+from nebula.events.heartbeats import QueueLength
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.model_status import model_status
 from nebula.events.showing import secrets_of
 from nebula.events.state import State
-from nebula.history import attention, moments
+from nebula.history import attention, long_lines, moments
 from nebula.history.attention import Concern, Severity, Survey
 
 LISTED = attention.MOST_ADVISED
@@ -23,10 +24,16 @@ LISTED = attention.MOST_ADVISED
 _COLOURS: dict[Severity, str] = {"bad": "red", "warning": "yellow", "working": "cyan"}
 
 
-def status(output: Console, state: State, now: int | None = None) -> None:
+def status(
+    output: Console,
+    state: State,
+    now: int | None = None,
+    lines: Mapping[str, QueueLength] | None = None,
+) -> None:
     """Print the whole cluster, what needs attention, and what else is to be said of models.
 
-    `now`: nanoseconds since the epoch; None for a state that is looked back at.
+    `now`: nanoseconds since the epoch; None for a state that is looked back at. `lines`: how many
+    requests wait for each model.
     """
     if not state.models and not state.nodes:
         output.print(f"No nodes and no models yet. {ends(state)[:1].upper()}{ends(state)[1:]}.")
@@ -43,6 +50,8 @@ def status(output: Console, state: State, now: int | None = None) -> None:
         output.print()
         output.print(tables.aliases(state))
     found = attention.survey(state, LISTED, now)
+    if now is not None and lines:
+        found = long_lines.with_lines(found, state, lines, now)
     output.print()
     _attention(output, found)
     for identity, detail in _details_of_healthy(state, now):
@@ -80,7 +89,9 @@ def _concern(output: Console, concern: Concern) -> None:
     output.print(f"[{colour}]{mark}:[/{colour}] {as_it_is(concern.text)}", soft_wrap=True)
     when = f", {moments.clock(concern.since)}" if concern.since else ""
     more = f" (`{as_it_is(concern.why)}` tells more)" if concern.why else ""
-    output.print(f"  since event {concern.seq}{when}{more}", soft_wrap=True)
+    event = f" event {concern.seq}" if concern.seq else ""
+    since = f"{event}{when}" if event else when.removeprefix(",")
+    output.print(f"  since{since}{more}", soft_wrap=True)
     if concern.todo:
         output.print(f"  {as_it_is(concern.todo)}", soft_wrap=True)
 

@@ -97,7 +97,7 @@ async def _show(
         writer.writeheader()
         writer.writerows(bill.told(line, by) for line in lines)
     else:
-        _print(lines, by)
+        _print(bill.most_first(lines, by), by)
     _warn(found)
 
 

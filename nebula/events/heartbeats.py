@@ -1,5 +1,6 @@
 """Heartbeats: what replicas, routers, nodes and NATS servers report of themselves. Pure."""
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
@@ -58,6 +59,25 @@ class QueueLength(Struct, frozen=True):
     slack_oldest: Annotated[
         float, Meta(description="Time that the first of these has waited, in seconds.")
     ] = 0.0
+
+
+NOBODY = QueueLength(0, 0.0)
+"""A queue in which no request waits."""
+
+
+def joined_lines(told: Iterable[Mapping[str, QueueLength]]) -> dict[str, QueueLength]:
+    """Return the queues of several routers together, by the id of their model."""
+    found: dict[str, QueueLength] = {}
+    for queues in told:
+        for model, line in queues.items():
+            other = found.get(model, NOBODY)
+            found[model] = QueueLength(
+                line.waiting + other.waiting,
+                max(line.oldest, other.oldest),
+                line.slack + other.slack,
+                max(line.slack_oldest, other.slack_oldest),
+            )
+    return found
 
 
 class RouterHeartbeat(Struct, frozen=True):

@@ -19,7 +19,8 @@ Severity: TypeAlias = Literal["bad", "warning", "working"]
 """`bad`: something does not serve that should. `warning`: it serves, but not as asked. `working`:
 it mends itself."""
 
-_ORDER: dict[Severity, int] = {"bad": 0, "warning": 1, "working": 2}
+URGENCY: dict[Severity, int] = {"bad": 0, "warning": 1, "working": 2}
+"""The order in which people are told, the most urgent first."""
 
 MARKS: dict[Severity, str] = {
     "bad": "needs you",
@@ -174,7 +175,7 @@ def healthy(state: State, model: Model) -> str:
 
 def order(found: Iterable[Suspect]) -> list[Suspect]:
     """Return suspects in the order of their urgency, the latest of each kind first."""
-    return sorted(found, key=lambda each: (_ORDER[each.severity], -each.seq, each.kind, each.id))
+    return sorted(found, key=lambda each: (URGENCY[each.severity], -each.seq, each.kind, each.id))
 
 
 def concerns(state: State, found: Sequence[Suspect], now: int | None = None) -> Iterator[Concern]:

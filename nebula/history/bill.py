@@ -46,6 +46,12 @@ def lines(sums: Iterable[UsageSum], by: Sequence[str]) -> tuple[Line, ...]:
     return tuple(Line(values, *counts) for values, counts in sorted(found.items()))
 
 
+def most_first(found: Iterable[Line], by: Sequence[str]) -> tuple[Line, ...]:
+    """Return lines by time where they are told apart by time, or else the most tokens first."""
+    over_time = {"day", "hour"}.intersection(by)
+    return tuple(found if over_time else sorted(found, key=lambda each: -each.total))
+
+
 def _reader(group: str) -> Callable[[UsageSum], str]:
     """Return what reads of a sum what it has in common by one of GROUPS."""
     if group == "day":

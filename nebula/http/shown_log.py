@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from nebula.actors.gateway.actor import Gateway
+from nebula.events.heartbeats import QueueLength
 from nebula.events.record import Entry, Record
 from nebula.events.state import EMPTY, State
 from nebula.history.moments import Moment
@@ -39,6 +40,10 @@ class ShownLog(ABC):
     @abstractmethod
     def leaving(self) -> asyncio.Event:
         """Set once the server stops."""
+
+    def lines(self) -> Mapping[str, QueueLength]:
+        """Return how many requests wait for each model now; a log alone does not have that."""
+        return {}
 
     @abstractmethod
     def entries(self, after: int, until: int) -> AsyncGenerator[list[Entry], None]:
@@ -100,6 +105,10 @@ class GatewayLog(ShownLog):
     def leaving(self) -> asyncio.Event:
         """Set once the gateway stops."""
         return self._gateway.leaving
+
+    def lines(self) -> Mapping[str, QueueLength]:
+        """Return how many requests wait for each model now, as routers tell it."""
+        return self._gateway.heartbeats.lines()
 
     def entries(self, after: int, until: int) -> AsyncGenerator[list[Entry], None]:
         """Yield the entries after one sequence, up to another. Raise Unavailable, LogReplaced."""

@@ -25,11 +25,13 @@ def binary() -> str:
 
 
 @contextlib.asynccontextmanager
-async def chromium() -> AsyncIterator[Browser]:
-    """Run Chromium without a window."""
+async def chromium(*without: str) -> AsyncIterator[Browser]:
+    """Run Chromium without a window; `without` these options, which Playwright gives it."""
     async with async_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = await playwright.chromium.launch(executable_path=binary(), args=arguments)
+        browser = await playwright.chromium.launch(
+            executable_path=binary(), args=arguments, ignore_default_args=list(without)
+        )
         try:
             yield browser
         finally:

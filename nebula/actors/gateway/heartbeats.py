@@ -8,7 +8,13 @@ from nebula.actors.attribution import attributed
 from nebula.actors.gateway import addressing
 from nebula.actors.gateway.addressing import Known
 from nebula.events.engine_options import context
-from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartbeat
+from nebula.events.heartbeats import (
+    NOBODY,
+    QueueLength,
+    ReplicaHeartbeat,
+    RouterHeartbeat,
+    joined_lines,
+)
 from nebula.events.state import Model, State
 
 FORGOTTEN = 60.0
@@ -156,13 +162,12 @@ class Heartbeats:
 
     def queue(self, model: str) -> QueueLength:
         """Return how many requests wait for a model in all routers, and the longest wait (s)."""
-        lines = [each.queues[model] for each in self._routers.values() if model in each.queues]
-        return QueueLength(
-            sum(line.waiting for line in lines),
-            max((line.oldest for line in lines), default=0.0),
-            sum(line.slack for line in lines),
-            max((line.slack_oldest for line in lines), default=0.0),
-        )
+        heard = (each.queues for each in self._routers.values() if model in each.queues)
+        return joined_lines({model: queues[model]} for queues in heard).get(model, NOBODY)
+
+    def lines(self) -> dict[str, QueueLength]:
+        """Return the lines of all models for which requests wait."""
+        return joined_lines(each.queues for each in self._routers.values())
 
     def line(self, router: str, model: str) -> tuple[float, QueueLength | None]:
         """Return when a router was heard last (0: never), and its queue for a model, if any."""

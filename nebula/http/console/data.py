@@ -4,16 +4,18 @@ Everything that passes over all models lets other tasks run in between, because 
 tokens too.
 """
 
+from itertools import islice
 from typing import Annotated
 
 from litestar import get
 from litestar.params import QueryParameter
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.showing import shown
-from nebula.events.state import Node, Replica
-from nebula.history import attention, places
+from nebula.events.state import Node, Replica, State
+from nebula.history import attention, long_lines, places
 from nebula.history.attention import Concern, Findings, Healthy
 from nebula.history.difference import Change, differences
 from nebula.history.load_requests import to_change
@@ -138,10 +140,11 @@ async def show_attention(past: ShownLog, scans: Scans, at: str | None = None) ->
             if isinstance(each, Healthy):
                 await pace.pause()
         found = attention.order(findings.suspects)
-        lines = []
+        lines = _slow(past, state, reader_time(at, past))
         for concern in attention.concerns(state, found[:CONCERNS], reader_time(at, past)):
             lines.append(shown(concern))
             await pace.pause()
+    lines.sort(key=lambda each: attention.URGENCY[each.severity])
     nodes: dict[str, int] = {}
     for node in state.nodes.values():
         stands = node.closed or "ready"
@@ -160,6 +163,14 @@ async def show_attention(past: ShownLog, scans: Scans, at: str | None = None) ->
         batches=len(state.batches),
         keys=state.valid_keys,
     )
+
+
+def _slow(past: ShownLog, state: State, now: int | None) -> list[Concern]:
+    """Return the models with long lines, which are known of the present alone."""
+    if now is None:
+        return []
+    found = long_lines.concerns(state, past.lines(), now)
+    return [shown(each) for each in islice(found, CONCERNS)]
 
 
 @get("/admin/outline/models")
@@ -192,10 +203,11 @@ async def outline_models(
                 await pace.pause()
     aliases = rows.shares(state)
     now = reader_time(at, past)
+    lines = past.lines() if now is not None else {}
     page = matching[begin : begin + size]
     return ModelPage(
         **moment_fields(past, state),  # type: ignore[arg-type]
-        rows=[rows.model_row(state, each, aliases, now) for each in page],
+        rows=[rows.model_row(state, each, aliases, now, lines.get(each.id)) for each in page],
         next=begin + size if begin + size < len(matching) else None,
         total=len(matching),
         phases=phases,
@@ -235,10 +247,12 @@ async def outline_model(
     state = await state_shown(past, scans, at)
     found = known("model", state.models, model)
     told = verdict(state, Subject("model", model), reader_time(at, past))
+    lines = past.lines() if reader_time(at, past) is not None else {}
+    told = long_lines.with_line(state, found, told, lines.get(model))
     candidates = places.places(state, found)
     return ModelDetail(
         **moment_fields(past, state),  # type: ignore[arg-type]
-        model=model_view(state, found, reader_time(at, past)),
+        model=replace(model_view(state, found, reader_time(at, past)), queue=lines.get(model)),
         request=shown(to_change(found)),
         aliases=rows.shares(state).get(model, []),
         headline=shown(told.headline),

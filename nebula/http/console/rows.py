@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from nebula.actors.placement.candidates import PlacementCandidate
 from nebula.actors.placement.sizing import usable
+from nebula.events.heartbeats import QueueLength
 from nebula.events.model_status import model_status
 from nebula.events.showing import shown
 from nebula.events.state import Model, Node, State
@@ -19,7 +20,10 @@ NAMED = 4
 
 
 class ModelRow(Struct, frozen=True):
-    """A model in a table. `aliases`: each with its share, as `prod 90/100`."""
+    """A model in a table.
+
+    `aliases`: each with its share, as `prod 90/100`. `waiting`: how many requests are in its line.
+    """
 
     id: str
     name: str
@@ -33,6 +37,7 @@ class ModelRow(Struct, frozen=True):
     aliases: tuple[str, ...]
     nodes: tuple[str, ...]
     more_nodes: int
+    waiting: int = 0
 
 
 class Held(Struct, frozen=True):
@@ -103,7 +108,11 @@ def phase_of(state: State, model: Model) -> str:
 
 
 def model_row(
-    state: State, model: Model, aliases: Mapping[str, list[str]], now: int | None
+    state: State,
+    model: Model,
+    aliases: Mapping[str, list[str]],
+    now: int | None,
+    line: QueueLength | None = None,
 ) -> ModelRow:
     """Return the row of a model."""
     stands = model_status(state, model, now)
@@ -121,6 +130,7 @@ def model_row(
         tuple(aliases.get(model.id, ())[:NAMED]),
         tuple(nodes[:NAMED]),
         max(0, len(nodes) - NAMED),
+        line.waiting if line is not None else 0,
     )
     return shown(row)
 

@@ -16,7 +16,7 @@ from nebula.events.advised import command
 from nebula.events.record import Record
 from nebula.events.showing import shown
 from nebula.events.state import EMPTY, State
-from nebula.history import story
+from nebula.history import long_lines, story
 from nebula.history.explanation import Chronicle, ExplanationLine
 from nebula.history.moments import Moment
 from nebula.history.node_story import about_node
@@ -104,6 +104,7 @@ async def explain(
         told = story.with_silence(
             told, await past.silent(story.awaited(state, asked.subject)) if told.todo else ""
         )
+        told = long_lines.of_subject(state, asked.subject, told, past.lines())
         if trouble := await past.trouble():
             told = replace(told, behind=(*told.behind, trouble))
     async with reading(scans) as scan:

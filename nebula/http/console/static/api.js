@@ -98,18 +98,39 @@ export async function* events(answer) {
   }
 }
 
-/** Follow the log for ever, and call back with each event. */
+let stream = null; // what ends the stream of events
+const leave = () => stream?.abort();
+addEventListener("pagehide", leave);
+document.addEventListener("visibilitychange", () => document.hidden && leave());
+
+/** Wait until the tab is seen. */
+function seen() {
+  if (!document.hidden) return null;
+  return new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+}
+
+/** Follow the log for ever, and call back with each event.
+ *
+ * Only a tab that is seen keeps a connection for that: a browser has six for a server, and with six
+ * tabs no page would be answered any more. */
 export async function follow(callback) {
+  if (stream) return;
   for (let pause = 500; ; pause = Math.min(pause * 2, 10000)) {
+    await seen();
+    stream = new AbortController();
     try {
-      const options = { headers: { accept: "text/event-stream" } };
+      const options = { headers: { accept: "text/event-stream" }, signal: stream.signal };
       const path = store.last ? `/admin/events?after=${store.last}` : "/admin/events";
       const answer = await ask(path, options);
       update({ connected: true });
       pause = 500;
       for await (const data of events(answer)) callback(JSON.parse(data));
     } catch (error) {
-      if (error.status === 401) return;
+      if (error.status === 401) return void (stream = null);
+      if (error.name === "AbortError") pause = 250;
+      else if (!(error instanceof TypeError) && !error.status) reportError(error); // a fault of the console's own
+    } finally {
+      stream?.abort(); // whatever has ended the loop: a stream that nobody reads keeps its connection
     }
     update({ connected: false });
     await new Promise((resolve) => setTimeout(resolve, pause));

@@ -18,6 +18,7 @@ import * as models from "./pages/models.js";
 import * as node from "./pages/node.js";
 import * as nodes from "./pages/nodes.js";
 import * as playground from "./pages/playground.js";
+import * as resilience from "./pages/resilience.js";
 import * as request from "./pages/request.js";
 import * as requests from "./pages/requests.js";
 import * as why from "./pages/why.js";
@@ -31,6 +32,7 @@ const PAGES = [
   [/^\/aliases\/([^/]+)$/, alias],
   [/^\/nodes$/, nodes],
   [/^\/nodes\/([^/]+)$/, node],
+  [/^\/resilience$/, resilience],
   [/^\/events$/, eventList],
   [/^\/compare$/, compare],
   [/^\/requests$/, requests],
@@ -172,7 +174,8 @@ function shell() {
     <main id="main" tabindex="-1" aria-busy=${String(store.loading > 0)}>
       ${store.locked ? lock() : html`
         ${failures.map((text) => html`<p class="failure" role="alert">${text}</p>`)}
-        ${page ? page.view(store.data, found) : missing()}`}
+        ${page ? page.view(store.data, found) : missing()}
+        ${store.loading > 0 && !Object.keys(store.data).length && html`<p class="soft late" role="status">The gateway has not answered yet.</p>`}`}
     </main>`;
 }
 

@@ -5,6 +5,8 @@ import { atEvent, badge, clock, command, count, link, ofNanoseconds, prose, why 
 
 export const title = () => "Home";
 
+export const every = 5000; // milliseconds after which it is asked again: no event tells of lines
+
 export const needs = () => ({ home: ["/admin/attention", {}] });
 
 export function view({ home }) {
@@ -32,7 +34,7 @@ function concern(line) {
   const since = line.since ? clock(ofNanoseconds(line.since)) : "";
   return html`<li key=${line.kind + line.id} class=${line.severity}>
     <header>${badge(line.severity)} <b>${link(line.kind, line.id)}</b>
-      <span class="since">since ${since} event ${atEvent(line.seq)}</span></header>
+      <span class="since">since ${since} ${line.seq > 0 && html`event ${atEvent(line.seq)}`}</span></header>
     <p>${line.text}</p>
     ${line.todo && html`<p class="todo">${prose(line.todo)}</p>`}
     <div class="commands">

@@ -9,6 +9,8 @@ import { backLink } from "../forms/roll_back.js";
 
 export const title = ([id]) => id;
 
+export const every = 5000; // milliseconds after which it is asked again: no event tells of lines
+
 export const needs = (route, [id]) => ({
   model: [`/admin/outline/models/${encodeURIComponent(id)}`, {}],
 });
@@ -35,7 +37,8 @@ export function view({ model: found }, [id]) {
       ["Labels", Object.entries(spec.labels).map((pair) => pair.join("=")).join(", ")],
       ["Fallback", spec.fallback.join(", ")], ["Options of its engines", told],
       ["Starts", spec.on_request ? "with the first request" : ""],
-      ["Waiting now", model.queue ? String(model.queue.waiting ?? "") : ""],
+      ["Requests at a time, each replica", String(spec.max_in_flight)],
+      ["In line now", model.queue?.waiting ? `${model.queue.waiting}, the first for ${model.queue.oldest.toFixed(0)} s` : ""],
     ])}
     ${model.adapters.length > 0 && html`<h2>Adapters</h2>
       ${table("Adapters", ADAPTERS, model.adapters, (row) => row.name)}`}

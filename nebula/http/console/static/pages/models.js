@@ -10,6 +10,8 @@ const REST = 250; // milliseconds after the last key before it is searched
 
 export const title = () => "Models";
 
+export const every = 5000; // milliseconds after which it is asked again: no event tells of lines
+
 function queryOf(route) {
   const query = {};
   for (const name of ["find", "phase", "after"])
@@ -64,6 +66,7 @@ const COLUMNS = [
   ["Model", (row) => link("model", row.id)],
   ["Phase", (row) => badge(row.phase)],
   ["Replicas", (row) => html`<span class="nowrap">${row.ready} of ${row.wanted}</span>`],
+  ["In line", (row) => (row.waiting ? String(row.waiting) : "")],
   ["Task", (row) => row.task],
   ["Nodes", (row) => html`${row.nodes.map((each, at) => html`${at ? ", " : ""}${link("node", each)}`)}
     ${row.more_nodes > 0 ? ` and ${row.more_nodes} more` : ""}`],

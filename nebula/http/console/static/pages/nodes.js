@@ -1,5 +1,6 @@
 // Nodes: each with its devices as bars.
 import { html, store } from "../store.js";
+import { href } from "../moment.js";
 import { count, badge, clock, deviceBar, link, ofNanoseconds, pager } from "../parts.js";
 import { finder } from "./models.js";
 
@@ -22,7 +23,8 @@ export function legend() {
 export function view({ nodes }) {
   if (!nodes) return html`<h1>Nodes</h1>`;
   return html`<h1>Nodes</h1>
-    <div class="filters">${finder("/nodes", "Find by name or host")}</div>
+    <div class="filters">${finder("/nodes", "Find by name or host")}
+      <a class="button" href=${href("/resilience")}>If one is lost</a></div>
     ${legend()}
     <div class="cards">${nodes.rows.map(card)}</div>
     ${!nodes.rows.length && html`<p class="soft">There is no node here.</p>`}
