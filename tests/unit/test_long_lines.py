@@ -38,7 +38,7 @@ def test_each_of_several_replicas_is_counted() -> None:
     assert "1 request waits in line, the first for 30 s, because its 2 replicas" in only.text
 
 
-def test_a_short_wait_and_spare_capacity_are_no_concern() -> None:
+def test_neither_a_short_wait_nor_spare_capacity_is_told() -> None:
     state = serving().state
     for line in (QueueLength(50, 1.0), QueueLength(0, 0.0, slack=9, slack_oldest=900.0)):
         assert not list(long_lines.concerns(state, {"chat": line}, NOW))
