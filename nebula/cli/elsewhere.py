@@ -1,6 +1,6 @@
-"""Makes the commands in messages runnable as they stand, on this machine and for this cluster.
+"""Makes the commands in messages runnable as they stand, on this machine, for this cluster or log.
 
-A command that was given `--nats` advises commands that need the same option.
+A command that was given `--nats` or `--log` advises commands that need the same option.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from nebula.events.advised import reaching
+from nebula.events.advised import looking_back, reaching
 from nebula.events.showing import shown_text
 from nebula.store.reaching import shown
 
@@ -36,6 +36,15 @@ def elsewhere() -> str:
     return shown(nats) if nats and nats != found_anyhow else ""
 
 
+def log_file() -> str:
+    """Return the file that the command was given with `--log`; "" if it was given none."""
+    context = click.get_current_context(silent=True)
+    for each in context.command.params if context is not None else ():
+        if "--log" in each.opts and each.name and context is not None:
+            return str(context.params.get(each.name) or "")
+    return ""
+
+
 def program() -> str:
     """Return how to call `nebula` here: by its path if it is not on the PATH."""
     called = sys.argv[0]
@@ -44,14 +53,16 @@ def program() -> str:
 
 
 def shown_message(text: str, escape: Callable[[str], str] = str) -> str:
-    """Return a text for people: without secrets, its commands as they reach this cluster.
+    """Return a text for people: without secrets, its commands as they reach this cluster or log.
 
     `escape` prepares an address for that kind of text.
     """
     text = shown_text(text)
     if "`nebula " not in text:
         return text
-    nats = elsewhere()
-    text = reaching(text, escape(nats)) if nats else text
+    if file := log_file():
+        text = looking_back(text, escape(file))
+    elif nats := elsewhere():
+        text = reaching(text, escape(nats))
     called = program()
     return text if called == "nebula" else text.replace("`nebula ", f"`{escape(called)} ")

@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nebula.cli import tables
+from nebula.cli.elsewhere import shown_message
 from nebula.cli.tables import print_json
 from nebula.history import moments
 from nebula.history.explanation import Chronicle, ExplanationLine
@@ -25,14 +26,14 @@ def tell(
         return
     output = tables.console()
     output.print(f"[bold]{escape(told.headline)}[/bold]", soft_wrap=True)
-    for text in told.behind:
+    for text in filter(shown_message, told.behind):
         output.print(f"  {escape(text)}", soft_wrap=True)
     output.print()
     if earlier:
         output.print(f"  [dim]({earlier} earlier events: --all)[/dim]")
     for line in chronicle.lines:
         _line(output, line, mark)
-    if told.todo:
+    if shown_message(told.todo):
         output.print(f"\n[bold]What to do:[/bold] {escape(told.todo)}", soft_wrap=True)
 
 

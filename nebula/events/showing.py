@@ -47,6 +47,11 @@ def without_secrets(value: T) -> T:
     return _through(value, masked, _DEEPEST)  # type: ignore[return-value]
 
 
+def with_texts(value: T, text: Callable[[str], str]) -> T:
+    """Return a value whose texts are as `text` makes them, without secrets."""
+    return _through(value, text, _DEEPEST)  # type: ignore[return-value]
+
+
 def entry_without_secrets(entry: Entry) -> Entry:
     """Return an entry of the log with MASK in place of secrets; the same object if it has none."""
     if not suspect(entry.body.decode("latin-1")):

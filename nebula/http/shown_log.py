@@ -22,9 +22,10 @@ from nebula.store.usage_log import Usage
 
 
 class ShownLog(ABC):
-    """A log with the state at its end. `live`: whether it grows."""
+    """A log with the state at its end. `live`: whether it grows; `file`: where it is, if in one."""
 
     live = True
+    file = ""
 
     @property
     @abstractmethod

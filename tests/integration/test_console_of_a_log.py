@@ -65,6 +65,22 @@ async def test_its_addresses_are_those_of_a_gateway_and_nothing_can_be_changed()
         assert (await http.get("/admin/state", headers=foreign)).status_code == 421
 
 
+async def test_its_commands_look_at_the_log_and_none_asks_a_cluster() -> None:
+    async with shown(LOG) as base, console(base) as seen:
+        await seen.open("?at=18")
+        await seen.sees(f"nebula why poet --log {LOG}", ".concerns")
+        assert "nebula load" not in await seen.page.inner_text("body")
+        await seen.open("/models/poet?at=18")
+        await seen.sees(f"nebula why poet --log {LOG}", ".commands")
+        assert "nebula load" not in await seen.page.inner_text("body")
+    async with shown(LOG) as base, httpx.AsyncClient(base_url=base, trust_env=False) as http:
+        told = (await http.get("/admin/why?about=poet&at=18")).json()
+        assert told["command"] == f"nebula why model poet --at 18 --log {LOG}"
+        for path in ("attention?at=18", "outline/models/poet?at=18", "why?about=poet&at=18"):
+            told = (await http.get(f"/admin/{path}")).text
+            assert re.findall("nebula (?!why)[a-z]+ ", told) == [], path
+
+
 async def test_a_file_that_is_not_a_log_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text("{}\n")

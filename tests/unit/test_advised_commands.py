@@ -11,7 +11,15 @@ import pytest
 from nebula.cli.elsewhere import shown_message
 from nebula.cli.main import main
 from nebula.cli.tables import console
-from nebula.events.advised import asks, command, commands, reaching, why
+from nebula.events.advised import (
+    asks,
+    command,
+    commands,
+    looking_back,
+    looks_back,
+    reaching,
+    why,
+)
 from nebula.events.evolve import evolve
 from nebula.events.state import EMPTY
 from nebula.history.advice import advice
@@ -187,6 +195,68 @@ def test_every_command_that_can_be_told_where_the_cluster_listens_takes_it() -> 
             takes = any("--nats" in parameter.opts for parameter in each.params)
             words = (name, each.name or "") if inner else (name,)
             assert takes == (asks(*words) or name == "up"), words
+
+
+def test_every_command_that_can_be_told_to_look_at_a_log_takes_it() -> None:
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        found = main.get_command(context, name)
+        assert found is not None
+        named: list[tuple[tuple[str, ...], click.Command]] = [((name,), found)]
+        if isinstance(found, click.Group):
+            itself = named if found.invoke_without_command else []
+            named = itself + [((name, inner), each) for inner, each in found.commands.items()]
+        for words, each in named:
+            takes = any("--log" in parameter.opts for parameter in each.params)
+            assert takes == looks_back(*words), words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("nothing is advised", "nothing is advised"),
+        ("see `nebula why x`.", "see `nebula why x --log 'my log'`."),
+        ("see `nebula why x --log a`; `nebula up`", "see `nebula why x --log a`; `nebula up`"),
+        ("Load it again: `nebula load 'a: b. c; d'`.", "Load it again."),
+        ("no key 'a': `nebula key list` lists them", "no key 'a'"),
+        ("`nebula key list` lists them", ""),
+        ("`nebula key list` lists them; it is lost", "It is lost"),
+        (
+            "Start n2 (`nebula node n2` there), or wait; `nebula events` shows it. Or so.",
+            "Start n2, or wait; `nebula events --log 'my log'` shows it. Or so.",
+        ),
+        ("Wait: a starts first, as `nebula logs a` shows. It is slow.", "Wait. It is slow."),
+        ("`nebula why request r1` tells; `nebula events --follow`", ""),
+    ],
+)
+def test_on_a_log_commands_look_at_it_and_those_that_ask_a_cluster_are_left_out(
+    text: str, expected: str
+) -> None:
+    assert looking_back(text, "my log") == expected
+
+
+def test_a_message_about_a_log_advises_commands_on_that_log() -> None:
+    resilience = main.get_command(click.Context(main), "resilience")
+    assert resilience is not None
+    log = str(ROOT / "tests" / "corpus" / "lost-node.jsonl")
+    with resilience.make_context("resilience", ["--log", log]):
+        told = shown_message("do `nebula scale opt 1`; see `nebula why opt`")
+        assert told == f"see `nebula why opt --log {log}`"
+        assert plain_words("see `nebula why opt`") == f"see `nebula why opt --log {log}`"
+
+
+@pytest.mark.parametrize("name", corpus.NAMES)
+def test_nothing_that_is_said_of_a_recorded_log_asks_a_cluster(name: str) -> None:
+    state = EMPTY
+    for record in corpus.records(name):
+        state = evolve(state, record)
+        for _, subject in named_by(record):
+            told = verdict(state, subject)
+            for text in (told.headline, told.todo, *told.behind):
+                found = looking_back(text, "a.jsonl")
+                assert found or text == told.todo, "something is always said"
+                assert not [each for each in commands(found) if asks(*each) and "--log" not in each]
+                assert "()" not in found
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ class FileLog(ShownLog):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.file = str(path)
         self._leaving = asyncio.Event()
         self._states: list[State] = [EMPTY]
         self._places: list[ReadingPlace | None] = [None]

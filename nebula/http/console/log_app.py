@@ -1,4 +1,7 @@
-"""The console over a log alone: its pages, and the paths of the admin API that they ask for."""
+"""The console over a log alone: its pages, and the paths of the admin API that they ask for.
+
+The commands in its answers look at that log, and those that need a cluster are left out.
+"""
 
 from functools import partial
 
@@ -6,9 +9,15 @@ from litestar import Litestar, Response, get
 from litestar.di import Provide
 from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp
+from msgspec.structs import replace
 
+from nebula.events.advised import looking_back
+from nebula.events.showing import with_texts
+from nebula.history.attention import Concern
 from nebula.http import exceptions, history, paths, resilience
 from nebula.http.console import aliases, batches, data, keys, pages, usage, why
+from nebula.http.console.data import Attention
+from nebula.http.console.why import Explanation
 from nebula.http.guard import Guard
 from nebula.http.origins import Doors
 from nebula.http.scanning import Scans
@@ -25,6 +34,11 @@ def create_log_app(past: ShownLog) -> ASGIApp:
     """Build the app that shows a log to browsers of this machine."""
     scans = Scans(share=1.0)
     respond_to_path = partial(paths.respond_to_path, "")
+
+    def with_commands(response: Response[object]) -> Response[object]:
+        response.content = _with_commands(response.content, past.file)
+        return response
+
     app = Litestar(
         route_handlers=[
             lead_to_console,
@@ -55,6 +69,7 @@ def create_log_app(past: ShownLog) -> ASGIApp:
             "scans": Provide(lambda: scans, sync_to_thread=False),
             "root": Provide(lambda: "", sync_to_thread=False),
         },
+        after_request=with_commands,
         exception_handlers={
             NotFoundException: respond_to_path,
             MethodNotAllowedException: respond_to_path,
@@ -64,3 +79,19 @@ def create_log_app(past: ShownLog) -> ASGIApp:
         logging_config=None,
     )
     return Guard(app, Doors())
+
+
+def _with_commands(content: object, file: str) -> object:
+    """Return the content of an answer with commands that look at the log in a file."""
+
+    def bare(line: str) -> str:
+        return looking_back(f"`{line}`", file).strip("`") if line else ""
+
+    def mended(concern: Concern) -> Concern:
+        return replace(concern, command=bare(concern.command), why=bare(concern.why))
+
+    if isinstance(content, Attention):
+        content = replace(content, lines=[mended(each) for each in content.lines])
+    elif isinstance(content, Explanation):
+        content = replace(content, command=bare(content.command))
+    return with_texts(content, lambda text: looking_back(text, file))

@@ -13,13 +13,17 @@ from nebula.http.views import moment
 
 
 class Shown(Struct, frozen=True, kw_only=True):
-    """The moment that is shown: the event at `seq`, and the newest event `last` with its time."""
+    """The moment that is shown: the event at `seq`, and the newest event `last` with its time.
+
+    `log`: the file that the log is in; "" for that of a cluster.
+    """
 
     seq: int
     time: str
     last: int
     last_time: str
     live: bool
+    log: str = ""
 
 
 async def state_shown(past: ShownLog, scans: Scans, at: str | None) -> State:
@@ -36,6 +40,7 @@ def moment_fields(past: ShownLog, state: State) -> dict[str, object]:
         "last": newest.seq,
         "last_time": moment(newest.time),
         "live": past.live,
+        "log": past.file,
     }
 
 

@@ -95,7 +95,9 @@ async function fill(name, [path, query], at, control) {
 
 /** Keep which moment an answer is of, and write a time of the address as the event it means. */
 function noteMoment(value, at) {
-  if (value.live !== undefined) update({ seq: value.seq, time: value.time, live: value.live });
+  if (value.live !== undefined) {
+    update({ seq: value.seq, time: value.time, live: value.live, log: value.log ?? "" });
+  }
   if (value.last >= store.last) update({ last: value.last, lastTime: value.last_time ?? store.lastTime });
   if (at && value.seq !== undefined && !/^\d+$/.test(at)) {
     store.route.query.set("at", value.seq);

@@ -1,6 +1,7 @@
 // What several pages are made of.
-import { html } from "./store.js";
+import { html, store } from "./store.js";
 import { href } from "./moment.js";
+import { quoted } from "./shell.js";
 
 const GIB = 2 ** 30;
 
@@ -68,8 +69,16 @@ export function atEvent(seq, text) {
     title="Show the events up to ${seq}">${text ?? seq}</a>`;
 }
 
+/** A command line as it runs on what is shown: on an exported log some do, and the others are "". */
+function runnable(text) {
+  if (!store.log || !text.startsWith("nebula ") || text.includes(" --log ")) return text;
+  return /^nebula why (?!request )/.test(text) ? `${text} --log ${quoted(store.log)}` : "";
+}
+
 /** A command with a button that copies it. */
-export function command(text) {
+export function command(wanted) {
+  const text = runnable(wanted);
+  if (!text) return "";
   const copy = (event) => {
     const button = event.currentTarget;
     const done = () => {

@@ -17,6 +17,7 @@ export const store = {
   seq: 0, // what is shown
   time: "",
   live: true, // whether the log grows
+  log: "", // the file that the log is in; "" for that of a cluster
   connected: false,
   locked: "", // why the server wants a key
   slid: null, // where the slider is while it is moved

@@ -35,7 +35,7 @@ export function view({ batch: found }, [id]) {
     ])}
     <h2>Its files</h2>
     ${table("Its files", files(found, present), Object.entries(found.files), ([name]) => name)}
-    ${!found.mine && html`<p class="soft">They are their owner's: <code>nebula batch results</code> writes them with the rights of an operator.</p>`}
+    ${!found.mine && store.live && html`<p class="soft">They are their owner's: <code>nebula batch results</code> writes them with the rights of an operator.</p>`}
     <h2>Last events</h2>
     ${table("Last events", EVENTS, found.events, (each) => each.seq)}
     ${found.earlier > 0 && html`<p class="soft">${count(found.earlier, "earlier event")} not shown.</p>`}`;
