@@ -27,8 +27,11 @@ _PIECE = re.compile(
 )
 """What is said up to a full stop, a semicolon or a colon that is not within a command."""
 
-_ASIDE = re.compile(r""" ?\((?:[^()`]|`(?:'[^']*'|"[^"]*"|[^`'"])+`)*\)""")
-"""What is said in parentheses."""
+_ASIDE = re.compile(
+    r""" ?\((?:[^()`]|`(?:'[^']*'|"[^"]*"|[^`'"])+`)*\)"""
+    r"""|, `nebula (?:'[^']*'|"[^"]*"|[^`'"])+`(?=,)"""
+)
+"""What is said in parentheses, or a command between two commas."""
 
 
 def command(*words: str) -> str:
@@ -81,8 +84,9 @@ def reaching(text: str, nats: str) -> str:
 def looking_back(text: str, file: str) -> str:
     """Return a text whose commands look at the log in `file`, as its reader has no cluster.
 
-    What asks a cluster for something is left out: with the parentheses in which it is said, or else
-    with what is said up to the next full stop, semicolon or colon. So nothing may be left.
+    What asks a cluster for something is left out: with the parentheses or commas in which it is
+    said, or else with what is said up to the next full stop, semicolon or colon. So nothing may be
+    left.
     """
     if "`nebula " not in text:
         return text

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from nebula.events.batch_facts import Problem
 from nebula.events.intents import BatchRequested
+from nebula.events.key import OF_KEY
 
 BatchPhase: TypeAlias = Literal[
     "validating", "in_progress", "cancelling", "completed", "failed", "expired", "cancelled"
@@ -35,6 +36,12 @@ class Batch(Struct, frozen=True, gc=False, kw_only=True):
     cancelling_ns: int = 0
     finished_ns: int = 0
     changed: int = 0
+
+    @property
+    def key(self) -> str:
+        """The id of the API key that asked for it; "" if another asked."""
+        owner = self.request.owner
+        return owner.removeprefix(OF_KEY) if owner.startswith(OF_KEY) else ""
 
     @property
     def over(self) -> bool:

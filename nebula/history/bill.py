@@ -8,9 +8,12 @@ from operator import attrgetter
 from msgspec import Struct
 
 from nebula.events.usage import UsageSum
+from nebula.events.usage_sums import HOUR
 
 GROUPS = ("key", "tenant", "model", "adapter", "user", "path", "day", "hour")
 """What usage can be told apart by. Days and hours are in UTC."""
+
+_SECOND = 10**9
 
 
 class Line(Struct, frozen=True):
@@ -27,6 +30,15 @@ class Line(Struct, frozen=True):
     def total(self) -> int:
         """The tokens of prompts and answers together."""
         return self.prompt + self.completion
+
+
+def hours(begin: int, end: int) -> tuple[int, int]:
+    """Return the hours of a time (ns since the epoch): the first, and that after the last.
+
+    Both are in seconds since 1970.
+    """
+    until = (end // _SECOND // HOUR + 1) * HOUR
+    return min(max(0, begin // _SECOND // HOUR * HOUR), until), until
 
 
 def lines(sums: Iterable[UsageSum], by: Sequence[str]) -> tuple[Line, ...]:
@@ -50,6 +62,12 @@ def most_first(found: Iterable[Line], by: Sequence[str]) -> tuple[Line, ...]:
     """Return lines by time where they are told apart by time, or else the most tokens first."""
     over_time = {"day", "hour"}.intersection(by)
     return tuple(found if over_time else sorted(found, key=lambda each: -each.total))
+
+
+def having(sums: Iterable[UsageSum], by: Sequence[str], values: Sequence[str]) -> list[UsageSum]:
+    """Return the sums that have some values in common."""
+    readers = [(_reader(group), value) for group, value in zip(by, values, strict=True)]
+    return [each for each in sums if all(read(each) == value for read, value in readers)]
 
 
 def _reader(group: str) -> Callable[[UsageSum], str]:

@@ -168,7 +168,7 @@ async def test_colours_are_left_out_where_they_are_not_wanted(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--log", str(LOG)), 1, "it needs a terminal; `nebula status` prints"),
+        (("--log", str(LOG)), 1, "it needs a terminal; `nebula state --at SEQ --log"),
         (("--log", str(LOG), "--at", "nonsense"), 2, "'nonsense' is not a moment"),
     ],
 )

@@ -225,6 +225,7 @@ def test_every_command_that_can_be_told_to_look_at_a_log_takes_it() -> None:
             "Start n2 (`nebula node n2` there), or wait; `nebula events` shows it. Or so.",
             "Start n2, or wait; `nebula events --log 'my log'` shows it. Or so.",
         ),
+        ("Load it, `nebula load x`, or move it: `nebula alias set a`.", "Load it, or move it."),
         ("Wait: a starts first, as `nebula logs a` shows. It is slow.", "Wait. It is slow."),
         ("`nebula why request r1` tells; `nebula events --follow`", ""),
     ],

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
-from textual.pilot import Pilot
 from textual.widgets import Input
 
 from nebula.actors.in_flight_asking import InFlight
 from nebula.cli.top import windows
-from nebula.cli.top.app import Top
 from nebula.cli.top.shown import Shown
 from nebula.cli.top.source import FileSource, Source
 from nebula.cli.top.timeline import Timeline
@@ -25,7 +23,9 @@ from nebula.events.state import EMPTY, State
 from nebula.history.moments import Moment
 from nebula.http.console.file_log import FileLog
 from nebula.store.connection import Unavailable
+from nebula.store.usage_log import Usage
 from tests.unit import corpus
+from tests.unit.terminal_screen import Screen, opened_top
 
 pytestmark = pytest.mark.anyio
 
@@ -77,41 +77,17 @@ class Growing(Source):
         begun = RequestInFlight("r1", "g1", "chat", "/v1/chat/completions", "running", 90.0)
         return InFlight((begun,), 0, ("g1",))
 
+    async def usage(self, since: int, until: int) -> Usage:
+        return Usage((), 0, 0, 0)
 
-class Screen:
-    """What is on the terminal, and what is pressed."""
-
-    def __init__(self, app: Top, pilot: Pilot[str]) -> None:
-        self.app = app
-        self.pilot = pilot
-
-    async def press(self, *keys: str) -> None:
-        await self.pilot.press(*keys)
-
-    @property
-    def lines(self) -> list[str]:
-        strips = self.app.screen._compositor.render_strips()
-        return ["".join(segment.text for segment in strip).rstrip() for strip in strips]
-
-    async def sees(self, *words: str) -> list[str]:
-        """Wait until all words are on the terminal; return its lines."""
-        try:
-            async with asyncio.timeout(30):
-                while not all(word in "\n".join(self.lines) for word in words):
-                    await self.pilot.pause(0.02)
-        except TimeoutError:
-            shown = "\n".join(self.lines)
-            raise AssertionError(f"{words} is not what is seen:\n{shown}") from None
-        return self.lines
+    async def used(self, kind: str, identity: str) -> Mapping[str, int]:
+        return {}
 
 
-@asynccontextmanager
-async def opened(
+def opened(
     source: Source | None = None, state: State | None = None, size: tuple[int, int] = (80, 24)
-) -> AsyncIterator[Screen]:
-    app = Top(source or of_file(), "a log", state)
-    async with app.run_test(size=size) as pilot:
-        yield Screen(app, pilot)
+) -> AbstractAsyncContextManager[Screen]:
+    return opened_top(source or of_file(), state, size)
 
 
 async def test_home_is_shown_first_and_each_window_has_a_key() -> None:
@@ -125,8 +101,11 @@ async def test_home_is_shown_first_and_each_window_has_a_key() -> None:
             ("3", ("[3 Nodes]", "gpu0", "▒")),
             ("4", ("[4 Requests]", "what was in flight then is not in the log")),
             ("5", ("[5 Events]", "registered with")),
+            ("6", ("[6 Usage]", "nothing was used")),
+            ("7", ("[7 Keys]", "no keys yet")),
+            ("8", ("[8 Batches]", "no batches yet")),
             ("tab", ("[1 Home]",)),
-            ("shift+tab", ("[5 Events]",)),
+            ("shift+tab", ("[8 Batches]",)),
         ):
             await screen.press(key)
             await screen.sees(*words)
@@ -280,7 +259,7 @@ async def test_what_needs_attention_is_looked_for_until_another_moment_is_wanted
 @pytest.mark.parametrize("size", [(80, 24), (40, 12), (20, 6), (200, 60)])
 async def test_it_fits_any_terminal(size: tuple[int, int]) -> None:
     async with opened(size=size) as screen:
-        for key in ("1", "2", "3", "4", "5", "question_mark"):
+        for key in (*"12345678", "question_mark"):
             await screen.press(key)
             await screen.pilot.pause()
             assert len(screen.lines) == size[1]

@@ -13,12 +13,14 @@ from textual.widgets import Input
 from nebula.actors.projection import NewerCluster
 from nebula.cli.elsewhere import shown_message
 from nebula.cli.top import frame
+from nebula.cli.top.accounts import GROUPINGS, SPANS, Account
 from nebula.cli.top.listing import Line, Span, fit
-from nebula.cli.top.shown import EVENTS, HOME, REQUESTS, Shown
+from nebula.cli.top.shown import EVENTS, HOME, REQUESTS, USAGE, Shown
 from nebula.cli.top.source import Source
 from nebula.cli.top.timeline import Timeline
 from nebula.cli.top.widgets import Bar, ItemList, Page, Slider
 from nebula.events.state import State
+from nebula.events.usage_limits import limits_of
 from nebula.history import moments
 from nebula.history.moments import BadMoment, Moment
 from nebula.history.replay import BadLog
@@ -35,6 +37,9 @@ CALM = 4
 ASK_EVERY = 2.0
 """Seconds between two questions about requests in flight, while they are shown."""
 
+USAGE_EVERY = 15.0
+"""Seconds between two questions about what was used until now, while it is shown."""
+
 _TROUBLES = (BadMoment, BadArchive, BadLog, Unavailable, OSError)
 
 
@@ -49,7 +54,7 @@ class Top(App[str]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(number + 1), f"window({number})") for number in range(5)),
+        *(Binding(str(number + 1), f"window({number})") for number in range(len(frame.WINDOWS))),
         Binding("tab", "turn(1)", priority=True),
         Binding("shift+tab", "turn(-1)", priority=True),
         Binding("left", "move(-1)"),
@@ -60,6 +65,8 @@ class Top(App[str]):
         Binding("slash", "prompt('find')"),
         Binding("l", "live"),
         Binding("y", "copy"),
+        Binding("b", "by"),
+        Binding("s", "span"),
         Binding("escape", "clear"),
         Binding("question_mark,f1", "help"),
         Binding("q", "leave"),
@@ -80,7 +87,8 @@ class Top(App[str]):
         self._unread = ""
         self._asked_for = ""
         self._wake = asyncio.Event()
-        self._opened_requests = asyncio.Event()
+        self._asking = asyncio.Event()
+        self._accounted = 0.0
 
     def compose(self) -> ComposeResult:
         """Lay out the windows."""
@@ -174,6 +182,8 @@ class Top(App[str]):
                     changed = await self._read() or changed
                 if self.shown.window == HOME:
                     changed = await self._look() or changed
+                if self.shown.window == USAGE and not self.shown.accounted:
+                    self._asking.set()
                 self._unread = ""
             except _TROUBLES as error:
                 self._unread, changed = str(error), True
@@ -200,20 +210,51 @@ class Top(App[str]):
         return True
 
     async def _ask(self) -> None:
-        """Ask for the requests in flight while they are shown."""
+        """Ask for what is not in the state while it is shown: requests in flight, and usage."""
         while True:
+            self._asking.clear()
             if self.shown.window == REQUESTS and self.shown.present:
-                try:
-                    self.shown.requests = await self.source.requests()
-                    self.shown.no_requests = "no request is in flight"
-                except Unavailable as error:
-                    self.shown.requests, self.shown.no_requests = None, shown_message(str(error))
-                if self.shown.window == REQUESTS:
-                    self._draw()
+                await self._ask_requests()
+            if self.shown.window == USAGE:
+                await self._ask_usage()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ASK_EVERY):
-                    await self._opened_requests.wait()
-            self._opened_requests.clear()
+                    await self._asking.wait()
+
+    async def _ask_requests(self) -> None:
+        try:
+            self.shown.requests = await self.source.requests()
+            self.shown.no_requests = "no request is in flight"
+        except Unavailable as error:
+            self.shown.requests, self.shown.no_requests = None, shown_message(str(error))
+        if self.shown.window == REQUESTS:
+            self._draw()
+
+    async def _ask_usage(self) -> None:
+        """Ask for what was used, unless it is known: that of now changes."""
+        shown, now = self.shown, time.monotonic()
+        if shown.accounted and not (shown.present and now - self._accounted >= USAGE_EVERY):
+            return
+        hours = shown.hours
+        try:
+            found = await self.source.usage(*hours)
+            shown.account = Account(*hours, found.sums, found.lost, found.dropped)
+            self._accounted, shown.no_account = now, "asking …"
+        except _TROUBLES as error:
+            shown.no_account = shown_message(str(error))
+        if shown.window == USAGE:
+            self._draw()
+
+    async def _ask_limits(self, key: str) -> None:
+        """Ask for what is used of the limits of a key and of its tenant, and draw them."""
+        found = self.shown.state.keys.get(key)
+        places = [("key", key)]
+        if found is not None and found.tenant:
+            places.append(("tenant", found.tenant))
+        for kind, identity in places:
+            with contextlib.suppress(Unavailable):
+                self.shown.used[limits_of(kind, identity)] = await self.source.used(kind, identity)
+        self._draw()
 
     # Keys
 
@@ -248,8 +289,7 @@ class Top(App[str]):
         self.shown.window, self.shown.find, self.notice = number, "", ""
         self._draw(anew=True)
         self._wake.set()
-        if number == REQUESTS:
-            self._opened_requests.set()
+        self._asking.set()
 
     def action_turn(self, by: int) -> None:
         """Show the next window, or the previous one."""
@@ -312,6 +352,19 @@ class Top(App[str]):
             self.notice = f"copied: {found[number].command}"
             self._draw_frame()
 
+    def action_by(self) -> None:
+        """Tell usage apart by something else."""
+        if self.shown.window == USAGE:
+            self.shown.by = (self.shown.by + 1) % len(GROUPINGS)
+            self._draw(anew=True)
+
+    def action_span(self) -> None:
+        """Show the usage of a longer time, or of the shortest again."""
+        if self.shown.window == USAGE:
+            self.shown.span = (self.shown.span + 1) % len(SPANS)
+            self._draw(anew=True)
+            self._asking.set()
+
     def action_help(self) -> None:
         """Show what the keys do."""
         self.push_screen(Page("Help", frame.HELP.splitlines))
@@ -325,7 +378,9 @@ class Top(App[str]):
         kind, identity = message.chosen
         made = self.shown.page(kind, identity, message.number)
         if made is not None:
-            self.push_screen(Page(f"{kind} {identity}", made))
+            self.push_screen(Page(f"{kind} {identity}".replace("\n", ", "), made))
+        if kind == "key" and self.shown.present:
+            self.run_worker(self._ask_limits(identity))
 
     def on_resize(self) -> None:
         """Draw anew for another width."""

@@ -35,14 +35,15 @@ if TYPE_CHECKING:
 def top(at: str | None, file: Path | None, nats: str) -> None:
     """Watch the cluster in the terminal, now or at any past moment.
 
-    Home shows what needs attention; the other windows are models, nodes, requests and events. The
-    arrow keys ← and → go back and forth in time. ? shows all keys, q ends it.
+    Home shows what needs attention; the other windows are models, nodes, requests, events,
+    usage, keys and batches. The arrow keys ← and → go back and forth in time. ? shows what all keys
+    do, q ends it.
     """
     wanted = moment(at)
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
         fail(
-            f"it needs a terminal; {command('status')} prints what needs attention, and "
-            f"{command('state', '--at', 'SEQ')} a past moment"
+            f"it needs a terminal; {command('status')} prints what needs attention; "
+            f"{command('state', '--at', 'SEQ')} prints a past moment"
         )
     run(_of_file(file, wanted) if file is not None else _of_cluster(nats, wanted))
 

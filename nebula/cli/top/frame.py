@@ -6,7 +6,7 @@ from nebula.cli.top.listing import Line, Span, Tone, fit
 from nebula.cli.top.timeline import Timeline
 from nebula.history import moments
 
-WINDOWS = ("Home", "Models", "Nodes", "Requests", "Events")
+WINDOWS = ("Home", "Models", "Nodes", "Requests", "Events", "Usage", "Keys", "Batches")
 
 KEYS = (
     ("←→", "event"),
@@ -23,11 +23,12 @@ _TONES: dict[str, Tone] = {"LIVE": "good", "END": "bold", "PAST": "warning", "CU
 
 HELP = """\
 WINDOWS
-  1 2 3 4 5, Tab   home, models, nodes, requests, events
+  1 to 8, Tab      home, models, nodes, requests, events, usage, keys, batches
   ↑ ↓ PgUp PgDn    move in a list; Home, End: its first and its last line
   Enter            open the selected line; Esc closes it
   /                show only what has a text in it; Esc shows all again
   y                copy the command that mends the selected line
+  b s              usage: told apart by something else; of a longer time
 
 TIME
   ← →              one event back or forth
@@ -39,7 +40,7 @@ TIME
 q, Ctrl-C          quit
 
 All windows show the moment on the slider.
-Requests in flight are known only while it is live."""
+Requests in flight, and what is used of limits, are known only while it is live."""
 
 
 def title(called: str, line: Timeline, time: int, grows: bool, trouble: str, width: int) -> Line:

@@ -2,25 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from msgspec.structs import replace
 
 from nebula.actors.in_flight_asking import InFlight
 from nebula.cli.elsewhere import shown_message
-from nebula.cli.top import details, frame, happenings, windows
+from nebula.cli.top import account_details, accounts, details, frame, happenings, windows
+from nebula.cli.top.accounts import GROUPINGS, SPANS, Account
 from nebula.cli.top.listing import Line, Listing, Span, fit
 from nebula.cli.top.timeline import Timeline
 from nebula.events.record import Record
 from nebula.events.showing import shown
 from nebula.events.state import EMPTY, State
-from nebula.history import attention
+from nebula.history import attention, bill
 from nebula.history.attention import Concern, Survey
 
-HOME, MODELS, NODES, REQUESTS, EVENTS = range(5)
+HOME, MODELS, NODES, REQUESTS, EVENTS, USAGE, KEYS, BATCHES = range(len(frame.WINDOWS))
 
 EVENTS_LISTED = 500
 """Events that are listed, at most: those before the shown moment."""
+
+_DAY = 24 * 3600 * 10**9
 
 CONCERNS = 100
 """Concerns that are listed, at most."""
@@ -39,6 +42,12 @@ class Shown:
         self.requests: InFlight | None = None
         self.no_requests = "asking …"
         """What is said instead of requests if there are none."""
+        self.by = self.span = 0
+        """Which of GROUPINGS usage is told apart by, and of which of SPANS it is."""
+        self.account: Account | None = None
+        self.no_account = "asking …"
+        self.used: dict[str, Mapping[str, int]] = {}
+        """What is used of limits now, by where they are."""
         self.surveyed: State | None = None
         """The state of which `survey` tells; None before the first."""
         self.survey = Survey([], 0, {})
@@ -51,6 +60,18 @@ class Shown:
     @property
     def _now(self) -> int | None:
         return time.time_ns() if self.present else None
+
+    @property
+    def hours(self) -> tuple[int, int]:
+        """The hours that usage is of: the first, and that after the last, in s since 1970."""
+        end = self._now or self.state.time
+        return bill.hours(end - SPANS[self.span][1] * _DAY, end)
+
+    @property
+    def accounted(self) -> bool:
+        """Whether it is known what was used in these hours."""
+        known = self.account
+        return known is not None and (known.since, known.until) == self.hours
 
     async def look(self, rest: float, wanted: Callable[[], bool]) -> bool:
         """Find what needs attention, piece by piece; return whether there is something new.
@@ -89,6 +110,13 @@ class Shown:
             return windows.nodes(self.state, self.find)
         if self.window == EVENTS:
             return happenings.events(self._events(), self.find)
+        if self.window == USAGE:
+            account = self.account if self.accounted else None
+            return accounts.usage(account, GROUPINGS[self.by], self.find, self.no_account)
+        if self.window == KEYS:
+            return accounts.keys(self.state, self.find, self._now or self.state.time)
+        if self.window == BATCHES:
+            return accounts.batches(self.state, self.find)
         if not self.present:
             past = "what was in flight then is not in the log"
             past += "; l shows the present" if self.grows else ""
@@ -102,6 +130,8 @@ class Shown:
     def tabs(self, width: int) -> Line:
         """Return the line with the names of the windows."""
         legend = windows.LEGEND if self.window == NODES else ""
+        if self.window == USAGE:
+            legend = f"of {SPANS[self.span][0]} (s), by {' and '.join(GROUPINGS[self.by])} (b)"
         return frame.tabs(self.window, self.find, legend, width)
 
     def head(self, listing: Listing, width: int) -> Line:
@@ -124,6 +154,18 @@ class Shown:
             return lambda: _told(details.model(self.state, identity, self._now))
         if kind == "node":
             return lambda: _told(details.node(self.state, identity, self._now))
+        if kind == "key":
+            used = self.used if self.present else {}
+            return lambda: _told(
+                account_details.key(self.state, identity, self._now or self.state.time, used)
+            )
+        if kind == "batch":
+            return lambda: _told(account_details.batch(self.state, identity, self._now))
+        if kind == "usage":
+            account, by = self.account, GROUPINGS[self.by]
+            if account is None:
+                return None
+            return lambda: _told(account_details.usage(account, by, identity.split("\n")))
         if kind == "event":
             record = next((each for each in self.records if str(each.seq) == identity), None)
             lines = list(_told(details.event(record))) if record is not None else []

@@ -7,7 +7,7 @@ of the slider reads little.
 import asyncio
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from nebula.actors.in_flight_asking import InFlight, list_in_flight
 from nebula.actors.projection import Projection
@@ -17,7 +17,10 @@ from nebula.events.requests_in_flight import InFlightQuestion
 from nebula.events.state import EMPTY, State
 from nebula.history.moments import Moment
 from nebula.http.console.file_log import FileLog
+from nebula.store import usage_log
 from nebula.store.connection import Unavailable
+from nebula.store.ledger import LedgerStore
+from nebula.store.usage_log import Usage
 
 KEPT = 64
 """States that are kept to continue from, at most; states share what is the same in them."""
@@ -55,6 +58,14 @@ class Source(ABC):
     @abstractmethod
     async def requests(self) -> InFlight:
         """Return the requests in flight. Raise Unavailable."""
+
+    @abstractmethod
+    async def usage(self, since: int, until: int) -> Usage:
+        """Return what was used in the hours from `since` to before `until`. Raise Unavailable."""
+
+    @abstractmethod
+    async def used(self, kind: str, identity: str) -> Mapping[str, int]:
+        """Return what is used of the limits of a key or a tenant. Raise Unavailable."""
 
     async def at(self, wanted: Moment) -> State:
         """Return the state at a moment. Raise BadMoment, Unavailable, BadArchive, BadLog."""
@@ -131,6 +142,16 @@ class ClusterSource(Source):
         """Return the requests in flight of all gateways. Raise Unavailable."""
         return await list_in_flight(self._projection.log.connection, InFlightQuestion())
 
+    async def usage(self, since: int, until: int) -> Usage:
+        """Return what was used in the hours from `since` to before `until`. Raise Unavailable."""
+        if not self._projection.log.connection.connected:
+            raise Unavailable(self.trouble)
+        return await usage_log.usage(self._projection.log.connection, since, until)
+
+    async def used(self, kind: str, identity: str) -> Mapping[str, int]:
+        """Return what is used of the limits of a key or a tenant. Raise Unavailable."""
+        return await LedgerStore(self._projection.log.connection).used(kind, identity)
+
 
 class FileSource(Source):
     """An exported log, which does not grow."""
@@ -159,6 +180,14 @@ class FileSource(Source):
     async def requests(self) -> InFlight:
         """Raise Unavailable: a log has no requests."""
         raise Unavailable("an exported log has no requests in flight")
+
+    async def usage(self, since: int, until: int) -> Usage:
+        """Return what the log has of the hours from `since` to before `until`."""
+        return await self._log.usage(since, until)
+
+    async def used(self, kind: str, identity: str) -> Mapping[str, int]:  # noqa: ARG002
+        """Raise Unavailable: a log does not tell what is used of limits."""
+        raise Unavailable("an exported log does not tell what is used of limits")
 
 
 class _FilePast:

@@ -235,13 +235,14 @@ class Page(Screen[None]):
         yield scroll
 
     def on_mount(self) -> None:
-        """Let the arrow keys scroll."""
+        """Let the arrow keys scroll; what it tells may have changed since it was laid out."""
         self.query_one(VerticalScroll).focus()
+        self.again()
 
     def again(self) -> None:
         """Make the text anew, as what it tells has changed."""
-        if self.is_mounted:
-            self.query_one("#page", Static).update(self._text())
+        for each in self.query("#page").results(Static):  # none before it is laid out
+            each.update(self._text())
 
     def action_close(self) -> None:
         """Close it."""

@@ -10,7 +10,6 @@ from msgspec import Struct
 from nebula.actors.gateway.actor import Gateway
 from nebula.events.batch import Batch
 from nebula.events.intents import BatchCancelRequested
-from nebula.events.key import OF_KEY
 from nebula.events.showing import shown
 from nebula.events.state import State
 from nebula.history.batch_story import batch_verdict
@@ -100,7 +99,7 @@ async def outline_batches(
     rows = [
         _row(each)
         for each in _seen_by(request, state).values()
-        if find.lower() in f"{each.id} {_key(each)} {each.request.endpoint}".lower()
+        if find.lower() in f"{each.id} {each.key} {each.request.endpoint}".lower()
     ]
     states: dict[str, int] = {}
     for row in rows:
@@ -167,14 +166,8 @@ def _seen_by(request: Request[Any, Any, Any], state: State) -> Mapping[str, Batc
     return {
         each.id: each
         for each in state.batches.values()
-        if (key := keys.get(_key(each))) is not None and key.tenant == tenant
+        if (key := keys.get(each.key)) is not None and key.tenant == tenant
     }
-
-
-def _key(batch: Batch) -> str:
-    """Return the key that asked for a batch; "" for none: other owners are not told."""
-    owner = batch.request.owner
-    return owner.removeprefix(OF_KEY) if owner.startswith(OF_KEY) else ""
 
 
 def _row(batch: Batch) -> BatchRow:
@@ -182,7 +175,7 @@ def _row(batch: Batch) -> BatchRow:
         batch.id,
         status(batch),
         batch.request.endpoint,
-        _key(batch),
+        batch.key,
         batch.lines,
         batch.completed,
         batch.failed,

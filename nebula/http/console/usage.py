@@ -190,8 +190,7 @@ def _asked(by: str, since: str, end: int) -> _Asked:
     if begin is None:
         text = "since: give a time (2026-11-23T03:00) or how long ago (7d)"
         raise ApiError(400, text, param="since")
-    until = (end // _SECOND // HOUR + 1) * HOUR
-    return _Asked(groups, min(max(0, begin // _SECOND // HOUR * HOUR), until), until)
+    return _Asked(groups, *bill.hours(begin, end))
 
 
 async def _used(
