@@ -252,7 +252,7 @@ def plans(state: State) -> Table:
 
 def _size(size: int) -> str:
     """Return an amount of memory as one word, as `--memory` takes it."""
-    return memory.fine(size).replace(" ", "") if size else "0"
+    return memory.word(size) if size else "0"
 
 
 def changes(found: Sequence[Change]) -> Table:

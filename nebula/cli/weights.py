@@ -109,7 +109,7 @@ def table(state: State) -> Table:
     made = tables.columns("NODE", "SOURCE", "SIZE", "STATE")
     for node in sorted(state.nodes.values(), key=lambda each: each.id):
         for source, held in sorted(node.weights.items()):
-            size = memory.fine(held.total).replace(" ", "") if held.total else ""
+            size = memory.word(held.total) if held.total else ""
             made.add_row(node.id, tables.escape(source), size, tables.escape(_stands(held)))
     return made
 

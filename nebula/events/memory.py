@@ -24,33 +24,48 @@ def parse(amount: int | str) -> int:
 
 
 def text(size: int) -> str:
-    """Return bytes in words, to a tenth of a GiB."""
+    """Return bytes in words, to a tenth of the unit that fits: B, KiB, MiB or GiB.
+
+    GiB is the largest, so that what a device has and what is needed differ as they are printed.
+    """
+    if size < 1024:
+        return f"{size} B"
+    for unit, name in ((1024, "KiB"), (MIB, "MiB")):
+        if round(size / unit, 1) < 1024:
+            return f"{size / unit:.1f} {name}"
     return f"{size / GIB:.1f} GiB"
+
+
+def word(size: int) -> str:
+    """Return bytes as one word, as `--memory` takes it: `6.0GiB`."""
+    return text(size).replace(" ", "")
+
+
+def part_of(part: int, whole: int) -> str:
+    """Return a part of a whole as one word, in the unit of the whole: `6.0/80.0GiB`."""
+    number, unit = text(whole).split()
+    one = whole / float(number) if float(number) else 1.0
+    return f"{part / one:.1f}/{number}{unit}"
 
 
 def shares(whole: int, *parts: int) -> tuple[str, ...]:
     """Return parts of a whole for people, then what is left of it; as printed they add up.
 
-    Each is off by at most a tenth of a GiB; the last one takes the rounding errors of the others.
+    All are in the unit of the whole, each off by at most a tenth of it; the last one takes the
+    rounding errors of the others.
     """
-    left = _tenths(whole)
+    number, name = text(whole).split()
+    unit = _UNITS[name.lower()]
+    left = _tenths(float(number))
     written: list[int] = []
     for part in parts:
-        tenths = min(_tenths(part), left)
+        tenths = min(_tenths(part / unit), left)
         left -= tenths
         written.append(tenths)
-    return tuple(f"{tenths / 10:.1f} GiB" for tenths in (*written, left))
+    if unit == 1:
+        return tuple(f"{tenths // 10} {name}" for tenths in (*written, left))
+    return tuple(f"{tenths / 10:.1f} {name}" for tenths in (*written, left))
 
 
-def _tenths(size: int) -> int:
-    return round(float(f"{size / GIB:.1f}") * 10)
-
-
-def small(size: int) -> str:
-    """Write bytes for people, in KiB: of what one token takes."""
-    return f"{size / 1024:.1f} KiB"
-
-
-def fine(size: int) -> str:
-    """Return bytes in words, in MiB below a GiB, because files may be small."""
-    return text(size) if size >= GIB else f"{size / MIB:.1f} MiB"
+def _tenths(size: float) -> int:
+    return round(float(f"{size:.1f}") * 10)

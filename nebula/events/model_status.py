@@ -247,7 +247,7 @@ def fetches(node: Node, replica: Replica, now: int | None = None) -> str:
         again = "" if held.retry_in is None else f" (again {_in(held.retry_in, held.since, now)})"
         return f"could not fetch {source}{again}: {held.reason}"
     share = 100 * held.done // held.total
-    return f"is fetching {source}: {memory.fine(held.done)} of {memory.fine(held.total)}, {share} %"
+    return f"is fetching {source}: {memory.text(held.done)} of {memory.text(held.total)}, {share} %"
 
 
 def starts_before(state: State, replica: Replica) -> Replica | None:

@@ -190,10 +190,10 @@ def _told(record: Record, before: State) -> str:
         case DownloadWaits(source=source, reason=reason):
             return f"{source} is not fetched yet: the node {reason}"
         case DownloadStarted(source=source, done=done, total=total):
-            again = f", {memory.fine(done)} of it there already" if done else ""
-            return f"fetching {source}: {memory.fine(total)}{again}"
+            again = f", {memory.text(done)} of it there already" if done else ""
+            return f"fetching {source}: {memory.text(total)}{again}"
         case DownloadProgressed(source=source, done=done, total=total):
-            return f"{memory.fine(done)} of {memory.fine(total)} of {source}"
+            return f"{memory.text(done)} of {memory.text(total)} of {source}"
         case DownloadFinished(source=source) if is_folder(source):
             return f"found {source}"
         case DownloadFailed(source=source, reason=reason) if is_folder(source):
@@ -201,7 +201,7 @@ def _told(record: Record, before: State) -> str:
         case WeightsRemoved(source=source, reason=reason) if is_folder(source):
             return f"no longer looks for {source}" + _because(reason)
         case DownloadFinished(source=source, bytes=size, seconds=seconds):
-            return f"fetched {source}: {memory.fine(size)} in {seconds:g} s"
+            return f"fetched {source}: {memory.text(size)} in {seconds:g} s"
         case DownloadFailed(source=source, reason=reason, retry_in=retry):
             again = "not tried again" if retry is None else f"tried again in {retry:g} s"
             return f"could not fetch {source} ({again}): {reason}"
@@ -259,7 +259,7 @@ def _measured(event: ModelMeasured) -> str:
     if not event.weights:
         return f"{event.source} can't be measured" + _because(event.reason)
     cache = (
-        f"its KV cache takes {memory.small(event.cache_per_token)} for each token"
+        f"its KV cache takes {memory.text(event.cache_per_token)} for each token"
         if event.cache_per_token
         else "it keeps no KV cache"
     )
@@ -268,7 +268,7 @@ def _measured(event: ModelMeasured) -> str:
         if event.context
         else "it sets no limit to a request"
     )
-    weights = memory.fine(event.weights)
+    weights = memory.text(event.weights)
     return f"measured {event.source}: {weights} of weights, {cache}, {longest}"
 
 

@@ -11,9 +11,8 @@ from nats.errors import Error as NatsError
 from nats.js.api import StreamInfo
 from nats.js.errors import APIError, NotFoundError
 
-from nebula.events import subjects
+from nebula.events import memory, subjects
 from nebula.events.heartbeats import StoreHeartbeat
-from nebula.events.memory import fine
 from nebula.events.reading import decoded
 from nebula.store import streams
 from nebula.store.connection import Connection
@@ -83,7 +82,7 @@ def told_by(info: StreamInfo) -> Reach:
     if not refused and 0 < NEARLY * limit <= state.bytes:
         warning = (
             f"the log nears the limit of its stream {streams.EVENTS}, max_bytes: "
-            f"{fine(state.bytes)} of {fine(limit)} are used"
+            f"{memory.text(state.bytes)} of {memory.text(limit)} are used"
         )
     return Reach(state.last_seq, refused, warning)
 

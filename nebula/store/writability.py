@@ -7,8 +7,9 @@ only a restart makes it try again. It reports failures at `/healthz` and JetStre
 
 from msgspec import Struct
 
+from nebula.events import memory
 from nebula.events.heartbeats import StoreHeartbeat
-from nebula.events.memory import GIB, fine
+from nebula.events.memory import GIB
 from nebula.store.disk import PROBE, Disk
 
 NEARLY = 0.1
@@ -60,7 +61,7 @@ def why_refused(probed: Probed) -> str:
     if probed.limit and probed.used + PROBE > probed.limit:
         return (
             f"the log's store {probed.store} has reached JetStream's limit, max_file_store: "
-            f"{fine(probed.used)} of {fine(probed.limit)} are used"
+            f"{memory.text(probed.used)} of {memory.text(probed.limit)} are used"
         )
     if probed.silent:
         return f"the log's NATS server with the store {probed.store} does not answer"
@@ -83,7 +84,7 @@ def warning(probed: Probed, below: int) -> str:
     if probed.limit and probed.limit - probed.used < min(below, int(probed.limit * NEARLY)):
         return (
             f"the log's store {probed.store} nears JetStream's limit, max_file_store: "
-            f"{fine(probed.used)} of {fine(probed.limit)} are used"
+            f"{memory.text(probed.used)} of {memory.text(probed.limit)} are used"
         )
     return ""
 
@@ -136,4 +137,4 @@ def restart(restarts: Restarts, probed: Probed, now: float) -> tuple[Restarts, b
 
 
 def _room(disk: Disk) -> str:
-    return f": {fine(disk.free)} of {fine(disk.size)} are free"
+    return f": {memory.text(disk.free)} of {memory.text(disk.size)} are free"

@@ -112,7 +112,7 @@ def test_a_replica_may_take_the_node_of_its_model_s_own_engine_that_still_ends()
 def test_a_device_without_memory_takes_nothing() -> None:
     story = Story().given("alpha", NodeRegistered((Device(0, "gpu", "x", 0),), measures=False))
     told = refused(story.given("chat", load(1)))
-    assert told.reason.startswith("no device has room: alpha/gpu0 has 0.0 GiB left")
+    assert told.reason.startswith("no device has room: alpha/gpu0 has 0 B left")
 
 
 def test_one_that_was_kept_apart_is_placed_once_the_other_is_gone() -> None:

@@ -27,7 +27,7 @@ def figures(text: str) -> list[int]:
     return [int(whole) * 10 + int(tenth) for whole, tenth in _FIGURE.findall(text)]
 
 
-@given(st.integers(0, 2**45), st.lists(st.integers(0, 2**42), max_size=6))
+@given(st.integers(GIB, 2**45), st.lists(st.integers(0, 2**42), max_size=6))
 def test_parts_as_they_are_written_add_up_to_the_whole(more: int, sizes: list[int]) -> None:
     whole = sum(sizes) + more
     (total,) = figures(memory.text(whole))

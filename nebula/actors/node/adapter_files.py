@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 
+from nebula.events import memory
 from nebula.events.reading import UNREADABLE
 
 CONFIG = "adapter_config.json"
@@ -52,7 +53,7 @@ def problem(source: str, names: Collection[str] | None) -> str:
 def config_problem(source: str, config: bytes) -> str:
     """Return why an engine can't read an adapter's configuration; "" if it may."""
     if len(config) > LARGEST:
-        return f"the {CONFIG} in {source} is larger than {LARGEST >> 20} MiB"
+        return f"the {CONFIG} in {source} is larger than {memory.text(LARGEST)}"
     try:
         fields = json.loads(config)
     except UNREADABLE as error:

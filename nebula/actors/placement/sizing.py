@@ -123,13 +123,13 @@ def sized_by(model: Model) -> str:
     if measured is None or not measured.weights:
         why = f" ({measured.reason})" if measured is not None and measured.reason else ""
         return f"its memory need could not be measured{why}: it gets a share of a device"
-    text = f"measured: its files hold {memory.fine(measured.weights)} of weights"
+    text = f"measured: its files hold {memory.text(measured.weights)} of weights"
     if option(options, "kv-cache-memory-bytes") is not None:
         return f"{text}; its option kv-cache-memory-bytes sets the KV cache"
     if not measured.cache_per_token:
         return f"{text}; it keeps no KV cache"
     return (
-        f"{text}; its KV cache takes {memory.small(measured.cache_per_token)} for a token, and is "
+        f"{text}; its KV cache takes {memory.text(measured.cache_per_token)} for a token, and is "
         f"to hold {_tokens(model, measured)} tokens"
     )
 

@@ -101,20 +101,20 @@ class Lines(dict[str, Line]):
             waiting, bound = sum(each.slack.size for each in self.values()), SLACK_PART
             if waiting + size > int(self._bound * bound):
                 return (
-                    f"the router is busy: requests of {memory.fine(waiting)} wait for spare "
-                    f"capacity already, and {memory.fine(int(self._bound * bound))} may, an eighth "
+                    f"the router is busy: requests of {memory.text(waiting)} wait for spare "
+                    f"capacity already, and {memory.text(int(self._bound * bound))} may, an eighth "
                     "of its --waiting-memory"
                 )
         own = int(self._bound * ONE_MODELS_PART)
         if not slack and queue.size + size > own:
             return (
-                f"model {name!r} is busy: requests of {memory.fine(queue.size)} wait already, and "
-                f"{memory.fine(own)} may, half of the router's --waiting-memory"
+                f"model {name!r} is busy: requests of {memory.text(queue.size)} wait already, and "
+                f"{memory.text(own)} may, half of the router's --waiting-memory"
             )
         waiting = sum(each.size for each in self.values())
         if waiting + size > self._bound:
             return (
-                f"the router is busy: requests of {memory.fine(waiting)} wait in it already, and "
-                f"{memory.fine(self._bound)} may (--waiting-memory)"
+                f"the router is busy: requests of {memory.text(waiting)} wait in it already, and "
+                f"{memory.text(self._bound)} may (--waiting-memory)"
             )
         return None

@@ -170,7 +170,7 @@ def nodes(state: State, find: str) -> Listing:
 
 def _amounts(device: DeviceRow) -> str:
     promised = sum(each.memory for each in device.held)
-    return f"{promised / 2**30:.1f}/{memory.fine(device.usable).replace(' ', '')}"
+    return memory.part_of(promised, device.usable)
 
 
 def bar(device: DeviceRow, width: int) -> str:

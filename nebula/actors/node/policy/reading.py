@@ -7,6 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nebula.actors.node.policy.rules import ANY_SOURCE, NodePolicy
+from nebula.events import memory
 from nebula.events.reading import UNREADABLE
 
 LARGEST = 1 << 20
@@ -25,7 +26,7 @@ def read(file: Path) -> NodePolicy:
     except OSError as error:
         raise BadPolicy(f"{file} can't be read: {error.strerror or error}") from error
     if len(content) > LARGEST:
-        raise BadPolicy(f"{file} is larger than {LARGEST >> 20} MiB")
+        raise BadPolicy(f"{file} is larger than {memory.text(LARGEST)}")
     try:
         if file.suffix == ".json":
             return msgspec.json.decode(content, type=NodePolicy)

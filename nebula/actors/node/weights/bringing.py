@@ -160,7 +160,7 @@ class Bringing:
             limit = self._running.get(source)
             if limit is None or not limit.expired():
                 raise
-            pace = memory.fine(int(self._slots.pace(source)))
+            pace = memory.text(int(self._slots.pace(source)))
             raise Unreachable(
                 f"{source} arrives at {pace} a second and others wait: it makes way, and "
                 "continues later"

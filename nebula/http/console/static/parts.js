@@ -3,11 +3,13 @@ import { html, store } from "./store.js";
 import { href } from "./moment.js";
 import { quoted } from "./shell.js";
 
-const GIB = 2 ** 30;
+const UNITS = ["B", "KiB", "MiB", "GiB"];
 
+/** Return bytes in the unit that fits, as `memory.text` does. */
 export function gib(bytes) {
-  if (bytes >= GIB) return `${(bytes / GIB).toFixed(1)} GiB`;
-  return `${Math.round(bytes / 2 ** 20)} MiB`;
+  let [size, unit] = [bytes, 0];
+  while (unit < UNITS.length - 1 && Number(size.toFixed(1)) >= 1024) [size, unit] = [size / 1024, unit + 1];
+  return `${unit ? size.toFixed(1) : size} ${UNITS[unit]}`;
 }
 
 /** Return an ISO time as this reader's clock shows it. */
