@@ -16,8 +16,8 @@ from pathlib import Path
 
 from nebula.actors.node import adapter_download, adapter_files
 from nebula.actors.node.weights.hub import Hub
+from nebula.events import memory
 from nebula.events.evolve_adapter import other_version
-from nebula.events.memory import fine
 
 TRIES = 3
 """Number of tries to copy files that change meanwhile, before they are refused."""
@@ -153,8 +153,8 @@ class AdapterCopies:
         free = shutil.disk_usage(self._folder).free
         if free < needed + SPARE:
             raise Unusable(
-                f"{fine(needed)} of adapter don't fit on the disk of {self._folder}: "
-                f"{fine(free)} are free, of which {fine(SPARE)} are kept free"
+                f"{memory.text(needed)} of adapter don't fit on the disk of {self._folder}: "
+                f"{memory.text(free)} are free, of which {memory.text(SPARE)} are kept free"
             )
 
 
