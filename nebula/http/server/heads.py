@@ -12,6 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from nebula.http import root_path, spelling
+from nebula.http.server.unparsed import words
 from nebula.http.spelling import Misspelled
 
 URL_LIMIT = 8 * 1024
@@ -205,7 +206,7 @@ def unparsed(reason: str, data: bytes) -> Objection:
         return Objection(400, "this is not an HTTP request")
     if "PRI/Upgrade" in reason:
         return Objection(505, "HTTP/2 is not supported, HTTP/1.1 is", "http_version")
-    return Objection(400, f"this is not a valid HTTP request: {reason}")
+    return Objection(400, f"this is not a valid HTTP request: {words(reason)}")
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, fields: Fields) -> bytes:
