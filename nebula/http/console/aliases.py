@@ -7,24 +7,16 @@ from nebula.events.alias import Alias
 from nebula.events.showing import shown
 from nebula.events.state import State
 from nebula.history.subject import Subject, verdict
-from nebula.http import paging
-from nebula.http.console import rows
+from nebula.http.console import paging, rows
 from nebula.http.console.shown_moment import (
     Shown,
     moment_fields,
-    offset,
     reader_time,
     state_shown,
 )
 from nebula.http.intents import known
 from nebula.http.scanning import Scans
 from nebula.http.shown_log import ShownLog
-
-LARGEST = 500
-"""Rows of a page, at most."""
-
-USUAL = 100
-"""Rows of a page, unless a client asks for another number."""
 
 
 class TargetRow(Struct, frozen=True):
@@ -72,7 +64,7 @@ async def outline_aliases(
     limit: str | None = None,
 ) -> AliasPage:
     """List aliases with their targets, page by page, now or `at` a sequence or time."""
-    size, begin = paging.limit(limit, LARGEST, USUAL), offset(after)
+    page = paging.asked(after, limit)
     state = await state_shown(past, scans, at)
     wanted = find.lower()
     matching = [
@@ -81,10 +73,8 @@ async def outline_aliases(
         if wanted in f"{each.id} {each.name}".lower()
     ]
     return AliasPage(
-        **moment_fields(past, state),  # type: ignore[arg-type]
-        rows=[_row(state, each) for each in matching[begin : begin + size]],
-        next=begin + size if begin + size < len(matching) else None,
-        total=len(matching),
+        **page.fields(past, state, matching),  # type: ignore[arg-type]
+        rows=[_row(state, each) for each in page.rows(matching)],
     )
 
 

@@ -13,22 +13,16 @@ from nebula.events.intents import BatchCancelRequested
 from nebula.events.showing import shown
 from nebula.events.state import State
 from nebula.history.batch_story import batch_verdict
-from nebula.http import paging
 from nebula.http.batches.views import status
+from nebula.http.console import paging
 from nebula.http.console.last_events import last_events
-from nebula.http.console.shown_moment import Shown, moment_fields, offset, state_shown
+from nebula.http.console.shown_moment import Shown, moment_fields, state_shown
 from nebula.http.errors import ApiError
 from nebula.http.intents import known, submitted
 from nebula.http.principals import caller, tenant_of
 from nebula.http.scanning import Scans
 from nebula.http.shown_log import ShownLog
 from nebula.http.views import Accepted, EventView, moment
-
-LARGEST = 500
-"""Rows of a page, at most."""
-
-USUAL = 100
-"""Rows of a page, unless a client asks for another number."""
 
 
 class BatchRow(Struct, frozen=True):
@@ -94,7 +88,7 @@ async def outline_batches(
 
     A key that belongs to a tenant sees those of its tenant.
     """
-    size, begin = paging.limit(limit, LARGEST, USUAL), offset(after)
+    page = paging.asked(after, limit)
     state = await state_shown(past, scans, at)
     rows = [
         _row(each)
@@ -107,10 +101,8 @@ async def outline_batches(
     matching = [row for row in rows if chosen in ("", row.state)]
     matching.sort(key=lambda row: (row.created, row.id), reverse=True)
     return BatchPage(
-        **moment_fields(past, state),  # type: ignore[arg-type]
-        rows=shown(matching[begin : begin + size]),
-        next=begin + size if begin + size < len(matching) else None,
-        total=len(matching),
+        **page.fields(past, state, matching),  # type: ignore[arg-type]
+        rows=shown(page.rows(matching)),
         states=states,
     )
 

@@ -21,14 +21,12 @@ from nebula.history.difference import Change, differences
 from nebula.history.load_requests import to_change
 from nebula.history.node_story import node_verdict
 from nebula.history.subject import Subject, verdict
-from nebula.http import paging
-from nebula.http.console import rows
+from nebula.http.console import paging, rows
 from nebula.http.console.rows import ModelRow, NodeRow, PlaceRow
 from nebula.http.console.shown_moment import (
     Pace,
     Shown,
     moment_fields,
-    offset,
     reader_time,
     state_shown,
 )
@@ -41,12 +39,6 @@ from nebula.http.views import ClusterView, ModelView, cluster_view, model_view, 
 
 CONCERNS = 100
 """Concerns that are listed, at most."""
-
-LARGEST = 500
-"""Rows of a page, at most."""
-
-USUAL = 100
-"""Rows of a page, unless a client asks for another number."""
 
 PLACES = 100
 CHANGES = 500
@@ -184,7 +176,7 @@ async def outline_models(
     limit: str | None = None,
 ) -> ModelPage:
     """List models in short, page by page, now or `at` a sequence or time."""
-    size, begin = paging.limit(limit, LARGEST, USUAL), offset(after)
+    page = paging.asked(after, limit)
     state = await state_shown(past, scans, at)
     phases: dict[str, int] = {}
     matching = []
@@ -204,12 +196,12 @@ async def outline_models(
     aliases = rows.shares(state)
     now = reader_time(at, past)
     lines = past.lines() if now is not None else {}
-    page = matching[begin : begin + size]
     return ModelPage(
-        **moment_fields(past, state),  # type: ignore[arg-type]
-        rows=[rows.model_row(state, each, aliases, now, lines.get(each.id)) for each in page],
-        next=begin + size if begin + size < len(matching) else None,
-        total=len(matching),
+        **page.fields(past, state, matching),  # type: ignore[arg-type]
+        rows=[
+            rows.model_row(state, each, aliases, now, lines.get(each.id))
+            for each in page.rows(matching)
+        ],
         phases=phases,
     )
 
@@ -224,18 +216,15 @@ async def outline_nodes(
     limit: str | None = None,
 ) -> NodePage:
     """List nodes with their devices, page by page, now or `at` a sequence or time."""
-    size, begin = paging.limit(limit, LARGEST, USUAL), offset(after)
+    page = paging.asked(after, limit)
     state = await state_shown(past, scans, at)
     wanted = find.lower()
     matching = [
         each for each in sorted(state.nodes) if wanted in f"{each} {state.nodes[each].host}".lower()
     ]
-    page = matching[begin : begin + size]
     return NodePage(
-        **moment_fields(past, state),  # type: ignore[arg-type]
-        rows=[rows.node_row(state, state.nodes[each]) for each in page],
-        next=begin + size if begin + size < len(matching) else None,
-        total=len(matching),
+        **page.fields(past, state, matching),  # type: ignore[arg-type]
+        rows=[rows.node_row(state, state.nodes[each]) for each in page.rows(matching)],
     )
 
 

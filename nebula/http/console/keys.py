@@ -7,13 +7,12 @@ from litestar.params import QueryParameter
 
 from nebula.events.showing import shown
 from nebula.history.key_story import key_verdict
-from nebula.http import paging
+from nebula.http.console import paging
 from nebula.http.console.last_events import last_events
 from nebula.http.console.limit_rows import LimitRow, limit_rows
 from nebula.http.console.shown_moment import (
     Shown,
     moment_fields,
-    offset,
     reader_time,
     state_shown,
 )
@@ -22,12 +21,6 @@ from nebula.http.principals import tenant_of
 from nebula.http.scanning import Scans
 from nebula.http.shown_log import ShownLog
 from nebula.http.views import EventView, KeyView, key_view
-
-LARGEST = 500
-"""Rows of a page, at most."""
-
-USUAL = 100
-"""Rows of a page, unless a client asks for another number."""
 
 
 class KeyPage(Shown, frozen=True, kw_only=True):
@@ -71,7 +64,7 @@ async def outline_keys(
 
     A key that belongs to a tenant sees those of its tenant.
     """
-    size, begin = paging.limit(limit, LARGEST, USUAL), offset(after)
+    page = paging.asked(after, limit)
     state = await state_shown(past, scans, at)
     tenant, wanted = tenant_of(request.scope), find.lower()
     now = reader_time(at, past) or state.time
@@ -88,10 +81,8 @@ async def outline_keys(
         if chosen in ("", stands):
             matching.append(key)
     return KeyPage(
-        **moment_fields(past, state),  # type: ignore[arg-type]
-        rows=[shown(key_view(each, now)) for each in matching[begin : begin + size]],
-        next=begin + size if begin + size < len(matching) else None,
-        total=len(matching),
+        **page.fields(past, state, matching),  # type: ignore[arg-type]
+        rows=[shown(key_view(each, now)) for each in page.rows(matching)],
         states=states,
     )
 

@@ -5,7 +5,6 @@ import time
 from msgspec import Struct
 
 from nebula.events.state import State
-from nebula.http.errors import ApiError
 from nebula.http.history import read_moment, state_at
 from nebula.http.scanning import Scan, Scans
 from nebula.http.shown_log import ShownLog
@@ -47,13 +46,6 @@ def moment_fields(past: ShownLog, state: State) -> dict[str, object]:
 def reader_time(at: str | None, past: ShownLog) -> int | None:
     """Return the time (ns) now for what is shown of the present; None for the past."""
     return time.time_ns() if not at and past.live else None
-
-
-def offset(text: str) -> int:
-    """Read how many rows come before a page. Raise ApiError 400."""
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ApiError(400, f"after: {text[:80]!r} is not a whole number", param="after")
-    return int(text)
 
 
 class Pace:

@@ -13,11 +13,11 @@ from nebula.events.usage_sums import HOUR
 from nebula.history import bill, moments
 from nebula.history.limits import present_limits
 from nebula.history.moments import BadMoment
+from nebula.http.console import paging
 from nebula.http.console.limit_rows import LimitRow, limit_rows
 from nebula.http.console.shown_moment import (
     Shown,
     moment_fields,
-    offset,
     reader_time,
     state_shown,
 )
@@ -145,7 +145,7 @@ async def outline_limits(
 
     A key that belongs to a tenant sees those of that tenant and its keys.
     """
-    begin = offset(after)
+    page = paging.of_size(after, LIMITS)
     state = await state_shown(past, scans, at)
     tenant = tenant_of(request.scope)
     there = [
@@ -155,14 +155,12 @@ async def outline_limits(
         if find.lower() in identity.lower() and _concerns(state, tenant, kind, identity)
     ]
     rows: list[LimitRow] = []
-    for kind, identity, limits in there[begin : begin + LIMITS]:
+    for kind, identity, limits in page.rows(there):
         used = await past.used(kind, identity) if reader_time(at, past) else None
         rows += limit_rows(kind, identity, limits, used)
     return LimitPage(
-        **moment_fields(past, state),  # type: ignore[arg-type]
+        **page.fields(past, state, there),  # type: ignore[arg-type]
         rows=shown(rows),
-        next=begin + LIMITS if begin + LIMITS < len(there) else None,
-        total=len(there),
     )
 
 

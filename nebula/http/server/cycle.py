@@ -262,11 +262,7 @@ class Cycle:
             return False
         field = b"content-type", content_type
         typed = known_lines.get(field) or ordinary_line(field)
-        ids, dialect = read_once(self.scope, naming)
-        if ids or dialect == "anthropic":
-            named = joined(request_ids.lines(identity, ids, dialect))
-        else:
-            named = b"x-request-id: %b\r\n" % identity
+        named = self._named(identity)
         told = self.scope["state"].get(LINES)
         self.started = self.complete = self._sized = True
         line.write_now(
@@ -304,6 +300,13 @@ class Cycle:
         self._start(error.status, fields)
         self._send(payload, more=False)
 
+    def _named(self, identity: bytes) -> bytes:
+        """Return the lines with the ids of the request."""
+        ids, dialect = read_once(self.scope, naming)
+        if ids or dialect == "anthropic" or not identity.isalnum():
+            return joined(request_ids.lines(identity, ids, dialect))
+        return b"x-request-id: %b\r\n" % identity
+
     def _start(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> None:
         if self.started:
             raise RuntimeError("an answer starts once")
@@ -336,8 +339,7 @@ class Cycle:
                     closes = closes or b"close" in value.lower()
                 elif name != b"transfer-encoding":
                     lines.append(joined([b"%b: %b\r\n" % (name, value)]))
-        ids, dialect = read_once(self.scope, naming)
-        lines.append(joined(request_ids.lines(identity or new_id().encode(), ids, dialect)))
+        lines.append(self._named(identity or new_id().encode()))
         if self._arrived_at:
             took = (monotonic() - self._arrived_at) * 1000
             lines.append(b"openai-processing-ms: %d\r\n" % took)
