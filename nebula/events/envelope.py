@@ -1,13 +1,13 @@
 """The headers of requests and answers on NATS, written and read. Pure."""
 
 import functools
-import json
 from collections.abc import Mapping
 
 import msgspec
 from msgspec.structs import replace
 
-from nebula.events.inference import HeaderFields, Piece, Request, Routed
+from nebula.events import carried_fields
+from nebula.events.inference import Piece, Request, Routed
 from nebula.events.reading import UNREADABLE, number
 from nebula.events.record import parse_headers
 from nebula.events.subjects import is_token
@@ -47,8 +47,6 @@ FIELDS = "Nebula-Fields"
 SIZE = "Nebula-Body-Size"
 SLACK = "Nebula-Slack"
 CALLER_IDS = "Nebula-Caller-Ids"
-
-_header_fields = msgspec.json.Decoder(HeaderFields)
 
 JSON = "application/json"
 """The Content-Type of nearly all requests."""
@@ -128,7 +126,7 @@ def _own_headers(request: Request) -> dict[str, str]:
     if request.query:
         headers[QUERY] = request.query
     if request.fields:
-        headers[FIELDS] = _fields_text(request.fields)
+        headers[FIELDS] = carried_fields.written(request.fields)
     if request.size:
         headers[SIZE] = str(request.size)
     if request.slack:
@@ -161,7 +159,7 @@ def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> 
             prefix=tuple(prefix.split(",")) if prefix else (),
             tokens=headers.get(TOKENS, ""),
             version=headers.get(VERSION, ""),
-            fields=_read_fields(headers.get(FIELDS, "")),
+            fields=carried_fields.read(headers.get(FIELDS, "")),
         )
         return request if _RARE.isdisjoint(headers) else _with_rare(request, headers)
     except UNREADABLE:
@@ -186,21 +184,6 @@ def _with_rare(request: Request, headers: Mapping[str, str]) -> Request:
         slack=SLACK in headers,
         caller_ids=tuple(headers.get(CALLER_IDS, "").split()),
     )
-
-
-def _fields_text(fields: HeaderFields) -> str:
-    """Return header fields of HTTP as one line of ASCII: their values may be any bytes."""
-    return json.dumps(fields, separators=(",", ":"))
-
-
-def fields_size(fields: HeaderFields) -> int:
-    """Return the bytes that header fields of HTTP take in a message."""
-    return len(_fields_text(fields))
-
-
-def _read_fields(text: str) -> HeaderFields:
-    """Return header fields of HTTP. Raise msgspec.DecodeError for text that holds none."""
-    return _header_fields.decode(text) if text else ()
 
 
 _OWN = f"{REQUEST}: ".encode()
@@ -319,7 +302,7 @@ def piece_headers(piece: Piece) -> dict[str, str]:
     if piece.version:
         headers[VERSION] = piece.version
     if piece.fields:
-        headers[FIELDS] = _fields_text(piece.fields)
+        headers[FIELDS] = carried_fields.written(piece.fields)
     return headers
 
 
@@ -341,7 +324,7 @@ def read_piece(headers: Mapping[str, str] | None, body: bytes) -> Piece | None:
             retry_after=int(headers[RETRY_AFTER]) if RETRY_AFTER in headers else None,
             continues=headers.get(CONTINUES, ""),
             version=headers.get(VERSION, ""),
-            fields=_read_fields(headers.get(FIELDS, "")),
+            fields=carried_fields.read(headers.get(FIELDS, "")),
         )
     except (KeyError, *UNREADABLE):
         return None

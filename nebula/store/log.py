@@ -18,7 +18,6 @@ from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
 from nebula.events import record as records
-from nebula.events.original import ORIGINAL_HEADER, original
 from nebula.events.record import (
     ACTOR_HEADER,
     BASIS_HEADER,
@@ -29,8 +28,8 @@ from nebula.events.record import (
 )
 from nebula.events.vocabulary import Event
 from nebula.store import batch, repeats, streams
-from nebula.store.client import Headers
 from nebula.store.connection import Connection, Unavailable
+from nebula.store.log_messages import entry_of, record_of
 from nebula.store.needs import Unfit
 from nebula.store.refusals import (
     MAYBE,
@@ -345,7 +344,7 @@ class Log:
 
         Raise LogReplaced.
         """
-        async with contextlib.aclosing(self._follow(after, _record)) as batches:
+        async with contextlib.aclosing(self._follow(after, record_of)) as batches:
             async for batch in batches:
                 yield batch
 
@@ -354,7 +353,7 @@ class Log:
 
         Raise LogReplaced.
         """
-        async with contextlib.aclosing(self._follow(after, _entry)) as batches:
+        async with contextlib.aclosing(self._follow(after, entry_of)) as batches:
             async for batch in batches:
                 yield batch
 
@@ -386,17 +385,3 @@ def _guard_headers(guard: Guard) -> dict[str, str]:
         "Nats-Expected-Last-Subject-Sequence": str(guard.seq),
         "Nats-Expected-Last-Subject-Sequence-Subject": guard.subject,
     }
-
-
-def _entry(seq: int, time: int, message: Msg) -> Entry:
-    headers = message.headers
-    block = headers.block if isinstance(headers, Headers) else b""
-    return original(Entry(seq, time, message.subject, block, message.data))
-
-
-def _record(seq: int, time: int, message: Msg) -> Record:
-    """Read a message without parsing its headers again, unless it was imported."""
-    headers = message.headers
-    if headers and ORIGINAL_HEADER in headers:
-        return records.read_entry(_entry(seq, time, message))
-    return records.read(seq, time, message.subject, message.data, headers)

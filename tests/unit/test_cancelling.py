@@ -6,7 +6,7 @@ import pytest
 
 from nebula.actors.actor import cancel
 from nebula.store.connection import Connection
-from nebula.store.log import _entry
+from nebula.store.log_messages import entry_of
 from nebula.store.tail import Tail
 
 pytestmark = pytest.mark.anyio
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_reader_is_cancelled_also_in_the_moment_in_which_something_arrives(
     turns: int,
 ) -> None:
-    tail = Tail(Connection("nats://nowhere", "test"), 0, _entry)
+    tail = Tail(Connection("nats://nowhere", "test"), 0, entry_of)
     tail._stale = False  # it has its consumer
 
     async def follow() -> None:

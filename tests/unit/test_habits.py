@@ -1,4 +1,7 @@
-"""How tests are written here: none asserts how long something took, and none passes either way."""
+"""How code and tests are written here: modules are short, and tests assert no times.
+
+No test passes either way.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 FILES = sorted(TESTS.rglob("*.py"))
+MODULES = sorted((TESTS.parent / "nebula").rglob("*.py"))
+LONGEST = 400
+"""Lines of a module, at most: a longer one has more than one concern."""
 CLOCKS = {"monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "elapsed"}
 
 
@@ -59,3 +65,9 @@ def test_no_test_asserts_how_long_something_took_or_one_of_two_texts(file: Path)
 def test_what_is_not_to_be_written_is_found(text: str) -> None:
     [node] = asserts(text)
     assert timed(node) != either(node)
+
+
+def test_no_module_is_longer_than_one_concern_needs() -> None:
+    lengths = {str(path): len(path.read_text().splitlines()) for path in MODULES}
+    assert len(lengths) > 500
+    assert {path: length for path, length in lengths.items() if length > LONGEST} == {}

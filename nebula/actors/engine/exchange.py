@@ -13,7 +13,7 @@ import msgspec
 from nats.errors import Error as NatsError
 
 from nebula.actors.engine.versions import Version
-from nebula.events import envelope, inference, subjects
+from nebula.events import carried_fields, envelope, inference, subjects
 from nebula.events.endpoints import ENDPOINTS, REALTIME
 from nebula.events.failures import Failure
 from nebula.events.inference import HeaderFields, Piece, Request
@@ -176,7 +176,7 @@ class EngineExchange:
                 elif key not in _HELD_BACK:
                     self._fields += (self._field(key, value),)
             self._is_text = self._content_type.startswith(_TEXTS)
-            if self._fields and envelope.fields_size(self._fields) > FIELDS_SIZE:
+            if self._fields and carried_fields.size(self._fields) > FIELDS_SIZE:
                 self._refuse_fields()
             return
         if message["type"] != "http.response.body" or self.complete:
