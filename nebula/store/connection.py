@@ -264,6 +264,14 @@ class Connection:
                     self._prevented.set()
                 if self._said.due(reaching.topic(words), now, again=math.inf):
                     log.error("%s: NATS does not allow this: %s", self.name, words)
+            elif reaching.refuses_credentials(words):
+                if self._said.due(words, now):
+                    log.warning(
+                        "%s: NATS takes its credentials no longer (%s): it connects again with "
+                        "those that it has now",
+                        self.name,
+                        words,
+                    )
             elif self._said.due(words, now):
                 log.error("%s: NATS complains: %s", self.name, words)
         elif isinstance(error, SlowConsumerError):
@@ -273,18 +281,24 @@ class Connection:
             log.debug("%s: NATS: %r", self.name, error)
 
     def _on_trouble(self) -> None:
-        """Log why a lost server can't be reached again, whenever that changes and once a minute."""
+        """Log why a lost server can't be reached again, whenever that changes and once a minute.
+
+        It is an error once no server has let it in for `reaching.REFUSED_FOR` seconds: while
+        credentials are replaced, a try may come too early.
+        """
         if not self.client.was_connected:
             return  # `open` tells
         troubles = tuple(self.client.troubles.values())
         self.trouble = reaching.told(self._named, troubles)
         now = asyncio.get_running_loop().time()
-        if self._withdrawn and reaching.final(troubles):
+        level = logging.WARNING
+        if reaching.final(troubles):
             self._refused_since = now if self._refused_since is None else self._refused_since
             if now - self._refused_since >= reaching.REFUSED_FOR:
-                self._barred.set()
-        if self._said.due(self.trouble, now):
-            level = logging.ERROR if reaching.final(troubles) else logging.WARNING
+                level = logging.ERROR
+                if self._withdrawn:
+                    self._barred.set()
+        if self._said.due(f"{level} {self.trouble}", now):
             log.log(level, "%s: %s", self.name, self.trouble)
 
     async def _on_disconnect(self) -> None:

@@ -31,6 +31,10 @@ _STEADY = 5.0
 """Seconds after which a connection counts as established: if it ends sooner, a pause follows."""
 
 
+_LOOK_EVERY = 0.2
+"""Seconds between two looks at the file with credentials, while none is taken."""
+
+
 class Silent(TimeoutError):
     """The server accepted the connection and sent nothing."""
 
@@ -194,7 +198,7 @@ class LastingClient(FastClient):
         if self._left <= 0:
             if self._rounds:
                 troubles = tuple(self.troubles.values())
-                await asyncio.sleep(reaching.pause(self._rounds, troubles))
+                await self._rest(reaching.pause(self._rounds, troubles))
             self._renew()
             self._left = len(self._server_pool)
             self._rounds += 1
@@ -202,6 +206,15 @@ class LastingClient(FastClient):
         server = self._server_pool.pop(0)
         self._server_pool.append(server)
         return server
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait, but no longer once there are other credentials or servers to try."""
+        while seconds > 0:
+            await asyncio.sleep(min(seconds, _LOOK_EVERY))
+            seconds -= _LOOK_EVERY
+            with contextlib.suppress(OSError, ValueError):
+                if self._way() != self._login:
+                    return
 
     def _renew(self) -> None:
         """Use the present URLs, if they have changed and can be read."""

@@ -127,7 +127,7 @@ def trouble(
         return Trouble(server, Cause.ENDED, error.strerror or "")
     if isinstance(error, OSError):
         return Trouble(server, Cause.NO_WAY, error.strerror or words)
-    if any(word in lower for word in _CREDENTIALS):
+    if refuses_credentials(words):
         if not credentials:
             return Trouble(server, Cause.NO_CREDENTIALS)
         return Trouble(server, Cause.CREDENTIALS, _own_words(words))
@@ -150,6 +150,11 @@ def withdrawn(words: str) -> bool:
     """Return whether a server says that credentials were valid and no longer are."""
     lower = words.lower()
     return "authentication revoked" in lower or "authentication expired" in lower
+
+
+def refuses_credentials(words: str) -> bool:
+    """Return whether a server says that it does not take the credentials of a connection."""
+    return any(word in words.lower() for word in _CREDENTIALS)
 
 
 def _own_words(text: str) -> str:
