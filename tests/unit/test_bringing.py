@@ -44,7 +44,7 @@ class Told:
 
     async def of(self, kind: type[E], source: str, reason: str = "") -> E:
         """Return the first event of a kind about a source with a reason that begins so."""
-        async with asyncio.timeout(20), self._more:
+        async with asyncio.timeout(120), self._more:
             while True:
                 for event in self.events:
                     about = isinstance(event, kind) and getattr(event, "source", "") == source
