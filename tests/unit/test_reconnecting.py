@@ -8,7 +8,7 @@ import logging
 import pytest
 from nats.errors import Error as NatsError
 
-from nebula.store import lasting, reaching
+from nebula.store import reaching
 from nebula.store.connection import Connection
 from nebula.store.credentials import Way
 from nebula.store.lasting import LastingClient, ToldByServer
@@ -35,7 +35,7 @@ async def rests(monkeypatch: pytest.MonkeyPatch, *ways: Way | Exception) -> list
 
     client = LastingClient(way, lambda: None)
     client._login = Way(("nats://n:4222",))
-    monkeypatch.setattr(lasting.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     await client._rest(5.0)
     monkeypatch.undo()
     return slept
