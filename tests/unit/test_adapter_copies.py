@@ -97,7 +97,7 @@ def test_any_folder_is_not_copied_for_being_asked_for(tmp_path: Path) -> None:
         (b"\xff\xfe{", "is not valid JSON"),
         (b"[" * 100_000, "is not valid JSON"),
         (b"[8]", "is not a JSON object"),
-        (b'{"r": 8}' + b" " * adapter_files.LARGEST, "is larger than 1 MiB"),
+        (b'{"r": 8}' + b" " * adapter_files.LARGEST, "is larger than 1.0 MiB"),
     ],
 )
 def test_a_broken_configuration_goes_to_no_engine(

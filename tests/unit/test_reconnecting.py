@@ -52,7 +52,7 @@ async def test_without_them_the_pause_is_as_long_as_it_was(monkeypatch: pytest.M
     assert sum(slept) == pytest.approx(5.0)
 
 
-async def test_credentials_that_are_replaced_are_no_error_unless_it_is_not_let_in_again(
+async def test_replaced_credentials_become_an_error_once_no_server_lets_it_in(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = Connection("nats://n:4222", "router-1")
