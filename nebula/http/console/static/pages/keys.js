@@ -5,6 +5,7 @@ import { atEvent, badge, brief, clock, count, link, pager, table } from "../part
 import { begun, issueForm, open, outcome } from "../key_forms.js";
 import { opener } from "../opening.js";
 import { finder } from "./models.js";
+import { number } from "./usage.js";
 
 export const title = () => "Keys";
 
@@ -36,7 +37,7 @@ export function view({ keys }) {
 
 export function limitsOf(limits) {
   return Object.entries(limits).filter(([, value]) => value !== null)
-    .map(([name, value]) => `${name.replaceAll("_", " ")} ${Array.isArray(value) ? value.join(" to ") : value.toLocaleString("en")}`);
+    .map(([name, value]) => `${name.replaceAll("_", " ")} ${Array.isArray(value) ? value.join(" to ") : number(value)}`);
 }
 
 const COLUMNS = [

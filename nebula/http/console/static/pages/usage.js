@@ -21,7 +21,9 @@ export function needs(route) {
   return { usage: ["/admin/usage", queryOf(route)], limits: ["/admin/outline/limits", limits] };
 }
 
-export const number = (value) => Number(value).toLocaleString("en");
+const FORMAT = new Intl.NumberFormat("en"); // made once: for each figure anew it took a browser a third of a millisecond
+
+export const number = (value) => FORMAT.format(Number(value));
 
 export function view({ usage, limits }) {
   return html`<h1>Usage</h1>${usage && used(usage)}<h2>Limits and budgets</h2>${limits && limited(limits)}`;
