@@ -5,8 +5,6 @@ import time
 from typing import Any
 
 import click
-import msgspec
-from msgspec import Struct
 from rich.table import Table
 
 from nebula.cli import kept_key, tables
@@ -15,24 +13,11 @@ from nebula.cli.login import gateway_option
 from nebula.cli.options import json_option, nats_option
 from nebula.cli.process import fail, run
 from nebula.events.captured import CapturedRequest
-from nebula.events.endpoints import ENDPOINTS
-from nebula.events.reading import UNREADABLE
 from nebula.events.showing import shown, shown_text
+from nebula.openai.replayed import NotReplayable, Replayed, body_again, replayed
 
 LONGEST = 600.0
 """Seconds to wait for the answer."""
-
-
-class Replayed(Struct, frozen=True):
-    """What came of a request now."""
-
-    model: str
-    status: int
-    milliseconds: int
-    prompt_tokens: int
-    completion_tokens: int
-    answer: str
-    id: str = ""
 
 
 @click.command("request")
@@ -47,15 +32,15 @@ def replay_request(request: str, to: str, gateway: str, nats: str, as_json: bool
     The API key is that of NEBULA_API_KEY, or of `nebula login`. What was masked is sent masked.
     """
     captured = run(find(nats, request))
-    if not isinstance(captured.body, dict):
-        fail(f"request {captured.id} was captured without its body: {captured.omitted}")
-    if captured.path not in ENDPOINTS:
-        fail(f"{captured.path} is not a path that engines answer")
+    try:
+        body = body_again(captured, to)
+    except NotReplayable as error:
+        fail(str(error))
     try:
         key = os.environ.get("NEBULA_API_KEY") or kept_key.kept(kept_key.path_of(gateway))
     except OSError as error:
         fail(f"can't read the key of `nebula login`: {error.strerror or error}")
-    now = run(_asked(gateway, key, captured, to))
+    now = run(_asked(f"{gateway}{captured.path}", gateway, key, body))
     if as_json:
         tables.print_json({"captured": shown(captured), "replayed": shown(now)})
     else:
@@ -64,37 +49,19 @@ def replay_request(request: str, to: str, gateway: str, nats: str, as_json: bool
         raise SystemExit(1)
 
 
-async def _asked(gateway: str, key: str, captured: CapturedRequest, to: str) -> Replayed:
+async def _asked(url: str, gateway: str, key: str, body: dict[str, Any]) -> Replayed:
     import httpx
 
-    from nebula.openai.answer_text import text_of
-    from nebula.openai.token_usage import told
-
-    body: dict[str, Any] = {**captured.body, "model": to}
-    for field in ("stream", "stream_options"):
-        body.pop(field, None)
     headers = {"authorization": f"Bearer {key}"} if key else {}
     began = time.monotonic()
     try:
         async with httpx.AsyncClient(timeout=LONGEST) as http:
-            answer = await http.post(f"{gateway}{captured.path}", json=body, headers=headers)
+            answer = await http.post(url, json=body, headers=headers)
     except httpx.HTTPError as error:
         fail(f"the gateway at {gateway} does not answer: {error or type(error).__name__}")
     took = round((time.monotonic() - began) * 1000)
-    try:
-        usage = msgspec.json.decode(answer.content, type=dict[str, Any]).get("usage")
-    except UNREADABLE:
-        usage = None
-    tokens = told(usage if isinstance(usage, dict) else {})
-    return Replayed(
-        to,
-        answer.status_code,
-        took,
-        tokens.prompt,
-        tokens.completion,
-        text_of(answer.content, stream=False),
-        answer.headers.get("x-request-id", ""),
-    )
+    identity = answer.headers.get("x-request-id", "")
+    return replayed(body["model"], answer.status_code, took, answer.content, identity)
 
 
 def _print(captured: CapturedRequest, now: Replayed) -> None:

@@ -70,6 +70,7 @@ def create_app(
             "doors": Provide(lambda: doors, sync_to_thread=False),
             "files": Provide(lambda: stored, sync_to_thread=False),
             "queue": Provide(lambda: queue, sync_to_thread=False),
+            "engine_paths": Provide(lambda: inference, sync_to_thread=False),
             "sign_in": Provide(lambda: sign_in, sync_to_thread=False),
         },
         before_request=check_started(gateway),

@@ -54,7 +54,7 @@ class CapturedPage(Struct, frozen=True):
 @get("/admin/captures")
 async def list_captures(request: Request[Any, Any, Any], gateway: Gateway) -> list[CaptureView]:
     """List the captures that are running, the oldest first."""
-    _check(request)
+    check_no_tenant(request)
     captures = gateway.projection.state.captures.values()
     return [_view(each) for each in running(captures, time.time_ns())]
 
@@ -64,7 +64,7 @@ async def start_capture(
     capture: str, request: Request[Any, Any, Any], gateway: Gateway, limits: Limits
 ) -> Accepted:
     """Capture the requests of a model, a key or a tenant from now on, for a while."""
-    _check(request)
+    check_no_tenant(request)
     identity = valid_id(capture, "capture")
     rule, _ = await read_intent(request, gateway, limits, CaptureStarted, optional=False)
     return await submitted(request, gateway, identity, rule)
@@ -73,7 +73,7 @@ async def start_capture(
 @delete("/admin/captures/{capture:str}", status_code=202)
 async def stop_capture(capture: str, request: Request[Any, Any, Any], gateway: Gateway) -> Accepted:
     """End a capture now; what it has captured is kept for its time."""
-    _check(request)
+    check_no_tenant(request)
 
     def there() -> None:
         if capture not in gateway.projection.state.captures:
@@ -87,7 +87,7 @@ async def list_captured(
     request: Request[Any, Any, Any], gateway: Gateway, scans: Scans, capture: str = ""
 ) -> CapturedPage:
     """List captured requests: what they were and what came of each, but not what they said."""
-    _check(request)
+    check_no_tenant(request)
     most = paging.limit(request.query_params.get("limit"), MOST, MOST)
     found: list[CapturedRequest] = []
     count = 0
@@ -106,9 +106,14 @@ async def show_captured(
 ) -> CapturedRequest:
     """Show a captured request with its body, by its id or its caller's own.
 
-    To send it again, post the body to its path, perhaps with another `model`.
+    `POST /admin/captured/{identity}/replay` sends it again.
     """
-    _check(request)
+    check_no_tenant(request)
+    return shown(await found_request(identity, gateway, scans))
+
+
+async def found_request(identity: str, gateway: Gateway, scans: Scans) -> CapturedRequest:
+    """Return a captured request by its id or its caller's own. Raise ApiError."""
     try:
         found = await CaptureStore(gateway.connection).find(identity)
     except Unavailable as error:
@@ -120,7 +125,7 @@ async def show_captured(
     if found is None:
         text = f"no request {identity[:200]!r} was captured, or it is no longer kept"
         raise ApiError(404, text, param="identity", code="request_not_found")
-    return shown(found)
+    return found
 
 
 async def _captured(gateway: Gateway, scans: Scans) -> AsyncGenerator[CapturedRequest, None]:
@@ -145,7 +150,7 @@ def _view(capture: Capture) -> CaptureView:
     )
 
 
-def _check(request: Request[Any, Any, Any]) -> None:
+def check_no_tenant(request: Request[Any, Any, Any]) -> None:
     """Raise ApiError for a key that belongs to a tenant: requests of all tenants are captured."""
     tenant = principal_of(request.scope).tenant
     if tenant:

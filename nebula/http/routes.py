@@ -13,6 +13,7 @@ from nebula.http import (
     openai,
     plans,
     rehearsal,
+    replaying,
     requests_in_flight,
     resilience,
     resuming,
@@ -156,6 +157,7 @@ HANDLERS = (
         captures.stop_capture,
         captures.list_captured,
         captures.show_captured,
+        replaying.replay_captured,
     ),
 )
 """Handlers of Litestar. A handler that stands in no group needs the scope `admin`."""

@@ -15,6 +15,7 @@ from nebula.store.captures import CaptureStore
 from nebula.store.connection import Connection
 from nebula.store.forbidden import Forbidden
 from tests.integration.asking import CHAT, chat, said, stream
+from tests.integration.browser import console
 from tests.integration.cluster import PATIENCE, Cluster
 
 pytestmark = pytest.mark.anyio
@@ -139,6 +140,38 @@ async def test_a_kept_stream_is_sent_again_to_another_model(cluster: Cluster) ->
     assert "404" in unknown.out
 
 
+async def test_a_captured_request_is_sent_again_over_http(cluster: Cluster) -> None:
+    capture = await start(cluster, "--contents", "keep")
+    async with cluster.http() as http:
+        heard = await stream(http, chat("chat", "once more"))
+        await shown(cluster, heard.request)
+        await stop(cluster, capture)
+        at = f"/admin/captured/{heard.request}/replay"
+        both = (await http.post(at, json={"to": "other"})).json()
+        assert both["captured"]["id"] == heard.request
+        assert both["captured"]["answer"].startswith("once more")
+        assert both["replayed"]["answer"].startswith("once more")
+        assert (both["replayed"]["model"], both["replayed"]["status"]) == ("other", 200)
+        assert both["replayed"]["completion_tokens"] > 0
+        assert both["replayed"]["id"] not in ("", heard.request)
+        missing = (await http.post(at, json={"to": "none"})).json()["replayed"]
+        assert missing["status"] == 404
+        assert "none" in missing["answer"]
+        async with console(f"http://127.0.0.1:{cluster.port}") as page:
+            await page.open(f"/requests/{heard.request}")
+            await page.page.get_by_role("button", name="Send again").click()
+            await page.page.get_by_role("textbox", name="To model").fill("other")
+            await page.page.get_by_role("button", name="Send it").click()
+            await page.sees("Now: other", "table")
+            await page.page.get_by_text("The same as a command").click()
+            await page.sees(f"nebula replay request {heard.request} --to other", ".ways")
+        bad: tuple[Any, ...] = ({}, {"to": ""}, {"to": 3}, {"to": "other", "more": 1}, [])
+        for body in bad:
+            assert (await http.post(at, json=body)).status_code == 400, body
+        unknown = await http.post("/admin/captured/gone/replay", json={"to": "other"})
+        assert unknown.status_code == 404
+
+
 async def test_a_large_body_is_answered_and_captured_without_it(cluster: Cluster) -> None:
     capture = await start(cluster, "--contents", "keep")
     async with cluster.http() as http:
@@ -151,6 +184,10 @@ async def test_a_large_body_is_answered_and_captured_without_it(cluster: Cluster
     told = await cluster.nebula("replay", "request", found["id"], "--to", "other")
     assert told.code == 1
     assert "without its body" in told.err
+    async with cluster.http() as http:
+        refused = await http.post(f"/admin/captured/{found['id']}/replay", json={"to": "other"})
+    assert refused.status_code == 409
+    assert "without its body" in refused.json()["error"]["message"]
 
 
 async def test_a_client_that_leaves_is_captured_as_such(cluster: Cluster) -> None:

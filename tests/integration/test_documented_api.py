@@ -123,6 +123,7 @@ REFUSED = {
     ("DELETE", "/admin/nodes/{node}"),
     ("DELETE", "/admin/requests/{identity}"),
     ("GET", "/admin/captured/{identity}"),
+    ("POST", "/admin/captured/{identity}/replay"),
     ("DELETE", "/admin/nodes/{node}/weights/{source}"),
 }
 """Operations whose objects are in use here: a node that runs, files that were just pinned;

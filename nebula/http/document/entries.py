@@ -23,6 +23,7 @@ from nebula.http.document import console_entries
 from nebula.http.document.entry import Entry
 from nebula.http.keys import KeyRotation
 from nebula.http.plans import PlanRequest
+from nebula.http.replaying import ReplayRequest
 from nebula.http.responses.conversations import ConversationCreation, ConversationUpdate, NewItems
 from nebula.http.sign_in.routes import TokenPresented
 
@@ -340,6 +341,9 @@ ENTRIES: Mapping[str, Entry] = {
         }
     ),
     "GET /admin/captured/{identity}": Entry(values={"identity": "0123456789abcdef"}),
+    "POST /admin/captured/{identity}/replay": Entry(
+        body=ReplayRequest, example={"to": "chat"}, values={"identity": "0123456789abcdef"}
+    ),
     "GET /admin/state": Entry(query={"at": "A sequence or a time; now if missing."}),
     **console_entries.ENTRIES,
     "GET /admin/events": Entry(

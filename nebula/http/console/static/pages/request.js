@@ -1,7 +1,7 @@
 // One request: where it is now, its way step by step, and an end to it.
-import { html, store } from "../store.js";
+import { html, setForm, store, update } from "../store.js";
 import { send } from "../api.js";
-import { badge, clock, command, facts, link, ofNanoseconds, prose } from "../parts.js";
+import { badge, clock, command, facts, link, ofNanoseconds, prose, table } from "../parts.js";
 import { card, failure, opener, tell, tellFailure, told } from "../opening.js";
 import { curl, line, sameAs } from "../shell.js";
 import { href } from "../moment.js";
@@ -16,7 +16,7 @@ export const needs = (route, [id]) => (store.live
 export function view({ request: found }, [id]) {
   every = found?.in_flight ? 3000 : undefined;
   if (!store.live) return html`<h1>${id}</h1><p class="soft">A log does not hold requests.</p>`;
-  if (!found) return html`<h1>${id}</h1>`;
+  if (!found) return html`<h1>${id}</h1>${sendingAgain(id)}`;
   const now = found.in_flight;
   return html`<h1>${id} ${now ? badge(now.state) : badge("ended")}</h1>
     ${store.route.query.get("at") && html`<p class="soft">It is shown as it is now, whatever moment the bar shows.</p>`}
@@ -25,7 +25,7 @@ export function view({ request: found }, [id]) {
       href=${href(`/requests/${encodeURIComponent(other)}`)}>${other}</a> `)}</p>`}
     <div class="commands">${command(line("nebula", "why", "request", id))}
       ${command(curl("GET", `/admin/requests/${encodeURIComponent(id)}`))}</div>
-    ${now && cancelling(now.id)}
+    ${now ? cancelling(now.id) : sendingAgain(id)}
     ${told()}${failure()}
     ${now && html`<h2>Where it is</h2>${facts(place(now))}`}
     ${found.key && !now && facts([["Key", link("key", found.key)]])}
@@ -69,4 +69,41 @@ function cancelling(id) {
     ${open && card("Cancel this request", html`<p>Its client gets an error; what it has by then of a stream stays.</p>
       <button type="button" class="danger" onClick=${end}>Cancel this request</button>
       ${sameAs([line("nebula", "requests", "cancel", id), curl("DELETE", path)])}`)}</section>`;
+}
+
+/** A request that was captured is kept for a day, longer than its way: it can be sent to another model. */
+function sendingAgain(id) {
+  const path = `/admin/captured/${encodeURIComponent(id)}/replay`;
+  const { action, to = "", both, refused } = store.form;
+  const show = (found) => update({ form: { ...store.form, both: undefined, refused: "", ...found } });
+  const ask = async (event) => {
+    event.preventDefault();
+    show({});
+    try {
+      show({ both: await send("POST", path, { to }) });
+    } catch (error) {
+      show({ refused: error.message });
+    }
+  };
+  const open = action === "again";
+  return html`<section class="change" aria-label="Send again"><div class="commands">${opener("again", "Send again")}</div>
+    ${open && card("Send this request again", html`<form onSubmit=${ask}><p>A request that was captured is sent to another model, without a stream.
+        What was masked is sent masked.</p>
+      <label>To model, adapter or alias <input required value=${to} onInput=${(event) => setForm("to", event.target.value)} /></label>
+      <button type="submit" class="primary">Send it</button>
+      ${refused && html`<p class="failure" role="alert">${refused}</p>`}
+      ${both && answers(both)}
+      ${sameAs([line("nebula", "replay", "request", id, "--to", to || "MODEL"), curl("POST", path, { to: to || "MODEL" })])}</form>`)}
+  </section>`;
+}
+
+function answers({ captured, replayed }) {
+  const kept = captured.answer || `not kept (${captured.contents}), ${captured.answer_size ?? 0} bytes`;
+  return table("Both answers", [["", (row) => row[0]], [`Captured: ${captured.model}`, (row) => row[1]], [`Now: ${replayed.model}`, (row) => row[2]]], [
+    ["Status", String(captured.status ?? 0), String(replayed.status)],
+    ["Milliseconds", String(captured.milliseconds ?? 0), String(replayed.milliseconds)],
+    ["Prompt tokens", String(captured.prompt_tokens ?? 0), String(replayed.prompt_tokens)],
+    ["Answer tokens", String(captured.completion_tokens ?? 0), String(replayed.completion_tokens)],
+    ["Answer", kept, replayed.answer],
+  ]);
 }
