@@ -33,7 +33,7 @@ export function view({ model: found }, [id]) {
       ["Name for clients", model.name], ["Source", model.source], ["Task", model.task],
       ["Memory of each replica", spec.memory], ["Replicas", spec.autoscale
         ? `${spec.autoscale.least} to ${spec.autoscale.most}` : String(spec.replicas)],
-      ["Aliases", aliasLinks(found.aliases)], ["Policy", spec.policy],
+      ["Aliases", aliasLinks(found.aliases)], ["Policy", spec.policy], ["Only on the node", spec.node],
       ["Labels", Object.entries(spec.labels).map((pair) => pair.join("=")).join(", ")],
       ["Fallback", spec.fallback.join(", ")], ["Options of its engines", told],
       ["Starts", spec.on_request ? "with the first request" : ""],
