@@ -202,7 +202,7 @@ async def mended_in_console(stage: Stage, hand: Browsing) -> None:
     await hand.sees("The loss of 1 node of 3")
     await hand.click("ledger")
     await hand.click("Change")
-    await hand.open("Where it may run, adapters, and how it follows its load")
+    await hand.open("Where it may run, its adapters, and how it follows the load")
     await hand.fill("Only on the node", "")
     await hand.confirm("Change ledger")
     await hand.sees("Asked for: event")
