@@ -218,8 +218,8 @@ async def mended_by_command(_: Stage, hand: Typing) -> None:
 async def issued_in_console(stage: Stage, hand: Browsing) -> None:
     await hand.click("Keys")
     await hand.click("Issue a key")
-    await hand.fill("Id (empty: one is made)", "robin")
-    await hand.fill("Models, * stands for any text", "chat-v1")
+    await hand.fill("Id (empty: one is made up)", "robin")
+    await hand.fill("Models that it may ask for (* stands for any text)", "chat-v1")
     await hand.click("Issue the key")
     await hand.sees("Keep the secret of robin")
     await hand.click("robin", within="main")
