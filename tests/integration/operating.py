@@ -187,7 +187,7 @@ class Stage:
         await self.ask("PUT", "/admin/aliases/prod-chat", {"targets": [{"model": "chat-v1"}]})
 
     async def kim_changes(self) -> None:
-        """Let a colleague change a model, and somebody else another one afterwards."""
+        """Let a colleague change a model, and then let another colleague change another model."""
         accepted = await self.load("summarise", by=KIM, options={"max-model-len": 1024})
         self.kims = int(accepted["seq"])
         await self.cluster.stands("summarise")
