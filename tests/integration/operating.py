@@ -1,7 +1,7 @@
 """What an operator finds at work: a cluster with a history and load; and hands that count steps.
 
 A step in the console is a click, a key press or a field filled in; with commands it is a command.
-Looking is no step. Both hands write down what they did, in the words of the page
+Looking does not count. Both hands write down what they did, in the words of the page
 docs/how-to/operator-tasks.md.
 """
 
@@ -85,7 +85,7 @@ class Browsing(Written):
         self.note(f"[{key}]")
 
     async def sees(self, text: str, where: str = "main") -> None:
-        """Wait until the page shows a text, which is no step."""
+        """Wait until the page shows a text; that does not count as a step."""
         await self._seen.sees(text, where)
 
 
@@ -120,7 +120,7 @@ class Stage:
         """What the page calls ids and sequences of this run."""
 
     async def ask(self, method: str, path: str, body: object = None, by: str = ADMIN) -> Any:
-        """Ask the gateway with somebody's key."""
+        """Ask the gateway with a given key."""
         headers = {"authorization": f"Bearer {self.secrets[by]}"} if by in self.secrets else {}
         async with self.cluster.http() as http:
             answer = await http.request(method, path, json=body, headers=headers)
