@@ -40,6 +40,7 @@ from nebula.openai.stream import StreamRewriter
 from nebula.openai.transcript import StreamTranscript
 from tests.simulation.invariants import (
     ALIVE,
+    BLAMED,
     CAUSED,
     COUNTED,
     ENDED,
@@ -356,7 +357,7 @@ GATEWAY_BUGS = (
     Bug(
         "a further attempt has the number of the first",
         (recovery, "sent", _same_attempt),
-        (ROUTED, ENDED),
+        (ROUTED, ENDED, BLAMED),
         12,
     ),
     Bug(
@@ -393,7 +394,7 @@ BUGS = (
         "reconcile starts an engine while the old one still ends",
         (reconciliation, "reconcile", _too_early),
         (ONCE, ROOM),
-        3,
+        6,
     ),
     Bug(
         "a replica that moves keeps its number",
