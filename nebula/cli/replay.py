@@ -223,7 +223,7 @@ def _step(folding: Replay, record: Record, output: Console) -> Difference | None
     )
     for change in differences(before, folding.state):
         what = f"{change.aggregate} {change.id}" + (f" {change.field}" if change.field else "")
-        turned = " -> ".join(text or "nothing" for text in (change.before, change.after))
+        turned = " -> ".join(filter(None, (change.before, change.after)))
         output.print(f"{'':>8}{change.sign} {escape(what)}: {escape(turned)}", soft_wrap=True)
     return found
 

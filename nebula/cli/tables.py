@@ -274,7 +274,7 @@ def changes(found: Sequence[Change]) -> Table:
 def _change(each: Change) -> str:
     """Return what became of it: of something that came or went, only what it is or was."""
     if each.sign == "~":
-        return f"{escape(each.before or 'nothing')} -> {escape(each.after or 'nothing')}"
+        return f"{escape(each.before)} -> {escape(each.after)}"
     return escape(each.after or each.before)
 
 

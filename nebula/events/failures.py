@@ -141,8 +141,7 @@ _WORDS = {
     Failure.FATAL: Words(
         "tries of this request in a row broke off, and the engines said nothing: it may be what "
         "breaks them, so it is not tried again. It may have been worked on",
-        "consecutive tries broke off without a word from the engines: the request may be what "
-        "breaks them",
+        "one engine after the other broke off without a word: the request may be what ends them",
     ),
     Failure.CANT_CONTINUE: Words(
         "the answer can't go on elsewhere",

@@ -345,10 +345,7 @@ def _change(change: Change) -> str:
         if change.aggregate == "model" and whole.startswith("status "):
             whole = whole.partition(", ")[2]  # it is not asked for
         return f"{change.sign} {what}: {whole}"
-    return (
-        f"{change.sign} {what}: {change.field}: {change.before or 'nothing'} -> "
-        f"{change.after or 'nothing'}"
-    )
+    return f"{change.sign} {what}: {change.field}: {change.before} -> {change.after}"
 
 
 def _told(effect: Effect) -> str:

@@ -85,14 +85,20 @@ def _compare(
             if changed:
                 was, now = describe_old(shown(old[identity])), describe_new(shown(new[identity]))
             for field in changed:
+                earlier, later = was.get(field, ""), now.get(field, "")
                 yield Change(
                     sign="~",
                     aggregate=aggregate,
                     id=identity,
                     field=field,
-                    before=was.get(field, ""),
-                    after=now.get(field, ""),
+                    before=earlier or _unset(later),
+                    after=later or _unset(earlier),
                 )
+
+
+def _unset(other: str) -> str:
+    """Return the word for a field without a value, whose value is `other` on the other side."""
+    return "no" if other == "yes" else "nothing"
 
 
 def _brief(fields: Mapping[str, str]) -> str:

@@ -87,8 +87,9 @@ def _todo(state: State, node: Node, here: list[Replica], now: int | None) -> str
         )
     if node.draining and not here:
         return (
-            f"It is empty: end its process and remove it ({command('remove-node', node.id)}), or "
-            f"let it take replicas again: {command('drain', node.id, '--undo')}."
+            "It is empty, so its process can be ended. Let it take replicas again after that: "
+            f"{command('drain', node.id, '--undo')}. If it does not come back, remove it: "
+            f"{command('remove-node', node.id)}."
         )
     for replica in here:
         if not replica.serving and not replica.retired:

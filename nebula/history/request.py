@@ -6,6 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from nebula.events import envelope
+from nebula.events.advised import command
 from nebula.events.evolve_adapter import serves
 from nebula.events.failures import FINISHED, Failure, read_note, words
 from nebula.events.inference import Form, Piece
@@ -95,6 +96,7 @@ class _Way:
         self.end = ""
         self._state = state
         self._attempt = 0
+        self._tried: dict[str, None] = {}
         self._asked = self._queued = self._replica = self._broken = self._bound = ""
         self._size = self._begun = 0
         self._given_up = False
@@ -102,9 +104,9 @@ class _Way:
     def _tell(self, message: Message, text: str, reasons: Sequence[str] = ()) -> None:
         self.steps.append(Step(message.time, text, tuple(reasons)))
 
-    def _ends(self, message: Message, text: str) -> None:
+    def _ends(self, message: Message, text: str, reasons: Sequence[str] = ()) -> None:
         self.end = text
-        self._tell(message, text)
+        self._tell(message, text, reasons)
 
     def asked(self, message: Message) -> None:
         """Read a request by a gateway, or one that a router passed on at its end."""
@@ -149,6 +151,7 @@ class _Way:
     def routed(self, message: Message) -> None:
         """Read that a router has sent it to a replica."""
         _, _, _, model_id, replica = message.subject.split(".")
+        self._tried[replica] = None
         routed = envelope.read_routed(message.headers)
         if routed is not None and routed.gateway:
             self._directly(message, routed.gateway)
@@ -197,6 +200,12 @@ class _Way:
                 broken, _, reason = cause.partition(": ")
                 why = f"{words(broken).history}, and {words(word).history}: {reason}"
                 self._ends(message, f"given up: {why}")
+            case Failure.FATAL:
+                how = (
+                    f"{command('why', 'replica', each)} tells how its engine ended"
+                    for each in self._tried
+                )
+                self._ends(message, f"given up: {words(word).history}", tuple(how))
             case _:
                 seen = f": {cause}" if cause else ""
                 self._ends(message, f"given up: {words(word).history}{seen}")

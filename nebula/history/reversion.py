@@ -142,9 +142,7 @@ def meaning(now: State, step: Step) -> tuple[str, ...]:
         return ()
     after = evolve(now, _record(now, step))
     changes = asked_otherwise(step.id, now, after)
-    said = [
-        f"{each.field}: {each.before or 'nothing'} -> {each.after or 'nothing'}" for each in changes
-    ]
+    said = [f"{each.field}: {each.before} -> {each.after}" for each in changes]
     if model.assignments and launch_of(after.models[step.id]) != model.launch:
         said.append("its engines are replaced one after the other")
     return tuple(said)

@@ -89,7 +89,10 @@ async def test_routers_record_once_which_nodes_could_not_be_lost(own_cluster: Cl
     assert "the loss of here would leave replicas of 1 model without a place" in told
     async with cluster.http() as http:
         shown = (await http.get("/admin/state")).json()["cluster"]["risks"]
+        home = (await http.get("/admin/attention")).json()
     assert shown["count"] == 1
+    assert home["risk"] == "the loss of here would leave replicas of 1 model without a place"
+    assert home["risk_seq"] == shown["changed"]
     why = await cluster.nebula("why", "node", "here")
     assert "its loss would leave 1 replica without a place, of pinned" in why.out
     assert len(await cluster.records(ResilienceChanged)) == 1

@@ -51,7 +51,9 @@ def test_an_alias_that_has_moved_is_told() -> None:
             before="chat=1",
             after="chat=9, new=1",
         ),
-        Change(sign="~", aggregate="alias", id="prod", field="mirror", before="", after="old"),
+        Change(
+            sign="~", aggregate="alias", id="prod", field="mirror", before="nothing", after="old"
+        ),
     ]
     story.given("prod", AliasRemoveRequested())
     [gone] = differences(before, story.state)
@@ -67,7 +69,7 @@ def test_what_became_otherwise_is_told_field_by_field() -> None:
     found = {each.field: (each.before, each.after) for each in differences(before, story.state)}
     assert found["status"][0] == "ready"
     assert found["phase"] == ("ready", "failed")
-    assert found["reason"] == ("", "ValueError: no")
+    assert found["reason"] == ("nothing", "ValueError: no")
     assert {each.sign for each in differences(before, story.state)} == {"~"}
 
 
@@ -77,14 +79,16 @@ def test_all_that_is_asked_for_is_told() -> None:
     story.given("chat", load(1, "9GiB", options={"x": 1}, max_in_flight=8, max_waiting=9))
     assert asked_otherwise("chat", before, story.state) == [
         Change(sign="~", aggregate="model", id="chat", field="memory", before="8GiB", after="9GiB"),
-        Change(sign="~", aggregate="model", id="chat", field="lora", before="yes", after=""),
+        Change(sign="~", aggregate="model", id="chat", field="lora", before="yes", after="no"),
         Change(
             sign="~", aggregate="model", id="chat", field="max in flight", before="256", after="8"
         ),
         Change(
             sign="~", aggregate="model", id="chat", field="max waiting", before="1024", after="9"
         ),
-        Change(sign="~", aggregate="model", id="chat", field="options", before="", after="x=1"),
+        Change(
+            sign="~", aggregate="model", id="chat", field="options", before="nothing", after="x=1"
+        ),
     ]
     assert asked_otherwise("nobody", before, story.state) == []
 
@@ -122,13 +126,13 @@ def test_counts_places_adapters_and_lost_nodes_are_told() -> None:
         for each in differences(before, story.state)
     }
     assert found["model", "chat", "replicas"] == ("1", "2")
-    assert found["model", "chat", "adapters"] == ("", "sql=/a")
+    assert found["model", "chat", "adapters"] == ("nothing", "sql=/a")
     assert found["model", "chat", "placement"] == (
         "chat-0 on n1/0",
         "chat-0 on n1/0, chat-1 on n1/0",
     )
-    assert found["replica", "chat-0", "adapters"] == ("", "sql")
-    assert found["node", "n1", "lost"] == ("", "yes")
+    assert found["replica", "chat-0", "adapters"] == ("nothing", "sql")
+    assert found["node", "n1", "lost"] == ("no", "yes")
 
 
 @given(messages, messages)

@@ -489,6 +489,20 @@ def test_every_reason_that_a_gateway_has_is_told_in_words(failure: Failure) -> N
     assert f": {failure}" not in told.headline
 
 
+def test_a_request_that_may_end_engines_says_where_their_ends_are_told() -> None:
+    told = story(
+        asked(),
+        routed(ReplicaCandidate("chat-0", 0)),
+        routed(ReplicaCandidate("chat-1", 0), to="chat-1", time=3),
+        cancelled(5, note(Failure.FATAL, b"2")),
+    )
+    assert told.headline.endswith("the request may be what ends them")
+    assert told.steps[-1].reasons == (
+        "`nebula why replica chat-0` tells how its engine ended",
+        "`nebula why replica chat-1` tells how its engine ended",
+    )
+
+
 def test_a_cancellation_whose_reason_is_no_longer_kept_is_one() -> None:
     assert story(asked(), replace(cancelled(5, b"idle: "), body=b"")).headline == (
         "request r1: it was cancelled"

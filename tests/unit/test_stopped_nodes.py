@@ -183,7 +183,7 @@ def test_a_stopped_node_is_told_in_plain_words() -> None:
     after = stops(story, "alpha").state
     assert describe(story.log[-1]).startswith("stopped on request")
     [change] = [each for each in differences(before, after) if each.field == "stopped"]
-    assert (change.before, change.after) == ("", "yes")
+    assert (change.before, change.after) == ("no", "yes")
     output = console()
     with output.capture() as printed:
         output.print(nodes(after))

@@ -12,6 +12,7 @@ from litestar.params import QueryParameter
 from msgspec import Struct
 from msgspec.structs import replace
 
+from nebula.events.cluster import at_risk
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.showing import shown
 from nebula.events.state import Node, Replica, State
@@ -47,10 +48,14 @@ CHANGES = 500
 class Attention(Shown, frozen=True, kw_only=True):
     """What needs attention (`more`: how many further lines there are), and how much there is.
 
-    `models`: by phase. `nodes`: by state. `serving` of all `replicas` serve.
+    `models`: by phase. `nodes`: by state. `serving` of all `replicas` serve. `risk`: which nodes
+    could not be lost, "" if each could, since the event `risk_seq`, stored at `risk_since` (ns).
     """
 
     cluster: ClusterView
+    risk: str
+    risk_seq: int
+    risk_since: int
     lines: list[Concern]
     more: int
     models: dict[str, int]
@@ -144,6 +149,9 @@ async def show_attention(past: ShownLog, scans: Scans, at: str | None = None) ->
     return Attention(
         **moment_fields(past, state),  # type: ignore[arg-type]
         cluster=cluster_view(state),
+        risk=at_risk(state.cluster.risks),
+        risk_seq=state.cluster.risks.changed,
+        risk_since=state.cluster.risks.since,
         lines=lines,
         more=max(0, len(found) - CONCERNS),
         models=findings.phases,

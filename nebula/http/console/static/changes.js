@@ -138,7 +138,7 @@ function follows(found) {
   ];
   const lines = [
     ...found.refused.map((each) => `refused: ${each.reason}`),
-    ...found.changes.map((each) => `${each.id}: ${each.field || each.aggregate}: ${each.before ? `${each.before} → ` : ""}${each.after || "removed"}`),
+    ...found.changes.map(changed),
     ...told(false),
     ...found.displaced.map((each) => `${each.asleep.join(", ")} would be put to sleep once ${each.model} is asked for`),
     ...found.unknown,
@@ -149,6 +149,12 @@ function follows(found) {
     ${lines.length ? list(lines) : html`<p>Nothing would change.</p>`}
     ${due.length > 0 && html`<details><summary>Due already, without this: ${due.length}</summary>${list(due)}</details>`}
     <p class="soft">Decided on the cluster after event ${found.at}.</p>`;
+}
+
+function changed(each) {
+  if (each.sign === "-") return `${each.aggregate} ${each.id} would be removed`;
+  const what = `${each.id}: ${each.field || each.aggregate}`;
+  return each.sign === "+" ? `${what}: ${each.after}` : `${what}: ${each.before} → ${each.after}`;
 }
 
 function effect(each) {

@@ -19,6 +19,8 @@ export function view({ home }) {
       : html`<p class="well">All is well: nothing needs attention ${when}.</p>`}
     ${home.more > 0 && html`<p>${count(home.more, "further line")} not shown:
       <a href=${href("/models")}>the models</a> have them all.</p>`}
+    ${home.risk && html`<p class="soft">Since ${clock(ofNanoseconds(home.risk_since))} (event ${atEvent(home.risk_seq)})
+      ${home.risk}: <a href=${href("/resilience")}>what would be lost with each node</a>.</p>`}
     <h2>What there is</h2>
     <ul class="figures">
       ${figure("/models", sum(home.models), "model", spread(home.models))}
