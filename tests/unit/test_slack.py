@@ -441,6 +441,8 @@ class Cluster:
 
     def _router(self, number: int) -> Dispatch:
         def post(subject: str, header: bytes, body: bytes) -> None:
+            if subject.startswith("nebula.leases."):
+                return
             kind, *rest = subject.removeprefix("nebula.inference.").split(".")
             if kind == "responses":
                 piece = envelope.read_answer(header, body)
