@@ -70,6 +70,18 @@ async def test_a_moment_that_does_not_exist_is_told(base: str, cluster: Cluster)
         shown.faults.clear()  # the browser reports the status 400 as well
 
 
+async def test_the_page_of_what_was_not_there_yet_shows_its_moment(
+    base: str, cluster: Cluster
+) -> None:
+    await cluster.ready()
+    await cluster.load("later", memory="64MiB")
+    async with console(base) as shown:
+        await shown.page.goto(f"{base}/console/models/later?at=2")
+        await shown.sees("later", ".failure")
+        await shown.sees("2 of", ".timebar output")
+        shown.faults.clear()  # the browser reports the status 404 as well
+
+
 async def test_the_shell_runs_no_script_but_its_own_and_can_be_kept(
     base: str, cluster: Cluster
 ) -> None:

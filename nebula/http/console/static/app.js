@@ -89,6 +89,7 @@ async function fill(name, [path, query], at, control) {
     update({ data: { ...store.data, [name]: value }, errors, locked: "" });
   } catch (error) {
     if (control.signal.aborted) return;
+    if (fixed && store.seq !== Number(at)) update({ seq: Number(at), time: "" }); // what is asked for was not there then
     update({ errors: { ...store.errors, [name]: error.message } });
   }
 }
