@@ -165,7 +165,7 @@ def gateway(
             answer_memory=answer_memory,
         )
         actor.cluster = cluster
-        actor.leasing.asks = leases
+        actor.leasing.leases.asks = leases
         trace_events(actor, tracing)
         store = ResponseStore(actor.connection, stream_replicas, keep_responses, responses_room)
         signing = sign_in.settings()

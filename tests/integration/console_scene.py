@@ -3,19 +3,18 @@
 Names are as long as they may be, and not only Latin: a page must bear what people write.
 """
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 from playwright.async_api import Page
 
 from tests.integration.asking import CHAT, chat
 from tests.integration.cluster import Cluster
 from tests.integration.test_batches import jsonl, line, official, over, submitted
 from tests.integration.test_console_keys import issue
+from tests.integration.test_console_request import streaming
 
 LONG = "a-model-with-a-very-long-name-" * 4 + "end"
 HOLDER = "Überprüfung der Wörter, проверка слов, 文字を確かめる 🚀 " + "and-one-word-" * 11 + "end"
@@ -92,27 +91,6 @@ async def _batches(cluster: Cluster, secret: str) -> dict[str, str]:
     return {"done": done, "wrong": wrong, "waits": waits}
 
 
-@contextlib.asynccontextmanager
-async def _stream(cluster: Cluster) -> AsyncIterator[str]:
-    body = chat("slow", max_tokens=4000, stream=True)
-    async with cluster.http() as http, http.stream("POST", CHAT, json=body) as answer:
-        pieces = answer.aiter_bytes()
-        await anext(pieces)
-
-        async def read() -> None:
-            with contextlib.suppress(httpx.HTTPError):
-                async for _ in pieces:
-                    pass
-
-        reading = asyncio.create_task(read())
-        try:
-            yield answer.headers["x-request-id"]
-        finally:
-            reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
-
-
 async def _adapters(cluster: Cluster) -> None:
     folder = cluster.folder / "adapters" / ("deep-folder-" * 12)
     folder.mkdir(parents=True)
@@ -168,8 +146,8 @@ async def furnished(cluster: Cluster) -> AsyncIterator[Scene]:
             return bool((await http.get("/admin/usage?by=key")).json()["lines"])
 
     await cluster.poll(summed, "usage is recorded")
-    async with _stream(cluster) as streaming:
-        yield Scene(past, calm, request, streaming, batches)
+    async with streaming(cluster, "slow") as running:
+        yield Scene(past, calm, request, running, batches)
 
 
 async def _load_form(page: Page) -> None:

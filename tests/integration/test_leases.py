@@ -1,8 +1,10 @@
 """Gateways with leases: requests go straight to replicas, and none is lost when an actor dies."""
 
 import asyncio
+import contextlib
 import os
 import signal
+from collections.abc import AsyncIterator
 
 import nats
 import pytest
@@ -58,36 +60,36 @@ async def go_directly(cluster: Cluster, sent: Sent) -> None:
     await cluster.poll(directly, "a gateway sends requests itself")
 
 
-async def test_requests_go_directly_and_their_story_says_so(own_cluster: Cluster) -> None:
-    own_cluster.variables["NEBULA_LEASES"] = "1"
-    own_cluster.start_all()
-    await own_cluster.ready()
-    await own_cluster.load("chat")
-    client = await nats.connect(own_cluster.url())
+@contextlib.asynccontextmanager
+async def leasing(cluster: Cluster, replicas: int = 1) -> AsyncIterator[Sent]:
+    """Start a cluster whose gateway asks for leases, with a model; yield what replicas are sent."""
+    cluster.variables["NEBULA_LEASES"] = "1"
+    cluster.start_all()
+    await cluster.ready()
+    await cluster.load("chat", replicas=replicas)
+    client = await nats.connect(cluster.url())
     sent = Sent()
     try:
         await client.subscribe(subjects.replica_requests("chat", "*"), cb=sent.hear)
+        yield sent
+    finally:
+        await client.close()
+
+
+async def test_requests_go_directly_and_their_story_says_so(own_cluster: Cluster) -> None:
+    async with leasing(own_cluster) as sent:
         await go_directly(own_cluster, sent)
         assert sent.by_routers, "the first request went through a router"
         told = await own_cluster.nebula("why", "request", sent.directly[-1])
         assert "asked for model chat" in told.out
         assert "sent it to chat-0 itself, under a lease of router-" in told.out
         assert "answered: HTTP 200" in told.out
-    finally:
-        await client.close()
 
 
 async def test_a_router_that_is_killed_takes_no_request_with_it_and_another_one_lends(
     own_cluster: Cluster,
 ) -> None:
-    own_cluster.variables["NEBULA_LEASES"] = "1"
-    own_cluster.start_all()
-    await own_cluster.ready()
-    await own_cluster.load("chat")
-    client = await nats.connect(own_cluster.url())
-    sent = Sent()
-    try:
-        await client.subscribe(subjects.replica_requests("chat", "*"), cb=sent.hear)
+    async with leasing(own_cluster) as sent:
         await go_directly(own_cluster, sent)
         own_cluster.kill("router")
         own_cluster.start("router-2")
@@ -95,21 +97,12 @@ async def test_a_router_that_is_killed_takes_no_request_with_it_and_another_one_
         await go_directly(own_cluster, sent)
         # No router is needed while a lease lasts, and none is lost when it has ended.
         assert len(set(sent.directly)) == len(sent.directly)
-    finally:
-        await client.close()
 
 
 async def test_a_replica_that_is_killed_amid_direct_requests_loses_none_of_them(
     own_cluster: Cluster,
 ) -> None:
-    own_cluster.variables["NEBULA_LEASES"] = "1"
-    own_cluster.start_all()
-    await own_cluster.ready()
-    await own_cluster.load("chat", replicas=2)
-    client = await nats.connect(own_cluster.url())
-    sent = Sent()
-    try:
-        await client.subscribe(subjects.replica_requests("chat", "*"), cb=sent.hear)
+    async with leasing(own_cluster, replicas=2) as sent:
         await go_directly(own_cluster, sent)
         engine = await own_cluster.engine("chat-0")
         async with own_cluster.http() as http:
@@ -121,5 +114,3 @@ async def test_a_replica_that_is_killed_amid_direct_requests_loses_none_of_them(
             os.kill(engine.pid, signal.SIGKILL)
             answers = await asyncio.gather(*asked)
         assert [each.status_code for each in answers] == [200] * 8
-    finally:
-        await client.close()

@@ -88,7 +88,7 @@ class Gateway(Process):
         self.attempts: Counter[str] = Counter()
         self.follower: Follower | None = None
         self.reporting = LeaseReporting(identity, around, lambda: self.clock.now, self._post)
-        self.reporting.asks = True
+        self.reporting.leases.asks = True
         self.leases = around.leases
         self._connected_at = 0.0
         self._lost_at: float | None = None

@@ -28,6 +28,7 @@ class Gateway:
         self.story = serving(replicas)
         self.now = 0.0
         self.leases = Leases("gw")
+        self.leases.asks = True
 
     @property
     def state(self) -> State:
@@ -256,3 +257,12 @@ def test_all_gateways_ask_the_same_router_for_a_model() -> None:
     assert leasing.granter(ROUTERS, "chat", 0.0) == leasing.granter(ROUTERS[::-1], "chat", 0.0)
     assert {leasing.granter(ROUTERS, f"m{number}", 0.0) for number in range(20)} == {"r1", "r2"}
     assert leasing.granter(ROUTERS, "chat", 99.0) == ""
+
+
+def test_a_gateway_that_asks_for_no_leases_keeps_nothing_of_its_requests() -> None:
+    gateway = Gateway()
+    gateway.leases.asks = False
+    assert gateway.take() is None
+    gateway.leases.waits(REQUEST)
+    assert gateway.leases.idle
+    assert gateway.leases.reports(ROUTERS, gateway.now) == []

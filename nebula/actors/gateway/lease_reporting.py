@@ -16,7 +16,6 @@ class LeaseReporting:
     """The messages about the leases of a gateway, which it puts among its surroundings.
 
     `now` returns seconds of a monotonic clock. `post` publishes: subject, header block, body.
-    `asks`: whether it asks for leases at all.
     """
 
     def __init__(
@@ -28,8 +27,7 @@ class LeaseReporting:
     ) -> None:
         self._gateway = gateway
         self._around = around
-        self._leases = around.leases = Leases(gateway)
-        self.asks = False
+        self.leases = around.leases = Leases(gateway)
         self._now = now
         self._post = post
 
@@ -40,20 +38,20 @@ class LeaseReporting:
 
     def report(self) -> None:
         """Report to routers what is due, if NATS is there; call it every quarter of a second."""
-        if not (self.asks and self._around.link.connected):
+        if not (self.leases.asks and self._around.link.connected):
             return
-        self._tell(self._leases.reports(self._around.heartbeats.routers(), self._now()))
+        self._tell(self.leases.reports(self._around.heartbeats.routers(), self._now()))
 
     def on_granted(self, subject: bytes, _: bytes, body: bytes) -> None:
         """Take a router's answer."""
         answer = decoded(body, LeasesGranted)
         if answer is not None:
-            self._leases.granted(last_token(subject), answer, self._around.state, self._now())
+            self.leases.granted(last_token(subject), answer, self._around.state, self._now())
 
     def on_recalled(self, subject: bytes, _: bytes, __: bytes) -> None:
         """Return what is held of a model for which clients wait in a router."""
         model = subject.split(b".")[3].decode("utf-8", "replace")
-        self._tell(self._leases.recalled(model, self._now()))
+        self._tell(self.leases.recalled(model, self._now()))
 
     def _tell(self, reports: Iterable[tuple[str, LeasesAsked]]) -> None:
         for router, asked in reports:

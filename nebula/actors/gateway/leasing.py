@@ -114,6 +114,8 @@ class Leases:
     """The leases of one gateway. Times are seconds of one monotonic clock."""
 
     def __init__(self, gateway: str = "") -> None:
+        self.asks = False
+        """Whether it asks routers for leases; until then it keeps nothing of what passes."""
         self._gateway = gateway
         self._serial = 0
         self._sent: dict[int, float] = {}
@@ -129,6 +131,8 @@ class Leases:
 
         The credit is taken until `release`.
         """
+        if not self.asks:
+            return None
         use = self._uses.get(request.model)
         if use is None:
             use = self._uses[request.model] = _Use(self._serial + 1)
@@ -162,7 +166,7 @@ class Leases:
 
     def learn(self, request: Request, replica: str) -> None:
         """Note which replica has had a prompt that went to it through a router."""
-        if request.prefix and replica:
+        if self.asks and request.prefix and replica:
             self._prefixes.learn(replica, request.prefix)
 
     def waits(self, request: Request) -> None:
