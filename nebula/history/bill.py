@@ -58,6 +58,11 @@ def lines(sums: Iterable[UsageSum], by: Sequence[str]) -> tuple[Line, ...]:
     return tuple(Line(values, *counts) for values, counts in sorted(found.items()))
 
 
+def time_group(since: int, until: int) -> str:
+    """Return the group that tells a time (in seconds) apart: hours of two days at most, or days."""
+    return "hour" if until - since <= 48 * HOUR else "day"
+
+
 def most_first(found: Iterable[Line], by: Sequence[str]) -> tuple[Line, ...]:
     """Return lines by time where they are told apart by time, or else the most tokens first."""
     over_time = {"day", "hour"}.intersection(by)

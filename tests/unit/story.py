@@ -395,3 +395,12 @@ gets as far as an engine.
 
 fair_messages = st.lists(_messages, max_size=30)
 """What may be said where all decisions are the router's own."""
+
+
+def serving_chat(**fields: int) -> Story:
+    """Begin with a node on which the model `chat` serves, loaded with some fields."""
+    story = cluster(n1=[80]).given("chat", load(memory="8GiB", **fields))
+    story.settles()
+    for replica in story.model("chat").replicas:
+        story.runs(replica)
+    return story

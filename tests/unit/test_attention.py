@@ -9,7 +9,7 @@ from nebula.events.values import Target
 from nebula.events.vocabulary import AdapterLoadFailed, EngineFailed
 from nebula.history import attention
 from nebula.history.attention import Concern, Healthy, Suspect
-from tests.unit.story import Story, cluster, load
+from tests.unit.story import Story, cluster, load, serving_chat
 
 
 def told(state: State) -> list[Concern]:
@@ -26,16 +26,8 @@ def healthy(state: State) -> dict[str, int]:
     return counted
 
 
-def serving(**fields: int) -> Story:
-    story = cluster(n1=[80]).given("chat", load(memory="8GiB", **fields))
-    story.settles()
-    for replica in story.model("chat").replicas:
-        story.runs(replica)
-    return story
-
-
 def test_nothing_is_told_of_a_cluster_that_is_well() -> None:
-    story = serving()
+    story = serving_chat()
     assert told(story.state) == []
     assert healthy(story.state) == {"ready": 1}
 
@@ -65,7 +57,7 @@ def test_a_model_without_a_place_tells_what_would_help_and_since_which_event() -
 
 
 def test_an_engine_that_was_given_up_is_bad_and_one_that_is_tried_again_only_a_warning() -> None:
-    story = serving(replicas=2)
+    story = serving_chat(replicas=2)
     story.given("chat-1", EngineFailed("out of memory", 1, attempt=1, retry_in=1.0))
     [only] = told(story.state)
     assert only.severity == "warning"
@@ -85,7 +77,7 @@ def test_what_mends_itself_comes_last() -> None:
 
 @pytest.mark.parametrize("how", ["lost", "stopped"])
 def test_a_node_that_is_gone_with_replicas_is_told_with_both_ways_out(how: str) -> None:
-    state = serving().state
+    state = serving_chat().state
     gone = replace(state.nodes["n1"], lost=how == "lost", stopped=how == "stopped")
     state = replace(state, nodes=state.nodes.insert("n1", gone))
     [node] = [each for each in told(state) if each.kind == "node"]
@@ -95,12 +87,12 @@ def test_a_node_that_is_gone_with_replicas_is_told_with_both_ways_out(how: str) 
 
 
 def test_a_node_that_is_being_emptied_mends_itself() -> None:
-    story = serving().given("n1", NodeDrainRequested())
+    story = serving_chat().given("n1", NodeDrainRequested())
     assert {each.severity for each in told(story.state) if each.kind == "node"} == {"working"}
 
 
 def test_an_alias_that_leads_nowhere_is_bad() -> None:
-    story = serving().given("gpt", AliasRequested((Target("chat", 1), Target("none", 1))))
+    story = serving_chat().given("gpt", AliasRequested((Target("chat", 1), Target("none", 1))))
     [only] = told(story.state)
     assert (only.severity, only.kind, only.id) == ("bad", "alias", "gpt")
     assert "none: no model has this name" in only.text
@@ -131,7 +123,7 @@ def test_advice_is_worked_out_for_the_first_concerns_only() -> None:
 
 
 def test_the_pass_over_many_models_pauses() -> None:
-    story = serving()
+    story = serving_chat()
     model = story.model("chat")
     models = story.state.models
     for number in range(2 * attention.PIECE):

@@ -3,22 +3,14 @@
 from nebula.events.heartbeats import QueueLength, joined_lines
 from nebula.history import attention, long_lines
 from nebula.history.subject import Subject, verdict
-from tests.unit.story import Story, cluster, load
+from tests.unit.story import cluster, load, serving_chat
 
 NOW = 100 * 10**9
 LONG = {"chat": QueueLength(12, 8.4)}
 
 
-def serving(**fields: int) -> Story:
-    story = cluster(n1=[80]).given("chat", load(memory="8GiB", **fields))
-    story.settles()
-    for replica in story.model("chat").replicas:
-        story.runs(replica)
-    return story
-
-
 def test_a_long_line_is_told_with_its_reason_and_what_would_shorten_it() -> None:
-    state = serving(max_in_flight=2).state
+    state = serving_chat(max_in_flight=2).state
     [only] = long_lines.concerns(state, LONG, NOW)
     assert only.text == (
         "chat is slow: 12 requests wait in line, the first for 8 s, because its replica takes "
@@ -34,12 +26,14 @@ def test_a_long_line_is_told_with_its_reason_and_what_would_shorten_it() -> None
 
 
 def test_each_of_several_replicas_is_counted() -> None:
-    [only] = long_lines.concerns(serving(replicas=2).state, {"chat": QueueLength(1, 30.0)}, NOW)
+    [only] = long_lines.concerns(
+        serving_chat(replicas=2).state, {"chat": QueueLength(1, 30.0)}, NOW
+    )
     assert "1 request waits in line, the first for 30 s, because its 2 replicas" in only.text
 
 
 def test_neither_a_short_wait_nor_spare_capacity_is_told() -> None:
-    state = serving().state
+    state = serving_chat().state
     for line in (QueueLength(50, 1.0), QueueLength(0, 0.0, slack=9, slack_oldest=900.0)):
         assert not list(long_lines.concerns(state, {"chat": line}, NOW))
 
@@ -52,7 +46,7 @@ def test_a_model_that_does_not_serve_is_a_concern_already() -> None:
 
 
 def test_the_verdict_on_a_model_tells_its_line() -> None:
-    state = serving(max_in_flight=1).state
+    state = serving_chat(max_in_flight=1).state
     subject = Subject("model", "chat")
     told = verdict(state, subject)
     longer = long_lines.of_subject(state, subject, told, LONG)
@@ -63,7 +57,7 @@ def test_the_verdict_on_a_model_tells_its_line() -> None:
 
 
 def test_what_needs_attention_is_in_the_order_of_its_urgency() -> None:
-    story = serving()
+    story = serving_chat()
     story.given("huge", load(memory="800GiB"))
     story.settles()
     found = long_lines.with_lines(attention.survey(story.state, 9), story.state, LONG, NOW)

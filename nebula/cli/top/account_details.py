@@ -103,8 +103,7 @@ def usage(account: Account, by: Sequence[str], values: Sequence[str]) -> Iterato
     yield f"prompts   {whole.prompt:,} tokens, {whole.cached:,} of them from caches"
     yield f"answers   {whole.completion:,} tokens"
     yield from ("", "WHEN")
-    group = "hour" if account.until - account.since <= 48 * 3600 else "day"
-    times = bill.lines(sums, [group])
+    times = bill.lines(sums, [bill.time_group(account.since, account.until)])
     most = max((each.total for each in times), default=0)
     for each in times:
         filled = -(-each.total * _BAR // most) if most else 0

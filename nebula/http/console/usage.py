@@ -9,7 +9,6 @@ from msgspec import Struct
 
 from nebula.events.showing import shown
 from nebula.events.state import State
-from nebula.events.usage_sums import HOUR
 from nebula.history import bill, moments
 from nebula.history.limits import present_limits
 from nebula.history.moments import BadMoment
@@ -91,7 +90,7 @@ async def show_usage(
     asked = _asked(by, since, _end(past, state, at))
     found = await _used(request, past, scans, asked)
     lines = sorted(bill.lines(found.sums, asked.by), key=lambda each: -each.total)
-    width = "hour" if asked.until - asked.since <= 48 * HOUR else "day"
+    width = bill.time_group(asked.since, asked.until)
     (together,) = bill.lines(found.sums, ()) or (bill.Line(()),)
     return Account(
         **moment_fields(past, state),  # type: ignore[arg-type]
