@@ -126,7 +126,7 @@ def test_the_command_waits_for_the_end_and_refuses_what_is_refused(
     assert result.exit_code == 0, result.output
     assert "the engine of chat-0 is killed" in result.output
     assert log.events == [EngineKillRequested(7)]
-    for name, words in (("chat-0", "has no engine now"), ("nobody-0", "there are: chat-0")):
+    for name, words in (("chat-0", "has no engine now"), ("missing-0", "there are: chat-0")):
         result = says("kill", name)
         assert result.exit_code == 1
         assert words in result.output.replace("\n", " ")
