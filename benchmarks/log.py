@@ -26,6 +26,7 @@ from nebula.actors.placement.decision import decide
 from nebula.actors.projection import Projection
 from nebula.events import record, snapshot
 from nebula.events.evolve import evolve
+from nebula.events.folding import fold
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,
@@ -162,11 +163,8 @@ def _unload(past: History, model: str) -> None:
 
 def from_file(path: Path) -> State:
     """Fold an exported file, chain and all."""
-    state = EMPTY
     with path.open("rb") as file:
-        for each in Reader(file, path.name).records():
-            state = evolve(state, each)
-    return state
+        return fold(EMPTY, Reader(file, path.name).records())
 
 
 def checked(path: Path) -> State:

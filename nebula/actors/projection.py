@@ -5,9 +5,9 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from nebula.events.evolve import evolve
+from nebula.events.folding import Folding
 from nebula.events.record import Record
-from nebula.events.state import EMPTY, State
+from nebula.events.state import EMPTY, Rejection, State
 from nebula.events.version import too_new
 from nebula.store.connection import Unavailable
 from nebula.store.log import Log
@@ -67,30 +67,26 @@ class Projection:
             raise
 
     async def _follow(self) -> None:
-        self._check(self.state)  # that of a snapshot: nothing may follow it for long
+        folding = Folding(self.state)
+        self._check(folding)  # that of a snapshot: nothing may follow it for long
         async for batch in self.log.follow(self.state.seq):
-            state = self.state
-            for record in batch:
-                before, state = state, evolve(state, record)
-                if state.rejections is not before.rejections:
-                    self._note(state, record.seq)
-                for listener in self._listeners:
+            for rejection in folding.take(batch):
+                self._note(rejection)
+            for listener in self._listeners:
+                for record in batch:
                     listener(record)
-            self._check(state)
-            self.state = state
+            self._check(folding)
+            self.state = folding.state()
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
 
-    def _check(self, state: State) -> None:
-        reason = too_new(state)
+    def _check(self, folding: Folding) -> None:
+        reason = too_new(folding)
         if reason is not None:
             raise NewerCluster(reason)
 
-    def _note(self, state: State, seq: int) -> None:
-        rejection = state.rejections.get(seq)
-        if rejection is None:
-            return
-        self._refused[seq] = rejection.reason
+    def _note(self, rejection: Rejection) -> None:
+        self._refused[rejection.seq] = rejection.reason
         if len(self._refused) > REMEMBERED:
             del self._refused[next(iter(self._refused))]
 

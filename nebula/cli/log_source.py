@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ import click
 
 from nebula.cli.cluster import FOLD_PATIENCE, connected
 from nebula.cli.process import fail
-from nebula.events.evolve import evolve
+from nebula.events.folding import Folding
 from nebula.events.record import Entry, Record, read_entry
 from nebula.events.state import EMPTY, State
 from nebula.events.version import too_new
@@ -222,26 +222,27 @@ def reader_time(past: Past, at: Moment | None) -> int | None:
 
 
 async def state_at(
-    past: Past, at: Moment | None, passes: Callable[[State], object] = lambda _: None
+    past: Past, at: Moment | None, passes: Callable[[State], object] | None = None
 ) -> State:
     """Fold a log up to a moment, or to its end. Raise BadMoment for a moment outside it.
 
     `passes` is called with the states that it passes, one for each batch that is read.
     """
     wanted = at or Moment()
-    state = await past.snapshot(wanted)
+    folding = Folding(await past.snapshot(wanted))
     first: Record | None = None
-    async with aclosing(past.records(state.seq)) as batches:
+    async with aclosing(past.records(folding.seq)) as batches:
         async for batch in batches:
             first = first or batch[0]
-            for record in batch:
-                if wanted.passed(record.seq, record.time):
-                    return _found(past, state, wanted, first)
-                _continues(state, record)
-                state = evolve(state, record)
-                _known(past, state)
-            passes(state)
-    return _found(past, state, wanted, first)
+            due = wanted.before(batch)
+            _continues(folding.seq, due)
+            folding.take(due)
+            _known(past, folding)
+            if len(due) < len(batch):
+                break
+            if passes is not None:
+                passes(folding.state())
+    return _found(past, folding.state(), wanted, first)
 
 
 async def story_until(past: Past, last: int) -> AsyncIterator[Record]:
@@ -267,13 +268,14 @@ def _found(past: Past, state: State, wanted: Moment, first: Record | None) -> St
     return state
 
 
-def _known(past: Past, state: State) -> None:
-    """Stop at an event that this Nebula would read differently from the Nebula that wrote it."""
-    reason = too_new(state)
+def _known(past: Past, folding: Folding) -> None:
+    """Stop after an event that this Nebula might read otherwise than its writer."""
+    reason = too_new(folding)
     if reason is not None:
-        raise BadLog(f"{past.name}: event {state.seq}: {reason}")
+        raise BadLog(f"{past.name}: event {folding.cluster.changed}: {reason}")
 
 
-def _continues(state: State, record: Record) -> None:
-    if record.seq != state.seq + 1:
-        raise BadLog(f"sequence {record.seq} follows {state.seq}: the log has a hole")
+def _continues(seq: int, batch: Sequence[Record]) -> None:
+    for expected, record in enumerate(batch, seq + 1):
+        if record.seq != expected:
+            raise BadLog(f"sequence {record.seq} follows {expected - 1}: the log has a hole")

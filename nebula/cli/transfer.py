@@ -17,7 +17,7 @@ from nebula.cli.options import json_option, nats_option, stream_replicas_option
 from nebula.cli.process import fail, run, say
 from nebula.cli.tables import print_json
 from nebula.events import snapshot
-from nebula.events.evolve import evolve
+from nebula.events.folding import Folding
 from nebula.events.record import read_entry
 from nebula.events.showing import entry_without_secrets
 from nebula.events.snapshot import Unusable
@@ -273,18 +273,18 @@ async def _check(nats: str, as_json: bool) -> None:
         store = Snapshots(past.log)
         held = sorted(await store.held())
         verdicts: dict[SnapshotSlot, str] = {}
-        state = EMPTY
+        folding = Folding(EMPTY)
         secrets: list[int] = []
         async with aclosing(past.entries()) as batches:
             async for batch in batches:
                 for entry in batch:
                     if entry_without_secrets(entry) is not entry:
                         secrets.append(entry.seq)
-                    state = evolve(state, read_entry(entry))
+                    folding.take((read_entry(entry),))
                     for each in held:
-                        if each.seq == state.seq:
-                            verdicts[each] = await _verdict(store, each, state)
-        verdicts |= {each: "the log ends before it" for each in held if each.seq > state.seq}
+                        if each.seq == entry.seq:
+                            verdicts[each] = await _verdict(store, each, folding.state())
+        verdicts |= {each: "the log ends before it" for each in held if each.seq > folding.seq}
         good = all(not verdict for verdict in verdicts.values())
         if as_json:
             found = [
@@ -319,11 +319,11 @@ async def _verdict(store: Snapshots, each: SnapshotSlot, folded: State) -> str:
 async def _make(nats: str, as_json: bool) -> None:
     async with opened(nats, None, role="provision") as past:
         assert isinstance(past, LivePast)
-        state = EMPTY
+        folding = Folding(EMPTY)
         async with aclosing(past.records()) as batches:
             async for batch in batches:
-                for record in batch:
-                    state = evolve(state, record)
+                folding.take(batch)
+        state = folding.state()
         if state.seq == 0:
             raise BadMoment(f"{past.name} is empty: nothing has happened yet")
         await Snapshots(past.log).put(state)

@@ -5,7 +5,7 @@ becomes a pending rejection, an entry about something unknown changes nothing, a
 folded before is ignored.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, get_args
 
 from msgspec.structs import replace
@@ -48,13 +48,6 @@ from nebula.events.vocabulary import (
     UsageEvent,
     WeightsEvent,
 )
-
-
-def fold(state: State, records: Iterable[Record]) -> State:
-    """Fold many entries, in order."""
-    for record in records:
-        state = evolve(state, record)
-    return state
 
 
 def evolve(state: State, record: Record) -> State:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from nebula.events import evolve_adapter
 from nebula.events.brief import brief
 from nebula.events.evolve_model import learned, let_go, proved, remove
-from nebula.events.index import settle
+from nebula.events.index import resettle, settle
 from nebula.events.record import Record
 from nebula.events.state import Engine, Replica, State
 from nebula.events.vocabulary import (
@@ -54,7 +54,7 @@ def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
         state = proved(learned(state, replica, event), replica.model)
     state = evolve_adapter.settled(state, replica.model)
     # A report alone makes no decision due that was not due before.
-    return settle(state, (replica.model,)) if replica.model in state.unsettled else state
+    return resettle(state, replica.model)
 
 
 def fold_kill(state: State, record: Record) -> State:

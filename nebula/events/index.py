@@ -16,6 +16,10 @@ from nebula.events.state import Model, Occupancy, Replica, State, launch_of
 _VACANT = Occupancy()
 
 
+class Unsettled(set[str]):
+    """The models that an unfinished state will have to look at before it is seen."""
+
+
 def hold(
     occupancy: HashTrieMap[str, Occupancy], replica: Replica, sign: int = 1
 ) -> HashTrieMap[str, Occupancy]:
@@ -52,6 +56,9 @@ def set_apart(state: State, old: Model | None, new: Model | None) -> State:
 def settle(state: State, models: Iterable[str]) -> State:
     """Note for each of these models whether a decision may be due."""
     unsettled = state.unsettled
+    if isinstance(unsettled, Unsettled):
+        unsettled.update(models)
+        return state
     for identity in models:
         model = state.models.get(identity)
         if model is not None and _calls(state, model):
@@ -59,6 +66,15 @@ def settle(state: State, models: Iterable[str]) -> State:
         elif identity in unsettled:
             unsettled = unsettled.remove(identity)
     return state if unsettled is state.unsettled else replace(state, unsettled=unsettled)
+
+
+def resettle(state: State, model: str) -> State:
+    """Note whether a decision is still due for a model, after what makes none due."""
+    unsettled = state.unsettled
+    if isinstance(unsettled, Unsettled):
+        unsettled.add(model)
+        return state
+    return settle(state, (model,)) if model in unsettled else state
 
 
 def models_on(state: State, node: str) -> set[str]:

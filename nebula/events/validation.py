@@ -143,11 +143,14 @@ def _weights(
         return f"source: node {identity!r} has no files of {event.source!r}"
     if held.pinned:
         return f"source: {event.source!r} is pinned on node {identity!r}: unpin it first"
-    for replica in state.replicas.values():
-        launch = replica.launch
-        if replica.node == identity and launch is not None and launch.source == event.source:
-            return f"source: {event.source!r} is in use by {replica.id} on node {identity!r}"
-    return None
+    users = [
+        replica.id
+        for replica in state.replicas.values()
+        if replica.node == identity and replica.launch and replica.launch.source == event.source
+    ]
+    # The order of the map is another one in every process.
+    user = min(users, default="")
+    return f"source: {event.source!r} is in use by {user} on node {identity!r}" if user else None
 
 
 def _assigned(state: State, identity: str, event: ModelAssigned) -> str | None:

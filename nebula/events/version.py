@@ -6,8 +6,9 @@ nodes know the next one.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
+from nebula.events.cluster import Cluster
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.record import Record
 from nebula.events.state import State
@@ -72,7 +73,15 @@ VALUES_SINCE: Mapping[tuple[str, str], Mapping[object, int]] = {
 """The version that introduced a value of a field that is older than the value."""
 
 
-def too_new(state: State) -> str | None:
+class Clustered(Protocol):
+    """A state, or one in the making, which tells its cluster."""
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster of the log."""
+
+
+def too_new(state: Clustered) -> str | None:
     """Return why this Nebula must not act upon a log; None if it may."""
     version = state.cluster.version
     if version <= VERSION:

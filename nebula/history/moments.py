@@ -1,9 +1,15 @@
 """Moments of a log as people write them: a sequence, a time, or how long ago."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from msgspec import Struct
+
+from nebula.events.record import Entry, Record
+
+E = TypeVar("E", Entry, Record)
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)(?:\s+ago)?")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -27,6 +33,13 @@ class Moment(Struct, frozen=True):
         if self.seq is not None:
             return seq > self.seq
         return self.time is not None and time > self.time
+
+    def before(self, entries: Sequence[E]) -> Sequence[E]:
+        """Return the entries up to the first that lies after this moment."""
+        if self.seq is None and self.time is None:
+            return entries
+        after = (at for at, each in enumerate(entries) if self.passed(each.seq, each.time))
+        return entries[: next(after, None)]
 
     def reached(self, seq: int, time: int) -> bool:
         """Return whether an entry belongs to a window that begins with this moment.

@@ -14,7 +14,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nebula.events.evolve import evolve
-from nebula.events.record import Record, read_entry
+from nebula.events.folding import Folding
+from nebula.events.record import Entry, Record, read_entry
 from nebula.events.state import EMPTY, State
 from nebula.events.vocabulary import TYPES
 from nebula.history import moments
@@ -149,17 +150,20 @@ async def state_at(past: ShownLog, scans: Scans, wanted: Moment) -> State:
     ):
         return newest
     async with reading(scans) as scan:
-        state = await _begin(past, scans, wanted)
-        first: Record | None = None
-        async with aclosing(records(past, scan, state.seq, newest.seq)) as entries:
-            async for record in entries:
-                first = first or record
-                if wanted.passed(record.seq, record.time):
+        folding = Folding(await _begin(past, scans, wanted))
+        first: Entry | None = None
+        async with aclosing(_slices(past, scan, folding.seq, newest.seq)) as slices:
+            async for entries in slices:
+                first = first or entries[0]
+                due = wanted.before(entries)
+                folding.take([read_entry(entry) for entry in due])
+                if len(due) < len(entries):
                     break
-                state = evolve(state, record)
-                if scan.over and state.seq < newest.seq:
-                    scans.keep(state)
-                    raise _not_yet(state.seq)
+                scan.read += len(entries)
+                if scan.over and folding.seq < newest.seq:
+                    scans.keep(folding.state())
+                    raise _not_yet(folding.seq)
+        state = folding.state()
     if state.seq == 0:
         begun = "" if first is None else f": it was stored at {moments.clock(first.time)}"
         raise ApiError(400, f"at: that is before the first event{begun}", param="at")
@@ -190,17 +194,27 @@ async def records(
     past: ShownLog, scan: Scan, after: int, until: int
 ) -> AsyncGenerator[Record, None]:
     """Yield records one by one, and let other tasks run in between."""
+    async with aclosing(_slices(past, scan, after, until)) as slices:
+        async for entries in slices:
+            for entry in entries:
+                scan.read += 1
+                yield read_entry(entry)
+
+
+async def _slices(
+    past: ShownLog, scan: Scan, after: int, until: int
+) -> AsyncGenerator[list[Entry], None]:
+    """Yield entries, as many in a row as may be, and let other tasks run in between."""
     try:
         async with aclosing(past.entries(after, until)) as batches:
             async for batch in batches:
-                began = time.monotonic()
-                for number, entry in enumerate(batch):
-                    if number % SLICE == SLICE - 1:
-                        await scan.worked(time.monotonic() - began)
-                        began = time.monotonic()
-                    scan.read += 1
-                    yield read_entry(entry)
-                await scan.worked(time.monotonic() - began)
+                at = 0
+                while at < len(batch):
+                    began = time.monotonic()
+                    end = at + min(SLICE, scan.left)
+                    yield batch[at:end]
+                    at = end
+                    await scan.worked(time.monotonic() - began)
     except (Unavailable, LogReplaced) as error:
         raise unavailable(str(error)) from error
 

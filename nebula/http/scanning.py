@@ -78,6 +78,11 @@ class Scan:
         self.read = 0
 
     @property
+    def left(self) -> int:
+        """How many more entries it may read; at least one."""
+        return max(1, ENTRIES - self.read)
+
+    @property
     def over(self) -> bool:
         """Whether it has read as much as allowed."""
         return self.read >= ENTRIES or time.monotonic() >= self._ends

@@ -16,7 +16,7 @@ from nats.js.api import DeliverPolicy, PubAck
 from nats.js.errors import APIError
 
 from nebula.events import record
-from nebula.events.evolve import fold
+from nebula.events.folding import fold
 from nebula.events.intents import ModelLoadRequested, ModelScaleRequested, ModelUnloadRequested
 from nebula.events.record import Malformed, Record
 from nebula.events.state import EMPTY, State

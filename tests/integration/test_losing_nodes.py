@@ -12,7 +12,7 @@ import pytest
 from nebula.actors.router.actor import Router
 from nebula.actors.router.hearing import Silence
 from nebula.actors.router.lifecycle import Observation, decide_lifecycle
-from nebula.events.evolve import fold
+from nebula.events.folding import fold
 from nebula.events.memory import GIB
 from nebula.events.record import Record
 from nebula.events.state import EMPTY

@@ -15,7 +15,8 @@ from nebula.actors.placement.sizing import device_at, need, usable
 from nebula.actors.router import routing
 from nebula.actors.router.loss import LOST_AFTER
 from nebula.events import envelope, snapshot
-from nebula.events.evolve import evolve, fold
+from nebula.events.evolve import evolve
+from nebula.events.folding import fold
 from nebula.events.index import indexed
 from nebula.events.inference import Request
 from nebula.events.leases import TERM, LeasesGranted

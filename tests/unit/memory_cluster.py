@@ -19,7 +19,7 @@ from nats.js.errors import BucketNotFoundError, NotFoundError
 from nebula.cli import cluster, log_source, transfer
 from nebula.cli.main import main
 from nebula.events import record, snapshot
-from nebula.events.evolve import fold
+from nebula.events.folding import fold
 from nebula.events.original import original
 from nebula.events.record import Entry, Record
 from nebula.events.state import EMPTY, State

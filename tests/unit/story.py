@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from nebula.actors.placement.decision import Decision, decide
 from nebula.events import record
-from nebula.events.evolve import evolve, fold
+from nebula.events.evolve import evolve
+from nebula.events.folding import fold
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,

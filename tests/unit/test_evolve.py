@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from nebula.events import record
 from nebula.events.alias import Alias
-from nebula.events.evolve import FOLDS, evolve, fold
+from nebula.events.evolve import FOLDS, evolve
+from nebula.events.folding import fold
 from nebula.events.intents import (
     AdapterLoadRequested,
     AdapterUnloadRequested,

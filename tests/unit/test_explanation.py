@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.events.evolve import fold
+from nebula.events.folding import fold
 from nebula.events.intents import (
     ModelScaleRequested,
     ModelUnloadRequested,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nebula.cli.main import main
 from nebula.events import record, snapshot
-from nebula.events.evolve import fold
+from nebula.events.folding import fold
 from nebula.events.intents import ModelLoadRequested
 from nebula.events.masking import MASK
 from nebula.events.record import Entry, read_entry

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from nebula.events import record, snapshot
-from nebula.events.evolve import fold
+from nebula.events.folding import fold
 from nebula.events.record import Malformed
 from nebula.events.state import EMPTY, State
 from nebula.events.version import LOCKS, VERSION, came_late, reporter, unnamed

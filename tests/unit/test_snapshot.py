@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.events import snapshot
-from nebula.events.evolve import fold
+from nebula.events.folding import fold
 from nebula.events.original import original, wrapped
 from nebula.events.record import Entry, read_entry
 from nebula.events.snapshot import FOLD, FORMAT, Unusable

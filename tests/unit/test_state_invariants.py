@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from rpds import HashTrieMap, HashTrieSet
 
 from nebula.actors.placement import decision as placement
-from nebula.events.evolve import fold
+from nebula.events.folding import fold
 from nebula.events.intents import AliasRequested
 from nebula.events.state import EMPTY, State
 from nebula.events.values import Target

@@ -10,7 +10,8 @@ from nebula.actors.projection import NewerCluster, Projection
 from nebula.actors.router.lifecycle import Observation, decide_lifecycle
 from nebula.actors.router.raising import HEARD_FOR, Readers, decide_raise
 from nebula.events import snapshot, validation, version
-from nebula.events.evolve import evolve, fold
+from nebula.events.evolve import evolve
+from nebula.events.folding import fold
 from nebula.events.memory import GIB
 from nebula.events.record import Record, read
 from nebula.events.sizes import COUNTS, INTENT, oversized

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from nebula.events import subjects
-from nebula.events.evolve import evolve
+from nebula.events.folding import Folding
 from nebula.events.record import Entry, Record, read_entry
 from nebula.events.state import EMPTY, State
 from nebula.events.usage import UsageRolledUp
@@ -42,20 +42,20 @@ class FileLog(ShownLog):
         self._leaving = asyncio.Event()
         self._states: list[State] = [EMPTY]
         self._places: list[ReadingPlace | None] = [None]
-        self._state = EMPTY
+        self._state: State = EMPTY
         self._rolled_up: list[UsageRolledUp] = []
         self._touched: dict[str, array[int]] = {}
         self._used: tuple[int, int, Usage] | None = None
         with path.open("rb") as file:
             reader = Reader(file, str(path))
             every = max(LEAST, reader.last // KEPT)
-            for entry in reader.entries():
-                record = read_entry(entry)
-                self._state = evolve(self._state, record)
-                if isinstance(record.content, UsageRolledUp):
-                    self._rolled_up.append(record.content)
-                self._touch(entry)
-                if entry.seq % every == 0:
+            folding, entries = Folding(EMPTY), reader.entries()
+            while part := list(islice(entries, every)):
+                records = [read_entry(entry) for entry in part]
+                folding.take(records)
+                self._state = folding.state()
+                self._note(records)
+                if len(part) == every:
                     self._keep(reader)
         if self._state.seq == 0:
             raise BadLog(f"{path} is empty: nothing has happened yet")
@@ -63,14 +63,11 @@ class FileLog(ShownLog):
         if reason is not None:
             raise BadLog(f"{path}: {reason}")
 
-    def _touch(self, entry: Entry) -> None:
-        """Note after which of the kept states this aggregate has an event."""
-        aggregate, _, _ = entry.subject.rpartition(".")
-        touched = self._touched.get(aggregate)
-        if touched is None:
-            touched = self._touched[aggregate] = array("I")
-        if not touched or touched[-1] != len(self._states) - 1:
-            touched.append(len(self._states) - 1)
+    def _note(self, records: list[Record]) -> None:
+        """Note which aggregates have events after the newest kept state, and what was used."""
+        self._rolled_up += [each.content for each in records if type(each.content) is UsageRolledUp]
+        for aggregate in {each.subject.rpartition(".")[0] for each in records}:
+            self._touched.setdefault(aggregate, array("I")).append(len(self._states) - 1)
 
     def _keep(self, reader: Reader) -> None:
         self._states.append(self._state)
