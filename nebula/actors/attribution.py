@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from nebula.events import subjects
+from nebula.events.cache_news import CacheNews
 from nebula.events.heartbeats import NodeHeartbeat, ReplicaHeartbeat, RouterHeartbeat
 from nebula.events.inference import Finished
 from nebula.events.reading import decoded
@@ -31,6 +32,7 @@ SUBJECT_OF: Mapping[type[Struct], Callable[[Any], str]] = {
     ReplicaHeartbeat: lambda said: subjects.replica_status(_model_of(said.replica), said.replica),
     RouterHeartbeat: lambda said: subjects.router_status(said.router),
     NodeHeartbeat: lambda said: subjects.node_status(said.node),
+    CacheNews: lambda said: subjects.cache(_model_of(said.replica), said.replica),
     Finished: lambda said: subjects.finished(_model_of(said.replica)),
 }
 """The subject that the sender of a message publishes on, by what its body tells."""

@@ -33,6 +33,7 @@ REPLICA_STATUS = "nebula.status.replica.*.*"
 ROUTER_STATUS = "nebula.status.router.*"
 NODE_STATUS = "nebula.status.node.*"
 STORE_STATUS = "nebula.status.store.*"
+CACHES = "nebula.cache.*.*"
 CAPTURED = "nebula.captured.*"
 LEASES_RECALLED = "nebula.leases.recalled.*.*"
 IN_FLIGHT = "nebula.inflight.list"
@@ -221,6 +222,11 @@ def node_status(node: str) -> str:
 def replica_status(model: str, replica: str) -> str:
     """Return the subject of a replica's heartbeat and load."""
     return f"nebula.status.replica.{model}.{replica}"
+
+
+def cache(model: str, replica: str) -> str:
+    """Return the subject on which a replica's engine tells what its prefix cache holds."""
+    return f"nebula.cache.{model}.{replica}"
 
 
 def router_status(router: str) -> str:

@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from nebula.events import envelope, subjects
+from nebula.events.cache_news import CacheNews
 from nebula.events.captured import CapturedRequest
 from nebula.events.demand import DemandRecord
 from nebula.events.heartbeats import (
@@ -278,6 +279,13 @@ OTHERS = (
         "An engine tells every router which requests it has finished, however they ended.",
         Finished,
         stream="NEBULA_INFERENCE",
+    ),
+    Channel(
+        "cache",
+        subjects.cache("{model}", "{replica}"),
+        "send",
+        "An engine tells routers, and gateways with leases, what its prefix cache holds.",
+        CacheNews,
     ),
     Channel(
         "routerStatus",

@@ -94,6 +94,7 @@ _OTHERS: dict[str, Parties] = {
     "over": Parties(_GATEWAY, _GATEWAY),
     "cancel": Parties(_GATEWAY, ("router", "engine")),
     "finished": Parties(("engine",), ("router",)),
+    "cache": Parties(("engine",), ("router", "gateway")),
     "waiting": Parties(("engine", "gateway"), _GATEWAY),
     "bodies": Parties(("engine",), _GATEWAY),
     "routerStatus": Parties(

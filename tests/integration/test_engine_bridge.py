@@ -21,6 +21,7 @@ from nebula.actors.engine import liveness
 from nebula.actors.engine.bridge import EngineBridge
 from nebula.actors.engine.exchange import Message, Receive, Scope, Send
 from nebula.events import envelope, frames, subjects
+from nebula.events.cache_news import CacheNews
 from nebula.events.failures import Failure
 from nebula.events.frames import Frame, FrameReader
 from nebula.events.heartbeats import ReplicaHeartbeat
@@ -491,6 +492,23 @@ async def test_every_end_of_a_request_is_told_to_the_routers(
     assert [identity for each in told for identity in each.failed] == ["r2"]
     assert {each.replica for each in told} == {"chat-0"}
     assert told[-1].active == 0
+
+
+async def test_prompts_that_an_engine_gets_are_told_by_their_digests_once(
+    running: Engine, gateway: Gateway
+) -> None:
+    caches = await gateway.client.subscribe(subjects.CACHES)
+    for identity, prefix in (("r1", ("d1", "d2")), ("r2", ()), ("r3", ("d1", "d2"))):
+        await gateway.asks(identity, prefix=prefix)
+        await gateway.answer()
+    told = await caches.next_msg(PATIENCE)
+    assert told.subject == "nebula.cache.chat.chat-0"
+    news = msgspec.json.decode(told.data, type=CacheNews)
+    assert (news.replica, news.pid, news.serial) == ("chat-0", os.getpid(), 1)
+    assert (news.held, news.gone, news.evictions) == (("d2", "d1"), (), False)
+    await gateway.asks("r4", prefix=("d1", "d3"))
+    news = msgspec.json.decode((await caches.next_msg(PATIENCE)).data, type=CacheNews)
+    assert (news.serial, news.held) == (2, ("d3",))
 
 
 async def test_an_end_is_told_at_once_and_those_that_follow_it_closely_together(

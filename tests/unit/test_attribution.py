@@ -12,9 +12,13 @@ from msgspec import Struct
 
 from nebula.actors import attribution
 from nebula.actors.attribution import SUBJECT_OF, attributed, is_inbox, is_inbox_of_engine
+from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.heartbeats import Heartbeats
+from nebula.actors.gateway.in_flight import Surroundings
+from nebula.actors.gateway.lease_reporting import LeaseReporting
 from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.observer import Observer
+from nebula.events.cache_news import CacheNews
 from nebula.events.captured import CapturedRequest
 from nebula.events.demand import DemandRecord
 from nebula.events.heartbeats import (
@@ -41,6 +45,10 @@ OWN: dict[type[Struct], tuple[str, Struct]] = {
     RouterHeartbeat: ("nebula.status.router.r2", RouterHeartbeat("r2", addressed=True)),
     NodeHeartbeat: ("nebula.status.node.alpha", NodeHeartbeat("alpha", 7, 1, 0)),
     Finished: ("nebula.inference.finished.chat", Finished("chat-0", ("q1",))),
+    CacheNews: (
+        "nebula.cache.chat.chat-0",
+        CacheNews(replica="chat-0", pid=7, serial=1, held=("d1",)),
+    ),
 }
 """A message of each sender, on its own subject."""
 
@@ -49,6 +57,7 @@ OTHER: dict[type[Struct], str] = {
     RouterHeartbeat: "nebula.status.router.r3",
     NodeHeartbeat: "nebula.status.node.beta",
     Finished: "nebula.inference.finished.poet",
+    CacheNews: "nebula.cache.poet.poet-0",
 }
 """The subject of another sender of the same kind."""
 
@@ -167,6 +176,12 @@ def handlers() -> dict[str, tuple[type[Struct], Callable[[], tuple[Any, Callable
             msgspec.to_builtins(vars(router._loads), enc_hook=repr, str_keys=True)
         )
 
+    def leases() -> tuple[Any, Callable[[], object]]:
+        around = Surroundings(story.state, Heartbeats(lambda: 1.0), Admission())
+        reporting = LeaseReporting("g1", around, lambda: 1.0, lambda *_: None)
+        reporting.leases.asks = True
+        return reporting.on_cache, lambda: len(reporting.leases._prefixes)
+
     def observer(name: str) -> tuple[Any, Callable[[], object]]:
         clock = [1.0]
         seen = Observer("r1", lambda: clock[0])
@@ -180,6 +195,8 @@ def handlers() -> dict[str, tuple[type[Struct], Callable[[], tuple[Any, Callable
         "gateway: router": (RouterHeartbeat, lambda: gateway("on_router")),
         "router: replica": (ReplicaHeartbeat, lambda: dispatch("on_status")),
         "router: finished": (Finished, lambda: dispatch("on_finished")),
+        "router: cache": (CacheNews, lambda: dispatch("on_cache")),
+        "gateway: cache": (CacheNews, leases),
         "router: node": (NodeHeartbeat, lambda: observer("on_node")),
         "router: router": (RouterHeartbeat, lambda: observer("on_router")),
     }

@@ -26,6 +26,7 @@ from nebula.actors.router.replica_loads import SILENCE, STALL
 from nebula.actors.router.routing import SLACK
 from nebula.actors.router.slack import Others
 from nebula.events import envelope, subjects
+from nebula.events.cache_news import CacheNews
 from nebula.events.failures import Failure
 from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartbeat
 from nebula.events.inference import Doubt, Finished, Piece, Request, Routed
@@ -227,6 +228,28 @@ def test_a_prompt_goes_where_its_beginning_went_before() -> None:
         router.ask(f"r{number}", prefix=PREFIX)
     assert len({replica for _, replica in router.went}) == 1
     assert router.sent[1].routed.candidates != router.sent[0].routed.candidates
+
+
+def test_a_prompt_goes_where_an_engine_says_that_its_beginning_is_cached() -> None:
+    router = Router(serving(4))
+
+    def tells(replica: str, pid: int = 7, **news: tuple[str, ...]) -> None:
+        told = CacheNews(replica=replica, pid=pid, serial=1, **news)  # type: ignore[arg-type]
+        subject = subjects.cache("chat", replica).encode()
+        router.dispatch.on_cache(subject, b"", msgspec.json.encode(told))
+
+    router.ask("r", prefix=PREFIX)
+    first = router.went[0][1]
+    there = next(f"chat-{number}" for number in range(4) if f"chat-{number}" != first)
+    tells(there, pid=8, held=PREFIX)
+    tells("chat-9", held=PREFIX)
+    router.ask("r1", prefix=PREFIX)
+    assert router.went[1][1] == first, "what another engine tells does not count"
+    tells(first, gone=PREFIX)
+    tells(there, held=PREFIX)
+    for number in range(2, 2 + SLACK):
+        router.ask(f"r{number}", prefix=PREFIX)
+    assert {replica for _, replica in router.went[2:]} == {there}
 
 
 def test_routers_that_know_nothing_yet_send_prompts_with_one_beginning_to_one_replica() -> None:

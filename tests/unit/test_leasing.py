@@ -11,6 +11,7 @@ from nebula.actors.gateway.addressing import Known
 from nebula.actors.gateway.leasing import REPORTS, Direct, Leases
 from nebula.actors.router import routing
 from nebula.actors.router.prefixes import digests
+from nebula.events.cache_news import CacheNews
 from nebula.events.inference import Request
 from nebula.events.leases import TERM, Lease, LeasesAsked, LeasesGranted
 from nebula.events.state import State
@@ -225,6 +226,30 @@ def test_a_prompt_goes_where_its_beginning_has_been() -> None:
         direct = gateway.take(request)
         assert direct is not None
         assert direct.replica == "chat-1"
+
+
+def test_a_gateway_hears_what_engines_got_from_others_and_have_evicted() -> None:
+    gateway = Gateway(2).lent(9, 9)
+    request = replace(REQUEST, prefix=digests(b"x" * 1024))
+    first = gateway.take(request)
+    assert first is not None
+    other = "chat-1" if first.replica == "chat-0" else "chat-0"
+    pids = {each.id: each.engine.pid for each in gateway.state.replicas.values() if each.engine}
+
+    def tells(replica: str, pid: int, **news: tuple[str, ...]) -> None:
+        told = CacheNews(replica=replica, pid=pid, serial=1, **news)  # type: ignore[arg-type]
+        gateway.leases.caches(told, gateway.state)
+
+    tells(other, pids[other] + 1, held=request.prefix)
+    tells("chat-9", 1, held=request.prefix)
+    again = gateway.take(request)
+    assert again is not None
+    assert again.replica == first.replica, "another engine has told, and one that is not there"
+    tells(first.replica, pids[first.replica], gone=request.prefix)
+    tells(other, pids[other], held=request.prefix)
+    moved = gateway.take(request)
+    assert moved is not None
+    assert moved.replica == other
 
 
 def test_where_the_replica_of_choice_has_no_credit_a_router_is_asked() -> None:

@@ -95,6 +95,8 @@ def test_an_engine_has_its_own_replica_and_no_stream() -> None:
     assert "nebula.inference.replicas.chat.chat-0" in engine.subscribe
     assert not covers(engine.subscribe, "nebula.inference.replicas.chat.chat-1")
     assert not covers(engine.publish, "nebula.inference.finished.other")
+    assert "nebula.cache.chat.chat-0" in engine.publish
+    assert not covers(engine.publish, "nebula.cache.chat.chat-1")
     assert not any(each.startswith("$") for each in (*engine.publish, *engine.subscribe))
 
 

@@ -109,6 +109,7 @@ def test_no_subject_that_is_built_from_an_id_has_another_number_of_tokens(
         subjects.responses(model, replica): 5,
         subjects.cancel(model, replica): 5,
         subjects.finished(model): 4,
+        subjects.cache(model, replica): 4,
         subjects.node_status(model): 4,
         subjects.replica_status(model, replica): 5,
         subjects.logs(model): 3,
@@ -139,6 +140,7 @@ def test_what_is_subscribed_to_covers_what_is_published() -> None:
         (subjects.INFERENCE, subjects.router_requests("m", "r")),
         (subjects.router_requests("*", "r"), subjects.router_requests("m", "r")),
         (subjects.FINISHED, subjects.finished("m")),
+        (subjects.CACHES, subjects.cache("m", "m-0")),
         (subjects.REPLICA_STATUS, subjects.replica_status("m", "m-0")),
         (subjects.NODE_STATUS, subjects.node_status("n")),
     ]:

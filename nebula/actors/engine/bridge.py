@@ -23,6 +23,7 @@ from nebula.actors.ear import Ear
 from nebula.actors.engine import abilities, adapters, door, ending, liveness
 from nebula.actors.engine.adapters import Adapters
 from nebula.actors.engine.attempts import Attempts
+from nebula.actors.engine.cache_telling import CacheTeller
 from nebula.actors.engine.ended import EndedRequests
 from nebula.actors.engine.exchange import (
     App,
@@ -103,6 +104,7 @@ class EngineBridge:
             self._active,
             self._slack,
         )
+        self._cache = CacheTeller(self._connection, self._settings.model, self._settings.replica)
         self._questions = count()
         self._living: list[asyncio.Task[None]] = []
         self._liveness = Liveness(app)
@@ -215,6 +217,8 @@ class EngineBridge:
             self._slack.add(request.id)
         if request.attempt > 1:
             exchange.announce()  # it may end engines, so it must be known which engine had it
+        if request.prefix:
+            self._cache.came(request, self._loop)
         exchange.task = self._loop.create_task(self._serve(exchange))
 
     def _refuse(self, request: Request, plan: int) -> None:

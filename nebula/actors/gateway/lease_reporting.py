@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from nebula.actors.attribution import attributed
 from nebula.actors.gateway.in_flight import Surroundings
 from nebula.actors.gateway.leasing import Leases
 from nebula.events import subjects
+from nebula.events.cache_news import CacheNews
 from nebula.events.leases import LeasesAsked, LeasesGranted
 from nebula.events.reading import decoded, last_token
 from nebula.store.client import FastClient
@@ -35,6 +37,8 @@ class LeaseReporting:
         """Listen to routers."""
         await client.listen(subjects.leases_granted(self._gateway, "*"), self.on_granted)
         await client.listen(subjects.LEASES_RECALLED, self.on_recalled)
+        if self.leases.asks:
+            await client.listen(subjects.CACHES, self.on_cache)
 
     def report(self) -> None:
         """Report to routers what is due, if NATS is there; call it every quarter of a second."""
@@ -52,6 +56,12 @@ class LeaseReporting:
         """Return what is held of a model for which clients wait in a router."""
         model = subject.split(b".")[3].decode("utf-8", "replace")
         self._tell(self.leases.recalled(model, self._now()))
+
+    def on_cache(self, subject: bytes, _: bytes, body: bytes) -> None:
+        """Take what a replica tells of its prefix cache."""
+        news = attributed(subject, body, CacheNews)
+        if news is not None:
+            self.leases.caches(news, self._around.state)
 
     def _tell(self, reports: Iterable[tuple[str, LeasesAsked]]) -> None:
         for router, asked in reports:

@@ -16,7 +16,9 @@ from msgspec import Struct, field
 from nebula.actors.gateway import addressing
 from nebula.actors.gateway.addressing import Known
 from nebula.actors.router import routing
-from nebula.actors.router.prefixes import BOUNDS, Prefixes
+from nebula.actors.router.cached_prefixes import CachedPrefixes
+from nebula.actors.router.prefixes import BOUNDS
+from nebula.events.cache_news import CacheNews
 from nebula.events.inference import ReplicaCandidate, Request, Routed
 from nebula.events.leases import TERM, Lease, LeasesAsked, LeasesGranted, Wanted
 from nebula.events.state import State
@@ -121,7 +123,7 @@ class Leases:
         self._sent: dict[int, float] = {}
         self._uses: dict[str, _Use] = {}
         self._due = 0.0
-        self._prefixes = Prefixes()
+        self._prefixes = CachedPrefixes()
         self._engines: dict[str, int] = {}
         self.sent = 0
         """Requests that were sent directly."""
@@ -168,6 +170,13 @@ class Leases:
         """Note which replica has had a prompt that went to it through a router."""
         if self.asks and request.prefix and replica:
             self._prefixes.learn(replica, request.prefix)
+
+    def caches(self, news: CacheNews, state: State) -> None:
+        """Take what a replica's present engine tells of its prefix cache."""
+        if not self.asks or news.replica not in state.replicas:
+            return
+        if self._look_at_engine(state, news.replica) == news.pid:
+            self._prefixes.heard(news)
 
     def waits(self, request: Request) -> None:
         """Note that a request is in a router's line, where it may be passed unless it is slack."""
@@ -283,13 +292,17 @@ class Leases:
         self._sent[self._serial] = now
         return self._serial
 
-    def _look_at_engine(self, state: State, replica: str) -> None:
-        """Forget what a replica has had if another engine runs there: its cache is empty."""
+    def _look_at_engine(self, state: State, replica: str) -> int:
+        """Return the process id of a replica's engine, or 0.
+
+        Forget what the replica has had if it is another engine: its cache is empty.
+        """
         known = state.replicas.get(replica)
         pid = known.engine.pid if known is not None and known.engine is not None else 0
         if self._engines.setdefault(replica, pid) != pid:
             self._engines[replica] = pid
             self._prefixes.forget(replica)
+        return pid
 
 
 def _digest(state: State, request: Request) -> str:

@@ -118,6 +118,7 @@ class Router(Actor):
         await client.listen(subjects.CANCELS, dispatch.on_cancel)
         await client.listen(subjects.leases_asked("*", self.id), dispatch.on_leases_asked)
         await client.listen(subjects.LEASES_RECALLED, dispatch.on_leases_recalled)
+        await client.listen(subjects.CACHES, dispatch.on_cache)
         for beats, arrival in (
             (subjects.REPLICA_STATUS, dispatch.on_status),
             (subjects.NODE_STATUS, self._observer.on_node),

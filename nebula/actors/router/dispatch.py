@@ -85,6 +85,7 @@ class Dispatch:
         self._now = now
         self._wall = wall
         self._loads = ReplicaLoads(state, now)
+        self.on_cache = self._loads.on_cache
         self.lines = Lines(waiting_memory)
         self.lending = Lending(router, post, self._loads, state, now, others, self._queued)
         self._held: dict[str, _Held] = {}

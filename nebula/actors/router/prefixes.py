@@ -1,7 +1,8 @@
 """Remembers which replicas got the beginning of a prompt, and may have it in their cache.
 
-It is an estimate: an engine evicts cache entries silently. As in the engine, the oldest entries are
-forgotten first, and the end of a prompt before its beginning.
+By itself it is an estimate: an engine evicts cache entries silently, unless it is asked to tell
+(`cached_prefixes.py`). As in the engine, the oldest entries are forgotten first, and the end of a
+prompt before its beginning.
 """
 
 from collections import OrderedDict
@@ -65,11 +66,7 @@ class Prefixes:
             self._sent[pair] = None
             self._holders.setdefault(digest, set()).add(engine)
         while len(self._sent) > self._limit:
-            (digest, engine), _ = self._sent.popitem(last=False)
-            holders = self._holders[digest]
-            holders.remove(engine)
-            if not holders:
-                del self._holders[digest]
+            self._let_go(*self._sent.popitem(last=False)[0])
 
     def known(self, digests: Sequence[str]) -> dict[str, int]:
         """Return for each replica that got one of these beginnings the bytes of the longest."""
@@ -83,8 +80,23 @@ class Prefixes:
                 break
         return known
 
+    def lose(self, replica: str, digests: Sequence[str]) -> None:
+        """Note that a replica has evicted the beginnings with these digests."""
+        engine = self._engines.get(replica)
+        if engine is None:
+            return
+        for digest in digests:
+            if self._sent.pop((digest, engine), self) is None:
+                self._let_go(digest, engine)
+
     def forget(self, replica: str) -> None:
         """Forget what a replica got: a new engine runs there, and its cache is empty."""
         engine = self._engines.pop(replica, None)
         if engine is not None:
             del self._replicas[engine]
+
+    def _let_go(self, digest: str, engine: int) -> None:
+        holders = self._holders[digest]
+        holders.remove(engine)
+        if not holders:
+            del self._holders[digest]

@@ -10,11 +10,14 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from nebula.actors.attribution import attributed
 from nebula.actors.router import routing, slack
 from nebula.actors.router.blame import Blame
+from nebula.actors.router.cached_prefixes import CachedPrefixes
 from nebula.actors.router.observer import ModelLoad
-from nebula.actors.router.prefixes import BOUNDS, Prefixes
+from nebula.actors.router.prefixes import BOUNDS
 from nebula.actors.router.slack import Others, Spare
+from nebula.events.cache_news import CacheNews
 from nebula.events.heartbeats import ReplicaHeartbeat
 from nebula.events.inference import Doubt, Finished, ReplicaCandidate, Request
 from nebula.events.state import Model, Replica, State
@@ -87,7 +90,7 @@ class ReplicaLoads:
         self._state = state
         self._now = now
         self._of: dict[str, _ReplicaLoad] = {}
-        self._prefixes = Prefixes()
+        self._prefixes = CachedPrefixes()
         self._blame = Blame()
         self._able_in: State | None = None
         self._able_of: dict[tuple[str, str], list[tuple[Replica, _ReplicaLoad]]] = {}
@@ -145,6 +148,13 @@ class ReplicaLoads:
                 load.slack = {key: sent for key, sent in load.slack.items() if key in recent}
         load.tell(status.running, status.slack, now)
         return True
+
+    def on_cache(self, subject: bytes, _: bytes, body: bytes) -> None:
+        """Take what a replica's present engine tells of its prefix cache."""
+        news = attributed(subject, body, CacheNews)
+        load = None if news is None else self._known(news.replica, news.pid)
+        if news is not None and load is not None and load.pid in (0, news.pid):
+            self._prefixes.heard(news)
 
     def gone(self, replica: str, request: str) -> None:
         """Note a gateway's report that a replica died or fell silent while it had a request."""
