@@ -118,9 +118,18 @@ _REQUESTS = Row(
         ),
         Panel(
             "Wait in the queue",
-            "Time that requests spent in routers before they went to an engine. Replicas shorten it.",
+            "Time that requests spent in routers before they went to an engine, 0 for direct ones. "
+            "Replicas shorten it.",
             quantiles("nebula_queue_wait_seconds", told=True),
             "s",
+        ),
+        Panel(
+            "Direct and through routers",
+            "Gateways send requests to replicas directly as long as none waits. Through routers go "
+            "the first of a model, those of batches, and all while replicas are nearly full.",
+            (Query(per_second("nebula_requests_sent_total", "way"), "{{way}}"),),
+            "reqps",
+            stacked=True,
         ),
         Panel(
             "Duration of requests",
@@ -156,7 +165,7 @@ _TROUBLE = Row(
     (
         Panel(
             "Refused by gateways",
-            "Requests that were refused before a router got them, by the error's code. Unknown "
+            "Requests that were refused before they were sent on, by the error's code. Unknown "
             "models and keys are the clients' fault; limits are seen on the board of the tenant.",
             (Query(per_second("nebula_requests_refused_total", "reason"), "{{reason}}"),),
             "reqps",

@@ -108,9 +108,17 @@ _CLIENTS = Row(
         ),
         Panel(
             "Wait in the queue",
-            "Time in routers before an engine took a request. Replicas shorten it.",
+            "Time in routers before an engine took a request, 0 for direct ones. Replicas shorten it.",
             quantiles("nebula_queue_wait_seconds", where=MODEL, told=True),
             "s",
+        ),
+        Panel(
+            "Direct and through routers",
+            "Gateways send its requests to replicas directly as long as none waits, and the rest "
+            "through routers.",
+            (Query(per_second("nebula_requests_sent_total", "way", where=MODEL), "{{way}}"),),
+            "reqps",
+            stacked=True,
         ),
         Panel(
             "In flight, waiting, in engines",

@@ -61,11 +61,12 @@ open_option = click.option(
     "address or a Unix socket, none elsewhere] [env: NEBULA_OPEN]",
 )
 leases_option = click.option(
-    "--leases",
-    is_flag=True,
+    "--leases/--no-leases",
+    default=True,
+    show_default=True,
     envvar="NEBULA_LEASES",
-    help="Ask routers for leases of replicas, and send requests there without them as long as none "
-    "waits. [env: NEBULA_LEASES]",
+    help="Ask routers for leases of replicas, and send requests to these directly as long as none "
+    "waits; or send all through routers. [env: NEBULA_LEASES]",
 )
 root_path_option = click.option(
     "--root-path",

@@ -18,6 +18,7 @@ from nebula.cli.cluster import CONNECT_PATIENCE, joined
 from nebula.cli.elsewhere import note
 from nebula.cli.embedded import embedded, environment
 from nebula.cli.gateway_options import (
+    leases_option,
     open_option,
     place,
     root_path_option,
@@ -122,6 +123,7 @@ class UpSettings(Struct, frozen=True, kw_only=True):
 @allowed_host_option
 @allow_origin_option
 @open_option
+@leases_option
 @rehearsal_option
 @sign_in_options
 @load_timeout_option
@@ -170,6 +172,7 @@ def up(
     allowed_hosts: tuple[str, ...],
     allowed_origins: tuple[str, ...],
     opened: tuple[str, ...],
+    leases: bool,
     rehearsal: bool,
     sign_in: SignInOptions,
     load_timeout: float,
@@ -265,6 +268,7 @@ def up(
             *(argument for host in allowed_hosts for argument in ("--allowed-host", host)),
             *(argument for url in allowed_origins for argument in ("--allow-origin", url)),
             *(argument for scope in opened for argument in ("--open", scope)),
+            "--leases" if leases else "--no-leases",
             *sign_in.arguments(),
             *traces.arguments(prompts=True),
         ),

@@ -37,6 +37,9 @@ class Wanted(Struct, frozen=True):
         dict[str, int],
         Meta(description="Requests that it has sent directly and that run, by replica."),
     ] = {}
+    sent: Annotated[
+        int, Meta(ge=0, description="Requests that it has sent directly since its last report.")
+    ] = 0
 
 
 class LeasesAsked(Struct, frozen=True):

@@ -17,10 +17,10 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count an observation."""
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.sum += value
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count an observation, or several that are equal."""
+        self.counts[bisect_left(self._bounds, value)] += times
+        self.sum += value * times
 
     @property
     def buckets(self) -> list[tuple[str, int]]:

@@ -27,7 +27,7 @@ GATEWAY: tuple[Metric, ...] = (
     Metric(
         "nebula_request_duration_seconds",
         "histogram",
-        "Time from sending a request to a router until the end of its answer; only of answers "
+        "Time from sending a request on until the end of its answer; only of answers "
         "with a status below 400.",
         _GATEWAY,
         _SERVED,
@@ -36,7 +36,7 @@ GATEWAY: tuple[Metric, ...] = (
     Metric(
         "nebula_time_to_first_token_seconds",
         "histogram",
-        "Time from sending a request to a router until the first part of its stream.",
+        "Time from sending a request on until the first part of its stream.",
         _GATEWAY,
         _SERVED,
         FIRST_TOKEN,
@@ -70,8 +70,7 @@ GATEWAY: tuple[Metric, ...] = (
     Metric(
         "nebula_requests_refused_total",
         "counter",
-        "Requests that were refused before they were sent to a router; the reason is the error's "
-        "code.",
+        "Requests that were refused before they were sent on; the reason is the error's code.",
         _GATEWAY,
         ("path", "reason", "tenant"),
     ),
@@ -89,6 +88,15 @@ GATEWAY: tuple[Metric, ...] = (
             (Failure.OVERDUE,),
             (Failure.CANT_CONTINUE,),
         ),
+    ),
+    Metric(
+        "nebula_requests_sent_total",
+        "counter",
+        "Attempts at requests, by their way: direct to a replica that a router had lent, or "
+        "through a router.",
+        _GATEWAY,
+        ("model", "way"),
+        begins=(("direct",), ("router",)),
     ),
     Metric(
         "nebula_request_retries_total",

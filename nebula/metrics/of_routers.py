@@ -32,7 +32,8 @@ ROUTER: tuple[Metric, ...] = (
     Metric(
         "nebula_queue_wait_seconds",
         "histogram",
-        "Time that a request spent in this router before it went to an engine.",
+        "Time that a request spent in this router before it went to an engine; 0 for those that "
+        "gateways sent to engines themselves, under leases of this router.",
         _ROUTER,
         ("model",),
         WAIT,

@@ -40,6 +40,9 @@ _PART = 256
 PART_BYTES = 256 * 1024
 """Bytes that a reader requests at a time, unless the next message alone is larger."""
 
+ASKED = (subjects.ALL_REQUESTS, subjects.replica_requests("*", "*"))
+"""Where requests are: what gateways ask routers for, and what they and routers send to replicas."""
+
 UNREAD = 60.0
 """Seconds after which an idle reader loses its consumer."""
 
@@ -67,12 +70,7 @@ async def look_up(connection: Connection, request: str) -> list[StoredMessage]:
     """
     if not subjects.is_token(request):
         return []
-    wanted = [
-        subjects.ALL_REQUESTS,
-        subjects.replica_requests("*", "*"),
-        subjects.responses("*", request),
-        subjects.cancel("*", request),
-    ]
+    wanted = [*ASKED, subjects.responses("*", request), subjects.cancel("*", request)]
     found = [
         said
         async for said in read(connection, wanted, bodies=False)
@@ -87,7 +85,7 @@ async def called(connection: Connection, caller_id: str) -> list[str]:
     Raise Unavailable.
     """
     found: dict[str, None] = {}
-    async for said in read(connection, [subjects.ALL_REQUESTS], bodies=False):
+    async for said in read(connection, ASKED, bodies=False):
         headers = said.headers
         if caller_id in headers.get(envelope.CALLER_IDS, "").split():
             found[headers.get(envelope.REQUEST, "")] = None

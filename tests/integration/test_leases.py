@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 from nebula.events import envelope, subjects
 from tests.integration.asking import CHAT, chat, said
 from tests.integration.cluster import PATIENCE, Cluster
+from tests.integration.test_metrics import scrape, value
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +64,6 @@ async def go_directly(cluster: Cluster, sent: Sent) -> None:
 @contextlib.asynccontextmanager
 async def leasing(cluster: Cluster, replicas: int = 1) -> AsyncIterator[Sent]:
     """Start a cluster whose gateway asks for leases, with a model; yield what replicas are sent."""
-    cluster.variables["NEBULA_LEASES"] = "1"
     cluster.start_all()
     await cluster.ready()
     await cluster.load("chat", replicas=replicas)
@@ -80,10 +80,43 @@ async def test_requests_go_directly_and_their_story_says_so(own_cluster: Cluster
     async with leasing(own_cluster) as sent:
         await go_directly(own_cluster, sent)
         assert sent.by_routers, "the first request went through a router"
-        told = await own_cluster.nebula("why", "request", sent.directly[-1])
-        assert "asked for model chat" in told.out
-        assert "sent it to chat-0 itself, under a lease of router-" in told.out
-        assert "answered: HTTP 200" in told.out
+        orders: dict[str, str] = {}
+
+        async def directly() -> bool:
+            """Ask under an id of the caller's own; return whether no router had the request."""
+            before, own = len(sent.directly), f"order-{len(orders)}"
+            orders[own] = ""
+            async with own_cluster.http() as http:
+                wish = chat("chat", max_tokens=1)
+                assert said(await http.post(CHAT, json=wish, headers={"x-request-id": own}))
+            orders[own] = sent.directly[-1]
+            return len(sent.directly) > before
+
+        await own_cluster.poll(directly, "a request with an id of its caller's goes directly")
+        for identity in orders.popitem():
+            told = await own_cluster.nebula("why", "request", identity)
+            assert f"request {sent.directly[-1]}: answered: HTTP 200" in told.out
+            assert "asked for model chat" in told.out
+            assert "sent it to chat-0 itself, under a lease of router-" in told.out
+
+
+async def test_direct_requests_are_counted_and_have_waited_for_no_time(
+    own_cluster: Cluster,
+) -> None:
+    async with leasing(own_cluster) as sent:
+        await go_directly(own_cluster, sent)
+
+        async with own_cluster.http() as http:
+
+            async def all_told() -> bool:
+                found = await scrape(http, "/metrics/cluster")
+                waits = value(found, "nebula_queue_wait_seconds", model="chat")
+                return waits == len(sent.directly) + len(sent.by_routers)
+
+            await own_cluster.poll(all_told, "a router has been told of the direct requests")
+            found = await scrape(http)
+        for way, ids in (("direct", sent.directly), ("router", sent.by_routers)):
+            assert value(found, "nebula_requests_sent_total", model="chat", way=way) == len(ids)
 
 
 async def test_a_router_that_is_killed_takes_no_request_with_it_and_another_one_lends(

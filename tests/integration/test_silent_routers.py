@@ -25,6 +25,13 @@ from tests.ports import free_port
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def own_cluster(own_cluster: Cluster) -> Cluster:
+    """A cluster of one test's own, whose gateway sends all requests through routers."""
+    own_cluster.variables["NEBULA_LEASES"] = "0"
+    return own_cluster
+
+
 async def routers_heard(client: Client, wanted: int) -> list[str]:
     """Wait until so many routers say that they can be addressed; give their names."""
     statuses = await client.subscribe(subjects.ROUTER_STATUS)
@@ -189,6 +196,7 @@ async def test_a_server_that_vanishes_silently_with_a_router_takes_no_requests_o
     tmp_path: Path,
 ) -> None:
     cluster = Servers(tmp_path)
+    cluster.variables["NEBULA_LEASES"] = "0"
     try:
         here, _, there = cluster.serve()
         cluster.nats_url = here

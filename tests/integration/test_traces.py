@@ -13,6 +13,7 @@ from nebula.events.vocabulary import EngineReady
 from tests.integration.asking import CHAT, Heard, chat, said, stream
 from tests.integration.cluster import Cluster
 from tests.integration.collector import Collector, Span
+from tests.integration.test_metrics import scrape, value
 from tests.integration.test_realtime import (
     COMMIT,
     FINAL,
@@ -112,6 +113,34 @@ async def test_a_request_is_one_tree_from_its_client_to_its_engine(
     assert attempt.attributes["nebula.replica"] == route.attributes["nebula.replica"] == "chat-0"
     assert root.start <= attempt.start <= route.end <= engine.end <= root.end
     assert "secret word" not in repr(collector.spans)
+
+
+async def test_a_request_that_goes_directly_is_the_same_tree(
+    traced: Cluster, collector: Collector
+) -> None:
+    await traced.ready()
+    await traced.load("near", memory="64MiB")
+    number = 100
+    async with traced.http() as http:
+
+        async def directly() -> bool:
+            nonlocal number
+            number += 1
+            assert said(await http.post(CHAT, json=chat("near"), headers=carried(number)))
+            sent = value(
+                await scrape(http), "nebula_requests_sent_total", model="near", way="direct"
+            )
+            return sent > 0
+
+        await traced.poll(directly, "a request goes directly")
+    names = ("chat near", "attempt 1", "route near", "llm_request")
+    spans = await whole(traced, collector, number, *names)
+    attempt, route = named(spans, "attempt 1"), named(spans, "route near")
+    assert (route.service, route.parent) == ("nebula-gateway", attempt.id)
+    assert named(spans, "llm_request").parent == attempt.id
+    told = {"nebula.replica": "near-0", "nebula.leased": True, "nebula.queue.duration": 0.0}
+    assert route.attributes.items() >= told.items()
+    assert route.attributes["nebula.router"].startswith("router-")
 
 
 async def test_a_request_that_queues_has_its_queue_in_the_tree(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -291,3 +292,33 @@ def test_a_gateway_that_asks_for_no_leases_keeps_nothing_of_its_requests() -> No
     gateway.leases.waits(REQUEST)
     assert gateway.leases.idle
     assert gateway.leases.reports(ROUTERS, gateway.now) == []
+
+
+def test_a_gateway_counts_what_it_sent_each_way_and_tells_a_router_of_it_once() -> None:
+    gateway = Gateway(1).lent(2)
+    for _ in range(3):
+        gateway.take()
+    gateway.take(replace(REQUEST, attempt=2))
+    sent = gateway.leases.sent["chat"]
+    assert (sent.directly, sent.by_routers) == (2, 3)
+    told = []
+    for _ in range(2):
+        gateway.now += REPORTS
+        _, asked = gateway.report()
+        told.append(asked.models["chat"].sent)
+    assert told == [2, 0]
+    gateway.now += REPORTS
+    gateway.lend(9)
+    assert gateway.take() is not None
+    [(_, asked)] = gateway.leases.recalled("chat", gateway.now)
+    assert asked.models["chat"].sent == 1
+
+
+def test_models_that_are_no_more_are_counted_no_more_where_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leasing, "COUNTED", 2)
+    gateway = Gateway(1)
+    for model in ("chat", "gone", "other"):
+        gateway.take(replace(REQUEST, model=model))
+    assert gateway.leases.sent.keys() == {"chat", "other"}

@@ -7,6 +7,7 @@ import pytest
 
 from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.granting import FORGOTTEN
+from nebula.actors.router.lending import RECALL_HOLDS
 from nebula.actors.router.slack import Others
 from nebula.events import envelope, subjects
 from nebula.events.heartbeats import ReplicaHeartbeat
@@ -35,11 +36,18 @@ class Router:
         )
 
     def asked(
-        self, serial: int, most: int = 3, *, least: int = 1, running: int = 0, by: str = "gw"
+        self,
+        serial: int,
+        most: int = 3,
+        *,
+        least: int = 1,
+        running: int = 0,
+        sent: int = 0,
+        by: str = "gw",
     ) -> Lease | None:
         """Take a gateway's report; return what it is lent of the replica."""
         in_flight = {"chat-0": running} if running else {}
-        report = LeasesAsked(serial, {"chat": Wanted(least, most, in_flight)})
+        report = LeasesAsked(serial, {"chat": Wanted(least, most, in_flight, sent)})
         subject = subjects.leases_asked(by, "r1").encode()
         self.said.clear()
         self.dispatch.on_leases_asked(subject, b"", msgspec.json.encode(report))
@@ -138,3 +146,29 @@ def test_a_report_that_makes_no_sense_or_was_overtaken_is_passed_over(router: Ro
     assert router.asked(1) is None
     router.dispatch.on_leases_asked(subjects.leases_asked("gw", "r1").encode(), b"", b"{")
     assert router.said == []
+
+
+def test_what_gateways_sent_directly_has_waited_for_no_time(router: Router) -> None:
+    router.asked(1, sent=3)
+    router.sends("q0")
+    waits = router.dispatch.counts.waits.get(("chat",))
+    assert sum(waits.counts) == 4
+    router.asked(1, sent=3)
+    assert sum(waits.counts) == 4, "a report that was overtaken tells nothing new"
+
+
+def test_lines_that_begin_one_after_the_other_call_leases_back_once(router: Router) -> None:
+    recalls = []
+
+    def line_begins() -> None:
+        router.beats(running=8)
+        router.sends("waits")
+        recalls.append([to for to, _ in router.said].count(subjects.leases_recalled("chat", "r1")))
+        router.beats(running=0)
+
+    line_begins()
+    line_begins()
+    assert router.asked(1) is None, "nothing is lent meanwhile"
+    router.now += RECALL_HOLDS
+    line_begins()
+    assert recalls == [1, 0, 1]

@@ -280,7 +280,7 @@ class Gateway(Actor):
             log.log(level, "request %s: attempt %d, as %s", send.id, number, why, extra=about)
             self.figures.again(send)
         try:
-            self.sending.send(send.request, send.router)
+            self.sending.send(send.request, send.router, send.direct)
         except NatsError as error:
             self._happens(flight, NotSent(str(error), too_large=isinstance(error, MaxPayloadError)))
 

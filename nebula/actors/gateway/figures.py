@@ -63,6 +63,9 @@ class GatewayFigures(Figures):
             ("nebula_streams_continued_total", counts.continued),
         ):
             _add_counters(sheet, name, series)
+        for model, sent in gateway.leasing.leases.sent.items():
+            sheet.add("nebula_requests_sent_total", sent.directly, model, "direct")
+            sheet.add("nebula_requests_sent_total", sent.by_routers, model, "router")
         sheet.add("nebula_answers_resumed_total", counts.resumed)
         flights = gateway.core.flights.values()
         in_flight = Tally(flight.request.model for flight in flights if not flight.asked_by)

@@ -29,6 +29,7 @@ from nebula.tracing.carried import context_of, with_span
 ATTEMPT, REPLICA, ROUTER = "nebula.attempt", "nebula.replica", "nebula.router"
 CONTINUES, REQUEST, MODEL = "nebula.continues", "nebula.request.id", "nebula.model"
 LEASED, CANDIDATES = "nebula.leased", "nebula.candidates"
+STATE, QUEUED = "nebula.state.seq", "nebula.queue.duration"
 ERROR = "error.type"
 
 
@@ -90,11 +91,8 @@ class TracedSending(Sending):
             {ATTEMPT: request.attempt, MODEL: request.model},
         )
         if attempt.is_recording():
-            if router or direct is not None:
-                attempt.set_attribute(ROUTER, router if direct is None else direct.router)
-            if direct is not None:
-                attempt.set_attribute(LEASED, True)  # no router has a span of it
-                attempt.set_attribute(CANDIDATES, len(direct.routed.candidates))
+            if router:
+                attempt.set_attribute(ROUTER, router)
             if request.continues:
                 attempt.set_attribute(CONTINUES, request.continues)
         try:
@@ -104,6 +102,8 @@ class TracedSending(Sending):
             attempt.set_status(Status(StatusCode.ERROR, str(error)))
             attempt.end()
             raise
+        if direct is not None and attempt.is_recording():
+            self._routed(traced, attempt, direct)
 
     def abandon(self, identity: str, why: str) -> None:
         """End the spans of a request that was not sent."""
@@ -159,6 +159,25 @@ class TracedSending(Sending):
             if status >= 400:
                 span.set_attribute(ERROR, str(status))
             span.end()
+
+    def _routed(self, request: Request, attempt: Span, direct: Direct) -> None:
+        """Make the span that a router makes of its part: here the gateway has chosen."""
+        self._tracer.start_span(
+            f"route {direct.model}",
+            trace.set_span_in_context(attempt),
+            SpanKind.INTERNAL,
+            {
+                ROUTER: direct.router,
+                LEASED: True,
+                MODEL: direct.model,
+                REPLICA: direct.replica,
+                REQUEST: request.id,
+                ATTEMPT: request.attempt,
+                STATE: direct.routed.seq,
+                CANDIDATES: len(direct.routed.candidates),
+                QUEUED: 0.0,
+            },
+        ).end()
 
     def _end_attempt(self, flight: _Flight, replica: str) -> None:
         attempt = flight.attempt

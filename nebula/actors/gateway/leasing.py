@@ -26,6 +26,9 @@ from nebula.events.state import State
 REPORTS = 0.5
 """Seconds between two reports about the models that requests come for."""
 
+COUNTED = 2000
+"""Models whose requests are counted; beyond them, models that are no more are forgotten."""
+
 _NO_LIMIT = 1 << 30
 _NAMED = 16
 
@@ -52,6 +55,17 @@ class Held(Struct, frozen=True):
     serial: int
     until: float
     leases: tuple[Lease, ...]
+
+
+class SentRequests(Struct):
+    """The attempts at requests for one model since the gateway's start, by their way.
+
+    `told`: those sent `directly` of which a router has been told.
+    """
+
+    directly: int = 0
+    by_routers: int = 0
+    told: int = 0
 
 
 class _Use(Struct):
@@ -125,29 +139,35 @@ class Leases:
         self._due = 0.0
         self._prefixes = CachedPrefixes()
         self._engines: dict[str, int] = {}
-        self.sent = 0
-        """Requests that were sent directly."""
+        self.sent: dict[str, SentRequests] = {}
+        """What was sent for each model."""
 
     def take(self, request: Request, state: State, now: float) -> Direct | None:
         """Take a credit for a request; return None if it is to go to a router.
 
         The credit is taken until `release`.
         """
+        sent = self.sent.get(request.model)
+        if sent is None:
+            sent = self._count(request.model, state)
         if not self.asks:
+            sent.by_routers += 1
             return None
         use = self._uses.get(request.model)
         if use is None:
             use = self._uses[request.model] = _Use(self._serial + 1)
         if request.attempt > 1 or request.slack:
+            sent.by_routers += 1
             return None
         direct = self._choose(use, request, state, now)
         if direct is None:
+            sent.by_routers += 1
             use.missed += 1
             return None
+        sent.directly += 1
         use.in_flight[direct.replica] = use.in_flight.get(direct.replica, 0) + 1
         use.running += 1
         use.most = max(use.most, use.running)
-        self.sent += 1
         if request.prefix:
             self._prefixes.learn(direct.replica, request.prefix)
         return direct
@@ -206,7 +226,7 @@ class Leases:
             if name != use.router or not wanted:
                 use.router, use.held, use.floor = name, None, serial
             if name:
-                told.setdefault(name, {})[model] = Wanted(use.floor, wanted, dict(use.in_flight))
+                told.setdefault(name, {})[model] = self._wanted(model, use, wanted)
             use.most, use.missed = use.running, 0
         return [(name, LeasesAsked(serial, models)) for name, models in told.items()]
 
@@ -219,8 +239,7 @@ class Leases:
         use.held, use.floor = None, serial
         if not use.router:
             return []
-        wanted = Wanted(serial, 0, dict(use.in_flight))
-        return [(use.router, LeasesAsked(serial, {model: wanted}))]
+        return [(use.router, LeasesAsked(serial, {model: self._wanted(model, use, 0)}))]
 
     def granted(self, router: str, answer: LeasesGranted, state: State, now: float) -> None:
         """Take a router's answer to a report; one that comes too late is passed over."""
@@ -282,6 +301,20 @@ class Leases:
                     _digest(state, request),
                 )
         return None
+
+    def _count(self, model: str, state: State) -> SentRequests:
+        if len(self.sent) >= COUNTED:
+            self.sent = {each: it for each, it in self.sent.items() if each in state.models}
+        sent = self.sent[model] = SentRequests()
+        return sent
+
+    def _wanted(self, model: str, use: _Use, most: int) -> Wanted:
+        """Return what a report says of a model."""
+        sent = self.sent.get(model)
+        news = 0
+        if sent is not None:
+            news, sent.told = sent.directly - sent.told, sent.directly
+        return Wanted(use.floor, most, dict(use.in_flight), news)
 
     def _give_back(self, use: _Use) -> None:
         use.held, use.floor = None, self._serial + 1

@@ -87,9 +87,11 @@ class Dispatch:
         self._loads = ReplicaLoads(state, now)
         self.on_cache = self._loads.on_cache
         self.lines = Lines(waiting_memory)
-        self.lending = Lending(router, post, self._loads, state, now, others, self._queued)
-        self._held: dict[str, _Held] = {}
         self.counts = RouterCounts()
+        self.lending = Lending(
+            router, post, self._loads, state, now, others, self._queued, self.counts.went_directly
+        )
+        self._held: dict[str, _Held] = {}
         self._called = False
         self._unplaceable: dict[str, float] = {}
         """Since when a model for which requests wait has been known to fit nowhere."""

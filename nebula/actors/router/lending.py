@@ -22,9 +22,17 @@ from nebula.events.state import Model, State
 
 Post: TypeAlias = Callable[[str, bytes, bytes], None]
 
+RECALL_HOLDS = TERM / 4
+"""Seconds after a recall in which another one is not needed. No router lends the model until TERM
+after the first, and heartbeats tell of lines that have begun meanwhile long before that."""
+
 
 class Lending:
-    """The leases of one router. `queued` returns whether clients wait here for a model."""
+    """The leases of one router.
+
+    `queued` returns whether clients wait here for a model. `went` is told of how many requests for
+    a model gateways have sent directly.
+    """
 
     def __init__(
         self,
@@ -35,6 +43,7 @@ class Lending:
         now: Callable[[], float],
         others: Callable[[str], Others],
         queued: Callable[[str], bool],
+        went: Callable[[str, int], None] = lambda _, __: None,
     ) -> None:
         self._router = router
         self._post = post
@@ -43,6 +52,7 @@ class Lending:
         self._now = now
         self._others = others
         self._queued = queued
+        self._went = went
         self._holders: dict[str, dict[str, Holder]] = {}
         self._recalled: dict[str, float] = {}
 
@@ -66,6 +76,8 @@ class Lending:
             if asked.serial <= before.serial:
                 return ()
             holders[gateway] = granting.told(before, asked.serial, wanted, now)
+            if wanted.sent:
+                self._went(identity, wanted.sent)
             for replica in wanted.in_flight:
                 self._loads.directly(replica, self._reported(identity, replica, now))
             leases[identity] = self._grant(state, model, gateway, now)
@@ -79,7 +91,11 @@ class Lending:
 
     def recall(self, model: Model) -> None:
         """Have all gateways return what they hold of a model, since a client begins to wait."""
-        if model.spec.max_in_flight >= granting.SMALL:
+        now = self._now()
+        if model.spec.max_in_flight < granting.SMALL:
+            return  # it is not lent
+        if now - self._recalled.get(model.id, -TERM) >= RECALL_HOLDS:
+            self._recalled[model.id] = now
             self._post(subjects.leases_recalled(model.id, self._router), b"", b"")
 
     def with_room(self, model: Model, candidates: list[ReplicaCandidate]) -> list[ReplicaCandidate]:

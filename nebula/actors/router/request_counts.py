@@ -25,6 +25,10 @@ class RouterCounts:
         """Count a request that went to an engine after it has waited for some seconds."""
         self.waits.get((model,)).observe(waited)
 
+    def went_directly(self, model: str, number: int) -> None:
+        """Count requests that gateways sent to engines themselves, without a wait."""
+        self.waits.get((model,)).observe(0.0, number)
+
     def refused(self, model: str, reason: Reason, *, slack: bool) -> None:
         """Count a request that was refused; `slack`: it takes spare capacity, and is sent again."""
         self.refusals.get((model, reason)).add()
