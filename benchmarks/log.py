@@ -38,9 +38,12 @@ from nebula.events.memory import GIB
 from nebula.events.record import Entry
 from nebula.events.state import EMPTY, State
 from nebula.events.values import Adapter, Device
+from nebula.events.version import VERSION
 from nebula.events.vocabulary import (
+    REPORTS,
     AdapterLoaded,
     AdapterUnloaded,
+    ClusterFounded,
     EngineFailed,
     EngineReady,
     EngineStarted,
@@ -71,13 +74,15 @@ class History:
         """Append one event with the headers that an actor writes."""
         seq = self.state.seq + 1
         headers = {"Nats-Msg-Id": f"{seq:032x}", **record.headers_for(event)}
-        headers[record.ACTOR_HEADER] = "router 0" if basis else "node n0"
+        known = self.state.replicas.get(identity)
+        node = known.node if known is not None and type(event).__name__ in REPORTS else ""
+        headers[record.ACTOR_HEADER] = "router 0" if basis else f"node {node}" if node else "cli"
         if cause:
             headers[record.CAUSE_HEADER] = str(cause)
         if basis:
             headers[record.BASIS_HEADER] = str(basis)
         lines = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
-        subject = record.subject_of(identity, event)
+        subject = record.subject_of(identity, event, node)
         body = record.encode(event)
         block = f"NATS/1.0\r\n{lines}\r\n".encode()
         entry = Entry(seq, START + seq * 10**9, subject, block, body)
@@ -104,9 +109,13 @@ class History:
 def history(length: int) -> list[Entry]:
     """Make a log of so many events."""
     past = History()
+    past.append("lab", ClusterFounded("lab", VERSION))
     for number in range(NODES):
         devices = tuple(Device(index, "gpu", "H100 80GB", 80 * GIB) for index in range(8))
-        past.append(f"n{number}", NodeRegistered(devices, f"gpu-{number}", {"zone": "a"}, "0.1.0"))
+        past.append(
+            f"n{number}",
+            NodeRegistered(devices, f"gpu-{number}", {"zone": "a"}, "0.1.0", reads=VERSION),
+        )
     turn = 0
     while past.state.seq < length:
         model = f"model-{turn % MODELS}"

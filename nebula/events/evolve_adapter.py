@@ -97,6 +97,8 @@ def forgive(state: State, model: Model, only: str = "") -> State:
     A re-requested adapter is tried again; an unloaded one is no longer reported as missing.
     """
     for replica in state.replicas_of(model):
+        if not any(status.reason or not status.loaded for status in replica.adapters.values()):
+            continue
         adapters = {
             name: replace(status, reason="") if status.reason and _meant(name, only) else status
             for name, status in replica.adapters.items()
@@ -124,45 +126,50 @@ def other_version(node: str, there: str, wanted: str) -> str:
 
 def fold_adapter(state: State, replica: Replica, record: Record, event: AdapterReport) -> State:
     """Fold a report on an adapter of a replica; no decision follows from it."""
-    state = replace(state, seq=record.seq, time=record.time)
+    seq, time = record.seq, record.time
     model, name = state.models.get(replica.model), event.name
     offer = model.offers.get(name) if model is not None else None
     known = replica.adapters.get(name)
     status: AdapterStatus | None
     match event:
         case AdapterLoaded():
-            number = _answered(model, event)
+            number = event.asked or _answered(model, offer, event)
             status = _loaded(known, event, number)
             if model is not None and offer is not None and number == offer.served:
                 if event.digest and not offer.digest:
                     offers = {**model.offers, name: replace(offer, digest=event.digest)}
-                    models = state.models.insert(model.id, replace(model, offers=offers))
-                    state = replace(state, models=models)
+                    model = replace(model, offers=offers)
+                    state = replace(state, models=state.models.insert(model.id, model))
                 elif event.digest != offer.digest:
                     reason = other_version(replica.node, event.digest, offer.digest)
                     status = replace(status, reason=reason)
         case AdapterLoadFailed(source=source, reason=reason):
-            number = _answered(model, event)
+            number = event.asked or _answered(model, offer, event)
             if offer is None or not number or number not in (offer.asked, offer.served):
-                return state  # it is no longer wanted from there: its failure does not matter
+                # It is no longer wanted from there: its failure does not matter.
+                return replace(state, seq=seq, time=time)
             last = known if known is not None and known.loaded else AdapterStatus(source, False)
             status = replace(last, reason=brief(reason), asked=number)
         case AdapterUnloaded(digest=digest):
             status = _unloaded(known, digest)
         case _:
             assert_never(event)
-    adapters = {key: value for key, value in replica.adapters.items() if key != name}
+    adapters = {**replica.adapters}
+    adapters.pop(name, None)  # the report that is newest comes last
     if status is not None:
         adapters[name] = status
-    replica = replace(replica, adapters=adapters, changed=record.seq, since=record.time)
-    return settled(_put(state, replica), replica.model)
+    replica = replace(replica, adapters=adapters, changed=seq, since=time)
+    replicas = state.replicas.insert(replica.id, replica)
+    state = replace(state, seq=seq, time=time, replicas=replicas)
+    return state if model is None else settled(state, model)
 
 
-def _answered(model: Model | None, event: AdapterLoaded | AdapterLoadFailed) -> int:
-    """Return which request a report answers: the last one, if an older node does not say."""
-    offer = model.offers.get(event.name) if model is not None else None
-    if event.asked or model is None or offer is None:
-        return event.asked
+def _answered(
+    model: Model | None, offer: Offer | None, event: AdapterLoaded | AdapterLoadFailed
+) -> int:
+    """Return which request the report of an older node answers, which does not say: the last."""
+    if model is None or offer is None:
+        return 0
     return offer.asked if model.adapters.get(event.name) == event.source else 0
 
 
@@ -188,15 +195,21 @@ def _unloaded(known: AdapterStatus | None, digest: str) -> AdapterStatus | None:
     return replace(known, loaded=False, held=()) if known.reason else None
 
 
-def settled(state: State, identity: str) -> State:
+def settled(state: State, model: Model) -> State:
     """Move the names of a model's adapters to versions that are loaded everywhere, or give them up.
 
     It is due after every event that changes loaded versions or serving replicas.
     """
-    state = _departed(state, identity)
-    model = state.models.get(identity)
-    if model is None or not any(offer.pending for offer in model.offers.values()):
-        return state
+    if model.leaving:
+        state, model = _departed(state, model)
+    for offer in model.offers.values():
+        if offer.asked != offer.served:
+            return _moved_on(state, model)
+    return state
+
+
+def _moved_on(state: State, model: Model) -> State:
+    """Move the names for which a version was asked that they do not stand for yet."""
     serving = [replica for replica in state.replicas_of(model) if replica.serving]
     for name, offer in model.offers.items():
         new = _next(name, offer, serving) if offer.pending else None
@@ -206,26 +219,25 @@ def settled(state: State, identity: str) -> State:
             new = replace(new, refused=model.adapters[name])
         adapters = {**model.adapters, name: new.source}
         model = replace(model, offers={**model.offers, name: new}, adapters=adapters)
-        state = replace(state, models=state.models.insert(identity, model))
+        state = replace(state, models=state.models.insert(model.id, model))
     return state
 
 
-def _departed(state: State, identity: str) -> State:
+def _departed(state: State, model: Model) -> tuple[State, Model]:
     """Take off what a load request no longer names, once all that serves is what it asked for."""
-    model = state.models.get(identity)
-    if model is None or not model.leaving or model.requested_seq > model.planned_seq:
-        return state
+    if model.requested_seq > model.planned_seq:
+        return state, model
     launch = launch_of(model)
     serving = [replica for replica in state.replicas_of(model) if replica.serving]
     before = any(replica.launch != launch for replica in serving)
     if model.assignments and (before or not serving):
-        return state
+        return state, model
     names = state.names
     for name in model.leaving:
         names = names.discard(name)
     offers = {key: offer for key, offer in model.offers.items() if key not in model.leaving}
     model = replace(model, leaving={}, offers=offers)
-    return replace(state, names=names, models=state.models.insert(identity, model))
+    return replace(state, names=names, models=state.models.insert(model.id, model)), model
 
 
 def _next(name: str, offer: Offer, serving: Sequence[Replica]) -> Offer | None:

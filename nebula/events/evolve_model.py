@@ -17,6 +17,7 @@ from nebula.events.intents import (
 )
 from nebula.events.record import Record
 from nebula.events.state import Measured, Model, NameBinding, Replica, State, launch_of, proven_spec
+from nebula.events.values import Assignment
 from nebula.events.version import ADAPTERS_STAY
 from nebula.events.vocabulary import (
     EngineReady,
@@ -116,6 +117,8 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
         return state
     seq = record.seq
     match event:
+        case ModelAssigned():
+            return _assign(state, model, record, event)
         case ModelScaleRequested(replicas=wanted):
             spec = replace(model.spec, replicas=wanted, autoscale=None)
             model = replace(
@@ -134,16 +137,16 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
             adapters = {**model.adapters, name: source}
             leaving = {key: each for key, each in model.leaving.items() if key != name}
             new = replace(model, adapters=adapters, leaving=leaving, offers=offers, changed=seq)
-            return _rename(_put(state, new), model, new)
+            names = state.names.insert(name, NameBinding(model.id, name))
+            return replace(state, models=state.models.insert(model.id, new), names=names)
         case AdapterUnloadRequested(name=name):
             state = evolve_adapter.forgive(state, model, name)
             rest = {key: value for key, value in model.adapters.items() if key != name}
             leaving = {key: value for key, value in model.leaving.items() if key != name}
             offers = {key: value for key, value in model.offers.items() if key != name}
             new = replace(model, adapters=rest, leaving=leaving, offers=offers, changed=seq)
-            return _rename(_put(state, new), model, new)
-        case ModelAssigned():
-            return _assign(state, model, record, event)
+            names = state.names if name == model.name else state.names.discard(name)
+            return replace(state, models=state.models.insert(model.id, new), names=names)
         case ModelUnschedulable(reason=reason, missing=missing):
             return _put(
                 state,
@@ -226,6 +229,8 @@ def _assign(state: State, model: Model, record: Record, event: ModelAssigned) ->
                 since=record.time,
                 launch=launch,
             )
+        elif _stays(known, place):
+            replica = replace(known, retired=False, changed=record.seq, since=record.time)
         else:
             fresh = known.engine is None and known.version != place.version
             replica = replace(
@@ -273,7 +278,18 @@ def _assign(state: State, model: Model, record: Record, event: ModelAssigned) ->
     )
     if retiring:
         state = _retire(state, model, record)
-    return evolve_adapter.settled(proved(state, model.id), model.id)
+        model = state.models.get(model.id, model)
+    return evolve_adapter.settled(*proved(state, model))
+
+
+def _stays(replica: Replica, place: Assignment) -> bool:
+    """Return whether a plan leaves a replica as it is."""
+    return (
+        replica.version == place.version
+        and replica.node == place.node
+        and replica.devices == place.devices
+        and replica.memory == place.memory
+    )
 
 
 def _retire(state: State, model: Model, record: Record) -> State:
@@ -323,29 +339,28 @@ def _is_same_model(before: ModelLoadRequested, now: ModelLoadRequested) -> bool:
     return (before.source, before.task, before.options) == (now.source, now.task, now.options)
 
 
-def learned(state: State, replica: Replica, event: EngineReady) -> State:
+def learned(
+    state: State, model: Model, replica: Replica, event: EngineReady
+) -> tuple[State, Model]:
     """Note what a model's engines can do, unless the engine was started for an earlier request."""
-    model = state.models.get(replica.model)
-    if model is None or not event.tasks or replica.launch != launch_of(model):
-        return state
+    if not event.tasks or replica.launch != launch_of(model):
+        return state, model
     if (model.tasks, model.context) == (event.tasks, event.max_model_len):
-        return state
-    return _put(state, replace(model, tasks=event.tasks, context=event.max_model_len))
+        return state, model
+    model = replace(model, tasks=event.tasks, context=event.max_model_len)
+    return _put(state, model), model
 
 
-def proved(state: State, identity: str) -> State:
+def proved(state: State, model: Model) -> tuple[State, Model]:
     """Note that a model's spec works, once every replica that it wants serves with it."""
-    model = state.models.get(identity)
-    if model is None or len(model.assignments) != model.wanted or not model.assignments:
-        return state
-    if model.proven == model.spec:
-        return state
-    launch = launch_of(model)
-    planned = {place.replica for place in model.assignments}
-    if all(
-        each.serving and each.launch == launch
-        for each in state.replicas_of(model)
-        if each.id in planned
-    ):
-        return _put(state, replace(model, proven=model.spec))
-    return state
+    if len(model.assignments) != model.wanted or not model.assignments:
+        return state, model
+    if model.proven is model.spec or model.proven == model.spec:
+        return state, model
+    launch, replicas = launch_of(model), state.replicas
+    for place in model.assignments:
+        replica = replicas.get(place.replica)
+        if replica is not None and not (replica.serving and replica.launch == launch):
+            return state, model
+    model = replace(model, proven=model.spec)
+    return _put(state, model), model

@@ -137,7 +137,8 @@ def _ended(state: State, record: Record, reason: str) -> State:
             since=record.time,
         )
         state = replace(state, replicas=state.replicas.insert(replica.id, gone))
-        state = settled(state, replica.model)
+        model = state.models.get(replica.model)
+        state = settled(state, model) if model is not None else state
     return state
 
 

@@ -50,9 +50,12 @@ def fold_report(state: State, record: Record, event: ReplicaEvent) -> State:
         return settle(remove(replace(state, seq=seq, time=time), replica, seq), (replica.model,))
     replicas = state.replicas.insert(replica.id, replica)
     state = replace(state, seq=seq, time=time, replicas=replicas)
-    if isinstance(event, EngineReady):
-        state = proved(learned(state, replica, event), replica.model)
-    state = evolve_adapter.settled(state, replica.model)
+    model = state.models.get(replica.model)
+    if model is not None:
+        if isinstance(event, EngineReady):
+            state, model = learned(state, model, replica, event)
+            state, model = proved(state, model)
+        state = evolve_adapter.settled(state, model)
     # A report alone makes no decision due that was not due before.
     return resettle(state, replica.model)
 

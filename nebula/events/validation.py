@@ -4,6 +4,9 @@ The fold turns an objection into a rejection; HTTP and the command line ask firs
 answer without writing to the log.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from nebula.events.brief import brief
 from nebula.events.capture import capture_objection
 from nebula.events.capture_events import CaptureStarted, CaptureStopped
@@ -37,7 +40,7 @@ from nebula.events.state import Model, State
 from nebula.events.usage_limits import problem
 from nebula.events.values import Adapter
 from nebula.events.version import SECRETS, SINCE, SIZES, premature
-from nebula.events.vocabulary import Event, ModelAssigned, ModelRolledBack
+from nebula.events.vocabulary import Event, ModelAssigned, ModelEvent, ModelRolledBack, NodeEvent
 
 
 def rejection_reason(state: State, identity: str, event: Event) -> str | None:
@@ -50,53 +53,38 @@ def rejection_reason(state: State, identity: str, event: Event) -> str | None:
         reason = oversized(event)
     if reason is None and state.cluster.version >= SECRETS:
         reason = in_clear(event)
-    reason = reason or _objection(state, identity, event)
+    if reason is None and (objection := _OBJECTIONS.get(type(event))) is not None:
+        reason = objection(state, identity, event)
     return None if reason is None else brief(reason)
 
 
-def _objection(state: State, identity: str, event: Event) -> str | None:
-    match event:
-        case ModelLoadRequested():
-            return _load(state, identity, event)
-        case ModelScaleRequested() | ModelUnloadRequested():
-            return None if identity in state.models else f"there is no model {identity!r}"
-        case ModelRebalanceRequested():
-            return _rebalance(state, identity, event)
-        case AdapterLoadRequested():
-            return _adapter_load(state, identity, event)
-        case AdapterUnloadRequested():
-            model = state.models.get(identity)
-            if model is None:
-                return f"there is no model {identity!r}"
-            if event.name not in model.adapters and event.name not in model.leaving:
-                return f"model {identity!r} has no adapter {event.name!r}"
-            return None
-        case NodeDrainRequested() | NodeUndrainRequested():
-            return None if identity in state.nodes else f"there is no node {identity!r}"
-        case EngineKillRequested():
-            return _kill(state, identity, event)
-        case WeightsPinRequested() | WeightsRemoveRequested():
-            return _weights(state, identity, event)
-        case AliasRequested():
-            return _alias(state, identity, event)
-        case AliasRemoveRequested():
-            return None if identity in state.aliases else f"there is no alias {identity!r}"
-        case BatchRequested() | BatchCancelRequested():
-            return batch_objection(state, identity, event)
-        case KeyIssued() | KeyChanged() | KeyRevoked():
-            return key_objection(state, identity, event)
-        case LimitsSet(limits=limits):
-            return problem(limits)
-        case CaptureStarted() | CaptureStopped():
-            return capture_objection(
-                state.captures, state.keys, state.models, state.time, identity, event
-            )
-        case ModelAssigned():
-            return _assigned(state, identity, event)
-        case ModelRolledBack():
-            return _rolled_back(state, identity)
-        case _:
-            return None
+def _unknown_model(state: State, identity: str, _: ModelEvent) -> str | None:
+    return None if identity in state.models else f"there is no model {identity!r}"
+
+
+def _unknown_node(state: State, identity: str, _: NodeEvent) -> str | None:
+    return None if identity in state.nodes else f"there is no node {identity!r}"
+
+
+def _adapter_unload(state: State, identity: str, event: AdapterUnloadRequested) -> str | None:
+    model = state.models.get(identity)
+    if model is None:
+        return f"there is no model {identity!r}"
+    if event.name not in model.adapters and event.name not in model.leaving:
+        return f"model {identity!r} has no adapter {event.name!r}"
+    return None
+
+
+def _limits(_: State, __: str, event: LimitsSet) -> str | None:
+    return problem(event.limits)
+
+
+def _capture(state: State, identity: str, event: CaptureStarted | CaptureStopped) -> str | None:
+    return capture_objection(state.captures, state.keys, state.models, state.time, identity, event)
+
+
+def _alias_remove(state: State, identity: str, _: AliasRemoveRequested) -> str | None:
+    return None if identity in state.aliases else f"there is no alias {identity!r}"
 
 
 def _rebalance(state: State, identity: str, event: ModelRebalanceRequested) -> str | None:
@@ -177,7 +165,7 @@ def _numbers(model: str, replica: str) -> bool:
     return of == model and number.isdigit() and str(int(number)) == number
 
 
-def _rolled_back(state: State, identity: str) -> str | None:
+def _rolled_back(state: State, identity: str, _: ModelRolledBack) -> str | None:
     """Another model may use the name of the earlier spec by now."""
     model = state.models.get(identity)
     if model is None or model.proven is None:
@@ -371,3 +359,28 @@ def model_by_reference(state: State, reference: str) -> Model | None:
         if binding is not None and not binding.adapter:
             model = state.models.get(binding.model)
     return model
+
+
+_OBJECTIONS: dict[type, Callable[[State, str, Any], str | None]] = {
+    ModelLoadRequested: _load,
+    ModelScaleRequested: _unknown_model,
+    ModelUnloadRequested: _unknown_model,
+    ModelRebalanceRequested: _rebalance,
+    AdapterLoadRequested: _adapter_load,
+    AdapterUnloadRequested: _adapter_unload,
+    NodeDrainRequested: _unknown_node,
+    NodeUndrainRequested: _unknown_node,
+    EngineKillRequested: _kill,
+    WeightsPinRequested: _weights,
+    WeightsRemoveRequested: _weights,
+    AliasRequested: _alias,
+    AliasRemoveRequested: _alias_remove,
+    BatchRequested: batch_objection,
+    BatchCancelRequested: batch_objection,
+    **dict.fromkeys((KeyIssued, KeyChanged, KeyRevoked), key_objection),
+    LimitsSet: _limits,
+    **dict.fromkeys((CaptureStarted, CaptureStopped), _capture),
+    ModelAssigned: _assigned,
+    ModelRolledBack: _rolled_back,
+}
+"""What may be wrong with each type of event; about no other type is there anything to say."""

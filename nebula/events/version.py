@@ -43,34 +43,37 @@ RESILIENCE = 5
 REHEARSALS = 5
 """The version from which a log may ask a node to kill an engine."""
 
-SINCE: Mapping[tuple[str, str], int] = {
-    ("NodeStopped", ""): 2,
-    ("BatchRequested", ""): BATCHES,
-    ("BatchStarted", ""): BATCHES,
-    ("BatchProgressed", ""): BATCHES,
-    ("BatchCancelRequested", ""): BATCHES,
-    ("BatchFinished", ""): BATCHES,
-    ("BatchCancelled", ""): BATCHES,
-    ("KeyIssued", ""): LOCKS,
-    ("KeyChanged", ""): LOCKS,
-    ("KeyRevoked", ""): LOCKS,
-    ("LimitsSet", ""): LOCKS,
-    ("UsageRolledUp", ""): LOCKS,
-    ("ResilienceChanged", ""): RESILIENCE,
-    ("CaptureStarted", ""): CAPTURES,
-    ("CaptureStopped", ""): CAPTURES,
-    ("EngineKillRequested", ""): REHEARSALS,
+SINCE: Mapping[str, Mapping[str, int]] = {
+    "NodeStopped": {"": 2},
+    "BatchRequested": {"": BATCHES},
+    "BatchStarted": {"": BATCHES},
+    "BatchProgressed": {"": BATCHES},
+    "BatchCancelRequested": {"": BATCHES},
+    "BatchFinished": {"": BATCHES},
+    "BatchCancelled": {"": BATCHES},
+    "KeyIssued": {"": LOCKS},
+    "KeyChanged": {"": LOCKS},
+    "KeyRevoked": {"": LOCKS},
+    "LimitsSet": {"": LOCKS},
+    "UsageRolledUp": {"": LOCKS},
+    "ResilienceChanged": {"": RESILIENCE},
+    "CaptureStarted": {"": CAPTURES},
+    "CaptureStopped": {"": CAPTURES},
+    "EngineKillRequested": {"": REHEARSALS},
 }
-"""The version that introduced a field or, with "" as the field, a type of event; older ones are not
-listed. It lists everything that was added to an intent, and everything that older routers would
-decide differently upon."""
+"""By type of event: the version that introduced a field or, with "" as the field, the type; older
+ones are not listed. It lists everything that was added to an intent, and everything that older
+routers would decide differently upon."""
 
-VALUES_SINCE: Mapping[tuple[str, str], Mapping[object, int]] = {
-    ("ModelLoadRequested", "task"): dict.fromkeys(
-        ("classify", "score", "pooling", "transcription"), 3
-    )
+VALUES_SINCE: Mapping[str, Mapping[str, Mapping[object, int]]] = {
+    "ModelLoadRequested": {
+        "task": dict.fromkeys(("classify", "score", "pooling", "transcription"), 3)
+    }
 }
-"""The version that introduced a value of a field that is older than the value."""
+"""By type of event and field: the version that introduced a value of an older field."""
+
+_NONE: Mapping[str, int] = {}
+_NO_VALUES: Mapping[str, Mapping[object, int]] = {}
 
 
 class Clustered(Protocol):
@@ -92,8 +95,11 @@ def too_new(state: Clustered) -> str | None:
     )
 
 
-def premature(state: State, event: Event, since: Mapping[tuple[str, str], int]) -> str | None:
+def premature(state: State, event: Event, since: Mapping[str, Mapping[str, int]]) -> str | None:
     """Return why an event can't count yet: not every actor would understand it."""
+    name = type(event).__name__
+    if name not in since and name not in VALUES_SINCE:
+        return None
     version = state.cluster.version
     for what, needed in _needs(event, since):
         if needed > version:
@@ -143,17 +149,16 @@ def behind(state: State, version: int) -> list[str]:
     ]
 
 
-def _needs(event: Event, since: Mapping[tuple[str, str], int]) -> Iterator[tuple[str, int]]:
-    name = type(event).__name__
-    if (name, "") in since:
-        yield name, since[name, ""]
-    for (kind, field), needed in since.items():
-        if kind == name and field:
-            kind_of: Any = type(event)
-            if getattr(event, field) != getattr(kind_of(*_required(event)), field):
-                yield f"{field}: it", needed
-    for (kind, field), values in VALUES_SINCE.items():
-        if kind == name and (value := getattr(event, field)) in values:
+def _needs(event: Event, since: Mapping[str, Mapping[str, int]]) -> Iterator[tuple[str, int]]:
+    kind: Any = type(event)
+    name = kind.__name__
+    for field, needed in since.get(name, _NONE).items():
+        if not field:
+            yield name, needed
+        elif getattr(event, field) != getattr(kind(*_required(event)), field):
+            yield f"{field}: it", needed
+    for field, values in VALUES_SINCE.get(name, _NO_VALUES).items():
+        if (value := getattr(event, field)) in values:
             yield f"{field} {value}: it", values[value]
     if isinstance(event, ModelLoadRequested):
         for variable, value in event.env.items():

@@ -111,7 +111,7 @@ class Node(Process):
         state = self._follow.state
         known = state.nodes.get(self.machine.id)
         told = known is not None and not known.away and known.registered == self._registration
-        if told and state.cluster.version >= SINCE[NodeStopped.__name__, ""]:
+        if told and state.cluster.version >= SINCE[NodeStopped.__name__][""]:
             yield from self._tell(self.machine.id, NodeStopped(self._registration), None)
         self.clock.after(0.0, self._gone, ended)
 

@@ -30,8 +30,8 @@ from nebula.history.replay import BadLog, Replay
 from nebula.store.log import Log
 from tests.unit.story import Story, load
 
-OLD: Mapping[tuple[str, str], int] = {}
-NEW: Mapping[tuple[str, str], int] = {("ModelLoadRequested", "evictable"): 2}
+OLD: Mapping[str, Mapping[str, int]] = {}
+NEW: Mapping[str, Mapping[str, int]] = {"ModelLoadRequested": {"evictable": 2}}
 """A stand-in for a Nebula whose load request has one field more than cluster version 1 knows."""
 
 

@@ -284,7 +284,7 @@ class Node(Actor):
         known = state.nodes.get(self.settings.node)
         if known is None or known.away or known.registered != self._registration:
             return
-        if state.cluster.version >= SINCE[NodeStopped.__name__, ""]:
+        if state.cluster.version >= SINCE[NodeStopped.__name__][""]:
             await self._tell(known.id, NodeStopped(self._registration), known.changed)
 
     def _due(self, now: float) -> tuple[Action, ...]:
