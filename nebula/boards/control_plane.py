@@ -120,11 +120,11 @@ CONTROL_PLANE = Row(
         Panel(
             "Processors of actors",
             "Processor time of each gateway, router and node itself, engines not counted. A gateway "
-            "near 1 is full: start another.",
+            "near 1 is full: give it more --workers, or start another.",
             (
                 Query(
-                    f'sum by (instance) (rate(process_cpu_seconds_total{{router="",node=""}}[{INTERVAL}]))',
-                    "{{instance}}",
+                    f'sum by (instance, worker) (rate(process_cpu_seconds_total{{router="",node=""}}[{INTERVAL}]))',
+                    "{{instance}} {{worker}}",
                 ),
                 Query(
                     per_second(

@@ -54,10 +54,11 @@ _HEALTH = Row(
             "sum (1 - max by (instance) (nebula_ready))",
         ),
         alarm(
-            "Silent routers and nodes",
-            "Actors that did not tell their figures in time. Read their own logs: a process may be "
-            "frozen, or cut off from NATS.",
-            f"sum (1 - {most('nebula_actor_up', 'actor', 'name')})",
+            "Silent actors",
+            "Routers, nodes and workers of gateways that did not tell their figures in time. Read "
+            "their own logs: a process may be frozen, or cut off from NATS.",
+            f"sum (1 - {most('nebula_actor_up', 'actor', 'name')}) + "
+            "sum (1 - min by (instance, worker) (nebula_worker_up))",
         ),
         alarm(
             "Silent engines",

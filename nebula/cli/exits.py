@@ -20,12 +20,23 @@ INTERRUPTED = 130
 UNREAD = 141
 """128 plus the number of SIGPIPE: the reader of the output has gone, so nothing more is written."""
 
+GIVEN = "nebula.given"
+"""Where a command's context keeps what follows `nebula` on the command line."""
+
 EPILOG = (
     "Exit codes: 0 success; 1 the request was rejected or failed, or NATS can't be reached; 2 "
     "the arguments are wrong; 78 trying again would not help (NATS refuses, the "
     "configuration is wrong); 130 ended by Ctrl-C, which takes nothing back; 141 the reader of "
     "the output has gone."
 )
+
+
+class Failed(SystemExit):
+    """A command ends early; `message` says why."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(code)
+        self.message = message
 
 
 def fail(message: str, code: int = NOT_DONE) -> NoReturn:
@@ -36,9 +47,9 @@ def fail(message: str, code: int = NOT_DONE) -> NoReturn:
 
     if as_json():
         log.critical("%s", message)
-        raise SystemExit(code)
-    click.secho(f"nebula: {shown_message(message)}", fg="red", err=True)
-    raise SystemExit(code)
+    else:
+        click.secho(f"nebula: {shown_message(message)}", fg="red", err=True)
+    raise Failed(message, code)
 
 
 @contextmanager

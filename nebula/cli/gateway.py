@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from nebula.actors.gateway.actor import Gateway
+from nebula.cli.exits import GIVEN, Failed
 from nebula.cli.gateway_options import (
     leases_option,
     open_option,
@@ -15,6 +16,7 @@ from nebula.cli.gateway_options import (
     root_path_option,
     uds_mode_option,
     uds_option,
+    workers_option,
 )
 from nebula.cli.http_server import serve_http
 from nebula.cli.logging_options import LogOptions, logging_options
@@ -34,6 +36,8 @@ from nebula.cli.options import (
 from nebula.cli.process import run
 from nebula.cli.sign_in_options import SignInOptions, sign_in_options
 from nebula.cli.tracing_options import TraceOptions, trace_events, traced, tracing_options
+from nebula.cli.worker import AtWork, Worker, as_worker_option
+from nebula.cli.workers import keep_workers
 from nebula.http.inference import LARGEST_BODY, InferenceRoutes, Limits, Patience
 from nebula.http.origins import Doors
 from nebula.store.connection import Connection
@@ -112,6 +116,8 @@ from nebula.store.responses import KEEP, ResponseStore
         "same for all gateways. [env: NEBULA_RESPONSES_ROOM]"
     ),
 )
+@workers_option
+@as_worker_option
 @tracing_options(prompts=True)
 @logging_options
 def gateway(
@@ -137,12 +143,17 @@ def gateway(
     idle_timeout: float,
     keep_responses: float,
     responses_room: int,
+    workers: int,
+    worker: Worker | None,
     traces: TraceOptions,
     logs: LogOptions,
 ) -> None:
     """Serve OpenAI's API and the admin API over HTTP."""
-    logs.set_up()
+    logs.set_up(worker.number if worker else 0)
     where = place(host, port, uds, uds_mode)
+    if workers > 1 and worker is None:
+        run(keep_workers(where, workers, click.get_current_context().meta[GIVEN]))
+        return
     bound = where.url if uds else host
     doors = Doors(
         bound=bound,
@@ -161,12 +172,19 @@ def gateway(
             Connection(nats, "gateway", role="gateway"),
             f"gw-{uuid.uuid4().hex[:8]}",
             stream_replicas=stream_replicas,
-            request_memory=request_memory,
-            answer_memory=answer_memory,
+            request_memory=request_memory // workers,
+            answer_memory=answer_memory // workers,
         )
         actor.cluster = cluster
         actor.leasing.leases.asks = leases
         trace_events(actor, tracing)
         store = ResponseStore(actor.connection, stream_replicas, keep_responses, responses_room)
+        at_work = AtWork(worker) if worker else None
         signing = sign_in.settings()
-        run(serve_http(actor, where, limits, doors, keep_alive, grace, store, signing, routes))
+        serving = (actor, where, limits, doors, keep_alive, grace, store, signing, routes, at_work)
+        try:
+            run(serve_http(*serving))
+        except Failed as ended:
+            if at_work is not None:
+                at_work.fail(ended.message)
+            raise

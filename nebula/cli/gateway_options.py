@@ -7,6 +7,7 @@ from typing import cast, get_args
 import click
 from click.core import ParameterSource
 
+from nebula.cli.options import Whole
 from nebula.events.key_events import Scope
 from nebula.http import root_path
 from nebula.http.origins import is_loopback
@@ -27,6 +28,13 @@ def place(host: str, port: int, uds: Path | None, mode: int) -> HostPort | UnixS
         if source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--uds is instead of --host and --port, and --{name} is given")
     return UnixSocket(uds, mode)
+
+
+def place_arguments(host: str, port: int, uds: Path | None, mode: int) -> tuple[str, ...]:
+    """Return a place as arguments of another process."""
+    if uds is None:
+        return ("--host", host, "--port", str(port))
+    return ("--uds", str(uds.absolute()), "--uds-mode", f"{mode:o}")
 
 
 def open_scopes(given: tuple[str, ...], where: HostPort | UnixSocket) -> tuple[Scope, ...]:
@@ -67,6 +75,15 @@ leases_option = click.option(
     envvar="NEBULA_LEASES",
     help="Ask routers for leases of replicas, and send requests to these directly as long as none "
     "waits; or send all through routers. [env: NEBULA_LEASES]",
+)
+workers_option = click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=Whole(1, 64),
+    envvar="NEBULA_WORKERS",
+    help="Processes that answer at this address, each a gateway of its own: more than one where a "
+    "core is not enough. They share --request-memory and --answer-memory. [env: NEBULA_WORKERS]",
 )
 root_path_option = click.option(
     "--root-path",

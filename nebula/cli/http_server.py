@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from functools import partial
 from typing import cast
@@ -12,8 +13,10 @@ from nebula.actors.actor import cancel
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.batch_keeper import BatchKeeper
 from nebula.cli.keyless import keyless
+from nebula.cli.listening import listened
 from nebula.cli.process import FATAL, fail, on_stop
 from nebula.cli.quiet_server import QuietServer
+from nebula.cli.worker import AtWork
 from nebula.http.app import create_app
 from nebula.http.authentication import key_ring
 from nebula.http.batches.line_requests import LineRequests
@@ -25,11 +28,12 @@ from nebula.http.responses.background import BackgroundWork
 from nebula.http.root_path import NotARoot
 from nebula.http.server.capacity import Capacity, raise_open_files
 from nebula.http.server.connection import HttpConnection
-from nebula.http.server.listening import CantListen, HostPort, NotAHost, reached_at
+from nebula.http.server.listening import HostPort, reached_at
 from nebula.http.server.stopping import UNREAD_LAST, Stopping
 from nebula.http.server.unix_sockets import UnixSocket
 from nebula.http.sign_in.provider import Provider
 from nebula.http.sign_in.settings import SignInSettings
+from nebula.http.worker_metrics import WorkerMetrics
 from nebula.store.batch_queue import BatchQueue
 from nebula.store.files import Files
 from nebula.store.responses import ResponseStore
@@ -39,6 +43,21 @@ log = logging.getLogger(__name__)
 
 class _Server(QuietServer):
     """The server of a gateway."""
+
+    def __init__(self, config: uvicorn.Config, capacity: Capacity) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+        self._capacity = capacity
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        self.up.set()
+
+    def protocol(self) -> asyncio.Protocol:
+        """Return the protocol of a connection that is handed to this process."""
+        state = self.lifespan.state
+        return HttpConnection(self.config, self.server_state, state, capacity=self._capacity)
 
     def give_up_arriving(self) -> None:
         """Refuse the requests that have not arrived completely."""
@@ -56,12 +75,14 @@ async def serve_http(
     store: ResponseStore,
     sign_in: SignInSettings | None = None,
     routes: Callable[..., InferenceRoutes] = InferenceRoutes,
+    at_work: AtWork | None = None,
 ) -> None:
     """Run a gateway and its HTTP server until a signal or the actor's end.
 
     `keep_alive`: seconds that a connection may be idle. `grace`: seconds that requests get to end.
     `store`: of responses and conversations. `sign_in`: where people sign in, if anywhere.
-    `routes`: makes the paths that engines answer.
+    `routes`: makes the paths that engines answer. `at_work`: the worker that this process is, whose
+    parent listens; None if it listens itself.
     """
     provider = Provider(sign_in) if sign_in else None
     stopping = Stopping()
@@ -69,15 +90,12 @@ async def serve_http(
         app = create_app(actor, limits, doors, stopping, store, provider, routes)
     except NotARoot as error:
         fail(f"--root-path: {error}", FATAL)
-    try:
-        listening = place.listen()
-    except NotAHost as error:
-        fail(f"--host: {error}", FATAL)
-    except CantListen as error:
-        fail(str(error.strerror), FATAL)
+    listening = listened(place) if at_work is None else []
     if isinstance(place, HostPort):
         actor.figures.address = reached_at(place.host, place.port)
     capacity = Capacity(actor.bodies, open_files=raise_open_files(), keep_alive=keep_alive)
+    if at_work is not None:
+        capacity.left = at_work.left
     server = _Server(
         uvicorn.Config(
             app,
@@ -91,11 +109,13 @@ async def serve_http(
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=UNREAD_LAST,
-        )
+        ),
+        capacity,
     )
     server.server_state.tasks = stopping.under_way  # uvicorn's set of the requests that run
     log.info(
-        "listening on %s, for %d connections at most: %d files may be open",
+        "%s %s, for %d connections at most: %d files may be open",
+        "listening on" if at_work is None else "answering at",
         place.described,
         capacity.connections,
         capacity.open_files,
@@ -111,7 +131,12 @@ async def serve_http(
     stopped = asyncio.create_task(stopping.begun.wait())
     locked = asyncio.create_task(keyless(actor, place, doors, sign_in=sign_in is not None))
     serving = asyncio.create_task(server.serve(sockets=listening))
-    watching = asyncio.create_task(capacity.watch())
+    beside = [asyncio.create_task(capacity.watch())]
+    if at_work is not None:
+        worker = at_work.worker
+        metrics = WorkerMetrics(actor.figures, worker.number, worker.of, worker.mark)
+        beside.append(asyncio.create_task(metrics.run(), name="tell metrics"))
+        beside.append(asyncio.create_task(_take(at_work, actor, server), name="take connections"))
     try:
         await asyncio.wait((acting, serving, stopped, locked), return_when=asyncio.FIRST_COMPLETED)
         stopping.begun.set()
@@ -122,19 +147,24 @@ async def serve_http(
             server.give_up_arriving()
             await stopping.heard_out()
     finally:
-        watching.cancel()
-        await cancel(clientless)
+        await cancel([*beside, *clientless])
         stopped.cancel()
         locked.cancel()
         server.stop()
         await asyncio.gather(serving, return_exceptions=True)
-        place.close()
+        (place if at_work is None else at_work).close()
         actor.stop()
         await asyncio.gather(acting, return_exceptions=True)
         await actor.connection.close()
     await acting
     if not locked.cancelled():
         fail(locked.result(), FATAL)
+
+
+async def _take(at_work: AtWork, actor: Gateway, server: _Server) -> None:
+    """Take a worker's connections once its server is there."""
+    await server.up.wait()
+    await at_work.take(actor, server.protocol)
 
 
 def _work_without_clients(

@@ -21,6 +21,7 @@ LogFormat: TypeAlias = Literal["text", "json"]
 log = logging.getLogger("nebula")
 
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+_TEXT_OF_WORKER = "%(asctime)s %(levelname)-7s worker {} %(name)s: %(message)s"
 _PREFIX = "nebula: "
 _NOISY = ("httpx", "httpcore", "nats", "uvicorn.access")
 
@@ -41,7 +42,14 @@ class ShownFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes each record as a JSON object on one line, without secrets."""
+    """Writes each record as a JSON object on one line, without secrets.
+
+    `worker`: the number of the worker that writes them, if there are several.
+    """
+
+    def __init__(self, worker: int = 0) -> None:
+        super().__init__()
+        self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record."""
@@ -52,6 +60,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": shown_message(record.getMessage()),
         }
+        if self._worker:
+            line["worker"] = self._worker
         for name in NAMES:
             value = getattr(record, name, None)
             if value is not None:
@@ -62,15 +72,18 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line).decode()
 
 
-def set_up(verbose: bool, form: LogFormat) -> None:
+def set_up(verbose: bool, form: LogFormat, worker: int = 0) -> None:
     """Log to stderr, one line per message, without secrets.
+
+    `worker`: the number of the worker that this process is, which its lines have; 0 for none.
 
     The same line is written at most once a minute. If stderr is a file that is deleted, it is
     created again. As JSON, warnings of Python and the error that ends the process are lines too.
     """
     handler = LastingOutput(sys.stderr)
     handler.addFilter(Repeating())
-    handler.setFormatter(JsonFormatter() if form == "json" else ShownFormatter(_TEXT))
+    text = _TEXT_OF_WORKER.format(worker) if worker else _TEXT
+    handler.setFormatter(JsonFormatter(worker) if form == "json" else ShownFormatter(text))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -18,9 +18,9 @@ class LogOptions(Struct, frozen=True):
     verbose: bool = False
     form: LogFormat = "text"
 
-    def set_up(self) -> None:
-        """Log so from now on."""
-        log_lines.set_up(self.verbose, self.form)
+    def set_up(self, worker: int = 0) -> None:
+        """Log so from now on. `worker`: the number of the worker that this process is, if any."""
+        log_lines.set_up(self.verbose, self.form, worker)
 
     def arguments(self) -> tuple[str, ...]:
         """Return the arguments by which a child's lines have the same form."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 
 import click
 
-from nebula.cli.exits import EPILOG, ends_well, refuse_undecoded
+from nebula.cli.exits import EPILOG, GIVEN, ends_well, refuse_undecoded
 from nebula.cli.hints import command_like, explained
 
 
@@ -102,10 +102,6 @@ COMMANDS = {
     "schema": Place("nebula.cli.schema:schema", "Print JSON Schema of events, or AsyncAPI."),
 }
 """All commands by their names."""
-
-
-GIVEN = "nebula.given"
-"""Where a context keeps what follows `nebula` on the command line."""
 
 
 @contextmanager

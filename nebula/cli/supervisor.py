@@ -12,14 +12,13 @@ from nebula.actors.actor import cancel
 from nebula.cli.embedded import LogKeeper
 from nebula.cli.log_lines import message_of
 from nebula.cli.process import FATAL
+from nebula.cli.restarting import LONGEST, pause_after
 from nebula.store import child_output, private
 from nebula.store.server import EmbeddedServer, ServerFailed, die_with_parent
 from nebula.store.watch import StoreWatch
 from nebula.store.writability import WARN_BELOW
 
 log = logging.getLogger(__name__)
-
-LONGEST_PAUSE = 10.0
 
 AT_ONCE = 5.0
 """Seconds that a child gets to end after the second signal."""
@@ -140,7 +139,7 @@ class Supervisor:
     async def _keep(
         self, name: str, arguments: Sequence[str], environment: Mapping[str, str]
     ) -> None:
-        pause = 0.25
+        pause = 0.0
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
@@ -160,7 +159,7 @@ class Supervisor:
             if code == FATAL:
                 self._fail(f"{name} can't run: {message_of(said) or 'it said nothing'}")
                 return
-            pause = 0.25 if loop.time() - began > 30 else min(pause * 2, LONGEST_PAUSE)
+            pause = pause_after(loop.time() - began, pause)
             log.warning("%s ended (exit code %s); starting it again in %.1f s", name, code, pause)
             await asyncio.sleep(pause)
 
@@ -204,7 +203,7 @@ class Supervisor:
                     await server.end()  # two servers on one store would lose acknowledged events
                     if str(error) != said:
                         log.error("%s; trying again", error)
-                    pause, said = min(pause * 2, LONGEST_PAUSE), str(error)
+                    pause, said = min(pause * 2, LONGEST), str(error)
 
     def _fail(self, reason: str) -> None:
         if not self._failed.done():

@@ -21,9 +21,11 @@ from nebula.cli.gateway_options import (
     leases_option,
     open_option,
     place,
+    place_arguments,
     root_path_option,
     uds_mode_option,
     uds_option,
+    workers_option,
 )
 from nebula.cli.joining import answers, remember, same_cluster
 from nebula.cli.logging_options import LogOptions, log_console, logging_options
@@ -124,6 +126,7 @@ class UpSettings(Struct, frozen=True, kw_only=True):
 @allow_origin_option
 @open_option
 @leases_option
+@workers_option
 @rehearsal_option
 @sign_in_options
 @load_timeout_option
@@ -173,6 +176,7 @@ def up(
     allowed_origins: tuple[str, ...],
     opened: tuple[str, ...],
     leases: bool,
+    workers: int,
     rehearsal: bool,
     sign_in: SignInOptions,
     load_timeout: float,
@@ -259,11 +263,8 @@ def up(
             *("--load-timeout", str(load_timeout)),
             *("--keep-alive", str(keep_alive)),
             *("--grace", str(grace)),
-            *(
-                ("--uds", str(uds.absolute()), "--uds-mode", f"{uds_mode:o}")
-                if uds
-                else ("--host", host, "--port", str(port))
-            ),
+            *("--workers", str(workers)),
+            *place_arguments(host, port, uds, uds_mode),
             *(("--root-path", root_path) if root_path else ()),
             *(argument for host in allowed_hosts for argument in ("--allowed-host", host)),
             *(argument for url in allowed_origins for argument in ("--allow-origin", url)),

@@ -19,8 +19,12 @@ class TargetGroup(Struct, frozen=True):
 
 @get("/metrics")
 async def show_metrics(request: Request[Any, Any, Any], gateway: Gateway) -> Response[bytes]:
-    """Return the metrics of this gateway."""
-    found = await gateway.figures.scrape(request.headers.get("accept", ""))
+    """Return the metrics of this gateway, of all its workers if it has several."""
+    together = gateway.figures.together
+    if together is not None:
+        found = await together()
+    else:
+        found = await gateway.figures.scrape(request.headers.get("accept", ""))
     return Response(found.body, headers={"content-type": found.media_type})
 
 

@@ -136,6 +136,14 @@ GATEWAY: tuple[Metric, ...] = (
         _GATEWAY,
     ),
     Metric(
+        "nebula_worker_up",
+        "gauge",
+        "Whether a worker of the gateway has told its metrics in time: 1 or 0. With "
+        "`--workers` above 1 all metrics of a gateway have the label `worker`.",
+        _GATEWAY,
+        ("worker",),
+    ),
+    Metric(
         "nebula_store_disk_bytes",
         "gauge",
         "Size of the disk that the log is on; missing unless `nebula up` runs its NATS server.",

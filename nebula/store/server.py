@@ -91,10 +91,10 @@ def configuration(
     )
 
 
-def die_with_parent() -> None:
+def die_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
     """Make the kernel end this child when its parent dies (Linux); runs between fork and exec."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, by)  # PR_SET_PDEATHSIG
 
 
 def _before_it_runs() -> None:

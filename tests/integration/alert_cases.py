@@ -86,6 +86,7 @@ CASES = {
     "NebulaNodeLost": _gauge('nebula_nodes{state="lost",router="r"}', 1),
     "NebulaNotResilient": _gauge('nebula_nodes_at_risk{router="r"}', 1),
     "NebulaGatewayNotReady": _gauge('nebula_ready{instance="g"}', 0, 1),
+    "NebulaWorkerDown": _gauge('nebula_worker_up{instance="g",worker="2"}', 0, 1),
     "NebulaDiskFills": Case(_disk(5), _disk(50)),
     "NebulaNatsUnreachable": _gauge('nebula_nats_connected{instance="g"}', 0, 1),
     "NebulaStreamDown": _gauge('nebula_stream_up{stream="EVENTS",router="r"}', 0, 1),

@@ -44,7 +44,7 @@ def test_a_panel_keeps_to_labels_and_variables_that_there_are(board: Board, pane
         named = set(re.findall(r"{{(\w+)}}", query.legend))
         kept = set(", ".join(re.findall(r"by \((.*?)\)", query.expression)).split(", "))
         assert named <= kept, "a series is called by labels that it has"
-        labels = {"instance", "job", "le", "router", "node"}
+        labels = {"instance", "job", "le", "router", "node", "worker"}
         for name in asked(query.expression):
             labels |= set(rows[name].labels)
         if "vllm:" in query.expression:

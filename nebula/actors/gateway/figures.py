@@ -1,7 +1,7 @@
 """The figures of a gateway: what it has counted, what it has in flight, and the limits."""
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from nebula.actors.figures import Figures
@@ -15,6 +15,7 @@ from nebula.events.state import State
 from nebula.events.usage import UsageRecord
 from nebula.events.usage_limits import UsageLimits
 from nebula.metrics.counting import Counter, Series
+from nebula.metrics.exposition import Exposition
 from nebula.metrics.metric import ActorKind
 from nebula.metrics.sheet import Sheet
 
@@ -25,14 +26,23 @@ FAILED = 503
 """The status of most requests that fail: 0 of them are told with the first of any other."""
 
 
+WORKER_UP = "nebula_worker_up"
+
+
 class GatewayFigures(Figures):
-    """The figures of one gateway. `routers_alive` returns the routers that it hears."""
+    """The figures of one gateway. `routers_alive` returns the routers that it hears.
+
+    `worker`: its number, where one gateway has several workers, and `together` returns the metrics
+    of all of them.
+    """
 
     kind: ClassVar[ActorKind] = "gateway"
 
     def __init__(self, gateway: "Gateway", routers_alive: Callable[[], tuple[str, ...]]) -> None:
         super().__init__(gateway)
         self._gateway = gateway
+        self.worker = 1
+        self.together: Callable[[], Awaitable[Exposition]] | None = None
         self.counts = RequestCounts()
         self.gathering = MetricsGathering(gateway, routers_alive)
 
@@ -77,6 +87,7 @@ class GatewayFigures(Figures):
         sheet.add("nebula_request_memory_limit_bytes", bodies.limit)
         sheet.add("nebula_answer_memory_bytes", answers.used)
         sheet.add("nebula_answer_memory_limit_bytes", answers.limit)
+        sheet.add(WORKER_UP, 1, str(self.worker))
         sheet.add("nebula_ready", int(not gateway.log_watch.readiness().reasons))
         sheet.add("nebula_usage_records_waiting", gateway.usage.waiting)
         store = gateway.log_watch.store

@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import time
+from collections.abc import Callable
 
 from nebula.actors.gateway.budget import Budget
 from nebula.store.repetitions import Repetitions
@@ -48,11 +49,15 @@ def connections_within(open_files: int) -> int:
     return max(4, (open_files - OWN) * 3 // 4)
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class Capacity:
     """What the connections of a gateway share: their bounds and present use.
 
     `bodies`: the budget for the bytes of requests, including bytes that are not read yet. `lines`:
-    the `fields` of all answers, as bytes.
+    the `fields` of all answers, as bytes. `left`: is called when a connection has ended.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class Capacity:
         self.connections = connections_within(open_files)
         self.keep_alive = keep_alive
         self._turned_away_at_most = min(TURNED_AWAY, max(1, (open_files - OWN) // 8))
+        self.left: Callable[[], None] = _nothing
         self.open = 0
         self.turned_away = 0
         self._said = Repetitions()
@@ -102,6 +108,7 @@ class Capacity:
         """Stop counting a connection."""
         self.open -= 1
         self.turned_away -= not entered
+        self.left()
 
     async def watch(self) -> None:
         """Check regularly whether files can still be opened, and log it if they can't.

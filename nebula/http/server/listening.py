@@ -49,9 +49,9 @@ class HostPort(Struct, frozen=True):
             return self.url
         return f"port {self.port} of all addresses, here {self.url}"
 
-    def listen(self) -> list[socket.socket]:
-        """Listen. Raise NotAHost, CantListen."""
-        return listen(self.host, self.port)
+    def listen(self, turns_take: int = TURNS_TAKE) -> list[socket.socket]:
+        """Listen; `turns_take` as for `listen`. Raise NotAHost, CantListen."""
+        return listen(self.host, self.port, turns_take)
 
     def close(self) -> None:
         """Do nothing: a port needs no cleaning up."""
@@ -116,8 +116,10 @@ def addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
-def listen(host: str, port: int) -> list[socket.socket]:
+def listen(host: str, port: int, turns_take: int = TURNS_TAKE) -> list[socket.socket]:
     """Listen on all addresses of a host; `::` includes IPv4.
+
+    `turns_take`: the number of sockets, as far as there are no more addresses.
 
     Addresses of a name that the machine lacks are skipped if it has another one. Raise NotAHost,
     CantListen.
@@ -141,7 +143,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
         raise NotAHost(f"{host!r} is not an address of this machine: {missing.strerror}")
     return [
         *firsts,
-        *(first.dup() for first in firsts for _ in range(TURNS_TAKE // len(firsts) - 1)),
+        *(first.dup() for first in firsts for _ in range(turns_take // len(firsts) - 1)),
     ]
 
 

@@ -38,8 +38,10 @@ class UnixSocket:
         """Where it is, for a line of the log."""
         return self.url
 
-    def listen(self) -> list[socket.socket]:
+    def listen(self, turns_take: int = TURNS_TAKE) -> list[socket.socket]:
         """Listen; replace a socket that a dead process has left. Raise CantListen.
+
+        `turns_take`: the number of sockets that it returns.
 
         A lock on the folder keeps two gateways from replacing each other's socket.
         """
@@ -52,7 +54,7 @@ class UnixSocket:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
             self._make_room()
-            return self._bind()
+            return self._bind(turns_take)
         except CantListen:
             raise
         except OSError as error:
@@ -83,7 +85,7 @@ class UnixSocket:
             )
         self.path.unlink()
 
-    def _bind(self) -> list[socket.socket]:
+    def _bind(self, turns_take: int) -> list[socket.socket]:
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)
         try:
@@ -97,7 +99,7 @@ class UnixSocket:
             raise
         finally:
             os.umask(before)
-        return [made, *(made.dup() for _ in range(TURNS_TAKE - 1))]
+        return [made, *(made.dup() for _ in range(turns_take - 1))]
 
     def _cant(self, number: int | None, reason: str) -> CantListen:
         return CantListen(number, f"can't listen on {self.url}: {reason}")
