@@ -140,8 +140,8 @@ class Request(_RequestStart, frozen=True, gc=False, kw_only=True):
     version: Annotated[
         str,
         Meta(
-            description="Digest of the adapter's version that answers; a router fills it in if it "
-            "is empty."
+            description="Digest of the adapter's version that answers; if it is empty, it is filled "
+            "in where the replica is chosen."
         ),
     ] = ""
     query: Annotated[str, Meta(description="Query string of the HTTP request, without `?`.")] = ""
@@ -220,7 +220,7 @@ class Piece(_PieceStart, frozen=True, gc=False, kw_only=True):
 
 
 class ReplicaCandidate(Struct, frozen=True, array_like=True):
-    """A replica that could get a request, and what a router knows of it."""
+    """A replica that could get a request, and what was known of it where that was decided."""
 
     replica: Annotated[str, Meta(description="Id of the replica.")]
     in_flight: Annotated[
@@ -250,7 +250,9 @@ class Routed(Struct, frozen=True, omit_defaults=True):
     """Why a router, or a gateway that held its lease, sent a request to the replica that got it."""
 
     router: Annotated[str, Meta(description="Id of the router.")]
-    seq: Annotated[int, Meta(description="Sequence of the last event that the router had folded.")]
+    seq: Annotated[
+        int, Meta(description="Sequence of the last event that was folded where it was chosen.")
+    ]
     candidates: Annotated[
         tuple[ReplicaCandidate, ...],
         Meta(description="The replicas that could get the request."),

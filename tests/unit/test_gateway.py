@@ -25,6 +25,7 @@ from nebula.events import envelope, subjects
 from nebula.events.failures import Failure
 from nebula.events.heartbeats import QueueLength, RouterHeartbeat
 from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, StillWanted, UnderWay, Unwanted
+from nebula.events.leases import Lease, LeasesAsked, LeasesGranted
 from nebula.events.record import parse_headers
 from nebula.events.state import NameBinding
 from nebula.store import inference_log
@@ -191,6 +192,31 @@ async def test_what_no_engine_has_sent_changes_nothing(bench: Bench, header: byt
     bench.hears("nebula.inference.responses.gw.r", header, b"")
     bench.says(HEAD, MIDDLE, LAST)
     assert text(await ended(delivery)) == b"one two three"
+
+
+async def test_what_a_router_has_lent_is_sent_to_directly_and_asked_with_reason(
+    bench: Bench,
+) -> None:
+    bench.gateway.leasing.leases.asks = True
+    status = RouterHeartbeat("router-1", {}, addressed=True)
+    told = subjects.router_status("router-1").encode()
+    bench.nats.heard[subjects.ROUTER_STATUS](told, b"", msgspec.json.encode(status))
+    bench.ask()
+    bench.gateway.leasing.report()
+    [report] = [each for each in bench.nats.posted if each.subject.startswith("nebula.leases.")]
+    asked = msgspec.json.decode(report.body, type=LeasesAsked)
+    version = bench.gateway.projection.state.replicas["chat-0"].version
+    answer = LeasesGranted(asked.serial, {"chat": (Lease("chat-0", version, 4),)})
+    granted = subjects.leases_granted("gw", "router-1").encode()
+    bench.nats.heard[subjects.leases_granted("gw", "*")](granted, b"", msgspec.json.encode(answer))
+    bench.ask(replace(REQUEST, id="direct"))
+    sent = bench.nats.posted[-1]
+    assert sent.subject == subjects.replica_requests("chat", "chat-0")
+    routed = envelope.read_routed(parse_headers(sent.header))
+    assert routed is not None
+    assert (routed.gateway, routed.router) == ("gw", "router-1")
+    bench.ask(replace(REQUEST, id="again", avoid="chat-0"))
+    assert bench.subjects[-1] == "requests.chat.router-1"
 
 
 async def test_requests_and_copies_go_to_the_routers_that_are_heard(bench: Bench) -> None:

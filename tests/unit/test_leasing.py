@@ -124,8 +124,9 @@ def test_a_lease_for_another_plan_is_not_used() -> None:
     assert gateway.take() is None
 
 
-def test_further_attempts_and_slack_ask_a_router() -> None:
+def test_further_attempts_what_avoids_a_replica_and_slack_ask_a_router() -> None:
     gateway = Gateway(1).lent(5)
+    assert gateway.take(replace(REQUEST, avoid="chat-0")) is None
     assert gateway.take(replace(REQUEST, attempt=2)) is None
     assert gateway.take(replace(REQUEST, slack=True)) is None
 

@@ -5,8 +5,9 @@ its routers do, with the same function, and where the replica that it would choo
 left it asks a router. It reports to one router for each model: the same one as all other gateways
 that hear the same routers.
 
-A further attempt at a request never goes directly, and none does while another request of this
-gateway for the same model waits in a router's line.
+A further attempt at a request never goes directly, nor does what is asked because an engine has
+failed, and none does while another request of this gateway for the same model waits in a router's
+line.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -156,7 +157,7 @@ class Leases:
         use = self._uses.get(request.model)
         if use is None:
             use = self._uses[request.model] = _Use(self._serial + 1)
-        if request.attempt > 1 or request.slack:
+        if request.attempt > 1 or request.avoid or request.slack:
             sent.by_routers += 1
             return None
         direct = self._choose(use, request, state, now)
