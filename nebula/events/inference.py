@@ -140,8 +140,8 @@ class Request(_RequestStart, frozen=True, gc=False, kw_only=True):
     version: Annotated[
         str,
         Meta(
-            description="Digest of the adapter's version that answers; if it is empty, it is filled "
-            "in where the replica is chosen."
+            description="Digest of the adapter's version that answers; a router, or a gateway with "
+            "a lease, fills it in if it is empty."
         ),
     ] = ""
     query: Annotated[str, Meta(description="Query string of the HTTP request, without `?`.")] = ""

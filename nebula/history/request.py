@@ -97,7 +97,7 @@ class _Way:
         self._state = state
         self._attempt = 0
         self._tried: dict[str, None] = {}
-        self._asked = self._queued = self._replica = self._broken = self._bound = ""
+        self._asked = self._queued = self._replica = self._broken = self._bound = self._direct = ""
         self._size = self._begun = 0
         self._given_up = False
 
@@ -132,12 +132,14 @@ class _Way:
             text = f"{gateway} asked again{again}, attempt {attempt}{through}"
             self._tell(message, text, [why])
         self._attempt, self._asked = attempt, router
-        self._queued = self._replica = self._broken = self.end = ""
+        self._queued = self._replica = self._broken = self._direct = self.end = ""
         self._given_up = False
 
     def _why_again(self, failed: str) -> str:
         if failed and self._broken:
             return f"{failed} had it: {self._broken}"
+        if failed and failed == self._direct and not self._replica:
+            return f"{failed} had not confirmed it"
         if failed:
             return (
                 f"{failed} had it: its engine was gone or silent, or a part of its answer was lost"
@@ -155,6 +157,7 @@ class _Way:
         routed = envelope.read_routed(message.headers)
         if routed is not None and routed.gateway:
             self._directly(message, routed.gateway)
+            self._direct = replica
         if routed is None:
             self._tell(message, f"sent to {replica}")
             return

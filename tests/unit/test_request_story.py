@@ -519,6 +519,14 @@ def test_a_gateway_that_sends_a_request_itself_says_under_whose_lease() -> None:
         routed(ReplicaCandidate("chat-0", 0), gateway="gw"), asked(3, attempt=2, avoid="chat-0")
     )
     assert "attempt 2" in texts(again)[2]
+    assert again.steps[2].reasons == ("chat-0 had not confirmed it",)
+    taken = piece(2, chunk=-1, replica="chat-0")
+    again = story(
+        routed(ReplicaCandidate("chat-0", 0), gateway="gw"),
+        taken,
+        asked(3, attempt=2, avoid="chat-0"),
+    )
+    assert again.steps[-1].reasons[0].startswith("chat-0 had it: ")
 
 
 def test_what_makes_no_sense_is_passed_over() -> None:
