@@ -133,7 +133,8 @@ def parse() -> argparse.Namespace:
         type=_names,
         default=["direct", "nebula", *PEERS],
         help="of direct, nebula, smg, vllm-router, litellm, dynamo [all]; nebula@FOLDER is "
-        "Nebula as it is in another checkout, nebula-keyed is asked with an API key and limits",
+        "Nebula as it is in another checkout, nebula-keyed (@FOLDER) is asked with an API key and "
+        "limits",
     )
     parser.add_argument(
         "--work",
@@ -169,9 +170,10 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     known = {"direct", NEBULA, KEYED, *PEERS}
     for name in options.ways:
-        if name not in known and not name.startswith("nebula@"):
+        way, _, folder = name.partition("@")
+        if way not in known or (folder and way not in (NEBULA, KEYED)):
             parser.error(f"--ways: there is no {name!r}")
-        if name.startswith("nebula@") and not (checkout(name) / "nebula").is_dir():
+        if folder and not (checkout(name) / "nebula").is_dir():
             parser.error(f"--ways: there is no Nebula in {checkout(name)}")
     if "vllm" in options.work and not any(name.startswith("nebula") for name in options.ways):
         parser.error("--work vllm: it is Nebula that starts the engine, so name it in --ways")

@@ -64,10 +64,6 @@ def block(headers: Mapping[str, str]) -> bytes:
     return f"NATS/1.0\r\n{''.join(lines)}\r\n".encode()
 
 
-NO_BODY = block({FAILURE: "unknown"})
-"""The header block of a gateway's reply if it does not have the body that an engine asks for."""
-
-
 def request_block(request: Request) -> bytes:
     """Return the header block of a request message; the part that most share is cached."""
     kind = request.content_type if request.content_type == JSON else ""
@@ -191,6 +187,8 @@ _USER_LINE = f"{USER}: ".encode()
 _CALLERS_LINE = f"{CALLER_IDS}: ".encode()
 _PLAN = f"{PLAN}: ".encode()
 _PLAN_LINE = b"\r\n" + _PLAN
+_PREFIX_LINE = f"\r\n{PREFIX}: ".encode()
+_SIZE_LINE = f"\r\n{SIZE}: ".encode()
 _ROUTED = f"{ROUTED}: ".encode()
 
 
@@ -203,6 +201,8 @@ def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
     common, _, own = header.partition(_OWN)
     first = _first_of(common)
     if first is not None:
+        own, prefix = _without(own, _PREFIX_LINE)
+        own, size = _without(own, _SIZE_LINE)
         identity, _, more = own.partition(b"\r\n")
         more, _, routed = more.partition(_ROUTED)
         if len(more) <= _COMMON_SIZE and (
@@ -222,9 +222,20 @@ def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
                     content_type=first.content_type,
                     user=told[0],
                     patience=first.patience,
+                    prefix=tuple(prefix.decode("ascii", "replace").split(",")) if prefix else (),
                     caller_ids=told[1],
+                    size=number(size) or 0,
                 )
     return read_request(model, parse_headers(header), body)
+
+
+def _without(own: bytes, line: bytes) -> tuple[bytes, bytes]:
+    """Return a request's own headers without a line, and its value, which each request has anew."""
+    before, found, after = own.partition(line)
+    if not found:
+        return own, b""
+    value, end, rest = after.partition(b"\r\n")
+    return before + end + rest, value
 
 
 @functools.lru_cache(maxsize=1024)

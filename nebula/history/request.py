@@ -275,7 +275,7 @@ def _wish(message: Message) -> str:
     adapter = _adapter(headers)
     if adapter:
         wish += f" with adapter {adapter!r}"
-    wish += f", {message.size} bytes"
+    wish += f", {headers.get(envelope.SIZE, message.size)} bytes"
     if envelope.PRIORITY in headers:
         wish += f", priority {headers[envelope.PRIORITY]}"
     if envelope.TIMEOUT in headers:

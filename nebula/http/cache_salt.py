@@ -26,25 +26,24 @@ def salt_of(tenant: str, given: bytes = b"") -> str:
     return hashlib.blake2b(of, digest_size=16, person=b"nebula-salt").hexdigest()
 
 
-def salted(endpoint: Endpoint, body: bytes, tenant: str) -> tuple[bytes, str]:
+def salted(endpoint: Endpoint, body: bytes, tenant: str, said: Raw) -> tuple[bytes, str]:
     """Return a JSON body with its tenant's salt, and the salt; "" if it has none.
 
-    `body` is a JSON object. What engines answer without a cache, and forms, stay as they are.
+    `body` is a JSON object, and `said` the JSON of the salt in it, empty if it has none. What
+    engines answer without a cache, and forms, stay as they are.
     """
     if not endpoint.computes or endpoint.form:
         return body, ""
-    if FIELD.encode() in body or b"\\u" in body:
+    if given := bytes(said):
         fields = _fields.decode(body)
-        given = bytes(fields.get(FIELD, b"null"))
         if given != b"null":
             if not _valid(given):
                 return body, ""  # the engine refuses it
             salt = salt_of(tenant, given)
             fields[FIELD] = Raw(msgspec.json.encode(salt))
             return msgspec.json.encode(fields), salt
-        if FIELD in fields:
-            del fields[FIELD]
-            body = msgspec.json.encode(fields)
+        del fields[FIELD]
+        body = msgspec.json.encode(fields)
     if not tenant:
         return body, ""
     salt = salt_of(tenant)

@@ -211,7 +211,7 @@ class InferenceRoutes:
             body = turn.body
         asked = await read(endpoint, kind, body) if endpoint.form else outline.read(endpoint, body)
         body, asked = quotas.within_reach(principal, endpoint, body, asked)
-        body, salt = salted(endpoint, body, principal.tenant)
+        body, salt = salted(endpoint, body, principal.tenant, asked.fields.cache_salt)
         who = asked.user or kept or identity
         route = self._routes.of(endpoint, asked.model, who, principal)
         binding, sent = route.binding, body

@@ -33,6 +33,7 @@ class Fields(Struct, frozen=True, gc=False):
     max_output_tokens: Raw = _EMPTY
     n: Raw = _EMPTY
     best_of: Raw = _EMPTY
+    cache_salt: Raw = _EMPTY
 
 
 NO_FIELDS = Fields()

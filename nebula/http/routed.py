@@ -77,4 +77,4 @@ def prefix_of(binding: NameBinding, prompt: bytes, salt: str) -> tuple[str, ...]
     if len(prompt) < BOUNDS[0]:
         return ()
     apart = f"{salt}\n{binding.adapter}" if salt else binding.adapter
-    return digests(apart.encode() + b"\0" + prompt)
+    return digests(prompt, apart.encode())

@@ -25,8 +25,8 @@ QUESTIONS = (
         "bodies",
         subjects.bodies("{gateway}"),
         "receive",
-        "An engine asks for a part of a request's body that is larger than a message, or for what "
-        "the client of a session has sent.",
+        "An engine asks for a part of a body that its request does not carry, or for what the "
+        "client of a session has sent.",
         BodyWanted,
         reply="the part, empty if a session's client has sent nothing for 5 s; a header "
         "`Nebula-Failure` if the attempt is not wanted any more",

@@ -39,6 +39,7 @@ class FastClient(Client):
         super().__init__()
         self._ps = self._parser = FastParser(self)
         self.arrivals: dict[int, Arrival] = {}
+        self.questions: dict[int, Arrival] = {}
         self._before: list[Callable[[], None]] = []
         self._writing = False
         self._unsent = 0
@@ -48,6 +49,15 @@ class FastClient(Client):
         # The server may answer the subscription before `subscribe` returns.
         self.arrivals[self._sid + 1] = arrival
         return await self.subscribe(subject, queue=queue)
+
+    async def listen_for_questions(self, subject: str, arrival: Arrival) -> Subscription:
+        """As `listen`, but `arrival` gets each message's reply subject, empty if it has none."""
+        self.questions[self._sid + 1] = arrival
+        return await self.subscribe(subject)
+
+    def ask(self, subject: str, reply: str, body: bytes) -> None:
+        """As `post`, with a reply subject. Raise nats-py's errors, as there."""
+        self.post(f"{subject} {reply}", b"", body)
 
     def post(self, subject: str, header: bytes = b"", body: bytes = b"") -> None:
         """Publish at the end of this turn of the event loop, with a prepared header block.
@@ -116,11 +126,12 @@ class FastClient(Client):
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:
-        arrival = self.arrivals.get(sid)
-        if arrival is None:
-            await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
-        else:
+        if (arrival := self.arrivals.get(sid)) is not None:
             arrival(subject, headers or b"", data)
+        elif (arrival := self.questions.get(sid)) is not None:
+            arrival(reply, headers or b"", data)
+        else:
+            await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
 
     async def publish(
         self,

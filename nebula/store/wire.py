@@ -18,7 +18,10 @@ from nats.protocol.parser import Parser
 log = logging.getLogger(__name__)
 
 Arrival: TypeAlias = Callable[[bytes, bytes, bytes], None]
-"""A callback of `listen`: gets the subject, the header block (empty if there is none), the body."""
+"""A callback of `listen`: gets the subject, the header block (empty if there is none), the body.
+
+A callback of `listen_for_questions` gets the reply subject in place of the subject.
+"""
 
 
 CLOSING = 1.0
@@ -31,9 +34,13 @@ _FIELDS = 4
 
 
 class Client(Protocol):
-    """The receiver of messages: `arrivals` by subscription, all others to `_process_msg`."""
+    """The receiver of messages: `arrivals` by subscription, all others to `_process_msg`.
+
+    `questions`: the arrivals that get the reply subject.
+    """
 
     arrivals: dict[int, Arrival]
+    questions: dict[int, Arrival]
     _pings_outstanding: int
 
     def write(self) -> None:
@@ -136,19 +143,23 @@ class FastParser(Parser):
             fields = data[at:line_end].split() if line_end >= 0 else []
             if len(fields) < _FIELDS or fields[0] not in _KINDS:
                 break
-            arrival = arrivals.get(int(fields[2]))
-            if arrival is None:
-                break
+            name = fields[1]
             header = body = line_end + 2
             if fields[0] == b"HMSG":
                 body += int(fields[-2])
+            arrival = arrivals.get(int(fields[2]))
+            if arrival is None:
+                arrival = self.nc.questions.get(int(fields[2]))
+                if arrival is None:
+                    break
+                name = _reply(fields)
             end = header + int(fields[-1])
             if end + 2 > size:
                 self._wanted = end + 2 - at
                 break
             at = end + 2
             try:
-                arrival(fields[1], data[header:body], data[body:end])
+                arrival(name, data[header:body], data[body:end])
             except Exception:
                 log.exception("a message on %r could not be processed", fields[1])
         return at
@@ -162,12 +173,15 @@ def _message(data: bytes, at: int, line_end: int) -> tuple[int, bytes, bytes, in
     """
     fields = data[at:line_end].split()
     header = body = line_end + 2
-    others = 4
     if fields[0] == b"HMSG":
         body += int(fields[-2])
-        others = 5
-    reply = fields[3] if len(fields) > others else b""
-    return int(fields[2]), fields[1], reply, header, body, header + int(fields[-1]) + 2
+    return int(fields[2]), fields[1], _reply(fields), header, body, header + int(fields[-1]) + 2
+
+
+def _reply(fields: list[bytes]) -> bytes:
+    """Return the reply subject of a message by its protocol line; b"" if it has none."""
+    others = 5 if fields[0] == b"HMSG" else 4
+    return fields[3] if len(fields) > others else b""
 
 
 class Reader(asyncio.StreamReader):

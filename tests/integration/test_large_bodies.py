@@ -1,4 +1,4 @@
-"""Requests that are larger than a message of NATS: whole, wherever they go and whatever dies."""
+"""Requests that do not carry their bodies: whole, wherever they go and whatever dies."""
 
 import asyncio
 import os
@@ -6,7 +6,10 @@ import signal
 
 import pytest
 
+from nebula.actors.gateway.large_bodies import CARRIED
 from nebula.engines.simulated_vectors import vector_of
+from nebula.events import subjects
+from nebula.store.inference_log import StoredMessage, look_up
 from nebula.store.server import MAX_PAYLOAD
 from tests.integration.asking import CHAT, EMBEDDINGS, chat, error
 from tests.integration.cluster import Cluster
@@ -42,6 +45,38 @@ async def test_a_request_of_two_messages_size_is_answered_as_any_other(embed: Cl
         answer = await http.post(EMBEDDINGS, json={"model": "embed", "input": TEXT})
     assert answer.status_code == 200, answer.text
     assert answer.json()["data"][0]["embedding"] == expected()
+
+
+async def sent(cluster: Cluster, request: str) -> list[StoredMessage]:
+    """The messages with which a request went to a router and to an engine."""
+    async with cluster.joined() as projection:
+        said = await look_up(projection.log.connection, request)
+    answers = subjects.responses("", "").removesuffix(".")
+    return [each for each in said if not each.subject.startswith(answers)]
+
+
+async def test_a_long_prompt_is_not_kept_with_its_request(embed: Cluster) -> None:
+    text = "many words " * (2 * CARRIED // 11)
+    async with embed.http() as http:
+        answer = await http.post(EMBEDDINGS, json={"model": "embed", "input": text})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["data"][0]["embedding"] == list(vector_of(text, DIMENSIONS))
+    request = answer.headers["x-request-id"]
+    messages = await sent(embed, request)
+    assert messages
+    assert {each.size for each in messages} == {0}
+    told = await embed.nebula("why", "request", request)
+    assert f"{len(answer.request.content)} bytes" in " ".join(told.out.split())
+
+
+async def test_a_long_prompt_whose_answer_is_kept_travels_with_its_request(embed: Cluster) -> None:
+    text = "many words " * (2 * CARRIED // 11)
+    asked = {"model": "embed", "input": text}
+    async with embed.http() as http:
+        answer = await http.post(EMBEDDINGS, json=asked, headers={"X-Resumable": "true"})
+    assert answer.status_code == 200, answer.text
+    messages = await sent(embed, answer.headers["x-request-id"])
+    assert {each.size for each in messages} == {len(answer.request.content)}
 
 
 async def test_one_whose_engine_dies_is_handed_out_again(embed: Cluster) -> None:

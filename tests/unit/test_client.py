@@ -29,8 +29,9 @@ from nebula.store.wire import DirectTransport, FastParser, Reader
 
 pytestmark = pytest.mark.anyio
 
-LISTENED, SUBSCRIBED = 1, 2
-"""A subscription that is listened to, and one that is nats-py's."""
+LISTENED, SUBSCRIBED, ASKED = 1, 2, 3
+"""A subscription that is listened to, one that is nats-py's, and one that is listened to for
+questions."""
 
 
 class Heard:
@@ -42,11 +43,15 @@ class Heard:
         self.resets_at_ping = False
         self.parser = FastParser(cast("FastClient", self))
         self.arrivals = {LISTENED: self.arrival}
+        self.questions = {ASKED: self.question}
 
     def arrival(self, subject: bytes, header: bytes, body: bytes) -> None:
         if subject == b"raises":
             raise ValueError(subject)
         self.all.append(("listened", subject, header, body))
+
+    def question(self, reply: bytes, header: bytes, body: bytes) -> None:
+        self.all.append(("asked", reply, header, body))
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
@@ -95,6 +100,8 @@ def heard_of(
     """What is told of that message."""
     if sid == LISTENED:
         return ("listened", subject, header, body)
+    if sid == ASKED:
+        return ("asked", reply, header, body)
     return ("subscribed", sid, subject, reply, header or None, body)
 
 
@@ -107,7 +114,7 @@ messages = st.builds(
     lambda *parts: dict(zip(("subject", "body", "sid", "reply", "header"), parts, strict=True)),
     subjects,
     bodies,
-    st.sampled_from([LISTENED, SUBSCRIBED, 33]),
+    st.sampled_from([LISTENED, SUBSCRIBED, ASKED, 33]),
     st.sampled_from([b"", b"_INBOX.reply"]),
     st.sampled_from([b"", b"NATS/1.0\r\nA: b\r\n\r\n", b"NATS/1.0 503\r\n\r\n"]),
 )

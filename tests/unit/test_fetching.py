@@ -1,23 +1,22 @@
-"""How an engine fetches a body that is larger than a message, and how a gateway hands it out."""
+"""How an engine fetches a body that its request does not carry, and how a gateway hands it out."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+import asyncio
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nats.aio.msg import Msg
-from nats.errors import NoRespondersError
-from nats.errors import TimeoutError as NatsTimeout
+from nats.errors import OutboundBufferLimitError
 
-from nebula.actors.engine.fetching import TRIES, BodyLost, fetch
-from nebula.actors.gateway.large_bodies import LargeBodies
+from nebula.actors.engine import fetching
+from nebula.actors.engine.fetching import TRIES, BodyFetcher, BodyLost
+from nebula.actors.gateway.large_bodies import CARRIED, LargeBodies
 from nebula.events.envelope import HEADER_ROOM
 from nebula.events.inference import BodyWanted, Request
-from nebula.events.record import parse_headers
+from nebula.store.connection import Listener
+from nebula.store.wire import Arrival
 
 pytestmark = pytest.mark.anyio
 
@@ -30,29 +29,52 @@ class Nats:
     def __init__(self, room: int) -> None:
         self.max_body = room + HEADER_ROOM
         self.client = self
-        self.failures: list[Exception] = []
+        self.failures: list[Exception | bytes | None] = []
         self.asked: list[BodyWanted] = []
         self.bodies = LargeBodies(self, "g1", self.gives)  # type: ignore[arg-type]
+        self.engine = BodyFetcher(self)  # type: ignore[arg-type]
         self.inbox = OWN
-        self._reply: tuple[bytes, bytes] = (b"", b"")
+        self.said: list[tuple[bytes, bytes]] = []
 
     def gives(self, identity: str, reply: str) -> bool:
         assert identity == "r1"
-        return reply == OWN
+        return reply.startswith(OWN)
+
+    def new_inbox(self) -> str:
+        return OWN
+
+    async def listen(self, subject: str, arrival: Arrival) -> None:
+        assert subject == f"{OWN}.*"
+        self.answered = arrival
+
+    async def listen_for_questions(self, subject: str, arrival: Arrival) -> None:
+        assert subject == "nebula.bodies.g1"
+        self.wanted = arrival
+
+    def on_reconnect(self, listener: Listener) -> None:
+        self.reconnected = listener
 
     def post(self, subject: str, header: bytes, body: bytes) -> None:
         assert len(body) <= self.max_body - HEADER_ROOM
-        self._reply = header, body
+        self.said.append((header, body))
+        self.answered(subject.replace(self.inbox, OWN).encode(), header, body)
 
-    async def request(self, subject: str, body: bytes, timeout: float) -> Any:
+    def ask(self, subject: str, reply: str, body: bytes) -> None:
         assert subject == "nebula.bodies.g1"
         if self.failures:
-            raise self.failures.pop(0)
+            failure = self.failures.pop(0)
+            if isinstance(failure, Exception):
+                raise failure
+            if failure is not None:
+                self.answered(reply.encode(), failure, b"")
+            return
         self.asked.append(msgspec.json.decode(body, type=BodyWanted))
-        message = SimpleNamespace(data=body, reply=self.inbox)
-        await self.bodies._on_wanted(message)  # type: ignore[arg-type]
-        header, part = self._reply
-        return SimpleNamespace(data=part, headers=parse_headers(header) if header else None)
+        self.wanted(reply.replace(OWN, self.inbox).encode(), b"", body)
+
+    async def fetch(self, request: Request) -> bytes:
+        await self.bodies.listen()
+        await self.engine.listen()
+        return await self.engine.fetch(request)
 
 
 def request(body: bytes, attempt: int = 1) -> Request:
@@ -71,43 +93,75 @@ async def test_the_parts_are_the_body_and_none_is_larger_than_a_message(
 ) -> None:
     nats = Nats(room)
     nats.bodies.hold(request(body))
-    assert await fetch(nats, sent(body)) == body  # type: ignore[arg-type]
+    assert await nats.fetch(sent(body)) == body
     assert len(nats.asked) == -(-len(body) // room)
     assert nats.bodies.fits(body), "it fits into one message of any server that is not refused"
 
 
 @given(length=st.integers(0, 20_000), room=st.integers(8 * 1024, 12 * 1024))
-def test_a_body_that_fits_into_a_message_is_not_fetched(length: int, room: int) -> None:
+def test_a_body_that_fits_into_a_message_can_travel_in_it(length: int, room: int) -> None:
     assert Nats(room).bodies.fits(bytes(length)) == (length <= room)
 
 
-async def test_a_part_that_is_lost_on_its_way_is_asked_for_again() -> None:
-    nats = Nats(2)
-    nats.bodies.hold(request(b"12345"))
-    nats.failures = [NatsTimeout()] * (TRIES - 1)
-    assert await fetch(nats, sent(b"12345")) == b"12345"  # type: ignore[arg-type]
+@given(length=st.integers(0, 2 * CARRIED), keep=st.booleans(), own=st.booleans())
+def test_a_request_carries_its_body_if_it_is_small_or_outlives_its_gateway(
+    length: int, keep: bool, own: bool
+) -> None:
+    asked = msgspec.structs.replace(
+        request(bytes(length)), keep=keep, gateway="g1" if own else "nobody"
+    )
+    room = 3 * CARRIED // 2
+    carried = length <= room and (length <= CARRIED or keep or not own)
+    assert Nats(room).bodies.carried(asked) == carried
 
 
-@pytest.mark.parametrize("failures", [[NoRespondersError()], [NatsTimeout()] * TRIES])
-async def test_the_body_of_a_gateway_that_is_gone_is_lost(failures: list[Exception]) -> None:
+async def test_a_part_that_is_lost_on_its_way_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetching, "PART_PATIENCE", 0.01)
     nats = Nats(2)
     nats.bodies.hold(request(b"12345"))
-    nats.failures = failures
+    nats.failures = [None, OutboundBufferLimitError()]
+    assert len(nats.failures) < TRIES
+    assert await nats.fetch(sent(b"12345")) == b"12345"
+
+
+async def test_a_part_that_was_under_way_when_nats_was_lost_is_asked_for_at_once() -> None:
+    nats = Nats(8)
+    nats.bodies.hold(request(b"12345"))
+    nats.failures = [None] * (TRIES + 1)
+    fetched = asyncio.create_task(nats.fetch(sent(b"12345")))
+    while nats.failures:
+        await asyncio.sleep(0)
+        if nats.engine._waiting:
+            await nats.reconnected()
+    assert await fetched == b"12345"
+
+
+@pytest.mark.parametrize("failures", [[b"NATS/1.0 503\r\n\r\n"], [None] * TRIES])
+async def test_the_body_of_a_gateway_that_is_gone_is_lost(
+    failures: list[Exception | bytes | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "PART_PATIENCE", 0.01)
+    nats = Nats(2)
+    nats.bodies.hold(request(b"12345"))
+    nats.failures = failures.copy()
     with pytest.raises(BodyLost, match="gateway"):
-        await fetch(nats, sent(b"12345"))  # type: ignore[arg-type]
+        await nats.fetch(sent(b"12345"))
+    assert not nats.engine._waiting
 
 
 async def test_an_attempt_that_is_not_wanted_any_more_gets_no_part() -> None:
     nats = Nats(2)
     with pytest.raises(BodyLost, match="does not want it any more"):
-        await fetch(nats, sent(b"12345"))  # type: ignore[arg-type]
+        await nats.fetch(sent(b"12345"))
     nats.bodies.hold(request(b"12345", attempt=2))
     with pytest.raises(BodyLost, match="does not want it any more"):
-        await fetch(nats, sent(b"12345"))  # type: ignore[arg-type]
-    assert await fetch(nats, sent(b"12345", attempt=2)) == b"12345"  # type: ignore[arg-type]
+        await nats.fetch(sent(b"12345"))
+    assert await nats.fetch(sent(b"12345", attempt=2)) == b"12345"
     nats.bodies.forget("r1")
     with pytest.raises(BodyLost, match="does not want it any more"):
-        await fetch(nats, sent(b"12345", attempt=2))  # type: ignore[arg-type]
+        await nats.fetch(sent(b"12345", attempt=2))
 
 
 async def test_a_part_goes_to_no_inbox_of_another_engine() -> None:
@@ -115,29 +169,29 @@ async def test_a_part_goes_to_no_inbox_of_another_engine() -> None:
     nats.bodies.hold(request(b"12345"))
     nats.inbox = OTHER
     with pytest.raises(BodyLost, match="does not want it any more"):
-        await fetch(nats, sent(b"12345"))  # type: ignore[arg-type]
+        await nats.fetch(sent(b"12345"))
 
 
 async def test_a_part_goes_to_no_subject_that_is_not_an_inbox() -> None:
     nats = Nats(2)
     nats.bodies.hold(request(b"12345"))
-    nats.inbox = "nebula.events.model.chat.ModelLoadRequested"
-    nats.gives = lambda *_: True  # type: ignore[method-assign]
-    with pytest.raises(BodyLost):
-        await fetch(nats, sent(b"12345"))  # type: ignore[arg-type]
+    nats.bodies._gives = lambda *_: True
+    await nats.bodies.listen()
+    question = msgspec.json.encode(BodyWanted("r1", 1, 0, 2))
+    nats.wanted(b"nebula.events.model.chat.ModelLoadRequested", b"", question)
+    assert nats.said == []
 
 
 async def test_a_size_that_was_never_true_ends_the_attempt() -> None:
     nats = Nats(2)
     nats.bodies.hold(request(b"12345"))
     with pytest.raises(BodyLost, match="5 bytes of it, and not 9"):
-        await fetch(nats, sent(b"12345", size=9))  # type: ignore[arg-type]
+        await nats.fetch(sent(b"12345", size=9))
 
 
 @pytest.mark.parametrize("question", [b"", b"{", b'{"request":1}', b'{"offset":-1}'])
 async def test_what_is_not_a_question_is_passed_over(question: bytes) -> None:
     nats = Nats(2)
-    message = SimpleNamespace(data=question, reply=OWN)
-    await nats.bodies._on_wanted(message)  # type: ignore[arg-type]
-    assert nats._reply == (b"", b"")
-    assert isinstance(message, SimpleNamespace | Msg)
+    await nats.bodies.listen()
+    nats.wanted(OWN.encode(), b"", question)
+    assert nats.said == []

@@ -70,6 +70,9 @@ class Nats:
     async def listen(self, subject: str, arrival: Callable[..., Any], queue: str = "") -> None:
         self.heard[subject] = arrival
 
+    async def listen_for_questions(self, subject: str, arrival: Callable[..., Any]) -> None:
+        self.heard[subject] = arrival
+
     async def subscribe(self, subject: str, cb: Callable[..., Any]) -> None:
         self.heard[subject] = cb
 

@@ -111,6 +111,7 @@ def test_what_was_wished_for_is_told() -> None:
         "priority -1, within 9.000 s, to be resumable"
     ]
     assert told.headline == "request r1 has no answer yet"
+    assert "9000 bytes" in texts(story(asked(size=9000)))[0], "of a body that it does not carry"
 
 
 def test_what_a_resuming_gateway_gave_up_too_soon_ends_as_its_engine_ended_it() -> None:

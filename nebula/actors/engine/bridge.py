@@ -33,7 +33,7 @@ from nebula.actors.engine.exchange import (
     Scope,
     Send,
 )
-from nebula.actors.engine.fetching import BodyLost, fetch
+from nebula.actors.engine.fetching import BodyFetcher, BodyLost
 from nebula.actors.engine.liveness import Liveness
 from nebula.actors.engine.load import get, healthy, read_load, read_name
 from nebula.actors.engine.progress import whose
@@ -107,6 +107,7 @@ class EngineBridge:
         self._cache = CacheTeller(self._connection, self._settings.model, self._settings.replica)
         self._questions = count()
         self._living: list[asyncio.Task[None]] = []
+        self._bodies = BodyFetcher(self._connection)
         self._liveness = Liveness(app)
         self._adapters = Adapters(app)
 
@@ -168,6 +169,7 @@ class EngineBridge:
 
     async def _listen(self) -> None:
         settings, client = self._settings, self._connection.client
+        await self._bodies.listen()
         await client.listen(
             subjects.replica_requests(settings.model, settings.replica), self._on_request
         )
@@ -299,7 +301,7 @@ class EngineBridge:
         request = exchange.request
         try:
             if request.size:
-                exchange.comes(await fetch(self._connection, request))
+                exchange.comes(await self._bodies.fetch(request))
             scope = exchange.scope()
             scope.update(self._state)
             if "state" in scope:

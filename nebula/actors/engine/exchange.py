@@ -63,8 +63,9 @@ messages with 64 KiB of headers."""
 ANSWER_HEADER_ROOM = 64 * 1024
 """Bytes that the headers of an answer's first message may take."""
 
-_TEXTS = ("application/json", "text/event-stream")
-"""Content types of answers that name a model, or report errors, in their text."""
+_EVENTS = "text/event-stream"
+_TEXTS = ("application/json", _EVENTS)
+"""Content types of answers that name a model in their text; events may also report an error."""
 
 FITS = 4 * 1024
 """Bytes that fit into one message of any server, so that most answers need not ask."""
@@ -103,7 +104,7 @@ class EngineExchange:
     _body: bytes | None = None
     _status = 0
     _content_type = ""
-    _is_text = False
+    _is_text = _is_stream = False
     _retry_after: int | None = None
     _fields: HeaderFields = ()
     _forcing: asyncio.TimerHandle | None = None
@@ -176,6 +177,7 @@ class EngineExchange:
                 elif key not in _HELD_BACK:
                     self._fields += (self._field(key, value),)
             self._is_text = self._content_type.startswith(_TEXTS)
+            self._is_stream = self._content_type.startswith(_EVENTS)
             if self._fields and carried_fields.size(self._fields) > FIELDS_SIZE:
                 self._refuse_fields()
             return
@@ -266,7 +268,7 @@ class EngineExchange:
             self._spoke(
                 self._loop.time()
             )  # the engine's core may not have seen what its server refuses
-        if self._is_text and (_ERROR in body or _ANTHROPIC_ERROR in body) and self._status == 200:
+        if self._is_stream and (_ERROR in body or _ANTHROPIC_ERROR in body) and self._status == 200:
             self.failed = self.failed or _told(body)
         if len(body) > FITS:
             most = self._connection.max_body

@@ -34,7 +34,7 @@ class Sending:
 
     def send(self, request: Request, router: str, direct: Direct | None = None) -> None:
         """Send an attempt: `direct`ly, else to a router, "" for any. Raise NatsError."""
-        if not self._large.fits(request.body):
+        if not self._large.carried(request):
             self._large.hold(request)
             request = replace(request, body=b"", size=len(request.body))
         header = envelope.request_block(request)

@@ -164,7 +164,7 @@ class LineRequests:
         if not gateway.able:
             raise Later(AGAIN)
         body, asked = quotas.within_reach(principal, endpoint, body, asked)
-        body, salt = salted(endpoint, body, principal.tenant)
+        body, salt = salted(endpoint, body, principal.tenant, asked.fields.cache_salt)
         user = asked.user or batch.id
         route = route_of(gateway, endpoint, asked.model, user, may_use=principal.may_use)
         if route.name != asked.model:
