@@ -21,6 +21,7 @@ from nebula.http.app import create_app
 from nebula.http.authentication import key_ring
 from nebula.http.batches.line_requests import LineRequests
 from nebula.http.batches.line_worker import LineWorker
+from nebula.http.guard import Guard
 from nebula.http.inference import InferenceRoutes, Limits
 from nebula.http.origins import Doors
 from nebula.http.principals import KeyRing
@@ -44,10 +45,10 @@ log = logging.getLogger(__name__)
 class _Server(QuietServer):
     """The server of a gateway."""
 
-    def __init__(self, config: uvicorn.Config, capacity: Capacity) -> None:
+    def __init__(self, config: uvicorn.Config, made: Callable[..., HttpConnection]) -> None:
         super().__init__(config)
         self.up = asyncio.Event()
-        self._capacity = capacity
+        self._made = made
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
@@ -56,8 +57,12 @@ class _Server(QuietServer):
 
     def protocol(self) -> asyncio.Protocol:
         """Return the protocol of a connection that is handed to this process."""
-        state = self.lifespan.state
-        return HttpConnection(self.config, self.server_state, state, capacity=self._capacity)
+        return self._made(self.config, self.server_state, self.lifespan.state)
+
+    def take_over(self) -> None:
+        """Have tasks answer all running requests: they are waited for."""
+        for connection in tuple(self.server_state.connections):
+            cast("HttpConnection", connection).take_over()
 
     def give_up_arriving(self) -> None:
         """Refuse the requests that have not arrived completely."""
@@ -93,16 +98,18 @@ async def serve_http(
     listening = listened(place) if at_work is None else []
     if isinstance(place, HostPort):
         actor.figures.address = reached_at(place.host, place.port)
+    short_way = app.short_way if isinstance(app, Guard) else None
     capacity = Capacity(actor.bodies, open_files=raise_open_files(), keep_alive=keep_alive)
     if at_work is not None:
         capacity.left = at_work.left
+    made = partial(HttpConnection, capacity=capacity, short_way=short_way)
     server = _Server(
         uvicorn.Config(
             app,
             root_path=doors.root,
             interface="asgi3",
             loop="none",
-            http=partial(HttpConnection, capacity=capacity),  # type: ignore[arg-type]
+            http=made,  # type: ignore[arg-type]
             ws="none",
             access_log=False,
             log_config=None,
@@ -110,7 +117,7 @@ async def serve_http(
             proxy_headers=False,
             timeout_graceful_shutdown=UNREAD_LAST,
         ),
-        capacity,
+        made,
     )
     server.server_state.tasks = stopping.under_way  # uvicorn's set of the requests that run
     log.info(
@@ -122,6 +129,7 @@ async def serve_http(
     )
 
     def signalled() -> None:
+        server.take_over()
         stopping.signal()
         server.force_exit = stopping.at_once  # it waits for no connection then
 

@@ -1,5 +1,6 @@
 """The Litestar application: its routes and their dependencies."""
 
+import asyncio
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -23,6 +24,7 @@ from nebula.http.routes import HANDLERS
 from nebula.http.scanning import Scans
 from nebula.http.semantics import Semantics
 from nebula.http.server.stopping import Stopping
+from nebula.http.short_way import ShortWay
 from nebula.http.shown_log import GatewayLog
 from nebula.http.sign_in.provider import Provider
 from nebula.http.starting import check_started
@@ -90,6 +92,12 @@ def create_app(
     root_path.check(root, paths.served_by(litestar))
     inference = routes(Semantics(litestar), gateway, limits, kept, root)
     app = stopping.around(inference) if stopping else inference
-    known = Authentication(app, gateway, key_ring(gateway, doors), doors)
+    keys = key_ring(gateway, doors)
+    known = Authentication(app, gateway, keys, doors)
     guard = Guard(known, doors)
-    return Cors(guard, doors) if doors.origins else guard
+    if doors.origins:
+        return Cors(guard, doors)
+    if type(inference) is InferenceRoutes:
+        begun = stopping.begun if stopping else asyncio.Event()
+        guard.short_way = ShortWay(inference, guard, keys, begun)
+    return guard

@@ -3,7 +3,7 @@
 It runs before the hot paths too, so it reads a request's headers once and remembers allowed hosts.
 """
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +11,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from nebula.http.dialects import dialect_for
 from nebula.http.errors import ApiError
-from nebula.http.field_lines import read_once
+from nebula.http.field_lines import FieldLines, read_once
 from nebula.http.origins import (
     BadHost,
     Doors,
@@ -50,6 +50,8 @@ class Guard:
         self._doors = doors
         self._refusal_of_host = lru_cache(_REMEMBERED)(self._look_at_host)
         self._checked = self._check
+        self.short_way: Callable[[Any, bytes], bool] | None = None
+        """Answers requests that were allowed before, past `app`; None if it must see them all."""
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one ASGI connection."""
@@ -58,6 +60,11 @@ class Guard:
             if refusal is not None:
                 return fail(refusal, send, dialect_for(scope["path"], scope["headers"]))
         return self._app(scope, receive, send)
+
+    def allowed_before(self, lines: FieldLines) -> bool:
+        """Return whether a request with these fields and this path was allowed before."""
+        found = lines.facts.get(self._checked)
+        return found is not None and found[0] is None
 
     def _check(self, scope: Any) -> tuple[ApiError | None]:
         return (self.refusal(scope["headers"], scope["path"]),)

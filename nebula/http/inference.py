@@ -18,7 +18,7 @@ from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.allowance import Reservation, settle
 from nebula.actors.gateway.answer import prepared
 from nebula.actors.gateway.budget import Hold
-from nebula.actors.gateway.delivery import new_id
+from nebula.actors.gateway.delivery import Delivery, new_id
 from nebula.actors.gateway.idempotency import (
     KeyReused,
     TooManyClaims,
@@ -30,16 +30,14 @@ from nebula.actors.gateway.mirroring import Mirror
 from nebula.actors.gateway.names import Route, shadow
 from nebula.actors.gateway.not_served import NotServed
 from nebula.events.endpoints import ENDPOINTS, REALTIME, Endpoint
-from nebula.events.envelope import JSON
-from nebula.events.inference import LOAD_PATIENCE, HeaderFields, Request
+from nebula.events.inference import LOAD_PATIENCE, Request
 from nebula.events.memory import MIB
-from nebula.http import outline, own_fields, paths, quotas, request_ids, turned_away
+from nebula.http import outline, own_fields, paths, quotas, turned_away
 from nebula.http.bodies import ClientLeft, read_body
-from nebula.http.cache_salt import salted
 from nebula.http.capturing import capture
+from nebula.http.composing import Composed, Composer, asks_of
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.field_lines import read_once
-from nebula.http.forwarding import forwarded
 from nebula.http.principals import required
 from nebula.http.quota_fields import AllLimitLines
 from nebula.http.realtime import Realtime
@@ -48,7 +46,6 @@ from nebula.http.responses import turns
 from nebula.http.responses.recording import Recorded
 from nebula.http.responses.turns import Turn
 from nebula.http.resuming import resume
-from nebula.http.routed import Routes, prefix_of
 from nebula.http.server.cycle import LINES, whole_of
 from nebula.http.starting import starting
 from nebula.http.uploads import read
@@ -85,30 +82,6 @@ class Limits(Struct, frozen=True):
         return self.body
 
 
-class _Asks(Struct, frozen=True, gc=False):
-    """What the fields and the query of a request ask for, apart from its body."""
-
-    timeout: float | None
-    kept: str | None
-    content_type: str
-    query: str
-    forwarded: HeaderFields
-    caller_ids: tuple[str, ...]
-
-
-def _asks(scope: HTTPScope) -> _Asks:
-    """Read the fields of a request. Raise ApiError 400, 431."""
-    fields = own_fields.fields(scope)
-    return _Asks(
-        own_fields.time_limit(fields),
-        own_fields.kept(fields),
-        fields.get(b"content-type", b"").decode("latin-1"),
-        scope["query_string"].decode("latin-1"),
-        forwarded(fields),
-        request_ids.texts(fields),
-    )
-
-
 class InferenceRoutes:
     """An ASGI application for OpenAI's inference paths; `rest` answers all other paths.
 
@@ -125,13 +98,13 @@ class InferenceRoutes:
     ) -> None:
         self._rest = rest
         self._responses = responses
-        self._gateway = gateway
-        self._limits = limits
+        self.gateway = gateway
+        self.limits = limits
         self._root = root
         self._mirror = Mirror(gateway)
-        self._routes = Routes(gateway, root)
-        self._limit_lines = AllLimitLines(gateway.limiting)
+        self.limit_lines = AllLimitLines(gateway.limiting)
         patience = limits.patience
+        self.composer = Composer(gateway, patience.load, root)
         self._realtime = Realtime(gateway, patience.load, patience.idle, root)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -152,31 +125,39 @@ class InferenceRoutes:
     async def _infer(
         self, endpoint: Endpoint, scope: HTTPScope, receive: Receive, send: Send
     ) -> None:
-        hold = Hold(self._gateway.bodies)
+        hold = Hold(self.gateway.bodies)
         reserved: Reservation = []
         try:
-            await self._answer(endpoint, scope, receive, send, hold, reserved)
+            answering = self._answer(endpoint, scope, receive, send, hold, reserved)
+            await self.or_error(answering, endpoint, scope, send)
+        finally:
+            hold.release()
+            if reserved:
+                settle(reserved, None)
+
+    async def or_error(
+        self, answering: Awaitable[None], endpoint: Endpoint, scope: HTTPScope, send: Send
+    ) -> None:
+        """Let a request be answered, or send its client an error."""
+        try:
+            await answering
         except ApiError as error:
-            turned_away.count(self._gateway, endpoint.path, scope, error)
+            turned_away.count(self.gateway, endpoint.path, scope, error)
             await fail(error, send, endpoint.dialect)
         except NotServed as error:
             refusal = unavailable(str(error), error.retry_after)
-            turned_away.count(self._gateway, endpoint.path, scope, refusal)
+            turned_away.count(self.gateway, endpoint.path, scope, refusal)
             await fail(refusal, send, endpoint.dialect)
         except ClientLeft:
-            turned_away.count(self._gateway, endpoint.path, scope, None)
+            turned_away.count(self.gateway, endpoint.path, scope, None)
         except ConnectionAbortedError:
             raise
         except Exception as error:
             log.exception("a request to %s failed", endpoint.path)
             text = f"internal error: {type(error).__name__}"
             broken = ApiError(500, text, kind="internal_error")
-            turned_away.count(self._gateway, endpoint.path, scope, broken)
+            turned_away.count(self.gateway, endpoint.path, scope, broken)
             await fail(broken, send, endpoint.dialect)
-        finally:
-            hold.release()
-            if reserved:
-                settle(reserved, None)
 
     async def _answer(
         self,
@@ -191,7 +172,7 @@ class InferenceRoutes:
 
         `reserved`: gets what the request reserves of its limits, until it is sent.
         """
-        gateway, limits = self._gateway, self._limits
+        gateway, limits = self.gateway, self.limits
         if scope["method"] != "POST":
             path = f"{self._root}{endpoint.path}"
             raise paths.wrong_method(scope["method"], path, _ALLOW[1].decode())
@@ -199,8 +180,8 @@ class InferenceRoutes:
             raise starting(gateway)
         principal = required(scope, "infer")
         gateway.admit()
-        asks = read_once(scope, _asks)
-        kept, kind = asks.kept, asks.content_type if endpoint.form else JSON
+        asks = read_once(scope, asks_of)
+        kept = asks.kept
         headers = own_fields.by_name(scope)
         body = await read_body(receive, headers, limits.body_for(gateway), hold)
         identity, key = new_id(), principal.owner
@@ -209,52 +190,24 @@ class InferenceRoutes:
             limit = limits.body_for(gateway)
             turn = await turns.read_turn(self._responses, body, key, identity, limit)
             body = turn.body
-        asked = await read(endpoint, kind, body) if endpoint.form else outline.read(endpoint, body)
-        body, asked = quotas.within_reach(principal, endpoint, body, asked)
-        body, salt = salted(endpoint, body, principal.tenant, asked.fields.cache_salt)
-        who = asked.user or kept or identity
-        route = self._routes.of(endpoint, asked.model, who, principal)
-        binding, sent = route.binding, body
-        if route.name != asked.model:
-            body = outline.renamed(body, route.name, kind)
-        quota = quotas.quota_of(gateway.projection.state, principal, binding.model)
-        priority = asked.priority
-        if quota is not None and quota.shapes:
-            body = (
-                quotas.shaped_form(quota, endpoint, kind, body, asked.lengths)
-                if endpoint.form
-                else quotas.shaped(quota, endpoint, body, asked)
-            )
-            priority = quota.priority(priority)
-        request = Request(
-            identity,
-            gateway.id,
-            binding.model,
-            endpoint.path,
-            body,
-            adapter=binding.adapter,
-            content_type=kind,
-            user=f"{key}/{asked.user}" if asked.user else key,
-            priority=priority,
-            patience=limits.patience.load,
-            timeout=asks.timeout,
-            prefix=prefix_of(binding, asked.prompt, salt),
-            query=asks.query,
-            fields=asks.forwarded,
-            caller_ids=asks.caller_ids if turn is None else (*asks.caller_ids, turn.head.id),
-        )
+        if endpoint.form:
+            asked = await read(endpoint, asks.content_type, body)
+        else:
+            asked = outline.read(endpoint, body)
+        response = "" if turn is None else turn.head.id
+        composed = self.composer.compose(endpoint, principal, asks, body, asked, identity, response)
+        request, quota = composed.request, composed.quota
         stream = endpoint.streams and streams(asked.stream)
         if turn is not None and turn.stored and (turn.wishes.background or kept is not None):
             made = (turn, request, (kept or "").encode("latin-1"), original)
             await turns.give_made(self._responses, made, receive, send, stream=stream)
             return
         if quota is not None:
-            tokens = quotas.tokens_of(gateway, quota, endpoint, binding.model, asked)
-            found = gateway.limiting.reserve(quota.limited, tokens)
+            found = gateway.limiting.reserve(quota.limited, composed.tokens)
             if found is None:
-                found = await quotas.reserved(gateway, quota, tokens, endpoint.dialect)
+                found = await quotas.reserved(gateway, quota, composed.tokens, endpoint.dialect)
             reserved += found
-            scope["state"][LINES] = self._limit_lines.of(quota.limited, endpoint.dialect)
+            scope["state"][LINES] = self.limit_lines.of(quota.limited, endpoint.dialect)
         if stream:
             request = prepared(request)
         if not gateway.connection.connected:
@@ -271,12 +224,7 @@ class InferenceRoutes:
                     gateway, request.id, key, 0, receive, send, around=around, dialect=dialect
                 )
                 return
-        delivery = gateway.ask(request, binding, idle=limits.patience.idle)
-        if reserved:
-            delivery.reserved = reserved.copy()
-            reserved.clear()
-        if route.mirror or route.wake:
-            self._copy(request, route, sent)
+        delivery = self.send(request, composed, reserved)
         source: Source = delivery
         recorded: Recorded | None = None
         captured = capture(gateway, delivery, original) if gateway.capturing.rules else None
@@ -284,9 +232,8 @@ class InferenceRoutes:
         if turn is not None:
             source = recorded = self._recorded(turn, source)
         try:
-            served_by = route.name if route.name != asked.model else ""
             await relay(
-                *(source, receive, send, served_by),
+                *(source, receive, send, composed.served_by),
                 stream=stream,
                 dialect=endpoint.dialect,
                 whole=whole_of(send),
@@ -298,13 +245,27 @@ class InferenceRoutes:
             if recorded is not None:
                 await recorded.close()
 
+    def send(self, request: Request, composed: Composed, reserved: Reservation) -> Delivery:
+        """Send a request, and its copies. Raise NotServed.
+
+        The delivery takes over what is `reserved`, which is empty then.
+        """
+        route, gateway = composed.route, self.gateway
+        delivery = gateway.ask(request, route.binding, idle=self.limits.patience.idle)
+        if reserved:
+            delivery.reserved = reserved.copy()
+            reserved.clear()
+        if route.mirror or route.wake:
+            self._copy(request, route, composed.sent)
+        return delivery
+
     def _recorded(self, turn: Turn, source: Source, *, again: bool = False) -> Recorded:
         """Return the answer to a request for a response, to be stored if it is to be."""
         return Recorded(source, self._responses, turn.head, stored=turn.stored, again=again)
 
     def _copy(self, request: Request, route: Route, original: bytes) -> None:
         """Send copies of a request to the models that mirror it."""
-        state = self._gateway.projection.state
+        state = self.gateway.projection.state
         if route.wake:
             model = state.models[route.wake]
             body = outline.renamed(original, model.name, request.content_type)
@@ -322,7 +283,7 @@ class InferenceRoutes:
         A request is the same if its client sent the same `body`, wherever its model name led. Raise
         ApiError if the key was used for another request; raise NotServed.
         """
-        gateway = self._gateway
+        gateway = self.gateway
         fingerprint = outline.fingerprint(request.path, body, request.content_type)
         for number in count():
             identity = keyed_id(request.user, number, key) if key else request.id

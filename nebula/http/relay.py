@@ -100,7 +100,7 @@ async def relay(
                 return
             if not begun:
                 begun, streaming = True, source.streaming
-                if piece.end and not streaming and whole is not None and _plain(piece, model):
+                if piece.end and not streaming and whole is not None and plain(piece, model):
                     kind = piece.content_type.encode("latin-1")
                     if whole(piece.status, source.id.encode(), kind, piece.body):
                         return
@@ -124,7 +124,7 @@ async def relay(
         watch.stop()
 
 
-def _plain(piece: Piece, model: str) -> bool:
+def plain(piece: Piece, model: str) -> bool:
     """Return whether an answer needs no header fields but those that every good answer has."""
     return (
         piece.status < 400

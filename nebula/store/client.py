@@ -2,8 +2,8 @@
 
 nats-py puts every message into a queue for a task, parses its header, and flushes every publication
 separately. Here a subscription by `listen` is called for each message as its bytes are read, and
-everything that is posted in one turn of the event loop is sent in one write. Connecting,
-reconnecting and everything else are nats-py's.
+what is posted in one turn of the event loop is sent in few writes. Connecting, reconnecting and
+everything else are nats-py's.
 """
 
 import asyncio
@@ -21,6 +21,12 @@ from nebula.store.wire import Arrival, DirectTransport, FastParser
 T = TypeVar("T")
 MAX_UNSENT = 64 * 1024 * 1024
 """Bytes that may wait for a server that reads more slowly than is published."""
+
+WRITTEN = 4
+"""Messages of a turn that are not kept for its end: whatever gets them begins meanwhile."""
+
+_PARTS = 4
+"""Parts of bytes that a message has."""
 
 _PLAIN = b"NATS/1.0\r\n"
 """The beginning of a header block without a status of the server."""
@@ -60,7 +66,7 @@ class FastClient(Client):
         self.post(f"{subject} {reply}", b"", body)
 
     def post(self, subject: str, header: bytes = b"", body: bytes = b"") -> None:
-        """Publish at the end of this turn of the event loop, with a prepared header block.
+        """Publish in this turn of the event loop, with a prepared header block.
 
         While the server is gone the message is kept and sent afterwards. Raise nats-py's errors:
         MaxPayloadError, ConnectionClosedError, OutboundBufferLimitError if too much is kept or
@@ -86,6 +92,8 @@ class FastClient(Client):
         self._pending_data_size += len(line) + size + 2
         if not self._writing:
             self._write_soon()
+        elif len(self._pending) >= WRITTEN * _PARTS:
+            self._pass_on()
 
     def before_write(self, call: Callable[[], None]) -> None:
         """Call it before the next write, in this turn or the next: what it posts leaves with it."""
@@ -105,6 +113,9 @@ class FastClient(Client):
                 self._before.pop(0)()
         finally:
             self._writing = False
+        self._pass_on()
+
+    def _pass_on(self) -> None:
         transport = self._transport
         if isinstance(transport, DirectTransport) and transport.lost:
             return  # kept until it is connected again

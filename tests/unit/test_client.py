@@ -24,7 +24,7 @@ from nats.errors import (
     ProtocolError,
 )
 
-from nebula.store.client import MAX_UNSENT, FastClient
+from nebula.store.client import MAX_UNSENT, WRITTEN, FastClient
 from nebula.store.wire import DirectTransport, FastParser, Reader
 
 pytestmark = pytest.mark.anyio
@@ -369,7 +369,17 @@ async def test_a_server_that_is_there_takes_any_number_at_once() -> None:
     for _ in range(50):
         client.post("a", b"", b"x" * 100)
     await turn()
-    assert transport.writes[0].count(b"PUB a 100") == 50
+    assert b"".join(transport.writes).count(b"PUB a 100") == 50
+
+
+async def test_many_messages_of_a_turn_are_written_in_parts_and_in_order() -> None:
+    client, transport = connected()
+    for number in range(2 * WRITTEN + 1):
+        client.post("a", b"", b"%d" % number)
+    assert [each.count(b"PUB") for each in transport.writes] == [WRITTEN, WRITTEN]
+    await turn()
+    written = b"".join(transport.writes).split(b"\r\n")[1::2]
+    assert written == [b"%d" % number for number in range(2 * WRITTEN + 1)]
 
 
 class Slow(DirectTransport):

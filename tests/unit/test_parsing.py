@@ -49,6 +49,9 @@ class Told:
         said, body, _ = self.requests[-1]
         self.requests[-1] = (said, body, True)
 
+    def whole(self, head: Head, fields: Fields, body: bytes) -> bool:
+        return False  # all is told by the other calls
+
     def refuse(self, error: ApiError) -> None:
         self.refused = error.status
         self.parsing.stop()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from litestar.types import ASGIApp
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
@@ -45,6 +46,9 @@ class Line:
 
     def took(self, size: int) -> None:
         self.taken += size
+
+    def run(self, cycle: Cycle, app: ASGIApp) -> None:
+        raise AssertionError("a session has a task from the start")
 
     def answered(self, cycle: Cycle) -> None:
         self.ended = True

@@ -340,11 +340,11 @@ class Gateway(Actor):
 
     def _end_whole(self, delivery: Delivery, piece: Piece) -> None:
         """Hand on an answer that has come as one piece."""
-        if delivery.flight.attached:
-            delivery.tell(piece)
+        delivery.told = piece.status, ""
         self.large_bodies.forget(delivery.id)
         del self._deliveries[delivery.id]
-        self._release(delivery)
+        self._release(delivery)  # before its client is told what is left of limits
+        delivery.give(piece)
         if delivery.size > UNCOUNTED:
             self._cut_slow(delivery)
 

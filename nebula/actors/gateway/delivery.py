@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from nebula.actors.gateway.allowance import Reservation
@@ -76,6 +77,7 @@ class Delivery:
         self._given: deque[Piece] = deque()
         self.size = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._call: Callable[[Piece], None] | None = None
 
     @property
     def id(self) -> str:
@@ -98,6 +100,10 @@ class Delivery:
             self.told = piece.status, piece.failure
         self.give(piece)
 
+    def call_once(self, call: Callable[[Piece], None] | None) -> None:
+        """Announce the next piece by a call, None: by none; `next` returns it afterwards."""
+        self._call = call
+
     def give(self, piece: Piece) -> None:
         """Add a piece for the client."""
         if self.detached:
@@ -107,7 +113,10 @@ class Delivery:
         if self.size > UNCOUNTED:
             self._unread.count(self, self.size)
             self._counted = True
-        if self._waiter is not None and not self._waiter.done():
+        if self._call is not None:
+            call, self._call = self._call, None
+            call(piece)
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _clear(self) -> None:

@@ -9,9 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
-from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from litestar.types import ASGIApp
 from uvicorn.config import Config
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
 from nebula.actors.gateway.budget import Hold
@@ -21,8 +20,11 @@ from nebula.http.server.arrival import Arrival, Progress
 from nebula.http.server.capacity import Capacity
 from nebula.http.server.cycle import Cycle
 from nebula.http.server.heads import Fields, Head
+from nebula.http.server.idling import Idling
 from nebula.http.server.lingering import Lingering
 from nebula.http.server.parsing import Parsing
+from nebula.http.server.refusing import await_refusal, refusal
+from nebula.http.server.scopes import shared_scope
 from nebula.http.server.websocket import SOCKETS, SocketCycle
 from nebula.http.server.writing import TurnTransport
 from nebula.openai.realtime import TRY_LATER
@@ -40,7 +42,10 @@ _TURNED_AWAY_TIME = 5.0
 
 
 class HttpConnection(asyncio.Protocol):
-    """One connection of uvicorn's server; all connections of a gateway share `capacity`."""
+    """One connection of uvicorn's server; all connections of a gateway share `capacity`.
+
+    `short_way`: answers a request without a task, or returns False.
+    """
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class HttpConnection(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         capacity: Capacity,
+        short_way: Callable[[Cycle, bytes], bool] | None = None,
     ) -> None:
         if not config.loaded:
             config.load()
@@ -57,6 +63,7 @@ class HttpConnection(asyncio.Protocol):
         self._server = server_state
         self._app_state = app_state
         self._capacity = capacity
+        self._short_way = short_way
         self._loop = _loop or asyncio.get_running_loop()
         self._entered = True
         self._transport: TurnTransport = None  # type: ignore[assignment]
@@ -75,8 +82,12 @@ class HttpConnection(asyncio.Protocol):
         self._reading_held = False
         self.congested = False
         self._writable = asyncio.Event()
-        self._idle_since = 0.0
-        self._idle: asyncio.TimerHandle | None = None
+        self._idling = Idling(
+            self._loop,
+            lambda: capacity.keep_alive if self._entered else _TURNED_AWAY_TIME,
+            lambda: self._running is not None or self._parsing.arriving,
+            lambda: self._transport.close(),
+        )
         self._arrival = Arrival(self._loop, self._progress, self.refuse)
         self._hanging_up: asyncio.TimerHandle | None = None
         self._lingering: Lingering = None  # type: ignore[assignment]
@@ -89,21 +100,12 @@ class HttpConnection(asyncio.Protocol):
         self._transport = TurnTransport(transport)
         self.write, self.write_now = self._transport.write, self._transport.write_now
         self._lingering = Lingering(self._transport, self._loop)
-        self._scope_of_all = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "server": get_local_addr(transport),
-            "client": get_remote_addr(transport),
-            "scheme": "http",
-            "root_path": "",
-        }
+        self._scope_of_all = shared_scope(transport)
         self._entered = self._capacity.enter()
         if self._capacity.crowded:
             transport.abort()
             return
-        self._idle_since = self._loop.time()
-        self._idle = self._loop.call_later(self._patience, self._look)
+        self._idling.begin()
 
     def connection_lost(self, _: Exception | None) -> None:
         """End the running requests."""
@@ -117,9 +119,9 @@ class HttpConnection(asyncio.Protocol):
         self._waiting.clear()
         self._held.release()
         self._arrival.end()
-        for timer in (self._idle, self._hanging_up):
-            if timer is not None:
-                timer.cancel()
+        self._idling.end()
+        if self._hanging_up is not None:
+            self._hanging_up.cancel()
         self._lingering.end()
         self._writable.set()
 
@@ -162,6 +164,11 @@ class HttpConnection(asyncio.Protocol):
         if self._socket is not None:
             self.wants_body()
 
+    def take_over(self) -> None:
+        """Have a task answer what would be answered without one."""
+        if self._running is not None and self._running.take_over is not None:
+            self._running.take_over()
+
     def shutdown(self) -> None:
         """End as soon as the running answers are complete; uvicorn's server calls it."""
         self._ending = True
@@ -183,9 +190,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _admit(self) -> None:
         """Take on a request whose head has come. Raise ApiError 503."""
-        if self._held_of_head:
-            self._held.shrink(self._held_of_head)
-            self._held_of_head = 0
+        self._forget_head()
         if not self._entered:
             self._arriving = None
             text = f"{self._capacity.connections} connections are open already, as many as may be"
@@ -219,6 +224,19 @@ class HttpConnection(asyncio.Protocol):
             http_1_0=head.http_1_0,
         )
         self._queue(cycle, self._app)
+
+    def whole(self, head: Head, fields: Fields, body: bytes) -> bool:
+        """Have a request that came as a whole answered without a task; False if it is not."""
+        if self._short_way is None or self._running is not None or not self._entered:
+            return False
+        scope = self._scope_of(b"POST", head, fields)
+        cycle = self._running = Cycle(self, scope, keep_alive=True)
+        cycle.come_whole(len(body))
+        if not self._short_way(cycle, body):
+            self._running = None
+            return False
+        self._arriving = cycle
+        return True
 
     def switch(self, head: Head, fields: Fields) -> bool:
         """Begin a WebSocket where there is one; else the offer is passed over. Raise ApiError."""
@@ -265,19 +283,13 @@ class HttpConnection(asyncio.Protocol):
         self._arrival.end()
         cycle = self._arriving
         if cycle is None or not cycle.more_body:
-            method = "HEAD" if self._parsing.heads_only else "GET"
-            came = {"method": method, "path": self._parsing.path}
-            scope = {**self._scope_of_all, **came, "headers": self._parsing.fields}
-            cycle = Cycle(self, cast("HTTPScope", scope), keep_alive=False, remaining=None)
-            cycle.refuse(error)
-            self._queue(cycle, _await_refusal)
+            self._queue(refusal(self, self._scope_of_all, self._parsing, error), await_refusal)
         elif cycle.complete:
             self._linger()
         else:
             cycle.refuse(error)
         self._parsing.stop()
-        self._held.shrink(self._held_of_head)
-        self._held_of_head = 0
+        self._forget_head()
         self.wants_body()
 
     def over(self) -> None:
@@ -287,12 +299,13 @@ class HttpConnection(asyncio.Protocol):
     def _queue(self, cycle: Cycle, app: ASGIApp) -> None:
         self._arriving = cycle
         if self._running is None:
-            self._run(cycle, app)
+            self.run(cycle, app)
         else:
             self._waiting.append((cycle, app))
             self._hold_reading()
 
-    def _run(self, cycle: Cycle, app: ASGIApp) -> None:
+    def run(self, cycle: Cycle, app: ASGIApp) -> None:
+        """Let an application answer a request in a task."""
         self._running = cycle
         task = self._loop.create_task(cycle.run(app))
         task.add_done_callback(self._server.tasks.discard)
@@ -345,9 +358,9 @@ class HttpConnection(asyncio.Protocol):
         if self._reading_held:
             self.wants_body()
         if self._waiting:
-            self._run(*self._waiting.popleft())
+            self.run(*self._waiting.popleft())
         else:
-            self._idle_since = self._loop.time()
+            self._idling.again()
 
     def _hold_reading(self) -> None:
         if not self._reading_held:
@@ -355,20 +368,6 @@ class HttpConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     # Clocks
-
-    @property
-    def _patience(self) -> float:
-        return self._capacity.keep_alive if self._entered else _TURNED_AWAY_TIME
-
-    def _look(self) -> None:
-        """Close a connection that has waited too long for a request."""
-        busy = self._running is not None or self._parsing.arriving
-        left = self._patience - (0.0 if busy else self._loop.time() - self._idle_since)
-        if left > 0:
-            self._idle = self._loop.call_later(left, self._look)
-        else:
-            self._idle = None
-            self._transport.close()
 
     def _still_arriving(self) -> None:
         """Count the stored bytes of a head, and start its time limit."""
@@ -378,6 +377,10 @@ class HttpConnection(asyncio.Protocol):
             return
         self._held_of_head += max(more, 0)
         self._arrival.begin()
+
+    def _forget_head(self) -> None:
+        self._held.shrink(self._held_of_head)
+        self._held_of_head = 0
 
     def _progress(self) -> Progress:
         received = self._arriving.received if self._arriving is not None else 0
@@ -393,8 +396,3 @@ class HttpConnection(asyncio.Protocol):
         self.wants_body()
         if self._ending:
             self._lingering.hurry()
-
-
-async def _await_refusal(_: Scope, receive: Receive, __: Send) -> None:
-    """Answer a request that was refused before it was complete: its cycle knows why."""
-    await receive()

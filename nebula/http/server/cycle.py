@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Protocol
 
 from litestar.types import (
     ASGIApp,
@@ -30,6 +29,7 @@ from nebula.http.server.answer_lines import (
     valid_name,
 )
 from nebula.http.server.heads import framing
+from nebula.http.server.line import Line
 
 log = logging.getLogger(__name__)
 
@@ -42,38 +42,6 @@ LINES = "lines"
 """Where the state of a scope has a function that returns further field lines of the answer."""
 
 
-class Line(Protocol):
-    """The connection's side that a cycle uses."""
-
-    congested: bool
-    """Whether the client must read before more is written."""
-
-    def write(self, data: bytes) -> None:
-        """Send bytes to the client."""
-
-    def write_now(self, data: bytes) -> None:
-        """Send bytes to the client, without waiting for others of this turn of the event loop."""
-
-    def break_off(self, *, evident: bool) -> None:
-        """End the connection amid an answer; `evident`: the client sees that it is incomplete."""
-
-    async def writable(self) -> None:
-        """Wait until the client has read enough to write more."""
-
-    def wants_body(self) -> None:
-        """Resume reading if it was paused."""
-
-    def took(self, size: int) -> None:
-        """The application has taken this number of bytes of the body."""
-
-    def answered(self, cycle: "Cycle") -> None:
-        """The answer is complete."""
-
-    @property
-    def fields(self) -> bytes:
-        """The field lines that every answer has."""
-
-
 class Cycle:
     """One request, from the end of its head on, and its answer.
 
@@ -84,7 +52,7 @@ class Cycle:
         *("_body_told", "_chunked", "_event", "_expects", "_http_1_0", "_left", "_line", "_parts"),
         *("_arrived_at", "_promised", "_remaining", "_silent", "_sized", "complete"),
         *("disconnected", "keep_alive", "left", "more_body", "received", "refusal", "scope"),
-        *("started", "waiting"),
+        *("started", "take_over", "waiting"),
     )
 
     def __init__(
@@ -107,6 +75,7 @@ class Cycle:
         self.refusal: ApiError | None = None
         self.waiting = 0
         self.received = 0
+        self.take_over: Callable[[], None] | None = None
         self._line = line
         self._remaining = remaining
         self._promised = 0
@@ -145,6 +114,13 @@ class Cycle:
         if self._event is not None:
             self._event.set()
 
+    def come_whole(self, size: int) -> None:
+        """Note that a body of `size` bytes has come, and was handed to the application already."""
+        self.more_body = False
+        self._body_told = True
+        self.received = size
+        self._arrived_at = monotonic()
+
     def refuse(self, error: ApiError) -> None:
         """Raise this error in the application when it reads the body."""
         self.keep_alive = False
@@ -155,14 +131,22 @@ class Cycle:
     def disconnect(self) -> None:
         """Note that the client has disconnected."""
         self.disconnected = True
-        if self._event is not None:
-            self._event.set()
+        self._left_now()
 
     def leave(self) -> None:
         """Note that the client sends nothing more: it may be gone, or wait for the answer."""
         self.left = True
+        self._left_now()
+
+    def _left_now(self) -> None:
         if self._event is not None:
             self._event.set()
+        if self.take_over is not None:
+            self.take_over()
+
+    def run_now(self, app: ASGIApp) -> None:
+        """Let an application answer in a task of its own."""
+        self._line.run(self, app)
 
     # Called by the application
 

@@ -22,6 +22,12 @@ class Reader(Protocol):
     def begin(self, method: bytes, head: Head, fields: Fields, *, persists: bool) -> None:
         """A request's head is complete; `persists`: others may follow. Raise ApiError."""
 
+    def whole(self, head: Head, fields: Fields, body: bytes) -> bool:
+        """A POST whose head came before has come; return whether it is answered by now.
+
+        If not, it is told again by the other calls.
+        """
+
     def switch(self, head: Head, fields: Fields) -> bool:
         """A request offers a WebSocket; return whether all further bytes are one. Raise ApiError.
 
@@ -136,6 +142,8 @@ class Parsing:
 
     def _repeat(self, again: RepeatedHead, body: bytes) -> None:
         """Notify the reader of a whole request whose head came before."""
+        if self._reader.whole(again.head, again.fields, body):
+            return
         self.arriving = True
         try:
             self._reader.begin(b"POST", again.head, again.fields, persists=True)

@@ -19,7 +19,8 @@ from websockets.typing import Subprotocol
 from nebula.events.endpoints import REALTIME
 from nebula.events.frames import MESSAGE_SIZE
 from nebula.http.errors import ApiError
-from nebula.http.server.cycle import Cycle, Line
+from nebula.http.server.cycle import Cycle
+from nebula.http.server.line import Line
 from nebula.openai.realtime import INTERNAL, UNKNOWN
 
 SOCKETS = frozenset({REALTIME.path})
