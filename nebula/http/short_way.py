@@ -165,9 +165,12 @@ class _UnderWay:
 
     def _take_over(self) -> None:
         """Let a task have all that comes."""
-        self._cycle.take_over = None
+        cycle = self._cycle
+        cycle.take_over = None
         self._delivery.call_once(None)
-        self._cycle.run_now(self._relay)
+        if cycle.disconnected or cycle.left:
+            self._delivery.leave()
+        cycle.run_now(self._relay)
 
     async def _relay(self, scope: Scope, receive: Receive, send: Send) -> None:
         dialect = self._endpoint.dialect
