@@ -233,6 +233,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.open_streams", description=__doc__)
     flag = parser.add_argument
     flag("--ways", default="direct,nebula,smg,vllm-router", help="joined by commas")
+    flag("--workers", type=int, default=2, help="of a gateway, in the way nebula-workers")
     flag("--streams", type=_numbers, default=[1000, 10_000], help="joined by commas")
     flag("--step", type=float, default=1.0, help="seconds from one token to the next")
     flag("--opening", type=float, default=200.0, help="streams opened in a second")
@@ -259,7 +260,9 @@ def main() -> None:
             for name in names:
                 mine = folder / f"{streams}-{name.partition('@')[0]}"
                 venvs = options.venvs.resolve()
-                stage = Stage("chat", mine, venvs, sources, step=options.step)
+                stage = Stage(
+                    *("chat", mine, venvs, sources), step=options.step, workers=options.workers
+                )
                 try:
                     with start(name, stage) as way:
                         found.append((name, run(hold(way, streams, options))))

@@ -20,7 +20,7 @@ from benchmarks.session import context, folder_option, headline, keep, session
 from . import competitors, counters, dynamo, profiles, report, vllm, works
 from .figures import Measured, Work
 from .processes import Failed
-from .ways import KEYED, NEBULA, REPOSITORY, Serving, Stage, Task, checkout, freeze, start
+from .ways import ALL_NEBULA, NEBULA, REPOSITORY, Serving, Stage, Task, checkout, freeze, start
 
 PEERS = {**competitors.ALL, dynamo.NAME: competitors.DYNAMO}
 WORKS = (*works.ALL, "vllm")
@@ -133,9 +133,11 @@ def parse() -> argparse.Namespace:
         type=_names,
         default=["direct", "nebula", *PEERS],
         help="of direct, nebula, smg, vllm-router, litellm, dynamo [all]; nebula@FOLDER is "
-        "Nebula as it is in another checkout, nebula-keyed (@FOLDER) is asked with an API key and "
-        "limits",
+        "Nebula as it is in another checkout, nebula-keyed is asked with an API key and limits, "
+        "nebula-workers and nebula-keyed-workers have several processes for a gateway; each may have "
+        "@FOLDER, too",
     )
+    parser.add_argument("--workers", type=int, default=2, help="of these processes [2]")
     parser.add_argument(
         "--work",
         type=_names,
@@ -168,10 +170,10 @@ def parse() -> argparse.Namespace:
     folder_option(parser)
     parser.add_argument("--json", type=Path, help="write all figures of all rounds here")
     options = parser.parse_args()
-    known = {"direct", NEBULA, KEYED, *PEERS}
+    known = {"direct", *ALL_NEBULA, *PEERS}
     for name in options.ways:
         way, _, folder = name.partition("@")
-        if way not in known or (folder and way not in (NEBULA, KEYED)):
+        if way not in known or (folder and way not in ALL_NEBULA):
             parser.error(f"--ways: there is no {name!r}")
         if folder and not (checkout(name) / "nebula").is_dir():
             parser.error(f"--ways: there is no Nebula in {checkout(name)}")
@@ -198,7 +200,7 @@ def main() -> None:
         for task in TASKS:
             mine = [work for work in chosen if work.task == task]
             if mine:
-                stage = Stage(task, folder / task, options.venvs, sources)
+                stage = Stage(task, folder / task, options.venvs, sources, workers=options.workers)
                 rows += measure_stage(mine, options.ways, stage, options, found)
     for name in options.ways:
         if name in PEERS:

@@ -19,6 +19,8 @@ from .processes import ENGINE, Failed, await_answer, free_port, last_words, runn
 Task = Literal["chat", "embedding", "vllm"]
 REPOSITORY = Path(__file__).resolve().parents[2]
 NEBULA, KEYED = "nebula", "nebula-keyed"
+WORKERS, KEYED_WORKERS = "nebula-workers", "nebula-keyed-workers"
+ALL_NEBULA = (NEBULA, KEYED, WORKERS, KEYED_WORKERS)
 DEMO = REPOSITORY / ".demo" / "smollm2-135m-instruct"
 MODEL, ADAPTER = "bench", "bench-adapter"
 IN_FLIGHT = 16_384
@@ -45,7 +47,8 @@ class Stage(NamedTuple):
 
     `venvs` holds the other gateways, `sources` each checkout as it was when the run began.
     Stand-in engines each belong to one way; where `engine` is set, all ways lead to that one.
-    `step`: seconds from one step of a stand-in engine to the next.
+    `step`: seconds from one step of a stand-in engine to the next. `workers`: of a gateway, in ways
+    that have several.
     """
 
     task: Task
@@ -54,6 +57,7 @@ class Stage(NamedTuple):
     sources: Mapping[Path, Path]
     engine: str = ""
     step: float = 0.01
+    workers: int = 2
 
 
 def checkout(way: str) -> Path:
@@ -92,8 +96,9 @@ def start(way: str, stage: Stage) -> AbstractContextManager[Serving]:
     name = way.partition("@")[0]
     if name == "direct":
         return _direct(stage)
-    if name in (NEBULA, KEYED):
-        return _nebula(stage, checkout(way), keyed=name == KEYED)
+    if name in ALL_NEBULA:
+        workers = stage.workers if name in (WORKERS, KEYED_WORKERS) else 1
+        return _nebula(stage, checkout(way), workers, keyed=name in (KEYED, KEYED_WORKERS))
     if name == dynamo.NAME:
         return _dynamo(stage)
     return _competitor(competitors.ALL[name], stage)
@@ -132,13 +137,14 @@ def _adapter(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _nebula(stage: Stage, source: Path, *, keyed: bool) -> Iterator[Serving]:
+def _nebula(stage: Stage, source: Path, workers: int, *, keyed: bool) -> Iterator[Serving]:
     port = free_port()
     log = stage.folder / "nebula.log"
     line = [sys.executable, "-m", "nebula.cli.main", "up", "--folder", str(stage.folder / "nebula")]
     if (source / "nebula" / "cli" / "node_policy.py").exists():
         line += ["--engine-listen", "port"]  # earlier commits know no other way
     line += ["--port", str(port), "--nats-port", str(free_port())]
+    line += ["--workers", str(workers)] if workers > 1 else []
     request: dict[str, object] = {"id": MODEL, "source": MODEL, "memory": "256MiB"}
     request |= {"max_in_flight": IN_FLIGHT}
     if stage.task == "vllm":
@@ -151,6 +157,7 @@ def _nebula(stage: Stage, source: Path, *, keyed: bool) -> Iterator[Serving]:
     with running(line, log, environment(stage.sources[source])) as process:
         url = f"http://127.0.0.1:{port}"
         await_answer(f"{url}/ready", process, log)
+        await_workers(url, workers)
         headers = _key(url) if keyed else {}
         httpx.post(f"{url}/admin/models", json=request, trust_env=False).raise_for_status()
         await_model(url, MODEL, process, log, 600 if stage.task == "vllm" else 60)
@@ -174,6 +181,19 @@ def _key(url: str) -> dict[str, str]:
     answer = httpx.post(f"{url}/admin/keys", json=rights, trust_env=False, timeout=20)
     answer.raise_for_status()
     return {"Authorization": f"Bearer {answer.json()['secret']}"}
+
+
+def await_workers(url: str, workers: int, patience: float = 60.0) -> None:
+    """Wait until all workers of a gateway are ready. Raise Failed."""
+    ready = [f'nebula_ready{{worker="{number}"}} 1' for number in range(1, workers + 1)]
+    deadline = time.monotonic() + patience
+    while workers > 1:
+        told = httpx.get(f"{url}/metrics", trust_env=False, timeout=20).text
+        if all(line in told for line in ready):
+            return
+        if time.monotonic() > deadline:
+            raise Failed(f"not all of {workers} workers get ready in {patience:.0f} s")
+        time.sleep(0.1)
 
 
 def real_model() -> dict[str, object]:

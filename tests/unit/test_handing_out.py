@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
-from nebula.http.server.handing_out import Hand, Handed, HandingOut
+from nebula.http.server.handing_out import HANGS, Hand, Handed, HandingOut
 from nebula.http.server.listening import listen
 
 pytestmark = pytest.mark.anyio
@@ -143,6 +144,28 @@ async def test_a_worker_that_has_died_gets_nothing_and_the_others_get_it(scene: 
     scene.worker(b"b")
     assert [await scene.connect() for _ in range(3)] == [b"b"] * 3
     assert scene.handing.hands == 1
+
+
+async def test_a_worker_that_hangs_gets_connections_only_where_there_is_no_other(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = scene.worker(b"a")
+    monkeypatch.setattr(type(hanging.hand), "hangs", property(lambda hand: hand is hanging.hand))
+    assert await scene.connect() == b"a"
+    scene.worker(b"b")
+    assert [await scene.connect() for _ in range(3)] == [b"b"] * 3
+
+
+async def test_a_worker_lives_as_long_as_its_loop_turns(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = scene.worker(b"a")
+    assert not worker.hand.hangs
+    later = time.monotonic_ns() + int(2 * HANGS * 1e9)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: later)
+    assert worker.hand.hangs
+    while worker.hand.hangs:  # noqa: ASYNC110 - memory tells of no change
+        await asyncio.sleep(0.01)
 
 
 async def test_a_connection_that_no_worker_takes_now_waits_for_one(scene: Scene) -> None:

@@ -4,7 +4,7 @@ Workers that accept from one socket don't share evenly: the first to wake takes 
 a socket for each (SO_REUSEPORT) chance decides, and few connections live long (ADR 79).
 
 A worker has a channel, by which descriptors come, and memory that it shares with this process,
-in which it counts those of its connections that have ended.
+in which it counts those of its connections that have ended, and shows that it does not hang.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import logging
 import mmap
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 
 log = logging.getLogger(__name__)
@@ -23,23 +24,38 @@ _AT_ONCE = 64
 _PAUSE = 0.05
 """Seconds until the next try where no connection can be accepted or handed on."""
 
+HANGS = 5.0
+"""Seconds without a sign of life after which the others get a worker's new connections."""
+
+_SIGN = 1.0
+"""Seconds between two signs of life of a worker."""
+
 _FAMILIES = {each.value: each for each in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)}
 
 
-class Ends:
-    """A number in memory that two processes share: of connections that have ended."""
+class Shared:
+    """Memory of a worker and of the process that hands it connections; only the worker writes."""
 
     def __init__(self, descriptor: int) -> None:
-        self._number = memoryview(mmap.mmap(descriptor, mmap.PAGESIZE)).cast("Q")
+        self._numbers = memoryview(mmap.mmap(descriptor, mmap.PAGESIZE)).cast("Q")
 
     @property
-    def number(self) -> int:
-        """How many have ended."""
-        return self._number[0]
+    def ended(self) -> int:
+        """How many connections have ended."""
+        return self._numbers[0]
 
     def count(self) -> None:
-        """Count one; only one process may."""
-        self._number[0] += 1
+        """Count a connection that has ended."""
+        self._numbers[0] += 1
+
+    @property
+    def alive_ns(self) -> int:
+        """When the worker last showed that it lives, by the clock of the machine."""
+        return self._numbers[1]
+
+    def show_life(self) -> None:
+        """Show that the worker lives."""
+        self._numbers[1] = time.monotonic_ns()
 
 
 class Hand:
@@ -54,13 +70,18 @@ class Hand:
         self.channel.setblocking(False)
         self.memory = os.memfd_create("nebula-worker")
         os.ftruncate(self.memory, mmap.PAGESIZE)
-        self._ends = Ends(self.memory)
+        self._shared = Shared(self.memory)
         self.given = 0
 
     @property
     def open(self) -> int:
         """How many connections it has, or is about to get."""
-        return self.given - self._ends.number
+        return self.given - self._shared.ended
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it has not shown for a while that it lives."""
+        return time.monotonic_ns() - self._shared.alive_ns > HANGS * 1e9
 
     def give(self, connection: socket.socket) -> bool:
         """Hand a connection to the worker; return False if it takes none now. Raise OSError."""
@@ -158,8 +179,11 @@ class HandingOut:
                 return
 
     def _hand(self, connection: socket.socket) -> bool:
-        """Hand a connection to the worker with the fewest that takes it; return whether one did."""
-        for hand in sorted(self._hands, key=lambda each: (each.open, each.given)):
+        """Hand a connection to the worker with the fewest that takes it; return whether one did.
+
+        One that hangs comes after all others.
+        """
+        for hand in sorted(self._hands, key=lambda each: (each.hangs, each.open, each.given)):
             try:
                 if hand.give(connection):
                     connection.close()
@@ -175,9 +199,10 @@ class Handed:
     def __init__(self, channel: int, memory: int) -> None:
         self._channel = socket.socket(fileno=channel)
         self._channel.setblocking(False)
-        self._ends = Ends(memory)
+        self._shared = Shared(memory)
         os.close(memory)
         self._beginning: set[asyncio.Task[None]] = set()
+        self._next_sign: asyncio.TimerHandle | None = None
 
     def tell(self, text: bytes) -> None:
         """Send a message to the process that hands them on; it may be gone."""
@@ -186,18 +211,25 @@ class Handed:
 
     def ended(self) -> None:
         """Count a connection that has ended."""
-        self._ends.count()
+        self._shared.count()
 
     def take(self, protocol: Callable[[], asyncio.Protocol]) -> None:
         """Serve what is handed to this worker from now on; `protocol`: makes that of each."""
+        self._show_life()
         asyncio.get_running_loop().add_reader(self._channel, self._arrived, protocol)
 
     def close(self) -> None:
         """Take no more."""
         if self._channel.fileno() < 0:
             return
+        if self._next_sign is not None:
+            self._next_sign.cancel()
         asyncio.get_running_loop().remove_reader(self._channel)
         self._channel.close()
+
+    def _show_life(self) -> None:
+        self._shared.show_life()
+        self._next_sign = asyncio.get_running_loop().call_later(_SIGN, self._show_life)
 
     def _arrived(self, protocol: Callable[[], asyncio.Protocol]) -> None:
         for _ in range(_AT_ONCE):
