@@ -48,6 +48,19 @@ def test_a_line_has_its_time_level_logger_and_message() -> None:
     assert datetime.fromisoformat(line["time"]).tzinfo is not None
 
 
+def test_a_line_of_a_worker_has_its_number_in_either_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record = logging.LogRecord("nebula.x", logging.INFO, "", 1, "ready", (), None)
+    assert json.loads(JsonFormatter(3).format(record))["worker"] == 3
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    LogOptions().set_up(3)
+    [handler] = root.handlers
+    assert handler.format(record).endswith(" INFO    worker 3 nebula.x: ready")
+
+
 def test_a_line_about_a_request_names_it_and_its_trace() -> None:
     fields = (("tracestate", "a=b"), ("traceparent", PARENT))
     request = Request("r1", "g", "m", "/v1/completions", b"", fields=fields)
