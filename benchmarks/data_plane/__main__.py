@@ -134,8 +134,8 @@ def parse() -> argparse.Namespace:
         default=["direct", "nebula", *PEERS],
         help="of direct, nebula, smg, vllm-router, litellm, dynamo [all]; nebula@FOLDER is "
         "Nebula as it is in another checkout, nebula-keyed is asked with an API key and limits, "
-        "nebula-workers and nebula-keyed-workers have several processes for a gateway; each may have "
-        "@FOLDER, too",
+        "nebula-workers and nebula-keyed-workers have several processes for a gateway; "
+        "each may have @FOLDER, too",
     )
     parser.add_argument("--workers", type=int, default=2, help="of these processes [2]")
     parser.add_argument(
