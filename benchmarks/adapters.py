@@ -76,8 +76,9 @@ class Asker:
             "max_tokens": self._tokens,
             "messages": messages,
         }
+        key = self._cluster.key_of(url) if url else {}
         url = url or self._cluster.gateways[0]
-        return self._http.post(f"{url}/v1/chat/completions", json=body)
+        return self._http.post(f"{url}/v1/chat/completions", json=body, headers=key)
 
     def said(self, name: str, url: str = "") -> str:
         """Return what is answered. Raise Failed."""

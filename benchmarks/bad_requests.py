@@ -15,7 +15,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,12 +100,16 @@ async def load(url: str, bad: str, every: float, seconds: float) -> tuple[list[A
 def measure(cluster: Cluster, nebula: str, bad: str, every: float, seconds: float) -> Round:
     """Measure one way. Raise Failed."""
     engines = cluster.engine_urls()
-    before = {name: counted(url) for name, url in engines.items()}
+    keys = {name: cluster.key_of(url) for name, url in engines.items()}
+    before = {name: counted(url, keys[name]) for name, url in engines.items()}
     began = time.perf_counter()
     good, asked = run(load(cluster.gateways[0], bad, every, seconds))
     took = time.perf_counter() - began
     finished, refused = (
-        [counted(url)[kind] - before[name][kind] for name, url in sorted(engines.items())]
+        [
+            counted(url, keys[name])[kind] - before[name][kind]
+            for name, url in sorted(engines.items())
+        ]
         for kind in ("finished", "refused")
     )
     waits = [answer.news - answer.asked for answer in good]
@@ -120,9 +124,10 @@ def measure(cluster: Cluster, nebula: str, bad: str, every: float, seconds: floa
     )
 
 
-def counted(engine: str) -> dict[str, int]:
+def counted(engine: str, key: Mapping[str, str]) -> dict[str, int]:
     """Ask a simulated engine what it has counted."""
-    counts: dict[str, int] = httpx.get(f"{engine}/simulate", trust_env=False, timeout=60).json()
+    told = httpx.get(f"{engine}/simulate", headers=key, trust_env=False, timeout=60)
+    counts: dict[str, int] = told.json()
     return counts
 
 

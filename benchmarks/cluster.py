@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
 
 from benchmarks.data_plane.processes import Failed, await_answer, free_port, running
 from benchmarks.data_plane.ways import await_model, environment, real_model
+from nebula.actors.node import engine_keys, engine_sockets
 from nebula.actors.node.processes import marked_groups
 
 NODE = "bench"
@@ -178,6 +180,12 @@ class Cluster:
             replica["id"]: f"http://127.0.0.1:{replica['engine']['port']}"
             for replica in self._serving()
         }
+
+    def key_of(self, engine: str) -> dict[str, str]:
+        """Return the header field with which an engine, by its address, takes requests."""
+        port = urlsplit(engine).port or 0
+        text = engine_keys.known(engine_sockets.place(self.home / "nodes" / NODE), port).text
+        return {"Authorization": f"Bearer {text}"} if text else {}
 
     def _serving(self) -> list[dict[str, Any]]:
         for url in self.gateways:

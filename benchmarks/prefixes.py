@@ -2,21 +2,23 @@
 
 `python -m benchmarks.prefixes` from the repository's root; needs the engine and the demo's models.
 Groups of prompts begin with the same long document and end with different questions, which come
-interleaved. Through Nebula, its routers choose one of two replicas for each; beside that, the same
-two engines are called on their own ports, one by chance for each prompt. All documents are new in
-every round, and both ways take turns. What is counted is vLLM's own: tokens that its prefix cache
-was asked for, and those it had.
+interleaved. Through Nebula, its routers choose one of two replicas for each: by what engines tell
+them that they got (`nebula`), or also evicted (`evictions`), or as the Nebula of another checkout
+does (`before`). By `chance`, the engines of the first way are called on their own ports. Each way
+has two engines of its own. All documents are new in every round, and the ways take turns. What is
+counted is vLLM's own: tokens that its prefix cache was asked for, and those it had.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +56,8 @@ class Kind(NamedTuple):
     name: str
     system: str
 
+
+WAYS = ("nebula", "evictions", "before", "chance")
 
 KINDS = {
     "documents": Kind("documents", ""),
@@ -112,15 +116,18 @@ def measure(
     chance = random.Random(seed)
 
     def url() -> str:
-        return chance.choice(engines) if way == "chance" else cluster.gateways[0]
+        return chance.choice(engines if way == "chance" else cluster.gateways)
 
-    before = [counted(engine) for engine in engines]
+    keys = {engine: cluster.key_of(engine) for engine in engines}
+    before = [counted(engine, keys[engine]) for engine in engines]
     began = time.perf_counter()
-    answers = run(_ask_all(url, bodies, clients))
+    answers = run(_ask_all(url, keys, bodies, clients))
     seconds = time.perf_counter() - began
     spent = [
         {key: after[key] - earlier[key] for key in after}
-        for after, earlier in zip(map(counted, engines), before, strict=True)
+        for after, earlier in zip(
+            (counted(engine, keys[engine]) for engine in engines), before, strict=True
+        )
     ]
     bad = [answer for answer in answers if not answer.whole or answer.status != 200]
     if bad:
@@ -140,23 +147,29 @@ def measure(
     )
 
 
-def counted(engine: str) -> dict[str, float]:
+def counted(engine: str, key: Mapping[str, str]) -> dict[str, float]:
     """Read what an engine counts of its prefix cache, in tokens. Raise Failed."""
-    text = httpx.get(f"{engine}/metrics", trust_env=False, timeout=60).text
+    text = httpx.get(f"{engine}/metrics", headers=key, trust_env=False, timeout=60).text
     found = {name: float(value) for name, value in _COUNTED.findall(text)}
     if found.keys() != {"queries", "hits"}:
         raise Failed("the engine does not tell of its prefix cache")
     return found
 
 
-async def _ask_all(url: Callable[[], str], bodies: Sequence[bytes], clients: int) -> list[Answer]:
-    """Let so many clients ask one prompt after the other."""
+async def _ask_all(
+    url: Callable[[], str],
+    keys: Mapping[str, Mapping[str, str]],
+    bodies: Sequence[bytes],
+    clients: int,
+) -> list[Answer]:
+    """Let so many clients ask one prompt after the other; `keys`: for the URLs that need some."""
     left = list(reversed(bodies))
     answers: list[Answer] = []
 
     async def keep() -> None:
         while left:
-            answers.append(await ask(url() + PATH, left.pop(), silence=300))
+            where = url()
+            answers.append(await ask(where + PATH, left.pop(), keys.get(where), silence=300))
 
     await asyncio.gather(*(keep() for _ in range(clients)))
     return answers
@@ -192,6 +205,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--routers", type=int, choices=(1, 2), default=1, help="of Nebula [1]")
     parser.add_argument(
+        "--ways",
+        type=lambda text: text.split(","),
+        default=["nebula", "evictions", "chance"],
+        help=f"of {', '.join(WAYS)} [nebula,evictions,chance]",
+    )
+    parser.add_argument("--before", type=Path, help="a checkout, for the way of this name")
+    parser.add_argument(
+        "--blocks", type=int, default=0, help="of 128 tokens, that an engine's cache has [all fit]"
+    )
+    parser.add_argument(
         "--kinds", type=lambda text: text.split(","), default=list(KINDS), help=f"of {list(KINDS)}"
     )
     parser.add_argument("--json", type=Path, help="write all rounds here")
@@ -199,6 +222,10 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if not set(options.kinds) <= KINDS.keys():
         parser.error(f"--kinds: of {', '.join(KINDS)}")
+    if not set(options.ways) <= set(WAYS) or set(options.ways) <= {"chance"}:
+        parser.error(f"--ways: of {', '.join(WAYS)}, and one of them is not by chance")
+    if "before" in options.ways and options.before is None:
+        parser.error("--ways before: say which one with --before")
     return options
 
 
@@ -206,27 +233,44 @@ def main() -> None:
     """Start two engines, ask, end and print. Raise Failed."""
     options = parse()
     facts = context()
-    model = two_replicas() | {"options": {"max-model-len": 2048, "enforce-eager": True}}
+    engine: dict[str, object] = {"max-model-len": 2048, "enforce-eager": True}
+    if options.blocks:
+        engine["num-gpu-blocks-override"] = options.blocks
+    wanted = Wanted(MODEL, two_replicas() | {"options": engine}, patience=900)
     rounds: list[Round] = []
-    with session("prefixes", options.folder) as folder:
-        copy = freeze((), folder / "sources")[REPOSITORY]
-        wanted = Wanted(MODEL, model, patience=900)
-        with start(folder / "cluster", copy, [wanted], routers=options.routers) as cluster:
-            # No seed twice: no document is in a cache when its round begins.
-            seeds = iter(range(1000, 10_000))
-            for turn in range(options.rounds):
-                for name in options.kinds:
-                    for way in ("Nebula", "chance")[:: 1 if turn % 2 == 0 else -1]:
-                        seed = next(seeds)
-                        kind = KINDS[name]
-                        bodies = prompts(kind, options.groups, options.questions, seed)
-                        done = measure(cluster, kind, way, bodies, options.clients, seed)
-                        print(done, file=sys.stderr, flush=True)
-                        rounds.append(done)
+    with session("prefixes", options.folder) as folder, contextlib.ExitStack() as running:
+        sources = freeze((), folder / "sources")[REPOSITORY]
+        clusters = {
+            way: running.enter_context(
+                start(
+                    folder / way,
+                    options.before if way == "before" else sources,
+                    [wanted],
+                    routers=options.routers,
+                    arguments=["--kv-events"] if way == "evictions" else [],
+                )
+            )
+            for way in options.ways
+            if way != "chance"
+        }
+        first = next(iter(clusters.values()))
+        # No seed twice: no document is in a cache when its round begins.
+        seeds = iter(range(1000, 10_000))
+        for turn in range(options.rounds):
+            for name in options.kinds:
+                for way in options.ways[:: 1 if turn % 2 == 0 else -1]:
+                    seed = next(seeds)
+                    kind = KINDS[name]
+                    bodies = prompts(kind, options.groups, options.questions, seed)
+                    cluster = clusters.get(way, first)
+                    done = measure(cluster, kind, way, bodies, options.clients, seed)
+                    print(done, file=sys.stderr, flush=True)
+                    rounds.append(done)
     print("\n" + headline(facts))
     tokens = statistics.mean(item.tokens for item in rounds)
+    room = f"{options.blocks} blocks in each cache" if options.blocks else "caches that hold all"
     print(
-        f"{options.groups} documents, {options.questions} questions about each, prompts of "
+        f"{room}, {options.groups} documents, {options.questions} questions about each, prompts of "
         f"{tokens:.0f} tokens, {options.clients} clients, {options.routers} routers, "
         f"{options.rounds} rounds\n"
     )

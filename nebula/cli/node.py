@@ -16,7 +16,7 @@ from nebula.actors.node.reconciliation import Restarts
 from nebula.actors.node.settings import NodeSettings
 from nebula.cli.logging_options import LogOptions, logging_options
 from nebula.cli.metrics_port import MetricsPort, metrics_options
-from nebula.cli.node_policy import engine_listen_option, policy_of, policy_options
+from nebula.cli.node_policy import engine_options, policy_of, policy_options
 from nebula.cli.options import (
     cluster_option,
     drain_option,
@@ -90,7 +90,7 @@ from nebula.store.connection import Connection
 @policy_options
 @secrets_folder_option
 @secret_command_option
-@engine_listen_option
+@engine_options
 @rehearsal_option
 @metrics_options
 @tracing_options(engines=True)
@@ -122,6 +122,7 @@ def node(
     secrets_folder: Path | None,
     secret_command: str,
     engine_listen: str,
+    kv_events: bool,
     rehearsal: bool,
     metrics: MetricsPort,
     traces: TraceOptions,
@@ -156,6 +157,7 @@ def node(
         engine_sockets=engine_listen == "socket",
         traces=tracing.endpoint if tracing is not None and traces.engines else "",
         rehearsal=rehearsal,
+        kv_events=kv_events,
     )
     try:
         inventory = devices.probe() if imagined is None else devices.imagined(imagined)

@@ -46,7 +46,7 @@ _OPTIONS = (
 )
 
 
-engine_listen_option = click.option(
+_engine_listen = click.option(
     "--engine-listen",
     envvar="NEBULA_ENGINE_LISTEN",
     default="socket",
@@ -55,6 +55,21 @@ engine_listen_option = click.option(
     help="Where engines listen: on Unix sockets that only the node's user may reach, or on TCP "
     "ports of 127.0.0.1, with a key for each engine. [env: NEBULA_ENGINE_LISTEN]",
 )
+
+
+_kv_events = click.option(
+    "--kv-events/--no-kv-events",
+    envvar="NEBULA_KV_EVENTS",
+    default=False,
+    show_default=True,
+    help="Have engines publish what their KV caches hold, so that routers hear what is evicted. It "
+    "needs vLLM 0.32. [env: NEBULA_KV_EVENTS]",
+)
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what a node's owner decides of all its engines to a command."""
+    return _engine_listen(_kv_events(command))
 
 
 def policy_options(command: Callable[..., Any]) -> Callable[..., Any]:

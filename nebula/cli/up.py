@@ -149,7 +149,7 @@ class UpSettings(Struct, frozen=True, kw_only=True):
 @node_policy.policy_options
 @secrets_folder_option
 @secret_command_option
-@node_policy.engine_listen_option
+@node_policy.engine_options
 @log_limit_option
 @log_warning_option
 @click.option(
@@ -203,6 +203,7 @@ def up(
     secrets_folder: Path | None,
     secret_command: str,
     engine_listen: str,
+    kv_events: bool,
     log_limit: int | None,
     log_warning: int,
     demo_folder: Path | None,
@@ -245,7 +246,7 @@ def up(
     ]
     node_arguments += [argument for label in labels for argument in ("--label", label)]
     node_arguments += [] if fetch else ["--no-fetch"]
-    node_arguments += ["--rehearsal"] if rehearsal else []
+    node_arguments += [f"--{'' if kv_events else 'no-'}kv-events", *["--rehearsal"] * rehearsal]
     node_arguments += node_policy.arguments(policy, sources, options, variables)
     node_arguments += ["--engine-listen", engine_listen, *traces.arguments(engines=True)]
     settings = UpSettings(

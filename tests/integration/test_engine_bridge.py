@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ import nats
 import pytest
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
+from zmq import LINGER, XPUB
+from zmq.asyncio import Context
 
 from nebula.actors.engine import bridge as engine
 from nebula.actors.engine import ended as engine_ended
@@ -509,6 +512,54 @@ async def test_prompts_that_an_engine_gets_are_told_by_their_digests_once(
     await gateway.asks("r4", prefix=("d1", "d3"))
     news = msgspec.json.decode((await caches.next_msg(PATIENCE)).data, type=CacheNews)
     assert (news.serial, news.held) == (2, ("d3",))
+
+
+async def test_what_vllm_says_to_have_evicted_is_told_by_its_digests(
+    url: str, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any
+) -> None:
+    endpoint = f"ipc://{tmp_path_factory.mktemp('kv')}/kv"
+    monkeypatch.setenv("NEBULA_KV_EVENTS_ENDPOINT", endpoint)
+    caches = await gateway.client.subscribe(subjects.CACHES)
+    serials = count()
+
+    async def news() -> CacheNews:
+        return msgspec.json.decode((await caches.next_msg(PATIENCE)).data, type=CacheNews)
+
+    with Context() as context, context.socket(XPUB) as vllm:
+        vllm.setsockopt(LINGER, 0)
+        vllm.bind(endpoint)
+
+        async def publishes(*events: dict[str, object]) -> None:
+            payload = msgspec.msgpack.encode([0.0, events, 0])
+            await vllm.send_multipart([b"", next(serials).to_bytes(8, "big"), payload])
+
+        started = Engine(App())
+        await started.lives("startup")
+        assert await vllm.recv() == b"\1", "the bridge has subscribed"
+        await gateway.asks(body=b"x" * 700, prefix=("d1", "d2"))
+        await gateway.answer()
+        assert (b"x-session-id", b"r1") in started.app.scopes[-1]["headers"]
+        await gateway.asks("r2", prefix=("d3",), fields=(("x-session-id", "mine"),))
+        await gateway.answer()
+        fields = started.app.scopes[-1]["headers"]
+        assert [value for name, value in fields if name == b"x-session-id"] == [b"mine"]
+        held: set[str] = set()
+        while held != {"d1", "d2", "d3"}:
+            held |= set((await news()).held)
+
+        stored: dict[str, object] = {
+            "type": "BlockStored",
+            "block_hashes": [1, 2],
+            "session_id": "r1",
+        }
+        await publishes(stored, {"type": "BlockRemoved", "block_hashes": [2]})
+        told = await news()
+        assert (told.evictions, told.held, told.gone) == (True, (), ("d2",))
+        next(serials)
+        await publishes({"type": "BlockRemoved", "block_hashes": [1]})
+        told = await news()
+        assert (told.forgotten, told.gone) == (True, ())
+        await started.stop()
 
 
 async def test_an_end_is_told_at_once_and_those_that_follow_it_closely_together(

@@ -1,8 +1,8 @@
 """Replicas with prefix caches that are too small, and several routers that choose among them.
 
 What chooses and what is told is Nebula's own code. An engine computes one prompt after the other,
-keeps whole blocks, and evicts those that were used longest ago, as vLLM does. Clients ask one
-question after the other about documents, some of which are asked for more often.
+keeps whole blocks, evicts those that were used longest ago, and publishes that, as vLLM does.
+Clients ask one question after the other about documents, some of which are asked for more often.
 """
 
 from __future__ import annotations
@@ -11,11 +11,17 @@ import heapq
 import random
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from itertools import count
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import msgspec
+
+from nebula.actors.engine import cached_blocks as engine
 from nebula.actors.engine.cache_report import CacheReport
 from nebula.actors.engine.cache_telling import EVERY
+from nebula.actors.engine.cached_blocks import CachedBlocks
+from nebula.actors.engine.kv_events import changes
 from nebula.actors.router import routing
 from nebula.actors.router.cached_prefixes import CachedPrefixes
 from nebula.actors.router.prefixes import BOUNDS, digests
@@ -32,6 +38,9 @@ ANSWER = 0.08
 """Seconds for a token of a prompt that is not cached, and for an answer."""
 
 Block = tuple[int, ...]
+
+Told = Literal["", "got", "evicted"]
+"""What engines tell routers: nothing, what they got, or what they got and evicted."""
 
 
 class Scene(NamedTuple):
@@ -53,15 +62,17 @@ class Seen(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """A question about a document: its blocks, tokens, and digests."""
+    """A question about a document: its number, bytes, blocks, tokens, and digests."""
 
+    number: int
+    size: int
     blocks: tuple[Block, ...]
     tokens: int
     prefix: tuple[str, ...]
 
 
 class Cache:
-    """The cache of one engine. `stored` and `evicted` are called with blocks."""
+    """The cache of one engine."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -99,9 +110,9 @@ class Cache:
 
 
 class World:
-    """One run; `told`: whether engines tell routers what they got."""
+    """One run."""
 
-    def __init__(self, scene: Scene, seed: int, *, told: bool = False) -> None:
+    def __init__(self, scene: Scene, seed: int, told: Told = "") -> None:
         self.scene = scene
         self.told = told
         self._rng = random.Random(seed)
@@ -111,6 +122,7 @@ class World:
         self.caches = {f"m-{number}": Cache(room) for number in range(scene.replicas)}
         self.routers = [CachedPrefixes() for _ in range(scene.routers)]
         self.reports = {name: CacheReport(name, 1) for name in self.caches}
+        self.blocks = {name: CachedBlocks() for name in self.caches}
         self.in_flight: Counter[str] = Counter()
         self.now = 0.0
         self._due: list[tuple[float, int, Callable[[], None]]] = []
@@ -143,7 +155,8 @@ class World:
         tokens = (len(document) + len(question)) // TOKEN
         blocks: list[Block] = [(number, each) for each in range(own)]
         blocks += [(number, each, int.from_bytes(question)) for each in range(own, tokens // BLOCK)]
-        return Prompt(tuple(blocks), tokens, digests(document + question))
+        text = document + question
+        return Prompt(self._left, len(text), tuple(blocks), tokens, digests(text))
 
     def _ask(self, choose: Callable[[World, Prompt], str]) -> None:
         if not self._left:
@@ -167,7 +180,7 @@ class World:
         self._tokens += prompt.tokens
         seconds = (prompt.tokens - found * BLOCK) * PREFILL
         self._waits.append(self.now + seconds - asked)
-        self._changes(name, prompt, cache.takes(prompt))
+        self._changes(name, prompt, found, cache.takes(prompt))
 
         def ends() -> None:
             cache.leaves(prompt)
@@ -176,11 +189,19 @@ class World:
 
         self._after(seconds + ANSWER, ends)
 
-    def _changes(self, name: str, prompt: Prompt, evicted: Sequence[Block]) -> None:
+    def _changes(self, name: str, prompt: Prompt, found: int, evicted: Sequence[Block]) -> None:
+        if not self.told:
+            return
         report = self.reports[name]
         was_due = report.due
-        if self.told:
-            report.got(prompt.prefix, self.now)
+        report.got(prompt.prefix, self.now)
+        if self.told == "evicted":
+            report.evictions = True
+            blocks = self.blocks[name]
+            blocks.came(str(prompt.number), engine.Prompt(prompt.prefix, prompt.size))
+            difference = blocks.happened(changes(published(prompt, found, evicted)))
+            report.evicted(difference.gone)
+            report.got(difference.held[::-1], self.now)
         if report.due and not was_due:
             self._after(EVERY, lambda: self._tell(report))
 
@@ -224,3 +245,30 @@ class World:
         """Choose as a router would that knows at each moment what each cache holds."""
         held = {name: cache.finds(prompt) for name, cache in self.caches.items()}
         return self.chosen(prompt, held, 1)
+
+
+def published(prompt: Prompt, found: int, evicted: Sequence[Block]) -> bytes:
+    """Return what vLLM publishes when it computes a prompt of which it has found some blocks."""
+    names = [_hash(block) for block in prompt.blocks]
+    told: list[dict[str, object]] = []
+    if evicted:
+        gone = [_hash(block) for block in evicted]
+        told.append({"type": "BlockRemoved", "block_hashes": gone, "medium": "GPU"})
+    if names[found:]:
+        told.append(
+            {
+                "type": "BlockStored",
+                "block_hashes": names[found:],
+                "parent_block_hash": names[found - 1] if found else None,
+                "token_ids": [0] * BLOCK * len(names[found:]),
+                "block_size": BLOCK,
+                "medium": "GPU",
+                "group_idx": 0,
+                "session_id": str(prompt.number),
+            }
+        )
+    return msgspec.msgpack.encode([0.0, told, 0])
+
+
+def _hash(block: Block) -> int:
+    return int.from_bytes(blake2b(repr(block).encode(), digest_size=8).digest())

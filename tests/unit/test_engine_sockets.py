@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.actors.node.engine_sockets import LONGEST, place, prepare, socket_of, tidy
+from nebula.actors.node.engine_sockets import LONGEST, events_of, place, prepare, socket_of, tidy
 
 
 @given(st.text("abcé/", max_size=200).map(lambda text: Path(f"/home/{text}")))
@@ -49,10 +49,11 @@ def test_a_folder_that_others_have_put_there_is_refused(
 def test_sockets_of_engines_that_are_gone_are_removed(tmp_path: Path) -> None:
     where = tmp_path / "sockets"
     for port in (1, 2):
-        prepare(socket_of(where, port))
-        socket_of(where, port).touch()
+        for socket in (socket_of(where, port), events_of(where, port)):
+            prepare(socket)
+            socket.touch()
     tidy(where, {2})
-    assert [path.name for path in where.iterdir()] == ["2.sock"]
+    assert {path.name for path in where.iterdir()} == {"2.sock", "2.kv"}
     tidy(where, ())
     assert not where.exists()
     tidy(where, ())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import PurePath
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from nebula.actors.node import launch as launch_line
 from nebula.actors.node.launch import (
     BIND,
     BRIDGE,
@@ -80,6 +82,43 @@ def test_an_engine_on_a_cpu_has_no_process_for_its_worker_unless_its_threads_are
     assert environ(device=CPU)[variable] == "0"
     assert variable not in environ(device=GPU)
     assert variable not in environ({BIND: "0-3"}, device=CPU), "vLLM then takes mp for uni"
+
+
+EVENTS = PurePath("/run/8001.kv")
+
+
+def test_an_engine_that_is_to_publish_what_it_caches_is_told_where_and_so_is_its_bridge() -> None:
+    told = arguments(SITE, LAUNCH, REPLICA, GPU, 8001, None, EVENTS)
+    [config] = [part for part in told if part.startswith("--kv-events-config=")]
+    assert json.loads(config.partition("=")[2]) == {
+        "enable_kv_cache_events": True,
+        "publisher": "zmq",
+        "endpoint": "ipc:///run/8001.kv",
+    }
+    told_bridge = environment(SITE, LAUNCH, REPLICA, GPU, 8001, {}, events=EVENTS)
+    assert told_bridge["NEBULA_KV_EVENTS_ENDPOINT"] == "ipc:///run/8001.kv"
+    assert not [part for part in line() if "kv-events" in part]
+    assert "NEBULA_KV_EVENTS_ENDPOINT" not in environ()
+
+
+@pytest.mark.parametrize(
+    ("how", "publishes"),
+    [
+        ({}, True),
+        ({"options": {"enable-prefix-caching": True}}, True),
+        ({"options": {"enable_prefix_caching": False}}, False),
+        ({"options": {"no-enable-prefix-caching": True}}, False),
+        ({"options": {"kv-events-config": {"publisher": "null"}}}, False),
+        ({"options": {"data_parallel_size": 2}}, False),
+        ({"task": "embedding"}, False),
+    ],
+)
+def test_engines_publish_where_it_helps_and_their_options_allow_it(
+    how: dict[str, Any], publishes: bool
+) -> None:
+    launch = replace(LAUNCH, **how)
+    assert launch_line.publishes(replace(SITE, kv_events=True), launch) == publishes
+    assert not launch_line.publishes(SITE, launch)
 
 
 def test_an_embedding_model_is_started_as_a_pooling_runner() -> None:

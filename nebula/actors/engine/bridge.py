@@ -34,6 +34,7 @@ from nebula.actors.engine.exchange import (
     Send,
 )
 from nebula.actors.engine.fetching import BodyFetcher, BodyLost
+from nebula.actors.engine.kv_listening import VARIABLE as KV_EVENTS
 from nebula.actors.engine.liveness import Liveness
 from nebula.actors.engine.load import get, healthy, read_load, read_name
 from nebula.actors.engine.progress import whose
@@ -67,6 +68,7 @@ class BridgeSettings(Struct, frozen=True):
     version: int
     folder: str = ""
     key: str = ""
+    kv_events: str = ""
 
     @classmethod
     def from_environment(cls) -> "BridgeSettings":
@@ -79,6 +81,7 @@ class BridgeSettings(Struct, frozen=True):
             int(environ["NEBULA_VERSION"]),
             environ.get("NEBULA_NODE_FOLDER", ""),
             environ.get("NEBULA_ENGINE_KEY", ""),
+            environ.get(KV_EVENTS, ""),
         )
 
 
@@ -104,7 +107,8 @@ class EngineBridge:
             self._active,
             self._slack,
         )
-        self._cache = CacheTeller(self._connection, self._settings.model, self._settings.replica)
+        own = self._settings
+        self._cache = CacheTeller(self._connection, own.model, own.replica, own.kv_events)
         self._questions = count()
         self._living: list[asyncio.Task[None]] = []
         self._bodies = BodyFetcher(self._connection)
@@ -163,6 +167,7 @@ class EngineBridge:
             self._beat(),
             self._tick(),
             self._ear.run(),
+            self._cache.run(),
             ending.end_if_prevented(self._connection),
         )
         self._living = [asyncio.create_task(work) for work in works]
@@ -220,7 +225,7 @@ class EngineBridge:
         if request.attempt > 1:
             exchange.announce()  # it may end engines, so it must be known which engine had it
         if request.prefix:
-            self._cache.came(request, self._loop)
+            self._cache.came(request)
         exchange.task = self._loop.create_task(self._serve(exchange))
 
     def _refuse(self, request: Request, plan: int) -> None:
@@ -304,6 +309,7 @@ class EngineBridge:
                 exchange.comes(await self._bodies.fetch(request))
             scope = exchange.scope()
             scope.update(self._state)
+            self._cache.name(request, scope)
             if "state" in scope:
                 scope["state"] = dict(scope["state"])
             await self.app(scope, exchange.receive, exchange.send)

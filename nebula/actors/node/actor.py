@@ -157,6 +157,7 @@ class Node(Actor):
             self.projection.state.cluster.id,
             settings.traces,
             self.traceparent_of(replica.changed),
+            settings.kv_events,
         )
 
     async def begin(self) -> None:

@@ -18,6 +18,10 @@ LONGEST = 107
 KEY = ".key"
 """How the files end that hold the keys of engines which listen on TCP ports instead."""
 
+EVENTS = ".kv"
+"""How the sockets end on which engines publish what their KV caches hold."""
+
+_ENDS = (".sock", KEY, EVENTS)
 _SHORT = Path("/tmp")
 
 
@@ -35,6 +39,11 @@ def socket_of(sockets: Path, port: int) -> Path:
     return sockets / f"{port}.sock"
 
 
+def events_of(sockets: Path, port: int) -> Path:
+    """Return the path of the socket on which that engine publishes what its KV cache holds."""
+    return sockets / f"{port}{EVENTS}"
+
+
 def prepare(socket: Path) -> None:
     """Make room for an engine's socket. Raise OSError if others could reach it."""
     private.folder(socket.parent)
@@ -50,7 +59,7 @@ def tidy(sockets: Path, kept: Collection[int]) -> None:
     """Remove the sockets and keys of engines that are gone, and the folder once it is empty."""
     there = {socket_of(sockets, port).stem for port in kept}
     with contextlib.suppress(OSError):
-        for file in (*sockets.glob("*.sock"), *sockets.glob(f"*{KEY}")):
+        for file in [each for end in _ENDS for each in sockets.glob(f"*{end}")]:
             if file.stem not in there:
                 file.unlink()
         sockets.rmdir()

@@ -37,6 +37,9 @@ has the mark."""
 
 BIND = "VLLM_CPU_OMP_THREADS_BIND"
 
+KV_EVENTS = "kv-events-config"
+"""The option with which vLLM publishes what its KV cache holds."""
+
 EXECUTOR = "distributed-executor-backend"
 """The option that says whether vLLM's worker has a process of its own."""
 
@@ -48,7 +51,8 @@ class Site(Struct, frozen=True):
     number of cores that it may use. From `media_domains` engines may fetch what requests name by
     URL. `cluster`: the cluster's id; "" before it has one. `traces`: the URL of the collector that
     gets the spans of engines; "" for none. `traceparent`: of the span of the plan for which the
-    engine starts; "" if it has none.
+    engine starts; "" if it has none. `kv_events`: whether engines are to publish what their KV
+    caches hold.
     """
 
     node: str
@@ -60,6 +64,7 @@ class Site(Struct, frozen=True):
     cluster: str = ""
     traces: str = ""
     traceparent: str = ""
+    kv_events: bool = False
 
 
 def arguments(
@@ -69,10 +74,12 @@ def arguments(
     device: Device,
     port: int,
     socket: PurePath | None = None,
+    events: PurePath | None = None,
 ) -> tuple[str, ...]:
     """Return the command line, which has only vLLM's own options.
 
-    With a `socket` vLLM listens there instead of on its port.
+    With a `socket` vLLM listens there instead of on its port. `events`: the socket on which it
+    publishes what its KV cache holds, if it does.
     """
     line = [
         *site.command,
@@ -91,6 +98,9 @@ def arguments(
     ]
     if socket is not None:
         line += ["--uds", str(socket)]
+    if events is not None:
+        config = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": endpoint(events)}
+        line.append(f"--{KV_EVENTS}={json.dumps(config)}")
     if site.traces:
         line += ["--otlp-traces-endpoint", site.traces]
     options = {option_name(key): value for key, value in launch.options.items()}
@@ -113,6 +123,28 @@ def arguments(
         if not (key == HUB_TOKEN and isinstance(value, str)):
             line += _option(key, value)
     return tuple(line)
+
+
+def publishes(site: Site, launch: Launch) -> bool:
+    """Return whether an engine is to publish what its KV cache holds.
+
+    Engines that compute vectors hold nothing for a second prompt. Of several engines in one
+    process group, each would need a socket of its own.
+    """
+    options = {option_name(key): value for key, value in launch.options.items()}
+    return (
+        site.kv_events
+        and generates(launch.task)
+        and options.get("enable-prefix-caching", True) is not False
+        and options.get("no-enable-prefix-caching") is not True
+        and KV_EVENTS not in options
+        and not any(key.startswith("data-parallel") for key in options)
+    )
+
+
+def endpoint(events: PurePath) -> str:
+    """Return ZeroMQ's name for the socket on which an engine publishes."""
+    return f"ipc://{events}"
 
 
 def _kind(task: Task) -> dict[str, str]:
@@ -151,11 +183,12 @@ def environment(
     inherited: Mapping[str, str],
     secrets: Mapping[str, str] = {},
     key: str = "",
+    events: PurePath | None = None,
 ) -> dict[str, str]:
     """Return the engine's environment: what it inherits, with vLLM's and the bridge's settings.
 
     `secrets`: the values of the variables that the load request gives as names of secrets.
-    `key`: what it demands of requests on its TCP port.
+    `key`: what it demands of requests on its TCP port. `events`: as in `arguments`.
     """
     environ = {**DEFAULTS, **inherited}
     if device.kind == "cpu":
@@ -180,6 +213,7 @@ def environment(
         **mark.variables,
         TITLES: "1",
         **({"NEBULA_ENGINE_KEY": key} if key else {}),
+        **({"NEBULA_KV_EVENTS_ENDPOINT": endpoint(events)} if events is not None else {}),
     }
 
 

@@ -88,6 +88,7 @@ class EngineLives:
             port,
             socket if self._settings.engine_sockets else None,
             engine_keys.new(self._sockets, port),
+            engine_sockets.events_of(self._sockets, port),
         )
         self._engines.open(engine)
         self._counts.started(replica.model, replica.id)

@@ -38,6 +38,7 @@ class ManagedEngine(EngineEntry):
     `hung`: why its node ends it, if it stalled, if its start took too long, or on request.
     `recent`: what the node
     saw of its last seconds. `socket`: on which it listens, if not on its TCP port with a `key`.
+    `events`: the socket on which it publishes what its KV cache holds, where it does.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class ManagedEngine(EngineEntry):
         port: int,
         socket: Path | None,
         key: EngineKey,
+        events: Path | None = None,
     ) -> None:
         super().__init__(replica, version, attempt)
         self.port = port
         self.socket = socket
         self.key = key
+        self.events = events
         self.client = EngineClient(port, socket, key.text)
         self.process: EngineProcess | None = None
         self.hint = ""
@@ -86,10 +89,15 @@ class ManagedEngine(EngineEntry):
             engine_sockets.prepare(self.socket)
         else:
             self.key.write()
-        line = launch.arguments(site, how, replica, device, self.port, self.socket)
+        events = self.events if launch.publishes(site, how) else None
+        if events is not None:
+            engine_sockets.prepare(events)
+        line = launch.arguments(site, how, replica, device, self.port, self.socket, events)
         given = await secrets.give(replica)
         key = "" if self.socket is not None else self.key.text
-        environ = launch.environment(site, how, replica, device, self.port, inherited, given, key)
+        environ = launch.environment(
+            site, how, replica, device, self.port, inherited, given, key, events
+        )
         log.info("starting %s on port %d: %s", replica.id, self.port, " ".join(line))
         self.process = await EngineProcess.start(line, environ, log_file)
         self.process.mask = await secrets.mask(replica)

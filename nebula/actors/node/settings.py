@@ -24,7 +24,8 @@ class NodeSettings(Struct, frozen=True):
     own]. `policy`: what load requests may use here. `engine_sockets`: engines listen on Unix
     sockets instead of TCP ports. `secrets_folder`, `secret_command`: where it finds the secrets
     that load requests name. `traces`: the URL of the collector that gets the spans of its engines;
-    "" for none. `rehearsal`: whether its engines may be killed on request.
+    "" for none. `rehearsal`: whether its engines may be killed on request. `kv_events`: whether
+    its engines tell which beginnings of prompts they evict.
     """
 
     node: str
@@ -50,6 +51,7 @@ class NodeSettings(Struct, frozen=True):
     engine_sockets: bool = True
     traces: str = ""
     rehearsal: bool = False
+    kv_events: bool = False
 
     def log_file(self, replica: str) -> Path:
         """Return the file that a replica's engines write to."""
