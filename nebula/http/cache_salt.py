@@ -6,6 +6,7 @@ has another salt is not shared (https://docs.vllm.ai/en/latest/design/prefix_cac
 """
 
 import hashlib
+from functools import lru_cache
 
 import msgspec
 from msgspec import Raw
@@ -14,9 +15,13 @@ from nebula.events.endpoints import Endpoint
 
 FIELD = "cache_salt"
 
+_REMEMBERED = 1024
+"""Salts that are remembered: most requests have that of a tenant."""
+
 _fields = msgspec.json.Decoder(dict[str, Raw])
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def salt_of(tenant: str, given: bytes = b"") -> str:
     """Return the salt of a tenant ("" for none), for the JSON of a salt that a client gives.
 
