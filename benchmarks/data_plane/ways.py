@@ -73,13 +73,25 @@ def freeze(ways: Iterable[str], folder: Path) -> dict[Path, Path]:
         copies[source] = folder / f"{len(copies)}"
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(source / "nebula", copies[source] / "nebula", ignore=ignored)
-    shutil.copy(Path(__file__).with_name(ENGINE), copies[REPOSITORY])
+    shutil.copy(Path(__file__).with_name(ENGINE), engine_folder(copies))
     return copies
+
+
+def engine_folder(sources: Mapping[Path, Path]) -> Path:
+    """Return the folder of the engine that stands in for vLLM; make it.
+
+    Python looks for modules there first, so it must hold no Nebula: an engine's bridge is of the
+    same checkout as its gateway.
+    """
+    folder = sources[REPOSITORY].with_name("engine")
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def command(stage: Stage) -> list[str]:
     """Return the command of the engine that stands in for vLLM, the same one for every way."""
-    return [sys.executable, str(stage.sources[REPOSITORY] / ENGINE), "--step", str(stage.step)]
+    engine = engine_folder(stage.sources) / ENGINE
+    return [sys.executable, str(engine), "--step", str(stage.step)]
 
 
 def probe(task: Task) -> tuple[str, dict[str, object]]:
