@@ -18,6 +18,7 @@ import time
 import tracemalloc
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -176,6 +177,26 @@ def from_file(path: Path) -> State:
         return fold(EMPTY, Reader(file, path.name).records())
 
 
+def parts(path: Path, length: int) -> dict[str, float]:
+    """Return the microseconds of CPU that an event of a file takes, by what is done with it."""
+
+    began = time.process_time()
+    with path.open("rb") as file:
+        deque(Reader(file, path.name)._checked(), maxlen=0)
+    read = time.process_time()
+    with path.open("rb") as file:
+        found = list(Reader(file, path.name).records())
+    decoded = time.process_time()
+    fold(EMPTY, found)
+    folded = time.process_time()
+    seconds = {
+        "reading its line, chain and all": read - began,
+        "decoding it": decoded - read - (read - began),
+        "folding it": folded - decoded,
+    }
+    return {part: each / length * 1e6 for part, each in seconds.items()}
+
+
 def checked(path: Path) -> State:
     """Replay an exported file: every decision made again and compared."""
     replay = Replay()
@@ -287,7 +308,7 @@ def spread(values: list[float], form: str) -> str:
 
 
 def rounds(folder: Path, entries: list[Entry], count: int, port: int) -> Iterator[str]:
-    """Measure, and give the lines to print: two tables in Markdown, and a ratio."""
+    """Measure, and yield the lines to print: three tables in Markdown, and a ratio."""
     path = folder / "log.jsonl"
     path.write_bytes(b"".join(write(entries, len(entries))))
     length = len(entries)
@@ -321,8 +342,11 @@ def rounds(folder: Path, entries: list[Entry], count: int, port: int) -> Iterato
             ),
         }
         seconds: dict[str, list[float]] = {way: [] for way in ways}
+        spent: dict[str, list[float]] = {}
         starts: dict[bool, list[float]] = {False: [], True: []}
         for turn in range(count):
+            for part, each in parts(path, length).items():
+                spent.setdefault(part, []).append(each)
             for way, work in ways.items():
                 if "snapshot" in way and turn == 0:
                     starts[False].append(gateway(server.url, port + 1))
@@ -339,6 +363,11 @@ def rounds(folder: Path, entries: list[Entry], count: int, port: int) -> Iterato
         for restored, took in starts.items():
             word = "a snapshot" if restored else "zero"
             yield f"| a gateway's process until ready, from {word} | {spread(took, '.2f')} | |"
+        yield ""
+        yield f"| an event of the file, {count} rounds | µs of CPU |"
+        yield "| --- | --- |"
+        for part, figures in spent.items():
+            yield f"| {part} | {spread(figures, '.2f')} |"
         pairs = zip(seconds["JetStream"], seconds["JetStream, from a snapshot"], strict=True)
         yield ""
         ratios = [zero / restored for zero, restored in pairs]
