@@ -149,6 +149,8 @@ async def serve_http(
         await asyncio.wait((acting, serving, stopped, locked), return_when=asyncio.FIRST_COMPLETED)
         stopping.begun.set()
         actor.leaving.set()
+        if at_work is not None:
+            at_work.leave()
         await cancel(clientless)
         if acting.done() or not await stopping.drained(grace):
             actor.let_all_go()

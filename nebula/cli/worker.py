@@ -17,8 +17,9 @@ PATIENCE = 10.0
 
 _LOOK = 0.05
 
-Kind: TypeAlias = Literal["takes", "begun", "failed"]
-"""`takes`: it takes connections from now on. `begun`: it has read the log. `failed`: it ends."""
+Kind: TypeAlias = Literal["takes", "begun", "leaves", "failed"]
+"""`takes`: it takes connections from now on. `begun`: it has read the log. `leaves`: it was told to
+end, and still has requests. `failed`: it ends."""
 
 
 class Told(Struct, frozen=True):
@@ -81,13 +82,17 @@ class AtWork:
         await actor.begun.wait()
         self._tell(Told("begun"))
 
+    def leave(self) -> None:
+        """Tell that it ends, and that the others should get what is new."""
+        self._tell(Told("leaves"))
+
     def fail(self, why: str) -> None:
         """Tell why it ends."""
         self._tell(Told("failed", why))
 
     def close(self) -> None:
-        """Take no more connections."""
-        self._handed.close()
+        """Take no more connections; why it ends can still be told."""
+        self._handed.take_no_more()
 
     def _tell(self, what: Told) -> None:
         self._handed.tell(msgspec.json.encode(what) + b"\n")

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from nebula.actors.actor import cancel
-from nebula.cli.exits import FATAL, fail
+from nebula.cli.exits import FATAL, USAGE, fail
 from nebula.cli.listening import listened
 from nebula.cli.process import on_stop
 from nebula.cli.restarting import pause_after
@@ -38,6 +38,7 @@ class _Failed(Struct, frozen=True):
     """Why a worker can't run at all."""
 
     number: int
+    code: int
     why: str
 
 
@@ -77,8 +78,8 @@ class Workers:
         if self._failed.done():
             failed = self._failed.result()
             if len(keepers) == 1:  # it has said so itself, as the last line
-                raise SystemExit(FATAL)
-            fail(f"worker {failed.number} can't run: {failed.why}", FATAL)
+                raise SystemExit(failed.code)
+            fail(f"worker {failed.number} can't run: {failed.why}", failed.code)
 
     def stop(self) -> None:
         """End all of them; a second call hurries them."""
@@ -95,9 +96,10 @@ class Workers:
             code, why = await self._run(number)
             if self._stopping.is_set():
                 return
-            if code == FATAL:
+            if code in (FATAL, USAGE):
                 if not self._failed.done():
-                    self._failed.set_result(_Failed(number, why or "it did not say why"))
+                    why = why or f"it ended with exit code {code}"
+                    self._failed.set_result(_Failed(number, code, why))
                 return
             pause = pause_after(loop.time() - began, pause)
             log.warning(
@@ -157,6 +159,8 @@ class Workers:
                         self._handing.add(hand)
                     case Told(kind="begun"):
                         self._begun.set()
+                    case Told(kind="leaves") if not self._stopping.is_set():
+                        self._handing.remove(hand)  # if all end, each refuses what is new
                     case Told(kind="failed", text=text):
                         why = text
 

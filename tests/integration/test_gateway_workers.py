@@ -12,14 +12,16 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nebula.cli.exits import FATAL
+from nebula.cli.exits import FATAL, USAGE
 from tests.integration.asking import CHAT, Heard, chat, prompt, resume, said, stream, words
 from tests.integration.cluster import Cluster
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
 WORKERS = 3
 TOKENS = 40
+LONG = 10 * TOKENS
 SLOW = {"simulate-token": 0.05, "simulate-tokens": TOKENS}
 
 
@@ -36,10 +38,13 @@ def workers(cluster: Cluster) -> dict[int, psutil.Process]:
 
 
 def connections(cluster: Cluster, process: psutil.Process) -> int:
-    """Return how many clients a worker serves."""
+    """Return how many clients a worker serves; 0 for one that has ended."""
+    try:
+        found = process.net_connections("tcp")
+    except psutil.NoSuchProcess:
+        return 0
     return sum(
-        each.status == psutil.CONN_ESTABLISHED and each.laddr.port == cluster.port
-        for each in process.net_connections("tcp")
+        each.status == psutil.CONN_ESTABLISHED and each.laddr.port == cluster.port for each in found
     )
 
 
@@ -88,7 +93,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         for name in ("nats", "router", "node"):
             cluster.start(name)
-        cluster.start("gateway", "--workers", str(WORKERS))
+        cluster.start("gateway", "--workers", str(WORKERS), "--grace", "240")
         yield cluster
     finally:
         cluster.close()
@@ -170,6 +175,40 @@ async def test_a_worker_that_dies_comes_back_and_another_gives_the_rest_of_its_a
     assert "(killed by SIGKILL); starting it again in" in cluster.output("gateway")
 
 
+async def test_a_worker_that_is_told_to_end_ends_its_requests_and_the_others_get_what_is_new(
+    cluster: Cluster,
+) -> None:
+    await loaded(cluster, "long", options={**SLOW, "simulate-tokens": LONG})
+    here = await idle(cluster)
+    heard = Heard()
+    async with cluster.http() as asking:
+        streaming = asyncio.create_task(stream(asking, chat("long", prompt(1)), heard))
+
+        async def begun() -> bool:
+            return len(heard.chunks) >= 3
+
+        await cluster.poll(begun, "the stream has begun")
+        [its] = [each for each in here.values() if connections(cluster, each)]
+        its.terminate()
+        others = [each for each in here.values() if each != its]
+
+        async def passed_over() -> bool:
+            async with contextlib.AsyncExitStack() as open_ones:
+                for _ in range(2 * WORKERS):
+                    _, writer = await asyncio.open_connection("127.0.0.1", cluster.port)
+                    open_ones.callback(writer.close)
+                return await each_has(cluster, others, WORKERS) and connections(cluster, its) <= 1
+
+        await cluster.poll(passed_over, "it gets no connection any more")
+        for _ in range(2 * WORKERS):
+            async with cluster.http() as other:
+                assert (await other.get("/ready")).status_code == 200
+        await streaming
+    assert heard.text == words(1, LONG)
+    after = await serving(cluster)
+    assert its.pid not in {each.pid for each in after.values()}
+
+
 async def test_each_worker_has_its_number_in_its_log_lines(cluster: Cluster) -> None:
     await serving(cluster)
     text = cluster.output("gateway")
@@ -231,6 +270,17 @@ async def test_what_keeps_all_workers_from_running_is_said_once(cluster: Cluster
     lines = [line for line in told.err.splitlines() if line.startswith("nebula: ")]
     assert told.code == FATAL
     assert len(lines) == 1
+    keyless = ("--host", "0.0.0.0", "--port", str(free_port()), "--workers", "2")
+    told = await cluster.nebula("gateway", *keyless)
+    assert told.code == FATAL
+    assert "has no API key yet" in told.err.splitlines()[-1]
+    file = cluster.folder / "secret"
+    file.write_bytes(b"\xff")  # what only a worker reads
+    secret = ("--oidc-client", "c", "--oidc-grant", "g=view", "--oidc-secret-file", str(file))
+    issuer = ("--oidc-issuer", "https://127.0.0.1")
+    told = await cluster.nebula("gateway", "--port", "1", "--workers", "2", *issuer, *secret)
+    assert told.code == USAGE
+    assert told.err.count(f"--oidc-secret-file {file}: ") == 1
 
 
 async def test_a_gateway_that_is_stopped_lets_all_its_workers_end_their_requests(

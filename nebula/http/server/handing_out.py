@@ -218,13 +218,16 @@ class Handed:
         self._show_life()
         asyncio.get_running_loop().add_reader(self._channel, self._arrived, protocol)
 
-    def close(self) -> None:
-        """Take no more."""
-        if self._channel.fileno() < 0:
-            return
+    def take_no_more(self) -> None:
+        """Leave further connections in the channel, by which more can still be told."""
         if self._next_sign is not None:
             self._next_sign.cancel()
-        asyncio.get_running_loop().remove_reader(self._channel)
+        if self._channel.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._channel)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self.take_no_more()
         self._channel.close()
 
     def _show_life(self) -> None:
