@@ -44,7 +44,7 @@ RETRY_AFTER = "Nebula-Retry-After"
 VERSION = "Nebula-Adapter-Version"
 QUERY = "Nebula-Query"
 FIELDS = "Nebula-Fields"
-SIZE = "Nebula-Body-Size"
+SIZE, PUSHED = "Nebula-Body-Size", "Nebula-Body-Pushed"
 SLACK = "Nebula-Slack"
 CALLER_IDS = "Nebula-Caller-Ids"
 
@@ -125,6 +125,8 @@ def _own_headers(request: Request) -> dict[str, str]:
         headers[FIELDS] = carried_fields.written(request.fields)
     if request.size:
         headers[SIZE] = str(request.size)
+    if request.pushed:
+        headers[PUSHED] = "1"
     if request.slack:
         headers[SLACK] = "1"
     return headers
@@ -162,7 +164,9 @@ def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> 
         return None
 
 
-_RARE = frozenset({ATTEMPT, AVOID, PRIORITY, KEEP, CONTINUES, GONE, QUERY, SIZE, SLACK, CALLER_IDS})
+_RARE = frozenset(
+    {ATTEMPT, AVOID, PRIORITY, KEEP, CONTINUES, GONE, QUERY, SIZE, PUSHED, SLACK, CALLER_IDS}
+)
 """Headers that few requests have; a first attempt rarely has any of them."""
 
 
@@ -177,19 +181,18 @@ def _with_rare(request: Request, headers: Mapping[str, str]) -> Request:
         gone=GONE in headers,
         query=headers.get(QUERY, ""),
         size=max(0, int(headers.get(SIZE, "0"))),
+        pushed=PUSHED in headers,
         slack=SLACK in headers,
         caller_ids=tuple(headers.get(CALLER_IDS, "").split()),
     )
 
 
-_OWN = f"{REQUEST}: ".encode()
-_USER_LINE = f"{USER}: ".encode()
-_CALLERS_LINE = f"{CALLER_IDS}: ".encode()
-_PLAN = f"{PLAN}: ".encode()
-_PLAN_LINE = b"\r\n" + _PLAN
-_PREFIX_LINE = f"\r\n{PREFIX}: ".encode()
-_SIZE_LINE = f"\r\n{SIZE}: ".encode()
-_ROUTED = f"{ROUTED}: ".encode()
+_OWN, _USER_LINE, _CALLERS_LINE, _PLAN, _ROUTED = (
+    f"{name}: ".encode() for name in (REQUEST, USER, CALLER_IDS, PLAN, ROUTED)
+)
+_PLAN_LINE, _PREFIX_LINE, _SIZE_LINE, _PUSHED_LINE = (
+    f"\r\n{name}: ".encode() for name in (PLAN, PREFIX, SIZE, PUSHED)
+)
 
 
 def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
@@ -203,6 +206,7 @@ def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
     if first is not None:
         own, prefix = _without(own, _PREFIX_LINE)
         own, size = _without(own, _SIZE_LINE)
+        own, pushed = _without(own, _PUSHED_LINE) if size else (own, b"")
         identity, _, more = own.partition(b"\r\n")
         more, _, routed = more.partition(_ROUTED)
         if len(more) <= _COMMON_SIZE and (
@@ -225,6 +229,7 @@ def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
                     prefix=tuple(prefix.decode("ascii", "replace").split(",")) if prefix else (),
                     caller_ids=told[1],
                     size=number(size) or 0,
+                    pushed=bool(pushed),
                 )
     return read_request(model, parse_headers(header), body)
 
@@ -232,10 +237,8 @@ def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
 def _without(own: bytes, line: bytes) -> tuple[bytes, bytes]:
     """Return a request's own headers without a line, and its value, which each request has anew."""
     before, found, after = own.partition(line)
-    if not found:
-        return own, b""
     value, end, rest = after.partition(b"\r\n")
-    return before + end + rest, value
+    return (before + end + rest, value) if found else (own, b"")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -166,6 +166,13 @@ class Request(_RequestStart, frozen=True, gc=False, kw_only=True):
     caller_ids: Annotated[
         tuple[str, ...], Meta(description="Ids that the caller gave the request, to find it by.")
     ] = ()
+    pushed: Annotated[
+        bool,
+        Meta(
+            description="Whether the gateway sends that body to the engine right behind this "
+            "message; what does not come is fetched."
+        ),
+    ] = False
 
     @property
     def whole_size(self) -> int:

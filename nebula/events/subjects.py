@@ -166,6 +166,14 @@ def bodies(gateway: str) -> str:
     return f"nebula.bodies.{gateway}"
 
 
+def pushed_bodies(model: str, replica: str) -> str:
+    """Return the subject on which a gateway sends the bodies of requests to a replica's engine.
+
+    It is in no stream: what is lost is fetched.
+    """
+    return f"nebula.pushed.{model}.{replica}"
+
+
 def claim(slot: str) -> str:
     """Return the subject on which gateways claim a request that is to be resumable: the first wins.
 

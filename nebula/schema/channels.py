@@ -93,6 +93,14 @@ OTHERS = (
         stream="NEBULA_INFERENCE",
     ),
     Channel(
+        "pushedBodies",
+        subjects.pushed_bodies("{model}", "{replica}"),
+        "send",
+        "A gateway sends the body of a request that it has sent to a replica under a lease.",
+        "the body of the HTTP request, as the client sent it",
+        (Header(envelope.REQUEST, "Id of the request.", needed=True),),
+    ),
+    Channel(
         "leasesAsked",
         subjects.leases_asked("{gateway}", "{router}"),
         "receive",

@@ -75,6 +75,10 @@ REQUEST_HEADERS = (
         envelope.SIZE,
         "Bytes of a body that is not in this message: `nebula.bodies.GATEWAY` hands it out.",
     ),
+    Header(
+        envelope.PUSHED,
+        "`1`: `nebula.pushed.MODEL.REPLICA` brings that body, right behind this message.",
+    ),
     Header(envelope.CALLER_IDS, "Ids that the caller gave the request, separated by spaces."),
 )
 

@@ -74,6 +74,7 @@ _OTHERS: dict[str, Parties] = {
     "requests": Parties(("gateway", "router"), ("router",)),
     "routerRequests": Parties(_GATEWAY, ("router",)),
     "replicaRequests": Parties(("router", "gateway"), ("engine",)),
+    "pushedBodies": Parties(_GATEWAY, ("engine",)),
     "leasesAsked": Parties(_GATEWAY, ("router",)),
     "leasesGranted": Parties(("router",), _GATEWAY),
     "leasesRecalled": Parties(("router",), ("gateway", "router")),

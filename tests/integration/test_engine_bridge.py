@@ -173,6 +173,11 @@ class Gateway:
             headers=headers if plan is None else {**headers, envelope.PLAN: str(plan)},
         )
 
+    async def pushes(self, identity: str, body: bytes) -> None:
+        """Send the body of a request that has gone ahead."""
+        header = {envelope.REQUEST: identity}
+        await self.client.publish(subjects.pushed_bodies("chat", "chat-0"), body, headers=header)
+
     async def cancels(self, identity: str = "r1", below: str = "") -> None:
         """Cancel all attempts of a request, or those below a number."""
         await self.client.publish(subjects.cancel("chat", identity), below.encode())
@@ -335,6 +340,49 @@ async def test_a_body_beyond_what_nats_carries_is_split_and_can_be_joined(
     assert [piece.chunk for piece in pieces] == list(range(len(pieces)))
     assert b"".join(piece.body for piece in pieces) == body
     assert [piece.status for piece in pieces] == [201] + [0] * (len(pieces) - 1)
+
+
+async def test_a_body_that_is_sent_behind_its_request_is_not_asked_for(
+    running: Engine, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "PUSHED_WITHIN", 10 * PATIENCE)
+    questions = await gateway.client.subscribe(subjects.bodies("g1"))
+    running.app.behave = echoes
+    body = os.urandom(20_000)
+    await gateway.asks(body=b"", size=len(body), pushed=True)
+    await gateway.pushes("r1", body)
+    assert b"".join(piece.body for piece in await gateway.answer()) == body
+    assert questions.pending_msgs == 0
+
+
+@pytest.mark.parametrize("wrong", [b"", b"too short"])
+async def test_a_body_that_does_not_come_behind_its_request_is_fetched(
+    running: Engine, gateway: Gateway, wrong: bytes
+) -> None:
+    questions = await gateway.client.subscribe(subjects.bodies("g1"))
+    running.app.behave = echoes
+    body = os.urandom(20_000)
+    await gateway.asks(body=b"", size=len(body), pushed=True)
+    await gateway.pushes("r1", wrong)
+    asked = await questions.next_msg(PATIENCE)
+    await asked.respond(body)
+    assert b"".join(piece.body for piece in await gateway.answer()) == body
+    await gateway.pushes("r1", body)  # too late, as is one that was never asked for
+    await gateway.pushes("r2", body)
+    await gateway.asks("r3", body=b"{}")
+    assert b"".join(piece.body for piece in await gateway.answer()) == b"{}"
+
+
+async def test_a_request_that_is_cancelled_before_its_body_comes_never_begins(
+    running: Engine, gateway: Gateway
+) -> None:
+    running.app.behave = echoes
+    await gateway.asks(body=b"", size=2, pushed=True)
+    await gateway.cancels()
+    await gateway.pushes("r1", b"{}")
+    await gateway.asks("r2", body=b"[]")
+    pieces = await gateway.answer()
+    assert b"".join(piece.body for piece in pieces) == b"[]"
 
 
 async def test_requests_are_served_at_the_same_time(running: Engine, gateway: Gateway) -> None:

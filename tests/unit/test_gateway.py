@@ -18,8 +18,9 @@ from nats.errors import MaxPayloadError
 
 from nebula.actors.gateway.budget import UNCOUNTED, Hold
 from nebula.actors.gateway.delivery import MAX_WAITING_BYTES, ClientGone, Delivery
+from nebula.actors.gateway.large_bodies import CARRIED
 from nebula.actors.gateway.not_served import AlreadyInFlight, NotServed
-from nebula.events import envelope, subjects
+from nebula.events import envelope, pushed_bodies, subjects
 from nebula.events.failures import Failure
 from nebula.events.heartbeats import QueueLength, RouterHeartbeat
 from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, UnderWay
@@ -100,8 +101,19 @@ async def test_what_a_router_has_lent_is_sent_to_directly_and_asked_with_reason(
     routed = envelope.read_routed(parse_headers(sent.header))
     assert routed is not None
     assert (routed.gateway, routed.router) == ("gw", "router-1")
+    body = bytes(CARRIED + 1)
+    bench.ask(replace(REQUEST, id="long", body=body))
+    asked_first, behind = bench.nats.posted[-2:]
+    assert (asked_first.subject, asked_first.body) == (sent.subject, b"")
+    headers = parse_headers(asked_first.header)
+    assert (headers[envelope.SIZE], headers[envelope.PUSHED]) == (str(len(body)), "1")
+    assert behind.subject == subjects.pushed_bodies("chat", "chat-0")
+    assert (pushed_bodies.request_of(behind.header), behind.body) == ("long", body)
     bench.ask(replace(REQUEST, id="again", avoid="chat-0"))
     assert bench.subjects[-1] == "requests.chat.router-1"
+    bench.ask(replace(REQUEST, id="long-again", avoid="chat-0", body=body))
+    assert bench.subjects[-1] == "requests.chat.router-1"
+    assert envelope.PUSHED not in parse_headers(bench.nats.posted[-1].header)
 
 
 async def test_requests_and_copies_go_to_the_routers_that_are_heard(bench: Bench) -> None:

@@ -10,13 +10,11 @@ import asyncio
 import logging
 import math
 import os
-from itertools import count
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from nebula.actors.ear import Ear
@@ -40,13 +38,14 @@ from nebula.actors.engine.load import get, healthy, read_load, read_name
 from nebula.actors.engine.progress import whose
 from nebula.actors.engine.replying import reply
 from nebula.actors.engine.session import EngineSession
+from nebula.actors.engine.still_wanted import StillWantedAsker
 from nebula.actors.engine.versions import Version
-from nebula.events import envelope, subjects
+from nebula.events import envelope, pushed_bodies, subjects
 from nebula.events.endpoints import ENDPOINTS, REALTIME
 from nebula.events.failures import Failure
 from nebula.events.heartbeats import ReplicaHeartbeat
-from nebula.events.inference import Request, StillWanted, UnderWay, Unwanted
-from nebula.events.reading import decoded, last_token, number
+from nebula.events.inference import Request
+from nebula.events.reading import last_token, number
 from nebula.events.trace_context import VARIABLE
 from nebula.store.connection import Connection, NotLetIn
 
@@ -54,6 +53,9 @@ log = logging.getLogger(__name__)
 
 ANNOUNCE_AFTER = 0.1
 """Seconds without an answer after which a replica confirms that it has the request."""
+
+PUSHED_WITHIN = 0.1
+"""Seconds within which a body that is sent behind its request has come; else it is fetched."""
 
 TICK = 0.05
 HEARTBEAT = 2.0
@@ -99,7 +101,6 @@ class EngineBridge:
         self._slack: set[str] = set()
         """Those of the active requests that take spare capacity only."""
         self._attempts = Attempts()
-        self._unwanted = ""
         self._ended = EndedRequests(
             self._connection,
             self._settings.model,
@@ -109,7 +110,7 @@ class EngineBridge:
         )
         own = self._settings
         self._cache = CacheTeller(self._connection, own.model, own.replica, own.kv_events)
-        self._questions = count()
+        self._wanted = StillWantedAsker(self._connection, own.replica, self._active, self._drop)
         self._living: list[asyncio.Task[None]] = []
         self._bodies = BodyFetcher(self._connection)
         self._liveness = Liveness(app)
@@ -178,9 +179,9 @@ class EngineBridge:
         await client.listen(
             subjects.replica_requests(settings.model, settings.replica), self._on_request
         )
+        await client.listen(subjects.pushed_bodies(settings.model, settings.replica), self._on_body)
         await client.listen(subjects.cancel(settings.model, "*"), self._on_cancel)
-        self._unwanted = client.new_inbox()
-        await client.subscribe(f"{self._unwanted}.*.*", cb=self._on_unwanted)
+        await self._wanted.listen()
         await client.listen(subjects.ROUTER_STATUS, self._ear.noting(subjects.ROUTER_STATUS))
 
     async def _close(self) -> None:
@@ -214,7 +215,7 @@ class EngineBridge:
                 self._refuse_version(request)
                 return
         if earlier is not None:
-            earlier.abort()
+            self._abort(earlier)
         exchange = self._exchange(request, version)
         exchange.direct = went_directly(header)
         if version is not None:
@@ -227,7 +228,25 @@ class EngineBridge:
             exchange.announce()  # it may end engines, so it must be known which engine had it
         if request.prefix:
             self._cache.came(request)
+        if not request.pushed:
+            self._start(exchange)
+
+    def _on_body(self, _: bytes, header: bytes, body: bytes) -> None:
+        """Take the body of a request that has come without it."""
+        exchange = self._active.get(pushed_bodies.request_of(header) or "")
+        if exchange is None or exchange.task is not None or len(body) != exchange.request.size:
+            return
+        exchange.comes(body)
+        self._start(exchange)
+
+    def _start(self, exchange: EngineExchange) -> None:
         exchange.task = self._loop.create_task(self._serve(exchange))
+
+    def _abort(self, exchange: EngineExchange) -> None:
+        """Abort a request, also one that waits for its body."""
+        exchange.abort()
+        if exchange.task is None:
+            self._start(exchange)
 
     def _refuse(self, request: Request, plan: int) -> None:
         """Refuse a request for another plan: its router knows an older or a newer plan.
@@ -281,32 +300,17 @@ class EngineBridge:
         self._attempts.forgo(identity, below)  # also what has not arrived here yet
         self._drop(identity, below)
 
-    async def _on_unwanted(self, message: Msg) -> None:
-        """Abort the requests that a gateway no longer wants, or all of a gateway that is gone."""
-        gateway = message.subject.split(".")[-2]
-        told = decoded(message.data, Unwanted)
-        if told is not None:
-            unwanted = told.requests
-        elif message.data:
-            return
-        else:
-            unwanted = {
-                identity: exchange.request.attempt + 1
-                for identity, exchange in self._active.items()
-                if exchange.request.gateway == gateway and not exchange.request.keep
-            }
-        for identity, below in unwanted.items():
-            self._drop(identity, below)
-
     def _drop(self, identity: str, below: float) -> None:
         exchange = self._active.get(identity)
         if exchange is not None and exchange.request.attempt < below:
-            exchange.abort()
+            self._abort(exchange)
 
     async def _serve(self, exchange: EngineExchange) -> None:
         request = exchange.request
         try:
-            if request.size:
+            if exchange.gone:
+                return
+            if request.size and not exchange.has_body:
                 exchange.comes(await self._bodies.fetch(request))
             scope = exchange.scope()
             scope.update(self._state)
@@ -341,24 +345,6 @@ class EngineBridge:
         except NatsError as error:
             log.warning("could not publish to %s: %r", subject, error)
 
-    async def _ask(self) -> None:
-        """Ask every gateway about its requests."""
-        asked: dict[str, dict[str, UnderWay]] = {}
-        for identity, exchange in self._active.items():
-            under_way = UnderWay(exchange.request.attempt, exchange.chunks)
-            asked.setdefault(exchange.request.gateway, {})[identity] = under_way
-        for gateway, requests in asked.items():
-            asking = StillWanted(self._settings.replica, requests)
-            try:
-                await self._connection.client.publish(
-                    subjects.waiting(gateway),
-                    msgspec.json.encode(asking),
-                    # NATS lets one answer through for each reply subject.
-                    reply=f"{self._unwanted}.{gateway}.{next(self._questions)}",
-                )
-            except NatsError as error:
-                log.warning("could not ask %s: %r", gateway, error)
-
     async def _tick(self) -> None:
         """Confirm requests that take a while, and end requests that may be unwanted."""
         while True:
@@ -369,7 +355,9 @@ class EngineBridge:
                     exchange.announce()
                 if exchange.request.timeout is not None and age >= exchange.request.timeout:
                     exchange.fail(Failure.ENGINE_TIMED_OUT)
-                    exchange.abort()
+                    self._abort(exchange)
+                if exchange.task is None and age >= PUSHED_WITHIN:
+                    self._start(exchange)
             self._liveness.look()
             await asyncio.sleep(TICK)
 
@@ -395,6 +383,6 @@ class EngineBridge:
             )
             if self._connection.connected:
                 # A request that a heartbeat comes without a mention of counts as lost.
-                await self._ask()
+                await self._wanted.ask()
                 self._post(subject, msgspec.json.encode(status))
             await asyncio.sleep(HEARTBEAT)

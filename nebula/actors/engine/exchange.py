@@ -138,6 +138,11 @@ class EngineExchange:
         """Return the ASGI scope for the app; the body has come before."""
         return request_scope(self.request, len(self._body) if self._body is not None else 0)
 
+    @property
+    def has_body(self) -> bool:
+        """Whether the body of the request has come, and was not read yet."""
+        return self._body is not None
+
     def comes(self, body: bytes) -> None:
         """Take the body of the request."""
         version = self.version

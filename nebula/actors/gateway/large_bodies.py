@@ -1,7 +1,8 @@
 """Bodies that are not in a request's message: the engine that gets it fetches its body in parts.
 
 Only the engine needs the body, so routers do not carry it, and it is sent again only if another
-engine gets the request. Each part is asked for, which is the back-pressure. See ADR 52 and 82.
+engine gets the request. Each part is asked for, which is the back-pressure. Under a lease `sending`
+sends the body right behind its request, and only what got lost is asked for. See ADR 52 and 82.
 """
 
 import logging

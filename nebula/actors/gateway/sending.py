@@ -9,7 +9,7 @@ from nats.errors import Error as NatsError
 from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.gateway.large_bodies import LargeBodies
 from nebula.actors.gateway.leasing import Direct
-from nebula.events import envelope, subjects
+from nebula.events import envelope, pushed_bodies, subjects
 from nebula.events.inference import ALL_ATTEMPTS, Request
 from nebula.events.log_fields import request_fields
 from nebula.store.connection import Connection
@@ -34,9 +34,13 @@ class Sending:
 
     def send(self, request: Request, router: str, direct: Direct | None = None) -> None:
         """Send an attempt: `direct`ly, else to a router, "" for any. Raise NatsError."""
+        body: bytes | None = None
         if not self._large.carried(request):
             self._large.hold(request)
-            request = replace(request, body=b"", size=len(request.body))
+            if direct is not None and self._large.fits(request.body):
+                body = request.body
+            pushed = body is not None
+            request = replace(request, body=b"", size=len(request.body), pushed=pushed)
         header = envelope.request_block(request)
         if direct is not None:
             subject = subjects.replica_requests(request.model, direct.replica)
@@ -46,6 +50,9 @@ class Sending:
         else:
             subject = subjects.requests(request.model)
         self._connection.client.post(subject, header, request.body)
+        if direct is not None and body is not None:
+            subject = subjects.pushed_bodies(request.model, direct.replica)
+            self._connection.client.post(subject, pushed_bodies.header_of(request.id), body)
 
     def post(self, subject: str, header: bytes, body: bytes) -> None:
         """Publish a message that may get lost."""
