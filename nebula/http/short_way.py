@@ -146,22 +146,31 @@ class _UnderWay:
 
     def _answer(self, piece: Piece) -> None:
         """Write an answer that is whole."""
-        cycle, delivery = self._cycle, self._delivery
-        if (
+        try:
+            written = self._written(piece)
+        except Exception:
+            log.exception("the answer to %s could not be written", self._delivery.id)
+            written = False
+        if written:
+            self._cycle.take_over = None
+            self._hold.release()
+        else:
+            self._take_over()
+
+    def _written(self, piece: Piece) -> bool:
+        """Write an answer; return False, and write nothing, if it is not whole or not plain."""
+        delivery = self._delivery
+        return (
             piece.end
             and not (piece.failure or delivery.streaming)
             and plain(piece, self._served_by)
-            and cycle.send_whole(
+            and self._cycle.send_whole(
                 piece.status,
                 delivery.id.encode(),
                 piece.content_type.encode("latin-1"),
                 piece.body,
             )
-        ):
-            cycle.take_over = None
-            self._hold.release()
-        else:
-            self._take_over()
+        )
 
     def _take_over(self) -> None:
         """Let a task have all that comes."""

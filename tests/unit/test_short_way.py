@@ -27,6 +27,7 @@ from nebula.http.inference import Limits
 from nebula.http.origins import Doors
 from nebula.http.server.capacity import Capacity
 from nebula.http.server.connection import HttpConnection
+from nebula.http.server.cycle import LINES
 from nebula.http.server.stopping import Stopping
 from tests.unit.flights import JSON, STREAM, serving
 from tests.unit.gateway_bench import Bench
@@ -316,6 +317,23 @@ async def test_a_gateway_that_gives_up_tells_the_client_of_a_short_request(
     await turns()
     assert client.got().startswith(b"HTTP/1.1 503 ")
     assert bench.gateway.bodies.used == 0
+
+
+async def test_a_client_whose_answer_can_not_be_written_does_not_wait_for_ever(
+    bench: Bench, client: Client
+) -> None:
+    client.sends(SAID)
+
+    def broken() -> bytes:
+        raise ValueError("no such limit")
+
+    running = client.connection._running
+    assert running is not None
+    running.scope["state"][LINES] = broken
+    bench.says(WHOLE, to=bench.requests[-1].id)
+    await turns()
+    assert client.transport.ended or client.got().startswith(b"HTTP/1.1 500 ")
+    assert not client.server.tasks
 
 
 def test_a_gateway_that_pages_of_other_origins_may_ask_has_no_short_way() -> None:

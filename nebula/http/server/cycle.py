@@ -165,6 +165,7 @@ class Cycle:
             self._answer(None)
         except BaseException as error:
             log.exception("a request to %s failed", self.scope["path"])
+            self.scope["state"].pop(LINES, None)  # they may be what has failed
             text = f"internal error: {type(error).__name__}"
             self._answer(ApiError(500, text, kind="internal_error"))
         else:
@@ -248,20 +249,18 @@ class Cycle:
         typed = known_lines.get(field) or ordinary_line(field)
         named = self._named(identity)
         told = self.scope["state"].get(LINES)
-        self.started = self.complete = self._sized = True
-        line.write_now(
-            b"%b%b%b%bcontent-length: %d\r\nopenai-processing-ms: %d\r\n%b\r\n%b"
-            % (
-                STATUS_LINES[status],
-                line.fields,
-                typed,
-                named,
-                len(body),
-                (monotonic() - self._arrived_at) * 1000,
-                b"" if told is None else told(),
-                body,
-            )
+        answer = b"%b%b%b%bcontent-length: %d\r\nopenai-processing-ms: %d\r\n%b\r\n%b" % (
+            STATUS_LINES[status],
+            line.fields,
+            typed,
+            named,
+            len(body),
+            (monotonic() - self._arrived_at) * 1000,
+            b"" if told is None else told(),
+            body,
         )
+        self.started = self.complete = self._sized = True
+        line.write_now(answer)
         if self._event is not None:
             self._event.set()
         line.answered(self)
