@@ -17,7 +17,8 @@ def refusal(line: Line, common: Mapping[str, Any], parsing: Parsing, error: ApiE
     `common`: what the scopes of all requests of its connection have. `await_refusal` answers it.
     """
     method = "HEAD" if parsing.heads_only else "GET"
-    scope = {**common, "method": method, "path": parsing.path, "headers": parsing.fields}
+    came = {"method": method, "path": parsing.path, "headers": parsing.fields}
+    scope = {**common, **came, "state": {}}
     cycle = Cycle(line, cast("HTTPScope", scope), keep_alive=False, remaining=None)
     cycle.refuse(error)
     return cycle
