@@ -22,7 +22,7 @@ T = TypeVar("T")
 MAX_UNSENT = 64 * 1024 * 1024
 """Bytes that may wait for a server that reads more slowly than is published."""
 
-WRITTEN = 4
+WRITTEN = 16
 """Messages of a turn that are not kept for its end: whatever gets them begins meanwhile."""
 
 _PARTS = 4
