@@ -22,7 +22,7 @@ from nebula.actors.engine import abilities, adapters, door, ending, liveness
 from nebula.actors.engine.adapters import Adapters
 from nebula.actors.engine.attempts import Attempts
 from nebula.actors.engine.cache_telling import CacheTeller
-from nebula.actors.engine.ended import EndedRequests, went_directly
+from nebula.actors.engine.ended import EndedRequests
 from nebula.actors.engine.exchange import (
     App,
     EngineExchange,
@@ -217,7 +217,6 @@ class EngineBridge:
         if earlier is not None:
             self._abort(earlier)
         exchange = self._exchange(request, version)
-        exchange.direct = went_directly(header)
         if version is not None:
             self._adapters.came(version)
         self._liveness.came(exchange)

@@ -9,7 +9,7 @@ import msgspec
 from nats.errors import Error as NatsError
 
 from nebula.actors.engine.exchange import EngineExchange
-from nebula.events import envelope, subjects
+from nebula.events import subjects
 from nebula.events.inference import Finished
 from nebula.store.connection import Connection
 
@@ -17,17 +17,6 @@ log = logging.getLogger(__name__)
 
 TOLD_EVERY = 0.002
 """Seconds over which requests that end are collected into one message, after the last one."""
-
-DIRECT_EVERY = 0.02
-"""The same for requests that gateways sent directly: as long as they do, no client waits for a
-place, and a router that lends has counted theirs as taken."""
-
-_ROUTED = f"{envelope.ROUTED}: ".encode()
-
-
-def went_directly(header: bytes) -> bool:
-    """Return whether a gateway has sent a request with this header block to its replica itself."""
-    return b'"gateway":' in header.rpartition(_ROUTED)[2]
 
 
 class EndedRequests:
@@ -46,28 +35,21 @@ class EndedRequests:
         self._slack = slack
         self._ended: list[EngineExchange] = []
         self._told = -math.inf
-        self._due = math.inf
-        self._timer: asyncio.TimerHandle | None = None
 
     def add(self, exchange: EngineExchange, loop: asyncio.AbstractEventLoop) -> None:
         """Tell of a request that has ended: together with its answer, if it is time."""
         self._ended.append(exchange)
-        now = loop.time()
-        patient = exchange.direct and not exchange.failed
-        due = max(now, self._told + (DIRECT_EVERY if patient else TOLD_EVERY))
-        if due >= self._due:
+        if len(self._ended) > 1:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._due = due
-        if due <= now:
+        now = loop.time()
+        if now >= self._told + TOLD_EVERY:
+            self._told = now
             self._connection.client.before_write(self._tell)
         else:
-            self._timer = loop.call_at(due, self._tell)
+            self._told += TOLD_EVERY
+            loop.call_at(self._told, self._tell)
 
     def _tell(self) -> None:
-        self._told, self._due, self._timer = self._due, math.inf, None
         ended, self._ended = self._ended, []
         finished = Finished(
             self._replica,

@@ -96,11 +96,10 @@ class EngineExchange:
 
     `version`: that of the adapter that answers, if it is known. `failed`: the engine is at fault.
     `proven`: the engine has answered correctly, so it is healthy. `gone`: its client is gone.
-    `direct`: its gateway has sent it without a router.
     """
 
     task: asyncio.Task[None] | None = None
-    complete = failed = proven = announced = gone = direct = False
+    complete = failed = proven = announced = gone = False
     chunks = 0
     _body: bytes | None = None
     _status = 0
