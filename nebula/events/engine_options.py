@@ -17,6 +17,11 @@ def option_name(key: str) -> str:
     return key.replace("_", "-").lower() if "." not in key else key
 
 
+def by_name(options: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
+    """Return options by their keys as on vLLM's command line."""
+    return {option_name(key): value for key, value in options.items()}
+
+
 def option(options: Mapping[str, OptionValue], name: str) -> OptionValue:
     """Return an option's value, however its key is spelled; None if it is not set."""
     if not options:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from nebula.actors.node.engine_mark import EngineMark
 from nebula.events.endpoints import generates
-from nebula.events.engine_options import option, option_name
+from nebula.events.engine_options import by_name, option
 from nebula.events.memory import MIB
 from nebula.events.state import Launch, Replica
 from nebula.events.trace_context import VARIABLE
@@ -103,7 +103,7 @@ def arguments(
         line.append(f"--{KV_EVENTS}={json.dumps(config)}")
     if site.traces:
         line += ["--otlp-traces-endpoint", site.traces]
-    options = {option_name(key): value for key, value in launch.options.items()}
+    options = by_name(launch.options)
     for key, kind in _kind(launch.task).items():
         if key not in options:
             line += [f"--{key}", kind]
@@ -131,7 +131,7 @@ def publishes(site: Site, launch: Launch) -> bool:
     Engines that compute vectors hold nothing for a second prompt. Of several engines in one
     process group, each would need a socket of its own.
     """
-    options = {option_name(key): value for key, value in launch.options.items()}
+    options = by_name(launch.options)
     return (
         site.kv_events
         and generates(launch.task)

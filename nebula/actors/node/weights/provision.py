@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from nebula.events.engine_options import option_name
+from nebula.events.engine_options import by_name
 from nebula.events.state import CachedSource, Launch, Model, Node, Replica, State
 from nebula.events.values import SecretReference, Variable
 
@@ -96,7 +96,7 @@ def files_of(launch: Launch) -> Files | None:
     A request whose options say where files come from or go to, or that needs other files, is left
     to the engine.
     """
-    options = {option_name(key): value for key, value in launch.options.items()}
+    options = by_name(launch.options)
     if (
         not is_hub_id(launch.source)
         or "download-dir" in options
@@ -237,7 +237,7 @@ def _wanted(replicas: Iterable[Replica]) -> list[Files]:
 
 
 def _source(model: Model) -> Files:
-    options = {option_name(key): value for key, value in model.spec.options.items()}
+    options = by_name(model.spec.options)
     secret = _secret(model.spec.env)
     return _files_at(model.spec.source, options, secret) or Files(model.spec.source, "", secret)
 
