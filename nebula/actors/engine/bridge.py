@@ -32,7 +32,6 @@ from nebula.actors.engine.exchange import (
     Send,
 )
 from nebula.actors.engine.fetching import BodyFetcher, BodyLost
-from nebula.actors.engine.kv_listening import VARIABLE as KV_EVENTS
 from nebula.actors.engine.liveness import Liveness
 from nebula.actors.engine.load import get, healthy, read_load, read_name
 from nebula.actors.engine.progress import whose
@@ -83,7 +82,7 @@ class BridgeSettings(Struct, frozen=True):
             int(environ["NEBULA_VERSION"]),
             environ.get("NEBULA_NODE_FOLDER", ""),
             environ.get("NEBULA_ENGINE_KEY", ""),
-            environ.get(KV_EVENTS, ""),
+            environ.get("NEBULA_KV_EVENTS_ENDPOINT", ""),
         )
 
 

@@ -10,9 +10,6 @@ from nebula.actors.engine.kv_events import Change, changes
 
 log = logging.getLogger(__name__)
 
-VARIABLE = "NEBULA_KV_EVENTS_ENDPOINT"
-"""The variable in which the node names the endpoint that it has vLLM publish on."""
-
 WAITING = 10_000
 """Messages that may wait to be read. What comes beyond is lost, and is noticed by its number."""
 
