@@ -21,6 +21,7 @@ class Asks(Struct, frozen=True, gc=False):
     """What the fields and the query of a request ask for, apart from its body.
 
     `kept`: the key under which its answer can be resumed, "" for its own id; None if it can't.
+    `coded`: whether a Content-Encoding is named.
     """
 
     timeout: float | None
@@ -29,6 +30,7 @@ class Asks(Struct, frozen=True, gc=False):
     query: str
     forwarded: HeaderFields
     caller_ids: tuple[str, ...]
+    coded: bool
 
 
 def asks_of(scope: HTTPScope) -> Asks:
@@ -41,6 +43,7 @@ def asks_of(scope: HTTPScope) -> Asks:
         scope["query_string"].decode("latin-1"),
         forwarded(fields),
         request_ids.texts(fields),
+        b"content-encoding" in fields,
     )
 
 

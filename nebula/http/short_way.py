@@ -17,7 +17,7 @@ from nebula.actors.gateway.delivery import Delivery, new_id
 from nebula.actors.gateway.not_served import NotServed
 from nebula.events.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
 from nebula.events.inference import Piece
-from nebula.http import outline, own_fields
+from nebula.http import outline
 from nebula.http.composing import asks_of
 from nebula.http.errors import ApiError
 from nebula.http.field_lines import FieldLines, read_once
@@ -89,7 +89,7 @@ class ShortWay:
             asks.kept is not None
             or not gateway.able
             or gateway.capturing.rules
-            or b"content-encoding" in own_fields.by_name(scope)
+            or asks.coded
             or len(body) > routes.limits.body_for(gateway)
             or not hold.grow(len(body))
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, cast
 
@@ -134,3 +135,17 @@ class Bench:
 
     def ask(self, request: Request = REQUEST) -> Delivery:
         return self.gateway.ask(request, NameBinding("chat"))
+
+
+@contextlib.asynccontextmanager
+async def listening(bench: Bench) -> AsyncIterator[Bench]:
+    """Let a bench's gateway listen and work; it ends with the context."""
+    before = asyncio.all_tasks()
+    await bench.gateway.begin()
+    started = asyncio.all_tasks() - before
+    try:
+        yield bench
+    finally:
+        for task in started:
+            task.cancel()
+        await asyncio.gather(*started, return_exceptions=True)

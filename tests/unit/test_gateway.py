@@ -29,7 +29,7 @@ from nebula.events.record import parse_headers
 from nebula.events.state import NameBinding
 from nebula.store import inference_log
 from tests.unit.flights import JSON, REQUEST, chat, serving, stream, text, words
-from tests.unit.gateway_bench import Bench
+from tests.unit.gateway_bench import Bench, listening
 from tests.unit.vllm_stream import Engine
 
 pytestmark = pytest.mark.anyio
@@ -43,14 +43,9 @@ TAKEN = Piece(-1, replica="chat-0")
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     bench = Bench(answer_memory=3 * MAX_WAITING_BYTES // 4)
-    before = asyncio.all_tasks()
     monkeypatch.setattr(inference_log, "read", bench.nats.read)
-    await bench.gateway.begin()
-    started = asyncio.all_tasks() - before
-    yield bench
-    for task in started:
-        task.cancel()
-    await asyncio.gather(*started, return_exceptions=True)
+    async with listening(bench):
+        yield bench
 
 
 async def ended(delivery: Delivery) -> list[Piece]:

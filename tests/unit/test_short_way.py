@@ -7,6 +7,7 @@ Bytes come and go by hand, and NATS is played.
 from __future__ import annotations
 
 import asyncio
+import gzip
 import re
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -30,7 +31,7 @@ from nebula.http.server.connection import HttpConnection
 from nebula.http.server.cycle import LINES
 from nebula.http.server.stopping import Stopping
 from tests.unit.flights import JSON, STREAM, serving
-from tests.unit.gateway_bench import Bench
+from tests.unit.gateway_bench import Bench, listening
 from tests.unit.test_connection_clock import Transport, turns
 
 pytestmark = [
@@ -87,14 +88,8 @@ class Client:
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    bench = Bench()
-    before = asyncio.all_tasks()
-    await bench.gateway.begin()
-    started = asyncio.all_tasks() - before
-    yield bench
-    for task in started:
-        task.cancel()
-    await asyncio.gather(*started, return_exceptions=True)
+    async with listening(Bench()) as bench:
+        yield bench
 
 
 @pytest.fixture
@@ -245,6 +240,17 @@ async def test_a_stream_is_sent_at_once_and_written_by_a_task(bench: Bench, clie
     bench.says(*pieces, to=bench.requests[-1].id)
     await turns()
     assert (client.got(), sent(bench)) == (answer, first)
+
+
+async def test_a_compressed_body_takes_the_usual_way_each_time(bench: Bench) -> None:
+    client, body = Client(bench), msgspec.json.encode(SAID)
+    for _ in range(3):
+        client.sends(gzip.compress(body), "Content-Encoding: gzip")
+        await turns()
+        bench.says(WHOLE, to=bench.requests[-1].id)
+        await turns()
+        assert client.got().endswith(WHOLE.body)
+    assert [each.body for each in bench.requests] == [body] * 3
 
 
 @pytest.mark.parametrize("half", [False, True])
