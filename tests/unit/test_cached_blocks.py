@@ -122,7 +122,7 @@ def test_after_a_clearance_or_a_gap_nothing_is_known_until_it_is_stored_again(
     assert held == set()
     assert blocks.happened((removed("abcd"),)).gone == ()
     unknown = blocks.happened((stored("abcdefgh", after=4, session="q"),))
-    assert unknown.held == (), "nobody knows what stands before these blocks"
+    assert unknown.held == (), "what stands before these blocks is unknown"
     assert set(blocks.happened((stored("abcd", session="q"),)).held) == {"a", "ab", "abcd"}
 
 
