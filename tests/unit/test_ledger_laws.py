@@ -94,8 +94,8 @@ def _frees_what_a_dead_gateway_held(account: Account, holder: str) -> Account:
     return Account(account.tallies, leases)
 
 
-def _keeps_what_it_gives_back(self: Purse, *, lent: bool) -> ledger.Entry:
-    entry = _entry(self, lent=lent)
+def _keeps_what_it_gives_back(self: Purse, expected: int, *, lent: bool) -> ledger.Entry:
+    entry = _entry(self, expected, lent=lent)
     self.returned = 0
     return entry
 

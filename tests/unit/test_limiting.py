@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from nebula.actors.gateway.allowance import settle
 from nebula.actors.gateway.limiting import PATIENCE, TICK, Exceeded, Limited, Limiting
 from nebula.events.ledger import EXPIRES, Account, Meter
 from nebula.store.connection import Unavailable
@@ -80,3 +81,34 @@ def test_what_a_killed_gateway_had_in_flight_is_free_again_for_a_key_that_asks_s
                     await asyncio.sleep(pause)
 
     assert run(ask()) <= EXPIRES + pause + PATIENCE
+
+
+@pytest.mark.parametrize("gateways", [1, 2, 5])
+def test_gateways_whose_requests_come_evenly_seldom_ask_for_more(gateways: int) -> None:
+    far: dict[str, int] = {Meter.REQUESTS: 10**9, Meter.TOKENS: 10**9, Meter.IN_FLIGHT: 10**6}
+    seconds, between, tokens = 130.0, 0.02, 30
+
+    async def requests(limiting: Limiting, limited: list[Limited]) -> int:
+        """Have them come for two minutes, and return how many had to be asked for."""
+        asked = 0
+        for _ in range(int(seconds / between)):
+            reserved = limiting.reserve(limited, tokens)
+            if reserved is None:
+                asked += 1
+                reserved = await limiting.obtain(limited, tokens)
+            await asyncio.sleep(between)
+            settle(reserved, tokens // 2)
+        return asked
+
+    async def ask() -> int:
+        server, chance = Server(1_790_000_000.0), random.Random(0)
+        links = [cast("Any", Link(server, chance, 0.0)) for _ in range(gateways)]
+        each = [Limiting(link, LedgerStore(link)) for link in links]
+        reporting = [asyncio.create_task(limiting.run()) for limiting in each]
+        limited = [Limited(("key", "k"), far)]
+        asked = await asyncio.gather(*(requests(limiting, limited) for limiting in each))
+        for task in reporting:
+            task.cancel()
+        return max(asked)
+
+    assert run(ask()) <= 12  # at the start, and when a new minute begins

@@ -54,11 +54,15 @@ class Claim:
 
 
 class _Pending(Struct, frozen=True):
-    """A report that may count: it was to replace the account at `seq`, and was sent at `sent`."""
+    """A report that may count: it was to replace the account at `seq`, and was sent at `sent`.
+
+    `demand`: by meter what was taken and what was expected when it was made.
+    """
 
     report: Report
     seq: int
     sent: float
+    demand: Mapping[str, tuple[int, int]]
 
 
 class Allowance:
@@ -189,12 +193,14 @@ class Allowance:
         """Return the account that is to replace what was `read`."""
         account = self._expire(account, now)
         lent = self.asked or self.leaving or self.others_lack(account)
-        entries = {}
+        part = min(1.0, (now - self._sent_at) / REPORTS)
+        entries, demand = {}, {}
         for meter, purse in self.purses.items():
             purse.turn(wall)
-            entries[meter] = purse.entry(lent=lent)
+            demand[meter] = purse.taken, purse.expected(part)
+            entries[meter] = purse.entry(purse.expected(part), lent=lent)
         report = Report(next(self._numbers), self._last, entries)
-        self._pending.append(_Pending(report, self.seq, now))
+        self._pending.append(_Pending(report, self.seq, now, demand))
         return ledger.settled(account, self.holder, report)
 
     def _counts(self, pending: "_Pending", account: Account) -> None:
@@ -208,6 +214,7 @@ class Allowance:
         for meter, purse in self.purses.items():
             if (entry := report.entries.get(meter)) is not None:
                 purse.granted(entry, account.tallies[meter], lease.held.get(meter, 0))
+                purse.counted(*pending.demand[meter])
 
     def _resolve(self, seq: int) -> None:
         """Forget the reports that can't count any more, and what they would have given back."""

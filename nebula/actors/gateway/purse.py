@@ -7,10 +7,11 @@ class Purse:
     """One meter of a subject, as far as this gateway has to do with it.
 
     `held`: of its lease, with what it has `spent` and not reported yet, what is `reserved`, and
-    what is `returned` by the report under way. `taken`: since the last report. `wanted`: by
-    requests that wait for it. `epoch` changes when nothing is owed to earlier reservations any
-    more. `lasting`: the meter has no window. `of_tokens`: it counts tokens. As last read: the
-    `tally`, what `others` hold, and how much of that was idle.
+    what is `returned` by the report under way. `taken`: since the last report that counts. `pace`:
+    what was taken in the time between two ordinary reports before that one. `wanted`: by requests
+    that wait for it. `epoch` changes when nothing is owed to earlier reservations any more.
+    `lasting`: the meter has no window. `of_tokens`: it counts tokens. As last read: the `tally`,
+    what `others` hold, and how much of that was idle.
     """
 
     __slots__ = (
@@ -23,6 +24,7 @@ class Purse:
         "of_tokens",
         "others",
         "others_idle",
+        "pace",
         "reserved",
         "returned",
         "spent",
@@ -39,7 +41,7 @@ class Purse:
         self.of_tokens = meter in OF_TOKENS
         self.window = self.end = 0
         self.held = self.spent = self.reserved = self.returned = 0
-        self.taken = self.wanted = self.epoch = 0
+        self.taken = self.pace = self.wanted = self.epoch = 0
         self.tally = Tally()
         self.others = self.others_idle = 0
 
@@ -88,17 +90,23 @@ class Purse:
     def _turn(self, begin: int, end: int) -> None:
         self.window, self.end = begin, end
         if not self.lasting:
-            self.held = self.spent = self.reserved = self.returned = self.taken = 0
+            self.held = self.spent = self.reserved = self.returned = 0
             self.others = self.others_idle = 0
             self.epoch += 1
 
-    def entry(self, *, lent: bool) -> Entry:
+    def expected(self, part: float) -> int:
+        """Return what will be taken until the next ordinary report, if all goes on as before.
+
+        `part`: of the time between two such reports, what has passed since the last that counts.
+        """
+        return self.taken + int(self.pace * (1 - part))
+
+    def entry(self, expected: int, *, lent: bool) -> Entry:
         """Return what is reported, and set aside what the report gives back.
 
         `lent`: give back all that no request waits for.
         """
-        taken, self.taken = self.taken, 0
-        kept = min(max(self.free, 0), self.wanted if lent else max(2 * taken, self.wanted))
+        kept = min(max(self.free, 0), self.wanted if lent else max(2 * expected, self.wanted))
         self.returned += max(self.free - kept, 0)
         return Entry(
             self.limit,
@@ -107,8 +115,13 @@ class Purse:
             kept=self.reserved + kept,
             busy=self.reserved + min(kept, self.wanted),
             needs=max(0, self.wanted - kept),
-            spare=0 if lent else max(0, 2 * (taken + self.wanted) - kept),
+            spare=0 if lent else max(0, 2 * (expected + self.wanted) - kept),
         )
+
+    def counted(self, taken: int, expected: int) -> None:
+        """Note that a report counts: what was taken and expected when it was made."""
+        self.taken = max(0, self.taken - taken)
+        self.pace = expected
 
     def granted(self, entry: Entry, tally: Tally, held: int) -> None:
         """Take in what a report led to."""
