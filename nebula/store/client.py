@@ -46,12 +46,16 @@ class FastClient(Client):
         self._ps = self._parser = FastParser(self)
         self.arrivals: dict[int, Arrival] = {}
         self.questions: dict[int, Arrival] = {}
+        self.deliveries: dict[int, Arrival] = {}
         self._before: list[Callable[[], None]] = []
         self._writing = False
         self._unsent = 0
 
     async def listen(self, subject: str, arrival: Arrival, queue: str = "") -> Subscription:
-        """Subscribe: `arrival` is called for every message, in order, and must not block."""
+        """Subscribe: `arrival` is called for every message, in order, and must not block.
+
+        It also gets what was on its way when the subscription was ended.
+        """
         # The server may answer the subscription before `subscribe` returns.
         self.arrivals[self._sid + 1] = arrival
         return await self.subscribe(subject, queue=queue)
@@ -60,6 +64,19 @@ class FastClient(Client):
         """As `listen`, but `arrival` gets each message's reply subject, empty if it has none."""
         self.questions[self._sid + 1] = arrival
         return await self.subscribe(subject)
+
+    async def listen_for_deliveries(self, subject: str, arrival: Arrival) -> Subscription:
+        """As `listen`, but `arrival` gets the subject and the reply subject, with a space between.
+
+        Readers come and go: nothing is kept of one that has ended, nor called for it.
+        """
+        self.deliveries[self._sid + 1] = arrival
+        return await self.subscribe(subject)
+
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        """As nats-py's method. A subscription for deliveries gets nothing more from here on."""
+        super()._remove_sub(sid, max_msgs)
+        self.deliveries.pop(sid, None)
 
     def ask(self, subject: str, reply: str, body: bytes) -> None:
         """As `post`, with a reply subject. Raise nats-py's errors, as there."""
@@ -141,6 +158,8 @@ class FastClient(Client):
             arrival(subject, headers or b"", data)
         elif (arrival := self.questions.get(sid)) is not None:
             arrival(reply, headers or b"", data)
+        elif (arrival := self.deliveries.get(sid)) is not None:
+            arrival(b"%b %b" % (subject, reply), headers or b"", data)
         else:
             await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
 

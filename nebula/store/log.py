@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TypeVar
 
 from msgspec import Struct
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
 from nats.js import JetStreamContext
@@ -40,7 +39,7 @@ from nebula.store.refusals import (
     is_full,
     unanswered,
 )
-from nebula.store.tail import Tail
+from nebula.store.tail import Read, Tail
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -357,9 +356,7 @@ class Log:
             async for batch in batches:
                 yield batch
 
-    async def _follow(
-        self, after: int, read: Callable[[int, int, Msg], T]
-    ) -> AsyncGenerator[list[T], None]:
+    async def _follow(self, after: int, read: Read[T]) -> AsyncGenerator[list[T], None]:
         """Lost connections, restarted servers and dropped messages are detected and repaired.
 
         A gap in the consumer's own count, or silence, shows them; then the server is asked again

@@ -3,21 +3,28 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 
+from nebula.events.record import parse_headers
 from nebula.store import streams
 from nebula.store.connection import Connection
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+_Message: TypeAlias = tuple[bytes, bytes, bytes]
+"""A message that arrived: its subject and reply subject, its header block, its body."""
+
+Read: TypeAlias = Callable[[int, int, str, bytes, bytes], T]
+"""Returns what a reader wants of a message: of its sequence, its time in nanoseconds, its subject,
+its header block and its body."""
 
 HEARTBEAT = 2.0
 """Seconds of silence after which the server-side consumer sends a sign of life."""
@@ -33,15 +40,13 @@ class LogReplaced(Exception):
 class Tail(Generic[T]):
     """One reader's position in the log, and the ephemeral consumer that feeds it."""
 
-    def __init__(
-        self, connection: Connection, after: int, read: Callable[[int, int, Msg], T]
-    ) -> None:
+    def __init__(self, connection: Connection, after: int, read: Read[T]) -> None:
         self._connection = connection
         self._seq = after
         self._read = read
         self._created: datetime | None = None
         self._delivered = 0
-        self._inbox: deque[Msg] = deque()
+        self._inbox: deque[_Message] = deque()
         self._arrived = asyncio.Event()
         self._stale = True
         self._subscription: Subscription | None = None
@@ -69,19 +74,20 @@ class Tail(Generic[T]):
                 return []
         batch: list[T] = []
         while self._inbox and not self._stale:
-            message = self._inbox.popleft()
-            if message.reply.startswith("$JS.ACK."):
-                entry = self._take(message)
+            name, headers, body = self._inbox.popleft()
+            subject, _, reply = name.decode("utf-8", "replace").partition(" ")
+            if reply.startswith("$JS.ACK."):
+                entry = self._take(subject, reply, headers, body)
                 if entry is not None:
                     batch.append(entry)
             else:
-                await self._control(message)
+                await self._control(reply, parse_headers(headers))
         return batch
 
-    def _take(self, message: Msg) -> T | None:
+    def _take(self, subject: str, reply: str, headers: bytes, body: bytes) -> T | None:
         # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<stream sequence>.
         # <consumer sequence>.<time>.<pending>[.<random>], as of NATS's ADR-15.
-        tokens = message.reply.split(".")
+        tokens = reply.split(".")
         first = 4 if len(tokens) > 9 else 2
         seq, delivered, time = (int(token) for token in tokens[first + 3 : first + 6])
         if delivered != self._delivered + 1:
@@ -91,14 +97,13 @@ class Tail(Generic[T]):
         if seq <= self._seq:
             return None
         self._seq = seq
-        return self._read(seq, time, message)
+        return self._read(seq, time, subject, headers, body)
 
-    async def _control(self, message: Msg) -> None:
-        headers = message.headers or {}
-        if message.reply:
+    async def _control(self, reply: str, headers: Mapping[str, str]) -> None:
+        if reply:
             # Flow control: answering only here, after everything before it was taken, bounds how
             # much the server sends ahead.
-            await self._connection.client.publish(message.reply)
+            await self._connection.client.publish(reply)
             return
         stalled = headers.get("Nats-Consumer-Stalled")
         if stalled:
@@ -106,8 +111,8 @@ class Tail(Generic[T]):
         if int(headers.get("Nats-Last-Consumer", "0")) > self._delivered:
             self._stale = True
 
-    async def _arrive(self, message: Msg) -> None:
-        self._inbox.append(message)
+    def _arrive(self, name: bytes, headers: bytes, body: bytes) -> None:
+        self._inbox.append((name, headers, body))
         self._arrived.set()
 
     async def _mark_stale(self) -> None:
@@ -132,7 +137,7 @@ class Tail(Generic[T]):
             client = self._connection.client
             try:
                 inbox = client.new_inbox()
-                self._subscription = await client.subscribe(inbox, cb=self._arrive)
+                self._subscription = await client.listen_for_deliveries(inbox, self._arrive)
                 jetstream = client.jetstream(timeout=_TRY)
                 info = await jetstream.stream_info(streams.EVENTS)
                 newest = int(info.state.last_seq)

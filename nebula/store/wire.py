@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 Arrival: TypeAlias = Callable[[bytes, bytes, bytes], None]
 """A callback of `listen`: gets the subject, the header block (empty if there is none), the body.
 
-A callback of `listen_for_questions` gets the reply subject in place of the subject.
+A callback of `listen_for_questions` gets the reply subject in place of the subject, one of
+`listen_for_deliveries` gets both, with a space in between.
 """
 
 
@@ -36,11 +37,12 @@ _FIELDS = 4
 class Client(Protocol):
     """The receiver of messages: `arrivals` by subscription, all others to `_process_msg`.
 
-    `questions`: the arrivals that get the reply subject.
+    `questions`: the arrivals that get the reply subject. `deliveries`: those that get both.
     """
 
     arrivals: dict[int, Arrival]
     questions: dict[int, Arrival]
+    deliveries: dict[int, Arrival]
     _pings_outstanding: int
 
     def write(self) -> None:
@@ -149,10 +151,9 @@ class FastParser(Parser):
                 body += int(fields[-2])
             arrival = arrivals.get(int(fields[2]))
             if arrival is None:
-                arrival = self.nc.questions.get(int(fields[2]))
+                arrival, name = self._with_reply(fields)
                 if arrival is None:
                     break
-                name = _reply(fields)
             end = header + int(fields[-1])
             if end + 2 > size:
                 self._wanted = end + 2 - at
@@ -163,6 +164,13 @@ class FastParser(Parser):
             except Exception:
                 log.exception("a message on %r could not be processed", fields[1])
         return at
+
+    def _with_reply(self, fields: list[bytes]) -> tuple[Arrival | None, bytes]:
+        """Return the arrival that gets the reply subject too, if any, and what it gets of it."""
+        number, reply = int(fields[2]), _reply(fields)
+        if (arrival := self.nc.deliveries.get(number)) is not None:
+            return arrival, b"%b %b" % (fields[1], reply)
+        return self.nc.questions.get(number), reply
 
 
 def _message(data: bytes, at: int, line_end: int) -> tuple[int, bytes, bytes, int, int, int]:

@@ -29,9 +29,9 @@ from nebula.store.wire import DirectTransport, FastParser, Reader
 
 pytestmark = pytest.mark.anyio
 
-LISTENED, SUBSCRIBED, ASKED = 1, 2, 3
+LISTENED, SUBSCRIBED, ASKED, DELIVERED = 1, 2, 3, 4
 """A subscription that is listened to, one that is nats-py's, and one that is listened to for
-questions."""
+questions, one for deliveries."""
 
 
 class Heard:
@@ -44,6 +44,7 @@ class Heard:
         self.parser = FastParser(cast("FastClient", self))
         self.arrivals = {LISTENED: self.arrival}
         self.questions = {ASKED: self.question}
+        self.deliveries = {DELIVERED: self.delivery}
 
     def arrival(self, subject: bytes, header: bytes, body: bytes) -> None:
         if subject == b"raises":
@@ -52,6 +53,9 @@ class Heard:
 
     def question(self, reply: bytes, header: bytes, body: bytes) -> None:
         self.all.append(("asked", reply, header, body))
+
+    def delivery(self, both: bytes, header: bytes, body: bytes) -> None:
+        self.all.append(("delivered", both, header, body))
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
@@ -102,6 +106,8 @@ def heard_of(
         return ("listened", subject, header, body)
     if sid == ASKED:
         return ("asked", reply, header, body)
+    if sid == DELIVERED:
+        return ("delivered", subject + b" " + reply, header, body)
     return ("subscribed", sid, subject, reply, header or None, body)
 
 
@@ -114,7 +120,7 @@ messages = st.builds(
     lambda *parts: dict(zip(("subject", "body", "sid", "reply", "header"), parts, strict=True)),
     subjects,
     bodies,
-    st.sampled_from([LISTENED, SUBSCRIBED, ASKED, 33]),
+    st.sampled_from([LISTENED, SUBSCRIBED, ASKED, DELIVERED, 33]),
     st.sampled_from([b"", b"_INBOX.reply"]),
     st.sampled_from([b"", b"NATS/1.0\r\nA: b\r\n\r\n", b"NATS/1.0 503\r\n\r\n"]),
 )
@@ -269,6 +275,12 @@ class Transport:
     def write(self, data: bytes) -> None:
         self.writes.append(data)
 
+    def writelines(self, lines: list[bytes]) -> None:
+        self.write(b"".join(lines))
+
+    async def drain(self) -> None:
+        pass
+
 
 def connected() -> tuple[FastClient, Transport]:
     client, transport = FastClient(), Transport()
@@ -276,12 +288,36 @@ def connected() -> tuple[FastClient, Transport]:
     client._transport = cast("Any", transport)
     client._max_payload = 100
     client._max_pending_size = 300
+    client._flush_queue = asyncio.Queue()
     return client, transport
 
 
 async def turn() -> None:
     """Let one turn of the event loop pass."""
     await asyncio.sleep(0)
+
+
+async def test_nothing_is_kept_of_a_reader_that_has_ended() -> None:
+    """Readers of the log come and go; what still comes for one that went is dropped."""
+    client, _ = connected()
+    read: list[bytes] = []
+    subscription = await client.listen_for_deliveries("inbox", lambda *parts: read.extend(parts))
+    wire = message(b"a", b"body", sid=subscription._id, reply=b"$JS.ACK.1")
+    await client._ps.parse(wire)
+    await subscription.unsubscribe()
+    await client._ps.parse(wire)
+    assert read == [b"a $JS.ACK.1", b"", b"body"]
+    assert not client.deliveries
+
+
+async def test_what_was_on_its_way_to_a_listener_that_ended_still_arrives() -> None:
+    """A router that ends passes on the requests that were on their way to it."""
+    client, _ = connected()
+    heard: list[bytes] = []
+    subscription = await client.listen("requests", lambda *parts: heard.append(parts[-1]))
+    await subscription.unsubscribe()
+    await client._ps.parse(message(b"requests", b"on its way", sid=subscription._id))
+    assert heard == [b"on its way"]
 
 
 async def test_what_is_posted_in_one_turn_leaves_in_one_write() -> None:

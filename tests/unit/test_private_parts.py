@@ -63,6 +63,7 @@ DONE = {
     "_process_err": ["self", "err_msg"],
     "_process_headers": ["self", "headers"],
     "_process_msg": ["self", "sid", "subject", "reply", "data", "headers"],
+    "_remove_sub": ["self", "sid", "max_msgs"],
     "_select_next_server": ["self"],
 }
 """What a nats-py client does in methods that Nebula calls or overrides, and their parameters."""

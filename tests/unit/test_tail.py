@@ -14,7 +14,6 @@ from typing import Any, TypeVar, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 from nats.js.api import ConsumerConfig
 from nats.js.errors import NotFoundError
@@ -22,6 +21,7 @@ from nats.js.errors import NotFoundError
 from nebula.store import tail
 from nebula.store.connection import Connection
 from nebula.store.tail import LogReplaced, Tail
+from nebula.store.wire import Arrival
 
 T = TypeVar("T")
 MADE = datetime(2026, 1, 1, tzinfo=UTC)
@@ -40,13 +40,13 @@ class Server:
         self.domain = ""
         self._count = 0
         self._taken = 0
-        self._arrive: Callable[[Msg], Awaitable[None]] | None = None
+        self._arrive: Arrival | None = None
         self._reconnected: Callable[[], Awaitable[None]] | None = None
         self.client = self
 
     def follow(self, after: int = 0) -> Tail[int]:
         """Begin to read after a sequence; what is read of an entry is its sequence."""
-        return Tail(cast("Connection", self), after, lambda seq, time, message: seq)
+        return Tail(cast("Connection", self), after, lambda seq, *_: seq)
 
     # What a reader sees
 
@@ -59,8 +59,8 @@ class Server:
     def new_inbox(self) -> str:
         return f"_INBOX.{len(self.consumers)}"
 
-    async def subscribe(self, inbox: str, cb: Callable[[Msg], Awaitable[None]]) -> Any:
-        self._arrive = cb
+    async def listen_for_deliveries(self, inbox: str, arrival: Arrival) -> Any:
+        self._arrive = arrival
 
         async def unsubscribe() -> None:
             self._arrive = None
@@ -95,16 +95,17 @@ class Server:
         where = f"{self.domain}EVENTS.consumer"
         token = ".random" if self.domain else ""
         reply = f"$JS.ACK.{where}.1.{self._taken}.{self._count}.7.0{token}"
-        await self.hand(reply)
+        self.hand(reply)
 
     async def beat(self, **headers: str) -> None:
         """Send how many messages the consumer got, as the server does when it is idle."""
-        await self.hand("", {"Nats-Last-Consumer": str(self._count), **headers})
+        self.hand("", {"Nats-Last-Consumer": str(self._count), **headers})
 
-    async def hand(self, reply: str, headers: dict[str, str] | None = None) -> None:
+    def hand(self, reply: str, headers: dict[str, str] | None = None) -> None:
         """Hand a reader any message."""
         assert self._arrive is not None
-        await self._arrive(Msg(cast("Any", None), "inbox", reply, b"", headers))
+        lines = "".join(f"{key}: {value}\r\n" for key, value in (headers or {}).items())
+        self._arrive(f"inbox {reply}".encode(), f"NATS/1.0\r\n{lines}\r\n".encode(), b"")
 
     async def reconnect(self) -> None:
         """Let the client lose its server and find it again."""
@@ -236,7 +237,7 @@ def test_flow_control_is_answered_only_after_what_came_before_it() -> None:
         reader = server.follow()
         await begins(reader, server)
         await server.send()
-        await server.hand("$JS.FC.EVENTS.consumer.1")
+        server.hand("$JS.FC.EVENTS.consumer.1")
         assert server.published == []
         assert await reader.next() == [1]
         assert server.published == ["$JS.FC.EVENTS.consumer.1"]
