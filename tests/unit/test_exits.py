@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -36,9 +37,12 @@ def nebula(
 def test_a_command_is_silent_once_the_reader_of_its_output_has_gone(
     command: tuple[str, ...],
 ) -> None:
-    process = nebula(*command, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.close()
+    read_end, write_end = os.pipe()
+    os.close(read_end)  # before the command starts: it may write all at once, however late we are
+    try:
+        process = nebula(*command, stdout=write_end)
+    finally:
+        os.close(write_end)
     _, told = process.communicate(timeout=60)
     assert told == ""
     assert process.returncode == 141
