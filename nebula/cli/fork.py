@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from nebula.cli import log_console
 from nebula.cli.embedded import embedded, environment
 from nebula.cli.log_source import ArchivePast, moment, state_at
-from nebula.cli.logging_options import LogOptions, log_console, logging_options
+from nebula.cli.logging_options import LogOptions, logging_options
 from nebula.cli.options import PORT
 from nebula.cli.process import fail, on_stop, run
 from nebula.cli.supervisor import ChildFailed, Supervisor
@@ -115,7 +116,7 @@ async def _fork(sandbox: _Sandbox, at: str | None) -> None:
         fail(f"the log has {len(nodes)} nodes: a sandbox runs {MOST_NODES} at most")
     if not _free(sandbox.port):
         fail(f"something listens on port {sandbox.port} already: give another --port")
-    console = log_console()
+    console = log_console.console()
     server = embedded(sandbox.folder / "nats", sandbox.nats_port)
     supervisor = Supervisor(sandbox.folder / "logs", server)
     stopping = asyncio.Event()

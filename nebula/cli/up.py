@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.markup import escape
 
-from nebula.cli import admin_key, demo, node_policy, readiness_watch, telling_news
+from nebula.cli import admin_key, demo, log_console, node_policy, readiness_watch, telling_news
 from nebula.cli.cluster import CONNECT_PATIENCE, joined
 from nebula.cli.elsewhere import note
 from nebula.cli.embedded import embedded, environment
@@ -28,7 +28,7 @@ from nebula.cli.gateway_options import (
     workers_option,
 )
 from nebula.cli.joining import answers, remember, same_cluster
-from nebula.cli.logging_options import LogOptions, log_console, logging_options
+from nebula.cli.logging_options import LogOptions, logging_options
 from nebula.cli.options import (
     PORT,
     Whole,
@@ -283,7 +283,7 @@ def up(
 
 
 async def _up(settings: UpSettings, grace: float) -> None:
-    console = log_console()
+    console = log_console.console()
     if settings.nats:
         from_environment = os.environ.get("NEBULA_NATS_URL") == settings.nats
         named = " of NEBULA_NATS_URL" if from_environment else ""

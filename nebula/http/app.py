@@ -15,7 +15,6 @@ from nebula.http import exceptions, paths, root_path
 from nebula.http.authentication import Authentication, check_scope, key_ring
 from nebula.http.cors import Cors
 from nebula.http.document import routes as describing
-from nebula.http.document.making import document
 from nebula.http.engine_logs import Followers
 from nebula.http.guard import Guard
 from nebula.http.inference import InferenceRoutes, Limits
@@ -87,6 +86,8 @@ def create_app(
 
     @cache
     def description() -> dict[str, Any]:
+        from nebula.http.document.making import document  # most gateways are never asked for it
+
         return document(litestar, root, describing.version())
 
     root_path.check(root, paths.served_by(litestar))

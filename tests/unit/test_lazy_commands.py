@@ -33,6 +33,9 @@ SERVING = (
 )
 """What only those need."""
 
+SIGNING_IN = ("authlib", "joserfc", "cryptography", "httpx")
+"""What a gateway needs with a provider of OpenID Connect."""
+
 LISTING = ("asyncio", "msgspec", "nats", "rich", "uvloop", "nebula.actors", "nebula.events")
 """What it takes to ask a cluster, and none to list the commands."""
 
@@ -82,8 +85,8 @@ def test_a_command_that_asks_a_cluster_imports_nothing_that_serves_one() -> None
 @pytest.mark.parametrize(
     ("name", "modules"),
     [
-        ("gateway", ("authlib", "joserfc", "cryptography", "opentelemetry")),
-        ("router", ("litestar", "uvicorn", "httpx", "opentelemetry")),
+        ("gateway", (*SIGNING_IN, "opentelemetry", "rich", "nebula.http.document.entries")),
+        ("router", ("litestar", "uvicorn", "httpx", "opentelemetry", "rich")),
         ("node", ("litestar", "uvicorn", "opentelemetry")),
     ],
 )

@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.cli import exits, log_lines, process
+from nebula.cli import exits, log_console, log_lines, process
 from nebula.cli.log_lines import JsonFormatter, ShownFormatter, message_of
-from nebula.cli.logging_options import LogOptions, log_console, logging_options
+from nebula.cli.logging_options import LogOptions, logging_options
 from nebula.events.inference import Request
 from nebula.events.log_fields import NAMES, event_fields, request_fields
 from nebula.events.trace_context import trace_id
@@ -135,7 +135,7 @@ def read(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def test_all_that_such_a_process_says_is_json(lines: io.StringIO) -> None:
-    console = log_console()
+    console = log_console.console()
     console.print("[green]Nebula is up[/green]: http://127.0.0.1:8000\n\nCtrl-C ends it")
     process.say("a port is taken", warning=True)
     log_lines.log.info("one more")

@@ -1,11 +1,15 @@
 """The document in which a provider tells its addresses (OpenID Connect Discovery)."""
 
-import httpx
+from typing import TYPE_CHECKING
+
 import msgspec
 from msgspec import Struct
 
 from nebula.http.sign_in.fetching import PATIENCE, ProviderFailed, asked
 from nebula.http.sign_in.settings import safe_url
+
+if TYPE_CHECKING:
+    import httpx
 
 
 class Metadata(Struct, frozen=True):
@@ -19,7 +23,7 @@ class Metadata(Struct, frozen=True):
 
 
 async def discovered(
-    client: httpx.AsyncClient, issuer: str, patience: float = PATIENCE
+    client: "httpx.AsyncClient", issuer: str, patience: float = PATIENCE
 ) -> Metadata:
     """Return what a provider tells of itself. Raise ProviderFailed."""
     url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import msgspec
 
 from nebula.events.reading import UNREADABLE
+
+if TYPE_CHECKING:
+    import httpx
 
 PATIENCE = 10.0
 """Seconds for a whole answer."""
@@ -21,7 +23,7 @@ class ProviderFailed(Exception):
 
 
 async def asked(
-    client: httpx.AsyncClient,
+    client: "httpx.AsyncClient",
     url: str,
     form: Mapping[str, str] | None = None,
     *,
@@ -32,6 +34,8 @@ async def asked(
 
     `form`: what is posted. `user`: the client's name and secret.
     """
+    import httpx  # which gateways without sign-in spare
+
     try:
         async with asyncio.timeout(patience):
             request = client.build_request(

@@ -5,14 +5,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx
-
 from nebula.http.sign_in.discovery import Metadata, discovered
 from nebula.http.sign_in.fetching import ProviderFailed, asked
 from nebula.http.sign_in.refusals import NotSignedIn, UnknownKey
 from nebula.http.sign_in.settings import SignInSettings
 
 if TYPE_CHECKING:
+    import httpx
     from joserfc.jwk import KeySet
 
 KEPT = 3600.0
@@ -40,7 +39,7 @@ class Provider:
     def __init__(
         self,
         settings: SignInSettings,
-        client: httpx.AsyncClient | None = None,
+        client: "httpx.AsyncClient | None" = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         from nebula.http.sign_in import id_token  # Authlib, which gateways without sign-in spare
@@ -98,8 +97,10 @@ class Provider:
             raise NotSignedIn(f"the provider does not take the code: {why[:200]}")
         return token
 
-    def _http(self) -> httpx.AsyncClient:
+    def _http(self) -> "httpx.AsyncClient":
         if self._client is None:
+            import httpx  # which gateways without sign-in spare
+
             self._client = httpx.AsyncClient(follow_redirects=False)
         return self._client
 
