@@ -1,4 +1,4 @@
-"""The headers of requests and answers on NATS, written and read. Pure."""
+"""The headers of messages on NATS, and those of requests, written and read. Pure."""
 
 import functools
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nebula.events import carried_fields
-from nebula.events.inference import Piece, Request, Routed
+from nebula.events.inference import Request, Routed
 from nebula.events.reading import UNREADABLE, number
 from nebula.events.record import parse_headers
 from nebula.events.subjects import is_token
@@ -47,12 +47,13 @@ FIELDS = "Nebula-Fields"
 SIZE, PUSHED = "Nebula-Body-Size", "Nebula-Body-Pushed"
 SLACK = "Nebula-Slack"
 CALLER_IDS = "Nebula-Caller-Ids"
+BUNDLED = "Nebula-Bundled"
 
 JSON = "application/json"
 """The Content-Type of nearly all requests."""
 
-_COMMON_SIZE = 1024
-"""Characters of header fields, and bytes of a block, above which a piece's are not cached."""
+COMMON_SIZE = 1024
+"""Characters of header fields, and bytes of a block, above which they are not cached."""
 
 HEADER_ROOM = 16 * 1024
 """Bytes kept free of a message's body: NATS counts headers towards its payload limit."""
@@ -67,24 +68,32 @@ def block(headers: Mapping[str, str]) -> bytes:
 def request_block(request: Request) -> bytes:
     """Return the header block of a request message; the part that most share is cached."""
     kind = request.content_type if request.content_type == JSON else ""
-    common = _common_block(request.gateway, request.path, kind, request.patience)
+    common = _common_block(request.gateway, request.path, kind, request.patience, request.bundled)
     own = "".join([f"{key}: {value}\r\n" for key, value in _own_headers(request).items()])
     return b"%b%b\r\n" % (common, own.encode())
 
 
 @functools.lru_cache(maxsize=256)
-def _common_block(gateway: str, path: str, content_type: str, patience: float) -> bytes:
-    return block(_common_headers(gateway, path, content_type, patience))[:-2]
+def _common_block(
+    gateway: str, path: str, content_type: str, patience: float, bundled: bool
+) -> bytes:
+    return block(_common_headers(gateway, path, content_type, patience, bundled))[:-2]
 
 
-def _common_headers(gateway: str, path: str, content_type: str, patience: float) -> dict[str, str]:
+def _common_headers(
+    gateway: str, path: str, content_type: str, patience: float, bundled: bool
+) -> dict[str, str]:
     headers = {GATEWAY: gateway, PATH: path, PATIENCE: format(patience, ".3f")}
-    return {**headers, CONTENT_TYPE: content_type} if content_type else headers
+    if content_type:
+        headers[CONTENT_TYPE] = content_type
+    if bundled:
+        headers[BUNDLED] = "1"
+    return headers
 
 
 def request_headers(request: Request) -> dict[str, str]:
     """Return the headers of a request message; the model is in the subject."""
-    common = _common_headers(request.gateway, request.path, "", request.patience)
+    common = _common_headers(request.gateway, request.path, "", request.patience, request.bundled)
     return {CONTENT_TYPE: request.content_type, **common, **_own_headers(request)}
 
 
@@ -158,6 +167,7 @@ def read_request(model: str, headers: Mapping[str, str] | None, body: bytes) -> 
             tokens=headers.get(TOKENS, ""),
             version=headers.get(VERSION, ""),
             fields=carried_fields.read(headers.get(FIELDS, "")),
+            bundled=BUNDLED in headers,
         )
         return request if _RARE.isdisjoint(headers) else _with_rare(request, headers)
     except UNREADABLE:
@@ -209,9 +219,7 @@ def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
         own, pushed = _without(own, _PUSHED_LINE) if size else (own, b"")
         identity, _, more = own.partition(b"\r\n")
         more, _, routed = more.partition(_ROUTED)
-        if len(more) <= _COMMON_SIZE and (
-            not routed or routed.find(b"\r\n\r\n") == len(routed) - 4
-        ):
+        if len(more) <= COMMON_SIZE and (not routed or routed.find(b"\r\n\r\n") == len(routed) - 4):
             told = _user_and_callers(more)
             if told is not None:
                 name = identity.decode("ascii", "replace")
@@ -230,6 +238,7 @@ def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
                     caller_ids=told[1],
                     size=number(size) or 0,
                     pushed=bool(pushed),
+                    bundled=first.bundled,
                 )
     return read_request(model, parse_headers(header), body)
 
@@ -261,11 +270,14 @@ def _user_and_callers(lines: bytes) -> tuple[str, tuple[str, ...]] | None:
     return user.decode("utf-8", "replace"), tuple(callers.decode("utf-8", "replace").split())
 
 
+_COMMON = {GATEWAY, PATH, CONTENT_TYPE, PATIENCE}
+
+
 @functools.lru_cache(maxsize=256)
 def _first_of(common: bytes) -> Request | None:
     """Read the shared part of a gateway's requests; None if a gateway did not write it."""
     headers = parse_headers(common)
-    if not common.endswith(b"\r\n") or headers.keys() != {GATEWAY, PATH, CONTENT_TYPE, PATIENCE}:
+    if not common.endswith(b"\r\n") or headers.keys() - {BUNDLED} != _COMMON:
         return None
     return read_request("", {**headers, REQUEST: "first"}, b"")
 
@@ -276,98 +288,6 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < 1e9:
         raise ValueError(f"{text} is not a duration in seconds")
     return seconds
-
-
-def piece_block(piece: Piece) -> bytes:
-    """Return the header block of a message of an answer; the message is given without its body.
-
-    Most answers have the same blocks, which are cached.
-    """
-    if piece.fields and sum(len(value) for _, value in piece.fields) > _COMMON_SIZE:
-        return block(piece_headers(piece))
-    return _cached_block(piece)
-
-
-@functools.lru_cache(maxsize=1024)
-def _cached_block(piece: Piece) -> bytes:
-    return block(piece_headers(piece))
-
-
-def piece_headers(piece: Piece) -> dict[str, str]:
-    """Return the headers of one message of an answer."""
-    headers = {CHUNK: str(piece.chunk)}
-    if piece.attempt != 1:
-        headers[ATTEMPT] = str(piece.attempt)
-    if piece.status:
-        headers[STATUS] = str(piece.status)
-        headers[CONTENT_TYPE] = piece.content_type
-    if piece.replica:
-        headers[REPLICA] = piece.replica
-    if piece.queued:
-        headers[QUEUED] = piece.queued
-    if piece.end:
-        headers[END] = "1"
-    if piece.failure:
-        headers[FAILURE] = piece.failure
-    if piece.retry_after is not None:
-        headers[RETRY_AFTER] = str(piece.retry_after)
-    if piece.continues:
-        headers[CONTINUES] = piece.continues
-    if piece.version:
-        headers[VERSION] = piece.version
-    if piece.fields:
-        headers[FIELDS] = carried_fields.written(piece.fields)
-    return headers
-
-
-def read_piece(headers: Mapping[str, str] | None, body: bytes) -> Piece | None:
-    """Read one message of an answer; None for anything else."""
-    if not headers:
-        return None
-    try:
-        return Piece(
-            int(headers[CHUNK]),
-            body,
-            status=int(headers.get(STATUS, "0")),
-            content_type=headers.get(CONTENT_TYPE, ""),
-            replica=headers.get(REPLICA, ""),
-            end=END in headers,
-            failure=headers.get(FAILURE, ""),
-            attempt=int(headers.get(ATTEMPT, "1")),
-            queued=headers.get(QUEUED, ""),
-            retry_after=int(headers[RETRY_AFTER]) if RETRY_AFTER in headers else None,
-            continues=headers.get(CONTINUES, ""),
-            version=headers.get(VERSION, ""),
-            fields=carried_fields.read(headers.get(FIELDS, "")),
-        )
-    except (KeyError, *UNREADABLE):
-        return None
-
-
-@functools.lru_cache(maxsize=1024)
-def _read_head(header: bytes) -> Piece | None:
-    return read_piece(parse_headers(header), b"")
-
-
-def read_answer(header: bytes, body: bytes) -> Piece | None:
-    """Read one message of an answer by its header block; equal blocks are read once."""
-    if len(header) > _COMMON_SIZE:
-        return read_piece(parse_headers(header), body)
-    head = _read_head(header)
-    return None if head is None else replace(head, body=body)
-
-
-_PLAIN = f"NATS/1.0\r\n{CHUNK}: ".encode()
-
-
-def plain_block(chunk: int) -> bytes:
-    """Return the most common header block: of a piece amid a first attempt's answer."""
-    return b"%b%d\r\n\r\n" % (_PLAIN, chunk)
-
-
-def read_plain(header: bytes) -> int | None:
-    """Return the number of a piece whose header block holds nothing else; None for any other."""
-    return number(header[len(_PLAIN) : -4]) if header.startswith(_PLAIN) else None
 
 
 _routed = msgspec.json.Decoder(Routed)

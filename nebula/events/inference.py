@@ -173,6 +173,13 @@ class Request(_RequestStart, frozen=True, gc=False, kw_only=True):
             "message; what does not come is fetched."
         ),
     ] = False
+    bundled: Annotated[
+        bool,
+        Meta(
+            description="Whether pieces of its answer may come in bundles, together with those of "
+            "others."
+        ),
+    ] = False
 
     @property
     def whole_size(self) -> int:

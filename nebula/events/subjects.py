@@ -148,6 +148,11 @@ def responses(gateway: str, request: str) -> str:
     return f"nebula.inference.responses.{gateway}.{request}"
 
 
+def bundles(gateway: str, model: str, replica: str) -> str:
+    """Return the subject of an engine's bundles: pieces of several answers for one gateway."""
+    return f"nebula.inference.bundles.{gateway}.{model}.{replica}"
+
+
 def cancel(model: str, request: str) -> str:
     """Return the subject that ends one request, whichever router or replica of the model has it."""
     return f"nebula.inference.cancel.{model}.{request}"

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from nebula.events import envelope
+from nebula.events import envelope, piece_envelope
 from nebula.events.advised import command
 from nebula.events.evolve_adapter import serves
 from nebula.events.failures import FINISHED, Failure, read_note, words
@@ -215,7 +215,7 @@ class _Way:
 
     def answered(self, message: Message) -> None:
         """Read a piece: the story tells which replica has it, and the first and the last piece."""
-        piece = envelope.read_piece(message.headers, message.body)
+        piece = piece_envelope.read(message.headers, message.body)
         if piece is None or piece.attempt < self._attempt or (self.end and not self._given_up):
             return
         if self._given_up:

@@ -124,5 +124,6 @@ class Composer:
             query=asks.query,
             fields=asks.forwarded,
             caller_ids=(*asks.caller_ids, response) if response else asks.caller_ids,
+            bundled=True,
         )
         return Composed(request, route, sent, quota, tokens, served_by)

@@ -9,7 +9,8 @@ from nebula.events.state import State
 from nebula.history.request import RequestStory
 from nebula.openai.responses import PREFIX
 from nebula.store.connection import Connection
-from nebula.store.inference_log import StoredMessage, called, look_up
+from nebula.store.inference_log import StoredMessage
+from nebula.store.request_log import called, look_up
 
 
 class KeptRequest(Struct, frozen=True):

@@ -4,7 +4,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from nebula.events import envelope, subjects
+from nebula.events import bundles, envelope, subjects
 from nebula.events.cache_news import CacheNews
 from nebula.events.captured import CapturedRequest
 from nebula.events.demand import DemandRecord
@@ -81,7 +81,7 @@ OTHERS = (
         "A router, or a gateway under a lease, sends a request to the engine of one replica.",
         "the body of the HTTP request, as the client sent it",
         (
-            *REQUEST_HEADERS[:-1],
+            *(each for each in REQUEST_HEADERS if each.name != envelope.VERSION),
             Header(envelope.VERSION, "Digest of the adapter's version that must answer."),
             Header(envelope.PLAN, "Version of the plan that the replica's engine must run for."),
             Header(
@@ -129,6 +129,22 @@ OTHERS = (
         "a part of the HTTP answer's body. A message without headers is the gateway's own note for "
         "gateways that resume the answer; its body is that of `cancel`",
         PIECE_HEADERS,
+        stream="NEBULA_INFERENCE",
+    ),
+    Channel(
+        "bundles",
+        subjects.bundles("{gateway}", "{model}", "{replica}"),
+        "send",
+        "An engine tells a gateway pieces of several answers, which it made in one turn.",
+        "the pieces' bodies, one behind the other",
+        (
+            Header(
+                bundles.PIECE,
+                "For each piece a line: the request's id, the bytes of the piece's body, and its "
+                "number, or all headers of its own message as JSON.",
+                needed=True,
+            ),
+        ),
         stream="NEBULA_INFERENCE",
     ),
     Channel(

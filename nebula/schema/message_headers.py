@@ -80,6 +80,11 @@ REQUEST_HEADERS = (
         "`1`: `nebula.pushed.MODEL.REPLICA` brings that body, right behind this message.",
     ),
     Header(envelope.CALLER_IDS, "Ids that the caller gave the request, separated by spaces."),
+    Header(
+        envelope.BUNDLED,
+        "`1`: pieces of its answer may come in bundles on "
+        "`nebula.inference.bundles.GATEWAY.MODEL.REPLICA`.",
+    ),
 )
 
 PIECE_HEADERS = (

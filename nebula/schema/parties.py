@@ -79,6 +79,7 @@ _OTHERS: dict[str, Parties] = {
     "leasesGranted": Parties(("router",), _GATEWAY),
     "leasesRecalled": Parties(("router",), ("gateway", "router")),
     "responses": Parties(("engine", "router", "gateway"), _GATEWAY),
+    "bundles": Parties(("engine",), _GATEWAY),
     "claims": Parties(_GATEWAY),
     "ledger": Parties(_GATEWAY, _GATEWAY),
     "batchLines": Parties(_GATEWAY),

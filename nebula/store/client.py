@@ -7,6 +7,7 @@ everything else are nats-py's.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -47,7 +48,7 @@ class FastClient(Client):
         self.arrivals: dict[int, Arrival] = {}
         self.questions: dict[int, Arrival] = {}
         self.deliveries: dict[int, Arrival] = {}
-        self._before: list[Callable[[], None]] = []
+        self._before: deque[Callable[[], None]] = deque()
         self._writing = False
         self._unsent = 0
 
@@ -110,7 +111,7 @@ class FastClient(Client):
         if not self._writing:
             self._write_soon()
         elif len(self._pending) >= WRITTEN * _PARTS:
-            self._pass_on()
+            self.pass_on()
 
     def before_write(self, call: Callable[[], None]) -> None:
         """Call it before the next write, in this turn or the next: what it posts leaves with it."""
@@ -127,12 +128,13 @@ class FastClient(Client):
         self._writing = True  # what is posted from here on needs no further write
         try:
             while self._before:
-                self._before.pop(0)()
+                self._before.popleft()()
         finally:
             self._writing = False
-        self._pass_on()
+        self.pass_on()
 
-    def _pass_on(self) -> None:
+    def pass_on(self) -> None:
+        """Pass what was posted to the connection now; the write of this turn still follows."""
         transport = self._transport
         if isinstance(transport, DirectTransport) and transport.lost:
             return  # kept until it is connected again

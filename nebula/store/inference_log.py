@@ -1,4 +1,4 @@
-"""Reads or follows what the data plane's stream still has about a request."""
+"""Reads or follows what a stream has, above all the data plane's, on some subjects."""
 
 import asyncio
 import contextlib
@@ -9,15 +9,12 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RawStreamMsg
-from nats.js.errors import APIError, NotFoundError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import APIError
 
-from nebula.events import envelope, subjects
-from nebula.events.failures import Failure
 from nebula.events.record import parse_headers
 from nebula.store import streams
 from nebula.store.client import Headers
@@ -40,9 +37,6 @@ _PART = 256
 PART_BYTES = 256 * 1024
 """Bytes that a reader requests at a time, unless the next message alone is larger."""
 
-ASKED = (subjects.ALL_REQUESTS, subjects.replica_requests("*", "*"))
-"""Where requests are: what gateways ask routers for, and what they and routers send to replicas."""
-
 UNREAD = 60.0
 """Seconds after which an idle reader loses its consumer."""
 
@@ -63,64 +57,6 @@ class StoredMessage(Struct, frozen=True):
         return parse_headers(self.header)
 
 
-async def look_up(connection: Connection, request: str) -> list[StoredMessage]:
-    """Return all messages of a request, in order; with bodies only where they say why it ended.
-
-    Return nothing for a request that is unknown or no longer kept. Raise Unavailable.
-    """
-    if not subjects.is_token(request):
-        return []
-    wanted = [*ASKED, subjects.responses("*", request), subjects.cancel("*", request)]
-    found = [
-        said
-        async for said in read(connection, wanted, bodies=False)
-        if said.subject.endswith(f".{request}") or said.headers.get(envelope.REQUEST) == request
-    ]
-    return [await _whole(connection, said) if _says_why(said) else said for said in found]
-
-
-async def called(connection: Connection, caller_id: str) -> list[str]:
-    """Return Nebula's ids of the requests that had this id of their caller's, newest first.
-
-    Raise Unavailable.
-    """
-    found: dict[str, None] = {}
-    async for said in read(connection, ASKED, bodies=False):
-        headers = said.headers
-        if caller_id in headers.get(envelope.CALLER_IDS, "").split():
-            found[headers.get(envelope.REQUEST, "")] = None
-    return list(reversed(found))
-
-
-async def kept_since(connection: Connection) -> datetime | None:
-    """Return the server's time of the oldest kept message, or None. Raise Unavailable."""
-    first = await _message(connection, seq=1, subject=subjects.INFERENCE, next=True)
-    return first.time if first is not None else None
-
-
-def _says_why(said: StoredMessage) -> bool:
-    if said.subject.split(".")[2] == "cancel":
-        return said.size > 0
-    return said.headers.get(envelope.FAILURE) == Failure.REFUSED
-
-
-async def _whole(connection: Connection, said: StoredMessage) -> StoredMessage:
-    """Return a message with its body, if it is still kept. Raise Unavailable."""
-    whole = await _message(connection, seq=said.seq)
-    return said if whole is None else replace(said, body=whole.data or b"")
-
-
-async def _message(connection: Connection, **which: Any) -> RawStreamMsg | None:
-    """Return one message, selected as in nats-py's `get_msg`; None if it is not kept."""
-    jetstream = connection.client.jetstream(timeout=_PATIENCE)
-    try:
-        return await jetstream.get_msg(streams.INFERENCE, direct=True, **which)
-    except NotFoundError:
-        return None
-    except (NatsError, TimeoutError) as error:
-        raise Unavailable(f"the data plane's stream does not answer: {error!r}") from error
-
-
 async def read(
     connection: Connection,
     wanted: Sequence[str],
@@ -128,12 +64,15 @@ async def read(
     bodies: bool = True,
     stream: str = streams.INFERENCE,
     after: int = 0,
+    since: datetime | None = None,
 ) -> AsyncGenerator[StoredMessage, None]:
-    """Yield what a stream has now on these subjects after a sequence, in order.
+    """Yield what a stream has now on these subjects, after a sequence or since a time, in order.
 
     Raise Unavailable.
     """
-    following_all = follow(connection, wanted, bodies=bodies, stream=stream, after=after)
+    following_all = follow(
+        connection, wanted, bodies=bodies, stream=stream, after=after, since=since
+    )
     async with contextlib.aclosing(following_all) as following:
         async for said in following:
             if said is None:
@@ -148,10 +87,11 @@ async def follow(
     bodies: bool = True,
     stream: str = streams.INFERENCE,
     after: int = 0,
+    since: datetime | None = None,
 ) -> AsyncGenerator[StoredMessage | None, None]:
     """Yield what a stream has on these subjects, then None once, then new messages, for ever.
 
-    `after`: the sequence after which it begins.
+    `after`: the sequence after which it begins; `since`: the server's time from which on.
 
     A single subject without wildcards is looked up in the server's index. For anything else the
     server scans all its messages and does nothing else meanwhile: fifty times the work. A slow
@@ -174,9 +114,14 @@ async def follow(
                 stream,
                 ConsumerConfig(
                     deliver_policy=(
-                        DeliverPolicy.BY_START_SEQUENCE if after else DeliverPolicy.ALL
+                        DeliverPolicy.BY_START_SEQUENCE
+                        if after
+                        else DeliverPolicy.BY_START_TIME
+                        if since is not None
+                        else DeliverPolicy.ALL
                     ),
                     opt_start_seq=after + 1 if after else None,
+                    opt_start_time=None if after else since,
                     ack_policy=AckPolicy.NONE,
                     filter_subjects=list(wanted),
                     headers_only=not bodies,

@@ -16,7 +16,7 @@ from nebula.actors.node import engine_sockets
 from nebula.actors.node.launch import Site, arguments, environment
 from nebula.actors.node.processes import EngineProcess
 from nebula.actors.router.prefixes import digests
-from nebula.events import envelope, subjects
+from nebula.events import envelope, piece_envelope, subjects
 from nebula.events.cache_news import CacheNews
 from nebula.events.inference import Request
 from nebula.events.memory import GIB
@@ -95,7 +95,7 @@ async def ended(answer: Subscription) -> None:
     async with asyncio.timeout(120):
         while True:
             message = await answer.next_msg(120)
-            piece = envelope.read_piece(message.headers, message.data)
+            piece = piece_envelope.read(message.headers, message.data)
             assert piece is not None
             if piece.end:
                 assert piece.status == 200, piece.body

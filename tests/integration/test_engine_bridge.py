@@ -23,7 +23,7 @@ from nebula.actors.engine import exchange as engine_exchange
 from nebula.actors.engine import liveness
 from nebula.actors.engine.bridge import EngineBridge
 from nebula.actors.engine.exchange import Message, Receive, Scope, Send
-from nebula.events import envelope, frames, subjects
+from nebula.events import envelope, frames, piece_envelope, subjects
 from nebula.events.cache_news import CacheNews
 from nebula.events.failures import Failure
 from nebula.events.frames import Frame, FrameReader
@@ -184,7 +184,7 @@ class Gateway:
 
     async def piece(self) -> Piece:
         message = await self._pieces.next_msg(PATIENCE)
-        piece = envelope.read_piece(message.headers, message.data)
+        piece = piece_envelope.read(message.headers, message.data)
         assert piece is not None
         return piece
 

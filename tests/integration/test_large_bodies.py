@@ -9,7 +9,8 @@ import pytest
 from nebula.actors.gateway.large_bodies import CARRIED
 from nebula.engines.simulated_vectors import vector_of
 from nebula.events import subjects
-from nebula.store.inference_log import StoredMessage, look_up
+from nebula.store.inference_log import StoredMessage
+from nebula.store.request_log import look_up
 from nebula.store.server import MAX_PAYLOAD
 from tests.integration.asking import CHAT, EMBEDDINGS, chat, error
 from tests.integration.cluster import Cluster

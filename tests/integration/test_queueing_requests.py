@@ -17,7 +17,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
-from nebula.events import envelope, subjects
+from nebula.events import piece_envelope, subjects
 from nebula.events.heartbeats import ReplicaHeartbeat, RouterHeartbeat
 from tests.integration.asking import CHAT, chat, error, said
 from tests.integration.cluster import PATIENCE, Cluster
@@ -39,7 +39,7 @@ class Ear:
         """Wait until a router says that a request stands in its line; give that router."""
         while True:
             message = await self._queued.next_msg(PATIENCE)
-            piece = envelope.read_piece(message.headers, message.data)
+            piece = piece_envelope.read(message.headers, message.data)
             if piece is not None and piece.queued:
                 return piece.queued
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from nebula.events import subjects
-from nebula.events.envelope import plain_block
+from nebula.events.piece_envelope import plain_block
 from nebula.store import inference_log, streams
 from nebula.store.connection import Connection, Unavailable
 from nebula.store.inference_log import PART_BYTES

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from nebula.actors.engine.attempts import Attempts
 from nebula.actors.engine.bridge import ANNOUNCE_AFTER, HEARTBEAT
-from nebula.events import envelope, subjects
+from nebula.events import envelope, piece_envelope, subjects
 from nebula.events.failures import Failure
 from nebula.events.inference import (
     ALL_ATTEMPTS,
@@ -160,7 +160,7 @@ class Engine:
 
     def _say(self, request: Request, piece: Piece) -> None:
         subject = subjects.responses(request.gateway, request.id)
-        header = envelope.block(envelope.piece_headers(piece))
+        header = envelope.block(piece_envelope.headers_of(piece))
         self.machine.say(subject, header, piece.body)
 
     def _refuse(self, request: Request, failure: str = Failure.OTHER_PLAN) -> None:

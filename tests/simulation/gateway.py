@@ -37,7 +37,7 @@ from nebula.actors.gateway.in_flight import (
 from nebula.actors.gateway.lease_reporting import LeaseReporting
 from nebula.actors.gateway.leasing import Direct
 from nebula.actors.gateway.timeouts import TICK
-from nebula.events import envelope, subjects
+from nebula.events import envelope, piece_envelope, subjects
 from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, StillWanted, Unwanted
 from nebula.events.reading import last_token
 from nebula.events.state import EMPTY, NameBinding
@@ -212,8 +212,10 @@ class Gateway(Process):
         flight = self.core.flights.get(identity)
         if flight is None:
             return
-        chunk = envelope.read_plain(header)
-        piece = Piece(chunk, body) if chunk is not None else envelope.read_answer(header, body)
+        chunk = piece_envelope.read_plain(header)
+        piece = (
+            Piece(chunk, body) if chunk is not None else piece_envelope.read_answer(header, body)
+        )
         if piece is None:
             return
         given = None

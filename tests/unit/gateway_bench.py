@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 
 from nebula.actors.gateway.actor import Gateway
 from nebula.actors.gateway.delivery import Delivery
-from nebula.events import envelope, subjects
+from nebula.events import envelope, piece_envelope, subjects
 from nebula.events.inference import Piece, Request, StillWanted, UnderWay, Unwanted
 from nebula.events.record import parse_headers
 from nebula.events.state import NameBinding
@@ -99,7 +99,7 @@ class Bench:
         """Let an actor answer; the stream keeps it, and unless it is lost the gateway hears it."""
         subject = subjects.responses("gw", to)
         for piece in pieces:
-            header = envelope.block(envelope.piece_headers(piece))
+            header = envelope.block(piece_envelope.headers_of(piece))
             self.nats.kept.append(StoredMessage(1, 1, subject, header, piece.body, len(piece.body)))
             if not lost:
                 self.hears(subject, header, piece.body)

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from nebula.actors.gateway.answer import Answer, Broken, prepared
 from nebula.actors.gateway.resumption import Resumption
-from nebula.events import envelope
+from nebula.events import envelope, piece_envelope
 from nebula.events.failures import Failure
 from nebula.events.inference import Form, Piece, Request
 from nebula.openai.chunks import CHAT, COMPLETIONS
@@ -319,7 +319,7 @@ class Live:
         self.said.append(self._said("responses.gw.r", b"%b: %b" % (word.encode(), body)))
 
     def _record(self, piece: Piece) -> None:
-        header = envelope.block(envelope.piece_headers(piece))
+        header = envelope.block(piece_envelope.headers_of(piece))
         self.said.append(self._said("responses.gw.r", piece.body, header))
 
     @staticmethod

@@ -25,7 +25,7 @@ from nebula.actors.router.prefixes import digests
 from nebula.actors.router.replica_loads import SILENCE, STALL
 from nebula.actors.router.routing import SLACK
 from nebula.actors.router.slack import Others
-from nebula.events import envelope, subjects
+from nebula.events import envelope, piece_envelope, subjects
 from nebula.events.cache_news import CacheNews
 from nebula.events.failures import Failure
 from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat, RouterHeartbeat
@@ -93,7 +93,7 @@ class Router:
         kind, *rest = subject.removeprefix("nebula.inference.").split(".")
         headers = parse_headers(header)
         if kind == "responses":
-            piece = envelope.read_piece(headers, body)
+            piece = piece_envelope.read(headers, body)
             assert piece is not None
             self.answers.setdefault(rest[1], []).append(piece)
             return

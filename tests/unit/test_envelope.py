@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nebula.events import envelope
+from nebula.events import envelope, piece_envelope
 from nebula.events.failures import Failure
 from nebula.events.inference import Piece, ReplicaCandidate, Request, Routed
 from nebula.events.record import parse_headers
@@ -130,33 +130,33 @@ def test_the_usual_request_says_only_what_it_must() -> None:
 
 @given(pieces)
 def test_a_piece_of_an_answer_comes_through_its_headers(piece: Piece) -> None:
-    assert envelope.read_piece(envelope.piece_headers(piece), piece.body) == piece
+    assert piece_envelope.read(piece_envelope.headers_of(piece), piece.body) == piece
 
 
 @given(pieces)
 def test_a_piece_of_an_answer_comes_through_its_header_block(piece: Piece) -> None:
-    written = envelope.block(envelope.piece_headers(piece))
-    assert envelope.read_answer(written, piece.body) == piece
-    assert envelope.piece_block(replace(piece, body=b"")) == written
-    assert envelope.read_piece(parse_headers(written), piece.body) == piece
+    written = envelope.block(piece_envelope.headers_of(piece))
+    assert piece_envelope.read_answer(written, piece.body) == piece
+    assert piece_envelope.block_of(replace(piece, body=b"")) == written
+    assert piece_envelope.read(parse_headers(written), piece.body) == piece
 
 
 @given(st.integers(0, 2**40))
 def test_the_usual_piece_has_the_block_that_any_other_would_have(chunk: int) -> None:
-    block = envelope.plain_block(chunk)
-    assert block == envelope.block(envelope.piece_headers(Piece(chunk)))
-    assert envelope.read_plain(block) == chunk
+    block = piece_envelope.plain_block(chunk)
+    assert block == envelope.block(piece_envelope.headers_of(Piece(chunk)))
+    assert piece_envelope.read_plain(block) == chunk
 
 
 @given(pieces)
 def test_only_the_usual_piece_is_read_without_its_headers(piece: Piece) -> None:
-    chunk = envelope.read_plain(envelope.block(envelope.piece_headers(piece)))
+    chunk = piece_envelope.read_plain(envelope.block(piece_envelope.headers_of(piece)))
     assert chunk is None or Piece(chunk, piece.body) == piece
 
 
 @given(st.binary(max_size=60))
 def test_whatever_the_block_is_reading_a_usual_piece_never_raises(block: bytes) -> None:
-    chunk = envelope.read_plain(block)
+    chunk = piece_envelope.read_plain(block)
     assert chunk is None or int(parse_headers(block)[envelope.CHUNK]) == chunk
 
 
@@ -164,7 +164,7 @@ def test_whatever_the_block_is_reading_a_usual_piece_never_raises(block: bytes) 
 def test_whatever_the_headers_say_reading_them_never_raises(written: dict[str, str]) -> None:
     request = envelope.read_request("chat", written, b"")
     assert request is None or (request.id and request.gateway and request.path.startswith("/"))
-    envelope.read_piece(written, b"")
+    piece_envelope.read(written, b"")
     envelope.read_routed(written)
 
 
@@ -207,7 +207,7 @@ def test_what_no_gateway_has_sent_is_not_a_request(written: dict[str, str] | Non
     ],
 )
 def test_what_no_engine_has_sent_is_not_a_piece(written: dict[str, str] | None) -> None:
-    assert envelope.read_piece(written, b"") is None
+    assert piece_envelope.read(written, b"") is None
 
 
 @given(

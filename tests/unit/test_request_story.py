@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from nebula.actors.router import routing
 from nebula.actors.router.routing import CACHE_FULL
-from nebula.events import envelope, subjects
+from nebula.events import envelope, piece_envelope, subjects
 from nebula.events.failures import Failure, note, words
 from nebula.events.inference import Doubt, Piece, ReplicaCandidate, Request, Routed
 from nebula.events.record import parse_headers
@@ -62,7 +62,7 @@ def routed(
 
 
 def piece(time: int, size: int = 0, *, body: bytes = b"", **fields: object) -> Kept:
-    headers = envelope.piece_headers(Piece(body=b"", **fields))  # type: ignore[arg-type]
+    headers = piece_envelope.headers_of(Piece(body=b"", **fields))  # type: ignore[arg-type]
     subject = "nebula.inference.responses.gw.r1"
     return Kept(time * MILLISECOND, subject, headers, size or len(body), body)
 

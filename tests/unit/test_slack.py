@@ -15,7 +15,7 @@ from nebula.actors.router.dispatch import UNPLACEABLE, Dispatch
 from nebula.actors.router.lines import ONE_MODELS_PART, SLACK_PART, UNKNOWN_WAITING
 from nebula.actors.router.observer import ROUTER_SILENCE
 from nebula.actors.router.slack import CACHE, DOUBLES, TAKEN_BACK, Others, Spare
-from nebula.events import envelope, subjects
+from nebula.events import envelope, piece_envelope, subjects
 from nebula.events.failures import Failure
 from nebula.events.heartbeats import QueueLength, ReplicaHeartbeat
 from nebula.events.inference import Finished, Piece, Request
@@ -445,7 +445,7 @@ class Cluster:
                 return
             kind, *rest = subject.removeprefix("nebula.inference.").split(".")
             if kind == "responses":
-                piece = envelope.read_answer(header, body)
+                piece = piece_envelope.read_answer(header, body)
                 assert piece is not None
                 if piece.queued and rest[1].startswith("client"):
                     self.waiting[number].add(rest[1])

@@ -21,6 +21,7 @@ from nebula.actors.ear import Ear
 from nebula.actors.engine import abilities, adapters, door, ending, liveness
 from nebula.actors.engine.adapters import Adapters
 from nebula.actors.engine.attempts import Attempts
+from nebula.actors.engine.bundling import PieceSender
 from nebula.actors.engine.cache_telling import CacheTeller
 from nebula.actors.engine.ended import EndedRequests
 from nebula.actors.engine.exchange import (
@@ -109,6 +110,7 @@ class EngineBridge:
         )
         own = self._settings
         self._cache = CacheTeller(self._connection, own.model, own.replica, own.kv_events)
+        self._pieces = PieceSender(self._connection, own.model, own.replica)
         self._wanted = StillWantedAsker(self._connection, own.replica, self._active, self._drop)
         self._living: list[asyncio.Task[None]] = []
         self._bodies = BodyFetcher(self._connection)
@@ -281,6 +283,7 @@ class EngineBridge:
             request,
             self._settings.replica,
             self._connection,
+            self._pieces,
             self._liveness.spoke,
             self._healthy,
             self._loop,
@@ -381,6 +384,7 @@ class EngineBridge:
             )
             if self._connection.connected:
                 # A request that a heartbeat comes without a mention of counts as lost.
+                self._pieces.tell()  # their gateways compare their numbers with what has come
                 await self._wanted.ask()
                 self._post(subject, msgspec.json.encode(status))
             await asyncio.sleep(HEARTBEAT)

@@ -10,10 +10,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
 import msgspec
-from nats.errors import Error as NatsError
 
+from nebula.actors.engine.bundling import PieceSender
 from nebula.actors.engine.versions import Version
-from nebula.events import carried_fields, envelope, inference, subjects
+from nebula.events import carried_fields, envelope, inference
 from nebula.events.endpoints import ENDPOINTS, REALTIME
 from nebula.events.failures import Failure
 from nebula.events.inference import HeaderFields, Piece, Request
@@ -115,6 +115,7 @@ class EngineExchange:
         request: Request,
         replica: str,
         connection: Connection,
+        pieces: PieceSender,
         spoke: Callable[[float], None],
         healthy: Callable[[], Awaitable[bool]],
         loop: asyncio.AbstractEventLoop,
@@ -124,7 +125,7 @@ class EngineExchange:
         self.version = version
         self._replica = replica
         self._connection = connection
-        self._subject = subjects.responses(request.gateway, request.id)
+        self._pieces = pieces
         if not request.size:
             self.comes(request.body)
         self._spoke = spoke
@@ -194,7 +195,7 @@ class EngineExchange:
         if message.get("more_body", False):
             if body:
                 if not self._parts:
-                    self._loop.call_soon(self._flush)
+                    self._connection.client.before_write(self._flush)
                 self._parts.append(body)
             return
         if self.failed and not self.chunks and not await self._healthy():
@@ -256,7 +257,7 @@ class EngineExchange:
         if not self.announced:
             self.announced = True
             note = Piece(-1, replica=self._replica, attempt=self.request.attempt)
-            _post(self._connection, self._subject, envelope.piece_block(note), b"")
+            self._pieces.send(self.request, note, b"")
 
     def close(self) -> None:
         """Cancel the timer."""
@@ -290,7 +291,7 @@ class EngineExchange:
         self.chunks += 1
         self.announced = True
         if chunk and attempt == 1 and not end:
-            _post(self._connection, self._subject, envelope.plain_block(chunk), body)
+            self._pieces.send(self.request, chunk, body)
             return
         if chunk:
             piece = Piece(chunk, end=end, failure=failure, attempt=attempt)
@@ -308,14 +309,7 @@ class EngineExchange:
                 version=self.version.digest if self.version is not None else "",
                 fields=self._fields,
             )
-        _post(self._connection, self._subject, envelope.piece_block(piece), body)
-
-
-def _post(connection: Connection, subject: str, header: bytes, body: bytes) -> None:
-    try:
-        connection.client.post(subject, header, body)
-    except NatsError as error:
-        log.warning("could not publish to %s: %r", subject, error)
+        self._pieces.send(self.request, piece, body)
 
 
 def seconds_until(value: str, now: float) -> int | None:

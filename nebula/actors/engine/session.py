@@ -97,7 +97,7 @@ class EngineSession(EngineExchange):
                 text, data = message.get("text"), message.get("bytes") or b""
                 frame = Frame("bytes", data) if text is None else Frame("text", text.encode())
                 if not self._parts:
-                    self._loop.call_soon(self._flush)
+                    self._connection.client.before_write(self._flush)
                 self._parts.append(frames.encode(frame))
             case "websocket.close" if self._accepted:
                 code = message.get("code", _NORMAL) or _NORMAL

@@ -9,6 +9,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable
 
+from msgspec.structs import replace
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
@@ -17,6 +18,7 @@ from nebula.actors.actor import Actor
 from nebula.actors.ear import Ear
 from nebula.actors.gateway.admission import Admission
 from nebula.actors.gateway.allowance import settle
+from nebula.actors.gateway.arrivals import Arrivals
 from nebula.actors.gateway.budget import ANSWERS, REQUESTS, UNCOUNTED, Budget, Hold, Unread
 from nebula.actors.gateway.capturing import Capturing
 from nebula.actors.gateway.core import IDLE, RequestsInFlight
@@ -49,6 +51,7 @@ from nebula.actors.gateway.large_bodies import LargeBodies
 from nebula.actors.gateway.lease_reporting import LeaseReporting
 from nebula.actors.gateway.limiting import Limiting
 from nebula.actors.gateway.log_watch import LogWatch
+from nebula.actors.gateway.look_ups import LookUps
 from nebula.actors.gateway.not_served import AlreadyInFlight, NotServed
 from nebula.actors.gateway.overseeing import Overseeing
 from nebula.actors.gateway.probing import Probed
@@ -59,14 +62,12 @@ from nebula.actors.gateway.timeouts import TICK
 from nebula.actors.gateway.usage_recording import UsageRecorder
 from nebula.actors.gateway.usage_roll_up import UsageRollUp
 from nebula.actors.telling_metrics import MetricsTeller
-from nebula.events import envelope, subjects
+from nebula.events import piece_envelope, subjects
 from nebula.events.failures import Failure, words
 from nebula.events.inference import ALL_ATTEMPTS, Piece, Request, StillWanted
 from nebula.events.log_fields import request_fields
-from nebula.events.reading import last_token
 from nebula.events.state import NameBinding
-from nebula.store import inference_log
-from nebula.store.connection import Connection, Unavailable
+from nebula.store.connection import Connection
 from nebula.store.ledger import LedgerStore
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,8 @@ class Gateway(Actor):
         self.usage = UsageRecorder(connection, identity, stream_replicas, self.projection)
         self.figures = GatewayFigures(self, self.heartbeats.routers_alive)
         self.capturing = Capturing(connection, stream_replicas, self.projection)
+        self._arrivals = Arrivals(self._take)
+        self._look_ups = LookUps(connection, identity, lambda: self._now())
         self._connected_at = 0.0
         self._lost_at: float | None = None
         self._back = asyncio.Event()
@@ -125,7 +128,7 @@ class Gateway(Actor):
         """Listen for answers and heartbeats."""
         self._now = asyncio.get_running_loop().time  # finding the loop costs a system call
         client = self.connection.client
-        await client.listen(subjects.responses(self.id, "*"), self._on_piece)
+        await self._arrivals.listen(client, self.id)
         await self._questions.listen()
         await self._overseeing.listen()
         await self.large_bodies.listen()
@@ -285,14 +288,8 @@ class Gateway(Actor):
             self._happens(flight, NotSent(str(error), too_large=isinstance(error, MaxPayloadError)))
 
     async def _look_up(self, flight: InFlightRequest, seconds: float) -> None:
-        subject = subjects.responses(self.id, flight.id)
-        try:
-            async with asyncio.timeout(seconds):
-                async for said in inference_log.read(self.connection, [subject]):
-                    self._on_piece(said.subject.encode(), said.header, said.body)
-        except (Unavailable, TimeoutError) as error:
-            about = request_fields(flight.request)
-            log.warning("pieces of %s could not be looked up: %r", flight.id, error, extra=about)
+        for said in await self._look_ups.find(flight, seconds):
+            self._arrivals.on_piece(said.subject.encode(), said.header, said.body)
         self._happens(flight, LookedUp())
 
     def _cut(self, delivery: Delivery) -> None:
@@ -304,22 +301,19 @@ class Gateway(Actor):
 
     # What comes
 
-    def _on_piece(self, subject: bytes, header: bytes, body: bytes) -> None:
-        identity = last_token(subject)
+    def _take(self, identity: str, head: int | Piece, body: bytes) -> None:
+        """Take a piece; `head`: what it is without its body."""
         delivery = self._deliveries.get(identity)
         if delivery is None:
-            self._on_other_piece(self.core.flights.get(identity), header, body)
+            self._on_other_piece(self.core.flights.get(identity), head, body)
             return
         flight = delivery.flight
         given = piece = None
         now = self._now()
-        chunk = envelope.read_plain(header)
-        if chunk is not None:
-            given = flight.pass_on(chunk, 1, body, now)
+        if isinstance(head, int):
+            given = flight.pass_on(head, 1, body, now)
         else:
-            piece = envelope.read_answer(header, body)
-            if piece is None:
-                return
+            piece = replace(head, body=body)
             if piece.end and self.core.take_whole(flight, piece, now):
                 self._end_whole(delivery, piece)
                 return
@@ -333,7 +327,7 @@ class Gateway(Actor):
                 around.state = self.projection.state
             else:
                 self._look_around()
-            arrived = PieceArrived(piece or Piece(chunk or 0, body))
+            arrived = PieceArrived(piece or piece_envelope.with_body(head, body))
             self._perform(self.core.happened(flight, arrived, now))
         if delivery.size > UNCOUNTED:
             self._cut_slow(delivery)
@@ -355,10 +349,12 @@ class Gateway(Actor):
         while isinstance(slowest := self.unread.slowest(), Delivery):
             self._cut(slowest)
 
-    def _on_other_piece(self, flight: InFlightRequest | None, header: bytes, body: bytes) -> None:
+    def _on_other_piece(
+        self, flight: InFlightRequest | None, head: int | Piece, body: bytes
+    ) -> None:
         """Handle a piece of one of this gateway's requests that has no client."""
-        if flight is not None and (piece := envelope.read_answer(header, body)) is not None:
-            self._happens(flight, PieceArrived(piece))
+        if flight is not None:
+            self._happens(flight, PieceArrived(piece_envelope.with_body(head, body)))
 
     def _unwanted(self, asking: StillWanted) -> dict[str, int]:
         """Return which of an engine's requests are no longer wanted."""

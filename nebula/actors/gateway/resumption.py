@@ -20,7 +20,7 @@ from nebula.actors.gateway.stored_answer import AnswerEnded, AttemptsEnded
 from nebula.events import subjects
 from nebula.events.failures import Failure
 from nebula.events.inference import Piece
-from nebula.store import inference_log
+from nebula.store import inference_log, request_log
 from nebula.store.connection import Unavailable
 from nebula.store.inference_log import StoredMessage
 
@@ -191,7 +191,7 @@ class Resumption:
 
     async def _forgotten(self, claim: Claim) -> bool:
         """Return whether the stream may once have held more of the answer. Raise Unavailable."""
-        kept_since = await inference_log.kept_since(self._gateway.connection)
+        kept_since = await request_log.kept_since(self._gateway.connection)
         return kept_since is not None and kept_since > claim.time
 
     def _beyond(self, answer: Answer) -> bool:

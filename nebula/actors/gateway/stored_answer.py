@@ -5,7 +5,7 @@ from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
-from nebula.events import envelope
+from nebula.events import envelope, piece_envelope
 from nebula.events.failures import FINISHED, Failure, read_note
 from nebula.events.inference import Piece
 from nebula.events.record import parse_headers
@@ -41,7 +41,7 @@ Stored: TypeAlias = Piece | AnswerEnded | AttemptsEnded
 def read(message: Message) -> Stored | None:
     """Read one message of an answer; None if it is not valid."""
     if message.header:
-        return envelope.read_piece(parse_headers(message.header), message.body)
+        return piece_envelope.read(parse_headers(message.header), message.body)
     if message.body.isdigit():
         return AttemptsEnded(int(message.body))
     word, rest = read_note(message.body)
@@ -51,7 +51,7 @@ def read(message: Message) -> Stored | None:
 
 def attempt_of(message: Message) -> int:
     """Return a piece's attempt; notes belong to every attempt, so theirs is the highest number."""
-    if envelope.read_plain(message.header) is not None:
+    if piece_envelope.read_plain(message.header) is not None:
         return 1
     stored = read(message)
     return stored.attempt if isinstance(stored, Piece) else sys.maxsize

@@ -27,7 +27,7 @@ from nebula.actors.router.observer import ModelLoad
 from nebula.actors.router.replica_loads import ReplicaLoads
 from nebula.actors.router.request_counts import Reason, RouterCounts
 from nebula.actors.router.slack import Others
-from nebula.events import envelope, subjects
+from nebula.events import envelope, piece_envelope, subjects
 from nebula.events.failures import Failure
 from nebula.events.heartbeats import ReplicaHeartbeat, RouterHeartbeat
 from nebula.events.inference import Finished, Piece, ReplicaCandidate, Request, Routed
@@ -310,7 +310,8 @@ class Dispatch:
             return
         for sent in self._loads.taken_back(model, replica, self._others(model_id)):
             last = Piece(0, end=True, failure=Failure.TAKEN_BACK, attempt=sent.attempt)
-            self._post(subjects.responses(sent.gateway, sent.id), envelope.piece_block(last), b"")
+            subject = subjects.responses(sent.gateway, sent.id)
+            self._post(subject, piece_envelope.block_of(last), b"")
 
     def _send(self, held: _Held) -> bool:
         """Send a request to a replica; return False if none can take it now."""
@@ -395,5 +396,5 @@ class Dispatch:
         self._answer(request, refusing.refusal(request, status, retry_after), reason.encode())
 
     def _answer(self, request: Request, piece: Piece, body: bytes) -> None:
-        header = envelope.piece_block(piece)
+        header = piece_envelope.block_of(piece)
         self._post(subjects.responses(request.gateway, request.id), header, body)

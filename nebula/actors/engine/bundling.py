@@ -1,0 +1,89 @@
+"""Sends the pieces that an engine makes in one turn: those for one gateway together."""
+
+import logging
+
+from nats.errors import Error as NatsError
+
+from nebula.events import bundles, piece_envelope, subjects
+from nebula.events.inference import Piece, Request
+from nebula.store.connection import Connection
+
+log = logging.getLogger(__name__)
+
+MOST = 16
+"""Pieces of a bundle: as many are not kept for the turn's end, so that their gateway begins."""
+
+MOST_BYTES = 64 * 1024
+"""Bytes from which on a bundle is not kept for the turn's end either."""
+
+
+class _Bundle:
+    """The pieces for one gateway that were not sent yet. `size`: their bytes."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.bodies: list[bytes] = []
+        self.size = 0
+        self.first: tuple[Request, int | Piece] | None = None
+
+
+class PieceSender:
+    """Sends the pieces of one replica's answers, each in order."""
+
+    def __init__(self, connection: Connection, model: str, replica: str) -> None:
+        self._connection = connection
+        self._model = model
+        self._replica = replica
+        self._bundles: dict[str, _Bundle] = {}
+
+    def send(self, request: Request, head: int | Piece, body: bytes) -> None:
+        """Send a piece, now or with the others of this turn.
+
+        `head`: what it is without its body: its number, if it stands amid a first attempt's answer.
+        """
+        if request.keep or not request.bundled:
+            self._send_alone(request, head, body)
+            return
+        if not bundles.fits(head, body):
+            self._tell(request.gateway)
+            self._send_alone(request, head, body)
+            return
+        if not self._bundles:
+            self._connection.client.before_write(self.tell)
+        bundle = self._bundles.get(request.gateway)
+        if bundle is None:
+            bundle = self._bundles[request.gateway] = _Bundle()
+            bundle.first = request, head
+        told = b"%d" % head if isinstance(head, int) else bundles.head_of(head)
+        line = bundles.line(request.id, told, len(body))
+        bundle.lines.append(line)
+        bundle.bodies.append(body)
+        bundle.size += len(line) + len(body)
+        if len(bundle.lines) >= MOST or bundle.size >= MOST_BYTES:
+            self._tell(request.gateway)
+            self._connection.client.pass_on()
+
+    def tell(self) -> None:
+        """Send all pieces that wait for the turn's end."""
+        for gateway in tuple(self._bundles):
+            self._tell(gateway)
+
+    def _tell(self, gateway: str) -> None:
+        bundle = self._bundles.pop(gateway, None)
+        if bundle is None or bundle.first is None:
+            return
+        if len(bundle.lines) == 1:
+            self._send_alone(*bundle.first, bundle.bodies[0])
+            return
+        subject = subjects.bundles(gateway, self._model, self._replica)
+        self._post(subject, bundles.block(bundle.lines), b"".join(bundle.bodies))
+
+    def _send_alone(self, request: Request, head: int | Piece, body: bytes) -> None:
+        subject = subjects.responses(request.gateway, request.id)
+        self._post(subject, piece_envelope.head_block(head), body)
+
+    def _post(self, subject: str, header: bytes, body: bytes) -> None:
+        try:
+            self._connection.client.post(subject, header, body)
+        except NatsError as error:
+            log.warning("could not publish to %s: %r", subject, error)

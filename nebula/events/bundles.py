@@ -1,0 +1,82 @@
+"""Bundles: messages with pieces of several answers, which an engine made in one turn. Pure.
+
+A line of the header block tells of each piece whose it is, its bytes, and its number or, in JSON,
+all its headers: what the piece's own message would have. The body is the pieces' bodies, in order.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from nebula.events import piece_envelope
+from nebula.events.inference import Piece
+from nebula.events.reading import UNREADABLE, number
+
+PIECE = "Nebula-Piece"
+
+FITS = 16 * 1024
+"""Bytes of a piece that may be in a bundle; a larger one has a message of its own."""
+
+_BEGIN = b"NATS/1.0\r\n"
+_LINE = f"{PIECE}: ".encode()
+_FIELDS = 3
+
+
+def fits(head: int | Piece, body: bytes) -> bool:
+    """Return whether a piece may be in a bundle; `head`: what it is without its body."""
+    return len(body) <= FITS and (isinstance(head, int) or not head.fields)
+
+
+def line(request: str, head: bytes, size: int) -> bytes:
+    """Return the line of a piece with a body of `size` bytes; `head`: as of `head_of`."""
+    return b"%b%b %d %b\r\n" % (_LINE, request.encode(), size, head)
+
+
+@functools.lru_cache(maxsize=1024)
+def head_of(piece: Piece) -> bytes:
+    """Return what a line tells of a piece, which is given without its body."""
+    return msgspec.json.encode(piece_envelope.headers_of(piece))
+
+
+def block(lines: Sequence[bytes]) -> bytes:
+    """Return the header block of a bundle."""
+    return b"%b%b\r\n" % (_BEGIN, b"".join(lines))
+
+
+def pieces(header: bytes) -> Iterator[tuple[str, int | Piece, int]]:
+    """Yield what a bundle's header block tells: each piece's request, head, and bytes of its body.
+
+    A head is what a piece is without its body: its number alone, if it stands amid an answer's
+    first attempt. What is not valid ends the bundle.
+    """
+    for each in header.split(b"\r\n"):
+        if not each.startswith(_LINE):
+            continue
+        fields = each[len(_LINE) :].split(b" ", _FIELDS - 1)
+        size = number(fields[1]) if len(fields) == _FIELDS else None
+        if size is None:
+            return
+        chunk = number(fields[2])
+        head = _piece(fields[2]) if chunk is None else chunk
+        if head is None:
+            return
+        yield fields[0].decode("ascii", "replace"), head, size
+
+
+def read(header: bytes, body: bytes) -> Iterator[tuple[str, int | Piece, bytes]]:
+    """Yield the pieces of a bundle: each one's request, head and body."""
+    at = 0
+    for request, head, size in pieces(header):
+        if at + size > len(body):
+            return
+        yield request, head, body[at : at + size]
+        at += size
+
+
+@functools.lru_cache(maxsize=1024)
+def _piece(head: bytes) -> Piece | None:
+    try:
+        return piece_envelope.read(msgspec.json.decode(head, type=dict[str, str]), b"")
+    except UNREADABLE:
+        return None
