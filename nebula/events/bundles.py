@@ -33,9 +33,13 @@ def line(request: str, head: bytes, size: int) -> bytes:
     return b"%b%b %d %b\r\n" % (_LINE, request.encode(), size, head)
 
 
-@functools.lru_cache(maxsize=1024)
-def head_of(piece: Piece) -> bytes:
+def head_of(head: int | Piece) -> bytes:
     """Return what a line tells of a piece, which is given without its body."""
+    return b"%d" % head if isinstance(head, int) else _written(head)
+
+
+@functools.lru_cache(maxsize=1024)
+def _written(piece: Piece) -> bytes:
     return msgspec.json.encode(piece_envelope.headers_of(piece))
 
 

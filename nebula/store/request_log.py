@@ -23,7 +23,7 @@ _PATIENCE = 10.0
 ASKED = (subjects.ALL_REQUESTS, subjects.replica_requests("*", "*"))
 """Where requests are: what gateways ask routers for, and what they and routers send to replicas."""
 
-_MARGIN = timedelta(seconds=2)
+_MARGIN = timedelta(seconds=5)
 """By how much longer ago bundles are read than they are needed: a message takes time to be kept."""
 
 

@@ -23,7 +23,7 @@ from nebula.actors.engine import exchange as engine_exchange
 from nebula.actors.engine import liveness
 from nebula.actors.engine.bridge import EngineBridge
 from nebula.actors.engine.exchange import Message, Receive, Scope, Send
-from nebula.events import envelope, frames, piece_envelope, subjects
+from nebula.events import bundles, envelope, frames, piece_envelope, subjects
 from nebula.events.cache_news import CacheNews
 from nebula.events.failures import Failure
 from nebula.events.frames import Frame, FrameReader
@@ -37,6 +37,7 @@ from nebula.events.inference import (
     UnderWay,
     Unwanted,
 )
+from nebula.store.connection import Connection
 from nebula.store.server import MAX_PAYLOAD, EmbeddedServer
 
 pytestmark = pytest.mark.anyio
@@ -307,6 +308,40 @@ async def test_a_stream_comes_in_pieces_that_are_numbered_without_gaps(
     head, *others = pieces
     assert (head.status, head.content_type, head.replica) == (200, "text/event-stream", "chat-0")
     assert {(piece.status, piece.content_type, piece.replica) for piece in others} == {(0, "", "")}
+
+
+async def test_pieces_of_streams_that_step_together_come_in_bundles_if_that_is_asked_for(
+    running: Engine, gateway: Gateway, connection: Connection
+) -> None:
+    heard: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue()
+    subject = subjects.bundles("g1", "chat", "chat-0")
+    await connection.client.listen(subject, lambda _, *said: heard.put_nowait(said))
+    await connection.client.flush()
+    streams, all_here = ("r1", "r2", "r3"), asyncio.Event()
+    bodies = [b"data: %d\n\n" % number for number in range(50)]
+    stepping = answers(*bodies, content_type=b"text/event-stream")
+
+    async def together(scope: Scope, receive: Receive, send: Send) -> None:
+        if len(running.app.scopes) == len(streams) + 1:
+            all_here.set()
+        await all_here.wait()
+        await stepping(scope, receive, send)
+
+    running.app.behave = together
+    for identity in streams:
+        await gateway.asks(identity, bundled=True)
+    await gateway.asks("alone")
+    alone = [piece.body for piece in await gateway.answer() if piece.chunk >= 0]
+    assert alone == bodies
+    came: dict[str, list[Piece]] = {identity: [] for identity in streams}
+    while not all(pieces and pieces[-1].end for pieces in came.values()):
+        header, body = await asyncio.wait_for(heard.get(), PATIENCE)
+        for request, head, part in bundles.read(header, body):
+            came[request].append(piece_envelope.with_body(head, part))
+    for pieces in came.values():
+        assert [piece.body for piece in pieces if piece.chunk >= 0] == bodies
+        assert [piece.chunk for piece in pieces if piece.chunk >= 0] == list(range(50))
+        assert pieces[-1].end
 
 
 async def test_what_is_sent_in_one_turn_of_the_event_loop_leaves_as_one_piece(

@@ -38,6 +38,7 @@ requests = st.builds(
     continues=st.sampled_from(["", "again", "rest"]),
     tokens=st.sampled_from(["", "tracked", "shown"]),
     slack=st.booleans(),
+    bundled=st.booleans(),
 )
 heads = st.builds(
     Piece,

@@ -17,7 +17,7 @@ from nebula.actors.gateway.heartbeats import Heartbeats
 from nebula.actors.node.log_reading import read_request
 from nebula.actors.router.dispatch import Dispatch
 from nebula.actors.router.observer import Observer
-from nebula.events import envelope, piece_envelope, record
+from nebula.events import bundles, envelope, piece_envelope, record
 from nebula.events.heartbeats import ReplicaHeartbeat, RouterHeartbeat
 from nebula.events.reading import decoded, last_token, number
 from nebula.events.vocabulary import TYPES
@@ -81,6 +81,7 @@ def _handlers() -> dict[str, Callable[[bytes, bytes, bytes], None]]:
         "store's word": lambda _, __, body: _drop(read_store_status(body)),
         "a piece": lambda _, header, body: _drop(piece_envelope.read_answer(header, body)),
         "a plain piece": lambda _, header, __: _drop(piece_envelope.read_plain(header)),
+        "a bundle": lambda _, header, body: _drop(list(bundles.read(header, body))),
         "a plan": lambda _, header, __: _drop(envelope.read_plan(header)),
         "a choice": lambda _, header, __: _drop(envelope.read_routed(record.parse_headers(header))),
         "an engine's request": lambda _, header, body: _drop(

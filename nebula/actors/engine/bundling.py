@@ -54,8 +54,7 @@ class PieceSender:
         if bundle is None:
             bundle = self._bundles[request.gateway] = _Bundle()
             bundle.first = request, head
-        told = b"%d" % head if isinstance(head, int) else bundles.head_of(head)
-        line = bundles.line(request.id, told, len(body))
+        line = bundles.line(request.id, bundles.head_of(head), len(body))
         bundle.lines.append(line)
         bundle.bodies.append(body)
         bundle.size += len(line) + len(body)
