@@ -1,6 +1,6 @@
 """Finds what the data plane's stream still has of single requests, also in bundles."""
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -72,11 +72,12 @@ async def kept_since(connection: Connection) -> datetime | None:
 
 
 async def missed(
-    connection: Connection, gateway: str, requests: Container[str], seconds: float
+    connection: Connection, gateway: str, requests: Mapping[str, int], seconds: float
 ) -> Mapping[str, list[StoredMessage]]:
     """Return the pieces of requests in the bundles that a gateway was sent, in order.
 
-    `seconds`: how long ago the first of these bundles was sent at most. Raise Unavailable.
+    `requests`: for each how many pieces of its answer are known; `seconds`: how long ago the first
+    of these bundles was sent at most. Raise Unavailable.
     """
     since = await _time(connection)
     if since is not None:
@@ -90,12 +91,13 @@ async def missed(
 
 
 def _pieces(
-    said: StoredMessage, gateway: str, requests: Container[str]
+    said: StoredMessage, gateway: str, requests: Mapping[str, int]
 ) -> Iterator[tuple[str, StoredMessage]]:
-    """Yield the pieces of requests in a bundle, as messages of their own."""
+    """Yield the unknown pieces of requests in a bundle, as messages of their own."""
     at = 0
     for request, head, size in bundles.pieces(said.header):
-        if request in requests:
+        chunk = head if isinstance(head, int) else head.chunk
+        if request in requests and not 0 <= chunk < requests[request]:
             subject, header = subjects.responses(gateway, request), piece_envelope.head_block(head)
             part = said.body[at : at + size]
             yield request, replace(said, subject=subject, header=header, body=part, size=size)
@@ -113,7 +115,7 @@ async def _bundled(
     gateway = asked.headers[envelope.GATEWAY]
     wanted = [subjects.bundles(gateway, "*", "*")]
     async for said in read(connection, wanted, bodies=False, after=asked.seq):
-        pieces += [piece for _, piece in _pieces(said, gateway, (request,))]
+        pieces += [piece for _, piece in _pieces(said, gateway, {request: 0})]
         if pieces and _ends(pieces[-1]):
             break
     return pieces

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from nebula.events import bundles, subjects
 from nebula.events.vocabulary import EngineReady, ModelAssigned
+from nebula.store.connection import Connection
 from tests.integration.asking import CHAT, chat
-from tests.integration.cluster import Cluster
+from tests.integration.cluster import PATIENCE, Cluster
 
 pytestmark = pytest.mark.anyio
 
@@ -107,3 +109,34 @@ async def test_what_never_was_is_said(
     said = await cluster.nebula("why", *arguments)
     assert (said.code, said.out) == (1, "")
     assert message in said.err
+
+
+async def test_a_request_whose_answer_came_in_a_bundle_tells_the_same(cluster: Cluster) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    replicas = ("chat-0", "chat-1")
+
+    def hear(_: bytes, header: bytes, __: bytes) -> None:
+        for request, _head, _size in bundles.pieces(header):
+            heard.put_nowait(request)
+
+    async def has_all() -> bool:
+        return sum([(await cluster.engine_says(each))["running"] for each in replicas]) == 8
+
+    connection = await Connection(cluster.url(), "test").open(patience=PATIENCE)
+    await connection.client.listen(subjects.bundles("*", "chat", "*"), hear)
+    await connection.client.flush()
+    for replica in replicas:
+        await cluster.tell_engine(replica, stall=True)
+    async with cluster.http() as http:
+        body = chat("org/chat", max_tokens=1)
+        asking = [asyncio.ensure_future(http.post(CHAT, json=body)) for _ in range(8)]
+        await cluster.poll(has_all, "the engines have all requests")
+        for replica in replicas:
+            await cluster.tell_engine(replica, stall=False)  # all go on in the same turn
+        answers = await asyncio.gather(*asking)
+    request = await asyncio.wait_for(heard.get(), PATIENCE)
+    await connection.close()
+    assert request in [answer.headers["x-request-id"] for answer in answers]
+    found = await story(cluster, "request", request)
+    assert "answered: " in found["headline"]
+    assert any("sent it to chat-" in step["text"] for step in found["steps"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Container, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -38,10 +38,9 @@ class Stream:
             yield said(seq, wanted[0])
 
     async def missed(
-        self, _: object, gateway: str, requests: Container[str], seconds: float
+        self, _: object, gateway: str, requests: Mapping[str, int], seconds: float
     ) -> dict[str, list[StoredMessage]]:
         assert gateway == "gw"
-        assert isinstance(requests, set)
         self.readings.append((set(requests), seconds))
         self.begun.set()
         await self.goes_on.wait()

@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 class _Reading:
     """One reading of bundles for all requests that wait for it. `since`: from when they are needed.
 
-    `found`: the pieces by request, once they have been read.
+    `requests`: how many pieces each has; `found`: its further pieces, once they have been read.
     """
 
     def __init__(self) -> None:
-        self.requests: set[str] = set()
+        self.requests: dict[str, int] = {}
         self.since = float("inf")
         self.found: Mapping[str, Sequence[StoredMessage]] | None = None
 
@@ -49,17 +49,17 @@ class LookUps:
                 async for said in inference_log.read(self._connection, own):
                     found.append(said)
                 if flight.request.bundled:
-                    found += await self._bundled(flight.id, flight.heard_at)
+                    found += await self._bundled(flight)
         except (Unavailable, TimeoutError) as error:
             about = request_fields(flight.request)
             log.warning("pieces of %s could not be looked up: %r", flight.id, error, extra=about)
         return sorted(found, key=lambda said: said.seq)
 
-    async def _bundled(self, request: str, since: float) -> Sequence[StoredMessage]:
-        """Return a request's pieces in bundles of `since` and later. Raise Unavailable."""
+    async def _bundled(self, flight: InFlightRequest) -> Sequence[StoredMessage]:
+        """Return a request's further pieces in bundles. Raise Unavailable."""
         reading = self._next
-        reading.requests.add(request)
-        reading.since = min(reading.since, since)
+        reading.requests[flight.id] = flight.answer.pieces
+        reading.since = min(reading.since, flight.heard_at)
         async with self._reading:
             if reading.found is None:
                 if self._next is reading:
@@ -68,4 +68,4 @@ class LookUps:
                 reading.found = await request_log.missed(
                     self._connection, self._gateway, reading.requests, ago
                 )
-        return reading.found.get(request, ())
+        return reading.found.get(flight.id, ())
