@@ -119,9 +119,10 @@ docs: install-control $(SITE)
 	@.venv/bin/sphinx-build -q -E -W --keep-going -b html docs docs/_build
 	@echo "The documentation is in docs/_build/index.html"
 
-# What needs no server, at a few examples for each law; `make test` tries all of them.
+# What needs no server, at a few examples for each law; `make test` tries all of them. Some tests wait
+# for clocks and processes, so there are three for two cores.
 unit: install-control
-	@.venv/bin/pytest -q -n 2 --hypothesis-profile quick tests/unit
+	@.venv/bin/pytest -q -n 3 --hypothesis-profile quick tests/unit
 	@.venv/bin/python -m tests.simulation --seeds 60
 
 coverage: install-control
@@ -147,17 +148,23 @@ mutants: install-control $(MUTMUT)
 	@.venv/bin/mutmut export-cicd-stats
 	@.venv/bin/mutmut results
 
-# The longest come first, so that no worker ends long before the others. Real engines fill the
-# machine by themselves: they come after the rest, one test at a time.
 # While the checks keep one core busy, the other compiles the tests for all workers.
+# Tests of whole clusters wait for two thirds of their time, so there are three for each of two cores.
+# Real engines come one at a time, and use one core for most of their starts: what needs no server has
+# the other one meanwhile. It gives way to the engines, may be slow, and tells the outcome afterwards.
 # Up to three tests that failed (exit code 1) are tried once more, alone, and named as flaky.
+BESIDE = .venv/.pytest-beside
 PYTEST = .venv/bin/pytest --cache-clear
-ONCE_MORE = { [ $$? -eq 1 ] && .venv/bin/python -m tests.once_more; }
+CROWD = --dist loadfile --no-loadscope-reorder
+ONCE_MORE = { [ $$? -eq 1 ] && .venv/bin/python -m tests.once_more $(1); }
 test: install-control install-engine install-proxies install-prometheus install-browser demo-models
 	@.venv/bin/pytest --collect-only -qq tests >/dev/null 2>&1 & \
 	  $(MAKE) --no-print-directory check; checked=$$?; wait; exit $$checked
-	@$(PYTEST) -n 4 --dist loadfile --no-loadscope-reorder tests/simulation tests/integration tests/unit || $(ONCE_MORE)
-	@$(PYTEST) tests/e2e || $(ONCE_MORE)
+	@$(PYTEST) -n 6 $(CROWD) tests/integration || $(call ONCE_MORE)
+	@nice -n 10 $(PYTEST) -o cache_dir=$(BESIDE) -o timeout=1800 -n 2 $(CROWD) \
+	    tests/simulation tests/unit >$(BESIDE).log 2>&1 & \
+	  beside=$$!; $(PYTEST) tests/e2e || $(call ONCE_MORE); engines=$$?; wait $$beside; code=$$?; cat $(BESIDE).log; \
+	  (exit $$code) || $(call ONCE_MORE,$(BESIDE)) && exit $$engines
 
 SEEDS ?= 1000
 simulate: install-control

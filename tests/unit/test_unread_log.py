@@ -22,17 +22,19 @@ OF_ITSELF = {"/health", "/version", "/openapi.json", "/docs"}
 """Paths that tell of the gateway itself, beside the files of the console."""
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+@pytest.fixture(scope="module")
+def app() -> Any:
+    """A gateway that never reads the log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LitestarDeprecationWarning)
+        return create_app(Gateway(Connection("nats://127.0.0.1:1", "gw"), "gw"), Limits())
 
 
 @pytest.mark.parametrize("operation", sorted(ENTRIES))
-async def test_a_gateway_that_has_not_read_the_log_is_not_ready_for(operation: str) -> None:
+async def test_a_gateway_that_has_not_read_the_log_is_not_ready_for(
+    operation: str, app: Any
+) -> None:
     method, _, path = operation.partition(" ")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LitestarDeprecationWarning)
-        app: Any = create_app(Gateway(Connection("nats://127.0.0.1:1", "gw"), "gw"), Limits())
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         answer = await client.request(method, re.sub(r"\{[^}]+\}", "x", path))
