@@ -79,6 +79,7 @@ class Record(Struct, frozen=True, gc=False):
 
 _encoder = msgspec.json.Encoder()
 _TODAY = {name: version_of(name) for name in TYPES}
+_TODAY_TEXT = {name: str(version) for name, version in _TODAY.items()}
 _decoders = {name: msgspec.json.Decoder(kind) for name, kind in TYPES.items()}
 
 
@@ -107,29 +108,8 @@ def headers_for(event: Event) -> dict[str, str]:
 
 def decode(subject: str, payload: bytes, version: str = "1") -> tuple[str, str, Content]:
     """Read a stored message as (aggregate, id, event or Malformed). Never raises."""
-    aggregate, identity, _, content = _decode(subject, payload, version)
-    return aggregate, identity, content
-
-
-def _decode(subject: str, payload: bytes, version: str) -> tuple[str, str, str, Content]:
-    """Read a stored message as (aggregate, id, reporting node, event or Malformed)."""
     aggregate, identity, node, name = _address(subject)
-    if isinstance(name, Malformed):
-        return aggregate, identity, node, name
-    content = _content(name, payload or b"{}", version)
-    return aggregate, identity, node, _reported(content, node) if node else content
-
-
-def _reported(content: Content, node: str) -> Content:
-    """Return a report as the word of the node in its subject, which its body may not contradict."""
-    said = getattr(content, "node", None)
-    if said is None or said == node:
-        return content
-    if said:
-        kind = type(content).__name__
-        return Malformed(f"{kind}: its body is of node {said[:128]!r}, its subject of {node!r}")
-    named: Content = structs.replace(content, node=node)
-    return named
+    return aggregate, identity, _content(name, node, payload, version)
 
 
 @functools.lru_cache(maxsize=8192)
@@ -160,23 +140,46 @@ def _address(subject: str) -> tuple[str, str, str, str | Malformed]:
     return aggregate, identity, reporter[0] if named else "", name
 
 
-def _content(name: str, payload: bytes, version: str) -> Content:
-    today = _TODAY[name]
-    number = 1 if version == "1" else _sequence(version)
+def _content(name: str | Malformed, node: str, payload: bytes, version: str) -> Content:
+    """Read a body as the event that its subject names, reported by a `node` if any."""
+    if isinstance(name, Malformed):
+        return name
+    try:
+        if version == _TODAY_TEXT[name]:
+            content: Content = _decoders[name].decode(payload or b"{}")
+        else:
+            content = _of_version(name, payload or b"{}", version)
+    except UNREADABLE as error:
+        reason = not_text(payload)
+        return Malformed(f"{name}: not UTF-8: {reason}" if reason else f"{name}: {error}")
+    if node and getattr(content, "node", node) != node:
+        return _reported(content, node)
+    return content
+
+
+def _of_version(name: str, payload: bytes, version: str) -> Content:
+    """Read a body of an older version. Raise what is UNREADABLE."""
+    today, number = _TODAY[name], 1 if version == "1" else _sequence(version)
     if not number:
         return Malformed(f"{VERSION_HEADER}: {version!r} is no version of an event")
     if number > today:
         return Malformed(
             f"{name} of version {number} is newer than this Nebula, which reads up to {today}"
         )
-    try:
-        if number == today:
-            return _decoders[name].decode(payload)
-        old = msgspec.json.decode(payload, type=dict[str, object])
-        return msgspec.convert(upcast(name, number, old), TYPES[name])
-    except UNREADABLE as error:
-        reason = not_text(payload)
-        return Malformed(f"{name}: not UTF-8: {reason}" if reason else f"{name}: {error}")
+    if number == today:
+        return _decoders[name].decode(payload)
+    old = msgspec.json.decode(payload, type=dict[str, object])
+    return msgspec.convert(upcast(name, number, old), TYPES[name])
+
+
+def _reported(content: Content, node: str) -> Content:
+    """Return a report as the word of the node in its subject, which its body may not contradict."""
+    said = getattr(content, "node", node)
+    if said:
+        kind = type(content).__name__
+        return Malformed(f"{kind}: its body is of node {said[:128]!r}, its subject of {node!r}")
+    structs.force_setattr(content, "node", node)  # it was decoded just now: nobody else has it
+    return content
 
 
 def parse_headers(block: bytes) -> dict[str, str]:
@@ -199,23 +202,23 @@ def read(
     seq: int, time: int, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
 ) -> Record:
     """Read a message whose headers are already parsed. Never raises."""
+    aggregate, identity, node, name = _address(subject)
     if not headers:
-        aggregate, identity, node, content = _decode(subject, payload, "1")
+        content = _content(name, node, payload, "1")
         return Record(seq, time, subject, aggregate, identity, content, node=node)
-    version = headers.get(VERSION_HEADER, "1")
-    aggregate, identity, node, content = _decode(subject, payload, version)
-    cause, basis = headers.get(CAUSE_HEADER), headers.get(BASIS_HEADER)
+    found = headers.get
+    cause, basis = found(CAUSE_HEADER), found(BASIS_HEADER)
     return Record(
         seq,
         time,
         subject,
         aggregate,
         identity,
-        content,
+        _content(name, node, payload, found(VERSION_HEADER, "1")),
         None if cause is None else _earlier(cause, seq),
         None if basis is None else _sequence(basis),
-        headers.get(ACTOR_HEADER, ""),
-        headers.get(BY_HEADER, ""),
+        found(ACTOR_HEADER, ""),
+        found(BY_HEADER, ""),
         node,
     )
 

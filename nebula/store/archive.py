@@ -173,27 +173,25 @@ class Reader:
 
     def entries(self) -> Iterator[Entry]:
         """Yield every entry byte for byte."""
-        for number, line in self._checked():
+        for number, line, time in self._checked():
             headers = b""
             if line.headers is not None:
                 headers = _block(line.headers)
             elif line.headers_base64 is not None:
                 headers = self._base64(number, line.headers_base64)
-            yield Entry(
-                line.seq, self._time(number, line), line.subject, headers, self._body(number, line)
-            )
+            yield Entry(line.seq, time, line.subject, headers, self._body(number, line))
 
     def records(self) -> Iterator[Record]:
         """Yield every entry as a record, without encoding it as bytes in between."""
-        read, time_of, body_of = record.read, self._time, self._body
-        for number, line in self._checked():
+        read, body_of = record.read, self._body
+        for number, line, time in self._checked():
             if line.headers_base64 is not None:
                 block = self._base64(number, line.headers_base64)
                 line.headers = record.parse_headers(block)
-            time, body = time_of(number, line), body_of(number, line)
-            yield read(line.seq, time, line.subject, body, line.headers)
+            yield read(line.seq, time, line.subject, body_of(number, line), line.headers)
 
-    def _checked(self) -> Iterator[tuple[int, _Line]]:
+    def _checked(self) -> Iterator[tuple[int, _Line, int]]:
+        """Yield each line with its number and its time, once it is known to be intact."""
         expected, last = self._begun + 1, self.last
         decode = _lines.decode
         for number, raw in enumerate(self._file, expected + 1):
@@ -209,8 +207,12 @@ class Reader:
                     f"{self._name}, line {number}: found sequence {line.seq} instead of "
                     f"{expected}: the log has a hole"
                 )
+            try:
+                time = _nanoseconds(line.time)
+            except ValueError as error:
+                raise BadArchive(f"{self._name}, line {number}: time: {error}") from error
             self.offset += len(raw)
-            yield number, line
+            yield number, line, time
             expected += 1
         else:
             if expected <= last:
@@ -248,12 +250,6 @@ class Reader:
         if seq < expected:
             return f"found sequence {seq} instead of {expected}: lines are in another order"
         return f"sequence {seq} was changed, or the line before it: the chain does not fit"
-
-    def _time(self, number: int, line: _Line) -> int:
-        try:
-            return _nanoseconds(line.time)
-        except ValueError as error:
-            raise BadArchive(f"{self._name}, line {number}: time: {error}") from error
 
     def _body(self, number: int, line: _Line) -> bytes:
         if line.body_text is not None:

@@ -17,7 +17,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
 
 from nebula.events.record import parse_headers
-from nebula.store.wire import Arrival, DirectTransport, FastParser
+from nebula.store.wire import Arrival, Delivery, DirectTransport, FastParser
 
 T = TypeVar("T")
 MAX_UNSENT = 64 * 1024 * 1024
@@ -47,7 +47,7 @@ class FastClient(Client):
         self._ps = self._parser = FastParser(self)
         self.arrivals: dict[int, Arrival] = {}
         self.questions: dict[int, Arrival] = {}
-        self.deliveries: dict[int, Arrival] = {}
+        self.deliveries: dict[int, Delivery] = {}
         self._before: deque[Callable[[], None]] = deque()
         self._writing = False
         self._unsent = 0
@@ -66,12 +66,12 @@ class FastClient(Client):
         self.questions[self._sid + 1] = arrival
         return await self.subscribe(subject)
 
-    async def listen_for_deliveries(self, subject: str, arrival: Arrival) -> Subscription:
-        """As `listen`, but `arrival` gets the subject and the reply subject, with a space between.
+    async def listen_for_deliveries(self, subject: str, delivery: Delivery) -> Subscription:
+        """As `listen`, but `delivery` gets the subject and the reply subject of each message.
 
         Readers come and go: nothing is kept of one that has ended, nor called for it.
         """
-        self.deliveries[self._sid + 1] = arrival
+        self.deliveries[self._sid + 1] = delivery
         return await self.subscribe(subject)
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
@@ -160,8 +160,8 @@ class FastClient(Client):
             arrival(subject, headers or b"", data)
         elif (arrival := self.questions.get(sid)) is not None:
             arrival(reply, headers or b"", data)
-        elif (arrival := self.deliveries.get(sid)) is not None:
-            arrival(b"%b %b" % (subject, reply), headers or b"", data)
+        elif (delivery := self.deliveries.get(sid)) is not None:
+            delivery(subject, reply, headers or b"", data)
         else:
             await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
 

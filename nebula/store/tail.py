@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from typing import Generic, TypeAlias, TypeVar
 
@@ -19,8 +19,8 @@ from nebula.store.connection import Connection
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_Message: TypeAlias = tuple[bytes, bytes, bytes]
-"""A message that arrived: its subject and reply subject, its header block, its body."""
+_Message: TypeAlias = tuple[bytes, bytes, bytes, bytes]
+"""A message that arrived: its subject, its reply subject, its header block, its body."""
 
 Read: TypeAlias = Callable[[int, int, str, bytes, bytes], T]
 """Returns what a reader wants of a message: of its sequence, its time in nanoseconds, its subject,
@@ -74,22 +74,22 @@ class Tail(Generic[T]):
                 return []
         batch: list[T] = []
         while self._inbox and not self._stale:
-            name, headers, body = self._inbox.popleft()
-            subject, _, reply = name.decode("utf-8", "replace").partition(" ")
-            if reply.startswith("$JS.ACK."):
-                entry = self._take(subject, reply, headers, body)
+            message = self._inbox.popleft()
+            if message[1].startswith(b"$JS.ACK."):
+                entry = self._take(message)
                 if entry is not None:
                     batch.append(entry)
             else:
-                await self._control(reply, parse_headers(headers))
+                await self._control(message)
         return batch
 
-    def _take(self, subject: str, reply: str, headers: bytes, body: bytes) -> T | None:
+    def _take(self, message: _Message) -> T | None:
         # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<stream sequence>.
         # <consumer sequence>.<time>.<pending>[.<random>], as of NATS's ADR-15.
-        tokens = reply.split(".")
-        first = 4 if len(tokens) > 9 else 2
-        seq, delivered, time = (int(token) for token in tokens[first + 3 : first + 6])
+        subject, reply, headers, body = message
+        tokens = reply.split(b".")
+        place = tokens[7:10] if len(tokens) > 9 else tokens[5:8]
+        seq, delivered, time = map(int, place)
         if delivered != self._delivered + 1:
             self._stale = True
             return None
@@ -97,22 +97,24 @@ class Tail(Generic[T]):
         if seq <= self._seq:
             return None
         self._seq = seq
-        return self._read(seq, time, subject, headers, body)
+        return self._read(seq, time, subject.decode("utf-8", "replace"), headers, body)
 
-    async def _control(self, reply: str, headers: Mapping[str, str]) -> None:
+    async def _control(self, message: _Message) -> None:
+        _, reply, block, _ = message
         if reply:
             # Flow control: answering only here, after everything before it was taken, bounds how
             # much the server sends ahead.
-            await self._connection.client.publish(reply)
+            await self._connection.client.publish(reply.decode("utf-8", "replace"))
             return
+        headers = parse_headers(block)
         stalled = headers.get("Nats-Consumer-Stalled")
         if stalled:
             await self._connection.client.publish(stalled)
         if int(headers.get("Nats-Last-Consumer", "0")) > self._delivered:
             self._stale = True
 
-    def _arrive(self, name: bytes, headers: bytes, body: bytes) -> None:
-        self._inbox.append((name, headers, body))
+    def _arrive(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
+        self._inbox.append((subject, reply, headers, body))
         self._arrived.set()
 
     async def _mark_stale(self) -> None:

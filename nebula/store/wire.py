@@ -20,9 +20,12 @@ log = logging.getLogger(__name__)
 Arrival: TypeAlias = Callable[[bytes, bytes, bytes], None]
 """A callback of `listen`: gets the subject, the header block (empty if there is none), the body.
 
-A callback of `listen_for_questions` gets the reply subject in place of the subject, one of
-`listen_for_deliveries` gets both, with a space in between.
+A callback of `listen_for_questions` gets the reply subject in place of the subject.
 """
+
+Delivery: TypeAlias = Callable[[bytes, bytes, bytes, bytes], None]
+"""A callback of `listen_for_deliveries`: gets the subject, the reply subject, the header block and
+the body."""
 
 
 CLOSING = 1.0
@@ -37,12 +40,12 @@ _FIELDS = 4
 class Client(Protocol):
     """The receiver of messages: `arrivals` by subscription, all others to `_process_msg`.
 
-    `questions`: the arrivals that get the reply subject. `deliveries`: those that get both.
+    `questions`: the arrivals that get the reply subject. `deliveries`: what gets both subjects.
     """
 
     arrivals: dict[int, Arrival]
     questions: dict[int, Arrival]
-    deliveries: dict[int, Arrival]
+    deliveries: dict[int, Delivery]
     _pings_outstanding: int
 
     def write(self) -> None:
@@ -138,7 +141,7 @@ class FastParser(Parser):
 
     def _take(self, data: bytes, at: int) -> int:
         """Deliver messages for `listen` until something else comes; return its position."""
-        arrivals = self.nc.arrivals
+        arrivals, deliveries = self.nc.arrivals, self.nc.deliveries
         size = len(data)
         while at < size:
             line_end = data.find(b"\r\n", at)
@@ -149,9 +152,10 @@ class FastParser(Parser):
             header = body = line_end + 2
             if fields[0] == b"HMSG":
                 body += int(fields[-2])
-            arrival = arrivals.get(int(fields[2]))
-            if arrival is None:
-                arrival, name = self._with_reply(fields)
+            number = int(fields[2])
+            delivery, arrival = None, arrivals.get(number)
+            if arrival is None and (delivery := deliveries.get(number)) is None:
+                arrival, name = self.nc.questions.get(number), _reply(fields)
                 if arrival is None:
                     break
             end = header + int(fields[-1])
@@ -160,17 +164,13 @@ class FastParser(Parser):
                 break
             at = end + 2
             try:
-                arrival(name, data[header:body], data[body:end])
+                if arrival is not None:
+                    arrival(name, data[header:body], data[body:end])
+                elif delivery is not None:
+                    delivery(name, _reply(fields), data[header:body], data[body:end])
             except Exception:
                 log.exception("a message on %r could not be processed", fields[1])
         return at
-
-    def _with_reply(self, fields: list[bytes]) -> tuple[Arrival | None, bytes]:
-        """Return the arrival that gets the reply subject too, if any, and what it gets of it."""
-        number, reply = int(fields[2]), _reply(fields)
-        if (arrival := self.nc.deliveries.get(number)) is not None:
-            return arrival, b"%b %b" % (fields[1], reply)
-        return self.nc.questions.get(number), reply
 
 
 def _message(data: bytes, at: int, line_end: int) -> tuple[int, bytes, bytes, int, int, int]:

@@ -54,8 +54,8 @@ class Heard:
     def question(self, reply: bytes, header: bytes, body: bytes) -> None:
         self.all.append(("asked", reply, header, body))
 
-    def delivery(self, both: bytes, header: bytes, body: bytes) -> None:
-        self.all.append(("delivered", both, header, body))
+    def delivery(self, subject: bytes, reply: bytes, header: bytes, body: bytes) -> None:
+        self.all.append(("delivered", subject, reply, header, body))
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
@@ -107,7 +107,7 @@ def heard_of(
     if sid == ASKED:
         return ("asked", reply, header, body)
     if sid == DELIVERED:
-        return ("delivered", subject + b" " + reply, header, body)
+        return ("delivered", subject, reply, header, body)
     return ("subscribed", sid, subject, reply, header or None, body)
 
 
@@ -306,7 +306,7 @@ async def test_nothing_is_kept_of_a_reader_that_has_ended() -> None:
     await client._ps.parse(wire)
     await subscription.unsubscribe()
     await client._ps.parse(wire)
-    assert read == [b"a $JS.ACK.1", b"", b"body"]
+    assert read == [b"a", b"$JS.ACK.1", b"", b"body"]
     assert not client.deliveries
 
 

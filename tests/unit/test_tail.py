@@ -21,7 +21,7 @@ from nats.js.errors import NotFoundError
 from nebula.store import tail
 from nebula.store.connection import Connection
 from nebula.store.tail import LogReplaced, Tail
-from nebula.store.wire import Arrival
+from nebula.store.wire import Delivery
 
 T = TypeVar("T")
 MADE = datetime(2026, 1, 1, tzinfo=UTC)
@@ -40,7 +40,7 @@ class Server:
         self.domain = ""
         self._count = 0
         self._taken = 0
-        self._arrive: Arrival | None = None
+        self._arrive: Delivery | None = None
         self._reconnected: Callable[[], Awaitable[None]] | None = None
         self.client = self
 
@@ -59,8 +59,8 @@ class Server:
     def new_inbox(self) -> str:
         return f"_INBOX.{len(self.consumers)}"
 
-    async def listen_for_deliveries(self, inbox: str, arrival: Arrival) -> Any:
-        self._arrive = arrival
+    async def listen_for_deliveries(self, inbox: str, delivery: Delivery) -> Any:
+        self._arrive = delivery
 
         async def unsubscribe() -> None:
             self._arrive = None
@@ -105,7 +105,7 @@ class Server:
         """Hand a reader any message."""
         assert self._arrive is not None
         lines = "".join(f"{key}: {value}\r\n" for key, value in (headers or {}).items())
-        self._arrive(f"inbox {reply}".encode(), f"NATS/1.0\r\n{lines}\r\n".encode(), b"")
+        self._arrive(b"inbox", reply.encode(), f"NATS/1.0\r\n{lines}\r\n".encode(), b"")
 
     async def reconnect(self) -> None:
         """Let the client lose its server and find it again."""
