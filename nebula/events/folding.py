@@ -9,6 +9,7 @@ from what has changed since the last time.
 from __future__ import annotations  # rpds maps take no [] at run time
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 from msgspec.structs import replace
@@ -28,6 +29,10 @@ _WORKED_ON = ("models", "replicas", "nodes", "names", "occupancy")
 
 _REBUILT = 8
 """To change one entry of a persistent map takes as long as to build one with so many entries."""
+
+_TOGETHER = 256
+"""Entries that are read before they are folded. In turns, one by one, both take a tenth longer: the
+code of each drives that of the other out of the processor's cache."""
 
 
 def fold(state: State, records: Iterable[Record]) -> State:
@@ -59,17 +64,23 @@ class Folding:
         return self._working.cluster
 
     def take(self, records: Iterable[Record]) -> list[Rejection]:
-        """Fold these entries, and return which were rejected. Earlier ones are passed over."""
-        state, folds = self._working, FOLDS
+        """Fold these entries, and return which were rejected. Earlier ones are passed over.
+
+        If an entry can't be read, some before it may not be folded.
+        """
+        folds = FOLDS
         rejected: list[Rejection] = []
-        for record in records:
-            if record.seq <= state.seq:
-                continue
-            before = state.rejections
-            state = folds[type(record.content)](state, record, record.content)
-            if state.rejections is not before and record.seq in state.rejections:
-                rejected.append(state.rejections[record.seq])
-        self._working = state
+        coming = iter(records)
+        while some := list(islice(coming, _TOGETHER)):
+            state = self._working
+            for record in some:
+                if record.seq <= state.seq:
+                    continue
+                before = state.rejections
+                state = folds[type(record.content)](state, record, record.content)
+                if state.rejections is not before and record.seq in state.rejections:
+                    rejected.append(state.rejections[record.seq])
+            self._working = state
         return rejected
 
     def state(self) -> State:

@@ -49,7 +49,7 @@ class Head(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     chain: str = ""
 
 
-class _Line(Struct, omit_defaults=True):
+class _Line(Struct, omit_defaults=True, gc=False):
     """One entry. Headers and body are plain if JSON can represent them, else base64."""
 
     seq: int

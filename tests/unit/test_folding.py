@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nebula.events import folding as folding_module
 from nebula.events.evolve import evolve
 from nebula.events.folding import Folding, fold
 from nebula.events.record import Record
@@ -50,6 +53,34 @@ def test_states_are_the_same_in_whatever_slices_a_log_is_folded(
 def test_recorded_logs_fold_to_the_same_in_bulk(name: str) -> None:
     log = list(corpus.records(name))
     assert fold(EMPTY, log) == one_by_one(log)[-1]
+
+
+@pytest.mark.parametrize("together", [1, 7])
+def test_a_log_is_folded_the_same_however_many_entries_are_read_before_they_are_folded(
+    monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setattr(folding_module, "_TOGETHER", together)
+    log = list(corpus.records(corpus.NAMES[0]))
+    assert fold(EMPTY, iter(log)) == one_by_one(log)[-1]
+
+
+def test_folding_can_go_on_after_its_entries_could_not_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(folding_module, "_TOGETHER", 3)
+    log = list(corpus.records(corpus.NAMES[0]))
+    expected = one_by_one(log)
+
+    def broken() -> Iterator[Record]:
+        yield from log[:8]
+        raise ValueError("the file was cut off")
+
+    folding = Folding(EMPTY)
+    with pytest.raises(ValueError, match="cut off"):
+        folding.take(broken())
+    assert folding.state() == expected[folding.seq]
+    folding.take(log)
+    assert folding.state() == expected[-1]
 
 
 def test_entries_that_were_folded_before_are_passed_over() -> None:
