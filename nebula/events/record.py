@@ -178,7 +178,7 @@ def _reported(content: Content, node: str) -> Content:
     if said:
         kind = type(content).__name__
         return Malformed(f"{kind}: its body is of node {said[:128]!r}, its subject of {node!r}")
-    structs.force_setattr(content, "node", node)  # it was decoded just now: nobody else has it
+    structs.force_setattr(content, "node", node)  # nothing else has it yet
     return content
 
 
