@@ -49,12 +49,11 @@ class FileLog(ShownLog):
         with path.open("rb") as file:
             reader = Reader(file, str(path))
             every = max(LEAST, reader.last // KEPT)
-            folding, entries = Folding(EMPTY), reader.entries()
-            while part := list(islice(entries, every)):
-                records = [read_entry(entry) for entry in part]
-                folding.take(records)
+            folding, records = Folding(EMPTY), reader.records()
+            while part := list(islice(records, every)):
+                folding.take(part)
                 self._state = folding.state()
-                self._note(records)
+                self._note(part)
                 if len(part) == every:
                     self._keep(reader)
         if self._state.seq == 0:
