@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
-import nats
 import pytest
-from nats.aio.msg import Msg
 
-from nebula.events import envelope, subjects
+from nebula.events import bundles, envelope, piece_envelope, subjects
+from nebula.events.inference import Piece
+from nebula.events.record import parse_headers
+from nebula.store.connection import Connection
 from tests.integration.asking import CHAT, chat, error, said
 from tests.integration.cluster import PATIENCE, Cluster
 from tests.ports import free_port
@@ -19,6 +20,8 @@ from tests.ports import free_port
 pytestmark = pytest.mark.anyio
 
 TO_CHAT = subjects.replica_requests("chat", "")
+RESPONSES = subjects.responses("", "").rstrip(".") + "."
+BUNDLES = subjects.bundles("", "", "").rstrip(".") + "."
 LIMIT = 8
 """The requests that a replica may have at a time."""
 
@@ -39,23 +42,34 @@ class Watch:
         self._running: set[str] = set()
         self._news = asyncio.Event()
 
-    async def hear(self, message: Msg) -> None:
-        """Take a request to a replica, or a piece of an answer."""
-        headers = message.headers or {}
-        if ".responses." in message.subject:
-            identity = message.subject.rpartition(".")[2]
-            if envelope.END in headers:
-                self._running.discard(identity)
-            if envelope.QUEUED in headers:
-                self.queued.add(identity)
-        elif message.subject.startswith(TO_CHAT):
+    def hear(self, to: bytes, header: bytes, body: bytes) -> None:
+        """Take a request to a replica, a piece of an answer, or a bundle of pieces."""
+        subject = to.decode()
+        if subject.startswith(BUNDLES):
+            for identity, told, _size in bundles.pieces(header):
+                self._answered(identity, told)
+        elif subject.startswith(RESPONSES):
+            head = piece_envelope.read_head(header)
+            assert head is not None
+            self._answered(subject.rpartition(".")[2], head)
+        elif subject.startswith(TO_CHAT):
+            headers = parse_headers(header)
             routed = envelope.read_routed(headers)
             assert routed is not None
-            text = message.data.decode().partition('"content":"')[2].partition('"')[0]
+            text = body.decode().partition('"content":"')[2].partition('"')[0]
             self.sent.append((headers[envelope.REQUEST], text, routed.gateway))
             self._running.add(headers[envelope.REQUEST])
             self.most = max(self.most, len(self._running))
         self._news.set()
+
+    def _answered(self, identity: str, head: int | Piece) -> None:
+        """Take a piece; one that is a number alone stands amid an answer."""
+        if isinstance(head, int):
+            return
+        if head.end:
+            self._running.discard(identity)
+        if head.queued:
+            self.queued.add(identity)
 
     @property
     def ways(self) -> Counter[str]:
@@ -138,17 +152,18 @@ async def two_gateways(cluster: Cluster, second: int, **how: Any) -> AsyncIterat
     await cluster.ready()
     await cluster.ready(second)
     await cluster.load("chat", max_in_flight=LIMIT, **how)
-    client = await nats.connect(cluster.url())
+    connection = await Connection(cluster.url(), "test").open(patience=PATIENCE)
     watch = Watch()
     try:
         # A single subscription hears all in the order in which NATS passed it on.
-        await client.subscribe(subjects.INFERENCE, cb=watch.hear)
+        await connection.client.listen(subjects.INFERENCE, watch.hear)
+        await connection.client.flush()
         async with cluster.http() as first, cluster.http(second) as other:
             two = Two(cluster, watch, first, other)
             await two.both_lease()
             yield two
     finally:
-        await client.close()
+        await connection.close()
 
 
 async def test_both_together_stay_within_what_a_replica_may_have(
