@@ -47,6 +47,12 @@ def either(node: ast.Assert) -> bool:
     )
 
 
+def test_each_file_of_tests_has_a_name_of_its_own() -> None:
+    """So `pytest tests` collects all of them: pytest imports test files by their names alone."""
+    named = [file.name for file in FILES if file.name.startswith("test_")]
+    assert sorted(named) == sorted(set(named))
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(TESTS)))
 def test_no_test_asserts_how_long_something_took_or_one_of_two_texts(file: Path) -> None:
     lines = [node.lineno for node in asserts(file.read_text()) if timed(node) or either(node)]
