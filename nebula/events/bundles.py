@@ -18,6 +18,9 @@ PIECE = "Nebula-Piece"
 FITS = 16 * 1024
 """Bytes of a piece that may be in a bundle; a larger one has a message of its own."""
 
+_LONGEST_TYPE = 256
+"""Characters of a media type in a bundle, as JetStream keeps 64 KiB of headers."""
+
 _BEGIN = b"NATS/1.0\r\n"
 _LINE = f"{PIECE}: ".encode()
 _FIELDS = 3
@@ -25,17 +28,15 @@ _FIELDS = 3
 
 def fits(head: int | Piece, body: bytes) -> bool:
     """Return whether a piece may be in a bundle; `head`: what it is without its body."""
-    return len(body) <= FITS and (isinstance(head, int) or not head.fields)
+    if len(body) > FITS:
+        return False
+    return isinstance(head, int) or (not head.fields and len(head.content_type) <= _LONGEST_TYPE)
 
 
-def line(request: str, head: bytes, size: int) -> bytes:
-    """Return the line of a piece with a body of `size` bytes; `head`: as of `head_of`."""
-    return b"%b%b %d %b\r\n" % (_LINE, request.encode(), size, head)
-
-
-def head_of(head: int | Piece) -> bytes:
-    """Return what a line tells of a piece, which is given without its body."""
-    return b"%d" % head if isinstance(head, int) else _written(head)
+def line(request: str, head: int | Piece, size: int) -> bytes:
+    """Return the line of a piece with a body of `size` bytes; `head`: all else of it."""
+    told = b"%d" % head if isinstance(head, int) else _written(head)
+    return b"%b%b %d %b\r\n" % (_LINE, request.encode(), size, told)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -39,7 +39,7 @@ def single(identity: str, head: int | Piece, body: bytes) -> tuple[str, bytes, b
 
 
 def bundle(*parts: tuple[str, int | Piece, bytes], gateway: str = "gw") -> tuple[str, bytes, bytes]:
-    lines = [bundles.line(each, bundles.head_of(head), len(body)) for each, head, body in parts]
+    lines = [bundles.line(each, head, len(body)) for each, head, body in parts]
     subject = subjects.bundles(gateway, "chat", "chat-0")
     return subject, bundles.block(lines), b"".join(body for _, _, body in parts)
 

@@ -20,7 +20,7 @@ def written(parts: Sequence[tuple[str, int | Piece]]) -> tuple[bytes, bytes]:
     for number, (request, part) in enumerate(parts):
         body = part.body if isinstance(part, Piece) else b"x" * number
         head = replace(part, body=b"") if isinstance(part, Piece) else part
-        lines.append(bundles.line(request, bundles.head_of(head), len(body)))
+        lines.append(bundles.line(request, head, len(body)))
         bodies.append(body)
     return bundles.block(lines), b"".join(bodies)
 
@@ -75,11 +75,12 @@ def test_whatever_the_lines_are_reading_them_never_raises(
 
 
 def test_a_piece_that_is_not_valid_ends_the_bundle() -> None:
-    good, bad = bundles.line("r", b"7", 1), b"Nebula-Piece: r 1 {}\r\n"
+    good, bad = bundles.line("r", 7, 1), b"Nebula-Piece: r 1 {}\r\n"
     assert list(bundles.read(bundles.block([good, bad, good]), b"abc")) == [("r", 7, b"a")]
 
 
-def test_a_large_piece_or_one_with_fields_does_not_fit() -> None:
+def test_a_piece_with_a_large_body_or_large_headers_does_not_fit() -> None:
     assert bundles.fits(3, b"x" * bundles.FITS)
     assert not bundles.fits(3, b"x" * (bundles.FITS + 1))
     assert not bundles.fits(Piece(0, fields=(("x-a", "b"),)), b"")
+    assert not bundles.fits(Piece(0, content_type="x" * 1000), b"")

@@ -18,13 +18,11 @@ MOST_BYTES = 64 * 1024
 
 
 class _Bundle:
-    """The pieces for one gateway that were not sent yet. `size`: their bytes."""
+    """The pieces for one gateway that were not sent yet. `size`: bytes of their bodies."""
 
     def __init__(self) -> None:
-        self.lines: list[bytes] = []
-        self.bodies: list[bytes] = []
+        self.pieces: list[tuple[Request, int | Piece, bytes]] = []
         self.size = 0
-        self.first: tuple[Request, int | Piece] | None = None
 
 
 class PieceSender:
@@ -53,12 +51,9 @@ class PieceSender:
         bundle = self._bundles.get(request.gateway)
         if bundle is None:
             bundle = self._bundles[request.gateway] = _Bundle()
-            bundle.first = request, head
-        line = bundles.line(request.id, bundles.head_of(head), len(body))
-        bundle.lines.append(line)
-        bundle.bodies.append(body)
-        bundle.size += len(line) + len(body)
-        if len(bundle.lines) >= MOST or bundle.size >= MOST_BYTES:
+        bundle.pieces.append((request, head, body))
+        bundle.size += len(body)
+        if len(bundle.pieces) >= MOST or bundle.size >= MOST_BYTES:
             self._tell(request.gateway)
             self._connection.client.pass_on()
 
@@ -69,13 +64,15 @@ class PieceSender:
 
     def _tell(self, gateway: str) -> None:
         bundle = self._bundles.pop(gateway, None)
-        if bundle is None or bundle.first is None:
+        if bundle is None:
             return
-        if len(bundle.lines) == 1:
-            self._send_alone(*bundle.first, bundle.bodies[0])
+        if len(bundle.pieces) == 1:
+            self._send_alone(*bundle.pieces[0])
             return
+        lines = [bundles.line(request.id, head, len(body)) for request, head, body in bundle.pieces]
         subject = subjects.bundles(gateway, self._model, self._replica)
-        self._post(subject, bundles.block(bundle.lines), b"".join(bundle.bodies))
+        bodies = b"".join([body for _, _, body in bundle.pieces])
+        self._post(subject, bundles.block(lines), bodies)
 
     def _send_alone(self, request: Request, head: int | Piece, body: bytes) -> None:
         subject = subjects.responses(request.gateway, request.id)
