@@ -26,6 +26,9 @@ MAX_UNSENT = 64 * 1024 * 1024
 WRITTEN = 16
 """Messages of a turn that are not kept for its end: whatever gets them begins meanwhile."""
 
+LEAST_WRITTEN = 4
+"""The same where few requests are under way; with fewer, processes would be woken too often."""
+
 _PARTS = 4
 """Parts of bytes that a message has."""
 
@@ -51,6 +54,14 @@ class FastClient(Client):
         self._before: deque[Callable[[], None]] = deque()
         self._writing = False
         self._unsent = 0
+        self._kept = WRITTEN * _PARTS
+
+    def expect(self, under_way: int) -> None:
+        """Keep messages of a turn until there is one for half of so many requests under way.
+
+        Then two halves work at the same time.
+        """
+        self._kept = min(WRITTEN, max(LEAST_WRITTEN, under_way // 2)) * _PARTS
 
     async def listen(self, subject: str, arrival: Arrival, queue: str = "") -> Subscription:
         """Subscribe: `arrival` is called for every message, in order, and must not block.
@@ -110,7 +121,7 @@ class FastClient(Client):
         self._pending_data_size += len(line) + size + 2
         if not self._writing:
             self._write_soon()
-        elif len(self._pending) >= WRITTEN * _PARTS:
+        elif len(self._pending) >= self._kept:
             self.pass_on()
 
     def before_write(self, call: Callable[[], None]) -> None:

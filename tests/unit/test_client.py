@@ -24,7 +24,7 @@ from nats.errors import (
     ProtocolError,
 )
 
-from nebula.store.client import MAX_UNSENT, WRITTEN, FastClient
+from nebula.store.client import LEAST_WRITTEN, MAX_UNSENT, WRITTEN, FastClient
 from nebula.store.wire import DirectTransport, FastParser, Reader
 
 pytestmark = pytest.mark.anyio
@@ -416,6 +416,22 @@ async def test_many_messages_of_a_turn_are_written_in_parts_and_in_order() -> No
     await turn()
     written = b"".join(transport.writes).split(b"\r\n")[1::2]
     assert written == [b"%d" % number for number in range(2 * WRITTEN + 1)]
+
+
+@pytest.mark.parametrize(
+    ("under_way", "together"),
+    [(0, LEAST_WRITTEN), (8, LEAST_WRITTEN), (20, 10), (32, WRITTEN), (1000, WRITTEN)],
+)
+async def test_half_of_the_requests_that_are_expected_are_written_together(
+    under_way: int, together: int
+) -> None:
+    client, transport = connected()
+    client.expect(under_way)
+    for number in range(together + 1):
+        client.post("a", b"", b"%d" % number)
+    assert [each.count(b"PUB") for each in transport.writes] == [together]
+    await turn()
+    assert [each.count(b"PUB") for each in transport.writes] == [together, 1]
 
 
 class Slow(DirectTransport):

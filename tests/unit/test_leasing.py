@@ -201,6 +201,7 @@ def test_a_gateway_reports_what_it_had_at_a_time_and_what_it_lacked() -> None:
     for each in taken:
         if each is not None:
             gateway.leases.release(each)
+    assert gateway.leases.most == 2
     gateway.now += REPORTS
     _, asked = gateway.report()
     assert asked.models["chat"].most == 3

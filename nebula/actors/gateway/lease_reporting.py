@@ -32,9 +32,11 @@ class LeaseReporting:
         self.leases = around.leases = Leases(gateway)
         self._now = now
         self._post = post
+        self._client: FastClient | None = None
 
     async def listen(self, client: FastClient) -> None:
         """Listen to routers."""
+        self._client = client
         await client.listen(subjects.leases_granted(self._gateway, "*"), self.on_granted)
         await client.listen(subjects.LEASES_RECALLED, self.on_recalled)
         if self.leases.asks:
@@ -44,6 +46,8 @@ class LeaseReporting:
         """Report to routers what is due, if NATS is there; call it every quarter of a second."""
         if not (self.leases.asks and self._around.link.connected):
             return
+        if self._client is not None and (most := self.leases.most):
+            self._client.expect(most)
         self._tell(self.leases.reports(self._around.heartbeats.routers(), self._now()))
 
     def on_granted(self, subject: bytes, _: bytes, body: bytes) -> None:

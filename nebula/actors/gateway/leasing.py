@@ -272,6 +272,11 @@ class Leases:
         return sum(use.running for use in self._uses.values())
 
     @property
+    def most(self) -> int:
+        """The most requests at a time that went directly since the last report."""
+        return sum(use.most for use in self._uses.values())
+
+    @property
     def queued(self) -> int:
         """The requests in routers' lines."""
         return sum(len(use.queued) for use in self._uses.values())
