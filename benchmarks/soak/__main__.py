@@ -32,6 +32,8 @@ LEAST = 2.0  # MiB; less than that does not count as growth
 BOUNDED = {
     "nats-server": "until it has the last 5 minutes of the data plane, or 256 MiB of it",
     "router": "until it has 65,536 beginnings of prompts, some 40 MiB",
+    "gateway": "until it has 65,536 beginnings of prompts, some 40 MiB",
+    "engine": "until it has 65,536 beginnings of prompts that it has told of",
 }
 """What must grow for a while, and up to where."""
 
