@@ -18,7 +18,7 @@ _LENGTH = re.compile(r"Expected `(str|array|object)` of length (>=|<=|)\s?(\d+)"
 _PATTERN = re.compile(r"Expected `str` matching regex (.+)", re.DOTALL)
 _CHOICE = re.compile(r"Invalid enum value (.+)", re.DOTALL)
 _FIELD = re.compile(r"Object (contains unknown|missing required) field `([^`]*)`")
-_PLACE = re.compile(r" - at `(key )?(?:in )?\$\.?([^`]*)`$")
+_PLACE = re.compile(r" - at `(?:(key)` in `)?\$\.?([^`]*)`$")
 
 _RANGES = {">=": "{} or more", "<=": "{} or less", ">": "more than {}", "<": "less than {}"}
 _LENGTHS = {">=": "at least ", "<=": "at most ", "": ""}

@@ -14,6 +14,8 @@ from nebula.events.usage_limits import UsageLimits
 from nebula.events.vocabulary import TYPES
 from nebula.events.wrong_values import in_words
 
+Named = Annotated[str, Meta(min_length=1)]
+
 
 class Inner(Struct, forbid_unknown_fields=True):
     number: Annotated[int, Meta(ge=1, lt=100)] | None = None
@@ -24,6 +26,7 @@ class Inner(Struct, forbid_unknown_fields=True):
     many: Annotated[list[int], Meta(min_length=1, max_length=2)] | None = None
     flag: bool = False
     by_name: dict[str, int] | None = None
+    by_length: dict[Named, int | dict[Named, int]] | None = None
     inner: Inner | None = None
 
 
@@ -56,6 +59,8 @@ def told(value: Any, kind: type[Struct] = Inner) -> str:
         ({"many": ["a"]}, "many[0] must be a whole number, and is a string"),
         ({"flag": "yes"}, "flag must be true or false, and is a string"),
         ({"by_name": {"a": None}}, "by_name.* must be a whole number, and is null"),
+        ({"by_length": {"": 1}}, "a name in by_length must have at least 1 character"),
+        ({"by_length": {"a": {"": 1}}}, "a name in by_length.* must have at least 1 character"),
         ({"inner": {"number": 0}}, "inner.number must be 1 or more"),
         ({"inner": {"else": 0}}, "there is no field 'else' in inner"),
         ({"else": 0}, "there is no field 'else'"),
