@@ -131,11 +131,11 @@ class Client:
     async def _ask(self, http: httpx.AsyncClient, port: int) -> float:
         """Ask once; return after how many seconds to ask again."""
         body = self._body()
-        began = minute()
+        began, run = minute(), self.gateways.run(port)  # the answer may be read after its death
         if self.chance.random() < 0.4:
             answer = await http.post(CHAT, json=body)
             if answer.status_code == 200:
-                asked = self._begun(answer, port, began)
+                asked = self._begun(answer, run, began)
                 usage = answer.json()["usage"]
                 asked.prompt, asked.completion = usage["prompt_tokens"], usage["completion_tokens"]
                 self._ended(asked)
@@ -150,7 +150,7 @@ class Client:
                 if answer.status_code != 200:
                     await answer.aread()
                     return self._refused(answer)
-                asked = self._begun(answer, port, began)
+                asked = self._begun(answer, run, began)
                 await listen(answer, heard)
         except httpx.HTTPError:
             if heard.request:
@@ -174,8 +174,8 @@ class Client:
             self._heard(asked, heard)
             return
 
-    def _begun(self, answer: httpx.Response, port: int, began: int) -> Asked:
-        asked = Asked(self.key, self.gateways.run(port), (began, minute()))
+    def _begun(self, answer: httpx.Response, run: tuple[int, int], began: int) -> Asked:
+        asked = Asked(self.key, run, (began, minute()))
         self.asked[answer.headers["x-request-id"]] = asked
         return asked
 
