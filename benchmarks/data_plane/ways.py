@@ -189,7 +189,7 @@ def _key(url: str) -> dict[str, str]:
     """Issue a key with a tenant and limits that no run reaches; return the header with it."""
     limits = dict.fromkeys(("requests_per_minute", "tokens_per_minute"), 10**12)
     limits |= {"tokens_per_day": 10**14, "in_flight": 10**6}
-    rights = {"models": [MODEL], "tenant": "red", "limits": limits}
+    rights = {"models": [MODEL, ADAPTER], "tenant": "red", "limits": limits}
     answer = httpx.post(f"{url}/admin/keys", json=rights, trust_env=False, timeout=20)
     answer.raise_for_status()
     return {"Authorization": f"Bearer {answer.json()['secret']}"}

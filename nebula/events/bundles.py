@@ -15,8 +15,8 @@ from nebula.events.reading import UNREADABLE, number
 
 PIECE = "Nebula-Piece"
 
-FITS = 16 * 1024
-"""Bytes of a piece that may be in a bundle; a larger one has a message of its own."""
+FITS = 2 * 1024
+"""Bytes of a piece that may be in a bundle: copying a larger one costs more than its message."""
 
 _LONGEST_TYPE = 256
 """Characters of a media type in a bundle, as JetStream keeps 64 KiB of headers."""

@@ -22,6 +22,7 @@ class Client:
 
     def __init__(self) -> None:
         self.client = self
+        self.max_body = 2**20
         self.posted: list[tuple[str, bytes, bytes]] = []
         self.left = 0
         self.refuses = False
@@ -124,6 +125,17 @@ def test_a_long_turn_does_not_keep_its_first_pieces() -> None:
     assert client.left == 1
     client.turn_ends()
     assert len(client.posted) == 1
+
+
+def test_what_is_too_large_for_one_message_of_the_server_is_sent_in_several() -> None:
+    pieces, client = sender()
+    client.max_body = 1024
+    made = [(f"r{number}", number, b"x" * 600) for number in range(4)]
+    for identity, chunk, body in made:
+        pieces.send(request(identity), chunk, body)
+    client.turn_ends()
+    assert client.heard("g") == made
+    assert max(len(body) for _, _, body in client.posted) == 600
 
 
 def test_what_waits_for_the_end_of_the_turn_can_be_sent_before_it() -> None:

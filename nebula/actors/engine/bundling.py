@@ -13,17 +13,6 @@ log = logging.getLogger(__name__)
 MOST = 16
 """Pieces of a bundle: as many are not kept for the turn's end, so that their gateway begins."""
 
-MOST_BYTES = 64 * 1024
-"""Bytes from which on a bundle is not kept for the turn's end either."""
-
-
-class _Bundle:
-    """The pieces for one gateway that were not sent yet. `size`: bytes of their bodies."""
-
-    def __init__(self) -> None:
-        self.pieces: list[tuple[Request, int | Piece, bytes]] = []
-        self.size = 0
-
 
 class PieceSender:
     """Sends the pieces of one replica's answers, each in order."""
@@ -32,7 +21,8 @@ class PieceSender:
         self._connection = connection
         self._model = model
         self._replica = replica
-        self._bundles: dict[str, _Bundle] = {}
+        self._bundles: dict[str, list[tuple[Request, int | Piece, bytes]]] = {}
+        """The pieces for each gateway that were not sent yet."""
 
     def send(self, request: Request, head: int | Piece, body: bytes) -> None:
         """Send a piece, now or with the others of this turn.
@@ -48,12 +38,9 @@ class PieceSender:
             return
         if not self._bundles:
             self._connection.client.before_write(self.tell)
-        bundle = self._bundles.get(request.gateway)
-        if bundle is None:
-            bundle = self._bundles[request.gateway] = _Bundle()
-        bundle.pieces.append((request, head, body))
-        bundle.size += len(body)
-        if len(bundle.pieces) >= MOST or bundle.size >= MOST_BYTES:
+        bundle = self._bundles.setdefault(request.gateway, [])
+        bundle.append((request, head, body))
+        if len(bundle) >= MOST:
             self._tell(request.gateway)
             self._connection.client.pass_on()
 
@@ -66,13 +53,13 @@ class PieceSender:
         bundle = self._bundles.pop(gateway, None)
         if bundle is None:
             return
-        if len(bundle.pieces) == 1:
-            self._send_alone(*bundle.pieces[0])
+        lines = [bundles.line(request.id, head, len(body)) for request, head, body in bundle]
+        header, bodies = bundles.block(lines), b"".join([body for _, _, body in bundle])
+        if len(bundle) == 1 or len(header) + len(bodies) > self._connection.max_body:
+            for request, head, body in bundle:
+                self._send_alone(request, head, body)
             return
-        lines = [bundles.line(request.id, head, len(body)) for request, head, body in bundle.pieces]
-        subject = subjects.bundles(gateway, self._model, self._replica)
-        bodies = b"".join([body for _, _, body in bundle.pieces])
-        self._post(subject, bundles.block(lines), bodies)
+        self._post(subjects.bundles(gateway, self._model, self._replica), header, bodies)
 
     def _send_alone(self, request: Request, head: int | Piece, body: bytes) -> None:
         subject = subjects.responses(request.gateway, request.id)
