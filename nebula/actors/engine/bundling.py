@@ -50,16 +50,15 @@ class PieceSender:
             self._tell(gateway)
 
     def _tell(self, gateway: str) -> None:
-        bundle = self._bundles.pop(gateway, None)
-        if bundle is None:
-            return
-        lines = [bundles.line(request.id, head, len(body)) for request, head, body in bundle]
-        header, bodies = bundles.block(lines), b"".join([body for _, _, body in bundle])
-        if len(bundle) == 1 or len(header) + len(bodies) > self._connection.max_body:
-            for request, head, body in bundle:
-                self._send_alone(request, head, body)
-            return
-        self._post(subjects.bundles(gateway, self._model, self._replica), header, bodies)
+        bundle = self._bundles.pop(gateway, ())
+        if len(bundle) > 1:
+            lines = [bundles.line(request.id, head, len(body)) for request, head, body in bundle]
+            header, bodies = bundles.block(lines), b"".join([body for _, _, body in bundle])
+            if len(header) + len(bodies) <= self._connection.max_body:
+                self._post(subjects.bundles(gateway, self._model, self._replica), header, bodies)
+                return
+        for request, head, body in bundle:
+            self._send_alone(request, head, body)
 
     def _send_alone(self, request: Request, head: int | Piece, body: bytes) -> None:
         subject = subjects.responses(request.gateway, request.id)
