@@ -26,7 +26,7 @@ _EXPIRES = 5.0
 """Seconds of silence after which the stream sends a sign of life: without it, a reader whose stream
 or consumer was deleted would wait for ever."""
 
-_PATIENCE = 10.0
+PATIENCE = 10.0
 """Seconds to wait for the stream; a busy NATS answers late."""
 
 _PROBE = 1.5
@@ -110,7 +110,7 @@ async def follow(
         subscription = await client.subscribe(f"{inbox}.*", cb=arrived.put)
         connection.on_disconnect(lost)
         try:
-            making = client.jetstream(timeout=_PATIENCE).add_consumer(
+            making = client.jetstream(timeout=PATIENCE).add_consumer(
                 stream,
                 ConsumerConfig(
                     deliver_policy=(
@@ -204,7 +204,7 @@ async def _pulled(
         left = wish["batch"]
         alone = False
         while left:
-            async with asyncio.timeout(_EXPIRES + _PATIENCE):
+            async with asyncio.timeout(_EXPIRES + PATIENCE):
                 message = await arrived.get()
             if message is None:
                 raise Unavailable("the connection to NATS was lost")

@@ -15,10 +15,7 @@ from nebula.events.failures import Failure
 from nebula.events.reading import decoded
 from nebula.store import streams
 from nebula.store.connection import Connection, Unavailable
-from nebula.store.inference_log import StoredMessage, read
-
-_PATIENCE = 10.0
-"""Seconds to wait for the stream; a busy NATS answers late."""
+from nebula.store.inference_log import PATIENCE, StoredMessage, read
 
 ASKED = (subjects.ALL_REQUESTS, subjects.replica_requests("*", "*"))
 """Where requests are: what gateways ask routers for, and what they and routers send to replicas."""
@@ -130,7 +127,7 @@ async def _time(connection: Connection) -> datetime | None:
     """Return the server's time; None if it does not tell. Raise Unavailable."""
     subject = f"$JS.API.STREAM.INFO.{streams.INFERENCE}"
     try:
-        told = await connection.client.request(subject, b"", timeout=_PATIENCE)
+        told = await connection.client.request(subject, b"", timeout=PATIENCE)
     except (NatsError, TimeoutError) as error:
         raise Unavailable(f"the data plane's stream does not answer: {error!r}") from error
     info = decoded(told.data, _Info)
@@ -151,7 +148,7 @@ async def _whole(connection: Connection, said: StoredMessage) -> StoredMessage:
 
 async def _message(connection: Connection, **which: Any) -> RawStreamMsg | None:
     """Return one message, selected as in nats-py's `get_msg`; None if it is not kept."""
-    jetstream = connection.client.jetstream(timeout=_PATIENCE)
+    jetstream = connection.client.jetstream(timeout=PATIENCE)
     try:
         return await jetstream.get_msg(streams.INFERENCE, direct=True, **which)
     except NotFoundError:

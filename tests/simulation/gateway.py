@@ -212,10 +212,7 @@ class Gateway(Process):
         flight = self.core.flights.get(identity)
         if flight is None:
             return
-        chunk = piece_envelope.read_plain(header)
-        piece = (
-            Piece(chunk, body) if chunk is not None else piece_envelope.read_answer(header, body)
-        )
+        piece = piece_envelope.read_answer(header, body)
         if piece is None:
             return
         given = None
