@@ -20,6 +20,7 @@ from nebula.events.reading import UNREADABLE
 from nebula.http import dialects
 from nebula.http.errors import ApiError, unavailable
 from nebula.http.watching import Watch, comment_after
+from nebula.openai.sse import ends_event
 
 MAX_REFUSAL = 64 * 1024
 """Bytes that are kept of an engine's error if the head of a stream was already sent."""
@@ -219,7 +220,9 @@ async def _broken(
     `told`: in which form it expects errors, and what it got last.
     """
     if streaming:
-        await send(_part(dialects.event(error, *told), more=False))
+        amid = told[1] and not ends_event(told[1])
+        event = dialects.event(error, *told)
+        await send(_part(b"\n\n" + event if amid else event, more=False))
     else:
         # Half a JSON body can't be repaired: break the connection, so that the client notices.
         raise ConnectionAbortedError(str(error))

@@ -12,6 +12,8 @@ from weakref import WeakKeyDictionary
 
 from litestar.types import Receive
 
+from nebula.openai.sse import ends_event, ends_line
+
 WATCH_AFTER = 0.05
 """Seconds after which, or up to twice that, a task is started to notice that the client leaves."""
 
@@ -36,9 +38,9 @@ def comment_after(sent: bytes) -> bytes:
     event it would cut the event in two, and if events have ids, OpenAI's Python client reads it as
     an event without data (openai 3.57, `SSEDecoder.decode`).
     """
-    if sent and not sent.endswith(b"\n"):
+    if sent and not ends_line(sent):
         return b""
-    alone = not sent or (sent.endswith(b"\n\n") and not sent.startswith(b"id:"))
+    alone = not sent or (ends_event(sent) and not sent.startswith(b"id:"))
     return COMMENT + b"\n" if alone else COMMENT
 
 

@@ -16,8 +16,11 @@ COMPLETIONS = "/v1/completions"
 WITH_TEXT = (CHAT, COMPLETIONS)
 """Paths whose streams can continue elsewhere; streams of other paths pass unchanged."""
 
-DONE = b"data: [DONE]\n\n"
-"""The event that ends a stream."""
+ENDED = b"[DONE]"
+"""The data of the event that ends a stream."""
+
+DONE = b"data: %b\n\n" % ENDED
+"""The event that ends a stream, as vLLM writes it."""
 
 CHOICES = b'"choices":['
 
@@ -38,7 +41,7 @@ _COMPLETION_CHOICE = re.compile(
     rb'\{"index":0,"text":%b,"logprobs":null,"finish_reason":null,"stop_reason":null,'
     rb'"prompt_token_ids":null,"token_ids":\[([\d,]+)\]' % _TEXT
 )
-_ID_LISTS = re.compile(rb'(?<=[,{])"((?:prompt_)?token_ids)":\[[\d,]*\]')
+_ID_LISTS = re.compile(rb'(?<=[,{\s])("(?:prompt_)?token_ids"\s*:\s*)\[[\d,\s]*\]')
 
 
 class Delta(Struct):
@@ -94,7 +97,7 @@ def common_choice(*, chat: bool) -> re.Pattern[bytes]:
 
 def without_ids(event: bytes) -> bytes:
     """Return an event without its token ids, as vLLM writes it if it is not asked for them."""
-    return _ID_LISTS.sub(rb'"\1":null', event)
+    return _ID_LISTS.sub(rb"\1null", event)
 
 
 def joined(ids: list[int]) -> bytes:

@@ -10,6 +10,7 @@ import msgspec
 
 from nebula.events.reading import decoded
 from nebula.events.stored_responses import Event
+from nebula.openai import sse
 
 TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
 """Types of the events that end a stream."""
@@ -36,24 +37,5 @@ def numbered(events: Iterable[Event], first: int) -> list[Event]:
 
 def data_of(event: bytes) -> Event | None:
     """Return the data of an event; None if it has none that is understood."""
-    lines = [line for line in event.split(b"\n") if line.startswith(b"data:")]
-    data = b"\n".join(line[5:].removeprefix(b" ") for line in lines)
-    read = decoded(data, dict)
+    read = decoded(sse.data_of(event) or b"", dict)
     return read if read is not None and isinstance(read.get("type"), str) else None
-
-
-class Splitter:
-    """Cuts the bytes of a stream into whole events, each with the empty line that ends it."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, part: bytes) -> list[bytes]:
-        """Return the events that are whole with this part."""
-        *events, self._rest = (self._rest + part).split(b"\n\n")
-        return [event + b"\n\n" for event in events if event.strip()]
-
-    def flush(self) -> bytes:
-        """Return what is left once the stream has ended."""
-        rest, self._rest = self._rest, b""
-        return rest

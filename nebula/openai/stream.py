@@ -20,6 +20,7 @@ from nebula.openai.chunks import (
     CHOICES,
     COUNTS,
     DONE,
+    ENDED,
     NULL,
     Chunk,
     Error,
@@ -29,11 +30,12 @@ from nebula.openai.chunks import (
     objects,
     without_ids,
 )
+from nebula.openai.sse import EventSplitter, data_of
 from nebula.openai.token_usage import Tokens, TokenUsage, told
 from nebula.openai.transcript import StreamTranscript
 
-_NO_CHOICES = b'"choices":[]'
-_USAGE = b'"usage":{'
+_USAGE = b'"usage"'
+_UNKNOWN = "the engine writes its events in a form that is not understood"
 
 
 class StreamRewriter:
@@ -55,7 +57,7 @@ class StreamRewriter:
         self._pattern = common_choice(chat=self.chat)
         self._head = b""
         self._at = 0
-        self._incomplete = b""
+        self._splitter = EventSplitter()
         self._form = Form.ORIGINAL
         self._original = True
         self._before = 0
@@ -80,7 +82,8 @@ class StreamRewriter:
     def resume(self, form: Form) -> None:
         """Expect another engine's answer; drop what the last engine had sent of an event."""
         self._form, self._original = form, form is Form.ORIGINAL
-        self._incomplete = self.failure = b""
+        self._splitter = EventSplitter()
+        self.failure = b""
         self.transcript.cut()
         self._before = self.transcript.completion_tokens
         self._roles_to_skip = self.transcript.roles
@@ -90,16 +93,13 @@ class StreamRewriter:
         """Take the engine's next bytes, return the client's next bytes."""
         if self._counts is not None:
             self._counts.feed(message)
-        if not self._incomplete and message.find(b"\n\n") == len(message) - 2 >= 0:
+        splitter = self._splitter
+        if not splitter.kept and message.find(b"\n\n") == len(message) - 2 >= 0:
             return self._event(message)
         passes = self._original and not (self.tracked or self.counted)
         if passes and self.transcript.begun:
-            message, self._incomplete = self._incomplete + message, b""
-            return message
-        whole, end, self._incomplete = (self._incomplete + message).rpartition(b"\n\n")
-        if not end:
-            return b""
-        return self._events([event + b"\n\n" for event in whole.split(b"\n\n")])
+            return splitter.flush() + message if splitter.kept else message
+        return self._events(splitter.feed(message))
 
     def _events(self, events: Sequence[bytes]) -> bytes:
         """Return what the client gets of events. Those of the fixed form take the fewest steps."""
@@ -120,8 +120,7 @@ class StreamRewriter:
 
     def flush(self) -> bytes:
         """Return what is left when the engine has closed its answer properly."""
-        rest, self._incomplete = self._incomplete, b""
-        return rest
+        return self._splitter.flush()
 
     def closing(self, finish_reason: str, usage: bool) -> bytes:
         """Write the missing end of an answer that has all its tokens."""
@@ -142,7 +141,7 @@ class StreamRewriter:
             if found is not None:
                 return self._fast_path(event, found)
         elif self._original and not self.tracked and self.transcript.begun:
-            hidden = self.counted and _NO_CHOICES in event and _USAGE in event
+            hidden = self.counted and _USAGE in event and _only_usage(event)
             return b"" if hidden else event
         return self._parsed(event)
 
@@ -156,7 +155,7 @@ class StreamRewriter:
             ids = event[start - 1 : end + 1] if self.shown else b"null"
             return self._head + event[self._at : start - 1] + ids + event[end + 1 :]
         if event[end:] != b"]}]}\n\n":
-            return self._rewritten(event)
+            return self._rewritten(data_of(event) or b"")
         ids = event[start - 1 : end + 1] if self.shown else b"null"
         return self._written(text, b"null", b"null", ids) + b"]}\n\n"
 
@@ -174,14 +173,14 @@ class StreamRewriter:
         return self._head + choice % (text, logprobs, stop, ids)
 
     def _parsed(self, event: bytes) -> bytes:
-        got = self.transcript
-        if event == DONE:
+        got, data = self.transcript, data_of(event)
+        if data is None:
+            return event
+        if data == ENDED:
             got.done = True
             return event
-        if not event.startswith(b"data: "):
-            return event
         try:
-            chunk = chunks.decode(event[6:])
+            chunk = chunks.decode(data)
         except UNREADABLE:
             got.obstacle = "the engine sent an event that is not understood"
             got.begun = True
@@ -191,7 +190,7 @@ class StreamRewriter:
         if any(choice.finish_reason == ABORTED for choice in chunk.choices):
             self.failure = event
             return b""
-        self._measure(event)
+        self._measure(event, data, chunk)
         if not chunk.choices and chunk.usage is not None:
             if self.counted:
                 return b""
@@ -206,7 +205,7 @@ class StreamRewriter:
         for choice in chunk.choices:
             only_ids = got.add_choice(choice) or only_ids
         if self._form == Form.CONTINUED:
-            return self._rewritten(event)
+            return self._rewritten(data)
         if only_ids and not self.shown:
             return b""
         if self._form == Form.RESTARTED:
@@ -216,17 +215,20 @@ class StreamRewriter:
                 got.add_prompt(chunk)
                 return b""
             got.add_prompt(chunk)
-            event = self._head + event[event.find(CHOICES) + len(CHOICES) :]
+            before, choices, rest = event.partition(CHOICES)
+            event = self._head + rest if choices else before
         return event if self.shown or not self.tracked else without_ids(event)
 
-    def _measure(self, event: bytes) -> None:
+    def _measure(self, event: bytes, data: bytes, chunk: Chunk) -> None:
         """Learn from the first event how all of them begin, and where their choices are."""
-        at = event.find(CHOICES) + len(CHOICES)
-        if at < len(CHOICES):
+        before, choices, _ = data.partition(CHOICES)
+        if not choices:
+            if chunk.choices:
+                self.transcript.obstacle, self.transcript.begun = _UNKNOWN, True
             return
-        self._head = self._head or event[:at]
+        self._head = self._head or b"data: %b%b" % (before, choices)
         if self.tracked:
-            self._at = at
+            self._at = event.find(CHOICES) + len(CHOICES)
 
     def _failed(self, event: bytes, error: Error) -> bytes:
         if isinstance(error.code, int) and error.code < 500:
@@ -240,9 +242,9 @@ class StreamRewriter:
             if choice.prompt_token_ids is not None:
                 self._before = self.transcript.correct(choice.prompt_token_ids)
 
-    def _rewritten(self, event: bytes) -> bytes:
+    def _rewritten(self, data: bytes) -> bytes:
         """Write a completion event of another engine as one of this answer's own."""
-        chunk = objects.decode(event[6:])
+        chunk = objects.decode(data)
         choices = choice_lists.decode(chunk.get("choices", b"[]"))
         out = self._head
         if choices:
@@ -275,6 +277,15 @@ class StreamRewriter:
         if final:
             self._told = usage
         return msgspec.json.encode(usage)
+
+
+def _only_usage(event: bytes) -> bool:
+    """Return whether an event has nothing but a usage."""
+    try:
+        chunk = chunks.decode(data_of(event) or b"")
+    except UNREADABLE:
+        return False
+    return not chunk.choices and chunk.usage is not None
 
 
 def _details(usage: dict[str, Any] | None) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Reads what an engine says of the tokens that an answer took, as its bytes pass by. Pure.
 
 vLLM ends its answers with a `usage`, in the words of OpenAI's or Anthropic's API. Inside a JSON
-string every quote is escaped, so that `"usage":{` can be nothing but a key.
+string every quote is escaped, so that `"usage":` can be nothing but a key. Other servers put blanks
+around the colon.
 """
 
 import re
@@ -16,8 +17,10 @@ from nebula.events.reading import UNREADABLE
 from nebula.events.usage import Counted
 from nebula.openai.chunks import COMPLETIONS
 
-_MARK = b'"usage":{'
-_USAGE = re.compile(rb'"usage":(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+_MARK = b'"usage"'
+_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+_BEGUN = re.compile(rb'"usage"\s*(?::\s*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*(?:\{[^{}]*)?)?)?\Z')
+"""A usage that may go on with the next bytes."""
 _LONGEST = 4096
 _OPENING = b'"delta":{"role"'
 """What the event of a chat has that only opens a message."""
@@ -65,7 +68,10 @@ class TokenUsage:
             said = tokens_in(found[1], None if self._turns else self._told)
             self._told = _sum(self._told, said) if self._turns and self._told else said
         begun = body.rfind(_MARK, end)
-        self._kept = body[begun : begun + _LONGEST] if begun >= 0 else body[end:][1 - len(_MARK) :]
+        if begun >= 0 and len(body) - begun <= _LONGEST and _BEGUN.match(body, begun):
+            self._kept = body[begun:]
+        else:
+            self._kept = body[end:][1 - len(_MARK) :]
 
     @property
     def tokens(self) -> Tokens:

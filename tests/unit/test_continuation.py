@@ -253,6 +253,76 @@ def test_events_there_are_for_their_token_ids_alone_do_not_reach_the_client() ->
     )
 
 
+def as_another_server(stream: bytes, form: str) -> bytes:
+    """The same events as a server other than vLLM's writes them."""
+    match form:
+        case "CRLF":
+            return stream.replace(b"\n", b"\r\n")
+        case "no blank":
+            return stream.replace(b"data: ", b"data:")
+        case "comments":
+            return stream.replace(b"data: ", b": alive\ndata: ")
+        case _:
+            return stream.replace(b'":', b'": ').replace(b',"', b', "')
+
+
+FORMS = st.sampled_from(["CRLF", "no blank", "comments", "blanks in JSON"])
+PLAIN = st.lists(st.sampled_from([b"a", b" b", b"\xe4\xb8\x96"]), min_size=1, max_size=6)
+
+
+@given(KINDS, PLAIN, USAGE, FORMS, splits())
+def test_a_stream_in_another_form_is_passed_on_in_that_form(
+    path: str, tokens: list[bytes], usage: dict[str, Any], form: str, split: Split
+) -> None:
+    body = request(path, **usage)
+    plain = as_another_server(b"".join(Engine(tokens).stream(path, body)), form)
+    first = with_token_ids(path, body)
+    stream = as_another_server(b"".join(Engine(tokens).stream(path, first.body)), form)
+    rewriter = first.rewriter(path)
+    assert fed(rewriter, split(stream)) + rewriter.flush() == plain
+    assert rewriter.transcript.done
+
+
+@given(KINDS, FORMS)
+def test_each_of_its_events_is_passed_on_as_it_comes(path: str, form: str) -> None:
+    first = with_token_ids(path, request(path))
+    rewriter = first.rewriter(path)
+    for event in Engine([b"a", b"b"]).stream(path, first.body):
+        assert rewriter.feed(as_another_server(event, form))
+
+
+@given(KINDS, PLAIN, FORMS, st.floats(0, 1))
+def test_its_client_gets_no_text_twice_when_it_is_cut(
+    path: str, tokens: list[bytes], form: str, cut: float
+) -> None:
+    body = request(path)
+    first = with_token_ids(path, body)
+    engine = Engine(tokens)
+    stream = as_another_server(b"".join(engine.stream(path, first.body)), form)
+    rewriter = first.rewriter(path)
+    got = rewriter.feed(stream[: int(cut * len(stream))])
+    match step := settled(path, body, rewriter, engine):
+        case CantContinue():
+            assert form == "blanks in JSON"
+            return
+        case Finish():
+            got += step.body
+        case Continuation():
+            rewriter.resume(step.form)
+            rest = b"".join(Engine(tokens, created=2).stream(step.path, step.body))
+            got += rewriter.feed(as_another_server(rest, form))
+    lines = [line for line in got.splitlines() if line.startswith(b"data:")]
+    said = told(b"".join(b"data: %b\n\n" % line[5:].strip() for line in lines))
+    assert said["text"].encode() == b"".join(tokens)
+    assert len(said["heads"]) == 1
+
+
+def test_an_event_without_choices_is_passed_on_by_the_engine_that_begins_anew() -> None:
+    rewriter = with_token_ids(CHAT, request(CHAT)).rewriter(CHAT)
+    rewriter.resume(Form.RESTARTED)
+    assert rewriter.feed(b'data: {"progress":1}\n\n') == b'data: {"progress":1}\n\n'
+
+
 # Cut
 
 

@@ -348,3 +348,9 @@ async def test_a_silent_stream_is_nudged_again_and_again_and_others_never(
     assert other.nudges == 0
     for watch in watches:
         watch.stop()
+
+
+async def test_an_error_amid_an_event_does_not_become_a_part_of_it() -> None:
+    half = Piece(0, b'data: {"ch', status=200, content_type="text/event-stream")
+    *_, last = bodies(await relayed(half, Piece(0, failure=Failure.ENGINE_FAILED, end=True)))
+    assert last.startswith(b'\n\ndata: {"error"')

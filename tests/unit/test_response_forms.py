@@ -11,9 +11,10 @@ from openai.types.responses import Response
 from nebula.events.metadata import Metadata
 from nebula.events.stored_responses import Head
 from nebula.openai import responses
-from nebula.openai.response_events import Splitter, data_of, rewritten, written
+from nebula.openai.response_events import data_of, rewritten, written
 from nebula.openai.response_items import joined, listed, of_output, own_items
 from nebula.openai.responses import BadWish, Wishes
+from nebula.openai.sse import EventSplitter
 
 HEAD = Head(id="resp_1", owner="", created=7, previous="resp_0", conversation="")
 
@@ -127,7 +128,7 @@ def test_lists_are_joined_in_their_order(before: list[list[int]], own: list[int]
 def test_events_come_whole_however_they_were_cut(texts: list[str], sizes: list[int]) -> None:
     events = [{"type": "response.output_text.delta", "delta": text} for text in texts]
     sent = b"".join(map(written, events))
-    splitter = Splitter()
+    splitter = EventSplitter()
     found = []
     for size in [*sizes, len(sent)]:
         found += splitter.feed(sent[:size])

@@ -58,6 +58,21 @@ def test_an_answer_s_usage_is_read_however_its_bytes_are_cut(cuts: list[int]) ->
     assert read(CHAT, parts_of(WHOLE, cuts), streams=False) == Tokens(12, 8, 7)
 
 
+@given(st.lists(st.integers(0, 400)))
+def test_blanks_around_its_colons_change_nothing(cuts: list[int]) -> None:
+    spaced = WHOLE.replace(b'":', b'" : ')
+    assert read(CHAT, parts_of(spaced, cuts), streams=False) == Tokens(12, 8, 7)
+    assert of_whole(spaced) == Tokens(12, 8, 7)
+
+
+def test_a_usage_that_every_event_leaves_open_is_not_kept() -> None:
+    usage = TokenUsage(CHAT, streams=True)
+    for _ in range(1000):
+        usage.feed(b'data: {"choices":[{"delta":{"content":"a"}}],"usage":null}\n\n')
+    assert len(usage._kept) < 100
+    assert usage.tokens == Tokens(completion=1000, counted="events")
+
+
 @given(st.lists(st.integers(0, 600)))
 def test_a_stream_s_usage_is_the_last_that_was_told(cuts: list[int]) -> None:
     assert read("/v1/messages", parts_of(MESSAGES, cuts), streams=True) == Tokens(5, 0, 3)

@@ -61,6 +61,17 @@ async def test_nothing_is_lost_when_the_connection_is_closed_in_the_same_turn() 
     assert kernel.writes == [b"the last words"]
 
 
+async def test_nothing_is_written_to_a_client_that_left_in_the_same_turn() -> None:
+    kernel = Kernel()
+    transport = turns(kernel)
+    transport.write(b"an event")
+    kernel.close()
+    transport.write_now(b"and one more")
+    await asyncio.sleep(0)
+    transport.write_now(b"and another")
+    assert kernel.writes == []
+
+
 async def test_all_else_is_the_transports_own() -> None:
     kernel = Kernel()
     transport = turns(kernel)

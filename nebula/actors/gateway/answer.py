@@ -15,6 +15,7 @@ from nebula.events.inference import SWITCHED, Form, HeaderFields, Piece, Request
 from nebula.openai import continuation
 from nebula.openai.chunks import WITH_TEXT
 from nebula.openai.continuation import CantContinue, Continuation, Detokenize, Finish, Limits
+from nebula.openai.sse import EventSplitter
 from nebula.openai.stream import StreamRewriter
 from nebula.openai.token_usage import Tokens, TokenUsage, of_whole
 
@@ -74,7 +75,7 @@ class Answer:
         self._retry_after: int | None = None
         self._fields: HeaderFields = ()
         self._stream: StreamRewriter | None = None
-        self._incomplete = b""
+        self._numbered = EventSplitter()
         self._expected = 0
         self._counts: TokenUsage | None = None
         self._whole: Tokens | None = None
@@ -169,7 +170,7 @@ class Answer:
         self.replica = self.queued = ""
         self.broken = None
         self.pieces = 0
-        self._incomplete = b""
+        self._numbered = EventSplitter()
         self._continues = continues
         if self._stream is not None and continues in (Form.RESTARTED, Form.CONTINUED):
             self._stream.resume(Form(continues))
@@ -249,17 +250,17 @@ class Answer:
 
     def _number(self, body: bytes, *, end: bool) -> bytes:
         """Number complete events; an incomplete event counts as one when the answer ends."""
-        body, self._incomplete = self._incomplete + body, b""
-        if not end:
-            whole, separator, self._incomplete = body.rpartition(b"\n\n")
-            body = whole + separator
+        events = self._numbered.feed(body)
+        if end:
+            events.append(self._numbered.flush())
         numbered = []
-        for event in body.split(b"\n\n"):
-            if not event:
+        for event in events:
+            text = event.strip(b"\r\n")
+            if not text:
                 continue
             self.events += 1
             if self.events > self._after:
-                numbered.append(b"id: %d\n%b\n\n" % (self.events, event))
+                numbered.append(b"id: %d\n%b\n\n" % (self.events, text))
         return b"".join(numbered)
 
     def _given(

@@ -10,7 +10,8 @@ from nebula.events.stored_responses import Asked
 from nebula.http import dialects
 from nebula.http.errors import ApiError
 from nebula.http.responses.attempt import Attempt
-from nebula.openai.response_events import TERMINAL, Splitter, data_of
+from nebula.openai.response_events import TERMINAL, data_of
+from nebula.openai.sse import EventSplitter
 
 WAITING = 3600.0
 """Seconds that a response may wait for a replica in all."""
@@ -46,7 +47,7 @@ class Answer:
 
     async def run(self) -> None:
         """Store it to its end. Raise ApiError, EngineFailed, Later, and what an Attempt raises."""
-        splitter, status, body = Splitter(), 0, b""
+        splitter, status, body = EventSplitter(), 0, b""
         try:
             while True:
                 try:

@@ -13,8 +13,9 @@ from nebula.events.stored_responses import Ended, Event, Head
 from nebula.http.relay import Source, error_of
 from nebula.http.responses.turns import keep_turn
 from nebula.openai.partial_output import PartialOutput
-from nebula.openai.response_events import OPENING, TERMINAL, Splitter, data_of, rewritten
+from nebula.openai.response_events import OPENING, TERMINAL, data_of, rewritten
 from nebula.openai.responses import cancelled, dressed, failed
+from nebula.openai.sse import EventSplitter
 from nebula.store.connection import Unavailable
 from nebula.store.responses import ResponseStore, TooLarge
 
@@ -44,7 +45,7 @@ class Recorded:
         self._store = store
         self._head = head
         self._stored = stored
-        self._splitter = Splitter()
+        self._splitter = EventSplitter()
         self._output = PartialOutput()
         self._shown: dict[str, Any] | None = None
         self._first: Piece | None = None

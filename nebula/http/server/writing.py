@@ -34,7 +34,7 @@ class TurnTransport:
         """Write data behind what is kept, if anything is."""
         if self._kept:
             self._kept.append(data)
-        else:
+        elif not self.is_closing():
             self._transport.write(data)
 
     def write_eof(self) -> None:
@@ -55,5 +55,5 @@ class TurnTransport:
 
     def _flush(self) -> None:
         kept, self._kept = self._kept, []
-        if kept:
+        if kept and not self.is_closing():  # its client may have left in this turn
             self._transport.write(kept[0] if len(kept) == 1 else b"".join(kept))
