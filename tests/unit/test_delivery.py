@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from nebula.actors.gateway.answer import Answer
-from nebula.actors.gateway.delivery import MAX_WAITING_BYTES, ClientGone, Delivery, Quiet
+from nebula.actors.gateway.delivery import BEHIND, MAX_WAITING_BYTES, ClientGone, Delivery, Quiet
 from nebula.actors.gateway.in_flight import InFlightRequest
 from nebula.events.inference import Piece, Request
 from nebula.events.state import NameBinding
@@ -102,25 +102,35 @@ async def test_so_many_bytes_of_a_stream_may_wait_for_a_slow_client() -> None:
     opened = stream()
     await opened.next()
     opened.give(Piece(0, b"x" * MAX_WAITING_BYTES))
-    assert not opened.too_slow
+    assert not any(map(opened.too_slow, (100.0, 200.0)))
     opened.give(MIDDLE)
-    assert opened.too_slow
+    assert not opened.too_slow(300.0)
+    assert opened.too_slow(300.0 + BEHIND)
     await opened.next()
-    assert not opened.too_slow
+    assert not opened.too_slow(400.0)
+
+
+async def test_a_client_that_catches_up_may_fall_behind_again() -> None:
+    opened = stream()
+    await opened.next()
+    for began in (100.0, 200.0, 300.0):
+        opened.give(Piece(0, b"x" * (2 * MAX_WAITING_BYTES)))
+        assert not opened.too_slow(began)
+        await opened.next()
 
 
 async def test_an_answer_without_a_stream_may_be_as_large_as_it_is() -> None:
     opened = delivery(
         Piece(0, b"x" * MAX_WAITING_BYTES, status=200, content_type="application/json"), MIDDLE
     )
-    assert not opened.too_slow
+    assert not any(map(opened.too_slow, (100.0, 200.0)))
 
 
 async def test_nothing_waits_for_a_client_that_has_left() -> None:
     opened = stream()
     opened.give(Piece(0, b"x" * (MAX_WAITING_BYTES + 1)))
     opened.leave()
-    assert not opened.too_slow
+    assert not any(map(opened.too_slow, (100.0, 200.0)))
 
 
 async def test_the_last_word_takes_the_place_of_what_waits_and_nothing_follows_it() -> None:

@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from nats.errors import MaxPayloadError
 
 from nebula.actors.gateway.budget import UNCOUNTED, Hold
-from nebula.actors.gateway.delivery import MAX_WAITING_BYTES, ClientGone, Delivery
+from nebula.actors.gateway.delivery import BEHIND, MAX_WAITING_BYTES, ClientGone, Delivery
 from nebula.actors.gateway.large_bodies import CARRIED
 from nebula.actors.gateway.not_served import AlreadyInFlight, NotServed
 from nebula.events import envelope, pushed_bodies, subjects
@@ -307,6 +307,20 @@ async def test_a_client_that_reads_too_slowly_is_let_go(bench: Bench) -> None:
     bench.says(*flood(request, 3))
     assert (await ended(delivery))[-1].failure == Failure.TOO_SLOW
     assert [each.body for each in bench.nats.posted[1:]] == [b"too-slow: "]
+
+
+async def test_one_to_which_much_comes_at_once_is_too_slow_only_after_a_while() -> None:
+    bench = Bench()
+    async with listening(bench):
+        request = chat(tools=[{"type": "function"}])
+        delivery = bench.ask(request)
+        begun = bench.gateway._now()
+        bench.gateway._now = lambda: begun
+        bench.says(*flood(request, 9))
+        assert not delivery.flight.done
+        bench.gateway._now = lambda: begun + BEHIND
+        bench.says(Piece(10, b"data: 1\n\n"))
+        assert (await ended(delivery))[-1].failure == Failure.TOO_SLOW
 
 
 async def test_a_resumable_answer_goes_on_without_a_client_that_reads_too_slowly(

@@ -330,7 +330,7 @@ class Gateway(Actor):
             arrived = PieceArrived(piece or piece_envelope.with_body(head, body))
             self._perform(self.core.happened(flight, arrived, now))
         if delivery.size > UNCOUNTED:
-            self._cut_slow(delivery)
+            self._cut_slow(delivery, now)
 
     def _end_whole(self, delivery: Delivery, piece: Piece) -> None:
         """Hand on an answer that has come as one piece."""
@@ -340,11 +340,11 @@ class Gateway(Actor):
         self._release(delivery)  # before its client is told what is left of limits
         delivery.give(piece)
         if delivery.size > UNCOUNTED:
-            self._cut_slow(delivery)
+            self._cut_slow(delivery, self._now())
 
-    def _cut_slow(self, delivery: Delivery) -> None:
+    def _cut_slow(self, delivery: Delivery, now: float) -> None:
         """Let clients go where more waits for this one, or for all, than may."""
-        if delivery.too_slow and not delivery.flight.done:
+        if delivery.too_slow(now) and not delivery.flight.done:
             self._cut(delivery)
         while isinstance(slowest := self.unread.slowest(), Delivery):
             self._cut(slowest)

@@ -14,6 +14,8 @@ from nebula.events.inference import Piece
 MAX_WAITING_BYTES = 4 * 1024 * 1024
 """Bytes of a stream that may wait for a slow client."""
 
+BEHIND = 1.0
+"""Seconds for which more may wait: no client has read in the moment in which much comes at once."""
 
 NOT_RECORDED = "-"
 """Stands for the id where the sender of a request records its usage itself."""
@@ -76,6 +78,7 @@ class Delivery:
         self._counted = False
         self._given: deque[Piece] = deque()
         self.size = 0
+        self._behind_since: float | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._call: Callable[[Piece], None] | None = None
 
@@ -89,10 +92,13 @@ class Delivery:
         """Whether the answer is a stream of events."""
         return self.flight.answer.streaming
 
-    @property
-    def too_slow(self) -> bool:
-        """Whether more of a stream waits for the client than may."""
-        return self.size > MAX_WAITING_BYTES and self.streaming
+    def too_slow(self, now: float) -> bool:
+        """Return whether more of a stream than may has waited for the client for too long."""
+        if self.size <= MAX_WAITING_BYTES or not self.streaming:
+            return False
+        if self._behind_since is None:
+            self._behind_since = now
+        return now - self._behind_since >= BEHIND
 
     def tell(self, piece: Piece) -> None:
         """Add a piece that begins or ends the answer, and note what it says."""
@@ -126,6 +132,8 @@ class Delivery:
             self._count_unread()
 
     def _count_unread(self) -> None:
+        if self.size <= MAX_WAITING_BYTES:
+            self._behind_since = None
         self._counted = self.size > UNCOUNTED
         self._unread.count(self, self.size if self._counted else 0)
 
