@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from nebula.events import piece_envelope
+from nebula.events.envelope import COMMON_SIZE
 from nebula.events.inference import Piece
 from nebula.events.reading import UNREADABLE, number
 
@@ -62,8 +63,9 @@ def pieces(header: bytes) -> Iterator[tuple[str, int | Piece, int]]:
         size = number(fields[1]) if len(fields) == _FIELDS else None
         if size is None:
             return
-        chunk = number(fields[2])
-        head = _piece(fields[2]) if chunk is None else chunk
+        head: int | Piece | None = number(fields[2])
+        if head is None:
+            head = _piece(fields[2]) if len(fields[2]) <= COMMON_SIZE else _parsed(fields[2])
         if head is None:
             return
         yield fields[0].decode("ascii", "replace"), head, size
@@ -81,6 +83,10 @@ def read(header: bytes, body: bytes) -> Iterator[tuple[str, int | Piece, bytes]]
 
 @functools.lru_cache(maxsize=1024)
 def _piece(head: bytes) -> Piece | None:
+    return _parsed(head)
+
+
+def _parsed(head: bytes) -> Piece | None:
     try:
         return piece_envelope.read(msgspec.json.decode(head, type=dict[str, str]), b"")
     except UNREADABLE:

@@ -7,7 +7,9 @@ from msgspec import Meta, Struct
 MOST = 4096
 """Digests that a message has of each kind at most."""
 
-Digests: TypeAlias = tuple[Annotated[str, Meta(max_length=64)], ...]
+Digests: TypeAlias = Annotated[
+    tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=MOST)
+]
 
 
 class CacheNews(Struct, frozen=True, kw_only=True):

@@ -7,12 +7,18 @@ when it granted, which is later: so no clocks are compared, and neither a messag
 nor an actor that was suspended makes a lease longer than the router takes it to be.
 """
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
 
 TERM = 2.0
 """Seconds after a gateway's report for which the credits hold that answer it."""
+
+
+_MOST = 2**31
+"""What no count of requests reaches: a report that says so is not a gateway's."""
+
+_Count: TypeAlias = Annotated[int, Meta(ge=0, lt=_MOST)]
 
 
 class Wanted(Struct, frozen=True):
@@ -29,23 +35,30 @@ class Wanted(Struct, frozen=True):
         int,
         Meta(
             ge=0,
+            lt=_MOST,
             description="Requests that it had, or would have had, at replicas at a time since its "
             "last report; 0: it wants no credits.",
         ),
     ]
     in_flight: Annotated[
-        dict[str, int],
+        dict[str, _Count],
         Meta(description="Requests that it has sent directly and that run, by replica."),
     ] = {}
     sent: Annotated[
-        int, Meta(ge=0, description="Requests that it has sent directly since its last report.")
+        int,
+        Meta(
+            ge=0, lt=_MOST, description="Requests that it has sent directly since its last report."
+        ),
     ] = 0
 
 
 class LeasesAsked(Struct, frozen=True):
     """A gateway's report to the router that lends it replicas of these models."""
 
-    serial: Annotated[int, Meta(description="Number of the report: each is larger than the last.")]
+    serial: Annotated[
+        int,
+        Meta(ge=0, lt=2**53, description="Number of the report: each is larger than the last."),
+    ]
     models: Annotated[dict[str, Wanted], Meta(description="By the id of the model.")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from nebula.actors.router.cached_prefixes import CachedPrefixes
 from nebula.actors.router.prefixes import BOUNDS, digests
 from nebula.events import cache_news
 from nebula.events.cache_news import CacheNews
+from nebula.events.reading import decoded
 
 PROMPTS = {name: digests(name.encode() * 1024) for name in "abcdef"}
 LONG = BOUNDS[2]
@@ -113,6 +115,15 @@ def test_a_message_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     told = report.news()
     assert (told.forgotten, told.held, told.gone) == (True, (), ())
     assert cache_news.MOST == 4096
+
+
+def test_a_message_beyond_the_bound_is_passed_over() -> None:
+    def told(number: int) -> CacheNews | None:
+        news = CacheNews(replica="chat-0", pid=7, serial=1, held=("d",) * number)
+        return decoded(msgspec.json.encode(news), CacheNews)
+
+    assert told(cache_news.MOST) is not None
+    assert told(cache_news.MOST + 1) is None
 
 
 def test_what_is_remembered_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,26 @@ def test_a_report_that_makes_no_sense_or_was_overtaken_is_passed_over(router: Ro
     assert router.said == []
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        '{"least": 1, "most": -1}',
+        '{"least": 1, "most": 9999999999}',
+        '{"least": 1, "most": 3, "in_flight": {"chat-0": -8}}',
+        '{"least": 1, "most": 3, "in_flight": {"chat-0": 9999999999}}',
+        '{"least": 1, "most": 3, "sent": -1}',
+    ],
+)
+def test_a_report_with_numbers_that_no_gateway_has_changes_nothing(
+    router: Router, wanted: str
+) -> None:
+    subject = subjects.leases_asked("bad", "r1").encode()
+    body = f'{{"serial": 1, "models": {{"chat": {wanted}}}}}'.encode()
+    router.dispatch.on_leases_asked(subject, b"", body)
+    assert router.said == []
+    assert router.asked(1) == Lease("chat-0", 1, 6)
+
+
 def test_what_gateways_sent_directly_has_waited_for_no_time(router: Router) -> None:
     router.asked(1, sent=3)
     router.sends("q0")
