@@ -15,6 +15,8 @@ from urllib.parse import ParseResult
 from nats.aio.transport import TcpTransport
 from nats.protocol.parser import Parser
 
+from nebula.store import freed_memory
+
 log = logging.getLogger(__name__)
 
 Arrival: TypeAlias = Callable[[bytes, bytes, bytes], None]
@@ -233,6 +235,7 @@ class DirectTransport(TcpTransport):
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         """As nats-py's."""
+        freed_memory.keep()
         loop = asyncio.get_running_loop()
         reader = Reader(self._parser, buffer_size)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
