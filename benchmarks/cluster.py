@@ -28,17 +28,18 @@ NODE = "bench"
 PARTS = ("gateway", "router", "nats-server", "node")
 
 
-def two_replicas() -> dict[str, object]:
-    """Return the demo's chat model as two small vLLM for few cores. Raise Failed.
+FEW_CORES = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+"""The environment of several vLLM on few cores, which would all bind to the same core."""
 
-    By themselves all vLLM of a machine would bind their threads to the same core.
-    """
+
+def two_replicas() -> dict[str, object]:
+    """Return the demo's chat model as two small vLLM for few cores. Raise Failed."""
     return {
         **real_model(),
         "memory": "1GiB",
         "replicas": 2,
         "options": {"max-model-len": 1024, "enforce-eager": True},
-        "env": {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"},
+        "env": FEW_CORES,
     }
 
 

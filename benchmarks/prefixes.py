@@ -4,9 +4,10 @@
 Groups of prompts begin with the same long document and end with different questions, which come
 interleaved. Through Nebula, its routers choose one of two replicas for each: by what engines tell
 them that they got (`nebula`), or also evicted (`evictions`), or as the Nebula of another checkout
-does (`before`). By `chance`, the engines of the first way are called on their own ports. Each way
-has two engines of its own. All documents are new in every round, and the ways take turns. What is
-counted is vLLM's own: tokens that its prefix cache was asked for, and those it had.
+does (`before`). Or smg chooses, by what it sent to each engine (`smg`). By `chance`, the engines of
+the first way are called on their own ports. Each way has two engines of its own. All documents are
+new in every round, and the ways take turns. What is counted is vLLM's own: tokens that its prefix
+cache was asked for, and those it had.
 """
 
 import argparse
@@ -24,12 +25,13 @@ from typing import NamedTuple
 
 import httpx
 
+from benchmarks.cache_aware import smg
 from benchmarks.client import Answer, ask
-from benchmarks.cluster import Cluster, Wanted, start, two_replicas
+from benchmarks.cluster import FEW_CORES, Cluster, Wanted, start, two_replicas
 from benchmarks.data_plane.figures import percentile
 from benchmarks.data_plane.processes import Failed
 from benchmarks.data_plane.streams import run
-from benchmarks.data_plane.ways import MODEL, REPOSITORY, freeze
+from benchmarks.data_plane.ways import DEMO, MODEL, REPOSITORY, freeze
 from benchmarks.session import context, folder_option, headline, keep, session
 
 PATH = "/v1/chat/completions"
@@ -57,12 +59,22 @@ class Kind(NamedTuple):
     system: str
 
 
-WAYS = ("nebula", "evictions", "before", "chance")
+WAYS = ("nebula", "evictions", "before", "smg", "chance")
 
 KINDS = {
     "documents": Kind("documents", ""),
     "system": Kind("documents after one system prompt", SYSTEM),
 }
+
+
+class Way(NamedTuple):
+    """Where prompts are sent to, and the header fields with which its engines tell what they had.
+
+    `keys`: by the engines' addresses.
+    """
+
+    urls: list[str]
+    keys: Mapping[str, dict[str, str]]
 
 
 class Round(NamedTuple):
@@ -106,28 +118,31 @@ def _body(said: Sequence[dict[str, str]]) -> bytes:
     return json.dumps(body).encode()
 
 
-def measure(
-    cluster: Cluster, kind: Kind, way: str, bodies: Sequence[bytes], clients: int, seed: int
-) -> Round:
-    """Send all prompts one way and see what the engines counted. Raise Failed."""
+def through(cluster: Cluster) -> Way:
+    """Return the way through the gateways of a cluster. Raise Failed."""
     engines = list(cluster.engine_urls().values())
     if len(engines) != 2:
         raise Failed(f"there are {len(engines)} engines instead of 2")
+    return Way(cluster.gateways, {engine: cluster.key_of(engine) for engine in engines})
+
+
+def measure(
+    kind: Kind, name: str, way: Way, bodies: Sequence[bytes], clients: int, seed: int
+) -> Round:
+    """Send all prompts one way and see what the engines counted. Raise Failed."""
     chance = random.Random(seed)
 
     def url() -> str:
-        return chance.choice(engines if way == "chance" else cluster.gateways)
+        return chance.choice(way.urls)
 
-    keys = {engine: cluster.key_of(engine) for engine in engines}
-    before = [counted(engine, keys[engine]) for engine in engines]
+    keys = way.keys
+    before = [counted(*each) for each in keys.items()]
     began = time.perf_counter()
     answers = run(_ask_all(url, keys, bodies, clients))
     seconds = time.perf_counter() - began
     spent = [
         {key: after[key] - earlier[key] for key in after}
-        for after, earlier in zip(
-            (counted(engine, keys[engine]) for engine in engines), before, strict=True
-        )
+        for after, earlier in zip((counted(*each) for each in keys.items()), before, strict=True)
     ]
     bad = [answer for answer in answers if not answer.whole or answer.status != 200]
     if bad:
@@ -137,7 +152,7 @@ def measure(
     waits = [answer.first - answer.asked for answer in answers]
     return Round(
         kind.name,
-        way,
+        name,
         sum(each["hits"] for each in spent) / asked,
         percentile(waits, 0.5),
         percentile(waits, 0.9),
@@ -210,6 +225,7 @@ def parse() -> argparse.Namespace:
         default=["nebula", "evictions", "chance"],
         help=f"of {', '.join(WAYS)} [nebula,evictions,chance]",
     )
+    parser.add_argument("--venvs", type=Path, default=REPOSITORY / ".bench", help="has smg")
     parser.add_argument("--before", type=Path, help="a checkout, for the way of this name")
     parser.add_argument(
         "--blocks", type=int, default=0, help="of 128 tokens, that an engine's cache has [all fit]"
@@ -222,8 +238,8 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if not set(options.kinds) <= KINDS.keys():
         parser.error(f"--kinds: of {', '.join(KINDS)}")
-    if not set(options.ways) <= set(WAYS) or set(options.ways) <= {"chance"}:
-        parser.error(f"--ways: of {', '.join(WAYS)}, and one of them is not by chance")
+    if not set(options.ways) <= set(WAYS) or set(options.ways) <= {"smg", "chance"}:
+        parser.error(f"--ways: of {', '.join(WAYS)}, and one of them is Nebula's")
     if "before" in options.ways and options.before is None:
         parser.error("--ways before: say which one with --before")
     return options
@@ -251,9 +267,17 @@ def main() -> None:
                 )
             )
             for way in options.ways
-            if way != "chance"
+            if way not in ("smg", "chance")
         }
-        first = next(iter(clusters.values()))
+        ways = {name: through(cluster) for name, cluster in clusters.items()}
+        keys = next(iter(ways.values())).keys
+        ways["chance"] = Way(list(keys), keys)
+        if "smg" in options.ways:
+            alone = {"model": str(DEMO), "served-model-name": MODEL, **engine}
+            alone |= {"kv-cache-memory-bytes": 1 << 28, "distributed-executor-backend": "uni"}
+            started = smg(alone, FEW_CORES, folder / "smg", options.venvs)
+            url, engines = running.enter_context(started)
+            ways["smg"] = Way([url], {engine: {} for engine in engines})
         # No seed twice: no document is in a cache when its round begins.
         seeds = iter(range(1000, 10_000))
         for turn in range(options.rounds):
@@ -262,8 +286,7 @@ def main() -> None:
                     seed = next(seeds)
                     kind = KINDS[name]
                     bodies = prompts(kind, options.groups, options.questions, seed)
-                    cluster = clusters.get(way, first)
-                    done = measure(cluster, kind, way, bodies, options.clients, seed)
+                    done = measure(kind, way, ways[way], bodies, options.clients, seed)
                     print(done, file=sys.stderr, flush=True)
                     rounds.append(done)
     print("\n" + headline(facts))

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.data_plane.ways import REPOSITORY
+from benchmarks.data_plane.ways import REPOSITORY, commit
 from nebula.store import server
 
 
@@ -65,14 +65,11 @@ def context() -> dict[str, str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next(line for line in lines if line.startswith("model name")).partition(": ")[2]
     told = subprocess.run([server.binary(), "--version"], capture_output=True, text=True)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=REPOSITORY
-    )
     return {
         "CPU": f"{cpu}, {os.cpu_count()} cores",
         "load before": " ".join(f"{load:.1f}" for load in os.getloadavg()),
         "Python": platform.python_version(),
         "nats-server": told.stdout.strip().rpartition(" ")[2].removeprefix("v"),
         "uvicorn": version("uvicorn"),
-        "Nebula": commit.stdout.strip(),
+        "Nebula": commit(REPOSITORY),
     }

@@ -20,7 +20,18 @@ from benchmarks.session import context, folder_option, headline, keep, session
 from . import competitors, counters, dynamo, profiles, report, vllm, works
 from .figures import Measured, Work
 from .processes import Failed
-from .ways import ALL_NEBULA, NEBULA, REPOSITORY, Serving, Stage, Task, checkout, freeze, start
+from .ways import (
+    ALL_NEBULA,
+    NEBULA,
+    REPOSITORY,
+    Serving,
+    Stage,
+    Task,
+    checkout,
+    freeze,
+    shown,
+    start,
+)
 
 PEERS = {**competitors.ALL, dynamo.NAME: competitors.DYNAMO}
 WORKS = (*works.ALL, "vllm")
@@ -205,11 +216,14 @@ def main() -> None:
     for name in options.ways:
         if name in PEERS:
             facts[name] = competitors.version(PEERS[name], options.venvs) or "not there"
-    references = [name for name in options.ways if name in ("direct", "smg") or "@" in name]
+    rows = [row._replace(way=shown(row.way)) for row in rows]
+    found = [each._replace(way=shown(each.way)) for each in found]
+    ways = [shown(name) for name in options.ways]
+    references = [name for name in ways if name in ("direct", "smg") or "@" in name]
     print("\n" + headline(facts))
     print(f"\n{options.rounds} rounds of {options.seconds:g} s\n")
     print(report.tables(rows, references), end="")
-    for way in options.ways:
+    for way in ways:
         if way.startswith(NEBULA):
             print(report.fastest(rows, way, list(competitors.ALL)), end="")
     print(report.shares(rows), end="")

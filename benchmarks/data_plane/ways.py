@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -64,6 +65,18 @@ def checkout(way: str) -> Path:
     """Return the folder whose Nebula a way runs: `nebula@FOLDER` names one, else it is this one."""
     folder = way.partition("@")[2]
     return Path(folder).resolve() if folder else REPOSITORY
+
+
+def commit(folder: Path) -> str:
+    """Return which commit a checkout has."""
+    line = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(line, capture_output=True, text=True, cwd=folder).stdout.strip()
+
+
+def shown(way: str) -> str:
+    """Return what a report calls a way: `nebula@COMMIT` for `nebula@FOLDER`."""
+    name, _, folder = way.partition("@")
+    return f"{name}@{commit(checkout(way))}" if folder else way
 
 
 def freeze(ways: Iterable[str], folder: Path) -> dict[Path, Path]:
