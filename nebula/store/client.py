@@ -52,6 +52,7 @@ class FastClient(Client):
         self.questions: dict[int, Arrival] = {}
         self.deliveries: dict[int, Delivery] = {}
         self._before: deque[Callable[[], None]] = deque()
+        self._later: list[Callable[[], None]] = []
         self._writing = False
         self._unsent = 0
         self._kept = WRITTEN * _PARTS
@@ -130,6 +131,10 @@ class FastClient(Client):
         if not self._writing:
             self._write_soon()
 
+    def before_next_write(self, call: Callable[[], None]) -> None:
+        """As `before_write`, of the write that follows the present one a turn later."""
+        self._later.append(call)
+
     def _write_soon(self) -> None:
         self._writing = True
         asyncio.get_running_loop().call_soon(self.write)
@@ -142,6 +147,10 @@ class FastClient(Client):
                 self._before.popleft()()
         finally:
             self._writing = False
+            if self._later:
+                self._before.extend(self._later)
+                self._later.clear()
+                self._write_soon()
         self.pass_on()
 
     def pass_on(self) -> None:

@@ -30,6 +30,10 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 ABORT_GRACE = 5.0
 """Seconds after which an app that ignores its client's departure is cancelled."""
 
+GATHER = 0.001
+"""Seconds between two pieces of a stream at least, while each turn of the event loop brings more.
+A scheduler's steps are further apart, so that their tokens wait for nothing."""
+
 WITHOUT_CORE = frozenset(
     endpoint.path for endpoint in (*ENDPOINTS.values(), REALTIME) if not endpoint.computes
 )
@@ -94,13 +98,16 @@ _LONGEST_RETRY = 24 * 3600
 class EngineExchange:
     """One request in an engine. Body parts of one turn of the event loop are sent as one piece.
 
+    So are those of several turns in a row that take no longer than GATHER, after the first piece.
+
     `version`: that of the adapter that answers, if it is known. `failed`: the engine is at fault.
     `proven`: the engine has answered correctly, so it is healthy. `gone`: its client is gone.
     """
 
     task: asyncio.Task[None] | None = None
     complete = failed = proven = announced = gone = False
-    chunks = 0
+    chunks = _gathered = 0
+    _left = -math.inf
     _body: bytes | None = None
     _status = 0
     _content_type = ""
@@ -195,7 +202,7 @@ class EngineExchange:
         if message.get("more_body", False):
             if body:
                 if not self._parts:
-                    self._connection.client.before_write(self._flush)
+                    self._connection.client.before_write(self._turn_ends)
                 self._parts.append(body)
             return
         if self.failed and not self.chunks and not await self._healthy():
@@ -264,16 +271,24 @@ class EngineExchange:
         if self._forcing is not None:
             self._forcing.cancel()
 
+    def _turn_ends(self) -> None:
+        """Send the parts that came, unless they come so fast that the next turn's go with them."""
+        came = len(self._parts)
+        if came > self._gathered and self._loop.time() - self._left < GATHER:
+            self._gathered = came
+            self._connection.client.before_next_write(self._turn_ends)
+        else:
+            self._flush()
+
     def _flush(self) -> None:
         if self._parts and not self.complete:
             self._say(b"".join(self._parts))
 
     def _say(self, body: bytes, *, end: bool = False, failure: str = "") -> None:
         self._parts.clear()
+        self._gathered, self._left = 0, self._loop.time()
         if self._status == 200 and not failure and self.request.path not in WITHOUT_CORE:
-            self._spoke(
-                self._loop.time()
-            )  # the engine's core may not have seen what its server refuses
+            self._spoke(self._left)  # the engine's core may not have seen what its server refuses
         if self._is_stream and (_ERROR in body or _ANTHROPIC_ERROR in body) and self._status == 200:
             self.failed = self.failed or _told(body)
         if len(body) > FITS:
