@@ -23,7 +23,7 @@ from nebula.http.watching import Watch, comment_after
 from nebula.openai.sse import ends_event
 
 MAX_REFUSAL = 64 * 1024
-"""Bytes that are kept of an engine's error if the head of a stream was already sent."""
+"""Bytes that are kept of an engine's error until it is whole, to be told in the client's form."""
 
 _PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) != "%")
 """Characters that stand in a header unchanged; others are percent-encoded."""
@@ -77,6 +77,7 @@ async def relay(
     """
     watch = Watch(source, receive, stream)
     begun = streaming = early = False
+    refusal: Piece | None = None
     try:
         while True:
             try:
@@ -99,6 +100,12 @@ async def relay(
                 else:
                     await _broken(failure, send, (dialect, watch.last), streaming=streaming)
                 return
+            if refusal is not None:
+                piece = replace(refusal, body=refusal.body + piece.body, end=piece.end)
+                refusal = None
+            if not begun and _goes_on(piece):
+                refusal = piece
+                continue
             if not begun:
                 begun, streaming = True, source.streaming
                 if piece.end and not streaming and whole is not None and plain(piece, model):
@@ -106,8 +113,7 @@ async def relay(
                     if whole(piece.status, source.id.encode(), kind, piece.body):
                         return
                 if piece.status >= 400 and piece.end:
-                    body = dialects.translated(piece.status, piece.body, dialect)
-                    piece = replace(piece, body=body)
+                    piece = _translated(piece, dialect)
                 await send(_start(piece.status, _headers(source, piece, model)))
                 if streaming and not stream:
                     watch.follow()
@@ -133,6 +139,19 @@ def plain(piece: Piece, model: str) -> bool:
         and piece.retry_after is None
         and not (piece.fields or model)
     )
+
+
+def _goes_on(piece: Piece) -> bool:
+    """Return whether more of an engine's error is to come, as far as it is kept."""
+    return piece.status >= 400 and not piece.end and len(piece.body) <= MAX_REFUSAL
+
+
+def _translated(piece: Piece, dialect: Dialect) -> Piece:
+    """Return an engine's whole error in the form that the client expects."""
+    body = dialects.translated(piece.status, piece.body, dialect)
+    if body == piece.body:
+        return piece
+    return replace(piece, body=body, content_type="application/json")
 
 
 async def _as_event(piece: Piece, source: Source, send: Send, dialect: Dialect) -> None:

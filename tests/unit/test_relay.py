@@ -13,6 +13,7 @@ from openai._streaming import SSEDecoder
 
 from nebula.actors.gateway.delivery import ClientGone, Quiet
 from nebula.actors.gateway.not_served import NotServed
+from nebula.events.endpoints import Dialect
 from nebula.events.failures import Failure
 from nebula.events.inference import Piece
 from nebula.http import watching
@@ -62,7 +63,9 @@ class Source:
         self._gone.set()
 
 
-async def relayed(*given: Piece | Exception, stream: bool = False) -> list[Message]:
+async def relayed(
+    *given: Piece | Exception, stream: bool = False, dialect: Dialect = "openai"
+) -> list[Message]:
     """What the client's server is told."""
     sent: list[Message] = []
 
@@ -72,7 +75,7 @@ async def relayed(*given: Piece | Exception, stream: bool = False) -> list[Messa
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await relay(Source(*given), receive, send, stream=stream)  # type: ignore[arg-type]
+    await relay(Source(*given), receive, send, stream=stream, dialect=dialect)  # type: ignore[arg-type]
     return sent
 
 
@@ -354,3 +357,32 @@ async def test_an_error_amid_an_event_does_not_become_a_part_of_it() -> None:
     half = Piece(0, b'data: {"ch', status=200, content_type="text/event-stream")
     *_, last = bodies(await relayed(half, Piece(0, failure=Failure.ENGINE_FAILED, end=True)))
     assert last.startswith(b'\n\ndata: {"error"')
+
+
+REFUSED = b'{"error":{"message":"no such thing","type":"NotFoundError","param":null,"code":404}}'
+
+
+async def test_an_error_that_comes_in_parts_is_told_in_the_clients_form() -> None:
+    parts = (
+        Piece(0, REFUSED[:20], status=404, content_type="text/plain"),
+        Piece(1, REFUSED[20:]),
+        Piece(2, b"", end=True),
+    )
+    start, body = await relayed(*parts, dialect="anthropic")
+    assert start["status"] == 404
+    assert json.loads(body["body"])["error"]["message"] == "no such thing"
+    fields = dict(start["headers"])
+    assert fields[b"content-type"] == b"application/json"
+    assert int(fields[b"content-length"]) == len(body["body"])
+
+
+async def test_an_error_in_parts_that_breaks_off_is_the_gateways_error() -> None:
+    begun = Piece(0, REFUSED[:20], status=404, content_type="application/json")
+    status, _, _ = error(await relayed(begun, Piece(0, failure=Failure.ENGINE_FAILED, end=True)))
+    assert status == 503
+
+
+async def test_a_very_long_error_is_passed_on_as_it_comes() -> None:
+    parts = [Piece(number, b"x" * MAX_REFUSAL, status=400 * (not number)) for number in range(3)]
+    given = bodies(await relayed(*parts, Piece(3, b"", end=True)))
+    assert b"".join(given) == b"x" * (3 * MAX_REFUSAL)
