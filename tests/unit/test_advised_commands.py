@@ -26,6 +26,7 @@ from nebula.history.advice import advice
 from nebula.history.outcome import asked, outcome
 from nebula.history.subject import named_by, verdict
 from tests.unit import corpus
+from tests.wording import nodes
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted({*ROOT.glob("nebula/**/*.py")} - {ROOT / "nebula" / "events" / "advised.py"})
@@ -65,22 +66,17 @@ def test_the_parser_of_this_test_refuses_what_the_command_line_refuses() -> None
     assert refused(["why", "chat"]) == refused(["weights"]) == ""
 
 
-def said(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield the texts of a module that people may be shown, with their lines.
+def said(tree: list[ast.AST]) -> Iterator[tuple[int, str]]:
+    """Yield the texts of a module's nodes that people may be shown, with their lines.
 
     Docstrings are for readers of the code; values that only a run can tell are SAMPLE.
     """
-    docs = set()
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        for each in body if isinstance(body, list) else []:
-            if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant):
-                docs.add(each.value)
-    joined = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    docs = {node.value for node in tree if isinstance(node, ast.Expr)}
+    joined = [node for node in tree if isinstance(node, ast.JoinedStr)]
     passed = docs | {part for node in joined for part in node.values}
     for node in joined:
         yield node.lineno, "".join(map(_text, node.values))
-    for each in ast.walk(tree):
+    for each in tree:
         if isinstance(each, ast.Constant) and isinstance(each.value, str) and each not in passed:
             yield each.lineno, each.value
 
@@ -89,9 +85,9 @@ def _text(part: ast.expr) -> str:
     return str(part.value) if isinstance(part, ast.Constant) else "{}"
 
 
-def built(tree: ast.Module) -> Iterator[tuple[int, list[str]]]:
-    """Yield the words of each command that a module builds, with their lines."""
-    for node in ast.walk(tree):
+def built(tree: list[ast.AST]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the words of each command that a module's nodes build, with their lines."""
+    for node in tree:
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
             continue
         if node.func.id == "command" and not any(map(_starred, node.args)):
@@ -114,7 +110,7 @@ def _word(node: ast.expr) -> str:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_module_advises_is_taken(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+    tree = nodes(ast.parse(path.read_text()))
     wrong = []
     for line, text in said(tree):
         if "`nebula {" in text or any("{}" in word for words in commands(text) for word in words):

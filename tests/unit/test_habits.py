@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.wording import nodes
+
 TESTS = Path(__file__).parents[1]
 FILES = sorted(TESTS.rglob("*.py"))
 MODULES = sorted((TESTS.parent / "nebula").rglob("*.py"))
@@ -20,19 +22,20 @@ CLOCKS = {"monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "elaps
 
 
 def asserts(text: str) -> Iterator[ast.Assert]:
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(ast.parse(text)):
         if isinstance(node, ast.Assert):
             yield node
 
 
 def names(node: ast.AST) -> set[str]:
-    found = {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)}
-    return found | {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    inside = nodes(node)
+    found = {each.attr for each in inside if isinstance(each, ast.Attribute)}
+    return found | {each.id for each in inside if isinstance(each, ast.Name)}
 
 
 def timed(node: ast.Assert) -> bool:
     """Return whether an assertion reads a clock, which a busy machine makes late."""
-    calls = (each for each in ast.walk(node) if isinstance(each, ast.Call))
+    calls = (each for each in nodes(node) if isinstance(each, ast.Call))
     loop = any(ast.unparse(call.func).endswith(("loop.time", "loop().time")) for call in calls)
     return loop or bool(names(node.test) & CLOCKS)
 

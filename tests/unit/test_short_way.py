@@ -15,6 +15,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 import uvicorn
+from litestar.types import ASGIApp
 from msgspec.structs import replace
 from uvicorn.server import ServerState
 
@@ -53,14 +54,16 @@ _VARIES = re.compile(rb"(x-request-id|date|openai-processing-ms): [^\r]*\r\n")
 
 
 class Client:
-    """A client's connection to a gateway."""
+    """A client's connection to a gateway: to an application of its own, or to that of another."""
 
-    def __init__(self, bench: Bench, limits: Limits | None = None, *, tasks: bool = True) -> None:
+    def __init__(self, bench: Bench, other: Client | None = None) -> None:
         self.bench = bench
         self.transport = Transport()
-        self.stopping = Stopping()
+        self.stopping: Stopping = other.stopping if other else Stopping()
         doors = Doors(open_scopes=("infer",))
-        self.app = create_app(bench.gateway, limits or Limits(), doors, self.stopping)
+        self.app: ASGIApp = (
+            other.app if other else create_app(bench.gateway, Limits(), doors, self.stopping)
+        )
         config = uvicorn.Config(self.app, lifespan="off", log_config=None, interface="asgi3")
         self.server = ServerState()
         self.server.tasks = self.stopping.under_way
@@ -113,9 +116,9 @@ async def known(client: Client, body: Any, path: str = CHAT) -> Client:
     return client
 
 
-async def usual(bench: Bench, body: Any, *answer: Piece, path: str = CHAT) -> bytes:
-    """Let the usual way answer a request; return what its client gets."""
-    return await asked(Client(bench), body, *answer, path=path)
+async def usual(client: Client, body: Any, *answer: Piece, path: str = CHAT) -> bytes:
+    """Let the usual way answer a request of a new connection; return what its client gets."""
+    return await asked(Client(client.bench, client), body, *answer, path=path)
 
 
 async def asked(client: Client, body: Any, *answer: Piece, path: str = CHAT) -> bytes:
@@ -132,7 +135,7 @@ async def asked(client: Client, body: Any, *answer: Piece, path: str = CHAT) -> 
 async def test_a_short_request_is_sent_and_answered_in_the_turn_in_which_it_comes(
     bench: Bench, client: Client
 ) -> None:
-    answer = await usual(bench, SAID, WHOLE)
+    answer = await usual(client, SAID, WHOLE)
     first = sent(bench)
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert answer.endswith(WHOLE.body)
@@ -165,7 +168,7 @@ async def test_both_ways_send_the_same_and_answer_the_same(
 ) -> None:
     story = serving().given("gpt", AliasRequested((Target("chat", 1),)))
     bench.gateway.projection.state = story.state
-    answer = await usual(bench, body, WHOLE, path=path)
+    answer = await usual(client, body, WHOLE, path=path)
     first = sent(bench)
     await known(client, body, path)
     client.sends(body, path=path)
@@ -192,7 +195,7 @@ async def test_what_is_refused_is_refused_alike_and_counted_once(
     bench: Bench, client: Client, body: Any
 ) -> None:
     sent(bench)
-    refused = await usual(bench, body)
+    refused = await usual(client, body)
     client.sends(body)
     await turns()
     assert client.got() == refused
@@ -216,7 +219,7 @@ async def test_what_is_refused_is_refused_alike_and_counted_once(
 async def test_an_answer_that_is_not_plain_is_written_by_a_task(
     bench: Bench, client: Client, answer: list[Piece]
 ) -> None:
-    first = await usual(bench, SAID, *answer)
+    first = await usual(client, SAID, *answer)
     client.sends(SAID)
     bench.says(*answer, to=bench.requests[-1].id)
     await turns()
@@ -232,7 +235,7 @@ async def test_a_stream_is_sent_at_once_and_written_by_a_task(bench: Bench, clie
         Piece(0, event, status=200, content_type=STREAM, replica="chat-0"),
         Piece(1, b"data: [DONE]\n\n", end=True),
     ]
-    answer = await usual(bench, asked, *pieces)
+    answer = await usual(client, asked, *pieces)
     first = sent(bench)
     client.sends(asked)
     assert len(bench.requests) == 1
@@ -288,7 +291,7 @@ async def test_requests_behind_another_one_are_answered_in_order(
 async def test_an_ending_gateway_waits_for_short_requests_and_takes_no_more(
     bench: Bench, client: Client
 ) -> None:
-    answer = await usual(bench, SAID, WHOLE)
+    answer = await usual(client, SAID, WHOLE)
     client.sends(SAID)
     client.connection.take_over()
     client.stopping.signal()
@@ -304,7 +307,7 @@ async def test_an_ending_gateway_waits_for_short_requests_and_takes_no_more(
 async def test_a_client_that_reads_nothing_gets_its_answer_once_it_reads(
     bench: Bench, client: Client
 ) -> None:
-    answer = await usual(bench, SAID, WHOLE)
+    answer = await usual(client, SAID, WHOLE)
     client.sends(SAID)
     client.connection.pause_writing()
     bench.says(WHOLE, to=bench.requests[-1].id)
