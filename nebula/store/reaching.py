@@ -75,6 +75,10 @@ _ABSENT = (
 _KNOWN_AT_ONCE = (Cause.NOTHING_LISTENS, Cause.UNKNOWN_NAME, Cause.NO_FILE)
 _CREDENTIALS = ("authorization", "authentication", "credentials")
 
+# A password may have commas, line ends and even `,x://` in it: only a scheme that NATS speaks
+# begins the next URL.
+_USER_INFO = re.compile(r"://(?:(?!,\s*(?:nats|tls|wss?)://).)*@", re.DOTALL)
+
 
 class Trouble(Struct, frozen=True):
     """Why a connection to one server failed; `words` are the server's own, if there are any."""
@@ -93,7 +97,7 @@ class Trouble(Struct, frozen=True):
 
 def shown(url: str) -> str:
     """Return a URL, or several joined by commas, without user, password or token."""
-    bare = re.sub(r"://(?:(?!,\s*\w+://).)*@", "://", url)
+    bare = _USER_INFO.sub("://", url)
     return bare if "://" in bare else bare.rpartition("@")[2]
 
 

@@ -28,7 +28,7 @@ from nebula.store.reaching import (
 pytestmark = pytest.mark.anyio
 
 SERVER = "h:4222"
-characters = st.sampled_from("abcXYZ019:@,/?#%$ ")
+characters = st.sampled_from("abcXYZ019:@,/?#%$ \n")
 secrets = st.text(characters, min_size=1).map(lambda text: f"5ecret{text}5ecret")
 
 
@@ -52,6 +52,8 @@ def test_no_user_info_of_any_server_is_ever_shown(servers: list[tuple[str, str |
         ("nats://token@h", "nats://h"),
         ("u:p@h:4222", "h:4222"),
         ("nats://u:p,q@h", "nats://h"),
+        ("nats://u:p,0://q@h", "nats://h"),
+        ("nats://u:p\nq@h", "nats://h"),
         ("nats://h:1, tls://u:p@i", "nats://h:1, tls://i"),
         ("file:/run/nats", "file:/run/nats"),
     ],
