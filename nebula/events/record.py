@@ -4,7 +4,7 @@ Reading never fails: an entry that is not valid becomes a record with `Malformed
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -77,10 +77,33 @@ class Record(Struct, frozen=True, gc=False):
         return subject.rpartition(".")[2]
 
 
+class _Kind(Struct, frozen=True):
+    """How to read the events of one type.
+
+    `today`: its newest version, as headers have it. `tells_node`: its body has a field for the node
+    that reports it.
+    """
+
+    name: str
+    aggregate: str
+    today: str
+    decode: Callable[[bytes | msgspec.Raw], Event]
+    reported: bool
+    tells_node: bool
+
+
 _encoder = msgspec.json.Encoder()
-_TODAY = {name: version_of(name) for name in TYPES}
-_TODAY_TEXT = {name: str(version) for name, version in _TODAY.items()}
-_decoders = {name: msgspec.json.Decoder(kind) for name, kind in TYPES.items()}
+_KINDS = {
+    name: _Kind(
+        name,
+        AGGREGATE_OF[name],
+        str(version_of(name)),
+        msgspec.json.Decoder(kind).decode,
+        name in REPORTS,
+        "node" in kind.__struct_fields__,
+    )
+    for name, kind in TYPES.items()
+}
 
 
 def encode(event: Event) -> bytes:
@@ -108,58 +131,58 @@ def headers_for(event: Event) -> dict[str, str]:
 
 def decode(subject: str, payload: bytes, version: str = "1") -> tuple[str, str, Content]:
     """Read a stored message as (aggregate, id, event or Malformed). Never raises."""
-    aggregate, identity, node, name = _address(subject)
-    return aggregate, identity, _content(name, node, payload, version)
+    aggregate, identity, node, kind = _address(subject)
+    return aggregate, identity, _content(kind, node, payload, version)
 
 
-@functools.lru_cache(maxsize=8192)
-def _address(subject: str) -> tuple[str, str, str, str | Malformed]:
-    """Read a subject as (aggregate, id, reporting node, type of event or what is wrong with it)."""
+@functools.lru_cache(maxsize=16_384)
+def _address(subject: str) -> tuple[str, str, str, _Kind | Malformed]:
+    """Read a subject as (aggregate, id, reporting node, kind of event or what is wrong with it)."""
     tokens = subject.split(".")
-    named = len(tokens) == 6 and tokens[4] in REPORTS
-    if not (named or len(tokens) == 5) or tokens[:2] != ["nebula", "events"]:
+    kind = _KINDS.get(tokens[4]) if len(tokens) > 4 else None
+    named = len(tokens) == 6 and kind is not None and kind.reported
+    if not (named or len(tokens) == 5) or tokens[0] != "nebula" or tokens[1] != "events":
         return (
             "",
             "",
             "",
             Malformed("the subject is not nebula.events.<aggregate>.<id>.<EventType>"),
         )
-    _, _, aggregate, identity, name, *reporter = tokens
+    aggregate, identity, name = tokens[2:5]
     if aggregate not in AGGREGATES:
         return "", "", "", Malformed(f"{aggregate!r} is none of {', '.join(AGGREGATES)}")
     if not subjects.is_token(identity):
         return "", "", "", Malformed(f"{identity!r} is no id: use {subjects.ID_FORM}")
-    if name not in TYPES:
+    if kind is None:
         return aggregate, identity, "", Malformed(f"{name!r} is no event type of Nebula")
-    if AGGREGATE_OF[name] != aggregate:
-        problem = f"{name} is an event of a {AGGREGATE_OF[name]}, not of a {aggregate}"
+    if kind.aggregate != aggregate:
+        problem = f"{name} is an event of a {kind.aggregate}, not of a {aggregate}"
         return aggregate, identity, "", Malformed(problem)
-    if named and not subjects.is_token(reporter[0]):
-        problem = f"{reporter[0]!r} is not a node's name: use {subjects.ID_FORM}"
+    node = tokens[5] if named else ""
+    if named and not subjects.is_token(node):
+        problem = f"{node!r} is not a node's name: use {subjects.ID_FORM}"
         return aggregate, identity, "", Malformed(problem)
-    return aggregate, identity, reporter[0] if named else "", name
+    return aggregate, identity, node, kind
 
 
-def _content(name: str | Malformed, node: str, payload: bytes, version: str) -> Content:
+def _content(
+    kind: _Kind | Malformed, node: str, payload: bytes | msgspec.Raw, version: str
+) -> Content:
     """Read a body as the event that its subject names, reported by a `node` if any."""
-    if isinstance(name, Malformed):
-        return name
+    if isinstance(kind, Malformed):
+        return kind
     try:
-        if version == _TODAY_TEXT[name]:
-            content: Content = _decoders[name].decode(payload or b"{}")
-        else:
-            content = _of_version(name, payload or b"{}", version)
+        if version != kind.today:
+            return _of_version(kind, node, payload or b"{}", version)
+        return _reported(kind, kind.decode(payload or b"{}"), node)
     except UNREADABLE as error:
-        reason = not_text(payload)
-        return Malformed(f"{name}: not UTF-8: {reason}" if reason else f"{name}: {error}")
-    if node and getattr(content, "node", node) != node:
-        return _reported(content, node)
-    return content
+        reason = not_text(bytes(payload))
+        return Malformed(f"{kind.name}: not UTF-8: {reason}" if reason else f"{kind.name}: {error}")
 
 
-def _of_version(name: str, payload: bytes, version: str) -> Content:
+def _of_version(kind: _Kind, node: str, payload: bytes | msgspec.Raw, version: str) -> Content:
     """Read a body of an older version. Raise what is UNREADABLE."""
-    today, number = _TODAY[name], 1 if version == "1" else _sequence(version)
+    name, today, number = kind.name, int(kind.today), 1 if version == "1" else _sequence(version)
     if not number:
         return Malformed(f"{VERSION_HEADER}: {version!r} is no version of an event")
     if number > today:
@@ -167,19 +190,22 @@ def _of_version(name: str, payload: bytes, version: str) -> Content:
             f"{name} of version {number} is newer than this Nebula, which reads up to {today}"
         )
     if number == today:
-        return _decoders[name].decode(payload)
+        return _reported(kind, kind.decode(payload), node)
     old = msgspec.json.decode(payload, type=dict[str, object])
-    return msgspec.convert(upcast(name, number, old), TYPES[name])
+    return _reported(kind, msgspec.convert(upcast(name, number, old), TYPES[name]), node)
 
 
-def _reported(content: Content, node: str) -> Content:
-    """Return a report as the word of the node in its subject, which its body may not contradict."""
-    said = getattr(content, "node", node)
+def _reported(kind: _Kind, event: Event, node: str) -> Content:
+    """Return an event as the word of the node in its subject, which its body may not contradict."""
+    if not node or not kind.tells_node:
+        return event
+    said = event.node  # type: ignore[union-attr]  # which types have it, the kind tells
+    if said == node:
+        return event
     if said:
-        kind = type(content).__name__
-        return Malformed(f"{kind}: its body is of node {said[:128]!r}, its subject of {node!r}")
-    structs.force_setattr(content, "node", node)  # nothing else has it yet
-    return content
+        return Malformed(f"{kind.name}: its body is of node {said[:128]!r}, its subject of {node!r}")
+    structs.force_setattr(event, "node", node)  # nothing else has it yet
+    return event
 
 
 def parse_headers(block: bytes) -> dict[str, str]:
@@ -199,12 +225,16 @@ def read_entry(entry: Entry) -> Record:
 
 
 def read(
-    seq: int, time: int, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
+    seq: int,
+    time: int,
+    subject: str,
+    payload: bytes | msgspec.Raw,
+    headers: Mapping[str, str] | None = None,
 ) -> Record:
     """Read a message whose headers are already parsed. Never raises."""
-    aggregate, identity, node, name = _address(subject)
+    aggregate, identity, node, kind = _address(subject)
     if not headers:
-        content = _content(name, node, payload, "1")
+        content = _content(kind, node, payload, "1")
         return Record(seq, time, subject, aggregate, identity, content, node=node)
     found = headers.get
     cause, basis = found(CAUSE_HEADER), found(BASIS_HEADER)
@@ -214,7 +244,7 @@ def read(
         subject,
         aggregate,
         identity,
-        _content(name, node, payload, found(VERSION_HEADER, "1")),
+        _content(kind, node, payload, found(VERSION_HEADER, "1")),
         None if cause is None else _earlier(cause, seq),
         None if basis is None else _sequence(basis),
         found(ACTOR_HEADER, ""),

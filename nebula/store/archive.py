@@ -183,12 +183,15 @@ class Reader:
 
     def records(self) -> Iterator[Record]:
         """Yield every entry as a record, without encoding it as bytes in between."""
-        read, body_of = record.read, self._body
+        read = record.read
         for number, line, time in self._checked():
             if line.headers_base64 is not None:
                 block = self._base64(number, line.headers_base64)
                 line.headers = record.parse_headers(block)
-            yield read(line.seq, time, line.subject, body_of(number, line), line.headers)
+            # JSON, which nearly every body is, is read where it stands.
+            yield read(
+                line.seq, time, line.subject, line.body or self._body(number, line), line.headers
+            )
 
     def _checked(self) -> Iterator[tuple[int, _Line, int]]:
         """Yield each line with its number and its time, once it is known to be intact."""
@@ -319,13 +322,8 @@ def _text(time: int) -> str:
 def _nanoseconds(text: str) -> int:
     """Return the nanoseconds of `2026-11-23T03:00:00.123456789Z`. Raise ValueError."""
     minute, second, fraction = text[:17], _SECONDS.get(text[17:19]), text[20:29]
-    if (
-        second is None
-        or len(text) != 30
-        or text[19] != "."
-        or text[29] != "Z"
-        or not (fraction.isascii() and fraction.isdigit())
-    ):
+    ends = text[19::10] == ".Z"
+    if second is None or not ends or len(text) != 30 or not (text.isascii() and fraction.isdigit()):
         raise ValueError(f"{text!r} is not written as 2026-11-23T03:00:00.123456789Z")
     known = _minutes.get(minute)
     if known is None:
