@@ -1,4 +1,7 @@
-"""An actor's view of the cluster: folds the log as it grows, and lets callers await changes."""
+"""An actor's view of the cluster: folds the log as it grows, and lets callers await changes.
+
+A state is made when it is asked for: while an actor reads a long log, hardly any is.
+"""
 
 import asyncio
 import logging
@@ -29,11 +32,30 @@ class Projection:
 
     def __init__(self, log: Log) -> None:
         self.log = log
-        self.state: State = EMPTY
+        self._folding = Folding(EMPTY)
+        self._seen: State = EMPTY
+        self._unseen = False
         self._changed = asyncio.Event()
         self._ended: Exception | None = None
         self._refused: dict[int, str] = {}
         self._listeners: list[Callable[[Record], None]] = []
+
+    @property
+    def state(self) -> State:
+        """The state after all that was folded so far."""
+        if self._unseen:
+            self._seen = self._folding.state()
+            self._unseen = False
+        return self._seen
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._folding, self._seen, self._unseen = Folding(state), state, False
+
+    @property
+    def seq(self) -> int:
+        """The sequence of the last entry that was folded, without making a state."""
+        return self._folding.seq if self._unseen else self._seen.seq
 
     @property
     def ended(self) -> bool:
@@ -41,7 +63,7 @@ class Projection:
         return self._ended is not None
 
     def listen(self, listener: Callable[[Record], None]) -> None:
-        """Call `listener` with every entry that is folded from now on."""
+        """Call `listener` with every entry from now on, before it is folded."""
         self._listeners.append(listener)
 
     async def restore(self) -> None:
@@ -51,7 +73,7 @@ class Projection:
         except Unavailable as error:
             log.warning("no snapshot to start from: %s", error)
             return
-        if found is not None and found.seq > self.state.seq:
+        if found is not None and found.seq > self.seq:
             self.state = found
 
     async def run(self) -> None:
@@ -67,16 +89,17 @@ class Projection:
             raise
 
     async def _follow(self) -> None:
-        folding = Folding(self.state)
+        folding = self._folding
         self._check(folding)  # that of a snapshot: nothing may follow it for long
-        async for batch in self.log.follow(self.state.seq):
-            for rejection in folding.take(batch):
-                self._note(rejection)
+        async for batch in self.log.follow(folding.seq):
             for listener in self._listeners:
                 for record in batch:
                     listener(record)
+            self._unseen = False  # if the check fails, the state that was seen last stays
+            for rejection in folding.take(batch):
+                self._note(rejection)
             self._check(folding)
-            self.state = folding.state()
+            self._unseen = True
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
 
@@ -115,19 +138,25 @@ class Projection:
 
         Raise the error that ended `run`.
         """
-        if predicate(self.state):
+        return await self._until(lambda: predicate(self.state), timeout)
+
+    async def _until(self, holds: Callable[[], bool], timeout: float | None) -> bool:
+        if holds():
             return True
         try:
             async with asyncio.timeout(timeout):
-                while not predicate(self.state):
+                while not holds():
                     await self.changed()
         except TimeoutError:
             return False
         return True
 
     async def reached(self, seq: int, timeout: float | None = None) -> bool:
-        """Wait until the entry at `seq` has been folded."""
-        return await self.until(lambda state: state.seq >= seq, timeout)
+        """Wait until the entry at `seq` has been folded.
+
+        Return False after `timeout` seconds. Raise the error that ended `run`.
+        """
+        return await self._until(lambda: self.seq >= seq, timeout)
 
     async def caught_up(self) -> None:
         """Wait until everything that is now in the log has been folded."""

@@ -33,7 +33,7 @@ async def _logs(nats: str, reference: str, lines: int, follow: bool) -> None:
         replica = state.replicas.get(reference)
         if replica is None:
             model = model_by_reference(state, reference)
-            replica = next(state.replicas_of(model), None) if model is not None else None
+            replica = next(iter(state.replicas_of(model)), None) if model is not None else None
         if replica is None:
             other = other_than_model(state, reference)
             if other:

@@ -30,9 +30,11 @@ _TEXT = (
     f"holds what looks like a secret in clear, or the {MASK} that stands for one, and the log "
     "keeps it for ever: leave it out"
 )
-_WRITTEN = (
-    *(ModelLoadRequested, AdapterLoadRequested, AdapterUnloadRequested, AliasRequested),
-    *(KeyIssued, KeyChanged),
+WRITTEN: frozenset[type] = frozenset(
+    (
+        *(ModelLoadRequested, AdapterLoadRequested, AdapterUnloadRequested, AliasRequested),
+        *(KeyIssued, KeyChanged),
+    )
 )
 """What operators write texts in. Nothing keeps a key from being revoked."""
 
@@ -48,7 +50,7 @@ _LIKELY = "a1B2c3D4e5F6g7H8"
 
 def in_clear(event: Event) -> str | None:
     """Return why a request is refused: a secret in clear in it, or the mask of one; else None."""
-    if not isinstance(event, _WRITTEN):
+    if type(event) not in WRITTEN:
         return None
     found = None
     if isinstance(event, ModelLoadRequested):
@@ -81,7 +83,7 @@ def _texts(event: Event) -> str | None:
     """Return why another field of a request is refused, such as a name or a label."""
     for name in event.__struct_fields__:
         value = getattr(event, name) if name not in _HELD_APART else ""
-        if not value:
+        if not value or isinstance(value, int | float):
             continue
         short = isinstance(value, str) and len(value) <= _SHORT
         if _short_secret(value) if short else holds_secret("", msgspec.to_builtins(value)):
@@ -96,8 +98,9 @@ def _short_secret(text: str) -> bool:
 
 
 def _sources(sources: tuple[str, ...]) -> str | None:
-    if any("://" in each and holds_secret("", each) for each in sources):
-        return f"source: it {_LOOKS}, for a variable of the engine ({_load('VARIABLE')})"
+    for each in sources:
+        if "://" in each and holds_secret("", each):
+            return f"source: it {_LOOKS}, for a variable of the engine ({_load('VARIABLE')})"
     return None
 
 

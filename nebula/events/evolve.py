@@ -60,7 +60,9 @@ def evolve(state: State, record: Record) -> State:
 def _of_model(state: State, record: Record, event: ModelEvent) -> State:
     seq = record.seq
     state = replace(state, seq=seq, time=record.time, models_seq=seq)
-    reason = rejection_reason(state, record.id, event) or unnamed(state, record)
+    reason = rejection_reason(state, record.id, event)
+    if reason is None and not record.node:
+        reason = unnamed(state, record)
     if reason is not None:
         return _reject(state, record, reason)
     state = fold_model(state, record, event)

@@ -97,7 +97,10 @@ def forgive(state: State, model: Model, only: str = "") -> State:
     A re-requested adapter is tried again; an unloaded one is no longer reported as missing.
     """
     for replica in state.replicas_of(model):
-        if not any(status.reason or not status.loaded for status in replica.adapters.values()):
+        for status in replica.adapters.values():
+            if status.reason or not status.loaded:
+                break
+        else:
             continue
         adapters = {
             name: replace(status, reason="") if status.reason and _meant(name, only) else status
@@ -242,7 +245,7 @@ def _departed(state: State, model: Model) -> tuple[State, Model]:
 
 def _next(name: str, offer: Offer, serving: Sequence[Replica]) -> Offer | None:
     """Return the outcome of a waiting offer; None while it is open."""
-    voters = [each for each in serving if serves(each.adapters.get(name), offer)]
+    voters = [each for each in serving if offer.served and serves(each.adapters.get(name), offer)]
     answers = [
         (each, status)
         for each in voters or serving

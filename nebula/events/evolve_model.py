@@ -1,8 +1,11 @@
 """The fold of a model's events: requests, plans, and the replicas that follow from them."""
 
-from typing import assert_never
+from __future__ import annotations  # rpds maps take no [] at run time
+
+from typing import TypeVar, assert_never
 
 from msgspec.structs import replace
+from rpds import HashTrieMap
 
 from nebula.events import evolve_adapter
 from nebula.events.brief import brief
@@ -32,9 +35,12 @@ from nebula.events.vocabulary import (
     ModelWoken,
 )
 
+T = TypeVar("T")
+
 
 def _put(state: State, model: Model) -> State:
-    return replace(state, models=state.models.insert(model.id, model))
+    models = state.models.insert(model.id, model)
+    return state if models is state.models else replace(state, models=models)
 
 
 def _rename(state: State, old: Model | None, new: Model | None) -> State:
@@ -135,18 +141,20 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
             state = evolve_adapter.forgive(state, model, name)
             offers = model.offers | evolve_adapter.asked(model.offers, {name: source}, seq)
             adapters = {**model.adapters, name: source}
-            leaving = {key: each for key, each in model.leaving.items() if key != name}
+            leaving = _without(model.leaving, name)
             new = replace(model, adapters=adapters, leaving=leaving, offers=offers, changed=seq)
-            names = state.names.insert(name, NameBinding(model.id, name))
-            return replace(state, models=state.models.insert(model.id, new), names=names)
+            return _name(_put(state, new), state.names.insert(name, NameBinding(model.id, name)))
         case AdapterUnloadRequested(name=name):
             state = evolve_adapter.forgive(state, model, name)
-            rest = {key: value for key, value in model.adapters.items() if key != name}
-            leaving = {key: value for key, value in model.leaving.items() if key != name}
-            offers = {key: value for key, value in model.offers.items() if key != name}
-            new = replace(model, adapters=rest, leaving=leaving, offers=offers, changed=seq)
-            names = state.names if name == model.name else state.names.discard(name)
-            return replace(state, models=state.models.insert(model.id, new), names=names)
+            new = replace(
+                model,
+                adapters=_without(model.adapters, name),
+                leaving=_without(model.leaving, name),
+                offers=_without(model.offers, name),
+                changed=seq,
+            )
+            state = _put(state, new)
+            return state if name == model.name else _name(state, state.names.discard(name))
         case ModelUnschedulable(reason=reason, missing=missing):
             return _put(
                 state,
@@ -190,6 +198,17 @@ def fold_model(state: State, record: Record, event: ModelEvent) -> State:
             assert_never(event)
 
 
+def _name(state: State, names: HashTrieMap[str, NameBinding]) -> State:
+    return state if names is state.names else replace(state, names=names)
+
+
+def _without(named: dict[str, T], name: str) -> dict[str, T]:
+    """Return what is known by other names; the same object if the name is not there."""
+    if name not in named:
+        return named
+    return {key: each for key, each in named.items() if key != name}
+
+
 def _roll_back(state: State, model: Model, record: Record, reason: str) -> State:
     """Restore the last proven spec, with the present number of replicas and adapters.
 
@@ -230,7 +249,8 @@ def _assign(state: State, model: Model, record: Record, event: ModelAssigned) ->
                 launch=launch,
             )
         elif _stays(known, place):
-            replica = replace(known, retired=False, changed=record.seq, since=record.time)
+            placed[known.id] = replace(known, retired=False, changed=record.seq, since=record.time)
+            continue
         else:
             fresh = known.engine is None and known.version != place.version
             replica = replace(
@@ -266,7 +286,7 @@ def _assign(state: State, model: Model, record: Record, event: ModelAssigned) ->
         planned_seq=model.requested_seq,
         unschedulable="",
         missing=0,
-        moving=tuple([each for each in model.moving if each in planned]),
+        moving=model.moving and tuple([each for each in model.moving if each in planned]),
         changed=record.seq,
     )
     state = replace(

@@ -73,6 +73,8 @@ class Record(Struct, frozen=True, gc=False):
     @property
     def type(self) -> str:
         """The event's type as the subject names it."""
+        if type(self.content) is not Malformed:
+            return type(self.content).__name__
         subject = self.subject.removesuffix(f".{self.node}") if self.node else self.subject
         return subject.rpartition(".")[2]
 
@@ -203,7 +205,9 @@ def _reported(kind: _Kind, event: Event, node: str) -> Content:
     if said == node:
         return event
     if said:
-        return Malformed(f"{kind.name}: its body is of node {said[:128]!r}, its subject of {node!r}")
+        return Malformed(
+            f"{kind.name}: its body is of node {said[:128]!r}, its subject of {node!r}"
+        )
     structs.force_setattr(event, "node", node)  # nothing else has it yet
     return event
 

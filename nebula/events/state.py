@@ -5,7 +5,6 @@ All is immutable. The maps are persistent: a state shares all unchanged parts wi
 
 from __future__ import annotations  # rpds maps take no [] at run time
 
-from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 from msgspec import Struct, field
@@ -354,12 +353,11 @@ class State(Struct, frozen=True, gc=False, kw_only=True):
     apart: HashTrieMap[str, frozenset[str]] = HashTrieMap()
     unsettled: HashTrieSet[str] = HashTrieSet()
 
-    def replicas_of(self, model: Model) -> Iterator[Replica]:
-        """Yield a model's replicas, including retired ones, in the order of their numbers."""
-        for identity in model.replicas:
-            replica = self.replicas.get(identity)
-            if replica is not None:
-                yield replica
+    def replicas_of(self, model: Model) -> list[Replica]:
+        """Return a model's replicas, including retired ones, in the order of their numbers."""
+        known = self.replicas
+        found = [known.get(identity) for identity in model.replicas]
+        return [replica for replica in found if replica is not None]
 
 
 EMPTY = State()

@@ -10,7 +10,7 @@ from typing import Any
 from nebula.events.brief import brief
 from nebula.events.capture import capture_objection
 from nebula.events.capture_events import CaptureStarted, CaptureStopped
-from nebula.events.clear_secrets import in_clear
+from nebula.events.clear_secrets import WRITTEN, in_clear
 from nebula.events.engine_options import devices_needed
 from nebula.events.engine_validation import bad_memory, bad_options
 from nebula.events.evolve_batch import batch_objection
@@ -39,8 +39,8 @@ from nebula.events.sources import is_folder
 from nebula.events.state import Model, State
 from nebula.events.usage_limits import problem
 from nebula.events.values import Adapter
-from nebula.events.version import SECRETS, SINCE, SIZES, premature
-from nebula.events.vocabulary import Event, ModelAssigned, ModelEvent, ModelRolledBack, NodeEvent
+from nebula.events.version import SECRETS, SINCE, SIZES, VALUES_SINCE, premature
+from nebula.events.vocabulary import INTENTS, TYPES, Event, ModelAssigned, ModelRolledBack
 
 
 def rejection_reason(state: State, identity: str, event: Event) -> str | None:
@@ -48,21 +48,23 @@ def rejection_reason(state: State, identity: str, event: Event) -> str | None:
 
     Facts are never objected to: they report what has happened.
     """
-    reason = premature(state, event, SINCE)
-    if reason is None and state.cluster.version >= SIZES:
-        reason = oversized(event)
-    if reason is None and state.cluster.version >= SECRETS:
-        reason = in_clear(event)
-    if reason is None and (objection := _OBJECTIONS.get(type(event))) is not None:
+    kind, reason = type(event), None
+    if kind in _LIMITED:
+        reason = premature(state, event, SINCE)
+        if reason is None and state.cluster.version >= SIZES:
+            reason = oversized(event)
+        if reason is None and state.cluster.version >= SECRETS:
+            reason = in_clear(event)
+    if reason is None and (objection := _OBJECTIONS.get(kind)) is not None:
         reason = objection(state, identity, event)
     return None if reason is None else brief(reason)
 
 
-def _unknown_model(state: State, identity: str, _: ModelEvent) -> str | None:
+def _unknown_model(state: State, identity: str, _: Event) -> str | None:
     return None if identity in state.models else f"there is no model {identity!r}"
 
 
-def _unknown_node(state: State, identity: str, _: NodeEvent) -> str | None:
+def _unknown_node(state: State, identity: str, _: Event) -> str | None:
     return None if identity in state.nodes else f"there is no node {identity!r}"
 
 
@@ -384,3 +386,10 @@ _OBJECTIONS: dict[type, Callable[[State, str, Any], str | None]] = {
     ModelRolledBack: _rolled_back,
 }
 """What may be wrong with each type of event; about no other type is there anything to say."""
+
+_LIMITED = frozenset(
+    kind
+    for name, kind in TYPES.items()
+    if name in INTENTS or name in SINCE or name in VALUES_SINCE or kind in WRITTEN
+)
+"""The types that have a largest size, must hold no secrets, or are not known to every Nebula."""

@@ -88,8 +88,8 @@ class Tail(Generic[T]):
         # <consumer sequence>.<time>.<pending>[.<random>], as of NATS's ADR-15.
         subject, reply, headers, body = message
         tokens = reply.split(b".")
-        place = tokens[7:10] if len(tokens) > 9 else tokens[5:8]
-        seq, delivered, time = map(int, place)
+        at = 7 if len(tokens) > 9 else 5
+        seq, delivered, time = int(tokens[at]), int(tokens[at + 1]), int(tokens[at + 2])
         if delivered != self._delivered + 1:
             self._stale = True
             return None
@@ -114,8 +114,9 @@ class Tail(Generic[T]):
             self._stale = True
 
     def _arrive(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
+        if not self._inbox:  # with something in it nobody waits
+            self._arrived.set()
         self._inbox.append((subject, reply, headers, body))
-        self._arrived.set()
 
     async def _mark_stale(self) -> None:
         self._stale = True

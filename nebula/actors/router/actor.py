@@ -157,7 +157,7 @@ class Router(Actor):
             self._post(message.reply, b"", msgspec.json.encode(reply))
 
     def _on_record(self, record: Record) -> None:
-        if unnamed(self.projection.state, record) is None:
+        if record.node or unnamed(self.projection.state, record) is None:
             self._observer.on_record(record)
 
     async def work(self) -> None:
