@@ -214,8 +214,10 @@ def settled(state: State, model: Model) -> State:
 def _moved_on(state: State, model: Model) -> State:
     """Move the names for which a version was asked that they do not stand for yet."""
     serving = [replica for replica in state.replicas_of(model) if replica.serving]
+    if not serving:
+        return state
     for name, offer in model.offers.items():
-        new = _next(name, offer, serving) if offer.pending else None
+        new = _next(name, offer, serving) if offer.asked != offer.served else None
         if new is None:
             continue
         if new.kept:
@@ -251,6 +253,8 @@ def _next(name: str, offer: Offer, serving: Sequence[Replica]) -> Offer | None:
         for each in voters or serving
         if (status := each.adapters.get(name)) is not None and status.asked == offer.asked
     ]
+    if not answers:
+        return None
     loaded = [status for _, status in answers if not status.reason]
     if not voters:
         first = loaded[0] if loaded else None

@@ -356,8 +356,9 @@ class State(Struct, frozen=True, gc=False, kw_only=True):
     def replicas_of(self, model: Model) -> list[Replica]:
         """Return a model's replicas, including retired ones, in the order of their numbers."""
         known = self.replicas
-        found = [known.get(identity) for identity in model.replicas]
-        return [replica for replica in found if replica is not None]
+        return [
+            replica for identity in model.replicas if (replica := known.get(identity)) is not None
+        ]
 
 
 EMPTY = State()
