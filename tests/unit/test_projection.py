@@ -5,9 +5,11 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from nebula.actors.projection import Projection
+from nebula.actors.projection import NewerCluster, Projection
 from nebula.events import record
+from nebula.events.folding import Folding
 from nebula.events.record import Record
+from nebula.events.state import State
 from nebula.store.log import Log
 from nebula.store.tail import LogReplaced
 
@@ -83,3 +85,67 @@ async def test_the_writer_of_a_rejected_entry_learns_why_even_after_a_router_has
     assert projection.refusal(1) is None  # of so many, the last ones are remembered
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
+
+
+class Batches(Log):
+    """A log whose batches are there as soon as it is followed."""
+
+    def __init__(self, *batches: list[Record]) -> None:
+        self.batches = batches
+
+    async def follow(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
+        for batch in self.batches:
+            yield batch
+        await asyncio.Event().wait()
+
+
+def loads(first: int, last: int) -> list[Record]:
+    subjects = {seq: f"nebula.events.model.m{seq}.ModelLoadRequested" for seq in range(1, last + 1)}
+    return [
+        record.read(seq, seq, subjects[seq], b'{"source": "s"}') for seq in range(first, last + 1)
+    ]
+
+
+async def test_a_state_is_made_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def state(folding: Folding) -> State:
+        made.append(folding.seq)
+        return whole(folding)
+
+    whole = Folding.state
+    monkeypatch.setattr(Folding, "state", state)
+    projection = Projection(Batches(loads(1, 3), loads(4, 5), loads(6, 9)))
+    following = asyncio.create_task(projection.run())
+    assert await asyncio.wait_for(projection.reached(9), 1)
+    assert (made, projection.seq) == ([], 9)
+    assert sorted(projection.state.models) == [f"m{seq}" for seq in range(1, 10)]
+    assert projection.state is projection.state
+    assert made == [9]
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_a_listener_gets_an_entry_before_it_is_folded() -> None:
+    projection = Projection(Batches(loads(1, 3), loads(4, 5)))
+    seen: list[tuple[int, int]] = []
+    projection.listen(lambda each: seen.append((each.seq, projection.state.seq)))
+    following = asyncio.create_task(projection.run())
+    assert await asyncio.wait_for(projection.reached(5), 1)
+    assert seen == [(1, 0), (2, 0), (3, 0), (4, 3), (5, 3)]
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_what_was_seen_last_stays_when_a_newer_cluster_s_log_is_not_followed() -> None:
+    newer = record.read(
+        4, 4, "nebula.events.cluster.lab.ClusterFounded", b'{"name": "lab", "version": 999}'
+    )
+    projection = Projection(Batches(loads(1, 2), loads(3, 3), [newer]))
+    seen: list[State] = []
+    projection.listen(lambda each: seen.append(projection.state) if each.seq == 3 else None)
+    with pytest.raises(NewerCluster):
+        await projection.run()
+    assert [state.seq for state in seen] == [2]
+    assert projection.state is seen[0]
+    assert projection.seq == 2
