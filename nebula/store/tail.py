@@ -114,7 +114,7 @@ class Tail(Generic[T]):
             self._stale = True
 
     def _arrive(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
-        if not self._inbox:  # with something in it nobody waits
+        if not self._inbox:  # the reader waits only while it is empty
             self._arrived.set()
         self._inbox.append((subject, reply, headers, body))
 
