@@ -22,7 +22,6 @@ FITS = 2 * 1024
 _LONGEST_TYPE = 256
 """Characters of a media type in a bundle, as JetStream keeps 64 KiB of headers."""
 
-_BEGIN = b"NATS/1.0\r\n"
 _LINE = f"{PIECE}: ".encode()
 _FIELDS = 3
 
@@ -34,20 +33,22 @@ def fits(head: int | Piece, body: bytes) -> bool:
     return isinstance(head, int) or (not head.fields and len(head.content_type) <= _LONGEST_TYPE)
 
 
-def line(request: str, head: int | Piece, size: int) -> bytes:
-    """Return the line of a piece with a body of `size` bytes; `head`: all else of it."""
-    told = b"%d" % head if isinstance(head, int) else _written(head)
-    return b"%b%b %d %b\r\n" % (_LINE, request.encode(), size, told)
+def written(bundle: Sequence[tuple[str, int | Piece, bytes]]) -> tuple[bytes, bytes]:
+    """Return the header block and the body of a bundle of pieces, each with its request.
+
+    Of a piece it gets what `read` yields: its request's id, its head, and its body.
+    """
+    lines = [
+        f"{PIECE}: {request} {len(body)} {head if isinstance(head, int) else _told(head)}\r\n"
+        for request, head, body in bundle
+    ]
+    header = f"NATS/1.0\r\n{''.join(lines)}\r\n".encode()
+    return header, b"".join([body for _, _, body in bundle])
 
 
 @functools.lru_cache(maxsize=1024)
-def _written(piece: Piece) -> bytes:
-    return msgspec.json.encode(piece_envelope.headers_of(piece))
-
-
-def block(lines: Sequence[bytes]) -> bytes:
-    """Return the header block of a bundle."""
-    return b"%b%b\r\n" % (_BEGIN, b"".join(lines))
+def _told(piece: Piece) -> str:
+    return msgspec.json.encode(piece_envelope.headers_of(piece)).decode()
 
 
 def pieces(header: bytes) -> Iterator[tuple[str, int | Piece, int]]:

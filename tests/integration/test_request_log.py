@@ -39,9 +39,7 @@ def single(identity: str, head: int | Piece, body: bytes) -> tuple[str, bytes, b
 
 
 def bundle(*parts: tuple[str, int | Piece, bytes], gateway: str = "gw") -> tuple[str, bytes, bytes]:
-    lines = [bundles.line(each, head, len(body)) for each, head, body in parts]
-    subject = subjects.bundles(gateway, "chat", "chat-0")
-    return subject, bundles.block(lines), b"".join(body for _, _, body in parts)
+    return subjects.bundles(gateway, "chat", "chat-0"), *bundles.written(parts)
 
 
 def read(said: StoredMessage) -> Piece | None:

@@ -16,13 +16,18 @@ told = st.lists(st.tuples(tokens, st.one_of(pieces, st.integers(0, 2**40))), max
 
 
 def written(parts: Sequence[tuple[str, int | Piece]]) -> tuple[bytes, bytes]:
-    lines, bodies = [], []
-    for number, (request, part) in enumerate(parts):
-        body = part.body if isinstance(part, Piece) else b"x" * number
-        head = replace(part, body=b"") if isinstance(part, Piece) else part
-        lines.append(bundles.line(request, head, len(body)))
-        bodies.append(body)
-    return bundles.block(lines), b"".join(bodies)
+    return bundles.written(
+        [
+            (request, replace(part, body=b""), part.body)
+            if isinstance(part, Piece)
+            else (request, part, b"x" * number)
+            for number, (request, part) in enumerate(parts)
+        ]
+    )
+
+
+def block(*lines: bytes) -> bytes:
+    return b"NATS/1.0\r\n%b\r\n" % b"".join(b"Nebula-Piece: %b\r\n" % line for line in lines)
 
 
 @given(told)
@@ -70,13 +75,13 @@ lines = st.lists(
 def test_whatever_the_lines_are_reading_them_never_raises(
     parts: list[tuple[bytes, bytes, bytes]], body: bytes
 ) -> None:
-    header = bundles.block([b"Nebula-Piece: %b %b %b\r\n" % part for part in parts])
+    header = block(*[b"%b %b %b" % part for part in parts])
     assert sum(len(part) for _, _, part in bundles.read(header, body)) <= len(body)
 
 
 def test_a_piece_that_is_not_valid_ends_the_bundle() -> None:
-    good, bad = bundles.line("r", 7, 1), b"Nebula-Piece: r 1 {}\r\n"
-    assert list(bundles.read(bundles.block([good, bad, good]), b"abc")) == [("r", 7, b"a")]
+    good, bad = b"r 1 7", b"r 1 {}"
+    assert list(bundles.read(block(good, bad, good), b"abc")) == [("r", 7, b"a")]
 
 
 def test_a_piece_with_a_large_body_or_large_headers_does_not_fit() -> None:

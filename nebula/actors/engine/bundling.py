@@ -21,7 +21,7 @@ class PieceSender:
         self._connection = connection
         self._model = model
         self._replica = replica
-        self._bundles: dict[str, list[tuple[Request, int | Piece, bytes]]] = {}
+        self._bundles: dict[str, list[tuple[str, int | Piece, bytes]]] = {}
         """The pieces for each gateway that were not sent yet."""
 
     def send(self, request: Request, head: int | Piece, body: bytes) -> None:
@@ -30,18 +30,21 @@ class PieceSender:
         `head`: what it is without its body: its number, if it stands amid a first attempt's answer.
         """
         if request.keep or not request.bundled:
-            self._send_alone(request, head, body)
+            self._send_alone(request.gateway, request.id, head, body)
             return
+        gateway = request.gateway
         if not bundles.fits(head, body):
-            self._tell(request.gateway)
-            self._send_alone(request, head, body)
+            self._tell(gateway)
+            self._send_alone(gateway, request.id, head, body)
             return
-        if not self._bundles:
-            self._connection.client.before_write(self.tell)
-        bundle = self._bundles.setdefault(request.gateway, [])
-        bundle.append((request, head, body))
+        bundle = self._bundles.get(gateway)
+        if bundle is None:
+            if not self._bundles:
+                self._connection.client.before_write(self.tell)
+            bundle = self._bundles[gateway] = []
+        bundle.append((request.id, head, body))
         if len(bundle) >= MOST:
-            self._tell(request.gateway)
+            self._tell(gateway)
             self._connection.client.pass_on()
 
     def tell(self) -> None:
@@ -52,16 +55,15 @@ class PieceSender:
     def _tell(self, gateway: str) -> None:
         bundle = self._bundles.pop(gateway, ())
         if len(bundle) > 1:
-            lines = [bundles.line(request.id, head, len(body)) for request, head, body in bundle]
-            header, bodies = bundles.block(lines), b"".join([body for _, _, body in bundle])
+            header, bodies = bundles.written(bundle)
             if len(header) + len(bodies) <= self._connection.max_body:
                 self._post(subjects.bundles(gateway, self._model, self._replica), header, bodies)
                 return
         for request, head, body in bundle:
-            self._send_alone(request, head, body)
+            self._send_alone(gateway, request, head, body)
 
-    def _send_alone(self, request: Request, head: int | Piece, body: bytes) -> None:
-        subject = subjects.responses(request.gateway, request.id)
+    def _send_alone(self, gateway: str, request: str, head: int | Piece, body: bytes) -> None:
+        subject = subjects.responses(gateway, request)
         self._post(subject, piece_envelope.head_block(head), body)
 
     def _post(self, subject: str, header: bytes, body: bytes) -> None:

@@ -287,10 +287,11 @@ class EngineExchange:
     def _say(self, body: bytes, *, end: bool = False, failure: str = "") -> None:
         self._parts.clear()
         self._gathered, self._left = 0, self._loop.time()
-        if self._status == 200 and not failure and self.request.path not in WITHOUT_CORE:
-            self._spoke(self._left)  # the engine's core may not have seen what its server refuses
-        if self._is_stream and (_ERROR in body or _ANTHROPIC_ERROR in body) and self._status == 200:
-            self.failed = self.failed or _told(body)
+        if self._status == 200:  # the engine's core may not have seen what its server refuses
+            if not failure and self.request.path not in WITHOUT_CORE:
+                self._spoke(self._left)
+            if self._is_stream and (_ERROR in body or _ANTHROPIC_ERROR in body):
+                self.failed = self.failed or _told(body)
         if len(body) > FITS:
             most = self._connection.max_body
             room = max(most - envelope.HEADER_ROOM, most // 2)  # a running answer continues

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from nebula.actors.engine.exchange import WITHOUT_CORE, App, EngineExchange, Scope
 from nebula.actors.engine.load import EngineLoad
@@ -49,9 +49,10 @@ class Liveness:
         if exchange.request.path not in WITHOUT_CORE:
             self._progress.left(exchange.began, now)
 
-    def spoke(self, now: float) -> None:
-        """Note a token or an answer of the engine's core."""
-        self._progress.advanced(now)
+    @property
+    def spoke(self) -> Callable[[float], None]:
+        """What notes a token or an answer of the engine's core; it gets the loop's time."""
+        return self._progress.advanced
 
     def counted(self, load: EngineLoad) -> None:
         """Take the engine's metrics."""
