@@ -112,6 +112,29 @@ def test_what_websockets_need_is_there_where_a_url_asks_for_one() -> None:
     assert ran.stderr.startswith("nebula: ")
 
 
+_COLLECTIONS = """
+import gc, json, click
+from nebula.cli.main import main
+def seen():
+    return [sum(each["collections"] for each in gc.get_stats()), gc.get_freeze_count()]
+told = [seen()]
+for name in ("gateway", "gateway", "nonsense"):
+    main.get_command(click.Context(main), name)
+    told.append(seen())
+print(json.dumps([told, gc.isenabled()]))
+"""
+
+
+def test_no_garbage_is_collected_while_a_command_is_imported_or_of_it() -> None:
+    arguments = [sys.executable, "-c", _COLLECTIONS]
+    ran = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60)
+    [[before, first, again, unknown], enabled] = json.loads(ran.stdout)
+    assert first[0] - before[0] <= 1  # one may be due at its end
+    assert before[1] < 1000 < 10_000 < first[1]
+    assert again[1] == unknown[1] == first[1]
+    assert enabled
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_where_the_list_says_under_its_own_name(name: str) -> None:
     command = main.get_command(click.Context(main), name)
