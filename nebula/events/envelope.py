@@ -197,89 +197,52 @@ def _with_rare(request: Request, headers: Mapping[str, str]) -> Request:
     )
 
 
-_OWN, _USER_LINE, _CALLERS_LINE, _PLAN, _ROUTED = (
-    f"{name}: ".encode() for name in (REQUEST, USER, CALLER_IDS, PLAN, ROUTED)
+_PLAN, _ROUTED = (f"{name}: ".encode() for name in (PLAN, ROUTED))
+_OWN_LINE, _PLAN_LINE, _ROUTED_LINE, _PREFIX_LINE, _SIZE_LINE = (
+    f"\r\n{name}: ".encode() for name in (REQUEST, PLAN, ROUTED, PREFIX, SIZE)
 )
-_PLAN_LINE, _PREFIX_LINE, _SIZE_LINE, _PUSHED_LINE = (
-    f"\r\n{name}: ".encode() for name in (PLAN, PREFIX, SIZE, PUSHED)
-)
+_END = b"\r\n\r\n"
 
 
 def receive_request(model: str, header: bytes, body: bytes) -> Request | None:
     """Read a request message by its header block; None if it is not from a gateway.
 
-    What most requests share, before their ids and behind them, is read once; other headers are read
-    in full.
+    What remains without the lines that each request has anew is shared by many, and read once. A
+    router's choice must be the last line for that.
     """
-    common, _, own = header.partition(_OWN)
-    first = _first_of(common)
-    if first is not None:
-        own, prefix = _without(own, _PREFIX_LINE)
-        own, size = _without(own, _SIZE_LINE)
-        own, pushed = _without(own, _PUSHED_LINE) if size else (own, b"")
-        identity, _, more = own.partition(b"\r\n")
-        more, _, routed = more.partition(_ROUTED)
-        if len(more) <= COMMON_SIZE and (not routed or routed.find(b"\r\n\r\n") == len(routed) - 4):
-            told = _user_and_callers(more)
+    before, _, own = header.partition(_OWN_LINE)
+    end = own.find(b"\r\n")
+    after, _, routed = own[end:].partition(_ROUTED_LINE)
+    prefix = size = b""
+    if _PREFIX_LINE in after:
+        after, prefix = _without(after, _PREFIX_LINE)
+    if _SIZE_LINE in after:
+        after, size = _without(after, _SIZE_LINE)
+    last = header.endswith(_END) and routed.find(b"\r\n") in (-1, len(routed) - len(_END))
+    if last and len(before) + len(after) <= COMMON_SIZE:
+        shared = _shared(model, before, after)
+        name = own[:end].decode("ascii", "replace")
+        if shared is not None and is_token(name):
+            if not (prefix or size):
+                return replace(shared, id=name, body=body)
+            digests = tuple(prefix.decode("ascii", "replace").split(",")) if prefix else ()
+            told = number(size) if size else 0
             if told is not None:
-                name = identity.decode("ascii", "replace")
-                if not is_token(name):
-                    return None
-                return Request(
-                    name,
-                    first.gateway,
-                    model,
-                    first.path,
-                    body,
-                    content_type=first.content_type,
-                    user=told[0],
-                    patience=first.patience,
-                    prefix=tuple(prefix.decode("ascii", "replace").split(",")) if prefix else (),
-                    caller_ids=told[1],
-                    size=number(size) or 0,
-                    pushed=bool(pushed),
-                    bundled=first.bundled,
-                )
+                return replace(shared, id=name, body=body, prefix=digests, size=told)
     return read_request(model, parse_headers(header), body)
 
 
-def _without(own: bytes, line: bytes) -> tuple[bytes, bytes]:
-    """Return a request's own headers without a line, and its value, which each request has anew."""
-    before, found, after = own.partition(line)
+def _without(lines: bytes, line: bytes) -> tuple[bytes, bytes]:
+    """Return lines without one of them, and its value."""
+    before, _, after = lines.partition(line)
     value, end, rest = after.partition(b"\r\n")
-    return (before + end + rest, value) if found else (own, b"")
+    return before + end + rest, value
 
 
 @functools.lru_cache(maxsize=1024)
-def _user_and_callers(lines: bytes) -> tuple[str, tuple[str, ...]] | None:
-    """Read what stands behind a request's id; None if that is not all of these lines.
-
-    Those of a router are left out.
-    """
-    user = callers = b""
-    *whole, rest = lines.split(b"\r\n")
-    for line in whole:
-        if line.startswith(_USER_LINE):
-            user = line[len(_USER_LINE) :]
-        elif line.startswith(_CALLERS_LINE):
-            callers = line[len(_CALLERS_LINE) :]
-        elif line and not line.startswith(_PLAN):
-            return None
-    if rest:
-        return None
-    return user.decode("utf-8", "replace"), tuple(callers.decode("utf-8", "replace").split())
-
-
-_COMMON = {GATEWAY, PATH, CONTENT_TYPE, PATIENCE}
-
-
-@functools.lru_cache(maxsize=256)
-def _first_of(common: bytes) -> Request | None:
-    """Read the shared part of a gateway's requests; None if a gateway did not write it."""
-    headers = parse_headers(common)
-    if not common.endswith(b"\r\n") or headers.keys() - {BUNDLED} != _COMMON:
-        return None
-    return read_request("", {**headers, REQUEST: "first"}, b"")
+def _shared(model: str, *lines: bytes) -> Request | None:
+    """Read what many requests share; None if no gateway wrote it."""
+    return read_request(model, {**parse_headers(b"".join(lines)), REQUEST: "any"}, b"")
 
 
 def _seconds(text: str) -> float:

@@ -112,6 +112,21 @@ def test_any_header_block_is_read_as_its_headers_are(block: bytes, body: bytes) 
     assert envelope.receive_request("chat", block, body) == read
 
 
+def test_a_header_behind_a_router_s_choice_is_read_as_any_other() -> None:
+    request = Request("r", "g", "chat", "/v1/completions", b"{}")
+    sent = envelope.routed_block(envelope.request_block(request), 1, Routed("router", 1, ()))
+    later = sent[:-2] + b"Nebula-Priority: 7\r\n\r\n"
+    assert envelope.receive_request("chat", sent, b"{}") == request
+    assert envelope.receive_request("chat", later, b"{}") == replace(request, priority=7)
+
+
+@pytest.mark.parametrize("size", ["many", "-1", "1e3"])
+def test_a_size_that_is_not_a_number_is_read_as_any_other_header(size: str) -> None:
+    written = {**OF_A_GATEWAY, envelope.PATIENCE: "1", envelope.SIZE: size}
+    expected = envelope.read_request("chat", written, b"")
+    assert envelope.receive_request("chat", envelope.block(written), b"") == expected
+
+
 @given(requests)
 def test_the_headers_of_a_request_are_plain_ascii_on_one_line(request: Request) -> None:
     for value in envelope.request_headers(request).values():
