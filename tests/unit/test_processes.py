@@ -266,11 +266,14 @@ async def test_a_step_of_the_clock_ends_no_adopted_process(
     process = await machine.sleeper(**MARK)
     adopted = machine.adopt(process)
     watching = asyncio.create_task(adopted.wait())
-    # What a step moves: the clock, and with it the time of boot that /proc/stat tells.
-    now, boot_time = time.time, psutil._pslinux.boot_time
+    # What a step moves: the clock, and with it the time of boot that /proc/stat tells. That is in
+    # whole seconds, which may be others at another look.
+    now, booted = time.time, psutil._pslinux.boot_time()
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: booted)
+    before = psutil.Process(process.pid).create_time()
     monkeypatch.setattr(time, "time", lambda: now() + step)
-    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot_time() + step)
-    assert psutil.Process(process.pid).create_time() != pytest.approx(process.created, abs=0.5)
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: booted + step)
+    assert psutil.Process(process.pid).create_time() == pytest.approx(before + step, abs=0.01)
     assert adopted.alive
     assert machine.adopt(process).alive
     done, _ = await asyncio.wait((watching,), timeout=3 * processes.POLL)

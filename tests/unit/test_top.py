@@ -276,3 +276,9 @@ async def test_q_and_ctrl_c_end_it_even_over_a_page_and_in_the_prompt(key: str) 
     async with opened() as screen:
         await screen.press("slash", "ctrl+c")
     assert screen.app.return_value == ""
+
+
+async def test_a_second_that_passes_while_the_app_ends_draws_nothing() -> None:
+    async with opened() as screen:
+        await screen.app.screen_stack[0].remove_children()
+        screen.app._draw_frame()

@@ -140,7 +140,8 @@ class Top(App[str]):
 
     def _draw_frame(self) -> None:
         base = self.screen_stack[0]
-        base.query_one("#slider", Slider).show(self.shown.line)
+        for slider in base.query(Slider):  # while the app ends, nothing is there to be drawn
+            slider.show(self.shown.line)
         for each in base.query(Bar):
             each.refresh()
 
