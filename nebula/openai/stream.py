@@ -125,13 +125,15 @@ class StreamRewriter:
     def closing(self, finish_reason: str, usage: bool) -> bytes:
         """Write the missing end of an answer that has all its tokens."""
         out, got = b"", self.transcript
+        if got.done:
+            return b""
         if not got.finish_reason:
             reason = msgspec.json.encode(finish_reason)
             out += self._written(b"", reason, b"null", b"[]" if self.shown else b"null") + b"]}\n\n"
-        if usage and not got.usage_sent:
+        if usage and not got.usage_sent and self._head:
             counts = msgspec.json.encode(got.counts(got.completion_tokens))
             out += self._head + b'],"usage":' + counts + b"}\n\n"
-        return out if got.done else out + DONE
+        return out + DONE
 
     def _event(self, event: bytes) -> bytes:
         if self.failure:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from nebula.events.inference import Form
 from nebula.openai import continuation
-from nebula.openai.chunks import CHAT, COMPLETIONS
+from nebula.openai.chunks import CHAT, COMPLETIONS, DONE
 from nebula.openai.continuation import (
     CantContinue,
     Continuation,
@@ -315,6 +315,23 @@ def test_its_client_gets_no_text_twice_when_it_is_cut(
     said = told(b"".join(b"data: %b\n\n" % line[5:].strip() for line in lines))
     assert said["text"].encode() == b"".join(tokens)
     assert len(said["heads"]) == 1
+
+
+def test_nothing_follows_the_event_that_ends_a_stream() -> None:
+    body = request(CHAT, stream_options={"include_usage": True})
+    rewriter = begun(CHAT, body)
+    rewriter.feed(DONE)
+    assert plan(CHAT, body, rewriter) == Finish(b"")
+
+
+def test_what_is_missing_of_an_unknown_form_is_not_made_up() -> None:
+    body = request(CHAT, stream_options={"include_usage": True})
+    first = with_token_ids(CHAT, body)
+    rewriter = first.rewriter(CHAT)
+    *events, _, _ = Engine([b"a"]).stream(CHAT, first.body)
+    for event in events:
+        rewriter.feed(as_another_server(event, "blanks in JSON"))
+    assert plan(CHAT, body, rewriter) == Finish(DONE)
 
 
 def test_an_event_without_choices_is_passed_on_by_the_engine_that_begins_anew() -> None:
