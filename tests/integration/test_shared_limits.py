@@ -159,3 +159,12 @@ async def test_a_budget_outlives_a_restart_of_nats(
     own_cluster.again("nats")
     await gateways.start(1)
     assert await gateways.take(2, limited, 1) is None
+
+
+async def test_a_lowered_limit_holds_for_what_gateways_have_already(gateways: Gateways) -> None:
+    await gateways.start(2)
+    wide, narrow = Limited(KEY, {Meter.IN_FLIGHT: 20}), Limited(KEY, {Meter.IN_FLIGHT: 3})
+    for reservation in [await gateways.take_in_time(at, wide, 0) for at in (0, 1) * 5]:
+        settle(reservation, 1)
+    taken = [await gateways.take(at, narrow, 0) for at in (0, 1) * 5]
+    assert 0 < sum(each is not None for each in taken) <= 3

@@ -64,6 +64,55 @@ def test_a_gateway_alone_can_use_all_of_a_limit() -> None:
     assert alone.purses[Meter.REQUESTS].remaining == 0
 
 
+@pytest.mark.parametrize(
+    ("meter", "lowered", "more"),
+    [
+        (Meter.IN_FLIGHT, 6, 2),
+        (Meter.IN_FLIGHT, 3, 0),
+        (Meter.REQUESTS, 6, 2),
+        (Meter.REQUESTS, 2, 0),
+    ],
+)
+def test_a_limit_that_is_lowered_holds_for_what_a_gateway_has_already(
+    meter: Meter, lowered: int, more: int
+) -> None:
+    one = Allowance("g", {meter: 20})
+    account, seq, now = ledger.EMPTY, 0, 10.0
+    taken = []
+
+    def take() -> bool:
+        nonlocal account, seq
+        if one.lacks(0, now, 60.0):
+            wanted = one.want(0)
+            account, seq = one.report(account, now, 60.0), seq + 1
+            one.read(account, seq, now)
+            unwant(wanted)
+        if one.lacks(0, now, 60.0):
+            return False
+        taken.append([one.take(0, now, 60.0)])
+        return True
+
+    assert sum(take() for _ in range(4)) == 4
+    one.limit({meter: lowered})
+    assert sum(take() for _ in range(4)) == more
+    assert one.purses[meter].remaining == 0
+    for each in taken:
+        settle(each, 1)
+    assert take() == (meter == Meter.IN_FLIGHT)
+
+
+def test_a_report_under_the_limit_before_does_not_let_more_through() -> None:
+    one = Allowance("g", {Meter.IN_FLIGHT: 20})
+    wanted = one.want(0)
+    account = one.report(ledger.EMPTY, 10.0, 60.0)
+    one.limit({Meter.IN_FLIGHT: 3})
+    one.read(account, 1, 10.0)
+    assert one.lacks(0, 10.0, 60.0)
+    one.read(one.report(account, 10.0, 60.0), 2, 10.0)
+    unwant(wanted)
+    assert not one.lacks(0, 10.0, 60.0)
+
+
 def test_a_lease_is_not_spent_after_its_time() -> None:
     one = Allowance("g", {Meter.IN_FLIGHT: 5})
     one.purses[Meter.IN_FLIGHT].wanted = 3

@@ -99,7 +99,7 @@ class Allowance:
         return self._purses
 
     def limit(self, limits: Mapping[str, int]) -> None:
-        """Set the limits of the subject."""
+        """Set the limits of the subject. Where one is lowered, nothing is used before a report."""
         self._close()
         for meter in self._purses.keys() - limits.keys():
             del self._purses[meter]
@@ -108,6 +108,8 @@ class Allowance:
             if purse is None:
                 self._purses[meter] = Purse(meter, limit)
             else:
+                if limit < purse.limit:
+                    self.until = _NEVER
                 purse.limit = limit
         self.headroom = Headroom(self._purses.values(), self._close)
 
@@ -213,6 +215,8 @@ class Allowance:
         self.asked = False
         for meter, purse in self.purses.items():
             if (entry := report.entries.get(meter)) is not None:
+                if entry.limit > purse.limit:  # it was lowered meanwhile
+                    self.until = _NEVER
                 purse.granted(entry, account.tallies[meter], lease.held.get(meter, 0))
                 purse.counted(*pending.demand[meter])
 

@@ -106,7 +106,11 @@ class Purse:
 
         `lent`: give back all that no request waits for.
         """
-        kept = min(max(self.free, 0), self.wanted if lent else max(2 * expected, self.wanted))
+        within = self.limit - self.spent_in_all - self.others - self.reserved
+        free = min(
+            max(self.free, 0), max(within, 0)
+        )  # less than it holds after a limit was lowered
+        kept = min(free, self.wanted if lent else max(2 * expected, self.wanted))
         self.returned += max(self.free - kept, 0)
         return Entry(
             self.limit,
