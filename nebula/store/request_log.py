@@ -129,7 +129,7 @@ async def _time(connection: Connection) -> datetime | None:
     try:
         told = await connection.client.request(subject, b"", timeout=PATIENCE)
     except (NatsError, TimeoutError) as error:
-        raise Unavailable(f"the data plane's stream does not answer: {error!r}") from error
+        raise Unavailable(f"the data plane's stream does not tell its time: {error!r}") from error
     info = decoded(told.data, _Info)
     return None if info is None else info.ts
 
@@ -154,4 +154,4 @@ async def _message(connection: Connection, **which: Any) -> RawStreamMsg | None:
     except NotFoundError:
         return None
     except (NatsError, TimeoutError) as error:
-        raise Unavailable(f"the data plane's stream does not answer: {error!r}") from error
+        raise Unavailable(f"the data plane's stream returns no message: {error!r}") from error

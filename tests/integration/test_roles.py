@@ -312,15 +312,16 @@ async def test_a_command_ends_at_once_when_nats_does_not_permit_it(own_cluster: 
     event = "nebula.events.model.chat"
     intent = "which the role operator may; nothing was recorded"
     before = await cluster.last_seq()
-    for command, subject, needs in (
+    refused = (
         (("scale", "chat", "2", "--no-wait"), f"{event}.ModelScaleRequested", intent),
         (("unload", "chat"), f"{event}.ModelUnloadRequested", intent),
         (("load", "/nowhere", "--id", "new"), "nebula.events.model.new.ModelLoadRequested", intent),
         (("drain", "here"), "nebula.events.node.here.NodeDrainRequested", intent),
         (("logs", "chat"), "nebula.logs.here", "which the role operator may"),
         (("why", "request", "unknown"), "$JS.API.", "which the role operator may"),
-    ):
-        done = await cluster.nebula(*command, nats=nats)
+    )
+    ends = await asyncio.gather(*[cluster.nebula(*each[0], nats=nats) for each in refused])
+    for (command, subject, needs), done in zip(refused, ends, strict=True):
         lines = done.err.splitlines()
         assert len(lines) == 1, (command, done)
         begin = f"nebula: NATS does not let user 'viewer' of {file} publish on {subject}"
@@ -329,10 +330,11 @@ async def test_a_command_ends_at_once_when_nats_does_not_permit_it(own_cluster: 
         assert done.code == FATAL, (command, done)
     assert not await cluster.records(ModelScaleRequested, ModelUnloadRequested)
     assert await cluster.last_seq() == before
-    for allowed in ("status", "why chat", "events", "models", "key list", "limits list"):
-        done = await cluster.nebula(*allowed.split(), nats=nats)
-        assert done.code == 0, (allowed, done)
-        assert not done.err, (allowed, done)
+    allowed = ("status", "why chat", "events", "models", "key list", "limits list")
+    ends = await asyncio.gather(*[cluster.nebula(*each.split(), nats=nats) for each in allowed])
+    for line, done in zip(allowed, ends, strict=True):
+        assert done.code == 0, (line, done)
+        assert not done.err, (line, done)
 
 
 async def test_a_command_whose_inbox_is_refused_says_so(guarded: EmbeddedServer) -> None:
