@@ -120,10 +120,12 @@ docs: install-control $(SITE)
 	@echo "The documentation is in docs/_build/index.html"
 
 # What needs no server, at a few examples for each law; `make test` tries all of them. Some tests wait
-# for clocks and processes, so there are three for two cores.
+# for clocks and processes, so there are three for two cores, and the worlds beside them.
+WORLDS = .venv/.simulated-worlds
 unit: install-control
-	@.venv/bin/pytest -q -n 3 --hypothesis-profile quick tests/unit
-	@.venv/bin/python -m tests.simulation --seeds 60
+	@.venv/bin/python -m tests.simulation --seeds 60 >$(WORLDS) 2>&1 & worlds=$$!; \
+	  .venv/bin/pytest -q -n 3 --hypothesis-profile quick tests/unit; code=$$?; \
+	  wait $$worlds; simulated=$$?; cat $(WORLDS); exit $$((code + simulated))
 
 coverage: install-control
 	@.venv/bin/pytest -q -n 2 --cov --cov-report=term:skip-covered tests/unit
