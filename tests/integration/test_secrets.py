@@ -298,6 +298,7 @@ async def test_what_an_adopted_engine_writes_of_its_secret_is_masked(own_cluster
     put(cluster, "hf", "the-next-one")
     await cluster.logged(EngineStarted, "chat-0", after)
     await cluster.stands("chat")
+    assert SECRET not in (await cluster.nebula("logs", "chat-0")).out  # nor of the first engine
     assert (
         psutil.Process((await cluster.engine("chat-0")).pid).environ()["HF_TOKEN"] == "the-next-one"
     )

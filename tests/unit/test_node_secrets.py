@@ -11,13 +11,20 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from nebula.actors.node import secrets
-from nebula.actors.node.log_reading import LogRequest, read_log
+from nebula.actors.node.log_reading import LogRequest, answer, read_log
 from nebula.actors.node.secret_masks import masking, unmasked
-from nebula.actors.node.secrets import EngineSecrets, SecretMissing, SecretSources, variable
+from nebula.actors.node.secrets import (
+    REMEMBERED,
+    EngineSecrets,
+    SecretMissing,
+    SecretSources,
+    variable,
+)
 from nebula.events.masking import MASK
-from nebula.events.state import Launch, Replica
+from nebula.events.state import Engine, Launch, Replica
 from nebula.events.values import SecretReference
 
 pytestmark = pytest.mark.anyio
@@ -168,12 +175,52 @@ async def test_what_a_running_engine_was_given_is_masked_after_it_was_replaced(
     assert child.stdout is not None
     await child.stdout.readline()
     try:
-        wanted = replica(HF_TOKEN=SecretReference("hf"))
-        mask = await EngineSecrets(SecretSources(tmp_path, {})).mask(wanted, child.pid)
+        engine = Engine(
+            pid=child.pid, created=0.0, port=8000, log_file="/log", version=1, started=0
+        )
+        wanted = replace(replica(HF_TOKEN=SecretReference("hf")), engine=engine)
+        mask = await EngineSecrets(SecretSources(tmp_path, {})).mask(wanted)
     finally:
         child.kill()
         await child.communicate()
     assert mask("a the old one b the new one c") == f"a {MASK} b {MASK} c"
+
+
+async def test_what_an_earlier_engine_was_given_is_masked_after_a_new_one_has_started(
+    tmp_path: Path,
+) -> None:
+    """The log of a replica has the lines of all its engines."""
+    wanted = replica(HF_TOKEN=SecretReference("hf"))
+    given_to = EngineSecrets(SecretSources(tmp_path, {}))
+    for value in (b"the old one", b"the new one"):
+        put(tmp_path, "hf", value)
+        await given_to.give(wanted)
+    mask = await given_to.mask(wanted)
+    assert mask("a the old one b the new one c") == f"a {MASK} b {MASK} c"
+
+
+async def test_the_log_of_a_replica_that_is_gone_is_not_shown(tmp_path: Path) -> None:
+    """Nothing tells any more which secrets its engines were given."""
+    (tmp_path / "m-0.log").write_text(f"a line with {VALUE}\n")
+
+    async def none(_: str) -> None:
+        return None
+
+    request = json.dumps({"replica": "m-0", "lines": 5}).encode()
+    reply = json.loads(await answer(request, lambda replica: tmp_path / f"{replica}.log", none))
+    assert reply["error"] == "there is no replica 'm-0'"
+    assert VALUE not in json.dumps(reply)
+
+
+async def test_only_so_many_secrets_of_a_replica_are_remembered(tmp_path: Path) -> None:
+    wanted = replica(HF_TOKEN=SecretReference("hf"))
+    given_to = EngineSecrets(SecretSources(tmp_path, {}))
+    for number in range(REMEMBERED + 1):
+        put(tmp_path, "hf", b"token-%d-of-many" % number)
+        await given_to.give(wanted)
+    mask = await given_to.mask(wanted)
+    last = f"token-{REMEMBERED}-of-many"
+    assert mask(f"token-0-of-many token-1-of-many {last}") == f"token-0-of-many {MASK} {MASK}"
 
 
 async def test_masks_of_replicas_that_are_gone_are_forgotten(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from nebula.actors.node.reconciliation import (
     is_out,
     is_suspected,
 )
-from nebula.actors.node.secret_masks import Mask, unmasked
+from nebula.actors.node.secret_masks import Mask
 from nebula.actors.node.secrets import EngineSecrets, SecretSources
 from nebula.actors.node.settings import NodeSettings
 from nebula.actors.node.weights.fetching import Retries
@@ -391,9 +391,9 @@ class Node(Actor):
             reply = await log_reading.answer(message.data, self.settings.log_file, self._mask)
             await self.connection.client.publish(message.reply, reply)
 
-    async def _mask(self, replica: str) -> Mask:
+    async def _mask(self, replica: str) -> Mask | None:
         known = self.projection.state.replicas.get(replica)
-        return await self._secrets.mask(known) if known is not None else unmasked
+        return await self._secrets.mask(known) if known is not None else None
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -161,7 +161,7 @@ class EngineLives:
             plan = (replica, known.version, replica.attempt)
             engine = ManagedEngine(*plan, known.port, there, key)
             engine.process = process
-            process.mask = await self._secrets.mask(replica, process.pid)
+            process.mask = await self._secrets.mask(replica)
             ready, (served, took) = replica.phase == "ready", service(replica, time.time())
             self._engines.adopt(engine, ready=ready, now=self._now(), served=served, took=took)
             kept.add(process.pid)

@@ -42,15 +42,20 @@ class LogReply(Struct, frozen=True):
 
 
 async def answer(
-    request: bytes, path_of: Callable[[str], Path], mask_of: Callable[[str], Awaitable[Mask]]
+    request: bytes, path_of: Callable[[str], Path], mask_of: Callable[[str], Awaitable[Mask | None]]
 ) -> bytes:
     """Return the reply to a request from NATS.
 
-    `path_of` returns the path of a replica's log, `mask_of` what masks the replica's secrets in it.
+    `path_of` returns the path of a replica's log, `mask_of` what masks the replica's secrets in it;
+    None for a replica that is gone, whose log is not shown, as its secrets may not be known.
     """
     asked = read_request(request)
     if isinstance(asked, LogRequest):
-        asked = read_log(path_of(asked.replica), asked, await mask_of(asked.replica))
+        mask = await mask_of(asked.replica)
+        if mask is None:
+            asked = LogReply(error=f"there is no replica {asked.replica!r}")
+        else:
+            asked = read_log(path_of(asked.replica), asked, mask)
     return msgspec.json.encode(asked)
 
 

@@ -5,7 +5,7 @@ import contextlib
 import os
 import shlex
 import stat
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
 import psutil
@@ -23,6 +23,10 @@ PATIENCE = 30.0
 
 MOST = 64 * 1024
 """Largest size of a secret in bytes; a variable can hold 128 KiB."""
+
+
+REMEMBERED = 64
+"""Secrets of a replica's engines that are remembered to be masked: the last ones."""
 
 
 class SecretMissing(Exception):
@@ -150,34 +154,48 @@ class EngineSecrets:
 
     def __init__(self, sources: SecretSources) -> None:
         self._sources = sources
+        self._values: dict[str, dict[str, None]] = {}
         self._masks: dict[str, Mask] = {}
 
     async def give(self, replica: Replica) -> dict[str, str]:
-        """Return the variables of a replica's engine that are secrets. Raise SecretMissing."""
+        """Return the variables of a replica's engine that are secrets. Raise SecretMissing.
+
+        What its earlier engines were given stays masked: its log has their lines, too.
+        """
         env = replica.launch.env if replica.launch is not None else {}
         values = await self._sources.resolved(env)
-        self._masks[replica.id] = masking(values.values())
+        self._add(replica.id, values.values())
         return values
 
-    async def mask(self, replica: Replica, pid: int | None = None) -> Mask:
-        """Return what masks the secrets of a replica's engine in a text.
+    async def mask(self, replica: Replica) -> Mask:
+        """Return what masks the secrets of a replica's engines in a text.
 
-        `pid`: the engine's process if an earlier process of this node has started it.
+        An engine that an earlier process of this node has started may have got others than there
+        are now.
         """
-        known = self._masks.get(replica.id)
-        if known is None:
+        if replica.id not in self._masks:
             env = replica.launch.env if replica.launch is not None else {}
-            values = set(_given(pid, env) if pid is not None else ())
+            values = _given(replica.engine.pid, env) if replica.engine is not None else set()
             for value in env.values():
                 if isinstance(value, SecretReference):
                     with contextlib.suppress(SecretMissing):
                         values.add(await self._sources.value(value.secret))
-            known = self._masks[replica.id] = masking(values)
-        return known
+            self._add(replica.id, values)
+        return self._masks[replica.id]
+
+    def _add(self, replica: str, values: Iterable[str]) -> None:
+        known = self._values.setdefault(replica, {})
+        for value in values:
+            known.pop(value, None)
+            known[value] = None
+        while len(known) > REMEMBERED:
+            del known[next(iter(known))]
+        self._masks[replica] = masking(known)
 
     def forget(self, kept: Set[str]) -> None:
         """Forget what the engines of other replicas were given."""
-        self._masks = {key: mask for key, mask in self._masks.items() if key in kept}
+        for replica in self._masks.keys() - kept:
+            del self._masks[replica], self._values[replica]
 
 
 def _given(pid: int, env: Mapping[str, Variable]) -> set[str]:
