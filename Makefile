@@ -120,11 +120,11 @@ docs: install-control $(SITE)
 	@echo "The documentation is in docs/_build/index.html"
 
 # What needs no server, at a few examples for each law; `make test` tries all of them. Some tests wait
-# for clocks and processes, so there are three for two cores, and the worlds beside them.
+# for clocks and processes, so there are four for two cores, and the worlds beside them.
 WORLDS = .venv/.simulated-worlds
 unit: install-control
 	@.venv/bin/python -m tests.simulation --seeds 60 >$(WORLDS) 2>&1 & worlds=$$!; \
-	  .venv/bin/pytest -q -n 3 --hypothesis-profile quick tests/unit; code=$$?; \
+	  .venv/bin/pytest -q -n 4 --hypothesis-profile quick tests/unit; code=$$?; \
 	  wait $$worlds; simulated=$$?; cat $(WORLDS); exit $$((code + simulated))
 
 coverage: install-control
