@@ -132,7 +132,7 @@ class FastClient(Client):
             self._write_soon()
 
     def before_next_write(self, call: Callable[[], None]) -> None:
-        """As `before_write`, of the write that follows the present one a turn later."""
+        """Call it before the write of the next turn. To be used in what `before_write` calls."""
         self._later.append(call)
 
     def _write_soon(self) -> None:

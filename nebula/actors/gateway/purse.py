@@ -107,9 +107,8 @@ class Purse:
         `lent`: give back all that no request waits for.
         """
         within = self.limit - self.spent_in_all - self.others - self.reserved
-        free = min(
-            max(self.free, 0), max(within, 0)
-        )  # less than it holds after a limit was lowered
+        # After a limit was lowered there is less than it holds.
+        free = max(min(self.free, within), 0)
         kept = min(free, self.wanted if lent else max(2 * expected, self.wanted))
         self.returned += max(self.free - kept, 0)
         return Entry(
