@@ -60,9 +60,7 @@ def evolve(state: State, record: Record) -> State:
 def _of_model(state: State, record: Record, event: ModelEvent) -> State:
     seq = record.seq
     state = replace(state, seq=seq, time=record.time, models_seq=seq)
-    reason = rejection_reason(state, record.id, event)
-    if reason is None and not record.node:
-        reason = unnamed(state, record)
+    reason = rejection_reason(state, record.id, event) or unnamed(state, record)
     if reason is not None:
         return _reject(state, record, reason)
     state = fold_model(state, record, event)
@@ -71,7 +69,7 @@ def _of_model(state: State, record: Record, event: ModelEvent) -> State:
 
 
 def _of_replica(state: State, record: Record, event: ReplicaEvent) -> State:
-    if not record.node and (reason := unnamed(state, record)) is not None:
+    if (reason := unnamed(state, record)) is not None:
         return _reject(replace(state, seq=record.seq, time=record.time), record, reason)
     return fold_report(state, record, event)
 

@@ -157,6 +157,7 @@ class Router(Actor):
             self._post(message.reply, b"", msgspec.json.encode(reply))
 
     def _on_record(self, record: Record) -> None:
+        # Most reports name their node, and need no state to be made for this.
         if record.node or unnamed(self.projection.state, record) is None:
             self._observer.on_record(record)
 
